@@ -1,0 +1,1 @@
+"""Submerge: merge fine-tuned models of one base, without training."""

@@ -1,0 +1,45 @@
+"""The errors that users meet: *what was wrong: where — what to do*."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Problem", "RequestError", "SubmergeError", "WorkError"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: what was found, where (file, tensor, recipe line), and what to do."""
+
+    what: str
+    where: str = ""
+    hint: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text} — {self.hint}" if self.hint else text
+
+
+class SubmergeError(Exception):
+    """Base of every error that Submerge raises on purpose; `exit_code` is the command line's."""
+
+    exit_code = 1
+
+
+class RequestError(SubmergeError):
+    """The request was wrong (exit code 2): carries every problem that was found, not the first."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Problem | str | Sequence[Problem]) -> None:
+        if isinstance(problems, str):
+            problems = Problem(problems)
+        self.problems: tuple[Problem, ...] = (
+            (problems,) if isinstance(problems, Problem) else tuple(problems)
+        )
+        super().__init__("\n".join(str(p) for p in self.problems))
+
+
+class WorkError(SubmergeError):
+    """The request was fine and the work failed (exit code 1): disk full, file damaged, NaN met."""

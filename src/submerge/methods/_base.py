@@ -1,0 +1,118 @@
+"""What a merge method is: its options, its contract, and a fold over chunks of one tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from submerge.algebra import Chunk, Reduction
+
+__all__ = ["REQUIRED", "Fold", "FoldPlan", "Method", "Option", "TensorSpec", "Values"]
+
+
+class _Required:
+    """The default of an option that the recipe must give."""
+
+    def __repr__(self) -> str:
+        return "required"
+
+
+REQUIRED = _Required()
+
+
+@dataclass(frozen=True)
+class Option:
+    """One parameter of a method: its type, default, range and meaning.
+
+    `scope` says whether there is one value for a tensor (`"shared"`) or one for each model
+    (`"model"`). `low` and `high` are inclusive bounds; `tune` marks what users usually must tune.
+    """
+
+    name: str
+    kind: type[float] | type[int] | type[bool] | type[str]
+    default: Any
+    help: str
+    scope: Literal["shared", "model"] = "shared"
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+    tune: bool = False
+
+    def check(self, value: Any) -> Any:
+        """Return `value` in the option's type; raise `ValueError` that says what is allowed."""
+        if self.kind is bool:
+            if not isinstance(value, bool):
+                raise ValueError(f"{self.name} must be true or false, not {value!r}")
+            return value
+        if self.kind is str:
+            if self.choices and value not in self.choices:
+                raise ValueError(f"{self.name} must be one of {', '.join(self.choices)}; found {value!r}")
+            return str(value)
+        if isinstance(value, bool):
+            raise ValueError(f"{self.name} must be a number, not {value!r}")
+        try:
+            number = self.kind(value)  # YAML reads 1e-5 as a string
+        except (TypeError, ValueError):
+            raise ValueError(f"{self.name} must be a number, not {value!r}") from None
+        if self.kind is int and number != float(value):
+            raise ValueError(f"{self.name} must be a whole number, not {value!r}")
+        if not math.isfinite(number) or not self.low <= number <= self.high:
+            raise ValueError(f"{self.name} must lie in [{self.low:g}, {self.high:g}]; found {value!r}")
+        return number
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """The tensor that a fold is made for: its name, its shape, and how many updates there are."""
+
+    name: str
+    shape: tuple[int, ...]
+    count: int
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+Values: TypeAlias = Mapping[str, Any]
+"""An option's value for one tensor: a plain value, or (scope `model`) a list with one a model."""
+
+Fold: TypeAlias = Callable[[Chunk], torch.Tensor]
+"""Maps a chunk to the merged update of its elements, shape [n]; may overwrite `chunk.updates`."""
+
+FoldPlan: TypeAlias = Generator[Reduction[Any, Any], Any, Fold]
+"""Yields the reductions that it needs over the tensor, receives their results, returns the fold."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A streamed merge method.
+
+    `origin` says what the updates are taken against: `"base"` (Δ_t = θ_t − θ_0; a base is
+    required), `"zero"` (the weights themselves), or `"either"` (the base where the recipe names
+    one). The fold's result is added to that origin. With `base_is_model` a base that the recipe
+    names takes part as one more model (before or after the others, in the recipe's order).
+    `whole_rows` asks for chunks that end at row ends (rows run along the last axis).
+    """
+
+    name: str
+    title: str
+    equation: str
+    source: str
+    use: str
+    plan: Callable[[TensorSpec, Values], FoldPlan]
+    options: tuple[Option, ...] = ()
+    origin: Literal["base", "zero", "either"] = "base"
+    base_is_model: bool = False
+    min_models: int = 1
+    max_models: int | None = None
+    whole_rows: Callable[[Values], bool] = lambda values: False
+    differs: str = ""
+
+    def option(self, name: str) -> Option | None:
+        """Return the option called `name`, or None."""
+        return next((o for o in self.options if o.name == name), None)
