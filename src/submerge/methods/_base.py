@@ -55,14 +55,14 @@ class Option:
         if isinstance(value, bool):
             raise ValueError(f"{self.name} must be a number, not {value!r}")
         try:
-            number = self.kind(value)  # YAML reads 1e-5 as a string
+            number = float(value)  # YAML reads 1e-5 as a string
         except (TypeError, ValueError):
             raise ValueError(f"{self.name} must be a number, not {value!r}") from None
-        if self.kind is int and number != float(value):
+        if self.kind is int and not number.is_integer():
             raise ValueError(f"{self.name} must be a whole number, not {value!r}")
         if not math.isfinite(number) or not self.low <= number <= self.high:
             raise ValueError(f"{self.name} must lie in [{self.low:g}, {self.high:g}]; found {value!r}")
-        return number
+        return int(number) if self.kind is int else number
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,12 @@ FoldPlan: TypeAlias = Generator[Reduction[Any, Any], Any, Fold]
 class Method:
     """A streamed merge method.
 
-    `origin` says what the updates are taken against: `"base"` (Δ_t = θ_t − θ_0; a base is
-    required), `"zero"` (the weights themselves), or `"either"` (the base where the recipe names
-    one). The fold's result is added to that origin. With `base_is_model` a base that the recipe
-    names takes part as one more model (before or after the others, in the recipe's order).
-    `whole_rows` asks for chunks that end at row ends (rows run along the last axis).
+    `plan` gets the tensor and the resolved options, and may refuse them with `RequestError` before
+    its first reduction. `origin` says what the updates are taken against: `"base"` (Δ_t = θ_t − θ_0;
+    a base is required), `"zero"` (the weights themselves), or `"either"` (the base where the recipe
+    names one). The fold's result is added to that origin. With `base_is_model` a base that the recipe
+    names takes part as the first model.
+    `width` is the run length that a chunk must hold a whole number of: 1 for element-wise folds.
     """
 
     name: str
@@ -108,10 +109,16 @@ class Method:
     options: tuple[Option, ...] = ()
     origin: Literal["base", "zero", "either"] = "base"
     base_is_model: bool = False
+    base_required: bool = False
     min_models: int = 1
     max_models: int | None = None
-    whole_rows: Callable[[Values], bool] = lambda values: False
+    width: Callable[[TensorSpec, Values], int] = lambda spec, values: 1
     differs: str = ""
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether a recipe without `base_model` is refused."""
+        return self.origin == "base" or self.base_required
 
     def option(self, name: str) -> Option | None:
         """Return the option called `name`, or None."""

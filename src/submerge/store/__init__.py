@@ -1,0 +1,56 @@
+"""Weights on disk: safetensors headers, checkpoints and Hub ids, ranged reads, preallocated writes."""
+
+from submerge.store._checkpoint import Checkpoint, open_checkpoint
+from submerge.store._config import tied_embeddings
+from submerge.store._dtypes import DTYPES, DType, dtype_named
+from submerge.store._encode import encode_header
+from submerge.store._header import Header, TensorEntry, read_header
+from submerge.store._hub import fetch
+from submerge.store._journal import JOURNAL, Journal
+from submerge.store._names import depths, layer_of
+from submerge.store._shards import Shard, index_json, plan_shards
+from submerge.store._source import FileSource, FileTable, MemorySource, Source, file_identity
+from submerge.store._vocabulary import (
+    TOKENIZER_FILES,
+    Vocabulary,
+    VocabularyDiff,
+    compare_vocabularies,
+    read_vocabulary,
+)
+from submerge.store._writer import ShardWriter, Sink, preallocate, sync_file, sync_folder
+
+__all__ = [
+    "DTYPES",
+    "JOURNAL",
+    "TOKENIZER_FILES",
+    "Checkpoint",
+    "DType",
+    "FileSource",
+    "FileTable",
+    "Header",
+    "Journal",
+    "MemorySource",
+    "Shard",
+    "ShardWriter",
+    "Sink",
+    "Source",
+    "TensorEntry",
+    "Vocabulary",
+    "VocabularyDiff",
+    "compare_vocabularies",
+    "depths",
+    "dtype_named",
+    "encode_header",
+    "fetch",
+    "file_identity",
+    "index_json",
+    "layer_of",
+    "open_checkpoint",
+    "plan_shards",
+    "preallocate",
+    "read_header",
+    "read_vocabulary",
+    "sync_file",
+    "sync_folder",
+    "tied_embeddings",
+]

@@ -1,0 +1,25 @@
+"""Sums over models, without temporaries of the stack's size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+__all__ = ["combine", "total"]
+
+
+def combine(rows: torch.Tensor, coefficients: Sequence[float]) -> torch.Tensor:
+    """Return Σ c_t rows[t], shape [n], for rows [T, n]: rows are taken in order, one rounding each."""
+    result = rows[0] * coefficients[0]
+    for row, c in zip(rows[1:], coefficients[1:], strict=True):
+        result.add_(row, alpha=c)
+    return result
+
+
+def total(rows: torch.Tensor) -> torch.Tensor:
+    """Return Σ_t rows[t], shape [n]."""
+    result = rows[0].clone()
+    for row in rows[1:]:
+        result.add_(row)
+    return result

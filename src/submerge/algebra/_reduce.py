@@ -1,0 +1,110 @@
+"""Reductions: what a method learns about a whole tensor from one pass over its chunks."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from submerge.algebra._chunk import Chunk
+
+__all__ = ["ColumnGram", "Count", "Gram", "Reduction", "Totals", "exact_sum"]
+
+P = TypeVar("P")
+R = TypeVar("R")
+Matrix = npt.NDArray[np.float64]
+
+
+class Reduction(ABC, Generic[P, R]):
+    """One pass over a tensor: `observe` each chunk (any thread, any order), then `combine`.
+
+    `combine` receives the parts in the order of the chunks, whose boundaries do not depend on
+    threads or memory, so the result has the same bits in every run. With `sample` the pass
+    visits a few short, evenly spread runs instead of the whole tensor.
+    """
+
+    sample: bool = False
+
+    @abstractmethod
+    def observe(self, chunk: Chunk) -> P:
+        """Return what this chunk contributes."""
+
+    @abstractmethod
+    def combine(self, parts: Sequence[P]) -> R:
+        """Return the result for the tensor."""
+
+
+def exact_sum(parts: Sequence[Matrix]) -> Matrix:
+    """Return Σ parts elementwise, rounded once (Shewchuk), so that their order cannot matter."""
+    stacked = np.stack(parts).reshape(len(parts), -1)
+    total = np.array([math.fsum(column) for column in stacked.T])
+    return total.reshape(parts[0].shape)
+
+
+class Gram(Reduction[Matrix, Matrix]):
+    """G[s, t] = ⟨Δ_s, Δ_t⟩ over the whole tensor, shape [T, T], float64."""
+
+    def observe(self, chunk: Chunk) -> Matrix:
+        """Return the chunk's T×T inner products."""
+        u = chunk.updates
+        count = u.shape[0]
+        gram = np.empty((count, count))
+        for s in range(count):
+            for t in range(s, count):
+                gram[s, t] = gram[t, s] = torch.dot(u[s], u[t]).item()
+        return gram
+
+    def combine(self, parts: Sequence[Matrix]) -> Matrix:
+        """Return the sum over chunks."""
+        return exact_sum(parts)
+
+
+class ColumnGram(Reduction[torch.Tensor, torch.Tensor]):
+    """G[s, t, j] = Σ_i Δ_s[i, j] Δ_t[i, j] over the rows i, shape [T, T, width], float64."""
+
+    def observe(self, chunk: Chunk) -> torch.Tensor:
+        """Return the chunk's inner products, one for each column."""
+        u = chunk.rows.to(torch.float64)
+        return torch.einsum("sij,tij->stj", u, u)
+
+    def combine(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the sum over chunks, in their order."""
+        total = parts[0].clone()
+        for part in parts[1:]:
+            total += part
+        return total
+
+
+class Totals(Reduction[Matrix, Matrix]):
+    """Σ f(chunk) over the chunks, where f returns a small vector of per-model sums."""
+
+    def __init__(self, of: Callable[[Chunk], torch.Tensor]) -> None:
+        self.of = of
+
+    def observe(self, chunk: Chunk) -> Matrix:
+        """Return f(chunk) in float64."""
+        return self.of(chunk).double().cpu().numpy()
+
+    def combine(self, parts: Sequence[Matrix]) -> Matrix:
+        """Return the sum over chunks."""
+        return exact_sum(parts)
+
+
+class Count(Reduction[int, int]):
+    """How many values of f(chunk) are not zero."""
+
+    def __init__(self, of: Callable[[Chunk], torch.Tensor]) -> None:
+        self.of = of
+
+    def observe(self, chunk: Chunk) -> int:
+        """Return the chunk's count."""
+        return int(torch.count_nonzero(self.of(chunk)))
+
+    def combine(self, parts: Sequence[int]) -> int:
+        """Return the sum over chunks."""
+        return sum(parts)

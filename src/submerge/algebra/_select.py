@@ -1,0 +1,186 @@
+"""Exact order statistics of a tensor that streams past, without a sort.
+
+To find the k-th largest of N values: sample some, so that two of them bracket the answer with
+little between; pass over the tensor once, counting what lies above and collecting what lies
+inside; select among the collected. A bracket that misses (unlucky sample) or holds too much
+(a huge tensor) is moved or narrowed by another pass: the result is exact either way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from submerge.algebra._chunk import Chunk
+from submerge.algebra._reduce import Reduction
+
+__all__ = ["kth_largest"]
+
+Values = Callable[[Chunk], torch.Tensor]
+Floats = npt.NDArray[Any]
+
+COLLECT_ALL = 1 << 20
+"""Tensors of at most so many elements are collected whole: one pass and a partition."""
+COLLECT_MOST = 1 << 22
+"""The most values that one pass collects for one rank; above, it keeps every s-th."""
+DEVIATIONS = 5.0
+"""Half-width of the first bracket, in standard deviations of the sample's rank."""
+
+
+@dataclass
+class _Search:
+    """The bracket of one rank: lo ≤ answer ≤ hi, with `above` values beyond hi."""
+
+    row: int
+    rank: int
+    lo: float = -math.inf
+    hi: float = math.inf
+    expected: float = math.inf
+    answer: float | None = None
+
+
+@dataclass
+class _Census:
+    """Counts around a bracket, and the values (every stride-th) strictly inside."""
+
+    above: int
+    at_hi: int
+    inside: int
+    at_lo: int
+    values: Floats
+
+
+def _host(values: Values, chunk: Chunk) -> Floats:
+    """Return the values as a float array on the CPU, NaN counted as infinitely large."""
+    found: Floats = values(chunk).cpu().numpy()
+    return found if chunk.finite else np.nan_to_num(found, copy=True, nan=np.inf, posinf=np.inf)
+
+
+class _Collect(Reduction[Floats, Floats]):
+    """All values of the visited chunks, shape [rows, ·]."""
+
+    def __init__(self, values: Values, sample: bool) -> None:
+        self.values = values
+        self.sample = sample
+
+    def observe(self, chunk: Chunk) -> Floats:
+        """Return a copy of the chunk's values, for the buffers are reused."""
+        return np.array(_host(self.values, chunk))
+
+    def combine(self, parts: Sequence[Floats]) -> Floats:
+        """Return the values side by side."""
+        return np.concatenate(parts, axis=1)
+
+
+class _Count(Reduction[list[_Census], list[_Census]]):
+    """A census around each bracket."""
+
+    def __init__(self, values: Values, searches: Sequence[_Search]) -> None:
+        self.values = values
+        self.brackets = [(s.row, s.lo, s.hi, max(1, math.ceil(s.expected / COLLECT_MOST))) for s in searches]
+
+    def observe(self, chunk: Chunk) -> list[_Census]:
+        """Return the chunk's counts and collected values, a census for each bracket."""
+        found = _host(self.values, chunk)
+        result = []
+        for row, lo, hi, stride in self.brackets:
+            x = found[row]
+            above = int(np.count_nonzero(x > hi))
+            from_hi = int(np.count_nonzero(x >= hi))
+            beyond_lo = x > lo
+            from_lo = int(np.count_nonzero(x >= lo))
+            below_lo = int(np.count_nonzero(beyond_lo))
+            inside = x[np.flatnonzero(np.logical_and(beyond_lo, x < hi, out=beyond_lo))]
+            kept = inside if stride == 1 else inside[::stride].copy()
+            at_lo = from_lo - below_lo if lo < hi else 0
+            result.append(_Census(above, from_hi - above, len(inside), at_lo, kept))
+        return result
+
+    def combine(self, parts: Sequence[list[_Census]]) -> list[_Census]:
+        """Return the censuses of the whole tensor."""
+        return [
+            _Census(
+                sum(c.above for c in column),
+                sum(c.at_hi for c in column),
+                sum(c.inside for c in column),
+                sum(c.at_lo for c in column),
+                np.concatenate([c.values for c in column]),
+            )
+            for column in zip(*parts, strict=True)
+        ]
+
+
+def _nth(values: Floats, rank: int) -> float:
+    """Return the rank-th largest (from 1) of `values`."""
+    at = len(values) - rank
+    return float(np.partition(values, at)[at])
+
+
+def _bracket(sample: Floats, share: float, total: float) -> tuple[float, float, float]:
+    """Return (lo, hi, expected count inside) around the value that a share of `sample` exceeds."""
+    size = len(sample)
+    spread = DEVIATIONS * math.sqrt(max(share * (1 - share), 1 / size) / size)
+    ordered = np.sort(sample)[::-1]
+    first, last = math.floor((share - spread) * size) - 1, math.ceil((share + spread) * size)
+    hi = float(ordered[first]) if first >= 0 else math.inf
+    lo = float(ordered[last]) if last < size else -math.inf
+    inside = min(last, size) - max(first, 0)
+    return lo, hi, total * inside / size
+
+
+def _advance(search: _Search, census: _Census, count: int) -> None:
+    """Settle the search from an exact census of its bracket, or give it the next bracket."""
+    below = count - census.above - census.at_hi - census.inside - census.at_lo
+    rank = search.rank - census.above
+    if rank <= 0:  # the answer lies above the bracket
+        search.lo, search.hi, search.expected = search.hi, math.inf, census.above
+    elif rank <= census.at_hi:
+        search.answer = search.hi
+    elif (rank := rank - census.at_hi) <= census.inside:
+        if len(census.values) == census.inside:
+            search.answer = _nth(census.values, rank)
+        else:
+            lo, hi, expected = _bracket(census.values, rank / census.inside, census.inside)
+            search.lo, search.hi = max(lo, search.lo), min(hi, search.hi)
+            search.expected = expected
+    elif rank - census.inside <= census.at_lo:
+        search.answer = search.lo
+    else:
+        search.lo, search.hi, search.expected = -math.inf, search.lo, below
+
+
+def kth_largest(
+    count: int, ranks: Sequence[Sequence[int]], values: Values
+) -> Generator[Reduction[Any, Any], Any, list[list[float]]]:
+    """Return, for each row of `values(chunk)`, its `ranks`-th largest values over the tensor.
+
+    Use as `found = yield from kth_largest(...)` in a method's plan. `values` maps a chunk to a
+    float tensor [rows, n]; `ranks[row]` holds ranks from 1 (the maximum) to `count` (the minimum),
+    where `count` is the tensor's number of elements. NaN counts as infinitely large.
+    """
+    searches = [_Search(row, rank) for row, wanted in enumerate(ranks) for rank in wanted]
+    if searches and count <= COLLECT_ALL:
+        found = yield _Collect(values, sample=False)
+        for search in searches:
+            search.answer = _nth(found[search.row], search.rank)
+    elif searches:
+        sample = yield _Collect(values, sample=True)
+        for search in searches:
+            search.lo, search.hi, search.expected = _bracket(sample[search.row], search.rank / count, count)
+    while pending := [s for s in searches if s.answer is None]:
+        censuses = yield _Count(values, pending)
+        for search, census in zip(pending, censuses, strict=True):
+            _advance(search, census, count)
+    answers = iter(searches)
+    return [[_answer(next(answers)) for _ in wanted] for wanted in ranks]
+
+
+def _answer(search: _Search) -> float:
+    assert search.answer is not None  # the loop above ends only so
+    return search.answer

@@ -1,0 +1,51 @@
+"""The model card of a merged model, as the Hub reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import yaml
+
+__all__ = ["model_card"]
+
+
+def model_card(
+    *, name: str, method: str, source: str, models: Sequence[str], base: str | None, recipe: str, version: str
+) -> str:
+    """Return the text of README.md: front matter with `base_model_relation: merge`, then the recipe.
+
+    Model names that are local paths are listed in the text, not in the front matter, for the Hub
+    would look them up. The licence of the inputs is not guessed.
+    """
+    front: dict[str, object] = {"library_name": "transformers", "tags": ["merge", "submerge"]}
+    repos = [m for m in dict.fromkeys([*([base] if base else []), *models]) if _is_repo(m)]
+    if repos:
+        front = {"base_model": [r.partition("@")[0] for r in repos], "base_model_relation": "merge", **front}
+    lines = [
+        "---",
+        yaml.safe_dump(front, sort_keys=False).rstrip(),
+        "---",
+        f"# {name}",
+        "",
+        f"Merged with [Submerge](https://pypi.org/project/submerge) {version}, without training, "
+        f"by {method} ({source}).",
+        "",
+        "Models:",
+        "",
+        *(f"* `{m}`" + (" (base)" if m == base else "") for m in dict.fromkeys([*([base] if base else []), *models])),
+        "",
+        "Recipe:",
+        "",
+        "```yaml",
+        recipe.rstrip(),
+        "```",
+        "",
+        "What was done to each tensor, and the digests of inputs and output, are in `submerge.json`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _is_repo(name: str) -> bool:
+    path = name.partition("@")[0]
+    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not path.endswith("/")

@@ -1,0 +1,79 @@
+"""How much memory a merge takes, and how many workers fit in what it may take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from submerge.engine._tensor import TensorPlan, chunk_length
+from submerge.errors import Problem, RequestError
+from submerge.store import DTYPES
+
+__all__ = ["Budget", "budget", "peak_resident", "resident"]
+
+RESERVE = 96 << 20
+"""For what is not counted by the byte: allocator slack, thread stacks, the plan's own growth."""
+COLLECTED = 1 << 20
+"""Values that a search for a threshold holds for each model (see `algebra._select`)."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The workers that run, what each takes at most, and what the process held before, in bytes."""
+
+    workers: int
+    per_worker: int
+    resident: int
+
+    @property
+    def peak(self) -> int:
+        """The estimate of the most that the process will hold."""
+        return self.resident + RESERVE + self.workers * self.per_worker
+
+
+def budget(tensors: Sequence[TensorPlan], workers: int, max_memory: int) -> Budget:
+    """Return the workers that fit into `max_memory` bytes; raise `RequestError` if not even one does."""
+    need, widest = max(((_worker_bytes(t), t.name) for t in tensors), default=(0, ""))
+    now = resident()
+    fitting = (max_memory - now - RESERVE) // need if need else workers
+    if fitting < 1:
+        least = -(-(now + RESERVE + need) // 10**6)
+        raise RequestError(
+            Problem(
+                f"{max_memory / 1e6:.0f} MB do not hold one worker, whose largest need is tensor {widest}",
+                "--max-memory",
+                f"allow at least {least} MB",
+            )
+        )
+    return Budget(int(min(workers, fitting)), need, now)
+
+
+def _worker_bytes(plan: TensorPlan) -> int:
+    """Return what one worker holds for a chunk of this tensor: buffers, temporaries, statistics."""
+    count = len(plan.inputs)
+    chunk = min(chunk_length(count, plan.width), max(1, plan.numel))
+    sizes = [DTYPES[i.entry.dtype].itemsize for i in plan.read]
+    value = 8 if any(i.entry.dtype == "F64" for i in plan.read) else 4
+    host = sum({i.entry.dtype: DTYPES[i.entry.dtype].itemsize for i in plan.read}.values()) + 8
+    rows = 3 * count + 6  # the updates, masked copies of them, and sums
+    held = chunk * (host + rows * value + (16 * max(sizes) if plan.width > 1 else 0))
+    return held + 2 * 4 * count * min(COLLECTED, plan.numel)
+
+
+def resident() -> int:
+    """Return the process' resident memory now, in bytes."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return peak_resident()
+
+
+def peak_resident() -> int:
+    """Return the most resident memory that the process has held, in bytes."""
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,209 @@
+"""The plan of a merge: everything that can be known before a weight is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from submerge.engine._memory import Budget, budget
+from submerge.engine._tensor import TensorPlan
+from submerge.engine._treatment import plan_tensors
+from submerge.errors import Problem, RequestError
+from submerge.recipe import Recipe, load_recipe
+from submerge.store import (
+    Checkpoint,
+    Shard,
+    compare_vocabularies,
+    open_checkpoint,
+    plan_shards,
+    read_vocabulary,
+    tied_embeddings,
+)
+
+__all__ = ["MergePlan", "Settings", "make_plan", "plan_models"]
+
+GB = 10**9
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a merge is run; nothing here changes a value of the result.
+
+    `max_memory` bounds the process' resident memory in bytes, `shard_size` a file's data in bytes.
+    `threads` None means one a core that this process may use.
+    """
+
+    device: str = "cpu"
+    threads: int | None = None
+    max_memory: int = GB
+    shard_size: int = 5 * GB
+    allow_pickle: bool = False
+    allow_nonfinite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise RequestError(f"--threads must be at least 1; found {self.threads}")
+        if self.shard_size < 1:
+            raise RequestError(f"--shard-size must be positive; found {self.shard_size}")
+
+    @property
+    def workers(self) -> int:
+        """The threads asked for."""
+        if self.threads:
+            return self.threads
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """What a merge will read, compute and write.
+
+    `models` are the distinct checkpoints; `participants` index them in the method's order;
+    `models[donor]` is the base (or the first model): it gives the names, the config and the side
+    files, and `models[tokenizer]` the tokenizer's files. `unused` maps a model to the names of its
+    tensors that no output reads.
+    """
+
+    recipe: Recipe
+    settings: Settings
+    models: tuple[Checkpoint, ...]
+    donor: int
+    participants: tuple[int, ...]
+    tokenizer: int
+    tensors: tuple[TensorPlan, ...]
+    shards: tuple[Shard, ...]
+    unused: Mapping[int, tuple[str, ...]]
+    vocabulary: tuple[str, ...]
+    warnings: tuple[str, ...]
+    budget: Budget
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of input that the result depends on, each counted once."""
+        return sum(i.entry.nbytes for t in self.tensors for i in t.read)
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of the output's weight files."""
+        return sum(shard.size for shard in self.shards)
+
+
+def make_plan(source: str | Path | Mapping[str, Any] | Recipe, settings: Settings | None = None) -> MergePlan:
+    """Return the plan of a recipe, from the recipe and the files' headers alone.
+
+    Raises `RequestError` with every problem of the recipe, or (if that is fine) of the files.
+    """
+    settings = settings or Settings()
+    recipe = source if isinstance(source, Recipe) else load_recipe(source)
+    specs = list(dict.fromkeys([*([recipe.base] if recipe.base else []), *(e.model for e in recipe.models)]))
+    models, problems = [], []
+    for spec in specs:
+        try:
+            models.append(open_checkpoint(spec, root=recipe.root, allow_pickle=settings.allow_pickle))
+        except RequestError as error:
+            problems += error.problems
+    if problems:
+        raise RequestError(problems)
+    return plan_models(recipe, models, specs, settings)
+
+
+def plan_models(
+    recipe: Recipe, models: Sequence[Checkpoint], specs: Sequence[str], settings: Settings
+) -> MergePlan:
+    """Return the plan for opened models, where `specs[i]` is how the recipe names `models[i]`."""
+    participants = [specs.index(entry.model) for entry in recipe.participants]
+    donor = specs.index(recipe.base) if recipe.base else participants[0]
+    tokenizer = donor
+    if recipe.tokenizer_source not in (None, "base"):
+        tokenizer = specs.index(recipe.tokenizer_source)
+    compared, problems = _vocabularies(recipe, models, donor, participants)
+    tensors, found = plan_tensors(recipe, models, donor, participants)
+    problems += found
+    if not models[donor].tensors:
+        problems.append(Problem("there is no tensor to merge", models[donor].label))
+    if problems:
+        raise RequestError(problems)
+    unused = _unused(models, tensors)
+    shards = plan_shards([(t.name, t.dtype, t.shape) for t in tensors], settings.shard_size)
+    return MergePlan(
+        recipe,
+        settings,
+        tuple(models),
+        donor,
+        tuple(participants),
+        tokenizer,
+        tuple(tensors),
+        tuple(shards),
+        unused,
+        tuple(compared),
+        tuple(_warnings(models, donor, participants, unused)),
+        budget(tensors, settings.workers, settings.max_memory),
+    )
+
+
+def _vocabularies(
+    recipe: Recipe, models: Sequence[Checkpoint], donor: int, participants: Sequence[int]
+) -> tuple[list[str], list[Problem]]:
+    """Compare every participant's tokens with the donor's; return lines for the plan, and problems."""
+    lines: list[str] = []
+    problems: list[Problem] = []
+    ours = read_vocabulary(models[donor].path)
+    for model in dict.fromkeys(participants):
+        if model == donor:
+            continue
+        label = models[model].label
+        theirs = read_vocabulary(models[model].path)
+        if ours is None or theirs is None:
+            lines.append(f"{label}: no tokenizer to compare" if theirs is None else f"{label}: not compared")
+            continue
+        diff = compare_vocabularies(ours, theirs)
+        text = diff.describe(models[donor].label, label)
+        if not diff.equal and recipe.rules.vocabulary == "refuse":
+            hint = (
+                "merge models of one vocabulary; rules: {vocabulary: by-position} merges embedding "
+                "rows by their position and keeps the base's tokenizer"
+            )
+            problems.append(Problem(f"the vocabularies differ: {text}", label, hint))
+        lines.append(f"{label}: {text}")
+    return lines, problems
+
+
+def _unused(models: Sequence[Checkpoint], tensors: Sequence[TensorPlan]) -> dict[int, tuple[str, ...]]:
+    used: dict[int, set[str]] = {}
+    for tensor in tensors:
+        for read in tensor.read:
+            used.setdefault(read.model, set()).add(read.entry.name)
+    return {
+        index: names
+        for index, model in enumerate(models)
+        if index in used and (names := tuple(n for n in model.tensors if n not in used[index]))
+    }
+
+
+def _warnings(
+    models: Sequence[Checkpoint],
+    donor: int,
+    participants: Sequence[int],
+    unused: Mapping[int, tuple[str, ...]],
+) -> list[str]:
+    """Return what is legal and yet worth a look."""
+    found = []
+    base = models[donor]
+    for index, names in unused.items():
+        model = models[index]
+        what = f"{model.label}: {len(names)} of its tensors have no place in the output ({', '.join(names[:3])}"
+        found.append(what + (", …)" if len(names) > 3 else ")"))
+        unties = base.config and model.config and tied_embeddings(base.config)
+        if unties and not tied_embeddings(model.config or {}):
+            found.append(
+                f"{model.label}: its config unties the output head, {base.label} ties it; the head is dropped"
+            )
+    kinds = {models[m].config.get("model_type") for m in participants if models[m].config}  # type: ignore[union-attr]
+    if len(kinds) > 1:
+        found.append(f"the configs name different model types: {', '.join(sorted(map(str, kinds)))}")
+    return found

@@ -1,0 +1,58 @@
+"""What is known of a finished task: digests and counts, as a line of the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import xxhash
+
+__all__ = ["DIGEST", "TaskRecord", "joined"]
+
+DIGEST = "xxh3_128"
+
+
+@dataclass(slots=True)
+class TaskRecord:
+    """One finished range of one output tensor.
+
+    `output` is the digest of the bytes written, `inputs` those of the bytes read from each entry
+    of `TensorPlan.read`; `nonfinite` counts NaN and Inf in the output (key -1) and in the inputs
+    (key: position in `TensorPlan.read`); `differs` lists the inputs of a `keep` tensor that
+    are not equal to the base's.
+    """
+
+    tensor: int
+    task: int
+    output: str
+    inputs: list[str]
+    nonfinite: dict[int, int] = field(default_factory=dict)
+    differs: list[int] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as a line of the journal."""
+        line: dict[str, Any] = {"t": self.tensor, "k": self.task, "out": self.output, "in": self.inputs}
+        if self.nonfinite:
+            line["nf"] = sorted(self.nonfinite.items())
+        if self.differs:
+            line["ne"] = self.differs
+        return line
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> TaskRecord:
+        """Return the record that `to_json` wrote."""
+        return cls(
+            line["t"], line["k"], line["out"], list(line["in"]),
+            {int(k): int(v) for k, v in line.get("nf", [])}, list(line.get("ne", [])),
+        )  # fmt: skip
+
+
+def joined(digests: Sequence[str]) -> str:
+    """Return the digest of a whole from those of its blocks: a single block's own digest stays."""
+    if len(digests) == 1:
+        return digests[0]
+    whole = xxhash.xxh3_128()
+    for digest in digests:
+        whole.update(bytes.fromhex(digest))
+    return whole.hexdigest()

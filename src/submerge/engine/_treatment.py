@@ -1,0 +1,162 @@
+"""Which tensors meet in each output tensor: the rules for missing, extra, tied and odd ones."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from submerge.engine._tensor import Input, TensorPlan
+from submerge.errors import Problem, RequestError
+from submerge.methods import TensorSpec
+from submerge.recipe import Recipe, resolve
+from submerge.store import DTYPES, Checkpoint, TensorEntry, depths, dtype_named, tied_embeddings
+
+__all__ = ["plan_tensors"]
+
+
+@dataclass
+class _Findings:
+    """Problems by what they say, so that the same one in 300 tensors is one line."""
+
+    tensors: defaultdict[tuple[str, str, str], list[str]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+
+    def add(self, what: str, where: str, hint: str, tensor: str) -> None:
+        self.tensors[what, where, hint].append(tensor)
+
+    def problems(self) -> list[Problem]:
+        """Return one problem for each kind, naming the first tensors and counting the rest."""
+        return [
+            Problem(f"{what}: {_listed(names)}", where, hint)
+            for (what, where, hint), names in self.tensors.items()
+        ]
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+@dataclass
+class _Planner:
+    recipe: Recipe
+    models: Sequence[Checkpoint]
+    donor: int
+    participants: Sequence[int]
+    origin: bool
+    depths: Mapping[str, float]
+    findings: _Findings = field(default_factory=_Findings)
+
+    def plan(self, entry: TensorEntry) -> TensorPlan | None:
+        """Return what happens to one tensor of the donor, or None after noting a problem."""
+        own = Input(self.donor, entry)
+        if DTYPES[entry.dtype].kind != "float":
+            return self._keep(own)
+        dtype = dtype_named(self.recipe.out_dtype or self.recipe.dtype or entry.dtype) or entry.dtype
+        inputs = [self._find(model, entry) for model in self.participants]
+        if any(i is None for i in inputs):
+            return None
+        found = [i for i in inputs if i is not None]
+        odd = [i for i in found if i.entry.shape != entry.shape]
+        if odd:
+            why = f"rule shape: base, for {self.models[odd[0].model].label} has {list(odd[0].entry.shape)}"
+            return TensorPlan(entry.name, entry.shape, dtype, "base", None, (own,), None, {}, why)
+        values = self._values(entry, len(found))
+        if values is None:
+            return None
+        return TensorPlan(
+            entry.name,
+            entry.shape,
+            dtype,
+            "merge",
+            self.recipe.method,
+            tuple(found),
+            own if self.origin else None,
+            values,
+            "; ".join(i.note for i in found if i.note),
+        )
+
+    def _keep(self, own: Input) -> TensorPlan:
+        """An integer or boolean tensor: the donor's bytes, compared with every model's like tensor."""
+        entry = own.entry
+        others = [
+            Input(model, other)
+            for model in dict.fromkeys(self.participants)
+            if model != self.donor
+            and (other := self.models[model].tensors.get(entry.name)) is not None
+            and (other.dtype, other.shape) == (entry.dtype, entry.shape)
+        ]
+        why = f"{entry.dtype} is not averaged: copied from {self.models[self.donor].label}"
+        return TensorPlan(
+            entry.name, entry.shape, entry.dtype, "keep", None, (own, *others), None, {}, why
+        )
+
+    def _find(self, model: int, entry: TensorEntry) -> Input | None:
+        """Return where this model's part comes from: its own tensor, its tied one, or the base's."""
+        checkpoint = self.models[model]
+        found = checkpoint.tensors.get(entry.name)
+        if found is None and (tied := _tied(checkpoint, entry)) is not None:
+            return Input(model, tied, f"{checkpoint.label}: tied to {tied.name}")
+        if found is None:
+            if self.recipe.rules.missing == "base":
+                return Input(self.donor, entry, f"{checkpoint.label}: missing, read from the base")
+            hint = "merge models of one base, or set rules: {missing: base} to use the base's values"
+            self.findings.add("tensors are missing", checkpoint.label, hint, entry.name)
+            return None
+        if DTYPES[found.dtype].kind != "float":
+            what = f"tensors are {found.dtype} here and {entry.dtype} in {self.models[self.donor].label}"
+            self.findings.add(what, checkpoint.label, "merge models of one base", entry.name)
+            return None
+        if found.shape != entry.shape and self.recipe.rules.shape != "base":
+            hint = "merge models of one base, or set rules: {shape: base} to keep the base's tensor"
+            what = f"shapes differ from {self.models[self.donor].label}'s"
+            shapes = f"{entry.name} ({list(found.shape)}, there {list(entry.shape)})"
+            self.findings.add(what, checkpoint.label, hint, shapes)
+            return None
+        return Input(model, found)
+
+    def _values(self, entry: TensorEntry, count: int) -> dict[str, Any] | None:
+        """Return the options for one tensor, after the method has had a chance to refuse them."""
+        try:
+            values = resolve(self.recipe, entry.name, self.depths[entry.name]).values()
+            steps = self.recipe.method.plan(TensorSpec(entry.name, entry.shape, count), values)
+            next(steps, None)
+            steps.close()
+        except RequestError as error:
+            for problem in error.problems:
+                what = problem.what.replace(f" for tensor {entry.name}", "")
+                where = "" if problem.where == f"tensor {entry.name}" else problem.where
+                self.findings.add(what, where, problem.hint, entry.name)
+            return None
+        return values
+
+
+def _tied(checkpoint: Checkpoint, entry: TensorEntry) -> TensorEntry | None:
+    """Return the embedding that stands for a missing output head, where the model's config ties them."""
+    if not checkpoint.config or not tied_embeddings(checkpoint.config):
+        return None
+    embeddings = [
+        found
+        for name, found in checkpoint.tensors.items()
+        if found.shape == entry.shape and any(part in name for part in ("embed", "wte", "shared"))
+    ]
+    return embeddings[0] if len(embeddings) == 1 else None
+
+
+def plan_tensors(
+    recipe: Recipe, models: Sequence[Checkpoint], donor: int, participants: Sequence[int]
+) -> tuple[list[TensorPlan], list[Problem]]:
+    """Return what happens to each tensor of `models[donor]`, in its order, and all problems found.
+
+    `participants` are indices into `models`, in the method's order. The output has exactly the
+    donor's tensors; the rules of the recipe say what to do where a model lacks one or has another shape.
+    """
+    names = models[donor].tensors
+    method = recipe.method
+    origin = recipe.base is not None and method.origin in ("base", "either")
+    planner = _Planner(recipe, models, donor, participants, origin, depths(names))
+    tensors = [plan for entry in names.values() if (plan := planner.plan(entry)) is not None]
+    return tensors, planner.findings.problems()

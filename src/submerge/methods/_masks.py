@@ -1,0 +1,184 @@
+"""Sparsifiers of updates: each plans what it must know, and returns an in-place mask.
+
+A sparsifier is a generator like a method's plan; what it returns overwrites `chunk.updates` with
+the masked updates. `rescaled` wraps any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from submerge.algebra import Chunk, Reduction, Totals, kth_largest
+from submerge.errors import Problem, RequestError
+from submerge.methods._base import TensorSpec, Values
+
+__all__ = [
+    "Mask",
+    "MaskPlan",
+    "Sparsifier",
+    "largest",
+    "nothing",
+    "ranked",
+    "rescaled",
+    "scattered",
+    "trimmed",
+]
+
+Mask: TypeAlias = Callable[[Chunk], None]
+MaskPlan: TypeAlias = Generator[Reduction[Any, Any], Any, Mask]
+Sparsifier: TypeAlias = Callable[[TensorSpec, Values], MaskPlan]
+
+NEGLIGIBLE = 1e-7
+"""An L1 norm below this is not restored: it would be a division by noise."""
+
+
+def nothing(spec: TensorSpec, o: Values) -> MaskPlan:
+    """Keep every entry."""
+    return lambda chunk: None
+    yield
+
+
+def _magnitudes(chunk: Chunk) -> torch.Tensor:
+    return chunk.updates.abs()
+
+
+def _column(values: list[float], chunk: Chunk) -> torch.Tensor:
+    return torch.tensor(values, dtype=chunk.updates.dtype, device=chunk.updates.device).unsqueeze(1)
+
+
+def largest(spec: TensorSpec, o: Values) -> MaskPlan:
+    """Keep the share `density` of the entries that is largest in magnitude, per tensor.
+
+    Entries that tie with the smallest one kept are kept too: which of them to drop would be
+    arbitrary. (TIES, arXiv 2306.01708, step 1.)
+    """
+    densities = o["density"]
+    partial = [t for t, d in enumerate(densities) if 0 < d < 1]
+    ranks = [[max(1, int(d * spec.numel))] if t in partial else [] for t, d in enumerate(densities)]
+    found = yield from kth_largest(spec.numel, ranks, _magnitudes)
+    thresholds = [
+        f[0] if f else (0.0 if d >= 1 else float("inf")) for f, d in zip(found, densities, strict=True)
+    ]
+    if not any(thresholds):
+        return lambda chunk: None
+
+    def mask(chunk: Chunk) -> None:
+        chunk.updates.mul_(_magnitudes(chunk).ge_(_column(thresholds, chunk)))
+
+    return mask
+
+
+def trimmed(spec: TensorSpec, o: Values) -> MaskPlan:
+    """Drop the share `gamma` of largest magnitudes, then the smallest, until `density` is kept.
+
+    Where γ + density > 1 fewer outliers are dropped, so that density holds; ties at either end
+    are kept. (Model Breadcrumbs, arXiv 2312.06795.)
+    """
+    n = spec.numel
+    ranks: list[list[int]] = []
+    for density, gamma in zip(o["density"], o["gamma"], strict=True):
+        keep = int(density * n)
+        skipped = min(int(gamma * n), n - keep)
+        ranks.append([] if density >= 1 or keep == 0 else [skipped + 1, skipped + keep])
+    found = yield from kth_largest(n, ranks, _magnitudes)
+    inf = float("inf")
+    ends = [f or ([inf, 0.0] if d >= 1 else [-1.0, inf]) for f, d in zip(found, o["density"], strict=True)]
+    high, low = [e[0] for e in ends], [e[1] for e in ends]
+
+    def mask(chunk: Chunk) -> None:
+        magnitudes = _magnitudes(chunk)
+        chunk.updates.mul_(magnitudes.le(_column(high, chunk)))
+        chunk.updates.mul_(magnitudes.ge_(_column(low, chunk)))
+
+    return mask
+
+
+def scattered(spec: TensorSpec, o: Values) -> MaskPlan:
+    """Keep each entry with probability `density`, independently.
+
+    `variant: paper` divides what is kept by its probability. (DARE, arXiv 2311.03099.)
+    """
+    densities = o["density"]
+    unbiased = o["rescale"] and o["variant"] == "paper"
+
+    def mask(chunk: Chunk) -> None:
+        for t, density in enumerate(densities):
+            if density < 1:
+                kept = chunk.draw(t).lt_(density)
+                chunk.updates[t].mul_(kept.div_(density) if unbiased and density > 0 else kept)
+
+    return mask
+    yield
+
+
+def ranked(spec: TensorSpec, o: Values) -> MaskPlan:
+    """Keep entries with a probability that grows with their rank by magnitude within their row.
+
+    p_i = density − ε + 2ε (rank_i − 1)/(n − 1), rank 1 the smallest, rows along the last axis.
+    `variant: paper` divides what is kept by p_i. (DELLA, arXiv 2406.11617.)
+    """
+    for density, epsilon in zip(o["density"], o["epsilon"], strict=True):
+        if 0 < density < 1 and not (0 < density - epsilon and density + epsilon < 1):
+            raise RequestError(
+                Problem(
+                    f"density {density:g} ± epsilon {epsilon:g} leaves the range (0, 1)",
+                    f"tensor {spec.name}",
+                    "choose epsilon below both density and 1 − density",
+                )
+            )
+    unbiased = o["rescale"] and o["variant"] == "paper"
+
+    def mask(chunk: Chunk) -> None:
+        rows = chunk.rows
+        for t, (density, epsilon) in enumerate(zip(o["density"], o["epsilon"], strict=True)):
+            if density >= 1:
+                continue
+            if density <= 0:
+                rows[t].zero_()
+                continue
+            probability = _relative_ranks(rows[t]).mul_(2 * epsilon).add_(density - epsilon)
+            kept = chunk.draw(t).view_as(probability).lt(probability).to(rows.dtype)
+            rows[t].mul_(kept.div_(probability) if unbiased else kept)
+
+    return mask
+    yield
+
+
+def _relative_ranks(rows: torch.Tensor) -> torch.Tensor:
+    """Return the rank by magnitude of each entry in its row, from 0 (smallest) to 1."""
+    width = rows.shape[-1]
+    order = np.argsort(rows.abs().cpu().numpy(), axis=-1, kind="stable")
+    scale = np.arange(width, dtype=np.float32) / max(1, width - 1)
+    ranks = np.empty(order.shape, dtype=np.float32)
+    np.put_along_axis(ranks, order, np.broadcast_to(scale, order.shape), axis=-1)
+    return torch.from_numpy(ranks).to(rows.device)
+
+
+def rescaled(sparsifier: Sparsifier, spec: TensorSpec, o: Values) -> MaskPlan:
+    """Plan the sparsifier, and restore each update's L1 norm where the options ask for it.
+
+    With `rescale` and mergekit's variant the factor is Σ|Δ| / Σ|masked Δ| over the tensor, which
+    one more pass measures; with `variant: paper` the sparsifier itself divides by probabilities.
+    """
+    mask = yield from sparsifier(spec, o)
+    if not o["rescale"] or o.get("variant") == "paper":
+        return mask
+
+    def norms(chunk: Chunk) -> torch.Tensor:
+        before = chunk.updates.abs().sum(1)
+        mask(chunk)
+        return torch.stack([before, chunk.updates.abs().sum(1)])
+
+    before, after = yield Totals(norms)
+    usable = (before >= NEGLIGIBLE) & (after >= NEGLIGIBLE)
+    factors = np.divide(before, after, out=np.ones_like(before), where=usable).tolist()
+
+    def mask_and_scale(chunk: Chunk) -> None:
+        mask(chunk)
+        chunk.updates.mul_(_column(factors, chunk))
+
+    return mask_and_scale

@@ -1,0 +1,32 @@
+"""Passthrough: one model's weights, copied or scaled.
+
+θ = s θ_1.
+"""
+
+from __future__ import annotations
+
+from submerge.algebra import combine
+from submerge.methods._base import FoldPlan, Method, Option, TensorSpec, Values
+
+__all__ = ["METHODS"]
+
+
+def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
+    scale = o["scale"]
+    return lambda chunk: combine(chunk.updates, scale)
+    yield  # no statistic is needed
+
+
+METHODS = (
+    Method(
+        name="passthrough",
+        title="Passthrough",
+        equation="θ = s θ_1",
+        source="folklore",
+        use="To convert, reshard or rescale a checkpoint.",
+        plan=_plan,
+        options=(Option("scale", float, 1.0, "factor on the weights", scope="model"),),
+        origin="zero",
+        max_models=1,
+    ),
+)

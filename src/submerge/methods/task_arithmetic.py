@@ -1,0 +1,156 @@
+"""Task arithmetic and its sparse relatives: mask × consensus × normaliser.
+
+θ = θ_0 + λ · merge_t( w_t · mask(Δ_t) ). A method of the family is a row of the table below:
+which entries of an update survive (`_masks`), whether models vote on each entry's sign, and
+whether the sum is divided by the weights that took part.
+
+Ilharco et al. 2022 (task arithmetic, arXiv 2212.04089), Yadav et al. 2023 (TIES, 2306.01708),
+Yu et al. 2023 (DARE, 2311.03099), Deep et al. 2024 (DELLA, 2406.11617), Davari & Belilovsky 2023
+(Breadcrumbs, 2312.06795).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from submerge.algebra import Chunk, combine, total
+from submerge.methods import _masks
+from submerge.methods._base import REQUIRED, FoldPlan, Method, Option, TensorSpec, Values
+from submerge.methods._consensus import majority
+
+__all__ = ["METHODS"]
+
+NO_DIVISOR = 1e-8
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One method: its name, mask, sign vote, defaults, and where it comes from."""
+
+    name: str
+    title: str
+    mask: _masks.Sparsifier
+    vote: bool
+    normalize: bool
+    rescale: bool
+    source: str
+    use: str
+    paper: str = ""
+
+
+def _plan(row: _Row, spec: TensorSpec, o: Values) -> FoldPlan:
+    mask = yield from _masks.rescaled(row.mask, spec, o)
+    weights, scale = o["weight"], o["lambda"]
+    paper = o.get("variant") == "paper"
+    together = sum(weights)
+
+    def weighted_sum(chunk: Chunk) -> torch.Tensor:
+        mask(chunk)
+        divide = o["normalize"] and abs(together) >= NO_DIVISOR
+        factor = scale / together if divide else scale
+        return combine(chunk.updates, [w * factor for w in weights])
+
+    def voted(chunk: Chunk) -> torch.Tensor:
+        mask(chunk)
+        u = chunk.updates
+        if not paper:
+            for update, w in zip(u, weights, strict=True):
+                update.mul_(w)
+        sign = majority(total(u))
+        u.mul_(sign)
+        result = torch.zeros_like(sign)
+        for update, w in zip(u, weights, strict=True):
+            result.add_(update.clamp(min=0), alpha=w if paper else 1.0)
+        if o["normalize"]:
+            divisor = torch.zeros_like(sign)
+            for update, w in zip(u, weights, strict=True):
+                divisor.add_(update.gt_(0), alpha=1.0 if paper else w)
+            result.div_(divisor.add_(divisor.eq(0)))
+        return result.mul_(sign.mul_(scale))
+
+    return voted if row.vote else weighted_sum
+
+
+def _width(row: _Row, spec: TensorSpec) -> int:
+    return max(1, spec.shape[-1]) if row.mask is _masks.ranked and spec.shape else 1
+
+
+def _options(row: _Row) -> tuple[Option, ...]:
+    options = [
+        Option("weight", float, REQUIRED, "factor on each model's update", scope="model", tune=True),
+        Option("lambda", float, 1.0, "factor on the merged update", tune=True),
+        Option("normalize", bool, row.normalize, "divide by the sum of the weights that took part"),
+        Option("rescale", bool, row.rescale, "make up for what the mask removed"),
+        Option("int8_mask", bool, False, "accepted for mergekit recipes; has no effect here"),
+        Option(
+            "density", float, 1.0, "share of entries kept", scope="model", low=0, high=1,
+            tune=row.mask is not _masks.nothing,
+        ),
+    ]  # fmt: skip
+    if row.mask is _masks.trimmed:
+        options.append(
+            Option("gamma", float, 0.01, "share of the largest entries dropped", scope="model", low=0, high=1)
+        )
+    if row.mask is _masks.ranked:
+        options.append(
+            Option("epsilon", float, 0.15, "half-range of the probabilities", scope="model", low=0, high=0.5)
+        )
+    if row.paper:
+        options.append(Option("variant", str, "mergekit", row.paper, choices=("mergekit", "paper")))
+    return tuple(options)
+
+
+def _method(row: _Row) -> Method:
+    equation = "θ = θ_0 + λ Σ w_t mask(Δ_t)"
+    if row.mask is _masks.nothing:
+        equation = "θ = θ_0 + λ Σ w_t Δ_t"
+    if row.vote:
+        equation = "θ = θ_0 + λ Σ_{t agrees} w_t mask(Δ_t)" + (" / Σ_{t agrees} w_t" if row.normalize else "")
+    return Method(
+        name=row.name,
+        title=row.title,
+        equation=equation,
+        source=row.source,
+        use=row.use,
+        plan=lambda spec, o: _plan(row, spec, o),
+        options=_options(row),
+        width=lambda spec, o: _width(row, spec),
+        differs=row.paper,
+    )
+
+
+_TIES = "mergekit: signs are elected on weighted updates and the divisor is the agreeing weight; paper: on \
+unweighted updates, divided by how many agree (as PEFT does)"
+_DARE = "mergekit: rescale restores each tensor's L1 norm; paper: divides by density"
+_DELLA = "mergekit: rescale restores each tensor's L1 norm; paper: divides by each entry's probability"
+
+_ROWS = (
+    _Row("task_arithmetic", "Task arithmetic", _masks.nothing, False, False, False,
+         "Ilharco et al. 2022, arXiv 2212.04089",
+         "Different tasks of one base; tune lambda, from 0.02 up."),
+    _Row("ties", "TIES", _masks.largest, True, True, False,
+         "Yadav et al. 2023, arXiv 2306.01708",
+         "Several tasks that disagree in sign; density 0.2 is the paper's.", _TIES),
+    _Row("dare_linear", "DARE (linear)", _masks.scattered, False, False, True,
+         "Yu et al. 2023, arXiv 2311.03099",
+         "Task arithmetic after random drops: less interference between large models.", _DARE),
+    _Row("dare_ties", "DARE-TIES", _masks.scattered, True, False, True,
+         "Yu et al. 2023, arXiv 2311.03099",
+         "DARE's drops with the sign vote of TIES.", _DARE),
+    _Row("della", "DELLA", _masks.ranked, True, True, True,
+         "Deep et al. 2024, arXiv 2406.11617",
+         "DARE-TIES where large entries are dropped less often.", _DELLA),
+    _Row("della_linear", "DELLA (linear)", _masks.ranked, False, False, True,
+         "Deep et al. 2024, arXiv 2406.11617",
+         "DELLA's drops without the vote.", _DELLA),
+    _Row("breadcrumbs", "Model Breadcrumbs", _masks.trimmed, False, False, False,
+         "Davari & Belilovsky 2023, arXiv 2312.06795",
+         "Many tasks: outliers and noise of every update are cut."),
+    _Row("breadcrumbs_ties", "Breadcrumbs-TIES", _masks.trimmed, True, False, False,
+         "Davari & Belilovsky 2023, arXiv 2312.06795; mergekit",
+         "Breadcrumbs' cut with the sign vote of TIES."),
+)  # fmt: skip
+
+METHODS = tuple(_method(row) for row in _ROWS)

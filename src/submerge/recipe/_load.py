@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from submerge.recipe._carried import (
+    ABSENT_KEYS,
+    ABSENT_METHODS,
+    RECIPE_KEYS,
+    RENAMED_KEYS,
+)
+from submerge.recipe._extras import read_dtype, read_rules, read_seed, read_tokenizer
+from submerge.recipe._models import check_participants, find_participants, read_models, read_spec
+from submerge.recipe._parameters import check_required, read_parameters
+from submerge.recipe._recipe import ModelEntry, Recipe
+from submerge.recipe._report import KeyPath, Report, nearest, show
+from submerge.recipe._source import open_source
+
+if TYPE_CHECKING:
+    from submerge.methods._base import Method
+
+__all__ = ["load_recipe"]
+
+
+def load_recipe(
+    source: str | Path | Mapping[str, Any], *, methods: Mapping[str, Method] | None = None
+) -> Recipe:
+    """Return the recipe in `source`, checked whole: a file's path, YAML text, or a mapping.
+
+    A str that holds a line end is text, any other a path. `methods` are the methods that recipes may
+    name; None stands for all that are installed.
+
+    Raises one `RequestError` that holds every problem, each with its line and what to do.
+    """
+    if methods is None:
+        from submerge.methods import METHODS
+
+        methods = METHODS
+    opened = open_source(source)
+    report, data = opened.report, opened.data
+    if not isinstance(data, dict):
+        if data is not None or not report.problems:
+            what = "the recipe is empty" if data is None else f"a recipe is a mapping, not {show(data)}"
+            report.add(what, (), "start with 'merge_method: …'")
+        report.raise_if_any()
+    _check_keys(data, report)
+    method = _read_method(data, methods, report)
+    top = read_parameters(data.get("parameters"), ("parameters",), method, methods, report)
+    base = None if data.get("base_model") is None else read_spec(data["base_model"], ("base_model",), report)
+    models = _read_models(data, method, methods, report)
+    if method is not None:
+        check_required(method, data.get("parameters"), report)
+        if method.needs_base and data.get("base_model") is None:
+            report.add(f"{method.name} needs a base_model", ("merge_method",), "add 'base_model: …'")
+    rules = read_rules(data.get("rules"), report)
+    read: dict[str, Any] = {
+        "dtype": read_dtype(data, "dtype", report),
+        "out_dtype": read_dtype(data, "out_dtype", report),
+        "tokenizer_source": read_tokenizer(data, base, models, report),
+        "seed": read_seed(data.get("seed"), report),
+    }
+    participants: tuple[ModelEntry, ...] = ()
+    base_is_read = base is not None or data.get("base_model") is None
+    if method is not None and models is not None and base_is_read:
+        participants = find_participants(method, models, base, top, report.where(("base_model",)))
+        check_participants(method, participants, models, top, report)
+    report.raise_if_any()
+    assert method is not None
+    assert models is not None
+    return Recipe(
+        method=method,
+        models=tuple(models),
+        base=base,
+        participants=participants,
+        parameters=top,
+        rules=rules,
+        path=opened.path,
+        text=opened.text,
+        positions=report.positions,
+        **read,
+    )
+
+
+def _check_keys(data: dict[str, Any], report: Report) -> None:
+    """Note keys that are unknown, and keys of mergekit's that are not carried."""
+    for key, value in data.items():
+        path: KeyPath = (key,)
+        if key in ABSENT_KEYS:
+            if value is not None:
+                report.add(f"'{key}' is not carried", path, ABSENT_KEYS[key])
+        elif key in RENAMED_KEYS:
+            report.add(f"unknown key '{key}'", path, f"did you mean '{RENAMED_KEYS[key]}'?")
+        elif key not in RECIPE_KEYS:
+            report.unknown("key", key, RECIPE_KEYS, path)
+    if data.get("chat_template") is not None:
+        report.add("'chat_template' is not carried", ("chat_template",), "the base's own template is kept")
+
+
+def _read_method(data: dict[str, Any], methods: Mapping[str, Method], report: Report) -> Method | None:
+    """Return the method that the recipe names, or None."""
+    name = data.get("merge_method")
+    path: KeyPath = ("merge_method",)
+    if name is None:
+        report.add("the recipe names no merge_method", path, "`submerge methods` lists all")
+    elif not isinstance(name, str):
+        report.add(f"merge_method is a name, not {show(name)}", path, "`submerge methods` lists all")
+    elif name in methods:
+        return methods[name]
+    elif name in ABSENT_METHODS:
+        report.add(f"the method '{name}' is not carried yet", path, "`submerge methods` lists all")
+    else:
+        near = nearest(name, methods)
+        also = f"did you mean '{near}'? " if near else ""
+        report.add(f"unknown method {show(name)}", path, f"{also}`submerge methods` lists all")
+    return None
+
+
+def _read_models(
+    data: dict[str, Any], method: Method | None, methods: Mapping[str, Method], report: Report
+) -> list[ModelEntry] | None:
+    """Return the models, or None; a recipe of slices was refused already, so is not told again."""
+    if data.get("models") is None and (data.get("slices") is not None or data.get("modules") is not None):
+        return None
+    if "models" not in data:
+        report.add("the recipe lists no models", (), "add 'models:' with '- model: …' lines")
+        return None
+    return read_models(data["models"], method, methods, report)

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from submerge.recipe._recipe import Recipe, same_model
+from submerge.recipe._setting import Setting
+
+__all__ = ["to_mergekit"]
+
+_REQUIRED = object()
+
+
+def _arithmetic(normalize: bool, rescale: bool, **more: float) -> dict[str, Any]:
+    """Return the parameters that mergekit's task-arithmetic family has, with its defaults."""
+    shared = {"normalize": normalize, "rescale": rescale, "lambda": 1.0, "int8_mask": False}
+    return {"weight": _REQUIRED, "density": 1.0, **shared, **more}
+
+
+_PARAMETERS: Mapping[str, Mapping[str, Any]] = {
+    "linear": {"weight": _REQUIRED, "normalize": True},
+    "slerp": {"t": _REQUIRED},
+    "nuslerp": {"weight": _REQUIRED, "nuslerp_row_wise": False, "nuslerp_flatten": True},
+    "karcher": {"max_iter": 10, "tol": 1e-5},
+    "task_arithmetic": _arithmetic(False, False),
+    "ties": _arithmetic(True, False),
+    "dare_linear": _arithmetic(False, True),
+    "dare_ties": _arithmetic(False, True),
+    "breadcrumbs": _arithmetic(False, False, gamma=0.01),
+    "breadcrumbs_ties": _arithmetic(False, False, gamma=0.01),
+    "della": _arithmetic(True, True, epsilon=0.15),
+    "della_linear": _arithmetic(False, True, epsilon=0.15),
+    "model_stock": {"filter_wise": False},
+    "sce": {"select_topk": 1.0, "int8_mask": False},
+    "passthrough": {"scale": 1.0},
+}
+"""The methods and parameters of mergekit 0.1.5, with its defaults."""
+
+
+def to_mergekit(recipe: Recipe) -> str | None:
+    """Return YAML with which mergekit merges as `recipe` says, or None where it cannot be told to.
+
+    Left out are the seed and the section `rules`, which mergekit does not have, and options of ours
+    at their defaults. None comes back for a method or an option that mergekit lacks, for a model
+    that is listed twice (mergekit keys parameters by model), and for a base that takes no part in a
+    method which merges weights (mergekit would merge it).
+    """
+    theirs = _PARAMETERS.get(recipe.method.name)
+    if theirs is None or not _same_models(recipe):
+        return None
+    top: dict[str, Any] = {}
+    for option in recipe.method.options:
+        setting = recipe.parameters.get(option.name)
+        if option.name not in theirs:
+            levels = [recipe.parameters, *(entry.parameters for entry in recipe.models)]
+            if any(_changes(level.get(option.name), option.default) for level in levels):
+                return None
+        elif option.default == theirs[option.name] or theirs[option.name] is _REQUIRED:
+            if setting is not None:
+                top[option.name] = setting.written()
+        else:
+            top[option.name] = _closed(setting, option.default)
+    given = {
+        "merge_method": recipe.method.name,
+        "base_model": recipe.base,
+        "models": [_entry(entry.model, entry.parameters, theirs) for entry in recipe.models],
+        "parameters": top or None,
+        "dtype": recipe.dtype,
+        "out_dtype": recipe.out_dtype,
+        "tokenizer_source": recipe.tokenizer_source,
+    }
+    plain = {key: value for key, value in given.items() if value is not None}
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes values in full: mergekit's users do not expect anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _same_models(recipe: Recipe) -> bool:
+    """Return whether mergekit would give the method the models that Submerge gives it."""
+    specs = [same_model(entry.model) for entry in recipe.models]
+    if len(set(specs)) < len(specs):
+        return False
+    if recipe.base is None or recipe.method.origin != "zero":
+        return True
+    return same_model(recipe.base) in {same_model(entry.model) for entry in recipe.participants}
+
+
+def _changes(setting: Setting | None, default: Any) -> bool:
+    """Return whether a setting gives any tensor another value than the default."""
+    if setting is None:
+        return False
+    return any(
+        point != default
+        for rule in setting.rules
+        for point in (rule.value if isinstance(rule.value, tuple) else (rule.value,))
+    )
+
+
+def _closed(setting: Setting | None, default: Any) -> Any:
+    """Return a setting as written, with `default` where none of its rules holds."""
+    if setting is None:
+        return default
+    written = setting.written()
+    if any(rule.filter is None for rule in setting.rules):
+        return written
+    return [*written, {"value": default}]
+
+
+def _entry(model: str, parameters: Mapping[str, Setting], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry of `models`."""
+    own = {name: setting.written() for name, setting in parameters.items() if name in theirs}
+    return {"model": model, "parameters": own} if own else {"model": model}

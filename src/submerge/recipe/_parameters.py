@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from submerge.recipe._report import KeyPath, Report, listed, nearest, show
+from submerge.recipe._setting import Setting, read_setting
+
+if TYPE_CHECKING:
+    from submerge.methods._base import Method
+
+__all__ = ["check_required", "read_parameters"]
+
+
+def read_parameters(
+    raw: Any,
+    path: KeyPath,
+    method: Method | None,
+    methods: Mapping[str, Method],
+    report: Report,
+    *,
+    of_model: bool = False,
+) -> dict[str, Setting]:
+    """Return the settings of one `parameters` section, as far as they could be read.
+
+    Without a method (its name is unknown) only the form of the settings is checked. `of_model` says
+    that the section belongs to one model, where shared options have no place.
+    """
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        report.add(f"'parameters' is a mapping, not {show(raw)}", path, "write 'name: value' lines")
+        return {}
+    found: dict[str, Setting] = {}
+    for name, written in raw.items():
+        here: KeyPath = (*path, name)
+        option = method.option(name) if method else None
+        if option is not None and of_model and option.scope == "shared":
+            hint = "move it to the recipe's top-level 'parameters'"
+            report.add(f"'{name}' is one value for all models", here, hint)
+        elif option is None and method is not None:
+            _no_option(name, here, method, methods, report)
+        else:
+            setting = read_setting(written, here, option, report)
+            if setting is not None:
+                found[name] = setting
+    return found
+
+
+def _no_option(
+    name: str, path: KeyPath, method: Method, methods: Mapping[str, Method], report: Report
+) -> None:
+    """Note a parameter that the method does not have."""
+    valid = [option.name for option in method.options]
+    near = nearest(name, valid)
+    owners = [other.name for other in methods.values() if other.option(name)]
+    if owners:
+        hint = f"it belongs to {', '.join(sorted(owners))}"
+        hint += f"; {method.name} has {listed(valid)}" if valid else ""
+    elif near:
+        hint = f"did you mean '{near}'?"
+    else:
+        hint = f"it has {listed(valid)}" if valid else "it has none"
+    report.add(f"{method.name} has no parameter {show(name)}", path, hint)
+
+
+def check_required(method: Method, raw: Any, report: Report) -> None:
+    """Note the shared options that must be given and that the top-level section does not name."""
+    from submerge.methods._base import REQUIRED
+
+    given = raw if isinstance(raw, dict) else {}
+    for option in method.options:
+        if option.scope == "shared" and option.default is REQUIRED and option.name not in given:
+            path: KeyPath = ("parameters",) if given else ("merge_method",)
+            report.add(f"{method.name} needs the parameter '{option.name}'", path,
+                       "add it to the recipe's top-level 'parameters'")  # fmt: skip

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from submerge.recipe._report import Positions
+from submerge.recipe._setting import Setting
+
+if TYPE_CHECKING:
+    from submerge.methods._base import Method
+
+__all__ = ["ModelEntry", "Recipe", "Rules", "same_model"]
+
+
+def same_model(spec: str) -> str:
+    """Return what two specs of one model have in common: the spec without slashes at its end."""
+    path, at, revision = spec.partition("@")
+    return (path.rstrip("/") or path) + at + revision
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One model as the recipe lists it: its spec (`path` or `org/name@revision`) and parameters.
+
+    `where` is its line, such as `recipe.yaml:7`.
+    """
+
+    model: str
+    parameters: Mapping[str, Setting]
+    where: str
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is done where the models' tensors differ; Submerge's own section `rules` of a recipe.
+
+    `missing`: a tensor that a model lacks is refused, or read from the base. `shape`: likewise where
+    the shapes differ. `vocabulary`: models whose tokens differ are refused, or merged row by row as
+    if they did not.
+    """
+
+    missing: Literal["refuse", "base"] = "refuse"
+    shape: Literal["refuse", "base"] = "refuse"
+    vocabulary: Literal["refuse", "by-position"] = "refuse"
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """A recipe that was checked whole; compare two by `resolved()`.
+
+    `models` are the entries as written; `participants` are those that the method sees, in its
+    order: without the base where the method merges updates, with the base first where the method
+    takes it as one more model. `parameters` are the top-level ones. `tokenizer_source` is None,
+    `"base"` or the spec of a model. `path` is the recipe's file, if it was one; `text` is its YAML.
+    """
+
+    method: Method
+    models: tuple[ModelEntry, ...]
+    base: str | None
+    participants: tuple[ModelEntry, ...]
+    parameters: Mapping[str, Setting]
+    dtype: str | None = None
+    out_dtype: str | None = None
+    tokenizer_source: str | None = None
+    rules: Rules = Rules()
+    seed: int = 0
+    path: Path | None = None
+    text: str = ""
+    positions: Positions = field(default_factory=dict, repr=False)
+
+    @property
+    def root(self) -> Path:
+        """The folder that relative model paths start from: the current one, as in mergekit."""
+        return Path.cwd()
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the recipe as plain data that JSON holds and `load_recipe` reads back.
+
+        Numbers, dtypes and model specs are in their normal form, and the method's defaults are
+        written out.
+        """
+        given: dict[str, Any] = {
+            "merge_method": self.method.name,
+            "base_model": self.base,
+            "models": [
+                {"model": entry.model, "parameters": _written(entry.parameters)} for entry in self.models
+            ],
+            "parameters": _defaults(self.method) | _written(self.parameters),
+            "dtype": self.dtype,
+            "out_dtype": self.out_dtype,
+            "tokenizer_source": self.tokenizer_source,
+            "rules": vars(self.rules) | {},
+            "seed": self.seed,
+        }
+        return {key: value for key, value in given.items() if value is not None}
+
+
+def _written(parameters: Mapping[str, Setting]) -> dict[str, Any]:
+    return {name: setting.written() for name, setting in parameters.items()}
+
+
+def _defaults(method: Method) -> dict[str, Any]:
+    """Return the defaults that a recipe can write: not those that must be given, nor None."""
+    return {o.name: o.default for o in method.options if isinstance(o.default, (bool, int, float, str))}

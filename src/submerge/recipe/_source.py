@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import numbers
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from submerge.errors import Problem, RequestError
+from submerge.recipe._report import Report, show
+from submerge.recipe._yaml import MAX_BITS, MAX_BYTES, MAX_DEPTH, parse_yaml
+
+__all__ = ["Source", "open_source"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A recipe's plain data, the report that knows its lines, and where it came from."""
+
+    data: Any
+    report: Report
+    path: Path | None
+    text: str
+
+
+def open_source(source: str | Path | Mapping[str, Any]) -> Source:
+    """Return the data of a recipe file (a path), of YAML text (a str with a line end), or of a mapping."""
+    if isinstance(source, Mapping):
+        return _from_mapping(source)
+    if isinstance(source, str) and "\n" in source:
+        document = parse_yaml(source, "recipe")
+        return Source(document.data, document.report, None, source)
+    if not isinstance(source, (str, Path)):
+        raise RequestError(f"a recipe is a path, YAML text or a mapping, not {show(source)}")
+    text = _read(str(source))
+    path = Path(source)
+    document = parse_yaml(text, path.name)
+    return Source(document.data, document.report, path, text)
+
+
+def _read(name: str) -> str:
+    """Return the text of a file."""
+    try:
+        if os.path.isdir(name):
+            raise RequestError(Problem("this is a folder", name or "recipe", "name the recipe file"))
+        with open(name, "rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        hint = "check the path" if ":" not in name else "YAML text is known by its line ends"
+        raise RequestError(Problem("no such file", name, hint)) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RequestError(Problem(f"cannot be read: {reason}", show(name))) from None
+    if len(raw) > MAX_BYTES:
+        raise RequestError(Problem(f"larger than {MAX_BYTES} bytes", name, "is this a recipe?"))
+    encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        where = f"{Path(name).name}:{line}"
+        raise RequestError(Problem("this is not UTF-8 text", where, "is this a recipe?")) from None
+
+
+def _from_mapping(source: Mapping[str, Any]) -> Source:
+    """Return a recipe that was written in Python; its problems have dotted paths for lines."""
+    report = Report("recipe", {})
+    data = _plain(source, (), report)
+    report.raise_if_any()
+    return Source(data, report, None, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+
+
+def _plain(value: Any, path: tuple[str | int, ...], report: Report) -> Any:
+    """Return Python values as the data that YAML would give: tuples as lists, paths as text."""
+    if len(path) > MAX_DEPTH:  # also a list that holds itself
+        report.add(f"nested deeper than {MAX_DEPTH} levels", path[:3])
+        return None
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                report.add(f"keys are text; found {show(key)}", path)
+        return {
+            str(key): _plain(item, (*path, key), report)
+            for key, item in value.items()
+            if isinstance(key, str)
+        }
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, (*path, i), report) for i, item in enumerate(value)]
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, (str, os.PathLike)):
+        text = os.fspath(value)
+        if isinstance(text, str):
+            return str(text)
+    if isinstance(value, numbers.Integral):
+        number = int(value)
+        if number.bit_length() <= MAX_BITS:
+            return number
+        report.add("this number is too long", path)
+        return None
+    if isinstance(value, numbers.Real):
+        try:
+            return float(value)
+        except OverflowError:
+            report.add("this number is too large", path)
+            return None
+    kind = type(value).__name__
+    report.add(f"a recipe holds text, numbers, lists and mappings, not an object of type {kind}", path)
+    return None

@@ -1,0 +1,190 @@
+"""A model on disk, opened: every tensor located and checked, nothing read yet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from submerge.errors import Problem, RequestError
+from submerge.store._choice import PICKLE_SUFFIXES, Choice, choose_weights, pickle_refusal
+from submerge.store._config import quantised_config, unmergeable_tensors
+from submerge.store._header import TensorEntry, read_header
+from submerge.store._hub import download_hint, fetch
+from submerge.store._index import read_index
+from submerge.store._pickles import load_pickled, memory_entry
+from submerge.store._problems import examples, read_json
+from submerge.store._side_files import side_files
+from submerge.store._source import FileTable, MemorySource, Source
+from submerge.store._spec import HubId, locate, sibling_hint
+
+__all__ = ["Checkpoint", "open_checkpoint"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One model: where its tensors lie, its configuration, and the files that travel with it.
+
+    `path` is the folder or the bare file; `revision` the resolved commit of a Hub id. `tensors` are in
+    file order; `shards` maps each to its weight file's name. `side_files` are relative to the folder and
+    `other_weights` are weight files in subfolders that this checkpoint does not read. `memory` holds the
+    tensors of pickled weights, whose entries have no file.
+    """
+
+    label: str
+    path: Path
+    revision: str | None
+    tensors: Mapping[str, TensorEntry]
+    shards: Mapping[str, str]
+    config: dict[str, Any] | None = None
+    side_files: tuple[Path, ...] = ()
+    other_weights: tuple[Path, ...] = ()
+    memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def source(self, name: str, table: FileTable) -> Source:
+        """Return where to read a tensor's values from: its file, opened in `table`, or memory."""
+        entry = self.tensors[name]
+        return MemorySource(self.memory[name]) if entry.file is None else table.source(entry)
+
+
+def open_checkpoint(spec: str, *, root: Path | None = None, allow_pickle: bool = False) -> Checkpoint:
+    """Return the checkpoint that `spec` names: a folder, a safetensors file, or `org/name[@revision]`.
+
+    Relative paths start at `root` (default: the current folder). Only headers are read. Raises
+    `RequestError` with everything that is wrong with the files.
+    """
+    root = Path.cwd() if root is None else root
+    place = locate(spec, root)
+    if isinstance(place, HubId):
+        try:
+            folder, commit = fetch(place.repo, place.revision, allow_pickle=allow_pickle)
+        except RequestError as error:
+            near = sibling_hint(spec, root)
+            raise RequestError([*error.problems, *([Problem(near, spec)] if near else [])]) from None
+        hint = download_hint(place.repo, place.revision)
+        return replace(_open_folder(folder, spec, allow_pickle, hint), revision=commit)
+    if place.is_dir():
+        return _open_folder(place, spec, allow_pickle, "copy or download the missing file")
+    return _open_file(place, spec, allow_pickle)
+
+
+@dataclass
+class _Weights:
+    """What was found while reading weight files, problems included."""
+
+    tensors: dict[str, TensorEntry] = field(default_factory=dict)
+    shards: dict[str, str] = field(default_factory=dict)
+    memory: dict[str, torch.Tensor] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def attempt(self, action: Callable[[], T]) -> T | None:
+        """Return the action's result, or None after noting its problems."""
+        try:
+            return action()
+        except RequestError as error:
+            self.problems.extend(error.problems)
+            return None
+
+    def read(self, path: Path, *, pickled: bool) -> Mapping[str, TensorEntry] | None:
+        """Return the tensors of one weight file, or None after noting why it cannot be read."""
+        if not pickled:
+            header = self.attempt(lambda: read_header(path))
+            return None if header is None else header.entries
+        loaded = self.attempt(lambda: load_pickled(path))
+        if loaded is None:
+            return None
+        self.memory.update(loaded)
+        return {name: memory_entry(name, tensor) for name, tensor in loaded.items()}
+
+    def add(self, file: str, entries: Mapping[str, TensorEntry]) -> None:
+        self.tensors.update(entries)
+        self.shards.update(dict.fromkeys(entries, file))
+
+    def add_indexed(self, index: Path, *, pickled: bool, hint: str) -> None:
+        """Add the shards that an index names, and check that index and shards agree on every tensor."""
+        suffixes = PICKLE_SUFFIXES if pickled else (".safetensors",)
+        weight_map = self.attempt(lambda: read_index(index, suffixes)) or {}
+        wanted: dict[str, set[str]] = {}
+        for name, file in weight_map.items():
+            wanted.setdefault(file, set()).add(name)
+        for file, names in sorted(wanted.items()):
+            path = index.with_name(file)
+            if not path.exists():
+                what = f"the shard {file}, which the index names, is missing"
+                self.problems.append(Problem(what, str(index.parent), hint))
+                continue
+            entries = self.read(path, pickled=pickled)
+            if entries is None:
+                continue
+            for group, what in (
+                (names - set(entries), "lacks tensors that the index places there"),
+                (set(entries) - names, "holds tensors that the index does not place there"),
+            ):
+                if group:
+                    text = f"{what}: {examples(sorted(group))}"
+                    where = f"{path} ({index.name})"
+                    self.problems.append(Problem(text, where, "index and shards are not of one model"))
+            self.add(file, entries)
+
+
+def _open_folder(folder: Path, label: str, allow_pickle: bool, hint: str) -> Checkpoint:
+    found = _Weights()
+    config_path = folder / "config.json"
+    config = found.attempt(lambda: read_json(config_path)) if config_path.is_file() else None
+    if config is not None:
+        found.problems.extend(quantised_config(config, config_path))
+    choice = found.attempt(lambda: _choose(folder, allow_pickle))
+    if choice is None:
+        raise RequestError(found.problems)
+    if choice.index:
+        found.add_indexed(folder / choice.name, pickled=choice.pickled, hint=hint)
+    elif not (folder / choice.name).exists():  # a link of the Hub cache whose blob is gone
+        found.problems.append(
+            Problem(f"the file {choice.name} is a link that leads nowhere", str(folder), hint)
+        )
+    else:
+        found.add(choice.name, found.read(folder / choice.name, pickled=choice.pickled) or {})
+    beside, other = found.attempt(lambda: side_files(folder)) or ((), ())
+    return _checked(found, Checkpoint(label, folder, None, {}, {}, config, beside, other))
+
+
+def _open_file(path: Path, label: str, allow_pickle: bool) -> Checkpoint:
+    pickled = path.name.endswith(PICKLE_SUFFIXES)
+    if pickled and not allow_pickle:
+        raise RequestError(pickle_refusal(str(path)))
+    if path.name.endswith(".json"):
+        raise RequestError(Problem("is not a weight file", str(path), "name the folder that holds it"))
+    found = _Weights()
+    found.add(path.name, found.read(path, pickled=pickled) or {})
+    return _checked(found, Checkpoint(label, path, None, {}, {}))
+
+
+def _checked(found: _Weights, checkpoint: Checkpoint) -> Checkpoint:
+    """Return the checkpoint with its tensors in place, or raise everything that was found wrong."""
+    found.problems.extend(unmergeable_tensors(found.tensors.values(), checkpoint.path))
+    if not found.tensors and not found.problems:
+        found.problems.append(Problem("holds no tensors", str(checkpoint.path), "give the right file"))
+    if found.problems:
+        raise RequestError(found.problems)
+    return replace(checkpoint, tensors=found.tensors, shards=found.shards, memory=found.memory)
+
+
+def _choose(folder: Path, allow_pickle: bool) -> Choice:
+    try:
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except OSError as error:
+        raise RequestError(Problem(f"cannot be read ({error.strerror})", str(folder))) from None
+    folders = [Path(entry.path) for entry in entries if entry.is_dir()]
+    return choose_weights(
+        [entry.name for entry in entries if not entry.is_dir()],
+        str(folder),
+        allow_pickle=allow_pickle,
+        subfolders=[inner.name for inner in folders if next(inner.glob("*.safetensors"), None) is not None],
+    )

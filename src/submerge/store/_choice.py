@@ -1,0 +1,160 @@
+"""Which file of a folder or repository holds the weights, decided from the names alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from submerge.errors import Problem, RequestError
+from submerge.store._problems import examples
+
+__all__ = [
+    "PICKLE_SUFFIXES",
+    "WEIGHT_SUFFIXES",
+    "Choice",
+    "choose_weights",
+    "is_training_state",
+    "pickle_refusal",
+]
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+WEIGHT_SUFFIXES = (
+    ".safetensors",
+    *PICKLE_SUFFIXES,
+    ".pkl",
+    ".pickle",
+    ".joblib",
+    ".gguf",
+    ".ggml",
+    ".h5",
+    ".msgpack",
+    ".onnx",
+    ".onnx_data",
+    ".tflite",
+    ".mlmodel",
+    ".nemo",
+    ".npz",
+)
+_STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
+_INDEX = re.compile(r"\.(safetensors|bin)\.index(\.[^.]+)?\.json$")
+_PIECE = re.compile(r"-\d{5}-of-(\d{5})\.")
+_TRAINING = re.compile(
+    r"^(training_args\.|optimizer|scheduler|rng_state|random_states|scaler\.|trainer_state\.json|"
+    r"zero_to_fp32\.py$|latest$|zero_pp_rank|mp_rank|events\.out\.tfevents)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The file to open: its name, whether it is an index of others, and whether it is pickled."""
+
+    name: str
+    index: bool = False
+    pickled: bool = False
+
+
+def is_training_state(name: str) -> bool:
+    """Return True for files that only a training run needs: optimiser, scheduler, random states, logs."""
+    return _TRAINING.match(name) is not None
+
+
+def choose_weights(
+    names: Collection[str], where: str, *, allow_pickle: bool = False, subfolders: Collection[str] = ()
+) -> Choice:
+    """Return which of the root's file names to open; raise `RequestError` that says why none can be.
+
+    The order is that of transformers: `model.safetensors`, its index, then any single safetensors file
+    (variants such as `model.fp16.safetensors`), then pickled weights if allowed. `subfolders` are those
+    that hold weights, for the message.
+    """
+    visible = sorted(name for name in names if not name.startswith("."))
+    usable = [name for name in visible if not is_training_state(name) and not name.startswith("adapter_")]
+    chosen = _safetensors(usable, where) or _pickled(usable, where)
+    if chosen is None:
+        raise RequestError(_nothing(visible, where, subfolders))
+    if chosen.pickled and not allow_pickle:
+        raise RequestError(pickle_refusal(f"{where}: {chosen.name}"))
+    return chosen
+
+
+def pickle_refusal(where: str) -> Problem:
+    """Return the problem of weights in a pickle while pickles are not allowed."""
+    return Problem(
+        "the weights are pickled, and a pickle can run any code when it is opened",
+        where,
+        "if you trust it, allow it with --allow-pickle; or convert it once: load the model with "
+        "Transformers and save_pretrained() it, which writes safetensors",
+    )
+
+
+def _safetensors(names: list[str], where: str) -> Choice | None:
+    return _standard(names, ".safetensors", pickled=False) or _single(
+        [name for name in names if name.endswith(".safetensors") and name != "bank.safetensors"],
+        [name for name in names if (found := _INDEX.search(name)) and found[1] == "safetensors"],
+        where,
+        pickled=False,
+    )
+
+
+def _pickled(names: list[str], where: str) -> Choice | None:
+    return _standard(names, ".bin", pickled=True) or _single(
+        [name for name in names if name.endswith(PICKLE_SUFFIXES)],
+        [name for name in names if (found := _INDEX.search(name)) and found[1] == "bin"],
+        where,
+        pickled=True,
+    )
+
+
+def _standard(names: list[str], suffix: str, *, pickled: bool) -> Choice | None:
+    for stem in _STEMS:
+        if stem + suffix in names:
+            return Choice(stem + suffix, pickled=pickled)
+        if f"{stem}{suffix}.index.json" in names:
+            return Choice(f"{stem}{suffix}.index.json", index=True, pickled=pickled)
+    return None
+
+
+def _single(files: list[str], indices: list[str], where: str, *, pickled: bool) -> Choice | None:
+    """Return the one index or the one file of a non-standard name; several are an error."""
+    # the vendor's own layout of the same weights; it counts only when there is nothing else
+    files = [name for name in files if not name.startswith("consolidated")] or files
+    if len(indices) == 1:
+        return Choice(indices[0], index=True, pickled=pickled)
+    found = indices or files
+    if not found:
+        return None
+    piece = _PIECE.search(found[0])
+    if piece and int(piece[1]) > 1:
+        what = f"holds pieces of a sharded checkpoint ({examples(found)}) but not their index"
+        raise RequestError(Problem(what, where, "add the file model.safetensors.index.json"))
+    if len(found) == 1:
+        return Choice(found[0], pickled=pickled)
+    what = f"holds several weight files of no standard name ({examples(found, 5)})"
+    hint = (
+        "name the one that you mean, or keep only that one"
+        if not pickled
+        else "keep only the one that you mean"
+    )
+    raise RequestError(Problem(what, where, hint))
+
+
+def _nothing(names: list[str], where: str, subfolders: Collection[str]) -> Problem:
+    """Return the problem of a folder without usable weights, by what it holds instead."""
+    if any(name.startswith("adapter_") for name in names):
+        hint = "merge it into its base first (PEFT: merge_and_unload), and give that checkpoint"
+        return Problem("holds an adapter; adapters are not merged by this version yet", where, hint)
+    for suffixes, kind in (
+        ((".gguf", ".ggml"), "GGUF"),
+        ((".h5", ".msgpack", ".h5.index.json", ".msgpack.index.json"), "TensorFlow or Flax"),
+        ((".onnx", ".onnx_data"), "ONNX"),
+    ):
+        found = [name for name in names if name.endswith(suffixes)]
+        if found:
+            what = f"holds only {kind} weights ({examples(found)})"
+            return Problem(what, where, "Submerge reads safetensors: give the original checkpoint")
+    if subfolders:
+        what = f"holds no weights itself, but its subfolders do ({examples(sorted(subfolders), 6)})"
+        return Problem(what, where, "name one of the subfolders")
+    listing = f"it holds {examples(names, 8)}" if names else "it is empty"
+    return Problem(f"no weights found; {listing}", where, "give a folder with model.safetensors")

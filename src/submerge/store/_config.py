@@ -1,0 +1,80 @@
+"""What `config.json` says that a merge must know: quantised weights and tied embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from submerge.errors import Problem
+from submerge.store._dtypes import DTYPES
+from submerge.store._header import TensorEntry
+from submerge.store._problems import examples
+
+__all__ = ["quantised_config", "tied_embeddings", "unmergeable_tensors"]
+
+_DEQUANTISE = "give the original checkpoint, or dequantise this one first (Transformers: model.dequantize())"
+_TEXT_PARTS = ("text_config", "llm_config", "language_config")
+_QUANTISED_ENDS = (
+    ".qweight",
+    ".qzeros",
+    ".g_idx",
+    ".absmax",
+    ".nested_absmax",
+    ".quant_map",
+    ".nested_quant_map",
+    ".quant_state",
+    ".weight_scale",
+    ".weight_scale_inv",
+    ".weight_packed",
+    ".weight_format",
+    ".SCB",
+)
+
+
+def quantised_config(config: Mapping[str, Any], path: Path | str) -> list[Problem]:
+    """Return a problem if the configuration says that the weights are quantised."""
+    for holder in (config, *(config.get(part) for part in _TEXT_PARTS)):
+        settings = holder.get("quantization_config") if isinstance(holder, Mapping) else None
+        if settings:
+            method = settings.get("quant_method") if isinstance(settings, Mapping) else None
+            kind = f" ({method})" if method else ""
+            what = f"the weights are quantised{kind}, as quantization_config says; they cannot be merged"
+            return [Problem(what, str(path), _DEQUANTISE)]
+    return []
+
+
+def unmergeable_tensors(tensors: Iterable[TensorEntry], where: Path | str) -> list[Problem]:
+    """Return a problem for each kind of tensor that cannot be merged: quantised by name or type, complex."""
+    by_name: list[str] = []
+    by_type: dict[str, list[str]] = {}
+    for entry in tensors:
+        if entry.name.endswith(_QUANTISED_ENDS) or ".quant_state." in entry.name:
+            by_name.append(entry.name)
+        if not DTYPES[entry.dtype].supported:
+            by_type.setdefault(entry.dtype, []).append(entry.name)
+    problems = []
+    if by_name:
+        what = f"holds the parts of quantised weights ({examples(by_name)}); they cannot be merged"
+        problems.append(Problem(what, str(where), _DEQUANTISE))
+    for code, names in by_type.items():
+        if DTYPES[code].kind == "complex":
+            what, hint = "complex", "convert them to real tensors"
+        else:
+            what, hint = "quantised", _DEQUANTISE
+        problems.append(Problem(f"holds {what} tensors of type {code} ({examples(names)})", str(where), hint))
+    return problems
+
+
+def tied_embeddings(config: Mapping[str, Any] | None) -> bool:
+    """Return True if the configuration ties the output head to the input embeddings.
+
+    The outermost explicit `tie_word_embeddings` counts, then that of `text_config` and its kin; a
+    configuration that does not say gives False, though some architectures then tie by default.
+    """
+    if config is None:
+        return False
+    for holder in (config, *(config.get(part) for part in _TEXT_PARTS)):
+        if isinstance(holder, Mapping) and isinstance(holder.get("tie_word_embeddings"), bool):
+            return bool(holder["tie_word_embeddings"])
+    return False

@@ -1,0 +1,96 @@
+"""The element types of safetensors files: width, kind, and the torch type that holds them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+import torch
+
+__all__ = ["DTYPES", "DType", "Kind", "dtype_named"]
+
+Kind: TypeAlias = Literal["float", "integer", "bool", "quantised", "complex"]
+
+
+@dataclass(frozen=True, slots=True)
+class DType:
+    """One element type: its safetensors code, its torch type (None: torch has none), bits and kind."""
+
+    code: str
+    torch: torch.dtype | None
+    bits: int
+    kind: Kind
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element; 0 for the types that are narrower than a byte or straddle bytes."""
+        return self.bits // 8 if self.bits % 8 == 0 else 0
+
+    @property
+    def supported(self) -> bool:
+        """True for the types that Submerge reads and writes: floats, integers, booleans."""
+        return self.kind in ("float", "integer", "bool")
+
+    def nbytes(self, shape: tuple[int, ...]) -> int | None:
+        """Bytes of a tensor of `shape`, or None if its bits do not fill whole bytes."""
+        bits = math.prod(shape) * self.bits
+        return bits // 8 if bits % 8 == 0 else None
+
+
+def _optional(name: str) -> torch.dtype | None:
+    found = getattr(torch, name, None)  # newer than the oldest torch that Submerge supports
+    return found if isinstance(found, torch.dtype) else None
+
+
+_ROWS = (
+    DType("BOOL", torch.bool, 8, "bool"),
+    DType("U8", torch.uint8, 8, "integer"),
+    DType("I8", torch.int8, 8, "integer"),
+    DType("I16", torch.int16, 16, "integer"),
+    DType("U16", torch.uint16, 16, "integer"),
+    DType("I32", torch.int32, 32, "integer"),
+    DType("U32", torch.uint32, 32, "integer"),
+    DType("I64", torch.int64, 64, "integer"),
+    DType("U64", torch.uint64, 64, "integer"),
+    DType("F16", torch.float16, 16, "float"),
+    DType("BF16", torch.bfloat16, 16, "float"),
+    DType("F32", torch.float32, 32, "float"),
+    DType("F64", torch.float64, 64, "float"),
+    DType("F8_E4M3", torch.float8_e4m3fn, 8, "quantised"),
+    DType("F8_E5M2", torch.float8_e5m2, 8, "quantised"),
+    DType("F8_E4M3FNUZ", torch.float8_e4m3fnuz, 8, "quantised"),
+    DType("F8_E5M2FNUZ", torch.float8_e5m2fnuz, 8, "quantised"),
+    DType("F8_E8M0", _optional("float8_e8m0fnu"), 8, "quantised"),
+    DType("F6_E2M3", None, 6, "quantised"),
+    DType("F6_E3M2", None, 6, "quantised"),
+    DType("F4", None, 4, "quantised"),
+    DType("C64", torch.complex64, 64, "complex"),
+)
+
+DTYPES: Mapping[str, DType] = MappingProxyType({row.code: row for row in _ROWS})
+
+_ALIASES = {
+    "half": "F16",
+    "fp16": "F16",
+    "bf16": "BF16",
+    "float": "F32",
+    "fp32": "F32",
+    "double": "F64",
+    "fp64": "F64",
+}
+_NAMES = (
+    {row.code.lower(): row.code for row in _ROWS}
+    | {str(row.torch).removeprefix("torch."): row.code for row in _ROWS if row.torch is not None}
+    | _ALIASES
+)
+
+
+def dtype_named(name: str | torch.dtype) -> str | None:
+    """Return the safetensors code of a type by any of its usual names, or None if there is none.
+
+    `"bfloat16"`, `"BF16"`, `"torch.bfloat16"` and `torch.bfloat16` all give `"BF16"`.
+    """
+    return _NAMES.get(str(name).strip().lower().removeprefix("torch."))

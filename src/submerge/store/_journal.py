@@ -1,0 +1,85 @@
+"""The journal of a run: a line for each finished piece of work, so that a later run goes on from it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from submerge.errors import Problem, RequestError, WorkError
+
+__all__ = ["JOURNAL", "Journal"]
+
+JOURNAL = "journal.jsonl"
+
+
+class Journal:
+    """An append-only file of JSON lines, the first of which says what work it belongs to.
+
+    A line is written by one call, after the work it tells of; a line that a crash cut short is
+    ignored. The file is locked for as long as the journal is open, so that two runs cannot
+    write the same output.
+    """
+
+    def __init__(self, folder: Path, head: dict[str, Any], *, resume: bool) -> None:
+        """Open the journal in `folder`; with `resume`, read what an earlier run with this head left.
+
+        Raises `RequestError` if another process holds it, or if it belongs to other work.
+        """
+        self.path = folder / JOURNAL
+        self.lines: list[dict[str, Any]] = []
+        self._lock = threading.Lock()
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
+        try:
+            self._fd = os.open(self.path, flags, 0o666)
+        except OSError as error:
+            raise WorkError(f"{self.path}: cannot be opened ({error.strerror})") from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._fd)
+            what = "another run is writing this output"
+            raise RequestError(Problem(what, str(folder), "wait for it, or choose another output")) from error
+        found = self._read() if resume else []
+        if found and found[0] != head:
+            os.close(self._fd)
+            what = "the unfinished output was made from another recipe, or from inputs that have changed"
+            raise RequestError(Problem(what, str(folder), "start again without --resume"))
+        self.lines = found[1:]
+        if not found:
+            os.ftruncate(self._fd, 0)
+            self.append(head)
+
+    def _read(self) -> list[dict[str, Any]]:
+        data = self.path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            os.ftruncate(self._fd, len(whole))  # or the next line would join the cut one
+        lines = []
+        for text in whole.splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                break  # what follows damage cannot be trusted
+            if not isinstance(line, dict):
+                break
+            lines.append(line)
+        return lines
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Add one line; raise `WorkError` if it cannot be written."""
+        data = (json.dumps(line, separators=(",", ":")) + "\n").encode()
+        with self._lock:
+            try:
+                written = os.write(self._fd, data)
+            except OSError as error:
+                raise WorkError(f"{self.path}: writing failed ({error.strerror}) — free some space") from error
+        if written != len(data):
+            raise WorkError(f"{self.path}: writing stopped short — free some space")
+
+    def close(self) -> None:
+        """Release the journal."""
+        os.close(self._fd)
