@@ -27,7 +27,7 @@ from submerge.errors import Problem, RequestError, WorkError
 from submerge.recipe import Recipe
 from submerge.store import DTYPES, FileTable, ShardWriter, Source, TensorEntry
 
-__all__ = ["check_device", "merge"]
+__all__ = ["check_device", "merge", "nonfinite_error"]
 
 
 def merge(
@@ -65,7 +65,7 @@ def merge(
         run.go(device, progress)
         nonfinite = run.nonfinite()
         if nonfinite and not plan.settings.allow_nonfinite:
-            raise _nonfinite_error(nonfinite)
+            raise nonfinite_error(nonfinite)
         output.finish(run.manifest(nonfinite))
         finished = True
     finally:
@@ -103,7 +103,7 @@ def check_device(name: str) -> torch.device:
     return device
 
 
-def _nonfinite_error(found: Mapping[str, Mapping[str, int]]) -> WorkError:
+def nonfinite_error(found: Mapping[str, Mapping[str, int]]) -> WorkError:
     shown = [
         f"  {name}: " + ", ".join(f"{count} in {where}" for where, count in counts.items())
         for name, counts in list(found.items())[:10]

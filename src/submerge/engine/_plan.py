@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,21 +109,28 @@ def make_plan(source: str | Path | Mapping[str, Any] | Recipe, settings: Setting
             problems += error.problems
     if problems:
         raise RequestError(problems)
-    return plan_models(recipe, models, specs, settings)
+    compared, problems = _vocabularies(recipe, models, specs)
+    try:
+        plan = plan_models(recipe, models, specs, settings)
+    except RequestError as error:
+        problems += error.problems
+    if problems:
+        raise RequestError(problems)
+    return replace(plan, vocabulary=tuple(compared))
 
 
 def plan_models(
     recipe: Recipe, models: Sequence[Checkpoint], specs: Sequence[str], settings: Settings
 ) -> MergePlan:
-    """Return the plan for opened models, where `specs[i]` is how the recipe names `models[i]`."""
-    participants = [specs.index(entry.model) for entry in recipe.participants]
-    donor = specs.index(recipe.base) if recipe.base else participants[0]
+    """Return the plan for opened models, where `specs[i]` is how the recipe names `models[i]`.
+
+    Tensors alone are looked at; vocabularies are not compared.
+    """
+    donor, participants = _roles(recipe, specs)
     tokenizer = donor
-    if recipe.tokenizer_source not in (None, "base"):
+    if recipe.tokenizer_source is not None and recipe.tokenizer_source != "base":
         tokenizer = specs.index(recipe.tokenizer_source)
-    compared, problems = _vocabularies(recipe, models, donor, participants)
-    tensors, found = plan_tensors(recipe, models, donor, participants)
-    problems += found
+    tensors, problems = plan_tensors(recipe, models, donor, participants)
     if not models[donor].tensors:
         problems.append(Problem("there is no tensor to merge", models[donor].label))
     if problems:
@@ -140,16 +147,23 @@ def plan_models(
         tuple(tensors),
         tuple(shards),
         unused,
-        tuple(compared),
+        (),
         tuple(_warnings(models, donor, participants, unused)),
         budget(tensors, settings.workers, settings.max_memory),
     )
 
 
+def _roles(recipe: Recipe, specs: Sequence[str]) -> tuple[int, list[int]]:
+    """Return which model gives names and side files, and which the method merges."""
+    participants = [specs.index(entry.model) for entry in recipe.participants]
+    return (specs.index(recipe.base) if recipe.base else participants[0]), participants
+
+
 def _vocabularies(
-    recipe: Recipe, models: Sequence[Checkpoint], donor: int, participants: Sequence[int]
+    recipe: Recipe, models: Sequence[Checkpoint], specs: Sequence[str]
 ) -> tuple[list[str], list[Problem]]:
     """Compare every participant's tokens with the donor's; return lines for the plan, and problems."""
+    donor, participants = _roles(recipe, specs)
     lines: list[str] = []
     problems: list[Problem] = []
     ours = read_vocabulary(models[donor].path)

@@ -62,14 +62,19 @@ def to_mergekit(recipe: Recipe) -> str | None:
                 top[option.name] = setting.written()
         else:
             top[option.name] = _closed(setting, option.default)
+    named = {same_model(entry.model): entry.model for entry in recipe.models}
+    if recipe.base is not None:
+        named[same_model(recipe.base)] = recipe.base  # to mergekit 'base/' is not 'base'
     given = {
         "merge_method": recipe.method.name,
         "base_model": recipe.base,
-        "models": [_entry(entry.model, entry.parameters, theirs) for entry in recipe.models],
+        "models": [
+            _entry(named[same_model(entry.model)], entry.parameters, theirs) for entry in recipe.models
+        ],
         "parameters": top or None,
         "dtype": recipe.dtype,
         "out_dtype": recipe.out_dtype,
-        "tokenizer_source": recipe.tokenizer_source,
+        "tokenizer_source": named.get(same_model(recipe.tokenizer_source or ""), recipe.tokenizer_source),
     }
     plain = {key: value for key, value in given.items() if value is not None}
     return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True)

@@ -72,5 +72,8 @@ def check_required(method: Method, raw: Any, report: Report) -> None:
     for option in method.options:
         if option.scope == "shared" and option.default is REQUIRED and option.name not in given:
             path: KeyPath = ("parameters",) if given else ("merge_method",)
-            report.add(f"{method.name} needs the parameter '{option.name}'", path,
-                       "add it to the recipe's top-level 'parameters'")  # fmt: skip
+            report.add(
+                f"{method.name} needs the parameter '{option.name}'",
+                path,
+                "add it to the recipe's top-level 'parameters'",
+            )

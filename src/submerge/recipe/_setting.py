@@ -107,8 +107,11 @@ class _Reader:
         pattern = raw.get("filter")
         if pattern is not None and not isinstance(pattern, str):
             hint = "put it in quotes"
-            self.report.add(f"{self.name}: a filter is part of a tensor's name, not {show(pattern)}",
-                            (*path, "filter"), hint)  # fmt: skip
+            self.report.add(
+                f"{self.name}: a filter is part of a tensor's name, not {show(pattern)}",
+                (*path, "filter"),
+                hint,
+            )
             return None
         return self.plain(raw["value"], (*path, "value"), None if pattern in ("*", "") else pattern)
 

@@ -134,6 +134,8 @@ class _Weights:
 
 
 def _open_folder(folder: Path, label: str, allow_pickle: bool, hint: str) -> Checkpoint:
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise RequestError(Problem("the folder cannot be read", str(folder), "check the permissions"))
     found = _Weights()
     config_path = folder / "config.json"
     config = found.attempt(lambda: read_json(config_path)) if config_path.is_file() else None
@@ -176,12 +178,8 @@ def _checked(found: _Weights, checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _choose(folder: Path, allow_pickle: bool) -> Choice:
-    try:
-        with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: entry.name)
-    except OSError as error:
-        raise RequestError(Problem(f"cannot be read ({error.strerror})", str(folder))) from None
-    folders = [Path(entry.path) for entry in entries if entry.is_dir()]
+    entries = sorted(folder.iterdir())
+    folders = [entry for entry in entries if entry.is_dir()]
     return choose_weights(
         [entry.name for entry in entries if not entry.is_dir()],
         str(folder),

@@ -161,8 +161,11 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**63  # `type`, since True is an int to isinstance
+def _are_counts(values: list[Any]) -> bool:
+    for value in values:  # noqa: SIM110 — twice as fast, and an expert model has 10⁵ of these lists
+        if type(value) is not int or not 0 <= value < 2**63:  # `type`, since True is an int to isinstance
+            return False
+    return True
 
 
 def _entry(
@@ -185,15 +188,17 @@ def _fault(record: Any, start: int, size: int) -> str | None:
     if not isinstance(record, dict):
         return "its description is not an object"
     if set(record) != {"dtype", "shape", "data_offsets"}:
-        return f"its description has the fields {reprlib.repr(sorted(record))}, not dtype, shape, data_offsets"
+        return (
+            f"its description has the fields {reprlib.repr(sorted(record))}, not dtype, shape, data_offsets"
+        )
     code, shape, offsets = record["dtype"], record["shape"], record["data_offsets"]
     if not isinstance(code, str) or code not in DTYPES:
         return f"unknown dtype {reprlib.repr(code)}"
-    if not isinstance(shape, list) or not all(_is_count(dim) for dim in shape):
+    if not isinstance(shape, list) or not _are_counts(shape):
         return f"the shape {reprlib.repr(shape)} is not a list of whole numbers ≥ 0"
     if len(shape) > _MAX_DIMS:
         return f"the shape has {len(shape)} dimensions (the limit is {_MAX_DIMS})"
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(value) for value in offsets):
+    if not isinstance(offsets, list) or len(offsets) != 2 or not _are_counts(offsets):
         return f"the data_offsets {reprlib.repr(offsets)} are not two whole numbers ≥ 0"
     begin, end = offsets
     if begin > end:
@@ -202,7 +207,8 @@ def _fault(record: Any, start: int, size: int) -> str | None:
     if need is None or need >= 2**63:
         return f"the shape {reprlib.repr(shape)} of {code} is not a possible number of bytes"
     if need != end - begin:
-        return f"the shape {reprlib.repr(shape)} of {code} needs {need} bytes, but the data_offsets span {end - begin}"
+        text = f"the shape {reprlib.repr(shape)} of {code} needs {need} bytes"
+        return f"{text}, but the data_offsets span {end - begin}"
     if start + end > size:
         return f"its data end at byte {start + end}, but the file has {size}: it is truncated"
     return None

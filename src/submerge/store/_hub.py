@@ -79,6 +79,8 @@ def download_hint(repo_id: str, revision: str | None) -> str:
 def _library() -> ModuleType:
     try:
         import huggingface_hub
+        import huggingface_hub.constants
+        import huggingface_hub.errors
     except ImportError:
         raise RequestError(
             Problem("models on the Hub need the package huggingface_hub", "", "pip install submerge[hub]")

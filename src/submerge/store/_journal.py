@@ -76,7 +76,9 @@ class Journal:
             try:
                 written = os.write(self._fd, data)
             except OSError as error:
-                raise WorkError(f"{self.path}: writing failed ({error.strerror}) — free some space") from error
+                raise WorkError(
+                    f"{self.path}: writing failed ({error.strerror}) — free some space"
+                ) from error
         if written != len(data):
             raise WorkError(f"{self.path}: writing stopped short — free some space")
 

@@ -35,13 +35,16 @@ def strict_json(raw: bytes) -> Any:
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                raise ValueError(f"the key {key!r} occurs twice")
-            key.encode("utf-8")  # a lone surrogate could be neither printed nor written again
-            found[key] = value
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
+        if escapes:  # a lone surrogate could be neither printed nor written again
+            for key in found:
+                key.encode("utf-8")
         return found
+
+    escapes = b"\\u" in raw
 
     def constant(text: str) -> Any:
         raise ValueError(f"{text} is not JSON")

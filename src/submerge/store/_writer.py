@@ -28,15 +28,18 @@ class Sink(Protocol):
         """Store `data` at element `start` of the tensor that `entry` describes."""
 
 
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB" if count >= 2**20 else f"{count} bytes"
+def _size(count: int) -> str:
+    for unit, name in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} bytes"
 
 
 def _failure(path: Path, error: OSError, need: int, doing: str) -> WorkError:
     """Return the error of a failed write: how much is needed, how much is free, what to do."""
     if error.errno in _FULL:
         try:
-            free = _gib(shutil.disk_usage(path.parent).free)
+            free = _size(shutil.disk_usage(path.parent).free)
         except OSError:
             free = "an unknown amount"
         hint = {
@@ -44,7 +47,7 @@ def _failure(path: Path, error: OSError, need: int, doing: str) -> WorkError:
             errno.EFBIG: "this file system or a `ulimit -f` allows no file so large: use smaller shards",
         }.get(error.errno or 0, "free some space, or choose a folder on another disk")
         return WorkError(
-            f"{path}: {doing} needs {_gib(need)}, and {free} is free ({error.strerror}) — {hint}"
+            f"{path}: {doing} needs {_size(need)}, and {free} is free ({error.strerror}) — {hint}"
         )
     hint = "choose a folder that you may write to"
     if error.errno == errno.ELOOP:
