@@ -1,0 +1,97 @@
+"""Times every merge with mergekit and with Submerge, one whole process after another."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shutil
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed import floor
+from benchmarks.speed.measure import Run, measure, read_through
+from benchmarks.speed.models import weights_file
+from benchmarks.speed.recipes import METHODS
+
+__all__ = ["Bench", "median"]
+
+Result = dict[str, Any]
+
+
+@dataclass
+class Bench:
+    """The settings of a benchmark, and the steps it consists of."""
+
+    work: Path
+    models: Mapping[str, Path]
+    threads: int
+    repeats: int
+    say: Callable[[str], None]
+    _out: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._out = self.work / "out"
+
+    def floors(self, methods: Sequence[str]) -> dict[int, Result]:
+        """Return number of models read -> what it takes just to read them and write one."""
+        found: dict[int, Result] = {}
+        for inputs in {len(METHODS[m].inputs()): METHODS[m].inputs() for m in methods}.values():
+            self.say(f"floor: read {len(inputs)} models, write 1")
+            files = [weights_file(self.models[name]) for name in inputs]
+            log = self.work / "floor.log"
+            target = str(self._out / "out.bin")
+            command = [sys.executable, floor.__file__, str(self.threads), target, *map(str, files)]
+            result = self._repeat(command, inputs, log)
+            found[len(inputs)] = result | {"seconds_inside": float(log.read_text())}
+        return found
+
+    def mergekit(self, method: str) -> Result:
+        """Time `mergekit-yaml` with its default options."""
+        program = str(Path(sys.executable).with_name("mergekit-yaml"))
+        options = ["--num-threads", str(self.threads), "--quiet"]
+        return self._tool("mergekit", method, [program, self._recipe(method), str(self._out), *options])
+
+    def submerge(self, method: str) -> Result:
+        """Time `submerge merge`."""
+        program = [sys.executable, "-m", "submerge", "merge", self._recipe(method), "-o", str(self._out)]
+        return self._tool("submerge", method, [*program, "--threads", str(self.threads), "-q"])
+
+    def _tool(self, tool: str, method: str, command: list[str]) -> Result:
+        self.say(f"{method}: {tool}")
+        return self._repeat(command, METHODS[method].inputs(), self.work / f"{tool}-{method}.log")
+
+    def _repeat(self, command: list[str], inputs: Sequence[str], log: Path) -> Result:
+        runs = [self._once(command, inputs, log) for _ in range(self.repeats)]
+        return {
+            "runs": [asdict(run) for run in runs],
+            "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+
+    def _once(self, command: list[str], inputs: Sequence[str], log: Path) -> Run:
+        self._clear()
+        if command[1] == floor.__file__:
+            self._out.mkdir()
+        os.sync()  # what earlier runs left to be written is not this run's work
+        read_through(weights_file(self.models[name]) for name in inputs)
+        try:
+            return measure(command, log)
+        finally:
+            self._clear()
+
+    def _clear(self) -> None:
+        shutil.rmtree(self._out, ignore_errors=True)
+
+    def _recipe(self, method: str) -> str:
+        path = self.work / f"{method}.yaml"
+        METHODS[method].write(path, self.models)
+        return str(path)
+
+
+def median(result: Result, key: str = "seconds") -> float | None:
+    """Return the median of a number over a result's runs, or None where it was not measured."""
+    values = [run[key] for run in result["runs"] if run[key] is not None]
+    return statistics.median(values) if values else None

@@ -1,0 +1,157 @@
+"""Shows the benchmark's results: a table in the terminal, Markdown, and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.speed.bench import median
+
+__all__ = ["markdown", "plot", "table"]
+
+COLUMNS = (
+    "method",
+    "models read",
+    "mergekit s",
+    "submerge s",
+    "ratio",
+    "mergekit peak GB",
+    "submerge peak GB",
+    "submerge s ÷ floor",
+)
+REUSED = "†"
+
+
+def table(results: Mapping[str, Any]) -> Table:
+    """Return the results for the terminal."""
+    found = Table(*COLUMNS, title=_title(results), caption=_notes(results))
+    for column in found.columns[1:]:
+        column.justify = "right"
+    for row in _rows(results):
+        found.add_row(*row)
+    return found
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """Return the results as a Markdown page that says how it was made."""
+    machine = results["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items() if number)
+    lines = [
+        f"# {_title(results)}",
+        "",
+        f"Made by `{results['command']}` on {results['date']}.",
+        "",
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB memory; {machine['system']}, "
+        f"Python {machine['python']}, {versions}. Load before the start: {results['load_before']:.2f}.",
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|---" + "|---:" * (len(COLUMNS) - 1) + "|",
+        *("| " + " | ".join(row) + " |" for row in _rows(results)),
+        "",
+        _notes(results),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def plot(results: Mapping[str, Any], path: Path) -> None:
+    """Draw time and memory of both tools, and the floor."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    methods = list(results["methods"])
+    tools = [t for t in ("mergekit", "submerge") if any(t in m for m in results["methods"].values())]
+    colours = {"mergekit": "#9aa5b1", "submerge": "#1f6feb"}
+    figure, (time, memory) = plt.subplots(
+        1, 2, figsize=(11, 1.4 + 0.55 * len(methods)), sharey=True, layout="constrained"
+    )
+    height = 0.8 / len(tools)
+    for place, tool in enumerate(tools):
+        for axes, key, unit in ((time, "seconds", 1), (memory, "peak_bytes", 1e9)):
+            at = [n + (place - (len(tools) - 1) / 2) * height for n in range(len(methods))]
+            values = [_value(results["methods"][m], tool, key, unit) for m in methods]
+            bars = axes.barh(at, [v or 0 for v in values], height * 0.92, color=colours[tool], label=tool)
+            text = ["" if v is None else f"{v:.3g}" for v in values]
+            axes.bar_label(bars, text, padding=3, fontsize=8)
+    for number, method in enumerate(methods):
+        floor = median(results["floors"][str(results["methods"][method]["inputs"])])
+        label = "floor: only reading and writing the bytes" if number == 0 else None
+        time.plot([floor, floor], [number - 0.45, number + 0.45], color="#d1242f", lw=2, label=label)
+    time.set_xscale("log")
+    time.set_xlabel("seconds for the whole process, logarithmic")
+    memory.set_xlabel("peak resident memory, GB (mapped file pages included)")
+    time.set_yticks(range(len(methods)), methods)
+    time.invert_yaxis()
+    for axes in (time, memory):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0.14)
+    handles, labels = time.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(_title(results))
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _title(results: Mapping[str, Any]) -> str:
+    parameters = results["parameters"] / 1e6
+    size = f"{parameters / 1e3:.1f} B" if parameters >= 1e3 else f"{parameters:.2g} M"
+    return f"Merging {size}-parameter bf16 models, {results['threads']} threads, warm page cache"
+
+
+def _rows(results: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    for method, found in results["methods"].items():
+        ours = _value(found, "submerge", "seconds")
+        theirs = _value(found, "mergekit", "seconds")
+        floor = median(results["floors"][str(found["inputs"])])
+        mark = REUSED if found.get("mergekit", {}).get("reused") else ""
+        rows.append(
+            [
+                method,
+                str(found["inputs"]),
+                _show(theirs, ".1f") + mark,
+                _show(ours, ".1f" if ours is None or ours >= 10 else ".2f"),
+                "–" if ours is None or theirs is None else f"{theirs / ours:.1f}×",
+                _memory(found, "mergekit"),
+                _memory(found, "submerge"),
+                "–" if ours is None or not floor else f"{ours / floor:.2f}",
+            ]
+        )
+    return rows
+
+
+def _memory(found: Mapping[str, Any], tool: str) -> str:
+    peak, private = (_value(found, tool, key, 1e9) for key in ("peak_bytes", "private_bytes"))
+    if peak is None:
+        return "–"
+    return f"{peak:.2f}" if private is None else f"{peak:.2f} ({private:.2f})"
+
+
+def _notes(results: Mapping[str, Any]) -> str:
+    floors = "; ".join(
+        f"{n} models read {median(floor):.2f} s" for n, floor in sorted(results["floors"].items())
+    )
+    reused = any(found.get("mergekit", {}).get("reused") for found in results["methods"].values())
+    notes = [
+        "Whole processes, one after another, median of "
+        f"{results['repeats']} run{'s' if results['repeats'] > 1 else ''}.",
+        "Peak GB is the largest resident set, in brackets without mapped file pages (sampled).",
+        f"Floor: a process that only reads the inputs and writes the output's bytes ({floors}).",
+    ]
+    if reused:
+        notes.append(f"{REUSED} measured in an earlier run on this machine.")
+    return " ".join(notes)
+
+
+def _value(found: Mapping[str, Any], tool: str, key: str, unit: float = 1) -> float | None:
+    value = median(found[tool], key) if tool in found else None
+    return None if value is None else value / unit
+
+
+def _show(value: float | None, spec: str) -> str:
+    return "–" if value is None else format(value, spec)

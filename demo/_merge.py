@@ -1,0 +1,71 @@
+"""The merges: mergekit-style recipes, run through the command line as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["RECIPES", "Recipe", "merge_all"]
+
+
+@dataclass(frozen=True, eq=False)  # a key of dicts, by identity
+class Recipe:
+    """A method and its options; `scaled` where a free factor λ multiplies the merged update."""
+
+    method: str
+    scaled: bool = False
+    needs_base: bool = True
+    each: Mapping[str, float] = field(default_factory=dict)
+    shared: Mapping[str, float] = field(default_factory=dict)
+
+    def write(self, path: Path, base: Path, tuned: Iterable[Path], scale: float) -> None:
+        """Write the recipe as YAML."""
+        models: list[dict[str, Any]] = [{"model": str(model)} for model in tuned]
+        if self.each:
+            models = [model | {"parameters": dict(self.each)} for model in models]
+        shared = dict(self.shared) | ({"lambda": scale} if self.scaled else {})
+        recipe: dict[str, Any] = {"merge_method": self.method}
+        if self.needs_base:
+            recipe["base_model"] = str(base)
+        recipe["models"] = models
+        if shared:
+            recipe["parameters"] = shared
+        recipe["dtype"] = "float32"
+        path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+
+
+RECIPES = (
+    Recipe("linear", needs_base=False, each={"weight": 1.0}),
+    Recipe("karcher", needs_base=False),
+    Recipe("model_stock"),
+    Recipe("sce", shared={"select_topk": 0.5}),
+    Recipe("task_arithmetic", scaled=True, each={"weight": 1.0}),
+    Recipe("breadcrumbs", scaled=True, each={"weight": 1.0, "density": 0.8, "gamma": 0.01}),
+    Recipe("ties", scaled=True, each={"weight": 1.0, "density": 0.3}),
+    Recipe("dare_ties", scaled=True, each={"weight": 1.0, "density": 0.7}),
+    Recipe("della", scaled=True, each={"weight": 1.0, "density": 0.7, "epsilon": 0.1}),
+)
+
+
+def merge_all(jobs: Mapping[Path, Path]) -> dict[Path, dict[str, Any]]:
+    """Merge every recipe file into its folder, two at a time; return folder -> the command's summary."""
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(jobs.values(), pool.map(_merge, jobs, jobs.values()), strict=True))
+
+
+def _merge(recipe: Path, out: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "submerge", "merge", str(recipe), "-o", str(out)]
+    command += ["--threads", "1", "--overwrite", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\nended with status {done.returncode}:\n{done.stderr}")
+    return json.loads(done.stdout)

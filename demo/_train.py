@@ -1,0 +1,77 @@
+"""Trains the base on varied digits, and fine-tunes a copy of it for each task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from transformers import ViTForImageClassification
+
+from _models import logits, new_model
+from _tasks import Split, Task
+
+__all__ = ["finetune", "pretrain"]
+
+PRETRAIN_STEPS, PRETRAIN_RATE = 2000, 1.5e-3
+TUNE_STEPS, TUNE_RATE = 120, 1e-3
+BATCH = 64
+WILD_SHARE = 0.5
+
+Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+
+
+def pretrain(train: Split) -> ViTForImageClassification:
+    """Return the base: half of what it sees is upright, half turned, mirrored or dimmed at random.
+
+    Merging needs a base that knows more than one task: the variety makes it a generalist, good at
+    upright digits and half good at strange ones, as a large pretrained model would be.
+    """
+    model = new_model(seed=0)
+    _fit(model, train, lambda x, g: _vary(x, g, WILD_SHARE), PRETRAIN_STEPS, PRETRAIN_RATE, decay=0.05)
+    return model
+
+
+def finetune(model: ViTForImageClassification, train: Split, task: Task) -> None:
+    """Fine-tune a copy of the base in place on one view; the head stays as it is, so all share it."""
+    model.classifier.requires_grad_(False)
+    _fit(model, train, lambda x, g: task.view(_vary(x, g, 0)), TUNE_STEPS, TUNE_RATE, decay=0.0)
+
+
+def _fit(
+    model: ViTForImageClassification, train: Split, augment: Augment, steps: int, rate: float, decay: float
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+    model.train()
+    for _ in range(steps):
+        batch = torch.randint(len(train), (BATCH,), generator=draw)
+        scores = logits(model, augment(train.images[batch], draw))
+        loss = torch.nn.functional.cross_entropy(scores, train.labels[batch], label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        schedule.step()
+
+
+def _vary(images: torch.Tensor, draw: torch.Generator, wild_share: float) -> torch.Tensor:
+    """Return images moved, scaled and turned a little; a share of them turned, mirrored, dimmed at will."""
+
+    def uniform(low: float, high: float) -> torch.Tensor:
+        return low + (high - low) * torch.rand(len(images), generator=draw)
+
+    wild = uniform(0, 1) < wild_share
+    kind = uniform(0, 3).long()
+    angle = torch.where(wild & (kind == 0), uniform(-math.pi, math.pi), uniform(-0.25, 0.25))
+    mirror = torch.where(wild & (kind == 1), -1.0, 1.0)
+    contrast = torch.where(wild & (kind == 2), uniform(-1, 1), torch.ones(len(images)))
+    scale = uniform(0.85, 1.15)
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    across = torch.stack([cos * mirror, -sin, uniform(-0.15, 0.15)], dim=1)
+    down = torch.stack([sin * mirror, cos, uniform(-0.15, 0.15)], dim=1)
+    grid = torch.nn.functional.affine_grid(torch.stack([across, down], 1), images.shape, align_corners=False)
+    moved = torch.nn.functional.grid_sample(images, grid, align_corners=False)
+    return 0.5 + (moved - 0.5) * contrast[:, None, None, None]

@@ -1,0 +1,151 @@
+"""Merges four fine-tunes of a small vision transformer, and shows what each method keeps of them.
+
+Run it: `python demo/digits.py`. It trains the models (CPU, about a minute), merges them with the
+`submerge` command, and judges every merge on held-out images. All it makes lies in `demo/out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from transformers import ViTForImageClassification
+from transformers.utils import logging as transformers_logging
+
+from _merge import RECIPES, Recipe, merge_all
+from _models import accuracies, load, save
+from _report import Row, draw, table
+from _tasks import BASE_TASK, TASKS, TUNED_TASKS, Split, load_splits
+from _train import finetune, pretrain
+
+OUT = Path(__file__).resolve().parent / "out"
+SCALES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5)
+"""The values of λ that are tried on the validation images."""
+
+
+def main() -> None:
+    """Run the demo."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--reuse", action="store_true", help="keep the models that an earlier run trained")
+    options = parser.parse_args()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    torch.set_num_threads(2)  # sums depend on how they are split: the same everywhere
+    torch.use_deterministic_algorithms(True)
+
+    console = Console()
+    started = time.perf_counter()
+    train, validation, test = load_splits()
+    models = _train_all(options.out / "models", train, options.reuse, console)
+    base = load(models[BASE_TASK.name])
+    own = {task.name: accuracies(load(models[task.name]), test) for task in TASKS}
+    rows = [
+        Row("base", "base", own[BASE_TASK.name]),
+        *(Row(f"tuned: {task.name}", "tuned", own[task.name]) for task in TUNED_TASKS),
+        Row("each its own model", "own", {name: scores[name] for name, scores in own.items()}),
+    ]
+    merged = _merge_all(options.out, models, base, validation, console)
+    for recipe, (folder, scale) in merged.items():
+        rows.append(Row(recipe.method, "merge", accuracies(load(folder), test), scale))
+
+    console.print(table(rows))
+    picture = options.out / "demo.png"
+    draw(rows, torch.stack([task.view(test.images[3:4])[0, 0] for task in TASKS]), picture)
+    best = max(rows, key=lambda row: (row.kind == "merge") * row.mean)
+    recipe = options.out / "recipes" / f"{best.name}.yaml"
+    console.print(f"Picture: {_short(picture)}. All of it took {time.perf_counter() - started:.0f} s.")
+    console.print("The best merge once more, by hand:")
+    command = ["submerge", "merge", _short(recipe), "-o", _short(options.out / "mine")]
+    console.print(f"  {shlex.join(command)}", style="bold", soft_wrap=True, highlight=False)
+
+
+def _train_all(folder: Path, train: Split, reuse: bool, console: Console) -> dict[str, Path]:
+    """Return task -> folder of the model trained for it; the base's under the task it is good at."""
+    models = {task.name: folder / task.name.replace(" ", "-") for task in TUNED_TASKS}
+    models[BASE_TASK.name] = folder / "base"
+    if reuse and all(path.exists() for path in models.values()):
+        return models
+    shutil.rmtree(folder, ignore_errors=True)
+    with console.status("training the base"):
+        started = time.perf_counter()
+        base = pretrain(train)
+        save(base, models[BASE_TASK.name])
+    console.print(f"Trained the base in {time.perf_counter() - started:.0f} s.")
+    for task in TUNED_TASKS:
+        with console.status(f"fine-tuning on {task.name} digits"):
+            started = time.perf_counter()
+            tuned = copy.deepcopy(base)
+            finetune(tuned, train, task)
+            save(tuned, models[task.name])
+        console.print(f"Fine-tuned on {task.name} digits in {time.perf_counter() - started:.0f} s.")
+    return models
+
+
+def _merge_all(
+    out: Path,
+    models: Mapping[str, Path],
+    base: ViTForImageClassification,
+    validation: Split,
+    console: Console,
+) -> dict[Recipe, tuple[Path, float | None]]:
+    """Return recipe -> folder of its merge, and its λ if it has one, chosen on validation images."""
+    recipes = out / "recipes"
+    recipes.mkdir(parents=True, exist_ok=True)
+    folders = {recipe: out / "merged" / recipe.method for recipe in RECIPES}
+    scales = dict.fromkeys(RECIPES, 1.0)
+
+    def run(chosen: list[Recipe]) -> None:
+        jobs = {}
+        for recipe in chosen:
+            path = recipes / f"{recipe.method}.yaml"
+            tuned = [models[task.name] for task in TUNED_TASKS]
+            recipe.write(path, models[BASE_TASK.name], tuned, scales[recipe])
+            jobs[path] = folders[recipe]
+        with console.status(f"merging by {len(jobs)} recipes"):
+            started = time.perf_counter()
+            summaries = merge_all(jobs)
+        inside = sum(summary["seconds"] for summary in summaries.values())
+        console.print(
+            f"Merged by {len(jobs)} recipes in {time.perf_counter() - started:.0f} s "
+            f"({inside:.2f} s of them merging)."
+        )
+
+    run(list(RECIPES))
+    scaled = [recipe for recipe in RECIPES if recipe.scaled]
+    with console.status("choosing scales on the validation images"):
+        for recipe in scaled:
+            scales[recipe] = _best_scale(base, load(folders[recipe]), validation)
+    run(scaled)
+    return {recipe: (folders[recipe], scales[recipe] if recipe.scaled else None) for recipe in RECIPES}
+
+
+def _best_scale(base: ViTForImageClassification, merged: ViTForImageClassification, split: Split) -> float:
+    """Return the λ with the best mean accuracy; `merged` is the merge at λ = 1.
+
+    The weights are linear in λ, so one merge tells all of them: θ(λ) = θ_0 + λ (θ(1) − θ_0).
+    """
+    start, end = base.state_dict(), merged.state_dict()
+    trial = copy.deepcopy(base)
+
+    def score(scale: float) -> float:
+        trial.load_state_dict({name: torch.lerp(start[name], end[name], scale) for name in start})
+        return sum(accuracies(trial, split).values())
+
+    return max(SCALES, key=score)
+
+
+def _short(path: Path) -> str:
+    return os.path.relpath(path)
+
+
+if __name__ == "__main__":
+    main()
