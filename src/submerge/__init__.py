@@ -1,1 +1,56 @@
-"""Submerge: merge fine-tuned models of one base, without training."""
+"""Submerge: merge fine-tuned models of one base, without training.
+
+`merge(recipe, out)` writes a checkpoint, `plan(recipe)` says beforehand what it will do,
+`merge_state_dicts(states, ...)` merges in memory, and `verify(folder)` checks a result.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from submerge._version import __version__
+from submerge.errors import Problem, RequestError, SubmergeError, WorkError
+
+if TYPE_CHECKING:
+    from submerge.engine import (
+        MergePlan,
+        MergeReport,
+        Settings,
+        VerifyReport,
+        merge,
+        merge_state_dicts,
+        verify,
+    )
+    from submerge.engine import make_plan as plan
+    from submerge.recipe import Recipe, load_recipe
+
+__all__ = [
+    "MergePlan",
+    "MergeReport",
+    "Problem",
+    "Recipe",
+    "RequestError",
+    "Settings",
+    "SubmergeError",
+    "VerifyReport",
+    "WorkError",
+    "__version__",
+    "load_recipe",
+    "merge",
+    "merge_state_dicts",
+    "plan",
+    "verify",
+]
+
+_ENGINE = {"MergePlan", "MergeReport", "Settings", "VerifyReport", "merge", "merge_state_dicts", "verify"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: torch is not loaded by `import submerge` alone."""
+    if name in _ENGINE or name == "plan":
+        from submerge import engine
+
+        return getattr(engine, "make_plan" if name == "plan" else name)
+    if name in ("Recipe", "load_recipe"):
+        from submerge import recipe
+
+        return getattr(recipe, name)
+    raise AttributeError(f"module 'submerge' has no attribute {name!r}")

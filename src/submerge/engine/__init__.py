@@ -1,9 +1,27 @@
 """Plan, then run: from a recipe to a checkpoint."""
 
+from submerge.engine._describe import describe, explain
+from submerge.engine._estimate import compute_seconds
 from submerge.engine._merge import merge
 from submerge.engine._plan import MergePlan, Settings, make_plan
 from submerge.engine._report import MergeReport, Progress
 from submerge.engine._states import merge_state_dicts
 from submerge.engine._tensor import Input, TensorPlan
+from submerge.engine._verify import VerifyReport, verify
 
-__all__ = ["Input", "MergePlan", "MergeReport", "Progress", "Settings", "TensorPlan", "make_plan", "merge", "merge_state_dicts"]
+__all__ = [
+    "Input",
+    "MergePlan",
+    "MergeReport",
+    "Progress",
+    "Settings",
+    "TensorPlan",
+    "VerifyReport",
+    "compute_seconds",
+    "describe",
+    "explain",
+    "make_plan",
+    "merge",
+    "merge_state_dicts",
+    "verify",
+]

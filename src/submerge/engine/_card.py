@@ -32,7 +32,10 @@ def model_card(
         "",
         "Models:",
         "",
-        *(f"* `{m}`" + (" (base)" if m == base else "") for m in dict.fromkeys([*([base] if base else []), *models])),
+        *(
+            f"* `{m}`" + (" (base)" if m == base else "")
+            for m in dict.fromkeys([*([base] if base else []), *models])
+        ),
         "",
         "Recipe:",
         "",

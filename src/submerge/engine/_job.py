@@ -130,7 +130,12 @@ class Job:
             yield start, min(start + self._chunk, task.stop)
 
     def _load(
-        self, start: int, stop: int, space: Workspace, hashers: Sequence[Any] = (), found: dict[int, int] | None = None
+        self,
+        start: int,
+        stop: int,
+        space: Workspace,
+        hashers: Sequence[Any] = (),
+        found: dict[int, int] | None = None,
     ) -> Chunk:
         """Return a chunk with the updates of [start, stop), read through one small host buffer."""
         n = stop - start

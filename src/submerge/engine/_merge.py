@@ -140,9 +140,7 @@ class _Run:
             progress(Progress(self.written, total, self.meter.read + self.meter.written))
 
         begun = time.perf_counter()
-        with FileTable() as inputs, ShardWriter(
-            self.output.folder, self.plan.shards
-        ) as writer:
+        with FileTable() as inputs, ShardWriter(self.output.folder, self.plan.shards) as writer:
             self._take_up()
             run_jobs(
                 self._jobs(inputs, writer),

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from submerge._version import __version__
+from submerge.engine._card import model_card
 from submerge.engine._plan import MergePlan
 from submerge.engine._record import DIGEST
 from submerge.errors import Problem, RequestError, WorkError
 from submerge.recipe import to_mergekit
-from submerge.engine._card import model_card
 from submerge.store import (
     JOURNAL,
     TOKENIZER_FILES,
@@ -69,7 +69,9 @@ class Output:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise WorkError(f"{self.folder}: cannot be made ({error.strerror}) — choose another folder") from error
+            raise WorkError(
+                f"{self.folder}: cannot be made ({error.strerror}) — choose another folder"
+            ) from error
         self.journal = Journal(self.folder, head, resume=resume)
         try:
             self._reserve()
@@ -118,7 +120,9 @@ class Output:
             self._rename()
         except OSError as error:
             where = error.filename or self.folder
-            raise WorkError(f"{where}: writing failed ({error.strerror}) — free some space, then --resume") from error
+            raise WorkError(
+                f"{where}: writing failed ({error.strerror}) — free some space, then --resume"
+            ) from error
 
     def _rename(self) -> None:
         old = self.out.with_name(self.out.name + ".replaced")
@@ -132,7 +136,7 @@ class Output:
         (self.folder / name).write_text(text, encoding="utf-8")
 
     def _carry(self) -> None:
-        """Copy the side files: the tokenizer's from its model, all others from the donor, bytes as they are."""
+        """Copy the side files, bytes as they are: the tokenizer's from its model, others from the donor."""
         plan = self.plan
         donor, tokens = plan.models[plan.donor], plan.models[plan.tokenizer]
         same = plan.donor == plan.tokenizer
@@ -188,7 +192,10 @@ def fingerprint(plan: MergePlan) -> str:
             {
                 "label": model.label,
                 "revision": model.revision,
-                "files": {str(f): file_identity(f) for f in sorted({e.file for e in model.tensors.values() if e.file})},
+                "files": {
+                    str(f): file_identity(f)
+                    for f in sorted({e.file for e in model.tensors.values() if e.file})
+                },
             }
             for model in plan.models
         ],

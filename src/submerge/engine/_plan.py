@@ -101,7 +101,8 @@ def make_plan(source: str | Path | Mapping[str, Any] | Recipe, settings: Setting
     settings = settings or Settings()
     recipe = source if isinstance(source, Recipe) else load_recipe(source)
     specs = list(dict.fromkeys([*([recipe.base] if recipe.base else []), *(e.model for e in recipe.models)]))
-    models, problems = [], []
+    models: list[Checkpoint] = []
+    problems: list[Problem] = []
     for spec in specs:
         try:
             models.append(open_checkpoint(spec, root=recipe.root, allow_pickle=settings.allow_pickle))
@@ -210,7 +211,9 @@ def _warnings(
     base = models[donor]
     for index, names in unused.items():
         model = models[index]
-        what = f"{model.label}: {len(names)} of its tensors have no place in the output ({', '.join(names[:3])}"
+        what = (
+            f"{model.label}: {len(names)} of its tensors have no place in the output ({', '.join(names[:3])}"
+        )
         found.append(what + (", …)" if len(names) > 3 else ")"))
         unties = base.config and model.config and tied_embeddings(base.config)
         if unties and not tied_embeddings(model.config or {}):

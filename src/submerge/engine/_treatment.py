@@ -20,9 +20,7 @@ __all__ = ["plan_tensors"]
 class _Findings:
     """Problems by what they say, so that the same one in 300 tensors is one line."""
 
-    tensors: defaultdict[tuple[str, str, str], list[str]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
+    tensors: defaultdict[tuple[str, str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, what: str, where: str, hint: str, tensor: str) -> None:
         self.tensors[what, where, hint].append(tensor)
@@ -90,9 +88,7 @@ class _Planner:
             and (other.dtype, other.shape) == (entry.dtype, entry.shape)
         ]
         why = f"{entry.dtype} is not averaged: copied from {self.models[self.donor].label}"
-        return TensorPlan(
-            entry.name, entry.shape, entry.dtype, "keep", None, (own, *others), None, {}, why
-        )
+        return TensorPlan(entry.name, entry.shape, entry.dtype, "keep", None, (own, *others), None, {}, why)
 
     def _find(self, model: int, entry: TensorEntry) -> Input | None:
         """Return where this model's part comes from: its own tensor, its tied one, or the base's."""

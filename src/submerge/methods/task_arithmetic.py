@@ -85,7 +85,7 @@ def _options(row: _Row) -> tuple[Option, ...]:
         Option("rescale", bool, row.rescale, "make up for what the mask removed"),
         Option("int8_mask", bool, False, "accepted for mergekit recipes; has no effect here"),
         Option(
-            "density", float, 1.0, "share of entries kept", scope="model", low=0, high=1,
+            "density", float, 1.0, "share of entries kept" if row.mask is not _masks.nothing else "accepted; has no effect here", scope="model", low=0, high=1,
             tune=row.mask is not _masks.nothing,
         ),
     ]  # fmt: skip

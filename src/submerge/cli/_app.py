@@ -1,0 +1,81 @@
+"""The commands' frame: options that they share, and what becomes of errors and signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+import typer
+
+from submerge._version import __version__
+from submerge.cli import _explain, _merge, _methods, _plan, _verify
+from submerge.errors import SubmergeError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="submerge",
+    help="Merge fine-tuned models of one base, without training.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("merge")(_merge.merge)
+app.command("plan")(_plan.plan)
+app.command("explain")(_explain.explain)
+app.command("methods")(_methods.methods)
+app.command("verify")(_verify.verify)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"submerge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    """Merge fine-tuned models of one base, without training."""
+
+
+def main() -> None:
+    """Run the command line; exit 0 when all is fine, 1 when the work failed, 2 for a wrong request.
+
+    Ctrl-C exits with 130 and SIGTERM with 143. Any other error is a bug: it is told in one line, and
+    in full where SUBMERGE_DEBUG is set.
+    """
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app()
+    except SubmergeError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}" if not line.startswith("  ") else line, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except MemoryError:
+        print("error: the machine's memory is used up — allow less with --max-memory", file=sys.stderr)
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get("SUBMERGE_DEBUG"):
+            raise
+        print(
+            f"error: {type(error).__name__}: {error} — this is a bug in submerge; set SUBMERGE_DEBUG=1 "
+            "to see where, and please report it",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

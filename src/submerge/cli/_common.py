@@ -1,0 +1,48 @@
+"""What several commands print or parse alike."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import typer
+
+from submerge.errors import Problem, RequestError
+
+__all__ = ["parse_size", "print_json", "size"]
+
+_UNITS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", re.IGNORECASE)
+
+
+def parse_size(text: str, flag: str) -> int:
+    """Return the bytes that a text such as 2GB, 500MB, 1.5GiB or 4000000 means."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise RequestError(Problem(f"{text!r} is not a size", flag, "write one like 2GB, 500MB or 1.5GiB"))
+    return int(float(match[1]) * _UNITS[(match[2] or "").lower()])
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as a person reads it: 2.20 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def print_json(data: Any) -> None:
+    """Write data as JSON to standard output."""
+    typer.echo(json.dumps(data, indent=1, ensure_ascii=False, default=str))

@@ -1,0 +1,49 @@
+"""`submerge explain`: which rule and which value holds for a tensor, and why."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from submerge.cli._common import print_json
+from submerge.cli._merge import Json, Pickle, Recipe
+
+
+def explain(
+    recipe: Recipe,
+    tensor: Annotated[
+        str, typer.Option("--tensor", "-t", help="A part of a name, or a pattern with * and ?.")
+    ],
+    allow_pickle: Pickle = False,
+    json: Json = False,
+) -> None:
+    """Say what happens to the tensors that match, with which values, and where each comes from."""
+    from submerge import engine
+
+    plan = engine.make_plan(recipe, engine.Settings(allow_pickle=allow_pickle))
+    found = engine.explain(plan, tensor)
+    if json:
+        print_json(found)
+        return
+    for line in found:
+        _print(line)
+
+
+def _print(line: dict[str, Any]) -> None:
+    shape = "×".join(map(str, line["shape"])) or "scalar"
+    typer.echo(
+        f"{line['tensor']}  [{shape}]  depth {line['depth']:.3f}  {line['treatment']} → {line['writes']}"
+    )
+    if "why" in line:
+        typer.echo(f"  because  {line['why']}")
+    for read in line["reads"]:
+        other = "" if read["tensor"] == line["tensor"] else f" {read['tensor']}"
+        typer.echo(
+            f"  reads  {read['model']}{other} ({read['dtype']})"
+            + (f": {read['note']}" if "note" in read else "")
+        )
+    for name, values in line.get("options", {}).items():
+        for one in values:
+            who = f" of {one['model']}" if "model" in one else ""
+            typer.echo(f"  {name}{who} = {one['value']}   {one['why']}")

@@ -1,0 +1,137 @@
+"""`submerge merge`: a recipe in, a checkpoint out."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from submerge.cli._common import parse_size, print_json, size
+
+if TYPE_CHECKING:
+    from submerge.engine import MergeReport, Progress
+
+Recipe = Annotated[Path, typer.Argument(help="The recipe, a YAML file (mergekit's are understood).")]
+Pickle = Annotated[bool, typer.Option("--allow-pickle", help="Read PyTorch .bin weights (weights only).")]
+Memory = Annotated[str, typer.Option(help="The most memory that the process may hold.")]
+Shard = Annotated[str, typer.Option(help="The most data in one output file.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Workers; one a core by default.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda or cuda:N.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+
+
+def merge(
+    recipe: Recipe,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")],
+    device: Device = "cpu",
+    threads: Threads = None,
+    max_memory: Memory = "1GB",
+    shard_size: Shard = "5GB",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Finish even if NaN or Inf is met.")
+    ] = False,
+    allow_pickle: Pickle = False,
+    json: Json = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, no summary: the path only.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+) -> None:
+    """Merge models by a recipe into an ordinary Hugging Face folder.
+
+    Examples:  submerge merge recipe.yaml -o merged/   ·   submerge merge recipe.yaml -o merged/ --resume
+    """
+    from submerge import engine
+
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    settings = engine.Settings(
+        device=device,
+        threads=threads,
+        max_memory=parse_size(max_memory, "--max-memory"),
+        shard_size=parse_size(shard_size, "--shard-size"),
+        allow_pickle=allow_pickle,
+        allow_nonfinite=allow_nonfinite,
+    )
+    plan = engine.make_plan(recipe, settings)
+    if not quiet:
+        for warning in plan.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+    try:
+        with _Bar(hidden=quiet or not sys.stderr.isatty()) as bar:
+            report = engine.merge(plan, out, resume=resume, overwrite=overwrite, progress=bar.show)
+    except (KeyboardInterrupt, SystemExit):
+        hint = "the same command with --resume goes on from here"
+        print(f"interrupted: {out} is untouched; {hint}", file=sys.stderr)
+        raise
+    if json:
+        print_json(report.to_dict())
+        return
+    typer.echo(str(report.out))
+    if not quiet:
+        _summary(report)
+
+
+class _Bar:
+    """A progress bar with GB/s on standard error."""
+
+    def __init__(self, hidden: bool) -> None:
+        self.hidden = hidden
+        self.begun = time.perf_counter()
+
+    def __enter__(self) -> _Bar:
+        if not self.hidden:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self.bar = Progress(
+                TextColumn("merging"),
+                BarColumn(),
+                TextColumn("{task.percentage:3.0f}%  {task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self.bar.start()
+            self.task = self.bar.add_task("merging", total=None, rate="")
+        return self
+
+    def show(self, progress: Progress) -> None:
+        if not self.hidden:
+            rate = progress.moved / max(1e-9, time.perf_counter() - self.begun)
+            self.bar.update(
+                self.task, completed=progress.written, total=progress.total, rate=f"{rate / 1e9:.2f} GB/s"
+            )
+
+    def __exit__(self, *_: object) -> None:
+        if not self.hidden:
+            self.bar.stop()
+
+
+def _summary(report: MergeReport) -> None:
+    tensors = ", ".join(f"{count} {_TREATED[kind]}" for kind, count in report.tensors.items())
+    lines = [
+        f"{report.seconds:.1f} s · read {size(report.bytes_read)}, wrote {size(report.bytes_written)} · "
+        f"{report.rate / 1e9:.2f} GB/s",
+        f"{report.workers} workers: {report.reading:.0%} of their time reading, {report.writing:.0%} "
+        f"writing · peak memory {size(report.peak_memory_bytes)}",
+        f"tensors: {tensors}",
+    ]
+    if report.resumed:
+        lines.append(f"{report.resumed} ranges taken over from the interrupted run")
+    for name, models in list(report.differs.items())[:10]:
+        lines.append(f"note: {name} is kept from the base; it is not the same in {', '.join(models)}")
+    for name, counts in list(report.nonfinite.items())[:10]:
+        found = ", ".join(f"{count} in {where}" for where, count in counts.items())
+        lines.append(f"warning: NaN or Inf in {name}: {found}")
+    for line in lines:
+        typer.echo(line)
+
+
+_TREATED = {"merge": "merged", "keep": "kept (integer or boolean)", "base": "taken from the base by rule"}

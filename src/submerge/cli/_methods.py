@@ -1,0 +1,96 @@
+"""`submerge methods`: what can be asked for."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from submerge.cli._common import print_json
+from submerge.cli._merge import Json
+from submerge.errors import Problem, RequestError
+
+if TYPE_CHECKING:
+    from submerge.methods import Method, Option
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method; all are listed by default.")] = None,
+    json: Json = False,
+) -> None:
+    """List the merge methods, or show one: its equation, options, defaults and source."""
+    from submerge.methods import METHODS
+
+    if name is None:
+        if json:
+            print_json([_data(m) for m in METHODS.values()])
+            return
+        width = max(map(len, METHODS))
+        for method in METHODS.values():
+            typer.echo(f"{method.name:<{width}}  {method.use}")
+        return
+    if name not in METHODS:
+        import difflib
+
+        near = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(METHODS)}"
+        raise RequestError(Problem(f"no method is called {name!r}", "", hint))
+    if json:
+        print_json(_data(METHODS[name]))
+    else:
+        _print(METHODS[name])
+
+
+def _data(method: Method) -> dict[str, Any]:
+    return {
+        "name": method.name,
+        "title": method.title,
+        "equation": method.equation,
+        "source": method.source,
+        "use": method.use,
+        "base": "required" if method.needs_base else "optional",
+        "models": [method.min_models, method.max_models],
+        "differs": method.differs,
+        "options": [_option(o) for o in method.options],
+    }
+
+
+def _option(option: Option) -> dict[str, Any]:
+    bounds = [b if math.isfinite(b) else None for b in (option.low, option.high)]
+    return {
+        "name": option.name,
+        "type": option.kind.__name__,
+        "default": option.default if isinstance(option.default, (bool, int, float, str)) else None,
+        "required": not isinstance(option.default, (bool, int, float, str)),
+        "for": "each model" if option.scope == "model" else "the merge",
+        "range": bounds,
+        "choices": list(option.choices),
+        "tune": option.tune,
+        "help": option.help,
+    }
+
+
+def _print(method: Method) -> None:
+    most = "any number" if method.max_models is None else str(method.max_models)
+    count = most if method.min_models == method.max_models else f"{method.min_models} to {most}"
+    typer.echo(f"{method.title} ({method.name})\n\n  {method.equation}\n")
+    typer.echo(f"use      {method.use}")
+    typer.echo(f"models   {count}; base model {'required' if method.needs_base else 'optional'}")
+    typer.echo(f"source   {method.source}")
+    if method.differs:
+        typer.echo(f"differs  {method.differs}")
+    typer.echo("options" if method.options else "no options")
+    for option in method.options:
+        d = _option(option)
+        default = (
+            "required"
+            if d["required"]
+            else str(option.default).lower()
+            if option.kind is bool
+            else option.default
+        )
+        marks = [f"default {default}" if not d["required"] else "required", f"for {d['for']}"]
+        marks += ["usually tuned"] if option.tune else []
+        marks += [" or ".join(option.choices)] if option.choices else []
+        typer.echo(f"  {option.name} ({d['type']}; {'; '.join(map(str, marks))})\n      {option.help}")

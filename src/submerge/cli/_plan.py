@@ -1,0 +1,79 @@
+"""`submerge plan`: the dry run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from submerge.cli._common import parse_size, print_json, size
+from submerge.cli._merge import Device, Json, Memory, Pickle, Recipe, Shard, Threads
+
+
+def plan(
+    recipe: Recipe,
+    device: Device = "cpu",
+    threads: Threads = None,
+    max_memory: Memory = "1GB",
+    shard_size: Shard = "5GB",
+    allow_pickle: Pickle = False,
+    json: Json = False,
+) -> None:
+    """Check a recipe and its inputs, and say what a merge would read, compute and write.
+
+    Only the recipe and the files' headers are read.
+    """
+    from submerge import engine
+
+    settings = engine.Settings(
+        device=device,
+        threads=threads,
+        max_memory=parse_size(max_memory, "--max-memory"),
+        shard_size=parse_size(shard_size, "--shard-size"),
+        allow_pickle=allow_pickle,
+    )
+    made = engine.make_plan(recipe, settings)
+    described = engine.describe(made)
+    described["compute_seconds"] = engine.compute_seconds(made)
+    described["free"] = shutil.disk_usage(Path.cwd()).free
+    if json:
+        print_json(described)
+    else:
+        _print(described)
+
+
+def _print(plan: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.print(f"[bold]{plan['method']}[/]  {plan['equation']}")
+    models = Table("model", "role", "tensors", "size", "not used", box=None, pad_edge=False)
+    for m in plan["models"]:
+        unused = m.get("unused", [])
+        label = m["model"] + (f"@{m['revision'][:12]}" if "revision" in m else "")
+        models.add_row(label, m["role"], str(m["tensors"]), size(m["bytes"]), _few(unused))
+    console.print(models)
+    groups = Table("tensors", "×", "shape", "reads", "writes", "treatment", box=None, pad_edge=False)
+    for g in plan["groups"]:
+        shape = "×".join(map(str, g["shape"])) or "scalar"
+        treatment = g["treatment"] + (f": {g['why']}" if "why" in g else "")
+        groups.add_row(g["tensors"], str(g["count"]), shape, ", ".join(g["reads"]), g["writes"], treatment)
+    console.print(groups)
+    for line in plan["vocabulary"]:
+        console.print(f"vocabulary  {line}")
+    for line in plan["warnings"]:
+        console.print(f"[yellow]warning[/]  {line}")
+    files = ", ".join(f"{name} ({size(count)})" for name, count in list(plan["files"].items())[:4])
+    more = f" and {len(plan['files']) - 4} more" if len(plan["files"]) > 4 else ""
+    typer.echo(f"reads    {size(plan['reads'])}, once or more as the method needs")
+    typer.echo(f"writes   {size(plan['writes'])} ({size(plan['free'])} free here): {files}{more}")
+    typer.echo(f"carries  {_few(plan['side_files'], 8) or 'no side files'}")
+    typer.echo(f"memory   at most {size(plan['memory'])} with {plan['workers']} workers")
+    typer.echo(f"time     about {plan['compute_seconds']:.1f} s of computing, and what the disk adds")
+
+
+def _few(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,134 @@
+"""A plan as plain data, for `submerge plan` and `submerge explain`."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from submerge.engine._plan import MergePlan
+from submerge.engine._tensor import TensorPlan
+from submerge.errors import Problem, RequestError
+from submerge.recipe import Resolved, resolve
+from submerge.store import depths
+
+__all__ = ["describe", "explain"]
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+def describe(plan: MergePlan) -> dict[str, Any]:
+    """Return what a merge will read, compute and write, as JSON-able data.
+
+    Tensors are grouped by what happens to them and by name, with layer numbers as `*`.
+    """
+    recipe = plan.recipe
+    return {
+        "method": recipe.method.name,
+        "equation": recipe.method.equation,
+        "models": [
+            {
+                "model": model.label,
+                "role": _role(plan, index),
+                "tensors": len(model.tensors),
+                "bytes": sum(entry.nbytes for entry in model.tensors.values()),
+                **({"revision": model.revision} if model.revision else {}),
+                **({"unused": list(plan.unused[index])} if index in plan.unused else {}),
+            }
+            for index, model in enumerate(plan.models)
+        ],
+        "groups": _groups(plan.tensors),
+        "vocabulary": list(plan.vocabulary),
+        "warnings": list(plan.warnings),
+        "reads": plan.bytes_read,
+        "writes": plan.bytes_written,
+        "files": {shard.file: shard.size for shard in plan.shards},
+        "side_files": [str(f) for f in plan.models[plan.donor].side_files],
+        "workers": plan.budget.workers,
+        "memory": plan.budget.peak,
+    }
+
+
+def _role(plan: MergePlan, index: int) -> str:
+    roles = ["base"] if plan.recipe.base and index == plan.donor else []
+    roles += ["merged"] if index in plan.participants else []
+    return " and ".join(roles) or "files only"
+
+
+def _groups(tensors: Sequence[TensorPlan]) -> list[dict[str, Any]]:
+    groups: defaultdict[tuple[Any, ...], list[TensorPlan]] = defaultdict(list)
+    for tensor in tensors:
+        pattern = _NUMBER.sub("*", tensor.name)
+        read = tuple(dict.fromkeys(i.entry.dtype for i in tensor.read))
+        groups[pattern, tensor.treatment, tensor.shape, read, tensor.dtype, tensor.why].append(tensor)
+    return [
+        {
+            "tensors": pattern,
+            "count": len(members),
+            "shape": list(shape),
+            "treatment": treatment,
+            "reads": list(read),
+            "writes": dtype,
+            "elements": sum(m.numel for m in members),
+            **({"why": why} if why else {}),
+        }
+        for (pattern, treatment, shape, read, dtype, why), members in groups.items()
+    ]
+
+
+def explain(plan: MergePlan, pattern: str) -> list[dict[str, Any]]:
+    """Return, for each tensor that matches, what happens to it, the value of each option, and why.
+
+    `pattern` is a part of a name, or a shell pattern with `*`, `?` or `[…]`. Raises `RequestError`
+    if nothing matches.
+    """
+    names = [t.name for t in plan.tensors]
+    if any(c in pattern for c in "*?["):
+        chosen = {n for n in names if fnmatchcase(n, pattern)}
+    else:
+        chosen = {n for n in names if pattern in n}
+    if not chosen:
+        raise RequestError(
+            Problem(f"no tensor matches {pattern!r}", "--tensor", f"names look like {names[0]!r}")
+        )
+    deep = depths(names)
+    return [_explained(plan, t, deep[t.name]) for t in plan.tensors if t.name in chosen]
+
+
+def _explained(plan: MergePlan, tensor: TensorPlan, depth: float) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        "tensor": tensor.name,
+        "shape": list(tensor.shape),
+        "depth": depth,
+        "treatment": tensor.treatment,
+        "writes": tensor.dtype,
+        "reads": [
+            {
+                "model": plan.models[i.model].label,
+                "tensor": i.entry.name,
+                "dtype": i.entry.dtype,
+                **({"note": i.note} if i.note else {}),
+            }
+            for i in tensor.read
+        ],
+    }
+    if tensor.why:
+        line["why"] = tensor.why
+    if tensor.treatment == "merge":
+        found = resolve(plan.recipe, tensor.name, depth).options
+        line["options"] = {
+            name: [
+                {"value": r.value, "why": r.why, **({"model": label} if label else {})}
+                for r, label in _each(plan, value)
+            ]
+            for name, value in found.items()
+        }
+    return line
+
+
+def _each(plan: MergePlan, value: Resolved | list[Resolved]) -> list[tuple[Resolved, str]]:
+    if isinstance(value, Resolved):
+        return [(value, "")]
+    return [(r, entry.model) for r, entry in zip(value, plan.recipe.participants, strict=True)]

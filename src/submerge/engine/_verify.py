@@ -1,0 +1,186 @@
+"""Checks of a merged folder: is it what the merge wrote, and is it a whole model?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+
+from submerge.engine._job import count_nonfinite, torch_dtype
+from submerge.engine._output import MANIFEST
+from submerge.engine._record import DIGEST, joined
+from submerge.engine._workspace import host_bytes
+from submerge.errors import Problem, RequestError, WorkError
+from submerge.store import DTYPES, Checkpoint, FileTable, TensorEntry, open_checkpoint
+
+__all__ = ["VerifyReport", "verify"]
+
+BLOCK = 1 << 22
+
+
+@dataclass
+class VerifyReport:
+    """What was checked: `problems` is empty for a sound folder; `skipped` says what was not checked."""
+
+    folder: Path
+    tensors: int = 0
+    bytes: int = 0
+    nonfinite: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    loaded: str = ""
+
+    @property
+    def sound(self) -> bool:
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data for JSON."""
+        return {**vars(self), "folder": str(self.folder), "sound": self.sound}
+
+
+def verify(folder: str | Path, *, base: str | None = None, load: bool = True) -> VerifyReport:
+    """Check a merged folder against its submerge.json and its base; return what was found.
+
+    Names, shapes and dtypes against the manifest and against the base (the recipe's, where it can be
+    opened, or `base`); every tensor's digest; NaN and Inf (a problem unless the merge allowed them);
+    and, with `load`, that transformers loads it with no weight missing or left over.
+
+    Raises `RequestError` if the folder is not one that Submerge wrote.
+    """
+    folder = Path(folder)
+    manifest = _manifest(folder)
+    report = VerifyReport(folder)
+    try:
+        model = open_checkpoint(str(folder.resolve()))
+    except RequestError as error:
+        report.problems += [str(p) for p in error.problems]
+        return report
+    _names(model, manifest, report)
+    _base(model, base or manifest["recipe"].get("base_model"), base is not None, report)
+    _values(model, manifest, report)
+    if load:
+        _load(folder, model, report)
+    else:
+        report.skipped.append("loading: not asked for")
+    return report
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found["tensors"], dict) or not isinstance(found["recipe"], dict):
+            raise ValueError
+    except OSError as error:
+        hint = "name a folder that `submerge merge` made"
+        raise RequestError(
+            Problem(f"there is no {MANIFEST} ({error.strerror})", str(folder), hint)
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RequestError(Problem("the file is damaged", str(path), "merge again")) from error
+    return dict(found)
+
+
+def _names(model: Checkpoint, manifest: Mapping[str, Any], report: VerifyReport) -> None:
+    told = manifest["tensors"]
+    for name in told.keys() - model.tensors.keys():
+        report.problems.append(f"{name}: missing from the weight files")
+    for name in model.tensors.keys() - told.keys():
+        report.problems.append(f"{name}: not a tensor that the merge wrote")
+    for name, entry in model.tensors.items():
+        line = told.get(name)
+        if line and (line["dtype"], line["shape"]) != (entry.dtype, list(entry.shape)):
+            report.problems.append(f"{name}: is {entry.dtype} {list(entry.shape)}, not as written")
+
+
+def _base(model: Checkpoint, spec: str | None, named: bool, report: VerifyReport) -> None:
+    if spec is None:
+        report.skipped.append("names against the base: the merge had none")
+        return
+    try:
+        base = open_checkpoint(spec)
+    except (RequestError, WorkError) as error:
+        if named:
+            raise
+        report.skipped.append(
+            f"names against the base: {spec} cannot be opened ({str(error).splitlines()[0]})"
+        )
+        return
+    for name in base.tensors.keys() ^ model.tensors.keys():
+        where = "the base" if name in base.tensors else "the output"
+        report.problems.append(f"{name}: only in {where}")
+    for name in base.tensors.keys() & model.tensors.keys():
+        if base.tensors[name].shape != model.tensors[name].shape:
+            report.problems.append(f"{name}: the base's shape is {list(base.tensors[name].shape)}")
+
+
+def _values(model: Checkpoint, manifest: Mapping[str, Any], report: VerifyReport) -> None:
+    allowed = manifest.get("nonfinite", {})
+    with FileTable() as table:
+        for name, entry in model.tensors.items():
+            line = manifest["tensors"].get(name, {})
+            digest, bad = _read(entry, line.get("block"), model, table)
+            report.tensors += 1
+            report.bytes += entry.nbytes
+            if line and digest != line[DIGEST]:
+                report.problems.append(
+                    f"{name}: the values are not those that were written (in {entry.file})"
+                )
+            if bad:
+                report.nonfinite[name] = bad
+                if name not in allowed:
+                    report.problems.append(f"{name}: {bad} values are NaN or Inf")
+
+
+def _read(entry: TensorEntry, block: int | None, model: Checkpoint, table: FileTable) -> tuple[str, int]:
+    """Return a tensor's digest, by the blocks that the manifest names, and its count of NaN and Inf."""
+    size = DTYPES[entry.dtype].itemsize
+    per_block = (block or max(1, entry.nbytes)) // size
+    source = model.source(entry.name, table)
+    dtype = torch_dtype(entry.dtype)
+    digests, bad = [], 0
+    for start in range(0, max(1, entry.numel), max(1, per_block)):
+        stop = min(entry.numel, start + per_block)
+        whole = xxhash.xxh3_128()
+        for at in range(start, stop, BLOCK):
+            values = torch.empty(min(BLOCK, stop - at), dtype=dtype)
+            view = host_bytes(values)
+            source.read(at, values.numel(), view)
+            whole.update(view)
+            if dtype.is_floating_point and not torch.isfinite(values.sum(dtype=torch.float32)):
+                bad += count_nonfinite(values)
+        digests.append(whole.hexdigest())
+    return joined(digests), bad
+
+
+def _load(folder: Path, model: Checkpoint, report: VerifyReport) -> None:
+    """Load with transformers, as a user would, and note weights that it misses or does not know."""
+    names = (model.config or {}).get("architectures") or []
+    try:
+        import transformers
+    except ImportError:
+        report.skipped.append("loading: transformers is not installed")
+        return
+    kind = getattr(transformers, str(names[0]), None) if names else None
+    if kind is None:
+        report.skipped.append("loading: config.json names no architecture that transformers has")
+        return
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        _, info = kind.from_pretrained(folder, dtype="auto", output_loading_info=True, local_files_only=True)
+    except Exception as error:
+        report.problems.append(f"transformers cannot load it as {names[0]}: {error}")
+        return
+    for key, what in (("missing_keys", "missing"), ("mismatched_keys", "of another shape")):
+        if found := sorted(map(str, info.get(key) or ())):
+            report.problems.append(f"transformers finds weights {what}: {', '.join(found[:5])}")
+    if found := sorted(map(str, info.get("unexpected_keys") or ())):
+        report.skipped.append(f"transformers ignores these tensors: {', '.join(found[:5])}")
+    report.loaded = str(names[0])
