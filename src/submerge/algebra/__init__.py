@@ -2,7 +2,7 @@
 
 from submerge.algebra._chunk import Chunk
 from submerge.algebra._combine import combine, total
-from submerge.algebra._random import stream_key, uniform
+from submerge.algebra._random import coins, stream_key, uniform
 from submerge.algebra._reduce import ColumnGram, Count, Gram, Reduction, Totals, exact_sum
 from submerge.algebra._select import kth_largest
 from submerge.algebra._sphere import karcher_coefficients, slerp_coefficients
@@ -14,6 +14,7 @@ __all__ = [
     "Gram",
     "Reduction",
     "Totals",
+    "coins",
     "combine",
     "exact_sum",
     "karcher_coefficients",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
+from submerge.algebra._random import coins, uniform
 
 __all__ = ["Chunk"]
 
@@ -20,17 +22,25 @@ class Chunk:
             refills it for every pass, so a fold may overwrite it.
         width: the run length that the method asked for; n is a multiple of it.
         finite: whether every value of `updates` is finite.
-        draw: `draw(t)` returns n uniform numbers in [0, 1), float32, that depend only on the
-            recipe's seed, the tensor's name, t and the position of each element.
+        keys: for each model, the key of its stream of random numbers (see `algebra.stream_key`).
     """
 
     start: int
     updates: torch.Tensor
     width: int
     finite: bool
-    draw: Callable[[int], torch.Tensor]
+    keys: Sequence[int]
 
     @property
     def rows(self) -> torch.Tensor:
         """The updates as [T, n / width, width]."""
         return self.updates.view(self.updates.shape[0], -1, self.width)
+
+    def draw(self, t: int) -> torch.Tensor:
+        """Return a number in [0, 1) for each element [n], from the stream of model t."""
+        return uniform(self.keys[t], self.start, self.updates.shape[1]).to(self.updates.device)
+
+    def toss(self, t: int, probability: float) -> torch.Tensor:
+        """Return 1 with this probability, else 0, for each element [n], from the stream of model t."""
+        tossed = coins(self.keys[t], self.start, self.updates.shape[1], probability)
+        return tossed.to(self.updates.device)

@@ -10,15 +10,15 @@ __all__ = ["combine", "total"]
 
 
 def combine(rows: torch.Tensor, coefficients: Sequence[float]) -> torch.Tensor:
-    """Return Σ c_t rows[t], shape [n], for rows [T, n]: rows are taken in order, one rounding each."""
-    result = rows[0] * coefficients[0]
+    """Return Σ c_t rows[t], shape [n], for rows [T, n], in the place of rows[0]; taken in order."""
+    result = rows[0].mul_(coefficients[0])
     for row, c in zip(rows[1:], coefficients[1:], strict=True):
         result.add_(row, alpha=c)
     return result
 
 
 def total(rows: torch.Tensor) -> torch.Tensor:
-    """Return Σ_t rows[t], shape [n]."""
+    """Return Σ_t rows[t], shape [n]; the rows are left as they are."""
     result = rows[0].clone()
     for row in rows[1:]:
         result.add_(row)

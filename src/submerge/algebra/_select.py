@@ -35,14 +35,22 @@ DEVIATIONS = 5.0
 
 @dataclass
 class _Search:
-    """The bracket of one rank: lo ≤ answer ≤ hi, with `above` values beyond hi."""
+    """The bracket of one rank: lo ≤ answer ≤ hi. `rank` is known once `share` has been counted."""
 
     row: int
     rank: int
+    share: float | None
     lo: float = -math.inf
     hi: float = math.inf
     expected: float = math.inf
     answer: float | None = None
+
+    def settle(self, positive: int) -> bool:
+        """Fix the rank that a share of the positive values means; return whether it asks for any."""
+        self.rank, self.share = int((self.share or 0.0) * positive), None
+        if self.rank == 0:
+            self.answer = math.inf
+        return self.rank > 0
 
 
 @dataclass
@@ -53,13 +61,16 @@ class _Census:
     at_hi: int
     inside: int
     at_lo: int
+    positive: int
     values: Floats
 
 
 def _host(values: Values, chunk: Chunk) -> Floats:
     """Return the values as a float array on the CPU, NaN counted as infinitely large."""
     found: Floats = values(chunk).cpu().numpy()
-    return found if chunk.finite else np.nan_to_num(found, copy=True, nan=np.inf, posinf=np.inf)
+    if chunk.finite:
+        return found
+    return np.nan_to_num(found, copy=True, nan=np.inf, posinf=np.inf, neginf=-np.inf)
 
 
 class _Collect(Reduction[Floats, Floats]):
@@ -83,13 +94,16 @@ class _Count(Reduction[list[_Census], list[_Census]]):
 
     def __init__(self, values: Values, searches: Sequence[_Search]) -> None:
         self.values = values
-        self.brackets = [(s.row, s.lo, s.hi, max(1, math.ceil(s.expected / COLLECT_MOST))) for s in searches]
+        self.brackets = [
+            (s.row, s.lo, s.hi, max(1, math.ceil(s.expected / COLLECT_MOST)), s.share is not None)
+            for s in searches
+        ]
 
     def observe(self, chunk: Chunk) -> list[_Census]:
         """Return the chunk's counts and collected values, a census for each bracket."""
         found = _host(self.values, chunk)
         result = []
-        for row, lo, hi, stride in self.brackets:
+        for row, lo, hi, stride, counted in self.brackets:
             x = found[row]
             above = int(np.count_nonzero(x > hi))
             from_hi = int(np.count_nonzero(x >= hi))
@@ -99,7 +113,8 @@ class _Count(Reduction[list[_Census], list[_Census]]):
             inside = x[np.flatnonzero(np.logical_and(beyond_lo, x < hi, out=beyond_lo))]
             kept = inside if stride == 1 else inside[::stride].copy()
             at_lo = from_lo - below_lo if lo < hi else 0
-            result.append(_Census(above, from_hi - above, len(inside), at_lo, kept))
+            positive = int(np.count_nonzero(x > 0)) if counted else 0
+            result.append(_Census(above, from_hi - above, len(inside), at_lo, positive, kept))
         return result
 
     def combine(self, parts: Sequence[list[_Census]]) -> list[_Census]:
@@ -110,6 +125,7 @@ class _Count(Reduction[list[_Census], list[_Census]]):
                 sum(c.at_hi for c in column),
                 sum(c.inside for c in column),
                 sum(c.at_lo for c in column),
+                sum(c.positive for c in column),
                 np.concatenate([c.values for c in column]),
             )
             for column in zip(*parts, strict=True)
@@ -136,6 +152,8 @@ def _bracket(sample: Floats, share: float, total: float) -> tuple[float, float, 
 
 def _advance(search: _Search, census: _Census, count: int) -> None:
     """Settle the search from an exact census of its bracket, or give it the next bracket."""
+    if search.share is not None and not search.settle(census.positive):
+        return
     below = count - census.above - census.at_hi - census.inside - census.at_lo
     rank = search.rank - census.above
     if rank <= 0:  # the answer lies above the bracket
@@ -149,30 +167,41 @@ def _advance(search: _Search, census: _Census, count: int) -> None:
             lo, hi, expected = _bracket(census.values, rank / census.inside, census.inside)
             search.lo, search.hi = max(lo, search.lo), min(hi, search.hi)
             search.expected = expected
-    elif rank - census.inside <= census.at_lo:
+    elif rank - census.inside <= census.at_lo or search.lo == -math.inf:  # (only NaN is below −inf)
         search.answer = search.lo
     else:
         search.lo, search.hi, search.expected = -math.inf, search.lo, below
 
 
 def kth_largest(
-    count: int, ranks: Sequence[Sequence[int]], values: Values
+    count: int, ranks: Sequence[Sequence[int | float]], values: Values
 ) -> Generator[Reduction[Any, Any], Any, list[list[float]]]:
     """Return, for each row of `values(chunk)`, its `ranks`-th largest values over the tensor.
 
     Use as `found = yield from kth_largest(...)` in a method's plan. `values` maps a chunk to a
-    float tensor [rows, n]; `ranks[row]` holds ranks from 1 (the maximum) to `count` (the minimum),
-    where `count` is the tensor's number of elements. NaN counts as infinitely large.
+    float tensor [rows, n]. `ranks[row]` holds ranks from 1 (the maximum) to `count` (the minimum),
+    where `count` is the tensor's number of elements; or, as a float p in [0, 1], the rank
+    ⌊p · number of positive values⌋, which is counted on the way (infinity if it is 0). NaN
+    counts as infinitely large.
     """
-    searches = [_Search(row, rank) for row, wanted in enumerate(ranks) for rank in wanted]
+    searches = [
+        _Search(row, 0, rank) if isinstance(rank, float) else _Search(row, rank, None)
+        for row, wanted in enumerate(ranks)
+        for rank in wanted
+    ]
     if searches and count <= COLLECT_ALL:
         found = yield _Collect(values, sample=False)
         for search in searches:
-            search.answer = _nth(found[search.row], search.rank)
+            row = found[search.row]
+            if search.share is None or search.settle(int(np.count_nonzero(row > 0))):
+                search.answer = _nth(row, search.rank)
     elif searches:
         sample = yield _Collect(values, sample=True)
         for search in searches:
-            search.lo, search.hi, search.expected = _bracket(sample[search.row], search.rank / count, count)
+            row = sample[search.row]
+            positive = np.count_nonzero(row > 0) / row.size
+            share = search.rank / count if search.share is None else search.share * positive
+            search.lo, search.hi, search.expected = _bracket(row, share, count)
     while pending := [s for s in searches if s.answer is None]:
         censuses = yield _Count(values, pending)
         for search, census in zip(pending, censuses, strict=True):

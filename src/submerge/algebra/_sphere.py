@@ -16,6 +16,9 @@ __all__ = ["karcher_coefficients", "slerp_coefficients"]
 
 Matrix = npt.NDArray[np.float64]
 
+ANTIPODAL = 1e-3
+"""Radians from the opposite point within which the way there is noise, for a Gram matrix of float32 sums."""
+
 
 def slerp_coefficients(cos: float, t: float, linear_above: float) -> tuple[float, float]:
     """Return (a, b) of a·v0 + b·v1 on the great arc from v0 (t = 0) to v1 (t = 1).
@@ -34,8 +37,9 @@ def karcher_coefficients(gram: Matrix, weights: Sequence[float], max_iter: int, 
     """Return c [T] such that Σ c_t θ_t is the weighted Karcher mean of the T inputs.
 
     With u_t = θ_t/‖θ_t‖ and weights α (sum 1) over the inputs of norm above tol:
-    u ← exp_u(Σ α_t log_u u_t), from the normalised mean, until the step is shorter than tol or
-    `max_iter` steps are done; the result is (Σ α_t ‖θ_t‖) u. `gram` [T, T] is ⟨θ_s, θ_t⟩.
+    u ← exp_u(Σ α_t log_u u_t), from the normalised mean, until the step is no longer than tol or
+    `max_iter` steps are done; the result is (Σ α_t ‖θ_t‖) u. An input opposite to u does not say
+    which way to go, and has no part in that step. `gram` [T, T] is ⟨θ_s, θ_t⟩.
     """
     norms = np.sqrt(np.diag(gram))
     alpha = np.asarray(weights, dtype=np.float64)
@@ -51,7 +55,7 @@ def karcher_coefficients(gram: Matrix, weights: Sequence[float], max_iter: int, 
 
     mean = share.copy()
     length = norm(mean)
-    if length < tol:
+    if length <= tol:
         mean = np.eye(len(norms))[int(np.flatnonzero(used)[0])]
     else:
         mean /= length
@@ -60,13 +64,13 @@ def karcher_coefficients(gram: Matrix, weights: Sequence[float], max_iter: int, 
         for t in np.flatnonzero(used):
             dot = min(1.0, max(-1.0, float(mean @ cosines[t])))
             theta = math.acos(dot)
-            if theta < tol or math.sin(theta) == 0.0:
+            if theta <= tol or theta > math.pi - ANTIPODAL:
                 continue
             step = share[t] * theta / math.sin(theta)
             tangent -= step * dot * mean
             tangent[t] += step
         length = norm(tangent)
-        if length < tol:
+        if length <= tol:
             break
         mean = math.cos(length) * mean + math.sin(length) / length * tangent
         size = norm(mean)

@@ -47,9 +47,10 @@ def plan(
 def _print(plan: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console(highlight=False)
-    console.print(f"[bold]{plan['method']}[/]  {plan['equation']}")
+    console = Console(highlight=False, markup=False, emoji=False)  # tokens such as [/INST] are no markup
+    console.print(Text(plan["method"], "bold"), plan["equation"])
     models = Table("model", "role", "tensors", "size", "not used", box=None, pad_edge=False)
     for m in plan["models"]:
         unused = m.get("unused", [])
@@ -63,9 +64,9 @@ def _print(plan: dict[str, Any]) -> None:
         groups.add_row(g["tensors"], str(g["count"]), shape, ", ".join(g["reads"]), g["writes"], treatment)
     console.print(groups)
     for line in plan["vocabulary"]:
-        console.print(f"vocabulary  {line}")
+        console.print("vocabulary ", line, soft_wrap=True)
     for line in plan["warnings"]:
-        console.print(f"[yellow]warning[/]  {line}")
+        console.print(Text("warning ", "yellow"), line, soft_wrap=True)
     files = ", ".join(f"{name} ({size(count)})" for name, count in list(plan["files"].items())[:4])
     more = f" and {len(plan['files']) - 4} more" if len(plan["files"]) > 4 else ""
     typer.echo(f"reads    {size(plan['reads'])}, once or more as the method needs")

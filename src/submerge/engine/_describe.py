@@ -25,6 +25,7 @@ def describe(plan: MergePlan) -> dict[str, Any]:
     Tensors are grouped by what happens to them and by name, with layer numbers as `*`.
     """
     recipe = plan.recipe
+    base = plan.models[plan.donor]
     return {
         "method": recipe.method.name,
         "equation": recipe.method.equation,
@@ -45,7 +46,7 @@ def describe(plan: MergePlan) -> dict[str, Any]:
         "reads": plan.bytes_read,
         "writes": plan.bytes_written,
         "files": {shard.file: shard.size for shard in plan.shards},
-        "side_files": [str(f) for f in plan.models[plan.donor].side_files],
+        "side_files": [str(f) for f in (*base.side_files, *base.other_weights)],
         "workers": plan.budget.workers,
         "memory": plan.budget.peak,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import torch
 import xxhash
 
-from submerge.algebra import Chunk, Reduction, stream_key, uniform
+from submerge.algebra import Chunk, Reduction, stream_key
 from submerge.engine._record import TaskRecord
 from submerge.engine._tensor import TensorPlan, chunk_length, task_length
-from submerge.engine._workspace import Workspace, host_bytes
+from submerge.engine._workspace import Workspace
 from submerge.methods import Fold
 from submerge.store import DTYPES, Sink, Source, TensorEntry
 
@@ -137,33 +138,30 @@ class Job:
         hashers: Sequence[Any] = (),
         found: dict[int, int] | None = None,
     ) -> Chunk:
-        """Return a chunk with the updates of [start, stop), read through one small host buffer."""
+        """Return a chunk with the updates of [start, stop), read through one small host buffer.
+
+        `hashers` take in the bytes of each source; `found` counts NaN and Inf by source.
+        """
         n = stop - start
-        updates = space.work("updates", self._count * n, self._compute).view(self._count, n)
-        rows = list(updates)
+        updates, rows = space.stack("updates", self._count, n, self._compute)
+        blocks = [updates]
         if self._origin:
-            rows.insert(0, space.work("origin", n, self._compute))
+            origin = space.work("origin", n, self._compute)
+            rows, blocks = [origin, *rows], [origin, updates]
         for i, (source, dtype, row) in enumerate(zip(self.sources, self._dtypes, rows, strict=True)):
-            raw = space.host("raw", n, dtype)
-            view = host_bytes(raw)
+            raw, view = space.host("raw", n, dtype)
             source.read(start, n, view)
             if hashers:
                 hashers[i].update(view)
             row.copy_(raw)
-        finite = all_finite(rows)
+        finite = all(is_finite(block) for block in blocks)
         if not finite and found is not None:
             for i, row in enumerate(rows):
-                count = count_nonfinite(row)
-                if count:
+                if count := count_nonfinite(row):
                     found[i] = found.get(i, 0) + count
         if self._origin:
-            updates.sub_(rows[0])
-        device = space.device
-
-        def draw(t: int) -> torch.Tensor:
-            return uniform(self._keys[t], start, n).to(device)
-
-        return Chunk(start, updates, self._width, finite, draw)
+            updates.sub_(origin)
+        return Chunk(start, updates, self._width, finite, self._keys)
 
     def _write(self, task: Task, space: Workspace) -> TaskRecord:
         hashers = [xxhash.xxh3_128() for _ in self.sources] if self.hashed else []
@@ -175,29 +173,28 @@ class Job:
             result = self._fold(chunk) if self._fold else chunk.updates[0]
             if self._origin:
                 result = result.add_(space.work("origin", n, self._compute))
-            out = space.host("out", n, self._out)
+            out, view = space.host("out", n, self._out)
             out.copy_(result)
-            if not all_finite([out]):
+            if not is_finite(out):
                 found[-1] = found.get(-1, 0) + count_nonfinite(out)
-            view = host_bytes(out)
             if self.hashed:
                 written.update(view)
             self.sink.write(self.entry, start, view)
-        return self._record(task, written, hashers, {k: v for k, v in found.items() if v})
+        return self._record(task, written, hashers, found)
 
     def _copy(self, task: Task, space: Workspace) -> TaskRecord:
         hashers = [xxhash.xxh3_128() for _ in self.sources]
         differs: set[int] = set()
         for start, stop in self._spans(task):
-            kept = space.host("kept", stop - start, self._out)
+            kept, kept_bytes = space.host("kept", stop - start, self._out)
+            other, other_bytes = space.host("other", stop - start, self._out)
             for i, source in enumerate(self.sources):
-                target = kept if i == 0 else space.host("other", stop - start, self._out)
-                view = host_bytes(target)
+                view = other_bytes if i else kept_bytes
                 source.read(start, stop - start, view)
                 hashers[i].update(view)
-                if i and not torch.equal(kept, target):
+                if i and not torch.equal(kept, other):
                     differs.add(i)
-            self.sink.write(self.entry, start, host_bytes(kept))
+            self.sink.write(self.entry, start, kept_bytes)
         return self._record(task, hashers[0], hashers, {}, sorted(differs))
 
     def _record(
@@ -236,13 +233,10 @@ def sample_spans(numel: int) -> list[tuple[int, int]]:
     return [(start, start + SAMPLE_LENGTH) for start in starts]
 
 
-def all_finite(rows: Sequence[torch.Tensor]) -> bool:
-    """Whether no value is NaN or Inf: a finite sum proves it; else the values are looked at."""
-    for row in rows:
-        total = row.sum(dtype=torch.float32 if row.dtype == torch.float16 else None)
-        if not torch.isfinite(total) and count_nonfinite(row):
-            return False
-    return True
+def is_finite(values: torch.Tensor) -> bool:
+    """Whether no value is NaN or Inf: a finite sum proves it; only otherwise each is looked at."""
+    total = values.sum(dtype=torch.float32 if values.dtype == torch.float16 else None)
+    return math.isfinite(total.item()) or count_nonfinite(values) == 0
 
 
 def count_nonfinite(values: torch.Tensor) -> int:

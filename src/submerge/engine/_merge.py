@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -18,16 +17,16 @@ from submerge.engine._job import Job, Task, ranges
 from submerge.engine._memory import peak_resident
 from submerge.engine._meter import Meter
 from submerge.engine._output import Output, check_target
-from submerge.engine._plan import MergePlan, Settings, make_plan
+from submerge.engine._plan import MergePlan, Settings, check_device, make_plan
 from submerge.engine._pool import run_jobs
 from submerge.engine._record import DIGEST, TaskRecord, joined
 from submerge.engine._report import MergeReport, Progress, by_treatment
 from submerge.engine._tensor import chunk_length, task_length
-from submerge.errors import Problem, RequestError, WorkError
+from submerge.errors import WorkError
 from submerge.recipe import Recipe
 from submerge.store import DTYPES, FileTable, ShardWriter, Source, TensorEntry
 
-__all__ = ["check_device", "merge", "nonfinite_error"]
+__all__ = ["merge", "nonfinite_error"]
 
 
 def merge(
@@ -58,20 +57,17 @@ def merge(
     device = check_device(plan.settings.device)
     out = Path(out)
     check_target(plan, out, overwrite)
-    output = Output(plan, out, resume=resume)
+    output = Output(plan, out, resume=resume, overwrite=overwrite)
     run = _Run(plan, output)
-    finished = False
     try:
         run.go(device, progress)
         nonfinite = run.nonfinite()
         if nonfinite and not plan.settings.allow_nonfinite:
             raise nonfinite_error(nonfinite)
+        output.check_inputs()
         output.finish(run.manifest(nonfinite))
-        finished = True
     finally:
-        if not finished:
-            with contextlib.suppress(OSError):
-                output.journal.close()
+        output.journal.close()
     busy = max(1e-9, run.seconds * plan.budget.workers)
     return MergeReport(
         out=output.out,
@@ -88,19 +84,6 @@ def merge(
         differs=run.differs(),
         warnings=plan.warnings,
     )
-
-
-def check_device(name: str) -> torch.device:
-    """Return the torch device called `name`; raise `RequestError` if it is not one that can be used."""
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise RequestError(Problem(f"no such device: {name}", "--device", "use cpu or cuda")) from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RequestError(Problem("no CUDA device is available", "--device", "use cpu"))
-    if device.type not in ("cpu", "cuda"):
-        raise RequestError(Problem(f"{name} is not supported", "--device", "use cpu or cuda"))
-    return device
 
 
 def nonfinite_error(found: Mapping[str, Mapping[str, int]]) -> WorkError:
@@ -170,7 +153,8 @@ class _Run:
                 view = memoryview(bytearray((stop - start) * DTYPES[entry.dtype].itemsize))
                 on_disk = replace(entry, file=self.output.folder / str(entry.file))
                 shards.source(on_disk).read(start, stop - start, view)
-                if xxhash.xxh3_128_hexdigest(view) == record.output:
+                new = record.task not in self.records[record.tensor]
+                if new and xxhash.xxh3_128_hexdigest(view) == record.output:
                     self.records[record.tensor][record.task] = record
                     self.resumed += 1
                     self.written += view.nbytes
@@ -250,10 +234,7 @@ class _Run:
                 {
                     "model": model.label,
                     **({"revision": model.revision} if model.revision else {}),
-                    "files": {
-                        f.name: f.stat().st_size
-                        for f in sorted({e.file for e in model.tensors.values() if e.file})
-                    },
+                    "files": {f.name: f.stat().st_size for f in model.files},
                     "read": {
                         "tensors": len(read[i]),
                         DIGEST: joined([d for _, d in sorted(read[i])]) if read[i] else "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,37 +33,70 @@ __all__ = ["MANIFEST", "Output", "check_target"]
 
 MANIFEST = "submerge.json"
 SUFFIX = ".incomplete"
+REPLACED = ".replaced"
 
 
 def check_target(plan: MergePlan, out: Path, overwrite: bool) -> None:
     """Raise `RequestError` if `out` must not be written: it holds something, or is one of the inputs."""
-    target = out.resolve()
+    hint = "choose another folder"
+    try:
+        target = out.resolve()
+        present = target.exists()
+        held = [path.name for path in target.iterdir()] if target.is_dir() else []
+    except (OSError, RuntimeError) as error:  # a name too long, a closed folder, links in a circle
+        reason = getattr(error, "strerror", None) or error
+        raise RequestError(Problem(f"the output cannot be looked at ({reason})", str(out), hint)) from error
     problems = []
     for model in plan.models:
         place = model.path.resolve()
-        if target == place or place in target.parents or target in place.parents:
+        family = {place, *place.parents}
+        if place in target.parents or target in family or target.parent / (target.name + SUFFIX) in family:
             what = f"the output would lie in, or over, the input {model.label}"
-            problems.append(Problem(what, str(out), "choose another folder"))
-    if not problems and (target.is_file() or (target.is_dir() and any(target.iterdir()) and not overwrite)):
-        hint = "choose another folder" if target.is_file() else "choose another folder, or allow --overwrite"
-        problems.append(Problem("the output exists and is not empty", str(out), hint))
+            problems.append(Problem(what, str(out), hint))
+    if not problems and present and not target.is_dir():
+        problems.append(Problem("the output exists and is no folder", str(out), hint))
+    elif not problems and target.is_mount():
+        what = "the output is a mount point, which cannot take a finished folder's place"
+        problems.append(Problem(what, str(out), "name a folder inside it"))
+    elif not problems and held:
+        problems = (
+            _cannot_replace(plan, target, held)
+            if overwrite
+            else [Problem("the output exists and is not empty", str(out), f"{hint}, or allow --overwrite")]
+        )
     if problems:
         raise RequestError(problems)
+
+
+def _cannot_replace(plan: MergePlan, target: Path, held: Sequence[str]) -> list[Problem]:
+    """Return why --overwrite must leave a folder alone: what would be lost may be more than a model."""
+    hint = "choose another folder, or remove this one yourself"
+    if not any(name in (MANIFEST, "config.json") or name.endswith(".safetensors") for name in held):
+        return [Problem("the folder to replace holds no model", str(target), hint)]
+    if plan.recipe.path is not None and target in plan.recipe.path.resolve().parents:
+        return [Problem("the folder to replace holds the recipe", str(target), hint)]
+    old = target.with_name(target.name + REPLACED)
+    if os.path.lexists(old):
+        what = "what an earlier --overwrite set aside is still there"
+        return [Problem(what, str(old), "look whether you need it, then remove it")]
+    return []
 
 
 class Output:
     """The unfinished folder `OUT.incomplete`: shards with their sizes reserved, and the journal."""
 
-    def __init__(self, plan: MergePlan, out: Path, *, resume: bool) -> None:
+    def __init__(self, plan: MergePlan, out: Path, *, resume: bool, overwrite: bool) -> None:
         """Make the folder ready, or take up the one that an earlier run left.
 
         Raises `RequestError` where it is not ours to take, `WorkError` where the disk refuses.
         """
         self.plan = plan
-        self.out = Path(os.path.abspath(out))
+        self.overwrite = overwrite
+        self.out = out.resolve()
         self.folder = self.out.with_name(self.out.name + SUFFIX)
-        head = {"submerge": __version__, "plan": fingerprint(plan)}
-        resume = resume and (self.folder / JOURNAL).exists()
+        self.made_from = fingerprint(plan)
+        head = {"submerge": __version__, "plan": self.made_from}
+        resume = resume and (self.folder / JOURNAL).is_file()
         if not resume:
             self._discard()
         try:
@@ -76,20 +109,26 @@ class Output:
         try:
             self._reserve()
         except WorkError:
+            if not resume:
+                shutil.rmtree(self.folder, ignore_errors=True)
             self.journal.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
     def _discard(self) -> None:
         """Remove what an earlier run left, if it is clearly of our making."""
-        if not self.folder.exists():
+        if not os.path.lexists(self.folder):
             return
-        names = {p.name for p in self.folder.iterdir()}
-        if names and JOURNAL not in names:
-            what = "a folder of this name exists that no merge made"
+        ours = self.folder.is_dir() and not self.folder.is_symlink()
+        if not ours or (any(self.folder.iterdir()) and not (self.folder / JOURNAL).is_file()):
+            what = "something of this name exists that no merge made"
             raise RequestError(Problem(what, str(self.folder), "remove it, or choose another output"))
-        Journal(self.folder, {}, resume=False).close()  # refuses while another run holds it
-        shutil.rmtree(self.folder)
+        held = Journal(self.folder, {}, resume=False)  # refuses while another run holds it
+        try:
+            shutil.rmtree(self.folder)
+        except OSError as error:
+            raise WorkError(f"{self.folder}: cannot be removed ({error.strerror})") from error
+        finally:
+            held.close()
 
     def _reserve(self) -> None:
         for shard in self.plan.shards:
@@ -97,6 +136,11 @@ class Output:
             if not (path.is_file() and path.stat().st_size == shard.size):
                 preallocate(self.folder, shard)
                 self.journal.lines.clear()  # a shard is new: nothing that was written counts
+
+    def check_inputs(self) -> None:
+        """Raise `WorkError` if an input is not what it was when the run began."""
+        if fingerprint(self.plan) != self.made_from:
+            raise WorkError("the inputs' files changed while they were read — start again, without --resume")
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
         """Add every other file, flush all to disk, and give the folder its name."""
@@ -114,23 +158,30 @@ class Output:
             for path in sorted(self.folder.rglob("*")):
                 if path.is_file() and path.name != JOURNAL:
                     sync_file(path)
-            self.journal.close()
-            (self.folder / JOURNAL).unlink()
             sync_folder(self.folder)
             self._rename()
+            (self.out / JOURNAL).unlink()  # last, so that --resume can take up all that may fail above
+            self.journal.close()
         except OSError as error:
             where = error.filename or self.folder
             raise WorkError(
-                f"{where}: writing failed ({error.strerror}) — free some space, then --resume"
+                f"{where}: finishing failed ({error.strerror}) — mend this, then go on with --resume"
             ) from error
 
     def _rename(self) -> None:
-        old = self.out.with_name(self.out.name + ".replaced")
-        if self.out.exists() and any(self.out.iterdir()):
+        """Give the folder its name; a folder that it replaces is set aside until it has it."""
+        old = self.out.with_name(self.out.name + REPLACED)
+        replaces = self.overwrite and self.out.is_dir() and any(self.out.iterdir())
+        if replaces:
             os.rename(self.out, old)
-        os.rename(self.folder, self.out)
+        try:
+            os.rename(self.folder, self.out)
+        finally:
+            if replaces and not self.out.exists():
+                os.rename(old, self.out)
         sync_folder(self.out.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        if replaces:
+            shutil.rmtree(old, ignore_errors=True)
 
     def _write(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text, encoding="utf-8")
@@ -141,6 +192,7 @@ class Output:
         donor, tokens = plan.models[plan.donor], plan.models[plan.tokenizer]
         same = plan.donor == plan.tokenizer
         files = [(donor, f) for f in donor.side_files if same or f.name not in TOKENIZER_FILES]
+        files += [(donor, f) for f in donor.other_weights]
         files += [] if same else [(tokens, f) for f in tokens.side_files if f.name in TOKENIZER_FILES]
         for model, relative in files:
             target = self.folder / relative
@@ -186,19 +238,14 @@ def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 def fingerprint(plan: MergePlan) -> str:
     """Return a digest of all that the output's bytes depend on, files by size and time of change."""
+    try:
+        files = {str(file): file_identity(file) for model in plan.models for file in model.files}
+    except OSError as error:
+        raise WorkError(f"{error.filename}: cannot be read any more ({error.strerror})") from error
     described = {
         "recipe": plan.recipe.resolved(),
-        "models": [
-            {
-                "label": model.label,
-                "revision": model.revision,
-                "files": {
-                    str(f): file_identity(f)
-                    for f in sorted({e.file for e in model.tensors.values() if e.file})
-                },
-            }
-            for model in plan.models
-        ],
+        "models": [(model.label, model.revision) for model in plan.models],
+        "inputs": files,
         "shards": [xxhash.xxh3_128_hexdigest(shard.header) for shard in plan.shards],
         "files": [shard.file for shard in plan.shards],
     }

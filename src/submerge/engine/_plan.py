@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from submerge.engine._memory import Budget, budget
 from submerge.engine._tensor import TensorPlan
 from submerge.engine._treatment import plan_tensors
@@ -23,7 +25,7 @@ from submerge.store import (
     tied_embeddings,
 )
 
-__all__ = ["MergePlan", "Settings", "make_plan", "plan_models"]
+__all__ = ["MergePlan", "Settings", "check_device", "make_plan", "plan_models"]
 
 GB = 10**9
 
@@ -99,6 +101,7 @@ def make_plan(source: str | Path | Mapping[str, Any] | Recipe, settings: Setting
     Raises `RequestError` with every problem of the recipe, or (if that is fine) of the files.
     """
     settings = settings or Settings()
+    check_device(settings.device)
     recipe = source if isinstance(source, Recipe) else load_recipe(source)
     specs = list(dict.fromkeys([*([recipe.base] if recipe.base else []), *(e.model for e in recipe.models)]))
     models: list[Checkpoint] = []
@@ -118,6 +121,22 @@ def make_plan(source: str | Path | Mapping[str, Any] | Recipe, settings: Setting
     if problems:
         raise RequestError(problems)
     return replace(plan, vocabulary=tuple(compared))
+
+
+def check_device(name: str) -> torch.device:
+    """Return the torch device called `name`; raise `RequestError` if it is not one that can be used."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise RequestError(Problem(f"no such device: {name}", "--device", "use cpu or cuda")) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RequestError(Problem("no CUDA device is available", "--device", "use cpu"))
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = f"only {torch.cuda.device_count()} CUDA devices are there, numbered from 0"
+        raise RequestError(Problem(found, "--device", f"{name} is none of them"))
+    if device.type not in ("cpu", "cuda"):
+        raise RequestError(Problem(f"{name} is not supported", "--device", "use cpu or cuda"))
+    return device
 
 
 def plan_models(
@@ -209,6 +228,9 @@ def _warnings(
     """Return what is legal and yet worth a look."""
     found = []
     base = models[donor]
+    if base.other_weights:
+        names = ", ".join(str(path) for path in base.other_weights[:3])
+        found.append(f"{base.label}: the weights in its subfolders are copied, not merged ({names})")
     for index, names in unused.items():
         model = models[index]
         what = (

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from submerge.engine._job import Job, torch_dtype
-from submerge.engine._merge import check_device, nonfinite_error
-from submerge.engine._plan import Settings, plan_models
+from submerge.engine._merge import nonfinite_error
+from submerge.engine._plan import Settings, check_device, plan_models
 from submerge.engine._pool import run_jobs
 from submerge.engine._record import TaskRecord
 from submerge.engine._workspace import host_bytes
@@ -23,7 +23,7 @@ from submerge.store import DTYPES, Checkpoint, MemorySource, TensorEntry
 __all__ = ["merge_state_dicts"]
 
 State = Mapping[str, torch.Tensor]
-_CODES = {dtype.torch: code for code, dtype in DTYPES.items() if dtype.torch is not None}
+_CODES = {dtype.torch: code for code, dtype in DTYPES.items() if dtype.torch is not None and dtype.supported}
 
 
 def merge_state_dicts(
@@ -137,8 +137,14 @@ def _recipe(
 def _checkpoint(name: str, state: State) -> Checkpoint:
     entries = {}
     for key, tensor in state.items():
+        where = f"{name}, tensor {key}"
+        if not isinstance(tensor, torch.Tensor):
+            what = f"a state dict holds tensors, not an object of type {type(tensor).__name__}"
+            raise RequestError(Problem(what, where))
         if tensor.dtype not in _CODES:
-            raise RequestError(Problem(f"{tensor.dtype} cannot be merged", f"{name}, tensor {key}"))
+            raise RequestError(Problem(f"{tensor.dtype} cannot be merged", where))
+        if tensor.layout is not torch.strided or tensor.is_meta:
+            raise RequestError(Problem("is no dense tensor with values", where))
         shape = tuple(tensor.shape)
         nbytes = tensor.numel() * tensor.element_size()
         entries[key] = TensorEntry(key, _CODES[tensor.dtype], shape, None, 0, nbytes)

@@ -11,7 +11,15 @@ from submerge.engine._tensor import Input, TensorPlan
 from submerge.errors import Problem, RequestError
 from submerge.methods import TensorSpec
 from submerge.recipe import Recipe, resolve
-from submerge.store import DTYPES, Checkpoint, TensorEntry, depths, dtype_named, tied_embeddings
+from submerge.store import (
+    DTYPES,
+    Checkpoint,
+    TensorEntry,
+    depths,
+    dtype_named,
+    tied_embeddings,
+    vocabulary_size,
+)
 
 __all__ = ["plan_tensors"]
 
@@ -132,7 +140,8 @@ class _Planner:
 
 def _tied(checkpoint: Checkpoint, entry: TensorEntry) -> TensorEntry | None:
     """Return the embedding that stands for a missing output head, where the model's config ties them."""
-    if not checkpoint.config or not tied_embeddings(checkpoint.config):
+    rows = vocabulary_size(checkpoint.config)
+    if not tied_embeddings(checkpoint.config) or len(entry.shape) != 2 or entry.shape[0] != rows:
         return None
     embeddings = [
         found

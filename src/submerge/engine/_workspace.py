@@ -2,33 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 
-__all__ = ["Workspace"]
+__all__ = ["Workspace", "host_bytes"]
+
+V = TypeVar("V")
+_VIEWS = 64  # distinct lengths that are remembered; a model has few
 
 
 class Workspace:
-    """Named flat buffers that grow to the largest request and are then reused."""
+    """Named flat buffers that grow to the largest request and are then reused.
+
+    Views of them are remembered by length, for most chunks are of one length and making a view
+    costs as much as some of the arithmetic.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._pin = device.type == "cuda"
         self._buffers: dict[tuple[str, torch.dtype], torch.Tensor] = {}
+        self._views: dict[tuple[str, torch.dtype, int, int], object] = {}
 
-    def host(self, use: str, count: int, dtype: torch.dtype) -> torch.Tensor:
-        """Return a CPU buffer [count]; page-locked where the device copies from it."""
-        return self._get(use, count, dtype, torch.device("cpu"))
+    def host(self, use: str, count: int, dtype: torch.dtype) -> tuple[torch.Tensor, memoryview]:
+        """Return a CPU buffer [count] and its bytes; page-locked where the device copies from it."""
+
+        def make() -> tuple[torch.Tensor, memoryview]:
+            found = self._get(use, count, dtype, torch.device("cpu"))
+            return found, host_bytes(found)
+
+        return self._remembered((use, dtype, count, 0), make)
 
     def work(self, use: str, count: int, dtype: torch.dtype) -> torch.Tensor:
         """Return a buffer [count] on the worker's device."""
-        return self._get(use, count, dtype, self.device)
+        return self._remembered((use, dtype, count, 0), lambda: self._get(use, count, dtype, self.device))
+
+    def stack(
+        self, use: str, rows: int, count: int, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return a buffer [rows, count] on the worker's device, and its rows."""
+
+        def make() -> tuple[torch.Tensor, list[torch.Tensor]]:
+            found = self._get(use, rows * count, dtype, self.device).view(rows, count)
+            return found, list(found)
+
+        return self._remembered((use, dtype, count, rows), make)
+
+    def _remembered(self, key: tuple[str, torch.dtype, int, int], make: Callable[[], V]) -> V:
+        found = self._views.get(key)
+        if found is None:
+            if len(self._views) >= _VIEWS:
+                self._views.clear()
+            found = make()
+            self._views[key] = found
+        return found  # type: ignore[return-value]
 
     def _get(self, use: str, count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         found = self._buffers.get((use, dtype))
         if found is None or found.numel() < count:
-            pin = self._pin and device.type == "cpu"
+            pin = self.device.type == "cuda" and device.type == "cpu"
             found = torch.empty(count, dtype=dtype, device=device, pin_memory=pin)
             self._buffers[use, dtype] = found
+            self._views.clear()  # they would keep the smaller buffer alive
         return found[:count]
 
 

@@ -108,7 +108,7 @@ def scattered(spec: TensorSpec, o: Values) -> MaskPlan:
     def mask(chunk: Chunk) -> None:
         for t, density in enumerate(densities):
             if density < 1:
-                kept = chunk.draw(t).lt_(density)
+                kept = chunk.toss(t, density)
                 chunk.updates[t].mul_(kept.div_(density) if unbiased and density > 0 else kept)
 
     return mask
@@ -151,9 +151,10 @@ def ranked(spec: TensorSpec, o: Values) -> MaskPlan:
 def _relative_ranks(rows: torch.Tensor) -> torch.Tensor:
     """Return the rank by magnitude of each entry in its row, from 0 (smallest) to 1."""
     width = rows.shape[-1]
-    order = np.argsort(rows.abs().cpu().numpy(), axis=-1, kind="stable")
-    scale = np.arange(width, dtype=np.float32) / max(1, width - 1)
-    ranks = np.empty(order.shape, dtype=np.float32)
+    magnitudes = rows.abs().cpu().numpy()
+    order = np.argsort(magnitudes, axis=-1, kind="stable")
+    scale = np.arange(width, dtype=magnitudes.dtype) / max(1, width - 1)
+    ranks = np.empty_like(magnitudes)
     np.put_along_axis(ranks, order, np.broadcast_to(scale, order.shape), axis=-1)
     return torch.from_numpy(ranks).to(rows.device)
 

@@ -17,7 +17,9 @@ from submerge.methods._base import REQUIRED, FoldPlan, Method, Option, TensorSpe
 __all__ = ["METHODS"]
 
 SHORTEST = 1e-7
-COLLINEAR = math.sqrt(1 - 1e-16)
+COLLINEAR = 1 - 5e-8
+"""Above this |cos| the straight line is taken: it is the arc to float32's precision, or (for opposite
+vectors) there is no one arc, and its coefficients would amplify rounding without bound."""
 
 
 def _width(spec: TensorSpec, o: Values) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from submerge.algebra import Chunk, Count, Totals, kth_largest, total
+from submerge.algebra import Chunk, Totals, kth_largest, total
 from submerge.methods._base import FoldPlan, Method, Option, TensorSpec, Values
 from submerge.methods._consensus import majority
 
@@ -34,11 +34,7 @@ def _variance(chunk: Chunk) -> torch.Tensor:
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     threshold = 0.0
     if o["select_topk"] < 1:
-        varying = yield Count(_variance)
-        keep = int(varying * o["select_topk"])
-        if keep == 0:
-            return lambda chunk: torch.zeros_like(chunk.updates[0])
-        ((threshold,),) = yield from kth_largest(spec.numel, [[keep]], _variance)
+        ((threshold,),) = yield from kth_largest(spec.numel, [[float(o["select_topk"])]], _variance)
 
     def select(chunk: Chunk) -> None:
         if threshold > 0:

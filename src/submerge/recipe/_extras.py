@@ -46,10 +46,12 @@ def read_tokenizer(
     spec = read_spec(raw, path, report)
     if spec is None or models is None:
         return spec
-    known = {same_model(entry.model) for entry in models} | ({same_model(base)} if base else set())
+    known = {
+        same_model(name): name for name in [*(entry.model for entry in models), *([base] if base else [])]
+    }
     if same_model(spec) not in known:
         report.add(f"{show(spec)} is no model of this recipe", path, "name 'base' or one of the models")
-    return spec
+    return known.get(same_model(spec))
 
 
 def _tokenizer_section(raw: Any, report: Report) -> Any:

@@ -1,7 +1,7 @@
 """Weights on disk: safetensors headers, checkpoints and Hub ids, ranged reads, preallocated writes."""
 
 from submerge.store._checkpoint import Checkpoint, open_checkpoint
-from submerge.store._config import tied_embeddings
+from submerge.store._config import tied_embeddings, vocabulary_size
 from submerge.store._dtypes import DTYPES, DType, dtype_named
 from submerge.store._encode import encode_header
 from submerge.store._header import Header, TensorEntry, read_header
@@ -53,4 +53,5 @@ __all__ = [
     "sync_file",
     "sync_folder",
     "tied_embeddings",
+    "vocabulary_size",
 ]

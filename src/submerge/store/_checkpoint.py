@@ -47,6 +47,12 @@ class Checkpoint:
     other_weights: tuple[Path, ...] = ()
     memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
+    @property
+    def files(self) -> list[Path]:
+        """The weight files, sorted."""
+        folder = self.path if self.path.is_dir() else self.path.parent
+        return sorted({folder / shard for shard in self.shards.values()})
+
     def source(self, name: str, table: FileTable) -> Source:
         """Return where to read a tensor's values from: its file, opened in `table`, or memory."""
         entry = self.tensors[name]

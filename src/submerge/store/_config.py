@@ -11,7 +11,7 @@ from submerge.store._dtypes import DTYPES
 from submerge.store._header import TensorEntry
 from submerge.store._problems import examples
 
-__all__ = ["quantised_config", "tied_embeddings", "unmergeable_tensors"]
+__all__ = ["quantised_config", "tied_embeddings", "unmergeable_tensors", "vocabulary_size"]
 
 _DEQUANTISE = "give the original checkpoint, or dequantise this one first (Transformers: model.dequantize())"
 _TEXT_PARTS = ("text_config", "llm_config", "language_config")
@@ -64,6 +64,14 @@ def unmergeable_tensors(tensors: Iterable[TensorEntry], where: Path | str) -> li
             what, hint = "quantised", _DEQUANTISE
         problems.append(Problem(f"holds {what} tensors of type {code} ({examples(names)})", str(where), hint))
     return problems
+
+
+def vocabulary_size(config: Mapping[str, Any] | None) -> int | None:
+    """Return the rows of the model's embeddings: the outermost `vocab_size`, or that of `text_config` and kin."""
+    for holder in (config or {}, *((config or {}).get(part) for part in _TEXT_PARTS)):
+        if isinstance(holder, Mapping) and type(holder.get("vocab_size")) is int:
+            return int(holder["vocab_size"])
+    return None
 
 
 def tied_embeddings(config: Mapping[str, Any] | None) -> bool:

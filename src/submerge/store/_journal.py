@@ -13,7 +13,8 @@ from submerge.errors import Problem, RequestError, WorkError
 
 __all__ = ["JOURNAL", "Journal"]
 
-JOURNAL = "journal.jsonl"
+JOURNAL = ".journal.jsonl"
+"""Hidden, so that no file which a model carries has its name."""
 
 
 class Journal:
@@ -83,5 +84,7 @@ class Journal:
             raise WorkError(f"{self.path}: writing stopped short — free some space")
 
     def close(self) -> None:
-        """Release the journal."""
-        os.close(self._fd)
+        """Release the journal; may be called twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
