@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from _tasks import TASKS
@@ -45,9 +46,11 @@ class Row:
 
 def table(rows: Sequence[Row]) -> Table:
     """Return the accuracies for the terminal."""
-    found = Table(title="Accuracy on held-out digits, %", title_justify="left")
+    found = Table(
+        title="Accuracy on held-out digits, %", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
+    )
     found.add_column("model", no_wrap=True)
-    found.add_column("scale", justify="right")
+    found.add_column("λ", justify="right")
     for task in TASKS:
         found.add_column(task.name, justify="right")
     found.add_column("mean", justify="right", style="bold")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from benchmarks.speed.bench import median
@@ -27,10 +28,17 @@ REUSED = "†"
 
 def table(results: Mapping[str, Any]) -> Table:
     """Return the results for the terminal."""
-    found = Table(*COLUMNS, title=_title(results), caption=_notes(results))
-    for column in found.columns[1:]:
-        column.justify = "right"
-    for row in _rows(results):
+    found = Table(
+        title=_title(results),
+        caption=_notes(results, private=False),
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    found.add_column(COLUMNS[0], no_wrap=True)
+    for name in COLUMNS[1:]:
+        found.add_column(name.replace(" ", "\n", 1), justify="right")
+    for row in _rows(results, private=False):
         found.add_row(*row)
     return found
 
@@ -103,7 +111,7 @@ def _title(results: Mapping[str, Any]) -> str:
     return f"Merging {size}-parameter bf16 models, {results['threads']} threads, warm page cache"
 
 
-def _rows(results: Mapping[str, Any]) -> list[list[str]]:
+def _rows(results: Mapping[str, Any], private: bool = True) -> list[list[str]]:
     rows = []
     for method, found in results["methods"].items():
         ours = _value(found, "submerge", "seconds")
@@ -117,22 +125,22 @@ def _rows(results: Mapping[str, Any]) -> list[list[str]]:
                 _show(theirs, ".1f") + mark,
                 _show(ours, ".1f" if ours is None or ours >= 10 else ".2f"),
                 "–" if ours is None or theirs is None else f"{theirs / ours:.1f}×",
-                _memory(found, "mergekit"),
-                _memory(found, "submerge"),
+                _memory(found, "mergekit", private),
+                _memory(found, "submerge", private),
                 "–" if ours is None or not floor else f"{ours / floor:.2f}",
             ]
         )
     return rows
 
 
-def _memory(found: Mapping[str, Any], tool: str) -> str:
+def _memory(found: Mapping[str, Any], tool: str, with_private: bool) -> str:
     peak, private = (_value(found, tool, key, 1e9) for key in ("peak_bytes", "private_bytes"))
-    if peak is None:
-        return "–"
-    return f"{peak:.2f}" if private is None else f"{peak:.2f} ({private:.2f})"
+    if peak is None or private is None or not with_private:
+        return _show(peak, ".2f")
+    return f"{peak:.2f} ({private:.2f})"
 
 
-def _notes(results: Mapping[str, Any]) -> str:
+def _notes(results: Mapping[str, Any], private: bool = True) -> str:
     floors = "; ".join(
         f"{n} models read {median(floor):.2f} s" for n, floor in sorted(results["floors"].items())
     )
@@ -140,7 +148,8 @@ def _notes(results: Mapping[str, Any]) -> str:
     notes = [
         "Whole processes, one after another, median of "
         f"{results['repeats']} run{'s' if results['repeats'] > 1 else ''}.",
-        "Peak GB is the largest resident set, in brackets without mapped file pages (sampled).",
+        "Peak GB is the largest resident set, mapped pages of files included"
+        + ("; in brackets without them (sampled)." if private else "."),
         f"Floor: a process that only reads the inputs and writes the output's bytes ({floors}).",
     ]
     if reused:

@@ -42,8 +42,15 @@ class Reduction(ABC, Generic[P, R]):
 def exact_sum(parts: Sequence[Matrix]) -> Matrix:
     """Return Σ parts elementwise, rounded once (Shewchuk), so that their order cannot matter."""
     stacked = np.stack(parts).reshape(len(parts), -1)
-    total = np.array([math.fsum(column) for column in stacked.T])
+    total = np.array([_fsum(column) for column in stacked.T.tolist()])
     return total.reshape(parts[0].shape)
+
+
+def _fsum(values: list[float]) -> float:
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):  # a sum beyond float64; ∞ − ∞
+        return sum(values)
 
 
 class Gram(Reduction[Matrix, Matrix]):

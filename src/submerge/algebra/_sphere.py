@@ -16,8 +16,9 @@ __all__ = ["karcher_coefficients", "slerp_coefficients"]
 
 Matrix = npt.NDArray[np.float64]
 
-ANTIPODAL = 1e-3
-"""Radians from the opposite point within which the way there is noise, for a Gram matrix of float32 sums."""
+NOISE = 1e-3
+"""A mean of unit vectors no longer than this, or an angle so near to π, has no direction that a Gram
+matrix of float32 sums could tell from rounding."""
 
 
 def slerp_coefficients(cos: float, t: float, linear_above: float) -> tuple[float, float]:
@@ -39,9 +40,12 @@ def karcher_coefficients(gram: Matrix, weights: Sequence[float], max_iter: int, 
     With u_t = θ_t/‖θ_t‖ and weights α (sum 1) over the inputs of norm above tol:
     u ← exp_u(Σ α_t log_u u_t), from the normalised mean, until the step is no longer than tol or
     `max_iter` steps are done; the result is (Σ α_t ‖θ_t‖) u. An input opposite to u does not say
-    which way to go, and has no part in that step. `gram` [T, T] is ⟨θ_s, θ_t⟩.
+    which way to go, and has no part in that step. `gram` [T, T] is ⟨θ_s, θ_t⟩; where it holds NaN or
+    Inf, all of c is NaN.
     """
     norms = np.sqrt(np.diag(gram))
+    if not np.isfinite(gram).all():
+        return np.full_like(norms, np.nan)
     alpha = np.asarray(weights, dtype=np.float64)
     used = norms > tol
     if not used.any():
@@ -55,7 +59,7 @@ def karcher_coefficients(gram: Matrix, weights: Sequence[float], max_iter: int, 
 
     mean = share.copy()
     length = norm(mean)
-    if length <= tol:
+    if length <= max(tol, NOISE):
         mean = np.eye(len(norms))[int(np.flatnonzero(used)[0])]
     else:
         mean /= length
@@ -64,7 +68,7 @@ def karcher_coefficients(gram: Matrix, weights: Sequence[float], max_iter: int, 
         for t in np.flatnonzero(used):
             dot = min(1.0, max(-1.0, float(mean @ cosines[t])))
             theta = math.acos(dot)
-            if theta <= tol or theta > math.pi - ANTIPODAL:
+            if theta <= tol or theta > math.pi - NOISE:
                 continue
             step = share[t] * theta / math.sin(theta)
             tangent -= step * dot * mean

@@ -153,7 +153,7 @@ class Job:
             source.read(start, n, view)
             if hashers:
                 hashers[i].update(view)
-            row.copy_(raw)
+            space.bring(raw, row)
         finite = all(is_finite(block) for block in blocks)
         if not finite and found is not None:
             for i, row in enumerate(rows):
@@ -174,7 +174,7 @@ class Job:
             if self._origin:
                 result = result.add_(space.work("origin", n, self._compute))
             out, view = space.host("out", n, self._out)
-            out.copy_(result)
+            space.take(result, out)
             if not is_finite(out):
                 found[-1] = found.get(-1, 0) + count_nonfinite(out)
             if self.hashed:

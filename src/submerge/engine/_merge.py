@@ -28,6 +28,9 @@ from submerge.store import DTYPES, FileTable, ShardWriter, Source, TensorEntry
 
 __all__ = ["merge", "nonfinite_error"]
 
+READ_AHEAD = 1 << 24
+"""Elements of the next tensor that the system is asked to read early, from each input."""
+
 
 def merge(
     recipe: str | Path | Mapping[str, Any] | Recipe | MergePlan,
@@ -175,6 +178,9 @@ class _Run:
                 done=frozenset(self.records.get(index, ())),
             )
             if len(job.done) < job.tasks_in_all:
+                for ahead in plan.tensors[index + 1 : index + 2]:
+                    for i in ahead.read:  # the disk works while this tensor is computed
+                        inputs.advise(i.entry, 0, min(i.entry.numel, READ_AHEAD))
                 yield job
 
     def _finished(self, task: Task, result: Any) -> None:

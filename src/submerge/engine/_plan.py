@@ -229,8 +229,8 @@ def _warnings(
     found = []
     base = models[donor]
     if base.other_weights:
-        names = ", ".join(str(path) for path in base.other_weights[:3])
-        found.append(f"{base.label}: the weights in its subfolders are copied, not merged ({names})")
+        copied = ", ".join(str(path) for path in base.other_weights[:3])
+        found.append(f"{base.label}: the weights in its subfolders are copied, not merged ({copied})")
     for index, names in unused.items():
         model = models[index]
         what = (

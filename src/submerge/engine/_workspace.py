@@ -49,6 +49,16 @@ class Workspace:
 
         return self._remembered((use, dtype, count, rows), make)
 
+    def bring(self, raw: torch.Tensor, into: torch.Tensor) -> None:
+        """Copy a host buffer into a working one of another dtype; the cast is made on the device."""
+        if self.device.type != "cpu":
+            raw = self.work("brought", raw.numel(), raw.dtype).copy_(raw)
+        into.copy_(raw)
+
+    def take(self, result: torch.Tensor, into: torch.Tensor) -> None:
+        """Copy a result into a host buffer of another dtype; the cast is made on the device."""
+        into.copy_(result if self.device.type == "cpu" else result.to(into.dtype))
+
     def _remembered(self, key: tuple[str, torch.dtype, int, int], make: Callable[[], V]) -> V:
         found = self._views.get(key)
         if found is None:

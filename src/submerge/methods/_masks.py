@@ -175,8 +175,10 @@ def rescaled(sparsifier: Sparsifier, spec: TensorSpec, o: Values) -> MaskPlan:
         return torch.stack([before, chunk.updates.abs().sum(1)])
 
     before, after = yield Totals(norms)
-    usable = (before >= NEGLIGIBLE) & (after >= NEGLIGIBLE)
-    factors = np.divide(before, after, out=np.ones_like(before), where=usable).tolist()
+    factors = [
+        b / a if b >= NEGLIGIBLE and a >= NEGLIGIBLE else 1.0
+        for b, a in zip(before.tolist(), after.tolist(), strict=True)
+    ]
 
     def mask_and_scale(chunk: Chunk) -> None:
         mask(chunk)

@@ -36,7 +36,7 @@ def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     if o["nuslerp_flatten"]:
         gram = yield Gram()
         a, b = (max(math.sqrt(gram[i, i]), SHORTEST) for i in (0, 1))
-        coefficients = slerp_coefficients(gram[0, 1] / (a * b), t, COLLINEAR)
+        coefficients = slerp_coefficients(float(gram[0, 1]) / (a * b), t, COLLINEAR)
         return lambda chunk: combine(chunk.updates, coefficients)
     if o["nuslerp_row_wise"] and len(spec.shape) > 1:
         columns = yield ColumnGram()

@@ -20,14 +20,18 @@ SMALL = 1e-6
 
 
 def _variance(chunk: Chunk) -> torch.Tensor:
-    """Return the variance of each element over the models, shape [1, n]."""
-    u = chunk.updates
-    count = u.shape[0]
-    mean = total(u).div_(count)
-    result = torch.zeros_like(mean)
-    for row in u:
-        deviation = row - mean
-        result.addcmul_(deviation, deviation)
+    """Return the variance of each element over the models, shape [1, n]; exactly 0 where all are equal."""
+    first, *others = chunk.updates
+    count = len(others) + 1
+    differences = [row - first for row in others]
+    mean = torch.zeros_like(first)
+    for difference in differences:
+        mean.add_(difference)
+    mean.div_(count)
+    result = mean.square()
+    for difference in differences:
+        difference.sub_(mean)
+        result.addcmul_(difference, difference)
     return result.div_(count).unsqueeze(0)
 
 
@@ -44,13 +48,13 @@ def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
         select(chunk)
         return torch.stack([torch.dot(row, row) for row in chunk.updates])
 
-    energies = (yield Totals(energy)) / max(1, spec.numel)
-    together = energies.sum()
+    energies = [e / max(1, spec.numel) for e in (yield Totals(energy)).tolist()]
+    together = sum(energies)
     floor = SMALL if o["variant"] == "mergekit" else torch.finfo(torch.float32).tiny
     if together < floor:
         weights = [1 / spec.count] * spec.count
     else:
-        weights = (energies / together).tolist()
+        weights = [e / together for e in energies]
 
     def fold(chunk: Chunk) -> torch.Tensor:
         select(chunk)

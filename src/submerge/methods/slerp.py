@@ -21,7 +21,7 @@ SHORTEST = 1e-8
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     gram = yield Gram()
     a, b = (n if (n := math.sqrt(gram[i, i])) > SHORTEST else 1.0 for i in (0, 1))
-    coefficients = slerp_coefficients(gram[0, 1] / (a * b), o["t"], LINEAR_ABOVE)
+    coefficients = slerp_coefficients(float(gram[0, 1]) / (a * b), o["t"], LINEAR_ABOVE)
     return lambda chunk: combine(chunk.updates, coefficients)
 
 

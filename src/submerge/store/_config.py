@@ -67,7 +67,7 @@ def unmergeable_tensors(tensors: Iterable[TensorEntry], where: Path | str) -> li
 
 
 def vocabulary_size(config: Mapping[str, Any] | None) -> int | None:
-    """Return the rows of the model's embeddings: the outermost `vocab_size`, or that of `text_config` and kin."""
+    """Return how many rows the embeddings have: the outermost `vocab_size`, or that of a text part."""
     for holder in (config or {}, *((config or {}).get(part) for part in _TEXT_PARTS)):
         if isinstance(holder, Mapping) and type(holder.get("vocab_size")) is int:
             return int(holder["vocab_size"])
