@@ -27,7 +27,7 @@ Floats = npt.NDArray[Any]
 
 COLLECT_ALL = 1 << 20
 """Tensors of at most so many elements are collected whole: one pass and a partition."""
-COLLECT_MOST = 1 << 22
+COLLECT_MOST = 1 << 20
 """The most values that one pass collects for one rank; above, it keeps every s-th."""
 DEVIATIONS = 5.0
 """Half-width of the first bracket, in standard deviations of the sample's rank."""

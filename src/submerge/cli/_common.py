@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from submerge.errors import Problem, RequestError
 
-__all__ = ["parse_size", "print_json", "size"]
+if TYPE_CHECKING:
+    from submerge.engine import Settings
+
+__all__ = ["print_json", "settings", "size"]
 
 _UNITS = {
     "": 1,
@@ -26,7 +29,22 @@ _UNITS = {
 _SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", re.IGNORECASE)
 
 
-def parse_size(text: str, flag: str) -> int:
+def settings(
+    *, device: str, threads: int | None, max_memory: str, shard_size: str, **flags: bool
+) -> Settings:
+    """Return the engine's settings from the command line's texts."""
+    from submerge import engine
+
+    return engine.Settings(
+        device=device,
+        threads=threads,
+        max_memory=_parse_size(max_memory, "--max-memory"),
+        shard_size=_parse_size(shard_size, "--shard-size"),
+        **flags,
+    )
+
+
+def _parse_size(text: str, flag: str) -> int:
     """Return the bytes that a text such as 2GB, 500MB, 1.5GiB or 4000000 means."""
     match = _SIZE.fullmatch(text)
     if match is None:

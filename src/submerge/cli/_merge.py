@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from submerge.cli._common import parse_size, print_json, size
+from submerge.cli._common import print_json, settings, size
 
 if TYPE_CHECKING:
     from submerge.engine import MergeReport, Progress
@@ -41,7 +40,9 @@ def merge(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress, no summary: the path only.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say what is not merged as it is, and why.")
+    ] = False,
 ) -> None:
     """Merge models by a recipe into an ordinary Hugging Face folder.
 
@@ -49,20 +50,24 @@ def merge(
     """
     from submerge import engine
 
-    if verbose:
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    settings = engine.Settings(
+    chosen = settings(
         device=device,
         threads=threads,
-        max_memory=parse_size(max_memory, "--max-memory"),
-        shard_size=parse_size(shard_size, "--shard-size"),
+        max_memory=max_memory,
+        shard_size=shard_size,
         allow_pickle=allow_pickle,
         allow_nonfinite=allow_nonfinite,
     )
-    plan = engine.make_plan(recipe, settings)
+    plan = engine.make_plan(recipe, chosen)
     if not quiet:
         for warning in plan.warnings:
             print(f"warning: {warning}", file=sys.stderr)
+    if verbose:
+        for line in plan.vocabulary:
+            print(f"vocabulary: {line}", file=sys.stderr)
+        for tensor in plan.tensors:
+            if tensor.why:
+                print(f"{tensor.name}: {_TREATED[tensor.treatment]}: {tensor.why}", file=sys.stderr)
     try:
         with _Bar(hidden=quiet or not sys.stderr.isatty()) as bar:
             report = engine.merge(plan, out, resume=resume, overwrite=overwrite, progress=bar.show)

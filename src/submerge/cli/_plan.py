@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from submerge.cli._common import parse_size, print_json, size
+from submerge.cli._common import print_json, settings, size
 from submerge.cli._merge import Device, Json, Memory, Pickle, Recipe, Shard, Threads
 
 
@@ -27,14 +27,14 @@ def plan(
     """
     from submerge import engine
 
-    settings = engine.Settings(
+    chosen = settings(
         device=device,
         threads=threads,
-        max_memory=parse_size(max_memory, "--max-memory"),
-        shard_size=parse_size(shard_size, "--shard-size"),
+        max_memory=max_memory,
+        shard_size=shard_size,
         allow_pickle=allow_pickle,
     )
-    made = engine.make_plan(recipe, settings)
+    made = engine.make_plan(recipe, chosen)
     described = engine.describe(made)
     described["compute_seconds"] = engine.compute_seconds(made)
     described["free"] = shutil.disk_usage(Path.cwd()).free

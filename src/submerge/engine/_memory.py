@@ -15,7 +15,7 @@ __all__ = ["Budget", "budget", "peak_resident", "resident"]
 RESERVE = 96 << 20
 """For what is not counted by the byte: allocator slack, thread stacks, the plan's own growth."""
 COLLECTED = 1 << 20
-"""Values that a search for a threshold holds for each model (see `algebra._select`)."""
+"""Values that a search for a threshold collects for each model (see `algebra._select`)."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def _worker_bytes(plan: TensorPlan) -> int:
     host = sum({i.entry.dtype: DTYPES[i.entry.dtype].itemsize for i in plan.read}.values()) + 8
     rows = 3 * count + 6  # the updates, masked copies of them, and sums
     held = chunk * (host + rows * value + (16 * max(sizes) if plan.width > 1 else 0))
-    return held + 2 * 4 * count * min(COLLECTED, plan.numel)
+    return held + 4 * value * count * min(COLLECTED, plan.numel)  # its parts, joined, then partitioned
 
 
 def resident() -> int:

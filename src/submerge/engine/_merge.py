@@ -193,14 +193,9 @@ class _Run:
     def nonfinite(self) -> dict[str, dict[str, int]]:
         """Return, by tensor, how many NaN and Inf the output and each input hold."""
         found: dict[str, dict[str, int]] = {}
-        for index, tensor in enumerate(self.plan.tensors):
-            counts: dict[str, int] = {}
+        for index in range(len(self.plan.tensors)):
             for record in self.records[index].values():
-                for key, count in record.nonfinite.items():
-                    where = "the output" if key < 0 else self.plan.models[tensor.read[key].model].label
-                    counts[where] = counts.get(where, 0) + count
-            if counts:
-                found[tensor.name] = counts
+                self.plan.tally(found, record)
         return found
 
     def differs(self) -> dict[str, list[str]]:

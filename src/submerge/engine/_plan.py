@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from submerge.engine._memory import Budget, budget
+from submerge.engine._record import TaskRecord
 from submerge.engine._tensor import TensorPlan
 from submerge.engine._treatment import plan_tensors
 from submerge.errors import Problem, RequestError
@@ -83,6 +84,14 @@ class MergePlan:
     vocabulary: tuple[str, ...]
     warnings: tuple[str, ...]
     budget: Budget
+
+    def tally(self, found: dict[str, dict[str, int]], record: TaskRecord) -> None:
+        """Add a record's counts of NaN and Inf to `found`: by tensor, then by model or output."""
+        tensor = self.tensors[record.tensor]
+        for key, count in record.nonfinite.items():
+            where = "the output" if key < 0 else self.models[tensor.read[key].model].label
+            counts = found.setdefault(tensor.name, {})
+            counts[where] = counts.get(where, 0) + count
 
     @property
     def bytes_read(self) -> int:

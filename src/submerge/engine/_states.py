@@ -68,12 +68,8 @@ def merge_state_dicts(
     found: dict[str, dict[str, int]] = {}
 
     def finished(_: Any, result: Any) -> None:
-        if isinstance(result, TaskRecord) and result.nonfinite:
-            tensor = plan.tensors[result.tensor]
-            counts = found.setdefault(tensor.name, {})
-            for key, count in result.nonfinite.items():
-                where = "the output" if key < 0 else plan.models[tensor.read[key].model].label
-                counts[where] = counts.get(where, 0) + count
+        if isinstance(result, TaskRecord):
+            plan.tally(found, result)
 
     jobs = (
         Job(

@@ -56,18 +56,18 @@ class Journal:
 
     def _read(self) -> list[dict[str, Any]]:
         data = self.path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            os.ftruncate(self._fd, len(whole))  # or the next line would join the cut one
-        lines = []
-        for text in whole.splitlines():
+        lines, sound = [], 0
+        for text in data.splitlines(keepends=True):
             try:
-                line = json.loads(text)
+                line = json.loads(text) if text.endswith(b"\n") else None
             except ValueError:
-                break  # what follows damage cannot be trusted
+                line = None
             if not isinstance(line, dict):
-                break
+                break  # what follows damage cannot be trusted
             lines.append(line)
+            sound += len(text)
+        if sound < len(data):
+            os.ftruncate(self._fd, sound)  # or what is added would stand behind the damage
         return lines
 
     def append(self, line: dict[str, Any]) -> None:
