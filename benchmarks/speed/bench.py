@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import shutil
 import statistics
@@ -20,6 +21,7 @@ from benchmarks.speed.recipes import METHODS
 __all__ = ["Bench", "median"]
 
 Result = dict[str, Any]
+Inside = Callable[[str], float]
 
 
 @dataclass
@@ -45,29 +47,34 @@ class Bench:
             log = self.work / "floor.log"
             target = str(self._out / "out.bin")
             command = [sys.executable, floor.__file__, str(self.threads), target, *map(str, files)]
-            result = self._repeat(command, inputs, log)
-            found[len(inputs)] = result | {"seconds_inside": float(log.read_text())}
+            found[len(inputs)] = self._repeat(command, inputs, log, float)
         return found
 
     def mergekit(self, method: str) -> Result:
         """Time `mergekit-yaml` with its default options."""
         program = str(Path(sys.executable).with_name("mergekit-yaml"))
         options = ["--num-threads", str(self.threads), "--quiet"]
-        return self._tool("mergekit", method, [program, self._recipe(method), str(self._out), *options])
+        command = [program, self._recipe(method), str(self._out), *options]
+        return self._tool("mergekit", method, command)
 
     def submerge(self, method: str) -> Result:
         """Time `submerge merge`."""
         program = [sys.executable, "-m", "submerge", "merge", self._recipe(method), "-o", str(self._out)]
-        return self._tool("submerge", method, [*program, "--threads", str(self.threads), "-q"])
+        command = [*program, "--threads", str(self.threads), "--json"]
+        return self._tool("submerge", method, command, lambda text: json.loads(text)["seconds"])
 
-    def _tool(self, tool: str, method: str, command: list[str]) -> Result:
+    def _tool(self, tool: str, method: str, command: list[str], inside: Inside | None = None) -> Result:
         self.say(f"{method}: {tool}")
-        return self._repeat(command, METHODS[method].inputs(), self.work / f"{tool}-{method}.log")
+        return self._repeat(command, METHODS[method].inputs(), self.work / f"{tool}-{method}.log", inside)
 
-    def _repeat(self, command: list[str], inputs: Sequence[str], log: Path) -> Result:
-        runs = [self._once(command, inputs, log) for _ in range(self.repeats)]
+    def _repeat(self, command: list[str], inputs: Sequence[str], log: Path, inside: Inside | None) -> Result:
+        """Run a command several times; `inside` reads the seconds that it measured itself."""
+        runs = []
+        for _ in range(self.repeats):
+            run = asdict(self._once(command, inputs, log))
+            runs.append(run | {"seconds_inside": inside(log.read_text()) if inside else None})
         return {
-            "runs": [asdict(run) for run in runs],
+            "runs": runs,
             "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
 

@@ -1,4 +1,4 @@
-"""The floor: reads files side by side and writes as many bytes as the first has, and nothing else.
+"""The floor: reads files side by side, writes as many bytes as the first has, waits for the disk.
 
 Run as a script (`python floor.py THREADS OUT FILE...`); prints the seconds inside the process. Needs
 the standard library only, so that what it takes is what the machine's page cache and disk take.
@@ -20,7 +20,8 @@ def copy(files: list[str], out: str, threads: int) -> float:
     sources = [os.open(path, os.O_RDONLY) for path in files]
     sizes = [os.fstat(source).st_size for source in sources]
     target = os.open(out, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-    os.truncate(target, sizes[0])
+    if sizes[0]:
+        os.posix_fallocate(target, 0, sizes[0])
     positions = iter(range(0, max(sizes), CHUNK))
     lock = threading.Lock()
 
@@ -42,6 +43,7 @@ def copy(files: list[str], out: str, threads: int) -> float:
         worker.start()
     for worker in workers:
         worker.join()
+    os.fsync(target)  # as a merge does, so that what has its name is on the disk
     for descriptor in (*sources, target):
         os.close(descriptor)
     return time.perf_counter() - started

@@ -41,18 +41,18 @@ def measure(command: Sequence[str], log: Path) -> Run:
     with open(log, "wb") as output:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
-        watcher = _PrivateMemory(process.pid)
+        watcher = _Memory(process.pid)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)  # it has been waited for
-    private = watcher.stop()
+    watcher.stop()
     if process.returncode:
         tail = log.read_text(errors="replace")[-1500:]
         raise FailedRunError(
             f"{' '.join(command)}\nended with {process.returncode}; the end of {log}:\n{tail}"
         )
     unit = 1 if sys.platform == "darwin" else 1024
-    return Run(seconds, usage.ru_maxrss * unit, private)
+    return Run(seconds, watcher.peak or usage.ru_maxrss * unit, watcher.private)
 
 
 def read_through(files: Iterable[Path]) -> None:
@@ -64,26 +64,35 @@ def read_through(files: Iterable[Path]) -> None:
                 pass
 
 
-class _PrivateMemory:
-    """Samples a process's anonymous memory until it ends."""
+class _Memory:
+    """Samples a process's memory until it ends.
+
+    The kernel's own high-water mark (VmHWM) only grows, so that a sample misses no peak but one in
+    the last moments; the resource usage of a finished child would count its parent's memory too.
+    """
 
     def __init__(self, pid: int) -> None:
+        self.peak: int | None = None
+        self.private: int | None = None
         self._status = Path(f"/proc/{pid}/status")
-        self._peak: int | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
 
-    def stop(self) -> int | None:
+    def stop(self) -> None:
         self._ended.set()
         self._thread.join()
-        return self._peak
 
     def _sample(self) -> None:
         while not self._ended.wait(POLL_S):
             try:
-                found = re.search(r"^RssAnon:\s+(\d+) kB", self._status.read_text(), re.MULTILINE)
+                text = self._status.read_text()
             except OSError:
                 return
-            if found:
-                self._peak = max(self._peak or 0, int(found[1]) * 1024)
+            self.peak = max(filter(None, (self.peak, _kilobytes("VmHWM", text))), default=None)
+            self.private = max(filter(None, (self.private, _kilobytes("RssAnon", text))), default=None)
+
+
+def _kilobytes(name: str, text: str) -> int | None:
+    found = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None

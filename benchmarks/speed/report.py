@@ -21,7 +21,7 @@ COLUMNS = (
     "ratio",
     "mergekit peak GB",
     "submerge peak GB",
-    "submerge s ÷ floor",
+    "inside s ÷ floor",
 )
 REUSED = "†"
 
@@ -116,7 +116,8 @@ def _rows(results: Mapping[str, Any], private: bool = True) -> list[list[str]]:
     for method, found in results["methods"].items():
         ours = _value(found, "submerge", "seconds")
         theirs = _value(found, "mergekit", "seconds")
-        floor = median(results["floors"][str(found["inputs"])])
+        floor = median(results["floors"][str(found["inputs"])], "seconds_inside")
+        inside = _value(found, "submerge", "seconds_inside")
         mark = REUSED if found.get("mergekit", {}).get("reused") else ""
         rows.append(
             [
@@ -127,7 +128,7 @@ def _rows(results: Mapping[str, Any], private: bool = True) -> list[list[str]]:
                 "–" if ours is None or theirs is None else f"{theirs / ours:.1f}×",
                 _memory(found, "mergekit", private),
                 _memory(found, "submerge", private),
-                "–" if ours is None or not floor else f"{ours / floor:.2f}",
+                "–" if inside is None or not floor else f"{inside / floor:.2f}",
             ]
         )
     return rows
@@ -142,7 +143,8 @@ def _memory(found: Mapping[str, Any], tool: str, with_private: bool) -> str:
 
 def _notes(results: Mapping[str, Any], private: bool = True) -> str:
     floors = "; ".join(
-        f"{n} models read {median(floor):.2f} s" for n, floor in sorted(results["floors"].items())
+        f"{n} models read {median(floor, 'seconds_inside'):.2f} s"
+        for n, floor in sorted(results["floors"].items())
     )
     reused = any(found.get("mergekit", {}).get("reused") for found in results["methods"].values())
     notes = [
@@ -150,7 +152,8 @@ def _notes(results: Mapping[str, Any], private: bool = True) -> str:
         f"{results['repeats']} run{'s' if results['repeats'] > 1 else ''}.",
         "Peak GB is the largest resident set, mapped pages of files included"
         + ("; in brackets without them (sampled)." if private else "."),
-        f"Floor: a process that only reads the inputs and writes the output's bytes ({floors}).",
+        "Floor: a program that only reads the inputs, writes the output's bytes and waits for the disk "
+        f"({floors}); both it and Submerge are compared without the start of Python and torch.",
     ]
     if reused:
         notes.append(f"{REUSED} measured in an earlier run on this machine.")

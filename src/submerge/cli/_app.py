@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -52,6 +53,8 @@ def main() -> None:
     in full where SUBMERGE_DEBUG is set.
     """
     signal.signal(signal.SIGTERM, _terminated)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks θ or — still shows the rest
     try:
         app()
     except SubmergeError as error:

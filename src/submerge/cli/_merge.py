@@ -14,7 +14,9 @@ from submerge.cli._common import print_json, settings, size
 if TYPE_CHECKING:
     from submerge.engine import MergeReport, Progress
 
-Recipe = Annotated[Path, typer.Argument(help="The recipe, a YAML file (mergekit's are understood).")]
+Recipe = Annotated[
+    Path, typer.Argument(readable=False, help="The recipe, a YAML file (mergekit's are understood).")
+]
 Pickle = Annotated[bool, typer.Option("--allow-pickle", help="Read PyTorch .bin weights (weights only).")]
 Memory = Annotated[str, typer.Option(help="The most memory that the process may hold.")]
 Shard = Annotated[str, typer.Option(help="The most data in one output file.")]
@@ -25,7 +27,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard outpu
 
 def merge(
     recipe: Recipe,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")],
+    out: Annotated[Path, typer.Option("--out", "-o", readable=False, help="The folder to make.")],
     device: Device = "cpu",
     threads: Threads = None,
     max_memory: Memory = "1GB",

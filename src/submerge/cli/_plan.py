@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ def _print(plan: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False, markup=False, emoji=False)  # tokens such as [/INST] are no markup
+    # tokens such as [/INST] are no markup; and lines for a pipe are not folded
+    width = None if sys.stdout.isatty() else 10_000
+    console = Console(highlight=False, markup=False, emoji=False, width=width)
     console.print(Text(plan["method"], "bold"), plan["equation"])
     models = Table("model", "role", "tensors", "size", "not used", box=None, pad_edge=False)
     for m in plan["models"]:
@@ -64,9 +67,9 @@ def _print(plan: dict[str, Any]) -> None:
         groups.add_row(g["tensors"], str(g["count"]), shape, ", ".join(g["reads"]), g["writes"], treatment)
     console.print(groups)
     for line in plan["vocabulary"]:
-        console.print("vocabulary ", line, soft_wrap=True)
+        console.print("vocabulary ", line)
     for line in plan["warnings"]:
-        console.print(Text("warning ", "yellow"), line, soft_wrap=True)
+        console.print(Text("warning ", "yellow"), line)
     files = ", ".join(f"{name} ({size(count)})" for name, count in list(plan["files"].items())[:4])
     more = f" and {len(plan['files']) - 4} more" if len(plan["files"]) > 4 else ""
     typer.echo(f"reads    {size(plan['reads'])}, once or more as the method needs")

@@ -32,7 +32,8 @@ def verify(
             typer.echo(f"note     {line}")
         if report.loaded:
             typer.echo(f"loads    as {report.loaded}")
-        verdict = "sound" if report.sound else f"NOT sound: {len(report.problems)} problems"
+        count = len(report.problems)
+        verdict = "sound" if report.sound else f"NOT sound: {count} problem{'s' if count > 1 else ''}"
         typer.echo(f"{verdict}: {report.tensors} tensors, {size(report.bytes)} in {out}")
     if not report.sound:
         raise typer.Exit(1)

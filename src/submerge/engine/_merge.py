@@ -90,15 +90,15 @@ def merge(
 
 
 def nonfinite_error(found: Mapping[str, Mapping[str, int]]) -> WorkError:
+    """Return the error that names the tensors with NaN or Inf, and whose they are."""
     shown = [
         f"  {name}: " + ", ".join(f"{count} in {where}" for where, count in counts.items())
         for name, counts in list(found.items())[:10]
     ]
-    more = f"\n  … and {len(found) - 10} tensors more" if len(found) > 10 else ""
-    return WorkError(
-        f"NaN or Inf in {len(found)} tensors:\n" + "\n".join(shown) + more + "\nmend the inputs, or allow "
-        "them with --allow-nonfinite (with --resume, the work that is done is not done again)"
-    )
+    shown += [f"  … and {len(found) - 10} tensors more"] if len(found) > 10 else []
+    count = "1 tensor" if len(found) == 1 else f"{len(found)} tensors"
+    hint = "mend the inputs, or allow them with --allow-nonfinite (--resume keeps the work that is done)"
+    return WorkError("\n".join([f"NaN or Inf in {count} — {hint}:", *shown]))
 
 
 @dataclass

@@ -96,10 +96,10 @@ class Output:
         self.folder = self.out.with_name(self.out.name + SUFFIX)
         self.made_from = fingerprint(plan)
         head = {"submerge": __version__, "plan": self.made_from}
-        resume = resume and (self.folder / JOURNAL).is_file()
-        if not resume:
-            self._discard()
         try:
+            resume = resume and (self.folder / JOURNAL).is_file()
+            if not resume:
+                self._discard()
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WorkError(
@@ -125,8 +125,6 @@ class Output:
         held = Journal(self.folder, {}, resume=False)  # refuses while another run holds it
         try:
             shutil.rmtree(self.folder)
-        except OSError as error:
-            raise WorkError(f"{self.folder}: cannot be removed ({error.strerror})") from error
         finally:
             held.close()
 

@@ -75,23 +75,33 @@ def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found["tensors"], dict) or not isinstance(found["recipe"], dict):
+        if not isinstance(found["recipe"], dict) or not all(map(_is_line, found["tensors"].values())):
             raise ValueError
     except OSError as error:
         hint = "name a folder that `submerge merge` made"
         raise RequestError(
             Problem(f"there is no {MANIFEST} ({error.strerror})", str(folder), hint)
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise RequestError(Problem("the file is damaged", str(path), "merge again")) from error
     return dict(found)
 
 
+def _is_line(line: Any) -> bool:
+    """Return whether this is what a manifest says of one tensor, as far as `verify` reads it."""
+    return (
+        line["dtype"] in DTYPES
+        and isinstance(line["shape"], list)
+        and len(line[DIGEST]) == 32
+        and (line.get("block", 1) > 0)
+    )
+
+
 def _names(model: Checkpoint, manifest: Mapping[str, Any], report: VerifyReport) -> None:
     told = manifest["tensors"]
-    for name in told.keys() - model.tensors.keys():
+    for name in sorted(told.keys() - model.tensors.keys()):
         report.problems.append(f"{name}: missing from the weight files")
-    for name in model.tensors.keys() - told.keys():
+    for name in sorted(model.tensors.keys() - told.keys()):
         report.problems.append(f"{name}: not a tensor that the merge wrote")
     for name, entry in model.tensors.items():
         line = told.get(name)
@@ -112,10 +122,10 @@ def _base(model: Checkpoint, spec: str | None, named: bool, report: VerifyReport
             f"names against the base: {spec} cannot be opened ({str(error).splitlines()[0]})"
         )
         return
-    for name in base.tensors.keys() ^ model.tensors.keys():
+    for name in sorted(base.tensors.keys() ^ model.tensors.keys()):
         where = "the base" if name in base.tensors else "the output"
         report.problems.append(f"{name}: only in {where}")
-    for name in base.tensors.keys() & model.tensors.keys():
+    for name in sorted(base.tensors.keys() & model.tensors.keys()):
         if base.tensors[name].shape != model.tensors[name].shape:
             report.problems.append(f"{name}: the base's shape is {list(base.tensors[name].shape)}")
 

@@ -53,7 +53,8 @@ def _read(name: str) -> str:
         raise RequestError(Problem("no such file", name, hint)) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or str(error)
-        raise RequestError(Problem(f"cannot be read: {reason}", show(name))) from None
+        where = name if isinstance(error, PermissionError) else show(name)  # which may be text by mistake
+        raise RequestError(Problem(f"cannot be read: {reason}", where, "check the path")) from None
     if len(raw) > MAX_BYTES:
         raise RequestError(Problem(f"larger than {MAX_BYTES} bytes", name, "is this a recipe?"))
     encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
