@@ -1,0 +1,65 @@
+# What a developer does with Submerge. Needs Python 3.11 or newer and a POSIX shell.
+# Each list of packages has its own stamp in .venv, so that `make demo` installs only what the demo needs.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip -q --disable-pip-version-check install -c constraints.txt
+LISTS = pyproject.toml constraints.txt
+
+.PHONY: help demo test lint types check bench-speed docs clean distclean
+
+help: ## show this list
+	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+demo: $(VENV)/.demo ## train, merge and compare small models on the CPU
+	$(BIN)/python demo/digits.py $(ARGS)
+
+test: $(VENV)/.test ## run all tests; ARGS="-k name" chooses some
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+lint: $(VENV)/.test ## check style and layout of the code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test ## check the types
+	$(BIN)/mypy
+
+check: lint types test ## all of the above three
+
+bench-speed: $(VENV)/.bench ## time whole merges; ARGS="--size tiny" and others, see --help
+	$(BIN)/python -m benchmarks.speed $(ARGS)
+
+docs: $(VENV)/.docs ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+clean: ## remove what was built, not .venv
+	rm -rf site dist demo/out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv too
+	rm -rf $(VENV)
+
+# torch comes first and pinned: without the pin pip would take the latest build, which may bring CUDA along
+$(VENV)/.torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch==2.13.0
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch $(LISTS)
+	$(PIP) -e ".[demo]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.torch $(LISTS)
+	$(PIP) -e ".[demo,test,dev]"
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.torch $(LISTS)
+	$(PIP) -e ".[bench]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.torch $(LISTS)
+	$(PIP) -e ".[docs]"
+	@touch $@

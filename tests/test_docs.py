@@ -1,0 +1,416 @@
+"""The documentation is true: recipes load, commands and code run, tables agree with the code, links lead on.
+
+A comment in front of a fenced block says what is done with it:
+
+* `run` (or `run: exit N`, `run: plugin`): its commands or its code run, in a folder with the tiny models that
+  `docs/index.md` makes, page by page and block by block;
+* `prints`: what the block before it printed, where … stands for anything;
+* `part of: METHOD`: a piece of a recipe; `refused: TEXT`: a recipe that is refused with this text;
+  `messages`: all that the refused recipes of the page say, in order.
+
+A block with a title is written to a file of that name. All other YAML blocks are whole recipes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+import submerge
+import submerge.engine
+import submerge.methods
+from submerge.cli import main
+from submerge.cli._app import app
+from submerge.errors import RequestError
+from submerge.methods import METHODS, REQUIRED, Method, Option
+from submerge.recipe import load_recipe
+from submerge.recipe._carried import ABSENT_METHODS, RECIPE_KEYS
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+METHOD_PAGES = sorted((DOCS / "methods").glob("*.md"))
+
+_BLOCK = re.compile(
+    r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<lang>\w+)(?P<info>[^\n]*)\n(?P<body>.*?)^```$", re.M | re.S
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: where it stands, its mark, language and title, and what is in it."""
+
+    page: Path
+    line: int
+    mark: str
+    lang: str
+    title: str
+    body: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for match in _BLOCK.finditer(text):
+        title = re.search(r'title="([^"]+)"', match["info"])
+        line = text.count("\n", 0, match.start("lang")) + 1
+        name = title[1] if title else ""
+        found.append(Block(page, line, match["mark"] or "", match["lang"], name, match["body"]))
+    return found
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+RECIPES = [block for block in BLOCKS if block.lang == "yaml"]
+RUNNING = [page for page in PAGES if any(block.mark.startswith("run") for block in blocks(page))]
+
+
+# --- recipes ---------------------------------------------------------------------------------------------
+
+
+def methods_of(page: Path) -> Mapping[str, Method]:
+    """Return all methods, and the one that a page defines as an example."""
+    found = dict(METHODS)
+    for block in blocks(page):
+        if block.lang == "python" and "METHOD = Method(" in block.body:
+            space: dict[str, Any] = {}
+            exec(compile(block.body, str(block), "exec"), space)
+            found[space["METHOD"].name] = space["METHOD"]
+    return found
+
+
+def completed(part: Mapping[str, Any], method: Method) -> dict[str, Any]:
+    """Return a whole recipe that holds a part of one."""
+    data = {"merge_method": method.name, "base_model": "base", "models": [{"model": "base"}, {"model": "a"}]}
+    data |= part
+    required = {option.name: 1 for option in method.options if option.default is REQUIRED}
+    return data | {"parameters": required | dict(part.get("parameters", {}))}
+
+
+def refusal(block: Block, folder: Path) -> list[str]:
+    """Return what loading the block's recipe says."""
+    path = folder / (block.title or "recipe.yaml")
+    path.write_text(block.body, encoding="utf-8")
+    with pytest.raises(RequestError) as caught:
+        load_recipe(path)
+    return [str(problem) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("block", RECIPES, ids=str)
+def test_recipes_load(block: Block, tmp_path: Path) -> None:
+    if block.mark.startswith("refused: "):
+        messages = refusal(block, tmp_path)
+        assert any(block.mark.removeprefix("refused: ") in message for message in messages), messages
+    elif block.mark.startswith("part of: "):
+        method = METHODS[block.mark.removeprefix("part of: ")]
+        load_recipe(completed(yaml.safe_load(block.body), method))
+    else:
+        load_recipe(block.body, methods=methods_of(block.page))
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.mark == "messages"], ids=str)
+def test_messages_are_those_of_the_refused_recipes(block: Block, tmp_path: Path) -> None:
+    refused = [b for b in blocks(block.page) if b.mark.startswith("refused: ")]
+    assert block.body.splitlines() == [line for b in refused for line in refusal(b, tmp_path)]
+
+
+# --- commands and code ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the quick start's models."""
+    pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("models")
+    script = next(b for b in blocks(DOCS / "index.md") if b.title == "make_models.py")
+    recipe = next(b for b in blocks(DOCS / "index.md") if b.title == "recipe.yaml")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        exec(compile(script.body, str(script), "exec"), {})
+    finally:
+        os.chdir(before)
+    (folder / "recipe.yaml").write_text(recipe.body)
+    return folder
+
+
+@pytest.fixture
+def workplace(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of that folder, as the current one; the command's handler of signals is undone.
+
+    Memory is counted as in a fresh process, for this one holds whatever other tests have loaded.
+    """
+    shutil.copytree(models, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(sys.modules["submerge.engine._memory"], "resident", lambda: 300_000_000)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    handler = signal.getsignal(signal.SIGTERM)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def plugin(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A function that does what `pip install -e .` does: a folder's module and entry points are found."""
+
+    def install(folder: Path) -> None:
+        project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+        info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
+        lines = [
+            f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
+            for group, points in project["entry-points"].items()
+        ]
+        (info / "entry_points.txt").write_text("\n".join(lines))
+        monkeypatch.syspath_prepend(folder)
+        monkeypatch.setattr(submerge.methods, "METHODS", type(METHODS)())
+
+    yield install
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(str(workplace)):
+            del sys.modules[name]
+
+
+def command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run one command, `submerge` and `python FILE` in this process; return its exit code."""
+    if words[0] == "python":
+        runpy.run_path(words[1])
+        return 0
+    if words[0] != "submerge":
+        return subprocess.run(words, check=False).returncode
+    monkeypatch.setattr(sys, "argv", words)
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def shell(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the commands of a block; the last one ends with the code that its mark names."""
+    expected = re.search(r"exit (\d+)", block.mark)
+    lines = block.body.replace("\\\n", " ").splitlines()
+    lines = [line for line in lines if shlex.split(line, comments=True)]
+    for number, line in enumerate(lines):
+        last = number == len(lines) - 1
+        code = subprocess.run(line, shell=True, check=False).returncode if "|" in line else None
+        if code is None:
+            code = command(shlex.split(line, comments=True), monkeypatch)
+        assert code == (int(expected[1]) if expected and last else 0), f"{block}: {line}"
+
+
+def assert_printed(block: Block, printed: str) -> None:
+    pattern = re.escape(block.body.strip()).replace("…", ".*")
+    text = "\n".join(line.rstrip() for line in printed.strip().splitlines())
+    assert re.fullmatch(pattern, text, re.S), f"{block} says\n{block.body}\nand there was\n{printed}"
+
+
+@pytest.mark.parametrize("page", RUNNING, ids=lambda page: str(page.relative_to(ROOT)))
+def test_examples_run(
+    page: Path,
+    workplace: Path,
+    plugin: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    space: dict[str, Any] = {}
+    printed = ""
+    for block in blocks(page):
+        if block.title:
+            (workplace / block.title).write_text(block.body, encoding="utf-8")
+        if block.mark == "prints":
+            assert_printed(block, printed)
+        if not block.mark.startswith("run"):
+            continue
+        if block.mark == "run: plugin":
+            plugin(workplace)
+        capfd.readouterr()
+        if block.lang == "python":
+            exec(compile(block.body, str(block), "exec"), space)
+        else:
+            shell(block, monkeypatch)
+        printed = capfd.readouterr().out
+
+
+# --- tables -----------------------------------------------------------------------------------------------
+
+
+def rows(page: Path) -> list[list[str]]:
+    """Return the cells of every table row of a page."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+
+
+def page_of(method: str) -> Path:
+    """Return the page that has a section about a method."""
+    heading = f"\n## `{method}`\n"
+    found = [page for page in METHOD_PAGES if heading in page.read_text(encoding="utf-8")]
+    assert len(found) == 1, f"{method} has sections on {len(found)} pages of docs/methods"
+    return found[0]
+
+
+def written(value: Any) -> str:
+    """Return a value as the documentation writes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def kind(option: Option) -> str:
+    """Return an option's type and range as the documentation writes them."""
+    if option.kind is bool:
+        return "true or false"
+    if option.kind is str:
+        return " or ".join(f"`{choice}`" for choice in option.choices)
+    name = "whole number" if option.kind is int else "number"
+    low, high = f"{option.low:g}", f"{option.high:g}"
+    if (low, high) == ("-inf", "inf"):
+        return name
+    return f"{name} ≥ {low}" if high == "inf" else f"{name} in [{low}, {high}]"
+
+
+def default_in(cell: str, method: str) -> str:
+    """Return the default that a cell such as "`false`; `true` for `ties`" gives for a method."""
+    found, *exceptions = cell.split("; ")
+    for exception in exceptions:
+        value, _, names = exception.partition(" for ")
+        if f"`{method}`" in names:
+            return value.strip("`")
+    return found.strip("`")
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_options_are_documented(method: Method) -> None:
+    page = page_of(method.name)
+    table = [row for row in rows(page) if len(row) == 5]
+    for option in method.options:
+        found = [row for row in table if row[0] == f"`{option.name}`"]
+        assert len(found) == 1, f"{page}: {option.name} has {len(found)} rows"
+        _, type_, default, scope, meaning = found[0]
+        assert type_ == kind(option)
+        expected = "required" if option.default is REQUIRED else written(option.default)
+        assert default_in(default, method.name) == expected, f"{page}: {option.name}"
+        assert scope == ("each model" if option.scope == "model" else "the merge")
+        assert meaning
+
+
+@pytest.mark.parametrize("page", METHOD_PAGES, ids=lambda page: page.name)
+def test_documented_options_exist(page: Path) -> None:
+    names = re.findall(r"^## `(\w+)`$", page.read_text(encoding="utf-8"), re.M)
+    options = {f"`{option.name}`" for name in names for option in METHODS[name].options}
+    documented = {row[0] for row in rows(page) if len(row) == 5 and row[3] in ("each model", "the merge")}
+    assert documented == options
+
+
+def counted(method: Method) -> str:
+    low, high = method.min_models, method.max_models
+    return f"{low} or more" if high is None else str(low) if low == high else f"{low} to {high}"
+
+
+def index_rows() -> dict[str, list[str]]:
+    return {
+        match[1]: row
+        for row in rows(DOCS / "methods" / "index.md")
+        if len(row) == 5 and (match := re.match(r"\[`(\w+)`\]", row[0]))
+    }
+
+
+def test_the_index_lists_all_methods() -> None:
+    listed = index_rows()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"| methods | {len(METHODS)} |" in readme
+    assert list(listed) == list(METHODS)
+    for method in METHODS.values():
+        _, base, count, _, use = listed[method.name]
+        assert base == ("required" if method.needs_base else "optional")
+        assert count == counted(method)
+        assert use
+        assert f"[`{method.name}`](docs/methods/{page_of(method.name).name}" in readme
+
+
+USUAL = {"weight": 0.5, "t": 0.5, "density": 0.5, "epsilon": 0.1, "select_topk": 0.5}
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_passes_are_as_documented(method: Method, workplace: Path) -> None:
+    names = [] if method.name == "slerp" or method.max_models == 1 else ["chat"]
+    recipe: dict[str, Any] = {
+        "merge_method": method.name,
+        "models": [{"model": name} for name in [*names, "code"]],
+        "parameters": {option.name: USUAL[option.name] for option in method.options if option.name in USUAL},
+    }
+    if method.needs_base:
+        recipe["base_model"] = "base"
+    plan = submerge.plan(recipe)
+    report = submerge.merge(plan, workplace / "out")
+    assert report.bytes_read == int(index_rows()[method.name][3]) * plan.bytes_read
+
+
+def test_all_options_of_the_commands_are_documented() -> None:
+    documented = {
+        name: row[1] for row in rows(DOCS / "running.md") for name in re.findall(r"`(--?[\w-]+)`", row[0])
+    }
+    found: dict[str, list[str]] = {}
+    commands = typer.main.get_command(app).commands
+    for name, one in commands.items():
+        for parameter in one.params:
+            for flag in (*parameter.opts, *parameter.secondary_opts):
+                if flag.startswith("-") and flag not in ("--help", "-h"):
+                    found.setdefault(flag, []).append(name)
+    assert documented.keys() == found.keys()
+    for flag, names in found.items():
+        everywhere = sorted(names) == sorted(commands)
+        assert sorted(documented[flag].split(", ")) == (["all"] if everywhere else sorted(names)), flag
+
+
+def test_all_keys_of_a_recipe_are_documented() -> None:
+    text = (DOCS / "recipes.md").read_text(encoding="utf-8")
+    documented = {row[0].strip("`") for row in rows(DOCS / "recipes.md") if len(row) == 3}
+    assert set(RECIPE_KEYS) - {"chat_template"} <= documented
+    for name in ("chat_template", *ABSENT_METHODS):
+        assert f"`{name}`" in text
+
+
+# --- links and paths --------------------------------------------------------------------------------------
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and MkDocs make them."""
+    text = _BLOCK.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = _BLOCK.sub("", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = target.partition("#")
+        other = (page.parent / path).resolve() if path else page
+        assert other.exists(), f"{page.name}: {target}"
+        assert other.is_relative_to(DOCS) or not page.is_relative_to(DOCS), f"{target} is no page of the site"
+        assert not anchor or anchor in anchors(other), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_names_a_place_on_a_machine(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert not re.findall(r"(?<![\w.])/(?:home|root|tmp|opt|work|mnt|Users)/\S*", text)
