@@ -87,7 +87,7 @@ def test_everything_else_is_read(toys):
         + "rules: {missing: base, vocabulary: by-position}\nseed: 42\nslices:\n",
         methods=toys,
     )
-    assert (recipe.dtype, recipe.out_dtype, recipe.tokenizer_source) == ("bfloat16", "float16", "a/")
+    assert (recipe.dtype, recipe.out_dtype, recipe.tokenizer_source) == ("bfloat16", "float16", "a")
     assert recipe.rules == Rules(missing="base", vocabulary="by-position")
     assert recipe.seed == 42
 

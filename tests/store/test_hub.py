@@ -124,7 +124,7 @@ def test_links_out_of_the_cache_are_refused(offline: Path, tmp_path: Path) -> No
 
 def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert "pip install submerge[hub]" in refused("org/name", tmp_path)
+    assert "pip install huggingface_hub" in refused("org/name", tmp_path)
 
 
 class Repository:

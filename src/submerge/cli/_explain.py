@@ -46,4 +46,8 @@ def _print(line: dict[str, Any]) -> None:
     for name, values in line.get("options", {}).items():
         for one in values:
             who = f" of {one['model']}" if "model" in one else ""
-            typer.echo(f"  {name}{who} = {one['value']}   {one['why']}")
+            typer.echo(f"  {name}{who} = {_yaml(one['value'])}   {one['why']}")
+
+
+def _yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import yaml
 
@@ -10,15 +10,23 @@ __all__ = ["model_card"]
 
 
 def model_card(
-    *, name: str, method: str, source: str, models: Sequence[str], base: str | None, recipe: str, version: str
+    *,
+    name: str,
+    method: str,
+    source: str,
+    models: Sequence[str],
+    base: str | None,
+    fetched: Collection[str],
+    recipe: str,
+    version: str,
 ) -> str:
     """Return the text of README.md: front matter with `base_model_relation: merge`, then the recipe.
 
-    Model names that are local paths are listed in the text, not in the front matter, for the Hub
-    would look them up. The licence of the inputs is not guessed.
+    Only models that were `fetched` from the Hub stand in the front matter, for the Hub looks them
+    up; local paths are listed in the text. The licence of the inputs is not guessed.
     """
     front: dict[str, object] = {"library_name": "transformers", "tags": ["merge", "submerge"]}
-    repos = [m for m in dict.fromkeys([*([base] if base else []), *models]) if _is_repo(m)]
+    repos = [m for m in dict.fromkeys([*([base] if base else []), *models]) if m in fetched]
     if repos:
         front = {"base_model": [r.partition("@")[0] for r in repos], "base_model_relation": "merge", **front}
     lines = [
@@ -27,8 +35,7 @@ def model_card(
         "---",
         f"# {name}",
         "",
-        f"Merged with [Submerge](https://pypi.org/project/submerge) {version}, without training, "
-        f"by {method} ({source}).",
+        f"Merged with Submerge {version}, without training, by {method} ({source}).",
         "",
         "Models:",
         "",
@@ -47,8 +54,3 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
-
-
-def _is_repo(name: str) -> bool:
-    path = name.partition("@")[0]
-    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not path.endswith("/")

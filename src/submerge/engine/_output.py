@@ -182,7 +182,8 @@ class Output:
             shutil.rmtree(old, ignore_errors=True)
 
     def _write(self, name: str, text: str) -> None:
-        (self.folder / name).write_text(text, encoding="utf-8")
+        # paths may hold bytes that are no UTF-8; in JSON the escape means the same
+        (self.folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
 
     def _carry(self) -> None:
         """Copy the side files, bytes as they are: the tokenizer's from its model, others from the donor."""
@@ -211,6 +212,7 @@ class Output:
             source=recipe.method.source,
             models=[entry.model for entry in recipe.models],
             base=recipe.base,
+            fetched=[model.label for model in self.plan.models if model.revision],
             recipe=recipe.text,
             version=__version__,
         )

@@ -50,7 +50,7 @@ def merge_state_dicts(
         device, threads: where and with how many workers to compute.
         options: the method's parameters. A model-scope option takes one value, or a sequence with
             one for each model, or a mapping from the models' names. A shared option takes
-            one value. Every value may be a setting as in a recipe (a list of `{filter, value}`).
+            one value, or a setting as in a recipe (a gradient, or a list of `{filter, value}`).
 
     Raises:
         RequestError: the request is wrong; every problem is named.

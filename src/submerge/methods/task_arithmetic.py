@@ -120,10 +120,14 @@ def _method(row: _Row) -> Method:
     )
 
 
-_TIES = "mergekit: signs are elected on weighted updates and the divisor is the agreeing weight; paper: on \
-unweighted updates, divided by how many agree (as PEFT does)"
-_DARE = "mergekit: rescale restores each tensor's L1 norm; paper: divides by density"
-_DELLA = "mergekit: rescale restores each tensor's L1 norm; paper: divides by each entry's probability"
+_L1 = "mergekit: rescale restores each tensor's L1 norm"
+_WEIGHTED = "signs are elected on weighted updates and the divisor is the agreeing weight"
+_COUNTED = "signs are elected on unweighted updates and the divisor is how many agree (as in PEFT)"
+_TIES = f"mergekit: {_WEIGHTED}; paper: {_COUNTED}"
+_DARE = f"{_L1}; paper: divides by density"
+_DARE_TIES = f"{_L1}, {_WEIGHTED}; paper: divides by density, {_COUNTED}"
+_DELLA_LINEAR = f"{_L1}; paper: divides by each entry's probability"
+_DELLA = f"{_L1}, {_WEIGHTED}; paper: divides by each entry's probability, {_COUNTED}"
 
 _ROWS = (
     _Row("task_arithmetic", "Task arithmetic", _masks.nothing, False, False, False,
@@ -137,13 +141,13 @@ _ROWS = (
          "Task arithmetic after random drops: less interference between large models.", _DARE),
     _Row("dare_ties", "DARE-TIES", _masks.scattered, True, False, True,
          "Yu et al. 2023, arXiv 2311.03099",
-         "DARE's drops with the sign vote of TIES.", _DARE),
+         "DARE's drops with the sign vote of TIES.", _DARE_TIES),
     _Row("della", "DELLA", _masks.ranked, True, True, True,
          "Deep et al. 2024, arXiv 2406.11617",
          "DARE-TIES where large entries are dropped less often.", _DELLA),
     _Row("della_linear", "DELLA (linear)", _masks.ranked, False, False, True,
          "Deep et al. 2024, arXiv 2406.11617",
-         "DELLA's drops without the vote.", _DELLA),
+         "DELLA's drops without the vote.", _DELLA_LINEAR),
     _Row("breadcrumbs", "Model Breadcrumbs", _masks.trimmed, False, False, False,
          "Davari & Belilovsky 2023, arXiv 2312.06795",
          "Many tasks: outliers and noise of every update are cut."),

@@ -83,7 +83,7 @@ def _library() -> ModuleType:
         import huggingface_hub.errors
     except ImportError:
         raise RequestError(
-            Problem("models on the Hub need the package huggingface_hub", "", "pip install submerge[hub]")
+            Problem("models on the Hub need the package huggingface_hub", "", "pip install huggingface_hub")
         ) from None
     return huggingface_hub
 

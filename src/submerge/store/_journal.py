@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -41,9 +42,10 @@ class Journal:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            os.close(self._fd)
-            what = "another run is writing this output"
-            raise RequestError(Problem(what, str(folder), "wait for it, or choose another output")) from error
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):  # any other: a file system without locks
+                os.close(self._fd)
+                what, hint = "another run is writing this output", "wait for it, or choose another output"
+                raise RequestError(Problem(what, str(folder), hint)) from error
         found = self._read() if resume else []
         if found and found[0] != head:
             os.close(self._fd)

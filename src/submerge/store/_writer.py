@@ -18,6 +18,7 @@ from submerge.store._shards import Shard
 __all__ = ["ShardWriter", "Sink", "preallocate", "sync_file", "sync_folder"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES)
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)  # never write through a link, wherever it leads
 
 
@@ -160,8 +161,12 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until a folder's entries (creations, renames) are on the disk."""
-    _sync(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    """Wait until a folder's entries (creations, renames) are on the disk, where the system can tell."""
+    try:
+        _sync(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    except WorkError as error:
+        if getattr(error.__cause__, "errno", None) not in _NO_FOLDER_SYNC:
+            raise
 
 
 def _sync(path: Path, flags: int) -> None:

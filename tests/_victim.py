@@ -1,0 +1,118 @@
+"""Runs of the command line in processes of their own, cheap to start: for signals, locks and limits.
+
+A fork server that has imported the engine once gives each run a fresh process in milliseconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["submerge.engine", "submerge.cli._app"])
+
+
+@dataclass
+class Victim:
+    """A running `submerge …`, and the files that its streams go to."""
+
+    process: BaseProcess
+    stdout: Path
+    stderr: Path
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def wait(self, seconds: float = 60) -> int:
+        """Return the exit code, negative for a signal."""
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, "it hangs"
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self.process.kill()
+        self.process.join()
+
+
+def start(
+    argv: Sequence[object],
+    logs: Path,
+    *,
+    small: bool = False,
+    pause: float = 0.0,
+    limits: Mapping[str, int] | None = None,
+    plain: bool = False,
+) -> Victim:
+    """Run `submerge ARGV` in a new process.
+
+    `small` shrinks chunks and tasks to 8192 elements, `pause` makes each task last so many seconds
+    longer, `limits` are those of `resource` by name, and `plain` takes away root's right to any file.
+    """
+    logs.mkdir(exist_ok=True)
+    number = len(list(logs.iterdir()))
+    out, err = logs / f"{number}.out", logs / f"{number}.err"
+    arguments = ([str(a) for a in argv], str(out), str(err), small, pause, dict(limits or {}), plain)
+    process = CONTEXT.Process(target=_run, args=arguments)
+    process.start()
+    return Victim(process, out, err)
+
+
+def until(condition: object, seconds: float = 60) -> None:
+    """Wait until a function returns something true."""
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.002)
+
+
+def _run(
+    argv: list[str],
+    out: str,
+    err: str,
+    small: bool,
+    pause: float,
+    limits: dict[str, int],
+    plain: bool,
+) -> None:
+    for path, stream in ((out, 1), (err, 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+    from submerge.cli import main
+    from submerge.engine import _job, _tensor
+
+    if small:
+        _tensor.CHUNK_VALUES = _tensor.TASK_ELEMENTS = 1
+    if pause:
+        work = _job.Job.work
+
+        def slowly(*args: object) -> object:
+            time.sleep(pause)
+            return work(*args)  # type: ignore[arg-type]
+
+        _job.Job.work = slowly  # type: ignore[assignment,method-assign]
+    for name, limit in limits.items():
+        resource.setrlimit(getattr(resource, name), (limit, limit))
+    if plain:
+        _drop_capabilities()
+    sys.argv = ["submerge", *argv]
+    main()
+
+
+def _drop_capabilities() -> None:
+    """Give up what root may do beyond its own files' permissions (capset, Linux)."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()
+    assert ctypes.CDLL(None).capset(header, sets) == 0

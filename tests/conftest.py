@@ -1,0 +1,52 @@
+"""What every test may use: the peers we compare with, and an engine that works in tiny pieces."""
+
+import importlib.util
+import warnings
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("submerge", deadline=None, max_examples=40, derandomize=True)
+settings.load_profile("submerge")
+
+
+@pytest.fixture(scope="session")
+def mergekit() -> ModuleType:
+    """mergekit's merges of tensors and state dicts in memory."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("mergekit.merge_methods.api")
+
+
+@pytest.fixture(scope="session")
+def peft_merge() -> ModuleType:
+    """PEFT's `merge_utils`, loaded by itself: all of PEFT takes seconds to import."""
+    spec = importlib.util.find_spec("peft")
+    if spec is None or spec.submodule_search_locations is None:
+        pytest.skip("peft is not installed")
+    path = f"{spec.submodule_search_locations[0]}/utils/merge_utils.py"
+    alone = importlib.util.spec_from_file_location("peft_merge_utils", path)
+    assert alone is not None
+    assert alone.loader is not None
+    module = importlib.util.module_from_spec(alone)
+    alone.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A function that makes the engine work in chunks of `length` and search thresholds by sampling."""
+
+    def shrink(length: int = 500, tasks: int = 3) -> None:
+        monkeypatch.setattr(
+            "submerge.engine._job.chunk_length", lambda _, width: width * max(1, length // width)
+        )
+        monkeypatch.setattr("submerge.engine._tensor.TASK_ELEMENTS", tasks * length)
+        monkeypatch.setattr("submerge.engine._job.SAMPLE_RUNS", 4)
+        monkeypatch.setattr("submerge.engine._job.SAMPLE_LENGTH", 100)
+        monkeypatch.setattr("submerge.algebra._select.COLLECT_ALL", 1000)
+        monkeypatch.setattr("submerge.algebra._select.COLLECT_MOST", 1500)
+
+    return shrink
