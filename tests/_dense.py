@@ -164,7 +164,8 @@ def probabilities(x: torch.Tensor, t: int, o: Options, ranked: bool) -> torch.Te
     epsilon = o["epsilon"][t]
     rows = x.reshape(1, 1) if x.ndim == 0 else x
     rank = rows.abs().argsort(dim=-1, stable=True).argsort(dim=-1).double()
-    probability = density - epsilon + 2 * epsilon * rank / max(1, rows.shape[-1] - 1)
+    share = rank / (rows.shape[-1] - 1) if rows.shape[-1] > 1 else rank + 0.5
+    probability = density - epsilon + 2 * epsilon * share
     return probability.view(x.shape)
 
 

@@ -208,17 +208,38 @@ def test_less_memory_means_fewer_workers(made: Family) -> None:
     assert fewer.budget.peak <= tight
 
 
-def test_the_promise_of_memory_holds(tmp_path: Path) -> None:
-    """A merge of 160 MB a model in a fresh process with 400 MB in all."""
-    made = family(tmp_path / "models", count=3, shapes={"a.weight": (4000, 10_000)}, dtype=torch.float32)
-    recipe = made.write_recipe("ties", {"density": 0.3})
-    argv = ["merge", recipe, "-o", tmp_path / "out", "--max-memory", "450MB", "--json"]
-    victim = start(argv, tmp_path / "logs")
+COLUMNS = pytest.mark.xfail(
+    strict=True, reason="ColumnGram keeps a part for each chunk, so its memory grows with the tensor"
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        ("ties", {"density": 0.3}),
+        ("sce", {"select_topk": 0.2}),
+        ("nuslerp", {"nuslerp_flatten": False}),
+        pytest.param("nuslerp", {"nuslerp_flatten": False, "nuslerp_row_wise": True}, marks=COLUMNS),
+    ],
+)
+def test_the_promise_of_memory_holds(big: Family, tmp_path: Path, method: str, parameters: Any) -> None:
+    recipe = big.write_recipe(method, parameters)
+    argv = ["merge", recipe, "-o", tmp_path / "out", "--json", "--max-memory"]
+    refusal = start([*argv, "1MB"], tmp_path / "logs")
+    assert refusal.wait() == 2
+    least = int(refusal.stderr.read_text().split("allow at least ")[1].split(" MB")[0]) + 5
+    victim = start([*argv, f"{least}MB"], tmp_path / "logs")
     assert victim.wait() == 0, victim.stderr.read_text()
-    report = json.loads(victim.stdout.read_text())
-    assert report["peak_memory_bytes"] <= 450e6
-    shutil.rmtree(tmp_path / "models")
+    assert json.loads(victim.stdout.read_text())["peak_memory_bytes"] <= least * 10**6
     shutil.rmtree(tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
+    """Two models of 64 MB, of which no more than a few MB may be held."""
+    root = tmp_path_factory.mktemp("big")
+    yield family(root, shapes={"a.weight": (3200, 5000)})
+    shutil.rmtree(root)
 
 
 # --- the command line's own values ----------------------------------------------------------------

@@ -107,3 +107,9 @@ def test_tensors_have_masks_of_their_own() -> None:
 def test_a_mask_is_the_stream_of_seed_name_and_model(method: str, options: dict) -> None:
     survived = masked(update(), method, seed=9, density=0.3, **options) != 0
     assert torch.equal(survived, kept(method, stream_key(9, "w", 0), torch.full(SHAPE, 0.3)))
+
+
+def test_the_papers_ties_can_restore_the_l1_norm() -> None:
+    tau = update()
+    found = masked(tau, "ties", density=0.2, variant="paper", rescale=True)
+    assert found.abs().sum().item() == pytest.approx(tau.abs().sum().item(), rel=1e-5)

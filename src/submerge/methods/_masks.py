@@ -149,11 +149,11 @@ def ranked(spec: TensorSpec, o: Values) -> MaskPlan:
 
 
 def _relative_ranks(rows: torch.Tensor) -> torch.Tensor:
-    """Return the rank by magnitude of each entry in its row, from 0 (smallest) to 1."""
+    """Return the rank by magnitude of each entry in its row, from 0 (smallest) to 1; ½ if it is alone."""
     width = rows.shape[-1]
     magnitudes = rows.abs().cpu().numpy()
     order = np.argsort(magnitudes, axis=-1, kind="stable")
-    scale = np.arange(width, dtype=magnitudes.dtype) / max(1, width - 1)
+    scale = np.linspace(0, 1, width, dtype=magnitudes.dtype) if width > 1 else np.full(1, 0.5)
     ranks = np.empty_like(magnitudes)
     np.put_along_axis(ranks, order, np.broadcast_to(scale, order.shape), axis=-1)
     return torch.from_numpy(ranks).to(rows.device)
@@ -166,7 +166,8 @@ def rescaled(sparsifier: Sparsifier, spec: TensorSpec, o: Values) -> MaskPlan:
     one more pass measures; with `variant: paper` the sparsifier itself divides by probabilities.
     """
     mask = yield from sparsifier(spec, o)
-    if not o["rescale"] or o.get("variant") == "paper":
+    by_probability = o.get("variant") == "paper" and sparsifier in (scattered, ranked)
+    if not o["rescale"] or by_probability:
         return mask
 
     def norms(chunk: Chunk) -> torch.Tensor:
