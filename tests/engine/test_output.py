@@ -254,6 +254,18 @@ def test_shards_and_their_index(made: Family, tmp_path: Path, size: int) -> None
     assert submerge.verify(report.out, load=False).sound
 
 
+@pytest.mark.parametrize("size", [2_000, 10**6])
+def test_diffusers_finds_its_weights(made: Family, tmp_path: Path, size: int) -> None:
+    for folder in (made.base, *made.tuned):
+        (folder / "model.safetensors").rename(folder / "diffusion_pytorch_model.safetensors")
+    out = submerge.merge(made.recipe("linear"), tmp_path / "out", settings=replace(ROOM, shard_size=size)).out
+    names = [p.name for p in out.iterdir() if ".safetensors" in p.name]
+    assert names
+    assert all(name.startswith("diffusion_pytorch_model") for name in names)
+    assert ("diffusion_pytorch_model.safetensors.index.json" in names) == (size == 2_000)
+    assert submerge.verify(out, load=False).sound
+
+
 def read_one(file: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 

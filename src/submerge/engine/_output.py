@@ -147,7 +147,8 @@ class Output:
             self._carry()
             index = index_json(plan.shards)
             if index is not None:
-                (self.folder / "model.safetensors.index.json").write_bytes(index)
+                stem = plan.shards[0].file.partition("-00001-of-")[0]
+                (self.folder / f"{stem}.safetensors.index.json").write_bytes(index)
             self._write(MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
             self._write("README.md", self._card())
             theirs = to_mergekit(plan.recipe)

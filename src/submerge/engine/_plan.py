@@ -29,6 +29,7 @@ from submerge.store import (
 __all__ = ["MergePlan", "Settings", "check_device", "make_plan", "plan_models"]
 
 GB = 10**9
+DIFFUSERS = "diffusion_pytorch_model"  # the only name under which Diffusers looks for weights
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,9 @@ def plan_models(
     if problems:
         raise RequestError(problems)
     unused = _unused(models, tensors)
-    shards = plan_shards([(t.name, t.dtype, t.shape) for t in tensors], settings.shard_size)
+    files = models[donor].shards.values()
+    stem = DIFFUSERS if any(file.startswith(DIFFUSERS) for file in files) else "model"
+    shards = plan_shards([(t.name, t.dtype, t.shape) for t in tensors], settings.shard_size, stem=stem)
     return MergePlan(
         recipe,
         settings,

@@ -15,8 +15,9 @@ Treatment: TypeAlias = Literal["merge", "base", "keep"]
 """`merge`: the method folds it. `base`: a float tensor that a rule takes from the base.
 `keep`: an integer or boolean tensor, copied from the base bit for bit."""
 
-CHUNK_VALUES = 1 << 18
-"""Values of one chunk over all models: float32 working sets of a few MiB stay in the L2 cache.
+CHUNK_VALUES = 1 << 21
+"""Values of one chunk over all models: large enough that workers seldom wait for the interpreter lock,
+small enough for the caches.
 A constant, for the boundaries of chunks decide how partial sums are grouped."""
 TASK_ELEMENTS = 1 << 21
 """Elements that one worker takes at a time, and that one line of the journal covers."""

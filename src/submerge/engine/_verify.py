@@ -113,6 +113,9 @@ def _base(model: Checkpoint, spec: str | None, named: bool, report: VerifyReport
     if spec is None:
         report.skipped.append("names against the base: the merge had none")
         return
+    if not named and not Path(spec).exists():  # never fetch a model only to look at its names
+        report.skipped.append(f"names against the base: {spec} is not here (name it with --base)")
+        return
     try:
         base = open_checkpoint(spec)
     except (RequestError, WorkError) as error:

@@ -159,8 +159,10 @@ def _relative_ranks(rows: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(ranks).to(rows.device)
 
 
-def rescaled(sparsifier: Sparsifier, spec: TensorSpec, o: Values) -> MaskPlan:
-    """Plan the sparsifier, and restore each update's L1 norm where the options ask for it.
+def rescaled(
+    sparsifier: Sparsifier, spec: TensorSpec, o: Values
+) -> Generator[Reduction[Any, Any], Any, tuple[Mask, list[float]]]:
+    """Plan the sparsifier, and the factor for each model that restores its update's L1 norm.
 
     With `rescale` and mergekit's variant the factor is Σ|Δ| / Σ|masked Δ| over the tensor, which
     one more pass measures; with `variant: paper` the sparsifier itself divides by probabilities.
@@ -168,21 +170,15 @@ def rescaled(sparsifier: Sparsifier, spec: TensorSpec, o: Values) -> MaskPlan:
     mask = yield from sparsifier(spec, o)
     by_probability = o.get("variant") == "paper" and sparsifier in (scattered, ranked)
     if not o["rescale"] or by_probability:
-        return mask
+        return mask, [1.0] * spec.count
 
     def norms(chunk: Chunk) -> torch.Tensor:
-        before = chunk.updates.abs().sum(1)
+        before = chunk.updates.abs_().sum(1)  # no mask looks at signs
         mask(chunk)
-        return torch.stack([before, chunk.updates.abs().sum(1)])
+        return torch.stack([before, chunk.updates.sum(1)])
 
     before, after = yield Totals(norms)
-    factors = [
+    return mask, [
         b / a if b >= NEGLIGIBLE and a >= NEGLIGIBLE else 1.0
         for b, a in zip(before.tolist(), after.tolist(), strict=True)
     ]
-
-    def mask_and_scale(chunk: Chunk) -> None:
-        mask(chunk)
-        chunk.updates.mul_(_column(factors, chunk))
-
-    return mask_and_scale

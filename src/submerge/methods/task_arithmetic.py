@@ -41,32 +41,37 @@ class _Row:
 
 
 def _plan(row: _Row, spec: TensorSpec, o: Values) -> FoldPlan:
-    mask = yield from _masks.rescaled(row.mask, spec, o)
+    mask, factors = yield from _masks.rescaled(row.mask, spec, o)
     weights, scale = o["weight"], o["lambda"]
-    paper = o.get("variant") == "paper"
+    scaled = [w * f for w, f in zip(weights, factors, strict=True)]
     together = sum(weights)
 
     def weighted_sum(chunk: Chunk) -> torch.Tensor:
         mask(chunk)
         divide = o["normalize"] and abs(together) >= NO_DIVISOR
         factor = scale / together if divide else scale
-        return combine(chunk.updates, [w * factor for w in weights])
+        return combine(chunk.updates, [w * factor for w in scaled])
+
+    paper = o.get("variant") == "paper"
+    ballots = factors if paper else scaled  # what an update is multiplied by before the vote
+    shares = weights if paper else [1.0] * len(weights)  # and after it
+    counts = [1.0] * len(weights) if paper else weights  # what an agreeing entry adds to the divisor
 
     def voted(chunk: Chunk) -> torch.Tensor:
         mask(chunk)
         u = chunk.updates
-        if not paper:
-            for update, w in zip(u, weights, strict=True):
-                update.mul_(w)
+        for update, ballot in zip(u, ballots, strict=True):
+            if ballot != 1:
+                update.mul_(ballot)
         sign = majority(total(u))
         u.mul_(sign)
         result = torch.zeros_like(sign)
-        for update, w in zip(u, weights, strict=True):
-            result.add_(update.clamp(min=0), alpha=w if paper else 1.0)
+        for update, share in zip(u, shares, strict=True):
+            result.add_(update.clamp_(min=0), alpha=share)
         if o["normalize"]:
             divisor = torch.zeros_like(sign)
-            for update, w in zip(u, weights, strict=True):
-                divisor.add_(update.gt_(0), alpha=1.0 if paper else w)
+            for update, count in zip(u, counts, strict=True):
+                divisor.add_(update.gt_(0), alpha=count)
             result.div_(divisor.add_(divisor.eq(0)))
         return result.mul_(sign.mul_(scale))
 
