@@ -83,7 +83,7 @@ def test_transformers_offline_counts_too(
     monkeypatch.setenv("TRANSFORMERS_OFFLINE", "yes")
     write_single(tmp_path / "m")
     put(cache, tmp_path / "m")
-    assert fetch("org/name")[1] == COMMIT
+    assert fetch("org/name").commit == COMMIT
 
 
 def test_what_is_not_cached_is_said(offline: Path, tmp_path: Path) -> None:
@@ -160,7 +160,8 @@ def test_small_files_come_first_and_only_what_is_needed(
     cache: Path, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository = Repository(monkeypatch, cache, source)
-    folder, commit = fetch("org/name", "v1")
+    found = fetch("org/name", "v1")
+    folder, commit = found.folder, found.commit
     assert (folder, commit) == (repository.snapshot, COMMIT)
     small, weights = repository.asked
     assert sorted(small) == ["LICENSE", "config.json", "merges.txt", "model.safetensors.index.json"]
@@ -230,7 +231,7 @@ def test_a_broken_network(cache: Path, tmp_path: Path, source: Path, monkeypatch
 
     monkeypatch.setattr(repository, "info", fail)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", real)
-    assert fetch("org/name")[1] == COMMIT  # from the cache
+    assert fetch("org/name").commit == COMMIT  # from the cache
     assert "cannot be reached (ConnectionError: no route)" in refused("org/other", tmp_path)
     monkeypatch.undo()
     (tmp_path / "other").mkdir()

@@ -57,6 +57,8 @@ def merge(
     """
     begun = time.perf_counter()
     plan = recipe if isinstance(recipe, MergePlan) else make_plan(recipe, settings)
+    if plan.pending:  # everything was checked by the headers: now the weights are worth their download
+        plan = make_plan(plan.recipe, plan.settings, download=True)
     device = check_device(plan.settings.device)
     out = Path(out)
     check_target(plan, out, overwrite)

@@ -95,6 +95,11 @@ class MergePlan:
             counts[where] = counts.get(where, 0) + count
 
     @property
+    def pending(self) -> bool:
+        """Whether weights of models on the Hub are still to be downloaded."""
+        return any(model.pending for model in self.models)
+
+    @property
     def bytes_read(self) -> int:
         """Bytes of input that the result depends on, each counted once."""
         return sum(i.entry.nbytes for t in self.tensors for i in t.read)
@@ -105,8 +110,15 @@ class MergePlan:
         return sum(shard.size for shard in self.shards)
 
 
-def make_plan(source: str | Path | Mapping[str, Any] | Recipe, settings: Settings | None = None) -> MergePlan:
+def make_plan(
+    source: str | Path | Mapping[str, Any] | Recipe,
+    settings: Settings | None = None,
+    *,
+    download: bool = False,
+) -> MergePlan:
     """Return the plan of a recipe, from the recipe and the files' headers alone.
+
+    Of a model on the Hub only the small files and the headers are fetched, unless `download` is set.
 
     Raises `RequestError` with every problem of the recipe, or (if that is fine) of the files.
     """
@@ -118,7 +130,9 @@ def make_plan(source: str | Path | Mapping[str, Any] | Recipe, settings: Setting
     problems: list[Problem] = []
     for spec in specs:
         try:
-            models.append(open_checkpoint(spec, root=recipe.root, allow_pickle=settings.allow_pickle))
+            models.append(
+                open_checkpoint(spec, root=recipe.root, allow_pickle=settings.allow_pickle, download=download)
+            )
         except RequestError as error:
             problems += error.problems
     if problems:

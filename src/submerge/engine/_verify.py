@@ -117,7 +117,7 @@ def _base(model: Checkpoint, spec: str | None, named: bool, report: VerifyReport
         report.skipped.append(f"names against the base: {spec} is not here (name it with --base)")
         return
     try:
-        base = open_checkpoint(spec)
+        base = open_checkpoint(spec, download=False)
     except (RequestError, WorkError) as error:
         if named:
             raise

@@ -14,7 +14,7 @@ from submerge.errors import Problem, RequestError
 from submerge.store._choice import PICKLE_SUFFIXES, Choice, choose_weights, pickle_refusal
 from submerge.store._config import quantised_config, unmergeable_tensors
 from submerge.store._header import TensorEntry, read_header
-from submerge.store._hub import download_hint, fetch
+from submerge.store._hub import Fetched, download_hint, fetch
 from submerge.store._index import read_index
 from submerge.store._pickles import load_pickled, memory_entry
 from submerge.store._problems import examples, read_json
@@ -34,7 +34,8 @@ class Checkpoint:
     `path` is the folder or the bare file; `revision` the resolved commit of a Hub id. `tensors` are in
     file order; `shards` maps each to its weight file's name. `side_files` are relative to the folder and
     `other_weights` are weight files in subfolders that this checkpoint does not read. `memory` holds the
-    tensors of pickled weights, whose entries have no file.
+    tensors of pickled weights, whose entries have no file. `pending` says that weights of a Hub id are not
+    downloaded yet: names, types and shapes are known, values cannot be read.
     """
 
     label: str
@@ -46,6 +47,7 @@ class Checkpoint:
     side_files: tuple[Path, ...] = ()
     other_weights: tuple[Path, ...] = ()
     memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    pending: bool = False
 
     @property
     def files(self) -> list[Path]:
@@ -59,22 +61,25 @@ class Checkpoint:
         return MemorySource(self.memory[name]) if entry.file is None else table.source(entry)
 
 
-def open_checkpoint(spec: str, *, root: Path | None = None, allow_pickle: bool = False) -> Checkpoint:
+def open_checkpoint(
+    spec: str, *, root: Path | None = None, allow_pickle: bool = False, download: bool = True
+) -> Checkpoint:
     """Return the checkpoint that `spec` names: a folder, a safetensors file, or `org/name[@revision]`.
 
-    Relative paths start at `root` (default: the current folder). Only headers are read. Raises
+    Relative paths start at `root` (default: the current folder). Only headers are read; with
+    `download` false not even a Hub id's weights are fetched, where headers can be read without. Raises
     `RequestError` with everything that is wrong with the files.
     """
     root = Path.cwd() if root is None else root
     place = locate(spec, root)
     if isinstance(place, HubId):
         try:
-            folder, commit = fetch(place.repo, place.revision, allow_pickle=allow_pickle)
+            found = fetch(place.repo, place.revision, allow_pickle=allow_pickle, weights=download)
         except RequestError as error:
             near = sibling_hint(spec, root)
             raise RequestError([*error.problems, *([Problem(near, spec)] if near else [])]) from None
         hint = download_hint(place.repo, place.revision)
-        return replace(_open_folder(folder, spec, allow_pickle, hint), revision=commit)
+        return replace(_open_folder(found.folder, spec, allow_pickle, hint, found), revision=found.commit)
     if place.is_dir():
         return _open_folder(place, spec, allow_pickle, "copy or download the missing file")
     return _open_file(place, spec, allow_pickle)
@@ -88,6 +93,7 @@ class _Weights:
     shards: dict[str, str] = field(default_factory=dict)
     memory: dict[str, torch.Tensor] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    headers: Mapping[str, Mapping[str, TensorEntry]] = field(default_factory=dict)
 
     def attempt(self, action: Callable[[], T]) -> T | None:
         """Return the action's result, or None after noting its problems."""
@@ -99,6 +105,8 @@ class _Weights:
 
     def read(self, path: Path, *, pickled: bool) -> Mapping[str, TensorEntry] | None:
         """Return the tensors of one weight file, or None after noting why it cannot be read."""
+        if path.name in self.headers:
+            return self.headers[path.name]
         if not pickled:
             header = self.attempt(lambda: read_header(path))
             return None if header is None else header.entries
@@ -107,6 +115,10 @@ class _Weights:
             return None
         self.memory.update(loaded)
         return {name: memory_entry(name, tensor) for name, tensor in loaded.items()}
+
+    def there(self, path: Path) -> bool:
+        """Return whether a weight file is on the disk, or at least its header is known."""
+        return path.name in self.headers or path.exists()
 
     def add(self, file: str, entries: Mapping[str, TensorEntry]) -> None:
         self.tensors.update(entries)
@@ -121,7 +133,7 @@ class _Weights:
             wanted.setdefault(file, set()).add(name)
         for file, names in sorted(wanted.items()):
             path = index.with_name(file)
-            if not path.exists():
+            if not self.there(path):
                 what = f"the shard {file}, which the index names, is missing"
                 self.problems.append(Problem(what, str(index.parent), hint))
                 continue
@@ -139,27 +151,31 @@ class _Weights:
             self.add(file, entries)
 
 
-def _open_folder(folder: Path, label: str, allow_pickle: bool, hint: str) -> Checkpoint:
+def _open_folder(
+    folder: Path, label: str, allow_pickle: bool, hint: str, fetched: Fetched | None = None
+) -> Checkpoint:
     if not os.access(folder, os.R_OK | os.X_OK):
         raise RequestError(Problem("the folder cannot be read", str(folder), "check the permissions"))
-    found = _Weights()
+    found = _Weights(headers=fetched.headers if fetched else {})
     config_path = folder / "config.json"
     config = found.attempt(lambda: read_json(config_path)) if config_path.is_file() else None
     if config is not None:
         found.problems.extend(quantised_config(config, config_path))
-    choice = found.attempt(lambda: _choose(folder, allow_pickle))
+    choice = fetched.choice if fetched else None
+    choice = choice or found.attempt(lambda: _choose(folder, allow_pickle))
     if choice is None:
         raise RequestError(found.problems)
     if choice.index:
         found.add_indexed(folder / choice.name, pickled=choice.pickled, hint=hint)
-    elif not (folder / choice.name).exists():  # a link of the Hub cache whose blob is gone
+    elif not found.there(folder / choice.name):  # a link of the Hub cache whose blob is gone
         found.problems.append(
             Problem(f"the file {choice.name} is a link that leads nowhere", str(folder), hint)
         )
     else:
         found.add(choice.name, found.read(folder / choice.name, pickled=choice.pickled) or {})
     beside, other = found.attempt(lambda: side_files(folder)) or ((), ())
-    return _checked(found, Checkpoint(label, folder, None, {}, {}, config, beside, other))
+    pending = bool(found.headers)
+    return _checked(found, Checkpoint(label, folder, None, {}, {}, config, beside, other, pending=pending))
 
 
 def _open_file(path: Path, label: str, allow_pickle: bool) -> Checkpoint:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
@@ -12,11 +13,13 @@ from typing import Any
 from submerge.errors import Problem, RequestError, WorkError
 from submerge.store._choice import PICKLE_SUFFIXES, Choice, choose_weights
 from submerge.store._config import quantised_config
+from submerge.store._dtypes import DTYPES
+from submerge.store._header import TensorEntry
 from submerge.store._index import read_index
 from submerge.store._problems import read_json
 from submerge.store._side_files import is_side_file
 
-__all__ = ["download_hint", "fetch"]
+__all__ = ["Fetched", "download_hint", "fetch"]
 
 # a repository may also hold pictures and archives, which a merged model does not need
 _SIDE_SUFFIXES = (
@@ -36,24 +39,42 @@ _LICENCES = ("license", "licence", "notice", "use_policy", "copying")
 _TRUE = {"1", "true", "yes", "on"}
 
 
-def fetch(repo_id: str, revision: str | None = None, *, allow_pickle: bool = False) -> tuple[Path, str]:
-    """Return (snapshot folder, commit) of a model repository, downloaded as far as a merge needs it.
+@dataclass(frozen=True)
+class Fetched:
+    """A repository in the cache: its snapshot folder and commit, and what is known of the rest.
+
+    `choice` is the file that holds the weights, as the list of the repository says (None when only the
+    cache was looked at). `headers` holds, by file, the tensors of weights that were not downloaded.
+    """
+
+    folder: Path
+    commit: str
+    choice: Choice | None = None
+    headers: Mapping[str, Mapping[str, TensorEntry]] = field(default_factory=dict)
+
+
+def fetch(
+    repo_id: str, revision: str | None = None, *, allow_pickle: bool = False, weights: bool = True
+) -> Fetched:
+    """Return a model repository, downloaded as far as a merge needs it.
 
     The list of files is looked at first, then small files are fetched and the configuration is checked,
     then the weights, so that a repository that cannot be merged costs no download. With `HF_HUB_OFFLINE`
     or `TRANSFORMERS_OFFLINE` set, or without a network, only the cache is looked at. Raises
-    `RequestError`, or `WorkError` when the network fails and the cache does not help.
+    `RequestError`, or `WorkError` when the network fails and the cache does not help. Without `weights`,
+    only the headers of safetensors files that are not in the cache are read from the network.
     """
     hub = _library()
     if _offline(hub):
-        return _cached(hub, repo_id, revision, "offline mode is on")
+        return Fetched(*_cached(hub, repo_id, revision, "offline mode is on"))
     try:
         info = hub.HfApi().repo_info(repo_id, revision=revision)
     except Exception as error:  # the library's errors come from several families, by version
         known = _known(hub, error, repo_id, revision)
         if known is not None:
             raise known from None
-        return _cached(hub, repo_id, revision, f"the Hub cannot be reached ({type(error).__name__}: {error})")
+        reason = f"the Hub cannot be reached ({type(error).__name__}: {error})"
+        return Fetched(*_cached(hub, repo_id, revision, reason))
     names = [sibling.rfilename for sibling in info.siblings or ()]
     choice = choose_weights(
         [name for name in names if "/" not in name],
@@ -68,7 +89,37 @@ def fetch(repo_id: str, revision: str | None = None, *, allow_pickle: bool = Fal
         problems = quantised_config(read_json(folder / "config.json"), f"{repo_id}/config.json")
         if problems:
             raise RequestError(problems)
-    return _download(hub, repo_id, folder.name, _weights(folder, choice)), folder.name
+    files = list(_weights(folder, choice))
+    if weights or choice.pickled:
+        return Fetched(_download(hub, repo_id, folder.name, files), folder.name, choice)
+    missing = [name for name in files if not (folder / name).exists()]
+    headers = {name: _header(hub, repo_id, folder, name) for name in missing}
+    return Fetched(folder, folder.name, choice, headers)
+
+
+def _header(hub: ModuleType, repo_id: str, folder: Path, name: str) -> dict[str, TensorEntry]:
+    """Return the tensors of one weight file from its header alone, read through the network.
+
+    Names, dtypes and shapes only: the file itself is checked when it has been downloaded.
+    """
+    try:
+        found = hub.HfApi().parse_safetensors_file_metadata(repo_id, name, revision=folder.name)
+    except hub.errors.SafetensorsParsingError as error:
+        raise RequestError(Problem(f"the header is damaged ({error})", f"{repo_id}/{name}")) from None
+    except Exception as error:  # as above
+        raise WorkError(
+            f"{repo_id}/{name}: the header cannot be read ({type(error).__name__}: {error}) — try again"
+        ) from error
+    entries = {}
+    for tensor, info in sorted(found.tensors.items(), key=lambda item: item[1].data_offsets):
+        if info.dtype not in DTYPES:
+            what = f"tensor {tensor} is of the unknown type {info.dtype}"
+            raise RequestError(Problem(what, f"{repo_id}/{name}", "update submerge"))
+        begin, end = info.data_offsets
+        entries[tensor] = TensorEntry(
+            tensor, info.dtype, tuple(info.shape), folder / name, begin, end - begin
+        )
+    return entries
 
 
 def download_hint(repo_id: str, revision: str | None) -> str:
