@@ -17,6 +17,7 @@ from safetensors import safe_open
 import submerge
 from _models import CONFIG, ROOM, Family, contents, family, perturbed, read, state, write
 from submerge.engine import _merge, _output
+from submerge.store import _checkpoint, _hub
 
 
 @pytest.fixture
@@ -304,7 +305,7 @@ def test_odd_names_of_tensors(tmp_path: Path) -> None:
 
 def test_a_model_of_the_hub(made: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its commit is recorded, and the card names it; a local path that looks like an id is not named."""
-    monkeypatch.setattr("submerge.store._checkpoint.fetch", lambda *_, **__: (made.base, "c0ffee"))
+    monkeypatch.setattr(_checkpoint, "fetch", lambda *_, **__: _hub.Fetched(made.base, "c0ffee"))
     monkeypatch.chdir(made.base.parent.parent)
     local = [f"{made.base.parent.name}/{t.name}" for t in made.tuned]
     recipe = made.recipe("task_arithmetic") | {
