@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import sys
 from collections.abc import Sequence
@@ -19,8 +18,6 @@ RESERVE = 96 << 20
 """For what is not counted by the byte: allocator slack, thread stacks, the plan's own growth."""
 COLLECTED = 1 << 20
 """Values that a search for a threshold collects for each model (see `algebra._select`)."""
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 @dataclass(frozen=True)
@@ -64,18 +61,6 @@ def _worker_bytes(plan: TensorPlan) -> int:
     rows = 3 * count + 6  # the updates, masked copies of them, and sums
     held = chunk * (host + rows * value + (16 * max(sizes) if plan.width > 1 else 0))
     return held + 4 * value * count * min(COLLECTED, plan.numel)  # its parts, joined, then partitioned
-
-
-def keep_freed_memory() -> None:
-    """Ask glibc not to hand freed memory back to the system at once; elsewhere, do nothing.
-
-    Temporaries of a chunk are made and freed thousands of times a second. By default each returns its
-    pages, and the next one faults them in again, zeroed, under a lock that all workers share.
-    """
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(_M_TRIM_THRESHOLD, 64 << 20)
 
 
 def resident() -> int:

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from submerge.engine._job import Job, Task
-from submerge.engine._memory import keep_freed_memory
 from submerge.engine._workspace import Workspace
 
 __all__ = ["run_jobs"]
@@ -83,7 +82,6 @@ def run_jobs(
     second by the calling thread, where it may raise (as Ctrl-C does) to stop the run: the workers
     finish their chunk's task, and the error is raised. So is the first error of any worker.
     """
-    keep_freed_memory()
     pool = _Pool(jobs, finished, device)
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # the workers are the threads; and sums must not be regrouped
