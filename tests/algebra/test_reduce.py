@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from _support import drive, pieces
-from submerge.algebra import Chunk, ColumnGram, Count, Gram, Reduction, Totals, combine, exact_sum, total
+from submerge.algebra import Chunk, ColumnGram, Gram, Reduction, Totals, combine, exact_sum, total
 
 
 def reduced(reduction: Reduction, updates: torch.Tensor, length: int, width: int = 1) -> object:
@@ -53,11 +53,6 @@ def test_totals_are_sums_over_the_tensor(length: int) -> None:
     sums = reduced(Totals(lambda c: torch.stack([c.updates.abs().sum(1), c.updates.sum(1)])), u, length)
     dense = torch.stack([u.double().abs().sum(1), u.double().sum(1)])
     np.testing.assert_allclose(sums, dense.numpy(), rtol=1e-6, atol=1e-4)
-
-
-@LENGTHS
-def test_count_is_exact(length: int) -> None:
-    assert reduced(Count(lambda c: c.updates.clamp(min=0)), updates(), length) == int((updates() > 0).sum())
 
 
 @given(st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=30), st.randoms(use_true_random=False))

@@ -3,14 +3,13 @@
 from submerge.algebra._chunk import Chunk
 from submerge.algebra._combine import combine, total
 from submerge.algebra._random import coins, stream_key, uniform
-from submerge.algebra._reduce import ColumnGram, Count, Gram, Reduction, Totals, exact_sum
+from submerge.algebra._reduce import ColumnGram, Gram, Reduction, Totals, exact_sum
 from submerge.algebra._select import kth_largest
 from submerge.algebra._sphere import karcher_coefficients, slerp_coefficients
 
 __all__ = [
     "Chunk",
     "ColumnGram",
-    "Count",
     "Gram",
     "Reduction",
     "Totals",

@@ -13,7 +13,7 @@ import torch
 
 from submerge.algebra._chunk import Chunk
 
-__all__ = ["ColumnGram", "Count", "Gram", "Reduction", "Totals", "exact_sum"]
+__all__ = ["ColumnGram", "Gram", "Reduction", "Totals", "exact_sum"]
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -100,18 +100,3 @@ class Totals(Reduction[Matrix, Matrix]):
     def combine(self, parts: Sequence[Matrix]) -> Matrix:
         """Return the sum over chunks."""
         return exact_sum(parts)
-
-
-class Count(Reduction[int, int]):
-    """How many values of f(chunk) are not zero."""
-
-    def __init__(self, of: Callable[[Chunk], torch.Tensor]) -> None:
-        self.of = of
-
-    def observe(self, chunk: Chunk) -> int:
-        """Return the chunk's count."""
-        return int(torch.count_nonzero(self.of(chunk)))
-
-    def combine(self, parts: Sequence[int]) -> int:
-        """Return the sum over chunks."""
-        return sum(parts)
