@@ -2,24 +2,44 @@
 
 from submerge.algebra._chunk import Chunk
 from submerge.algebra._combine import combine, total
+from submerge.algebra._frame import Frame, frame
 from submerge.algebra._random import coins, stream_key, uniform
 from submerge.algebra._reduce import ColumnGram, Gram, Reduction, Totals, exact_sum
 from submerge.algebra._select import kth_largest
+from submerge.algebra._spectrum import Svd, polar, svd, tolerance
 from submerge.algebra._sphere import karcher_coefficients, slerp_coefficients
+from submerge.algebra._subspace import RankRule, Shared, shared_subspace
+from submerge.algebra._update import Dense, LowRank, Streamed, Update, Zero, inner, weighted_sum
 
 __all__ = [
     "Chunk",
     "ColumnGram",
+    "Dense",
+    "Frame",
     "Gram",
+    "LowRank",
+    "RankRule",
     "Reduction",
+    "Shared",
+    "Streamed",
+    "Svd",
     "Totals",
+    "Update",
+    "Zero",
     "coins",
     "combine",
     "exact_sum",
+    "frame",
+    "inner",
     "karcher_coefficients",
     "kth_largest",
+    "polar",
+    "shared_subspace",
     "slerp_coefficients",
     "stream_key",
+    "svd",
+    "tolerance",
     "total",
     "uniform",
+    "weighted_sum",
 ]

@@ -12,9 +12,30 @@ from importlib import import_module
 from importlib.metadata import entry_points
 
 from submerge.errors import WorkError
-from submerge.methods._base import REQUIRED, Fold, FoldPlan, Method, Option, TensorSpec, Values
+from submerge.methods._base import (
+    REQUIRED,
+    Fold,
+    FoldPlan,
+    MatrixFold,
+    Merged,
+    Method,
+    Option,
+    TensorSpec,
+    Values,
+)
 
-__all__ = ["METHODS", "REQUIRED", "Fold", "FoldPlan", "Method", "Option", "TensorSpec", "Values"]
+__all__ = [
+    "METHODS",
+    "REQUIRED",
+    "Fold",
+    "FoldPlan",
+    "MatrixFold",
+    "Merged",
+    "Method",
+    "Option",
+    "TensorSpec",
+    "Values",
+]
 
 _OURS = ("linear", "slerp", "nuslerp", "karcher", "task_arithmetic", "model_stock", "sce", "passthrough")
 

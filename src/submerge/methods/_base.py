@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import torch
 
-from submerge.algebra import Chunk, Reduction
+from submerge.algebra import Chunk, Reduction, Update
 
-__all__ = ["REQUIRED", "Fold", "FoldPlan", "Method", "Option", "TensorSpec", "Values"]
+__all__ = [
+    "REQUIRED",
+    "Fold",
+    "FoldPlan",
+    "MatrixFold",
+    "Merged",
+    "Method",
+    "Option",
+    "TensorSpec",
+    "Values",
+]
 
 
 class _Required:
@@ -89,8 +99,20 @@ FoldPlan: TypeAlias = Generator[Reduction[Any, Any], Any, Fold]
 
 
 @dataclass(frozen=True)
+class Merged:
+    """The merged update of one weight matrix, and figures about it for the report."""
+
+    update: Update
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+MatrixFold: TypeAlias = Callable[[Sequence[Update], TensorSpec, Values], Merged]
+"""Maps the models' updates of one weight matrix, in the recipe's order, to the merged update."""
+
+
+@dataclass(frozen=True)
 class Method:
-    """A streamed merge method.
+    """A merge method: a fold over chunks, and for methods built on singular vectors one over matrices.
 
     `plan` gets the tensor and the resolved options, and may refuse them with `RequestError` before
     its first reduction. `origin` says what the updates are taken against: `"base"` (Δ_t = θ_t − θ_0;
@@ -98,6 +120,11 @@ class Method:
     names one). The fold's result is added to that origin. With `base_is_model` a base that the recipe
     names takes part as the first model.
     `width` is the run length that a chunk must hold a whole number of: 1 for element-wise folds.
+
+    `matrix`, where there is one, merges the weight matrices whole, as `Update` objects; `plan` is then
+    the rule for all other tensors (norms, biases, embeddings), and still checks the options of every
+    tensor. `coefficients` belongs to methods whose merged update is Σ c_t Δ_t with constants c_t: they
+    keep low-rank updates low-rank.
     """
 
     name: str
@@ -107,6 +134,8 @@ class Method:
     use: str
     plan: Callable[[TensorSpec, Values], FoldPlan]
     options: tuple[Option, ...] = ()
+    matrix: MatrixFold | None = None
+    coefficients: Callable[[Values], Sequence[float]] | None = None
     origin: Literal["base", "zero", "either"] = "base"
     base_is_model: bool = False
     base_required: bool = False

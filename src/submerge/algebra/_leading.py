@@ -1,0 +1,136 @@
+"""The leading eigenvectors of Σ_t Δ_t Δ_tᵀ or Σ_t Δ_tᵀ Δ_t."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from submerge.algebra._update import Update, Zero
+
+__all__ = ["Leading", "leading"]
+
+SMALL = 512
+"""The side up to which all eigenvectors are computed, whatever the number that is asked for."""
+SHARE = 8
+"""Above it, iterate where at most one in so many directions is asked for."""
+ROUNDS = 6
+"""Products with the Gram matrix that a Krylov basis is built from."""
+RESTARTS = 4
+EXACT = 1e-7
+"""The share of ‖Δ‖ that may be misplaced by a subspace that counts as found: float32's own rounding."""
+TIE = 1e-6
+
+
+@dataclass(frozen=True)
+class Leading:
+    """Eigenvectors [d, k], their eigenvalues and the next one [k + 1] at most, and the trace."""
+
+    vectors: torch.Tensor
+    values: torch.Tensor
+    trace: float
+
+    def kept(self, k: int) -> float:
+        """Return the share of the trace that the first k hold; 1 for a zero matrix."""
+        return min(1.0, float(self.values[:k].sum()) / self.trace) if self.trace > 0 else 1.0
+
+    def enough(self, share: float) -> int:
+        """Return the smallest k that holds at least this share of the trace."""
+        if self.trace <= 0:
+            return 0
+        held = self.values.cumsum(0) >= share * self.trace * (1 - 1e-12)
+        return int((~held).sum()) + 1 if bool(held.any()) else self.vectors.shape[1]
+
+    def tied(self, k: int) -> bool:
+        """Return whether eigenvalues k and k + 1 are equal to rounding."""
+        if not 0 < k < len(self.values):
+            return False
+        gap = float(self.values[k - 1] - self.values[k])
+        return gap <= TIE * float(self.values[0])
+
+
+def leading(updates: Sequence[Update], side: str, most: int, share: float = 1.0) -> Leading:
+    """Return up to `most` leading eigenvectors of the summed Gram matrix of a side, in float64.
+
+    Directions below the numerical rank are left out, for any vector would do there. All are computed from the
+    Gram matrix unless a small part of a large side is wanted; then a block Krylov iteration finds them
+    from products with the updates alone, and falls back to the whole where its residual is too large.
+    """
+    length = updates[0].shape[0 if side == "left" else 1]
+    terms = [u for u in updates if not isinstance(u, Zero)]
+    if not terms:
+        return Leading(torch.zeros(length, 0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64), 0.0)
+    if share >= 1 and length > SMALL and most * SHARE <= length:
+        found = _iterated(terms, side, length, most)
+        if found is not None:
+            return found
+    gram = terms[0].gram(side)
+    for update in terms[1:]:
+        gram += update.gram(side)
+    values, vectors = torch.linalg.eigh(gram)
+    return _ranked(values.flip(0), vectors.flip(1), most, float(gram.trace()))
+
+
+def _ranked(values: torch.Tensor, vectors: torch.Tensor, most: int, trace: float) -> Leading:
+    values = values.clamp(min=0)
+    eps = torch.finfo(torch.float32).eps
+    floor = (len(values) * eps) ** 2 * float(values[0]) if len(values) else 0.0
+    rank = int((values > floor).sum())
+    k = min(most, rank)
+    return Leading(vectors[:, :k], values[: min(k + 1, rank)], trace)
+
+
+def _iterated(updates: Sequence[Update], side: str, length: int, most: int) -> Leading | None:
+    """Return the leading eigenvectors by block Krylov iteration, or None where they do not settle."""
+    generator = torch.Generator().manual_seed(length)
+    width = most + max(8, most // 4)
+    rounds = min(ROUNDS, length // width)
+    trace = sum(u.norm**2 for u in updates)
+    start = torch.randn(length, width, generator=generator, dtype=torch.float64)
+    for _ in range(RESTARTS):
+        blocks = [_orthonormal(start)]
+        images: list[torch.Tensor] = []
+        while len(images) < rounds:
+            images.append(_applied(updates, side, blocks[-1]))
+            if len(blocks) < rounds:
+                fresh = images[-1].clone()
+                for block in (*blocks, *blocks):  # twice: once leaves what rounding let through
+                    fresh -= block @ (block.T @ fresh)
+                blocks.append(_orthonormal(fresh))
+        basis, image = torch.cat(blocks, dim=1), torch.cat(images, dim=1)
+        values, turn = torch.linalg.eigh(basis.T @ image)
+        values, turn = values.flip(0)[: width + 1], turn.flip(1)[:, :width]
+        start, moved = basis @ turn, image @ turn
+        found = _ranked(values, start, most, trace)
+        if _misplaced(found, moved) <= EXACT:
+            return found
+    return None
+
+
+def _misplaced(found: Leading, moved: torch.Tensor) -> float:
+    """Return, to first order, the share of ‖Δ‖ that errors of the vectors move across the cut.
+
+    A vector with residual r_j leaks out of the subspace by r_j / (λ_j − λ_{k+1}), and with it goes its
+    part λ_j of the trace.
+    """
+    k = found.vectors.shape[1]
+    values = found.values[:k]
+    beyond = found.values[k] if len(found.values) > k else 0.0
+    residual = (moved[:, :k] - found.vectors * values).norm(dim=0)
+    leak = residual / (values - beyond).clamp(min=1e-300)
+    return math.sqrt(float((leak.square() * values).sum()) / max(found.trace, 1e-300))
+
+
+def _applied(updates: Sequence[Update], side: str, x: torch.Tensor) -> torch.Tensor:
+    """Return Σ Δ_t Δ_tᵀ x or Σ Δ_tᵀ Δ_t x."""
+    out = torch.zeros_like(x)
+    for update in updates:
+        out += update.times(update.under(x).T) if side == "left" else update.under(update.times(x)).T
+    return out
+
+
+def _orthonormal(x: torch.Tensor) -> torch.Tensor:
+    q: torch.Tensor = torch.linalg.qr(x)[0]
+    return q

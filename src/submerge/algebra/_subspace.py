@@ -1,0 +1,125 @@
+"""Shared subspaces: the directions in which several updates of one weight lie together.
+
+The uncentred 2DSVD (Ding & Ye 2005; SSAM, arXiv 2603.21584, eqs. 8 and 9): the pair of bases that keep
+the most of all updates at once, each side for itself,
+
+    U = argmin_{UᵀU=I_k} Σ_t ‖Δ_t − U Uᵀ Δ_t‖²   = top-k eigenvectors of A = Σ_t Δ_t Δ_tᵀ   [m, m]
+    V = argmin_{VᵀV=I_k} Σ_t ‖Δ_t − Δ_t V Vᵀ‖²   = top-k eigenvectors of B = Σ_t Δ_tᵀ Δ_t   [n, n]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from submerge.algebra._leading import leading
+from submerge.algebra._update import LowRank, Update, Zero
+
+__all__ = ["RankRule", "Shared", "shared_subspace"]
+
+
+@dataclass(frozen=True)
+class RankRule:
+    """How many shared directions to keep.
+
+    `kind` is "int" (k = value), "max" (the largest rank among the updates), "energy" (the smallest k
+    that keeps this share of Σ‖Δ_t‖² on either side), "frac" (this share of the sum of the updates'
+    ranks), or "full" (all that there are).
+    """
+
+    kind: str
+    value: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str | int) -> RankRule:
+        """Read `16`, `max`, `energy:0.95`, `frac:0.5` or `full`; raise `ValueError` that says so."""
+        name, colon, number = str(text).strip().partition(":")
+        try:
+            if name in ("max", "full") and not colon:
+                return cls(name)
+            if name in ("energy", "frac") and 0 < float(number) <= 1:
+                return cls(name, float(number))
+            if not colon and int(name) >= 1:
+                return cls("int", int(name))
+        except ValueError:
+            pass
+        what = "a positive whole number, max, full, energy:τ or frac:p with a share in (0, 1]"
+        raise ValueError(f"rank must be {what}; found {text!r}")
+
+    def bound(self, updates: Sequence[Update]) -> int:
+        """Return the most directions that the rule keeps on a side, as far as the ranks alone tell."""
+        ranks = [u.rank for u in updates]
+        most = {
+            "int": int(self.value),
+            "max": max(ranks),
+            "frac": max(1, round(self.value * sum(ranks))),
+        }.get(self.kind, sum(ranks))
+        return min(most, sum(ranks))
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The shared bases u [m, k] and v [n, k], orthonormal columns, and what they keep.
+
+    `kept_left` = Σ‖UᵀΔ_t‖² / Σ‖Δ_t‖² and `kept_right` likewise, in [0, 1]. `tied` says that the cut falls
+    between eigenvalues that are equal to rounding, so that the subspace is one of several.
+    """
+
+    u: torch.Tensor
+    v: torch.Tensor
+    kept_left: float
+    kept_right: float
+    tied: bool
+
+    def core(self, update: Update) -> torch.Tensor:
+        """Return M = Uᵀ Δ V [k, k]: the update in the shared coordinates."""
+        if isinstance(update, Zero):
+            return self.u.new_zeros(self.u.shape[1], self.v.shape[1])
+        if isinstance(update, LowRank):
+            left, right = update.left.to(self.u.dtype), update.right.to(self.u.dtype)
+            return (self.u.T @ left) @ (right @ self.v)
+        return self.u.T @ update.times(self.v)
+
+
+def shared_subspace(
+    updates: Sequence[Update], rule: RankRule, *, norms: Sequence[float] | None = None, refine: int = 0
+) -> Shared:
+    """Return the shared subspace of updates of one shape.
+
+    Args:
+        rule: how many directions; both sides get the same number, the larger that either asks for.
+        norms: if given, Δ_t / norms[t] takes the place of Δ_t in A and B.
+        refine: so many alternations of A ← Σ Δ_t V Vᵀ Δ_tᵀ and B ← Σ Δ_tᵀ U Uᵀ Δ_t (GLRAM), which never
+            raise the two-sided error Σ‖Δ_t − U Uᵀ Δ_t V Vᵀ‖².
+    """
+    scaled = [
+        u if norms is None or not n else u.scaled(1 / n)
+        for u, n in zip(updates, norms or [1.0] * len(updates), strict=True)
+    ]
+    bound = rule.bound(updates)
+    least = rule.value if rule.kind == "energy" else 1.0
+    left = leading(scaled, "left", bound, least)
+    right = leading(scaled, "right", bound, least)
+    k = max(left.enough(least), right.enough(least)) if rule.kind == "energy" else bound
+    u, v = left.vectors[:, :k], right.vectors[:, :k]
+    for _ in range(refine):
+        u = _refined([s.times(v) for s in scaled], u.shape[1])
+        v = _refined([s.under(u).T for s in scaled], v.shape[1])
+    kept = (left.kept(k), right.kept(k)) if not refine else _kept(scaled, u, v)
+    return Shared(u, v, *kept, left.tied(k) or right.tied(k))
+
+
+def _refined(projected: Sequence[torch.Tensor], k: int) -> torch.Tensor:
+    """Return the top-k left singular vectors of the projections side by side."""
+    side = torch.cat(list(projected), dim=1)
+    u: torch.Tensor = torch.linalg.svd(side, full_matrices=False)[0]
+    return u[:, :k]
+
+
+def _kept(updates: Sequence[Update], u: torch.Tensor, v: torch.Tensor) -> tuple[float, float]:
+    whole = sum(x.norm**2 for x in updates) or 1.0
+    left = sum(float(x.under(u).square().sum()) for x in updates)
+    right = sum(float(x.times(v).square().sum()) for x in updates)
+    return left / whole, right / whole

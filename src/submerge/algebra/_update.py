@@ -1,0 +1,258 @@
+"""Updates of one weight matrix: dense, low-rank, or zero, behind one interface.
+
+An update Δ has shape [m, n] (rows are outputs). Every operation takes the cheapest exact form: a
+low-rank update `left @ right` with left [m, r] and right [r, n] is never made dense unless it is asked
+for, sums of low-rank updates are concatenations of factors, and zero updates cost nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+__all__ = ["Dense", "LowRank", "Streamed", "Update", "Zero", "inner", "weighted_sum"]
+
+BLOCK = 1 << 20
+"""Elements that are cast to float64 at a time, so that no whole copy is made."""
+
+
+class Update(ABC):
+    """An update Δ of a weight, shape [m, n]; see `Dense`, `LowRank` and `Zero`."""
+
+    shape: tuple[int, int]
+
+    @property
+    @abstractmethod
+    def rank(self) -> int:
+        """An upper bound of the rank that the form itself shows."""
+
+    @abstractmethod
+    def times(self, x: torch.Tensor) -> torch.Tensor:
+        """Return Δ x for x [n, k], shape [m, k], in x's dtype."""
+
+    @abstractmethod
+    def under(self, x: torch.Tensor) -> torch.Tensor:
+        """Return xᵀ Δ for x [m, k], shape [k, n], in x's dtype."""
+
+    @abstractmethod
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows [start, stop) of Δ as a dense matrix."""
+
+    @abstractmethod
+    def scaled(self, factor: float) -> Update:
+        """Return factor · Δ, in the same form."""
+
+    @abstractmethod
+    def gram(self, side: str) -> torch.Tensor:
+        """Return Δ Δᵀ [m, m] for side "left", Δᵀ Δ [n, n] for "right", in float64."""
+
+    def dense(self) -> torch.Tensor:
+        """Return Δ as one matrix [m, n]."""
+        return self.rows(0, self.shape[0])
+
+    @cached_property
+    def norm(self) -> float:
+        """The Frobenius norm ‖Δ‖."""
+        return math.sqrt(max(0.0, inner(self, self)))
+
+
+class _Rows(Update):
+    """An update whose entries are at hand as blocks of rows; one block is cast and used at a time."""
+
+    dtype: torch.dtype
+
+    @property
+    def rank(self) -> int:
+        return min(self.shape)
+
+    def blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield runs of rows, as a slice and a matrix of `dtype`, from the top."""
+        step = max(1, BLOCK // max(1, self.shape[1]))
+        for start in range(0, self.shape[0], step):
+            stop = min(start + step, self.shape[0])
+            yield slice(start, stop), self.rows(start, stop).to(dtype)
+
+    def times(self, x: torch.Tensor) -> torch.Tensor:
+        out = x.new_empty(self.shape[0], x.shape[1])
+        for at, block in self.blocks(x.dtype):
+            torch.mm(block, x, out=out[at])
+        return out
+
+    def under(self, x: torch.Tensor) -> torch.Tensor:
+        out = x.new_zeros(x.shape[1], self.shape[1])
+        for at, block in self.blocks(x.dtype):
+            out.addmm_(x[at].T, block)
+        return out
+
+    def gram(self, side: str) -> torch.Tensor:
+        length = self.shape[0 if side == "left" else 1]
+        out = torch.zeros(length, length, dtype=torch.float64)
+        for at, block in self.blocks(torch.float64):
+            if side == "right":
+                out.addmm_(block.T, block)
+                continue
+            for other, below in self.blocks(torch.float64):
+                if other.start >= at.start:
+                    torch.mm(below, block.T, out=out[other, at])
+                    out[at, other] = out[other, at].T
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(_Rows):
+    """An update as one matrix [m, n] of float32 or float64."""
+
+    matrix: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:  # type: ignore[override]
+        return (self.matrix.shape[0], self.matrix.shape[1])
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        return self.matrix.dtype
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return self.matrix[start:stop]
+
+    def scaled(self, factor: float) -> Dense:
+        return Dense(self.matrix * factor)
+
+    def gram(self, side: str) -> torch.Tensor:
+        return super().gram(side) if side == "right" else Dense(self.matrix.T).gram("right")
+
+
+@dataclass(frozen=True, eq=False)
+class Streamed(_Rows):
+    """A dense update [m, n] that is read (or computed) anew, a block of rows at a time.
+
+    `read(start, stop)` returns rows [start, stop) in `dtype`. Nothing is held between calls: a weight
+    that does not fit the memory has its Gram matrices and projections formed in passes over its rows.
+    """
+
+    size: tuple[int, int]
+    read: Callable[[int, int], torch.Tensor]
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def shape(self) -> tuple[int, int]:  # type: ignore[override]
+        return self.size
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return self.read(start, min(stop, self.size[0]))
+
+    def scaled(self, factor: float) -> Streamed:
+        return Streamed(self.size, lambda start, stop: self.read(start, stop) * factor, self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank(Update):
+    """An update left @ right, with left [m, r] and right [r, n]; any scale is baked into the factors."""
+
+    left: torch.Tensor
+    right: torch.Tensor
+
+    def __post_init__(self) -> None:
+        if self.left.shape[1] != self.right.shape[0]:
+            raise ValueError(f"factors {list(self.left.shape)} and {list(self.right.shape)} do not meet")
+
+    @property
+    def shape(self) -> tuple[int, int]:  # type: ignore[override]
+        return (self.left.shape[0], self.right.shape[1])
+
+    @property
+    def rank(self) -> int:
+        return min(self.left.shape[1], *self.shape)
+
+    def times(self, x: torch.Tensor) -> torch.Tensor:
+        return self.left.to(x.dtype) @ (self.right.to(x.dtype) @ x)
+
+    def under(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.T @ self.left.to(x.dtype)) @ self.right.to(x.dtype)
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return self.left[start:stop] @ self.right
+
+    def scaled(self, factor: float) -> LowRank:
+        return LowRank(self.left * factor, self.right)
+
+    def gram(self, side: str) -> torch.Tensor:
+        a, b = (self.left, self.right.T) if side == "left" else (self.right.T, self.left)
+        a, b = a.double(), b.double()
+        return a @ (b.T @ b) @ a.T
+
+
+@dataclass(frozen=True, eq=False)
+class Zero(Update):
+    """The zero update of a shape: a module that a fine-tune did not touch."""
+
+    size: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, int]:  # type: ignore[override]
+        return self.size
+
+    @property
+    def rank(self) -> int:
+        return 0
+
+    def times(self, x: torch.Tensor) -> torch.Tensor:
+        return x.new_zeros(self.size[0], x.shape[1])
+
+    def under(self, x: torch.Tensor) -> torch.Tensor:
+        return x.new_zeros(x.shape[1], self.size[1])
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return torch.zeros(stop - start, self.size[1])
+
+    def scaled(self, factor: float) -> Zero:
+        return self
+
+    def gram(self, side: str) -> torch.Tensor:
+        length = self.size[0 if side == "left" else 1]
+        return torch.zeros(length, length, dtype=torch.float64)
+
+
+def inner(a: Update, b: Update) -> float:
+    """Return ⟨a, b⟩ = Σ a_ij b_ij: from the factors where one is low-rank, in float64.
+
+    ⟨L_a R_a, L_b R_b⟩ = Σ (L_aᵀ L_b) ∘ (R_a R_bᵀ), which costs O((m + n) r²).
+    """
+    if isinstance(a, Zero) or isinstance(b, Zero):
+        return 0.0
+    if isinstance(a, LowRank):
+        a, b = b, a
+    if isinstance(b, LowRank):
+        return float((a.under(b.left.double()) * b.right.double()).sum())
+    assert isinstance(a, _Rows)
+    return math.fsum(
+        torch.sum(block * b.rows(at.start, at.stop).double()).item() for at, block in a.blocks(torch.float64)
+    )
+
+
+def weighted_sum(updates: Sequence[Update], weights: Sequence[float]) -> Update:
+    """Return Σ w_t Δ_t: factors side by side where every update is low-rank or zero, else by rows."""
+    shape = updates[0].shape
+    terms = [(u, w) for u, w in zip(updates, weights, strict=True) if w != 0 and not isinstance(u, Zero)]
+    if not terms:
+        return Zero(shape)
+    factors = [(u, w) for u, w in terms if isinstance(u, LowRank)]
+    if len(factors) == len(terms):
+        left = torch.cat([u.left * w for u, w in factors], dim=1)
+        return LowRank(left, torch.cat([u.right for u, _ in factors]))
+
+    def rows(start: int, stop: int) -> torch.Tensor:
+        first, weight = terms[0]
+        out = first.rows(start, stop) * weight
+        for update, factor in terms[1:]:
+            out.add_(update.rows(start, stop), alpha=factor)
+        return out
+
+    if any(isinstance(u, Streamed) for u, _ in terms):
+        return Streamed(shape, rows)
+    return Dense(rows(0, shape[0]))
