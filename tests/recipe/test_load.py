@@ -95,13 +95,14 @@ def test_everything_else_is_read(toys):
 def test_all_problems_come_together_in_the_order_of_lines(problems):
     found = problems(
         "merge_method: updates\nmodels:\n  - model: a\n    parameters: {desnity: 1, lambda: 2}\n"
-        "  - model: b+c\nparameters:\n  normalise: true\ndtype: int3\nseed: -1\n"
+        "  - model: b+c+d\nparameters:\n  normalise: true\ndtype: int3\nseed: -1\n"
     )
     assert found == [
-        "recipe:1: updates needs a base_model — add 'base_model: …'",
+        "recipe:1: updates needs a base_model — add 'base_model: …' "
+        "(adapters need none for output: {as: adapter})",
         "recipe:4: updates has no parameter 'desnity' — did you mean 'density'?",
         "recipe:4: 'lambda' is one value for all models — move it to the recipe's top-level 'parameters'",
-        "recipe:5: adapters are not carried yet: 'b+c' — merge the adapter into its model first; "
+        "recipe:5: more than one adapter on a model: 'b+c+d' — merge one of them first; "
         "a folder with a '+' in its name must be renamed",
         "recipe:7: updates has no parameter 'normalise' — did you mean 'normalize'?",
         "recipe:8: unknown dtype 'int3' — one of 'bfloat16', 'float16', 'float32', 'float64'",
@@ -186,9 +187,10 @@ def test_a_parameter_of_another_method_is_told_so(problems):
         ("[{}]", "names no model"),
         ("[{modle: a}]", "did you mean 'model'?"),
         ("[{model: a, layer_range: [0, 2]}]", "'layer_range' is not carried"),
-        ("[{model: a, lora: b}]", "adapters are not carried yet"),
-        ("[{model: {path: a, lora: b}}]", "adapters are not carried yet"),
-        ("[{model: {model: {path: a}, lora: b}}]", "adapters are not carried yet"),
+        ("[{model: a, lora: b+c}]", "more than one adapter on a model"),
+        ("[{model: a+b, lora: c}]", "more than one adapter on a model"),
+        ("[{model: a+}]", "cannot read the model 'a+'"),
+        ("[{model: {path: a, lora: 3}}]", "a model is a folder or a Hub name, not 3"),
         ("[{model: {model: a, override_architecture: X}}]", "'override_architecture' is not carried"),
         ("[{model: {path: a, revison: b}}]", "did you mean 'revision'?"),
         ("[{model: {path: a, revision: 12}}]", "a revision is text, not 12"),
@@ -209,6 +211,40 @@ def test_models(problems, models, message):
 def test_models_as_mappings_become_specs(toys):
     text = "merge_method: bare\nmodels: [{model: {path: a, revision: v1}}, {model: {model: {path: b}}}]\n"
     assert [entry.model for entry in load_recipe(text, methods=toys).models] == ["a@v1", "b"]
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["{model: a@v1+b}", "{model: a@v1, lora: b}", "{model: {path: a, revision: v1, lora: b}}",
+     "{model: {model: {path: a, revision: v1}, lora: {path: b}}}"],
+)  # fmt: skip
+def test_an_adapter_is_joined_to_its_model(toys, model):
+    text = f"merge_method: bare\nmodels: [{model}]\n"
+    assert [entry.model for entry in load_recipe(text, methods=toys).models] == ["a@v1+b"]
+
+
+def test_an_adapter_as_output_needs_no_base(toys):
+    models = [{"model": "a", "parameters": {"weight": 1}}, {"model": "b", "parameters": {"weight": 1}}]
+    source = {"merge_method": "updates", "models": models, "output": {"as": "adapter", "rank": 4}}
+    recipe = load_recipe(source, methods=toys)
+    assert (recipe.output.form, recipe.output.rank) == ("adapter", 4)
+    assert recipe.resolved()["output"] == {"as": "adapter", "rank": 4}
+    assert load_recipe(source, methods=toys, output={"rank": 8}).output.rank == 8
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("adapter", "'output' is a mapping, not 'adapter'"),
+        ("{as: lora}", "the output's form is 'lora'"),
+        ("{as: adapter, rank: 0}", "rank is a positive whole number, not 0"),
+        ("{rank: 4}", "a rank is given for a checkpoint"),
+        ("{from: a}", "unknown key 'from'"),
+    ],
+)
+def test_outputs(problems, output, message):
+    text = f"merge_method: bare\nmodels: [{{model: a}}]\noutput: {output}\n"
+    assert message in "\n".join(problems(text))
 
 
 def participants(method, models, methods, base=None, parameters=None):

@@ -2,12 +2,13 @@
 
 from submerge.recipe._load import load_recipe
 from submerge.recipe._mergekit import to_mergekit
-from submerge.recipe._recipe import ModelEntry, Recipe, Rules
+from submerge.recipe._recipe import ModelEntry, OutputForm, Recipe, Rules
 from submerge.recipe._setting import Rule, Setting
 from submerge.recipe._settings import Resolved, ResolvedValues, resolve
 
 __all__ = [
     "ModelEntry",
+    "OutputForm",
     "Recipe",
     "Resolved",
     "ResolvedValues",

@@ -22,11 +22,12 @@ RECIPE_KEYS = (
     "tokenizer",
     "chat_template",
     "rules",
+    "output",
     "seed",
 )
 """The keys of a recipe."""
 
-ENTRY_KEYS = ("model", "parameters")
+ENTRY_KEYS = ("model", "lora", "parameters")
 """The keys of one entry of `models`."""
 
 _WHOLE_MODELS = "list whole models under 'models'"

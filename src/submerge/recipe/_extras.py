@@ -4,10 +4,10 @@ from typing import Any, get_args, get_type_hints
 
 from submerge.recipe._carried import DTYPES
 from submerge.recipe._models import read_spec
-from submerge.recipe._recipe import ModelEntry, Rules, same_model
+from submerge.recipe._recipe import ModelEntry, OutputForm, Rules, same_model
 from submerge.recipe._report import KeyPath, Report, listed, show
 
-__all__ = ["read_dtype", "read_rules", "read_seed", "read_tokenizer"]
+__all__ = ["read_dtype", "read_output", "read_rules", "read_seed", "read_tokenizer"]
 
 _MAX_SEED = 2**63 - 1
 
@@ -88,6 +88,30 @@ def read_rules(raw: Any, report: Report) -> Rules:
         else:
             good[key] = value
     return Rules(**good)
+
+
+def read_output(raw: Any, report: Report) -> OutputForm:
+    """Return the `output` section."""
+    if raw is None:
+        return OutputForm()
+    if not isinstance(raw, dict):
+        report.add(f"'output' is a mapping, not {show(raw)}", ("output",), "write {as: adapter}")
+        return OutputForm()
+    for key in raw:
+        if key not in ("as", "rank"):
+            report.unknown("key", key, ("as", "rank"), ("output", key))
+    form, rank = raw.get("as", "checkpoint"), raw.get("rank")
+    if form not in ("checkpoint", "adapter"):
+        report.add(f"the output's form is {show(form)}", ("output", "as"), "one of adapter, checkpoint")
+        return OutputForm()
+    if rank is None:
+        return OutputForm(form)
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        report.add(f"rank is a positive whole number, not {show(rank)}", ("output", "rank"))
+        return OutputForm(form)
+    if form == "checkpoint":
+        report.add("a rank is given for a checkpoint", ("output", "rank"), "add 'as: adapter'")
+    return OutputForm(form, rank)
 
 
 def read_seed(raw: Any, report: Report) -> int:

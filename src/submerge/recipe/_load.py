@@ -10,7 +10,7 @@ from submerge.recipe._carried import (
     RECIPE_KEYS,
     RENAMED_KEYS,
 )
-from submerge.recipe._extras import read_dtype, read_rules, read_seed, read_tokenizer
+from submerge.recipe._extras import read_dtype, read_output, read_rules, read_seed, read_tokenizer
 from submerge.recipe._models import check_participants, find_participants, read_models, read_spec
 from submerge.recipe._parameters import check_required, read_parameters
 from submerge.recipe._recipe import ModelEntry, Recipe
@@ -24,12 +24,16 @@ __all__ = ["load_recipe"]
 
 
 def load_recipe(
-    source: str | Path | Mapping[str, Any], *, methods: Mapping[str, Method] | None = None
+    source: str | Path | Mapping[str, Any],
+    *,
+    methods: Mapping[str, Method] | None = None,
+    output: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """Return the recipe in `source`, checked whole: a file's path, YAML text, or a mapping.
 
     A str that holds a line end is text, any other a path. `methods` are the methods that recipes may
-    name; None stands for all that are installed.
+    name; None stands for all that are installed. `output` takes precedence over the keys of the
+    recipe's own section `output`.
 
     Raises one `RequestError` that holds every problem, each with its line and what to do.
     """
@@ -46,13 +50,15 @@ def load_recipe(
         report.raise_if_any()
     _check_keys(data, report)
     method = _read_method(data, methods, report)
+    form = read_output(_overridden(data.get("output"), output), report)
     top = read_parameters(data.get("parameters"), ("parameters",), method, methods, report)
     base = None if data.get("base_model") is None else read_spec(data["base_model"], ("base_model",), report)
     models = _read_models(data, method, methods, report)
     if method is not None:
         check_required(method, data.get("parameters"), report)
-        if method.needs_base and data.get("base_model") is None:
-            report.add(f"{method.name} needs a base_model", ("merge_method",), "add 'base_model: …'")
+        if method.needs_base and data.get("base_model") is None and form.form == "checkpoint":
+            hint = "add 'base_model: …' (adapters need none for output: {as: adapter})"
+            report.add(f"{method.name} needs a base_model", ("merge_method",), hint)
     rules = read_rules(data.get("rules"), report)
     read: dict[str, Any] = {
         "dtype": read_dtype(data, "dtype", report),
@@ -75,11 +81,20 @@ def load_recipe(
         participants=participants,
         parameters=top,
         rules=rules,
+        output=form,
         path=opened.path,
         text=opened.text,
         positions=report.positions,
         **read,
     )
+
+
+def _overridden(section: Any, output: Mapping[str, Any] | None) -> Any:
+    """Return the section `output` with the caller's keys in the place of its own."""
+    if not output:
+        return section
+    own = {"as": "checkpoint"} if section is None else section
+    return {**own, **output} if isinstance(own, dict) else own
 
 
 def _check_keys(data: dict[str, Any], report: Report) -> None:

@@ -43,12 +43,12 @@ def to_mergekit(recipe: Recipe) -> str | None:
     """Return YAML with which mergekit merges as `recipe` says, or None where it cannot be told to.
 
     Left out are the seed and the section `rules`, which mergekit does not have, and options of ours
-    at their defaults. None comes back for a method or an option that mergekit lacks, for a model
-    that is listed twice (mergekit keys parameters by model), and for a base that takes no part in a
-    method which merges weights (mergekit would merge it).
+    at their defaults. None comes back for a method or an option that mergekit lacks, for an adapter as
+    output, for a model that is listed twice (mergekit keys parameters by model), and for a base that
+    takes no part in a method which merges weights (mergekit would merge it).
     """
     theirs = _PARAMETERS.get(recipe.method.name)
-    if theirs is None or not _same_models(recipe):
+    if theirs is None or recipe.output.form != "checkpoint" or not _same_models(recipe):
         return None
     top: dict[str, Any] = {}
     for option in recipe.method.options:

@@ -37,9 +37,7 @@ def _entry(
         report.add(f"an entry of 'models' is a mapping, not {show(raw)}", path, hint)
         return None
     for key in raw:
-        if key == "lora":
-            report.add("adapters are not carried yet", (*path, key), "merge the adapter into its model first")
-        elif key in ABSENT_KEYS:
+        if key in ABSENT_KEYS:
             report.add(f"'{key}' is not carried", (*path, key), ABSENT_KEYS[key])
         elif key not in ENTRY_KEYS:
             report.unknown("key", key, ENTRY_KEYS, (*path, key))
@@ -50,33 +48,46 @@ def _entry(
         report.add("this entry names no model", path, "add 'model: …'")
         return None
     spec = read_spec(raw["model"], (*path, "model"), report)
+    if spec is not None and raw.get("lora") is not None:
+        spec = _with_adapter(spec, raw["lora"], (*path, "lora"), report)
     return None if spec is None else ModelEntry(spec, parameters, report.where(path))
 
 
 def read_spec(raw: Any, path: KeyPath, report: Report) -> str | None:
-    """Return a model as text: `path`, `org/name` or `org/name@revision`, also where it is a mapping."""
+    """Return a model as text: `path`, `org/name[@revision]`, or two with a `+`; also from a mapping."""
     if isinstance(raw, dict):
         return _spec_mapping(raw, path, report)
     if not isinstance(raw, str) or not raw.strip():
         hint = "put the name in quotes" if isinstance(raw, (int, float)) else "give a folder or a Hub name"
         report.add(f"a model is a folder or a Hub name, not {show(raw)}", path, hint)
         return None
-    if "+" in raw:
-        hint = "merge the adapter into its model first; a folder with a '+' in its name must be renamed"
-        report.add(f"adapters are not carried yet: {show(raw)}", path, hint)
+    parts = raw.split("+")
+    if len(parts) > 2:
+        hint = "merge one of them first; a folder with a '+' in its name must be renamed"
+        report.add(f"more than one adapter on a model: {show(raw)}", path, hint)
         return None
-    name, at, revision = raw.partition("@")
-    if at and (not name or not revision or "@" in revision):
-        report.add(f"cannot read the model {show(raw)}", path, "write 'org/name@revision'")
-        return None
+    for part in parts:
+        name, at, revision = part.partition("@")
+        if not part.strip() or (at and (not name or not revision or "@" in revision)):
+            hint = "write 'org/name@revision', 'model+adapter', or both"
+            report.add(f"cannot read the model {show(raw)}", path, hint)
+            return None
     return raw
 
 
-def _spec_mapping(raw: dict[str, Any], path: KeyPath, report: Report) -> str | None:
-    """Return a model that is written as `{path:, revision:}`, or as mergekit's `{model: …, lora:}`."""
-    if raw.get("lora") is not None:
-        report.add("adapters are not carried yet", (*path, "lora"), "merge the adapter into its model first")
+def _with_adapter(spec: str, raw: Any, path: KeyPath, report: Report) -> str | None:
+    """Return `model+adapter` for a model and its `lora`."""
+    adapter = read_spec(raw, path, report)
+    if adapter is None:
         return None
+    if "+" in spec or "+" in adapter:
+        report.add(f"more than one adapter on a model: {show(f'{spec}+{adapter}')}", path, "keep one")
+        return None
+    return f"{spec}+{adapter}"
+
+
+def _spec_mapping(raw: dict[str, Any], path: KeyPath, report: Report) -> str | None:
+    """Return a model that is written as `{path:, revision:, lora:}`, or as mergekit's `{model: …, lora:}`."""
     if raw.get("override_architecture") is not None:
         hint = "Submerge goes by the files' tensor names; remove the key"
         report.add("'override_architecture' is not carried", (*path, "override_architecture"), hint)
@@ -86,12 +97,19 @@ def _spec_mapping(raw: dict[str, Any], path: KeyPath, report: Report) -> str | N
         if key not in (*names, "lora", "override_architecture"):
             report.unknown("key", key, names, (*path, key))
     if "model" in raw:
-        return read_spec(raw["model"], (*path, "model"), report)
+        spec = read_spec(raw["model"], (*path, "model"), report)
+    else:
+        spec = _path_and_revision(raw, path, report)
+    if spec is None or raw.get("lora") is None:
+        return spec
+    return _with_adapter(spec, raw["lora"], (*path, "lora"), report)
+
+
+def _path_and_revision(raw: dict[str, Any], path: KeyPath, report: Report) -> str | None:
     name, revision = raw.get("path"), raw.get("revision")
     if not isinstance(name, str) or "@" in name:
-        report.add(
-            "a model written as a mapping needs a 'path'", path, "write {path: org/name, revision: main}"
-        )
+        hint = "write {path: org/name, revision: main}"
+        report.add("a model written as a mapping needs a 'path'", path, hint)
         return None
     if revision is not None and not isinstance(revision, str):
         report.add(f"a revision is text, not {show(revision)}", (*path, "revision"), "put it in quotes")

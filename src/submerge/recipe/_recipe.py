@@ -11,20 +11,24 @@ from submerge.recipe._setting import Setting
 if TYPE_CHECKING:
     from submerge.methods._base import Method
 
-__all__ = ["ModelEntry", "Recipe", "Rules", "same_model"]
+__all__ = ["ModelEntry", "OutputForm", "Recipe", "Rules", "same_model"]
 
 
 def same_model(spec: str) -> str:
     """Return what two specs of one model have in common: the spec without slashes at its end."""
-    path, at, revision = spec.partition("@")
-    return (path.rstrip("/") or path) + at + revision
+    parts = []
+    for part in spec.split("+"):
+        path, at, revision = part.partition("@")
+        parts.append((path.rstrip("/") or path) + at + revision)
+    return "+".join(parts)
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One model as the recipe lists it: its spec (`path` or `org/name@revision`) and parameters.
+    """One model as the recipe lists it: its spec and parameters.
 
-    `where` is its line, such as `recipe.yaml:7`.
+    A spec is `path` or `org/name@revision`, of a model or of an adapter, or `model+adapter`. `where` is
+    its line, such as `recipe.yaml:7`.
     """
 
     model: str
@@ -46,6 +50,18 @@ class Rules:
     vocabulary: Literal["refuse", "by-position"] = "refuse"
 
 
+@dataclass(frozen=True)
+class OutputForm:
+    """What comes out: an ordinary checkpoint, or a LoRA adapter; the section `output` of a recipe.
+
+    `rank` is the adapter's rank; None keeps all that the merged updates hold, up to the sum of the inputs'
+    ranks.
+    """
+
+    form: Literal["checkpoint", "adapter"] = "checkpoint"
+    rank: int | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Recipe:
     """A recipe that was checked whole; compare two by `resolved()`.
@@ -65,6 +81,7 @@ class Recipe:
     out_dtype: str | None = None
     tokenizer_source: str | None = None
     rules: Rules = Rules()
+    output: OutputForm = OutputForm()
     seed: int = 0
     path: Path | None = None
     text: str = ""
@@ -92,9 +109,17 @@ class Recipe:
             "out_dtype": self.out_dtype,
             "tokenizer_source": self.tokenizer_source,
             "rules": vars(self.rules) | {},
+            "output": _form(self.output),
             "seed": self.seed,
         }
         return {key: value for key, value in given.items() if value is not None}
+
+
+def _form(output: OutputForm) -> dict[str, Any] | None:
+    """Return the section `output`, or None where it would only say the default."""
+    if output == OutputForm():
+        return None
+    return {"as": output.form} | ({} if output.rank is None else {"rank": output.rank})
 
 
 def _written(parameters: Mapping[str, Setting]) -> dict[str, Any]:
