@@ -1,5 +1,9 @@
 """Weights on disk: safetensors headers, checkpoints and Hub ids, ranged reads, preallocated writes."""
 
+from submerge.store._adapter import Adapter, is_adapter, open_adapter
+from submerge.store._adapter_fit import fit_adapter
+from submerge.store._adapter_parts import Add, LowRank, Part, Replace, Rows
+from submerge.store._adapter_writer import AdapterWriter
 from submerge.store._checkpoint import Checkpoint, open_checkpoint
 from submerge.store._config import tied_embeddings, vocabulary_size
 from submerge.store._dtypes import DTYPES, DType, dtype_named
@@ -8,6 +12,7 @@ from submerge.store._header import Header, TensorEntry, read_header
 from submerge.store._hub import fetch
 from submerge.store._journal import JOURNAL, Journal
 from submerge.store._names import depths, layer_of
+from submerge.store._prefixes import NameMatch, match_names
 from submerge.store._shards import Shard, index_json, plan_shards
 from submerge.store._source import FileSource, FileTable, MemorySource, Source, file_identity
 from submerge.store._vocabulary import (
@@ -23,13 +28,21 @@ __all__ = [
     "DTYPES",
     "JOURNAL",
     "TOKENIZER_FILES",
+    "Adapter",
+    "AdapterWriter",
+    "Add",
     "Checkpoint",
     "DType",
     "FileSource",
     "FileTable",
     "Header",
     "Journal",
+    "LowRank",
     "MemorySource",
+    "NameMatch",
+    "Part",
+    "Replace",
+    "Rows",
     "Shard",
     "ShardWriter",
     "Sink",
@@ -43,8 +56,12 @@ __all__ = [
     "encode_header",
     "fetch",
     "file_identity",
+    "fit_adapter",
     "index_json",
+    "is_adapter",
     "layer_of",
+    "match_names",
+    "open_adapter",
     "open_checkpoint",
     "plan_shards",
     "preallocate",

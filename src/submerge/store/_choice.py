@@ -13,6 +13,7 @@ __all__ = [
     "PICKLE_SUFFIXES",
     "WEIGHT_SUFFIXES",
     "Choice",
+    "choose_adapter",
     "choose_weights",
     "is_training_state",
     "pickle_refusal",
@@ -76,6 +77,29 @@ def choose_weights(
     if chosen.pickled and not allow_pickle:
         raise RequestError(pickle_refusal(f"{where}: {chosen.name}"))
     return chosen
+
+
+def choose_adapter(names: Collection[str], where: str, *, allow_pickle: bool = False) -> Choice:
+    """Return which file holds an adapter's weights; raise `RequestError` that says why none does.
+
+    `names` are the paths of the files, `<subfolder>/adapter_config.json` among them for the message.
+    """
+    inner = sorted(name.rpartition("/")[0] for name in names if name.endswith("/adapter_config.json"))
+    if "adapter_config.json" not in names:
+        if inner:
+            what = f"holds no adapter itself, but its subfolders do ({examples(inner, 6)})"
+            hint = "download the repository, and name one of the subfolders"
+            raise RequestError(Problem(what, where, hint))
+        what = "holds no adapter: adapter_config.json is missing"
+        raise RequestError(Problem(what, where, "name the folder in which PEFT saved the adapter"))
+    if "adapter_model.safetensors" in names:
+        return Choice("adapter_model.safetensors")
+    if "adapter_model.bin" in names:
+        if not allow_pickle:
+            raise RequestError(pickle_refusal(f"{where}: adapter_model.bin"))
+        return Choice("adapter_model.bin", pickled=True)
+    what = "holds an adapter_config.json, but no adapter_model.safetensors"
+    raise RequestError(Problem(what, where, "copy or download the missing file"))
 
 
 def pickle_refusal(where: str) -> Problem:

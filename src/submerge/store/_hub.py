@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from submerge.errors import Problem, RequestError, WorkError
-from submerge.store._choice import PICKLE_SUFFIXES, Choice, choose_weights
+from submerge.store._choice import PICKLE_SUFFIXES, Choice, choose_adapter, choose_weights
 from submerge.store._config import quantised_config
 from submerge.store._dtypes import DTYPES
 from submerge.store._header import TensorEntry
@@ -54,9 +54,14 @@ class Fetched:
 
 
 def fetch(
-    repo_id: str, revision: str | None = None, *, allow_pickle: bool = False, weights: bool = True
+    repo_id: str,
+    revision: str | None = None,
+    *,
+    allow_pickle: bool = False,
+    weights: bool = True,
+    adapter: bool = False,
 ) -> Fetched:
-    """Return a model repository, downloaded as far as a merge needs it.
+    """Return a model's or an adapter's repository, downloaded as far as a merge needs it.
 
     The list of files is looked at first, then small files are fetched and the configuration is checked,
     then the weights, so that a repository that cannot be merged costs no download. With `HF_HUB_OFFLINE`
@@ -76,16 +81,22 @@ def fetch(
         reason = f"the Hub cannot be reached ({type(error).__name__}: {error})"
         return Fetched(*_cached(hub, repo_id, revision, reason))
     names = [sibling.rfilename for sibling in info.siblings or ()]
-    choice = choose_weights(
-        [name for name in names if "/" not in name],
-        repo_id,
-        allow_pickle=allow_pickle,
-        subfolders={name.split("/")[0] for name in names if "/" in name and name.endswith(".safetensors")},
-    )
-    small = [name for name in names if _is_small(name)] + ([choice.name] if choice.index else [])
+    if adapter:
+        choice = choose_adapter(names, repo_id, allow_pickle=allow_pickle)
+        small = ["adapter_config.json"]
+    else:
+        choice = choose_weights(
+            [name for name in names if "/" not in name],
+            repo_id,
+            allow_pickle=allow_pickle,
+            subfolders={
+                name.split("/")[0] for name in names if "/" in name and name.endswith(".safetensors")
+            },
+        )
+        small = [name for name in names if _is_small(name)] + ([choice.name] if choice.index else [])
     # by the revision as asked for, so that the cache remembers where a branch points
     folder = _download(hub, repo_id, revision, small)
-    if (folder / "config.json").is_file():
+    if not adapter and (folder / "config.json").is_file():
         problems = quantised_config(read_json(folder / "config.json"), f"{repo_id}/config.json")
         if problems:
             raise RequestError(problems)

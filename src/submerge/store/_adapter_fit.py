@@ -1,0 +1,127 @@
+"""An adapter fitted to a base: names as the base has them, shapes settled and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from submerge.errors import Problem, RequestError
+from submerge.store._adapter import Adapter
+from submerge.store._adapter_parts import LowRank, Part, Rows
+from submerge.store._names import layer_of
+from submerge.store._prefixes import match_names
+
+__all__ = ["fit_adapter"]
+
+# experts that Transformers packs into two tensors, and the names under which checkpoints keep them apart
+_PACKED = ".mlp.experts."
+_APART = (
+    (".mlp.experts.", ("gate_proj", "up_proj"), "down_proj"),
+    (".block_sparse_moe.experts.", ("w1", "w3"), "w2"),
+)
+
+
+def fit_adapter(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Adapter:
+    """Return the adapter with its parts under the base's names, by the shapes of the base's tensors.
+
+    Prefixes are matched as `match_names` does, packed experts are taken apart where the base keeps them
+    apart, and what only the base can tell (whether a parameter is stored transposed) is settled. Raises
+    `RequestError` with every part that the base has no place for, or a place of another shape.
+    """
+    where = str(adapter.path)
+    parts = _taken_apart(adapter.parts, shapes)
+    matched = match_names(list(parts), list(shapes), where)
+    problems: list[Problem] = []
+    fitted: dict[str, Part] = {}
+    for name, part in parts.items():
+        target = matched.names[name]
+        fault, settled = _settled(part, shapes[target])
+        if fault:
+            what = f"{name} {fault}, but the base has {list(shapes[target])}"
+            problems.append(Problem(what, where, _hint(part, shapes[target])))
+        fitted[target] = settled
+    if problems:
+        raise RequestError(problems[:5] + _rest(problems[5:], where))
+    notes = (*adapter.notes, f"names matched with the base: {matched.description}")
+    fitted = _squares(_agree(fitted), shapes)
+    return replace(adapter, parts=dict(sorted(fitted.items())), notes=notes)
+
+
+def _rest(problems: list[Problem], where: str) -> list[Problem]:
+    return [Problem(f"and {len(problems)} more of this kind", where)] if problems else []
+
+
+def _hint(part: Part, shape: tuple[int, ...]) -> str:
+    found = part.stored if isinstance(part, LowRank) else part.shape or ()
+    if len(found) == len(shape) and sum(a != b for a, b in zip(found, shape, strict=True)) == 1:
+        return "was it trained on a base with another vocabulary, or of another size?"
+    return "give the base that it was trained on"
+
+
+def _settled(part: Part, shape: tuple[int, ...]) -> tuple[str, Part]:
+    """Return (what does not fit, the part as this shape has it)."""
+    if isinstance(part, Rows):
+        tall = len(shape) == 2 and part.entry.shape[1] == shape[1] and max(part.indices, default=0) < shape[0]
+        return "" if tall else f"has new values for rows up to {max(part.indices, default=0)}", part
+    if not isinstance(part, LowRank):
+        return "" if part.entry.shape == shape else f"has the shape {list(part.entry.shape)}", part
+    for turned in (part, replace(part, transposed=not part.transposed)):
+        single = turned.experts == 0 and len(shape) == 3 and shape == (1, *turned.stored)
+        if turned.stored == shape or single:
+            return "", replace(turned, settled=not part.experts or shape[-1] != shape[-2])
+    return f"is an update of the shape {list(part.stored)}", part
+
+
+def _agree(parts: dict[str, Part]) -> dict[str, Part]:
+    """Return the parts with square experts turned as the other experts are, or else as they came."""
+    unsure = {name: part for name, part in parts.items() if isinstance(part, LowRank) and not part.settled}
+    known = {
+        part.transposed
+        for part in parts.values()
+        if isinstance(part, LowRank) and part.experts and part.settled
+    }
+    turned = known.pop() if len(known) == 1 else False
+    return parts | {name: replace(part, transposed=turned, settled=True) for name, part in unsure.items()}
+
+
+def _squares(parts: dict[str, Part], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Part]:
+    """Return the parts with square matrices turned as the base's other matrices of that layer are.
+
+    The adapter has one flag for all modules, which is wrong for some if it has both kinds. A bias of the
+    base tells which side of its weight are the outputs.
+    """
+    votes: dict[tuple[str, int] | None, set[bool]] = {}
+    for name, shape in shapes.items():
+        bias = shapes.get(f"{name.removesuffix('.weight')}.bias")
+        if len(shape) == 2 and shape[0] != shape[1] and bias in ((shape[0],), (shape[1],)):
+            votes.setdefault(layer_of(name), set()).add(bias == (shape[1],))
+    for name, part in parts.items():
+        if not isinstance(part, LowRank) or part.experts or len(set(part.stored)) > 1 or part.kernel:
+            continue
+        found = votes.get(layer_of(name), set())
+        if len(found) == 1 and not part.left_entry.name.endswith("lora_embedding_B"):
+            parts[name] = replace(part, transposed=found == {True})
+    return parts
+
+
+def _taken_apart(parts: Mapping[str, Part], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Part]:
+    """Return the parts with packed experts as one part each, where the base keeps each by itself."""
+    ends = {tuple(name.split(".")[-3:]) for name in shapes}
+    found: dict[str, Part] = {}
+    for name, part in parts.items():
+        head, packed, last = name.rpartition(_PACKED)
+        apart = next(
+            ((path, pair, down) for path, pair, down in _APART if ("0", pair[0], "weight") in ends), None
+        )
+        if not (packed and apart and isinstance(part, LowRank) and part.experts) or name in shapes:
+            found[name] = part
+            continue
+        path, pair, down = apart
+        half = part.left_entry.shape[0] // 2
+        spans: dict[str, dict[str, tuple[int, int] | None]]
+        spans = {"down_proj": {down: None}, "gate_up_proj": {pair[0]: (0, half), pair[1]: (half, 2 * half)}}
+        for expert in range(part.experts):
+            for leaf, rows in spans.get(last, {}).items():
+                one = replace(part, expert=expert, rows=rows, transposed=False, settled=True)
+                found[f"{head}{path}{expert}.{leaf}.weight"] = one
+    return found

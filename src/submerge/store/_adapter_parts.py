@@ -1,0 +1,103 @@
+"""What an adapter holds for one parameter: a low-rank update, other values, rows, or a sum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from submerge.store._header import TensorEntry
+
+__all__ = ["Add", "LowRank", "Part", "Replace", "Rows"]
+
+Shape: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The update scale · B A, of which `left_entry` is B [out, r] and `right_entry` is A [r, in].
+
+    `transposed` says that the parameter is stored as the transpose: an embedding, Conv1D, experts as
+    [E, in, out]. For a convolution A has the kernel behind it. With `experts` = E > 0 the parameter has
+    three dimensions, A is [E·r, in] (experts outside), B is [out, r·E] (experts inside). `settled` is
+    false where only the base tells which of two shapes the parameter has. With a `magnitude` (DoRA) the
+    new weight is m · (W + update) / ‖W + update‖, the norm over all inputs of one output. `copy` is the
+    weight itself, as saved beside the factors.
+    """
+
+    left_entry: TensorEntry
+    right_entry: TensorEntry
+    scale: float
+    transposed: bool = False
+    magnitude: TensorEntry | None = None
+    experts: int = 0
+    settled: bool = True
+    copy: TensorEntry | None = None
+    expert: int | None = None
+    rows: tuple[int, int] | None = None
+
+    @property
+    def rank(self) -> int:
+        """The rank of the factors, of one expert where there are several."""
+        return self.right_entry.shape[0] // max(1, self.experts)
+
+    @property
+    def kernel(self) -> Shape:
+        """The shape of a convolution's kernel; empty for a matrix."""
+        return self.right_entry.shape[2:]
+
+    @property
+    def stored(self) -> Shape:
+        """The parameter's shape as far as the adapter knows: the one that `transposed` stands for."""
+        first, last = self.rows or (0, self.left_entry.shape[0])
+        pair = (last - first, self.right_entry.shape[1])
+        pair = (pair[1], pair[0]) if self.transposed else pair
+        stack = (self.experts,) if self.experts and self.expert is None else ()
+        return (*stack, *pair, *self.kernel)
+
+    @property
+    def shape(self) -> Shape | None:
+        """The parameter's shape, or None where the adapter alone does not determine it."""
+        return self.stored if self.settled else None
+
+
+@dataclass(frozen=True)
+class Replace:
+    """The parameter's new values, whole: `modules_to_save`, trained biases, a resized embedding."""
+
+    entry: TensorEntry
+
+    @property
+    def shape(self) -> Shape | None:
+        """The parameter's shape."""
+        return self.entry.shape
+
+
+@dataclass(frozen=True)
+class Add:
+    """The update scale · entry, whole: the bias of B."""
+
+    entry: TensorEntry
+    scale: float
+
+    @property
+    def shape(self) -> Shape | None:
+        """The parameter's shape."""
+        return self.entry.shape
+
+
+@dataclass(frozen=True)
+class Rows:
+    """New values of some rows, which `indices` names in the order of the entry's rows."""
+
+    entry: TensorEntry
+    indices: tuple[int, ...]
+
+    @property
+    def shape(self) -> Shape | None:
+        """None: how many rows the parameter has is not known."""
+        return None
+
+
+Part: TypeAlias = LowRank | Replace | Add | Rows
+Parts: TypeAlias = Mapping[str, Part]

@@ -1,0 +1,234 @@
+"""An adapter's folder, written in the one form that every program reads.
+
+Uniform rank with factors filled up by zeros, alpha = r, no patterns, an explicit list of full paths as
+target modules, keys and configuration as PEFT has them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Literal
+
+import torch
+
+from submerge.errors import Problem, RequestError, WorkError
+from submerge.store._adapter_config import ADAPTER_CONFIG
+from submerge.store._dtypes import DTYPES, dtype_named
+from submerge.store._header import TensorEntry
+from submerge.store._shards import Shard, plan_shards
+from submerge.store._spill import Spilled, SpillFile
+from submerge.store._writer import ShardWriter, preallocate, sync_file, sync_folder
+
+__all__ = ["AdapterWriter"]
+
+Kind = Literal["linear", "embedding"]
+
+_DTYPES = ("F32", "BF16", "F16")
+_ONE_FILE = 2**62
+
+
+@dataclass(frozen=True)
+class _Module:
+    """The factors of one module, as given, and how its parameter is stored."""
+
+    left: Spilled
+    right: Spilled
+    kind: Kind
+    transposed: bool
+    kernel: tuple[int, ...]
+
+    @property
+    def rank(self) -> int:
+        return self.right.shape[0]
+
+
+class AdapterWriter:
+    """Collects factors from any thread in any order, then writes one adapter; a context manager.
+
+    What is added goes to a temporary file in `folder` at once, so that memory holds one module at a
+    time. The bytes that `finish` writes depend on what was added, not on the order. Without `finish`
+    nothing is left behind.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._modules: dict[str, _Module] = {}
+        self._saved: dict[str, Spilled] = {}
+        self._lock = Lock()
+        self._file = SpillFile(folder)
+
+    def add(
+        self,
+        name: str,
+        left: torch.Tensor,
+        right: torch.Tensor,
+        *,
+        kind: Kind = "linear",
+        transposed: bool = False,
+        kernel: Sequence[int] = (),
+    ) -> None:
+        """Add the update left [m, r] · right [r, n] of a parameter, in the shape that is stored.
+
+        The scale is in the factors. `transposed`: the layer keeps its weight as [in, out] (Conv1D).
+        `kernel`: a convolution's, with n = in · kernel. Raises `RequestError` for a name that has no module.
+        """
+        if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0] or right.shape[0] < 1:
+            raise ValueError(f"factors of {name} do not fit: {tuple(left.shape)} and {tuple(right.shape)}")
+        module, _, last = name.rpartition(".")
+        if last != "weight" or not module:
+            what = f"{name} is no module's weight: an adapter in portable form cannot hold its update"
+            raise RequestError(Problem(what, str(self.folder), "leave it out, or write a whole model"))
+        spilled = _Module(self._file.put(left), self._file.put(right), kind, transposed, tuple(kernel))
+        with self._lock:
+            if module in self._modules:
+                raise ValueError(f"{name} is added twice")
+            self._modules[module] = spilled
+
+    def save(self, name: str, tensor: torch.Tensor) -> None:
+        """Add new values of a whole parameter, which PEFT keeps under `modules_to_save`.
+
+        All parameters of its module must be saved. vLLM and other servers refuse such adapters.
+        """
+        spilled = self._file.put(tensor)
+        with self._lock:
+            if name in self._saved:
+                raise ValueError(f"{name} is saved twice")
+            self._saved[name] = spilled
+
+    @property
+    def rank(self) -> int:
+        """The largest rank that was added so far."""
+        with self._lock:
+            return max((module.rank for module in self._modules.values()), default=0)
+
+    def finish(
+        self,
+        rank: int | None = None,
+        *,
+        base: str | None = None,
+        base_revision: str | None = None,
+        dtype: str = "float32",
+        task_type: str | None = None,
+    ) -> Path:
+        """Write `adapter_model.safetensors` and `adapter_config.json`, and return the folder.
+
+        `rank` is the common rank (default: the largest that was added). Files of these names are
+        replaced. Raises `RequestError` if nothing was added or `rank` is too small, `WorkError` if the
+        disk fails or a value does not fit `dtype`.
+        """
+        code = dtype_named(dtype)
+        used = self.rank
+        rank = used if rank is None else rank
+        problems = []
+        if not self._modules:
+            problems.append(Problem("there is no update to write", str(self.folder)))
+        if code not in _DTYPES:
+            problems.append(Problem(f"{dtype} is no type for an adapter", "", "float32, bfloat16 or float16"))
+        if self._modules and rank < used:
+            what = f"rank {rank} is too small for factors of rank {used}"
+            problems.append(Problem(what, str(self.folder), f"ask for {used}, or reduce the factors first"))
+        if problems or code is None:
+            raise RequestError(problems)
+        shard = self._plan(rank, code)
+        preallocate(self.folder, shard)
+        with ShardWriter(self.folder, [shard]) as writer:
+            for module in sorted(self._modules):
+                self._write_module(writer, shard, module, rank)
+            for name in sorted(self._saved):
+                self._write(writer, shard.entries[_key(name)], self._file.get(self._saved[name]))
+            writer.sync()
+        config = self._config(rank, base, base_revision, task_type)
+        path = self.folder / ADAPTER_CONFIG
+        path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+        sync_file(path)
+        sync_folder(self.folder)
+        self.close()
+        return self.folder
+
+    def close(self) -> None:
+        """Drop what was added; may be called twice."""
+        self._file.close()
+
+    def __enter__(self) -> AdapterWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _plan(self, rank: int, code: str) -> Shard:
+        rows: list[tuple[str, str, tuple[int, ...]]] = []
+        for name, module in self._modules.items():
+            (m, _), (_, n) = module.left.shape, module.right.shape
+            turned = module.transposed or module.kind == "embedding"
+            inputs = (m,) if turned else (n // math.prod(module.kernel), *module.kernel)
+            ones = (1,) * len(module.kernel)
+            a, b = _keys(name, module.kind)
+            rows += [(a, code, (rank, *inputs)), (b, code, (n if turned else m, rank, *ones))]
+        for name, kept in self._saved.items():
+            own = dtype_named(kept.dtype) or ""
+            rows.append((_key(name), code if kept.dtype.is_floating_point else own, kept.shape))
+        return plan_shards(sorted(rows), _ONE_FILE, stem="adapter_model")[0]
+
+    def _write_module(self, writer: ShardWriter, shard: Shard, name: str, rank: int) -> None:
+        module = self._modules[name]
+        left, right = self._file.get(module.left), self._file.get(module.right)
+        turned = module.transposed or module.kind == "embedding"
+        b, a = (right.mT, left.mT) if turned else (left, right)
+        missing = rank - module.rank
+        key_a, key_b = _keys(name, module.kind)
+        self._write(writer, shard.entries[key_a], torch.nn.functional.pad(a, (0, 0, 0, missing)))
+        self._write(writer, shard.entries[key_b], torch.nn.functional.pad(b, (0, missing)))
+
+    def _write(self, writer: ShardWriter, entry: TensorEntry, values: torch.Tensor) -> None:
+        kind = DTYPES[entry.dtype]
+        written = values.to(kind.torch).contiguous()
+        if kind.kind == "float" and not bool((written.isfinite() == values.isfinite()).all()):
+            what = f"tensor {entry.name}: a value is too large for {kind.torch}"
+            raise WorkError(f"{self.folder}: {what} — write the adapter in bfloat16 or float32")
+        if written.numel():
+            writer.write(entry, 0, written.reshape(-1).view(torch.uint8).numpy().data)
+
+    def _config(
+        self, rank: int, base: str | None, revision: str | None, task_type: str | None
+    ) -> dict[str, object]:
+        turned = [module.transposed for module in self._modules.values() if module.kind == "linear"]
+        saved = sorted({name.rpartition(".")[0] for name in self._saved})
+        return {
+            "alpha_pattern": {},
+            "auto_mapping": None,
+            "base_model_name_or_path": base,
+            "bias": "none",
+            "fan_in_fan_out": bool(turned) and all(turned),
+            "inference_mode": True,
+            "init_lora_weights": True,
+            "layers_pattern": None,
+            "layers_to_transform": None,
+            "lora_alpha": rank,
+            "lora_dropout": 0.0,
+            "modules_to_save": saved or None,
+            "peft_type": "LORA",
+            "r": rank,
+            "rank_pattern": {},
+            "revision": revision,
+            "target_modules": sorted(self._modules),
+            "task_type": task_type,
+            "use_dora": False,
+            "use_rslora": False,
+        }
+
+
+def _key(name: str) -> str:
+    return f"base_model.model.{name}"
+
+
+def _keys(module: str, kind: Kind) -> tuple[str, str]:
+    """Return the keys of A and B."""
+    if kind == "embedding":
+        return _key(f"{module}.lora_embedding_A"), _key(f"{module}.lora_embedding_B")
+    return _key(f"{module}.lora_A.weight"), _key(f"{module}.lora_B.weight")

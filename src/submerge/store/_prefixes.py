@@ -1,0 +1,141 @@
+"""One parameter under two names: prefixes that versions and task heads put before the same module."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from submerge.errors import Problem, RequestError
+from submerge.store._problems import examples, nearest
+
+__all__ = ["NameMatch", "match_names", "same_parameters"]
+
+# words that only say which wrapper a module sits in; versions of Transformers add, drop and swap them
+_WRAPPERS = frozenset(("base_model", "language_model", "llm", "model", "module", "thinker", "vlm"))
+# a tower's own model, which newer versions do without
+_TOWER = re.compile(r"\b((?:vision|image|audio|video)_tower|visual)\.(?:vision_model|visual|model)\b")
+# modules that got another name
+_RENAMED = ((re.compile(r"\.block_sparse_moe\."), ".mlp."),)
+_NEAR = 20_000
+
+
+@dataclass(frozen=True)
+class NameMatch:
+    """For each wanted name the available one, and in one line how they were matched."""
+
+    names: dict[str, str]
+    description: str
+
+
+def match_names(wanted: Sequence[str], available: Sequence[str], where: str = "") -> NameMatch:
+    """Return which of the available names each wanted one stands for.
+
+    Names match if they are equal; else if they agree but for wrappers, as in
+    `language_model.model.layers.0` and `model.language_model.layers.0`; else if they agree but for one
+    leading word, as in `bert.encoder` and `encoder`. A looser match counts only if it is the only one.
+    Raises `RequestError` with the names that match nothing, several, or the same as another does.
+    """
+    there = set(available)
+    names: dict[str, str] = {name: name for name in wanted if name in there}
+    several: list[Problem] = []
+    for form in (_plain, _headless):
+        rest = [name for name in wanted if name not in names]
+        if not rest or several:
+            break
+        taken = set(names.values())
+        index = _index((name for name in available if name not in taken), form)
+        for name in rest:
+            found = sorted({match for key in form(name) for match in index.get(key, ())})
+            if len(found) == 1:
+                names[name] = found[0]
+            elif found:
+                what = f"{name} may stand for any of {examples(found)}"
+                several.append(Problem(what, where, "rename it in the file to the one that is meant"))
+    missing = [] if several else [name for name in wanted if name not in names]
+    problems = several[:5] + _missing(missing, available, where) + _twice(names, where)
+    if problems:
+        raise RequestError(problems)
+    return NameMatch({name: names[name] for name in wanted}, _describe(names))
+
+
+def same_parameters(groups: Sequence[Sequence[str]]) -> list[dict[str, str]]:
+    """Return, for each group of names, the common name of each: as the first group that has it spells it.
+
+    Names are of one parameter if they are equal but for wrappers. Raises `RequestError` if two names of
+    one group are.
+    """
+    spelled: dict[str, str] = {}
+    result = []
+    for group in groups:
+        own = {name: spelled.setdefault(_plain(name)[0], name) for name in group}
+        if problems := _twice(own, ""):
+            raise RequestError(problems)
+        result.append(own)
+    return result
+
+
+def _plain(name: str) -> tuple[str, ...]:
+    """Return the name as today's, without the wrappers before its first layer."""
+    name = _TOWER.sub(r"\1", name)
+    for old, new in _RENAMED:
+        name = old.sub(new, name)
+    parts = name.split(".")
+    layer = next((place for place, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
+    head = [part for part in parts[:layer] if part not in _WRAPPERS]
+    return (".".join(head + parts[layer:]),)
+
+
+def _headless(name: str) -> tuple[str, ...]:
+    """Return the name without wrappers, and the same without its first word, if enough of it is left."""
+    (whole,) = _plain(name)
+    rest = whole.partition(".")[2]
+    return (whole, rest) if rest.count(".") >= 1 and not rest[0].isdigit() else (whole,)
+
+
+def _index(names: Iterable[str], form: Callable[[str], Iterable[str]]) -> dict[str, list[str]]:
+    index: dict[str, list[str]] = {}
+    for name in names:
+        for key in form(name):
+            index.setdefault(key, []).append(name)
+    return index
+
+
+def _missing(names: Sequence[str], available: Sequence[str], where: str) -> list[Problem]:
+    if not names:
+        return []
+    end = names[0].split(".")[-2:]
+    near = [name for name in available if name.split(".")[-2:] == end] or list(available)
+    hint = nearest(names[0], near[:_NEAR]) or "is it of this model?"
+    count = f"{len(names)} parameters are" if len(names) > 1 else "the parameter is"
+    return [Problem(f"{count} not there: {examples(names)}", where, hint)]
+
+
+def _twice(names: dict[str, str], where: str) -> list[Problem]:
+    counts = Counter(names.values())
+    problems = []
+    for target in sorted(name for name, count in counts.items() if count > 1):
+        sources = [name for name, found in names.items() if found == target]
+        problems.append(Problem(f"{examples(sources)} all stand for {target}", where, "keep one of them"))
+    return problems[:5]
+
+
+def _describe(names: dict[str, str]) -> str:
+    """Return `12 as named, 4 with 'language_model.model' read as 'model.language_model'`."""
+    changes = Counter(_change(name, found) for name, found in names.items() if name != found)
+    same = len(names) - sum(changes.values())
+    listed = [f"{same} as named"] if same or not changes else []
+    listed += [f"{count} with {text}" for text, count in sorted(changes.items())]
+    return ", ".join(listed)
+
+
+def _change(name: str, found: str) -> str:
+    left, right = name.split("."), found.split(".")
+    while left and right and left[-1] == right[-1]:
+        left.pop()
+        right.pop()
+    old, new = ".".join(left), ".".join(right)
+    if old and new:
+        return f"'{old}' read as '{new}'"
+    return f"'{new}' put before" if new else f"'{old}' left out"

@@ -1,0 +1,175 @@
+"""Tiny models, adapters that PEFT made of them, and what an adapter does to a base, in plain formulas."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from _models import TEXT, VISION, quiet_transformers
+from submerge.store import Adapter, Add, FileTable, LowRank, Replace, Rows
+
+State = dict[str, torch.Tensor]
+
+
+class Convolutions(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat = torch.nn.Conv1d(4, 6, 3)
+        self.plane = torch.nn.Conv2d(3, 5, (3, 2))
+        self.point = torch.nn.Conv2d(5, 7, 1)
+        self.attention = torch.nn.MultiheadAttention(8, 2)
+        self.head = torch.nn.Linear(7, 3)
+
+
+def _gpt2(t: Any, **more: Any) -> Any:
+    sizes = {"vocab_size": 64, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 16}
+    return t.GPT2LMHeadModel(t.GPT2Config(**sizes, **more))
+
+
+def _bert(t: Any) -> Any:
+    text = {key: value for key, value in TEXT.items() if key != "num_key_value_heads"}
+    return t.BertForSequenceClassification(t.BertConfig(**text, num_labels=3))
+
+
+MODELS: dict[str, Callable[[Any], Any]] = {
+    "llama": lambda t: t.LlamaForCausalLM(t.LlamaConfig(**TEXT, attention_bias=True)),
+    "gpt2": _gpt2,
+    "gpt2-untied": lambda t: _gpt2(t, tie_word_embeddings=False),
+    "bert": _bert,
+    "mixtral": lambda t: t.MixtralForCausalLM(t.MixtralConfig(**TEXT, num_local_experts=4)),
+    "qwen3-moe": lambda t: t.Qwen3MoeForCausalLM(
+        t.Qwen3MoeConfig(**TEXT, head_dim=8, num_experts=3, num_experts_per_tok=2, moe_intermediate_size=10)
+    ),
+    "gpt-oss": lambda t: t.GptOssForCausalLM(
+        t.GptOssConfig(**{**TEXT, "intermediate_size": 16}, head_dim=8, num_local_experts=3)
+    ),
+    "llava": lambda t: t.LlavaForConditionalGeneration(
+        t.LlavaConfig(
+            vision_config=t.CLIPVisionConfig(**VISION),
+            text_config=t.LlamaConfig(**TEXT),
+            image_token_index=63,
+        )
+    ),
+    "convolutions": lambda _: Convolutions(),
+}
+
+
+@dataclass(frozen=True)
+class Made:
+    """An adapter on disk, the base's tensors, and those of the model that PEFT merged it into."""
+
+    folder: Path
+    base: State
+    merged: State = field(default_factory=dict)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in self.base.items()}
+
+
+def copied(model: Any) -> State:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def wrap(kind: str, seed: int = 0, **options: Any) -> tuple[Any, State]:
+    """Return a PEFT model with an adapter of random numbers, and the base's tensors."""
+    transformers = quiet_transformers()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import peft
+
+        torch.manual_seed(seed)
+        model = MODELS[kind](transformers)
+        base = copied(model)
+        wrapped = peft.get_peft_model(model, peft.LoraConfig(**options))
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn_like(parameter))
+    return wrapped, base
+
+
+def make(kind: str, folder: Path, seed: int = 0, **options: Any) -> Made:
+    """Write an adapter with random factors, as PEFT saves it."""
+    wrapped, base = wrap(kind, seed, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapped.save_pretrained(str(folder))
+        merged = copied(wrapped.merge_and_unload())
+    return Made(folder, base, merged)
+
+
+def loaded(kind: str, folder: Path, base: State) -> State:
+    """Return the tensors of a model after PEFT read an adapter and merged it."""
+    transformers = quiet_transformers()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import peft
+
+        model = MODELS[kind](transformers)
+        model.load_state_dict(base)
+        return copied(peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload())
+
+
+def update(adapter: Adapter, name: str, shape: torch.Size) -> torch.Tensor:
+    with FileTable() as table:
+        left, right = adapter.factors(name, table)
+    return (left @ right).reshape(shape)
+
+
+def applied(base: Mapping[str, torch.Tensor], adapter: Adapter) -> State:
+    """Return the base's tensors with what the adapter does to each."""
+    found = dict(base)
+    with FileTable() as table:
+        for name, part in adapter.parts.items():
+            weight = base[name]
+            if isinstance(part, LowRank):
+                weight = weight + update(adapter, name, weight.shape)
+                magnitude = adapter.magnitude(name, table)
+                if magnitude is not None:
+                    outputs = 1 if part.transposed else 0
+                    inputs = [axis for axis in range(weight.ndim) if axis != outputs]
+                    norm = weight.square().sum(inputs, keepdim=True).sqrt()
+                    weight = weight * magnitude.reshape(norm.shape) / norm
+            else:
+                values = adapter.tensor(name, table)
+                if isinstance(part, Rows):
+                    weight = weight.clone()
+                    weight[list(part.indices)] = values
+                elif isinstance(part, Replace):
+                    weight = values
+                else:
+                    assert isinstance(part, Add)
+                    weight = weight + values
+            found[name] = weight
+    return found
+
+
+def same(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    assert set(found) == set(expected)
+    for name in expected:
+        torch.testing.assert_close(
+            found[name], expected[name], rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def by_hand(folder: Path, tensors: State | None = None, **config: Any) -> Path:
+    """Write an adapter of one module of rank 2, or of these tensors, with these fields changed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = {"q.lora_A.weight": torch.ones(2, 4), "q.lora_B.weight": torch.ones(3, 2)} | (tensors or {})
+    keys = {f"base_model.model.{name}": tensor for name, tensor in made.items() if tensor.ndim}
+    save_file(keys, folder / "adapter_model.safetensors")
+    fields = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"]} | config
+    (folder / "adapter_config.json").write_text(json.dumps(fields))
+    return folder
+
+
+def stored(folder: Path) -> State:
+    return load_file(folder / "adapter_model.safetensors")
