@@ -110,7 +110,8 @@ def loaded(kind: str, folder: Path, base: State) -> State:
     """Return the tensors of a model after PEFT read an adapter and merged it."""
     transformers = quiet_transformers()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        for kind_of_warning in (DeprecationWarning, FutureWarning):  # others are what is looked for
+            warnings.simplefilter("ignore", kind_of_warning)
         import peft
 
         model = MODELS[kind](transformers)
