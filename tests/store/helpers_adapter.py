@@ -40,6 +40,7 @@ def _bert(t: Any) -> Any:
 
 MODELS: dict[str, Callable[[Any], Any]] = {
     "llama": lambda t: t.LlamaForCausalLM(t.LlamaConfig(**TEXT, attention_bias=True)),
+    "tied": lambda t: t.LlamaForCausalLM(t.LlamaConfig(**TEXT, tie_word_embeddings=True)),
     "gpt2": _gpt2,
     "gpt2-untied": lambda t: _gpt2(t, tie_word_embeddings=False),
     "bert": _bert,

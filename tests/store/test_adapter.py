@@ -379,6 +379,33 @@ def test_bases_that_do_not_fit(tmp_path: Path) -> None:
     assert "rows up to 9" in unfit(adapter, {"q.weight": (3, 4), "e.weight": (9, 4)})
 
 
+@pytest.mark.parametrize("option", ["target_modules", "modules_to_save"])
+def test_tied_heads(tmp_path: Path, option: str) -> None:
+    """What was trained as one is one; a head that was trained by itself has no place in a tied base."""
+    for tying in (True, False):
+        names = ["embed_tokens"] if tying else ["embed_tokens", "lm_head"]
+        options = {"target_modules": ["q_proj"], "ensure_weight_tying": tying}
+        options[option] = [*names, *options.get(option, [])] if option == "target_modules" else names
+        made = make("tied", tmp_path / str(tying), r=2, **options)
+        del made.base["lm_head.weight"]
+        adapter = open_adapter(str(tmp_path / str(tying)))
+        assert "lm_head.weight" in adapter.parts
+        if not tying:
+            assert "changes lm_head.weight by itself" in unfit(adapter, made.shapes)
+            continue
+        adapter = fit_adapter(adapter, made.shapes)
+        assert "lm_head.weight is tied to the embeddings" in adapter.notes
+        assert set(adapter.parts) == {"model.embed_tokens.weight"} | {
+            n for n in made.base if "q_proj.weight" in n
+        }
+        wanted = open_adapter(str(tmp_path / str(tying)))
+        found = applied(made.base, adapter)["model.embed_tokens.weight"]
+        head = wanted.parts["lm_head.weight"]
+        if isinstance(head, LowRank):  # the file's two pairs of factors are one update
+            expected = made.base["model.embed_tokens.weight"]
+            torch.testing.assert_close(found, expected + update(wanted, "lm_head.weight", expected.shape))
+
+
 def test_old_prefixes(tmp_path: Path) -> None:
     """An adapter whose names are those of an older Transformers fits a base with today's."""
     options = {"r": 2, "target_modules": ["q_proj", "k_proj"]}

@@ -99,4 +99,8 @@ def test_refusals() -> None:
     several = ["language_model.layers.0.q.weight", "model.language_model.layers.0.q.weight"]
     assert "may stand for any of" in refused(["model.layers.0.q.weight"], several)
     assert "all stand for" in refused(["model.model.layers.0.q", "language_model.layers.0.q"], ["layers.0.q"])
+    assert "lm_head.dense.weight" in refused(
+        ["lm_head.dense.weight"], ["pooler.dense.weight", "dense.weight"]
+    )
+    assert "layers.0.q.weight" in refused(["layers.0.q.weight"], ["visual.layers.0.q.weight"])
     assert "is not there: a.b" in refused(["a.b"], [])

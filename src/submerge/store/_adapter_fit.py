@@ -13,6 +13,7 @@ from submerge.store._prefixes import match_names
 
 __all__ = ["fit_adapter"]
 
+_HEAD = "lm_head.weight"
 # experts that Transformers packs into two tensors, and the names under which checkpoints keep them apart
 _PACKED = ".mlp.experts."
 _APART = (
@@ -29,9 +30,12 @@ def fit_adapter(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Adap
     `RequestError` with every part that the base has no place for, or a place of another shape.
     """
     where = str(adapter.path)
-    parts = _taken_apart(adapter.parts, shapes)
-    matched = match_names(list(parts), list(shapes), where)
-    problems: list[Problem] = []
+    tied, problems = _tied_head(adapter, shapes)
+    parts = _taken_apart({name: part for name, part in adapter.parts.items() if name not in tied}, shapes)
+    try:
+        matched = match_names(list(parts), list(shapes), where)
+    except RequestError as error:
+        raise RequestError([*problems, *error.problems]) from None
     fitted: dict[str, Part] = {}
     for name, part in parts.items():
         target = matched.names[name]
@@ -42,9 +46,24 @@ def fit_adapter(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Adap
         fitted[target] = settled
     if problems:
         raise RequestError(problems[:5] + _rest(problems[5:], where))
-    notes = (*adapter.notes, f"names matched with the base: {matched.description}")
+    notes = (
+        *adapter.notes,
+        *(f"{name} is tied to the embeddings" for name in sorted(tied)),
+        f"names matched with the base: {matched.description}",
+    )
     fitted = _squares(_agree(fitted), shapes)
     return replace(adapter, parts=dict(sorted(fitted.items())), notes=notes)
+
+
+def _tied_head(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> tuple[set[str], list[Problem]]:
+    """Return the parts of an output head that the base ties to its embeddings, and why they cannot be."""
+    tied = {name for name in adapter.parts if name.endswith(_HEAD)}
+    if not tied or any(name.endswith(_HEAD) for name in shapes):
+        return set(), []
+    if adapter.config.get("ensure_weight_tying"):  # then PEFT trains one update for both
+        return tied, []
+    what = f"changes {min(tied)} by itself, but the base has no such tensor: it is tied to the embeddings"
+    return tied, [Problem(what, str(adapter.path), "give the base as a checkpoint with untied embeddings")]
 
 
 def _rest(problems: list[Problem], where: str) -> list[Problem]:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from submerge.errors import Problem, RequestError
 from submerge.store._problems import examples, nearest
@@ -16,6 +17,7 @@ __all__ = ["NameMatch", "match_names", "same_parameters"]
 _WRAPPERS = frozenset(("base_model", "language_model", "llm", "model", "module", "thinker", "vlm"))
 # a tower's own model, which newer versions do without
 _TOWER = re.compile(r"\b((?:vision|image|audio|video)_tower|visual)\.(?:vision_model|visual|model)\b")
+_TOWER_NAME = re.compile(r"\w+_tower|visual|lm_head")
 # modules that got another name
 _RENAMED = ((re.compile(r"\.block_sparse_moe\."), ".mlp."),)
 _NEAR = 20_000
@@ -40,14 +42,15 @@ def match_names(wanted: Sequence[str], available: Sequence[str], where: str = ""
     there = set(available)
     names: dict[str, str] = {name: name for name in wanted if name in there}
     several: list[Problem] = []
-    for form in (_plain, _headless):
+    for forms in (_SAME, _LONGER):
         rest = [name for name in wanted if name not in names]
         if not rest or several:
             break
         taken = set(names.values())
-        index = _index((name for name in available if name not in taken), form)
+        free = [name for name in available if name not in taken]
+        indices = [(own, _index(free, other)) for own, other in forms]
         for name in rest:
-            found = sorted({match for key in form(name) for match in index.get(key, ())})
+            found = sorted({match for own, index in indices for match in index.get(own(name), ())})
             if len(found) == 1:
                 names[name] = found[0]
             elif found:
@@ -69,14 +72,14 @@ def same_parameters(groups: Sequence[Sequence[str]]) -> list[dict[str, str]]:
     spelled: dict[str, str] = {}
     result = []
     for group in groups:
-        own = {name: spelled.setdefault(_plain(name)[0], name) for name in group}
+        own = {name: spelled.setdefault(_plain(name), name) for name in group}
         if problems := _twice(own, ""):
             raise RequestError(problems)
         result.append(own)
     return result
 
 
-def _plain(name: str) -> tuple[str, ...]:
+def _plain(name: str) -> str:
     """Return the name as today's, without the wrappers before its first layer."""
     name = _TOWER.sub(r"\1", name)
     for old, new in _RENAMED:
@@ -84,20 +87,25 @@ def _plain(name: str) -> tuple[str, ...]:
     parts = name.split(".")
     layer = next((place for place, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
     head = [part for part in parts[:layer] if part not in _WRAPPERS]
-    return (".".join(head + parts[layer:]),)
+    return ".".join(head + parts[layer:])
 
 
-def _headless(name: str) -> tuple[str, ...]:
-    """Return the name without wrappers, and the same without its first word, if enough of it is left."""
-    (whole,) = _plain(name)
-    rest = whole.partition(".")[2]
-    return (whole, rest) if rest.count(".") >= 1 and not rest[0].isdigit() else (whole,)
+def _headless(name: str) -> str:
+    """Return the plain name without its first word, or an empty text if that says what the module is."""
+    head, _, rest = _plain(name).partition(".")
+    return rest if "." in rest and not rest[0].isdigit() and not _TOWER_NAME.fullmatch(head) else ""
 
 
-def _index(names: Iterable[str], form: Callable[[str], Iterable[str]]) -> dict[str, list[str]]:
+_Form: TypeAlias = Callable[[str], str]
+# which form of the wanted name must be which form of the available one
+_SAME: tuple[tuple[_Form, _Form], ...] = ((_plain, _plain),)
+_LONGER: tuple[tuple[_Form, _Form], ...] = ((_plain, _headless), (_headless, _plain))
+
+
+def _index(names: Iterable[str], form: _Form) -> dict[str, list[str]]:
     index: dict[str, list[str]] = {}
     for name in names:
-        for key in form(name):
+        if key := form(name):
             index.setdefault(key, []).append(name)
     return index
 

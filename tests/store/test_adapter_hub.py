@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from _hub_server import COMMIT, serving
+from store.helpers_adapter import by_hand
+
+SCRIPT = """
+import json, sys
+from submerge.errors import SubmergeError
+from submerge.store import FileTable, open_adapter
+
+def opened(spec, download):
+    try:
+        found = open_adapter(spec, download=download)
+    except SubmergeError as error:
+        return {"error": str(error), "code": error.exit_code}
+    shapes = {name: list(part.shape) for name, part in found.parts.items()}
+    values = None
+    if not found.pending:
+        with FileTable() as table:
+            left, right = found.factors("q.weight", table)
+            values = (left @ right).tolist()
+    return {"revision": found.revision, "shapes": shapes, "values": values, "base": found.base}
+
+print(json.dumps([opened(spec.lstrip("-"), spec[0] != "-") for spec in sys.argv[1:]]))
+"""
+
+
+def opened(cache: Path, url: str, *specs: str, **environment: str) -> list[dict[str, Any]]:
+    """Open these adapters in a process of its own; with `-` before the name by headers alone."""
+    settings = {"HF_ENDPOINT": url, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *specs],
+        env=os.environ | {"no_proxy": "*"} | settings | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    folder = by_hand(tmp_path / "repo", base_model_name_or_path="org/base")
+    (folder / "README.md").write_text("a card")
+    (folder / "optimizer.pt").write_bytes(b"large")
+    (folder / "config.json").write_text('{"quantization_config": {"quant_method": "bitsandbytes"}}')
+    return folder
+
+
+def test_adapters_of_the_hub(tmp_path: Path, repo: Path) -> None:
+    by_hand(tmp_path / "several" / "one")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    repos = {"org/adapter": repo, "org/several": tmp_path / "several", "org/model": tmp_path / "model"}
+    cache = tmp_path / "cache"
+    with serving(repos) as hub:
+        specs = ("-org/adapter", "org/adapter", "org/several", "org/model")
+        planned, found, several, model = opened(cache, hub.url, *specs)
+        assert hub.whole("adapter_model.safetensors") == 1
+        assert hub.whole("optimizer.pt") == hub.whole("README.md") == 0
+    assert planned == {"revision": COMMIT, "shapes": {"q.weight": [3, 4]}, "values": None, "base": "org/base"}
+    assert found == planned | {"values": [[4.0] * 4] * 3}
+    assert "its subfolders do (one)" in several["error"]
+    assert "adapter_config.json is missing" in model["error"]
+    # without a network the cache is enough
+    assert opened(cache, "http://127.0.0.1:9", "org/adapter", HF_HUB_OFFLINE="1") == [found]
