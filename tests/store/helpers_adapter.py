@@ -62,6 +62,55 @@ MODELS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+_ATTENTION = ["q_proj", "v_proj"]
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "linear": ("llama", {"r": 4, "lora_alpha": 6, "target_modules": _ATTENTION}),
+    "rslora": ("llama", {"r": 4, "lora_alpha": 6, "target_modules": _ATTENTION, "use_rslora": True}),
+    "patterns": (
+        "llama",
+        {
+            "r": 4,
+            "lora_alpha": 6,
+            "target_modules": [*_ATTENTION, "up_proj"],
+            "rank_pattern": {r"layers\.1\.self_attn\.q_proj": 3, "up_proj": 7},
+            "alpha_pattern": {"v_proj": 5, "model.layers.0.mlp.up_proj": 2.5},
+            "use_rslora": True,
+        },
+    ),
+    "embedding": ("llama", {"r": 3, "target_modules": ["embed_tokens", "lm_head", "q_proj"]}),
+    "bias": ("llama", {"r": 2, "target_modules": _ATTENTION, "bias": "lora_only"}),
+    "biases": ("llama", {"r": 2, "target_modules": ["q_proj"], "bias": "all"}),
+    "bias-of-b": ("llama", {"r": 2, "lora_alpha": 5, "target_modules": _ATTENTION, "lora_bias": True}),
+    "tokens": ("llama", {"r": 2, "target_modules": _ATTENTION, "trainable_token_indices": [7, 3, 11]}),
+    "dora": ("llama", {"r": 2, "target_modules": [*_ATTENTION, "embed_tokens"], "use_dora": True}),
+    "whole": ("llama", {"r": 2, "target_modules": ["q_proj"], "modules_to_save": ["lm_head", "norm"]}),
+    "conv1d": ("gpt2", {"r": 2, "target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}),
+    "conv1d-dora": ("gpt2", {"r": 2, "target_modules": ["c_attn", "c_proj"], "use_dora": True}),
+    "both-kinds": ("gpt2-untied", {"r": 2, "target_modules": ["c_attn", "c_proj", "lm_head"]}),
+    "classifier": ("bert", {"r": 2, "target_modules": ["query", "dense"], "task_type": "SEQ_CLS"}),
+    "convolutions": (
+        "convolutions",
+        {"r": 3, "target_modules": ["flat", "plane", "point"], "modules_to_save": ["head"]},
+    ),
+    "convolutions-dora": ("convolutions", {"r": 3, "target_modules": ["plane", "point"], "use_dora": True}),
+    "mixtral": (
+        "mixtral",
+        {
+            "r": 2,
+            "target_modules": ["q_proj"],
+            "target_parameters": ["mlp.experts.down_proj", "mlp.experts.gate_up_proj", "gate.weight"],
+            "rank_pattern": {"experts.down_proj": 3},
+        },
+    ),
+    "qwen3-moe": ("qwen3-moe", {"r": 2, "target_modules": [], "target_parameters": ["experts.gate_up_proj"]}),
+    "gpt-oss": (
+        "gpt-oss",
+        {"r": 2, "target_modules": [], "target_parameters": ["experts.gate_up_proj", "experts.down_proj"]},
+    ),
+}
+"""The adapters that PEFT makes: the model, and the options."""
+
+
 @dataclass(frozen=True)
 class Made:
     """An adapter on disk, the base's tensors, and those of the model that PEFT merged it into."""

@@ -12,10 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.helpers_adapter import loaded, make, same, stored, wrap
+from _models import quiet_transformers
+from store.helpers_adapter import CASES, MODELS, copied, loaded, make, same, stored, wrap
 from store.helpers_store import messages
 from submerge.errors import RequestError, WorkError
-from submerge.store import AdapterWriter, FileTable, LowRank, fit_adapter, open_adapter
+from submerge.store import AdapterWriter, FileTable, LowRank, open_adapter
 
 
 def factors(m: int, n: int, rank: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,6 +37,17 @@ MODULES: dict[str, list[tuple[str, int, dict[str, Any]]]] = {
         ("transformer.h.1.attn.c_proj.weight", 5, {"transposed": True}),
         ("transformer.wpe.weight", 1, {"kind": "embedding"}),
     ],
+    "mixtral": [
+        ("model.layers.0.mlp.experts.gate_up_proj", 2, {"kind": "parameter"}),
+        ("model.layers.0.mlp.experts.down_proj", 3, {"kind": "parameter"}),
+        ("model.layers.1.mlp.experts.down_proj", 1, {"kind": "parameter"}),
+        ("model.layers.1.mlp.gate.weight", 2, {"kind": "parameter"}),
+        ("model.layers.1.self_attn.q_proj.weight", 2, {}),
+    ],
+    "gpt-oss": [
+        ("model.layers.0.mlp.experts.gate_up_proj", 2, {"kind": "parameter", "transposed": True}),
+        ("model.layers.0.mlp.experts.down_proj", 3, {"kind": "parameter", "transposed": True}),
+    ],
     "convolutions": [
         ("flat.weight", 2, {"kernel": (3,)}),
         ("plane.weight", 3, {"kernel": (3, 2)}),
@@ -45,20 +57,24 @@ MODULES: dict[str, list[tuple[str, int, dict[str, Any]]]] = {
 }
 
 
-def given_factors(
-    kind: str, base: dict[str, torch.Tensor]
-) -> dict[str, tuple[torch.Tensor, torch.Tensor, dict[str, Any]]]:
+Given = dict[str, tuple[torch.Tensor, torch.Tensor, dict[str, Any]]]
+
+
+def given_factors(kind: str, base: dict[str, torch.Tensor]) -> Given:
     found = {}
     for seed, (name, rank, how) in enumerate(MODULES[kind]):
-        flat = base[name].flatten(1)
-        found[name] = (*factors(flat.shape[0], flat.shape[1], rank, seed), how)
+        weight = base[name] if how.get("kind") == "parameter" else base[name].flatten(1)
+        draw = torch.Generator().manual_seed(seed)
+        left = torch.randn(*weight.shape[:-1], rank, generator=draw)
+        right = torch.randn(*weight.shape[:-2], rank, weight.shape[-1], generator=draw)
+        found[name] = (left, right, how)
     return found
 
 
 @pytest.mark.parametrize("rank", [None, 8])
 @pytest.mark.parametrize("kind", MODULES)
 def test_peft_reads_what_was_written(kind: str, rank: int | None, tmp_path: Path) -> None:
-    _, base = wrap(kind, r=1, target_modules=[name.removesuffix(".weight") for name, *_ in MODULES[kind]])
+    base = copied(MODELS[kind](quiet_transformers()))
     made = given_factors(kind, base)
     with AdapterWriter(tmp_path / "a") as writer:
         for name, (left, right, how) in made.items():
@@ -75,33 +91,52 @@ def test_peft_reads_what_was_written(kind: str, rank: int | None, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "case", [{}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 5}, "alpha_pattern": {"k_proj": 3}}]
+    "case",
+    [
+        "linear",
+        "rslora",
+        "patterns",
+        "embedding",
+        "whole",
+        "conv1d",
+        "convolutions",
+        "mixtral",
+        "qwen3-moe",
+        "gpt-oss",
+    ],
 )
-def test_an_adapter_comes_back_exactly(case: dict[str, Any], tmp_path: Path) -> None:
-    options = {"r": 2, "lora_alpha": 3, "target_modules": ["q_proj", "k_proj", "embed_tokens"]}
-    made = make("llama", tmp_path / "a", **options, **case)
+def test_an_adapter_comes_back_exactly(case: str, tmp_path: Path) -> None:
+    kind, options = CASES[case]
+    made = make(kind, tmp_path / "a", **options)
     adapter = open_adapter(str(tmp_path / "a"))
     with AdapterWriter(tmp_path / "b") as writer, FileTable() as table:
-        for name in adapter.parts:
-            kind = "embedding" if "embed" in name else "linear"
-            writer.add(name, *adapter.factors(name, table), kind=kind)  # type: ignore[arg-type]
-        writer.finish(base="org/base", base_revision="v1", task_type="CAUSAL_LM")
-    again = fit_adapter(open_adapter(str(tmp_path / "b")), made.shapes)
-    assert (again.base, again.base_revision, again.rank) == ("org/base", "v1", adapter.rank)
+        for name, part in adapter.parts.items():
+            if isinstance(part, LowRank):
+                how = {"kind": part.kind, "transposed": part.transposed, "kernel": part.kernel}
+                writer.add(name, *adapter.factors(name, table), **how)  # type: ignore[arg-type]
+            else:
+                writer.save(name, adapter.tensor(name, table))
+        writer.finish()
+    again = open_adapter(str(tmp_path / "b"))
+    assert again.rank == adapter.rank
     with FileTable() as table:
-        for name in adapter.parts:
+        for name, part in adapter.parts.items():
+            if not isinstance(part, LowRank):
+                continue
             first, second = (a.factors(name, table) for a in (adapter, again))
-            for old, new, dim in zip(first, second, (1, 0), strict=True):
+            for old, new, dim in zip(first, second, (-1, -2), strict=True):
                 assert torch.equal(old, new.narrow(dim, 0, old.shape[dim]))
                 assert not new.narrow(dim, old.shape[dim], new.shape[dim] - old.shape[dim]).any()
-    same(loaded("llama", tmp_path / "b", made.base), made.merged)
+    same(loaded(kind, tmp_path / "b", made.base), made.merged)
 
 
 def test_the_configuration_is_plain(tmp_path: Path) -> None:
     with AdapterWriter(tmp_path) as writer:
         writer.add("b.q.weight", *factors(3, 4, 2))
         writer.add("a.k.weight", *factors(3, 4, 1))
-        writer.finish()
+        writer.finish(base="org/base", base_revision="v1", task_type="CAUSAL_LM")
+    adapter = open_adapter(str(tmp_path))
+    assert (adapter.base, adapter.base_revision) == ("org/base", "v1")
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (2, 2, False)
     assert config["target_modules"] == ["a.k", "b.q"]
@@ -200,6 +235,14 @@ def test_refusals(tmp_path: Path) -> None:
             writer.add("k.weight", torch.ones(3, 2), torch.ones(3, 4))
         with pytest.raises(RequestError, match="rank 1 is too small for factors of rank 2"):
             writer.finish(1)
+        for leaf in ("one", "two"):
+            writer.add(f"x.{leaf}", *factors(3, 4, 1), kind="parameter")
+        with pytest.raises(RequestError, match="in which order x defines one, two is not known"):
+            writer.finish()
+
+
+def test_values_too_large(tmp_path: Path) -> None:
+    with AdapterWriter(tmp_path) as writer:
         writer.add("v.weight", torch.full((3, 1), 1e5), torch.ones(1, 4))
         with pytest.raises(WorkError, match="too large for torch"):
             writer.finish(dtype="float16")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from submerge.errors import Problem, RequestError
 from submerge.store._adapter_config import AdapterConfig
 from submerge.store._adapter_keys import Factors, Sorted, sort_keys
-from submerge.store._adapter_parts import Add, LowRank, Part, Replace, Rows
+from submerge.store._adapter_parts import PACKED_ORDER, Add, Kind, LowRank, Part, Replace, Rows
 from submerge.store._dtypes import DTYPES
 from submerge.store._header import TensorEntry
 from submerge.store._problems import examples
@@ -23,8 +23,6 @@ _EMBEDDINGS = frozenset({
     "embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "shared",
     "tok_embeddings", "output_embeddings",
 })  # fmt: skip
-# the order in which modules of Transformers define them; the first one is wrapped first
-_DEFINED = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
 
 
 @dataclass
@@ -36,6 +34,7 @@ class _Build:
     parts: dict[str, Part] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    bare: set[str] = field(default_factory=set)
 
     def wrong(self, what: str, hint: str = _AGAIN) -> None:
         self.problems.append(Problem(what, self.where, hint))
@@ -90,6 +89,8 @@ def _parameter_names(found: Sorted, build: _Build) -> dict[tuple[str, int], str]
     names = {}
     for module, levels in depths.items():
         targets = _targets(module, build.config, found.factors[module, min(levels)])
+        if targets:
+            build.bare.add(module)
         if not targets:
             if len(levels) > 1:
                 build.wrong(f"adapts {module} {len(levels)} times, but target_parameters does not name it")
@@ -99,11 +100,11 @@ def _parameter_names(found: Sorted, build: _Build) -> dict[tuple[str, int], str]
             build.wrong(what + examples(targets))
             continue
         elif len(targets) > 1:
-            if not set(targets) <= set(_DEFINED):
+            if not set(targets) <= set(PACKED_ORDER):
                 what = f"does not say which factors of {module} belong to which of {examples(targets)}"
                 build.wrong(what, "merge it with PEFT (merge_and_unload)")
                 continue
-            targets.sort(key=_DEFINED.index)
+            targets.sort(key=PACKED_ORDER.index)
         for depth, target in zip(sorted(levels, reverse=True), targets, strict=False):
             names[module, depth] = f"{module}.{target}"
     return names
@@ -163,7 +164,10 @@ def _add_factors(factors: Factors, name: str, found: Sorted, build: _Build) -> N
     if copy is not None:
         build.notes.append(f"{module}: the weight itself was saved beside the factors")
     transposed = embedding or (config.transposed and not experts and len(right.shape) == 2)
-    build.put(name, LowRank(left, right, scale, transposed, magnitude, experts, not experts, copy))
+    named = module in build.bare
+    kind: Kind = "embedding" if embedding else "parameter" if named else "linear"
+    part = LowRank(left, right, scale, transposed, magnitude, experts, not experts, copy, kind=kind)
+    build.put(name, part)
     if bias is not None:
         if bias.shape != left.shape[:1]:
             build.wrong(f"the bias of {module} has the shape {bias.shape}, but B has {left.shape}")

@@ -118,7 +118,7 @@ def _squares(parts: dict[str, Part], shapes: Mapping[str, tuple[int, ...]]) -> d
         if not isinstance(part, LowRank) or part.experts or len(set(part.stored)) > 1 or part.kernel:
             continue
         found = votes.get(layer_of(name), set())
-        if len(found) == 1 and not part.left_entry.name.endswith("lora_embedding_B"):
+        if len(found) == 1 and part.kind == "linear":
             parts[name] = replace(part, transposed=found == {True})
     return parts
 
@@ -141,6 +141,6 @@ def _taken_apart(parts: Mapping[str, Part], shapes: Mapping[str, tuple[int, ...]
         spans = {"down_proj": {down: None}, "gate_up_proj": {pair[0]: (0, half), pair[1]: (half, 2 * half)}}
         for expert in range(part.experts):
             for leaf, rows in spans.get(last, {}).items():
-                one = replace(part, expert=expert, rows=rows, transposed=False, settled=True)
+                one = replace(part, expert=expert, rows=rows, transposed=False, settled=True, kind="linear")
                 found[f"{head}{path}{expert}.{leaf}.weight"] = one
     return found

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from submerge.store._header import TensorEntry
 
-__all__ = ["Add", "LowRank", "Part", "Replace", "Rows"]
+__all__ = ["PACKED_ORDER", "Add", "Kind", "LowRank", "Part", "Replace", "Rows"]
 
 Shape: TypeAlias = tuple[int, ...]
+# the order in which modules of Transformers define them; PEFT wraps the first one first
+PACKED_ORDER = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
+Kind: TypeAlias = Literal["linear", "embedding", "parameter"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class LowRank:
     copy: TensorEntry | None = None
     expert: int | None = None
     rows: tuple[int, int] | None = None
+    kind: Kind = "linear"
 
     @property
     def rank(self) -> int:

@@ -8,33 +8,32 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Literal
 
 import torch
 
 from submerge.errors import Problem, RequestError, WorkError
 from submerge.store._adapter_config import ADAPTER_CONFIG
+from submerge.store._adapter_parts import PACKED_ORDER, Kind
 from submerge.store._dtypes import DTYPES, dtype_named
 from submerge.store._header import TensorEntry
+from submerge.store._problems import examples
 from submerge.store._shards import Shard, plan_shards
 from submerge.store._spill import Spilled, SpillFile
 from submerge.store._writer import ShardWriter, preallocate, sync_file, sync_folder
 
 __all__ = ["AdapterWriter"]
 
-Kind = Literal["linear", "embedding"]
-
 _DTYPES = ("F32", "BF16", "F16")
 _ONE_FILE = 2**62
 
 
 @dataclass(frozen=True)
-class _Module:
-    """The factors of one module, as given, and how its parameter is stored."""
+class _Update:
+    """The factors of one parameter, as given, and how it is stored."""
 
     left: Spilled
     right: Spilled
@@ -44,7 +43,12 @@ class _Module:
 
     @property
     def rank(self) -> int:
-        return self.right.shape[0]
+        return self.right.shape[-2]
+
+    @property
+    def turned(self) -> bool:
+        """True if B A is the transpose of what is stored."""
+        return self.transposed or self.kind == "embedding"
 
 
 class AdapterWriter:
@@ -58,7 +62,7 @@ class AdapterWriter:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._modules: dict[str, _Module] = {}
+        self._updates: dict[str, _Update] = {}
         self._saved: dict[str, Spilled] = {}
         self._lock = Lock()
         self._file = SpillFile(folder)
@@ -75,20 +79,24 @@ class AdapterWriter:
     ) -> None:
         """Add the update left [m, r] · right [r, n] of a parameter, in the shape that is stored.
 
-        The scale is in the factors. `transposed`: the layer keeps its weight as [in, out] (Conv1D).
-        `kernel`: a convolution's, with n = in · kernel. Raises `RequestError` for a name that has no module.
+        The scale is in the factors. `kind`, `transposed` and `kernel` are those of `LowRank`: a
+        parameter that is kept transposed (Conv1D), a convolution with n = in · kernel. A bare parameter
+        may be of experts, with factors [E, m, r] and [E, r, n]. Raises `RequestError` for a name that has
+        no module.
         """
-        if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0] or right.shape[0] < 1:
+        stacked = left.ndim == 3 and kind == "parameter"
+        fits = left.ndim == right.ndim and left.shape[:-2] == right.shape[:-2]
+        if not (fits and (left.ndim == 2 or stacked) and left.shape[-1] == right.shape[-2] > 0):
             raise ValueError(f"factors of {name} do not fit: {tuple(left.shape)} and {tuple(right.shape)}")
         module, _, last = name.rpartition(".")
-        if last != "weight" or not module:
+        if not module or (last != "weight" and kind != "parameter"):
             what = f"{name} is no module's weight: an adapter in portable form cannot hold its update"
             raise RequestError(Problem(what, str(self.folder), "leave it out, or write a whole model"))
-        spilled = _Module(self._file.put(left), self._file.put(right), kind, transposed, tuple(kernel))
+        update = _Update(self._file.put(left), self._file.put(right), kind, transposed, tuple(kernel))
         with self._lock:
-            if module in self._modules:
+            if name in self._updates:
                 raise ValueError(f"{name} is added twice")
-            self._modules[module] = spilled
+            self._updates[name] = update
 
     def save(self, name: str, tensor: torch.Tensor) -> None:
         """Add new values of a whole parameter, which PEFT keeps under `modules_to_save`.
@@ -105,7 +113,7 @@ class AdapterWriter:
     def rank(self) -> int:
         """The largest rank that was added so far."""
         with self._lock:
-            return max((module.rank for module in self._modules.values()), default=0)
+            return max((update.rank for update in self._updates.values()), default=0)
 
     def finish(
         self,
@@ -125,21 +133,23 @@ class AdapterWriter:
         code = dtype_named(dtype)
         used = self.rank
         rank = used if rank is None else rank
-        problems = []
-        if not self._modules:
+        problems: list[Problem] = []
+        if not self._updates:
             problems.append(Problem("there is no update to write", str(self.folder)))
         if code not in _DTYPES:
             problems.append(Problem(f"{dtype} is no type for an adapter", "", "float32, bfloat16 or float16"))
-        if self._modules and rank < used:
+        if self._updates and rank < used:
             what = f"rank {rank} is too small for factors of rank {used}"
             problems.append(Problem(what, str(self.folder), f"ask for {used}, or reduce the factors first"))
+        keys = self._keys(problems)
         if problems or code is None:
             raise RequestError(problems)
-        shard = self._plan(rank, code)
+        shard = self._plan(rank, code, keys)
         preallocate(self.folder, shard)
         with ShardWriter(self.folder, [shard]) as writer:
-            for module in sorted(self._modules):
-                self._write_module(writer, shard, module, rank)
+            for name in sorted(self._updates):
+                for key, values in zip(keys[name], self._factors(self._updates[name], rank), strict=True):
+                    self._write(writer, shard.entries[key], values)
             for name in sorted(self._saved):
                 self._write(writer, shard.entries[_key(name)], self._file.get(self._saved[name]))
             writer.sync()
@@ -161,29 +171,49 @@ class AdapterWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _plan(self, rank: int, code: str) -> Shard:
+    def _keys(self, problems: list[Problem]) -> dict[str, tuple[str, str]]:
+        """Return the keys of A and B of each update; parameters of unknown order are problems."""
+        wrapped: dict[str, list[str]] = {}
+        for name, update in self._updates.items():
+            if update.kind == "parameter":
+                wrapped.setdefault(name.rpartition(".")[0], []).append(name.rpartition(".")[2])
+        keys = {}
+        for name, update in self._updates.items():
+            module, _, last = name.rpartition(".")
+            leaves = wrapped.get(module, [])
+            if update.kind != "parameter":
+                keys[name] = _keys(module, update.kind)
+            elif len(leaves) == 1:
+                keys[name] = _keys(module, "linear")
+            elif set(leaves) <= set(PACKED_ORDER):  # the first that the module defines is the innermost
+                depth = sum(PACKED_ORDER.index(leaf) > PACKED_ORDER.index(last) for leaf in leaves)
+                keys[name] = _keys(module + ".base_layer" * depth, "linear")
+            else:
+                what = f"in which order {module} defines {examples(sorted(leaves))} is not known"
+                problems.append(Problem(what, str(self.folder), "leave out all but one of them"))
+        return keys
+
+    def _plan(self, rank: int, code: str, keys: Mapping[str, tuple[str, str]]) -> Shard:
         rows: list[tuple[str, str, tuple[int, ...]]] = []
-        for name, module in self._modules.items():
-            (m, _), (_, n) = module.left.shape, module.right.shape
-            turned = module.transposed or module.kind == "embedding"
-            inputs = (m,) if turned else (n // math.prod(module.kernel), *module.kernel)
-            ones = (1,) * len(module.kernel)
-            a, b = _keys(name, module.kind)
-            rows += [(a, code, (rank, *inputs)), (b, code, (n if turned else m, rank, *ones))]
+        for name, update in self._updates.items():
+            m, n, kernel = update.left.shape[-2], update.right.shape[-1], update.kernel
+            outputs, inputs = (n, m) if update.turned else (m, n // math.prod(kernel))
+            experts = math.prod(update.left.shape[:-2])
+            key_a, key_b = keys[name]
+            rows.append((key_a, code, (rank * experts, inputs, *kernel)))
+            rows.append((key_b, code, (outputs, rank * experts, *(1 for _ in kernel))))
         for name, kept in self._saved.items():
             own = dtype_named(kept.dtype) or ""
             rows.append((_key(name), code if kept.dtype.is_floating_point else own, kept.shape))
         return plan_shards(sorted(rows), _ONE_FILE, stem="adapter_model")[0]
 
-    def _write_module(self, writer: ShardWriter, shard: Shard, name: str, rank: int) -> None:
-        module = self._modules[name]
-        left, right = self._file.get(module.left), self._file.get(module.right)
-        turned = module.transposed or module.kind == "embedding"
-        b, a = (right.mT, left.mT) if turned else (left, right)
-        missing = rank - module.rank
-        key_a, key_b = _keys(name, module.kind)
-        self._write(writer, shard.entries[key_a], torch.nn.functional.pad(a, (0, 0, 0, missing)))
-        self._write(writer, shard.entries[key_b], torch.nn.functional.pad(b, (0, missing)))
+    def _factors(self, update: _Update, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return A and B of the common rank, as PEFT stores them."""
+        left, right = self._file.get(update.left), self._file.get(update.right)
+        b, a = (right.mT, left.mT) if update.turned else (left, right)
+        missing = rank - update.rank
+        a, b = torch.nn.functional.pad(a, (0, 0, 0, missing)), torch.nn.functional.pad(b, (0, missing))
+        return (a.flatten(0, 1), b.permute(1, 2, 0).flatten(1)) if a.ndim == 3 else (a, b)
 
     def _write(self, writer: ShardWriter, entry: TensorEntry, values: torch.Tensor) -> None:
         kind = DTYPES[entry.dtype]
@@ -197,14 +227,16 @@ class AdapterWriter:
     def _config(
         self, rank: int, base: str | None, revision: str | None, task_type: str | None
     ) -> dict[str, object]:
-        turned = [module.transposed for module in self._modules.values() if module.kind == "linear"]
+        modules = {name: update for name, update in self._updates.items() if update.kind != "parameter"}
+        turned = [update.transposed for update in modules.values() if update.kind == "linear"]
+        bare = sorted(set(self._updates) - set(modules))
         saved = sorted({name.rpartition(".")[0] for name in self._saved})
         return {
             "alpha_pattern": {},
             "auto_mapping": None,
             "base_model_name_or_path": base,
             "bias": "none",
-            "fan_in_fan_out": bool(turned) and all(turned),
+            "fan_in_fan_out": bool(turned) and all(turned) and len(modules) == len(self._updates),
             "inference_mode": True,
             "init_lora_weights": True,
             "layers_pattern": None,
@@ -216,7 +248,8 @@ class AdapterWriter:
             "r": rank,
             "rank_pattern": {},
             "revision": revision,
-            "target_modules": sorted(self._modules),
+            "target_modules": sorted(name.removesuffix(".weight") for name in modules),
+            **({"target_parameters": bare} if bare else {}),
             "task_type": task_type,
             "use_dora": False,
             "use_rslora": False,
