@@ -28,11 +28,11 @@ def test_pieces_are_the_whole(key: int, start: int, lengths: list[int]) -> None:
 def test_pieces_of_coins_are_the_whole(key: int, start: int, lengths: list[int], p: float) -> None:
     whole = coins(key, start, sum(lengths), p)
     at = start
-    pieces = [torch.empty(0)]
+    pieces = [torch.empty(0, dtype=torch.uint8)]
     for length in lengths:
         pieces.append(coins(key, at, length, p))
         at += length
-    assert whole.dtype == torch.float32
+    assert whole.dtype == torch.uint8
     assert torch.equal(torch.cat(pieces), whole)
 
 
@@ -134,4 +134,4 @@ def test_the_parts_of_a_key_cannot_be_confused() -> None:
 def test_the_stream_is_the_same_in_every_release() -> None:
     """A change here changes what `seed` means: every merge with DARE or DELLA would differ."""
     drawn = uniform(stream_key(0, "w", 0), 5, 4) * 2**24
-    assert drawn.tolist() == [9188720, 9096915, 4566509, 1714736]
+    assert drawn.tolist() == [2211721, 5208495, 1128033, 9960688]

@@ -81,7 +81,7 @@ def test_exact_sum_of_what_has_no_sum(values: list[float], wanted: float) -> Non
 @given(st.lists(st.floats(-8, 8, width=16), min_size=1, max_size=6))
 def test_combine_and_total_are_weighted_sums(coefficients: list[float]) -> None:
     u = updates(len(coefficients), 50)
-    assert torch.equal(total(u), sum(u[1:], start=u[0]))
+    assert torch.equal(total(u, torch.empty_like(u[0])), sum(u[1:], start=u[0]))
     dense = (u.double() * torch.tensor(coefficients).double().unsqueeze(1)).sum(0)
     torch.testing.assert_close(combine(u.clone(), coefficients).double(), dense, rtol=0, atol=1e-5)
 

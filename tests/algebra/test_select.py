@@ -36,7 +36,7 @@ def search(
     sample: tuple[tuple[int, int], ...] = ((0, 64),),
     seen: Callable[[Reduction], None] = lambda reduction: None,
 ) -> list[list[float]]:
-    plan = kth_largest(values.shape[1], ranks, lambda chunk: chunk.updates)
+    plan = kth_largest(values.shape[1], ranks, lambda chunk, row: chunk.updates[row])
     return drive(plan, values, length=length, sample=sample, seen=seen)
 
 
@@ -150,8 +150,8 @@ def test_nan_that_only_overflow_made_does_not_hang() -> None:
     """A chunk of finite inputs counts as finite, though values made of them need not be."""
     values = torch.ones(1, N)
 
-    def overflowed(chunk: object) -> torch.Tensor:
-        return chunk.updates.masked_fill(torch.arange(chunk.updates.shape[1]) % 10 > 0, torch.nan)
+    def overflowed(chunk: object, row: int) -> torch.Tensor:
+        return chunk.updates[row].masked_fill(torch.arange(chunk.updates.shape[1]) % 10 > 0, torch.nan)
 
     plan = kth_largest(N, [[N - 10]], overflowed)
     drive(plan, values, length=500)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,8 @@ import torch
 from submerge.algebra._random import coins, uniform
 
 __all__ = ["Chunk"]
+
+_TOSSED = -1  # the scratch row of `toss`
 
 
 @dataclass(slots=True)
@@ -23,6 +25,7 @@ class Chunk:
         width: the run length that the method asked for; n is a multiple of it.
         finite: whether every value of `updates` is finite.
         keys: for each model, the key of its stream of random numbers (see `algebra.stream_key`).
+        spare: where `scratch` takes its rows from; without it they are new ones.
     """
 
     start: int
@@ -30,17 +33,26 @@ class Chunk:
     width: int
     finite: bool
     keys: Sequence[int]
+    spare: Callable[[int], torch.Tensor] | None = None
 
     @property
     def rows(self) -> torch.Tensor:
         """The updates as [T, n / width, width]."""
         return self.updates.view(self.updates.shape[0], -1, self.width)
 
+    def scratch(self, index: int) -> torch.Tensor:
+        """Return working row `index` (from 0), [n], of the updates' type. It holds anything, and is good for
+        this chunk alone: rows that are used again cost no new pages."""
+        return self.spare(index) if self.spare else torch.empty_like(self.updates[0])
+
     def draw(self, t: int) -> torch.Tensor:
         """Return a number in [0, 1) for each element [n], from the stream of model t."""
         return uniform(self.keys[t], self.start, self.updates.shape[1]).to(self.updates.device)
 
     def toss(self, t: int, probability: float) -> torch.Tensor:
-        """Return 1 with this probability, else 0, for each element [n], from the stream of model t."""
+        """Return 1 with this probability, else 0, for each element [n], from the stream of model t.
+
+        The numbers are of the updates' type, and are overwritten by the next toss.
+        """
         tossed = coins(self.keys[t], self.start, self.updates.shape[1], probability)
-        return tossed.to(self.updates.device)
+        return self.scratch(_TOSSED).copy_(tossed)

@@ -17,9 +17,9 @@ def combine(rows: torch.Tensor, coefficients: Sequence[float]) -> torch.Tensor:
     return result
 
 
-def total(rows: torch.Tensor) -> torch.Tensor:
-    """Return Σ_t rows[t], shape [n]; the rows are left as they are."""
-    result = rows[0].clone()
+def total(rows: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """Return Σ_t rows[t], shape [n], in `out`; the rows are left as they are."""
+    result = out.copy_(rows[0])
     for row in rows[1:]:
         result.add_(row)
     return result

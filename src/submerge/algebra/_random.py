@@ -10,7 +10,7 @@ import torch
 
 __all__ = ["coins", "stream_key", "uniform"]
 
-_BLOCK = 32  # Philox4x64 makes 4 × 64 bits, that is 32 bytes, for each value of its counter
+_WORD = 8  # bytes that the generator makes in one step
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
@@ -23,13 +23,12 @@ def stream_key(seed: int, name: str, model: int) -> int:
 def _bytes(key: int, start: int, count: int) -> npt.NDArray[np.uint8]:
     """Return bytes start … start + count − 1 of the stream.
 
-    Counter-based (Philox4x64-10, Salmon et al. 2011), so chunks may be drawn in any order, by any
-    thread, in any length: the concatenation is always the same.
+    The generator (PCG64-DXSM, O'Neill 2014) can be advanced to any step at once, so chunks may be
+    drawn in any order, by any thread, in any length: the concatenation is always the same.
     """
-    block, skip = divmod(start, _BLOCK)
-    generator = np.random.Generator(np.random.Philox(key=key, counter=block))
-    words = generator.integers(0, 2**64 - 1, dtype=np.uint64, endpoint=True, size=(skip + count + 7) // 8)
-    return words.view(np.uint8)[skip : skip + count]
+    step, skip = divmod(start, _WORD)
+    words = np.random.PCG64DXSM(key).advance(step).random_raw(-(-(skip + count) // _WORD))
+    return np.asarray(words).view(np.uint8)[skip : skip + count]
 
 
 def uniform(key: int, start: int, count: int) -> torch.Tensor:
@@ -39,19 +38,20 @@ def uniform(key: int, start: int, count: int) -> torch.Tensor:
 
 
 def coins(key: int, start: int, count: int, probability: float) -> torch.Tensor:
-    """Return 1 with the given probability, else 0, float32 [count]; exact to 2⁻⁴⁰.
+    """Return 1 with the given probability, else 0, uint8 [count]; exact to 2⁻⁴⁰.
 
     One random byte decides all but 1 in 256 tosses, those whose byte equals ⌊256 p⌋; they are
     decided by 32 more bits, a hash (splitmix64) of their position.
     """
     if probability >= 1:
-        return torch.ones(count)
+        return torch.ones(count, dtype=torch.uint8)
     whole, rest = divmod(probability * 256, 1)
     drawn = _bytes(key, start, count)
     kept = np.less(drawn, np.uint8(whole))
-    open_ = np.flatnonzero(drawn == np.uint8(whole))
-    kept[open_] = _hashed(key, open_.astype(np.uint64) + np.uint64(start)) < np.uint32(rest * 2**32)
-    return torch.from_numpy(kept.astype(np.float32))
+    if rest:
+        open_ = np.flatnonzero(drawn == np.uint8(whole))
+        kept[open_] = _hashed(key, open_.astype(np.uint64) + np.uint64(start)) < np.uint32(rest * 2**32)
+    return torch.from_numpy(kept.view(np.uint8))  # torch is slow with booleans
 
 
 def _hashed(key: int, positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:

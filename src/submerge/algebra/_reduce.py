@@ -53,18 +53,22 @@ def _fsum(values: list[float]) -> float:
         return sum(values)
 
 
+RUN = 1 << 12
+"""Elements that inner products sum in the updates' type before they go on in float64."""
+
+
 class Gram(Reduction[Matrix, Matrix]):
     """G[s, t] = ⟨Δ_s, Δ_t⟩ over the whole tensor, shape [T, T], float64."""
 
     def observe(self, chunk: Chunk) -> Matrix:
         """Return the chunk's T×T inner products."""
-        u = chunk.updates
-        count = u.shape[0]
-        gram = np.empty((count, count))
-        for s in range(count):
-            for t in range(s, count):
-                gram[s, t] = gram[t, s] = torch.dot(u[s], u[t]).item()
-        return gram
+        count, n = chunk.updates.shape
+        whole = n // RUN * RUN
+        runs = chunk.updates[:, :whole].view(count, n // RUN, RUN).transpose(0, 1)
+        rest = chunk.updates[:, whole:]
+        gram = torch.bmm(runs, runs.transpose(1, 2)).sum(0, dtype=torch.float64)
+        gram += rest @ rest.T
+        return torch.triu(gram).add_(torch.triu(gram, 1).T).cpu().numpy()
 
     def combine(self, parts: Sequence[Matrix]) -> Matrix:
         """Return the sum over chunks."""

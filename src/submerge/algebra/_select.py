@@ -22,14 +22,14 @@ from submerge.algebra._reduce import Reduction
 
 __all__ = ["kth_largest"]
 
-Values = Callable[[Chunk], torch.Tensor]
+Values = Callable[[Chunk, int], torch.Tensor]
 Floats = npt.NDArray[Any]
 
 COLLECT_ALL = 1 << 20
 """Tensors of at most so many elements are collected whole: one pass and a partition."""
 COLLECT_MOST = 1 << 20
 """The most values that one pass collects for one rank; above, it keeps every s-th."""
-DEVIATIONS = 5.0
+DEVIATIONS = 4.0
 """Half-width of the first bracket, in standard deviations of the sample's rank."""
 
 
@@ -65,28 +65,30 @@ class _Census:
     values: Floats
 
 
-def _host(values: Values, chunk: Chunk) -> Floats:
-    """Return the values as a float array on the CPU, NaN counted as infinitely large."""
-    found: Floats = values(chunk).cpu().numpy()
+def _host(values: Values, chunk: Chunk, row: int) -> Floats:
+    """Return a row's values as a float array on the CPU, NaN counted as infinitely large."""
+    found: Floats = values(chunk, row).cpu().numpy()
     if chunk.finite:
         return found
     return np.nan_to_num(found, copy=True, nan=np.inf, posinf=np.inf, neginf=-np.inf)
 
 
-class _Collect(Reduction[Floats, Floats]):
-    """All values of the visited chunks, shape [rows, ·]."""
+class _Collect(Reduction[list[Floats], dict[int, Floats]]):
+    """All values of the visited chunks, by row."""
 
-    def __init__(self, values: Values, sample: bool) -> None:
+    def __init__(self, values: Values, rows: Sequence[int], sample: bool) -> None:
         self.values = values
+        self.rows = rows
         self.sample = sample
 
-    def observe(self, chunk: Chunk) -> Floats:
+    def observe(self, chunk: Chunk) -> list[Floats]:
         """Return a copy of the chunk's values, for the buffers are reused."""
-        return np.array(_host(self.values, chunk))
+        return [np.array(_host(self.values, chunk, row)) for row in self.rows]
 
-    def combine(self, parts: Sequence[Floats]) -> Floats:
+    def combine(self, parts: Sequence[list[Floats]]) -> dict[int, Floats]:
         """Return the values side by side."""
-        return np.concatenate(parts, axis=1)
+        columns = zip(*parts, strict=True)
+        return {row: np.concatenate(column) for row, column in zip(self.rows, columns, strict=True)}
 
 
 class _Count(Reduction[list[_Census], list[_Census]]):
@@ -101,20 +103,18 @@ class _Count(Reduction[list[_Census], list[_Census]]):
 
     def observe(self, chunk: Chunk) -> list[_Census]:
         """Return the chunk's counts and collected values, a census for each bracket."""
-        found = _host(self.values, chunk)
         result = []
         for row, lo, hi, stride, counted in self.brackets:
-            x = found[row]
-            above = int(np.count_nonzero(x > hi))
-            from_hi = int(np.count_nonzero(x >= hi))
-            beyond_lo = x > lo
-            from_lo = int(np.count_nonzero(x >= lo))
-            below_lo = int(np.count_nonzero(beyond_lo))
-            inside = x[np.flatnonzero(np.logical_and(beyond_lo, x < hi, out=beyond_lo))]
+            x = _host(self.values, chunk, row)
+            over = x > hi
+            above = int(np.count_nonzero(over))
+            near = x[np.flatnonzero(np.logical_xor(x >= lo, over, out=over))]  # few, or many that tie
+            at_hi = int(np.count_nonzero(near == hi))
+            at_lo = int(np.count_nonzero(near == lo)) if lo < hi else 0
+            inside = near[(near > lo) & (near < hi)]
             kept = inside if stride == 1 else inside[::stride].copy()
-            at_lo = from_lo - below_lo if lo < hi else 0
             positive = int(np.count_nonzero(x > 0)) if counted else 0
-            result.append(_Census(above, from_hi - above, len(inside), at_lo, positive, kept))
+            result.append(_Census(above, at_hi, len(inside), at_lo, positive, kept))
         return result
 
     def combine(self, parts: Sequence[list[_Census]]) -> list[_Census]:
@@ -176,32 +176,33 @@ def _advance(search: _Search, census: _Census, count: int) -> None:
 def kth_largest(
     count: int, ranks: Sequence[Sequence[int | float]], values: Values
 ) -> Generator[Reduction[Any, Any], Any, list[list[float]]]:
-    """Return, for each row of `values(chunk)`, its `ranks`-th largest values over the tensor.
+    """Return, for each row of values, its `ranks`-th largest ones over the tensor.
 
-    Use as `found = yield from kth_largest(...)` in a method's plan. `values` maps a chunk to a
-    float tensor [rows, n]. `ranks[row]` holds ranks from 1 (the maximum) to `count` (the minimum),
-    where `count` is the tensor's number of elements; or, as a float p in [0, 1], the rank
-    ⌊p · number of positive values⌋, which is counted on the way (infinity if it is 0). NaN
-    counts as infinitely large.
+    Use as `found = yield from kth_largest(...)` in a method's plan. `values(chunk, row)` returns a
+    float tensor [n], which may be a scratch row. `ranks[row]` holds ranks from 1 (the maximum) to
+    `count` (the minimum), where `count` is the tensor's number of elements; or, as a float p in [0,
+    1], the rank ⌊p · number of positive values⌋, which is counted on the way (infinity if it is 0).
+    NaN counts as infinitely large.
     """
     searches = [
         _Search(row, 0, rank) if isinstance(rank, float) else _Search(row, rank, None)
         for row, wanted in enumerate(ranks)
         for rank in wanted
     ]
+    rows = [row for row, wanted in enumerate(ranks) if wanted]
     if searches and count <= COLLECT_ALL:
-        found = yield _Collect(values, sample=False)
+        found = yield _Collect(values, rows, sample=False)
         for search in searches:
-            row = found[search.row]
-            if search.share is None or search.settle(int(np.count_nonzero(row > 0))):
-                search.answer = _nth(row, search.rank)
+            all_ = found[search.row]
+            if search.share is None or search.settle(int(np.count_nonzero(all_ > 0))):
+                search.answer = _nth(all_, search.rank)
     elif searches:
-        sample = yield _Collect(values, sample=True)
+        sample = yield _Collect(values, rows, sample=True)
         for search in searches:
-            row = sample[search.row]
-            positive = np.count_nonzero(row > 0) / row.size
+            some = sample[search.row]
+            positive = np.count_nonzero(some > 0) / some.size
             share = search.rank / count if search.share is None else search.share * positive
-            search.lo, search.hi, search.expected = _bracket(row, share, count)
+            search.lo, search.hi, search.expected = _bracket(some, share, count)
     while pending := [s for s in searches if s.answer is None]:
         censuses = yield _Count(values, pending)
         for search, census in zip(pending, censuses, strict=True):

@@ -38,8 +38,9 @@ class Job:
     """The state of one output tensor: which pass it is in, and what the pass has found so far.
 
     `sources` are in the order of `plan.read`. `done` holds the tasks of the last pass that an
-    earlier run finished. The pool calls `begin` once, `work` for each task (any thread),
-    `deliver` with what it returned, and `proceed` when that made a pass whole.
+    earlier run finished; `_sound` the chunks that an earlier pass found finite. The pool calls
+    `begin` once, `work` for each task (any thread), `deliver` with what it returned, and `proceed`
+    when that made a pass whole.
     """
 
     index: int
@@ -54,6 +55,7 @@ class Job:
     _fold: Fold | None = None
     _parts: dict[int, Any] = field(default_factory=dict)
     _waiting: int = 0
+    _sound: set[tuple[int, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -144,24 +146,29 @@ class Job:
         """
         n = stop - start
         updates, rows = space.stack("updates", self._count, n, self._compute)
-        blocks = [updates]
-        if self._origin:
-            origin = space.work("origin", n, self._compute)
-            rows, blocks = [origin, *rows], [origin, updates]
-        for i, (source, dtype, row) in enumerate(zip(self.sources, self._dtypes, rows, strict=True)):
+        origin = space.work("origin", n, self._compute) if self._origin else None
+        finite = True
+        seen = (start, stop) in self._sound
+        targets = rows if origin is None else [origin, *rows]
+        for i, (source, dtype, row) in enumerate(zip(self.sources, self._dtypes, targets, strict=True)):
             raw, view = space.host("raw", n, dtype)
             source.read(start, n, view)
             if hashers:
                 hashers[i].update(view)
             space.bring(raw, row)
-        finite = all(is_finite(block) for block in blocks)
-        if not finite and found is not None:
-            for i, row in enumerate(rows):
-                if count := count_nonfinite(row):
-                    found[i] = found.get(i, 0) + count
-        if self._origin:
-            updates.sub_(origin)
-        return Chunk(start, updates, self._width, finite, self._keys)
+            if not seen and not is_finite(row):
+                finite = False
+                if found is not None:
+                    found[i] = found.get(i, 0) + count_nonfinite(row)
+            if origin is not None and row is not origin:
+                row.sub_(origin)  # while the row is in the cache
+        if finite:
+            self._sound.add((start, stop))
+
+        def spare(index: int) -> torch.Tensor:
+            return space.work(f"scratch {index}", n, self._compute)
+
+        return Chunk(start, updates, self._width, finite, self._keys, spare)
 
     def _write(self, task: Task, space: Workspace) -> TaskRecord:
         hashers = [xxhash.xxh3_128() for _ in self.sources] if self.hashed else []

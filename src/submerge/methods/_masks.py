@@ -42,12 +42,15 @@ def nothing(spec: TensorSpec, o: Values) -> MaskPlan:
     yield
 
 
-def _magnitudes(chunk: Chunk) -> torch.Tensor:
-    return chunk.updates.abs()
+def _magnitudes(chunk: Chunk, row: int) -> torch.Tensor:
+    return torch.abs(chunk.updates[row], out=chunk.scratch(0))
 
 
-def _column(values: list[float], chunk: Chunk) -> torch.Tensor:
-    return torch.tensor(values, dtype=chunk.updates.dtype, device=chunk.updates.device).unsqueeze(1)
+def _clear_below(row: torch.Tensor, threshold: float) -> None:
+    """Set entries of magnitude below the threshold to zero, in place and in one go."""
+    kind = np.float64 if row.dtype == torch.float64 else np.float32
+    dropped = np.nextafter(kind(threshold), kind(-np.inf))  # `hardshrink` clears up to this
+    torch.ops.aten.hardshrink.out(row, float(dropped), out=row)
 
 
 def largest(spec: TensorSpec, o: Values) -> MaskPlan:
@@ -67,7 +70,9 @@ def largest(spec: TensorSpec, o: Values) -> MaskPlan:
         return lambda chunk: None
 
     def mask(chunk: Chunk) -> None:
-        chunk.updates.mul_(_magnitudes(chunk).ge_(_column(thresholds, chunk)))
+        for row, threshold in zip(chunk.updates, thresholds, strict=True):
+            if threshold > 0:
+                _clear_below(row, threshold)
 
     return mask
 
@@ -87,12 +92,13 @@ def trimmed(spec: TensorSpec, o: Values) -> MaskPlan:
     found = yield from kth_largest(n, ranks, _magnitudes)
     inf = float("inf")
     ends = [f or ([inf, 0.0] if d >= 1 else [-1.0, inf]) for f, d in zip(found, o["density"], strict=True)]
-    high, low = [e[0] for e in ends], [e[1] for e in ends]
 
     def mask(chunk: Chunk) -> None:
-        magnitudes = _magnitudes(chunk)
-        chunk.updates.mul_(magnitudes.le(_column(high, chunk)))
-        chunk.updates.mul_(magnitudes.ge_(_column(low, chunk)))
+        for t, (high, low) in enumerate(ends):
+            if high < inf:
+                chunk.updates[t].mul_(_magnitudes(chunk, t).le_(high))
+            if low > 0:
+                _clear_below(chunk.updates[t], low)
 
     return mask
 

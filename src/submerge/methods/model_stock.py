@@ -43,7 +43,7 @@ def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     def fold(chunk: Chunk) -> torch.Tensor:
         rows = chunk.rows.double().transpose(0, 1)
         ratio = _ratio(rows @ rows.transpose(1, 2), floor).to(chunk.updates.dtype)
-        mean = total(chunk.updates).div_(spec.count)
+        mean = total(chunk.updates, out=chunk.scratch(0)).div_(spec.count)
         return (mean.view(-1, chunk.width) * ratio.unsqueeze(1)).reshape(-1)
 
     return fold

@@ -10,29 +10,29 @@ from __future__ import annotations
 
 import torch
 
-from submerge.algebra import Chunk, Totals, kth_largest, total
+from submerge.algebra import Chunk, Totals, kth_largest
 from submerge.methods._base import FoldPlan, Method, Option, TensorSpec, Values
-from submerge.methods._consensus import majority
+from submerge.methods._consensus import consensus
 
 __all__ = ["METHODS"]
 
 SMALL = 1e-6
 
 
-def _variance(chunk: Chunk) -> torch.Tensor:
-    """Return the variance of each element over the models, shape [1, n]; exactly 0 where all are equal."""
+def _variance(chunk: Chunk, row: int = 0) -> torch.Tensor:
+    """Return T times the variance of each element over the models, in a scratch row; 0 where all are equal.
+
+    Σ d_t² − (Σ d_t)²/T with d_t = Δ_t − Δ_1: the difference loses at most a factor of T in precision.
+    """
     first, *others = chunk.updates
-    count = len(others) + 1
-    differences = [row - first for row in others]
-    mean = torch.zeros_like(first)
-    for difference in differences:
-        mean.add_(difference)
-    mean.div_(count)
-    result = mean.square()
-    for difference in differences:
-        difference.sub_(mean)
-        result.addcmul_(difference, difference)
-    return result.div_(count).unsqueeze(0)
+    squares, sum_, difference = (chunk.scratch(k) for k in range(3))
+    squares.zero_()
+    sum_.zero_()
+    for other in others:
+        torch.sub(other, first, out=difference)
+        sum_.add_(difference)
+        squares.addcmul_(difference, difference)
+    return squares.addcmul_(sum_, sum_, value=-1 / len(chunk.updates))
 
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
@@ -58,13 +58,7 @@ def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
 
     def fold(chunk: Chunk) -> torch.Tensor:
         select(chunk)
-        u = chunk.updates
-        sign = majority(total(u))
-        u.mul_(sign)
-        numerator, divisor = torch.zeros_like(sign), torch.zeros_like(sign)
-        for row, w in zip(u, weights, strict=True):
-            numerator.add_(row.clamp(min=0), alpha=w)
-            divisor.add_(row.gt_(0), alpha=w)
+        numerator, divisor, sign = consensus(chunk, weights, weights)
         return numerator.mul_(sign).div_(divisor.clamp_(min=floor))
 
     return fold

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import torch
 
-from submerge.algebra import Chunk, combine, total
+from submerge.algebra import Chunk, combine
 from submerge.methods import _masks
 from submerge.methods._base import REQUIRED, FoldPlan, Method, Option, TensorSpec, Values
-from submerge.methods._consensus import majority
+from submerge.methods._consensus import consensus
 
 __all__ = ["METHODS"]
 
@@ -59,20 +59,13 @@ def _plan(row: _Row, spec: TensorSpec, o: Values) -> FoldPlan:
 
     def voted(chunk: Chunk) -> torch.Tensor:
         mask(chunk)
-        u = chunk.updates
-        for update, ballot in zip(u, ballots, strict=True):
+        for update, ballot in zip(chunk.updates, ballots, strict=True):
             if ballot != 1:
                 update.mul_(ballot)
-        sign = majority(total(u))
-        u.mul_(sign)
-        result = torch.zeros_like(sign)
-        for update, share in zip(u, shares, strict=True):
-            result.add_(update.clamp_(min=0), alpha=share)
+        result, divisor, sign = consensus(chunk, shares, counts)
         if o["normalize"]:
-            divisor = torch.zeros_like(sign)
-            for update, count in zip(u, counts, strict=True):
-                divisor.add_(update.gt_(0), alpha=count)
-            result.div_(divisor.add_(divisor.eq(0)))
+            nobody = torch.eq(divisor, 0, out=chunk.scratch(3))
+            result.div_(divisor.add_(nobody))
         return result.mul_(sign.mul_(scale))
 
     return voted if row.vote else weighted_sum
