@@ -246,6 +246,7 @@ def test_values_too_large(tmp_path: Path) -> None:
         writer.add("v.weight", torch.full((3, 1), 1e5), torch.ones(1, 4))
         with pytest.raises(WorkError, match="too large for torch"):
             writer.finish(dtype="float16")
+        assert not any(path.name.startswith("adapter") for path in tmp_path.iterdir())
         writer.finish(dtype="bfloat16")
 
 

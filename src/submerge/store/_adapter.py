@@ -84,7 +84,7 @@ class Adapter:
         else:
             a, b = a.flatten(1), b.flatten(1)
         left, right = (a.mT, b.mT) if part.transposed else (b, a)
-        return left * part.scale, right.contiguous()
+        return (left * part.scale).contiguous(), right.contiguous()
 
     def magnitude(self, name: str, table: FileTable) -> torch.Tensor | None:
         """Return DoRA's magnitudes [out] of a parameter, or None where there are none."""

@@ -77,7 +77,7 @@ def _ranks(parts: dict[str, Part]) -> list[str]:
     if not counts:
         return []
     listed = sorted(counts.items())
-    first = f"{listed[0][1]} modules of rank {listed[0][0]}"
+    first = f"{listed[0][1]} module{'s' if listed[0][1] > 1 else ''} of rank {listed[0][0]}"
     return [", ".join([first, *(f"{count} of rank {rank}" for rank, count in listed[1:])])]
 
 
@@ -130,7 +130,10 @@ def _targeted(module: str, config: AdapterConfig) -> bool:
     modules = config.raw.get("target_modules")
     if isinstance(modules, list):
         return any(module == name or module.endswith(f".{name}") for name in modules)
-    return isinstance(modules, str) and modules != "all-linear" and bool(re.fullmatch(modules, module))
+    try:
+        return isinstance(modules, str) and modules != "all-linear" and bool(re.fullmatch(modules, module))
+    except re.error:
+        return False
 
 
 def _add_factors(factors: Factors, name: str, found: Sorted, build: _Build) -> None:

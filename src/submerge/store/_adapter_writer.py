@@ -7,9 +7,7 @@ target modules, keys and configuration as PEFT has them.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
@@ -17,10 +15,10 @@ import torch
 
 from submerge.errors import Problem, RequestError, WorkError
 from submerge.store._adapter_config import ADAPTER_CONFIG
-from submerge.store._adapter_parts import PACKED_ORDER, Kind
+from submerge.store._adapter_layout import Update, file_key, padded, plan_entries, plan_keys
+from submerge.store._adapter_parts import Kind
 from submerge.store._dtypes import DTYPES, dtype_named
 from submerge.store._header import TensorEntry
-from submerge.store._problems import examples
 from submerge.store._shards import Shard, plan_shards
 from submerge.store._spill import Spilled, SpillFile
 from submerge.store._writer import ShardWriter, preallocate, sync_file, sync_folder
@@ -29,26 +27,6 @@ __all__ = ["AdapterWriter"]
 
 _DTYPES = ("F32", "BF16", "F16")
 _ONE_FILE = 2**62
-
-
-@dataclass(frozen=True)
-class _Update:
-    """The factors of one parameter, as given, and how it is stored."""
-
-    left: Spilled
-    right: Spilled
-    kind: Kind
-    transposed: bool
-    kernel: tuple[int, ...]
-
-    @property
-    def rank(self) -> int:
-        return self.right.shape[-2]
-
-    @property
-    def turned(self) -> bool:
-        """True if B A is the transpose of what is stored."""
-        return self.transposed or self.kind == "embedding"
 
 
 class AdapterWriter:
@@ -62,7 +40,7 @@ class AdapterWriter:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._updates: dict[str, _Update] = {}
+        self._updates: dict[str, Update] = {}
         self._saved: dict[str, Spilled] = {}
         self._lock = Lock()
         self._file = SpillFile(folder)
@@ -92,7 +70,7 @@ class AdapterWriter:
         if not module or (last != "weight" and kind != "parameter"):
             what = f"{name} is no module's weight: an adapter in portable form cannot hold its update"
             raise RequestError(Problem(what, str(self.folder), "leave it out, or write a whole model"))
-        update = _Update(self._file.put(left), self._file.put(right), kind, transposed, tuple(kernel))
+        update = Update(self._file.put(left), self._file.put(right), kind, transposed, tuple(kernel))
         with self._lock:
             if name in self._updates:
                 raise ValueError(f"{name} is added twice")
@@ -141,22 +119,17 @@ class AdapterWriter:
         if self._updates and rank < used:
             what = f"rank {rank} is too small for factors of rank {used}"
             problems.append(Problem(what, str(self.folder), f"ask for {used}, or reduce the factors first"))
-        keys = self._keys(problems)
+        keys = plan_keys(self._updates, str(self.folder), problems)
         if problems or code is None:
             raise RequestError(problems)
-        shard = self._plan(rank, code, keys)
+        shard = self._plan(keys, rank, code)
         preallocate(self.folder, shard)
-        with ShardWriter(self.folder, [shard]) as writer:
-            for name in sorted(self._updates):
-                for key, values in zip(keys[name], self._factors(self._updates[name], rank), strict=True):
-                    self._write(writer, shard.entries[key], values)
-            for name in sorted(self._saved):
-                self._write(writer, shard.entries[_key(name)], self._file.get(self._saved[name]))
-            writer.sync()
-        config = self._config(rank, base, base_revision, task_type)
-        path = self.folder / ADAPTER_CONFIG
-        path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
-        sync_file(path)
+        try:
+            self._write_all(keys, rank, shard)
+            self._write_config(self._config(rank, base, base_revision, task_type))
+        except BaseException:
+            (self.folder / shard.file).unlink(missing_ok=True)
+            raise
         sync_folder(self.folder)
         self.close()
         return self.folder
@@ -171,49 +144,22 @@ class AdapterWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _keys(self, problems: list[Problem]) -> dict[str, tuple[str, str]]:
-        """Return the keys of A and B of each update; parameters of unknown order are problems."""
-        wrapped: dict[str, list[str]] = {}
-        for name, update in self._updates.items():
-            if update.kind == "parameter":
-                wrapped.setdefault(name.rpartition(".")[0], []).append(name.rpartition(".")[2])
-        keys = {}
-        for name, update in self._updates.items():
-            module, _, last = name.rpartition(".")
-            leaves = wrapped.get(module, [])
-            if update.kind != "parameter":
-                keys[name] = _keys(module, update.kind)
-            elif len(leaves) == 1:
-                keys[name] = _keys(module, "linear")
-            elif set(leaves) <= set(PACKED_ORDER):  # the first that the module defines is the innermost
-                depth = sum(PACKED_ORDER.index(leaf) > PACKED_ORDER.index(last) for leaf in leaves)
-                keys[name] = _keys(module + ".base_layer" * depth, "linear")
-            else:
-                what = f"in which order {module} defines {examples(sorted(leaves))} is not known"
-                problems.append(Problem(what, str(self.folder), "leave out all but one of them"))
-        return keys
-
-    def _plan(self, rank: int, code: str, keys: Mapping[str, tuple[str, str]]) -> Shard:
-        rows: list[tuple[str, str, tuple[int, ...]]] = []
-        for name, update in self._updates.items():
-            m, n, kernel = update.left.shape[-2], update.right.shape[-1], update.kernel
-            outputs, inputs = (n, m) if update.turned else (m, n // math.prod(kernel))
-            experts = math.prod(update.left.shape[:-2])
-            key_a, key_b = keys[name]
-            rows.append((key_a, code, (rank * experts, inputs, *kernel)))
-            rows.append((key_b, code, (outputs, rank * experts, *(1 for _ in kernel))))
+    def _plan(self, keys: Mapping[str, tuple[str, str]], rank: int, code: str) -> Shard:
+        rows = plan_entries(self._updates, keys, rank, code)
         for name, kept in self._saved.items():
             own = dtype_named(kept.dtype) or ""
-            rows.append((_key(name), code if kept.dtype.is_floating_point else own, kept.shape))
+            rows.append((file_key(name), code if kept.dtype.is_floating_point else own, kept.shape))
         return plan_shards(sorted(rows), _ONE_FILE, stem="adapter_model")[0]
 
-    def _factors(self, update: _Update, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return A and B of the common rank, as PEFT stores them."""
-        left, right = self._file.get(update.left), self._file.get(update.right)
-        b, a = (right.mT, left.mT) if update.turned else (left, right)
-        missing = rank - update.rank
-        a, b = torch.nn.functional.pad(a, (0, 0, 0, missing)), torch.nn.functional.pad(b, (0, missing))
-        return (a.flatten(0, 1), b.permute(1, 2, 0).flatten(1)) if a.ndim == 3 else (a, b)
+    def _write_all(self, keys: Mapping[str, tuple[str, str]], rank: int, shard: Shard) -> None:
+        with ShardWriter(self.folder, [shard]) as writer:
+            for name, update in sorted(self._updates.items()):
+                left, right = self._file.get(update.left), self._file.get(update.right)
+                for key, values in zip(keys[name], padded(update, left, right, rank), strict=True):
+                    self._write(writer, shard.entries[key], values)
+            for name, kept in sorted(self._saved.items()):
+                self._write(writer, shard.entries[file_key(name)], self._file.get(kept))
+            writer.sync()
 
     def _write(self, writer: ShardWriter, entry: TensorEntry, values: torch.Tensor) -> None:
         kind = DTYPES[entry.dtype]
@@ -223,6 +169,16 @@ class AdapterWriter:
             raise WorkError(f"{self.folder}: {what} — write the adapter in bfloat16 or float32")
         if written.numel():
             writer.write(entry, 0, written.reshape(-1).view(torch.uint8).numpy().data)
+
+    def _write_config(self, config: Mapping[str, object]) -> None:
+        path = self.folder / ADAPTER_CONFIG
+        text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        try:
+            path.write_text(text, "utf-8")
+        except OSError as error:
+            hint = "free some space, or choose a folder that you may write to"
+            raise WorkError(f"{path}: writing failed ({error.strerror}) — {hint}") from error
+        sync_file(path)
 
     def _config(
         self, rank: int, base: str | None, revision: str | None, task_type: str | None
@@ -254,14 +210,3 @@ class AdapterWriter:
             "use_dora": False,
             "use_rslora": False,
         }
-
-
-def _key(name: str) -> str:
-    return f"base_model.model.{name}"
-
-
-def _keys(module: str, kind: Kind) -> tuple[str, str]:
-    """Return the keys of A and B."""
-    if kind == "embedding":
-        return _key(f"{module}.lora_embedding_A"), _key(f"{module}.lora_embedding_B")
-    return _key(f"{module}.lora_A.weight"), _key(f"{module}.lora_B.weight")
