@@ -133,7 +133,17 @@ CASES = (
     _case("della_linear", density=0.5, epsilon=[0.0, 0.25, 0.375], exact=False),
     _case("della_linear-paper", density=[0.5, 1.0, 0.25], epsilon=0.125, variant="paper"),
 )
-"""Every method, with options that touch each of its branches."""
+"""Every method that merges chunks, with options that touch each of its branches."""
+
+MATRIX_CASES = (
+    _case("cat", scale=0.5),
+    _case("knots_ties", exact=False, density=0.5),
+    _case("tsv_m", exact=False),
+    _case("iso_c", exact=False),
+    _case("iso_cts", exact=False),
+    _case("ssam", exact=False, rank="4"),
+)
+"""The methods that merge weight matrices whole (and `cat`), which have tests of their own."""
 
 DETERMINISTIC = [case for case in CASES if not case.random]
 RANDOM = [case for case in CASES if case.random]

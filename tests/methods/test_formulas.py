@@ -17,7 +17,8 @@ TOLERANCE = {
 
 
 def test_every_method_has_a_formula_and_a_case() -> None:
-    assert {case.method for case in CASES} == set(FORMULAS) == set(METHODS)
+    chunked = {name for name, method in METHODS.items() if method.matrix is None}
+    assert {case.method for case in CASES} == set(FORMULAS) == chunked - {"cat"}
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda d: str(d).removeprefix("torch."))

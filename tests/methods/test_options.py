@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from _support import CASES, Case, family
+from _support import CASES, MATRIX_CASES, Case, family
 from submerge.engine import merge_state_dicts
 from submerge.errors import RequestError
 from submerge.methods import METHODS, REQUIRED, Method, Option
 
-CASE = {case.method: case for case in reversed(CASES)}
+CASE = {case.method: case for case in reversed(CASES + MATRIX_CASES)}
 OPTIONS = [(name, option) for name, method in METHODS.items() for option in method.options]
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 each_option = pytest.mark.parametrize(("name", "option"), OPTIONS, ids=[f"{n}-{o.name}" for n, o in OPTIONS])
@@ -50,8 +50,8 @@ def test_options_have_names_of_their_own(method: Method) -> None:
 @each_method
 def test_what_a_variant_changes_is_told(method: Method) -> None:
     option = method.option("variant")
-    assert (option is not None) == bool(method.differs)
     if option is not None:
+        assert method.differs
         assert option.choices == ("mergekit", "paper")
         assert option.default == "mergekit"
 
@@ -63,7 +63,8 @@ def test_a_default_passes_its_own_check(name: str, option: Option) -> None:
     else:
         checked = option.check(option.default)
         assert checked == option.default
-        assert type(checked) is option.kind is type(option.default)
+        assert type(checked) is type(option.default)
+        assert type(checked) is option.kind or checked == option.word
 
 
 @each_option
@@ -78,6 +79,7 @@ def test_an_option_says_what_it_is_for(name: str, option: Option) -> None:
 SHARE = Option("share", float, 0.5, "", low=0, high=1)
 COUNT = Option("count", int, 1, "", low=0)
 FLAG = Option("flag", bool, False, "")
+AUTO = Option("auto", float, "auto", "", low=0, word="auto")
 WORD = Option("word", str, "a", "", choices=("a", "b"))
 ANY = Option("any", str, "", "")
 
@@ -95,6 +97,7 @@ ANY = Option("any", str, "", "")
         (FLAG, True, True),
         (WORD, "b", "b"),
         (ANY, 3, "3"),
+        (AUTO, 3, 3.0),
     ],
 )
 def test_a_value_comes_back_in_the_options_type(option: Option, value: Any, checked: Any) -> None:
@@ -119,6 +122,8 @@ def test_a_value_comes_back_in_the_options_type(option: Option, value: Any, chec
         (COUNT, math.nan, "count must be a whole number"),
         (COUNT, -1, r"count must lie in \[0, inf\]"),
         (COUNT, False, "count must be a number"),
+        (AUTO, -1, r"auto must lie in \[0, inf\]"),
+        (AUTO, "car", "auto must be a number or auto, not 'car'"),
         (FLAG, 1, "flag must be true or false, not 1"),
         (FLAG, "true", "flag must be true or false"),
         (WORD, "c", "word must be one of a, b; found 'c'"),
@@ -128,6 +133,10 @@ def test_a_value_comes_back_in_the_options_type(option: Option, value: Any, chec
 def test_a_wrong_value_is_refused_with_what_is_allowed(option: Option, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         option.check(value)
+
+
+def test_a_word_may_stand_for_a_number() -> None:
+    assert AUTO.check("auto") == "auto"
 
 
 # A merge with wrong options

@@ -3,10 +3,11 @@
 from submerge.algebra._chunk import Chunk
 from submerge.algebra._combine import combine, total
 from submerge.algebra._frame import Frame, frame
+from submerge.algebra._leading import Leading, leading
 from submerge.algebra._random import coins, stream_key, uniform
 from submerge.algebra._reduce import ColumnGram, Gram, Reduction, Totals, exact_sum
 from submerge.algebra._select import kth_largest
-from submerge.algebra._spectrum import Svd, polar, svd, tolerance
+from submerge.algebra._spectrum import Svd, inverse_root, polar, rooted, svd, tolerance
 from submerge.algebra._sphere import karcher_coefficients, slerp_coefficients
 from submerge.algebra._subspace import RankRule, Shared, shared_subspace
 from submerge.algebra._update import Dense, LowRank, Streamed, Update, Zero, inner, weighted_sum
@@ -17,6 +18,7 @@ __all__ = [
     "Dense",
     "Frame",
     "Gram",
+    "Leading",
     "LowRank",
     "RankRule",
     "Reduction",
@@ -31,9 +33,12 @@ __all__ = [
     "exact_sum",
     "frame",
     "inner",
+    "inverse_root",
     "karcher_coefficients",
     "kth_largest",
+    "leading",
     "polar",
+    "rooted",
     "shared_subspace",
     "slerp_coefficients",
     "stream_key",

@@ -37,8 +37,8 @@ class Frame:
             m = core.shape[0] if self.left is None else self.left.shape[0]
             n = core.shape[1] if self.right is None else self.right.shape[0]
             return Zero((m, n))
-        if self.left is None and self.right is None:
-            return core
+        if self.left is None and self.right is None and not isinstance(core, LowRank):
+            return Dense(core.matrix.to(self.dtype)) if isinstance(core, Dense) else core
         if isinstance(core, LowRank):
             left, right = core.left, core.right
         elif core.shape[0] <= core.shape[1]:

@@ -7,16 +7,19 @@ all that float32 data hold, come out to float32 accuracy at a fraction of the co
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
 from submerge.algebra._update import Dense, LowRank, Streamed, Update, Zero
 
-__all__ = ["Svd", "polar", "svd", "tolerance"]
+__all__ = ["Svd", "inverse_root", "polar", "rooted", "svd", "tolerance"]
 
-CORE = 1024
+CORE = 256
 """The short side up to which a matrix is decomposed directly, in float64."""
+SQUARED = 1e-7
+"""The share of the largest singular value that still shows in a float64 Gram matrix."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,12 @@ class Svd:
 
 
 def tolerance(shape: tuple[int, int], dtype: torch.dtype) -> float:
-    """Return the share of the largest singular value below which one is rounding: max(m, n) · eps."""
-    return max(shape) * torch.finfo(dtype).eps
+    """Return the share of the largest singular value below which one is rounding: √max(m, n) · eps.
+
+    Independent roundings of the entries add up to a matrix of about eps · s_1; the root is a margin. The
+    usual max(m, n) · eps is the worst case, and would drop a thousandth of s_1 that fine-tunes do hold.
+    """
+    return math.sqrt(max(shape)) * torch.finfo(dtype).eps
 
 
 def svd(update: Update, k: int | None = None) -> Svd:
@@ -47,7 +54,7 @@ def svd(update: Update, k: int | None = None) -> Svd:
 
     Low-rank: QR of both factors, then the SVD of the r×r core in float64, O((m + n) r²). Dense: directly
     in float64 where the short side is small, else by the eigenvectors of the short side's Gram matrix.
-    Triplets with s ≤ max(m, n) · eps · s_1 are rounding and are left out; float32 comes back for float32.
+    Triplets with s ≤ √max(m, n) · eps · s_1 are rounding and are left out; float32 comes back for float32.
     """
     if isinstance(update, Zero):
         m, n = update.shape
@@ -61,7 +68,8 @@ def svd(update: Update, k: int | None = None) -> Svd:
     else:
         assert isinstance(update, (Dense, Streamed))
         dtype = update.dtype
-        u, s, v = _direct(update.dense().double()) if min(update.shape) <= CORE else _by_gram(update)
+        small = min(update.shape) <= CORE or dtype == torch.float64
+        u, s, v = _direct(update.dense().double()) if small else _by_gram(update)
     rank = _rank(s, tolerance(update.shape, dtype))
     found = Svd(u.to(dtype), s.to(dtype), v.to(dtype))
     return found.cut(rank if k is None else min(k, rank))
@@ -74,10 +82,7 @@ def _direct(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
 
 def _by_gram(update: Dense | Streamed) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     tall = update.shape[0] >= update.shape[1]
-    squares, vectors = torch.linalg.eigh(update.gram("right" if tall else "left"))
-    s = squares.flip(0).clamp_(min=0).sqrt()
-    rank = _rank(s, tolerance(update.shape, update.dtype))
-    s, vectors = s[:rank], vectors.flip(1)[:, :rank]
+    s, vectors = rooted(update.gram("right" if tall else "left"), tolerance(update.shape, update.dtype))
     if tall:
         return update.times(vectors) / s, s, vectors
     return vectors, s, update.under(vectors).T / s
@@ -88,17 +93,32 @@ def _rank(s: torch.Tensor, share: float) -> int:
     return int((s > share * s[:1]).sum()) if s.numel() else 0
 
 
+def rooted(gram: torch.Tensor, share: float, k: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the singular values of X and its right singular vectors from XᵀX, descending, at most k.
+
+    Those below `share` of the largest are left out, and those that the squares cannot show.
+    """
+    squares, vectors = torch.linalg.eigh(gram)
+    s = squares.flip(0).clamp_(min=0).sqrt()
+    rank = _rank(s, max(share, SQUARED))
+    k = rank if k is None else min(k, rank)
+    return s[:k], vectors.flip(1)[:, :k]
+
+
+def inverse_root(gram: torch.Tensor, share: float) -> torch.Tensor:
+    """Return (XᵀX)^(−1/2) on the numerical range of X, so that its product with X is X's polar factor."""
+    s, vectors = rooted(gram, share)
+    return (vectors / s) @ vectors.T
+
+
 def polar(x: torch.Tensor) -> torch.Tensor:
     """Return the polar factor u vᵀ of x = u s vᵀ, shape [m, k], by the Gram matrix of the short side.
 
     It is the nearest matrix with orthonormal columns (rows, where k > m). Where x is rank-deficient that is
-    not unique; then directions with s ≤ max(m, k) · eps · s_1 are left out and the result is the
+    not unique; then directions with s ≤ √max(m, k) · eps · s_1 are left out and the result is the
     partial isometry on x's own range, which is unique.
     """
     if x.shape[0] < x.shape[1]:
         return polar(x.T).T
-    squares, v = torch.linalg.eigh(Dense(x).gram("right"))
-    s = squares.clamp_(min=0).sqrt()
-    held = s > tolerance((x.shape[0], x.shape[1]), x.dtype) * s[-1:]
-    v, s = v[:, held], s[held]
-    return Dense(x).times((v / s) @ v.T).to(x.dtype)
+    share = tolerance((x.shape[0], x.shape[1]), x.dtype)
+    return x @ inverse_root(Dense(x).gram("right"), share).to(x.dtype)

@@ -19,6 +19,8 @@ __all__ = ["Dense", "LowRank", "Streamed", "Update", "Zero", "inner", "weighted_
 
 BLOCK = 1 << 20
 """Elements that are cast to float64 at a time, so that no whole copy is made."""
+PANEL = 256
+"""Columns of a Gram matrix that are formed at a time, from the diagonal down: half the work of a whole."""
 
 
 class Update(ABC):
@@ -94,13 +96,16 @@ class _Rows(Update):
         out = torch.zeros(length, length, dtype=torch.float64)
         for at, block in self.blocks(torch.float64):
             if side == "right":
-                out.addmm_(block.T, block)
+                for start in range(0, length, PANEL):
+                    out[start:, start : start + PANEL].addmm_(
+                        block[:, start:].T, block[:, start : start + PANEL]
+                    )
                 continue
             for other, below in self.blocks(torch.float64):
                 if other.start >= at.start:
                     torch.mm(below, block.T, out=out[other, at])
                     out[at, other] = out[other, at].T
-        return out
+        return out if side == "left" else out.tril_().add_(out.tril(-1).T)
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,6 +258,7 @@ def weighted_sum(updates: Sequence[Update], weights: Sequence[float]) -> Update:
             out.add_(update.rows(start, stop), alpha=factor)
         return out
 
-    if any(isinstance(u, Streamed) for u, _ in terms):
-        return Streamed(shape, rows)
+    streams = [u for u, _ in terms if isinstance(u, Streamed)]
+    if streams:
+        return Streamed(shape, rows, streams[0].dtype)
     return Dense(rows(0, shape[0]))

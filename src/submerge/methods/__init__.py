@@ -37,7 +37,21 @@ __all__ = [
     "Values",
 ]
 
-_OURS = ("linear", "slerp", "nuslerp", "karcher", "task_arithmetic", "model_stock", "sce", "passthrough")
+_OURS = (
+    "linear",
+    "slerp",
+    "nuslerp",
+    "karcher",
+    "task_arithmetic",
+    "model_stock",
+    "sce",
+    "cat",
+    "knots_ties",
+    "tsv_m",
+    "iso",
+    "ssam",
+    "passthrough",
+)
 
 
 class _Registry(Mapping[str, Method]):

@@ -39,7 +39,8 @@ class Option:
     """One parameter of a method: its type, default, range and meaning.
 
     `scope` says whether there is one value for a tensor (`"shared"`) or one for each model
-    (`"model"`). `low` and `high` are inclusive bounds; `tune` marks what users usually must tune.
+    (`"model"`). `low` and `high` are inclusive bounds; `word` may stand in a number's place (`auto`);
+    `tune` marks what users usually must tune.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Option:
     high: float = math.inf
     choices: tuple[str, ...] = ()
     tune: bool = False
+    word: str = ""
 
     def check(self, value: Any) -> Any:
         """Return `value` in the option's type; raise `ValueError` that says what is allowed."""
@@ -62,12 +64,15 @@ class Option:
             if self.choices and value not in self.choices:
                 raise ValueError(f"{self.name} must be one of {', '.join(self.choices)}; found {value!r}")
             return str(value)
+        if self.word and value == self.word:
+            return self.word
+        wanted = f"a number or {self.word}" if self.word else "a number"
         if isinstance(value, bool):
-            raise ValueError(f"{self.name} must be a number, not {value!r}")
+            raise ValueError(f"{self.name} must be {wanted}, not {value!r}")
         try:
             number = float(value)  # YAML reads 1e-5 as a string
         except (TypeError, ValueError):
-            raise ValueError(f"{self.name} must be a number, not {value!r}") from None
+            raise ValueError(f"{self.name} must be {wanted}, not {value!r}") from None
         if self.kind is int and not number.is_integer():
             raise ValueError(f"{self.name} must be a whole number, not {value!r}")
         if not math.isfinite(number) or not self.low <= number <= self.high:

@@ -6,6 +6,8 @@ Wortsman et al. 2022, arXiv 2203.05482.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from submerge.algebra import combine
 from submerge.errors import Problem, RequestError
 from submerge.methods._base import REQUIRED, FoldPlan, Method, Option, TensorSpec, Values
@@ -30,6 +32,18 @@ def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     yield  # no statistic is needed
 
 
+def _coefficients(o: Values) -> Sequence[float]:
+    """Return the share of each update: exact only where they sum to 1, else the base is scaled too."""
+    weights = o["weight"]
+    total = sum(weights)
+    if o["normalize"] and total:
+        return [w / total for w in weights]
+    if abs(total - 1) > 1e-9:
+        what = f"the weights sum to {total:g}: the base would be scaled, which no update can say"
+        raise RequestError(Problem(what, "", "set normalize: true, or use task_arithmetic"))
+    return list(weights)
+
+
 METHODS = (
     Method(
         name="linear",
@@ -38,6 +52,7 @@ METHODS = (
         source="Wortsman et al. 2022, arXiv 2203.05482",
         use="Fine-tunes of one base on the same or similar tasks; the first thing to try.",
         plan=_plan,
+        coefficients=_coefficients,
         options=(
             Option("weight", float, REQUIRED, "share of each model", scope="model", tune=True),
             Option("normalize", bool, True, "divide by the sum of the weights"),

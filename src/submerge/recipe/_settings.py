@@ -177,7 +177,7 @@ def _between(points: tuple[Any, ...], depth: float) -> Any:
     position = depth * (len(points) - 1)
     i = int(position)
     low, high = points[i], points[min(i + 1, len(points) - 1)]
-    if isinstance(low, (bool, str)):
+    if isinstance(low, (bool, str)) or isinstance(high, str):
         return low
     mixed = (1 - (position - i)) * low + (position - i) * high
     return min(max(mixed, min(low, high)), max(low, high))  # rounding must not leave the range

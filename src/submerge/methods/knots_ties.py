@@ -1,0 +1,91 @@
+"""KnOTS-TIES: TIES in coordinates that all updates share.
+
+With U the left singular vectors of the updates side by side, [Δ_1 … Δ_T] = U diag(s) [V_1 … V_T]ᵀ to
+numerical rank, every update is Δ_t = U C_t with C_t = Uᵀ Δ_t = diag(s) V_tᵀ, and
+
+    θ = θ_0 + scale · U · TIES(w_1 C_1, …, w_T C_T).
+
+TIES keeps of each C_t the share `density` that is largest in magnitude, elects the sign of every entry's
+sum, and averages (`normalize`) or sums the entries of that sign. The authors trim over all layers at
+once; here it is matrix by matrix, for a merge sees one at a time. Singular values that are equal leave
+their vectors open, and the result with them.
+Stoica et al. 2025, arXiv 2410.19735; TIES: Yadav et al. 2023, arXiv 2306.01708.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from submerge.algebra import LowRank, Update, Zero, frame, leading
+from submerge.methods._base import Merged, Method, Option, TensorSpec, Values
+from submerge.methods._matrix import WEIGHT, agreeing, mean_plan
+
+__all__ = ["METHODS"]
+
+
+def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
+    taking = [
+        (update, weight, density)
+        for update, weight, density in zip(updates, o["weight"], o["density"], strict=True)
+        if weight and density and not isinstance(update, Zero)
+    ]
+    whole = frame(updates)
+    found = leading(whole.cores, "left", whole.cores[0].shape[0]).vectors
+    basis = found if whole.left is None else whole.left @ found
+    basis = basis.to(whole.dtype)
+    rank = basis.shape[1]
+    if not taking or not rank:
+        return Merged(Zero(updates[0].shape), {"rank": rank})
+    m, n = updates[0].shape
+    step = rank if rank * len(taking) <= m else -(-rank // len(taking))
+    blocks = [slice(start, start + step) for start in range(0, rank, step)]
+
+    def coordinates(at: slice) -> list[torch.Tensor]:
+        return [update.under(basis[:, at]) for update, _, _ in taking]
+
+    held = coordinates(blocks[0]) if len(blocks) == 1 else None
+    if held is not None:
+        thresholds = [_threshold(c, d) for c, (_, _, d) in zip(held, taking, strict=True)]
+    else:  # as large as the updates themselves: made one at a time, and again in blocks
+        thresholds = [_threshold(update.under(basis), density) for update, _, density in taking]
+    merged = basis.new_empty(rank, n)
+    for at in blocks:
+        terms = held or coordinates(at)
+        for c, threshold, (_, weight, _) in zip(terms, thresholds, taking, strict=True):
+            c.mul_(c.abs() >= threshold).mul_(weight)
+        merged[at] = agreeing(terms, [w for _, w, _ in taking] if o["normalize"] else None)
+    return Merged(LowRank(basis * o["scale"], merged), {"rank": rank})
+
+
+def _threshold(x: torch.Tensor, density: float) -> float:
+    """Return the magnitude of the smallest entry among the share of largest; ties with it are kept."""
+    if density >= 1:
+        return 0.0
+    kept = max(1, int(density * x.numel()))
+    magnitudes = x.abs().flatten().numpy()
+    magnitudes.partition(x.numel() - kept)
+    return float(magnitudes[x.numel() - kept])
+
+
+METHODS = (
+    Method(
+        name="knots_ties",
+        title="KnOTS-TIES",
+        equation="θ = θ_0 + scale · U · TIES(w_1 Uᵀ Δ_1, …, w_T Uᵀ Δ_T), U the basis of [Δ_1 … Δ_T]",
+        source="Stoica et al. 2025, arXiv 2410.19735",
+        use="LoRA adapters of different tasks: TIES in coordinates that they share.",
+        plan=mean_plan,
+        matrix=_matrix,
+        options=(
+            WEIGHT,
+            Option(
+                "density", float, 0.2, "share of coordinates kept", scope="model", low=0, high=1, tune=True
+            ),
+            Option("scale", float, 0.6, "factor on the merged update", tune=True),
+            Option("normalize", bool, True, "average the entries that agree; false: sum them"),
+        ),
+        differs="entries are trimmed matrix by matrix; the authors trim over all layers at once",
+    ),
+)

@@ -1,0 +1,167 @@
+"""SSAM: every update is projected into the singular subspace that all share, and merged there.
+
+With U and V the k leading eigenvectors of Σ_t Δ_t Δ_tᵀ and Σ_t Δ_tᵀ Δ_t,
+
+    M_t = Uᵀ Δ_t V,     θ = θ_0 + λ U (Σ_t w_t M_t) Vᵀ.
+
+What lies outside of the subspace is dropped as conflict, unless `residual` β adds β Σ w_t (Δ_t − U M_t Vᵀ)
+to the sum. λ multiplies the sum: 1/T, the default, gives the mean. Projection is linear, so that the sum
+may come first: SSAM is task arithmetic behind one filter, except with the mergers `ties` (the entries of
+M_t that have the sign of their sum) and `median`.
+
+`single: keep` passes what one model alone touches as it is, w_t Δ_t. Tensors that are no matrices have no
+subspace and become λ Σ w_t Δ_t.
+SSAM, arXiv 2603.21584; 2DSVD, Ding & Ye 2005. The paper's rank and λ are not known to us; the default
+rank makes the result as large as the largest update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
+
+from submerge.algebra import (
+    LowRank,
+    RankRule,
+    Shared,
+    Update,
+    Zero,
+    combine,
+    frame,
+    shared_subspace,
+    weighted_sum,
+)
+from submerge.methods._base import FoldPlan, Merged, Method, Option, TensorSpec, Values
+from submerge.methods._matrix import WEIGHT, agreeing, refused
+
+__all__ = ["METHODS"]
+
+AVERAGES = ("mean", "median")
+
+
+def _factor(spec: TensorSpec, o: Values) -> float:
+    """Return λ; `auto` makes an average of whatever the merger returns."""
+    if o["scale"] != "auto":
+        return float(o["scale"])
+    return 1.0 if o["core_merge"] in AVERAGES else 1 / spec.count
+
+
+def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
+    try:
+        RankRule.parse(o["rank"])
+    except ValueError as error:
+        raise refused(spec, str(error), "rank: max makes the result as large as one update") from None
+    if o["core"] == "diag" and o["sides"] != "both":
+        raise refused(spec, "core: diag needs a square core", "leave sides: both")
+    factor = _factor(spec, o) / (spec.count if o["core_merge"] in AVERAGES else 1)
+    factors = [factor * w for w in o["weight"]]
+    return lambda chunk: combine(chunk.updates, factors)
+    yield  # no statistic is needed
+
+
+def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
+    weights, factor = o["weight"], _factor(spec, o)
+    energies = [u.norm**2 for u in updates]
+    touching = [t for t, energy in enumerate(energies) if energy]
+    if not touching or (len(touching) == 1 and o["single"] == "keep"):
+        kept = updates[touching[0]].scaled(weights[touching[0]]) if touching else Zero(updates[0].shape)
+        return Merged(kept, {"k": 0, "passed": bool(touching)})
+    shared = _shared(updates, o)
+    cores = [_core(shared, update, o) for update in updates]
+    inside = [float(c.square().sum()) for c in cores]
+    weighted = [core * w for core, w in zip(cores, weights, strict=True)]
+    merged = factor * _merged(weighted, o["core_merge"])
+    outside: list[float] = []
+    if o["residual"]:
+        share = factor * o["residual"] / (spec.count if o["core_merge"] in AVERAGES else 1)
+        merged -= share * reduce(torch.add, weighted)
+        outside = [share * w for w in weights]
+    result = weighted_sum(
+        [_spread(shared, merged, o["sides"]), *(updates if outside else ())], [1.0, *outside]
+    )
+    figures = {
+        "k": max(shared.u.shape[1], shared.v.shape[1]),
+        "kept_left": shared.kept_left,
+        "kept_right": shared.kept_right,
+        "kept": sum(inside) / sum(energies),
+        "kept_each": [i / e if e else 1.0 for i, e in zip(inside, energies, strict=True)],
+        "tied": shared.tied,
+    }
+    return Merged(result, figures)
+
+
+def _shared(updates: Sequence[Update], o: Values) -> Shared:
+    """Return the shared bases in the weight's own coordinates, in the data's dtype."""
+    rule = RankRule.parse(o["rank"])
+    if rule.kind != "energy":  # by the ranks of the updates: their cores show less of it
+        rule = RankRule("int", rule.bound(updates))
+    whole = frame(updates)
+    norms = [u.norm for u in updates] if o["normalize"] == "fro" else None
+    found = shared_subspace(whole.cores, rule, norms=norms, refine=o["refine_iters"])
+    u, v = (
+        vectors if side is None else side @ vectors
+        for side, vectors in ((whole.left, found.u), (whole.right, found.v))
+    )
+    return Shared(u.to(whole.dtype), v.to(whole.dtype), found.kept_left, found.kept_right, found.tied)
+
+
+def _core(shared: Shared, update: Update, o: Values) -> torch.Tensor:
+    """Return the update in the shared coordinates of one side or both."""
+    if o["sides"] == "left":
+        return update.under(shared.u)
+    if o["sides"] == "right":
+        return update.times(shared.v)
+    core = shared.core(update)
+    return core * torch.eye(*core.shape, dtype=core.dtype) if o["core"] == "diag" else core
+
+
+def _merged(weighted: Sequence[torch.Tensor], how: str) -> torch.Tensor:
+    """Return the merger of the weighted cores; never one of them itself."""
+    if how == "ties":
+        return agreeing([c.clone() for c in weighted], None)
+    if how == "median":
+        ordered = torch.stack(list(weighted)).sort(dim=0).values
+        middle = len(weighted) // 2
+        return (ordered[middle] + ordered[-1 - middle]) / 2
+    total = reduce(torch.add, weighted, torch.zeros_like(weighted[0]))
+    return total / len(weighted) if how == "mean" else total
+
+
+def _spread(shared: Shared, merged: torch.Tensor, sides: str) -> LowRank:
+    if sides == "left":
+        return LowRank(shared.u, merged)
+    if sides == "right":
+        return LowRank(merged, shared.v.T)
+    return LowRank(shared.u @ merged, shared.v.T)
+
+
+METHODS = (
+    Method(
+        name="ssam",
+        title="SSAM (singular subspace alignment and merging)",
+        equation="θ = θ_0 + λ U (Σ w_t Uᵀ Δ_t V) Vᵀ, U and V from Σ Δ_t Δ_tᵀ and Σ Δ_tᵀ Δ_t",
+        source="Reza et al. 2026, arXiv 2603.21584",
+        use="Adapters of one base, one for a modality each: one of the same rank holds what they share.",
+        plan=_plan,
+        matrix=_matrix,
+        options=(
+            WEIGHT,
+            Option(
+                "scale", float, "auto", "factor λ on the sum; auto: 1/T, the mean", tune=True, word="auto"
+            ),
+            Option("rank", str, "max", "shared directions: number, max, full, energy:τ or frac:p", tune=True),
+            Option("residual", float, 0.0, "share β of what lies outside that is kept", low=0, high=1),
+            Option("normalize", str, "none", "fro: find the subspace of Δ_t/‖Δ_t‖", choices=("none", "fro")),
+            Option("refine_iters", int, 0, "alternations that fit both sides together", low=0, high=100),
+            Option("sides", str, "both", "sides that are projected", choices=("both", "left", "right")),
+            Option("core", str, "full", "diag: only M_t's diagonal", choices=("full", "diag")),
+            Option(
+                "core_merge", str, "sum", "how the M_t are merged", choices=("sum", "mean", "ties", "median")
+            ),
+            Option("single", str, "truncate", "what one model alone touches", choices=("truncate", "keep")),
+        ),
+        differs="rank and λ of the paper are not known; here max and 1/T",
+    ),
+)
