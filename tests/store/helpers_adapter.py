@@ -62,27 +62,27 @@ MODELS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-_ATTENTION = ["q_proj", "v_proj"]
+ATTENTION = ["q_proj", "v_proj"]
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "linear": ("llama", {"r": 4, "lora_alpha": 6, "target_modules": _ATTENTION}),
-    "rslora": ("llama", {"r": 4, "lora_alpha": 6, "target_modules": _ATTENTION, "use_rslora": True}),
+    "linear": ("llama", {"r": 4, "lora_alpha": 6, "target_modules": ATTENTION}),
+    "rslora": ("llama", {"r": 4, "lora_alpha": 6, "target_modules": ATTENTION, "use_rslora": True}),
     "patterns": (
         "llama",
         {
             "r": 4,
             "lora_alpha": 6,
-            "target_modules": [*_ATTENTION, "up_proj"],
+            "target_modules": [*ATTENTION, "up_proj"],
             "rank_pattern": {r"layers\.1\.self_attn\.q_proj": 3, "up_proj": 7},
             "alpha_pattern": {"v_proj": 5, "model.layers.0.mlp.up_proj": 2.5},
             "use_rslora": True,
         },
     ),
     "embedding": ("llama", {"r": 3, "target_modules": ["embed_tokens", "lm_head", "q_proj"]}),
-    "bias": ("llama", {"r": 2, "target_modules": _ATTENTION, "bias": "lora_only"}),
+    "bias": ("llama", {"r": 2, "target_modules": ATTENTION, "bias": "lora_only"}),
     "biases": ("llama", {"r": 2, "target_modules": ["q_proj"], "bias": "all"}),
-    "bias-of-b": ("llama", {"r": 2, "lora_alpha": 5, "target_modules": _ATTENTION, "lora_bias": True}),
-    "tokens": ("llama", {"r": 2, "target_modules": _ATTENTION, "trainable_token_indices": [7, 3, 11]}),
-    "dora": ("llama", {"r": 2, "target_modules": [*_ATTENTION, "embed_tokens"], "use_dora": True}),
+    "bias-of-b": ("llama", {"r": 2, "lora_alpha": 5, "target_modules": ATTENTION, "lora_bias": True}),
+    "tokens": ("llama", {"r": 2, "target_modules": ATTENTION, "trainable_token_indices": [7, 3, 11]}),
+    "dora": ("llama", {"r": 2, "target_modules": [*ATTENTION, "embed_tokens"], "use_dora": True}),
     "whole": ("llama", {"r": 2, "target_modules": ["q_proj"], "modules_to_save": ["lm_head", "norm"]}),
     "conv1d": ("gpt2", {"r": 2, "target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}),
     "conv1d-dora": ("gpt2", {"r": 2, "target_modules": ["c_attn", "c_proj"], "use_dora": True}),
@@ -128,8 +128,8 @@ def copied(model: Any) -> State:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
-def wrap(kind: str, seed: int = 0, **options: Any) -> tuple[Any, State]:
-    """Return a PEFT model with an adapter of random numbers, and the base's tensors."""
+def wrap(kind: str, seed: int = 0, random: bool = True, **options: Any) -> tuple[Any, State]:
+    """Return a PEFT model with an adapter, filled with random numbers or not, and the base's tensors."""
     transformers = quiet_transformers()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -141,7 +141,7 @@ def wrap(kind: str, seed: int = 0, **options: Any) -> tuple[Any, State]:
         wrapped = peft.get_peft_model(model, peft.LoraConfig(**options))
     with torch.no_grad():
         for parameter in wrapped.parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad and random:
                 parameter.copy_(torch.randn_like(parameter))
     return wrapped, base
 

@@ -2,15 +2,28 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.helpers_adapter import CASES, Made, applied, by_hand, make, same, stored, update
+from store.helpers_adapter import (
+    ATTENTION,
+    CASES,
+    Made,
+    applied,
+    by_hand,
+    copied,
+    make,
+    same,
+    stored,
+    update,
+    wrap,
+)
 from store.helpers_store import messages
 from submerge.errors import RequestError
 from submerge.store import (
@@ -67,6 +80,66 @@ def test_parts(tmp_path: Path) -> None:
         assert reason in (adapter.dense_only(name) or "")
         if isinstance(part, Rows):
             assert part.indices == (7, 3, 11)
+
+
+KEYS = [
+    "q_proj",
+    "k_proj",
+    "self_attn.v_proj",
+    r"layers\.0\..*",
+    "model.layers.1.mlp.up_proj",
+    "embed_tokens",
+]
+RANKS = st.dictionaries(st.sampled_from(KEYS), st.integers(1, 6), max_size=3)
+
+
+@settings(max_examples=25)
+@given(
+    rank=st.integers(1, 6),
+    alpha=st.integers(1, 32),
+    ranks=RANKS,
+    alphas=RANKS,
+    modules=st.sets(st.sampled_from(["q_proj", "v_proj", "up_proj", "embed_tokens"]), min_size=1),
+    flags=st.fixed_dictionaries({"use_rslora": st.booleans(), "use_dora": st.booleans()}),
+    bias=st.sampled_from(["none", "all", "lora_only"]),
+)
+def test_any_configuration(
+    tmp_path_factory: pytest.TempPathFactory,
+    rank: int,
+    alpha: int,
+    ranks: dict[str, int],
+    alphas: dict[str, int],
+    modules: set[str],
+    flags: dict[str, bool],
+    bias: str,
+) -> None:
+    # the first pattern that matches counts, and the file has them in alphabetical order
+    patterns = {"rank_pattern": dict(sorted(ranks.items())), "alpha_pattern": dict(sorted(alphas.items()))}
+    options = {"r": rank, "lora_alpha": alpha, "target_modules": sorted(modules), "bias": bias}
+    made = make("llama", tmp_path_factory.mktemp("a"), **options, **patterns, **flags)
+    same(applied(made.base, open_adapter(str(made.folder))), made.merged)
+
+
+def test_a_converted_start(tmp_path: Path) -> None:
+    """PiSSA takes its start out of the base; what PEFT converts is an update of the base again."""
+    wrapped, base = wrap("llama", r=2, target_modules=ATTENTION, init_lora_weights="pissa", random=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapped.peft_config["default"].init_lora_weights = True
+        wrapped.save_pretrained(str(tmp_path / "start"))
+        wrapped.peft_config["default"].init_lora_weights = "pissa"
+        with torch.no_grad():
+            for parameter in wrapped.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn_like(parameter))
+        wrapped.save_pretrained(str(tmp_path / "moved"))
+        start = str(tmp_path / "start")
+        wrapped.save_pretrained(str(tmp_path / "converted"), path_initial_model_for_weight_conversion=start)
+        merged = copied(wrapped.merge_and_unload())
+    assert "took its start out of the base" in refused(tmp_path / "moved")
+    adapter = open_adapter(str(tmp_path / "converted"))
+    assert adapter.rank == 4
+    same(applied(base, adapter), merged)
 
 
 def test_experts_apart(tmp_path: Path) -> None:
