@@ -88,6 +88,33 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "conv1d-dora": ("gpt2", {"r": 2, "target_modules": ["c_attn", "c_proj"], "use_dora": True}),
     "both-kinds": ("gpt2-untied", {"r": 2, "target_modules": ["c_attn", "c_proj", "lm_head"]}),
     "classifier": ("bert", {"r": 2, "target_modules": ["query", "dense"], "task_type": "SEQ_CLS"}),
+    "classifier-biases": (
+        "bert",
+        {
+            "r": 2,
+            "target_modules": ["query"],
+            "modules_to_save": ["pooler"],
+            "bias": "all",
+            "task_type": "SEQ_CLS",
+        },
+    ),
+    "rows-by-name": (
+        "llama",
+        {
+            "r": 2,
+            "target_modules": ["q_proj"],
+            "trainable_token_indices": {"embed_tokens": [1], "lm_head": [2, 3]},
+        },
+    ),
+    "bare-names": (
+        "mixtral",
+        {"r": 2, "target_modules": "all-linear", "target_parameters": ["gate_up_proj", "down_proj"]},
+    ),
+    "mica": ("llama", {"r": 2, "target_modules": ["q_proj"], "init_lora_weights": "mica"}),
+    "velora": (
+        "llama",
+        {"r": 2, "target_modules": ["q_proj"], "velora_config": {"num_groups": 2}},
+    ),
     "convolutions": (
         "convolutions",
         {"r": 3, "target_modules": ["flat", "plane", "point"], "modules_to_save": ["head"]},

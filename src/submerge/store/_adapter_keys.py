@@ -28,6 +28,10 @@ _ROLES: tuple[tuple[str, str], ...] = (
     (".token_adapter.trainable_tokens_delta", "rows"),
 )
 _INERT = re.compile(r"\.lora_velora_embed$")
+# with bias="all" PEFT also saves the biases inside its wrappers of modules_to_save: the same values under the
+# wrapper's name, and the ones from before the training
+_WRAPPER = re.compile(r"\.(?:modules_to_save|original_module)(?=\..*bias$)")
+_NAMED = re.compile(r"\.modules_to_save\.[^.]+")
 _PREFIX = "base_model.model."
 _BASE = "base_layer"
 
@@ -55,11 +59,16 @@ def sort_keys(entries: Iterable[TensorEntry], where: str) -> Sorted:
     """Return the tensors by module and role; keys that no LoRA adapter has are problems."""
     found = Sorted()
     unknown: list[str] = []
+    entries = list(entries)
+    whole = {entry.name.removeprefix(_PREFIX) for entry in entries}
     for entry in entries:
         name = entry.name.removeprefix(_PREFIX)
         module, role = _split(name)
         if role is not None:
             _add_factor(found, module, role, entry, where)
+        elif _WRAPPER.search(name):
+            if not whole & {_WRAPPER.sub("", name), _NAMED.sub("", name)}:
+                unknown.append(entry.name)
         elif ".lora_" in name or name.startswith("lora_") or ".modules_to_save." in name:
             if not _INERT.search(name):
                 unknown.append(entry.name)
