@@ -110,6 +110,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "mixtral",
         {"r": 2, "target_modules": "all-linear", "target_parameters": ["gate_up_proj", "down_proj"]},
     ),
+    "square-experts": ("gpt-oss", {"r": 2, "target_modules": [], "target_parameters": ["experts.down_proj"]}),
     "mica": ("llama", {"r": 2, "target_modules": ["q_proj"], "init_lora_weights": "mica"}),
     "velora": (
         "llama",

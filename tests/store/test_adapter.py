@@ -403,6 +403,20 @@ def test_bases_that_do_not_fit(tmp_path: Path) -> None:
     assert "rows up to 9" in unfit(adapter, {"q.weight": (3, 4), "e.weight": (9, 4)})
 
 
+def test_square_experts_without_a_hint_are_refused(tmp_path: Path) -> None:
+    pair = {"x.lora_A.weight": torch.ones(6, 4), "x.lora_B.weight": torch.ones(4, 6)}
+    adapter = open_adapter(str(by_hand(tmp_path, pair, target_parameters=["x.down_proj"])))
+    part = adapter.parts["x.down_proj"]
+    assert isinstance(part, LowRank)
+    assert (part.shape, part.stored, part.experts, part.rank) == (None, (3, 4, 4), 3, 2)
+    shapes = {"q.weight": (3, 4), "x.down_proj": (3, 4, 4)}
+    assert "which side of each expert is its output is not known" in unfit(adapter, shapes)
+    for shape, turned in (((3, 8, 4), False), ((3, 4, 8), True)):
+        found = fit_adapter(adapter, {**shapes, "x.gate_up_proj": shape}).parts["x.down_proj"]
+        assert isinstance(found, LowRank)
+        assert found.transposed is turned
+
+
 @pytest.mark.parametrize("option", ["target_modules", "modules_to_save"])
 def test_tied_heads(tmp_path: Path, option: str) -> None:
     """What was trained as one is one; a head that was trained by itself has no place in a tied base."""

@@ -51,7 +51,7 @@ def fit_adapter(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Adap
         *(f"{name} is tied to the embeddings" for name in sorted(tied)),
         f"names matched with the base: {matched.description}",
     )
-    fitted = _squares(_agree(fitted), shapes)
+    fitted = _squares(_agree(fitted, shapes, where), shapes)
     return replace(adapter, parts=dict(sorted(fitted.items())), notes=notes)
 
 
@@ -91,16 +91,30 @@ def _settled(part: Part, shape: tuple[int, ...]) -> tuple[str, Part]:
     return f"is an update of the shape {list(part.stored)}", part
 
 
-def _agree(parts: dict[str, Part]) -> dict[str, Part]:
-    """Return the parts with square experts turned as the other experts are, or else as they came."""
-    unsure = {name: part for name, part in parts.items() if isinstance(part, LowRank) and not part.settled}
+def _agree(parts: dict[str, Part], shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, Part]:
+    """Return the parts with square experts turned as the other experts of the base are."""
     known = {
         part.transposed
         for part in parts.values()
         if isinstance(part, LowRank) and part.experts and part.settled
     }
-    turned = known.pop() if len(known) == 1 else False
-    return parts | {name: replace(part, transposed=turned, settled=True) for name, part in unsure.items()}
+    for name, shape in shapes.items():  # [E, hidden, 2 · inner], or [E, 2 · inner, hidden]
+        if name.endswith("gate_up_proj") and len(shape) == 3 and shape[1] != shape[2]:
+            down = shapes.get(name.removesuffix("gate_up_proj") + "down_proj", ())
+            if down[1:] == (min(shape[1:]),) * 2:
+                known.add(shape[1] < shape[2])
+    problems = []
+    for name, part in parts.items():
+        if not isinstance(part, LowRank) or part.settled:
+            continue
+        if len(known) == 1:
+            parts[name] = replace(part, transposed=known == {True}, settled=True)
+        else:
+            what = f"{name}: which side of each expert is its output is not known"
+            problems.append(Problem(what, where, "merge it with PEFT (merge_and_unload)"))
+    if problems:
+        raise RequestError(problems[:5] + _rest(problems[5:], where))
+    return parts
 
 
 def _squares(parts: dict[str, Part], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Part]:
