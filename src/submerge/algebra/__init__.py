@@ -4,6 +4,7 @@ from submerge.algebra._chunk import Chunk
 from submerge.algebra._combine import combine, total
 from submerge.algebra._frame import Frame, frame
 from submerge.algebra._leading import Leading, leading
+from submerge.algebra._leading import Leading, leading
 from submerge.algebra._random import coins, stream_key, uniform
 from submerge.algebra._reduce import ColumnGram, Gram, Reduction, Totals, exact_sum
 from submerge.algebra._select import kth_largest
@@ -18,6 +19,7 @@ __all__ = [
     "Dense",
     "Frame",
     "Gram",
+    "Leading",
     "Leading",
     "LowRank",
     "RankRule",
@@ -34,10 +36,13 @@ __all__ = [
     "frame",
     "inner",
     "inverse_root",
+    "inverse_root",
     "karcher_coefficients",
     "kth_largest",
     "leading",
+    "leading",
     "polar",
+    "rooted",
     "rooted",
     "shared_subspace",
     "slerp_coefficients",

@@ -21,6 +21,8 @@ BLOCK = 1 << 20
 """Elements that are cast to float64 at a time, so that no whole copy is made."""
 PANEL = 256
 """Columns of a Gram matrix that are formed at a time, from the diagonal down: half the work of a whole."""
+SLABS = 4
+"""Parts that a wide update is held in, one at a time, for its Gram matrix: it is read some three times."""
 
 
 class Update(ABC):
@@ -72,10 +74,10 @@ class _Rows(Update):
     def rank(self) -> int:
         return min(self.shape)
 
-    def blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Yield runs of rows, as a slice and a matrix of `dtype`, from the top."""
+    def blocks(self, dtype: torch.dtype, first: int = 0) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield runs of rows from the first down, as a slice and a matrix of `dtype`."""
         step = max(1, BLOCK // max(1, self.shape[1]))
-        for start in range(0, self.shape[0], step):
+        for start in range(first, self.shape[0], step):
             stop = min(start + step, self.shape[0])
             yield slice(start, stop), self.rows(start, stop).to(dtype)
 
@@ -94,18 +96,18 @@ class _Rows(Update):
     def gram(self, side: str) -> torch.Tensor:
         length = self.shape[0 if side == "left" else 1]
         out = torch.zeros(length, length, dtype=torch.float64)
-        for at, block in self.blocks(torch.float64):
-            if side == "right":
+        if side == "right":
+            for _, block in self.blocks(torch.float64):
                 for start in range(0, length, PANEL):
                     out[start:, start : start + PANEL].addmm_(
                         block[:, start:].T, block[:, start : start + PANEL]
                     )
-                continue
-            for other, below in self.blocks(torch.float64):
-                if other.start >= at.start:
-                    torch.mm(below, block.T, out=out[other, at])
-                    out[at, other] = out[other, at].T
-        return out if side == "left" else out.tril_().add_(out.tril(-1).T)
+        else:
+            for start in range(0, length, slab := max(1, -(-length // SLABS))):
+                held = self.rows(start, min(start + slab, length)).to(torch.float64, copy=True)
+                for at, block in self.blocks(torch.float64, start):
+                    out[at, start : start + slab] = block @ held.T
+        return out.tril_().add_(out.tril(-1).T)
 
 
 @dataclass(frozen=True, eq=False)
