@@ -5,6 +5,7 @@ from submerge.algebra._combine import combine, total
 from submerge.algebra._frame import Frame, frame
 from submerge.algebra._leading import Leading, leading
 from submerge.algebra._leading import Leading, leading
+from submerge.algebra._leading import Leading, leading
 from submerge.algebra._random import coins, stream_key, uniform
 from submerge.algebra._reduce import ColumnGram, Gram, Reduction, Totals, exact_sum
 from submerge.algebra._select import kth_largest
@@ -19,6 +20,7 @@ __all__ = [
     "Dense",
     "Frame",
     "Gram",
+    "Leading",
     "Leading",
     "Leading",
     "LowRank",
@@ -37,11 +39,14 @@ __all__ = [
     "inner",
     "inverse_root",
     "inverse_root",
+    "inverse_root",
     "karcher_coefficients",
     "kth_largest",
     "leading",
     "leading",
+    "leading",
     "polar",
+    "rooted",
     "rooted",
     "rooted",
     "shared_subspace",
