@@ -97,3 +97,15 @@ def test_rows_of_a_chunk_are_a_view() -> None:
     assert chunk.rows.shape == (2, 3, 4)
     chunk.rows[1, 2, 3] = 7
     assert chunk.updates[1, 11] == 7
+
+
+def test_column_gram_adds_in_the_order_of_the_chunks_whatever_comes_first() -> None:
+    """Floating-point sums depend on their order; a run must not depend on which thread was first."""
+    u = updates()
+    chunks = list(pieces(u, [(a, a + 60) for a in range(0, 1200, 60)], width=30))
+    wanted = None
+    for order in (chunks, chunks[::-1], chunks[1::2] + chunks[::2]):
+        reduction = ColumnGram()
+        found = reduction.combine([reduction.observe(chunk) for chunk in order])
+        wanted = found if wanted is None else wanted
+        assert torch.equal(found, wanted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -75,20 +76,32 @@ class Gram(Reduction[Matrix, Matrix]):
         return exact_sum(parts)
 
 
-class ColumnGram(Reduction[torch.Tensor, torch.Tensor]):
-    """G[s, t, j] = Σ_i Δ_s[i, j] Δ_t[i, j] over the rows i, shape [T, T, width], float64."""
+class ColumnGram(Reduction[None, torch.Tensor]):
+    """G[s, t, j] = Σ_i Δ_s[i, j] Δ_t[i, j] over the rows i, shape [T, T, width], float64.
 
-    def observe(self, chunk: Chunk) -> torch.Tensor:
-        """Return the chunk's inner products, one for each column."""
+    A part is as large as the result, so parts are added as soon as all those before them are.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._early: dict[int, tuple[int, torch.Tensor]] = {}  # by first element; what follows, the part
+        self._next = 0
+        self._total: torch.Tensor | None = None
+
+    def observe(self, chunk: Chunk) -> None:
+        """Add the chunk's inner products, one for each column, in the order of the chunks."""
         u = chunk.rows.to(torch.float64)
-        return torch.einsum("sij,tij->stj", u, u)
+        part = torch.einsum("sij,tij->stj", u, u)
+        with self._lock:
+            self._early[chunk.start] = chunk.start + chunk.updates.shape[1], part
+            while self._next in self._early:
+                self._next, part = self._early.pop(self._next)
+                self._total = part if self._total is None else self._total.add_(part)
 
-    def combine(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the sum over chunks, in their order."""
-        total = parts[0].clone()
-        for part in parts[1:]:
-            total += part
-        return total
+    def combine(self, parts: Sequence[None]) -> torch.Tensor:
+        """Return the sum over chunks."""
+        assert self._total is not None  # a tensor has at least one chunk
+        return self._total
 
 
 class Totals(Reduction[Matrix, Matrix]):
