@@ -45,7 +45,8 @@ def budget(tensors: Sequence[TensorPlan], workers: int, max_memory: int) -> Budg
             Problem(
                 f"{max_memory / 1e6:.0f} MB do not hold one worker, whose largest need is tensor {widest}",
                 "--max-memory",
-                f"allow at least {least} MB",
+                f"allow at least {least} MB (from Python: `Settings(max_memory=…)`); this process already "
+                f"holds {now // 10**6} MB",
             )
         )
     return Budget(int(min(workers, fitting)), need, now)

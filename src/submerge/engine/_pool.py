@@ -20,6 +20,31 @@ from submerge.engine._workspace import Workspace
 __all__ = ["run_jobs"]
 
 
+class _SingleThreaded:
+    """Torch's own threads, off while any run is active: the setting belongs to the whole process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.runs = 0
+        self.before = 1
+
+    def enter(self) -> None:
+        with self.lock:
+            if self.runs == 0:
+                self.before = torch.get_num_threads()
+                torch.set_num_threads(1)  # the workers are the threads; and sums must not be regrouped
+            self.runs += 1
+
+    def leave(self) -> None:
+        with self.lock:
+            self.runs -= 1
+            if self.runs == 0:
+                torch.set_num_threads(self.before)
+
+
+_single = _SingleThreaded()
+
+
 class _Pool:
     def __init__(self, jobs: Iterator[Job], finished: Callable[[Task, Any], None], device: torch.device):
         self.jobs = jobs
@@ -83,9 +108,8 @@ def run_jobs(
     finish their chunk's task, and the error is raised. So is the first error of any worker.
     """
     pool = _Pool(jobs, finished, device)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # the workers are the threads; and sums must not be regrouped
     workers = [threading.Thread(target=pool.work, name=f"submerge-{i}", daemon=True) for i in range(threads)]
+    _single.enter()
     try:
         for worker in workers:
             worker.start()
@@ -99,6 +123,6 @@ def run_jobs(
             pool.change.notify_all()
         for worker in workers:
             worker.join()
-        torch.set_num_threads(before)
+        _single.leave()
     if pool.error is not None:
         raise pool.error
