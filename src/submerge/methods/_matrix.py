@@ -38,6 +38,9 @@ __all__ = [
     "touching",
 ]
 
+SHOWN = 1e-7
+"""The share of the largest singular value that a float64 Gram matrix still shows."""
+
 WEIGHT = Option("weight", float, 1.0, "factor on each model's update", scope="model")
 
 
@@ -66,7 +69,7 @@ def is_tall(update: Update) -> bool:
 
 def negligible(frame: Frame) -> float:
     """Return the share of the largest singular value that is rounding in the frame's cores."""
-    return tolerance(frame.cores[0].shape, frame.dtype)
+    return max(SHOWN, tolerance(frame.cores[0].shape, frame.dtype))
 
 
 def gram(update: Update) -> torch.Tensor:

@@ -63,7 +63,8 @@ def _iso_cts(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
     whole = frame(updates)
     share = negligible(whole)
     total, s, short = _sum(whole, o)
-    q = len(s)
+    terms = touching(whole, o["weight"])
+    q = int((s > share * max((abs(w) * core.norm for core, w in terms), default=0.0)).sum())
     if not q:
         return Merged(whole.lift(Zero(total.shape)), {"rank": 0})
     each = min(q // spec.count, round((q - int(o["fraction"] * q)) / spec.count))
@@ -72,7 +73,7 @@ def _iso_cts(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
     left = common.long / common.s.to(common.long.dtype) if is_tall(total) else common.short
     blocks = [common]
     if each:
-        blocks += [_outside(core, left, weight, share, each) for core, weight in touching(whole, o["weight"])]
+        blocks += [_outside(core, left, weight, share, each) for core, weight in terms]
     level = float(torch.cat([b.s for b in blocks]).mean())
     even = [Block(torch.full_like(b.s, o["scale"] * level), b.short, b.long) for b in blocks]
     figures = {"rank": sum(len(b.s) for b in blocks), "common": k, "level": level}
@@ -95,7 +96,7 @@ def _outside(core: Update, left: torch.Tensor, weight: float, share: float, k: i
         squares -= left @ (left.T @ squares)
         squares -= (squares @ left) @ left.T
         _, short = rooted(squares, 0, k)
-        long = times(core, short)
+        long = times(core, short - left @ (left.T @ short))
     s = long.norm(dim=0).double()
     held = s > share * norm
     return Block(s[held] * abs(weight), short[:, held], long[:, held] * math.copysign(1, weight))
