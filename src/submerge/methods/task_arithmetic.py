@@ -78,20 +78,6 @@ def _coefficients(o: Values) -> list[float]:
     return [w * (o["lambda"] / together if divide else o["lambda"]) for w in o["weight"]]
 
 
-def _coefficients(o: Values) -> list[float]:
-    """Return what the fold multiplies each update by, where there is no mask and no vote."""
-    together = sum(o["weight"])
-    divide = o["normalize"] and abs(together) >= NO_DIVISOR
-    return [w * (o["lambda"] / together if divide else o["lambda"]) for w in o["weight"]]
-
-
-def _coefficients(o: Values) -> list[float]:
-    """Return what the fold multiplies each update by, where there is no mask and no vote."""
-    together = sum(o["weight"])
-    divide = o["normalize"] and abs(together) >= NO_DIVISOR
-    return [w * (o["lambda"] / together if divide else o["lambda"]) for w in o["weight"]]
-
-
 def _width(row: _Row, spec: TensorSpec) -> int:
     return max(1, spec.shape[-1]) if row.mask is _masks.ranked and spec.shape else 1
 
@@ -135,8 +121,6 @@ def _method(row: _Row) -> Method:
         plan=lambda spec, o: _plan(row, spec, o),
         options=_options(row),
         width=lambda spec, o: _width(row, spec),
-        coefficients=_coefficients if row.mask is _masks.nothing else None,
-        coefficients=_coefficients if row.mask is _masks.nothing else None,
         coefficients=_coefficients if row.mask is _masks.nothing else None,
         differs=row.paper,
     )
