@@ -1,7 +1,8 @@
 """Submerge: merge fine-tuned models of one base, without training.
 
-`merge(recipe, out)` writes a checkpoint, `plan(recipe)` says beforehand what it will do,
-`merge_state_dicts(states, ...)` merges in memory, and `verify(folder)` checks a result.
+`merge(recipe, out)` writes a checkpoint or an adapter, `plan(recipe)` says beforehand what it will do,
+`merge_state_dicts(states, ...)` and `merge_adapters(peft_model, ...)` merge in memory,
+`extract_lora(model, out, base=...)` makes an adapter of a fine-tune, and `verify(folder)` checks a result.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
         MergeReport,
         Settings,
         VerifyReport,
+        extract_lora,
         merge,
+        merge_adapters,
         merge_state_dicts,
         verify,
     )
@@ -33,14 +36,26 @@ __all__ = [
     "VerifyReport",
     "WorkError",
     "__version__",
+    "extract_lora",
     "load_recipe",
     "merge",
+    "merge_adapters",
     "merge_state_dicts",
     "plan",
     "verify",
 ]
 
-_ENGINE = {"MergePlan", "MergeReport", "Settings", "VerifyReport", "merge", "merge_state_dicts", "verify"}
+_ENGINE = {
+    "MergePlan",
+    "MergeReport",
+    "Settings",
+    "VerifyReport",
+    "extract_lora",
+    "merge",
+    "merge_adapters",
+    "merge_state_dicts",
+    "verify",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 import submerge
 from _models import CONFIG, ROOM, Family, contents, family, perturbed, read, state, write
-from submerge.engine import _merge, _output
+from submerge.engine import _job, _output
 from submerge.store import _checkpoint, _hub
 
 
@@ -97,7 +97,7 @@ def test_a_run_that_fails_leaves_what_it_would_have_replaced(
         raise submerge.WorkError("the disk is gone")
 
     if moment == "work":
-        monkeypatch.setattr(_merge.Job, "work", fail)
+        monkeypatch.setattr(_job.Job, "work", fail)
     else:
         monkeypatch.setattr(_output, "sync_folder", fail)
     with pytest.raises(submerge.WorkError, match="the disk is gone"):

@@ -16,7 +16,7 @@ import torch
 import submerge
 from _models import ROOM, Family, contents, perturbed, state, write
 from _victim import start, until
-from submerge.engine import _merge, _output
+from submerge.engine import _output, _run
 from submerge.store import JOURNAL
 
 SHAPES = {f"model.layers.{i}.weight": (220, 300) for i in range(6)} | {"model.norm.weight": (300,)}
@@ -67,15 +67,15 @@ def path_of(family: Family, method: str = "ties") -> Path:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, tasks: int, what: BaseException | None = None) -> None:
     """Make every run fail once so many ranges are written."""
-    finished = _merge._Run._finished
+    finished = _run.CheckpointRun._finished
     count = iter(range(10**9))
 
     def counted(self: Any, task: Any, result: Any) -> None:
         finished(self, task, result)
-        if isinstance(result, _merge.TaskRecord) and next(count) + 1 >= tasks:
+        if isinstance(result, _run.TaskRecord) and next(count) + 1 >= tasks:
             raise what or Stop
 
-    monkeypatch.setattr(_merge._Run, "_finished", counted)
+    monkeypatch.setattr(_run.CheckpointRun, "_finished", counted)
 
 
 def interrupt(family: Family, out: Path, tasks: int, method: str = "ties", **settings: Any) -> Path:
@@ -126,13 +126,13 @@ def test_ctrl_c_in_a_notebook(family: Family, tmp_path: Path, wanted: Any) -> No
 
     before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        work = _merge.Job.work
+        work = _run.Job.work
 
         def slowly(*arguments: Any) -> Any:
             time.sleep(0.005)
             return work(*arguments)
 
-        patch.setattr(_merge.Job, "work", slowly)
+        patch.setattr(_run.Job, "work", slowly)
         with pytest.raises(KeyboardInterrupt):
             submerge.merge(path_of(family), tmp_path / "out", settings=ROOM, progress=interrupted)
     assert torch.get_num_threads() == before
@@ -292,7 +292,7 @@ def test_changed_pickles_are_not_mixed(tmp_path: Path) -> None:
 def test_inputs_that_change_during_the_run_are_noticed(tmp_path: Path, how: str) -> None:
     base = state(SHAPES)
     made = Family(write(tmp_path / "base", base), (write(tmp_path / "tuned", perturbed(base, 1)),), "Toy")
-    finished = _merge._Run._finished
+    finished = _run.CheckpointRun._finished
 
     def meddle(self: Any, task: Any, result: Any) -> None:
         finished(self, task, result)
@@ -304,7 +304,7 @@ def test_inputs_that_change_during_the_run_are_noticed(tmp_path: Path, how: str)
                 file.write_bytes(data)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_merge._Run, "_finished", meddle)
+        patch.setattr(_run.CheckpointRun, "_finished", meddle)
         with pytest.raises(submerge.WorkError, match=r"changed while|cannot be read any more"):
             submerge.merge(made.recipe("linear"), tmp_path / "out", settings=ROOM)
     assert not (tmp_path / "out").exists()

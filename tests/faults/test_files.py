@@ -159,7 +159,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
         ("git lfs pull",),
     ),
     "pickle": (instead("pytorch_model.bin", b"x"), ("pickled", "--allow-pickle")),
-    "adapter": (instead("adapter_model.safetensors", b"x"), ("adapter", "merge_and_unload")),
+    "adapter": (instead("adapter_model.safetensors", b"x"), ("holds an adapter", "model+adapter")),
     "flax": (instead("flax_model.msgpack", b"x"), ("Flax",)),
     "no weights": (lambda f: weights(f).unlink(), ("no weights found",)),
     "no files": (empty, ("it is empty",)),
@@ -236,7 +236,7 @@ def test_an_allowed_pickle_still_runs_nothing(made: Family, tmp_path: Path) -> N
         ("{root}/bas", ("no such file or folder", "did you mean 'base'")),
         ("{root}/base/config.json", ("not a weight file",)),
         ("{root}/base@main", ("a local path has no revisions",)),
-        ("{root}/base+{root}/tuned0", ("adapters are not carried",)),
+        ("{root}/base+{root}/tuned0", ("holds no adapter",)),
         ("", ("a model is a folder or a Hub name",)),
     ],
 )

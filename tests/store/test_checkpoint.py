@@ -203,8 +203,11 @@ def test_empty_folders_say_what_they_hold(tmp_path: Path) -> None:
         (["tf_model.h5"], "TensorFlow or Flax"),
         (["flax_model.msgpack"], "TensorFlow or Flax"),
         (["model.onnx"], "ONNX"),
-        (["adapter_config.json", "adapter_model.safetensors"], "adapters are not merged by this version yet"),
-        (["adapter_config.json", "adapter_model.bin"], "adapters are not merged by this version yet"),
+        (
+            ["adapter_config.json", "adapter_model.safetensors"],
+            "holds an adapter where a whole model is expected",
+        ),
+        (["adapter_config.json", "adapter_model.bin"], "holds an adapter where a whole model is expected"),
         (["pytorch_model.bin"], "--allow-pickle"),
         (["pytorch_model.bin.index.json"], "--allow-pickle"),
         (["weights.pt", "optimizer.pt", "training_args.bin"], "--allow-pickle"),
@@ -226,11 +229,6 @@ def test_files_of_other_formats(tmp_path: Path) -> None:
     assert "not a weight file" in refused(tmp_path / "m" / "config.json")
     save_file({}, tmp_path / "none.safetensors")
     assert "no tensors" in refused(tmp_path / "none.safetensors")
-
-
-def test_adapters_on_a_base(tmp_path: Path) -> None:
-    assert "adapters are not merged" in refused("org/base+org/adapter", root=tmp_path)
-    assert "adapters are not merged" in refused("./base+./adapter", root=tmp_path)
 
 
 def test_quantised_models(tmp_path: Path) -> None:

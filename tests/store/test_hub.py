@@ -178,7 +178,7 @@ def test_refusals_come_before_the_download(
     assert len(repository.asked) == 1
     for files, text in (
         (["pytorch_model.bin"], "--allow-pickle"),
-        (["adapter_config.json", "adapter_model.safetensors"], "adapters"),
+        (["adapter_config.json", "adapter_model.safetensors"], "holds an adapter"),
         (["x.gguf"], "GGUF"),
         (["unet/model.safetensors"], "subfolders"),
     ):

@@ -4,8 +4,7 @@ from submerge.algebra._chunk import Chunk
 from submerge.algebra._combine import combine, total
 from submerge.algebra._frame import Frame, frame
 from submerge.algebra._leading import Leading, leading
-from submerge.algebra._leading import Leading, leading
-from submerge.algebra._leading import Leading, leading
+from submerge.algebra._lora import Factored, factored
 from submerge.algebra._random import coins, stream_key, uniform
 from submerge.algebra._reduce import ColumnGram, Gram, Reduction, Totals, exact_sum
 from submerge.algebra._select import kth_largest
@@ -18,10 +17,9 @@ __all__ = [
     "Chunk",
     "ColumnGram",
     "Dense",
+    "Factored",
     "Frame",
     "Gram",
-    "Leading",
-    "Leading",
     "Leading",
     "LowRank",
     "RankRule",
@@ -35,19 +33,14 @@ __all__ = [
     "coins",
     "combine",
     "exact_sum",
+    "factored",
     "frame",
     "inner",
-    "inverse_root",
-    "inverse_root",
     "inverse_root",
     "karcher_coefficients",
     "kth_largest",
     "leading",
-    "leading",
-    "leading",
     "polar",
-    "rooted",
-    "rooted",
     "rooted",
     "shared_subspace",
     "slerp_coefficients",

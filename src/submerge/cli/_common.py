@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,8 +13,9 @@ from submerge.errors import Problem, RequestError
 
 if TYPE_CHECKING:
     from submerge.engine import Settings
+    from submerge.recipe import Recipe
 
-__all__ = ["print_json", "settings", "size"]
+__all__ = ["load", "print_json", "settings", "size"]
 
 _UNITS = {
     "": 1,
@@ -42,6 +44,14 @@ def settings(
         shard_size=_parse_size(shard_size, "--shard-size"),
         **flags,
     )
+
+
+def load(path: Path, form: str | None = None, rank: int | None = None, energy: float | None = None) -> Recipe:
+    """Return the recipe, with the flags in the place of what it says of its output."""
+    from submerge.recipe import load_recipe
+
+    given = {"as": form, "rank": rank, "energy": energy}
+    return load_recipe(path, output={key: value for key, value in given.items() if value is not None})
 
 
 def _parse_size(text: str, flag: str) -> int:

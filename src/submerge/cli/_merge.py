@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from submerge.cli._common import print_json, settings, size
+from submerge.cli._common import load, print_json, settings, size
 
 if TYPE_CHECKING:
     from submerge.engine import MergeReport, Progress
@@ -22,12 +23,20 @@ Memory = Annotated[str, typer.Option(help="The most memory that the process may 
 Shard = Annotated[str, typer.Option(help="The most data in one output file.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Workers; one a core by default.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda or cuda:N.")]
+Form = Annotated[str | None, typer.Option("--as", help="What to write: checkpoint or adapter.")]
+Rank = Annotated[int | None, typer.Option(min=1, help="The most rank of an adapter that is written.")]
+Energy = Annotated[
+    float | None, typer.Option(help="Of each update, the share of its squared norm that an adapter keeps.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 
 def merge(
     recipe: Recipe,
     out: Annotated[Path, typer.Option("--out", "-o", readable=False, help="The folder to make.")],
+    form: Form = None,
+    rank: Rank = None,
+    energy: Energy = None,
     device: Device = "cpu",
     threads: Threads = None,
     max_memory: Memory = "1GB",
@@ -46,9 +55,10 @@ def merge(
         bool, typer.Option("--verbose", "-v", help="Say what is not merged as it is, and why.")
     ] = False,
 ) -> None:
-    """Merge models by a recipe into an ordinary Hugging Face folder.
+    """Merge models by a recipe into an ordinary Hugging Face folder, or adapters into an adapter.
 
     Examples:  submerge merge recipe.yaml -o merged/   ·   submerge merge recipe.yaml -o merged/ --resume
+    ·   submerge merge adapters.yaml -o merged-lora/ --as adapter --rank 16
     """
     from submerge import engine
 
@@ -60,7 +70,7 @@ def merge(
         allow_pickle=allow_pickle,
         allow_nonfinite=allow_nonfinite,
     )
-    plan = engine.make_plan(recipe, chosen)
+    plan = engine.make_plan(load(recipe, form, rank, energy), chosen)
     if not quiet:
         for warning in plan.warnings:
             print(f"warning: {warning}", file=sys.stderr)
@@ -82,7 +92,7 @@ def merge(
         return
     typer.echo(str(report.out))
     if not quiet:
-        _summary(report)
+        _summary(report, plan.warnings)
 
 
 class _Bar:
@@ -121,7 +131,7 @@ class _Bar:
             self.bar.stop()
 
 
-def _summary(report: MergeReport) -> None:
+def _summary(report: MergeReport, told: Sequence[str]) -> None:
     tensors = ", ".join(f"{count} {_TREATED[kind]}" for kind, count in report.tensors.items())
     lines = [
         f"{report.seconds:.1f} s · read {size(report.bytes_read)}, wrote {size(report.bytes_written)} · "
@@ -130,6 +140,8 @@ def _summary(report: MergeReport) -> None:
         f"writing · peak memory {size(report.peak_memory_bytes)}",
         f"tensors: {tensors}",
     ]
+    lines += _figures(report)
+    lines += [f"warning: {line}" for line in report.warnings if line not in told]
     if report.resumed:
         lines.append(f"{report.resumed} ranges taken over from the interrupted run")
     for name, models in list(report.differs.items())[:10]:
@@ -141,4 +153,23 @@ def _summary(report: MergeReport) -> None:
         typer.echo(line)
 
 
-_TREATED = {"merge": "merged", "keep": "kept (integer or boolean)", "base": "taken from the base by rule"}
+def _figures(report: MergeReport) -> list[str]:
+    """Return one line for each share that the method or the adapter's rank keeps of the updates."""
+    lines = []
+    for key, what in (("kept", "kept by the shared subspaces"), ("kept_by_rank", "kept by the rank")):
+        found = [(float(f[key]), name) for name, f in report.figures.items() if key in f]
+        if found:
+            worst, where = min(found)
+            mean = sum(value for value, _ in found) / len(found)
+            lines.append(
+                f"{what}: {mean:.1%} of the updates' energy on average, least {worst:.1%} in {where}"
+            )
+    return lines
+
+
+_TREATED = {
+    "merge": "merged",
+    "keep": "kept (integer or boolean)",
+    "base": "taken from the base by rule",
+    "drop": "without a place",
+}

@@ -9,12 +9,15 @@ from typing import Any
 
 import typer
 
-from submerge.cli._common import print_json, settings, size
-from submerge.cli._merge import Device, Json, Memory, Pickle, Recipe, Shard, Threads
+from submerge.cli._common import load, print_json, settings, size
+from submerge.cli._merge import Device, Energy, Form, Json, Memory, Pickle, Rank, Recipe, Shard, Threads
 
 
 def plan(
     recipe: Recipe,
+    form: Form = None,
+    rank: Rank = None,
+    energy: Energy = None,
     device: Device = "cpu",
     threads: Threads = None,
     max_memory: Memory = "1GB",
@@ -35,7 +38,7 @@ def plan(
         shard_size=shard_size,
         allow_pickle=allow_pickle,
     )
-    made = engine.make_plan(recipe, chosen)
+    made = engine.make_plan(load(recipe, form, rank, energy), chosen)
     described = engine.describe(made)
     described["compute_seconds"] = engine.compute_seconds(made)
     described["free"] = shutil.disk_usage(Path.cwd()).free

@@ -2,7 +2,9 @@
 
 from submerge.engine._describe import describe, explain
 from submerge.engine._estimate import compute_seconds
+from submerge.engine._extract import extract_lora
 from submerge.engine._merge import merge
+from submerge.engine._peft import merge_adapters
 from submerge.engine._plan import MergePlan, Settings, make_plan
 from submerge.engine._report import MergeReport, Progress
 from submerge.engine._states import merge_state_dicts
@@ -20,8 +22,10 @@ __all__ = [
     "compute_seconds",
     "describe",
     "explain",
+    "extract_lora",
     "make_plan",
     "merge",
+    "merge_adapters",
     "merge_state_dicts",
     "verify",
 ]

@@ -18,17 +18,25 @@ def model_card(
     base: str | None,
     fetched: Collection[str],
     recipe: str,
+    adapter: bool,
     version: str,
 ) -> str:
-    """Return the text of README.md: front matter with `base_model_relation: merge`, then the recipe.
+    """Return the text of README.md: front matter with `base_model_relation`, then the recipe.
 
     Only models that were `fetched` from the Hub stand in the front matter, for the Hub looks them
     up; local paths are listed in the text. The licence of the inputs is not guessed.
     """
-    front: dict[str, object] = {"library_name": "transformers", "tags": ["merge", "submerge"]}
+    front: dict[str, object] = {
+        "library_name": "peft" if adapter else "transformers",
+        "tags": ["merge", "submerge", *(["lora"] if adapter else [])],
+    }
     repos = [m for m in dict.fromkeys([*([base] if base else []), *models]) if m in fetched]
     if repos:
-        front = {"base_model": [r.partition("@")[0] for r in repos], "base_model_relation": "merge", **front}
+        front = {
+            "base_model": [r.partition("@")[0] for r in repos],
+            "base_model_relation": "adapter" if adapter else "merge",
+            **front,
+        }
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False).rstrip(),

@@ -11,11 +11,13 @@ import torch
 import xxhash
 
 from submerge.algebra import Chunk, Reduction, stream_key
+from submerge.engine._feed import feeds
+from submerge.engine._patch import Patch
 from submerge.engine._record import TaskRecord
-from submerge.engine._tensor import TensorPlan, chunk_length, task_length
+from submerge.engine._tensor import TensorPlan, chunk_length, task_length, torch_dtype
 from submerge.engine._workspace import Workspace
 from submerge.methods import Fold
-from submerge.store import DTYPES, Sink, Source, TensorEntry
+from submerge.store import Sink, Source, TensorEntry
 
 __all__ = ["Job", "Task"]
 
@@ -38,9 +40,10 @@ class Job:
     """The state of one output tensor: which pass it is in, and what the pass has found so far.
 
     `sources` are in the order of `plan.read`. `done` holds the tasks of the last pass that an
-    earlier run finished; `_sound` the chunks that an earlier pass found finite. The pool calls
-    `begin` once, `work` for each task (any thread), `deliver` with what it returned, and `proceed`
-    when that made a pass whole.
+    earlier run finished. `patches` are what adapters do to `plan.members`, one for each (or none at all).
+    `whole` false leaves the origin out of what is written: the update alone. `_sound` holds the chunks
+    that an earlier pass found finite. The pool calls `begin` once, `work` for each task (any thread),
+    `deliver` with what it returned, and `proceed` when that made a pass whole.
     """
 
     index: int
@@ -51,6 +54,8 @@ class Job:
     seed: int
     done: frozenset[int] = frozenset()
     hashed: bool = True
+    patches: Sequence[Patch | None] = ()
+    whole: bool = True
     _reduction: Reduction[Any, Any] | None = None
     _fold: Fold | None = None
     _parts: dict[int, Any] = field(default_factory=dict)
@@ -63,9 +68,10 @@ class Job:
         self._count = len(plan.inputs)
         self._width = plan.width
         self._chunk = chunk_length(self._count, self._width)
-        self._dtypes = [torch_dtype(i.entry.dtype) for i in plan.read]
+        self._feeds = feeds(plan.members, self.sources, self.patches or [None] * len(plan.members))
         self._out = torch_dtype(plan.dtype)
-        self._compute = torch.float64 if torch.float64 in self._dtypes else torch.float32
+        wide = any(feed.dtype == torch.float64 for feed in self._feeds)
+        self._compute = torch.float64 if wide else torch.float32
         self._keys = [stream_key(self.seed, plan.name, t) for t in range(self._count)]
 
     @property
@@ -150,17 +156,13 @@ class Job:
         finite = True
         seen = (start, stop) in self._sound
         targets = rows if origin is None else [origin, *rows]
-        for i, (source, dtype, row) in enumerate(zip(self.sources, self._dtypes, targets, strict=True)):
-            raw, view = space.host("raw", n, dtype)
-            source.read(start, n, view)
-            if hashers:
-                hashers[i].update(view)
-            space.bring(raw, row)
+        for i, (feed, row) in enumerate(zip(self._feeds, targets, strict=True)):
+            feed.fill(start, row, space, hashers)
             if not seen and not is_finite(row):
                 finite = False
                 if found is not None:
                     found[i] = found.get(i, 0) + count_nonfinite(row)
-            if origin is not None and row is not origin:
+            if origin is not None and i and not feed.relative:
                 row.sub_(origin)  # while the row is in the cache
         if finite:
             self._sound.add((start, stop))
@@ -178,7 +180,7 @@ class Job:
             chunk = self._load(start, stop, space, hashers, found)
             n = stop - start
             result = self._fold(chunk) if self._fold else chunk.updates[0]
-            if self._origin:
+            if self._origin and self.whole:
                 result = result.add_(space.work("origin", n, self._compute))
             out, view = space.host("out", n, self._out)
             space.take(result, out)
@@ -214,14 +216,6 @@ class Job:
     ) -> TaskRecord:
         digests = [h.hexdigest() for h in read]
         return TaskRecord(self.index, task.index, written.hexdigest(), digests, nonfinite, list(differs))
-
-
-def torch_dtype(code: str) -> torch.dtype:
-    """Return the torch type of a safetensors dtype that the plan has admitted."""
-    found = DTYPES[code].torch
-    if found is None:
-        raise ValueError(f"{code} has no torch type")
-    return found
 
 
 def ranges(numel: int, length: int) -> list[tuple[int, int]]:

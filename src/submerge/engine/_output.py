@@ -47,11 +47,11 @@ def check_target(plan: MergePlan, out: Path, overwrite: bool) -> None:
         reason = getattr(error, "strerror", None) or error
         raise RequestError(Problem(f"the output cannot be looked at ({reason})", str(out), hint)) from error
     problems = []
-    for model in plan.models:
-        place = model.path.resolve()
+    places = [(model.label, path.resolve()) for model in plan.models for path in model.places]
+    for label, place in places:
         family = {place, *place.parents}
         if place in target.parents or target in family or target.parent / (target.name + SUFFIX) in family:
-            what = f"the output would lie in, or over, the input {model.label}"
+            what = f"the output would lie in, or over, the input {label or place}"
             problems.append(Problem(what, str(out), hint))
     if not problems and present and not target.is_dir():
         problems.append(Problem("the output exists and is no folder", str(out), hint))
@@ -144,8 +144,10 @@ class Output:
         """Add every other file, flush all to disk, and give the folder its name."""
         plan = self.plan
         try:
-            self._carry()
-            index = index_json(plan.shards)
+            as_adapter = plan.recipe.output.form == "adapter"
+            if not as_adapter:
+                self._carry()
+            index = None if as_adapter else index_json(plan.shards)
             if index is not None:
                 stem = plan.shards[0].file.partition("-00001-of-")[0]
                 (self.folder / f"{stem}.safetensors.index.json").write_bytes(index)
@@ -215,6 +217,7 @@ class Output:
             base=recipe.base,
             fetched=[model.label for model in self.plan.models if model.revision],
             recipe=recipe.text,
+            adapter=recipe.output.form == "adapter",
             version=__version__,
         )
 

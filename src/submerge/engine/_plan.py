@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any
 import torch
 
 from submerge.engine._memory import Budget, budget
+from submerge.engine._models import NO_BASE, open_models
 from submerge.engine._record import TaskRecord
+from submerge.engine._settings import Settings
 from submerge.engine._tensor import TensorPlan
 from submerge.engine._treatment import plan_tensors
 from submerge.errors import Problem, RequestError
@@ -20,7 +21,6 @@ from submerge.store import (
     Checkpoint,
     Shard,
     compare_vocabularies,
-    open_checkpoint,
     plan_shards,
     read_vocabulary,
     tied_embeddings,
@@ -28,39 +28,7 @@ from submerge.store import (
 
 __all__ = ["MergePlan", "Settings", "check_device", "make_plan", "plan_models"]
 
-GB = 10**9
 DIFFUSERS = "diffusion_pytorch_model"  # the only name under which Diffusers looks for weights
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a merge is run; nothing here changes a value of the result.
-
-    `max_memory` bounds the process' resident memory in bytes, `shard_size` a file's data in bytes.
-    `threads` None means one a core that this process may use.
-    """
-
-    device: str = "cpu"
-    threads: int | None = None
-    max_memory: int = GB
-    shard_size: int = 5 * GB
-    allow_pickle: bool = False
-    allow_nonfinite: bool = False
-
-    def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise RequestError(f"--threads must be at least 1; found {self.threads}")
-        if self.shard_size < 1:
-            raise RequestError(f"--shard-size must be positive; found {self.shard_size}")
-
-    @property
-    def workers(self) -> int:
-        """The threads asked for."""
-        if self.threads:
-            return self.threads
-        if hasattr(os, "sched_getaffinity"):
-            return len(os.sched_getaffinity(0))
-        return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -90,7 +58,7 @@ class MergePlan:
         """Add a record's counts of NaN and Inf to `found`: by tensor, then by model or output."""
         tensor = self.tensors[record.tensor]
         for key, count in record.nonfinite.items():
-            where = "the output" if key < 0 else self.models[tensor.read[key].model].label
+            where = "the output" if key < 0 else self.models[tensor.members[key].model].label
             counts = found.setdefault(tensor.name, {})
             counts[where] = counts.get(where, 0) + count
 
@@ -125,18 +93,7 @@ def make_plan(
     settings = settings or Settings()
     check_device(settings.device)
     recipe = source if isinstance(source, Recipe) else load_recipe(source)
-    specs = list(dict.fromkeys([*([recipe.base] if recipe.base else []), *(e.model for e in recipe.models)]))
-    models: list[Checkpoint] = []
-    problems: list[Problem] = []
-    for spec in specs:
-        try:
-            models.append(
-                open_checkpoint(spec, root=recipe.root, allow_pickle=settings.allow_pickle, download=download)
-            )
-        except RequestError as error:
-            problems += error.problems
-    if problems:
-        raise RequestError(problems)
+    specs, models = open_models(recipe, settings, download=download)
     compared, problems = _vocabularies(recipe, models, specs)
     try:
         plan = plan_models(recipe, models, specs, settings)
@@ -174,15 +131,21 @@ def plan_models(
     tokenizer = donor
     if recipe.tokenizer_source is not None and recipe.tokenizer_source != "base":
         tokenizer = specs.index(recipe.tokenizer_source)
-    tensors, problems = plan_tensors(recipe, models, donor, participants)
+    problems = _unfit(recipe)
+    tensors, found = plan_tensors(recipe, models, donor, participants)
+    problems += found
     if not models[donor].tensors:
         problems.append(Problem("there is no tensor to merge", models[donor].label))
     if problems:
         raise RequestError(problems)
-    unused = _unused(models, tensors)
+    unused = {} if recipe.output.form == "adapter" else _unused(models, tensors)
     files = models[donor].shards.values()
     stem = DIFFUSERS if any(file.startswith(DIFFUSERS) for file in files) else "model"
-    shards = plan_shards([(t.name, t.dtype, t.shape) for t in tensors], settings.shard_size, stem=stem)
+    shards = (
+        []
+        if recipe.output.form == "adapter"
+        else plan_shards([(t.name, t.dtype, t.shape) for t in tensors], settings.shard_size, stem=stem)
+    )
     return MergePlan(
         recipe,
         settings,
@@ -199,10 +162,20 @@ def plan_models(
     )
 
 
+def _unfit(recipe: Recipe) -> list[Problem]:
+    """Return why the method cannot give an adapter: it merges whole weights, not updates."""
+    method = recipe.method
+    if recipe.output.form == "checkpoint" or method.origin != "zero" or method.coefficients is not None:
+        return []
+    what = f"{method.name} merges whole weights, and an adapter holds updates"
+    return [Problem(what, "output", "write a checkpoint, or choose another method (`submerge methods`)")]
+
+
 def _roles(recipe: Recipe, specs: Sequence[str]) -> tuple[int, list[int]]:
     """Return which model gives names and side files, and which the method merges."""
     participants = [specs.index(entry.model) for entry in recipe.participants]
-    return (specs.index(recipe.base) if recipe.base else participants[0]), participants
+    donor = NO_BASE if specs[0] == NO_BASE else recipe.base
+    return (participants[0] if donor is None else specs.index(donor)), participants
 
 
 def _vocabularies(
@@ -212,6 +185,8 @@ def _vocabularies(
     donor, participants = _roles(recipe, specs)
     lines: list[str] = []
     problems: list[Problem] = []
+    if recipe.output.form == "adapter":  # it has no embeddings whose rows tokens could name
+        return lines, problems
     ours = read_vocabulary(models[donor].path)
     for model in dict.fromkeys(participants):
         if model == donor:
@@ -236,8 +211,8 @@ def _vocabularies(
 def _unused(models: Sequence[Checkpoint], tensors: Sequence[TensorPlan]) -> dict[int, tuple[str, ...]]:
     used: dict[int, set[str]] = {}
     for tensor in tensors:
-        for read in tensor.read:
-            used.setdefault(read.model, set()).add(read.entry.name)
+        for member in tensor.members:
+            used.setdefault(member.model, set()).add(member.entry.name)
     return {
         index: names
         for index, model in enumerate(models)

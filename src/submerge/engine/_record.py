@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import xxhash
 
-__all__ = ["DIGEST", "TaskRecord", "joined"]
+__all__ = ["DIGEST", "TaskRecord", "file_digest", "joined"]
 
 DIGEST = "xxh3_128"
 
@@ -19,8 +20,8 @@ class TaskRecord:
 
     `output` is the digest of the bytes written, `inputs` those of the bytes read from each entry
     of `TensorPlan.read`; `nonfinite` counts NaN and Inf in the output (key -1) and in the inputs
-    (key: position in `TensorPlan.read`); `differs` lists the inputs of a `keep` tensor that
-    are not equal to the base's.
+    (key: position in `TensorPlan.members`); `differs` lists the inputs of a `keep` tensor that
+    are not equal to the base's; `figures` is what the method says of a matrix.
     """
 
     tensor: int
@@ -29,6 +30,7 @@ class TaskRecord:
     inputs: list[str]
     nonfinite: dict[int, int] = field(default_factory=dict)
     differs: list[int] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a line of the journal."""
@@ -37,6 +39,8 @@ class TaskRecord:
             line["nf"] = sorted(self.nonfinite.items())
         if self.differs:
             line["ne"] = self.differs
+        if self.figures:
+            line["fig"] = self.figures
         return line
 
     @classmethod
@@ -45,7 +49,17 @@ class TaskRecord:
         return cls(
             line["t"], line["k"], line["out"], list(line["in"]),
             {int(k): int(v) for k, v in line.get("nf", [])}, list(line.get("ne", [])),
+            dict(line.get("fig", {})),
         )  # fmt: skip
+
+
+def file_digest(path: Path) -> str:
+    """Return the digest of a file's bytes."""
+    whole = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            whole.update(block)
+    return whole.hexdigest()
 
 
 def joined(digests: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ class MergeReport:
 
     `bytes_read` counts every pass; `seconds` is wall time. `reading` and `writing` are the shares of
     the workers' time spent waiting for the file system, in [0, 1]. `nonfinite` maps a tensor to what
-    holds NaN or Inf in it, `differs` a kept tensor to the models whose values are other than the base's.
+    holds NaN or Inf in it, `differs` a kept tensor to the models whose values are other than the base's,
+    `figures` a matrix to what its method says of it (kept energy, rank).
     """
 
     out: Path
@@ -33,6 +34,7 @@ class MergeReport:
     nonfinite: Mapping[str, Mapping[str, int]]
     differs: Mapping[str, list[str]]
     warnings: tuple[str, ...]
+    figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:

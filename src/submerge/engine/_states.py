@@ -9,18 +9,20 @@ from typing import Any
 
 import torch
 
-from submerge.engine._job import Job, torch_dtype
+from submerge.engine._job import Job
+from submerge.engine._matrix import MatrixJob
 from submerge.engine._merge import nonfinite_error
 from submerge.engine._plan import Settings, check_device, plan_models
 from submerge.engine._pool import run_jobs
 from submerge.engine._record import TaskRecord
+from submerge.engine._tensor import torch_dtype
 from submerge.engine._workspace import host_bytes
 from submerge.errors import Problem, RequestError
 from submerge.methods import METHODS
 from submerge.recipe import load_recipe
 from submerge.store import DTYPES, Checkpoint, MemorySource, TensorEntry
 
-__all__ = ["merge_state_dicts"]
+__all__ = ["merge_state_dicts", "recipe_of"]
 
 State = Mapping[str, torch.Tensor]
 _CODES = {dtype.torch: code for code, dtype in DTYPES.items() if dtype.torch is not None and dtype.supported}
@@ -60,7 +62,7 @@ def merge_state_dicts(
     everything = {**({"base": base} if base is not None else {}), **named}
     if base is not None and "base" in named:
         raise RequestError("a model is called 'base'; give it another name")
-    recipe = load_recipe(_recipe(list(named), base is not None, method, dtype, rules, seed, options))
+    recipe = load_recipe(recipe_of(list(named), base is not None, method, dtype, rules, seed, options))
     settings = Settings(device=device, threads=threads, max_memory=1 << 62, allow_nonfinite=allow_nonfinite)
     specs = list(everything)
     plan = plan_models(recipe, [_checkpoint(n, s) for n, s in everything.items()], specs, settings)
@@ -72,7 +74,7 @@ def merge_state_dicts(
             plan.tally(found, result)
 
     jobs = (
-        Job(
+        (MatrixJob if tensor.matrix else Job)(
             index=index,
             plan=tensor,
             entry=TensorEntry(tensor.name, tensor.dtype, tensor.shape, None, 0, 0),
@@ -89,7 +91,7 @@ def merge_state_dicts(
     return sink.tensors
 
 
-def _recipe(
+def recipe_of(
     names: Sequence[str],
     has_base: bool,
     method: str,

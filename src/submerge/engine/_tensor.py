@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import torch
+
 from submerge.methods import Method, TensorSpec
-from submerge.store import TensorEntry
+from submerge.store import DTYPES, TensorEntry, vocabulary_size
 
-__all__ = ["CHUNK_VALUES", "Input", "TensorPlan", "Treatment", "chunk_length", "task_length"]
+__all__ = [
+    "CHUNK_VALUES",
+    "Input",
+    "Module",
+    "TensorPlan",
+    "Treatment",
+    "chunk_length",
+    "is_matrix",
+    "task_length",
+    "torch_dtype",
+]
 
-Treatment: TypeAlias = Literal["merge", "base", "keep"]
+Treatment: TypeAlias = Literal["merge", "base", "keep", "drop"]
 """`merge`: the method folds it. `base`: a float tensor that a rule takes from the base.
-`keep`: an integer or boolean tensor, copied from the base bit for bit."""
+`keep`: an integer or boolean tensor, copied from the base bit for bit. `drop`: what an adapter has no
+place for; it is only compared with the base's."""
 
 CHUNK_VALUES = 1 << 21
 """Values of one chunk over all models: large enough that workers seldom wait for the interpreter lock,
@@ -21,15 +36,31 @@ small enough for the caches.
 A constant, for the boundaries of chunks decide how partial sums are grouped."""
 TASK_ELEMENTS = 1 << 21
 """Elements that one worker takes at a time, and that one line of the journal covers."""
+_TABLE = re.compile(r"embed|wte|wpe|(^|\.)shared\.weight$|lm_head|relative_attention_bias")
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One model's part in one output tensor: which of its tensors is read, and why if not its own."""
+    """One model's part in one output tensor: which of its tensors is read, and why if not its own.
+
+    `patch` says that the model's adapter changes the tensor. A `relative` input is an update of the
+    origin as it stands (or none, without a patch), so that no values are read for it.
+    """
 
     model: int
     entry: TensorEntry
     note: str = ""
+    patch: bool = False
+    relative: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """How an adapter's module keeps its weight: see `store.AdapterWriter.add`."""
+
+    kind: Literal["linear", "embedding"] = "linear"
+    transposed: bool = False
+    kernel: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +69,9 @@ class TensorPlan:
 
     `inputs` are the method's participants in order (for `keep`: the base's tensor, then those
     that it is compared with; for `base`: the base's alone). `origin` is what updates are taken
-    against and added to, or None. `values` are the method's options for this tensor.
+    against and added to, or None. `values` are the method's options for this tensor. A `matrix` is
+    merged whole, by the method's rule for matrices. `module` is how an adapter keeps the result; in an
+    adapter a tensor without one is saved whole.
     """
 
     name: str
@@ -50,6 +83,8 @@ class TensorPlan:
     origin: Input | None
     values: dict[str, Any]
     why: str = ""
+    matrix: bool = False
+    module: Module | None = None
 
     @property
     def numel(self) -> int:
@@ -58,7 +93,7 @@ class TensorPlan:
     @property
     def spec(self) -> TensorSpec:
         """The tensor as its method sees it."""
-        return TensorSpec(self.name, self.shape, len(self.inputs))
+        return TensorSpec(self.name, self.sides if self.matrix else self.shape, len(self.inputs))
 
     @property
     def width(self) -> int:
@@ -66,9 +101,26 @@ class TensorPlan:
         return self.method.width(self.spec, self.values) if self.method else 1
 
     @property
-    def read(self) -> tuple[Input, ...]:
-        """Every tensor that the fold reads, the origin first."""
+    def members(self) -> tuple[Input, ...]:
+        """All that the fold is made from, the origin first."""
         return ((self.origin,) if self.origin else ()) + self.inputs
+
+    @property
+    def read(self) -> tuple[Input, ...]:
+        """Those of the members whose values are read."""
+        return tuple(member for member in self.members if not member.relative)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The tensor as a matrix: rows, and all other dimensions as one."""
+        return self.shape[0], math.prod(self.shape[1:])
+
+    @property
+    def block(self) -> int:
+        """The elements of one task of the last pass: what one record, and one digest, covers."""
+        if self.matrix:
+            return max(1, self.numel)
+        return task_length(chunk_length(len(self.inputs), self.width))
 
 
 def chunk_length(count: int, width: int) -> int:
@@ -80,3 +132,21 @@ def chunk_length(count: int, width: int) -> int:
 def task_length(chunk: int) -> int:
     """Return the elements in a task: a whole number of chunks."""
     return chunk * max(1, TASK_ELEMENTS // chunk)
+
+
+def torch_dtype(code: str) -> torch.dtype:
+    """Return the torch type of a safetensors dtype that the plan has admitted."""
+    found = DTYPES[code].torch
+    if found is None:
+        raise ValueError(f"{code} has no torch type")
+    return found
+
+
+def is_matrix(name: str, shape: Sequence[int], config: Mapping[str, Any] | None) -> bool:
+    """Return whether a tensor is the matrix of a linear map, whose singular vectors mean something.
+
+    A table with a row for each token or position is none, nor is an output head over the vocabulary.
+    """
+    if len(shape) != 2 or min(shape) < 2 or _TABLE.search(name):
+        return False
+    return vocabulary_size(config) not in shape

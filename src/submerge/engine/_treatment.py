@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from submerge.engine._tensor import Input, TensorPlan
+from submerge.engine._adapter_form import adapter_form
+from submerge.engine._patch import is_relative
+from submerge.engine._tensor import Input, TensorPlan, is_matrix
 from submerge.errors import Problem, RequestError
 from submerge.methods import TensorSpec
 from submerge.recipe import Recipe, resolve
 from submerge.store import (
     DTYPES,
     Checkpoint,
+    Part,
     TensorEntry,
     depths,
     dtype_named,
@@ -58,7 +61,7 @@ class _Planner:
 
     def plan(self, entry: TensorEntry) -> TensorPlan | None:
         """Return what happens to one tensor of the donor, or None after noting a problem."""
-        own = Input(self.donor, entry)
+        own = self._patched(Input(self.donor, entry), entry)
         if DTYPES[entry.dtype].kind != "float":
             return self._keep(own)
         dtype = dtype_named(self.recipe.out_dtype or self.recipe.dtype or entry.dtype) or entry.dtype
@@ -82,7 +85,9 @@ class _Planner:
             tuple(found),
             own if self.origin else None,
             values,
-            "; ".join(i.note for i in found if i.note),
+            "; ".join(dict.fromkeys(i.note for i in found if i.note)),
+            matrix=self.recipe.method.matrix is not None
+            and is_matrix(entry.name, entry.shape, self.models[self.donor].config),
         )
 
     def _keep(self, own: Input) -> TensorPlan:
@@ -120,7 +125,21 @@ class _Planner:
             shapes = f"{entry.name} ({list(found.shape)}, there {list(entry.shape)})"
             self.findings.add(what, checkpoint.label, hint, shapes)
             return None
-        return Input(model, found)
+        return self._related(self._patched(Input(model, found), entry), entry)
+
+    def _patched(self, found: Input, entry: TensorEntry) -> Input:
+        """Return the input with whether the model's adapter, if there is one, changes the tensor."""
+        return replace(found, patch=self._part(found.model, entry) is not None)
+
+    def _related(self, found: Input, entry: TensorEntry) -> Input:
+        """Return the input as relative, where it is the origin with no more than a sum of an adapter's."""
+        part = self._part(found.model, entry)
+        sums = (part is None or is_relative(part)) and self._part(self.donor, entry) is None
+        return replace(found, relative=self.origin and found.entry is entry and sums)
+
+    def _part(self, model: int, entry: TensorEntry) -> Part | None:
+        adapter = self.models[model].adapter
+        return adapter.parts.get(entry.name) if adapter else None
 
     def _values(self, entry: TensorEntry, count: int) -> dict[str, Any] | None:
         """Return the options for one tensor, after the method has had a chance to refuse them."""
@@ -156,12 +175,16 @@ def plan_tensors(
 ) -> tuple[list[TensorPlan], list[Problem]]:
     """Return what happens to each tensor of `models[donor]`, in its order, and all problems found.
 
-    `participants` are indices into `models`, in the method's order. The output has exactly the
-    donor's tensors; the rules of the recipe say what to do where a model lacks one or has another shape.
+    `participants` are indices into `models`, in the method's order. A checkpoint has exactly the donor's
+    tensors, an adapter those that a model changes; the rules of the recipe say what to do where a model
+    lacks one or has another shape.
     """
     names = models[donor].tensors
-    method = recipe.method
-    origin = recipe.base is not None and method.origin in ("base", "either")
-    planner = _Planner(recipe, models, donor, participants, origin, depths(names))
+    as_adapter = recipe.output.form == "adapter"
+    on_base = recipe.base is not None and recipe.method.origin in ("base", "either")
+    planner = _Planner(recipe, models, donor, participants, on_base or as_adapter, depths(names))
     tensors = [plan for entry in names.values() if (plan := planner.plan(entry)) is not None]
-    return tensors, planner.findings.problems()
+    problems = planner.findings.problems()
+    if not as_adapter or problems:
+        return tensors, problems
+    return adapter_form(tensors, models, donor)

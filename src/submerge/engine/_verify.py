@@ -11,12 +11,21 @@ from typing import Any
 import torch
 import xxhash
 
-from submerge.engine._job import count_nonfinite, torch_dtype
+from submerge.engine._job import count_nonfinite
 from submerge.engine._output import MANIFEST
 from submerge.engine._record import DIGEST, joined
+from submerge.engine._tensor import torch_dtype
 from submerge.engine._workspace import host_bytes
 from submerge.errors import Problem, RequestError, WorkError
-from submerge.store import DTYPES, Checkpoint, FileTable, TensorEntry, open_checkpoint
+from submerge.store import (
+    DTYPES,
+    Checkpoint,
+    FileTable,
+    TensorEntry,
+    open_adapter,
+    open_checkpoint,
+    read_header,
+)
 
 __all__ = ["VerifyReport", "verify"]
 
@@ -56,12 +65,17 @@ def verify(folder: str | Path, *, base: str | None = None, load: bool = True) ->
     folder = Path(folder)
     manifest = _manifest(folder)
     report = VerifyReport(folder)
+    as_adapter = manifest["recipe"].get("output", {}).get("as") == "adapter"
     try:
-        model = open_checkpoint(str(folder.resolve()))
+        model = _adapter(folder) if as_adapter else open_checkpoint(str(folder.resolve()))
     except RequestError as error:
         report.problems += [str(p) for p in error.problems]
         return report
     _names(model, manifest, report)
+    if as_adapter:
+        _values(model, manifest, report)
+        report.skipped.append("names against the base: an adapter has its own")
+        return report
     _base(model, base or manifest["recipe"].get("base_model"), base is not None, report)
     _values(model, manifest, report)
     if load:
@@ -69,6 +83,13 @@ def verify(folder: str | Path, *, base: str | None = None, load: bool = True) ->
     else:
         report.skipped.append("loading: not asked for")
     return report
+
+
+def _adapter(folder: Path) -> Checkpoint:
+    """Return the tensors of a folder's adapter, whose configuration must be readable, too."""
+    opened = open_adapter(str(folder.resolve()))
+    tensors = read_header(opened.files[0]).entries
+    return Checkpoint(opened.label, opened.path, None, tensors, {})
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -98,20 +98,23 @@ def read_output(raw: Any, report: Report) -> OutputForm:
         report.add(f"'output' is a mapping, not {show(raw)}", ("output",), "write {as: adapter}")
         return OutputForm()
     for key in raw:
-        if key not in ("as", "rank"):
-            report.unknown("key", key, ("as", "rank"), ("output", key))
-    form, rank = raw.get("as", "checkpoint"), raw.get("rank")
+        if key not in ("as", "rank", "energy"):
+            report.unknown("key", key, ("as", "rank", "energy"), ("output", key))
+    form, rank, energy = raw.get("as", "checkpoint"), raw.get("rank"), raw.get("energy")
     if form not in ("checkpoint", "adapter"):
         report.add(f"the output's form is {show(form)}", ("output", "as"), "one of adapter, checkpoint")
         return OutputForm()
-    if rank is None:
-        return OutputForm(form)
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+    if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
         report.add(f"rank is a positive whole number, not {show(rank)}", ("output", "rank"))
-        return OutputForm(form)
-    if form == "checkpoint":
-        report.add("a rank is given for a checkpoint", ("output", "rank"), "add 'as: adapter'")
-    return OutputForm(form, rank)
+        rank = None
+    number = isinstance(energy, (int, float)) and not isinstance(energy, bool)
+    if energy is not None and not (number and 0 < energy <= 1):
+        report.add(f"energy is a share in (0, 1], not {show(energy)}", ("output", "energy"))
+        energy = None
+    for key, value in (("rank", rank), ("energy", energy)):
+        if form == "checkpoint" and value is not None:
+            report.add(f"a {key} is given for a checkpoint", ("output", key), "add 'as: adapter'")
+    return OutputForm(form, rank, None if energy is None else float(energy))
 
 
 def read_seed(raw: Any, report: Report) -> int:

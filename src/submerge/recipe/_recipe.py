@@ -54,12 +54,14 @@ class Rules:
 class OutputForm:
     """What comes out: an ordinary checkpoint, or a LoRA adapter; the section `output` of a recipe.
 
-    `rank` is the adapter's rank; None keeps all that the merged updates hold, up to the sum of the inputs'
-    ranks.
+    `rank` is the most that the adapter may have; None keeps all that the merged updates hold, up to the
+    sum of the inputs' ranks. `energy` in (0, 1] asks for the smallest rank that keeps this share of each
+    update's squared norm.
     """
 
     form: Literal["checkpoint", "adapter"] = "checkpoint"
     rank: int | None = None
+    energy: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +121,8 @@ def _form(output: OutputForm) -> dict[str, Any] | None:
     """Return the section `output`, or None where it would only say the default."""
     if output == OutputForm():
         return None
-    return {"as": output.form} | ({} if output.rank is None else {"rank": output.rank})
+    more = {"rank": output.rank, "energy": output.energy}
+    return {"as": output.form} | {key: value for key, value in more.items() if value is not None}
 
 
 def _written(parameters: Mapping[str, Setting]) -> dict[str, Any]:

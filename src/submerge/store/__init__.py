@@ -1,5 +1,6 @@
 """Weights on disk: safetensors headers, checkpoints and Hub ids, ranged reads, preallocated writes."""
 
+from submerge.store._adapted import lay_over, side_by_side
 from submerge.store._adapter import Adapter, is_adapter, open_adapter
 from submerge.store._adapter_fit import fit_adapter
 from submerge.store._adapter_parts import Add, LowRank, Part, Replace, Rows
@@ -11,6 +12,7 @@ from submerge.store._encode import encode_header
 from submerge.store._header import Header, TensorEntry, read_header
 from submerge.store._hub import fetch
 from submerge.store._journal import JOURNAL, Journal
+from submerge.store._model import open_model, split_spec
 from submerge.store._names import depths, layer_of
 from submerge.store._prefixes import NameMatch, match_names
 from submerge.store._shards import Shard, index_json, plan_shards
@@ -59,14 +61,18 @@ __all__ = [
     "fit_adapter",
     "index_json",
     "is_adapter",
+    "lay_over",
     "layer_of",
     "match_names",
     "open_adapter",
     "open_checkpoint",
+    "open_model",
     "plan_shards",
     "preallocate",
     "read_header",
     "read_vocabulary",
+    "side_by_side",
+    "split_spec",
     "sync_file",
     "sync_folder",
     "tied_embeddings",

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from submerge.errors import Problem, RequestError
+from submerge.store._adapter import Adapter
 from submerge.store._choice import PICKLE_SUFFIXES, Choice, choose_weights, pickle_refusal
 from submerge.store._config import quantised_config, unmergeable_tensors
 from submerge.store._header import TensorEntry, read_header
@@ -35,7 +36,8 @@ class Checkpoint:
     file order; `shards` maps each to its weight file's name. `side_files` are relative to the folder and
     `other_weights` are weight files in subfolders that this checkpoint does not read. `memory` holds the
     tensors of pickled weights, whose entries have no file. `pending` says that weights of a Hub id are not
-    downloaded yet: names, types and shapes are known, values cannot be read.
+    downloaded yet: names, types and shapes are known, values cannot be read. `adapter` is laid over the
+    tensors: what it does to each is to be added to the values that are read.
     """
 
     label: str
@@ -48,12 +50,19 @@ class Checkpoint:
     other_weights: tuple[Path, ...] = ()
     memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
     pending: bool = False
+    adapter: Adapter | None = None
 
     @property
     def files(self) -> list[Path]:
-        """The weight files, sorted."""
+        """The weight files, sorted; the adapter's come last."""
         folder = self.path if self.path.is_dir() else self.path.parent
-        return sorted({folder / shard for shard in self.shards.values()})
+        own = sorted({folder / shard for shard in self.shards.values()})
+        return [*own, *(self.adapter.files if self.adapter else ())]
+
+    @property
+    def places(self) -> list[Path]:
+        """The folders or bare files that it was read from."""
+        return [self.path, *([self.adapter.path] if self.adapter else [])]
 
     def source(self, name: str, table: FileTable) -> Source:
         """Return where to read a tensor's values from: its file, opened in `table`, or memory."""

@@ -13,6 +13,7 @@ __all__ = [
     "PICKLE_SUFFIXES",
     "WEIGHT_SUFFIXES",
     "Choice",
+    "HoldsAdapterError",
     "choose_adapter",
     "choose_weights",
     "is_training_state",
@@ -60,6 +61,10 @@ def is_training_state(name: str) -> bool:
     return _TRAINING.match(name) is not None
 
 
+class HoldsAdapterError(RequestError):
+    """A folder or repository holds an adapter, and a whole model was asked for."""
+
+
 def choose_weights(
     names: Collection[str], where: str, *, allow_pickle: bool = False, subfolders: Collection[str] = ()
 ) -> Choice:
@@ -72,6 +77,9 @@ def choose_weights(
     visible = sorted(name for name in names if not name.startswith("."))
     usable = [name for name in visible if not is_training_state(name) and not name.startswith("adapter_")]
     chosen = _safetensors(usable, where) or _pickled(usable, where)
+    if chosen is None and any(name.startswith("adapter_") for name in visible):
+        hint = "name it as `model+adapter`, or alone beside a base_model"
+        raise HoldsAdapterError(Problem("holds an adapter where a whole model is expected", where, hint))
     if chosen is None:
         raise RequestError(_nothing(visible, where, subfolders))
     if chosen.pickled and not allow_pickle:
@@ -165,9 +173,6 @@ def _single(files: list[str], indices: list[str], where: str, *, pickled: bool) 
 
 def _nothing(names: list[str], where: str, subfolders: Collection[str]) -> Problem:
     """Return the problem of a folder without usable weights, by what it holds instead."""
-    if any(name.startswith("adapter_") for name in names):
-        hint = "merge it into its base first (PEFT: merge_and_unload), and give that checkpoint"
-        return Problem("holds an adapter; adapters are not merged by this version yet", where, hint)
     for suffixes, kind in (
         ((".gguf", ".ggml"), "GGUF"),
         ((".h5", ".msgpack", ".h5.index.json", ".msgpack.index.json"), "TensorFlow or Flax"),

@@ -63,10 +63,6 @@ def _path(spec: str, root: Path) -> Path | None:
 def _missing(spec: str, root: Path) -> Problem:
     if not spec.strip():
         return Problem("the model's name is empty", "", "give a folder, a .safetensors file, or org/name")
-    base, plus, adapter = spec.partition("+")
-    if plus and base and adapter:
-        hint = "merge the adapter into its base first (PEFT: merge_and_unload), and give that checkpoint"
-        return Problem("names an adapter on a base; adapters are not merged by this version yet", spec, hint)
     hint = sibling_hint(spec, root) or "check the path; a model on the Hub is written org/name"
     return Problem("there is no such file or folder", spec, hint)
 

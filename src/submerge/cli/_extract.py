@@ -1,0 +1,78 @@
+"""`submerge extract-lora`: a full fine-tune to an adapter."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from submerge.cli._common import print_json, settings, size
+from submerge.cli._merge import Json, Memory, Pickle, Threads
+
+if TYPE_CHECKING:
+    from submerge.engine import MergeReport
+
+_WORST = 5
+
+
+def extract_lora(
+    model: Annotated[str, typer.Argument(help="The fine-tune: a folder, a file or a Hub id.")],
+    base: Annotated[str, typer.Option(help="What it was tuned from.")],
+    out: Annotated[Path, typer.Option("--out", "-o", readable=False, help="The folder to make.")],
+    rank: Annotated[int | None, typer.Option(min=1, help="The most rank of the adapter.")] = None,
+    energy: Annotated[
+        float | None, typer.Option(help="The share of each update's squared norm to keep, in (0, 1].")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of the factors; float32 by default.")] = None,
+    threads: Threads = None,
+    max_memory: Memory = "2GB",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    allow_pickle: Pickle = False,
+    json: Json = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the error of every layer.")] = False,
+) -> None:
+    """Make a LoRA adapter that turns the base into a fine-tune, as nearly as its rank allows.
+
+    Examples:  submerge extract-lora tuned/ --base base/ --rank 16 -o adapter/
+    ·   submerge extract-lora tuned/ --base base/ --energy 0.9 -o adapter/
+    """
+    from submerge import engine
+
+    report = engine.extract_lora(
+        model,
+        out,
+        base=base,
+        rank=rank,
+        energy=energy,
+        dtype=dtype,
+        settings=settings(
+            device="cpu", threads=threads, max_memory=max_memory, shard_size="5GB", allow_pickle=allow_pickle
+        ),
+        overwrite=overwrite,
+    )
+    if json:
+        print_json(report.to_dict())
+        return
+    typer.echo(str(report.out))
+    _print(report, verbose)
+
+
+def _print(report: MergeReport, verbose: bool) -> None:
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    changed = [(name, figures) for name, figures in report.figures.items() if figures.get("rank")]
+    found = sorted(changed, key=lambda item: -item[1].get("error", 0.0))
+    errors = [figures.get("error", 0.0) for _, figures in found]
+    ranks = [figures["rank"] for _, figures in found]
+    typer.echo(
+        f"{len(found)} weights, rank {min(ranks)} to {max(ranks)} · relative error of the updates "
+        f"{sum(errors) / len(errors):.3g} on average, {max(errors):.3g} at most · "
+        f"{size(report.bytes_written)} in {report.seconds:.1f} s"
+    )
+    for name, figures in found if verbose else found[:_WORST]:
+        typer.echo(f"  {figures.get('error', 0.0):.4f}  rank {figures['rank']}  {name}")
+    if not verbose and len(found) > _WORST:
+        typer.echo(f"  … and {len(found) - _WORST} more, of smaller error (--verbose)")
+    typer.echo(f"serve it with vLLM's --max-lora-rank at least {max(ranks)}")

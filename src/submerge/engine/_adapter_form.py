@@ -1,0 +1,79 @@
+"""Which updates an adapter can hold, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from submerge.engine._tensor import Module, TensorPlan, is_matrix
+from submerge.errors import Problem
+from submerge.store import Checkpoint, LowRank
+
+__all__ = ["adapter_form"]
+
+
+def adapter_form(
+    tensors: Sequence[TensorPlan], models: Sequence[Checkpoint], donor: int
+) -> tuple[list[TensorPlan], list[Problem]]:
+    """Return the tensors that an adapter holds or leaves out, and problems.
+
+    A matrix, a convolution's kernel, and an embedding that adapters alone change become factors. What an
+    adapter replaces whole (a head, `modules_to_save`) is saved whole. Others have no place.
+    """
+    turned = _turned(models[donor])
+    held: list[TensorPlan] = []
+    packed: list[str] = []
+    for tensor in tensors:
+        if tensor.treatment != "merge" or all(i.relative and not i.patch for i in tensor.inputs):
+            continue
+        parts = [
+            a.parts.get(tensor.name) for i in tensor.inputs if (a := models[i.model].adapter) is not None
+        ]
+        factors = [part for part in parts if isinstance(part, LowRank)]
+        if any(part.experts and part.expert is None for part in factors):
+            packed.append(tensor.name)
+        elif factors and (len(tensor.shape) > 2 or all(i.relative for i in tensor.inputs)):
+            held.append(replace(tensor, module=_module(factors[0])))
+        elif factors or is_matrix(tensor.name, tensor.shape, models[donor].config):
+            held.append(replace(tensor, module=Module(transposed=turned)))
+        elif any(_replaced(models[i.model], tensor.name) for i in tensor.inputs):
+            held.append(tensor)
+        else:
+            held.append(replace(tensor, treatment="drop", matrix=False, why="an adapter has no place for it"))
+    # updates that need no values of the base are merged without reading it
+    held = [replace(t, origin=None) if t.module and all(i.relative for i in t.inputs) else t for t in held]
+    problems = []
+    if packed:
+        hint = "write a checkpoint (output: {as: checkpoint})"
+        what = f"the portable form of an adapter has no place for packed experts: {_few(packed)}"
+        problems.append(Problem(what, "output", hint))
+    if all(tensor.treatment == "drop" for tensor in held) and not problems:
+        problems.append(
+            Problem("no model changes a matrix: there is nothing for an adapter to hold", "output")
+        )
+    return held, problems
+
+
+def _module(part: LowRank) -> Module:
+    kind = "embedding" if part.left_entry.name.endswith("lora_embedding_B") else "linear"
+    turned = part.transposed and kind == "linear"
+    return Module("embedding" if kind == "embedding" else "linear", turned, part.kernel)
+
+
+def _replaced(model: Checkpoint, name: str) -> bool:
+    """Return whether the model's adapter brings its own values for a tensor."""
+    return model.adapter is not None and model.tensors[name].file in model.adapter.files
+
+
+def _turned(base: Checkpoint) -> bool:
+    """Return whether the base keeps its linear maps as [in, out], as GPT-2 does; their biases tell."""
+    votes = 0
+    for name, entry in base.tensors.items():
+        bias = base.tensors.get(f"{name.removesuffix('.weight')}.bias")
+        if bias is not None and len(entry.shape) == 2 and entry.shape[0] != entry.shape[1]:
+            votes += (bias.shape == entry.shape[1:]) - (bias.shape == entry.shape[:1])
+    return votes > 0
+
+
+def _few(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,127 @@
+"""Jobs whose result goes into an adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+
+from submerge.algebra import Dense, LowRank, Streamed, Update, factored
+from submerge.engine._job import Job, Task, count_nonfinite, ranges
+from submerge.engine._matrix import MatrixJob
+from submerge.engine._patch import Product
+from submerge.engine._record import TaskRecord
+from submerge.engine._tensor import TensorPlan
+from submerge.engine._workspace import Workspace, host_bytes
+from submerge.methods import Merged
+from submerge.recipe import OutputForm
+from submerge.store import TensorEntry
+
+__all__ = ["AdapterJob", "AdapterSink"]
+
+BLOCK = 1 << 20
+
+
+class AdapterSink(Protocol):
+    """Takes the modules of an adapter, from any thread in any order."""
+
+    def factors(self, plan: TensorPlan, left: torch.Tensor, right: torch.Tensor) -> None:
+        """Take the update left [m, r] · right [r, n] of a tensor."""
+
+    def whole(self, plan: TensorPlan, values: torch.Tensor) -> None:
+        """Take new values of a whole tensor."""
+
+
+@dataclass
+class AdapterJob(MatrixJob):
+    """Merges one tensor's updates and hands them on as factors, or as new values where it has no module."""
+
+    form: OutputForm = field(default_factory=OutputForm)
+    adapter: AdapterSink | None = None
+
+    def _write(self, task: Task, space: Workspace) -> TaskRecord:
+        assert self.adapter is not None
+        plan = self.plan
+        if plan.treatment == "drop":
+            return TaskRecord(self.index, 0, "", [], figures={"left_out": self._difference()})
+        if plan.module is None:
+            self.adapter.whole(plan, self._in_memory(space, whole=True))
+            return TaskRecord(self.index, 0, "", [])
+        merged = self.merged(space)
+        rank = self.form.rank
+        if rank is None and isinstance(merged.update, Dense) and all(i.relative for i in plan.inputs):
+            patches = [feed.patch for feed in self._feeds]
+            rank = sum(patch.factors.rank for patch in patches if isinstance(patch, Product))
+        found = factored(merged.update, rank, self.form.energy)
+        figures = {**merged.figures, "rank": found.update.rank, "kept_by_rank": found.kept}
+        if isinstance(merged.update, (Dense, Streamed)) and not all(i.relative for i in plan.inputs):
+            figures["error"] = _error(merged.update, found.update)
+        bad = {}
+        if isinstance(found.update, LowRank):
+            left, right = found.update.left, found.update.right
+            self.adapter.factors(plan, left, right)
+            if count := count_nonfinite(left) + count_nonfinite(right):
+                bad = {-1: count}
+        return TaskRecord(self.index, 0, "", [], bad, figures=figures)
+
+    def merged(self, space: Workspace) -> Merged:
+        method = self.plan.method
+        assert method is not None
+        if method.matrix is not None or method.coefficients is not None:
+            return super().merged(space)
+        return Merged(Dense(self._in_memory(space, whole=False).view(self.plan.sides)))
+
+    def _difference(self) -> float:
+        """Return the largest ‖Δ_t‖ of what has no place in an adapter."""
+        squares = [0.0] * len(self.plan.inputs)
+        origin = self._feeds[0] if self._origin else None
+        for start, stop in ranges(self.plan.numel, BLOCK):
+            for t, feed in enumerate(self._feeds[self._origin :]):
+                found = feed.difference(origin, start, stop, self._compute)
+                squares[t] += float(found.double().square().sum())
+        return float(max(squares) ** 0.5)
+
+    def _in_memory(self, space: Workspace, *, whole: bool) -> torch.Tensor:
+        """Return what the method's chunks give, in one tensor: new values, or the update alone."""
+        code = "F64" if self._compute == torch.float64 else "F32"
+        out = torch.empty(self.plan.shape, dtype=self._compute)
+        job = Job(
+            index=self.index,
+            plan=replace(self.plan, dtype=code, matrix=False),
+            entry=TensorEntry(self.plan.name, code, self.plan.shape, None, 0, 0),
+            sources=self.sources,
+            sink=_Held(out),
+            seed=self.seed,
+            patches=self.patches,
+            hashed=False,
+            whole=whole,
+        )
+        tasks = job.begin()
+        while tasks:
+            for task in tasks:
+                done = job.deliver(task, job.work(task, space))
+            tasks = job.proceed() if done else []
+        return out
+
+
+def _error(update: Dense | Streamed, factors: Update) -> float:
+    """Return ‖Δ − factors‖ / ‖Δ‖."""
+    whole = left_out = 0.0
+    for at, block in update.blocks(torch.float64):
+        whole += float(block.square().sum())
+        left_out += float((block - factors.rows(at.start, at.stop)).square().sum())
+    return (left_out / whole) ** 0.5 if whole else 0.0
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A sink into one tensor."""
+
+    tensor: torch.Tensor
+
+    def write(self, entry: TensorEntry, start: int, data: memoryview) -> None:
+        flat = self.tensor.view(-1)
+        count = data.nbytes // flat.element_size()
+        if count:
+            host_bytes(flat[start : start + count])[:] = data

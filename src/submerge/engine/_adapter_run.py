@@ -1,0 +1,175 @@
+"""One run over a plan whose result is an adapter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+
+from submerge.engine._adapter_job import AdapterJob
+from submerge.engine._job import Task
+from submerge.engine._patch import patches_of
+from submerge.engine._pool import run_jobs
+from submerge.engine._record import DIGEST, TaskRecord
+from submerge.engine._report import Progress
+from submerge.engine._run import Run
+from submerge.engine._tensor import TensorPlan
+from submerge.store import AdapterWriter, FileTable, LowRank, TensorEntry, read_header
+
+__all__ = ["ADAPTER_WEIGHTS", "AdapterRun", "Modules", "agreed"]
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Modules:
+    """Hands an adapter's modules to its writer."""
+
+    writer: AdapterWriter
+
+    def factors(self, plan: TensorPlan, left: torch.Tensor, right: torch.Tensor) -> None:
+        """Take the update left [m, r] · right [r, n] of a tensor."""
+        module = plan.module
+        assert module is not None
+        self.writer.add(
+            plan.name, left, right, kind=module.kind, transposed=module.transposed, kernel=module.kernel
+        )
+
+    def whole(self, plan: TensorPlan, values: torch.Tensor) -> None:
+        """Take new values of a whole tensor."""
+        self.writer.save(plan.name, values)
+
+
+class _Nowhere:
+    """The sink of jobs that hand on factors instead of writing ranges."""
+
+    def write(self, entry: TensorEntry, start: int, data: memoryview) -> None:
+        raise AssertionError("an adapter's job writes no ranges")
+
+
+class AdapterRun(Run):
+    """Merges module by module into `adapter_model.safetensors` and its configuration."""
+
+    def go(self, device: torch.device, progress: Callable[[Progress], None]) -> None:
+        """Do all that there is to do: it is too little to take up where another run stopped."""
+        plan, form = self.plan, self.plan.recipe.output
+        total = sum(tensor.numel for tensor in plan.tensors)
+
+        def tick() -> None:
+            progress(Progress(self.written, total, self.meter.read))
+
+        begun = time.perf_counter()
+        with FileTable() as inputs, AdapterWriter(self.output.folder) as writer:
+            self._count_adapters()
+            run_jobs(
+                self._adapter_jobs(inputs, Modules(writer)),
+                self._finished,
+                threads=plan.budget.workers,
+                device=device,
+                tick=tick,
+            )
+            base, revision = self._base()
+            writer.finish(
+                form.rank if form.energy is None else None,
+                base=base,
+                base_revision=revision,
+                dtype=self._dtype(),
+                task_type=agreed([m.adapter.config.get("task_type") for m in plan.models if m.adapter]),
+            )
+        tick()
+        self.seconds = time.perf_counter() - begun
+
+    def _adapter_jobs(self, inputs: FileTable, modules: Modules) -> Iterator[AdapterJob]:
+        plan = self.plan
+        for index, tensor in enumerate(plan.tensors):
+            yield AdapterJob(
+                index=index,
+                plan=tensor,
+                entry=TensorEntry(tensor.name, tensor.dtype, tensor.shape, None, 0, 0),
+                sources=self._sources(tensor, inputs),
+                sink=_Nowhere(),
+                seed=plan.recipe.seed,
+                hashed=False,
+                patches=patches_of(plan.models, tensor, inputs),
+                form=plan.recipe.output,
+                adapter=modules,
+            )
+
+    def _finished(self, task: Task, result: Any) -> None:
+        if isinstance(result, TaskRecord):
+            self.records[result.tensor][0] = result
+            self.written += task.job.plan.numel
+
+    def _base(self) -> tuple[str | None, str | None]:
+        """Return the base that the adapter is for: the inputs' own if they agree, else the recipe's."""
+        adapters = [model.adapter for model in self.plan.models if model.adapter]
+        own = agreed([adapter.base for adapter in adapters])
+        if own is not None:
+            return own, agreed([adapter.base_revision for adapter in adapters])
+        return self.plan.recipe.base, None
+
+    def _dtype(self) -> str:
+        """Return the recipe's dtype, else the widest of the factors that come in; float32 for new ones."""
+        recipe, plan = self.plan.recipe, self.plan
+        if wanted := recipe.out_dtype or recipe.dtype:
+            return wanted
+        if any(not i.relative for tensor in plan.tensors for i in tensor.inputs):
+            return "float32"
+        found = {
+            part.left_entry.dtype
+            for model in plan.models
+            if model.adapter
+            for part in model.adapter.parts.values()
+            if isinstance(part, LowRank)
+        }
+        return {frozenset({"BF16"}): "bfloat16", frozenset({"F16"}): "float16"}.get(
+            frozenset(found), "float32"
+        )
+
+    def lines(self) -> dict[str, dict[str, Any]]:
+        """Return what submerge.json says of the tensors in the adapter's file."""
+        found = {}
+        with FileTable() as table:
+            for name, entry in read_header(self._file).entries.items():
+                values = bytearray(entry.nbytes)
+                table.source(entry).read(0, entry.numel, memoryview(values))
+                found[name] = {
+                    "file": self._file.name,
+                    "treatment": "merge",
+                    "dtype": entry.dtype,
+                    "shape": list(entry.shape),
+                    DIGEST: xxhash.xxh3_128_hexdigest(values),
+                }
+        return found
+
+    def warnings(self) -> list[str]:
+        """Return what was found to be left out, if anything was."""
+        left = [name for name, figures in self.figures().items() if figures.get("left_out")]
+        if not left:
+            return []
+        shown = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+        return [f"{len(left)} tensors differ from the base and have no place in an adapter: {shown}"]
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of the adapter's file."""
+        return self._file.stat().st_size if self._file.exists() else 0
+
+    @property
+    def _file(self) -> Path:
+        folder = self.output.folder if self.output.folder.exists() else self.output.out
+        return folder / ADAPTER_WEIGHTS
+
+    def manifest(self, nonfinite: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+        """Return the content of submerge.json, with what was done to each module."""
+        return {**super().manifest(nonfinite), "modules": self.figures()}
+
+
+def agreed(values: list[str | None]) -> str | None:
+    """Return the value that all have, or None."""
+    return values[0] if len(set(values)) == 1 else None

@@ -1,0 +1,60 @@
+"""A full fine-tune as an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from submerge.engine._merge import merge
+from submerge.engine._report import MergeReport, Progress
+from submerge.engine._settings import Settings
+from submerge.errors import Problem, RequestError
+
+__all__ = ["extract_lora"]
+
+
+def extract_lora(
+    model: str,
+    out: str | Path,
+    *,
+    base: str,
+    rank: int | None = None,
+    energy: float | None = None,
+    dtype: str | None = None,
+    settings: Settings | None = None,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> MergeReport:
+    """Write the LoRA adapter that turns `base` into `model` as nearly as its rank allows.
+
+    Each linear map's difference is cut to its leading singular triplets, the best that there is in the
+    Frobenius norm. Embeddings, norms and biases have no place in the adapter; the report's warnings say
+    which of them differ. `figures` of the report holds, for each weight, `rank` and `error`, the
+    relative error ‖Δ − B A‖ / ‖Δ‖ of what was written.
+
+    Args:
+        model, base: folders, files or Hub ids of one architecture.
+        out: the folder to make.
+        rank: the rank of the adapter, or with `energy` the most that it may have.
+        energy: in (0, 1]; the smallest rank that keeps this share of each ‖Δ‖².
+        dtype: of the factors; float32 by default.
+
+    Raises:
+        RequestError: the request or the inputs are not right; nothing was written.
+        WorkError: the disk or the values failed; `out` is as it was before.
+    """
+    if rank is None and energy is None:
+        raise RequestError(
+            Problem("neither a rank nor an energy is given", "", "say --rank 16 or --energy 0.9")
+        )
+    output = {"as": "adapter", "rank": rank, "energy": energy}
+    recipe: dict[str, Any] = {
+        "merge_method": "cat",
+        "base_model": base,
+        "models": [{"model": model}],
+        "output": {key: value for key, value in output.items() if value is not None},
+    }
+    if dtype is not None:
+        recipe["dtype"] = dtype
+    return merge(recipe, out, settings=settings, overwrite=overwrite, progress=progress)

@@ -1,0 +1,118 @@
+"""The models that a recipe names, opened: each once, and adapters laid over their bases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from submerge.engine._settings import Settings
+from submerge.errors import Problem, RequestError
+from submerge.recipe import Recipe
+from submerge.recipe._recipe import same_model
+from submerge.store import Adapter, Checkpoint, lay_over, open_adapter, open_model, side_by_side, split_spec
+
+__all__ = ["NO_BASE", "open_models"]
+
+NO_BASE = ""
+"""The spec of the base that adapters alone have in common: names and shapes without values."""
+
+
+@dataclass
+class _Opener:
+    """Opens what specs name, and notes what cannot be."""
+
+    root: Path
+    settings: Settings
+    download: bool
+    opened: dict[str, Checkpoint | Adapter | None] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def open(self, spec: str, *, adapter: bool = False) -> Checkpoint | Adapter | None:
+        """Return what a spec without `+` names, or None after noting why it cannot be opened."""
+        key = same_model(spec)
+        if key not in self.opened:
+            try:
+                self.opened[key] = (open_adapter if adapter else open_model)(
+                    spec, root=self.root, allow_pickle=self.settings.allow_pickle, download=self.download
+                )
+            except RequestError as error:
+                self.problems += error.problems
+                self.opened[key] = None
+        return self.opened[key]
+
+    def base(self, spec: str) -> Checkpoint | None:
+        """Return the whole model that a spec names."""
+        found = self.open(spec)
+        if isinstance(found, Adapter):
+            hint = "name the model that it was trained on"
+            self.problems.append(Problem("an adapter is named where a model is needed", spec, hint))
+            return None
+        return found
+
+    def model(self, spec: str, base: str | None) -> Checkpoint | None:
+        """Return the model that a spec names, an adapter on its own model, else on the recipe's base."""
+        model, adapter = split_spec(spec, self.root)
+        found = self.open(adapter, adapter=True) if adapter else self.open(model)
+        if not isinstance(found, Adapter):
+            return found
+        under = model if adapter else base or found.base
+        if under is None:
+            hint = "add 'base_model: …', or write model+adapter"
+            self.problems.append(Problem("the adapter does not say what it was trained on", spec, hint))
+            return None
+        whole = self.base(under)
+        try:
+            return None if whole is None else lay_over(whole, found, spec)
+        except RequestError as error:
+            self.problems += error.problems
+            return None
+
+
+def open_models(recipe: Recipe, settings: Settings, *, download: bool) -> tuple[list[str], list[Checkpoint]]:
+    """Return the distinct specs of a recipe, the base's first, and the model that each names.
+
+    Where an adapter is to come out of adapters alone, no base is opened: the first model is then one
+    without values. Raises `RequestError` with everything that is wrong.
+    """
+    opener = _Opener(recipe.root, settings, download)
+    specs = list(dict.fromkeys([*([recipe.base] if recipe.base else []), *(e.model for e in recipe.models)]))
+    if recipe.output.form == "adapter":
+        alone = _adapters_alone(recipe, specs, opener)
+        if alone is not None:
+            return alone
+        if not opener.problems and recipe.base is None:
+            where = recipe.models[0].where
+            hint = "add 'base_model: …'"
+            opener.problems.append(Problem("the base's values are needed to make an adapter", where, hint))
+    found = [opener.model(spec, recipe.base) for spec in specs]
+    if opener.problems:
+        raise RequestError(list(dict.fromkeys(opener.problems)))
+    return specs, [model for model in found if model is not None]
+
+
+def _adapters_alone(
+    recipe: Recipe, specs: list[str], opener: _Opener
+) -> tuple[list[str], list[Checkpoint]] | None:
+    """Return the adapters over a base without values, or None where that is not all that there is."""
+    base = None if recipe.base is None else same_model(recipe.base)
+    adapters: dict[str, Adapter] = {}
+    unders = {base} if base else set()
+    for spec in specs:
+        if same_model(spec) == base:
+            continue
+        model, adapter = split_spec(spec, opener.root)
+        found = opener.open(adapter or model, adapter=adapter is not None)
+        if not isinstance(found, Adapter):
+            return None
+        if adapter:
+            unders.add(same_model(model))
+        adapters[spec] = found
+    if not adapters or len(unders) > 1:
+        return None
+    if base and any(a.dense_only(name) for a in adapters.values() for name in a.parts):
+        return None
+    first, *laid = side_by_side(list(adapters.values()))
+    models = dict(zip(adapters, laid, strict=True))
+    if base is None:
+        return [NO_BASE, *specs], [first, *laid]
+    return specs, [models.get(spec, first) for spec in specs]

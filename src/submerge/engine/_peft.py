@@ -1,0 +1,77 @@
+"""Adapters of a live PEFT model, merged into a new one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from submerge.engine._merge import merge
+from submerge.engine._report import MergeReport
+from submerge.engine._settings import Settings
+from submerge.engine._states import recipe_of
+from submerge.errors import Problem, RequestError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+__all__ = ["merge_adapters"]
+
+
+def merge_adapters(
+    model: PeftModel,
+    adapters: Sequence[str],
+    *,
+    method: str = "cat",
+    name: str = "merged",
+    rank: int | None = None,
+    energy: float | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    max_memory: int | None = None,
+    **options: Any,
+) -> MergeReport:
+    """Merge LoRA adapters of a PEFT model by any method, and add the result to it as adapter `name`.
+
+    A drop-in for PEFT's `add_weighted_adapter` that works on the updates B A, with each adapter's own
+    rank, alpha and rsLoRA scale, and that takes all methods of `submerge methods`. The model's weights
+    are not looked at, and its active adapter stays active. The factors pass through a temporary folder, so
+    that the result is what `submerge merge --as adapter` writes, byte for byte.
+
+    Args:
+        adapters: names of loaded adapters, in the method's order.
+        method: a method that merges updates; `cat` is the exact sum.
+        name: of the new adapter; it must be free.
+        rank, energy: of the result, as `output` in a recipe.
+        options: the method's parameters, as in `merge_state_dicts`: a model-scope option takes one
+            value, a sequence with one for each adapter, or a mapping from names.
+
+    Raises:
+        RequestError: the request is wrong, or an adapter is no low-rank update; the model is as it was.
+    """
+    known = list(model.peft_config)
+    problems = [
+        Problem(f"there is no adapter {one!r}", "", f"loaded are {', '.join(known)}")
+        for one in adapters
+        if one not in known
+    ]
+    if name in known:
+        problems.append(Problem(f"an adapter {name!r} is there already", "", "choose another name"))
+    if problems:
+        raise RequestError(problems)
+    recipe = recipe_of(list(adapters), False, method, None, None, seed, options)
+    recipe["output"] = {
+        key: value for key, value in (("as", "adapter"), ("rank", rank), ("energy", energy)) if value
+    }
+    settings = Settings(threads=threads, max_memory=max_memory or 1 << 62)
+    with tempfile.TemporaryDirectory(prefix="submerge-") as place:
+        folder = Path(place)
+        model.save_pretrained(
+            str(folder / "in"), selected_adapters=list(dict.fromkeys(adapters)), save_embedding_layers=False
+        )
+        for entry, one in zip(recipe["models"], adapters, strict=True):
+            entry["model"] = str(folder / "in" / ("" if one == "default" else one))
+        report = merge(recipe, folder / "out", settings=settings)
+        model.load_adapter(str(folder / "out"), adapter_name=name)
+    return report

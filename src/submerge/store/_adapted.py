@@ -1,0 +1,79 @@
+"""Models with adapters laid over them, and adapters among themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from submerge.errors import Problem, RequestError
+from submerge.store._adapter import Adapter
+from submerge.store._adapter_fit import fit_adapter
+from submerge.store._adapter_parts import LowRank, Part, Replace
+from submerge.store._checkpoint import Checkpoint
+from submerge.store._header import TensorEntry
+from submerge.store._prefixes import same_parameters
+
+__all__ = ["lay_over", "side_by_side"]
+
+
+def lay_over(base: Checkpoint, adapter: Adapter, label: str) -> Checkpoint:
+    """Return the model that `adapter` makes of `base`, called `label`.
+
+    Tensors that the adapter replaces are its own; what it does to others is in the result's `adapter`,
+    under the base's names. Raises `RequestError` if the adapter does not fit.
+    """
+    fitted = fit_adapter(adapter, {name: entry.shape for name, entry in base.tensors.items()})
+    new = {n: replace(p.entry, name=n) for n, p in fitted.parts.items() if isinstance(p, Replace)}
+    memory = {n: adapter.memory[fitted.parts[n].entry.name] for n in new if adapter.memory}  # type: ignore[union-attr]
+    return replace(
+        base,
+        label=label,
+        tensors={**base.tensors, **new},
+        memory={**base.memory, **memory},
+        adapter=replace(fitted, parts={n: p for n, p in fitted.parts.items() if n not in new}),
+        pending=base.pending or adapter.pending,
+    )
+
+
+def side_by_side(adapters: Sequence[Adapter]) -> list[Checkpoint]:
+    """Return a base that is not there, and after it each adapter as a model over that base.
+
+    The base has every parameter that an adapter updates, under the first name that it has, and no values.
+    Raises `RequestError` where a part is no low-rank update, or where shapes differ.
+    """
+    names = same_parameters([list(adapter.parts) for adapter in adapters])
+    entries: dict[str, TensorEntry] = {}
+    owners: dict[str, str] = {}
+    problems: list[Problem] = []
+    renamed: list[dict[str, Part]] = []
+    for adapter, own in zip(adapters, names, strict=True):
+        parts: dict[str, Part] = {}
+        for name, part in adapter.parts.items():
+            why = adapter.dense_only(name)
+            if why is not None or not isinstance(part, LowRank):
+                hint = "name the base that it was trained on as base_model, so that its values can be read"
+                problems.append(Problem(f"{name} is no low-rank update: {why}", str(adapter.path), hint))
+                continue
+            entry = TensorEntry(own[name], part.left_entry.dtype, part.stored, None, 0, 0)
+            known = entries.setdefault(own[name], entry)
+            owners.setdefault(own[name], adapter.label)
+            if known.shape != entry.shape:
+                what = f"{name} is {list(entry.shape)} here and {list(known.shape)} in {owners[own[name]]}"
+                problems.append(Problem(what, str(adapter.path), "merge adapters of one base"))
+            parts[own[name]] = part
+        renamed.append(parts)
+    if problems:
+        raise RequestError(problems)
+    nothing = Checkpoint("", adapters[0].path, None, entries, {})
+    return [nothing, *(_alone(nothing, a, parts) for a, parts in zip(adapters, renamed, strict=True))]
+
+
+def _alone(nothing: Checkpoint, adapter: Adapter, parts: Mapping[str, Part]) -> Checkpoint:
+    return replace(
+        nothing,
+        label=adapter.label,
+        path=adapter.path,
+        revision=adapter.revision,
+        adapter=replace(adapter, parts=parts),
+        pending=adapter.pending,
+    )
