@@ -53,8 +53,8 @@ def matrix(update: Update) -> torch.Tensor:
 
 def densely(updates: Sequence[Update]) -> list[Update]:
     """Return the same updates as matrices."""
-    dtype = next((u.left.dtype for u in updates if isinstance(u, LowRank)), torch.float64)
-    return [Dense(u.dense().to(dtype)) for u in updates]
+    dtypes = [u.dense().dtype for u in updates if not isinstance(u, Zero)]
+    return [Dense(u.dense().to(dtypes[0] if dtypes else torch.float64)) for u in updates]
 
 
 def streamed(updates: Sequence[Update]) -> list[Update]:

@@ -95,10 +95,12 @@ def _iterated(updates: Sequence[Update], side: str, length: int, most: int) -> L
         while len(images) < rounds:
             images.append(_applied(updates, side, blocks[-1]))
             if len(blocks) < rounds:
-                fresh = images[-1].clone()
-                for block in (*blocks, *blocks):  # twice: once leaves what rounding let through
-                    fresh -= block @ (block.T @ fresh)
-                blocks.append(_orthonormal(fresh))
+                fresh = images[-1]
+                for _again in range(2):  # once more, for where little was left it was mostly rounding
+                    for block in blocks:
+                        fresh = fresh - block @ (block.T @ fresh)
+                    fresh = _orthonormal(fresh)
+                blocks.append(fresh)
         basis, image = torch.cat(blocks, dim=1), torch.cat(images, dim=1)
         values, turn = torch.linalg.eigh(basis.T @ image)
         values, turn = values.flip(0)[: width + 1], turn.flip(1)[:, :width]
