@@ -277,12 +277,12 @@ def kind(option: Option) -> str:
     if option.kind is bool:
         return "true or false"
     if option.kind is str:
-        return " or ".join(f"`{choice}`" for choice in option.choices)
+        return " or ".join(f"`{choice}`" for choice in option.choices) or "text"
     name = "whole number" if option.kind is int else "number"
     low, high = f"{option.low:g}", f"{option.high:g}"
-    if (low, high) == ("-inf", "inf"):
-        return name
-    return f"{name} ≥ {low}" if high == "inf" else f"{name} in [{low}, {high}]"
+    if (low, high) != ("-inf", "inf"):
+        name = f"{name} ≥ {low}" if high == "inf" else f"{name} in [{low}, {high}]"
+    return f"{name} or `{option.word}`" if option.word else name
 
 
 def default_in(cell: str, method: str) -> str:
@@ -359,7 +359,11 @@ def test_passes_are_as_documented(method: Method, workplace: Path) -> None:
         recipe["base_model"] = "base"
     plan = submerge.plan(recipe)
     report = submerge.merge(plan, workplace / "out")
-    assert report.bytes_read == int(index_rows()[method.name][3]) * plan.bytes_read
+    passes = int(index_rows()[method.name][3])
+    if method.matrix is None:
+        assert report.bytes_read == passes * plan.bytes_read
+    else:  # the base is read for each update, and what is no matrix once
+        assert (passes - 1) * plan.bytes_read < report.bytes_read < (passes + 1) * plan.bytes_read
 
 
 def test_all_options_of_the_commands_are_documented() -> None:

@@ -85,8 +85,8 @@ def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
         "k": max(shared.u.shape[1], shared.v.shape[1]),
         "kept_left": shared.kept_left,
         "kept_right": shared.kept_right,
-        "kept": sum(inside) / sum(energies),
-        "kept_each": [i / e if e else 1.0 for i, e in zip(inside, energies, strict=True)],
+        "kept": min(1.0, sum(inside) / sum(energies)),
+        "kept_each": [min(1.0, i / e) if e else 1.0 for i, e in zip(inside, energies, strict=True)],
         "tied": shared.tied,
     }
     return Merged(result, figures)
