@@ -40,6 +40,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "karcher": {},
     "model_stock": {"filter_wise": True},
     "sce": {"select_topk": 0.3},
+    "cat": {"scale": 0.5},
+    "knots_ties": {"density": 0.3},
+    "tsv_m": {},
+    "iso_c": {},
+    "iso_cts": {},
+    "ssam": {"rank": 20, "residual": 0.1},
 }
 ELEMENTWISE = list(METHODS)[:9]
 MODELS = {"passthrough": 1, "slerp": 1, "nuslerp": 2}
