@@ -4,7 +4,7 @@ import pytest
 
 from submerge.errors import RequestError
 from submerge.methods import METHODS
-from submerge.recipe import Rules, load_recipe
+from submerge.recipe import OutputForm, Rules, load_recipe
 
 GOOD = """\
 merge_method: updates
@@ -232,13 +232,24 @@ def test_an_adapter_as_output_needs_no_base(toys):
     assert load_recipe(source, methods=toys, output={"rank": 8}).output.rank == 8
 
 
+def test_a_rank_asks_for_an_adapter(toys):
+    source = {"merge_method": "updates", "base_model": "b", "models": [{"model": "a"}]}
+    assert load_recipe(source, methods=toys).output.form == "checkpoint"
+    assert load_recipe(source, methods=toys, output={"energy": 0.5}).output.form == "adapter"
+    given = source | {"output": {"rank": 4}}
+    assert load_recipe(given, methods=toys).output == OutputForm("adapter", 4)
+    assert load_recipe(given, methods=toys, output={"as": "checkpoint"}).output == OutputForm()
+    with pytest.raises(RequestError, match="a rank is given for a checkpoint"):
+        load_recipe(given, methods=toys, output={"as": "checkpoint", "rank": 4})
+
+
 @pytest.mark.parametrize(
     ("output", "message"),
     [
         ("adapter", "'output' is a mapping, not 'adapter'"),
         ("{as: lora}", "the output's form is 'lora'"),
         ("{as: adapter, rank: 0}", "rank is a positive whole number, not 0"),
-        ("{rank: 4}", "a rank is given for a checkpoint"),
+        ("{as: checkpoint, rank: 4}", "a rank is given for a checkpoint"),
         ("{from: a}", "unknown key 'from'"),
     ],
 )

@@ -17,10 +17,11 @@ def adapter_form(
 ) -> tuple[list[TensorPlan], list[Problem]]:
     """Return the tensors that an adapter holds or leaves out, and problems.
 
-    A matrix, a convolution's kernel, and an embedding that adapters alone change become factors. What an
-    adapter replaces whole (a head, `modules_to_save`) is saved whole. Others have no place.
+    A matrix, and whatever an adapter has factors of, becomes factors. What an adapter replaces (a head,
+    `modules_to_save`) is saved whole, if it is all parameters of its module. Others have no place.
     """
     turned = _turned(models[donor])
+    whole = _whole(models, donor)
     held: list[TensorPlan] = []
     packed: list[str] = []
     for tensor in tensors:
@@ -32,12 +33,12 @@ def adapter_form(
         factors = [part for part in parts if isinstance(part, LowRank)]
         if any(part.experts and part.expert is None for part in factors):
             packed.append(tensor.name)
-        elif factors and (len(tensor.shape) > 2 or all(i.relative for i in tensor.inputs)):
-            held.append(replace(tensor, module=_module(factors[0])))
-        elif factors or is_matrix(tensor.name, tensor.shape, models[donor].config):
-            held.append(replace(tensor, module=Module(transposed=turned)))
-        elif any(_replaced(models[i.model], tensor.name) for i in tensor.inputs):
+        elif tensor.name in whole:
             held.append(tensor)
+        elif factors:
+            held.append(replace(tensor, module=_module(factors[0])))
+        elif is_matrix(tensor.name, tensor.shape, models[donor].config):
+            held.append(replace(tensor, module=Module(transposed=turned)))
         else:
             held.append(replace(tensor, treatment="drop", matrix=False, why="an adapter has no place for it"))
     # updates that need no values of the base are merged without reading it
@@ -55,14 +56,14 @@ def adapter_form(
 
 
 def _module(part: LowRank) -> Module:
-    kind = "embedding" if part.left_entry.name.endswith("lora_embedding_B") else "linear"
-    turned = part.transposed and kind == "linear"
-    return Module("embedding" if kind == "embedding" else "linear", turned, part.kernel)
+    return Module(part.kind, part.transposed and part.kind != "embedding", part.kernel)
 
 
-def _replaced(model: Checkpoint, name: str) -> bool:
-    """Return whether the model's adapter brings its own values for a tensor."""
-    return model.adapter is not None and model.tensors[name].file in model.adapter.files
+def _whole(models: Sequence[Checkpoint], donor: int) -> set[str]:
+    """Return the tensors that adapters replace, of modules of which they replace all."""
+    replaced = {name for model in models if model.adapter for name in model.adapter.whole}
+    others = {name.rpartition(".")[0] for name in models[donor].tensors.keys() - replaced}
+    return {name for name in replaced if name.rpartition(".")[0] not in others}
 
 
 def _turned(base: Checkpoint) -> bool:

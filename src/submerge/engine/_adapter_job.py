@@ -39,6 +39,7 @@ class AdapterJob(MatrixJob):
 
     form: OutputForm = field(default_factory=OutputForm)
     adapter: AdapterSink | None = None
+    dtype: torch.dtype = torch.float32
 
     def _write(self, task: Task, space: Workspace) -> TaskRecord:
         assert self.adapter is not None
@@ -56,7 +57,7 @@ class AdapterJob(MatrixJob):
         found = factored(merged.update, rank, self.form.energy)
         figures = {**merged.figures, "rank": found.update.rank, "kept_by_rank": found.kept}
         if isinstance(merged.update, (Dense, Streamed)) and not all(i.relative for i in plan.inputs):
-            figures["error"] = _error(merged.update, found.update)
+            figures["error"] = _error(merged.update, found.update, self.dtype)
         bad = {}
         if isinstance(found.update, LowRank):
             left, right = found.update.left, found.update.right
@@ -68,7 +69,7 @@ class AdapterJob(MatrixJob):
     def merged(self, space: Workspace) -> Merged:
         method = self.plan.method
         assert method is not None
-        if method.matrix is not None or method.coefficients is not None:
+        if self.plan.matrix or method.coefficients is not None:
             return super().merged(space)
         return Merged(Dense(self._in_memory(space, whole=False).view(self.plan.sides)))
 
@@ -83,12 +84,12 @@ class AdapterJob(MatrixJob):
         return float(max(squares) ** 0.5)
 
     def _in_memory(self, space: Workspace, *, whole: bool) -> torch.Tensor:
-        """Return what the method's chunks give, in one tensor: new values, or the update alone."""
+        """Return what the method gives in one tensor: new values, or the update alone."""
         code = "F64" if self._compute == torch.float64 else "F32"
         out = torch.empty(self.plan.shape, dtype=self._compute)
-        job = Job(
+        job = (MatrixJob if self.plan.matrix else Job)(
             index=self.index,
-            plan=replace(self.plan, dtype=code, matrix=False),
+            plan=replace(self.plan, dtype=code),
             entry=TensorEntry(self.plan.name, code, self.plan.shape, None, 0, 0),
             sources=self.sources,
             sink=_Held(out),
@@ -105,8 +106,11 @@ class AdapterJob(MatrixJob):
         return out
 
 
-def _error(update: Dense | Streamed, factors: Update) -> float:
-    """Return ‖Δ − factors‖ / ‖Δ‖."""
+def _error(update: Dense | Streamed, factors: Update, dtype: torch.dtype) -> float:
+    """Return ‖Δ − factors‖ / ‖Δ‖, for the factors as they are when they are rounded to `dtype`."""
+    if isinstance(factors, LowRank):
+        left, right = (f.to(dtype).to(f.dtype) for f in (factors.left, factors.right))
+        factors = LowRank(left, right)
     whole = left_out = 0.0
     for at, block in update.blocks(torch.float64):
         whole += float(block.square().sum())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from submerge.engine._record import DIGEST, TaskRecord
 from submerge.engine._report import Progress
 from submerge.engine._run import Run
 from submerge.engine._tensor import TensorPlan
+from submerge.errors import WorkError
 from submerge.store import AdapterWriter, FileTable, LowRank, TensorEntry, read_header
 
 __all__ = ["ADAPTER_WEIGHTS", "AdapterRun", "Modules", "agreed"]
@@ -73,12 +75,15 @@ class AdapterRun(Run):
                 device=device,
                 tick=tick,
             )
+            if not writer.rank:
+                what = "every merged update is zero: there is nothing for an adapter to hold"
+                raise WorkError(f"{self.output.out}: {what} — look at the models and their weights")
             base, revision = self._base()
             writer.finish(
                 form.rank if form.energy is None else None,
                 base=base,
                 base_revision=revision,
-                dtype=self._dtype(),
+                dtype=self.dtype,
                 task_type=agreed([m.adapter.config.get("task_type") for m in plan.models if m.adapter]),
             )
         tick()
@@ -98,6 +103,7 @@ class AdapterRun(Run):
                 patches=patches_of(plan.models, tensor, inputs),
                 form=plan.recipe.output,
                 adapter=modules,
+                dtype=getattr(torch, self.dtype),
             )
 
     def _finished(self, task: Task, result: Any) -> None:
@@ -113,7 +119,8 @@ class AdapterRun(Run):
             return own, agreed([adapter.base_revision for adapter in adapters])
         return self.plan.recipe.base, None
 
-    def _dtype(self) -> str:
+    @cached_property
+    def dtype(self) -> str:
         """Return the recipe's dtype, else the widest of the factors that come in; float32 for new ones."""
         recipe, plan = self.plan.recipe, self.plan
         if wanted := recipe.out_dtype or recipe.dtype:
@@ -153,7 +160,9 @@ class AdapterRun(Run):
         if not left:
             return []
         shown = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
-        return [f"{len(left)} tensors differ from the base and have no place in an adapter: {shown}"]
+        count = "1 tensor differs" if len(left) == 1 else f"{len(left)} tensors differ"
+        have = "has" if len(left) == 1 else "have"
+        return [f"{count} from the base and {have} no place in an adapter: {shown}"]
 
     @property
     def bytes_written(self) -> int:

@@ -14,6 +14,9 @@ from submerge.store import Adapter, Add, Checkpoint, FileTable, LowRank, Part, R
 
 __all__ = ["Patch", "Product", "Sum", "is_relative", "patches_of"]
 
+BLOCK = 1 << 20
+"""Elements that are read at a time where norms need a whole tensor."""
+
 Read = Callable[[int, int], torch.Tensor]
 """Returns elements [start, stop) of the tensor that the adapter was trained on."""
 
@@ -126,12 +129,45 @@ class Dora(Patch):
         top, bottom = _whole_rows(start, start + values.numel(), width)
         whole = values.view(-1, width) if values.numel() == (bottom - top) * width else None
         rows = read(top * width, bottom * width).view(-1, width) if whole is None else whole
+        rows = rows + self.factors.rows(top, bottom).to(rows.device)
+        flat = rows.mul_(self._scale(top, rows, read)).view(-1)
+        values.copy_(flat[start - top * width : start - top * width + values.numel()])
+
+    def _scale(self, top: int, rows: torch.Tensor, read: Read) -> torch.Tensor:
+        """Return what rows of W + B A, the first of which is row `top`, are multiplied by."""
+        own: torch.Tensor = self._magnitude[top : top + len(rows)].to(rows)
+        return own.div(rows.norm(dim=1)).unsqueeze(1)
+
+    @property
+    def _magnitude(self) -> torch.Tensor:
         magnitude = self.factors.magnitude
         assert magnitude is not None  # it is what makes the part one of DoRA
-        rows = rows + self.factors.rows(top, bottom).to(rows.device)
-        scale = magnitude[top:bottom].to(rows) / rows.norm(dim=1)
-        flat = rows.mul_(scale.unsqueeze(1)).view(-1)
-        values.copy_(flat[start - top * width : start - top * width + values.numel()])
+        return magnitude
+
+
+class TurnedDora(Dora):
+    """DoRA of a weight that is stored as [in, out]: its norms are those of whole columns."""
+
+    def __init__(self, factors: _Factors) -> None:
+        super().__init__(factors)
+        self._lock, self._columns = RLock(), torch.empty(0)
+
+    def _scale(self, top: int, rows: torch.Tensor, read: Read) -> torch.Tensor:
+        with self._lock:
+            if not self._columns.numel():
+                self._columns = self._magnitude.double() / self._squares(read, rows.dtype).sqrt()
+        return self._columns.to(rows)
+
+    def _squares(self, read: Read, dtype: torch.dtype) -> torch.Tensor:
+        """Return the squared norm of each column of W + B A, read a block of rows at a time."""
+        width, height = self.factors.width, self.factors.pair[0].shape[0]
+        squares = torch.zeros(width, dtype=torch.float64)
+        step = max(1, BLOCK // width)
+        for top in range(0, height, step):
+            bottom = min(top + step, height)
+            rows = read(top * width, bottom * width).view(-1, width) + self.factors.rows(top, bottom)
+            squares += rows.double().square_().sum(0)
+        return squares
 
 
 class NewRows(Patch):
@@ -158,7 +194,9 @@ def _make_patch(adapter: Adapter, name: str, table: FileTable) -> Patch:
     part = adapter.parts[name]
     if isinstance(part, LowRank):
         factors = _Factors(adapter, name, table)
-        return Product(factors) if part.magnitude is None else Dora(factors)
+        if part.magnitude is None:
+            return Product(factors)
+        return TurnedDora(factors) if part.transposed else Dora(factors)
     if isinstance(part, Rows):
         return NewRows(adapter, name, table, part.indices)
     return Vector(adapter, name, table)

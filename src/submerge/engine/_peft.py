@@ -62,7 +62,9 @@ def merge_adapters(
         raise RequestError(problems)
     recipe = recipe_of(list(adapters), False, method, None, None, seed, options)
     recipe["output"] = {
-        key: value for key, value in (("as", "adapter"), ("rank", rank), ("energy", energy)) if value
+        key: value
+        for key, value in (("as", "adapter"), ("rank", rank), ("energy", energy))
+        if value is not None
     }
     settings = Settings(threads=threads, max_memory=max_memory or 1 << 62)
     with tempfile.TemporaryDirectory(prefix="submerge-") as place:

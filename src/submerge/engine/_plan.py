@@ -28,6 +28,7 @@ from submerge.store import (
 
 __all__ = ["MergePlan", "Settings", "check_device", "make_plan", "plan_models"]
 
+ADAPTER_DTYPES = ("bfloat16", "float16", "float32")
 DIFFUSERS = "diffusion_pytorch_model"  # the only name under which Diffusers looks for weights
 
 
@@ -163,12 +164,20 @@ def plan_models(
 
 
 def _unfit(recipe: Recipe) -> list[Problem]:
-    """Return why the method cannot give an adapter: it merges whole weights, not updates."""
-    method = recipe.method
-    if recipe.output.form == "checkpoint" or method.origin != "zero" or method.coefficients is not None:
-        return []
-    what = f"{method.name} merges whole weights, and an adapter holds updates"
-    return [Problem(what, "output", "write a checkpoint, or choose another method (`submerge methods`)")]
+    """Return why what is asked for is no adapter: its type, or a method of whole weights, not of updates."""
+    method, dtype = recipe.method, recipe.out_dtype or recipe.dtype
+    problems: list[Problem] = []
+    if recipe.output.form == "checkpoint":
+        return problems
+    if dtype not in (None, *ADAPTER_DTYPES):
+        problems.append(
+            Problem(f"{dtype} is no type for an adapter", "dtype", f"one of {', '.join(ADAPTER_DTYPES)}")
+        )
+    if method.origin == "zero" and method.coefficients is None:
+        what = f"{method.name} merges whole weights, and an adapter holds updates"
+        hint = "write a checkpoint, or choose another method (`submerge methods`)"
+        problems.append(Problem(what, "output", hint))
+    return problems
 
 
 def _roles(recipe: Recipe, specs: Sequence[str]) -> tuple[int, list[int]]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from submerge.methods import Method, TensorSpec
-from submerge.store import DTYPES, TensorEntry, vocabulary_size
+from submerge.store import DTYPES, Kind, TensorEntry, vocabulary_size
 
 __all__ = [
     "CHUNK_VALUES",
@@ -58,7 +58,7 @@ class Input:
 class Module:
     """How an adapter's module keeps its weight: see `store.AdapterWriter.add`."""
 
-    kind: Literal["linear", "embedding"] = "linear"
+    kind: Kind = "linear"
     transposed: bool = False
     kernel: tuple[int, ...] = ()
 

@@ -148,6 +148,8 @@ class _Planner:
             steps = self.recipe.method.plan(TensorSpec(entry.name, entry.shape, count), values)
             next(steps, None)
             steps.close()
+            if self.recipe.output.form == "adapter" and self.recipe.method.coefficients:
+                self.recipe.method.coefficients(values)
         except RequestError as error:
             for problem in error.problems:
                 what = problem.what.replace(f" for tensor {entry.name}", "")

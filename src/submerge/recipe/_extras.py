@@ -91,7 +91,7 @@ def read_rules(raw: Any, report: Report) -> Rules:
 
 
 def read_output(raw: Any, report: Report) -> OutputForm:
-    """Return the `output` section."""
+    """Return the `output` section; a rank or an energy asks for an adapter."""
     if raw is None:
         return OutputForm()
     if not isinstance(raw, dict):
@@ -100,7 +100,8 @@ def read_output(raw: Any, report: Report) -> OutputForm:
     for key in raw:
         if key not in ("as", "rank", "energy"):
             report.unknown("key", key, ("as", "rank", "energy"), ("output", key))
-    form, rank, energy = raw.get("as", "checkpoint"), raw.get("rank"), raw.get("energy")
+    rank, energy = raw.get("rank"), raw.get("energy")
+    form = raw.get("as", "checkpoint" if rank is None and energy is None else "adapter")
     if form not in ("checkpoint", "adapter"):
         report.add(f"the output's form is {show(form)}", ("output", "as"), "one of adapter, checkpoint")
         return OutputForm()

@@ -90,10 +90,13 @@ def load_recipe(
 
 
 def _overridden(section: Any, output: Mapping[str, Any] | None) -> Any:
-    """Return the section `output` with the caller's keys in the place of its own."""
+    """Return the section `output` with the caller's keys in the place of its own.
+
+    A caller who wants a checkpoint wants nothing that the section says of an adapter.
+    """
     if not output:
         return section
-    own = {"as": "checkpoint"} if section is None else section
+    own = {} if section is None or output.get("as") == "checkpoint" else section
     return {**own, **output} if isinstance(own, dict) else own
 
 

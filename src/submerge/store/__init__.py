@@ -3,7 +3,7 @@
 from submerge.store._adapted import lay_over, side_by_side
 from submerge.store._adapter import Adapter, is_adapter, open_adapter
 from submerge.store._adapter_fit import fit_adapter
-from submerge.store._adapter_parts import Add, LowRank, Part, Replace, Rows
+from submerge.store._adapter_parts import Add, Kind, LowRank, Part, Replace, Rows
 from submerge.store._adapter_writer import AdapterWriter
 from submerge.store._checkpoint import Checkpoint, open_checkpoint
 from submerge.store._config import tied_embeddings, vocabulary_size
@@ -39,6 +39,7 @@ __all__ = [
     "FileTable",
     "Header",
     "Journal",
+    "Kind",
     "LowRank",
     "MemorySource",
     "NameMatch",

@@ -12,6 +12,7 @@ from submerge.store._adapter_parts import LowRank, Part, Replace
 from submerge.store._checkpoint import Checkpoint
 from submerge.store._header import TensorEntry
 from submerge.store._prefixes import same_parameters
+from submerge.store._problems import examples
 
 __all__ = ["lay_over", "side_by_side"]
 
@@ -30,7 +31,11 @@ def lay_over(base: Checkpoint, adapter: Adapter, label: str) -> Checkpoint:
         label=label,
         tensors={**base.tensors, **new},
         memory={**base.memory, **memory},
-        adapter=replace(fitted, parts={n: p for n, p in fitted.parts.items() if n not in new}),
+        adapter=replace(
+            fitted,
+            parts={n: p for n, p in fitted.parts.items() if n not in new},
+            whole=frozenset(new),
+        ),
         pending=base.pending or adapter.pending,
     )
 
@@ -48,11 +53,11 @@ def side_by_side(adapters: Sequence[Adapter]) -> list[Checkpoint]:
     renamed: list[dict[str, Part]] = []
     for adapter, own in zip(adapters, names, strict=True):
         parts: dict[str, Part] = {}
+        dense: dict[str | None, list[str]] = {}
         for name, part in adapter.parts.items():
             why = adapter.dense_only(name)
             if why is not None or not isinstance(part, LowRank):
-                hint = "name the base that it was trained on as base_model, so that its values can be read"
-                problems.append(Problem(f"{name} is no low-rank update: {why}", str(adapter.path), hint))
+                dense.setdefault(why, []).append(name)
                 continue
             entry = TensorEntry(own[name], part.left_entry.dtype, part.stored, None, 0, 0)
             known = entries.setdefault(own[name], entry)
@@ -62,6 +67,10 @@ def side_by_side(adapters: Sequence[Adapter]) -> list[Checkpoint]:
                 problems.append(Problem(what, str(adapter.path), "merge adapters of one base"))
             parts[own[name]] = part
         renamed.append(parts)
+        for why, listed in dense.items():
+            what = f"{'is' if len(listed) == 1 else 'are'} no low-rank update: {why}"
+            hint = "name the base that it was trained on as base_model, so that its values can be read"
+            problems.append(Problem(f"{examples(listed)} {what}", str(adapter.path), hint))
     if problems:
         raise RequestError(problems)
     nothing = Checkpoint("", adapters[0].path, None, entries, {})

@@ -32,6 +32,7 @@ class Adapter:
     `base` and `base_revision` are what it was trained on, as its configuration says. `notes` tell what
     was recognised. `memory` holds the tensors of a pickled file, whose entries have no file. `pending`
     says that the weights of a Hub id are not downloaded yet: shapes are known, values cannot be read.
+    `whole` names what a model under it took over from it as it is, and what therefore is no part any more.
     """
 
     label: str
@@ -45,6 +46,7 @@ class Adapter:
     files: tuple[Path, ...] = ()
     memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
     pending: bool = False
+    whole: frozenset[str] = frozenset()
 
     @property
     def rank(self) -> int:
