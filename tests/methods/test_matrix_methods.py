@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from _support import drive, pieces
+from _support import drive, family, pieces
 from _updates import (
     FILLING,
     RANKS,
@@ -26,6 +26,7 @@ from _updates import (
     turned,
 )
 from submerge.algebra import Dense, LowRank, Streamed, Zero
+from submerge.engine import merge_state_dicts
 from submerge.methods import METHODS, TensorSpec
 
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -236,6 +237,22 @@ def test_other_tensors_are_averaged(method: str) -> None:
     found = torch.cat([rule(chunk) for chunk in pieces(x, [(0, 20), (20, 37)])])
     share = 1.5 if method == "ssam" else 0.5
     assert_close(found, share * (x[0] + 0.5 * x[1] + 2 * x[2]), 1e-6)
+
+
+@each
+def test_whole_merges_treat_matrices_and_other_tensors_as_they_should(method: str, o: dict[str, Any]) -> None:
+    shapes = {"layers.0.mlp.weight": (24, 30), "layers.0.norm.weight": (24,)}
+    base, models = family(3, shapes)
+    found = merge_state_dicts(models, base=base, method=method, **o)
+    updates = [Dense(m["layers.0.mlp.weight"] - base["layers.0.mlp.weight"]) for m in models]
+    wanted = base["layers.0.mlp.weight"] + merged(method, updates, **o)
+    assert_close(found["layers.0.mlp.weight"], wanted, 1e-6)
+    weights = o.get("weight", [1.0] * 3)
+    scale = options(method, 3, **o)["scale"]
+    scale = 1 / 3 if scale == "auto" else scale if method == "ssam" else scale / 3
+    norm = base["layers.0.norm.weight"]
+    total = sum(w * (m["layers.0.norm.weight"] - norm) for w, m in zip(weights, models, strict=True))
+    assert_close(found["layers.0.norm.weight"], norm + scale * total, 1e-6)
 
 
 def test_figures_are_plain_data() -> None:
