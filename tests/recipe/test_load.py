@@ -234,6 +234,7 @@ def test_an_adapter_as_output_needs_no_base(toys):
 
 def test_a_rank_asks_for_an_adapter(toys):
     source = {"merge_method": "updates", "base_model": "b", "models": [{"model": "a"}]}
+    source["parameters"] = {"weight": 1}
     assert load_recipe(source, methods=toys).output.form == "checkpoint"
     assert load_recipe(source, methods=toys, output={"energy": 0.5}).output.form == "adapter"
     given = source | {"output": {"rank": 4}}

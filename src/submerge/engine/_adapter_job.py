@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from submerge.algebra import Dense, LowRank, Streamed, Update, factored
+from submerge.algebra import Dense, LowRank, Streamed, Update, factored, weighted_sum
 from submerge.engine._job import Job, Task, count_nonfinite, ranges
 from submerge.engine._matrix import MatrixJob
 from submerge.engine._patch import Product
@@ -55,9 +55,12 @@ class AdapterJob(MatrixJob):
             patches = [feed.patch for feed in self._feeds]
             rank = sum(patch.factors.rank for patch in patches if isinstance(patch, Product))
         found = factored(merged.update, rank, self.form.energy)
-        figures = {**merged.figures, "rank": found.update.rank, "kept_by_rank": found.kept}
-        if isinstance(merged.update, (Dense, Streamed)) and not all(i.relative for i in plan.inputs):
-            figures["error"] = _error(merged.update, found.update, self.dtype)
+        figures = {
+            **merged.figures,
+            "rank": found.update.rank,
+            "kept_by_rank": found.kept,
+            "error": _error(merged.update, found.update, self.dtype),
+        }
         bad = {}
         if isinstance(found.update, LowRank):
             left, right = found.update.left, found.update.right
@@ -106,16 +109,24 @@ class AdapterJob(MatrixJob):
         return out
 
 
-def _error(update: Dense | Streamed, factors: Update, dtype: torch.dtype) -> float:
+def _error(update: Update, factors: Update, dtype: torch.dtype) -> float:
     """Return ‖Δ − factors‖ / ‖Δ‖, for the factors as they are when they are rounded to `dtype`."""
     if isinstance(factors, LowRank):
-        left, right = (f.to(dtype).to(f.dtype) for f in (factors.left, factors.right))
-        factors = LowRank(left, right)
+        rounded = LowRank(*(f.to(dtype).to(f.dtype) for f in (factors.left, factors.right)))
+        if isinstance(update, LowRank) and _equal(update, rounded):
+            return 0.0
+        factors = rounded
+    if not isinstance(update, (Dense, Streamed)):
+        return weighted_sum([update, factors], [1.0, -1.0]).norm / update.norm if update.norm else 0.0
     whole = left_out = 0.0
     for at, block in update.blocks(torch.float64):
         whole += float(block.square().sum())
         left_out += float((block - factors.rows(at.start, at.stop)).square().sum())
     return (left_out / whole) ** 0.5 if whole else 0.0
+
+
+def _equal(a: LowRank, b: LowRank) -> bool:
+    return torch.equal(a.left, b.left) and torch.equal(a.right, b.right)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class AdapterRun(Run):
 
     def go(self, device: torch.device, progress: Callable[[Progress], None]) -> None:
         """Do all that there is to do: it is too little to take up where another run stopped."""
-        plan, form = self.plan, self.plan.recipe.output
+        plan = self.plan
         total = sum(tensor.numel for tensor in plan.tensors)
 
         def tick() -> None:
@@ -80,7 +80,6 @@ class AdapterRun(Run):
                 raise WorkError(f"{self.output.out}: {what} — look at the models and their weights")
             base, revision = self._base()
             writer.finish(
-                form.rank if form.energy is None else None,
                 base=base,
                 base_revision=revision,
                 dtype=self.dtype,

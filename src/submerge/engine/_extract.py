@@ -10,6 +10,7 @@ from submerge.engine._merge import merge
 from submerge.engine._report import MergeReport, Progress
 from submerge.engine._settings import Settings
 from submerge.errors import Problem, RequestError
+from submerge.recipe._recipe import same_model
 
 __all__ = ["extract_lora"]
 
@@ -48,6 +49,8 @@ def extract_lora(
         raise RequestError(
             Problem("neither a rank nor an energy is given", "", "say --rank 16 or --energy 0.9")
         )
+    if same_model(model) == same_model(base):
+        raise RequestError(Problem("is the base itself: nothing was tuned", model, "name the fine-tune"))
     output = {"as": "adapter", "rank": rank, "energy": energy}
     recipe: dict[str, Any] = {
         "merge_method": "cat",

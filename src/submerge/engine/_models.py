@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from submerge.engine._settings import Settings
@@ -56,6 +56,11 @@ class _Opener:
         if not isinstance(found, Adapter):
             return found
         under = model if adapter else base or found.base
+        if not adapter and base and split_spec(base, self.root)[1]:
+            what = "an adapter cannot be laid on a base that has one already"
+            hint = "write model+adapter, with the model that it was trained on"
+            self.problems.append(Problem(what, spec, hint))
+            return None
         if under is None:
             hint = "add 'base_model: …', or write model+adapter"
             self.problems.append(Problem("the adapter does not say what it was trained on", spec, hint))
@@ -95,6 +100,8 @@ def _adapters_alone(
 ) -> tuple[list[str], list[Checkpoint]] | None:
     """Return the adapters over a base without values, or None where that is not all that there is."""
     base = None if recipe.base is None else same_model(recipe.base)
+    if base and split_spec(base, opener.root)[1]:
+        return None
     adapters: dict[str, Adapter] = {}
     unders = {base} if base else set()
     for spec in specs:
@@ -113,6 +120,8 @@ def _adapters_alone(
         return None
     first, *laid = side_by_side(list(adapters.values()))
     models = dict(zip(adapters, laid, strict=True))
-    if base is None:
+    if recipe.base is None:
         return [NO_BASE, *specs], [first, *laid]
-    return specs, [models.get(spec, first) for spec in specs]
+    place = opener.root / recipe.base  # not opened, and yet no place for an output
+    named = replace(first, label=recipe.base, path=place if place.exists() else first.path)
+    return specs, [models.get(spec, named) for spec in specs]

@@ -71,7 +71,9 @@ class MergePlan:
     @property
     def bytes_read(self) -> int:
         """Bytes of input that the result depends on, each counted once."""
-        return sum(i.entry.nbytes for t in self.tensors for i in t.read)
+        adapters = {file for m in self.models if m.adapter for file in m.adapter.files if file.exists()}
+        values = sum(i.entry.nbytes for t in self.tensors for i in t.read)
+        return values + sum(file.stat().st_size for file in adapters)
 
     @property
     def bytes_written(self) -> int:
