@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["BASE", "SIZES", "TUNED", "Shape", "make_models", "weights_file"]
+__all__ = ["BASE", "SIZES", "TUNED", "UPDATE_STD", "Shape", "make_models", "normal", "weights_file"]
 
 BASE = "base"
 TUNED = ("a", "b", "c")
@@ -86,8 +86,21 @@ def weights_file(model: Path) -> Path:
     return model / "model.safetensors"
 
 
-def make_models(folder: Path, shape: Shape, say: Callable[[str], None]) -> dict[str, Path]:
-    """Return name -> folder of the base and the tuned models; makes those that `folder` lacks."""
+def flat(dims: tuple[int, ...], seed: int) -> torch.Tensor:
+    """Return an update of independent entries: its spectrum is flat."""
+    return normal(dims, UPDATE_STD, seed)
+
+
+def make_models(
+    folder: Path,
+    shape: Shape,
+    say: Callable[[str], None],
+    update: Callable[[tuple[int, ...], int], torch.Tensor] = flat,
+) -> dict[str, Path]:
+    """Return name -> folder of the base and the tuned models; makes those that `folder` lacks.
+
+    `update` takes a shape and a seed, and returns what a tuned model adds to the base's tensor.
+    """
     models = {name: folder / name for name in (BASE, *TUNED)}
     for number, path in enumerate(models.values()):
         if path.exists():
@@ -97,12 +110,14 @@ def make_models(folder: Path, shape: Shape, say: Callable[[str], None]) -> dict[
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         (part / "config.json").write_text(json.dumps(shape.config(), indent=2) + "\n")
-        _write_weights(weights_file(part), shape, number)
+        _write_weights(weights_file(part), shape, number, update)
         part.rename(path)
     return models
 
 
-def _write_weights(path: Path, shape: Shape, model: int) -> None:
+def _write_weights(
+    path: Path, shape: Shape, model: int, update: Callable[[tuple[int, ...], int], torch.Tensor]
+) -> None:
     """Write one model; holds one tensor at a time. Model 0 is the base."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -114,15 +129,16 @@ def _write_weights(path: Path, shape: Shape, model: int) -> None:
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
         for number, dims in enumerate(shape.tensors().values()):
-            weight = _noise(dims, WEIGHT_STD, seed=number)
+            weight = normal(dims, WEIGHT_STD, seed=number)
             if len(dims) == 1:
                 weight += 1  # norms
             if model:
-                weight += _noise(dims, UPDATE_STD, seed=number + 1_000_000 * model)
+                weight += update(dims, number + 1_000_000 * model)
             file.write(weight.to(torch.bfloat16).view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _noise(shape: tuple[int, ...], std: float, seed: int) -> torch.Tensor:
+def normal(shape: tuple[int, ...], std: float, seed: int) -> torch.Tensor:
+    """Return independent normal numbers."""
     return torch.empty(shape).normal_(0, std, generator=torch.Generator().manual_seed(seed))

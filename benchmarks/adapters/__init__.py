@@ -1,0 +1,1 @@
+"""Methods on singular vectors: whole merges, and single matrices beside plain decompositions."""

@@ -1,0 +1,172 @@
+"""Shows the results: tables in the terminal, Markdown, and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+__all__ = ["adapter_tables", "checkpoint_tables", "markdown", "plot", "show"]
+
+Rows = tuple[str, list[str], list[list[str]]]
+"""A heading, the columns, and the cells."""
+
+
+def adapter_tables(results: Mapping[str, Any]) -> list[Rows]:
+    """Return the tables of the first part: whole merges, and single modules."""
+    whole = [
+        [name, f"{run['seconds']:.1f}", _gb(run), f"{run['bytes_written'] / 1e6:.0f}"]
+        for name, run in results["merges"].items()
+    ]
+    single = [
+        [
+            name,
+            _size(size),
+            f"{one['ours']:.3g}",
+            "–" if one["plain"] is None else f"{one['plain']:.3g}",
+            "–" if one["plain"] is None else f"{one['plain'] / one['ours']:.0f}×",
+            ", ".join(_step(step, times) for step, times in one["route"].items()),
+        ]
+        for size, rows in results["matrices"].items()
+        for name, one in rows.items()
+    ]
+    whole_title = (
+        f"{results['adapters']} adapters of rank {results['rank']} on {results['modules']} modules "
+        f"({results['layers']} blocks of a {results['size']} Llama) into one adapter"
+    )
+    columns = ["method", "module", "submerge s", "plain s", "ratio", "plain route"]
+    return [
+        (whole_title, ["method", "s", "peak GB", "written MB"], whole),
+        ("One module, beside plain decompositions", columns, single),
+    ]
+
+
+def checkpoint_tables(results: Mapping[str, Any]) -> list[Rows]:
+    """Return the tables of the second part."""
+    whole = [
+        [name, spectrum, f"{run['seconds']:.1f}", _gb(run)]
+        for spectrum, found in results["spectra"].items()
+        for name, run in found["merges"].items()
+    ]
+    single, spectra = [], []
+    for spectrum, found in results["spectra"].items():
+        for size, entry in found["matrices"].items():
+            spectra.append(
+                [spectrum, _size(size), ", ".join(f"{k} {v:.3f}" for k, v in entry["spectrum"].items())]
+            )
+            for name, one in entry["merges"].items():
+                cells = [f"{one['ours']:.3g}", f"{entry['svds']:.3g}", f"{entry['svds'] / one['ours']:.1f}×"]
+                errors = [f"{one['error_of_weight']:.1e}", f"{one['error_of_update']:.1e}"]
+                single.append([name, spectrum, _size(size), *cells, *errors])
+    title = (
+        f"3 fine-tunes, {results['layers']} blocks of a {results['size']} Llama "
+        f"({results['parameters'] / 1e6:.3g} M parameters), into a checkpoint"
+    )
+    columns = ["method", "updates", "weight", "submerge s", "3 SVDs s", "ratio", "error of θ", "error of Δ"]
+    return [
+        (title, ["method", "updates", "s", "peak GB"], whole),
+        ("One weight, beside a plain SVD of every update", columns, single),
+        ("The updates' singular values", ["updates", "weight", "spectrum"], spectra),
+    ]
+
+
+NOTES = {
+    "adapters": (
+        "Whole merges: `submerge merge --as adapter --max-memory 2GB` as a process, from the start of Python "
+        "on. Peak GB is the largest resident set; in brackets without mapped files (sampled). One "
+        "module: median of 3 in one process, {threads} threads. Plain route: the decompositions and products "
+        "of whole matrices that the authors' code does for one module, in float32 with torch.linalg and "
+        "{threads} threads; each operation was timed once and counts as often as it is done. – : a step of "
+        "more than 6e12 operations was left out."
+    ),
+    "checkpoints": (
+        "Whole merges: `submerge merge --max-memory 2GB` as a process. One weight: {threads} threads, one "
+        "run; the plain side is torch.linalg.svd of every update in float32, and the errors are those "
+        "against the method's formula by plain SVDs, relative to ‖θ‖ and to ‖Δ‖."
+    ),
+}
+
+
+def show(tables: Sequence[Rows]) -> list[Table]:
+    """Return the tables for the terminal."""
+    shown = []
+    for title, columns, rows in tables:
+        table = Table(title=title, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+        for name in columns:
+            table.add_column(name)
+        for row in rows:
+            table.add_row(*row)
+        shown.append(table)
+    return shown
+
+
+def markdown(part: str, results: Mapping[str, Any], tables: Sequence[Rows]) -> str:
+    """Return a page that says how it was made."""
+    machine = results["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items() if number)
+    lines = [
+        f"# Methods on singular vectors: {part}",
+        "",
+        f"Made by `{results['command']}` on {results['date']}.",
+        "",
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB memory; {machine['system']}, "
+        f"Python {machine['python']}, {versions}. Load before the start: {results['load_before']:.2f}.",
+        "",
+    ]
+    for title, columns, rows in tables:
+        lines += [f"## {title}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in rows]
+        lines.append("")
+    return "\n".join([*lines, NOTES[part].format(**results), ""])
+
+
+def plot(tables: Sequence[Rows], path: Path) -> None:
+    """Draw the seconds of whole merges, and of single matrices beside the plain ones."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    (title, columns, whole), (_, names, single), *_ = tables
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 1.5 + 0.4 * max(len(whole), len(single))))
+    at = columns.index("s")
+    labels = [", ".join(row[:at]) for row in whole]
+    bars = left.barh(labels, [float(row[at]) for row in whole], color="#1f6feb")
+    left.bar_label(bars, padding=3)
+    left.set_xlabel("seconds for the whole process")
+    left.set_title(title, fontsize=9)
+    ours, theirs = names.index("submerge s"), names.index("submerge s") + 1
+    for place, (column, colour) in enumerate(((theirs, "#9aa5b1"), (ours, "#1f6feb"))):
+        values = [0.0 if row[column] == "–" else float(row[column]) for row in single]
+        rows = [number + 0.4 * place - 0.2 for number in range(len(single))]
+        bars = right.barh(rows, values, 0.38, color=colour, label=names[column].removesuffix(" s"))
+        right.bar_label(bars, [f"{v:.3g}" if v else "" for v in values], padding=3, fontsize=7)
+    right.set_yticks(range(len(single)), [", ".join(row[:ours]) for row in single], fontsize=8)
+    right.set_xscale("log")
+    right.set_xlabel("seconds for one matrix, logarithmic")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.invert_yaxis()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0.14)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _gb(run: Mapping[str, Any]) -> str:
+    peak, private = run["peak_bytes"] / 1e9, run["private_bytes"]
+    return f"{peak:.2f}" + (f" ({private / 1e9:.2f})" if private is not None else "")
+
+
+def _size(text: str) -> str:
+    return text.replace("x", "×")
+
+
+def _step(step: str, times: int) -> str:
+    kind, _, size = step.partition(" ")
+    names = {"svd": "SVD", "eigh": "eigh", "gram": "Gram"}
+    return (f"{times} " if times > 1 else "") + f"{names[kind]} {_size(size)}"
