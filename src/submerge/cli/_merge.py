@@ -114,6 +114,7 @@ class _Bar:
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
                 transient=True,
+                auto_refresh=False,  # its thread would keep the merge from forking
             )
             self.bar.start()
             self.task = self.bar.add_task("merging", total=None, rate="")
@@ -125,6 +126,7 @@ class _Bar:
             self.bar.update(
                 self.task, completed=progress.written, total=progress.total, rate=f"{rate / 1e9:.2f} GB/s"
             )
+            self.bar.refresh()
 
     def __exit__(self, *_: object) -> None:
         if not self.hidden:
@@ -171,5 +173,5 @@ _TREATED = {
     "merge": "merged",
     "keep": "kept (integer or boolean)",
     "base": "taken from the base by rule",
-    "drop": "without a place",
+    "drop": "left to the base",
 }

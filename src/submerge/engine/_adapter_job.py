@@ -45,7 +45,8 @@ class AdapterJob(MatrixJob):
         assert self.adapter is not None
         plan = self.plan
         if plan.treatment == "drop":
-            return TaskRecord(self.index, 0, "", [], figures={"left_out": self._difference()})
+            lost = self._difference()
+            return TaskRecord(self.index, 0, "", [], figures={"left_out": lost} if lost else {})
         if plan.module is None:
             self.adapter.whole(plan, self._in_memory(space, whole=True))
             return TaskRecord(self.index, 0, "", [])
