@@ -9,7 +9,7 @@ import torch
 
 from submerge.algebra import Dense, LowRank, Streamed, Update, factored, weighted_sum
 from submerge.engine._job import Job, Task, count_nonfinite, ranges
-from submerge.engine._matrix import MatrixJob
+from submerge.engine._matrix import MatrixJob, decomposing
 from submerge.engine._patch import Product
 from submerge.engine._record import TaskRecord
 from submerge.engine._tensor import TensorPlan
@@ -47,22 +47,25 @@ class AdapterJob(MatrixJob):
         if plan.treatment == "drop":
             lost = self._difference()
             return TaskRecord(self.index, 0, "", [], figures={"left_out": lost} if lost else {})
+        bad: dict[int, int] = {}
         if plan.module is None:
-            self.adapter.whole(plan, self._in_memory(space, whole=True))
-            return TaskRecord(self.index, 0, "", [])
-        merged = self.merged(space)
+            self.adapter.whole(plan, self._in_memory(space, bad, whole=True))
+            return TaskRecord(self.index, 0, "", [], bad)
+        merged = self._merged(space, bad)
+        if bad:  # such an update has no factors
+            return TaskRecord(self.index, 0, "", [], bad)
         rank = self.form.rank
         if rank is None and isinstance(merged.update, Dense) and all(i.relative for i in plan.inputs):
             patches = [feed.patch for feed in self._feeds]
             rank = sum(patch.factors.rank for patch in patches if isinstance(patch, Product))
-        found = factored(merged.update, rank, self.form.energy)
+        with decomposing(plan.name):
+            found = factored(merged.update, rank, self.form.energy)
         figures = {
             **merged.figures,
             "rank": found.update.rank,
             "kept_by_rank": found.kept,
             "error": _error(merged.update, found.update, self.dtype),
         }
-        bad = {}
         if isinstance(found.update, LowRank):
             left, right = found.update.left, found.update.right
             self.adapter.factors(plan, left, right)
@@ -70,12 +73,12 @@ class AdapterJob(MatrixJob):
                 bad = {-1: count}
         return TaskRecord(self.index, 0, "", [], bad, figures=figures)
 
-    def merged(self, space: Workspace) -> Merged:
+    def _merged(self, space: Workspace, bad: dict[int, int]) -> Merged:
         method = self.plan.method
         assert method is not None
         if self.plan.matrix or method.coefficients is not None:
-            return super().merged(space)
-        return Merged(Dense(self._in_memory(space, whole=False).view(self.plan.sides)))
+            return self.merged(space)
+        return Merged(Dense(self._in_memory(space, bad, whole=False).view(self.plan.sides)))
 
     def _difference(self) -> float:
         """Return the largest ‖Δ_t‖ of what has no place in an adapter."""
@@ -87,8 +90,11 @@ class AdapterJob(MatrixJob):
                 squares[t] += float(found.double().square().sum())
         return float(max(squares) ** 0.5)
 
-    def _in_memory(self, space: Workspace, *, whole: bool) -> torch.Tensor:
-        """Return what the method gives in one tensor: new values, or the update alone."""
+    def _in_memory(self, space: Workspace, bad: dict[int, int], *, whole: bool) -> torch.Tensor:
+        """Return what the method gives in one tensor: new values, or the update alone.
+
+        `bad` counts the NaN and Inf that are met, as a record does.
+        """
         code = "F64" if self._compute == torch.float64 else "F32"
         out = torch.empty(self.plan.shape, dtype=self._compute)
         job = (MatrixJob if self.plan.matrix else Job)(
@@ -105,7 +111,10 @@ class AdapterJob(MatrixJob):
         tasks = job.begin()
         while tasks:
             for task in tasks:
-                done = job.deliver(task, job.work(task, space))
+                result = job.work(task, space)
+                done = job.deliver(task, result)
+                for where, count in result.nonfinite.items() if isinstance(result, TaskRecord) else ():
+                    bad[where] = bad.get(where, 0) + count
             tasks = job.proceed() if done else []
         return out
 

@@ -75,6 +75,8 @@ class AdapterRun(Run):
                 device=device,
                 tick=tick,
             )
+            if self.nonfinite() and not plan.settings.allow_nonfinite:
+                return  # and be refused
             if not writer.rank:
                 what = "every merged update is zero: there is nothing for an adapter to hold"
                 raise WorkError(f"{self.output.out}: {what} — look at the models and their weights")

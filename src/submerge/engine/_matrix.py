@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +18,22 @@ from submerge.engine._workspace import Workspace
 from submerge.errors import WorkError
 from submerge.methods import Merged
 
-__all__ = ["HELD", "MatrixJob", "elements"]
+__all__ = ["HELD", "MatrixJob", "decomposing", "elements"]
 
 HELD = 1 << 27
 """Elements of dense updates that are held in memory; more are read anew whenever they are needed.
 A constant, for it decides how sums are grouped."""
+
+
+@contextmanager
+def decomposing(name: str) -> Iterator[None]:
+    """Turn torch's failure to decompose a tensor into a `WorkError` that names it."""
+    try:
+        yield
+    except LinAlgError as error:
+        what = "its singular vectors cannot be computed"
+        hint = "do the inputs hold NaN or Inf?"
+        raise WorkError(f"tensor {name}: {what} ({error}) — {hint}") from error
 
 
 @dataclass
@@ -48,16 +61,12 @@ class MatrixJob(Job):
         """Return what the method makes of the updates; raise `WorkError` where they cannot be decomposed."""
         method = self.plan.method
         assert method is not None
-        try:
+        with decomposing(self.plan.name):
             bank = self.bank()
             if method.matrix is not None:
                 return method.matrix(bank, self.plan.spec, self.plan.values)
             assert method.coefficients is not None
             return Merged(weighted_sum(bank, list(method.coefficients(self.plan.values))))
-        except LinAlgError as error:
-            what = "its singular vectors cannot be computed"
-            hint = "do the inputs hold NaN or Inf?"
-            raise WorkError(f"tensor {self.plan.name}: {what} ({error}) — {hint}") from error
 
     def bank(self) -> list[Update]:
         """Return each input's update."""
