@@ -26,8 +26,8 @@ def adapter_tables(results: Mapping[str, Any]) -> list[Rows]:
             name,
             _size(size),
             f"{one['ours']:.3g}",
-            "–" if one["plain"] is None else f"{one['plain']:.3g}",
-            "–" if one["plain"] is None else f"{one['plain'] / one['ours']:.0f}×",
+            _bound(one) + f"{one['plain']:.3g}",
+            _bound(one) + f"{one['plain'] / one['ours']:.0f}×",
             ", ".join(_step(step, times) for step, times in one["route"].items()),
         ]
         for size, rows in results["matrices"].items()
@@ -79,8 +79,9 @@ NOTES = {
         "on. Peak GB is the largest resident set; in brackets without mapped files (sampled). One "
         "module: median of 3 in one process, {threads} threads. Plain route: the decompositions and products "
         "of whole matrices that the authors' code does for one module, in float32 with torch.linalg and "
-        "{threads} threads; each operation was timed once and counts as often as it is done. – : a step of "
-        "more than 6e12 operations was left out."
+        "{threads} threads; each operation was timed once and counts as often as it is done. ≥: a step of "
+        "more than 3e12 operations was not done; the SVD of one update stands for a larger one, and nothing "
+        "for another step."
     ),
     "checkpoints": (
         "Whole merges: `submerge merge --max-memory 2GB` as a process. One weight: {threads} threads, one "
@@ -140,7 +141,7 @@ def plot(tables: Sequence[Rows], path: Path) -> None:
     left.set_title(title, fontsize=9)
     ours, theirs = names.index("submerge s"), names.index("submerge s") + 1
     for place, (column, colour) in enumerate(((theirs, "#9aa5b1"), (ours, "#1f6feb"))):
-        values = [0.0 if row[column] == "–" else float(row[column]) for row in single]
+        values = [float(row[column].removeprefix("≥ ")) for row in single]
         rows = [number + 0.4 * place - 0.2 for number in range(len(single))]
         bars = right.barh(rows, values, 0.38, color=colour, label=names[column].removesuffix(" s"))
         right.bar_label(bars, [f"{v:.3g}" if v else "" for v in values], padding=3, fontsize=7)
@@ -155,6 +156,10 @@ def plot(tables: Sequence[Rows], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _bound(one: Mapping[str, Any]) -> str:
+    return "" if one["plain_is_whole"] else "≥ "
 
 
 def _gb(run: Mapping[str, Any]) -> str:
