@@ -240,7 +240,7 @@ def test_a_rank_asks_for_an_adapter(toys):
     given = source | {"output": {"rank": 4}}
     assert load_recipe(given, methods=toys).output == OutputForm("adapter", 4)
     assert load_recipe(given, methods=toys, output={"as": "checkpoint"}).output == OutputForm()
-    with pytest.raises(RequestError, match="a rank is given for a checkpoint"):
+    with pytest.raises(RequestError, match="'rank' is given for a checkpoint"):
         load_recipe(given, methods=toys, output={"as": "checkpoint", "rank": 4})
 
 
@@ -250,7 +250,7 @@ def test_a_rank_asks_for_an_adapter(toys):
         ("adapter", "'output' is a mapping, not 'adapter'"),
         ("{as: lora}", "the output's form is 'lora'"),
         ("{as: adapter, rank: 0}", "rank is a positive whole number, not 0"),
-        ("{as: checkpoint, rank: 4}", "a rank is given for a checkpoint"),
+        ("{as: checkpoint, rank: 4}", "'rank' is given for a checkpoint"),
         ("{from: a}", "unknown key 'from'"),
     ],
 )

@@ -47,8 +47,11 @@ def check_target(plan: MergePlan, out: Path, overwrite: bool) -> None:
         reason = getattr(error, "strerror", None) or error
         raise RequestError(Problem(f"the output cannot be looked at ({reason})", str(out), hint)) from error
     problems = []
-    places = [(model.label, path.resolve()) for model in plan.models for path in model.places]
-    for label, place in dict.fromkeys(places):
+    places: dict[Path, str] = {}
+    for model in plan.models:
+        for path in model.places:
+            places.setdefault(path.resolve(), model.label)
+    for place, label in places.items():
         family = {place, *place.parents}
         if place in target.parents or target in family or target.parent / (target.name + SUFFIX) in family:
             what = f"the output would lie in, or over, the input {label or place}"

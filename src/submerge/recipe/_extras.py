@@ -106,15 +106,17 @@ def read_output(raw: Any, report: Report) -> OutputForm:
         report.add(f"the output's form is {show(form)}", ("output", "as"), "one of adapter, checkpoint")
         return OutputForm()
     if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
-        report.add(f"rank is a positive whole number, not {show(rank)}", ("output", "rank"))
+        hint = "write 16, say"
+        report.add(f"rank is a positive whole number, not {show(rank)}", ("output", "rank"), hint)
         rank = None
     number = isinstance(energy, (int, float)) and not isinstance(energy, bool)
     if energy is not None and not (number and 0 < energy <= 1):
-        report.add(f"energy is a share in (0, 1], not {show(energy)}", ("output", "energy"))
+        hint = "0.9 keeps nine tenths of each update's squared norm"
+        report.add(f"energy is a share in (0, 1], not {show(energy)}", ("output", "energy"), hint)
         energy = None
     for key, value in (("rank", rank), ("energy", energy)):
         if form == "checkpoint" and value is not None:
-            report.add(f"a {key} is given for a checkpoint", ("output", key), "add 'as: adapter'")
+            report.add(f"'{key}' is given for a checkpoint", ("output", key), "add 'as: adapter'")
     return OutputForm(form, rank, None if energy is None else float(energy))
 
 

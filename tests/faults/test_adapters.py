@@ -1,0 +1,223 @@
+"""Adapters that are damaged, that lie, or that do not belong together; and runs that do not end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+import submerge
+from _adapters import Tuned, make_tuned
+from _cli import ROOM as BIG
+from _cli import cli, merge, refused
+from _models import contents
+from _victim import start
+from store.helpers_adapter import State, by_hand
+
+OPTIONS = {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj", "up_proj"]}
+FORMS = ("adapter", "checkpoint")
+B = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"
+A = B.replace("lora_B", "lora_A")
+
+Change = Callable[[Path], object]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    return make_tuned(tmp_path_factory.mktemp("pair"), "llama", OPTIONS, OPTIONS | {"r": 2})
+
+
+def weights(folder: Path) -> Path:
+    return folder / "adapter_model.safetensors"
+
+
+def tensors(change: Callable[[State], object]) -> Change:
+    def rewrite(folder: Path) -> None:
+        state = load_file(weights(folder))
+        change(state)
+        save_file(state, weights(folder))
+
+    return rewrite
+
+
+def config(**fields: Any) -> Change:
+    def rewrite(folder: Path) -> None:
+        path = folder / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+    return rewrite
+
+
+def cut(count: int) -> Change:
+    return lambda folder: weights(folder).write_bytes(weights(folder).read_bytes()[:count])
+
+
+def recipe(pair: Tuned, folder: Path, where: Path, form: str, method: str = "cat", **more: Any) -> Path:
+    path = where / f"{form}.yaml"
+    made = pair.recipe(method, [folder, pair.adapters[1]], {"as": form}, **more)
+    path.write_text(yaml.safe_dump(made, sort_keys=False))
+    return path
+
+
+DAMAGED: dict[str, tuple[Change, str]] = {
+    "truncated": (cut(-100), "it is truncated"),
+    "header cut": (cut(50), "it is truncated"),
+    "empty": (cut(0), "is empty"),
+    "a pointer": (
+        lambda f: weights(f).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:a\nsize 1\n"),
+        "Git LFS pointer",
+    ),
+    "no weights": (lambda f: weights(f).unlink(), "no adapter_model.safetensors"),
+    "no configuration": (lambda f: (f / "adapter_config.json").unlink(), "holds an adapter"),
+    "no JSON": (lambda f: (f / "adapter_config.json").write_text("{"), "is not valid JSON"),
+    "a list": (lambda f: (f / "adapter_config.json").write_text("[]"), "JSON list"),
+    "LoHa": (config(peft_type="LOHA"), "only LoRA adapters"),
+    "another rank": (config(r=5), "has rank 4, but the configuration says 5"),
+    "PiSSA": (config(init_lora_weights="pissa"), "no update of it"),
+    "no magnitudes": (config(use_dora=True), "lacks a magnitude"),
+    "no B": (tensors(lambda s: s.pop(B)), "lacks its factor B"),
+    "B alone longer": (tensors(lambda s: s.update({B: torch.ones(16, 5)})), "do not fit each other"),
+    "another base": (tensors(lambda s: s.update({B: torch.ones(17, 4)})), "17, 16]"),
+    "unknown": (tensors(lambda s: s.update({"base_model.model.x.y": torch.ones(2)})), "does not account for"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("case", DAMAGED)
+def test_damaged_adapters_are_refused(case: str, form: str, pair: Tuned, tmp_path: Path) -> None:
+    change, message = DAMAGED[case]
+    shutil.copytree(pair.adapters[0], tmp_path / "a")
+    change(tmp_path / "a")
+    result = merge(recipe(pair, tmp_path / "a", tmp_path, form), tmp_path / "out")
+    assert result.code == 2, result.err
+    assert message in result.err
+    assert str(tmp_path / "a") in result.err
+    assert "Traceback" not in result.err
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.incomplete").exists()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize("method", ["cat", "ties", "ssam", "tsv_m", "iso_c", "iso_cts", "knots_ties"])
+def test_values_that_are_no_numbers(method: str, value: str, form: str, pair: Tuned, tmp_path: Path) -> None:
+    shutil.copytree(pair.adapters[0], tmp_path / "a")
+    tensors(lambda s: s[B][0, 0].fill_(float(value)))(tmp_path / "a")
+    own = {"weight": 1.0, "density": 0.5} if method == "ties" else None
+    result = merge(recipe(pair, tmp_path / "a", tmp_path, form, method, own=own), tmp_path / "out")
+    refused(result, tmp_path / "out", 1, "NaN or Inf", "model.layers.0.self_attn.q_proj.weight")
+    left = tmp_path / "out.incomplete"
+    assert not (left / "adapter_model.safetensors").exists()
+    assert not (left / "adapter_config.json").exists()
+    assert not (left / "submerge.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"), [("slerp", {"t": 0.5}), ("karcher", {}), ("passthrough", {})]
+)
+def test_methods_of_whole_weights_give_no_adapter(
+    method: str, parameters: dict[str, Any], pair: Tuned, tmp_path: Path
+) -> None:
+    models = list(pair.adapters)[: 2 if method == "karcher" else 1]
+    path = pair.written(tmp_path / "r.yaml", method=method, models=models, parameters=parameters)
+    result = merge(path, tmp_path / "out", "--as", "adapter")
+    refused(result, tmp_path / "out", 2, f"{method} merges whole weights")
+
+
+def test_requests_that_cannot_be(pair: Tuned, tmp_path: Path) -> None:
+    path = pair.written(tmp_path / "r.yaml")
+    uneven = pair.written(
+        tmp_path / "u.yaml", method="linear", own={"weight": 0.7}, parameters={"normalize": False}
+    )
+    out = tmp_path / "out"
+    for arguments, parts in {
+        (path, "--as", "checkpoint", "--rank", 2): ("'rank' is given for a checkpoint",),
+        (path, "--as", "checkpoint", "--energy", 0.5): ("'energy' is given for a checkpoint",),
+        (path, "--energy", 2): ("a share in (0, 1]",),
+        (path, "--as", "lora"): ("the output's form is 'lora'",),
+        (uneven, "--as", "adapter"): ("weights sum to 1.4", "task_arithmetic"),
+    }.items():
+        refused(cli("merge", *arguments[:1], "-o", out, *BIG, *arguments[1:]), out, 2, *parts)
+    assert cli("merge", path, "-o", out, "--rank", 0).code == 2
+    double = pair.written(tmp_path / "d.yaml", dtype="float64")
+    refused(merge(double, out, "--as", "adapter"), out, 2, "float64 is no type for an adapter")
+    nothing = pair.written(tmp_path / "z.yaml", own={"weight": 0.0})
+    refused(merge(nothing, out, "--as", "adapter"), out, 1, "every merged update is zero")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_models_that_cannot_be(form: str, pair: Tuned, tmp_path: Path) -> None:
+    full = pair.full()[0]
+    wrong: dict[str, tuple[list[Any], str | bool, str]] = {
+        "nowhere": ([tmp_path / "nix"], True, "no such file or folder"),
+        "no adapter": ([f"{pair.base}+{full}"], True, "holds no adapter"),
+        "on nothing": ([f"{tmp_path / 'nix'}+{pair.adapters[0]}", full], True, "no such file or folder"),
+        "an adapter as base": ([full], str(pair.adapters[0]), "where a model is needed"),
+        "twice": ([f"{pair.base}+{pair.adapters[0]}+{pair.adapters[1]}"], True, "more than one adapter"),
+    }
+    for name, (models, base, message) in wrong.items():
+        path = pair.written(tmp_path / f"{name}.yaml", models=models, base=base)
+        refused(merge(path, tmp_path / "out", "--as", form), tmp_path / "out", 2, message)
+
+
+def test_names_that_are_one_parameter(pair: Tuned, tmp_path: Path) -> None:
+    both = {f"{p}layers.0.q.lora_{s}.weight": torch.ones(2, 2) for p in ("", "model.") for s in "AB"}
+    folder = by_hand(
+        tmp_path / "a", both | {"q.lora_A.weight": torch.ones(()), "q.lora_B.weight": torch.ones(())}
+    )
+    path = pair.written(tmp_path / "r.yaml", models=[folder], base=False, output={"as": "adapter"})
+    refused(merge(path, tmp_path / "out"), tmp_path / "out", 2, "all stand for")
+
+
+# --- places and interruptions ---------------------------------------------------------------------
+
+
+def test_an_output_over_or_inside_an_input_is_refused(pair: Tuned, tmp_path: Path) -> None:
+    before = {place: contents(place) for place in (pair.base, *pair.adapters)}
+    for form in FORMS:
+        path = pair.written(tmp_path / f"{form}.yaml", output={"as": form})
+        for place in (pair.adapters[0], pair.adapters[1] / "x", pair.base / "x", pair.base):
+            result = merge(path, place, "--overwrite")
+            assert result.code == 2
+            assert result.err.count("would lie in, or over, the input") == 1
+    assert before == {place: contents(place) for place in (pair.base, *pair.adapters)}
+
+
+def test_an_existing_output(pair: Tuned, tmp_path: Path) -> None:
+    path, out = pair.written(tmp_path / "r.yaml", output={"as": "adapter"}), tmp_path / "out"
+    assert merge(path, out).code == 0
+    whole = contents(out)
+    result = merge(path, out)
+    assert result.code == 2
+    assert "allow --overwrite" in result.err
+    assert contents(out) == whole
+    (out / "adapter_model.safetensors").write_bytes(b"")
+    assert merge(path, out, "--overwrite").code == 0
+    assert contents(out) == whole
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "r.yaml"]
+
+
+@pytest.mark.parametrize("how", ["terminate", "kill"])
+def test_an_interrupted_run_leaves_nothing_that_looks_whole(how: str, pair: Tuned, tmp_path: Path) -> None:
+    path, out = pair.written(tmp_path / "r.yaml", output={"as": "adapter"}), tmp_path / "out"
+    left = tmp_path / "out.incomplete"
+    victim = start(["merge", path, "-o", out, "--threads", 1], tmp_path / "logs", pause=0.2)
+    while not left.exists() and victim.process.is_alive():
+        victim.process.join(0.02)
+    assert victim.process.is_alive()
+    getattr(victim.process, how)()
+    victim.wait()
+    assert not out.exists()
+    assert [p.name for p in left.iterdir()] == [".journal.jsonl"]
+    for flags in (["--resume"], []):
+        again = merge(path, out, *flags, "--overwrite")
+        assert again.code == 0, again.err
+        assert not left.exists()
+    assert submerge.verify(out).sound
