@@ -13,16 +13,12 @@ from submerge.algebra import Dense, LowRank, Streamed, Update, Zero, weighted_su
 from submerge.engine._job import Job, Task
 from submerge.engine._patch import Product
 from submerge.engine._record import TaskRecord
-from submerge.engine._tensor import Input
+from submerge.engine._tensor import HELD, Input
 from submerge.engine._workspace import Workspace
 from submerge.errors import WorkError
 from submerge.methods import Merged
 
-__all__ = ["HELD", "MatrixJob", "decomposing", "elements"]
-
-HELD = 1 << 27
-"""Elements of dense updates that are held in memory; more are read anew whenever they are needed.
-A constant, for it decides how sums are grouped."""
+__all__ = ["MatrixJob", "decomposing", "elements"]
 
 
 @contextmanager

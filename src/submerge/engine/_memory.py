@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from submerge.engine._tensor import TensorPlan, chunk_length
+from submerge.engine._tensor import HELD, TensorPlan, chunk_length
 from submerge.errors import Problem, RequestError
 from submerge.store import DTYPES
 
@@ -18,6 +18,9 @@ RESERVE = 96 << 20
 """For what is not counted by the byte: allocator slack, thread stacks, the plan's own growth."""
 COLLECTED = 1 << 20
 """Values that a search for a threshold collects for each model (see `algebra._select`)."""
+
+FACTORS, RESULTS, SQUARES = 4, 3, 6
+"""Copies of all factors, of a dense result, and of a Gram matrix that merging a matrix holds at once."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,13 @@ def budget(tensors: Sequence[TensorPlan], workers: int, max_memory: int) -> Budg
 
 
 def _worker_bytes(plan: TensorPlan) -> int:
-    """Return what one worker holds for a chunk of this tensor: buffers, temporaries, statistics."""
+    """Return what one worker holds for this tensor: buffers, temporaries, statistics, whole matrices."""
+    if plan.matrix or plan.module:
+        return _chunk_bytes(plan) + _matrix_bytes(plan)
+    return _chunk_bytes(plan)
+
+
+def _chunk_bytes(plan: TensorPlan) -> int:
     count = len(plan.inputs)
     chunk = min(chunk_length(count, plan.width), max(1, plan.numel))
     sizes = [DTYPES[i.entry.dtype].itemsize for i in plan.read]
@@ -62,6 +71,24 @@ def _worker_bytes(plan: TensorPlan) -> int:
     rows = 3 * count + 6  # the updates, masked copies of them, and sums
     held = chunk * (host + rows * value + (16 * max(sizes) if plan.width > 1 else 0))
     return held + 4 * value * count * min(COLLECTED, plan.numel)  # its parts, joined, then partitioned
+
+
+def _matrix_bytes(plan: TensorPlan) -> int:
+    """Return what one worker holds for a matrix that is merged whole: updates, bases, their products.
+
+    Factors are few. Dense updates are held in float32 (up to `HELD` elements, else a block of rows), and
+    are decomposed through float64 matrices of their short side, or of both.
+    """
+    (m, n), method = plan.sides, plan.method
+    assert method is not None  # what else would merge it
+    dense = sum(not i.relative for i in plan.inputs)
+    rank = min(m, n, sum(i.rank for i in plan.inputs))
+    factors = 8 * FACTORS * (m + n) * max(1, rank)
+    if not dense and (method.matrix is not None or method.coefficients is not None):
+        return factors
+    held = dense * m * n if dense * m * n <= HELD else 0
+    side = max(m, n) if method.both_sides else min(m, n)
+    return factors + 4 * (held + RESULTS * m * n) + 8 * SQUARES * side**2
 
 
 def resident() -> int:

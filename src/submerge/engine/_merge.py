@@ -68,7 +68,7 @@ def merge(
         bytes_written=run.bytes_written,
         reading=min(1.0, run.meter.reading / busy),
         writing=min(1.0, run.meter.writing / busy),
-        peak_memory_bytes=peak_resident(),
+        peak_memory_bytes=max(peak_resident(), run.peak),
         workers=plan.budget.workers,
         tensors=by_treatment([t.treatment for t in plan.tensors]),
         resumed=run.resumed,

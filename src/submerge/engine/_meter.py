@@ -21,6 +21,22 @@ class Meter:
     writing: float = 0.0
     _lock: Lock = field(default_factory=Lock)
 
+    def __getstate__(self) -> dict[str, float]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, float]) -> None:
+        vars(self).update(state, _lock=Lock())
+
+    def clear(self) -> None:
+        """Start from nothing."""
+        self.read = self.written = 0
+        self.reading = self.writing = 0.0
+
+    def add(self, other: Meter) -> None:
+        """Add what another meter has counted."""
+        self.add_read(other.read, other.reading)
+        self.add_written(other.written, other.writing)
+
     def source(self, inner: Source) -> Source:
         """Return a source that reads from `inner` and is counted here."""
         return _Source(inner, self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 import xxhash
 
 from submerge._version import __version__
+from submerge.engine._forked import can_fork, run_forked
 from submerge.engine._job import Job, Task, ranges
 from submerge.engine._matrix import MatrixJob
 from submerge.engine._meter import Meter
@@ -28,6 +29,8 @@ from submerge.store import DTYPES, Checkpoint, FileTable, ShardWriter, Source, T
 
 __all__ = ["CheckpointRun", "Run"]
 
+LARGE = 32
+"""A tensor of more than one part in so many is begun before the others."""
 READ_AHEAD = 1 << 24
 """Elements of the next tensor that the system is asked to read early, from each input."""
 
@@ -43,6 +46,7 @@ class Run(ABC):
     seconds: float = 0.0
     resumed: int = 0
     written: int = 0
+    peak: int = 0
 
     @abstractmethod
     def go(self, device: torch.device, progress: Callable[[Progress], None]) -> None:
@@ -171,15 +175,32 @@ class CheckpointRun(Run):
         with FileTable() as inputs, ShardWriter(self.output.folder, self.plan.shards) as writer:
             self._take_up()
             self._count_adapters()
-            run_jobs(
-                self._jobs(inputs, writer),
-                self._finished,
-                threads=self.plan.budget.workers,
-                device=device,
-                tick=tick,
-            )
+            self._run(inputs, writer, device, tick)
         tick()
         self.seconds = time.perf_counter() - begun
+
+    def _run(
+        self, inputs: FileTable, writer: ShardWriter, device: torch.device, tick: Callable[[], None]
+    ) -> None:
+        """Run the jobs that are not done: in processes where they help, else in threads."""
+        workers, tensors = self.plan.budget.workers, self.plan.tensors
+        left = [
+            i for i, t in enumerate(tensors) if len(self.records.get(i, ())) < len(ranges(t.numel, t.block))
+        ]
+        if can_fork([tensors[i].numel for i in left], workers, device):
+            share = sum(tensors[i].numel for i in left) // LARGE
+            left.sort(key=lambda i: tensors[i].numel < share)  # the large ones first, for an even end
+            self.peak = run_forked(
+                left,
+                lambda i: self._job(i, inputs, writer),
+                self._record,
+                meter=self.meter,
+                workers=workers,
+                tick=tick,
+            )
+        else:
+            jobs = (self._job(i, inputs, writer) for i in left)
+            run_jobs(jobs, self._finished, threads=workers, device=device, tick=tick)
 
     def _span(self, record: TaskRecord) -> tuple[int, int]:
         tensor = self.plan.tensors[record.tensor]
@@ -201,31 +222,31 @@ class CheckpointRun(Run):
                     self.resumed += 1
                     self.written += view.nbytes
 
-    def _jobs(self, inputs: FileTable, writer: ShardWriter) -> Iterator[Job]:
-        plan = self.plan
-        for index, tensor in enumerate(plan.tensors):
-            job = (MatrixJob if tensor.matrix else Job)(
-                index=index,
-                plan=tensor,
-                entry=self.entries[tensor.name],
-                sources=self._sources(tensor, inputs),
-                sink=self.meter.sink(writer),
-                seed=plan.recipe.seed,
-                done=frozenset(self.records.get(index, ())),
-                patches=patches_of(plan.models, tensor, inputs),
-            )
-            if len(job.done) < job.tasks_in_all:
-                for ahead in plan.tensors[index + 1 : index + 2]:
-                    for i in ahead.read:  # the disk works while this tensor is computed
-                        inputs.advise(i.entry, 0, min(i.entry.numel, READ_AHEAD))
-                yield job
+    def _job(self, index: int, inputs: FileTable, writer: ShardWriter) -> Job:
+        plan, tensor = self.plan, self.plan.tensors[index]
+        for ahead in plan.tensors[index + 1 : index + 2]:
+            for i in ahead.read:  # the disk works while this tensor is computed
+                inputs.advise(i.entry, 0, min(i.entry.numel, READ_AHEAD))
+        return (MatrixJob if tensor.matrix else Job)(
+            index=index,
+            plan=tensor,
+            entry=self.entries[tensor.name],
+            sources=self._sources(tensor, inputs),
+            sink=self.meter.sink(writer),
+            seed=plan.recipe.seed,
+            done=frozenset(self.records.get(index, ())),
+            patches=patches_of(plan.models, tensor, inputs),
+        )
 
     def _finished(self, task: Task, result: Any) -> None:
         if isinstance(result, TaskRecord):
-            self.output.journal.append(result.to_json())
-            self.records[result.tensor][result.task] = result
-            start, stop = self._span(result)
-            self.written += (stop - start) * DTYPES[task.job.entry.dtype].itemsize
+            self._record(result)
+
+    def _record(self, record: TaskRecord) -> None:
+        self.output.journal.append(record.to_json())
+        self.records[record.tensor][record.task] = record
+        start, stop = self._span(record)
+        self.written += (stop - start) * DTYPES[self.plan.tensors[record.tensor].dtype].itemsize
 
     def lines(self) -> dict[str, dict[str, Any]]:
         """Return what submerge.json says of each tensor of the output."""

@@ -15,6 +15,7 @@ from submerge.store import DTYPES, Kind, TensorEntry, vocabulary_size
 
 __all__ = [
     "CHUNK_VALUES",
+    "HELD",
     "Input",
     "Module",
     "TensorPlan",
@@ -36,6 +37,11 @@ small enough for the caches.
 A constant, for the boundaries of chunks decide how partial sums are grouped."""
 TASK_ELEMENTS = 1 << 21
 """Elements that one worker takes at a time, and that one line of the journal covers."""
+HELD = 1 << 27
+"""Elements of dense updates that are held in memory; more are read anew whenever they are needed.
+A constant, for it decides how sums are grouped."""
+
+
 _TABLE = re.compile(r"embed|wte|wpe|(^|\.)shared\.weight$|lm_head|relative_attention_bias")
 
 
@@ -44,7 +50,8 @@ class Input:
     """One model's part in one output tensor: which of its tensors is read, and why if not its own.
 
     `patch` says that the model's adapter changes the tensor. A `relative` input is an update of the
-    origin as it stands (or none, without a patch), so that no values are read for it.
+    origin as it stands (or none, without a patch), so that no values are read for it; `rank` is that of its
+    factors.
     """
 
     model: int
@@ -52,6 +59,7 @@ class Input:
     note: str = ""
     patch: bool = False
     relative: bool = False
+    rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)

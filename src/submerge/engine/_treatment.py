@@ -16,6 +16,7 @@ from submerge.recipe import Recipe, resolve
 from submerge.store import (
     DTYPES,
     Checkpoint,
+    LowRank,
     Part,
     TensorEntry,
     depths,
@@ -135,7 +136,8 @@ class _Planner:
         """Return the input as relative, where it is the origin with no more than a sum of an adapter's."""
         part = self._part(found.model, entry)
         sums = (part is None or is_relative(part)) and self._part(self.donor, entry) is None
-        return replace(found, relative=self.origin and found.entry is entry and sums)
+        rank = part.rank if isinstance(part, LowRank) else 0
+        return replace(found, relative=self.origin and found.entry is entry and sums, rank=rank)
 
     def _part(self, model: int, entry: TensorEntry) -> Part | None:
         adapter = self.models[model].adapter

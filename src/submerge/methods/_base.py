@@ -128,7 +128,8 @@ class Method:
 
     `matrix`, where there is one, merges the weight matrices whole, as `Update` objects; `plan` is then
     the rule for all other tensors (norms, biases, embeddings), and still checks the options of every
-    tensor. `coefficients` belongs to methods whose merged update is Σ c_t Δ_t with constants c_t: they
+    tensor. It decomposes Gram matrices of the short side of dense updates, or of `both_sides`.
+    `coefficients` belongs to methods whose merged update is Σ c_t Δ_t with constants c_t: they
     keep low-rank updates low-rank.
     """
 
@@ -140,6 +141,7 @@ class Method:
     plan: Callable[[TensorSpec, Values], FoldPlan]
     options: tuple[Option, ...] = ()
     matrix: MatrixFold | None = None
+    both_sides: bool = False
     coefficients: Callable[[Values], Sequence[float]] | None = None
     origin: Literal["base", "zero", "either"] = "base"
     base_is_model: bool = False

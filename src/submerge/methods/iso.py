@@ -126,6 +126,7 @@ METHODS = (
         use="As Iso-C, for many tasks: each keeps some directions of its own.",
         plan=mean_plan,
         matrix=_iso_cts,
+        both_sides=True,
         options=(
             WEIGHT,
             _SCALE,

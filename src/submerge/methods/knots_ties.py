@@ -78,6 +78,7 @@ METHODS = (
         use="LoRA adapters of different tasks: TIES in coordinates that they share.",
         plan=mean_plan,
         matrix=_matrix,
+        both_sides=True,
         options=(
             WEIGHT,
             Option(

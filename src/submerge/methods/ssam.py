@@ -146,6 +146,7 @@ METHODS = (
         use="Adapters of one base, one for a modality each: one of the same rank holds what they share.",
         plan=_plan,
         matrix=_matrix,
+        both_sides=True,
         options=(
             WEIGHT,
             Option(
