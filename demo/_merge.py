@@ -14,31 +14,45 @@ from typing import Any
 
 import yaml
 
-__all__ = ["RECIPES", "Recipe", "merge_all"]
+__all__ = ["ADAPTER_RECIPES", "RECIPES", "Recipe", "merge_all"]
 
 
 @dataclass(frozen=True, eq=False)  # a key of dicts, by identity
 class Recipe:
-    """A method and its options; `scaled` where a free factor λ multiplies the merged update."""
+    """A method and its options; `scaled` where a free factor λ multiplies the merged update.
+
+    `factor` is how the method calls λ. With `lora` it merges adapters, and into an adapter unless the
+    merge is no low-rank update (`form`).
+    """
 
     method: str
     scaled: bool = False
+    factor: str = "lambda"
+    lora: bool = False
+    form: str = "checkpoint"
     needs_base: bool = True
     each: Mapping[str, float] = field(default_factory=dict)
     shared: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Of the recipe's file, and of the folder that it is merged into."""
+        return f"lora-{self.method}" if self.lora else self.method
 
     def write(self, path: Path, base: Path, tuned: Iterable[Path], scale: float) -> None:
         """Write the recipe as YAML."""
         models: list[dict[str, Any]] = [{"model": str(model)} for model in tuned]
         if self.each:
             models = [model | {"parameters": dict(self.each)} for model in models]
-        shared = dict(self.shared) | ({"lambda": scale} if self.scaled else {})
+        shared = dict(self.shared) | ({self.factor: scale} if self.scaled else {})
         recipe: dict[str, Any] = {"merge_method": self.method}
         if self.needs_base:
             recipe["base_model"] = str(base)
         recipe["models"] = models
         if shared:
             recipe["parameters"] = shared
+        if self.form != "checkpoint":
+            recipe["output"] = {"as": self.form}
         recipe["dtype"] = "float32"
         path.write_text(yaml.safe_dump(recipe, sort_keys=False))
 
@@ -54,6 +68,15 @@ RECIPES = (
     Recipe("dare_ties", scaled=True, each={"weight": 1.0, "density": 0.7}),
     Recipe("della", scaled=True, each={"weight": 1.0, "density": 0.7, "epsilon": 0.1}),
 )
+
+ADAPTER_RECIPES = (
+    Recipe("ties", scaled=True, lora=True, each={"weight": 1.0, "density": 0.3}),
+    *(
+        Recipe(method, scaled=True, factor="scale", lora=True, form="adapter")
+        for method in ("cat", "knots_ties", "tsv_m", "ssam")
+    ),
+)
+"""Merges of LoRA adapters. TIES is no low-rank update; the others need not be made larger to be used."""
 
 
 def merge_all(jobs: Mapping[Path, Path]) -> dict[Path, dict[str, Any]]:

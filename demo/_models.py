@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from transformers import ViTConfig, ViTForImageClassification
 
 from _tasks import CLASSES, SIDE, TASKS, Split
@@ -43,14 +44,20 @@ def new_model(seed: int) -> ViTForImageClassification:
 
 
 def save(model: ViTForImageClassification, folder: Path) -> None:
-    """Save a checkpoint with its image processor's settings."""
-    model.save_pretrained(folder)
+    """Save a checkpoint with its image processor's settings.
+
+    Its tensors are called as the model's modules are, not as in older files: an adapter goes by the modules.
+    """
+    model.save_pretrained(folder, save_original_format=False)
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
 
 
-def load(folder: Path) -> ViTForImageClassification:
-    """Return the model that a folder holds, ready to be used."""
-    return ViTForImageClassification.from_pretrained(folder).eval()
+def load(folder: Path, base: Path | None = None) -> ViTForImageClassification:
+    """Return the model that a folder holds, ready to be used; an adapter's on top of its base."""
+    if not (folder / "adapter_config.json").exists():
+        return ViTForImageClassification.from_pretrained(folder).eval()
+    model = ViTForImageClassification.from_pretrained(base)
+    return PeftModel.from_pretrained(model, folder).merge_and_unload().eval()
 
 
 def logits(model: ViTForImageClassification, images: torch.Tensor) -> torch.Tensor:

@@ -21,19 +21,28 @@ from _tasks import TASKS
 __all__ = ["Row", "draw", "table"]
 
 COLOURS = {"base": "#9aa5b1", "tuned": "#9aa5b1", "own": "#2da44e", "merge": "#1f6feb"}
+COLOURS |= {"lora: tuned": "#9aa5b1", "lora: own": "#2da44e", "lora: merge": "#8250df"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model's accuracies on all tasks; `kind` is base, tuned, own or merge (see `COLOURS`).
+    """One model's accuracies on all tasks; `kind` is base, tuned, own or merge, or one with LoRA (`COLOURS`).
 
-    The row of kind `own` is no model: every task is judged with the fine-tune made for it.
+    A row of kind `own` is no model: every task is judged with the fine-tune made for it.
     """
 
     name: str
     kind: str
     scores: dict[str, float]
     scale: float | None = None
+
+    @property
+    def is_merge(self) -> bool:
+        return self.kind.endswith("merge")
+
+    @property
+    def is_lora(self) -> bool:
+        return self.kind.startswith("lora")
 
     @property
     def mean(self) -> float:
@@ -55,7 +64,7 @@ def table(rows: Sequence[Row]) -> Table:
         found.add_column(task.name, justify="right")
     found.add_column("mean", justify="right", style="bold")
     found.add_column("worst", justify="right")
-    best = max((row.mean for row in rows if row.kind == "merge"), default=0)
+    best = {kind: max(row.mean for row in rows if row.kind == kind) for kind in {row.kind for row in rows}}
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         scores = [f"{row.scores[task.name]:.1f}" for task in TASKS]
         found.add_row(
@@ -64,7 +73,7 @@ def table(rows: Sequence[Row]) -> Table:
             *scores,
             f"{row.mean:.1f}",
             f"{row.worst:.1f}",
-            style="bold cyan" if row.kind == "merge" and row.mean == best else "",
+            style="bold cyan" if row.is_merge and row.mean == best[row.kind] else "",
             end_section=following is not None and following.kind != row.kind,
         )
     return found
@@ -75,16 +84,26 @@ def draw(rows: Sequence[Row], examples: torch.Tensor, path: Path) -> None:
 
     `examples`, shape [tasks, 8, 8], are shown above the columns.
     """
-    figure = plt.figure(figsize=(13, 6.2), layout="constrained")
+    figure = plt.figure(figsize=(13, 8.6), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[1, 1.15])
-    _bars(left.subplots(), [row for row in rows if row.kind != "tuned"])
-    grid = right.add_gridspec(2, len(TASKS), height_ratios=[1, 6])
+    shown = [row for row in rows if not row.kind.endswith("tuned")]
+    whole, adapters = ([row for row in shown if row.is_lora == lora] for lora in (False, True))
+    upper, lower = left.subplots(2, height_ratios=[len(whole), len(adapters)], sharex=True)
+    _bars(upper, whole)
+    upper.set_title("full fine-tunes", loc="left", fontsize=10)
+    _bars(lower, adapters)
+    lower.set_title("LoRA adapters of rank 8", loc="left", fontsize=10)
+    lower.set_xlabel("mean accuracy over all tasks, %")
+    lower.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False)
+    grid = right.add_gridspec(2, len(TASKS), height_ratios=[1, 9])
     for column, image in enumerate(examples):
         axes = right.add_subplot(grid[0, column])
         axes.imshow(image, cmap="gray", vmin=0, vmax=1)
         axes.set_axis_off()
     _heat_map(right.add_subplot(grid[1, :]), rows)
-    figure.suptitle("Four fine-tunes of one vision transformer merged into one model", fontsize=14)
+    figure.suptitle(
+        "Four fine-tunes of one vision transformer merged into one model, whole and as adapters", fontsize=14
+    )
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -107,9 +126,7 @@ def _bars(axes: plt.Axes, rows: Sequence[Row]) -> None:
     axes.set_yticks(places, [_label(r) for r in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
-    axes.set_xlabel("mean accuracy over all tasks, %")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)
 
 
 def _heat_map(axes: plt.Axes, rows: Sequence[Row]) -> None:

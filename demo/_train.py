@@ -6,15 +6,17 @@ import math
 from collections.abc import Callable
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import ViTForImageClassification
 
 from _models import logits, new_model
 from _tasks import Split, Task
 
-__all__ = ["finetune", "pretrain"]
+__all__ = ["finetune", "finetune_adapter", "pretrain"]
 
 PRETRAIN_STEPS, PRETRAIN_RATE = 2300, 1.5e-3
 TUNE_STEPS, TUNE_RATE = 120, 1e-3
+LORA_STEPS, LORA_RATE, LORA_RANK = 120, 5e-3, 8
 BATCH = 64
 WILD_SHARE = 0.65
 
@@ -38,8 +40,24 @@ def finetune(model: ViTForImageClassification, train: Split, task: Task) -> None
     _fit(model, train, lambda x, g: task.view(_vary(x, g, 0)), TUNE_STEPS, TUNE_RATE, decay=0.0)
 
 
+def finetune_adapter(model: ViTForImageClassification, train: Split, task: Task) -> PeftModel:
+    """Return the base with a LoRA adapter on all its linear maps but the head, trained on one view."""
+    torch.manual_seed(0)  # every adapter starts from the same factors
+    config = LoraConfig(
+        r=LORA_RANK, lora_alpha=LORA_RANK, target_modules="all-linear", exclude_modules=["classifier"]
+    )
+    tuned = get_peft_model(model, config)
+    _fit(tuned, train, lambda x, g: task.view(_vary(x, g, 0)), LORA_STEPS, LORA_RATE, decay=0.0)
+    return tuned
+
+
 def _fit(
-    model: ViTForImageClassification, train: Split, augment: Augment, steps: int, rate: float, decay: float
+    model: ViTForImageClassification | PeftModel,
+    train: Split,
+    augment: Augment,
+    steps: int,
+    rate: float,
+    decay: float,
 ) -> None:
     draw = torch.Generator().manual_seed(0)
     weights = [p for p in model.parameters() if p.requires_grad]

@@ -1,7 +1,7 @@
 """Merges four fine-tunes of a small vision transformer, and shows what each method keeps of them.
 
-Run it: `python demo/digits.py`. It trains the models (CPU, about a minute), merges them with the
-`submerge` command, and judges every merge on held-out images. All it makes lies in `demo/out`.
+Run it: `python demo/digits.py`. It trains the models and LoRA adapters (CPU, about two minutes), merges
+them with the `submerge` command, and judges every merge on held-out images. All it makes lies in `demo/out`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import shlex
 import shutil
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,11 +21,11 @@ from rich.console import Console
 from transformers import ViTForImageClassification
 from transformers.utils import logging as transformers_logging
 
-from _merge import RECIPES, Recipe, merge_all
+from _merge import ADAPTER_RECIPES, RECIPES, Recipe, merge_all
 from _models import accuracies, load, save
 from _report import Row, draw, table
-from _tasks import BASE_TASK, TASKS, TUNED_TASKS, Split, load_splits
-from _train import finetune, pretrain
+from _tasks import BASE_TASK, TASKS, TUNED_TASKS, Split, Task, load_splits
+from _train import finetune, finetune_adapter, pretrain
 
 OUT = Path(__file__).resolve().parent / "out"
 SCALES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5)
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--reuse", action="store_true", help="keep the models that an earlier run trained")
     options = parser.parse_args()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(1)  # the same sums everywhere; for so small a model more threads gain nothing
@@ -47,15 +49,21 @@ def main() -> None:
     train, validation, test = load_splits()
     models = _train_all(options.out / "models", train, options.reuse, console)
     base = load(models[BASE_TASK.name])
-    own = {task.name: accuracies(load(models[task.name]), test) for task in TASKS}
-    rows = [
-        Row("base", "base", own[BASE_TASK.name]),
-        *(Row(f"tuned: {task.name}", "tuned", own[task.name]) for task in TUNED_TASKS),
-        Row("own model each", "own", {name: scores[name] for name, scores in own.items()}),
-    ]
+    upright = accuracies(base, test)
+    rows = [Row("base", "base", upright)]
     merged = _merge_all(options.out, models, base, validation, console)
-    for recipe, (folder, scale) in merged.items():
-        rows.append(Row(recipe.method, "merge", accuracies(load(folder), test), scale))
+    for lora in (False, True):
+        own = {BASE_TASK.name: upright}
+        for task in TUNED_TASKS:
+            own[task.name] = accuracies(_load(models, models[_tuned(task, lora)]), test)
+        mark, word = ("lora: ", "adapter") if lora else ("", "tuned")
+        rows += [Row(f"{word}: {task.name}", f"{mark}tuned", own[task.name]) for task in TUNED_TASKS]
+        each = {name: scores[name] for name, scores in own.items()}
+        rows.append(Row(f"own {'adapter' if lora else 'model'} each", f"{mark}own", each))
+        for recipe, (folder, scale) in merged.items():
+            if recipe.lora == lora:
+                scores = accuracies(_load(models, folder), test)
+                rows.append(Row(recipe.name, f"{mark}merge", scores, scale))
 
     console.print(table(rows))
     picture = options.out / "demo.png"
@@ -69,8 +77,8 @@ def main() -> None:
 
 
 def _train_all(folder: Path, train: Split, reuse: bool, console: Console) -> dict[str, Path]:
-    """Return task -> folder of the model trained for it; the base's under the task it is good at."""
-    models = {task.name: folder / task.name for task in TUNED_TASKS}
+    """Return name -> folder of the models and adapters; the base's under the task it is good at."""
+    models = {name: folder / name for task in TUNED_TASKS for name in (_tuned(task), _tuned(task, lora=True))}
     models[BASE_TASK.name] = folder / "base"
     if reuse and all(path.exists() for path in models.values()):
         return models
@@ -85,9 +93,26 @@ def _train_all(folder: Path, train: Split, reuse: bool, console: Console) -> dic
             started = time.perf_counter()
             tuned = copy.deepcopy(base)
             finetune(tuned, train, task)
-            save(tuned, models[task.name])
-        console.print(f"Fine-tuned on {task.name} digits in {time.perf_counter() - started:.0f} s.")
+            save(tuned, models[_tuned(task)])
+            whole = time.perf_counter()
+            finetune_adapter(copy.deepcopy(base), train, task).save_pretrained(
+                models[_tuned(task, lora=True)]
+            )
+        console.print(
+            f"Fine-tuned on {task.name} digits in {whole - started:.0f} s, "
+            f"an adapter in {time.perf_counter() - whole:.0f} s."
+        )
     return models
+
+
+def _tuned(task: Task, lora: bool = False) -> str:
+    """Return the name of the fine-tune for a task."""
+    return f"{task.name}-lora" if lora else task.name
+
+
+def _load(models: Mapping[str, Path], folder: Path) -> ViTForImageClassification:
+    """Return the model or the adapted base that a folder holds."""
+    return load(folder, models[BASE_TASK.name])
 
 
 def _merge_all(
@@ -100,14 +125,15 @@ def _merge_all(
     """Return recipe -> folder of its merge, and its λ if it has one, chosen on validation images."""
     recipes = out / "recipes"
     recipes.mkdir(parents=True, exist_ok=True)
-    folders = {recipe: out / "merged" / recipe.method for recipe in RECIPES}
-    scales = dict.fromkeys(RECIPES, 1.0)
+    known = (*RECIPES, *ADAPTER_RECIPES)
+    folders = {recipe: out / "merged" / recipe.name for recipe in known}
+    scales = dict.fromkeys(known, 1.0)
 
     def run(chosen: list[Recipe]) -> None:
         jobs = {}
         for recipe in chosen:
-            path = recipes / f"{recipe.method}.yaml"
-            tuned = [models[task.name] for task in TUNED_TASKS]
+            path = recipes / f"{recipe.name}.yaml"
+            tuned = [models[_tuned(task, recipe.lora)] for task in TUNED_TASKS]
             recipe.write(path, models[BASE_TASK.name], tuned, scales[recipe])
             jobs[path] = folders[recipe]
         with console.status(f"merging by {len(jobs)} recipes"):
@@ -119,13 +145,13 @@ def _merge_all(
             f"({inside:.2f} s of them merging)."
         )
 
-    run(list(RECIPES))
-    scaled = [recipe for recipe in RECIPES if recipe.scaled]
+    run(list(known))
+    scaled = [recipe for recipe in known if recipe.scaled]
     with console.status("choosing scales on the validation images"):
         for recipe in scaled:
-            scales[recipe] = _best_scale(base, load(folders[recipe]), validation)
+            scales[recipe] = _best_scale(base, _load(models, folders[recipe]), validation)
     run(scaled)
-    return {recipe: (folders[recipe], scales[recipe] if recipe.scaled else None) for recipe in RECIPES}
+    return {recipe: (folders[recipe], scales[recipe] if recipe.scaled else None) for recipe in known}
 
 
 def _best_scale(base: ViTForImageClassification, merged: ViTForImageClassification, split: Split) -> float:
