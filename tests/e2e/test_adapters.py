@@ -387,6 +387,17 @@ def test_pefts_linear_has_cross_terms(plain: Tuned, tmp_path: Path) -> None:
     torch.testing.assert_close(found, cross, rtol=0, atol=CLOSE)
 
 
+@pytest.mark.parametrize("combination", ["cat", "svd"])
+def test_peft_applies_the_scale_of_rslora_twice(combination: str, tmp_path: Path) -> None:
+    """PEFT puts each scale into the factors, and then gives the sum, of rank 8, the scale 8 / √8."""
+    made = make_tuned(tmp_path, "llama", PLAIN | {"use_rslora": True}, PLAIN | {"use_rslora": True})
+    made.merge(tmp_path / "out", output=ADAPTER, base=False, own={"weight": 0.5})
+    more = {"svd_rank": 8} if combination == "svd" else {}
+    ours, theirs = made.loaded(tmp_path / "out"), weighted(made, combination, [0.5, 0.5], **more)
+    update = {n: (theirs[n] - made.state[n]) / math.sqrt(8) for n in theirs}
+    same_state({n: made.state[n] + update[n] for n in update}, ours, CLOSE)
+
+
 def test_scales_of_rslora_are_kept(two: Tuned, tmp_path: Path) -> None:
     """What comes out has no rsLoRA, for its scale alpha / √r is in the factors."""
     two.merge(tmp_path / "out", output=ADAPTER, base=False)

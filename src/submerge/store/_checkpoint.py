@@ -12,7 +12,7 @@ import torch
 
 from submerge.errors import Problem, RequestError
 from submerge.store._adapter import Adapter
-from submerge.store._choice import PICKLE_SUFFIXES, Choice, choose_weights, pickle_refusal
+from submerge.store._choice import PICKLE_SUFFIXES, Choice, HoldsAdapterError, choose_weights, pickle_refusal
 from submerge.store._config import quantised_config, unmergeable_tensors
 from submerge.store._header import TensorEntry, read_header
 from submerge.store._hub import Fetched, download_hint, fetch
@@ -84,6 +84,8 @@ def open_checkpoint(
     if isinstance(place, HubId):
         try:
             found = fetch(place.repo, place.revision, allow_pickle=allow_pickle, weights=download)
+        except HoldsAdapterError:
+            raise
         except RequestError as error:
             near = sibling_hint(spec, root)
             raise RequestError([*error.problems, *([Problem(near, spec)] if near else [])]) from None

@@ -1,0 +1,49 @@
+"""Adapters on the Hub, whose configuration names a base on the Hub."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from _adapters import make_tuned, same_state
+from _hub_server import Hub, serving
+from _models import read
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def submerge(hub: Hub, folder: Path, *arguments: str, **environment: str) -> str:
+    settings = {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(folder / "cache"), "HF_HUB_DISABLE_XET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "submerge", *arguments],
+        cwd=folder,
+        env=os.environ | {"NO_PROXY": "*", "no_proxy": "*"} | settings | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_an_adapter_and_its_base_are_fetched(tmp_path: Path) -> None:
+    made = make_tuned(tmp_path / "made", "llama", {"r": 2, "target_modules": ["q_proj"]})
+    path = made.adapters[0] / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "org/base"}))
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("merge_method: linear\nmodels: [{model: org/lora, parameters: {weight: 1}}]\n")
+    with serving({"org/base": made.base, "org/lora": made.adapters[0]}) as hub:
+        plan = json.loads(submerge(hub, tmp_path, "plan", "r.yaml", "--json"))
+        assert hub.whole(WEIGHTS) == hub.whole("/model.safetensors") == 0
+        assert {found["model"] for found in plan["models"]} == {"org/lora"}
+        submerge(hub, tmp_path, "merge", "r.yaml", "-o", "merged", "-q")
+        assert hub.whole(WEIGHTS) == hub.whole("/model.safetensors") == 1
+        hub.asked.clear()
+        submerge(hub, tmp_path, "merge", "r.yaml", "-o", "lora", "-q", "--as", "adapter", HF_HUB_OFFLINE="1")
+        assert not hub.asked
+    same_state(read(tmp_path / "merged"), made.merged[0], 1e-5)
+    same_state(made.loaded(tmp_path / "lora"), made.merged[0], 1e-5)
+    manifest = json.loads((tmp_path / "merged" / "submerge.json").read_text())
+    assert "revision" in manifest["models"][0]["adapter"]
