@@ -75,7 +75,7 @@ DAMAGED: dict[str, tuple[Change, str]] = {
         "Git LFS pointer",
     ),
     "no weights": (lambda f: weights(f).unlink(), "no adapter_model.safetensors"),
-    "no configuration": (lambda f: (f / "adapter_config.json").unlink(), "holds an adapter"),
+    "no configuration": (lambda f: (f / "adapter_config.json").unlink(), "adapter_config.json is missing"),
     "no JSON": (lambda f: (f / "adapter_config.json").write_text("{"), "is not valid JSON"),
     "a list": (lambda f: (f / "adapter_config.json").write_text("[]"), "JSON list"),
     "LoHa": (config(peft_type="LOHA"), "only LoRA adapters"),

@@ -159,7 +159,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
         ("git lfs pull",),
     ),
     "pickle": (instead("pytorch_model.bin", b"x"), ("pickled", "--allow-pickle")),
-    "adapter": (instead("adapter_model.safetensors", b"x"), ("holds an adapter", "model+adapter")),
+    "adapter": (instead("adapter_model.safetensors", b"x"), ("adapter_config.json is missing", "PEFT")),
     "flax": (instead("flax_model.msgpack", b"x"), ("Flax",)),
     "no weights": (lambda f: weights(f).unlink(), ("no weights found",)),
     "no files": (empty, ("it is empty",)),

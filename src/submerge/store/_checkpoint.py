@@ -110,6 +110,8 @@ class _Weights:
         """Return the action's result, or None after noting its problems."""
         try:
             return action()
+        except HoldsAdapterError:  # this is no checkpoint that is wrong
+            raise
         except RequestError as error:
             self.problems.extend(error.problems)
             return None
