@@ -27,7 +27,7 @@ from submerge.methods import METHODS, TensorSpec
 __all__ = ["ADAPTER_MERGES", "CHECKPOINT_MERGES", "Bench", "Merge"]
 
 MEMORY = "2GB"
-TIMES = 3
+TIMES = 9
 """Runs of our own method on one matrix of adapters; the median counts."""
 
 

@@ -77,7 +77,7 @@ NOTES = {
     "adapters": (
         "Whole merges: `submerge merge --as adapter --max-memory 2GB` as a process, from the start of Python "
         "on. Peak GB is the largest resident set; in brackets without mapped files (sampled). One "
-        "module: median of 3 in one process, {threads} threads. Plain route: the decompositions and products "
+        "module: median of 9 in one process, {threads} threads. Plain route: the decompositions and products "
         "of whole matrices that the authors' code does for one module, in float32 with torch.linalg and "
         "{threads} threads; each operation was timed once and counts as often as it is done. ≥: a step of "
         "more than 3e12 operations was not done; the SVD of one update stands for a larger one, and nothing "

@@ -65,16 +65,17 @@ def read_through(files: Iterable[Path]) -> None:
 
 
 class _Memory:
-    """Samples a process's memory until it ends.
+    """Samples the memory of a process and of its children until it ends.
 
-    The kernel's own high-water mark (VmHWM) only grows, so that a sample misses no peak but one in
-    the last moments; the resource usage of a finished child would count its parent's memory too.
+    The kernel's own high-water mark (VmHWM) only grows, so that a sample misses no peak of a single
+    process but one in the last moments; the resource usage of a finished child would count its parent's
+    memory too. Pages that several processes share are counted once (Pss).
     """
 
     def __init__(self, pid: int) -> None:
         self.peak: int | None = None
         self.private: int | None = None
-        self._status = Path(f"/proc/{pid}/status")
+        self._pid = pid
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
@@ -86,11 +87,26 @@ class _Memory:
     def _sample(self) -> None:
         while not self._ended.wait(POLL_S):
             try:
-                text = self._status.read_text()
+                children = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split()
+                if children:
+                    texts = [_rollup(pid) for pid in (str(self._pid), *children)]
+                    held = sum(_kilobytes("Pss", text) or 0 for text in texts)
+                    own = sum(_kilobytes("Pss_Anon", text) or 0 for text in texts)
+                else:
+                    text = Path(f"/proc/{self._pid}/status").read_text()
+                    held, own = _kilobytes("VmHWM", text) or 0, _kilobytes("RssAnon", text) or 0
             except OSError:
                 return
-            self.peak = max(filter(None, (self.peak, _kilobytes("VmHWM", text))), default=None)
-            self.private = max(filter(None, (self.private, _kilobytes("RssAnon", text))), default=None)
+            self.peak = max(self.peak or 0, held) or None
+            self.private = max(self.private or 0, own) or None
+
+
+def _rollup(pid: str) -> str:
+    """Return the kernel's sum over a process' mappings; nothing for one that has just ended."""
+    try:
+        return Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return ""
 
 
 def _kilobytes(name: str, text: str) -> int | None:
