@@ -130,7 +130,7 @@ def test_a_rank_asks_for_an_adapter(made: Tuned, tmp_path: Path) -> None:
     assert result.code == 0, result.err
     assert "kept by the rank: " in result.out
     assert (tmp_path / "out" / "adapter_config.json").exists()
-    assert json.loads(cli("plan", recipe, "--energy", 0.5, *ROOM, "--json").out)["files"] == {}
+    assert "adapter_model.safetensors" in cli("plan", recipe, "--rank", 2, *ROOM).out
 
 
 def test_a_checkpoint_asks_for_no_rank(made: Tuned, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_plan_and_explain_know_adapters(method: str, base: bool, made: Tuned, tm
     assert plan["reads"] == sum((a / "adapter_model.safetensors").stat().st_size for a in made.adapters)
     explained = cli("explain", recipe, "-t", "q_proj")
     assert explained.code == 0, explained.err
-    assert explained.out.count("merge → F32") == 2
+    assert explained.out.count("merge → factors") == 2
     assert str(made.adapters[0]) in explained.out
 
 

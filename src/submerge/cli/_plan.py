@@ -66,18 +66,34 @@ def _print(plan: dict[str, Any]) -> None:
     groups = Table("tensors", "×", "shape", "reads", "writes", "treatment", box=None, pad_edge=False)
     for g in plan["groups"]:
         shape = "×".join(map(str, g["shape"])) or "scalar"
-        treatment = g["treatment"] + (f": {g['why']}" if "why" in g else "")
+        whole = " as a matrix" if "matrix" in g else ""
+        treatment = g["treatment"] + whole + (f": {g['why']}" if "why" in g else "")
         groups.add_row(g["tensors"], str(g["count"]), shape, ", ".join(g["reads"]), g["writes"], treatment)
     console.print(groups)
+    for m in plan["models"]:
+        if "adapter" in m:
+            notes = "; ".join(m["adapter"]["notes"])
+            console.print(
+                f"adapter     {m['model']}: {m['adapter']['parts']} parts" + (f"; {notes}" if notes else "")
+            )
     for line in plan["vocabulary"]:
         console.print("vocabulary ", line)
     for line in plan["warnings"]:
         console.print(Text("warning ", "yellow"), line)
+    if not plan["files"]:
+        typer.echo(f"reads    {size(plan['reads'])}")
+        typer.echo("writes   adapter_model.safetensors, as large as its rank turns out")
+        _costs(plan)
+        return
     files = ", ".join(f"{name} ({size(count)})" for name, count in list(plan["files"].items())[:4])
     more = f" and {len(plan['files']) - 4} more" if len(plan["files"]) > 4 else ""
     typer.echo(f"reads    {size(plan['reads'])}, once or more as the method needs")
     typer.echo(f"writes   {size(plan['writes'])} ({size(plan['free'])} free here): {files}{more}")
     typer.echo(f"carries  {_few(plan['side_files'], 8) or 'no side files'}")
+    _costs(plan)
+
+
+def _costs(plan: dict[str, Any]) -> None:
     typer.echo(f"memory   at most {size(plan['memory'])} with {plan['workers']} workers")
     typer.echo(f"time     about {plan['compute_seconds']:.1f} s of computing, and what the disk adds")
 

@@ -9,10 +9,10 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from submerge.engine._plan import MergePlan
-from submerge.engine._tensor import TensorPlan
+from submerge.engine._tensor import Input, TensorPlan
 from submerge.errors import Problem, RequestError
 from submerge.recipe import Resolved, resolve
-from submerge.store import depths
+from submerge.store import Adapter, depths
 
 __all__ = ["describe", "explain"]
 
@@ -36,6 +36,7 @@ def describe(plan: MergePlan) -> dict[str, Any]:
                 "tensors": len(model.tensors),
                 "bytes": sum(entry.nbytes for entry in model.tensors.values()),
                 **({"revision": model.revision} if model.revision else {}),
+                **({"adapter": _adapter(model.adapter)} if model.adapter else {}),
                 **({"unused": list(plan.unused[index])} if index in plan.unused else {}),
             }
             for index, model in enumerate(plan.models)
@@ -58,24 +59,39 @@ def _role(plan: MergePlan, index: int) -> str:
     return " and ".join(roles) or "files only"
 
 
+def _adapter(adapter: Adapter) -> dict[str, Any]:
+    return {"parts": len(adapter.parts), "rank": adapter.rank, "notes": list(adapter.notes)}
+
+
+def _reads(member: Input) -> str:
+    """Return what is read for one member of a fold: a dtype, an adapter's update, or both."""
+    update = f"rank {member.rank}" if member.rank else "adapter" if member.patch else ""
+    if member.relative:
+        return update or "nothing"
+    return f"{member.entry.dtype} + {update}" if update else member.entry.dtype
+
+
 def _groups(tensors: Sequence[TensorPlan]) -> list[dict[str, Any]]:
     groups: defaultdict[tuple[Any, ...], list[TensorPlan]] = defaultdict(list)
     for tensor in tensors:
         pattern = _NUMBER.sub("*", tensor.name)
-        read = tuple(dict.fromkeys(i.entry.dtype for i in tensor.read))
-        groups[pattern, tensor.treatment, tensor.shape, read, tensor.dtype, tensor.why].append(tensor)
+        read = tuple(dict.fromkeys(_reads(i) for i in tensor.members))
+        written = "factors" if tensor.module else tensor.dtype
+        key = (pattern, tensor.treatment, tensor.matrix, tensor.shape, read, written, tensor.why)
+        groups[key].append(tensor)
     return [
         {
             "tensors": pattern,
             "count": len(members),
             "shape": list(shape),
             "treatment": treatment,
+            **({"matrix": True} if matrix else {}),
             "reads": list(read),
             "writes": dtype,
             "elements": sum(m.numel for m in members),
             **({"why": why} if why else {}),
         }
-        for (pattern, treatment, shape, read, dtype, why), members in groups.items()
+        for (pattern, treatment, matrix, shape, read, dtype, why), members in groups.items()
     ]
 
 
@@ -104,15 +120,15 @@ def _explained(plan: MergePlan, tensor: TensorPlan, depth: float) -> dict[str, A
         "shape": list(tensor.shape),
         "depth": depth,
         "treatment": tensor.treatment,
-        "writes": tensor.dtype,
+        "writes": "factors" if tensor.module else tensor.dtype,
         "reads": [
             {
                 "model": plan.models[i.model].label,
                 "tensor": i.entry.name,
-                "dtype": i.entry.dtype,
+                "dtype": _reads(i),
                 **({"note": i.note} if i.note else {}),
             }
-            for i in tensor.read
+            for i in tensor.members
         ],
     }
     if tensor.why:

@@ -168,8 +168,17 @@ def _values(model: Checkpoint, manifest: Mapping[str, Any], report: VerifyReport
                 )
             if bad:
                 report.nonfinite[name] = bad
-                if name not in allowed:
+                if not any(name in (told, *_factors(told)) for told in allowed):
                     report.problems.append(f"{name}: {bad} values are NaN or Inf")
+
+
+def _factors(name: str) -> list[str]:
+    """Return the keys of an adapter's factors of a parameter."""
+    module = f"base_model.model.{name.removesuffix('.weight')}"
+    return [
+        f"{module}.{role}"
+        for role in ("lora_A.weight", "lora_B.weight", "lora_embedding_A", "lora_embedding_B")
+    ]
 
 
 def _read(entry: TensorEntry, block: int | None, model: Checkpoint, table: FileTable) -> tuple[str, int]:
