@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import shutil
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -96,6 +98,20 @@ def _pwrite_all(fd: int, data: memoryview, offset: int) -> None:
         done += os.pwrite(fd, data[done:], offset + done)
 
 
+def _find_writeback() -> Callable[[int, int, int], object]:
+    """Return what asks the system to begin writing a range to the disk; nothing where it cannot be asked."""
+    call = getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None
+    if call is None:
+        return lambda fd, offset, length: None
+    offset_t = ctypes.c_int64
+    return lambda fd, offset, length: call(fd, offset_t(offset), offset_t(length), _WRITE)
+
+
+_WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin, and do not wait
+# the last flush then finds little left: the disk has worked while values were computed
+_begin_writeback = _find_writeback()
+
+
 class ShardWriter:
     """A sink over preallocated shard files; positioned writes, so that threads can share it."""
 
@@ -119,6 +135,7 @@ class ShardWriter:
         fd = self._fds[str(entry.file)]
         try:
             _pwrite_all(fd, data.cast("B"), entry.offset + first)
+            _begin_writeback(fd, entry.offset + first, data.nbytes)
         except OSError as error:
             path = self._folder / str(entry.file)
             raise _failure(path, error, data.nbytes, f"writing tensor {entry.name}") from error
