@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 import submerge
 from _adapters import Tuned, far, make_tuned, peft_model, same_state
-from _models import ROOM, contents, read, write
-from store.helpers_adapter import CASES, stored
+from _models import ROOM, contents, quiet_transformers, read, write
+from store.helpers_adapter import CASES, MODELS, stored
 
 CLOSE = 1e-5  # float32 sums in another order, of numbers below 10
 ADAPTER = {"as": "adapter"}
@@ -438,6 +438,27 @@ def test_prefixes_of_old_and_new_versions(two: Tuned, tmp_path: Path) -> None:
         k.replace("model.", "model.language_model.", 1): v for k, v in read(tmp_path / "expected").items()
     }
     same_state(read(tmp_path / "folded"), renamed, 0)
+
+
+def test_an_adapter_keeps_its_own_names(tmp_path: Path) -> None:
+    """Checkpoints of multimodal models keep names of old versions, which PEFT would not find in a model."""
+    options = {"r": 2, "target_modules": ["q_proj", "linear_1"]}
+    made = make_tuned(
+        tmp_path, "llava", options | {"use_dora": True}, options | {"target_modules": ["q_proj"]}
+    )
+    model = MODELS["llava"](quiet_transformers())
+    model.load_state_dict(made.state)
+    model.save_pretrained(tmp_path / "old")
+    assert any(name.startswith("language_model.model.") for name in read(tmp_path / "old"))
+    model.load_state_dict(made.merged[1])
+    model.save_pretrained(tmp_path / "full")
+    total = {n: made.merged[0][n] + made.merged[1][n] - made.state[n] for n in made.state}
+    for number, second in enumerate((made.adapters[1], tmp_path / "full")):
+        out = tmp_path / f"{number}"
+        base = str(tmp_path / "old")
+        made.merge(out, models=[made.adapters[0], second], base=base, output=ADAPTER)
+        same_state(made.loaded(out), total, CLOSE)
+        assert submerge.verify(out).sound
 
 
 # --- in a live model ------------------------------------------------------------------------------

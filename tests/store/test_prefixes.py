@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from store.helpers_store import messages
 from submerge.errors import RequestError
-from submerge.store import match_names
+from submerge.store import match_names, respelling
 
 words = st.sampled_from(
     ["model", "layers", "0", "1", "mlp", "attn", "weight", "lm_head", "visual", "encoder"]
@@ -104,3 +104,16 @@ def test_refusals() -> None:
     )
     assert "layers.0.q.weight" in refused(["layers.0.q.weight"], ["visual.layers.0.q.weight"])
     assert "is not there: a.b" in refused(["a.b"], [])
+
+
+def test_other_names_are_spelled_as_known_ones_are() -> None:
+    spelled = respelling({
+        "language_model.model.layers.0.q.weight": "model.language_model.layers.0.q.weight",
+        "vision_tower.layers.0.q.weight": "model.vision_tower.layers.0.q.weight",
+        "lm_head.weight": "lm_head.weight",
+    })  # fmt: skip
+    assert spelled("language_model.model.layers.1.k.weight") == "model.language_model.layers.1.k.weight"
+    assert spelled("vision_tower.layers.0.q.weight") == "model.vision_tower.layers.0.q.weight"
+    assert spelled("lm_head.weight") == "lm_head.weight"
+    assert respelling({"a.b.weight": "a.b.weight"})("c.weight") == "c.weight"
+    assert respelling({"model.a.weight": "a.weight"})("model.b.weight") == "b.weight"

@@ -21,7 +21,7 @@ from submerge.engine._report import Progress
 from submerge.engine._run import Run
 from submerge.engine._tensor import TensorPlan
 from submerge.errors import WorkError
-from submerge.store import AdapterWriter, FileTable, LowRank, TensorEntry, read_header
+from submerge.store import AdapterWriter, FileTable, LowRank, TensorEntry, read_header, respelling
 
 __all__ = ["ADAPTER_WEIGHTS", "AdapterRun", "Modules", "agreed"]
 
@@ -30,21 +30,23 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 @dataclass(frozen=True)
 class Modules:
-    """Hands an adapter's modules to its writer."""
+    """Hands an adapter's modules to its writer, with names as `spelled` has them."""
 
     writer: AdapterWriter
+    spelled: Callable[[str], str]
 
     def factors(self, plan: TensorPlan, left: torch.Tensor, right: torch.Tensor) -> None:
         """Take the update left [m, r] · right [r, n] of a tensor."""
         module = plan.module
         assert module is not None
+        name = self.spelled(plan.name)
         self.writer.add(
-            plan.name, left, right, kind=module.kind, transposed=module.transposed, kernel=module.kernel
+            name, left, right, kind=module.kind, transposed=module.transposed, kernel=module.kernel
         )
 
     def whole(self, plan: TensorPlan, values: torch.Tensor) -> None:
         """Take new values of a whole tensor."""
-        self.writer.save(plan.name, values)
+        self.writer.save(self.spelled(plan.name), values)
 
 
 class _Nowhere:
@@ -69,7 +71,7 @@ class AdapterRun(Run):
         with FileTable() as inputs, AdapterWriter(self.output.folder) as writer:
             self._count_adapters()
             run_jobs(
-                self._adapter_jobs(inputs, Modules(writer)),
+                self._adapter_jobs(inputs, Modules(writer, self._spelling())),
                 self._finished,
                 threads=plan.budget.workers,
                 device=device,
@@ -111,6 +113,13 @@ class AdapterRun(Run):
         if isinstance(result, TaskRecord):
             self.records[result.tensor][0] = result
             self.written += task.job.plan.numel
+
+    def _spelling(self) -> Callable[[str], str]:
+        """Return how the adapters that come in, the first one first, spell the base's names."""
+        names: dict[str, str] = {}
+        for model in reversed(self.plan.models):
+            names |= model.adapter.names if model.adapter else {}
+        return respelling(names)
 
     def _base(self) -> tuple[str | None, str | None]:
         """Return the base that the adapter is for: the inputs' own if they agree, else the recipe's."""

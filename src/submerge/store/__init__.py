@@ -14,7 +14,7 @@ from submerge.store._hub import fetch
 from submerge.store._journal import JOURNAL, Journal
 from submerge.store._model import open_model, split_spec
 from submerge.store._names import depths, layer_of
-from submerge.store._prefixes import NameMatch, match_names
+from submerge.store._prefixes import NameMatch, match_names, respelling
 from submerge.store._shards import Shard, index_json, plan_shards
 from submerge.store._source import FileSource, FileTable, MemorySource, Source, file_identity
 from submerge.store._vocabulary import (
@@ -72,6 +72,7 @@ __all__ = [
     "preallocate",
     "read_header",
     "read_vocabulary",
+    "respelling",
     "side_by_side",
     "split_spec",
     "sync_file",

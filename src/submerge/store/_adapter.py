@@ -32,7 +32,8 @@ class Adapter:
     `base` and `base_revision` are what it was trained on, as its configuration says. `notes` tell what
     was recognised. `memory` holds the tensors of a pickled file, whose entries have no file. `pending`
     says that the weights of a Hub id are not downloaded yet: shapes are known, values cannot be read.
-    `whole` names what a model under it took over from it as it is, and what therefore is no part any more.
+    `whole` names what a model under it took over from it as it is, and what therefore is no part any more;
+    `names` are the adapter's own names of that model's parameters.
     """
 
     label: str
@@ -47,6 +48,7 @@ class Adapter:
     memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
     pending: bool = False
     whole: frozenset[str] = frozenset()
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rank(self) -> int:

@@ -52,7 +52,8 @@ def fit_adapter(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Adap
         f"names matched with the base: {matched.description}",
     )
     fitted = _squares(_agree(fitted, shapes, where), shapes)
-    return replace(adapter, parts=dict(sorted(fitted.items())), notes=notes)
+    names = {target: name for name, target in matched.names.items() if name in adapter.parts}
+    return replace(adapter, parts=dict(sorted(fitted.items())), notes=notes, names=names)
 
 
 def _tied_head(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> tuple[set[str], list[Problem]]:

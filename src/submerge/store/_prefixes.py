@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from submerge.errors import Problem, RequestError
 from submerge.store._problems import examples, nearest
 
-__all__ = ["NameMatch", "match_names", "same_parameters"]
+__all__ = ["NameMatch", "match_names", "respelling", "same_parameters"]
 
 # words that only say which wrapper a module sits in; versions of Transformers add, drop and swap them
 _WRAPPERS = frozenset(("base_model", "language_model", "llm", "model", "module", "thinker", "vlm"))
@@ -79,6 +79,25 @@ def same_parameters(groups: Sequence[Sequence[str]]) -> list[dict[str, str]]:
     return result
 
 
+def respelling(names: Mapping[str, str]) -> Callable[[str], str]:
+    """Return how other names are spelled where these are: a known name by itself, others by its prefix."""
+    changes: dict[str, str] = {}
+    for old, new in names.items():
+        if old != new:
+            changes.setdefault(*_prefixes(old, new))
+
+    def spelled(name: str) -> str:
+        if name in names:
+            return names[name]
+        parts = name.split(".")
+        for stop in range(len(parts) - 1, -1, -1):  # the longest prefix that is known
+            if (head := changes.get(".".join(parts[:stop]))) is not None:
+                return ".".join([*([head] if head else []), *parts[stop:]])
+        return name
+
+    return spelled
+
+
 def _plain(name: str) -> str:
     """Return the name as today's, without the wrappers before its first layer."""
     name = _TOWER.sub(r"\1", name)
@@ -138,12 +157,17 @@ def _describe(names: dict[str, str]) -> str:
     return ", ".join(listed)
 
 
-def _change(name: str, found: str) -> str:
+def _prefixes(name: str, found: str) -> tuple[str, str]:
+    """Return what is left of two names without the ending that they have in common."""
     left, right = name.split("."), found.split(".")
     while left and right and left[-1] == right[-1]:
         left.pop()
         right.pop()
-    old, new = ".".join(left), ".".join(right)
+    return ".".join(left), ".".join(right)
+
+
+def _change(name: str, found: str) -> str:
+    old, new = _prefixes(name, found)
     if old and new:
         return f"'{old}' read as '{new}'"
     return f"'{new}' put before" if new else f"'{old}' left out"
