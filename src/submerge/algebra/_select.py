@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ COLLECT_ALL = 1 << 20
 """Tensors of at most so many elements are collected whole: one pass and a partition."""
 COLLECT_MOST = 1 << 20
 """The most values that one pass collects for one rank; above, it keeps every s-th."""
+KEPT_BLOCK = 1 << 17
+"""Values in one block of those that are collected."""
 DEVIATIONS = 4.0
 """Half-width of the first bracket, in standard deviations of the sample's rank."""
 
@@ -55,14 +58,46 @@ class _Search:
 
 @dataclass
 class _Census:
-    """Counts around a bracket, and the values (every stride-th) strictly inside."""
+    """Counts around a bracket, and the values (every stride-th) strictly inside, once all are there."""
 
     above: int
     at_hi: int
     inside: int
     at_lo: int
     positive: int
-    values: Floats
+    values: Floats | None = None
+
+
+class _Kept:
+    """What many chunks leave behind, in a few blocks of one size, in no order.
+
+    Small arrays that stay between the large ones that come and go would splinter the heap, and the
+    process would grow with the tensor.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: list[Floats] = []
+        self._free = 0
+        self._lock = Lock()
+
+    def add(self, values: Floats) -> None:
+        """Copy the values in; called from any thread."""
+        with self._lock:
+            while len(values):
+                if not self._free:
+                    self._blocks.append(np.empty(KEPT_BLOCK, values.dtype))
+                    self._free = KEPT_BLOCK
+                start = KEPT_BLOCK - self._free
+                count = min(self._free, len(values))
+                self._blocks[-1][start : start + count] = values[:count]
+                self._free -= count
+                values = values[count:]
+
+    def all(self) -> Floats:
+        """Return all values, in one array."""
+        if not self._blocks:
+            return np.empty(0, np.float32)
+        return np.concatenate([*self._blocks[:-1], self._blocks[-1][: KEPT_BLOCK - self._free]])
 
 
 def _host(values: Values, chunk: Chunk, row: int) -> Floats:
@@ -100,11 +135,12 @@ class _Count(Reduction[list[_Census], list[_Census]]):
             (s.row, s.lo, s.hi, max(1, math.ceil(s.expected / COLLECT_MOST)), s.share is not None)
             for s in searches
         ]
+        self.kept = [_Kept() for _ in searches]
 
     def observe(self, chunk: Chunk) -> list[_Census]:
-        """Return the chunk's counts and collected values, a census for each bracket."""
+        """Collect the chunk's values inside each bracket, and return the counts around it."""
         result = []
-        for row, lo, hi, stride, counted in self.brackets:
+        for (row, lo, hi, stride, counted), kept in zip(self.brackets, self.kept, strict=True):
             x = _host(self.values, chunk, row)
             over = x > hi
             above = int(np.count_nonzero(over))
@@ -112,9 +148,9 @@ class _Count(Reduction[list[_Census], list[_Census]]):
             at_hi = int(np.count_nonzero(near == hi))
             at_lo = int(np.count_nonzero(near == lo)) if lo < hi else 0
             inside = near[(near > lo) & (near < hi)]
-            kept = inside if stride == 1 else inside[::stride].copy()
+            kept.add(inside[::stride])
             positive = int(np.count_nonzero(x > 0)) if counted else 0
-            result.append(_Census(above, at_hi, len(inside), at_lo, positive, kept))
+            result.append(_Census(above, at_hi, len(inside), at_lo, positive))
         return result
 
     def combine(self, parts: Sequence[list[_Census]]) -> list[_Census]:
@@ -126,9 +162,9 @@ class _Count(Reduction[list[_Census], list[_Census]]):
                 sum(c.inside for c in column),
                 sum(c.at_lo for c in column),
                 sum(c.positive for c in column),
-                np.concatenate([c.values for c in column]),
+                kept.all(),
             )
-            for column in zip(*parts, strict=True)
+            for column, kept in zip(zip(*parts, strict=True), self.kept, strict=True)
         ]
 
 
@@ -154,6 +190,7 @@ def _advance(search: _Search, census: _Census, count: int) -> None:
     """Settle the search from an exact census of its bracket, or give it the next bracket."""
     if search.share is not None and not search.settle(census.positive):
         return
+    assert census.values is not None  # combined
     below = count - census.above - census.at_hi - census.inside - census.at_lo
     rank = search.rank - census.above
     if rank <= 0:  # the answer lies above the bracket
