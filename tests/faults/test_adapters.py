@@ -119,6 +119,16 @@ def test_values_that_are_no_numbers(method: str, value: str, form: str, pair: Tu
     assert not (left / "submerge.json").exists()
 
 
+def test_no_numbers_where_nothing_is_written(pair: Tuned, tmp_path: Path) -> None:
+    """A tensor that has no place in the adapter is compared with the base's, and so looked at."""
+    made = make_tuned(tmp_path / "made", "llama", OPTIONS | {"target_modules": ["q_proj"], "lora_bias": True})
+    name = B.replace("weight", "bias")
+    tensors(lambda s: s[name][0].fill_(float("nan")))(made.adapters[0])
+    result = merge(made.written(tmp_path / "r.yaml", output={"as": "adapter"}), tmp_path / "out")
+    told = f"model.layers.0.self_attn.q_proj.bias: 1 in {made.adapters[0]}"
+    refused(result, tmp_path / "out", 1, "NaN or Inf in 1 tensor", told)
+
+
 def test_values_that_are_no_numbers_and_are_allowed(pair: Tuned, tmp_path: Path) -> None:
     shutil.copytree(pair.adapters[0], tmp_path / "a")
     tensors(lambda s: s[B][0, 0].fill_(float("nan")))(tmp_path / "a")

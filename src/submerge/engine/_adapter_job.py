@@ -44,10 +44,10 @@ class AdapterJob(MatrixJob):
     def _write(self, task: Task, space: Workspace) -> TaskRecord:
         assert self.adapter is not None
         plan = self.plan
-        if plan.treatment == "drop":
-            lost = self._difference()
-            return TaskRecord(self.index, 0, "", [], figures={"left_out": lost} if lost else {})
         bad: dict[int, int] = {}
+        if plan.treatment == "drop":
+            lost = self._difference(bad)
+            return TaskRecord(self.index, 0, "", [], bad, figures={"left_out": lost} if lost else {})
         if plan.module is None:
             self.adapter.whole(plan, self._in_memory(space, bad, whole=True))
             return TaskRecord(self.index, 0, "", [], bad)
@@ -80,15 +80,17 @@ class AdapterJob(MatrixJob):
             return self.merged(space)
         return Merged(Dense(self._in_memory(space, bad, whole=False).view(self.plan.sides)))
 
-    def _difference(self) -> float:
-        """Return the largest ‖Δ_t‖ of what has no place in an adapter."""
+    def _difference(self, bad: dict[int, int]) -> float:
+        """Return the largest ‖Δ_t‖ of what has no place in an adapter; `bad` counts its NaN and Inf."""
         squares = [0.0] * len(self.plan.inputs)
         origin = self._feeds[0] if self._origin else None
         for start, stop in ranges(self.plan.numel, BLOCK):
             for t, feed in enumerate(self._feeds[self._origin :]):
                 found = feed.difference(origin, start, stop, self._compute)
+                if count := count_nonfinite(found):
+                    bad[t + self._origin] = bad.get(t + self._origin, 0) + count
                 squares[t] += float(found.double().square().sum())
-        return float(max(squares) ** 0.5)
+        return 0.0 if bad else float(max(squares) ** 0.5)
 
     def _in_memory(self, space: Workspace, bad: dict[int, int], *, whole: bool) -> torch.Tensor:
         """Return what the method gives in one tensor: new values, or the update alone.
