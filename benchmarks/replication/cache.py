@@ -1,0 +1,72 @@
+"""Where trained models and scores lie, and how finished work is recognised."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Cache", "done", "read", "write_whole"]
+
+MARKER = "replication.json"
+"""Written last, into a finished folder: the config that it was made with, and what was measured."""
+
+
+class Cache:
+    """The folders of one suite. Nothing in them depends on where the cache lies."""
+
+    def __init__(self, root: Path, suite: str) -> None:
+        self.root = root / suite
+        self.base = self.root / "base"
+
+    @classmethod
+    def default(cls, suite: str) -> Cache:
+        """Return the cache under $SUBMERGE_CACHE, or under benchmarks/work."""
+        place = os.environ.get("SUBMERGE_CACHE")
+        root = Path(place) if place else Path(__file__).resolve().parent.parent / "work"
+        return cls(root / "replication", suite)
+
+    def heads(self, seed: int) -> Path:
+        """Return the folder of a seed's frozen heads."""
+        return self.root / f"seed{seed}" / "heads"
+
+    def specialist(self, seed: int, kind: str, task: str) -> Path:
+        """Return the folder of a trained model or adapter."""
+        return self.root / f"seed{seed}" / kind / task
+
+    def result(self, seed: int, kind: str, row: str) -> Path:
+        """Return the folder of a merge's recipe and scores, or of a ceiling's scores."""
+        return self.root / f"seed{seed}" / f"{kind}-results" / row
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """Return what the marker of a finished folder says, or None."""
+    try:
+        found: dict[str, Any] = json.loads((folder / MARKER).read_text())
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def done(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the marker if the folder was finished with this very config, else None."""
+    found = read(folder)
+    same = found is not None and found["config"] == json.loads(json.dumps(config))
+    return found if same else None
+
+
+@contextmanager
+def write_whole(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Give a folder to write to, and a mapping for what is measured; keep both only if all goes well."""
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    found: dict[str, Any] = {}
+    yield part, found
+    (part / MARKER).write_text(json.dumps({"config": config, **found}, indent=2) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)

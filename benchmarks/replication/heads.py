@@ -1,0 +1,91 @@
+"""Frozen heads like those of a zero-shot model: class means of a few examples' centred base features.
+
+    logits = 20 cos(f − μ, W_c)        f: unit feature, μ: mean of generic inputs, W_c: mean of 10 unit f − μ
+
+One scale for all tasks. A task that is scored has two anchors, made of low and of high examples, and
+predicts sigmoid(logit of high − logit of low).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
+
+from benchmarks.replication.suite import CLASSES, SCORE, Rows
+
+__all__ = ["Head", "logits", "loss", "predict", "score", "shots"]
+
+LOW_HIGH = 0.2
+"""Anchors of a scored task come from this share of the training items at either end."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The centre μ, shape [d], the class vectors, shape [C, d], the scale, and the kind of task."""
+
+    centre: torch.Tensor
+    vectors: torch.Tensor
+    kind: str = CLASSES
+    scale: float = 20.0
+
+    @classmethod
+    def of(cls, centre: torch.Tensor, examples: Sequence[torch.Tensor], **rest: Any) -> Head:
+        """Return the head whose class c has the features `examples[c]`, shape [shots, d]."""
+        means = [normalize(features - centre, dim=-1).mean(0) for features in examples]
+        return cls(centre, torch.stack(means), **rest)
+
+    def to(self, device: torch.device | str) -> Head:
+        """Return the head on a device."""
+        return Head(self.centre.to(device), self.vectors.to(device), self.kind, self.scale)
+
+
+def shots(rows: Rows, kind: str, classes: int, count: int, seed: int) -> list[Rows]:
+    """Return `count` training rows for each class, or for the low and the high anchor."""
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
+    drawn = [rows[i] for i in order]
+    if kind == SCORE:
+        ranked = sorted(drawn, key=lambda row: row[2])  # stable, so that ties stay in drawn order
+        end = max(count, int(LOW_HIGH * len(ranked)))
+        low, high = set(map(id, ranked[:end])), set(map(id, ranked[-end:]))
+        return [[row for row in drawn if id(row) in side][:count] for side in (low, high)]
+    found = [[row for row in drawn if row[2] == label][:count] for label in range(classes)]
+    if empty := [label for label, some in enumerate(found) if not some]:
+        raise ValueError(f"no training rows of classes {empty}: take more training rows")
+    return found
+
+
+def logits(head: Head, features: torch.Tensor) -> torch.Tensor:
+    """Return the scaled cosines, shape [n, C], of unit features, shape [n, d]."""
+    return head.scale * normalize(features - head.centre, dim=-1) @ normalize(head.vectors, dim=-1).T
+
+
+def predict(head: Head, features: torch.Tensor) -> torch.Tensor:
+    """Return the class of each input, or its score in [0, 1]."""
+    found = logits(head, features)
+    if head.kind == SCORE:
+        return (found[:, 1] - found[:, 0]).sigmoid()
+    return found.argmax(1)
+
+
+def loss(head: Head, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return cross-entropy; of a scored task that of the sigmoid, with the score as a soft label."""
+    found = logits(head, features)
+    if head.kind == SCORE:
+        return binary_cross_entropy_with_logits(found[:, 1] - found[:, 0], labels.float())
+    return cross_entropy(found, labels.long())
+
+
+def score(kind: str, predicted: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return accuracy, or Pearson's correlation (0 where the prediction is constant)."""
+    if kind == CLASSES:
+        return (predicted == labels).double().mean().item()
+    both = torch.stack([predicted.double(), labels.double()])
+    centred = both - both.mean(1, keepdim=True)
+    lengths = centred.norm(dim=1)
+    if not lengths.min() > 1e-12:
+        return 0.0
+    return (centred[0] @ centred[1] / lengths.prod()).item()

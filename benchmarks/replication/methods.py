@@ -1,0 +1,105 @@
+"""The merges that are compared: a row for each, and the recipe that a row becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["FAST", "GRID", "ROWS", "Merge", "rows"]
+
+GRID = (0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.4, 2.0, 3.0)
+"""Of every free scale. It reaches low for sums of updates, and high for means and votes."""
+BOTH = ("full", "lora")
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A method and its options; `factor` is how it calls its free scale, empty where it has none.
+
+    `each` holds for each model, `shared` for the merge. `form` is what a merge of adapters becomes.
+    `peft` is the combination of PEFT's `add_weighted_adapter` that carries the method, if one does.
+    """
+
+    name: str
+    factor: str = ""
+    each: Mapping[str, Any] = field(default_factory=dict)
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    method: str = ""
+    kinds: tuple[str, ...] = BOTH
+    form: str = "checkpoint"
+    based: bool = True
+    mergekit: bool = False
+    peft: str = ""
+
+    def recipe(self, base: Path, models: Sequence[Path], scale: float | None, kind: str) -> dict[str, Any]:
+        """Return the recipe for these models, in mergekit's form."""
+        entries: list[dict[str, Any]] = [{"model": str(model)} for model in models]
+        if self.each:
+            entries = [entry | {"parameters": dict(self.each)} for entry in entries]
+        found: dict[str, Any] = {"merge_method": self.method or self.name}
+        if self.based or kind == "lora":
+            found["base_model"] = str(base)
+        found["models"] = entries
+        shared = dict(self.shared) | ({self.factor: scale} if self.factor and scale is not None else {})
+        if shared:
+            found["parameters"] = shared
+        if kind == "lora" and self.form == "adapter":
+            found["output"] = {"as": "adapter"}
+        return found | {"dtype": "float32"}
+
+    def write(
+        self, path: Path, base: Path, models: Sequence[Path], scale: float | None = None, kind: str = "full"
+    ) -> Path:
+        """Write the recipe as YAML; return its path."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(self.recipe(base, models, scale, kind), sort_keys=False))
+        return path
+
+    def facts(self) -> dict[str, Any]:
+        """Return what decides about the result, for a marker."""
+        return {
+            "method": self.method or self.name,
+            "factor": self.factor,
+            "each": dict(self.each),
+            "shared": dict(self.shared),
+            "form": self.form,
+        }
+
+
+_ONE = {"weight": 1.0}
+_LORA = ("lora",)
+
+ROWS = (
+    Merge("linear", each=_ONE, based=False, kinds=("full",), mergekit=True),
+    Merge("karcher", based=False, kinds=("full",)),
+    Merge("model_stock", mergekit=True),
+    Merge("sce", shared={"select_topk": 0.5}, mergekit=True),
+    Merge("task_arithmetic", "lambda", _ONE, form="adapter", mergekit=True),
+    Merge("ties", "lambda", _ONE | {"density": 0.2}, mergekit=True, peft="ties_svd"),
+    Merge("dare_linear", "lambda", _ONE | {"density": 0.3}, mergekit=True),
+    Merge("dare_ties", "lambda", _ONE | {"density": 0.3}, mergekit=True),
+    Merge("della", "lambda", _ONE | {"density": 0.5, "epsilon": 0.1}, mergekit=True),
+    Merge("della_linear", "lambda", _ONE | {"density": 0.5, "epsilon": 0.1}, mergekit=True),
+    Merge("breadcrumbs", "lambda", _ONE | {"density": 0.85, "gamma": 0.01}, mergekit=True),
+    Merge("breadcrumbs_ties", "lambda", _ONE | {"density": 0.85, "gamma": 0.01}, mergekit=True),
+    Merge("cat", "scale", kinds=_LORA, form="adapter", peft="cat"),
+    Merge("knots_ties", "scale", kinds=_LORA, form="adapter"),
+    Merge("tsv_m", "scale", form="adapter"),
+    Merge("iso_c", "scale", form="adapter"),
+    Merge("iso_cts", "scale", form="adapter"),
+    Merge("ssam", "scale", kinds=_LORA, form="adapter"),
+    Merge("ssam_half", "scale", shared={"rank": 8}, method="ssam", kinds=_LORA, form="adapter"),
+)
+"""All methods that merge any number of models. `slerp` and `nuslerp` take two, `passthrough` takes one."""
+
+FAST = ("task_arithmetic", "ties", "tsv_m", "cat")
+"""Of `--fast`."""
+
+
+def rows(kind: str, names: Sequence[str] | None = None) -> list[Merge]:
+    """Return the merges of full fine-tunes or of adapters, all or those named."""
+    return [row for row in ROWS if kind in row.kinds and (names is None or row.name in names)]

@@ -1,0 +1,102 @@
+"""Pictures of the results: bars with whiskers, tasks as a heat map, the score along the scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.replication.report import TITLES, spread
+
+__all__ = ["draw"]
+
+OURS, CEILING = "#1f6feb", "#9aa5b1"
+
+
+def draw(results: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
+    """Draw three pictures for each kind of specialist; return their paths."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    made = []
+    for kind, seeds in results["kinds"].items():
+        rows = _rows(seeds)
+        for name, paint in (("bars", _bars), ("tasks", _heat), ("scale", _curves)):
+            figure = paint(plt, rows)
+            path = folder / f"{stem}-{kind}-{name}.png"
+            figure.tight_layout()
+            figure.savefig(path, dpi=120)
+            plt.close(figure)
+            made.append(path)
+    return made
+
+
+def _rows(seeds: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for entry in seeds.values():
+        for name, one in (*entry["ceilings"].items(), *entry["methods"].items()):
+            found.setdefault(name, []).append(one)
+    return found
+
+
+def _bars(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
+    figure, axes = plt.subplots(figsize=(8, 1 + 0.3 * len(rows)))
+    for place, (name, found) in enumerate(rows.items()):
+        mean, deviation = spread(one["summary"]["mean"] for one in found)
+        worst, _ = spread(one["summary"]["worst"] for one in found)
+        axes.barh(
+            place, 100 * mean, xerr=100 * deviation, color=CEILING if name in TITLES else OURS, capsize=2
+        )
+        axes.plot(100 * worst, place, "o", color="#111", markersize=3, label=None if place else "worst task")
+    axes.set_yticks(range(len(rows)), [TITLES.get(name, name) for name in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("mean over tasks, % of the individual model; whiskers: one standard deviation over seeds")
+    axes.axvline(100, color="#111", linewidth=0.5)
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _heat(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
+    tasks = list(next(iter(rows.values()))[0]["test"])
+    values = [
+        [100 * spread(one["summary"]["normalised"][task] for one in found)[0] for task in tasks]
+        for found in rows.values()
+    ]
+    figure, axes = plt.subplots(figsize=(2.5 + 0.8 * len(tasks), 1 + 0.3 * len(rows)))
+    axes.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=100)
+    for y, line in enumerate(values):
+        for x, value in enumerate(line):
+            axes.text(
+                x,
+                y,
+                f"{value:.0f}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="black" if value > 60 else "white",
+            )
+    axes.set_xticks(range(len(tasks)), tasks, fontsize=8, rotation=30)
+    axes.set_yticks(range(len(rows)), [TITLES.get(name, name) for name in rows], fontsize=8)
+    axes.set_title("% of the individual model", fontsize=9)
+    return figure
+
+
+def _curves(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
+    figure, axes = plt.subplots(figsize=(8, 5))
+    for name, found in rows.items():
+        curves = [one["curve"]["screen"] or one["curve"]["validation"] for one in found if "curve" in one]
+        if not curves:
+            continue
+        scales = sorted(set.intersection(*(set(curve) for curve in curves)), key=float)
+        means = [100 * spread(curve[scale] for curve in curves)[0] for scale in scales]
+        axes.plot([float(scale) for scale in scales], means, marker=".", label=name)
+    axes.set_xscale("log")
+    axes.set_xlabel("scale")
+    axes.set_ylabel("validation, % of the individual model")
+    if axes.lines:
+        axes.legend(frameon=False, fontsize=7, ncols=2)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,0 +1,200 @@
+"""Gathers what lies in the cache into one JSON, and shows it as tables."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.replication import cache as store
+from benchmarks.replication.cache import Cache
+from benchmarks.replication.ceilings import NAMES
+from benchmarks.replication.methods import rows
+from benchmarks.replication.scores import summary
+from benchmarks.replication.suite import Suite
+
+__all__ = ["gather", "markdown", "sanity", "spread", "tables"]
+
+TITLES = {
+    "base": "base",
+    "individual": "individual (perfect routing)",
+    "compression": "compressed, task known (TSV-C)",
+    "lda_router": "individual, LDA router",
+}
+KINDS = {"full": "full fine-tunes", "lora": "LoRA adapters"}
+Rows = tuple[str, list[str], list[list[str]]]
+"""A heading, the columns, and the cells."""
+
+
+def gather(suite: Suite, cache: Cache, seeds: Sequence[int], names: Sequence[str] | None) -> dict[str, Any]:
+    """Return kind -> seed -> ceilings and methods, as far as they are finished."""
+    found: dict[str, Any] = {}
+    for kind in suite.trainings:
+        for seed in seeds:
+            ceilings = {name: store.read(cache.result(seed, kind, name)) for name in NAMES}
+            if not all(ceilings.values()):
+                continue
+            results = {row.name: store.read(cache.result(seed, kind, row.name)) for row in rows(kind, names)}
+            trained = {task: store.read(cache.specialist(seed, kind, task)) for task in suite.tasks}
+            individual = (ceilings["individual"] or {})["test"]
+            entry: dict[str, Any] = {"trained": trained, "ceilings": ceilings, "methods": {}}
+            for group, one in (("ceilings", ceilings), ("methods", results)):
+                for name, result in one.items():
+                    if result is not None:
+                        kept = {key: value for key, value in result.items() if key != "config"}
+                        kept["config"] = result["config"]["row"]
+                        entry[group][name] = kept | {"summary": summary(result["test"], individual)}
+            for result in entry["methods"].values():
+                for peer in result.get("parity", {}).values():
+                    if "test" in peer:
+                        peer["summary"] = summary(peer["test"], individual)
+            found.setdefault(kind, {})[str(seed)] = entry
+    return found
+
+
+def spread(values: Iterable[float]) -> tuple[float, float]:
+    """Return mean and standard deviation (of the sample; 0 for a single value)."""
+    some = list(values)
+    return statistics.fmean(some), statistics.stdev(some) if len(some) > 1 else 0.0
+
+
+def tables(results: Mapping[str, Any]) -> list[Rows]:
+    """Return for each kind: methods beside ceilings, tasks, peers; and what must hold."""
+    found: list[Rows] = []
+    for kind, seeds in results["kinds"].items():
+        found.append(_methods(kind, seeds))
+        found.append(_tasks(kind, seeds))
+        if peers := _peers(seeds):
+            columns = ["method", "peer", "submerge %", "peer %", "peer s", "peer peak MB"]
+            found.append((f"The same merge by peers: {KINDS[kind]}", columns, peers))
+        checks = [[text, "yes" if holds else "**no**", seen] for text, holds, seen in sanity(seeds)]
+        found.append((f"What must hold: {KINDS[kind]}", ["check", "holds", "seen"], checks))
+    return found
+
+
+def _each(seeds: Mapping[str, Any], group: str, name: str) -> list[dict[str, Any]]:
+    return [entry[group][name] for entry in seeds.values() if name in entry[group]]
+
+
+def _names(seeds: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return group, name and title of every row, ceilings first."""
+    first = [("ceilings", name, TITLES[name]) for name in NAMES]
+    methods = dict.fromkeys(name for entry in seeds.values() for name in entry["methods"])
+    return first + [("methods", name, name) for name in methods]
+
+
+def _methods(kind: str, seeds: Mapping[str, Any]) -> Rows:
+    lines = []
+    for group, name, title in _names(seeds):
+        found = _each(seeds, group, name)
+        mean = _percent(one["summary"]["mean"] for one in found)
+        worst = _percent(one["summary"]["worst"] for one in found)
+        scales = ", ".join(
+            f"{one['scale']:g}" + ("*" if one["at_end"] else "") for one in found if "scale" in one
+        )
+        costs = [one["cost"] for one in found if "cost" in one]
+        seconds = f"{spread(c['seconds'] for c in costs)[0]:.1f}" if costs else ""
+        peak = f"{max(c['peak_bytes'] for c in costs) / 1e6:.0f}" if costs else ""
+        stored = f"{found[0]['bytes'] / 1e6:.1f}" if "bytes" in found[0] else ""
+        lines.append([title, mean, worst, scales, seconds, peak, stored])
+    columns = ["method", "mean %", "worst task %", "scales", "s", "peak MB", "stored MB"]
+    return f"{KINDS[kind]}, {len(seeds)} seeds, score ÷ individual", columns, lines
+
+
+def _tasks(kind: str, seeds: Mapping[str, Any]) -> Rows:
+    tasks = list(next(iter(seeds.values()))["ceilings"]["individual"]["test"])
+    lines = [
+        ["individual, score itself"]
+        + [
+            _percent(one["test"][task] for one in _each(seeds, "ceilings", "individual"))  # not normalised
+            for task in tasks
+        ]
+    ]
+    for group, name, title in _names(seeds):
+        found = _each(seeds, group, name)
+        lines.append(
+            [title, *(_percent((one["summary"]["normalised"][task] for one in found), 0) for task in tasks)]
+        )
+    return f"Tasks: {KINDS[kind]}, % of individual", ["method", *tasks], lines
+
+
+def _peers(seeds: Mapping[str, Any]) -> list[list[str]]:
+    lines = []
+    for _, name, _ in (row for row in _names(seeds) if row[0] == "methods"):
+        found = [one for one in _each(seeds, "methods", name) if one.get("parity")]
+        for peer in dict.fromkeys(peer for one in found for peer in one["parity"]):
+            theirs = [one["parity"][peer] for one in found if peer in one["parity"]]
+            fine = [one for one in theirs if "summary" in one]
+            ours = _percent(one["summary"]["mean"] for one in found)
+            label = peer + (f" {fine[0]['combination']}" if fine and "combination" in fine[0] else "")
+            if not fine:
+                lines.append([name, label, ours, "failed", "", ""])
+                continue
+            peaks = [one["peak_bytes"] for one in fine if "peak_bytes" in one]
+            mean = _percent(one["summary"]["mean"] for one in fine)
+            seconds = f"{spread(one['seconds'] for one in fine)[0]:.1f}"
+            lines.append([name, label, ours, mean, seconds, f"{max(peaks) / 1e6:.0f}" if peaks else ""])
+    return lines
+
+
+def sanity(seeds: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
+    """Return check, whether it holds for the mean over seeds, and what was seen."""
+    base, own = (_each(seeds, "ceilings", name) for name in ("base", "individual"))
+    gaps = {
+        task: 100 * spread(o["test"][task] - b["test"][task] for o, b in zip(own, base, strict=True))[0]
+        for task in own[0]["test"]
+    }
+    small = min(gaps, key=lambda task: gaps[task])
+    known = 100 * spread(one["summary"]["mean"] for one in _each(seeds, "ceilings", "compression"))[0]
+    checks = [
+        (
+            "individual − base ≥ 10 points on every task",
+            gaps[small] >= 10,
+            f"{small}: {gaps[small]:.1f}",
+        ),
+        ("compression with the known task keeps 98 %", known >= 98, f"{known:.1f} %"),
+    ]
+    if sums := _each(seeds, "methods", "task_arithmetic"):
+        above = 100 * (
+            spread(s["summary"]["mean"] for s in sums)[0] - spread(b["summary"]["mean"] for b in base)[0]
+        )
+        checks.append(("task arithmetic is above the base", above > 0, f"{above:+.1f} points"))
+    return checks
+
+
+def markdown(results: Mapping[str, Any], shown: Sequence[Rows]) -> str:
+    """Return a page that says how it was made."""
+    machine = results["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items() if number)
+    suite = results["suite"]
+    lines = [
+        f"# Replication: {results['name']}",
+        "",
+        f"Made by `{results['command']}` on {results['date']}.",
+        "",
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB memory; {machine['system']}, "
+        f"Python {machine['python']}, {versions}.",
+        "",
+        f"Tasks: {', '.join(suite['tasks'])}. At most {suite['validation']} validation and {suite['test']} "
+        "test items a task. Mean ± standard deviation over seeds.",
+        "",
+    ]
+    for title, columns, cells in shown:
+        lines += [f"## {title}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in cells]
+        lines.append("")
+    return "\n".join([*lines, NOTE, ""])
+
+
+NOTE = (
+    "Scales: what validation chose, one a seed; with * it lies at an end of the grid. s and peak MB: "
+    "`submerge merge` as a process, from the start of Python on. Stored: the weights that come out. "
+    "Compressed: each update cut to 1/T of its rank, the task known. LDA router: each input goes to the "
+    "individual model of the task that a discriminant on base features names; a wrong task is a wrong "
+    "answer. Merges are used with the task's own head. Peers do the merge at the scale that was chosen for Submerge."
+)
+
+
+def _percent(values: Iterable[float], digits: int = 1) -> str:
+    mean, deviation = spread(values)
+    return f"{100 * mean:.{digits}f}" + (f" ± {100 * deviation:.{digits}f}" if deviation else "")

@@ -1,0 +1,140 @@
+"""Trains the specialists of a suite: full fine-tunes and LoRA adapters, with frozen heads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from benchmarks.replication import cache as store
+from benchmarks.replication.cache import Cache
+from benchmarks.replication.encoder import Items, features, load, masked_means, tokenise
+from benchmarks.replication.heads import Head, loss, shots
+from benchmarks.replication.splits import Split
+from benchmarks.replication.suite import Suite, Training, seed_of
+
+__all__ = ["fit", "heads", "load_heads", "specialist", "write_base"]
+
+
+def write_base(suite: Suite, cache: Cache) -> None:
+    """Write the base into the cache, once."""
+    config = {"base": suite.name}
+    if store.done(cache.base, config) is None:
+        with store.write_whole(cache.base, config) as (folder, _):
+            suite.base(folder)
+
+
+def heads(suite: Suite, cache: Cache, splits: Mapping[str, Split], seed: int) -> dict[str, Head]:
+    """Return task -> frozen head of a seed, made from base features and kept in the cache."""
+    folder, config = cache.heads(seed), suite.facts() | {"seed": seed}
+    if store.done(folder, config) is None:
+        base = load(cache.base, cache.base)
+
+        def feature(rows: Any) -> torch.Tensor:
+            return features(base, tokenise(rows, cache.base, suite.max_tokens))
+
+        generic = [feature(split.train[: suite.generic]) for split in splits.values()]
+        found = {"centre": torch.cat(generic).mean(0)}
+        for name, split in splits.items():
+            groups = shots(split.train, split.kind, split.classes, suite.shots, seed_of(seed, name))
+            made = Head.of(found["centre"], [feature(rows) for rows in groups])
+            found[name] = made.vectors
+        with store.write_whole(folder, config) as (part, _):
+            save_file(found, part / "heads.safetensors")
+    return load_heads(suite, cache, splits, seed)
+
+
+def load_heads(suite: Suite, cache: Cache, splits: Mapping[str, Split], seed: int) -> dict[str, Head]:
+    """Return task -> head, as they lie in the cache."""
+    found = load_file(cache.heads(seed) / "heads.safetensors")
+    return {
+        name: Head(found["centre"], found[name], split.kind, suite.head_scale)
+        for name, split in splits.items()
+    }
+
+
+def specialist(
+    suite: Suite, cache: Cache, split: Split, head: Head, kind: str, seed: int, device: str = "cpu"
+) -> dict[str, Any]:
+    """Train one model on one task, unless the cache has it; return its marker."""
+    training = suite.trainings[kind]
+    config = suite.facts() | {"task": split.task, "kind": kind, "seed": seed, "training": training.config()}
+    folder = cache.specialist(seed, kind, split.task)
+    if (found := store.done(folder, config)) is not None:
+        return found
+    draw = seed_of(seed, kind, split.task)
+    torch.manual_seed(draw)
+    model = _new(cache.base, training)
+    items = tokenise(split.train, cache.base, suite.max_tokens)
+    with store.write_whole(folder, config) as (part, measured):
+        started = time.perf_counter()
+        measured["losses"] = fit(model.to(device), items, head.to(device), training, draw)
+        measured["seconds"] = round(time.perf_counter() - started, 2)
+        model.cpu().save_pretrained(part)
+        if not training.rank:
+            _copy_tokenizer(cache.base, part)
+        measured["bytes"] = sum(f.stat().st_size for f in part.glob("*.safetensors"))
+        measured["device"] = device
+    found = store.read(folder)
+    assert found is not None
+    return found
+
+
+def _new(base: Path, training: Training) -> Any:
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(base)
+    if training.rank:
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(
+            r=training.rank,
+            lora_alpha=training.alpha,
+            target_modules=r"encoder\.layer\.\d+\..*\.(query|key|value|dense)",
+        )
+        return get_peft_model(model, config)
+    model.embeddings.requires_grad_(False)
+    if getattr(model, "pooler", None) is not None:
+        model.pooler.requires_grad_(False)  # no feature passes it
+    return model
+
+
+def _copy_tokenizer(base: Path, folder: Path) -> None:
+    for file in base.iterdir():
+        if file.name.startswith(("tokenizer", "vocab", "special_tokens")):
+            (folder / file.name).write_bytes(file.read_bytes())
+
+
+def fit(model: Any, items: Items, head: Head, training: Training, seed: int) -> list[float]:
+    """Train in place: AdamW, warm-up, linear decay; return the mean loss of every tenth of the steps."""
+    draw = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)  # dropout
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=training.rate, weight_decay=training.decay)
+    warm, steps = min(training.warmup, max(1, training.steps // 5)), training.steps
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warm, (steps - step) / max(1, steps - warm))
+    )
+    labels = items.labels.to(model.device)
+    model.train()
+    losses, left = [], []
+    for _ in range(steps):
+        if len(left) < training.batch:
+            left = torch.randperm(len(items), generator=draw).tolist()
+        which, left = left[: training.batch], left[training.batch :]
+        batch = items.batch(which, model.device)
+        pooled = masked_means(model(**batch).last_hidden_state, batch["attention_mask"])
+        value = loss(head, pooled, labels[which])
+        optimizer.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(weights, training.clip)
+        optimizer.step()
+        schedule.step()
+        losses.append(value.detach())
+    model.eval()
+    values = torch.stack(losses).cpu()
+    return [round(part.mean().item(), 4) for part in values.tensor_split(min(10, steps))]

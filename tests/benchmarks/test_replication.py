@@ -1,0 +1,300 @@
+"""The replication bench: splits, heads, tuning, and a whole run on tiny models with made-up tasks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+pytest.importorskip("psutil")
+pytest.importorskip("matplotlib")
+
+from benchmarks.replication import __main__ as command
+from benchmarks.replication import cache as store
+from benchmarks.replication import methods, plots, report, splits, text, train
+from benchmarks.replication.cache import Cache
+from benchmarks.replication.ceilings import lda, route
+from benchmarks.replication.encoder import Items, features, load
+from benchmarks.replication.heads import Head, loss, predict, score, shots
+from benchmarks.replication.merge import Bench, Plan
+from benchmarks.replication.scores import summary
+from benchmarks.replication.suite import CLASSES, SCORE, HubSet, Rows, Suite, Task, Training, seed_of
+from benchmarks.replication.tune import tune
+
+from _models import quiet_transformers
+
+WORDS = [f"w{i}" for i in range(24)]
+NOWHERE = HubSet("none/none", ("text",), "label")
+
+
+def _colours(_: Path) -> tuple[Rows, Rows]:
+    """Return sentences whose class is the third of the vocabulary that most words come from."""
+    draw = torch.Generator().manual_seed(0)
+    rows: Rows = []
+    for number in range(150):
+        some = torch.randint(8, (6,), generator=draw) + 8 * (number % 3)
+        rows.append((" ".join(WORDS[i] for i in some), None, number % 3))
+    return rows[:110], rows[110:]
+
+
+def _overlap(_: Path) -> tuple[Rows, Rows]:
+    """Return pairs whose score is the share of words that both have."""
+    draw = torch.Generator().manual_seed(1)
+    rows: Rows = []
+    for number in range(150):
+        first = torch.randint(24, (4,), generator=draw).tolist()
+        other = torch.randint(24, (4,), generator=draw).tolist()
+        second = first[: number % 5] + other[number % 5 :]
+        pair = [" ".join(WORDS[i] for i in some) for some in (first, second)]
+        rows.append((pair[0], pair[1], number % 5 / 4))
+    return rows[:110], rows[110:]
+
+
+def _write_base(folder: Path) -> None:
+    t = quiet_transformers()
+    torch.manual_seed(0)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    config = t.BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+    )
+    t.BertModel(config).save_pretrained(folder)
+    t.BertTokenizer(vocab={word: i for i, word in enumerate(vocabulary)}).save_pretrained(folder)
+
+
+KNOWN = {
+    "colours": Task("colours", _colours, NOWHERE),
+    "overlap": Task("overlap", _overlap, NOWHERE, SCORE),
+}
+SUITE = Suite(
+    name="tiny",
+    known=KNOWN,
+    tasks=("colours", "overlap"),
+    trainings={
+        "full": Training(steps=12, rate=2e-3, batch=8),
+        "lora": Training(steps=12, rate=1e-3, rank=4, alpha=8, batch=8),
+    },
+    base=_write_base,
+    validation=30,
+    test=20,
+    shots=4,
+    generic=10,
+    router_shots=20,
+)
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, splits.Split]:
+    return splits.load(SUITE, Path())
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory, made: dict[str, splits.Split]) -> Cache:
+    quiet_transformers()
+    place = Cache(tmp_path_factory.mktemp("replication"), SUITE.name)
+    train.write_base(SUITE, place)
+    heads = train.heads(SUITE, place, made, 0)
+    for kind in SUITE.trainings:
+        for task, split in made.items():
+            train.specialist(SUITE, place, split, heads[task], kind, 0)
+    return place
+
+
+def test_splits_are_fixed_and_apart(made: dict[str, splits.Split]) -> None:
+    again = splits.load(SUITE, Path())
+    assert again == made
+    for split in made.values():
+        parts = [{row[:2] for row in part} for part in (split.train, split.validation, split.test)]
+        assert [len(split.validation), len(split.test)] == [30, 20]
+        assert not parts[0] & parts[1]
+        assert not (parts[0] | parts[1]) & parts[2]
+    assert (made["colours"].classes, made["overlap"].classes) == (3, 0)
+
+
+def test_a_small_pool_keeps_two_thirds_for_training() -> None:
+    rows: Rows = [(f"text {i}", None, i % 2) for i in range(30)]
+    found = splits.split(KNOWN["colours"], rows, [("test", None, 0), rows[0]], SUITE)
+    assert (len(found.train), len(found.validation), len(found.test)) == (20, 9, 2)
+
+
+def test_shots_are_of_their_class_or_end(made: dict[str, splits.Split]) -> None:
+    found = shots(made["colours"].train, CLASSES, 3, 4, seed=0)
+    assert [{row[2] for row in rows} for rows in found] == [{0}, {1}, {2}]
+    assert [len(rows) for rows in found] == [4, 4, 4]
+    low, high = shots(made["overlap"].train, SCORE, 0, 4, seed=0)
+    assert max(row[2] for row in low) < min(row[2] for row in high)
+    with pytest.raises(ValueError, match="no training rows"):
+        shots(made["colours"].train, CLASSES, 5, 4, seed=0)
+
+
+def test_a_head_finds_the_class_mean() -> None:
+    examples = [torch.eye(4)[i].expand(3, 4) for i in range(4)]
+    head = Head.of(torch.full((4,), 0.25), examples)
+    assert predict(head, torch.eye(4)).tolist() == [0, 1, 2, 3]
+    assert loss(head, torch.eye(4), torch.arange(4)) < 0.01
+    ends = Head.of(torch.full((4,), 0.25), examples[:2], kind=SCORE)
+    low, between, high = predict(ends, torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0]])).tolist()
+    assert low < 0.01
+    assert between == pytest.approx(0.5)
+    assert high > 0.99
+    assert loss(ends, torch.eye(4)[:2], torch.tensor([0.0, 1.0])) < 0.01
+
+
+def test_scores() -> None:
+    assert score(CLASSES, torch.tensor([0, 1, 1]), torch.tensor([0, 1, 2])) == pytest.approx(2 / 3)
+    assert score(SCORE, torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.0, 0.5, 1.0])) == pytest.approx(1)
+    assert score(SCORE, torch.full((3,), 0.5), torch.tensor([0.0, 0.5, 1.0])) == 0
+    found = summary({"a": 0.4, "b": 0.9}, {"a": 0.8, "b": 0.9})
+    assert (found["mean"], found["worst"], found["worst_task"]) == (0.75, 0.5, "a")
+
+
+def test_tuning_takes_the_best_and_screens_first() -> None:
+    asked: list[float] = []
+
+    def full(scale: float) -> float:
+        asked.append(scale)
+        return -abs(round(10 * scale) - 4)
+
+    grid = (0.02, 0.1, 0.3, 0.5, 1.0)
+    assert tune(grid, full).scale == 0.3, "of equal ones the smaller"
+    assert sorted(asked) == list(grid)
+    asked.clear()
+    choice = tune(grid, full, lambda scale: -scale, finalists=2)
+    assert asked == [0.02, 0.1]
+    assert (choice.scale, choice.at_end) == (0.1, "")
+    assert tune(grid, lambda scale: scale).at_end == "high"
+
+
+def test_lda_separates_what_can_be_separated() -> None:
+    draw = torch.Generator().manual_seed(0)
+    groups = [torch.randn(30, 8, generator=draw) + 4 * torch.eye(8)[i] for i in range(3)]
+    router = lda(groups)
+    right = [(route(router, group) == i).double().mean().item() for i, group in enumerate(groups)]
+    assert min(right) > 0.9
+
+
+def test_features_do_not_depend_on_the_batch(cache: Cache, made: dict[str, splits.Split]) -> None:
+    tokenizer = quiet_transformers().AutoTokenizer.from_pretrained(cache.base)
+    model = load(cache.base, cache.base)
+    rows = made["overlap"].test
+    whole = features(model, Items(rows, tokenizer, 16))
+    single = torch.cat([features(model, Items([row], tokenizer, 16)) for row in rows])
+    torch.testing.assert_close(whole, single, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(whole.norm(dim=1), torch.ones(len(rows)))
+
+
+def test_a_finished_training_is_not_done_again(
+    cache: Cache, made: dict[str, splits.Split], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = train.load_heads(SUITE, cache, made, 0)
+    before = store.read(cache.specialist(0, "full", "colours"))
+    monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("it was trained again"))
+    split = made["colours"]
+    assert train.specialist(SUITE, cache, split, heads["colours"], "full", 0) == before
+    longer = SUITE.cut(trainings={"full": replace(SUITE.trainings["full"], steps=13)})
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        train.specialist(longer, cache, split, heads["colours"], "full", 0)
+    assert store.read(cache.specialist(0, "full", "colours")) == before, (
+        "what is there stays until it is replaced"
+    )
+
+
+def test_training_is_repeatable(cache: Cache, made: dict[str, splits.Split], tmp_path: Path) -> None:
+    other = Cache(tmp_path, SUITE.name)
+    train.write_base(SUITE, other)
+    heads = train.heads(SUITE, other, made, 0)
+    train.specialist(SUITE, other, made["colours"], heads["colours"], "lora", 0)
+    files = [place.specialist(0, "lora", "colours") / "adapter_model.safetensors" for place in (cache, other)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_whole_run(cache: Cache, made: dict[str, splits.Split], tmp_path: Path) -> None:
+    plan = Plan(grid=(0.3, 1.0), screen=10, costs=False, peers=True)
+    for kind, names in (("full", ["linear", "tsv_m"]), ("lora", ["ties", "cat"])):
+        bench = Bench(SUITE, cache, made, kind, 0, plan)
+        rows = [replace(row, mergekit=False) for row in methods.rows(kind, names)]
+        found = {row.name: bench.run(row) for row in rows}
+        assert {row.name: bench.run(row) for row in rows} == found, "the second time from the cache"
+        for row in rows:
+            folder = cache.result(0, kind, row.name)
+            assert (folder / "recipe.yaml").exists()
+            assert not (folder / "merged").exists()
+    kinds = report.gather(SUITE, cache, [0], None)
+    assert list(kinds["lora"]["0"]["methods"]) == ["ties", "cat"]
+    cat = kinds["lora"]["0"]["methods"]["cat"]
+    ours, peer = cat["summary"]["scores"], cat["parity"]["peft"]["summary"]["scores"]
+    assert ours == pytest.approx(peer), "PEFT's cat is the same sum"
+    results = {"name": "tiny", "command": "…", "date": "…", "suite": SUITE.facts(), "kinds": kinds}
+    machine = {"cpu": "…", "cores": 1, "memory_gb": 1, "system": "…", "python": "3", "versions": {}}
+    page = report.markdown(results | {"machine": machine}, report.tables(results))
+    assert "LDA router" in page
+    assert str(cache.root) not in json.dumps(results), "no path of this machine"
+    assert all(path.stat().st_size for path in plots.draw(results, tmp_path, "tiny"))
+
+
+def test_what_every_merge_writes_is_a_recipe(tmp_path: Path) -> None:
+    from submerge import load_recipe
+
+    for kind in ("full", "lora"):
+        for row in methods.rows(kind):
+            scale = 0.5 if row.factor else None
+            path = row.write(tmp_path / "r.yaml", Path("base"), [Path("a"), Path("b")], scale, kind)
+            assert load_recipe(path).method.name == (row.method or row.name)
+
+
+def test_methods_that_are_not_compared_are_few() -> None:
+    from submerge.methods import METHODS
+
+    assert set(METHODS) - {row.method or row.name for row in methods.ROWS} == {
+        "slerp",
+        "nuslerp",
+        "passthrough",
+    }
+
+
+def test_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = command._options(["merge", "text-8", "--fast", "--cache", str(tmp_path)])
+    suite, place = command._suite(options)
+    assert (suite.name, options.seeds, len(suite.tasks)) == ("text-8-fast", 1, 3)
+    assert place.root == tmp_path / "text-8-fast"
+    with pytest.raises(SystemExit):
+        command._options(["train", "text-8", "--methods", "tie"])
+    assert "unknown: tie" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="nothing to report"):
+        command._report(suite, place, options)
+
+
+def test_the_suite_stands_for_sets_on_the_hub() -> None:
+    assert len(text.TEXT_8.tasks) == 8
+    assert set(text.TEXT_8.tasks) <= set(text.KNOWN)
+    assert all("/" in task.hub.repo for task in text.KNOWN.values())
+    assert {name for name, task in text.KNOWN.items() if task.kind == SCORE} == {"sick_rel", "stsb"}
+    assert seed_of(0, "a") != seed_of(1, "a") != seed_of(0, "b")
+
+
+def test_the_folder_of_data_is_read() -> None:
+    import os
+
+    folder = os.environ.get("SUBMERGE_DATA")
+    if not folder:
+        pytest.skip("SUBMERGE_DATA names no folder of data")
+    for name, task in text.KNOWN.items():
+        pool, test = task.read(Path(folder))
+        assert len(pool) > 2000, name
+        assert len(test) >= 500, name
+        labels = [row[2] for row in pool]
+        assert 0 <= min(labels)
+        if task.kind == SCORE:
+            assert max(labels) <= 1
+        else:
+            assert set(labels) == set(range(max(labels) + 1)), name
