@@ -9,10 +9,10 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip -q --disable-pip-version-check install -c constraints.txt
 LISTS = pyproject.toml constraints.txt
 
-.PHONY: help demo test lint types check bench-speed bench-adapters docs clean distclean
+.PHONY: help demo test lint types check bench-speed bench-adapters bench-replication docs clean distclean
 
 help: ## show this list
-	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/.demo ## train, merge and compare small models on the CPU
 	$(BIN)/python demo/digits.py $(ARGS)
@@ -34,6 +34,9 @@ bench-speed: $(VENV)/.bench ## time whole merges; ARGS="--size tiny" and others,
 
 bench-adapters: $(VENV)/.bench ## time methods on singular vectors; ARGS="--size tiny" and others, see --help
 	$(BIN)/python -m benchmarks.adapters $(ARGS)
+
+bench-replication: $(VENV)/.bench ## train and merge real tasks; ARGS="--fast" and others, see --help
+	$(BIN)/python -m benchmarks.replication all text-8 $(ARGS)
 
 docs: $(VENV)/.docs ## build the documentation into site/
 	$(BIN)/mkdocs build --strict

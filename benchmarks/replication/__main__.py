@@ -113,7 +113,7 @@ def _report(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
         )
     results = {
         "name": suite.name,
-        "command": shlex.join(["python", "-m", "benchmarks.replication", *sys.argv[1:]]),
+        "command": _command(sys.argv[1:]),
         "date": f"{datetime.date.today()}",
         "machine": machine.describe(),
         "suite": suite.facts(),
@@ -135,6 +135,14 @@ STEPS: dict[str, Callable[[Suite, Cache, argparse.Namespace], None]] = {
     "merge": _merge,
     "report": _report,
 }
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """Return the command as another would run it: without the places on this machine."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--cache")
+    parser.add_argument("--out")
+    return shlex.join(["python", "-m", "benchmarks.replication", *parser.parse_known_args(arguments)[1]])
 
 
 def _splits(suite: Suite) -> dict[str, Any]:

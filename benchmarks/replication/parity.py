@@ -32,10 +32,10 @@ def rows(row: Merge, bench: Bench, scale: float | None, part: Path) -> dict[str,
 def _mergekit(bench: Bench, part: Path) -> dict[str, Any]:
     """Run `mergekit-yaml` on the very recipe that lies beside the result."""
     out = part / "mergekit"
-    script = "from mergekit.scripts.run_yaml import main; main()"
-    command = ["-c", script, str(part / "recipe.yaml"), str(out), "--no-write-model-card"]
+    program = str(Path(sys.executable).with_name("mergekit-yaml"))
+    command = [program, str(part / "recipe.yaml"), str(out), "--no-write-model-card"]
     try:
-        run = measure([sys.executable, *command], part / "mergekit.log")
+        run = measure(command, part / "mergekit.log")
         scores = bench.scorer.scores(load(out, bench.cache.base, bench.plan.device), "test")
     except (FailedRunError, OSError, ValueError) as failure:
         return {"failed": str(failure).strip().splitlines()[-1].replace(str(part), "…")}

@@ -98,7 +98,11 @@ def _methods(kind: str, seeds: Mapping[str, Any]) -> Rows:
         stored = f"{found[0]['bytes'] / 1e6:.1f}" if "bytes" in found[0] else ""
         lines.append([title, mean, worst, scales, seconds, peak, stored])
     columns = ["method", "mean %", "worst task %", "scales", "s", "peak MB", "stored MB"]
-    return f"{KINDS[kind]}, {len(seeds)} seeds, score ÷ individual", columns, lines
+    return (
+        f"{KINDS[kind]}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}, score ÷ individual",
+        columns,
+        lines,
+    )
 
 
 def _tasks(kind: str, seeds: Mapping[str, Any]) -> Rows:
@@ -191,7 +195,8 @@ NOTE = (
     "`submerge merge` as a process, from the start of Python on. Stored: the weights that come out. "
     "Compressed: each update cut to 1/T of its rank, the task known. LDA router: each input goes to the "
     "individual model of the task that a discriminant on base features names; a wrong task is a wrong "
-    "answer. Merges are used with the task's own head. Peers do the merge at the scale that was chosen for Submerge."
+    "answer. Merges are used with the task's own head. Peers do the merge at the scale that was chosen "
+    "for Submerge."
 )
 
 

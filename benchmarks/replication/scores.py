@@ -28,7 +28,7 @@ class Scorer:
         self.items: dict[str, dict[str, Items]] = {part: {} for part in PARTS}
         for name, split in splits.items():
             rows = {"screen": split.validation[:screen], "validation": split.validation, "test": split.test}
-            for part in PARTS:
+            for part in PARTS[0 if screen else 1 :]:
                 self.items[part][name] = tokenise(rows[part], base, most)
 
     def predictions(self, model: Any, part: str, task: str) -> torch.Tensor:

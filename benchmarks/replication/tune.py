@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["FINALISTS", "Choice", "tune"]
+__all__ = ["FINALISTS", "HOPELESS", "Choice", "tune"]
 
 FINALISTS = 3
 """Scales that are scored on all validation items, after a screening of all on some of them."""
+
+HOPELESS = 0.15
+"""A screening goes up the grid, and ends after two scales in a row that are so far below the best."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,19 @@ def tune(
 
     With `screen`, a score on part of the items, only the `finalists` best of it are scored on all.
     """
-    screened = {scale: screen(scale) for scale in sorted(grid)} if screen else {}
+    screened = _screen(sorted(grid), screen) if screen else {}
     left = sorted(grid)
     if screened:
         left = sorted(sorted(screened, key=lambda scale: (-screened[scale], scale))[:finalists])
     scored = {scale: score(scale) for scale in left}
     return Choice(min(scored, key=lambda scale: (-scored[scale], scale)), screened, scored)
+
+
+def _screen(grid: Sequence[float], score: Callable[[float], float]) -> dict[float, float]:
+    found: dict[float, float] = {}
+    for scale in grid:
+        found[scale] = score(scale)
+        bar = max(found.values()) - HOPELESS
+        if len(found) > 1 and all(value < bar for value in list(found.values())[-2:]):
+            break
+    return found

@@ -175,6 +175,13 @@ def test_tuning_takes_the_best_and_screens_first() -> None:
     assert tune(grid, lambda scale: scale).at_end == "high"
 
 
+def test_a_screening_ends_where_scales_are_hopeless() -> None:
+    seen = {0.02: 0.5, 0.1: 0.9, 0.3: 0.6, 0.5: 0.8, 1.0: 0.7, 2.0: 0.3, 3.0: 0.99}
+    choice = tune(tuple(seen), seen.__getitem__, seen.__getitem__)
+    assert list(choice.screened) == [0.02, 0.1, 0.3, 0.5, 1.0, 2.0]
+    assert (choice.scale, choice.at_end) == (0.1, "")
+
+
 def test_lda_separates_what_can_be_separated() -> None:
     draw = torch.Generator().manual_seed(0)
     groups = [torch.randn(30, 8, generator=draw) + 4 * torch.eye(8)[i] for i in range(3)]
@@ -219,8 +226,8 @@ def test_training_is_repeatable(cache: Cache, made: dict[str, splits.Split], tmp
 
 
 def test_a_whole_run(cache: Cache, made: dict[str, splits.Split], tmp_path: Path) -> None:
-    plan = Plan(grid=(0.3, 1.0), screen=10, costs=False, peers=True)
-    for kind, names in (("full", ["linear", "tsv_m"]), ("lora", ["ties", "cat"])):
+    for kind, names, screen in (("full", ["linear", "tsv_m"], 10), ("lora", ["ties", "cat"], 0)):
+        plan = Plan(grid=(0.3, 1.0), screen=screen, costs=False, peers=True)
         bench = Bench(SUITE, cache, made, kind, 0, plan)
         rows = [replace(row, mergekit=False) for row in methods.rows(kind, names)]
         found = {row.name: bench.run(row) for row in rows}
