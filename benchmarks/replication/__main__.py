@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _suite(options: argparse.Namespace) -> tuple[Suite, Cache]:
     suite = SUITES[options.suite]
-    if options.tasks:
-        suite = suite.cut(tasks=tuple(options.tasks))
+    if options.tasks and tuple(options.tasks) != suite.tasks:  # a suite of its own: it shares no head
+        suite = suite.cut(name="-".join([suite.name, *options.tasks]), tasks=tuple(options.tasks))
     if options.kinds:
         suite = suite.cut(trainings={kind: suite.trainings[kind] for kind in options.kinds})
     if options.fast:

@@ -63,7 +63,7 @@ def _measure(
     routed = _route_all(suite, cache, splits, scorer, base)
     made["lda_router"]["layer"] = routed.pop("layer")
     made["lda_router"]["routed"] = {}
-    rank, size = compressed_rank(suite, kind, base.config.hidden_size), 0
+    rank, size, cut = compressed_rank(suite, kind, base.config.hidden_size), 0, 0
     for number, task in enumerate(splits):
         folder = cache.specialist(seed, kind, task)
         own = load(folder, cache.base, device)
@@ -73,6 +73,7 @@ def _measure(
         submerge.merge(recipe, out, settings=settings, overwrite=True)
         small = load(out, cache.base, device)
         size += sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+        cut += factors(base.state_dict(), small.state_dict(), rank)
         shutil.rmtree(out)
         for part in ("validation", "test"):
             predicted = scorer.predictions(own, part, task)
@@ -87,13 +88,19 @@ def _measure(
                 made["lda_router"]["routed"][task] = right.double().mean().item()
     made["base"]["bytes"] = sum(f.stat().st_size for f in cache.base.glob("*.safetensors"))
     made["individual"]["bytes"] = size
-    made["compression"]["rank"] = rank
+    made["compression"] |= {"rank": rank, "bytes": 4 * cut}
     return made
 
 
 def compressed_rank(suite: Suite, kind: str, width: int) -> int:
     """Return the rank that each of T updates keeps: 1/T of a full one, or of the adapter's own."""
     return max(1, (suite.trainings[kind].rank or width) // len(suite.tasks))
+
+
+def factors(base: Mapping[str, torch.Tensor], tuned: Mapping[str, torch.Tensor], rank: int) -> int:
+    """Return how many numbers hold an update whose matrices have this rank; what is unchanged needs none."""
+    changed = {name: value for name, value in tuned.items() if not torch.equal(value, base[name])}
+    return sum(rank * sum(value.shape) if value.ndim == 2 else value.numel() for value in changed.values())
 
 
 def _route_all(

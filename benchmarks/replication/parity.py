@@ -3,45 +3,61 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from safetensors.torch import load_file, save_file
+
 from benchmarks.replication.encoder import load
 from benchmarks.replication.methods import Merge
-from benchmarks.speed.measure import FailedRunError, measure
 
 if TYPE_CHECKING:
     from benchmarks.replication.merge import Bench
 
 __all__ = ["rows"]
 
+WEIGHTS = "model.safetensors"
+
 
 def rows(row: Merge, bench: Bench, scale: float | None, part: Path) -> dict[str, Any]:
     """Return peer -> test scores and seconds at the scale that was chosen for us, or why there are none."""
     found = {}
     if row.mergekit and bench.kind == "full" and find_spec("mergekit"):
-        found["mergekit"] = _mergekit(bench, part)
+        found["mergekit"] = _mergekit(row, bench, scale, part)
     if row.peft and bench.kind == "lora" and find_spec("peft"):
         found["peft"] = _peft(row, bench, scale)
     return found
 
 
-def _mergekit(bench: Bench, part: Path) -> dict[str, Any]:
-    """Run `mergekit-yaml` on the very recipe that lies beside the result."""
-    out = part / "mergekit"
-    program = str(Path(sys.executable).with_name("mergekit-yaml"))
-    command = [program, str(part / "recipe.yaml"), str(out), "--no-write-model-card"]
+def _mergekit(row: Merge, bench: Bench, scale: float | None, part: Path) -> dict[str, Any]:
+    """Merge by mergekit's `merge_state_dicts`: its command does not get through its own table of BERT."""
+    from mergekit.merge_methods.api import merge_state_dicts
+
+    states = {model.name: load_file(model / WEIGHTS) for model in bench.models}
+    parameters: dict[str, Any] = {
+        option: dict.fromkeys(states, value) for option, value in row.each.items()
+    } | dict(row.shared)
+    if row.factor and scale is not None:
+        parameters[row.factor] = scale
+    base = {"base": load_file(bench.cache.base / WEIGHTS)} if row.based else {}
+    torch.manual_seed(bench.seed)  # of its random masks
+    started = time.perf_counter()
     try:
-        run = measure(command, part / "mergekit.log")
-        scores = bench.scorer.scores(load(out, bench.cache.base, bench.plan.device), "test")
-    except (FailedRunError, OSError, ValueError) as failure:
-        return {"failed": str(failure).strip().splitlines()[-1].replace(str(part), "…")}
-    finally:
-        shutil.rmtree(out, ignore_errors=True)
-    return {"test": scores, "seconds": round(run.seconds, 2), "peak_bytes": run.peak_bytes}
+        merged = merge_state_dicts(
+            base | states, row.method or row.name, parameters=parameters, base="base" if base else None
+        )
+    except (TypeError, ValueError, RuntimeError) as failure:
+        return {"failed": f"{type(failure).__name__}: {failure}"}
+    seconds = time.perf_counter() - started
+    out = part / "mergekit"
+    shutil.copytree(bench.cache.base, out)
+    save_file({key: value.contiguous() for key, value in merged.items()}, out / WEIGHTS, {"format": "pt"})
+    scores = bench.scorer.scores(load(out, bench.cache.base, bench.plan.device), "test")
+    shutil.rmtree(out)
+    return {"test": scores, "seconds": round(seconds, 2)}
 
 
 def _peft(row: Merge, bench: Bench, scale: float | None) -> dict[str, Any]:

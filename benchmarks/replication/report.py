@@ -65,7 +65,7 @@ def tables(results: Mapping[str, Any]) -> list[Rows]:
         found.append(_methods(kind, seeds))
         found.append(_tasks(kind, seeds))
         if peers := _peers(seeds):
-            columns = ["method", "peer", "submerge %", "peer %", "peer s", "peer peak MB"]
+            columns = ["method", "peer", "submerge %", "peer %", "peer s, in memory"]
             found.append((f"The same merge by peers: {KINDS[kind]}", columns, peers))
         checks = [[text, "yes" if holds else "**no**", seen] for text, holds, seen in sanity(seeds)]
         found.append((f"What must hold: {KINDS[kind]}", ["check", "holds", "seen"], checks))
@@ -129,15 +129,14 @@ def _peers(seeds: Mapping[str, Any]) -> list[list[str]]:
         for peer in dict.fromkeys(peer for one in found for peer in one["parity"]):
             theirs = [one["parity"][peer] for one in found if peer in one["parity"]]
             fine = [one for one in theirs if "summary" in one]
-            ours = _percent(one["summary"]["mean"] for one in found)
+            ours = _percent(one["summary"]["mean"] for one in found if peer in one["parity"])
             label = peer + (f" {fine[0]['combination']}" if fine and "combination" in fine[0] else "")
             if not fine:
-                lines.append([name, label, ours, "failed", "", ""])
+                lines.append([name, label, ours, "failed", ""])
                 continue
-            peaks = [one["peak_bytes"] for one in fine if "peak_bytes" in one]
             mean = _percent(one["summary"]["mean"] for one in fine)
             seconds = f"{spread(one['seconds'] for one in fine)[0]:.1f}"
-            lines.append([name, label, ours, mean, seconds, f"{max(peaks) / 1e6:.0f}" if peaks else ""])
+            lines.append([name, label, ours, mean, seconds])
     return lines
 
 

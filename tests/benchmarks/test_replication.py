@@ -18,7 +18,7 @@ from benchmarks.replication import __main__ as command
 from benchmarks.replication import cache as store
 from benchmarks.replication import methods, plots, report, splits, text, train
 from benchmarks.replication.cache import Cache
-from benchmarks.replication.ceilings import lda, route
+from benchmarks.replication.ceilings import factors, lda, route
 from benchmarks.replication.encoder import Items, features, load
 from benchmarks.replication.heads import Head, loss, predict, score, shots
 from benchmarks.replication.merge import Bench, Plan
@@ -190,6 +190,11 @@ def test_lda_separates_what_can_be_separated() -> None:
     assert min(right) > 0.9
 
 
+def test_an_update_is_as_large_as_its_factors() -> None:
+    base = {"w": torch.zeros(4, 6), "same": torch.zeros(4, 6), "norm": torch.zeros(4)}
+    assert factors(base, base | {"w": torch.ones(4, 6), "norm": torch.ones(4)}, 2) == 2 * (4 + 6) + 4
+
+
 def test_features_do_not_depend_on_the_batch(cache: Cache, made: dict[str, splits.Split]) -> None:
     tokenizer = quiet_transformers().AutoTokenizer.from_pretrained(cache.base)
     model = load(cache.base, cache.base)
@@ -253,6 +258,7 @@ def test_what_every_merge_writes_is_a_recipe(tmp_path: Path) -> None:
     from submerge import load_recipe
 
     for kind in ("full", "lora"):
+        assert methods.rows(kind, methods.FAST), "of --fast"
         for row in methods.rows(kind):
             scale = 0.5 if row.factor else None
             path = row.write(tmp_path / "r.yaml", Path("base"), [Path("a"), Path("b")], scale, kind)
@@ -274,6 +280,11 @@ def test_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     suite, place = command._suite(options)
     assert (suite.name, options.seeds, len(suite.tasks)) == ("text-8-fast", 1, 3)
     assert place.root == tmp_path / "text-8-fast"
+    other, _ = command._suite(command._options(["train", "text-8", "--tasks", "mr,cola"]))
+    assert (other.name, other.tasks, other.validation) == ("text-8-mr-cola", ("mr", "cola"), 300)
+    assert command._command(["train", "text-8", "--cache", "here", "--seeds", "2", "--out=there"]) == (
+        "python -m benchmarks.replication train text-8 --seeds 2"
+    )
     with pytest.raises(SystemExit):
         command._options(["train", "text-8", "--methods", "tie"])
     assert "unknown: tie" in capsys.readouterr().err
