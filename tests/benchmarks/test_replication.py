@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib")
 
 from benchmarks.replication import __main__ as command
 from benchmarks.replication import cache as store
-from benchmarks.replication import methods, plots, report, splits, text, train
+from benchmarks.replication import methods, plots, report, splits, steps, text, train
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.ceilings import factors, lda, route
 from benchmarks.replication.encoder import Items, features, load
@@ -282,14 +282,20 @@ def test_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert place.root == tmp_path / "text-8-fast"
     other, _ = command._suite(command._options(["train", "text-8", "--tasks", "mr,cola"]))
     assert (other.name, other.tasks, other.validation) == ("text-8-mr-cola", ("mr", "cola"), 300)
-    assert command._command(["train", "text-8", "--cache", "here", "--seeds", "2", "--out=there"]) == (
+    assert steps.command(["train", "text-8", "--cache", "here", "--seeds", "2", "--out=there"]) == (
         "python -m benchmarks.replication train text-8 --seeds 2"
     )
     with pytest.raises(SystemExit):
         command._options(["train", "text-8", "--methods", "tie"])
     assert "unknown: tie" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="nothing to report"):
-        command._report(suite, place, options)
+        steps.STEPS["report"](suite, place, options)
+
+
+def test_jobs_run_in_processes_of_their_own() -> None:
+    with pytest.raises(ZeroDivisionError):
+        steps._all(divmod, [(1, 1), (1, 0)], at_once=2)
+    assert "__main__" not in steps._train_one.__module__, "such a process could not find it"
 
 
 def test_the_suite_stands_for_sets_on_the_hub() -> None:
