@@ -14,11 +14,15 @@ __all__ = ["Leading", "leading"]
 
 SMALL = 512
 """The side up to which all eigenvectors are computed, whatever the number that is asked for."""
-SHARE = 8
-"""Above it, iterate where at most one in so many directions is asked for."""
+EIGH = 4.5
+"""Multiplications of a symmetric eigendecomposition, in cubes of its side."""
+EXPECTED = 2
+"""Restarts that a spectrum that decays takes; the cost of iterating is counted with so many."""
 ROUNDS = 6
 """Products with the Gram matrix that a Krylov basis is built from."""
 RESTARTS = 4
+SETTLES = 10.0
+"""What a restart must at least divide the misplaced share by; a flat spectrum does not, and is given up."""
 EXACT = 1e-7
 """The share of ‖Δ‖ that may be misplaced by a subspace that counts as found: float32's own rounding."""
 TIE = 1e-6
@@ -55,14 +59,14 @@ def leading(updates: Sequence[Update], side: str, most: int, share: float = 1.0)
     """Return up to `most` leading eigenvectors of the summed Gram matrix of a side, in float64.
 
     Directions below the numerical rank are left out, for any vector would do there. All are computed from the
-    Gram matrix unless a small part of a large side is wanted; then a block Krylov iteration finds them
-    from products with the updates alone, and falls back to the whole where its residual is too large.
+    Gram matrix unless so few of a large side are wanted that a block Krylov iteration is cheaper; it finds
+    them from products with the updates alone, and gives way to the whole where it does not settle.
     """
     length = updates[0].shape[0 if side == "left" else 1]
     terms = [u for u in updates if not isinstance(u, Zero)]
     if not terms:
         return Leading(torch.zeros(length, 0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64), 0.0)
-    if share >= 1 and length > SMALL and most * SHARE <= length:
+    if share >= 1 and length > SMALL and _iterates(terms, length, most):
         found = _iterated(terms, side, length, most)
         if found is not None:
             return found
@@ -71,6 +75,23 @@ def leading(updates: Sequence[Update], side: str, most: int, share: float = 1.0)
         gram += update.gram(side)
     values, vectors = torch.linalg.eigh(gram)
     return _ranked(values.flip(0), vectors.flip(1), most, float(gram.trace()))
+
+
+def _iterates(updates: Sequence[Update], length: int, most: int) -> bool:
+    """Return whether iterating takes clearly fewer multiplications than decomposing the Gram matrix."""
+    width = _width(most)
+    if ROUNDS * width > length:
+        return False
+    sizes = [math.prod(u.shape) if u.rank == min(u.shape) else u.rank * sum(u.shape) for u in updates]
+    whole = sum(sizes) * length + EIGH * length**3
+    turns = 2 * ROUNDS * length * width**2
+    products = ROUNDS * (2 * sum(sizes) * width + 2 * turns)
+    return 1.5 * EXPECTED * (products + EIGH * (ROUNDS * width) ** 3) < whole
+
+
+def _width(most: int) -> int:
+    """Return the columns of a block: some more than are wanted, so that the last of them settle."""
+    return most + max(8, most // 4)
 
 
 def _ranked(values: torch.Tensor, vectors: torch.Tensor, most: int, trace: float) -> Leading:
@@ -85,16 +106,16 @@ def _ranked(values: torch.Tensor, vectors: torch.Tensor, most: int, trace: float
 def _iterated(updates: Sequence[Update], side: str, length: int, most: int) -> Leading | None:
     """Return the leading eigenvectors by block Krylov iteration, or None where they do not settle."""
     generator = torch.Generator().manual_seed(length)
-    width = most + max(8, most // 4)
-    rounds = min(ROUNDS, length // width)
+    width = _width(most)
+    settled = 1 / SETTLES
     trace = sum(u.norm**2 for u in updates)
     start = torch.randn(length, width, generator=generator, dtype=torch.float64)
     for _ in range(RESTARTS):
         blocks = [_orthonormal(start)]
         images: list[torch.Tensor] = []
-        while len(images) < rounds:
+        while len(images) < ROUNDS:
             images.append(_applied(updates, side, blocks[-1]))
-            if len(blocks) < rounds:
+            if len(blocks) < ROUNDS:
                 fresh = images[-1]
                 for _again in range(2):  # once more, for where little was left it was mostly rounding
                     for block in blocks:
@@ -106,8 +127,11 @@ def _iterated(updates: Sequence[Update], side: str, length: int, most: int) -> L
         values, turn = values.flip(0)[: width + 1], turn.flip(1)[:, :width]
         start, moved = basis @ turn, image @ turn
         found = _ranked(values, start, most, trace)
-        if _misplaced(found, moved) <= EXACT:
+        before, settled = settled, _misplaced(found, moved)
+        if settled <= EXACT:
             return found
+        if settled * SETTLES > before:
+            break
     return None
 
 

@@ -31,10 +31,9 @@ Treatment: TypeAlias = Literal["merge", "base", "keep", "drop"]
 `keep`: an integer or boolean tensor, copied from the base bit for bit. `drop`: what an adapter has no
 place for; it is only compared with the base's."""
 
-CHUNK_VALUES = 1 << 21
-"""Values of one chunk over all models: large enough that workers seldom wait for the interpreter lock,
-small enough for the caches.
-A constant, for the boundaries of chunks decide how partial sums are grouped."""
+CHUNK_VALUES = 1 << 19
+"""Values of one chunk over all models: few enough for a core's own cache, many enough that the arithmetic
+outweighs the calls. A constant, for the boundaries of chunks decide how partial sums are grouped."""
 TASK_ELEMENTS = 1 << 21
 """Elements that one worker takes at a time, and that one line of the journal covers."""
 HELD = 1 << 27
