@@ -14,6 +14,7 @@ import xxhash
 
 from submerge.engine._adapter_job import AdapterJob
 from submerge.engine._job import Task
+from submerge.engine._module_names import module_names
 from submerge.engine._patch import patches_of
 from submerge.engine._pool import run_jobs
 from submerge.engine._record import DIGEST, TaskRecord
@@ -115,10 +116,13 @@ class AdapterRun(Run):
             self.written += task.job.plan.numel
 
     def _spelling(self) -> Callable[[str], str]:
-        """Return how the adapters that come in, the first one first, spell the base's names."""
+        """Return how names are spelled: as the adapters have them (the first one first), or the modules."""
         names: dict[str, str] = {}
         for model in reversed(self.plan.models):
             names |= model.adapter.names if model.adapter else {}
+        if not names:  # fine-tunes alone
+            base = self.plan.models[self.plan.donor]
+            names = module_names(base.config, base.tensors)
         return respelling(names)
 
     def _base(self) -> tuple[str | None, str | None]:

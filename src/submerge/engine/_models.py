@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from submerge.engine._module_names import module_names
 from submerge.engine._settings import Settings
 from submerge.errors import Problem, RequestError
 from submerge.recipe import Recipe
@@ -66,11 +67,22 @@ class _Opener:
             self.problems.append(Problem("the adapter does not say what it was trained on", spec, hint))
             return None
         whole = self.base(under)
+        return None if whole is None else self._laid(whole, found, spec)
+
+    def _laid(self, whole: Checkpoint, adapter: Adapter, spec: str) -> Checkpoint | None:
+        """Return the adapter on a model, by the names of its files or else by those of its modules."""
         try:
-            return None if whole is None else lay_over(whole, found, spec)
+            return lay_over(whole, adapter, spec)
         except RequestError as error:
-            self.problems += error.problems
-            return None
+            first = error
+        modules = module_names(whole.config, whole.tensors)
+        try:
+            if modules:
+                return lay_over(whole, adapter, spec, modules)
+        except RequestError as error:
+            first = error
+        self.problems += first.problems
+        return None
 
 
 def open_models(recipe: Recipe, settings: Settings, *, download: bool) -> tuple[list[str], list[Checkpoint]]:

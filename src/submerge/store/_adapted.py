@@ -17,13 +17,22 @@ from submerge.store._problems import examples
 __all__ = ["lay_over", "side_by_side"]
 
 
-def lay_over(base: Checkpoint, adapter: Adapter, label: str) -> Checkpoint:
+def lay_over(
+    base: Checkpoint, adapter: Adapter, label: str, modules: Mapping[str, str] | None = None
+) -> Checkpoint:
     """Return the model that `adapter` makes of `base`, called `label`.
 
     Tensors that the adapter replaces are its own; what it does to others is in the result's `adapter`,
-    under the base's names. Raises `RequestError` if the adapter does not fit.
+    under the base's names. `modules` gives, for tensors that are loaded under another name than they are
+    saved, that name. Raises `RequestError` if the adapter does not fit.
     """
-    fitted = fit_adapter(adapter, {name: entry.shape for name, entry in base.tensors.items()})
+    saved = {(modules or {}).get(name, name): name for name in base.tensors}
+    fitted = fit_adapter(adapter, {name: base.tensors[old].shape for name, old in saved.items()})
+    fitted = replace(
+        fitted,
+        parts={saved[name]: part for name, part in fitted.parts.items()},
+        names={saved[name]: own for name, own in fitted.names.items()},
+    )
     new = {n: replace(p.entry, name=n) for n, p in fitted.parts.items() if isinstance(p, Replace)}
     memory = {n: adapter.memory[fitted.parts[n].entry.name] for n in new if adapter.memory}  # type: ignore[union-attr]
     return replace(
