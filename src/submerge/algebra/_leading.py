@@ -73,8 +73,10 @@ def leading(updates: Sequence[Update], side: str, most: int, share: float = 1.0)
     gram = terms[0].gram(side)
     for update in terms[1:]:
         gram += update.gram(side)
+    trace = float(gram.trace())
     values, vectors = torch.linalg.eigh(gram)
-    return _ranked(values.flip(0), vectors.flip(1), most, float(gram.trace()))
+    del gram  # a large one is worth it, before the copy
+    return _ranked(values.flip(0), vectors.flip(1), most, trace)
 
 
 def _iterates(updates: Sequence[Update], length: int, most: int) -> bool:

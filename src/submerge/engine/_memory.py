@@ -19,7 +19,7 @@ RESERVE = 96 << 20
 COLLECTED = 1 << 20
 """Values that a search for a threshold collects for each model (see `algebra._select`)."""
 
-FACTORS, RESULTS, SQUARES = 4, 3, 6
+FACTORS, RESULTS, SQUARES = 4, 3, 5
 """Copies of all factors, of a dense result, and of a Gram matrix that merging a matrix holds at once."""
 
 
