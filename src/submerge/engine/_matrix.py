@@ -48,7 +48,9 @@ class MatrixJob(Job):
 
     def _write(self, task: Task, space: Workspace) -> TaskRecord:
         merged = self.merged(space)
-        self._fold = lambda chunk: elements(merged.update, chunk.start, chunk.updates.shape[1])
+        self._fold = lambda chunk: elements(merged.update, chunk.start, chunk.updates.shape[1]).to(
+            chunk.updates.device
+        )
         record = super()._write(task, space)
         record.figures = dict(merged.figures)
         return record
