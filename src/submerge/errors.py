@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Problem", "RequestError", "SubmergeError", "WorkError"]
+__all__ = ["Problem", "RequestError", "SubmergeError", "WorkError", "few"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,11 @@ class Problem:
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
         return f"{text} — {self.hint}" if self.hint else text
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class SubmergeError(Exception):

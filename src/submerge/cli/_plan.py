@@ -11,6 +11,7 @@ import typer
 
 from submerge.cli._common import load, print_json, settings, size
 from submerge.cli._merge import Device, Energy, Form, Json, Memory, Pickle, Rank, Recipe, Shard, Threads
+from submerge.errors import few
 
 
 def plan(
@@ -61,7 +62,7 @@ def _print(plan: dict[str, Any]) -> None:
     for m in plan["models"]:
         unused = m.get("unused", [])
         label = m["model"] + (f"@{m['revision'][:12]}" if "revision" in m else "")
-        models.add_row(label, m["role"], str(m["tensors"]), size(m["bytes"]), _few(unused))
+        models.add_row(label, m["role"], str(m["tensors"]), size(m["bytes"]), few(unused))
     console.print(models)
     groups = Table("tensors", "×", "shape", "reads", "writes", "treatment", box=None, pad_edge=False)
     for g in plan["groups"]:
@@ -89,14 +90,10 @@ def _print(plan: dict[str, Any]) -> None:
     more = f" and {len(plan['files']) - 4} more" if len(plan["files"]) > 4 else ""
     typer.echo(f"reads    {size(plan['reads'])}, once or more as the method needs")
     typer.echo(f"writes   {size(plan['writes'])} ({size(plan['free'])} free here): {files}{more}")
-    typer.echo(f"carries  {_few(plan['side_files'], 8) or 'no side files'}")
+    typer.echo(f"carries  {few(plan['side_files'], 8) or 'no side files'}")
     _costs(plan)
 
 
 def _costs(plan: dict[str, Any]) -> None:
     typer.echo(f"memory   at most {size(plan['memory'])} with {plan['workers']} workers")
     typer.echo(f"time     about {plan['compute_seconds']:.1f} s of computing, and what the disk adds")
-
-
-def _few(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from submerge.engine._tensor import Module, TensorPlan, is_matrix
-from submerge.errors import Problem
+from submerge.errors import Problem, few
 from submerge.store import Checkpoint, LowRank
 
 __all__ = ["adapter_form"]
@@ -46,7 +46,7 @@ def adapter_form(
     problems = []
     if packed:
         hint = "write a checkpoint (output: {as: checkpoint})"
-        what = f"the portable form of an adapter has no place for packed experts: {_few(packed)}"
+        what = f"the portable form of an adapter has no place for packed experts: {few(packed)}"
         problems.append(Problem(what, "output", hint))
     if all(tensor.treatment == "drop" for tensor in held) and not problems:
         problems.append(
@@ -74,7 +74,3 @@ def _turned(base: Checkpoint) -> bool:
         if bias is not None and len(entry.shape) == 2 and entry.shape[0] != entry.shape[1]:
             votes += (bias.shape == entry.shape[1:]) - (bias.shape == entry.shape[:1])
     return votes > 0
-
-
-def _few(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -13,10 +13,10 @@ from submerge.engine._matrix import MatrixJob, decomposing
 from submerge.engine._patch import Product
 from submerge.engine._record import TaskRecord
 from submerge.engine._tensor import TensorPlan
-from submerge.engine._workspace import Workspace, host_bytes
+from submerge.engine._workspace import Workspace
 from submerge.methods import Merged
 from submerge.recipe import OutputForm
-from submerge.store import TensorEntry
+from submerge.store import MemorySink, TensorEntry
 
 __all__ = ["AdapterJob", "AdapterSink"]
 
@@ -104,20 +104,18 @@ class AdapterJob(MatrixJob):
             plan=replace(self.plan, dtype=code),
             entry=TensorEntry(self.plan.name, code, self.plan.shape, None, 0, 0),
             sources=self.sources,
-            sink=_Held(out),
+            sink=MemorySink({self.plan.name: out}),
             seed=self.seed,
             patches=self.patches,
             hashed=False,
             whole=whole,
         )
-        tasks = job.begin()
-        while tasks:
-            for task in tasks:
-                result = job.work(task, space)
-                done = job.deliver(task, result)
-                for where, count in result.nonfinite.items() if isinstance(result, TaskRecord) else ():
-                    bad[where] = bad.get(where, 0) + count
-            tasks = job.proceed() if done else []
+
+        def count(record: TaskRecord) -> None:
+            for where, found in record.nonfinite.items():
+                bad[where] = bad.get(where, 0) + found
+
+        job.run(space, count)
         return out
 
 
@@ -139,16 +137,3 @@ def _error(update: Update, factors: Update, dtype: torch.dtype) -> float:
 
 def _equal(a: LowRank, b: LowRank) -> bool:
     return torch.equal(a.left, b.left) and torch.equal(a.right, b.right)
-
-
-@dataclass(frozen=True)
-class _Held:
-    """A sink into one tensor."""
-
-    tensor: torch.Tensor
-
-    def write(self, entry: TensorEntry, start: int, data: memoryview) -> None:
-        flat = self.tensor.view(-1)
-        count = data.nbytes // flat.element_size()
-        if count:
-            host_bytes(flat[start : start + count])[:] = data

@@ -21,8 +21,8 @@ from submerge.engine._record import DIGEST, TaskRecord
 from submerge.engine._report import Progress
 from submerge.engine._run import Run
 from submerge.engine._tensor import TensorPlan
-from submerge.errors import WorkError
-from submerge.store import AdapterWriter, FileTable, LowRank, TensorEntry, read_header, respelling
+from submerge.errors import WorkError, few
+from submerge.store import AdapterWriter, FileTable, LowRank, MemorySink, TensorEntry, read_header, respelling
 
 __all__ = ["ADAPTER_WEIGHTS", "AdapterRun", "Modules", "agreed"]
 
@@ -48,13 +48,6 @@ class Modules:
     def whole(self, plan: TensorPlan, values: torch.Tensor) -> None:
         """Take new values of a whole tensor."""
         self.writer.save(self.spelled(plan.name), values)
-
-
-class _Nowhere:
-    """The sink of jobs that hand on factors instead of writing ranges."""
-
-    def write(self, entry: TensorEntry, start: int, data: memoryview) -> None:
-        raise AssertionError("an adapter's job writes no ranges")
 
 
 class AdapterRun(Run):
@@ -101,7 +94,7 @@ class AdapterRun(Run):
                 plan=tensor,
                 entry=TensorEntry(tensor.name, tensor.dtype, tensor.shape, None, 0, 0),
                 sources=self._sources(tensor, inputs),
-                sink=_Nowhere(),
+                sink=MemorySink({}),  # nothing is written by ranges
                 seed=plan.recipe.seed,
                 hashed=False,
                 patches=patches_of(plan.models, tensor, inputs),
@@ -173,10 +166,9 @@ class AdapterRun(Run):
         left = [name for name, figures in self.figures().items() if figures.get("left_out")]
         if not left:
             return []
-        shown = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
         count = "1 tensor differs" if len(left) == 1 else f"{len(left)} tensors differ"
         have = "has" if len(left) == 1 else "have"
-        return [f"{count} from the base and {have} no place in an adapter: {shown}"]
+        return [f"{count} from the base and {have} no place in an adapter: {few(left)}"]
 
     @property
     def bytes_written(self) -> int:

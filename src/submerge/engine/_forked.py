@@ -193,27 +193,16 @@ def _work(queue: int, job: Callable[[int], Job], meter: Meter, results: BinaryIO
     try:
         space = Workspace(torch.device("cpu"))
         while len(taken := os.read(queue, _INDEX.size)) == _INDEX.size:
-            _run(job(_INDEX.unpack(taken)[0]), space, send)
+            job(_INDEX.unpack(taken)[0]).run(space, send)
     except BaseException as met:
         error = _portable(met)
     send(_Finished(peak_resident(), meter, error))
 
 
-def _run(job: Job, space: Workspace, send: Callable[[TaskRecord], None]) -> None:
-    """Take one job through all its passes."""
-    tasks = job.begin()
-    while tasks:
-        for task in tasks:
-            result = job.work(task, space)
-            if isinstance(result, TaskRecord):
-                send(result)
-            whole = job.deliver(task, result)
-        tasks = job.proceed() if whole else []
-
-
 def _portable(error: BaseException) -> BaseException:
     """Return the error, or one that says the same where it cannot be sent to another process."""
     try:
-        return pickle.loads(pickle.dumps(error)) and error
+        pickle.loads(pickle.dumps(error))
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,6 +133,17 @@ class Job:
             return []
         ordered = [part for index in sorted(parts) for part in parts[index]]
         return self._advance(self._reduction.combine(ordered))
+
+    def run(self, space: Workspace, finished: Callable[[TaskRecord], None] = lambda _: None) -> None:
+        """Take the job through all its passes in the calling thread, with the record of each range."""
+        tasks = self.begin()
+        while tasks:
+            for task in tasks:
+                result = self.work(task, space)
+                if isinstance(result, TaskRecord):
+                    finished(result)
+                whole = self.deliver(task, result)
+            tasks = self.proceed() if whole else []
 
     def _spans(self, task: Task) -> Iterator[tuple[int, int]]:
         for start in range(task.start, task.stop, self._chunk):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,10 @@ from submerge.engine._plan import Settings, check_device, plan_models
 from submerge.engine._pool import run_jobs
 from submerge.engine._record import TaskRecord
 from submerge.engine._tensor import torch_dtype
-from submerge.engine._workspace import host_bytes
 from submerge.errors import Problem, RequestError
 from submerge.methods import METHODS
 from submerge.recipe import load_recipe
-from submerge.store import DTYPES, Checkpoint, MemorySource, TensorEntry
+from submerge.store import DTYPES, Checkpoint, MemorySink, MemorySource, TensorEntry
 
 __all__ = ["merge_state_dicts", "recipe_of"]
 
@@ -66,7 +64,8 @@ def merge_state_dicts(
     settings = Settings(device=device, threads=threads, max_memory=1 << 62, allow_nonfinite=allow_nonfinite)
     specs = list(everything)
     plan = plan_models(recipe, [_checkpoint(n, s) for n, s in everything.items()], specs, settings)
-    sink = _Sink({t.name: torch.empty(t.shape, dtype=torch_dtype(t.dtype)) for t in plan.tensors})
+    merged = {t.name: torch.empty(t.shape, dtype=torch_dtype(t.dtype)) for t in plan.tensors}
+    sink = MemorySink(merged)
     found: dict[str, dict[str, int]] = {}
 
     def finished(_: Any, result: Any) -> None:
@@ -88,7 +87,7 @@ def merge_state_dicts(
     run_jobs(jobs, finished, threads=plan.budget.workers, device=check_device(device))
     if found and not allow_nonfinite:
         raise nonfinite_error(found)
-    return sink.tensors
+    return merged
 
 
 def recipe_of(
@@ -148,16 +147,3 @@ def _checkpoint(name: str, state: State) -> Checkpoint:
         entries[key] = TensorEntry(key, _CODES[tensor.dtype], shape, None, 0, nbytes)
     memory = {key: tensor.detach().cpu() for key, tensor in state.items()}
     return Checkpoint(name, Path(name), None, entries, {}, memory=memory)
-
-
-@dataclass(frozen=True)
-class _Sink:
-    """Takes ranges of the output into tensors that were made for it."""
-
-    tensors: dict[str, torch.Tensor]
-
-    def write(self, entry: TensorEntry, start: int, data: memoryview) -> None:
-        flat = self.tensors[entry.name].view(-1)
-        count = data.nbytes // flat.element_size()
-        if count:
-            host_bytes(flat[start : start + count])[:] = data

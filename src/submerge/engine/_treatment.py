@@ -10,7 +10,7 @@ from typing import Any
 from submerge.engine._adapter_form import adapter_form
 from submerge.engine._patch import is_relative
 from submerge.engine._tensor import Input, TensorPlan, is_matrix
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, few
 from submerge.methods import TensorSpec
 from submerge.recipe import Recipe, resolve
 from submerge.store import (
@@ -40,14 +40,9 @@ class _Findings:
     def problems(self) -> list[Problem]:
         """Return one problem for each kind, naming the first tensors and counting the rest."""
         return [
-            Problem(f"{what}: {_listed(names)}", where, hint)
+            Problem(f"{what}: {few(names)}", where, hint)
             for (what, where, hint), names in self.tensors.items()
         ]
-
-
-def _listed(names: Sequence[str], most: int = 3) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 @dataclass

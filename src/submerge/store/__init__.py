@@ -24,7 +24,7 @@ from submerge.store._vocabulary import (
     compare_vocabularies,
     read_vocabulary,
 )
-from submerge.store._writer import ShardWriter, Sink, preallocate, sync_file, sync_folder
+from submerge.store._writer import MemorySink, ShardWriter, Sink, preallocate, sync_file, sync_folder
 
 __all__ = [
     "DTYPES",
@@ -41,6 +41,7 @@ __all__ = [
     "Journal",
     "Kind",
     "LowRank",
+    "MemorySink",
     "MemorySource",
     "NameMatch",
     "Part",

@@ -8,16 +8,18 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
+
+import torch
 
 from submerge.errors import WorkError
 from submerge.store._dtypes import DTYPES
 from submerge.store._header import TensorEntry
 from submerge.store._shards import Shard
 
-__all__ = ["ShardWriter", "Sink", "preallocate", "sync_file", "sync_folder"]
+__all__ = ["MemorySink", "ShardWriter", "Sink", "preallocate", "sync_file", "sync_folder"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES)
@@ -170,6 +172,20 @@ class ShardWriter:
             os.close(fd)
             raise WorkError(f"{path}: has {found} bytes, but the plan says {size} — start without --resume")
         return fd
+
+
+class MemorySink:
+    """A sink into tensors in memory, by name."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._tensors = tensors
+
+    def write(self, entry: TensorEntry, start: int, data: memoryview) -> None:
+        """Store `data` at element `start`."""
+        flat = self._tensors[entry.name].view(-1)
+        count = data.nbytes // flat.element_size()
+        if count:
+            flat[start : start + count].view(torch.uint8).numpy().data[:] = data
 
 
 def sync_file(path: Path) -> None:
