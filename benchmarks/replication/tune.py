@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 __all__ = ["FINALISTS", "HOPELESS", "Choice", "tune"]
 
-FINALISTS = 3
-"""Scales that are scored on all validation items, after a screening of all on some of them."""
+FINALISTS = 2
+"""Scales that are scored on all validation items, after a screening on some of them."""
 
 HOPELESS = 0.15
-"""A screening goes up the grid, and ends after two scales in a row that are so far below the best."""
+"""A screening goes up the grid, and ends at a scale that is so far below the best."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,14 @@ def tune(
 
 
 def _screen(grid: Sequence[float], score: Callable[[float], float]) -> dict[float, float]:
+    """Return scale -> score of every second scale, as far as there is hope, and of the best one's neighbours."""
     found: dict[float, float] = {}
-    for scale in grid:
+    for scale in grid[::2]:
         found[scale] = score(scale)
-        bar = max(found.values()) - HOPELESS
-        if len(found) > 1 and all(value < bar for value in list(found.values())[-2:]):
+        if found[scale] < max(found.values()) - HOPELESS:
             break
-    return found
+    best = grid.index(max(found, key=lambda scale: found[scale]))
+    for scale in grid[max(0, best - 1) : best + 2]:
+        if scale not in found:
+            found[scale] = score(scale)
+    return dict(sorted(found.items()))

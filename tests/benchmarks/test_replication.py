@@ -175,11 +175,11 @@ def test_tuning_takes_the_best_and_screens_first() -> None:
     assert tune(grid, lambda scale: scale).at_end == "high"
 
 
-def test_a_screening_ends_where_scales_are_hopeless() -> None:
-    seen = {0.02: 0.5, 0.1: 0.9, 0.3: 0.6, 0.5: 0.8, 1.0: 0.7, 2.0: 0.3, 3.0: 0.99}
+def test_a_screening_ends_where_scales_are_hopeless_and_looks_beside_the_best() -> None:
+    seen = {0.02: 0.5, 0.05: 0.7, 0.1: 0.8, 0.3: 0.9, 0.5: 0.75, 1.0: 0.7, 2.0: 0.3, 3.0: 0.99}
     choice = tune(tuple(seen), seen.__getitem__, seen.__getitem__)
-    assert list(choice.screened) == [0.02, 0.1, 0.3, 0.5, 1.0, 2.0]
-    assert (choice.scale, choice.at_end) == (0.1, "")
+    assert list(choice.screened) == [0.02, 0.05, 0.1, 0.3, 0.5, 2.0]
+    assert (choice.scale, choice.at_end) == (0.3, "")
 
 
 def test_lda_separates_what_can_be_separated() -> None:
