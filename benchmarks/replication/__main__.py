@@ -58,7 +58,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--fast", action="store_true", help="a slice of three minutes: says nothing about methods"
     )
     parser.add_argument(
-        "--screen", type=int, default=100, help="validation items a task to screen scales on; 0: all"
+        "--screen", type=int, default=50, help="validation items a task to screen scales on; 0: all"
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes at once")
     parser.add_argument("--threads", type=int, default=1, help="of each process")

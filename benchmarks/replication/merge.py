@@ -36,7 +36,7 @@ class Plan:
     """
 
     grid: tuple[float, ...]
-    screen: int = 100
+    screen: int = 50
     costs: bool = True
     peers: bool = True
     device: str = "cpu"
