@@ -1,4 +1,4 @@
-"""Pictures of the results: bars with whiskers, tasks as a heat map, the score along the scale."""
+"""Pictures of the results: bars with whiskers, tasks as a heat map, the score along the scale, the costs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OURS, CEILING = "#1f6feb", "#9aa5b1"
 
 
 def draw(results: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
-    """Draw three pictures for each kind of specialist; return their paths."""
+    """Draw the pictures of each kind of specialist; return their paths."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -23,7 +23,7 @@ def draw(results: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
     made = []
     for kind, seeds in results["kinds"].items():
         rows = _rows(seeds)
-        for name, paint in (("bars", _bars), ("tasks", _heat), ("scale", _curves)):
+        for name, paint in (("bars", _bars), ("tasks", _heat), ("scale", _curves), ("costs", _costs)):
             figure = paint(plt, rows)
             path = folder / f"{stem}-{kind}-{name}.png"
             figure.tight_layout()
@@ -99,4 +99,25 @@ def _curves(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
     if axes.lines:
         axes.legend(frameon=False, fontsize=7, ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _costs(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
+    """Draw the mean score against what is stored, and against the time of the merge."""
+    figure, (stored, merged) = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
+    for name, found in rows.items():
+        mean = 100 * spread(one["summary"]["mean"] for one in found)[0]
+        style = {"color": CEILING if name in TITLES else OURS, "s": 14}
+        seconds = [one["cost"]["seconds"] for one in found if "cost" in one]
+        places = ((stored, found[0].get("bytes", 0) / 1e6), (merged, seconds[0] if seconds else 0))
+        for axes, value in places:
+            if value:
+                axes.scatter(value, mean, **style)
+                axes.annotate(name, (value, mean), (3, 3), textcoords="offset points", fontsize=6)
+    stored.set_ylabel("mean over tasks, % of the individual model")
+    stored.set_xlabel("stored, MB")
+    merged.set_xlabel("`submerge merge`, s")
+    for axes in (stored, merged):
+        axes.set_xscale("log")
+        axes.spines[["top", "right"]].set_visible(False)
     return figure

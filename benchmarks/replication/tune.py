@@ -50,7 +50,7 @@ def tune(
 
 
 def _screen(grid: Sequence[float], score: Callable[[float], float]) -> dict[float, float]:
-    """Return scale -> score of every second scale, as far as there is hope, and of the best one's neighbours."""
+    """Return scale -> score of every second scale while there is hope, and of the best one's neighbours."""
     found: dict[float, float] = {}
     for scale in grid[::2]:
         found[scale] = score(scale)
