@@ -42,7 +42,7 @@ def _suite(options: argparse.Namespace) -> tuple[Suite, Cache]:
         suite = suite.cut(
             name=f"{suite.name}-fast", tasks=tasks, trainings=fewer, validation=100, test=100, most_train=1000
         )
-    return suite, Cache(options.cache, suite.name) if options.cache else Cache.default(suite.name)
+    return suite, Cache(options.cache, *suite.places) if options.cache else Cache.default(*suite.places)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -17,26 +17,29 @@ MARKER = "replication.json"
 
 
 class Cache:
-    """The folders of one suite. Nothing in them depends on where the cache lies."""
+    """The folders of one suite. Nothing in them depends on where the cache lies.
 
-    def __init__(self, root: Path, suite: str) -> None:
-        self.root = root / suite
-        self.base = self.root / "base"
+    The base may lie in the folder of another suite, and heads and specialists in that of the suite's whole.
+    """
+
+    def __init__(self, root: Path, suite: str, home: str = "", base: str = "") -> None:
+        self.root, self.home = root / suite, root / (home or suite)
+        self.base = root / (base or suite) / "base"
 
     @classmethod
-    def default(cls, suite: str) -> Cache:
+    def default(cls, suite: str, home: str = "", base: str = "") -> Cache:
         """Return the cache under $SUBMERGE_CACHE, or under benchmarks/work."""
         place = os.environ.get("SUBMERGE_CACHE")
         root = Path(place) if place else Path(__file__).resolve().parent.parent / "work"
-        return cls(root / "replication", suite)
+        return cls(root / "replication", suite, home, base)
 
     def heads(self, seed: int) -> Path:
         """Return the folder of a seed's frozen heads."""
-        return self.root / f"seed{seed}" / "heads"
+        return self.home / f"seed{seed}" / "heads"
 
     def specialist(self, seed: int, kind: str, task: str) -> Path:
         """Return the folder of a trained model or adapter."""
-        return self.root / f"seed{seed}" / kind / task
+        return self.home / f"seed{seed}" / kind / task
 
     def result(self, seed: int, kind: str, row: str) -> Path:
         """Return the folder of a merge's recipe and scores, or of a ceiling's scores."""

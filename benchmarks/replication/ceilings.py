@@ -11,11 +11,10 @@ import torch
 import submerge
 from benchmarks.replication import cache as store
 from benchmarks.replication.cache import Cache
-from benchmarks.replication.encoder import features, load, tokenise
 from benchmarks.replication.methods import Merge
 from benchmarks.replication.scores import Scorer
 from benchmarks.replication.splits import Split
-from benchmarks.replication.suite import SCORE, Suite
+from benchmarks.replication.suite import CLASSES, Suite
 
 __all__ = ["NAMES", "ceilings", "lda", "route"]
 
@@ -59,6 +58,7 @@ def _measure(
     device: str,
 ) -> dict[str, dict[str, Any]]:
     made: dict[str, dict[str, Any]] = {name: {"validation": {}, "test": {}} for name in NAMES}
+    load = suite.domain.load
     base = load(cache.base, cache.base, device)
     routed = _route_all(suite, cache, splits, scorer, base)
     made["lda_router"]["layer"] = routed.pop("layer")
@@ -81,8 +81,8 @@ def _measure(
             made["base"][part][task] = scorer.score(base, part, task)
             made["individual"][part][task] = scorer.of(predicted, part, task)
             made["compression"][part][task] = scorer.score(small, part, task)
-            wrong = WRONG_SCORE if splits[task].kind == SCORE else -1
-            sent = torch.where(right, predicted, torch.full_like(predicted, wrong))
+            wrong = -1 if splits[task].kind == CLASSES else WRONG_SCORE
+            sent = torch.where(_like(right, predicted), predicted, torch.full_like(predicted, wrong))
             made["lda_router"][part][task] = scorer.of(sent, part, task)
             if part == "test":
                 made["lda_router"]["routed"][task] = right.double().mean().item()
@@ -90,6 +90,11 @@ def _measure(
     made["individual"]["bytes"] = size
     made["compression"] |= {"rank": rank, "bytes": 4 * cut}
     return made
+
+
+def _like(right: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
+    """Return a row's answer for all of its numbers."""
+    return right.view(-1, *[1] * (predicted.ndim - 1))
 
 
 def compressed_rank(suite: Suite, kind: str, width: int) -> int:
@@ -107,19 +112,20 @@ def _route_all(
     suite: Suite, cache: Cache, splits: Mapping[str, Split], scorer: Scorer, base: Any
 ) -> dict[str, Any]:
     """Return part -> task -> the task that each input is sent to, by the layer that validation prefers."""
+    domain = suite.domain
     shown = [
-        split.train[-suite.router_shots :] for split in splits.values()
+        (split.train[-suite.router_shots :], split.kind) for split in splits.values()
     ]  # heads and centre take the first
     examples = [
-        features(base, tokenise(rows, cache.base, suite.max_tokens), layers=True).transpose(0, 1)
-        for rows in shown
+        domain.features(base, domain.items(rows, cache.base, kind), layers=True).transpose(0, 1)
+        for rows, kind in shown
     ]
     layers = range(len(examples[0]))
     routers = [lda([some[layer] for some in examples]) for layer in layers]
     found: dict[str, Any] = {part: {} for part in ("validation", "test")}
     for part in found:
         for task, items in scorer.items[part].items():
-            states = features(base, items, layers=True)
+            states = domain.features(base, items, layers=True)
             found[part][task] = [route(routers[layer], states[:, layer]) for layer in layers]
 
     def accuracy(layer: int) -> float:

@@ -1,100 +1,105 @@
-"""A transformers encoder as a function from rows to unit features."""
+"""A transformers encoder as a function from rows to unit features; what differs between kinds of input."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.functional import normalize
 
-from benchmarks.replication.suite import Row
+from benchmarks.replication.suite import CLASSES, DENSE, Rows
 
-__all__ = ["Items", "features", "load", "masked_means", "tokenise"]
-
-BATCH_TOKENS = 4096
-"""Of one batch without gradients, padding included."""
+__all__ = ["Domain", "Items"]
 
 
-class Items:
-    """Rows as token ids, sorted by length so that little is padded; `labels` are in the rows' order."""
+class Items(ABC):
+    """Rows as an encoder takes them; `labels` are in the rows' order."""
 
-    def __init__(self, rows: Sequence[Row], tokenizer: Any, most: int) -> None:
-        first, second = [row[0] for row in rows], [row[1] for row in rows]
-        pairs = second if any(text is not None for text in second) else None
-        found = tokenizer(first, pairs, truncation=True, max_length=most, return_token_type_ids=True)
-        self.ids, self.types = found["input_ids"], found["token_type_ids"]
-        self.labels = torch.tensor([row[2] for row in rows])
+    labels: torch.Tensor
+    kind: str = CLASSES
 
-    def __len__(self) -> int:
-        return len(self.ids)
+    @abstractmethod
+    def __len__(self) -> int: ...
 
-    def batch(self, which: Sequence[int], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
-        """Return the model's arguments for these rows, padded to the longest of them."""
-        longest = max(len(self.ids[i]) for i in which)
-        shape = (len(which), longest)
-        ids, types, mask = (torch.zeros(shape, dtype=torch.long) for _ in range(3))
-        for row, i in enumerate(which):
-            length = len(self.ids[i])
-            ids[row, :length] = torch.tensor(self.ids[i])
-            types[row, :length] = torch.tensor(self.types[i])
-            mask[row, :length] = 1
-        found = {"input_ids": ids, "token_type_ids": types, "attention_mask": mask}
-        return {name: value.to(device) for name, value in found.items()}
+    @abstractmethod
+    def batch(
+        self, which: Sequence[int], device: torch.device | str = "cpu", draw: torch.Generator | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Return the model's arguments for these rows; in training `draw` may change them a little."""
 
-    def batches(self, tokens: int = BATCH_TOKENS) -> list[list[int]]:
-        """Return the rows' numbers by length, in batches of about so many tokens."""
-        found: list[list[int]] = [[]]
-        for i in sorted(range(len(self)), key=lambda i: len(self.ids[i])):
-            if found[-1] and (len(found[-1]) + 1) * len(self.ids[i]) > tokens:
-                found.append([])
-            found[-1].append(i)
-        return found
+    @abstractmethod
+    def batches(self) -> list[list[int]]:
+        """Return all rows' numbers, in batches for use without gradients."""
 
 
-def tokenise(rows: Sequence[Row], base: Path, most: int) -> Items:
-    """Return the rows as ids of the base's vocabulary."""
-    return Items(rows, _tokenizer(base), most)
+class Domain(ABC):
+    """What a kind of input gives its suites. Training, merging and scoring know nothing else of it."""
 
+    targets: str
+    """The modules that adapters are put on, as a regular expression."""
+    beside: tuple[str, ...] = ()
+    """How the base's files begin that belong beside a tuned model, too."""
 
-@lru_cache
-def _tokenizer(base: Path) -> Any:
-    from transformers import AutoTokenizer
+    @abstractmethod
+    def items(self, rows: Rows, base: Path, kind: str = CLASSES) -> Items:
+        """Return rows of a kind of task as the base's encoder takes them."""
 
-    return AutoTokenizer.from_pretrained(base)
+    @abstractmethod
+    def cell(self, value: Any) -> Any:
+        """Return a column of a data set on the Hub as it stands in a row."""
 
+    @abstractmethod
+    def frozen(self, model: Any) -> list[torch.nn.Module]:
+        """Return the modules that a full fine-tune leaves as they are."""
 
-def load(folder: Path, base: Path, device: torch.device | str = "cpu") -> Any:
-    """Return the model of a folder, for use: a checkpoint, or a PEFT adapter on the base."""
-    from transformers import AutoModel
+    @abstractmethod
+    def means(self, hidden: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the mean over an input's tokens at length one, shape [n, d]."""
 
-    if (folder / "adapter_config.json").exists():
-        from peft import PeftModel
+    def places(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return each place's token at length one, shape [n, places, d], for dense targets."""
+        raise NotImplementedError(f"{type(self).__name__} has no dense targets")
 
-        model = PeftModel.from_pretrained(AutoModel.from_pretrained(base), folder).merge_and_unload()
-    else:
-        model = AutoModel.from_pretrained(folder)
-    return model.to(device).eval()
+    def facts(self) -> dict[str, Any]:
+        """Return what decides about results: part of every marker."""
+        return {}
 
+    def fresh(self, base: Path) -> Any:
+        """Return the base, to be trained or used."""
+        from transformers import AutoModel
 
-def masked_means(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return the mean over a row's tokens, at length one, shape [n, d]."""
-    mask = mask.unsqueeze(-1)
-    return normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+        return AutoModel.from_pretrained(base)
 
+    def load(self, folder: Path, base: Path, device: torch.device | str = "cpu") -> Any:
+        """Return the model of a folder, for use: a checkpoint, or a PEFT adapter on the base."""
+        if (folder / "adapter_config.json").exists():
+            from peft import PeftModel
 
-@torch.inference_mode()
-def features(model: Any, items: Items, *, layers: bool = False) -> torch.Tensor:
-    """Return unit features on the CPU, shape [n, d], or of every layer, shape [n, layers + 1, d]."""
-    parts, order = [], []
-    for which in items.batches():
-        batch = items.batch(which, model.device)
-        out = model(**batch, output_hidden_states=layers)
-        states = out.hidden_states if layers else (out.last_hidden_state,)
-        means = [masked_means(state, batch["attention_mask"]) for state in states]
-        parts.append(torch.stack(means, 1) if layers else means[0])
-        order += which
-    found = torch.cat(parts).float().cpu()
-    return found[torch.tensor(order).argsort()]
+            model = PeftModel.from_pretrained(self.fresh(base), folder).merge_and_unload()
+        else:
+            model = self.fresh(folder)
+        return model.to(device).eval()
+
+    def pooled(self, hidden: torch.Tensor, batch: dict[str, torch.Tensor], kind: str) -> torch.Tensor:
+        """Return the features that a task's head reads: one of each input, or of each place."""
+        return self.places(hidden) if kind == DENSE else self.means(hidden, batch)
+
+    @torch.inference_mode()
+    def features(self, model: Any, items: Items, *, layers: bool = False) -> torch.Tensor:
+        """Return unit features on the CPU, shape [n, d], or [n, places, d] of dense targets.
+
+        With `layers`, return the means of every layer's tokens, shape [n, layers + 1, d].
+        """
+        parts, order = [], []
+        for which in items.batches():
+            batch = items.batch(which, model.device)
+            out = model(**batch, output_hidden_states=layers)
+            if layers:
+                parts.append(torch.stack([self.means(state, batch) for state in out.hidden_states], 1))
+            else:
+                parts.append(self.pooled(out.last_hidden_state, batch, items.kind))
+            order += which
+        found = torch.cat(parts).float().cpu()
+        return found[torch.tensor(order).argsort()]

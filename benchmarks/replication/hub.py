@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from benchmarks.replication.suite import HubSet, Rows
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.replication.suite import HubSet, Rows, Task
 
 __all__ = ["read"]
 
 
-def read(source: HubSet) -> tuple[Rows, Rows]:
-    """Return training and test rows. Rows without a label (−1) are left out."""
+def read(task: Task, cell: Callable[[Any], Any]) -> tuple[Rows, Rows]:
+    """Return training and test rows, each column by `cell`. Rows without a label (−1) are left out."""
+    if (source := task.hub) is None:
+        raise SystemExit(
+            f"{task.name}: no set on the Hub gives this task — set SUBMERGE_DATA, or leave it out"
+        )
     try:
         from datasets import load_dataset
     except ImportError as missing:
@@ -16,18 +23,18 @@ def read(source: HubSet) -> tuple[Rows, Rows]:
             "no data: set SUBMERGE_DATA to the folder of data, or `pip install datasets` to load from the Hub"
         ) from missing
     parts = load_dataset(source.repo, source.config, revision=source.revision)
-    return _rows(parts[source.train], source), _rows(parts[source.test], source)
+    return _rows(parts[source.train], source, cell), _rows(parts[source.test], source, cell)
 
 
-def _rows(part: object, source: HubSet) -> Rows:
+def _rows(part: Any, source: HubSet, cell: Callable[[Any], Any]) -> Rows:
     rows: Rows = []
-    for entry in part:  # type: ignore[attr-defined]
+    for entry in part:
         label = entry[source.label]
         if source.scale:
             low, high = source.scale
             label = (float(label) - low) / (high - low)
         elif int(label) < 0:
             continue
-        first, *rest = (str(entry[column]).strip() for column in source.texts)
+        first, *rest = (cell(entry[column]) for column in source.columns)
         rows.append((first, rest[0] if rest else None, label))
     return rows

@@ -15,7 +15,6 @@ from benchmarks.replication import cache as store
 from benchmarks.replication import parity
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.ceilings import ceilings
-from benchmarks.replication.encoder import load
 from benchmarks.replication.methods import Merge
 from benchmarks.replication.scores import Scorer, summary
 from benchmarks.replication.splits import Split
@@ -73,7 +72,7 @@ class Bench:
             )
         self.trained = [marker["config"] for marker in markers if marker]
         heads = load_heads(suite, cache, splits, seed)
-        self.scorer = Scorer(splits, heads, cache.base, suite.max_tokens, plan.screen)
+        self.scorer = Scorer(suite.domain, splits, heads, cache.base, plan.screen)
         self.ceilings = ceilings(
             suite, cache, splits, self.scorer, kind, seed, self._config({}), self.settings, plan.device
         )
@@ -93,7 +92,7 @@ class Bench:
             started = time.perf_counter()
             scale = self._tune(row, part, result)
             out = self._merge(row, part, scale)
-            result["test"] = self.scorer.scores(load(out, self.cache.base, self.plan.device), "test")
+            result["test"] = self.scorer.scores(self._load(out), "test")
             result["bytes"] = size(out)
             result["seconds_in_all"] = round(time.perf_counter() - started, 2)
             if self.plan.costs:
@@ -114,7 +113,7 @@ class Bench:
 
         def score(where: str, scale: float | None) -> float:
             out = self._merge(row, part, scale)
-            scores = self.scorer.scores(load(out, self.cache.base, self.plan.device), where)
+            scores = self.scorer.scores(self._load(out), where)
             if where == "validation":
                 seen[str(scale)] = scores
             # screened items are validation items: the individual's validation scores serve both
@@ -136,6 +135,9 @@ class Bench:
         out = part / "merged"
         submerge.merge(recipe, out, settings=self.settings, overwrite=True)
         return out
+
+    def _load(self, folder: Path) -> Any:
+        return self.suite.domain.load(folder, self.cache.base, self.plan.device)
 
     def _cost(self, part: Path, out: Path) -> dict[str, float]:
         command = [sys.executable, "-m", "submerge", "merge", str(part / "recipe.yaml"), "-o", str(out)]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.replication.encoder import load
 from benchmarks.replication.methods import Merge
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def _mergekit(row: Merge, bench: Bench, scale: float | None, part: Path) -> dict
     out = part / "mergekit"
     shutil.copytree(bench.cache.base, out)
     save_file({key: value.contiguous() for key, value in merged.items()}, out / WEIGHTS, {"format": "pt"})
-    scores = bench.scorer.scores(load(out, bench.cache.base, bench.plan.device), "test")
+    scores = bench.scorer.scores(bench.suite.domain.load(out, bench.cache.base, bench.plan.device), "test")
     shutil.rmtree(out)
     return {"test": scores, "seconds": round(seconds, 2)}
 
@@ -63,9 +62,8 @@ def _mergekit(row: Merge, bench: Bench, scale: float | None, part: Path) -> dict
 def _peft(row: Merge, bench: Bench, scale: float | None) -> dict[str, Any]:
     """Combine the adapters with PEFT's `add_weighted_adapter`; its weights carry the scale."""
     from peft import PeftModel
-    from transformers import AutoModel
 
-    base = AutoModel.from_pretrained(bench.cache.base)
+    base = bench.suite.domain.fresh(bench.cache.base)
     names = [model.name for model in bench.models]
     model = PeftModel.from_pretrained(base, bench.models[0], adapter_name=names[0])
     for name, folder in zip(names[1:], bench.models[1:], strict=True):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.replication import heads as head_of
-from benchmarks.replication.encoder import Items, features, tokenise
+from benchmarks.replication.encoder import Domain, Items
 from benchmarks.replication.heads import Head
 from benchmarks.replication.splits import Split
 
@@ -22,18 +22,19 @@ class Scorer:
     """Scores models on parts of the tasks: some validation items, all of them, or the test."""
 
     def __init__(
-        self, splits: Mapping[str, Split], heads: Mapping[str, Head], base: Path, most: int, screen: int
+        self, domain: Domain, splits: Mapping[str, Split], heads: Mapping[str, Head], base: Path, screen: int
     ) -> None:
-        self.heads, self.kinds = heads, {name: split.kind for name, split in splits.items()}
+        self.domain, self.heads = domain, heads
+        self.kinds = {name: split.kind for name, split in splits.items()}
         self.items: dict[str, dict[str, Items]] = {part: {} for part in PARTS}
         for name, split in splits.items():
             rows = {"screen": split.validation[:screen], "validation": split.validation, "test": split.test}
             for part in PARTS[0 if screen else 1 :]:
-                self.items[part][name] = tokenise(rows[part], base, most)
+                self.items[part][name] = domain.items(rows[part], base, split.kind)
 
     def predictions(self, model: Any, part: str, task: str) -> torch.Tensor:
         """Return what the model and the task's frozen head say of a part."""
-        return head_of.predict(self.heads[task], features(model, self.items[part][task]))
+        return head_of.predict(self.heads[task], self.domain.features(model, self.items[part][task]))
 
     def score(self, model: Any, part: str, task: str) -> float:
         """Return the accuracy or the correlation on a part of one task."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.replication import hub
-from benchmarks.replication.suite import SCORE, Rows, Suite, Task, seed_of
+from benchmarks.replication.suite import CLASSES, Rows, Suite, Task, seed_of
 
 __all__ = ["Split", "load", "split"]
 
@@ -19,7 +20,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Split:
-    """The items of one task; `classes` is 0 for a task that is scored in [0, 1]."""
+    """The items of one task; `classes` is 0 for a task that is scored."""
 
     task: str
     kind: str
@@ -29,12 +30,12 @@ class Split:
     classes: int
 
 
-def load(suite: Suite, folder: Path | None) -> dict[str, Split]:
+def load(suite: Suite, folder: Path | None, tasks: Sequence[str] | None = None) -> dict[str, Split]:
     """Return task -> items, read from the folder of data, or from the Hub where there is none."""
     found = {}
-    for name in suite.tasks:
+    for name in tasks or suite.tasks:
         task = suite.known[name]
-        pool, test = task.read(folder) if folder else hub.read(task.hub)
+        pool, test = task.read(folder) if folder else hub.read(task, suite.domain.cell)
         found[name] = split(task, pool, test, suite)
     return found
 
@@ -42,7 +43,7 @@ def load(suite: Suite, folder: Path | None) -> dict[str, Split]:
 def split(task: Task, pool: Rows, test: Rows, suite: Suite) -> Split:
     """Return the suite's numbers of items, drawn with a fixed seed.
 
-    Rows of the pool whose text is in the test, or occurs twice, are left out. Where the pool is small,
+    Rows of the pool whose input is in the test, or occurs twice, are left out. Where the pool is small,
     validation takes at most a third of it.
     """
     order = np.random.default_rng(seed_of(SEED, task.name))
@@ -56,5 +57,5 @@ def split(task: Task, pool: Rows, test: Rows, suite: Suite) -> Split:
     fresh = [fresh[i] for i in order.permutation(len(fresh))]
     held = min(suite.validation, len(fresh) // 3)
     train = fresh[held : held + suite.most_train]
-    classes = 0 if task.kind == SCORE else len(Counter(int(row[2]) for row in (*pool, *test)))
+    classes = len(Counter(int(row[2]) for row in (*pool, *test))) if task.kind == CLASSES else 0
     return Split(task.name, task.kind, train, fresh[:held], test[: suite.test], classes)

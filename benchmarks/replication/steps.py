@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,13 @@ def _train(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
 
     _quiet()
     train.write_base(suite, cache)
-    splits = _splits(suite)
     for seed in range(options.seeds):
-        train.heads(suite, cache, splits, seed)
+        train.heads(suite, cache, lambda: _splits(suite.home), seed)
     jobs = [
-        (kind, seed, task) for seed in range(options.seeds) for kind in suite.trainings for task in splits
+        (kind, seed, task)
+        for seed in range(options.seeds)
+        for kind in suite.trainings
+        for task in suite.tasks
     ]
     _all(_train_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
 
@@ -50,7 +53,7 @@ def _train_one(
     from benchmarks.replication import train
 
     _quiet(options.threads)
-    splits = _splits(suite)
+    splits = _splits(suite, [task])
     head = train.load_heads(suite, cache, splits, seed)[task]
     found = train.specialist(suite, cache, splits[task], head, kind, seed, options.device)
     say(f"{kind} seed {seed} {task}: {found['seconds']:.0f} s, loss {found['losses'][-1]:.3f}")
@@ -93,7 +96,7 @@ def _report(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
         "date": f"{datetime.date.today()}",
         "machine": machine.describe(),
         "suite": suite.facts(),
-        "data": {task: vars(suite.known[task].hub) for task in suite.tasks},
+        "data": {task: asdict(hub) if (hub := suite.known[task].hub) else None for task in suite.tasks},
         "trainings": {kind: training.config() for kind, training in suite.trainings.items()},
         "kinds": kinds,
     }
@@ -121,11 +124,11 @@ def command(arguments: Sequence[str]) -> str:
     return shlex.join(["python", "-m", "benchmarks.replication", *parser.parse_known_args(arguments)[1]])
 
 
-def _splits(suite: Suite) -> dict[str, Any]:
+def _splits(suite: Suite, tasks: Sequence[str] | None = None) -> dict[str, Any]:
     from benchmarks.replication import splits
 
     folder = os.environ.get("SUBMERGE_DATA")
-    return splits.load(suite, Path(folder) if folder else None)
+    return splits.load(suite, Path(folder) if folder else None, tasks)
 
 
 def _all(work: Callable[..., None], jobs: Iterable[tuple[Any, ...]], at_once: int) -> None:

@@ -1,4 +1,4 @@
-"""What a suite is: tasks with rows, a base, and the numbers that its trainings use."""
+"""What a suite is: tasks with rows of one domain, a base, and the numbers that its trainings use."""
 
 from __future__ import annotations
 
@@ -6,15 +6,32 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["CLASSES", "SCORE", "HubSet", "Row", "Rows", "Suite", "Task", "Training", "seed_of"]
+if TYPE_CHECKING:
+    from benchmarks.replication.encoder import Domain
 
-CLASSES, SCORE = "classes", "score"
-"""Kinds of task: one class out of several, told by accuracy; a number in [0, 1], told by Pearson's r."""
+__all__ = [
+    "CLASSES",
+    "DENSE",
+    "SCORE",
+    "Base",
+    "HubSet",
+    "Row",
+    "Rows",
+    "Suite",
+    "Task",
+    "Training",
+    "seed_of",
+]
 
-Row = tuple[str, str | None, int | float]
-"""A sentence, a second one or None, and the class, or the score in [0, 1]."""
+CLASSES, SCORE, DENSE = "classes", "score", "dense"
+"""Kinds of task: one class out of several, told by accuracy; a number in [0, 1], told by Pearson's r; such a
+number for every place of the input, told by Pearson's r over all of them."""
+
+Row = tuple[str | bytes, str | None, int | float | bytes]
+"""A sentence, a second one or None; or the bytes of a picture and None. Then the class, the score in [0, 1],
+or 0 or 1 for every pixel."""
 Rows = list[Row]
 
 
@@ -26,7 +43,7 @@ class HubSet:
     """
 
     repo: str
-    texts: tuple[str, ...]
+    columns: tuple[str, ...]
     label: str
     train: str = "train"
     test: str = "test"
@@ -37,12 +54,27 @@ class HubSet:
 
 @dataclass(frozen=True)
 class Task:
-    """A name, how its rows are read from the folder of data, and the set on the Hub that it stands for."""
+    """A name, how its rows are read from the folder of data, and the set on the Hub that it stands for.
+
+    `hub` is None where there is no such set that would give the same task.
+    """
 
     name: str
     read: Callable[[Path], tuple[Rows, Rows]]
-    hub: HubSet
+    hub: HubSet | None
     kind: str = CLASSES
+
+
+@dataclass(frozen=True)
+class Base:
+    """How the base is written; suites that share one name its `home`, else each has its own.
+
+    `facts` are what decides about its weights, where that can change.
+    """
+
+    write: Callable[[Path], None]
+    home: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,16 +100,18 @@ class Suite:
     """Everything that fixes a suite's results but the seed.
 
     `most_train`, `validation` and `test` are items a task; `shots` are examples a class for the frozen heads.
-    `known` tasks can be asked for; `tasks` are taken where nothing is said.
+    `known` tasks can be asked for; `tasks` are taken where nothing is said. A suite that is part of a `whole`
+    takes heads and specialists from it, so that several parts share them.
     """
 
     name: str
     known: Mapping[str, Task]
     tasks: tuple[str, ...]
     trainings: Mapping[str, Training]
-    base: Callable[[Path], None]
+    base: Base
+    domain: Domain
+    whole: Suite | None = None
     seeds: int = 3
-    max_tokens: int = 48
     most_train: int = 2000
     validation: int = 300
     test: int = 500
@@ -91,10 +125,21 @@ class Suite:
         """Return the suite with some values changed."""
         return replace(self, **changes)
 
+    @property
+    def home(self) -> Suite:
+        """Return the suite whose heads and specialists this one uses."""
+        return self.whole or self
+
+    @property
+    def places(self) -> tuple[str, str, str]:
+        """Return the names of the folders of its results, of its heads and specialists, and of its base."""
+        return self.name, self.home.name, self.base.home or self.name
+
     def facts(self) -> dict[str, Any]:
         """Return what decides about results besides a training: part of every marker."""
-        names = ("name", "tasks", "max_tokens", "most_train", "validation", "test", "shots", "generic")
-        return {name: getattr(self, name) for name in (*names, "head_scale")} | {"tasks": list(self.tasks)}
+        names = ("name", "most_train", "validation", "test", "shots", "generic", "head_scale")
+        found = {name: getattr(self, name) for name in names} | {"tasks": list(self.tasks)}
+        return found | self.domain.facts() | ({"base": dict(self.base.facts)} if self.base.facts else {})
 
 
 def seed_of(*parts: object) -> int:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.replication.suite import SCORE, HubSet, Rows, Suite, Task, Training
+from benchmarks.replication.sentences import Sentences
+from benchmarks.replication.suite import SCORE, Base, HubSet, Rows, Suite, Task, Training
 
 __all__ = ["KNOWN", "TEXT_8", "write_base"]
 
@@ -186,6 +187,7 @@ TEXT_8 = Suite(
         "full": Training(steps=150, rate=5e-5),
         "lora": Training(steps=150, rate=5e-4, rank=16, alpha=32, decay=0.0),
     },
-    base=write_base,
+    base=Base(write_base),
+    domain=Sentences(),
     shots=5,  # with ten, Subj, Banking77 and AG News leave a tuned model less than 10 points to gain
 )

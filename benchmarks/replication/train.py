@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,47 +12,64 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.replication import cache as store
 from benchmarks.replication.cache import Cache
-from benchmarks.replication.encoder import Items, features, load, masked_means, tokenise
+from benchmarks.replication.encoder import Domain, Items
 from benchmarks.replication.heads import Head, loss, shots
 from benchmarks.replication.splits import Split
-from benchmarks.replication.suite import Suite, Training, seed_of
+from benchmarks.replication.suite import CLASSES, DENSE, Rows, Suite, Training, seed_of
 
 __all__ = ["fit", "heads", "load_heads", "specialist", "write_base"]
 
 
 def write_base(suite: Suite, cache: Cache) -> None:
     """Write the base into the cache, once."""
-    config = {"base": suite.name}
+    config = {"base": suite.base.home or suite.name} | suite.base.facts
     if store.done(cache.base, config) is None:
-        with store.write_whole(cache.base, config) as (folder, _):
-            suite.base(folder)
+        with store.write_whole(cache.base, config) as (folder, measured):
+            started = time.perf_counter()
+            suite.base.write(folder)
+            measured["seconds"] = round(time.perf_counter() - started, 2)
 
 
-def heads(suite: Suite, cache: Cache, splits: Mapping[str, Split], seed: int) -> dict[str, Head]:
-    """Return task -> frozen head of a seed, made from base features and kept in the cache."""
+def heads(suite: Suite, cache: Cache, read: Callable[[], Mapping[str, Split]], seed: int) -> None:
+    """Make a seed's frozen heads of the whole suite from base features, unless the cache has them."""
+    suite = suite.home
     folder, config = cache.heads(seed), suite.facts() | {"seed": seed}
-    if store.done(folder, config) is None:
-        base = load(cache.base, cache.base)
+    if store.done(folder, config) is not None:
+        return
+    splits, domain = read(), suite.domain
+    base = domain.load(cache.base, cache.base)
+    generic = {name: split.train[: suite.generic] for name, split in splits.items()}
 
-        def feature(rows: Any) -> torch.Tensor:
-            return features(base, tokenise(rows, cache.base, suite.max_tokens))
+    def features(rows: Rows, kind: str = CLASSES) -> torch.Tensor:
+        return domain.features(base, domain.items(rows, cache.base, kind))
 
-        generic = [feature(split.train[: suite.generic]) for split in splits.values()]
-        found = {"centre": torch.cat(generic).mean(0)}
-        for name, split in splits.items():
-            groups = shots(split.train, split.kind, split.classes, suite.shots, seed_of(seed, name))
-            made = Head.of(found["centre"], [feature(rows) for rows in groups])
-            found[name] = made.vectors
-        with store.write_whole(folder, config) as (part, _):
-            save_file(found, part / "heads.safetensors")
-    return load_heads(suite, cache, splits, seed)
+    found = {"centre": torch.cat([features(rows) for rows in generic.values()]).mean(0)}
+    dense = {name: rows for name, rows in generic.items() if splits[name].kind == DENSE}
+    if dense:
+        places = [features(rows, DENSE).flatten(0, 1) for rows in dense.values()]
+        found[f"centre {DENSE}"] = torch.cat(places).mean(0)
+    for name, split in splits.items():
+        groups = shots(split.train, split.kind, split.classes, suite.shots, seed_of(seed, name))
+        if split.kind == DENSE:
+            items = domain.items(groups[0], cache.base, DENSE)
+            made = Head.of_places(found[f"centre {DENSE}"], domain.features(base, items), items.labels)
+        else:
+            made = Head.of(found["centre"], [features(rows) for rows in groups])
+        found[name] = made.vectors
+    with store.write_whole(folder, config) as (part, _):
+        save_file(found, part / "heads.safetensors")
 
 
 def load_heads(suite: Suite, cache: Cache, splits: Mapping[str, Split], seed: int) -> dict[str, Head]:
     """Return task -> head, as they lie in the cache."""
     found = load_file(cache.heads(seed) / "heads.safetensors")
     return {
-        name: Head(found["centre"], found[name], split.kind, suite.head_scale)
+        name: Head(
+            found[f"centre {DENSE}" if split.kind == DENSE else "centre"],
+            found[name],
+            split.kind,
+            suite.head_scale,
+        )
         for name, split in splits.items()
     }
 
@@ -61,22 +78,27 @@ def specialist(
     suite: Suite, cache: Cache, split: Split, head: Head, kind: str, seed: int, device: str = "cpu"
 ) -> dict[str, Any]:
     """Train one model on one task, unless the cache has it; return its marker."""
-    training = suite.trainings[kind]
-    config = suite.facts() | {"task": split.task, "kind": kind, "seed": seed, "training": training.config()}
+    training, domain = suite.trainings[kind], suite.domain
+    config = suite.home.facts() | {
+        "task": split.task,
+        "kind": kind,
+        "seed": seed,
+        "training": training.config(),
+    }
     folder = cache.specialist(seed, kind, split.task)
     if (found := store.done(folder, config)) is not None:
         return found
     draw = seed_of(seed, kind, split.task)
     torch.manual_seed(draw)
-    model = _new(cache.base, training)
-    items = tokenise(split.train, cache.base, suite.max_tokens)
+    model = _new(domain, cache.base, training)
+    items = domain.items(split.train, cache.base, split.kind)
     with store.write_whole(folder, config) as (part, measured):
         started = time.perf_counter()
-        measured["losses"] = fit(model.to(device), items, head.to(device), training, draw)
+        measured["losses"] = fit(domain, model.to(device), items, head.to(device), training, draw)
         measured["seconds"] = round(time.perf_counter() - started, 2)
         model.cpu().save_pretrained(part)
         if not training.rank:
-            _copy_tokenizer(cache.base, part)
+            _copy_beside(domain, cache.base, part)
         measured["bytes"] = sum(f.stat().st_size for f in part.glob("*.safetensors"))
         measured["device"] = device
     found = store.read(folder)
@@ -84,32 +106,29 @@ def specialist(
     return found
 
 
-def _new(base: Path, training: Training) -> Any:
-    from transformers import AutoModel
-
-    model = AutoModel.from_pretrained(base)
+def _new(domain: Domain, base: Path, training: Training) -> Any:
+    model = domain.fresh(base)
     if training.rank:
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
             r=training.rank,
             lora_alpha=training.alpha,
-            target_modules=r"encoder\.layer\.\d+\..*\.(query|key|value|dense)",
+            target_modules=domain.targets,
         )
         return get_peft_model(model, config)
-    model.embeddings.requires_grad_(False)
-    if getattr(model, "pooler", None) is not None:
-        model.pooler.requires_grad_(False)  # no feature passes it
+    for module in domain.frozen(model):
+        module.requires_grad_(False)
     return model
 
 
-def _copy_tokenizer(base: Path, folder: Path) -> None:
+def _copy_beside(domain: Domain, base: Path, folder: Path) -> None:
     for file in base.iterdir():
-        if file.name.startswith(("tokenizer", "vocab", "special_tokens")):
+        if domain.beside and file.name.startswith(domain.beside):
             (folder / file.name).write_bytes(file.read_bytes())
 
 
-def fit(model: Any, items: Items, head: Head, training: Training, seed: int) -> list[float]:
+def fit(domain: Domain, model: Any, items: Items, head: Head, training: Training, seed: int) -> list[float]:
     """Train in place: AdamW, warm-up, linear decay; return the mean loss of every tenth of the steps."""
     draw = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # dropout
@@ -126,8 +145,8 @@ def fit(model: Any, items: Items, head: Head, training: Training, seed: int) -> 
         if len(left) < training.batch:
             left = torch.randperm(len(items), generator=draw).tolist()
         which, left = left[: training.batch], left[training.batch :]
-        batch = items.batch(which, model.device)
-        pooled = masked_means(model(**batch).last_hidden_state, batch["attention_mask"])
+        batch = items.batch(which, model.device, draw)
+        pooled = domain.pooled(model(**batch).last_hidden_state, batch, items.kind)
         value = loss(head, pooled, labels[which])
         optimizer.zero_grad()
         value.backward()
