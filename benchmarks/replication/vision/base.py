@@ -1,0 +1,128 @@
+"""The base of the vision suites: a small ViT that learns a thousand classes of formula-made images.
+
+It sees no photograph and no drawing, so no task of a suite, and needs no data set.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from benchmarks.replication.suite import seed_of
+from benchmarks.replication.vision.formula import CLASSES, SIZE, Formulas
+
+__all__ = ["Pretraining", "pretrain"]
+
+PATCH = 8
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """How the base is made; `steps` fixes it, whatever the machine."""
+
+    steps: int
+    width: int = 192
+    layers: int = 4
+    heads: int = 6
+    batch: int = 64
+    rate: float = 1.5e-3
+    warmup: int = 400
+    decay: float = 0.05
+    seed: int = 0
+    every: int = 250
+
+    def config(self) -> dict[str, Any]:
+        """Return all that decides about the weights, for a marker."""
+        return {name: value for name, value in asdict(self).items() if name != "every"}
+
+
+def pretrain(folder: Path, how: Pretraining, say: Any = print) -> None:
+    """Write the base; a run that was ended goes on at its last checkpoint, beside the folder."""
+    kept = folder.with_name(f"pretraining-{how.steps}.safetensors")
+    model, classifier = _new(how)
+    both = nn.ModuleDict({"model": model, "classifier": classifier})
+    weights = dict(both.named_parameters())
+    matrices = [value for value in weights.values() if value.ndim == 2]
+    others = [value for value in weights.values() if value.ndim != 2]
+    groups = [{"params": matrices, "weight_decay": how.decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=how.rate, betas=(0.9, 0.98))
+    formulas = Formulas(how.seed)
+    both.train()
+    seen = 0.0
+    for step in range(_restore(kept, weights, optimizer), how.steps):
+        draw = torch.Generator().manual_seed(seed_of(how.seed, "formula", step))
+        images, labels = formulas.draw(how.batch, draw)
+        for group in optimizer.param_groups:
+            group["lr"] = how.rate * _pace(step, how)
+        means = model(pixel_values=2 * images - 1).last_hidden_state.mean(1)
+        loss = cross_entropy(classifier(means), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights.values(), 1.0)
+        optimizer.step()
+        seen += loss.item() / how.every
+        if (step + 1) % how.every == 0:
+            _keep(kept, weights, optimizer, step + 1)
+            say(f"base: {step + 1} of {how.steps} steps, loss {seen:.3f} (chance {math.log(CLASSES):.2f})")
+            seen = 0.0
+    model.eval().save_pretrained(folder)
+    kept.unlink(missing_ok=True)
+
+
+def _new(how: Pretraining) -> tuple[Any, nn.Linear]:
+    from transformers import ViTConfig, ViTModel
+
+    torch.manual_seed(how.seed)
+    config = ViTConfig(
+        hidden_size=how.width,
+        num_hidden_layers=how.layers,
+        num_attention_heads=how.heads,
+        intermediate_size=4 * how.width,
+        image_size=SIZE,
+        patch_size=PATCH,
+    )
+    model = ViTModel(config, add_pooling_layer=False)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if name.endswith(("o_proj", "fc2")):  # blocks begin near the identity
+                module.weight.data *= 0.05
+    return model, nn.Linear(how.width, CLASSES)
+
+
+def _pace(step: int, how: Pretraining) -> float:
+    """Return the share of the rate: linear warm-up, then half a cosine to 0."""
+    rest = (step - how.warmup) / max(1, how.steps - how.warmup)
+    return min((step + 1) / how.warmup, (1 + math.cos(math.pi * max(0.0, rest))) / 2)
+
+
+def _keep(file: Path, weights: dict[str, Any], optimizer: torch.optim.Optimizer, step: int) -> None:
+    found = {f"weight/{name}": value.detach() for name, value in weights.items()}
+    for name, value in weights.items():
+        state = optimizer.state[value]
+        found |= {f"{kind}/{name}": state[kind] for kind in ("exp_avg", "exp_avg_sq")}
+    part = file.with_suffix(".part")
+    save_file(found, part, {"step": str(step)})
+    shutil.move(part, file)
+
+
+def _restore(file: Path, weights: dict[str, Any], optimizer: torch.optim.Optimizer) -> int:
+    """Put a checkpoint's values in place; return the step to go on at, 0 where there is none."""
+    if not file.exists():
+        return 0
+    with safe_open(file, "pt") as found:
+        step = int(found.metadata()["step"])
+        for name, value in weights.items():
+            value.data.copy_(found.get_tensor(f"weight/{name}"))
+            kinds = {kind: found.get_tensor(f"{kind}/{name}") for kind in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[value] = kinds | {"step": torch.tensor(float(step))}
+    return step
