@@ -124,7 +124,9 @@ class Bench:
             result["validation"] = seen["None"]
             return None
         screen = (lambda scale: score("screen", scale)) if self.plan.screen else None
-        choice = tune(self.plan.grid, lambda scale: score("validation", scale), screen)
+        first = store.read(self.cache.result(0, self.kind, row.name)) if self.seed else None
+        near = first["scale"] if first else None
+        choice = tune(self.plan.grid, lambda scale: score("validation", scale), screen, near=near)
         result |= {"scale": choice.scale, "at_end": choice.at_end, "validation": seen[str(choice.scale)]}
         result["curve"] = {"screen": choice.screened, "validation": choice.scored}
         return choice.scale

@@ -60,8 +60,13 @@ def _train_one(
 
 
 def _merge(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
-    jobs = [(kind, seed) for seed in range(options.seeds) for kind in suite.trainings]
-    _all(_merge_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
+    """Merge all seeds of a kind in one job, for later seeds look for scales where the first found them."""
+    _all(_merge_kind, [(suite, cache, options, kind) for kind in suite.trainings], options.jobs)
+
+
+def _merge_kind(suite: Suite, cache: Cache, options: argparse.Namespace, kind: str) -> None:
+    for seed in range(options.seeds):
+        _merge_one(suite, cache, options, kind, seed)
 
 
 def _merge_one(suite: Suite, cache: Cache, options: argparse.Namespace, kind: str, seed: int) -> None:

@@ -16,19 +16,18 @@ HOPELESS = 0.15
 
 @dataclass(frozen=True)
 class Choice:
-    """The best scale, and what was seen on the way: scale -> mean score."""
+    """The best scale of a grid with these ends, and what was seen on the way: scale -> mean score."""
 
     scale: float
+    ends: tuple[float, float]
     screened: dict[float, float] = field(default_factory=dict)
     scored: dict[float, float] = field(default_factory=dict)
 
     @property
     def at_end(self) -> str:
         """Say at which end of the grid the choice lies, if at one: then the grid may be too short."""
-        tried = sorted(self.screened or self.scored)
-        if len(tried) < 2:
-            return ""
-        return {tried[0]: "low", tried[-1]: "high"}.get(self.scale, "")
+        low, high = self.ends
+        return "" if low == high else {low: "low", high: "high"}.get(self.scale, "")
 
 
 def tune(
@@ -36,20 +35,23 @@ def tune(
     score: Callable[[float], float],
     screen: Callable[[float], float] | None = None,
     finalists: int = FINALISTS,
+    near: float | None = None,
 ) -> Choice:
     """Return the scale with the best score on all validation items; of equal ones the smaller.
 
-    With `screen`, a score on part of the items, only the `finalists` best of it are scored on all.
+    With `screen`, a score on part of the items, only the `finalists` best of it are scored on all. It begins
+    at `near`, a scale of the grid that was best elsewhere, or else goes over the grid.
     """
-    screened = _screen(sorted(grid), screen) if screen else {}
-    left = sorted(grid)
-    if screened:
+    left, screened = sorted(grid), {}
+    if screen:
+        screened = _over(left, screen) if near is None else _around(left, screen, near)
         left = sorted(sorted(screened, key=lambda scale: (-screened[scale], scale))[:finalists])
     scored = {scale: score(scale) for scale in left}
-    return Choice(min(scored, key=lambda scale: (-scored[scale], scale)), screened, scored)
+    best = min(scored, key=lambda scale: (-scored[scale], scale))
+    return Choice(best, (min(grid), max(grid)), screened, scored)
 
 
-def _screen(grid: Sequence[float], score: Callable[[float], float]) -> dict[float, float]:
+def _over(grid: Sequence[float], score: Callable[[float], float]) -> dict[float, float]:
     """Return scale -> score of every second scale while there is hope, and of the best one's neighbours."""
     found: dict[float, float] = {}
     for scale in grid[::2]:
@@ -60,4 +62,17 @@ def _screen(grid: Sequence[float], score: Callable[[float], float]) -> dict[floa
     for scale in grid[max(0, best - 1) : best + 2]:
         if scale not in found:
             found[scale] = score(scale)
+    return dict(sorted(found.items()))
+
+
+def _around(grid: Sequence[float], score: Callable[[float], float], near: float) -> dict[float, float]:
+    """Return scale -> score of a scale and its neighbours, and on from there as long as it rises."""
+    found: dict[float, float] = {}
+    best = None
+    while best != near:
+        best, place = near, grid.index(near)
+        for scale in grid[max(0, place - 1) : place + 2]:
+            if scale not in found:
+                found[scale] = score(scale)
+        near = max(found, key=lambda scale: found[scale])
     return dict(sorted(found.items()))

@@ -184,6 +184,14 @@ def test_a_screening_ends_where_scales_are_hopeless_and_looks_beside_the_best() 
     assert (choice.scale, choice.at_end) == (0.3, "")
 
 
+def test_a_screening_from_a_known_scale_climbs() -> None:
+    seen = {0.02: 0.5, 0.05: 0.7, 0.1: 0.8, 0.3: 0.9, 0.5: 0.75, 1.0: 0.7, 2.0: 0.3, 3.0: 0.99}
+    choice = tune(tuple(seen), seen.__getitem__, seen.__getitem__, near=0.05)
+    assert list(choice.screened) == [0.02, 0.05, 0.1, 0.3, 0.5]
+    assert choice.scale == 0.3
+    assert tune(tuple(seen), seen.__getitem__, seen.__getitem__, near=2.0).at_end == "high"
+
+
 def test_lda_separates_what_can_be_separated() -> None:
     draw = torch.Generator().manual_seed(0)
     groups = [torch.randn(30, 8, generator=draw) + 4 * torch.eye(8)[i] for i in range(3)]
