@@ -283,6 +283,7 @@ def test_methods_that_are_not_compared_are_few() -> None:
         "slerp",
         "nuslerp",
         "passthrough",
+        "mass",
     }
 
 

@@ -2,6 +2,7 @@
 
 from submerge.algebra._chunk import Chunk
 from submerge.algebra._combine import combine, total
+from submerge.algebra._cores import CORES, Bank, Triplets
 from submerge.algebra._frame import Frame, frame
 from submerge.algebra._leading import Leading, leading
 from submerge.algebra._lora import Factored, factored
@@ -14,6 +15,8 @@ from submerge.algebra._subspace import RankRule, Shared, shared_subspace
 from submerge.algebra._update import Dense, LowRank, Streamed, Update, Zero, inner, weighted_sum
 
 __all__ = [
+    "CORES",
+    "Bank",
     "Chunk",
     "ColumnGram",
     "Dense",
@@ -28,6 +31,7 @@ __all__ = [
     "Streamed",
     "Svd",
     "Totals",
+    "Triplets",
     "Update",
     "Zero",
     "coins",

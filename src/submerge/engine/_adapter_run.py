@@ -14,7 +14,6 @@ import xxhash
 
 from submerge.engine._adapter_job import AdapterJob
 from submerge.engine._job import Task
-from submerge.engine._module_names import module_names
 from submerge.engine._patch import patches_of
 from submerge.engine._pool import run_jobs
 from submerge.engine._record import DIGEST, TaskRecord
@@ -23,6 +22,7 @@ from submerge.engine._run import Run
 from submerge.engine._tensor import TensorPlan
 from submerge.errors import WorkError, few
 from submerge.store import AdapterWriter, FileTable, LowRank, MemorySink, TensorEntry, read_header, respelling
+from submerge.store._module_names import module_names
 
 __all__ = ["ADAPTER_WEIGHTS", "AdapterRun", "Modules", "agreed"]
 

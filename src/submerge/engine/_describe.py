@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from submerge.engine._keep import bank_bytes
 from submerge.engine._plan import MergePlan
 from submerge.engine._tensor import Input, TensorPlan
 from submerge.errors import Problem, RequestError
 from submerge.recipe import Resolved, resolve
-from submerge.store import Adapter, depths
+from submerge.store import BANK, Adapter, depths
 
 __all__ = ["describe", "explain"]
 
@@ -46,11 +47,18 @@ def describe(plan: MergePlan) -> dict[str, Any]:
         "warnings": list(plan.warnings),
         "reads": plan.bytes_read,
         "writes": plan.bytes_written,
+        **({"bank": _bank(plan)} if plan.gate else {}),
         "files": {shard.file: shard.size for shard in plan.shards},
         "side_files": [str(f) for f in (*base.side_files, *base.other_weights)],
         "workers": plan.budget.workers,
         "memory": plan.budget.peak,
     }
+
+
+def _bank(plan: MergePlan) -> dict[str, Any]:
+    """Return what the output keeps for its gate: the tasks with their heads, the settings, the most bytes."""
+    assert plan.gate is not None
+    return {**plan.gate.described(plan.models), "file": BANK, "most": bank_bytes(plan)}
 
 
 def _role(plan: MergePlan, index: int) -> str:
@@ -77,7 +85,8 @@ def _groups(tensors: Sequence[TensorPlan]) -> list[dict[str, Any]]:
         pattern = _NUMBER.sub("*", tensor.name)
         read = tuple(dict.fromkeys(_reads(i) for i in tensor.members))
         written = "factors" if tensor.module else tensor.dtype
-        key = (pattern, tensor.treatment, tensor.matrix, tensor.shape, read, written, tensor.why)
+        matrix = tensor.matrix and len(tensor.shape) == 2 and min(tensor.shape) > 1
+        key = (pattern, tensor.treatment, matrix, tensor.shape, read, written, tensor.why)
         groups[key].append(tensor)
     return [
         {

@@ -17,7 +17,7 @@ from submerge.engine._record import TaskRecord
 from submerge.engine._tensor import TensorPlan, chunk_length, task_length, torch_dtype
 from submerge.engine._workspace import Workspace
 from submerge.methods import Fold
-from submerge.store import Sink, Source, TensorEntry
+from submerge.store import BankParts, Sink, Source, TensorEntry
 
 __all__ = ["Job", "Task"]
 
@@ -41,7 +41,8 @@ class Job:
 
     `sources` are in the order of `plan.read`. `done` holds the tasks of the last pass that an
     earlier run finished. `patches` are what adapters do to `plan.members`, one for each (or none at all).
-    `whole` false leaves the origin out of what is written: the update alone. `_sound` holds the chunks
+    `whole` false leaves the origin out of what is written: the update alone. `parts` takes what a gate keeps
+    of the tensor. `_sound` holds the chunks
     that an earlier pass found finite. The pool calls `begin` once, `work` for each task (any thread),
     `deliver` with what it returned, and `proceed` when that made a pass whole.
     """
@@ -56,6 +57,7 @@ class Job:
     hashed: bool = True
     patches: Sequence[Patch | None] = ()
     whole: bool = True
+    parts: BankParts | None = None
     _reduction: Reduction[Any, Any] | None = None
     _fold: Fold | None = None
     _parts: dict[int, Any] = field(default_factory=dict)

@@ -53,6 +53,8 @@ class MatrixJob(Job):
         )
         record = super()._write(task, space)
         record.figures = dict(merged.figures)
+        if merged.kept and self.parts is not None and not record.nonfinite:
+            record.part = self.parts.put(self.index, merged.kept)
         return record
 
     def merged(self, space: Workspace) -> Merged:

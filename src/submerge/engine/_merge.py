@@ -57,6 +57,7 @@ def merge(
         if nonfinite and not plan.settings.allow_nonfinite:
             raise nonfinite_error(nonfinite)
         output.check_inputs()
+        run.seal()
         output.finish(run.manifest(nonfinite))
     finally:
         output.journal.close()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from submerge.engine._module_names import module_names
 from submerge.engine._settings import Settings
 from submerge.errors import Problem, RequestError
 from submerge.recipe import Recipe
 from submerge.recipe._recipe import same_model
 from submerge.store import Adapter, Checkpoint, lay_over, open_adapter, open_model, side_by_side, split_spec
+from submerge.store._module_names import module_names
 
 __all__ = ["NO_BASE", "open_models"]
 

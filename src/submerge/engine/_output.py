@@ -20,6 +20,7 @@ from submerge.recipe import to_mergekit
 from submerge.store import (
     JOURNAL,
     TOKENIZER_FILES,
+    BankParts,
     Journal,
     dtype_named,
     file_identity,
@@ -159,6 +160,7 @@ class Output:
             theirs = to_mergekit(plan.recipe)
             if theirs is not None:
                 self._write("mergekit_config.yml", theirs)
+            BankParts(self.folder).remove()  # the bank has taken them in
             for path in sorted(self.folder.rglob("*")):
                 if path.is_file() and path.name != JOURNAL:
                     sync_file(path)

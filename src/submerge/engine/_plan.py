@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from submerge.engine._gate import GatePlan, aligned, plan_gate
 from submerge.engine._memory import Budget, budget
 from submerge.engine._models import NO_BASE, open_models
 from submerge.engine._record import TaskRecord
@@ -39,7 +40,7 @@ class MergePlan:
     `models` are the distinct checkpoints; `participants` index them in the method's order;
     `models[donor]` is the base (or the first model): it gives the names, the config and the side
     files, and `models[tokenizer]` the tokenizer's files. `unused` maps a model to the names of its
-    tensors that no output reads.
+    tensors that no output reads. `gate` is what a method keeps for the run time, if it keeps anything.
     """
 
     recipe: Recipe
@@ -54,6 +55,7 @@ class MergePlan:
     vocabulary: tuple[str, ...]
     warnings: tuple[str, ...]
     budget: Budget
+    gate: GatePlan | None = None
 
     def tally(self, found: dict[str, dict[str, int]], record: TaskRecord) -> None:
         """Add a record's counts of NaN and Inf to `found`: by tensor, then by model or output."""
@@ -135,13 +137,18 @@ def plan_models(
     if recipe.tokenizer_source is not None and recipe.tokenizer_source != "base":
         tokenizer = specs.index(recipe.tokenizer_source)
     problems = _unfit(recipe)
+    gate: GatePlan | None = None
+    if recipe.method.keeps:
+        models = [aligned(model, models[donor]) for model in models]
+        gate, found = plan_gate(recipe, models, donor, participants)
+        problems += found
     tensors, found = plan_tensors(recipe, models, donor, participants)
     problems += found
     if not models[donor].tensors:
         problems.append(Problem("there is no tensor to merge", models[donor].label))
     if problems:
         raise RequestError(problems)
-    unused = {} if recipe.output.form == "adapter" else _unused(models, tensors)
+    unused = {} if recipe.output.form == "adapter" else _unused(models, tensors, gate)
     files = models[donor].shards.values()
     stem = DIFFUSERS if any(file.startswith(DIFFUSERS) for file in files) else "model"
     shards = (
@@ -162,6 +169,7 @@ def plan_models(
         (),
         tuple(_warnings(models, donor, participants, unused)),
         budget(tensors, settings.workers, settings.max_memory),
+        gate,
     )
 
 
@@ -174,6 +182,11 @@ def _unfit(recipe: Recipe) -> list[Problem]:
     if dtype not in (None, *ADAPTER_DTYPES):
         problems.append(
             Problem(f"{dtype} is no type for an adapter", "dtype", f"one of {', '.join(ADAPTER_DTYPES)}")
+        )
+    if method.keeps:
+        what = f"{method.name} keeps a gate over its tasks, and an adapter has no place for one"
+        problems.append(
+            Problem(what, "output", "write a checkpoint; `submerge export` makes an adapter of each task")
         )
     if method.origin == "zero" and method.coefficients is None:
         what = f"{method.name} merges whole weights, and an adapter holds updates"
@@ -219,8 +232,12 @@ def _vocabularies(
     return lines, problems
 
 
-def _unused(models: Sequence[Checkpoint], tensors: Sequence[TensorPlan]) -> dict[int, tuple[str, ...]]:
+def _unused(
+    models: Sequence[Checkpoint], tensors: Sequence[TensorPlan], gate: GatePlan | None
+) -> dict[int, tuple[str, ...]]:
     used: dict[int, set[str]] = {}
+    for task in gate.tasks if gate else ():
+        used.setdefault(task.model, set()).update(task.head)
     for tensor in tensors:
         for member in tensor.members:
             used.setdefault(member.model, set()).add(member.entry.name)

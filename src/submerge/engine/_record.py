@@ -21,7 +21,8 @@ class TaskRecord:
     `output` is the digest of the bytes written, `inputs` those of the bytes read from each entry
     of `TensorPlan.read`; `nonfinite` counts NaN and Inf in the output (key -1) and in the inputs
     (key: position in `TensorPlan.members`); `differs` lists the inputs of a `keep` tensor that
-    are not equal to the base's; `figures` is what the method says of a matrix.
+    are not equal to the base's; `figures` is what the method says of a matrix; `part` is the digest of
+    what a gate keeps of the tensor.
     """
 
     tensor: int
@@ -31,6 +32,7 @@ class TaskRecord:
     nonfinite: dict[int, int] = field(default_factory=dict)
     differs: list[int] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
+    part: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a line of the journal."""
@@ -41,6 +43,8 @@ class TaskRecord:
             line["ne"] = self.differs
         if self.figures:
             line["fig"] = self.figures
+        if self.part:
+            line["part"] = self.part
         return line
 
     @classmethod
@@ -49,7 +53,7 @@ class TaskRecord:
         return cls(
             line["t"], line["k"], line["out"], list(line["in"]),
             {int(k): int(v) for k, v in line.get("nf", [])}, list(line.get("ne", [])),
-            dict(line.get("fig", {})),
+            dict(line.get("fig", {})), str(line.get("part", "")),
         )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import xxhash
 from submerge._version import __version__
 from submerge.engine._forked import can_fork, run_forked
 from submerge.engine._job import Job, Task, ranges
+from submerge.engine._keep import gather
 from submerge.engine._matrix import MatrixJob
 from submerge.engine._meter import Meter
 from submerge.engine._output import Output
@@ -25,7 +26,7 @@ from submerge.engine._pool import run_jobs
 from submerge.engine._record import DIGEST, TaskRecord, file_digest, joined
 from submerge.engine._report import Progress
 from submerge.engine._tensor import TensorPlan
-from submerge.store import DTYPES, Checkpoint, FileTable, ShardWriter, Source, TensorEntry
+from submerge.store import BANK, DTYPES, BankParts, Checkpoint, FileTable, ShardWriter, Source, TensorEntry
 
 __all__ = ["CheckpointRun", "Run"]
 
@@ -60,6 +61,10 @@ class Run(ABC):
     @abstractmethod
     def bytes_written(self) -> int:
         """Bytes of the output's weight files."""
+
+    def seal(self) -> None:
+        """Write what can only be written when all tensors are done."""
+        return
 
     def warnings(self) -> list[str]:
         """Return what the run found to be worth a look, beside the plan's warnings."""
@@ -152,12 +157,32 @@ def _described(model: Checkpoint, unused: Sequence[str], read: dict[str, Any] | 
 
 
 class CheckpointRun(Run):
-    """Writes shards, range by range, and notes each in the journal."""
+    """Writes shards, range by range, and notes each in the journal; and the bank of a gate that is kept."""
+
+    _bank: Mapping[str, dict[str, Any]] | None = None
 
     @property
     def bytes_written(self) -> int:
-        """Bytes of the shards."""
-        return self.plan.bytes_written
+        """Bytes of the shards and of the bank."""
+        lines = (self._bank or {}).values()
+        return self.plan.bytes_written + sum(DTYPES[t["dtype"]].nbytes(tuple(t["shape"])) or 0 for t in lines)
+
+    @cached_property
+    def _parts(self) -> BankParts | None:
+        return BankParts(self.output.folder) if self.plan.gate else None
+
+    def seal(self) -> None:
+        """Write the bank from its parts."""
+        if self._parts is not None:
+            self._bank = gather(self.plan, self._parts, self.output.folder)
+
+    def manifest(self, nonfinite: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+        """Return the content of submerge.json, with the gate and what its bank holds."""
+        found = super().manifest(nonfinite)
+        if self.plan.gate is None:
+            return found
+        found["gate"] = self.plan.gate.described(self.plan.models)
+        return {**found, "bank": {"file": BANK, "tensors": self._bank}}
 
     @cached_property
     def entries(self) -> dict[str, TensorEntry]:
@@ -217,7 +242,8 @@ class CheckpointRun(Run):
                 on_disk = replace(entry, file=self.output.folder / str(entry.file))
                 shards.source(on_disk).read(start, stop - start, view)
                 new = record.task not in self.records[record.tensor]
-                if new and xxhash.xxh3_128_hexdigest(view) == record.output:
+                kept = not record.part or (self._parts and self._parts.holds(record.tensor, record.part))
+                if new and kept and xxhash.xxh3_128_hexdigest(view) == record.output:
                     self.records[record.tensor][record.task] = record
                     self.resumed += 1
                     self.written += view.nbytes
@@ -236,6 +262,7 @@ class CheckpointRun(Run):
             seed=plan.recipe.seed,
             done=frozenset(self.records.get(index, ())),
             patches=patches_of(plan.models, tensor, inputs),
+            parts=self._parts,
         )
 
     def _finished(self, task: Task, result: Any) -> None:

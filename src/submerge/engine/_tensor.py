@@ -100,7 +100,9 @@ class TensorPlan:
     @property
     def spec(self) -> TensorSpec:
         """The tensor as its method sees it."""
-        return TensorSpec(self.name, self.sides if self.matrix else self.shape, len(self.inputs))
+        kept = self.method is not None and self.method.keeps  # its rule goes by the real dimensions
+        shape = self.sides if self.matrix and not kept else self.shape
+        return TensorSpec(self.name, shape, len(self.inputs))
 
     @property
     def width(self) -> int:
@@ -120,7 +122,7 @@ class TensorPlan:
     @property
     def sides(self) -> tuple[int, int]:
         """The tensor as a matrix: rows, and all other dimensions as one."""
-        return self.shape[0], math.prod(self.shape[1:])
+        return (self.shape[0], math.prod(self.shape[1:])) if self.shape else (1, 1)
 
     @property
     def block(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from submerge.engine._adapter_form import adapter_form
+from submerge.engine._gate import is_head
 from submerge.engine._patch import is_relative
 from submerge.engine._tensor import Input, TensorPlan, is_matrix
 from submerge.errors import Problem, RequestError, few
@@ -61,13 +62,17 @@ class _Planner:
         if DTYPES[entry.dtype].kind != "float":
             return self._keep(own)
         dtype = dtype_named(self.recipe.out_dtype or self.recipe.dtype or entry.dtype) or entry.dtype
+        if any(is_head(entry.name, one.head) for one in self.recipe.participants):
+            why = "a head: each task keeps its own"
+            return TensorPlan(entry.name, entry.shape, dtype, "base", None, (own,), None, {}, why)
         inputs = [self._find(model, entry) for model in self.participants]
         if any(i is None for i in inputs):
             return None
         found = [i for i in inputs if i is not None]
         odd = [i for i in found if i.entry.shape != entry.shape]
         if odd:
-            why = f"rule shape: base, for {self.models[odd[0].model].label} has {list(odd[0].entry.shape)}"
+            rule = "each task keeps its own" if self.recipe.method.keeps else "rule shape: base"
+            why = f"{rule}, for {self.models[odd[0].model].label} has {list(odd[0].entry.shape)}"
             return TensorPlan(entry.name, entry.shape, dtype, "base", None, (own,), None, {}, why)
         values = self._values(entry, len(found))
         if values is None:
@@ -82,8 +87,16 @@ class _Planner:
             own if self.origin else None,
             values,
             "; ".join(dict.fromkeys(i.note for i in found if i.note)),
-            matrix=self.recipe.method.matrix is not None
-            and is_matrix(entry.name, entry.shape, self.models[self.donor].config),
+            matrix=self._is_whole(entry),
+        )
+
+    def _is_whole(self, entry: TensorEntry) -> bool:
+        """Return whether the method takes the tensor whole; what a gate keeps is of every tensor."""
+        method = self.recipe.method
+        if method.keeps:
+            return entry.numel > 0
+        return method.matrix is not None and is_matrix(
+            entry.name, entry.shape, self.models[self.donor].config
         )
 
     def _keep(self, own: Input) -> TensorPlan:
@@ -115,7 +128,8 @@ class _Planner:
             what = f"tensors are {found.dtype} here and {entry.dtype} in {self.models[self.donor].label}"
             self.findings.add(what, checkpoint.label, "merge models of one base", entry.name)
             return None
-        if found.shape != entry.shape and self.recipe.rules.shape != "base":
+        keeps = self.recipe.rules.shape == "base" or self.recipe.method.keeps
+        if found.shape != entry.shape and not keeps:
             hint = "merge models of one base, or set rules: {shape: base} to keep the base's tensor"
             what = f"shapes differ from {self.models[self.donor].label}'s"
             shapes = f"{entry.name} ({list(found.shape)}, there {list(entry.shape)})"

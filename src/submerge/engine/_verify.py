@@ -18,6 +18,7 @@ from submerge.engine._tensor import torch_dtype
 from submerge.engine._workspace import host_bytes
 from submerge.errors import Problem, RequestError, WorkError
 from submerge.store import (
+    BANK,
     DTYPES,
     Checkpoint,
     FileTable,
@@ -76,8 +77,11 @@ def verify(folder: str | Path, *, base: str | None = None, load: bool = True) ->
         _values(model, manifest, report)
         report.skipped.append("names against the base: an adapter has its own")
         return report
+    bank = _bank(folder, manifest, report)
     _base(model, base or manifest["recipe"].get("base_model"), base is not None, report)
     _values(model, manifest, report)
+    if bank is not None:
+        _values(bank, {**manifest, "tensors": manifest["bank"]["tensors"]}, report)
     if load:
         _load(folder, model, report)
     else:
@@ -90,6 +94,23 @@ def _adapter(folder: Path) -> Checkpoint:
     opened = open_adapter(str(folder.resolve()))
     tensors = read_header(opened.files[0]).entries
     return Checkpoint(opened.label, opened.path, None, tensors, {})
+
+
+def _bank(folder: Path, manifest: Mapping[str, Any], report: VerifyReport) -> Checkpoint | None:
+    """Return the bank of a kept gate, if the folder has one, after comparing its names with the manifest."""
+    if "gate" not in manifest:
+        return None
+    told = manifest.get("bank", {}).get("tensors")
+    if not isinstance(told, dict) or not all(map(_is_line, told.values())):
+        raise RequestError(Problem("the file is damaged", str(folder / MANIFEST), "merge again"))
+    try:
+        tensors = read_header(folder / BANK).entries if told else {}
+    except RequestError as error:
+        report.problems += [str(p) for p in error.problems]
+        return None
+    bank = Checkpoint(BANK, folder, None, tensors, {})
+    _names(bank, {"tensors": told}, report)
+    return bank
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

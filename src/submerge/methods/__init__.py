@@ -20,6 +20,7 @@ from submerge.methods._base import (
     Merged,
     Method,
     Option,
+    Settings,
     TensorSpec,
     Values,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "Merged",
     "Method",
     "Option",
+    "Settings",
     "TensorSpec",
     "Values",
 ]
@@ -50,6 +52,7 @@ _OURS = (
     "tsv_m",
     "iso",
     "ssam",
+    "mass",
     "passthrough",
 )
 

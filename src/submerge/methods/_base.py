@@ -19,6 +19,7 @@ __all__ = [
     "Merged",
     "Method",
     "Option",
+    "Settings",
     "TensorSpec",
     "Values",
 ]
@@ -40,7 +41,8 @@ class Option:
 
     `scope` says whether there is one value for a tensor (`"shared"`) or one for each model
     (`"model"`). `low` and `high` are inclusive bounds; `word` may stand in a number's place (`auto`);
-    `tune` marks what users usually must tune.
+    `tune` marks what users usually must tune. A `single` option says something about the whole model, so
+    that it has one value for all tensors: no filter, no gradient.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Option:
     choices: tuple[str, ...] = ()
     tune: bool = False
     word: str = ""
+    single: bool = False
 
     def check(self, value: Any) -> Any:
         """Return `value` in the option's type; raise `ValueError` that says what is allowed."""
@@ -105,11 +108,19 @@ FoldPlan: TypeAlias = Generator[Reduction[Any, Any], Any, Fold]
 
 @dataclass(frozen=True)
 class Merged:
-    """The merged update of one weight matrix, and figures about it for the report."""
+    """The merged update of one weight matrix, and figures about it for the report.
+
+    `kept` is what the method's gate needs of the matrix at run time, by a name of the method's own.
+    """
 
     update: Update
     figures: Mapping[str, Any] = field(default_factory=dict)
+    kept: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
+
+Settings: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]], int], dict[str, Any]]
+"""Maps the single options that a recipe gives, the tensors' shapes by name, and the number of models to the
+gate's settings; refuses impossible ones with `RequestError`."""
 
 MatrixFold: TypeAlias = Callable[[Sequence[Update], TensorSpec, Values], Merged]
 """Maps the models' updates of one weight matrix, in the recipe's order, to the merged update."""
@@ -131,6 +142,10 @@ class Method:
     tensor. It decomposes Gram matrices of the short side of dense updates, or of `both_sides`.
     `coefficients` belongs to methods whose merged update is Σ c_t Δ_t with constants c_t: they
     keep low-rank updates low-rank.
+
+    `settings` belongs to methods whose gate is kept: then `matrix` gets every tensor, whatever its
+    shape, and returns beside the update (the static fold) what a bank keeps for the run time; `kept_bytes`
+    bounds its size, from the rank of each update that is not zero (0: not known).
     """
 
     name: str
@@ -149,7 +164,14 @@ class Method:
     min_models: int = 1
     max_models: int | None = None
     width: Callable[[TensorSpec, Values], int] = lambda spec, values: 1
+    settings: Settings | None = None
+    kept_bytes: Callable[[TensorSpec, Values, Sequence[int]], int] | None = None
     differs: str = ""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a gate is kept: evaluated for each input, over a bank that the output holds."""
+        return self.settings is not None
 
     @property
     def needs_base(self) -> bool:

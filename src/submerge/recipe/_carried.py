@@ -27,7 +27,7 @@ RECIPE_KEYS = (
 )
 """The keys of a recipe."""
 
-ENTRY_KEYS = ("model", "lora", "parameters")
+ENTRY_KEYS = ("model", "lora", "parameters", "name", "head")
 """The keys of one entry of `models`."""
 
 _WHOLE_MODELS = "list whole models under 'models'"

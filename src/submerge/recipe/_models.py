@@ -8,6 +8,7 @@ from submerge.recipe._parameters import read_parameters
 from submerge.recipe._recipe import ModelEntry, same_model
 from submerge.recipe._report import KeyPath, Report, listed, show
 from submerge.recipe._setting import Setting
+from submerge.recipe._tasks import check_names, read_task
 
 if TYPE_CHECKING:
     from submerge.methods._base import Method
@@ -26,6 +27,7 @@ def read_models(
         return None
     entries = [_entry(item, (*path, i), method, methods, report) for i, item in enumerate(raw)]
     good = [entry for entry in entries if entry is not None]
+    check_names(good, report)
     return good if len(good) == len(entries) else None
 
 
@@ -50,7 +52,8 @@ def _entry(
     spec = read_spec(raw["model"], (*path, "model"), report)
     if spec is not None and raw.get("lora") is not None:
         spec = _with_adapter(spec, raw["lora"], (*path, "lora"), report)
-    return None if spec is None else ModelEntry(spec, parameters, report.where(path))
+    name, head = read_task(raw, path, method, report)
+    return None if spec is None else ModelEntry(spec, parameters, report.where(path), name, head)
 
 
 def read_spec(raw: Any, path: KeyPath, report: Report) -> str | None:

@@ -42,7 +42,10 @@ def read_parameters(
             _no_option(name, here, method, methods, report)
         else:
             setting = read_setting(written, here, option, report)
-            if setting is not None:
+            if setting is not None and option is not None and option.single and not setting.plain:
+                hint = "give one value, without filters and gradients"
+                report.add(f"'{name}' is one value for all tensors", here, hint)
+            elif setting is not None:
                 found[name] = setting
     return found
 

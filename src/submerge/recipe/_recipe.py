@@ -28,12 +28,15 @@ class ModelEntry:
     """One model as the recipe lists it: its spec and parameters.
 
     A spec is `path` or `org/name@revision`, of a model or of an adapter, or `model+adapter`. `where` is
-    its line, such as `recipe.yaml:7`.
+    its line, such as `recipe.yaml:7`. Where a gate is kept, `name` is what the task is called at run time,
+    and `head` names by patterns what of the model is its own.
     """
 
     model: str
     parameters: Mapping[str, Setting]
     where: str
+    name: str = ""
+    head: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ class Recipe:
             "merge_method": self.method.name,
             "base_model": self.base,
             "models": [
-                {"model": entry.model, "parameters": _written(entry.parameters)} for entry in self.models
+                {"model": entry.model, "parameters": _written(entry.parameters)} | _task(entry)
+                for entry in self.models
             ],
             "parameters": _defaults(self.method) | _written(self.parameters),
             "dtype": self.dtype,
@@ -115,6 +119,12 @@ class Recipe:
             "seed": self.seed,
         }
         return {key: value for key, value in given.items() if value is not None}
+
+
+def _task(entry: ModelEntry) -> dict[str, Any]:
+    """Return what an entry says of its task, if anything."""
+    given = {"name": entry.name, "head": list(entry.head)}
+    return {key: value for key, value in given.items() if value}
 
 
 def _form(output: OutputForm) -> dict[str, Any] | None:

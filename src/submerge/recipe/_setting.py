@@ -44,6 +44,11 @@ class Setting:
     rules: tuple[Rule, ...]
     path: str
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is one value for all tensors."""
+        return len(self.rules) == 1 and self.rules[0].filter is None and not self.rules[0].is_gradient
+
     def written(self) -> Any:
         """Return the setting as a recipe writes it: a value, a gradient, or a list of rules."""
         if len(self.rules) == 1 and self.rules[0].filter is None:

@@ -5,6 +5,7 @@ from submerge.store._adapter import Adapter, is_adapter, open_adapter
 from submerge.store._adapter_fit import fit_adapter
 from submerge.store._adapter_parts import Add, Kind, LowRank, Part, Replace, Rows
 from submerge.store._adapter_writer import AdapterWriter
+from submerge.store._bank import BANK, BankParts, write_bank
 from submerge.store._checkpoint import Checkpoint, open_checkpoint
 from submerge.store._config import tied_embeddings, vocabulary_size
 from submerge.store._dtypes import DTYPES, DType, dtype_named
@@ -27,12 +28,14 @@ from submerge.store._vocabulary import (
 from submerge.store._writer import MemorySink, ShardWriter, Sink, preallocate, sync_file, sync_folder
 
 __all__ = [
+    "BANK",
     "DTYPES",
     "JOURNAL",
     "TOKENIZER_FILES",
     "Adapter",
     "AdapterWriter",
     "Add",
+    "BankParts",
     "Checkpoint",
     "DType",
     "FileSource",
@@ -80,4 +83,5 @@ __all__ = [
     "sync_folder",
     "tied_embeddings",
     "vocabulary_size",
+    "write_bank",
 ]

@@ -1,0 +1,163 @@
+"""Several updates of one weight as factors side by side, and the cores that merge any set of them.
+
+Update t is kept as Δ_t = U_t diag(s_t) V_t, with U_t [m, r_t], s_t [r_t] and V_t [r_t, n]. For a set S of
+updates, with U = [U_t]_{t∈S} and V = [V_t]_{t∈S} stacked, every rule below has the form
+
+    Δ_S = U M_S V,
+
+with a core M_S [R, R] that follows from the Gram matrices A = UᵀU and B = V Vᵀ alone (D = diag(s)):
+
+    tsv_m    A^(−1/2) D B^(−1/2)          so that U A^(−1/2) and B^(−1/2) V are the polar factors
+    iso_c    mean(σ) A^(−1/2) P Qᵀ B^(−1/2)   for A^(1/2) D B^(1/2) = P diag(σ) Qᵀ
+    sum      D
+
+No m × n matrix is formed, and no SVD of a tall one: only eigenvectors of R × R matrices in float64. The
+blocks U_iᵀU_j and V_iV_jᵀ serve every set that holds i and j. Directions that the updates share exactly make
+A or B singular; there the root is that of the range (see `inverse_root`), so that copies of an update merge
+to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from submerge.algebra._spectrum import inverse_root, rooted
+from submerge.algebra._update import LowRank, Update, Zero
+
+__all__ = ["CORES", "Bank", "Triplets"]
+
+SHOWN = 1e-7
+"""The share of the largest singular value that a float64 Gram matrix still shows."""
+
+
+@dataclass(frozen=True, eq=False)
+class Triplets:
+    """What is kept of one update, left diag(values) right: left [m, r], values [r], right [r, n]."""
+
+    left: torch.Tensor
+    values: torch.Tensor
+    right: torch.Tensor
+
+    @property
+    def rank(self) -> int:
+        return self.values.shape[0]
+
+
+def _tsv_m(left: torch.Tensor, values: torch.Tensor, right: torch.Tensor, share: float) -> torch.Tensor:
+    return (inverse_root(left, share) * values) @ inverse_root(right, share)
+
+
+def _iso_c(left: torch.Tensor, values: torch.Tensor, right: torch.Tensor, share: float) -> torch.Tensor:
+    a, b = rooted(left, share), rooted(right, share)
+    both = (a[1] * a[0]).T @ (values.unsqueeze(1) * (b[1] * b[0]))  # A^(1/2) D B^(1/2) in eigenvectors
+    u, s, vh = torch.linalg.svd(both, full_matrices=False)
+    held = s > share * s[:1]
+    level = s[held].mean() if bool(held.any()) else s.new_zeros(())
+    flat: torch.Tensor = level * ((a[1] / a[0]) @ u[:, held]) @ (vh[held] @ (b[1] / b[0]).T)
+    return flat
+
+
+def _sum(left: torch.Tensor, values: torch.Tensor, right: torch.Tensor, share: float) -> torch.Tensor:
+    return values.diag()
+
+
+CORES: Mapping[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]] = {
+    "tsv_m": _tsv_m,
+    "iso_c": _iso_c,
+    "sum": _sum,
+}
+"""From A, s and B (float64) and the share of the largest singular value that is rounding, the core."""
+
+
+class Bank:
+    """The kept updates of one weight [m, n], by task; tasks whose update is zero have none.
+
+    `cache` holds what was computed before, under keys that begin with `key`, and may forget any of it.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        parts: Mapping[int, Triplets],
+        cache: MutableMapping[Hashable, torch.Tensor] | None = None,
+        key: str = "",
+    ) -> None:
+        self.shape = shape
+        self.parts = dict(sorted(parts.items()))
+        self.key = key
+        self._cache: MutableMapping[Hashable, torch.Tensor] = {} if cache is None else cache
+
+    def members(self, tasks: Sequence[int]) -> tuple[int, ...]:
+        """Return those of the tasks that change this weight, in ascending order whatever the given one."""
+        return tuple(t for t in sorted(set(tasks)) if t in self.parts)
+
+    def core(self, members: Sequence[int], rule: str) -> torch.Tensor:
+        """Return M_S [R, R] in float64 for members in ascending order."""
+        values = torch.cat([self.parts[t].values.double() for t in members])
+        if rule == "sum" or (rule == "tsv_m" and len(members) == 1):  # whose factors are orthonormal
+            return values.diag()
+        key = (self.key, "core", rule, tuple(members))
+        if key not in self._cache:
+            left, right = (self._gram(members, side) for side in ("left", "right"))
+            core = CORES[rule](left, values, right, self.negligible)
+            self._cache[key] = core
+            return core
+        return self._cache[key]
+
+    def factors(self, members: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return U_S [m, R] and V_S [R, n]; views where there is one member."""
+        if len(members) == 1:
+            return self.parts[members[0]].left, self.parts[members[0]].right
+        parts = [self.parts[t] for t in members]
+        return torch.cat([p.left for p in parts], dim=1), torch.cat([p.right for p in parts])
+
+    def merged(self, tasks: Sequence[int], rule: str = "tsv_m", scale: float = 1.0) -> Update:
+        """Return scale · Δ_S as float32 factors."""
+        members = self.members(tasks)
+        if not members:
+            return Zero(self.shape)
+        left, right = self.factors(members)
+        turned = left.double() @ (self.core(members, rule).to(left.device) * scale)
+        return LowRank(turned.float(), right.float())
+
+    def cosine(self, i: int, j: int) -> float:
+        """Return the cosine of two updates, s_iᵀ (U_iᵀU_j ∘ V_iV_jᵀ) s_j / ‖s_i‖‖s_j‖; 0 if one is zero."""
+        if i not in self.parts or j not in self.parts:
+            return 0.0
+        a, b = self.parts[i].values.double(), self.parts[j].values.double()
+        norms = float(a.norm() * b.norm())
+        if norms == 0:
+            return 0.0
+        both = self._pair(i, j, "left") * self._pair(i, j, "right")
+        return float(a @ both @ b) / norms
+
+    @cached_property
+    def negligible(self) -> float:
+        """The share of the largest singular value of U or V that is rounding of the stored factors."""
+        dtypes = [part.left.dtype for part in self.parts.values()] or [torch.float32]
+        eps = max(torch.finfo(dtype).eps for dtype in dtypes)
+        return max(SHOWN, eps, math.sqrt(max(self.shape)) * min(eps, torch.finfo(torch.float32).eps))
+
+    def _gram(self, members: Sequence[int], side: str) -> torch.Tensor:
+        return torch.cat([torch.cat([self._pair(i, j, side) for j in members], dim=1) for i in members])
+
+    def _pair(self, i: int, j: int, side: str) -> torch.Tensor:
+        """Return U_iᵀU_j or V_iV_jᵀ in float64, on the CPU."""
+        if i > j:
+            return self._pair(j, i, side).T
+        key = (self.key, side, i, j)
+        if key not in self._cache:
+            a, b = self.parts[i], self.parts[j]
+            pair = (
+                a.left.double().T @ b.left.double()
+                if side == "left"
+                else a.right.double() @ b.right.double().T
+            )
+            self._cache[key] = pair
+            return pair
+        return self._cache[key]

@@ -1,0 +1,82 @@
+"""The bank of a kept gate: parts of all tensors, and heads, as one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from submerge.engine._plan import MergePlan
+from submerge.engine._record import DIGEST
+from submerge.store import BankParts, FileTable, Source, TensorEntry, tied_embeddings, write_bank
+
+__all__ = ["bank_bytes", "gather"]
+
+_Item = tuple[str, TensorEntry, Callable[[FileTable], Source]]
+
+
+def gather(plan: MergePlan, parts: BankParts, folder: Path) -> dict[str, dict[str, Any]]:
+    """Write the bank into `folder`; return what submerge.json says of each of its tensors.
+
+    `tasks.T.TENSOR.left`, `.values` and `.right` are the factors of task T's update of a tensor, `.whole` is
+    an update that is kept whole, and `heads.T.TENSOR` is a tensor of the task's own. Empty where nothing is
+    kept.
+    """
+    items = [*_updates(plan, parts), *_heads(plan)]
+    if not items:
+        return {}
+    shard, digests = write_bank(folder, items)
+    return {
+        name: {"dtype": entry.dtype, "shape": list(entry.shape), DIGEST: digests[name]}
+        for name, entry in shard.entries.items()
+    }
+
+
+def _updates(plan: MergePlan, parts: BankParts) -> Iterator[_Item]:
+    for index, tensor in enumerate(plan.tensors):
+        if _is_tied(plan, tensor.name):
+            continue
+        for name, entry in sorted(parts.entries(index).items(), key=lambda item: _order(item[0])):
+            task, _, kind = name.partition(".")
+            yield f"tasks.{task}.{tensor.name}.{kind}", entry, _opener(entry)
+
+
+def _order(name: str) -> tuple[int, str]:
+    task, _, kind = name.partition(".")
+    return int(task), kind
+
+
+def _opener(entry: TensorEntry) -> Callable[[FileTable], Source]:
+    return lambda table: table.source(entry)
+
+
+def _heads(plan: MergePlan) -> Iterator[_Item]:
+    assert plan.gate is not None
+    for number, task in enumerate(plan.gate.tasks):
+        model = plan.models[task.model]
+        for name, entry in sorted(task.head.items()):
+            key = next(n for n, e in model.tensors.items() if e is entry)
+            yield f"heads.{number}.{name}", entry, lambda table, m=model, k=key: m.source(k, table)  # type: ignore[misc]
+
+
+def _is_tied(plan: MergePlan, name: str) -> bool:
+    """Return whether a tensor is an output head that the configuration ties to embeddings beside it."""
+    donor = plan.models[plan.donor]
+    if not name.endswith("lm_head.weight") or not tied_embeddings(donor.config):
+        return False
+    shape = donor.tensors[name].shape
+    tables = (n for n, e in donor.tensors.items() if n != name and e.shape == shape)
+    return any("embed" in n or "wte" in n or "shared" in n for n in tables)
+
+
+def bank_bytes(plan: MergePlan) -> int:
+    """Return an upper bound of the bank's size, from shapes and options alone."""
+    if plan.gate is None:
+        return 0
+    found = sum(e.nbytes for task in plan.gate.tasks for e in task.head.values())
+    for tensor in plan.tensors:
+        rule = tensor.method.kept_bytes if tensor.method else None
+        if rule is not None and not _is_tied(plan, tensor.name):
+            changed = [i for i in tensor.inputs if i.patch or not i.relative]
+            found += rule(tensor.spec, tensor.values, [i.rank for i in changed])
+    return found

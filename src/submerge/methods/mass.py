@@ -1,0 +1,289 @@
+"""MASS: one truncated subspace per task; each input runs through the merge of the tasks that it looks like.
+
+Offline every update is cut to its leading r triplets, Δ_t ≈ U_t diag(s_t) V_t with r = ⌊min(m, n) / T⌋.
+They are kept, and TSV-M merges them all into one plain checkpoint. Online a first pass finds the tasks S
+whose right singular vectors V_t explain an activation best; a second one runs θ_0 + Δ_S with
+
+    Δ_S = polar([U_t]_{t∈S}) diag([s_t]) polar([V_t])   (TSV-M over S alone).
+
+Tensors without singular vectors (norms, biases, convolutions, weights with a side shorter than T) keep each
+task's whole update, and S gets their mean.
+Crisostomi et al. 2026, arXiv 2504.05342.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+
+from submerge.algebra import Bank, Dense, RankRule, Triplets, Update, Zero, svd, weighted_sum
+from submerge.errors import Problem, RequestError
+from submerge.methods._base import FoldPlan, Merged, Method, Option, TensorSpec, Values
+from submerge.methods._matrix import mean_plan, refused
+from submerge.store import layer_of
+
+__all__ = ["METHODS", "PRESETS"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
+    """Check the options of a tensor; the fold is the mean, for tensors that hold nothing."""
+    _rank(spec, o)
+    return mean_plan(spec, {"scale": 1.0, "weight": [1.0] * spec.count})
+
+
+def _rank(spec: TensorSpec, o: Values) -> RankRule | None:
+    """Return how many triplets are kept of each update, or None where whole updates are."""
+    rule = _compression(spec, o)
+    if len(spec.shape) != 2 or min(spec.shape) < 2:
+        return None
+    return rule if rule.kind != "int" or rule.value >= 1 else None
+
+
+def _compression(spec: TensorSpec, o: Values) -> RankRule:
+    least = min(spec.shape, default=0)
+    if o["rank"] != "auto" and o["compression"] != "auto":
+        raise refused(spec, "both rank and compression are given", "keep one of them")
+    if o["rank"] != "auto":
+        return RankRule("int", min(o["rank"], least))
+    name, _, number = o["compression"].partition(":")
+    if name == "auto" and not number:
+        return RankRule("int", least // spec.count)
+    try:
+        share = float(number)
+    except ValueError:
+        share = 0.0
+    if name not in ("energy", "ratio") or not 0 < share <= 1:
+        hint = "write energy:0.9 or ratio:0.125, with a share in (0, 1]"
+        raise refused(spec, f"compression is {o['compression']!r}", hint)
+    return RankRule("energy", share) if name == "energy" else RankRule("int", int(share * least + 1e-9))
+
+
+def _kept_bytes(spec: TensorSpec, o: Values, ranks: Sequence[int]) -> int:
+    """Return the most bytes that are kept of updates with these ranks (0: not known)."""
+    rule, size = _rank(spec, o), DTYPES[o["bank_dtype"]].itemsize
+    if rule is None:
+        return 0 if o["others"] == "base" else size * spec.numel * len(ranks)
+    most = min(spec.shape) if rule.kind == "energy" else int(rule.value)
+    return sum(min(most, rank or most) * (size * sum(spec.shape) + 4) for rank in ranks)
+
+
+def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
+    rule = _rank(spec, o)
+    if rule is None:
+        return _whole(updates, spec, o)
+    dtype = DTYPES[o["bank_dtype"]]
+    parts: dict[int, Triplets] = {}
+    kept: list[float] = []
+    for t, update in enumerate(updates):
+        found = svd(update) if rule.kind == "energy" else svd(update, int(rule.value))
+        norm = update.norm**2
+        if not len(found.s) or not norm:
+            continue
+        squares = found.s.double().square()
+        if rule.kind == "energy":
+            held = squares.cumsum(0) >= rule.value * norm * (1 - 1e-12)
+            found = found.cut(int((~held).sum()) + 1)
+        kept.append(min(1.0, float(found.s.double().square().sum()) / norm))
+        parts[t] = Triplets(found.u.to(dtype), found.s.float(), found.v.T.contiguous().to(dtype))
+    bank = Bank((spec.shape[0], spec.shape[1]), parts)
+    chosen = _dissimilar(bank, o["similarity"])
+    update = Zero(bank.shape) if o["fixed"] == "base" else bank.merged(chosen, o["fixed"], o["scale"])
+    figures: dict[str, Any] = {"rank": max((p.rank for p in parts.values()), default=0)}
+    if kept:
+        figures["energy"] = sum(kept) / len(kept)
+    if len(chosen) < len(parts):
+        figures["fixed"] = list(chosen)
+    return Merged(update, figures, {f"{t}.{k}": v for t, p in parts.items() for k, v in vars(p).items()})
+
+
+def _dissimilar(bank: Bank, most: float) -> tuple[int, ...]:
+    """Return the tasks whose update has a cosine of at most `most` with those of all accepted before it."""
+    chosen: list[int] = []
+    for t in bank.parts:
+        if most >= 1 or all(bank.cosine(a, t) <= most for a in chosen):
+            chosen.append(t)
+    return tuple(chosen)
+
+
+def _whole(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
+    """Keep every update whole; what is merged is their mean."""
+    dtype = DTYPES[o["bank_dtype"]]
+    if o["others"] == "base":
+        return Merged(Zero(updates[0].shape))
+    found = {t: u.dense() for t, u in enumerate(updates) if not isinstance(u, Zero)}
+    kept = {t: d.reshape(spec.shape).to(dtype) for t, d in found.items() if bool(d.count_nonzero())}
+    if o["fixed"] == "base":
+        return Merged(Zero(updates[0].shape), kept={f"{t}.whole": d for t, d in kept.items()})
+    # the rounded updates, so that the base can be told from the merge and the bank
+    terms: list[Update] = [Dense(d.float().reshape(updates[0].shape)) for d in kept.values()]
+    mean = weighted_sum(terms, [1 / spec.count] * len(terms)) if terms else Zero(updates[0].shape)
+    return Merged(mean, kept={f"{t}.whole": d for t, d in kept.items()})
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    "paper": {
+        "routing_layers": "depth:0.75",
+        "routing_sites": "mlp",
+        "pooling": "paper",
+        "select": "threshold",
+        "heads": "max",
+    },
+}
+"""The gate's options that a preset changes; what a recipe gives comes first."""
+
+
+def _settings(given: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], count: int) -> dict[str, Any]:
+    """Return the gate's settings: the recipe's, else the preset's, else the defaults."""
+    sides = [min(s) for name, s in shapes.items() if len(s) == 2 and layer_of(name) is not None]
+    problems = []
+    if sides and count > median(sides):
+        what = f"{count} tasks do not fit into weights of rank {median(sides):g}: none would keep a direction"
+        problems.append(Problem(what, "models", "serve fewer tasks in one model"))
+    found = {o.name: o.default for o in OPTIONS if o.single}
+    found |= {**PRESETS[given.get("preset", "default")], **given}
+    problems += _layers(str(found["routing_layers"]), shapes)
+    if problems:
+        raise RequestError(problems)
+    return found
+
+
+def _layers(text: str, shapes: Mapping[str, tuple[int, ...]]) -> list[Problem]:
+    """Return what is wrong with the routing layers: a form that is none, or a layer that is not there."""
+    places = {place for name in shapes if (place := layer_of(name)) is not None}
+    layers = {index for _, index in places}
+    hint = "all, first:3, depth:0.75, numbers such as 0,2-4, or a part of the modules' names"
+    name, colon, number = text.partition(":")
+    where = "parameters.routing_layers"
+    if text in ("auto", "all"):
+        return []
+    if colon:
+        try:
+            value = float(number)
+        except ValueError:
+            value = -1.0
+        fits = (name == "first" and value.is_integer() and value >= 1) or (name == "depth" and 0 <= value < 1)
+        return [] if fits else [Problem(f"routing_layers cannot be {text!r}", where, hint)]
+    if (numbers := layer_numbers(text)) is not None:
+        missing = sorted(numbers - layers)
+        there = f"the model's layers are 0 to {max(layers)}" if layers else "the model has no numbered layers"
+        return [Problem(f"routing_layers names layer {missing[0]}; {there}", where, hint)] if missing else []
+    if any(text in name for name in shapes):
+        return []
+    return [Problem(f"routing_layers is {text!r}, and no tensor has that in its name", where, hint)]
+
+
+def layer_numbers(text: str) -> set[int] | None:
+    """Return the layers that a text such as `0,2-4` names, or None where it is no such text."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            return None
+        found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
+def _gate(name: str, default: str | float | int, help: str, **more: Any) -> Option:
+    kind: Any = type(default)
+    return Option(name, kind, default, help, single=True, **more)
+
+
+OPTIONS = (
+    Option("rank", int, "auto", "triplets kept of each update; auto: min(m, n) / T", low=1, word="auto"),
+    Option("compression", str, "auto", "in the place of a rank: energy:0.9 or ratio:0.125"),
+    Option(
+        "bank_dtype", str, "float32", "number format of the bank", choices=("float32", "bfloat16", "float16")
+    ),
+    Option("scale", float, 1.0, "factor α on the merged update", single=True),
+    Option(
+        "fixed",
+        str,
+        "tsv_m",
+        "what the plain checkpoint is; base: the base itself",
+        choices=("tsv_m", "iso_c", "base"),
+        single=True,
+    ),
+    Option(
+        "similarity",
+        float,
+        1.0,
+        "updates with a larger cosine to an earlier one's stay out of the checkpoint; 1 keeps all",
+        low=-1,
+        high=1,
+    ),
+    Option(
+        "others",
+        str,
+        "mean",
+        "tensors without singular vectors: the mean of the tasks' updates, or none",
+        choices=("mean", "base"),
+        single=True,
+    ),
+    _gate("preset", "default", "what the options below are by default", choices=tuple(PRESETS)),
+    _gate("aggregate", "tsv_m", "how the chosen tasks are merged", choices=("tsv_m", "iso_c", "sum")),
+    _gate("first_pass", "merged", "the model that routes", choices=("merged", "base")),
+    _gate("routing_layers", "auto", "layers that are looked at: all, first:3, depth:0.75, 0,2-4, or a name"),
+    _gate(
+        "routing_sites",
+        "all",
+        "inputs of a layer that are looked at",
+        choices=("all", "attention", "attention_out", "mlp", "mlp_out"),
+    ),
+    _gate(
+        "pooling",
+        "auto",
+        "of an input's tokens; auto: tokens for images, else mean; paper: cls for images, else mean",
+        choices=("auto", "mean", "cls", "tokens", "paper"),
+    ),
+    _gate(
+        "score",
+        "residual",
+        "what tells tasks apart at a site",
+        choices=("residual", "whitened", "gaussian"),
+    ),
+    _gate("norm", "l2", "of residuals", choices=("l2", "l1", "mahalanobis")),
+    _gate("select", "top1", "which tasks run", choices=("top1", "threshold", "weighted")),
+    _gate("threshold", 0.2, "least share η of a task that runs", low=0, high=1),
+    _gate("max_tasks", 3, "most tasks K that run at once", low=1),
+    _gate("temperature", 1.0, "temperature τ of the shares", low=1e-6),
+    _gate(
+        "heads",
+        "router",
+        "which head answers: the best task's, or that of the largest maximum or mean logit",
+        choices=("router", "max", "avg"),
+    ),
+    _gate(
+        "batch", "sample", "one decision for each input, or for all of a batch", choices=("sample", "batch")
+    ),
+    Option(
+        "form",
+        str,
+        "any",
+        "inputs that the task takes: pairs of texts, single ones, or any",
+        scope="model",
+        choices=("any", "single", "pair"),
+        single=True,
+    ),
+)
+
+METHODS = (
+    Method(
+        name="mass",
+        title="MASS (adaptive subspace selection)",
+        equation="θ = θ_0 + polar([U_t]) diag([s_t]) polar([V_t]) over the tasks t that an input selects",
+        source="Crisostomi et al. 2026, arXiv 2504.05342",
+        use="Many tasks served as one model when nobody says which task an input belongs to.",
+        plan=_plan,
+        matrix=_matrix,
+        settings=_settings,
+        kept_bytes=_kept_bytes,
+        options=OPTIONS,
+        differs="the default router averages over all layers and runs one task; preset: paper is the paper's",
+    ),
+)

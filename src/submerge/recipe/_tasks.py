@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from submerge.recipe._recipe import ModelEntry
+from submerge.recipe._report import KeyPath, Report, show
+
+if TYPE_CHECKING:
+    from submerge.methods._base import Method
+
+__all__ = ["check_names", "read_task"]
+
+
+def read_task(
+    raw: dict[str, Any], path: KeyPath, method: Method | None, report: Report
+) -> tuple[str, tuple[str, ...]]:
+    """Return the `name` and the `head` of an entry of `models`, which only a kept gate has use for."""
+    given = [key for key in ("name", "head") if raw.get(key) is not None]
+    if given and method is not None and not method.keeps:
+        for key in given:
+            what = f"'{key}' says something about a task, and {method.name} merges all into one"
+            report.add(what, (*path, key), "remove the key")
+        return "", ()
+    name, head = raw.get("name", ""), raw.get("head", ())
+    if name and not isinstance(name, str):
+        report.add(f"a task's name is text, not {show(name)}", (*path, "name"), "put it in quotes")
+        name = ""
+    patterns = [head] if isinstance(head, str) else head or ()
+    if not isinstance(patterns, (list, tuple)) or not all(isinstance(one, str) and one for one in patterns):
+        hint = "write 'head: classifier', or a list"
+        report.add(f"a head is named by parts of its tensors' names, not {show(head)}", (*path, "head"), hint)
+        patterns = ()
+    return name or "", tuple(patterns)
+
+
+def check_names(entries: list[ModelEntry], report: Report) -> None:
+    """Note names that two tasks have."""
+    for name, count in Counter(entry.name for entry in entries if entry.name).items():
+        if count > 1:
+            report.add(f"{count} models are named {show(name)}", ("models",), "give each task its own name")
