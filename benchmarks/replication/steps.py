@@ -25,7 +25,7 @@ from benchmarks.replication import methods, report
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.suite import Suite
 
-__all__ = ["STEPS", "command", "say"]
+__all__ = ["STEPS", "admit", "command", "say"]
 
 FAST_GRID = (0.1, 0.3, 1.0)
 HERE = Path(__file__).resolve().parent.parent
@@ -57,6 +57,25 @@ def _train_one(
     head = train.load_heads(suite, cache, splits, seed)[task]
     found = train.specialist(suite, cache, splits[task], head, kind, seed, options.device)
     say(f"{kind} seed {seed} {task}: {found['seconds']:.0f} s, loss {found['losses'][-1]:.3f}")
+
+
+def admit(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
+    """Train all candidates that the suite was chosen from, on seed 0, and say which are admitted."""
+    from benchmarks.replication.admit import admission, markdown
+
+    whole = suite.home
+    _train(whole, cache, argparse.Namespace(**vars(options) | {"seeds": 1}))
+    splits = _splits(whole)
+    found = {kind: admission(whole, cache, splits, kind, 0, options.device) for kind in whole.trainings}
+    page = markdown(whole, found)
+    out = _out(cache, options)
+    (out / f"replication-{whole.name}-admission.md").write_text(page)
+    print(page)
+    for kind, candidates in found.items():
+        no = [one.task for one in candidates if one.task in suite.tasks and not one.admitted]
+        say(
+            f"{suite.name}, {kind}: " + (f"not admitted: {', '.join(no)}" if no else "all tasks are admitted")
+        )
 
 
 def _merge(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
@@ -105,13 +124,18 @@ def _report(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
         "trainings": {kind: training.config() for kind, training in suite.trainings.items()},
         "kinds": kinds,
     }
-    out = options.out or (cache.root if options.fast else HERE / "results")
-    out.mkdir(parents=True, exist_ok=True)
+    out = _out(cache, options)
     stem = f"replication-{suite.name}"
     (out / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
     (out / f"{stem}.md").write_text(report.markdown(results, report.tables(results)))
     draw(results, out, stem)
     say(f"wrote {stem}.json, .md and .png in {out}")
+
+
+def _out(cache: Cache, options: argparse.Namespace) -> Path:
+    out: Path = options.out or (cache.root if options.fast else HERE / "results")
+    out.mkdir(parents=True, exist_ok=True)
+    return out
 
 
 STEPS: dict[str, Callable[[Suite, Cache, argparse.Namespace], None]] = {

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CLASSES",
     "DENSE",
+    "PARQUET",
     "SCORE",
     "Base",
     "HubSet",
@@ -33,6 +34,10 @@ Row = tuple[str | bytes, str | None, int | float | bytes]
 """A sentence, a second one or None; or the bytes of a picture and None. Then the class, the score in [0, 1],
 or 0 or 1 for every pixel."""
 Rows = list[Row]
+
+
+PARQUET = "refs/convert/parquet"
+"""The Hub's own conversion, for sets that come as a script."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class Suite:
 
     `most_train`, `validation` and `test` are items a task; `shots` are examples a class for the frozen heads.
     `known` tasks can be asked for; `tasks` are taken where nothing is said. A suite that is part of a `whole`
-    takes heads and specialists from it, so that several parts share them.
+    takes heads and specialists from it, so that several parts share them. The last two are for `--fast`.
     """
 
     name: str
@@ -119,11 +124,20 @@ class Suite:
     generic: int = 100
     head_scale: float = 20.0
     router_shots: int = 50
-    grids: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    fast_tasks: tuple[str, ...] = ()
+    fast_base: Base | None = None
 
     def cut(self, **changes: Any) -> Suite:
         """Return the suite with some values changed."""
         return replace(self, **changes)
+
+    def part(self, name: str, tasks: tuple[str, ...]) -> Suite:
+        """Return a suite of some of the tasks, which uses this one's heads and specialists."""
+        return self.cut(name=name, tasks=tasks, whole=self)
+
+    def alone(self, name: str, tasks: tuple[str, ...]) -> Suite:
+        """Return a suite of any known tasks, with heads and specialists of its own."""
+        return self.cut(name=name, tasks=tasks, whole=None)
 
     @property
     def home(self) -> Suite:

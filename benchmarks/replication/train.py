@@ -15,7 +15,7 @@ from benchmarks.replication.cache import Cache
 from benchmarks.replication.encoder import Domain, Items
 from benchmarks.replication.heads import Head, loss, shots
 from benchmarks.replication.splits import Split
-from benchmarks.replication.suite import CLASSES, DENSE, Rows, Suite, Training, seed_of
+from benchmarks.replication.suite import DENSE, Rows, Suite, Training, seed_of
 
 __all__ = ["fit", "heads", "load_heads", "specialist", "write_base"]
 
@@ -38,23 +38,25 @@ def heads(suite: Suite, cache: Cache, read: Callable[[], Mapping[str, Split]], s
         return
     splits, domain = read(), suite.domain
     base = domain.load(cache.base, cache.base)
-    generic = {name: split.train[: suite.generic] for name, split in splits.items()}
 
-    def features(rows: Rows, kind: str = CLASSES) -> torch.Tensor:
-        return domain.features(base, domain.items(rows, cache.base, kind))
+    def items(rows: Rows, kind: str) -> Items:
+        return domain.items(rows, cache.base, kind)
 
-    found = {"centre": torch.cat([features(rows) for rows in generic.values()]).mean(0)}
-    dense = {name: rows for name, rows in generic.items() if splits[name].kind == DENSE}
-    if dense:
-        places = [features(rows, DENSE).flatten(0, 1) for rows in dense.values()]
-        found[f"centre {DENSE}"] = torch.cat(places).mean(0)
+    def features(rows: Rows, kind: str) -> torch.Tensor:
+        return domain.features(base, items(rows, kind))
+
+    generic: dict[str, list[torch.Tensor]] = {}
+    for split in splits.values():
+        some = features(split.train[: suite.generic], split.kind)
+        generic.setdefault(_centre(split.kind), []).append(some.flatten(0, -2))
+    found = {name: torch.cat(parts).mean(0) for name, parts in generic.items()}
     for name, split in splits.items():
         groups = shots(split.train, split.kind, split.classes, suite.shots, seed_of(seed, name))
+        centre, parts = found[_centre(split.kind)], [features(rows, split.kind) for rows in groups]
         if split.kind == DENSE:
-            items = domain.items(groups[0], cache.base, DENSE)
-            made = Head.of_places(found[f"centre {DENSE}"], domain.features(base, items), items.labels)
+            made = Head.of_places(centre, parts[0], items(groups[0], DENSE).labels)
         else:
-            made = Head.of(found["centre"], [features(rows) for rows in groups])
+            made = Head.of(centre, parts)
         found[name] = made.vectors
     with store.write_whole(folder, config) as (part, _):
         save_file(found, part / "heads.safetensors")
@@ -64,14 +66,14 @@ def load_heads(suite: Suite, cache: Cache, splits: Mapping[str, Split], seed: in
     """Return task -> head, as they lie in the cache."""
     found = load_file(cache.heads(seed) / "heads.safetensors")
     return {
-        name: Head(
-            found[f"centre {DENSE}" if split.kind == DENSE else "centre"],
-            found[name],
-            split.kind,
-            suite.head_scale,
-        )
+        name: Head(found[_centre(split.kind)], found[name], split.kind, suite.head_scale)
         for name, split in splits.items()
     }
+
+
+def _centre(kind: str) -> str:
+    """Return the name of the mean feature of generic inputs, or of their places."""
+    return "centre of places" if kind == DENSE else "centre"
 
 
 def specialist(

@@ -5,6 +5,7 @@ It sees no photograph and no drawing, so no task of a suite, and needs no data s
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from dataclasses import asdict, dataclass
@@ -27,7 +28,10 @@ PATCH = 8
 
 @dataclass(frozen=True)
 class Pretraining:
-    """How the base is made; `steps` fixes it, whatever the machine."""
+    """How the base is made; `steps` fixes it, whatever the machine.
+
+    Up to the cooling, the last share of the steps, a longer and a shorter run are the same.
+    """
 
     steps: int
     width: int = 192
@@ -35,10 +39,11 @@ class Pretraining:
     heads: int = 6
     batch: int = 64
     rate: float = 1.5e-3
-    warmup: int = 400
+    warmup: int = 200
+    cooling: float = 0.25
     decay: float = 0.05
     seed: int = 0
-    every: int = 250
+    every: int = 200
 
     def config(self) -> dict[str, Any]:
         """Return all that decides about the weights, for a marker."""
@@ -47,7 +52,7 @@ class Pretraining:
 
 def pretrain(folder: Path, how: Pretraining, say: Any = print) -> None:
     """Write the base; a run that was ended goes on at its last checkpoint, beside the folder."""
-    kept = folder.with_name(f"pretraining-{how.steps}.safetensors")
+    kept = folder.with_name("pretraining.safetensors")
     model, classifier = _new(how)
     both = nn.ModuleDict({"model": model, "classifier": classifier})
     weights = dict(both.named_parameters())
@@ -58,7 +63,7 @@ def pretrain(folder: Path, how: Pretraining, say: Any = print) -> None:
     formulas = Formulas(how.seed)
     both.train()
     seen = 0.0
-    for step in range(_restore(kept, weights, optimizer), how.steps):
+    for step in range(_restore(kept, weights, optimizer, how), how.steps):
         draw = torch.Generator().manual_seed(seed_of(how.seed, "formula", step))
         images, labels = formulas.draw(how.batch, draw)
         for group in optimizer.param_groups:
@@ -71,7 +76,7 @@ def pretrain(folder: Path, how: Pretraining, say: Any = print) -> None:
         optimizer.step()
         seen += loss.item() / how.every
         if (step + 1) % how.every == 0:
-            _keep(kept, weights, optimizer, step + 1)
+            _keep(kept, weights, optimizer, how, step + 1)
             say(f"base: {step + 1} of {how.steps} steps, loss {seen:.3f} (chance {math.log(CLASSES):.2f})")
             seen = 0.0
     model.eval().save_pretrained(folder)
@@ -96,30 +101,50 @@ def _new(how: Pretraining) -> tuple[Any, nn.Linear]:
             nn.init.xavier_uniform_(module.weight)
             if name.endswith(("o_proj", "fc2")):  # blocks begin near the identity
                 module.weight.data *= 0.05
+    model.embeddings.patch_embeddings.projection.weight.data = _patches(how.width)
+    model.embeddings.position_embeddings.data[0, 1:] = _places(how.width)
     return model, nn.Linear(how.width, CLASSES)
 
 
+def _patches(width: int) -> torch.Tensor:
+    """Return filters of patches that keep what they can: rows at right angles, shape [d, 3, 8, 8]."""
+    return nn.init.orthogonal_(torch.empty(width, 3 * PATCH**2)).view(width, 3, PATCH, PATCH)
+
+
+def _places(width: int) -> torch.Tensor:
+    """Return waves of a third to two across the picture, along both sides, shape [16, d]."""
+    side, count = SIZE // PATCH, width // 4
+    place = (torch.arange(side) + 0.5) / side
+    turns = place[:, None] * torch.logspace(-0.5, 2, count, 2) * math.pi
+    line = torch.cat([turns.sin(), turns.cos()], 1)
+    rows, columns = line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)
+    return 0.5 * torch.cat([rows, columns], 2).flatten(0, 1)
+
+
 def _pace(step: int, how: Pretraining) -> float:
-    """Return the share of the rate: linear warm-up, then half a cosine to 0."""
-    rest = (step - how.warmup) / max(1, how.steps - how.warmup)
-    return min((step + 1) / how.warmup, (1 + math.cos(math.pi * max(0.0, rest))) / 2)
+    """Return the share of the rate: up, level, and in the last quarter down to 0."""
+    return min(1.0, (step + 1) / how.warmup, (how.steps - step) / (how.cooling * how.steps))
 
 
-def _keep(file: Path, weights: dict[str, Any], optimizer: torch.optim.Optimizer, step: int) -> None:
+def _keep(
+    file: Path, weights: dict[str, Any], optimizer: torch.optim.Optimizer, how: Pretraining, step: int
+) -> None:
     found = {f"weight/{name}": value.detach() for name, value in weights.items()}
     for name, value in weights.items():
         state = optimizer.state[value]
         found |= {f"{kind}/{name}": state[kind] for kind in ("exp_avg", "exp_avg_sq")}
     part = file.with_suffix(".part")
-    save_file(found, part, {"step": str(step)})
+    save_file(found, part, {"step": str(step), "how": json.dumps(how.config())})
     shutil.move(part, file)
 
 
-def _restore(file: Path, weights: dict[str, Any], optimizer: torch.optim.Optimizer) -> int:
-    """Put a checkpoint's values in place; return the step to go on at, 0 where there is none."""
+def _restore(file: Path, weights: dict[str, Any], optimizer: torch.optim.Optimizer, how: Pretraining) -> int:
+    """Put a checkpoint's values in place; return the step to go on at, 0 where there is none of this base."""
     if not file.exists():
         return 0
     with safe_open(file, "pt") as found:
+        if json.loads(found.metadata()["how"]) != how.config():
+            return 0
         step = int(found.metadata()["step"])
         for name, value in weights.items():
             value.data.copy_(found.get_tensor(f"weight/{name}"))

@@ -1,0 +1,72 @@
+"""The suites on the ViT: vision-8, vision-14 and vision-20, full fine-tunes; hetero-20, adapters."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from benchmarks.replication.suite import Base, Suite, Training
+from benchmarks.replication.vision.base import Pretraining, pretrain
+from benchmarks.replication.vision.pictures import PICTURES
+from benchmarks.replication.vision.targets import MEASURED
+from benchmarks.replication.vision.tasks import NAMED
+
+__all__ = ["HETERO_20", "VISION_8", "VISION_14", "VISION_20"]
+
+
+def _base(home: str, how: Pretraining) -> Base:
+    return Base(partial(_write, how=how), home, how.config())
+
+
+def _write(folder: Path, *, how: Pretraining) -> None:
+    from benchmarks.replication.steps import say
+
+    pretrain(folder, how, say)
+
+
+KNOWN = NAMED | MEASURED
+BASE = _base("vision", Pretraining(steps=12_000))
+SHORT = _base("vision-fast", Pretraining(steps=300, warmup=50))
+
+_VISION = Suite(
+    name="vision",
+    known=KNOWN,
+    tasks=tuple(NAMED),
+    trainings={"full": Training(steps=250, rate=7e-4, batch=32, decay=0.0)},
+    base=BASE,
+    domain=PICTURES,
+    most_train=4000,
+    generic=40,
+    fast_tasks=("fashion", "farsi", "usps"),
+    fast_base=SHORT,
+)
+"""All candidates. Heads and specialists are its own, so that the suites below share them."""
+
+_8 = ("mnist", "fashion", "notmnist", "farsi", "bangla", "digits", "gtsrb", "doodles")
+_14 = (*_8, "kannada", "devanagari", "usps", "cifar10", "speakers", "katakana")
+_20 = (*_14, "dig", "korean", "sanskrit", "latin", "greek", "bccd")
+
+VISION_8 = _VISION.part("vision-8", _8)
+VISION_14 = _VISION.part("vision-14", _14)
+VISION_20 = _VISION.part("vision-20", _20)
+
+_CLASSES = (
+    "mnist",
+    "fashion",
+    "notmnist",
+    "farsi",
+    "bangla",
+    "usps",
+    "digits",
+    "speakers",
+    "katakana",
+    "bccd",
+)
+
+_HETERO = _VISION.cut(
+    name="hetero",
+    tasks=(*_CLASSES, *MEASURED),
+    trainings={"lora": Training(steps=300, rate=5e-4, rank=8, alpha=16, batch=32, decay=0.0)},
+    fast_tasks=("fashion", "slant", "figures"),
+)
+HETERO_20 = _HETERO.part("hetero-20", _HETERO.tasks[:20])
