@@ -1,4 +1,4 @@
-"""`python -m benchmarks.replication train|merge|report|all SUITE`: real tasks under the same rules."""
+"""`python -m benchmarks.replication train|merge|report|all|admit SUITE`: real tasks under the same rules."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from pathlib import Path
 
 from benchmarks.replication import methods
 from benchmarks.replication.cache import Cache
-from benchmarks.replication.steps import STEPS, say
+from benchmarks.replication.steps import STEPS, admit, say
 from benchmarks.replication.suite import Suite
 from benchmarks.replication.text import TEXT_8
+from benchmarks.replication.vision.suites import HETERO_20, VISION_8, VISION_14, VISION_20
 
-SUITES = {suite.name: suite for suite in (TEXT_8,)}
-FAST_TASKS, FAST_STEPS = 3, 30
+SUITES = {suite.name: suite for suite in (TEXT_8, VISION_8, VISION_14, VISION_20, HETERO_20)}
+FAST_STEPS = 30
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     suite, cache = _suite(options)
     for step in ("train", "merge", "report") if options.step == "all" else (options.step,):
         started = time.perf_counter()
-        STEPS[step](suite, cache, options)
+        (STEPS | {"admit": admit})[step](suite, cache, options)
         say(f"{step} {suite.name}: {time.perf_counter() - started:.0f} s")
     return 0
 
@@ -33,21 +34,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _suite(options: argparse.Namespace) -> tuple[Suite, Cache]:
     suite = SUITES[options.suite]
     if options.tasks and tuple(options.tasks) != suite.tasks:  # a suite of its own: it shares no head
-        suite = suite.cut(name="-".join([suite.name, *options.tasks]), tasks=tuple(options.tasks))
+        suite = suite.alone("-".join([suite.name, *options.tasks]), tuple(options.tasks))
     if options.kinds:
         suite = suite.cut(trainings={kind: suite.trainings[kind] for kind in options.kinds})
     if options.fast:
         fewer = {kind: replace(one, steps=FAST_STEPS) for kind, one in suite.trainings.items()}
-        tasks = tuple(options.tasks or ("trec", "emotion", "sick_nli"))[:FAST_TASKS]
-        suite = suite.cut(
-            name=f"{suite.name}-fast", tasks=tasks, trainings=fewer, validation=100, test=100, most_train=1000
+        tasks = tuple(options.tasks or suite.fast_tasks)[: len(suite.fast_tasks)]
+        suite = suite.alone(f"{suite.name}-fast", tasks).cut(
+            base=suite.fast_base or suite.base, trainings=fewer, validation=100, test=100, most_train=1000
         )
     return suite, Cache(options.cache, *suite.places) if options.cache else Cache.default(*suite.places)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.replication", description=__doc__)
-    parser.add_argument("step", choices=(*STEPS, "all"))
+    parser.add_argument("step", choices=(*STEPS, "admit", "all"))
     parser.add_argument("suite", choices=SUITES)
     known = [row.name for row in methods.ROWS]
     parser.add_argument("--methods", type=_some(known), help="of: " + ", ".join(known))
