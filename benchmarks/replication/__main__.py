@@ -7,9 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from benchmarks.replication import methods
+from benchmarks.replication.audiovisual.merge import EXTRA
+from benchmarks.replication.audiovisual.suite import AUDIO_VISUAL
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.steps import STEPS, admit, say
 from benchmarks.replication.suite import Suite
@@ -17,18 +20,32 @@ from benchmarks.replication.text import TEXT_8
 from benchmarks.replication.vision.suites import HETERO_20, VISION_8, VISION_14, VISION_20
 
 SUITES = {suite.name: suite for suite in (TEXT_8, VISION_8, VISION_14, VISION_20, HETERO_20)}
+OTHERS = {suite.name: suite for suite in (AUDIO_VISUAL,)}
+"""Suites that bring steps of their own, as methods with the names of `STEPS`."""
 FAST_STEPS = 30
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what is asked for; return the exit status."""
     options = _options(arguments)
-    suite, cache = _suite(options)
+    steps, name = _steps(options)
     for step in ("train", "merge", "report") if options.step == "all" else (options.step,):
         started = time.perf_counter()
-        (STEPS | {"admit": admit})[step](suite, cache, options)
-        say(f"{step} {suite.name}: {time.perf_counter() - started:.0f} s")
+        steps[step]()
+        say(f"{step} {name}: {time.perf_counter() - started:.0f} s")
     return 0
+
+
+def _steps(options: argparse.Namespace) -> tuple[dict[str, Callable[[], None]], str]:
+    """Return the steps of the suite that is asked for, ready to be called, and its name."""
+    if options.suite in OTHERS:
+        other = OTHERS[options.suite]
+        other = other.fast() if options.fast else other
+        place = Cache(options.cache, other.name) if options.cache else Cache.default(other.name)
+        return {step: partial(getattr(other, step), place, options) for step in STEPS}, other.name
+    suite, cache = _suite(options)
+    known = STEPS | {"admit": admit}
+    return {step: partial(work, suite, cache, options) for step, work in known.items()}, suite.name
 
 
 def _suite(options: argparse.Namespace) -> tuple[Suite, Cache]:
@@ -49,8 +66,8 @@ def _suite(options: argparse.Namespace) -> tuple[Suite, Cache]:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.replication", description=__doc__)
     parser.add_argument("step", choices=(*STEPS, "admit", "all"))
-    parser.add_argument("suite", choices=SUITES)
-    known = [row.name for row in methods.ROWS]
+    parser.add_argument("suite", choices=(*SUITES, *OTHERS))
+    known = [row.name for row in (*methods.ROWS, *EXTRA)]
     parser.add_argument("--methods", type=_some(known), help="of: " + ", ".join(known))
     parser.add_argument("--tasks", type=lambda text: text.split(","), help="other tasks than the suite's own")
     parser.add_argument("--kinds", type=_some(("full", "lora")), help="full, lora or both (default)")
@@ -72,7 +89,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, help="default: benchmarks/results; with --fast the cache")
     options = parser.parse_args(arguments)
-    suite = SUITES[options.suite]
+    suite = (SUITES | OTHERS)[options.suite]
+    if options.suite in OTHERS and (options.tasks or options.kinds):
+        parser.error(f"--tasks and --kinds are not for {options.suite}")
+    if options.suite in OTHERS and options.step == "admit":
+        parser.error(f"the tasks of {options.suite} are not chosen from candidates")
     if unknown := [task for task in options.tasks or () if task not in suite.known]:
         parser.error(f"unknown tasks: {', '.join(unknown)}; there are {', '.join(suite.known)}")
     options.seeds = options.seeds or (1 if options.fast else suite.seeds)

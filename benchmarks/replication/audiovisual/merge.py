@@ -1,0 +1,183 @@
+"""Merges the language LoRAs of a seed by every method, tunes each on validation, reads the test once.
+
+Projectors and modality LoRAs are kept apart. In the naive way, the one LoRA of each specialist is merged.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path as Folder
+from typing import Any
+
+import submerge
+from benchmarks.replication import cache as store
+from benchmarks.replication.audiovisual.encoders import Features
+from benchmarks.replication.audiovisual.items import STREAMS
+from benchmarks.replication.audiovisual.probes import COUNTED, PROBES, Exam, groups
+from benchmarks.replication.audiovisual.specialists import JOINT, LANGUAGE, load, paths
+from benchmarks.replication.lm import school
+from benchmarks.replication.lm.streams import Reader
+from benchmarks.replication.lm.updates import Updates, adapter, dense
+from benchmarks.replication.merge import size
+from benchmarks.replication.methods import Merge, rows
+from benchmarks.replication.tune import tune
+from benchmarks.speed.measure import measure
+
+__all__ = ["CEILINGS", "EXTRA", "INDIVIDUAL", "NOTHING", "Bench", "Plan", "merges"]
+
+NOTHING, INDIVIDUAL = "no language LoRA", "individual"
+CEILINGS = (NOTHING, *(f"{slot} alone" for slot in STREAMS), INDIVIDUAL, JOINT)
+"""Rows that are not merges. *Individual* is each specialist on its own questions."""
+_LORA = ("lora",)
+
+
+EXTRA = (
+    Merge("average", each={"weight": 1.0}, method="linear", kinds=_LORA),
+    *(
+        Merge(f"ssam_{part}", "scale", shared={"rank": part}, method="ssam", kinds=_LORA, form="adapter")
+        for part in (12, 24, 48)
+    ),
+)
+"""Besides the rows of every suite: the average, and SSAM at 1/4, 1/2 and all of the ranks' sum."""
+
+
+def merges(names: Sequence[str] | None = None) -> list[Merge]:
+    """Return all merges of adapters, or those named."""
+    found = [EXTRA[0], *rows("lora"), *EXTRA[1:]]
+    return [row for row in found if names is None or row.name in names]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`validation` and `test` are items of each probe; with `costs`, merges are timed as processes, too."""
+
+    grid: tuple[float, ...]
+    validation: int = 50
+    test: int = 300
+    costs: bool = True
+    threads: int = 1
+
+
+class Bench:
+    """The specialists of one seed, trained in one way, and what is known about them."""
+
+    def __init__(
+        self,
+        lm: Folder,
+        features: Mapping[str, Mapping[str, Features]],
+        seed_folder: Folder,
+        way: str,
+        plan: Plan,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.lm, self.way, self.plan, self.say = lm, way, plan, say
+        self.models = [seed_folder / way / slot for slot in STREAMS]
+        self.joint, self.results = seed_folder / way / JOINT, seed_folder / f"{way}-results"
+        markers = [store.read(folder) for folder in (*self.models, self.joint)]
+        if not all(markers):
+            raise SystemExit(f"not trained yet: {way} in {seed_folder.name} — run `train` first")
+        self.trained = [marker["config"] for marker in markers if marker]
+        self.reader = Reader(school.load(lm), {})
+        self.exams = {part: Exam(features, part, getattr(plan, part)) for part in ("validation", "test")}
+        self.settings = submerge.Settings(threads=plan.threads, max_memory=4_000_000_000)
+        self.apart: tuple[dict[str, Any], dict[str, Updates]] = {}, {}
+        for folder, slot in zip(self.models, STREAMS, strict=True):
+            for all_, one in zip(self.apart, load(folder, [slot], way), strict=True):
+                all_.update(one)
+
+    def _scores(
+        self, language: Updates, part: str, joint: bool = False, names: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        projectors, modality = load(self.joint, list(STREAMS), self.way) if joint else self.apart
+        self.reader.projectors = projectors
+        self.reader.paths = paths(self.way, language, modality)
+        return self.exams[part].scores(self.reader, names)
+
+    def _config(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        return {"row": row, "trained": self.trained, "items": [self.plan.validation, self.plan.test]}
+
+    def ceiling(self, name: str) -> dict[str, Any]:
+        """Return the scores of a row that is no merge."""
+        folder = self.results / name.replace(" ", "-")
+        config = self._config({"ceiling": name})
+        if (found := store.done(folder, config)) is None:
+            with store.write_whole(folder, config) as (_, result):
+                for part in self.exams:
+                    result[part] = self._ceiling(name, part)
+            found = store.read(folder)
+        assert found is not None
+        return found
+
+    def _ceiling(self, name: str, part: str) -> dict[str, float]:
+        if name == NOTHING:
+            return self._scores({}, part)
+        if name == JOINT:
+            return self._scores(adapter(self.joint / LANGUAGE), part, joint=True)
+        found = {}
+        for folder, slot in zip(self.models, STREAMS, strict=True):
+            if name == f"{slot} alone":
+                return self._scores(adapter(folder / LANGUAGE), part)
+            own = [p.name for p in PROBES if p.slots == (slot,) and p.group in ("own", "new", "degraded")]
+            found |= self._scores(adapter(folder / LANGUAGE), part, names=own)
+        return found  # individual
+
+    def run(self, row: Merge) -> dict[str, Any]:
+        """Return everything about one method: from the cache, or by tuning and testing it."""
+        folder = self.results / row.name
+        config = self._config(row.facts() | {"grid": list(self.plan.grid) if row.factor else []})
+        if (found := store.done(folder, config)) is not None:
+            return found
+        with store.write_whole(folder, config) as (part, result):
+            started = time.perf_counter()
+            scale = self._tune(row, part, result)
+            out = self._merge(row, part, scale)
+            result["test"] = self._scores(dense(out, self.reader.lm), "test")
+            result["bytes"] = size(out)
+            result["seconds_in_all"] = round(time.perf_counter() - started, 2)
+            if self.plan.costs:
+                result["cost"] = self._cost(part, out)
+            shutil.rmtree(out)
+        seen = groups(result["test"])
+        self.say(f"{self.way} {folder.parent.parent.name} {row.name}: " + _brief(seen))
+        found = store.read(folder)
+        assert found is not None
+        return found
+
+    def _tune(self, row: Merge, part: Folder, result: dict[str, Any]) -> float | None:
+        seen: dict[float | None, dict[str, float]] = {}
+
+        def score(scale: float | None) -> float:
+            if scale not in seen:
+                language = dense(self._merge(row, part, scale), self.reader.lm)
+                seen[scale] = self._scores(language, "validation", names=COUNTED)
+            return groups(seen[scale])["mean"]
+
+        if not row.factor:
+            score(None)
+            result["validation"] = seen[None]
+            return None
+        choice = tune(self.plan.grid, score, score)
+        result |= {"scale": choice.scale, "at_end": choice.at_end, "validation": seen[choice.scale]}
+        result["curve"] = {str(scale): groups(scores) for scale, scores in sorted(seen.items()) if scale}
+        return choice.scale
+
+    def _merge(self, row: Merge, part: Folder, scale: float | None) -> Folder:
+        """Write the recipe beside the result, and merge by it."""
+        models = [folder / LANGUAGE for folder in self.models]
+        recipe = row.write(part / "recipe.yaml", self.lm, models, scale, "lora")
+        out = part / "merged"
+        submerge.merge(recipe, out, settings=self.settings, overwrite=True)
+        return out
+
+    def _cost(self, part: Folder, out: Folder) -> dict[str, float]:
+        command = [sys.executable, "-m", "submerge", "merge", str(part / "recipe.yaml"), "-o", str(out)]
+        run = measure([*command, "--overwrite", "--threads", str(self.plan.threads)], part / "merge.log")
+        return {"seconds": round(run.seconds, 2), "peak_bytes": run.peak_bytes}
+
+
+def _brief(seen: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {100 * seen[name]:.1f}" for name in ("mean", "new", "joint"))

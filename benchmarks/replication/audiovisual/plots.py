@@ -1,0 +1,107 @@
+"""Pictures: bars with whiskers, questions as a heat map, new skills against joint questions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.replication.audiovisual.merge import CEILINGS
+from benchmarks.replication.audiovisual.probes import PROBES
+from benchmarks.replication.plots import CEILING, OURS
+from benchmarks.replication.report import spread
+
+__all__ = ["draw"]
+
+
+def draw(ways: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
+    """Draw three pictures for each way of training; return their paths."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    made = []
+    for way, seeds in ways.items():
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for some in seeds.values():
+            for name, one in some.items():
+                rows.setdefault(name, []).append(one)
+        for name, paint in (("bars", _bars), ("questions", _heat), ("trade-off", _curves)):
+            figure = paint(plt, rows)
+            path = folder / f"{stem}-{way}-{name}.png"
+            figure.tight_layout()
+            figure.savefig(path, dpi=120)
+            plt.close(figure)
+            made.append(path)
+    return made
+
+
+def _bars(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
+    rows = {name: found for name, found in rows.items() if "mean" in found[0]["groups"]}
+    figure, axes = plt.subplots(figsize=(8, 1 + 0.3 * len(rows)))
+    for place, (name, found) in enumerate(rows.items()):
+        mean, deviation = spread(one["groups"]["mean"] for one in found)
+        colour = CEILING if name in CEILINGS else OURS
+        axes.barh(place, 100 * mean, xerr=100 * deviation, color=colour, capsize=2)
+        for group, mark in (("new", "o"), ("joint", "s")):
+            value, _ = spread(one["groups"][group] for one in found)
+            label = None if place else f"{group} questions"
+            axes.plot(100 * value, place, mark, color="#111", markersize=3, label=label)
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("mean over groups of questions, %; whiskers: one standard deviation over seeds")
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _heat(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
+    names = [probe.name for probe in PROBES]
+    values = [
+        [
+            100 * spread(one["test"][name] for one in found)[0] if name in found[0]["test"] else float("nan")
+            for name in names
+        ]
+        for found in rows.values()
+    ]
+    figure, axes = plt.subplots(figsize=(3 + 0.42 * len(names), 1.5 + 0.3 * len(rows)))
+    axes.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=100)
+    for y, line in enumerate(values):
+        for x, value in enumerate(line):
+            if value == value:
+                shade = "black" if value > 60 else "white"
+                axes.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=6, color=shade)
+    axes.set_xticks(range(len(names)), names, fontsize=7, rotation=60, ha="right")
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
+    return figure
+
+
+def _curves(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
+    """Return new skills against joint questions along the scale, on validation."""
+    figure, axes = plt.subplots(figsize=(8, 6))
+    for name, found in rows.items():
+        curves = [one["curve"] for one in found if "curve" in one]
+        if not curves:
+            continue
+        scales = sorted(set.intersection(*(set(curve) for curve in curves)), key=float)
+        new, joint = (
+            [100 * spread(curve[scale][group] for curve in curves)[0] for scale in scales]
+            for group in ("new", "joint")
+        )
+        style = "-" if name.startswith("ssam") else "--"
+        axes.plot(new, joint, style, marker=".", linewidth=1, label=name)
+    for name in CEILINGS:
+        found = rows[name]
+        if "joint" in found[0]["groups"]:
+            new, joint = (
+                100 * spread(one["groups"][group] for one in found)[0] for group in ("new", "joint")
+            )
+            axes.plot(new, joint, "*", color="#111", markersize=8)
+            axes.annotate(name, (new, joint), fontsize=7, xytext=(4, 4), textcoords="offset points")
+    axes.set_xlabel("new skills, % (validation; stars: test)")
+    axes.set_ylabel("joint questions, %")
+    if axes.lines:
+        axes.legend(frameon=False, fontsize=7, ncols=2)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,0 +1,185 @@
+"""Gathers what lies in the cache into one JSON, and shows it as tables and pictures."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.replication import cache as store
+from benchmarks.replication.audiovisual import plots
+from benchmarks.replication.audiovisual.merge import CEILINGS, INDIVIDUAL, NOTHING
+from benchmarks.replication.audiovisual.probes import GROUPS, MEAN, groups
+from benchmarks.replication.cache import Cache
+from benchmarks.replication.lm.school import PASS
+from benchmarks.replication.report import Rows, spread
+from benchmarks.replication.steps import HERE, command, say
+from benchmarks.speed import machine
+
+if TYPE_CHECKING:
+    from benchmarks.replication.audiovisual.suite import AudioVisual
+
+__all__ = ["gather", "markdown", "sanity", "tables", "write"]
+
+TITLES = {"decoupled": "Language LoRA and modality LoRA (decoupled)", "naive": "One LoRA (naive)"}
+
+
+def write(suite: AudioVisual, cache: Cache, options: argparse.Namespace) -> None:
+    """Write JSON, tables and pictures of what is finished."""
+    ways = gather(suite, cache, range(options.seeds), [row.name for row in suite.rows(options)])
+    if not ways:
+        raise SystemExit(
+            f"nothing to report: run `python -m benchmarks.replication merge {options.suite}` first"
+        )
+    results = {
+        "name": suite.name,
+        "command": command(sys.argv[1:]),
+        "date": f"{datetime.date.today()}",
+        "machine": machine.describe(),
+        "suite": suite.facts(),
+        "lm": store.read(suite.lm_folder(cache)),
+        "encoders": {slot: store.read(suite.encoder_folder(cache, slot)) for slot in suite.facts()["senses"]},
+        "ways": ways,
+    }
+    out = options.out or (cache.root if options.fast else HERE / "results")
+    out.mkdir(parents=True, exist_ok=True)
+    stem = f"replication-{suite.name}"
+    (out / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
+    (out / f"{stem}.md").write_text(markdown(results))
+    plots.draw(ways, out, stem)
+    say(f"wrote {stem}.json, .md and .png in {out}")
+
+
+def gather(suite: AudioVisual, cache: Cache, seeds: Iterable[int], names: Sequence[str]) -> dict[str, Any]:
+    """Return way -> seed -> row -> result, as far as all is finished but methods."""
+    found: dict[str, Any] = {}
+    for way in suite.ways:
+        for seed in seeds:
+            folder = cache.root / f"seed{seed}" / f"{way}-results"
+            rows: dict[str, Any] = {}
+            for name in (*CEILINGS, *names):
+                if (result := store.read(folder / name.replace(" ", "-"))) is not None:
+                    kept = {key: value for key, value in result.items() if key != "config"}
+                    rows[name] = kept | {"config": result["config"]["row"], "groups": groups(result["test"])}
+            if all(name in rows for name in CEILINGS):
+                found.setdefault(way, {})[str(seed)] = rows
+    return found
+
+
+def _each(seeds: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    return [rows[name] for rows in seeds.values() if name in rows]
+
+
+def _names(seeds: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(name for rows in seeds.values() for name in rows))
+
+
+def tables(results: Mapping[str, Any]) -> list[Rows]:
+    """Return for each way: groups of questions, costs, and what must hold."""
+    found: list[Rows] = []
+    for way, seeds in results["ways"].items():
+        columns = ["method", "mean", *GROUPS, "scales"]
+        lines = []
+        for name in _names(seeds):
+            rows = _each(seeds, name)
+            scales = ", ".join(
+                f"{one['scale']:g}{'*' * bool(one['at_end'])}" for one in rows if "scale" in one
+            )
+            cells = [
+                _percent(one["groups"][group] for one in rows) if group in rows[0]["groups"] else ""
+                for group in ("mean", *GROUPS)
+            ]
+            lines.append([name, *cells, scales])
+        found.append((f"{TITLES[way]}, {len(seeds)} seeds, test", columns, lines))
+        if costs := _costs(seeds):
+            found.append(("What a merge costs", ["method", "s", "peak MB", "stored MB"], costs))
+        checks = [
+            [text, "yes" if holds else "**no**", seen] for text, holds, seen in sanity(results["lm"], seeds)
+        ]
+        found.append((f"What must hold: {way}", ["check", "holds", "seen"], checks))
+    return found
+
+
+def _costs(seeds: Mapping[str, Any]) -> list[list[str]]:
+    lines = []
+    for name in _names(seeds):
+        for one in _each(seeds, name):
+            if "cost" in one:
+                cost = one["cost"]
+                peak = f"{cost['peak_bytes'] / 1e6:.0f}"
+                lines.append([name, f"{cost['seconds']:.1f}", peak, f"{one['bytes'] / 1e6:.2f}"])
+    return lines
+
+
+def sanity(lm: Mapping[str, Any], seeds: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
+    """Return check, whether it holds for the mean over seeds, and what was seen."""
+    weakest = min(lm["skills"], key=lambda skill: lm["skills"][skill])
+    known = lm["skills"][weakest]
+    title = f"the LM knows its text, each skill ≥ {100 * PASS:.0f} %"
+    checks = [(title, known >= PASS, f"{weakest}: {100 * known:.1f}")]
+    singles = [name for name in CEILINGS if name.endswith(" alone")]
+    if "average" in _names(seeds):
+        joint = {name: _mean(seeds, name, "joint") for name in (*singles, "average")}
+        best = max(singles, key=lambda name: joint[name])
+        title = "joint questions: the average is above every single specialist"
+        seen = f"{joint['average']:.1f}; {best}: {joint[best]:.1f}"
+        checks.append((title, joint["average"] > joint[best], seen))
+    skilled, unskilled = (_mean(seeds, name, "new") for name in (INDIVIDUAL, NOTHING))
+    title = "new skills: the specialists have them, the LM does not"
+    checks.append((title, skilled - unskilled >= 50, f"{skilled:.1f}; {unskilled:.1f}"))
+    return checks
+
+
+def _mean(seeds: Mapping[str, Any], name: str, group: str) -> float:
+    return 100 * spread(one["groups"][group] for one in _each(seeds, name))[0]
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """Return a page that says how it was made."""
+    about, suite = results["machine"], results["suite"]
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items() if number)
+    read = [
+        f"{100 * one['accuracy']['test']['clean']:.1f} % of {slot} "
+        f"({100 * one['accuracy']['test']['degraded']:.1f} % degraded)"
+        for slot, one in results["encoders"].items()
+    ]
+    lines = [
+        f"# Replication: {results['name']}",
+        "",
+        f"Made by `{results['command']}` on {results['date']}.",
+        "",
+        f"{about['cpu']}, {about['cores']} cores, {about['memory_gb']} GB memory; {about['system']}, "
+        f"Python {about['python']}, {versions}.",
+        "",
+        f"{suite['validation']} validation and {suite['test']} test items for each kind of question. "
+        "Accuracy in %, mean ± standard deviation over seeds.",
+        "",
+        f"Encoders read {', '.join(read)} by themselves.",
+        "",
+    ]
+    for title, columns, cells in tables(results):
+        lines += [f"## {title}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in cells]
+        lines.append("")
+    return "\n".join([*lines, NOTE, ""])
+
+
+NOTE = f"""\
+Mean: of {", ".join(MEAN)}. Own: what the LM knows about words, asked of one input. New: the skill that
+each specialist was trained for and the LM was not taught. Joint: questions about image and audio together.
+Pairs: about points and one other. Three: all are there, two are asked about. Degraded: the number in one
+noisy input; fused: in a noisy image and a noisy sound of the same number. Words: one input and one number in
+words. Text: words alone. Moved: the new skill, asked of another modality than it was trained for.
+
+Alone: the language LoRA of one specialist, with all projectors and modality LoRAs. Individual: each
+specialist on its own questions. Joint (row): one model trained on the questions of all three, with as many
+steps as the specialists together. Scales: what validation chose, one a seed; with * it lies at an end of the
+grid."""
+
+
+def _percent(values: Iterable[float]) -> str:
+    mean, deviation = spread(values)
+    return f"{100 * mean:.1f}" + (f" ± {100 * deviation:.1f}" if deviation else "")

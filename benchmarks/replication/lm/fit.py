@@ -1,0 +1,40 @@
+"""Trains what reads soft tokens: projectors, and updates of the LM; the LM itself stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from benchmarks.replication.lm.streams import Batch, Reader
+
+__all__ = ["fit"]
+
+
+def fit(
+    reader: Reader,
+    weights: list[nn.Parameter],
+    sample: Callable[[int], Batch],
+    steps: int,
+    rate: float,
+    warmup: int,
+) -> list[float]:
+    """Train in place: AdamW, warm-up, cosine; return the mean loss of every tenth of the steps."""
+    optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0)
+    warm = min(warmup, max(1, steps // 5))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warm, (1 + np.cos(np.pi * step / steps)) / 2)
+    )
+    losses = []
+    for step in range(steps):
+        loss = cross_entropy(*reader.answers(sample(step)))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.detach())
+    return [round(part.mean().item(), 4) for part in torch.stack(losses).tensor_split(min(10, steps))]

@@ -1,0 +1,99 @@
+"""An LM that reads soft tokens, and whose linear maps have an update for each stream of tokens.
+
+Streams are numbers: 0 is text, then one for each modality. A position's stream says which update it gets:
+y = W x + Δ_s x, in every linear map of every block, as in ModelCompose's decoupled training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.replication.lm.updates import Updates, change, linears
+
+__all__ = ["TEXT", "Batch", "Path", "Reader", "Soft"]
+
+TEXT = 0
+
+
+@dataclass(frozen=True)
+class Soft:
+    """Features that a projector turns into tokens, and where these go in a batch.
+
+    `rows` [k] are sequences, `places` [k] the first position in each, `features` [k, …] what an encoder says.
+    """
+
+    rows: torch.Tensor
+    places: torch.Tensor
+    features: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences of ids and streams, shape [n, length]; labels are −100 but where an answer is due."""
+
+    ids: torch.Tensor
+    streams: torch.Tensor
+    labels: torch.Tensor
+    soft: Mapping[str, Soft] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Path:
+    """An update and the streams whose tokens take it; None is all tokens."""
+
+    updates: Updates
+    streams: tuple[int, ...] | None = None
+
+
+class Reader:
+    """Answers batches by an LM, projectors and paths; the latter two may be exchanged at any time."""
+
+    def __init__(self, lm: Any, projectors: Mapping[str, nn.Module], paths: Sequence[Path] = ()) -> None:
+        self.lm, self.projectors, self.paths = lm, projectors, paths
+        self._tokens: list[torch.Tensor | None] = []
+        for name, module in linears(lm):
+            module.register_forward_hook(lambda _, args, out, name=name: self._changed(name, args[0], out))
+
+    def _changed(self, name: str, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        for path, tokens in zip(self.paths, self._tokens, strict=True):
+            update = path.updates.get(name)
+            if update is None:
+                continue
+            if tokens is None:
+                out = out + change(update, x)
+            else:  # only the tokens of its streams
+                some = change(update, x.flatten(0, 1)[tokens])
+                out = out.flatten(0, 1).index_add(0, tokens, some).view_as(out)
+        return out
+
+    def hidden(self, batch: Batch) -> torch.Tensor:
+        """Return what the last block says at every position, shape [n, length, width]."""
+        embeds = self.lm.get_input_embeddings()(batch.ids)
+        for name, soft in batch.soft.items():
+            tokens = self.projectors[name](soft.features)  # [k, t, width]
+            places = soft.places[:, None] + torch.arange(tokens.shape[1])
+            embeds = embeds.index_put((soft.rows[:, None].expand_as(places), places), tokens)
+        self._tokens = [
+            None
+            if path.streams is None
+            else torch.isin(batch.streams.flatten(), torch.tensor(path.streams)).nonzero()[:, 0]
+            for path in self.paths
+        ]
+        found: torch.Tensor = self.lm.model(inputs_embeds=embeds).last_hidden_state
+        return found
+
+    def answers(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits and right words where an answer is due, shapes [k, words] and [k]."""
+        due = batch.labels >= 0
+        return self.lm.lm_head(self.hidden(batch)[due]), batch.labels[due]
+
+    @torch.inference_mode()
+    def right(self, batch: Batch) -> torch.Tensor:
+        """Return for each answer whether it is right, shape [k]."""
+        logits, labels = self.answers(batch)
+        return logits.argmax(-1) == labels
