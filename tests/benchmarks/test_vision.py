@@ -131,6 +131,27 @@ def test_a_base_that_was_ended_goes_on(tmp_path: Path) -> None:
     assert [path.name for path in broken.parent.iterdir()] == ["base"], "no checkpoint is left"
 
 
+def test_a_base_goes_on_where_a_shorter_one_has_not_cooled(tmp_path: Path) -> None:
+    quiet_transformers()
+    longer, files = replace(TINY, steps=8), []
+    for name, ends in (("whole", ""), ("level", "4 of 6"), ("cooling", "6 of 6")):
+        folder = tmp_path / name / "base"
+        folder.mkdir(parents=True)
+
+        def end(line: str, ends: str = ends) -> None:
+            if ends in line:
+                raise KeyboardInterrupt
+
+        if ends:
+            with pytest.raises(KeyboardInterrupt):
+                pretrain(folder, TINY, end)
+        steps: list[str] = []
+        pretrain(folder, longer, steps.append)
+        assert len(steps) == (2 if name == "level" else 4)
+        files.append((folder / "model.safetensors").read_bytes())
+    assert files[0] == files[1] == files[2]
+
+
 def test_another_base_does_not_go_on_at_a_checkpoint(tmp_path: Path) -> None:
     quiet_transformers()
     folder = tmp_path / "base"

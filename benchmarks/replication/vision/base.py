@@ -43,7 +43,7 @@ class Pretraining:
     cooling: float = 0.25
     decay: float = 0.05
     seed: int = 0
-    every: int = 200
+    every: int = 100
 
     def config(self) -> dict[str, Any]:
         """Return all that decides about the weights, for a marker."""
@@ -139,13 +139,17 @@ def _keep(
 
 
 def _restore(file: Path, weights: dict[str, Any], optimizer: torch.optim.Optimizer, how: Pretraining) -> int:
-    """Put a checkpoint's values in place; return the step to go on at, 0 where there is none of this base."""
+    """Put a checkpoint's values in place; return the step to go on at, 0 where there is none of this base.
+
+    One of a longer or a shorter run will do if neither has begun to cool.
+    """
     if not file.exists():
         return 0
     with safe_open(file, "pt") as found:
-        if json.loads(found.metadata()["how"]) != how.config():
+        step, then = int(found.metadata()["step"]), json.loads(found.metadata()["how"])
+        level = step <= (1 - how.cooling) * min(how.steps, then["steps"])
+        if (then | {"steps": how.steps} if level else then) != how.config():
             return 0
-        step = int(found.metadata()["step"])
         for name, value in weights.items():
             value.data.copy_(found.get_tensor(f"weight/{name}"))
             kinds = {kind: found.get_tensor(f"{kind}/{name}") for kind in ("exp_avg", "exp_avg_sq")}

@@ -25,7 +25,7 @@ def _write(folder: Path, *, how: Pretraining) -> None:
 
 
 KNOWN = NAMED | MEASURED
-BASE = _base("vision", Pretraining(steps=12_000))
+BASE = _base("vision", Pretraining(steps=4000))
 SHORT = _base("vision-fast", Pretraining(steps=300, warmup=50))
 
 _VISION = Suite(
