@@ -3,6 +3,7 @@
 `merge(recipe, out)` writes a checkpoint or an adapter, `plan(recipe)` says beforehand what it will do,
 `merge_state_dicts(states, ...)` and `merge_adapters(peft_model, ...)` merge in memory,
 `extract_lora(model, out, base=...)` makes an adapter of a fine-tune, and `verify(folder)` checks a result.
+`load(folder)` gives the model of a merge that finds out the tasks of its inputs (`merge_method: mass`).
 """
 
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     )
     from submerge.engine import make_plan as plan
     from submerge.recipe import Recipe, load_recipe
+    from submerge.runtime import load
 
 __all__ = [
     "MergePlan",
@@ -37,6 +39,7 @@ __all__ = [
     "WorkError",
     "__version__",
     "extract_lora",
+    "load",
     "load_recipe",
     "merge",
     "merge_adapters",
@@ -68,4 +71,8 @@ def __getattr__(name: str) -> Any:
         from submerge import recipe
 
         return getattr(recipe, name)
+    if name == "load":
+        from submerge.runtime import load
+
+        return load
     raise AttributeError(f"module 'submerge' has no attribute {name!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["module_names"]
+__all__ = ["loaded_names", "module_names"]
 
 
 def module_names(config: Mapping[str, Any] | None, names: Iterable[str]) -> dict[str, str]:
@@ -21,21 +21,31 @@ def module_names(config: Mapping[str, Any] | None, names: Iterable[str]) -> dict
     try:
         import torch
         import transformers
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightConverter, rename_source_key
 
         kind = getattr(transformers, str(kinds[0]))
         with torch.device("meta"):
             model = kind(kind.config_class.from_dict(dict(config or {})))
-        there = model.state_dict()
-        steps: list[Any] = list(get_model_conversion_mapping(model))
-        converters = [step for step in steps if isinstance(step, WeightConverter)]
-        renamings = [step for step in steps if not isinstance(step, WeightConverter)]
-        found = {}
-        for name in names:
-            new, packed = rename_source_key(name, renamings, converters, model.base_model_prefix, there)
-            if new != name and packed is None and new in there:
-                found[name] = new
+        return {name: new for name, new in loaded_names(model, names).items() if name != new}
     except Exception:  # an older or newer transformers, a model of custom code: then names are as they are
         return {}
+
+
+def loaded_names(model: Any, names: Iterable[str]) -> dict[str, str]:
+    """Return, by tensor name, the name of the parameter or buffer of a transformers model that it becomes.
+
+    A base's prefix is added or taken away where that is all that differs. Left out are names that the model
+    has no place for, and tensors that transformers takes apart or packs together.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, rename_source_key
+
+    there = model.state_dict()
+    steps: list[Any] = list(get_model_conversion_mapping(model))
+    converters = [step for step in steps if isinstance(step, WeightConverter)]
+    renamings = [step for step in steps if not isinstance(step, WeightConverter)]
+    found = {}
+    for name in names:
+        new, packed = rename_source_key(name, renamings, converters, model.base_model_prefix, there)
+        if packed is None and new in there:
+            found[name] = new
     return found

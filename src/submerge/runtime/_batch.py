@@ -1,0 +1,58 @@
+"""Inputs and outputs of models, whatever their nesting: some of their samples, in another order, joined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+__all__ = ["cut", "joined", "mapped", "reordered", "tensors"]
+
+
+def tensors(values: Any) -> list[torch.Tensor]:
+    """Return all tensors in lists, tuples and mappings."""
+    if isinstance(values, torch.Tensor):
+        return [values]
+    if isinstance(values, Mapping):
+        values = list(values.values())
+    return [x for value in values for x in tensors(value)] if isinstance(values, (list, tuple)) else []
+
+
+def mapped(values: Any, change: Callable[[torch.Tensor], torch.Tensor], rows: int) -> Any:
+    """Return values with every tensor that has `rows` rows changed, and all else as it is."""
+    if isinstance(values, torch.Tensor):
+        return change(values) if values.ndim and values.shape[0] == rows else values
+    if isinstance(values, Mapping):
+        return _like(values, {key: mapped(value, change, rows) for key, value in values.items()})
+    if isinstance(values, (list, tuple)):
+        return type(values)(mapped(value, change, rows) for value in values)
+    return values
+
+
+def _like(values: Mapping[str, Any], items: dict[str, Any]) -> Any:
+    return items if type(values) is dict else type(values)(**items)  # transformers' outputs
+
+
+def cut(values: Any, at: slice, rows: int) -> Any:
+    """Return values for some samples: tensors with `rows` rows are cut."""
+    return mapped(values, lambda x: x[at], rows)
+
+
+def reordered(values: Any, order: torch.Tensor, rows: int) -> Any:
+    """Return values with samples in another order: row i is what was row order[i]."""
+    return mapped(values, lambda x: x[order.to(x.device)], rows)
+
+
+def joined(results: Sequence[Any]) -> Any:
+    """Return one value from those of several slices of a batch, in their order."""
+    first = results[0]
+    if len(results) == 1:
+        return first
+    if isinstance(first, torch.Tensor):
+        return torch.cat(list(results)) if first.ndim else torch.stack(list(results)).mean()
+    if isinstance(first, Mapping):
+        return _like(first, {key: joined([one[key] for one in results]) for key in first})
+    if isinstance(first, (list, tuple)):
+        return type(first)(joined(parts) for parts in zip(*results, strict=True))
+    return first

@@ -1,0 +1,105 @@
+"""What a merged folder holds for its gate, read and checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from submerge.algebra import Triplets
+from submerge.errors import Problem, RequestError, few
+from submerge.store import BANK, read_header
+
+__all__ = ["Folder", "open_folder"]
+
+MANIFEST = "submerge.json"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The tasks with what is told of them, the gate's settings, and the bank by tensor and task.
+
+    `fixed` names, for tensors where that is not all, the tasks that the checkpoint is a merge of.
+    """
+
+    path: Path
+    tasks: tuple[Mapping[str, Any], ...]
+    settings: Mapping[str, Any]
+    factors: dict[str, dict[int, Triplets]] = field(default_factory=dict)
+    wholes: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
+    heads: tuple[dict[str, torch.Tensor], ...] = ()
+    fixed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tasks' names."""
+        return tuple(task["name"] for task in self.tasks)
+
+
+def open_folder(path: Path) -> Folder:
+    """Return what the folder holds; raise `RequestError` where it has no gate, or something is damaged."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        gate = manifest.get("gate")
+        if gate is None:
+            hint = "load it with transformers"
+            raise RequestError(Problem("this merge keeps no gate: it is a plain checkpoint", str(path), hint))
+        tasks = tuple(dict(task) for task in gate["tasks"])
+        settings = dict(gate["settings"])
+        told = {name: tuple(line["shape"]) for name, line in manifest["bank"]["tensors"].items()}
+        lines = manifest["tensors"].items()
+        fixed = {
+            n: tuple(line["figures"]["fixed"]) for n, line in lines if "fixed" in line.get("figures", {})
+        }
+        if not tasks or not all(isinstance(task["name"], str) for task in tasks):
+            raise ValueError
+    except OSError as error:
+        hint = "name a folder that `submerge merge` made"
+        raise RequestError(Problem(f"there is no {MANIFEST} ({error.strerror})", str(path), hint)) from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise RequestError(Problem("the file is damaged", str(path / MANIFEST), "merge again")) from error
+    found = Folder(path, tasks, settings, heads=tuple({} for _ in tasks), fixed=fixed)
+    if told:
+        _read(found, path / BANK, told)
+    return found
+
+
+def _read(folder: Folder, path: Path, told: Mapping[str, tuple[int, ...]]) -> None:
+    """Fill the folder's mappings from the bank, after comparing it with the manifest."""
+    entries = read_header(path).entries
+    wrong = [n for n, shape in told.items() if n not in entries or entries[n].shape != shape]
+    wrong += [n for n in entries if n not in told]
+    if wrong:
+        what = f"the bank is not what {MANIFEST} says: {few(wrong)}"
+        raise RequestError(Problem(what, str(path), "copy the whole folder again, or merge again"))
+    parts: dict[tuple[str, int], dict[str, torch.Tensor]] = {}
+    with safe_open(path, framework="pt") as file:
+        for name in entries:
+            kind, number, rest = _parsed(name, len(folder.tasks), path)
+            tensor = file.get_tensor(name)
+            if kind == "heads":
+                folder.heads[number][rest] = tensor
+                continue
+            key, _, last = rest.rpartition(".")
+            if last == "whole":
+                folder.wholes.setdefault(key, {})[number] = tensor
+            else:
+                parts.setdefault((key, number), {})[last] = tensor
+    for (key, number), part in parts.items():
+        if set(part) != {"left", "values", "right"}:
+            what = f"tasks.{number}.{key} lacks some of its factors"
+            raise RequestError(Problem(what, str(path), "merge again"))
+        folder.factors.setdefault(key, {})[number] = Triplets(**part)
+
+
+def _parsed(name: str, count: int, path: Path) -> tuple[str, int, str]:
+    kind, _, rest = name.partition(".")
+    number, _, rest = rest.partition(".")
+    if kind not in ("tasks", "heads") or not number.isdecimal() or int(number) >= count or not rest:
+        raise RequestError(Problem(f"{name!r} is no tensor of a bank", str(path), "merge again"))
+    return kind, int(number), rest

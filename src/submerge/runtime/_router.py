@@ -1,0 +1,255 @@
+"""The router of a model: the first pass, the choice of tasks, and the order in which samples run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from submerge.errors import Problem, RequestError, few
+from submerge.runtime._attach import Attached
+from submerge.runtime._batch import cut, reordered
+from submerge.runtime._evidence import Evidence, Pool, evidence
+from submerge.runtime._gate import Gate, Span
+from submerge.runtime._layers import Factors
+from submerge.runtime._probe import Done, Explorer, Probe, Reader, Site, choose_sites
+from submerge.runtime._select import choose, grouped, pooled, zscores
+
+__all__ = ["FORMS", "Plan", "Router", "Routing"]
+
+FORMS = ("any", "single", "pair")
+_NOT_ROUTED = ("output_hidden_states", "output_attentions", "return_dict", "use_cache", "past_key_values")
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What was chosen for each sample of a batch.
+
+    `tasks` are the names of the tasks whose heads answer, `selected` those whose updates run; `coefficients`
+    [B, T] are the tasks' shares and `scores` [B, T] what they come from, in the order of `names`. `residuals`
+    [sites, B, T] is the evidence at each site, if it was asked for.
+    """
+
+    names: tuple[str, ...]
+    tasks: list[str]
+    selected: list[tuple[str, ...]]
+    lead: torch.Tensor
+    coefficients: torch.Tensor
+    scores: torch.Tensor
+    residuals: torch.Tensor | None = None
+    sites: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A batch in the order in which it runs: `order` [B] sorts it, `inverse` undoes that; None: as it is."""
+
+    spans: tuple[Span, ...]
+    leads: tuple[Span, ...]
+    order: torch.Tensor | None
+    inverse: torch.Tensor | None
+
+    def sorted(self, values: Any, rows: int) -> Any:
+        """Return inputs in the order of the plan."""
+        return values if self.order is None else reordered(values, self.order, rows)
+
+    def restored(self, values: Any, rows: int) -> Any:
+        """Return outputs in the order of the inputs; each sample may have several rows, together."""
+        if self.inverse is None:
+            return values
+        each = torch.arange(rows // len(self.inverse))
+        order = (self.inverse.unsqueeze(1) * len(each) + each).flatten()
+        return reordered(values, order, rows)
+
+
+class Router:
+    """Finds the tasks of inputs, by what a first pass of the model shows; knows no model by itself."""
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        settings: Mapping[str, Any],
+        gate: Gate,
+        attached: Attached,
+        pooling: str,
+    ) -> None:
+        self.names, self.settings, self.gate, self.attached = names, dict(settings), gate, attached
+        self.pooling = pooling
+        self.sites: list[Site] = []
+        self._evidence: dict[str, Evidence] = {}
+
+    # --- what the caller says ---------------------------------------------------------------------------
+
+    def number(self, task: str) -> int:
+        """Return a task's number; raise `RequestError` for one that is not there."""
+        if task not in self.names:
+            raise RequestError(
+                Problem(f"there is no task {task!r}", "task", f"there are {few(self.names, 20)}")
+            )
+        return self.names.index(task)
+
+    def groups(self, group: Any, size: int, device: torch.device) -> torch.Tensor | None:
+        """Return the group of each sample, from ids or "batch"; None where each stands for itself."""
+        if group is None and self.settings["batch"] == "batch":
+            group = "batch"
+        if group is None:
+            return None
+        ids = [0] * size if isinstance(group, str) and group == "batch" else list(group)
+        if len(ids) != size:
+            what = f"group names {len(ids)} inputs, and there are {size}"
+            raise RequestError(Problem(what, "group", 'give one id for each input, or "batch"'))
+        return grouped([i.item() if isinstance(i, torch.Tensor) else i for i in ids], device)
+
+    def allowed(self, form: Any, inputs: Mapping[str, Any], size: int) -> torch.Tensor | None:
+        """Return which tasks take each sample [B, T], by its form; None where that leaves none out."""
+        takes = self.settings["form"]
+        if all(one == "any" for one in takes):
+            return None
+        forms = _forms(form, inputs, size)
+        fits = [[f == "any" or t in ("any", f) for t in takes] for f in forms]
+        if nobody := next((f for f, row in zip(forms, fits, strict=True) if not any(row)), None):
+            raise RequestError(
+                Problem(f"no task takes inputs of the form {nobody}", "form", "check the inputs")
+            )
+        return torch.tensor(fits)
+
+    # --- routing ----------------------------------------------------------------------------------------
+
+    def route(
+        self,
+        model: Any,
+        inputs: Mapping[str, Any],
+        size: int,
+        *,
+        task: Any = None,
+        group: Any = None,
+        form: Any = None,
+        details: bool = False,
+    ) -> Routing:
+        """Return the choice for each sample; nothing is run where there is nothing to choose."""
+        count = len(self.names)
+        device = _device(inputs)
+        if task is not None or count == 1:
+            wanted = [task] * size if isinstance(task, str) else list(task or [self.names[0]] * size)
+            if len(wanted) != size:
+                what = f"task names {len(wanted)} inputs, and there are {size}"
+                raise RequestError(Problem(what, "task", "give one name, or one for each input"))
+            lead = torch.tensor([self.number(one) for one in wanted], device=device)
+            shares = torch.nn.functional.one_hot(lead, count).double()
+            return self._routing([(t,) for t in lead.tolist()], lead, shares, shares)
+        groups, allowed = self.groups(group, size, device), self.allowed(form, inputs, size)
+        found = self.evidence(model, inputs, size)
+        weighted = self.settings["select"] == "weighted"
+        each = [torch.stack([-r if weighted else zscores(r) for r in site]).mean(0) for site in found]
+        scores = pooled(torch.stack(each).mean(0), groups)
+        choice = choose(
+            scores,
+            select=self.settings["select"],
+            threshold=self.settings["threshold"],
+            most=self.settings["max_tasks"],
+            temperature=self.settings["temperature"],
+            allowed=None if allowed is None else allowed.to(scores.device),
+        )
+        routing = self._routing(choice.tasks, choice.lead, choice.coefficients, scores)
+        if not details:
+            return routing
+        residuals = torch.stack([torch.stack(site).mean(0) for site in found])
+        named = tuple(site.maps[0] for site in self.sites)
+        return Routing(**{**vars(routing), "residuals": residuals, "sites": named})
+
+    def _routing(
+        self, tasks: Sequence[tuple[int, ...]], lead: torch.Tensor, shares: torch.Tensor, scores: torch.Tensor
+    ) -> Routing:
+        chosen = [tuple(self.names[t] for t in some) for some in tasks]
+        return Routing(self.names, [self.names[t] for t in lead.tolist()], chosen, lead, shares, scores)
+
+    @torch.no_grad()
+    def evidence(self, model: Any, inputs: Mapping[str, Any], size: int) -> list[list[torch.Tensor]]:
+        """Return, for each site and each map that takes it in, how ill each task fits each sample [B, T]."""
+        part, some = _first_part(model, inputs)
+        if not self.sites:
+            explorer = Explorer()
+            with self._first_pass(explorer):
+                part(**cut(some, slice(0, 1), size))
+            layers, which = self.settings["routing_layers"], self.settings["routing_sites"]
+            self.sites = choose_sites(explorer.sites, layers, which)
+        for name in (name for site in self.sites for name in site.maps if name not in self._evidence):
+            weight = self.attached.layers[name].kept["weight"]
+            assert isinstance(weight, Factors)
+            score, norm = self.settings["score"], self.settings["norm"]
+            self._evidence[name] = evidence(weight, len(self.names), score, norm)
+        mask = inputs.get("attention_mask")
+        mask = mask if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
+        reader = Reader(self.sites, self._evidence, Pool(self.pooling, size, mask))
+        with self._first_pass(reader):
+            part(**some)
+        return reader.found
+
+    @contextmanager
+    def _first_pass(self, probe: Probe) -> Iterator[None]:
+        with self.gate.probing(probe):
+            try:
+                yield
+            except Done:
+                return
+
+    # --- running ----------------------------------------------------------------------------------------
+
+    def plan(self, routing: Routing) -> Plan:
+        """Return the order in which samples run: those with one set of tasks together, large sets first."""
+        sets = [tuple(self.names.index(name) for name in some) for some in routing.selected]
+        leads = routing.lead.tolist()
+        counts = {one: sets.count(one) for one in set(sets)}
+        keys = [(-counts[one], one, lead) for one, lead in zip(sets, leads, strict=True)]
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        spans, own = _runs([sets[i] for i in order]), _runs([(leads[i],) for i in order])
+        if order == sorted(order):
+            return Plan(spans, own, None, None)
+        arranged = torch.tensor(order)
+        return Plan(spans, own, arranged, arranged.argsort())
+
+
+def _runs(keys: Sequence[tuple[int, ...]]) -> tuple[Span, ...]:
+    """Return a span for each run of equal keys."""
+    found: list[Span] = []
+    for place, key in enumerate(keys):
+        if found and found[-1].tasks == key:
+            found[-1] = Span(key, found[-1].start, place + 1)
+        else:
+            found.append(Span(key, place, place + 1))
+    return tuple(found)
+
+
+def _device(inputs: Mapping[str, Any]) -> torch.device:
+    return next((x.device for x in inputs.values() if isinstance(x, torch.Tensor)), torch.device("cpu"))
+
+
+def _first_part(model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the part of the model that is looked at, an encoder where there is one, and what it takes."""
+    part = model.base_model
+    if getattr(model.config, "is_encoder_decoder", False):
+        part = part.get_encoder()
+    takes = inspect.signature(part.forward).parameters
+    some = {k: v for k, v in inputs.items() if k in takes and k not in _NOT_ROUTED}
+    if "use_cache" in takes:
+        some["use_cache"] = False
+    return part, some
+
+
+def _forms(form: Any, inputs: Mapping[str, Any], size: int) -> list[str]:
+    """Return each sample's form: as told, or by the second segment's token types."""
+    if form is None:
+        types = inputs.get("token_type_ids")
+        if not isinstance(types, torch.Tensor):
+            return ["any"] * size
+        return ["pair" if pair else "single" for pair in (types > 0).any(-1).tolist()]
+    forms = [form] * size if isinstance(form, str) else list(form)
+    wrong = [one for one in forms if one not in FORMS]
+    if wrong or len(forms) != size:
+        what = f"form is {wrong[0]!r}" if wrong else f"form names {len(forms)} inputs, and there are {size}"
+        raise RequestError(Problem(what, "form", f"one of {', '.join(FORMS)}, or one for each input"))
+    return forms

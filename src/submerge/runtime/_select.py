@@ -1,0 +1,77 @@
+"""From evidence to a choice: z-scores, shares, and the tasks that run, for each sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["Choice", "choose", "pooled", "zscores"]
+
+TINY = 1e-6
+"""What the authors add to the deviation, so that equal residuals do not divide by 0."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Shares [B, T], the chosen tasks of each sample in ascending order, and the first choice [B]."""
+
+    coefficients: torch.Tensor
+    tasks: list[tuple[int, ...]]
+    lead: torch.Tensor
+
+
+def zscores(found: torch.Tensor) -> torch.Tensor:
+    """Return −r as z-scores over the tasks, (mean − r_t) / (std + 10⁻⁶), for r [..., T]; 0 for one task.
+
+    The deviation is the unbiased one, so that one task would have none: the authors' code gets NaN there.
+    """
+    if found.shape[-1] < 2:
+        return torch.zeros_like(found)
+    return (found.mean(-1, keepdim=True) - found) / (found.std(-1, keepdim=True) + TINY)
+
+
+def pooled(scores: torch.Tensor, groups: torch.Tensor | None) -> torch.Tensor:
+    """Return scores [B, T] with each group's replaced by their mean; `groups` [B] are numbers from 0."""
+    if groups is None:
+        return scores
+    count = int(groups.max()) + 1
+    sums = torch.zeros(count, scores.shape[1], dtype=scores.dtype, device=scores.device)
+    sums.index_add_(0, groups, scores)
+    sizes = torch.bincount(groups, minlength=count).to(scores)
+    return (sums / sizes.unsqueeze(1))[groups]
+
+
+def choose(
+    scores: torch.Tensor,
+    *,
+    select: str,
+    threshold: float,
+    most: int,
+    temperature: float,
+    allowed: torch.Tensor | None = None,
+) -> Choice:
+    """Return the choice for scores [B, T], the larger the better; `allowed` [B, T] leaves tasks out.
+
+    Shares are softmax(scores / τ). `top1` takes the first; the other rules take {t: share > η}, of them the
+    K with the largest shares, or the first alone where there is none. Of equal scores the earlier is first.
+    """
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, -torch.inf)
+    coefficients = (scores / temperature).softmax(-1)
+    lead = scores.argmax(-1)
+    if select == "top1":
+        return Choice(coefficients, [(t,) for t in lead.tolist()], lead)
+    order = scores.argsort(dim=-1, descending=True, stable=True)
+    tasks = []
+    for row, ranked in zip(coefficients.tolist(), order.tolist(), strict=True):
+        above = [t for t in ranked if row[t] > threshold][:most]
+        tasks.append(tuple(sorted(above or ranked[:1])))
+    return Choice(coefficients, tasks, lead)
+
+
+def grouped(ids: Sequence[object], device: torch.device) -> torch.Tensor:
+    """Return numbers from 0 for any ids, in the order in which they first appear."""
+    known: dict[object, int] = {}
+    return torch.tensor([known.setdefault(i, len(known)) for i in ids], device=device)
