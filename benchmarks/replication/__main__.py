@@ -1,4 +1,4 @@
-"""`python -m benchmarks.replication train|merge|report|all|admit SUITE`: real tasks under the same rules."""
+"""`python -m benchmarks.replication train|merge|report|all|serve|admit SUITE`: real tasks, the same rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.replication import methods
 from benchmarks.replication.audiovisual.merge import EXTRA
 from benchmarks.replication.audiovisual.suite import AUDIO_VISUAL
 from benchmarks.replication.cache import Cache
-from benchmarks.replication.steps import STEPS, admit, say
+from benchmarks.replication.steps import STEPS, admit, say, serve
 from benchmarks.replication.suite import Suite
 from benchmarks.replication.text import TEXT_8
 from benchmarks.replication.vision.suites import HETERO_20, VISION_8, VISION_14, VISION_20
@@ -44,7 +44,7 @@ def _steps(options: argparse.Namespace) -> tuple[dict[str, Callable[[], None]], 
         place = Cache(options.cache, other.name) if options.cache else Cache.default(other.name)
         return {step: partial(getattr(other, step), place, options) for step in STEPS}, other.name
     suite, cache = _suite(options)
-    known = STEPS | {"admit": admit}
+    known = STEPS | {"admit": admit, "serve": serve}
     return {step: partial(work, suite, cache, options) for step, work in known.items()}, suite.name
 
 
@@ -65,7 +65,7 @@ def _suite(options: argparse.Namespace) -> tuple[Suite, Cache]:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.replication", description=__doc__)
-    parser.add_argument("step", choices=(*STEPS, "admit", "all"))
+    parser.add_argument("step", choices=(*STEPS, "admit", "serve", "all"))
     parser.add_argument("suite", choices=(*SUITES, *OTHERS))
     known = [row.name for row in (*methods.ROWS, *EXTRA)]
     parser.add_argument("--methods", type=_some(known), help="of: " + ", ".join(known))
@@ -92,8 +92,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     suite = (SUITES | OTHERS)[options.suite]
     if options.suite in OTHERS and (options.tasks or options.kinds):
         parser.error(f"--tasks and --kinds are not for {options.suite}")
-    if options.suite in OTHERS and options.step == "admit":
-        parser.error(f"the tasks of {options.suite} are not chosen from candidates")
+    if options.suite in OTHERS and options.step in ("admit", "serve"):
+        parser.error(f"{options.step} is not for {options.suite}")
     if unknown := [task for task in options.tasks or () if task not in suite.known]:
         parser.error(f"unknown tasks: {', '.join(unknown)}; there are {', '.join(suite.known)}")
     options.seeds = options.seeds or (1 if options.fast else suite.seeds)

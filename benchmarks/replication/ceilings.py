@@ -16,7 +16,7 @@ from benchmarks.replication.scores import Scorer
 from benchmarks.replication.splits import Split
 from benchmarks.replication.suite import CLASSES, Suite
 
-__all__ = ["NAMES", "ceilings", "lda", "route"]
+__all__ = ["NAMES", "ceilings", "lda", "route", "route_all"]
 
 NAMES = ("base", "individual", "compression", "lda_router")
 WRONG_SCORE = 0.5
@@ -60,7 +60,7 @@ def _measure(
     made: dict[str, dict[str, Any]] = {name: {"validation": {}, "test": {}} for name in NAMES}
     load = suite.domain.load
     base = load(cache.base, cache.base, device)
-    routed = _route_all(suite, cache, splits, scorer, base)
+    routed = route_all(suite, cache, splits, scorer, base)
     made["lda_router"]["layer"] = routed.pop("layer")
     made["lda_router"]["routed"] = {}
     rank, size, cut = compressed_rank(suite, kind, base.config.hidden_size), 0, 0
@@ -108,7 +108,7 @@ def factors(base: Mapping[str, torch.Tensor], tuned: Mapping[str, torch.Tensor],
     return sum(rank * sum(value.shape) if value.ndim == 2 else value.numel() for value in changed.values())
 
 
-def _route_all(
+def route_all(
     suite: Suite, cache: Cache, splits: Mapping[str, Split], scorer: Scorer, base: Any
 ) -> dict[str, Any]:
     """Return part -> task -> the task that each input is sent to, by the layer that validation prefers."""

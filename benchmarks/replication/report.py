@@ -165,7 +165,7 @@ def sanity(seeds: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
     return checks
 
 
-def markdown(results: Mapping[str, Any], shown: Sequence[Rows]) -> str:
+def markdown(results: Mapping[str, Any], shown: Sequence[Rows], note: str | None = None) -> str:
     """Return a page that says how it was made."""
     machine = results["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items() if number)
@@ -186,7 +186,7 @@ def markdown(results: Mapping[str, Any], shown: Sequence[Rows]) -> str:
         lines += [f"## {title}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
         lines += ["| " + " | ".join(row) + " |" for row in cells]
         lines.append("")
-    return "\n".join([*lines, NOTE, ""])
+    return "\n".join([*lines, NOTE if note is None else note, ""])
 
 
 NOTE = (

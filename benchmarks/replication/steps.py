@@ -25,7 +25,7 @@ from benchmarks.replication import methods, report
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.suite import Suite
 
-__all__ = ["STEPS", "admit", "command", "say"]
+__all__ = ["STEPS", "admit", "command", "say", "serve"]
 
 FAST_GRID = (0.1, 0.3, 1.0)
 HERE = Path(__file__).resolve().parent.parent
@@ -105,31 +105,60 @@ def _merge_one(suite: Suite, cache: Cache, options: argparse.Namespace, kind: st
     everything(bench, methods.rows(kind, options.methods))
 
 
+def serve(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
+    """Serve the specialists as one model in every way, with nobody to name the task; write tables."""
+    from benchmarks.replication.routing import report as routing
+
+    jobs = [(kind, seed) for seed in range(options.seeds) for kind in suite.trainings]
+    _all(_serve_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
+    kinds = routing.gather(suite, cache, range(options.seeds))
+    out, stem = _out(cache, options), f"replication-{suite.name}-served"
+    results = _facts(suite, f"{suite.name}, the task unknown") | {"kinds": kinds}
+    (out / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
+    (out / f"{stem}.md").write_text(report.markdown(results, routing.tables(kinds), routing.NOTE))
+    routing.draw(kinds, out / f"{stem}.png")
+    say(f"wrote {stem}.json, .md and .png in {out}")
+
+
+def _serve_one(suite: Suite, cache: Cache, options: argparse.Namespace, kind: str, seed: int) -> None:
+    from benchmarks.replication.routing.measure import Servers
+
+    _quiet(options.threads)
+    servers = Servers(suite, cache, _splits(suite), kind, seed, say)
+    servers.everything()
+    servers.clean()
+
+
 def _report(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     from benchmarks.replication.plots import draw
-    from benchmarks.speed import machine
 
     kinds = report.gather(suite, cache, range(options.seeds), options.methods)
     if not kinds:
         raise SystemExit(
             f"nothing to report: run `python -m benchmarks.replication merge {options.suite}` first"
         )
-    results = {
-        "name": suite.name,
-        "command": command(sys.argv[1:]),
-        "date": f"{datetime.date.today()}",
-        "machine": machine.describe(),
-        "suite": suite.facts(),
-        "data": {task: asdict(hub) if (hub := suite.known[task].hub) else None for task in suite.tasks},
-        "trainings": {kind: training.config() for kind, training in suite.trainings.items()},
-        "kinds": kinds,
-    }
+    results = _facts(suite, suite.name) | {"kinds": kinds}
     out = _out(cache, options)
     stem = f"replication-{suite.name}"
     (out / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
     (out / f"{stem}.md").write_text(report.markdown(results, report.tables(results)))
     draw(results, out, stem)
     say(f"wrote {stem}.json, .md and .png in {out}")
+
+
+def _facts(suite: Suite, name: str) -> dict[str, Any]:
+    """Return what stands at the head of a report."""
+    from benchmarks.speed import machine
+
+    return {
+        "name": name,
+        "command": command(sys.argv[1:]),
+        "date": f"{datetime.date.today()}",
+        "machine": machine.describe(),
+        "suite": suite.facts(),
+        "data": {task: asdict(hub) if (hub := suite.known[task].hub) else None for task in suite.tasks},
+        "trainings": {kind: training.config() for kind, training in suite.trainings.items()},
+    }
 
 
 def _out(cache: Cache, options: argparse.Namespace) -> Path:

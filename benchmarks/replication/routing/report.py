@@ -1,0 +1,122 @@
+"""The tables and the picture of the ways to serve all tasks as one model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.replication import cache as store
+from benchmarks.replication.cache import Cache
+from benchmarks.replication.report import TITLES, Rows, spread
+from benchmarks.replication.routing.measure import folder
+from benchmarks.replication.routing.rows import ROWS
+from benchmarks.replication.scores import summary
+from benchmarks.replication.suite import Suite
+
+__all__ = ["NOTE", "draw", "gather", "tables"]
+
+KNOWN = ("base", "task_arithmetic", "ties", "tsv_m", "iso_c", "iso_cts")
+"""Rows of the static merges that are shown beside, with the task's own head."""
+KINDS = {"full": "full fine-tunes", "lora": "LoRA adapters"}
+
+
+NOTE = (
+    "Strict: an answer of another task's head is wrong, and for a task that is scored it is 0.5. Right head: "
+    "the share of inputs that their own task's head answered. Tasks run: how many updates were merged for an "
+    "input on average. Validation: the same mean on validation items, by which variants are compared."
+)
+
+
+def gather(suite: Suite, cache: Cache, seeds: Sequence[int]) -> dict[str, Any]:
+    """Return kind -> seed -> rows as far as they are finished, and ceilings and static merges beside."""
+    found: dict[str, Any] = {}
+    for kind in suite.trainings:
+        for seed in seeds:
+            individual = store.read(cache.result(seed, kind, "individual"))
+            rows = {row.name: store.read(folder(cache, seed, kind, row.name)) for row in ROWS}
+            if individual is None or not any(rows.values()):
+                continue
+            static = {name: store.read(cache.result(seed, kind, name)) for name in (*KNOWN, "compression")}
+            entry: dict[str, Any] = {"rows": {}, "known": {}}
+            for group, some in (("rows", rows), ("known", static)):
+                for name, one in some.items():
+                    if one is not None:
+                        kept = {key: value for key, value in one.items() if key != "config"}
+                        kept["summary"] = summary(one["test"], individual["test"])
+                        kept["on validation"] = summary(one["validation"], individual["validation"])["mean"]
+                        entry[group][name] = kept
+            found.setdefault(kind, {})[str(seed)] = entry
+    return found
+
+
+def tables(kinds: Mapping[str, Any]) -> list[Rows]:
+    """Return for each kind the ways to serve, and where their inputs went."""
+    found: list[Rows] = []
+    for kind, seeds in kinds.items():
+        tasks = list(next(iter(seeds.values()))["known"]["compression"]["test"])
+        lines, routed = [], []
+        for group, name, title in _names(seeds):
+            some = [entry[group][name] for entry in seeds.values() if name in entry[group]]
+            mean = _percent([one["summary"]["mean"] for one in some])
+            worst = _percent([one["summary"]["worst"] for one in some])
+            valid = _percent([one["on validation"] for one in some])
+            sent = [one["routed test"] for one in some if "routed test" in one]
+            right = _percent([sum(one.values()) / len(one) for one in sent]) if sent else ""
+            ran = f"{spread(one['ran test'] for one in some)[0]:.2f}" if sent else ""
+            lines.append([title, "no" if group == "rows" else "yes", mean, worst, right, ran, valid])
+            if sent:
+                routed.append([title, *(_percent([one[task] for one in sent], 0) for task in tasks)])
+        columns = [
+            "model",
+            "task known",
+            "mean %",
+            "worst task %",
+            "right head %",
+            "tasks run",
+            "validation %",
+        ]
+        count = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+        found.append((f"{KINDS[kind]}, {count}, strict score ÷ individual", columns, lines))
+        found.append((f"Inputs that met their head: {KINDS[kind]}, %", ["model", *tasks], routed))
+    return found
+
+
+def _names(seeds: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    known = [("known", name, TITLES.get(name, name)) for name in (*KNOWN, "compression")]
+    rows = [("rows", row.name, row.title) for row in ROWS]
+    return [(g, n, t) for g, n, t in known + rows if any(n in entry[g] for entry in seeds.values())]
+
+
+def draw(kinds: Mapping[str, Any], path: Path) -> None:
+    """Draw all rows as bars, one panel for each kind."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    height = 1 + 0.3 * max(len(_names(seeds)) for seeds in kinds.values())
+    figure, panels = plt.subplots(1, len(kinds), figsize=(7.5 * len(kinds), height), squeeze=False)
+    for axes, (kind, seeds) in zip(panels[0], kinds.items(), strict=True):
+        names = _names(seeds)
+        for place, (group, name, _) in enumerate(names):
+            some = [entry[group][name]["summary"] for entry in seeds.values() if name in entry[group]]
+            mean, deviation = spread(100 * one["mean"] for one in some)
+            colour = "#9aa5b1" if group == "known" or name == "lda" else "#1f6feb"
+            axes.barh(place, mean, xerr=deviation, color=colour, capsize=2)
+            axes.plot(100 * spread(one["worst"] for one in some)[0], place, "o", color="#111", markersize=3)
+            axes.annotate(f"{mean:.1f}", (mean, place), (6, -3), textcoords="offset points", fontsize=7)
+        axes.set_yticks(range(len(names)), [title for *_, title in names], fontsize=8)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 108)
+        axes.set_title(f"{KINDS[kind]}; grey: the task is known, or labels are", fontsize=9)
+        axes.set_xlabel("strict, % of the individual models; dots: the worst task")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _percent(values: Sequence[float], digits: int = 1) -> str:
+    mean, deviation = spread(values)
+    return f"{100 * mean:.{digits}f}" + (f" ± {100 * deviation:.{digits}f}" if deviation else "")

@@ -1,0 +1,65 @@
+"""Ways to serve all tasks as one model when nobody names the task: a row for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from submerge.methods.mass import PRESETS
+
+__all__ = ["ROWS", "Served"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A row: what serves, the gate's settings, and what the caller knows of an input.
+
+    `by` is "mass", "fixed" (MASS's plain checkpoint, all heads compete), "smile", or "lda" (a discriminant on
+    base features, trained on labelled inputs, names the task). With `heads` "router" the head is the first
+    chosen task's, with "max" that of the largest logit among the chosen tasks. With `form` it is known which
+    tasks take pairs of texts, with `group` that so many inputs in a row are of one task.
+    """
+
+    name: str
+    title: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    by: str = "mass"
+    heads: str = "router"
+    form: bool = False
+    group: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def single(self) -> bool:
+        """Whether one task runs for each input, so that its answer is that of the named task."""
+        mass = self.by == "mass" and self.settings.get("select", "top1") == "top1"
+        return mass or self.by == "lda"
+
+    def facts(self) -> dict[str, Any]:
+        """Return what decides about the result, for a marker."""
+        return {**vars(self), "settings": dict(self.settings), "options": dict(self.options)}
+
+
+def _paper(**changes: Any) -> dict[str, Any]:
+    return {key: value for key, value in {**PRESETS["paper"], **changes}.items() if key != "heads"}
+
+
+_BEST = {"score": "whitened"}
+
+ROWS = (
+    Served("fixed", "fixed merge, all heads", by="fixed", heads="max"),
+    Served("smile", "SMILE (rank 16, gate 4)", by="smile", options={"rank": 16, "gate": 4}),
+    Served("paper", "MASS, the paper's preset", _paper(), heads="max"),
+    Served("paper_first", "the same, head of the router's first", _paper()),
+    Served("layer", "one layer, top-1", _paper(select="top1")),
+    Served("residual", "all layers, residual", {"score": "residual"}),
+    Served("gaussian", "all layers, Gaussian", {"score": "gaussian"}),
+    Served("whitened", "all layers, whitened", _BEST),
+    Served("whitened_base", "all layers, whitened, first pass on the base", {**_BEST, "first_pass": "base"}),
+    Served("several", "all layers, whitened, up to 3 tasks", {**_BEST, "select": "threshold"}),
+    Served("form", "all layers, whitened, form known", _BEST, form=True),
+    Served("group", "all layers, whitened, groups of 4", _BEST, group=4),
+    Served("lda", "router trained on 150 labels a task", by="lda", options={"shots": 150}),
+)
+"""The last one is a ceiling, for it needs data."""
