@@ -124,7 +124,7 @@ def _serve_one(suite: Suite, cache: Cache, options: argparse.Namespace, kind: st
     from benchmarks.replication.routing.measure import Servers
 
     _quiet(options.threads)
-    servers = Servers(suite, cache, _splits(suite), kind, seed, say)
+    servers = Servers(suite, cache, _splits(suite), kind, seed, options.threads, say)
     servers.everything()
     servers.clean()
 

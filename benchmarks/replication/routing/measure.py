@@ -50,8 +50,10 @@ class Servers:
         splits: Mapping[str, Split],
         kind: str,
         seed: int,
+        threads: int = 1,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self.threads = threads
         self.suite, self.cache, self.splits, self.kind, self.seed, self.say = (
             suite,
             cache,
@@ -116,7 +118,8 @@ class Servers:
                     if form:
                         entry["parameters"] = {"form": "pair" if pair else "single"}
                 started = time.perf_counter()
-                submerge.merge(recipe, part / "model")
+                settings = submerge.Settings(threads=self.threads, max_memory=16_000_000_000)
+                submerge.merge(recipe, part / "model", settings=settings)
                 measured["seconds"] = round(time.perf_counter() - started, 2)
         return place / "model"
 
