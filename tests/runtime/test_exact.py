@@ -1,17 +1,13 @@
 """A routed model's answers are those of the dense reference: same choices, same logits."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 import submerge
 from _mass_reference import answer, routed, selected, site_inputs
-from _tasks import Served, make
+from _mass_tasks import Served, make
 
 TOLERANCE = 1e-4
 

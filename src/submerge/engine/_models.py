@@ -25,6 +25,7 @@ class _Opener:
     root: Path
     settings: Settings
     download: bool
+    heads: bool = False
     opened: dict[str, Checkpoint | Adapter | None] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
@@ -72,13 +73,13 @@ class _Opener:
     def _laid(self, whole: Checkpoint, adapter: Adapter, spec: str) -> Checkpoint | None:
         """Return the adapter on a model, by the names of its files or else by those of its modules."""
         try:
-            return lay_over(whole, adapter, spec)
+            return lay_over(whole, adapter, spec, heads=self.heads)
         except RequestError as error:
             first = error
         modules = module_names(whole.config, whole.tensors)
         try:
             if modules:
-                return lay_over(whole, adapter, spec, modules)
+                return lay_over(whole, adapter, spec, modules, heads=self.heads)
         except RequestError as error:
             first = error
         self.problems += first.problems
@@ -91,7 +92,7 @@ def open_models(recipe: Recipe, settings: Settings, *, download: bool) -> tuple[
     Where an adapter is to come out of adapters alone, no base is opened: the first model is then one
     without values. Raises `RequestError` with everything that is wrong.
     """
-    opener = _Opener(recipe.root, settings, download)
+    opener = _Opener(recipe.root, settings, download, heads=recipe.method.keeps)
     specs = list(dict.fromkeys([*([recipe.base] if recipe.base else []), *(e.model for e in recipe.models)]))
     if recipe.output.form == "adapter":
         alone = _adapters_alone(recipe, specs, opener)

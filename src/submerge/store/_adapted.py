@@ -11,30 +11,39 @@ from submerge.store._adapter_fit import fit_adapter
 from submerge.store._adapter_parts import LowRank, Part, Replace
 from submerge.store._checkpoint import Checkpoint
 from submerge.store._header import TensorEntry
-from submerge.store._prefixes import same_parameters
+from submerge.store._prefixes import match_names, same_parameters
 from submerge.store._problems import examples
 
 __all__ = ["lay_over", "side_by_side"]
 
 
 def lay_over(
-    base: Checkpoint, adapter: Adapter, label: str, modules: Mapping[str, str] | None = None
+    base: Checkpoint,
+    adapter: Adapter,
+    label: str,
+    modules: Mapping[str, str] | None = None,
+    *,
+    heads: bool = False,
 ) -> Checkpoint:
     """Return the model that `adapter` makes of `base`, called `label`.
 
     Tensors that the adapter replaces are its own; what it does to others is in the result's `adapter`,
     under the base's names. `modules` gives, for tensors that are loaded under another name than they are
-    saved, that name. Raises `RequestError` if the adapter does not fit.
+    saved, that name. With `heads` new tensors that the base has no place for are tensors of the result
+    besides. Raises `RequestError` if the adapter does not fit.
     """
     saved = {(modules or {}).get(name, name): name for name in base.tensors}
+    own = _heads(adapter, list(saved)) if heads else {}
+    adapter = replace(adapter, parts={n: p for n, p in adapter.parts.items() if n not in own})
     fitted = fit_adapter(adapter, {name: base.tensors[old].shape for name, old in saved.items()})
     fitted = replace(
         fitted,
         parts={saved[name]: part for name, part in fitted.parts.items()},
         names={saved[name]: own for name, own in fitted.names.items()},
     )
-    new = {n: replace(p.entry, name=n) for n, p in fitted.parts.items() if isinstance(p, Replace)}
-    memory = {n: adapter.memory[fitted.parts[n].entry.name] for n in new if adapter.memory}  # type: ignore[union-attr]
+    whole = {n: p for n, p in fitted.parts.items() if isinstance(p, Replace)} | own
+    new = {n: replace(p.entry, name=n) for n, p in whole.items()}
+    memory = {n: adapter.memory[p.entry.name] for n, p in whole.items() if adapter.memory}
     return replace(
         base,
         label=label,
@@ -43,10 +52,22 @@ def lay_over(
         adapter=replace(
             fitted,
             parts={n: p for n, p in fitted.parts.items() if n not in new},
-            whole=frozenset(new),
+            whole=frozenset(new.keys() - own.keys()),
         ),
         pending=base.pending or adapter.pending,
     )
+
+
+def _heads(adapter: Adapter, available: Sequence[str]) -> dict[str, Replace]:
+    """Return the new tensors of an adapter that stand for none of those that there are."""
+    found = {}
+    for name, part in adapter.parts.items():
+        if isinstance(part, Replace):
+            try:
+                match_names([name], available, "")
+            except RequestError:
+                found[name] = part
+    return found
 
 
 def side_by_side(adapters: Sequence[Adapter]) -> list[Checkpoint]:

@@ -1,0 +1,242 @@
+"""Banks of factors and the merges of their subsets: what must hold whatever the updates are."""
+
+from __future__ import annotations
+
+import math
+from itertools import permutations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from _mass_reference import polar
+from _updates import fold, rotation
+from submerge.algebra import CORES, Bank, Dense, LowRank, Triplets, Update
+from submerge.methods import METHODS, TensorSpec
+from submerge.runtime._cache import Recent
+from submerge.runtime._select import choose, pooled, zscores
+
+SHAPES = [(24, 16), (16, 24), (20, 20)]
+
+
+def triplets(update: torch.Tensor, r: int) -> Triplets:
+    u, s, vh = torch.linalg.svd(update.double(), full_matrices=False)
+    return Triplets(u[:, :r].contiguous(), s[:r], vh[:r].contiguous())
+
+
+def normal(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def bank(shape: tuple[int, int], count: int, r: int, seed: int = 0) -> Bank:
+    return Bank(shape, {t: triplets(normal(seed + t, *shape), r) for t in range(count)})
+
+
+def dense(found: Update) -> torch.Tensor:
+    return found.dense().double()
+
+
+def close(a: torch.Tensor, b: torch.Tensor, share: float = 1e-5) -> None:
+    assert (a - b).norm() <= share * max(1.0, b.norm().item())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("r", [1, 4, 16])
+def test_one_task_is_its_truncated_update(shape: tuple[int, int], r: int) -> None:
+    update = normal(1, *shape)
+    one = Bank(shape, {3: triplets(update, r)})
+    u, s, vh = torch.linalg.svd(update, full_matrices=False)
+    close(dense(one.merged([3])), u[:, :r] @ s[:r].diag() @ vh[:r])
+    if r == min(shape):
+        close(dense(one.merged([3])), update)
+
+
+@given(st.integers(0, 10**6), st.integers(2, 4), st.integers(1, 5), st.sampled_from(SHAPES))
+def test_cores_are_those_of_the_polar_factors(seed: int, count: int, r: int, shape: tuple[int, int]) -> None:
+    made = bank(shape, count, r, seed)
+    u = torch.cat([p.left for p in made.parts.values()], dim=1)
+    s = torch.cat([p.values for p in made.parts.values()])
+    v = torch.cat([p.right for p in made.parts.values()])
+    wanted = polar(u) @ s.diag() @ polar(v.T).T
+    found = u @ made.core(tuple(range(count)), "tsv_m") @ v
+    if count * r <= min(shape):
+        assert (found - wanted).norm() < 1e-6 * wanted.norm()
+        left = u @ CORES["tsv_m"](
+            u.T @ u, torch.ones(count * r).double(), torch.eye(count * r).double(), 1e-9
+        )
+        assert (left.T @ left - torch.eye(count * r)).abs().max() < 1e-6
+
+
+@given(st.integers(0, 10**6), st.integers(2, 4), st.integers(1, 4), st.sampled_from(SHAPES))
+def test_the_merge_keeps_the_singular_values(seed: int, count: int, r: int, shape: tuple[int, int]) -> None:
+    made = bank(shape, count, r, seed)
+    kept = torch.cat([p.values for p in made.parts.values()]).sort(descending=True).values
+    found = torch.linalg.svdvals(dense(made.merged(range(count))))
+    assert (found[: len(kept)] - kept).abs().max() < 1e-4 * kept[0]
+    assert found.sum() == pytest.approx(float(kept.sum()), rel=1e-4)  # the nuclear norm
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["tsv_m", "iso_c", "sum"]))
+def test_the_order_of_tasks_makes_no_difference(seed: int, rule: str) -> None:
+    made = bank((16, 24), 3, 3, seed)
+    for order in permutations(range(3)):
+        assert torch.equal(made.merged(order, rule).dense(), made.merged((0, 1, 2), rule).dense())
+    assert len([k for k in made._cache if k[1] == "core"]) <= 1, "one core for a set, whatever its order"
+
+
+def test_orthogonal_subspaces_are_summed() -> None:
+    u, v = rotation(1, 24), rotation(2, 16)
+    parts = {
+        t: Triplets(u[:, 3 * t : 3 * t + 3], normal(t, 3).abs() + 1, v[:, 3 * t : 3 * t + 3].T)
+        for t in range(4)
+    }
+    made = Bank((24, 16), parts)
+    plain = sum(dense(made.merged([t])) for t in range(4))
+    close(dense(made.merged(range(4))), plain)
+    close(dense(made.merged(range(4), "sum")), plain)
+
+
+def test_copies_of_a_task_merge_to_it() -> None:
+    one = triplets(normal(1, 24, 16), 4)
+    made = Bank((24, 16), {0: one, 1: one, 2: one})
+    close(dense(made.merged([0, 1, 2])), dense(made.merged([0])))
+
+
+def test_iso_c_flattens_the_spectrum() -> None:
+    made = bank((24, 16), 3, 3)
+    found = torch.linalg.svdvals(dense(made.merged(range(3), "iso_c")))
+    total = torch.linalg.svdvals(dense(made.merged(range(3), "sum")))
+    assert (found[:9] - total[:9].mean()).abs().max() < 1e-4
+    assert found[9:].abs().max() < 1e-4
+
+
+@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 6))
+def test_the_cosine_is_that_of_the_matrices(seed: int, a: int, b: int) -> None:
+    made = Bank((20, 20), {0: triplets(normal(seed, 20, 20), a), 5: triplets(normal(seed + 1, 20, 20), b)})
+    x, y = dense(made.merged([0])), dense(made.merged([5]))
+    assert made.cosine(0, 5) == pytest.approx(float((x * y).sum() / x.norm() / y.norm()), abs=1e-5)
+    assert made.cosine(0, 1) == 0.0, "a zero update is like no other"
+
+
+def test_a_task_that_does_not_touch_the_weight_adds_nothing() -> None:
+    made = bank((24, 16), 2, 3)
+    assert made.members([1, 7, 0]) == (0, 1)
+    close(dense(made.merged([0, 7])), dense(made.merged([0])))
+    assert made.merged([7]).rank == 0
+
+
+# The method
+
+
+def test_the_fixed_merge_is_that_of_tsv_m() -> None:
+    updates = [Dense(normal(t, 24, 16).float()) for t in range(4)]
+    close(dense(fold("mass", updates).update), dense(fold("tsv_m", updates).update), 1e-5)
+    factors = [LowRank(normal(t, 24, 2).float(), normal(9 + t, 2, 16).float()) for t in range(4)]
+    close(dense(fold("mass", factors).update), dense(fold("tsv_m", factors).update), 1e-5)
+
+
+def test_what_is_kept_is_as_large_as_it_says() -> None:
+    rule = METHODS["mass"].kept_bytes
+    assert rule is not None
+    for shape in ((24, 16), (3, 16), (16,), (4, 3, 2, 2)):
+        count = 4
+        flat = (shape[0], math.prod(shape[1:]))
+        updates = [Dense(normal(t, *flat).float()) for t in range(count)]
+        options = {o.name: o.default for o in METHODS["mass"].options}
+        spec = TensorSpec("w", shape, count)
+        method = METHODS["mass"].matrix
+        assert method is not None
+        kept = method(updates, spec, options).kept
+        assert sum(k.nbytes for k in kept.values()) == rule(spec, options, [0] * count)
+        if shape == (24, 16):
+            assert sum(k.numel() for k in kept.values()) == count * 4 * (24 + 16 + 1)
+
+
+def test_energy_keeps_the_share_that_is_asked_for() -> None:
+    u, v = rotation(1, 24), rotation(2, 16)
+    s = torch.tensor([8.0, 4.0, 2.0, 1.0], dtype=torch.float64)
+    update = Dense((u[:, :4] @ s.diag() @ v[:, :4].T).float())
+    for share, rank in ((0.7, 1), (0.9, 2), (0.98, 3), (1.0, 4)):
+        assert fold("mass", [update, update], compression=f"energy:{share}").figures["rank"] == rank
+    assert fold("mass", [update] * 2, compression="ratio:0.125").figures["rank"] == 2
+    assert fold("mass", [update] * 2, rank=3).figures["rank"] == 3
+
+
+def test_similar_tasks_may_stay_out_of_the_checkpoint() -> None:
+    one, other = Dense(normal(1, 24, 16).float()), Dense(normal(2, 24, 16).float())
+    found = fold("mass", [one, one, other], similarity=0.3)
+    assert found.figures["fixed"] == [0, 2]
+    assert len({name.partition(".")[0] for name in found.kept}) == 3, "the bank has all"
+
+
+def test_a_zero_update_is_not_kept() -> None:
+    found = fold("mass", [Dense(torch.zeros(24, 16)), Dense(normal(1, 24, 16).float())])
+    assert {name.partition(".")[0] for name in found.kept} == {"1"}
+
+
+# Choosing
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=2, max_size=8), st.floats(0.1, 10), st.floats(-5, 5))
+def test_a_choice_does_not_change_with_the_scale_of_residuals(r: list[float], a: float, b: float) -> None:
+    one = torch.tensor([r], dtype=torch.float64)
+    if one.std() < 0.01:
+        return
+    first, second = zscores(one), zscores(a * one + b)
+    assert (first - second).abs().max() < 1e-2
+    options = {"select": "threshold", "threshold": 0.2, "most": 3, "temperature": 1.0}
+    margins = (first.softmax(-1) - 0.2).abs().min()
+    if margins > 1e-2:
+        assert choose(first, **options).tasks == choose(second, **options).tasks  # type: ignore[arg-type]
+
+
+@given(st.floats(0.1, 10), st.floats(0.1, 10))
+def test_two_tasks_always_have_the_same_shares(a: float, b: float) -> None:
+    if abs(a - b) < 0.05:
+        return
+    shares = zscores(torch.tensor([[a, b]], dtype=torch.float64)).softmax(-1)
+    assert float(shares.max()) == pytest.approx(1 / (1 + math.exp(-math.sqrt(2))), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("scores", "tasks"),
+    [
+        ([[1.0, 1.0, 1.0]], (0, 1, 2)),  # all alike: a third each
+        ([[0.0] * 8], (0,)),  # an eighth each: nobody, so the first
+        ([[5.0, 0.0, 0.0]], (0,)),
+        ([[0.0, 1.0, 1.0, -9.0]], (1, 2)),
+    ],
+)
+def test_ties(scores: list[list[float]], tasks: tuple[int, ...]) -> None:
+    found = choose(torch.tensor(scores), select="threshold", threshold=0.2, most=3, temperature=1.0)
+    assert found.tasks == [tasks]
+
+
+def test_one_task_has_no_deviation() -> None:
+    assert zscores(torch.tensor([[3.0]])).tolist() == [[0.0]]
+
+
+def test_at_most_k_tasks_run() -> None:
+    found = choose(torch.zeros(1, 4), select="threshold", threshold=0.2, most=2, temperature=1.0)
+    assert found.tasks == [(0, 1)]
+
+
+def test_groups_share_their_mean() -> None:
+    scores = torch.tensor([[1.0, 0.0], [0.0, 3.0], [5.0, 5.0]])
+    assert pooled(scores, torch.tensor([0, 0, 1])).tolist() == [[0.5, 1.5], [0.5, 1.5], [5.0, 5.0]]
+    assert pooled(scores, torch.arange(3)).tolist() == scores.tolist(), "groups of one change nothing"
+
+
+# The cache
+
+
+def test_the_oldest_go_first() -> None:
+    cache = Recent(100)
+    cache["a"], cache["b"] = torch.zeros(10), torch.zeros(10)  # 40 bytes each
+    assert cache["a"].numel() == 10
+    cache["c"] = torch.zeros(10)
+    assert set(cache) == {"a", "c"}
+    cache["huge"] = torch.zeros(1000)
+    assert "huge" not in cache
+    assert cache.held == 80
