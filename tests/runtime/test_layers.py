@@ -1,0 +1,180 @@
+"""Gated layers against the same layer with a weight of its own for each sample."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from submerge.algebra import Bank, Triplets
+from submerge.runtime import Factors, Gate, Span, Whole, gate_layer
+from submerge.runtime._cache import Recent
+from submerge.runtime._gate import UnsplitError
+
+SETS = [(0,), (0, 2), (1, 2, 3), (7,)]
+"""Task 7 does not touch any layer."""
+SPANS = [Span((0,), 0, 3), Span((0, 2), 3, 5), Span((1, 2, 3), 5, 6), Span((7,), 6, 7)]
+
+
+def normal(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def parts(m: int, n: int, r: int = 2) -> dict[int, Triplets]:
+    found = {}
+    for t in range(4):
+        u, s, vh = torch.linalg.svd(normal(t, m, n), full_matrices=False)
+        found[t] = Triplets(u[:, :r], s[:r], vh[:r])
+    return found
+
+
+def gated(module: nn.Module, r: int = 2, turned: bool = False) -> tuple[nn.Module, Gate, dict[str, Any]]:
+    """Return the module gated in all its parameters, and what each set of tasks adds to them."""
+    gate = Gate(Recent(1 << 20))
+    kept: dict[str, Any] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.ndim == 2:
+            some = parts(*parameter.shape, r=r)
+            table = isinstance(module, nn.Embedding)
+            kept[name] = Factors(gate, name, some, rule="tsv_m", scale=1.0, turned=turned, table=table)
+        else:
+            whole = {t: normal(50 + t, *parameter.shape) for t in range(4)}
+            kept[name] = Whole(gate, name, whole)
+    plain = copy.deepcopy(module)
+    gate_layer(gate, module, kept, "layer")
+    return plain, gate, kept
+
+
+def wanted(
+    plain: nn.Module, kept: dict[str, Any], tasks: Sequence[int], x: torch.Tensor, **more: Any
+) -> torch.Tensor:
+    one = copy.deepcopy(plain)
+    with torch.no_grad():
+        for name, parameter in one.named_parameters():
+            if isinstance(kept[name], Factors):
+                some = parts(*parameter.shape, r=kept[name].values.shape[0] // 4)
+                parameter.add_(Bank(tuple(parameter.shape), some).merged(tasks).dense())
+            else:
+                update = kept[name].update([t for t in tasks if t < 4])
+                parameter.add_(0 if update is None else update)
+        found: torch.Tensor = one(x, **more)
+        return found
+
+
+class Turned(nn.Module):
+    """A linear map that is stored as [in, out], as in GPT-2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(normal(90, 16, 24)), nn.Parameter(normal(91, 24))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight + self.bias
+
+
+Turned.__name__ = "Conv1D"
+
+KINDS = {
+    "linear": (lambda: nn.Linear(16, 24), lambda n: normal(n, n, 5, 16)),
+    "no bias": (lambda: nn.Linear(16, 24, bias=False), lambda n: normal(n, n, 16)),
+    "turned": (Turned, lambda n: normal(n, n, 5, 16)),
+    "embedding": (lambda: nn.Embedding(16, 24), lambda n: torch.arange(n * 5).view(n, 5) % 16),
+    "norm": (lambda: nn.LayerNorm(16), lambda n: normal(n, n, 5, 16)),
+    "convolution": (lambda: nn.Conv2d(3, 8, 2, 2), lambda n: normal(n, n, 3, 4, 4)),
+    "other norm": (lambda: nn.RMSNorm(16), lambda n: normal(n, n, 5, 16)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("length", [1, 40])
+def test_each_sample_has_its_own_weights(kind: str, rows: int, length: int) -> None:
+    """One or two rows a sample (beams), few tokens (factors) and many (whole updates)."""
+    make, inputs = KINDS[kind]
+    module = make()
+    plain, gate, kept = gated(module, turned=kind == "turned")
+    x = inputs(7 * rows)
+    if length > 1 and x.ndim == 3:
+        x = x.repeat(1, length, 1)
+    with torch.no_grad(), gate.over(SPANS, []):
+        found = module(x)
+    for span in SPANS:
+        at = slice(span.start * rows, span.stop * rows)
+        assert (found[at] - wanted(plain, kept, span.tasks, x[at])).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_spans_it_is_the_plain_layer(kind: str) -> None:
+    make, inputs = KINDS[kind]
+    module = make()
+    plain, _, _ = gated(module, turned=kind == "turned")
+    with torch.no_grad():
+        assert torch.equal(module(inputs(3)), plain(inputs(3)))
+    assert list(module.state_dict()) == list(plain.state_dict())
+
+
+def test_what_all_samples_share_is_repeated() -> None:
+    module = nn.Embedding(16, 24)
+    plain, gate, kept = gated(module)
+    ids = torch.arange(5).unsqueeze(0)
+    with torch.no_grad(), gate.over(SPANS, []):
+        found = module(ids)
+    assert found.shape == (7, 5, 24)
+    for span in SPANS:
+        one = wanted(plain, kept, span.tasks, ids)
+        assert (found[span.start : span.stop] - one).abs().max() < 1e-5
+
+
+def test_rows_that_are_no_samples_cannot_be_gated() -> None:
+    module = nn.Linear(16, 24)
+    _, gate, _ = gated(module)
+    with gate.over(SPANS, []), pytest.raises(UnsplitError):
+        module(normal(1, 5, 16))
+    with torch.no_grad(), gate.over([Span((1,), 0, 7)], []):
+        module(normal(1, 5, 16))  # all samples have one task: any rows will do
+
+
+def test_few_tokens_go_through_the_factors_and_many_through_the_weight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = nn.Linear(16, 24)  # crossing: 384 / 40 = 9.6 tokens
+    _, gate, _ = gated(module)
+    applied: list[int] = []
+    plain = Factors.applied
+
+    def count(self: Any, x: torch.Tensor, *rest: Any) -> None:
+        applied.append(len(x))
+        plain(self, x, *rest)
+
+    monkeypatch.setattr(Factors, "applied", count)
+    spans = [Span((0,), 0, 5), Span((1,), 5, 8)]
+    with torch.no_grad(), gate.over(spans, []):
+        module(normal(1, 8, 3, 16))
+    assert applied == [9], "15 tokens through the whole weight, 9 through the factors"
+
+
+def test_a_copy_of_the_module_is_gated_by_itself() -> None:
+    module = nn.Linear(16, 24)
+    _, gate, _ = gated(module)
+    twin = copy.deepcopy(module)
+    x = normal(1, 7, 16)
+    with torch.no_grad(), gate.over(SPANS, []):
+        assert torch.equal(twin(x), nn.Linear.forward(twin, x)), "its gate is another one, which is not set"
+        assert not torch.equal(module(x), twin(x))
+
+
+def test_other_precisions() -> None:
+    module = nn.Linear(16, 24)
+    plain, gate, kept = gated(module)
+    x = normal(1, 7, 5, 16)
+    module.to(torch.bfloat16)
+    with torch.no_grad(), gate.over(SPANS, []):
+        found = module(x.bfloat16())
+    assert found.dtype == torch.bfloat16
+    for span in SPANS:
+        one = wanted(plain, kept, span.tasks, x[span.start : span.stop])
+        assert (found[span.start : span.stop].float() - one).abs().max() < 0.05 * one.abs().max()
