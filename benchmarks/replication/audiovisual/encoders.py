@@ -94,6 +94,8 @@ def _some(split: Split, most: int | None) -> Split:
 
 def load(folder: Path) -> dict[str, Features]:
     """Return part -> features."""
+    if store.read(folder) is None:
+        raise SystemExit(f"not trained yet: the encoder of {folder.name} — run `train` first")
     found = load_file(folder / "features.safetensors")
     return {
         name: Features(*(found[f"{name}.{what}"] for what in ("clean", "noisy", "digits")))

@@ -6,49 +6,36 @@ Projectors and modality LoRAs are kept apart. In the naive way, the one LoRA of 
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as Folder
 from typing import Any
 
-import submerge
 from benchmarks.replication import cache as store
 from benchmarks.replication.audiovisual.encoders import Features
 from benchmarks.replication.audiovisual.items import STREAMS
 from benchmarks.replication.audiovisual.probes import COUNTED, PROBES, Exam, groups
 from benchmarks.replication.audiovisual.specialists import JOINT, LANGUAGE, load, paths
 from benchmarks.replication.lm import school
+from benchmarks.replication.lm.merging import choose, cost, merge
 from benchmarks.replication.lm.streams import Reader
 from benchmarks.replication.lm.updates import Updates, adapter, dense
 from benchmarks.replication.merge import size
-from benchmarks.replication.methods import Merge, rows
-from benchmarks.replication.tune import tune
-from benchmarks.speed.measure import measure
+from benchmarks.replication.methods import Merge
 
-__all__ = ["CEILINGS", "EXTRA", "INDIVIDUAL", "NOTHING", "Bench", "Plan", "merges"]
+__all__ = ["CEILINGS", "EXTRA", "INDIVIDUAL", "NOTHING", "Bench", "Plan"]
 
 NOTHING, INDIVIDUAL = "no language LoRA", "individual"
 CEILINGS = (NOTHING, *(f"{slot} alone" for slot in STREAMS), INDIVIDUAL, JOINT)
 """Rows that are not merges. *Individual* is each specialist on its own questions."""
-_LORA = ("lora",)
 
 
-EXTRA = (
-    Merge("average", each={"weight": 1.0}, method="linear", kinds=_LORA),
-    *(
-        Merge(f"ssam_{part}", "scale", shared={"rank": part}, method="ssam", kinds=_LORA, form="adapter")
-        for part in (12, 24, 48)
-    ),
+EXTRA = tuple(
+    Merge(f"ssam_{part}", "scale", shared={"rank": part}, method="ssam", kinds=("lora",), form="adapter")
+    for part in (12, 24, 48)
 )
-"""Besides the rows of every suite: the average, and SSAM at 1/4, 1/2 and all of the ranks' sum."""
-
-
-def merges(names: Sequence[str] | None = None) -> list[Merge]:
-    """Return all merges of adapters, or those named."""
-    found = [EXTRA[0], *rows("lora"), *EXTRA[1:]]
-    return [row for row in found if names is None or row.name in names]
+"""Besides the rows of every suite: SSAM at 1/4, 1/2 and all of the ranks' sum."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +70,6 @@ class Bench:
         self.trained = [marker["config"] for marker in markers if marker]
         self.reader = Reader(school.load(lm), {})
         self.exams = {part: Exam(features, part, getattr(plan, part)) for part in ("validation", "test")}
-        self.settings = submerge.Settings(threads=plan.threads, max_memory=4_000_000_000)
         self.apart: tuple[dict[str, Any], dict[str, Updates]] = {}, {}
         for folder, slot in zip(self.models, STREAMS, strict=True):
             for all_, one in zip(self.apart, load(folder, [slot], way), strict=True):
@@ -133,50 +119,27 @@ class Bench:
             return found
         with store.write_whole(folder, config) as (part, result):
             started = time.perf_counter()
-            scale = self._tune(row, part, result)
-            out = self._merge(row, part, scale)
-            result["test"] = self._scores(dense(out, self.reader.lm), "test")
-            result["bytes"] = size(out)
+
+            def scores(scale: float | None) -> dict[str, float]:
+                return self._scores(self._language(row, scale, part), "validation", names=COUNTED)
+
+            result |= choose(row, self.plan.grid, scores, groups)
+            result["test"] = self._scores(self._language(row, result.get("scale"), part), "test")
+            result["bytes"] = size(part / "merged")
             result["seconds_in_all"] = round(time.perf_counter() - started, 2)
             if self.plan.costs:
-                result["cost"] = self._cost(part, out)
-            shutil.rmtree(out)
+                result["cost"] = cost(part, part / "merged", self.plan.threads)
+            shutil.rmtree(part / "merged")
         seen = groups(result["test"])
         self.say(f"{self.way} {folder.parent.parent.name} {row.name}: " + _brief(seen))
         found = store.read(folder)
         assert found is not None
         return found
 
-    def _tune(self, row: Merge, part: Folder, result: dict[str, Any]) -> float | None:
-        seen: dict[float | None, dict[str, float]] = {}
-
-        def score(scale: float | None) -> float:
-            if scale not in seen:
-                language = dense(self._merge(row, part, scale), self.reader.lm)
-                seen[scale] = self._scores(language, "validation", names=COUNTED)
-            return groups(seen[scale])["mean"]
-
-        if not row.factor:
-            score(None)
-            result["validation"] = seen[None]
-            return None
-        choice = tune(self.plan.grid, score, score)
-        result |= {"scale": choice.scale, "at_end": choice.at_end, "validation": seen[choice.scale]}
-        result["curve"] = {str(scale): groups(scores) for scale, scores in sorted(seen.items()) if scale}
-        return choice.scale
-
-    def _merge(self, row: Merge, part: Folder, scale: float | None) -> Folder:
-        """Write the recipe beside the result, and merge by it."""
+    def _language(self, row: Merge, scale: float | None, part: Folder) -> Updates:
+        """Return the merged language LoRA."""
         models = [folder / LANGUAGE for folder in self.models]
-        recipe = row.write(part / "recipe.yaml", self.lm, models, scale, "lora")
-        out = part / "merged"
-        submerge.merge(recipe, out, settings=self.settings, overwrite=True)
-        return out
-
-    def _cost(self, part: Folder, out: Folder) -> dict[str, float]:
-        command = [sys.executable, "-m", "submerge", "merge", str(part / "recipe.yaml"), "-o", str(out)]
-        run = measure([*command, "--overwrite", "--threads", str(self.plan.threads)], part / "merge.log")
-        return {"seconds": round(run.seconds, 2), "peak_bytes": run.peak_bytes}
+        return dense(merge(row, self.lm, models, scale, part, self.plan.threads), self.reader.lm)
 
 
 def _brief(seen: Mapping[str, float]) -> str:

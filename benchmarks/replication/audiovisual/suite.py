@@ -11,10 +11,11 @@ from typing import Any
 from benchmarks.replication.audiovisual import encoders, report
 from benchmarks.replication.audiovisual.encoders import Features
 from benchmarks.replication.audiovisual.items import STREAMS
-from benchmarks.replication.audiovisual.merge import CEILINGS, Bench, Plan, merges
+from benchmarks.replication.audiovisual.merge import CEILINGS, EXTRA, Bench, Plan
 from benchmarks.replication.audiovisual.senses import SENSES
 from benchmarks.replication.audiovisual.specialists import JOINT, WAYS, Tuning, train
 from benchmarks.replication.cache import Cache
+from benchmarks.replication.lm.merging import merges
 from benchmarks.replication.lm.school import PASS, School, teach
 from benchmarks.replication.methods import GRID, Merge
 from benchmarks.replication.steps import _all, _quiet, say
@@ -70,7 +71,7 @@ class AudioVisual:
             (seed, way, name)
             for way in self.ways
             for seed in range(options.seeds)
-            for name in (JOINT, *STREAMS)
+            for name in (*STREAMS, JOINT)
         ]
         _all(_train_one, [(self, cache, options, *job) for job in jobs], options.jobs)
 
@@ -101,7 +102,7 @@ class AudioVisual:
 
     def rows(self, options: argparse.Namespace) -> list[Merge]:
         """Return the merges that are asked for; the average is always among them."""
-        return merges(options.methods and ("average", *options.methods))
+        return merges(options.methods, EXTRA)
 
     def lm_folder(self, cache: Cache) -> Path:
         """Return where the LM lies; other suites use it too."""

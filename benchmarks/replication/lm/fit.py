@@ -23,7 +23,7 @@ def fit(
     warmup: int,
 ) -> list[float]:
     """Train in place: AdamW, warm-up, cosine; return the mean loss of every tenth of the steps."""
-    optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0, fused=True)
     warm = min(warmup, max(1, steps // 5))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm, (1 + np.cos(np.pi * step / steps)) / 2)

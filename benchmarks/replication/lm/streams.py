@@ -55,20 +55,15 @@ class Reader:
 
     def __init__(self, lm: Any, projectors: Mapping[str, nn.Module], paths: Sequence[Path] = ()) -> None:
         self.lm, self.projectors, self.paths = lm, projectors, paths
-        self._tokens: list[torch.Tensor | None] = []
+        self._masks: list[torch.Tensor | None] = []
         for name, module in linears(lm):
             module.register_forward_hook(lambda _, args, out, name=name: self._changed(name, args[0], out))
 
     def _changed(self, name: str, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        for path, tokens in zip(self.paths, self._tokens, strict=True):
+        for path, mask in zip(self.paths, self._masks, strict=True):
             update = path.updates.get(name)
-            if update is None:
-                continue
-            if tokens is None:
-                out = out + change(update, x)
-            else:  # only the tokens of its streams
-                some = change(update, x.flatten(0, 1)[tokens])
-                out = out.flatten(0, 1).index_add(0, tokens, some).view_as(out)
+            if update is not None:
+                out = out + change(update, x, mask)
         return out
 
     def hidden(self, batch: Batch) -> torch.Tensor:
@@ -78,12 +73,7 @@ class Reader:
             tokens = self.projectors[name](soft.features)  # [k, t, width]
             places = soft.places[:, None] + torch.arange(tokens.shape[1])
             embeds = embeds.index_put((soft.rows[:, None].expand_as(places), places), tokens)
-        self._tokens = [
-            None
-            if path.streams is None
-            else torch.isin(batch.streams.flatten(), torch.tensor(path.streams)).nonzero()[:, 0]
-            for path in self.paths
-        ]
+        self._masks = [_mask(batch.streams, path.streams) for path in self.paths]
         found: torch.Tensor = self.lm.model(inputs_embeds=embeds).last_hidden_state
         return found
 
@@ -97,3 +87,8 @@ class Reader:
         """Return for each answer whether it is right, shape [k]."""
         logits, labels = self.answers(batch)
         return logits.argmax(-1) == labels
+
+
+def _mask(streams: torch.Tensor, chosen: tuple[int, ...] | None) -> torch.Tensor | None:
+    """Return ones at the tokens of these streams, shape [n, length, 1]; None for all."""
+    return None if chosen is None else torch.isin(streams, torch.tensor(chosen)).float()[..., None]

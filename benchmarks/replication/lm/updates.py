@@ -62,11 +62,12 @@ def parameters(updates: Updates) -> list[nn.Parameter]:
     return [p for one in updates.values() if isinstance(one, Factors) for p in (one.a, one.b)]  # type: ignore[misc]
 
 
-def change(update: Factors | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Return Δ x for rows x, shape [k, m]."""
+def change(update: Factors | torch.Tensor, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Return Δ x for rows x, shape […, m]; zero where the mask, shape […, 1], is zero."""
     if isinstance(update, Factors):
-        return linear(linear(x, update.a), update.b)
-    return linear(x, update)
+        inner = linear(x, update.a)
+        return linear(inner if mask is None else inner * mask, update.b)
+    return linear(x if mask is None else x * mask, update)
 
 
 def save_adapter(updates: Mapping[str, Factors], folder: Path, base: Path) -> Path:
