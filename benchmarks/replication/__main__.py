@@ -14,13 +14,14 @@ from benchmarks.replication import methods
 from benchmarks.replication.audiovisual.merge import EXTRA
 from benchmarks.replication.audiovisual.suite import AUDIO_VISUAL
 from benchmarks.replication.cache import Cache
+from benchmarks.replication.continual.suite import CONTINUAL_6
 from benchmarks.replication.steps import STEPS, admit, say, serve
 from benchmarks.replication.suite import Suite
 from benchmarks.replication.text import TEXT_8
 from benchmarks.replication.vision.suites import HETERO_20, VISION_8, VISION_14, VISION_20
 
 SUITES = {suite.name: suite for suite in (TEXT_8, VISION_8, VISION_14, VISION_20, HETERO_20)}
-OTHERS = {suite.name: suite for suite in (AUDIO_VISUAL,)}
+OTHERS = {suite.name: suite for suite in (AUDIO_VISUAL, CONTINUAL_6)}
 """Suites that bring steps of their own, as methods with the names of `STEPS`."""
 FAST_STEPS = 30
 

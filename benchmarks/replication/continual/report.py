@@ -1,0 +1,209 @@
+"""Gathers what lies in the cache into one JSON, and shows it as tables and pictures."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.replication import cache as store
+from benchmarks.replication.cache import Cache
+from benchmarks.replication.continual.merge import REFERENCES, RULES, final, forgetting
+from benchmarks.replication.plots import CEILING, OURS
+from benchmarks.replication.report import Rows, spread
+from benchmarks.replication.steps import HERE, command, say
+from benchmarks.speed import machine
+
+if TYPE_CHECKING:
+    from benchmarks.replication.continual.suite import Continual
+
+__all__ = ["draw", "gather", "markdown", "sanity", "tables", "write"]
+
+
+def write(suite: Continual, cache: Cache, options: argparse.Namespace) -> None:
+    """Write JSON, tables and pictures of what is finished."""
+    seeds = gather(cache, range(options.seeds), [row.name for row in suite.rows(options)])
+    if not seeds:
+        raise SystemExit(
+            f"nothing to report: run `python -m benchmarks.replication merge {options.suite}` first"
+        )
+    results = {
+        "name": suite.name,
+        "command": command(sys.argv[1:]),
+        "date": f"{datetime.date.today()}",
+        "machine": machine.describe(),
+        "suite": suite.facts(),
+        "lm": store.read(suite.lm_folder(cache)),
+        "seeds": seeds,
+    }
+    out = options.out or (cache.root if options.fast else HERE / "results")
+    out.mkdir(parents=True, exist_ok=True)
+    stem = f"replication-{suite.name}"
+    (out / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
+    (out / f"{stem}.md").write_text(markdown(results))
+    draw(seeds, out, stem)
+    say(f"wrote {stem}.json, .md and .png in {out}")
+
+
+def gather(cache: Cache, seeds: Iterable[int], names: Sequence[str]) -> dict[str, Any]:
+    """Return seed -> row -> result, as far as references are finished."""
+    found: dict[str, Any] = {}
+    for seed in seeds:
+        rows: dict[str, Any] = {}
+        for name in (*REFERENCES, *(f"{name}-{rule}" for rule in RULES for name in names)):
+            result = store.read(cache.root / f"seed{seed}" / "results" / name)
+            if result is not None:
+                kept = {key: value for key, value in result.items() if key != "config"}
+                rows[name] = kept | {
+                    "config": result["config"]["row"],
+                    "order": result["config"]["order"],
+                    "final": final(result["steps"]),
+                    "forgetting": forgetting(result["steps"]),
+                }
+        if all(name in rows for name in REFERENCES):
+            found[str(seed)] = rows
+    return found
+
+
+def _each(seeds: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    return [rows[name] for rows in seeds.values() if name in rows]
+
+
+def _names(seeds: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(name for rows in seeds.values() for name in rows))
+
+
+def tables(seeds: Mapping[str, Any]) -> list[Rows]:
+    """Return final accuracy and forgetting, by projector; what a merge costs; what must hold."""
+    tasks = sorted(_each(seeds, "individual")[0]["steps"][-1])
+    columns = ["method", "final", "forgetting", *tasks, "scales", "s", "stored MB"]
+    groups = {"References": list(REFERENCES)} | {
+        f"Merges, {title}": [name for name in _names(seeds) if name.endswith(f"-{rule}")]
+        for rule, title in (("average", "average of the projectors"), ("own", "the task's own projector"))
+    }
+    found: list[Rows] = []
+    for title, names in groups.items():
+        lines = []
+        for name in names:
+            rows = _each(seeds, name)
+            lost = [one["forgetting"] for one in rows]
+            scales = ", ".join(
+                f"{one['scale']:g}{'*' * bool(one['at_end'])}" for one in rows if "scale" in one
+            )
+            costs = [one["cost"]["seconds"] for one in rows if "cost" in one]
+            lines.append(
+                [
+                    name.rpartition("-")[0] or name,
+                    _percent(one["final"] for one in rows),
+                    _percent(lost) if None not in lost else "",
+                    *(_percent(one["steps"][-1][task] for one in rows) for task in tasks),
+                    scales,
+                    f"{costs[0]:.1f}" if costs else "",
+                    f"{rows[0]['bytes'] / 1e6:.2f}" if "bytes" in rows[0] else "",
+                ]
+            )
+        found.append((f"{title}, {len(seeds)} order{'s' * (len(seeds) > 1)}", columns, lines))
+    checks = [[text, "yes" if holds else "**no**", seen] for text, holds, seen in sanity(seeds)]
+    return [*found, ("What must hold", ["check", "holds", "seen"], checks)]
+
+
+def sanity(seeds: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
+    """Return check, whether it holds for the mean over orders, and what was seen."""
+    individual, sequential = (_mean(seeds, name) for name in ("individual", "sequential"))
+    checks = [
+        (
+            "sequential training forgets: below the individual models",
+            sequential < individual,
+            f"{sequential:.1f}; {individual:.1f}",
+        )
+    ]
+    if "average-own" in _names(seeds):
+        merged = _mean(seeds, "average-own")
+        title = "the average of LoRAs, with each task's own projector, is above sequential training"
+        checks.append((title, merged > sequential, f"{merged:.1f}; {sequential:.1f}"))
+    return checks
+
+
+def _mean(seeds: Mapping[str, Any], name: str) -> float:
+    return 100 * spread(one["final"] for one in _each(seeds, name))[0]
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """Return a page that says how it was made."""
+    about, suite = results["machine"], results["suite"]
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items() if number)
+    lines = [
+        f"# Replication: {results['name']}",
+        "",
+        f"Made by `{results['command']}` on {results['date']}.",
+        "",
+        f"{about['cpu']}, {about['cores']} cores, {about['memory_gb']} GB memory; {about['system']}, "
+        f"Python {about['python']}, {versions}.",
+        "",
+        f"{suite['validation']} validation and {suite['test']} test questions a task. Accuracy in %, mean ± "
+        "standard deviation over orders.",
+        "",
+        *(f"{i + 1}. {', '.join(order)}" for i, order in enumerate(suite["orders"])),
+        "",
+    ]
+    for title, columns, cells in tables(results["seeds"]):
+        lines += [f"## {title}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in cells]
+        lines.append("")
+    return "\n".join([*lines, NOTE, ""])
+
+
+NOTE = """\
+Final: mean accuracy over all tasks after the last one. Forgetting: how far each task but the last fell
+since it was best. Scales: chosen on the validation of all tasks, one an order, and taken after every task;
+with * it lies at an end of the grid. Individual: each task by its own model. Joint: one model of all tasks,
+with as many steps. Sequential: one model trained on one task after another."""
+
+
+def draw(seeds: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
+    """Draw final accuracies as bars, and the mean over the tasks so far after each task; return paths."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = _names(seeds)
+    bars, axes = plt.subplots(figsize=(8, 1 + 0.25 * len(names)))
+    for place, name in enumerate(names):
+        mean, deviation = spread(one["final"] for one in _each(seeds, name))
+        colour = CEILING if name in REFERENCES else OURS if name.endswith("-own") else "#8ab4f8"
+        axes.barh(place, 100 * mean, xerr=100 * deviation, color=colour, capsize=2)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("mean accuracy after the last task, %; whiskers: one standard deviation over orders")
+    steps, lines = plt.subplots(figsize=(8, 5))
+    for name in names:
+        rows = _each(seeds, name)
+        if len(rows[0]["steps"]) > 1 and not name.endswith("-average"):
+            means = [
+                100 * spread(sum(row["steps"][i].values()) / (i + 1) for row in rows)[0]
+                for i in range(len(rows[0]["steps"]))
+            ]
+            style = "-" if name in REFERENCES else "--"
+            lines.plot(range(1, len(means) + 1), means, style, marker=".", label=name, linewidth=1)
+    lines.set_xlabel("tasks so far")
+    lines.set_ylabel("mean accuracy over them, %")
+    lines.legend(frameon=False, fontsize=7, ncols=2)
+    made = []
+    for figure, some, name in ((bars, axes, "bars"), (steps, lines, "steps")):
+        some.spines[["top", "right"]].set_visible(False)
+        figure.tight_layout()
+        path = folder / f"{stem}-{name}.png"
+        figure.savefig(path, dpi=120)
+        plt.close(figure)
+        made.append(path)
+    return made
+
+
+def _percent(values: Iterable[float]) -> str:
+    mean, deviation = spread(values)
+    return f"{100 * mean:.1f}" + (f" ± {100 * deviation:.1f}" if deviation else "")
