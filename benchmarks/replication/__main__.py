@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.replication import methods
 from benchmarks.replication.audiovisual.merge import EXTRA
+from benchmarks.replication.audiovisual.specialists import WAYS
 from benchmarks.replication.audiovisual.suite import AUDIO_VISUAL
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.continual.suite import CONTINUAL_6
@@ -42,6 +43,7 @@ def _steps(options: argparse.Namespace) -> tuple[dict[str, Callable[[], None]], 
     if options.suite in OTHERS:
         other = OTHERS[options.suite]
         other = other.fast() if options.fast else other
+        other = other.cut(options.kinds) if options.kinds else other
         place = Cache(options.cache, other.name) if options.cache else Cache.default(other.name)
         return {step: partial(getattr(other, step), place, options) for step in STEPS}, other.name
     suite, cache = _suite(options)
@@ -71,7 +73,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     known = [row.name for row in (*methods.ROWS, *EXTRA)]
     parser.add_argument("--methods", type=_some(known), help="of: " + ", ".join(known))
     parser.add_argument("--tasks", type=lambda text: text.split(","), help="other tasks than the suite's own")
-    parser.add_argument("--kinds", type=_some(("full", "lora")), help="full, lora or both (default)")
+    kinds = ("full", "lora", *WAYS)
+    parser.add_argument(
+        "--kinds", type=_some(kinds), help="of the suite's kinds of training: " + ", ".join(kinds)
+    )
     parser.add_argument("--seeds", type=int, help="0 … n − 1 (default 3, with --fast 1)")
     parser.add_argument(
         "--fast", action="store_true", help="a slice of three minutes: says nothing about methods"
@@ -91,8 +96,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="default: benchmarks/results; with --fast the cache")
     options = parser.parse_args(arguments)
     suite = (SUITES | OTHERS)[options.suite]
-    if options.suite in OTHERS and (options.tasks or options.kinds):
-        parser.error(f"--tasks and --kinds are not for {options.suite}")
+    if options.suite in OTHERS and options.tasks:
+        parser.error(f"--tasks is not for {options.suite}")
+    if unknown := [kind for kind in options.kinds or () if kind not in suite.trainings]:
+        parser.error(f"--kinds {', '.join(unknown)} is not for {options.suite}")
     if options.suite in OTHERS and options.step in ("admit", "serve"):
         parser.error(f"{options.step} is not for {options.suite}")
     if unknown := [task for task in options.tasks or () if task not in suite.known]:

@@ -265,9 +265,11 @@ def test_a_whole_run(
 
 
 def test_options(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        command._options(["train", "audio-visual", "--tasks", "sst2"])
-    assert "not for audio-visual" in capsys.readouterr().err
+    for wrong in (["--tasks", "sst2"], ["--kinds", "full"]):
+        with pytest.raises(SystemExit):
+            command._options(["train", "audio-visual", *wrong])
+        assert "not for audio-visual" in capsys.readouterr().err
+    assert AudioVisual().cut(["naive"]).trainings == ("naive",)
     fast = AudioVisual().fast()
     assert (fast.name, fast.lm) == ("audio-visual-fast", "lm-fast")
 

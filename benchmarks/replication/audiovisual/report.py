@@ -56,7 +56,7 @@ def write(suite: AudioVisual, cache: Cache, options: argparse.Namespace) -> None
 def gather(suite: AudioVisual, cache: Cache, seeds: Iterable[int], names: Sequence[str]) -> dict[str, Any]:
     """Return way -> seed -> row -> result, as far as all is finished but methods."""
     found: dict[str, Any] = {}
-    for way in suite.ways:
+    for way in suite.trainings:
         for seed in seeds:
             folder = cache.root / f"seed{seed}" / f"{way}-results"
             rows: dict[str, Any] = {}

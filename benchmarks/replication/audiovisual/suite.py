@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class AudioVisual:
     name: str = "audio-visual"
     school: School = field(default_factory=School)
     tuning: Tuning = field(default_factory=Tuning)
-    ways: tuple[str, ...] = WAYS
+    trainings: tuple[str, ...] = WAYS
     seeds: int = 3
     validation: int = 50
     test: int = 300
@@ -51,7 +52,7 @@ class AudioVisual:
             name=f"{self.name}-fast",
             school=replace(self.school, steps=250, soft_steps=30),
             tuning=replace(self.tuning, first=20, steps=30),
-            ways=("decoupled",),
+            trainings=WAYS[:1],
             validation=20,
             test=20,
             grid=(0.1, 0.3, 1.0),
@@ -61,6 +62,10 @@ class AudioVisual:
             lm="lm-fast",
         )
 
+    def cut(self, trainings: Sequence[str]) -> AudioVisual:
+        """Return the suite with some ways of training only."""
+        return replace(self, trainings=tuple(trainings))
+
     def train(self, cache: Cache, options: argparse.Namespace) -> None:
         """Teach the LM, then train encoders, specialists and the joint model; the cache keeps them."""
         _quiet(options.threads)
@@ -69,7 +74,7 @@ class AudioVisual:
             encoders.prepare(sense, _data(), self.encoder_folder(cache, sense.slot), self.epochs, self.most)
         jobs = [
             (seed, way, name)
-            for way in self.ways
+            for way in self.trainings
             for seed in range(options.seeds)
             for name in (*STREAMS, JOINT)
         ]
@@ -77,7 +82,7 @@ class AudioVisual:
 
     def merge(self, cache: Cache, options: argparse.Namespace) -> None:
         """Score what is no merge, and merge by every method."""
-        jobs = [(seed, way) for way in self.ways for seed in range(options.seeds)]
+        jobs = [(seed, way) for way in self.trainings for seed in range(options.seeds)]
         _all(_merge_one, [(self, cache, options, *job) for job in jobs], options.jobs)
 
     def report(self, cache: Cache, options: argparse.Namespace) -> None:
@@ -134,7 +139,7 @@ def _train_one(
 
 def _merge_one(suite: AudioVisual, cache: Cache, options: argparse.Namespace, seed: int, way: str) -> None:
     _quiet(options.threads)
-    first = seed == 0 and way == suite.ways[0]  # costs do not depend on them
+    first = seed == 0 and way == suite.trainings[0]  # costs do not depend on them
     plan = Plan(suite.grid, suite.validation, suite.test, first, options.threads)
     bench = Bench(suite.lm_folder(cache), suite.features(cache), cache.root / f"seed{seed}", way, plan, say)
     for name in CEILINGS:

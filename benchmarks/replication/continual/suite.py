@@ -40,6 +40,7 @@ class Continual:
     name: str = "continual-6"
     school: School = field(default_factory=School)
     tuning: Tuning = field(default_factory=Tuning)
+    trainings: tuple[str, ...] = ()
     orders: tuple[tuple[str, ...], ...] = ORDERS
     train_items: int = 2000
     validation: int = 60
