@@ -90,6 +90,11 @@ def _print(plan: dict[str, Any]) -> None:
     more = f" and {len(plan['files']) - 4} more" if len(plan["files"]) > 4 else ""
     typer.echo(f"reads    {size(plan['reads'])}, once or more as the method needs")
     typer.echo(f"writes   {size(plan['writes'])} ({size(plan['free'])} free here): {files}{more}")
+    if "bank" in plan:
+        names = few([task["name"] for task in plan["bank"]["tasks"]], 8)
+        most = size(plan["bank"]["most"])
+        typer.echo(f"keeps    a gate over {len(plan['bank']['tasks'])} tasks: {names}")
+        typer.echo(f"         their updates and heads in {plan['bank']['file']}, at most {most}")
     typer.echo(f"carries  {few(plan['side_files'], 8) or 'no side files'}")
     _costs(plan)
 

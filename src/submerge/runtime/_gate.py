@@ -53,6 +53,11 @@ class Gate:
         """The samples of the batch."""
         return self.spans[-1].stop
 
+    @property
+    def running(self) -> bool:
+        """Whether one of the two passes is on."""
+        return bool(self.spans) or self.probe is not None
+
     @contextmanager
     def over(self, spans: Sequence[Span], leads: Sequence[Span]) -> Iterator[None]:
         """Run what is inside with these spans."""

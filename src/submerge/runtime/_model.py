@@ -32,7 +32,7 @@ def routed_class(kind: type) -> type:
     ) -> Any:
         plain = functools.partial(kind.forward, self)  # type: ignore[attr-defined]
         router: Router | None = getattr(self, "router", None)
-        if router is None or router.gate.spans:  # being made, or inside of a run that is routed already
+        if router is None or router.gate.running:  # being made, or inside of a pass that is its own
             return plain(*args, **kwargs)
         return _forward(self, router, plain, _bound(kind, args, kwargs), task, group, form)
 
