@@ -191,6 +191,11 @@ def test_soft_tokens_stand_where_the_word_stood(features: dict[str, dict[str, Fe
     second = "<s> audio <soft> <soft> . note three . sum of audio and note ?"
     assert found.ids[1, : found.labels[1].argmax() + 1].tolist() == _ids(second)
     assert found.labels.max(1).values.tolist() == words.ids([item.answer, told.answer])
+    deaf = items.batch([item, told], pool.features, ["image"])
+    assert deaf.ids[0, : deaf.labels[0].argmax() + 1].tolist() == _ids(
+        "<s> image <soft> <soft> . sum of audio and image ?"
+    )
+    assert set(deaf.soft) == {"image"}
     audio = found.soft["audio"]
     assert (audio.rows.tolist(), audio.places.tolist()) == ([0, 1], [6, 2])
     row = item.held[0].row
@@ -256,7 +261,7 @@ def test_a_whole_run(
     assert set(rows["ties"]["curve"]) == {"0.3", "1.0"}
     assert str(tmp_path) not in json.dumps(results), "no path of this machine"
     page = (tmp_path / "out" / "replication-audio-visual.md").read_text()
-    assert "joint questions: the average is above every single specialist" in page
+    assert "joint questions: the average is above every specialist alone" in page
     assert len(list((tmp_path / "out").glob("*.png"))) == 6
     recipe = tmp_path / "audio-visual" / "seed0" / "decoupled-results" / "ties" / "recipe.yaml"
     assert recipe.read_text().startswith("merge_method: ties")

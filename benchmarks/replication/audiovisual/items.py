@@ -87,10 +87,12 @@ def draw(
     return Item(question, held, constant_for(question, values[0], generator))
 
 
-def _words(item: Item, order: Sequence[int]) -> tuple[list[str], list[int], dict[int, Held]]:
+def _words(item: Item, sees: Sequence[str]) -> tuple[list[str], list[int], dict[int, Held]]:
     """Return words, streams, and place -> what is held there as soft tokens."""
     words, streams, soft = ["<s>"], [TEXT], {}
-    for held in (item.held[i] for i in order):
+    for held in sorted(item.held, key=lambda held: SLOTS.index(held.slot)):
+        if held.row is not None and held.slot not in sees:
+            continue
         words.append(held.slot)
         streams.append(TEXT)
         if held.row is None:
@@ -106,12 +108,14 @@ def _words(item: Item, order: Sequence[int]) -> tuple[list[str], list[int], dict
     return words + asked, streams + [TEXT] * len(asked), soft
 
 
-def batch(items: Sequence[Item], features: Mapping[str, Features]) -> Batch:
-    """Return the batch of these items; facts are told in the order of `SLOTS`."""
-    found = []
-    for item in items:
-        order = sorted(range(len(item.held)), key=lambda i, held=item.held: SLOTS.index(held[i].slot))
-        found.append(_words(item, order))
+def batch(
+    items: Sequence[Item], features: Mapping[str, Features], sees: Sequence[str] = tuple(STREAMS)
+) -> Batch:
+    """Return the batch of these items; facts are told in the order of `SLOTS`.
+
+    Inputs of a modality that the model does not see are left out; what is asked stays the same.
+    """
+    found = [_words(item, sees) for item in items]
     shape = len(items), max(len(words) for words, _, _ in found)
     tokens, streams = torch.zeros(shape, dtype=torch.long), torch.full(shape, TEXT)
     labels = torch.full(shape, -100)

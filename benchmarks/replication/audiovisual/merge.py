@@ -24,11 +24,21 @@ from benchmarks.replication.lm.updates import Updates, adapter, dense
 from benchmarks.replication.merge import size
 from benchmarks.replication.methods import Merge
 
-__all__ = ["CEILINGS", "EXTRA", "INDIVIDUAL", "NOTHING", "Bench", "Plan"]
+__all__ = ["CEILINGS", "EXTRA", "INDIVIDUAL", "NOTHING", "Bench", "Plan", "place"]
 
 NOTHING, INDIVIDUAL = "no language LoRA", "individual"
-CEILINGS = (NOTHING, *(f"{slot} alone" for slot in STREAMS), INDIVIDUAL, JOINT)
-"""Rows that are not merges. *Individual* is each specialist on its own questions."""
+CEILINGS = (
+    NOTHING,
+    *(f"{slot} alone" for slot in STREAMS),
+    *(f"{slot}'s LoRA" for slot in STREAMS),
+    INDIVIDUAL,
+    JOINT,
+)
+"""Rows that are not merges.
+
+*Alone* is a specialist as it is: it sees its own modality only. Its *LoRA* for all text is the composition
+with all projectors and modality LoRAs, without a merge. *Individual* is each specialist on its own questions.
+"""
 
 
 EXTRA = tuple(
@@ -61,7 +71,7 @@ class Bench:
         plan: Plan,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.lm, self.way, self.plan, self.say = lm, way, plan, say
+        self.lm, self.features, self.way, self.plan, self.say = lm, features, way, plan, say
         self.models = [seed_folder / way / slot for slot in STREAMS]
         self.joint, self.results = seed_folder / way / JOINT, seed_folder / f"{way}-results"
         markers = [store.read(folder) for folder in (*self.models, self.joint)]
@@ -76,19 +86,27 @@ class Bench:
                 all_.update(one)
 
     def _scores(
-        self, language: Updates, part: str, joint: bool = False, names: Sequence[str] | None = None
+        self,
+        language: Updates,
+        part: str,
+        joint: bool = False,
+        names: Sequence[str] | None = None,
+        sees: str = "",
     ) -> dict[str, float]:
         projectors, modality = load(self.joint, list(STREAMS), self.way) if joint else self.apart
         self.reader.projectors = projectors
         self.reader.paths = paths(self.way, language, modality)
-        return self.exams[part].scores(self.reader, names)
+        exam = self.exams[part]
+        if sees:
+            exam = Exam(self.features, part, getattr(self.plan, part), [sees])
+        return exam.scores(self.reader, names)
 
     def _config(self, row: Mapping[str, Any]) -> dict[str, Any]:
         return {"row": row, "trained": self.trained, "items": [self.plan.validation, self.plan.test]}
 
     def ceiling(self, name: str) -> dict[str, Any]:
         """Return the scores of a row that is no merge."""
-        folder = self.results / name.replace(" ", "-")
+        folder = self.results / place(name)
         config = self._config({"ceiling": name})
         if (found := store.done(folder, config)) is None:
             with store.write_whole(folder, config) as (_, result):
@@ -105,10 +123,13 @@ class Bench:
             return self._scores(adapter(self.joint / LANGUAGE), part, joint=True)
         found = {}
         for folder, slot in zip(self.models, STREAMS, strict=True):
+            language = adapter(folder / LANGUAGE)
+            if name == f"{slot}'s LoRA":
+                return self._scores(language, part)
             if name == f"{slot} alone":
-                return self._scores(adapter(folder / LANGUAGE), part)
+                return self._scores(language, part, sees=slot)
             own = [p.name for p in PROBES if p.slots == (slot,) and p.group in ("own", "new", "degraded")]
-            found |= self._scores(adapter(folder / LANGUAGE), part, names=own)
+            found |= self._scores(language, part, names=own)
         return found  # individual
 
     def run(self, row: Merge) -> dict[str, Any]:
@@ -140,6 +161,11 @@ class Bench:
         """Return the merged language LoRA."""
         models = [folder / LANGUAGE for folder in self.models]
         return dense(merge(row, self.lm, models, scale, part, self.plan.threads), self.reader.lm)
+
+
+def place(name: str) -> str:
+    """Return the name of a row's folder."""
+    return name.replace(" ", "-").replace("'", "")
 
 
 def _brief(seen: Mapping[str, float]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.replication.audiovisual.encoders import Features
-from benchmarks.replication.audiovisual.items import Item, Pool, batch, draw
+from benchmarks.replication.audiovisual.items import STREAMS, Item, Pool, batch, draw
 from benchmarks.replication.audiovisual.senses import SENSES
 from benchmarks.replication.lm.streams import Batch, Reader
 from benchmarks.replication.lm.words import ONE, TWO
@@ -75,15 +75,21 @@ COUNTED = tuple(probe.name for probe in PROBES if probe.group in MEAN)
 
 
 class Exam:
-    """The items of one part, ready as batches."""
+    """The items of one part, ready as batches for a model that sees these modalities."""
 
-    def __init__(self, features: Mapping[str, Mapping[str, Features]], part: str, count: int) -> None:
+    def __init__(
+        self,
+        features: Mapping[str, Mapping[str, Features]],
+        part: str,
+        count: int,
+        sees: Sequence[str] = tuple(STREAMS),
+    ) -> None:
         pool = Pool({slot: some[part] for slot, some in features.items()})
         words = Pool({})
         self.batches: dict[str, list[Batch]] = {}
         for probe in PROBES:
             items = probe.items(words if probe.group == "text" else pool, count, part)
-            self.batches[probe.name] = _batches(items, pool.features)
+            self.batches[probe.name] = _batches(items, pool.features, sees)
 
     def scores(self, reader: Reader, names: Sequence[str] | None = None) -> dict[str, float]:
         """Return probe -> accuracy, of all probes or of those named."""
@@ -94,8 +100,8 @@ class Exam:
         }
 
 
-def _batches(items: Sequence[Item], features: Mapping[str, Features]) -> list[Batch]:
-    return [batch(items[at : at + AT_ONCE], features) for at in range(0, len(items), AT_ONCE)]
+def _batches(items: Sequence[Item], features: Mapping[str, Features], sees: Sequence[str]) -> list[Batch]:
+    return [batch(items[at : at + AT_ONCE], features, sees) for at in range(0, len(items), AT_ONCE)]
 
 
 def groups(scores: Mapping[str, float]) -> dict[str, float]:

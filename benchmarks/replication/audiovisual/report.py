@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.replication import cache as store
 from benchmarks.replication.audiovisual import plots
-from benchmarks.replication.audiovisual.merge import CEILINGS, INDIVIDUAL, NOTHING
+from benchmarks.replication.audiovisual.merge import CEILINGS, INDIVIDUAL, NOTHING, place
 from benchmarks.replication.audiovisual.probes import GROUPS, MEAN, groups
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.lm.school import PASS
@@ -61,7 +61,7 @@ def gather(suite: AudioVisual, cache: Cache, seeds: Iterable[int], names: Sequen
             folder = cache.root / f"seed{seed}" / f"{way}-results"
             rows: dict[str, Any] = {}
             for name in (*CEILINGS, *names):
-                if (result := store.read(folder / name.replace(" ", "-"))) is not None:
+                if (result := store.read(folder / place(name))) is not None:
                     kept = {key: value for key, value in result.items() if key != "config"}
                     rows[name] = kept | {"config": result["config"]["row"], "groups": groups(result["test"])}
             if all(name in rows for name in CEILINGS):
@@ -120,13 +120,14 @@ def sanity(lm: Mapping[str, Any], seeds: Mapping[str, Any]) -> list[tuple[str, b
     known = lm["skills"][weakest]
     title = f"the LM knows its text, each skill ≥ {100 * PASS:.0f} %"
     checks = [(title, known >= PASS, f"{weakest}: {100 * known:.1f}")]
-    singles = [name for name in CEILINGS if name.endswith(" alone")]
-    if "average" in _names(seeds):
-        joint = {name: _mean(seeds, name, "joint") for name in (*singles, "average")}
-        best = max(singles, key=lambda name: joint[name])
-        title = "joint questions: the average is above every single specialist"
-        seen = f"{joint['average']:.1f}; {best}: {joint[best]:.1f}"
-        checks.append((title, joint["average"] > joint[best], seen))
+    for ending, what in ((" alone", "specialist alone"), ("'s LoRA", "specialist's LoRA for all text")):
+        singles = [name for name in CEILINGS if name.endswith(ending)]
+        if "average" in _names(seeds):
+            joint = {name: _mean(seeds, name, "joint") for name in (*singles, "average")}
+            best = max(singles, key=lambda name: joint[name])
+            title = f"joint questions: the average is above every {what}"
+            seen = f"{joint['average']:.1f}; {best}: {joint[best]:.1f}"
+            checks.append((title, joint["average"] > joint[best], seen))
     skilled, unskilled = (_mean(seeds, name, "new") for name in (INDIVIDUAL, NOTHING))
     title = "new skills: the specialists have them, the LM does not"
     checks.append((title, skilled - unskilled >= 50, f"{skilled:.1f}; {unskilled:.1f}"))
@@ -174,10 +175,10 @@ Pairs: about points and one other. Three: all are there, two are asked about. De
 noisy input; fused: in a noisy image and a noisy sound of the same number. Words: one input and one number in
 words. Text: words alone. Moved: the new skill, asked of another modality than it was trained for.
 
-Alone: the language LoRA of one specialist, with all projectors and modality LoRAs. Individual: each
-specialist on its own questions. Joint (row): one model trained on the questions of all three, with as many
-steps as the specialists together. Scales: what validation chose, one a seed; with * it lies at an end of the
-grid."""
+Alone: a specialist as it is, which sees one modality; inputs of the others are left out. A specialist's LoRA:
+for all text, with all projectors and modality LoRAs. Individual: each specialist on its own questions. Joint
+(row): one model trained on the questions of all three, with as many steps as the specialists together.
+Scales: what validation chose, one a seed; with * it lies at an end of the grid."""
 
 
 def _percent(values: Iterable[float]) -> str:
