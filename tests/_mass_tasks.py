@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 import submerge
-from _mass_reference import Reference
+from _mass_reference import Reference, routed, site_inputs
 from _models import ROOM, TEXT, quiet_transformers
 
 COUNT = 4
 STEPS = 6
+TOLERANCE = 1e-4
 LINEAR = ("query", "key", "value")
 
 
@@ -197,3 +198,56 @@ _MAKERS: dict[str, Callable[[Any, Path, int], Served]] = {
     "llama": _llama,
     "t5": _t5,
 }
+
+
+def one(inputs: dict[str, torch.Tensor], row: int) -> dict[str, torch.Tensor]:
+    return {name: value[row : row + 1] for name, value in inputs.items()}
+
+
+def extra(served: Served, inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Return what a forward pass of the whole model takes besides."""
+    ids = inputs.get("input_ids")
+    return {"decoder_input_ids": ids[:, :4]} if served.kind == "t5" and ids is not None else {}
+
+
+def sites_of(served: Served) -> list[list[str]]:
+    if served.sites:
+        return served.sites
+    model = served.tuned[0]
+    names = [
+        n.removesuffix(".weight") for n in served.reference.triplets if ".layers." in n or ".layer." in n
+    ]
+    names = [n for n in names if n.endswith(("proj", "fc1", "fc2", "dense", "query", "key", "value"))]
+    seen = site_inputs(model, names, one(served.inputs(0, 2), 0))
+    groups: list[list[str]] = []
+    for name in seen:
+        if groups and seen[groups[-1][0]] is seen[name]:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    served.sites = groups
+    return groups
+
+
+def encoder(served: Served) -> Any:
+    return served.tuned[0]
+
+
+def scores(served: Served, inputs: dict[str, torch.Tensor], **more: Any) -> torch.Tensor:
+    pool = "tokens" if served.kind == "vit" else "mean"
+    pool = more.pop("pool", pool)
+    return routed(
+        served.reference,
+        encoder(served),
+        more.pop("sites", sites_of(served)),
+        inputs | extra(served, inputs),
+        pool=pool,
+        **more,
+    )
+
+
+def same_logits(found: torch.Tensor, wanted: torch.Tensor, mask: torch.Tensor | None = None) -> None:
+    width = wanted.shape[-1]
+    assert found[..., width:].eq(-torch.inf).all()
+    error = (found[..., :width] - wanted).abs().amax(-1)
+    assert (error if mask is None else error[mask.bool()]).max() <= TOLERANCE

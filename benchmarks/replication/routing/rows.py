@@ -33,8 +33,8 @@ class Served:
     @property
     def single(self) -> bool:
         """Whether one task runs for each input, so that its answer is that of the named task."""
-        mass = self.by == "mass" and self.settings.get("select", "top1") == "top1"
-        return mass or self.by == "lda"
+        two = self.settings.get("passes", "two") == "two" and self.settings.get("select", "top1") == "top1"
+        return self.by == "lda" or (self.by == "mass" and two)
 
     def facts(self) -> dict[str, Any]:
         """Return what decides about the result, for a marker."""
@@ -46,6 +46,7 @@ def _paper(**changes: Any) -> dict[str, Any]:
 
 
 _BEST = {"score": "whitened"}
+_ONCE = {"passes": "one", "score": "gaussian"}
 
 ROWS = (
     Served("fixed", "fixed merge, all heads", by="fixed", heads="max"),
@@ -60,6 +61,9 @@ ROWS = (
     Served("several", "all layers, whitened, up to 3 tasks", {**_BEST, "select": "threshold"}),
     Served("form", "all layers, whitened, form known", _BEST, form=True),
     Served("group", "all layers, whitened, groups of 4", _BEST, group=4),
+    Served("one", "one pass, Gaussian", _ONCE),
+    Served("one_form", "one pass, form known", _ONCE, form=True),
+    Served("one_group", "one pass, groups of 4", _ONCE, group=4),
     Served("lda", "router trained on 150 labels a task", by="lda", options={"shots": 150}),
 )
 """The last one is a ceiling, for it needs data."""

@@ -228,6 +228,12 @@ OPTIONS = (
     _gate("preset", "default", "what the options below are by default", choices=tuple(PRESETS)),
     _gate("aggregate", "tsv_m", "how the chosen tasks are merged", choices=("tsv_m", "iso_c", "sum")),
     _gate("first_pass", "merged", "the model that routes", choices=("merged", "base")),
+    _gate(
+        "passes",
+        "two",
+        "two: the choice is made in a pass of its own; one: the layers that are looked at are shared",
+        choices=("one", "two"),
+    ),
     _gate("routing_layers", "auto", "layers that are looked at: all, first:3, depth:0.75, 0,2-4, or a name"),
     _gate(
         "routing_sites",

@@ -39,7 +39,8 @@ class Gate:
 
     Outside of a routed pass `spans` is empty, and every layer is the plain layer of the checkpoint. Within
     one they cover the batch without gaps, the largest first; `leads` do so by the task whose own parameters
-    (heads) count. `probe` looks at layers' inputs in the first pass.
+    (heads) count. `probe` looks at layers' inputs in the first pass. While `sharing`, layers that are
+    `shared` stay plain.
     """
 
     def __init__(self, cache: Recent) -> None:
@@ -47,6 +48,8 @@ class Gate:
         self.spans: tuple[Span, ...] = ()
         self.leads: tuple[Span, ...] = ()
         self.probe: Probe | None = None
+        self.shared: frozenset[str] = frozenset()
+        self.sharing = False
 
     @property
     def size(self) -> int:
@@ -57,6 +60,10 @@ class Gate:
     def running(self) -> bool:
         """Whether one of the two passes is on."""
         return bool(self.spans) or self.probe is not None
+
+    def gates(self, layer: str) -> bool:
+        """Return whether a layer runs with the samples' own updates now."""
+        return bool(self.spans) and not (self.sharing and layer in self.shared)
 
     @contextmanager
     def over(self, spans: Sequence[Span], leads: Sequence[Span]) -> Iterator[None]:

@@ -90,7 +90,7 @@ def _with_settings(folder: Folder, given: dict[str, Any]) -> Folder:
     """Return the folder with the caller's settings, checked as a recipe's are."""
     method = METHODS["mass"]
     problems: list[Problem] = []
-    found = dict(folder.settings)
+    found = {o.name: o.default for o in method.options if o.single} | dict(folder.settings)
     fixed = ("fixed", "scale", "others")  # the bank and the checkpoint were made with these
     for name, value in given.items():
         option = method.option(name)

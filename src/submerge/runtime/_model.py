@@ -61,10 +61,11 @@ def routed_class(kind: type) -> type:
         **inputs: Any,
     ) -> Routing:
         """Return the choice of tasks for each input, without answering."""
-        size = _size(self, inputs)
-        return cast(Router, self.router).route(
-            self, inputs, size, task=task, group=group, form=form, details=details
-        )
+        router, size = cast(Router, self.router), _size(self, inputs)
+        found = router.route(self, inputs, size, task=task, group=group, form=form, details=details)
+        if router.replay is not None:
+            router.replay.recorded = None
+        return found
 
     members: dict[str, Any] = {"forward": forward, "route": route, "__module__": kind.__module__}
     if hasattr(kind, "generate"):
@@ -101,9 +102,11 @@ def _forward(
             raise RequestError(Problem(f"{name} cannot be given", type(model).__name__, hint))
     routing = router.route(model, inputs, size, task=task, group=group, form=form)
     plan = router.plan(routing)
-    if plan.order is not None and "use_cache" in inspect.signature(plain.func).parameters:
-        inputs["use_cache"] = False  # a cache would keep the order of the run
-    out = plan.restored(_run(router, plan, plain, plan.sorted(inputs, size), size), size)
+    moved = plan.order is not None or router.replay is not None
+    if moved and "use_cache" in inspect.signature(plain.func).parameters:
+        inputs["use_cache"] = False  # a cache would keep the order of the run, and lack the first blocks
+    with router.replaying(plan, size):
+        out = plan.restored(_run(router, plan, plain, plan.sorted(inputs, size), size), size)
     heads = router.attached.heads
     if isinstance(out, MutableMapping):
         if heads is not None and heads.compete and task is None and "logits" in out:
@@ -130,8 +133,9 @@ def _run(router: Router, plan: Plan, plain: Any, inputs: dict[str, Any], size: i
                 attached.sequential = True  # for the batches to come, too
         results = []
         for span in plan.spans:
-            with gate.within(span):
-                results.append(plain(**cut(inputs, slice(span.start, span.stop), size)))
+            at = slice(span.start, span.stop)
+            with gate.within(span), router.window(at):
+                results.append(plain(**cut(inputs, at, size)))
         return joined(results)
 
 
@@ -151,16 +155,17 @@ def _generate(
     def run(**inputs: Any) -> Any:
         return plain(*args, **inputs)
 
-    if not router.attached.sequential or len(plan.spans) == 1:
-        out = _run(router, plan, run, plan.sorted(kwargs, size), size)
-    else:
-        parts = []
-        arranged = plan.sorted(kwargs, size)
-        with router.gate.over(plan.spans, plan.leads):
-            for span in plan.spans:
-                with router.gate.within(span):
-                    parts.append(run(**cut(arranged, slice(span.start, span.stop), size)))
-        out = _padded(parts, model)
+    with router.replaying(plan, size, whole=True):  # every block fills its cache
+        if not router.attached.sequential or len(plan.spans) == 1:
+            out = _run(router, plan, run, plan.sorted(kwargs, size), size)
+        else:
+            parts = []
+            arranged = plan.sorted(kwargs, size)
+            with router.gate.over(plan.spans, plan.leads):
+                for span in plan.spans:
+                    with router.gate.within(span):
+                        parts.append(run(**cut(arranged, slice(span.start, span.stop), size)))
+            out = _padded(parts, model)
     rows = (out if isinstance(out, torch.Tensor) else out["sequences"]).shape[0]
     return plan.restored(out, rows)
 

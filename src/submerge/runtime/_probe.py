@@ -74,7 +74,10 @@ def same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 class Reader(Probe):
-    """Reads the evidence for each task at the chosen sites, and ends the pass after the last."""
+    """Reads the evidence for each task at the chosen sites, and ends an `early` pass after the last.
+
+    `met` are the layers that ran.
+    """
 
     def __init__(
         self, sites: Sequence[Site], evidence: Mapping[str, Evidence], pool: Any, *, early: bool = True
@@ -85,8 +88,10 @@ class Reader(Probe):
         self._last: torch.Tensor | None = None
         self._pooled: torch.Tensor | None = None
         self.found: list[list[torch.Tensor]] = [[] for _ in sites]
+        self.met: set[str] = set()
 
     def see(self, layer: GatedLayer, x: torch.Tensor) -> None:
+        self.met.add(layer.name)
         if layer.name not in self._left:
             return
         if self._last is None or not same(self._last, x):

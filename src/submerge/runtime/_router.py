@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from submerge.runtime._evidence import Evidence, Pool, evidence
 from submerge.runtime._gate import Gate, Span
 from submerge.runtime._layers import Factors
 from submerge.runtime._probe import Done, Explorer, Probe, Reader, Site, choose_sites
+from submerge.runtime._replay import Replay
 from submerge.runtime._select import choose, grouped, pooled, zscores
 
 __all__ = ["FORMS", "Plan", "Router", "Routing"]
@@ -80,6 +81,7 @@ class Router:
         self.names, self.settings, self.gate, self.attached = names, dict(settings), gate, attached
         self.pooling = pooling
         self.sites: list[Site] = []
+        self.replay: Replay | None = None
         self._evidence: dict[str, Evidence] = {}
 
     # --- what the caller says ---------------------------------------------------------------------------
@@ -176,7 +178,12 @@ class Router:
             with self._first_pass(explorer):
                 part(**cut(some, slice(0, 1), size))
             layers, which = self.settings["routing_layers"], self.settings["routing_sites"]
+            once = self.settings["passes"] == "one"
+            if once and layers == "auto":
+                layers = f"first:{max(1, round((1 + max(s.layer for s in explorer.sites)) / 3))}"
             self.sites = choose_sites(explorer.sites, layers, which)
+            if once:
+                self.replay = Replay(_blocks(model, self.sites))
         for name in (name for site in self.sites for name in site.maps if name not in self._evidence):
             weight = self.attached.layers[name].kept["weight"]
             assert isinstance(weight, Factors)
@@ -184,9 +191,11 @@ class Router:
             self._evidence[name] = evidence(weight, len(self.names), score, norm)
         mask = inputs.get("attention_mask")
         mask = mask if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
-        reader = Reader(self.sites, self._evidence, Pool(self.pooling, size, mask))
-        with self._first_pass(reader):
+        reader = Reader(self.sites, self._evidence, Pool(self.pooling, size, mask), early=self.replay is None)
+        with self._first_pass(reader), self.replay.recording() if self.replay else nullcontext():
             part(**some)
+        if self.replay:
+            self.gate.shared = frozenset(reader.met)
         return reader.found
 
     @contextmanager
@@ -198,6 +207,12 @@ class Router:
                 return
 
     # --- running ----------------------------------------------------------------------------------------
+
+    def replaying(self, plan: Plan, size: int, *, whole: bool = False) -> AbstractContextManager[None]:
+        """Let the first blocks be those of the first pass inside; with `whole` they are run again."""
+        if self.replay is None:
+            return nullcontext()
+        return self.replay.playing(self.gate, plan.order, size, whole=whole)
 
     def plan(self, routing: Routing) -> Plan:
         """Return the order in which samples run: those with one set of tasks together, large sets first."""
@@ -211,6 +226,17 @@ class Router:
             return Plan(spans, own, None, None)
         arranged = torch.tensor(order)
         return Plan(spans, own, arranged, arranged.argsort())
+
+    @contextmanager
+    def window(self, at: slice) -> Iterator[None]:
+        """Say that only these samples of the plan run inside."""
+        if self.replay is not None:
+            self.replay.window = at
+        try:
+            yield
+        finally:
+            if self.replay is not None:
+                self.replay.window = None
 
 
 def _runs(keys: Sequence[tuple[int, ...]]) -> tuple[Span, ...]:
@@ -226,6 +252,18 @@ def _runs(keys: Sequence[tuple[int, ...]]) -> tuple[Span, ...]:
 
 def _device(inputs: Mapping[str, Any]) -> torch.device:
     return next((x.device for x in inputs.values() if isinstance(x, torch.Tensor)), torch.device("cpu"))
+
+
+def _blocks(model: torch.nn.Module, sites: Sequence[Site]) -> list[torch.nn.Module]:
+    """Return the model's blocks up to the last that is looked at."""
+    stacks = {site.stack for site in sites}
+    if len(stacks) > 1:
+        what = f"passes: one needs one stack of layers to look at, and there are {few(sorted(stacks))}"
+        raise RequestError(
+            Problem(what, "submerge.json", "name one with routing_layers, or take passes: two")
+        )
+    (stack,) = stacks
+    return [model.get_submodule(f"{stack}.{i}") for i in range(max(site.layer for site in sites) + 1)]
 
 
 def _first_part(model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
