@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from submerge.store import (
     TensorEntry,
     depths,
     dtype_named,
+    layer_of,
     tied_embeddings,
     vocabulary_size,
 )
@@ -119,7 +120,7 @@ class _Planner:
         if found is None and (tied := _tied(checkpoint, entry)) is not None:
             return Input(model, tied, f"{checkpoint.label}: tied to {tied.name}")
         if found is None:
-            if self.recipe.rules.missing == "base":
+            if self.recipe.rules.missing == "base" or self._left_out(checkpoint, entry):
                 return Input(self.donor, entry, f"{checkpoint.label}: missing, read from the base")
             hint = "merge models of one base, or set rules: {missing: base} to use the base's values"
             self.findings.add("tensors are missing", checkpoint.label, hint, entry.name)
@@ -136,6 +137,17 @@ class _Planner:
             self.findings.add(what, checkpoint.label, hint, shapes)
             return None
         return self._related(self._patched(Input(model, found), entry), entry)
+
+    def _left_out(self, checkpoint: Checkpoint, entry: TensorEntry) -> bool:
+        """Return whether a task has no use for a tensor: a pooler or a tower, beside layers that it has.
+
+        Only a gate keeps tasks apart, so that what one lacks is not missing in the others.
+        """
+        if not self.recipe.method.keeps:
+            return False
+        place, stacks = layer_of(entry.name), _stacks(checkpoint.tensors)
+        shared = stacks & _stacks(self.models[self.donor].tensors)
+        return bool(shared) and (place is None or place[0] not in stacks)
 
     def _patched(self, found: Input, entry: TensorEntry) -> Input:
         """Return the input with whether the model's adapter, if there is one, changes the tensor."""
@@ -168,6 +180,11 @@ class _Planner:
                 self.findings.add(what, where, problem.hint, entry.name)
             return None
         return values
+
+
+def _stacks(names: Iterable[str]) -> set[str]:
+    """Return the prefixes of all stacks of layers."""
+    return {place[0] for name in names if (place := layer_of(name)) is not None}
 
 
 def _tied(checkpoint: Checkpoint, entry: TensorEntry) -> TensorEntry | None:
