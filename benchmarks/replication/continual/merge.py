@@ -82,6 +82,8 @@ class Bench:
         self.trained = [marker["config"] for marker in markers if marker]
         self.projectors = [projector(one) for one in self.models]
         self.reader = Reader(school.load(lm), {})
+        self._merged: dict[tuple[float | None, int], Updates] = {}
+        self._merged_by: Merge | None = None
         self.batches = {
             (task, part): [
                 batch(views[task][part].asked[at : at + AT_ONCE], views[task][part].features)
@@ -150,7 +152,8 @@ class Bench:
             started = time.perf_counter()
 
             def scores(scale: float | None) -> dict[str, float]:
-                return self._scores("validation", self._language(row, scale, part), rule, len(self.order))
+                language = self._language(row, scale, part, len(self.order))
+                return self._scores("validation", language, rule, len(self.order))
 
             result |= choose(
                 row, self.plan.grid, scores, lambda some: {"mean": sum(some.values()) / len(some)}
@@ -160,20 +163,29 @@ class Bench:
             for tasks in range(2, len(self.order) + 1):
                 language = self._language(row, scale, part, tasks)
                 result["steps"].append(self._scores("test", language, rule, tasks))
-            result["bytes"] = size(part / "merged")
             result["seconds_in_all"] = round(time.perf_counter() - started, 2)
+            out = self._merge(row, scale, part)
+            result["bytes"] = size(out)
             if self.plan.costs:
-                result["cost"] = cost(part, part / "merged", self.plan.threads)
-            shutil.rmtree(part / "merged")
+                result["cost"] = cost(part, out, self.plan.threads)
+            shutil.rmtree(out)
         found = store.read(folder)
         assert found is not None
         self.say(f"{self.folder.name} {row.name}, {rule} projector: {100 * final(found['steps']):.1f}")
         return found
 
-    def _language(self, row: Merge, scale: float | None, part: Folder, tasks: int | None = None) -> Updates:
-        """Return the merged LoRA of the first tasks, or of all."""
+    def _merge(self, row: Merge, scale: float | None, part: Folder, tasks: int | None = None) -> Folder:
+        """Return the folder of the merged LoRA of the first tasks, or of all."""
         models = [folder / LANGUAGE for folder in self.models[:tasks]]
-        return dense(merge(row, self.lm, models, scale, part, self.plan.threads), self.reader.lm)
+        return merge(row, self.lm, models, scale, part, self.plan.threads)
+
+    def _language(self, row: Merge, scale: float | None, part: Folder, tasks: int) -> Updates:
+        """Return the merged LoRA of the first tasks; the rules for projectors share it."""
+        if self._merged_by != row:
+            self._merged, self._merged_by = {}, row
+        if (scale, tasks) not in self._merged:
+            self._merged[scale, tasks] = dense(self._merge(row, scale, part, tasks), self.reader.lm)
+        return self._merged[scale, tasks]
 
 
 def final(steps: Steps) -> float:
