@@ -1,0 +1,75 @@
+"""`python -m benchmarks.serving`: latency, storage and compression of MASS on the tasks of text-8."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from benchmarks.replication import splits
+from benchmarks.replication.cache import Cache
+from benchmarks.replication.text import TEXT_8
+from benchmarks.serving import report
+from benchmarks.serving.measure import Bench
+from benchmarks.speed import machine
+
+HERE = Path(__file__).resolve().parent.parent
+
+
+def main() -> int:
+    """Run the benchmark; return the exit status."""
+    options = _options()
+    console = Console(stderr=True)
+
+    def say(line: str) -> None:
+        console.print(f"[dim]{datetime.datetime.now():%H:%M:%S}[/] {line}", highlight=False)
+
+    torch.set_num_threads(options.threads)
+    cache = Cache(options.cache, *TEXT_8.places) if options.cache else Cache.default(*TEXT_8.places)
+    data = os.environ.get("SUBMERGE_DATA")
+    bench = Bench(TEXT_8, cache, splits.load(TEXT_8, Path(data) if data else None), options.kind, 0, say)
+    results = {
+        "command": shlex.join(["python", "-m", "benchmarks.serving", *report.public(sys.argv[1:])]),
+        "date": f"{datetime.date.today()}",
+        "machine": machine.describe(),
+        "load_before": os.getloadavg()[0],
+        "threads": options.threads,
+        "latency": bench.latency(options.batch, options.repeats),
+        "batch": options.batch,
+    }
+    if not options.no_compression:
+        results["compression"] = bench.compression(options.items)
+        results["items"] = options.items
+    bench.clean()
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "serving.json").write_text(json.dumps(results, indent=1) + "\n")
+    (options.out / "serving.md").write_text(report.markdown(results))
+    report.draw(results, options.out / "serving.png")
+    say(f"wrote serving.json, .md and .png in {options.out}")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
+    parser.add_argument("--batch", type=int, default=64, help="inputs of a batch, as many of each task")
+    parser.add_argument(
+        "--repeats", type=int, default=9, help="runs of each way, one after the other in turns"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    parser.add_argument("--items", type=int, default=100, help="validation items a task for compression")
+    parser.add_argument("--kind", choices=("full", "lora"), default="full", help="fine-tunes that are served")
+    parser.add_argument("--no-compression", action="store_true", help="latency and storage alone")
+    parser.add_argument("--cache", type=Path, help="of the replication bench, which trains the fine-tunes")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="default: benchmarks/results")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
