@@ -1,6 +1,6 @@
 """Frozen heads like those of a zero-shot model: class means of a few examples' centred base features.
 
-    logits = 20 cos(f − μ, W_c)        f: unit feature, μ: mean of generic inputs, W_c: mean of a few unit f − μ
+    logits = 20 cos(f − μ, W_c)    f: unit feature, μ: mean of generic inputs, W_c: mean of some unit f − μ
 
 One scale for all tasks. A task that is scored has two anchors, made of low and of high examples, and
 predicts sigmoid(logit of high − logit of low). Dense targets have two anchors for every pixel of a place:
