@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -72,6 +73,7 @@ class Servers:
         self.scorer = Scorer(suite.domain, splits, heads, cache.base, screen=0)
         self.pairs = [any(row[1] is not None for row in split.train[:1]) for split in splits.values()]
         self._named: dict[str, dict[str, torch.Tensor]] = {}
+        self._scores: dict[tuple[str, str, str], torch.Tensor] = {}
 
     def everything(self, rows: tuple[Served, ...] = ROWS) -> None:
         """Score all rows, unless the cache has them."""
@@ -98,24 +100,26 @@ class Servers:
                 result[f"ran {part}"] = sum(ran) / len(ran)
             result["seconds_in_all"] = round(time.perf_counter() - started, 2)
             if row.by == "mass":
-                result["bytes"] = sum(f.stat().st_size for f in self.merged(row.form).glob("*.safetensors"))
+                result["bytes"] = sum(f.stat().st_size for f in self.merged(row).glob("*.safetensors"))
         found = store.read(place)
         assert found is not None
         right = found["routed test"].values()
         self.say(f"{self.kind} seed {self.seed} {row.name}: routed {sum(right) / len(right):.3f}")
         return found
 
-    def merged(self, form: bool) -> Path:
-        """Return the folder of the MASS merge, which is made once; with `form` it tells pairs apart."""
-        place = folder(self.cache, self.seed, self.kind, "merged-form" if form else "merged")
-        config = {"trained": self.trained, "form": form}
+    def merged(self, row: Served) -> Path:
+        """Return the folder of the MASS merge of a row, which is made once for all that share it."""
+        name = "-".join(["merged", *(["form"] if row.form else []), *(["wide"] if row.wide else [])])
+        place = folder(self.cache, self.seed, self.kind, name)
+        config = {"trained": self.trained, "form": row.form, "wide": row.wide}
         if store.done(place, config) is None:
             with store.write_whole(place, config) as (part, measured):
-                row = Merge("mass")
-                recipe = row.recipe(self.cache.base, self.models, None, self.kind)
+                recipe = Merge("mass").recipe(self.cache.base, self.models, None, self.kind)
+                if row.wide:
+                    recipe["parameters"] = {"rank": self._wide()}
                 for entry, task, pair in zip(recipe["models"], self.tasks, self.pairs, strict=True):
                     entry["name"] = task
-                    if form:
+                    if row.form:
                         entry["parameters"] = {"form": "pair" if pair else "single"}
                 started = time.perf_counter()
                 settings = submerge.Settings(threads=self.threads, max_memory=16_000_000_000)
@@ -123,10 +127,16 @@ class Servers:
                 measured["seconds"] = round(time.perf_counter() - started, 2)
         return place / "model"
 
+    def _wide(self) -> list[dict[str, Any]]:
+        """Return the rule for ranks: twice the usual in the first two blocks of the encoder."""
+        config = json.loads((self.cache.base / "config.json").read_text())
+        twice = 2 * config["hidden_size"] // len(self.tasks)
+        return [*({"filter": f"layer.{i}.", "value": twice} for i in range(2)), {"value": "auto"}]
+
     def clean(self) -> None:
         """Remove the merged folders, which are large and made anew in seconds."""
-        for name in ("merged", "merged-form"):
-            shutil.rmtree(folder(self.cache, self.seed, self.kind, name), ignore_errors=True)
+        for place in folder(self.cache, self.seed, self.kind, "").glob("merged*"):
+            shutil.rmtree(place, ignore_errors=True)
 
     # --- answers ----------------------------------------------------------------------------------------
 
@@ -135,7 +145,7 @@ class Servers:
             return self._smile(row)
         if row.by == "lda":
             return self._lda(row)
-        model = submerge.load(self.merged(row.form), features=True, **row.settings)
+        model = submerge.load(self.merged(row), features=True, **row.settings)
         if row.by == "fixed":
             model.router = None  # the plain checkpoint
         return lambda part, task: self._mass(model, row, part, task)
@@ -143,19 +153,17 @@ class Servers:
     @torch.inference_mode()
     def _mass(self, model: Any, row: Served, part: str, task: str) -> _Answers:
         """Answer a part of one task's inputs."""
+        if row.single:
+            return self._routed(model, row, part, task)
         items, parts, order = self.scorer.items[part][task], [], []
         consecutive = [list(range(i, min(i + IN_A_ROW, len(items)))) for i in range(0, len(items), IN_A_ROW)]
         for which in consecutive if row.group > 1 else items.batches():
             batch = items.batch(which)
-            group = [i // row.group for i in which] if row.group > 1 else None
-            if row.single:
-                lead = model.route(**batch, group=group).lead
-                parts.append(_Answers(torch.zeros(len(which), 0), lead))
-            elif row.by == "fixed":
+            if row.by == "fixed":
                 features = self._features(model(**batch), batch, task)
                 parts.append(_Answers(features, self._loudest(features, [self.tasks] * len(which))))
             else:
-                out = model(**batch)
+                out = model(**batch, group=[i // row.group for i in which] if row.group > 1 else None)
                 features, chosen = self._features(out, batch, task), out.routing.selected
                 lead = self._loudest(features, chosen) if row.heads == "max" else out.routing.lead
                 parts.append(_Answers(features, lead, sum(map(len, chosen)) / len(chosen)))
@@ -167,6 +175,23 @@ class Servers:
             torch.cat([one.task for one in parts])[back],
             ran,
         )
+
+    def _routed(self, model: Any, row: Served, part: str, task: str) -> _Answers:
+        """Return the choice alone; rows with one router share its scores, whatever the caller knows."""
+        key = (repr(sorted(row.settings.items())), part, task)
+        if key not in self._scores:
+            items, parts, order = self.scorer.items[part][task], [], []
+            for which in items.batches():
+                parts.append(model.route(**items.batch(which)).scores)
+                order += which
+            self._scores[key] = torch.cat(parts)[torch.tensor(order).argsort()]
+        scores = self._scores[key]
+        if row.group > 1:
+            scores = torch.cat([some.mean(0).expand_as(some) for some in scores.split(row.group)])
+        if row.form:
+            fits = torch.tensor([pair == self.pairs[self.tasks.index(task)] for pair in self.pairs])
+            scores = scores.masked_fill(~fits, -torch.inf)
+        return _Answers(torch.zeros(len(scores), 0), scores.argmax(1))
 
     def _lda(self, row: Served) -> Callable[[str, str], _Answers]:
         suite = self.suite.cut(router_shots=row.options["shots"])
@@ -214,7 +239,7 @@ class Servers:
     def _told(self, part: str) -> dict[str, torch.Tensor]:
         """Return the answers where the task is named, which every row that runs one task has in common."""
         if part not in self._named:
-            model = submerge.load(self.merged(False), features=True)
+            model = submerge.load(self.merged(ROWS[0]), features=True)
             found = {}
             for task in self.tasks:
                 items, parts, order = self.scorer.items[part][task], [], []

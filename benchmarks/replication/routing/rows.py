@@ -18,7 +18,8 @@ class Served:
     `by` is "mass", "fixed" (MASS's plain checkpoint, all heads compete), "smile", or "lda" (a discriminant on
     base features, trained on labelled inputs, names the task). With `heads` "router" the head is the first
     chosen task's, with "max" that of the largest logit among the chosen tasks. With `form` it is known which
-    tasks take pairs of texts, with `group` that so many inputs in a row are of one task.
+    tasks take pairs of texts, with `group` that so many inputs in a row are of one task. With `wide` the
+    first two blocks keep twice the rank, for they are all that a single pass routes by.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Served:
     by: str = "mass"
     heads: str = "router"
     form: bool = False
+    wide: bool = False
     group: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -61,9 +63,9 @@ ROWS = (
     Served("several", "all layers, whitened, up to 3 tasks", {**_BEST, "select": "threshold"}),
     Served("form", "all layers, whitened, form known", _BEST, form=True),
     Served("group", "all layers, whitened, groups of 4", _BEST, group=4),
-    Served("one", "one pass, Gaussian", _ONCE),
-    Served("one_form", "one pass, form known", _ONCE, form=True),
-    Served("one_group", "one pass, groups of 4", _ONCE, group=4),
+    Served("one", "one pass, Gaussian, wide", _ONCE, wide=True),
+    Served("one_form", "one pass, form known", _ONCE, wide=True, form=True),
+    Served("one_group", "one pass, groups of 4", _ONCE, wide=True, group=4),
     Served("lda", "router trained on 150 labels a task", by="lda", options={"shots": 150}),
 )
 """The last one is a ceiling, for it needs data."""
