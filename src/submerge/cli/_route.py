@@ -1,0 +1,59 @@
+"""`submerge route`: which tasks a merged folder finds for the inputs of a file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from submerge.cli._common import print_json
+from submerge.cli._merge import Json
+
+if TYPE_CHECKING:
+    from submerge.runtime._survey import Survey
+
+_WIDTH = 60
+
+
+def route(
+    out: Annotated[Path, typer.Argument(help="A folder that `submerge merge` made by mass.")],
+    data: Annotated[
+        Path,
+        typer.Option(help="Inputs: .jsonl, .csv or .tsv with text, text_pair or image, and task if known."),
+    ],
+    plot: Annotated[Path | None, typer.Option(help="A picture to draw, .png or .svg.")] = None,
+    json: Json = False,
+) -> None:
+    """Say which task each input is given, and how that agrees with the tasks that the file names.
+
+    Example:  submerge route served/ --data inputs.jsonl --plot routing.png
+    """
+    from submerge.runtime._survey import draw, survey
+
+    found = survey(out, data)
+    if plot is not None:
+        draw(found, plot)
+    if json:
+        print_json(found.to_dict())
+        return
+    _print(found)
+    if plot is not None:
+        typer.echo(f"drawn in {plot}")
+
+
+def _print(found: Survey) -> None:
+    width = max(map(len, found.names))
+    for item, task, shares in zip(found.items, found.tasks, found.coefficients, strict=True):
+        mark = "" if not item.task else "  " if item.task == task else "✗ "
+        typer.echo(f"{mark}{task:<{width}}  {float(shares.max()):.2f}  {item.shown[:_WIDTH]}")
+    if not found.told:
+        counts = Counter(found.tasks)
+        typer.echo("chosen: " + ", ".join(f"{name} {counts[name]}" for name in found.names))
+        return
+    typer.echo(f"\n{'':<{width}}  " + "  ".join(f"{name:>{max(5, len(name))}}" for name in found.names))
+    for row, line in found.confusion.items():
+        cells = "  ".join(f"{line[name]:>{max(5, len(name))}}" for name in found.names)
+        typer.echo(f"{row:<{width}}  {cells}")
+    typer.echo(f"\n{found.accuracy:.1%} of {len(found.items)} inputs got their own task")
