@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.replication.audiovisual.merge import CEILINGS
-from benchmarks.replication.audiovisual.probes import PROBES
+from benchmarks.replication.audiovisual.probes import PROBES, groups
 from benchmarks.replication.plots import CEILING, OURS
 from benchmarks.replication.report import spread
 
 __all__ = ["draw"]
+
+LEAST = 50
+"""Joint questions below which nothing is of interest, %."""
 
 
 def draw(ways: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
@@ -78,30 +81,29 @@ def _heat(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
 
 
 def _curves(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
-    """Return new skills against joint questions along the scale, on validation."""
-    figure, axes = plt.subplots(figsize=(8, 6))
-    for name, found in rows.items():
-        curves = [one["curve"] for one in found if "curve" in one]
-        if not curves:
-            continue
+    """Return new skills against joint questions along the scale, on validation; SSAM at all its ranks."""
+    figure, axes = plt.subplots(figsize=(9, 6))
+    curved = [name for name, found in rows.items() if "curve" in found[0]]
+    for number, name in enumerate(curved):
+        curves = [one["curve"] for one in rows[name] if "curve" in one]
         scales = sorted(set.intersection(*(set(curve) for curve in curves)), key=float)
         new, joint = (
             [100 * spread(curve[scale][group] for curve in curves)[0] for scale in scales]
             for group in ("new", "joint")
         )
-        style = "-" if name.startswith("ssam") else "--"
-        axes.plot(new, joint, style, marker=".", linewidth=1, label=name)
+        bold = name.startswith("ssam")
+        style = {"linestyle": "-" if bold else "--", "linewidth": 2 if bold else 1}
+        axes.plot(new, joint, marker=".", label=name, color=plt.get_cmap("tab20")(number % 20), **style)
     for name in CEILINGS:
-        found = rows[name]
-        if "joint" in found[0]["groups"]:
-            new, joint = (
-                100 * spread(one["groups"][group] for one in found)[0] for group in ("new", "joint")
-            )
+        seen = [groups(one["validation"]) for one in rows[name]]
+        if "joint" in seen[0] and not name.endswith(" alone"):  # these lie far below
+            new, joint = (100 * spread(one[group] for one in seen)[0] for group in ("new", "joint"))
             axes.plot(new, joint, "*", color="#111", markersize=8)
             axes.annotate(name, (new, joint), fontsize=7, xytext=(4, 4), textcoords="offset points")
-    axes.set_xlabel("new skills, % (validation; stars: test)")
-    axes.set_ylabel("joint questions, %")
-    if axes.lines:
-        axes.legend(frameon=False, fontsize=7, ncols=2)
+    axes.set_ylim(bottom=LEAST)
+    axes.set_xlabel("new skills, %, validation")
+    axes.set_ylabel("joint questions, %, validation")
+    if curved:
+        axes.legend(frameon=False, fontsize=7, ncols=3, loc="lower left")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
