@@ -118,14 +118,12 @@ def test_state_dicts_merge_as_folders_do(case: Case, threads: int, tmp_path: Pat
     kept = {name: tensor.clone() for name, tensor in base.items()}
     found = case.merge(base, models, threads=threads)
     folders = [write(tmp_path / f"{i}", model) for i, model in enumerate(models)]
-    weights = case.options["weight"]
+    weights = case.options.get("weight")
+    own = [{"parameters": {"weight": weight}} for weight in weights] if weights else [{}] * 3
     recipe = {
         "merge_method": case.method,
         "base_model": str(write(tmp_path / "base", base)),
-        "models": [
-            {"model": str(folder), "parameters": {"weight": weight}}
-            for folder, weight in zip(folders, weights, strict=True)
-        ],
+        "models": [{"model": str(folder), **more} for folder, more in zip(folders, own, strict=True)],
         "parameters": {key: value for key, value in case.options.items() if key != "weight"},
     }
     submerge.merge(recipe, tmp_path / "out", settings=ROOM)

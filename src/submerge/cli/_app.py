@@ -11,7 +11,7 @@ from types import FrameType
 import typer
 
 from submerge._version import __version__
-from submerge.cli import _explain, _extract, _merge, _methods, _plan, _route, _verify
+from submerge.cli import _explain, _export, _extract, _merge, _methods, _plan, _route, _verify
 from submerge.errors import SubmergeError
 
 __all__ = ["app", "main"]
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command("merge")(_merge.merge)
 app.command("plan")(_plan.plan)
 app.command("explain")(_explain.explain)
+app.command("export")(_export.export)
 app.command("extract-lora")(_extract.extract_lora)
 app.command("methods")(_methods.methods)
 app.command("route")(_route.route)

@@ -9,7 +9,7 @@ from submerge.engine._tensor import Module, TensorPlan, is_matrix
 from submerge.errors import Problem, few
 from submerge.store import Checkpoint, LowRank
 
-__all__ = ["adapter_form"]
+__all__ = ["adapter_form", "turned"]
 
 
 def adapter_form(
@@ -20,7 +20,7 @@ def adapter_form(
     A matrix, and whatever an adapter has factors of, becomes factors. What an adapter replaces (a head,
     `modules_to_save`) is saved whole, if it is all parameters of its module. Others have no place.
     """
-    turned = _turned(models[donor])
+    transposed = turned(models[donor])
     whole = _whole(models, donor)
     held: list[TensorPlan] = []
     packed: list[str] = []
@@ -38,7 +38,7 @@ def adapter_form(
         elif factors:
             held.append(replace(tensor, module=_module(factors[0])))
         elif is_matrix(tensor.name, tensor.shape, models[donor].config):
-            held.append(replace(tensor, module=Module(transposed=turned)))
+            held.append(replace(tensor, module=Module(transposed=transposed)))
         else:
             held.append(replace(tensor, treatment="drop", matrix=False, why="an adapter has no place for it"))
     # updates that need no values of the base are merged without reading it
@@ -66,7 +66,7 @@ def _whole(models: Sequence[Checkpoint], donor: int) -> set[str]:
     return {name for name in replaced if name.rpartition(".")[0] not in others}
 
 
-def _turned(base: Checkpoint) -> bool:
+def turned(base: Checkpoint) -> bool:
     """Return whether the base keeps its linear maps as [in, out], as GPT-2 does; their biases tell."""
     votes = 0
     for name, entry in base.tensors.items():

@@ -20,7 +20,7 @@ from submerge.runtime._model import routed_class
 from submerge.runtime._router import Router
 from submerge.store._module_names import loaded_names
 
-__all__ = ["load"]
+__all__ = ["architecture_of", "load"]
 
 CACHE = 256 << 20
 """Bytes of cores and parameters of recent sets of tasks that are held."""
@@ -135,6 +135,16 @@ def _kind(transformers: Any, folder: Folder, config: Any, asked: str | None, hea
         found = found._model_mapping[type(config)]
         found = found[0] if isinstance(found, (tuple, list)) else found
     return found, found.__name__ != own
+
+
+def architecture_of(folder: Folder) -> tuple[str, Any]:
+    """Return the name of the architecture that the tasks are of, and a model of it without values."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder.path, local_files_only=True)
+    kind, _ = _kind(transformers, folder, config, None, any(folder.heads))
+    with torch.device("meta"):
+        return str(kind.__name__), kind(config)
 
 
 def _of_tasks(folder: Folder) -> str:

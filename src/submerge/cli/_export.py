@@ -1,0 +1,39 @@
+"""`submerge export`: the tasks of a merged folder in a form that others serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from submerge.cli._common import print_json
+from submerge.cli._merge import Json
+from submerge.errors import Problem, RequestError, few
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(help="A folder that `submerge merge` made by mass.")],
+    out: Annotated[Path, typer.Option("--out", "-o", readable=False, help="The folder to make.")],
+    to: Annotated[str, typer.Option(help="What to make of it: adapters.")] = "adapters",
+    depth: Annotated[float, typer.Option(min=0, max=0.999, help="Of the layer that routes.")] = 0.5,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    json: Json = False,
+) -> None:
+    """Write each task's subspace as a LoRA adapter, with a small router and an example that uses it.
+
+    Example:  submerge export served/ --to adapters -o adapters/
+    """
+    if to != "adapters":
+        raise RequestError(Problem(f"there is no form {to!r}", "--to", "write adapters"))
+    from submerge.runtime._export import export_adapters
+
+    made = export_adapters(folder, out, depth=depth, overwrite=overwrite)
+    if json:
+        print_json(vars(made))
+        return
+    typer.echo(str(made.out))
+    typer.echo(f"rank {made.rank}; layer {made.layer} routes: see {made.out / 'route.py'}")
+    if made.left_out:
+        typer.echo(f"left out, for an adapter has no place for them: {few(made.left_out, 5)}")
+    typer.echo(f"serve them with vLLM's --max-lora-rank at least {made.rank}")

@@ -1,0 +1,155 @@
+"""Each task's subspace as a LoRA adapter for servers that hold many, and a small router beside them.
+
+Task t of a linear map is B A with B = α U_t diag(s_t)^½ and A = diag(s_t)^½ V_t on the base. An adapter has
+no place for what is not such a product: updates of embeddings, norms and biases are left out, and told. The
+router's file holds V_t of one layer's maps; a first pass of the base up to that layer chooses the adapter.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from submerge.engine._adapter_form import turned
+from submerge.engine._tensor import is_matrix
+from submerge.errors import Problem, RequestError
+from submerge.runtime._folder import Folder, open_folder
+from submerge.runtime._load import architecture_of
+from submerge.store import AdapterWriter, layer_of, open_checkpoint
+from submerge.store._module_names import loaded_names
+
+__all__ = ["Exported", "export_adapters"]
+
+ROUTER = "router.safetensors"
+TYPES = {
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+}
+"""PEFT's task types by the ends of transformers' names."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The folder that was made, the largest rank, the layer that routes, and what adapters leave out."""
+
+    out: Path
+    rank: int
+    layer: int
+    left_out: tuple[str, ...]
+
+
+def export_adapters(
+    folder: str | Path, out: str | Path, *, depth: float = 0.5, overwrite: bool = False
+) -> Exported:
+    """Write an adapter for each task of a folder, `router.safetensors`, and an example that uses both.
+
+    Args:
+        folder: what `submerge merge` wrote by a method that keeps a gate.
+        out: the folder to make; `out/TASK` is the adapter of a task.
+        depth: of the layer that routes, in [0, 1).
+        overwrite: replace a folder that is not empty.
+
+    Raises `RequestError` where there is nothing that an adapter could hold.
+    """
+    opened, out = open_folder(Path(folder)), Path(out)
+    if out.exists() and any(out.iterdir()) and not (overwrite and (out / ROUTER).exists()):
+        hint = "choose another folder" + ("" if overwrite else ", or allow --overwrite")
+        raise RequestError(Problem("the output exists and is not empty", str(out), hint))
+    part = out.with_name(out.name + ".incomplete")
+    if part.exists():
+        raise RequestError(Problem("something of this name exists", str(part), "remove it"))
+    try:
+        made = _write(opened, part, depth)
+        shutil.rmtree(out, ignore_errors=True)
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return replace(made, out=out)
+
+
+def _write(opened: Folder, out: Path, depth: float) -> Exported:
+    base = open_checkpoint(str(opened.path.resolve()))
+    kind, model = architecture_of(opened)
+    names = loaded_names(model, [*opened.factors, *(n for head in opened.heads for n in head)])
+    linear = [
+        name
+        for name in opened.factors
+        if name in names and is_matrix(name, base.tensors[name].shape, base.config)
+    ]
+    if not linear:
+        what = "no linear map is changed by a task"
+        raise RequestError(Problem(what, str(opened.path), "use submerge.load"))
+    recipe = json.loads((opened.path / "submerge.json").read_text(encoding="utf-8"))["recipe"]
+    rank, transposed = 0, turned(base)
+    for number, task in enumerate(opened.names):
+        with AdapterWriter(out / _plain(task, out)) as writer:
+            for name in linear:
+                part = opened.factors[name].get(number)
+                if part is not None:
+                    root = part.values.float().sqrt()
+                    left = part.left.float() * (root * opened.settings["scale"])
+                    right = root.unsqueeze(1) * part.right.float()
+                    writer.add(names[name], left, right, transposed=transposed)
+            for name, tensor in opened.heads[number].items():
+                writer.save(names[name], tensor)
+            if not writer.rank:
+                raise RequestError(Problem(f"{task} changes no linear map", str(opened.path), "leave it out"))
+            rank = max(rank, writer.rank)
+            writer.finish(base=recipe.get("base_model"), task_type=_task_type(kind))
+    layer = _write_router(opened, names, linear, out, depth, transposed)
+    example = files("submerge.runtime").joinpath("_example.py").read_text(encoding="utf-8")
+    (out / "route.py").write_text(example, encoding="utf-8")
+    left_out = sorted({*opened.factors, *opened.wholes} - set(linear))
+    return Exported(out, rank, layer, tuple(left_out))
+
+
+def _plain(task: str, out: Path) -> str:
+    """Return a task's name, which must be one of a folder."""
+    if not task.strip(". ") or any(mark in task for mark in '/\\:*?"<>|'):
+        what = f"the task's name {task!r} is no folder's"
+        raise RequestError(Problem(what, str(out), "give it another 'name:' in the recipe"))
+    return task
+
+
+def _task_type(kind: str) -> str | None:
+    return next((found for end, found in TYPES.items() if kind.endswith(end)), None)
+
+
+def _write_router(
+    opened: Folder,
+    names: Mapping[str, str],
+    linear: list[str],
+    out: Path,
+    depth: float,
+    transposed: bool,
+) -> int:
+    """Write the input subspaces of one layer's maps; return the layer's number."""
+    places = {name: place for name in linear if (place := layer_of(name)) is not None}
+    if not places:
+        raise RequestError(Problem("no layer has a linear map that tasks change", str(opened.path)))
+    stack = sorted({stack for stack, _ in places.values()}, key=lambda s: ("decoder" in s, s))[0]
+    count = max(index for s, index in places.values() if s == stack) + 1
+    layer = min(int(depth * count), count - 1)
+    tensors: dict[str, torch.Tensor] = {}
+    modules = []
+    for name in (n for n, place in places.items() if place == (stack, layer)):
+        module = names[name].removesuffix(".weight")
+        modules.append(module)
+        for number, part in opened.factors[name].items():
+            rows = part.left.T if transposed else part.right
+            tensors[f"{module}:{number}"] = rows.float().contiguous()
+    save_file(tensors, out / ROUTER)
+    told = {"tasks": list(opened.names), "layer": layer, "modules": modules}
+    (out / "router.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    return layer
