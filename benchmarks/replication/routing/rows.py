@@ -47,7 +47,7 @@ def _paper(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in {**PRESETS["paper"], **changes}.items() if key != "heads"}
 
 
-_BEST = {"score": "whitened"}
+_TWO = {"passes": "two", "score": "residual"}
 _ONCE = {"passes": "one", "score": "gaussian"}
 
 ROWS = (
@@ -58,11 +58,11 @@ ROWS = (
     Served("layer", "one layer, top-1", _paper(select="top1")),
     Served("residual", "all layers, residual", {"score": "residual"}),
     Served("gaussian", "all layers, Gaussian", {"score": "gaussian"}),
-    Served("whitened", "all layers, whitened", _BEST),
-    Served("whitened_base", "all layers, whitened, first pass on the base", {**_BEST, "first_pass": "base"}),
-    Served("several", "all layers, whitened, up to 3 tasks", {**_BEST, "select": "threshold"}),
-    Served("form", "all layers, whitened, form known", _BEST, form=True),
-    Served("group", "all layers, whitened, groups of 4", _BEST, group=4),
+    Served("whitened", "all layers, whitened", {"score": "whitened"}),
+    Served("base", "all layers, residual, first pass on the base", {**_TWO, "first_pass": "base"}),
+    Served("several", "all layers, residual, up to 3 tasks", {**_TWO, "select": "threshold"}),
+    Served("form", "all layers, residual, form known", _TWO, form=True),
+    Served("group", "all layers, residual, groups of 4", _TWO, group=4),
     Served("one", "one pass, Gaussian, wide", _ONCE, wide=True),
     Served("one_form", "one pass, form known", _ONCE, wide=True, form=True),
     Served("one_group", "one pass, groups of 4", _ONCE, wide=True, group=4),
