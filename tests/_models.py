@@ -125,8 +125,9 @@ def family(
 
 
 def read(folder: Path) -> dict[str, torch.Tensor]:
-    """Return every tensor of a folder's safetensors files."""
-    return {name: t for file in sorted(folder.glob("*.safetensors")) for name, t in load_file(file).items()}
+    """Return every tensor of a folder's safetensors files, a gate's bank left out."""
+    files = (file for file in sorted(folder.glob("*.safetensors")) if file.name != "bank.safetensors")
+    return {name: t for file in files for name, t in load_file(file).items()}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
