@@ -93,7 +93,7 @@ def tables(results: Mapping[str, Any]) -> list[Rows]:
                 for group in ("mean", *GROUPS)
             ]
             lines.append([name, *cells, scales])
-        found.append((f"{TITLES[way]}, {len(seeds)} seeds, test", columns, lines))
+        found.append((f"{TITLES[way]}, {len(seeds)} seed{'s' * (len(seeds) > 1)}, test", columns, lines))
         if costs := _costs(seeds):
             found.append(("What a merge costs", ["method", "s", "peak MB", "stored MB"], costs))
         checks = [
