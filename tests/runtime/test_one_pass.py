@@ -103,3 +103,11 @@ def test_generation_goes_on_from_the_same_choice(tmp_path_factory: pytest.TempPa
 def test_passes_are_one_or_two(served: Served) -> None:
     with pytest.raises(RequestError, match="passes"):
         submerge.load(served.merged("default"), passes="three")
+
+
+def test_a_preset_may_be_changed_when_a_model_is_loaded(served: Served) -> None:
+    folder = served.merged("default")
+    fast = submerge.load(folder, preset="fast").router.settings
+    assert (fast["passes"], fast["score"], fast["select"]) == ("one", "gaussian", "top1")
+    paper = submerge.load(folder, preset="paper", max_tasks=2).router.settings
+    assert (paper["passes"], paper["select"], paper["max_tasks"]) == ("two", "threshold", 2)

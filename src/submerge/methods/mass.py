@@ -134,6 +134,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "select": "threshold",
         "heads": "max",
     },
+    "fast": {"passes": "one", "score": "gaussian"},
 }
 """The gate's options that a preset changes; what a recipe gives comes first."""
 

@@ -12,6 +12,7 @@ import torch
 
 from submerge.errors import Problem, RequestError, few
 from submerge.methods import METHODS
+from submerge.methods.mass import PRESETS
 from submerge.runtime._attach import attach
 from submerge.runtime._cache import Recent
 from submerge.runtime._folder import Folder, open_folder
@@ -90,8 +91,12 @@ def _with_settings(folder: Folder, given: dict[str, Any]) -> Folder:
     """Return the folder with the caller's settings, checked as a recipe's are."""
     method = METHODS["mass"]
     problems: list[Problem] = []
-    found = {o.name: o.default for o in method.options if o.single} | dict(folder.settings)
+    defaults = {o.name: o.default for o in method.options if o.single and o.scope == "shared"}
+    found = defaults | dict(folder.settings)
     fixed = ("fixed", "scale", "others")  # the bank and the checkpoint were made with these
+    if given.get("preset") in PRESETS:  # all that it says, whatever the recipe's was
+        made_with = {name: found[name] for name in fixed}
+        found |= defaults | PRESETS[given["preset"]] | made_with
     for name, value in given.items():
         option = method.option(name)
         if option is None or not option.single or name in fixed or option.scope == "model":
