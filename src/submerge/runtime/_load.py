@@ -96,7 +96,7 @@ def _with_settings(folder: Folder, given: dict[str, Any]) -> Folder:
     fixed = ("fixed", "scale", "others")  # the bank and the checkpoint were made with these
     if given.get("preset") in PRESETS:  # all that it says, whatever the recipe's was
         made_with = {name: found[name] for name in fixed}
-        found |= defaults | PRESETS[given["preset"]] | made_with
+        found |= {**defaults, **PRESETS[given["preset"]], **made_with}
     for name, value in given.items():
         option = method.option(name)
         if option is None or not option.single or name in fixed or option.scope == "model":
