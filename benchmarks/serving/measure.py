@@ -135,15 +135,15 @@ class Bench:
             for task, split in self.splits.items()
         }
 
-        def scored(task: str, model: Any, **more: Any) -> float:
+        def scored(name: str, model: Any, **more: Any) -> float:
             parts, order = [], []
-            for which in items[task].batches():
-                batch = items[task].batch(which)
+            for which in items[name].batches():
+                batch = items[name].batch(which)
                 out = model(**batch, **more)
-                parts.append(domain.pooled(out.last_hidden_state, batch, self.splits[task].kind))
+                parts.append(domain.pooled(out.last_hidden_state, batch, self.splits[name].kind))
                 order += which
             features = torch.cat(parts)[torch.tensor(order).argsort()]
-            return score(self.splits[task].kind, predict(self.heads[task], features), items[task].labels)
+            return score(self.splits[name].kind, predict(self.heads[name], features), items[name].labels)
 
         own = {
             task: scored(task, domain.load(model, self.cache.base))
