@@ -9,7 +9,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip -q --disable-pip-version-check install -c constraints.txt
 LISTS = pyproject.toml constraints.txt
 
-.PHONY: help demo test lint types check bench-speed bench-adapters bench-replication docs clean distclean
+.PHONY: help demo test lint types check bench-speed bench-adapters bench-replication bench-serving docs clean distclean
 
 help: ## show this list
 	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' Makefile
@@ -35,8 +35,13 @@ bench-speed: $(VENV)/.bench ## time whole merges; ARGS="--size tiny" and others,
 bench-adapters: $(VENV)/.bench ## time methods on singular vectors; ARGS="--size tiny" and others, see --help
 	$(BIN)/python -m benchmarks.adapters $(ARGS)
 
-bench-replication: $(VENV)/.bench ## train and merge real tasks; ARGS="--fast" and others, see --help
-	$(BIN)/python -m benchmarks.replication all text-8 $(ARGS)
+SUITES ?= text-8 vision-8 vision-14 vision-20 hetero-20 audio-visual continual-6
+
+bench-replication: $(VENV)/.bench ## train and merge real tasks; SUITES=text-8 ARGS="--fast" and others, see --help
+	for suite in $(SUITES); do $(BIN)/python -m benchmarks.replication all $$suite $(ARGS) || exit 1; done
+
+bench-serving: $(VENV)/.bench ## time MASS on the tasks of text-8, which bench-replication trains
+	$(BIN)/python -m benchmarks.serving $(ARGS)
 
 docs: $(VENV)/.docs ## build the documentation into site/
 	$(BIN)/mkdocs build --strict

@@ -25,7 +25,7 @@ from benchmarks.replication import methods, report
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.suite import Suite
 
-__all__ = ["STEPS", "admit", "command", "say", "serve"]
+__all__ = ["STEPS", "admit", "command", "quiet", "run_all", "say", "serve"]
 
 FAST_GRID = (0.1, 0.3, 1.0)
 HERE = Path(__file__).resolve().parent.parent
@@ -34,7 +34,7 @@ HERE = Path(__file__).resolve().parent.parent
 def _train(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     from benchmarks.replication import train
 
-    _quiet()
+    quiet()
     train.write_base(suite, cache)
     for seed in range(options.seeds):
         train.heads(suite, cache, lambda: _splits(suite.home), seed)
@@ -44,7 +44,7 @@ def _train(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
         for kind in suite.trainings
         for task in suite.tasks
     ]
-    _all(_train_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
+    run_all(_train_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
 
 
 def _train_one(
@@ -52,7 +52,7 @@ def _train_one(
 ) -> None:
     from benchmarks.replication import train
 
-    _quiet(options.threads)
+    quiet(options.threads)
     splits = _splits(suite, [task])
     head = train.load_heads(suite, cache, splits, seed)[task]
     found = train.specialist(suite, cache, splits[task], head, kind, seed, options.device)
@@ -80,7 +80,7 @@ def admit(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
 
 def _merge(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     """Merge all seeds of a kind in one job, for later seeds look for scales where the first found them."""
-    _all(_merge_kind, [(suite, cache, options, kind) for kind in suite.trainings], options.jobs)
+    run_all(_merge_kind, [(suite, cache, options, kind) for kind in suite.trainings], options.jobs)
 
 
 def _merge_kind(suite: Suite, cache: Cache, options: argparse.Namespace, kind: str) -> None:
@@ -91,7 +91,7 @@ def _merge_kind(suite: Suite, cache: Cache, options: argparse.Namespace, kind: s
 def _merge_one(suite: Suite, cache: Cache, options: argparse.Namespace, kind: str, seed: int) -> None:
     from benchmarks.replication.merge import Bench, Plan, everything
 
-    _quiet(options.threads)
+    quiet(options.threads)
     first = seed == 0  # costs do not depend on the seed
     plan = Plan(
         grid=FAST_GRID if options.fast else methods.GRID,
@@ -110,7 +110,7 @@ def serve(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     from benchmarks.replication.routing import report as routing
 
     jobs = [(kind, seed) for seed in range(options.seeds) for kind in suite.trainings]
-    _all(_serve_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
+    run_all(_serve_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
     kinds = routing.gather(suite, cache, range(options.seeds))
     out, stem = _out(cache, options), f"replication-{suite.name}-served"
     results = _facts(suite, f"{suite.name}, the task unknown") | {"kinds": kinds}
@@ -123,7 +123,7 @@ def serve(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
 def _serve_one(suite: Suite, cache: Cache, options: argparse.Namespace, kind: str, seed: int) -> None:
     from benchmarks.replication.routing.measure import Servers
 
-    _quiet(options.threads)
+    quiet(options.threads)
     servers = Servers(suite, cache, _splits(suite), kind, seed, options.threads, say)
     servers.everything()
     servers.clean()
@@ -189,7 +189,7 @@ def _splits(suite: Suite, tasks: Sequence[str] | None = None) -> dict[str, Any]:
     return splits.load(suite, Path(folder) if folder else None, tasks)
 
 
-def _all(work: Callable[..., None], jobs: Iterable[tuple[Any, ...]], at_once: int) -> None:
+def run_all(work: Callable[..., None], jobs: Iterable[tuple[Any, ...]], at_once: int) -> None:
     """Do all jobs, several at once in processes of their own; the first failure is raised."""
     if at_once == 1:
         for job in jobs:
@@ -200,7 +200,8 @@ def _all(work: Callable[..., None], jobs: Iterable[tuple[Any, ...]], at_once: in
             done.result()
 
 
-def _quiet(threads: int | None = None) -> None:
+def quiet(threads: int | None = None) -> None:
+    """Keep libraries from talking, and give torch so many threads."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import torch
     import transformers

@@ -62,7 +62,7 @@ def prepare(
 
         def reads(some: Split, noise: float) -> float:
             x = some.inputs + noise * torch.randn(some.inputs.shape, generator=draw)
-            right = classifier(_all(encoder, x)).argmax(-1) == some.digits
+            right = classifier(run_all(encoder, x)).argmax(-1) == some.digits
             return right.double().mean().item()
 
         with torch.inference_mode():
@@ -79,8 +79,8 @@ def prepare(
                     strength = 1.5 * noise * torch.rand(len(one.inputs), generator=draw)
                 shape = (-1, *[1] * (one.inputs.ndim - 1))
                 blurred = one.inputs + strength.view(shape) * torch.randn(one.inputs.shape, generator=draw)
-                tensors[f"{name}.clean"] = _all(encoder, one.inputs)
-                tensors[f"{name}.noisy"] = _all(encoder, blurred)
+                tensors[f"{name}.clean"] = run_all(encoder, one.inputs)
+                tensors[f"{name}.noisy"] = run_all(encoder, blurred)
                 tensors[f"{name}.digits"] = one.digits
         save_file(tensors, part / "features.safetensors")
         save_file(dict(encoder.state_dict()), part / "encoder.safetensors")
@@ -129,7 +129,7 @@ def _fit(encoder: nn.Module, classifier: nn.Module, train: Split, epochs: int, s
         schedule.step()
 
 
-def _all(encoder: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def run_all(encoder: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return torch.cat([encoder(some) for some in x.split(500)])
 
 

@@ -19,7 +19,7 @@ from benchmarks.replication.cache import Cache
 from benchmarks.replication.lm.merging import merges
 from benchmarks.replication.lm.school import PASS, School, teach
 from benchmarks.replication.methods import GRID, Merge
-from benchmarks.replication.steps import _all, _quiet, say
+from benchmarks.replication.steps import quiet, run_all, say
 
 __all__ = ["AUDIO_VISUAL", "AudioVisual"]
 
@@ -68,7 +68,7 @@ class AudioVisual:
 
     def train(self, cache: Cache, options: argparse.Namespace) -> None:
         """Teach the LM, then train encoders, specialists and the joint model; the cache keeps them."""
-        _quiet(options.threads)
+        quiet(options.threads)
         teach(self.school, self.lm_folder(cache), say, self.least)
         for sense in SENSES:
             encoders.prepare(sense, _data(), self.encoder_folder(cache, sense.slot), self.epochs, self.most)
@@ -78,12 +78,12 @@ class AudioVisual:
             for seed in range(options.seeds)
             for name in (*STREAMS, JOINT)
         ]
-        _all(_train_one, [(self, cache, options, *job) for job in jobs], options.jobs)
+        run_all(_train_one, [(self, cache, options, *job) for job in jobs], options.jobs)
 
     def merge(self, cache: Cache, options: argparse.Namespace) -> None:
         """Score what is no merge, and merge by every method."""
         jobs = [(seed, way) for way in self.trainings for seed in range(options.seeds)]
-        _all(_merge_one, [(self, cache, options, *job) for job in jobs], options.jobs)
+        run_all(_merge_one, [(self, cache, options, *job) for job in jobs], options.jobs)
 
     def report(self, cache: Cache, options: argparse.Namespace) -> None:
         """Write JSON, tables and pictures."""
@@ -130,7 +130,7 @@ def _data() -> Path | None:
 def _train_one(
     suite: AudioVisual, cache: Cache, options: argparse.Namespace, seed: int, way: str, name: str
 ) -> None:
-    _quiet(options.threads)
+    quiet(options.threads)
     slots = list(STREAMS) if name == JOINT else [name]
     folder = cache.root / f"seed{seed}" / way / name
     found = train(suite.lm_folder(cache), suite.features(cache), folder, slots, way, seed, suite.tuning)
@@ -138,7 +138,7 @@ def _train_one(
 
 
 def _merge_one(suite: AudioVisual, cache: Cache, options: argparse.Namespace, seed: int, way: str) -> None:
-    _quiet(options.threads)
+    quiet(options.threads)
     first = seed == 0 and way == suite.trainings[0]  # costs do not depend on them
     plan = Plan(suite.grid, suite.validation, suite.test, first, options.threads)
     bench = Bench(suite.lm_folder(cache), suite.features(cache), cache.root / f"seed{seed}", way, plan, say)

@@ -18,7 +18,7 @@ from benchmarks.replication.continual.tasks import OTHER_SETS, TASKS
 from benchmarks.replication.lm.merging import merges
 from benchmarks.replication.lm.school import PASS, School, teach
 from benchmarks.replication.methods import Merge
-from benchmarks.replication.steps import _all, _quiet, say
+from benchmarks.replication.steps import quiet, run_all, say
 
 __all__ = ["CONTINUAL_6", "Continual"]
 
@@ -73,7 +73,7 @@ class Continual:
 
     def train(self, cache: Cache, options: argparse.Namespace) -> None:
         """Teach LM and encoder, then train on each task, on all, and on one after another."""
-        _quiet(options.threads)
+        quiet(options.threads)
         data = os.environ.get("SUBMERGE_DATA")
         if data is None:
             raise SystemExit("no data: set SUBMERGE_DATA to the folder of data")
@@ -85,11 +85,11 @@ class Continual:
                 place = cache.root / "tasks" / task.name
                 encoder.look(task, Path(data), cache.root / "encoder", place, sizes)
         jobs = [(seed, what) for seed in range(options.seeds) for what in (*self.orders[seed], *_LONG)]
-        _all(_train_one, [(self, cache, options, *job) for job in jobs], options.jobs)
+        run_all(_train_one, [(self, cache, options, *job) for job in jobs], options.jobs)
 
     def merge(self, cache: Cache, options: argparse.Namespace) -> None:
         """Score the references, and merge by every method."""
-        _all(_merge_one, [(self, cache, options, seed) for seed in range(options.seeds)], options.jobs)
+        run_all(_merge_one, [(self, cache, options, seed) for seed in range(options.seeds)], options.jobs)
 
     def report(self, cache: Cache, options: argparse.Namespace) -> None:
         """Write JSON, tables and pictures."""
@@ -126,7 +126,7 @@ CONTINUAL_6 = Continual()
 
 
 def _train_one(suite: Continual, cache: Cache, options: argparse.Namespace, seed: int, what: str) -> None:
-    _quiet(options.threads)
+    quiet(options.threads)
     lm, views, folder = suite.lm_folder(cache), suite.views(cache), cache.root / f"seed{seed}"
     train = {task: view["train"] for task, view in views.items()}
     _LONG.get(what, _individual)(suite, lm, train, folder, seed, what)
@@ -159,7 +159,7 @@ _LONG: dict[str, Callable[[Continual, Path, dict[str, View], Path, int, str], No
 
 
 def _merge_one(suite: Continual, cache: Cache, options: argparse.Namespace, seed: int) -> None:
-    _quiet(options.threads)
+    quiet(options.threads)
     plan = Plan(suite.grid, seed == 0, options.threads)
     folder = cache.root / f"seed{seed}"
     bench = Bench(suite.lm_folder(cache), suite.views(cache), folder, suite.orders[seed], plan, say)
