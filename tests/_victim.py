@@ -9,6 +9,7 @@ import ctypes
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -93,6 +94,7 @@ def _run(
     from submerge.cli import main
     from submerge.engine import _job, _tensor
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     if small:
         _tensor.CHUNK_VALUES = _tensor.TASK_ELEMENTS = 1
     if pause:

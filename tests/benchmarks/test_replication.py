@@ -306,7 +306,7 @@ def test_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_jobs_run_in_processes_of_their_own() -> None:
     with pytest.raises(ZeroDivisionError):
-        steps._all(divmod, [(1, 1), (1, 0)], at_once=2)
+        steps.run_all(divmod, [(1, 1), (1, 0)], at_once=2)
     assert "__main__" not in steps._train_one.__module__, "such a process could not find it"
 
 

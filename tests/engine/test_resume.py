@@ -363,7 +363,7 @@ def test_signals(
     family: Family, tmp_path: Path, wanted: Any, journal: Callable[[], int], number: signal.Signals, code: int
 ) -> None:
     argv = ["merge", path_of(family), "-o", tmp_path / "out"]
-    victim = start(argv, tmp_path / "logs", small=True, pause=0.1)
+    victim = start(argv, tmp_path / "logs", small=True, pause=0.03)
     until(lambda: journal() >= 10)
     os.kill(victim.pid, number)
     assert victim.wait() == code

@@ -21,7 +21,8 @@ def explain(
     """Say what happens to the tensors that match, with which values, and where each comes from."""
     from submerge import engine
 
-    plan = engine.make_plan(recipe, engine.Settings(allow_pickle=allow_pickle))
+    whatever = 2**62  # nothing is merged, so that no bound on memory can stand in the way
+    plan = engine.make_plan(recipe, engine.Settings(allow_pickle=allow_pickle, max_memory=whatever))
     found = engine.explain(plan, tensor)
     if json:
         print_json(found)
