@@ -72,6 +72,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("suite", choices=(*SUITES, *OTHERS))
     known = [row.name for row in (*methods.ROWS, *EXTRA)]
     parser.add_argument("--methods", type=_some(known), help="of: " + ", ".join(known))
+    parser.add_argument("--rows", type=lambda text: text.split(","), help="of `serve`: routing/rows.py")
     parser.add_argument("--tasks", type=lambda text: text.split(","), help="other tasks than the suite's own")
     kinds = ("full", "lora", *WAYS)
     parser.add_argument(

@@ -122,10 +122,11 @@ def serve(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
 
 def _serve_one(suite: Suite, cache: Cache, options: argparse.Namespace, kind: str, seed: int) -> None:
     from benchmarks.replication.routing.measure import Servers
+    from benchmarks.replication.routing.rows import ROWS
 
     quiet(options.threads)
     servers = Servers(suite, cache, _splits(suite), kind, seed, options.threads, say)
-    servers.everything()
+    servers.everything([row for row in ROWS if not options.rows or row.name in options.rows])
     servers.clean()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +22,17 @@ from benchmarks.replication.cache import Cache
 from benchmarks.replication.ceilings import factors, lda, route
 from benchmarks.replication.heads import Head, loss, predict, score, shots
 from benchmarks.replication.merge import Bench, Plan
+from benchmarks.replication.routing.measure import Servers
+from benchmarks.replication.routing.rows import ROWS, Served
+from benchmarks.replication.routing.smile import Smile
 from benchmarks.replication.scores import summary
 from benchmarks.replication.sentences import Sentences
 from benchmarks.replication.suite import CLASSES, SCORE, Base, HubSet, Rows, Suite, Task, Training, seed_of
 from benchmarks.replication.tune import tune
 
+import submerge
 from _models import quiet_transformers
+from submerge.methods import METHODS
 
 WORDS = [f"w{i}" for i in range(24)]
 NOWHERE = HubSet("none/none", ("text",), "label")
@@ -334,3 +340,61 @@ def test_the_folder_of_data_is_read() -> None:
             assert max(labels) <= 1
         else:
             assert set(labels) == set(range(max(labels) + 1)), name
+
+
+NAMES = {row.name: row for row in ROWS}
+
+
+def test_rows_are_told_apart_and_their_settings_are_known() -> None:
+    assert len(NAMES) == len(ROWS)
+    for row in ROWS:
+        for name, value in row.settings.items():
+            option = METHODS["mass"].option(name)
+            assert option is not None, name
+            assert option.check(value) == value
+
+
+def test_smile_of_one_task_is_its_fine_tune() -> None:
+    t = quiet_transformers()
+    torch.manual_seed(0)
+    config = t.BertConfig(
+        vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    base = t.BertModel(config, add_pooling_layer=False).eval()
+    tuned = copy.deepcopy(base)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    batch = {"input_ids": torch.randint(30, (3, 7)), "attention_mask": torch.ones(3, 7, dtype=torch.long)}
+    with torch.no_grad():
+        wanted = tuned(**batch).last_hidden_state
+    hidden, tasks = Smile(copy.deepcopy(base), [tuned], rank=16, gate=4)(batch)
+    assert torch.allclose(hidden, wanted, atol=1e-5)
+    assert tasks.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["fixed", "smile", "several", "form", "group", "one", "lda"])
+def test_every_way_is_scored(name: str, cache: Cache, made: dict[str, splits.Split]) -> None:
+    found = Servers(SUITE, cache, made, "full", 0).run(NAMES[name])
+    for part in ("validation", "test"):
+        assert set(found[part]) == set(made)
+        assert all(0 <= share <= 1 for share in found[f"routed {part}"].values())
+
+
+def test_a_row_that_runs_one_task_is_what_the_model_answers(
+    cache: Cache, made: dict[str, splits.Split]
+) -> None:
+    row = Served("two", "two passes", {"passes": "two", "score": "residual"})
+    servers = Servers(SUITE, cache, made, "full", 0)
+    found = servers.run(row)
+    model = submerge.load(servers.merged(row), features=True)
+    for task in made:
+        items = servers.scorer.items["test"][task]
+        batch = items.batch(range(len(items)))
+        out = model(**batch)
+        right = torch.tensor([one == task for one in out.tasks])
+        told = predict(servers.scorer.heads[task], SUITE.domain.means(out.last_hidden_state, batch))
+        wrong = torch.full_like(told, 0.5 if told.is_floating_point() else -1)
+        score = servers.scorer.of(torch.where(right, told, wrong), "test", task)
+        assert found["test"][task] == pytest.approx(score, abs=1e-6)
+        assert found["routed test"][task] == pytest.approx(right.double().mean().item())

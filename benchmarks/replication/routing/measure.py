@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,8 @@ class Servers:
         self._named: dict[str, dict[str, torch.Tensor]] = {}
         self._scores: dict[tuple[str, str, str], torch.Tensor] = {}
 
-    def everything(self, rows: tuple[Served, ...] = ROWS) -> None:
-        """Score all rows, unless the cache has them."""
+    def everything(self, rows: Sequence[Served]) -> None:
+        """Score the rows, unless the cache has them."""
         for row in rows:
             self.run(row)
 
