@@ -64,7 +64,8 @@ def tables(kinds: Mapping[str, Any]) -> list[Rows]:
             sent = [one["routed test"] for one in some if "routed test" in one]
             right = _percent([sum(one.values()) / len(one) for one in sent]) if sent else ""
             ran = f"{spread(one['ran test'] for one in some)[0]:.2f}" if sent else ""
-            lines.append([title, "no" if group == "rows" else "yes", mean, worst, right, ran, valid])
+            known = "no" if group == "rows" else "yes"
+            lines.append([title, known, mean, worst, right, ran, valid, f"{len(some)}"])
             if sent:
                 routed.append([title, *(_percent([one[task] for one in sent], 0) for task in tasks)])
         columns = [
@@ -75,6 +76,7 @@ def tables(kinds: Mapping[str, Any]) -> list[Rows]:
             "right head %",
             "tasks run",
             "validation %",
+            "seeds",
         ]
         count = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
         found.append((f"{KINDS[kind]}, {count}, strict score ÷ individual", columns, lines))
