@@ -87,15 +87,16 @@ class Domain(ABC):
         return self.places(hidden) if kind == DENSE else self.means(hidden, batch)
 
     @torch.inference_mode()
-    def features(self, model: Any, items: Items, *, layers: bool = False) -> torch.Tensor:
+    def features(self, model: Any, items: Items, *, layers: bool = False, **more: Any) -> torch.Tensor:
         """Return unit features on the CPU, shape [n, d], or [n, places, d] of dense targets.
 
-        With `layers`, return the means of every layer's tokens, shape [n, layers + 1, d].
+        With `layers`, return the means of every layer's tokens, shape [n, layers + 1, d]. What else is given
+        goes to the model.
         """
         parts, order = [], []
         for which in items.batches():
             batch = items.batch(which, model.device)
-            out = model(**batch, output_hidden_states=layers)
+            out = model(**batch, output_hidden_states=layers, **more)
             if layers:
                 parts.append(torch.stack([self.means(state, batch) for state in out.hidden_states], 1))
             else:

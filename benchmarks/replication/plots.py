@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.replication.report import TITLES, spread
+from benchmarks.replication.page import spread
+from benchmarks.replication.report import TITLES
 
 __all__ = ["draw"]
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.replication import cache as store
+from benchmarks.replication import page
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.ceilings import NAMES
 from benchmarks.replication.methods import rows
+from benchmarks.replication.page import Rows, percent, spread
 from benchmarks.replication.scores import summary
 from benchmarks.replication.suite import Suite
 
-__all__ = ["gather", "markdown", "sanity", "spread", "tables"]
+__all__ = ["KINDS", "gather", "markdown", "sanity", "tables"]
 
 TITLES = {
     "base": "base",
@@ -22,8 +23,6 @@ TITLES = {
     "lda_router": "individual, LDA router",
 }
 KINDS = {"full": "full fine-tunes", "lora": "LoRA adapters"}
-Rows = tuple[str, list[str], list[list[str]]]
-"""A heading, the columns, and the cells."""
 
 
 def gather(suite: Suite, cache: Cache, seeds: Sequence[int], names: Sequence[str] | None) -> dict[str, Any]:
@@ -50,12 +49,6 @@ def gather(suite: Suite, cache: Cache, seeds: Sequence[int], names: Sequence[str
                         peer["summary"] = summary(peer["test"], individual)
             found.setdefault(kind, {})[str(seed)] = entry
     return found
-
-
-def spread(values: Iterable[float]) -> tuple[float, float]:
-    """Return mean and standard deviation (of the sample; 0 for a single value)."""
-    some = list(values)
-    return statistics.fmean(some), statistics.stdev(some) if len(some) > 1 else 0.0
 
 
 def tables(results: Mapping[str, Any]) -> list[Rows]:
@@ -87,8 +80,8 @@ def _methods(kind: str, seeds: Mapping[str, Any]) -> Rows:
     lines = []
     for group, name, title in _names(seeds):
         found = _each(seeds, group, name)
-        mean = _percent(one["summary"]["mean"] for one in found)
-        worst = _percent(one["summary"]["worst"] for one in found)
+        mean = percent(one["summary"]["mean"] for one in found)
+        worst = percent(one["summary"]["worst"] for one in found)
         scales = ", ".join(
             f"{one['scale']:g}" + ("*" if one["at_end"] else "") for one in found if "scale" in one
         )
@@ -110,14 +103,14 @@ def _tasks(kind: str, seeds: Mapping[str, Any]) -> Rows:
     lines = [
         ["individual, score itself"]
         + [
-            _percent(one["test"][task] for one in _each(seeds, "ceilings", "individual"))  # not normalised
+            percent(one["test"][task] for one in _each(seeds, "ceilings", "individual"))  # not normalised
             for task in tasks
         ]
     ]
     for group, name, title in _names(seeds):
         found = _each(seeds, group, name)
         lines.append(
-            [title, *(_percent((one["summary"]["normalised"][task] for one in found), 0) for task in tasks)]
+            [title, *(percent((one["summary"]["normalised"][task] for one in found), 0) for task in tasks)]
         )
     return f"Tasks: {KINDS[kind]}, % of individual", ["method", *tasks], lines
 
@@ -129,12 +122,12 @@ def _peers(seeds: Mapping[str, Any]) -> list[list[str]]:
         for peer in dict.fromkeys(peer for one in found for peer in one["parity"]):
             theirs = [one["parity"][peer] for one in found if peer in one["parity"]]
             fine = [one for one in theirs if "summary" in one]
-            ours = _percent(one["summary"]["mean"] for one in found if peer in one["parity"])
+            ours = percent(one["summary"]["mean"] for one in found if peer in one["parity"])
             label = peer + (f" {fine[0]['combination']}" if fine and "combination" in fine[0] else "")
             if not fine:
                 lines.append([name, label, ours, "failed", ""])
                 continue
-            mean = _percent(one["summary"]["mean"] for one in fine)
+            mean = percent(one["summary"]["mean"] for one in fine)
             seconds = f"{spread(one['seconds'] for one in fine)[0]:.1f}"
             lines.append([name, label, ours, mean, seconds])
     return lines
@@ -167,26 +160,12 @@ def sanity(seeds: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
 
 def markdown(results: Mapping[str, Any], shown: Sequence[Rows], note: str | None = None) -> str:
     """Return a page that says how it was made."""
-    machine = results["machine"]
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items() if number)
     suite = results["suite"]
-    lines = [
-        f"# Replication: {results['name']}",
-        "",
-        f"Made by `{results['command']}` on {results['date']}.",
-        "",
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB memory; {machine['system']}, "
-        f"Python {machine['python']}, {versions}.",
-        "",
+    about = (
         f"Tasks: {', '.join(suite['tasks'])}. At most {suite['validation']} validation and {suite['test']} "
-        "test items a task. Mean ± standard deviation over seeds.",
-        "",
-    ]
-    for title, columns, cells in shown:
-        lines += [f"## {title}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-        lines += ["| " + " | ".join(row) + " |" for row in cells]
-        lines.append("")
-    return "\n".join([*lines, NOTE if note is None else note, ""])
+        "test items a task. Mean ± standard deviation over seeds."
+    )
+    return page.markdown(results, [about], shown, NOTE if note is None else note)
 
 
 NOTE = (
@@ -197,8 +176,3 @@ NOTE = (
     "answer. Merges are used with the task's own head. Peers do the merge at the scale that was chosen "
     "for Submerge."
 )
-
-
-def _percent(values: Iterable[float], digits: int = 1) -> str:
-    mean, deviation = spread(values)
-    return f"{100 * mean:.{digits}f}" + (f" ± {100 * deviation:.{digits}f}" if deviation else "")

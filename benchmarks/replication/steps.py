@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
-import shlex
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,14 +18,13 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.replication import methods, report
+from benchmarks.replication import methods, page, report
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.suite import Suite
 
-__all__ = ["STEPS", "admit", "command", "quiet", "run_all", "say", "serve"]
+__all__ = ["STEPS", "admit", "quiet", "run_all", "say", "serve"]
 
 FAST_GRID = (0.1, 0.3, 1.0)
-HERE = Path(__file__).resolve().parent.parent
 
 
 def _train(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
@@ -68,7 +64,7 @@ def admit(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     splits = _splits(whole)
     found = {kind: admission(whole, cache, splits, kind, 0, options.device) for kind in whole.trainings}
     page = markdown(whole, found)
-    out = _out(cache, options)
+    out = page.out_folder(cache.root, options)
     (out / f"replication-{whole.name}-admission.md").write_text(page)
     print(page)
     for kind, candidates in found.items():
@@ -112,10 +108,9 @@ def serve(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     jobs = [(kind, seed) for seed in range(options.seeds) for kind in suite.trainings]
     run_all(_serve_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
     kinds = routing.gather(suite, cache, range(options.seeds))
-    out, stem = _out(cache, options), f"replication-{suite.name}-served"
-    results = _facts(suite, f"{suite.name}, the task unknown") | {"kinds": kinds}
-    (out / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
-    (out / f"{stem}.md").write_text(report.markdown(results, routing.tables(kinds), routing.NOTE))
+    out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}-served"
+    results = _facts(suite, f"{suite.name}, the task unknown", kinds)
+    page.write(out, stem, results, report.markdown(results, routing.tables(kinds), routing.NOTE))
     routing.draw(kinds, out / f"{stem}.png")
     say(f"wrote {stem}.json, .md and .png in {out}")
 
@@ -138,34 +133,19 @@ def _report(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
         raise SystemExit(
             f"nothing to report: run `python -m benchmarks.replication merge {options.suite}` first"
         )
-    results = _facts(suite, suite.name) | {"kinds": kinds}
-    out = _out(cache, options)
-    stem = f"replication-{suite.name}"
-    (out / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
-    (out / f"{stem}.md").write_text(report.markdown(results, report.tables(results)))
+    results = _facts(suite, suite.name, kinds)
+    out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"
+    page.write(out, stem, results, report.markdown(results, report.tables(results)))
     draw(results, out, stem)
     say(f"wrote {stem}.json, .md and .png in {out}")
 
 
-def _facts(suite: Suite, name: str) -> dict[str, Any]:
-    """Return what stands at the head of a report."""
-    from benchmarks.speed import machine
-
-    return {
-        "name": name,
-        "command": command(sys.argv[1:]),
-        "date": f"{datetime.date.today()}",
-        "machine": machine.describe(),
-        "suite": suite.facts(),
+def _facts(suite: Suite, name: str, kinds: dict[str, Any]) -> dict[str, Any]:
+    return page.facts(name, suite.facts()) | {
         "data": {task: asdict(hub) if (hub := suite.known[task].hub) else None for task in suite.tasks},
         "trainings": {kind: training.config() for kind, training in suite.trainings.items()},
+        "kinds": kinds,
     }
-
-
-def _out(cache: Cache, options: argparse.Namespace) -> Path:
-    out: Path = options.out or (cache.root if options.fast else HERE / "results")
-    out.mkdir(parents=True, exist_ok=True)
-    return out
 
 
 STEPS: dict[str, Callable[[Suite, Cache, argparse.Namespace], None]] = {
@@ -173,14 +153,6 @@ STEPS: dict[str, Callable[[Suite, Cache, argparse.Namespace], None]] = {
     "merge": _merge,
     "report": _report,
 }
-
-
-def command(arguments: Sequence[str]) -> str:
-    """Return the command as another would run it: without the places on this machine."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--cache")
-    parser.add_argument("--out")
-    return shlex.join(["python", "-m", "benchmarks.replication", *parser.parse_known_args(arguments)[1]])
 
 
 def _splits(suite: Suite, tasks: Sequence[str] | None = None) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import argparse
 import datetime
 import json
 import os
-import shlex
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from benchmarks.replication import splits
 from benchmarks.replication.cache import Cache
+from benchmarks.replication.page import command
 from benchmarks.replication.text import TEXT_8
 from benchmarks.serving import report
 from benchmarks.serving.measure import Bench
@@ -36,7 +36,7 @@ def main() -> int:
     data = os.environ.get("SUBMERGE_DATA")
     bench = Bench(TEXT_8, cache, splits.load(TEXT_8, Path(data) if data else None), options.kind, 0, say)
     results = {
-        "command": shlex.join(["python", "-m", "benchmarks.serving", *report.public(sys.argv[1:])]),
+        "command": command(sys.argv[1:], "benchmarks.serving"),
         "date": f"{datetime.date.today()}",
         "machine": machine.describe(),
         "load_before": os.getloadavg()[0],

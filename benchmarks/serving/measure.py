@@ -126,7 +126,6 @@ class Bench:
         }
         return padded, list(self.splits) * each
 
-    @torch.inference_mode()
     def compression(self, count: int) -> dict[str, Any]:
         """Return compression -> bytes, and the score with the task named, beside the individual models."""
         domain, found = self.suite.domain, {}
@@ -136,14 +135,8 @@ class Bench:
         }
 
         def scored(name: str, model: Any, **more: Any) -> float:
-            parts, order = [], []
-            for which in items[name].batches():
-                batch = items[name].batch(which)
-                out = model(**batch, **more)
-                parts.append(domain.pooled(out.last_hidden_state, batch, self.splits[name].kind))
-                order += which
-            features = torch.cat(parts)[torch.tensor(order).argsort()]
-            return score(self.splits[name].kind, predict(self.heads[name], features), items[name].labels)
+            told = predict(self.heads[name], domain.features(model, items[name], **more))
+            return score(self.splits[name].kind, told, items[name].labels)
 
         own = {
             task: scored(task, domain.load(model, self.cache.base))

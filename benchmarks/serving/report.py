@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["draw", "markdown", "public"]
+from benchmarks.replication.page import versions
+
+__all__ = ["draw", "markdown"]
 
 ALONE = "one fine-tuned model"
-
-
-def public(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments without places on this machine."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--cache")
-    parser.add_argument("--out")
-    return parser.parse_known_args(list(arguments))[1]
 
 
 def markdown(results: Mapping[str, Any]) -> str:
     """Return a page with latency, storage and compression."""
     machine, latency = results["machine"], results["latency"]
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items() if number)
     lines = [
         "# Serving: MASS on eight fine-tunes of MiniLM",
         "",
         f"Made by `{results['command']}` on {results['date']}.",
         "",
         f"{machine['cpu']}, {machine['cores']} cores, {results['threads']} thread of torch; "
-        f"{machine['system']}, Python {machine['python']}, {versions}. Load before: "
+        f"{machine['system']}, Python {machine['python']}, {versions(machine)}. Load before: "
         f"{results['load_before']:.2f}.",
         "",
         f"## A batch of {results['batch']} inputs of eight tasks, mixed",

@@ -8,8 +8,8 @@ from typing import Any
 
 from benchmarks.replication.audiovisual.merge import CEILINGS
 from benchmarks.replication.audiovisual.probes import PROBES, groups
+from benchmarks.replication.page import spread
 from benchmarks.replication.plots import CEILING, OURS
-from benchmarks.replication.report import spread
 
 __all__ = ["draw"]
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.replication import cache as store
+from benchmarks.replication import page
 from benchmarks.replication.audiovisual import plots
 from benchmarks.replication.audiovisual.merge import CEILINGS, INDIVIDUAL, NOTHING, place
 from benchmarks.replication.audiovisual.probes import GROUPS, MEAN, groups
 from benchmarks.replication.cache import Cache
+from benchmarks.replication.lm.rows import each, names_of
 from benchmarks.replication.lm.school import PASS
-from benchmarks.replication.report import Rows, spread
-from benchmarks.replication.steps import HERE, command, say
-from benchmarks.speed import machine
+from benchmarks.replication.page import Rows, percent, spread
+from benchmarks.replication.steps import say
 
 if TYPE_CHECKING:
     from benchmarks.replication.audiovisual.suite import AudioVisual
@@ -34,21 +32,13 @@ def write(suite: AudioVisual, cache: Cache, options: argparse.Namespace) -> None
         raise SystemExit(
             f"nothing to report: run `python -m benchmarks.replication merge {options.suite}` first"
         )
-    results = {
-        "name": suite.name,
-        "command": command(sys.argv[1:]),
-        "date": f"{datetime.date.today()}",
-        "machine": machine.describe(),
-        "suite": suite.facts(),
+    results = page.facts(suite.name, suite.facts()) | {
         "lm": store.read(suite.lm_folder(cache)),
         "encoders": {slot: store.read(suite.encoder_folder(cache, slot)) for slot in suite.facts()["senses"]},
         "ways": ways,
     }
-    out = options.out or (cache.root if options.fast else HERE / "results")
-    out.mkdir(parents=True, exist_ok=True)
-    stem = f"replication-{suite.name}"
-    (out / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
-    (out / f"{stem}.md").write_text(markdown(results))
+    out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"
+    page.write(out, stem, results, markdown(results))
     plots.draw(ways, out, stem)
     say(f"wrote {stem}.json, .md and .png in {out}")
 
@@ -69,27 +59,19 @@ def gather(suite: AudioVisual, cache: Cache, seeds: Iterable[int], names: Sequen
     return found
 
 
-def _each(seeds: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    return [rows[name] for rows in seeds.values() if name in rows]
-
-
-def _names(seeds: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys(name for rows in seeds.values() for name in rows))
-
-
 def tables(results: Mapping[str, Any]) -> list[Rows]:
     """Return for each way: groups of questions, costs, and what must hold."""
     found: list[Rows] = []
     for way, seeds in results["ways"].items():
         columns = ["method", "mean", *GROUPS, "scales"]
         lines = []
-        for name in _names(seeds):
-            rows = _each(seeds, name)
+        for name in names_of(seeds):
+            rows = each(seeds, name)
             scales = ", ".join(
                 f"{one['scale']:g}{'*' * bool(one['at_end'])}" for one in rows if "scale" in one
             )
             cells = [
-                _percent(one["groups"][group] for one in rows) if group in rows[0]["groups"] else ""
+                percent(one["groups"][group] for one in rows) if group in rows[0]["groups"] else ""
                 for group in ("mean", *GROUPS)
             ]
             lines.append([name, *cells, scales])
@@ -105,8 +87,8 @@ def tables(results: Mapping[str, Any]) -> list[Rows]:
 
 def _costs(seeds: Mapping[str, Any]) -> list[list[str]]:
     lines = []
-    for name in _names(seeds):
-        for one in _each(seeds, name):
+    for name in names_of(seeds):
+        for one in each(seeds, name):
             if "cost" in one:
                 cost = one["cost"]
                 peak = f"{cost['peak_bytes'] / 1e6:.0f}"
@@ -122,7 +104,7 @@ def sanity(lm: Mapping[str, Any], seeds: Mapping[str, Any]) -> list[tuple[str, b
     checks = [(title, known >= PASS, f"{weakest}: {100 * known:.1f}")]
     for ending, what in ((" alone", "specialist alone"), ("'s LoRA", "specialist's LoRA for all text")):
         singles = [name for name in CEILINGS if name.endswith(ending)]
-        if "average" in _names(seeds):
+        if "average" in names_of(seeds):
             joint = {name: _mean(seeds, name, "joint") for name in (*singles, "average")}
             best = max(singles, key=lambda name: joint[name])
             title = f"joint questions: the average is above every {what}"
@@ -135,37 +117,24 @@ def sanity(lm: Mapping[str, Any], seeds: Mapping[str, Any]) -> list[tuple[str, b
 
 
 def _mean(seeds: Mapping[str, Any], name: str, group: str) -> float:
-    return 100 * spread(one["groups"][group] for one in _each(seeds, name))[0]
+    return 100 * spread(one["groups"][group] for one in each(seeds, name))[0]
 
 
 def markdown(results: Mapping[str, Any]) -> str:
     """Return a page that says how it was made."""
-    about, suite = results["machine"], results["suite"]
-    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items() if number)
+    suite = results["suite"]
     read = [
         f"{100 * one['accuracy']['test']['clean']:.1f} % of {slot} "
         f"({100 * one['accuracy']['test']['degraded']:.1f} % degraded)"
         for slot, one in results["encoders"].items()
     ]
-    lines = [
-        f"# Replication: {results['name']}",
-        "",
-        f"Made by `{results['command']}` on {results['date']}.",
-        "",
-        f"{about['cpu']}, {about['cores']} cores, {about['memory_gb']} GB memory; {about['system']}, "
-        f"Python {about['python']}, {versions}.",
-        "",
+    about = [
         f"{suite['validation']} validation and {suite['test']} test items for each kind of question. "
         "Accuracy in %, mean ± standard deviation over seeds.",
         "",
         f"Encoders read {', '.join(read)} by themselves.",
-        "",
     ]
-    for title, columns, cells in tables(results):
-        lines += [f"## {title}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-        lines += ["| " + " | ".join(row) + " |" for row in cells]
-        lines.append("")
-    return "\n".join([*lines, NOTE, ""])
+    return page.markdown(results, about, tables(results), NOTE)
 
 
 NOTE = f"""\
@@ -179,8 +148,3 @@ Alone: a specialist as it is, which sees one modality; inputs of the others are 
 for all text, with all projectors and modality LoRAs. Individual: each specialist on its own questions. Joint
 (row): one model trained on the questions of all three, with as many steps as the specialists together.
 Scales: what validation chose, one a seed; with * it lies at an end of the grid."""
-
-
-def _percent(values: Iterable[float]) -> str:
-    mean, deviation = spread(values)
-    return f"{100 * mean:.1f}" + (f" ± {100 * deviation:.1f}" if deviation else "")

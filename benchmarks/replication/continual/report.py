@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.replication import cache as store
+from benchmarks.replication import page
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.continual.merge import REFERENCES, RULES, final, forgetting
+from benchmarks.replication.lm.rows import each, names_of
+from benchmarks.replication.page import Rows, percent, spread
 from benchmarks.replication.plots import CEILING, OURS
-from benchmarks.replication.report import Rows, spread
-from benchmarks.replication.steps import HERE, command, say
-from benchmarks.speed import machine
+from benchmarks.replication.steps import say
 
 if TYPE_CHECKING:
     from benchmarks.replication.continual.suite import Continual
@@ -31,20 +29,12 @@ def write(suite: Continual, cache: Cache, options: argparse.Namespace) -> None:
         raise SystemExit(
             f"nothing to report: run `python -m benchmarks.replication merge {options.suite}` first"
         )
-    results = {
-        "name": suite.name,
-        "command": command(sys.argv[1:]),
-        "date": f"{datetime.date.today()}",
-        "machine": machine.describe(),
-        "suite": suite.facts(),
+    results = page.facts(suite.name, suite.facts()) | {
         "lm": store.read(suite.lm_folder(cache)),
         "seeds": seeds,
     }
-    out = options.out or (cache.root if options.fast else HERE / "results")
-    out.mkdir(parents=True, exist_ok=True)
-    stem = f"replication-{suite.name}"
-    (out / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
-    (out / f"{stem}.md").write_text(markdown(results))
+    out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"
+    page.write(out, stem, results, markdown(results))
     draw(seeds, out, stem)
     say(f"wrote {stem}.json, .md and .png in {out}")
 
@@ -69,27 +59,19 @@ def gather(cache: Cache, seeds: Iterable[int], names: Sequence[str]) -> dict[str
     return found
 
 
-def _each(seeds: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    return [rows[name] for rows in seeds.values() if name in rows]
-
-
-def _names(seeds: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys(name for rows in seeds.values() for name in rows))
-
-
 def tables(seeds: Mapping[str, Any]) -> list[Rows]:
     """Return final accuracy and forgetting, by projector; what a merge costs; what must hold."""
-    tasks = sorted(_each(seeds, "individual")[0]["steps"][-1])
+    tasks = sorted(each(seeds, "individual")[0]["steps"][-1])
     columns = ["method", "final", "forgetting", *tasks, "scales", "s", "stored MB"]
     groups = {"References": list(REFERENCES)} | {
-        f"Merges, {title}": [name for name in _names(seeds) if name.endswith(f"-{rule}")]
+        f"Merges, {title}": [name for name in names_of(seeds) if name.endswith(f"-{rule}")]
         for rule, title in (("average", "average of the projectors"), ("own", "the task's own projector"))
     }
     found: list[Rows] = []
     for title, names in groups.items():
         lines = []
         for name in names:
-            rows = _each(seeds, name)
+            rows = each(seeds, name)
             lost = [one["forgetting"] for one in rows]
             scales = ", ".join(
                 f"{one['scale']:g}{'*' * bool(one['at_end'])}" for one in rows if "scale" in one
@@ -98,9 +80,9 @@ def tables(seeds: Mapping[str, Any]) -> list[Rows]:
             lines.append(
                 [
                     name.rpartition("-")[0] or name,
-                    _percent(one["final"] for one in rows),
-                    _percent(lost) if None not in lost else "",
-                    *(_percent(one["steps"][-1][task] for one in rows) for task in tasks),
+                    percent(one["final"] for one in rows),
+                    percent(lost) if None not in lost else "",
+                    *(percent(one["steps"][-1][task] for one in rows) for task in tasks),
                     scales,
                     f"{costs[0]:.1f}" if costs else "",
                     f"{rows[0]['bytes'] / 1e6:.2f}" if "bytes" in rows[0] else "",
@@ -121,7 +103,7 @@ def sanity(seeds: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
             f"{sequential:.1f}; {individual:.1f}",
         )
     ]
-    if "average-own" in _names(seeds):
+    if "average-own" in names_of(seeds):
         merged = _mean(seeds, "average-own")
         title = "the average of LoRAs, with each task's own projector, is above sequential training"
         checks.append((title, merged > sequential, f"{merged:.1f}; {sequential:.1f}"))
@@ -129,32 +111,19 @@ def sanity(seeds: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
 
 
 def _mean(seeds: Mapping[str, Any], name: str) -> float:
-    return 100 * spread(one["final"] for one in _each(seeds, name))[0]
+    return 100 * spread(one["final"] for one in each(seeds, name))[0]
 
 
 def markdown(results: Mapping[str, Any]) -> str:
     """Return a page that says how it was made."""
-    about, suite = results["machine"], results["suite"]
-    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items() if number)
-    lines = [
-        f"# Replication: {results['name']}",
-        "",
-        f"Made by `{results['command']}` on {results['date']}.",
-        "",
-        f"{about['cpu']}, {about['cores']} cores, {about['memory_gb']} GB memory; {about['system']}, "
-        f"Python {about['python']}, {versions}.",
-        "",
+    suite = results["suite"]
+    about = [
         f"{suite['validation']} validation and {suite['test']} test questions a task. Accuracy in %, mean ± "
         "standard deviation over orders.",
         "",
         *(f"{i + 1}. {', '.join(order)}" for i, order in enumerate(suite["orders"])),
-        "",
     ]
-    for title, columns, cells in tables(results["seeds"]):
-        lines += [f"## {title}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-        lines += ["| " + " | ".join(row) + " |" for row in cells]
-        lines.append("")
-    return "\n".join([*lines, NOTE, ""])
+    return page.markdown(results, about, tables(results["seeds"]), NOTE)
 
 
 NOTE = """\
@@ -171,10 +140,10 @@ def draw(seeds: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    names = _names(seeds)
+    names = names_of(seeds)
     bars, axes = plt.subplots(figsize=(8, 1 + 0.25 * len(names)))
     for place, name in enumerate(names):
-        mean, deviation = spread(one["final"] for one in _each(seeds, name))
+        mean, deviation = spread(one["final"] for one in each(seeds, name))
         colour = CEILING if name in REFERENCES else OURS if name.endswith("-own") else "#8ab4f8"
         axes.barh(place, 100 * mean, xerr=100 * deviation, color=colour, capsize=2)
     axes.set_yticks(range(len(names)), names, fontsize=7)
@@ -182,7 +151,7 @@ def draw(seeds: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
     axes.set_xlabel("mean accuracy after the last task, %; whiskers: one standard deviation over orders")
     steps, lines = plt.subplots(figsize=(8, 5))
     for name in names:
-        rows = _each(seeds, name)
+        rows = each(seeds, name)
         if len(rows[0]["steps"]) > 1 and not name.endswith("-average"):
             means = [
                 100 * spread(sum(row["steps"][i].values()) / (i + 1) for row in rows)[0]
@@ -202,8 +171,3 @@ def draw(seeds: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
         plt.close(figure)
         made.append(path)
     return made
-
-
-def _percent(values: Iterable[float]) -> str:
-    mean, deviation = spread(values)
-    return f"{100 * mean:.1f}" + (f" ± {100 * deviation:.1f}" if deviation else "")

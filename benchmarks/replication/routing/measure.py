@@ -240,15 +240,10 @@ class Servers:
         """Return the answers where the task is named, which every row that runs one task has in common."""
         if part not in self._named:
             model = submerge.load(self.merged(ROWS[0]), features=True)
+            domain = self.suite.domain
             found = {}
             for task in self.tasks:
-                items, parts, order = self.scorer.items[part][task], [], []
-                for which in items.batches():
-                    batch = items.batch(which)
-                    with torch.inference_mode():
-                        parts.append(self._features(model(**batch, task=task), batch, task))
-                    order += which
-                features = torch.cat(parts)[torch.tensor(order).argsort()]
+                features = domain.features(model, self.scorer.items[part][task], task=task)
                 found[task] = predict(self.scorer.heads[task], features)
             self._named[part] = found
         return self._named[part]

@@ -8,7 +8,8 @@ from typing import Any
 
 from benchmarks.replication import cache as store
 from benchmarks.replication.cache import Cache
-from benchmarks.replication.report import TITLES, Rows, spread
+from benchmarks.replication.page import Rows, percent, spread
+from benchmarks.replication.report import KINDS, TITLES
 from benchmarks.replication.routing.measure import folder
 from benchmarks.replication.routing.rows import ROWS
 from benchmarks.replication.scores import summary
@@ -18,7 +19,6 @@ __all__ = ["NOTE", "draw", "gather", "tables"]
 
 KNOWN = ("base", "task_arithmetic", "ties", "tsv_m", "iso_c", "iso_cts")
 """Rows of the static merges that are shown beside, with the task's own head."""
-KINDS = {"full": "full fine-tunes", "lora": "LoRA adapters"}
 
 
 NOTE = (
@@ -58,16 +58,16 @@ def tables(kinds: Mapping[str, Any]) -> list[Rows]:
         lines, routed = [], []
         for group, name, title in _names(seeds):
             some = [entry[group][name] for entry in seeds.values() if name in entry[group]]
-            mean = _percent([one["summary"]["mean"] for one in some])
-            worst = _percent([one["summary"]["worst"] for one in some])
-            valid = _percent([one["on validation"] for one in some])
+            mean = percent([one["summary"]["mean"] for one in some])
+            worst = percent([one["summary"]["worst"] for one in some])
+            valid = percent([one["on validation"] for one in some])
             sent = [one["routed test"] for one in some if "routed test" in one]
-            right = _percent([sum(one.values()) / len(one) for one in sent]) if sent else ""
+            right = percent([sum(one.values()) / len(one) for one in sent]) if sent else ""
             ran = f"{spread(one['ran test'] for one in some)[0]:.2f}" if sent else ""
             known = "no" if group == "rows" else "yes"
             lines.append([title, known, mean, worst, right, ran, valid, f"{len(some)}"])
             if sent:
-                routed.append([title, *(_percent([one[task] for one in sent], 0) for task in tasks)])
+                routed.append([title, *(percent([one[task] for one in sent], 0) for task in tasks)])
         columns = [
             "model",
             "task known",
@@ -117,8 +117,3 @@ def draw(kinds: Mapping[str, Any], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
-
-
-def _percent(values: Sequence[float], digits: int = 1) -> str:
-    mean, deviation = spread(values)
-    return f"{100 * mean:.{digits}f}" + (f" ± {100 * deviation:.{digits}f}" if deviation else "")
