@@ -17,13 +17,13 @@ pytest.importorskip("matplotlib")
 
 from benchmarks.replication import __main__ as command
 from benchmarks.replication import cache as store
-from benchmarks.replication import methods, plots, report, splits, steps, text, train
+from benchmarks.replication import methods, page, plots, report, splits, steps, text, train
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.ceilings import factors, lda, route
 from benchmarks.replication.heads import Head, loss, predict, score, shots
 from benchmarks.replication.merge import Bench, Plan
 from benchmarks.replication.routing.measure import Servers
-from benchmarks.replication.routing.rows import ROWS, Served
+from benchmarks.replication.routing.rows import ROWS
 from benchmarks.replication.routing.smile import Smile
 from benchmarks.replication.scores import summary
 from benchmarks.replication.sentences import Sentences
@@ -300,7 +300,7 @@ def test_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert place.root == tmp_path / "text-8-fast"
     other, _ = command._suite(command._options(["train", "text-8", "--tasks", "mr,cola"]))
     assert (other.name, other.tasks, other.validation) == ("text-8-mr-cola", ("mr", "cola"), 300)
-    assert steps.command(["train", "text-8", "--cache", "here", "--seeds", "2", "--out=there"]) == (
+    assert page.command(["train", "text-8", "--cache", "here", "--seeds", "2", "--out=there"]) == (
         "python -m benchmarks.replication train text-8 --seeds 2"
     )
     with pytest.raises(SystemExit):
@@ -381,20 +381,20 @@ def test_every_way_is_scored(name: str, cache: Cache, made: dict[str, splits.Spl
         assert all(0 <= share <= 1 for share in found[f"routed {part}"].values())
 
 
+@pytest.mark.parametrize("name", ["residual", "form", "group"])
 def test_a_row_that_runs_one_task_is_what_the_model_answers(
-    cache: Cache, made: dict[str, splits.Split]
+    name: str, cache: Cache, made: dict[str, splits.Split]
 ) -> None:
-    row = Served("two", "two passes", {"passes": "two", "score": "residual"})
-    servers = Servers(SUITE, cache, made, "full", 0)
+    row, servers = NAMES[name], Servers(SUITE, cache, made, "full", 0)
     found = servers.run(row)
-    model = submerge.load(servers.merged(row), features=True)
+    model = submerge.load(servers.merged(row), features=True, **row.settings)
     for task in made:
         items = servers.scorer.items["test"][task]
         batch = items.batch(range(len(items)))
-        out = model(**batch)
+        out = model(**batch, group=[i // row.group for i in range(len(items))])
         right = torch.tensor([one == task for one in out.tasks])
         told = predict(servers.scorer.heads[task], SUITE.domain.means(out.last_hidden_state, batch))
         wrong = torch.full_like(told, 0.5 if told.is_floating_point() else -1)
-        score = servers.scorer.of(torch.where(right, told, wrong), "test", task)
-        assert found["test"][task] == pytest.approx(score, abs=1e-6)
+        wanted = servers.scorer.of(torch.where(right, told, wrong), "test", task)
+        assert found["test"][task] == pytest.approx(wanted, abs=1e-6)
         assert found["routed test"][task] == pytest.approx(right.double().mean().item())
