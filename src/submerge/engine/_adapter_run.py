@@ -21,8 +21,16 @@ from submerge.engine._report import Progress
 from submerge.engine._run import Run
 from submerge.engine._tensor import TensorPlan
 from submerge.errors import WorkError, few
-from submerge.store import AdapterWriter, FileTable, LowRank, MemorySink, TensorEntry, read_header, respelling
-from submerge.store._module_names import module_names
+from submerge.store import (
+    AdapterWriter,
+    FileTable,
+    LowRank,
+    MemorySink,
+    TensorEntry,
+    module_names,
+    read_header,
+    respelling,
+)
 
 __all__ = ["ADAPTER_WEIGHTS", "AdapterRun", "Modules", "agreed"]
 

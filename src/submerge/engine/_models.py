@@ -9,8 +9,16 @@ from submerge.engine._settings import Settings
 from submerge.errors import Problem, RequestError
 from submerge.recipe import Recipe
 from submerge.recipe._recipe import same_model
-from submerge.store import Adapter, Checkpoint, lay_over, open_adapter, open_model, side_by_side, split_spec
-from submerge.store._module_names import module_names
+from submerge.store import (
+    Adapter,
+    Checkpoint,
+    lay_over,
+    module_names,
+    open_adapter,
+    open_model,
+    side_by_side,
+    split_spec,
+)
 
 __all__ = ["NO_BASE", "open_models"]
 

@@ -22,8 +22,7 @@ from submerge.engine._tensor import is_matrix
 from submerge.errors import Problem, RequestError
 from submerge.runtime._folder import Folder, open_folder
 from submerge.runtime._load import architecture_of
-from submerge.store import AdapterWriter, layer_of, open_checkpoint
-from submerge.store._module_names import loaded_names
+from submerge.store import AdapterWriter, layer_of, loaded_names, open_checkpoint
 
 __all__ = ["Exported", "export_adapters"]
 

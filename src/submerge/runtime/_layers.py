@@ -19,6 +19,7 @@ as W x or twice that. θ_MT stays beside θ_0 only where the first pass needs it
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -35,7 +36,7 @@ from submerge.runtime._gate import Gate, UnsplitError
 __all__ = ["Factors", "Forward", "GatedLayer", "Kept", "Whole", "gate_layer"]
 
 
-class Kept(nn.Module):
+class Kept(nn.Module, ABC):
     """One gated parameter: the base's values, and what tasks add to them."""
 
     origin: torch.Tensor | None
@@ -46,9 +47,9 @@ class Kept(nn.Module):
         self.name = name
         self.register_buffer("origin", None, persistent=False)
 
+    @abstractmethod
     def update(self, tasks: Sequence[int]) -> torch.Tensor | None:
         """Return what the tasks' merge adds, whole; None where that is nothing."""
-        raise NotImplementedError
 
     def based(self, parameter: torch.Tensor) -> torch.Tensor:
         """Return the base's values; where the checkpoint's are needed beside them, they are `origin`."""

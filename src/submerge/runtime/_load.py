@@ -19,7 +19,7 @@ from submerge.runtime._folder import Folder, open_folder
 from submerge.runtime._gate import Gate
 from submerge.runtime._model import routed_class
 from submerge.runtime._router import Router
-from submerge.store._module_names import loaded_names
+from submerge.store import loaded_names
 
 __all__ = ["architecture_of", "load"]
 

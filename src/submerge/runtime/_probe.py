@@ -6,6 +6,7 @@ one, its output map another, and so on. Sites are told apart by being other tens
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -40,12 +41,12 @@ class Site:
     maps: list[str] = field(default_factory=list)
 
 
-class Probe:
+class Probe(ABC):
     """What looks at the inputs of gated linear maps."""
 
+    @abstractmethod
     def see(self, layer: GatedLayer, x: torch.Tensor) -> None:
         """Take note of an input of a layer."""
-        raise NotImplementedError
 
 
 class Explorer(Probe):

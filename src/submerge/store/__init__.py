@@ -14,6 +14,7 @@ from submerge.store._header import Header, TensorEntry, read_header
 from submerge.store._hub import fetch
 from submerge.store._journal import JOURNAL, Journal
 from submerge.store._model import open_model, split_spec
+from submerge.store._module_names import loaded_names, module_names
 from submerge.store._names import depths, layer_of
 from submerge.store._prefixes import NameMatch, match_names, respelling
 from submerge.store._shards import Shard, index_json, plan_shards
@@ -68,7 +69,9 @@ __all__ = [
     "is_adapter",
     "lay_over",
     "layer_of",
+    "loaded_names",
     "match_names",
+    "module_names",
     "open_adapter",
     "open_checkpoint",
     "open_model",
