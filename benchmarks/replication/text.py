@@ -139,7 +139,7 @@ KNOWN = {
         Task(
             "cr",
             _files("custrev.neg", "custrev.pos"),
-            HubSet("SetFit/CR", ("text",), "label"),
+            HubSet("SetFit/SentEval-CR", ("text",), "label"),
         ),
         Task("subj", _files("subj.objective", "subj.subjective"), HubSet("SetFit/subj", ("text",), "label")),
         Task("trec", _trec, HubSet("CogComp/trec", ("text",), "coarse_label", revision=PARQUET)),
