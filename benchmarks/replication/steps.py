@@ -63,10 +63,10 @@ def admit(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     _train(whole, cache, argparse.Namespace(**vars(options) | {"seeds": 1}))
     splits = _splits(whole)
     found = {kind: admission(whole, cache, splits, kind, 0, options.device) for kind in whole.trainings}
-    page = markdown(whole, found)
+    text = markdown(whole, found)
     out = page.out_folder(cache.root, options)
-    (out / f"replication-{whole.name}-admission.md").write_text(page)
-    print(page)
+    (out / f"replication-{whole.name}-admission.md").write_text(text)
+    print(text)
     for kind, candidates in found.items():
         no = [one.task for one in candidates if one.task in suite.tasks and not one.admitted]
         say(
