@@ -27,7 +27,7 @@ def extract_lora(
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="Of the factors; float32 by default.")] = None,
     threads: Threads = None,
-    max_memory: Memory = "2GB",
+    max_memory: Memory = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
     allow_pickle: Pickle = False,
     json: Json = False,

@@ -19,7 +19,10 @@ Recipe = Annotated[
     Path, typer.Argument(readable=False, help="The recipe, a YAML file (mergekit's are understood).")
 ]
 Pickle = Annotated[bool, typer.Option("--allow-pickle", help="Read PyTorch .bin weights (weights only).")]
-Memory = Annotated[str, typer.Option(help="The most memory that the process may hold.")]
+Memory = Annotated[
+    str | None,
+    typer.Option(help="The most memory that the process may hold; a quarter of the machine's by default."),
+]
 Shard = Annotated[str, typer.Option(help="The most data in one output file.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Workers; one a core by default.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda or cuda:N.")]
@@ -39,7 +42,7 @@ def merge(
     energy: Energy = None,
     device: Device = "cpu",
     threads: Threads = None,
-    max_memory: Memory = "1GB",
+    max_memory: Memory = None,
     shard_size: Shard = "5GB",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,

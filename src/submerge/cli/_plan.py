@@ -21,7 +21,7 @@ def plan(
     energy: Energy = None,
     device: Device = "cpu",
     threads: Threads = None,
-    max_memory: Memory = "1GB",
+    max_memory: Memory = None,
     shard_size: Shard = "5GB",
     allow_pickle: Pickle = False,
     json: Json = False,

@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from submerge.errors import RequestError
 
 __all__ = ["Settings"]
 
 GB = 10**9
+LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where Linux tells a container how much memory it may take, in the two versions of control groups."""
+
+
+def _memory() -> int:
+    """Return a quarter of the memory that the machine, or the container, has; 2 GB where that is less."""
+    found = []
+    with contextlib.suppress(ValueError, OSError):  # not known here
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for limit in LIMITS:
+        with contextlib.suppress(ValueError, OSError):  # "max", or no such file
+            found.append(int(limit.read_text()))
+    return max(2 * GB, min(found, default=0) // 4)
 
 
 @dataclass(frozen=True)
 class Settings:
     """How a merge is run; nothing here changes a value of the result.
 
-    `max_memory` bounds the process' resident memory in bytes, `shard_size` a file's data in bytes.
-    `threads` None means one a core that this process may use.
+    `max_memory` bounds the process' resident memory in bytes: a quarter of the machine's, at least 2 GB, if
+    it is not given. `shard_size` bounds a file's data in bytes. `threads` None means one a core that this
+    process may use.
     """
 
     device: str = "cpu"
     threads: int | None = None
-    max_memory: int = GB
+    max_memory: int = field(default_factory=_memory)
     shard_size: int = 5 * GB
     allow_pickle: bool = False
     allow_nonfinite: bool = False

@@ -158,11 +158,25 @@ def _relative_ranks(rows: torch.Tensor) -> torch.Tensor:
     """Return the rank by magnitude of each entry in its row, from 0 (smallest) to 1; ½ if it is alone."""
     width = rows.shape[-1]
     magnitudes = rows.abs().cpu().numpy()
-    order = np.argsort(magnitudes, axis=-1, kind="stable")
     scale = np.linspace(0, 1, width, dtype=magnitudes.dtype) if width > 1 else np.full(1, 0.5)
     ranks = np.empty_like(magnitudes)
-    np.put_along_axis(ranks, order, np.broadcast_to(scale, order.shape), axis=-1)
+    np.put_along_axis(ranks, _ascending(magnitudes), np.broadcast_to(scale, ranks.shape), axis=-1)
     return torch.from_numpy(ranks).to(rows.device)
+
+
+def _ascending(magnitudes: np.ndarray) -> np.ndarray:
+    """Return the places of each row's entries from the smallest to the largest, equal ones in their order.
+
+    Bits of floats that are not negative ascend with them. So 32 bits of magnitude above 32 bits of place are
+    integers that any sort puts in this order, and those of integers are many times as fast as a stable one.
+    """
+    if magnitudes.dtype != np.float32:
+        return np.argsort(magnitudes, axis=-1, kind="stable")
+    keys = magnitudes.view(np.int32).astype(np.int64) << 32
+    keys |= np.arange(magnitudes.shape[-1], dtype=np.int64)
+    keys.sort(axis=-1)
+    keys &= 0xFFFFFFFF
+    return keys
 
 
 def rescaled(
