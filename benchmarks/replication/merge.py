@@ -84,13 +84,14 @@ class Bench:
     def run(self, row: Merge) -> dict[str, Any]:
         """Return everything about one method: from the cache, or by tuning and testing it."""
         folder = self.cache.result(self.seed, self.kind, row.name)
-        facts = row.facts() | {"grid": list(self.plan.grid) if row.factor else [], "screen": self.plan.screen}
+        grid = (*self.plan.grid, *row.higher) if row.factor else ()
+        facts = row.facts() | {"grid": list(grid), "screen": self.plan.screen}
         config = self._config(facts)
         if (found := store.done(folder, config)) is not None:
             return found
         with store.write_whole(folder, config) as (part, result):
             started = time.perf_counter()
-            scale = self._tune(row, part, result)
+            scale = self._tune(row, grid, part, result)
             out = self._merge(row, part, scale)
             result["test"] = self.scorer.scores(self._load(out), "test")
             result["bytes"] = size(out)
@@ -108,7 +109,9 @@ class Bench:
         assert found is not None
         return found
 
-    def _tune(self, row: Merge, part: Path, result: dict[str, Any]) -> float | None:
+    def _tune(
+        self, row: Merge, grid: Sequence[float], part: Path, result: dict[str, Any]
+    ) -> float | None:
         seen: dict[str, dict[str, float]] = {}
 
         def score(where: str, scale: float | None) -> float:
@@ -126,7 +129,7 @@ class Bench:
         screen = (lambda scale: score("screen", scale)) if self.plan.screen else None
         first = store.read(self.cache.result(0, self.kind, row.name)) if self.seed else None
         near = first["scale"] if first else None
-        choice = tune(self.plan.grid, lambda scale: score("validation", scale), screen, near=near)
+        choice = tune(grid, lambda scale: score("validation", scale), screen, near=near)
         result |= {"scale": choice.scale, "at_end": choice.at_end, "validation": seen[str(choice.scale)]}
         result["curve"] = {"screen": choice.screened, "validation": choice.scored}
         return choice.scale

@@ -9,16 +9,19 @@ from typing import Any
 
 import yaml
 
-__all__ = ["FAST", "GRID", "ROWS", "Merge", "rows"]
+__all__ = ["FAST", "GRID", "HIGHER", "ROWS", "Merge", "rows"]
 
 GRID = (0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.4, 2.0, 3.0)
 """Of every free scale. It reaches low for sums of updates, and high for means and votes."""
+HIGHER = (4.5, 6.5, 9.0)
+"""For methods whose merge of many tasks has smaller singular values than each task's update."""
 BOTH = ("full", "lora")
 
 
 @dataclass(frozen=True)
 class Merge:
-    """A method and its options; `factor` is how it calls its free scale, empty where it has none.
+    """A method and its options; `factor` is how it calls its free scale, empty where it has none, and
+    `higher` are scales above the bench's grid that it is tried with, too.
 
     `each` holds for each model, `shared` for the merge. `form` is what a merge of adapters becomes.
     `peft` is the combination of PEFT's `add_weighted_adapter` that carries the method, if one does.
@@ -34,6 +37,7 @@ class Merge:
     based: bool = True
     mergekit: bool = False
     peft: str = ""
+    higher: tuple[float, ...] = ()
 
     def recipe(self, base: Path, models: Sequence[Path], scale: float | None, kind: str) -> dict[str, Any]:
         """Return the recipe for these models, in mergekit's form."""
@@ -89,8 +93,8 @@ ROWS = (
     Merge("cat", "scale", kinds=_LORA, form="adapter", peft="cat"),
     Merge("knots_ties", "scale", kinds=_LORA, form="adapter"),
     Merge("tsv_m", "scale", form="adapter"),
-    Merge("iso_c", "scale", form="adapter"),
-    Merge("iso_cts", "scale", form="adapter"),
+    Merge("iso_c", "scale", form="adapter", higher=HIGHER),
+    Merge("iso_cts", "scale", form="adapter", higher=HIGHER),
     Merge("ssam", "scale", kinds=_LORA, form="adapter"),
     Merge("ssam_half", "scale", shared={"rank": 8}, method="ssam", kinds=_LORA, form="adapter"),
 )
