@@ -109,9 +109,7 @@ class Bench:
         assert found is not None
         return found
 
-    def _tune(
-        self, row: Merge, grid: Sequence[float], part: Path, result: dict[str, Any]
-    ) -> float | None:
+    def _tune(self, row: Merge, grid: Sequence[float], part: Path, result: dict[str, Any]) -> float | None:
         seen: dict[str, dict[str, float]] = {}
 
         def score(where: str, scale: float | None) -> float:
