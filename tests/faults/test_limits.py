@@ -17,6 +17,7 @@ import submerge
 from _cli import cli, merge, refused
 from _models import ROOM, Family, contents, family
 from _victim import start
+from submerge.engine import _settings
 
 SHAPES = {f"model.layers.{i}.weight": (300, 300) for i in range(4)}  # 1.4 MB in float32
 
@@ -205,6 +206,33 @@ def test_less_memory_means_fewer_workers(made: Family) -> None:
     fewer = submerge.plan(made.recipe("ties"), replace(ROOM, threads=8, max_memory=tight))
     assert 1 <= fewer.budget.workers < 8
     assert fewer.budget.peak <= tight
+
+
+@pytest.mark.parametrize(
+    ("pages", "limit", "bound"),
+    [
+        (4_000_000, None, 4_096_000_000),  # of 16 GB a quarter
+        (4_000_000, "max\n", 4_096_000_000),
+        (4_000_000, "12000000000\n", 3_000_000_000),  # a container that may take less
+        (4_000_000, "9223372036854771712\n", 4_096_000_000),
+        (500_000, None, 2_000_000_000),
+        (None, None, 2_000_000_000),
+    ],
+)
+def test_the_default_bound_is_a_share_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pages: int | None, limit: str | None, bound: int
+) -> None:
+    def sysconf(name: str) -> int:
+        if pages is None:
+            raise ValueError("unrecognized configuration name")
+        return {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": pages}[name]
+
+    told = tmp_path / "memory.max"
+    if limit is not None:
+        told.write_text(limit)
+    monkeypatch.setattr(os, "sysconf", sysconf)
+    monkeypatch.setattr(_settings, "LIMITS", (told,))
+    assert submerge.Settings().max_memory == bound
 
 
 @pytest.fixture(scope="module")

@@ -32,17 +32,17 @@ _SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", re.IGNORECASE)
 
 
 def settings(
-    *, device: str, threads: int | None, max_memory: str | None, shard_size: str, **flags: bool
+    *, device: str, threads: int | None, max_memory: str | None, shard_size: str, **flags: Any
 ) -> Settings:
     """Return the engine's settings from the command line's texts."""
     from submerge import engine
 
-    bound = {} if max_memory is None else {"max_memory": _parse_size(max_memory, "--max-memory")}
+    if max_memory is not None:
+        flags["max_memory"] = _parse_size(max_memory, "--max-memory")
     return engine.Settings(
         device=device,
         threads=threads,
         shard_size=_parse_size(shard_size, "--shard-size"),
-        **bound,
         **flags,
     )
 
