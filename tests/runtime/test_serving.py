@@ -507,5 +507,21 @@ def test_plan_and_explain_know_the_gate(bert: Served, tmp_path: Path) -> None:
     text = cli("plan", path, "--max-memory", "64GB")
     assert text.code == 0
     assert "4 tasks" in text.out
+    assert "with the plain checkpoint at most" in text.out
     explained = cli("explain", path, "-t", "layer.0.output.dense.weight")
     assert explained.code == 0
+    bank = load_file(bert.merged("default") / "bank.safetensors")
+    told = {
+        line["tensor"]: line["keeps"]
+        for line in cli("explain", path, "-t", "*", "--json").json
+        if "keeps" in line
+    }
+    name = next(n for n in told if n.endswith("layer.0.output.dense.weight"))
+    rank = bank[f"tasks.1.{name}.values"].numel()
+    size = sum(bank[f"tasks.1.{name}.{part}"].nbytes for part in ("left", "values", "right"))
+    assert told[name][1] == {"task": "task1", "rank": rank, "bytes": size}
+    assert f"keeps  task1: at most rank {rank}, " in explained.out
+    norm = next(n for n in told if n.endswith("layer.0.output.LayerNorm.weight"))
+    assert told[norm][1] == {"task": "task1", "bytes": bank[f"tasks.1.{norm}.whole"].nbytes}
+    heads = sum(tensor.nbytes for key, tensor in bank.items() if key.startswith("heads."))
+    assert heads + sum(k["bytes"] for each in told.values() for k in each) == plan["bank"]["most"]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from submerge.cli._common import print_json
+from submerge.cli._common import print_json, size
 from submerge.cli._merge import Json, Pickle, Recipe
 
 
@@ -48,6 +48,9 @@ def _print(line: dict[str, Any]) -> None:
         for one in values:
             who = f" of {one['model']}" if "model" in one else ""
             typer.echo(f"  {name}{who} = {_yaml(one['value'])}   {one['why']}")
+    for kept in line.get("keeps", []):
+        what = f"at most rank {kept['rank']}" if "rank" in kept else "the whole update"
+        typer.echo(f"  keeps  {kept['task']}: {what}, {size(kept['bytes'])}")
 
 
 def _yaml(value: Any) -> str:

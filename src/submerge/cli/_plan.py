@@ -94,7 +94,9 @@ def _print(plan: dict[str, Any]) -> None:
         names = few([task["name"] for task in plan["bank"]["tasks"]], 8)
         most = size(plan["bank"]["most"])
         typer.echo(f"keeps    a gate over {len(plan['bank']['tasks'])} tasks: {names}")
-        typer.echo(f"         their updates and heads in {plan['bank']['file']}, at most {most}")
+        together = size(plan["writes"] + plan["bank"]["most"])
+        typer.echo(f"         their updates and heads in {plan['bank']['file']}, at most {most};")
+        typer.echo(f"         with the plain checkpoint at most {together}")
     typer.echo(f"carries  {few(plan['side_files'], 8) or 'no side files'}")
     _costs(plan)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from submerge.engine._keep import bank_bytes
+from submerge.engine._keep import bank_bytes, keeps
 from submerge.engine._plan import MergePlan
 from submerge.engine._tensor import Input, TensorPlan
 from submerge.errors import Problem, RequestError
@@ -151,6 +151,11 @@ def _explained(plan: MergePlan, tensor: TensorPlan, depth: float) -> dict[str, A
             ]
             for name, value in found.items()
         }
+    if kept := keeps(plan, tensor):
+        line["keeps"] = [
+            {"task": task, "bytes": k.nbytes, **({"rank": k.rank} if k.rank is not None else {})}
+            for task, k in kept.items()
+        ]
     return line
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 from submerge.engine._plan import MergePlan
 from submerge.engine._record import DIGEST
+from submerge.engine._tensor import TensorPlan
+from submerge.methods import Keeps
 from submerge.store import BankParts, FileTable, Source, TensorEntry, tied_embeddings, write_bank
 
-__all__ = ["bank_bytes", "gather"]
+__all__ = ["bank_bytes", "gather", "keeps"]
 
 _Item = tuple[str, TensorEntry, Callable[[FileTable], Source]]
 
@@ -73,10 +75,17 @@ def bank_bytes(plan: MergePlan) -> int:
     """Return an upper bound of the bank's size, from shapes and options alone."""
     if plan.gate is None:
         return 0
-    found = sum(e.nbytes for task in plan.gate.tasks for e in task.head.values())
-    for tensor in plan.tensors:
-        rule = tensor.method.kept_bytes if tensor.method else None
-        if rule is not None and not _is_tied(plan, tensor.name):
-            changed = [i for i in tensor.inputs if i.patch or not i.relative]
-            found += rule(tensor.spec, tensor.values, [i.rank for i in changed])
-    return found
+    heads = sum(e.nbytes for task in plan.gate.tasks for e in task.head.values())
+    return heads + sum(kept.nbytes for tensor in plan.tensors for kept in keeps(plan, tensor).values())
+
+
+def keeps(plan: MergePlan, tensor: TensorPlan) -> dict[str, Keeps]:
+    """Return task -> the most that is kept of its update of a tensor, for tasks that may change it."""
+    rule = tensor.method.kept if tensor.method else None
+    if plan.gate is None or rule is None or _is_tied(plan, tensor.name):
+        return {}
+    return {
+        task.name: rule(tensor.spec, tensor.values, one.rank)
+        for task, one in zip(plan.gate.tasks, tensor.inputs, strict=True)
+        if one.patch or not one.relative
+    }

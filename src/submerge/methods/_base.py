@@ -118,6 +118,14 @@ class Merged:
     kept: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Keeps:
+    """The most that a bank keeps of one update: bytes of `rank` triplets; rank None: of the whole update."""
+
+    nbytes: int
+    rank: int | None = None
+
+
 Settings: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]], int], dict[str, Any]]
 """Maps the single options that a recipe gives, the tensors' shapes by name, and the number of models to the
 gate's settings; refuses impossible ones with `RequestError`."""
@@ -144,8 +152,8 @@ class Method:
     keep low-rank updates low-rank.
 
     `settings` belongs to methods whose gate is kept: then `matrix` gets every tensor, whatever its
-    shape, and returns beside the update (the static fold) what a bank keeps for the run time; `kept_bytes`
-    bounds its size, from the rank of each update that is not zero (0: not known).
+    shape, and returns beside the update (the static fold) what a bank keeps for the run time; `kept`
+    bounds that for an update that is not zero, from its rank (0: not known).
     """
 
     name: str
@@ -165,7 +173,7 @@ class Method:
     max_models: int | None = None
     width: Callable[[TensorSpec, Values], int] = lambda spec, values: 1
     settings: Settings | None = None
-    kept_bytes: Callable[[TensorSpec, Values, Sequence[int]], int] | None = None
+    kept: Callable[[TensorSpec, Values, int], Keeps] | None = None
     differs: str = ""
 
     @property

@@ -21,7 +21,7 @@ import torch
 
 from submerge.algebra import Bank, Dense, RankRule, Triplets, Update, Zero, svd, weighted_sum
 from submerge.errors import Problem, RequestError
-from submerge.methods._base import FoldPlan, Merged, Method, Option, TensorSpec, Values
+from submerge.methods._base import FoldPlan, Keeps, Merged, Method, Option, TensorSpec, Values
 from submerge.methods._matrix import mean_plan, refused
 from submerge.store import layer_of
 
@@ -63,13 +63,14 @@ def _compression(spec: TensorSpec, o: Values) -> RankRule:
     return RankRule("energy", share) if name == "energy" else RankRule("int", int(share * least + 1e-9))
 
 
-def _kept_bytes(spec: TensorSpec, o: Values, ranks: Sequence[int]) -> int:
-    """Return the most bytes that are kept of updates with these ranks (0: not known)."""
+def _kept(spec: TensorSpec, o: Values, rank: int) -> Keeps:
+    """Return the most that is kept of an update of a rank (0: not known)."""
     rule, size = _rank(spec, o), DTYPES[o["bank_dtype"]].itemsize
     if rule is None:
-        return 0 if o["others"] == "base" else size * spec.numel * len(ranks)
+        return Keeps(0 if o["others"] == "base" else size * spec.numel)
     most = min(spec.shape) if rule.kind == "energy" else int(rule.value)
-    return sum(min(most, rank or most) * (size * sum(spec.shape) + 4) for rank in ranks)
+    most = min(most, rank or most)
+    return Keeps(most * (size * sum(spec.shape) + 4), most)
 
 
 def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
@@ -289,7 +290,7 @@ METHODS = (
         plan=_plan,
         matrix=_matrix,
         settings=_settings,
-        kept_bytes=_kept_bytes,
+        kept=_kept,
         options=OPTIONS,
         differs="the default router averages over all layers and runs one task; preset: paper is the paper's",
     ),
