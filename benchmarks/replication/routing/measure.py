@@ -76,9 +76,10 @@ class Servers:
         self._scores: dict[tuple[str, str, str], torch.Tensor] = {}
 
     def everything(self, rows: Sequence[Served]) -> None:
-        """Score the rows, unless the cache has them."""
+        """Score the rows, unless the cache has them; where all inputs have one form, none is told it."""
         for row in rows:
-            self.run(row)
+            if not row.form or len(set(self.pairs)) > 1:
+                self.run(row)
 
     def run(self, row: Served) -> dict[str, Any]:
         """Return the strict scores of a row, the share of inputs that meet their head, and costs."""
