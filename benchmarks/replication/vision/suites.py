@@ -43,9 +43,9 @@ _VISION = Suite(
 )
 """All candidates. Heads and specialists are its own, so that the suites below share them."""
 
-_8 = ("mnist", "fashion", "notmnist", "bangla", "speakers", "gtsrb", "cifar10", "korean")
-_14 = (*_8, "kannada", "devanagari", "usps", "bccd", "greek", "sanskrit")
-_20 = (*_14, "dig", "digits", "katakana", "latin", "balinese", "tagalog")
+_8 = ("mnist", "fashion", "notmnist", "bangla", "speakers", "gtsrb", "cifar10", "greek")
+_14 = (*_8, "kannada", "devanagari", "usps", "bccd", "latin", "sanskrit")
+_20 = (*_14, "dig", "digits", "katakana", "korean", "balinese", "tagalog")
 
 VISION_8 = _VISION.part("vision-8", _8)
 VISION_14 = _VISION.part("vision-14", _14)
@@ -73,4 +73,8 @@ _HETERO = _VISION.cut(
     trainings={"lora": Training(steps=300, rate=1e-3, rank=8, alpha=16, batch=32, decay=0.0)},
     fast_tasks=("fashion", "slant", "figures"),
 )
-HETERO_20 = _HETERO.part("hetero-20", _HETERO.tasks[:20])
+_LEFT_OUT = (
+    *("dig", "korean", "kannada"),  # more names than numbers and masks
+    *("angle", "red_cells"),  # the base does the one well already, and nothing here learns the other
+)
+HETERO_20 = _HETERO.part("hetero-20", tuple(task for task in _HETERO.tasks if task not in _LEFT_OUT))
