@@ -91,7 +91,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rows", [1, 2])
-@pytest.mark.parametrize("length", [1, 40])
+@pytest.mark.parametrize("length", [1, 80])
 def test_each_sample_has_its_own_weights(kind: str, rows: int, length: int) -> None:
     """One or two rows a sample (beams), few tokens (factors) and many (whole updates)."""
     make, inputs = KINDS[kind]
@@ -141,7 +141,7 @@ def test_rows_that_are_no_samples_cannot_be_gated() -> None:
 def test_few_tokens_go_through_the_factors_and_many_through_the_weight(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    module = nn.Linear(16, 24)  # crossing: 384 / 40 = 9.6 tokens
+    module = nn.Linear(16, 24)  # crossing: (2 + 32) / 2 · 384 / 40 = 163 tokens
     _, gate, _ = gated(module)
     applied: list[int] = []
     plain = Factors.applied
@@ -153,8 +153,8 @@ def test_few_tokens_go_through_the_factors_and_many_through_the_weight(
     monkeypatch.setattr(Factors, "applied", count)
     spans = [Span((0,), 0, 5), Span((1,), 5, 8)]
     with torch.no_grad(), gate.over(spans, []):
-        module(normal(1, 8, 3, 16))
-    assert applied == [9], "15 tokens through the whole weight, 9 through the factors"
+        module(normal(1, 8, 40, 16))
+    assert applied == [120], "200 tokens through the whole weight, 120 through the factors"
 
 
 def test_a_copy_of_the_module_is_gated_by_itself() -> None:

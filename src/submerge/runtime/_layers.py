@@ -4,11 +4,11 @@ A gated layer is the layer itself, with its forward replaced. Samples lie sorted
 a slice. For a slice of N tokens a linear map [m, n] with R = Σ_{t∈S} r_t has two exact forms:
 
     W x + U (M (V x))      2 N R (m + n) operations beside those of W x
-    (W + U M V) x          2 m n R operations, once for the slice
+    (W + U M V) x          2 m n R operations and a new m × n matrix, once for the slice
 
-so that the second is taken where N > m n / (m + n). There is one W for all slices, and no copy of the model.
-V_t x is computed for the tasks of the slice alone: with one task a sample, V x of all tasks for all samples
-would cost as much as W x itself.
+so that the second is taken where N R (m + n) > m n (R + c); to copy an element takes as long as c products.
+There is one W for all slices, and no copy of the model. V_t x is computed for the tasks of the slice alone:
+with one task a sample, V x of all tasks for all samples would cost as much as W x itself.
 
 W is the base's, θ_0, which the folder does not hold: its checkpoint is the merge θ_MT = θ_0 + Δ_MT. The
 difference is made of the same factors, so that θ_0 = θ_MT − U M_all V is found once, when a model is loaded,
@@ -35,6 +35,9 @@ from submerge.runtime._gate import Gate, UnsplitError
 
 __all__ = ["Factors", "Forward", "GatedLayer", "Kept", "Whole", "gate_layer"]
 
+WRITTEN = 32
+"""Multiply-adds of a matrix product in the time that it takes to copy an element."""
+
 
 class Kept(nn.Module, ABC):
     """One gated parameter: the base's values, and what tasks add to them."""
@@ -48,17 +51,12 @@ class Kept(nn.Module, ABC):
         self.register_buffer("origin", None, persistent=False)
 
     @abstractmethod
-    def update(self, tasks: Sequence[int]) -> torch.Tensor | None:
-        """Return what the tasks' merge adds, whole; None where that is nothing."""
+    def dense(self, parameter: torch.Tensor, tasks: Sequence[int]) -> torch.Tensor:
+        """Return the base's values plus the update of the tasks."""
 
     def based(self, parameter: torch.Tensor) -> torch.Tensor:
         """Return the base's values; where the checkpoint's are needed beside them, they are `origin`."""
         return parameter if self.origin is None else self.origin
-
-    def dense(self, parameter: torch.Tensor, tasks: Sequence[int]) -> torch.Tensor:
-        """Return the base's values plus the update of the tasks."""
-        base, update = self.based(parameter), self.update(tasks)
-        return base if update is None else (base + update.to(base.dtype))
 
 
 class Whole(Kept):
@@ -72,13 +70,15 @@ class Whole(Kept):
         self.register_buffer("updates", torch.stack([updates[t] for t in sorted(updates)]), persistent=False)
 
     def update(self, tasks: Sequence[int]) -> torch.Tensor | None:
+        """Return what the tasks add; None where that is nothing."""
         places = [self.tasks[t] for t in tasks if t in self.tasks]
         return self.updates[places].sum(0) / len(tasks) if places else None
 
     def dense(self, parameter: torch.Tensor, tasks: Sequence[int]) -> torch.Tensor:
         key: Hashable = (self.name, "dense", tuple(tasks), parameter.dtype, parameter.device)
         if key not in self.gate.cache:
-            made = super().dense(parameter, tasks)
+            base, update = self.based(parameter), self.update(tasks)
+            made = base if update is None else (base + update.to(base.dtype))
             self.gate.cache[key] = made
             return made
         return self.gate.cache[key]
@@ -163,19 +163,26 @@ class Factors(Kept):
         low = low * core if core.ndim == 1 else low @ core
         into.addmm_(low, self.rows(self.up, members).to(x.dtype))
 
-    def update(self, tasks: Sequence[int]) -> torch.Tensor | None:
-        members = self.members(tasks)
+    def dense(self, parameter: torch.Tensor, tasks: Sequence[int]) -> torch.Tensor:
+        base, members = self.based(parameter), self.members(tasks)
         if not members:
-            return None
-        core = self.core(members, self.down)
-        down, up = self.rows(self.down, members), self.rows(self.up, members)
+            return base
+        wide = torch.promote_types(base.dtype, self.down.dtype)
+        down, up = self.rows(self.down, members).to(wide), self.rows(self.up, members).to(wide)
+        core = self.core(members, down)
         down = down * core.unsqueeze(1) if core.ndim == 1 else core.T @ down
-        return down.T @ up if self.turned else up.T @ down
+        left, right = (down.T, up) if self.turned else (up.T, down)
+        return torch.addmm(base.to(wide), left, right).to(base.dtype)
 
-    def cheaper_whole(self, tokens: int) -> bool:
-        """Return whether so many tokens make the dense update cheaper than the factors."""
+    def right(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return a weight as [n, m], which rows of inputs are multiplied by."""
+        return weight if self.turned else weight.T
+
+    def cheaper_whole(self, tasks: Sequence[int], tokens: int) -> bool:
+        """Return whether so many tokens make the dense update of the tasks cheaper than the factors."""
         m, n = self.shape
-        return tokens * (m + n) > m * n
+        rank: int = sum(self.places[t].stop - self.places[t].start for t in self.members(tasks))
+        return tokens * rank * (m + n) > m * n * (rank + WRITTEN)
 
 
 Parameters = Mapping[str, Kept]
@@ -204,7 +211,16 @@ class GatedLayer(nn.Module):
 
     def values(self, module: nn.Module, tasks: Sequence[int]) -> dict[str, torch.Tensor]:
         """Return the module's gated parameters with the update of the tasks."""
-        return {n: kept.dense(getattr(module, n), tasks) for n, kept in self.kept.items()}  # type: ignore[operator]
+        return {name: self.value(module, name, tasks) for name in self.kept}
+
+    def value(self, module: nn.Module, name: str, tasks: Sequence[int]) -> torch.Tensor:
+        """Return one of the module's parameters, with the update of the tasks where it is gated."""
+        parameter: torch.Tensor = getattr(module, name)
+        if name not in self.kept:
+            return parameter
+        kept = self.kept[name]
+        assert isinstance(kept, Kept)
+        return kept.dense(parameter, tasks)
 
     def linear(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
         """Run a linear map; what is cheaper as factors shares one product with the base's weight."""
@@ -215,25 +231,21 @@ class GatedLayer(nn.Module):
         flat = x.reshape(-1, x.shape[-1])
         each = flat.shape[0] // x.shape[0] if x.shape[0] else 0
         spans = [(s, slice(at.start * each, at.stop * each)) for s, at in gate.slices(x)]
-        few = next(
-            (i for i, (_, at) in enumerate(spans) if not weight.cheaper_whole(at.stop - at.start)), None
-        )
-        few = len(spans) if few is None else few  # the first spans are the largest
-        parts = [_product(flat[at], weight.dense(base, s.tasks), weight.turned) for s, at in spans[:few]]
+        whole = [weight.cheaper_whole(span.tasks, at.stop - at.start) for span, at in spans]
+        few = whole.index(False) if False in whole else len(spans)  # the first spans are the largest
+        y = flat.new_empty(flat.shape[0], weight.up.shape[1])
+        biased = getattr(module, "bias", None) is not None
+        for span, at in spans if biased else ():
+            y[at] = self.value(module, "bias", span.tasks)
+        for span, at in spans[:few]:
+            y[at].addmm_(flat[at], weight.right(weight.dense(base, span.tasks)), beta=biased)
         if few < len(spans):
             first = spans[few][1].start
-            parts.append(_product(flat[first:], base, weight.turned))
-            for span, at in spans[few:]:
-                if members := weight.members(span.tasks):
-                    weight.applied(flat[at], members, parts[-1][at.start - first : at.stop - first])
-        y = parts[0] if len(parts) == 1 else torch.cat(parts)
-        y = y.view(*x.shape[:-1], y.shape[-1])
-        bias = getattr(module, "bias", None)
-        if bias is None:
-            return y
-        if "bias" not in self.kept:
-            return y.add_(bias)
-        return y.add_(self.each("bias", bias, y))
+            y[first:].addmm_(flat[first:], weight.right(base), beta=biased)
+        for span, at in spans[few:]:
+            if members := weight.members(span.tasks):
+                weight.applied(flat[at], members, y[at])
+        return y.view(*x.shape[:-1], y.shape[-1])
 
     def embedding(self, module: nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
         """Look rows up, E[i] + U_S[i] M_S V_S."""
@@ -255,12 +267,11 @@ class GatedLayer(nn.Module):
     def norm(self, module: nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:
         """Normalise, and scale and shift each sample by its own tasks' parameters."""
         x = self.gate.spread(x)
-        parts = []
+        y = torch.empty_like(x)
         for span, at in self.gate.slices(x):
-            found = self.values(module, span.tasks)
-            weight, bias = found.get("weight", module.weight), found.get("bias", module.bias)
-            parts.append(F.layer_norm(x[at], module.normalized_shape, weight, bias, module.eps))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+            weight, bias = (self.value(module, name, span.tasks) for name in ("weight", "bias"))
+            y[at] = F.layer_norm(x[at], module.normalized_shape, weight, bias, module.eps)
+        return y
 
     def other(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Run any module span by span, with the parameters of each."""
@@ -280,18 +291,6 @@ class GatedLayer(nn.Module):
             self._entered = False
         return joined(results)
 
-    def each(self, name: str, parameter: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """Return a vector for each row of `like`, or the one that all have."""
-        kept = self.kept[name]
-        assert isinstance(kept, Kept)
-        vectors = [kept.dense(parameter, span.tasks) for span in self.gate.spans]
-        if len(vectors) == 1:
-            return vectors[0]
-        rows = like.shape[0] // self.gate.size
-        sizes = torch.tensor([span.size * rows for span in self.gate.spans], device=like.device)
-        shape = (-1, *[1] * (like.ndim - 2), like.shape[-1])
-        return torch.stack(vectors).repeat_interleave(sizes, dim=0).view(shape)
-
     def _rows(self, inputs: Any) -> int:
         """Return the rows that the inputs have: one or several for each sample."""
         sizes = {x.shape[0] for x in tensors(inputs) if x.ndim}
@@ -299,10 +298,6 @@ class GatedLayer(nn.Module):
         if not fitting:
             raise UnsplitError
         return max(fitting)
-
-
-def _product(x: torch.Tensor, weight: torch.Tensor, turned: bool) -> torch.Tensor:
-    return x @ weight if turned else F.linear(x, weight)
 
 
 def _runner(module: nn.Module, kept: Mapping[str, Any]) -> Callable[..., Any]:
