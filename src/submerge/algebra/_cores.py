@@ -77,7 +77,7 @@ CORES: Mapping[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], 
 class Bank:
     """The kept updates of one weight [m, n], by task; tasks whose update is zero have none.
 
-    `cache` holds what was computed before, under keys that begin with `key`, and may forget any of it.
+    `cache` holds blocks of the Gram matrices, under keys that begin with `key`, and may forget any of them.
     """
 
     def __init__(
@@ -101,13 +101,8 @@ class Bank:
         values = torch.cat([self.parts[t].values.double() for t in members])
         if rule == "sum" or (rule == "tsv_m" and len(members) == 1):  # whose factors are orthonormal
             return values.diag()
-        key = (self.key, "core", rule, tuple(members))
-        if key not in self._cache:
-            left, right = (self._gram(members, side) for side in ("left", "right"))
-            core = CORES[rule](left, values, right, self.negligible)
-            self._cache[key] = core
-            return core
-        return self._cache[key]
+        left, right = (self._gram(members, side) for side in ("left", "right"))
+        return CORES[rule](left, values, right, self.negligible)
 
     def factors(self, members: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return U_S [m, R] and V_S [R, n]; views where there is one member."""
