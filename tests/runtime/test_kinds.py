@@ -102,6 +102,7 @@ KINDS: dict[str, tuple[Callable[[Any], tuple[Any, list[Any]]], dict[str, torch.T
         classes("DistilBertModel", "DistilBertForSequenceClassification", "DistilBertConfig", DISTIL),
         IDS,
     ),
+    "vit": (classes("ViTModel", "ViTForImageClassification", "ViTConfig", SEEN), IMAGES),
     "clip": (_clip, IMAGES),
     "decoder with a classifier": (
         classes("LlamaModel", "LlamaForSequenceClassification", "LlamaConfig", {**SMALL, "pad_token_id": 0}),
@@ -176,6 +177,18 @@ def test_a_named_task_is_the_fine_tune(kind: str, tmp_path: Path) -> None:
         assert set(routed.tasks) <= set(model.router.names)
         again = model(**inputs, task=routed.tasks)
         assert (routed.logits - again.logits).nan_to_num(0).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["vit", "roberta", "distilbert"])
+def test_features_are_those_of_the_fine_tune(kind: str, tmp_path: Path) -> None:
+    out, models = made(kind, tmp_path)
+    inputs = KINDS[kind][1]
+    model = submerge.load(out, features=True)
+    for number, tuned in enumerate(models):
+        with torch.no_grad():
+            wanted = tuned.base_model(**inputs).last_hidden_state
+        found = model(**inputs, task=f"task{number}").last_hidden_state
+        assert (found - wanted).abs().max() < 1e-4
 
 
 def test_a_model_that_shows_the_router_nothing_is_told(tmp_path: Path) -> None:

@@ -67,10 +67,16 @@ def routed_class(kind: type) -> type:
             router.replay.recorded = None
         return found
 
-    members: dict[str, Any] = {"forward": forward, "route": route, "__module__": kind.__module__}
+    members: dict[str, Any] = {
+        "forward": forward,
+        "route": route,
+        "__module__": kind.__module__,
+        "__qualname__": f"Routed{kind.__qualname__}",
+    }
     if hasattr(kind, "generate"):
         members["generate"] = generate
-    return type(f"Routed{kind.__name__}", (kind,), members)
+    # transformers finds by a class's name what the tensors of older files are called in it
+    return type(kind.__name__, (kind,), members)
 
 
 def _bound(kind: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
