@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["ADAPTER_RECIPES", "RECIPES", "Recipe", "merge_all"]
+__all__ = ["ADAPTER_RECIPES", "RECIPES", "SERVED", "Recipe", "merge_all"]
 
 
 @dataclass(frozen=True, eq=False)  # a key of dicts, by identity
@@ -32,7 +32,7 @@ class Recipe:
     form: str = "checkpoint"
     needs_base: bool = True
     each: Mapping[str, float] = field(default_factory=dict)
-    shared: Mapping[str, float] = field(default_factory=dict)
+    shared: Mapping[str, float | str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -77,6 +77,9 @@ ADAPTER_RECIPES = (
     ),
 )
 """Merges of LoRA adapters. TIES is no low-rank update; the others need not be made larger to be used."""
+
+SERVED = Recipe("mass", shared={"pooling": "cls"})
+"""The merge that finds the task of each image; on validation images the best of the three poolings."""
 
 
 def merge_all(jobs: Mapping[Path, Path]) -> dict[Path, dict[str, Any]]:

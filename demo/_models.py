@@ -11,7 +11,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from _tasks import CLASSES, SIDE, TASKS, Split
 
-__all__ = ["accuracies", "load", "logits", "new_model", "save"]
+__all__ = ["accuracies", "load", "logits", "new_model", "pixels", "save"]
 
 PREPROCESSOR = {
     "image_processor_type": "ViTImageProcessor",
@@ -62,7 +62,12 @@ def load(folder: Path, base: Path | None = None) -> ViTForImageClassification:
 
 def logits(model: ViTForImageClassification, images: torch.Tensor) -> torch.Tensor:
     """Return class scores, shape [n, 10], for images with values in [0, 1]."""
-    return model(pixel_values=images * 2 - 1).logits  # what the processor's mean and std do
+    return model(pixel_values=pixels(images)).logits
+
+
+def pixels(images: torch.Tensor) -> torch.Tensor:
+    """Return images with values in [0, 1] as the processor's mean and deviation make them."""
+    return images * 2 - 1
 
 
 @torch.no_grad()

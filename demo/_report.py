@@ -21,12 +21,12 @@ from _tasks import TASKS
 __all__ = ["Row", "draw", "table"]
 
 COLOURS = {"base": "#9aa5b1", "tuned": "#9aa5b1", "own": "#2da44e", "merge": "#1f6feb"}
-COLOURS |= {"lora: tuned": "#9aa5b1", "lora: own": "#2da44e", "lora: merge": "#8250df"}
+COLOURS |= {"served": "#d97706", "lora: tuned": "#9aa5b1", "lora: own": "#2da44e", "lora: merge": "#8250df"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model's accuracies on all tasks; `kind` is base, tuned, own or merge, or one with LoRA (`COLOURS`).
+    """One model's accuracies on all tasks; `kind` is base, tuned, own, merge or served, or one with LoRA.
 
     A row of kind `own` is no model: every task is judged with the fine-tune made for it.
     """

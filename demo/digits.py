@@ -21,15 +21,18 @@ from rich.console import Console
 from transformers import ViTForImageClassification
 from transformers.utils import logging as transformers_logging
 
-from _merge import ADAPTER_RECIPES, RECIPES, Recipe, merge_all
+from _merge import ADAPTER_RECIPES, RECIPES, SERVED, Recipe, merge_all
 from _models import accuracies, load, save
 from _report import Row, draw, table
+from _serve import answers
 from _tasks import BASE_TASK, TASKS, TUNED_TASKS, Split, Task, load_splits
 from _train import finetune, finetune_adapter, pretrain
 
 OUT = Path(__file__).resolve().parent / "out"
 SCALES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5)
 """The values of λ that are tried on the validation images."""
+SERVINGS = {"mass, each image": 1, "mass, groups of 4": 4}
+"""Images that are known to be of one task, though not of which, where MASS finds the task."""
 
 
 def main() -> None:
@@ -52,6 +55,8 @@ def main() -> None:
     upright = accuracies(base, test)
     rows = [Row("base", "base", upright)]
     merged = _merge_all(options.out, models, base, validation, console)
+    bank, _ = merged.pop(SERVED)
+    served = {name: answers(bank, test, size) for name, size in SERVINGS.items()}
     for lora in (False, True):
         own = {BASE_TASK.name: upright}
         for task in TUNED_TASKS:
@@ -64,12 +69,16 @@ def main() -> None:
             if recipe.lora == lora:
                 scores = accuracies(_load(models, folder), test)
                 rows.append(Row(recipe.name, f"{mark}merge", scores, scale))
+        if not lora:
+            rows += [Row(name, "served", found.accuracies) for name, found in served.items()]
 
     console.print(table(rows))
     picture = options.out / "demo.png"
     draw(rows, torch.stack([task.view(test.images[3:4])[0, 0] for task in TASKS]), picture)
     best = max(rows, key=lambda row: (row.kind == "merge") * row.mean)
     recipe = options.out / "recipes" / f"{best.name}.yaml"
+    for name, found in served.items():
+        console.print(f"{name}: {found.own:.0f} % of all but the upright ones met their own model.")
     console.print(f"Picture: {_short(picture)}. All of it took {time.perf_counter() - started:.0f} s.")
     console.print("The best merge once more, by hand:")
     command = ["submerge", "merge", _short(recipe), "-o", _short(options.out / "mine")]
@@ -125,7 +134,7 @@ def _merge_all(
     """Return recipe -> folder of its merge, and its λ if it has one, chosen on validation images."""
     recipes = out / "recipes"
     recipes.mkdir(parents=True, exist_ok=True)
-    known = (*RECIPES, *ADAPTER_RECIPES)
+    known = (*RECIPES, SERVED, *ADAPTER_RECIPES)
     folders = {recipe: out / "merged" / recipe.name for recipe in known}
     scales = dict.fromkeys(known, 1.0)
 
