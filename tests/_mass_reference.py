@@ -106,7 +106,8 @@ def routed(
 ) -> torch.Tensor:
     """Return the score of every task [T] for one sample: z-scores, averaged over a site's maps, then sites.
 
-    `model` is any model of the architecture; `first` are the parameters of the first pass (all tasks merged).
+    `model` is any model of the architecture; `first` are the parameters of the first pass (default: all
+    tasks merged).
     """
     router = copy.deepcopy(model)
     router.load_state_dict(first or reference.merged(range(len(reference.tuned))), strict=False)
@@ -129,6 +130,24 @@ def routed(
             found.append(zscore(r))
         scores.append(torch.stack(found).mean(0))
     return torch.stack(scores).mean(0)
+
+
+def with_heads(
+    scores: torch.Tensor, reference: Reference, model: Any, inputs: Mapping[str, torch.Tensor], first: State
+) -> torch.Tensor:
+    """Return 24 Var(S) S + log Σ exp of each head's outputs on the first pass; one output says nothing."""
+    said = []
+    for head in reference.heads:
+        whole = copy.deepcopy(model)
+        whole.load_state_dict(first, strict=False)
+        for name, values in head.items():
+            path, _, local = name.rpartition(".")
+            setattr(whole.get_submodule(path), local, torch.nn.Parameter(values.clone()))
+        with torch.no_grad():
+            logits = whole(**inputs).logits[0].double()
+        said.append(logits.exp().sum().log() if len(logits) > 1 else None)
+    mean = torch.stack([one for one in said if one is not None]).mean()
+    return 24 * scores.var() * scores + torch.stack([mean if one is None else one for one in said])
 
 
 def selected(scores: torch.Tensor, threshold: float = 0.2, most: int = 3) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import submerge
-from _mass_reference import Reference, routed, site_inputs
+from _mass_reference import Reference, routed, site_inputs, with_heads
 from _models import ROOM, TEXT, quiet_transformers
 
 COUNT = 4
@@ -234,14 +234,23 @@ def encoder(served: Served) -> Any:
 
 
 def scores(served: Served, inputs: dict[str, torch.Tensor], **more: Any) -> torch.Tensor:
+    """Return the default's scores: the first pass is the base's, and heads of classes are heard."""
+    base = served.reference.base
+    found = site_scores(served, inputs, first=base, **more)
+    if served.kind not in ("bert", "vit"):
+        return found
+    return with_heads(found, served.reference, served.tuned[0], inputs, base)
+
+
+def site_scores(served: Served, inputs: dict[str, torch.Tensor], **more: Any) -> torch.Tensor:
+    """Return what the sites say, by default in a first pass of the merge."""
     pool = "tokens" if served.kind == "vit" else "mean"
-    pool = more.pop("pool", pool)
     return routed(
         served.reference,
         encoder(served),
         more.pop("sites", sites_of(served)),
         inputs | extra(served, inputs),
-        pool=pool,
+        pool=more.pop("pool", pool),
         **more,
     )
 

@@ -20,7 +20,7 @@ from benchmarks.replication import cache as store
 from benchmarks.replication import methods, page, plots, report, splits, steps, text, train
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.ceilings import factors, lda, route
-from benchmarks.replication.heads import Head, loss, predict, score, shots
+from benchmarks.replication.heads import Head, logits, loss, predict, score, shots
 from benchmarks.replication.merge import Bench, Plan
 from benchmarks.replication.routing.measure import Servers
 from benchmarks.replication.routing.rows import ROWS
@@ -381,7 +381,7 @@ def test_every_way_is_scored(name: str, cache: Cache, made: dict[str, splits.Spl
         assert all(0 <= share <= 1 for share in found[f"routed {part}"].values())
 
 
-@pytest.mark.parametrize("name", ["residual", "form", "group"])
+@pytest.mark.parametrize("name", ["residual", "default", "form", "group"])
 def test_a_row_that_runs_one_task_is_what_the_model_answers(
     name: str, cache: Cache, made: dict[str, splits.Split]
 ) -> None:
@@ -391,7 +391,15 @@ def test_a_row_that_runs_one_task_is_what_the_model_answers(
     for task in made:
         items = servers.scorer.items["test"][task]
         batch = items.batch(range(len(items)))
-        out = model(**batch, group=[i // row.group for i in range(len(items))])
+        prior = None
+        if row.heard:
+            base = SUITE.domain.load(cache.base, cache.base)
+            features = SUITE.domain.means(base(**batch).last_hidden_state, batch)
+            said = [logits(servers.scorer.heads[one], features).exp().sum(-1).log() for one in made]
+            known = [i for i, one in enumerate(made) if made[one].kind == CLASSES]
+            mean = torch.stack([said[i] for i in known]).mean(0)
+            prior = torch.stack([one if i in known else mean for i, one in enumerate(said)], 1)
+        out = model(**batch, group=[i // row.group for i in range(len(items))], prior=prior)
         right = torch.tensor([one == task for one in out.tasks])
         told = predict(servers.scorer.heads[task], SUITE.domain.means(out.last_hidden_state, batch))
         wrong = torch.full_like(told, 0.5 if told.is_floating_point() else -1)

@@ -4,7 +4,7 @@ import pytest
 
 import submerge
 from _mass_reference import answer, selected
-from _mass_tasks import Served, extra, make, one, same_logits, scores
+from _mass_tasks import Served, extra, make, one, same_logits, scores, site_scores
 
 
 @pytest.fixture(scope="module", params=["bert", "vit", "llama", "t5"])
@@ -31,14 +31,15 @@ def test_the_default_is_the_reference(served: Served) -> None:
 
 
 def test_sets_of_tasks_are_the_reference(served: Served) -> None:
-    model = submerge.load(served.merged("default"), select="threshold", threshold=0.25)
+    settings = {"select": "threshold", "threshold": 0.25, "first_pass": "merged", "head_evidence": "none"}
+    model = submerge.load(served.merged("default"), **settings)
     inputs, labels = served.mixed(each=3)
     out = model(**inputs, **extra(served, inputs))
     sizes = {len(some) for some in out.routing.selected}
     assert len(sizes) > 1, "sets of several sizes"
     for row in range(len(labels)):
         some = one(inputs, row)
-        wanted = scores(served, some)
+        wanted = site_scores(served, some)
         tasks = selected(wanted, threshold=0.25)
         assert out.routing.selected[row] == tuple(f"task{t}" for t in tasks)
         head = int(wanted.argmax())

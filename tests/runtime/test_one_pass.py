@@ -10,7 +10,7 @@ import torch
 
 import submerge
 from _mass_reference import Reference, answer
-from _mass_tasks import Served, extra, make, one, same_logits, scores, sites_of
+from _mass_tasks import Served, extra, make, one, same_logits, site_scores, sites_of
 from submerge.errors import RequestError
 
 LAYER = re.compile(r"\.(?:layers?|block)\.(\d+)\.")
@@ -56,7 +56,7 @@ def test_the_first_blocks_are_shared_and_the_rest_is_the_task(served: Served) ->
     sites = [group for group in sites_of(served) if is_first(group[0])]
     for row in range(len(labels)):
         some = one(inputs, row)
-        wanted = scores(served, some, sites=sites)
+        wanted = site_scores(served, some, sites=sites)
         assert (out.routing.scores[row] - wanted).abs().max() < 1e-3
         assert found[row] == int(wanted.argmax())
         task = found[row]

@@ -55,8 +55,8 @@ def test_route_says_what_a_pass_does(model: Any, bert: Served) -> None:
 
 def test_the_first_pass_ends_at_the_last_site(bert: Served) -> None:
     inputs, _ = bert.mixed()
-    whole = submerge.load(bert.merged("default"))
-    early = submerge.load(bert.merged("default"), routing_layers="first:1")
+    whole = submerge.load(bert.merged("default"), head_evidence="none")
+    early = submerge.load(bert.merged("default"), head_evidence="none", routing_layers="first:1")
     seen = []
     early.bert.encoder.layer[1].register_forward_pre_hook(lambda *_: seen.append(1))
     early.route(**inputs)  # explores the model once
@@ -166,24 +166,45 @@ def test_other_routers_and_merges_run(bert: Served, aggregate: str, settings: di
 
 def test_mahalanobis_chooses_as_l2_does(bert: Served) -> None:
     inputs, _ = bert.mixed()
-    plain, other = (submerge.load(bert.merged("default"), norm=norm) for norm in ("l2", "mahalanobis"))
+    plain, other = (
+        submerge.load(bert.merged("default"), norm=norm, head_evidence="none")
+        for norm in ("l2", "mahalanobis")
+    )
     assert (plain.route(**inputs).scores - other.route(**inputs).scores).abs().max() < 1e-4
 
 
-def test_a_first_pass_on_the_base(bert: Served) -> None:
-    model = submerge.load(bert.merged("default"), first_pass="base")
+@pytest.mark.parametrize("first", ["base", "merged"])
+def test_the_first_pass_is_the_bases_or_the_merges(bert: Served, first: str) -> None:
+    model = submerge.load(bert.merged("default"), first_pass=first, head_evidence="none")
     inputs, _ = bert.mixed()
     out = model(**inputs)
-    sites = bert.sites
+    state = bert.reference.base if first == "base" else None
     for row in range(8):
         some = one(inputs, row)
-        wanted = routed(bert.reference, bert.tuned[0], sites, some, first=bert.reference.base)
+        wanted = routed(bert.reference, bert.tuned[0], bert.sites, some, first=state)
         assert (out.routing.scores[row] - wanted).abs().max() < 1e-3
         task = int(wanted.argmax())
         logits = answer(bert.reference, bert.tuned[0], [task], task, some).logits[0]
         assert (out.logits[row, : len(logits)] - logits).abs().max() < 1e-4
     kept = [k.origin for layer in model.router.attached.layers.values() for k in layer.kept.values()]
-    assert all(origin is None for origin in kept), "no second copy of the weights is held"
+    if first == "base":
+        assert all(origin is None for origin in kept), "no second copy of the weights is held"
+
+
+def test_what_the_caller_knows_counts(model: Any, bert: Served) -> None:
+    inputs, _ = bert.mixed()
+    before = model.route(**inputs)
+    nothing = model.route(**inputs, prior=torch.zeros(8, 4))
+    assert torch.equal(nothing.scores, before.scores)
+    prior = torch.zeros(8, 4)
+    prior[:, 2] = 1000
+    assert model(**inputs, prior=prior).tasks == ["task2"] * 8
+    assert model.route(**inputs, prior=prior).tasks == ["task2"] * 8
+    prior = torch.zeros(8, 4).index_fill(1, torch.tensor([0, 3]), -torch.inf)
+    assert set(model.route(**inputs, prior=prior).tasks) <= {"task1", "task2"}
+    for wrong in (torch.zeros(8, 3), torch.full((8, 4), torch.nan), [0.0] * 4):
+        with pytest.raises(submerge.RequestError, match="prior"):
+            model.route(**inputs, prior=wrong)
 
 
 @pytest.mark.parametrize("fixed", ["base", "iso_c"])
@@ -208,7 +229,8 @@ def test_without_heads_there_are_features(bert: Served) -> None:
         with torch.no_grad():
             wanted = plain(**one(inputs, row)).last_hidden_state[0]
         assert (out.last_hidden_state[row] - wanted).abs().max() < 1e-4
-    assert model.route(**inputs).tasks == submerge.load(bert.merged("default")).route(**inputs).tasks
+    whole = submerge.load(bert.merged("default"), head_evidence="none")
+    assert model.route(**inputs).tasks == whole.route(**inputs).tasks
 
 
 def test_full_rank_is_the_fine_tune_itself(bert: Served) -> None:
@@ -309,7 +331,7 @@ def test_copies_and_the_base_itself_are_tasks_like_others(bert: Served) -> None:
     out = bert.root / "copies"
     submerge.merge(recipe, out, settings=ROOM)
     assert not any(name.startswith("tasks.2.") for name in load_file(out / "bank.safetensors"))
-    model = submerge.load(out, select="threshold", threshold=0.01)
+    model = submerge.load(out, select="threshold", threshold=0.01, head_evidence="none")
     inputs, _ = bert.mixed()
     found = model(**inputs)
     assert {len(some) for some in found.routing.selected} == {3}, "copies and all run together"

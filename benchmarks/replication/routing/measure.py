@@ -73,7 +73,8 @@ class Servers:
         self.scorer = Scorer(suite.domain, splits, heads, cache.base, screen=0)
         self.pairs = [any(row[1] is not None for row in split.train[:1]) for split in splits.values()]
         self._named: dict[str, dict[str, torch.Tensor]] = {}
-        self._scores: dict[tuple[str, str, str], torch.Tensor] = {}
+        self._scores: dict[tuple[str, bool, str, str], torch.Tensor] = {}
+        self._said: dict[tuple[str, str], torch.Tensor] = {}
 
     def everything(self, rows: Sequence[Served]) -> None:
         """Score the rows, unless the cache has them; where all inputs have one form, none is told it."""
@@ -179,11 +180,13 @@ class Servers:
 
     def _routed(self, model: Any, row: Served, part: str, task: str) -> _Answers:
         """Return the choice alone; rows with one router share its scores, whatever the caller knows."""
-        key = (repr(sorted(row.settings.items())), part, task)
+        key = (repr(sorted(row.settings.items())), row.heard, part, task)
         if key not in self._scores:
             items, parts, order = self.scorer.items[part][task], [], []
+            said = self._heard(part, task) if row.heard else None
             for which in items.batches():
-                parts.append(model.route(**items.batch(which)).scores)
+                prior = None if said is None else said[which]
+                parts.append(model.route(**items.batch(which), prior=prior).scores)
                 order += which
             self._scores[key] = torch.cat(parts)[torch.tensor(order).argsort()]
         scores = self._scores[key]
@@ -193,6 +196,26 @@ class Servers:
             fits = torch.tensor([pair == self.pairs[self.tasks.index(task)] for pair in self.pairs])
             scores = scores.masked_fill(~fits, -torch.inf)
         return _Answers(torch.zeros(len(scores), 0), scores.argmax(1))
+
+    def _heard(self, part: str, task: str) -> torch.Tensor:
+        """Return what all heads say of the base's features [n, T], as `head_evidence` has it.
+
+        The served models come without heads, for the bench's are no layers of transformers.
+        """
+        if (part, task) not in self._said:
+            domain, items = self.suite.domain, self.scorer.items[part][task]
+            base = domain.load(self.cache.base, self.cache.base)
+            heads = [self.scorer.heads[t] for t in self.tasks]
+            classes = torch.tensor([head.kind == CLASSES for head in heads])
+            found = torch.zeros(len(items), len(heads), dtype=torch.float64)
+            for which in items.batches():
+                batch = items.batch(which)
+                features = domain.pooled(base(**batch).last_hidden_state, batch, CLASSES)
+                each = [logits(head, features).double().logsumexp(-1) for head in heads]
+                found[which] = torch.stack(each, 1)
+            mean = found[:, classes].mean(1, keepdim=True)
+            self._said[part, task] = torch.where(classes, found, mean)
+        return self._said[part, task]
 
     def _lda(self, row: Served) -> Callable[[str, str], _Answers]:
         suite = self.suite.cut(router_shots=row.options["shots"])

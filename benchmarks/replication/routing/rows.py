@@ -15,11 +15,12 @@ __all__ = ["ROWS", "Served"]
 class Served:
     """A row: what serves, the gate's settings, and what the caller knows of an input.
 
-    `by` is "mass", "fixed" (MASS's plain checkpoint, all heads compete), "smile", or "lda" (a discriminant on
-    base features, trained on labelled inputs, names the task). With `heads` "router" the head is the first
-    chosen task's, with "max" that of the largest logit among the chosen tasks. With `form` it is known which
-    tasks take pairs of texts, with `group` that so many inputs in a row are of one task. With `wide` the
-    first two blocks keep twice the rank, for they are all that a single pass routes by.
+    `by` is "mass", "fixed" (MASS's plain checkpoint, all heads compete), "smile", or "lda" (a discriminant
+    on base features, trained on labelled inputs, names the task). With `heads` "router" the head is the first
+    chosen task's, with "max" that of the largest logit among the chosen tasks. With `heard` the choice is
+    made by what all heads say of the base's features, too. With `form` it is known which tasks take pairs
+    of texts, with `group` that so many inputs in a row are of one task. With `wide` the first two blocks
+    keep twice the rank, for they are all that a single pass routes by.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Served:
     settings: Mapping[str, Any] = field(default_factory=dict)
     by: str = "mass"
     heads: str = "router"
+    heard: bool = False
     form: bool = False
     wide: bool = False
     group: int = 1
@@ -47,22 +49,24 @@ def _paper(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in {**PRESETS["paper"], **changes}.items() if key != "heads"}
 
 
-_TWO = {"passes": "two", "score": "residual"}
+_BASE = {"passes": "two", "first_pass": "base"}
+_TWO = {**_BASE, "score": "residual"}
 _ONCE = {"passes": "one", "score": "gaussian"}
 
 ROWS = (
-    Served("fixed", "fixed merge, all heads", by="fixed", heads="max"),
+    Served("fixed", "fixed merge, all heads", {"first_pass": "merged"}, by="fixed", heads="max"),
     Served("smile", "SMILE (rank 16, gate 4)", by="smile", options={"rank": 16, "gate": 4}),
     Served("paper", "MASS, the paper's preset", _paper(), heads="max"),
     Served("paper_first", "the same, head of the router's first", _paper()),
     Served("layer", "one layer, top-1", _paper(select="top1")),
-    Served("residual", "all layers, residual", {"score": "residual"}),
-    Served("gaussian", "all layers, Gaussian", {"score": "gaussian"}),
-    Served("whitened", "all layers, whitened", {"score": "whitened"}),
-    Served("base", "all layers, residual, first pass on the base", {**_TWO, "first_pass": "base"}),
-    Served("several", "all layers, residual, up to 3 tasks", {**_TWO, "select": "threshold"}),
-    Served("form", "all layers, residual, form known", _TWO, form=True),
-    Served("group", "all layers, residual, groups of 4", _TWO, group=4),
+    Served("merged", "all layers, first pass on the merge", {**_TWO, "first_pass": "merged"}),
+    Served("residual", "all layers", _TWO),
+    Served("gaussian", "all layers, Gaussian", {**_BASE, "score": "gaussian"}),
+    Served("whitened", "all layers, whitened", {**_BASE, "score": "whitened"}),
+    Served("several", "all layers, up to 3 tasks", {**_TWO, "select": "threshold"}),
+    Served("default", "**default**: all layers, heads heard", _TWO, heard=True),
+    Served("form", "default, form known", _TWO, heard=True, form=True),
+    Served("group", "default, groups of 4", _TWO, heard=True, group=4),
     Served("one_narrow", "one pass, Gaussian", _ONCE),
     Served("one", "one pass, Gaussian, twice the rank in the first blocks", _ONCE, wide=True),
     Served("one_form", "one pass, form known", _ONCE, wide=True, form=True),

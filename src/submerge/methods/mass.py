@@ -129,6 +129,8 @@ def _whole(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     "paper": {
+        "first_pass": "merged",
+        "head_evidence": "none",
         "routing_layers": "depth:0.75",
         "routing_sites": "mlp",
         "pooling": "paper",
@@ -180,6 +182,12 @@ def _layers(text: str, shapes: Mapping[str, tuple[int, ...]]) -> list[Problem]:
     return [Problem(f"routing_layers is {text!r}, and no tensor has that in its name", where, hint)]
 
 
+def routes_on_base(settings: Mapping[str, Any]) -> bool:
+    """Say whether the first pass is the base's."""
+    first, passes = settings["first_pass"], settings["passes"]
+    return bool(first == "base" or (first == "auto" and passes == "two"))
+
+
 def layer_numbers(text: str) -> set[int] | None:
     """Return the layers that a text such as `0,2-4` names, or None where it is no such text."""
     found: set[int] = set()
@@ -229,7 +237,12 @@ OPTIONS = (
     ),
     _gate("preset", "default", "what the options below are by default", choices=tuple(PRESETS)),
     _gate("aggregate", "tsv_m", "how the chosen tasks are merged", choices=("tsv_m", "iso_c", "sum")),
-    _gate("first_pass", "merged", "the model that routes", choices=("merged", "base")),
+    _gate(
+        "first_pass",
+        "auto",
+        "the model that routes; auto: the base, or with one pass the merge, whose blocks are shared",
+        choices=("auto", "merged", "base"),
+    ),
     _gate(
         "passes",
         "two",
@@ -254,6 +267,12 @@ OPTIONS = (
         "residual",
         "what tells tasks apart at a site",
         choices=("residual", "whitened", "gaussian"),
+    ),
+    _gate(
+        "head_evidence",
+        "auto",
+        "auto: what the tasks' heads say of the first pass counts too, where there are heads of classes",
+        choices=("auto", "none"),
     ),
     _gate("norm", "l2", "of residuals", choices=("l2", "l1", "mahalanobis")),
     _gate("select", "top1", "which tasks run", choices=("top1", "threshold", "weighted")),

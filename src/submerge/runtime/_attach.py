@@ -10,6 +10,7 @@ from torch import nn
 
 from submerge.algebra import Bank, LowRank
 from submerge.errors import Problem, RequestError, few
+from submerge.methods.mass import routes_on_base
 from submerge.runtime._folder import Folder
 from submerge.runtime._gate import Gate
 from submerge.runtime._heads import Heads, Own, own_modules
@@ -65,7 +66,7 @@ def attach(
             by_module.setdefault(path, {})[local] = kept
             if isinstance(module, nn.Embedding) and "relative_attention_bias" in path:
                 found.sequential = True  # rows are looked up by distance, for all samples at once
-    if folder.settings["first_pass"] == "base" or folder.settings["fixed"] == "base":
+    if routes_on_base(folder.settings) or folder.settings["fixed"] == "base":
         _forget_merge(model, by_module)
     for path, parameters in by_module.items():
         found.layers[path] = gate_layer(gate, model.get_submodule(path), parameters, path)
@@ -155,7 +156,7 @@ def _gate_heads(model: Any, folder: Folder, gate: Gate, names: Mapping[str, str]
         order = [name for name, _ in module.named_parameters()]
         tasks = [{name: mine[f"{path}.{name}"] for name in order} for mine in named]
         if path == paths[-1]:
-            head: Own = (last := Heads(gate, module, tasks, compete=compete))
+            head: Own = (last := Heads(gate, module, tasks, compete=compete, alone=len(paths) == 1))
         else:
             head = Own(gate, module, tasks)
         module.add_module("submerge", head)

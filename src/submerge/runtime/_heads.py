@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -64,16 +65,26 @@ class Heads(Own):
     """The module that ends in the tasks' outputs: as wide as the widest, filled up with −inf.
 
     With `compete` the outputs of all tasks of a sample come side by side, −inf for the others, so that the
-    best can be taken where they are final. Heads that are one linear map are one product for all tasks.
+    best can be taken where they are final; in a first pass that asks `everyone`, so do those of all tasks.
+    Heads that are one linear map are one product for all tasks. `alone` says that tasks have no other modules
+    of their own, before this one.
     """
 
     index: torch.Tensor
 
     def __init__(
-        self, gate: Gate, module: nn.Module, tasks: Sequence[Mapping[str, torch.Tensor]], *, compete: bool
+        self,
+        gate: Gate,
+        module: nn.Module,
+        tasks: Sequence[Mapping[str, torch.Tensor]],
+        *,
+        compete: bool,
+        alone: bool,
     ) -> None:
         super().__init__(gate, module, tasks)
         self.compete = compete
+        self.everyone = False
+        self.alone = alone
         self.linear = self._plain is nn.Linear.forward
         self.widths = [_width(parameters) for parameters in tasks]
         self.width = max(self.widths)
@@ -85,12 +96,14 @@ class Heads(Own):
         self.register_buffer("index", torch.tensor(rows), persistent=False)
 
     def forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Return [.., width], or [.., T · width] where heads compete."""
-        if self._entered or not self.gate.spans:
+        """Return [.., width], or [.., T · width] where heads compete or everyone is asked."""
+        if self._entered or not (self.gate.spans or self.everyone):
             return self._plain(module, *args, **kwargs)
         everything = self._all(module, args, kwargs)  # [rows, .., Σ widths]
         rows = everything.shape[0]
         everything = F.pad(everything, (0, 1), value=-torch.inf)
+        if self.everyone:
+            return everything[..., self.index].flatten(-2)
         if self.compete:
             allowed = self._allowed(rows, everything.device)
             found = everything[..., self.index]
@@ -112,11 +125,32 @@ class Heads(Own):
                 zeros = [weight.new_zeros(width) for width in self.widths]
                 bias = torch.cat([p.get("bias", zero) for p, zero in zip(found, zeros, strict=True)])
             return F.linear(args[0] if args else next(iter(kwargs.values())), weight, bias)
-        wanted = {t for span in (self.gate.spans if self.compete else self.gate.leads) for t in span.tasks}
+        spans = self.gate.spans if self.compete else self.gate.leads
+        wanted = set(tasks) if self.everyone else {t for span in spans for t in span.tasks}
         results: dict[int, torch.Tensor] = {t: self.run(module, t, args, kwargs) for t in sorted(wanted)}
         some = next(iter(results.values()))
         empty = [some.new_zeros(*some.shape[:-1], width) for width in self.widths]
         return torch.cat([results.get(t, empty[t]) for t in tasks], dim=-1)
+
+    @contextmanager
+    def asked(self) -> Iterator[None]:
+        """Let the outputs of all tasks come side by side inside."""
+        self.everyone = True
+        try:
+            yield
+        finally:
+            self.everyone = False
+
+    def log_evidence(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return log Σ exp of each task's outputs [B, T], in nats, for outputs [B, T · width] side by side.
+
+        A task with one output, a number, says nothing of its inputs: it gets the mean of the others.
+        """
+        found = logits.double().view(len(logits), len(self.widths), self.width).logsumexp(-1)
+        classes = torch.tensor([width > 1 for width in self.widths], device=found.device)
+        if not classes.any():
+            return torch.zeros_like(found)
+        return torch.where(classes, found, found[:, classes].mean(1, keepdim=True))
 
     def _allowed(self, rows: int, device: torch.device) -> torch.Tensor:
         found = torch.zeros(self.gate.size, len(self.widths), dtype=torch.bool, device=device)

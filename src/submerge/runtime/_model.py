@@ -22,19 +22,27 @@ def routed_class(kind: type) -> type:
     """Return a subclass of a transformers class whose forward and generate route first.
 
     It takes what the class takes, and besides `task` (a name, or one for each input: no routing), `group` (an
-    id for each input, or "batch": inputs of one id get one decision) and `form` ("single" or "pair", where
-    the inputs do not show it). Outputs have `routing`, `tasks` and `coefficients` besides.
+    id for each input, or "batch": inputs of one id get one decision), `form` ("single" or "pair", where
+    the inputs do not show it) and `prior` (log-probabilities of the tasks [B, T], which count beside what
+    the model finds). Outputs have `routing`, `tasks` and `coefficients` besides.
     """
 
     @functools.wraps(kind.forward)  # type: ignore[attr-defined]  # transformers looks at its signature
     def forward(
-        self: Any, *args: Any, task: Any = None, group: Any = None, form: Any = None, **kwargs: Any
+        self: Any,
+        *args: Any,
+        task: Any = None,
+        group: Any = None,
+        form: Any = None,
+        prior: Any = None,
+        **kwargs: Any,
     ) -> Any:
         plain = functools.partial(kind.forward, self)  # type: ignore[attr-defined]
         router: Router | None = getattr(self, "router", None)
         if router is None or router.gate.running:  # being made, or inside of a pass that is its own
             return plain(*args, **kwargs)
-        return _forward(self, router, plain, _bound(kind, args, kwargs), task, group, form)
+        told = {"task": task, "group": group, "form": form, "prior": prior}
+        return _forward(self, router, plain, _bound(kind, args, kwargs), told)
 
     def generate(
         self: Any,
@@ -43,13 +51,15 @@ def routed_class(kind: type) -> type:
         task: Any = None,
         group: Any = None,
         form: Any = None,
+        prior: Any = None,
         **kwargs: Any,
     ) -> Any:
         """Route once on the prompt, then generate as transformers does."""
         plain = functools.partial(kind.generate, self)  # type: ignore[attr-defined]
         if inputs is not None:
             kwargs[self.main_input_name] = inputs
-        return _generate(self, self.router, plain, args, kwargs, task, group, form)
+        told = {"task": task, "group": group, "form": form, "prior": prior}
+        return _generate(self, self.router, plain, args, kwargs, told)
 
     def route(
         self: Any,
@@ -57,12 +67,14 @@ def routed_class(kind: type) -> type:
         task: Any = None,
         group: Any = None,
         form: Any = None,
+        prior: Any = None,
         details: bool = False,
         **inputs: Any,
     ) -> Routing:
         """Return the choice of tasks for each input, without answering."""
         router, size = cast(Router, self.router), _size(self, inputs)
-        found = router.route(self, inputs, size, task=task, group=group, form=form, details=details)
+        told = {"task": task, "group": group, "form": form, "prior": prior}
+        found = router.route(self, inputs, size, details=details, **told)
         if router.replay is not None:
             router.replay.recorded = None
         return found
@@ -96,9 +108,7 @@ def _size(model: Any, inputs: Mapping[str, Any]) -> int:
     raise RequestError(Problem(what, type(model).__name__, "give what the model's processor returns"))
 
 
-def _forward(
-    model: Any, router: Router, plain: Any, inputs: dict[str, Any], task: Any, group: Any, form: Any
-) -> Any:
+def _forward(model: Any, router: Router, plain: Any, inputs: dict[str, Any], told: Mapping[str, Any]) -> Any:
     size = _size(model, inputs)
     for name, hint in (
         ("labels", "a routed model does not train; compare its logits yourself"),
@@ -106,7 +116,7 @@ def _forward(
     ):
         if inputs.get(name) is not None:
             raise RequestError(Problem(f"{name} cannot be given", type(model).__name__, hint))
-    routing = router.route(model, inputs, size, task=task, group=group, form=form)
+    routing = router.route(model, inputs, size, **told)
     plan = router.plan(routing)
     moved = plan.order is not None or router.replay is not None
     if moved and "use_cache" in inspect.signature(plain.func).parameters:
@@ -115,7 +125,7 @@ def _forward(
         out = plan.restored(_run(router, plan, plain, plan.sorted(inputs, size), size), size)
     heads = router.attached.heads
     if isinstance(out, MutableMapping):
-        if heads is not None and heads.compete and task is None and "logits" in out:
+        if heads is not None and heads.compete and told["task"] is None and "logits" in out:
             logits, best = best_head(out["logits"], len(router.names), router.settings["heads"])
             out["logits"] = logits
             tasks = [router.names[t] for t in best.tolist()]
@@ -151,12 +161,10 @@ def _generate(
     plain: Any,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    task: Any,
-    group: Any,
-    form: Any,
+    told: Mapping[str, Any],
 ) -> Any:
     size = _size(model, kwargs)
-    plan = router.plan(router.route(model, kwargs, size, task=task, group=group, form=form))
+    plan = router.plan(router.route(model, kwargs, size, **told))
 
     def run(**inputs: Any) -> Any:
         return plain(*args, **inputs)

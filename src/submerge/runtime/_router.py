@@ -15,10 +15,11 @@ from submerge.runtime._attach import Attached
 from submerge.runtime._batch import cut, reordered
 from submerge.runtime._evidence import Evidence, Pool, evidence
 from submerge.runtime._gate import Gate, Span
+from submerge.runtime._heads import Heads
 from submerge.runtime._layers import Factors
 from submerge.runtime._probe import Done, Explorer, Probe, Reader, Site, choose_sites
 from submerge.runtime._replay import Replay
-from submerge.runtime._select import choose, grouped, pooled, zscores
+from submerge.runtime._select import choose, grouped, pooled, weighed, zscores
 
 __all__ = ["FORMS", "Plan", "Router", "Routing"]
 
@@ -119,6 +120,17 @@ class Router:
             )
         return torch.tensor(fits)
 
+    def prior(self, given: Any, size: int) -> torch.Tensor:
+        """Return what the caller knows of the tasks [B, T], checked."""
+        shape = (size, len(self.names))
+        if not isinstance(given, torch.Tensor) or tuple(given.shape) != shape or given.isnan().any():
+            found = list(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
+            what = f"prior is {found}, and must be numbers of shape {list(shape)}"
+            raise RequestError(Problem(what, "prior", "give each input a log-probability of every task"))
+        if self.settings["select"] == "weighted":
+            raise RequestError(Problem("prior does not go with select: weighted", "prior", "use top1"))
+        return given.detach()
+
     # --- routing ----------------------------------------------------------------------------------------
 
     def route(
@@ -130,6 +142,7 @@ class Router:
         task: Any = None,
         group: Any = None,
         form: Any = None,
+        prior: torch.Tensor | None = None,
         details: bool = False,
     ) -> Routing:
         """Return the choice for each sample; nothing is run where there is nothing to choose."""
@@ -144,10 +157,12 @@ class Router:
             shares = torch.nn.functional.one_hot(lead, count).double()
             return self._routing([(t,) for t in lead.tolist()], lead, shares, shares)
         groups, allowed = self.groups(group, size, device), self.allowed(form, inputs, size)
-        found = self.evidence(model, inputs, size)
+        others = [] if prior is None else [self.prior(prior, size)]
+        found, heard = self.evidence(model, inputs, size)
         weighted = self.settings["select"] == "weighted"
         each = [torch.stack([-r if weighted else zscores(r) for r in site]).mean(0) for site in found]
-        scores = pooled(torch.stack(each).mean(0), groups)
+        others += [] if heard is None else [heard]
+        scores = pooled(weighed(torch.stack(each).mean(0), others), groups)
         choice = choose(
             scores,
             select=self.settings["select"],
@@ -170,8 +185,14 @@ class Router:
         return Routing(self.names, [self.names[t] for t in lead.tolist()], chosen, lead, shares, scores)
 
     @torch.no_grad()
-    def evidence(self, model: Any, inputs: Mapping[str, Any], size: int) -> list[list[torch.Tensor]]:
-        """Return, for each site and each map that takes it in, how ill each task fits each sample [B, T]."""
+    def evidence(
+        self, model: Any, inputs: Mapping[str, Any], size: int
+    ) -> tuple[list[list[torch.Tensor]], torch.Tensor | None]:
+        """Return what the first pass shows.
+
+        That is, for each site and each map that takes it in, how ill each task fits each sample [B, T]; and
+        what the heads say [B, T], in nats, where they are heard.
+        """
         part, some = _first_part(model, inputs)
         if not self.sites:
             explorer = Explorer()
@@ -191,12 +212,28 @@ class Router:
             self._evidence[name] = evidence(weight, len(self.names), score, norm)
         mask = inputs.get("attention_mask")
         mask = mask if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
-        reader = Reader(self.sites, self._evidence, Pool(self.pooling, size, mask), early=self.replay is None)
+        heads, heard = self._heads(model), None
+        early = self.replay is None and heads is None
+        reader = Reader(self.sites, self._evidence, Pool(self.pooling, size, mask), early=early)
         with self._first_pass(reader), self.replay.recording() if self.replay else nullcontext():
-            part(**some)
+            if heads is None:
+                part(**some)
+            else:
+                with heads.asked():
+                    logits = model(**_plain(inputs)).logits
+                heard = heads.log_evidence(logits) if logits.ndim == 2 else None
         if self.replay:
             self.gate.shared = frozenset(reader.met)
-        return reader.found
+        return reader.found, heard
+
+    def _heads(self, model: Any) -> Heads | None:
+        """Return the tasks' heads where they are heard: those on an encoder's output, if it comes to that."""
+        heads, settings = self.attached.heads, self.settings
+        if settings["head_evidence"] == "none" or settings["select"] == "weighted":
+            return None
+        if self.replay is not None or model.can_generate() or model.config.is_encoder_decoder:
+            return None
+        return heads if heads is not None and heads.alone else None
 
     @contextmanager
     def _first_pass(self, probe: Probe) -> Iterator[None]:
@@ -276,6 +313,11 @@ def _first_part(model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, A
     if "use_cache" in takes:
         some["use_cache"] = False
     return part, some
+
+
+def _plain(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a model takes to give its logits and nothing else."""
+    return {k: v for k, v in inputs.items() if k not in (*_NOT_ROUTED, "labels")}
 
 
 def _forms(form: Any, inputs: Mapping[str, Any], size: int) -> list[str]:
