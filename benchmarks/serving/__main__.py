@@ -42,6 +42,7 @@ def main() -> int:
         "load_before": os.getloadavg()[0],
         "threads": options.threads,
         "latency": bench.latency(options.batch, options.repeats),
+        "sets": bench.sets((options.repeats + 1) // 2),
         "batch": options.batch,
     }
     if not options.no_compression:

@@ -6,6 +6,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from benchmarks.replication.train import load_heads
 from benchmarks.serving.dense import Dense
 from submerge.methods.mass import PRESETS
 
-__all__ = ["COMPRESSIONS", "WAYS", "Bench"]
+__all__ = ["CHOICES", "COMPRESSIONS", "WAYS", "Bench"]
 
 PAPER = {key: value for key, value in PRESETS["paper"].items() if key != "heads"}
 WAYS: Mapping[str, Mapping[str, Any]] = {
@@ -31,6 +32,12 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "one pass": {"passes": "one", "score": "gaussian"},
     "the paper's preset": PAPER,
 }
+CHOICES: Mapping[str, Mapping[str, Any]] = {
+    "the paper's preset": PAPER,
+    "three tasks each": PAPER | {"threshold": 0.0},
+}
+"""What makes sets of tasks; the dense way merges a model for each of them."""
+SIZES = (8, 16, 32, 64)
 COMPRESSIONS = ("auto", "ratio:0.0625", "ratio:0.03", "energy:0.5", "energy:0.7", "energy:0.9", "energy:0.99")
 
 
@@ -66,13 +73,18 @@ class Bench:
         submerge.merge(recipe, out, settings=settings, overwrite=True)
         return out
 
+    @cached_property
+    def served(self) -> Path:
+        """The folder of the merge with default options."""
+        return self.merged()
+
     def clean(self) -> None:
         """Remove what was merged."""
         shutil.rmtree(self.place, ignore_errors=True)
 
     def latency(self, size: int, repeats: int) -> dict[str, Any]:
         """Return way -> median seconds of a mixed batch, and storage."""
-        folder, domain = self.merged(), self.suite.domain
+        folder, domain = self.served, self.suite.domain
         batch, names = self._mixed(size)
         plain = domain.load(self.models[0], self.cache.base)
         base = domain.load(self.cache.base, self.cache.base)
@@ -103,6 +115,31 @@ class Bench:
             "greatest difference to dense": error,
             "bytes": sizes,
         }
+
+    @torch.inference_mode()
+    def sets(self, repeats: int) -> list[dict[str, Any]]:
+        """Return for each choice and size of a mixed batch its sets of tasks, and seconds of both ways.
+
+        `first` is the gated layers' time while no set was met before, so that cores are to be found.
+        """
+        domain, rows = self.suite.domain, []
+        base, merged = (domain.load(path, self.cache.base) for path in (self.cache.base, self.served))
+        dense = Dense(base, merged, self.served)
+        everything, _ = self._mixed(max(SIZES))
+        for choice, options in CHOICES.items():
+            for size in SIZES:
+                batch = {name: tensor[:size] for name, tensor in everything.items()}
+                model = submerge.load(self.served, features=True, **options)
+                routing = model.route(**batch)
+                chosen = [tuple(routing.names.index(one) for one in some) for some in routing.selected]
+                ways = {"gated": partial(model, **batch), "dense": partial(dense, batch, chosen)}
+                row = {"choice": choice, "batch": size, "sets": len(set(chosen))}
+                row["first"] = _seconds(ways["gated"])
+                found = _in_turns(ways, repeats, {"dense": 1})
+                row |= {way: statistics.median(seconds) for way, seconds in found.items()}
+                rows.append(row)
+                self.say(f"{choice}, {size} inputs, {row['sets']} sets: {row['dense'] / row['gated']:.1f}×")
+        return rows
 
     @staticmethod
     @torch.inference_mode()
@@ -162,11 +199,16 @@ def _in_turns(
             for way, run in ways.items():
                 if turn > fewer.get(way, repeats):
                     continue
-                started = time.perf_counter()
-                run()
+                seconds = _seconds(run)
                 if turn:  # the first warms up
-                    found[way].append(time.perf_counter() - started)
+                    found[way].append(seconds)
     return found
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
 
 
 def _bytes(folder: Path) -> int:

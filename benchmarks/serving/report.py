@@ -36,13 +36,26 @@ def markdown(results: Mapping[str, Any]) -> str:
         middle = statistics.median(found["seconds"])
         fastest = min(found["seconds"])
         lines.append(f"| {way} | {1e3 * middle:.0f} | {1e3 * fastest:.0f} | {middle / alone:.2f}× |")
-    sizes = latency["bytes"]
-    together = sizes["merged"] + sizes["bank"]
     lines += [
         "",
         f"The dense way made a model for each of {latency['sets of the dense way']} sets of tasks; its "
         f"hidden states and those of gated layers differ by at most "
         f"{latency['greatest difference to dense']:.1e}.",
+        "",
+        "## Batches of many sets of tasks: a model for each set, or gated layers",
+        "",
+        "| which tasks run | inputs | sets | dense ms | gated ms | faster by | gated, all sets new, ms |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in results["sets"]:
+        dense, gated, first = (f"{1e3 * row[key]:.0f}" for key in ("dense", "gated", "first"))
+        lines.append(
+            f"| {row['choice']} | {row['batch']} | {row['sets']} | {dense} | {gated} | "
+            f"{row['dense'] / row['gated']:.1f}× | {first} |"
+        )
+    sizes = latency["bytes"]
+    together = sizes["merged"] + sizes["bank"]
+    lines += [
         "",
         "## Storage",
         "",
