@@ -87,6 +87,7 @@ def _heat(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
 
 def _curves(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
     figure, axes = plt.subplots(figsize=(8, 5))
+    axes.set_prop_cycle(color=plt.colormaps["tab20"].colors)
     for name, found in rows.items():
         curves = [one["curve"]["screen"] or one["curve"]["validation"] for one in found if "curve" in one]
         if not curves:

@@ -150,6 +150,7 @@ def draw(seeds: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
     axes.invert_yaxis()
     axes.set_xlabel("mean accuracy after the last task, %; whiskers: one standard deviation over orders")
     steps, lines = plt.subplots(figsize=(8, 5))
+    lines.set_prop_cycle(color=plt.colormaps["tab20"].colors)
     for name in names:
         rows = each(seeds, name)
         if len(rows[0]["steps"]) > 1 and not name.endswith("-average"):
