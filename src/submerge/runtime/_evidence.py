@@ -49,7 +49,7 @@ class Pool:
             weights = mask.to(x).unsqueeze(-1)
             count = weights.sum(1).clamp(min=1)
             if self.how == "mean":
-                return (x * weights).sum(1) / count
+                return (weights.transpose(1, 2) @ x).squeeze(1) / count
             return (
                 x * weights * (x.shape[1] / count.unsqueeze(1)).sqrt()
             )  # a mean over L is one over the count
