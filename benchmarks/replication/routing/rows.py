@@ -59,7 +59,7 @@ ROWS = (
     Served("paper", "MASS, the paper's preset", _paper(), heads="max"),
     Served("paper_first", "the same, head of the router's first", _paper()),
     Served("layer", "one layer, top-1", _paper(select="top1")),
-    Served("merged", "all layers, first pass on the merge", {**_TWO, "first_pass": "merged"}),
+    Served("on_merge", "all layers, first pass on the merge", {**_TWO, "first_pass": "merged"}),
     Served("residual", "all layers", _TWO),
     Served("gaussian", "all layers, Gaussian", {**_BASE, "score": "gaussian"}),
     Served("whitened", "all layers, whitened", {**_BASE, "score": "whitened"}),
