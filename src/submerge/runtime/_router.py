@@ -195,21 +195,7 @@ class Router:
         """
         part, some = _first_part(model, inputs)
         if not self.sites:
-            explorer = Explorer()
-            with self._first_pass(explorer):
-                part(**cut(some, slice(0, 1), size))
-            layers, which = self.settings["routing_layers"], self.settings["routing_sites"]
-            once = self.settings["passes"] == "one"
-            if once and layers == "auto":
-                layers = f"first:{max(1, round((1 + max(s.layer for s in explorer.sites)) / 3))}"
-            self.sites = choose_sites(explorer.sites, layers, which)
-            if once:
-                self.replay = Replay(_blocks(model, self.sites))
-        for name in (name for site in self.sites for name in site.maps if name not in self._evidence):
-            weight = self.attached.layers[name].kept["weight"]
-            assert isinstance(weight, Factors)
-            score, norm = self.settings["score"], self.settings["norm"]
-            self._evidence[name] = evidence(weight, len(self.names), score, norm)
+            self._look_around(model, part, cut(some, slice(0, 1), size))
         mask = inputs.get("attention_mask")
         mask = mask if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
         heads, heard = self._heads(model), None
@@ -225,6 +211,24 @@ class Router:
         if self.replay:
             self.gate.shared = frozenset(reader.met)
         return reader.found, heard
+
+    def _look_around(self, model: Any, part: Any, one: Mapping[str, Any]) -> None:
+        """Find the sites that are looked at, by running one input, and make ready what is asked there."""
+        explorer = Explorer()
+        with self._first_pass(explorer):
+            part(**one)
+        layers, which = self.settings["routing_layers"], self.settings["routing_sites"]
+        once = self.settings["passes"] == "one"
+        if once and layers == "auto":
+            layers = f"first:{max(1, round((1 + max(s.layer for s in explorer.sites)) / 3))}"
+        self.sites = choose_sites(explorer.sites, layers, which)
+        if once:
+            self.replay = Replay(_blocks(model, self.sites))
+        for name in (name for site in self.sites for name in site.maps):
+            weight = self.attached.layers[name].kept["weight"]
+            assert isinstance(weight, Factors)
+            score, norm = self.settings["score"], self.settings["norm"]
+            self._evidence[name] = evidence(weight, len(self.names), score, norm)
 
     def _heads(self, model: Any) -> Heads | None:
         """Return the tasks' heads where they are heard: those on an encoder's output, if it comes to that."""
