@@ -108,7 +108,7 @@ def draw(kinds: Mapping[str, Any], path: Path) -> None:
             axes.barh(place, mean, xerr=deviation, color=colour, capsize=2)
             axes.plot(100 * spread(one["worst"] for one in some)[0], place, "o", color="#111", markersize=3)
             axes.annotate(f"{mean:.1f}", (mean, place), (6, -3), textcoords="offset points", fontsize=7)
-        axes.set_yticks(range(len(names)), [title for *_, title in names], fontsize=8)
+        axes.set_yticks(range(len(names)), [title.replace("*", "") for *_, title in names], fontsize=8)
         axes.invert_yaxis()
         axes.set_xlim(0, 108)
         axes.set_title(f"{KINDS[kind]}; grey: the task is known, or labels are", fontsize=9)
