@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -197,14 +198,17 @@ class Servers:
             scores = scores.masked_fill(~fits, -torch.inf)
         return _Answers(torch.zeros(len(scores), 0), scores.argmax(1))
 
+    @cached_property
+    def _base(self) -> Any:
+        return self.suite.domain.load(self.cache.base, self.cache.base)
+
     def _heard(self, part: str, task: str) -> torch.Tensor:
         """Return what all heads say of the base's features [n, T], as `head_evidence` has it.
 
         The served models come without heads, for the bench's are no layers of transformers.
         """
         if (part, task) not in self._said:
-            domain, items = self.suite.domain, self.scorer.items[part][task]
-            base = domain.load(self.cache.base, self.cache.base)
+            domain, items, base = self.suite.domain, self.scorer.items[part][task], self._base
             heads = [self.scorer.heads[t] for t in self.tasks]
             classes = torch.tensor([head.kind == CLASSES for head in heads])
             found = torch.zeros(len(items), len(heads), dtype=torch.float64)
@@ -219,8 +223,7 @@ class Servers:
 
     def _lda(self, row: Served) -> Callable[[str, str], _Answers]:
         suite = self.suite.cut(router_shots=row.options["shots"])
-        base = suite.domain.load(self.cache.base, self.cache.base)
-        sent = route_all(suite, self.cache, self.splits, self.scorer, base)
+        sent = route_all(suite, self.cache, self.splits, self.scorer, self._base)
         return lambda part, task: _Answers(torch.zeros(len(sent[part][task]), 0), sent[part][task])
 
     def _smile(self, row: Served) -> Callable[[str, str], _Answers]:
