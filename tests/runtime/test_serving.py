@@ -202,7 +202,8 @@ def test_what_the_caller_knows_counts(model: Any, bert: Served) -> None:
     assert model.route(**inputs, prior=prior).tasks == ["task2"] * 8
     prior = torch.zeros(8, 4).index_fill(1, torch.tensor([0, 3]), -torch.inf)
     assert set(model.route(**inputs, prior=prior).tasks) <= {"task1", "task2"}
-    for wrong in (torch.zeros(8, 3), torch.full((8, 4), torch.nan), [0.0] * 4):
+    nobody = torch.zeros(8, 4).index_fill(0, torch.tensor([5]), -torch.inf)
+    for wrong in (torch.zeros(8, 3), torch.full((8, 4), torch.nan), nobody, -nobody, [0.0] * 4):
         with pytest.raises(submerge.RequestError, match="prior"):
             model.route(**inputs, prior=wrong)
 

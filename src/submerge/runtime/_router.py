@@ -123,10 +123,13 @@ class Router:
     def prior(self, given: Any, size: int) -> torch.Tensor:
         """Return what the caller knows of the tasks [B, T], checked."""
         shape = (size, len(self.names))
-        if not isinstance(given, torch.Tensor) or tuple(given.shape) != shape or given.isnan().any():
+        if not isinstance(given, torch.Tensor) or tuple(given.shape) != shape:
             found = list(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
             what = f"prior is {found}, and must be numbers of shape {list(shape)}"
             raise RequestError(Problem(what, "prior", "give each input a log-probability of every task"))
+        if not given.amax(1).isfinite().all():  # NaN, +inf, or −inf for every task
+            what = "prior leaves an input no task, or is no number"
+            raise RequestError(Problem(what, "prior", "use −inf for tasks that are ruled out, and no others"))
         if self.settings["select"] == "weighted":
             raise RequestError(Problem("prior does not go with select: weighted", "prior", "use top1"))
         return given.detach()
