@@ -43,7 +43,6 @@ def _steps(options: argparse.Namespace) -> tuple[dict[str, Callable[[], None]], 
     if options.suite in OTHERS:
         other = OTHERS[options.suite]
         other = other.fast() if options.fast else other
-        other = other.cut(options.kinds) if options.kinds else other
         place = Cache(options.cache, other.name) if options.cache else Cache.default(other.name)
         return {step: partial(getattr(other, step), place, options) for step in STEPS}, other.name
     suite, cache = _suite(options)
@@ -55,8 +54,6 @@ def _suite(options: argparse.Namespace) -> tuple[Suite, Cache]:
     suite = SUITES[options.suite]
     if options.tasks and tuple(options.tasks) != suite.tasks:  # a suite of its own: it shares no head
         suite = suite.alone("-".join([suite.name, *options.tasks]), tuple(options.tasks))
-    if options.kinds:
-        suite = suite.cut(trainings={kind: suite.trainings[kind] for kind in options.kinds})
     if options.fast:
         fewer = {kind: replace(one, steps=FAST_STEPS) for kind, one in suite.trainings.items()}
         tasks = tuple(options.tasks or suite.fast_tasks)[: len(suite.fast_tasks)]
@@ -76,7 +73,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tasks", type=lambda text: text.split(","), help="other tasks than the suite's own")
     kinds = ("full", "lora", *WAYS)
     parser.add_argument(
-        "--kinds", type=_some(kinds), help="of the suite's kinds of training: " + ", ".join(kinds)
+        "--kinds", type=_some(kinds), help="train and merge only these kinds, of: " + ", ".join(kinds)
     )
     parser.add_argument("--seeds", type=int, help="0 … n − 1 (default 3, with --fast 1)")
     parser.add_argument(

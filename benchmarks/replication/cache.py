@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Cache", "done", "read", "write_whole"]
+__all__ = ["Cache", "current", "done", "read", "write_whole"]
 
 MARKER = "replication.json"
 """Written last, into a finished folder: the config that it was made with, and what was measured."""
@@ -60,6 +60,15 @@ def done(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     found = read(folder)
     same = found is not None and found["config"] == json.loads(json.dumps(config))
     return found if same else None
+
+
+def current(found: Mapping[str, Any], row: Mapping[str, Any], trained: Sequence[Any]) -> bool:
+    """Say whether a marker is of a row with these settings, and of models trained like these.
+
+    How the row's scale was looked for is not asked.
+    """
+    config, wanted = found["config"], json.loads(json.dumps(row))
+    return config["trained"] == list(trained) and wanted.items() <= config["row"].items()
 
 
 @contextmanager

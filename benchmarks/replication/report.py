@@ -26,27 +26,35 @@ KINDS = {"full": "full fine-tunes", "lora": "LoRA adapters"}
 
 
 def gather(suite: Suite, cache: Cache, seeds: Sequence[int], names: Sequence[str] | None) -> dict[str, Any]:
-    """Return kind -> seed -> ceilings and methods, as far as they are finished."""
+    """Return kind -> seed -> ceilings and methods, as far as they are finished.
+
+    What was made with other settings than today's is left out; `outdated` names it.
+    """
     found: dict[str, Any] = {}
     for kind in suite.trainings:
         for seed in seeds:
-            ceilings = {name: store.read(cache.result(seed, kind, name)) for name in NAMES}
-            if not all(ceilings.values()):
-                continue
-            results = {row.name: store.read(cache.result(seed, kind, row.name)) for row in rows(kind, names)}
             trained = {task: store.read(cache.specialist(seed, kind, task)) for task in suite.tasks}
-            individual = (ceilings["individual"] or {})["test"]
-            entry: dict[str, Any] = {"trained": trained, "ceilings": ceilings, "methods": {}}
-            for group, one in (("ceilings", ceilings), ("methods", results)):
-                for name, result in one.items():
-                    if result is not None:
-                        kept = {key: value for key, value in result.items() if key != "config"}
-                        kept["config"] = result["config"]["row"]
-                        entry[group][name] = kept | {"summary": summary(result["test"], individual)}
-            for result in entry["methods"].values():
-                for peer in result.get("parity", {}).values():
-                    if "test" in peer:
-                        peer["summary"] = summary(peer["test"], individual)
+            configs = [one["config"] for one in trained.values() if one]
+            facts: dict[str, dict[str, dict[str, Any]]] = {
+                "ceilings": {name: {} for name in NAMES},
+                "methods": {row.name: row.facts() for row in rows(kind, names)},
+            }
+            entry: dict[str, Any] = {"trained": trained, "ceilings": {}, "methods": {}, "outdated": []}
+            for group, some in facts.items():
+                for name, wanted in some.items():
+                    if (result := store.read(cache.result(seed, kind, name))) is None:
+                        continue
+                    if store.current(result, wanted, configs):
+                        entry[group][name] = result | {"config": result["config"]["row"]}
+                    else:
+                        entry["outdated"].append(name)
+            if len(entry["ceilings"]) < len(NAMES):
+                continue
+            individual = entry["ceilings"]["individual"]["test"]
+            for one in (*entry["ceilings"].values(), *entry["methods"].values()):
+                for scored in (one, *one.get("parity", {}).values()):
+                    if "test" in scored:
+                        scored["summary"] = summary(scored["test"], individual)
             found.setdefault(kind, {})[str(seed)] = entry
     return found
 

@@ -37,7 +37,7 @@ def _train(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     jobs = [
         (kind, seed, task)
         for seed in range(options.seeds)
-        for kind in suite.trainings
+        for kind in _kinds(suite, options)
         for task in suite.tasks
     ]
     run_all(_train_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
@@ -62,7 +62,8 @@ def admit(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     whole = suite.home
     _train(whole, cache, argparse.Namespace(**vars(options) | {"seeds": 1}))
     splits = _splits(whole)
-    found = {kind: admission(whole, cache, splits, kind, 0, options.device) for kind in whole.trainings}
+    kinds = _kinds(whole, options)
+    found = {kind: admission(whole, cache, splits, kind, 0, options.device) for kind in kinds}
     text = markdown(whole, found)
     out = page.out_folder(cache.root, options)
     (out / f"replication-{whole.name}-admission.md").write_text(text)
@@ -75,13 +76,11 @@ def admit(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
 
 
 def _merge(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
-    """Merge all seeds of a kind in one job, for later seeds look for scales where the first found them."""
-    run_all(_merge_kind, [(suite, cache, options, kind) for kind in suite.trainings], options.jobs)
-
-
-def _merge_kind(suite: Suite, cache: Cache, options: argparse.Namespace, kind: str) -> None:
-    for seed in range(options.seeds):
-        _merge_one(suite, cache, options, kind, seed)
+    """Merge the first seed of all kinds, then the later ones, which look for scales where it found them."""
+    kinds = _kinds(suite, options)
+    for seeds in (range(1), range(1, options.seeds)):
+        jobs = [(suite, cache, options, kind, seed) for kind in kinds for seed in seeds]
+        run_all(_merge_one, jobs, options.jobs)
 
 
 def _merge_one(suite: Suite, cache: Cache, options: argparse.Namespace, kind: str, seed: int) -> None:
@@ -105,9 +104,10 @@ def serve(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     """Serve the specialists as one model in every way, with nobody to name the task; write tables."""
     from benchmarks.replication.routing import report as routing
 
-    jobs = [(kind, seed) for seed in range(options.seeds) for kind in suite.trainings]
+    jobs = [(kind, seed) for seed in range(options.seeds) for kind in _kinds(suite, options)]
     run_all(_serve_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
     kinds = routing.gather(suite, cache, range(options.seeds))
+    _say_outdated(kinds)
     out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}-served"
     results = _facts(suite, f"{suite.name}, the task unknown", kinds)
     page.write(out, stem, results, report.markdown(results, routing.tables(kinds), routing.NOTE))
@@ -133,11 +133,19 @@ def _report(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
         raise SystemExit(
             f"nothing to report: run `python -m benchmarks.replication merge {options.suite}` first"
         )
+    _say_outdated(kinds)
     results = _facts(suite, suite.name, kinds)
     out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"
     page.write(out, stem, results, report.markdown(results, report.tables(results)))
     draw(results, out, stem)
     say(f"wrote {stem}.json, .md and .png in {out}")
+
+
+def _say_outdated(kinds: dict[str, Any]) -> None:
+    for kind, seeds in kinds.items():
+        for seed, entry in seeds.items():
+            if names := entry["outdated"]:
+                say(f"left out, made with other settings: {kind} seed {seed} {', '.join(names)}")
 
 
 def _facts(suite: Suite, name: str, kinds: dict[str, Any]) -> dict[str, Any]:
@@ -153,6 +161,11 @@ STEPS: dict[str, Callable[[Suite, Cache, argparse.Namespace], None]] = {
     "merge": _merge,
     "report": _report,
 }
+
+
+def _kinds(suite: Suite, options: argparse.Namespace) -> list[str]:
+    """Return the kinds of training that are asked for. A report shows all that the cache has."""
+    return options.kinds or list(suite.trainings)
 
 
 def _splits(suite: Suite, tasks: Sequence[str] | None = None) -> dict[str, Any]:

@@ -253,6 +253,8 @@ def test_a_whole_run(
     with pytest.raises(SystemExit, match="not trained yet"):
         command.main(["merge", "audio-visual", *arguments])
     asked = [*arguments, "--methods", "ties,ssam_12"]
+    assert command.main(["all", "audio-visual", *asked, "--kinds", "naive"]) == 0
+    assert not (tmp_path / "audio-visual" / "seed0" / "decoupled").exists()
     assert command.main(["all", "audio-visual", *asked]) == 0
     results = json.loads((tmp_path / "out" / "replication-audio-visual.json").read_text())
     assert set(results["ways"]) == set(specialists.WAYS)
@@ -274,7 +276,6 @@ def test_options(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
             command._options(["train", "audio-visual", *wrong])
         assert "not for audio-visual" in capsys.readouterr().err
-    assert AudioVisual().cut(["naive"]).trainings == ("naive",)
     fast = AudioVisual().fast()
     assert (fast.name, fast.lm) == ("audio-visual-fast", "lm-fast")
 

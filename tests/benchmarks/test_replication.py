@@ -247,7 +247,9 @@ def test_training_is_repeatable(cache: Cache, made: dict[str, splits.Split], tmp
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_a_whole_run(cache: Cache, made: dict[str, splits.Split], tmp_path: Path) -> None:
+def test_a_whole_run(
+    cache: Cache, made: dict[str, splits.Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for kind, names, screen in (("full", ["linear", "tsv_m"], 10), ("lora", ["ties", "cat"], 0)):
         plan = Plan(grid=(0.3, 1.0), screen=screen, costs=False, peers=True)
         bench = Bench(SUITE, cache, made, kind, 0, plan)
@@ -260,6 +262,7 @@ def test_a_whole_run(cache: Cache, made: dict[str, splits.Split], tmp_path: Path
             assert not (folder / "merged").exists()
     kinds = report.gather(SUITE, cache, [0], None)
     assert list(kinds["lora"]["0"]["methods"]) == ["ties", "cat"]
+    assert kinds["lora"]["0"]["outdated"] == []
     cat = kinds["lora"]["0"]["methods"]["cat"]
     ours, peer = cat["summary"]["scores"], cat["parity"]["peft"]["summary"]["scores"]
     assert ours == pytest.approx(peer), "PEFT's cat is the same sum"
@@ -269,6 +272,14 @@ def test_a_whole_run(cache: Cache, made: dict[str, splits.Split], tmp_path: Path
     assert "LDA router" in page
     assert str(cache.root) not in json.dumps(results), "no path of this machine"
     assert all(path.stat().st_size for path in plots.draw(results, tmp_path, "tiny"))
+    changed = replace(methods.rows("lora", ["ties"])[0], each={"weight": 1.0, "density": 0.5})
+    monkeypatch.setattr(report, "rows", lambda *_: [changed])
+    kinds = report.gather(SUITE, cache, [0], None)
+    assert kinds["lora"]["0"]["outdated"] == ["ties"]
+    said: list[str] = []
+    monkeypatch.setattr(steps, "say", said.append)
+    steps._say_outdated(kinds)
+    assert said == ["left out, made with other settings: lora seed 0 ties"]
 
 
 def test_what_every_merge_writes_is_a_recipe(tmp_path: Path) -> None:
@@ -298,6 +309,8 @@ def test_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     suite, place = command._suite(options)
     assert (suite.name, options.seeds, len(suite.tasks)) == ("text-8-fast", 1, 3)
     assert place.root == tmp_path / "text-8-fast"
+    options.kinds = ["lora"]
+    assert (steps._kinds(suite, options), list(suite.trainings)) == (["lora"], ["full", "lora"])
     other, _ = command._suite(command._options(["train", "text-8", "--tasks", "mr,cola"]))
     assert (other.name, other.tasks, other.validation) == ("text-8-mr-cola", ("mr", "cola"), 300)
     assert page.command(["train", "text-8", "--cache", "here", "--seeds", "2", "--out=there"]) == (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -62,10 +61,6 @@ class AudioVisual:
             lm="lm-fast",
         )
 
-    def cut(self, trainings: Sequence[str]) -> AudioVisual:
-        """Return the suite with some ways of training only."""
-        return replace(self, trainings=tuple(trainings))
-
     def train(self, cache: Cache, options: argparse.Namespace) -> None:
         """Teach the LM, then train encoders, specialists and the joint model; the cache keeps them."""
         quiet(options.threads)
@@ -74,7 +69,7 @@ class AudioVisual:
             encoders.prepare(sense, _data(), self.encoder_folder(cache, sense.slot), self.epochs, self.most)
         jobs = [
             (seed, way, name)
-            for way in self.trainings
+            for way in options.kinds or self.trainings
             for seed in range(options.seeds)
             for name in (*STREAMS, JOINT)
         ]
@@ -82,7 +77,7 @@ class AudioVisual:
 
     def merge(self, cache: Cache, options: argparse.Namespace) -> None:
         """Score what is no merge, and merge by every method."""
-        jobs = [(seed, way) for way in self.trainings for seed in range(options.seeds)]
+        jobs = [(seed, way) for way in options.kinds or self.trainings for seed in range(options.seeds)]
         run_all(_merge_one, [(self, cache, options, *job) for job in jobs], options.jobs)
 
     def report(self, cache: Cache, options: argparse.Namespace) -> None:

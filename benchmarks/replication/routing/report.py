@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.replication import cache as store
+from benchmarks.replication import report
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.page import Rows, percent, spread
 from benchmarks.replication.report import KINDS, TITLES
@@ -29,24 +30,33 @@ NOTE = (
 
 
 def gather(suite: Suite, cache: Cache, seeds: Sequence[int]) -> dict[str, Any]:
-    """Return kind -> seed -> rows as far as they are finished, and ceilings and static merges beside."""
+    """Return kind -> seed -> rows as far as they are finished, and ceilings and static merges beside.
+
+    What was made with other settings than today's is left out; `outdated` names it.
+    """
+    static = report.gather(suite, cache, seeds, KNOWN)
     found: dict[str, Any] = {}
-    for kind in suite.trainings:
-        for seed in seeds:
-            individual = store.read(cache.result(seed, kind, "individual"))
-            rows = {row.name: store.read(folder(cache, seed, kind, row.name)) for row in ROWS}
-            if individual is None or not any(rows.values()):
+    for kind, entries in static.items():
+        for seed, beside in entries.items():
+            trained = [one["config"] for one in beside["trained"].values()]
+            entry: dict[str, Any] = {"rows": {}, "known": {}, "outdated": []}
+            for row in ROWS:
+                if (one := store.read(folder(cache, int(seed), kind, row.name))) is None:
+                    continue
+                if store.current(one, row.facts(), trained):
+                    entry["rows"][row.name] = one
+                else:
+                    entry["outdated"].append(row.name)
+            if not entry["rows"]:
                 continue
-            static = {name: store.read(cache.result(seed, kind, name)) for name in (*KNOWN, "compression")}
-            entry: dict[str, Any] = {"rows": {}, "known": {}}
-            for group, some in (("rows", rows), ("known", static)):
-                for name, one in some.items():
-                    if one is not None:
-                        kept = {key: value for key, value in one.items() if key != "config"}
-                        kept["summary"] = summary(one["test"], individual["test"])
-                        kept["on validation"] = summary(one["validation"], individual["validation"])["mean"]
-                        entry[group][name] = kept
-            found.setdefault(kind, {})[str(seed)] = entry
+            known = beside["ceilings"] | beside["methods"]
+            entry["known"] = {name: known[name] for name in (*KNOWN, "compression") if name in known}
+            individual = known["individual"]
+            for one in (*entry["rows"].values(), *entry["known"].values()):
+                one.pop("config")
+                one["summary"] = summary(one["test"], individual["test"])
+                one["on validation"] = summary(one["validation"], individual["validation"])["mean"]
+            found.setdefault(kind, {})[seed] = entry
     return found
 
 
