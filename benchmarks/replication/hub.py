@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.replication.suite import HubSet, Rows, Task
 
-__all__ = ["read"]
+__all__ = ["read", "rows"]
 
 
 def read(task: Task, cell: Callable[[Any], Any]) -> tuple[Rows, Rows]:
@@ -16,6 +16,11 @@ def read(task: Task, cell: Callable[[Any], Any]) -> tuple[Rows, Rows]:
         raise SystemExit(
             f"{task.name}: no set on the Hub gives this task — set SUBMERGE_DATA, or leave it out"
         )
+    return rows(source, cell)
+
+
+def rows(source: HubSet, cell: Callable[[Any], Any]) -> tuple[Rows, Rows]:
+    """Return training and test rows of a set, each column by `cell`, without those that have no label."""
     try:
         from datasets import load_dataset
     except ImportError as missing:
@@ -23,11 +28,11 @@ def read(task: Task, cell: Callable[[Any], Any]) -> tuple[Rows, Rows]:
             "no data: set SUBMERGE_DATA to the folder of data, or `pip install datasets` to load from the Hub"
         ) from missing
     parts = load_dataset(source.repo, source.config, revision=source.revision)
-    return _rows(parts[source.train], source, cell), _rows(parts[source.test], source, cell)
+    return _part(parts[source.train], source, cell), _part(parts[source.test], source, cell)
 
 
-def _rows(part: Any, source: HubSet, cell: Callable[[Any], Any]) -> Rows:
-    rows: Rows = []
+def _part(part: Any, source: HubSet, cell: Callable[[Any], Any]) -> Rows:
+    found: Rows = []
     for entry in part:
         label = entry[source.label]
         if source.scale:
@@ -36,5 +41,5 @@ def _rows(part: Any, source: HubSet, cell: Callable[[Any], Any]) -> Rows:
         elif int(label) < 0:
             continue
         first, *rest = (cell(entry[column]) for column in source.columns)
-        rows.append((first, rest[0] if rest else None, label))
-    return rows
+        found.append((first, rest[0] if rest else None, label))
+    return found

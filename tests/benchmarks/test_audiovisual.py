@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -237,6 +239,39 @@ def test_points_know_no_order_and_sounds_no_loudness() -> None:
     quiet[6000:] = np.random.default_rng(0).integers(-999, 999, 3000)
     assert senses.log_mel(quiet).shape == (32, 32)
     assert senses.log_mel(quiet)[:, -4:].min() > senses.log_mel(np.zeros(9, np.int16)).max(), "the loud end"
+
+
+def test_senses_come_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = pytest.importorskip("PIL.Image")
+    draw, asked = np.random.default_rng(0), []
+
+    def entries(repo: str, count: int) -> list[dict[str, object]]:
+        if "spoken" in repo:
+            tones = [{"array": draw.uniform(-1, 1, 4000), "sampling_rate": 8000} for _ in range(count)]
+            return [{"audio": tone, "label": i % 10} for i, tone in enumerate(tones)]
+        side = 16 if "usps" in repo else 28
+        pictures = draw.integers(256, size=(count, side, side), dtype=np.uint8)
+        return [{"image": image.fromarray(one), "label": i % 10} for i, one in enumerate(pictures)]
+
+    def load_dataset(repo: str, *_: object, **__: object) -> dict[str, list[dict[str, object]]]:
+        asked.append(repo)
+        return {"train": entries(repo, 30), "test": entries(repo, 20)}
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    shapes = {"image": (1, 28, 28), "audio": (1, 32, 32), "points": (64, 2)}
+    for sense in senses.SENSES:
+        found = senses.parts(sense, None)
+        assert {name: len(one.digits) for name, one in found.items()} == {
+            "train": 20,
+            "validation": 10,
+            "test": 20,
+        }
+        assert found["train"].inputs.shape[1:] == shapes[sense.slot]
+        assert found["train"].inputs.mean().abs() < 1e-6
+        assert found["test"].digits.tolist() == [i % 10 for i in range(20)]
+    assert asked == [sense.hub.repo for sense in senses.SENSES]
+    with pytest.raises(SystemExit, match="44100 samples a second, not 8000"):
+        senses.SENSES[1].cell({"array": [0.0], "sampling_rate": 44100})
 
 
 def test_a_whole_run(

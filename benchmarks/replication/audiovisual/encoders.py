@@ -49,8 +49,6 @@ def prepare(
     config = {"sense": sense.slot, "epochs": epochs, "most": most, "degraded": DEGRADED}
     if store.done(folder, config) is not None:
         return
-    if data is None:
-        raise SystemExit("no data: set SUBMERGE_DATA to the folder of data")
     split = {name: _some(one, most) for name, one in parts(sense, data).items()}
     seed = seed_of("encoder", sense.slot)
     torch.manual_seed(seed)

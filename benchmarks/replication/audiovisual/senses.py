@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.replication.suite import seed_of
+from benchmarks.replication import hub
+from benchmarks.replication.suite import HubSet, seed_of
 
 __all__ = ["SENSES", "Sense", "Split", "log_mel", "parts", "points"]
 
 BANDS = FRAMES = 32
+RATE = 8000
+"""Samples of a sound in a second."""
 POINTS = 64
 HELD = 1000
 """Validation items, where the set has no part of its own for them."""
-Arrays = tuple[np.ndarray, np.ndarray]
+Raw = tuple[Sequence[np.ndarray], np.ndarray]
+"""Inputs as they are stored, the bytes of a picture or the PCM of a sound, and their digits."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +39,28 @@ class Split:
 class Sense:
     """A modality: its slot in the language, its data, its encoder, and the new skill of its specialist.
 
-    `source` says where others get the data.
+    `read` takes it from the folder of data, `hub` and `cell` from the Hub, and `shape` makes of a stored
+    input and its number what the encoder sees. `source` says where others get the data.
     """
 
     slot: str
     new: str
-    read: Callable[[Path], dict[str, Arrays]]
+    read: Callable[[Path], dict[str, Raw]]
+    hub: HubSet
+    cell: Callable[[Any], np.ndarray]
+    shape: Callable[[np.ndarray, int], np.ndarray]
     encoder: Callable[[], nn.Module]
     source: str
     epochs: int = 6
 
 
-def parts(sense: Sense, folder: Path) -> dict[str, Split]:
-    """Return train, validation and test, the same for every run."""
-    raw = sense.read(folder)
+def parts(sense: Sense, folder: Path | None) -> dict[str, Split]:
+    """Return train, validation and test, the same for every run; without a folder from the Hub."""
+    stored = sense.read(folder) if folder else _of_hub(sense)
+    raw = {
+        name: (np.stack([sense.shape(one, number) for number, one in enumerate(some)]), digits)
+        for name, (some, digits) in stored.items()
+    }
     if "validation" not in raw:
         x, y = raw["train"]
         order = np.random.default_rng(seed_of("senses", sense.slot)).permutation(len(y))
@@ -61,6 +74,14 @@ def parts(sense: Sense, folder: Path) -> dict[str, Split]:
     }
 
 
+def _of_hub(sense: Sense) -> dict[str, Raw]:
+    train, test = hub.rows(sense.hub, sense.cell)
+    found = {}
+    for name, rows in (("train", train), ("test", test)):
+        found[name] = [row[0] for row in rows], np.array([row[2] for row in rows])
+    return found
+
+
 def _npz(folder: Path, *path: str) -> Mapping[str, np.ndarray]:
     file = folder.joinpath(*path)
     if not file.exists():
@@ -69,33 +90,36 @@ def _npz(folder: Path, *path: str) -> Mapping[str, np.ndarray]:
     return found
 
 
-def _images(folder: Path) -> dict[str, Arrays]:
-    found = _npz(folder, "mnist", "mnist_t10k.npz")
-    return {part: (found[f"x_{part}"][:, None] / 255.0, found[f"y_{part}"]) for part in ("train", "test")}
+def _pictures(*path: str) -> Callable[[Path], dict[str, Raw]]:
+    def read(folder: Path) -> dict[str, Raw]:
+        found = _npz(folder, *path)
+        return {part: (found[f"x_{part}"], found[f"y_{part}"]) for part in ("train", "test")}
+
+    return read
 
 
-def _sounds(folder: Path) -> dict[str, Arrays]:
-    """Return spectra; recordings 0 to 4 of each speaker and digit are the test, as its authors have it."""
+def _sounds(folder: Path) -> dict[str, Raw]:
+    """Return PCM; recordings 0 to 4 of each speaker and digit are the test, as its authors have it."""
     found = _npz(folder, "fsdd", "fsdd8k.npz")
-    ends, pcm = found["offsets"], found["pcm"]
-    x = np.stack([log_mel(pcm[a:b]) for a, b in pairwise(ends)])[:, None]
-    y, index = found["digit"], found["index"]
+    ends, pcm, y, index = (found[name] for name in ("offsets", "pcm", "digit", "index"))
+    sounds = [pcm[a:b] for a, b in pairwise(ends)]
     where = {"test": index < 5, "validation": (index >= 5) & (index < 10), "train": index >= 10}
-    return {part: (x[rows], y[rows]) for part, rows in where.items()}
+    return {part: ([sounds[i] for i in np.flatnonzero(rows)], y[rows]) for part, rows in where.items()}
 
 
-def _points(folder: Path) -> dict[str, Arrays]:
-    found = _npz(folder, "farsi", "hoda_test20000_first1000pc.npz")
-    return {
-        part: (
-            np.stack([points(image, number) for number, image in enumerate(found[f"x_{part}"])]),
-            found[f"y_{part}"],
-        )
-        for part in ("train", "test")
-    }
+def _grey(picture: Any) -> np.ndarray:
+    """Return the bytes of a picture of PIL."""
+    return np.asarray(picture.convert("L"))
 
 
-def log_mel(pcm: np.ndarray, rate: int = 8000, window: int = 256, hop: int = 128) -> np.ndarray:
+def _pcm(sound: Any) -> np.ndarray:
+    """Return a decoded sound of the Hub as PCM of 16 bits."""
+    if sound["sampling_rate"] != RATE:
+        raise SystemExit(f"the sounds have {sound['sampling_rate']} samples a second, not {RATE}")
+    return (np.asarray(sound["array"]) * 32768).clip(-32768, 32767).astype(np.int16)
+
+
+def log_mel(pcm: np.ndarray, rate: int = RATE, window: int = 256, hop: int = 128) -> np.ndarray:
     """Return the log power of 32 mel bands in the 32 loudest frames, shape [bands, frames]."""
     wave = torch.from_numpy(pcm.astype(np.float32) / 32768)
     wave = nn.functional.pad(wave, (0, max(0, window + hop * (FRAMES - 1) - len(wave))))
@@ -152,15 +176,36 @@ class _Cloud(nn.Module):
 
 
 SENSES = (
-    Sense("image", "successor", _images, lambda: _Picture(28), "MNIST (ylecun/mnist on the Hub)"),
     Sense(
-        *("audio", "predecessor", _sounds, lambda: _Picture(BANDS)),
-        "Free Spoken Digit Dataset (Jakobovski/free-spoken-digit-dataset on GitHub)",
+        slot="image",
+        new="successor",
+        read=_pictures("mnist", "mnist_t10k.npz"),
+        hub=HubSet("ylecun/mnist", ("image",), "label"),
+        cell=_grey,
+        shape=lambda image, _: image[None] / 255.0,
+        encoder=lambda: _Picture(28),
+        source="MNIST (ylecun/mnist on the Hub)",
+    ),
+    Sense(
+        slot="audio",
+        new="predecessor",
+        read=_sounds,
+        hub=HubSet("mteb/free-spoken-digit-dataset", ("audio",), "label"),
+        cell=_pcm,
+        shape=lambda pcm, _: log_mel(pcm)[None],
+        encoder=lambda: _Picture(BANDS),
+        source="Free Spoken Digit Dataset (Jakobovski/free-spoken-digit-dataset on GitHub)",
         epochs=20,
     ),
     Sense(
-        *("points", "mirror", _points, _Cloud),
-        "Hoda, Farsi digits (amir-saniyan/HodaDatasetReader on GitHub)",
+        slot="points",
+        new="mirror",
+        read=_pictures("farsi", "hoda_test20000_first1000pc.npz"),
+        hub=HubSet("flwrlabs/usps", ("image",), "label"),  # no set there has Hoda's Farsi digits
+        cell=_grey,
+        shape=points,
+        encoder=_Cloud,
+        source="Hoda, Farsi digits (amir-saniyan/HodaDatasetReader on GitHub)",
         epochs=16,
     ),
 )
