@@ -121,13 +121,32 @@ def test_the_gaussian_score_is_a_log_density() -> None:
     assert (difference - difference[:, :1]).abs().max() < 1e-4
 
 
+def test_leading_directions_are_told_from_lesser_ones() -> None:
+    weight, z = factors(), normal(9, 5, N)
+    found = evidence(weight, T, "leading", "l2")(z)
+    for t in range(T):
+        inner = z.double() @ rows(weight, t).T  # R = 3: two lead
+        plain = (inner[:, 2].square() / inner.square().sum(1) * 3).sqrt()
+        assert (found[:, t] - plain).abs().max() < 1e-5
+    along = rows(weight, 1)[:1].float() + 0.2 * normal(5, 1, N)
+    assert evidence(weight, T, "leading", "l2")(along).argmin() == 1
+
+
+def test_an_update_without_lesser_directions_says_nothing() -> None:
+    part = Triplets(normal(1, M, 1), normal(2, 1).abs(), normal(3, 1, N))
+    weight = Factors(Gate(Recent(1 << 20)), "w", {1: part}, rule="tsv_m", scale=1.0)
+    look = evidence(weight, T, "leading", "l2")
+    assert look(normal(9, 5, N)).eq(1).all(), "one direction, or none"
+    assert evidence(factors(), T, "leading", "l2")(torch.zeros(2, N)).eq(1).all(), "nothing is read"
+
+
 def test_a_weight_that_is_stored_turned_has_its_inputs_on_the_left() -> None:
     z = normal(9, 5, N)
     plain, turned = (evidence(factors(turned=way), T, "residual", "l2")(z) for way in (False, True))
     assert (plain - turned).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("score", ["residual", "whitened", "gaussian"])
+@pytest.mark.parametrize("score", ["residual", "leading", "whitened", "gaussian"])
 def test_tokens_are_looked_at_one_by_one_and_padding_is_not(score: str) -> None:
     weight, x = factors(), normal(9, 2, 6, N)
     mask = torch.tensor([[1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 1]])

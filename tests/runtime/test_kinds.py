@@ -236,3 +236,7 @@ def test_adapters_are_tasks(tmp_path: Path) -> None:
             wanted = models[int(name[-1])](IDS["input_ids"][row : row + 1]).logits[0]
         assert (found.logits[row, : len(wanted)] - wanted).abs().max() < 1e-4
     assert len(model(**IDS).tasks) == 6
+    assert model.router.settings["score"] == "leading"
+    cut = {**recipe, "parameters": {"rank": 2}}
+    out = submerge.merge(cut, tmp_path / "cut", settings=ROOM).out
+    assert submerge.load(out).router.settings["score"] == "residual", "some of the updates is left out"

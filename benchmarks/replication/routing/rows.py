@@ -51,6 +51,7 @@ def _paper(**changes: Any) -> dict[str, Any]:
 
 _BASE = {"passes": "two", "first_pass": "base"}
 _TWO = {**_BASE, "score": "residual"}
+_AUTO = {**_BASE, "score": "auto"}
 _ONCE = {"passes": "one", "score": "gaussian"}
 
 ROWS = (
@@ -64,9 +65,9 @@ ROWS = (
     Served("gaussian", "all layers, Gaussian", {**_BASE, "score": "gaussian"}),
     Served("whitened", "all layers, whitened", {**_BASE, "score": "whitened"}),
     Served("several", "all layers, up to 3 tasks", {**_TWO, "select": "threshold"}),
-    Served("default", "**default**: all layers, heads heard", _TWO, heard=True),
-    Served("form", "default, form known", _TWO, heard=True, form=True),
-    Served("group", "default, groups of 4", _TWO, heard=True, group=4),
+    Served("default", "**default**: all layers, heads heard", _AUTO, heard=True),
+    Served("form", "default, form known", _AUTO, heard=True, form=True),
+    Served("group", "default, groups of 4", _AUTO, heard=True, group=4),
     Served("one_narrow", "one pass, Gaussian", _ONCE),
     Served("one", "one pass, Gaussian, twice the rank in the first blocks", _ONCE, wide=True),
     Served("one_form", "one pass, form known", _ONCE, wide=True, form=True),

@@ -129,6 +129,7 @@ def _whole(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     "paper": {
+        "score": "residual",
         "first_pass": "merged",
         "head_evidence": "none",
         "routing_layers": "depth:0.75",
@@ -264,9 +265,9 @@ OPTIONS = (
     ),
     _gate(
         "score",
-        "residual",
-        "what tells tasks apart at a site",
-        choices=("residual", "whitened", "gaussian"),
+        "auto",
+        "what tells tasks apart at a site; auto: leading for adapters, else residual",
+        choices=("auto", "residual", "leading", "whitened", "gaussian"),
     ),
     _gate(
         "head_evidence",

@@ -6,6 +6,7 @@ smaller the better the task fits.
     residual   r_t = ‖z − V_tᵀ V_t z‖ = (‖z‖² − ‖V_t z‖²)^(1/2), without the reconstruction
     whitened   the same of P^(−1/2) z and of the span of P^(−1/2) V_tᵀ, where P = (I + mean_t C_t) / 2
     gaussian   −log N(z; 0, (C_t + I) / 2), z at length √n, up to what all tasks have in common
+    leading    ‖V_t^lo z‖ / ‖V_t z‖ · (r / r_lo)^(1/2), where V_t^lo are the lesser half of V_t's r rows
 
 with C_t = n Δ_tᵀΔ_t / ‖Δ_t‖². Other norms of the residual: `l1`; and `mahalanobis`, which the authors compute
 with the covariance of V_t's rows plus 10⁻³ I. The residual is orthogonal to those rows, so that it is l2
@@ -60,6 +61,8 @@ def evidence(weight: Factors, count: int, score: str, norm: str) -> Evidence:
     """Return the evidence for each of `count` tasks at the input of a linear map."""
     if score == "gaussian":
         return _Gaussian(weight, count)
+    if score == "leading":
+        return _Leading(weight, count)
     if score == "whitened":
         return _Residual(*_whitened(weight, count), norm)
     places = [weight.places.get(t, slice(0, 0)) for t in range(count)]
@@ -141,3 +144,28 @@ class _Gaussian:
         ]
         stacked = torch.stack(found, dim=-1)
         return stacked.mean(1) if z.ndim == 3 else stacked
+
+
+class _Leading:
+    """How much of what each update reads of z is read by the lesser half of its directions."""
+
+    def __init__(self, weight: Factors, count: int) -> None:
+        self.basis = weight.down.float()
+        self.places = [weight.places.get(t, slice(0, 0)) for t in range(count)]
+
+    def __call__(self, z: torch.Tensor) -> torch.Tensor:
+        squares = (z @ self.basis.to(z.device).T).double().square()
+        if z.ndim == 3:
+            squares = squares.mean(1)
+        found = []
+        for at in self.places:
+            own = squares[:, at]
+            rank = own.shape[1]
+            lead = (rank + 1) // 2
+            if rank < 2:  # no lesser half
+                found.append(torch.ones_like(squares[:, 0]))
+                continue
+            whole = own.sum(1)
+            share = own[:, lead:].sum(1) / whole.clamp(min=1e-30) * (rank / (rank - lead))
+            found.append(torch.where(whole > 0, share, 1).sqrt())
+        return torch.stack(found, dim=-1)

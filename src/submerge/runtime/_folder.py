@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,16 @@ from submerge.store import BANK, read_header
 __all__ = ["Folder", "open_folder"]
 
 MANIFEST = "submerge.json"
+WHOLE = 1e-5
+"""The share of an update that rounding loses at most."""
 
 
 @dataclass(frozen=True)
 class Folder:
     """The tasks with what is told of them, the gate's settings, and the bank by tensor and task.
 
-    `fixed` names, for tensors where that is not all, the tasks that the checkpoint is a merge of.
+    `fixed` names, for tensors where that is not all, the tasks that the checkpoint is a merge of. `low_rank`
+    says that all matrices keep updates whole at ranks below 1/T of theirs, as it is with adapters.
     """
 
     path: Path
@@ -34,6 +37,7 @@ class Folder:
     wholes: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
     heads: tuple[dict[str, torch.Tensor], ...] = ()
     fixed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    low_rank: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -52,10 +56,9 @@ def open_folder(path: Path) -> Folder:
         tasks = tuple(dict(task) for task in gate["tasks"])
         settings = dict(gate["settings"])
         told = {name: tuple(line["shape"]) for name, line in manifest["bank"]["tensors"].items()}
-        lines = manifest["tensors"].items()
-        fixed = {
-            n: tuple(line["figures"]["fixed"]) for n, line in lines if "fixed" in line.get("figures", {})
-        }
+        figures = {n: line["figures"] for n, line in manifest["tensors"].items() if "figures" in line}
+        fixed = {n: tuple(found["fixed"]) for n, found in figures.items() if "fixed" in found}
+        shares = {n: found["energy"] for n, found in figures.items() if "energy" in found}
         if not tasks or not all(isinstance(task["name"], str) for task in tasks):
             raise ValueError
     except OSError as error:
@@ -66,7 +69,16 @@ def open_folder(path: Path) -> Folder:
     found = Folder(path, tasks, settings, heads=tuple({} for _ in tasks), fixed=fixed)
     if told:
         _read(found, path / BANK, told)
-    return found
+    low = all(
+        shares.get(name, 0) >= 1 - WHOLE and all(_is_low(part, len(tasks)) for part in parts.values())
+        for name, parts in found.factors.items()
+    )
+    return replace(found, low_rank=low)
+
+
+def _is_low(part: Triplets, tasks: int) -> bool:
+    """Return whether the rank is below that to which the method cuts an update."""
+    return part.rank < min(part.left.shape[0], part.right.shape[1]) // tasks
 
 
 def _read(folder: Folder, path: Path, told: Mapping[str, tuple[int, ...]]) -> None:

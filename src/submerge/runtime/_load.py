@@ -83,7 +83,10 @@ def load(
         "auto": "tokens" if images else "mean",
         "paper": "cls" if images else "mean",
     }.get(opened.settings["pooling"], opened.settings["pooling"])
-    model.router = Router(opened.names, opened.settings, gate, attached, pooling)
+    score = opened.settings["score"]
+    score = ("leading" if opened.low_rank else "residual") if score == "auto" else score
+    settings = {**opened.settings, "pooling": pooling, "score": score}
+    model.router = Router(opened.names, settings, gate, attached)
     return model if device is None else model.to(device)
 
 

@@ -19,7 +19,7 @@ from submerge.runtime._heads import Heads
 from submerge.runtime._layers import Factors
 from submerge.runtime._probe import Done, Explorer, Probe, Reader, Site, choose_sites
 from submerge.runtime._replay import Replay
-from submerge.runtime._select import choose, grouped, pooled, weighed, zscores
+from submerge.runtime._select import NATS, choose, grouped, pooled, weighed, zscores
 
 __all__ = ["FORMS", "Plan", "Router", "Routing"]
 
@@ -77,10 +77,8 @@ class Router:
         settings: Mapping[str, Any],
         gate: Gate,
         attached: Attached,
-        pooling: str,
     ) -> None:
         self.names, self.settings, self.gate, self.attached = names, dict(settings), gate, attached
-        self.pooling = pooling
         self.sites: list[Site] = []
         self.replay: Replay | None = None
         self._evidence: dict[str, Evidence] = {}
@@ -165,7 +163,8 @@ class Router:
         weighted = self.settings["select"] == "weighted"
         each = [torch.stack([-r if weighted else zscores(r) for r in site]).mean(0) for site in found]
         others += [] if heard is None else [heard]
-        scores = pooled(weighed(torch.stack(each).mean(0), others), groups)
+        scores = weighed(torch.stack(each).mean(0), others, NATS[self.settings["score"]])
+        scores = pooled(scores, groups)
         choice = choose(
             scores,
             select=self.settings["select"],
@@ -203,7 +202,7 @@ class Router:
         mask = mask if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
         heads, heard = self._heads(model), None
         early = self.replay is None and heads is None
-        reader = Reader(self.sites, self._evidence, Pool(self.pooling, size, mask), early=early)
+        reader = Reader(self.sites, self._evidence, Pool(self.settings["pooling"], size, mask), early=early)
         with self._first_pass(reader), self.replay.recording() if self.replay else nullcontext():
             if heads is None:
                 part(**some)
