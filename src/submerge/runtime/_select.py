@@ -12,8 +12,8 @@ __all__ = ["NATS", "Choice", "choose", "pooled", "weighed", "zscores"]
 NATS = {"residual": 24.0, "whitened": 24.0, "gaussian": 24.0, "leading": 96.0}
 """What a standard deviation that all sites agree on is worth beside other evidence, by score. Chosen on
 validation items: of three suites of fine-tunes, where anything from 16 to 32 does as well as 24, and of two
-suites of adapters, where 64 to 128 do. Random rows make every site of an adapter waver, each in its own way, so
-that the same agreement says more."""
+suites of adapters, where 64 to 128 do. Random rows make every site of an adapter waver, each in its own way,
+so that the same agreement says more."""
 TINY = 1e-6
 """What the authors add to the deviation, so that equal residuals do not divide by 0."""
 
