@@ -14,12 +14,16 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 pytest.importorskip("psutil")
 
+import submerge
+from benchmarks.replication import cache as store
 from benchmarks.replication import splits, train
 from benchmarks.replication.admit import Candidate, admission, markdown
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.heads import Head, loss, predict, score, shots
 from benchmarks.replication.merge import Bench, Plan
 from benchmarks.replication.methods import rows as merges
+from benchmarks.replication.routing.measure import Servers, folder
+from benchmarks.replication.routing.rows import ROWS
 from benchmarks.replication.suite import CLASSES, DENSE, SCORE, Base, HubSet, Rows, Suite, Task, Training
 from benchmarks.replication.vision import base as base_of
 from benchmarks.replication.vision import suites
@@ -267,6 +271,24 @@ def test_a_whole_run(cache: Cache, made: dict[str, splits.Split]) -> None:
         assert set(found["test"]) == set(PART.tasks)
         assert all(-1 <= value <= 1 for value in found["test"].values())
         assert set(bench.ceilings["lda_router"]["routed"]) == set(PART.tasks)
+
+
+def test_masks_are_served_where_no_heads_compete(cache: Cache, made: dict[str, splits.Split]) -> None:
+    whole = Cache(cache.root.parent, *WHOLE.places)
+    for kind, score in (("full", "residual"), ("lora", "leading")):
+        servers = Servers(WHOLE, whole, made, kind, 0)
+        some = [row for row in ROWS if row.name in ("fixed", "paper", "default", "lda")]
+        servers.everything(some)
+        assert sorted(path.name for path in folder(whole, 0, kind, "").iterdir()) == [
+            "default",
+            "lda",
+            "merged",
+        ]
+        found = store.read(folder(whole, 0, kind, "default"))
+        assert found is not None
+        assert set(found["test"]) == set(WHOLE.tasks)
+        model = submerge.load(servers.merged(some[0]), features=True)
+        assert model.router.settings["score"] == score
 
 
 def test_admission(cache: Cache, made: dict[str, splits.Split]) -> None:

@@ -23,7 +23,7 @@ from benchmarks.replication.routing.rows import ROWS, Served
 from benchmarks.replication.routing.smile import Smile
 from benchmarks.replication.scores import Scorer
 from benchmarks.replication.splits import Split
-from benchmarks.replication.suite import CLASSES, Suite
+from benchmarks.replication.suite import CLASSES, DENSE, Suite
 from benchmarks.replication.train import load_heads
 
 __all__ = ["PARTS", "Servers", "folder"]
@@ -78,9 +78,16 @@ class Servers:
         self._said: dict[tuple[str, str], torch.Tensor] = {}
 
     def everything(self, rows: Sequence[Served]) -> None:
-        """Score the rows, unless the cache has them; where all inputs have one form, none is told it."""
+        """Score the rows, unless the cache has them.
+
+        Where all inputs have one form, none is told it. Where a head answers for each place of an input, no
+        heads compete for the whole of it.
+        """
+        dense = any(split.kind == DENSE for split in self.splits.values())
         for row in rows:
-            if not row.form or len(set(self.pairs)) > 1:
+            if row.form and len(set(self.pairs)) == 1:
+                continue
+            if not (dense and row.heads == "max"):
                 self.run(row)
 
     def run(self, row: Served) -> dict[str, Any]:
