@@ -14,7 +14,6 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 pytest.importorskip("psutil")
 
-import submerge
 from benchmarks.replication import cache as store
 from benchmarks.replication import splits, train
 from benchmarks.replication.admit import Candidate, admission, markdown
@@ -22,7 +21,8 @@ from benchmarks.replication.cache import Cache
 from benchmarks.replication.heads import Head, loss, predict, score, shots
 from benchmarks.replication.merge import Bench, Plan
 from benchmarks.replication.methods import rows as merges
-from benchmarks.replication.routing.measure import Servers, folder
+from benchmarks.replication.routing.measure import Servers
+from benchmarks.replication.routing.measure import folder as result
 from benchmarks.replication.routing.rows import ROWS
 from benchmarks.replication.suite import CLASSES, DENSE, SCORE, Base, HubSet, Rows, Suite, Task, Training
 from benchmarks.replication.vision import base as base_of
@@ -35,6 +35,7 @@ from benchmarks.replication.vision.sounds import spectrogram
 from benchmarks.replication.vision.targets import MEASURED
 from benchmarks.replication.vision.tasks import NAMED
 
+import submerge
 from _models import quiet_transformers
 
 TINY = Pretraining(steps=6, width=16, layers=2, heads=2, batch=8, warmup=2, every=2)
@@ -275,20 +276,20 @@ def test_a_whole_run(cache: Cache, made: dict[str, splits.Split]) -> None:
 
 def test_masks_are_served_where_no_heads_compete(cache: Cache, made: dict[str, splits.Split]) -> None:
     whole = Cache(cache.root.parent, *WHOLE.places)
-    for kind, score in (("full", "residual"), ("lora", "leading")):
+    for kind, told in (("full", "residual"), ("lora", "leading")):
         servers = Servers(WHOLE, whole, made, kind, 0)
         some = [row for row in ROWS if row.name in ("fixed", "paper", "default", "lda")]
         servers.everything(some)
-        assert sorted(path.name for path in folder(whole, 0, kind, "").iterdir()) == [
+        assert sorted(path.name for path in result(whole, 0, kind, "").iterdir()) == [
             "default",
             "lda",
             "merged",
         ]
-        found = store.read(folder(whole, 0, kind, "default"))
+        found = store.read(result(whole, 0, kind, "default"))
         assert found is not None
         assert set(found["test"]) == set(WHOLE.tasks)
         model = submerge.load(servers.merged(some[0]), features=True)
-        assert model.router.settings["score"] == score
+        assert model.router.settings["score"] == told
 
 
 def test_admission(cache: Cache, made: dict[str, splits.Split]) -> None:
