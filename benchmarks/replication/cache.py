@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Cache", "current", "done", "read", "write_whole"]
+__all__ = ["Cache", "current", "done", "read", "work", "write_whole"]
 
 MARKER = "replication.json"
 """Written last, into a finished folder: the config that it was made with, and what was measured."""
@@ -69,6 +69,16 @@ def current(found: Mapping[str, Any], row: Mapping[str, Any], trained: Sequence[
     """
     config, wanted = found["config"], json.loads(json.dumps(row))
     return config["trained"] == list(trained) and wanted.items() <= config["row"].items()
+
+
+def work(root: Path) -> str:
+    """Return how long all that lies in a folder took, by its markers."""
+    found = [one for path in root.rglob(MARKER) if (one := read(path.parent))]
+    trained, merged = (sum(one.get(key, 0.0) for one in found) / 60 for key in ("seconds", "seconds_in_all"))
+    return (
+        f"Work: encoders and models trained in {trained:.0f} min, rows merged, tuned and scored in "
+        f"{merged:.0f} min, both of one process, besides the LM."
+    )
 
 
 @contextmanager

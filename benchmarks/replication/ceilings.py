@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,7 +41,9 @@ def ceilings(
     found = {name: store.done(folder, config) for name, folder in folders.items()}
     if all(found.values()):
         return {name: one for name, one in found.items() if one}
+    started = time.perf_counter()
     made = _measure(suite, cache, splits, scorer, kind, seed, settings, device)
+    made["individual"]["seconds_in_all"] = round(time.perf_counter() - started, 2)  # of all of them
     for name, folder in folders.items():
         with store.write_whole(folder, config) as (_, measured):
             measured.update(made[name])

@@ -173,7 +173,28 @@ def markdown(results: Mapping[str, Any], shown: Sequence[Rows], note: str | None
         f"Tasks: {', '.join(suite['tasks'])}. At most {suite['validation']} validation and {suite['test']} "
         "test items a task. Mean ± standard deviation over seeds."
     )
-    return page.markdown(results, [about], shown, NOTE if note is None else note)
+    return page.markdown(results, [about, *_times(results["kinds"])], shown, NOTE if note is None else note)
+
+
+def _times(kinds: Mapping[str, Any]) -> list[str]:
+    """Return how long the work took, in minutes of one process; several run at once."""
+    found = []
+    for kind, seeds in kinds.items():
+        if not all("trained" in entry for entry in seeds.values()):
+            continue  # a report of serving
+        trained = [one["seconds"] for entry in seeds.values() for one in entry["trained"].values() if one]
+        merged = [
+            one["seconds_in_all"]
+            for entry in seeds.values()
+            for group in ("ceilings", "methods")
+            for one in entry[group].values()
+            if "seconds_in_all" in one
+        ]
+        found.append(
+            f"{KINDS[kind]}: {len(trained)} trained in {sum(trained) / 60:.0f} min, {len(merged)} rows "
+            f"merged, tuned and scored in {sum(merged) / 60:.0f} min, both of one process."
+        )
+    return ["", "Work. " + " ".join(found)] if found else []
 
 
 NOTE = (

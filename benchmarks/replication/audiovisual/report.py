@@ -33,6 +33,7 @@ def write(suite: AudioVisual, cache: Cache, options: argparse.Namespace) -> None
             f"nothing to report: run `python -m benchmarks.replication merge {options.suite}` first"
         )
     results = page.facts(suite.name, suite.facts()) | {
+        "work": store.work(cache.root),
         "lm": store.read(suite.lm_folder(cache)),
         "encoders": {slot: store.read(suite.encoder_folder(cache, slot)) for slot in suite.facts()["senses"]},
         "ways": ways,
@@ -133,6 +134,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         "Accuracy in %, mean ± standard deviation over seeds.",
         "",
         f"Encoders read {', '.join(read)} by themselves.",
+        "",
+        results["work"],
     ]
     return page.markdown(results, about, tables(results), NOTE)
 

@@ -30,6 +30,7 @@ def write(suite: Continual, cache: Cache, options: argparse.Namespace) -> None:
             f"nothing to report: run `python -m benchmarks.replication merge {options.suite}` first"
         )
     results = page.facts(suite.name, suite.facts()) | {
+        "work": store.work(cache.root),
         "lm": store.read(suite.lm_folder(cache)),
         "seeds": seeds,
     }
@@ -122,6 +123,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         "standard deviation over orders.",
         "",
         *(f"{i + 1}. {', '.join(order)}" for i, order in enumerate(suite["orders"])),
+        "",
+        results["work"],
     ]
     return page.markdown(results, about, tables(results["seeds"]), NOTE)
 
