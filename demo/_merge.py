@@ -78,8 +78,8 @@ ADAPTER_RECIPES = (
 )
 """Merges of LoRA adapters. TIES is no low-rank update; the others need not be made larger to be used."""
 
-SERVED = Recipe("mass", shared={"first_pass": "base", "pooling": "cls"})
-"""The merge that finds the task of each image; on validation images the best first pass and pooling."""
+SERVED = Recipe("mass", shared={"pooling": "cls"})
+"""The merge that finds the task of each image; on validation images the best pooling."""
 
 
 def merge_all(jobs: Mapping[Path, Path]) -> dict[Path, dict[str, Any]]:

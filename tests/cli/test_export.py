@@ -43,6 +43,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "base_model": str(root / "base"),
         "models": [{"model": str(root / name)} for name in NAMES],
     }
+    cut = {**recipe, "parameters": {"rank": 3}}
+    submerge.merge(cut, root / "cut", settings=ROOM)
     return submerge.merge(recipe, root / "served", settings=ROOM).out
 
 
@@ -73,12 +75,23 @@ def test_adapters_and_their_router(served: Path, tmp_path: Path) -> None:
         with torch.no_grad():
             found = model(**inputs).logits[mask]
         assert (found - ours(**inputs, task=name).logits[mask]).abs().max() < 1e-4
+    check_router(out, model, ours, "leading")
+    out = tmp_path / "cut"
+    assert cli("export", served.parent / "cut", "-o", out).code == 0
+    ours = submerge.load(served.parent / "cut", routing_layers="1")
+    check_router(out, loaded(out, served), ours, "residual")
+
+
+def check_router(out: Path, model: Any, ours: Any, score: str) -> None:
+    """Check that the example beside the adapters chooses as the served model does."""
+    inputs = text_inputs(1, 5)
     spec = importlib.util.spec_from_file_location("route_example", out / "route.py")
     assert spec is not None
     assert spec.loader is not None
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     router = example.Router(out)
+    assert router.score == ours.router.settings["score"] == score
     scores = router.scores(model, **inputs)
     assert (scores - ours.route(**inputs).scores).abs().max() < 1e-3
     assert router(model, **inputs) == ours.route(**inputs, group="batch").tasks[0]

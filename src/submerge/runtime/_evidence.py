@@ -160,12 +160,8 @@ class _Leading:
         found = []
         for at in self.places:
             own = squares[:, at]
-            rank = own.shape[1]
-            lead = (rank + 1) // 2
-            if rank < 2:  # no lesser half
-                found.append(torch.ones_like(squares[:, 0]))
-                continue
+            rank, lesser = own.shape[1], own.shape[1] // 2
             whole = own.sum(1)
-            share = own[:, lead:].sum(1) / whole.clamp(min=1e-30) * (rank / (rank - lead))
-            found.append(torch.where(whole > 0, share, 1).sqrt())
+            share = own[:, rank - lesser :].sum(1) / whole.clamp(min=1e-30) * (rank / max(1, lesser))
+            found.append(torch.where(whole > 0, share, 1).sqrt() if lesser else torch.ones_like(whole))
         return torch.stack(found, dim=-1)

@@ -19,12 +19,17 @@ from safetensors.torch import load_file
 
 
 class Router:
-    """Finds the task whose update reads most of an input, by residuals at one layer of the base."""
+    """Finds the task whose update fits an input best, by what its rows read at one layer of the base.
+
+    The score is "residual", what the rows do not read, or "leading", the share of what they read that falls
+    on the lesser half of them.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         told = json.loads((Path(folder) / "router.json").read_text(encoding="utf-8"))
         self.tasks: list[str] = told["tasks"]
         self.modules: list[str] = told["modules"]
+        self.score: str = told["score"]
         self.rows = load_file(Path(folder) / "router.safetensors")
 
     @torch.no_grad()
@@ -34,7 +39,7 @@ class Router:
 
     @torch.no_grad()
     def scores(self, model: Any, **inputs: Any) -> torch.Tensor:
-        """Return a score [B, T] for each input and task: z-scores of -residual, averaged over activations."""
+        """Return a score [B, T] for each input and task: z-scores, averaged over activations."""
         plain = model.get_base_model() if hasattr(model, "get_base_model") else model
         seen: list[tuple[torch.Tensor, list[torch.Tensor]]] = []
         mask = inputs.get("attention_mask")
@@ -49,7 +54,14 @@ class Router:
             rest = []
             for task in range(len(self.tasks)):
                 rows = self.rows.get(f"{name}:{task}", torch.zeros(1, x.shape[-1])).to(z)
-                rest.append((whole - (z @ rows.T).double().square().sum(-1)).clamp(min=0).sqrt())
+                inner, lesser = (z @ rows.T).double().square(), len(rows) // 2
+                if self.score == "residual":
+                    rest.append((whole - inner.sum(-1)).clamp(min=0).sqrt())
+                elif lesser:
+                    share = inner[:, -lesser:].sum(-1) / inner.sum(-1).clamp(min=1e-30)
+                    rest.append((share * len(rows) / lesser).sqrt())
+                else:
+                    rest.append(torch.ones_like(whole))
             r = torch.stack(rest, dim=-1)
             seen[-1][1].append((r.mean(-1, keepdim=True) - r) / (r.std(-1, keepdim=True) + 1e-6))
 

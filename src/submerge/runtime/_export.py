@@ -149,6 +149,7 @@ def _write_router(
             rows = part.left.T if transposed else part.right
             tensors[f"{module}:{number}"] = rows.float().contiguous()
     save_file(tensors, out / ROUTER)
-    told = {"tasks": list(opened.names), "layer": layer, "modules": modules}
+    score = "leading" if opened.low_rank else "residual"
+    told = {"tasks": list(opened.names), "layer": layer, "modules": modules, "score": score}
     (out / "router.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return layer
