@@ -24,13 +24,14 @@ from benchmarks.replication.audiovisual import items, probes, senses, specialist
 from benchmarks.replication.audiovisual.encoders import Features
 from benchmarks.replication.audiovisual.suite import AudioVisual
 from benchmarks.replication.lm import lessons, school, updates, words
+from benchmarks.replication.lm.fit import Tuning
 from benchmarks.replication.lm.streams import TEXT, Batch, Reader
 from benchmarks.replication.lm.streams import Path as Way
 
 from _models import quiet_transformers
 
 SCHOOL = school.School(steps=3, soft_steps=2, width=16, layers=1, heads=2, inner=32, batch=4)
-TUNING = specialists.Tuning(rank=4, first=2, steps=3, batch=4)
+TUNING = Tuning(rank=4, first=2, steps=3, batch=4)
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,12 @@ from benchmarks.replication import cache as store
 from benchmarks.replication.continual import encoder, learn, merge, tasks
 from benchmarks.replication.continual.suite import ORDERS, Continual
 from benchmarks.replication.lm import school, words
+from benchmarks.replication.lm.fit import Tuning
 
 from _models import quiet_transformers
 
 SCHOOL = school.School(steps=3, soft_steps=2, width=16, layers=1, heads=2, inner=32, batch=4)
-TUNING = learn.Tuning(rank=4, first=2, steps=3, batch=4)
+TUNING = Tuning(rank=4, first=2, steps=3, batch=4)
 SIZES = {"train": 40, "validation": 6, "test": 8}
 
 
@@ -113,7 +114,7 @@ def test_training_goes_on_from_a_folder(data: Path, tmp_path: Path) -> None:
     assert view["test"].features.shape == (8, encoder.PATCHES, encoder.CHANNELS)
     first, train = tmp_path / "first", {"mnist": view["train"]}
     learn.learn(tmp_path / "lm", train, first, TUNING, 0)
-    none = learn.Tuning(rank=4, first=2, steps=1, rate=0.0, batch=4)
+    none = Tuning(rank=4, first=2, steps=1, rate=0.0, batch=4)
     learn.learn(tmp_path / "lm", train, tmp_path / "second", none, 0, first)
     for file in ("projector.safetensors", "language/adapter_model.safetensors"):
         assert (first / file).read_bytes() == (tmp_path / "second" / file).read_bytes(), "a rate of zero"

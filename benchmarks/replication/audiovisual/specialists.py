@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path as Folder
 from typing import Any
 
@@ -23,13 +22,13 @@ from benchmarks.replication.audiovisual.encoders import Features, centre
 from benchmarks.replication.audiovisual.items import SOFT_TOKENS, STREAMS, Pool, batch, draw
 from benchmarks.replication.audiovisual.senses import SENSES
 from benchmarks.replication.lm import school
-from benchmarks.replication.lm.fit import fit
+from benchmarks.replication.lm.fit import Tuning, fit
 from benchmarks.replication.lm.streams import TEXT, Batch, Path, Reader
 from benchmarks.replication.lm.updates import Updates, adapter, factors, parameters, save_adapter
 from benchmarks.replication.lm.words import ONE
 from benchmarks.replication.suite import seed_of
 
-__all__ = ["JOINT", "LANGUAGE", "WAYS", "Projector", "Tuning", "load", "paths", "train"]
+__all__ = ["JOINT", "LANGUAGE", "WAYS", "Projector", "load", "paths", "train"]
 
 WAYS = ("decoupled", "naive")
 JOINT = "joint"
@@ -39,23 +38,6 @@ LANGUAGE = "language"
 NEW_SHARE = 0.3
 """Of the questions; the others are those that the LM knows about words."""
 NEW = {sense.slot: sense.new for sense in SENSES}
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """First the projector alone, then projector and LoRA."""
-
-    rank: int = 16
-    first: int = 80
-    steps: int = 240
-    first_rate: float = 3e-3
-    rate: float = 1e-3
-    warmup: int = 20
-    batch: int = 64
-
-    def config(self) -> dict[str, Any]:
-        """Return all numbers, for a marker or a report."""
-        return asdict(self)
 
 
 class Projector(nn.Module):

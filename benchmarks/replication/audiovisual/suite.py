@@ -13,8 +13,9 @@ from benchmarks.replication.audiovisual.encoders import Features
 from benchmarks.replication.audiovisual.items import STREAMS
 from benchmarks.replication.audiovisual.merge import CEILINGS, EXTRA, Bench, Plan
 from benchmarks.replication.audiovisual.senses import SENSES
-from benchmarks.replication.audiovisual.specialists import JOINT, WAYS, Tuning, train
+from benchmarks.replication.audiovisual.specialists import JOINT, WAYS, train
 from benchmarks.replication.cache import Cache
+from benchmarks.replication.lm.fit import Tuning
 from benchmarks.replication.lm.merging import merges
 from benchmarks.replication.lm.school import PASS, School, teach
 from benchmarks.replication.methods import GRID, Merge

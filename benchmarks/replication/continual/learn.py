@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path as Folder
 from typing import Any
 
@@ -18,34 +17,17 @@ from benchmarks.replication import cache as store
 from benchmarks.replication.continual.encoder import CHANNELS, PATCHES, View
 from benchmarks.replication.continual.tasks import Asked
 from benchmarks.replication.lm import school
-from benchmarks.replication.lm.fit import fit
+from benchmarks.replication.lm.fit import Tuning, fit
 from benchmarks.replication.lm.streams import TEXT, Batch, Path, Reader, Soft
 from benchmarks.replication.lm.updates import Factors, adapter, factors, parameters, save_adapter
 from benchmarks.replication.lm.words import SOFT, ids
 from benchmarks.replication.suite import seed_of
 
-__all__ = ["LANGUAGE", "Projector", "Tuning", "batch", "learn", "projector"]
+__all__ = ["LANGUAGE", "Projector", "batch", "learn", "projector"]
 
 LANGUAGE = "language"
 """Folder of the LoRA."""
 IMAGE = TEXT + 1
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """First the projector alone, where it is new, then projector and LoRA."""
-
-    rank: int = 8
-    first: int = 60
-    steps: int = 160
-    first_rate: float = 3e-3
-    rate: float = 2e-3
-    warmup: int = 20
-    batch: int = 64
-
-    def config(self) -> dict[str, Any]:
-        """Return all numbers, for a marker or a report."""
-        return asdict(self)
 
 
 class Projector(nn.Module):

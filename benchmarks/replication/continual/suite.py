@@ -12,9 +12,10 @@ from typing import Any
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.continual import encoder, report
 from benchmarks.replication.continual.encoder import View
-from benchmarks.replication.continual.learn import Tuning, learn
+from benchmarks.replication.continual.learn import learn
 from benchmarks.replication.continual.merge import REFERENCES, RULES, Bench, Plan
 from benchmarks.replication.continual.tasks import OTHER_SETS, TASKS
+from benchmarks.replication.lm.fit import Tuning
 from benchmarks.replication.lm.merging import merges
 from benchmarks.replication.lm.school import PASS, School, teach
 from benchmarks.replication.methods import Merge
@@ -28,6 +29,7 @@ ORDERS = (
     ("easy-vqa", "mnist", "signs", "fashion", "kannada", "notmnist"),
 )
 GRID = (0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.4, 2.0)
+TUNING = Tuning(rank=8, first=60, steps=160, rate=2e-3)
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Continual:
 
     name: str = "continual-6"
     school: School = field(default_factory=School)
-    tuning: Tuning = field(default_factory=Tuning)
+    tuning: Tuning = TUNING
     trainings: tuple[str, ...] = ()
     orders: tuple[tuple[str, ...], ...] = ORDERS
     train_items: int = 2000

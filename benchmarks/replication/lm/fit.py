@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +13,24 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.replication.lm.streams import Batch, Reader
 
-__all__ = ["fit"]
+__all__ = ["Tuning", "fit"]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """First the projector alone, where it is new, then projector and LoRA."""
+
+    rank: int = 16
+    first: int = 80
+    steps: int = 240
+    first_rate: float = 3e-3
+    rate: float = 1e-3
+    warmup: int = 20
+    batch: int = 64
+
+    def config(self) -> dict[str, Any]:
+        """Return all numbers, for a marker or a report."""
+        return asdict(self)
 
 
 def fit(
