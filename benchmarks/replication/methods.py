@@ -104,6 +104,10 @@ FAST = ("task_arithmetic", "ties", "tsv_m", "cat")
 """Of `--fast`."""
 
 
-def rows(kind: str, names: Sequence[str] | None = None) -> list[Merge]:
-    """Return the merges of full fine-tunes or of adapters, all or those named."""
-    return [row for row in ROWS if kind in row.kinds and (names is None or row.name in names)]
+def rows(kind: str, names: Sequence[str] | None = None, rank: int = 0) -> list[Merge]:
+    """Return the merges of full fine-tunes or of adapters, all or those named.
+
+    A row that gives the adapters' own rank is left out: that is the method's default.
+    """
+    wanted = [row for row in ROWS if kind in row.kinds and (names is None or row.name in names)]
+    return [row for row in wanted if not rank or row.shared.get("rank") != rank]

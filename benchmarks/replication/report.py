@@ -31,13 +31,13 @@ def gather(suite: Suite, cache: Cache, seeds: Sequence[int], names: Sequence[str
     What was made with other settings than today's is left out; `outdated` names it.
     """
     found: dict[str, Any] = {}
-    for kind in suite.trainings:
+    for kind, training in suite.trainings.items():
         for seed in seeds:
             trained = {task: store.read(cache.specialist(seed, kind, task)) for task in suite.tasks}
             configs = [one["config"] for one in trained.values() if one]
             facts: dict[str, dict[str, dict[str, Any]]] = {
                 "ceilings": {name: {} for name in NAMES},
-                "methods": {row.name: row.facts() for row in rows(kind, names)},
+                "methods": {row.name: row.facts() for row in rows(kind, names, training.rank)},
             }
             entry: dict[str, Any] = {"trained": trained, "ceilings": {}, "methods": {}, "outdated": []}
             for group, some in facts.items():

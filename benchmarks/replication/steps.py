@@ -97,7 +97,7 @@ def _merge_one(suite: Suite, cache: Cache, options: argparse.Namespace, kind: st
         threads=options.threads,
     )
     bench = Bench(suite, cache, _splits(suite), kind, seed, plan, say)
-    everything(bench, methods.rows(kind, options.methods))
+    everything(bench, methods.rows(kind, options.methods, suite.trainings[kind].rank))
 
 
 def serve(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:

@@ -287,6 +287,7 @@ def test_what_every_merge_writes_is_a_recipe(tmp_path: Path) -> None:
 
     for kind in ("full", "lora"):
         assert methods.rows(kind, methods.FAST), "of --fast"
+        assert "ssam_half" not in [row.name for row in methods.rows(kind, rank=8)], "that is the default"
         for row in methods.rows(kind):
             scale = 0.5 if row.factor else None
             path = row.write(tmp_path / "r.yaml", Path("base"), [Path("a"), Path("b")], scale, kind)

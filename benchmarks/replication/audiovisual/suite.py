@@ -103,7 +103,7 @@ class AudioVisual:
 
     def rows(self, options: argparse.Namespace) -> list[Merge]:
         """Return the merges that are asked for; the average is always among them."""
-        return merges(options.methods, EXTRA)
+        return merges(self.tuning.rank, options.methods, EXTRA)
 
     def lm_folder(self, cache: Cache) -> Path:
         """Return where the LM lies; other suites use it too."""

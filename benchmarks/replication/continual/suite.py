@@ -116,11 +116,8 @@ class Continual:
         return {task: encoder.load(cache.root / "tasks" / task) for task in self.orders[0]}
 
     def rows(self, options: argparse.Namespace) -> list[Merge]:
-        """Return the merges that are asked for; the average is always among them.
-
-        SSAM at rank 8 is not: that is the adapters' rank, and so its default.
-        """
-        return [row for row in merges(options.methods) if row.shared.get("rank") != self.tuning.rank]
+        """Return the merges that are asked for; the average is always among them."""
+        return merges(self.tuning.rank, options.methods)
 
     def lm_folder(self, cache: Cache) -> Path:
         """Return where the LM lies; other suites use it too."""

@@ -19,11 +19,14 @@ AVERAGE = Merge("average", each={"weight": 1.0}, method="linear", kinds=("lora",
 MEMORY = 4_000_000_000
 
 
-def merges(names: Sequence[str] | None = None, extra: Sequence[Merge] = ()) -> list[Merge]:
-    """Return the average, all merges of adapters and the extra ones; with names, the average and those."""
+def merges(rank: int, names: Sequence[str] | None = None, extra: Sequence[Merge] = ()) -> list[Merge]:
+    """Return the average, all merges of adapters of a rank, and the extra ones.
+
+    With names, the average and those.
+    """
     return [
         row
-        for row in (AVERAGE, *rows("lora"), *extra)
+        for row in (AVERAGE, *rows("lora", rank=rank), *extra)
         if names is None or row is AVERAGE or row.name in names
     ]
 
