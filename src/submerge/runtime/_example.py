@@ -39,13 +39,13 @@ class Router:
 
     @torch.no_grad()
     def scores(self, model: Any, **inputs: Any) -> torch.Tensor:
-        """Return a score [B, T] for each input and task: z-scores, averaged over activations."""
+        """Return a score [B, T] for each input and task: z-scores, averaged over what was looked at."""
         plain = model.get_base_model() if hasattr(model, "get_base_model") else model
         seen: list[tuple[torch.Tensor, list[torch.Tensor]]] = []
         mask = inputs.get("attention_mask")
 
         def look(name: str, x: torch.Tensor) -> None:
-            if not seen or seen[-1][0].data_ptr() != x.data_ptr():
+            if self.score == "leading" or not seen or seen[-1][0].data_ptr() != x.data_ptr():
                 seen.append((x, []))  # held, so that nothing else takes its place
             weights = torch.ones(x.shape[:2]) if mask is None else mask
             weights = weights.to(x).unsqueeze(-1)

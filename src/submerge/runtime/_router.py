@@ -161,7 +161,8 @@ class Router:
         others = [] if prior is None else [self.prior(prior, size)]
         found, heard = self.evidence(model, inputs, size)
         weighted = self.settings["select"] == "weighted"
-        each = [torch.stack([-r if weighted else zscores(r) for r in site]).mean(0) for site in found]
+        sites = [[r] for site in found for r in site] if self.settings["score"] == "leading" else found
+        each = [torch.stack([-r if weighted else zscores(r) for r in site]).mean(0) for site in sites]
         others += [] if heard is None else [heard]
         scores = weighed(torch.stack(each).mean(0), others, NATS[self.settings["score"]])
         scores = pooled(scores, groups)
