@@ -300,6 +300,7 @@ def test_a_whole_run(
     assert str(tmp_path) not in json.dumps(results), "no path of this machine"
     page = (tmp_path / "out" / "replication-audio-visual.md").read_text()
     assert "joint questions: the average is above every specialist alone" in page
+    assert "Work: encoders and models trained in 0 min" in page
     assert len(list((tmp_path / "out").glob("*.png"))) == 6
     recipe = tmp_path / "audio-visual" / "seed0" / "decoupled-results" / "ties" / "recipe.yaml"
     assert recipe.read_text().startswith("merge_method: ties")

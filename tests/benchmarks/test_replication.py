@@ -270,6 +270,7 @@ def test_a_whole_run(
     machine = {"cpu": "…", "cores": 1, "memory_gb": 1, "system": "…", "python": "3", "versions": {}}
     page = report.markdown(results | {"machine": machine}, report.tables(results))
     assert "LDA router" in page
+    assert "Work. full fine-tunes: 2 trained in 0 min, 3 rows merged" in page, "two merges, and the ceilings"
     assert str(cache.root) not in json.dumps(results), "no path of this machine"
     assert all(path.stat().st_size for path in plots.draw(results, tmp_path, "tiny"))
     changed = replace(methods.rows("lora", ["ties"])[0], each={"weight": 1.0, "density": 0.5})
