@@ -14,7 +14,7 @@ from benchmarks.replication.page import Rows, percent, spread
 from benchmarks.replication.scores import summary
 from benchmarks.replication.suite import Suite
 
-__all__ = ["KINDS", "gather", "markdown", "sanity", "tables"]
+__all__ = ["KINDS", "gather", "markdown", "sanity", "tables", "work"]
 
 TITLES = {
     "base": "base",
@@ -166,22 +166,10 @@ def sanity(seeds: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
     return checks
 
 
-def markdown(results: Mapping[str, Any], shown: Sequence[Rows], note: str | None = None) -> str:
-    """Return a page that says how it was made."""
-    suite = results["suite"]
-    about = (
-        f"Tasks: {', '.join(suite['tasks'])}. At most {suite['validation']} validation and {suite['test']} "
-        "test items a task. Mean ± standard deviation over seeds."
-    )
-    return page.markdown(results, [about, *_times(results["kinds"])], shown, NOTE if note is None else note)
-
-
-def _times(kinds: Mapping[str, Any]) -> list[str]:
+def work(kinds: Mapping[str, Any]) -> str:
     """Return how long the work took, in minutes of one process; several run at once."""
-    found = []
+    found = ["Work."]
     for kind, seeds in kinds.items():
-        if not all("trained" in entry for entry in seeds.values()):
-            continue  # a report of serving
         trained = [one["seconds"] for entry in seeds.values() for one in entry["trained"].values() if one]
         merged = [
             one["seconds_in_all"]
@@ -194,7 +182,19 @@ def _times(kinds: Mapping[str, Any]) -> list[str]:
             f"{KINDS[kind]}: {len(trained)} trained in {sum(trained) / 60:.0f} min, {len(merged)} rows "
             f"merged, tuned and scored in {sum(merged) / 60:.0f} min, both of one process."
         )
-    return ["", "Work. " + " ".join(found)] if found else []
+    return " ".join(found)
+
+
+def markdown(results: Mapping[str, Any], shown: Sequence[Rows], *more: str, note: str = "") -> str:
+    """Return a page that says how it was made, with paragraphs `more` above its tables."""
+    suite = results["suite"]
+    about = [
+        f"Tasks: {', '.join(suite['tasks'])}. At most {suite['validation']} validation and {suite['test']} "
+        "test items a task. Mean ± standard deviation over seeds."
+    ]
+    for paragraph in more:
+        about += ["", paragraph]
+    return page.markdown(results, about, shown, note or NOTE)
 
 
 NOTE = (

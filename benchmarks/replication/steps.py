@@ -110,7 +110,7 @@ def serve(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     _say_outdated(kinds)
     out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}-served"
     results = _facts(suite, f"{suite.name}, the task unknown", kinds)
-    page.write(out, stem, results, report.markdown(results, routing.tables(kinds), routing.NOTE))
+    page.write(out, stem, results, report.markdown(results, routing.tables(kinds), note=routing.NOTE))
     routing.draw(kinds, out / f"{stem}.png")
     say(f"wrote {stem}.json, .md and .png in {out}")
 
@@ -136,7 +136,7 @@ def _report(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     _say_outdated(kinds)
     results = _facts(suite, suite.name, kinds)
     out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"
-    page.write(out, stem, results, report.markdown(results, report.tables(results)))
+    page.write(out, stem, results, report.markdown(results, report.tables(results), report.work(kinds)))
     draw(results, out, stem)
     say(f"wrote {stem}.json, .md and .png in {out}")
 

@@ -268,7 +268,7 @@ def test_a_whole_run(
     assert ours == pytest.approx(peer), "PEFT's cat is the same sum"
     results = {"name": "tiny", "command": "…", "date": "…", "suite": SUITE.facts(), "kinds": kinds}
     machine = {"cpu": "…", "cores": 1, "memory_gb": 1, "system": "…", "python": "3", "versions": {}}
-    page = report.markdown(results | {"machine": machine}, report.tables(results))
+    page = report.markdown(results | {"machine": machine}, report.tables(results), report.work(kinds))
     assert "LDA router" in page
     assert "Work. full fine-tunes: 2 trained in 0 min, 3 rows merged" in page, "two merges, and the ceilings"
     assert str(cache.root) not in json.dumps(results), "no path of this machine"
