@@ -135,7 +135,10 @@ def routed(
 def with_heads(
     scores: torch.Tensor, reference: Reference, model: Any, inputs: Mapping[str, torch.Tensor], first: State
 ) -> torch.Tensor:
-    """Return 24 Var(S) S + log Σ exp of each head's outputs on the first pass; one output says nothing."""
+    """Return 24 Var(S) S + log Σ exp of each head's outputs on the first pass.
+
+    One output says nothing, and counts as half a deviation above the mean of the others.
+    """
     said = []
     for head in reference.heads:
         whole = copy.deepcopy(model)
@@ -146,8 +149,9 @@ def with_heads(
         with torch.no_grad():
             logits = whole(**inputs).logits[0].double()
         said.append(logits.exp().sum().log() if len(logits) > 1 else None)
-    mean = torch.stack([one for one in said if one is not None]).mean()
-    return 24 * scores.var() * scores + torch.stack([mean if one is None else one for one in said])
+    told = torch.stack([one for one in said if one is not None])
+    level = told.mean() + 0.5 * (told - told.mean()).square().mean().sqrt()
+    return 24 * scores.var() * scores + torch.stack([level if one is None else one for one in said])
 
 
 def selected(scores: torch.Tensor, threshold: float = 0.2, most: int = 3) -> tuple[int, ...]:

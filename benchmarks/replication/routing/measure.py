@@ -25,6 +25,7 @@ from benchmarks.replication.scores import Scorer
 from benchmarks.replication.splits import Split
 from benchmarks.replication.suite import CLASSES, DENSE, Suite
 from benchmarks.replication.train import load_heads
+from submerge.runtime._select import heard
 
 __all__ = ["PARTS", "Servers", "folder"]
 
@@ -224,8 +225,7 @@ class Servers:
                 features = domain.pooled(base(**batch).last_hidden_state, batch, CLASSES)
                 each = [logits(head, features).double().logsumexp(-1) for head in heads]
                 found[which] = torch.stack(each, 1)
-            mean = found[:, classes].mean(1, keepdim=True)
-            self._said[part, task] = torch.where(classes, found, mean)
+            self._said[part, task] = heard(found, classes)
         return self._said[part, task]
 
     def _lda(self, row: Served) -> Callable[[str, str], _Answers]:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from submerge.errors import Problem, RequestError, few
 from submerge.runtime._batch import cut, joined
 from submerge.runtime._gate import Gate, Span
+from submerge.runtime._select import heard
 
 __all__ = ["Heads", "Own", "best_head", "own_modules"]
 
@@ -144,13 +145,11 @@ class Heads(Own):
     def log_evidence(self, logits: torch.Tensor) -> torch.Tensor:
         """Return log Σ exp of each task's outputs [B, T], in nats, for outputs [B, T · width] side by side.
 
-        A task with one output, a number, says nothing of its inputs: it gets the mean of the others.
+        A task with one output, a number, says nothing of its inputs (`heard`).
         """
         found = logits.double().view(len(logits), len(self.widths), self.width).logsumexp(-1)
         classes = torch.tensor([width > 1 for width in self.widths], device=found.device)
-        if not classes.any():
-            return torch.zeros_like(found)
-        return torch.where(classes, found, found[:, classes].mean(1, keepdim=True))
+        return heard(found, classes)
 
     def _allowed(self, rows: int, device: torch.device) -> torch.Tensor:
         found = torch.zeros(self.gate.size, len(self.widths), dtype=torch.bool, device=device)
