@@ -237,6 +237,8 @@ def test_adapters_are_tasks(tmp_path: Path) -> None:
         assert (found.logits[row, : len(wanted)] - wanted).abs().max() < 1e-4
     assert len(model(**IDS).tasks) == 6
     assert model.router.settings["score"] == "leading"
-    cut = {**recipe, "parameters": {"rank": 2}}
-    out = submerge.merge(cut, tmp_path / "cut", settings=ROOM).out
-    assert submerge.load(out).router.settings["score"] == "residual", "some of the updates is left out"
+    few = [{"filter": "layer.0.attention.self.query", "value": 2}, {"value": "auto"}]
+    for name, rank, score in (("few", few, "leading"), ("cut", 2, "residual")):
+        cut = {**recipe, "parameters": {"rank": rank}}
+        out = submerge.merge(cut, tmp_path / name, settings=ROOM).out
+        assert submerge.load(out).router.settings["score"] == score, "are most updates whole?"

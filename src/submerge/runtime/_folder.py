@@ -27,7 +27,7 @@ class Folder:
     """The tasks with what is told of them, the gate's settings, and the bank by tensor and task.
 
     `fixed` names, for tensors where that is not all, the tasks that the checkpoint is a merge of. `low_rank`
-    says that all matrices keep updates whole at ranks below 1/T of theirs, as it is with adapters.
+    says that most matrices keep updates whole at ranks below 1/T of theirs, as it is with adapters.
     """
 
     path: Path
@@ -69,11 +69,11 @@ def open_folder(path: Path) -> Folder:
     found = Folder(path, tasks, settings, heads=tuple({} for _ in tasks), fixed=fixed)
     if told:
         _read(found, path / BANK, told)
-    low = all(
+    low = [
         shares.get(name, 0) >= 1 - WHOLE and all(_is_low(part, len(tasks)) for part in parts.values())
         for name, parts in found.factors.items()
-    )
-    return replace(found, low_rank=low)
+    ]
+    return replace(found, low_rank=2 * sum(low) > len(low))
 
 
 def _is_low(part: Triplets, tasks: int) -> bool:
