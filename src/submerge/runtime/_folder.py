@@ -58,7 +58,7 @@ def open_folder(path: Path) -> Folder:
         told = {name: tuple(line["shape"]) for name, line in manifest["bank"]["tensors"].items()}
         figures = {n: line["figures"] for n, line in manifest["tensors"].items() if "figures" in line}
         fixed = {n: tuple(found["fixed"]) for n, found in figures.items() if "fixed" in found}
-        shares = {n: found["energy"] for n, found in figures.items() if "energy" in found}
+        shares = {n: float(found["energy"]) for n, found in figures.items() if "energy" in found}
         if not tasks or not all(isinstance(task["name"], str) for task in tasks):
             raise ValueError
     except OSError as error:
