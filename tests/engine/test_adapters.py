@@ -23,6 +23,7 @@ from submerge.engine import _job, _run, merge_state_dicts
 from submerge.engine._feed import feeds
 from submerge.engine._patch import patches_of
 from submerge.engine._plan import make_plan
+from submerge.methods import METHODS
 from submerge.store import FileTable
 
 OPTIONS = {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj", "up_proj"]}
@@ -208,6 +209,22 @@ def test_modules_that_one_adapter_lacks(tmp_path: Path) -> None:
             output={"as": "adapter", "rank": 16},
         )
         same_state(made.loaded(tmp_path / f"{method}-a"), read(tmp_path / f"{method}-c"), 5e-5)
+
+
+UPDATES = [
+    n for n, m in METHODS.items() if not m.keeps and (m.origin != "zero" or m.coefficients) and n != "cat"
+]
+
+
+@pytest.mark.parametrize("method", UPDATES)
+def test_every_method_of_updates_makes_the_adapter_of_its_checkpoint(
+    method: str, two: Tuned, tmp_path: Path
+) -> None:
+    """Cut at a rank that none of its matrices exceeds, an adapter is all that the method computes."""
+    own = {"weight": 0.5} if METHODS[method].option("weight") else {}
+    two.merge(tmp_path / "checkpoint", method, own=own)
+    two.merge(tmp_path / "adapter", method, own=own, output={"as": "adapter", "rank": 64})
+    same_state(two.loaded(tmp_path / "adapter"), read(tmp_path / "checkpoint"), 5e-5)
 
 
 def test_filters_and_gradients_hold_for_adapters(two: Tuned, tmp_path: Path) -> None:

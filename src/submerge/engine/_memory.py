@@ -65,7 +65,7 @@ def _worker_bytes(plan: TensorPlan) -> int:
 def _chunk_bytes(plan: TensorPlan) -> int:
     count = len(plan.inputs)
     chunk = min(chunk_length(count, plan.width), max(1, plan.numel))
-    sizes = [DTYPES[i.entry.dtype].itemsize for i in plan.read]
+    sizes = [DTYPES[i.entry.dtype].itemsize for i in plan.read] or [4]  # an adapter's factors give float32
     value = 8 if any(i.entry.dtype == "F64" for i in plan.read) else 4
     host = sum({i.entry.dtype: DTYPES[i.entry.dtype].itemsize for i in plan.read}.values()) + 8
     rows = 3 * count + 6  # the updates, masked copies of them, and sums
