@@ -33,16 +33,35 @@ class _Required:
 
 
 REQUIRED = _Required()
+"""The default of an option that has none: the recipe must give it."""
 
 
 @dataclass(frozen=True)
 class Option:
     """One parameter of a method: its type, default, range and meaning.
 
-    `scope` says whether there is one value for a tensor (`"shared"`) or one for each model
-    (`"model"`). `low` and `high` are inclusive bounds; `word` may stand in a number's place (`auto`);
-    `tune` marks what users usually must tune. A `single` option says something about the whole model, so
-    that it has one value for all tensors: no filter, no gradient.
+    Attributes:
+        name: as the recipe writes it.
+        kind: `float`, `int`, `bool` or `str`.
+        default: a value, or `REQUIRED`.
+        help: its meaning, in half a sentence.
+        scope: `"shared"`, one value for a tensor, or `"model"`, one for each model.
+        low: the least number, inclusive.
+        high: the largest number, inclusive.
+        choices: the words that are allowed; empty for any text.
+        tune: whether users usually must tune it.
+        word: may stand in a number's place (`auto`).
+        single: it says something about the whole model, and has one value for all tensors: no filter, no
+            gradient.
+
+    Examples:
+        >>> from submerge.methods import Option
+        >>> density = Option("density", float, 1.0, "share of the entries kept", scope="model", low=0, high=1)
+        >>> density.check("2e-1")
+        0.2
+        >>> density.check(2)
+        Traceback (most recent call last):
+        ValueError: density must lie in [0, 1]; found 2
     """
 
     name: str
@@ -85,7 +104,13 @@ class Option:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """The tensor that a fold is made for: its name, its shape, and how many updates there are."""
+    """The tensor that a fold is made for: its name, its shape, and how many updates there are.
+
+    Examples:
+        >>> from submerge.methods import TensorSpec
+        >>> TensorSpec("model.norm.weight", (64,), count=3).numel
+        64
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -111,6 +136,14 @@ class Merged:
     """The merged update of one weight matrix, and figures about it for the report.
 
     `kept` is what the method's gate needs of the matrix at run time, by a name of the method's own.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Dense
+        >>> from submerge.methods import Merged
+        >>> merged = Merged(Dense(torch.ones(3, 2)), {"rank": 1})
+        >>> merged.update.shape, merged.figures
+        ((3, 2), {'rank': 1})
     """
 
     update: Update
@@ -120,7 +153,13 @@ class Merged:
 
 @dataclass(frozen=True)
 class Keeps:
-    """The most that a bank keeps of one update: bytes of `rank` triplets; rank None: of the whole update."""
+    """The most that a bank keeps of one update: bytes of `rank` triplets; rank None: of the whole update.
+
+    Examples:
+        >>> from submerge.methods import Keeps
+        >>> Keeps(nbytes=4 * 2 * (64 + 1 + 64), rank=2).nbytes
+        1032
+    """
 
     nbytes: int
     rank: int | None = None
@@ -154,6 +193,27 @@ class Method:
     `settings` belongs to methods whose gate is kept: then `matrix` gets every tensor, whatever its
     shape, and returns beside the update (the static fold) what a bank keeps for the run time; `kept`
     bounds that for an update that is not zero, from its rank (0: not known).
+
+    Examples:
+        >>> import submerge
+        >>> from submerge.algebra import combine
+        >>> from submerge.methods import Method, Option
+        >>> def plan(spec, values):
+        ...     yield from ()  # no reduction is needed
+        ...     return lambda chunk: combine(chunk.updates, [values["scale"] / spec.count] * spec.count)
+        >>> method = Method(
+        ...     name="mean",
+        ...     title="Mean update",
+        ...     equation="θ = θ_0 + s/T Σ Δ_t",
+        ...     source="an example",
+        ...     use="Shows what a method is.",
+        ...     plan=plan,
+        ...     options=(Option("scale", float, 1.0, "factor s on the merged update", tune=True),),
+        ... )
+        >>> models = [{"model": "chat"}, {"model": "code"}]
+        >>> recipe = {"merge_method": "mean", "base_model": "base", "models": models}
+        >>> submerge.merge(submerge.load_recipe(recipe, methods={"mean": method}), "mean").tensors
+        {'merge': 39}
     """
 
     name: str
