@@ -44,7 +44,8 @@ def merge(
 
     Examples:
         >>> import submerge
-        >>> report = submerge.merge("recipe.yaml", "merged", settings=submerge.Settings(threads=2))
+        >>> settings = submerge.Settings(threads=2)
+        >>> report = submerge.merge("recipe.yaml", "merged", settings=settings)
         >>> report.out.name, report.tensors
         ('merged', {'merge': 39})
     """
