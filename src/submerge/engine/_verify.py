@@ -64,6 +64,7 @@ class VerifyReport:
 
     @property
     def sound(self) -> bool:
+        """Whether no problem was found."""
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:

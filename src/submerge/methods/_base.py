@@ -118,6 +118,7 @@ class TensorSpec:
 
     @property
     def numel(self) -> int:
+        """How many elements the tensor has."""
         return math.prod(self.shape)
 
 
@@ -177,22 +178,32 @@ MatrixFold: TypeAlias = Callable[[Sequence[Update], TensorSpec, Values], Merged]
 class Method:
     """A merge method: a fold over chunks, and for methods built on singular vectors one over matrices.
 
-    `plan` gets the tensor and the resolved options, and may refuse them with `RequestError` before
-    its first reduction. `origin` says what the updates are taken against: `"base"` (Δ_t = θ_t − θ_0;
-    a base is required), `"zero"` (the weights themselves), or `"either"` (the base where the recipe
-    names one). The fold's result is added to that origin. With `base_is_model` a base that the recipe
-    names takes part as the first model.
-    `width` is the run length that a chunk must hold a whole number of: 1 for element-wise folds.
-
-    `matrix`, where there is one, merges the weight matrices whole, as `Update` objects; `plan` is then
-    the rule for all other tensors (norms, biases, embeddings), and still checks the options of every
-    tensor. It decomposes Gram matrices of the short side of dense updates, or of `both_sides`.
-    `coefficients` belongs to methods whose merged update is Σ c_t Δ_t with constants c_t: they
-    keep low-rank updates low-rank.
-
-    `settings` belongs to methods whose gate is kept: then `matrix` gets every tensor, whatever its
-    shape, and returns beside the update (the static fold) what a bank keeps for the run time; `kept`
-    bounds that for an update that is not zero, from its rank (0: not known).
+    Attributes:
+        name: as recipes write it.
+        title: as the papers write it.
+        equation: what it computes, in plain text.
+        source: the paper.
+        use: when to take it, in a sentence.
+        plan: gets the tensor and the resolved options, may refuse them with `RequestError` before its first
+            reduction, and returns a fold, whose result is added to the origin.
+        options: its parameters.
+        matrix: merges the weight matrices whole, as `Update` objects. `plan` is then the rule for all other
+            tensors (norms, biases, embeddings), and still checks the options of every tensor.
+        both_sides: whether `matrix` decomposes Gram matrices of both sides of dense updates, and not of the
+            short side alone.
+        coefficients: of methods whose merged update is Σ c_t Δ_t with constants c_t, which keep low-rank
+            updates low-rank.
+        origin: what the updates are taken against: `"base"` (Δ_t = θ_t − θ_0; a base is required), `"zero"`
+            (the weights themselves), or `"either"` (the base where the recipe names one).
+        base_is_model: whether a base that the recipe names takes part as the first model.
+        base_required: whether a recipe without a base is refused although the origin needs none.
+        min_models: the fewest models that are merged.
+        max_models: the most; None for any number.
+        width: the run length that a chunk must hold a whole number of: 1 for element-wise folds.
+        settings: of methods whose gate is kept. Then `matrix` gets every tensor, whatever its shape, and
+            returns beside the update (the static fold) what a bank keeps for the run time.
+        kept: bounds that for an update that is not zero, from its rank (0: not known).
+        differs: where papers and other tools compute something else.
 
     Examples:
         >>> import submerge
