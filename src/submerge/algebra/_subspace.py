@@ -29,11 +29,12 @@ class RankRule:
     ranks), or "full" (all that there are).
 
     Examples:
-        >>> from submerge.algebra import RankRule, Zero
+        >>> import torch
+        >>> from submerge.algebra import Dense, RankRule
         >>> RankRule.parse("energy:0.95")
         RankRule(kind='energy', value=0.95)
-        >>> RankRule.parse("16").bound([Zero((8, 8))])
-        0
+        >>> RankRule.parse("16").bound([Dense(torch.ones(8, 4))])
+        4
     """
 
     kind: str
