@@ -70,7 +70,7 @@ def view() -> Iterator[Any]:
 
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
-def test_pages_fit_the_screen(width: int, page: str, site: Path, view: Any, tmp_path: Path) -> None:
+def test_pages_fit_the_screen(width: int, page: str, view: Any, site: Path, tmp_path: Path) -> None:
     view.set_viewport_size({"width": width, "height": 900})
     view.goto((site / page).as_uri())
     problems = {
@@ -84,7 +84,7 @@ def test_pages_fit_the_screen(width: int, page: str, site: Path, view: Any, tmp_
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_pages_need_no_network(page: str, site: Path, view: Any) -> None:
+def test_pages_need_no_network(page: str, view: Any, site: Path) -> None:
     asked: list[str] = []
 
     def note(request: Any) -> None:
