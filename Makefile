@@ -9,7 +9,8 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip -q --disable-pip-version-check install -c constraints.txt
 LISTS = pyproject.toml constraints.txt
 
-.PHONY: help demo test lint types check bench-speed bench-adapters bench-replication bench-serving docs clean distclean
+.PHONY: help demo test lint types check bench-speed bench-adapters bench-replication bench-serving docs docs-check \
+	clean distclean
 
 help: ## show this list
 	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' Makefile
@@ -44,7 +45,10 @@ bench-serving: $(VENV)/.bench ## time MASS on the tasks of text-8, which bench-r
 	$(BIN)/python -m benchmarks.serving $(ARGS)
 
 docs: $(VENV)/.docs ## build the documentation into site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-check: $(VENV)/.docs $(VENV)/.test ## open every page in a browser, as wide as a desktop's and a phone's
+	$(BIN)/python -m pytest -rs tests/test_site.py $(ARGS)
 
 clean: ## remove what was built, not .venv
 	rm -rf site dist demo/out .pytest_cache .mypy_cache .ruff_cache .hypothesis

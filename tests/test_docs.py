@@ -3,7 +3,7 @@
 A comment in front of a fenced block says what is done with it:
 
 * `run` (or `run: exit N`, `run: plugin`): its commands or its code run, in a folder with the tiny models that
-  `docs/index.md` makes, page by page and block by block;
+  `docs/quickstart.md` makes, page by page and block by block;
 * `prints`: what the block before it printed, where … stands for anything;
 * `part of: METHOD`: a piece of a recipe; `refused: TEXT`: a recipe that is refused with this text;
   `messages`: all that the refused recipes of the page say, in order.
@@ -13,6 +13,8 @@ A block with a title is written to a file of that name. All other YAML blocks ar
 
 from __future__ import annotations
 
+import doctest
+import inspect
 import os
 import re
 import runpy
@@ -32,6 +34,7 @@ import typer
 import yaml
 
 import submerge
+import submerge.algebra
 import submerge.engine
 import submerge.methods
 from submerge.cli import main
@@ -139,8 +142,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the quick start's models."""
     pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("models")
-    script = next(b for b in blocks(DOCS / "index.md") if b.title == "make_models.py")
-    recipe = next(b for b in blocks(DOCS / "index.md") if b.title == "recipe.yaml")
+    script = next(b for b in blocks(DOCS / "quickstart.md") if b.title == "make_models.py")
+    recipe = next(b for b in blocks(DOCS / "quickstart.md") if b.title == "recipe.yaml")
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -248,6 +251,47 @@ def test_examples_run(
         else:
             shell(block, monkeypatch)
         printed = capfd.readouterr().out
+
+
+# --- docstrings -------------------------------------------------------------------------------------------
+
+SURFACE = {"index.md": submerge, "methods.md": submerge.methods, "algebra.md": submerge.algebra}
+"""The pages of docs/api, and the packages whose public names they show."""
+
+
+def public(name: str) -> Any:
+    """Return the object of a dotted name of one of those packages."""
+    package, _, attribute = name.rpartition(".")
+    return getattr(sys.modules[package], attribute)
+
+
+PUBLIC = [
+    name
+    for name in (f"{package.__name__}.{name}" for package in SURFACE.values() for name in package.__all__)
+    if not name.endswith("__") and not inspect.ismodule(public(name))
+]
+
+
+@pytest.mark.parametrize("page", SURFACE)
+def test_the_reference_has_all_public_names(page: str) -> None:
+    package = SURFACE[page].__name__
+    listed = re.findall(r"^::: (\S+)$", (DOCS / "api" / page).read_text(encoding="utf-8"), re.M)
+    assert sorted(listed) == sorted(name for name in PUBLIC if name.rpartition(".")[0] == package)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in PUBLIC if inspect.isfunction(public(name)) or inspect.isclass(public(name))]
+)
+def test_docstrings_have_an_example_that_holds(
+    name: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = inspect.getdoc(public(name)) or ""
+    if "from peft" in text:
+        pytest.importorskip("peft")
+    example = doctest.DocTestParser().get_doctest(text, {}, name, None, 0)
+    assert example.examples, f"the docstring of {name} has no example"
+    found = doctest.DocTestRunner().run(example)
+    assert found.failed == 0, capsys.readouterr().out
 
 
 # --- tables -----------------------------------------------------------------------------------------------

@@ -10,7 +10,13 @@ __all__ = ["Problem", "RequestError", "SubmergeError", "WorkError", "few"]
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: what was found, where (file, tensor, recipe line), and what to do."""
+    """One thing that is wrong: what was found, where (file, tensor, recipe line), and what to do.
+
+    Examples:
+        >>> from submerge import Problem
+        >>> print(Problem("unknown key 'sed'", "recipe.yaml:9", "did you mean 'seed'?"))
+        recipe.yaml:9: unknown key 'sed' — did you mean 'seed'?
+    """
 
     what: str
     where: str = ""
@@ -27,13 +33,31 @@ def few(names: Sequence[str], most: int = 3) -> str:
 
 
 class SubmergeError(Exception):
-    """Base of every error that Submerge raises on purpose; `exit_code` is the command line's."""
+    """Base of every error that Submerge raises on purpose; `exit_code` is the command line's.
+
+    Examples:
+        >>> import submerge
+        >>> try:
+        ...     submerge.merge("no-such-recipe.yaml", "out")
+        ... except submerge.SubmergeError as error:
+        ...     print(error.exit_code)
+        2
+    """
 
     exit_code = 1
 
 
 class RequestError(SubmergeError):
-    """The request was wrong (exit code 2): carries every problem that was found, not the first."""
+    """The request was wrong (exit code 2): `problems` holds every `Problem` that was found, not the first.
+
+    Examples:
+        >>> import submerge
+        >>> try:
+        ...     submerge.load_recipe({"merge_method": "tie", "models": [{"model": "chat"}], "sed": 1})
+        ... except submerge.RequestError as error:
+        ...     print(len(error.problems), error.problems[0].what)
+        2 unknown key 'sed'
+    """
 
     exit_code = 2
 
@@ -45,4 +69,15 @@ class RequestError(SubmergeError):
 
 
 class WorkError(SubmergeError):
-    """The request was fine and the work failed (exit code 1): disk full, file damaged, NaN met."""
+    """The request was fine and the work failed (exit code 1): disk full, file damaged, NaN met.
+
+    Examples:
+        >>> import torch
+        >>> import submerge
+        >>> bad = {"weight": torch.tensor([1.0, float("nan")])}
+        >>> try:
+        ...     submerge.merge_state_dicts([bad, bad], weight=0.5)
+        ... except submerge.WorkError as error:
+        ...     print(str(error).splitlines()[-1].strip())
+        weight: 1 in states[0], 1 in states[1], 1 in the output
+    """

@@ -26,6 +26,18 @@ class Chunk:
         finite: whether every value of `updates` is finite.
         keys: for each model, the key of its stream of random numbers (see `algebra.stream_key`).
         spare: where `scratch` takes its rows from; without it they are new ones.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Chunk, stream_key
+        >>> keys = [stream_key(0, "weight", t) for t in (0, 1)]
+        >>> chunk = Chunk(start=0, updates=torch.arange(12.0).view(2, 6), width=3, finite=True, keys=keys)
+        >>> chunk.rows.shape
+        torch.Size([2, 2, 3])
+        >>> chunk.toss(0, 1.0)
+        tensor([1., 1., 1., 1., 1., 1.])
+        >>> bool((chunk.draw(0) != chunk.draw(1)).any())
+        True
     """
 
     start: int

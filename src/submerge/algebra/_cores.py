@@ -37,7 +37,15 @@ SHOWN = 1e-7
 
 @dataclass(frozen=True, eq=False)
 class Triplets:
-    """What is kept of one update, left diag(values) right: left [m, r], values [r], right [r, n]."""
+    """What is kept of one update, left diag(values) right: left [m, r], values [r], right [r, n].
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Dense, Triplets, svd
+        >>> found = svd(Dense(torch.diag(torch.tensor([3.0, 2.0, 1.0]))), k=2)
+        >>> Triplets(found.u, found.s, found.v.T).rank
+        2
+    """
 
     left: torch.Tensor
     values: torch.Tensor
@@ -78,6 +86,17 @@ class Bank:
     """The kept updates of one weight [m, n], by task; tasks whose update is zero have none.
 
     `cache` holds blocks of the Gram matrices, under keys that begin with `key`, and may forget any of them.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Bank, Triplets
+        >>> eye = torch.eye(4)
+        >>> parts = {t: Triplets(eye[:, t : t + 1], torch.ones(1), eye[t : t + 1]) for t in (0, 1)}
+        >>> bank = Bank((4, 4), parts)
+        >>> bank.merged([0, 1]).dense().diag().round(decimals=4)
+        tensor([1., 1., 0., 0.])
+        >>> bank.members([2, 1]), bank.cosine(0, 1)
+        ((1,), 0.0)
     """
 
     def __init__(

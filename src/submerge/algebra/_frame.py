@@ -24,7 +24,18 @@ __all__ = ["Frame", "frame"]
 
 @dataclass(frozen=True)
 class Frame:
-    """Bases `left` [m, a] and `right` [n, b] (None: the identity) and the updates' cores [a, b] in them."""
+    """Bases `left` [m, a] and `right` [n, b] (None: the identity) and the updates' cores [a, b] in them.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import LowRank, frame
+        >>> column = torch.ones(8, 1)
+        >>> common = frame([LowRank(column, torch.ones(1, 6)), LowRank(column, torch.eye(6)[:1])])
+        >>> common.left.shape, common.right.shape
+        (torch.Size([8, 2]), torch.Size([6, 2]))
+        >>> common.lift(common.cores[0]).dense().allclose(torch.ones(8, 6))
+        True
+    """
 
     left: torch.Tensor | None
     right: torch.Tensor | None
@@ -55,6 +66,13 @@ def frame(updates: Sequence[Update]) -> Frame:
 
     A side whose factors fill the whole space keeps its own coordinates. Where an update is dense, the
     cores are the updates themselves.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import LowRank, Zero, frame
+        >>> common = frame([LowRank(torch.ones(8, 1), torch.ones(1, 6)), Zero((8, 6))])
+        >>> [core.shape for core in common.cores]
+        [(1, 1), (1, 1)]
     """
     factors = [u for u in updates if isinstance(u, LowRank)]
     if not factors or any(isinstance(u, (Dense, Streamed)) for u in updates):

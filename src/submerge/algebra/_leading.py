@@ -30,7 +30,17 @@ TIE = 1e-6
 
 @dataclass(frozen=True)
 class Leading:
-    """Eigenvectors [d, k], their eigenvalues and the next one [k + 1] at most, and the trace."""
+    """Eigenvectors [d, k], their eigenvalues and the next one [k + 1] at most, and the trace.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Dense, leading
+        >>> found = leading([Dense(torch.diag(torch.tensor([2.0, 1.0])))], "left", most=2)
+        >>> round(found.kept(1), 4), found.enough(0.9)
+        (0.8, 2)
+        >>> found.tied(1)
+        False
+    """
 
     vectors: torch.Tensor
     values: torch.Tensor
@@ -61,6 +71,21 @@ def leading(updates: Sequence[Update], side: str, most: int, share: float = 1.0)
     Directions below the numerical rank are left out, for any vector would do there. All are computed from the
     Gram matrix unless so few of a large side are wanted that a block Krylov iteration is cheaper; it finds
     them from products with the updates alone, and gives way to the whole where it does not settle.
+
+    Args:
+        updates: of one shape [m, n].
+        side: "left" for Σ Δ_t Δ_tᵀ [m, m], "right" for Σ Δ_tᵀ Δ_t [n, n].
+        most: how many at most.
+        share: of the trace that the caller will ask `enough` for; below 1 all eigenvalues are computed.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Dense, leading
+        >>> first = Dense(torch.diag(torch.tensor([3.0, 0.0, 1.0])))
+        >>> second = Dense(torch.diag(torch.tensor([4.0, 0.0, 0.0])))
+        >>> found = leading([first, second], "right", most=1)
+        >>> found.vectors.shape, found.values.round().tolist(), found.trace
+        (torch.Size([3, 1]), [25.0, 1.0], 26.0)
     """
     length = updates[0].shape[0 if side == "left" else 1]
     terms = [u for u in updates if not isinstance(u, Zero)]

@@ -12,7 +12,14 @@ __all__ = ["Factored", "factored"]
 
 @dataclass(frozen=True)
 class Factored:
-    """An update as factors, and the share of ‖Δ‖² that they keep, in [0, 1]."""
+    """An update as factors, and the share of ‖Δ‖² that they keep, in [0, 1].
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Factored, LowRank
+        >>> Factored(LowRank(torch.ones(4, 1), torch.ones(1, 3)), kept=0.75).error
+        0.5
+    """
 
     update: LowRank | Zero
     kept: float
@@ -28,6 +35,13 @@ def factored(update: Update, rank: int | None = None, energy: float | None = Non
 
     With `energy` the rank is the smallest that keeps this share of ‖Δ‖², at most `rank`. Factors that
     are already narrow enough come back as they are, bit for bit; new ones are balanced: u √s and √s vᵀ.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Dense, factored
+        >>> found = factored(Dense(torch.diag(torch.tensor([3.0, 2.0, 1.0]))), rank=1)
+        >>> found.update.rank, round(found.kept, 4)
+        (1, 0.6429)
     """
     if isinstance(update, Zero):
         return Factored(update, 1.0)

@@ -15,7 +15,13 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 
 def stream_key(seed: int, name: str, model: int) -> int:
-    """Return the 128-bit key of the stream for one model's update of the tensor called `name`."""
+    """Return the 128-bit key of the stream for one model's update of the tensor called `name`.
+
+    Examples:
+        >>> from submerge.algebra import stream_key
+        >>> stream_key(seed=0, name="weight", model=0) == stream_key(seed=0, name="weight", model=1)
+        False
+    """
     text = f"{seed}\0{name}\0{model}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
 
@@ -32,7 +38,15 @@ def _bytes(key: int, start: int, count: int) -> npt.NDArray[np.uint8]:
 
 
 def uniform(key: int, start: int, count: int) -> torch.Tensor:
-    """Return numbers start … start + count − 1 of the stream, in [0, 1), float32; resolution 2⁻²⁴."""
+    """Return numbers start … start + count − 1 of the stream, in [0, 1), float32; resolution 2⁻²⁴.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import stream_key, uniform
+        >>> key = stream_key(0, "weight", 0)
+        >>> torch.equal(uniform(key, 0, 10)[6:], uniform(key, 6, 4))
+        True
+    """
     top = _bytes(key, 4 * start, 4 * count).view(np.uint32) >> np.uint32(8)
     return torch.from_numpy(top.astype(np.float32)).mul_(2.0**-24)
 
@@ -42,6 +56,12 @@ def coins(key: int, start: int, count: int, probability: float) -> torch.Tensor:
 
     One random byte decides all but 1 in 256 tosses, those whose byte equals ⌊256 p⌋; they are
     decided by 32 more bits, a hash (splitmix64) of their position.
+
+    Examples:
+        >>> from submerge.algebra import coins, stream_key
+        >>> tossed = coins(stream_key(0, "weight", 0), 0, 10_000, probability=0.2)
+        >>> tossed.dtype, abs(tossed.float().mean().item() - 0.2) < 0.02
+        (torch.uint8, True)
     """
     if probability >= 1:
         return torch.ones(count, dtype=torch.uint8)

@@ -27,6 +27,20 @@ class Reduction(ABC, Generic[P, R]):
     `combine` receives the parts in the order of the chunks, whose boundaries do not depend on
     threads or memory, so the result has the same bits in every run. With `sample` the pass
     visits a few short, evenly spread runs instead of the whole tensor.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Chunk, Reduction
+        >>> class Largest(Reduction):
+        ...     def observe(self, chunk):
+        ...         return chunk.updates.abs().amax(1).tolist()
+        ...
+        ...     def combine(self, parts):
+        ...         return [max(values) for values in zip(*parts, strict=True)]
+        >>> chunk = Chunk(0, torch.tensor([[1.0, 2.0], [3.0, -1.0]]), width=1, finite=True, keys=[0, 1])
+        >>> largest = Largest()
+        >>> largest.combine([largest.observe(chunk)])
+        [2.0, 3.0]
     """
 
     sample: bool = False
@@ -41,7 +55,17 @@ class Reduction(ABC, Generic[P, R]):
 
 
 def exact_sum(parts: Sequence[Matrix]) -> Matrix:
-    """Return Σ parts elementwise, rounded once (Shewchuk), so that their order cannot matter."""
+    """Return Σ parts elementwise, rounded once (Shewchuk), so that their order cannot matter.
+
+    Args:
+        parts: float64 arrays of one shape.
+
+    Examples:
+        >>> import numpy as np
+        >>> from submerge.algebra import exact_sum
+        >>> float(exact_sum([np.array([1e16]), np.array([1.0]), np.array([-1e16])])[0])
+        1.0
+    """
     stacked = np.stack(parts).reshape(len(parts), -1)
     total = np.array([_fsum(column) for column in stacked.T.tolist()])
     return total.reshape(parts[0].shape)
@@ -59,7 +83,16 @@ RUN = 1 << 12
 
 
 class Gram(Reduction[Matrix, Matrix]):
-    """G[s, t] = ⟨Δ_s, Δ_t⟩ over the whole tensor, shape [T, T], float64."""
+    """G[s, t] = ⟨Δ_s, Δ_t⟩ over the whole tensor, shape [T, T], float64.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Chunk, Gram
+        >>> chunk = Chunk(0, torch.tensor([[1.0, 2.0], [3.0, -1.0]]), width=1, finite=True, keys=[0, 1])
+        >>> gram = Gram()
+        >>> gram.combine([gram.observe(chunk)]).tolist()
+        [[5.0, 1.0], [1.0, 10.0]]
+    """
 
     def observe(self, chunk: Chunk) -> Matrix:
         """Return the chunk's T×T inner products."""
@@ -80,6 +113,15 @@ class ColumnGram(Reduction[None, torch.Tensor]):
     """G[s, t, j] = Σ_i Δ_s[i, j] Δ_t[i, j] over the rows i, shape [T, T, width], float64.
 
     A part is as large as the result, so parts are added as soon as all those before them are.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Chunk, ColumnGram
+        >>> updates = torch.tensor([[1.0, 2.0, 3.0, 4.0]])  # one model; two rows of two columns
+        >>> columns = ColumnGram()
+        >>> columns.observe(Chunk(0, updates, width=2, finite=True, keys=[0]))
+        >>> columns.combine([None]).tolist()
+        [[[10.0, 20.0]]]
     """
 
     def __init__(self) -> None:
@@ -105,7 +147,16 @@ class ColumnGram(Reduction[None, torch.Tensor]):
 
 
 class Totals(Reduction[Matrix, Matrix]):
-    """Σ f(chunk) over the chunks, where f returns a small vector of per-model sums."""
+    """Σ f(chunk) over the chunks, where f returns a small vector of per-model sums.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Chunk, Totals
+        >>> chunk = Chunk(0, torch.tensor([[1.0, 2.0], [3.0, -1.0]]), width=1, finite=True, keys=[0, 1])
+        >>> magnitudes = Totals(lambda chunk: chunk.updates.abs().sum(1))
+        >>> magnitudes.combine([magnitudes.observe(chunk)]).tolist()
+        [3.0, 4.0]
+    """
 
     def __init__(self, of: Callable[[Chunk], torch.Tensor]) -> None:
         self.of = of

@@ -220,6 +220,18 @@ def kth_largest(
     `count` (the minimum), where `count` is the tensor's number of elements; or, as a float p in [0,
     1], the rank ⌊p · number of positive values⌋, which is counted on the way (infinity if it is 0).
     NaN counts as infinitely large.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Chunk, kth_largest
+        >>> chunk = Chunk(0, torch.tensor([[4.0, -9.0, 2.0, 1.0]]), width=1, finite=True, keys=[0])
+        >>> search = kth_largest(4, [[2]], lambda chunk, row: chunk.updates[row].abs())
+        >>> reduction = next(search)  # what a plan yields to the engine
+        >>> try:
+        ...     search.send(reduction.combine([reduction.observe(chunk)]))
+        ... except StopIteration as end:
+        ...     print(end.value)
+        [[4.0]]
     """
     searches = [
         _Search(row, 0, rank) if isinstance(rank, float) else _Search(row, rank, None)

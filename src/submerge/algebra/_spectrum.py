@@ -24,7 +24,15 @@ SQUARED = 1e-7
 
 @dataclass(frozen=True)
 class Svd:
-    """Δ ≈ u diag(s) vᵀ: u [m, k] and v [n, k] with orthonormal columns, s [k] positive, descending."""
+    """Δ ≈ u diag(s) vᵀ: u [m, k] and v [n, k] with orthonormal columns, s [k] positive, descending.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Dense, svd
+        >>> found = svd(Dense(torch.diag(torch.tensor([1.0, 3.0]))))
+        >>> found.cut(1).update().dense().diag().abs().round(decimals=4)
+        tensor([0., 3.])
+    """
 
     u: torch.Tensor
     s: torch.Tensor
@@ -45,6 +53,12 @@ def tolerance(shape: tuple[int, int], dtype: torch.dtype) -> float:
 
     Independent roundings of the entries add up to a matrix of about eps · s_1; the root is a margin. The
     usual max(m, n) · eps is the worst case, and would drop a thousandth of s_1 that fine-tunes do hold.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import tolerance
+        >>> tolerance((4096, 1024), torch.float32) == 64 * 2**-23
+        True
     """
     return math.sqrt(max(shape)) * torch.finfo(dtype).eps
 
@@ -55,6 +69,13 @@ def svd(update: Update, k: int | None = None) -> Svd:
     Low-rank: QR of both factors, then the SVD of the r×r core in float64, O((m + n) r²). Dense: directly
     in float64 where the short side is small, else by the eigenvectors of the short side's Gram matrix.
     Triplets with s ≤ √max(m, n) · eps · s_1 are rounding and are left out; float32 comes back for float32.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import LowRank, svd
+        >>> found = svd(LowRank(torch.ones(4, 1), torch.ones(1, 9)))
+        >>> found.u.shape, found.s.round(decimals=4), found.v.shape
+        (torch.Size([4, 1]), tensor([6.]), torch.Size([9, 1]))
     """
     if isinstance(update, Zero):
         m, n = update.shape
@@ -97,6 +118,22 @@ def rooted(gram: torch.Tensor, share: float, k: int | None = None) -> tuple[torc
     """Return the singular values of X and its right singular vectors from XᵀX, descending, at most k.
 
     Those below `share` of the largest are left out, and those that the squares cannot show.
+
+    Args:
+        gram: XᵀX [n, n], float64.
+        share: of the largest singular value, in [0, 1).
+        k: how many at most.
+
+    Returns:
+        The values [k] and the vectors [n, k], float64.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import rooted
+        >>> x = torch.diag(torch.tensor([1.0, 3.0, 0.0], dtype=torch.float64))
+        >>> s, vectors = rooted(x.T @ x, share=1e-6)
+        >>> s.round(decimals=4), vectors.shape
+        (tensor([3., 1.], dtype=torch.float64), torch.Size([3, 2]))
     """
     squares, vectors = torch.linalg.eigh(gram)
     s = squares.flip(0).clamp_(min=0).sqrt()
@@ -106,7 +143,19 @@ def rooted(gram: torch.Tensor, share: float, k: int | None = None) -> tuple[torc
 
 
 def inverse_root(gram: torch.Tensor, share: float) -> torch.Tensor:
-    """Return (XᵀX)^(−1/2) on the numerical range of X, so that its product with X is X's polar factor."""
+    """Return (XᵀX)^(−1/2) on the numerical range of X, so that its product with X is X's polar factor.
+
+    Args:
+        gram: XᵀX [n, n], float64; so is the result.
+        share: singular values below this share of the largest count as zero.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import inverse_root
+        >>> gram = torch.diag(torch.tensor([4.0, 0.0], dtype=torch.float64))
+        >>> inverse_root(gram, share=1e-6).diag().round(decimals=4)
+        tensor([0.5000, 0.0000], dtype=torch.float64)
+    """
     s, vectors = rooted(gram, share)
     return (vectors / s) @ vectors.T
 
@@ -117,6 +166,12 @@ def polar(x: torch.Tensor) -> torch.Tensor:
     It is the nearest matrix with orthonormal columns (rows, where k > m). Where x is rank-deficient that is
     not unique; then directions with s ≤ √max(m, k) · eps · s_1 are left out and the result is the
     partial isometry on x's own range, which is unique.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import polar
+        >>> polar(torch.tensor([[2.0, 0.0], [0.0, 0.5], [0.0, 0.0]])).diag().round(decimals=4)
+        tensor([1., 1.])
     """
     if x.shape[0] < x.shape[1]:
         return polar(x.T).T

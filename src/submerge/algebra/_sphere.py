@@ -26,6 +26,13 @@ def slerp_coefficients(cos: float, t: float, linear_above: float) -> tuple[float
 
     a = sin((1−t)Ω)/sinΩ, b = sin(tΩ)/sinΩ with Ω = arccos(cos) (Shoemake 1985); straight
     interpolation where |cos| > linear_above, for the arc is then not defined or is a line.
+
+    Examples:
+        >>> from submerge.algebra import slerp_coefficients
+        >>> [round(c, 4) for c in slerp_coefficients(cos=0.0, t=0.5, linear_above=0.9995)]
+        [0.7071, 0.7071]
+        >>> slerp_coefficients(cos=1.0, t=0.25, linear_above=0.9995)
+        (0.75, 0.25)
     """
     cos = min(1.0, max(-1.0, cos))
     if abs(cos) > linear_above or abs(cos) == 1.0:
@@ -42,6 +49,12 @@ def karcher_coefficients(gram: Matrix, weights: Sequence[float], max_iter: int, 
     `max_iter` steps are done; the result is (Σ α_t ‖θ_t‖) u. An input opposite to u does not say
     which way to go, and has no part in that step. `gram` [T, T] is ⟨θ_s, θ_t⟩; where it holds NaN or
     Inf, all of c is NaN.
+
+    Examples:
+        >>> import numpy as np
+        >>> from submerge.algebra import karcher_coefficients
+        >>> karcher_coefficients(np.eye(2), [0.5, 0.5], max_iter=10, tol=1e-5).round(4).tolist()
+        [0.7071, 0.7071]
     """
     norms = np.sqrt(np.diag(gram))
     if not np.isfinite(gram).all():

@@ -27,6 +27,14 @@ class RankRule:
     `kind` is "int" (k = value), "max" (the largest rank among the updates), "energy" (the smallest k
     that keeps this share of Σ‖Δ_t‖² on either side), "frac" (this share of the sum of the updates'
     ranks), or "full" (all that there are).
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Dense, RankRule
+        >>> RankRule.parse("energy:0.95")
+        RankRule(kind='energy', value=0.95)
+        >>> RankRule.parse("16").bound([Dense(torch.ones(8, 4))])
+        4
     """
 
     kind: str
@@ -65,6 +73,14 @@ class Shared:
 
     `kept_left` = Σ‖UᵀΔ_t‖² / Σ‖Δ_t‖² and `kept_right` likewise, in [0, 1]. `tied` says that the cut falls
     between eigenvalues that are equal to rounding, so that the subspace is one of several.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import LowRank, RankRule, shared_subspace
+        >>> update = LowRank(torch.ones(4, 1), torch.ones(1, 9))
+        >>> shared = shared_subspace([update, update.scaled(2.0)], RankRule.parse("max"))
+        >>> shared.core(update).abs().round(decimals=4)
+        tensor([[6.]], dtype=torch.float64)
     """
 
     u: torch.Tensor
@@ -93,6 +109,15 @@ def shared_subspace(
         norms: if given, Δ_t / norms[t] takes the place of Δ_t in A and B.
         refine: so many alternations of A ← Σ Δ_t V Vᵀ Δ_tᵀ and B ← Σ Δ_tᵀ U Uᵀ Δ_t (GLRAM), which never
             raise the two-sided error Σ‖Δ_t − U Uᵀ Δ_t V Vᵀ‖².
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Dense, RankRule, shared_subspace
+        >>> first = Dense(torch.diag(torch.tensor([3.0, 1.0, 0.0])))
+        >>> second = Dense(torch.diag(torch.tensor([4.0, 0.0, 1.0])))
+        >>> shared = shared_subspace([first, second], RankRule.parse(1))
+        >>> shared.u.shape, round(shared.kept_left, 3)  # 25 of 27
+        (torch.Size([3, 1]), 0.926)
     """
     scaled = [
         u if norms is None or not n else u.scaled(1 / n)

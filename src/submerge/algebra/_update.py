@@ -26,7 +26,18 @@ SLABS = 4
 
 
 class Update(ABC):
-    """An update Δ of a weight, shape [m, n]; see `Dense`, `LowRank` and `Zero`."""
+    """An update Δ of a weight, shape [m, n]; see `Dense`, `LowRank` and `Zero`.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Dense, LowRank, Update, Zero
+        >>> low_rank = LowRank(torch.ones(3, 1), torch.ones(1, 2))
+        >>> updates: list[Update] = [Dense(torch.ones(3, 2)), low_rank, Zero((3, 2))]
+        >>> [round(update.norm**2, 4) for update in updates]
+        [6.0, 6.0, 0.0]
+        >>> [update.rank for update in updates]
+        [2, 1, 0]
+    """
 
     shape: tuple[int, int]
 
@@ -112,7 +123,14 @@ class _Rows(Update):
 
 @dataclass(frozen=True, eq=False)
 class Dense(_Rows):
-    """An update as one matrix [m, n] of float32 or float64."""
+    """An update as one matrix [m, n] of float32 or float64.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Dense
+        >>> Dense(torch.tensor([[1.0, 2.0]])).gram("left")
+        tensor([[5.]], dtype=torch.float64)
+    """
 
     matrix: torch.Tensor
 
@@ -140,6 +158,15 @@ class Streamed(_Rows):
 
     `read(start, stop)` returns rows [start, stop) in `dtype`. Nothing is held between calls: a weight
     that does not fit the memory has its Gram matrices and projections formed in passes over its rows.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Streamed
+        >>> weight = torch.arange(6.0).view(3, 2)
+        >>> Streamed((3, 2), lambda start, stop: weight[start:stop]).times(torch.ones(2, 1))
+        tensor([[1.],
+                [5.],
+                [9.]])
     """
 
     size: tuple[int, int]
@@ -159,7 +186,17 @@ class Streamed(_Rows):
 
 @dataclass(frozen=True, eq=False)
 class LowRank(Update):
-    """An update left @ right, with left [m, r] and right [r, n]; any scale is baked into the factors."""
+    """An update left @ right, with left [m, r] and right [r, n]; any scale is baked into the factors.
+
+    Raises:
+        ValueError: the factors do not meet.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import LowRank
+        >>> LowRank(torch.ones(3, 1), torch.tensor([[1.0, 2.0]])).scaled(0.5).rows(0, 1)
+        tensor([[0.5000, 1.0000]])
+    """
 
     left: torch.Tensor
     right: torch.Tensor
@@ -196,7 +233,15 @@ class LowRank(Update):
 
 @dataclass(frozen=True, eq=False)
 class Zero(Update):
-    """The zero update of a shape: a module that a fine-tune did not touch."""
+    """The zero update of a shape: a module that a fine-tune did not touch.
+
+    Examples:
+        >>> from submerge.algebra import Zero
+        >>> Zero((3, 2)).dense()
+        tensor([[0., 0.],
+                [0., 0.],
+                [0., 0.]])
+    """
 
     size: tuple[int, int]
 
@@ -229,6 +274,12 @@ def inner(a: Update, b: Update) -> float:
     """Return ⟨a, b⟩ = Σ a_ij b_ij: from the factors where one is low-rank, in float64.
 
     ⟨L_a R_a, L_b R_b⟩ = Σ (L_aᵀ L_b) ∘ (R_a R_bᵀ), which costs O((m + n) r²).
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Dense, LowRank, inner
+        >>> inner(Dense(torch.ones(3, 2)), LowRank(torch.ones(3, 1), torch.ones(1, 2)))
+        6.0
     """
     if isinstance(a, Zero) or isinstance(b, Zero):
         return 0.0
@@ -243,7 +294,16 @@ def inner(a: Update, b: Update) -> float:
 
 
 def weighted_sum(updates: Sequence[Update], weights: Sequence[float]) -> Update:
-    """Return Σ w_t Δ_t: factors side by side where every update is low-rank or zero, else by rows."""
+    """Return Σ w_t Δ_t: factors side by side where every update is low-rank or zero, else by rows.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import LowRank, Zero, weighted_sum
+        >>> one = LowRank(torch.ones(3, 1), torch.ones(1, 2))
+        >>> merged = weighted_sum([one, one, Zero((3, 2))], [1.0, 0.5, 1.0])
+        >>> merged.rank, merged.rows(0, 1)
+        (2, tensor([[1.5000, 1.5000]]))
+    """
     shape = updates[0].shape
     terms = [(u, w) for u, w in zip(updates, weights, strict=True) if w != 0 and not isinstance(u, Zero)]
     if not terms:

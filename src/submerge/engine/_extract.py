@@ -35,15 +35,25 @@ def extract_lora(
     relative error ‖Δ − B A‖ / ‖Δ‖ of what was written.
 
     Args:
-        model, base: folders, files or Hub ids of one architecture.
+        model: the fine-tune: a folder, a file or a Hub id.
+        base: what it was tuned from, of the same architecture.
         out: the folder to make.
         rank: the rank of the adapter, or with `energy` the most that it may have.
         energy: in (0, 1]; the smallest rank that keeps this share of each ‖Δ‖².
         dtype: of the factors; float32 by default.
+        settings: how to run.
+        overwrite: replace a folder that is not empty.
+        progress: called about ten times a second.
 
     Raises:
         RequestError: the request or the inputs are not right; nothing was written.
         WorkError: the disk or the values failed; `out` is as it was before.
+
+    Examples:
+        >>> import submerge
+        >>> report = submerge.extract_lora("chat", "chat-lora", base="base", rank=16)
+        >>> report.figures["model.layers.0.mlp.up_proj.weight"]["rank"]
+        16
     """
     if rank is None and energy is None:
         raise RequestError(

@@ -41,6 +41,13 @@ def merge(
     Raises:
         RequestError: the recipe, the inputs or `out` are not right; nothing was written.
         WorkError: the disk, a file or the values failed; `out` is as it was before.
+
+    Examples:
+        >>> import submerge
+        >>> settings = submerge.Settings(threads=2)
+        >>> report = submerge.merge("recipe.yaml", "merged", settings=settings)
+        >>> report.out.name, report.tensors
+        ('merged', {'merge': 39})
     """
     begun = time.perf_counter()
     plan = recipe if isinstance(recipe, MergePlan) else make_plan(recipe, settings)

@@ -40,15 +40,31 @@ def merge_adapters(
     that the result is what `submerge merge --as adapter` writes, byte for byte.
 
     Args:
+        model: the PEFT model, which gets one adapter more.
         adapters: names of loaded adapters, in the method's order.
         method: a method that merges updates; `cat` is the exact sum.
         name: of the new adapter; it must be free.
-        rank, energy: of the result, as `output` in a recipe.
-        options: the method's parameters, as in `merge_state_dicts`: a model-scope option takes one
+        rank: the most that the result may have; all that the merge has by default.
+        energy: in (0, 1]; the smallest rank that keeps this share of each squared norm.
+        seed: for methods that draw at random.
+        threads: workers; one a core by default.
+        max_memory: bound on the process' resident memory, in bytes; none by default.
+        **options: the method's parameters, as in `merge_state_dicts`: a model-scope option takes one
             value, a sequence with one for each adapter, or a mapping from names.
 
     Raises:
         RequestError: the request is wrong, or an adapter is no low-rank update; the model is as it was.
+
+    Examples:
+        >>> import submerge
+        >>> from peft import LoraConfig, get_peft_model
+        >>> from transformers import AutoModelForCausalLM
+        >>> base = AutoModelForCausalLM.from_pretrained("base")
+        >>> model = get_peft_model(base, LoraConfig(r=4), adapter_name="law")
+        >>> model.add_adapter("chess", LoraConfig(r=8))
+        >>> report = submerge.merge_adapters(model, ["law", "chess"], weight=[0.5, 0.5], name="both")
+        >>> sorted(model.peft_config)
+        ['both', 'chess', 'law']
     """
     known = list(model.peft_config)
     problems = [

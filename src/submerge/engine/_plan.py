@@ -37,10 +37,29 @@ DIFFUSERS = "diffusion_pytorch_model"  # the only name under which Diffusers loo
 class MergePlan:
     """What a merge will read, compute and write.
 
-    `models` are the distinct checkpoints; `participants` index them in the method's order;
-    `models[donor]` is the base (or the first model): it gives the names, the config and the side
-    files, and `models[tokenizer]` the tokenizer's files. `unused` maps a model to the names of its
-    tensors that no output reads. `gate` is what a method keeps for the run time, if it keeps anything.
+    Attributes:
+        recipe: what was asked for.
+        settings: how it will be run.
+        models: the distinct checkpoints.
+        donor: index of the model that gives the names, the config and the side files: the base, or the
+            first model.
+        participants: indices of the models that are merged, in the method's order.
+        tokenizer: index of the model that gives the tokenizer's files.
+        tensors: what happens to each tensor of the output, with the value of each option.
+        shards: the files of weights that will be written.
+        unused: for a model, the names of its tensors that no output reads.
+        vocabulary: what was compared of the models' tokens.
+        warnings: what deserves a look.
+        budget: memory and workers.
+        gate: what a method keeps for the run time, if it keeps anything.
+
+    Examples:
+        >>> import submerge
+        >>> plan = submerge.plan("recipe.yaml")
+        >>> len(plan.tensors), plan.bytes_read, plan.bytes_written
+        (39, 1577472, 398408)
+        >>> plan.models[plan.donor].label
+        'base'
     """
 
     recipe: Recipe
@@ -91,9 +110,21 @@ def make_plan(
 ) -> MergePlan:
     """Return the plan of a recipe, from the recipe and the files' headers alone.
 
-    Of a model on the Hub only the small files and the headers are fetched, unless `download` is set.
+    Args:
+        source: a path, YAML text (with a newline), a mapping, or a `Recipe`.
+        settings: how the merge will be run.
+        download: fetch the weights of models on the Hub, too; else only their small files and headers.
 
-    Raises `RequestError` with every problem of the recipe, or (if that is fine) of the files.
+    Raises:
+        RequestError: every problem of the recipe, or (if that is fine) of the files.
+
+    Examples:
+        >>> import submerge
+        >>> plan = submerge.plan("recipe.yaml")
+        >>> plan.tensors[0].name, plan.tensors[0].treatment
+        ('lm_head.weight', 'merge')
+        >>> submerge.merge(plan, "merged").warnings
+        ()
     """
     settings = settings or Settings()
     check_device(settings.device)

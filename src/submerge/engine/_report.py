@@ -15,10 +15,27 @@ __all__ = ["MergeReport", "Progress"]
 class MergeReport:
     """The result of `merge`: where it is, what it cost, and what deserves a look.
 
-    `bytes_read` counts every pass; `seconds` is wall time. `reading` and `writing` are the shares of
-    the workers' time spent waiting for the file system, in [0, 1]. `nonfinite` maps a tensor to what
-    holds NaN or Inf in it, `differs` a kept tensor to the models whose values are other than the base's,
-    `figures` a matrix to what its method says of it (kept energy, rank).
+    Attributes:
+        out: the folder.
+        seconds: wall time.
+        bytes_read: of inputs, counted in every pass.
+        bytes_written: of weights.
+        reading: share of the workers' time spent waiting for the file system to read, in [0, 1].
+        writing: likewise to write.
+        peak_memory_bytes: the largest resident set of the process.
+        workers: how many there were.
+        tensors: how many tensors each treatment has, such as `merge` or `copy`.
+        resumed: tensors that an interrupted run had finished before.
+        nonfinite: for a tensor, how many values are NaN or Inf in each model and in the output.
+        differs: for a tensor that is copied, the models whose values are other than the base's.
+        warnings: what deserves a look.
+        figures: for a matrix, what its method says of it (share of energy kept, rank).
+
+    Examples:
+        >>> import submerge
+        >>> report = submerge.merge("recipe.yaml", "merged")
+        >>> report.tensors, report.bytes_written, report.warnings
+        ({'merge': 39}, 398408, ())
     """
 
     out: Path

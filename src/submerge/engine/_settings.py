@@ -31,9 +31,23 @@ def _memory() -> int:
 class Settings:
     """How a merge is run; nothing here changes a value of the result.
 
-    `max_memory` bounds the process' resident memory in bytes: a quarter of the machine's, at least 2 GB, if
-    it is not given. `shard_size` bounds a file's data in bytes. `threads` None means one a core that this
-    process may use.
+    Attributes:
+        device: where to compute: `cpu`, `cuda` or `cuda:N`.
+        threads: workers; None means one a core that this process may use.
+        max_memory: bound on the process' resident memory, in bytes: a quarter of the machine's, at least
+            2 GB, if it is not given.
+        shard_size: bound on the data of one file of weights, in bytes.
+        allow_pickle: read files of pickles, which can run code.
+        allow_nonfinite: write a result that holds NaN or Inf.
+
+    Raises:
+        RequestError: a number is out of its range.
+
+    Examples:
+        >>> import submerge
+        >>> settings = submerge.Settings(threads=2, max_memory=800_000_000)
+        >>> settings.workers
+        2
     """
 
     device: str = "cpu"

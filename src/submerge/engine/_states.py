@@ -46,15 +46,26 @@ def merge_state_dicts(
         base: the model that they were fine-tuned from, where the method needs it.
         method: a name from `submerge methods`.
         dtype: of the float tensors that are returned, such as "bfloat16"; the base's by default.
-        rules, seed: as in a recipe.
-        device, threads: where and with how many workers to compute.
-        options: the method's parameters. A model-scope option takes one value, or a sequence with
+        rules: what to do where tensors differ, as in a recipe.
+        seed: for methods that draw at random.
+        device: where to compute: "cpu", "cuda" or "cuda:N".
+        threads: workers; one a core by default.
+        allow_nonfinite: return a result that holds NaN or Inf.
+        **options: the method's parameters. A model-scope option takes one value, or a sequence with
             one for each model, or a mapping from the models' names. A shared option takes
             one value, or a setting as in a recipe (a gradient, or a list of `{filter, value}`).
 
     Raises:
         RequestError: the request is wrong; every problem is named.
         WorkError: the values hold NaN or Inf, and `allow_nonfinite` is false.
+
+    Examples:
+        >>> import torch
+        >>> import submerge
+        >>> base = {"weight": torch.zeros(3)}
+        >>> tuned = [{"weight": torch.tensor([1.0, -2.0, 0.5])}, {"weight": torch.tensor([3.0, 2.0, -0.1])}]
+        >>> submerge.merge_state_dicts(tuned, base=base, method="task_arithmetic", weight=[0.5, 0.25])
+        {'weight': tensor([ 1.2500, -0.5000,  0.2250])}
     """
     named = dict(states) if isinstance(states, Mapping) else {f"states[{i}]": s for i, s in enumerate(states)}
     everything = {**({"base": base} if base is not None else {}), **named}

@@ -35,7 +35,24 @@ BLOCK = 1 << 22
 
 @dataclass
 class VerifyReport:
-    """What was checked: `problems` is empty for a sound folder; `skipped` says what was not checked."""
+    """What was checked of a folder, and what was found.
+
+    Attributes:
+        folder: what was checked.
+        tensors: how many were read.
+        bytes: of them.
+        nonfinite: for a tensor, how many values are NaN or Inf.
+        problems: what is wrong; empty for a sound folder.
+        skipped: what was not checked, and why.
+        loaded: the class of transformers that loaded the folder.
+
+    Examples:
+        >>> import submerge
+        >>> report = submerge.merge("recipe.yaml", "merged")
+        >>> found = submerge.verify("merged")
+        >>> found.sound, found.tensors, found.loaded
+        (True, 39, 'LlamaForCausalLM')
+    """
 
     folder: Path
     tensors: int = 0
@@ -47,6 +64,7 @@ class VerifyReport:
 
     @property
     def sound(self) -> bool:
+        """Whether no problem was found."""
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,7 +79,19 @@ def verify(folder: str | Path, *, base: str | None = None, load: bool = True) ->
     opened, or `base`); every tensor's digest; NaN and Inf (a problem unless the merge allowed them);
     and, with `load`, that transformers loads it with no weight missing or left over.
 
-    Raises `RequestError` if the folder is not one that Submerge wrote.
+    Args:
+        folder: what a merge wrote.
+        base: the model to compare with, in the place of the recipe's.
+        load: whether to load it with transformers.
+
+    Raises:
+        RequestError: the folder is not one that Submerge wrote.
+
+    Examples:
+        >>> import submerge
+        >>> report = submerge.merge("recipe.yaml", "merged")
+        >>> submerge.verify("merged", load=False).problems
+        []
     """
     folder = Path(folder)
     manifest = _manifest(folder)

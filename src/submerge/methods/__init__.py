@@ -90,3 +90,4 @@ def _add(methods: dict[str, Method], found: Iterable[Method], origin: str) -> No
 
 
 METHODS: Mapping[str, Method] = _Registry()
+"""All merge methods by name, ours first, then those of other packages; `METHODS["ties"].options`."""

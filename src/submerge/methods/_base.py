@@ -33,16 +33,35 @@ class _Required:
 
 
 REQUIRED = _Required()
+"""The default of an option that has none: the recipe must give it."""
 
 
 @dataclass(frozen=True)
 class Option:
     """One parameter of a method: its type, default, range and meaning.
 
-    `scope` says whether there is one value for a tensor (`"shared"`) or one for each model
-    (`"model"`). `low` and `high` are inclusive bounds; `word` may stand in a number's place (`auto`);
-    `tune` marks what users usually must tune. A `single` option says something about the whole model, so
-    that it has one value for all tensors: no filter, no gradient.
+    Attributes:
+        name: as the recipe writes it.
+        kind: `float`, `int`, `bool` or `str`.
+        default: a value, or `REQUIRED`.
+        help: its meaning, in half a sentence.
+        scope: `"shared"`, one value for a tensor, or `"model"`, one for each model.
+        low: the least number, inclusive.
+        high: the largest number, inclusive.
+        choices: the words that are allowed; empty for any text.
+        tune: whether users usually must tune it.
+        word: may stand in a number's place (`auto`).
+        single: it says something about the whole model, and has one value for all tensors: no filter, no
+            gradient.
+
+    Examples:
+        >>> from submerge.methods import Option
+        >>> density = Option("density", float, 1.0, "share of the entries kept", scope="model", low=0, high=1)
+        >>> density.check("2e-1")
+        0.2
+        >>> density.check(2)
+        Traceback (most recent call last):
+        ValueError: density must lie in [0, 1]; found 2
     """
 
     name: str
@@ -85,7 +104,13 @@ class Option:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """The tensor that a fold is made for: its name, its shape, and how many updates there are."""
+    """The tensor that a fold is made for: its name, its shape, and how many updates there are.
+
+    Examples:
+        >>> from submerge.methods import TensorSpec
+        >>> TensorSpec("model.norm.weight", (64,), count=3).numel
+        64
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -93,6 +118,7 @@ class TensorSpec:
 
     @property
     def numel(self) -> int:
+        """How many elements the tensor has."""
         return math.prod(self.shape)
 
 
@@ -111,6 +137,14 @@ class Merged:
     """The merged update of one weight matrix, and figures about it for the report.
 
     `kept` is what the method's gate needs of the matrix at run time, by a name of the method's own.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Dense
+        >>> from submerge.methods import Merged
+        >>> merged = Merged(Dense(torch.ones(3, 2)), {"rank": 1})
+        >>> merged.update.shape, merged.figures
+        ((3, 2), {'rank': 1})
     """
 
     update: Update
@@ -120,7 +154,13 @@ class Merged:
 
 @dataclass(frozen=True)
 class Keeps:
-    """The most that a bank keeps of one update: bytes of `rank` triplets; rank None: of the whole update."""
+    """The most that a bank keeps of one update: bytes of `rank` triplets; rank None: of the whole update.
+
+    Examples:
+        >>> from submerge.methods import Keeps
+        >>> Keeps(nbytes=4 * 2 * (64 + 1 + 64), rank=2).nbytes
+        1032
+    """
 
     nbytes: int
     rank: int | None = None
@@ -138,22 +178,53 @@ MatrixFold: TypeAlias = Callable[[Sequence[Update], TensorSpec, Values], Merged]
 class Method:
     """A merge method: a fold over chunks, and for methods built on singular vectors one over matrices.
 
-    `plan` gets the tensor and the resolved options, and may refuse them with `RequestError` before
-    its first reduction. `origin` says what the updates are taken against: `"base"` (Δ_t = θ_t − θ_0;
-    a base is required), `"zero"` (the weights themselves), or `"either"` (the base where the recipe
-    names one). The fold's result is added to that origin. With `base_is_model` a base that the recipe
-    names takes part as the first model.
-    `width` is the run length that a chunk must hold a whole number of: 1 for element-wise folds.
+    Attributes:
+        name: as recipes write it.
+        title: as the papers write it.
+        equation: what it computes, in plain text.
+        source: the paper.
+        use: when to take it, in a sentence.
+        plan: gets the tensor and the resolved options, may refuse them with `RequestError` before its first
+            reduction, and returns a fold, whose result is added to the origin.
+        options: its parameters.
+        matrix: merges the weight matrices whole, as `Update` objects. `plan` is then the rule for all other
+            tensors (norms, biases, embeddings), and still checks the options of every tensor.
+        both_sides: whether `matrix` decomposes Gram matrices of both sides of dense updates, and not of the
+            short side alone.
+        coefficients: of methods whose merged update is Σ c_t Δ_t with constants c_t, which keep low-rank
+            updates low-rank.
+        origin: what the updates are taken against: `"base"` (Δ_t = θ_t − θ_0; a base is required), `"zero"`
+            (the weights themselves), or `"either"` (the base where the recipe names one).
+        base_is_model: whether a base that the recipe names takes part as the first model.
+        base_required: whether a recipe without a base is refused although the origin needs none.
+        min_models: the fewest models that are merged.
+        max_models: the most; None for any number.
+        width: the run length that a chunk must hold a whole number of: 1 for element-wise folds.
+        settings: of methods whose gate is kept. Then `matrix` gets every tensor, whatever its shape, and
+            returns beside the update (the static fold) what a bank keeps for the run time.
+        kept: bounds that for an update that is not zero, from its rank (0: not known).
+        differs: where papers and other tools compute something else.
 
-    `matrix`, where there is one, merges the weight matrices whole, as `Update` objects; `plan` is then
-    the rule for all other tensors (norms, biases, embeddings), and still checks the options of every
-    tensor. It decomposes Gram matrices of the short side of dense updates, or of `both_sides`.
-    `coefficients` belongs to methods whose merged update is Σ c_t Δ_t with constants c_t: they
-    keep low-rank updates low-rank.
-
-    `settings` belongs to methods whose gate is kept: then `matrix` gets every tensor, whatever its
-    shape, and returns beside the update (the static fold) what a bank keeps for the run time; `kept`
-    bounds that for an update that is not zero, from its rank (0: not known).
+    Examples:
+        >>> import submerge
+        >>> from submerge.algebra import combine
+        >>> from submerge.methods import Method, Option
+        >>> def plan(spec, values):
+        ...     yield from ()  # no reduction is needed
+        ...     return lambda chunk: combine(chunk.updates, [values["scale"] / spec.count] * spec.count)
+        >>> method = Method(
+        ...     name="mean",
+        ...     title="Mean update",
+        ...     equation="θ = θ_0 + s/T Σ Δ_t",
+        ...     source="an example",
+        ...     use="Shows what a method is.",
+        ...     plan=plan,
+        ...     options=(Option("scale", float, 1.0, "factor s on the merged update", tune=True),),
+        ... )
+        >>> models = [{"model": "chat"}, {"model": "code"}]
+        >>> recipe = {"merge_method": "mean", "base_model": "base", "models": models}
+        >>> submerge.merge(submerge.load_recipe(recipe, methods={"mean": method}), "mean").tensors
+        {'merge': 39}
     """
 
     name: str

@@ -31,11 +31,19 @@ def load_recipe(
 ) -> Recipe:
     """Return the recipe in `source`, checked whole: a file's path, YAML text, or a mapping.
 
-    A str that holds a line end is text, any other a path. `methods` are the methods that recipes may
-    name; None stands for all that are installed. `output` takes precedence over the keys of the
-    recipe's own section `output`.
+    Args:
+        source: a str that holds a line end is text, any other a path.
+        methods: those that the recipe may name, by name; all that are installed by default.
+        output: takes precedence over the keys of the recipe's own section `output`.
 
-    Raises one `RequestError` that holds every problem, each with its line and what to do.
+    Raises:
+        RequestError: holds every problem, each with its line and what to do.
+
+    Examples:
+        >>> import submerge
+        >>> recipe = submerge.load_recipe("recipe.yaml")
+        >>> recipe.method.name, recipe.base, [model.model for model in recipe.models]
+        ('ties', 'base', ['chat', 'code', 'math'])
     """
     if methods is None:
         from submerge.methods import METHODS

@@ -71,10 +71,30 @@ class OutputForm:
 class Recipe:
     """A recipe that was checked whole; compare two by `resolved()`.
 
-    `models` are the entries as written; `participants` are those that the method sees, in its
-    order: without the base where the method merges updates, with the base first where the method
-    takes it as one more model. `parameters` are the top-level ones. `tokenizer_source` is None,
-    `"base"` or the spec of a model. `path` is the recipe's file, if it was one; `text` is its YAML.
+    Attributes:
+        method: the merge method.
+        models: the entries as written.
+        base: the spec of the base, or None.
+        participants: the entries that the method sees, in its order: without the base where the method
+            merges updates, with the base first where the method takes it as one more model.
+        parameters: the top-level ones.
+        dtype: number format of the result, such as `bfloat16`; the base's where it is None.
+        out_dtype: the same, in mergekit's second spelling.
+        tokenizer_source: None, `"base"` or the spec of a model.
+        rules: what is done where the models' tensors differ.
+        output: what comes out: a checkpoint or an adapter.
+        seed: for methods that draw at random.
+        path: the recipe's file, if it was one.
+        text: its YAML.
+        positions: the line of each key.
+
+    Examples:
+        >>> import submerge
+        >>> recipe = submerge.load_recipe("recipe.yaml")
+        >>> recipe.resolved()["models"][0]
+        {'model': 'chat', 'parameters': {'weight': 0.5}}
+        >>> submerge.load_recipe(recipe.resolved()).resolved() == recipe.resolved()
+        True
     """
 
     method: Method

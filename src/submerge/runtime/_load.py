@@ -57,12 +57,24 @@ def load(
         folder: what `submerge merge` wrote.
         features: True for the model without the tasks' heads, which returns hidden states.
         architecture: the class of transformers to load, where the tasks do not name one.
-        dtype, device: of the model; float32 on the CPU unless the folder says otherwise.
+        dtype: of the model; that of the folder by default.
+        device: of the model; the CPU by default.
         cache: bytes of merged cores that are held for sets of tasks that come again.
-        settings: options of the gate, in the place of the recipe's: `select="threshold"`.
+        **settings: options of the gate, in the place of the recipe's: `select="threshold"`.
 
     Raises:
         RequestError: there is no gate, the bank is damaged, or the tasks' models do not fit together.
+
+    Examples:
+        >>> import torch
+        >>> import submerge
+        >>> models = [{"model": "chat"}, {"model": "code"}]
+        >>> recipe = {"merge_method": "mass", "base_model": "base", "models": models}
+        >>> report = submerge.merge(recipe, "served")
+        >>> model = submerge.load("served")
+        >>> out = model(input_ids=torch.tensor([[3, 14, 15]]), task="code")
+        >>> out.logits.shape, out.tasks
+        (torch.Size([1, 3, 256]), ['code'])
     """
     import transformers
 
