@@ -464,8 +464,52 @@ def test_the_package_and_its_help_are_light() -> None:
         "import submerge.cli\n"
         "assert not {'torch', 'transformers', 'numpy', 'huggingface_hub'} & set(sys.modules)\n"
         "assert callable(submerge.merge) and callable(submerge.plan)\n"
-        "assert 'torch' in sys.modules and 'transformers' not in sys.modules\n"
+        "assert not {'torch', 'transformers', 'numpy', 'huggingface_hub'} & set(sys.modules)\n"
         "assert all(hasattr(submerge, name) for name in submerge.__all__)\n"
+        "assert 'torch' in sys.modules and 'transformers' not in sys.modules\n"
+    )
+    result = python("-c", code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_what_computes_nothing_loads_no_torch(made: Family, tmp_path: Path) -> None:
+    """Help, methods, and requests that the recipe, a flag or a model's place shows to be wrong."""
+    good = made.write_recipe("ties")
+    refused = {
+        "syntax": "merge_method: [",
+        "key": good.read_text() + "sed: 1\n",
+        "method": good.read_text().replace("ties", "tie"),
+        "option": good.read_text() + "parameters: {density: 2}\n",
+        "model": good.read_text().replace(str(made.base), str(tmp_path / "nothing")),
+    }
+    for name, text in refused.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    recipes = [str(tmp_path / f"{name}.yaml") for name in refused]
+    out = str(tmp_path / "out")
+    requests = [
+        (0, ["--help"]),
+        (0, ["--version"]),
+        (0, ["merge", "--help"]),
+        (0, ["methods"]),
+        (0, ["methods", "--json"]),
+        (0, ["methods", "mass"]),
+        (2, ["methods", "tie"]),
+        (2, ["merge", str(good), "-o", out, "--shard-size", "large"]),
+        *((2, ["plan", path]) for path in recipes),
+        *((2, ["merge", path, "-o", out]) for path in recipes),
+        *((2, ["explain", path, "-t", "mlp"]) for path in recipes),
+    ]
+    code = (
+        "import sys\n"
+        "from submerge.cli import main\n"
+        f"for wanted, words in {requests!r}:\n"
+        "    sys.argv = ['submerge', *words]\n"
+        "    try:\n"
+        "        main()\n"
+        "    except SystemExit as stop:\n"
+        "        assert (stop.code or 0) == wanted, (words, stop.code)\n"
+        "    heavy = {'torch', 'transformers', 'numpy', 'huggingface_hub'} & set(sys.modules)\n"
+        "    assert not heavy, (words, heavy)\n"
     )
     result = python("-c", code)
     assert result.returncode == 0, result.stderr

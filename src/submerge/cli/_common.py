@@ -35,16 +35,12 @@ def settings(
     *, device: str, threads: int | None, max_memory: str | None, shard_size: str, **flags: Any
 ) -> Settings:
     """Return the engine's settings from the command line's texts."""
-    from submerge import engine
-
     if max_memory is not None:
         flags["max_memory"] = _parse_size(max_memory, "--max-memory")
-    return engine.Settings(
-        device=device,
-        threads=threads,
-        shard_size=_parse_size(shard_size, "--shard-size"),
-        **flags,
-    )
+    flags["shard_size"] = _parse_size(shard_size, "--shard-size")
+    from submerge import engine
+
+    return engine.Settings(device=device, threads=threads, **flags)
 
 
 def load(path: Path, form: str | None = None, rank: int | None = None, energy: float | None = None) -> Recipe:

@@ -63,8 +63,7 @@ def merge(
     Examples:  submerge merge recipe.yaml -o merged/   ·   submerge merge recipe.yaml -o merged/ --resume
     ·   submerge merge adapters.yaml -o merged-lora/ --as adapter --rank 16
     """
-    from submerge import engine
-
+    asked = load(recipe, form, rank, energy)
     chosen = settings(
         device=device,
         threads=threads,
@@ -73,7 +72,9 @@ def merge(
         allow_pickle=allow_pickle,
         allow_nonfinite=allow_nonfinite,
     )
-    plan = engine.make_plan(load(recipe, form, rank, energy), chosen)
+    from submerge import engine
+
+    plan = engine.make_plan(asked, chosen)
     if not quiet:
         for warning in plan.warnings:
             print(f"warning: {warning}", file=sys.stderr)

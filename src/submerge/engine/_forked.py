@@ -21,8 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-import torch
-
+from submerge.deferred import torch
 from submerge.engine._job import Job
 from submerge.engine._memory import peak_resident
 from submerge.engine._meter import Meter

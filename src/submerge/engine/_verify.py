@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import xxhash
 
+from submerge.deferred import torch
 from submerge.engine._job import count_nonfinite
 from submerge.engine._output import MANIFEST
 from submerge.engine._record import DIGEST, joined

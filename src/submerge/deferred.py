@@ -1,0 +1,35 @@
+"""torch and numpy, each imported at its first use.
+
+A recipe is read and refused by what the methods are called and by their options, without any arithmetic.
+So the floors that the recipe stands on write `from submerge.deferred import torch`, and mean by it what
+`import torch` means, but a command that computes nothing does not wait for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["np", "npt", "torch"]
+
+
+class _Deferred(ModuleType):
+    """Stands for the module of its name; what is looked up in it is looked up there."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.modules.get(self.__name__) or import_module(self.__name__), name)
+
+    def __dir__(self) -> list[str]:
+        return dir(import_module(self.__name__))
+
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+else:
+    np = _Deferred("numpy")
+    npt = _Deferred("numpy.typing")
+    torch = _Deferred("torch")
