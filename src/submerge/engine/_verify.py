@@ -229,7 +229,7 @@ def _load(folder: Path, model: Checkpoint, report: VerifyReport) -> None:
     try:
         import transformers
     except ImportError:
-        report.skipped.append("loading: transformers is not installed")
+        report.skipped.append('loading: transformers is not installed — pip install "submerge[models]"')
         return
     kind = getattr(transformers, str(names[0]), None) if names else None
     if kind is None:
