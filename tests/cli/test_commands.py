@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 import submerge
 from _cli import ROOM, cli, merge
 from _models import Family, family, perturbed, read, state, write
+from submerge.cli import _progress
+from submerge.cli._common import size
 from submerge.methods import METHODS
 
 
@@ -83,9 +86,35 @@ def test_a_terminal_sees_a_bar_on_stderr(recipe: Path, tmp_path: Path) -> None:
     assert "merging" in result.err
     assert "merging" not in result.out
     assert result.out.splitlines()[0] == str(tmp_path / "out")
+    assert re.search(r"100%  [\d.]+ kB at [\d.]+ [kMG]?B/s", result.err), result.err
     silent = cli("merge", recipe, "-o", tmp_path / "quiet", "-q", *ROOM, terminal=True)
     assert (silent.out, silent.err) == (f"{tmp_path / 'quiet'}\n", "")
     assert cli("plan", recipe, *ROOM, terminal=True).code == 0
+
+
+def test_a_log_gets_a_line_now_and_then(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert merge(recipe, tmp_path / "short").err == ""
+    monkeypatch.setattr(_progress, "FIRST", 0.0)
+    result = merge(recipe, tmp_path / "out")
+    assert re.fullmatch(r"merging: \d+%, [\d.]+ k?B at [\d.]+ [kMG]?B/s(, about \d+ s left)?\n", result.err)
+    assert merge(recipe, tmp_path / "quiet", "--quiet").err == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (999_499, "999 kB"),
+        (999_600, "1 MB"),
+        (12_345_678_901, "12.3 GB"),
+    ],
+)
+def test_sizes(count: int, text: str) -> None:
+    assert size(count) == text
 
 
 def test_a_path_that_is_no_utf8(recipe: Path, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def _parse_size(text: str, flag: str) -> int:
 def size(count: float) -> str:
     """Return a number of bytes as a person reads it: 2.20 GB."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
+        if count < (1000 if unit == "B" else 999.5):  # or three digits would round to 1e+03
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"

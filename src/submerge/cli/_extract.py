@@ -10,6 +10,7 @@ import typer
 
 from submerge.cli._common import print_json, settings, size
 from submerge.cli._merge import Json, Memory, Pickle, Threads
+from submerge.cli._progress import progress
 
 if TYPE_CHECKING:
     from submerge.engine import MergeReport
@@ -40,18 +41,24 @@ def extract_lora(
     """
     from submerge import engine
 
-    report = engine.extract_lora(
-        model,
-        out,
-        base=base,
-        rank=rank,
-        energy=energy,
-        dtype=dtype,
-        settings=settings(
-            device="cpu", threads=threads, max_memory=max_memory, shard_size="5GB", allow_pickle=allow_pickle
-        ),
-        overwrite=overwrite,
-    )
+    with progress(quiet=False) as show:
+        report = engine.extract_lora(
+            model,
+            out,
+            base=base,
+            rank=rank,
+            energy=energy,
+            dtype=dtype,
+            settings=settings(
+                device="cpu",
+                threads=threads,
+                max_memory=max_memory,
+                shard_size="5GB",
+                allow_pickle=allow_pickle,
+            ),
+            overwrite=overwrite,
+            progress=show,
+        )
     if json:
         print_json(report.to_dict())
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from submerge.cli._common import load, print_json, settings, size
+from submerge.cli._progress import progress
 
 if TYPE_CHECKING:
-    from submerge.engine import MergeReport, Progress
+    from submerge.engine import MergeReport
 
 Recipe = Annotated[
     Path, typer.Argument(readable=False, help="The recipe, a YAML file (mergekit's are understood).")
@@ -85,8 +85,8 @@ def merge(
             if tensor.why:
                 print(f"{tensor.name}: {_TREATED[tensor.treatment]}: {tensor.why}", file=sys.stderr)
     try:
-        with _Bar(hidden=quiet or not sys.stderr.isatty()) as bar:
-            report = engine.merge(plan, out, resume=resume, overwrite=overwrite, progress=bar.show)
+        with progress(quiet) as show:
+            report = engine.merge(plan, out, resume=resume, overwrite=overwrite, progress=show)
     except (KeyboardInterrupt, SystemExit):
         hint = "the same command with --resume goes on from here"
         print(f"interrupted: {out} is untouched; {hint}", file=sys.stderr)
@@ -97,44 +97,6 @@ def merge(
     typer.echo(str(report.out))
     if not quiet:
         _summary(report, plan.warnings)
-
-
-class _Bar:
-    """A progress bar with GB/s on standard error."""
-
-    def __init__(self, hidden: bool) -> None:
-        self.hidden = hidden
-        self.begun = time.perf_counter()
-
-    def __enter__(self) -> _Bar:
-        if not self.hidden:
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self.bar = Progress(
-                TextColumn("merging"),
-                BarColumn(),
-                TextColumn("{task.percentage:3.0f}%  {task.fields[rate]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-                auto_refresh=False,  # its thread would keep the merge from forking
-            )
-            self.bar.start()
-            self.task = self.bar.add_task("merging", total=None, rate="")
-        return self
-
-    def show(self, progress: Progress) -> None:
-        if not self.hidden:
-            rate = progress.moved / max(1e-9, time.perf_counter() - self.begun)
-            self.bar.update(
-                self.task, completed=progress.written, total=progress.total, rate=f"{rate / 1e9:.2f} GB/s"
-            )
-            self.bar.refresh()
-
-    def __exit__(self, *_: object) -> None:
-        if not self.hidden:
-            self.bar.stop()
 
 
 def _summary(report: MergeReport, told: Sequence[str]) -> None:
