@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.main import get_command
 
 import submerge
 from _cli import ROOM, cli, merge
 from _models import Family, family, perturbed, read, state, write
 from submerge.cli import _progress
+from submerge.cli._app import app
 from submerge.cli._common import size
 from submerge.methods import METHODS
 
@@ -100,6 +102,58 @@ def test_a_log_gets_a_line_now_and_then(
     result = merge(recipe, tmp_path / "out")
     assert re.fullmatch(r"merging: \d+%, [\d.]+ k?B at [\d.]+ [kMG]?B/s(, about \d+ s left)?\n", result.err)
     assert merge(recipe, tmp_path / "quiet", "--quiet").err == ""
+
+
+def test_the_folder_may_follow_the_recipe(recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert cli("merge", recipe, out, "--quiet", *ROOM).out == f"{out}\n"
+    assert cli("merge", recipe, out, "-o", out, "--overwrite", "-q", *ROOM).out == f"{out}\n"
+    both = cli("merge", recipe, out, "--out", tmp_path / "other", *ROOM)
+    assert (both.code, "two folders are named" in both.err) == (2, True)
+    none = cli("merge", recipe)
+    assert (none.code, "submerge merge recipe.yaml merged/" in none.err) == (2, True)
+
+
+COMMANDS = ["merge", "plan", "explain", "export", "extract-lora", "methods", "route", "verify"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_at_80_columns_breaks_no_word(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = cli(command, "--help").out
+    assert max(map(len, shown.splitlines())) <= 80
+    words = set(shown.translate({ord(line): " " for line in "│╭╮╰╯─"}).split())
+    parsed = get_command(app).commands[command]  # type: ignore[attr-defined]
+    texts = [parsed.help, *(getattr(parameter, "help", None) or "" for parameter in parsed.params)]
+    options = [name for parameter in parsed.params for name in parameter.opts if name.startswith("-")]
+    missing = [word for word in [*" ".join(texts).split(), *options] if word not in words]
+    assert not missing, f"{missing} in\n{shown}"
+    for line in parsed.help.splitlines():  # commands to copy stand on one line
+        if line.startswith("submerge"):
+            assert any(line in row for row in shown.splitlines()), line
+
+
+@pytest.mark.parametrize("name", ["TIES", "Ties", "dare-ties", "DARE ties", "Model Stock", "TASK_arithmetic"])
+def test_methods_are_found_in_any_spelling(name: str) -> None:
+    result = cli("methods", name, "--json")
+    assert result.json["name"] == name.lower().replace("-", "_").replace(" ", "_")
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("submerge mer", ["merge"]),
+        ("submerge merge --shard", ["--shard-size"]),
+        ("submerge methods breadcrumbs_", ["breadcrumbs_ties"]),
+        ("submerge merge recipe.yaml --as ad", ["adapter"]),
+        ("submerge merge rec", []),  # nothing of its own: the shell completes files
+    ],
+)
+def test_a_shell_completes(line: str, found: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_SUBMERGE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+    assert cli().out.split() == found
 
 
 @pytest.mark.parametrize(
@@ -438,7 +492,7 @@ def test_wrong_usage(argv: list[str]) -> None:
     result = cli(*argv)
     assert result.code == 2
     assert result.out == ""
-    assert "Error" in result.err
+    assert "error" in result.err.lower()
     assert "Traceback" not in result.err
 
 

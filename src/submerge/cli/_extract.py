@@ -24,7 +24,7 @@ def extract_lora(
     out: Annotated[Path, typer.Option("--out", "-o", readable=False, help="The folder to make.")],
     rank: Annotated[int | None, typer.Option(min=1, help="The most rank of the adapter.")] = None,
     energy: Annotated[
-        float | None, typer.Option(help="The share of each update's squared norm to keep, in (0, 1].")
+        float | None, typer.Option(help="The share of each update's squared norm to keep, at most 1.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="Of the factors; float32 by default.")] = None,
     threads: Threads = None,
@@ -36,8 +36,9 @@ def extract_lora(
 ) -> None:
     """Make a LoRA adapter that turns the base into a fine-tune, as nearly as its rank allows.
 
-    Examples:  submerge extract-lora tuned/ --base base/ --rank 16 -o adapter/
-    ·   submerge extract-lora tuned/ --base base/ --energy 0.9 -o adapter/
+    Examples:
+    submerge extract-lora tuned/ --base base/ --rank 16 -o adapter/
+    submerge extract-lora tuned/ --base base/ --energy 0.9 -o adapter/
     """
     from submerge import engine
 

@@ -11,6 +11,7 @@ import typer
 
 from submerge.cli._common import load, print_json, settings, size
 from submerge.cli._progress import progress
+from submerge.errors import Problem, RequestError
 
 if TYPE_CHECKING:
     from submerge.engine import MergeReport
@@ -25,8 +26,17 @@ Memory = Annotated[
 ]
 Shard = Annotated[str, typer.Option(help="The most data in one output file.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Workers; one a core by default.")]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda or cuda:N.")]
-Form = Annotated[str | None, typer.Option("--as", help="What to write: checkpoint or adapter.")]
+Device = Annotated[
+    str, typer.Option(help="Where to compute: cpu, cuda or cuda:N.", autocompletion=lambda: ["cpu", "cuda"])
+]
+Form = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        help="What to write: checkpoint or adapter.",
+        autocompletion=lambda: ["checkpoint", "adapter"],
+    ),
+]
 Rank = Annotated[int | None, typer.Option(min=1, help="The most rank of an adapter that is written.")]
 Energy = Annotated[
     float | None, typer.Option(help="Of each update, the share of its squared norm that an adapter keeps.")
@@ -36,7 +46,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard outpu
 
 def merge(
     recipe: Recipe,
-    out: Annotated[Path, typer.Option("--out", "-o", readable=False, help="The folder to make.")],
+    folder: Annotated[
+        Path | None, typer.Argument(readable=False, help="The folder to make; --out names it, too.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", readable=False, help="The folder to make.")
+    ] = None,
     form: Form = None,
     rank: Rank = None,
     energy: Energy = None,
@@ -60,9 +75,12 @@ def merge(
 ) -> None:
     """Merge models by a recipe into an ordinary Hugging Face folder, or adapters into an adapter.
 
-    Examples:  submerge merge recipe.yaml -o merged/   ·   submerge merge recipe.yaml -o merged/ --resume
-    ·   submerge merge adapters.yaml -o merged-lora/ --as adapter --rank 16
+    Examples:
+    submerge merge recipe.yaml merged/
+    submerge merge recipe.yaml merged/ --resume
+    submerge merge adapters.yaml merged-lora/ --as adapter --rank 16
     """
+    out = _target(folder, out)
     asked = load(recipe, form, rank, energy)
     chosen = settings(
         device=device,
@@ -97,6 +115,17 @@ def merge(
     typer.echo(str(report.out))
     if not quiet:
         _summary(report, plan.warnings)
+
+
+def _target(folder: Path | None, out: Path | None) -> Path:
+    """Return the folder to make, which one of the two names."""
+    if folder is not None and out is not None and folder != out:
+        raise RequestError(Problem(f"two folders are named, {folder} and {out}", "merge", "name one"))
+    found = folder or out
+    if found is None:
+        hint = "write it after the recipe: submerge merge recipe.yaml merged/"
+        raise RequestError(Problem("no folder to make is named", "merge", hint))
+    return found
 
 
 def _summary(report: MergeReport, told: Sequence[str]) -> None:
