@@ -2,16 +2,21 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from typer.main import get_command
 
 import submerge
 from _cli import ROOM, cli, merge
 from _models import Family, family, perturbed, read, state, write
+from submerge.cli import _progress
+from submerge.cli._app import app
+from submerge.cli._common import size
 from submerge.methods import METHODS
 
 
@@ -83,9 +88,87 @@ def test_a_terminal_sees_a_bar_on_stderr(recipe: Path, tmp_path: Path) -> None:
     assert "merging" in result.err
     assert "merging" not in result.out
     assert result.out.splitlines()[0] == str(tmp_path / "out")
+    assert re.search(r"100%  [\d.]+ kB at [\d.]+ [kMG]?B/s", result.err), result.err
     silent = cli("merge", recipe, "-o", tmp_path / "quiet", "-q", *ROOM, terminal=True)
     assert (silent.out, silent.err) == (f"{tmp_path / 'quiet'}\n", "")
     assert cli("plan", recipe, *ROOM, terminal=True).code == 0
+
+
+def test_a_log_gets_a_line_now_and_then(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert merge(recipe, tmp_path / "short").err == ""
+    monkeypatch.setattr(_progress, "FIRST", 0.0)
+    result = merge(recipe, tmp_path / "out")
+    assert re.fullmatch(r"merging: \d+%, [\d.]+ k?B at [\d.]+ [kMG]?B/s(, about \d+ s left)?\n", result.err)
+    assert merge(recipe, tmp_path / "quiet", "--quiet").err == ""
+
+
+def test_the_folder_may_follow_the_recipe(recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert cli("merge", recipe, out, "--quiet", *ROOM).out == f"{out}\n"
+    assert cli("merge", recipe, out, "-o", out, "--overwrite", "-q", *ROOM).out == f"{out}\n"
+    both = cli("merge", recipe, out, "--out", tmp_path / "other", *ROOM)
+    assert (both.code, "two folders are named" in both.err) == (2, True)
+    none = cli("merge", recipe)
+    assert (none.code, "submerge merge recipe.yaml merged/" in none.err) == (2, True)
+
+
+COMMANDS = ["merge", "plan", "explain", "export", "extract-lora", "methods", "route", "verify"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_at_80_columns_breaks_no_word(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = cli(command, "--help").out
+    assert max(map(len, shown.splitlines())) <= 80
+    words = set(shown.translate({ord(line): " " for line in "│╭╮╰╯─"}).split())
+    parsed = get_command(app).commands[command]  # type: ignore[attr-defined]
+    texts = [parsed.help, *(getattr(parameter, "help", None) or "" for parameter in parsed.params)]
+    options = [name for parameter in parsed.params for name in parameter.opts if name.startswith("-")]
+    missing = [word for word in [*" ".join(texts).split(), *options] if word not in words]
+    assert not missing, f"{missing} in\n{shown}"
+    for line in parsed.help.splitlines():  # commands to copy stand on one line
+        if line.startswith("submerge"):
+            assert any(line in row for row in shown.splitlines()), line
+
+
+@pytest.mark.parametrize("name", ["TIES", "Ties", "dare-ties", "DARE ties", "Model Stock", "TASK_arithmetic"])
+def test_methods_are_found_in_any_spelling(name: str) -> None:
+    result = cli("methods", name, "--json")
+    assert result.json["name"] == name.lower().replace("-", "_").replace(" ", "_")
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("submerge mer", ["merge"]),
+        ("submerge merge --shard", ["--shard-size"]),
+        ("submerge methods breadcrumbs_", ["breadcrumbs_ties"]),
+        ("submerge merge recipe.yaml --as ad", ["adapter"]),
+        ("submerge merge rec", []),  # nothing of its own: the shell completes files
+    ],
+)
+def test_a_shell_completes(line: str, found: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_SUBMERGE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+    assert cli().out.split() == found
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (999_499, "999 kB"),
+        (999_600, "1 MB"),
+        (12_345_678_901, "12.3 GB"),
+    ],
+)
+def test_sizes(count: int, text: str) -> None:
+    assert size(count) == text
 
 
 def test_a_path_that_is_no_utf8(recipe: Path, tmp_path: Path) -> None:
@@ -409,7 +492,7 @@ def test_wrong_usage(argv: list[str]) -> None:
     result = cli(*argv)
     assert result.code == 2
     assert result.out == ""
-    assert "Error" in result.err
+    assert "error" in result.err.lower()
     assert "Traceback" not in result.err
 
 
@@ -464,8 +547,52 @@ def test_the_package_and_its_help_are_light() -> None:
         "import submerge.cli\n"
         "assert not {'torch', 'transformers', 'numpy', 'huggingface_hub'} & set(sys.modules)\n"
         "assert callable(submerge.merge) and callable(submerge.plan)\n"
-        "assert 'torch' in sys.modules and 'transformers' not in sys.modules\n"
+        "assert not {'torch', 'transformers', 'numpy', 'huggingface_hub'} & set(sys.modules)\n"
         "assert all(hasattr(submerge, name) for name in submerge.__all__)\n"
+        "assert 'torch' in sys.modules and 'transformers' not in sys.modules\n"
+    )
+    result = python("-c", code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_what_computes_nothing_loads_no_torch(made: Family, tmp_path: Path) -> None:
+    """Help, methods, and requests that the recipe, a flag or a model's place shows to be wrong."""
+    good = made.write_recipe("ties")
+    refused = {
+        "syntax": "merge_method: [",
+        "key": good.read_text() + "sed: 1\n",
+        "method": good.read_text().replace("ties", "tie"),
+        "option": good.read_text() + "parameters: {density: 2}\n",
+        "model": good.read_text().replace(str(made.base), str(tmp_path / "nothing")),
+    }
+    for name, text in refused.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    recipes = [str(tmp_path / f"{name}.yaml") for name in refused]
+    out = str(tmp_path / "out")
+    requests = [
+        (0, ["--help"]),
+        (0, ["--version"]),
+        (0, ["merge", "--help"]),
+        (0, ["methods"]),
+        (0, ["methods", "--json"]),
+        (0, ["methods", "mass"]),
+        (2, ["methods", "tie"]),
+        (2, ["merge", str(good), "-o", out, "--shard-size", "large"]),
+        *((2, ["plan", path]) for path in recipes),
+        *((2, ["merge", path, "-o", out]) for path in recipes),
+        *((2, ["explain", path, "-t", "mlp"]) for path in recipes),
+    ]
+    code = (
+        "import sys\n"
+        "from submerge.cli import main\n"
+        f"for wanted, words in {requests!r}:\n"
+        "    sys.argv = ['submerge', *words]\n"
+        "    try:\n"
+        "        main()\n"
+        "    except SystemExit as stop:\n"
+        "        assert (stop.code or 0) == wanted, (words, stop.code)\n"
+        "    heavy = {'torch', 'transformers', 'numpy', 'huggingface_hub'} & set(sys.modules)\n"
+        "    assert not heavy, (words, heavy)\n"
     )
     result = python("-c", code)
     assert result.returncode == 0, result.stderr

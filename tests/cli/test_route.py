@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import submerge
 from _cli import cli
 from _mass_tasks import make, words
 from _models import quiet_transformers
@@ -109,3 +111,23 @@ def test_wrong_folders_exit_2(served: Path, tmp_path: Path) -> None:
     data = lines(tmp_path / "inputs.jsonl")
     assert cli("route", tmp_path, "--data", data).code == 2
     assert cli("route", served, "--data", tmp_path / "nothing.jsonl").code == 2
+
+
+@pytest.mark.parametrize(
+    ("package", "line"),
+    [("transformers", 'pip install "submerge[models]"'), ("matplotlib", "pip install matplotlib")],
+)
+def test_a_package_that_is_not_installed(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, line: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    data = lines(tmp_path / "inputs.jsonl")
+    result = cli("route", served, "--data", data, "--plot", tmp_path / "routing.png")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == f"{result.err.split(' need')[0]} needs the package {package} — {line}\n"
+    if package == "transformers":
+        result = cli("export", served, "-o", tmp_path / "adapters")
+        assert (result.code, line in result.err) == (2, True), result.err
+        assert not (tmp_path / "adapters").exists()
+        with pytest.raises(submerge.RequestError, match=r"submerge\.load needs the package transformers"):
+            submerge.load(served)

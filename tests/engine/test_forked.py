@@ -143,6 +143,18 @@ def test_an_interrupted_run_leaves_no_worker(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_processes_move_is_counted_as_they_move_it(
+    family: Family, tmp_path: Path, forked: list[int]
+) -> None:
+    seen: list[submerge.engine.Progress] = []
+    report = merge(family, tmp_path / "out", progress=seen.append)
+    assert forked
+    last = seen[-1]
+    assert last.moved == report.bytes_read + last.total
+    assert all(found.moved >= found.written > 0 for found in seen if found.written)
+    assert [found.moved for found in seen] == sorted(found.moved for found in seen)
+
+
 def test_more_jobs_than_the_queue_holds() -> None:
     class Nothing:
         def run(self, *_: Any) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from submerge.algebra._random import coins, uniform
+from submerge.deferred import torch
 
 __all__ = ["Chunk"]
 

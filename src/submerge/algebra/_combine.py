@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
+from submerge.deferred import torch
 
 __all__ = ["combine", "total"]
 

@@ -24,10 +24,9 @@ from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequenc
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-
 from submerge.algebra._spectrum import inverse_root, rooted
 from submerge.algebra._update import LowRank, Update, Zero
+from submerge.deferred import torch
 
 __all__ = ["CORES", "Bank", "Triplets"]
 

@@ -15,9 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from submerge.algebra._update import Dense, LowRank, Streamed, Update, Zero
+from submerge.deferred import torch
 
 __all__ = ["Frame", "frame"]
 

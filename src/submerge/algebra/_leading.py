@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from submerge.algebra._update import Update, Zero
+from submerge.deferred import torch
 
 __all__ = ["Leading", "leading"]
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-import numpy as np
-import numpy.typing as npt
-import torch
+from submerge.deferred import np, npt, torch
 
 __all__ = ["coins", "stream_key", "uniform"]
 

@@ -6,19 +6,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from threading import Lock
-from typing import Generic, TypeVar
-
-import numpy as np
-import numpy.typing as npt
-import torch
+from typing import Generic, TypeAlias, TypeVar
 
 from submerge.algebra._chunk import Chunk
+from submerge.deferred import np, npt, torch
 
 __all__ = ["ColumnGram", "Gram", "Reduction", "Totals", "exact_sum"]
 
 P = TypeVar("P")
 R = TypeVar("R")
-Matrix = npt.NDArray[np.float64]
+Matrix: TypeAlias = "npt.NDArray[np.float64]"
 
 
 class Reduction(ABC, Generic[P, R]):
@@ -109,7 +106,7 @@ class Gram(Reduction[Matrix, Matrix]):
         return exact_sum(parts)
 
 
-class ColumnGram(Reduction[None, torch.Tensor]):
+class ColumnGram(Reduction[None, "torch.Tensor"]):
     """G[s, t, j] = Σ_i Δ_s[i, j] Δ_t[i, j] over the rows i, shape [T, T, width], float64.
 
     A part is as large as the result, so parts are added as soon as all those before them are.

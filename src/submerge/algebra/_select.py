@@ -12,19 +12,16 @@ import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import torch
+from typing import Any, TypeAlias
 
 from submerge.algebra._chunk import Chunk
 from submerge.algebra._reduce import Reduction
+from submerge.deferred import np, npt, torch
 
 __all__ = ["kth_largest"]
 
-Values = Callable[[Chunk, int], torch.Tensor]
-Floats = npt.NDArray[Any]
+Values: TypeAlias = "Callable[[Chunk, int], torch.Tensor]"
+Floats: TypeAlias = "npt.NDArray[Any]"
 
 COLLECT_ALL = 1 << 20
 """Tensors of at most so many elements are collected whole: one pass and a partition."""

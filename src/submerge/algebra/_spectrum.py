@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-
 from submerge.algebra._update import Dense, LowRank, Streamed, Update, Zero
+from submerge.deferred import torch
 
 __all__ = ["Svd", "inverse_root", "polar", "rooted", "svd", "tolerance"]
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+from submerge.deferred import np, npt
 
 __all__ = ["karcher_coefficients", "slerp_coefficients"]
 
-Matrix = npt.NDArray[np.float64]
+Matrix: TypeAlias = "npt.NDArray[np.float64]"
 
 NOISE = 1e-3
 """A mean of unit vectors no longer than this, or an angle so near to π, has no direction that a Gram

@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from submerge.algebra._leading import leading
 from submerge.algebra._update import LowRank, Update, Zero
+from submerge.deferred import torch
 
 __all__ = ["RankRule", "Shared", "shared_subspace"]
 

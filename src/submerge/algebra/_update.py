@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
-import torch
+from submerge.deferred import torch
 
 __all__ = ["Dense", "LowRank", "Streamed", "Update", "Zero", "inner", "weighted_sum"]
 
@@ -171,7 +171,7 @@ class Streamed(_Rows):
 
     size: tuple[int, int]
     read: Callable[[int, int], torch.Tensor]
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype = field(default_factory=lambda: torch.float32)
 
     @property
     def shape(self) -> tuple[int, int]:  # type: ignore[override]

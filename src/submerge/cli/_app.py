@@ -12,6 +12,7 @@ import typer
 
 from submerge._version import __version__
 from submerge.cli import _explain, _export, _extract, _merge, _methods, _plan, _route, _verify
+from submerge.cli._mergekit import MergekitAware
 from submerge.errors import SubmergeError
 
 __all__ = ["app", "main"]
@@ -20,12 +21,11 @@ app = typer.Typer(
     name="submerge",
     help="Merge fine-tuned models of one base, without training.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("merge")(_merge.merge)
-app.command("plan")(_plan.plan)
+app.command("merge", cls=MergekitAware)(_merge.merge)
+app.command("plan", cls=MergekitAware)(_plan.plan)
 app.command("explain")(_explain.explain)
 app.command("export")(_export.export)
 app.command("extract-lora")(_extract.extract_lora)
@@ -59,7 +59,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks θ or — still shows the rest
     try:
-        app()
+        app(prog_name="submerge")
     except SubmergeError as error:
         for line in str(error).splitlines():
             print(f"error: {line}" if not line.startswith("  ") else line, file=sys.stderr)

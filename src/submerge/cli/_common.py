@@ -35,16 +35,12 @@ def settings(
     *, device: str, threads: int | None, max_memory: str | None, shard_size: str, **flags: Any
 ) -> Settings:
     """Return the engine's settings from the command line's texts."""
-    from submerge import engine
-
     if max_memory is not None:
         flags["max_memory"] = _parse_size(max_memory, "--max-memory")
-    return engine.Settings(
-        device=device,
-        threads=threads,
-        shard_size=_parse_size(shard_size, "--shard-size"),
-        **flags,
-    )
+    flags["shard_size"] = _parse_size(shard_size, "--shard-size")
+    from submerge import engine
+
+    return engine.Settings(device=device, threads=threads, **flags)
 
 
 def load(path: Path, form: str | None = None, rank: int | None = None, energy: float | None = None) -> Recipe:
@@ -66,7 +62,7 @@ def _parse_size(text: str, flag: str) -> int:
 def size(count: float) -> str:
     """Return a number of bytes as a person reads it: 2.20 GB."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
+        if count < (1000 if unit == "B" else 999.5):  # or three digits would round to 1e+03
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"

@@ -10,6 +10,7 @@ import typer
 
 from submerge.cli._common import print_json, settings, size
 from submerge.cli._merge import Json, Memory, Pickle, Threads
+from submerge.cli._progress import progress
 
 if TYPE_CHECKING:
     from submerge.engine import MergeReport
@@ -23,7 +24,7 @@ def extract_lora(
     out: Annotated[Path, typer.Option("--out", "-o", readable=False, help="The folder to make.")],
     rank: Annotated[int | None, typer.Option(min=1, help="The most rank of the adapter.")] = None,
     energy: Annotated[
-        float | None, typer.Option(help="The share of each update's squared norm to keep, in (0, 1].")
+        float | None, typer.Option(help="The share of each update's squared norm to keep, at most 1.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="Of the factors; float32 by default.")] = None,
     threads: Threads = None,
@@ -35,23 +36,30 @@ def extract_lora(
 ) -> None:
     """Make a LoRA adapter that turns the base into a fine-tune, as nearly as its rank allows.
 
-    Examples:  submerge extract-lora tuned/ --base base/ --rank 16 -o adapter/
-    ·   submerge extract-lora tuned/ --base base/ --energy 0.9 -o adapter/
+    Examples:
+    submerge extract-lora tuned/ --base base/ --rank 16 -o adapter/
+    submerge extract-lora tuned/ --base base/ --energy 0.9 -o adapter/
     """
     from submerge import engine
 
-    report = engine.extract_lora(
-        model,
-        out,
-        base=base,
-        rank=rank,
-        energy=energy,
-        dtype=dtype,
-        settings=settings(
-            device="cpu", threads=threads, max_memory=max_memory, shard_size="5GB", allow_pickle=allow_pickle
-        ),
-        overwrite=overwrite,
-    )
+    with progress(quiet=False) as show:
+        report = engine.extract_lora(
+            model,
+            out,
+            base=base,
+            rank=rank,
+            energy=energy,
+            dtype=dtype,
+            settings=settings(
+                device="cpu",
+                threads=threads,
+                max_memory=max_memory,
+                shard_size="5GB",
+                allow_pickle=allow_pickle,
+            ),
+            overwrite=overwrite,
+            progress=show,
+        )
     if json:
         print_json(report.to_dict())
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from submerge.cli._common import load, print_json, settings, size
+from submerge.cli._progress import progress
+from submerge.errors import Problem, RequestError
 
 if TYPE_CHECKING:
-    from submerge.engine import MergeReport, Progress
+    from submerge.engine import MergeReport
 
 Recipe = Annotated[
     Path, typer.Argument(readable=False, help="The recipe, a YAML file (mergekit's are understood).")
@@ -25,8 +26,17 @@ Memory = Annotated[
 ]
 Shard = Annotated[str, typer.Option(help="The most data in one output file.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Workers; one a core by default.")]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda or cuda:N.")]
-Form = Annotated[str | None, typer.Option("--as", help="What to write: checkpoint or adapter.")]
+Device = Annotated[
+    str, typer.Option(help="Where to compute: cpu, cuda or cuda:N.", autocompletion=lambda: ["cpu", "cuda"])
+]
+Form = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        help="What to write: checkpoint or adapter.",
+        autocompletion=lambda: ["checkpoint", "adapter"],
+    ),
+]
 Rank = Annotated[int | None, typer.Option(min=1, help="The most rank of an adapter that is written.")]
 Energy = Annotated[
     float | None, typer.Option(help="Of each update, the share of its squared norm that an adapter keeps.")
@@ -36,7 +46,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard outpu
 
 def merge(
     recipe: Recipe,
-    out: Annotated[Path, typer.Option("--out", "-o", readable=False, help="The folder to make.")],
+    folder: Annotated[
+        Path | None, typer.Argument(readable=False, help="The folder to make; --out names it, too.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", readable=False, help="The folder to make.")
+    ] = None,
     form: Form = None,
     rank: Rank = None,
     energy: Energy = None,
@@ -60,11 +75,13 @@ def merge(
 ) -> None:
     """Merge models by a recipe into an ordinary Hugging Face folder, or adapters into an adapter.
 
-    Examples:  submerge merge recipe.yaml -o merged/   ·   submerge merge recipe.yaml -o merged/ --resume
-    ·   submerge merge adapters.yaml -o merged-lora/ --as adapter --rank 16
+    Examples:
+    submerge merge recipe.yaml merged/
+    submerge merge recipe.yaml merged/ --resume
+    submerge merge adapters.yaml merged-lora/ --as adapter --rank 16
     """
-    from submerge import engine
-
+    out = _target(folder, out)
+    asked = load(recipe, form, rank, energy)
     chosen = settings(
         device=device,
         threads=threads,
@@ -73,7 +90,9 @@ def merge(
         allow_pickle=allow_pickle,
         allow_nonfinite=allow_nonfinite,
     )
-    plan = engine.make_plan(load(recipe, form, rank, energy), chosen)
+    from submerge import engine
+
+    plan = engine.make_plan(asked, chosen)
     if not quiet:
         for warning in plan.warnings:
             print(f"warning: {warning}", file=sys.stderr)
@@ -84,8 +103,8 @@ def merge(
             if tensor.why:
                 print(f"{tensor.name}: {_TREATED[tensor.treatment]}: {tensor.why}", file=sys.stderr)
     try:
-        with _Bar(hidden=quiet or not sys.stderr.isatty()) as bar:
-            report = engine.merge(plan, out, resume=resume, overwrite=overwrite, progress=bar.show)
+        with progress(quiet) as show:
+            report = engine.merge(plan, out, resume=resume, overwrite=overwrite, progress=show)
     except (KeyboardInterrupt, SystemExit):
         hint = "the same command with --resume goes on from here"
         print(f"interrupted: {out} is untouched; {hint}", file=sys.stderr)
@@ -98,42 +117,15 @@ def merge(
         _summary(report, plan.warnings)
 
 
-class _Bar:
-    """A progress bar with GB/s on standard error."""
-
-    def __init__(self, hidden: bool) -> None:
-        self.hidden = hidden
-        self.begun = time.perf_counter()
-
-    def __enter__(self) -> _Bar:
-        if not self.hidden:
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self.bar = Progress(
-                TextColumn("merging"),
-                BarColumn(),
-                TextColumn("{task.percentage:3.0f}%  {task.fields[rate]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-                auto_refresh=False,  # its thread would keep the merge from forking
-            )
-            self.bar.start()
-            self.task = self.bar.add_task("merging", total=None, rate="")
-        return self
-
-    def show(self, progress: Progress) -> None:
-        if not self.hidden:
-            rate = progress.moved / max(1e-9, time.perf_counter() - self.begun)
-            self.bar.update(
-                self.task, completed=progress.written, total=progress.total, rate=f"{rate / 1e9:.2f} GB/s"
-            )
-            self.bar.refresh()
-
-    def __exit__(self, *_: object) -> None:
-        if not self.hidden:
-            self.bar.stop()
+def _target(folder: Path | None, out: Path | None) -> Path:
+    """Return the folder to make, which one of the two names."""
+    if folder is not None and out is not None and folder != out:
+        raise RequestError(Problem(f"two folders are named, {folder} and {out}", "merge", "name one"))
+    found = folder or out
+    if found is None:
+        hint = "write it after the recipe: submerge merge recipe.yaml merged/"
+        raise RequestError(Problem("no folder to make is named", "merge", hint))
+    return found
 
 
 def _summary(report: MergeReport, told: Sequence[str]) -> None:

@@ -9,18 +9,25 @@ import typer
 
 from submerge.cli._common import print_json
 from submerge.cli._merge import Json
-from submerge.errors import Problem, RequestError
 
 if TYPE_CHECKING:
     from submerge.methods import Method, Option
 
 
+def _names() -> list[str]:
+    from submerge.methods import METHODS
+
+    return list(METHODS)
+
+
 def methods(
-    name: Annotated[str | None, typer.Argument(help="One method; all are listed by default.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One method; all are listed by default.", autocompletion=_names)
+    ] = None,
     json: Json = False,
 ) -> None:
     """List the merge methods, or show one: its equation, options, defaults and source."""
-    from submerge.methods import METHODS
+    from submerge.methods import METHODS, find_method
 
     if name is None:
         if json:
@@ -30,16 +37,11 @@ def methods(
         for method in METHODS.values():
             typer.echo(f"{method.name:<{width}}  {method.use}")
         return
-    if name not in METHODS:
-        import difflib
-
-        near = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(METHODS)}"
-        raise RequestError(Problem(f"no method is called {name!r}", "", hint))
+    method = find_method(name)
     if json:
-        print_json(_data(METHODS[name]))
+        print_json(_data(method))
     else:
-        _print(METHODS[name])
+        _print(method)
 
 
 def _data(method: Method) -> dict[str, Any]:

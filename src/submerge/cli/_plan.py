@@ -30,8 +30,7 @@ def plan(
 
     Only the recipe and the files' headers are read.
     """
-    from submerge import engine
-
+    asked = load(recipe, form, rank, energy)
     chosen = settings(
         device=device,
         threads=threads,
@@ -39,7 +38,9 @@ def plan(
         shard_size=shard_size,
         allow_pickle=allow_pickle,
     )
-    made = engine.make_plan(load(recipe, form, rank, energy), chosen)
+    from submerge import engine
+
+    made = engine.make_plan(asked, chosen)
     described = engine.describe(made)
     described["compute_seconds"] = engine.compute_seconds(made)
     described["free"] = shutil.disk_usage(Path.cwd()).free

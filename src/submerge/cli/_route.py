@@ -10,6 +10,7 @@ import typer
 
 from submerge.cli._common import print_json
 from submerge.cli._merge import Json
+from submerge.deferred import required
 
 if TYPE_CHECKING:
     from submerge.runtime._survey import Survey
@@ -30,6 +31,8 @@ def route(
 
     Example:  submerge route served/ --data inputs.jsonl --plot routing.png
     """
+    if plot is not None:
+        required("matplotlib", "--plot needs")
     from submerge.runtime._survey import draw, survey
 
     found = survey(out, data)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-import torch
-
 from submerge.algebra import Dense, LowRank, Streamed, Update, factored, weighted_sum
+from submerge.deferred import torch
 from submerge.engine._job import Job, Task, count_nonfinite, ranges
 from submerge.engine._matrix import MatrixJob, decomposing
 from submerge.engine._patch import Product
@@ -39,7 +38,7 @@ class AdapterJob(MatrixJob):
 
     form: OutputForm = field(default_factory=OutputForm)
     adapter: AdapterSink | None = None
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype = field(default_factory=lambda: torch.float32)
 
     def _write(self, task: Task, space: Workspace) -> TaskRecord:
         assert self.adapter is not None

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 import xxhash
 
+from submerge.deferred import torch
 from submerge.engine._adapter_job import AdapterJob
 from submerge.engine._job import Task
 from submerge.engine._patch import patches_of

@@ -6,9 +6,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
 from submerge.algebra import Dense, LowRank, Update
+from submerge.deferred import torch
 from submerge.engine._job import Job
 from submerge.engine._plan import MergePlan
 from submerge.engine._tensor import Input, TensorPlan

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
+from submerge.deferred import torch
 from submerge.engine._patch import Patch, Sum
 from submerge.engine._tensor import Input, torch_dtype
 from submerge.engine._workspace import Workspace, host_bytes

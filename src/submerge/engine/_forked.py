@@ -21,8 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-import torch
-
+from submerge.deferred import torch
 from submerge.engine._job import Job
 from submerge.engine._memory import peak_resident
 from submerge.engine._meter import Meter
@@ -55,10 +54,9 @@ def can_fork(sizes: Sequence[int], workers: int, device: torch.device) -> bool:
 
 @dataclass(frozen=True)
 class _Finished:
-    """A worker's last message: its peak memory in bytes, what it moved, the error that ended it, if any."""
+    """A worker's last message: its peak memory in bytes, and the error that ended it, if any."""
 
     peak: int
-    meter: Meter
     error: BaseException | None = None
 
 
@@ -103,7 +101,7 @@ def run_forked(
     `job(index)` is called in the process that runs it, `finished(record)` in the parent, and `tick` about
     ten times a second, where it may raise (as Ctrl-C does): the workers are then stopped at once, and the
     ranges that they were writing count as not written. The first error of any worker is raised. What the
-    workers count in their copies of `meter` is added to it.
+    workers move is counted by `meter` as they do so.
     """
     own = peak_resident()
     before = torch.get_num_threads()
@@ -132,7 +130,6 @@ def run_forked(
                 if message.error is not None:
                     raise message.error
                 peaks += max(0, message.peak - own)
-                meter.add(message.meter)
                 running.pop(fd).end(kill=False)
             tick()
         return own + peaks
@@ -157,7 +154,7 @@ def _fork(
     queue: int, feed: int, job: Callable[[int], Job], meter: Meter, others: Sequence[_Worker]
 ) -> _Worker:
     readable, writable = os.pipe()
-    parent = os.getpid()
+    parent, row = os.getpid(), meter.shared()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside native threads, which sleep
         pid = os.fork()
@@ -174,13 +171,14 @@ def _fork(
         for fd in (feed, readable, *(other.results.fileno() for other in others)):
             os.close(fd)
         with os.fdopen(writable, "wb") as results:
-            _work(queue, job, meter, results)
+            meter.count_in(row)
+            _work(queue, job, results)
         status = 0
     finally:
         os._exit(status)
 
 
-def _work(queue: int, job: Callable[[int], Job], meter: Meter, results: BinaryIO) -> None:
+def _work(queue: int, job: Callable[[int], Job], results: BinaryIO) -> None:
     """Run jobs until the queue is empty, in the child."""
 
     def send(message: Any) -> None:
@@ -189,14 +187,13 @@ def _work(queue: int, job: Callable[[int], Job], meter: Meter, results: BinaryIO
         results.flush()
 
     error = None
-    meter.clear()
     try:
         space = Workspace(torch.device("cpu"))
         while len(taken := os.read(queue, _INDEX.size)) == _INDEX.size:
             job(_INDEX.unpack(taken)[0]).run(space, send)
     except BaseException as met:
         error = _portable(met)
-    send(_Finished(peak_resident(), meter, error))
+    send(_Finished(peak_resident(), error))
 
 
 def _portable(error: BaseException) -> BaseException:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 import xxhash
 
 from submerge.algebra import Chunk, Reduction, stream_key
+from submerge.deferred import torch
 from submerge.engine._feed import feeds
 from submerge.engine._patch import Patch
 from submerge.engine._record import TaskRecord

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
-from torch.linalg import LinAlgError  # type: ignore[attr-defined]
-
 from submerge.algebra import Dense, LowRank, Streamed, Update, Zero, weighted_sum
+from submerge.deferred import torch
 from submerge.engine._job import Job, Task
 from submerge.engine._patch import Product
 from submerge.engine._record import TaskRecord
@@ -26,7 +24,7 @@ def decomposing(name: str) -> Iterator[None]:
     """Turn torch's failure to decompose a tensor into a `WorkError` that names it."""
     try:
         yield
-    except LinAlgError as error:
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         what = "its singular vectors cannot be computed"
         hint = "do the inputs hold NaN or Inf?"
         raise WorkError(f"tensor {name}: {what} ({error}) — {hint}") from error

@@ -3,39 +3,57 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from mmap import mmap
 from threading import Lock
 
 from submerge.store import Sink, Source, TensorEntry
 
 __all__ = ["Meter"]
 
+_ROW = 4 * 8
+"""Bytes of a row: bytes read, bytes written, seconds reading, seconds writing, each a double."""
 
-@dataclass
+
 class Meter:
-    """Bytes and seconds of all reads and writes of a run."""
+    """Bytes and seconds of all reads and writes of a run, in this process and in those forked from it."""
 
-    read: int = 0
-    written: int = 0
-    reading: float = 0.0
-    writing: float = 0.0
-    _lock: Lock = field(default_factory=Lock)
+    def __init__(self) -> None:
+        self._own = memoryview(bytearray(_ROW)).cast("d")
+        self._others: list[memoryview[float]] = []
+        self._lock = Lock()
 
-    def __getstate__(self) -> dict[str, float]:
-        return {name: value for name, value in vars(self).items() if name != "_lock"}
+    @property
+    def read(self) -> int:
+        """Bytes that were read."""
+        return int(self._sum(0))
 
-    def __setstate__(self, state: dict[str, float]) -> None:
-        vars(self).update(state, _lock=Lock())
+    @property
+    def written(self) -> int:
+        """Bytes that were written."""
+        return int(self._sum(1))
 
-    def clear(self) -> None:
-        """Start from nothing."""
-        self.read = self.written = 0
-        self.reading = self.writing = 0.0
+    @property
+    def reading(self) -> float:
+        """Seconds that workers waited for reads."""
+        return self._sum(2)
 
-    def add(self, other: Meter) -> None:
-        """Add what another meter has counted."""
-        self.add_read(other.read, other.reading)
-        self.add_written(other.written, other.writing)
+    @property
+    def writing(self) -> float:
+        """Seconds that workers waited for writes."""
+        return self._sum(3)
+
+    def _sum(self, column: int) -> float:
+        return float(sum(row[column] for row in (self._own, *self._others)))
+
+    def shared(self) -> memoryview[float]:
+        """Return a row that a process forked from this one counts in, and that is counted here."""
+        self._others.append(memoryview(mmap(-1, _ROW)).cast("d"))
+        return self._others[-1]
+
+    def count_in(self, row: memoryview[float]) -> None:
+        """Count in this row from now on, in a forked process: what came before was counted by the parent."""
+        self._own, self._others = row, []
 
     def source(self, inner: Source) -> Source:
         """Return a source that reads from `inner` and is counted here."""
@@ -46,14 +64,16 @@ class Meter:
         return _Sink(inner, self)
 
     def add_read(self, nbytes: int, seconds: float) -> None:
+        """Count a read."""
         with self._lock:
-            self.read += nbytes
-            self.reading += seconds
+            self._own[0] += nbytes
+            self._own[2] += seconds
 
     def add_written(self, nbytes: int, seconds: float) -> None:
+        """Count a write."""
         with self._lock:
-            self.written += nbytes
-            self.writing += seconds
+            self._own[1] += nbytes
+            self._own[3] += seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from threading import RLock
+from typing import TypeAlias
 
-import torch
-
+from submerge.deferred import torch
 from submerge.engine._tensor import TensorPlan
 from submerge.store import Adapter, Add, Checkpoint, FileTable, LowRank, Part, Rows
 
@@ -17,7 +17,7 @@ __all__ = ["Patch", "Product", "Sum", "is_relative", "patches_of"]
 BLOCK = 1 << 20
 """Elements that are read at a time where norms need a whole tensor."""
 
-Read = Callable[[int, int], torch.Tensor]
+Read: TypeAlias = "Callable[[int, int], torch.Tensor]"
 """Returns elements [start, stop) of the tensor that the adapter was trained on."""
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from submerge.deferred import torch
 from submerge.engine._gate import GatePlan, aligned, plan_gate
 from submerge.engine._memory import Budget, budget
 from submerge.engine._models import NO_BASE, open_models
@@ -127,7 +126,8 @@ def make_plan(
         ()
     """
     settings = settings or Settings()
-    check_device(settings.device)
+    if settings.device != "cpu":
+        check_device(settings.device)
     recipe = source if isinstance(source, Recipe) else load_recipe(source)
     specs, models = open_models(recipe, settings, download=download)
     compared, problems = _vocabularies(recipe, models, specs)

@@ -12,8 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
-
+from submerge.deferred import torch
 from submerge.engine._job import Job, Task
 from submerge.engine._workspace import Workspace
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import torch
 import xxhash
 
 from submerge._version import __version__
+from submerge.deferred import torch
 from submerge.engine._forked import can_fork, run_forked
 from submerge.engine._job import Job, Task, ranges
 from submerge.engine._keep import gather

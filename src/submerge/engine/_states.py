@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-import torch
-
+from submerge.deferred import torch
 from submerge.engine._job import Job
 from submerge.engine._matrix import MatrixJob
 from submerge.engine._merge import nonfinite_error
@@ -18,12 +17,11 @@ from submerge.engine._tensor import torch_dtype
 from submerge.errors import Problem, RequestError
 from submerge.methods import METHODS
 from submerge.recipe import load_recipe
-from submerge.store import DTYPES, Checkpoint, MemorySink, MemorySource, TensorEntry
+from submerge.store import DTYPES, Checkpoint, MemorySink, MemorySource, TensorEntry, dtype_named
 
 __all__ = ["merge_state_dicts", "recipe_of"]
 
-State = Mapping[str, torch.Tensor]
-_CODES = {dtype.torch: code for code, dtype in DTYPES.items() if dtype.torch is not None and dtype.supported}
+State: TypeAlias = "Mapping[str, torch.Tensor]"
 
 
 def merge_state_dicts(
@@ -149,12 +147,13 @@ def _checkpoint(name: str, state: State) -> Checkpoint:
         if not isinstance(tensor, torch.Tensor):
             what = f"a state dict holds tensors, not an object of type {type(tensor).__name__}"
             raise RequestError(Problem(what, where))
-        if tensor.dtype not in _CODES:
+        code = dtype_named(tensor.dtype)
+        if code is None or not DTYPES[code].supported:
             raise RequestError(Problem(f"{tensor.dtype} cannot be merged", where))
         if tensor.layout is not torch.strided or tensor.is_meta:
             raise RequestError(Problem("is no dense tensor with values", where))
         shape = tuple(tensor.shape)
         nbytes = tensor.numel() * tensor.element_size()
-        entries[key] = TensorEntry(key, _CODES[tensor.dtype], shape, None, 0, nbytes)
+        entries[key] = TensorEntry(key, code, shape, None, 0, nbytes)
     memory = {key: tensor.detach().cpu() for key, tensor in state.items()}
     return Checkpoint(name, Path(name), None, entries, {}, memory=memory)

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import torch
-
+from submerge.deferred import torch
 from submerge.methods import Method, TensorSpec
 from submerge.store import DTYPES, Kind, TensorEntry, vocabulary_size
 

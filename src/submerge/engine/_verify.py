@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import xxhash
 
+from submerge.deferred import torch
 from submerge.engine._job import count_nonfinite
 from submerge.engine._output import MANIFEST
 from submerge.engine._record import DIGEST, joined
@@ -259,7 +259,7 @@ def _load(folder: Path, model: Checkpoint, report: VerifyReport) -> None:
     try:
         import transformers
     except ImportError:
-        report.skipped.append("loading: transformers is not installed")
+        report.skipped.append('loading: transformers is not installed — pip install "submerge[models]"')
         return
     kind = getattr(transformers, str(names[0]), None) if names else None
     if kind is None:

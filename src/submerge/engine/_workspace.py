@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
+from submerge.deferred import torch
 
 __all__ = ["Workspace", "host_bytes"]
 

@@ -7,11 +7,12 @@ A package adds methods through the entry point group `submerge.methods`: each en
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
 
-from submerge.errors import WorkError
+from submerge.errors import Problem, RequestError, WorkError
 from submerge.methods._base import (
     REQUIRED,
     Fold,
@@ -39,6 +40,7 @@ __all__ = [
     "Settings",
     "TensorSpec",
     "Values",
+    "find_method",
 ]
 
 _OURS = (
@@ -91,3 +93,23 @@ def _add(methods: dict[str, Method], found: Iterable[Method], origin: str) -> No
 
 METHODS: Mapping[str, Method] = _Registry()
 """All merge methods by name, ours first, then those of other packages; `METHODS["ties"].options`."""
+
+
+def find_method(name: str) -> Method:
+    """Return the method of this name or title, whatever its case, and whether `-`, `_` or a space parts it.
+
+    Raises:
+        RequestError: there is none; with the nearest name.
+    """
+    wanted = _plain(name)
+    for method in METHODS.values():
+        if wanted in (_plain(method.name), _plain(method.title)):
+            return method
+    plain = {_plain(known): known for known in METHODS}
+    near = get_close_matches(wanted[:100], plain, n=1)
+    hint = f"did you mean {plain[near[0]]!r}?" if near else f"there are {', '.join(METHODS)}"
+    raise RequestError(Problem(f"no method is called {name!r}", "", hint))
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())

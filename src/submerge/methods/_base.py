@@ -7,9 +7,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-import torch
-
 from submerge.algebra import Chunk, Reduction, Update
+from submerge.deferred import torch
 
 __all__ = [
     "REQUIRED",
@@ -125,7 +124,7 @@ class TensorSpec:
 Values: TypeAlias = Mapping[str, Any]
 """An option's value for one tensor: a plain value, or (scope `model`) a list with one a model."""
 
-Fold: TypeAlias = Callable[[Chunk], torch.Tensor]
+Fold: TypeAlias = "Callable[[Chunk], torch.Tensor]"
 """Maps a chunk to the merged update of its elements, shape [n]; may overwrite `chunk.updates`."""
 
 FoldPlan: TypeAlias = Generator[Reduction[Any, Any], Any, Fold]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from submerge.algebra import Chunk, total
+from submerge.deferred import torch
 
 __all__ = ["consensus"]
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, TypeAlias
 
-import numpy as np
-import torch
-
 from submerge.algebra import Chunk, Reduction, Totals, kth_largest
+from submerge.deferred import np, torch
 from submerge.errors import Problem, RequestError
 from submerge.methods._base import TensorSpec, Values
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from submerge.algebra import (
     Dense,
     Frame,
@@ -19,6 +17,7 @@ from submerge.algebra import (
     rooted,
     tolerance,
 )
+from submerge.deferred import torch
 from submerge.errors import Problem, RequestError
 from submerge.methods._base import FoldPlan, Option, TensorSpec, Values
 

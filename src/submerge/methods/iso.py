@@ -21,9 +21,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
-
 from submerge.algebra import Frame, Update, Zero, frame, rooted, weighted_sum
+from submerge.deferred import torch
 from submerge.methods._base import Merged, Method, Option, TensorSpec, Values
 from submerge.methods._matrix import (
     WEIGHT,

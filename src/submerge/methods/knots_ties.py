@@ -16,9 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from submerge.algebra import LowRank, Update, Zero, frame, leading
+from submerge.deferred import torch
 from submerge.methods._base import Merged, Method, Option, TensorSpec, Values
 from submerge.methods._matrix import WEIGHT, agreeing, mean_plan
 

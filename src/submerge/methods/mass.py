@@ -17,23 +17,24 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-import torch
-
 from submerge.algebra import Bank, Dense, RankRule, Triplets, Update, Zero, svd, weighted_sum
+from submerge.deferred import torch
 from submerge.errors import Problem, RequestError
 from submerge.methods._base import FoldPlan, Keeps, Merged, Method, Option, TensorSpec, Values
 from submerge.methods._matrix import mean_plan, refused
-from submerge.store import layer_of
 
 __all__ = ["METHODS", "PRESETS"]
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     """Check the options of a tensor; the fold is the mean, for tensors that hold nothing."""
     _rank(spec, o)
     return mean_plan(spec, {"scale": 1.0, "weight": [1.0] * spec.count})
+
+
+def _dtype(o: Values) -> torch.dtype:
+    found: torch.dtype = getattr(torch, o["bank_dtype"])
+    return found
 
 
 def _rank(spec: TensorSpec, o: Values) -> RankRule | None:
@@ -65,7 +66,7 @@ def _compression(spec: TensorSpec, o: Values) -> RankRule:
 
 def _kept(spec: TensorSpec, o: Values, rank: int) -> Keeps:
     """Return the most that is kept of an update of a rank (0: not known)."""
-    rule, size = _rank(spec, o), DTYPES[o["bank_dtype"]].itemsize
+    rule, size = _rank(spec, o), _dtype(o).itemsize
     if rule is None:
         return Keeps(0 if o["others"] == "base" else size * spec.numel)
     most = min(spec.shape) if rule.kind == "energy" else int(rule.value)
@@ -77,7 +78,7 @@ def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
     rule = _rank(spec, o)
     if rule is None:
         return _whole(updates, spec, o)
-    dtype = DTYPES[o["bank_dtype"]]
+    dtype = _dtype(o)
     parts: dict[int, Triplets] = {}
     kept: list[float] = []
     for t, update in enumerate(updates):
@@ -113,7 +114,7 @@ def _dissimilar(bank: Bank, most: float) -> tuple[int, ...]:
 
 def _whole(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
     """Keep every update whole; what is merged is their mean."""
-    dtype = DTYPES[o["bank_dtype"]]
+    dtype = _dtype(o)
     if o["others"] == "base":
         return Merged(Zero(updates[0].shape))
     found = {t: u.dense() for t, u in enumerate(updates) if not isinstance(u, Zero)}
@@ -145,6 +146,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 def _settings(given: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], count: int) -> dict[str, Any]:
     """Return the gate's settings: the recipe's, else the preset's, else the defaults."""
+    from submerge.store import layer_of  # here: to list the methods, no file need be understood
+
     sides = [min(s) for name, s in shapes.items() if len(s) == 2 and layer_of(name) is not None]
     problems = []
     if sides and count > median(sides):
@@ -160,6 +163,8 @@ def _settings(given: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], c
 
 def _layers(text: str, shapes: Mapping[str, tuple[int, ...]]) -> list[Problem]:
     """Return what is wrong with the routing layers: a form that is none, or a layer that is not there."""
+    from submerge.store import layer_of
+
     places = {place for name in shapes if (place := layer_of(name)) is not None}
     layers = {index for _, index in places}
     hint = "all, first:3, depth:0.75, numbers such as 0,2-4, or a part of the modules' names"

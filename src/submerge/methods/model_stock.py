@@ -6,9 +6,8 @@ per tensor, or (`filter_wise`) per row along the last axis. Jang et al. 2024, ar
 
 from __future__ import annotations
 
-import torch
-
 from submerge.algebra import Chunk, Gram, combine, total
+from submerge.deferred import torch
 from submerge.methods._base import FoldPlan, Method, Option, TensorSpec, Values
 
 __all__ = ["METHODS"]

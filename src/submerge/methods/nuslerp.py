@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 
-import torch
-
 from submerge.algebra import Chunk, ColumnGram, Gram, combine, slerp_coefficients
+from submerge.deferred import torch
 from submerge.methods._base import REQUIRED, FoldPlan, Method, Option, TensorSpec, Values
 
 __all__ = ["METHODS"]

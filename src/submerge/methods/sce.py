@@ -8,9 +8,8 @@ Wan et al. 2024, arXiv 2408.07990.
 
 from __future__ import annotations
 
-import torch
-
 from submerge.algebra import Chunk, Totals, kth_largest
+from submerge.deferred import torch
 from submerge.methods._base import FoldPlan, Method, Option, TensorSpec, Values
 from submerge.methods._consensus import consensus
 

@@ -20,8 +20,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 
-import torch
-
 from submerge.algebra import (
     LowRank,
     RankRule,
@@ -33,6 +31,7 @@ from submerge.algebra import (
     shared_subspace,
     weighted_sum,
 )
+from submerge.deferred import torch
 from submerge.methods._base import FoldPlan, Merged, Method, Option, TensorSpec, Values
 from submerge.methods._matrix import WEIGHT, agreeing, refused
 

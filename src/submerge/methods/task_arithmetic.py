@@ -13,9 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from submerge.algebra import Chunk, combine
+from submerge.deferred import torch
 from submerge.methods import _masks
 from submerge.methods._base import REQUIRED, FoldPlan, Method, Option, TensorSpec, Values
 from submerge.methods._consensus import consensus

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from submerge.deferred import required
 from submerge.errors import Problem, RequestError
 
 __all__ = ["Item", "prepared", "read_items"]
@@ -84,8 +85,7 @@ def _item(row: Any, path: Path, number: int) -> Item:
 
 def prepared(folder: Path, items: Sequence[Item], most: int = 512) -> Any:
     """Return a function from items to a model's inputs, by the tokenizer or image processor of a folder."""
-    import transformers
-
+    transformers = required("transformers", "the inputs need")
     images = items[0].image is not None
     kind = transformers.AutoImageProcessor if images else transformers.AutoTokenizer
     try:
@@ -95,10 +95,10 @@ def prepared(folder: Path, items: Sequence[Item], most: int = 512) -> Any:
         hint = "copy the base's into the folder"
         raise RequestError(Problem(what, str(folder), hint)) from error
     if images:
-        from PIL import Image
+        image_of = required("PIL.Image", "images need").open
 
         def pixels(some: Sequence[Item]) -> dict[str, Any]:
-            opened = [Image.open(item.image).convert("RGB") for item in some if item.image]
+            opened = [image_of(item.image).convert("RGB") for item in some if item.image]
             return dict(processor(images=opened, return_tensors="pt"))
 
         return pixels

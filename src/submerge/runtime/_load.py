@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from submerge.deferred import required
 from submerge.errors import Problem, RequestError, few
 from submerge.methods import METHODS
 from submerge.methods.mass import PRESETS
@@ -76,8 +77,8 @@ def load(
         >>> out.logits.shape, out.tasks
         (torch.Size([1, 3, 256]), ['code'])
     """
-    import transformers
-
+    transformers = required("transformers", "submerge.load needs")
+    required("transformers.conversion_mapping", "submerge.load needs")  # new in its version 5
     opened = _with_settings(open_folder(Path(folder)), settings)
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     wanted = any(opened.heads) and not features
@@ -159,8 +160,7 @@ def _kind(transformers: Any, folder: Folder, config: Any, asked: str | None, hea
 
 def architecture_of(folder: Folder) -> tuple[str, Any]:
     """Return the name of the architecture that the tasks are of, and a model of it without values."""
-    import transformers
-
+    transformers = required("transformers", "the tasks' model needs")
     config = transformers.AutoConfig.from_pretrained(folder.path, local_files_only=True)
     kind, _ = _kind(transformers, folder, config, None, any(folder.heads))
     with torch.device("meta"):

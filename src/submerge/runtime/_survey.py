@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from submerge.deferred import required
 from submerge.errors import Problem, RequestError, few
 from submerge.runtime._items import Item, prepared, read_items
 from submerge.runtime._load import load
@@ -119,14 +120,8 @@ def _runs(items: Sequence[Item], batch: int) -> list[range]:
 
 def draw(found: Survey, path: Path) -> None:
     """Draw what the router saw: z-scores of −r at each site for each task, and chosen against known tasks."""
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError:
-        what = "matplotlib is not installed"
-        raise RequestError(Problem(what, "--plot", "pip install matplotlib")) from None
+    required("matplotlib", "--plot needs").use("Agg")
+    pyplot = required("matplotlib.pyplot", "--plot needs")
     rows = list(found.confusion) if found.told else ["all inputs"]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     if len(found.sites):

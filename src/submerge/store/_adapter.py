@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from submerge.deferred import torch
 from submerge.errors import Problem, RequestError
 from submerge.store._adapter_build import build_parts
 from submerge.store._adapter_config import ADAPTER_CONFIG, read_adapter_config

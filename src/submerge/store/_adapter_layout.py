@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
+from submerge.deferred import torch
 from submerge.errors import Problem
 from submerge.store._adapter_parts import PACKED_ORDER, Kind
 from submerge.store._problems import examples

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 
-import torch
-
+from submerge.deferred import torch
 from submerge.errors import Problem, RequestError, WorkError
 from submerge.store._adapter_config import ADAPTER_CONFIG
 from submerge.store._adapter_layout import Update, file_key, padded, plan_entries, plan_keys

@@ -12,9 +12,9 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-import torch
 import xxhash
 
+from submerge.deferred import torch
 from submerge.errors import WorkError
 from submerge.store._dtypes import dtype_named
 from submerge.store._encode import encode_header

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
+from submerge.deferred import torch
 from submerge.errors import Problem, RequestError
 from submerge.store._adapter import Adapter
 from submerge.store._choice import PICKLE_SUFFIXES, Choice, HoldsAdapterError, choose_weights, pickle_refusal

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-import torch
+from submerge.deferred import torch
 
 __all__ = ["DTYPES", "DType", "Kind", "dtype_named"]
 
@@ -17,12 +17,18 @@ Kind: TypeAlias = Literal["float", "integer", "bool", "quantised", "complex"]
 
 @dataclass(frozen=True, slots=True)
 class DType:
-    """One element type: its safetensors code, its torch type (None: torch has none), bits and kind."""
+    """One element type: its safetensors code, its name in torch ("": torch has none), bits and kind."""
 
     code: str
-    torch: torch.dtype | None
+    name: str
     bits: int
     kind: Kind
+
+    @property
+    def torch(self) -> torch.dtype | None:
+        """The torch type, or None where torch, or the torch that is installed, has none."""
+        found = getattr(torch, self.name, None) if self.name else None
+        return found if isinstance(found, torch.dtype) else None
 
     @property
     def itemsize(self) -> int:
@@ -40,34 +46,29 @@ class DType:
         return bits // 8 if bits % 8 == 0 else None
 
 
-def _optional(name: str) -> torch.dtype | None:
-    found = getattr(torch, name, None)  # newer than the oldest torch that Submerge supports
-    return found if isinstance(found, torch.dtype) else None
-
-
 _ROWS = (
-    DType("BOOL", torch.bool, 8, "bool"),
-    DType("U8", torch.uint8, 8, "integer"),
-    DType("I8", torch.int8, 8, "integer"),
-    DType("I16", torch.int16, 16, "integer"),
-    DType("U16", torch.uint16, 16, "integer"),
-    DType("I32", torch.int32, 32, "integer"),
-    DType("U32", torch.uint32, 32, "integer"),
-    DType("I64", torch.int64, 64, "integer"),
-    DType("U64", torch.uint64, 64, "integer"),
-    DType("F16", torch.float16, 16, "float"),
-    DType("BF16", torch.bfloat16, 16, "float"),
-    DType("F32", torch.float32, 32, "float"),
-    DType("F64", torch.float64, 64, "float"),
-    DType("F8_E4M3", torch.float8_e4m3fn, 8, "quantised"),
-    DType("F8_E5M2", torch.float8_e5m2, 8, "quantised"),
-    DType("F8_E4M3FNUZ", torch.float8_e4m3fnuz, 8, "quantised"),
-    DType("F8_E5M2FNUZ", torch.float8_e5m2fnuz, 8, "quantised"),
-    DType("F8_E8M0", _optional("float8_e8m0fnu"), 8, "quantised"),
-    DType("F6_E2M3", None, 6, "quantised"),
-    DType("F6_E3M2", None, 6, "quantised"),
-    DType("F4", None, 4, "quantised"),
-    DType("C64", torch.complex64, 64, "complex"),
+    DType("BOOL", "bool", 8, "bool"),
+    DType("U8", "uint8", 8, "integer"),
+    DType("I8", "int8", 8, "integer"),
+    DType("I16", "int16", 16, "integer"),
+    DType("U16", "uint16", 16, "integer"),
+    DType("I32", "int32", 32, "integer"),
+    DType("U32", "uint32", 32, "integer"),
+    DType("I64", "int64", 64, "integer"),
+    DType("U64", "uint64", 64, "integer"),
+    DType("F16", "float16", 16, "float"),
+    DType("BF16", "bfloat16", 16, "float"),
+    DType("F32", "float32", 32, "float"),
+    DType("F64", "float64", 64, "float"),
+    DType("F8_E4M3", "float8_e4m3fn", 8, "quantised"),
+    DType("F8_E5M2", "float8_e5m2", 8, "quantised"),
+    DType("F8_E4M3FNUZ", "float8_e4m3fnuz", 8, "quantised"),
+    DType("F8_E5M2FNUZ", "float8_e5m2fnuz", 8, "quantised"),
+    DType("F8_E8M0", "float8_e8m0fnu", 8, "quantised"),
+    DType("F6_E2M3", "", 6, "quantised"),
+    DType("F6_E3M2", "", 6, "quantised"),
+    DType("F4", "", 4, "quantised"),
+    DType("C64", "complex64", 64, "complex"),
 )
 
 DTYPES: Mapping[str, DType] = MappingProxyType({row.code: row for row in _ROWS})
@@ -83,7 +84,7 @@ _ALIASES = {
 }
 _NAMES = (
     {row.code.lower(): row.code for row in _ROWS}
-    | {str(row.torch).removeprefix("torch."): row.code for row in _ROWS if row.torch is not None}
+    | {row.name: row.code for row in _ROWS if row.name}
     | _ALIASES
 )
 

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
+from submerge.deferred import required
 from submerge.errors import Problem, RequestError, WorkError
 from submerge.store._choice import PICKLE_SUFFIXES, Choice, choose_adapter, choose_weights
 from submerge.store._config import quantised_config
@@ -139,15 +140,9 @@ def download_hint(repo_id: str, revision: str | None) -> str:
 
 
 def _library() -> ModuleType:
-    try:
-        import huggingface_hub
-        import huggingface_hub.constants
-        import huggingface_hub.errors
-    except ImportError:
-        raise RequestError(
-            Problem("models on the Hub need the package huggingface_hub", "", "pip install huggingface_hub")
-        ) from None
-    return huggingface_hub
+    for part in ("constants", "errors"):
+        required(f"huggingface_hub.{part}", "models on the Hub need")
+    return required("huggingface_hub", "models on the Hub need")
 
 
 def _offline(hub: ModuleType) -> bool:

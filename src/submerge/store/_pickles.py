@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from submerge.deferred import torch
 from submerge.errors import Problem, RequestError
 from submerge.store._dtypes import dtype_named
 from submerge.store._header import TensorEntry

@@ -8,8 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
-import torch
-
+from submerge.deferred import torch
 from submerge.errors import WorkError
 from submerge.store._dtypes import DTYPES
 from submerge.store._header import TensorEntry

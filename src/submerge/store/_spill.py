@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-import torch
-
+from submerge.deferred import torch
 from submerge.errors import WorkError
 
 __all__ = ["SpillFile", "Spilled"]

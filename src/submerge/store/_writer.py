@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
+from submerge.deferred import torch
 from submerge.errors import WorkError
 from submerge.store._dtypes import DTYPES
 from submerge.store._header import TensorEntry
