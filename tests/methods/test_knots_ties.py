@@ -20,7 +20,7 @@ def reference(
     blocks = (s * v).T.split(updates[0].shape[1], dim=1)
     terms = []
     for block, weight in zip(blocks, weights, strict=True):
-        kept = max(1, int(density * block.numel()))
+        kept = min(int(density * block.numel()) + 1, block.numel())
         limit = block.abs().flatten().sort(descending=True).values[kept - 1]
         terms.append(weight * torch.where(block.abs() >= limit, block, 0))
     trimmed = torch.stack(terms)
