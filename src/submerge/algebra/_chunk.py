@@ -25,6 +25,8 @@ class Chunk:
         finite: whether every value of `updates` is finite.
         keys: for each model, the key of its stream of random numbers (see `algebra.stream_key`).
         spare: where `scratch` takes its rows from; without it they are new ones.
+        rounding: the share of itself by which an element may be off when it is computed again, and by which
+            equal ones may differ: 0 for values that were read, more where an adapter's product is among them.
 
     Examples:
         >>> import torch
@@ -45,6 +47,7 @@ class Chunk:
     finite: bool
     keys: Sequence[int]
     spare: Callable[[int], torch.Tensor] | None = None
+    rounding: float = 0.0
 
     @property
     def rows(self) -> torch.Tensor:

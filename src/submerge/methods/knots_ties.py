@@ -6,7 +6,8 @@ numerical rank, every update is Δ_t = U C_t with C_t = Uᵀ Δ_t = diag(s) V_t�
     θ = θ_0 + scale · U · TIES(w_1 C_1, …, w_T C_T).
 
 TIES keeps of each C_t the share `density` that is largest in magnitude, elects the sign of every entry's
-sum, and averages (`normalize`) or sums the entries of that sign. The authors trim over all layers at
+sum, and averages (`normalize`) or sums the entries of that sign. As in the authors' code the share of d
+entries is ⌊density d⌋ + 1 of them, and those that tie with the last. The authors trim over all layers at
 once; here it is matrix by matrix, for a merge sees one at a time. Singular values that are equal leave
 their vectors open, and the result with them.
 Stoica et al. 2025, arXiv 2410.19735; TIES: Yadav et al. 2023, arXiv 2306.01708.
@@ -16,8 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from submerge.algebra import LowRank, Update, Zero, frame, leading
-from submerge.deferred import torch
+from submerge.algebra import LowRank, Update, Zero, frame, leading, tolerance
+from submerge.deferred import np, npt, torch
 from submerge.methods._base import Merged, Method, Option, TensorSpec, Values
 from submerge.methods._matrix import WEIGHT, agreeing, mean_plan
 
@@ -30,10 +31,9 @@ def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
         for update, weight, density in zip(updates, o["weight"], o["density"], strict=True)
         if weight and density and not isinstance(update, Zero)
     ]
-    whole = frame(updates)
-    found = leading(whole.cores, "left", whole.cores[0].shape[0]).vectors
-    basis = found if whole.left is None else whole.left @ found
-    basis = basis.to(whole.dtype)
+    common = frame(updates)
+    vectors = leading(common.cores, "left", common.cores[0].shape[0]).vectors
+    basis = (vectors if common.left is None else common.left @ vectors).to(common.dtype)
     rank = basis.shape[1]
     if not taking or not rank:
         return Merged(Zero(updates[0].shape), {"rank": rank})
@@ -45,27 +45,31 @@ def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
         return [update.under(basis[:, at]) for update, _, _ in taking]
 
     held = coordinates(blocks[0]) if len(blocks) == 1 else None
-    if held is not None:
-        thresholds = [_threshold(c, d) for c, (_, _, d) in zip(held, taking, strict=True)]
-    else:  # as large as the updates themselves: made one at a time, and again in blocks
-        thresholds = [_threshold(update.under(basis), density) for update, _, density in taking]
+    # where they are as large as the updates themselves: made one at a time, and again in blocks
+    ranked = held or (update.under(basis) for update, _, _ in taking)
+    masks = [_largest(c, density) for c, (_, _, density) in zip(ranked, taking, strict=True)]
     merged = basis.new_empty(rank, n)
     for at in blocks:
         terms = held or coordinates(at)
-        for c, threshold, (_, weight, _) in zip(terms, thresholds, taking, strict=True):
-            c.mul_(c.abs() >= threshold).mul_(weight)
+        for c, mask, (_, weight, _) in zip(terms, masks, taking, strict=True):
+            c.mul_(torch.from_numpy(np.unpackbits(mask[at], axis=1, count=n))).mul_(weight)
         merged[at] = agreeing(terms, [w for _, w, _ in taking] if o["normalize"] else None)
     return Merged(LowRank(basis * o["scale"], merged), {"rank": rank})
 
 
-def _threshold(x: torch.Tensor, density: float) -> float:
-    """Return the magnitude of the smallest entry among the share of largest; ties with it are kept."""
-    if density >= 1:
-        return 0.0
-    kept = max(1, int(density * x.numel()))
-    magnitudes = x.abs().flatten().numpy()
-    magnitudes.partition(x.numel() - kept)
-    return float(magnitudes[x.numel() - kept])
+def _largest(x: torch.Tensor, density: float) -> npt.NDArray[np.uint8]:
+    """Return which entries of x [r, n] are trimmed to, as bits [r, n / 8]: the k + 1 largest, and ties.
+
+    k = ⌊density d⌋ of d entries; the authors keep those that are at least the (d − k)-th smallest. Entries
+    tie where they are equal to rounding. Bits, for entries that are computed again are not those that were
+    ranked: the same product in other blocks is rounded otherwise, and a threshold could lose the entry that
+    it was taken from.
+    """
+    magnitudes = x.abs().numpy()
+    smaller = magnitudes.size - int(density * magnitudes.size) - 1
+    last = np.partition(magnitudes, smaller, axis=None)[smaller] if smaller >= 0 else 0
+    rounding = tolerance((x.shape[0], x.shape[1]), x.dtype)
+    return np.packbits(magnitudes >= last * (1 - rounding), axis=1)
 
 
 METHODS = (
