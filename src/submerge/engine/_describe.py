@@ -133,7 +133,7 @@ def _explained(plan: MergePlan, tensor: TensorPlan, depth: float) -> dict[str, A
         "reads": [
             {
                 "model": plan.models[i.model].label,
-                "tensor": i.entry.name,
+                "tensor": plan.models[i.model].stored_as(i.entry.name),
                 "dtype": _reads(i),
                 **({"note": i.note} if i.note else {}),
             }
