@@ -46,23 +46,43 @@ def missing_tensors(model: Checkpoint, names: Sequence[str], of: int) -> Problem
 def idle_models(
     tensors: Sequence[TensorPlan], models: Sequence[Checkpoint], donor: int, participants: Sequence[int]
 ) -> list[Problem]:
-    """Return a problem for each model of which nothing at all would be merged."""
-    problems = []
-    floats = [tensor for tensor in tensors if tensor.treatment in ("merge", "base")]
-    for place, index in enumerate(participants):
-        merged = (t.inputs[place] for t in floats if t.treatment == "merge")
-        if index != donor and floats and not any(found.model == index for found in merged):
-            what = "takes no part in the merge: all of its tensors would be the base's, by the rules"
-            problems.append(Problem(what, models[index].label, "merge models of one base, or leave it out"))
-    return list(dict.fromkeys(problems))
-
-
-def naming_warnings(alignments: Sequence[Alignment], base: Checkpoint) -> list[str]:
-    """Return which parts of the base a model has none of, so that they stay as they are."""
-    return [
-        f"{a.model.label}: {len(a.lacks)} tensors of {base.label} are {why}, and stay the base's"
-        f" ({few(list(a.lacks))})"
-        for a in alignments
-        if a.lacks
-        for why in [" or ".join(dict.fromkeys(a.lacks.values()))]
+    """Return a problem for each model of which no tensor would be merged: the rules let the base stand in."""
+    what = "takes no part in the merge: all of its tensors would be the base's, by the rules"
+    hint = "merge models of one base, or leave it out"
+    idle = [
+        models[index].label
+        for place, index in enumerate(participants)
+        if index != donor and _floats(tensors) and not _merged(tensors, models[index], place, index)
     ]
+    return [Problem(what, label, hint) for label in dict.fromkeys(idle)]
+
+
+def naming_warnings(
+    tensors: Sequence[TensorPlan], alignments: Sequence[Alignment], donor: int, participants: Sequence[int]
+) -> list[str]:
+    """Return of which models parts, or the most, are the base's."""
+    base = alignments[donor].model.label
+    warnings = []
+    for place, index in enumerate(participants):
+        lacks, model = alignments[index].lacks, alignments[index].model
+        if lacks:
+            why = " or ".join(dict.fromkeys(lacks.values()))
+            what = f"{len(lacks)} tensors of {base} are {why}, and stay the base's ({few(list(lacks))})"
+            warnings.append(f"{model.label}: {what}")
+        merged, wanted = _merged(tensors, model, place, index), _floats(tensors) - len(lacks)
+        if 2 * merged < wanted:
+            what = f"the rules take most of its tensors from the base, and {merged} of {wanted} are merged"
+            warnings.append(f"{model.label}: {what}; is it of this base?")
+    return list(dict.fromkeys(warnings))
+
+
+def _floats(tensors: Sequence[TensorPlan]) -> int:
+    """Return how many tensors a model may have a part in."""
+    return sum(tensor.treatment in ("merge", "base") for tensor in tensors)
+
+
+def _merged(tensors: Sequence[TensorPlan], model: Checkpoint, place: int, index: int) -> int:
+    """Return how many tensors of the output the participant at `place` enters with one of that name."""
+    return sum(
+        t.treatment == "merge" and t.inputs[place].model == index and t.name in model.tensors for t in tensors
+    )

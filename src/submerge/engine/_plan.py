@@ -172,7 +172,7 @@ def plan_models(
         unused,
         (),
         (
-            *naming_warnings(alignments, models[donor]),
+            *naming_warnings(tensors, alignments, donor, participants),
             *_warnings(models, donor, participants, unused),
         ),
         budget(tensors, settings.workers, settings.max_memory),

@@ -74,10 +74,9 @@ class ViewSource:
             target[...] = np.lib.stride_tricks.as_strided(raw, target.shape, apart)
         else:
             widest = max(range(target.ndim), key=lambda d: (target.shape[d] > 1, strides[d]))
-            rest = tuple(s for d, s in enumerate(strides) if d != widest)
             for i in range(target.shape[widest]):
-                row = target[(slice(None),) * widest + (i,)]
-                self._fill(source, offset + i * strides[widest], rest, row)
+                row = target[(slice(None),) * widest + (slice(i, i + 1),)]
+                self._fill(source, offset + i * strides[widest], strides, row)
 
 
 def _boxes(shape: Shape, start: int, count: int) -> Iterator[tuple[Shape, Shape]]:
