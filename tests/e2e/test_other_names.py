@@ -13,8 +13,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import submerge
+from _cli import ROOM as ROOM_ARGUMENTS
 from _cli import cli, merge
-from _models import ROOM, quiet_transformers, read
+from _models import ROOM, contents, quiet_transformers, read
+from submerge.engine import _run
 from submerge.errors import RequestError
 
 SIZES = {
@@ -361,7 +363,7 @@ def test_another_architecture_is_not_merged(tmp_path: Path) -> None:
     for more in ({}, {"rules": {"missing": "base"}}):
         result = merge(recipe(tmp_path, tmp_path / "base", tmp_path / "roberta", **more), tmp_path / "out")
         assert result.code == 2
-        assert "names roberta" in result.err
+        assert "its config names the type roberta" in result.err
         assert "rules: {missing" not in result.err
 
 
@@ -395,6 +397,79 @@ def test_a_model_that_takes_no_part_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_missing_layer_under_another_name(tmp_path: Path) -> None:
+    """The rule of the hint would take such layers from the base, so that it is not named."""
+    torch.manual_seed(0)
+    base, tuned = gpt2(), moved(gpt2())
+    save(base, tmp_path / "base")
+    save(tuned, tmp_path / "tuned")
+    renamed(("h\\.0\\.attn\\.c_attn", "h.0.attn.qkv"))(tmp_path / "tuned")
+    result = merge(recipe(tmp_path, tmp_path / "base", tmp_path / "tuned"), tmp_path / "out")
+    assert result.code == 2
+    assert "missing: transformer.h.0.attn.c_attn.bias" in result.err
+    assert "transformer.h.0.attn.qkv.bias" in result.err
+    assert "rules:" not in result.err
+
+
+# --- adapters, buffers ----------------------------------------------------------------------------
+
+
+def adapted(model: Any, targets: list[str], folder: Path) -> Any:
+    """Save an adapter of a model, and return the model with it merged."""
+    import peft
+
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=targets))
+    draw = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=draw))
+    wrapped.save_pretrained(str(folder))
+    return wrapped.merge_and_unload()
+
+
+@pytest.mark.parametrize("kind", ["qwen2vl", "mixtral"])
+@pytest.mark.parametrize("other", ["base", "tuned"])
+def test_an_adapter_on_a_model_under_other_names(kind: str, other: str, tmp_path: Path) -> None:
+    base, tuned, model = pair(kind, tmp_path, other=other)
+    merged = adapted(model, ["q_proj", "v_proj"], tmp_path / "adapter")
+    path = recipe(tmp_path, base, f"{tuned}+{tmp_path / 'adapter'}")
+    report = submerge.merge(path, tmp_path / "out", settings=ROOM)
+    assert same(tmp_path / "out", merged)
+    assert json.loads((report.out / "submerge.json").read_text())["models"][1]["adapter"]
+
+
+def test_masks_that_one_version_saves(tmp_path: Path) -> None:
+    """GPT-2's old files have the causal mask of each layer, which is no parameter."""
+    torch.manual_seed(0)
+    base, tuned = gpt2(), moved(gpt2())
+    save(base, tmp_path / "base")
+    renamed(("^transformer\\.", ""))(tmp_path / "base")
+    file = tmp_path / "base" / "model.safetensors"
+    masks = {f"h.{i}.attn.bias": torch.ones(32, 32).tril()[None, None] for i in range(2)}
+    save_file({**load_file(file), **masks}, file, metadata={"format": "pt"})
+    save(tuned, tmp_path / "tuned")
+    report = submerge.merge(
+        recipe(tmp_path, tmp_path / "base", tmp_path / "tuned"), tmp_path / "out", settings=ROOM
+    )
+    assert same(tmp_path / "out", tuned)
+    (warning,) = report.warnings
+    assert "no parameter of the model" in warning
+    assert torch.equal(read(tmp_path / "out")["h.0.attn.bias"], masks["h.0.attn.bias"])
+
+
+def test_an_adapter_extracted(tmp_path: Path) -> None:
+    """A fine-tune under other names than its base becomes an adapter of that base."""
+    base, tuned, model = pair("bert", tmp_path, other="base")
+    result = cli("extract-lora", tuned, "--base", base, "--out", tmp_path / "lora", "--rank", "16")
+    assert result.code == 0, result.err
+    text = {"merge_method": "passthrough", "models": [{"model": f"{base}+{tmp_path / 'lora'}"}]}
+    submerge.merge(text, tmp_path / "out", settings=ROOM)
+    found = type(model).from_pretrained(tmp_path / "out").state_dict()
+    name = "encoder.layer.0.attention.self.query.weight"
+    torch.testing.assert_close(found[name], model.state_dict()[name], atol=1e-4, rtol=1e-4)
+
+
 # --- what stays true ------------------------------------------------------------------------------
 
 
@@ -414,10 +489,39 @@ def test_explained_and_resumed(other: str, tmp_path: Path, monkeypatch: pytest.M
     )
     one, two = read(tmp_path / "out"), read(tmp_path / "again")
     assert all(torch.equal(one[name], two[name]) for name in one)
+    manifest = json.loads((tmp_path / "out" / "submerge.json").read_text())
+    assert "packed otherwise" in manifest["models"][1]["names"]
+    shown = cli("plan", path, *ROOM_ARGUMENTS)
+    assert "packed otherwise (" in shown.out
     shown = cli("explain", path, "-t", "*layers.0.*experts*")
     assert shown.code == 0
     names = read(tuned).keys()
     assert any(f"{tuned} {name}" in shown.out for name in names if "experts" in name)
+
+
+def test_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is stopped goes on to the same bytes."""
+    base, tuned, _ = pair("mixtral", tmp_path, other="tuned")
+    path = recipe(tmp_path, base, tuned, merge_method="ties", parameters={"density": 0.5})
+    whole = submerge.merge(path, tmp_path / "whole", settings=ROOM)
+    finished = _run.CheckpointRun._finished
+    count = iter(range(10**6))
+
+    def stopping(self: Any, task: Any, result: Any) -> None:
+        finished(self, task, result)
+        if isinstance(result, _run.TaskRecord) and next(count) == 12:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_run.CheckpointRun, "_finished", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            submerge.merge(path, tmp_path / "out", settings=ROOM)
+    report = submerge.merge(path, tmp_path / "out", settings=ROOM, resume=True)
+    assert report.resumed >= 12
+    one, two = contents(report.out), contents(whole.out)
+    assert {n: v for n, v in one.items() if n != "README.md"} == {
+        n: v for n, v in two.items() if n != "README.md"
+    }
 
 
 def test_bfloat16_and_methods_on_matrices(tmp_path: Path) -> None:

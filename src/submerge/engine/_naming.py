@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from submerge.engine._tensor import TensorPlan
 from submerge.errors import Problem, few
-from submerge.store import Aligner, Alignment, Checkpoint
+from submerge.store import DTYPES, Aligner, Alignment, Checkpoint, layer_of
 
 __all__ = ["align_models", "idle_models", "missing_tensors", "naming_warnings"]
 
@@ -28,18 +28,25 @@ def align_models(
     return alignments, problems
 
 
-def missing_tensors(model: Checkpoint, names: Sequence[str], of: int) -> Problem:
-    """Return the problem that a model lacks tensors of the base, which has `of` to be merged.
+def missing_tensors(model: Checkpoint, base: Checkpoint, names: Sequence[str]) -> Problem:
+    """Return the problem that a model lacks tensors of the base, with a hint that leads to a right result.
 
-    The rule that takes them from the base is named only where that leaves most of the model.
+    The rule that takes them from the base is named only where that leaves most of the model, and where the
+    model has no tensors in the same layers that may be the same ones under other names.
     """
+    floats = {name: e.numel for name, e in base.tensors.items() if DTYPES[e.dtype].kind == "float"}
+    most = 2 * len(names) > len(floats) or 2 * sum(floats[n] for n in names) > sum(floats.values())
+    layers = {layer_of(name) for name in names} - {None}
+    others = [n for n in model.tensors if n not in base.tensors and layer_of(n) in layers]
     hint = "merge models of one base"
-    if 2 * len(names) <= of:
+    if not most and not others:
         hint += ", or set rules: {missing: base} to use the base's values"
     elif sys.modules.get("transformers") is None:
         hint += ' (with transformers more names are understood: pip install "submerge[models]")'
+    elif others:
+        hint += f"; it has others in the same layers that are not known to be the same: {few(others)}"
     else:
-        hint += f"; this one has {of - len(names)} of its {of} tensors"
+        hint += f"; this one has {len(floats) - len(names)} of its {len(floats)} tensors"
     return Problem(f"tensors are missing: {few(names)}", model.label, hint)
 
 

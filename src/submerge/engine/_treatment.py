@@ -221,8 +221,7 @@ def plan_tensors(
     lacks = [alignment.lacks for alignment in alignments]
     planner = _Planner(recipe, models, donor, participants, on_base or as_adapter, depths(names), lacks)
     tensors = [plan for entry in names.values() if (plan := planner.plan(entry)) is not None]
-    floats = sum(DTYPES[entry.dtype].kind == "float" for entry in names.values())
-    problems = [missing_tensors(models[m], found, floats) for m, found in planner.missing.items()]
+    problems = [missing_tensors(models[m], models[donor], left) for m, left in planner.missing.items()]
     problems += planner.findings.problems()
     if not as_adapter or problems:
         return tensors, problems

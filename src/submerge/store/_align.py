@@ -11,10 +11,10 @@ from typing import Any
 from submerge.errors import Problem, RequestError
 from submerge.store._adapter import Adapter
 from submerge.store._checkpoint import Checkpoint
-from submerge.store._correspondence import correspond
+from submerge.store._correspondence import correspond, is_buffer
 from submerge.store._dtypes import DTYPES
 from submerge.store._header import TensorEntry
-from submerge.store._module_names import empty_model, loaded_views
+from submerge.store._module_names import Loading, empty_model, loading
 from submerge.store._names import layer_of
 from submerge.store._problems import examples
 from submerge.store._view import Block, Shape, View, contiguous_strides
@@ -56,27 +56,31 @@ class Aligner:
         floats = [name for name, entry in base.tensors.items() if DTYPES[entry.dtype].kind == "float"]
         if all(name in model.tensors for name in floats):
             return Alignment(model)
-        kinds = _kinds(model.config), _kinds(base.config)
-        if not _related(*kinds):
-            shared = sum(name in model.tensors for name in base.tensors)
-            refused = (
-                [] if shared else [f"its config names {kinds[0][0]}, that of {base.label} {kinds[1][0]}"]
-            )
-            return Alignment(model, refused=refused)
+        if why := self._unlike(model, floats):
+            return Alignment(model, refused=[why])
         own = {name: entry.shape for name, entry in model.tensors.items()}
         found = correspond(own, self._shapes)
         views = {name: View.whole(old, own[old]) for name, old in found.names.items()}
         left = [name for name in floats if name not in views]
-        refused = found.refused
-        if left and self._loaded:
-            more = self._by_loading(model, own, left)
-            views |= more
-            left = [name for name in left if name not in more]
-        lacks = {name: NO_PARAMETER for name in left if self._parameters and name not in self._parameters}
+        others = own.keys() - found.names.values()
+        if left and (others or any(is_buffer(name) for name in left)):
+            views |= self._by_loading(model, own, left)
+            left = [name for name in left if name not in views]
+            ignored = self._loading.ignored
+        else:
+            ignored = frozenset()
+        lacks = {name: NO_PARAMETER for name in left if name in ignored}
         lacks |= {name: OTHER_PART for name in self._other_parts(views, left) if name not in lacks}
-        return Alignment(
-            _renamed(model, views), lacks, [] if all(name in lacks for name in left) else refused
-        )
+        refused = found.refused if len(lacks) < len(left) else []
+        return Alignment(_renamed(model, views), lacks, refused)
+
+    def _unlike(self, model: Checkpoint, floats: Sequence[str]) -> str:
+        """Return why a model that lacks tensors cannot have them under other names; else an empty text."""
+        own, base = _kinds(model.config), _kinds(self.base.config)
+        shared = sum(name in model.tensors for name in floats)
+        if _related(own, base) or 2 * shared >= len(floats):
+            return ""
+        return f"its config names the type {own[0]}, that of {self.base.label} {base[0]}"
 
     @cached_property
     def _shapes(self) -> dict[str, Shape]:
@@ -87,14 +91,9 @@ class Aligner:
         return empty_model(self.base.config)
 
     @cached_property
-    def _loaded(self) -> dict[str, View]:
+    def _loading(self) -> Loading:
         """What transformers makes of the base's file."""
-        return {} if self._network is None else loaded_views(self._network, self._shapes)
-
-    @cached_property
-    def _parameters(self) -> set[str]:
-        """The base's tensors that transformers loads into parameters; none where it cannot say."""
-        return {source for view in self._loaded.values() for source in view.sources}
+        return Loading() if self._network is None else loading(self._network, self._shapes)
 
     def _by_loading(
         self, model: Checkpoint, own: Mapping[str, Shape], left: Sequence[str]
@@ -102,24 +101,22 @@ class Aligner:
         """Return what tensors of the base are made of, by the parameters that both files are loaded into."""
         alike = _kinds(model.config)[:1] in ([], _kinds(self.base.config)[:1])
         network = self._network if alike else empty_model(model.config)
-        if network is None:
+        if network is None or not self._loading.views:
             return {}
-        theirs = loaded_views(network, own)
-        names = correspond(
-            {name: view.shape for name, view in theirs.items()},
-            {name: view.shape for name, view in self._loaded.items()},
-        ).names
+        ours, theirs = self._loading.views, loading(network, own).views
+        shapes = [{name: view.shape for name, view in views.items()} for views in (theirs, ours)]
         wanted = set(left)
+        made: dict[str, View | None] = {}
         parts: dict[str, list[tuple[Block, View]]] = {}
-        for name, old in names.items():
-            for block in self._loaded[name].blocks:
-                if block.source in wanted and theirs[old].shape == self._loaded[name].shape:
-                    parts.setdefault(block.source, []).append((block, theirs[old]))
-        made = {name: _assembled(self._shapes[name], used) for name, used in parts.items()}
-        for name, old in names.items():  # of another shape, yet the same: the plan says what to do
-            source, mine = self._loaded[name].alias, theirs[old].alias
-            if source in wanted and mine and source not in made:
-                made[source] = theirs[old]
+        for name, old in correspond(*shapes).names.items():
+            alias = ours[name].alias
+            if alias in wanted and theirs[old].alias:  # of whatever shape: the plan says what to do
+                made[alias] = theirs[old]
+            elif theirs[old].shape == ours[name].shape:
+                for block in ours[name].blocks:
+                    if block.source in wanted:
+                        parts.setdefault(block.source, []).append((block, theirs[old]))
+        made |= {name: _assembled(self._shapes[name], used) for name, used in parts.items()}
         views = {name: view for name, view in made.items() if view is not None}
         return {n: v for n, v in views.items() if len({model.tensors[s].dtype for s in v.sources}) == 1}
 

@@ -88,6 +88,18 @@ class Checkpoint:
         first, *more = self.views[name].sources
         return f"{first} and {len(more)} more" if more else first
 
+    @property
+    def renamed(self) -> str:
+        """How many tensors have another name than in the files, or are made of others; else an empty text."""
+        kinds: dict[str, list[str]] = {"by another name": [], "packed otherwise": []}
+        for name, view in self.views.items():
+            kinds["packed otherwise" if view.alias is None else "by another name"].append(name)
+        return ", ".join(
+            f"{len(names)} {how} ({self.stored_as(names[0])} for {names[0]})"
+            for how, names in kinds.items()
+            if names
+        )
+
 
 def open_checkpoint(
     spec: str, *, root: Path | None = None, allow_pickle: bool = False, download: bool = True

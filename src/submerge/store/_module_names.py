@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any
 
 from submerge.store._placeholder import Placeholder
 from submerge.store._view import Shape, View
 
-__all__ = ["empty_model", "loaded_names", "loaded_views", "module_names"]
+__all__ = ["Loading", "empty_model", "loaded_names", "loading", "module_names"]
 
 
 def module_names(config: Mapping[str, Any] | None, names: Iterable[str]) -> dict[str, str]:
@@ -68,18 +69,29 @@ def loaded_names(model: Any, names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def loaded_views(model: Any, shapes: Mapping[str, Shape]) -> dict[str, View]:
-    """Return, by name, which tensors of a file a transformers model's parameters and buffers are made of.
+@dataclass(frozen=True)
+class Loading:
+    """What `from_pretrained` makes of a file.
 
-    `shapes` are those of the file's tensors. It is what `from_pretrained` does with the file, step for
-    step, on tensors without values. Left out is what it has no place for, and what does more than to move
-    elements. Empty where transformers has no such steps (before version 5).
+    `views` are the model's parameters and buffers, made of the file's tensors. `ignored` are those tensors
+    that the model has no place for.
+    """
+
+    views: Mapping[str, View] = field(default_factory=dict)
+    ignored: frozenset[str] = frozenset()
+
+
+def loading(model: Any, shapes: Mapping[str, Shape]) -> Loading:
+    """Return what a transformers model makes of a file whose tensors have these shapes.
+
+    It is what `from_pretrained` does, step for step, on tensors without values. Parameters whose making does
+    more than to move elements are left out. Empty where transformers has no such steps (before version 5).
     """
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter, dot_natural_key, rename_source_key
     except ImportError:
-        return {}
+        return Loading()
     there = model.state_dict()
     steps: list[Any] = list(get_model_conversion_mapping(model))
     converters = [step for step in steps if isinstance(step, WeightConverter)]
@@ -87,19 +99,20 @@ def loaded_views(model: Any, shapes: Mapping[str, Shape]) -> dict[str, View]:
     by_pattern = {pattern: step for step in converters for pattern in step.source_patterns}
     views: dict[str, View] = {}
     groups: dict[str, Any] = {}
+    ignored = set()
     for name in sorted(shapes, key=dot_natural_key):
         own = View.whole(name, shapes[name])
         new, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, there)
         if new not in there and name in there:  # it has the names of today already
             new, pattern = name, None
         if new not in there:
-            continue
-        if pattern is None:
+            ignored.add(name)
+        elif pattern is None:
             views.setdefault(new, own)
-            continue
-        if new not in groups:
-            groups[new] = deepcopy(by_pattern[pattern])
-        groups[new].add_tensor(new, name, pattern, Placeholder(own))
+        else:
+            if new not in groups:
+                groups[new] = deepcopy(by_pattern[pattern])
+            groups[new].add_tensor(new, name, pattern, Placeholder(own))
     for first, converter in groups.items():
         try:
             made = converter.convert(first, model=model, config=model.config)
@@ -109,4 +122,4 @@ def loaded_views(model: Any, shapes: Mapping[str, Shape]) -> dict[str, View]:
             tensor = tensor[0] if isinstance(tensor, list) else tensor
             if name in there and isinstance(tensor, Placeholder):
                 views.setdefault(name, tensor.elements)
-    return views
+    return Loading(views, frozenset(ignored))
