@@ -68,6 +68,15 @@ def test_old_spellings() -> None:
     assert correspond(base, own).names == dict(zip(own, base, strict=True))
 
 
+def test_words_that_training_puts_in() -> None:
+    own = {
+        name.replace("layers.0.", "layers.0._checkpoint_wrapped_module."): s
+        for name, s in put("_orig_mod.model", TEXT).items()
+    }
+    base = put("model", TEXT)
+    assert correspond(own, base).names == dict(zip(base, own, strict=True))
+
+
 def test_shapes_decide_between_two_towers() -> None:
     base = put("left", layers("layers", width=4)) | put("right", layers("layers", width=6))
     own = layers("layers", width=6)

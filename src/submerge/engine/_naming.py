@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from submerge.engine._tensor import TensorPlan
 from submerge.errors import Problem, few
@@ -19,7 +19,7 @@ def align_models(
     aligner = Aligner(models[donor])
     merged = set(participants) - {donor}
     alignments = [aligner.align(m) if i in merged else Alignment(m) for i, m in enumerate(models)]
-    hint = "merge models of one base"
+    hint = "merge models of one base; if it is one, give its tensors the base's names"
     problems = [
         Problem(f"it is not merged under other names than its own: {line}", a.model.label, hint)
         for a in alignments
@@ -41,7 +41,7 @@ def missing_tensors(model: Checkpoint, base: Checkpoint, names: Sequence[str]) -
     hint = "merge models of one base"
     if not most and not others:
         hint += ", or set rules: {missing: base} to use the base's values"
-    elif sys.modules.get("transformers") is None:
+    elif find_spec("transformers") is None:
         hint += ' (with transformers more names are understood: pip install "submerge[models]")'
     elif others:
         hint += f"; it has others in the same layers that are not known to be the same: {few(others)}"

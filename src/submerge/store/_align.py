@@ -11,7 +11,7 @@ from typing import Any
 from submerge.errors import Problem, RequestError
 from submerge.store._adapter import Adapter
 from submerge.store._checkpoint import Checkpoint
-from submerge.store._correspondence import correspond, is_buffer
+from submerge.store._correspondence import correspond
 from submerge.store._dtypes import DTYPES
 from submerge.store._header import TensorEntry
 from submerge.store._module_names import Loading, empty_model, loading
@@ -62,13 +62,11 @@ class Aligner:
         found = correspond(own, self._shapes)
         views = {name: View.whole(old, own[old]) for name, old in found.names.items()}
         left = [name for name in floats if name not in views]
-        others = own.keys() - found.names.values()
-        if left and (others or any(is_buffer(name) for name in left)):
+        ignored: frozenset[str] = frozenset()
+        if any(not _is_head(name) for name in left):
             views |= self._by_loading(model, own, left)
             left = [name for name in left if name not in views]
             ignored = self._loading.ignored
-        else:
-            ignored = frozenset()
         lacks = {name: NO_PARAMETER for name in left if name in ignored}
         lacks |= {name: OTHER_PART for name in self._other_parts(views, left) if name not in lacks}
         refused = found.refused if len(lacks) < len(left) else []
@@ -128,12 +126,17 @@ class Aligner:
             return []
         known = {prefix for name in views for prefix in _parents(name)}
         towers = {next((p for p in (*_parents(s), s) if p not in known), s) for s in absent}
-        roots = {stack.rpartition(".")[0] for stack in stacks}
+        inside = tuple(tower + "." for tower in towers)
+        beside = tuple(stack.rpartition(".")[0] + "." for stack in stacks)
+        shapes = {self._shapes[name] for name in views if name in self._shapes}
         return [
             name
             for name in left
-            if any(name.startswith(tower + ".") for tower in towers)
-            or not (name.endswith("lm_head.weight") or any(not r or name.startswith(r + ".") for r in roots))
+            if name.startswith(inside)
+            or (
+                not ("." in beside or name.startswith(beside))
+                and not (_is_head(name) and self._shapes[name] in shapes)
+            )  # its embeddings are there
         ]
 
 
@@ -229,6 +232,10 @@ def _refitted(adapter: Adapter, views: Mapping[str, View], label: str) -> Adapte
     )
 
 
+def _is_head(name: str) -> bool:
+    return name == "lm_head.weight" or name.endswith(".lm_head.weight")
+
+
 def _kinds(config: Mapping[str, Any] | None) -> list[str]:
     """Return the model types that a configuration names, its own first, then those of its parts."""
     parts = [config or {}, *(v for k, v in (config or {}).items() if k.endswith("_config"))]
@@ -236,10 +243,12 @@ def _kinds(config: Mapping[str, Any] | None) -> list[str]:
 
 
 def _related(own: Sequence[str], base: Sequence[str]) -> bool:
-    """Return whether one of two models may be the other, or a part of it; True where nothing is said."""
-    if not own or not base:
-        return True
-    return any(a == b or a.startswith(b + "_") or b.startswith(a + "_") for a in own for b in base)
+    """Return whether one of two models may be the other, or a part of it; True where nothing is said.
+
+    Types of one family begin with the same word: a `qwen2` may be the language model of a `qwen2_vl`.
+    """
+    families = [{kind.replace("-", "_").partition("_")[0] for kind in kinds} for kinds in (own, base)]
+    return not own or not base or bool(families[0] & families[1])
 
 
 def _is_composite(config: Mapping[str, Any] | None) -> bool:

@@ -14,10 +14,11 @@ from submerge.store._prefixes import _plain, _prefixes
 from submerge.store._problems import examples
 from submerge.store._view import Shape
 
-__all__ = ["Correspondence", "correspond", "is_buffer"]
+__all__ = ["Correspondence", "correspond"]
 
-# spellings of earlier versions of PyTorch and transformers
+# spellings of earlier versions of PyTorch and transformers, and words that training puts in
 _SPELLINGS = (
+    (re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."), ""),
     (re.compile(r"\bLayerNorm\.gamma$"), "LayerNorm.weight"),
     (re.compile(r"\bLayerNorm\.beta$"), "LayerNorm.bias"),
     (re.compile(r"\.weight_g$"), ".parametrizations.weight.original0"),
@@ -137,8 +138,10 @@ class _Matcher:
         unlike: set[tuple[str, str]] = set()
         refused = []
         for own, base in sorted(both for both in stacks if both[0]):
-            extra = [n for n in self.own_left if _stack(n) == own and n not in pairs and not is_buffer(n)]
-            wanted = [n for n in self.base_left if _stack(n) == base and not is_buffer(n)]
+            extra = [
+                n for n in self.own_left if _stack(n) == own and n not in pairs and not _BUFFER.search(n)
+            ]
+            wanted = [n for n in self.base_left if _stack(n) == base and not _BUFFER.search(n)]
             if sum(_stack(n) == base for n in pairs.values()) < _ENOUGH * len(wanted):
                 unlike.add((own, base))
             elif extra:
@@ -152,11 +155,6 @@ class _Matcher:
 
     def _base_shape(self, spelled: str) -> Shape:
         return self.base[self.base_left[spelled]]
-
-
-def is_buffer(name: str) -> bool:
-    """Return whether a name is that of a mask, of positions or of frequencies, which some versions save."""
-    return _BUFFER.search(name) is not None
 
 
 def _spelled(name: str) -> str:
