@@ -73,6 +73,8 @@ def _print(plan: dict[str, Any]) -> None:
         groups.add_row(g["tensors"], str(g["count"]), shape, ", ".join(g["reads"]), g["writes"], treatment)
     console.print(groups)
     for m in plan["models"]:
+        if "names" in m:
+            console.print(f"names       {m['model']}: {m['names']}")
         if "adapter" in m:
             notes = "; ".join(m["adapter"]["notes"])
             console.print(

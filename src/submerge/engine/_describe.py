@@ -37,6 +37,7 @@ def describe(plan: MergePlan) -> dict[str, Any]:
                 "tensors": len(model.tensors),
                 "bytes": sum(entry.nbytes for entry in model.tensors.values()),
                 **({"revision": model.revision} if model.revision else {}),
+                **({"names": model.renamed} if model.views else {}),
                 **({"adapter": _adapter(model.adapter)} if model.adapter else {}),
                 **({"unused": list(plan.unused[index])} if index in plan.unused else {}),
             }
@@ -133,7 +134,7 @@ def _explained(plan: MergePlan, tensor: TensorPlan, depth: float) -> dict[str, A
         "reads": [
             {
                 "model": plan.models[i.model].label,
-                "tensor": i.entry.name,
+                "tensor": plan.models[i.model].stored_as(i.entry.name),
                 "dtype": _reads(i),
                 **({"note": i.note} if i.note else {}),
             }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import PurePath
 from typing import Any
@@ -12,7 +12,7 @@ from submerge.errors import Problem, RequestError, few
 from submerge.recipe import ModelEntry, Recipe
 from submerge.store import DTYPES, Checkpoint, TensorEntry
 
-__all__ = ["GatePlan", "Task", "aligned", "is_head", "plan_gate"]
+__all__ = ["GatePlan", "Task", "is_head", "plan_gate"]
 
 TOLD = ("architectures", "id2label", "problem_type")
 """What of a fine-tune's configuration its head is used by."""
@@ -49,38 +49,6 @@ class GatePlan:
 def is_head(name: str, patterns: Sequence[str]) -> bool:
     """Return whether one of the patterns, parts of names or shell patterns, names this tensor."""
     return any(fnmatchcase(name, p) if any(c in p for c in "*?[") else p in name for p in patterns)
-
-
-def aligned(model: Checkpoint, base: Checkpoint) -> Checkpoint:
-    """Return the model with its tensors named as the base has them, where a prefix is all that differs.
-
-    A base that was saved without a head has `encoder.layer.0…` where fine-tunes have
-    `bert.encoder.layer.0…`, or the other way round.
-    """
-    names = _without_prefix(model.tensors, base.tensors)
-    if not names:
-        return model
-    return replace(
-        model,
-        tensors={names.get(n, n): replace(e, name=names.get(n, n)) for n, e in model.tensors.items()},
-        shards={names.get(n, n): file for n, file in model.shards.items()},
-        memory={names.get(n, n): tensor for n, tensor in model.memory.items()},
-    )
-
-
-def _without_prefix(own: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, str]:
-    """Return new names by old ones, by the prefix that makes most of them the wanted ones; else nothing."""
-    known = sum(name in own for name in wanted)
-    best: dict[str, str] = {}
-    heads = {name.partition(".")[0] + "." for name in (*own, *wanted) if "." in name}
-    for prefix in sorted(heads):
-        for found in (
-            {prefix + name: name for name in wanted if prefix + name in own},
-            {name: prefix + name for name in own if prefix + name in wanted},
-        ):
-            if len(found) > max(known, len(best)):
-                best = found
-    return best
 
 
 def plan_gate(

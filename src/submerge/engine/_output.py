@@ -251,12 +251,14 @@ def fingerprint(plan: MergePlan) -> str:
         files = {str(file): file_identity(file) for model in plan.models for file in model.files}
     except OSError as error:
         raise WorkError(f"{error.filename}: cannot be read any more ({error.strerror})") from error
-    described = {
+    described: dict[str, Any] = {
         "recipe": plan.recipe.resolved(),
         "models": [(model.label, model.revision) for model in plan.models],
         "inputs": files,
         "shards": [xxhash.xxh3_128_hexdigest(shard.header) for shard in plan.shards],
         "files": [shard.file for shard in plan.shards],
     }
+    if views := [(model.label, repr(model.views)) for model in plan.models if model.views]:
+        described["views"] = views
     text = json.dumps(described, sort_keys=True, default=str)
     return f"{DIGEST}:{xxhash.xxh3_128_hexdigest(text.encode())}"

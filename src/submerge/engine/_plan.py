@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from submerge.deferred import torch
-from submerge.engine._gate import GatePlan, aligned, plan_gate
+from submerge.engine._gate import GatePlan, plan_gate
 from submerge.engine._memory import Budget, budget
 from submerge.engine._models import NO_BASE, open_models
+from submerge.engine._naming import align_models, idle_models, naming_warnings
 from submerge.engine._record import TaskRecord
 from submerge.engine._settings import Settings
 from submerge.engine._tensor import TensorPlan
@@ -168,15 +169,18 @@ def plan_models(
     if recipe.tokenizer_source is not None and recipe.tokenizer_source != "base":
         tokenizer = specs.index(recipe.tokenizer_source)
     problems = _unfit(recipe)
+    alignments, found = align_models(models, donor, participants)
+    problems += found
+    models = [alignment.model for alignment in alignments]
     gate: GatePlan | None = None
     if recipe.method.keeps:
-        models = [aligned(model, models[donor]) for model in models]
         gate, found = plan_gate(recipe, models, donor, participants)
         problems += found
-    tensors, found = plan_tensors(recipe, models, donor, participants)
+    tensors, found = plan_tensors(recipe, alignments, donor, participants)
     problems += found
     if not models[donor].tensors:
         problems.append(Problem("there is no tensor to merge", models[donor].label))
+    problems = problems or idle_models(tensors, models, donor, participants)
     if problems:
         raise RequestError(problems)
     unused = {} if recipe.output.form == "adapter" else _unused(models, tensors, gate)
@@ -198,7 +202,10 @@ def plan_models(
         tuple(shards),
         unused,
         (),
-        tuple(_warnings(models, donor, participants, unused)),
+        (
+            *naming_warnings(tensors, alignments, donor, participants),
+            *_warnings(models, donor, participants, unused),
+        ),
         budget(tensors, settings.workers, settings.max_memory),
         gate,
     )

@@ -150,6 +150,8 @@ def _described(model: Checkpoint, unused: Sequence[str], read: dict[str, Any] | 
             "notes": list(adapter.notes),
         }
     line["files"] = {file.name: file.stat().st_size for file in model.files}
+    if model.views:
+        line["names"] = model.renamed
     line["read"] = read or {"tensors": 0, DIGEST: ""}
     if unused:
         line["unused"] = list(unused)

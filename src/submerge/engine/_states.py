@@ -17,7 +17,7 @@ from submerge.engine._tensor import torch_dtype
 from submerge.errors import Problem, RequestError
 from submerge.methods import METHODS
 from submerge.recipe import load_recipe
-from submerge.store import DTYPES, Checkpoint, MemorySink, MemorySource, TensorEntry, dtype_named
+from submerge.store import DTYPES, Checkpoint, FileTable, MemorySink, TensorEntry, dtype_named
 
 __all__ = ["merge_state_dicts", "recipe_of"]
 
@@ -76,6 +76,7 @@ def merge_state_dicts(
     merged = {t.name: torch.empty(t.shape, dtype=torch_dtype(t.dtype)) for t in plan.tensors}
     sink = MemorySink(merged)
     found: dict[str, dict[str, int]] = {}
+    files = FileTable()  # of which none is opened
 
     def finished(_: Any, result: Any) -> None:
         if isinstance(result, TaskRecord):
@@ -86,7 +87,7 @@ def merge_state_dicts(
             index=index,
             plan=tensor,
             entry=TensorEntry(tensor.name, tensor.dtype, tensor.shape, None, 0, 0),
-            sources=[MemorySource(plan.models[i.model].memory[i.entry.name]) for i in tensor.read],
+            sources=[plan.models[i.model].source(i.entry.name, files) for i in tensor.read],
             sink=sink,
             seed=seed,
             hashed=False,

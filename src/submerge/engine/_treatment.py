@@ -9,6 +9,7 @@ from typing import Any
 
 from submerge.engine._adapter_form import adapter_form
 from submerge.engine._gate import is_head
+from submerge.engine._naming import missing_tensors
 from submerge.engine._patch import is_relative
 from submerge.engine._tensor import Input, TensorPlan, is_matrix
 from submerge.errors import Problem, RequestError, few
@@ -16,6 +17,7 @@ from submerge.methods import TensorSpec
 from submerge.recipe import Recipe, resolve
 from submerge.store import (
     DTYPES,
+    Alignment,
     Checkpoint,
     LowRank,
     Part,
@@ -55,7 +57,9 @@ class _Planner:
     participants: Sequence[int]
     origin: bool
     depths: Mapping[str, float]
+    lacks: Sequence[Mapping[str, str]]
     findings: _Findings = field(default_factory=_Findings)
+    missing: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def plan(self, entry: TensorEntry) -> TensorPlan | None:
         """Return what happens to one tensor of the donor, or None after noting a problem."""
@@ -120,10 +124,11 @@ class _Planner:
         if found is None and (tied := _tied(checkpoint, entry)) is not None:
             return Input(model, tied, f"{checkpoint.label}: tied to {tied.name}")
         if found is None:
-            if self.recipe.rules.missing == "base" or self._left_out(checkpoint, entry):
-                return Input(self.donor, entry, f"{checkpoint.label}: missing, read from the base")
-            hint = "merge models of one base, or set rules: {missing: base} to use the base's values"
-            self.findings.add("tensors are missing", checkpoint.label, hint, entry.name)
+            lacked = entry.name in self.lacks[model] or self._left_out(checkpoint, entry)
+            if lacked or self.recipe.rules.missing == "base":
+                why = f" ({reason})" if (reason := self.lacks[model].get(entry.name)) else ""
+                return Input(self.donor, entry, f"{checkpoint.label}: missing, read from the base{why}")
+            self.missing[model].append(entry.name)
             return None
         if DTYPES[found.dtype].kind != "float":
             what = f"tensors are {found.dtype} here and {entry.dtype} in {self.models[self.donor].label}"
@@ -201,20 +206,23 @@ def _tied(checkpoint: Checkpoint, entry: TensorEntry) -> TensorEntry | None:
 
 
 def plan_tensors(
-    recipe: Recipe, models: Sequence[Checkpoint], donor: int, participants: Sequence[int]
+    recipe: Recipe, alignments: Sequence[Alignment], donor: int, participants: Sequence[int]
 ) -> tuple[list[TensorPlan], list[Problem]]:
-    """Return what happens to each tensor of `models[donor]`, in its order, and all problems found.
+    """Return what happens to each tensor of the donor's model, in its order, and all problems found.
 
-    `participants` are indices into `models`, in the method's order. A checkpoint has exactly the donor's
-    tensors, an adapter those that a model changes; the rules of the recipe say what to do where a model
-    lacks one or has another shape.
+    `alignments` are the models under the donor's names, and `participants` indices into them, in the
+    method's order. A checkpoint has exactly the donor's tensors, an adapter those that a model changes; the
+    rules of the recipe say what to do where a model lacks one or has another shape.
     """
+    models = [alignment.model for alignment in alignments]
     names = models[donor].tensors
     as_adapter = recipe.output.form == "adapter"
     on_base = recipe.base is not None and recipe.method.origin in ("base", "either")
-    planner = _Planner(recipe, models, donor, participants, on_base or as_adapter, depths(names))
+    lacks = [alignment.lacks for alignment in alignments]
+    planner = _Planner(recipe, models, donor, participants, on_base or as_adapter, depths(names), lacks)
     tensors = [plan for entry in names.values() if (plan := planner.plan(entry)) is not None]
-    problems = planner.findings.problems()
+    problems = [missing_tensors(models[m], models[donor], left) for m, left in planner.missing.items()]
+    problems += planner.findings.problems()
     if not as_adapter or problems:
         return tensors, problems
     return adapter_form(tensors, models, donor)

@@ -5,6 +5,7 @@ from submerge.store._adapter import Adapter, is_adapter, open_adapter
 from submerge.store._adapter_fit import fit_adapter
 from submerge.store._adapter_parts import Add, Kind, LowRank, Part, Replace, Rows
 from submerge.store._adapter_writer import AdapterWriter
+from submerge.store._align import Aligner, Alignment
 from submerge.store._bank import BANK, BankParts, write_bank
 from submerge.store._checkpoint import Checkpoint, open_checkpoint
 from submerge.store._config import tied_embeddings, vocabulary_size
@@ -36,6 +37,8 @@ __all__ = [
     "Adapter",
     "AdapterWriter",
     "Add",
+    "Aligner",
+    "Alignment",
     "BankParts",
     "Checkpoint",
     "DType",

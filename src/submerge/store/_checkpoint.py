@@ -13,6 +13,7 @@ from submerge.errors import Problem, RequestError
 from submerge.store._adapter import Adapter
 from submerge.store._choice import PICKLE_SUFFIXES, Choice, HoldsAdapterError, choose_weights, pickle_refusal
 from submerge.store._config import quantised_config, unmergeable_tensors
+from submerge.store._dtypes import DTYPES
 from submerge.store._header import TensorEntry, read_header
 from submerge.store._hub import Fetched, download_hint, fetch
 from submerge.store._index import read_index
@@ -21,6 +22,8 @@ from submerge.store._problems import examples, read_json
 from submerge.store._side_files import side_files
 from submerge.store._source import FileTable, MemorySource, Source
 from submerge.store._spec import HubId, locate, sibling_hint
+from submerge.store._view import View
+from submerge.store._view_source import ViewSource
 
 __all__ = ["Checkpoint", "open_checkpoint"]
 
@@ -36,7 +39,8 @@ class Checkpoint:
     `other_weights` are weight files in subfolders that this checkpoint does not read. `memory` holds the
     tensors of pickled weights, whose entries have no file. `pending` says that weights of a Hub id are not
     downloaded yet: names, types and shapes are known, values cannot be read. `adapter` is laid over the
-    tensors: what it does to each is to be added to the values that are read.
+    tensors: what it does to each is to be added to the values that are read. `views` are tensors that go by
+    another name than in the files, or are put together from several: views of the tensors of `stored`.
     """
 
     label: str
@@ -50,6 +54,8 @@ class Checkpoint:
     memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
     pending: bool = False
     adapter: Adapter | None = None
+    views: Mapping[str, View] = field(default_factory=dict)
+    stored: Checkpoint | None = None
 
     @property
     def files(self) -> list[Path]:
@@ -64,9 +70,34 @@ class Checkpoint:
         return [self.path, *([self.adapter.path] if self.adapter else [])]
 
     def source(self, name: str, table: FileTable) -> Source:
-        """Return where to read a tensor's values from: its file, opened in `table`, or memory."""
+        """Return where to read a tensor's values from: its file, opened in `table`, memory, or views."""
         entry = self.tensors[name]
+        if name in self.views and self.stored is not None:
+            view, stored = self.views[name], self.stored
+            if view.alias is not None:
+                return stored.source(view.alias, table)
+            parts = {source: stored.source(source, table) for source in view.sources}
+            return ViewSource(view, DTYPES[entry.dtype].itemsize, parts)
         return MemorySource(self.memory[name]) if entry.file is None else table.source(entry)
+
+    def stored_as(self, name: str) -> str:
+        """Return what the files call a tensor: its name, or those of its parts."""
+        if name not in self.views:
+            return name
+        first, *more = self.views[name].sources
+        return f"{first} and {len(more)} more" if more else first
+
+    @property
+    def renamed(self) -> str:
+        """How many tensors have another name than in the files, or are made of others; else an empty text."""
+        kinds: dict[str, list[str]] = {"by another name": [], "packed otherwise": []}
+        for name, view in self.views.items():
+            kinds["packed otherwise" if view.alias is None else "by another name"].append(name)
+        return ", ".join(
+            f"{len(names)} {how} ({self.stored_as(names[0])} for {names[0]})"
+            for how, names in kinds.items()
+            if names
+        )
 
 
 def open_checkpoint(

@@ -1,11 +1,16 @@
-"""What transformers calls the parameters of a model whose files have older names."""
+"""What transformers makes of a file's tensors: how it calls them, and how it packs them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["loaded_names", "module_names"]
+from submerge.store._placeholder import Placeholder
+from submerge.store._view import Shape, View
+
+__all__ = ["Loading", "empty_model", "loaded_names", "loading", "module_names"]
 
 
 def module_names(config: Mapping[str, Any] | None, names: Iterable[str]) -> dict[str, str]:
@@ -17,6 +22,20 @@ def module_names(config: Mapping[str, Any] | None, names: Iterable[str]) -> dict
     where transformers is not installed, does not know the model, or renames nothing. Tensors that it
     takes apart or packs together are left out.
     """
+    try:
+        model = empty_model(config)
+        if model is None:
+            return {}
+        return {name: new for name, new in loaded_names(model, names).items() if name != new}
+    except Exception:  # an older or newer transformers: then names are as they are
+        return {}
+
+
+def empty_model(config: Mapping[str, Any] | None) -> Any | None:
+    """Return the transformers model that a configuration names, without values, on the meta device.
+
+    None where transformers is not installed or cannot make it: a model of custom code, or of another version.
+    """
     kinds = (config or {}).get("architectures") or []
     try:
         import torch
@@ -24,10 +43,9 @@ def module_names(config: Mapping[str, Any] | None, names: Iterable[str]) -> dict
 
         kind = getattr(transformers, str(kinds[0]))
         with torch.device("meta"):
-            model = kind(kind.config_class.from_dict(dict(config or {})))
-        return {name: new for name, new in loaded_names(model, names).items() if name != new}
-    except Exception:  # an older or newer transformers, a model of custom code: then names are as they are
-        return {}
+            return kind(kind.config_class.from_dict(dict(config or {})))
+    except Exception:
+        return None
 
 
 def loaded_names(model: Any, names: Iterable[str]) -> dict[str, str]:
@@ -49,3 +67,59 @@ def loaded_names(model: Any, names: Iterable[str]) -> dict[str, str]:
         if packed is None and new in there:
             found[name] = new
     return found
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What `from_pretrained` makes of a file.
+
+    `views` are the model's parameters and buffers, made of the file's tensors. `ignored` are those tensors
+    that the model has no place for.
+    """
+
+    views: Mapping[str, View] = field(default_factory=dict)
+    ignored: frozenset[str] = frozenset()
+
+
+def loading(model: Any, shapes: Mapping[str, Shape]) -> Loading:
+    """Return what a transformers model makes of a file whose tensors have these shapes.
+
+    It is what `from_pretrained` does, step for step, on tensors without values. Parameters whose making does
+    more than to move elements are left out. Empty where transformers has no such steps (before version 5).
+    """
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, dot_natural_key, rename_source_key
+    except ImportError:
+        return Loading()
+    there = model.state_dict()
+    steps: list[Any] = list(get_model_conversion_mapping(model))
+    converters = [step for step in steps if isinstance(step, WeightConverter)]
+    renamings = [step for step in steps if not isinstance(step, WeightConverter)]
+    by_pattern = {pattern: step for step in converters for pattern in step.source_patterns}
+    views: dict[str, View] = {}
+    groups: dict[str, Any] = {}
+    ignored = set()
+    for name in sorted(shapes, key=dot_natural_key):
+        own = View.whole(name, shapes[name])
+        new, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, there)
+        if new not in there and name in there:  # it has the names of today already
+            new, pattern = name, None
+        if new not in there:
+            ignored.add(name)
+        elif pattern is None:
+            views.setdefault(new, own)
+        else:
+            if new not in groups:
+                groups[new] = deepcopy(by_pattern[pattern])
+            groups[new].add_tensor(new, name, pattern, Placeholder(own))
+    for first, converter in groups.items():
+        try:
+            made = converter.convert(first, model=model, config=model.config)
+        except Exception:  # it computes, or the tensors do not go together
+            continue
+        for name, tensor in made.items():
+            tensor = tensor[0] if isinstance(tensor, list) else tensor
+            if name in there and isinstance(tensor, Placeholder):
+                views.setdefault(name, tensor.elements)
+    return Loading(views, frozenset(ignored))

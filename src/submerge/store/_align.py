@@ -1,0 +1,263 @@
+"""A model with the tensors of another: the same parameters, whatever its files call them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from submerge.errors import Problem, RequestError
+from submerge.store._adapter import Adapter
+from submerge.store._checkpoint import Checkpoint
+from submerge.store._correspondence import correspond
+from submerge.store._dtypes import DTYPES
+from submerge.store._header import TensorEntry
+from submerge.store._module_names import Loading, empty_model, loading
+from submerge.store._names import layer_of
+from submerge.store._problems import examples
+from submerge.store._view import Block, Shape, View, contiguous_strides
+
+__all__ = ["Aligner", "Alignment"]
+
+_PART = frozenset(("depth", "embed_dim", "hidden_size", "model_type", "num_hidden_layers"))
+NO_PARAMETER = "no parameter of the model"
+OTHER_PART = "of a part that it lacks"
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """A model under the base's names.
+
+    `lacks` are tensors of the base that it rightly has none for, with the reason; `refused` says why
+    tensors that look alike were not taken for the same parameters.
+    """
+
+    model: Checkpoint
+    lacks: Mapping[str, str] = field(default_factory=dict)
+    refused: Sequence[str] = ()
+
+
+@dataclass
+class Aligner:
+    """Gives models the names of one base."""
+
+    base: Checkpoint
+
+    def align(self, model: Checkpoint) -> Alignment:
+        """Return the model with its tensors named and packed as the same parameters are in the base.
+
+        Names and shapes decide (`correspond`), and for what is left what transformers makes of both files, if
+        it is installed. Tensors that stand for nothing keep their own names. Raises `RequestError` where the
+        model's adapter changes a tensor that the base packs otherwise.
+        """
+        base = self.base
+        floats = [name for name, entry in base.tensors.items() if DTYPES[entry.dtype].kind == "float"]
+        if all(name in model.tensors for name in floats):
+            return Alignment(model)
+        if why := self._unlike(model, floats):
+            return Alignment(model, refused=[why])
+        own = {name: entry.shape for name, entry in model.tensors.items()}
+        found = correspond(own, self._shapes)
+        views = {name: View.whole(old, own[old]) for name, old in found.names.items()}
+        left = [name for name in floats if name not in views]
+        ignored: frozenset[str] = frozenset()
+        if any(not _is_head(name) for name in left):
+            views |= self._by_loading(model, own, left)
+            left = [name for name in left if name not in views]
+            ignored = self._loading.ignored
+        lacks = {name: NO_PARAMETER for name in left if name in ignored}
+        lacks |= {name: OTHER_PART for name in self._other_parts(views, left) if name not in lacks}
+        refused = found.refused if len(lacks) < len(left) else []
+        return Alignment(_renamed(model, views), lacks, refused)
+
+    def _unlike(self, model: Checkpoint, floats: Sequence[str]) -> str:
+        """Return why a model that lacks tensors cannot have them under other names; else an empty text."""
+        own, base = _kinds(model.config), _kinds(self.base.config)
+        shared = sum(name in model.tensors for name in floats)
+        if _related(own, base) or 2 * shared >= len(floats):
+            return ""
+        return f"its config names the type {own[0]}, that of {self.base.label} {base[0]}"
+
+    @cached_property
+    def _shapes(self) -> dict[str, Shape]:
+        return {name: entry.shape for name, entry in self.base.tensors.items()}
+
+    @cached_property
+    def _network(self) -> Any | None:
+        return empty_model(self.base.config)
+
+    @cached_property
+    def _loading(self) -> Loading:
+        """What transformers makes of the base's file."""
+        return Loading() if self._network is None else loading(self._network, self._shapes)
+
+    def _by_loading(
+        self, model: Checkpoint, own: Mapping[str, Shape], left: Sequence[str]
+    ) -> dict[str, View]:
+        """Return what tensors of the base are made of, by the parameters that both files are loaded into."""
+        alike = _kinds(model.config)[:1] in ([], _kinds(self.base.config)[:1])
+        network = self._network if alike else empty_model(model.config)
+        if network is None or not self._loading.views:
+            return {}
+        ours, theirs = self._loading.views, loading(network, own).views
+        shapes = [{name: view.shape for name, view in views.items()} for views in (theirs, ours)]
+        wanted = set(left)
+        made: dict[str, View | None] = {}
+        parts: dict[str, list[tuple[Block, View]]] = {}
+        for name, old in correspond(*shapes).names.items():
+            alias = ours[name].alias
+            if alias in wanted and theirs[old].alias:  # of whatever shape: the plan says what to do
+                made[alias] = theirs[old]
+            elif theirs[old].shape == ours[name].shape:
+                for block in ours[name].blocks:
+                    if block.source in wanted:
+                        parts.setdefault(block.source, []).append((block, theirs[old]))
+        made |= {name: _assembled(self._shapes[name], used) for name, used in parts.items()}
+        views = {name: view for name, view in made.items() if view is not None}
+        return {n: v for n, v in views.items() if len({model.tensors[s].dtype for s in v.sources}) == 1}
+
+    def _other_parts(self, views: Mapping[str, View], left: Sequence[str]) -> list[str]:
+        """Return which tensors are of towers that the model has none of, where the base has several."""
+        stacks = {place[0] for name in views if (place := layer_of(name))}
+        absent = {place[0] for name in left if (place := layer_of(name))} - stacks
+        if not stacks or not absent or not _is_composite(self.base.config):
+            return []
+        known = {prefix for name in views for prefix in _parents(name)}
+        towers = {next((p for p in (*_parents(s), s) if p not in known), s) for s in absent}
+        inside = tuple(tower + "." for tower in towers)
+        beside = tuple(stack.rpartition(".")[0] + "." for stack in stacks)
+        shapes = {self._shapes[name] for name in views if name in self._shapes}
+        return [
+            name
+            for name in left
+            if name.startswith(inside)
+            or (
+                not ("." in beside or name.startswith(beside))
+                and not (_is_head(name) and self._shapes[name] in shapes)
+            )  # its embeddings are there
+        ]
+
+
+def _assembled(shape: Shape, parts: Sequence[tuple[Block, View]]) -> View | None:
+    """Return a tensor of the base as a view of a model's, from the parameters that both are parts of.
+
+    Each block says which box of a parameter the tensor holds and where; the view beside it is the model's
+    parameter. None if it cannot be written so, or if something is missing.
+    """
+    blocks: list[Block] = []
+    try:
+        for block, parameter in parts:
+            dims = sorted(range(len(block.shape)), key=lambda d: -block.strides[d])
+            part = parameter.box(block.start, block.shape).permute(dims)
+            blocks += _placed(part, block.offset, [block.strides[d] for d in dims], shape)
+    except NotImplementedError:
+        return None
+    complete = sum(math.prod(block.shape) for block in blocks) == math.prod(shape)
+    return View(shape, tuple(blocks)) if blocks and complete else None
+
+
+def _placed(part: View, offset: int, strides: Sequence[int], shape: Shape) -> list[Block]:
+    """Return a part's blocks in a tensor, where its elements lie from `offset` on, `strides` apart."""
+    steps = contiguous_strides(shape)
+    corner = [offset // step % max(1, size) for step, size in zip(steps, shape, strict=True)]
+    axes: list[int] = []
+    for dim, (size, stride) in enumerate(zip(part.shape, strides, strict=True)):
+        if size == 1:
+            continue
+        axis = next((d for d, step in enumerate(steps) if shape[d] > 1 and stride % step == 0), None)
+        if axis is None:
+            raise NotImplementedError(f"a stride of {stride} in {shape}")
+        if stride != steps[axis]:  # every so-many-th: one by one
+            rest = [s for d, s in enumerate(strides) if d != dim]
+            rows = (part.narrow(dim, k, 1).squeeze(dim) for k in range(size))
+            return [b for k, row in enumerate(rows) for b in _placed(row, offset + k * stride, rest, shape)]
+        if corner[axis] + size > shape[axis]:  # several dimensions of the tensor in one
+            if corner[axis] or size % shape[axis]:
+                raise NotImplementedError(f"{size} elements from {corner[axis]} on in {shape}")
+            apart = (*part.shape[:dim], size // shape[axis], shape[axis], *part.shape[dim + 1 :])
+            wider = [*strides[:dim], stride * shape[axis], stride, *strides[dim + 1 :]]
+            return _placed(part.reshape(apart), offset, wider, shape)
+        axes.append(axis)
+    if axes != sorted(set(axes)):
+        raise NotImplementedError(f"strides {strides} in {shape}")
+    for dim in reversed(range(len(part.shape))):
+        part = part.squeeze(dim)
+    for axis in range(len(shape)):
+        if axis not in axes:
+            part = part.unsqueeze(axis)
+    for axis, by in enumerate(corner):
+        part = replace(part, blocks=tuple(block.moved(axis, by) for block in part.blocks))
+    return list(part.blocks)
+
+
+def _renamed(model: Checkpoint, views: Mapping[str, View]) -> Checkpoint:
+    """Return the model with the views as its tensors, and besides those that are in none of them."""
+    if all(view.alias == name for name, view in views.items()):
+        return model
+    used = {source for view in views.values() for source in view.sources}
+    rest = {name: View.whole(name, e.shape) for name, e in model.tensors.items() if name not in used}
+    rest = {name: view for name, view in rest.items() if name not in views}
+    views = {**views, **rest}
+    return replace(
+        model,
+        tensors={name: _entry(name, view, model.tensors) for name, view in views.items()},
+        views={name: view for name, view in views.items() if view.alias != name},
+        stored=model,
+        adapter=model.adapter and _refitted(model.adapter, views, model.label),
+    )
+
+
+def _entry(name: str, view: View, stored: Mapping[str, TensorEntry]) -> TensorEntry:
+    first = stored[view.sources[0]]
+    if view.alias is not None:
+        return first if first.name == name else replace(first, name=name)
+    nbytes = first.nbytes // max(1, first.numel) * view.numel
+    return TensorEntry(name, first.dtype, view.shape, None, 0, nbytes)
+
+
+def _refitted(adapter: Adapter, views: Mapping[str, View], label: str) -> Adapter:
+    """Return an adapter for the renamed tensors."""
+    new = {view.alias: name for name, view in views.items() if view.alias is not None}
+    if apart := [name for name in adapter.parts if name not in new]:
+        what = f"the adapter changes tensors that the base packs otherwise: {examples(apart)}"
+        hint = "merge it into its model first: a recipe with merge_method: passthrough and this model alone"
+        raise RequestError(Problem(what, label, hint))
+    return replace(
+        adapter,
+        parts={new[name]: part for name, part in adapter.parts.items()},
+        names={new.get(name, name): own for name, own in adapter.names.items()},
+        whole=frozenset(new.get(name, name) for name in adapter.whole),
+    )
+
+
+def _is_head(name: str) -> bool:
+    return name == "lm_head.weight" or name.endswith(".lm_head.weight")
+
+
+def _kinds(config: Mapping[str, Any] | None) -> list[str]:
+    """Return the model types that a configuration names, its own first, then those of its parts."""
+    parts = [config or {}, *(v for k, v in (config or {}).items() if k.endswith("_config"))]
+    return [str(p["model_type"]) for p in parts if isinstance(p, Mapping) and p.get("model_type")]
+
+
+def _related(own: Sequence[str], base: Sequence[str]) -> bool:
+    """Return whether one of two models may be the other, or a part of it; True where nothing is said.
+
+    Types of one family begin with the same word: a `qwen2` may be the language model of a `qwen2_vl`.
+    """
+    families = [{kind.replace("-", "_").partition("_")[0] for kind in kinds} for kinds in (own, base)]
+    return not own or not base or bool(families[0] & families[1])
+
+
+def _is_composite(config: Mapping[str, Any] | None) -> bool:
+    """Return whether a model is made of several, each with a configuration of its own."""
+    parts = [v for k, v in (config or {}).items() if k.endswith("_config") and isinstance(v, Mapping)]
+    return any(_PART & part.keys() for part in parts)
+
+
+def _parents(name: str) -> list[str]:
+    """Return the modules that a tensor is in, the outermost first."""
+    parts = name.split(".")
+    return [".".join(parts[:stop]) for stop in range(1, len(parts))]
