@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from submerge.engine._copies import resolve_copies
 from submerge.engine._gate import GatePlan, aligned, plan_gate
 from submerge.engine._memory import Budget, budget
 from submerge.engine._models import NO_BASE, open_models
@@ -24,7 +25,6 @@ from submerge.store import (
     compare_vocabularies,
     plan_shards,
     read_vocabulary,
-    tied_embeddings,
 )
 
 __all__ = ["MergePlan", "Settings", "check_device", "make_plan", "plan_models"]
@@ -41,6 +41,7 @@ class MergePlan:
     `models[donor]` is the base (or the first model): it gives the names, the config and the side
     files, and `models[tokenizer]` the tokenizer's files. `unused` maps a model to the names of its
     tensors that no output reads. `gate` is what a method keeps for the run time, if it keeps anything.
+    `unties` says that the output's configuration must untie its embeddings.
     """
 
     recipe: Recipe
@@ -56,6 +57,7 @@ class MergePlan:
     warnings: tuple[str, ...]
     budget: Budget
     gate: GatePlan | None = None
+    unties: bool = False
 
     def tally(self, found: dict[str, dict[str, int]], record: TaskRecord) -> None:
         """Add a record's counts of NaN and Inf to `found`: by tensor, then by model or output."""
@@ -140,9 +142,12 @@ def plan_models(
     gate: GatePlan | None = None
     if recipe.method.keeps:
         models = [aligned(model, models[donor]) for model in models]
+    copies = resolve_copies(recipe, models, donor, participants)
+    models = copies.models
+    if recipe.method.keeps:
         gate, found = plan_gate(recipe, models, donor, participants)
         problems += found
-    tensors, found = plan_tensors(recipe, models, donor, participants)
+    tensors, found = plan_tensors(recipe, models, donor, participants, copies.same)
     problems += found
     if not models[donor].tensors:
         problems.append(Problem("there is no tensor to merge", models[donor].label))
@@ -167,9 +172,10 @@ def plan_models(
         tuple(shards),
         unused,
         (),
-        tuple(_warnings(models, donor, participants, unused)),
+        (*_warnings(models, donor, participants, unused), *copies.warnings),
         budget(tensors, settings.workers, settings.max_memory),
         gate,
+        copies.unties,
     )
 
 
@@ -266,11 +272,6 @@ def _warnings(
             f"{model.label}: {len(names)} of its tensors have no place in the output ({', '.join(names[:3])}"
         )
         found.append(what + (", …)" if len(names) > 3 else ")"))
-        unties = base.config and model.config and tied_embeddings(base.config)
-        if unties and not tied_embeddings(model.config or {}):
-            found.append(
-                f"{model.label}: its config unties the output head, {base.label} ties it; the head is dropped"
-            )
     kinds = {models[m].config.get("model_type") for m in participants if models[m].config}  # type: ignore[union-attr]
     if len(kinds) > 1:
         found.append(f"the configs name different model types: {', '.join(sorted(map(str, kinds)))}")

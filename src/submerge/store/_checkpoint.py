@@ -14,6 +14,7 @@ from submerge.errors import Problem, RequestError
 from submerge.store._adapter import Adapter
 from submerge.store._choice import PICKLE_SUFFIXES, Choice, HoldsAdapterError, choose_weights, pickle_refusal
 from submerge.store._config import quantised_config, unmergeable_tensors
+from submerge.store._dtypes import DTYPES
 from submerge.store._header import TensorEntry, read_header
 from submerge.store._hub import Fetched, download_hint, fetch
 from submerge.store._index import read_index
@@ -23,9 +24,10 @@ from submerge.store._side_files import side_files
 from submerge.store._source import FileTable, MemorySource, Source
 from submerge.store._spec import HubId, locate, sibling_hint
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "open_checkpoint", "same_values"]
 
 T = TypeVar("T")
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Checkpoint:
     `other_weights` are weight files in subfolders that this checkpoint does not read. `memory` holds the
     tensors of pickled weights, whose entries have no file. `pending` says that weights of a Hub id are not
     downloaded yet: names, types and shapes are known, values cannot be read. `adapter` is laid over the
-    tensors: what it does to each is to be added to the values that are read.
+    tensors: what it does to each is to be added to the values that are read. `under` is the model without
+    it. `aliases` maps names under which other tensors of the file stand here, too, to the names of those.
     """
 
     label: str
@@ -51,6 +54,8 @@ class Checkpoint:
     memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
     pending: bool = False
     adapter: Adapter | None = None
+    under: Checkpoint | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> list[Path]:
@@ -94,6 +99,22 @@ def open_checkpoint(
     if place.is_dir():
         return _open_folder(place, spec, allow_pickle, "copy or download the missing file")
     return _open_file(place, spec, allow_pickle)
+
+
+def same_values(model: Checkpoint, one: str, other: str, table: FileTable) -> bool:
+    """Return whether two tensors of a model have one type, one shape, and equal bytes."""
+    first, second = model.tensors[one], model.tensors[other]
+    if (first.dtype, first.shape) != (second.dtype, second.shape):
+        return False
+    size, sources = DTYPES[first.dtype].itemsize, [model.source(name, table) for name in (one, other)]
+    for start in range(0, first.numel, _BLOCK):
+        count = min(_BLOCK, first.numel - start)
+        buffers = [bytearray(count * size) for _ in sources]
+        for source, buffer in zip(sources, buffers, strict=True):
+            source.read(start, count, memoryview(buffer))
+        if buffers[0] != buffers[1]:
+            return False
+    return True
 
 
 @dataclass
