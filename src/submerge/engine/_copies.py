@@ -62,6 +62,11 @@ class _Value:
 
 _Values = dict[str, _Value]
 
+_ONE_OF_TWO = (
+    "in training that kept the base's values, and here both get the update, as in PEFT's merge_and_unload; "
+    "train with ensure_weight_tying=True, or untie the base and train on that"
+)
+
 
 def resolve_copies(
     recipe: Recipe, models: Sequence[Checkpoint], donor: int, participants: Sequence[int]
@@ -76,9 +81,8 @@ def resolve_copies(
     if not base.shards and not base.memory:  # adapters alone: a list of names without values
         return Copies(list(models))
     with FileTable() as table:
-        return _Resolver(
-            recipe, list(models), donor, list(dict.fromkeys([donor, *participants])), table
-        ).run()
+        involved = list(dict.fromkeys([donor, *participants]))
+        return _Resolver(recipe, list(models), donor, involved, table).run()
 
 
 @dataclass
@@ -144,7 +148,8 @@ class _Resolver:
     def _ties(self, model: Checkpoint) -> bool | None:
         """Return whether a model's configuration ties embeddings; None if there is none.
 
-        transformers before version 5 left out of config.json what was true; the class tells, if it was asked.
+        transformers before version 5 left out of config.json what was true. The class tells, if it was
+        asked.
         """
         if model.config is None:
             return None
@@ -269,7 +274,7 @@ class _Resolver:
                 if any(own[name].key != own[first].key for name in others)
             ]
             new = [name for name in others if name not in base.tensors]
-            what = f"{few(owners)}: unties {few(others)} from {first}, which the config of {base.label} ties"
+            what = f"{few(owners)}: unties {few(others)} from {first}, which {_base_label(base)} ties"
             if new and not self._may_grow:
                 if not self.recipe.method.keeps:  # else they are a task's own
                     self.warnings.append(f"{what}: {few(new)} is dropped, for the output has no place for it")
@@ -282,9 +287,7 @@ class _Resolver:
                 self.warnings.append(f"{what}: the output has both, and says tie_word_embeddings: false")
             else:
                 kind = (base.config or {}).get("model_type")
-                hint = (
-                    f"a config.json of {kind} cannot say so, and a reader that trusts it takes one for both"
-                )
+                hint = f"a config.json of {kind} cannot say so: readers that trust it take one for both"
                 self.warnings.append(f"{what}: the output has both, but {hint}")
         return unties
 
@@ -355,8 +358,10 @@ class _Resolver:
             rows = isinstance(part, Rows) and own[0] == group.names[0]  # PEFT trains these in both
             others = [n for n in others if values[i][n].part is part]
             if others and not rows and isinstance(part, LowRank | Rows):
-                self.warnings.append(
-                    f"{adapter.path}: adapts {own[0]}, which {model.label} ties to {few(others)}: in training the "
-                    "latter kept the base's values, and now all get the update, as in PEFT's merge_and_unload; "
-                    "train with ensure_weight_tying=True, or train and merge on a base with untied embeddings"
-                )
+                what = f"adapts {own[0]} alone, and {_base_label(model)} ties {few(others)} to it"
+                self.warnings.append(f"{adapter.path}: {what}: {_ONE_OF_TWO}")
+
+
+def _base_label(model: Checkpoint) -> str:
+    """Return the name of the model that has the configuration: the one under an adapter."""
+    return (model.under or model).label
