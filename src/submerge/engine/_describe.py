@@ -34,8 +34,8 @@ def describe(plan: MergePlan) -> dict[str, Any]:
             {
                 "model": model.label,
                 "role": _role(plan, index),
-                "tensors": len(model.tensors),
-                "bytes": sum(entry.nbytes for entry in model.tensors.values()),
+                "tensors": len(model.tensors.keys() - model.aliases.keys()),
+                "bytes": sum(e.nbytes for n, e in model.tensors.items() if n not in model.aliases),
                 **({"revision": model.revision} if model.revision else {}),
                 **({"names": model.renamed} if model.views else {}),
                 **({"adapter": _adapter(model.adapter)} if model.adapter else {}),
@@ -121,7 +121,7 @@ def explain(plan: MergePlan, pattern: str) -> list[dict[str, Any]]:
             Problem(f"no tensor matches {pattern!r}", "--tensor", f"names look like {names[0]!r}")
         )
     deep = depths(names)
-    return [_explained(plan, t, deep[t.name]) for t in plan.tensors if t.name in chosen]
+    return [_explained(plan, t, deep[t.parameter or t.name]) for t in plan.tensors if t.name in chosen]
 
 
 def _explained(plan: MergePlan, tensor: TensorPlan, depth: float) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _explained(plan: MergePlan, tensor: TensorPlan, depth: float) -> dict[str, A
     if tensor.why:
         line["why"] = tensor.why
     if tensor.treatment == "merge":
-        found = resolve(plan.recipe, tensor.name, depth).options
+        found = resolve(plan.recipe, tensor.parameter or tensor.name, depth).options
         line["options"] = {
             name: [
                 {"value": r.value, "why": r.why, **({"model": label} if label else {})}

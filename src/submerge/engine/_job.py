@@ -76,7 +76,7 @@ class Job:
         self._out = torch_dtype(plan.dtype)
         wide = any(feed.dtype == torch.float64 for feed in self._feeds)
         self._compute = torch.float64 if wide else torch.float32
-        self._keys = [stream_key(self.seed, plan.name, t) for t in range(self._count)]
+        self._keys = [stream_key(self.seed, plan.parameter or plan.name, t) for t in range(self._count)]
         self._rounding = 0.0 if all(feed.patch is None for feed in self._feeds) else ROUNDING
 
     @property

@@ -10,7 +10,7 @@ from submerge.engine._plan import MergePlan
 from submerge.engine._record import DIGEST
 from submerge.engine._tensor import TensorPlan
 from submerge.methods import Keeps
-from submerge.store import BankParts, FileTable, Source, TensorEntry, tied_embeddings, write_bank
+from submerge.store import BankParts, FileTable, Source, TensorEntry, write_bank
 
 __all__ = ["bank_bytes", "gather", "keeps"]
 
@@ -36,7 +36,7 @@ def gather(plan: MergePlan, parts: BankParts, folder: Path) -> dict[str, dict[st
 
 def _updates(plan: MergePlan, parts: BankParts) -> Iterator[_Item]:
     for index, tensor in enumerate(plan.tensors):
-        if _is_tied(plan, tensor.name):
+        if tensor.is_copy:
             continue
         for name, entry in sorted(parts.entries(index).items(), key=lambda item: _order(item[0])):
             task, _, kind = name.partition(".")
@@ -61,16 +61,6 @@ def _heads(plan: MergePlan) -> Iterator[_Item]:
             yield f"heads.{number}.{name}", entry, lambda table, m=model, k=key: m.source(k, table)  # type: ignore[misc]
 
 
-def _is_tied(plan: MergePlan, name: str) -> bool:
-    """Return whether a tensor is an output head that the configuration ties to embeddings beside it."""
-    donor = plan.models[plan.donor]
-    if not name.endswith("lm_head.weight") or not tied_embeddings(donor.config):
-        return False
-    shape = donor.tensors[name].shape
-    tables = (n for n, e in donor.tensors.items() if n != name and e.shape == shape)
-    return any("embed" in n or "wte" in n or "shared" in n for n in tables)
-
-
 def bank_bytes(plan: MergePlan) -> int:
     """Return an upper bound of the bank's size, from shapes and options alone."""
     if plan.gate is None:
@@ -82,7 +72,7 @@ def bank_bytes(plan: MergePlan) -> int:
 def keeps(plan: MergePlan, tensor: TensorPlan) -> dict[str, Keeps]:
     """Return task -> the most that is kept of its update of a tensor, for tasks that may change it."""
     rule = tensor.method.kept if tensor.method else None
-    if plan.gate is None or rule is None or _is_tied(plan, tensor.name):
+    if plan.gate is None or rule is None or tensor.is_copy:
         return {}
     return {
         task.name: rule(tensor.spec, tensor.values, one.rank)

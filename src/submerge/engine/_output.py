@@ -28,6 +28,7 @@ from submerge.store import (
     preallocate,
     sync_file,
     sync_folder,
+    untied,
 )
 
 __all__ = ["MANIFEST", "Output", "check_target"]
@@ -206,9 +207,9 @@ class Output:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(model.path / relative, target)
         dtype = dtype_named(plan.recipe.out_dtype or plan.recipe.dtype or "")
-        if donor.config is not None and dtype is not None:
-            name = DTYPE_NAMES[dtype]
-            config = _with_dtype(donor.config, name)
+        if donor.config is not None:
+            config = donor.config if dtype is None else _with_dtype(donor.config, DTYPE_NAMES[dtype])
+            config = untied(config) if plan.unties else config
             if config != donor.config:
                 self._write("config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from submerge.deferred import torch
+from submerge.engine._copies import resolve_copies
 from submerge.engine._gate import GatePlan, plan_gate
 from submerge.engine._memory import Budget, budget
 from submerge.engine._models import NO_BASE, open_models
@@ -24,7 +25,6 @@ from submerge.store import (
     compare_vocabularies,
     plan_shards,
     read_vocabulary,
-    tied_embeddings,
 )
 
 __all__ = ["MergePlan", "Settings", "check_device", "make_plan", "plan_models"]
@@ -52,6 +52,7 @@ class MergePlan:
         warnings: what deserves a look.
         budget: memory and workers.
         gate: what a method keeps for the run time, if it keeps anything.
+        unties: whether the output's configuration must untie its embeddings.
 
     Examples:
         >>> import submerge
@@ -75,11 +76,12 @@ class MergePlan:
     warnings: tuple[str, ...]
     budget: Budget
     gate: GatePlan | None = None
+    unties: bool = False
 
     def tally(self, found: dict[str, dict[str, int]], record: TaskRecord) -> None:
         """Add a record's counts of NaN and Inf to `found`: by tensor, then by model or output."""
         tensor = self.tensors[record.tensor]
-        for key, count in record.nonfinite.items():
+        for key, count in sorted(record.nonfinite.items()):  # as a journal has them
             where = "the output" if key < 0 else self.models[tensor.members[key].model].label
             counts = found.setdefault(tensor.name, {})
             counts[where] = counts.get(where, 0) + count
@@ -171,12 +173,14 @@ def plan_models(
     problems = _unfit(recipe)
     alignments, found = align_models(models, donor, participants)
     problems += found
-    models = [alignment.model for alignment in alignments]
+    copies = resolve_copies(recipe, [alignment.model for alignment in alignments], donor, participants)
+    models = copies.models
+    alignments = [a.of(model) for a, model in zip(alignments, models, strict=True)]
     gate: GatePlan | None = None
     if recipe.method.keeps:
         gate, found = plan_gate(recipe, models, donor, participants)
         problems += found
-    tensors, found = plan_tensors(recipe, alignments, donor, participants)
+    tensors, found = plan_tensors(recipe, alignments, donor, participants, copies.same)
     problems += found
     if not models[donor].tensors:
         problems.append(Problem("there is no tensor to merge", models[donor].label))
@@ -205,9 +209,11 @@ def plan_models(
         (
             *naming_warnings(tensors, alignments, donor, participants),
             *_warnings(models, donor, participants, unused),
+            *copies.warnings,
         ),
         budget(tensors, settings.workers, settings.max_memory),
         gate,
+        copies.unties,
     )
 
 
@@ -304,11 +310,6 @@ def _warnings(
             f"{model.label}: {len(names)} of its tensors have no place in the output ({', '.join(names[:3])}"
         )
         found.append(what + (", …)" if len(names) > 3 else ")"))
-        unties = base.config and model.config and tied_embeddings(base.config)
-        if unties and not tied_embeddings(model.config or {}):
-            found.append(
-                f"{model.label}: its config unties the output head, {base.label} ties it; the head is dropped"
-            )
     kinds = {models[m].config.get("model_type") for m in participants if models[m].config}  # type: ignore[union-attr]
     if len(kinds) > 1:
         found.append(f"the configs name different model types: {', '.join(sorted(map(str, kinds)))}")

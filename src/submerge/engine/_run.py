@@ -109,11 +109,12 @@ class Run(ABC):
         """Return the content of submerge.json: the same for every run of the same merge."""
         plan = self.plan
         read = self._read()
+        used = {i: sum(_takes_part(t, i, plan.donor) for t in plan.tensors) for i in plan.participants}
         return {
             "submerge": __version__,
             "recipe": plan.recipe.resolved(),
             "models": [
-                _described(model, plan.unused.get(i, ()), read.get(i))
+                _described(model, plan.unused.get(i, ()), read.get(i), used.get(i))
                 for i, model in enumerate(plan.models)
                 if model.files
             ],
@@ -137,8 +138,16 @@ class Run(ABC):
         }
 
 
-def _described(model: Checkpoint, unused: Sequence[str], read: dict[str, Any] | None) -> dict[str, Any]:
-    """Return what submerge.json says of a model."""
+def _takes_part(tensor: TensorPlan, model: int, donor: int) -> bool:
+    """Return whether a tensor is merged from one of this model's own, or from its adapter's part."""
+    own = (i for i in tensor.inputs if i.model == model)
+    return tensor.treatment == "merge" and any(model == donor or i.patch or not i.relative for i in own)
+
+
+def _described(
+    model: Checkpoint, unused: Sequence[str], read: dict[str, Any] | None, used: int | None
+) -> dict[str, Any]:
+    """Return what submerge.json says of a model; `used` counts the tensors that it had a part in."""
     line: dict[str, Any] = {"model": model.label}
     if model.revision:
         line["revision"] = model.revision
@@ -153,6 +162,8 @@ def _described(model: Checkpoint, unused: Sequence[str], read: dict[str, Any] | 
     if model.views:
         line["names"] = model.renamed
     line["read"] = read or {"tensors": 0, DIGEST: ""}
+    if used is not None:
+        line["used"] = used
     if unused:
         line["unused"] = list(unused)
     return line
@@ -293,6 +304,8 @@ class CheckpointRun(Run):
                 line["block"] = tensor.block * DTYPES[tensor.dtype].itemsize
             if tensor.why:
                 line["note"] = tensor.why
+            if tensor.name in self.plan.models[self.plan.donor].aliases:
+                line["new"] = True
             if records[0].figures:
                 line["figures"] = records[0].figures
             tensors[tensor.name] = line

@@ -77,7 +77,8 @@ class TensorPlan:
     that it is compared with; for `base`: the base's alone). `origin` is what updates are taken
     against and added to, or None. `values` are the method's options for this tensor. A `matrix` is
     merged whole, by the method's rule for matrices. `module` is how an adapter keeps the result; in an
-    adapter a tensor without one is saved whole.
+    adapter a tensor without one is saved whole. `parameter` is the name whose options and random
+    numbers the tensor has: another than its own where it is a copy, as a head that is tied to embeddings.
     """
 
     name: str
@@ -91,10 +92,16 @@ class TensorPlan:
     why: str = ""
     matrix: bool = False
     module: Module | None = None
+    parameter: str = ""
 
     @property
     def numel(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether another tensor of the output is the same parameter, and comes first."""
+        return self.parameter not in ("", self.name)
 
     @property
     def spec(self) -> TensorSpec:

@@ -1,4 +1,4 @@
-"""Which tensors meet in each output tensor: the rules for missing, extra, tied and odd ones."""
+"""Which tensors meet in each output tensor: the rules for missing, extra and odd ones."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ from submerge.store import (
     depths,
     dtype_named,
     layer_of,
-    tied_embeddings,
-    vocabulary_size,
 )
 
 __all__ = ["plan_tensors"]
@@ -58,6 +56,7 @@ class _Planner:
     origin: bool
     depths: Mapping[str, float]
     lacks: Sequence[Mapping[str, str]]
+    same: Mapping[str, str]
     findings: _Findings = field(default_factory=_Findings)
     missing: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
 
@@ -79,7 +78,8 @@ class _Planner:
             rule = "each task keeps its own" if self.recipe.method.keeps else "rule shape: base"
             why = f"{rule}, for {self.models[odd[0].model].label} has {list(odd[0].entry.shape)}"
             return TensorPlan(entry.name, entry.shape, dtype, "base", None, (own,), None, {}, why)
-        values = self._values(entry, len(found))
+        parameter = self.same.get(entry.name, entry.name)
+        values = self._values(entry, parameter, len(found))
         if values is None:
             return None
         return TensorPlan(
@@ -91,8 +91,9 @@ class _Planner:
             tuple(found),
             own if self.origin else None,
             values,
-            "; ".join(dict.fromkeys(i.note for i in found if i.note)),
+            "; ".join(dict.fromkeys([*self._copy_note(entry), *(i.note for i in found if i.note)])),
             matrix=self._is_whole(entry),
+            parameter=parameter,
         )
 
     def _is_whole(self, entry: TensorEntry) -> bool:
@@ -103,6 +104,9 @@ class _Planner:
         return method.matrix is not None and is_matrix(
             entry.name, entry.shape, self.models[self.donor].config
         )
+
+    def _copy_note(self, entry: TensorEntry) -> list[str]:
+        return [f"one parameter with {self.same[entry.name]}"] if entry.name in self.same else []
 
     def _keep(self, own: Input) -> TensorPlan:
         """An integer or boolean tensor: the donor's bytes, compared with every model's like tensor."""
@@ -118,11 +122,9 @@ class _Planner:
         return TensorPlan(entry.name, entry.shape, entry.dtype, "keep", None, (own, *others), None, {}, why)
 
     def _find(self, model: int, entry: TensorEntry) -> Input | None:
-        """Return where this model's part comes from: its own tensor, its tied one, or the base's."""
+        """Return where this model's part comes from: its own tensor, or the base's."""
         checkpoint = self.models[model]
         found = checkpoint.tensors.get(entry.name)
-        if found is None and (tied := _tied(checkpoint, entry)) is not None:
-            return Input(model, tied, f"{checkpoint.label}: tied to {tied.name}")
         if found is None:
             lacked = entry.name in self.lacks[model] or self._left_out(checkpoint, entry)
             if lacked or self.recipe.rules.missing == "base":
@@ -141,7 +143,9 @@ class _Planner:
             shapes = f"{entry.name} ({list(found.shape)}, there {list(entry.shape)})"
             self.findings.add(what, checkpoint.label, hint, shapes)
             return None
-        return self._related(self._patched(Input(model, found), entry), entry)
+        tied = checkpoint.aliases.get(entry.name)
+        note = f"{checkpoint.label}: tied to {tied}" if tied else ""
+        return self._related(self._patched(Input(model, found, note), entry), entry)
 
     def _left_out(self, checkpoint: Checkpoint, entry: TensorEntry) -> bool:
         """Return whether a task has no use for a tensor: a pooler or a tower, beside layers that it has.
@@ -169,10 +173,10 @@ class _Planner:
         adapter = self.models[model].adapter
         return adapter.parts.get(entry.name) if adapter else None
 
-    def _values(self, entry: TensorEntry, count: int) -> dict[str, Any] | None:
+    def _values(self, entry: TensorEntry, parameter: str, count: int) -> dict[str, Any] | None:
         """Return the options for one tensor, after the method has had a chance to refuse them."""
         try:
-            values = resolve(self.recipe, entry.name, self.depths[entry.name]).values()
+            values = resolve(self.recipe, parameter, self.depths[parameter]).values()
             steps = self.recipe.method.plan(TensorSpec(entry.name, entry.shape, count), values)
             next(steps, None)
             steps.close()
@@ -192,34 +196,26 @@ def _stacks(names: Iterable[str]) -> set[str]:
     return {place[0] for name in names if (place := layer_of(name)) is not None}
 
 
-def _tied(checkpoint: Checkpoint, entry: TensorEntry) -> TensorEntry | None:
-    """Return the embedding that stands for a missing output head, where the model's config ties them."""
-    rows = vocabulary_size(checkpoint.config)
-    if not tied_embeddings(checkpoint.config) or len(entry.shape) != 2 or entry.shape[0] != rows:
-        return None
-    embeddings = [
-        found
-        for name, found in checkpoint.tensors.items()
-        if found.shape == entry.shape and any(part in name for part in ("embed", "wte", "shared"))
-    ]
-    return embeddings[0] if len(embeddings) == 1 else None
-
-
 def plan_tensors(
-    recipe: Recipe, alignments: Sequence[Alignment], donor: int, participants: Sequence[int]
+    recipe: Recipe,
+    alignments: Sequence[Alignment],
+    donor: int,
+    participants: Sequence[int],
+    same: Mapping[str, str],
 ) -> tuple[list[TensorPlan], list[Problem]]:
     """Return what happens to each tensor of the donor's model, in its order, and all problems found.
 
     `alignments` are the models under the donor's names, and `participants` indices into them, in the
     method's order. A checkpoint has exactly the donor's tensors, an adapter those that a model changes; the
-    rules of the recipe say what to do where a model lacks one or has another shape.
+    rules of the recipe say what to do where a model lacks one or has another shape. `same` maps tensors to
+    those that they are copies of.
     """
     models = [alignment.model for alignment in alignments]
     names = models[donor].tensors
     as_adapter = recipe.output.form == "adapter"
     on_base = recipe.base is not None and recipe.method.origin in ("base", "either")
     lacks = [alignment.lacks for alignment in alignments]
-    planner = _Planner(recipe, models, donor, participants, on_base or as_adapter, depths(names), lacks)
+    planner = _Planner(recipe, models, donor, participants, on_base or as_adapter, depths(names), lacks, same)
     tensors = [plan for entry in names.values() if (plan := planner.plan(entry)) is not None]
     problems = [missing_tensors(models[m], models[donor], left) for m, left in planner.missing.items()]
     problems += planner.findings.problems()

@@ -11,6 +11,7 @@ from typing import Any
 import xxhash
 
 from submerge.deferred import torch
+from submerge.engine._checks import idle_models, split_copies, unchanged
 from submerge.engine._job import count_nonfinite
 from submerge.engine._output import MANIFEST
 from submerge.engine._quiet import quietly
@@ -77,8 +78,9 @@ def verify(folder: str | Path, *, base: str | None = None, load: bool = True) ->
     """Check a merged folder against its submerge.json and its base; return what was found.
 
     Names, shapes and dtypes against the manifest and against the base (the recipe's, where it can be
-    opened, or `base`); every tensor's digest; NaN and Inf (a problem unless the merge allowed them);
-    and, with `load`, that transformers loads it with no weight missing or left over.
+    opened, or `base`); that something changed, and that every model took part; that copies which the
+    configuration ties are equal; every tensor's digest; NaN and Inf (a problem unless the merge allowed
+    them); and, with `load`, that transformers loads it with no weight missing or left over.
 
     Args:
         folder: what a merge wrote.
@@ -104,12 +106,14 @@ def verify(folder: str | Path, *, base: str | None = None, load: bool = True) ->
         report.problems += [str(p) for p in error.problems]
         return report
     _names(model, manifest, report)
+    report.problems += idle_models(manifest)
     if as_adapter:
         _values(model, manifest, report)
         report.skipped.append("names against the base: an adapter has its own")
         return report
+    report.problems += split_copies(model, manifest, ask=load)
     bank = _bank(folder, manifest, report)
-    _base(model, base or manifest["recipe"].get("base_model"), base is not None, report)
+    _base(model, base or manifest["recipe"].get("base_model"), base is not None, manifest, report)
     _values(model, manifest, report)
     if bank is not None:
         _values(bank, {**manifest, "tensors": manifest["bank"]["tensors"]}, report)
@@ -182,7 +186,9 @@ def _names(model: Checkpoint, manifest: Mapping[str, Any], report: VerifyReport)
             report.problems.append(f"{name}: is {entry.dtype} {list(entry.shape)}, not as written")
 
 
-def _base(model: Checkpoint, spec: str | None, named: bool, report: VerifyReport) -> None:
+def _base(
+    model: Checkpoint, spec: str | None, named: bool, manifest: Mapping[str, Any], report: VerifyReport
+) -> None:
     if spec is None:
         report.skipped.append("names against the base: the merge had none")
         return
@@ -198,12 +204,15 @@ def _base(model: Checkpoint, spec: str | None, named: bool, report: VerifyReport
             f"names against the base: {spec} cannot be opened ({str(error).splitlines()[0]})"
         )
         return
-    for name in sorted(base.tensors.keys() ^ model.tensors.keys()):
+    new = {name for name, line in manifest["tensors"].items() if line.get("new")}
+    for name in sorted(base.tensors.keys() ^ model.tensors.keys() - new):
         where = "the base" if name in base.tensors else "the output"
         report.problems.append(f"{name}: only in {where}")
     for name in sorted(base.tensors.keys() & model.tensors.keys()):
         if base.tensors[name].shape != model.tensors[name].shape:
             report.problems.append(f"{name}: the base's shape is {list(base.tensors[name].shape)}")
+    if not base.pending:
+        report.problems += unchanged(model, base, manifest)
 
 
 def _values(model: Checkpoint, manifest: Mapping[str, Any], report: VerifyReport) -> None:

@@ -5,10 +5,11 @@ from submerge.store._adapter import Adapter, is_adapter, open_adapter
 from submerge.store._adapter_fit import fit_adapter
 from submerge.store._adapter_parts import Add, Kind, LowRank, Part, Replace, Rows
 from submerge.store._adapter_writer import AdapterWriter
+from submerge.store._aliases import Aliases, AliasGroup, find_aliases
 from submerge.store._align import Aligner, Alignment
 from submerge.store._bank import BANK, BankParts, write_bank
-from submerge.store._checkpoint import Checkpoint, open_checkpoint
-from submerge.store._config import tied_embeddings, vocabulary_size
+from submerge.store._checkpoint import Checkpoint, open_checkpoint, same_values
+from submerge.store._config import can_untie, is_t5, tied_embeddings, untied, vocabulary_size
 from submerge.store._dtypes import DTYPES, DType, dtype_named
 from submerge.store._encode import encode_header
 from submerge.store._header import Header, TensorEntry, read_header
@@ -37,6 +38,8 @@ __all__ = [
     "Adapter",
     "AdapterWriter",
     "Add",
+    "AliasGroup",
+    "Aliases",
     "Aligner",
     "Alignment",
     "BankParts",
@@ -61,15 +64,18 @@ __all__ = [
     "TensorEntry",
     "Vocabulary",
     "VocabularyDiff",
+    "can_untie",
     "compare_vocabularies",
     "depths",
     "dtype_named",
     "encode_header",
     "fetch",
     "file_identity",
+    "find_aliases",
     "fit_adapter",
     "index_json",
     "is_adapter",
+    "is_t5",
     "lay_over",
     "layer_of",
     "loaded_names",
@@ -83,11 +89,13 @@ __all__ = [
     "read_header",
     "read_vocabulary",
     "respelling",
+    "same_values",
     "side_by_side",
     "split_spec",
     "sync_file",
     "sync_folder",
     "tied_embeddings",
+    "untied",
     "vocabulary_size",
     "write_bank",
 ]

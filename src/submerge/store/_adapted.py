@@ -49,6 +49,7 @@ def lay_over(
         label=label,
         tensors={**base.tensors, **new},
         memory={**base.memory, **memory},
+        under=base,
         adapter=replace(
             fitted,
             parts={n: p for n, p in fitted.parts.items() if n not in new},

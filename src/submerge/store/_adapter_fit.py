@@ -14,6 +14,10 @@ from submerge.store._prefixes import match_names
 __all__ = ["fit_adapter"]
 
 _HEAD = "lm_head.weight"
+_UNTIE = (
+    "untie the base: load it with from_pretrained(…, tie_word_embeddings=False), copy the embedding's weight "
+    "into the head's, save that with save_pretrained and name it; or train with ensure_weight_tying=True"
+)
 # experts that Transformers packs into two tensors, and the names under which checkpoints keep them apart
 _PACKED = ".mlp.experts."
 _APART = (
@@ -64,7 +68,7 @@ def _tied_head(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> tuple
     if adapter.config.get("ensure_weight_tying"):  # then PEFT trains one update for both
         return tied, []
     what = f"changes {min(tied)} by itself, but the base has no such tensor: it is tied to the embeddings"
-    return tied, [Problem(what, str(adapter.path), "give the base as a checkpoint with untied embeddings")]
+    return tied, [Problem(what, str(adapter.path), _UNTIE)]
 
 
 def _rest(problems: list[Problem], where: str) -> list[Problem]:

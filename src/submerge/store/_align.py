@@ -38,6 +38,12 @@ class Alignment:
     lacks: Mapping[str, str] = field(default_factory=dict)
     refused: Sequence[str] = ()
 
+    def of(self, model: Checkpoint) -> Alignment:
+        """Return the alignment of the same model, after more of its tensors have the base's names."""
+        return replace(
+            self, model=model, lacks={n: w for n, w in self.lacks.items() if n not in model.tensors}
+        )
+
 
 @dataclass
 class Aligner:
@@ -205,8 +211,14 @@ def _renamed(model: Checkpoint, views: Mapping[str, View]) -> Checkpoint:
         tensors={name: _entry(name, view, model.tensors) for name, view in views.items()},
         views={name: view for name, view in views.items() if view.alias != name},
         stored=model,
+        under=model.under and _renamed(model.under, _of_tensors(views, model.under)),
         adapter=model.adapter and _refitted(model.adapter, views, model.label),
     )
+
+
+def _of_tensors(views: Mapping[str, View], model: Checkpoint) -> dict[str, View]:
+    """Return those of the views that are made of this model's tensors."""
+    return {name: view for name, view in views.items() if set(view.sources) <= model.tensors.keys()}
 
 
 def _entry(name: str, view: View, stored: Mapping[str, TensorEntry]) -> TensorEntry:

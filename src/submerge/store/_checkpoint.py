@@ -25,9 +25,10 @@ from submerge.store._spec import HubId, locate, sibling_hint
 from submerge.store._view import View
 from submerge.store._view_source import ViewSource
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "open_checkpoint", "same_values"]
 
 T = TypeVar("T")
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,10 @@ class Checkpoint:
     `other_weights` are weight files in subfolders that this checkpoint does not read. `memory` holds the
     tensors of pickled weights, whose entries have no file. `pending` says that weights of a Hub id are not
     downloaded yet: names, types and shapes are known, values cannot be read. `adapter` is laid over the
-    tensors: what it does to each is to be added to the values that are read. `views` are tensors that go by
-    another name than in the files, or are put together from several: views of the tensors of `stored`.
+    tensors: what it does to each is to be added to the values that are read, and `under` is the model
+    without it. `views` are tensors that go by another name than in the files, or are put together from
+    several: views of the tensors of `stored`. `aliases` maps names under which other tensors of the file
+    stand here, too, to the names of those.
     """
 
     label: str
@@ -56,6 +59,8 @@ class Checkpoint:
     adapter: Adapter | None = None
     views: Mapping[str, View] = field(default_factory=dict)
     stored: Checkpoint | None = None
+    under: Checkpoint | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> list[Path]:
@@ -79,6 +84,13 @@ class Checkpoint:
             parts = {source: stored.source(source, table) for source in view.sources}
             return ViewSource(view, DTYPES[entry.dtype].itemsize, parts)
         return MemorySource(self.memory[name]) if entry.file is None else table.source(entry)
+
+    def in_memory(self, name: str) -> torch.Tensor | None:
+        """Return a tensor whose values are in memory, or None where they are to be read."""
+        if name in self.views and self.stored is not None:
+            alias = self.views[name].alias
+            return None if alias is None else self.stored.in_memory(alias)
+        return self.memory.get(name)
 
     def stored_as(self, name: str) -> str:
         """Return what the files call a tensor: its name, or those of its parts."""
@@ -124,6 +136,22 @@ def open_checkpoint(
     if place.is_dir():
         return _open_folder(place, spec, allow_pickle, "copy or download the missing file")
     return _open_file(place, spec, allow_pickle)
+
+
+def same_values(model: Checkpoint, one: str, other: str, table: FileTable) -> bool:
+    """Return whether two tensors of a model have one type, one shape, and equal bytes."""
+    first, second = model.tensors[one], model.tensors[other]
+    if (first.dtype, first.shape) != (second.dtype, second.shape):
+        return False
+    size, sources = DTYPES[first.dtype].itemsize, [model.source(name, table) for name in (one, other)]
+    for start in range(0, first.numel, _BLOCK):
+        count = min(_BLOCK, first.numel - start)
+        buffers = [bytearray(count * size) for _ in sources]
+        for source, buffer in zip(sources, buffers, strict=True):
+            source.read(start, count, memoryview(buffer))
+        if buffers[0] != buffers[1]:
+            return False
+    return True
 
 
 @dataclass

@@ -11,10 +11,19 @@ from submerge.store._dtypes import DTYPES
 from submerge.store._header import TensorEntry
 from submerge.store._problems import examples
 
-__all__ = ["quantised_config", "tied_embeddings", "unmergeable_tensors", "vocabulary_size"]
+__all__ = [
+    "can_untie",
+    "is_t5",
+    "quantised_config",
+    "tied_embeddings",
+    "unmergeable_tensors",
+    "untied",
+    "vocabulary_size",
+]
 
 _DEQUANTISE = "give the original checkpoint, or dequantise this one first (Transformers: model.dequantize())"
 _TEXT_PARTS = ("text_config", "llm_config", "language_config")
+_T5 = frozenset({"t5", "mt5", "umt5", "longt5", "switch_transformers", "pop2piano", "udop"})
 _QUANTISED_ENDS = (
     ".qweight",
     ".qzeros",
@@ -74,15 +83,35 @@ def vocabulary_size(config: Mapping[str, Any] | None) -> int | None:
     return None
 
 
-def tied_embeddings(config: Mapping[str, Any] | None) -> bool:
-    """Return True if the configuration ties the output head to the input embeddings.
+def tied_embeddings(config: Mapping[str, Any] | None) -> bool | None:
+    """Return whether the configuration ties the output head to the input embeddings; None if it does not say.
 
-    The outermost explicit `tie_word_embeddings` counts, then that of `text_config` and its kin; a
-    configuration that does not say gives False, though some architectures then tie by default.
+    The outermost explicit `tie_word_embeddings` counts, then that of `text_config` and its kin.
     """
-    if config is None:
-        return False
-    for holder in (config, *(config.get(part) for part in _TEXT_PARTS)):
+    for holder in (config or {}, *((config or {}).get(part) for part in _TEXT_PARTS)):
         if isinstance(holder, Mapping) and isinstance(holder.get("tie_word_embeddings"), bool):
             return bool(holder["tie_word_embeddings"])
-    return False
+    return None
+
+
+def untied(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration with `tie_word_embeddings: false` in every place that says or implies true."""
+    return _untied_part(config, True)
+
+
+def _untied_part(part: Mapping[str, Any], is_text: bool) -> dict[str, Any]:
+    inner = {
+        key: _untied_part(value, key in _TEXT_PARTS) if isinstance(value, Mapping) else value
+        for key, value in part.items()
+    }
+    return {**inner, "tie_word_embeddings": False} if is_text or inner.get("tie_word_embeddings") else inner
+
+
+def is_t5(config: Mapping[str, Any]) -> bool:
+    """Return whether the model is T5 or of its kin: encoder and decoder have one embedding in any case."""
+    return config.get("model_type") in _T5
+
+
+def can_untie(config: Mapping[str, Any]) -> bool:
+    """Return whether `tie_word_embeddings: false` says nothing else: in T5 it ends a scaling, too."""
+    return not is_t5(config) or config.get("scale_decoder_outputs") is False

@@ -1,0 +1,274 @@
+"""Parameters with several names, in files made by hand and in memory; and what verify says of outputs."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import submerge
+from _models import CONFIG, ROOM, SMALL, perturbed, read, state, write
+from submerge.engine import Settings, explain, merge_state_dicts
+from submerge.store import find_aliases
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+TIED = {**CONFIG, "architectures": ["ToyForCausalLM"], "tie_word_embeddings": True}
+State = dict[str, torch.Tensor]
+
+
+def once() -> State:
+    """Return a tied model with one copy of its embeddings."""
+    return state({name: shape for name, shape in SMALL.items() if name != HEAD})
+
+
+def both(model: Mapping[str, torch.Tensor]) -> State:
+    """Return a tied model with both copies."""
+    return {**model, HEAD: model[EMBEDDING].clone()}
+
+
+def recipe(base: Path, *tuned: Path, **more: Any) -> dict[str, Any]:
+    models = [{"model": str(t), "parameters": {"weight": 0.5}} for t in tuned]
+    return {"merge_method": "dare_ties", "base_model": str(base), "models": models,
+            "parameters": {"density": 0.5}, **more}  # fmt: skip
+
+
+# --- which names are one -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shapes", "groups"),
+    [
+        ({EMBEDDING: (40, 16), HEAD: (40, 16), "model.norm.weight": (16,)}, [(EMBEDDING, HEAD)]),
+        ({"transformer.wte.weight": (40, 8), "transformer.wpe.weight": (40, 8), HEAD: (40, 8)},
+         [("transformer.wte.weight", HEAD)]),
+        ({"gpt_neox.embed_in.weight": (40, 8), "embed_out.weight": (40, 8)},
+         [("gpt_neox.embed_in.weight", "embed_out.weight")]),
+        ({"decoder.embed_tokens.weight": (40, 8), HEAD: (40, 8), "shared.weight": (40, 8)},
+         [("shared.weight", "decoder.embed_tokens.weight", HEAD)]),
+        ({"a.embed_tokens.weight": (40, 8), "b.embed_tokens.weight": (40, 8), "b.lm_head.weight": (40, 8)},
+         [("b.embed_tokens.weight", "b.lm_head.weight")]),
+        ({"a.embed_tokens.weight": (40, 8), "b.embed_tokens.weight": (40, 8), HEAD: (40, 8)}, []),
+        ({"roberta.embeddings.word_embeddings.weight": (40, 8), "lm_head.decoder.weight": (40, 8),
+          "lm_head.bias": (40,), "lm_head.decoder.bias": (40,)},
+         [("roberta.embeddings.word_embeddings.weight", "lm_head.decoder.weight"),
+          ("lm_head.bias", "lm_head.decoder.bias")]),
+        ({"encoder.0.weight": (40, 16), "decoder.weight": (40, 16)}, []),
+        ({EMBEDDING: (39, 16), HEAD: (39, 16)}, []),
+        ({"model.layers.0.embed_tokens.weight": (40, 16), HEAD: (40, 16)}, []),
+    ],
+)  # fmt: skip
+def test_names_and_shapes_tell_what_is_one(
+    shapes: dict[str, tuple[int, ...]], groups: list[tuple[str, ...]]
+) -> None:
+    found = find_aliases(CONFIG, shapes, ask=False)
+    assert [group.names for group in found.groups] == groups
+
+
+# --- merges --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["dare_ties", "della", "ties", "linear", "task_arithmetic", "breadcrumbs"])
+def test_copies_come_out_equal_whoever_stores_them(method: str, tmp_path: Path) -> None:
+    base, tuned = once(), [perturbed(once(), i) for i in range(2)]
+    write(tmp_path / "base", both(base), TIED, shards=4)
+    write(tmp_path / "a", both(tuned[0]), TIED, shards=2)
+    write(tmp_path / "b", tuned[1], TIED)
+    out = {}
+    for threads in (1, 2):
+        made = submerge.merge(
+            recipe(tmp_path / "base", tmp_path / "a", tmp_path / "b", merge_method=method,
+                   parameters={} if method in ("linear", "task_arithmetic") else {"density": 0.5}),
+            tmp_path / f"out{threads}",
+            settings=Settings(max_memory=ROOM.max_memory, threads=threads),
+        )  # fmt: skip
+        assert not made.warnings
+        out[threads] = read(made.out)
+    assert all(torch.equal(out[1][name], out[2][name]) for name in out[1])
+    assert torch.equal(out[1][HEAD], out[1][EMBEDDING])
+    assert not torch.equal(out[1][HEAD], base[EMBEDDING])
+    assert submerge.verify(tmp_path / "out1").sound
+
+
+def test_a_rule_for_the_head_cannot_take_one_parameter_apart(tmp_path: Path) -> None:
+    write(tmp_path / "base", both(once()), TIED)
+    write(tmp_path / "tuned", perturbed(once(), 1), TIED)
+    rules = [{"filter": "lm_head", "value": 0.25}, {"value": 1.0}]
+    made = recipe(tmp_path / "base", merge_method="task_arithmetic", parameters={})
+    made["models"] = [{"model": str(tmp_path / "tuned"), "parameters": {"weight": rules}}]
+    plan = submerge.plan(made, ROOM)
+    found = explain(plan, HEAD)[0]
+    assert found["options"]["weight"][0]["value"] == 1.0
+    assert f"one parameter with {EMBEDDING}" in found["why"]
+    out = read(submerge.merge(plan, tmp_path / "out").out)
+    assert torch.equal(out[HEAD], out[EMBEDDING])
+
+
+def test_copies_that_differ_in_a_file_are_two_parameters_whatever_the_config_says(tmp_path: Path) -> None:
+    base = {**once(), HEAD: state({HEAD: SMALL[HEAD]}, seed=7)[HEAD]}
+    tuned = perturbed(base, 1)
+    write(tmp_path / "base", base, TIED)
+    write(tmp_path / "tuned", tuned, TIED)
+    report = submerge.merge(recipe(tmp_path / "base", tmp_path / "tuned", merge_method="task_arithmetic",
+                                   parameters={}), tmp_path / "out", settings=ROOM)  # fmt: skip
+    assert any("tie_word_embeddings: false" in warning for warning in report.warnings)
+    assert json.loads((report.out / "config.json").read_text()) == {**TIED, "tie_word_embeddings": False}
+    for name, tensor in read(report.out).items():
+        torch.testing.assert_close(tensor, (base[name] + tuned[name]) / 2)
+    assert submerge.verify(report.out).sound
+
+
+def test_a_config_that_says_nothing_of_an_unknown_class_is_left_alone(tmp_path: Path) -> None:
+    silent = {key: value for key, value in CONFIG.items() if key != "tie_word_embeddings"}
+    base = state()
+    write(tmp_path / "base", base, silent)
+    write(tmp_path / "tuned", perturbed(base, 1), silent)
+    report = submerge.merge(recipe(tmp_path / "base", tmp_path / "tuned"), tmp_path / "out", settings=ROOM)
+    assert not report.warnings
+    assert (report.out / "config.json").read_bytes() == (tmp_path / "base/config.json").read_bytes()
+    assert submerge.verify(report.out).sound
+
+
+def test_equal_copies_of_an_untied_model_stay_two(tmp_path: Path) -> None:
+    untied = {**TIED, "tie_word_embeddings": False}
+    write(tmp_path / "base", both(once()), untied)
+    tuned = [perturbed(both(once()), i) for i in range(2)]
+    folders = [write(tmp_path / f"t{i}", t, untied) for i, t in enumerate(tuned)]
+    report = submerge.merge(recipe(tmp_path / "base", *folders), tmp_path / "out", settings=ROOM)
+    out = read(report.out)
+    assert not torch.equal(out[HEAD], out[EMBEDDING])
+    assert not report.warnings
+    write(tmp_path / "headless", once(), untied)
+    with pytest.raises(submerge.RequestError, match=f"tensors are missing: {HEAD}"):
+        submerge.plan(recipe(tmp_path / "base", tmp_path / "headless"), ROOM)
+
+
+def test_it_is_taken_up_again_with_the_same_bytes(tmp_path: Path) -> None:
+    write(tmp_path / "base", once(), TIED)
+    tuned = perturbed(both(once()), 1)
+    write(tmp_path / "tuned", tuned, TIED)
+    bad = {**tuned, "model.norm.weight": torch.full((16,), float("nan"))}
+    write(tmp_path / "bad", bad, TIED)
+    made = recipe(tmp_path / "base", tmp_path / "tuned", tmp_path / "bad")
+    with pytest.raises(submerge.WorkError, match="NaN"):
+        submerge.merge(made, tmp_path / "out", settings=ROOM)
+    lenient = Settings(max_memory=ROOM.max_memory, allow_nonfinite=True)
+    report = submerge.merge(made, tmp_path / "out", settings=lenient, resume=True)
+    assert report.resumed == len(SMALL)
+    again = submerge.merge(made, tmp_path / "again", settings=lenient)
+    for name in ("model.safetensors", "config.json", "submerge.json"):
+        assert (report.out / name).read_bytes() == (again.out / name).read_bytes()
+    assert set(read(report.out)) == set(SMALL)
+
+
+@pytest.mark.parametrize("base_often", [True, False])
+def test_state_dicts(base_often: bool) -> None:
+    base, tuned = once(), [perturbed(once(), i) for i in range(2)]
+    options: dict[str, Any] = {"method": "dare_ties", "weight": 0.5, "density": 0.5}
+    plain = merge_state_dicts(tuned, base=base, **options)
+    given = [both(tuned[0]), tuned[1]]
+    found = merge_state_dicts(given, base=both(base) if base_often else base, **options)
+    assert set(found) == set(SMALL if base_often else base)
+    for name, tensor in found.items():
+        assert torch.equal(tensor, plain[EMBEDDING if name == HEAD else name])
+
+
+def test_state_dicts_of_an_untied_base_do_not_lend_their_head() -> None:
+    with pytest.raises(submerge.RequestError, match="missing"):
+        merge_state_dicts([once()], base=state(), method="task_arithmetic", weight=1.0)
+
+
+def test_a_fine_tune_without_a_head_becomes_an_adapter(tmp_path: Path) -> None:
+    write(tmp_path / "base", both(once()), TIED)
+    tuned = perturbed(once(), 1)
+    write(tmp_path / "tuned", tuned, TIED)
+    report = submerge.extract_lora(
+        str(tmp_path / "tuned"), tmp_path / "out", base=str(tmp_path / "base"), rank=16, settings=ROOM
+    )
+    written = load_file(tmp_path / "out/adapter_model.safetensors")
+    assert not [name for name in written if "lm_head" in name or "embed" in name]
+    assert any(EMBEDDING in w and HEAD in w and "no place in an adapter" in w for w in report.warnings)
+
+
+def test_a_bank_holds_one_parameter_once(tmp_path: Path) -> None:
+    write(tmp_path / "base", both(once()), TIED)
+    tuned = [write(tmp_path / f"t{i}", perturbed(once(), i), TIED) for i in range(2)]
+    made = {"merge_method": "mass", "base_model": str(tmp_path / "base"),
+            "models": [{"model": str(t)} for t in tuned]}  # fmt: skip
+    out = submerge.merge(made, tmp_path / "out", settings=ROOM).out
+    bank = load_file(out / "bank.safetensors")
+    assert [name for name in bank if EMBEDDING in name]
+    assert not [name for name in bank if HEAD in name]
+    merged = read(out)
+    assert torch.equal(merged[HEAD], merged[EMBEDDING])
+
+
+# --- verify --------------------------------------------------------------------------------------
+
+
+def merged(tmp_path: Path, **more: Any) -> Path:
+    write(tmp_path / "base", both(once()), TIED)
+    write(tmp_path / "tuned", perturbed(once(), 1), TIED)
+    made = recipe(tmp_path / "base", tmp_path / "tuned", merge_method="task_arithmetic", parameters={})
+    return submerge.merge({**made, **more}, tmp_path / "out", settings=ROOM).out
+
+
+def test_verify_finds_copies_that_the_config_ties(tmp_path: Path) -> None:
+    base = state()
+    write(tmp_path / "base", base)
+    write(tmp_path / "tuned", perturbed(base, 1))
+    out = submerge.merge(recipe(tmp_path / "base", tmp_path / "tuned"), tmp_path / "out", settings=ROOM).out
+    assert submerge.verify(out, load=False).sound
+    (out / "config.json").write_text(json.dumps(TIED))
+    problems = submerge.verify(out, load=False).problems
+    assert len(problems) == 1
+    assert EMBEDDING in problems[0] and HEAD in problems[0] and "ties them" in problems[0]  # noqa: PT018
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_verify_finds_a_merge_that_changed_nothing(dtype: str | None, tmp_path: Path) -> None:
+    none = [{"model": str(tmp_path / "tuned"), "parameters": {"weight": 0.0}}]
+    out = merged(tmp_path, models=none, **({"dtype": dtype} if dtype else {}))
+    problems = submerge.verify(out, load=False).problems
+    assert len(problems) == 1
+    assert "nothing changed" in problems[0]
+    assert str(tmp_path / "tuned") in problems[0]
+
+
+def test_verify_accepts_a_merge_of_models_that_equal_the_base(tmp_path: Path) -> None:
+    write(tmp_path / "base", once(), TIED)
+    write(tmp_path / "tuned", once(), TIED)
+    out = submerge.merge(recipe(tmp_path / "base", tmp_path / "tuned"), tmp_path / "out", settings=ROOM).out
+    assert submerge.verify(out, load=False).sound
+    assert submerge.verify(merged(tmp_path / "other"), load=False).sound
+
+
+def test_verify_finds_a_model_that_took_no_part(tmp_path: Path) -> None:
+    out = merged(tmp_path)
+    manifest = json.loads((out / "submerge.json").read_text())
+    used = [line.get("used") for line in manifest["models"]]
+    assert used == [None, len(SMALL)]
+    manifest["models"][1]["used"] = 0
+    (out / "submerge.json").write_text(json.dumps(manifest))
+    problems = submerge.verify(out, load=False).problems
+    assert [p for p in problems if p.startswith(str(tmp_path / "tuned")) and "took no part" in p]
+
+
+@pytest.mark.parametrize("damage", [None, 3, "x", [], [None], [{"model": 1}], [{"model": "a", "read": 1}]])
+def test_verify_reads_a_damaged_list_of_models(damage: Any, tmp_path: Path) -> None:
+    out = merged(tmp_path)
+    manifest = json.loads((out / "submerge.json").read_text())
+    manifest["models"] = damage
+    (out / "submerge.json").write_text(json.dumps(manifest))
+    submerge.verify(out, load=False)
+
+
+def test_a_truncated_copy_is_an_error_of_the_file(tmp_path: Path) -> None:
+    write(tmp_path / "base", both(once()), TIED, shards=2)
+    write(tmp_path / "tuned", perturbed(once(), 1), TIED)
+    file = next(tmp_path.glob("base/model-00002*"))
+    save_file({"other": torch.zeros(1)}, file)
+    with pytest.raises(submerge.RequestError):
+        submerge.plan(recipe(tmp_path / "base", tmp_path / "tuned"), ROOM)
