@@ -34,7 +34,7 @@ class MergeReport:
     nonfinite: Mapping[str, Mapping[str, int]]
     differs: Mapping[str, list[str]]
     warnings: tuple[str, ...]
-    figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
     @property
     def rate(self) -> float:
