@@ -48,11 +48,12 @@ class MergeReport:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: bytes of the output written, of how many, and bytes moved in all."""
+    """How far a run is: bytes of the output written, of how many, bytes moved in all, and seconds so far."""
 
     written: int
     total: int
     moved: int
+    seconds: float
 
 
 def by_treatment(treatments: list[str]) -> dict[str, int]:
