@@ -4,14 +4,17 @@
 `merge_state_dicts(states, ...)` and `merge_adapters(peft_model, ...)` merge in memory,
 `extract_lora(model, out, base=...)` makes an adapter of a fine-tune, and `verify(folder)` checks a result.
 `load(folder)` gives the model of a merge that finds out the tasks of its inputs (`merge_method: mass`).
+`methods.METHODS` are all methods by name, and `methods.find_method(name)` is one of them.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from submerge._version import __version__
 from submerge.errors import Problem, RequestError, SubmergeError, WorkError
 
 if TYPE_CHECKING:
+    from submerge import methods
     from submerge.engine import (
         MergePlan,
         MergeReport,
@@ -44,6 +47,7 @@ __all__ = [
     "merge",
     "merge_adapters",
     "merge_state_dicts",
+    "methods",
     "plan",
     "verify",
 ]
@@ -75,4 +79,10 @@ def __getattr__(name: str) -> Any:
         from submerge.runtime import load
 
         return load
+    if name == "methods":
+        return import_module("submerge.methods")
     raise AttributeError(f"module 'submerge' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -7,7 +7,6 @@ So the floors that the recipe stands on write `from submerge.deferred import tor
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ class _Deferred(ModuleType):
     """Stands for the module of its name; what is looked up in it is looked up there."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(sys.modules.get(self.__name__) or import_module(self.__name__), name)
+        return getattr(import_module(self.__name__), name)
 
     def __dir__(self) -> list[str]:
         return dir(import_module(self.__name__))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Problem", "RequestError", "SubmergeError", "WorkError", "few"]
+__all__ = ["Problem", "RequestError", "SubmergeError", "WorkError", "few", "size"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,15 @@ class Problem:
 def few(names: Sequence[str], most: int = 3) -> str:
     """Return the first names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as a person reads it: 2.20 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < (1000 if unit == "B" else 999.5):  # or three digits would round to 1e+03
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
 
 
 class SubmergeError(Exception):

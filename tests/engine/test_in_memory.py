@@ -117,3 +117,52 @@ def test_parameters_views_and_shared_storage(tmp_path: Path) -> None:
         assert torch.equal(out[name], value.detach())
         assert out[name].is_contiguous()
         assert not out[name].requires_grad
+
+
+def linear(seed: int) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+
+
+def test_modules_are_taken_for_their_state_dicts() -> None:
+    base, first, second = linear(0), linear(1), linear(2)
+    before = {name: value.clone() for name, value in first.state_dict().items()}
+    options: dict[str, Any] = {"method": "task_arithmetic", "weight": [1.0, 0.5], "lambda_": 0.7}
+    found = submerge.merge_state_dicts([first, second], base=base, **options)
+    states = [first.state_dict(), second.state_dict()]
+    expected = submerge.merge_state_dicts(states, base=base.state_dict(), **options)
+    assert list(found) == list(expected) == list(base.state_dict())
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert all(torch.equal(before[name], value) for name, value in first.state_dict().items())
+    mixed = submerge.merge_state_dicts({"a": first, "b": states[1]}, base=base, **options)
+    assert all(torch.equal(mixed[name], expected[name]) for name in expected)
+    linear(3).load_state_dict(found)
+
+
+@pytest.mark.parametrize(
+    ("states", "message"),
+    [
+        (linear(0), "states: the models are a sequence or a mapping, not an object of type Sequential"),
+        (
+            linear(0).state_dict(),
+            "0.weight: a model is a state dict or a module, not an object of type Tensor",
+        ),
+        (
+            [linear(0), "folder"],
+            r"states\[1\]: a model is a state dict or a module, not an object of type str",
+        ),
+    ],
+)
+def test_what_is_no_model(states: Any, message: str) -> None:
+    with pytest.raises(submerge.RequestError, match=message):
+        submerge.merge_state_dicts(states, method="linear", weight=1)
+
+
+def test_adapters_are_not_merged_as_weights() -> None:
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(linear(0), peft.LoraConfig(target_modules=["0"]))
+    with pytest.raises(
+        submerge.RequestError, match=r"states\[0\]: is a model with adapters of PEFT.*merge_adapters"
+    ):
+        submerge.merge_state_dicts([model, linear(1)], method="linear", weight=1)
+    assert submerge.merge_state_dicts([model.merge_and_unload(), linear(1)], method="linear", weight=1)

@@ -10,6 +10,7 @@ from _support import CASES, MATRIX_CASES, Case, family
 from submerge.engine import merge_state_dicts
 from submerge.errors import RequestError
 from submerge.methods import METHODS, REQUIRED, Method, Option
+from submerge.recipe import load_recipe
 
 CASE = {case.method: case for case in reversed(CASES + MATRIX_CASES)}
 OPTIONS = [(name, option) for name, method in METHODS.items() for option in method.options]
@@ -25,6 +26,32 @@ def refused(case: Case, **options: Any) -> str:
     assert caught.value.exit_code == 2
     assert len(caught.value.problems) == 1, "one mistake, one problem"
     return str(caught.value)
+
+
+FACTORS = [(name, o) for name, o in OPTIONS if o.name in ("lambda", "scale") and o.scope == "shared"]
+
+
+@pytest.mark.parametrize(("name", "option"), FACTORS, ids=[f"{n}-{o.name}" for n, o in FACTORS])
+def test_the_factor_has_two_names(name: str, option: Option) -> None:
+    method, other = METHODS[name], {"lambda": "scale", "scale": "lambda"}[option.name]
+    assert {method.option(written) for written in (option.name, other, "lambda_")} == {option}
+    assert option.name == option.names[0]
+    entries = [{"model": f"m{i}"} for i in range(method.min_models)]
+    recipe: dict[str, Any] = {"merge_method": name, "base_model": "b", "models": entries}
+    given = {o.name: 0.5 for o in method.options if o.default is REQUIRED}
+    found = [
+        load_recipe(recipe | {"parameters": given | {written: 0.25}}).resolved()
+        for written in (option.name, other, "lambda_")
+    ]
+    assert found[0] == found[1] == found[2]
+    assert found[0]["parameters"][option.name] == 0.25
+    with pytest.raises(RequestError, match=f"'{option.name}' and '{other}' are two names of one parameter"):
+        load_recipe(recipe | {"parameters": given | {option.name: 0.25, other: 0.25}})
+
+
+def test_a_factor_of_each_model_is_another_thing() -> None:
+    assert METHODS["passthrough"].option("lambda") is None
+    assert METHODS["linear"].option("scale") is None
 
 
 # What methods say of themselves

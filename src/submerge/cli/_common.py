@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, size
 
 if TYPE_CHECKING:
     from submerge.engine import Settings
@@ -57,15 +57,6 @@ def _parse_size(text: str, flag: str) -> int:
     if match is None:
         raise RequestError(Problem(f"{text!r} is not a size", flag, "write one like 2GB, 500MB or 1.5GiB"))
     return int(float(match[1]) * _UNITS[(match[2] or "").lower()])
-
-
-def size(count: float) -> str:
-    """Return a number of bytes as a person reads it: 2.20 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < (1000 if unit == "B" else 999.5):  # or three digits would round to 1e+03
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def print_json(data: Any) -> None:

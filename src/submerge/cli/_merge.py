@@ -118,7 +118,7 @@ def merge(
 
 
 def _target(folder: Path | None, out: Path | None) -> Path:
-    """Return the folder to make, which one of the two names."""
+    """Return the folder to make, as the argument or the option names it."""
     if folder is not None and out is not None and folder != out:
         raise RequestError(Problem(f"two folders are named, {folder} and {out}", "merge", "name one"))
     found = folder or out

@@ -95,4 +95,5 @@ def _print(method: Method) -> None:
         marks = [f"default {default}" if not d["required"] else "required", f"for {d['for']}"]
         marks += ["usually tuned"] if option.tune else []
         marks += [" or ".join(option.choices)] if option.choices else []
+        marks += [f"also written {name}" for name in option.names[1:] if not name.endswith("_")]
         typer.echo(f"  {option.name} ({d['type']}; {'; '.join(map(str, marks))})\n      {option.help}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -52,16 +51,14 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
 
     def show(found: Progress) -> None:
         nonlocal next_time
-        pace.note(found)
-        if pace.now >= next_time or found.written == found.total:
-            next_time = pace.now + REDRAW
-            bar.update(task, completed=found.written, total=found.total, moved=pace.moved())
+        if found.seconds >= next_time or found.written == found.total:
+            next_time = found.seconds + REDRAW
+            bar.update(task, completed=found.written, total=found.total, moved=_moved(found))
             bar.refresh()
 
     with bar:
         task = bar.add_task("merging", total=None, moved="")
         bar.refresh()
-        pace = _Pace()
         yield show
 
 
@@ -69,42 +66,25 @@ class _Lines:
     """Lines for a log."""
 
     def __init__(self) -> None:
-        self.pace = _Pace()
-        self.next_time = self.pace.now + FIRST
-
-    def show(self, found: Progress) -> None:
-        self.pace.note(found)
-        if self.pace.now >= self.next_time:
-            self.next_time = self.pace.now + EVERY
-            share = f"{found.written / max(1, found.total):.0%}"
-            print(f"merging: {share}, {self.pace.moved()}{self.pace.left()}", file=sys.stderr, flush=True)
-
-
-class _Pace:
-    """How fast a run is."""
-
-    def __init__(self) -> None:
-        import torch  # noqa: F401 # its own start is no part of the run's time
-
-        self.begun = self.now = time.monotonic()
+        self.next_time = FIRST
         self.taken_over: int | None = None
 
-    def note(self, found: Progress) -> None:
-        self.now, self.last = time.monotonic(), found
+    def show(self, found: Progress) -> None:
         if self.taken_over is None:  # what an interrupted run has written took none of this one's time
             self.taken_over = found.written
+        if found.seconds < self.next_time:
+            return
+        self.next_time = found.seconds + EVERY
+        line = f"merging: {found.written / max(1, found.total):.0%}, {_moved(found)}"
+        done = found.written - self.taken_over
+        if done * 20 > found.total:  # before, there is little to go by
+            line += f", about {_time(found.seconds * (found.total - found.written) / done)} left"
+        print(line, file=sys.stderr, flush=True)
 
-    def moved(self) -> str:
-        """Return the bytes read and written so far, and in a second."""
-        return f"{size(self.last.moved)} at {size(self.last.moved / max(1e-9, self.now - self.begun))}/s"
 
-    def left(self) -> str:
-        """Return the time that is left, once a twentieth is done and there is something to go by."""
-        done = self.last.written - (self.taken_over or 0)
-        if done * 20 < self.last.total or not done:
-            return ""
-        seconds = (self.now - self.begun) * (self.last.total - self.last.written) / done
-        return f", about {_time(seconds)} left"
+def _moved(found: Progress) -> str:
+    """Return the bytes read and written so far, and in a second."""
+    return f"{size(found.moved)} at {size(found.moved / max(1e-9, found.seconds))}/s"
 
 
 def _time(seconds: float) -> str:

@@ -67,7 +67,7 @@ class AdapterRun(Run):
         total = sum(tensor.numel for tensor in plan.tensors)
 
         def tick() -> None:
-            progress(Progress(self.written, total, self.meter.read))
+            progress(Progress(self.written, total, self.meter.read, time.perf_counter() - begun))
 
         begun = time.perf_counter()
         with FileTable() as inputs, AdapterWriter(self.output.folder) as writer:

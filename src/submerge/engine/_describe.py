@@ -33,7 +33,7 @@ def describe(plan: MergePlan) -> dict[str, Any]:
         "models": [
             {
                 "model": model.label,
-                "role": _role(plan, index),
+                "role": plan.role(index),
                 "tensors": len(model.tensors.keys() - model.aliases.keys()),
                 "bytes": sum(e.nbytes for n, e in model.tensors.items() if n not in model.aliases),
                 **({"revision": model.revision} if model.revision else {}),
@@ -60,12 +60,6 @@ def _bank(plan: MergePlan) -> dict[str, Any]:
     """Return what the output keeps for its gate: the tasks with their heads, the settings, the most bytes."""
     assert plan.gate is not None
     return {**plan.gate.described(plan.models), "file": BANK, "most": bank_bytes(plan)}
-
-
-def _role(plan: MergePlan, index: int) -> str:
-    roles = ["base"] if plan.recipe.base and index == plan.donor else []
-    roles += ["merged"] if index in plan.participants else []
-    return " and ".join(roles) or "files only"
 
 
 def _adapter(adapter: Adapter) -> dict[str, Any]:

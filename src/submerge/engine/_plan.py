@@ -15,6 +15,7 @@ from submerge.engine._models import NO_BASE, open_models
 from submerge.engine._naming import align_models, idle_models, naming_warnings
 from submerge.engine._record import TaskRecord
 from submerge.engine._settings import Settings
+from submerge.engine._show import as_html, as_text
 from submerge.engine._tensor import TensorPlan
 from submerge.engine._treatment import plan_tensors
 from submerge.errors import Problem, RequestError
@@ -33,9 +34,9 @@ ADAPTER_DTYPES = ("bfloat16", "float16", "float32")
 DIFFUSERS = "diffusion_pytorch_model"  # the only name under which Diffusers looks for weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MergePlan:
-    """What a merge will read, compute and write.
+    """What a merge will read, compute and write; printed, it is a summary in a few lines.
 
     Attributes:
         recipe: what was asked for.
@@ -77,6 +78,18 @@ class MergePlan:
     budget: Budget
     gate: GatePlan | None = None
     unties: bool = False
+
+    def __repr__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
+    def role(self, index: int) -> str:
+        """Return what a model takes part as: base, merged, both, or with its files only."""
+        roles = ["base"] if self.recipe.base and index == self.donor else []
+        roles += ["merged"] if index in self.participants else []
+        return " and ".join(roles) or "files only"
 
     def tally(self, found: dict[str, dict[str, int]], record: TaskRecord) -> None:
         """Add a record's counts of NaN and Inf to `found`: by tensor, then by model or output."""

@@ -51,7 +51,7 @@ class MergeReport:
     nonfinite: Mapping[str, Mapping[str, int]]
     differs: Mapping[str, list[str]]
     warnings: tuple[str, ...]
-    figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
     @property
     def rate(self) -> float:
@@ -65,11 +65,12 @@ class MergeReport:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: bytes of the output written, of how many, and bytes moved in all."""
+    """How far a run is: bytes of the output written, of how many, bytes moved in all, and seconds so far."""
 
     written: int
     total: int
     moved: int
+    seconds: float
 
 
 def by_treatment(treatments: list[str]) -> dict[str, int]:

@@ -207,7 +207,8 @@ class CheckpointRun(Run):
         total = sum(entry.nbytes for entry in self.entries.values())
 
         def tick() -> None:
-            progress(Progress(self.written, total, self.meter.read + self.meter.written))
+            moved = self.meter.read + self.meter.written
+            progress(Progress(self.written, total, moved, time.perf_counter() - begun))
 
         begun = time.perf_counter()
         with FileTable() as inputs, ShardWriter(self.output.folder, self.plan.shards) as writer:

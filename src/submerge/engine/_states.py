@@ -21,7 +21,7 @@ from submerge.store import DTYPES, Checkpoint, FileTable, MemorySink, TensorEntr
 
 __all__ = ["merge_state_dicts", "recipe_of"]
 
-State: TypeAlias = "Mapping[str, torch.Tensor]"
+State: TypeAlias = "Mapping[str, torch.Tensor] | torch.nn.Module"
 
 
 def merge_state_dicts(
@@ -40,7 +40,7 @@ def merge_state_dicts(
     """Return the merged state dict: the base's names (or the first model's), on the CPU.
 
     Args:
-        states: the models, as state dicts in a sequence, or by name.
+        states: the models, each a state dict or a module, in a sequence or by name.
         base: the model that they were fine-tuned from, where the method needs it.
         method: a name from `submerge methods`.
         dtype: of the float tensors that are returned, such as "bfloat16"; the base's by default.
@@ -65,14 +65,14 @@ def merge_state_dicts(
         >>> submerge.merge_state_dicts(tuned, base=base, method="task_arithmetic", weight=[0.5, 0.25])
         {'weight': tensor([ 1.2500, -0.5000,  0.2250])}
     """
-    named = dict(states) if isinstance(states, Mapping) else {f"states[{i}]": s for i, s in enumerate(states)}
+    named = _named(states)
     everything = {**({"base": base} if base is not None else {}), **named}
     if base is not None and "base" in named:
         raise RequestError("a model is called 'base'; give it another name")
     recipe = load_recipe(recipe_of(list(named), base is not None, method, dtype, rules, seed, options))
     settings = Settings(device=device, threads=threads, max_memory=1 << 62, allow_nonfinite=allow_nonfinite)
     specs = list(everything)
-    plan = plan_models(recipe, [_checkpoint(n, s) for n, s in everything.items()], specs, settings)
+    plan = plan_models(recipe, [_checkpoint(n, _state(n, s)) for n, s in everything.items()], specs, settings)
     merged = {t.name: torch.empty(t.shape, dtype=torch_dtype(t.dtype)) for t in plan.tensors}
     sink = MemorySink(merged)
     found: dict[str, dict[str, int]] = {}
@@ -141,7 +141,32 @@ def recipe_of(
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _checkpoint(name: str, state: State) -> Checkpoint:
+def _named(states: Sequence[State] | Mapping[str, State]) -> dict[str, State]:
+    """Return the models by name; those of a sequence are called by their place."""
+    if isinstance(states, Mapping):
+        return dict(states)
+    if isinstance(states, Sequence) and not isinstance(states, str):
+        return {f"states[{i}]": state for i, state in enumerate(states)}
+    what = f"the models are a sequence or a mapping, not an object of type {type(states).__name__}"
+    raise RequestError(Problem(what, "states", "write [first, second]"))
+
+
+def _state(name: str, model: State) -> Mapping[str, torch.Tensor]:
+    """Return the state dict that a model is, or has."""
+    if isinstance(model, Mapping):
+        return model
+    if not isinstance(model, torch.nn.Module):
+        what = f"a model is a state dict or a module, not an object of type {type(model).__name__}"
+        raise RequestError(Problem(what, name, "pass models in a list, or in a dict by name"))
+    if hasattr(model, "peft_config"):
+        what = "is a model with adapters of PEFT, which are factors of updates and no weights"
+        hint = "submerge.merge_adapters merges them; or pass what model.merge_and_unload() returns"
+        raise RequestError(Problem(what, name, hint))
+    found: Mapping[str, torch.Tensor] = model.state_dict()
+    return found
+
+
+def _checkpoint(name: str, state: Mapping[str, torch.Tensor]) -> Checkpoint:
     entries = {}
     for key, tensor in state.items():
         where = f"{name}, tensor {key}"

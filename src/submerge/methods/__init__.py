@@ -83,6 +83,9 @@ class _Registry(Mapping[str, Method]):
     def __len__(self) -> int:
         return len(self._methods)
 
+    def __repr__(self) -> str:
+        return f"<{len(self)} methods: {', '.join(self)}>"
+
 
 def _add(methods: dict[str, Method], found: Iterable[Method], origin: str) -> None:
     for method in found:

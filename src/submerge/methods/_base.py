@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from keyword import iskeyword
 from typing import Any, Literal, TypeAlias
 
 from submerge.algebra import Chunk, Reduction, Update
@@ -33,6 +34,9 @@ class _Required:
 
 REQUIRED = _Required()
 """The default of an option that has none: the recipe must give it."""
+
+FACTOR = ("lambda", "scale")
+"""What papers call the factor on the merged update: an option of either name is found by the other, too."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,18 @@ class Option:
     tune: bool = False
     word: str = ""
     single: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that may be written for it: `lambda_`, too, for Python has its own use for `lambda`."""
+        both = FACTOR if self.name in FACTOR and self.scope == "shared" else ()
+        return tuple(
+            dict.fromkeys(
+                spelled
+                for name in (self.name, *both)
+                for spelled in (name, f"{name}_" if iskeyword(name) else name)
+            )
+        )
 
     def check(self, value: Any) -> Any:
         """Return `value` in the option's type; raise `ValueError` that says what is allowed."""
@@ -257,5 +273,6 @@ class Method:
         return self.origin == "base" or self.base_required
 
     def option(self, name: str) -> Option | None:
-        """Return the option called `name`, or None."""
-        return next((o for o in self.options if o.name == name), None)
+        """Return the option that is written `name`, or None."""
+        own = next((o for o in self.options if o.name == name), None)
+        return own or next((o for o in self.options if name in o.names), None)

@@ -32,6 +32,7 @@ def read_parameters(
         report.add(f"'parameters' is a mapping, not {show(raw)}", path, "write 'name: value' lines")
         return {}
     found: dict[str, Setting] = {}
+    named: dict[str, str] = {}
     for name, written in raw.items():
         here: KeyPath = (*path, name)
         option = method.option(name) if method else None
@@ -40,13 +41,16 @@ def read_parameters(
             report.add(f"'{name}' is one value for all models", here, hint)
         elif option is None and method is not None:
             _no_option(name, here, method, methods, report)
+        elif option is not None and (first := named.setdefault(option.name, name)) != name:
+            what = f"'{first}' and '{name}' are two names of one parameter"
+            report.add(what, here, "give one of them")
         else:
             setting = read_setting(written, here, option, report)
             if setting is not None and option is not None and option.single and not setting.plain:
                 hint = "give one value, without filters and gradients"
                 report.add(f"'{name}' is one value for all tensors", here, hint)
             elif setting is not None:
-                found[name] = setting
+                found[option.name if option is not None else name] = setting
     return found
 
 
@@ -73,7 +77,8 @@ def check_required(method: Method, raw: Any, report: Report) -> None:
 
     given = raw if isinstance(raw, dict) else {}
     for option in method.options:
-        if option.scope == "shared" and option.default is REQUIRED and option.name not in given:
+        missing = not set(option.names) & set(given)
+        if option.scope == "shared" and option.default is REQUIRED and missing:
             path: KeyPath = ("parameters",) if given else ("merge_method",)
             report.add(
                 f"{method.name} needs the parameter '{option.name}'",

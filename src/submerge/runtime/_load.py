@@ -116,7 +116,7 @@ def _with_settings(folder: Folder, given: dict[str, Any]) -> Folder:
         found |= {**defaults, **PRESETS[given["preset"]], **made_with}
     for name, value in given.items():
         option = method.option(name)
-        if option is None or not option.single or name in fixed or option.scope == "model":
+        if option is None or not option.single or option.name in fixed or option.scope == "model":
             changeable = [o.name for o in method.options if o.single and o.name not in fixed]
             problems.append(
                 Problem(
@@ -125,7 +125,7 @@ def _with_settings(folder: Folder, given: dict[str, Any]) -> Folder:
             )
             continue
         try:
-            found[name] = option.check(value)
+            found[option.name] = option.check(value)
         except ValueError as error:
             problems.append(Problem(str(error), "load"))
     if problems:
