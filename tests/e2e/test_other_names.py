@@ -367,6 +367,31 @@ def test_another_architecture_is_not_merged(tmp_path: Path) -> None:
         assert "rules: {missing" not in result.err
 
 
+def test_the_same_names_with_more_in_the_layers(tmp_path: Path) -> None:
+    """A Qwen2 has all of a Llama's names, and biases besides; a Mistral has the very same."""
+    torch.manual_seed(0)
+    more = {"num_key_value_heads": 2, "tie_word_embeddings": False}
+    save(transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, **more)), tmp_path / "base")
+    save(transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SIZES, **more)), tmp_path / "qwen")
+    save(transformers.MistralForCausalLM(transformers.MistralConfig(**SIZES, **more)), tmp_path / "mistral")
+    result = merge(recipe(tmp_path, tmp_path / "base", tmp_path / "qwen"), tmp_path / "out")
+    assert result.code == 2
+    assert "the type qwen2" in result.err
+    assert "model.layers.0.self_attn.k_proj.bias" in result.err
+    assert merge(recipe(tmp_path, tmp_path / "base", tmp_path / "mistral"), tmp_path / "out").code == 0
+
+
+@pytest.mark.parametrize("bare", ["base", "tuned"])
+def test_bare_files(bare: str, tmp_path: Path) -> None:
+    """A file without a config is of the other's kind."""
+    folders = dict(zip(("base", "tuned"), pair("mixtral", tmp_path, other="tuned")[:2], strict=True))
+    whole = submerge.merge(recipe(tmp_path, *folders.values()), tmp_path / "whole", settings=ROOM)
+    folders[bare] = folders[bare] / "model.safetensors"
+    report = submerge.merge(recipe(tmp_path, *folders.values()), tmp_path / "out", settings=ROOM)
+    one, two = read(whole.out), read(report.out)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
 def test_a_layer_with_more_is_another_architecture(vlm: tuple[Path, Path, Any], tmp_path: Path) -> None:
     base, _, _ = vlm
     config = transformers.LlamaConfig(
@@ -437,6 +462,29 @@ def test_an_adapter_on_a_model_under_other_names(kind: str, other: str, tmp_path
     report = submerge.merge(path, tmp_path / "out", settings=ROOM)
     assert same(tmp_path / "out", merged)
     assert json.loads((report.out / "submerge.json").read_text())["models"][1]["adapter"]
+
+
+def test_an_adapter_on_experts_that_the_base_packs_otherwise(tmp_path: Path) -> None:
+    """It is refused by name, and what the hint says leads to the right result."""
+    import peft
+
+    base, tuned, model = pair("mixtral", tmp_path, other="base")
+    wrapped = peft.get_peft_model(
+        model, peft.LoraConfig(r=2, target_modules=[], target_parameters=["mlp.experts.down_proj"])
+    )
+    moved(wrapped, 5)
+    wrapped.save_pretrained(str(tmp_path / "adapter"))
+    both = f"{tuned}+{tmp_path / 'adapter'}"
+    result = merge(recipe(tmp_path, base, both), tmp_path / "out")
+    assert result.code == 2
+    assert "packs otherwise: model.layers.0" in result.err
+    assert "merge_method: passthrough" in result.err
+    submerge.merge(
+        {"merge_method": "passthrough", "models": [{"model": both}]}, tmp_path / "one", settings=ROOM
+    )
+    submerge.merge(recipe(tmp_path, base, tmp_path / "one"), tmp_path / "out", settings=ROOM)
+    one, two = (mixtral().from_pretrained(tmp_path / n).state_dict() for n in ("one", "out"))
+    assert all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)
 
 
 def test_masks_that_one_version_saves(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def align_models(
     alignments = [aligner.align(m) if i in merged else Alignment(m) for i, m in enumerate(models)]
     hint = "merge models of one base; if it is one, give its tensors the base's names"
     problems = [
-        Problem(f"it is not merged under other names than its own: {line}", a.model.label, hint)
+        Problem(f"it is not taken for a model of this base: {line}", a.model.label, hint)
         for a in alignments
         for line in a.refused
     ]

@@ -11,7 +11,7 @@ from typing import Any
 from submerge.errors import Problem, RequestError
 from submerge.store._adapter import Adapter
 from submerge.store._checkpoint import Checkpoint
-from submerge.store._correspondence import correspond
+from submerge.store._correspondence import correspond, is_buffer
 from submerge.store._dtypes import DTYPES
 from submerge.store._header import TensorEntry
 from submerge.store._module_names import Loading, empty_model, loading
@@ -59,11 +59,13 @@ class Aligner:
         model's adapter changes a tensor that the base packs otherwise.
         """
         base = self.base
+        if base.config is None and model.config is not None:  # a bare file: of the model's own kind
+            return Aligner(replace(base, config=model.config)).align(model)
         floats = [name for name, entry in base.tensors.items() if DTYPES[entry.dtype].kind == "float"]
-        if all(name in model.tensors for name in floats):
-            return Alignment(model)
         if why := self._unlike(model, floats):
             return Alignment(model, refused=[why])
+        if all(name in model.tensors for name in floats):
+            return Alignment(model)
         own = {name: entry.shape for name, entry in model.tensors.items()}
         found = correspond(own, self._shapes)
         views = {name: View.whole(old, own[old]) for name, old in found.names.items()}
@@ -79,12 +81,20 @@ class Aligner:
         return Alignment(_renamed(model, views), lacks, refused)
 
     def _unlike(self, model: Checkpoint, floats: Sequence[str]) -> str:
-        """Return why a model that lacks tensors cannot have them under other names; else an empty text."""
+        """Return why a model is of another architecture, whatever names they share; else an empty text.
+
+        Another type alone is no reason, where the tensors are the base's: some models are relabelled.
+        """
         own, base = _kinds(model.config), _kinds(self.base.config)
-        shared = sum(name in model.tensors for name in floats)
-        if _related(own, base) or 2 * shared >= len(floats):
+        if _related(own, base):
             return ""
-        return f"its config names the type {own[0]}, that of {self.base.label} {base[0]}"
+        why = f"its config names the type {own[0]}, that of {self.base.label} {base[0]}"
+        if 2 * sum(name in model.tensors for name in floats) < len(floats):
+            return why
+        layers = {layer_of(name) for name in floats} - {None}
+        more = [n for n in model.tensors if n not in self.base.tensors and layer_of(n) in layers]
+        more = [name for name in more if not is_buffer(name)]
+        return f"{why}, and its layers have {examples(more)} besides" if more else ""
 
     @cached_property
     def _shapes(self) -> dict[str, Shape]:

@@ -14,7 +14,7 @@ from submerge.store._prefixes import _plain, _prefixes
 from submerge.store._problems import examples
 from submerge.store._view import Shape
 
-__all__ = ["Correspondence", "correspond"]
+__all__ = ["Correspondence", "correspond", "is_buffer"]
 
 # spellings of earlier versions of PyTorch and transformers, and words that training puts in
 _SPELLINGS = (
@@ -138,10 +138,8 @@ class _Matcher:
         unlike: set[tuple[str, str]] = set()
         refused = []
         for own, base in sorted(both for both in stacks if both[0]):
-            extra = [
-                n for n in self.own_left if _stack(n) == own and n not in pairs and not _BUFFER.search(n)
-            ]
-            wanted = [n for n in self.base_left if _stack(n) == base and not _BUFFER.search(n)]
+            extra = [n for n in self.own_left if _stack(n) == own and n not in pairs and not is_buffer(n)]
+            wanted = [n for n in self.base_left if _stack(n) == base and not is_buffer(n)]
             if sum(_stack(n) == base for n in pairs.values()) < _ENOUGH * len(wanted):
                 unlike.add((own, base))
             elif extra:
@@ -155,6 +153,11 @@ class _Matcher:
 
     def _base_shape(self, spelled: str) -> Shape:
         return self.base[self.base_left[spelled]]
+
+
+def is_buffer(name: str) -> bool:
+    """Return whether a name is that of a mask, of positions or of frequencies, which some versions save."""
+    return _BUFFER.search(name) is not None
 
 
 def _spelled(name: str) -> str:
