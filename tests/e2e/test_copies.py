@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import submerge
 from _models import ROOM, TEXT, perturbed, quiet_transformers, read, write
@@ -46,10 +46,6 @@ KINDS: dict[str, tuple[str, str, dict[str, Any], list[tuple[str, ...]]]] = {
          ("cls.predictions.bias", "cls.predictions.decoder.bias")],
     ),
 }  # fmt: skip
-
-
-def quiet(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def made(kind: str, folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -343,6 +339,32 @@ def test_a_t5_whose_config_cannot_untie_is_warned_of(tmp_path: Path) -> None:
     assert [p for p in submerge.verify(report.out).problems if "the configuration ties them" in p]
 
 
+def test_a_class_that_ties_the_head_to_one_of_two_embeddings_is_asked(tmp_path: Path) -> None:
+    """By names alone the embeddings of a Marian's encoder and decoder would be one."""
+    t = quiet_transformers()
+    options = {key: value for key, value in KINDS["bart"][2].items() if key != "vocab_size"}
+    torch.manual_seed(0)
+    config = t.MarianConfig(vocab_size=64, decoder_vocab_size=64, pad_token_id=1,
+                            share_encoder_decoder_embeddings=False, **options)  # fmt: skip
+    t.MarianMTModel(config).save_pretrained(tmp_path / "base")
+    base, said = read(tmp_path / "base"), json.loads((tmp_path / "base/config.json").read_text())
+    assert not torch.equal(
+        base["model.encoder.embed_tokens.weight"], base["model.decoder.embed_tokens.weight"]
+    )
+    tuned = perturbed(base, 1)
+    write(tmp_path / "tuned", tuned, {**said, "tie_word_embeddings": True})
+    write(tmp_path / "base", base, {**said, "tie_word_embeddings": True})
+    report = submerge.merge(
+        {"merge_method": "task_arithmetic", "base_model": str(tmp_path / "base"),
+         "models": [{"model": str(tmp_path / "tuned"), "parameters": {"weight": 1.0}}]},
+        tmp_path / "out", settings=ROOM,
+    )  # fmt: skip
+    assert not report.warnings
+    for name, tensor in read(report.out).items():
+        torch.testing.assert_close(tensor, tuned[name])
+    assert submerge.verify(report.out).sound
+
+
 def test_a_base_without_a_head_takes_none(tmp_path: Path) -> None:
     t = quiet_transformers()
     llama().save_pretrained(tmp_path / "lm")
@@ -356,4 +378,3 @@ def test_a_base_without_a_head_takes_none(tmp_path: Path) -> None:
     report = submerge.merge(recipe, tmp_path / "out", settings=ROOM)
     assert [w for w in report.warnings if HEAD in w and "no place" in w]
     assert set(read(report.out)) == set(base)
-    save_file(base, tmp_path / "bare.safetensors")

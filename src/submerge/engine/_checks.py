@@ -11,7 +11,7 @@ from submerge.engine._record import DIGEST
 from submerge.engine._tensor import torch_dtype
 from submerge.engine._workspace import host_bytes
 from submerge.errors import few
-from submerge.store import DTYPES, Checkpoint, FileTable, find_aliases, tied_embeddings
+from submerge.store import DTYPES, Aliases, Checkpoint, FileTable, find_aliases
 
 __all__ = ["idle_models", "split_copies", "unchanged"]
 
@@ -34,19 +34,23 @@ def split_copies(model: Checkpoint, manifest: Mapping[str, Any], *, ask: bool) -
     in the manifest.
     """
     shapes = {name: entry.shape for name, entry in model.tensors.items()}
-    silent = tied_embeddings(model.config) is None
-    aliases = find_aliases(model.config, shapes, ask=ask and silent)
-    problems = []
-    for group in aliases.groups if aliases.ties else ():
-        stored = [name for name in group.names if name in manifest["tensors"] and name in shapes]
-        versions = {
-            tuple(map(str, (line["dtype"], line["shape"], line[DIGEST])))
-            for line in (manifest["tensors"][name] for name in stored)
-        }
-        if len(versions) > 1:
-            what = "the configuration ties them, and their values differ"
-            problems.append(f"{', '.join(stored)}: {what}, so that it depends on the reader which are used")
-    return problems
+    aliases = find_aliases(model.config, shapes, ask=False)
+    if ask and aliases.ties is not False and _split(aliases, manifest["tensors"]):
+        aliases = find_aliases(model.config, shapes, ask=True)
+    what = "the configuration ties them, and their values differ: it depends on the reader which are used"
+    found = _split(aliases, manifest["tensors"]) if aliases.ties else []
+    return [f"{', '.join(names)}: {what}" for names in found]
+
+
+def _split(aliases: Aliases, tensors: Mapping[str, Any]) -> list[list[str]]:
+    """Return the names of each parameter that is there in several versions."""
+    found = []
+    for group in aliases.groups:
+        stored = [name for name in group.names if name in tensors]
+        lines = (tensors[name] for name in stored)
+        if len({(line["dtype"], str(line["shape"]), line[DIGEST]) for line in lines}) > 1:
+            found.append(stored)
+    return found
 
 
 def unchanged(model: Checkpoint, base: Checkpoint, manifest: Mapping[str, Any]) -> list[str]:
@@ -79,8 +83,13 @@ def _differs(line: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
     if not line.get("used") or line["model"] == label:
         return False
     base = next((one for one in _lines(manifest) if one["model"] == label), {})
+    if "adapter" in line:
+        return True
     read, of_base = line.get("read"), base.get("read")
-    return "adapter" in line or (bool(of_base) and read != of_base)
+    if not isinstance(read, dict) or not isinstance(of_base, dict):
+        return False
+    comparable = read.get("tensors") == of_base.get("tensors")  # else one of them lacks tensors
+    return comparable and read.get(DIGEST) != of_base.get(DIGEST)
 
 
 def _equal(model: Checkpoint, base: Checkpoint, name: str, table: FileTable) -> bool:

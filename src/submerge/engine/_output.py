@@ -258,6 +258,7 @@ def fingerprint(plan: MergePlan) -> str:
         "inputs": files,
         "shards": [xxhash.xxh3_128_hexdigest(shard.header) for shard in plan.shards],
         "files": [shard.file for shard in plan.shards],
+        "copies": {tensor.name: tensor.parameter for tensor in plan.tensors if tensor.is_copy},
     }
     if views := [(model.label, repr(model.views)) for model in plan.models if model.views]:
         described["views"] = views
