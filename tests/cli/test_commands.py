@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 import submerge
 from _cli import ROOM, cli, merge
+from _models import ROOM as SETTINGS
 from _models import Family, family, perturbed, read, state, write
 from submerge.methods import METHODS
 
@@ -264,8 +266,7 @@ def test_no_such_method(name: str, hint: str) -> None:
 
 @pytest.fixture
 def merged(recipe: Path, tmp_path: Path) -> Path:
-    assert merge(recipe, tmp_path / "out", "--shard-size", "5kB").code == 0
-    return tmp_path / "out"
+    return submerge.merge(recipe, tmp_path / "out", settings=replace(SETTINGS, shard_size=5000)).out
 
 
 def test_verify(merged: Path) -> None:
