@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
 
 from submerge.methods import Method, TensorSpec
-from submerge.store import DTYPES, Kind, TensorEntry, vocabulary_size
+from submerge.store import DTYPES, Kind, TensorEntry
 
 __all__ = [
     "CHUNK_VALUES",
@@ -21,7 +19,6 @@ __all__ = [
     "TensorPlan",
     "Treatment",
     "chunk_length",
-    "is_matrix",
     "task_length",
     "torch_dtype",
 ]
@@ -39,9 +36,6 @@ TASK_ELEMENTS = 1 << 21
 HELD = 1 << 27
 """Elements of dense updates that are held in memory; more are read anew whenever they are needed.
 A constant, for it decides how sums are grouped."""
-
-
-_TABLE = re.compile(r"embed|wte|wpe|(^|\.)shared\.weight$|lm_head|relative_attention_bias")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +143,3 @@ def torch_dtype(code: str) -> torch.dtype:
     if found is None:
         raise ValueError(f"{code} has no torch type")
     return found
-
-
-def is_matrix(name: str, shape: Sequence[int], config: Mapping[str, Any] | None) -> bool:
-    """Return whether a tensor is the matrix of a linear map, whose singular vectors mean something.
-
-    A table with a row for each token or position is none, nor is an output head over the vocabulary.
-    """
-    if len(shape) != 2 or min(shape) < 2 or _TABLE.search(name):
-        return False
-    return vocabulary_size(config) not in shape

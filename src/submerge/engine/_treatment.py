@@ -10,7 +10,8 @@ from typing import Any
 from submerge.engine._adapter_form import adapter_form
 from submerge.engine._gate import is_head
 from submerge.engine._patch import is_relative
-from submerge.engine._tensor import Input, TensorPlan, is_matrix
+from submerge.engine._tables import is_matrix
+from submerge.engine._tensor import Input, TensorPlan
 from submerge.errors import Problem, RequestError, few
 from submerge.methods import TensorSpec
 from submerge.recipe import Recipe, resolve
