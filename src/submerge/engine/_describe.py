@@ -26,7 +26,6 @@ def describe(plan: MergePlan) -> dict[str, Any]:
     Tensors are grouped by what happens to them and by name, with layer numbers as `*`.
     """
     recipe = plan.recipe
-    base = plan.models[plan.donor]
     return {
         "method": recipe.method.name,
         "equation": recipe.method.equation,
@@ -49,7 +48,7 @@ def describe(plan: MergePlan) -> dict[str, Any]:
         "writes": plan.bytes_written,
         **({"bank": _bank(plan)} if plan.gate else {}),
         "files": {shard.file: shard.size for shard in plan.shards},
-        "side_files": [str(f) for f in (*base.side_files, *base.other_weights)],
+        "side_files": [str(file) for _, file in plan.carried],
         "workers": plan.budget.workers,
         "memory": plan.budget.peak,
     }
