@@ -84,7 +84,7 @@ def _groups(tensors: Sequence[TensorPlan]) -> list[dict[str, Any]]:
         pattern = _NUMBER.sub("*", tensor.name)
         read = tuple(dict.fromkeys(_reads(i) for i in tensor.members))
         written = "factors" if tensor.module else tensor.dtype
-        matrix = tensor.matrix and len(tensor.shape) == 2 and min(tensor.shape) > 1
+        matrix = tensor.matrix and len(tensor.shape) == 2 and not tensor.table
         key = (pattern, tensor.treatment, matrix, tensor.shape, read, written, tensor.why)
         groups[key].append(tensor)
     return [
@@ -155,6 +155,8 @@ def _explained(plan: MergePlan, tensor: TensorPlan, depth: float) -> dict[str, A
             {"task": task, "bytes": k.nbytes, **({"rank": k.rank} if k.rank is not None else {})}
             for task, k in kept.items()
         ]
+        if shared := max(k.shared for k in kept.values()):  # the update that the checkpoint has
+            line["keeps"].append({"bytes": shared})
     return line
 
 

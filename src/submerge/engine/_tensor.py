@@ -71,7 +71,8 @@ class TensorPlan:
     `inputs` are the method's participants in order (for `keep`: the base's tensor, then those
     that it is compared with; for `base`: the base's alone). `origin` is what updates are taken
     against and added to, or None. `values` are the method's options for this tensor. A `matrix` is
-    merged whole, by the method's rule for matrices. `module` is how an adapter keeps the result; in an
+    merged whole, by the method's rule for matrices; of a gate's method that is every tensor, and a `table` is
+    one of two dimensions that is no linear map. `module` is how an adapter keeps the result; in an
     adapter a tensor without one is saved whole.
     """
 
@@ -85,6 +86,7 @@ class TensorPlan:
     values: dict[str, Any]
     why: str = ""
     matrix: bool = False
+    table: bool = False
     module: Module | None = None
 
     @property
@@ -96,7 +98,7 @@ class TensorPlan:
         """The tensor as its method sees it."""
         kept = self.method is not None and self.method.keeps  # its rule goes by the real dimensions
         shape = self.sides if self.matrix and not kept else self.shape
-        return TensorSpec(self.name, shape, len(self.inputs))
+        return TensorSpec(self.name, shape, len(self.inputs), self.table)
 
     @property
     def width(self) -> int:

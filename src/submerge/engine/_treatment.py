@@ -90,6 +90,7 @@ class _Planner:
             values,
             "; ".join(dict.fromkeys(i.note for i in found if i.note)),
             matrix=self._is_whole(entry),
+            table=len(entry.shape) == 2 and not self._is_matrix(entry),
         )
 
     def _is_whole(self, entry: TensorEntry) -> bool:
@@ -97,9 +98,10 @@ class _Planner:
         method = self.recipe.method
         if method.keeps:
             return entry.numel > 0
-        return method.matrix is not None and is_matrix(
-            entry.name, entry.shape, self.models[self.donor].config
-        )
+        return method.matrix is not None and self._is_matrix(entry)
+
+    def _is_matrix(self, entry: TensorEntry) -> bool:
+        return is_matrix(entry.name, entry.shape, self.models[self.donor].config)
 
     def _keep(self, own: Input) -> TensorPlan:
         """An integer or boolean tensor: the donor's bytes, compared with every model's like tensor."""

@@ -85,11 +85,15 @@ class Option:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """The tensor that a fold is made for: its name, its shape, and how many updates there are."""
+    """The tensor that a fold is made for: its name, its shape, and how many updates there are.
+
+    A `table` has two dimensions, and is no linear map: its rows are looked up, or are logits.
+    """
 
     name: str
     shape: tuple[int, ...]
     count: int
+    table: bool = False
 
     @property
     def numel(self) -> int:
@@ -120,10 +124,14 @@ class Merged:
 
 @dataclass(frozen=True)
 class Keeps:
-    """The most that a bank keeps of one update: bytes of `rank` triplets; rank None: of the whole update."""
+    """The most that a bank keeps of one update: bytes of `rank` triplets; rank None: of the whole update.
+
+    `shared` bytes are kept besides, once for all updates of the tensor.
+    """
 
     nbytes: int
     rank: int | None = None
+    shared: int = 0
 
 
 Settings: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]], int], dict[str, Any]]
