@@ -68,8 +68,9 @@ def serving(repos: dict[str, Path]) -> Iterator[Hub]:
         def tree(self, repo: str) -> None:
             folder = hub.repos[repo]
             found = [
-                {"type": "file", "path": p.name, "size": p.stat().st_size, "oid": "0"}
-                for p in sorted(folder.iterdir())
+                {"type": "file", "path": str(p.relative_to(folder)), "size": p.stat().st_size, "oid": "0"}
+                for p in sorted(folder.rglob("*"))
+                if p.is_file()
             ]
             self.send([("Content-Type", "application/json")], json.dumps(found).encode())
 

@@ -25,12 +25,16 @@ def polar(x: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class Reference:
-    """A base's parameters, those of T fine-tunes under the same names, and what each has besides."""
+    """A base's parameters, those of T fine-tunes under the same names, and what each has besides.
+
+    `tables` names those whose rows are looked up, or are logits: a set of tasks gets their updates' mean.
+    """
 
     base: State
     tuned: Sequence[State]
     heads: Sequence[State] = ()
     rank: int | None = None
+    tables: frozenset[str] = frozenset()
     triplets: dict[str, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]] = field(default_factory=dict)
     _known: dict[tuple[int, ...], State] = field(default_factory=dict)
 
@@ -61,12 +65,23 @@ class Reference:
                 u = torch.cat([p[0] for p in parts], dim=1)
                 s = torch.cat([p[1] for p in parts])
                 v = torch.cat([p[2] for p in parts])
+                if name in self.tables:
+                    found[name] = (values.double() + u @ torch.diag(s) @ v / len(tasks)).to(values.dtype)
+                    continue
                 delta = polar(u) @ torch.diag(s) @ polar(v.T).T if len(s) else 0.0
                 found[name] = (values.double() + delta).to(values.dtype)
             else:
                 mean = sum(self.tuned[t][name].double() - values.double() for t in tasks) / len(tasks)
                 found[name] = (values.double() + mean).to(values.dtype)
         self._known[tuple(tasks)] = found
+        return found
+
+    def plain(self) -> State:
+        """Return the plain checkpoint: the merge of all tasks, where nothing of the tables is cut."""
+        found = dict(self.merged(range(len(self.tuned))))
+        for name in self.tables & found.keys():
+            mean = sum(t[name].double() for t in self.tuned) / len(self.tuned)
+            found[name] = mean.to(self.base[name].dtype)
         return found
 
     def residuals(self, name: str, z: torch.Tensor) -> torch.Tensor:
@@ -110,7 +125,7 @@ def routed(
     tasks merged).
     """
     router = copy.deepcopy(model)
-    router.load_state_dict(first or reference.merged(range(len(reference.tuned))), strict=False)
+    router.load_state_dict(first or reference.plain(), strict=False)
     names = [name for site in sites for name in site]
     seen = site_inputs(router, names, inputs)
     mask = inputs.get("attention_mask")

@@ -115,7 +115,13 @@ def _served(
     own = {prefix + name: values for name, values in base.state_dict().items()}
     states = [model.state_dict() for model in tuned]
     heads = [{n: v for n, v in state.items() if n not in own or own[n].shape != v.shape} for state in states]
-    reference = Reference(own, states, heads if any(heads) else ())
+    output = tuned[0].get_output_embeddings()
+    tables = frozenset(
+        f"{path}.weight"
+        for path, module in tuned[0].named_modules()
+        if isinstance(module, torch.nn.Embedding) or (output is not None and module is output)
+    )
+    reference = Reference(own, states, heads if any(heads) else (), tables=tables)
     return Served(kind, root, base, list(tuned), reference, inputs, sites, paths)
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from typer.main import get_command
 
 import submerge
 from _cli import ROOM, cli, merge
+from _models import ROOM as SETTINGS
 from _models import Family, family, perturbed, read, state, write
 from submerge.cli import _progress
 from submerge.cli._app import app
@@ -347,8 +349,7 @@ def test_no_such_method(name: str, hint: str) -> None:
 
 @pytest.fixture
 def merged(recipe: Path, tmp_path: Path) -> Path:
-    assert merge(recipe, tmp_path / "out", "--shard-size", "5kB").code == 0
-    return tmp_path / "out"
+    return submerge.merge(recipe, tmp_path / "out", settings=replace(SETTINGS, shard_size=5000)).out
 
 
 def test_verify(merged: Path) -> None:

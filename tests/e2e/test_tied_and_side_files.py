@@ -100,13 +100,13 @@ def test_every_side_file_is_carried_and_nothing_else(tmp_path: Path) -> None:
 def test_the_tokenizer_comes_from_the_model_that_the_recipe_names(tmp_path: Path) -> None:
     made = family(tmp_path, tokens={"a": 0, "b": 1})
     for folder in (made.base, *made.tuned):
-        (folder / "tokenizer_config.json").write_text(folder.name)
+        (folder / "tokenizer_config.json").write_text(json.dumps({"name": folder.name}))
         (folder / "preprocessor_config.json").write_text(folder.name)
     (made.tuned[0] / "chat_template.jinja").write_text("new")
     (made.base / "special_tokens_map.json").write_text("{}")
     recipe = made.recipe("task_arithmetic", tokenizer_source=f"{made.tuned[0]}/")
     found = contents(submerge.merge(recipe, tmp_path / "out", settings=ROOM).out)
-    assert found["tokenizer_config.json"] == b"tuned0"
+    assert found["tokenizer_config.json"] == b'{"name": "tuned0"}'
     assert found["chat_template.jinja"] == b"new"
     assert found["preprocessor_config.json"] == b"base"
     assert "special_tokens_map.json" not in found, "a file of the other tokenizer"

@@ -10,7 +10,6 @@ import torch
 import submerge
 from _models import ROOM, Family, contents, perturbed, read, state, write
 from submerge.engine import compute_seconds
-from submerge.engine._tensor import is_matrix
 
 SHAPES = {
     "model.embed_tokens.weight": (50, 24),
@@ -40,29 +39,6 @@ def recipe(family: Family, method: str, **options: Any) -> dict[str, Any]:
         "parameters": options,
         "dtype": "float32",
     }
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "config", "matrix"),
-    [
-        ("model.layers.0.self_attn.q_proj.weight", (8, 8), None, True),
-        ("model.layers.0.mlp.shared_expert.up_proj.weight", (8, 4), None, True),
-        ("model.embed_tokens.weight", (8, 4), None, False),
-        ("transformer.wte.weight", (8, 4), None, False),
-        ("transformer.wpe.weight", (8, 4), None, False),
-        ("bert.embeddings.position_embeddings.weight", (8, 4), None, False),
-        ("shared.weight", (8, 4), None, False),
-        ("lm_head.weight", (8, 4), None, False),
-        ("output.weight", (32000, 4), {"vocab_size": 32000}, False),
-        ("block.0.SelfAttention.relative_attention_bias.weight", (32, 4), None, False),
-        ("model.norm.weight", (8,), None, False),
-        ("row.weight", (1, 8), None, False),
-        ("conv.weight", (8, 3, 2, 2), None, False),
-        ("mlp.experts.gate_up_proj", (2, 8, 4), None, False),
-    ],
-)
-def test_what_is_a_matrix(name: str, shape: tuple[int, ...], config: Any, matrix: bool) -> None:
-    assert is_matrix(name, shape, config) is matrix
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -120,12 +120,13 @@ def test_a_limit_on_files(made: Family, tmp_path: Path, limit: int) -> None:
     assert "use smaller shards" in told
     assert "Traceback" not in told
     assert sorted(os.listdir(tmp_path)) == ["logs", "models"]
-    again = start([*argv, "--shard-size", "400kB"], tmp_path / "logs", limits={"RLIMIT_FSIZE": 1_000_000})
+    again = start([*argv, "--shard-size", "1MB"], tmp_path / "logs", limits={"RLIMIT_FSIZE": 1_000_000})
     assert again.wait() == 0
 
 
-def test_a_limit_on_open_files(made: Family, tmp_path: Path) -> None:
-    argv = ["merge", made.write_recipe("task_arithmetic"), "-o", tmp_path / "out", "--shard-size", "1"]
+def test_a_limit_on_open_files(tmp_path: Path) -> None:
+    made = family(tmp_path / "models", shapes={f"model.layers.{i}.weight": (512, 512) for i in range(4)})
+    argv = ["merge", made.write_recipe("task_arithmetic"), "-o", tmp_path / "out", "--shard-size", "1MB"]
     victim = start(argv, tmp_path / "logs", limits={"RLIMIT_NOFILE": 15})
     assert victim.wait() == 1
     assert "ulimit -n" in victim.stderr.read_text()
@@ -254,8 +255,15 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
         (["--max-memory", ""], ("is not a size",)),
         (["--max-memory", "1" * 400], ("is not a size",)),
         (["--shard-size", "5PB"], ("'5PB' is not a size", "--shard-size")),
-        (["--shard-size", "0"], ("--shard-size must be positive",)),
-        (["--shard-size", "0.1"], ("--shard-size must be positive",)),
+        (["--shard-size", "0"], ("'0' is 0 B, less than 1 MB", "--shard-size", "such as 10GB")),
+        (["--shard-size", "0.1"], ("less than 1 MB", "--shard-size")),
+        (["--shard-size", "999kB"], ("'999kB' is 999 kB, less than 1 MB",)),
+        (
+            ["--shard-size", "5B"],
+            ("'5B' is 5 B", "mergekit's 5B are 5 billion parameters", "10GB in 16 bits"),
+        ),
+        (["--shard-size", "0.5 b"], ("less than 1 MB", "1GB in 16 bits")),
+        (["--max-memory", "16"], ("'16' is 16 B, less than 1 MB", "--max-memory")),
         (["--device", "gpu"], ("no such device: gpu", "--device", "use cpu or cuda")),
         (["--device", "meta"], ("meta is not supported",)),
         (["--device", ""], ("no such device",)),
@@ -274,6 +282,12 @@ def test_bad_values(
     for part in parts:
         assert part in result.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["shard_size", "max_memory"])
+def test_sizes_from_python_are_numbers_of_bytes(name: str) -> None:
+    with pytest.raises(submerge.RequestError, match=f"{name} is a number of bytes; found '5B'"):
+        submerge.Settings(**{name: "5B"})
 
 
 def test_no_cuda_device_of_that_number(made: Family, monkeypatch: pytest.MonkeyPatch) -> None:

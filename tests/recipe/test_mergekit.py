@@ -125,6 +125,14 @@ def test_specs_of_one_model_are_written_alike():
     assert found["tokenizer_source"] == "a/"
 
 
+@pytest.mark.parametrize(("source", "theirs"), [("m+a", "a"), ("a", "a"), ("m", "m"), ("base", "base")])
+def test_the_tokenizer_of_an_adapter_is_named_by_the_adapter(source: str, theirs: str) -> None:
+    text = "merge_method: task_arithmetic\nbase_model: b\nmodels: [{model: m+a, parameters: {weight: 1}}]\n"
+    found = to_mergekit(load_recipe(f"{text}tokenizer_source: {source}\n"))
+    assert found is not None
+    assert yaml.safe_load(found)["tokenizer_source"] == theirs
+
+
 def test_defaults_that_differ_are_written_out():
     own = make_method(
         "karcher", Option("max_iter", int, 99, ""), Option("tol", float, 1e-5, ""), origin="zero"

@@ -42,7 +42,7 @@ def untied(model: Any) -> Any:
 
 def reference(served: Served, task: int) -> Reference:
     """Return the reference whose parameters for a task are the fixed merge's in what is first."""
-    whole, own = served.reference.merged(range(len(served.tuned))), served.reference.merged([task])
+    whole, own = served.reference.plain(), served.reference.merged([task])
     mixed = {name: whole[name] if is_first(name) else own[name] for name in own}
     return dataclasses.replace(served.reference, _known={(task,): mixed})
 

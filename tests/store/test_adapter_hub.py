@@ -28,7 +28,10 @@ def opened(spec, download):
         with FileTable() as table:
             left, right = found.factors("q.weight", table)
             values = (left @ right).tolist()
-    return {"revision": found.revision, "shapes": shapes, "values": values, "base": found.base}
+    files = sorted(map(str, found.tokenizer.files))
+    return {
+        "revision": found.revision, "shapes": shapes, "values": values, "base": found.base, "tokenizer": files
+    }
 
 print(json.dumps([opened(spec.lstrip("-"), spec[0] != "-") for spec in sys.argv[1:]]))
 """
@@ -55,6 +58,12 @@ def repo(tmp_path: Path) -> Path:
     folder = by_hand(tmp_path / "repo", base_model_name_or_path="org/base")
     (folder / "README.md").write_text("a card")
     (folder / "optimizer.pt").write_bytes(b"large")
+    (folder / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}')
+    (folder / "chat_template.jinja").write_text("{{ bos }}")
+    for inner in ("additional_chat_templates", "checkpoint-10"):
+        (folder / inner).mkdir()
+    (folder / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
+    (folder / "checkpoint-10" / "tokenizer.json").write_text("{}")
     (folder / "config.json").write_text('{"quantization_config": {"quant_method": "bitsandbytes"}}')
     return folder
 
@@ -70,7 +79,12 @@ def test_adapters_of_the_hub(tmp_path: Path, repo: Path) -> None:
         planned, found, several, model = opened(cache, hub.url, *specs)
         assert hub.whole("adapter_model.safetensors") == 1
         assert hub.whole("optimizer.pt") == hub.whole("README.md") == 0
-    assert planned == {"revision": COMMIT, "shapes": {"q.weight": [3, 4]}, "values": None, "base": "org/base"}
+        assert hub.whole("checkpoint-10/tokenizer.json") == 0
+    tokenizer = ["additional_chat_templates/tools.jinja", "chat_template.jinja", "tokenizer.json"]
+    assert planned == {
+        "revision": COMMIT, "shapes": {"q.weight": [3, 4]}, "values": None, "base": "org/base",
+        "tokenizer": tokenizer,
+    }  # fmt: skip
     assert found == planned | {"values": [[4.0] * 4] * 3}
     assert "its subfolders do (one)" in several["error"]
     assert "adapter_config.json is missing" in model["error"]

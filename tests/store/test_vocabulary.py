@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from submerge.errors import RequestError
-from submerge.store import TOKENIZER_FILES, Vocabulary, compare_vocabularies, read_vocabulary
+from submerge.store import Vocabulary, compare_vocabularies, is_tokenizer_file, read_vocabulary
 
 
 def put(folder: Path, name: str, content: Any) -> Path:
@@ -104,6 +104,20 @@ def test_broken_files_are_named(tmp_path: Path, name: str, content: Any) -> None
         read_vocabulary(bad)
 
 
-def test_tokenizer_files() -> None:
-    assert {"tokenizer.json", "merges.txt", "spiece.model", "chat_template.jinja"} <= TOKENIZER_FILES
-    assert "config.json" not in TOKENIZER_FILES
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("tokenizer.json", True),
+        ("merges.txt", True),
+        ("spiece.model", True),
+        ("spm.model", True),
+        ("qwen.tiktoken", True),
+        ("chat_template.jinja", True),
+        ("additional_chat_templates/tools.jinja", True),
+        ("config.json", False),
+        ("other/tools.jinja", False),
+        ("speech/vocab.json", False),
+    ],
+)
+def test_tokenizer_files(name: str, is_one: bool) -> None:
+    assert is_tokenizer_file(Path(name)) is is_one

@@ -28,7 +28,9 @@ _UNITS = {
     "gi": 2**30,
     "ti": 2**40,
 }
-_SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d+)?)\s*([kmgt]i?)?(b?)\s*", re.IGNORECASE)
+_LEAST = 10**6
+"""Bytes below which a size must be a mistake: no file and no process of a merge is that small."""
 
 
 def settings(
@@ -52,11 +54,19 @@ def load(path: Path, form: str | None = None, rank: int | None = None, energy: f
 
 
 def _parse_size(text: str, flag: str) -> int:
-    """Return the bytes that a text such as 2GB, 500MB, 1.5GiB or 4000000 means."""
+    """Return the bytes that a text such as 2GB, 500MB, 1.5GiB or 4000000 means; at least 1 MB."""
     match = _SIZE.fullmatch(text)
     if match is None:
         raise RequestError(Problem(f"{text!r} is not a size", flag, "write one like 2GB, 500MB or 1.5GiB"))
-    return int(float(match[1]) * _UNITS[(match[2] or "").lower()])
+    number, unit, byte = match.groups()
+    count = int(float(number) * _UNITS[(unit or "").lower()])
+    if count >= _LEAST:
+        return count
+    hint = "write a size in bytes, such as 10GB or 500MB"
+    if byte and not unit and flag == "--shard-size":
+        gigabytes = f"{2 * float(number):g}GB"
+        hint += f"; mergekit's {number}B are {number} billion parameters, which take {gigabytes} in 16 bits"
+    raise RequestError(Problem(f"{text!r} is {size(count)}, less than 1 MB", flag, hint))
 
 
 def print_json(data: Any) -> None:

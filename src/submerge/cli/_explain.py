@@ -50,7 +50,7 @@ def _print(line: dict[str, Any]) -> None:
             typer.echo(f"  {name}{who} = {_yaml(one['value'])}   {one['why']}")
     for kept in line.get("keeps", []):
         what = f"at most rank {kept['rank']}" if "rank" in kept else "the whole update"
-        typer.echo(f"  keeps  {kept['task']}: {what}, {size(kept['bytes'])}")
+        typer.echo(f"  keeps  {kept.get('task', 'the checkpoint')}: {what}, {size(kept['bytes'])}")
 
 
 def _yaml(value: Any) -> str:

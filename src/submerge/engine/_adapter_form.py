@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from submerge.engine._tensor import Module, TensorPlan, is_matrix
+from submerge.engine._tables import is_matrix
+from submerge.engine._tensor import Module, TensorPlan
 from submerge.errors import Problem, few
 from submerge.store import Checkpoint, LowRank
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
+from submerge.deferred import torch
 from submerge.engine._record import DIGEST
 from submerge.engine._tensor import torch_dtype
 from submerge.engine._workspace import host_bytes

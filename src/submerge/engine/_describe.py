@@ -26,7 +26,6 @@ def describe(plan: MergePlan) -> dict[str, Any]:
     Tensors are grouped by what happens to them and by name, with layer numbers as `*`.
     """
     recipe = plan.recipe
-    base = plan.models[plan.donor]
     return {
         "method": recipe.method.name,
         "equation": recipe.method.equation,
@@ -50,7 +49,7 @@ def describe(plan: MergePlan) -> dict[str, Any]:
         "writes": plan.bytes_written,
         **({"bank": _bank(plan)} if plan.gate else {}),
         "files": {shard.file: shard.size for shard in plan.shards},
-        "side_files": [str(f) for f in (*base.side_files, *base.other_weights)],
+        "side_files": [str(file) for _, file in plan.carried],
         "workers": plan.budget.workers,
         "memory": plan.budget.peak,
     }
@@ -80,7 +79,7 @@ def _groups(tensors: Sequence[TensorPlan]) -> list[dict[str, Any]]:
         pattern = _NUMBER.sub("*", tensor.name)
         read = tuple(dict.fromkeys(_reads(i) for i in tensor.members))
         written = "factors" if tensor.module else tensor.dtype
-        matrix = tensor.matrix and len(tensor.shape) == 2 and min(tensor.shape) > 1
+        matrix = tensor.matrix and len(tensor.shape) == 2 and not tensor.table
         key = (pattern, tensor.treatment, matrix, tensor.shape, read, written, tensor.why)
         groups[key].append(tensor)
     return [
@@ -151,6 +150,8 @@ def _explained(plan: MergePlan, tensor: TensorPlan, depth: float) -> dict[str, A
             {"task": task, "bytes": k.nbytes, **({"rank": k.rank} if k.rank is not None else {})}
             for task, k in kept.items()
         ]
+        if shared := max(k.shared for k in kept.values()):  # the update that the checkpoint has
+            line["keeps"].append({"bytes": shared})
     return line
 
 

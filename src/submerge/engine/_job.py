@@ -23,7 +23,7 @@ __all__ = ["Job", "Task"]
 
 SAMPLE_RUNS = 64
 SAMPLE_LENGTH = 4096
-ROUNDING = 16 * torch.finfo(torch.float32).eps
+ROUNDING = 16 * 2.0**-23  # of float32, whose epsilon this is
 """What share of itself an entry of an adapter's product may be off by: other ranges are other products."""
 
 

@@ -21,8 +21,8 @@ def gather(plan: MergePlan, parts: BankParts, folder: Path) -> dict[str, dict[st
     """Write the bank into `folder`; return what submerge.json says of each of its tensors.
 
     `tasks.T.TENSOR.left`, `.values` and `.right` are the factors of task T's update of a tensor, `.whole` is
-    an update that is kept whole, and `heads.T.TENSOR` is a tensor of the task's own. Empty where nothing is
-    kept.
+    an update that is kept whole, `merged.TENSOR` is what the checkpoint adds to the base's values where the
+    factors do not tell it, and `heads.T.TENSOR` is a tensor of the task's own. Empty where nothing is kept.
     """
     items = [*_updates(plan, parts), *_heads(plan)]
     if not items:
@@ -40,12 +40,13 @@ def _updates(plan: MergePlan, parts: BankParts) -> Iterator[_Item]:
             continue
         for name, entry in sorted(parts.entries(index).items(), key=lambda item: _order(item[0])):
             task, _, kind = name.partition(".")
-            yield f"tasks.{task}.{tensor.name}.{kind}", entry, _opener(entry)
+            key = f"tasks.{task}.{tensor.name}.{kind}" if kind else f"{name}.{tensor.name}"
+            yield key, entry, _opener(entry)
 
 
 def _order(name: str) -> tuple[int, str]:
     task, _, kind = name.partition(".")
-    return int(task), kind
+    return (int(task), kind) if kind else (-1, name)
 
 
 def _opener(entry: TensorEntry) -> Callable[[FileTable], Source]:
@@ -66,7 +67,9 @@ def bank_bytes(plan: MergePlan) -> int:
     if plan.gate is None:
         return 0
     heads = sum(e.nbytes for task in plan.gate.tasks for e in task.head.values())
-    return heads + sum(kept.nbytes for tensor in plan.tensors for kept in keeps(plan, tensor).values())
+    found = [list(keeps(plan, tensor).values()) for tensor in plan.tensors]
+    shared = sum(max((kept.shared for kept in some), default=0) for some in found)
+    return heads + shared + sum(kept.nbytes for some in found for kept in some)
 
 
 def keeps(plan: MergePlan, tensor: TensorPlan) -> dict[str, Keeps]:

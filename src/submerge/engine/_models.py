@@ -7,8 +7,7 @@ from pathlib import Path
 
 from submerge.engine._settings import Settings
 from submerge.errors import Problem, RequestError
-from submerge.recipe import Recipe
-from submerge.recipe._recipe import same_model
+from submerge.recipe import Recipe, same_model
 from submerge.store import (
     Adapter,
     Checkpoint,

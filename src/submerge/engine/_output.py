@@ -19,7 +19,6 @@ from submerge.errors import Problem, RequestError, WorkError
 from submerge.recipe import to_mergekit
 from submerge.store import (
     JOURNAL,
-    TOKENIZER_FILES,
     BankParts,
     Journal,
     dtype_named,
@@ -197,15 +196,11 @@ class Output:
     def _carry(self) -> None:
         """Copy the side files, bytes as they are: the tokenizer's from its model, others from the donor."""
         plan = self.plan
-        donor, tokens = plan.models[plan.donor], plan.models[plan.tokenizer]
-        same = plan.donor == plan.tokenizer
-        files = [(donor, f) for f in donor.side_files if same or f.name not in TOKENIZER_FILES]
-        files += [(donor, f) for f in donor.other_weights]
-        files += [] if same else [(tokens, f) for f in tokens.side_files if f.name in TOKENIZER_FILES]
-        for model, relative in files:
+        donor = plan.models[plan.donor]
+        for folder, relative in plan.carried:
             target = self.folder / relative
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(model.path / relative, target)
+            shutil.copyfile(folder / relative, target)
         dtype = dtype_named(plan.recipe.out_dtype or plan.recipe.dtype or "")
         if donor.config is not None:
             config = donor.config if dtype is None else _with_dtype(donor.config, DTYPE_NAMES[dtype])

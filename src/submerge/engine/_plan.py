@@ -17,16 +17,11 @@ from submerge.engine._record import TaskRecord
 from submerge.engine._settings import Settings
 from submerge.engine._show import as_html, as_text
 from submerge.engine._tensor import TensorPlan
+from submerge.engine._tokens import TokenPlan, plan_tokens
 from submerge.engine._treatment import plan_tensors
 from submerge.errors import Problem, RequestError
 from submerge.recipe import Recipe, load_recipe
-from submerge.store import (
-    Checkpoint,
-    Shard,
-    compare_vocabularies,
-    plan_shards,
-    read_vocabulary,
-)
+from submerge.store import Checkpoint, Shard, is_tokenizer_file, plan_shards
 
 __all__ = ["MergePlan", "Settings", "check_device", "make_plan", "plan_models"]
 
@@ -45,14 +40,13 @@ class MergePlan:
         donor: index of the model that gives the names, the config and the side files: the base, or the
             first model.
         participants: indices of the models that are merged, in the method's order.
-        tokenizer: index of the model that gives the tokenizer's files.
         tensors: what happens to each tensor of the output, with the value of each option.
         shards: the files of weights that will be written.
         unused: for a model, the names of its tensors that no output reads.
-        vocabulary: what was compared of the models' tokens.
         warnings: what deserves a look.
         budget: memory and workers.
         gate: what a method keeps for the run time, if it keeps anything.
+        tokens: where the tokenizer comes from; an adapter, or a merge in memory, has none.
         unties: whether the output's configuration must untie its embeddings.
 
     Examples:
@@ -69,14 +63,13 @@ class MergePlan:
     models: tuple[Checkpoint, ...]
     donor: int
     participants: tuple[int, ...]
-    tokenizer: int
     tensors: tuple[TensorPlan, ...]
     shards: tuple[Shard, ...]
     unused: Mapping[int, tuple[str, ...]]
-    vocabulary: tuple[str, ...]
     warnings: tuple[str, ...]
     budget: Budget
     gate: GatePlan | None = None
+    tokens: TokenPlan | None = None
     unties: bool = False
 
     def __repr__(self) -> str:
@@ -98,6 +91,23 @@ class MergePlan:
             where = "the output" if key < 0 else self.models[tensor.members[key].model].label
             counts = found.setdefault(tensor.name, {})
             counts[where] = counts.get(where, 0) + count
+
+    @property
+    def carried(self) -> list[tuple[Path, Path]]:
+        """The files that travel beside the weights: their folders, and their paths inside."""
+        donor = self.models[self.donor]
+        tokenizer = self.tokens.tokenizer if self.tokens else donor.tokenizer
+        files = [file for file in donor.side_files if not is_tokenizer_file(file)]
+        return [
+            *((donor.path, file) for file in files),
+            *((tokenizer.folder, file) for file in tokenizer.files),
+            *((donor.path, file) for file in donor.other_weights),
+        ]
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """How the models' vocabularies compare, a line for each."""
+        return self.tokens.lines if self.tokens else ()
 
     @property
     def pending(self) -> bool:
@@ -146,14 +156,15 @@ def make_plan(
         check_device(settings.device)
     recipe = source if isinstance(source, Recipe) else load_recipe(source)
     specs, models = open_models(recipe, settings, download=download)
-    compared, problems = _vocabularies(recipe, models, specs)
+    tokens, problems = _tokens(recipe, models, specs)
     try:
         plan = plan_models(recipe, models, specs, settings)
     except RequestError as error:
         problems += error.problems
     if problems:
         raise RequestError(problems)
-    return replace(plan, vocabulary=tuple(compared))
+    warnings = tokens.warnings if tokens else _untold(recipe)
+    return replace(plan, tokens=tokens, warnings=(*plan.warnings, *warnings))
 
 
 def check_device(name: str) -> torch.device:
@@ -180,9 +191,6 @@ def plan_models(
     Tensors alone are looked at; vocabularies are not compared.
     """
     donor, participants = _roles(recipe, specs)
-    tokenizer = donor
-    if recipe.tokenizer_source is not None and recipe.tokenizer_source != "base":
-        tokenizer = specs.index(recipe.tokenizer_source)
     problems = _unfit(recipe)
     alignments, found = align_models(models, donor, participants)
     problems += found
@@ -214,11 +222,9 @@ def plan_models(
         tuple(models),
         donor,
         tuple(participants),
-        tokenizer,
         tuple(tensors),
         tuple(shards),
         unused,
-        (),
         (
             *naming_warnings(tensors, alignments, donor, participants),
             *_warnings(models, donor, participants, unused),
@@ -226,7 +232,7 @@ def plan_models(
         ),
         budget(tensors, settings.workers, settings.max_memory),
         gate,
-        copies.unties,
+        unties=copies.unties,
     )
 
 
@@ -259,34 +265,21 @@ def _roles(recipe: Recipe, specs: Sequence[str]) -> tuple[int, list[int]]:
     return (participants[0] if donor is None else specs.index(donor)), participants
 
 
-def _vocabularies(
+def _tokens(
     recipe: Recipe, models: Sequence[Checkpoint], specs: Sequence[str]
-) -> tuple[list[str], list[Problem]]:
-    """Compare every participant's tokens with the donor's; return lines for the plan, and problems."""
+) -> tuple[TokenPlan | None, list[Problem]]:
+    """Return the plan for the tokenizer, and problems; an adapter has no rows that tokens could name."""
+    if recipe.output.form == "adapter":
+        return None, []
     donor, participants = _roles(recipe, specs)
-    lines: list[str] = []
-    problems: list[Problem] = []
-    if recipe.output.form == "adapter":  # it has no embeddings whose rows tokens could name
-        return lines, problems
-    ours = read_vocabulary(models[donor].path)
-    for model in dict.fromkeys(participants):
-        if model == donor:
-            continue
-        label = models[model].label
-        theirs = read_vocabulary(models[model].path)
-        if ours is None or theirs is None:
-            lines.append(f"{label}: no tokenizer to compare" if theirs is None else f"{label}: not compared")
-            continue
-        diff = compare_vocabularies(ours, theirs)
-        text = diff.describe(models[donor].label, label)
-        if not diff.equal and recipe.rules.vocabulary == "refuse":
-            hint = (
-                "merge models of one vocabulary; rules: {vocabulary: by-position} merges embedding "
-                "rows by their position and keeps the base's tokenizer"
-            )
-            problems.append(Problem(f"the vocabularies differ: {text}", label, hint))
-        lines.append(f"{label}: {text}")
-    return lines, problems
+    return plan_tokens(recipe, models, specs, donor, participants)
+
+
+def _untold(recipe: Recipe) -> tuple[str, ...]:
+    """Return what an adapter leaves out of what the recipe asks for."""
+    if recipe.tokenizer_source is None:
+        return ()
+    return ("tokenizer_source: an adapter carries no tokenizer",)
 
 
 def _unused(

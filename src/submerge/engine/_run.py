@@ -121,6 +121,7 @@ class Run(ABC):
             "warnings": [*plan.warnings, *self.warnings()],
             "nonfinite": nonfinite,
             "differs": self.differs(),
+            **({"beyond_rows": list(plan.tokens.beyond)} if plan.tokens and plan.tokens.beyond else {}),
             "tensors": self.lines(),
         }
 

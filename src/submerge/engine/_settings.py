@@ -58,6 +58,9 @@ class Settings:
     allow_nonfinite: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("max_memory", "shard_size"):
+            if not isinstance(getattr(self, name), (int, float)):
+                raise RequestError(f"{name} is a number of bytes; found {getattr(self, name)!r}")
         if self.threads is not None and self.threads < 1:
             raise RequestError(f"--threads must be at least 1; found {self.threads}")
         if self.shard_size < 1:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from submerge.deferred import torch
 from submerge.methods import Method, TensorSpec
-from submerge.store import DTYPES, Kind, TensorEntry, vocabulary_size
+from submerge.store import DTYPES, Kind, TensorEntry
 
 __all__ = [
     "CHUNK_VALUES",
@@ -20,7 +18,6 @@ __all__ = [
     "TensorPlan",
     "Treatment",
     "chunk_length",
-    "is_matrix",
     "task_length",
     "torch_dtype",
 ]
@@ -38,9 +35,6 @@ TASK_ELEMENTS = 1 << 21
 HELD = 1 << 27
 """Elements of dense updates that are held in memory; more are read anew whenever they are needed.
 A constant, for it decides how sums are grouped."""
-
-
-_TABLE = re.compile(r"embed|wte|wpe|(^|\.)shared\.weight$|lm_head|relative_attention_bias")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +70,8 @@ class TensorPlan:
     `inputs` are the method's participants in order (for `keep`: the base's tensor, then those
     that it is compared with; for `base`: the base's alone). `origin` is what updates are taken
     against and added to, or None. `values` are the method's options for this tensor. A `matrix` is
-    merged whole, by the method's rule for matrices. `module` is how an adapter keeps the result; in an
+    merged whole, by the method's rule for matrices; of a gate's method that is every tensor, and a `table` is
+    one of two dimensions that is no linear map. `module` is how an adapter keeps the result; in an
     adapter a tensor without one is saved whole. `parameter` is the name whose options and random
     numbers the tensor has: another than its own where it is a copy, as a head that is tied to embeddings.
     """
@@ -91,6 +86,7 @@ class TensorPlan:
     values: dict[str, Any]
     why: str = ""
     matrix: bool = False
+    table: bool = False
     module: Module | None = None
     parameter: str = ""
 
@@ -108,7 +104,7 @@ class TensorPlan:
         """The tensor as its method sees it."""
         kept = self.method is not None and self.method.keeps  # its rule goes by the real dimensions
         shape = self.sides if self.matrix and not kept else self.shape
-        return TensorSpec(self.name, shape, len(self.inputs))
+        return TensorSpec(self.name, shape, len(self.inputs), self.table)
 
     @property
     def width(self) -> int:
@@ -155,13 +151,3 @@ def torch_dtype(code: str) -> torch.dtype:
     if found is None:
         raise ValueError(f"{code} has no torch type")
     return found
-
-
-def is_matrix(name: str, shape: Sequence[int], config: Mapping[str, Any] | None) -> bool:
-    """Return whether a tensor is the matrix of a linear map, whose singular vectors mean something.
-
-    A table with a row for each token or position is none, nor is an output head over the vocabulary.
-    """
-    if len(shape) != 2 or min(shape) < 2 or _TABLE.search(name):
-        return False
-    return vocabulary_size(config) not in shape

@@ -11,7 +11,8 @@ from submerge.engine._adapter_form import adapter_form
 from submerge.engine._gate import is_head
 from submerge.engine._naming import missing_tensors
 from submerge.engine._patch import is_relative
-from submerge.engine._tensor import Input, TensorPlan, is_matrix
+from submerge.engine._tables import is_matrix
+from submerge.engine._tensor import Input, TensorPlan
 from submerge.errors import Problem, RequestError, few
 from submerge.methods import TensorSpec
 from submerge.recipe import Recipe, resolve
@@ -93,6 +94,7 @@ class _Planner:
             values,
             "; ".join(dict.fromkeys([*self._copy_note(entry), *(i.note for i in found if i.note)])),
             matrix=self._is_whole(entry),
+            table=len(entry.shape) == 2 and not self._is_matrix(entry),
             parameter=parameter,
         )
 
@@ -101,9 +103,10 @@ class _Planner:
         method = self.recipe.method
         if method.keeps:
             return entry.numel > 0
-        return method.matrix is not None and is_matrix(
-            entry.name, entry.shape, self.models[self.donor].config
-        )
+        return method.matrix is not None and self._is_matrix(entry)
+
+    def _is_matrix(self, entry: TensorEntry) -> bool:
+        return is_matrix(entry.name, entry.shape, self.models[self.donor].config)
 
     def _copy_note(self, entry: TensorEntry) -> list[str]:
         return [f"one parameter with {self.same[entry.name]}"] if entry.name in self.same else []

@@ -17,6 +17,7 @@ from submerge.engine._output import MANIFEST
 from submerge.engine._quiet import quietly
 from submerge.engine._record import DIGEST, joined
 from submerge.engine._tensor import torch_dtype
+from submerge.engine._tokens import beyond_rows, told_beyond
 from submerge.engine._workspace import host_bytes
 from submerge.errors import Problem, RequestError, WorkError
 from submerge.store import (
@@ -79,8 +80,9 @@ def verify(folder: str | Path, *, base: str | None = None, load: bool = True) ->
 
     Names, shapes and dtypes against the manifest and against the base (the recipe's, where it can be
     opened, or `base`); that something changed, and that every model took part; that copies which the
-    configuration ties are equal; every tensor's digest; NaN and Inf (a problem unless the merge allowed
-    them); and, with `load`, that transformers loads it with no weight missing or left over.
+    configuration ties are equal; token ids against the rows of the embedding; every tensor's digest; NaN and
+    Inf (a problem unless the merge allowed them); and, with `load`, that transformers loads it with no weight
+    missing or left over.
 
     Args:
         folder: what a merge wrote.
@@ -114,6 +116,7 @@ def verify(folder: str | Path, *, base: str | None = None, load: bool = True) ->
     report.problems += split_copies(model, manifest, ask=load)
     bank = _bank(folder, manifest, report)
     _base(model, base or manifest["recipe"].get("base_model"), base is not None, manifest, report)
+    _tokens(model, manifest, report)
     _values(model, manifest, report)
     if bank is not None:
         _values(bank, {**manifest, "tensors": manifest["bank"]["tensors"]}, report)
@@ -153,6 +156,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found["recipe"], dict) or not all(map(_is_line, found["tensors"].values())):
+            raise ValueError
+        if not isinstance(found.get("beyond_rows", []), list):
             raise ValueError
     except OSError as error:
         hint = "name a folder that `submerge merge` made"
@@ -213,6 +218,20 @@ def _base(
             report.problems.append(f"{name}: the base's shape is {list(base.tensors[name].shape)}")
     if not base.pending:
         report.problems += unchanged(model, base, manifest)
+
+
+def _tokens(model: Checkpoint, manifest: Mapping[str, Any], report: VerifyReport) -> None:
+    """Note tokens that the embedding has no rows for; those of the base itself were so before."""
+    try:
+        beyond, rows = beyond_rows(model)
+    except RequestError as error:
+        report.problems += [str(p) for p in error.problems]
+        return
+    published = manifest.get("beyond_rows", [])
+    if new := {token: place for token, place in beyond.items() if token not in published}:
+        report.problems.append(told_beyond(new, rows))
+    elif beyond:
+        report.skipped.append(f"{told_beyond(beyond, rows)}, as in the base")
 
 
 def _values(model: Checkpoint, manifest: Mapping[str, Any], report: VerifyReport) -> None:

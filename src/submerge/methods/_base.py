@@ -121,6 +121,8 @@ class Option:
 class TensorSpec:
     """The tensor that a fold is made for: its name, its shape, and how many updates there are.
 
+    A `table` has two dimensions, and is no linear map: its rows are looked up, or are logits.
+
     Examples:
         >>> from submerge.methods import TensorSpec
         >>> TensorSpec("model.norm.weight", (64,), count=3).numel
@@ -130,6 +132,7 @@ class TensorSpec:
     name: str
     shape: tuple[int, ...]
     count: int
+    table: bool = False
 
     @property
     def numel(self) -> int:
@@ -171,6 +174,8 @@ class Merged:
 class Keeps:
     """The most that a bank keeps of one update: bytes of `rank` triplets; rank None: of the whole update.
 
+    `shared` bytes are kept besides, once for all updates of the tensor.
+
     Examples:
         >>> from submerge.methods import Keeps
         >>> Keeps(nbytes=4 * 2 * (64 + 1 + 64), rank=2).nbytes
@@ -179,6 +184,7 @@ class Keeps:
 
     nbytes: int
     rank: int | None = None
+    shared: int = 0
 
 
 Settings: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, tuple[int, ...]], int], dict[str, Any]]

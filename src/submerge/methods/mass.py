@@ -7,7 +7,9 @@ whose right singular vectors V_t explain an activation best; a second one runs �
     Δ_S = polar([U_t]_{t∈S}) diag([s_t]) polar([V_t])   (TSV-M over S alone).
 
 Tensors without singular vectors (norms, biases, convolutions, weights with a side shorter than T) keep each
-task's whole update, and S gets their mean.
+task's whole update, and S gets their mean. Tables (embeddings, output heads) may be as long as a vocabulary:
+each task keeps r triplets of its update, the checkpoint gets the mean of the whole updates, as TSV-M has it,
+and S that of the triplets.
 Crisostomi et al. 2026, arXiv 2504.05342.
 """
 
@@ -38,9 +40,9 @@ def _dtype(o: Values) -> torch.dtype:
 
 
 def _rank(spec: TensorSpec, o: Values) -> RankRule | None:
-    """Return how many triplets are kept of each update, or None where whole updates are."""
+    """Return how many triplets are kept of each update, or None where whole updates are, or nothing is."""
     rule = _compression(spec, o)
-    if len(spec.shape) != 2 or min(spec.shape) < 2:
+    if len(spec.shape) != 2 or min(spec.shape) < 2 or (spec.table and o["others"] == "base"):
         return None
     return rule if rule.kind != "int" or rule.value >= 1 else None
 
@@ -71,7 +73,8 @@ def _kept(spec: TensorSpec, o: Values, rank: int) -> Keeps:
         return Keeps(0 if o["others"] == "base" else size * spec.numel)
     most = min(spec.shape) if rule.kind == "energy" else int(rule.value)
     most = min(most, rank or most)
-    return Keeps(most * (size * sum(spec.shape) + 4), most)
+    shared = size * spec.numel if spec.table and o["fixed"] != "base" else 0
+    return Keeps(most * (size * sum(spec.shape) + 4), most, shared)
 
 
 def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
@@ -90,15 +93,36 @@ def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
             found = found.cut(enough(found.s.double().square(), rule.value))
         kept.append(min(1.0, float(found.s.double().square().sum()) / norm))
         parts[t] = Triplets(found.u.to(dtype), found.s.float(), found.v.T.contiguous().to(dtype))
-    bank = Bank((spec.shape[0], spec.shape[1]), parts)
-    chosen = _dissimilar(bank, o["similarity"])
-    update = Zero(bank.shape) if o["fixed"] == "base" else bank.merged(chosen, o["fixed"], o["scale"])
+    factors = {f"{t}.{k}": v for t, p in parts.items() for k, v in vars(p).items()}
     figures: dict[str, Any] = {"rank": max((p.rank for p in parts.values()), default=0)}
     if kept:
         figures["energy"] = sum(kept) / len(kept)
+    if spec.table:
+        return _table(updates, spec, o, factors, figures)
+    bank = Bank((spec.shape[0], spec.shape[1]), parts)
+    chosen = _dissimilar(bank, o["similarity"])
+    update = Zero(bank.shape) if o["fixed"] == "base" else bank.merged(chosen, o["fixed"], o["scale"])
     if len(chosen) < len(parts):
         figures["fixed"] = list(chosen)
-    return Merged(update, figures, {f"{t}.{k}": v for t, p in parts.items() for k, v in vars(p).items()})
+    return Merged(update, figures, factors)
+
+
+def _table(
+    updates: Sequence[Update],
+    spec: TensorSpec,
+    o: Values,
+    factors: Mapping[str, torch.Tensor],
+    figures: Mapping[str, Any],
+) -> Merged:
+    """Return the mean of a table's updates, beside the factors of each.
+
+    Triplets that were cut do not tell it, so that it is kept, too: the base is the checkpoint less that.
+    """
+    figures = {**figures, "table": True}
+    if o["fixed"] == "base" or not factors:
+        return Merged(Zero(updates[0].shape), figures, factors)
+    mean = weighted_sum(updates, [o["scale"] / spec.count] * spec.count).dense().to(_dtype(o))
+    return Merged(Dense(mean.float()), figures, {**factors, "merged": mean})
 
 
 def _dissimilar(bank: Bank, most: float) -> tuple[int, ...]:
@@ -116,7 +140,9 @@ def _whole(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
     if o["others"] == "base":
         return Merged(Zero(updates[0].shape))
     found = {t: u.dense() for t, u in enumerate(updates) if not isinstance(u, Zero)}
-    kept = {t: d.reshape(spec.shape).to(dtype) for t, d in found.items() if bool(d.count_nonzero())}
+    kept = {
+        t: (d.reshape(spec.shape) * o["scale"]).to(dtype) for t, d in found.items() if bool(d.count_nonzero())
+    }
     if o["fixed"] == "base":
         return Merged(Zero(updates[0].shape), kept={f"{t}.whole": d for t, d in kept.items()})
     # the rounded updates, so that the base can be told from the merge and the bank
@@ -235,7 +261,7 @@ OPTIONS = (
         "others",
         str,
         "mean",
-        "tensors without singular vectors: the mean of the tasks' updates, or none",
+        "tensors that are no matrices: the mean of the tasks' updates, or none",
         choices=("mean", "base"),
         single=True,
     ),

@@ -2,7 +2,7 @@
 
 from submerge.recipe._load import load_recipe
 from submerge.recipe._mergekit import to_mergekit
-from submerge.recipe._recipe import ModelEntry, OutputForm, Recipe, Rules
+from submerge.recipe._recipe import ModelEntry, OutputForm, Recipe, Rules, same_model
 from submerge.recipe._setting import Rule, Setting
 from submerge.recipe._settings import Resolved, ResolvedValues, resolve
 
@@ -17,5 +17,6 @@ __all__ = [
     "Setting",
     "load_recipe",
     "resolve",
+    "same_model",
     "to_mergekit",
 ]

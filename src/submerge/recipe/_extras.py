@@ -46,9 +46,9 @@ def read_tokenizer(
     spec = read_spec(raw, path, report)
     if spec is None or models is None:
         return spec
-    known = {
-        same_model(name): name for name in [*(entry.model for entry in models), *([base] if base else [])]
-    }
+    named = [*(entry.model for entry in models), *([base] if base else [])]
+    parts = [part for name in named for part in name.split("+")]  # also a model or an adapter of a `+` alone
+    known = {same_model(name): name for name in [*parts, *named]}
     if same_model(spec) not in known:
         report.add(f"{show(spec)} is no model of this recipe", path, "name 'base' or one of the models")
     return known.get(same_model(spec))

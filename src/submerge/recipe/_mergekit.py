@@ -65,6 +65,9 @@ def to_mergekit(recipe: Recipe) -> str | None:
     named = {same_model(entry.model): entry.model for entry in recipe.models}
     if recipe.base is not None:
         named[same_model(recipe.base)] = recipe.base  # to mergekit 'base/' is not 'base'
+    source = named.get(same_model(recipe.tokenizer_source or ""), recipe.tokenizer_source)
+    if source is not None:  # of model+adapter mergekit would take the model's
+        source = source.partition("+")[2] or source
     given = {
         "merge_method": recipe.method.name,
         "base_model": recipe.base,
@@ -74,7 +77,7 @@ def to_mergekit(recipe: Recipe) -> str | None:
         "parameters": top or None,
         "dtype": recipe.dtype,
         "out_dtype": recipe.out_dtype,
-        "tokenizer_source": named.get(same_model(recipe.tokenizer_source or ""), recipe.tokenizer_source),
+        "tokenizer_source": source,
     }
     plain = {key: value for key, value in given.items() if value is not None}
     return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True)

@@ -14,7 +14,7 @@ from submerge.methods.mass import routes_on_base
 from submerge.runtime._folder import Folder
 from submerge.runtime._gate import Gate
 from submerge.runtime._heads import Heads, Own, own_modules
-from submerge.runtime._layers import Factors, Forward, GatedLayer, Kept, Whole, gate_layer
+from submerge.runtime._layers import Factors, Forward, GatedLayer, Kept, Table, Whole, gate_layer
 from submerge.store import layer_of
 
 __all__ = ["Attached", "attach"]
@@ -95,15 +95,16 @@ def _tensor(model: nn.Module, name: str) -> torch.Tensor:
 def _kept(folder: Folder, gate: Gate, name: str, module: nn.Module, path: str) -> Kept:
     if name in folder.wholes:
         return Whole(gate, name, folder.wholes[name])
-    return Factors(
-        gate,
-        f"{path}:{name}",
-        folder.factors[name],
-        rule=folder.settings["aggregate"],
-        scale=folder.settings["scale"],
-        turned=type(module).__name__ == "Conv1D",
-        table=isinstance(module, nn.Embedding),
-    )
+    settings: dict[str, Any] = {
+        "rule": folder.settings["aggregate"],
+        "scale": folder.settings["scale"],
+        "turned": type(module).__name__ == "Conv1D",
+        "table": isinstance(module, nn.Embedding),
+    }
+    if name in folder.tables:
+        settings["tasks"] = len(folder.tasks)
+        return Table(gate, f"{path}:{name}", folder.factors[name], **settings)
+    return Factors(gate, f"{path}:{name}", folder.factors[name], **settings)
 
 
 def _origin(
@@ -118,6 +119,8 @@ def _origin(
         if name in folder.wholes:
             total = sum(d.float() for d in folder.wholes[name].values())
             made = merged - total / len(folder.tasks)
+        elif name in folder.merged:
+            made = merged - folder.merged[name].float()
         else:
             parts = folder.factors[name]
             shape = (merged.shape[0], merged.shape[1])

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from submerge.engine._adapter_form import turned
-from submerge.engine._tensor import is_matrix
+from submerge.engine._tables import is_matrix
 from submerge.errors import Problem, RequestError
 from submerge.runtime._folder import Folder, open_folder
 from submerge.runtime._load import architecture_of

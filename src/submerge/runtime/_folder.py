@@ -26,8 +26,9 @@ WHOLE = 1e-5
 class Folder:
     """The tasks with what is told of them, the gate's settings, and the bank by tensor and task.
 
-    `fixed` names, for tensors where that is not all, the tasks that the checkpoint is a merge of. `low_rank`
-    says that most matrices keep updates whole at ranks below 1/T of theirs, as it is with adapters.
+    `fixed` names, for tensors where that is not all, the tasks that the checkpoint is a merge of. Of `tables`
+    a set of tasks gets the mean, and `merged` is what the checkpoint adds to the base's values of them.
+    `low_rank` says that most matrices keep updates whole at ranks below 1/T of theirs, as with adapters.
     """
 
     path: Path
@@ -37,6 +38,8 @@ class Folder:
     wholes: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
     heads: tuple[dict[str, torch.Tensor], ...] = ()
     fixed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    tables: frozenset[str] = frozenset()
+    merged: dict[str, torch.Tensor] = field(default_factory=dict)
     low_rank: bool = False
 
     @property
@@ -58,6 +61,7 @@ def open_folder(path: Path) -> Folder:
         told = {name: tuple(line["shape"]) for name, line in manifest["bank"]["tensors"].items()}
         figures = {n: line["figures"] for n, line in manifest["tensors"].items() if "figures" in line}
         fixed = {n: tuple(found["fixed"]) for n, found in figures.items() if "fixed" in found}
+        tables = frozenset(n for n, found in figures.items() if found.get("table"))
         shares = {n: float(found["energy"]) for n, found in figures.items() if "energy" in found}
         if not tasks or not all(isinstance(task["name"], str) for task in tasks):
             raise ValueError
@@ -66,7 +70,7 @@ def open_folder(path: Path) -> Folder:
         raise RequestError(Problem(f"there is no {MANIFEST} ({error.strerror})", str(path), hint)) from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise RequestError(Problem("the file is damaged", str(path / MANIFEST), "merge again")) from error
-    found = Folder(path, tasks, settings, heads=tuple({} for _ in tasks), fixed=fixed)
+    found = Folder(path, tasks, settings, heads=tuple({} for _ in tasks), fixed=fixed, tables=tables)
     if told:
         _read(found, path / BANK, told)
     low = [
@@ -92,8 +96,11 @@ def _read(folder: Folder, path: Path, told: Mapping[str, tuple[int, ...]]) -> No
     parts: dict[tuple[str, int], dict[str, torch.Tensor]] = {}
     with safe_open(path, framework="pt") as file:
         for name in entries:
-            kind, number, rest = _parsed(name, len(folder.tasks), path)
             tensor = file.get_tensor(name)
+            if name.startswith("merged."):
+                folder.merged[name.removeprefix("merged.")] = tensor
+                continue
+            kind, number, rest = _parsed(name, len(folder.tasks), path)
             if kind == "heads":
                 folder.heads[number][rest] = tensor
                 continue

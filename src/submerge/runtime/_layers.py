@@ -33,7 +33,7 @@ from submerge.algebra import Bank, Triplets
 from submerge.runtime._batch import cut, joined, tensors
 from submerge.runtime._gate import Gate, UnsplitError
 
-__all__ = ["Factors", "Forward", "GatedLayer", "Kept", "Whole", "gate_layer"]
+__all__ = ["Factors", "Forward", "GatedLayer", "Kept", "Table", "Whole", "gate_layer"]
 
 WRITTEN = 32
 """Multiply-adds of a matrix product in the time that it takes to copy an element."""
@@ -183,6 +183,25 @@ class Factors(Kept):
         m, n = self.shape
         rank: int = sum(self.places[t].stop - self.places[t].start for t in self.members(tasks))
         return tokens * rank * (m + n) > m * n * (rank + WRITTEN)
+
+
+class Table(Factors):
+    """A table of which each task keeps the leading triplets; a set of tasks gets the mean of its updates.
+
+    Tasks that do not change it count in the mean, too: they have no triplets.
+    """
+
+    def __init__(
+        self, gate: Gate, name: str, parts: Mapping[int, Triplets], *, tasks: int, **more: Any
+    ) -> None:
+        some = next(iter(parts.values()))
+        none = Triplets(some.left[:, :0], some.values[:0], some.right[:0])
+        super().__init__(gate, name, {t: parts.get(t, none) for t in range(tasks)}, **more)
+
+    def core(self, members: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+        """Return the diagonal α s / |S|."""
+        found = torch.cat([self.values[self.places[t]] for t in members])
+        return (found * (self.scale / len(members))).to(like)
 
 
 Parameters = Mapping[str, Kept]

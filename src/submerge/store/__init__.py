@@ -22,10 +22,11 @@ from submerge.store._prefixes import NameMatch, match_names, respelling
 from submerge.store._shards import Shard, index_json, plan_shards
 from submerge.store._source import FileSource, FileTable, MemorySource, Source, file_identity
 from submerge.store._vocabulary import (
-    TOKENIZER_FILES,
+    Tokenizer,
     Vocabulary,
     VocabularyDiff,
     compare_vocabularies,
+    is_tokenizer_file,
     read_vocabulary,
 )
 from submerge.store._writer import MemorySink, ShardWriter, Sink, preallocate, sync_file, sync_folder
@@ -34,7 +35,6 @@ __all__ = [
     "BANK",
     "DTYPES",
     "JOURNAL",
-    "TOKENIZER_FILES",
     "Adapter",
     "AdapterWriter",
     "Add",
@@ -62,6 +62,7 @@ __all__ = [
     "Sink",
     "Source",
     "TensorEntry",
+    "Tokenizer",
     "Vocabulary",
     "VocabularyDiff",
     "can_untie",
@@ -76,6 +77,7 @@ __all__ = [
     "index_json",
     "is_adapter",
     "is_t5",
+    "is_tokenizer_file",
     "lay_over",
     "layer_of",
     "loaded_names",

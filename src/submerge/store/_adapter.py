@@ -18,8 +18,10 @@ from submerge.store._dtypes import DTYPES
 from submerge.store._header import TensorEntry, read_header
 from submerge.store._hub import Fetched, fetch
 from submerge.store._pickles import load_pickled, memory_entry
+from submerge.store._side_files import side_files
 from submerge.store._source import FileTable, MemorySource, Source
 from submerge.store._spec import HubId, locate, sibling_hint
+from submerge.store._vocabulary import Tokenizer, is_tokenizer_file
 
 __all__ = ["Adapter", "is_adapter", "open_adapter"]
 
@@ -32,7 +34,7 @@ class Adapter:
     was recognised. `memory` holds the tensors of a pickled file, whose entries have no file. `pending`
     says that the weights of a Hub id are not downloaded yet: shapes are known, values cannot be read.
     `whole` names what a model under it took over from it as it is, and what therefore is no part any more;
-    `names` are the adapter's own names of that model's parameters.
+    `names` are the adapter's own names of that model's parameters. `tokenizer` is what of one lies beside it.
     """
 
     label: str
@@ -48,6 +50,7 @@ class Adapter:
     pending: bool = False
     whole: frozenset[str] = frozenset()
     names: Mapping[str, str] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
 
     @property
     def rank(self) -> int:
@@ -174,6 +177,7 @@ def _open(folder: Path, label: str, allow_pickle: bool, fetched: Fetched | None 
         raise RequestError([*error.problems, *problems]) from None
     if entries is None:
         raise RequestError(problems)
+    tokenizer = Tokenizer(folder, side_files(folder, is_tokenizer_file)[0])
     parts, notes = build_parts(entries, config, str(folder / choice.name))
     base, revision = config.raw.get("base_model_name_or_path"), config.raw.get("revision")
     return Adapter(
@@ -188,6 +192,7 @@ def _open(folder: Path, label: str, allow_pickle: bool, fetched: Fetched | None 
         files=(folder / choice.name,),
         memory=memory,
         pending=choice.name in headers,
+        tokenizer=tokenizer,
     )
 
 

@@ -24,6 +24,7 @@ from submerge.store._source import FileTable, MemorySource, Source
 from submerge.store._spec import HubId, locate, sibling_hint
 from submerge.store._view import View
 from submerge.store._view_source import ViewSource
+from submerge.store._vocabulary import Tokenizer, is_tokenizer_file
 
 __all__ = ["Checkpoint", "open_checkpoint", "same_values"]
 
@@ -73,6 +74,14 @@ class Checkpoint:
     def places(self) -> list[Path]:
         """The folders or bare files that it was read from."""
         return [self.path, *([self.adapter.path] if self.adapter else [])]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the model: the adapter's where it brings one, else that beside the weights."""
+        brought = self.adapter.tokenizer if self.adapter else None
+        if brought is not None and brought.complete:
+            return brought
+        return Tokenizer(self.path, tuple(file for file in self.side_files if is_tokenizer_file(file)))
 
     def source(self, name: str, table: FileTable) -> Source:
         """Return where to read a tensor's values from: its file, opened in `table`, memory, or views."""

@@ -19,6 +19,7 @@ from submerge.store._header import TensorEntry
 from submerge.store._index import read_index
 from submerge.store._problems import read_json
 from submerge.store._side_files import is_side_file
+from submerge.store._vocabulary import is_tokenizer_file
 
 __all__ = ["Fetched", "download_hint", "fetch"]
 
@@ -35,6 +36,7 @@ _SIDE_SUFFIXES = (
     ".spm",
     ".tiktoken",
     ".tsv",
+    ".codes",
 )
 _LICENCES = ("license", "licence", "notice", "use_policy", "copying")
 _TRUE = {"1", "true", "yes", "on"}
@@ -84,7 +86,10 @@ def fetch(
     names = [sibling.rfilename for sibling in info.siblings or ()]
     if adapter:
         choice = choose_adapter(names, repo_id, allow_pickle=allow_pickle)
-        small = ["adapter_config.json"]
+        small = [
+            "adapter_config.json",
+            *(n for n in names if _is_small(n) and is_tokenizer_file(PurePosixPath(n))),
+        ]
     else:
         choice = choose_weights(
             [name for name in names if "/" not in name],

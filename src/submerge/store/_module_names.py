@@ -7,7 +7,6 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
-from submerge.store._placeholder import Placeholder
 from submerge.store._view import Shape, View
 
 __all__ = ["Loading", "empty_model", "loaded_names", "loading", "module_names"]
@@ -92,6 +91,8 @@ def loading(model: Any, shapes: Mapping[str, Shape]) -> Loading:
         from transformers.core_model_loading import WeightConverter, dot_natural_key, rename_source_key
     except ImportError:
         return Loading()
+    from submerge.store._placeholder import Placeholder  # a class of torch's, which is there by now
+
     there = model.state_dict()
     steps: list[Any] = list(get_model_conversion_mapping(model))
     converters = [step for step in steps if isinstance(step, WeightConverter)]

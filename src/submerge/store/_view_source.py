@@ -7,9 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from submerge.deferred import np, npt
 from submerge.store._source import Source
 from submerge.store._view import Block, Shape, View, contiguous_strides
 
