@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import submerge
 from _models import ROOM, TEXT, perturbed, quiet_transformers, read, write
+from submerge.store import _aliases
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SEQUENCE = {"vocab_size": 64, "d_model": 16, "decoder_start_token_id": 0}
@@ -77,8 +78,14 @@ def single(tensors: Mapping[str, torch.Tensor], groups: list[tuple[str, ...]], k
     return {name: tensor for name, tensor in whole.items() if name not in gone}
 
 
+@pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_does_not_matter_how_often_a_parameter_is_stored(kind: str, tmp_path: Path) -> None:
+def test_it_does_not_matter_how_often_a_parameter_is_stored(
+    kind: str, known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither where transformers knows the class nor where names alone tell."""
+    if not known:
+        monkeypatch.setattr(_aliases, "_of_class", lambda *_: None)
     groups = KINDS[kind][3]
     base, config = made(kind, tmp_path / "made")
     if kind != "bart":  # as transformers 4 writes it
