@@ -226,6 +226,46 @@ def test_an_adapter_on_a_tied_base_gives_what_was_trained_or_what_peft_merges(
     assert submerge.verify(report.out).sound
 
 
+def test_an_embedding_that_an_adapter_replaced_leaves_the_head_as_the_base_has_it(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path / "base")
+    train(loaded(tmp_path / "base"), tmp_path / "adapter", **TRAINED["saved"])
+    recipe = {"merge_method": "task_arithmetic", "base_model": str(tmp_path / "base"),
+              "models": [{"model": str(tmp_path / "adapter"), "parameters": {"weight": 0.5}}]}  # fmt: skip
+    report = submerge.merge(recipe, tmp_path / "out", settings=ROOM)
+    base, out = read(tmp_path / "base"), read(report.out)
+    new = load_file(tmp_path / "adapter/adapter_model.safetensors")[f"base_model.model.{EMBEDDING}"]
+    torch.testing.assert_close(out[EMBEDDING], (base[EMBEDDING] + new) / 2)
+    torch.testing.assert_close(out[HEAD], base[EMBEDDING])
+    assert [w for w in report.warnings if "tie_word_embeddings: false" in w]
+    assert submerge.verify(report.out).sound
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_adapters_on_a_tied_base_merge_to_one_that_adapts_the_same_modules(
+    copies: int, tmp_path: Path
+) -> None:
+    llama().save_pretrained(tmp_path / "base")
+    if copies == 2:
+        twice(tmp_path / "base")
+    train(loaded(tmp_path / "base"), tmp_path / "adapter", **TRAINED["lora"])
+    tuned = perturbed(read(tmp_path / "base"), 1)
+    if copies == 2:
+        tuned[HEAD] = tuned[EMBEDDING].clone()
+    write(tmp_path / "tuned", tuned, json.loads((tmp_path / "base/config.json").read_text()))
+    for models in (["adapter"], ["adapter", "tuned"]):
+        recipe = {
+            "merge_method": "cat",
+            "base_model": str(tmp_path / "base"),
+            "models": [{"model": str(tmp_path / name)} for name in models],
+            "output": {"as": "adapter", "rank": 16},
+        }
+        out = submerge.merge(recipe, tmp_path / "-".join(["out", *models]), settings=ROOM).out
+        names = load_file(out / "adapter_model.safetensors")
+        assert [name for name in names if "embed_tokens" in name]
+        assert not [name for name in names if "lm_head" in name]
+        assert submerge.verify(out).sound
+
+
 def test_the_hint_for_an_adapter_on_a_tied_head_can_be_followed(tmp_path: Path) -> None:
     llama().save_pretrained(tmp_path / "base")
     trained = train(loaded(tmp_path / "base"), tmp_path / "adapter", **TRAINED["lora on the head"])

@@ -192,6 +192,58 @@ def test_a_fine_tune_without_a_head_becomes_an_adapter(tmp_path: Path) -> None:
     assert any(EMBEDDING in w and HEAD in w and "no place in an adapter" in w for w in report.warnings)
 
 
+def test_an_untied_fine_tune_becomes_an_adapter_without_its_head(tmp_path: Path) -> None:
+    write(tmp_path / "base", once(), TIED)
+    tuned = perturbed(both(once()), 1)
+    write(tmp_path / "tuned", tuned, {**TIED, "tie_word_embeddings": False})
+    report = submerge.extract_lora(
+        str(tmp_path / "tuned"), tmp_path / "out", base=str(tmp_path / "base"), rank=16, settings=ROOM
+    )
+    others = [name for name, shape in SMALL.items() if len(shape) == 1]
+    assert any(f"{2 + len(others)} tensors differ" in w for w in report.warnings), "the head among them"
+    assert submerge.verify(report.out).sound
+
+
+@pytest.mark.parametrize("base_often", [True, False])
+def test_the_trunk_of_an_untied_t5_is_one(base_often: bool, tmp_path: Path) -> None:
+    shapes = {"shared.weight": (40, 16), "encoder.block.0.layer.0.q.weight": (16, 16), HEAD: (40, 16)}
+    config = {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "vocab_size": 40,
+              "tie_word_embeddings": False}  # fmt: skip
+    base = state(shapes)
+    tuned = perturbed(base, 1)
+
+    def often(model: State) -> State:
+        copies = {
+            f"{side}.embed_tokens.weight": model["shared.weight"].clone() for side in ("encoder", "decoder")
+        }
+        return {**model, **copies}
+
+    write(tmp_path / "base", often(base) if base_often else base, config)
+    write(tmp_path / "tuned", tuned if base_often else often(tuned), config)
+    report = submerge.merge(recipe(tmp_path / "base", tmp_path / "tuned"), tmp_path / "out", settings=ROOM)
+    out = read(report.out)
+    assert set(out) == set(often(base) if base_often else base)
+    assert not report.warnings
+    if base_often:
+        assert torch.equal(out["shared.weight"], out["encoder.embed_tokens.weight"])
+        assert torch.equal(out["shared.weight"], out["decoder.embed_tokens.weight"])
+    assert not torch.equal(out["shared.weight"], out[HEAD])
+
+
+def test_pickled_copies_are_compared_too(tmp_path: Path) -> None:
+    for name, model in (("base", once()), ("tuned", perturbed(once(), 1))):
+        write(tmp_path / name, model, TIED)
+        (tmp_path / name / "model.safetensors").unlink()
+        torch.save({**model, HEAD: model[EMBEDDING]}, tmp_path / name / "pytorch_model.bin")
+    settings = Settings(max_memory=ROOM.max_memory, allow_pickle=True)
+    report = submerge.merge(
+        recipe(tmp_path / "base", tmp_path / "tuned"), tmp_path / "out", settings=settings
+    )
+    out = read(report.out)
+    assert torch.equal(out[HEAD], out[EMBEDDING])
+    assert not report.warnings
+
+
 def test_a_bank_holds_one_parameter_once(tmp_path: Path) -> None:
     write(tmp_path / "base", both(once()), TIED)
     tuned = [write(tmp_path / f"t{i}", perturbed(once(), i), TIED) for i in range(2)]
