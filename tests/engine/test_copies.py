@@ -177,6 +177,15 @@ def test_state_dicts(base_often: bool) -> None:
         assert torch.equal(tensor, plain[EMBEDDING if name == HEAD else name])
 
 
+def test_copies_are_equal_where_matrices_are_merged_whole() -> None:
+    """The name `decoder` does not say that it is a head."""
+    base = state({"embed_tokens.weight": (48, 16), "layers.0.q.weight": (16, 16)})
+    models = [base, perturbed(base, 1), perturbed(base, 2)]
+    first, *tuned = ({**model, "decoder.weight": model["embed_tokens.weight"].clone()} for model in models)
+    found = merge_state_dicts(tuned, base=first, method="tsv_m")
+    assert torch.equal(found["embed_tokens.weight"], found["decoder.weight"])
+
+
 def test_state_dicts_of_an_untied_base_do_not_lend_their_head() -> None:
     with pytest.raises(submerge.RequestError, match="missing"):
         merge_state_dicts([once()], base=state(), method="task_arithmetic", weight=1.0)
