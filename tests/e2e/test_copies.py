@@ -226,6 +226,20 @@ def test_an_adapter_on_a_tied_base_gives_what_was_trained_or_what_peft_merges(
     assert submerge.verify(report.out).sound
 
 
+def test_an_adapter_on_a_tied_head_of_another_name_is_refused_likewise(tmp_path: Path) -> None:
+    base, config = made("bert", tmp_path / "made")
+    write(tmp_path / "base", single(base, KINDS["bert"][3], 0), config)
+    model = quiet_transformers().BertForMaskedLM.from_pretrained(tmp_path / "made")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import peft
+
+        wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["query", "decoder"]))
+        wrapped.save_pretrained(str(tmp_path / "adapter"))
+    with pytest.raises(submerge.RequestError, match=r"changes cls\.predictions\.decoder\.weight by itself"):
+        submerge.plan(alone(f"{tmp_path}/base+{tmp_path}/adapter"), ROOM)
+
+
 def test_an_embedding_that_an_adapter_replaced_leaves_the_head_as_the_base_has_it(tmp_path: Path) -> None:
     llama().save_pretrained(tmp_path / "base")
     train(loaded(tmp_path / "base"), tmp_path / "adapter", **TRAINED["saved"])
