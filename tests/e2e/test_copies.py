@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import submerge
 from _models import ROOM, TEXT, perturbed, quiet_transformers, read, write
+from submerge.store import _aliases
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SEQUENCE = {"vocab_size": 64, "d_model": 16, "decoder_start_token_id": 0}
@@ -77,8 +78,14 @@ def single(tensors: Mapping[str, torch.Tensor], groups: list[tuple[str, ...]], k
     return {name: tensor for name, tensor in whole.items() if name not in gone}
 
 
+@pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_does_not_matter_how_often_a_parameter_is_stored(kind: str, tmp_path: Path) -> None:
+def test_it_does_not_matter_how_often_a_parameter_is_stored(
+    kind: str, known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither where transformers knows the class nor where names alone tell."""
+    if not known:
+        monkeypatch.setattr(_aliases, "_of_class", lambda *_: None)
     groups = KINDS[kind][3]
     base, config = made(kind, tmp_path / "made")
     if kind != "bart":  # as transformers 4 writes it
@@ -217,6 +224,60 @@ def test_an_adapter_on_a_tied_base_gives_what_was_trained_or_what_peft_merges(
         assert config["tie_word_embeddings"] is False
         assert not torch.equal(tensors[EMBEDDING], tensors[HEAD])
     assert submerge.verify(report.out).sound
+
+
+def test_an_adapter_on_a_tied_head_of_another_name_is_refused_likewise(tmp_path: Path) -> None:
+    base, config = made("bert", tmp_path / "made")
+    write(tmp_path / "base", single(base, KINDS["bert"][3], 0), config)
+    model = quiet_transformers().BertForMaskedLM.from_pretrained(tmp_path / "made")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import peft
+
+        wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["query", "decoder"]))
+        wrapped.save_pretrained(str(tmp_path / "adapter"))
+    with pytest.raises(submerge.RequestError, match=r"changes cls\.predictions\.decoder\.weight by itself"):
+        submerge.plan(alone(f"{tmp_path}/base+{tmp_path}/adapter"), ROOM)
+
+
+def test_an_embedding_that_an_adapter_replaced_leaves_the_head_as_the_base_has_it(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path / "base")
+    train(loaded(tmp_path / "base"), tmp_path / "adapter", **TRAINED["saved"])
+    recipe = {"merge_method": "task_arithmetic", "base_model": str(tmp_path / "base"),
+              "models": [{"model": str(tmp_path / "adapter"), "parameters": {"weight": 0.5}}]}  # fmt: skip
+    report = submerge.merge(recipe, tmp_path / "out", settings=ROOM)
+    base, out = read(tmp_path / "base"), read(report.out)
+    new = load_file(tmp_path / "adapter/adapter_model.safetensors")[f"base_model.model.{EMBEDDING}"]
+    torch.testing.assert_close(out[EMBEDDING], (base[EMBEDDING] + new) / 2)
+    torch.testing.assert_close(out[HEAD], base[EMBEDDING])
+    assert [w for w in report.warnings if "tie_word_embeddings: false" in w]
+    assert submerge.verify(report.out).sound
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_adapters_on_a_tied_base_merge_to_one_that_adapts_the_same_modules(
+    copies: int, tmp_path: Path
+) -> None:
+    llama().save_pretrained(tmp_path / "base")
+    if copies == 2:
+        twice(tmp_path / "base")
+    train(loaded(tmp_path / "base"), tmp_path / "adapter", **TRAINED["lora"])
+    tuned = perturbed(read(tmp_path / "base"), 1)
+    if copies == 2:
+        tuned[HEAD] = tuned[EMBEDDING].clone()
+    write(tmp_path / "tuned", tuned, json.loads((tmp_path / "base/config.json").read_text()))
+    for models in (["adapter"], ["adapter", "tuned"]):
+        recipe = {
+            "merge_method": "cat",
+            "base_model": str(tmp_path / "base"),
+            "models": [{"model": str(tmp_path / name)} for name in models],
+            "output": {"as": "adapter", "rank": 16},
+        }
+        out = submerge.merge(recipe, tmp_path / "-".join(["out", *models]), settings=ROOM).out
+        names = load_file(out / "adapter_model.safetensors")
+        assert [name for name in names if "embed_tokens" in name]
+        assert not [name for name in names if "lm_head" in name]
+        assert submerge.verify(out).sound
 
 
 def test_the_hint_for_an_adapter_on_a_tied_head_can_be_followed(tmp_path: Path) -> None:

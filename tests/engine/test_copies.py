@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import submerge
 from _models import CONFIG, ROOM, SMALL, perturbed, read, state, write
@@ -56,7 +56,9 @@ def recipe(base: Path, *tuned: Path, **more: Any) -> dict[str, Any]:
          [("roberta.embeddings.word_embeddings.weight", "lm_head.decoder.weight"),
           ("lm_head.bias", "lm_head.decoder.bias")]),
         ({"encoder.0.weight": (40, 16), "decoder.weight": (40, 16)}, []),
-        ({EMBEDDING: (39, 16), HEAD: (39, 16)}, []),
+        ({EMBEDDING: (39, 16), HEAD: (39, 16)}, [(EMBEDDING, HEAD)]),
+        ({EMBEDDING: (39, 16), "decoder.weight": (39, 16)}, []),
+        ({EMBEDDING: (39, 16), HEAD: (40, 16)}, []),
         ({"model.layers.0.embed_tokens.weight": (40, 16), HEAD: (40, 16)}, []),
     ],
 )  # fmt: skip
@@ -175,6 +177,15 @@ def test_state_dicts(base_often: bool) -> None:
         assert torch.equal(tensor, plain[EMBEDDING if name == HEAD else name])
 
 
+def test_copies_are_equal_where_matrices_are_merged_whole() -> None:
+    """The name `decoder` does not say that it is a head."""
+    base = state({"embed_tokens.weight": (48, 16), "layers.0.q.weight": (16, 16)})
+    models = [base, perturbed(base, 1), perturbed(base, 2)]
+    first, *tuned = ({**model, "decoder.weight": model["embed_tokens.weight"].clone()} for model in models)
+    found = merge_state_dicts(tuned, base=first, method="tsv_m")
+    assert torch.equal(found["embed_tokens.weight"], found["decoder.weight"])
+
+
 def test_state_dicts_of_an_untied_base_do_not_lend_their_head() -> None:
     with pytest.raises(submerge.RequestError, match="missing"):
         merge_state_dicts([once()], base=state(), method="task_arithmetic", weight=1.0)
@@ -190,6 +201,58 @@ def test_a_fine_tune_without_a_head_becomes_an_adapter(tmp_path: Path) -> None:
     written = load_file(tmp_path / "out/adapter_model.safetensors")
     assert not [name for name in written if "lm_head" in name or "embed" in name]
     assert any(EMBEDDING in w and HEAD in w and "no place in an adapter" in w for w in report.warnings)
+
+
+def test_an_untied_fine_tune_becomes_an_adapter_without_its_head(tmp_path: Path) -> None:
+    write(tmp_path / "base", once(), TIED)
+    tuned = perturbed(both(once()), 1)
+    write(tmp_path / "tuned", tuned, {**TIED, "tie_word_embeddings": False})
+    report = submerge.extract_lora(
+        str(tmp_path / "tuned"), tmp_path / "out", base=str(tmp_path / "base"), rank=16, settings=ROOM
+    )
+    others = [name for name, shape in SMALL.items() if len(shape) == 1]
+    assert any(f"{2 + len(others)} tensors differ" in w for w in report.warnings), "the head among them"
+    assert submerge.verify(report.out).sound
+
+
+@pytest.mark.parametrize("base_often", [True, False])
+def test_the_trunk_of_an_untied_t5_is_one(base_often: bool, tmp_path: Path) -> None:
+    shapes = {"shared.weight": (40, 16), "encoder.block.0.layer.0.q.weight": (16, 16), HEAD: (40, 16)}
+    config = {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "vocab_size": 40,
+              "tie_word_embeddings": False}  # fmt: skip
+    base = state(shapes)
+    tuned = perturbed(base, 1)
+
+    def often(model: State) -> State:
+        copies = {
+            f"{side}.embed_tokens.weight": model["shared.weight"].clone() for side in ("encoder", "decoder")
+        }
+        return {**model, **copies}
+
+    write(tmp_path / "base", often(base) if base_often else base, config)
+    write(tmp_path / "tuned", tuned if base_often else often(tuned), config)
+    report = submerge.merge(recipe(tmp_path / "base", tmp_path / "tuned"), tmp_path / "out", settings=ROOM)
+    out = read(report.out)
+    assert set(out) == set(often(base) if base_often else base)
+    assert not report.warnings
+    if base_often:
+        assert torch.equal(out["shared.weight"], out["encoder.embed_tokens.weight"])
+        assert torch.equal(out["shared.weight"], out["decoder.embed_tokens.weight"])
+    assert not torch.equal(out["shared.weight"], out[HEAD])
+
+
+def test_pickled_copies_are_compared_too(tmp_path: Path) -> None:
+    for name, model in (("base", once()), ("tuned", perturbed(once(), 1))):
+        write(tmp_path / name, model, TIED)
+        (tmp_path / name / "model.safetensors").unlink()
+        torch.save({**model, HEAD: model[EMBEDDING]}, tmp_path / name / "pytorch_model.bin")
+    settings = Settings(max_memory=ROOM.max_memory, allow_pickle=True)
+    report = submerge.merge(
+        recipe(tmp_path / "base", tmp_path / "tuned"), tmp_path / "out", settings=settings
+    )
+    out = read(report.out)
+    assert torch.equal(out[HEAD], out[EMBEDDING])
+    assert not report.warnings
 
 
 def test_a_bank_holds_one_parameter_once(tmp_path: Path) -> None:
@@ -263,12 +326,3 @@ def test_verify_reads_a_damaged_list_of_models(damage: Any, tmp_path: Path) -> N
     manifest["models"] = damage
     (out / "submerge.json").write_text(json.dumps(manifest))
     submerge.verify(out, load=False)
-
-
-def test_a_truncated_copy_is_an_error_of_the_file(tmp_path: Path) -> None:
-    write(tmp_path / "base", both(once()), TIED, shards=2)
-    write(tmp_path / "tuned", perturbed(once(), 1), TIED)
-    file = next(tmp_path.glob("base/model-00002*"))
-    save_file({"other": torch.zeros(1)}, file)
-    with pytest.raises(submerge.RequestError):
-        submerge.plan(recipe(tmp_path / "base", tmp_path / "tuned"), ROOM)

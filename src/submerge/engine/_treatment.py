@@ -93,20 +93,20 @@ class _Planner:
             own if self.origin else None,
             values,
             "; ".join(dict.fromkeys([*self._copy_note(entry), *(i.note for i in found if i.note)])),
-            matrix=self._is_whole(entry),
-            table=len(entry.shape) == 2 and not self._is_matrix(entry),
+            matrix=self._is_whole(entry, parameter),
+            table=len(entry.shape) == 2 and not self._is_matrix(entry, parameter),
             parameter=parameter,
         )
 
-    def _is_whole(self, entry: TensorEntry) -> bool:
+    def _is_whole(self, entry: TensorEntry, parameter: str) -> bool:
         """Return whether the method takes the tensor whole; what a gate keeps is of every tensor."""
         method = self.recipe.method
         if method.keeps:
             return entry.numel > 0
-        return method.matrix is not None and self._is_matrix(entry)
+        return method.matrix is not None and self._is_matrix(entry, parameter)
 
-    def _is_matrix(self, entry: TensorEntry) -> bool:
-        return is_matrix(entry.name, entry.shape, self.models[self.donor].config)
+    def _is_matrix(self, entry: TensorEntry, parameter: str) -> bool:
+        return is_matrix(parameter, entry.shape, self.models[self.donor].config)
 
     def _copy_note(self, entry: TensorEntry) -> list[str]:
         return [f"one parameter with {self.same[entry.name]}"] if entry.name in self.same else []

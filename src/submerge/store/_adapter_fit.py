@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -13,7 +14,10 @@ from submerge.store._prefixes import match_names
 
 __all__ = ["fit_adapter"]
 
-_HEAD = "lm_head.weight"
+_HEAD = re.compile(
+    r"(?:^|\.)((?:lm_head|embed_out|proj_out|lm_loss|vocab_projector|generator_lm_head"
+    r"|(?:lm_head|predictions)\.decoder)\.weight)$"
+)
 _UNTIE = (
     "untie the base: load it with from_pretrained(…, tie_word_embeddings=False), copy the embedding's weight "
     "into the head's, save that with save_pretrained and name it; or train with ensure_weight_tying=True"
@@ -62,8 +66,9 @@ def fit_adapter(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Adap
 
 def _tied_head(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> tuple[set[str], list[Problem]]:
     """Return the parts of an output head that the base ties to its embeddings, and why they cannot be."""
-    tied = {name for name in adapter.parts if name.endswith(_HEAD)}
-    if not tied or any(name.endswith(_HEAD) for name in shapes):
+    heads = {name: found[1] for name in adapter.parts if (found := _HEAD.search(name))}
+    tied = {name for name, head in heads.items() if not any(other.endswith(head) for other in shapes)}
+    if not tied:
         return set(), []
     if adapter.config.get("ensure_weight_tying"):  # then PEFT trains one update for both
         return tied, []

@@ -23,9 +23,10 @@ _TABLE = re.compile(
     r"|token_embeddings?)\.weight$"
 )
 _HEAD = re.compile(
-    r"(^|\.)(lm_head|embed_out|output|output_projection|proj_out|lm_loss|vocab_projector|codec_head"
-    r"|generator_lm_head|head|decoder|pred_layer\.proj)\.weight$"
+    r"(^|\.)(lm_head|embed_out|output_projection|proj_out|lm_loss|vocab_projector|codec_head"
+    r"|generator_lm_head|pred_layer\.proj)\.weight$"
 )
+_MAYBE_HEAD = re.compile(r"(^|\.)(output|head|decoder)\.weight$")  # if it has a row for each token
 # the embedding of an encoder and a decoder: one module in T5, three that are tied in BART
 _TRUNK = re.compile(r"^(.*?)(shared|encoder\.embed_tokens|decoder\.embed_tokens)\.weight$")
 _TRUNK_ORDER = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
@@ -76,16 +77,17 @@ def find_aliases(config: Mapping[str, Any] | None, shapes: Shapes, *, ask: bool)
 
 
 def _by_name(shapes: Shapes, rows: int | None) -> list[AliasGroup]:
-    plain = [
-        name
-        for name, shape in shapes.items()
-        if len(shape) == 2 and layer_of(name) is None and rows in (None, shape[0])
-    ]
+    plain = [name for name, shape in shapes.items() if len(shape) == 2 and layer_of(name) is None]
     tables = [name for name in plain if _TABLE.search(name)]
+    heads = [
+        name
+        for name in plain
+        if _HEAD.search(name) or (_MAYBE_HEAD.search(name) and rows in (None, shapes[name][0]))
+    ]
     groups = _trunks(tables, shapes)
     inside = {name for group in groups for name in group}
     groups += [[name] for name in tables if name not in inside]
-    for head in (name for name in plain if name not in tables and _HEAD.search(name)):
+    for head in heads:
         fitting = [group for group in groups if shapes[group[0]] == shapes[head]]
         if (group := _nearest(head, fitting)) is not None:
             group.append(head)
