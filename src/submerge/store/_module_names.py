@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,10 +46,25 @@ def empty_model(config: Mapping[str, Any] | None) -> Any | None:
         import transformers
 
         kind = getattr(transformers, str(kinds[0]))
-        with torch.device("meta"):
+        with _silence(), torch.device("meta"):
             return kind(kind.config_class.from_dict(dict(config or {})))
     except Exception:
         return None
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep to itself what transformers says of a configuration: the model is not going to be used."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def loaded_names(model: Any, names: Iterable[str]) -> dict[str, str]:
@@ -99,7 +116,8 @@ def loading(model: Any, shapes: Mapping[str, Shape]) -> Loading:
     try:
         from transformers.core_model_loading import dot_natural_key, rename_source_key
 
-        renamings, converters = _steps(model)
+        with _silence():
+            renamings, converters = _steps(model)
     except ImportError:
         return Loading()
     there = model.state_dict()
