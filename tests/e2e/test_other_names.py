@@ -583,6 +583,19 @@ def test_bfloat16_and_methods_on_matrices(tmp_path: Path) -> None:
     assert same(tmp_path / "out", tuned.float())
 
 
+def test_two_places_that_fit_are_not_guessed() -> None:
+    own = {f"layers.{i}.weight": torch.ones(2, 2) for i in range(2)}
+    base = {f"{side}.{name}": torch.zeros(2, 2) for side in ("left", "right") for name in own}
+    for rules in (None, {"missing": "base"}):
+        with pytest.raises(RequestError, match="fit equally with 'left' put before and with 'right'"):
+            submerge.merge_state_dicts([own], base=base, method="task_arithmetic", weight=1.0, rules=rules)
+    base |= {f"left.{name}": torch.zeros(3, 3) for name in own}
+    with pytest.raises(
+        RequestError, match=r"missing: left\.layers\.0\.weight"
+    ):  # shapes decide for the right
+        submerge.merge_state_dicts([own], base=base, method="task_arithmetic", weight=1.0)
+
+
 def test_in_memory() -> None:
     base = {"h.0.weight": torch.zeros(2, 2), "h.1.weight": torch.zeros(2, 2), "wte.weight": torch.zeros(3, 2)}
     tuned = {f"transformer.{name}": torch.ones_like(tensor) for name, tensor in base.items()}

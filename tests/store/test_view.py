@@ -8,7 +8,7 @@ import torch
 
 from submerge.store import MemorySource
 from submerge.store import _view_source as reading
-from submerge.store._align import _assembled
+from submerge.store._assembly import assembled
 from submerge.store._placeholder import Placeholder
 from submerge.store._view import View
 from submerge.store._view_source import ViewSource
@@ -77,7 +77,7 @@ def test_the_way_back(name: str) -> None:
         if {b.source for b in made.elements.blocks} == {source}:
             blocks = [b for b in made.elements.blocks if b.source == source]
             parameter = View.whole("parameter", tuple(whole.shape))
-            back = _assembled(tuple(tensor.shape), [(block, parameter) for block in blocks])
+            back = assembled(tuple(tensor.shape), [(block, parameter) for block in blocks])
             if whole.numel() < tensor.numel():
                 assert back is None  # a part alone is not enough
                 continue
@@ -105,7 +105,7 @@ def test_experts_are_found_in_a_packed_tensor() -> None:
         "d": packed[1, 4:],
     }.items():
         blocks = [b for b in made.elements.blocks if b.source == name]
-        back = _assembled((4, 6), [(block, parameter) for block in blocks])
+        back = assembled((4, 6), [(block, parameter) for block in blocks])
         assert back is not None
         assert len(back.blocks) == 1
         assert back.alias is None  # it is a part, though it may begin where the packed one does

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,18 +9,19 @@ from typing import Any
 
 from submerge.errors import Problem, RequestError
 from submerge.store._adapter import Adapter
+from submerge.store._assembly import assembled
 from submerge.store._checkpoint import Checkpoint
 from submerge.store._correspondence import correspond, is_buffer
 from submerge.store._dtypes import DTYPES
+from submerge.store._family import is_composite, model_types, related
 from submerge.store._header import TensorEntry
 from submerge.store._module_names import Loading, empty_model, loading
 from submerge.store._names import layer_of
 from submerge.store._problems import examples
-from submerge.store._view import Block, Shape, View, contiguous_strides
+from submerge.store._view import Block, Shape, View
 
 __all__ = ["Aligner", "Alignment"]
 
-_PART = frozenset(("depth", "embed_dim", "hidden_size", "model_type", "num_hidden_layers"))
 NO_PARAMETER = "no parameter of the model"
 OTHER_PART = "of a part that it lacks"
 
@@ -85,8 +85,8 @@ class Aligner:
 
         Another type alone is no reason, where the tensors are the base's: some models are relabelled.
         """
-        own, base = _kinds(model.config), _kinds(self.base.config)
-        if _related(own, base):
+        own, base = model_types(model.config), model_types(self.base.config)
+        if related(own, base):
             return ""
         why = f"its config names the type {own[0]}, that of {self.base.label} {base[0]}"
         if 2 * sum(name in model.tensors for name in floats) < len(floats):
@@ -113,7 +113,7 @@ class Aligner:
         self, model: Checkpoint, own: Mapping[str, Shape], left: Sequence[str]
     ) -> dict[str, View]:
         """Return what tensors of the base are made of, by the parameters that both files are loaded into."""
-        alike = _kinds(model.config)[:1] in ([], _kinds(self.base.config)[:1])
+        alike = model_types(model.config)[:1] in ([], model_types(self.base.config)[:1])
         network = self._network if alike else empty_model(model.config)
         if network is None or not self._loading.views:
             return {}
@@ -130,7 +130,7 @@ class Aligner:
                 for block in ours[name].blocks:
                     if block.source in wanted:
                         parts.setdefault(block.source, []).append((block, theirs[old]))
-        made |= {name: _assembled(self._shapes[name], used) for name, used in parts.items()}
+        made |= {name: assembled(self._shapes[name], used) for name, used in parts.items()}
         views = {name: view for name, view in made.items() if view is not None}
         return {n: v for n, v in views.items() if len({model.tensors[s].dtype for s in v.sources}) == 1}
 
@@ -138,74 +138,20 @@ class Aligner:
         """Return which tensors are of towers that the model has none of, where the base has several."""
         stacks = {place[0] for name in views if (place := layer_of(name))}
         absent = {place[0] for name in left if (place := layer_of(name))} - stacks
-        if not stacks or not absent or not _is_composite(self.base.config):
+        if not stacks or not absent or not is_composite(self.base.config):
             return []
         known = {prefix for name in views for prefix in _parents(name)}
         towers = {next((p for p in (*_parents(s), s) if p not in known), s) for s in absent}
         inside = tuple(tower + "." for tower in towers)
-        beside = tuple(stack.rpartition(".")[0] + "." for stack in stacks)
+        own = tuple(stack.rpartition(".")[0] + "." for stack in stacks)
         shapes = {self._shapes[name] for name in views if name in self._shapes}
-        return [
-            name
-            for name in left
-            if name.startswith(inside)
-            or (
-                not ("." in beside or name.startswith(beside))
-                and not (_is_head(name) and self._shapes[name] in shapes)
-            )  # its embeddings are there
-        ]
 
+        def elsewhere(name: str) -> bool:
+            if _is_head(name) and self._shapes[name] in shapes:  # its embeddings are there
+                return False
+            return "." not in own and not name.startswith(own)
 
-def _assembled(shape: Shape, parts: Sequence[tuple[Block, View]]) -> View | None:
-    """Return a tensor of the base as a view of a model's, from the parameters that both are parts of.
-
-    Each block says which box of a parameter the tensor holds and where; the view beside it is the model's
-    parameter. None if it cannot be written so, or if something is missing.
-    """
-    blocks: list[Block] = []
-    try:
-        for block, parameter in parts:
-            dims = sorted(range(len(block.shape)), key=lambda d: -block.strides[d])
-            part = parameter.box(block.start, block.shape).permute(dims)
-            blocks += _placed(part, block.offset, [block.strides[d] for d in dims], shape)
-    except NotImplementedError:
-        return None
-    complete = sum(math.prod(block.shape) for block in blocks) == math.prod(shape)
-    return View(shape, tuple(blocks)) if blocks and complete else None
-
-
-def _placed(part: View, offset: int, strides: Sequence[int], shape: Shape) -> list[Block]:
-    """Return a part's blocks in a tensor, where its elements lie from `offset` on, `strides` apart."""
-    steps = contiguous_strides(shape)
-    corner = [offset // step % max(1, size) for step, size in zip(steps, shape, strict=True)]
-    axes: list[int] = []
-    for dim, (size, stride) in enumerate(zip(part.shape, strides, strict=True)):
-        if size == 1:
-            continue
-        axis = next((d for d, step in enumerate(steps) if shape[d] > 1 and stride % step == 0), None)
-        if axis is None:
-            raise NotImplementedError(f"a stride of {stride} in {shape}")
-        if stride != steps[axis]:  # every so-many-th: one by one
-            rest = [s for d, s in enumerate(strides) if d != dim]
-            rows = (part.narrow(dim, k, 1).squeeze(dim) for k in range(size))
-            return [b for k, row in enumerate(rows) for b in _placed(row, offset + k * stride, rest, shape)]
-        if corner[axis] + size > shape[axis]:  # several dimensions of the tensor in one
-            if corner[axis] or size % shape[axis]:
-                raise NotImplementedError(f"{size} elements from {corner[axis]} on in {shape}")
-            apart = (*part.shape[:dim], size // shape[axis], shape[axis], *part.shape[dim + 1 :])
-            wider = [*strides[:dim], stride * shape[axis], stride, *strides[dim + 1 :]]
-            return _placed(part.reshape(apart), offset, wider, shape)
-        axes.append(axis)
-    if axes != sorted(set(axes)):
-        raise NotImplementedError(f"strides {strides} in {shape}")
-    for dim in reversed(range(len(part.shape))):
-        part = part.squeeze(dim)
-    for axis in range(len(shape)):
-        if axis not in axes:
-            part = part.unsqueeze(axis)
-    for axis, by in enumerate(corner):
-        part = replace(part, blocks=tuple(block.moved(axis, by) for block in part.blocks))
-    return list(part.blocks)
+        return [name for name in left if name.startswith(inside) or elsewhere(name)]
 
 
 def _renamed(model: Checkpoint, views: Mapping[str, View]) -> Checkpoint:
@@ -255,28 +201,8 @@ def _refitted(adapter: Adapter, views: Mapping[str, View], label: str) -> Adapte
 
 
 def _is_head(name: str) -> bool:
+    """Return whether a tensor is a language model's output head, which may be tied."""
     return name == "lm_head.weight" or name.endswith(".lm_head.weight")
-
-
-def _kinds(config: Mapping[str, Any] | None) -> list[str]:
-    """Return the model types that a configuration names, its own first, then those of its parts."""
-    parts = [config or {}, *(v for k, v in (config or {}).items() if k.endswith("_config"))]
-    return [str(p["model_type"]) for p in parts if isinstance(p, Mapping) and p.get("model_type")]
-
-
-def _related(own: Sequence[str], base: Sequence[str]) -> bool:
-    """Return whether one of two models may be the other, or a part of it; True where nothing is said.
-
-    Types of one family begin with the same word: a `qwen2` may be the language model of a `qwen2_vl`.
-    """
-    families = [{kind.replace("-", "_").partition("_")[0] for kind in kinds} for kinds in (own, base)]
-    return not own or not base or bool(families[0] & families[1])
-
-
-def _is_composite(config: Mapping[str, Any] | None) -> bool:
-    """Return whether a model is made of several, each with a configuration of its own."""
-    parts = [v for k, v in (config or {}).items() if k.endswith("_config") and isinstance(v, Mapping)]
-    return any(_PART & part.keys() for part in parts)
 
 
 def _parents(name: str) -> list[str]:

@@ -25,7 +25,9 @@ _SPELLINGS = (
     (re.compile(r"\.weight_v$"), ".parametrizations.weight.original1"),
 )
 # what some versions save beside the parameters of a layer: masks, positions and frequencies
-_BUFFER = re.compile(r"\b(attn|attention)\.(masked_)?bias$|inv_freq$|position_ids$")
+_BUFFER = re.compile(
+    r"\b(attn|attention)\.(masked_)?bias$|inv_freq$|(cos|sin)_cached$|position_ids$|relative_position_index$"
+)
 _ENOUGH = 0.5
 """The least share of the base's tensors that must agree where no layers show that two models are alike."""
 

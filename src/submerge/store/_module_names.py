@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,16 +37,33 @@ def empty_model(config: Mapping[str, Any] | None) -> Any | None:
 
     None where transformers is not installed or cannot make it: a model of custom code, or of another version.
     """
-    kinds = (config or {}).get("architectures") or []
+    kinds = (config or {}).get("architectures")
+    if not isinstance(kinds, list) or not kinds:
+        return None
     try:
         import torch
         import transformers
 
         kind = getattr(transformers, str(kinds[0]))
-        with torch.device("meta"):
+        with _silence(), torch.device("meta"):
             return kind(kind.config_class.from_dict(dict(config or {})))
     except Exception:
         return None
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep to itself what transformers says of a configuration: the model is not going to be used."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def loaded_names(model: Any, names: Iterable[str]) -> dict[str, str]:
@@ -53,19 +72,26 @@ def loaded_names(model: Any, names: Iterable[str]) -> dict[str, str]:
     A base's prefix is added or taken away where that is all that differs. Left out are names that the model
     has no place for, and tensors that transformers takes apart or packs together.
     """
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, rename_source_key
+    from transformers.core_model_loading import rename_source_key
 
     there = model.state_dict()
-    steps: list[Any] = list(get_model_conversion_mapping(model))
-    converters = [step for step in steps if isinstance(step, WeightConverter)]
-    renamings = [step for step in steps if not isinstance(step, WeightConverter)]
+    renamings, converters = _steps(model)
     found = {}
     for name in names:
         new, packed = rename_source_key(name, renamings, converters, model.base_model_prefix, there)
         if packed is None and new in there:
             found[name] = new
     return found
+
+
+def _steps(model: Any) -> tuple[list[Any], list[Any]]:
+    """Return how transformers renames a file's tensors for a model, and how it then converts them."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter
+
+    steps: list[Any] = list(get_model_conversion_mapping(model))
+    converters = [step for step in steps if isinstance(step, WeightConverter)]
+    return [step for step in steps if not isinstance(step, WeightConverter)], converters
 
 
 @dataclass(frozen=True)
@@ -87,16 +113,15 @@ def loading(model: Any, shapes: Mapping[str, Shape]) -> Loading:
     more than to move elements are left out. Empty where transformers has no such steps (before version 5).
     """
     try:
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightConverter, dot_natural_key, rename_source_key
+        from transformers.core_model_loading import dot_natural_key, rename_source_key
+
+        with _silence():
+            renamings, converters = _steps(model)
     except ImportError:
         return Loading()
     from submerge.store._placeholder import Placeholder  # a class of torch's, which is there by now
 
     there = model.state_dict()
-    steps: list[Any] = list(get_model_conversion_mapping(model))
-    converters = [step for step in steps if isinstance(step, WeightConverter)]
-    renamings = [step for step in steps if not isinstance(step, WeightConverter)]
     by_pattern = {pattern: step for step in converters for pattern in step.source_patterns}
     views: dict[str, View] = {}
     groups: dict[str, Any] = {}
@@ -115,12 +140,17 @@ def loading(model: Any, shapes: Mapping[str, Shape]) -> Loading:
                 groups[new] = deepcopy(by_pattern[pattern])
             groups[new].add_tensor(new, name, pattern, Placeholder(own))
     for first, converter in groups.items():
-        try:
-            made = converter.convert(first, model=model, config=model.config)
-        except Exception:  # it computes, or the tensors do not go together
-            continue
-        for name, tensor in made.items():
-            tensor = tensor[0] if isinstance(tensor, list) else tensor
-            if name in there and isinstance(tensor, Placeholder):
-                views.setdefault(name, tensor.elements)
+        for name, view in _converted(first, converter, model).items():
+            if name in there:
+                views.setdefault(name, view)
     return Loading(views, frozenset(ignored))
+
+
+def _converted(first: str, converter: Any, model: Any) -> dict[str, View]:
+    """Return the parameters that a converter makes of the tensors that it was given; none if it computes."""
+    try:
+        made = converter.convert(first, model=model, config=model.config)
+    except Exception:  # of a dozen types, where tensors do not go together, too
+        return {}
+    tensors = {name: one[0] if isinstance(one, list) else one for name, one in made.items()}
+    return {name: one.elements for name, one in tensors.items() if isinstance(one, Placeholder)}
