@@ -15,6 +15,7 @@ Crisostomi et al. 2026, arXiv 2504.05342.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -96,7 +97,7 @@ def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
     factors = {f"{t}.{k}": v for t, p in parts.items() for k, v in vars(p).items()}
     figures: dict[str, Any] = {"rank": max((p.rank for p in parts.values()), default=0)}
     if kept:
-        figures["energy"] = sum(kept) / len(kept)
+        figures["energy"] = math.fsum(kept) / len(kept)
     if spec.table:
         return _table(updates, spec, o, factors, figures)
     bank = Bank((spec.shape[0], spec.shape[1]), parts)
