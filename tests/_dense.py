@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from _matrices import FORMULAS as MATRICES
+from _matrices import SAME
 from _support import Case, State, kept
 from submerge.algebra import stream_key
 from submerge.methods import METHODS
@@ -41,8 +43,21 @@ def expected(case: Case, base: State | None, models: Sequence[State], seed: int 
             result[key] = first.double()
             continue
         streams = [stream_key(seed, key, t) for t in range(len(stack))]
-        result[key] = origin.double() + FORMULAS[case.method](updates, o, streams)
+        result[key] = origin.double() + merged(case.method, updates, o, streams)
     return result
+
+
+def merged(method: str, updates: torch.Tensor, o: Options, streams: Streams) -> torch.Tensor:
+    """Return what the method's formula gives for one tensor's updates [T, *shape]."""
+    if method not in MATRICES:
+        return FORMULAS[method](updates, o, streams)
+    if updates.ndim == 3 and min(updates[0].shape) >= 2:
+        return MATRICES[method](updates, o)
+    weights, scale = o.get("weight", [1.0] * len(updates)), o["scale"]
+    if method != "cat":  # the mean, or for SSAM what `scale` says
+        scale = 1 / len(updates) if method == "mass" or scale == "auto" else scale
+        scale = scale / len(updates) if method not in ("mass", "ssam") else scale
+    return scale * weighted(updates, weights)
 
 
 def linear(x: torch.Tensor, o: Options, _: Streams) -> torch.Tensor:
@@ -127,7 +142,7 @@ def sce(x: torch.Tensor, o: Options, _: Streams) -> torch.Tensor:
     if o["select_topk"] < 1:
         if keep == 0:
             return torch.zeros_like(x[0])
-        x = x * (variance >= variance.flatten().sort(descending=True).values[keep - 1])
+        x = x * (variance >= SAME * variance.flatten().sort(descending=True).values[keep - 1])
     energy = x.square().reshape(len(x), -1).mean(1)
     if energy.sum() < (1e-6 if o["variant"] == "mergekit" else 1e-30):
         energy = torch.ones_like(energy)
@@ -143,7 +158,7 @@ def largest(x: torch.Tensor, t: int, o: Options) -> torch.Tensor:
     if density in (0, 1):
         return torch.full_like(x, density)
     ordered = x.abs().flatten().sort(descending=True).values
-    return (x.abs() >= ordered[max(1, int(density * x.numel())) - 1]).double()
+    return (x.abs() >= SAME * ordered[max(1, int(density * x.numel())) - 1]).double()
 
 
 def trimmed(x: torch.Tensor, t: int, o: Options) -> torch.Tensor:
@@ -153,7 +168,8 @@ def trimmed(x: torch.Tensor, t: int, o: Options) -> torch.Tensor:
         return torch.full_like(x, float(density == 1))
     ordered = x.abs().flatten().sort(descending=True).values
     dropped = min(int(o["gamma"][t] * n), n - keep)
-    return ((x.abs() <= ordered[dropped]) & (x.abs() >= ordered[dropped + keep - 1])).double()
+    last = ordered[dropped + keep - 1]
+    return ((x.abs() * SAME <= ordered[dropped]) & (x.abs() >= SAME * last)).double()
 
 
 def probabilities(x: torch.Tensor, t: int, o: Options, ranked: bool) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from _matrices import FORMULAS
 from submerge.algebra import Dense, LowRank, Streamed, Update, Zero
 from submerge.methods import METHODS, Merged, TensorSpec
 
@@ -112,24 +113,14 @@ def merged(method: str, updates: Sequence[Update], **given: Any) -> torch.Tensor
     return matrix(fold(method, updates, **given).update)
 
 
+def formula(method: str, updates: Sequence[Update], **given: Any) -> torch.Tensor:
+    """Return what the method's formula gives for the updates, from plain SVDs."""
+    return FORMULAS[method](torch.stack([matrix(u) for u in updates]), options(method, len(updates), **given))
+
+
 def assert_close(found: torch.Tensor, wanted: torch.Tensor, share: float = 1e-9) -> None:
     """Assert that ‖found − wanted‖ is at most a share of ‖wanted‖ (of 1 where that is less)."""
     assert found.shape == wanted.shape
     error = (found.double() - wanted.double()).norm().item()
     scale = max(wanted.double().norm().item(), 1.0)
     assert error <= share * scale, f"{error / scale:g} of the norm"
-
-
-def truncated(
-    x: torch.Tensor, k: int, share: float = 1e-6
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the leading k singular triplets (u, s, v) of x, none beyond its numerical rank."""
-    u, s, vh = torch.linalg.svd(x, full_matrices=False)
-    k = min(k, int((s > share * s[0]).sum())) if s.numel() and s[0] > 0 else 0
-    return u[:, :k], s[:k], vh[:k].T
-
-
-def polar_of(x: torch.Tensor) -> torch.Tensor:
-    """Return u vᵀ over the numerical range of x."""
-    u, _, v = truncated(x, min(x.shape))
-    return u @ v.T

@@ -8,6 +8,8 @@ from types import ModuleType
 import pytest
 from hypothesis import settings
 
+from _rounding import Rounding
+
 settings.register_profile("submerge", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("submerge")
 
@@ -50,3 +52,14 @@ def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr("submerge.algebra._select.COLLECT_MOST", 1500)
 
     return shrink
+
+
+@pytest.fixture
+def unsteady(monkeypatch: pytest.MonkeyPatch) -> Rounding:
+    """Matrix products and decompositions that are off by up to one unit in the last place, anew each time.
+
+    What passes under it does not depend on how a BLAS or a LAPACK rounds, nor on the signs of eigenvectors.
+    """
+    rounding = Rounding()
+    rounding.into(monkeypatch)
+    return rounding

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from _updates import adapters, assert_close, densely, full, matrix, normal, polar_of, rotation, streamed
+from _matrices import polar_of
+from _updates import adapters, assert_close, densely, full, matrix, normal, rotation, streamed
 from submerge.algebra import Dense, LowRank, Update, Zero, inverse_root, polar, rooted, svd, tolerance
 
 SHAPES = [(12, 9), (9, 12), (10, 10), (300, 280), (280, 300), (40, 1), (1, 40)]

@@ -1,7 +1,5 @@
 """Iso-C and Iso-CTS against their formulas by plain SVDs, and what they must give where that is known."""
 
-from collections.abc import Sequence
-
 import pytest
 import torch
 
@@ -11,38 +9,14 @@ from _updates import (
     adapters,
     assert_close,
     fold,
+    formula,
     full,
     matrix,
     merged,
     normal,
-    polar_of,
     rotation,
-    truncated,
 )
-from submerge.algebra import Dense, LowRank, Update
-
-
-def isotropic(updates: Sequence[Update], weights: Sequence[float]) -> torch.Tensor:
-    """Return mean(s) U Vᵀ of the weighted sum, over its numerical rank."""
-    total = sum(w * matrix(u) for w, u in zip(weights, updates, strict=True))
-    u, s, v = truncated(total, min(total.shape))
-    return s.mean() * u @ v.T
-
-
-def common_and_own(updates: Sequence[Update], weights: Sequence[float], fraction: float) -> torch.Tensor:
-    """Return Iso-CTS of the updates, step by step."""
-    deltas = [w * matrix(u) for w, u in zip(weights, updates, strict=True)]
-    total = sum(deltas)
-    q = len(truncated(total, min(total.shape))[1])
-    own = min(q // len(deltas), round((q - int(fraction * q)) / len(deltas)))
-    common = truncated(total, q - len(deltas) * own)
-    parts = [common]
-    for delta in deltas:
-        rest = delta - common[0] @ (common[0].T @ delta)
-        if own and rest.norm() > 1e-8 * delta.norm():
-            parts.append(truncated(rest, own))
-    u, s, v = (torch.cat([p[i] for p in parts], dim=-1) for i in range(3))
-    return s.mean() * polar_of(u) @ polar_of(v).T
+from submerge.algebra import Dense, LowRank
 
 
 @pytest.mark.parametrize("shape", SHAPES + FILLING)
@@ -50,8 +24,8 @@ def common_and_own(updates: Sequence[Update], weights: Sequence[float], fraction
 @pytest.mark.parametrize("bank", [adapters, full])
 def test_iso_c_is_its_formula(shape: tuple[int, int], weights: list[float], bank) -> None:
     updates = bank(shape)
-    found = merged("iso_c", updates, weight=weights, scale=1.5)
-    assert_close(found, 1.5 * isotropic(updates, weights), 1e-7)
+    o = {"weight": weights, "scale": 1.5}
+    assert_close(merged("iso_c", updates, **o), formula("iso_c", updates, **o), 1e-7)
 
 
 @pytest.mark.parametrize("shape", SHAPES + FILLING)
@@ -60,8 +34,8 @@ def test_iso_c_is_its_formula(shape: tuple[int, int], weights: list[float], bank
 @pytest.mark.parametrize("bank", [adapters, full])
 def test_iso_cts_is_its_formula(shape: tuple[int, int], weights: list[float], fraction: float, bank) -> None:
     updates = bank(shape)
-    found = merged("iso_cts", updates, weight=weights, fraction=fraction, scale=1.5)
-    assert_close(found, 1.5 * common_and_own(updates, weights, fraction), 1e-6)
+    o = {"weight": weights, "fraction": fraction, "scale": 1.5}
+    assert_close(merged("iso_cts", updates, **o), formula("iso_cts", updates, **o), 1e-6)
 
 
 @pytest.mark.parametrize("bank", [adapters, full])

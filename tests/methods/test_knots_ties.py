@@ -1,35 +1,12 @@
 """KnOTS-TIES against its formula by a plain SVD and sorts, and what it must give where that is known."""
 
-from collections.abc import Sequence
-
 import pytest
 import torch
 
-from _updates import FILLING, SHAPES, adapters, assert_close, fold, full, matrix, merged, truncated
-from submerge.algebra import Update
+from _matrices import truncated
+from _updates import FILLING, SHAPES, adapters, assert_close, fold, formula, full, matrix, merged
 
 WEIGHTS = [1.0, 0.5, 2.0]
-
-
-def reference(
-    updates: Sequence[Update], density: float, weights: Sequence[float], normalize: bool
-) -> torch.Tensor:
-    """Return U · TIES(w_t s V_tᵀ) of the joint SVD."""
-    stack = torch.cat([matrix(u) for u in updates], dim=1)
-    u, s, v = truncated(stack, min(stack.shape))
-    blocks = (s * v).T.split(updates[0].shape[1], dim=1)
-    terms = []
-    for block, weight in zip(blocks, weights, strict=True):
-        kept = min(int(density * block.numel()) + 1, block.numel())
-        limit = block.abs().flatten().sort(descending=True).values[kept - 1]
-        terms.append(weight * torch.where(block.abs() >= limit, block, 0))
-    trimmed = torch.stack(terms)
-    agrees = trimmed.sign() == torch.where(trimmed.sum(0) >= 0, 1, -1)
-    result = (trimmed * agrees).sum(0)
-    if normalize:
-        divisor = (agrees * torch.tensor(weights, dtype=torch.float64)[:, None, None]).sum(0)
-        result = result / torch.where(divisor == 0, 1, divisor)
-    return u @ result
 
 
 @pytest.mark.parametrize("shape", SHAPES + FILLING)
@@ -38,8 +15,20 @@ def reference(
 @pytest.mark.parametrize("bank", [adapters, full])
 def test_it_is_its_formula(shape: tuple[int, int], density: float, normalize: bool, bank) -> None:
     updates = bank(shape)
-    found = merged("knots_ties", updates, density=density, weight=WEIGHTS, normalize=normalize, scale=0.5)
-    assert_close(found, 0.5 * reference(updates, density, WEIGHTS, normalize), 1e-7)
+    o = {"density": density, "weight": WEIGHTS, "normalize": normalize, "scale": 0.5}
+    assert_close(merged("knots_ties", updates, **o), formula("knots_ties", updates, **o), 1e-7)
+
+
+@pytest.mark.parametrize("bank", [adapters, full])
+@pytest.mark.parametrize("density", [0.001, 0.2, 0.5, 0.999])
+def test_one_entry_more_than_the_share_is_kept(bank, density: float) -> None:
+    """As in the authors' code: those that are at least the (d − k)-th smallest."""
+    (update,) = bank((24, 30))[:1]
+    u, s, v = truncated(matrix(update), 24)
+    found = u.T @ merged("knots_ties", [update], density=density, scale=1.0)
+    kept = (found.abs() > 1e-12).sum()
+    assert kept == int(density * len(s) * 30) + 1
+    assert_close(found, torch.where(found.abs() > 1e-12, s.unsqueeze(1) * v.T, 0), 1e-9)
 
 
 @pytest.mark.parametrize("bank", [adapters, full])
@@ -64,8 +53,8 @@ def test_models_that_agree_everywhere_are_averaged() -> None:
 
 def test_the_defaults_are_those_of_the_authors_for_clip() -> None:
     updates = adapters((24, 30))
-    found = merged("knots_ties", updates)
-    assert_close(found, 0.6 * reference(updates, 0.2, [1.0] * 3, True), 1e-7)
+    wanted = formula("knots_ties", updates, density=0.2, scale=0.6, normalize=True)
+    assert_close(merged("knots_ties", updates), wanted, 1e-7)
     assert fold("knots_ties", updates).figures["rank"] == 9
 
 

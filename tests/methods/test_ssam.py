@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from _matrices import truncated
 from _updates import (
     FILLING,
     SHAPES,
@@ -14,13 +15,13 @@ from _updates import (
     assert_close,
     densely,
     fold,
+    formula,
     full,
     matrix,
     merged,
     normal,
     options,
     rotation,
-    truncated,
     turned,
 )
 from submerge.algebra import LowRank, RankRule, Update, Zero, shared_subspace
@@ -42,12 +43,6 @@ def bases(
     return u.flip(1)[:, :k], v.flip(1)[:, :k], a.flip(0), b.flip(0)
 
 
-def reference(updates: Sequence[Update], k: int, scale: float, weights: Sequence[float]) -> torch.Tensor:
-    """Return λ Σ w_t U Uᵀ Δ_t V Vᵀ."""
-    u, v, _, _ = bases(updates, k)
-    return scale * sum(w * u @ (u.T @ matrix(x) @ v) @ v.T for w, x in zip(weights, updates, strict=True))
-
-
 def projected(updates: Sequence[Update], k: int) -> list[torch.Tensor]:
     u, v, _, _ = bases(updates, k)
     return [u @ u.T @ matrix(x) @ v @ v.T for x in updates]
@@ -63,9 +58,8 @@ def two_sided_error(updates: Sequence[Update], k: int, refine: int) -> float:
 @pytest.mark.parametrize("k", [1, 4, 7])
 @pytest.mark.parametrize("bank", BANKS)
 def test_it_is_its_formula(shape: tuple[int, int], k: int, bank: Any) -> None:
-    updates, weights = bank(shape), [1.0, -0.5, 2.0]
-    found = merged("ssam", updates, rank=str(k), scale=1.5, weight=weights)
-    assert_close(found, reference(updates, k, 1.5, weights), 1e-8)
+    updates, o = bank(shape), {"rank": str(k), "scale": 1.5, "weight": [1.0, -0.5, 2.0]}
+    assert_close(merged("ssam", updates, **o), formula("ssam", updates, **o), 1e-8)
 
 
 @pytest.mark.parametrize("rank", ["max", "3", "5", "full"])
@@ -331,4 +325,5 @@ def test_impossible_options_are_refused_before_any_work(given: dict[str, Any], m
 def test_a_large_side_is_found_by_iteration(shape: tuple[int, int]) -> None:
     signal = normal(1, shape[0], 6) @ normal(2, 6, shape[1])
     updates = [type(u)(u.dense() * 0.05 + signal * (t + 1)) for t, u in enumerate(full(shape))]
-    assert_close(merged("ssam", updates, rank="6", scale=1.0), reference(updates, 6, 1.0, [1.0] * 3), 1e-6)
+    o = {"rank": "6", "scale": 1.0}
+    assert_close(merged("ssam", updates, **o), formula("ssam", updates, **o), 1e-6)

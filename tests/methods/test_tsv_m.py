@@ -1,33 +1,23 @@
 """TSV-M against its formula by plain SVDs, and what it must give where the answer is known."""
 
-from collections.abc import Sequence
-
 import pytest
 import torch
 
+from _matrices import truncated
 from _updates import (
     FILLING,
     SHAPES,
     adapters,
     assert_close,
     fold,
+    formula,
     full,
     matrix,
     merged,
     normal,
-    polar_of,
     rotation,
-    truncated,
 )
-from submerge.algebra import Dense, LowRank, Update
-
-
-def reference(updates: Sequence[Update], k: int | None = None) -> torch.Tensor:
-    """Return polar(U) diag(s) polar(V)ᵀ of the leading k triplets of every update."""
-    k = k or max(1, min(updates[0].shape) // len(updates))
-    parts = [truncated(matrix(u), k) for u in updates]
-    u, s, v = (torch.cat([p[i] for p in parts], dim=-1) for i in range(3))
-    return polar_of(u) @ torch.diag(s) @ polar_of(v).T
+from submerge.algebra import Dense, LowRank
 
 
 @pytest.mark.parametrize("shape", SHAPES + FILLING)
@@ -38,7 +28,7 @@ def test_it_is_its_formula(shape: tuple[int, int], k: int | None, bank: str) -> 
     found = merged("tsv_m", updates, rank=k or "auto")
     if k == 9 and bank == "dense":  # more vectors than dimensions: polar factors of wide matrices
         assert found.isfinite().all()
-    assert_close(found, reference(updates, k), 1e-7)
+    assert_close(found, formula("tsv_m", updates, rank=k or "auto"), 1e-7)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

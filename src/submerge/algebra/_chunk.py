@@ -26,6 +26,8 @@ class Chunk:
         finite: whether every value of `updates` is finite.
         keys: for each model, the key of its stream of random numbers (see `algebra.stream_key`).
         spare: where `scratch` takes its rows from; without it they are new ones.
+        rounding: the share of itself by which an element may be off when it is computed again, and by which
+            equal ones may differ: 0 for values that were read, more where an adapter's product is among them.
     """
 
     start: int
@@ -34,6 +36,7 @@ class Chunk:
     finite: bool
     keys: Sequence[int]
     spare: Callable[[int], torch.Tensor] | None = None
+    rounding: float = 0.0
 
     @property
     def rows(self) -> torch.Tensor:

@@ -23,6 +23,8 @@ __all__ = ["Job", "Task"]
 
 SAMPLE_RUNS = 64
 SAMPLE_LENGTH = 4096
+ROUNDING = 16 * torch.finfo(torch.float32).eps
+"""What share of itself an entry of an adapter's product may be off by: other ranges are other products."""
 
 
 @dataclass(slots=True)
@@ -75,6 +77,7 @@ class Job:
         wide = any(feed.dtype == torch.float64 for feed in self._feeds)
         self._compute = torch.float64 if wide else torch.float32
         self._keys = [stream_key(self.seed, plan.name, t) for t in range(self._count)]
+        self._rounding = 0.0 if all(feed.patch is None for feed in self._feeds) else ROUNDING
 
     @property
     def tasks_in_all(self) -> int:
@@ -183,7 +186,7 @@ class Job:
         def spare(index: int) -> torch.Tensor:
             return space.work(f"scratch {index}", n, self._compute)
 
-        return Chunk(start, updates, self._width, finite, self._keys, spare)
+        return Chunk(start, updates, self._width, finite, self._keys, spare, self._rounding)
 
     def _write(self, task: Task, space: Workspace) -> TaskRecord:
         hashers = [xxhash.xxh3_128() for _ in self.sources] if self.hashed else []

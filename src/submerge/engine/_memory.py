@@ -69,7 +69,7 @@ def _chunk_bytes(plan: TensorPlan) -> int:
     value = 8 if any(i.entry.dtype == "F64" for i in plan.read) else 4
     host = sum({i.entry.dtype: DTYPES[i.entry.dtype].itemsize for i in plan.read}.values()) + 8
     rows = 3 * count + 6  # the updates, masked copies of them, and sums
-    held = chunk * (host + rows * value + (16 * max(sizes) if plan.width > 1 else 0))
+    held = chunk * (host + rows * value + (16 * max(sizes, default=value) if plan.width > 1 else 0))
     return held + 4 * value * count * min(COLLECTED, plan.numel)  # its parts, joined, then partitioned
 
 

@@ -57,7 +57,7 @@ def largest(spec: TensorSpec, o: Values) -> MaskPlan:
     """Keep the share `density` of the entries that is largest in magnitude, per tensor.
 
     Entries that tie with the smallest one kept are kept too: which of them to drop would be
-    arbitrary. (TIES, arXiv 2306.01708, step 1.)
+    arbitrary. Those of products tie where they are equal to rounding. (TIES, arXiv 2306.01708, step 1.)
     """
     densities = o["density"]
     partial = [t for t, d in enumerate(densities) if 0 < d < 1]
@@ -72,7 +72,7 @@ def largest(spec: TensorSpec, o: Values) -> MaskPlan:
     def mask(chunk: Chunk) -> None:
         for row, threshold in zip(chunk.updates, thresholds, strict=True):
             if threshold > 0:
-                _clear_below(row, threshold)
+                _clear_below(row, threshold * (1 - chunk.rounding))
 
     return mask
 
@@ -96,9 +96,9 @@ def trimmed(spec: TensorSpec, o: Values) -> MaskPlan:
     def mask(chunk: Chunk) -> None:
         for t, (high, low) in enumerate(ends):
             if high < inf:
-                chunk.updates[t].mul_(_magnitudes(chunk, t).le_(high))
+                chunk.updates[t].mul_(_magnitudes(chunk, t).le_(high * (1 + chunk.rounding)))
             if low > 0:
-                _clear_below(chunk.updates[t], low)
+                _clear_below(chunk.updates[t], low * (1 - chunk.rounding))
 
     return mask
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from submerge.algebra import LowRank, Update, Zero, frame, leading
+from submerge.algebra import LowRank, Update, Zero, frame, leading, tolerance
 from submerge.methods._base import Merged, Method, Option, TensorSpec, Values
 from submerge.methods._matrix import WEIGHT, agreeing, mean_plan
 
@@ -63,14 +63,16 @@ def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
 def _largest(x: torch.Tensor, density: float) -> npt.NDArray[np.uint8]:
     """Return which entries of x [r, n] are trimmed to, as bits [r, n / 8]: the k + 1 largest, and ties.
 
-    k = ⌊density d⌋ of d entries; the authors keep those that are at least the (d − k)-th smallest. Bits, for
-    entries that are computed again are not those that were ranked: the same product in other blocks is rounded
-    otherwise, and a threshold would lose the entry that it was taken from.
+    k = ⌊density d⌋ of d entries; the authors keep those that are at least the (d − k)-th smallest. Entries
+    tie where they are equal to rounding. Bits, for entries that are computed again are not those that were
+    ranked: the same product in other blocks is rounded otherwise, and a threshold could lose the entry that
+    it was taken from.
     """
     magnitudes = x.abs().numpy()
     smaller = magnitudes.size - int(density * magnitudes.size) - 1
-    threshold = np.partition(magnitudes, smaller, axis=None)[smaller] if smaller >= 0 else 0
-    return np.packbits(magnitudes >= threshold, axis=1)
+    last = np.partition(magnitudes, smaller, axis=None)[smaller] if smaller >= 0 else 0
+    rounding = tolerance((x.shape[0], x.shape[1]), x.dtype)
+    return np.packbits(magnitudes >= last * (1 - rounding), axis=1)
 
 
 METHODS = (

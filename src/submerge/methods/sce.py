@@ -42,7 +42,7 @@ def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
 
     def select(chunk: Chunk) -> None:
         if threshold > 0:
-            chunk.updates.mul_(_variance(chunk).ge_(threshold))
+            chunk.updates.mul_(_variance(chunk).ge_(threshold * (1 - 4 * chunk.rounding)))  # of squares
 
     def energy(chunk: Chunk) -> torch.Tensor:
         select(chunk)
