@@ -70,7 +70,8 @@ class Rounding:
 
     def _decomposition(self, plain: Callable[..., Any], turned: Callable[..., Any]) -> Callable[..., Any]:
         def decomposition(*args: Any, **kwargs: Any) -> Any:
-            return tuple(self.moved(part) for part in turned(*plain(*args, **kwargs)))
+            result = plain(*args, **kwargs)
+            return type(result)(tuple(self.moved(part) for part in turned(*result)))
 
         return decomposition
 

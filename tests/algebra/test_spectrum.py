@@ -7,7 +7,18 @@ from hypothesis import strategies as st
 
 from _matrices import polar_of
 from _updates import adapters, assert_close, densely, full, matrix, normal, rotation, streamed
-from submerge.algebra import Dense, LowRank, Update, Zero, inverse_root, polar, rooted, svd, tolerance
+from submerge.algebra import (
+    Dense,
+    LowRank,
+    Update,
+    Zero,
+    enough,
+    inverse_root,
+    polar,
+    rooted,
+    svd,
+    tolerance,
+)
 
 SHAPES = [(12, 9), (9, 12), (10, 10), (300, 280), (280, 300), (40, 1), (1, 40)]
 FORMS = ["low-rank", "dense", "streamed"]
@@ -139,3 +150,17 @@ def test_rounding_is_below_the_tolerance_and_signal_above(
     values = torch.linalg.svdvals(x.double())
     share = tolerance(shape, dtype)
     assert values[rank] < share * values[0] < values[rank - 1]
+
+
+def test_enough_squares_hold_a_share_of_all() -> None:
+    squares = torch.tensor([4.0, 2.0, 1.0, 1.0])
+    for share, count in {1e-9: 1, 0.5: 1, 0.51: 2, 0.75: 2, 0.87: 3, 0.875: 3, 0.88: 4, 1.0: 4}.items():
+        assert enough(squares, share) == count
+    assert enough(torch.tensor([1.0, 1e-30]), 1.0) == 2, "all is all"
+    assert enough(torch.zeros(0), 0.5) == 0
+
+
+@pytest.mark.parametrize("off", [-1e-7, 0.0, 1e-7])
+def test_rounding_does_not_choose_between_equal_squares(off: float) -> None:
+    squares = torch.tensor([2 + 2 * off, 2.0, 1.0, 1.0 - abs(off)], dtype=torch.float64)
+    assert [enough(squares, k / 6) for k in (2, 4, 5, 6)] == [1, 2, 3, 4]

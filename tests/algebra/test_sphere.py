@@ -55,6 +55,11 @@ def test_slerp_is_straight_beyond_its_limit(cos: float) -> None:
     assert slerp_coefficients(cos, 0.3, 0.9995) == (0.7, 0.3)
 
 
+@pytest.mark.parametrize("cos", [-1.0, -1 + 1e-12, -1 + 1e-7, -1 + 4e-7])
+def test_slerp_of_opposites_is_straight_however_their_cosine_is_rounded(cos: float) -> None:
+    assert slerp_coefficients(cos, 0.3, 1 - 5e-8) == (0.7, 0.3)
+
+
 @pytest.mark.parametrize("cos", [1 - 1e-16, 1 - 1e-12, 1 - 1e-8])
 def test_slerp_of_near_equals_is_near_straight(cos: float) -> None:
     assert slerp_coefficients(cos, 0.3, 1.0) == pytest.approx((0.7, 0.3), abs=1e-7)

@@ -9,7 +9,7 @@ from submerge.algebra._lora import Factored, factored
 from submerge.algebra._random import coins, stream_key, uniform
 from submerge.algebra._reduce import ColumnGram, Gram, Reduction, Totals, exact_sum
 from submerge.algebra._select import kth_largest
-from submerge.algebra._spectrum import Svd, inverse_root, polar, rooted, svd, tolerance
+from submerge.algebra._spectrum import Svd, enough, inverse_root, polar, rooted, svd, tolerance
 from submerge.algebra._sphere import karcher_coefficients, slerp_coefficients
 from submerge.algebra._subspace import RankRule, Shared, shared_subspace
 from submerge.algebra._update import Dense, LowRank, Streamed, Update, Zero, inner, weighted_sum
@@ -36,6 +36,7 @@ __all__ = [
     "Zero",
     "coins",
     "combine",
+    "enough",
     "exact_sum",
     "factored",
     "frame",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from submerge.algebra._spectrum import Svd, svd
+from submerge.algebra._spectrum import Svd, enough, svd
 from submerge.algebra._update import LowRank, Update, Zero
 
 __all__ = ["Factored", "factored"]
@@ -40,7 +40,7 @@ def factored(update: Update, rank: int | None = None, energy: float | None = Non
     if whole == 0:
         return Factored(Zero(update.shape), 1.0)
     if energy is not None:
-        most = min(most, int((squares.cumsum(0) < energy * whole * (1 - 1e-12)).sum()) + 1)
+        most = min(most, enough(squares, energy))
     kept = float(squares[:most].sum()) / whole
     return Factored(_balanced(found.cut(most)), min(1.0, kept))
 

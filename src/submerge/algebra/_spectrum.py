@@ -14,10 +14,12 @@ import torch
 
 from submerge.algebra._update import Dense, LowRank, Streamed, Update, Zero
 
-__all__ = ["Svd", "inverse_root", "polar", "rooted", "svd", "tolerance"]
+__all__ = ["Svd", "enough", "inverse_root", "polar", "rooted", "svd", "tolerance"]
 
 CORE = 256
 """The short side up to which a matrix is decomposed directly, in float64."""
+SAME = 1e-6
+"""The share by which squares of float32 singular values may differ that should be equal."""
 SQUARED = 1e-7
 """The share of the largest singular value that still shows in a float64 Gram matrix."""
 
@@ -91,6 +93,17 @@ def _by_gram(update: Dense | Streamed) -> tuple[torch.Tensor, torch.Tensor, torc
 def _rank(s: torch.Tensor, share: float) -> int:
     """Return how many of the descending values are above `share` of the first."""
     return int((s > share * s[:1]).sum()) if s.numel() else 0
+
+
+def enough(squares: torch.Tensor, share: float) -> int:
+    """Return how many of the descending squares hold this share of their sum to rounding; at least one.
+
+    What is left out is compared with what may be: so all are held for a share of 1, and squares that should
+    be equal are taken for equal.
+    """
+    left_out = squares.double().flip(0).cumsum(0).flip(0)
+    count = int((left_out > (1 - share) * (1 + SAME) * left_out[:1]).sum())
+    return max(count, min(1, len(squares)))
 
 
 def rooted(gram: torch.Tensor, share: float, k: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -25,12 +25,13 @@ def slerp_coefficients(cos: float, t: float, linear_above: float) -> tuple[float
     """Return (a, b) of a·v0 + b·v1 on the great arc from v0 (t = 0) to v1 (t = 1).
 
     a = sin((1−t)Ω)/sinΩ, b = sin(tΩ)/sinΩ with Ω = arccos(cos) (Shoemake 1985); straight
-    interpolation where |cos| > linear_above, for the arc is then not defined or is a line.
+    interpolation where |cos| > linear_above, for the arc is then a line, and between opposites, where
+    it is not defined: near π its coefficients would amplify the rounding of cos without bound.
     """
     cos = min(1.0, max(-1.0, cos))
-    if abs(cos) > linear_above or abs(cos) == 1.0:
-        return 1 - t, t
     omega = math.acos(cos)
+    if abs(cos) > linear_above or omega == 0 or omega > math.pi - NOISE:
+        return 1 - t, t
     return math.sin((1 - t) * omega) / math.sin(omega), math.sin(t * omega) / math.sin(omega)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from submerge.algebra import Bank, Dense, RankRule, Triplets, Update, Zero, svd, weighted_sum
+from submerge.algebra import Bank, Dense, RankRule, Triplets, Update, Zero, enough, svd, weighted_sum
 from submerge.errors import Problem, RequestError
 from submerge.methods._base import FoldPlan, Keeps, Merged, Method, Option, TensorSpec, Values
 from submerge.methods._matrix import mean_plan, refused
@@ -85,10 +85,8 @@ def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
         norm = update.norm**2
         if not len(found.s) or not norm:
             continue
-        squares = found.s.double().square()
         if rule.kind == "energy":
-            held = squares.cumsum(0) >= rule.value * norm * (1 - 1e-12)
-            found = found.cut(int((~held).sum()) + 1)
+            found = found.cut(enough(found.s.double().square(), rule.value))
         kept.append(min(1.0, float(found.s.double().square().sum()) / norm))
         parts[t] = Triplets(found.u.to(dtype), found.s.float(), found.v.T.contiguous().to(dtype))
     bank = Bank((spec.shape[0], spec.shape[1]), parts)
