@@ -12,11 +12,15 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
+
+from submerge.engine._job import Job, Task
+from submerge.engine._record import TaskRecord
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["submerge.engine", "submerge.cli._app"])
@@ -29,6 +33,7 @@ class Victim:
     process: BaseProcess
     stdout: Path
     stderr: Path
+    gate: Path
 
     @property
     def pid(self) -> int:
@@ -41,6 +46,10 @@ class Victim:
         assert self.process.exitcode is not None, "it hangs"
         return self.process.exitcode
 
+    def release(self) -> None:
+        """Let a run that is held go on."""
+        self.gate.touch()
+
     def kill(self) -> None:
         with suppress(ProcessLookupError):
             self.process.kill()
@@ -52,22 +61,24 @@ def start(
     logs: Path,
     *,
     small: bool = False,
-    pause: float = 0.0,
+    hold: int | None = None,
     limits: Mapping[str, int] | None = None,
     plain: bool = False,
 ) -> Victim:
     """Run `submerge ARGV` in a new process.
 
-    `small` shrinks chunks and tasks to 8192 elements, `pause` makes each task last so many seconds
-    longer, `limits` are those of `resource` by name, and `plain` takes away root's right to any file.
+    `small` shrinks chunks and tasks to 8192 elements, `limits` are those of `resource` by name, and `plain`
+    takes away root's right to any file. `hold` stops the workers as soon as so many ranges are written, until
+    they are released or the run is told to end: however slow the machine is, it cannot be too late for them.
     """
     logs.mkdir(exist_ok=True)
-    number = len(list(logs.iterdir()))
-    out, err = logs / f"{number}.out", logs / f"{number}.err"
-    arguments = ([str(a) for a in argv], str(out), str(err), small, pause, dict(limits or {}), plain)
+    number = len(list(logs.glob("*.out")))
+    out, err, gate = (logs / f"{number}.{kind}" for kind in ("out", "err", "gate"))
+    out.touch()
+    arguments = ([str(a) for a in argv], out, err, gate, small, hold, dict(limits or {}), plain)
     process = CONTEXT.Process(target=_run, args=arguments)
     process.start()
-    return Victim(process, out, err)
+    return Victim(process, out, err, gate)
 
 
 def until(condition: object, seconds: float = 60) -> None:
@@ -81,10 +92,11 @@ def until(condition: object, seconds: float = 60) -> None:
 
 def _run(
     argv: list[str],
-    out: str,
-    err: str,
+    out: Path,
+    err: Path,
+    gate: Path,
     small: bool,
-    pause: float,
+    hold: int | None,
     limits: dict[str, int],
     plain: bool,
 ) -> None:
@@ -92,25 +104,38 @@ def _run(
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     from submerge.cli import main
-    from submerge.engine import _job, _tensor
+    from submerge.engine import _tensor
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     if small:
         _tensor.CHUNK_VALUES = _tensor.TASK_ELEMENTS = 1
-    if pause:
-        work = _job.Job.work
-
-        def slowly(*args: object) -> object:
-            time.sleep(pause)
-            return work(*args)  # type: ignore[arg-type]
-
-        _job.Job.work = slowly  # type: ignore[assignment,method-assign]
+    if hold is not None:
+        _hold(hold, gate)
     for name, limit in limits.items():
         resource.setrlimit(getattr(resource, name), (limit, limit))
     if plain:
         _drop_capabilities()
     sys.argv = ["submerge", *argv]
     main()
+
+
+def _hold(count: int, gate: Path) -> None:
+    """Let workers wait before the gate when `count` ranges are written."""
+    from submerge.engine import _pool
+
+    class Held(_pool._Pool):
+        def __init__(self, jobs: Iterator[Job], finished: Callable[[Task, Any], None], device: Any) -> None:
+            super().__init__(jobs, self.wait, device)
+            self.tell, self.written = finished, 0
+
+        def wait(self, task: Task, result: Any) -> None:
+            self.tell(task, result)
+            with self.change:
+                self.written += isinstance(result, TaskRecord)
+            while self.written >= count and not self.stopped and not gate.exists():
+                time.sleep(0.002)
+
+    _pool._Pool = Held  # type: ignore[misc]
 
 
 def _drop_capabilities() -> None:

@@ -131,3 +131,26 @@ def test_the_dtype_of_the_base_is_kept(tmp_path: Path) -> None:
         )
     assert (out / "config.json").read_bytes() == (made.base / "config.json").read_bytes()
     assert load(out, made)[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("bars", [True, False])
+@pytest.mark.parametrize("sound", [True, False])
+def test_transformers_logs_as_before_when_it_was_checked(bars: bool, sound: bool, tmp_path: Path) -> None:
+    from transformers import logging
+
+    made = architecture("bert", tmp_path)
+    out = submerge.merge(recipe_of(CASES[2], made), tmp_path / "out", settings=ROOM).out
+    if not sound:
+        (out / "config.json").write_text(
+            json.dumps({"architectures": ["BertForMaskedLM"], "model_type": "x"})
+        )
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    try:
+        logging.set_verbosity_info()
+        (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
+        assert submerge.verify(out).sound is sound
+        assert logging.get_verbosity() == logging.INFO
+        assert logging.is_progress_bar_enabled() is bars
+    finally:
+        logging.set_verbosity(before[0])
+        (logging.enable_progress_bar if before[1] else logging.disable_progress_bar)()

@@ -348,7 +348,7 @@ def test_kill_9(family: Family, tmp_path: Path, wanted: Any, journal: Callable[[
     method = METHODS[seed % 3]
     when = random.Random(seed).choice([1, 2, 5, 15, 30, 45, 55])
     argv = ["merge", path_of(family, method), "-o", tmp_path / "out"]
-    victim = start(argv, tmp_path / "logs", small=True, pause=0.004)
+    victim = start(argv, tmp_path / "logs", small=True, hold=when)
     until(lambda: journal() >= when)
     victim.kill()
     assert not (tmp_path / "out").exists()
@@ -363,7 +363,7 @@ def test_signals(
     family: Family, tmp_path: Path, wanted: Any, journal: Callable[[], int], number: signal.Signals, code: int
 ) -> None:
     argv = ["merge", path_of(family), "-o", tmp_path / "out"]
-    victim = start(argv, tmp_path / "logs", small=True, pause=0.03)
+    victim = start(argv, tmp_path / "logs", small=True, hold=10)
     until(lambda: journal() >= 10)
     os.kill(victim.pid, number)
     assert victim.wait() == code
@@ -375,16 +375,17 @@ def test_signals(
     assert not (tmp_path / "out").exists()
     assert start([*argv, "--resume"], tmp_path / "logs", small=True).wait() == 0
     assert contents(tmp_path / "out") == wanted()
-    assert "taken over from the interrupted run" in (tmp_path / "logs" / "2.out").read_text()
+    assert "taken over from the interrupted run" in (tmp_path / "logs" / "1.out").read_text()
 
 
 def test_two_runs_at_once(family: Family, tmp_path: Path, wanted: Any, journal: Callable[[], int]) -> None:
     out = tmp_path / "out"
-    victim = start(["merge", path_of(family), "-o", out], tmp_path / "logs", small=True, pause=0.03)
+    victim = start(["merge", path_of(family), "-o", out], tmp_path / "logs", small=True, hold=2)
     until(lambda: journal() >= 2)
     for resumes in (False, True):
         with pytest.raises(submerge.RequestError, match="another run is writing this output"):
             submerge.merge(path_of(family), out, settings=ROOM, resume=resumes)
+    victim.release()
     assert victim.wait() == 0
     assert contents(out) == wanted()
 

@@ -18,8 +18,9 @@ from _adapters import Tuned, make_tuned
 from _cli import ROOM as BIG
 from _cli import cli, merge, refused
 from _models import contents
-from _victim import start
+from _victim import start, until
 from store.helpers_adapter import State, by_hand
+from submerge.store import JOURNAL
 
 OPTIONS = {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj", "up_proj"]}
 FORMS = ("adapter", "checkpoint")
@@ -229,14 +230,12 @@ def test_an_existing_output(pair: Tuned, tmp_path: Path) -> None:
 def test_an_interrupted_run_leaves_nothing_that_looks_whole(how: str, pair: Tuned, tmp_path: Path) -> None:
     path, out = pair.written(tmp_path / "r.yaml", output={"as": "adapter"}), tmp_path / "out"
     left = tmp_path / "out.incomplete"
-    victim = start(["merge", path, "-o", out, "--threads", 1], tmp_path / "logs", pause=0.2)
-    while not left.exists() and victim.process.is_alive():
-        victim.process.join(0.02)
-    assert victim.process.is_alive()
+    victim = start(["merge", path, "-o", out, "--threads", 1], tmp_path / "logs", hold=1)
+    until((left / JOURNAL).exists)
     getattr(victim.process, how)()
     victim.wait()
     assert not out.exists()
-    assert [p.name for p in left.iterdir()] == [".journal.jsonl"]
+    assert [p.name for p in left.iterdir()] == [JOURNAL]
     for flags in (["--resume"], []):
         again = merge(path, out, *flags, "--overwrite")
         assert again.code == 0, again.err

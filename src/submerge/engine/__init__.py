@@ -6,6 +6,7 @@ from submerge.engine._extract import extract_lora
 from submerge.engine._merge import merge
 from submerge.engine._peft import merge_adapters
 from submerge.engine._plan import MergePlan, Settings, make_plan
+from submerge.engine._quiet import quietly
 from submerge.engine._report import MergeReport, Progress
 from submerge.engine._states import merge_state_dicts
 from submerge.engine._tensor import Input, TensorPlan
@@ -27,5 +28,6 @@ __all__ = [
     "merge",
     "merge_adapters",
     "merge_state_dicts",
+    "quietly",
     "verify",
 ]

@@ -13,6 +13,7 @@ import xxhash
 
 from submerge.engine._job import count_nonfinite
 from submerge.engine._output import MANIFEST
+from submerge.engine._quiet import quietly
 from submerge.engine._record import DIGEST, joined
 from submerge.engine._tensor import torch_dtype
 from submerge.engine._workspace import host_bytes
@@ -235,10 +236,11 @@ def _load(folder: Path, model: Checkpoint, report: VerifyReport) -> None:
     if kind is None:
         report.skipped.append("loading: config.json names no architecture that transformers has")
         return
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        _, info = kind.from_pretrained(folder, dtype="auto", output_loading_info=True, local_files_only=True)
+        with quietly(transformers.logging):
+            _, info = kind.from_pretrained(
+                folder, dtype="auto", output_loading_info=True, local_files_only=True
+            )
     except Exception as error:
         report.problems.append(f"transformers cannot load it as {names[0]}: {error}")
         return

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from submerge.engine import quietly
 from submerge.errors import Problem, RequestError, few
 from submerge.methods import METHODS
 from submerge.methods.mass import PRESETS
@@ -173,16 +174,8 @@ def _of_tasks(folder: Folder) -> str:
 
 def _pretrained(transformers: Any, kind: Any, path: Path, dtype: Any, outputs: int) -> Any:
     """Return the model of the checkpoint; heads that it lacks are made, and replaced later."""
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    bar = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.disable_progress_bar()
     more: dict[str, Any] = {"num_labels": outputs} if outputs else {}
-    try:
+    with quietly(transformers.logging):
         return kind.from_pretrained(
             path, dtype=dtype or "auto", local_files_only=True, ignore_mismatched_sizes=True, **more
         )
-    finally:
-        transformers.logging.set_verbosity(level)
-        if bar:
-            transformers.logging.enable_progress_bar()
