@@ -9,7 +9,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip -q --disable-pip-version-check install -c constraints.txt
 LISTS = pyproject.toml constraints.txt
 
-.PHONY: help demo test lint types check bench-speed bench-adapters bench-replication bench-serving docs clean distclean
+.PHONY: help demo test test-portable lint types check bench-speed bench-adapters bench-replication bench-serving docs clean distclean
 
 help: ## show this list
 	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' Makefile
@@ -19,6 +19,14 @@ demo: $(VENV)/.demo ## train, merge and compare small models on the CPU
 
 test: $(VENV)/.test ## run all tests; ARGS="-k name" chooses some
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+PORTABLE ?= MKL_CBWR=COMPATIBLE MKL_CBWR=AVX2 ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2
+
+test-portable: $(VENV)/.test ## run the tests as other processors compute, eight times; ARGS chooses some
+	for how in $(PORTABLE); do for threads in 1 2; do \
+		echo "== $$how OMP_NUM_THREADS=$$threads"; \
+		env $$how OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS) || exit 1; \
+	done; done
 
 lint: $(VENV)/.test ## check style and layout of the code
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ import torch
 
 from _support import CASES, DETERMINISTIC, RANDOM, SHAPES, UPDATES, Case, State, family, state
 from submerge.engine import merge_state_dicts
-from submerge.errors import WorkError
+from submerge.errors import RequestError, WorkError
 from submerge.methods import METHODS
 
 SMALL = {"matrix": (24, 17), "norm": (37,), "scalar": (), "conv": (4, 3, 2, 5)}
@@ -455,3 +455,10 @@ def test_masks_follow_the_seed(case: Case) -> None:
         {"matrix": merged["matrix"]},
         case.merge({"matrix": base["matrix"]}, [{"matrix": m["matrix"]} for m in models], seed=5),
     )
+
+
+@pytest.mark.parametrize("weight", [[1.0, -1.0, 0.0], [0.1, 0.2, -0.3], [1e-9, 2e-9, -3e-9]])
+def test_weights_that_cancel_are_refused_whatever_their_rounding(weight: list[float]) -> None:
+    _, models = family(3, {"w": (4,)})
+    with pytest.raises(RequestError, match="sum to zero"):
+        merge_state_dicts(models, method="linear", weight=weight)

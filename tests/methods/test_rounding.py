@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,18 @@ def test_updates_merge_as_their_formula(case: Case, form: str, monkeypatch: pyte
         wanted = formula(case.method, updates, **case.options)
         for _ in range(3):
             assert_close(merged(case.method, updates, **case.options), wanted, share)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_variances_that_tie_are_kept_together(seed: int) -> None:
+    """Those of the same numbers in any order are equal, and are not when they are computed."""
+    (case,) = [case for case in CASES if case.name == "sce-half"]
+    values = normal(seed, 3, 9).float()
+    models = [{"w": values[[order[t] for order in permutations(range(3))]].flatten()} for t in range(3)]
+    base = {"w": torch.zeros(54)}
+    found, wanted = case.merge(base, models), expected(case, base, models)
+    assert wanted["w"].count_nonzero() % 6 == 0
+    same(found, wanted)
 
 
 # --- whole merges -----------------------------------------------------------------------------------------

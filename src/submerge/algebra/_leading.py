@@ -110,7 +110,7 @@ def _iterated(updates: Sequence[Update], side: str, length: int, most: int) -> L
     generator = torch.Generator().manual_seed(length)
     width = _width(most)
     settled = 1 / SETTLES
-    trace = sum(u.norm**2 for u in updates)
+    trace = math.fsum(u.norm**2 for u in updates)
     start = torch.randn(length, width, generator=generator, dtype=torch.float64)
     for _ in range(RESTARTS):
         blocks = [_orthonormal(start)]

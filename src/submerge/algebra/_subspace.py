@@ -9,6 +9,7 @@ the most of all updates at once, each side for itself,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -119,7 +120,7 @@ def _refined(projected: Sequence[torch.Tensor], k: int) -> torch.Tensor:
 
 
 def _kept(updates: Sequence[Update], u: torch.Tensor, v: torch.Tensor) -> tuple[float, float]:
-    whole = sum(x.norm**2 for x in updates) or 1.0
-    left = sum(float(x.under(u).square().sum()) for x in updates)
-    right = sum(float(x.times(v).square().sum()) for x in updates)
+    whole = math.fsum(x.norm**2 for x in updates) or 1.0
+    left = math.fsum(float(x.under(u).square().sum()) for x in updates)
+    right = math.fsum(float(x.times(v).square().sum()) for x in updates)
     return left / whole, right / whole

@@ -13,6 +13,7 @@ Crisostomi et al. 2026, arXiv 2504.05342.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -94,7 +95,7 @@ def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
     update = Zero(bank.shape) if o["fixed"] == "base" else bank.merged(chosen, o["fixed"], o["scale"])
     figures: dict[str, Any] = {"rank": max((p.rank for p in parts.values()), default=0)}
     if kept:
-        figures["energy"] = sum(kept) / len(kept)
+        figures["energy"] = math.fsum(kept) / len(kept)
     if len(chosen) < len(parts):
         figures["fixed"] = list(chosen)
     return Merged(update, figures, {f"{t}.{k}": v for t, p in parts.items() for k, v in vars(p).items()})

@@ -8,6 +8,8 @@ Wan et al. 2024, arXiv 2408.07990.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from submerge.algebra import Chunk, Totals, kth_largest
@@ -17,6 +19,8 @@ from submerge.methods._consensus import consensus
 __all__ = ["METHODS"]
 
 SMALL = 1e-6
+ROUNDING = 16 * torch.finfo(torch.float32).eps
+"""The share of itself, for each model, that a variance may be off by: fused multiply-adds give another."""
 
 
 def _variance(chunk: Chunk, row: int = 0) -> torch.Tensor:
@@ -42,14 +46,15 @@ def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
 
     def select(chunk: Chunk) -> None:
         if threshold > 0:
-            chunk.updates.mul_(_variance(chunk).ge_(threshold * (1 - 4 * chunk.rounding)))  # of squares
+            rounding = ROUNDING * spec.count + 4 * chunk.rounding
+            chunk.updates.mul_(_variance(chunk).ge_(threshold * (1 - rounding)))
 
     def energy(chunk: Chunk) -> torch.Tensor:
         select(chunk)
         return torch.stack([torch.dot(row, row) for row in chunk.updates])
 
     energies = [e / max(1, spec.numel) for e in (yield Totals(energy)).tolist()]
-    together = sum(energies)
+    together = math.fsum(energies)
     floor = SMALL if o["variant"] == "mergekit" else torch.finfo(torch.float32).tiny
     if together < floor:
         weights = [1 / spec.count] * spec.count

@@ -17,6 +17,7 @@ rank makes the result as large as the largest update.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import reduce
 
@@ -85,7 +86,7 @@ def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
         "k": max(shared.u.shape[1], shared.v.shape[1]),
         "kept_left": shared.kept_left,
         "kept_right": shared.kept_right,
-        "kept": min(1.0, sum(inside) / sum(energies)),
+        "kept": min(1.0, math.fsum(inside) / math.fsum(energies)),
         "kept_each": [min(1.0, i / e) if e else 1.0 for i, e in zip(inside, energies, strict=True)],
         "tied": shared.tied,
     }

@@ -11,6 +11,7 @@ Yu et al. 2023 (DARE, 2311.03099), Deep et al. 2024 (DELLA, 2406.11617), Davari 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -44,7 +45,7 @@ def _plan(row: _Row, spec: TensorSpec, o: Values) -> FoldPlan:
     mask, factors = yield from _masks.rescaled(row.mask, spec, o)
     weights, scale = o["weight"], o["lambda"]
     scaled = [w * f for w, f in zip(weights, factors, strict=True)]
-    together = sum(weights)
+    together = math.fsum(weights)
 
     def weighted_sum(chunk: Chunk) -> torch.Tensor:
         mask(chunk)
@@ -73,7 +74,7 @@ def _plan(row: _Row, spec: TensorSpec, o: Values) -> FoldPlan:
 
 def _coefficients(o: Values) -> list[float]:
     """Return what the fold multiplies each update by, where there is no mask and no vote."""
-    together = sum(o["weight"])
+    together = math.fsum(o["weight"])
     divide = o["normalize"] and abs(together) >= NO_DIVISOR
     return [w * (o["lambda"] / together if divide else o["lambda"]) for w in o["weight"]]
 
