@@ -20,7 +20,7 @@ from submerge.deferred import np, npt, torch
 
 __all__ = ["kth_largest"]
 
-Values: TypeAlias = "Callable[[Chunk, int], torch.Tensor]"
+Values: TypeAlias = Callable[[Chunk, int], "torch.Tensor"]
 Floats: TypeAlias = "npt.NDArray[Any]"
 
 COLLECT_ALL = 1 << 20

@@ -17,7 +17,7 @@ __all__ = ["Patch", "Product", "Sum", "is_relative", "patches_of"]
 BLOCK = 1 << 20
 """Elements that are read at a time where norms need a whole tensor."""
 
-Read: TypeAlias = "Callable[[int, int], torch.Tensor]"
+Read: TypeAlias = Callable[[int, int], "torch.Tensor"]
 """Returns elements [start, stop) of the tensor that the adapter was trained on."""
 
 

@@ -143,7 +143,7 @@ class TensorSpec:
 Values: TypeAlias = Mapping[str, Any]
 """An option's value for one tensor: a plain value, or (scope `model`) a list with one a model."""
 
-Fold: TypeAlias = "Callable[[Chunk], torch.Tensor]"
+Fold: TypeAlias = Callable[[Chunk], "torch.Tensor"]
 """Maps a chunk to the merged update of its elements, shape [n]; may overwrite `chunk.updates`."""
 
 FoldPlan: TypeAlias = Generator[Reduction[Any, Any], Any, Fold]
