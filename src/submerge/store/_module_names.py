@@ -148,6 +148,8 @@ def loading(model: Any, shapes: Mapping[str, Shape]) -> Loading:
 
 def _converted(first: str, converter: Any, model: Any) -> dict[str, View]:
     """Return the parameters that a converter makes of the tensors that it was given; none if it computes."""
+    from submerge.store._placeholder import Placeholder
+
     try:
         made = converter.convert(first, model=model, config=model.config)
     except Exception:  # of a dozen types, where tensors do not go together, too
