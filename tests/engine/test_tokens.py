@@ -264,7 +264,8 @@ def test_an_adapters_tokens_need_rows_too(tmp_path: Path, base: Path) -> None:
     assert "tokenizer_source: base with rules: {vocabulary: by-position} leaves them out" in told
     merged(tmp_path, recipe(base, ours, tokenizer_source="base", rules={"vocabulary": "by-position"}))
     [told] = problems(recipe(base, ours))
-    assert "by-position" in told, "its tokenizer is not offered where rows are missing"
+    assert "give the base's embedding 41 rows" in told
+    assert "by-position" in told
     told = "\n".join(problems(recipe(f"{base}+{ours}", base)))
     assert f"tokenizer_source: {base} with rules" in told, "that of the model under it"
 
