@@ -137,7 +137,7 @@ def test_a_private_file_behind_an_adapters_link_is_not_carried(tmp_path: Path, b
     ours = adapter(tmp_path / "ours")
     (tmp_path / "private").write_text("secret")
     (ours / "tokenizer.json").symlink_to(tmp_path / "private")
-    [told] = problems(recipe(base, ours))
+    [told] = problems(recipe(base, ours, tokenizer_source=str(ours)))
     assert "outside the model's folder" in told
 
 
