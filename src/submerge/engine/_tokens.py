@@ -193,11 +193,15 @@ def _hint(
     """Return what to do: name the model whose vocabulary holds all others', if there is one, or the rule."""
     rows = token_rows(models[donor].tensors)
     others = [ours, *known.values()]
+    by_position = "rules: {vocabulary: by-position} merges embedding rows by their position"
+    rule = f"merge models of one vocabulary; {by_position} and keeps {source.label}'s tokenizer"
     for index, theirs in known.items():
-        holds_all = theirs is not None and all(
-            other is None or compare_vocabularies(theirs, other).within_a for other in others
-        )
-        if theirs is not None and holds_all and (rows is None or not theirs.beyond(rows)):
-            return f"tokenizer_source: {specs[index]} takes its tokenizer, which has all of these tokens"
-    rule = "rules: {vocabulary: by-position} merges embedding rows by their position"
-    return f"merge models of one vocabulary; {rule} and keeps {source.label}'s tokenizer"
+        if theirs is None or not all(o is None or compare_vocabularies(theirs, o).within_a for o in others):
+            continue
+        take = f"tokenizer_source: {specs[index]} takes its tokenizer, which has all of these tokens"
+        if rows is None or not theirs.beyond(rows):
+            return take
+        wanted = max(token_rows(models[index].tensors) or 0, theirs.size or 0)
+        resize = f"give the base's embedding {wanted} rows (transformers: resize_token_embeddings)"
+        return f"{resize}, and {take}; or {rule}"
+    return rule

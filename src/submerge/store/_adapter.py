@@ -177,7 +177,7 @@ def _open(folder: Path, label: str, allow_pickle: bool, fetched: Fetched | None 
         raise RequestError([*error.problems, *problems]) from None
     if entries is None:
         raise RequestError(problems)
-    tokenizer = Tokenizer(folder, side_files(folder, is_tokenizer_file)[0])
+    tokenizer = Tokenizer(folder, tuple(filter(is_tokenizer_file, side_files(folder)[0])))
     parts, notes = build_parts(entries, config, str(folder / choice.name))
     base, revision = config.raw.get("base_model_name_or_path"), config.raw.get("revision")
     return Adapter(

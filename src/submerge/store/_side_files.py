@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path, PurePath
 
 from submerge.errors import Problem, RequestError
@@ -41,12 +40,8 @@ def is_side_file(path: PurePath) -> bool:
     )
 
 
-def side_files(
-    folder: Path, wanted: Callable[[PurePath], bool] = is_side_file
-) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+def side_files(folder: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """Return (files to carry, weight files in subfolders), both relative to `folder` and sorted.
-
-    Carried are those that are `wanted`, by their paths inside the folder.
 
     Links are followed only to files inside the folder, or into the blobs of a Hub cache: a link that
     leads elsewhere would carry a private file into a folder that may be published. Raises
@@ -68,7 +63,7 @@ def side_files(
             is_weight = (
                 name.endswith(".safetensors") and len(relative.parts) > 1 and not is_training_state(name)
             )
-            if not is_weight and not wanted(relative):
+            if not is_weight and not is_side_file(relative):
                 continue
             problem = _link_problem(path, allowed) if path.is_symlink() else None
             if problem is not None:
