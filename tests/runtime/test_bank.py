@@ -260,6 +260,12 @@ def test_at_most_k_tasks_run() -> None:
     assert found.tasks == [(0, 1)]
 
 
+def test_weighted_runs_all_that_are_above_the_threshold() -> None:
+    options = {"threshold": 0.2, "most": 2, "temperature": 1.0}
+    assert choose(torch.zeros(1, 4), select="weighted", **options).tasks == [(0, 1, 2, 3)]  # type: ignore[arg-type]
+    assert choose(torch.zeros(1, 8), select="weighted", **options).tasks == [(0,)]  # type: ignore[arg-type]
+
+
 def test_groups_share_their_mean() -> None:
     scores = torch.tensor([[1.0, 0.0], [0.0, 3.0], [5.0, 5.0]])
     assert pooled(scores, torch.tensor([0, 0, 1])).tolist() == [[0.5, 1.5], [0.5, 1.5], [5.0, 5.0]]

@@ -115,11 +115,11 @@ def test_forms_leave_tasks_out(bert: Served) -> None:
 
 
 def test_the_papers_preset(bert: Served) -> None:
-    """One site, one layer at three quarters of the depth, 1-3 tasks by their shares, the largest logit."""
+    """One site of one layer, 1-3 tasks by their shares, the largest logit."""
     model = submerge.load(bert.merged("paper", preset="paper"))
     inputs, labels = bert.mixed(each=3)
     out = model(**inputs)
-    assert model.router.settings["routing_sites"] == "mlp"
+    assert [site.maps for site in model.router.sites] == [["bert.encoder.layer.1.intermediate.dense"]]
     sites = [["bert.encoder.layer.1.intermediate.dense"]]
     for row in range(len(labels)):
         some = one(inputs, row)
@@ -132,6 +132,35 @@ def test_the_papers_preset(bert: Served) -> None:
         width = len(logits[best])
         assert (out.logits[row, :width] - logits[best]).abs().max() < 1e-4
         assert out.logits[row, width:].eq(-torch.inf).all()
+
+
+def test_the_papers_layer_of_t5(tmp_path: Path) -> None:
+    t5 = make("t5", tmp_path, count=2)
+    model = submerge.load(t5.merged("paper", preset="paper"))
+    found = model.route(**t5.mixed()[0], details=True)
+    assert found.sites == ("encoder.block.1.layer.0.SelfAttention.o",)
+
+
+@pytest.mark.parametrize("select", ["threshold", "weighted"])
+def test_the_papers_groups_average_residuals(bert: Served, select: str) -> None:
+    """The authors' code averages what each task leaves unexplained, then makes z-scores and shares."""
+    model = submerge.load(bert.merged("paper", preset="paper"), select=select)
+    inputs, labels = bert.mixed(each=3)
+    each = model.route(**inputs, details=True).residuals[0]
+    batched = submerge.load(bert.merged("paper", preset="paper"), select=select, batch="batch")
+    assert torch.equal(batched.route(**inputs).scores, model.route(**inputs, group="batch").scores)
+    grouped, found = model.route(**inputs, group=labels), model.route(**inputs, group="batch")
+    everything = range(len(labels))
+    some = [(grouped, [i for i in everything if labels[i] == task]) for task in range(4)]
+    for routing, rows in [*some, (found, list(everything))]:
+        mean = each[rows].mean(0)
+        wanted = (mean.mean() - mean) / (mean.std() + 1e-6) if select == "threshold" else -mean
+        assert (routing.scores[rows] - wanted).abs().max() < 1e-5
+        if select == "threshold":
+            assert {routing.selected[i] for i in rows} == {tuple(f"task{t}" for t in selected(wanted))}
+    if select == "threshold":
+        plain = submerge.load(bert.merged("paper", preset="paper"), group_mean="scores")
+        assert (plain.route(**inputs, group="batch").scores - found.scores).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("how", ["max", "avg"])

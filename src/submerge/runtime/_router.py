@@ -162,6 +162,8 @@ class Router:
         found, heard = self.evidence(model, inputs, size)
         weighted = self.settings["select"] == "weighted"
         sites = [[r] for site in found for r in site] if self.settings["score"] == "leading" else found
+        if self.settings["group_mean"] == "residuals":
+            sites = [[pooled(r, groups) for r in site] for site in sites]
         each = [torch.stack([-r if weighted else zscores(r) for r in site]).mean(0) for site in sites]
         others += [] if heard is None else [heard]
         scores = weighed(torch.stack(each).mean(0), others, NATS[self.settings["score"]])
@@ -224,7 +226,9 @@ class Router:
         once = self.settings["passes"] == "one"
         if once and layers == "auto":
             layers = f"first:{max(1, round((1 + max(s.layer for s in explorer.sites)) / 3))}"
-        self.sites = choose_sites(explorer.sites, layers, which)
+        stacks = {site.stack for site in explorer.sites}
+        counts = {stack: len(list(model.get_submodule(stack).children())) for stack in stacks}
+        self.sites = choose_sites(explorer.sites, layers, which, counts)
         if once:
             self.replay = Replay(_blocks(model, self.sites))
         for name in (name for site in self.sites for name in site.maps):
