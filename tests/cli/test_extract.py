@@ -17,7 +17,10 @@ OPTIONS = {"r": 3, "lora_alpha": 6, "target_modules": ["q_proj", "up_proj"]}
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
-    return make_tuned(tmp_path_factory.mktemp("made"), "llama", OPTIONS, OPTIONS | {"r": 2})
+    made = make_tuned(tmp_path_factory.mktemp("made"), "llama", OPTIONS, OPTIONS | {"r": 2})
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    (made.base / "config.json").write_text(json.dumps(config))
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +43,14 @@ def test_it_prints_the_path_and_the_errors(made: Tuned, tuned: Path, tmp_path: P
     errors = [float(line.split()[0]) for line in layers]
     assert errors == sorted(errors, reverse=True)
     assert all("rank 2  model.layers." in line for line in layers)
-    assert last == "serve it with vLLM's --max-lora-rank at least 2"
+    serve = f"vllm serve {made.base} --enable-lora --max-lora-rank 8 --lora-modules out={tmp_path / 'out'}"
+    assert last == f"serve it with vLLM: {serve}"
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 2
 
 
 def test_a_rank_that_is_not_needed_is_not_written(made: Tuned, tuned: Path, tmp_path: Path) -> None:
     result = extract(tuned, made.base, tmp_path / "out", "--rank", 12)
-    assert result.out.splitlines()[-1] == "serve it with vLLM's --max-lora-rank at least 3"
+    assert "--max-lora-rank 8 " in result.out.splitlines()[-1], "the least of those that vLLM allows"
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 3
 
 

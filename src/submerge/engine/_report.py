@@ -18,7 +18,8 @@ class MergeReport:
     `bytes_read` counts every pass; `seconds` is wall time. `reading` and `writing` are the shares of
     the workers' time spent waiting for the file system, in [0, 1]. `nonfinite` maps a tensor to what
     holds NaN or Inf in it, `differs` a kept tensor to the models whose values are other than the base's,
-    `figures` a matrix to what its method says of it (kept energy, rank).
+    `figures` a matrix to what its method says of it (kept energy, rank). `serve` is vLLM's command for an
+    adapter that it would take.
     """
 
     out: Path
@@ -35,6 +36,7 @@ class MergeReport:
     differs: Mapping[str, list[str]]
     warnings: tuple[str, ...]
     figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    serve: str | None = None
 
     @property
     def rate(self) -> float:

@@ -21,7 +21,7 @@ from submerge.runtime._model import routed_class
 from submerge.runtime._router import Router
 from submerge.store import loaded_names
 
-__all__ = ["architecture_of", "load"]
+__all__ = ["architectures", "load"]
 
 CACHE = 256 << 20
 """Bytes of cores and parameters of recent sets of tasks that are held."""
@@ -145,14 +145,16 @@ def _kind(transformers: Any, folder: Folder, config: Any, asked: str | None, hea
     return found, found.__name__ != own
 
 
-def architecture_of(folder: Folder) -> tuple[str, Any]:
-    """Return the name of the architecture that the tasks are of, and a model of it without values."""
+def architectures(folder: Folder) -> tuple[tuple[str, Any], tuple[str, Any]]:
+    """Return the architectures of the base and of the tasks: names, and models without values."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(folder.path, local_files_only=True)
-    kind, _ = _kind(transformers, folder, config, None, any(folder.heads))
+    own = (config.architectures or ["AutoModel"])[0]
+    base, _ = _kind(transformers, folder, config, own, heads=False)
+    tasks, _ = _kind(transformers, folder, config, None, heads=any(folder.heads))
     with torch.device("meta"):
-        return str(kind.__name__), kind(config)
+        return (base.__name__, base(config)), (tasks.__name__, tasks(config))
 
 
 def _of_tasks(folder: Folder) -> str:
