@@ -289,6 +289,33 @@ def test_the_model_is_copied_and_saved_as_what_it_is(model: Any, bert: Served, t
     assert not any("submerge" in name for name in model.state_dict())
 
 
+def test_classes_have_their_tasks_names(bert: Served, tmp_path: Path) -> None:
+    """Heads of 2, 5, 1 and 3 outputs: named by their tasks, as transformers names them, a number, several."""
+    shutil.copytree(bert.merged("default"), tmp_path / "named")
+    manifest = json.loads((tmp_path / "named" / "submerge.json").read_text())
+    first, second, _, last = manifest["gate"]["tasks"]
+    first["id2label"] = {"0": "bad", "1": "good"}
+    second.pop("id2label", None)
+    last |= {"id2label": {"0": "a", "1": "b", "2": "c"}, "problem_type": "multi_label_classification"}
+    (tmp_path / "named" / "submerge.json").write_text(json.dumps(manifest))
+    model = submerge.load(tmp_path / "named")
+    inputs, labels = bert.mixed()
+    out = model(**inputs, task=[f"task{t}" for t in labels])
+    for row, task in enumerate(labels):
+        logits = out.logits[row, : (2, 5, 1, 3)[task]]
+        best = int(logits.argmax())
+        several = [name for name, x in zip("abc", logits.tolist(), strict=False) if x > 0]
+        assert out.labels[row] == [("bad", "good")[best % 2], f"LABEL_{best}", None, several][task]
+    assert len(model(**inputs).labels) == len(labels)
+
+
+def test_the_card_says_how_to_load_it(bert: Served) -> None:
+    card = (bert.merged("default") / "README.md").read_text()
+    assert "It serves 4 tasks as one model: `task0`, `task1`, `task2`, `task3`." in card
+    assert "model = submerge.load('default')" in card
+    assert "task='task0'" in card
+
+
 # Generation
 
 

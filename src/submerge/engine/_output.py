@@ -224,6 +224,7 @@ class Output:
             recipe=recipe.text,
             adapter=recipe.output.form == "adapter",
             version=__version__,
+            tasks=[task.name for task in self.plan.gate.tasks] if self.plan.gate else (),
         )
 
 

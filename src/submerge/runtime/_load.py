@@ -49,9 +49,9 @@ def load(
     """Return the transformers model of a folder whose method keeps a gate, ready to answer.
 
     `model(**inputs)` finds the tasks of each input and runs it with their updates, and with the head of the
-    first of them; the output has `tasks`, `coefficients` and `routing` besides. `model.route(**inputs)` only
-    finds them. `task=`, `group=` and `form=` go to either, and to `generate`, which routes once, on the
-    prompt. The model is for use, not for training.
+    first of them; the output has `tasks`, `coefficients` and `routing` besides, and of classifiers `labels`,
+    the names of the classes. `model.route(**inputs)` only finds the tasks. `task=`, `group=` and `form=` go to
+    either, and to `generate`, which routes once, on the prompt. The model is for use, not for training.
 
     Args:
         folder: what `submerge merge` wrote.
@@ -86,7 +86,7 @@ def load(
     score = opened.settings["score"]
     score = ("leading" if opened.low_rank else "residual") if score == "auto" else score
     settings = {**opened.settings, "pooling": pooling, "score": score}
-    model.router = Router(opened.names, settings, gate, attached)
+    model.router = Router(opened.tasks, settings, gate, attached)
     return model if device is None else model.to(device)
 
 

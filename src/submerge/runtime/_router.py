@@ -69,16 +69,20 @@ class Plan:
 
 
 class Router:
-    """Finds the tasks of inputs, by what a first pass of the model shows; knows no model by itself."""
+    """Finds the tasks of inputs, by what a first pass of the model shows; knows no model by itself.
+
+    `tasks` are what the folder tells of each: its `name`, and how its head is used.
+    """
 
     def __init__(
         self,
-        names: tuple[str, ...],
+        tasks: Sequence[Mapping[str, Any]],
         settings: Mapping[str, Any],
         gate: Gate,
         attached: Attached,
     ) -> None:
-        self.names, self.settings, self.gate, self.attached = names, dict(settings), gate, attached
+        self.tasks, self.settings, self.gate, self.attached = tuple(tasks), dict(settings), gate, attached
+        self.names: tuple[str, ...] = tuple(task["name"] for task in tasks)
         self.sites: list[Site] = []
         self.replay: Replay | None = None
         self._evidence: dict[str, Evidence] = {}
