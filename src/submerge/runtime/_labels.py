@@ -17,9 +17,9 @@ def named(
 ) -> list[Label]:
     """Return for each input the name of the class with the largest logit, by its task's `id2label`.
 
-    `logits` are [B, .., C], filled up with −inf; `lead` [B] are the tasks whose heads answered. For tags there is
-    a list of names, one a token; for problems of several labels a list of those above 0; for a number None. A
-    class without a name is `LABEL_3`, as in transformers.
+    `logits` are [B, .., C], filled up with −inf; `lead` [B] are the tasks whose heads answered. For tags
+    there is a list of names, one a token; for problems of several labels a list of those above 0; for a
+    number None. A class without a name is `LABEL_3`, as in transformers.
     """
     return [_label(row[..., : widths[t]], tasks[t]) for row, t in zip(logits, lead, strict=True)]
 

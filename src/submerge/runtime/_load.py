@@ -50,8 +50,8 @@ def load(
 
     `model(**inputs)` finds the tasks of each input and runs it with their updates, and with the head of the
     first of them; the output has `tasks`, `coefficients` and `routing` besides, and of classifiers `labels`,
-    the names of the classes. `model.route(**inputs)` only finds the tasks. `task=`, `group=` and `form=` go to
-    either, and to `generate`, which routes once, on the prompt. The model is for use, not for training.
+    the names of the classes. `model.route(**inputs)` only finds the tasks. `task=`, `group=` and `form=` go
+    to either, and to `generate`, which routes once, on the prompt. The model is for use, not for training.
 
     Args:
         folder: what `submerge merge` wrote.
