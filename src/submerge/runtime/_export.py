@@ -24,6 +24,7 @@ from submerge.engine import vllm_command
 from submerge.engine._adapter_form import turned
 from submerge.engine._tensor import is_matrix
 from submerge.errors import Problem, RequestError, few
+from submerge.runtime._clip import is_texts
 from submerge.runtime._folder import Folder, open_folder
 from submerge.runtime._load import architectures
 from submerge.store import AdapterWriter, layer_of, loaded_names, open_checkpoint
@@ -130,6 +131,9 @@ def _named(opened: Folder) -> tuple[dict[str, str], dict[str, Any]]:
 
     That is its `architecture`, the `part` of it that is the base ("": itself), and the `heads`' names in it.
     """
+    if any(map(is_texts, opened.heads)):
+        what = "heads of class texts are no layer of a model that transformers has"
+        raise RequestError(Problem(what, str(opened.path), "use submerge.load"))
     (_, base), (kind, whole) = architectures(opened)
     own = loaded_names(base, [*opened.factors, *opened.wholes])
     head = [name for head in opened.heads for name in head]

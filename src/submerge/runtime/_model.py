@@ -11,6 +11,7 @@ import torch
 
 from submerge.errors import Problem, RequestError
 from submerge.runtime._batch import cut, joined
+from submerge.runtime._clip import HEAD
 from submerge.runtime._gate import UnsplitError
 from submerge.runtime._heads import best_head
 from submerge.runtime._labels import named
@@ -135,7 +136,7 @@ def _forward(model: Any, router: Router, plain: Any, inputs: dict[str, Any], tol
         elif heads is not None and heads.compete and "logits" in out:
             out["logits"] = best_head(out["logits"], len(router.names), "max")[0]
         out.routing, out.tasks, out.coefficients = routing, routing.tasks, routing.coefficients  # type: ignore[attr-defined]
-        if type(model).__name__.endswith("Classification") and "logits" in out:
+        if "logits" in out and (type(model).__name__.endswith("Classification") or hasattr(model, HEAD)):
             width = out["logits"].shape[-1]
             widths = [width] * len(router.names) if heads is None else heads.widths
             out.labels = named(out["logits"], routing.lead.tolist(), widths, router.tasks)  # type: ignore[attr-defined]
