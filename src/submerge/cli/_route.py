@@ -30,7 +30,8 @@ def route(
 
     Example:  submerge route served/ --data inputs.jsonl --plot routing.png
     """
-    from submerge.runtime._survey import draw, survey
+    from submerge.runtime._picture import draw
+    from submerge.runtime._survey import survey
 
     found = survey(out, data)
     if plot is not None:
