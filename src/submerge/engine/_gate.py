@@ -110,8 +110,12 @@ def plan_gate(
                 Problem(f"no tensor of {model.label} is named by head: {few(missing)}", entry.where, hint)
             )
         tasks.append(Task(name, index, head, _told(model)))
-    bare = [task.name for task in tasks if not task.head]
-    if bare and len(bare) < len(tasks) and not problems:
+    bare = [
+        task.name
+        for task, entry in zip(tasks, recipe.participants, strict=True)
+        if not task.head and not any(map(is_file, entry.head))
+    ]
+    if bare and len(bare) < len(tasks):
         what = f"no head is found in {few(bare)}, and others have one"
         problems.append(
             Problem(what, "models", "give their whole fine-tunes, or name the tensors with 'head:'")

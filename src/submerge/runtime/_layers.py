@@ -140,7 +140,7 @@ class Factors(Kept):
 
     def core(self, members: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
         """Return α M_S: its diagonal [R] where it is one, else [R, R] that rows of V x are multiplied by."""
-        return self._recent("turn", members, like, self._core)
+        return self._recent(members, like, ("turn",), lambda: (self._core(members),))[0]
 
     def _core(self, members: tuple[int, ...]) -> torch.Tensor:
         if Bank.is_diagonal(members, self.rule):
@@ -158,12 +158,11 @@ class Factors(Kept):
         self.core(members, like)
         return members in self._near
 
-    def sides(self, members: tuple[int, ...], like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def sides(self, members: tuple[int, ...], like: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return C_S [R, n] and D_S [R, m], rows with α Δ_S = D_Sᵀ C_S, for tasks that are near."""
-        down = self._recent("down", members, like, lambda some: self._sides(some)[0])
-        return down, self._recent("up", members, like, lambda some: self._sides(some)[1])
+        return self._recent(members, like, ("down", "up"), lambda: self._sides(members))
 
-    def _sides(self, members: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _sides(self, members: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
         merged = self.bank.merged(members, self.rule, self.scale)
         assert isinstance(merged, LowRank)
         left, right = merged.left.T, merged.right
@@ -171,18 +170,18 @@ class Factors(Kept):
 
     def _recent(
         self,
-        what: str,
         members: tuple[int, ...],
         like: torch.Tensor,
-        make: Callable[[tuple[int, ...]], torch.Tensor],
-    ) -> torch.Tensor:
-        """Return something of a set of tasks in the dtype and on the device of a tensor, made once."""
-        key: Hashable = (self.name, what, members, like.dtype, like.device)
-        if key not in self.gate.cache:
-            made = make(members).to(like)
-            self.gate.cache[key] = made
+        names: Sequence[str],
+        make: Callable[[], tuple[torch.Tensor, ...]],
+    ) -> tuple[torch.Tensor, ...]:
+        """Return what is made of a set of tasks in the dtype and on the device of a tensor, made once."""
+        keys: list[Hashable] = [(self.name, name, members, like.dtype, like.device) for name in names]
+        if not all(key in self.gate.cache for key in keys):
+            made = tuple(one.to(like) for one in make())
+            self.gate.cache.update(zip(keys, made, strict=True))
             return made
-        return self.gate.cache[key]
+        return tuple(self.gate.cache[key] for key in keys)
 
     def rows(self, which: torch.Tensor, members: Sequence[int]) -> torch.Tensor:
         """Return the rows of `down` or `up` of some tasks; a view where they are neighbours."""
