@@ -133,6 +133,7 @@ def test_a_rank_asks_for_an_adapter(made: Tuned, tmp_path: Path) -> None:
     result = merge(recipe, tmp_path / "out", "--rank", 2)
     assert result.code == 0, result.err
     assert "kept by the rank: " in result.out
+    assert f"serve it with vLLM: vllm serve {made.base} --enable-lora --max-lora-rank 8" in result.out
     assert (tmp_path / "out" / "adapter_config.json").exists()
     assert "adapter_model.safetensors" in cli("plan", recipe, "--rank", 2, *ROOM).out
 
@@ -141,6 +142,7 @@ def test_a_checkpoint_asks_for_no_rank(made: Tuned, tmp_path: Path) -> None:
     recipe = made.written(tmp_path / "r.yaml", output={"as": "adapter", "rank": 2})
     result = merge(recipe, tmp_path / "out", "--as", "checkpoint")
     assert result.code == 0, result.err
+    assert "vLLM" not in result.out
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 

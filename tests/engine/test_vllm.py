@@ -49,6 +49,13 @@ def test_a_base_that_was_not_looked_at(tmp_path: Path) -> None:
     assert vllm_command({"a": adapter(tmp_path / "a", task_type="CAUSAL_LM")}) is not None
     assert vllm_command({"b": adapter(tmp_path / "b")}) is None
     assert vllm_command({"c": adapter(tmp_path / "c", task_type="SEQ_CLS")}) is None
+    (tmp_path / "base@1").mkdir()
+    for config, there in ((DECODER, True), (T5, False)):
+        (tmp_path / "base@1" / "config.json").write_text(json.dumps(config))
+        beside = adapter(tmp_path / str(there), base_model_name_or_path=str(tmp_path / "base@1"))
+        command = vllm_command({"d": beside})
+        assert (command is not None) == there
+        assert not command or f"serve {tmp_path / 'base@1'} --enable-lora" in command
 
 
 @pytest.mark.parametrize(

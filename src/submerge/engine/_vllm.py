@@ -23,24 +23,34 @@ def vllm_command(adapters: Mapping[str, Path], config: Mapping[str, Any] | None 
     """Return the line by which vLLM serves adapters, folders by name, or None where it would refuse them.
 
     vLLM takes plain factors of linear maps of a decoder. `config` is the base's configuration; where that is
-    not known, the adapters' own `task_type` says whether it is a decoder.
+    not known, it is read from the base's folder, or else the adapters' own `task_type` says what the base is.
     """
     told = [json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")) for folder in adapters.values()]
     bases = {one.get("base_model_name_or_path") for one in told}
     rank = next((r for r in RANKS if r >= max(one["r"] for one in told)), None)
     if rank is None or len(bases) != 1 or not all(bases) or any(c in name for name in adapters for c in "=,"):
         return None
-    if not _is_decoder(config, [one.get("task_type") for one in told]):
+    base = str(bases.pop())
+    if not _is_decoder(config or _config(Path(base)), [one.get("task_type") for one in told]):
         return None
     if not all(_is_plain(one, adapters[name]) for name, one in zip(adapters, told, strict=True)):
         return None
-    base, _, revision = str(bases.pop()).partition("@")
+    base, _, revision = (base, "", "") if Path(base).exists() else base.partition("@")
     revision = revision or str(told[0].get("revision") or "")
     words = ["vllm", "serve", base, *(["--revision", revision] if revision else [])]
     words += ["--enable-lora", "--max-lora-rank", str(rank)]
     words += ["--max-loras", str(len(adapters))] if len(adapters) > 1 else []
     words += ["--lora-modules", *(f"{name}={folder}" for name, folder in adapters.items())]
     return shlex.join(words)
+
+
+def _config(folder: Path) -> Mapping[str, Any] | None:
+    """Return the configuration in a folder, or None where there is none."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, Mapping) else None
 
 
 def _is_decoder(config: Mapping[str, Any] | None, types: list[str | None]) -> bool:
