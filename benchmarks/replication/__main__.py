@@ -1,4 +1,7 @@
-"""`python -m benchmarks.replication train|merge|report|all|serve|admit SUITE`: real tasks, the same rules."""
+"""`python -m benchmarks.replication train|merge|report|all|serve|admit SUITE`: real tasks, the same rules.
+
+SUITE is a suite of the bench, or one's own: path/to/file.py:NAME, package.module:NAME.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.replication import methods
 from benchmarks.replication.audiovisual.merge import EXTRA
@@ -16,6 +20,7 @@ from benchmarks.replication.audiovisual.specialists import WAYS
 from benchmarks.replication.audiovisual.suite import AUDIO_VISUAL
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.continual.suite import CONTINUAL_6
+from benchmarks.replication.own import suite_named
 from benchmarks.replication.steps import STEPS, admit, say, serve
 from benchmarks.replication.suite import Suite
 from benchmarks.replication.text import TEXT_8
@@ -51,12 +56,13 @@ def _steps(options: argparse.Namespace) -> tuple[dict[str, Callable[[], None]], 
 
 
 def _suite(options: argparse.Namespace) -> tuple[Suite, Cache]:
-    suite = SUITES[options.suite]
+    suite: Suite = options.found
     if options.tasks and tuple(options.tasks) != suite.tasks:  # a suite of its own: it shares no head
         suite = suite.alone("-".join([suite.name, *options.tasks]), tuple(options.tasks))
     if options.fast:
         fewer = {kind: replace(one, steps=FAST_STEPS) for kind, one in suite.trainings.items()}
-        tasks = tuple(options.tasks or suite.fast_tasks)[: len(suite.fast_tasks)]
+        few = suite.fast_tasks or suite.tasks[:3]
+        tasks = tuple(options.tasks or few)[: len(few)]
         suite = suite.alone(f"{suite.name}-fast", tasks).cut(
             base=suite.fast_base or suite.base, trainings=fewer, validation=100, test=100, most_train=1000
         )
@@ -66,7 +72,8 @@ def _suite(options: argparse.Namespace) -> tuple[Suite, Cache]:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.replication", description=__doc__)
     parser.add_argument("step", choices=(*STEPS, "admit", "serve", "all"))
-    parser.add_argument("suite", choices=(*SUITES, *OTHERS))
+    suites = ", ".join((*SUITES, *OTHERS))
+    parser.add_argument("suite", help=f"{suites}, or your own: file.py:NAME, module:NAME")
     known = [row.name for row in (*methods.ROWS, *EXTRA)]
     parser.add_argument("--methods", type=_some(known), help="of: " + ", ".join(known))
     parser.add_argument("--rows", type=lambda text: text.split(","), help="of `serve`: routing/rows.py")
@@ -93,7 +100,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, help="default: benchmarks/results; with --fast the cache")
     options = parser.parse_args(arguments)
-    suite = (SUITES | OTHERS)[options.suite]
+    suite: Any = OTHERS.get(options.suite) or SUITES.get(options.suite)
+    if suite is None:
+        try:
+            suite = suite_named(options.suite)
+        except ValueError as error:
+            parser.error(f"{error}. The bench has {suites}")
+    options.found = suite
     if options.suite in OTHERS and options.tasks:
         parser.error(f"--tasks is not for {options.suite}")
     if unknown := [kind for kind in options.kinds or () if kind not in suite.trainings]:

@@ -73,7 +73,7 @@ def shots(rows: Rows, kind: str, classes: int, count: int, seed: int) -> list[Ro
         return [[row for row in drawn if id(row) in side][:count] for side in (low, high)]
     found = [[row for row in drawn if row[2] == label][:count] for label in range(classes)]
     if empty := [label for label, some in enumerate(found) if not some]:
-        raise ValueError(f"no training rows of classes {empty}: take more training rows")
+        raise ValueError(f"no training rows of classes {empty}: raise most_train, or join rare classes")
     return found
 
 

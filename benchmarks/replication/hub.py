@@ -11,7 +11,7 @@ __all__ = ["read", "rows"]
 
 
 def read(task: Task, cell: Callable[[Any], Any]) -> tuple[Rows, Rows]:
-    """Return training and test rows, each column by `cell`. Rows without a label (−1) are left out."""
+    """Return training and test rows, each column by `cell`. Rows without a label (−1, none) are left out."""
     if (source := task.hub) is None:
         raise SystemExit(
             f"{task.name}: no set on the Hub gives this task — set SUBMERGE_DATA, or leave it out"
@@ -38,7 +38,7 @@ def _part(part: Any, source: HubSet, cell: Callable[[Any], Any]) -> Rows:
         if source.scale:
             low, high = source.scale
             label = (float(label) - low) / (high - low)
-        elif int(label) < 0:
+        elif label is None or (isinstance(label, int) and label < 0):
             continue
         first, *rest = (cell(entry[column]) for column in source.columns)
         found.append((first, rest[0] if rest else None, label))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.replication import hub
-from benchmarks.replication.suite import CLASSES, Rows, Suite, Task, seed_of
+from benchmarks.replication.labels import numbered
+from benchmarks.replication.suite import Rows, Suite, Task, seed_of
 
 __all__ = ["Split", "load", "split"]
 
@@ -33,6 +33,7 @@ class Split:
 def load(suite: Suite, folder: Path | None, tasks: Sequence[str] | None = None) -> dict[str, Split]:
     """Return task -> items, read from the folder of data, or from the Hub where there is none."""
     found = {}
+    folder = folder or suite.data
     for name in tasks or suite.tasks:
         task = suite.known[name]
         pool, test = task.read(folder) if folder else hub.read(task, suite.domain.cell)
@@ -44,8 +45,9 @@ def split(task: Task, pool: Rows, test: Rows, suite: Suite) -> Split:
     """Return the suite's numbers of items, drawn with a fixed seed.
 
     Rows of the pool whose input is in the test, or occurs twice, are left out. Where the pool is small,
-    validation takes at most a third of it.
+    validation takes at most a third of it. Classes are numbered.
     """
+    pool, test, names = numbered(task, pool, test)
     order = np.random.default_rng(seed_of(SEED, task.name))
     test = [test[i] for i in order.permutation(len(test))]
     seen = {row[:2] for row in test}
@@ -57,5 +59,8 @@ def split(task: Task, pool: Rows, test: Rows, suite: Suite) -> Split:
     fresh = [fresh[i] for i in order.permutation(len(fresh))]
     held = min(suite.validation, len(fresh) // 3)
     train = fresh[held : held + suite.most_train]
-    classes = len(Counter(int(row[2]) for row in (*pool, *test))) if task.kind == CLASSES else 0
-    return Split(task.name, task.kind, train, fresh[:held], test[: suite.test], classes)
+    seen_classes = {row[2] for row in train}
+    if missing := [name for number, name in enumerate(names) if number not in seen_classes]:
+        what = f"of {len(fresh)} different rows none of the classes {missing[:5]} is left to train on"
+        raise SystemExit(f"{task.name}: {what}: give more rows, or join rare classes")
+    return Split(task.name, task.kind, train, fresh[:held], test[: suite.test], len(names))

@@ -31,6 +31,7 @@ def _train(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     from benchmarks.replication import train
 
     quiet()
+    say(f"{suite.name}: the base, the heads, then {len(suite.tasks)} models for each seed and kind")
     train.write_base(suite, cache)
     for seed in range(options.seeds):
         train.heads(suite, cache, lambda: _splits(suite.home), seed)
@@ -51,8 +52,11 @@ def _train_one(
     quiet(options.threads)
     splits = _splits(suite, [task])
     head = train.load_heads(suite, cache, splits, seed)[task]
-    found = train.specialist(suite, cache, splits[task], head, kind, seed, options.device)
-    say(f"{kind} seed {seed} {task}: {found['seconds']:.0f} s, loss {found['losses'][-1]:.3f}")
+    name = f"{kind} seed {seed} {task}"
+    found = train.specialist(
+        suite, cache, splits[task], head, kind, seed, options.device, lambda line: say(f"{name}: {line}")
+    )
+    say(f"{name}: {found['seconds']:.0f} s, loss {found['losses'][-1]:.3f}")
 
 
 def admit(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:

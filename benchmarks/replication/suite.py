@@ -30,7 +30,7 @@ CLASSES, SCORE, DENSE = "classes", "score", "dense"
 """Kinds of task: one class out of several, told by accuracy; a number in [0, 1], told by Pearson's r; such a
 number for every place of the input, told by Pearson's r over all of them."""
 
-Row = tuple[str | bytes, str | None, int | float | bytes]
+Row = tuple[str | bytes, str | None, str | int | float | bytes]
 """A sentence, a second one or None; or the bytes of a picture and None. Then the class, the score in [0, 1],
 or 0 or 1 for every pixel."""
 Rows = list[Row]
@@ -61,12 +61,13 @@ class HubSet:
 class Task:
     """A name, how its rows are read from the folder of data, and the set on the Hub that it stands for.
 
-    `hub` is None where there is no such set that would give the same task.
+    `hub` is None where there is no such set that would give the same task. Labels of classes may be texts or
+    any whole numbers.
     """
 
     name: str
     read: Callable[[Path], tuple[Rows, Rows]]
-    hub: HubSet | None
+    hub: HubSet | None = None
     kind: str = CLASSES
 
 
@@ -106,7 +107,8 @@ class Suite:
 
     `most_train`, `validation` and `test` are items a task; `shots` are examples a class for the frozen heads.
     `known` tasks can be asked for; `tasks` are taken where nothing is said. A suite that is part of a `whole`
-    takes heads and specialists from it, so that several parts share them. The last two are for `--fast`.
+    takes heads and specialists from it, so that several parts share them. `fast_tasks` and `fast_base` are
+    for `--fast`, `data` is the folder of data where SUBMERGE_DATA names none.
     """
 
     name: str
@@ -126,6 +128,7 @@ class Suite:
     router_shots: int = 50
     fast_tasks: tuple[str, ...] = ()
     fast_base: Base | None = None
+    data: Path | None = None
 
     def cut(self, **changes: Any) -> Suite:
         """Return the suite with some values changed."""

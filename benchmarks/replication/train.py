@@ -20,6 +20,10 @@ from benchmarks.replication.suite import DENSE, Rows, Suite, Training, seed_of
 __all__ = ["fit", "heads", "load_heads", "specialist", "write_base"]
 
 
+EVERY = 20.0
+"""Seconds between two lines of a training."""
+
+
 def write_base(suite: Suite, cache: Cache) -> None:
     """Write the base into the cache, once."""
     config = {"base": suite.base.home or suite.name} | suite.base.facts
@@ -77,7 +81,14 @@ def _centre(kind: str) -> str:
 
 
 def specialist(
-    suite: Suite, cache: Cache, split: Split, head: Head, kind: str, seed: int, device: str = "cpu"
+    suite: Suite,
+    cache: Cache,
+    split: Split,
+    head: Head,
+    kind: str,
+    seed: int,
+    device: str = "cpu",
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Train one model on one task, unless the cache has it; return its marker."""
     training, domain = suite.trainings[kind], suite.domain
@@ -96,7 +107,7 @@ def specialist(
     items = domain.items(split.train, cache.base, split.kind)
     with store.write_whole(folder, config) as (part, measured):
         started = time.perf_counter()
-        measured["losses"] = fit(domain, model.to(device), items, head.to(device), training, draw)
+        measured["losses"] = fit(domain, model.to(device), items, head.to(device), training, draw, say)
         measured["seconds"] = round(time.perf_counter() - started, 2)
         model.cpu().save_pretrained(part)
         if not training.rank:
@@ -130,8 +141,19 @@ def _copy_beside(domain: Domain, base: Path, folder: Path) -> None:
             (folder / file.name).write_bytes(file.read_bytes())
 
 
-def fit(domain: Domain, model: Any, items: Items, head: Head, training: Training, seed: int) -> list[float]:
-    """Train in place: AdamW, warm-up, linear decay; return the mean loss of every tenth of the steps."""
+def fit(
+    domain: Domain,
+    model: Any,
+    items: Items,
+    head: Head,
+    training: Training,
+    seed: int,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[float]:
+    """Train in place: AdamW, warm-up, linear decay; return the mean loss of every tenth of the steps.
+
+    Now and then `say` is told how far it is.
+    """
     draw = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # dropout
     weights = [p for p in model.parameters() if p.requires_grad]
@@ -143,7 +165,8 @@ def fit(domain: Domain, model: Any, items: Items, head: Head, training: Training
     labels = items.labels.to(model.device)
     model.train()
     losses, left = [], []
-    for _ in range(steps):
+    said = time.perf_counter()
+    for step in range(steps):
         if len(left) < training.batch:
             left = torch.randperm(len(items), generator=draw).tolist()
         which, left = left[: training.batch], left[training.batch :]
@@ -156,6 +179,9 @@ def fit(domain: Domain, model: Any, items: Items, head: Head, training: Training
         optimizer.step()
         schedule.step()
         losses.append(value.detach())
+        if time.perf_counter() - said > EVERY:
+            said = time.perf_counter()
+            say(f"{step + 1} of {steps} steps, loss {value.item():.3f}")
     model.eval()
     values = torch.stack(losses).cpu()
     return [round(part.mean().item(), 4) for part in values.tensor_split(min(10, steps))]

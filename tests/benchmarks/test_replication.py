@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -127,6 +130,118 @@ def test_splits_are_fixed_and_apart(made: dict[str, splits.Split]) -> None:
         assert not parts[0] & parts[1]
         assert not (parts[0] | parts[1]) & parts[2]
     assert (made["colours"].classes, made["overlap"].classes) == (3, 0)
+
+
+def test_classes_may_be_called_anything() -> None:
+    task = Task("any", _colours, NOWHERE)
+    for labels in (["good", "bad", "ugly"], [7, -2, 40], [True, False, True]):
+        rows: Rows = [(f"text {i}", None, labels[i % 3]) for i in range(30)]
+        found = splits.split(task, rows, [("test", None, labels[0])], SUITE)
+        names = sorted(set(labels))
+        assert found.classes == len(names)
+        for row in (*found.train, *found.validation):
+            assert names[int(row[2])] == labels[int(str(row[0]).split()[1]) % 3]
+        assert found.test == [("test", None, names.index(labels[0]))]
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "message"),
+    [
+        (CLASSES, ["a", "a", "b", 1], "some labels are texts and some are numbers"),
+        (CLASSES, ["a", "b", "a", "c"], "no training row has the labels ['c'] of the test"),
+        (CLASSES, ["a", "a", "a", "a"], "all rows have the label 'a'"),
+        (CLASSES, ["a", None, "b", "a"], "training row 1: the label None is no class: write texts"),
+        (CLASSES, [0.5, 0, 1, 1], "training row 0: the label 0.5 is no class: for a task of numbers"),
+        (SCORE, [0.5, 0.1, 1, 5.0], "test row 0: the label 5.0 is no number in [0, 1]"),
+        (SCORE, [0.5, "good", 1, 0], "training row 1: the label 'good' is no number"),
+        (SCORE, [0.5, float("nan"), 1, 0], "training row 1: the label nan is no number"),
+    ],
+)
+def test_labels_that_are_none_are_told(kind: str, labels: list[Any], message: str) -> None:
+    rows: Rows = [(f"text {i}", None, label) for i, label in enumerate(labels)]
+    with pytest.raises(SystemExit) as error:
+        splits.split(Task("mine", _colours, NOWHERE, kind), rows[:3], rows[3:], SUITE)
+    assert message in str(error.value)
+    assert str(error.value).startswith("mine: ")
+
+
+OWN = """
+from pathlib import Path
+from benchmarks.replication.sentences import Sentences
+from benchmarks.replication.suite import Base, Suite, Task, Training
+import json
+from transformers import BertConfig, BertModel, BertTokenizer
+
+def _write_base(folder):
+    words = json.loads((Path(__file__).parent / "words.json").read_text())
+    config = BertConfig(vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                        intermediate_size=32, max_position_embeddings=32)
+    BertModel(config).save_pretrained(folder)
+    BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder)
+
+def _read(root, *, part):
+    lines = (root / "all.tsv").read_text().splitlines()
+    rows = [(text, None, label) for text, label in (line.split("\\t") for line in lines)]
+    return rows[part : part + 60], rows[part + 60 : part + 80]
+
+def first(root):
+    return _read(root, part=0)
+
+def second(root):
+    return _read(root, part=80)
+
+MINE = Suite(
+    name="mine",
+    known={"first": Task("first", first), "second": Task("second", second)},
+    tasks=("first", "second"),
+    trainings={"full": Training(steps=4, rate=2e-3, batch=8)},
+    base=Base(_write_base), domain=Sentences(), validation=10, test=10, shots=2, generic=5, seeds=1,
+    router_shots=5,
+)
+HALF = MINE.part("half", ("first",))
+"""
+
+
+def test_a_suite_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a file anywhere, with data beside it, and classes that have names."""
+    monkeypatch.delenv("SUBMERGE_DATA", raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(train, "EVERY", 0.0)
+    (tmp_path / "my_tasks.py").write_text(OWN)
+    (tmp_path / "words.json").write_text(json.dumps(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    lines = [
+        f"{' '.join(WORDS[8 * (i % 3) :][:4])} {WORDS[i % 24]} {WORDS[i // 7]}\t{'abc'[i % 3]}"
+        for i in range(160)
+    ]
+    (tmp_path / "all.tsv").write_text("\n".join(lines))
+    own = f"{tmp_path / 'my_tasks.py'}:MINE"
+    more = ["--cache", str(tmp_path / "cache"), "--jobs", "1", "--out", str(tmp_path)]
+    assert command.main(["train", own, *more]) == 0
+    shown = capsys.readouterr().err
+    assert "full seed 0 second: 3 of 4 steps, loss" in shown
+    suite = command._options(["train", "my_tasks:MINE"]).found
+    place = Cache(tmp_path / "cache", "mine")
+    found = Servers(suite, place, splits.load(suite, None), "full", 0).run(ROWS[-1])
+    assert found["test"].keys() == {"first", "second"}
+    assert pickle.loads(pickle.dumps(suite)) == suite, "as processes that are started anew get it"
+    for wrong, message in (
+        (f"{tmp_path / 'my_tasks.py'}:YOURS", "has no suite YOURS; it has MINE, HALF"),
+        (f"{tmp_path / 'my_tasks.py'}:HALF", "nothing to merge in fewer than two tasks"),
+        (f"{tmp_path / 'no_tasks.py'}:MINE", "there is no file"),
+        ("no_such_module:MINE", "cannot be imported"),
+        ("text-9", "is no suite of the bench"),
+    ):
+        with pytest.raises(SystemExit):
+            command._options(["train", wrong])
+        assert message in capsys.readouterr().err
+
+
+def test_a_class_that_is_not_left_for_training_is_told() -> None:
+    rows: Rows = [(f"text {i % 4}", None, "b" if i % 4 else "a") for i in range(40)]
+    with pytest.raises(SystemExit, match="of 3 different rows none of the classes"):
+        splits.split(Task("mine", _colours), rows, [("text 0", None, "a")], SUITE)
 
 
 def test_a_small_pool_keeps_two_thirds_for_training() -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,8 +16,8 @@ import torch
 
 import submerge
 from _cli import cli
-from _mass_tasks import text_inputs
-from _models import ROOM, TEXT, quiet_transformers
+from _mass_tasks import image_inputs, text_inputs
+from _models import ROOM, TEXT, VISION, quiet_transformers
 
 peft = pytest.importorskip("peft")
 NAMES = ("first", "second", "third")
@@ -66,6 +70,9 @@ def test_adapters_and_their_router(served: Path, tmp_path: Path) -> None:
     assert result.code == 0, result.err
     assert "rank 4; layer 1 routes" in result.out
     assert "left out" not in result.out
+    modules = " ".join(f"{name}={out / name}" for name in NAMES)
+    serve = f"vllm serve {served.parent / 'base'} --enable-lora --max-lora-rank 8 --max-loras 3"
+    assert f"serve them with vLLM: {serve} --lora-modules {modules}" in result.out
     model = loaded(out, served)
     ours = submerge.load(served, first_pass="base", routing_layers="1")
     inputs = text_inputs(1, 5)
@@ -82,19 +89,124 @@ def test_adapters_and_their_router(served: Path, tmp_path: Path) -> None:
     check_router(out, loaded(out, served), ours, "residual")
 
 
-def check_router(out: Path, model: Any, ours: Any, score: str) -> None:
-    """Check that the example beside the adapters chooses as the served model does."""
-    inputs = text_inputs(1, 5)
+def example(out: Path) -> Any:
+    """Return the script beside the adapters, as a module."""
     spec = importlib.util.spec_from_file_location("route_example", out / "route.py")
     assert spec is not None
     assert spec.loader is not None
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    router = example.Router(out)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def check_router(out: Path, model: Any, ours: Any, score: str) -> None:
+    """Check that the example beside the adapters chooses as the served model does."""
+    inputs = text_inputs(1, 5)
+    router = example(out).Router(out)
     assert router.score == ours.router.settings["score"] == score
     scores = router.scores(model, **inputs)
     assert (scores - ours.route(**inputs).scores).abs().max() < 1e-3
     assert router(model, **inputs) == ours.route(**inputs, group="batch").tasks[0]
+
+
+LABELS = (2, 5, 1)
+HEADED: dict[str, tuple[str, str, str, str]] = {
+    "bert": ("BertModel", "BertForSequenceClassification", "BertConfig", "bert"),
+    "roberta": ("RobertaForMaskedLM", "RobertaForSequenceClassification", "RobertaConfig", ""),
+    "vit": ("ViTModel", "ViTForImageClassification", "ViTConfig", "vit"),
+    "distilbert": (
+        "DistilBertModel",
+        "DistilBertForSequenceClassification",
+        "DistilBertConfig",
+        "distilbert",
+    ),
+}
+"""The base, the tasks' architecture, their configuration, and the part of their model that is the base."""
+MOVED = ("query", "q_proj", "q_lin", "value", "v_proj", "v_lin")
+
+
+def headed(kind: str, root: Path) -> Path:
+    """Return the merge of three tasks with heads of three widths, whose attention was moved."""
+    t = quiet_transformers()
+    torch.manual_seed(0)
+    base, tuned, config, _ = HEADED[kind]
+    options: dict[str, Any] = {**VISION, "hidden_size": 32} if kind == "vit" else {**TEXT, "hidden_size": 32}
+    if kind == "distilbert":
+        options = {"vocab_size": 64, "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48}
+    options |= {"pad_token_id": 1} if kind == "roberta" else {}
+    whole = getattr(t, base)(getattr(t, config)(**options))
+    whole.save_pretrained(root / "base")
+    for number, (name, count) in enumerate(zip(NAMES, LABELS, strict=True)):
+        labels = {c: f"{name}-{c}" for c in range(count)}
+        model = getattr(t, tuned)(getattr(t, config)(**options, num_labels=count, id2label=labels))
+        getattr(model, model.base_model_prefix).load_state_dict(whole.base_model.state_dict(), strict=False)
+        draw = torch.Generator().manual_seed(number)
+        with torch.no_grad():
+            for key, values in model.state_dict().items():
+                if values.ndim == 2 and any(part in key for part in MOVED):
+                    left, right = (torch.randn(32, 3, generator=draw) for _ in range(2))
+                    values.add_(0.1 * left @ right.T)
+        model.eval().save_pretrained(root / name)
+    recipe = {
+        "merge_method": "mass",
+        "base_model": str(root / "base"),
+        "models": [{"model": str(root / name)} for name in NAMES],
+    }
+    return submerge.merge(recipe, root / "served", settings=ROOM).out
+
+
+@pytest.mark.parametrize("kind", HEADED)
+def test_tasks_with_heads(kind: str, tmp_path: Path) -> None:
+    """Adapters of the base alone, one beside the other, and heads of their own widths."""
+    served, out = headed(kind, tmp_path), tmp_path / "adapters"
+    result = cli("export", served, "-o", out)
+    assert result.code == 0, result.err
+    assert "heads lie in head.safetensors" in result.out
+    assert "vLLM" not in result.out
+    for name in NAMES:
+        config = json.loads((out / name / "adapter_config.json").read_text())
+        assert config["modules_to_save"] is None
+        assert config["task_type"] is None
+    t = quiet_transformers()
+    plain = getattr(t, HEADED[kind][0]).from_pretrained(tmp_path / "base")
+    loaded_base = peft.PeftModel.from_pretrained(plain, str(out / "first"), adapter_name="first")
+    outcome = loaded_base.load_adapter(str(out / "second"), adapter_name="second")
+    assert not outcome.unexpected_keys
+    tasks, ours = example(out).Tasks(out), submerge.load(served, routing_layers="1", head_evidence="none")
+    assert tasks.router.told["part"] == HEADED[kind][3]
+    inputs = image_inputs(1, 5) if kind == "vit" else text_inputs(1, 5)
+    for name, count in zip(NAMES, LABELS, strict=True):
+        tasks.use(name)
+        with torch.no_grad():
+            found = tasks.model(**inputs).logits
+        assert found.shape == (5, count)
+        assert (found - ours(**inputs, task=name).logits[:, :count]).abs().max() < 1e-4
+    if kind != "vit":  # whose tokens are looked at one by one
+        chosen, answer = tasks(**inputs)
+        assert chosen == ours.route(**inputs, group="batch").tasks[0]
+        assert answer.logits.shape[1] == LABELS[NAMES.index(chosen)]
+
+
+def test_the_script_runs_as_written(tmp_path: Path) -> None:
+    served, out = headed("bert", tmp_path), tmp_path / "adapters"
+    t = quiet_transformers()
+    vocabulary = [*("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), *(f"w{i}" for i in range(5, 64))]
+    tokenizer = t.BertTokenizer(vocab={word: i for i, word in enumerate(vocabulary)})
+    tokenizer.save_pretrained(tmp_path / "base")
+    assert cli("export", served, "-o", out).code == 0
+    texts = ["w7 w8 w9", "w30 w31", "w50 w51 w52 w53", "w20 w61"]
+    ran = subprocess.run(
+        [sys.executable, str(out / "route.py"), *texts],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    ours = submerge.load(served, routing_layers="1", head_evidence="none")
+    for line, text in zip(ran.stdout.splitlines(), texts, strict=True):
+        answer = ours(**tokenizer(text, return_tensors="pt"))
+        (task,) = answer.tasks
+        logits = answer.logits[0, : LABELS[NAMES.index(task)]]
+        shown = f"{task}-{int(logits.argmax())}" if len(logits) > 1 else f"{float(logits[0]):.4g}"
+        assert line == f"{task}\t{shown}\t{text}"
 
 
 def test_what_is_refused(served: Path, tmp_path: Path) -> None:

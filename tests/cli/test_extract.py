@@ -17,7 +17,10 @@ OPTIONS = {"r": 3, "lora_alpha": 6, "target_modules": ["q_proj", "up_proj"]}
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
-    return make_tuned(tmp_path_factory.mktemp("made"), "llama", OPTIONS, OPTIONS | {"r": 2})
+    made = make_tuned(tmp_path_factory.mktemp("made"), "llama", OPTIONS, OPTIONS | {"r": 2})
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    (made.base / "config.json").write_text(json.dumps(config))
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +43,14 @@ def test_it_prints_the_path_and_the_errors(made: Tuned, tuned: Path, tmp_path: P
     errors = [float(line.split()[0]) for line in layers]
     assert errors == sorted(errors, reverse=True)
     assert all("rank 2  model.layers." in line for line in layers)
-    assert last == "serve it with vLLM's --max-lora-rank at least 2"
+    serve = f"vllm serve {made.base} --enable-lora --max-lora-rank 8 --lora-modules out={tmp_path / 'out'}"
+    assert last == f"serve it with vLLM: {serve}"
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 2
 
 
 def test_a_rank_that_is_not_needed_is_not_written(made: Tuned, tuned: Path, tmp_path: Path) -> None:
     result = extract(tuned, made.base, tmp_path / "out", "--rank", 12)
-    assert result.out.splitlines()[-1] == "serve it with vLLM's --max-lora-rank at least 3"
+    assert "--max-lora-rank 8 " in result.out.splitlines()[-1], "the least of those that vLLM allows"
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 3
 
 
@@ -129,6 +133,7 @@ def test_a_rank_asks_for_an_adapter(made: Tuned, tmp_path: Path) -> None:
     result = merge(recipe, tmp_path / "out", "--rank", 2)
     assert result.code == 0, result.err
     assert "kept by the rank: " in result.out
+    assert f"serve it with vLLM: vllm serve {made.base} --enable-lora --max-lora-rank 8" in result.out
     assert (tmp_path / "out" / "adapter_config.json").exists()
     assert "adapter_model.safetensors" in cli("plan", recipe, "--rank", 2, *ROOM).out
 
@@ -137,6 +142,7 @@ def test_a_checkpoint_asks_for_no_rank(made: Tuned, tmp_path: Path) -> None:
     recipe = made.written(tmp_path / "r.yaml", output={"as": "adapter", "rank": 2})
     result = merge(recipe, tmp_path / "out", "--as", "checkpoint")
     assert result.code == 0, result.err
+    assert "vLLM" not in result.out
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 

@@ -78,3 +78,15 @@ def test_auto_shares_the_dimensions_among_the_models() -> None:
     assert fold("tsv_m", full((24, 30))).figures["rank"] == 8
     assert fold("tsv_m", full((2, 3))).figures["rank"] == 1
     assert fold("tsv_m", adapters((24, 30))).figures["rank"] == 4, "no more than there are"
+
+
+def test_adapters_of_nearly_equal_directions_lose_nothing() -> None:
+    """In float32 the halves of the merge are rounded, not their product with its large entries."""
+    u, v, far = rotation(1, 40)[:, :4], rotation(2, 30)[:, :4], 1e-4
+    levels = torch.tensor([[4.0, 3, 2, 1], [1.5, 2.5, 3.5, 4.5]])
+    moved = [(u + far * t * rotation(3, 40)[:, :4], v + far * t * rotation(4, 30)[:, :4]) for t in range(2)]
+    updates = [LowRank((a * s).float(), b.T.float()) for (a, b), s in zip(moved, levels, strict=True)]
+    exact = [LowRank(u.left.double(), u.right.double()) for u in updates]
+    wanted = formula("tsv_m", exact, rank=4)
+    found = matrix(fold("tsv_m", updates, rank=4).update)
+    assert (found - wanted).norm() < 3e-6 * wanted.norm()

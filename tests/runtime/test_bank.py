@@ -59,12 +59,11 @@ def test_cores_are_those_of_the_polar_factors(seed: int, count: int, r: int, sha
     s = torch.cat([p.values for p in made.parts.values()])
     v = torch.cat([p.right for p in made.parts.values()])
     wanted = polar(u) @ s.diag() @ polar(v.T).T
-    found = u @ made.core(tuple(range(count)), "tsv_m") @ v
+    found = u @ made.core(tuple(range(count)), "tsv_m").matrix @ v
     if count * r <= min(shape):
         assert (found - wanted).norm() < 1e-6 * wanted.norm()
-        left = u @ CORES["tsv_m"](
-            u.T @ u, torch.ones(count * r).double(), torch.eye(count * r).double(), 1e-9
-        )
+        ones = torch.ones(count * r).double()
+        left = u @ CORES["tsv_m"](u.T @ u, ones, ones.diag(), 1e-9).left
         assert (left.T @ left - torch.eye(count * r)).abs().max() < 1e-6
 
 
@@ -101,6 +100,43 @@ def test_copies_of_a_task_merge_to_it() -> None:
     one = triplets(normal(1, 24, 16), 4)
     made = Bank((24, 16), {0: one, 1: one, 2: one})
     close(dense(made.merged([0, 1, 2])), dense(made.merged([0])))
+
+
+def alike(angle: float, seed: int = 0) -> Bank:
+    """Return a bank of two tasks, in float32, whose first directions are that angle apart on both sides."""
+    left, right = rotation(seed + 1, 48), rotation(seed + 2, 32)
+    others = rotation(seed + 1, 48)[:, 6:12], rotation(seed + 2, 32)[:, 6:12]
+    u, v = left[:, :6].clone(), right[:, :6].clone()
+    for mine, other in zip((u, v), others, strict=True):
+        mine[:, 3:] = other[:, 3:]
+        mine[:, :3] = math.cos(angle) * mine[:, :3] + math.sin(angle) * other[:, :3]
+    s = torch.tensor([3.0, 2.5, 2.0, 1.5, 1.0, 0.5])
+    parts = {
+        0: Triplets(left[:, :6].float().contiguous(), s, right[:, :6].T.float().contiguous()),
+        1: Triplets(u.float(), s.flip(0), v.T.float().contiguous()),
+    }
+    return Bank((48, 32), parts)
+
+
+def exactly(made: Bank, rule: str) -> torch.Tensor:
+    """Return the merge of the stored factors by SVDs of the stacks in float64."""
+    u = torch.cat([p.left.double() for p in made.parts.values()], dim=1)
+    s = torch.cat([p.values.double() for p in made.parts.values()])
+    v = torch.cat([p.right.double() for p in made.parts.values()])
+    if rule == "tsv_m":
+        return polar(u) @ s.diag() @ polar(v.T).T
+    p, level, qh = torch.linalg.svd(u @ s.diag() @ v, full_matrices=False)
+    held = level > 1e-6 * level[0]
+    return level[held].mean() * p[:, held] @ qh[held]
+
+
+@pytest.mark.parametrize("rule", ["tsv_m", "iso_c"])
+@pytest.mark.parametrize("angle", [1e-2, 1e-3, 1e-4])
+def test_nearly_equal_directions_lose_nothing(rule: str, angle: float) -> None:
+    made = alike(angle)
+    wanted = exactly(made, rule)
+    assert made.core((0, 1), rule).condition > 1 / angle
+    assert (dense(made.merged((0, 1), rule)) - wanted).norm() < 1e-6 * wanted.norm()
 
 
 def test_iso_c_flattens_the_spectrum() -> None:
@@ -222,6 +258,12 @@ def test_one_task_has_no_deviation() -> None:
 def test_at_most_k_tasks_run() -> None:
     found = choose(torch.zeros(1, 4), select="threshold", threshold=0.2, most=2, temperature=1.0)
     assert found.tasks == [(0, 1)]
+
+
+def test_weighted_runs_all_that_are_above_the_threshold() -> None:
+    options = {"threshold": 0.2, "most": 2, "temperature": 1.0}
+    assert choose(torch.zeros(1, 4), select="weighted", **options).tasks == [(0, 1, 2, 3)]  # type: ignore[arg-type]
+    assert choose(torch.zeros(1, 8), select="weighted", **options).tasks == [(0,)]  # type: ignore[arg-type]
 
 
 def test_groups_share_their_mean() -> None:

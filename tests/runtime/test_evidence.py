@@ -13,6 +13,7 @@ from submerge.runtime._cache import Recent
 from submerge.runtime._evidence import Pool, evidence
 from submerge.runtime._gate import Gate
 from submerge.runtime._layers import Factors
+from submerge.runtime._probe import Site, choose_sites
 
 N, M, R, T = 20, 12, 3, 3
 
@@ -168,6 +169,29 @@ def test_pools() -> None:
     assert (found[0] - x[0, :3].mean(0)).abs().max() < 1e-6
     assert (found[1] - x[1, 5]).abs().max() < 1e-6
     assert (Pool("mean", 2, None)(x.reshape(12, N)) - x.mean(1)).abs().max() < 1e-6, "tokens in one dimension"
+
+
+@pytest.mark.parametrize(
+    ("stack", "count", "layer", "position"),
+    [
+        ("vision_model.encoder.layers", 12, 9, 2),
+        ("vision_model.encoder.layers", 24, 20, 2),
+        ("vision_model.encoder.layers", 32, 24, 2),
+        ("bert.encoder.layer", 6, 4, 2),
+        ("encoder.block", 12, 10, 1),
+        ("encoder.block", 6, 5, 1),
+        ("model.layers", 1, 0, 2),
+    ],
+)
+def test_the_papers_layer(stack: str, count: int, layer: int, position: int) -> None:
+    """Layers at the end that no task changes have no sites, and count."""
+    changed = max(layer + 1, count - 2)
+    sites = [Site(stack, i, p, [f"{stack}.{i}.map{p}"]) for i in range(changed) for p in range(4)]
+    (found,) = choose_sites(sites, "paper", "paper", {stack: count})
+    assert (found.layer, found.position) == (layer, position)
+    all_of_it = choose_sites(sites, "paper", "all", {stack: count})
+    assert [site.layer for site in all_of_it] == [layer] * 4
+    assert choose_sites(sites, "depth:0.5", "mlp", {stack: count})[0].layer == count // 2
 
 
 def test_a_task_that_does_not_touch_a_weight_explains_nothing() -> None:

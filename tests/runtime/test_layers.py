@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from _mass_reference import polar
 from submerge.algebra import Bank, Triplets
 from submerge.runtime import Factors, Gate, Span, Whole, gate_layer
 from submerge.runtime._cache import Recent
@@ -77,6 +79,46 @@ class Turned(nn.Module):
 
 
 Turned.__name__ = "Conv1D"
+
+
+def alike(m: int, n: int, angle: float = 1e-4) -> dict[int, Triplets]:
+    """Return two tasks whose directions are that angle apart, each pair of them, in float32."""
+    bases = [torch.linalg.qr(normal(seed, size, 6).double())[0] for seed, size in ((1, m), (2, n))]
+    found = {}
+    for t in range(2):
+        u, v = (math.cos(t * angle) * q[:, :3] + math.sin(t * angle) * q[:, 3:] for q in bases)
+        found[t] = Triplets(u.float(), torch.tensor([3.0, 2.0, 1.0]).roll(t), v.T.float().contiguous())
+    return found
+
+
+@pytest.mark.parametrize("kind", ["linear", "turned", "embedding"])
+@pytest.mark.parametrize("length", [1, 200])
+def test_tasks_that_nearly_coincide_lose_nothing(kind: str, length: int) -> None:
+    """One token, which goes through the factors, and many, which go through the whole weight."""
+    make, inputs = KINDS[kind]
+    module = make()
+    some = alike(*module.weight.shape)
+    u, s, v = (torch.cat(stack, d).double() for stack, d in (
+        ([p.left for p in some.values()], 1),
+        ([p.values for p in some.values()], 0),
+        ([p.right for p in some.values()], 0),
+    ))  # fmt: skip
+    update = polar(u) @ s.diag() @ polar(v.T).T
+    plain = copy.deepcopy(module).double()
+    gate = Gate(Recent(1 << 20))
+    more: dict[str, Any] = {"turned": kind == "turned", "table": kind == "embedding"}
+    gate_layer(gate, module, {"weight": Factors(gate, "w", some, rule="tsv_m", scale=1.0, **more)}, "layer")
+    x = inputs(3)
+    x = x.repeat(1, length, 1) if x.ndim == 3 else x
+    with torch.no_grad():
+        before = plain(x.double() if x.is_floating_point() else x)
+        plain.weight.add_(update)
+        after = plain(x.double() if x.is_floating_point() else x)
+        with gate.over([Span((0, 1), 0, 3)], []):
+            found = module(x)
+    assert (found - after).abs().max() < 2e-6 * after.abs().max()
+    assert (after - before).abs().max() > 0.1 * after.abs().max(), "the update counts"
+
 
 KINDS = {
     "linear": (lambda: nn.Linear(16, 24), lambda n: normal(n, n, 5, 16)),

@@ -115,11 +115,11 @@ def test_forms_leave_tasks_out(bert: Served) -> None:
 
 
 def test_the_papers_preset(bert: Served) -> None:
-    """One site, one layer at three quarters of the depth, 1-3 tasks by their shares, the largest logit."""
+    """One site of one layer, 1-3 tasks by their shares, the largest logit."""
     model = submerge.load(bert.merged("paper", preset="paper"))
     inputs, labels = bert.mixed(each=3)
     out = model(**inputs)
-    assert model.router.settings["routing_sites"] == "mlp"
+    assert [site.maps for site in model.router.sites] == [["bert.encoder.layer.1.intermediate.dense"]]
     sites = [["bert.encoder.layer.1.intermediate.dense"]]
     for row in range(len(labels)):
         some = one(inputs, row)
@@ -132,6 +132,35 @@ def test_the_papers_preset(bert: Served) -> None:
         width = len(logits[best])
         assert (out.logits[row, :width] - logits[best]).abs().max() < 1e-4
         assert out.logits[row, width:].eq(-torch.inf).all()
+
+
+def test_the_papers_layer_of_t5(tmp_path: Path) -> None:
+    t5 = make("t5", tmp_path, count=2)
+    model = submerge.load(t5.merged("paper", preset="paper"))
+    found = model.route(**t5.mixed()[0], details=True)
+    assert found.sites == ("encoder.block.1.layer.0.SelfAttention.o",)
+
+
+@pytest.mark.parametrize("select", ["threshold", "weighted"])
+def test_the_papers_groups_average_residuals(bert: Served, select: str) -> None:
+    """The authors' code averages what each task leaves unexplained, then makes z-scores and shares."""
+    model = submerge.load(bert.merged("paper", preset="paper"), select=select)
+    inputs, labels = bert.mixed(each=3)
+    each = model.route(**inputs, details=True).residuals[0]
+    batched = submerge.load(bert.merged("paper", preset="paper"), select=select, batch="batch")
+    assert torch.equal(batched.route(**inputs).scores, model.route(**inputs, group="batch").scores)
+    grouped, found = model.route(**inputs, group=labels), model.route(**inputs, group="batch")
+    everything = range(len(labels))
+    some = [(grouped, [i for i in everything if labels[i] == task]) for task in range(4)]
+    for routing, rows in [*some, (found, list(everything))]:
+        mean = each[rows].mean(0)
+        wanted = (mean.mean() - mean) / (mean.std() + 1e-6) if select == "threshold" else -mean
+        assert (routing.scores[rows] - wanted).abs().max() < 1e-5
+        if select == "threshold":
+            assert {routing.selected[i] for i in rows} == {tuple(f"task{t}" for t in selected(wanted))}
+    if select == "threshold":
+        plain = submerge.load(bert.merged("paper", preset="paper"), group_mean="scores")
+        assert (plain.route(**inputs, group="batch").scores - found.scores).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("how", ["max", "avg"])
@@ -258,6 +287,33 @@ def test_the_model_is_copied_and_saved_as_what_it_is(model: Any, bert: Served, t
     twin = copy.deepcopy(model)
     assert torch.equal(twin(**inputs).logits, model(**inputs).logits)
     assert not any("submerge" in name for name in model.state_dict())
+
+
+def test_classes_have_their_tasks_names(bert: Served, tmp_path: Path) -> None:
+    """Heads of 2, 5, 1 and 3 outputs: named by their tasks, as transformers names them, a number, several."""
+    shutil.copytree(bert.merged("default"), tmp_path / "named")
+    manifest = json.loads((tmp_path / "named" / "submerge.json").read_text())
+    first, second, _, last = manifest["gate"]["tasks"]
+    first["id2label"] = {"0": "bad", "1": "good"}
+    second.pop("id2label", None)
+    last |= {"id2label": {"0": "a", "1": "b", "2": "c"}, "problem_type": "multi_label_classification"}
+    (tmp_path / "named" / "submerge.json").write_text(json.dumps(manifest))
+    model = submerge.load(tmp_path / "named")
+    inputs, labels = bert.mixed()
+    out = model(**inputs, task=[f"task{t}" for t in labels])
+    for row, task in enumerate(labels):
+        logits = out.logits[row, : (2, 5, 1, 3)[task]]
+        best = int(logits.argmax())
+        several = [name for name, x in zip("abc", logits.tolist(), strict=False) if x > 0]
+        assert out.labels[row] == [("bad", "good")[best % 2], f"LABEL_{best}", None, several][task]
+    assert len(model(**inputs).labels) == len(labels)
+
+
+def test_the_card_says_how_to_load_it(bert: Served) -> None:
+    card = (bert.merged("default") / "README.md").read_text()
+    assert "It serves 4 tasks as one model: `task0`, `task1`, `task2`, `task3`." in card
+    assert "model = submerge.load('default')" in card
+    assert "task='task0'" in card
 
 
 # Generation

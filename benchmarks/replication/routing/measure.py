@@ -27,7 +27,7 @@ from benchmarks.replication.suite import CLASSES, DENSE, Suite
 from benchmarks.replication.train import load_heads
 from submerge.runtime._select import heard
 
-__all__ = ["PARTS", "Servers", "folder"]
+__all__ = ["PARTS", "Servers", "folder", "head_evidence"]
 
 PARTS = ("validation", "test")
 IN_A_ROW = 32
@@ -213,19 +213,19 @@ class Servers:
     def _heard(self, part: str, task: str) -> torch.Tensor:
         """Return what all heads say of the base's features [n, T], as `head_evidence` has it.
 
-        The served models come without heads, for the bench's are no layers of transformers.
+        The served models come without heads, for the bench's are no layers of transformers. What they say
+        goes in by `prior=`, which chooses as `head_evidence` does (tests/benchmarks/test_served_heads.py).
         """
         if (part, task) not in self._said:
             domain, items, base = self.suite.domain, self.scorer.items[part][task], self._base
             heads = [self.scorer.heads[t] for t in self.tasks]
-            classes = torch.tensor([head.kind == CLASSES for head in heads])
+            classes = [head.kind == CLASSES for head in heads]
             found = torch.zeros(len(items), len(heads), dtype=torch.float64)
             for which in items.batches():
                 batch = items.batch(which)
                 features = domain.pooled(base(**batch).last_hidden_state, batch, CLASSES)
-                each = [logits(head, features).double().logsumexp(-1) for head in heads]
-                found[which] = torch.stack(each, 1)
-            self._said[part, task] = heard(found, classes)
+                found[which] = head_evidence([logits(head, features) for head in heads], classes)
+            self._said[part, task] = found
         return self._said[part, task]
 
     def _lda(self, row: Served) -> Callable[[str, str], _Answers]:
@@ -281,6 +281,12 @@ class Servers:
                 found[task] = predict(self.scorer.heads[task], features)
             self._named[part] = found
         return self._named[part]
+
+
+def head_evidence(outputs: Sequence[torch.Tensor], classes: Sequence[bool]) -> torch.Tensor:
+    """Return what heads say of inputs [n, T], in nats, from their outputs [n, C_t] on the base's features."""
+    each = torch.stack([one.double().logsumexp(-1) for one in outputs], 1)
+    return heard(each, torch.tensor(classes))
 
 
 def folder(cache: Cache, seed: int, kind: str, name: str) -> Path:

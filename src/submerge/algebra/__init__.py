@@ -2,7 +2,7 @@
 
 from submerge.algebra._chunk import Chunk
 from submerge.algebra._combine import combine, total
-from submerge.algebra._cores import CORES, Bank, Triplets
+from submerge.algebra._cores import CORES, Bank, Core, Triplets
 from submerge.algebra._frame import Frame, frame
 from submerge.algebra._leading import Leading, leading
 from submerge.algebra._lora import Factored, factored
@@ -19,6 +19,7 @@ __all__ = [
     "Bank",
     "Chunk",
     "ColumnGram",
+    "Core",
     "Dense",
     "Factored",
     "Frame",

@@ -5,16 +5,18 @@ updates, with U = [U_t]_{t∈S} and V = [V_t]_{t∈S} stacked, every rule below 
 
     Δ_S = U M_S V,
 
-with a core M_S [R, R] that follows from the Gram matrices A = UᵀU and B = V Vᵀ alone (D = diag(s)):
+with a core M_S = L_S R_S that follows from the Gram matrices A = UᵀU and B = V Vᵀ alone (D = diag(s)):
 
-    tsv_m    A^(−1/2) D B^(−1/2)          so that U A^(−1/2) and B^(−1/2) V are the polar factors
-    iso_c    mean(σ) A^(−1/2) P Qᵀ B^(−1/2)   for A^(1/2) D B^(1/2) = P diag(σ) Qᵀ
-    sum      D
+             L_S                   R_S
+    tsv_m    A^(−1/2) D            B^(−1/2)        so that U A^(−1/2) and B^(−1/2) V are the polar factors
+    iso_c    mean(σ) A^(−1/2) P    Qᵀ B^(−1/2)     for A^(1/2) D B^(1/2) = P diag(σ) Qᵀ
+    sum      D                     I
 
 No m × n matrix is formed, and no SVD of a tall one: only eigenvectors of R × R matrices in float64. The
 blocks U_iᵀU_j and V_iV_jᵀ serve every set that holds i and j. Directions that the updates share exactly make
-A or B singular; there the root is that of the range (see `inverse_root`), so that copies of an update merge
-to it.
+A or B singular; there the root is that of the range (see `rooted`), so that copies of an update merge
+to it. Where they are nearly shared, M_S has entries as large as cond(U) cond(V), which cancel in its product
+with V: rounded to float32 before that, the update loses eps · cond. U L_S and R_S V do not.
 """
 
 from __future__ import annotations
@@ -24,11 +26,11 @@ from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequenc
 from dataclasses import dataclass
 from functools import cached_property
 
-from submerge.algebra._spectrum import inverse_root, rooted
+from submerge.algebra._spectrum import rooted
 from submerge.algebra._update import LowRank, Update, Zero
 from submerge.deferred import torch
 
-__all__ = ["CORES", "Bank", "Triplets"]
+__all__ = ["CORES", "Bank", "Core", "Triplets"]
 
 SHOWN = 1e-7
 """The share of the largest singular value that a float64 Gram matrix still shows."""
@@ -55,25 +57,43 @@ class Triplets:
         return self.values.shape[0]
 
 
-def _tsv_m(left: torch.Tensor, values: torch.Tensor, right: torch.Tensor, share: float) -> torch.Tensor:
-    return (inverse_root(left, share) * values) @ inverse_root(right, share)
+@dataclass(frozen=True, eq=False)
+class Core:
+    """M_S as its halves L_S [R, k] and R_S [k, R] in float64, and the larger of cond(U_S) and cond(V_S)."""
+
+    left: torch.Tensor
+    right: torch.Tensor
+    condition: float = 1.0
+
+    @property
+    def matrix(self) -> torch.Tensor:
+        """M_S [R, R]."""
+        return self.left @ self.right
 
 
-def _iso_c(left: torch.Tensor, values: torch.Tensor, right: torch.Tensor, share: float) -> torch.Tensor:
-    a, b = rooted(left, share), rooted(right, share)
-    both = (a[1] * a[0]).T @ (values.unsqueeze(1) * (b[1] * b[0]))  # A^(1/2) D B^(1/2) in eigenvectors
-    u, s, vh = torch.linalg.svd(both, full_matrices=False)
+def _condition(*sides: torch.Tensor) -> float:
+    return max((float(s[0] / s[-1]) for s in sides if len(s)), default=1.0)
+
+
+def _tsv_m(left: torch.Tensor, values: torch.Tensor, right: torch.Tensor, share: float) -> Core:
+    (a, u), (b, v) = rooted(left, share), rooted(right, share)
+    return Core((u / a) @ u.T * values, (v / b) @ v.T, _condition(a, b))
+
+
+def _iso_c(left: torch.Tensor, values: torch.Tensor, right: torch.Tensor, share: float) -> Core:
+    (a, u), (b, v) = rooted(left, share), rooted(right, share)
+    both = (u * a).T @ (values.unsqueeze(1) * (v * b))  # A^(1/2) D B^(1/2) in eigenvectors
+    p, s, qh = torch.linalg.svd(both, full_matrices=False)
     held = s > share * s[:1]
     level = s[held].mean() if bool(held.any()) else s.new_zeros(())
-    flat: torch.Tensor = level * ((a[1] / a[0]) @ u[:, held]) @ (vh[held] @ (b[1] / b[0]).T)
-    return flat
+    return Core(level * ((u / a) @ p[:, held]), qh[held] @ (v / b).T, _condition(a, b))
 
 
-def _sum(left: torch.Tensor, values: torch.Tensor, right: torch.Tensor, share: float) -> torch.Tensor:
-    return values.diag()
+def _sum(left: torch.Tensor, values: torch.Tensor, right: torch.Tensor, share: float) -> Core:
+    return Core(values.diag(), torch.eye(len(values), dtype=values.dtype, device=values.device))
 
 
-CORES: Mapping[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]] = {
+CORES: Mapping[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], Core]] = {
     "tsv_m": _tsv_m,
     "iso_c": _iso_c,
     "sum": _sum,
@@ -114,13 +134,18 @@ class Bank:
         """Return those of the tasks that change this weight, in ascending order whatever the given one."""
         return tuple(t for t in sorted(set(tasks)) if t in self.parts)
 
-    def core(self, members: Sequence[int], rule: str) -> torch.Tensor:
-        """Return M_S [R, R] in float64 for members in ascending order."""
+    def core(self, members: Sequence[int], rule: str) -> Core:
+        """Return the core of members in ascending order."""
         values = torch.cat([self.parts[t].values.double() for t in members])
-        if rule == "sum" or (rule == "tsv_m" and len(members) == 1):  # whose factors are orthonormal
-            return values.diag()
+        if self.is_diagonal(members, rule):
+            return CORES["sum"](values, values, values, 0.0)
         left, right = (self._gram(members, side) for side in ("left", "right"))
         return CORES[rule](left, values, right, self.negligible)
+
+    @staticmethod
+    def is_diagonal(members: Sequence[int], rule: str) -> bool:
+        """Return whether M_S is diag(s): a plain sum, or one member, whose factors are orthonormal."""
+        return rule == "sum" or (rule == "tsv_m" and len(members) == 1)
 
     def factors(self, members: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return U_S [m, R] and V_S [R, n]; views where there is one member."""
@@ -130,13 +155,17 @@ class Bank:
         return torch.cat([p.left for p in parts], dim=1), torch.cat([p.right for p in parts])
 
     def merged(self, tasks: Sequence[int], rule: str = "tsv_m", scale: float = 1.0) -> Update:
-        """Return scale · Δ_S as float32 factors."""
+        """Return scale · Δ_S as float32 factors, U_S L_S and R_S V_S, each rounded once."""
         members = self.members(tasks)
         if not members:
             return Zero(self.shape)
         left, right = self.factors(members)
-        turned = left.double() @ (self.core(members, rule).to(left.device) * scale)
-        return LowRank(turned.float(), right.float())
+        if self.is_diagonal(members, rule):
+            values = torch.cat([self.parts[t].values.double() for t in members])
+            return LowRank((left.double() * (values.to(left.device) * scale)).float(), right.float())
+        core = self.core(members, rule)
+        turned = (left.double() @ (core.left.to(left.device) * scale)).float()
+        return LowRank(turned, (core.right.to(right.device) @ right.double()).float())
 
     def cosine(self, i: int, j: int) -> float:
         """Return the cosine of two updates, s_iᵀ (U_iᵀU_j ∘ V_iV_jᵀ) s_j / ‖s_i‖‖s_j‖; 0 if one is zero."""

@@ -188,4 +188,4 @@ def polar(x: torch.Tensor) -> torch.Tensor:
     if x.shape[0] < x.shape[1]:
         return polar(x.T).T
     share = tolerance((x.shape[0], x.shape[1]), x.dtype)
-    return x @ inverse_root(Dense(x).gram("right"), share).to(x.dtype)
+    return (x.double() @ inverse_root(Dense(x).gram("right"), share)).to(x.dtype)

@@ -33,7 +33,10 @@ def export(
         print_json(vars(made))
         return
     typer.echo(str(made.out))
-    typer.echo(f"rank {made.rank}; layer {made.layer} routes: see {made.out / 'route.py'}")
+    typer.echo(f"rank {made.rank}; layer {made.layer} routes: python {made.out / 'route.py'}")
     if made.left_out:
         typer.echo(f"left out, for an adapter has no place for them: {few(made.left_out, 5)}")
-    typer.echo(f"serve them with vLLM's --max-lora-rank at least {made.rank}")
+    if made.heads:
+        typer.echo("heads lie in head.safetensors beside each adapter; route.py puts them on")
+    if made.serve:
+        typer.echo(f"serve them with vLLM: {made.serve}")

@@ -83,4 +83,5 @@ def _print(report: MergeReport, verbose: bool) -> None:
         typer.echo(f"  {figures.get('error', 0.0):.4f}  rank {figures['rank']}  {name}")
     if not verbose and len(found) > _WORST:
         typer.echo(f"  … and {len(found) - _WORST} more, of smaller error (--verbose)")
-    typer.echo(f"serve it with vLLM's --max-lora-rank at least {max(ranks)}")
+    if report.serve:
+        typer.echo(f"serve it with vLLM: {report.serve}")

@@ -146,6 +146,8 @@ def _summary(report: MergeReport, told: Sequence[str]) -> None:
     for name, counts in list(report.nonfinite.items())[:10]:
         found = ", ".join(f"{count} in {where}" for where, count in counts.items())
         lines.append(f"warning: NaN or Inf in {name}: {found}")
+    if report.serve:
+        lines.append(f"serve it with vLLM: {report.serve}")
     for line in lines:
         typer.echo(line)
 

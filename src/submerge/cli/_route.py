@@ -33,7 +33,8 @@ def route(
     """
     if plot is not None:
         required("matplotlib", "--plot needs")
-    from submerge.runtime._survey import draw, survey
+    from submerge.runtime._picture import draw
+    from submerge.runtime._survey import survey
 
     found = survey(out, data)
     if plot is not None:

@@ -11,6 +11,7 @@ from submerge.engine._report import MergeReport, Progress
 from submerge.engine._states import merge_state_dicts
 from submerge.engine._tensor import Input, TensorPlan
 from submerge.engine._verify import VerifyReport, verify
+from submerge.engine._vllm import vllm_command
 
 __all__ = [
     "Input",
@@ -30,4 +31,5 @@ __all__ = [
     "merge_state_dicts",
     "quietly",
     "verify",
+    "vllm_command",
 ]

@@ -20,8 +20,11 @@ def model_card(
     recipe: str,
     adapter: bool,
     version: str,
+    tasks: Sequence[str] = (),
 ) -> str:
     """Return the text of README.md: front matter with `base_model_relation`, then the recipe.
+
+    `tasks` are those of a gate that the merge keeps; the card says how to load it.
 
     Only models that were `fetched` from the Hub stand in the front matter, for the Hub looks them
     up; local paths are listed in the text. The licence of the inputs is not guessed.
@@ -52,6 +55,7 @@ def model_card(
             for m in dict.fromkeys([*([base] if base else []), *models])
         ),
         "",
+        *(_gated(name, tasks) if tasks else ()),
         "Recipe:",
         "",
         "```yaml",
@@ -62,3 +66,23 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _gated(name: str, tasks: Sequence[str]) -> list[str]:
+    """Return how a merge that keeps a gate is loaded."""
+    listed = ", ".join(f"`{task}`" for task in tasks)
+    return [
+        f"It serves {len(tasks)} tasks as one model: {listed}. Which one an input needs is found by itself:",
+        "",
+        "```python",
+        "import submerge  # which needs transformers here",
+        "",
+        f"model = submerge.load({name!r})  # this folder; a transformers model",
+        "out = model(**inputs)  # as the base's tokenizer or processor gives them",
+        "out.tasks, out.logits  # and of classifiers out.labels",
+        f"model(**inputs, task={tasks[0]!r})  # where the task is known",
+        "```",
+        "",
+        "Loaded with transformers alone, this folder is one plain checkpoint, which knows no tasks.",
+        "",
+    ]

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePath
 from typing import Any
 
+from submerge.engine._head_file import is_file, read_head_file
 from submerge.errors import Problem, RequestError, few
 from submerge.recipe import ModelEntry, Recipe
 from submerge.store import DTYPES, Checkpoint, TensorEntry
@@ -60,6 +61,11 @@ def plan_gate(
     tasks = []
     for name, entry, index in zip(names, recipe.participants, participants, strict=True):
         model = models[index]
+        if any(map(is_file, entry.head)):
+            head, found = _of_file(recipe, entry, base)
+            problems += found
+            tasks.append(Task(name, index, head, _told(model)))
+            continue
         head = {
             n: e
             for n, e in model.tensors.items()
@@ -72,7 +78,11 @@ def plan_gate(
                 Problem(f"no tensor of {model.label} is named by head: {few(missing)}", entry.where, hint)
             )
         tasks.append(Task(name, index, head, _told(model)))
-    bare = [task.name for task in tasks if not task.head]
+    bare = [
+        task.name
+        for task, entry in zip(tasks, recipe.participants, strict=True)
+        if not task.head and not any(map(is_file, entry.head))
+    ]
     if bare and len(bare) < len(tasks):
         what = f"no head is found in {few(bare)}, and others have one"
         problems.append(
@@ -96,6 +106,16 @@ def plan_gate(
                 _own(entry, recipe, option.name, option.default) for entry in recipe.participants
             ]
     return GatePlan(recipe.method.name, tuple(tasks), settings), problems
+
+
+def _of_file(
+    recipe: Recipe, entry: ModelEntry, base: Checkpoint
+) -> tuple[Mapping[str, TensorEntry], list[Problem]]:
+    """Return the head of an entry whose `head` names a file, and what is wrong with it."""
+    if len(entry.head) > 1:
+        hint = "name the file alone: it is the whole head"
+        return {}, [Problem("head names a file, and something else", entry.where, hint)]
+    return read_head_file(recipe.root / entry.head[0], base.tensors, entry.where)
 
 
 def _own(entry: ModelEntry, recipe: Recipe, option: str, default: Any) -> Any:

@@ -58,6 +58,9 @@ def _heads(plan: MergePlan) -> Iterator[_Item]:
     for number, task in enumerate(plan.gate.tasks):
         model = plan.models[task.model]
         for name, entry in sorted(task.head.items()):
+            if entry.file is not None:
+                yield f"heads.{number}.{name}", entry, _opener(entry)
+                continue
             key = next(n for n, e in model.tensors.items() if e is entry)
             yield f"heads.{number}.{name}", entry, lambda table, m=model, k=key: m.source(k, table)  # type: ignore[misc]
 

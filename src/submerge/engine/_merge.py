@@ -13,6 +13,7 @@ from submerge.engine._output import Output, check_target
 from submerge.engine._plan import MergePlan, Settings, check_device, make_plan
 from submerge.engine._report import MergeReport, Progress, by_treatment
 from submerge.engine._run import CheckpointRun
+from submerge.engine._vllm import vllm_command
 from submerge.errors import WorkError
 from submerge.recipe import Recipe
 
@@ -86,6 +87,9 @@ def merge(
         differs=run.differs(),
         warnings=(*plan.warnings, *run.warnings()),
         figures=run.figures(),
+        serve=vllm_command({output.out.name: output.out}, plan.models[plan.donor].config)
+        if plan.recipe.output.form == "adapter"
+        else None,
     )
 
 

@@ -220,6 +220,7 @@ class Output:
             recipe=recipe.text,
             adapter=recipe.output.form == "adapter",
             version=__version__,
+            tasks=[task.name for task in self.plan.gate.tasks] if self.plan.gate else (),
         )
 
 
@@ -244,7 +245,10 @@ def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 def fingerprint(plan: MergePlan) -> str:
     """Return a digest of all that the output's bytes depend on, files by size and time of change."""
     try:
-        files = {str(file): file_identity(file) for model in plan.models for file in model.files}
+        read = {file for model in plan.models for file in model.files}
+        tasks = plan.gate.tasks if plan.gate else ()
+        read |= {entry.file for task in tasks for entry in task.head.values() if entry.file}
+        files = {str(file): file_identity(file) for file in sorted(read)}
     except OSError as error:
         raise WorkError(f"{error.filename}: cannot be read any more ({error.strerror})") from error
     described: dict[str, Any] = {

@@ -30,6 +30,7 @@ class MergeReport:
         differs: for a tensor that is copied, the models whose values are other than the base's.
         warnings: what deserves a look.
         figures: for a matrix, what its method says of it (share of energy kept, rank).
+        serve: vLLM's command for an adapter that it would take.
 
     Examples:
         >>> import submerge
@@ -52,6 +53,7 @@ class MergeReport:
     differs: Mapping[str, list[str]]
     warnings: tuple[str, ...]
     figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    serve: str | None = None
 
     @property
     def rate(self) -> float:

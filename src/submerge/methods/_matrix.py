@@ -120,7 +120,8 @@ def assembled(blocks: Sequence[Block], frame: Frame) -> Update:
     """Return polar(U) diag(s) polar(V)ᵀ, for U, s and V those of the blocks of a frame's cores side by side.
 
     polar(X) = X (XᵀX)^(−1/2), on the range of X. The vectors of the long side enter as the images Δ_t V_t,
-    whose Gram matrix says how they must be turned and scaled.
+    whose Gram matrix says how they must be turned and scaled. Each factor is turned by its own half: where
+    directions nearly coincide, the product of the halves has large entries, which rounding would not survive.
     """
     shape, share = frame.cores[0].shape, negligible(frame)
     if not any(len(b.s) for b in blocks):
@@ -130,14 +131,14 @@ def assembled(blocks: Sequence[Block], frame: Frame) -> Update:
     short = torch.cat([b.short for b in blocks], dim=1)
     squares = Dense(long).gram("right")
     lengths = squares.diagonal().sqrt()
-    turn = inverse_root(squares / lengths / lengths.unsqueeze(1), share) * s
-    turn = (turn @ inverse_root(short.T @ short, share)) @ short.T
-    turn /= lengths.unsqueeze(1)
+    turn = inverse_root(squares / lengths / lengths.unsqueeze(1), share) * s / lengths.unsqueeze(1)
+    other = inverse_root(short.T @ short, share) @ short.T
     tall = shape[0] >= shape[1]
     if frame.left is None and frame.right is None:
-        merged = _rows_times(Dense(long), turn)
+        merged = _rows_times(Dense(long), turn @ other)
         return Dense(merged if tall else merged.T)
-    return LowRank(long, turn) if tall else LowRank(turn.T, long.T)
+    long = long @ turn
+    return LowRank(long, other) if tall else LowRank(other.T, long.T)
 
 
 def agreeing(terms: Sequence[torch.Tensor], weights: Sequence[float] | None) -> torch.Tensor:

@@ -158,15 +158,31 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "score": "residual",
         "first_pass": "merged",
         "head_evidence": "none",
-        "routing_layers": "depth:0.75",
-        "routing_sites": "mlp",
+        "routing_layers": "paper",
+        "routing_sites": "paper",
         "pooling": "paper",
         "select": "threshold",
         "heads": "max",
+        "group_mean": "residuals",
     },
     "fast": {"passes": "one", "score": "gaussian"},
 }
 """The gate's options that a preset changes; what a recipe gives comes first."""
+
+PAPER_LAYERS: Mapping[str, Mapping[int, int]] = {"encoder.block": {12: 10}, "": {12: 9, 24: 20}}
+"""The layer that the authors' code routes by, by the end of its stack's name and the number of layers: T5's
+encoder; ViT-B/32 and ViT-B/16, ViT-L/14. It was chosen on labelled items, and is no fixed share."""
+
+
+def paper_site(stack: str, count: int) -> tuple[int, str]:
+    """Return the layer and the input in it that the authors' code looks at, in a stack of `count` layers.
+
+    That is the MLP's input, and of T5 that of the attention's output map. Stacks of a depth that the authors
+    do not use have the layer at the share of the depth that those of 12 layers have.
+    """
+    end = next(end for end in PAPER_LAYERS if stack.endswith(end))
+    known = PAPER_LAYERS[end]
+    return known.get(count, known[12] * count // 12), "attention_out" if end else "mlp"
 
 
 def _settings(given: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], count: int) -> dict[str, Any]:
@@ -192,10 +208,10 @@ def _layers(text: str, shapes: Mapping[str, tuple[int, ...]]) -> list[Problem]:
 
     places = {place for name in shapes if (place := layer_of(name)) is not None}
     layers = {index for _, index in places}
-    hint = "all, first:3, depth:0.75, numbers such as 0,2-4, or a part of the modules' names"
+    hint = "all, paper, first:3, depth:0.75, numbers such as 0,2-4, or a part of the modules' names"
     name, colon, number = text.partition(":")
     where = "parameters.routing_layers"
-    if text in ("auto", "all"):
+    if text in ("auto", "all", "paper"):
         return []
     if colon:
         try:
@@ -280,12 +296,16 @@ OPTIONS = (
         "two: the choice is made in a pass of its own; one: the layers that are looked at are shared",
         choices=("one", "two"),
     ),
-    _gate("routing_layers", "auto", "layers that are looked at: all, first:3, depth:0.75, 0,2-4, or a name"),
+    _gate(
+        "routing_layers",
+        "auto",
+        "layers that are looked at: all, first:3, depth:0.75, 0,2-4, a name, or the paper's",
+    ),
     _gate(
         "routing_sites",
         "all",
-        "inputs of a layer that are looked at",
-        choices=("all", "attention", "attention_out", "mlp", "mlp_out"),
+        "inputs of a layer that are looked at; paper: attention_out of T5, else mlp",
+        choices=("all", "attention", "attention_out", "mlp", "mlp_out", "paper"),
     ),
     _gate(
         "pooling",
@@ -308,7 +328,7 @@ OPTIONS = (
     _gate("norm", "l2", "of residuals", choices=("l2", "l1", "mahalanobis")),
     _gate("select", "top1", "which tasks run", choices=("top1", "threshold", "weighted")),
     _gate("threshold", 0.2, "least share η of a task that runs", low=0, high=1),
-    _gate("max_tasks", 3, "most tasks K that run at once", low=1),
+    _gate("max_tasks", 3, "most tasks K that run at once; weighted knows no such limit", low=1),
     _gate("temperature", 1.0, "temperature τ of the shares", low=1e-6),
     _gate(
         "heads",
@@ -318,6 +338,12 @@ OPTIONS = (
     ),
     _gate(
         "batch", "sample", "one decision for each input, or for all of a batch", choices=("sample", "batch")
+    ),
+    _gate(
+        "group_mean",
+        "scores",
+        "what is averaged over the inputs of one decision: their scores, or residuals before z-scores",
+        choices=("scores", "residuals"),
     ),
     Option(
         "form",

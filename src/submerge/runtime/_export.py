@@ -1,8 +1,10 @@
 """Each task's subspace as a LoRA adapter for servers that hold many, and a small router beside them.
 
 Task t of a linear map is B A with B = α U_t diag(s_t)^½ and A = diag(s_t)^½ V_t on the base. An adapter has
-no place for what is not such a product: updates of embeddings, norms and biases are left out, and told. The
-router's file holds V_t of one layer's maps; a first pass of the base up to that layer chooses the adapter.
+no place for what is not such a product: updates of embeddings, norms and biases are left out, and told. Heads
+of several widths do not fit into one model side by side, so that each lies in a file of its own, and the
+adapters are of the base alone. The router's file holds V_t of one layer's maps; a first pass of the base up
+to that layer chooses the adapter.
 """
 
 from __future__ import annotations
@@ -13,49 +15,51 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
+from submerge.engine import vllm_command
 from submerge.engine._adapter_form import turned
 from submerge.engine._tables import is_matrix
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, few
+from submerge.runtime._clip import is_texts
 from submerge.runtime._folder import Folder, open_folder
-from submerge.runtime._load import architecture_of
+from submerge.runtime._load import architectures
 from submerge.store import AdapterWriter, layer_of, loaded_names, open_checkpoint
 
 __all__ = ["Exported", "export_adapters"]
 
 ROUTER = "router.safetensors"
-TYPES = {
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS",
-    "ForQuestionAnswering": "QUESTION_ANS",
-    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
-    "ForCausalLM": "CAUSAL_LM",
-    "LMHeadModel": "CAUSAL_LM",
-}
-"""PEFT's task types by the ends of transformers' names."""
+HEAD = "head.safetensors"
+TYPES = {"ForConditionalGeneration": "SEQ_2_SEQ_LM", "ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM"}
+"""PEFT's task types by the ends of transformers' names. Adapters of a base without a head have none."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """The folder that was made, the largest rank, the layer that routes, and what adapters leave out."""
+    """The folder that was made, the largest rank, the layer that routes, and what adapters leave out.
+
+    `heads` says that tasks have heads of their own; `serve` is vLLM's command, where it takes the adapters.
+    """
 
     out: Path
     rank: int
     layer: int
     left_out: tuple[str, ...]
+    heads: bool
+    serve: str | None
 
 
 def export_adapters(
     folder: str | Path, out: str | Path, *, depth: float = 0.5, overwrite: bool = False
 ) -> Exported:
-    """Write an adapter for each task of a folder, `router.safetensors`, and an example that uses both.
+    """Write an adapter for each task of a folder, `router.safetensors`, and a script that uses both.
 
     Args:
         folder: what `submerge merge` wrote by a method that keeps a gate.
-        out: the folder to make; `out/TASK` is the adapter of a task.
+        out: the folder to make; `out/TASK` is the adapter of a task, with its head in `head.safetensors`.
         depth: of the layer that routes, in [0, 1).
         overwrite: replace a folder that is not empty.
 
@@ -74,13 +78,14 @@ def export_adapters(
         part.rename(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return replace(made, out=out)
+    folders = {task: out / task for task in opened.names}
+    base = open_checkpoint(str(opened.path.resolve()))
+    return replace(made, out=out, serve=None if made.heads else vllm_command(folders, base.config))
 
 
 def _write(opened: Folder, out: Path, depth: float) -> Exported:
     base = open_checkpoint(str(opened.path.resolve()))
-    kind, model = architecture_of(opened)
-    names = loaded_names(model, [*opened.factors, *(n for head in opened.heads for n in head)])
+    names, place = _named(opened)
     linear = [
         name
         for name in opened.factors
@@ -89,7 +94,7 @@ def _write(opened: Folder, out: Path, depth: float) -> Exported:
     if not linear:
         what = "no linear map is changed by a task"
         raise RequestError(Problem(what, str(opened.path), "use submerge.load"))
-    recipe = json.loads((opened.path / "submerge.json").read_text(encoding="utf-8"))["recipe"]
+    source, revision = _base_of(opened.path)
     rank, transposed = 0, turned(base)
     for number, task in enumerate(opened.names):
         with AdapterWriter(out / _plain(task, out)) as writer:
@@ -100,17 +105,59 @@ def _write(opened: Folder, out: Path, depth: float) -> Exported:
                     left = part.left.float() * (root * opened.settings["scale"])
                     right = root.unsqueeze(1) * part.right.float()
                     writer.add(names[name], left, right, transposed=transposed)
-            for name, tensor in opened.heads[number].items():
-                writer.save(names[name], tensor)
             if not writer.rank:
                 raise RequestError(Problem(f"{task} changes no linear map", str(opened.path), "leave it out"))
             rank = max(rank, writer.rank)
-            writer.finish(base=recipe.get("base_model"), task_type=_task_type(kind))
-    layer = _write_router(opened, names, linear, out, depth, transposed)
+            writer.finish(base=source, base_revision=revision, task_type=_task_type(place["architecture"]))
+        if opened.heads[number]:
+            head = {place["heads"][name]: tensor for name, tensor in opened.heads[number].items()}
+            save_file(head, out / task / HEAD)
+    told = {
+        "base": source,
+        "revision": revision,
+        "architecture": place["architecture"],
+        "part": place["part"],
+        "labels": {task["name"]: task["id2label"] for task in opened.tasks if task.get("id2label")},
+    }
+    layer = _write_router(opened, names, linear, out, depth, transposed, told)
     example = files("submerge.runtime").joinpath("_example.py").read_text(encoding="utf-8")
     (out / "route.py").write_text(example, encoding="utf-8")
     left_out = sorted({*opened.factors, *opened.wholes} - set(linear))
-    return Exported(out, rank, layer, tuple(left_out))
+    return Exported(out, rank, layer, tuple(left_out), any(opened.heads), None)
+
+
+def _named(opened: Folder) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return what the base's model calls each tensor of the bank, and how the tasks' model has it.
+
+    That is its `architecture`, the `part` of it that is the base ("": itself), and the `heads`' names in it.
+    """
+    if any(map(is_texts, opened.heads)):
+        what = "heads of class texts are no layer of a model that transformers has"
+        raise RequestError(Problem(what, str(opened.path), "use submerge.load"))
+    (_, base), (kind, whole) = architectures(opened)
+    own = loaded_names(base, [*opened.factors, *opened.wholes])
+    head = [name for head in opened.heads for name in head]
+    inside = loaded_names(whole, [*opened.factors, *head])
+    if lost := [name for name in head if name not in inside]:
+        what = f"{kind} has no place for tensors of the tasks' heads: {few(lost)}"
+        raise RequestError(Problem(what, str(opened.path), "use submerge.load"))
+    for part in ("", whole.base_model_prefix):
+        dot = f"{part}." if part else ""
+        if part != "" and not hasattr(whole, part):
+            continue
+        if all(inside[name] == dot + own[name] for name in opened.factors if name in inside and name in own):
+            return own, {"architecture": kind, "part": part, "heads": inside}
+    return inside, {"architecture": kind, "part": "", "heads": inside}
+
+
+def _base_of(folder: Path) -> tuple[str, str | None]:
+    """Return the base that the folder was merged from, whole paths of folders, and its revision."""
+    recipe = json.loads((folder / "submerge.json").read_text(encoding="utf-8"))["recipe"]
+    base = str(recipe["base_model"])
+    if Path(base).exists():
+        return str(Path(base).resolve()), None
+    name, _, revision = base.partition("@")
+    return name, revision or None
 
 
 def _plain(task: str, out: Path) -> str:
@@ -132,6 +179,7 @@ def _write_router(
     out: Path,
     depth: float,
     transposed: bool,
+    told: Mapping[str, Any],
 ) -> int:
     """Write the input subspaces of one layer's maps; return the layer's number."""
     places = {name: place for name in linear if (place := layer_of(name)) is not None}
@@ -150,6 +198,6 @@ def _write_router(
             tensors[f"{module}:{number}"] = rows.float().contiguous()
     save_file(tensors, out / ROUTER)
     score = "leading" if opened.low_rank else "residual"
-    told = {"tasks": list(opened.names), "layer": layer, "modules": modules, "score": score}
-    (out / "router.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    found = {"tasks": list(opened.names), "layer": layer, "modules": modules, "score": score, **told}
+    (out / "router.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return layer

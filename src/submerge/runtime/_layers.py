@@ -29,7 +29,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from submerge.algebra import Bank, Triplets
+from submerge.algebra import Bank, LowRank, Triplets
 from submerge.runtime._batch import cut, joined, tensors
 from submerge.runtime._gate import Gate, UnsplitError
 
@@ -37,6 +37,8 @@ __all__ = ["Factors", "Forward", "GatedLayer", "Kept", "Table", "Whole", "gate_l
 
 WRITTEN = 32
 """Multiply-adds of a matrix product in the time that it takes to copy an element."""
+NEAR = 256.0
+"""The condition of U_S or V_S up to which float32 loses at most 10⁻⁵ of an update by M_S V_S."""
 
 
 class Kept(nn.Module, ABC):
@@ -109,6 +111,7 @@ class Factors(Kept):
     ) -> None:
         super().__init__(gate, name)
         self.rule, self.scale, self.turned = rule, scale, turned
+        self._near: set[tuple[int, ...]] = set()
         some = next(iter(parts.values()))
         self.shape = (some.left.shape[0], some.right.shape[1])
         self.places: dict[int, slice] = {}
@@ -137,17 +140,48 @@ class Factors(Kept):
 
     def core(self, members: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
         """Return α M_S: its diagonal [R] where it is one, else [R, R] that rows of V x are multiplied by."""
-        key = (self.name, "turn", members, like.dtype, like.device)
-        if key not in self.gate.cache:
-            if self.rule == "sum" or (self.rule == "tsv_m" and len(members) == 1):
-                made = torch.cat([self.values[self.places[t]] for t in members])
-            else:
-                found = self.bank.core(members, self.rule)
-                made = found if self.turned else found.T
-            made = (made * self.scale).to(like)
-            self.gate.cache[key] = made
+        return self._recent(members, like, ("turn",), lambda: (self._core(members),))[0]
+
+    def _core(self, members: tuple[int, ...]) -> torch.Tensor:
+        if Bank.is_diagonal(members, self.rule):
+            return torch.cat([self.values[self.places[t]] for t in members]) * self.scale
+        found = self.bank.core(members, self.rule)
+        if found.condition > NEAR:
+            self._near.add(members)
+        return (found.matrix if self.turned else found.matrix.T) * self.scale
+
+    def near(self, members: tuple[int, ...], like: torch.Tensor) -> bool:
+        """Return whether directions of the tasks nearly coincide.
+
+        Then M_S has large entries, which cancel in its product with V_S: that product has to be rounded.
+        """
+        self.core(members, like)
+        return members in self._near
+
+    def sides(self, members: tuple[int, ...], like: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return C_S [R, n] and D_S [R, m], rows with α Δ_S = D_Sᵀ C_S, for tasks that are near."""
+        return self._recent(members, like, ("down", "up"), lambda: self._sides(members))
+
+    def _sides(self, members: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
+        merged = self.bank.merged(members, self.rule, self.scale)
+        assert isinstance(merged, LowRank)
+        left, right = merged.left.T, merged.right
+        return (left, right) if self.turned else (right, left)
+
+    def _recent(
+        self,
+        members: tuple[int, ...],
+        like: torch.Tensor,
+        names: Sequence[str],
+        make: Callable[[], tuple[torch.Tensor, ...]],
+    ) -> tuple[torch.Tensor, ...]:
+        """Return what is made of a set of tasks in the dtype and on the device of a tensor, made once."""
+        keys: list[Hashable] = [(self.name, name, members, like.dtype, like.device) for name in names]
+        if not all(key in self.gate.cache for key in keys):
+            made = tuple(one.to(like) for one in make())
+            self.gate.cache.update(zip(keys, made, strict=True))
             return made
-        return self.gate.cache[key]
+        return tuple(self.gate.cache[key] for key in keys)
 
     def rows(self, which: torch.Tensor, members: Sequence[int]) -> torch.Tensor:
         """Return the rows of `down` or `up` of some tasks; a view where they are neighbours."""
@@ -158,6 +192,10 @@ class Factors(Kept):
 
     def applied(self, x: torch.Tensor, members: tuple[int, ...], into: torch.Tensor) -> None:
         """Add x Δ_Sᵀ, for x [N, n], to `into` [N, m]."""
+        if self.near(members, x):
+            down, up = self.sides(members, x)
+            into.addmm_(x @ down.T, up)
+            return
         low = x @ self.rows(self.down, members).T.to(x.dtype)
         core = self.core(members, low)
         low = low * core if core.ndim == 1 else low @ core
@@ -168,9 +206,13 @@ class Factors(Kept):
         if not members:
             return base
         wide = torch.promote_types(base.dtype, self.down.dtype)
-        down, up = self.rows(self.down, members).to(wide), self.rows(self.up, members).to(wide)
-        core = self.core(members, down)
-        down = down * core.unsqueeze(1) if core.ndim == 1 else core.T @ down
+        like = self.down.new_empty(0, dtype=wide)
+        if self.near(members, like):
+            down, up = self.sides(members, like)
+        else:
+            down, up = self.rows(self.down, members).to(wide), self.rows(self.up, members).to(wide)
+            core = self.core(members, like)
+            down = down * core.unsqueeze(1) if core.ndim == 1 else core.T @ down
         left, right = (down.T, up) if self.turned else (up.T, down)
         return torch.addmm(base.to(wide), left, right).to(base.dtype)
 
@@ -275,7 +317,9 @@ class GatedLayer(nn.Module):
         left = weight.up.T
         for span, at in self.gate.slices(ids):
             members = weight.members(span.tasks)
-            if members:
+            if members and weight.near(members, y):
+                y[at] = F.embedding(ids[at], weight.dense(module.weight, members))
+            elif members:
                 places = [weight.places[t] for t in members]
                 low = torch.cat([F.embedding(ids[at], left[:, p]) for p in places], dim=-1).to(y.dtype)
                 core = weight.core(members, low)

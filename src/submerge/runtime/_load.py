@@ -17,13 +17,14 @@ from submerge.methods import METHODS
 from submerge.methods.mass import PRESETS
 from submerge.runtime._attach import attach
 from submerge.runtime._cache import Recent
+from submerge.runtime._clip import as_linear, is_linear, is_texts, text_classifier
 from submerge.runtime._folder import Folder, open_folder
 from submerge.runtime._gate import Gate
 from submerge.runtime._model import routed_class
 from submerge.runtime._router import Router
 from submerge.store import loaded_names
 
-__all__ = ["architecture_of", "load"]
+__all__ = ["architectures", "load"]
 
 CACHE = 256 << 20
 """Bytes of cores and parameters of recent sets of tasks that are held."""
@@ -51,9 +52,9 @@ def load(
     """Return the transformers model of a folder whose method keeps a gate, ready to answer.
 
     `model(**inputs)` finds the tasks of each input and runs it with their updates, and with the head of the
-    first of them; the output has `tasks`, `coefficients` and `routing` besides. `model.route(**inputs)` only
-    finds them. `task=`, `group=` and `form=` go to either, and to `generate`, which routes once, on the
-    prompt. The model is for use, not for training.
+    first of them; the output has `tasks`, `coefficients` and `routing` besides, and of classifiers `labels`,
+    the names of the classes. `model.route(**inputs)` only finds the tasks. `task=`, `group=` and `form=` go
+    to either, and to `generate`, which routes once, on the prompt. The model is for use, not for training.
 
     Args:
         folder: what `submerge merge` wrote.
@@ -80,14 +81,14 @@ def load(
     """
     transformers = required("transformers", "submerge.load needs")
     required("transformers.conversion_mapping", "submerge.load needs")  # new in its version 5
-    opened = _with_settings(open_folder(Path(folder)), settings)
+    opened = _linear(_with_settings(open_folder(Path(folder)), settings))
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     wanted = any(opened.heads) and not features
     kind, partial = _kind(transformers, opened, config, architecture, wanted)
-    widest = max((_outputs(head) for head in opened.heads if head), default=0)
+    sizes = _sizes(opened, wanted)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = _pretrained(transformers, routed_class(kind), opened.path, dtype, widest if wanted else 0)
+        model = _pretrained(transformers, routed_class(kind), opened.path, dtype, sizes)
     gate = Gate(Recent(cache))
     names = loaded_names(model, [*opened.factors, *opened.wholes, *{n for h in opened.heads for n in h}])
     attached = attach(model, opened, gate, names, heads=wanted, partial=partial)
@@ -100,7 +101,7 @@ def load(
     score = opened.settings["score"]
     score = ("leading" if opened.low_rank else "residual") if score == "auto" else score
     settings = {**opened.settings, "pooling": pooling, "score": score}
-    model.router = Router(opened.names, settings, gate, attached)
+    model.router = Router(opened.tasks, settings, gate, attached)
     return model if device is None else model.to(device)
 
 
@@ -133,14 +134,20 @@ def _with_settings(folder: Folder, given: dict[str, Any]) -> Folder:
     return dataclasses.replace(folder, settings=found)
 
 
-def _outputs(head: Mapping[str, torch.Tensor]) -> int:
-    """Return how many outputs a head has at most, for a place to put it."""
-    return max(tensor.shape[0] for tensor in head.values() if tensor.ndim)
+def _sizes(folder: Folder, heads: bool) -> dict[str, int]:
+    """Return what the model's configuration must say for the heads to have a place: outputs, and inputs."""
+    widths = [tensor.shape[0] for head in folder.heads for tensor in head.values() if tensor.ndim]
+    found = {"num_labels": max(widths)} if heads and widths else {}
+    linear = [head for head in folder.heads if is_linear(head)]
+    return found | ({"projection_dim": next(iter(linear[0].values())).shape[1]} if linear else {})
 
 
 def _kind(transformers: Any, folder: Folder, config: Any, asked: str | None, heads: bool) -> tuple[Any, bool]:
     """Return the class to load, and whether it is another one than the checkpoint's own."""
     own = (config.architectures or [""])[0]
+    if asked is None and any(map(is_linear, folder.heads)):
+        vision: Any = transformers.CLIPVisionModelWithProjection
+        return (text_classifier() if heads else vision), vision.__name__ != own
     if asked is not None:
         name = asked
     elif heads:
@@ -159,13 +166,25 @@ def _kind(transformers: Any, folder: Folder, config: Any, asked: str | None, hea
     return found, found.__name__ != own
 
 
-def architecture_of(folder: Folder) -> tuple[str, Any]:
-    """Return the name of the architecture that the tasks are of, and a model of it without values."""
-    transformers = required("transformers", "the tasks' model needs")
+def _linear(folder: Folder) -> Folder:
+    """Return the folder with heads of class texts as linear maps."""
+    if not any(map(is_texts, folder.heads)):
+        return folder
+    if others := [n for n, head in zip(folder.names, folder.heads, strict=True) if not is_texts(head)]:
+        what = f"heads are class texts, and those of {few(others)} are not"
+        raise RequestError(Problem(what, str(folder.path), "give all tasks heads of one kind"))
+    return dataclasses.replace(folder, heads=tuple(map(as_linear, folder.heads)))
+
+
+def architectures(folder: Folder) -> tuple[tuple[str, Any], tuple[str, Any]]:
+    """Return the architectures of the base and of the tasks: names, and models without values."""
+    transformers = required("transformers", "the tasks' models need")
     config = transformers.AutoConfig.from_pretrained(folder.path, local_files_only=True)
-    kind, _ = _kind(transformers, folder, config, None, any(folder.heads))
+    own = (config.architectures or ["AutoModel"])[0]
+    base, _ = _kind(transformers, folder, config, own, heads=False)
+    tasks, _ = _kind(transformers, folder, config, None, heads=any(folder.heads))
     with torch.device("meta"):
-        return str(kind.__name__), kind(config)
+        return (base.__name__, base(config)), (tasks.__name__, tasks(config))
 
 
 def _of_tasks(folder: Folder) -> str:
@@ -184,10 +203,9 @@ def _of_tasks(folder: Folder) -> str:
     return str(kinds[0])
 
 
-def _pretrained(transformers: Any, kind: Any, path: Path, dtype: Any, outputs: int) -> Any:
+def _pretrained(transformers: Any, kind: Any, path: Path, dtype: Any, sizes: Mapping[str, int]) -> Any:
     """Return the model of the checkpoint; heads that it lacks are made, and replaced later."""
-    more: dict[str, Any] = {"num_labels": outputs} if outputs else {}
     with quietly(transformers.logging):
         return kind.from_pretrained(
-            path, dtype=dtype or "auto", local_files_only=True, ignore_mismatched_sizes=True, **more
+            path, dtype=dtype or "auto", local_files_only=True, ignore_mismatched_sizes=True, **sizes
         )

@@ -11,8 +11,10 @@ import torch
 
 from submerge.errors import Problem, RequestError
 from submerge.runtime._batch import cut, joined
+from submerge.runtime._clip import HEAD
 from submerge.runtime._gate import UnsplitError
 from submerge.runtime._heads import best_head
+from submerge.runtime._labels import named
 from submerge.runtime._router import Plan, Router, Routing
 
 __all__ = ["routed_class"]
@@ -24,7 +26,8 @@ def routed_class(kind: type) -> type:
     It takes what the class takes, and besides `task` (a name, or one for each input: no routing), `group` (an
     id for each input, or "batch": inputs of one id get one decision), `form` ("single" or "pair", where
     the inputs do not show it) and `prior` (log-probabilities of the tasks [B, T], which count beside what
-    the model finds). Outputs have `routing`, `tasks` and `coefficients` besides.
+    the model finds). Outputs have `routing`, `tasks` and `coefficients` besides, those of classifiers also
+    `labels`.
     """
 
     @functools.wraps(kind.forward)  # type: ignore[attr-defined]  # transformers looks at its signature
@@ -133,6 +136,10 @@ def _forward(model: Any, router: Router, plain: Any, inputs: dict[str, Any], tol
         elif heads is not None and heads.compete and "logits" in out:
             out["logits"] = best_head(out["logits"], len(router.names), "max")[0]
         out.routing, out.tasks, out.coefficients = routing, routing.tasks, routing.coefficients  # type: ignore[attr-defined]
+        if "logits" in out and (type(model).__name__.endswith("Classification") or hasattr(model, HEAD)):
+            width = out["logits"].shape[-1]
+            widths = [width] * len(router.names) if heads is None else heads.widths
+            out.labels = named(out["logits"], routing.lead.tolist(), widths, router.tasks)  # type: ignore[attr-defined]
     return out
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from submerge.errors import Problem, RequestError
-from submerge.methods.mass import layer_numbers
+from submerge.methods.mass import layer_numbers, paper_site
 from submerge.runtime._evidence import Evidence
 from submerge.store import layer_of
 
@@ -104,11 +104,12 @@ class Reader(Probe):
             raise Done
 
 
-def choose_sites(sites: Sequence[Site], layers: str, which: str) -> list[Site]:
-    """Return the sites that the settings name; raise `RequestError` where that is none."""
-    stacks = {site.stack for site in sites}
-    last = {stack: max(s.layer for s in sites if s.stack == stack) for stack in stacks}
-    chosen = [site for site in sites if _in_layers(site, layers, last[site.stack] + 1)]
+def choose_sites(sites: Sequence[Site], layers: str, which: str, counts: Mapping[str, int]) -> list[Site]:
+    """Return the sites that the settings name, where each stack has so many layers.
+
+    Raises `RequestError` where that is none.
+    """
+    chosen = [site for site in sites if _in_layers(site, layers, counts[site.stack])]
     if which != "all":
         each = {(s.stack, s.layer): 0 for s in chosen}
         for site in sites:
@@ -118,17 +119,24 @@ def choose_sites(sites: Sequence[Site], layers: str, which: str) -> list[Site]:
             what = f"routing_sites is {which}, but a layer has {sorted(set(each.values()))} sites, not 4"
             hint = "use routing_sites: all, and name modules with routing_layers"
             raise RequestError(Problem(what, "submerge.json", hint))
-        chosen = [site for site in chosen if POSITIONS[site.position] == which]
+        chosen = [site for site in chosen if POSITIONS[site.position] == _wanted(site, which, counts)]
     if not chosen:
         what = f"no input of the model is named by routing_layers {layers!r}, routing_sites {which!r}"
         raise RequestError(Problem(what, "submerge.json", "use routing_layers: all"))
     return chosen
 
 
+def _wanted(site: Site, which: str, counts: Mapping[str, int]) -> str:
+    """Return the name of the position that the settings mean in a site's stack."""
+    return paper_site(site.stack, counts[site.stack])[1] if which == "paper" else which
+
+
 def _in_layers(site: Site, text: str, count: int) -> bool:
     name, _, number = text.partition(":")
     if text in ("auto", "all"):
         return True
+    if text == "paper":
+        return site.layer == paper_site(site.stack, count)[0]
     if name == "first":
         return site.layer < int(float(number))
     if name == "depth":

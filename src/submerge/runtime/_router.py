@@ -69,16 +69,20 @@ class Plan:
 
 
 class Router:
-    """Finds the tasks of inputs, by what a first pass of the model shows; knows no model by itself."""
+    """Finds the tasks of inputs, by what a first pass of the model shows; knows no model by itself.
+
+    `tasks` are what the folder tells of each: its `name`, and how its head is used.
+    """
 
     def __init__(
         self,
-        names: tuple[str, ...],
+        tasks: Sequence[Mapping[str, Any]],
         settings: Mapping[str, Any],
         gate: Gate,
         attached: Attached,
     ) -> None:
-        self.names, self.settings, self.gate, self.attached = names, dict(settings), gate, attached
+        self.tasks, self.settings, self.gate, self.attached = tuple(tasks), dict(settings), gate, attached
+        self.names: tuple[str, ...] = tuple(task["name"] for task in tasks)
         self.sites: list[Site] = []
         self.replay: Replay | None = None
         self._evidence: dict[str, Evidence] = {}
@@ -162,6 +166,8 @@ class Router:
         found, heard = self.evidence(model, inputs, size)
         weighted = self.settings["select"] == "weighted"
         sites = [[r] for site in found for r in site] if self.settings["score"] == "leading" else found
+        if self.settings["group_mean"] == "residuals":
+            sites = [[pooled(r, groups) for r in site] for site in sites]
         each = [torch.stack([-r if weighted else zscores(r) for r in site]).mean(0) for site in sites]
         others += [] if heard is None else [heard]
         scores = weighed(torch.stack(each).mean(0), others, NATS[self.settings["score"]])
@@ -224,7 +230,9 @@ class Router:
         once = self.settings["passes"] == "one"
         if once and layers == "auto":
             layers = f"first:{max(1, round((1 + max(s.layer for s in explorer.sites)) / 3))}"
-        self.sites = choose_sites(explorer.sites, layers, which)
+        stacks = {site.stack for site in explorer.sites}
+        counts = {stack: len(list(model.get_submodule(stack).children())) for stack in stacks}
+        self.sites = choose_sites(explorer.sites, layers, which, counts)
         if once:
             self.replay = Replay(_blocks(model, self.sites))
         for name in (name for site in self.sites for name in site.maps):

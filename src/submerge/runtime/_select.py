@@ -89,8 +89,9 @@ def choose(
 ) -> Choice:
     """Return the choice for scores [B, T], the larger the better; `allowed` [B, T] leaves tasks out.
 
-    Shares are softmax(scores / τ). `top1` takes the first; the other rules take {t: share > η}, of them the
-    K with the largest shares, or the first alone where there is none. Of equal scores the earlier is first.
+    Shares are softmax(scores / τ). `top1` takes the first; the other rules take {t: share > η}, or the first
+    alone where there is none; `threshold` of them the K with the largest shares. Of equal scores the earlier
+    is first.
     """
     if allowed is not None:
         scores = scores.masked_fill(~allowed, -torch.inf)
@@ -99,6 +100,7 @@ def choose(
     if select == "top1":
         return Choice(coefficients, [(t,) for t in lead.tolist()], lead)
     order = scores.argsort(dim=-1, descending=True, stable=True)
+    most = scores.shape[1] if select == "weighted" else most
     tasks = []
     for row, ranked in zip(coefficients.tolist(), order.tolist(), strict=True):
         above = [t for t in ranked if row[t] > threshold][:most]

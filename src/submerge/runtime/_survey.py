@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 
-from submerge.deferred import required
 from submerge.errors import Problem, RequestError, few
 from submerge.runtime._items import Item, prepared, read_items
 from submerge.runtime._load import load
 from submerge.runtime._select import zscores
 
-__all__ = ["Survey", "draw", "survey"]
+__all__ = ["Survey", "survey"]
 
 BATCH = 32
 
@@ -116,28 +115,3 @@ def _runs(items: Sequence[Item], batch: int) -> list[range]:
     pairs = sum(bool(item.text_pair) for item in items)
     edges = [(0, len(items) - pairs), (len(items) - pairs, len(items))]
     return [range(a, min(a + batch, stop)) for start, stop in edges for a in range(start, stop, batch)]
-
-
-def draw(found: Survey, path: Path) -> None:
-    """Draw what the router saw: z-scores of −r at each site for each task, and chosen against known tasks."""
-    required("matplotlib", "--plot needs").use("Agg")
-    pyplot = required("matplotlib.pyplot", "--plot needs")
-    rows = list(found.confusion) if found.told else ["all inputs"]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    if len(found.sites):
-        left.imshow(found.scores.mean(1).T.numpy(), aspect="auto", cmap="RdBu_r", vmin=-1.5, vmax=1.5)
-        left.set_yticks(range(len(found.names)), found.names)
-        left.set_xlabel("site, in the order of the pass")
-    left.set_title("how well each task explains the inputs")
-    shares = found.confusion if found.told else {rows[0]: Counter(found.tasks)}
-    matrix = [[shares[row].get(name, 0) for name in found.names] for row in rows]
-    right.imshow(matrix, aspect="auto", cmap="Blues")
-    for y, line in enumerate(matrix):
-        for x, count in enumerate(line):
-            right.text(x, y, str(count), ha="center", va="center")
-    right.set_xticks(range(len(found.names)), found.names, rotation=45, ha="right")
-    right.set_yticks(range(len(rows)), rows)
-    right.set_xlabel("chosen")
-    right.set_title(f"{found.accuracy:.1%} got their own task" if found.told else "chosen tasks")
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)

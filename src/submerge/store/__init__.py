@@ -2,6 +2,7 @@
 
 from submerge.store._adapted import lay_over, side_by_side
 from submerge.store._adapter import Adapter, is_adapter, open_adapter
+from submerge.store._adapter_config import ADAPTER_CONFIG
 from submerge.store._adapter_fit import fit_adapter
 from submerge.store._adapter_parts import Add, Kind, LowRank, Part, Replace, Rows
 from submerge.store._adapter_writer import AdapterWriter
@@ -32,6 +33,7 @@ from submerge.store._vocabulary import (
 from submerge.store._writer import MemorySink, ShardWriter, Sink, preallocate, sync_file, sync_folder
 
 __all__ = [
+    "ADAPTER_CONFIG",
     "BANK",
     "DTYPES",
     "JOURNAL",
