@@ -118,11 +118,11 @@ class _Matcher:
             for base in there.get((_tail(own), self._shape(own)), ())
         }
         candidates = []
-        for rule in sorted(rules - dropped):
+        for rule in sorted(rule for rule in rules - dropped if _is_prefix(rule)):
             pairs = {own: new for own in self.own_left if (new := _put(own, rule)) in self.base_left}
             layers = {own for own in pairs if _stack(own)}
             pairs, refused = self._alike(pairs)
-            if not _is_prefix(rule) or not (layers & pairs.keys() if layers else self._is_most(pairs)):
+            if not (layers & pairs.keys() if layers else self._is_most(pairs)):
                 dropped.add(rule)
                 self.found.refused += [line for line in refused if line not in self.found.refused]
                 continue
