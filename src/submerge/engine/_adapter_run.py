@@ -22,8 +22,11 @@ from submerge.engine._run import Run
 from submerge.engine._tensor import TensorPlan
 from submerge.errors import WorkError, few
 from submerge.store import (
+    ADAPTER_STEM,
+    LORA_STEM,
     AdapterWriter,
     FileTable,
+    LoraKeys,
     LowRank,
     MemorySink,
     TensorEntry,
@@ -32,9 +35,7 @@ from submerge.store import (
     respelling,
 )
 
-__all__ = ["ADAPTER_WEIGHTS", "AdapterRun", "Modules", "agreed"]
-
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+__all__ = ["AdapterRun", "Modules", "agreed"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Modules:
 
 
 class AdapterRun(Run):
-    """Merges module by module into `adapter_model.safetensors` and its configuration."""
+    """Merges module by module into PEFT's files, or into one LoRA file where all inputs are such files."""
 
     def go(self, device: torch.device, progress: Callable[[Progress], None]) -> None:
         """Do all that there is to do: it is too little to take up where another run stopped."""
@@ -70,10 +71,11 @@ class AdapterRun(Run):
             progress(Progress(self.written, total, self.meter.read))
 
         begun = time.perf_counter()
-        with FileTable() as inputs, AdapterWriter(self.output.folder) as writer:
+        with FileTable() as inputs, AdapterWriter(self.output.folder, self._lora_keys) as writer:
             self._count_adapters()
+            spelled = self._spelling() if self._lora_keys is None else str
             run_jobs(
-                self._adapter_jobs(inputs, Modules(writer, self._spelling())),
+                self._adapter_jobs(inputs, Modules(writer, spelled)),
                 self._finished,
                 threads=plan.budget.workers,
                 device=device,
@@ -125,6 +127,23 @@ class AdapterRun(Run):
             base = self.plan.models[self.plan.donor]
             names = module_names(base.config, base.tensors)
         return respelling(names)
+
+    @cached_property
+    def _lora_keys(self) -> dict[str, LoraKeys] | None:
+        """Return the keys of a LoRA file like those that came in, or None where PEFT's form is written.
+
+        Each parameter has the keys of the first file that has it.
+        """
+        keys: dict[str, LoraKeys] = {}
+        for model in reversed(self.plan.models):
+            if model.adapter is None or model.adapter.form == "peft":
+                continue
+            for name, part in model.adapter.parts.items():
+                if isinstance(part, LowRank):
+                    alpha = part.alpha.name if part.alpha else None
+                    keys[name] = LoraKeys(part.right_entry.name, part.left_entry.name, alpha)
+        held = {tensor.name for tensor in self.plan.tensors if tensor.treatment == "merge"}
+        return keys if held <= keys.keys() else None
 
     def _base(self) -> tuple[str | None, str | None]:
         """Return the base that the adapter is for: the inputs' own if they agree, else the recipe's."""
@@ -186,7 +205,7 @@ class AdapterRun(Run):
     @property
     def _file(self) -> Path:
         folder = self.output.folder if self.output.folder.exists() else self.output.out
-        return folder / ADAPTER_WEIGHTS
+        return folder / f"{ADAPTER_STEM if self._lora_keys is None else LORA_STEM}.safetensors"
 
     def manifest(self, nonfinite: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
         """Return the content of submerge.json, with what was done to each module."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from submerge.engine._adapter_form import adapter_warnings
 from submerge.engine._gate import GatePlan, aligned, plan_gate
 from submerge.engine._memory import Budget, budget
 from submerge.engine._models import NO_BASE, open_models
@@ -16,9 +17,10 @@ from submerge.engine._record import TaskRecord
 from submerge.engine._settings import Settings
 from submerge.engine._tensor import TensorPlan
 from submerge.engine._treatment import plan_tensors
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, few
 from submerge.recipe import Recipe, load_recipe
 from submerge.store import (
+    TOKENIZER_FILES,
     Checkpoint,
     Shard,
     compare_vocabularies,
@@ -136,7 +138,7 @@ def plan_models(
     tokenizer = donor
     if recipe.tokenizer_source is not None and recipe.tokenizer_source != "base":
         tokenizer = specs.index(recipe.tokenizer_source)
-    problems = _unfit(recipe)
+    problems = _unfit(recipe) + _links(recipe, models[donor], models[tokenizer])
     gate: GatePlan | None = None
     if recipe.method.keeps:
         models = [aligned(model, models[donor]) for model in models]
@@ -148,12 +150,13 @@ def plan_models(
         problems.append(Problem("there is no tensor to merge", models[donor].label))
     if problems:
         raise RequestError(problems)
-    unused = {} if recipe.output.form == "adapter" else _unused(models, tensors, gate)
+    as_adapter = recipe.output.form == "adapter"
+    unused = {} if as_adapter else _unused(models, tensors, gate, participants)
     files = models[donor].shards.values()
     stem = DIFFUSERS if any(file.startswith(DIFFUSERS) for file in files) else "model"
     shards = (
         []
-        if recipe.output.form == "adapter"
+        if as_adapter
         else plan_shards([(t.name, t.dtype, t.shape) for t in tensors], settings.shard_size, stem=stem)
     )
     return MergePlan(
@@ -167,7 +170,11 @@ def plan_models(
         tuple(shards),
         unused,
         (),
-        tuple(_warnings(models, donor, participants, unused)),
+        (
+            *_warnings(models, donor, participants, unused, tensors),
+            *(() if gate else _other_shapes(models[donor], tensors, as_adapter)),
+            *adapter_warnings(models),
+        ),
         budget(tensors, settings.workers, settings.max_memory),
         gate,
     )
@@ -193,6 +200,17 @@ def _unfit(recipe: Recipe) -> list[Problem]:
         hint = "write a checkpoint, or choose another method (`submerge methods`)"
         problems.append(Problem(what, "output", hint))
     return problems
+
+
+def _links(recipe: Recipe, donor: Checkpoint, tokenizer: Checkpoint) -> list[Problem]:
+    """Return why files cannot be carried into the output, of those that would be."""
+    if recipe.output.form == "adapter":
+        return []
+    theirs = {path: problem for path, problem in tokenizer.links.items() if path.name in TOKENIZER_FILES}
+    own = {
+        path: p for path, p in donor.links.items() if donor is tokenizer or path.name not in TOKENIZER_FILES
+    }
+    return [*own.values(), *(theirs.values() if donor is not tokenizer else ())]
 
 
 def _roles(recipe: Recipe, specs: Sequence[str]) -> tuple[int, list[int]]:
@@ -233,8 +251,12 @@ def _vocabularies(
 
 
 def _unused(
-    models: Sequence[Checkpoint], tensors: Sequence[TensorPlan], gate: GatePlan | None
+    models: Sequence[Checkpoint],
+    tensors: Sequence[TensorPlan],
+    gate: GatePlan | None,
+    participants: Sequence[int],
 ) -> dict[int, tuple[str, ...]]:
+    """Return, for each model that is merged, its tensors that no output reads."""
     used: dict[int, set[str]] = {}
     for task in gate.tasks if gate else ():
         used.setdefault(task.model, set()).update(task.head)
@@ -244,7 +266,8 @@ def _unused(
     return {
         index: names
         for index, model in enumerate(models)
-        if index in used and (names := tuple(n for n in model.tensors if n not in used[index]))
+        if index in participants
+        and (names := tuple(n for n in model.tensors if n not in used.get(index, ())))
     }
 
 
@@ -253,6 +276,7 @@ def _warnings(
     donor: int,
     participants: Sequence[int],
     unused: Mapping[int, tuple[str, ...]],
+    tensors: Sequence[TensorPlan],
 ) -> list[str]:
     """Return what is legal and yet worth a look."""
     found = []
@@ -260,8 +284,11 @@ def _warnings(
     if base.other_weights:
         copied = ", ".join(str(path) for path in base.other_weights[:3])
         found.append(f"{base.label}: the weights in its subfolders are copied, not merged ({copied})")
+    written = {tensor.name for tensor in tensors}
     for index, names in unused.items():
-        model = models[index]
+        model, names = models[index], tuple(name for name in names if name not in written)
+        if not names:
+            continue
         what = (
             f"{model.label}: {len(names)} of its tensors have no place in the output ({', '.join(names[:3])}"
         )
@@ -275,3 +302,13 @@ def _warnings(
     if len(kinds) > 1:
         found.append(f"the configs name different model types: {', '.join(sorted(map(str, kinds)))}")
     return found
+
+
+def _other_shapes(base: Checkpoint, tensors: Sequence[TensorPlan], as_adapter: bool) -> list[str]:
+    """Return what became of tensors that a model has in another shape than the base."""
+    reasons: dict[str, list[str]] = {}
+    for tensor in tensors:
+        if tensor.treatment == "base":
+            reasons.setdefault(tensor.why, []).append(tensor.name)
+    done = "not in the adapter" if as_adapter else f"taken from {base.label} as it is"
+    return [f"{few(names)}: {done} ({why})" for why, names in reasons.items()]

@@ -3,8 +3,9 @@
 from submerge.store._adapted import lay_over, side_by_side
 from submerge.store._adapter import Adapter, is_adapter, open_adapter
 from submerge.store._adapter_fit import fit_adapter
+from submerge.store._adapter_layout import LoraKeys
 from submerge.store._adapter_parts import Add, Kind, LowRank, Part, Replace, Rows
-from submerge.store._adapter_writer import AdapterWriter
+from submerge.store._adapter_writer import ADAPTER_STEM, LORA_STEM, AdapterWriter
 from submerge.store._bank import BANK, BankParts, write_bank
 from submerge.store._checkpoint import Checkpoint, open_checkpoint
 from submerge.store._config import tied_embeddings, vocabulary_size
@@ -29,9 +30,11 @@ from submerge.store._vocabulary import (
 from submerge.store._writer import MemorySink, ShardWriter, Sink, preallocate, sync_file, sync_folder
 
 __all__ = [
+    "ADAPTER_STEM",
     "BANK",
     "DTYPES",
     "JOURNAL",
+    "LORA_STEM",
     "TOKENIZER_FILES",
     "Adapter",
     "AdapterWriter",
@@ -44,6 +47,7 @@ __all__ = [
     "Header",
     "Journal",
     "Kind",
+    "LoraKeys",
     "LowRank",
     "MemorySink",
     "MemorySource",

@@ -34,7 +34,8 @@ class Checkpoint:
 
     `path` is the folder or the bare file; `revision` the resolved commit of a Hub id. `tensors` are in
     file order; `shards` maps each to its weight file's name. `side_files` are relative to the folder and
-    `other_weights` are weight files in subfolders that this checkpoint does not read. `memory` holds the
+    `other_weights` are weight files in subfolders that this checkpoint does not read; `links` says why some
+    files must not be carried. `memory` holds the
     tensors of pickled weights, whose entries have no file. `pending` says that weights of a Hub id are not
     downloaded yet: names, types and shapes are known, values cannot be read. `adapter` is laid over the
     tensors: what it does to each is to be added to the values that are read.
@@ -48,6 +49,7 @@ class Checkpoint:
     config: dict[str, Any] | None = None
     side_files: tuple[Path, ...] = ()
     other_weights: tuple[Path, ...] = ()
+    links: Mapping[Path, Problem] = field(default_factory=dict)
     memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
     pending: bool = False
     adapter: Adapter | None = None
@@ -186,9 +188,20 @@ def _open_folder(
         )
     else:
         found.add(choice.name, found.read(folder / choice.name, pickled=choice.pickled) or {})
-    beside, other = found.attempt(lambda: side_files(folder)) or ((), ())
-    pending = bool(found.headers)
-    return _checked(found, Checkpoint(label, folder, None, {}, {}, config, beside, other, pending=pending))
+    beside = side_files(folder)
+    model = Checkpoint(
+        label,
+        folder,
+        None,
+        {},
+        {},
+        config,
+        beside.carried,
+        beside.weights,
+        links=beside.links,
+        pending=bool(found.headers),
+    )
+    return _checked(found, model)
 
 
 def _open_file(path: Path, label: str, allow_pickle: bool) -> Checkpoint:
