@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 import submerge
+from _cli import cli
 from _models import ROOM
 
 MODULE = "down_blocks.0.attn1.to_q"
@@ -107,3 +109,24 @@ def test_parts_of_other_models_of_the_pipeline_are_named(base: Path, tmp_path: P
     assert any("1 parameters of lora_te are not of this model" in warning for warning in report.warnings)
     found = load_file(tmp_path / "out" / "model.safetensors")[f"{MODULE}.weight"]
     torch.testing.assert_close(found, 1 + 0.5 * update, atol=1e-5, rtol=1e-5)
+
+
+def test_state_dicts_of_adapters_are_refused(tmp_path: Path) -> None:
+    states = [load_file(write(tmp_path, "kohya", seed, 2)[0]) for seed in (1, 2)]
+    with pytest.raises(submerge.RequestError, match="must not be merged one by one"):
+        submerge.merge_state_dicts(states, method="linear", weight=1.0)
+    peft = {
+        "base_model.model.q.lora_A.weight": torch.ones(2, 2),
+        "base_model.model.q.lora_B.weight": torch.ones(2, 2),
+    }
+    with pytest.raises(submerge.RequestError, match="factors of LoRA"):
+        submerge.merge_state_dicts([peft, peft], method="linear", weight=1.0)
+
+
+def test_the_plan_names_the_file(tmp_path: Path) -> None:
+    one, two = write(tmp_path, "diffusers", 1, 2)[0], write(tmp_path, "diffusers", 2, 2)[0]
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(recipe("cat", one, two, output={"as": "adapter"})))
+    found = cli("plan", path)
+    assert "writes   pytorch_lora_weights.safetensors" in found.out
+    assert "in the form of diffusers" in found.out

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from submerge.engine._tensor import Module, TensorPlan, is_matrix
 from submerge.errors import Problem, few
-from submerge.store import Adapter, Checkpoint, LowRank
+from submerge.store import ADAPTER_STEM, LORA_STEM, Adapter, Checkpoint, LoraKeys, LowRank
 
-__all__ = ["adapter_form", "adapter_warnings", "turned"]
+__all__ = ["adapter_file", "adapter_form", "adapter_warnings", "lora_keys", "turned"]
 
 _QUANTISED = re.compile(r"[-_.](?:unsloth|bnb|[48]bit|gptq|awq|gguf|fp8|int[48]|nf4|hf)(?=$|[-_.])")
 _CACHED = re.compile(r"models--(?P<owner>[^/]+)--(?P<name>[^/]+)/snapshots/")
@@ -70,6 +70,28 @@ def _whole(models: Sequence[Checkpoint], donor: int) -> set[str]:
     replaced = {name for model in models if model.adapter for name in model.adapter.whole}
     others = {name.rpartition(".")[0] for name in models[donor].tensors.keys() - replaced}
     return {name for name in replaced if name.rpartition(".")[0] not in others}
+
+
+def lora_keys(tensors: Sequence[TensorPlan], models: Sequence[Checkpoint]) -> dict[str, LoraKeys] | None:
+    """Return the keys of a LoRA file like those that come in, or None where PEFT's form is written.
+
+    Each parameter has the keys of the first file that has it.
+    """
+    keys: dict[str, LoraKeys] = {}
+    for model in reversed(models):
+        if model.adapter is None or model.adapter.form == "peft":
+            continue
+        for name, part in model.adapter.parts.items():
+            if isinstance(part, LowRank):
+                alpha = part.alpha.name if part.alpha else None
+                keys[name] = LoraKeys(part.right_entry.name, part.left_entry.name, alpha)
+    held = {tensor.name for tensor in tensors if tensor.treatment == "merge"}
+    return keys if held <= keys.keys() else None
+
+
+def adapter_file(tensors: Sequence[TensorPlan], models: Sequence[Checkpoint]) -> str:
+    """Return the name of the file that the merged updates go into."""
+    return f"{ADAPTER_STEM if lora_keys(tensors, models) is None else LORA_STEM}.safetensors"
 
 
 def adapter_warnings(models: Sequence[Checkpoint]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import xxhash
 
+from submerge.engine._adapter_form import adapter_file, lora_keys
 from submerge.engine._adapter_job import AdapterJob
 from submerge.engine._job import Task
 from submerge.engine._patch import patches_of
@@ -22,8 +23,6 @@ from submerge.engine._run import Run
 from submerge.engine._tensor import TensorPlan
 from submerge.errors import WorkError, few
 from submerge.store import (
-    ADAPTER_STEM,
-    LORA_STEM,
     AdapterWriter,
     FileTable,
     LoraKeys,
@@ -130,20 +129,7 @@ class AdapterRun(Run):
 
     @cached_property
     def _lora_keys(self) -> dict[str, LoraKeys] | None:
-        """Return the keys of a LoRA file like those that came in, or None where PEFT's form is written.
-
-        Each parameter has the keys of the first file that has it.
-        """
-        keys: dict[str, LoraKeys] = {}
-        for model in reversed(self.plan.models):
-            if model.adapter is None or model.adapter.form == "peft":
-                continue
-            for name, part in model.adapter.parts.items():
-                if isinstance(part, LowRank):
-                    alpha = part.alpha.name if part.alpha else None
-                    keys[name] = LoraKeys(part.right_entry.name, part.left_entry.name, alpha)
-        held = {tensor.name for tensor in self.plan.tensors if tensor.treatment == "merge"}
-        return keys if held <= keys.keys() else None
+        return lora_keys(self.plan.tensors, self.plan.models)
 
     def _base(self) -> tuple[str | None, str | None]:
         """Return the base that the adapter is for: the inputs' own if they agree, else the recipe's."""
@@ -205,7 +191,7 @@ class AdapterRun(Run):
     @property
     def _file(self) -> Path:
         folder = self.output.folder if self.output.folder.exists() else self.output.out
-        return folder / f"{ADAPTER_STEM if self._lora_keys is None else LORA_STEM}.safetensors"
+        return folder / adapter_file(self.plan.tensors, self.plan.models)
 
     def manifest(self, nonfinite: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
         """Return the content of submerge.json, with what was done to each module."""

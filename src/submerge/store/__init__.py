@@ -14,6 +14,7 @@ from submerge.store._encode import encode_header
 from submerge.store._header import Header, TensorEntry, read_header
 from submerge.store._hub import fetch
 from submerge.store._journal import JOURNAL, Journal
+from submerge.store._lora_file import lora_file
 from submerge.store._model import open_model, split_spec
 from submerge.store._module_names import loaded_names, module_names
 from submerge.store._names import depths, layer_of
@@ -74,6 +75,7 @@ __all__ = [
     "lay_over",
     "layer_of",
     "loaded_names",
+    "lora_file",
     "match_names",
     "module_names",
     "open_adapter",
