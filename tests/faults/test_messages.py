@@ -13,7 +13,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import submerge
-from _cli import cli, merge
+from _cli import ROOM as ROOM_FLAG
+from _cli import cli
 from _models import ROOM, quiet_transformers, write
 from store.helpers_adapter import State, by_hand, make
 
@@ -143,9 +144,13 @@ def test_weights_beside_an_adapter_are_named(tmp_path: Path) -> None:
 def test_a_recipe_from_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = write(tmp_path / "base", Q, {})
     recipe = yaml.safe_dump({"merge_method": "passthrough", "models": [{"model": str(base)}]})
-    for command in ("merge", "plan"):
+    for arguments in (
+        ("merge", "-o", tmp_path / "out", *ROOM_FLAG),
+        ("plan",),
+        ("explain", "-t", "q.weight"),
+    ):
         monkeypatch.setattr("sys.stdin", io.StringIO(recipe))
-        result = merge(Path("-"), tmp_path / "out") if command == "merge" else cli("plan", "-")
+        result = cli(arguments[0], "-", *arguments[1:])
         assert result.code == 0, result.err
     monkeypatch.setattr("sys.stdin", io.StringIO("merge_method: linear"))
     result = cli("plan", "-")

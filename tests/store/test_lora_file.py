@@ -230,8 +230,20 @@ def test_factors_without_a_scale_are_refused(prefix: str, tmp_path: Path) -> Non
     text = refused(tmp_path, tensors)
     assert "nothing says their scale" in text
     assert "adapter_config.json" in text
-    unfiltered = {f"{prefix}q_proj.lora_A.default.weight": A, f"{prefix}q_proj.lora_B.default.weight": B}
-    assert "nothing says their scale" in refused(tmp_path, unfiltered)
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        ("lora_A.default.weight", "lora_B.default.weight"),  # a live model's, before PEFT picks its own
+        ("lora_a", "lora_b"),  # MLX
+        ("lora_a.weight", "lora_b.weight"),  # torchtune
+        ("processor.qkv_lora1.down.weight", "processor.qkv_lora1.up.weight"),  # XLabs
+    ],
+)
+def test_forms_that_are_not_known_are_refused(ends: tuple[str, str], tmp_path: Path) -> None:
+    tensors = dict(zip((f"model.layers.0.q_proj.{end}" for end in ends), (A, B), strict=True))
+    assert "in a form that is not known" in refused(tmp_path, tensors, "adapters")
 
 
 def test_models_with_an_adapter_in_them_are_refused(tmp_path: Path) -> None:
@@ -241,7 +253,7 @@ def test_models_with_an_adapter_in_them_are_refused(tmp_path: Path) -> None:
         "model.layers.0.q_proj.lora_B.default.weight": B,
         "model.norm.weight": draw(8),
     }
-    assert "scale" in refused(tmp_path, tensors, "model") or "merge_and_unload" in refused(tmp_path, tensors)
+    assert "in a form that is not known" in refused(tmp_path, tensors, "model")
     plain = {name.replace(".default", ""): tensor for name, tensor in tensors.items()}
     assert "merge_and_unload" in refused(tmp_path, plain, "model")
 
@@ -267,6 +279,8 @@ def test_damaged_files(tmp_path: Path) -> None:
     assert "it is no number" in refused(tmp_path, wrong)
     odd = tensors | {f"{FLAT}_to_q.diff": torch.ones(2)}
     assert "beside tensors that are none" in refused(tmp_path, odd)
+    again = tensors | {f"{FLAT}_to_q.lora_A.weight": A.clone()}
+    assert "in two forms" in refused(tmp_path, again)
     alone = tensors | {f"{FLAT}_to_k.alpha": torch.tensor(1.0)}
     assert "to_k.alpha" in refused(tmp_path, alone)
 

@@ -132,7 +132,7 @@ def open_models(recipe: Recipe, settings: Settings, *, download: bool) -> tuple[
         settings,
         download,
         heads=recipe.method.keeps,
-        other_shapes=recipe.rules.shape == "base",
+        other_shapes=recipe.rules.shape == "base" and not recipe.method.keeps,
     )
     specs = list(dict.fromkeys([*([recipe.base] if recipe.base else []), *(e.model for e in recipe.models)]))
     if recipe.output.form == "adapter":

@@ -36,7 +36,7 @@ def of_one_model(adapter: Adapter, shapes: Shapes, fits: Callable[[Part, tuple[i
     fitting = {
         component: {names[name]: part for name, part in components[component].items()}
         for component, names in matched.items()
-        if len(names) == len(components[component])
+        if len(set(names.values())) == len(components[component])
         and all(fits(part, shapes[names[name]]) for name, part in components[component].items())
     }
     for one, other in combinations(fitting, 2):

@@ -28,8 +28,8 @@ _LETTERS = {"down": "A", "up": "B"}
 _MORE = re.compile(r"(?P<module>.+)\.(?P<role>lora_B\.bias|lora_magnitude_vector(?:\.weight)?|alpha)")
 # names that only factors of LoRA have, in whatever form
 _LIKE = re.compile(
-    r"(?:^|[._])lora_(?:[AB]|up|down|embedding_[AB]|magnitude_vector)(?:\.[\w-]+)*$"
-    r"|[._]lora\.(?:up|down)\.weight$|\.lora_linear_layer\."
+    r"(?:^|[._])lora_(?:[AaBb]|up|down|embedding_[AB]|magnitude_vector)(?:\.[\w-]+)*$"
+    r"|[._]lora\d*\.(?:up|down)\.weight$|\.lora_linear_layer\.|^(?:lora_(?:unet|te\d*|transformer)|lycoris)_"
 )
 # names that only other adapters have
 _OTHERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
@@ -93,19 +93,28 @@ def lora_names(
         raise RequestError(Problem(what, where, _MERGE))
     keys: dict[str, str] = {}
     alphas: dict[str, str] = {}
-    others = []
+    others: list[str] = []
+    twice: list[str] = []
     for name in names:
         module, role = _split(name)
-        if role == "alpha":
-            alphas[module] = name
-        elif role:
-            keys[f"{module}.{role}"] = name
-        else:
+        if not role:
             others.append(name)
+            continue
+        table, key = (alphas, module) if role == "alpha" else (keys, f"{module}.{role}")
+        if key in table:
+            twice.append(name)
+        table[key] = name
     modules = {_split(name)[0] for name in keys.values()}
     others += [name for module, name in alphas.items() if module not in modules]
-    if any(name.startswith(_PEFT_PREFIX) for name in like) or not keys:
+    if any(name.startswith(_PEFT_PREFIX) for name in like):
         raise RequestError(_without_configuration(like, where))
+    if not keys:
+        raise RequestError(
+            Problem(f"holds factors of LoRA in a form that is not known ({examples(like)})", where, _MERGE)
+        )
+    if twice:
+        what = f"holds a factor in two forms: {examples(twice)}"
+        raise RequestError(Problem(what, where, "keep the tensors of one form"))
     if others:
         what = f"holds factors of LoRA ({examples(like)}) beside tensors that are none ({examples(others)})"
         hint = (
