@@ -96,7 +96,8 @@ class _Planner:
         if self.recipe.method.keeps:
             return f"each task keeps its own, for {label} has {shape}"
         if self._unheld(entry):
-            more = ": added tokens are not in it" if shape[1:] == list(entry.shape[1:]) else ""
+            rows = len(shape) == 2 and shape[1:] == list(entry.shape[1:])
+            more = ": added tokens are not in it" if rows else ""
             return f"it has no place there, and {label} has {shape} for {list(entry.shape)}{more}"
         return f"rule shape: base, for {label} has {shape} and not {list(entry.shape)}"
 
@@ -104,7 +105,8 @@ class _Planner:
         """Return whether the output is an adapter, which has no place for a tensor of this kind."""
         if self.recipe.output.form != "adapter":
             return False
-        if any(model.adapter and entry.name in model.adapter.whole for model in self.models):
+        adapters = [model.adapter for model in self.models if model.adapter is not None]
+        if any(entry.name in adapter.whole or entry.name in adapter.parts for adapter in adapters):
             return False
         return not is_matrix(entry.name, entry.shape, self.models[self.donor].config)
 
