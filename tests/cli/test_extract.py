@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from _adapters import Tuned, make_tuned
 from _cli import ROOM, Result, cli, merge
@@ -92,10 +93,12 @@ def test_what_has_no_place_is_warned_about(made: Tuned, tmp_path: Path) -> None:
 
 def test_requests_that_cannot_be(made: Tuned, tuned: Path, tmp_path: Path) -> None:
     out, same = tmp_path / "out", write(tmp_path / "same", made.state, {"model_type": "llama"})
-    odd = write(tmp_path / "odd", made.state | {"lm_head.weight": torch.ones(65, 16)})
+    matrix = "model.layers.0.self_attn.q_proj.weight"
+    odd = write(tmp_path / "odd", made.state | {matrix: torch.ones(17, 16)})
+    lacking = write(tmp_path / "lacking", {n: t for n, t in made.state.items() if n != matrix})
     cases: list[tuple[object, object, tuple[object, ...], int, str]] = [
         (tuned, made.base, (), 2, "neither a rank nor an energy"),
-        (tuned, made.base, ("--energy", 1.5), 2, "a share in (0, 1]"),
+        (tuned, made.base, ("--energy", 1.5), 2, "error: --energy: energy is a share in (0, 1]"),
         (tuned, made.base, ("--rank", 4, "--dtype", "float64"), 2, "float64 is no type for an adapter"),
         (tuned, made.base, ("--rank", 4, "--dtype", "nix"), 2, "unknown dtype"),
         (tuned, tmp_path / "nix", ("--rank", 4), 2, "no such file or folder"),
@@ -104,6 +107,8 @@ def test_requests_that_cannot_be(made: Tuned, tuned: Path, tmp_path: Path) -> No
         (made.base, made.base, ("--rank", 4), 2, "is the base itself"),
         (same, made.base, ("--rank", 4), 1, "every merged update is zero"),
         (odd, made.base, ("--rank", 4), 2, "shapes differ"),
+        (odd, made.base, ("--rank", 4), 2, "output: {as: adapter, rank: 4}, rules: {shape: base}}"),
+        (lacking, made.base, ("--energy", 0.9), 2, "as: adapter, energy: 0.9}, rules: {missing: base}}"),
     ]
     for model, base, flags, code, message in cases:
         result = extract(model, base, out, *flags)
@@ -115,6 +120,21 @@ def test_requests_that_cannot_be(made: Tuned, tuned: Path, tmp_path: Path) -> No
         assert not out.exists()
     assert extract(tuned, made.base, made.base / "x", "--rank", 4).code == 2
     assert extract(tuned, made.base, out, "--rank", 0).code == 2
+
+
+def test_added_tokens_are_left_out(made: Tuned, tuned: Path, tmp_path: Path) -> None:
+    """An adapter has no place for embeddings, so that theirs may have other rows than the base's."""
+    state = load_file(tuned / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        state[name] = torch.cat([state[name], torch.ones(2, 16)])
+    longer = write(tmp_path / "longer", state, {"model_type": "llama", "vocab_size": 66})
+    assert extract(tuned, made.base, tmp_path / "plain", "--rank", 4).code == 0
+    result = extract(longer, made.base, tmp_path / "out", "--rank", 4)
+    assert result.code == 0, result.err
+    assert "lm_head.weight" in result.err
+    assert "[66, 16] for [64, 16]: added tokens are not in it" in result.err
+    weights = "adapter_model.safetensors"
+    assert (tmp_path / "out" / weights).read_bytes() == (tmp_path / "plain" / weights).read_bytes()
 
 
 def test_overwrite(made: Tuned, tuned: Path, tmp_path: Path) -> None:

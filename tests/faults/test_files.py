@@ -169,10 +169,6 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
         lambda f: (weights(f).unlink(), weights(f).symlink_to("gone")),
         ("leads nowhere",),
     ),
-    "a link out": (
-        lambda f: (f / "notes.txt").symlink_to("/etc/hostname"),
-        ("notes.txt", "outside the model"),
-    ),
 }
 
 
@@ -190,6 +186,15 @@ def test_refused_by_name_before_anything_is_written(
     assert planned.code == 2
     assert planned.out == ""
     assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_link_out_is_refused_where_it_would_be_carried(made: Family, tmp_path: Path) -> None:
+    recipe = made.write_recipe("task_arithmetic")
+    for folder in made.tuned:  # nobody would copy theirs
+        (folder / "notes.txt").symlink_to("/etc/hostname")
+    assert merge(recipe, tmp_path / "fine").code == 0
+    (made.base / "notes.txt").symlink_to("/etc/hostname")
+    refused(merge(recipe, tmp_path / "out"), tmp_path / "out", 2, "notes.txt", "outside the model")
 
 
 def test_every_fault_is_told_at_once(made: Family, tmp_path: Path) -> None:

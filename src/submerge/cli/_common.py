@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,11 +47,12 @@ def settings(
 
 
 def load(path: Path, form: str | None = None, rank: int | None = None, energy: float | None = None) -> Recipe:
-    """Return the recipe, with the flags in the place of what it says of its output."""
+    """Return the recipe (from standard input where it is called -), with the flags over its own output."""
     from submerge.recipe import load_recipe
 
     given = {"as": form, "rank": rank, "energy": energy}
-    return load_recipe(path, output={key: value for key, value in given.items() if value is not None})
+    source = f"{sys.stdin.read()}\n" if str(path) == "-" else path
+    return load_recipe(source, output={key: value for key, value in given.items() if value is not None})
 
 
 def _parse_size(text: str, flag: str) -> int:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from submerge.cli._common import print_json, size
+from submerge.cli._common import load, print_json, size
 from submerge.cli._merge import Json, Pickle, Recipe
 
 
@@ -22,7 +22,7 @@ def explain(
     from submerge import engine
 
     whatever = 2**62  # nothing is merged, so that no bound on memory can stand in the way
-    plan = engine.make_plan(recipe, engine.Settings(allow_pickle=allow_pickle, max_memory=whatever))
+    plan = engine.make_plan(load(recipe), engine.Settings(allow_pickle=allow_pickle, max_memory=whatever))
     found = engine.explain(plan, tensor)
     if json:
         print_json(found)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from submerge.engine import MergeReport
 
 Recipe = Annotated[
-    Path, typer.Argument(readable=False, help="The recipe, a YAML file (mergekit's are understood).")
+    Path, typer.Argument(readable=False, help="The recipe, a YAML file, or - (mergekit's are understood).")
 ]
 Pickle = Annotated[bool, typer.Option("--allow-pickle", help="Read PyTorch .bin weights (weights only).")]
 Memory = Annotated[

@@ -86,7 +86,7 @@ def _print(plan: dict[str, Any]) -> None:
         console.print(Text("warning ", "yellow"), line)
     if not plan["files"]:
         typer.echo(f"reads    {size(plan['reads'])}")
-        typer.echo("writes   adapter_model.safetensors, as large as its rank turns out")
+        typer.echo(f"writes   {plan['adapter_file']}, as large as its rank turns out")
         _costs(plan)
         return
     files = ", ".join(f"{name} ({size(count)})" for name, count in list(plan["files"].items())[:4])

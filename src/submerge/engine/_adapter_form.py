@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 from submerge.engine._tables import is_matrix
 from submerge.engine._tensor import Module, TensorPlan
 from submerge.errors import Problem, few
-from submerge.store import Checkpoint, LowRank
+from submerge.store import ADAPTER_STEM, LORA_STEM, Adapter, Checkpoint, LoraKeys, LowRank
 
-__all__ = ["adapter_form", "turned"]
+__all__ = ["adapter_file", "adapter_form", "adapter_warnings", "lora_keys", "turned"]
+
+_QUANTISED = re.compile(r"[-_.](?:unsloth|bnb|[48]bit|gptq|awq|gguf|fp8|int[48]|nf4|hf)(?=$|[-_.])")
+_CACHED = re.compile(r"models--(?P<owner>[^/]+)--(?P<name>[^/]+)/snapshots/")
 
 
 def adapter_form(
@@ -26,6 +30,8 @@ def adapter_form(
     held: list[TensorPlan] = []
     packed: list[str] = []
     for tensor in tensors:
+        if tensor.treatment == "base":  # named in a warning, and neither read nor written
+            held.append(replace(tensor, inputs=()))
         if tensor.treatment != "merge" or all(i.relative and not i.patch for i in tensor.inputs):
             continue
         parts = [
@@ -49,7 +55,7 @@ def adapter_form(
         hint = "write a checkpoint (output: {as: checkpoint})"
         what = f"the portable form of an adapter has no place for packed experts: {few(packed)}"
         problems.append(Problem(what, "output", hint))
-    if all(tensor.treatment == "drop" for tensor in held) and not problems:
+    if not any(tensor.treatment == "merge" for tensor in held) and not problems:
         problems.append(
             Problem("no model changes a matrix: there is nothing for an adapter to hold", "output")
         )
@@ -65,6 +71,55 @@ def _whole(models: Sequence[Checkpoint], donor: int) -> set[str]:
     replaced = {name for model in models if model.adapter for name in model.adapter.whole}
     others = {name.rpartition(".")[0] for name in models[donor].tensors.keys() - replaced}
     return {name for name in replaced if name.rpartition(".")[0] not in others}
+
+
+def lora_keys(tensors: Sequence[TensorPlan], models: Sequence[Checkpoint]) -> dict[str, LoraKeys] | None:
+    """Return the keys of a LoRA file like those that come in, or None where PEFT's form is written.
+
+    Each parameter has the keys of the first file that has it.
+    """
+    keys: dict[str, LoraKeys] = {}
+    for model in reversed(models):
+        if model.adapter is None or model.adapter.form == "peft":
+            continue
+        for name, part in model.adapter.parts.items():
+            if isinstance(part, LowRank):
+                alpha = part.alpha.name if part.alpha else None
+                keys[name] = LoraKeys(part.right_entry.name, part.left_entry.name, alpha)
+    held = {tensor.name for tensor in tensors if tensor.treatment == "merge"}
+    return keys if held <= keys.keys() else None
+
+
+def adapter_file(tensors: Sequence[TensorPlan], models: Sequence[Checkpoint]) -> str:
+    """Return the name of the file that the merged updates go into."""
+    return f"{ADAPTER_STEM if lora_keys(tensors, models) is None else LORA_STEM}.safetensors"
+
+
+def adapter_warnings(models: Sequence[Checkpoint]) -> list[str]:
+    """Return what of the adapters is not merged, and whether they say that they are of different models."""
+    adapters = [model.adapter for model in models if model.adapter is not None]
+    found = [f"{adapter.label}: {what}" for adapter in adapters for what in adapter.left_out]
+    named = {_base_name(adapter.base): adapter for adapter in adapters if adapter.base}
+    kinds: dict[bool, list[Adapter]] = {}
+    for (is_path, _), adapter in named.items():
+        kinds.setdefault(is_path, []).append(adapter)
+    for group in kinds.values():  # a folder and a Hub id may well be one model
+        if len(group) > 1:
+            told = few([f"{adapter.label} on {adapter.base}" for adapter in group])
+            found.append(f"the adapters were trained on different models, as their files say: {told}")
+    return list(dict.fromkeys(found))
+
+
+def _base_name(base: str) -> tuple[bool, str]:
+    """Return whether a base is named by a path, and what names of the same model have in common.
+
+    Owners (copies on the Hub), upper case and the words for quantised copies make no other model.
+    """
+    if match := _CACHED.search(base):
+        base = f"{match['owner']}/{match['name']}"
+    is_path = base.startswith(("/", ".", "~")) or base.count("/") != 1
+    name = base.rstrip("/").rpartition("/")[2].lower()
+    return is_path, _QUANTISED.sub("", name).removeprefix("meta-")
 
 
 def turned(base: Checkpoint) -> bool:

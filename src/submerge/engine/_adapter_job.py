@@ -44,6 +44,8 @@ class AdapterJob(MatrixJob):
         assert self.adapter is not None
         plan = self.plan
         bad: dict[int, int] = {}
+        if plan.treatment == "base":
+            return TaskRecord(self.index, 0, "", [], bad)
         if plan.treatment == "drop":
             lost = self._difference(bad)
             return TaskRecord(self.index, 0, "", [], bad, figures={"left_out": lost} if lost else {})

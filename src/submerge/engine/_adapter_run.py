@@ -12,6 +12,7 @@ from typing import Any
 import xxhash
 
 from submerge.deferred import torch
+from submerge.engine._adapter_form import adapter_file, lora_keys
 from submerge.engine._adapter_job import AdapterJob
 from submerge.engine._job import Task
 from submerge.engine._patch import patches_of
@@ -24,6 +25,7 @@ from submerge.errors import WorkError, few
 from submerge.store import (
     AdapterWriter,
     FileTable,
+    LoraKeys,
     LowRank,
     MemorySink,
     TensorEntry,
@@ -32,9 +34,7 @@ from submerge.store import (
     respelling,
 )
 
-__all__ = ["ADAPTER_WEIGHTS", "AdapterRun", "Modules", "agreed"]
-
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+__all__ = ["AdapterRun", "Modules", "agreed"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Modules:
 
 
 class AdapterRun(Run):
-    """Merges module by module into `adapter_model.safetensors` and its configuration."""
+    """Merges module by module into PEFT's files, or into one LoRA file where all inputs are such files."""
 
     def go(self, device: torch.device, progress: Callable[[Progress], None]) -> None:
         """Do all that there is to do: it is too little to take up where another run stopped."""
@@ -70,10 +70,11 @@ class AdapterRun(Run):
             progress(Progress(self.written, total, self.meter.read, time.perf_counter() - begun))
 
         begun = time.perf_counter()
-        with FileTable() as inputs, AdapterWriter(self.output.folder) as writer:
+        with FileTable() as inputs, AdapterWriter(self.output.folder, self._lora_keys) as writer:
             self._count_adapters()
+            spelled = self._spelling() if self._lora_keys is None else str
             run_jobs(
-                self._adapter_jobs(inputs, Modules(writer, self._spelling())),
+                self._adapter_jobs(inputs, Modules(writer, spelled)),
                 self._finished,
                 threads=plan.budget.workers,
                 device=device,
@@ -125,6 +126,10 @@ class AdapterRun(Run):
             base = self.plan.models[self.plan.donor]
             names = module_names(base.config, base.tensors)
         return respelling(names)
+
+    @cached_property
+    def _lora_keys(self) -> dict[str, LoraKeys] | None:
+        return lora_keys(self.plan.tensors, self.plan.models)
 
     def _base(self) -> tuple[str | None, str | None]:
         """Return the base that the adapter is for: the inputs' own if they agree, else the recipe's."""
@@ -186,7 +191,7 @@ class AdapterRun(Run):
     @property
     def _file(self) -> Path:
         folder = self.output.folder if self.output.folder.exists() else self.output.out
-        return folder / ADAPTER_WEIGHTS
+        return folder / adapter_file(self.plan.tensors, self.plan.models)
 
     def manifest(self, nonfinite: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
         """Return the content of submerge.json, with what was done to each module."""

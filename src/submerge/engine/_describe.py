@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from submerge.engine._adapter_form import adapter_file
 from submerge.engine._keep import bank_bytes, keeps
 from submerge.engine._plan import MergePlan
 from submerge.engine._tensor import Input, TensorPlan
@@ -49,6 +50,7 @@ def describe(plan: MergePlan) -> dict[str, Any]:
         "writes": plan.bytes_written,
         **({"bank": _bank(plan)} if plan.gate else {}),
         "files": {shard.file: shard.size for shard in plan.shards},
+        **({} if plan.shards else {"adapter_file": adapter_file(plan.tensors, plan.models)}),
         "side_files": [str(file) for _, file in plan.carried],
         "workers": plan.budget.workers,
         "memory": plan.budget.peak,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from submerge.engine._merge import merge
 from submerge.engine._report import MergeReport, Progress
@@ -31,8 +35,8 @@ def extract_lora(
 
     Each linear map's difference is cut to its leading singular triplets, the best that there is in the
     Frobenius norm. Embeddings, norms and biases have no place in the adapter; the report's warnings say
-    which of them differ. `figures` of the report holds, for each weight, `rank` and `error`, the
-    relative error ‖Δ − B A‖ / ‖Δ‖ of what was written.
+    which of them differ, or have another shape. `figures` of the report holds, for each weight, `rank` and
+    `error`, the relative error ‖Δ − B A‖ / ‖Δ‖ of what was written.
 
     Args:
         model: the fine-tune: a folder, a file or a Hub id.
@@ -70,4 +74,20 @@ def extract_lora(
     }
     if dtype is not None:
         recipe["dtype"] = dtype
-    return merge(recipe, out, settings=settings, overwrite=overwrite, progress=progress)
+    try:
+        return merge(recipe, out, settings=settings, overwrite=overwrite, progress=progress)
+    except RequestError as error:
+        raise RequestError([_followable(problem, recipe) for problem in error.problems]) from None
+
+
+def _followable(problem: Problem, recipe: dict[str, Any]) -> Problem:
+    """Return the problem with a hint that needs no recipe, or with the recipe that it needs."""
+    where = {"output.rank": "--rank", "output.energy": "--energy", "dtype": "--dtype"}.get(problem.where)
+    problem = replace(problem, where=where or problem.where)
+    rules = re.search(r"rules: {(\w+): ([\w-]+)}", problem.hint)
+    if rules is None:
+        return problem
+    whole = recipe | {"rules": {rules[1]: rules[2]}}
+    text = yaml.safe_dump(whole, default_flow_style=True, width=2**20)
+    hint = f"extract from a fine-tune of this base; or `submerge merge` the recipe {text.strip()}"
+    return replace(problem, hint=hint)

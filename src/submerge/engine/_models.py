@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from submerge.engine._settings import Settings
 from submerge.errors import Problem, RequestError
@@ -13,7 +14,6 @@ from submerge.store import (
     Checkpoint,
     lay_over,
     module_names,
-    open_adapter,
     open_model,
     side_by_side,
     split_spec,
@@ -33,6 +33,7 @@ class _Opener:
     settings: Settings
     download: bool
     heads: bool = False
+    other_shapes: bool = False
     opened: dict[str, Checkpoint | Adapter | None] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
@@ -41,8 +42,12 @@ class _Opener:
         key = same_model(spec)
         if key not in self.opened:
             try:
-                self.opened[key] = (open_adapter if adapter else open_model)(
-                    spec, root=self.root, allow_pickle=self.settings.allow_pickle, download=self.download
+                self.opened[key] = open_model(
+                    spec,
+                    root=self.root,
+                    allow_pickle=self.settings.allow_pickle,
+                    download=self.download,
+                    adapter=adapter,
                 )
             except RequestError as error:
                 self.problems += error.problems
@@ -71,22 +76,44 @@ class _Opener:
             self.problems.append(Problem(what, spec, hint))
             return None
         if under is None:
-            hint = "add 'base_model: …', or write model+adapter"
+            hint = (
+                "add 'base_model: …', or write model+adapter; for an adapter again, add output: {as: adapter}"
+            )
             self.problems.append(Problem("the adapter does not say what it was trained on", spec, hint))
             return None
-        whole = self.base(under)
+        whole = self.base(under) if adapter or base else self._own_base(found)
         return None if whole is None else self._laid(whole, found, spec)
+
+    def _own_base(self, adapter: Adapter) -> Checkpoint | None:
+        """Return the model that an adapter's configuration names; its problems say who named it."""
+        assert adapter.base is not None
+        spec = adapter.base
+        if adapter.base_revision and "@" not in spec and not (self.root / spec).exists():
+            spec = f"{spec}@{adapter.base_revision}"
+        before = len(self.problems)
+        found = self.base(spec)
+        if found is None:
+            self.problems[before:] = [
+                Problem(
+                    f"names the base {adapter.base} (base_model_name_or_path): {problem.what}",
+                    str(adapter.path / "adapter_config.json"),
+                    "add 'base_model: …' to the recipe, or write model+adapter, with the base's place here",
+                )
+                for problem in self.problems[before:]
+            ]
+        return found
 
     def _laid(self, whole: Checkpoint, adapter: Adapter, spec: str) -> Checkpoint | None:
         """Return the adapter on a model, by the names of its files or else by those of its modules."""
+        how: dict[str, Any] = {"heads": self.heads, "other_shapes": self.other_shapes}
         try:
-            return lay_over(whole, adapter, spec, heads=self.heads)
+            return lay_over(whole, adapter, spec, **how)
         except RequestError as error:
             first = error
         modules = module_names(whole.config, whole.tensors)
         try:
             if modules:
-                return lay_over(whole, adapter, spec, modules, heads=self.heads)
+                return lay_over(whole, adapter, spec, modules, **how)
         except RequestError as error:
             first = error
         self.problems += first.problems
@@ -99,7 +126,13 @@ def open_models(recipe: Recipe, settings: Settings, *, download: bool) -> tuple[
     Where an adapter is to come out of adapters alone, no base is opened: the first model is then one
     without values. Raises `RequestError` with everything that is wrong.
     """
-    opener = _Opener(recipe.root, settings, download, heads=recipe.method.keeps)
+    opener = _Opener(
+        recipe.root,
+        settings,
+        download,
+        heads=recipe.method.keeps,
+        other_shapes=recipe.rules.shape == "base" and not recipe.method.keeps,
+    )
     specs = list(dict.fromkeys([*([recipe.base] if recipe.base else []), *(e.model for e in recipe.models)]))
     if recipe.output.form == "adapter":
         alone = _adapters_alone(recipe, specs, opener)
@@ -135,6 +168,9 @@ def _adapters_alone(
             unders.add(same_model(model))
         adapters[spec] = found
     if not adapters or len(unders) > 1:
+        return None
+    forms = {adapter.form for adapter in adapters.values()}
+    if base and "kohya" in forms and len(forms) > 1:  # whose names the base alone can match
         return None
     if base and any(a.dense_only(name) for a in adapters.values() for name in a.parts):
         return None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from submerge.deferred import torch
+from submerge.engine._adapter_form import adapter_warnings
 from submerge.engine._copies import resolve_copies
 from submerge.engine._gate import GatePlan, plan_gate
 from submerge.engine._memory import Budget, budget
@@ -19,7 +20,7 @@ from submerge.engine._show import as_html, as_text
 from submerge.engine._tensor import TensorPlan
 from submerge.engine._tokens import TokenPlan, plan_tokens
 from submerge.engine._treatment import plan_tensors
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, few
 from submerge.recipe import Recipe, load_recipe
 from submerge.store import Checkpoint, Shard, is_tokenizer_file, plan_shards
 
@@ -157,6 +158,7 @@ def make_plan(
     recipe = source if isinstance(source, Recipe) else load_recipe(source)
     specs, models = open_models(recipe, settings, download=download)
     tokens, problems = _tokens(recipe, models, specs)
+    problems += _links(models[_roles(recipe, specs)[0]], tokens)
     try:
         plan = plan_models(recipe, models, specs, settings)
     except RequestError as error:
@@ -208,12 +210,13 @@ def plan_models(
     problems = problems or idle_models(tensors, models, donor, participants)
     if problems:
         raise RequestError(problems)
-    unused = {} if recipe.output.form == "adapter" else _unused(models, tensors, gate)
+    as_adapter = recipe.output.form == "adapter"
+    unused = {} if as_adapter else _unused(models, tensors, gate, participants)
     files = models[donor].shards.values()
     stem = DIFFUSERS if any(file.startswith(DIFFUSERS) for file in files) else "model"
     shards = (
         []
-        if recipe.output.form == "adapter"
+        if as_adapter
         else plan_shards([(t.name, t.dtype, t.shape) for t in tensors], settings.shard_size, stem=stem)
     )
     return MergePlan(
@@ -227,7 +230,9 @@ def plan_models(
         unused,
         (
             *naming_warnings(tensors, alignments, donor, participants),
-            *_warnings(models, donor, participants, unused),
+            *_warnings(models, donor, participants, unused, tensors),
+            *(() if gate else _other_shapes(models[donor], tensors, as_adapter)),
+            *adapter_warnings(models),
             *copies.warnings,
         ),
         budget(tensors, settings.workers, settings.max_memory),
@@ -258,6 +263,14 @@ def _unfit(recipe: Recipe) -> list[Problem]:
     return problems
 
 
+def _links(donor: Checkpoint, tokens: TokenPlan | None) -> list[Problem]:
+    """Return why files cannot be carried into the output, of those that would be; an adapter carries none."""
+    if tokens is None:
+        return []
+    own = [problem for path, problem in donor.links.items() if not is_tokenizer_file(path)]
+    return [*own, *tokens.tokenizer.links.values()]
+
+
 def _roles(recipe: Recipe, specs: Sequence[str]) -> tuple[int, list[int]]:
     """Return which model gives names and side files, and which the method merges."""
     participants = [specs.index(entry.model) for entry in recipe.participants]
@@ -283,8 +296,12 @@ def _untold(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _unused(
-    models: Sequence[Checkpoint], tensors: Sequence[TensorPlan], gate: GatePlan | None
+    models: Sequence[Checkpoint],
+    tensors: Sequence[TensorPlan],
+    gate: GatePlan | None,
+    participants: Sequence[int],
 ) -> dict[int, tuple[str, ...]]:
+    """Return, for each model that is merged, its tensors that no output reads."""
     used: dict[int, set[str]] = {}
     for task in gate.tasks if gate else ():
         used.setdefault(task.model, set()).update(task.head)
@@ -294,7 +311,8 @@ def _unused(
     return {
         index: names
         for index, model in enumerate(models)
-        if index in used and (names := tuple(n for n in model.tensors if n not in used[index]))
+        if index in participants
+        and (names := tuple(n for n in model.tensors if n not in used.get(index, ())))
     }
 
 
@@ -303,6 +321,7 @@ def _warnings(
     donor: int,
     participants: Sequence[int],
     unused: Mapping[int, tuple[str, ...]],
+    tensors: Sequence[TensorPlan],
 ) -> list[str]:
     """Return what is legal and yet worth a look."""
     found = []
@@ -310,8 +329,11 @@ def _warnings(
     if base.other_weights:
         copied = ", ".join(str(path) for path in base.other_weights[:3])
         found.append(f"{base.label}: the weights in its subfolders are copied, not merged ({copied})")
+    written = {tensor.name for tensor in tensors}
     for index, names in unused.items():
-        model = models[index]
+        model, names = models[index], tuple(name for name in names if name not in written)
+        if not names:
+            continue
         what = (
             f"{model.label}: {len(names)} of its tensors have no place in the output ({', '.join(names[:3])}"
         )
@@ -320,3 +342,13 @@ def _warnings(
     if len(kinds) > 1:
         found.append(f"the configs name different model types: {', '.join(sorted(map(str, kinds)))}")
     return found
+
+
+def _other_shapes(base: Checkpoint, tensors: Sequence[TensorPlan], as_adapter: bool) -> list[str]:
+    """Return what became of tensors that a model has in another shape than the base."""
+    reasons: dict[str, list[str]] = {}
+    for tensor in tensors:
+        if tensor.treatment == "base":
+            reasons.setdefault(tensor.why, []).append(tensor.name)
+    done = "not in the adapter" if as_adapter else f"taken from {base.label} as it is"
+    return [f"{few(names)}: {done} ({why})" for why, names in reasons.items()]

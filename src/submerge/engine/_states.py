@@ -17,7 +17,7 @@ from submerge.engine._tensor import torch_dtype
 from submerge.errors import Problem, RequestError
 from submerge.methods import METHODS
 from submerge.recipe import load_recipe
-from submerge.store import DTYPES, Checkpoint, FileTable, MemorySink, TensorEntry, dtype_named
+from submerge.store import DTYPES, Checkpoint, FileTable, MemorySink, TensorEntry, dtype_named, lora_file
 
 __all__ = ["merge_state_dicts", "recipe_of"]
 
@@ -182,4 +182,8 @@ def _checkpoint(name: str, state: Mapping[str, torch.Tensor]) -> Checkpoint:
         nbytes = tensor.numel() * tensor.element_size()
         entries[key] = TensorEntry(key, code, shape, None, 0, nbytes)
     memory = {key: tensor.detach().cpu() for key, tensor in state.items()}
-    return Checkpoint(name, Path(name), None, entries, {}, memory=memory)
+    model = Checkpoint(name, Path(name), None, entries, {}, memory=memory)
+    if lora_file(model) is not None:
+        hint = "save it, and merge the files (`submerge.merge`); `merge_adapters` takes a PEFT model"
+        raise RequestError(Problem("is a LoRA, whose factors must not be merged one by one", name, hint))
+    return model

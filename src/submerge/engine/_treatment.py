@@ -76,8 +76,7 @@ class _Planner:
         found = [i for i in inputs if i is not None]
         odd = [i for i in found if i.entry.shape != entry.shape]
         if odd:
-            rule = "each task keeps its own" if self.recipe.method.keeps else "rule shape: base"
-            why = f"{rule}, for {self.models[odd[0].model].label} has {list(odd[0].entry.shape)}"
+            why = self._why_base(odd[0], entry)
             return TensorPlan(entry.name, entry.shape, dtype, "base", None, (own,), None, {}, why)
         parameter = self.same.get(entry.name, entry.name)
         values = self._values(entry, parameter, len(found))
@@ -97,6 +96,26 @@ class _Planner:
             table=len(entry.shape) == 2 and not self._is_matrix(entry, parameter),
             parameter=parameter,
         )
+
+    def _why_base(self, odd: Input, entry: TensorEntry) -> str:
+        """Return why a tensor is the base's, where a model has it in another shape."""
+        label, shape = self.models[odd.model].label, list(odd.entry.shape)
+        if self.recipe.method.keeps:
+            return f"each task keeps its own, for {label} has {shape}"
+        if self._unheld(entry):
+            rows = len(shape) == 2 and shape[1:] == list(entry.shape[1:])
+            more = ": added tokens are not in it" if rows else ""
+            return f"it has no place there, and {label} has {shape} for {list(entry.shape)}{more}"
+        return f"rule shape: base, for {label} has {shape} and not {list(entry.shape)}"
+
+    def _unheld(self, entry: TensorEntry) -> bool:
+        """Return whether the output is an adapter, which has no place for a tensor of this kind."""
+        if self.recipe.output.form != "adapter":
+            return False
+        adapters = [model.adapter for model in self.models if model.adapter is not None]
+        if any(entry.name in adapter.whole or entry.name in adapter.parts for adapter in adapters):
+            return False
+        return not self._is_matrix(entry, self.same.get(entry.name, entry.name))
 
     def _is_whole(self, entry: TensorEntry, parameter: str) -> bool:
         """Return whether the method takes the tensor whole; what a gate keeps is of every tensor."""
@@ -139,7 +158,7 @@ class _Planner:
             what = f"tensors are {found.dtype} here and {entry.dtype} in {self.models[self.donor].label}"
             self.findings.add(what, checkpoint.label, "merge models of one base", entry.name)
             return None
-        keeps = self.recipe.rules.shape == "base" or self.recipe.method.keeps
+        keeps = self.recipe.rules.shape == "base" or self.recipe.method.keeps or self._unheld(entry)
         if found.shape != entry.shape and not keeps:
             hint = "merge models of one base, or set rules: {shape: base} to keep the base's tensor"
             what = f"shapes differ from {self.models[self.donor].label}'s"

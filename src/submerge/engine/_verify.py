@@ -23,11 +23,12 @@ from submerge.errors import Problem, RequestError, WorkError
 from submerge.store import (
     BANK,
     DTYPES,
+    Adapter,
     Checkpoint,
     FileTable,
     TensorEntry,
-    open_adapter,
     open_checkpoint,
+    open_model,
     read_header,
 )
 
@@ -129,7 +130,8 @@ def verify(folder: str | Path, *, base: str | None = None, load: bool = True) ->
 
 def _adapter(folder: Path) -> Checkpoint:
     """Return the tensors of a folder's adapter, whose configuration must be readable, too."""
-    opened = open_adapter(str(folder.resolve()))
+    opened = open_model(str(folder.resolve()), root=folder, adapter=True)
+    assert isinstance(opened, Adapter)
     tensors = read_header(opened.files[0]).entries
     return Checkpoint(opened.label, opened.path, None, tensors, {})
 

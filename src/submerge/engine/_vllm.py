@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from submerge.engine._adapter_run import ADAPTER_WEIGHTS
-from submerge.store import ADAPTER_CONFIG, read_header
+from submerge.store import ADAPTER_CONFIG, ADAPTER_STEM, read_header
 
 __all__ = ["vllm_command"]
 
@@ -25,6 +24,8 @@ def vllm_command(adapters: Mapping[str, Path], config: Mapping[str, Any] | None 
     vLLM takes plain factors of linear maps of a decoder. `config` is the base's configuration; where that is
     not known, it is read from the base's folder, or else the adapters' own `task_type` says what the base is.
     """
+    if not all((folder / ADAPTER_CONFIG).is_file() for folder in adapters.values()):
+        return None  # a LoRA file of diffusers or kohya
     told = [json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")) for folder in adapters.values()]
     bases = {one.get("base_model_name_or_path") for one in told}
     rank = next((r for r in RANKS if r >= max(one["r"] for one in told)), None)
@@ -68,7 +69,7 @@ def _is_plain(told: Mapping[str, Any], folder: Path) -> bool:
     others = ("modules_to_save", "target_parameters", "use_dora", "fan_in_fan_out", "trainable_token_indices")
     if any(told.get(key) for key in others) or told.get("bias", "none") != "none":
         return False
-    entries = read_header(folder / ADAPTER_WEIGHTS).entries
+    entries = read_header(folder / f"{ADAPTER_STEM}.safetensors").entries
     return all(
         name.endswith((".lora_A.weight", ".lora_B.weight")) and len(entry.shape) == 2
         for name, entry in entries.items()

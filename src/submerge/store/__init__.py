@@ -4,8 +4,9 @@ from submerge.store._adapted import lay_over, side_by_side
 from submerge.store._adapter import Adapter, is_adapter, open_adapter
 from submerge.store._adapter_config import ADAPTER_CONFIG
 from submerge.store._adapter_fit import fit_adapter
+from submerge.store._adapter_layout import LoraKeys
 from submerge.store._adapter_parts import Add, Kind, LowRank, Part, Replace, Rows
-from submerge.store._adapter_writer import AdapterWriter
+from submerge.store._adapter_writer import ADAPTER_STEM, LORA_STEM, AdapterWriter
 from submerge.store._aliases import Aliases, AliasGroup, find_aliases
 from submerge.store._align import Aligner, Alignment
 from submerge.store._bank import BANK, BankParts, write_bank
@@ -16,6 +17,7 @@ from submerge.store._encode import encode_header
 from submerge.store._header import Header, TensorEntry, read_header
 from submerge.store._hub import fetch
 from submerge.store._journal import JOURNAL, Journal
+from submerge.store._lora_file import lora_file
 from submerge.store._model import open_model, split_spec
 from submerge.store._module_names import loaded_names, module_names
 from submerge.store._names import depths, layer_of
@@ -34,9 +36,11 @@ from submerge.store._writer import MemorySink, ShardWriter, Sink, preallocate, s
 
 __all__ = [
     "ADAPTER_CONFIG",
+    "ADAPTER_STEM",
     "BANK",
     "DTYPES",
     "JOURNAL",
+    "LORA_STEM",
     "Adapter",
     "AdapterWriter",
     "Add",
@@ -52,6 +56,7 @@ __all__ = [
     "Header",
     "Journal",
     "Kind",
+    "LoraKeys",
     "LowRank",
     "MemorySink",
     "MemorySource",
@@ -83,6 +88,7 @@ __all__ = [
     "lay_over",
     "layer_of",
     "loaded_names",
+    "lora_file",
     "match_names",
     "module_names",
     "open_adapter",

@@ -24,18 +24,21 @@ def lay_over(
     modules: Mapping[str, str] | None = None,
     *,
     heads: bool = False,
+    other_shapes: bool = False,
 ) -> Checkpoint:
     """Return the model that `adapter` makes of `base`, called `label`.
 
     Tensors that the adapter replaces are its own; what it does to others is in the result's `adapter`,
     under the base's names. `modules` gives, for tensors that are loaded under another name than they are
     saved, that name. With `heads` new tensors that the base has no place for are tensors of the result
-    besides. Raises `RequestError` if the adapter does not fit.
+    besides. With `other_shapes` what the adapter has in another shape than the base is a tensor of the result
+    of that shape, without values. Raises `RequestError` if the adapter does not fit.
     """
     saved = {(modules or {}).get(name, name): name for name in base.tensors}
     own = _heads(adapter, list(saved)) if heads else {}
     adapter = replace(adapter, parts={n: p for n, p in adapter.parts.items() if n not in own})
-    fitted = fit_adapter(adapter, {name: base.tensors[old].shape for name, old in saved.items()})
+    shapes = {name: base.tensors[old].shape for name, old in saved.items()}
+    fitted = fit_adapter(adapter, shapes, other_shapes=other_shapes)
     fitted = replace(
         fitted,
         parts={saved[name]: part for name, part in fitted.parts.items()},
@@ -43,11 +46,15 @@ def lay_over(
     )
     whole = {n: p for n, p in fitted.parts.items() if isinstance(p, Replace)} | own
     new = {n: replace(p.entry, name=n) for n, p in whole.items()}
+    unfit = {
+        saved[name]: TensorEntry(saved[name], base.tensors[saved[name]].dtype, shape, None, 0, 0)
+        for name, shape in fitted.unfit.items()
+    }
     memory = {n: adapter.memory[p.entry.name] for n, p in whole.items() if adapter.memory}
     return replace(
         base,
         label=label,
-        tensors={**base.tensors, **new},
+        tensors={**base.tensors, **new, **unfit},
         memory={**base.memory, **memory},
         under=base,
         adapter=replace(
@@ -77,6 +84,12 @@ def side_by_side(adapters: Sequence[Adapter]) -> list[Checkpoint]:
     The base has every parameter that an adapter updates, under the first name that it has, and no values.
     Raises `RequestError` where a part is no low-rank update, or where shapes differ.
     """
+    forms = {adapter.form: adapter for adapter in adapters}
+    if "kohya" in forms and len(forms) > 1:
+        other = next(adapter for form, adapter in forms.items() if form != "kohya")
+        what = f"has kohya's names of modules, which do not tell those of {other.label}"
+        hint = "add 'base_model: …', whose names both stand for"
+        raise RequestError(Problem(what, str(forms["kohya"].path), hint))
     names = same_parameters([list(adapter.parts) for adapter in adapters])
     entries: dict[str, TensorEntry] = {}
     owners: dict[str, str] = {}
@@ -100,7 +113,10 @@ def side_by_side(adapters: Sequence[Adapter]) -> list[Checkpoint]:
         renamed.append(parts)
         for why, listed in dense.items():
             what = f"{'is' if len(listed) == 1 else 'are'} no low-rank update: {why}"
-            hint = "name the base that it was trained on as base_model, so that its values can be read"
+            hint = (
+                "name the base that it was trained on as base_model, so that its values can be read; heads "
+                "of different tasks are kept side by side by merge_method: mass"
+            )
             problems.append(Problem(f"{examples(listed)} {what}", str(adapter.path), hint))
     if problems:
         raise RequestError(problems)

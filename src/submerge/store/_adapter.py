@@ -12,16 +12,17 @@ from submerge.deferred import torch
 from submerge.errors import Problem, RequestError
 from submerge.store._adapter_build import build_parts
 from submerge.store._adapter_config import ADAPTER_CONFIG, read_adapter_config
-from submerge.store._adapter_parts import Add, LowRank, Part, Replace, Rows
-from submerge.store._choice import Choice, choose_adapter
+from submerge.store._adapter_parts import Add, Form, LowRank, Part, Replace, Rows
+from submerge.store._choice import Choice, choose_adapter, weights_beside
 from submerge.store._dtypes import DTYPES
 from submerge.store._header import TensorEntry, read_header
 from submerge.store._hub import Fetched, fetch
 from submerge.store._pickles import load_pickled, memory_entry
+from submerge.store._problems import examples
 from submerge.store._side_files import side_files
 from submerge.store._source import FileTable, MemorySource, Source
 from submerge.store._spec import HubId, locate, sibling_hint
-from submerge.store._vocabulary import Tokenizer, is_tokenizer_file
+from submerge.store._vocabulary import Tokenizer
 
 __all__ = ["Adapter", "is_adapter", "open_adapter"]
 
@@ -34,7 +35,10 @@ class Adapter:
     was recognised. `memory` holds the tensors of a pickled file, whose entries have no file. `pending`
     says that the weights of a Hub id are not downloaded yet: shapes are known, values cannot be read.
     `whole` names what a model under it took over from it as it is, and what therefore is no part any more;
-    `names` are the adapter's own names of that model's parameters. `tokenizer` is what of one lies beside it.
+    `names` are the adapter's own names of that model's parameters, and `unfit` the shapes of
+    those that it has in another shape, and does not change. `tokenizer` is what of one lies beside it. `form`
+    says whose file it is; those of diffusers and kohya have no configuration. `left_out` tells what of the
+    files is used by no merge.
     """
 
     label: str
@@ -51,6 +55,9 @@ class Adapter:
     whole: frozenset[str] = frozenset()
     names: Mapping[str, str] = field(default_factory=dict)
     tokenizer: Tokenizer | None = None
+    unfit: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    form: Form = "peft"
+    left_out: tuple[str, ...] = ()
 
     @property
     def rank(self) -> int:
@@ -86,11 +93,14 @@ class Adapter:
             b = b.reshape(b.shape[0], part.rank, part.experts).permute(2, 0, 1)
             if part.expert is not None:
                 a, b = a[part.expert], b[part.expert]
-                b = b[slice(*part.rows)] if part.rows else b
         else:
             a, b = a.flatten(1), b.flatten(1)
         left, right = (a.mT, b.mT) if part.transposed else (b, a)
-        return (left * part.scale).contiguous(), right.contiguous()
+        left = left[slice(*part.rows)] if part.rows else left
+        scale = part.scale
+        if part.alpha is not None:
+            scale = float(self._floats(part.alpha, table)) / part.rank
+        return (left * scale).contiguous(), right.contiguous()
 
     def magnitude(self, name: str, table: FileTable) -> torch.Tensor | None:
         """Return DoRA's magnitudes [out] of a parameter, or None where there are none."""
@@ -177,9 +187,11 @@ def _open(folder: Path, label: str, allow_pickle: bool, fetched: Fetched | None 
         raise RequestError([*error.problems, *problems]) from None
     if entries is None:
         raise RequestError(problems)
-    tokenizer = Tokenizer(folder, tuple(filter(is_tokenizer_file, side_files(folder)[0])))
-    parts, notes = build_parts(entries, config, str(folder / choice.name))
+    files = side_files(folder)
+    keys = {entry.name: entry for entry in entries}
+    parts, notes = build_parts(keys, config, str(folder / choice.name))
     base, revision = config.raw.get("base_model_name_or_path"), config.raw.get("revision")
+    beside = fetched.beside if fetched and fetched.beside else weights_beside(_names(folder))
     return Adapter(
         label=label,
         path=folder,
@@ -192,7 +204,10 @@ def _open(folder: Path, label: str, allow_pickle: bool, fetched: Fetched | None 
         files=(folder / choice.name,),
         memory=memory,
         pending=choice.name in headers,
-        tokenizer=tokenizer,
+        tokenizer=Tokenizer.among(folder, files.carried, files.links),
+        left_out=(f"weights beside it are no part of an adapter, and are left out: {examples(beside)}",)
+        if beside
+        else (),
     )
 
 

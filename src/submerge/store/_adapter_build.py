@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from submerge.errors import Problem, RequestError
@@ -46,17 +46,17 @@ class _Build:
 
 
 def build_parts(
-    entries: Iterable[TensorEntry], config: AdapterConfig, where: str
+    entries: Mapping[str, TensorEntry], config: AdapterConfig, where: str
 ) -> tuple[dict[str, Part], tuple[str, ...]]:
     """Return the parts by the parameter's name, in order of names, and notes on what was recognised.
 
-    Raises `RequestError` with every tensor that is missing, unknown, or of a shape that does not fit.
+    `entries` are the file's tensors by PEFT's keys. Raises `RequestError` with every tensor that is missing,
+    unknown, or of a shape that does not fit.
     """
-    entries = list(entries)
     found = sort_keys(entries, where)
     build = _Build(config, where, problems=found.problems)
     strange = [
-        entry.name for entry in entries if DTYPES[entry.dtype].kind not in ("float", "integer", "bool")
+        key for key, entry in entries.items() if DTYPES[entry.dtype].kind not in ("float", "integer", "bool")
     ]
     if strange:
         build.wrong(f"holds quantised or complex tensors ({examples(strange)})", "save it in float32")

@@ -13,7 +13,7 @@ from submerge.errors import Problem, RequestError
 from submerge.store._adapter_refusals import MERGE_FIRST, refusals, remarks
 from submerge.store._problems import read_json
 
-__all__ = ["ADAPTER_CONFIG", "AdapterConfig", "read_adapter_config"]
+__all__ = ["ADAPTER_CONFIG", "AdapterConfig", "adapter_config", "read_adapter_config"]
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -61,11 +61,15 @@ def _pattern(patterns: Mapping[str, object], module: str) -> str | None:
 def read_adapter_config(path: Path) -> AdapterConfig:
     """Return a folder's `adapter_config.json`; raise `RequestError` with all that cannot be honoured."""
     raw = read_json(path)
-    where = str(path)
     kind = raw.get("peft_type")
     if kind != "LORA":
         what = f"is a {kind} adapter; only LoRA adapters can be merged" if kind else "names no peft_type"
-        raise RequestError(Problem(what, where, MERGE_FIRST))
+        raise RequestError(Problem(what, str(path), MERGE_FIRST))
+    return adapter_config(raw, str(path))
+
+
+def adapter_config(raw: Mapping[str, Any], where: str) -> AdapterConfig:
+    """Return the fields of a LoRA configuration; raise `RequestError` with all that cannot be honoured."""
     problems = refusals(raw, where)
     read = _Fields(raw, where, problems)
     patterns: dict[str, dict[str, Any]] = {

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from submerge.errors import Problem, RequestError
 from submerge.store._adapter import Adapter
-from submerge.store._adapter_parts import LowRank, Part, Rows
+from submerge.store._adapter_experts import experts_apart, settled_experts
+from submerge.store._adapter_parts import Add, LowRank, Part, Replace, Rows
+from submerge.store._lora_fit import of_one_model
 from submerge.store._names import layer_of
-from submerge.store._prefixes import match_names
+from submerge.store._prefixes import NameMatch, match_names
+from submerge.store._problems import examples
 
 __all__ = ["fit_adapter"]
 
@@ -22,36 +25,41 @@ _UNTIE = (
     "untie the base: load it with from_pretrained(…, tie_word_embeddings=False), copy the embedding's weight "
     "into the head's, save that with save_pretrained and name it; or train with ensure_weight_tying=True"
 )
-# experts that Transformers packs into two tensors, and the names under which checkpoints keep them apart
-_PACKED = ".mlp.experts."
-_APART = (
-    (".mlp.experts.", ("gate_proj", "up_proj"), "down_proj"),
-    (".block_sparse_moe.experts.", ("w1", "w3"), "w2"),
-)
+_TABLE = re.compile(r"(?:embed\w*|lm_head|wte|shared|word_embeddings)\.weight$")
 
 
-def fit_adapter(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Adapter:
+def fit_adapter(
+    adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], *, other_shapes: bool = False
+) -> Adapter:
     """Return the adapter with its parts under the base's names, by the shapes of the base's tensors.
 
     Prefixes are matched as `match_names` does, packed experts are taken apart where the base keeps them
     apart, and what only the base can tell (whether a parameter is stored transposed) is settled. Raises
-    `RequestError` with every part that the base has no place for, or a place of another shape.
+    `RequestError` with every part that the base has no place for, or a place of another shape. With
+    `other_shapes` parts of another shape are left out, and listed in `unfit`, unless all are.
     """
-    where = str(adapter.path)
+    where, version = str(adapter.path), adapter.config.get("peft_version")
+    version = version if isinstance(version, str) else None
+    if adapter.form != "peft":
+        adapter = of_one_model(adapter, shapes, lambda part, shape: not _settled(part, shape, turn=False)[0])
     tied, problems = _tied_head(adapter, shapes)
-    parts = _taken_apart({name: part for name, part in adapter.parts.items() if name not in tied}, shapes)
-    try:
-        matched = match_names(list(parts), list(shapes), where)
-    except RequestError as error:
-        raise RequestError([*problems, *error.problems]) from None
+    parts = {name: part for name, part in adapter.parts.items() if name not in tied}
+    parts = experts_apart(parts, shapes, version, where)
+    matched = _matched(parts, list(shapes), where, problems)
     fitted: dict[str, Part] = {}
+    unfit: dict[str, tuple[int, ...]] = {}
+    faults: list[Problem] = []
     for name, part in parts.items():
         target = matched.names[name]
-        fault, settled = _settled(part, shapes[target])
+        fault, settled = _settled(part, shapes[target], turn=adapter.form == "peft")
         if fault:
             what = f"{name} {fault}, but the base has {list(shapes[target])}"
-            problems.append(Problem(what, where, _hint(part, shapes[target])))
-        fitted[target] = settled
+            faults.append(Problem(what, where, _hint(name, part, shapes[target])))
+            unfit[target] = _shape(part)
+        else:
+            fitted[target] = settled
+    if not other_shapes or not fitted:
+        problems += faults
     if problems:
         raise RequestError(problems[:5] + _rest(problems[5:], where))
     notes = (
@@ -59,9 +67,9 @@ def fit_adapter(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Adap
         *(f"{name} is tied to the embeddings" for name in sorted(tied)),
         f"names matched with the base: {matched.description}",
     )
-    fitted = _squares(_agree(fitted, shapes, where), shapes)
+    fitted = _squares(settled_experts(fitted, shapes, version, where), shapes)
     names = {target: name for name, target in matched.names.items() if name in adapter.parts}
-    return replace(adapter, parts=dict(sorted(fitted.items())), notes=notes, names=names)
+    return replace(adapter, parts=dict(sorted(fitted.items())), notes=notes, names=names, unfit=unfit)
 
 
 def _tied_head(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> tuple[set[str], list[Problem]]:
@@ -80,51 +88,85 @@ def _rest(problems: list[Problem], where: str) -> list[Problem]:
     return [Problem(f"and {len(problems)} more of this kind", where)] if problems else []
 
 
-def _hint(part: Part, shape: tuple[int, ...]) -> str:
-    found = part.stored if isinstance(part, LowRank) else part.shape or ()
-    if len(found) == len(shape) and sum(a != b for a, b in zip(found, shape, strict=True)) == 1:
-        return "was it trained on a base with another vocabulary, or of another size?"
-    return "give the base that it was trained on"
+def _matched(
+    parts: Mapping[str, Part], available: Sequence[str], where: str, problems: list[Problem]
+) -> NameMatch:
+    """Return the base's names of all parts; raise `RequestError` with the other problems, too."""
+    try:
+        return match_names(list(parts), available, where)
+    except RequestError:
+        own = [name for name, part in parts.items() if not isinstance(part, LowRank)]
+        alone = {name for name in own if not _there(name, available)}
+        heads = {name: part for name, part in parts.items() if name in alone and isinstance(part, Replace)}
+        biases = [name for name in alone if isinstance(parts[name], Add)]
+    if heads:
+        rows = max(part.entry.shape[:1] for part in heads.values())
+        what = f"has a head of its own, which the base has not: {examples(sorted(heads))}"
+        hint = (
+            f"give a base with such a head (AutoModelFor….from_pretrained(base, num_labels={rows[0]}), "
+            "saved), or keep a head for each task with merge_method: mass"
+        )
+        problems.append(Problem(what, where, hint))
+    if biases:
+        what = f"was trained with lora_bias, and the base has no such biases: {examples(sorted(biases))}"
+        hint = (
+            "no checkpoint of this base can hold them: give it with biases of zero (as attention_bias: true "
+            "in the configuration makes them), or train without lora_bias"
+        )
+        problems.append(Problem(what, where, hint))
+    try:
+        matched = match_names([name for name in parts if name not in alone], available, where)
+    except RequestError as error:
+        problems.extend(error.problems)
+    if problems:
+        raise RequestError(problems)
+    return matched
 
 
-def _settled(part: Part, shape: tuple[int, ...]) -> tuple[str, Part]:
-    """Return (what does not fit, the part as this shape has it)."""
+def _there(name: str, available: Sequence[str]) -> bool:
+    try:
+        match_names([name], available)
+    except RequestError:
+        return False
+    return True
+
+
+def _shape(part: Part) -> tuple[int, ...]:
+    """Return the shape of the parameter that a part is of, as far as it tells."""
+    if isinstance(part, LowRank):
+        return part.stored
+    if isinstance(part, Rows):
+        return (max(part.indices, default=0) + 1, *part.entry.shape[1:])
+    return part.entry.shape
+
+
+def _hint(name: str, part: Part, shape: tuple[int, ...]) -> str:
+    own = _shape(part)
+    differs = [a != b for a, b in zip(own, shape, strict=False)]
+    if len(own) != len(shape) or sum(differs) != 1:
+        return "give the base that it was trained on"
+    if differs[0] and _TABLE.search(name):
+        return (
+            f"it was trained with another vocabulary: give a base with {own[0]} rows "
+            f"(resize_token_embeddings({own[0]}), saved with the adapter's tokenizer), or set rules: "
+            "{shape: base} to leave the adapter's rows out"
+        )
+    return "was it trained on a base with another vocabulary, or of another size? Give that base"
+
+
+def _settled(part: Part, shape: tuple[int, ...], *, turn: bool) -> tuple[str, Part]:
+    """Return (what does not fit, the part as this shape has it); with `turn` it may be stored transposed."""
     if isinstance(part, Rows):
         tall = len(shape) == 2 and part.entry.shape[1] == shape[1] and max(part.indices, default=0) < shape[0]
         return "" if tall else f"has new values for rows up to {max(part.indices, default=0)}", part
     if not isinstance(part, LowRank):
         return "" if part.entry.shape == shape else f"has the shape {list(part.entry.shape)}", part
-    for turned in (part, replace(part, transposed=not part.transposed)):
+    turn = turn and part.expert is None
+    for turned in (part, replace(part, transposed=not part.transposed)) if turn else (part,):
         single = turned.experts == 0 and len(shape) == 3 and shape == (1, *turned.stored)
-        if turned.stored == shape or single:
+        if turned.stored == shape or single or _same_map(turned.stored, shape):
             return "", replace(turned, settled=not part.experts or shape[-1] != shape[-2])
     return f"is an update of the shape {list(part.stored)}", part
-
-
-def _agree(parts: dict[str, Part], shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, Part]:
-    """Return the parts with square experts turned as the other experts of the base are."""
-    known = {
-        part.transposed
-        for part in parts.values()
-        if isinstance(part, LowRank) and part.experts and part.settled
-    }
-    for name, shape in shapes.items():  # [E, hidden, 2 · inner], or [E, 2 · inner, hidden]
-        if name.endswith("gate_up_proj") and len(shape) == 3 and shape[1] != shape[2]:
-            down = shapes.get(name.removesuffix("gate_up_proj") + "down_proj", ())
-            if down[1:] == (min(shape[1:]),) * 2:
-                known.add(shape[1] < shape[2])
-    problems = []
-    for name, part in parts.items():
-        if not isinstance(part, LowRank) or part.settled:
-            continue
-        if len(known) == 1:
-            parts[name] = replace(part, transposed=known == {True}, settled=True)
-        else:
-            what = f"{name}: which side of each expert is its output is not known"
-            problems.append(Problem(what, where, "merge it with PEFT (merge_and_unload)"))
-    if problems:
-        raise RequestError(problems[:5] + _rest(problems[5:], where))
-    return parts
 
 
 def _squares(parts: dict[str, Part], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Part]:
@@ -147,24 +189,6 @@ def _squares(parts: dict[str, Part], shapes: Mapping[str, tuple[int, ...]]) -> d
     return parts
 
 
-def _taken_apart(parts: Mapping[str, Part], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Part]:
-    """Return the parts with packed experts as one part each, where the base keeps each by itself."""
-    ends = {tuple(name.split(".")[-3:]) for name in shapes}
-    found: dict[str, Part] = {}
-    for name, part in parts.items():
-        head, packed, last = name.rpartition(_PACKED)
-        apart = next(
-            ((path, pair, down) for path, pair, down in _APART if ("0", pair[0], "weight") in ends), None
-        )
-        if not (packed and apart and isinstance(part, LowRank) and part.experts) or name in shapes:
-            found[name] = part
-            continue
-        path, pair, down = apart
-        half = part.left_entry.shape[0] // 2
-        spans: dict[str, dict[str, tuple[int, int] | None]]
-        spans = {"down_proj": {down: None}, "gate_up_proj": {pair[0]: (0, half), pair[1]: (half, 2 * half)}}
-        for expert in range(part.experts):
-            for leaf, rows in spans.get(last, {}).items():
-                one = replace(part, expert=expert, rows=rows, transposed=False, settled=True, kind="linear")
-                found[f"{head}{path}{expert}.{leaf}.weight"] = one
-    return found
+def _same_map(stored: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Return whether one is a linear map and the other the same map as a convolution with a kernel of 1."""
+    return {len(stored), len(shape)} == {2, 4} and (*stored, 1, 1)[:4] == (*shape, 1, 1)[:4]

@@ -9,7 +9,7 @@ are adapted by themselves are wrapped twice, and the one inside is below `base_l
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from submerge.errors import Problem
@@ -55,14 +55,13 @@ class Sorted:
     problems: list[Problem] = field(default_factory=list)
 
 
-def sort_keys(entries: Iterable[TensorEntry], where: str) -> Sorted:
-    """Return the tensors by module and role; keys that no LoRA adapter has are problems."""
+def sort_keys(entries: Mapping[str, TensorEntry], where: str) -> Sorted:
+    """Return the tensors, given by PEFT's keys, by module and role; keys that no LoRA has are problems."""
     found = Sorted()
     unknown: list[str] = []
-    entries = list(entries)
-    whole = {entry.name.removeprefix(_PREFIX) for entry in entries}
-    for entry in entries:
-        name = entry.name.removeprefix(_PREFIX)
+    whole = {key.removeprefix(_PREFIX) for key in entries}
+    for key, entry in entries.items():
+        name = key.removeprefix(_PREFIX)
         module, role = _split(name)
         if role is not None:
             _add_factor(found, module, role, entry, where)

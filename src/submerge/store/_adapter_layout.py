@@ -12,7 +12,7 @@ from submerge.store._adapter_parts import PACKED_ORDER, Kind
 from submerge.store._problems import examples
 from submerge.store._spill import Spilled
 
-__all__ = ["Update", "file_key", "padded", "plan_entries", "plan_keys"]
+__all__ = ["LoraKeys", "Update", "file_key", "padded", "plan_entries", "plan_keys"]
 
 Keys = tuple[str, str]
 
@@ -36,6 +36,15 @@ class Update:
     def turned(self) -> bool:
         """True if B A is the transpose of what is stored."""
         return self.transposed or self.kind == "embedding"
+
+
+@dataclass(frozen=True)
+class LoraKeys:
+    """The keys of A, of B and of alpha (if the file has any) of a LoRA file without configuration."""
+
+    a: str
+    b: str
+    alpha: str | None = None
 
 
 def file_key(name: str) -> str:

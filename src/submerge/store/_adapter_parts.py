@@ -8,12 +8,13 @@ from typing import Literal, TypeAlias
 
 from submerge.store._header import TensorEntry
 
-__all__ = ["PACKED_ORDER", "Add", "Kind", "LowRank", "Part", "Replace", "Rows"]
+__all__ = ["PACKED_ORDER", "Add", "Form", "Kind", "LowRank", "Part", "Replace", "Rows"]
 
 Shape: TypeAlias = tuple[int, ...]
 # the order in which modules of Transformers define them; PEFT wraps the first one first
 PACKED_ORDER = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
 Kind: TypeAlias = Literal["linear", "embedding", "parameter"]
+Form: TypeAlias = Literal["peft", "diffusers", "kohya"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class LowRank:
     three dimensions, A is [E·r, in] (experts outside), B is [out, r·E] (experts inside). `settled` is
     false where only the base tells which of two shapes the parameter has. With a `magnitude` (DoRA) the
     new weight is m · (W + update) / ‖W + update‖, the norm over all inputs of one output. `copy` is the
-    weight itself, as saved beside the factors.
+    weight itself, as saved beside the factors. `expert` and `rows` choose one expert, and of the parameter's
+    rows those from the first up to the last. Where the file holds an `alpha`, the scale is alpha / rank.
     """
 
     left_entry: TensorEntry
@@ -39,6 +41,7 @@ class LowRank:
     expert: int | None = None
     rows: tuple[int, int] | None = None
     kind: Kind = "linear"
+    alpha: TensorEntry | None = None
 
     @property
     def rank(self) -> int:
@@ -53,11 +56,12 @@ class LowRank:
     @property
     def stored(self) -> Shape:
         """The parameter's shape as far as the adapter knows: the one that `transposed` stands for."""
-        first, last = self.rows or (0, self.left_entry.shape[0])
-        pair = (last - first, self.right_entry.shape[1])
-        pair = (pair[1], pair[0]) if self.transposed else pair
+        outputs, inputs = self.left_entry.shape[0], self.right_entry.shape[1]
+        rows, columns = (inputs, outputs) if self.transposed else (outputs, inputs)
+        if self.rows is not None:
+            rows = self.rows[1] - self.rows[0]
         stack = (self.experts,) if self.experts and self.expert is None else ()
-        return (*stack, *pair, *self.kernel)
+        return (*stack, rows, columns, *self.kernel)
 
     @property
     def shape(self) -> Shape | None:

@@ -14,7 +14,7 @@ from threading import Lock
 from submerge.deferred import torch
 from submerge.errors import Problem, RequestError, WorkError
 from submerge.store._adapter_config import ADAPTER_CONFIG
-from submerge.store._adapter_layout import Update, file_key, padded, plan_entries, plan_keys
+from submerge.store._adapter_layout import LoraKeys, Update, file_key, padded, plan_entries, plan_keys
 from submerge.store._adapter_parts import Kind
 from submerge.store._dtypes import DTYPES, dtype_named
 from submerge.store._header import TensorEntry
@@ -22,7 +22,11 @@ from submerge.store._shards import Shard, plan_shards
 from submerge.store._spill import Spilled, SpillFile
 from submerge.store._writer import ShardWriter, preallocate, sync_file, sync_folder
 
-__all__ = ["AdapterWriter"]
+__all__ = ["ADAPTER_STEM", "LORA_STEM", "AdapterWriter"]
+
+ADAPTER_STEM = "adapter_model"
+LORA_STEM = "pytorch_lora_weights"
+"""The names, without `.safetensors`, under which PEFT and diffusers look for weights."""
 
 _DTYPES = ("F32", "BF16", "F16")
 _ONE_FILE = 2**62
@@ -33,11 +37,13 @@ class AdapterWriter:
 
     What is added goes to a temporary file in `folder` at once, so that memory holds one module at a
     time. The bytes that `finish` writes depend on what was added, not on the order. Without `finish`
-    nothing is left behind.
+    nothing is left behind. With `keys`, by name, what is added is written as diffusers and kohya have it: one
+    file under these keys, without a configuration.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keys: Mapping[str, LoraKeys] | None = None) -> None:
         self.folder = folder
+        self.keys = keys
         folder.mkdir(parents=True, exist_ok=True)
         self._updates: dict[str, Update] = {}
         self._saved: dict[str, Spilled] = {}
@@ -103,6 +109,7 @@ class AdapterWriter:
     ) -> Path:
         """Write `adapter_model.safetensors` and `adapter_config.json`, and return the folder.
 
+        With `keys` that is `pytorch_lora_weights.safetensors` alone.
         `rank` is the common rank (default: the largest that was added). Files of these names are
         replaced. Raises `RequestError` if nothing was added or `rank` is too small, `WorkError` if the
         disk fails or a value does not fit `dtype`.
@@ -118,14 +125,18 @@ class AdapterWriter:
         if self._updates and rank < used:
             what = f"rank {rank} is too small for factors of rank {used}"
             problems.append(Problem(what, str(self.folder), f"ask for {used}, or reduce the factors first"))
-        keys = plan_keys(self._updates, str(self.folder), problems)
+        if self.keys is None:
+            keys = plan_keys(self._updates, str(self.folder), problems)
+        else:
+            keys = {name: (self.keys[name].a, self.keys[name].b) for name in self._updates}
         if problems or code is None:
             raise RequestError(problems)
         shard = self._plan(keys, rank, code)
         preallocate(self.folder, shard)
         try:
             self._write_all(keys, rank, shard)
-            self._write_config(self._config(rank, base, base_revision, task_type))
+            if self.keys is None:
+                self._write_config(self._config(rank, base, base_revision, task_type))
         except BaseException:
             (self.folder / shard.file).unlink(missing_ok=True)
             raise
@@ -148,7 +159,14 @@ class AdapterWriter:
         for name, kept in self._saved.items():
             own = dtype_named(kept.dtype) or ""
             rows.append((file_key(name), code if kept.dtype.is_floating_point else own, kept.shape))
-        return plan_shards(sorted(rows), _ONE_FILE, stem="adapter_model")[0]
+        rows += [(key, code, ()) for key in self._alphas()]
+        stem = ADAPTER_STEM if self.keys is None else LORA_STEM
+        return plan_shards(sorted(rows), _ONE_FILE, stem=stem)[0]
+
+    def _alphas(self) -> list[str]:
+        """Return the keys of alpha, one for each update that has one."""
+        keys = self.keys or {}
+        return [alpha for name in self._updates if name in keys and (alpha := keys[name].alpha) is not None]
 
     def _write_all(self, keys: Mapping[str, tuple[str, str]], rank: int, shard: Shard) -> None:
         with ShardWriter(self.folder, [shard]) as writer:
@@ -156,6 +174,8 @@ class AdapterWriter:
                 left, right = self._file.get(update.left), self._file.get(update.right)
                 for key, values in zip(keys[name], padded(update, left, right, rank), strict=True):
                     self._write(writer, shard.entries[key], values)
+            for key in self._alphas():  # which gives the scale 1
+                self._write(writer, shard.entries[key], torch.tensor(float(rank)))
             for name, kept in sorted(self._saved.items()):
                 self._write(writer, shard.entries[file_key(name)], self._file.get(kept))
             writer.sync()

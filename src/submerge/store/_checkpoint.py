@@ -24,7 +24,7 @@ from submerge.store._source import FileTable, MemorySource, Source
 from submerge.store._spec import HubId, locate, sibling_hint
 from submerge.store._view import View
 from submerge.store._view_source import ViewSource
-from submerge.store._vocabulary import Tokenizer, is_tokenizer_file
+from submerge.store._vocabulary import Tokenizer
 
 __all__ = ["Checkpoint", "open_checkpoint", "same_values"]
 
@@ -38,7 +38,8 @@ class Checkpoint:
 
     `path` is the folder or the bare file; `revision` the resolved commit of a Hub id. `tensors` are in
     file order; `shards` maps each to its weight file's name. `side_files` are relative to the folder and
-    `other_weights` are weight files in subfolders that this checkpoint does not read. `memory` holds the
+    `other_weights` are weight files in subfolders that this checkpoint does not read; `links` says why some
+    files must not be carried. `memory` holds the
     tensors of pickled weights, whose entries have no file. `pending` says that weights of a Hub id are not
     downloaded yet: names, types and shapes are known, values cannot be read. `adapter` is laid over the
     tensors: what it does to each is to be added to the values that are read, and `under` is the model
@@ -55,6 +56,7 @@ class Checkpoint:
     config: dict[str, Any] | None = None
     side_files: tuple[Path, ...] = ()
     other_weights: tuple[Path, ...] = ()
+    links: Mapping[Path, Problem] = field(default_factory=dict)
     memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
     pending: bool = False
     adapter: Adapter | None = None
@@ -81,7 +83,7 @@ class Checkpoint:
         brought = self.adapter.tokenizer if self.adapter else None
         if brought is not None and brought.complete:
             return brought
-        return Tokenizer(self.path, tuple(file for file in self.side_files if is_tokenizer_file(file)))
+        return Tokenizer.among(self.path, self.side_files, self.links)
 
     def source(self, name: str, table: FileTable) -> Source:
         """Return where to read a tensor's values from: its file, opened in `table`, memory, or views."""
@@ -253,9 +255,20 @@ def _open_folder(
         )
     else:
         found.add(choice.name, found.read(folder / choice.name, pickled=choice.pickled) or {})
-    beside, other = found.attempt(lambda: side_files(folder)) or ((), ())
-    pending = bool(found.headers)
-    return _checked(found, Checkpoint(label, folder, None, {}, {}, config, beside, other, pending=pending))
+    beside = side_files(folder)
+    model = Checkpoint(
+        label,
+        folder,
+        None,
+        {},
+        {},
+        config,
+        beside.carried,
+        beside.weights,
+        links=beside.links,
+        pending=bool(found.headers),
+    )
+    return _checked(found, model)
 
 
 def _open_file(path: Path, label: str, allow_pickle: bool) -> Checkpoint:

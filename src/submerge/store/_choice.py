@@ -18,6 +18,7 @@ __all__ = [
     "choose_weights",
     "is_training_state",
     "pickle_refusal",
+    "weights_beside",
 ]
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
@@ -38,7 +39,7 @@ WEIGHT_SUFFIXES = (
     ".nemo",
     ".npz",
 )
-_STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
+_STEMS = ("model", "diffusion_pytorch_model", "pytorch_model", "pytorch_lora_weights")
 _INDEX = re.compile(r"\.(safetensors|bin)\.index(\.[^.]+)?\.json$")
 _PIECE = re.compile(r"-\d{5}-of-(\d{5})\.")
 _TRAINING = re.compile(
@@ -76,6 +77,8 @@ def choose_weights(
     """
     visible = sorted(name for name in names if not name.startswith("."))
     usable = [name for name in visible if not is_training_state(name) and not name.startswith("adapter_")]
+    if _is_adapter(visible):  # other files are what lies beside its weights
+        usable = [name for name in usable if name.startswith(_STEMS)]
     chosen = _safetensors(usable, where) or _pickled(usable, where)
     if chosen is None and any(name.startswith("adapter_") for name in visible):
         hint = "name it as `model+adapter`, or alone beside a base_model"
@@ -110,6 +113,20 @@ def choose_adapter(names: Collection[str], where: str, *, allow_pickle: bool = F
     raise RequestError(Problem(what, where, "copy or download the missing file"))
 
 
+def weights_beside(names: Collection[str]) -> tuple[str, ...]:
+    """Return the weight files at the root of an adapter's folder that are not the adapter's own."""
+    return tuple(
+        sorted(
+            name
+            for name in names
+            if name.endswith(WEIGHT_SUFFIXES)
+            and "/" not in name
+            and not name.startswith((".", "adapter_model."))
+            and not is_training_state(name)
+        )
+    )
+
+
 def pickle_refusal(where: str) -> Problem:
     """Return the problem of weights in a pickle while pickles are not allowed."""
     return Problem(
@@ -118,6 +135,10 @@ def pickle_refusal(where: str) -> Problem:
         "if you trust it, allow it with --allow-pickle; or convert it once: load the model with "
         "Transformers and save_pretrained() it, which writes safetensors",
     )
+
+
+def _is_adapter(names: Collection[str]) -> bool:
+    return "adapter_config.json" in names and any(name.startswith("adapter_model.") for name in names)
 
 
 def _safetensors(names: list[str], where: str) -> Choice | None:

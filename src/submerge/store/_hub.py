@@ -12,7 +12,7 @@ from typing import Any
 
 from submerge.deferred import required
 from submerge.errors import Problem, RequestError, WorkError
-from submerge.store._choice import PICKLE_SUFFIXES, Choice, choose_adapter, choose_weights
+from submerge.store._choice import PICKLE_SUFFIXES, Choice, choose_adapter, choose_weights, weights_beside
 from submerge.store._config import quantised_config
 from submerge.store._dtypes import DTYPES
 from submerge.store._header import TensorEntry
@@ -47,13 +47,15 @@ class Fetched:
     """A repository in the cache: its snapshot folder and commit, and what is known of the rest.
 
     `choice` is the file that holds the weights, as the list of the repository says (None when only the
-    cache was looked at). `headers` holds, by file, the tensors of weights that were not downloaded.
+    cache was looked at). `headers` holds, by file, the tensors of weights that were not downloaded. `beside`
+    are an adapter repository's weight files that are not the adapter's.
     """
 
     folder: Path
     commit: str
     choice: Choice | None = None
     headers: Mapping[str, Mapping[str, TensorEntry]] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
 
 
 def fetch(
@@ -84,8 +86,10 @@ def fetch(
         reason = f"the Hub cannot be reached ({type(error).__name__}: {error})"
         return Fetched(*_cached(hub, repo_id, revision, reason))
     names = [sibling.rfilename for sibling in info.siblings or ()]
+    beside: tuple[str, ...] = ()
     if adapter:
         choice = choose_adapter(names, repo_id, allow_pickle=allow_pickle)
+        beside = weights_beside(names)
         small = [
             "adapter_config.json",
             *(n for n in names if _is_small(n) and is_tokenizer_file(PurePosixPath(n))),
@@ -108,10 +112,10 @@ def fetch(
             raise RequestError(problems)
     files = list(_weights(folder, choice))
     if weights or choice.pickled:
-        return Fetched(_download(hub, repo_id, folder.name, files), folder.name, choice)
+        return Fetched(_download(hub, repo_id, folder.name, files), folder.name, choice, beside=beside)
     missing = [name for name in files if not (folder / name).exists()]
     headers = {name: _header(hub, repo_id, folder, name) for name in missing}
-    return Fetched(folder, folder.name, choice, headers)
+    return Fetched(folder, folder.name, choice, headers, beside)
 
 
 def _header(hub: ModuleType, repo_id: str, folder: Path, name: str) -> dict[str, TensorEntry]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from submerge.errors import Problem, RequestError
 from submerge.store._adapter import Adapter, is_adapter, open_adapter
+from submerge.store._adapter_config import ADAPTER_CONFIG
 from submerge.store._checkpoint import Checkpoint, open_checkpoint
 from submerge.store._choice import HoldsAdapterError
-from submerge.store._spec import locate
+from submerge.store._lora_file import lora_file
+from submerge.store._spec import HubId, locate
 
 __all__ = ["open_model", "split_spec"]
 
@@ -22,15 +27,40 @@ def split_spec(spec: str, root: Path) -> tuple[str, str | None]:
 
 
 def open_model(
-    spec: str, *, root: Path, allow_pickle: bool = False, download: bool = True
+    spec: str, *, root: Path, allow_pickle: bool = False, download: bool = True, adapter: bool = False
 ) -> Checkpoint | Adapter:
-    """Return the checkpoint or the adapter, whichever it is, that a spec without `+` names."""
-    arguments = {"root": root, "allow_pickle": allow_pickle, "download": download}
+    """Return the checkpoint or the adapter, whichever it is, that a spec without `+` names.
+
+    An adapter may be a folder that PEFT saved, the file in it, or a LoRA file of diffusers or kohya's
+    scripts. With `adapter` it must be one. Raises `RequestError` with all that is wrong with the files.
+    """
     place = locate(spec, root)
-    readable = isinstance(place, Path) and os.access(place, os.R_OK | os.X_OK)
-    if isinstance(place, Path) and readable and is_adapter(place):
-        return open_adapter(spec, **arguments)  # type: ignore[arg-type]
+    how: dict[str, Any] = {"allow_pickle": allow_pickle, "download": download}
+    folder = _peft_folder(place) if isinstance(place, Path) else None
+    if folder is not None:
+        return replace(open_adapter(str(folder), root=root, **how), label=spec)
+    if adapter and isinstance(place, HubId):
+        try:
+            return open_adapter(spec, root=root, **how)
+        except RequestError as error:
+            first = error
     try:
-        return open_checkpoint(spec, **arguments)  # type: ignore[arg-type]
+        found = open_checkpoint(spec, root=root, **how)
+        lora = lora_file(found)
     except HoldsAdapterError:
-        return open_adapter(spec, **arguments)  # type: ignore[arg-type]
+        return open_adapter(spec, root=root, **how)
+    if lora is None and adapter:
+        if isinstance(place, HubId):
+            raise first
+        hint = "name the folder in which PEFT saved the adapter, or a LoRA file of diffusers or kohya"
+        raise RequestError(Problem("holds no adapter, but a whole model", spec, hint))
+    return lora or found
+
+
+def _peft_folder(place: Path) -> Path | None:
+    """Return the folder of an adapter that PEFT saved, named by itself or by its file."""
+    if place.is_file():
+        named = place.name.startswith("adapter_model.") and (place.parent / ADAPTER_CONFIG).is_file()
+        return place.parent if named else None
+    readable = os.access(place, os.R_OK | os.X_OK)
+    return place if readable and is_adapter(place) else None

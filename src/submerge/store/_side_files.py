@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem
 from submerge.store._choice import WEIGHT_SUFFIXES, is_training_state
 
-__all__ = ["is_side_file", "is_side_folder", "side_files"]
+__all__ = ["SideFiles", "is_side_file", "is_side_folder", "side_files"]
 
 _INDEX = re.compile(r"\.(safetensors|bin|h5|msgpack)\.index(\.[^.]+)?\.json$")
 # what another run says about itself would be false of the output; an adapter_config.json would even
@@ -40,12 +42,23 @@ def is_side_file(path: PurePath) -> bool:
     )
 
 
-def side_files(folder: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Return (files to carry, weight files in subfolders), both relative to `folder` and sorted.
+@dataclass(frozen=True)
+class SideFiles:
+    """Files to carry and weight files in subfolders, relative to the folder and sorted.
 
-    Links are followed only to files inside the folder, or into the blobs of a Hub cache: a link that
-    leads elsewhere would carry a private file into a folder that may be published. Raises
-    `RequestError` naming every such link.
+    `links` says, by path, why a link must not be followed: one that leads out of the folder would carry a
+    private file into a folder that may be published.
+    """
+
+    carried: tuple[Path, ...]
+    weights: tuple[Path, ...]
+    links: Mapping[Path, Problem]
+
+
+def side_files(folder: Path) -> SideFiles:
+    """Return the files of a folder beside its weights.
+
+    Links are followed only to files inside the folder, or into the blobs of a Hub cache.
     """
     home = folder.resolve()
     allowed = [home]
@@ -53,11 +66,11 @@ def side_files(folder: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
         allowed.append(home.parent.parent / "blobs")
     carried: list[Path] = []
     weights: list[Path] = []
-    problems: list[Problem] = []
+    links: dict[Path, Problem] = {}
     for place, folders, files in os.walk(home):
         folders[:] = sorted(name for name in folders if is_side_folder(name))
-        links = [name for name in folders if (Path(place) / name).is_symlink()]
-        for name in [*sorted(files), *links]:
+        linked = [name for name in folders if (Path(place) / name).is_symlink()]
+        for name in [*sorted(files), *linked]:
             path = Path(place) / name
             relative = path.relative_to(home)
             is_weight = (
@@ -67,12 +80,10 @@ def side_files(folder: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
                 continue
             problem = _link_problem(path, allowed) if path.is_symlink() else None
             if problem is not None:
-                problems.append(problem)
+                links[relative] = problem
             elif path.is_file():  # neither pipes and sockets, nor linked folders, which are walked in place
                 (weights if is_weight else carried).append(relative)
-    if problems:
-        raise RequestError(problems)
-    return tuple(sorted(carried)), tuple(sorted(weights))
+    return SideFiles(tuple(sorted(carried)), tuple(sorted(weights)), links)
 
 
 def _link_problem(path: Path, allowed: list[Path]) -> Problem | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -77,15 +77,22 @@ def _is_vocabulary(path: PurePath) -> bool:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """The tokenizer's files in a folder, by their paths inside."""
+    """The tokenizer's files in a folder, by their paths inside; `links` says why some must not be carried."""
 
     folder: Path
     files: tuple[Path, ...] = ()
+    links: Mapping[Path, Problem] = field(default_factory=dict)
+
+    @classmethod
+    def among(cls, folder: Path, files: Iterable[Path], links: Mapping[Path, Problem]) -> Tokenizer:
+        """Return the tokenizer of a folder, among all files beside its weights."""
+        own = tuple(filter(is_tokenizer_file, files))
+        return cls(folder, own, {file: why for file, why in links.items() if is_tokenizer_file(file)})
 
     @property
     def complete(self) -> bool:
         """Whether there are tokens, and not only a template or settings."""
-        return any(_is_vocabulary(file) for file in self.files)
+        return any(map(_is_vocabulary, (*self.files, *self.links)))
 
 
 @dataclass(frozen=True)

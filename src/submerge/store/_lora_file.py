@@ -1,0 +1,130 @@
+"""A LoRA file without `adapter_config.json`, as diffusers and kohya's scripts write it, as an adapter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from submerge.errors import Problem, RequestError
+from submerge.store._adapter import Adapter
+from submerge.store._adapter_build import build_parts
+from submerge.store._adapter_config import AdapterConfig, adapter_config
+from submerge.store._adapter_parts import LowRank, Part
+from submerge.store._checkpoint import Checkpoint
+from submerge.store._header import TensorEntry, read_header
+from submerge.store._lora_names import LoraNames, component_of, lora_names
+
+__all__ = ["lora_file"]
+
+_METADATA = "lora_adapter_metadata"  # diffusers' key in the header, of the components' configurations
+
+
+def lora_file(model: Checkpoint) -> Adapter | None:
+    """Return the adapter that a file opened as a checkpoint really is, or None for a model.
+
+    Scales are as diffusers and kohya have them: alpha / rank where the file holds an alpha, what the
+    configuration in the file's header says where there is one, and 1 otherwise. Raises `RequestError` for
+    adapters that are no plain LoRA or whose form is not known: the factors must never be merged one by one.
+    """
+    where = str(_file(model))
+    has_own = any("lora" in key and isinstance(value, (dict, list)) for key, value in _settings(model))
+    configs = _configurations(model)
+    names = lora_names(list(model.tensors), where, has_own=has_own, configured=bool(configs))
+    if names is None:
+        return None
+    if names.alphas and configs:
+        what = f"says its scale twice: by {min(names.alphas.values())}, and in {_METADATA} of its header"
+        raise RequestError(Problem(what, where, "save it again with diffusers"))
+    parts, notes = _parts(model, names, configs, where)
+    return Adapter(
+        label=model.label,
+        path=model.path,
+        revision=model.revision,
+        config={},
+        base=None,
+        base_revision=None,
+        parts=parts,
+        notes=(f"in the form of {names.form}", *notes),
+        files=tuple(model.files),
+        memory=model.memory,
+        pending=model.pending,
+        form=names.form,
+    )
+
+
+@dataclass(frozen=True)
+class _ByFile(AdapterConfig):
+    """What the file alone says: each module's rank, and the scale 1."""
+
+    ranks: Mapping[str, int] = field(default_factory=dict)
+
+    def rank_of(self, module: str) -> int:
+        return self.ranks.get(module, 1)
+
+    def scale_of(self, module: str, rank: int) -> float:
+        return 1.0
+
+
+def _parts(
+    model: Checkpoint, names: LoraNames, configs: Mapping[str, Mapping[str, Any]], where: str
+) -> tuple[dict[str, Part], list[str]]:
+    """Return the parts of all components, and notes."""
+    groups: dict[str, dict[str, TensorEntry]] = {}
+    for key, own in names.keys.items():
+        component, _ = component_of(key, names.form)
+        groups.setdefault(component, {})[key] = model.tensors[own]
+    parts: dict[str, Part] = {}
+    notes = []
+    for component, entries in groups.items():
+        raw = configs.get(component)
+        config = _by_file(entries, where) if raw is None else adapter_config(raw, where)
+        built, more = build_parts(entries, config, where)
+        parts |= built
+        notes += [f"{component}: {note}" if component else note for note in more]
+    for module, own in names.alphas.items():
+        part, alpha = parts.get(f"{module}.weight"), model.tensors[own]
+        if alpha.numel != 1:
+            raise RequestError(Problem(f"{own} has the shape {list(alpha.shape)}: it is no number", where))
+        if isinstance(part, LowRank):
+            parts[f"{module}.weight"] = replace(part, alpha=alpha)
+    if not configs:
+        scaled = f"{len(names.alphas)} modules with an alpha of their own" if names.alphas else "no alpha"
+        notes.append(f"{scaled}; without one the scale is 1")
+    return dict(sorted(parts.items())), notes
+
+
+def _by_file(entries: Mapping[str, TensorEntry], where: str) -> _ByFile:
+    ends = ".lora_A.weight"
+    shapes = {key.removesuffix(ends): entry.shape for key, entry in entries.items() if key.endswith(ends)}
+    dora = any(key.endswith(".lora_magnitude_vector") for key in entries)
+    plain = adapter_config({"use_dora": dora}, where)
+    return _ByFile(**vars(plain), ranks={module: shape[0] for module, shape in shapes.items() if shape})
+
+
+def _file(model: Checkpoint) -> Path:
+    return model.path if model.path.is_file() or not model.files else model.files[0]
+
+
+def _settings(model: Checkpoint) -> list[tuple[str, Any]]:
+    return list((model.config or {}).items())
+
+
+def _configurations(model: Checkpoint) -> dict[str, dict[str, Any]]:
+    """Return PEFT's configuration of each component, as far as diffusers wrote them into the header."""
+    found: dict[str, dict[str, Any]] = {}
+    for file in model.files if not (model.pending or model.memory) else ():
+        text = read_header(file).metadata.get(_METADATA)
+        if text is None:
+            continue
+        try:
+            fields = json.loads(text)
+            assert isinstance(fields, dict)
+        except (ValueError, AssertionError):
+            raise RequestError(Problem(f"{_METADATA} in the header is no JSON object", str(file))) from None
+        for key, value in fields.items():
+            component, field_name = component_of(key, "diffusers")
+            found.setdefault(component, {})[field_name] = value
+    return found

@@ -1,0 +1,315 @@
+"""LoRA files without a configuration: diffusers' and kohya's forms, and what must be refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from store.helpers_adapter import State, applied, by_hand, same
+from store.helpers_store import messages
+from submerge.errors import RequestError
+from submerge.store import Adapter, Checkpoint, fit_adapter, open_model
+
+UNET = "unet.down_blocks.0.attentions.1.transformer_blocks.0.attn1"
+FLAT = "lora_unet_down_blocks_0_attentions_1_transformer_blocks_0_attn1"
+BASE = UNET.removeprefix("unet.")
+TEXT = "text_model.encoder.layers.0.self_attn"
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+def opened(folder: Path, tensors: State, name: str = "lora", **metadata: str) -> Adapter:
+    folder.mkdir(exist_ok=True)
+    save_file(tensors, folder / f"{name}.safetensors", metadata=metadata)
+    adapter = open_model(f"{name}.safetensors", root=folder)
+    assert isinstance(adapter, Adapter)
+    return adapter
+
+
+def merged(adapter: Adapter, base: Mapping[str, torch.Tensor]) -> State:
+    return applied(base, fit_adapter(adapter, {name: tuple(t.shape) for name, t in base.items()}))
+
+
+A, B = draw(2, 8), draw(6, 2)
+FORMS: dict[str, tuple[str, State, float]] = {
+    "lora_A": (f"{BASE}.to_q", {f"{UNET}.to_q.lora_A.weight": A, f"{UNET}.to_q.lora_B.weight": B}, 1),
+    "lora.down": (f"{BASE}.to_q", {f"{UNET}.to_q.lora.down.weight": A, f"{UNET}.to_q.lora.up.weight": B}, 1),
+    "processor": (
+        f"{BASE}.to_q",
+        {
+            f"{UNET}.processor.to_q_lora.down.weight": A,
+            f"{UNET}.processor.to_q_lora.up.weight": B,
+        },
+        1,
+    ),
+    "processor, to_out, without the prefix": (
+        f"{BASE}.to_out.0",
+        {
+            f"{BASE}.processor.to_out_lora.down.weight": A,
+            f"{BASE}.processor.to_out_lora.up.weight": B,
+        },
+        1,
+    ),
+    "lora_linear_layer": (
+        f"{TEXT}.q_proj",
+        {
+            f"text_encoder.{TEXT}.q_proj.lora_linear_layer.down.weight": A,
+            f"text_encoder.{TEXT}.q_proj.lora_linear_layer.up.weight": B,
+        },
+        1,
+    ),
+    "older text encoder": (
+        f"{TEXT}.out_proj",
+        {
+            f"text_encoder.{TEXT}.to_out_lora.down.weight": A,
+            f"text_encoder.{TEXT}.to_out_lora.up.weight": B,
+        },
+        1,
+    ),
+    "kohya": (
+        f"{BASE}.to_q",
+        {
+            f"{FLAT}_to_q.lora_down.weight": A,
+            f"{FLAT}_to_q.lora_up.weight": B,
+            f"{FLAT}_to_q.alpha": torch.tensor(1.0),
+        },
+        0.5,
+    ),
+    "kohya without alpha": (
+        f"{BASE}.to_q",
+        {f"{FLAT}_to_q.lora_down.weight": A, f"{FLAT}_to_q.lora_up.weight": B},
+        1,
+    ),
+    "kohya, text encoder": (
+        f"{TEXT}.q_proj",
+        {
+            "lora_te1_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight": A,
+            "lora_te1_text_model_encoder_layers_0_self_attn_q_proj.lora_up.weight": B,
+            "lora_te1_text_model_encoder_layers_0_self_attn_q_proj.alpha": torch.tensor(3.0),
+        },
+        1.5,
+    ),
+    "alpha with dots": (
+        "blocks.0.attn.q",
+        {
+            "diffusion_model.blocks.0.attn.q.lora_down.weight": A,
+            "diffusion_model.blocks.0.attn.q.lora_up.weight": B,
+            "diffusion_model.blocks.0.attn.q.alpha": torch.tensor(4.0),
+        },
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms(form: str, tmp_path: Path) -> None:
+    module, tensors, scale = FORMS[form]
+    base = {f"{module}.weight": draw(6, 8, seed=5), "other.weight": draw(6, 8)}
+    adapter = opened(tmp_path, tensors)
+    assert adapter.rank == 2
+    wanted = base | {f"{module}.weight": base[f"{module}.weight"] + scale * B @ A}
+    same(merged(adapter, base), wanted)
+    longer = {f"model.{name}": tensor for name, tensor in base.items()}  # a base with a prefix of its own
+    same(merged(adapter, longer), {f"model.{name}": tensor for name, tensor in wanted.items()})
+
+
+def test_a_text_encoder_of_a_newer_version(tmp_path: Path) -> None:
+    """Transformers 5 saves CLIP's text model without the level text_model."""
+    for form in ("lora_linear_layer", "kohya, text encoder"):
+        _, tensors, scale = FORMS[form]
+        base = {"encoder.layers.0.self_attn.q_proj.weight": torch.zeros(6, 8)}
+        found = merged(opened(tmp_path, tensors), base)
+        torch.testing.assert_close(found["encoder.layers.0.self_attn.q_proj.weight"], scale * B @ A)
+
+
+def test_convolutions(tmp_path: Path) -> None:
+    key = "lora_unet_mid_block_resnets_0_conv1"
+    a, b = draw(2, 3, 3, 3), draw(5, 2, 1, 1)
+    tensors = {f"{key}.lora_down.weight": a, f"{key}.lora_up.weight": b, f"{key}.alpha": torch.tensor(1.0)}
+    base = {"mid_block.resnets.0.conv1.weight": torch.zeros(5, 3, 3, 3)}
+    wanted = 0.5 * torch.einsum("or,rikl->oikl", b[:, :, 0, 0], a)
+    same(merged(opened(tmp_path, tensors), base), {"mid_block.resnets.0.conv1.weight": wanted})
+
+
+@pytest.mark.parametrize("convolution", ["base", "factors"])
+def test_a_linear_map_as_a_convolution(convolution: str, tmp_path: Path) -> None:
+    """proj_in is a convolution with a kernel of 1 in some versions, and a linear map in others."""
+    ones = (1, 1)
+    a, b = (A[..., None, None], B[..., None, None]) if convolution == "factors" else (A, B)
+    tensors = {"lora_unet_x_proj_in.lora_down.weight": a, "lora_unet_x_proj_in.lora_up.weight": b}
+    shape = (6, 8, *ones) if convolution == "base" else (6, 8)
+    found = merged(opened(tmp_path, tensors), {"x.proj_in.weight": torch.zeros(shape)})
+    torch.testing.assert_close(found["x.proj_in.weight"], (B @ A).reshape(shape))
+
+
+def test_a_configuration_in_the_header(tmp_path: Path) -> None:
+    fields = {"transformer.r": 2, "transformer.lora_alpha": 5, "transformer.peft_type": "LORA"}
+    key = "transformer.transformer_blocks.0.attn.to_q"
+    tensors = {f"{key}.lora_A.weight": A, f"{key}.lora_B.weight": B}
+    adapter = opened(tmp_path, tensors, lora_adapter_metadata=json.dumps(fields))
+    base = {"transformer_blocks.0.attn.to_q.weight": torch.zeros(6, 8)}
+    same(merged(adapter, base), {"transformer_blocks.0.attn.to_q.weight": 2.5 * B @ A})
+    # as `transformer.save_lora_adapter` writes it: no prefix at all
+    own = {name.removeprefix("transformer."): value for name, value in fields.items()}
+    plain = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    adapter = opened(tmp_path, plain, lora_adapter_metadata=json.dumps(own))
+    same(merged(adapter, base), {"transformer_blocks.0.attn.to_q.weight": 2.5 * B @ A})
+
+
+def pipeline(width: int = 10) -> State:
+    """Return a LoRA of a denoiser and of two text encoders, the second one wider."""
+    parts = {}
+    for prefix, wide in (("lora_te1", 8), ("lora_te2", width)):
+        key = f"{prefix}_text_model_encoder_layers_0_mlp_fc1"
+        parts |= {f"{key}.lora_down.weight": draw(2, wide), f"{key}.lora_up.weight": draw(wide, 2)}
+    return parts | {f"{FLAT}_to_q.lora_down.weight": A, f"{FLAT}_to_q.lora_up.weight": B}
+
+
+def test_one_model_of_a_pipeline(tmp_path: Path) -> None:
+    """What is of the base is told by names, and by shapes where two have the same names."""
+    adapter = opened(tmp_path, pipeline())
+    for name, shape, others in (
+        (f"{BASE}.to_q.weight", (6, 8), ("lora_te1", "lora_te2")),
+        ("text_model.encoder.layers.0.mlp.fc1.weight", (8, 8), ("lora_te2", "lora_unet")),
+        ("text_model.encoder.layers.0.mlp.fc1.weight", (10, 10), ("lora_te1", "lora_unet")),
+    ):
+        fitted = fit_adapter(adapter, {name: shape})
+        assert list(fitted.parts) == [name]
+        assert all(any(other in text for text in fitted.left_out) for other in others)
+        assert len(fitted.left_out) == 2
+    with pytest.raises(RequestError, match="lora_te1 and of lora_te2 both fit the base"):
+        fit_adapter(opened(tmp_path, pipeline(8)), {"text_model.encoder.layers.0.mlp.fc1.weight": (8, 8)})
+    with pytest.raises(RequestError, match="not there"):
+        fit_adapter(adapter, {"other.weight": (6, 8)})
+    with pytest.raises(RequestError, match=r"shape \[6, 8\], but the base has \[8, 6\]"):
+        fit_adapter(adapter, {f"{BASE}.to_q.weight": (8, 6)})
+
+
+def refused(folder: Path, tensors: State, name: str = "file", config: str | None = None) -> str:
+    folder.mkdir(exist_ok=True)
+    save_file(tensors, folder / f"{name}.safetensors")
+    if config is not None:
+        (folder / "config.json").write_text(config)
+    with pytest.raises(RequestError) as caught:
+        open_model(".", root=folder)
+    return messages(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (f"{FLAT}_to_q.hada_w1_a", "LoHa"),
+        (f"{FLAT}_to_q.lokr_w1", "LoKr"),
+        (f"{FLAT}_to_q.lora_mid.weight", "lora_mid"),
+        (f"{FLAT}_to_q.dora_scale", "DoRA"),
+        ("base_model.model.layers.0.mlp.down_proj.ia3_l", "IA3"),
+        ("prompt_embeddings", "prompt or prefix tuning"),
+        ("base_model.model.layers.0.q_proj.vera_lambda_b", "VeRA"),
+        ("base_model.model.layers.0.q_proj.oft_R.weight", "OFT"),
+        ("base_model.model.layers.0.q_proj.lora_E", "AdaLoRA"),
+    ],
+)
+def test_other_adapters_are_refused_by_name(name: str, kind: str, tmp_path: Path) -> None:
+    assert kind in refused(tmp_path, {name: torch.ones(2, 2)})
+    mixed = {f"{FLAT}_to_q.lora_down.weight": A, f"{FLAT}_to_q.lora_up.weight": B, name: torch.ones(2, 2)}
+    assert kind in refused(tmp_path, mixed)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["base_model.model.model.layers.0.", "model.layers.0.", "transformer.h.0."]
+)
+def test_factors_without_a_scale_are_refused(prefix: str, tmp_path: Path) -> None:
+    tensors = {f"{prefix}q_proj.lora_A.weight": A, f"{prefix}q_proj.lora_B.weight": B}
+    text = refused(tmp_path, tensors)
+    assert "nothing says their scale" in text
+    assert "adapter_config.json" in text
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        ("lora_A.default.weight", "lora_B.default.weight"),  # a live model's, before PEFT picks its own
+        ("lora_a", "lora_b"),  # MLX
+        ("lora_a.weight", "lora_b.weight"),  # torchtune
+        ("processor.qkv_lora1.down.weight", "processor.qkv_lora1.up.weight"),  # XLabs
+    ],
+)
+def test_forms_that_are_not_known_are_refused(ends: tuple[str, str], tmp_path: Path) -> None:
+    tensors = dict(zip((f"model.layers.0.q_proj.{end}" for end in ends), (A, B), strict=True))
+    assert "in a form that is not known" in refused(tmp_path, tensors, "adapters")
+
+
+def test_models_with_an_adapter_in_them_are_refused(tmp_path: Path) -> None:
+    tensors = {
+        "model.layers.0.q_proj.base_layer.weight": draw(6, 8),
+        "model.layers.0.q_proj.lora_A.default.weight": A,
+        "model.layers.0.q_proj.lora_B.default.weight": B,
+        "model.norm.weight": draw(8),
+    }
+    assert "in a form that is not known" in refused(tmp_path, tensors, "model")
+    plain = {name.replace(".default", ""): tensor for name, tensor in tensors.items()}
+    assert "merge_and_unload" in refused(tmp_path, plain, "model")
+
+
+def test_models_that_have_such_modules_themselves(tmp_path: Path) -> None:
+    """Phi-4-multimodal and others are made with LoRA modules, and their configuration says so."""
+    tensors = {"model.q.base_layer.weight": draw(6, 8), "model.q.lora_A.vision.weight": A}
+    config = json.dumps({"vision_lora": {"r": 2}})
+    (tmp_path / "config.json").write_text(config)
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert isinstance(open_model(".", root=tmp_path), Checkpoint)
+    assert "LoRA" in refused(tmp_path, tensors, "model", json.dumps({"q_lora_rank": 4}))
+    for name in ("model.layers.0.attn.w_lora.lora.0.weight", "model.layers.0.self_attn.q_a_proj.weight"):
+        (tmp_path / "other").mkdir(exist_ok=True)
+        save_file({name: A}, tmp_path / "other" / "model.safetensors")
+        assert isinstance(open_model("other", root=tmp_path), Checkpoint)
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    tensors = FORMS["kohya"][1]
+    assert "lacks its factor B" in refused(tmp_path, {f"{FLAT}_to_q.lora_down.weight": A})
+    wrong = tensors | {f"{FLAT}_to_q.alpha": torch.ones(2)}
+    assert "it is no number" in refused(tmp_path, wrong)
+    odd = tensors | {f"{FLAT}_to_q.diff": torch.ones(2)}
+    assert "beside tensors that are none" in refused(tmp_path, odd)
+    again = tensors | {f"{FLAT}_to_q.lora_A.weight": A.clone()}
+    assert "in two forms" in refused(tmp_path, again)
+    alone = tensors | {f"{FLAT}_to_k.alpha": torch.tensor(1.0)}
+    assert "to_k.alpha" in refused(tmp_path, alone)
+
+
+def test_the_file_that_peft_saved(tmp_path: Path) -> None:
+    """adapter_model.safetensors, named as a file, has its configuration beside it."""
+    folder = by_hand(tmp_path / "a")
+    found = open_model("a/adapter_model.safetensors", root=tmp_path)
+    assert isinstance(found, Adapter)
+    assert (found.form, found.label) == ("peft", "a/adapter_model.safetensors")
+    same(merged(found, {"q.weight": torch.zeros(3, 4)}), {"q.weight": torch.full((3, 4), 4.0)})
+    (folder / "adapter_config.json").unlink()
+    with pytest.raises(RequestError, match="nothing says their scale"):
+        open_model("a/adapter_model.safetensors", root=tmp_path)
+
+
+def test_pickled_files(tmp_path: Path) -> None:
+    module, tensors, scale = FORMS["kohya"]
+    torch.save(tensors, tmp_path / "pytorch_lora_weights.bin")
+    found = open_model(".", root=tmp_path, allow_pickle=True, adapter=True)
+    assert isinstance(found, Adapter)
+    same(merged(found, {f"{module}.weight": torch.zeros(6, 8)}), {f"{module}.weight": scale * B @ A})
+
+
+def test_weights_beside_an_adapter(tmp_path: Path) -> None:
+    folder = by_hand(tmp_path)
+    assert open_model(".", root=folder).left_out == ()  # type: ignore[union-attr]
+    for name in ("non_lora_trainables.bin", "optimizer.pt", "training_args.bin", "adapter_model.bin"):
+        (folder / name).touch()
+    save_file({"v_head.weight": A}, folder / "value_head.safetensors")
+    (note,) = open_model(".", root=folder).left_out  # type: ignore[union-attr]
+    assert note.endswith("left out: non_lora_trainables.bin, value_head.safetensors")
