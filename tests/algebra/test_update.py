@@ -135,3 +135,24 @@ def test_sums_are_in_float64() -> None:
 def test_factors_that_do_not_meet_are_refused() -> None:
     with pytest.raises(ValueError, match=r"factors \[3, 2\] and \[4, 5\] do not meet"):
         LowRank(torch.ones(3, 2), torch.ones(4, 5))
+
+
+@pytest.mark.parametrize("block", [40, 100, 1 << 20])
+@pytest.mark.parametrize("shape", [(24, 30), (30, 24)])
+def test_a_gram_matrix_is_of_one_rounding(
+    shape: tuple[int, int], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that are computed are rounded by their range; a mixture of roundings would have another rank."""
+    monkeypatch.setattr("submerge.algebra._update.BLOCK", block)
+    (update,) = adapters(shape, [3])
+    whole = matrix(update)
+
+    def read(start: int, stop: int) -> torch.Tensor:
+        rounding = torch.Generator().manual_seed(1000 * start + stop)
+        off = torch.randint(-1, 2, (stop - start, shape[1]), generator=rounding) * 2.0**-24
+        return (whole[start:stop] * (1 + off)).float()
+
+    found = Streamed(shape, read)
+    for side in ("left", "right"):
+        values = torch.linalg.eigvalsh(found.gram(side)).flip(0)
+        assert values[3:].abs().max() < 1e-12 * values[0]

@@ -85,11 +85,18 @@ class _Rows(Update):
     def rank(self) -> int:
         return min(self.shape)
 
-    def blocks(self, dtype: torch.dtype, first: int = 0) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Yield runs of rows from the first down, as a slice and a matrix of `dtype`."""
-        step = max(1, BLOCK // max(1, self.shape[1]))
-        for start in range(first, self.shape[0], step):
-            stop = min(start + step, self.shape[0])
+    @property
+    def step(self) -> int:
+        """The rows of a block."""
+        return max(1, BLOCK // max(1, self.shape[1]))
+
+    def blocks(
+        self, dtype: torch.dtype, first: int = 0, last: int | None = None
+    ) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield runs of rows [first, last), all by default, as a slice and a matrix of `dtype`."""
+        last = self.shape[0] if last is None else min(last, self.shape[0])
+        for start in range(first, last, self.step):
+            stop = min(start + self.step, last)
             yield slice(start, stop), self.rows(start, stop).to(dtype)
 
     def times(self, x: torch.Tensor) -> torch.Tensor:
@@ -114,8 +121,13 @@ class _Rows(Update):
                         block[:, start:].T, block[:, start : start + PANEL]
                     )
         else:
-            for start in range(0, length, slab := max(1, -(-length // SLABS))):
-                held = self.rows(start, min(start + slab, length)).to(torch.float64, copy=True)
+            # of whole blocks: rows that are computed come out otherwise in another range, and products of two
+            # roundings of one matrix are no Gram matrix
+            slab = self.step * max(1, -(-length // (SLABS * self.step)))
+            for start in range(0, length, slab):
+                held = torch.empty(min(slab, length - start), self.shape[1], dtype=torch.float64)
+                for at, block in self.blocks(torch.float64, start, start + slab):
+                    held[at.start - start : at.stop - start] = block
                 for at, block in self.blocks(torch.float64, start):
                     out[at, start : start + slab] = block @ held.T
         return out.tril_().add_(out.tril(-1).T)
