@@ -79,7 +79,9 @@ class _Opener:
             hint = (
                 "add 'base_model: …', or write model+adapter; for an adapter again, add output: {as: adapter}"
             )
-            self.problems.append(Problem("the adapter does not say what it was trained on", spec, hint))
+            kind = "" if found.form == "peft" else f"is a LoRA file of {found.form}; "
+            what = f"{kind}the adapter does not say what it was trained on"
+            self.problems.append(Problem(what, spec, hint))
             return None
         whole = self.base(under) if adapter or base else self._own_base(found)
         return None if whole is None else self._laid(whole, found, spec)
