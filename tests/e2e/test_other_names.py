@@ -288,6 +288,58 @@ def test_heads_over_a_headless_base(kind: str, tmp_path: Path) -> None:
     assert "2 of its tensors have no place in the output (cl" in warning
 
 
+WITHOUT = {  # the classes of a base and of a fine-tune, and what of the base the fine-tune has no module for
+    "pooler of a ViT": ("ViTModel", "ViTForImageClassification", "pooler."),
+    "pooler of a RoBERTa": ("RobertaModel", "RobertaForSequenceClassification", "pooler."),
+    "head of a RoBERTa": ("RobertaForSequenceClassification", "RobertaModel", "classifier."),
+    "other heads": ("BertForMaskedLM", "BertForSequenceClassification", "cls."),
+}
+
+
+@pytest.mark.parametrize("kind", WITHOUT)
+def test_modules_that_a_class_lacks_stay_the_bases(kind: str, tmp_path: Path) -> None:
+    base_class, tuned_class, module = WITHOUT[kind]
+    config = getattr(transformers, base_class).config_class(**(VISION if "ViT" in base_class else SIZES))
+    torch.manual_seed(0)
+    base = getattr(transformers, base_class)(config)
+    save(base, tmp_path / "base")
+    tuned = moved(getattr(transformers, tuned_class).from_pretrained(tmp_path / "base"))
+    save(tuned, tmp_path / "tuned")
+    result = merge(recipe(tmp_path, tmp_path / "base", tmp_path / "tuned"), tmp_path / "out")
+    assert result.code == 0, result.err
+    assert f"of a module that its class lacks, and stay the base's ({module}" in result.err
+    found, before = read(tmp_path / "out"), read(tmp_path / "base")
+    assert {name for name in found if torch.equal(found[name], before[name])} == {
+        name for name in before if name.startswith(module) and "decoder" not in name
+    }
+
+
+def test_a_class_that_has_the_module_must_save_it(tmp_path: Path) -> None:
+    """A file that lacks what its class has is not whole; nothing is taken from the base unasked."""
+    save(bert(), tmp_path / "base")
+    save(moved(bert()), tmp_path / "tuned")
+    tensors = read(tmp_path / "tuned")
+    del tensors["pooler.dense.weight"]
+    save_file(tensors, tmp_path / "tuned" / "model.safetensors", metadata={"format": "pt"})
+    result = merge(recipe(tmp_path, tmp_path / "base", tmp_path / "tuned"), tmp_path / "out")
+    assert result.code == 2
+    assert "tensors are missing: pooler.dense.weight" in result.err
+
+
+def test_models_of_other_depths(tmp_path: Path) -> None:
+    """The rule would make a model of some layers of one and some of the other: it is not offered."""
+    for name, layers in (("shallow", 1), ("deep", 2)):
+        config = transformers.LlamaConfig(**SIZES | {"num_hidden_layers": layers}, num_key_value_heads=2)
+        torch.manual_seed(0)
+        save(transformers.LlamaForCausalLM(config), tmp_path / name)
+    result = merge(recipe(tmp_path, tmp_path / "deep", tmp_path / "shallow"), tmp_path / "out")
+    assert result.code == 2
+    assert "its config says 1 layer," in result.err
+    assert "missing: base" not in result.err
+    result = merge(recipe(tmp_path, tmp_path / "shallow", tmp_path / "deep"), tmp_path / "out")
+    assert "its config says 2 layers, that of" in result.err
+
+
 def test_two_models_under_two_names(tmp_path: Path) -> None:
     """Each model has its own form, and the mean is that of the parameters."""
     torch.manual_seed(0)

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from submerge.engine._tensor import TensorPlan
 from submerge.errors import Problem, few
-from submerge.store import DTYPES, Aligner, Alignment, Checkpoint, layer_of
+from submerge.store import DTYPES, Aligner, Alignment, Checkpoint, layer_count, layer_of
 
 __all__ = ["align_models", "idle_models", "missing_tensors", "naming_warnings"]
 
@@ -39,7 +39,9 @@ def missing_tensors(model: Checkpoint, base: Checkpoint, names: Sequence[str]) -
     layers = {layer_of(name) for name in names} - {None}
     others = [n for n in model.tensors if n not in base.tensors and layer_of(n) in layers]
     hint = "merge models of one base"
-    if not most and not others:
+    if depths := _other_depth(model, base):
+        hint += f"; {depths}"
+    elif not most and not others:
         hint += ", or set rules: {missing: base} to use the base's values"
     elif find_spec("transformers") is None:
         hint += ' (with transformers more names are understood: pip install "submerge[models]")'
@@ -48,6 +50,15 @@ def missing_tensors(model: Checkpoint, base: Checkpoint, names: Sequence[str]) -
     else:
         hint += f"; this one has {len(floats) - len(names)} of its {len(floats)} tensors"
     return Problem(f"tensors are missing: {few(names)}", model.label, hint)
+
+
+def _other_depth(model: Checkpoint, base: Checkpoint) -> str:
+    """Return that two configurations name different numbers of layers; else an empty text."""
+    own, theirs = layer_count(model.config), layer_count(base.config)
+    if own is None or theirs is None or own == theirs:
+        return ""
+    layers = "1 layer" if own == 1 else f"{own} layers"
+    return f"its config says {layers}, that of {base.label} {theirs}"
 
 
 def idle_models(
@@ -68,7 +79,8 @@ def naming_warnings(
     tensors: Sequence[TensorPlan], alignments: Sequence[Alignment], donor: int, participants: Sequence[int]
 ) -> list[str]:
     """Return of which models parts, or the most, are the base's."""
-    base = alignments[donor].model.label
+    reference = alignments[donor].model
+    base = reference.label
     warnings = []
     for place, index in enumerate(participants):
         lacks, model = alignments[index].lacks, alignments[index].model
@@ -76,6 +88,8 @@ def naming_warnings(
             why = " or ".join(dict.fromkeys(lacks.values()))
             what = f"{len(lacks)} tensors of {base} are {why}, and stay the base's ({few(list(lacks))})"
             warnings.append(f"{model.label}: {what}")
+        if depths := _other_depth(model, reference):
+            warnings.append(f"{model.label}: {depths}; is it of this base?")
         merged, wanted = _merged(tensors, model, place, index), _floats(tensors) - len(lacks)
         if 2 * merged < wanted:
             what = f"the rules take most of its tensors from the base, and {merged} of {wanted} are merged"

@@ -11,7 +11,7 @@ from submerge.store._aliases import Aliases, AliasGroup, find_aliases
 from submerge.store._align import Aligner, Alignment
 from submerge.store._bank import BANK, BankParts, write_bank
 from submerge.store._checkpoint import Checkpoint, open_checkpoint, same_values
-from submerge.store._config import can_untie, is_t5, tied_embeddings, untied, vocabulary_size
+from submerge.store._config import can_untie, is_t5, layer_count, tied_embeddings, untied, vocabulary_size
 from submerge.store._dtypes import DTYPES, DType, dtype_named
 from submerge.store._encode import encode_header
 from submerge.store._header import Header, TensorEntry, read_header
@@ -86,6 +86,7 @@ __all__ = [
     "is_t5",
     "is_tokenizer_file",
     "lay_over",
+    "layer_count",
     "layer_of",
     "loaded_names",
     "lora_file",

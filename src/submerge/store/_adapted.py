@@ -9,6 +9,7 @@ from submerge.errors import Problem, RequestError
 from submerge.store._adapter import Adapter
 from submerge.store._adapter_fit import fit_adapter
 from submerge.store._adapter_parts import LowRank, Part, Replace
+from submerge.store._aliases import find_aliases
 from submerge.store._checkpoint import Checkpoint
 from submerge.store._header import TensorEntry
 from submerge.store._prefixes import match_names, same_parameters
@@ -30,12 +31,13 @@ def lay_over(
 
     Tensors that the adapter replaces are its own; what it does to others is in the result's `adapter`,
     under the base's names. `modules` gives, for tensors that are loaded under another name than they are
-    saved, that name. With `heads` new tensors that the base has no place for are tensors of the result
-    besides. With `other_shapes` what the adapter has in another shape than the base is a tensor of the result
-    of that shape, without values. Raises `RequestError` if the adapter does not fit.
+    saved, that name. An output head that the adapter saves whole, and that the base ties to its embeddings,
+    is a tensor of the result besides; with `heads` so are all new tensors that the base has no place for.
+    With `other_shapes` what the adapter has in another shape than the base is a tensor of the result of that
+    shape, without values. Raises `RequestError` if the adapter does not fit.
     """
     saved = {(modules or {}).get(name, name): name for name in base.tensors}
-    own = _heads(adapter, list(saved)) if heads else {}
+    own = _heads(adapter, list(saved)) if heads else _untied_heads(adapter, base)
     adapter = replace(adapter, parts={n: p for n, p in adapter.parts.items() if n not in own})
     shapes = {name: base.tensors[old].shape for name, old in saved.items()}
     fitted = fit_adapter(adapter, shapes, other_shapes=other_shapes)
@@ -64,6 +66,20 @@ def lay_over(
         ),
         pending=base.pending or adapter.pending,
     )
+
+
+def _untied_heads(adapter: Adapter, base: Checkpoint) -> dict[str, Replace]:
+    """Return the output heads with values of their own that an adapter gives a base which ties them."""
+    if adapter.config.get("ensure_weight_tying"):  # PEFT trains one parameter for both
+        return {}
+    saved = {n: p for n, p in adapter.parts.items() if isinstance(p, Replace) and n not in base.tensors}
+    if not any(len(part.entry.shape) > 1 for part in saved.values()):
+        return {}
+    shapes = {name: entry.shape for name, entry in base.tensors.items()}
+    shapes |= {name: part.entry.shape for name, part in saved.items()}
+    groups = find_aliases(base.config, shapes, ask=True).groups
+    tied = {name for group in groups if base.tensors.keys() & set(group.names) for name in group.names}
+    return {name: part for name, part in saved.items() if name in tied}
 
 
 def _heads(adapter: Adapter, available: Sequence[str]) -> dict[str, Replace]:

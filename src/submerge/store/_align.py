@@ -24,6 +24,7 @@ __all__ = ["Aligner", "Alignment"]
 
 NO_PARAMETER = "no parameter of the model"
 OTHER_PART = "of a part that it lacks"
+NO_MODULE = "of a module that its class lacks"
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Aligner:
             ignored = self._loading.ignored
         lacks = {name: NO_PARAMETER for name in left if name in ignored}
         lacks |= {name: OTHER_PART for name in self._other_parts(views, left) if name not in lacks}
+        lacks |= {name: NO_MODULE for name in self._without_module(model, left) if name not in lacks}
         refused = found.refused if len(lacks) < len(left) else []
         return Alignment(_renamed(model, views), lacks, refused)
 
@@ -152,6 +154,18 @@ class Aligner:
             return "." not in own and not name.startswith(own)
 
         return [name for name in left if name.startswith(inside) or elsewhere(name)]
+
+    def _without_module(self, model: Checkpoint, left: Sequence[str]) -> list[str]:
+        """Return which tensors beside the layers the model's class has no parameter for: a pooler, a head.
+
+        A file without them is whole. transformers knows; nothing is returned where it is not installed.
+        """
+        beside = {name: self._shapes[name] for name in left if layer_of(name) is None}
+        network = empty_model(model.config) if beside else None
+        if network is None:
+            return []
+        own = {name: tuple(parameter.shape) for name, parameter in network.state_dict().items()}
+        return [name for name in beside if name not in correspond(own, beside).names]
 
 
 def _renamed(model: Checkpoint, views: Mapping[str, View]) -> Checkpoint:

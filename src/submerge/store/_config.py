@@ -14,6 +14,7 @@ from submerge.store._problems import examples
 __all__ = [
     "can_untie",
     "is_t5",
+    "layer_count",
     "quantised_config",
     "tied_embeddings",
     "unmergeable_tensors",
@@ -80,6 +81,15 @@ def vocabulary_size(config: Mapping[str, Any] | None) -> int | None:
     for holder in (config or {}, *((config or {}).get(part) for part in _TEXT_PARTS)):
         if isinstance(holder, Mapping) and type(holder.get("vocab_size")) is int:
             return int(holder["vocab_size"])
+    return None
+
+
+def layer_count(config: Mapping[str, Any] | None) -> int | None:
+    """Return how many layers a configuration says the model, or its text part, has; None if it does not."""
+    for holder in (config or {}, *((config or {}).get(part) for part in _TEXT_PARTS)):
+        for key in ("num_hidden_layers", "n_layer", "num_layers", "n_layers"):
+            if isinstance(holder, Mapping) and type(holder.get(key)) is int:
+                return int(holder[key])
     return None
 
 
