@@ -75,7 +75,7 @@ def test_merge_json(made: Family, recipe: Path, tmp_path: Path) -> None:
     found = merge(recipe, tmp_path / "out", "--json").json
     assert set(found) == {
         "out", "seconds", "bytes_read", "bytes_written", "reading", "writing", "peak_memory_bytes", "workers",
-        "tensors", "resumed", "nonfinite", "differs", "warnings", "rate", "figures",
+        "tensors", "resumed", "nonfinite", "differs", "warnings", "rate", "figures", "serve",
     }  # fmt: skip
     assert found["out"] == str(tmp_path / "out")
     assert found["tensors"] == {"merge": 9}

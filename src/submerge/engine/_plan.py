@@ -158,7 +158,7 @@ def make_plan(
     recipe = source if isinstance(source, Recipe) else load_recipe(source)
     specs, models = open_models(recipe, settings, download=download)
     tokens, problems = _tokens(recipe, models, specs)
-    problems += _links(models[_roles(recipe, specs)[0]], tokens)
+    problems += _links(recipe, models[_roles(recipe, specs)[0]])
     try:
         plan = plan_models(recipe, models, specs, settings)
     except RequestError as error:
@@ -263,12 +263,11 @@ def _unfit(recipe: Recipe) -> list[Problem]:
     return problems
 
 
-def _links(donor: Checkpoint, tokens: TokenPlan | None) -> list[Problem]:
-    """Return why files cannot be carried into the output, of those that would be; an adapter carries none."""
-    if tokens is None:
+def _links(recipe: Recipe, donor: Checkpoint) -> list[Problem]:
+    """Return why files beside the weights cannot be carried into the output, but for the tokenizer's."""
+    if recipe.output.form == "adapter":
         return []
-    own = [problem for path, problem in donor.links.items() if not is_tokenizer_file(path)]
-    return [*own, *tokens.tokenizer.links.values()]
+    return [problem for path, problem in donor.links.items() if not is_tokenizer_file(path)]
 
 
 def _roles(recipe: Recipe, specs: Sequence[str]) -> tuple[int, list[int]]:

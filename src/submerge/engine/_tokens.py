@@ -58,6 +58,8 @@ def plan_tokens(
     """
     source = _source(recipe, models, specs, donor)
     tokenizer = source.model.tokenizer
+    if tokenizer.links:  # what they lead to is neither read nor carried
+        return TokenPlan(tokenizer), list(tokenizer.links.values())
     ours = read_vocabulary(tokenizer.folder)
     lines, problems = _compared(recipe, models, specs, donor, participants, source, ours)
     warnings, missing = _without(recipe, source)
