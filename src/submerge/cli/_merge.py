@@ -132,7 +132,7 @@ def _summary(report: MergeReport, told: Sequence[str]) -> None:
     tensors = ", ".join(f"{count} {_TREATED[kind]}" for kind, count in report.tensors.items())
     lines = [
         f"{report.seconds:.1f} s · read {size(report.bytes_read)}, wrote {size(report.bytes_written)} · "
-        f"{report.rate / 1e9:.2f} GB/s",
+        f"{size(report.rate)}/s",
         f"{report.workers} workers: {report.reading:.0%} of their time reading, {report.writing:.0%} "
         f"writing · peak memory {size(report.peak_memory_bytes)}",
         f"tensors: {tensors}",
