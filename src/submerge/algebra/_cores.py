@@ -59,7 +59,16 @@ class Triplets:
 
 @dataclass(frozen=True, eq=False)
 class Core:
-    """M_S as its halves L_S [R, k] and R_S [k, R] in float64, and the larger of cond(U_S) and cond(V_S)."""
+    """M_S as its halves L_S [R, k] and R_S [k, R] in float64, and the larger of cond(U_S) and cond(V_S).
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import CORES
+        >>> gram, values = torch.eye(2, dtype=torch.float64), torch.tensor([3.0, 1.0], dtype=torch.float64)
+        >>> core = CORES["tsv_m"](gram, values, gram, 1e-7)
+        >>> [round(x, 6) for x in core.matrix.diag().tolist()], round(core.condition, 6)
+        ([3.0, 1.0], 1.0)
+    """
 
     left: torch.Tensor
     right: torch.Tensor

@@ -120,6 +120,13 @@ def enough(squares: torch.Tensor, share: float) -> int:
 
     What is left out is compared with what may be: so all are held for a share of 1, and squares that should
     be equal are taken for equal.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import enough
+        >>> squares = torch.tensor([9.0, 0.9, 0.1])
+        >>> enough(squares, share=0.9), enough(squares, share=0.99)
+        (1, 2)
     """
     left_out = squares.double().flip(0).cumsum(0).flip(0)
     count = int((left_out > (1 - share) * (1 + SAME) * left_out[:1]).sum())

@@ -88,7 +88,8 @@ class MergePlan:
     def tally(self, found: dict[str, dict[str, int]], record: TaskRecord) -> None:
         """Add a record's counts of NaN and Inf to `found`: by tensor, then by model or output."""
         tensor = self.tensors[record.tensor]
-        for key, count in sorted(record.nonfinite.items()):  # as a journal has them
+        # a journal has them in another order than the run: the models first here, the output last
+        for key, count in sorted(record.nonfinite.items(), key=lambda item: (item[0] < 0, item[0])):
             where = "the output" if key < 0 else self.models[tensor.members[key].model].label
             counts = found.setdefault(tensor.name, {})
             counts[where] = counts.get(where, 0) + count

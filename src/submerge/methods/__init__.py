@@ -103,6 +103,11 @@ def find_method(name: str) -> Method:
 
     Raises:
         RequestError: there is none; with the nearest name.
+
+    Examples:
+        >>> from submerge.methods import find_method
+        >>> find_method("DARE-TIES").name, find_method("Model Stock").name
+        ('dare_ties', 'model_stock')
     """
     wanted = _plain(name)
     for method in METHODS.values():
