@@ -69,7 +69,7 @@ class Bench:
         path, out = self.work / "recipe.yaml", self.work / "out"
         path.write_text(yaml.safe_dump(recipe, sort_keys=False))
         shutil.rmtree(out, ignore_errors=True)
-        command = [sys.executable, "-m", "submerge", "merge", str(path), "-o", str(out), "--json"]
+        command = [sys.executable, "-m", "submerge", "merge", str(path), "-o", str(out), "--json", "--quiet"]
         command += ["--threads", str(self.threads), "--max-memory", MEMORY]
         command += ["--as", "adapter"] if base is None else []
         os.sync()

@@ -60,7 +60,7 @@ class Bench:
     def submerge(self, method: str) -> Result:
         """Time `submerge merge`."""
         program = [sys.executable, "-m", "submerge", "merge", self._recipe(method), "-o", str(self._out)]
-        command = [*program, "--threads", str(self.threads), "--json"]
+        command = [*program, "--threads", str(self.threads), "--json", "--quiet"]
         return self._tool("submerge", method, command, lambda text: json.loads(text)["seconds"])
 
     def _tool(self, tool: str, method: str, command: list[str], inside: Inside | None = None) -> Result:
