@@ -226,6 +226,25 @@ def test_an_adapter_on_a_tied_base_gives_what_was_trained_or_what_peft_merges(
     assert submerge.verify(report.out).sound
 
 
+@pytest.mark.parametrize("kind", ["head saved", "both saved"])
+def test_an_adapter_has_no_place_for_a_head_that_its_base_does_not_store(kind: str, tmp_path: Path) -> None:
+    """In a checkpoint the head is merged; it is not left out of an adapter without a word."""
+    llama().save_pretrained(tmp_path / "base")
+    for name, options in (("one", TRAINED[kind]), ("two", {"target_modules": ["q_proj"]})):
+        train(loaded(tmp_path / "base"), tmp_path / name, **options)
+    recipe = {
+        "merge_method": "task_arithmetic",
+        "base_model": str(tmp_path / "base"),
+        "models": [{"model": str(tmp_path / n), "parameters": {"weight": 0.5}} for n in ("one", "two")],
+    }
+    out = submerge.merge(recipe, tmp_path / "out", settings=ROOM).out
+    base, found = read(tmp_path / "base")[EMBEDDING], read(out)
+    head = next(v for n, v in read(tmp_path / "one").items() if n.endswith("lm_head.weight"))
+    torch.testing.assert_close(found[HEAD], (base + head) / 2)
+    with pytest.raises(submerge.RequestError, match=r"changes lm_head\.weight by itself"):
+        submerge.plan(recipe | {"output": {"as": "adapter"}}, ROOM)
+
+
 def test_an_adapter_on_a_tied_head_of_another_name_is_refused_likewise(tmp_path: Path) -> None:
     base, config = made("bert", tmp_path / "made")
     write(tmp_path / "base", single(base, KINDS["bert"][3], 0), config)

@@ -33,6 +33,7 @@ class _Opener:
     settings: Settings
     download: bool
     heads: bool = False
+    untie: bool = False
     other_shapes: bool = False
     opened: dict[str, Checkpoint | Adapter | None] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -107,7 +108,7 @@ class _Opener:
 
     def _laid(self, whole: Checkpoint, adapter: Adapter, spec: str) -> Checkpoint | None:
         """Return the adapter on a model, by the names of its files or else by those of its modules."""
-        how: dict[str, Any] = {"heads": self.heads, "other_shapes": self.other_shapes}
+        how: dict[str, Any] = {"heads": self.heads, "untie": self.untie, "other_shapes": self.other_shapes}
         try:
             return lay_over(whole, adapter, spec, **how)
         except RequestError as error:
@@ -133,6 +134,7 @@ def open_models(recipe: Recipe, settings: Settings, *, download: bool) -> tuple[
         settings,
         download,
         heads=recipe.method.keeps,
+        untie=recipe.output.form == "checkpoint",  # an adapter has no place for what its base lacks
         other_shapes=recipe.rules.shape == "base" and not recipe.method.keeps,
     )
     specs = list(dict.fromkeys([*([recipe.base] if recipe.base else []), *(e.model for e in recipe.models)]))

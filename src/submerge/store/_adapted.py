@@ -25,19 +25,21 @@ def lay_over(
     modules: Mapping[str, str] | None = None,
     *,
     heads: bool = False,
+    untie: bool = False,
     other_shapes: bool = False,
 ) -> Checkpoint:
     """Return the model that `adapter` makes of `base`, called `label`.
 
     Tensors that the adapter replaces are its own; what it does to others is in the result's `adapter`,
     under the base's names. `modules` gives, for tensors that are loaded under another name than they are
-    saved, that name. An output head that the adapter saves whole, and that the base ties to its embeddings,
-    is a tensor of the result besides; with `heads` so are all new tensors that the base has no place for.
+    saved, that name. With `untie` an output head that the adapter saves whole, and that the base ties to its
+    embeddings, is a tensor of the result besides; with `heads` so are all new tensors that the base has no
+    place for.
     With `other_shapes` what the adapter has in another shape than the base is a tensor of the result of that
     shape, without values. Raises `RequestError` if the adapter does not fit.
     """
     saved = {(modules or {}).get(name, name): name for name in base.tensors}
-    own = _heads(adapter, list(saved)) if heads else _untied_heads(adapter, base)
+    own = _heads(adapter, list(saved)) if heads else _untied_heads(adapter, base) if untie else {}
     adapter = replace(adapter, parts={n: p for n, p in adapter.parts.items() if n not in own})
     shapes = {name: base.tensors[old].shape for name, old in saved.items()}
     fitted = fit_adapter(adapter, shapes, other_shapes=other_shapes)
