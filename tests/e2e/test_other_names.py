@@ -314,6 +314,17 @@ def test_modules_that_a_class_lacks_stay_the_bases(kind: str, tmp_path: Path) ->
     }
 
 
+def test_a_pooler_under_a_prefix_is_not_lacked_by_the_class(tmp_path: Path) -> None:
+    """Beside a head that the class does lack: its file without the pooler is not whole."""
+    save(bert("BertForPreTraining"), tmp_path / "base")
+    save(moved(bert()), tmp_path / "tuned")
+    tensors = {n: t for n, t in read(tmp_path / "tuned").items() if not n.startswith("pooler.")}
+    save_file(tensors, tmp_path / "tuned" / "model.safetensors", metadata={"format": "pt"})
+    result = merge(recipe(tmp_path, tmp_path / "base", tmp_path / "tuned"), tmp_path / "out")
+    assert result.code == 2
+    assert "tensors are missing: bert.pooler.dense.bias, bert.pooler.dense.weight" in result.err
+
+
 def test_a_class_that_has_the_module_must_save_it(tmp_path: Path) -> None:
     """A file that lacks what its class has is not whole; nothing is taken from the base unasked."""
     save(bert(), tmp_path / "base")

@@ -160,12 +160,13 @@ class Aligner:
 
         A file without them is whole. transformers knows; nothing is returned where it is not installed.
         """
-        beside = {name: self._shapes[name] for name in left if layer_of(name) is None}
+        beside = [name for name in left if layer_of(name) is None]
         network = empty_model(model.config) if beside else None
         if network is None:
             return []
         own = {name: tuple(parameter.shape) for name, parameter in network.state_dict().items()}
-        return [name for name in beside if name not in correspond(own, beside).names]
+        has = correspond(own, self._shapes).names  # of all tensors: the layers show which prefix is meant
+        return [name for name in beside if name not in has]
 
 
 def _renamed(model: Checkpoint, views: Mapping[str, View]) -> Checkpoint:

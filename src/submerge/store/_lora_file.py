@@ -121,9 +121,10 @@ def _configurations(model: Checkpoint) -> dict[str, dict[str, Any]]:
             continue
         try:
             fields = json.loads(text)
-            assert isinstance(fields, dict)
-        except (ValueError, AssertionError):
-            raise RequestError(Problem(f"{_METADATA} in the header is no JSON object", str(file))) from None
+        except ValueError:
+            fields = None
+        if not isinstance(fields, dict):
+            raise RequestError(Problem(f"{_METADATA} in the header is no JSON object", str(file)))
         for key, value in fields.items():
             component, field_name = component_of(key, "diffusers")
             found.setdefault(component, {})[field_name] = value
