@@ -48,13 +48,16 @@ def _factor(spec: TensorSpec, o: Values) -> float:
     return 1.0 if o["core_merge"] in AVERAGES else 1 / spec.count
 
 
-def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
+def _refuse(spec: TensorSpec, o: Values) -> None:
     try:
         RankRule.parse(o["rank"])
     except ValueError as error:
         raise refused(spec, str(error), "rank: max makes the result as large as one update") from None
     if o["core"] == "diag" and o["sides"] != "both":
         raise refused(spec, "core: diag needs a square core", "leave sides: both")
+
+
+def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     factor = _factor(spec, o) / (spec.count if o["core_merge"] in AVERAGES else 1)
     factors = [factor * w for w in o["weight"]]
     return lambda chunk: combine(chunk.updates, factors)
@@ -145,6 +148,7 @@ METHODS = (
         source="Reza et al. 2026, arXiv 2603.21584",
         use="Adapters of one base, one for a modality each: one of the same rank holds what they share.",
         plan=_plan,
+        refuse=_refuse,
         matrix=_matrix,
         both_sides=True,
         options=(
