@@ -26,14 +26,11 @@ from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequenc
 from dataclasses import dataclass
 from functools import cached_property
 
-from submerge.algebra._spectrum import rooted
+from submerge.algebra._spectrum import GRAM_FLOOR, rooted
 from submerge.algebra._update import LowRank, Update, Zero
 from submerge.deferred import torch
 
 __all__ = ["CORES", "Bank", "Core", "Triplets"]
-
-SHOWN = 1e-7
-"""The share of the largest singular value that a float64 Gram matrix still shows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +189,7 @@ class Bank:
         """The share of the largest singular value of U or V that is rounding of the stored factors."""
         dtypes = [part.left.dtype for part in self.parts.values()] or [torch.float32]
         eps = max(torch.finfo(dtype).eps for dtype in dtypes)
-        return max(SHOWN, eps, math.sqrt(max(self.shape)) * min(eps, torch.finfo(torch.float32).eps))
+        return max(GRAM_FLOOR, eps, math.sqrt(max(self.shape)) * min(eps, torch.finfo(torch.float32).eps))
 
     def _gram(self, members: Sequence[int], side: str) -> torch.Tensor:
         return torch.cat([torch.cat([self._pair(i, j, side) for j in members], dim=1) for i in members])

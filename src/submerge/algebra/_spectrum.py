@@ -13,14 +13,18 @@ from dataclasses import dataclass
 from submerge.algebra._update import Dense, LowRank, Streamed, Update, Zero
 from submerge.deferred import torch
 
-__all__ = ["Svd", "enough", "inverse_root", "polar", "rooted", "svd", "tolerance"]
+__all__ = ["GRAM_FLOOR", "Svd", "enough", "inverse_root", "polar", "rooted", "svd", "tolerance"]
 
 CORE = 256
 """The short side up to which a matrix is decomposed directly, in float64."""
 SAME = 1e-6
 """The share by which squares of float32 singular values may differ that should be equal."""
-SQUARED = 1e-7
-"""The share of the largest singular value that still shows in a float64 Gram matrix."""
+GRAM_FLOOR = 1e-7
+"""The share of the largest singular value below which the Gram matrix of X shows rounding alone.
+
+XᵀX has the squares of X's singular values, which float64 holds to about 2⁻⁵² of the largest square, and so
+the values to √2⁻⁵² = 1.5e-8 of the largest; the rest is a margin for sums of some thousand terms. Float32
+data lose nothing by it: their own rounding is 6e-8."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +108,11 @@ def _direct(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
 
 def _by_gram(update: Dense | Streamed) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     tall = update.shape[0] >= update.shape[1]
-    s, vectors = rooted(update.gram("right" if tall else "left"), tolerance(update.shape, update.dtype))
+    gram = update.column_gram() if tall else update.row_gram()
+    s, vectors = rooted(gram, tolerance(update.shape, update.dtype))
     if tall:
-        return update.times(vectors) / s, s, vectors
-    return vectors, s, update.under(vectors).T / s
+        return update.matmul(vectors) / s, s, vectors
+    return vectors, s, update.rmatmul(vectors.T).T / s
 
 
 def _rank(s: torch.Tensor, share: float) -> int:
@@ -156,7 +161,7 @@ def rooted(gram: torch.Tensor, share: float, k: int | None = None) -> tuple[torc
     """
     squares, vectors = torch.linalg.eigh(gram)
     s = squares.flip(0).clamp_(min=0).sqrt()
-    rank = _rank(s, max(share, SQUARED))
+    rank = _rank(s, max(share, GRAM_FLOOR))
     k = rank if k is None else min(k, rank)
     return s[:k], vectors.flip(1)[:, :k]
 
@@ -195,4 +200,4 @@ def polar(x: torch.Tensor) -> torch.Tensor:
     if x.shape[0] < x.shape[1]:
         return polar(x.T).T
     share = tolerance((x.shape[0], x.shape[1]), x.dtype)
-    return (x.double() @ inverse_root(Dense(x).gram("right"), share)).to(x.dtype)
+    return (x.double() @ inverse_root(Dense(x).column_gram(), share)).to(x.dtype)

@@ -96,7 +96,7 @@ class Shared:
         if isinstance(update, LowRank):
             left, right = update.left.to(self.u.dtype), update.right.to(self.u.dtype)
             return (self.u.T @ left) @ (right @ self.v)
-        return self.u.T @ update.times(self.v)
+        return self.u.T @ update.matmul(self.v)
 
 
 def shared_subspace(
@@ -130,8 +130,8 @@ def shared_subspace(
     k = max(left.enough(least), right.enough(least)) if rule.kind == "energy" else bound
     u, v = left.vectors[:, :k], right.vectors[:, :k]
     for _ in range(refine):
-        u = _refined([s.times(v) for s in scaled], u.shape[1])
-        v = _refined([s.under(u).T for s in scaled], v.shape[1])
+        u = _refined([s.matmul(v) for s in scaled], u.shape[1])
+        v = _refined([s.rmatmul(u.T).T for s in scaled], v.shape[1])
     kept = (left.kept(k), right.kept(k)) if not refine else _kept(scaled, u, v)
     return Shared(u, v, *kept, left.tied(k) or right.tied(k))
 
@@ -145,6 +145,6 @@ def _refined(projected: Sequence[torch.Tensor], k: int) -> torch.Tensor:
 
 def _kept(updates: Sequence[Update], u: torch.Tensor, v: torch.Tensor) -> tuple[float, float]:
     whole = math.fsum(x.norm**2 for x in updates) or 1.0
-    left = math.fsum(float(x.under(u).square().sum()) for x in updates)
-    right = math.fsum(float(x.times(v).square().sum()) for x in updates)
+    left = math.fsum(float(x.rmatmul(u.T).square().sum()) for x in updates)
+    right = math.fsum(float(x.matmul(v).square().sum()) for x in updates)
     return left / whole, right / whole

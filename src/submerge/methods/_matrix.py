@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from submerge.algebra import (
+    GRAM_FLOOR,
     Dense,
     Frame,
     LowRank,
@@ -37,9 +38,6 @@ __all__ = [
     "touching",
 ]
 
-SHOWN = 1e-7
-"""The share of the largest singular value that a float64 Gram matrix still shows."""
-
 WEIGHT = Option("weight", float, 1.0, "factor on each model's update", scope="model")
 
 
@@ -68,12 +66,12 @@ def is_tall(update: Update) -> bool:
 
 def negligible(frame: Frame) -> float:
     """Return the share of the largest singular value that is rounding in the frame's cores."""
-    return max(SHOWN, tolerance(frame.cores[0].shape, frame.dtype))
+    return max(GRAM_FLOOR, tolerance(frame.cores[0].shape, frame.dtype))
 
 
 def gram(update: Update) -> torch.Tensor:
     """Return the Gram matrix of the short side, in float64."""
-    return update.gram("right" if is_tall(update) else "left")
+    return update.column_gram() if is_tall(update) else update.row_gram()
 
 
 def times(update: Update, x: torch.Tensor) -> torch.Tensor:
@@ -82,9 +80,9 @@ def times(update: Update, x: torch.Tensor) -> torch.Tensor:
     Rounded to the update's dtype, and computed in float64: small singular values are sums of large terms.
     """
     if not isinstance(update, (Dense, Streamed)):
-        return update.times(x) if is_tall(update) else update.under(x).T
+        return update.matmul(x) if is_tall(update) else update.rmatmul(x.T).T
     if not is_tall(update):
-        return update.under(x).T.to(update.dtype)
+        return update.rmatmul(x.T).T.to(update.dtype)
     return _rows_times(update, x)
 
 
@@ -129,7 +127,7 @@ def assembled(blocks: Sequence[Block], frame: Frame) -> Update:
     s = torch.cat([b.s for b in blocks])
     long = torch.cat([b.long for b in blocks], dim=1)
     short = torch.cat([b.short for b in blocks], dim=1)
-    squares = Dense(long).gram("right")
+    squares = Dense(long).column_gram()
     lengths = squares.diagonal().sqrt()
     turn = inverse_root(squares / lengths / lengths.unsqueeze(1), share) * s / lengths.unsqueeze(1)
     other = inverse_root(short.T @ short, share) @ short.T

@@ -87,7 +87,7 @@ def _outside(core: Update, left: torch.Tensor, weight: float, share: float, k: i
     squares = gram(core)
     norm = float(squares.trace().sqrt())
     if is_tall(core):
-        inside = core.under(left)
+        inside = core.rmatmul(left.T)
         squares -= inside.double().T @ inside.double()
         _, short = rooted(squares, 0, k)
         long = times(core, short) - left @ (inside @ short.to(inside.dtype))

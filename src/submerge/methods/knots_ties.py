@@ -42,11 +42,11 @@ def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
     blocks = [slice(start, start + step) for start in range(0, rank, step)]
 
     def coordinates(at: slice) -> list[torch.Tensor]:
-        return [update.under(basis[:, at]) for update, _, _ in taking]
+        return [update.rmatmul(basis[:, at].T) for update, _, _ in taking]
 
     held = coordinates(blocks[0]) if len(blocks) == 1 else None
     # where they are as large as the updates themselves: made one at a time, and again in blocks
-    ranked = held or (update.under(basis) for update, _, _ in taking)
+    ranked = held or (update.rmatmul(basis.T) for update, _, _ in taking)
     masks = [_largest(c, density) for c, (_, _, density) in zip(ranked, taking, strict=True)]
     merged = basis.new_empty(rank, n)
     for at in blocks:

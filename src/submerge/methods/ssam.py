@@ -110,9 +110,9 @@ def _shared(updates: Sequence[Update], o: Values) -> Shared:
 def _core(shared: Shared, update: Update, o: Values) -> torch.Tensor:
     """Return the update in the shared coordinates of one side or both."""
     if o["sides"] == "left":
-        return update.under(shared.u)
+        return update.rmatmul(shared.u.T)
     if o["sides"] == "right":
-        return update.times(shared.v)
+        return update.matmul(shared.v)
     core = shared.core(update)
     return core * torch.eye(*core.shape, dtype=core.dtype) if o["core"] == "diag" else core
 
