@@ -15,7 +15,7 @@ from submerge.deferred import torch
 
 __all__ = ["GRAM_FLOOR", "Svd", "enough", "inverse_root", "polar", "rooted", "svd", "tolerance"]
 
-CORE = 256
+DIRECT = 256
 """The short side up to which a matrix is decomposed directly, in float64."""
 SAME = 1e-6
 """The share by which squares of float32 singular values may differ that should be equal."""
@@ -34,8 +34,8 @@ class Svd:
     Examples:
         >>> import torch
         >>> from submerge.algebra import Dense, svd
-        >>> found = svd(Dense(torch.diag(torch.tensor([1.0, 3.0]))))
-        >>> found.cut(1).update().dense().diag().abs().round(decimals=4)
+        >>> triplets = svd(Dense(torch.diag(torch.tensor([1.0, 3.0]))))
+        >>> triplets.cut(1).update().dense().diag().abs().round(decimals=4)
         tensor([0., 3.])
     """
 
@@ -78,8 +78,8 @@ def svd(update: Update, k: int | None = None) -> Svd:
     Examples:
         >>> import torch
         >>> from submerge.algebra import LowRank, svd
-        >>> found = svd(LowRank(torch.ones(4, 1), torch.ones(1, 9)))
-        >>> found.u.shape, found.s.round(decimals=4), found.v.shape
+        >>> triplets = svd(LowRank(torch.ones(4, 1), torch.ones(1, 9)))
+        >>> triplets.u.shape, triplets.s.round(decimals=4), triplets.v.shape
         (torch.Size([4, 1]), tensor([6.]), torch.Size([9, 1]))
     """
     if isinstance(update, Zero):
@@ -87,18 +87,14 @@ def svd(update: Update, k: int | None = None) -> Svd:
         return Svd(torch.zeros(m, 0), torch.zeros(0), torch.zeros(n, 0))
     if isinstance(update, LowRank):
         dtype = update.left.dtype
-        q, a = torch.linalg.qr(update.left.double())
-        z, b = torch.linalg.qr(update.right.double().T)
-        u, s, v = _direct(a @ b.T)
-        u, v = q @ u, z @ v
+        u, s, v = _by_factors(update)
     else:
         assert isinstance(update, (Dense, Streamed))
         dtype = update.dtype
-        small = min(update.shape) <= CORE or dtype == torch.float64
+        small = min(update.shape) <= DIRECT or dtype == torch.float64
         u, s, v = _direct(update.dense().double()) if small else _by_gram(update)
     rank = _rank(s, tolerance(update.shape, dtype))
-    found = Svd(u.to(dtype), s.to(dtype), v.to(dtype))
-    return found.cut(rank if k is None else min(k, rank))
+    return Svd(u.to(dtype), s.to(dtype), v.to(dtype)).cut(rank if k is None else min(k, rank))
 
 
 def _direct(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -106,7 +102,20 @@ def _direct(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     return u, s, vh.T
 
 
+def _by_factors(update: LowRank) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the SVD of L R from that of the r×r core A Bᵀ, for L = Q A and Rᵀ = Z B."""
+    q, a = torch.linalg.qr(update.left.double())
+    z, b = torch.linalg.qr(update.right.double().T)
+    u, s, v = _direct(a @ b.T)
+    return q @ u, s, z @ v
+
+
 def _by_gram(update: Dense | Streamed) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the SVD from the eigenvectors of the short side; those of the long side are Δ v / s or Δᵀ u / s.
+
+    They are orthonormal as far as the short side's are exact: what is not above the tolerance, whose division
+    by s would blow up its rounding, is left out first.
+    """
     tall = update.shape[0] >= update.shape[1]
     gram = update.column_gram() if tall else update.row_gram()
     s, vectors = rooted(gram, tolerance(update.shape, update.dtype))

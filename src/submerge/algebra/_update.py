@@ -23,7 +23,7 @@ BLOCK = 1 << 20
 PANEL = 256
 """Columns of a Gram matrix that are formed at a time, from the diagonal down, which is half of them."""
 SLABS = 4
-"""Parts that a wide update is held in, one at a time, for its Gram matrix: it is read some three times."""
+"""Parts in which a streamed update is held, one at a time, for its row Gram matrix: it is read 3.5 times."""
 
 
 class Update(ABC):
