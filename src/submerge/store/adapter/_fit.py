@@ -163,7 +163,7 @@ def _hint(name: str, part: Part, shape: tuple[int, ...]) -> str:
 
 
 def _settled(part: Part, shape: tuple[int, ...], *, either_layout: bool) -> _Settled:
-    """Return the part as a parameter of this shape has it; with `either_layout` it may be stored transposed."""
+    """Return the part in the layout of its parameter; with `either_layout` it may be stored transposed."""
     if isinstance(part, Rows):
         last = max(part.indices, default=0)
         fits = len(shape) == 2 and part.entry.shape[1] == shape[1] and last < shape[0]
@@ -181,7 +181,7 @@ def _settled(part: Part, shape: tuple[int, ...], *, either_layout: bool) -> _Set
 
 
 def _fits(part: LowRank, shape: tuple[int, ...]) -> bool:
-    """Return whether an update has a parameter's shape, but for a leading 1 or a convolution's kernel of 1."""
+    """Return whether an update has a parameter's shape, but for a leading 1 or a kernel of 1."""
     single = part.experts == 0 and len(shape) == 3 and shape == (1, *part.stored)
     return part.stored == shape or single or _same_map(part.stored, shape)
 

@@ -11,7 +11,7 @@ from submerge.errors import Problem, few
 from submerge.store.adapter._parts import PACKED_ORDER, Kind
 from submerge.store.format import Spilled
 
-__all__ = ["LoraKeys", "Update", "file_key", "padded", "plan_entries", "plan_keys"]
+__all__ = ["LoraKeys", "LoraModule", "file_key", "padded", "plan_entries", "plan_keys"]
 
 Keys = tuple[str, str]
 

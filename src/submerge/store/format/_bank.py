@@ -1,8 +1,8 @@
 """`bank.safetensors`: what a gate needs at run time, gathered from parts that are written as they come.
 
 Ranks may depend on the values, so that the layout is known only at the end. Until then each tensor's part is
-a small safetensors file of its own, which has its name only when it is complete: workers in other processes can
-write them, and a later run can take them up.
+a small safetensors file of its own, which has its name only when it is complete: workers in other processes
+can write them, and a later run can take them up.
 """
 
 from __future__ import annotations
