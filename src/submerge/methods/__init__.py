@@ -13,6 +13,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
+from submerge.deprecated import warn_renamed
 from submerge.errors import Problem, RequestError, WorkError
 from submerge.methods._base import (
     REQUIRED,
@@ -28,7 +29,6 @@ from submerge.methods._base import (
     TensorSpec,
     Values,
 )
-from submerge.methods._deprecated import warn_renamed
 
 __all__ = [
     "METHODS",

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from submerge.deprecated import takes_old_arguments, warn_renamed
 from submerge.methods._contract import Fold, FoldPlan, MatrixFold, Merged, TensorSpec, Values
-from submerge.methods._deprecated import takes_old_arguments, warn_renamed
 from submerge.methods._gate_spec import BankBound, BankBoundRule, GateSettings, GateSpec
 from submerge.methods._option import REQUIRED, Option
 

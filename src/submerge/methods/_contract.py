@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from submerge.algebra import Chunk, Reduction, Update
 from submerge.deferred import torch
-from submerge.methods._deprecated import takes_old_arguments, warn_renamed
+from submerge.deprecated import takes_old_arguments, warn_renamed
 
 __all__ = ["Fold", "FoldPlan", "MatrixFold", "Merged", "TensorSpec", "Values"]
 

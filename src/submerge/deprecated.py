@@ -1,4 +1,4 @@
-"""Names that methods of other packages may still use, each with a warning that says what it is called now."""
+"""Old public names: they work, and say which name has taken their place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def warn_renamed(old: str, new: str, level: int = 3) -> None:
-    """Warn that a name has another one now; `level` is how many calls ago it was written."""
+    """Warn that `old` is called `new` now, at the line that calls the caller, or `level` calls ago."""
     warnings.warn(f"{old} is deprecated: it is called {new} now", DeprecationWarning, stacklevel=level)
 
 
