@@ -3,8 +3,8 @@
 from submerge.recipe._load import load_recipe
 from submerge.recipe._mergekit import to_mergekit
 from submerge.recipe._recipe import ModelEntry, OutputForm, Recipe, Rules, same_model
-from submerge.recipe._setting import Rule, Setting
-from submerge.recipe._settings import Resolved, ResolvedValues, resolve
+from submerge.recipe._resolve import Resolved, ResolvedValues, resolve
+from submerge.recipe._rules import Rule, Setting
 
 __all__ = [
     "ModelEntry",

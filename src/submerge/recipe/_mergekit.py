@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from submerge.recipe._recipe import Recipe, same_model
-from submerge.recipe._setting import Setting
+from submerge.recipe._rules import Setting
 
 __all__ = ["to_mergekit"]
 

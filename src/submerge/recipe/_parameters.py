@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from submerge.recipe._report import KeyPath, Report, listed, nearest, show
-from submerge.recipe._setting import Setting, read_setting
-
-if TYPE_CHECKING:
-    from submerge.methods import Method
+from submerge.methods import REQUIRED, Method
+from submerge.recipe._problems import KeyPath, Report, listed, nearest, show
+from submerge.recipe._rules import Setting, read_setting
 
 __all__ = ["check_required", "read_parameters"]
 
@@ -73,8 +71,6 @@ def _no_option(
 
 def check_required(method: Method, raw: Any, report: Report) -> None:
     """Note the shared options that must be given and that the top-level section does not name."""
-    from submerge.methods import REQUIRED
-
     given = raw if isinstance(raw, dict) else {}
     for option in method.options:
         missing = not set(option.names) & set(given)

@@ -3,13 +3,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from submerge.recipe._report import Positions
-from submerge.recipe._setting import Setting
-
-if TYPE_CHECKING:
-    from submerge.methods import Method
+from submerge.methods import Method
+from submerge.recipe._problems import Positions
+from submerge.recipe._rules import Setting
 
 __all__ = ["ModelEntry", "OutputForm", "Recipe", "Rules", "same_model"]
 

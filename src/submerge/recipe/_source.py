@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from submerge.errors import Problem, RequestError
-from submerge.recipe._report import Report, show
+from submerge.recipe._problems import Report, show
 from submerge.recipe._yaml import MAX_BITS, MAX_BYTES, MAX_DEPTH, parse_yaml
 
 __all__ = ["Source", "open_source"]

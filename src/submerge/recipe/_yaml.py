@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from submerge.recipe._report import KeyPath, Report, show
+from submerge.recipe._problems import KeyPath, Report, show
 
 __all__ = ["MAX_BITS", "MAX_BYTES", "MAX_DEPTH", "Document", "parse_yaml"]
 

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-from submerge.recipe._report import KeyPath, Report, dotted, show
-
-if TYPE_CHECKING:
-    from submerge.methods import Option
+from submerge.methods import Option
+from submerge.recipe._problems import KeyPath, Report, dotted, show
 
 __all__ = ["Rule", "Scalar", "Setting", "checked", "read_setting"]
 

@@ -3,14 +3,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from submerge.errors import Problem, RequestError
+from submerge.methods import REQUIRED, Option
 from submerge.recipe._recipe import Recipe
-from submerge.recipe._setting import Rule, Setting, checked
-
-if TYPE_CHECKING:
-    from submerge.methods import Option
+from submerge.recipe._rules import Rule, Setting, checked
 
 __all__ = ["Resolved", "ResolvedValues", "resolve"]
 
@@ -83,8 +81,6 @@ class _Chain:
 
     def resolved(self, index: int, depth: float) -> Resolved | Problem | None:
         """Return what rule `index` gives at `depth`; None where no rule and no default gives anything."""
-        from submerge.methods import REQUIRED
-
         if index == len(self.rules):
             default = self.option.default
             return None if default is REQUIRED else Resolved(default, "default")
