@@ -14,8 +14,8 @@ import submerge
 from _cli import cli
 from _mass_tasks import make, words
 from _models import quiet_transformers
-from submerge.runtime._items import Item
-from submerge.runtime._survey import Survey
+from submerge.calibrate import Item
+from submerge.report import Survey
 
 pytest.importorskip("transformers")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -93,7 +93,7 @@ def test_a_picture(served: Path, tmp_path: Path, told: bool) -> None:
 def test_a_picture_of_many_layers_and_of_none(tmp_path: Path) -> None:
     """Many sites are averaged by layer; long names are cut; a task without inputs has no colour."""
     pytest.importorskip("matplotlib")
-    from submerge.runtime._picture import draw
+    from submerge.report import draw
 
     names = ("a", "a-task-with-quite-a-long-name-of-its-own", "nobody")
     items = tuple(Item(text="x", task=names[i % 2]) for i in range(6))

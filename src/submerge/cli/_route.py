@@ -13,7 +13,7 @@ from submerge.cli._merge import Json
 from submerge.deferred import required
 
 if TYPE_CHECKING:
-    from submerge.runtime._survey import Survey
+    from submerge.report import Survey
 
 _WIDTH = 60
 
@@ -33,8 +33,7 @@ def route(
     """
     if plot is not None:
         required("matplotlib", "--plot needs")
-    from submerge.runtime._picture import draw
-    from submerge.runtime._survey import survey
+    from submerge.report import draw, survey
 
     found = survey(out, data)
     if plot is not None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from submerge.calibrate import Item, prepared, read_items
 from submerge.errors import Problem, RequestError, few
-from submerge.runtime._items import Item, prepared, read_items
 from submerge.runtime._load import load
 from submerge.runtime._select import zscores
 

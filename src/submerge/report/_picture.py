@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from submerge.deferred import required
-from submerge.runtime._survey import Survey
+from submerge.report._survey import Survey
 from submerge.store import layer_of
 
 __all__ = ["draw"]
