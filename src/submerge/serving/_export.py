@@ -24,7 +24,7 @@ from submerge.engine import is_matrix, stores_transposed, vllm_command
 from submerge.errors import Problem, RequestError, few
 from submerge.runtime._folder import Folder, open_folder
 from submerge.serving._clip import is_texts
-from submerge.store import AdapterWriter, layer_of, loaded_names, open_checkpoint
+from submerge.store import AdapterWriter, Manifest, layer_of, loaded_names, open_checkpoint
 
 __all__ = ["Exported", "export_adapters"]
 
@@ -151,8 +151,7 @@ def _named(opened: Folder) -> tuple[dict[str, str], dict[str, Any]]:
 
 def _base_of(folder: Path) -> tuple[str, str | None]:
     """Return the base that the folder was merged from, whole paths of folders, and its revision."""
-    recipe = json.loads((folder / "submerge.json").read_text(encoding="utf-8"))["recipe"]
-    base = str(recipe["base_model"])
+    base = str(Manifest.read(folder).base)
     if Path(base).exists():
         return str(Path(base).resolve()), None
     name, _, revision = base.partition("@")

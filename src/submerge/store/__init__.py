@@ -12,12 +12,15 @@ from submerge.store._align import Aligner, Alignment
 from submerge.store._bank import BANK, BankParts, write_bank
 from submerge.store._checkpoint import Checkpoint, open_checkpoint, same_values
 from submerge.store._config import can_untie, is_t5, layer_count, tied_embeddings, untied, vocabulary_size
+from submerge.store._digest import DIGEST, digest, file_digest, hasher, joined
 from submerge.store._dtypes import DTYPES, DType, dtype_named
 from submerge.store._encode import encode_header
 from submerge.store._header import Header, TensorEntry, read_header
 from submerge.store._hub import fetch
 from submerge.store._journal import JOURNAL, Journal
 from submerge.store._lora_file import lora_file
+from submerge.store._manifest import MANIFEST, Manifest, checked
+from submerge.store._manifest_records import GateRecord, ModelRecord, TensorRecord
 from submerge.store._model import open_model, split_spec
 from submerge.store._module_names import loaded_names, module_names
 from submerge.store._names import depths, layer_of
@@ -38,9 +41,11 @@ __all__ = [
     "ADAPTER_CONFIG",
     "ADAPTER_STEM",
     "BANK",
+    "DIGEST",
     "DTYPES",
     "JOURNAL",
     "LORA_STEM",
+    "MANIFEST",
     "Adapter",
     "AdapterWriter",
     "Add",
@@ -53,13 +58,16 @@ __all__ = [
     "DType",
     "FileSource",
     "FileTable",
+    "GateRecord",
     "Header",
     "Journal",
     "Kind",
     "LoraKeys",
     "LowRank",
+    "Manifest",
     "MemorySink",
     "MemorySource",
+    "ModelRecord",
     "NameMatch",
     "Part",
     "Replace",
@@ -69,22 +77,28 @@ __all__ = [
     "Sink",
     "Source",
     "TensorEntry",
+    "TensorRecord",
     "Tokenizer",
     "Vocabulary",
     "VocabularyDiff",
     "can_untie",
+    "checked",
     "compare_vocabularies",
     "depths",
+    "digest",
     "dtype_named",
     "encode_header",
     "fetch",
+    "file_digest",
     "file_identity",
     "find_aliases",
     "fit_adapter",
+    "hasher",
     "index_json",
     "is_adapter",
     "is_t5",
     "is_tokenizer_file",
+    "joined",
     "lay_over",
     "layer_count",
     "layer_of",
