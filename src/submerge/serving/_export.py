@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from submerge.engine import is_matrix, stores_transposed, vllm_command
+from submerge.engine import vllm_command
+from submerge.engine.plan import is_matrix, stores_transposed
 from submerge.errors import Problem, RequestError, few
 from submerge.runtime._folder import Folder, open_folder
 from submerge.serving._clip import is_texts

@@ -10,9 +10,8 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
-from submerge.store._config import tied_embeddings, vocabulary_size
-from submerge.store._module_names import loaded_names
-from submerge.store._names import layer_of
+from submerge.names import layer_of, loaded_names
+from submerge.store.folder import tied_embeddings, vocabulary_size
 
 __all__ = ["AliasGroup", "Aliases", "find_aliases"]
 
