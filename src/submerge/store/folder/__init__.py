@@ -26,8 +26,8 @@ from submerge.store.folder._vocabulary import (
 )
 from submerge.store.folder._weight_file import (
     PICKLE_SUFFIXES,
-    Choice,
     HoldsAdapterError,
+    WeightFiles,
     choose_adapter,
     choose_weights,
     pickle_refusal,
@@ -37,7 +37,6 @@ from submerge.store.folder._weight_file import (
 __all__ = [
     "MANIFEST",
     "PICKLE_SUFFIXES",
-    "Choice",
     "Fetched",
     "GateRecord",
     "HoldsAdapterError",
@@ -48,6 +47,7 @@ __all__ = [
     "Tokenizer",
     "Vocabulary",
     "VocabularyDiff",
+    "WeightFiles",
     "can_untie",
     "checked",
     "choose_adapter",
