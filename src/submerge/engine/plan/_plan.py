@@ -191,7 +191,7 @@ def plan_models(
     models = copies.models
     alignments = [a.of(model) for a, model in zip(alignments, models, strict=True)]
     gate: GatePlan | None = None
-    if recipe.method.keeps:
+    if recipe.method.gate:
         gate, found = plan_gate(recipe, models, donor, participants)
         problems += found
     tensors, found = plan_tensors(recipe, alignments, donor, participants, copies.same)
@@ -242,7 +242,7 @@ def _unfit(recipe: Recipe) -> list[Problem]:
         problems.append(
             Problem(f"{dtype} is no type for an adapter", "dtype", f"one of {', '.join(ADAPTER_DTYPES)}")
         )
-    if method.keeps:
+    if method.gate and not method.gate.adapter_output:
         what = f"{method.name} keeps a gate over its tasks, and an adapter has no place for one"
         problems.append(
             Problem(what, "output", "write a checkpoint; `submerge export` makes an adapter of each task")
