@@ -14,10 +14,10 @@ from submerge.store.adapter._build import build_parts
 from submerge.store.adapter._config import ADAPTER_CONFIG, read_adapter_config
 from submerge.store.adapter._parts import Add, Form, LowRank, Part, Replace, Rows
 from submerge.store.folder import (
-    Choice,
     Fetched,
     HubId,
     Tokenizer,
+    WeightFiles,
     choose_adapter,
     fetch,
     locate,
@@ -230,7 +230,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _entries(
-    folder: Path, choice: Choice, headers: Mapping[str, Mapping[str, TensorEntry]]
+    folder: Path, choice: WeightFiles, headers: Mapping[str, Mapping[str, TensorEntry]]
 ) -> tuple[Collection[TensorEntry], dict[str, torch.Tensor]]:
     path = folder / choice.name
     if choice.name in headers:

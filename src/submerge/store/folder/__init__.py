@@ -24,8 +24,8 @@ from submerge.store.folder._vocabulary import (
 )
 from submerge.store.folder._weight_file import (
     PICKLE_SUFFIXES,
-    Choice,
     HoldsAdapterError,
+    WeightFiles,
     choose_adapter,
     choose_weights,
     pickle_refusal,
@@ -34,13 +34,13 @@ from submerge.store.folder._weight_file import (
 
 __all__ = [
     "PICKLE_SUFFIXES",
-    "Choice",
     "Fetched",
     "HoldsAdapterError",
     "HubId",
     "Tokenizer",
     "Vocabulary",
     "VocabularyDiff",
+    "WeightFiles",
     "can_untie",
     "choose_adapter",
     "choose_weights",

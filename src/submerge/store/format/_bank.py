@@ -1,8 +1,8 @@
-"""`bank.safetensors`: what a kept gate needs at run time, gathered from parts that are written as they come.
+"""`bank.safetensors`: what a gate needs at run time, gathered from parts that are written as they come.
 
 Ranks may depend on the values, so that the layout is known only at the end. Until then each tensor's part is
-a small safetensors file of its own, which has its name only when it is whole: workers in other processes can
-write them, and a later run can take them up.
+a small safetensors file of its own, which has its name only when it is complete: workers in other processes
+can write them, and a later run can take them up.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class BankParts:
         """Write a part, and return its digest; raise `WorkError` if the disk refuses."""
         named = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
         header, _ = encode_header([(n, str(dtype_named(t.dtype)), tuple(t.shape)) for n, t in named.items()])
-        whole = xxhash.xxh3_128(header)
+        hasher = xxhash.xxh3_128(header)
         path = self._path(number)
         unfinished = path.with_suffix(".unfinished")
         try:
@@ -51,7 +51,7 @@ class BankParts:
                 file.write(header)
                 for tensor in named.values():
                     data = tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b""
-                    whole.update(data)
+                    hasher.update(data)
                     file.write(data)
             os.replace(unfinished, path)
         except OSError as error:
@@ -59,18 +59,18 @@ class BankParts:
             raise WorkError(
                 f"{path}: writing a part of the bank failed ({error.strerror}) — {hint}"
             ) from error
-        return whole.hexdigest()
+        return hasher.hexdigest()
 
     def holds(self, number: int, digest: str) -> bool:
         """Return whether a part is there as it was written."""
-        whole = xxhash.xxh3_128()
+        hasher = xxhash.xxh3_128()
         try:
             with self._path(number).open("rb") as file:
                 while block := file.read(BLOCK):
-                    whole.update(block)
+                    hasher.update(block)
         except OSError:
             return False
-        return whole.hexdigest() == digest
+        return hasher.hexdigest() == digest
 
     def entries(self, number: int) -> dict[str, TensorEntry]:
         """Return the tensors of a part; empty where there is none."""
@@ -99,14 +99,14 @@ def write_bank(
     with FileTable() as table, ShardWriter(folder, [shard]) as writer:
         for name, entry, opened in listed:
             source, target = opened(table), shard.entries[name]
-            whole = xxhash.xxh3_128()
+            hasher = xxhash.xxh3_128()
             size = entry.nbytes // max(1, entry.numel)
             step = max(1, BLOCK // max(1, size))
             for start in range(0, entry.numel, step):
                 count = min(step, entry.numel - start)
                 block = memoryview(bytearray(count * size))
                 source.read(start, count, block)
-                whole.update(block)
+                hasher.update(block)
                 writer.write(target, start, block)
-            digests[name] = whole.hexdigest()
+            digests[name] = hasher.hexdigest()
     return shard, digests
