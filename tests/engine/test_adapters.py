@@ -214,7 +214,7 @@ def test_modules_that_one_adapter_lacks(tmp_path: Path) -> None:
 
 
 UPDATES = [
-    n for n, m in METHODS.items() if not m.keeps and (m.origin != "zero" or m.coefficients) and n != "cat"
+    n for n, m in METHODS.items() if not m.gate and (m.origin != "zero" or m.coefficients) and n != "cat"
 ]
 
 

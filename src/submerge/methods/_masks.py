@@ -21,6 +21,7 @@ __all__ = [
     "largest",
     "nothing",
     "ranked",
+    "refuse_ranks",
     "rescaled",
     "scattered",
     "trimmed",
@@ -119,21 +120,21 @@ def scattered(spec: TensorSpec, o: Values) -> MaskPlan:
     yield
 
 
+def refuse_ranks(spec: TensorSpec, o: Values) -> None:
+    """Raise `RequestError` where a probability of `ranked` would be none."""
+    for density, epsilon in zip(o["density"], o["epsilon"], strict=True):
+        if 0 < density < 1 and not (0 < density - epsilon and density + epsilon < 1):
+            what = f"density {density:g} ± epsilon {epsilon:g} leaves the range (0, 1)"
+            hint = "choose epsilon below both density and 1 − density"
+            raise RequestError(Problem(what, f"tensor {spec.name}", hint))
+
+
 def ranked(spec: TensorSpec, o: Values) -> MaskPlan:
     """Keep entries with a probability that grows with their rank by magnitude within their row.
 
     p_i = density − ε + 2ε (rank_i − 1)/(n − 1), rank 1 the smallest, rows along the last axis.
     `variant: paper` divides what is kept by p_i. (DELLA, arXiv 2406.11617.)
     """
-    for density, epsilon in zip(o["density"], o["epsilon"], strict=True):
-        if 0 < density < 1 and not (0 < density - epsilon and density + epsilon < 1):
-            raise RequestError(
-                Problem(
-                    f"density {density:g} ± epsilon {epsilon:g} leaves the range (0, 1)",
-                    f"tensor {spec.name}",
-                    "choose epsilon below both density and 1 − density",
-                )
-            )
     unbiased = o["rescale"] and o["variant"] == "paper"
 
     def mask(chunk: Chunk) -> None:

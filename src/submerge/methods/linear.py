@@ -19,18 +19,18 @@ NOTHING = 1e-12
 """The share of the weights' magnitudes that their sum is rounding below: 0.1 + 0.2 − 0.3 is not 0."""
 
 
+def _refuse(spec: TensorSpec, o: Values) -> None:
+    weights = o["weight"]
+    if o["normalize"] and abs(math.fsum(weights)) <= NOTHING * math.fsum(map(abs, weights)):
+        what = "the weights sum to zero and cannot be normalised"
+        hint = "change the weights, or set normalize: false"
+        raise RequestError(Problem(what, f"tensor {spec.name}", hint))
+
+
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     weights = o["weight"]
     if o["normalize"]:
         total = math.fsum(weights)
-        if abs(total) <= NOTHING * math.fsum(map(abs, weights)):
-            raise RequestError(
-                Problem(
-                    "the weights sum to zero and cannot be normalised",
-                    f"tensor {spec.name}",
-                    "change the weights, or set normalize: false",
-                )
-            )
         weights = [w / total for w in weights]
     return lambda chunk: combine(chunk.updates, weights)
     yield  # no statistic is needed
@@ -56,6 +56,7 @@ METHODS = (
         source="Wortsman et al. 2022, arXiv 2203.05482",
         use="Fine-tunes of one base on the same or similar tasks; the first thing to try.",
         plan=_plan,
+        refuse=_refuse,
         coefficients=_coefficients,
         options=(
             Option("weight", float, REQUIRED, "share of each model", scope="model", tune=True),

@@ -122,6 +122,7 @@ def _method(row: _Row) -> Method:
         options=_options(row),
         width=lambda spec, o: _width(row, spec),
         coefficients=_coefficients if row.mask is _masks.nothing else None,
+        refuse=_masks.refuse_ranks if row.mask is _masks.ranked else None,
         differs=row.paper,
     )
 

@@ -14,7 +14,7 @@ from submerge.engine.plan._naming import missing_tensors
 from submerge.engine.plan._tables import is_matrix
 from submerge.engine.plan._tensor import Input, TensorPlan
 from submerge.errors import Problem, RequestError, few
-from submerge.methods import TensorSpec
+from submerge.methods import GateSpec, TensorSpec
 from submerge.recipe import Recipe, resolve
 from submerge.store import (
     DTYPES,
@@ -61,6 +61,10 @@ class _Planner:
     findings: _Findings = field(default_factory=_Findings)
     missing: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
 
+    @property
+    def _gate(self) -> GateSpec | None:
+        return self.recipe.method.gate
+
     def plan(self, entry: TensorEntry) -> TensorPlan | None:
         """Return what happens to one tensor of the donor, or None after noting a problem."""
         own = self._patched(Input(self.donor, entry), entry)
@@ -92,7 +96,7 @@ class _Planner:
             own if self.origin else None,
             values,
             "; ".join(dict.fromkeys([*self._copy_note(entry), *(i.note for i in found if i.note)])),
-            matrix=self._is_whole(entry, parameter),
+            matrix=self._as_matrix(entry, parameter),
             table=len(entry.shape) == 2 and not self._is_matrix(entry, parameter),
             parameter=parameter,
         )
@@ -100,7 +104,7 @@ class _Planner:
     def _why_base(self, odd: Input, entry: TensorEntry) -> str:
         """Return why a tensor is the base's, where a model has it in another shape."""
         label, shape = self.models[odd.model].label, list(odd.entry.shape)
-        if self.recipe.method.keeps:
+        if self._gate and self._gate.own_heads:
             return f"each task keeps its own, for {label} has {shape}"
         if self._unheld(entry):
             rows = len(shape) == 2 and shape[1:] == list(entry.shape[1:])
@@ -117,12 +121,11 @@ class _Planner:
             return False
         return not self._is_matrix(entry, self.same.get(entry.name, entry.name))
 
-    def _is_whole(self, entry: TensorEntry, parameter: str) -> bool:
-        """Return whether the method takes the tensor whole; what a gate keeps is of every tensor."""
-        method = self.recipe.method
-        if method.keeps:
+    def _as_matrix(self, entry: TensorEntry, parameter: str) -> bool:
+        """Return whether the tensor is merged by the method's rule for matrices."""
+        if self._gate and self._gate.every_tensor:
             return entry.numel > 0
-        return method.matrix is not None and self._is_matrix(entry, parameter)
+        return self.recipe.method.matrix is not None and self._is_matrix(entry, parameter)
 
     def _is_matrix(self, entry: TensorEntry, parameter: str) -> bool:
         return is_matrix(parameter, entry.shape, self.models[self.donor].config)
@@ -158,8 +161,9 @@ class _Planner:
             what = f"tensors are {found.dtype} here and {entry.dtype} in {self.models[self.donor].label}"
             self.findings.add(what, checkpoint.label, "merge models of one base", entry.name)
             return None
-        keeps = self.recipe.rules.shape == "base" or self.recipe.method.keeps or self._unheld(entry)
-        if found.shape != entry.shape and not keeps:
+        own = self._gate is not None and self._gate.own_heads
+        may_differ = self.recipe.rules.shape == "base" or own or self._unheld(entry)
+        if found.shape != entry.shape and not may_differ:
             hint = "merge models of one base, or set rules: {shape: base} to keep the base's tensor"
             what = f"shapes differ from {self.models[self.donor].label}'s"
             shapes = f"{entry.name} ({list(found.shape)}, there {list(entry.shape)})"
@@ -172,9 +176,9 @@ class _Planner:
     def _left_out(self, checkpoint: Checkpoint, entry: TensorEntry) -> bool:
         """Return whether a task has no use for a tensor: a pooler or a tower, beside layers that it has.
 
-        Only a gate keeps tasks apart, so that what one lacks is not missing in the others.
+        Only a gate runs tasks apart, so that what one lacks is not missing in the others.
         """
-        if not self.recipe.method.keeps:
+        if not (self._gate and self._gate.partial_models):
             return False
         place, stacks = layer_of(entry.name), _stacks(checkpoint.tensors)
         shared = stacks & _stacks(self.models[self.donor].tensors)
@@ -199,9 +203,7 @@ class _Planner:
         """Return the options for one tensor, after the method has had a chance to refuse them."""
         try:
             values = resolve(self.recipe, parameter, self.depths[parameter]).values()
-            steps = self.recipe.method.plan(TensorSpec(entry.name, entry.shape, count), values)
-            next(steps, None)
-            steps.close()
+            self.recipe.method.check(TensorSpec(entry.name, entry.shape, count), values)
             if self.recipe.output.form == "adapter" and self.recipe.method.coefficients:
                 self.recipe.method.coefficients(values)
         except RequestError as error:

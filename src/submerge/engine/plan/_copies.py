@@ -153,7 +153,12 @@ class _Resolver:
     @property
     def _may_grow(self) -> bool:
         """Whether the output may have a name that the reference does not store."""
-        return bool(self.named.ties(self.base)) and self.aliases.complete and not self.recipe.method.keeps
+        return bool(self.named.ties(self.base)) and self.aliases.complete and not self._own_heads
+
+    @property
+    def _own_heads(self) -> bool:
+        """Whether what the base lacks is a task's own."""
+        return self.recipe.method.gate is not None and self.recipe.method.gate.own_heads
 
     def _apart(self, group: _Group) -> tuple[str | None, list[str]]:
         """Return the first name that the reference stores, and those that are another parameter than it."""
@@ -190,7 +195,7 @@ class _Resolver:
         what = f"{few(owners)}: unties {few(others)} from {first}, which {_base_label(self.base)} ties"
         new = [name for name in others if name not in self.base.tensors]
         if new and not self._may_grow:
-            if not self.recipe.method.keeps:  # else they are a task's own
+            if not self._own_heads:
                 self.warnings.append(f"{what}: {few(new)} is dropped, for the output has no place for it")
             if len(new) == len(others):
                 return False

@@ -84,7 +84,7 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
     inputs = copies.inputs
     lacks = [a.of(model).lacks for a, model in zip(alignments, inputs.models, strict=True)]
     gate: GatePlan | None = None
-    if recipe.method.keeps:
+    if recipe.method.gate:
         gate, refusals = plan_gate(recipe, inputs.models, inputs.reference, inputs.participants)
         problems += refusals
     tensors, refusals = plan_tensors(recipe, inputs, lacks, copies.same)
@@ -134,7 +134,7 @@ def _unfit_for_adapter(recipe: Recipe) -> list[Problem]:
         problems.append(
             Problem(f"{dtype} is no type for an adapter", "dtype", f"one of {', '.join(ADAPTER_DTYPES)}")
         )
-    if method.keeps:
+    if method.gate and not method.gate.adapter_output:
         what = f"{method.name} keeps a gate over its tasks, and an adapter has no place for one"
         problems.append(
             Problem(what, "output", "write a checkpoint; `submerge export` makes an adapter of each task")

@@ -130,13 +130,14 @@ def open_models(recipe: Recipe, settings: Settings, *, download: bool) -> Inputs
     Where an adapter is to come out of adapters alone, no base is opened: the reference is then a model
     without values. Raises `RequestError` with everything that is wrong.
     """
+    own_heads = recipe.method.gate is not None and recipe.method.gate.own_heads
     opener = _Opener(
         recipe.root,
         settings,
         download,
-        heads=recipe.method.keeps,
+        heads=own_heads,
         untie=recipe.output.form == "checkpoint",  # an adapter has no place for what its base lacks
-        other_shapes=recipe.rules.shape == "base" and not recipe.method.keeps,
+        other_shapes=recipe.rules.shape == "base" and not own_heads,
     )
     specs = list(dict.fromkeys([*([recipe.base] if recipe.base else []), *(e.model for e in recipe.models)]))
     if recipe.output.form == "adapter":

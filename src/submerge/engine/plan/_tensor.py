@@ -73,7 +73,7 @@ class TensorPlan:
     `inputs` are the method's participants in order (for `copy`: the base's tensor, then those
     that it is compared with; for `take_base`: the base's alone). `origin` is what updates are taken
     against and added to, or None. `values` are the method's options for this tensor. A `matrix` is
-    merged whole, by the method's rule for matrices; of a gate's method that is every tensor, and a `table` is
+    merged by the method's rule for matrices, which of some gates is the rule for every tensor; a `table` is
     one of two dimensions that is no linear map. `module` is how an adapter keeps the result; in an
     adapter a tensor without one is saved whole. `parameter` is the name whose options and random
     numbers the tensor has: another than its own where it is a copy, as a head that is tied to embeddings.
@@ -110,8 +110,9 @@ class TensorPlan:
     @property
     def spec(self) -> TensorSpec:
         """The tensor as its method sees it."""
-        kept = self.method is not None and self.method.keeps  # its rule goes by the real dimensions
-        shape = self.sides if self.matrix and not kept else self.shape
+        gate = self.method.gate if self.method else None
+        real = gate is not None and gate.every_tensor  # such a method's rule goes by the real dimensions
+        shape = self.sides if self.matrix and not real else self.shape
         return TensorSpec(self.name, shape, len(self.inputs), self.table)
 
     @property
