@@ -1,6 +1,6 @@
 """From a recipe to a plan: what is read, computed and written for each tensor, and in how much memory."""
 
-from submerge.engine.plan._adapter_form import adapter_file, lora_keys, turned
+from submerge.engine.plan._adapter_form import adapter_file, lora_keys, stores_transposed
 from submerge.engine.plan._device import check_device
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._make_plan import make_plan, plan_models
@@ -27,8 +27,8 @@ __all__ = [
     "make_plan",
     "peak_resident",
     "plan_models",
+    "stores_transposed",
     "task_length",
     "told_beyond",
     "torch_dtype",
-    "turned",
 ]
