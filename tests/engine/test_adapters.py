@@ -21,7 +21,7 @@ from _support import MATRIX_CASES, Case
 from store.helpers_adapter import CASES, by_hand, stored
 from submerge.engine import merge_state_dicts
 from submerge.engine.output import _run
-from submerge.engine.plan._plan import make_plan
+from submerge.engine.plan import make_plan
 from submerge.engine.work import _job
 from submerge.engine.work._adapter_edit import patches_of
 from submerge.engine.work._reader import feeds

@@ -9,6 +9,7 @@ from typing import Any
 
 from submerge.engine.plan._adapter_form import adapter_form
 from submerge.engine.plan._gate import is_head
+from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._naming import missing_tensors
 from submerge.engine.plan._tables import is_matrix
 from submerge.engine.plan._tensor import Input, TensorPlan
@@ -17,7 +18,6 @@ from submerge.methods import GateSpec, TensorSpec
 from submerge.recipe import Recipe, resolve
 from submerge.store import (
     DTYPES,
-    Alignment,
     Checkpoint,
     LowRank,
     Part,
@@ -73,7 +73,7 @@ class _Planner:
         dtype = dtype_named(self.recipe.out_dtype or self.recipe.dtype or entry.dtype) or entry.dtype
         if any(is_head(entry.name, one.head) for one in self.recipe.participants):
             why = "a head: each task keeps its own"
-            return TensorPlan(entry.name, entry.shape, dtype, "base", None, (own,), None, {}, why)
+            return TensorPlan(entry.name, entry.shape, dtype, "take_base", None, (own,), None, {}, why)
         inputs = [self._find(model, entry) for model in self.participants]
         if any(i is None for i in inputs):
             return None
@@ -81,7 +81,7 @@ class _Planner:
         odd = [i for i in found if i.entry.shape != entry.shape]
         if odd:
             why = self._why_base(odd[0], entry)
-            return TensorPlan(entry.name, entry.shape, dtype, "base", None, (own,), None, {}, why)
+            return TensorPlan(entry.name, entry.shape, dtype, "take_base", None, (own,), None, {}, why)
         parameter = self.same.get(entry.name, entry.name)
         values = self._values(entry, parameter, len(found))
         if values is None:
@@ -144,7 +144,7 @@ class _Planner:
             and (other.dtype, other.shape) == (entry.dtype, entry.shape)
         ]
         why = f"{entry.dtype} is not averaged: copied from {self.models[self.donor].label}"
-        return TensorPlan(entry.name, entry.shape, entry.dtype, "keep", None, (own, *others), None, {}, why)
+        return TensorPlan(entry.name, entry.shape, entry.dtype, "copy", None, (own, *others), None, {}, why)
 
     def _find(self, model: int, entry: TensorEntry) -> Input | None:
         """Return where this model's part comes from: its own tensor, or the base's."""
@@ -221,28 +221,32 @@ def _stacks(names: Iterable[str]) -> set[str]:
 
 
 def plan_tensors(
-    recipe: Recipe,
-    alignments: Sequence[Alignment],
-    donor: int,
-    participants: Sequence[int],
-    same: Mapping[str, str],
+    recipe: Recipe, inputs: Inputs, lacks: Sequence[Mapping[str, str]], same: Mapping[str, str]
 ) -> tuple[list[TensorPlan], list[Problem]]:
-    """Return what happens to each tensor of the donor's model, in its order, and all problems found.
+    """Return what happens to each tensor of the reference, in its order, and all problems found.
 
-    `alignments` are the models under the donor's names, and `participants` indices into them, in the
-    method's order. A checkpoint has exactly the donor's tensors, an adapter those that a model changes; the
-    rules of the recipe say what to do where a model lacks one or has another shape. `same` maps tensors to
-    those that they are copies of.
+    `inputs` are the models under the reference's names. A checkpoint has exactly the reference's tensors, an
+    adapter those that a model changes; the rules of the recipe say what to do where a model lacks one or has
+    another shape. `lacks` has for each model the tensors that it rightly has none for, with the reason, and
+    `same` maps tensors to those that they are copies of.
     """
-    models = [alignment.model for alignment in alignments]
-    names = models[donor].tensors
+    models, reference = inputs.models, inputs.reference_model
+    names = reference.tensors
     as_adapter = recipe.output.form == "adapter"
     on_base = recipe.base is not None and recipe.method.origin in ("base", "either")
-    lacks = [alignment.lacks for alignment in alignments]
-    planner = _Planner(recipe, models, donor, participants, on_base or as_adapter, depths(names), lacks, same)
+    planner = _Planner(
+        recipe,
+        models,
+        inputs.reference,
+        inputs.participants,
+        on_base or as_adapter,
+        depths(names),
+        lacks,
+        same,
+    )
     tensors = [plan for entry in names.values() if (plan := planner.plan(entry)) is not None]
-    problems = [missing_tensors(models[m], models[donor], left) for m, left in planner.missing.items()]
+    problems = [missing_tensors(models[m], reference, left) for m, left in planner.missing.items()]
     problems += planner.findings.problems()
     if not as_adapter or problems:
         return tensors, problems
-    return adapter_form(tensors, models, donor)
+    return adapter_form(tensors, inputs)
