@@ -61,9 +61,9 @@ def largest(spec: TensorSpec, o: Values) -> MaskPlan:
     densities = o["density"]
     partial = [t for t, d in enumerate(densities) if 0 < d < 1]
     ranks = [[max(1, int(d * spec.numel))] if t in partial else [] for t, d in enumerate(densities)]
-    found = yield from kth_largest(spec.numel, ranks, _magnitudes)
+    magnitudes = yield from kth_largest(spec.numel, ranks, _magnitudes)
     thresholds = [
-        f[0] if f else (0.0 if d >= 1 else float("inf")) for f, d in zip(found, densities, strict=True)
+        m[0] if m else (0.0 if d >= 1 else float("inf")) for m, d in zip(magnitudes, densities, strict=True)
     ]
     if not any(thresholds):
         return lambda chunk: None
@@ -88,9 +88,11 @@ def trimmed(spec: TensorSpec, o: Values) -> MaskPlan:
         keep = int(density * n)
         skipped = min(int(gamma * n), n - keep)
         ranks.append([] if density >= 1 or keep == 0 else [skipped + 1, skipped + keep])
-    found = yield from kth_largest(n, ranks, _magnitudes)
+    magnitudes = yield from kth_largest(n, ranks, _magnitudes)
     inf = float("inf")
-    ends = [f or ([inf, 0.0] if d >= 1 else [-1.0, inf]) for f, d in zip(found, o["density"], strict=True)]
+    ends = [
+        m or ([inf, 0.0] if d >= 1 else [-1.0, inf]) for m, d in zip(magnitudes, o["density"], strict=True)
+    ]
 
     def mask(chunk: Chunk) -> None:
         for t, (high, low) in enumerate(ends):
@@ -146,8 +148,8 @@ def ranked(spec: TensorSpec, o: Values) -> MaskPlan:
                 rows[t].zero_()
                 continue
             probability = _relative_ranks(rows[t]).mul_(2 * epsilon).add_(density - epsilon)
-            kept = chunk.draw(t).view_as(probability).lt(probability).to(rows.dtype)
-            rows[t].mul_(kept.div_(probability) if unbiased else kept)
+            ones = chunk.draw(t).view_as(probability).lt(probability).to(rows.dtype)
+            rows[t].mul_(ones.div_(probability) if unbiased else ones)
 
     return mask
     yield

@@ -84,14 +84,14 @@ def _width(row: _Row, spec: TensorSpec) -> int:
 
 def _options(row: _Row) -> tuple[Option, ...]:
     sparse = row.mask is not _masks.nothing
-    kept = "share of entries kept" if sparse else "accepted for mergekit recipes; has no effect here"
+    density = "share of entries kept" if sparse else "accepted for mergekit recipes; has no effect here"
     options = [
         Option("weight", float, REQUIRED, "factor on each model's update", scope="model", tune=True),
         Option("lambda", float, 1.0, "factor on the merged update", tune=True),
         Option("normalize", bool, row.normalize, "divide by the sum of the weights that took part"),
         Option("rescale", bool, row.rescale, "make up for what the mask removed"),
         Option("int8_mask", bool, False, "accepted for mergekit recipes; has no effect here"),
-        Option("density", float, 1.0, kept, scope="model", low=0, high=1, tune=sparse),
+        Option("density", float, 1.0, density, scope="model", low=0, high=1, tune=sparse),
     ]
     if row.mask is _masks.trimmed:
         options.append(

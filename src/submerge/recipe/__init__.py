@@ -1,4 +1,4 @@
-"""What the user asks for: recipes read, checked whole, and resolved to a value for each tensor."""
+"""What the user asks for: recipes read, checked in full, and resolved to a value for each tensor."""
 
 from submerge.recipe._load import load_recipe
 from submerge.recipe._mergekit import to_mergekit

@@ -28,7 +28,7 @@ def load_recipe(
     methods: Mapping[str, Method] | None = None,
     output: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """Return the recipe in `source`, checked whole: a file's path, YAML text, or a mapping.
+    """Return the recipe in `source`, checked in full: a file's path, YAML text, or a mapping.
 
     Args:
         source: a str that holds a line end is text, any other a path.
@@ -142,7 +142,7 @@ def _read_method(data: dict[str, Any], methods: Mapping[str, Method], report: Re
 def _read_models(
     data: dict[str, Any], method: Method | None, methods: Mapping[str, Method], report: Report
 ) -> list[ModelEntry] | None:
-    """Return the models, or None; a recipe of slices was refused already, so is not told again."""
+    """Return the models, or None; a recipe of slices was refused already, so is not reported again."""
     if data.get("models") is None and (data.get("slices") is not None or data.get("modules") is not None):
         return None
     if "models" not in data:

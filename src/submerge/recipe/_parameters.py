@@ -29,7 +29,7 @@ def read_parameters(
     if not isinstance(raw, dict):
         report.add(f"'parameters' is a mapping, not {show(raw)}", path, "write 'name: value' lines")
         return {}
-    found: dict[str, Setting] = {}
+    settings: dict[str, Setting] = {}
     named: dict[str, str] = {}
     for name, written in raw.items():
         here: KeyPath = (*path, name)
@@ -48,8 +48,8 @@ def read_parameters(
                 hint = "give one value, without filters and gradients"
                 report.add(f"'{name}' is one value for all tensors", here, hint)
             elif setting is not None:
-                found[option.name if option is not None else name] = setting
-    return found
+                settings[option.name if option is not None else name] = setting
+    return settings
 
 
 def _no_option(

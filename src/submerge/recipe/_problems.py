@@ -48,8 +48,8 @@ def listed(names: Iterable[str]) -> str:
 def nearest(name: str, valid: Iterable[str]) -> str | None:
     """Return the valid name that `name` most likely stands for, or None."""
     plain = name.lower().replace("-", "_")
-    found = difflib.get_close_matches(plain[:100], sorted(valid), n=1, cutoff=0.6)
-    return found[0] if found else None
+    close = difflib.get_close_matches(plain[:100], sorted(valid), n=1, cutoff=0.6)
+    return close[0] if close else None
 
 
 class Report:
@@ -58,7 +58,7 @@ class Report:
     def __init__(self, name: str, positions: Positions) -> None:
         self.name = name
         self.positions = positions
-        self._found: list[tuple[int, Problem]] = []
+        self._problems: list[tuple[int, Problem]] = []
         self._paths: set[KeyPath] = set()
 
     def line(self, path: KeyPath) -> int | None:
@@ -75,7 +75,7 @@ class Report:
 
     def add(self, what: str, path: KeyPath, hint: str = "") -> None:
         """Note a problem at `path`."""
-        self._found.append((self.line(path) or 0, Problem(what, self.where(path), hint)))
+        self._problems.append((self.line(path) or 0, Problem(what, self.where(path), hint)))
         self._paths.update(path[:end] for end in range(len(path) + 1))
 
     def has(self, path: KeyPath) -> bool:
@@ -84,7 +84,7 @@ class Report:
 
     def add_at(self, what: str, line: int, hint: str = "") -> None:
         """Note a problem at a line."""
-        self._found.append((line, Problem(what, f"{self.name}:{line}", hint)))
+        self._problems.append((line, Problem(what, f"{self.name}:{line}", hint)))
 
     def unknown(self, kind: str, name: str, valid: Sequence[str], path: KeyPath) -> None:
         """Note a name that is not known, with the nearest that is, or all of them."""
@@ -95,9 +95,9 @@ class Report:
     @property
     def problems(self) -> list[Problem]:
         """The problems so far, in the order of their lines."""
-        return [problem for _, problem in sorted(self._found, key=lambda found: found[0])]
+        return [problem for _, problem in sorted(self._problems, key=lambda entry: entry[0])]
 
     def raise_if_any(self) -> None:
         """Raise one `RequestError` with every problem that was noted."""
-        if self._found:
+        if self._problems:
             raise RequestError(self.problems)

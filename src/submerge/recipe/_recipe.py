@@ -26,8 +26,8 @@ class ModelEntry:
     """One model as the recipe lists it: its spec and parameters.
 
     A spec is `path` or `org/name@revision`, of a model or of an adapter, or `model+adapter`. `where` is
-    its line, such as `recipe.yaml:7`. Where a gate is kept, `name` is what the task is called at run time,
-    and `head` names by patterns what of the model is its own.
+    its line, such as `recipe.yaml:7`. Where the method has a gate, `name` is what the task is called at run
+    time, and `head` names by patterns what of the model is its own.
     """
 
     model: str
@@ -67,7 +67,7 @@ class OutputForm:
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """A recipe that was checked whole; compare two by `resolved()`.
+    """A recipe that was checked in full; compare two by `resolved()`.
 
     Attributes:
         method: the merge method.
