@@ -17,7 +17,20 @@ from submerge.methods._consensus import consensus
 
 __all__ = ["METHODS"]
 
-SMALL = 1e-6
+OPTIONS = (
+    Option("select_topk", float, 1.0, "share of the varying elements kept", low=0, high=1, tune=True),
+    Option("int8_mask", bool, False, "accepted for mergekit recipes; has no effect here"),
+    Option(
+"variant",
+str,
+"mergekit",
+"mergekit: equal weights where Σ mean Δ_t² < 1e-6; paper: always by energy",
+choices=("mergekit", "paper"),
+    ),
+)
+
+MERGEKIT_FLOOR = 1e-6
+"""The sum of mean squares below which mergekit weighs all models equally."""
 ROUNDING = 16 * 2.0**-23  # of float32
 """The share of itself, for each model, that a variance may be off by: fused multiply-adds give another."""
 
@@ -53,12 +66,12 @@ def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
         return torch.stack([torch.dot(row, row) for row in chunk.updates])
 
     energies = [e / max(1, spec.numel) for e in (yield Totals(energy)).tolist()]
-    together = math.fsum(energies)
-    floor = SMALL if o["variant"] == "mergekit" else torch.finfo(torch.float32).tiny
-    if together < floor:
+    total_energy = math.fsum(energies)
+    floor = MERGEKIT_FLOOR if o["variant"] == "mergekit" else torch.finfo(torch.float32).tiny
+    if total_energy < floor:
         weights = [1 / spec.count] * spec.count
     else:
-        weights = [e / together for e in energies]
+        weights = [e / total_energy for e in energies]
 
     def fold(chunk: Chunk) -> torch.Tensor:
         select(chunk)
@@ -76,17 +89,7 @@ METHODS = (
         source="Wan et al. 2024, arXiv 2408.07990",
         use="Models of unequal strength: a larger update weighs more.",
         plan=_plan,
-        options=(
-            Option("select_topk", float, 1.0, "share of the varying elements kept", low=0, high=1, tune=True),
-            Option("int8_mask", bool, False, "accepted for mergekit recipes; has no effect here"),
-            Option(
-                "variant",
-                str,
-                "mergekit",
-                "mergekit: equal weights where Σ mean Δ_t² < 1e-6; paper: always by energy",
-                choices=("mergekit", "paper"),
-            ),
-        ),
+        options=OPTIONS,
         differs="mergekit weighs all models equally where Σ mean Δ_t² < 1e-6, which is the usual size of "
         "a fine-tune's update: variant: paper weighs by energy whatever its size.",
     ),
