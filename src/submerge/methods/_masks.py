@@ -93,9 +93,7 @@ def mask_outliers(spec: TensorSpec, o: Values) -> MaskPlan:
     extremes = yield from kth_largest(n, ranks, _magnitudes)  # the largest and the smallest that are kept
     inf = float("inf")
     everything, nothing = [inf, 0.0], [-1.0, inf]
-    ends = [
-        e or (everything if d >= 1 else nothing) for e, d in zip(extremes, o["density"], strict=True)
-    ]
+    ends = [e or (everything if d >= 1 else nothing) for e, d in zip(extremes, o["density"], strict=True)]
 
     def mask(chunk: Chunk) -> None:
         for t, (high, low) in enumerate(ends):
@@ -126,20 +124,12 @@ def random_drop(spec: TensorSpec, o: Values) -> MaskPlan:
 
 
 def magprune(spec: TensorSpec, o: Values) -> MaskPlan:
-    """Keep entries with a probability that grows with their rank by magnitude in their row (MagPrune of DELLA).
+    """Keep entries with a probability that grows with their rank by magnitude in their row (DELLA, MagPrune).
 
     p_i = density − ε + 2ε (rank_i − 1)/(n − 1), rank 1 the smallest, rows along the last axis.
     `variant: paper` divides what is kept by p_i. (arXiv 2406.11617.)
     """
-    for density, epsilon in zip(o["density"], o["epsilon"], strict=True):
-        if 0 < density < 1 and not (0 < density - epsilon and density + epsilon < 1):
-            raise RequestError(
-                Problem(
-                    f"density {density:g} ± epsilon {epsilon:g} leaves the range (0, 1)",
-                    f"tensor {spec.name}",
-                    "choose epsilon below both density and 1 − density",
-                )
-            )
+    _check_probabilities(spec, o)
     unbiased = o["rescale"] and o["variant"] == "paper"
 
     def mask(chunk: Chunk) -> None:
@@ -156,6 +146,18 @@ def magprune(spec: TensorSpec, o: Values) -> MaskPlan:
 
     return mask
     yield
+
+
+def _check_probabilities(spec: TensorSpec, o: Values) -> None:
+    for density, epsilon in zip(o["density"], o["epsilon"], strict=True):
+        if 0 < density < 1 and not (0 < density - epsilon and density + epsilon < 1):
+            raise RequestError(
+                Problem(
+                    f"density {density:g} ± epsilon {epsilon:g} leaves the range (0, 1)",
+                    f"tensor {spec.name}",
+                    "choose epsilon below both density and 1 − density",
+                )
+            )
 
 
 def _relative_ranks(rows: torch.Tensor) -> torch.Tensor:

@@ -15,11 +15,11 @@ __all__ = ["METHODS"]
 OPTIONS = (
     Option("filter_wise", bool, False, "a ratio for each row, not one for the tensor"),
     Option(
-"variant",
-str,
-"mergekit",
-"mergekit: products of norms are at least 1e-6; paper: exact cosines",
-choices=("mergekit", "paper"),
+        "variant",
+        str,
+        "mergekit",
+        "mergekit: products of norms are at least 1e-6; paper: exact cosines",
+        choices=("mergekit", "paper"),
     ),
 )
 
