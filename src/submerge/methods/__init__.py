@@ -70,8 +70,8 @@ class _Registry(Mapping[str, Method]):
         for module in _OURS:
             _add(methods, import_module(f"submerge.methods.{module}").METHODS, "submerge")
         for point in entry_points(group="submerge.methods"):
-            registered = point.load()
-            _add(methods, (registered,) if isinstance(registered, Method) else registered, point.value)
+            found = point.load()
+            _add(methods, (found,) if isinstance(found, Method) else found, point.value)
         return methods
 
     def __getitem__(self, name: str) -> Method:
@@ -87,8 +87,8 @@ class _Registry(Mapping[str, Method]):
         return f"<{len(self)} methods: {', '.join(self)}>"
 
 
-def _add(methods: dict[str, Method], registered: Iterable[Method], origin: str) -> None:
-    for method in registered:
+def _add(methods: dict[str, Method], found: Iterable[Method], origin: str) -> None:
+    for method in found:
         if method.name in methods:
             raise WorkError(f"{origin} registers a second merge method called {method.name!r}")
         methods[method.name] = method
