@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from submerge.deferred import required
-from submerge.engine import quietly
+from submerge.deferred import quietly, required
 from submerge.errors import Problem, RequestError, few
 from submerge.methods import METHODS
 from submerge.methods.mass import PRESETS
