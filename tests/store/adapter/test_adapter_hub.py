@@ -1,55 +1,18 @@
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from _hub_server import COMMIT, serving
-from store.helpers_adapter import by_hand
-
-SCRIPT = """
-import json, sys
-from submerge.errors import SubmergeError
-from submerge.store import FileTable, open_adapter
-
-def opened(spec, download):
-    try:
-        found = open_adapter(spec, download=download)
-    except SubmergeError as error:
-        return {"error": str(error), "code": error.exit_code}
-    shapes = {name: list(part.shape) for name, part in found.parts.items()}
-    values = None
-    if not found.pending:
-        with FileTable() as table:
-            left, right = found.factors("q.weight", table)
-            values = (left @ right).tolist()
-    files = sorted(map(str, found.tokenizer.files))
-    return {
-        "revision": found.revision, "shapes": shapes, "values": values, "base": found.base, "tokenizer": files
-    }
-
-print(json.dumps([opened(spec.lstrip("-"), spec[0] != "-") for spec in sys.argv[1:]]))
-"""
+from _hub_server import COMMIT, environment, serving
+from _victim import result_of
+from store.helpers_adapter import by_hand, described
 
 
-def opened(cache: Path, url: str, *specs: str, **environment: str) -> list[dict[str, Any]]:
+def opened(cache: Path, url: str, *specs: str, **more: str) -> list[dict[str, Any]]:
     """Open these adapters in a process of its own; with `-` before the name by headers alone."""
-    settings = {"HF_ENDPOINT": url, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*"}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *specs],
-        env=os.environ | {"no_proxy": "*"} | settings | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found: list[dict[str, Any]] = json.loads(done.stdout)
+    found: list[dict[str, Any]] = result_of(described, specs, environment=environment(url, cache) | more)
     return found
 
 
