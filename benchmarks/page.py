@@ -17,6 +17,7 @@ from benchmarks import machine
 __all__ = [
     "RESULTS",
     "Table",
+    "checks",
     "command",
     "facts",
     "header",
@@ -27,6 +28,7 @@ __all__ = [
     "percent",
     "pyplot",
     "save",
+    "scales",
     "spread",
     "table_lines",
     "versions",
@@ -137,6 +139,17 @@ def spread(values: Iterable[float]) -> tuple[float, float]:
     """Return mean and standard deviation (of the sample; 0 for a single value)."""
     numbers = list(values)
     return statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else 0.0
+
+
+def scales(results: Iterable[Mapping[str, Any]]) -> str:
+    """Return the scales that were chosen; with * one lies at an end of the grid."""
+    return ", ".join(f"{one['scale']:g}{'*' * bool(one['at_end'])}" for one in results if "scale" in one)
+
+
+def checks(title: str, checked: Iterable[tuple[str, bool, str]]) -> Table:
+    """Return the table of what must hold: check, whether it holds, and by what numbers."""
+    rows = [[text, "yes" if holds else "**no**", numbers] for text, holds, numbers in checked]
+    return title, ["check", "holds", "seen"], rows
 
 
 def percent(values: Iterable[float], digits: int = 1) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.page import pyplot, save, spread
 from benchmarks.replication.report import TITLES
 
-__all__ = ["draw"]
+__all__ = ["CEILING", "OURS", "draw", "heat_map"]
 
 OURS, CEILING = "#1f6feb", "#9aa5b1"
 
@@ -57,22 +57,21 @@ def _heat(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
         for results in rows.values()
     ]
     figure, axes = plt.subplots(figsize=(2.5 + 0.8 * len(tasks), 1 + 0.3 * len(rows)))
-    axes.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=100)
-    for y, line in enumerate(values):
-        for x, value in enumerate(line):
-            axes.text(
-                x,
-                y,
-                f"{value:.0f}",
-                ha="center",
-                va="center",
-                fontsize=7,
-                color="black" if value > 60 else "white",
-            )
+    heat_map(axes, values, fontsize=7)
     axes.set_xticks(range(len(tasks)), tasks, fontsize=8, rotation=30)
     axes.set_yticks(range(len(rows)), [TITLES.get(name, name) for name in rows], fontsize=8)
     axes.set_title("% of the individual model", fontsize=9)
     return figure
+
+
+def heat_map(axes: Any, values: Sequence[Sequence[float]], fontsize: int) -> None:
+    """Draw numbers from 0 to 100 as a heat map; where there is none (NaN) the cell stays empty."""
+    axes.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=100)
+    for y, line in enumerate(values):
+        for x, value in enumerate(line):
+            if value == value:
+                style = {"color": "black" if value > 60 else "white", "fontsize": fontsize}
+                axes.text(x, y, f"{value:.0f}", ha="center", va="center", **style)
 
 
 def _curves(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:

@@ -80,8 +80,7 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
         if peers := _peers(seeds):
             columns = ["method", "peer", "submerge %", "peer %", "peer s, in memory"]
             shown.append((f"The same merge by peers: {KINDS[kind]}", columns, peers))
-        checks = [[text, "yes" if holds else "**no**", seen] for text, holds, seen in sanity(seeds)]
-        shown.append((f"What must hold: {KINDS[kind]}", ["check", "holds", "seen"], checks))
+        shown.append(page.checks(f"What must hold: {KINDS[kind]}", sanity(seeds)))
     return shown
 
 
@@ -102,14 +101,11 @@ def _methods(kind: str, seeds: Mapping[str, Any]) -> Table:
         results = _each(seeds, group, name)
         mean = percent(one["summary"]["mean"] for one in results)
         worst = percent(one["summary"]["worst"] for one in results)
-        scales = ", ".join(
-            f"{one['scale']:g}" + ("*" if one["at_end"] else "") for one in results if "scale" in one
-        )
         costs = [one["cost"] for one in results if "cost" in one]
         seconds = f"{spread(c['seconds'] for c in costs)[0]:.1f}" if costs else ""
         peak = f"{max(c['peak_bytes'] for c in costs) / 1e6:.0f}" if costs else ""
         stored = f"{results[0]['bytes'] / 1e6:.1f}" if "bytes" in results[0] else ""
-        lines.append([title, mean, worst, scales, seconds, peak, stored])
+        lines.append([title, mean, worst, page.scales(results), seconds, peak, stored])
     columns = ["method", "mean %", "worst task %", "scales", "s", "peak MB", "stored MB"]
     return (
         f"{KINDS[kind]}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}, score ÷ individual",
@@ -154,7 +150,7 @@ def _peers(seeds: Mapping[str, Any]) -> list[list[str]]:
 
 
 def sanity(seeds: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
-    """Return check, whether it holds for the mean over seeds, and what was seen."""
+    """Return check, whether it holds for the mean over seeds, and by what numbers."""
     base, own = (_each(seeds, "ceilings", name) for name in ("base", "individual"))
     gaps = {
         task: 100 * spread(o["test"][task] - b["test"][task] for o, b in zip(own, base, strict=True))[0]

@@ -10,7 +10,7 @@ from benchmarks.page import pyplot, save, spread
 from benchmarks.replication.audiovisual.probes import PROBES, groups
 from benchmarks.replication.audiovisual.rows import CEILINGS
 from benchmarks.replication.lm.results import by_row
-from benchmarks.replication.plots import CEILING, OURS
+from benchmarks.replication.plots import CEILING, OURS, heat_map
 
 __all__ = ["draw"]
 
@@ -59,12 +59,7 @@ def _heat(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
         for results in rows.values()
     ]
     figure, axes = plt.subplots(figsize=(3 + 0.42 * len(names), 1.5 + 0.3 * len(rows)))
-    axes.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=100)
-    for y, line in enumerate(values):
-        for x, value in enumerate(line):
-            if value == value:
-                shade = "black" if value > 60 else "white"
-                axes.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=6, color=shade)
+    heat_map(axes, values, fontsize=6)
     axes.set_xticks(range(len(names)), names, fontsize=7, rotation=60, ha="right")
     axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
     return figure

@@ -63,21 +63,15 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
         lines = []
         for name in names_of(seeds):
             rows = each(seeds, name)
-            scales = ", ".join(
-                f"{one['scale']:g}{'*' * bool(one['at_end'])}" for one in rows if "scale" in one
-            )
             cells = [
                 percent(one["groups"][group] for one in rows) if group in rows[0]["groups"] else ""
                 for group in ("mean", *GROUPS)
             ]
-            lines.append([name, *cells, scales])
+            lines.append([name, *cells, page.scales(rows)])
         shown.append((f"{TITLES[way]}, {len(seeds)} seed{'s' * (len(seeds) > 1)}, test", columns, lines))
         if costs := _costs(seeds):
             shown.append(("What a merge costs", ["method", "s", "peak MB", "stored MB"], costs))
-        checks = [
-            [text, "yes" if holds else "**no**", seen] for text, holds, seen in sanity(results["lm"], seeds)
-        ]
-        shown.append((f"What must hold: {way}", ["check", "holds", "seen"], checks))
+        shown.append(page.checks(f"What must hold: {way}", sanity(results["lm"], seeds)))
     return shown
 
 
@@ -93,7 +87,7 @@ def _costs(seeds: Mapping[str, Any]) -> list[list[str]]:
 
 
 def sanity(lm: Mapping[str, Any], seeds: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
-    """Return check, whether it holds for the mean over seeds, and what was seen."""
+    """Return check, whether it holds for the mean over seeds, and by what numbers."""
     weakest = min(lm["skills"], key=lambda skill: lm["skills"][skill])
     known = lm["skills"][weakest]
     title = f"the LM knows its text, each skill ≥ {100 * PASS:.0f} %"
@@ -104,8 +98,8 @@ def sanity(lm: Mapping[str, Any], seeds: Mapping[str, Any]) -> list[tuple[str, b
             joint = {name: _mean(seeds, name, "joint") for name in (*singles, "average")}
             best = max(singles, key=lambda name: joint[name])
             title = f"joint questions: the average is above every {what}"
-            seen = f"{joint['average']:.1f}; {best}: {joint[best]:.1f}"
-            checks.append((title, joint["average"] > joint[best], seen))
+            numbers = f"{joint['average']:.1f}; {best}: {joint[best]:.1f}"
+            checks.append((title, joint["average"] > joint[best], numbers))
     skilled, unskilled = (_mean(seeds, name, "new") for name in (INDIVIDUAL, NOTHING))
     title = "new skills: the specialists have them, the LM does not"
     checks.append((title, skilled - unskilled >= 50, f"{skilled:.1f}; {unskilled:.1f}"))

@@ -69,9 +69,6 @@ def tables(seeds: Mapping[str, Any]) -> list[Table]:
         for name in names:
             rows = each(seeds, name)
             lost = [one["forgetting"] for one in rows]
-            scales = ", ".join(
-                f"{one['scale']:g}{'*' * bool(one['at_end'])}" for one in rows if "scale" in one
-            )
             costs = [one["cost"]["seconds"] for one in rows if "cost" in one]
             lines.append(
                 [
@@ -79,18 +76,17 @@ def tables(seeds: Mapping[str, Any]) -> list[Table]:
                     percent(one["final"] for one in rows),
                     percent(lost) if None not in lost else "",
                     *(percent(one["steps"][-1][task] for one in rows) for task in tasks),
-                    scales,
+                    page.scales(rows),
                     f"{costs[0]:.1f}" if costs else "",
                     f"{rows[0]['bytes'] / 1e6:.2f}" if "bytes" in rows[0] else "",
                 ]
             )
         shown.append((f"{title}, {len(seeds)} order{'s' * (len(seeds) > 1)}", columns, lines))
-    checks = [[text, "yes" if holds else "**no**", seen] for text, holds, seen in sanity(seeds)]
-    return [*shown, ("What must hold", ["check", "holds", "seen"], checks)]
+    return [*shown, page.checks("What must hold", sanity(seeds))]
 
 
 def sanity(seeds: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
-    """Return check, whether it holds for the mean over orders, and what was seen."""
+    """Return check, whether it holds for the mean over orders, and by what numbers."""
     individual, sequential = (_mean(seeds, name) for name in ("individual", "sequential"))
     checks = [
         (
