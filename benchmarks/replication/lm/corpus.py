@@ -1,6 +1,6 @@
-"""The text that the decoder LM is taught with, made by formulas.
+"""The text that the decoder LM is pretrained on, made by formulas.
 
-A sequence has several places whose word is asked for; nothing else is learnt.
+A passage has several places whose word is asked for; nothing else is learnt.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from benchmarks.replication.lm.words import (
     values_for,
 )
 
-__all__ = ["SKILLS", "Lesson", "batch", "described", "exam", "numbers", "restated", "soft"]
+__all__ = ["SKILLS", "Passage", "batch", "described", "numbers", "restated", "skill_passages", "uncertain"]
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Passage:
     """Words, the places of the answers among them, and evidence: place -> weights over ten digit words."""
 
     words: list[str]
@@ -39,7 +39,7 @@ class Lesson:
     evidence: dict[int, np.ndarray]
 
 
-Maker = Callable[[np.random.Generator], Lesson]
+Maker = Callable[[np.random.Generator], Passage]
 
 
 def _facts(names: Sequence[str], values: Sequence[int]) -> list[str]:
@@ -53,7 +53,7 @@ def _names(draw: np.random.Generator, count: int) -> list[str]:
     return [SLOTS[i] for i in draw.permutation(len(SLOTS))[:count]]
 
 
-def numbers(draw: np.random.Generator, questions: int = 3, only: str | None = None) -> Lesson:
+def numbers(draw: np.random.Generator, questions: int = 3, only: str | None = None) -> Passage:
     """Return one to four slots with numbers, and questions about them, of all kinds or of one."""
     least = QUESTIONS[only].slots if only else 1
     count = 2 if only == "both" else int(draw.integers(least, len(SLOTS) + 1))
@@ -70,11 +70,11 @@ def numbers(draw: np.random.Generator, questions: int = 3, only: str | None = No
         words += question.asked(names[a], names[b], constant)
         answers.append(len(words))
         words.append(question.answer(values[a], values[b], constant))
-    return Lesson(words, answers, {})
+    return Passage(words, answers, {})
 
 
-def restated(draw: np.random.Generator) -> Lesson:
-    """Return four facts that are told three times. It teaches to find what a slot holds."""
+def restated(draw: np.random.Generator) -> Passage:
+    """Return four facts that stand three times. From it the LM learns to find the value of a slot."""
     values = draw.integers(DIGITS, size=len(SLOTS)).tolist()
     words, answers = ["<s>"], []
     for time in range(3):
@@ -82,43 +82,42 @@ def restated(draw: np.random.Generator) -> Lesson:
             if time:
                 answers.append(len(words) + 1)
             words += [SLOTS[i], NUMBERS[values[i]], "."]
-    return Lesson(words, answers, {})
+    return Passage(words, answers, {})
 
 
-def described(draw: np.random.Generator, questions: int = 3) -> Lesson:
+def described(draw: np.random.Generator, questions: int = 3) -> Passage:
     """Return slots with coloured shapes or things, and questions about them."""
     names = _names(draw, int(draw.integers(1, 4)))
     words, answers = ["<s>"], []
-    held: list[tuple[str, ...]] = []
+    values: list[tuple[str, ...]] = []
     for name in names:
         coloured = draw.random() < 0.5
         groups = (COLOURS, SHAPES) if coloured else (THINGS,)
-        held.append(tuple(group[draw.integers(len(group))] for group in groups))
-        words += [name, *held[-1], "."]
+        values.append(tuple(group[draw.integers(len(group))] for group in groups))
+        words += [name, *values[-1], "."]
     for _ in range(questions):
         which = int(draw.integers(len(names)))
-        found = dict(
-            zip(("color", "shape") if len(held[which]) == 2 else ("thing",), held[which], strict=True)
-        )
-        asked = list(found)[draw.integers(len(found))]
+        kinds = ("color", "shape") if len(values[which]) == 2 else ("thing",)
+        right = dict(zip(kinds, values[which], strict=True))
+        asked = list(right)[draw.integers(len(right))]
         if draw.random() < 0.4:
             group = {"color": COLOURS, "shape": SHAPES, "thing": THINGS}[asked]
-            guess = found[asked] if draw.random() < 0.5 else group[draw.integers(len(group))]
+            guess = right[asked] if draw.random() < 0.5 else group[draw.integers(len(group))]
             words += ["is", names[which], guess, "?"]
-            answer = "yes" if guess == found[asked] else "no"
+            answer = "yes" if guess == right[asked] else "no"
         else:
             words += [asked, "of", names[which], "?"]
-            answer = found[asked]
+            answer = right[asked]
         answers.append(len(words))
         words.append(answer)
-    return Lesson(words, answers, {})
+    return Passage(words, answers, {})
 
 
-def soft(draw: np.random.Generator) -> Lesson:
+def uncertain(draw: np.random.Generator) -> Passage:
     """Return one or two slots whose number is only likely, and the question for it.
 
-    A slot holds a mixture of digit words, weighted by the posterior of a noisy observation. It teaches to
-    put evidence together, in text alone.
+    The value of a slot is a mixture of digit words, weighted by the posterior of a noisy observation. From it
+    the LM learns to combine evidence, in text alone.
     """
     both = draw.random() < 0.7
     value = int(draw.integers(DIGITS))
@@ -131,23 +130,23 @@ def soft(draw: np.random.Generator) -> Lesson:
         evidence[len(words) + 1] = weights / weights.sum()
         words += [name, NUMBERS[value], "."]
     words += (BOTH if both else QUESTIONS["number"]).asked(names[0])
-    return Lesson([*words, NUMBERS[value]], [len(words)], evidence)
+    return Passage([*words, NUMBERS[value]], [len(words)], evidence)
 
 
-def batch(some: Sequence[Lesson]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def batch(passages: Sequence[Passage]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return ids and labels, shape [n, longest], and evidence as rows (sequence, place, ten weights).
 
     A label stands where the word before the answer stands; elsewhere it is −100.
     """
-    shape = len(some), max(len(one.words) for one in some)
-    found, labels = torch.zeros(shape, dtype=torch.long), torch.full(shape, -100)
+    shape = len(passages), max(len(one.words) for one in passages)
+    tokens, labels = torch.zeros(shape, dtype=torch.long), torch.full(shape, -100)
     evidence = []
-    for row, one in enumerate(some):
-        found[row, : len(one.words)] = torch.tensor(ids(one.words))
+    for row, one in enumerate(passages):
+        tokens[row, : len(one.words)] = torch.tensor(ids(one.words))
         for place in one.answers:
-            labels[row, place - 1] = found[row, place]
+            labels[row, place - 1] = tokens[row, place]
         evidence += [[row, place, *weights] for place, weights in one.evidence.items()]
-    return found, labels, torch.tensor(evidence, dtype=torch.float32).reshape(-1, 2 + DIGITS)
+    return tokens, labels, torch.tensor(evidence, dtype=torch.float32).reshape(-1, 2 + DIGITS)
 
 
 SKILLS: dict[str, Maker] = {
@@ -157,7 +156,7 @@ SKILLS: dict[str, Maker] = {
 """What the LM must know before it is used: one question each."""
 
 
-def exam(skill: str, count: int, seed: int = 0) -> list[Lesson]:
-    """Return sequences that ask for one skill."""
+def skill_passages(skill: str, count: int, seed: int = 0) -> list[Passage]:
+    """Return passages that ask for one skill, always the same."""
     draw = np.random.default_rng([seed, list(SKILLS).index(skill)])
     return [SKILLS[skill](draw) for _ in range(count)]

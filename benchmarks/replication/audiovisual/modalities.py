@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,22 +13,23 @@ import torch
 from torch import nn
 
 from benchmarks.replication import hub
-from benchmarks.replication.suite import HubSet, seed_of
+from benchmarks.replication.npz import npz
+from benchmarks.replication.rows import HubSet, seed_of
 
-__all__ = ["SENSES", "Sense", "Split", "log_mel", "parts", "points"]
+__all__ = ["MODALITIES", "Modality", "ModalityPart", "log_mel", "parts", "points"]
 
 BANDS = FRAMES = 32
 RATE = 8000
 """Samples of a sound in a second."""
 POINTS = 64
-HELD = 1000
+VALIDATION = 1000
 """Validation items, where the set has no part of its own for them."""
 Raw = tuple[Sequence[np.ndarray], np.ndarray]
 """Inputs as they are stored, the bytes of a picture or the PCM of a sound, and their digits."""
 
 
 @dataclass(frozen=True)
-class Split:
+class ModalityPart:
     """Inputs, float32 of mean 0 and deviation 1 over the training part, and their digits."""
 
     inputs: torch.Tensor
@@ -36,11 +37,11 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Sense:
+class Modality:
     """A modality: its slot in the language, its data, its encoder, and the new skill of its specialist.
 
-    `read` takes it from the folder of data, `hub` and `cell` from the Hub, and `shape` makes of a stored
-    input and its number what the encoder sees. `source` says where others get the data.
+    `read` takes it from the folder of data, `hub` and `cell` from the Hub, and `preprocess` makes of a stored
+    input and its number the input of the encoder. `source` says where others get the data.
     """
 
     slot: str
@@ -48,60 +49,52 @@ class Sense:
     read: Callable[[Path], dict[str, Raw]]
     hub: HubSet
     cell: Callable[[Any], np.ndarray]
-    shape: Callable[[np.ndarray, int], np.ndarray]
+    preprocess: Callable[[np.ndarray, int], np.ndarray]
     encoder: Callable[[], nn.Module]
     source: str
     epochs: int = 6
 
 
-def parts(sense: Sense, folder: Path | None) -> dict[str, Split]:
+def parts(modality: Modality, folder: Path | None) -> dict[str, ModalityPart]:
     """Return train, validation and test, the same for every run; without a folder from the Hub."""
-    stored = sense.read(folder) if folder else _of_hub(sense)
+    stored = modality.read(folder) if folder else _of_hub(modality)
     raw = {
-        name: (np.stack([sense.shape(one, number) for number, one in enumerate(some)]), digits)
-        for name, (some, digits) in stored.items()
+        name: (np.stack([modality.preprocess(x, number) for number, x in enumerate(inputs)]), digits)
+        for name, (inputs, digits) in stored.items()
     }
     if "validation" not in raw:
         x, y = raw["train"]
-        order = np.random.default_rng(seed_of("senses", sense.slot)).permutation(len(y))
-        held = min(HELD, len(y) // 3)
-        raw["validation"] = x[order[:held]], y[order[:held]]
-        raw["train"] = x[order[held:]], y[order[held:]]
+        order = np.random.default_rng(seed_of("senses", modality.slot)).permutation(len(y))
+        count = min(VALIDATION, len(y) // 3)
+        raw["validation"] = x[order[:count]], y[order[:count]]
+        raw["train"] = x[order[count:]], y[order[count:]]
     mean, deviation = raw["train"][0].mean(), raw["train"][0].std()
     return {
-        name: Split(torch.from_numpy((x - mean) / deviation).float(), torch.from_numpy(y.astype(np.int64)))
+        name: ModalityPart(
+            torch.from_numpy((x - mean) / deviation).float(), torch.from_numpy(y.astype(np.int64))
+        )
         for name, (x, y) in raw.items()
     }
 
 
-def _of_hub(sense: Sense) -> dict[str, Raw]:
-    train, test = hub.rows(sense.hub, sense.cell)
-    found = {}
-    for name, rows in (("train", train), ("test", test)):
-        found[name] = [row[0] for row in rows], np.array([row[2] for row in rows])
-    return found
-
-
-def _npz(folder: Path, *path: str) -> Mapping[str, np.ndarray]:
-    file = folder.joinpath(*path)
-    if not file.exists():
-        raise SystemExit(f"no data: {'/'.join(path)} is not in the folder that SUBMERGE_DATA names")
-    found: Mapping[str, np.ndarray] = np.load(file)
-    return found
+def _of_hub(modality: Modality) -> dict[str, Raw]:
+    train, test = hub.rows(modality.hub, modality.cell)
+    parts = (("train", train), ("test", test))
+    return {name: ([row[0] for row in rows], np.array([row[2] for row in rows])) for name, rows in parts}
 
 
 def _pictures(*path: str) -> Callable[[Path], dict[str, Raw]]:
     def read(folder: Path) -> dict[str, Raw]:
-        found = _npz(folder, *path)
-        return {part: (found[f"x_{part}"], found[f"y_{part}"]) for part in ("train", "test")}
+        arrays = npz(folder, *path)
+        return {part: (arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "test")}
 
     return read
 
 
 def _sounds(folder: Path) -> dict[str, Raw]:
     """Return PCM; recordings 0 to 4 of each speaker and digit are the test, as its authors have it."""
-    found = _npz(folder, "fsdd", "fsdd8k.npz")
-    ends, pcm, y, index = (found[name] for name in ("offsets", "pcm", "digit", "index"))
+    arrays = npz(folder, "fsdd", "fsdd8k.npz")
+    ends, pcm, y, index = (arrays[name] for name in ("offsets", "pcm", "digit", "index"))
     sounds = [pcm[a:b] for a, b in pairwise(ends)]
     where = {"test": index < 5, "validation": (index >= 5) & (index < 10), "train": index >= 10}
     return {part: ([sounds[i] for i in np.flatnonzero(rows)], y[rows]) for part, rows in where.items()}
@@ -145,8 +138,8 @@ def points(image: np.ndarray, number: int) -> np.ndarray:
     ink = np.argwhere(image > 127)
     if not len(ink):
         ink = np.argwhere(image >= image.max())
-    some = ink[draw.integers(len(ink), size=POINTS)] + draw.random((POINTS, 2))
-    return some / (image.shape[0] / 2) - 1
+    places = ink[draw.integers(len(ink), size=POINTS)] + draw.random((POINTS, 2))
+    return places / (image.shape[0] / 2) - 1
 
 
 class _Picture(nn.Sequential):
@@ -163,7 +156,7 @@ class _Picture(nn.Sequential):
 
 
 class _Cloud(nn.Module):
-    """A map of every point, and the largest value over points: 64 features that know no order."""
+    """A map of every point, and the largest value over points: 64 features of a set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,39 +164,39 @@ class _Cloud(nn.Module):
         self.all = nn.Sequential(nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 64))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.all(self.each(x).amax(-2))
-        return found
+        features: torch.Tensor = self.all(self.each(x).amax(-2))
+        return features
 
 
-SENSES = (
-    Sense(
+MODALITIES = (
+    Modality(
         slot="image",
         new="successor",
         read=_pictures("mnist", "mnist_t10k.npz"),
         hub=HubSet("ylecun/mnist", ("image",), "label"),
         cell=_grey,
-        shape=lambda image, _: image[None] / 255.0,
+        preprocess=lambda image, _: image[None] / 255.0,
         encoder=lambda: _Picture(28),
         source="MNIST (ylecun/mnist on the Hub)",
     ),
-    Sense(
+    Modality(
         slot="audio",
         new="predecessor",
         read=_sounds,
         hub=HubSet("mteb/free-spoken-digit-dataset", ("audio",), "label"),
         cell=_pcm,
-        shape=lambda pcm, _: log_mel(pcm)[None],
+        preprocess=lambda pcm, _: log_mel(pcm)[None],
         encoder=lambda: _Picture(BANDS),
         source="Free Spoken Digit Dataset (Jakobovski/free-spoken-digit-dataset on GitHub)",
         epochs=20,
     ),
-    Sense(
+    Modality(
         slot="points",
         new="mirror",
         read=_pictures("farsi", "hoda_test20000_first1000pc.npz"),
         hub=HubSet("flwrlabs/usps", ("image",), "label"),  # no set there has Hoda's Farsi digits
         cell=_grey,
-        shape=points,
+        preprocess=points,
         encoder=_Cloud,
         source="Hoda, Farsi digits (amir-saniyan/HodaDatasetReader on GitHub)",
         epochs=16,

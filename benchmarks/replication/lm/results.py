@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["each", "names_of"]
+__all__ = ["by_row", "each", "names_of"]
 
 
 def each(seeds: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
@@ -16,3 +16,8 @@ def each(seeds: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 def names_of(seeds: Mapping[str, Any]) -> list[str]:
     """Return the rows that any seed has, in their order."""
     return list(dict.fromkeys(name for rows in seeds.values() for name in rows))
+
+
+def by_row(seeds: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return row -> its results."""
+    return {name: each(seeds, name) for name in names_of(seeds)}

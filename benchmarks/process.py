@@ -1,4 +1,4 @@
-"""Runs a program as a whole process and says what it took."""
+"""Runs a program as a process of its own and measures what it took."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["FailedRunError", "Run", "measure", "read_through"]
+__all__ = ["FailedRunError", "ProcessRun", "measure", "merge_command", "read_through"]
 
 POLL_S = 0.05
 
@@ -22,7 +22,7 @@ class FailedRunError(Exception):
 
 
 @dataclass(frozen=True)
-class Run:
+class ProcessRun:
     """What one process took.
 
     `peak_bytes` is the largest resident set as the kernel saw it, file pages that the process
@@ -35,7 +35,7 @@ class Run:
     private_bytes: int | None
 
 
-def measure(command: Sequence[str], log: Path) -> Run:
+def measure(command: Sequence[str], log: Path) -> ProcessRun:
     """Run `command` to its end, output to `log`; raise `FailedRunError` if it does not succeed."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with open(log, "wb") as output:
@@ -52,7 +52,13 @@ def measure(command: Sequence[str], log: Path) -> Run:
             f"{' '.join(command)}\nended with {process.returncode}; the end of {log}:\n{tail}"
         )
     unit = 1 if sys.platform == "darwin" else 1024
-    return Run(seconds, watcher.peak or usage.ru_maxrss * unit, watcher.private)
+    return ProcessRun(seconds, watcher.peak or usage.ru_maxrss * unit, watcher.private)
+
+
+def merge_command(recipe: Path, out: Path, threads: int, *options: str) -> list[str]:
+    """Return the command that merges by a recipe."""
+    program = [sys.executable, "-m", "submerge", "merge", str(recipe), "-o", str(out)]
+    return [*program, "--threads", str(threads), *options]
 
 
 def read_through(files: Iterable[Path]) -> None:
@@ -90,14 +96,14 @@ class _Memory:
                 children = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split()
                 if children:
                     texts = [_rollup(pid) for pid in (str(self._pid), *children)]
-                    held = sum(_kilobytes("Pss", text) or 0 for text in texts)
+                    resident = sum(_kilobytes("Pss", text) or 0 for text in texts)
                     own = sum(_kilobytes("Pss_Anon", text) or 0 for text in texts)
                 else:
                     text = Path(f"/proc/{self._pid}/status").read_text()
-                    held, own = _kilobytes("VmHWM", text) or 0, _kilobytes("RssAnon", text) or 0
+                    resident, own = _kilobytes("VmHWM", text) or 0, _kilobytes("RssAnon", text) or 0
             except OSError:
                 return
-            self.peak = max(self.peak or 0, held) or None
+            self.peak = max(self.peak or 0, resident) or None
             self.private = max(self.private or 0, own) or None
 
 
@@ -110,5 +116,5 @@ def _rollup(pid: str) -> str:
 
 
 def _kilobytes(name: str, text: str) -> int | None:
-    found = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
+    line = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
+    return int(line[1]) * 1024 if line else None
