@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from _mass_reference import polar
 from _updates import fold, rotation
 from submerge.algebra import CORES, Bank, Dense, LowRank, Triplets, Update
+from submerge.gating._cache import Recent
 from submerge.methods import METHODS, TensorSpec
-from submerge.runtime._cache import Recent
-from submerge.runtime._select import choose, pooled, zscores
+from submerge.routing._choose import choose, pooled, zscores
 
 SHAPES = [(24, 16), (16, 24), (20, 20)]
 

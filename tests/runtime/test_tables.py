@@ -10,9 +10,9 @@ import submerge
 from _models import ROOM, Family, architecture, read, state, write
 from submerge.algebra import Triplets
 from submerge.engine._keep import bank_bytes
-from submerge.runtime._cache import Recent
-from submerge.runtime._gate import Gate
-from submerge.runtime._layers import Table
+from submerge.gating._cache import Recent
+from submerge.gating._gate import Gate
+from submerge.gating._updates import Table
 
 POSITIONS = "vision_model.embeddings.position_embedding.weight"
 TOKENS = "text_model.embeddings.token_embedding.weight"

@@ -25,7 +25,7 @@ from benchmarks.replication.scores import Scorer
 from benchmarks.replication.splits import Split
 from benchmarks.replication.suite import CLASSES, DENSE, Suite
 from benchmarks.replication.train import load_heads
-from submerge.runtime._select import heard
+from submerge.routing._choose import heard
 
 __all__ = ["PARTS", "Servers", "folder", "head_evidence"]
 

@@ -25,8 +25,8 @@ from submerge.engine._adapter_form import turned
 from submerge.engine._tables import is_matrix
 from submerge.errors import Problem, RequestError, few
 from submerge.runtime._clip import is_texts
-from submerge.runtime._folder import Folder, open_folder
-from submerge.runtime._load import architectures
+from submerge.serving._folder import Folder, open_folder
+from submerge.serving._load import architectures
 from submerge.store import AdapterWriter, layer_of, loaded_names, open_checkpoint
 
 __all__ = ["Exported", "export_adapters"]

@@ -13,9 +13,9 @@ from torch import nn
 
 from _mass_reference import polar
 from submerge.algebra import Bank, Triplets
+from submerge.gating._cache import Recent
+from submerge.gating._gate import UnsplitError
 from submerge.runtime import Factors, Gate, Span, Whole, gate_layer
-from submerge.runtime._cache import Recent
-from submerge.runtime._gate import UnsplitError
 
 SETS = [(0,), (0, 2), (1, 2, 3), (7,)]
 """Task 7 does not touch any layer."""

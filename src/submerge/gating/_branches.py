@@ -12,9 +12,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from submerge.errors import Problem, RequestError, few
-from submerge.runtime._batch import cut, joined
-from submerge.runtime._gate import Gate, Span
-from submerge.runtime._select import heard
+from submerge.gating._batch import cut, joined
+from submerge.gating._gate import Gate, Span
+from submerge.routing._choose import heard
 
 __all__ = ["Heads", "Own", "best_head", "own_modules"]
 

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 
 from submerge.errors import Problem, RequestError, few
-from submerge.runtime._attach import Attached
-from submerge.runtime._batch import cut, reordered
-from submerge.runtime._evidence import Evidence, Pool, evidence
-from submerge.runtime._gate import Gate, Span
-from submerge.runtime._heads import Heads
-from submerge.runtime._layers import Factors
-from submerge.runtime._probe import Done, Explorer, Probe, Reader, Site, choose_sites
-from submerge.runtime._replay import Replay
-from submerge.runtime._select import NATS, choose, grouped, pooled, weighed, zscores
+from submerge.gating._batch import cut, reordered
+from submerge.gating._branches import Heads
+from submerge.gating._gate import Gate, Span
+from submerge.gating._updates import Factors
+from submerge.routing._choose import NATS, choose, grouped, pooled, weighed, zscores
+from submerge.routing._replay import Replay
+from submerge.routing._scores import Evidence, Pool, evidence
+from submerge.routing._sites import Done, Explorer, Probe, Reader, Site, choose_sites
+from submerge.serving._attach import Attached
 
 __all__ = ["FORMS", "Plan", "Router", "Routing"]
 

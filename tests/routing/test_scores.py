@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from _updates import rotation
 from submerge.algebra import Triplets
-from submerge.runtime._cache import Recent
-from submerge.runtime._evidence import Pool, evidence
-from submerge.runtime._gate import Gate
-from submerge.runtime._layers import Factors
-from submerge.runtime._probe import Site, choose_sites
+from submerge.gating._cache import Recent
+from submerge.gating._gate import Gate
+from submerge.gating._updates import Factors
+from submerge.routing._scores import Pool, evidence
+from submerge.routing._sites import Site, choose_sites
 
 N, M, R, T = 20, 12, 3, 3
 

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from submerge.runtime._batch import cut, reordered
-from submerge.runtime._gate import Gate
-from submerge.runtime._probe import Done
+from submerge.gating._batch import cut, reordered
+from submerge.gating._gate import Gate
+from submerge.routing._sites import Done
 
 __all__ = ["Replay"]
 

@@ -10,12 +10,12 @@ from typing import Any, cast
 import torch
 
 from submerge.errors import Problem, RequestError
-from submerge.runtime._batch import cut, joined
+from submerge.gating._batch import cut, joined
+from submerge.gating._branches import best_head
+from submerge.gating._gate import UnsplitError
+from submerge.routing._router import Plan, Router, Routing
 from submerge.runtime._clip import HEAD
-from submerge.runtime._gate import UnsplitError
-from submerge.runtime._heads import best_head
 from submerge.runtime._labels import named
-from submerge.runtime._router import Plan, Router, Routing
 
 __all__ = ["routed_class"]
 

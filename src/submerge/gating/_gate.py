@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from submerge.runtime._cache import Recent
+from submerge.gating._cache import Recent
 
 if TYPE_CHECKING:
-    from submerge.runtime._probe import Probe
+    from submerge.routing._sites import Probe
 
 __all__ = ["Gate", "Span", "UnsplitError"]
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 import torch
 
 from submerge.algebra import Dense, inverse_root
-from submerge.runtime._layers import Factors
+from submerge.gating._updates import Factors
 
 __all__ = ["Evidence", "Pool", "evidence"]
 

@@ -30,8 +30,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from submerge.algebra import Bank, LowRank, Triplets
-from submerge.runtime._batch import cut, joined, tensors
-from submerge.runtime._gate import Gate, UnsplitError
+from submerge.gating._batch import cut, joined, tensors
+from submerge.gating._gate import Gate, UnsplitError
 
 __all__ = ["Factors", "Forward", "GatedLayer", "Kept", "Table", "Whole", "gate_layer"]
 

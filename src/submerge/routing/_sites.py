@@ -15,11 +15,11 @@ import torch
 
 from submerge.errors import Problem, RequestError
 from submerge.methods.mass import layer_numbers, paper_site
-from submerge.runtime._evidence import Evidence
+from submerge.routing._scores import Evidence
 from submerge.store import layer_of
 
 if TYPE_CHECKING:
-    from submerge.runtime._layers import GatedLayer
+    from submerge.gating._updates import GatedLayer
 
 __all__ = ["Done", "Explorer", "Probe", "Reader", "Site", "choose_sites"]
 

@@ -10,11 +10,11 @@ from torch import nn
 
 from submerge.algebra import Bank, LowRank
 from submerge.errors import Problem, RequestError, few
+from submerge.gating._branches import Heads, Own, own_modules
+from submerge.gating._gate import Gate
+from submerge.gating._updates import Factors, Forward, GatedLayer, Kept, Table, Whole, gate_layer
 from submerge.methods.mass import routes_on_base
-from submerge.runtime._folder import Folder
-from submerge.runtime._gate import Gate
-from submerge.runtime._heads import Heads, Own, own_modules
-from submerge.runtime._layers import Factors, Forward, GatedLayer, Kept, Table, Whole, gate_layer
+from submerge.serving._folder import Folder
 from submerge.store import layer_of
 
 __all__ = ["Attached", "attach"]

@@ -13,15 +13,15 @@ import torch
 from submerge.deferred import required
 from submerge.engine import quietly
 from submerge.errors import Problem, RequestError, few
+from submerge.gating._cache import Recent
+from submerge.gating._gate import Gate
 from submerge.methods import METHODS
 from submerge.methods.mass import PRESETS
-from submerge.runtime._attach import attach
-from submerge.runtime._cache import Recent
+from submerge.routing._router import Router
 from submerge.runtime._clip import as_linear, is_linear, is_texts, text_classifier
-from submerge.runtime._folder import Folder, open_folder
-from submerge.runtime._gate import Gate
-from submerge.runtime._model import routed_class
-from submerge.runtime._router import Router
+from submerge.serving._attach import attach
+from submerge.serving._folder import Folder, open_folder
+from submerge.serving._routed_model import routed_class
 from submerge.store import loaded_names
 
 __all__ = ["architectures", "load"]

@@ -1,0 +1,1 @@
+"""MASS: which tasks an input looks like, by what a first pass shows."""

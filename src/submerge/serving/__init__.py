@@ -1,0 +1,1 @@
+"""From a merged folder to a transformers model with a gate."""
