@@ -24,9 +24,22 @@ from submerge.algebra import Bank, Dense, RankRule, Triplets, Update, Zero, enou
 from submerge.deferred import torch
 from submerge.errors import Problem, RequestError
 from submerge.methods._base import FoldPlan, Keeps, Merged, Method, Option, TensorSpec, Values
+from submerge.methods._layer_rule import LayerRule, layer_numbers, paper_site
 from submerge.methods._matrix import mean_plan, refused
+from submerge.methods._routing_settings import POSITIONS, Pooling, RoutingSettings, Score, routes_on_base
 
-__all__ = ["METHODS", "PRESETS"]
+__all__ = [
+    "METHODS",
+    "POSITIONS",
+    "PRESETS",
+    "LayerRule",
+    "Pooling",
+    "RoutingSettings",
+    "Score",
+    "layer_numbers",
+    "paper_site",
+    "routes_on_base",
+]
 
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
@@ -169,21 +182,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 """The gate's options that a preset changes; what a recipe gives comes first."""
 
-PAPER_LAYERS: Mapping[str, Mapping[int, int]] = {"encoder.block": {12: 10}, "": {12: 9, 24: 20}}
-"""The layer that the authors' code routes by, by the end of its stack's name and the number of layers: T5's
-encoder; ViT-B/32 and ViT-B/16, ViT-L/14. It was chosen on labelled items, and is no fixed share."""
-
-
-def paper_site(stack: str, count: int) -> tuple[int, str]:
-    """Return the layer and the input in it that the authors' code looks at, in a stack of `count` layers.
-
-    That is the MLP's input, and of T5 that of the attention's output map. Stacks of a depth that the authors
-    do not use have the layer at the share of the depth that those of 12 layers have.
-    """
-    end = next(end for end in PAPER_LAYERS if stack.endswith(end))
-    known = PAPER_LAYERS[end]
-    return known.get(count, known[12] * count // 12), "attention_out" if end else "mlp"
-
 
 def _settings(given: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], count: int) -> dict[str, Any]:
     """Return the gate's settings: the recipe's, else the preset's, else the defaults."""
@@ -196,53 +194,12 @@ def _settings(given: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], c
         problems.append(Problem(what, "models", "serve fewer tasks in one model"))
     found = {o.name: o.default for o in OPTIONS if o.single}
     found |= {**PRESETS[given.get("preset", "default")], **given}
-    problems += _layers(str(found["routing_layers"]), shapes)
+    try:
+        problems += LayerRule.parse(str(found["routing_layers"])).problems(shapes)
+    except RequestError as error:
+        problems += error.problems
     if problems:
         raise RequestError(problems)
-    return found
-
-
-def _layers(text: str, shapes: Mapping[str, tuple[int, ...]]) -> list[Problem]:
-    """Return what is wrong with the routing layers: a form that is none, or a layer that is not there."""
-    from submerge.store import layer_of
-
-    places = {place for name in shapes if (place := layer_of(name)) is not None}
-    layers = {index for _, index in places}
-    hint = "all, paper, first:3, depth:0.75, numbers such as 0,2-4, or a part of the modules' names"
-    name, colon, number = text.partition(":")
-    where = "parameters.routing_layers"
-    if text in ("auto", "all", "paper"):
-        return []
-    if colon:
-        try:
-            value = float(number)
-        except ValueError:
-            value = -1.0
-        fits = (name == "first" and value.is_integer() and value >= 1) or (name == "depth" and 0 <= value < 1)
-        return [] if fits else [Problem(f"routing_layers cannot be {text!r}", where, hint)]
-    if (numbers := layer_numbers(text)) is not None:
-        missing = sorted(numbers - layers)
-        there = f"the model's layers are 0 to {max(layers)}" if layers else "the model has no numbered layers"
-        return [Problem(f"routing_layers names layer {missing[0]}; {there}", where, hint)] if missing else []
-    if any(text in name for name in shapes):
-        return []
-    return [Problem(f"routing_layers is {text!r}, and no tensor has that in its name", where, hint)]
-
-
-def routes_on_base(settings: Mapping[str, Any]) -> bool:
-    """Say whether the first pass is the base's."""
-    first, passes = settings["first_pass"], settings["passes"]
-    return bool(first == "base" or (first == "auto" and passes == "two"))
-
-
-def layer_numbers(text: str) -> set[int] | None:
-    """Return the layers that a text such as `0,2-4` names, or None where it is no such text."""
-    found: set[int] = set()
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            return None
-        found |= set(range(int(first), int(last or first) + 1))
     return found
 
 
@@ -305,19 +262,19 @@ OPTIONS = (
         "routing_sites",
         "all",
         "inputs of a layer that are looked at; paper: attention_out of T5, else mlp",
-        choices=("all", "attention", "attention_out", "mlp", "mlp_out", "paper"),
+        choices=("all", *POSITIONS, "paper"),
     ),
     _gate(
         "pooling",
         "auto",
         "of an input's tokens; auto: tokens for images, else mean; paper: cls for images, else mean",
-        choices=("auto", "mean", "cls", "tokens", "paper"),
+        choices=("auto", *(p.value for p in Pooling), "paper"),
     ),
     _gate(
         "score",
         "auto",
         "what tells tasks apart at a site; auto: leading for adapters, else residual",
-        choices=("auto", "residual", "leading", "whitened", "gaussian"),
+        choices=("auto", *(s.value for s in Score)),
     ),
     _gate(
         "head_evidence",
