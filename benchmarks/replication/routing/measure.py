@@ -25,7 +25,7 @@ from benchmarks.replication.scores import Scorer
 from benchmarks.replication.splits import Split
 from benchmarks.replication.suite import CLASSES, DENSE, Suite
 from benchmarks.replication.train import load_heads
-from submerge.routing._choose import heard
+from submerge.routing import complete_evidence
 
 __all__ = ["PARTS", "Servers", "folder", "head_evidence"]
 
@@ -286,7 +286,7 @@ class Servers:
 def head_evidence(outputs: Sequence[torch.Tensor], classes: Sequence[bool]) -> torch.Tensor:
     """Return what heads say of inputs [n, T], in nats, from their outputs [n, C_t] on the base's features."""
     each = torch.stack([one.double().logsumexp(-1) for one in outputs], 1)
-    return heard(each, torch.tensor(classes))
+    return complete_evidence(each, torch.tensor(classes))
 
 
 def folder(cache: Cache, seed: int, kind: str, name: str) -> Path:

@@ -1,20 +1,20 @@
-"""The gated layers: y = W x + U_S M_S V_S x, where the set S of updates differs from sample to sample.
+"""What members add to one parameter: low-rank factors, dense updates, or the factors of a table.
 
-A gated layer is the layer itself, with its forward replaced. Samples lie sorted, so that those with one S are
-a slice. For a slice of N tokens a linear map [m, n] with R = Σ_{t∈S} r_t has two exact forms:
+For a group of N rows a linear map [m, n] with R = Σ_{k∈S} r_k has two exact forms:
 
     W x + U (M (V x))      2 N R (m + n) operations beside those of W x
-    (W + U M V) x          2 m n R operations and a new m × n matrix, once for the slice
+    (W + U M V) x          2 m n R operations and a new m × n matrix, once for the group
 
 so that the second is taken where N R (m + n) > m n (R + c); to copy an element takes as long as c products.
-There is one W for all slices, and no copy of the model. V_t x is computed for the tasks of the slice alone:
-with one task a sample, V x of all tasks for all samples would cost as much as W x itself.
+There is one W for all groups, and no copy of the model. V_k x is computed for the members of the group alone:
+with one member a sample, V x of all members for all samples would cost as much as W x itself.
 
-W is the base's, θ_0, which the folder does not hold: its checkpoint is the merge θ_MT = θ_0 + Δ_MT. The
-difference is made of the same factors, so that θ_0 = θ_MT − U M_all V is found once, when a model is loaded,
+Updates count from the base's values, θ_0. A merged folder does not hold them: its checkpoint is the merge
+θ_MT = θ_0 + Δ_MT, of the same factors, so that θ_0 = θ_MT − U M_all V is found once, when a model is loaded,
 by the function that made θ_MT: exact to float32's rounding (in a 16-bit checkpoint, to that of θ_MT itself).
-To add U_S M_S V_S − U M_all V at each pass instead would need the factors of all T tasks, which cost as much
-as W x or twice that. θ_MT stays beside θ_0 only where the first pass needs it.
+To add U_S M_S V_S − U M_all V at each pass instead would need the factors of all members, which cost as
+much as W x or twice that. So θ_0 is what is resident; θ_MT stays beside it only where a pass without updates
+is one of the merge.
 """
 
 from __future__ import annotations
@@ -26,72 +26,86 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
-from torch.nn import functional as F
 
 from submerge.algebra import Bank, LowRank, Triplets
-from submerge.gating._batch import cut, joined, tensors
-from submerge.gating._gate import Gate, UnsplitError
+from submerge.gating._assignment import Group
+from submerge.gating._gate import Gate
 
-__all__ = ["Factors", "Forward", "GatedLayer", "Kept", "Table", "Whole", "gate_layer"]
+__all__ = ["GatedDense", "GatedFactors", "GatedTable", "GatedUpdate"]
 
-WRITTEN = 32
+COPY = 32
 """Multiply-adds of a matrix product in the time that it takes to copy an element."""
-NEAR = 256.0
+ILL_CONDITIONED = 256.0
 """The condition of U_S or V_S up to which float32 loses at most 10⁻⁵ of an update by M_S V_S."""
 
 
-class Kept(nn.Module, ABC):
-    """One gated parameter: the base's values, and what tasks add to them."""
+class GatedUpdate(nn.Module, ABC):
+    """One gated parameter: what the members add to it, and `base`, from which their updates count.
 
-    origin: torch.Tensor | None
+    `base` is None where the module's parameter itself has the base's values, which is what is resident then.
+    """
+
+    base: torch.Tensor | None
 
     def __init__(self, gate: Gate, name: str) -> None:
         super().__init__()
         self.gate = gate
         self.name = name
-        self.register_buffer("origin", None, persistent=False)
+        self.register_buffer("base", None, persistent=False)
+
+    def resident(self, parameter: torch.Tensor) -> torch.Tensor:
+        """Return the base's values, of which there is one copy for all groups."""
+        return parameter if self.base is None else self.base
 
     @abstractmethod
-    def dense(self, parameter: torch.Tensor, tasks: Sequence[int]) -> torch.Tensor:
-        """Return the base's values plus the update of the tasks."""
-
-    def based(self, parameter: torch.Tensor) -> torch.Tensor:
-        """Return the base's values; where the checkpoint's are needed beside them, they are `origin`."""
-        return parameter if self.origin is None else self.origin
+    def dense(self, parameter: torch.Tensor, group: Group) -> torch.Tensor:
+        """Return the base's values plus the update of a group, in the parameter's shape."""
 
 
-class Whole(Kept):
-    """A parameter of which each task keeps its whole update; a set of tasks gets their mean."""
+class GatedDense(GatedUpdate):
+    """A parameter of which each member has a dense update; a set of members gets their mean."""
 
     updates: torch.Tensor
 
     def __init__(self, gate: Gate, name: str, updates: Mapping[int, torch.Tensor]) -> None:
         super().__init__(gate, name)
-        self.tasks = {task: place for place, task in enumerate(sorted(updates))}
-        self.register_buffer("updates", torch.stack([updates[t] for t in sorted(updates)]), persistent=False)
+        self.places = {member: place for place, member in enumerate(sorted(updates))}
+        self.register_buffer("updates", torch.stack([updates[k] for k in sorted(updates)]), persistent=False)
 
-    def update(self, tasks: Sequence[int]) -> torch.Tensor | None:
-        """Return what the tasks add; None where that is nothing."""
-        places = [self.tasks[t] for t in tasks if t in self.tasks]
-        return self.updates[places].sum(0) / len(tasks) if places else None
+    def update(self, group: Group) -> torch.Tensor | None:
+        """Return what a group adds; None where that is nothing."""
+        own = group.among(self.places)
+        if not own.members:
+            return None
+        updates = self.updates[[self.places[k] for k in own.members]]
+        if own.weights is not None:
+            return (own.weights.to(updates).view(-1, *[1] * (updates.ndim - 1)) * updates).sum(0)
+        return updates.sum(0) / len(group.members)  # members that change nothing count in the mean
 
-    def dense(self, parameter: torch.Tensor, tasks: Sequence[int]) -> torch.Tensor:
-        key: Hashable = (self.name, "dense", tuple(tasks), parameter.dtype, parameter.device)
+    def dense(self, parameter: torch.Tensor, group: Group) -> torch.Tensor:
+        if group.weights is not None:
+            return self._dense(parameter, group)
+        key: Hashable = (self.name, "dense", group.members, parameter.dtype, parameter.device)
         if key not in self.gate.cache:
-            base, update = self.based(parameter), self.update(tasks)
-            made = base if update is None else (base + update.to(base.dtype))
-            self.gate.cache[key] = made
-            return made
+            values = self._dense(parameter, group)
+            self.gate.cache[key] = values
+            return values
         return self.gate.cache[key]
 
+    def _dense(self, parameter: torch.Tensor, group: Group) -> torch.Tensor:
+        base, update = self.resident(parameter), self.update(group)
+        return base if update is None else base + update.to(base.dtype)
 
-class Factors(Kept):
-    """A matrix of which each task keeps the leading triplets; `rule` and `scale` say how sets are merged.
 
-    `down` [R, n] and `up` [R, m] are the factors of all tasks, one below the other, as rows: x is taken down
-    to V x, turned by the core, and up again. `turned` says that the weight is stored as [n, m], so that the
-    left factors are those of the inputs.
+class GatedFactors(GatedUpdate):
+    """A matrix of which each member has the factors U_k diag(s_k) V_k; `rule` and `scale` merge sets of them.
+
+    `down` [R, n] and `up` [R, m] are the factors of all members, one below the other, as rows: x is taken
+    down to V x, multiplied by the core α M_S, and up again. `transposed` says that the weight is stored as
+    [n, m], so that the left factors are those of the inputs.
+
+    A set of members S is merged by `rule`; of members with weights it is the sum Σ_k w_k α Δ_k, whose core is
+    diagonal, and which is differentiable in the weights.
     """
 
     down: torch.Tensor
@@ -106,67 +120,71 @@ class Factors(Kept):
         *,
         rule: str,
         scale: float,
-        turned: bool = False,
+        transposed: bool = False,
         table: bool = False,
     ) -> None:
         super().__init__(gate, name)
-        self.rule, self.scale, self.turned = rule, scale, turned
-        self._near: set[tuple[int, ...]] = set()
-        some = next(iter(parts.values()))
-        self.shape = (some.left.shape[0], some.right.shape[1])
+        self.rule, self.scale, self.transposed = rule, scale, transposed
+        self._ill_conditioned: set[tuple[int, ...]] = set()
+        ordered = [parts[k] for k in sorted(parts)]
+        self.shape = (ordered[0].left.shape[0], ordered[0].right.shape[1])
         self.places: dict[int, slice] = {}
-        at = 0
-        for task in sorted(parts):
-            self.places[task] = slice(at, at + parts[task].rank)
-            at += parts[task].rank
-        ordered = [parts[task] for task in sorted(parts)]
+        for member in sorted(parts):
+            start = max((place.stop for place in self.places.values()), default=0)
+            self.places[member] = slice(start, start + parts[member].rank)
         left = torch.cat([p.left for p in ordered], dim=1)
         right = torch.cat([p.right for p in ordered])
         rows = left.T if table else left.T.contiguous()  # of a table whole rows of U are looked up
-        self.register_buffer("down", rows if turned else right, persistent=False)
-        self.register_buffer("up", right if turned else rows, persistent=False)
+        self.register_buffer("down", rows if transposed else right, persistent=False)
+        self.register_buffer("up", right if transposed else rows, persistent=False)
         self.register_buffer("values", torch.cat([p.values for p in ordered]), persistent=False)
 
     @property
     def bank(self) -> Bank:
-        """The factors by task, where they are now."""
-        left, right = (self.down, self.up) if self.turned else (self.up, self.down)
-        parts = {task: Triplets(left[at].T, self.values[at], right[at]) for task, at in self.places.items()}
+        """The factors by member, where they are now."""
+        left, right = (self.down, self.up) if self.transposed else (self.up, self.down)
+        parts = {k: Triplets(left[at].T, self.values[at], right[at]) for k, at in self.places.items()}
         return Bank(self.shape, parts, self.gate.cache, self.name)
 
-    def members(self, tasks: Sequence[int]) -> tuple[int, ...]:
-        """Return those of the tasks that change this weight."""
-        return tuple(t for t in tasks if t in self.places)
-
-    def core(self, members: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    def core(self, group: Group, like: torch.Tensor) -> torch.Tensor:
         """Return α M_S: its diagonal [R] where it is one, else [R, R] that rows of V x are multiplied by."""
-        return self._recent(members, like, ("turn",), lambda: (self._core(members),))[0]
+        if group.weights is not None:
+            return self._weighted(group, group.weights).to(like)
+        members = group.members
+        return self._recent(members, like, ("core",), lambda: (self._core(members),))[0]
+
+    def _weighted(self, group: Group, weights: torch.Tensor) -> torch.Tensor:
+        """Return the diagonal α w_k s_k of a weighted sum."""
+        places = [self.places[k] for k in group.members]
+        ranks = torch.tensor([at.stop - at.start for at in places], device=weights.device)
+        values = torch.cat([self.values[at] for at in places])
+        return values * weights.repeat_interleave(ranks).to(values) * self.scale
 
     def _core(self, members: tuple[int, ...]) -> torch.Tensor:
         if Bank.is_diagonal(members, self.rule):
-            return torch.cat([self.values[self.places[t]] for t in members]) * self.scale
-        found = self.bank.core(members, self.rule)
-        if found.condition > NEAR:
-            self._near.add(members)
-        return (found.matrix if self.turned else found.matrix.T) * self.scale
+            return torch.cat([self.values[self.places[k]] for k in members]) * self.scale
+        core = self.bank.core(members, self.rule)
+        if core.condition > ILL_CONDITIONED:
+            self._ill_conditioned.add(members)
+        return (core.matrix if self.transposed else core.matrix.T) * self.scale
 
-    def near(self, members: tuple[int, ...], like: torch.Tensor) -> bool:
-        """Return whether directions of the tasks nearly coincide.
+    def is_ill_conditioned(self, group: Group, like: torch.Tensor) -> bool:
+        """Return whether directions of the members nearly coincide.
 
         Then M_S has large entries, which cancel in its product with V_S: that product has to be rounded.
         """
-        self.core(members, like)
-        return members in self._near
+        self.core(group, like)
+        return group.weights is None and group.members in self._ill_conditioned
 
     def sides(self, members: tuple[int, ...], like: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return C_S [R, n] and D_S [R, m], rows with α Δ_S = D_Sᵀ C_S, for tasks that are near."""
+        """Return C_S [R, n] and D_S [R, m], rows with α Δ_S = D_Sᵀ C_S, for members that nearly coincide."""
         return self._recent(members, like, ("down", "up"), lambda: self._sides(members))
 
     def _sides(self, members: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
         merged = self.bank.merged(members, self.rule, self.scale)
         assert isinstance(merged, LowRank)
         left, right = merged.left.T, merged.right
-        return (left, right) if self.turned else (right, left)
+        return (left, right) if self.transposed else (right, left)
 
     def _recent(
         self,
@@ -175,221 +193,81 @@ class Factors(Kept):
         names: Sequence[str],
         make: Callable[[], tuple[torch.Tensor, ...]],
     ) -> tuple[torch.Tensor, ...]:
-        """Return what is made of a set of tasks in the dtype and on the device of a tensor, made once."""
+        """Return what is made of a set of members in the dtype and on the device of a tensor, made once."""
         keys: list[Hashable] = [(self.name, name, members, like.dtype, like.device) for name in names]
         if not all(key in self.gate.cache for key in keys):
-            made = tuple(one.to(like) for one in make())
-            self.gate.cache.update(zip(keys, made, strict=True))
-            return made
+            tensors = tuple(one.to(like) for one in make())
+            self.gate.cache.update(zip(keys, tensors, strict=True))
+            return tensors
         return tuple(self.gate.cache[key] for key in keys)
 
-    def rows(self, which: torch.Tensor, members: Sequence[int]) -> torch.Tensor:
-        """Return the rows of `down` or `up` of some tasks; a view where they are neighbours."""
-        places = [self.places[t] for t in members]
+    def rows_of(self, factors: torch.Tensor, members: Sequence[int]) -> torch.Tensor:
+        """Return the rows of `down` or `up` of some members; a view where they are neighbours."""
+        places = [self.places[k] for k in members]
         if all(a.stop == b.start for a, b in pairwise(places)):
-            return which[places[0].start : places[-1].stop]
-        return torch.cat([which[at] for at in places])
+            return factors[places[0].start : places[-1].stop]
+        return torch.cat([factors[at] for at in places])
 
-    def applied(self, x: torch.Tensor, members: tuple[int, ...], into: torch.Tensor) -> None:
-        """Add x Δ_Sᵀ, for x [N, n], to `into` [N, m]."""
-        if self.near(members, x):
-            down, up = self.sides(members, x)
-            into.addmm_(x @ down.T, up)
+    def add_(self, y: torch.Tensor, x: torch.Tensor, group: Group) -> None:
+        """Add x Δᵀ, for the rows x [N, n] of a group, to its rows y [N, m]."""
+        group = group.among(self.places)
+        if not group.members:
             return
-        low = x @ self.rows(self.down, members).T.to(x.dtype)
-        core = self.core(members, low)
-        low = low * core if core.ndim == 1 else low @ core
-        into.addmm_(low, self.rows(self.up, members).to(x.dtype))
+        if self.is_ill_conditioned(group, x):
+            down, up = self.sides(group.members, x)
+            y.addmm_(x @ down.T, up)
+            return
+        low = x @ self.rows_of(self.down, group.members).T.to(x.dtype)  # [N, R]
+        y.addmm_(self._times_core(low, group), self.rows_of(self.up, group.members).to(x.dtype))
 
-    def dense(self, parameter: torch.Tensor, tasks: Sequence[int]) -> torch.Tensor:
-        base, members = self.based(parameter), self.members(tasks)
-        if not members:
+    def _times_core(self, low: torch.Tensor, group: Group) -> torch.Tensor:
+        core = self.core(group, low)
+        return low * core if core.ndim == 1 else low @ core
+
+    def dense(self, parameter: torch.Tensor, group: Group) -> torch.Tensor:
+        base, group = self.resident(parameter), group.among(self.places)
+        if not group.members:
             return base
         wide = torch.promote_types(base.dtype, self.down.dtype)
-        like = self.down.new_empty(0, dtype=wide)
-        if self.near(members, like):
-            down, up = self.sides(members, like)
-        else:
-            down, up = self.rows(self.down, members).to(wide), self.rows(self.up, members).to(wide)
-            core = self.core(members, like)
-            down = down * core.unsqueeze(1) if core.ndim == 1 else core.T @ down
-        left, right = (down.T, up) if self.turned else (up.T, down)
+        down, up = self._merged_sides(group, self.down.new_empty(0, dtype=wide))
+        left, right = (down.T, up) if self.transposed else (up.T, down)
         return torch.addmm(base.to(wide), left, right).to(base.dtype)
 
-    def right(self, weight: torch.Tensor) -> torch.Tensor:
+    def _merged_sides(self, group: Group, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return factors [R, n] and [R, m] of the update of a group, with its core in the first."""
+        if self.is_ill_conditioned(group, like):
+            return self.sides(group.members, like)
+        down, up = (self.rows_of(factors, group.members).to(like) for factors in (self.down, self.up))
+        core = self.core(group, like)
+        return (down * core.unsqueeze(1) if core.ndim == 1 else core.T @ down), up
+
+    def inputs_first(self, weight: torch.Tensor) -> torch.Tensor:
         """Return a weight as [n, m], which rows of inputs are multiplied by."""
-        return weight if self.turned else weight.T
+        return weight if self.transposed else weight.T
 
-    def cheaper_whole(self, tasks: Sequence[int], tokens: int) -> bool:
-        """Return whether so many tokens make the dense update of the tasks cheaper than the factors."""
+    def is_cheaper_dense(self, group: Group) -> bool:
+        """Return whether a group has so many rows that its dense update is cheaper than the factors.
+
+        One that gradients flow through would hold an m × n matrix for them, so that it never is.
+        """
         m, n = self.shape
-        rank: int = sum(self.places[t].stop - self.places[t].start for t in self.members(tasks))
-        return tokens * rank * (m + n) > m * n * (rank + WRITTEN)
+        rank: int = sum(self.places[k].stop - self.places[k].start for k in group.among(self.places).members)
+        return not group.is_learned and group.size * rank * (m + n) > m * n * (rank + COPY)
 
 
-class Table(Factors):
-    """A table of which each task keeps the leading triplets; a set of tasks gets the mean of its updates.
+class GatedTable(GatedFactors):
+    """A table of which each member has factors; a set of members gets the mean of their updates.
 
-    Tasks that do not change it count in the mean, too: they have no triplets.
+    Members that do not change it count in the mean, too: they have no triplets.
     """
 
     def __init__(
-        self, gate: Gate, name: str, parts: Mapping[int, Triplets], *, tasks: int, **more: Any
+        self, gate: Gate, name: str, parts: Mapping[int, Triplets], *, count: int, **more: Any
     ) -> None:
-        some = next(iter(parts.values()))
-        none = Triplets(some.left[:, :0], some.values[:0], some.right[:0])
-        super().__init__(gate, name, {t: parts.get(t, none) for t in range(tasks)}, **more)
+        first = next(iter(parts.values()))
+        none = Triplets(first.left[:, :0], first.values[:0], first.right[:0])
+        super().__init__(gate, name, {k: parts.get(k, none) for k in range(count)}, **more)
 
-    def core(self, members: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    def _core(self, members: tuple[int, ...]) -> torch.Tensor:
         """Return the diagonal α s / |S|."""
-        found = torch.cat([self.values[self.places[t]] for t in members])
-        return (found * (self.scale / len(members))).to(like)
-
-
-Parameters = Mapping[str, Kept]
-
-
-class GatedLayer(nn.Module):
-    """The gate of one module: its own parameters that are gated, and how the module is run with them."""
-
-    def __init__(self, gate: Gate, module: nn.Module, kept: Mapping[str, Kept], name: str) -> None:
-        super().__init__()
-        self.gate = gate
-        self.name = name
-        self.kept = nn.ModuleDict(kept)
-        self._plain = type(module).forward
-        self._entered = False
-        self._run: Callable[..., Any] = _runner(module, kept)
-        self.routes = self._run is GatedLayer.linear
-
-    def forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Return what the module makes of its inputs, each sample with its own updates."""
-        if self.gate.probe is not None and args and not self._entered:
-            self.gate.probe.see(self, args[0])
-        if self._entered or not self.gate.gates(self.name):
-            return self._plain(module, *args, **kwargs)
-        return self._run(self, module, *args, **kwargs)
-
-    def values(self, module: nn.Module, tasks: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Return the module's gated parameters with the update of the tasks."""
-        return {name: self.value(module, name, tasks) for name in self.kept}
-
-    def value(self, module: nn.Module, name: str, tasks: Sequence[int]) -> torch.Tensor:
-        """Return one of the module's parameters, with the update of the tasks where it is gated."""
-        parameter: torch.Tensor = getattr(module, name)
-        if name not in self.kept:
-            return parameter
-        kept = self.kept[name]
-        assert isinstance(kept, Kept)
-        return kept.dense(parameter, tasks)
-
-    def linear(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        """Run a linear map; what is cheaper as factors shares one product with the base's weight."""
-        gate, weight = self.gate, self.kept["weight"]
-        assert isinstance(weight, Factors)
-        x = gate.spread(x)
-        base: torch.Tensor = weight.based(module.weight)  # type: ignore[arg-type]
-        flat = x.reshape(-1, x.shape[-1])
-        each = flat.shape[0] // x.shape[0] if x.shape[0] else 0
-        spans = [(s, slice(at.start * each, at.stop * each)) for s, at in gate.slices(x)]
-        whole = [weight.cheaper_whole(span.tasks, at.stop - at.start) for span, at in spans]
-        few = whole.index(False) if False in whole else len(spans)  # the first spans are the largest
-        y = flat.new_empty(flat.shape[0], weight.up.shape[1])
-        biased = getattr(module, "bias", None) is not None
-        for span, at in spans if biased else ():
-            y[at] = self.value(module, "bias", span.tasks)
-        for span, at in spans[:few]:
-            y[at].addmm_(flat[at], weight.right(weight.dense(base, span.tasks)), beta=biased)
-        if few < len(spans):
-            first = spans[few][1].start
-            y[first:].addmm_(flat[first:], weight.right(base), beta=biased)
-        for span, at in spans[few:]:
-            if members := weight.members(span.tasks):
-                weight.applied(flat[at], members, y[at])
-        return y.view(*x.shape[:-1], y.shape[-1])
-
-    def embedding(self, module: nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
-        """Look rows up, E[i] + U_S[i] M_S V_S."""
-        weight = self.kept["weight"]
-        assert isinstance(weight, Factors)
-        ids = self.gate.spread(ids)
-        y = F.embedding(ids, weight.based(module.weight))
-        left = weight.up.T
-        for span, at in self.gate.slices(ids):
-            members = weight.members(span.tasks)
-            if members and weight.near(members, y):
-                y[at] = F.embedding(ids[at], weight.dense(module.weight, members))
-            elif members:
-                places = [weight.places[t] for t in members]
-                low = torch.cat([F.embedding(ids[at], left[:, p]) for p in places], dim=-1).to(y.dtype)
-                core = weight.core(members, low)
-                low = low * core if core.ndim == 1 else low @ core.T
-                y[at] += low @ weight.rows(weight.down, members).to(y.dtype)
-        return y
-
-    def norm(self, module: nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:
-        """Normalise, and scale and shift each sample by its own tasks' parameters."""
-        x = self.gate.spread(x)
-        y = torch.empty_like(x)
-        for span, at in self.gate.slices(x):
-            weight, bias = (self.value(module, name, span.tasks) for name in ("weight", "bias"))
-            y[at] = F.layer_norm(x[at], module.normalized_shape, weight, bias, module.eps)
-        return y
-
-    def other(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Run any module span by span, with the parameters of each."""
-        results = []
-        self._entered = True
-        try:
-            if len(self.gate.spans) == 1:
-                return functional_call(module, self.values(module, self.gate.spans[0].tasks), args, kwargs)
-            rows = self._rows((args, kwargs))
-            each = rows // self.gate.size
-            for span in self.gate.spans:
-                at = slice(span.start * each, span.stop * each)
-                some, more = cut((args, kwargs), at, rows)
-                with self.gate.within(span):
-                    results.append(functional_call(module, self.values(module, span.tasks), some, more))
-        finally:
-            self._entered = False
-        return joined(results)
-
-    def _rows(self, inputs: Any) -> int:
-        """Return the rows that the inputs have: one or several for each sample."""
-        sizes = {x.shape[0] for x in tensors(inputs) if x.ndim}
-        fitting = [n for n in sizes if n % self.gate.size == 0]
-        if not fitting:
-            raise UnsplitError
-        return max(fitting)
-
-
-def _runner(module: nn.Module, kept: Mapping[str, Any]) -> Callable[..., Any]:
-    """Return how a module is run: by a form that is made for its kind, or span by span."""
-    factors = isinstance(kept.get("weight"), Factors)
-    plain = type(module).forward
-    if factors and set(kept) <= {"weight", "bias"}:
-        if plain is nn.Linear.forward or type(module).__name__ == "Conv1D":
-            return GatedLayer.linear
-        if plain is nn.Embedding.forward and module.max_norm is None:
-            return GatedLayer.embedding
-    if plain is nn.LayerNorm.forward:
-        return GatedLayer.norm
-    return GatedLayer.other
-
-
-def gate_layer(gate: Gate, module: nn.Module, kept: Mapping[str, Kept], name: str) -> GatedLayer:
-    """Gate a module in place, and return its gate; its class, parameters and state dict stay as they are."""
-    layer = GatedLayer(gate, module, kept, name)
-    module.add_module("submerge", layer)
-    module.forward = Forward(module, layer)
-    return layer
-
-
-class Forward:
-    """The forward of a gated module; an object, so that copies of the model are whole."""
-
-    def __init__(self, module: nn.Module, layer: nn.Module) -> None:
-        self.module, self.layer = module, layer
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.forward(self.module, *args, **kwargs)
+        return torch.cat([self.values[self.places[k]] for k in members]) * (self.scale / len(members))

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from submerge.errors import Problem, RequestError, few
-from submerge.routing._choose import zscores
+from submerge.routing import zscores
 from submerge.runtime._items import Item, prepared, read_items
-from submerge.serving._load import load
+from submerge.serving import load
 
 __all__ = ["Survey", "survey"]
 

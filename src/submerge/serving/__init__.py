@@ -1,1 +1,18 @@
-"""From a merged folder to a transformers model with a gate."""
+"""From a merged folder to a transformers model with a gate, or to adapters that others serve."""
+
+from submerge.serving._architecture import architectures
+from submerge.serving._controller import Call, Controller
+from submerge.serving._folder import Folder, open_folder
+from submerge.serving._load import CONTROLLERS, load
+from submerge.serving._mass import MassController
+
+__all__ = [
+    "CONTROLLERS",
+    "Call",
+    "Controller",
+    "Folder",
+    "MassController",
+    "architectures",
+    "load",
+    "open_folder",
+]

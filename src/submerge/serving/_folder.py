@@ -18,24 +18,26 @@ from submerge.store import BANK, read_header
 __all__ = ["Folder", "open_folder"]
 
 MANIFEST = "submerge.json"
-WHOLE = 1e-5
-"""The share of an update that rounding loses at most."""
+ROUNDING = 1e-5
+"""The share of an update's energy that rounding loses at most."""
 
 
 @dataclass(frozen=True)
 class Folder:
     """The tasks with what is told of them, the gate's settings, and the bank by tensor and task.
 
-    `fixed` names, for tensors where that is not all, the tasks that the checkpoint is a merge of. Of `tables`
-    a set of tasks gets the mean, and `merged` is what the checkpoint adds to the base's values of them.
-    `low_rank` says that most matrices keep updates whole at ranks below 1/T of theirs, as with adapters.
+    `method` is that whose gate it is. Updates are `factors` or `dense`. `fixed` names, for tensors where that
+    is not all, the tasks that the checkpoint is a merge of. Of `tables` a set of tasks gets the mean, and
+    `merged` is what the checkpoint adds to the base's values of them. `low_rank` says that most matrices have
+    complete updates at ranks below 1/T of theirs, as with adapters.
     """
 
     path: Path
     tasks: tuple[Mapping[str, Any], ...]
     settings: Mapping[str, Any]
+    method: str = "mass"
     factors: dict[str, dict[int, Triplets]] = field(default_factory=dict)
-    wholes: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
+    dense: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
     heads: tuple[dict[str, torch.Tensor], ...] = ()
     fixed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     tables: frozenset[str] = frozenset()
@@ -47,6 +49,11 @@ class Folder:
         """The tasks' names."""
         return tuple(task["name"] for task in self.tasks)
 
+    @property
+    def updated(self) -> tuple[str, ...]:
+        """The tensors that tasks change."""
+        return (*self.factors, *self.dense)
+
 
 def open_folder(path: Path) -> Folder:
     """Return what the folder holds; raise `RequestError` where it has no gate, or something is damaged."""
@@ -57,12 +64,12 @@ def open_folder(path: Path) -> Folder:
             hint = "load it with transformers"
             raise RequestError(Problem("this merge keeps no gate: it is a plain checkpoint", str(path), hint))
         tasks = tuple(dict(task) for task in gate["tasks"])
-        settings = dict(gate["settings"])
-        told = {name: tuple(line["shape"]) for name, line in manifest["bank"]["tensors"].items()}
+        settings, method = dict(gate["settings"]), gate.get("method", "mass")
+        shapes = {name: tuple(line["shape"]) for name, line in manifest["bank"]["tensors"].items()}
         figures = {n: line["figures"] for n, line in manifest["tensors"].items() if "figures" in line}
-        fixed = {n: tuple(found["fixed"]) for n, found in figures.items() if "fixed" in found}
-        tables = frozenset(n for n, found in figures.items() if found.get("table"))
-        shares = {n: float(found["energy"]) for n, found in figures.items() if "energy" in found}
+        fixed = {n: tuple(figure["fixed"]) for n, figure in figures.items() if "fixed" in figure}
+        tables = frozenset(n for n, figure in figures.items() if figure.get("table"))
+        energies = {n: float(figure["energy"]) for n, figure in figures.items() if "energy" in figure}
         if not tasks or not all(isinstance(task["name"], str) for task in tasks):
             raise ValueError
     except OSError as error:
@@ -70,14 +77,21 @@ def open_folder(path: Path) -> Folder:
         raise RequestError(Problem(f"there is no {MANIFEST} ({error.strerror})", str(path), hint)) from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise RequestError(Problem("the file is damaged", str(path / MANIFEST), "merge again")) from error
-    found = Folder(path, tasks, settings, heads=tuple({} for _ in tasks), fixed=fixed, tables=tables)
-    if told:
-        _read(found, path / BANK, told)
+    heads: tuple[dict[str, torch.Tensor], ...] = tuple({} for _ in tasks)
+    folder = Folder(path, tasks, settings, method, heads=heads, fixed=fixed, tables=tables)
+    if shapes:
+        _read_bank(folder, path / BANK, shapes)
+    return replace(folder, low_rank=_is_low_rank(folder, energies))
+
+
+def _is_low_rank(folder: Folder, energies: Mapping[str, float]) -> bool:
+    """Return whether most matrices have complete updates of ranks that the method need not have cut."""
     low = [
-        shares.get(name, 0) >= 1 - WHOLE and all(_is_low(part, len(tasks)) for part in parts.values())
-        for name, parts in found.factors.items()
+        energies.get(name, 0) >= 1 - ROUNDING
+        and all(_is_low(part, len(folder.tasks)) for part in parts.values())
+        for name, parts in folder.factors.items()
     ]
-    return replace(found, low_rank=2 * sum(low) > len(low))
+    return 2 * sum(low) > len(low)
 
 
 def _is_low(part: Triplets, tasks: int) -> bool:
@@ -85,11 +99,11 @@ def _is_low(part: Triplets, tasks: int) -> bool:
     return part.rank < min(part.left.shape[0], part.right.shape[1]) // tasks
 
 
-def _read(folder: Folder, path: Path, told: Mapping[str, tuple[int, ...]]) -> None:
+def _read_bank(folder: Folder, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Fill the folder's mappings from the bank, after comparing it with the manifest."""
     entries = read_header(path).entries
-    wrong = [n for n, shape in told.items() if n not in entries or entries[n].shape != shape]
-    wrong += [n for n in entries if n not in told]
+    wrong = [n for n, shape in shapes.items() if n not in entries or entries[n].shape != shape]
+    wrong += [n for n in entries if n not in shapes]
     if wrong:
         what = f"the bank is not what {MANIFEST} says: {few(wrong)}"
         raise RequestError(Problem(what, str(path), "copy the whole folder again, or merge again"))
@@ -106,7 +120,7 @@ def _read(folder: Folder, path: Path, told: Mapping[str, tuple[int, ...]]) -> No
                 continue
             key, _, last = rest.rpartition(".")
             if last == "whole":
-                folder.wholes.setdefault(key, {})[number] = tensor
+                folder.dense.setdefault(key, {})[number] = tensor
             else:
                 parts.setdefault((key, number), {})[last] = tensor
     for (key, number), part in parts.items():
