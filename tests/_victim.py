@@ -19,8 +19,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from submerge.engine._job import Job, Task
-from submerge.engine._record import TaskRecord
+from submerge.engine.work._job import Job, Task
+from submerge.engine.work._record import TaskRecord
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["submerge.engine", "submerge.cli._app"])
@@ -104,7 +104,7 @@ def _run(
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     from submerge.cli import main
-    from submerge.engine import _tensor
+    from submerge.engine.plan import _tensor
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     if small:
@@ -121,9 +121,9 @@ def _run(
 
 def _hold(count: int, gate: Path) -> None:
     """Let workers wait before the gate when `count` ranges are written."""
-    from submerge.engine import _pool
+    from submerge.engine.work import _threads
 
-    class Held(_pool._Pool):
+    class Held(_threads._Pool):
         def __init__(self, jobs: Iterator[Job], finished: Callable[[Task, Any], None], device: Any) -> None:
             super().__init__(jobs, self.wait, device)
             self.tell, self.written = finished, 0
@@ -135,7 +135,7 @@ def _hold(count: int, gate: Path) -> None:
             while self.written >= count and not self.stopped and not gate.exists():
                 time.sleep(0.002)
 
-    _pool._Pool = Held  # type: ignore[misc]
+    _threads._Pool = Held  # type: ignore[misc]
 
 
 def _drop_capabilities() -> None:

@@ -19,10 +19,12 @@ from _adapters import Tuned, far, make_tuned, same_state
 from _models import ROOM, contents, perturbed, read, state, write
 from _support import MATRIX_CASES, Case
 from store.helpers_adapter import CASES, by_hand, stored
-from submerge.engine import _job, _run, merge_state_dicts
-from submerge.engine._feed import feeds
-from submerge.engine._patch import patches_of
-from submerge.engine._plan import make_plan
+from submerge.engine import merge_state_dicts
+from submerge.engine.output import _run
+from submerge.engine.plan._plan import make_plan
+from submerge.engine.work import _job
+from submerge.engine.work._adapter_edit import patches_of
+from submerge.engine.work._reader import feeds
 from submerge.methods import METHODS
 from submerge.store import FileTable
 
@@ -60,7 +62,7 @@ def test_any_range_is_a_range_of_the_whole(
 ) -> None:
     found = made(case)
     with pytest.MonkeyPatch.context() as patch, FileTable() as table:
-        patch.setattr("submerge.engine._patch.BLOCK", block)
+        patch.setattr("submerge.engine.work._adapter_edit.BLOCK", block)
         plan = make_plan(found.recipe(), ROOM)
         for tensor in plan.tensors:
             (_, fix) = patches = patches_of(plan.models, tensor, table)
@@ -87,7 +89,7 @@ def test_chunks_do_not_matter(
     recipe = two.recipe(method, models=joined, own={"weight": 0.5, **own})
     submerge.merge(recipe, tmp_path / "whole", settings=ROOM)
     tiny_chunks(100)
-    monkeypatch.setattr("submerge.engine._tensor.chunk_length", _job.chunk_length)
+    monkeypatch.setattr("submerge.engine.plan._tensor.chunk_length", _job.chunk_length)
     submerge.merge(recipe, tmp_path / "pieces", settings=ROOM)
     same_state(read(tmp_path / "pieces"), read(tmp_path / "whole"), 1e-6)
 
@@ -100,7 +102,7 @@ def test_updates_that_are_read_anew_are_those_that_are_held(
     for form in ("checkpoint", "adapter"):
         monkeypatch.undo()
         two.merge(tmp_path / f"held-{form}", method, models=models, output={"as": form})
-        monkeypatch.setattr("submerge.engine._matrix.HELD", 0)
+        monkeypatch.setattr("submerge.engine.work._matrix_job.HELD", 0)
         two.merge(tmp_path / f"anew-{form}", method, models=models, output={"as": form})
     same_state(read(tmp_path / "anew-checkpoint"), read(tmp_path / "held-checkpoint"), 1e-5)
     same_state(two.loaded(tmp_path / "anew-adapter"), two.loaded(tmp_path / "held-adapter"), 2e-5)

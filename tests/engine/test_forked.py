@@ -12,8 +12,9 @@ import torch
 
 import submerge
 from _models import ROOM, Family, contents, perturbed, state, write
-from submerge.engine import _forked, _run
-from submerge.engine._meter import Meter
+from submerge.engine.output import _run
+from submerge.engine.work import _forked
+from submerge.engine.work._meter import Meter
 
 SHAPES = {f"model.layers.{i}.weight": (40, 30) for i in range(12)} | {"model.norm.weight": (30,)}
 

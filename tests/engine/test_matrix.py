@@ -47,7 +47,7 @@ def test_updates_that_are_read_anew_merge_as_those_that_are_held(
 ) -> None:
     options = {"rank": 8} if method == "ssam" else {}
     held = read(submerge.merge(recipe(family, method, **options), tmp_path / "held", settings=ROOM).out)
-    monkeypatch.setattr("submerge.engine._matrix.HELD", 1)
+    monkeypatch.setattr("submerge.engine.work._matrix_job.HELD", 1)
     monkeypatch.setattr("submerge.algebra._update.BLOCK", 100)
     anew = read(submerge.merge(recipe(family, method, **options), tmp_path / "anew", settings=ROOM).out)
     for name, tensor in held.items():
@@ -69,7 +69,7 @@ def test_figures_are_in_the_report_and_the_manifest(family: Family, tmp_path: Pa
 def test_a_stopped_run_resumes(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    from submerge.engine import _run
+    from submerge.engine.output import _run
 
     class Stop(Exception):  # noqa: N818
         pass

@@ -16,8 +16,10 @@ from safetensors import safe_open
 
 import submerge
 from _models import CONFIG, ROOM, Family, contents, family, perturbed, read, state, write
-from submerge.engine import _job, _output
-from submerge.store import _checkpoint, _hub
+from submerge.engine.output import _folder
+from submerge.engine.work import _job
+from submerge.store import _checkpoint
+from submerge.store.folder import _hub
 
 
 @pytest.fixture
@@ -99,7 +101,7 @@ def test_a_run_that_fails_leaves_what_it_would_have_replaced(
     if moment == "work":
         monkeypatch.setattr(_job.Job, "work", fail)
     else:
-        monkeypatch.setattr(_output, "sync_folder", fail)
+        monkeypatch.setattr(_folder, "sync_folder", fail)
     with pytest.raises(submerge.WorkError, match="the disk is gone"):
         merge(made, tmp_path / "out", overwrite=True)
     assert snapshot(tmp_path / "out") == before
@@ -137,13 +139,13 @@ def test_overwrite_does_not_lose_what_an_earlier_one_set_aside(made: Family, tmp
 def test_a_folder_that_appears_during_the_run_is_not_replaced(
     made: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish = _output.Output.finish
+    finish = _folder.Output.finish
 
     def slowly(self: Any, manifest: Any) -> None:
         write(tmp_path / "out", {"new": torch.ones(2)})
         finish(self, manifest)
 
-    monkeypatch.setattr(_output.Output, "finish", slowly)
+    monkeypatch.setattr(_folder.Output, "finish", slowly)
     with pytest.raises(submerge.WorkError, match="not empty"):
         merge(made, tmp_path / "out")
     assert set(read(tmp_path / "out")) == {"new"}

@@ -2,7 +2,7 @@
 
 import torch
 
-from submerge.engine._pool import _SingleThreaded
+from submerge.engine.work._threads import _SingleThreaded
 
 
 def test_the_last_of_the_active_runs_restores_torchs_threads() -> None:

@@ -17,7 +17,7 @@ import torch
 import submerge
 from _models import ROOM, Family, contents, perturbed, state, write
 from _victim import start, until
-from submerge.engine import _output, _run
+from submerge.engine.output import _folder, _run
 from submerge.store import JOURNAL
 
 SHAPES = {f"model.layers.{i}.weight": (220, 300) for i in range(6)} | {"model.norm.weight": (300,)}
@@ -44,8 +44,8 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
 
 @pytest.fixture(autouse=True)
 def _small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("submerge.engine._tensor.CHUNK_VALUES", 1)
-    monkeypatch.setattr("submerge.engine._tensor.TASK_ELEMENTS", 1)
+    monkeypatch.setattr("submerge.engine.plan._tensor.CHUNK_VALUES", 1)
+    monkeypatch.setattr("submerge.engine.plan._tensor.TASK_ELEMENTS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -160,16 +160,16 @@ def test_stopped_while_it_finishes(
 
     with pytest.MonkeyPatch.context() as patch:
         if step.startswith("_"):
-            patch.setattr(_output.Output, step, fail)
+            patch.setattr(_folder.Output, step, fail)
         elif step == "rename":
             real = os.rename
             patch.setattr(
-                _output.os, "rename", lambda a, b: fail() if str(a).endswith(".incomplete") else real(a, b)
+                _folder.os, "rename", lambda a, b: fail() if str(a).endswith(".incomplete") else real(a, b)
             )
         elif step == "unlink":
-            patch.setattr(_output.Path, step, fail)
+            patch.setattr(_folder.Path, step, fail)
         else:
-            patch.setattr(_output, step, fail)
+            patch.setattr(_folder, step, fail)
         with pytest.raises((Stop, submerge.WorkError)) as caught:
             submerge.merge(path_of(family), out, settings=ROOM, overwrite=overwrite)
     if isinstance(caught.value, submerge.WorkError):

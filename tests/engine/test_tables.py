@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from _models import CONFIGS, TEXT, VISION, quiet_transformers
-from submerge.engine._tables import is_matrix, is_table, token_rows
+from submerge.engine.plan._tables import is_matrix, is_table, token_rows
 from submerge.store import TensorEntry
 
 BYTES = {"vocab_size": 256, "hidden_size": 256, "intermediate_size": 256}

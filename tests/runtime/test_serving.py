@@ -548,7 +548,7 @@ def test_heads_of_several_kinds_are_told(bert: Served) -> None:
 def test_bytes_do_not_depend_on_threads_and_a_stopped_run_resumes(
     bert: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from submerge.engine import _run
+    from submerge.engine.output import _run
 
     one_thread = submerge.Settings(threads=1, max_memory=64 * 10**9)
     three = submerge.Settings(threads=3, max_memory=64 * 10**9)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from submerge.store._correspondence import correspond
+from submerge.names._correspondence import correspond
 
 Shapes = dict[str, tuple[int, ...]]
 

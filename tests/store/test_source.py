@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from submerge.errors import WorkError
 from submerge.store import FileTable, MemorySource, Source, TensorEntry, file_identity, read_header
-from submerge.store import _source as module
+from submerge.store.format import _source as module
 
 TYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool]
 

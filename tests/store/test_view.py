@@ -6,12 +6,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from submerge.names._assembly import assembled
+from submerge.names._placeholder import Placeholder
+from submerge.names._view import View
 from submerge.store import MemorySource
-from submerge.store import _view_source as reading
-from submerge.store._assembly import assembled
-from submerge.store._placeholder import Placeholder
-from submerge.store._view import View
-from submerge.store._view_source import ViewSource
+from submerge.store.format import _view_source as reading
+from submerge.store.format._view_source import ViewSource
 
 TENSORS = {f"t{i}": torch.arange(24.0).reshape(4, 6) + 100 * i for i in range(3)}
 Operation = Callable[[list[torch.Tensor]], torch.Tensor]

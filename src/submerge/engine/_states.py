@@ -7,13 +7,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from submerge.deferred import torch
-from submerge.engine._job import Job
-from submerge.engine._matrix import MatrixJob
 from submerge.engine._merge import nonfinite_error
-from submerge.engine._plan import Settings, check_device, plan_models
-from submerge.engine._pool import run_jobs
-from submerge.engine._record import TaskRecord
-from submerge.engine._tensor import torch_dtype
+from submerge.engine.plan import Settings, check_device, plan_models, torch_dtype
+from submerge.engine.work import Job, MatrixJob, TaskRecord, run_jobs, tally
 from submerge.errors import Problem, RequestError
 from submerge.methods import METHODS
 from submerge.recipe import load_recipe
@@ -80,7 +76,7 @@ def merge_state_dicts(
 
     def finished(_: Any, result: Any) -> None:
         if isinstance(result, TaskRecord):
-            plan.tally(found, result)
+            tally(plan, found, result)
 
     jobs = (
         (MatrixJob if tensor.matrix else Job)(

@@ -7,7 +7,7 @@ from submerge.recipe._recipe import ModelEntry
 from submerge.recipe._report import KeyPath, Report, show
 
 if TYPE_CHECKING:
-    from submerge.methods._base import Method
+    from submerge.methods import Method
 
 __all__ = ["check_names", "read_task"]
 

@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 
 import torch
 
-from submerge.algebra import Dense, inverse_root
+from submerge.algebra import GRAM_FLOOR, Dense, inverse_root
 from submerge.gating import GatedFactors
 from submerge.methods.mass import Pooling, Score
 
@@ -181,5 +181,5 @@ def _whitened(weight: GatedFactors, count: int) -> tuple[torch.Tensor, torch.Ten
     bases = []
     for at in weight.places.values():
         spanned = down[at] @ whitening
-        bases.append(inverse_root(Dense(spanned).gram("left"), 1e-7) @ spanned)
+        bases.append(inverse_root(Dense(spanned).row_gram(), GRAM_FLOOR) @ spanned)
     return torch.cat(bases).float(), whitening.float()

@@ -21,8 +21,7 @@ import torch
 from safetensors.torch import save_file
 
 from submerge.engine import vllm_command
-from submerge.engine._adapter_form import turned
-from submerge.engine._tables import is_matrix
+from submerge.engine.plan import is_matrix, turned
 from submerge.errors import Problem, RequestError, few
 from submerge.runtime._clip import is_texts
 from submerge.serving import Folder, architectures, open_folder

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from submerge.deferred import required
-from submerge.engine import quietly
+from submerge.deferred import quietly, required
 from submerge.errors import Problem, RequestError, few
 from submerge.gating import Gate, Recent
 from submerge.serving._architecture import head_sizes, model_class, with_linear_heads
