@@ -1,4 +1,4 @@
-"""One pass: the first blocks run once, as the fixed merge, and the choice is made from what they show.
+"""One pass: the first blocks run once, as the static merge, and the choice is made from what they show.
 
 With `passes: one` the blocks up to the last that is looked at are the same for all tasks. The first pass ends
 behind them, and in the second their outputs stand for them, in the order in which the samples then run:
@@ -18,25 +18,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from submerge.runtime._batch import cut, reordered
-from submerge.runtime._gate import Gate
-from submerge.runtime._probe import Done
+from submerge.gating import Gate, StopForward, cut, reordered
 
 __all__ = ["Replay"]
 
 
 class Replay:
-    """The first blocks of a model, whose outputs are recorded in one pass and given back in the next."""
+    """The first blocks of a model, whose outputs are recorded in one pass and given back in the next.
 
-    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+    `shared` are the gated modules that ran in the recorded pass, and are the same for all tasks.
+    """
+
+    def __init__(self, gate: Gate, blocks: Sequence[nn.Module]) -> None:
+        self.gate = gate
         self.recorded: list[Any] | None = None
+        self.shared: frozenset[str] = frozenset()
         self._outputs: list[Any] | None = None
         self._recording = False
         self._size = 0
-        self.window: slice | None = None
-        """The samples of the batch that run, where that is not all of them."""
         for number, block in enumerate(blocks):
-            block.forward = _Block(self, block, number, number == len(blocks) - 1)
+            block.forward = _BlockForward(self, block, number, number == len(blocks) - 1)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -47,37 +48,38 @@ class Replay:
         finally:
             self._recording = False
 
-    @contextmanager
-    def playing(self, gate: Gate, order: torch.Tensor | None, size: int, *, whole: bool) -> Iterator[None]:
-        """Let the sorted recorded outputs stand for the blocks inside, unless the `whole` model is to run."""
+    def take(self) -> list[Any] | None:
+        """Return what was recorded, which is then forgotten; None where nothing was: tasks were named."""
         outputs, self.recorded = self.recorded, None
-        if outputs is None:  # nothing was routed: the tasks were named
-            yield
-            return
-        gate.sharing = True
-        self._size = size
-        if not whole:
-            self._outputs = outputs if order is None else [reordered(out, order, size) for out in outputs]
+        return outputs
+
+    @contextmanager
+    def playing(self, outputs: list[Any] | None, order: torch.Tensor | None, size: int) -> Iterator[None]:
+        """Let recorded outputs stand for the blocks inside, in the order in which `size` samples run."""
+        if outputs is not None and order is not None:
+            outputs = [reordered(out, order, size) for out in outputs]
+        self._outputs, self._size = outputs, size
         try:
             yield
         finally:
-            self._outputs, gate.sharing = None, False
+            self._outputs = None
 
-    def run(self, block: _Block, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run(self, block: _BlockForward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return a block's output, from the record where that is played."""
         if self._outputs is not None:
             out = self._outputs[block.number]
-            return out if self.window is None else cut(out, self.window, self._size)
+            window = getattr(self.gate.assignment, "window", None)  # of a batch that runs span by span
+            return out if window is None else cut(out, window, self._size)
         out = type(block.module).forward(block.module, *args, **kwargs)
         if self._recording and self.recorded is not None:
             self.recorded.append(out)
             if block.last:
-                raise Done
+                raise StopForward
         return out
 
 
-class _Block:
-    """The forward of one of the blocks; an object, so that copies of the model are whole."""
+class _BlockForward:
+    """The forward of one of the blocks; an object, so that a copy of the model has blocks of its own."""
 
     def __init__(self, replay: Replay, module: nn.Module, number: int, last: bool) -> None:
         self.replay, self.module, self.number, self.last = replay, module, number, last

@@ -1,4 +1,4 @@
-"""Gated layers against the same layer with a weight of its own for each sample."""
+"""Gated modules against the same module with a weight of its own for each sample."""
 
 from __future__ import annotations
 
@@ -13,13 +13,22 @@ from torch import nn
 
 from _mass_reference import polar
 from submerge.algebra import Bank, Triplets
-from submerge.runtime import Factors, Gate, Span, Whole, gate_layer
-from submerge.runtime._cache import Recent
-from submerge.runtime._gate import UnsplitError
+from submerge.gating import (
+    Gate,
+    GatedDense,
+    GatedFactors,
+    Group,
+    Recent,
+    SampleAssignment,
+    Span,
+    UnsplitError,
+    gate_module,
+)
 
 SETS = [(0,), (0, 2), (1, 2, 3), (7,)]
 """Task 7 does not touch any layer."""
 SPANS = [Span((0,), 0, 3), Span((0, 2), 3, 5), Span((1, 2, 3), 5, 6), Span((7,), 6, 7)]
+ASSIGNMENT = SampleAssignment(SPANS)
 
 
 def normal(seed: int, *shape: int) -> torch.Tensor:
@@ -34,40 +43,42 @@ def parts(m: int, n: int, r: int = 2) -> dict[int, Triplets]:
     return found
 
 
-def gated(module: nn.Module, r: int = 2, turned: bool = False) -> tuple[nn.Module, Gate, dict[str, Any]]:
+def gated(module: nn.Module, r: int = 2, transposed: bool = False) -> tuple[nn.Module, Gate, dict[str, Any]]:
     """Return the module gated in all its parameters, and what each set of tasks adds to them."""
     gate = Gate(Recent(1 << 20))
-    kept: dict[str, Any] = {}
+    updates: dict[str, Any] = {}
     for name, parameter in module.named_parameters():
         if parameter.ndim == 2:
             some = parts(*parameter.shape, r=r)
             table = isinstance(module, nn.Embedding)
-            kept[name] = Factors(gate, name, some, rule="tsv_m", scale=1.0, turned=turned, table=table)
+            updates[name] = GatedFactors(
+                gate, name, some, rule="tsv_m", scale=1.0, transposed=transposed, table=table
+            )
         else:
-            whole = {t: normal(50 + t, *parameter.shape) for t in range(4)}
-            kept[name] = Whole(gate, name, whole)
+            dense = {t: normal(50 + t, *parameter.shape) for t in range(4)}
+            updates[name] = GatedDense(gate, name, dense)
     plain = copy.deepcopy(module)
-    gate_layer(gate, module, kept, "layer")
-    return plain, gate, kept
+    gate_module(gate, module, updates, "layer")
+    return plain, gate, updates
 
 
 def wanted(
-    plain: nn.Module, kept: dict[str, Any], tasks: Sequence[int], x: torch.Tensor, **more: Any
+    plain: nn.Module, updates: dict[str, Any], tasks: Sequence[int], x: torch.Tensor, **more: Any
 ) -> torch.Tensor:
     one = copy.deepcopy(plain)
     with torch.no_grad():
         for name, parameter in one.named_parameters():
-            if isinstance(kept[name], Factors):
-                some = parts(*parameter.shape, r=kept[name].values.shape[0] // 4)
+            if isinstance(updates[name], GatedFactors):
+                some = parts(*parameter.shape, r=updates[name].values.shape[0] // 4)
                 parameter.add_(Bank(tuple(parameter.shape), some).merged(tasks).dense())
             else:
-                update = kept[name].update([t for t in tasks if t < 4])
+                update = updates[name].update(Group(tuple(t for t in tasks if t < 4), 0, len(x)))
                 parameter.add_(0 if update is None else update)
         found: torch.Tensor = one(x, **more)
         return found
 
 
-class Turned(nn.Module):
+class Transposed(nn.Module):
     """A linear map that is stored as [in, out], as in GPT-2."""
 
     def __init__(self) -> None:
@@ -78,7 +89,7 @@ class Turned(nn.Module):
         return x @ self.weight + self.bias
 
 
-Turned.__name__ = "Conv1D"
+Transposed.__name__ = "Conv1D"
 
 
 def alike(m: int, n: int, angle: float = 1e-4) -> dict[int, Triplets]:
@@ -91,10 +102,10 @@ def alike(m: int, n: int, angle: float = 1e-4) -> dict[int, Triplets]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["linear", "turned", "embedding"])
+@pytest.mark.parametrize("kind", ["linear", "transposed", "embedding"])
 @pytest.mark.parametrize("length", [1, 200])
 def test_tasks_that_nearly_coincide_lose_nothing(kind: str, length: int) -> None:
-    """One token, which goes through the factors, and many, which go through the whole weight."""
+    """One token, which goes through the factors, and many, which go through the dense weight."""
     make, inputs = KINDS[kind]
     module = make()
     some = alike(*module.weight.shape)
@@ -106,15 +117,17 @@ def test_tasks_that_nearly_coincide_lose_nothing(kind: str, length: int) -> None
     update = polar(u) @ s.diag() @ polar(v.T).T
     plain = copy.deepcopy(module).double()
     gate = Gate(Recent(1 << 20))
-    more: dict[str, Any] = {"turned": kind == "turned", "table": kind == "embedding"}
-    gate_layer(gate, module, {"weight": Factors(gate, "w", some, rule="tsv_m", scale=1.0, **more)}, "layer")
+    more: dict[str, Any] = {"transposed": kind == "transposed", "table": kind == "embedding"}
+    gate_module(
+        gate, module, {"weight": GatedFactors(gate, "w", some, rule="tsv_m", scale=1.0, **more)}, "layer"
+    )
     x = inputs(3)
     x = x.repeat(1, length, 1) if x.ndim == 3 else x
     with torch.no_grad():
         before = plain(x.double() if x.is_floating_point() else x)
         plain.weight.add_(update)
         after = plain(x.double() if x.is_floating_point() else x)
-        with gate.over([Span((0, 1), 0, 3)], []):
+        with gate.over(SampleAssignment([Span((0, 1), 0, 3)])):
             found = module(x)
     assert (found - after).abs().max() < 2e-6 * after.abs().max()
     assert (after - before).abs().max() > 0.1 * after.abs().max(), "the update counts"
@@ -123,7 +136,7 @@ def test_tasks_that_nearly_coincide_lose_nothing(kind: str, length: int) -> None
 KINDS = {
     "linear": (lambda: nn.Linear(16, 24), lambda n: normal(n, n, 5, 16)),
     "no bias": (lambda: nn.Linear(16, 24, bias=False), lambda n: normal(n, n, 16)),
-    "turned": (Turned, lambda n: normal(n, n, 5, 16)),
+    "transposed": (Transposed, lambda n: normal(n, n, 5, 16)),
     "embedding": (lambda: nn.Embedding(16, 24), lambda n: torch.arange(n * 5).view(n, 5) % 16),
     "norm": (lambda: nn.LayerNorm(16), lambda n: normal(n, n, 5, 16)),
     "convolution": (lambda: nn.Conv2d(3, 8, 2, 2), lambda n: normal(n, n, 3, 4, 4)),
@@ -135,25 +148,25 @@ KINDS = {
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("length", [1, 80])
 def test_each_sample_has_its_own_weights(kind: str, rows: int, length: int) -> None:
-    """One or two rows a sample (beams), few tokens (factors) and many (whole updates)."""
+    """One or two rows a sample (beams), few tokens (factors) and many (dense updates)."""
     make, inputs = KINDS[kind]
     module = make()
-    plain, gate, kept = gated(module, turned=kind == "turned")
+    plain, gate, updates = gated(module, transposed=kind == "transposed")
     x = inputs(7 * rows)
     if length > 1 and x.ndim == 3:
         x = x.repeat(1, length, 1)
-    with torch.no_grad(), gate.over(SPANS, []):
+    with torch.no_grad(), gate.over(ASSIGNMENT):
         found = module(x)
     for span in SPANS:
         at = slice(span.start * rows, span.stop * rows)
-        assert (found[at] - wanted(plain, kept, span.tasks, x[at])).abs().max() < 2e-5
+        assert (found[at] - wanted(plain, updates, span.members, x[at])).abs().max() < 2e-5
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_spans_it_is_the_plain_layer(kind: str) -> None:
+def test_without_an_assignment_it_is_the_plain_module(kind: str) -> None:
     make, inputs = KINDS[kind]
     module = make()
-    plain, _, _ = gated(module, turned=kind == "turned")
+    plain, _, _ = gated(module, transposed=kind == "transposed")
     with torch.no_grad():
         assert torch.equal(module(inputs(3)), plain(inputs(3)))
     assert list(module.state_dict()) == list(plain.state_dict())
@@ -161,22 +174,22 @@ def test_without_spans_it_is_the_plain_layer(kind: str) -> None:
 
 def test_what_all_samples_share_is_repeated() -> None:
     module = nn.Embedding(16, 24)
-    plain, gate, kept = gated(module)
+    plain, gate, updates = gated(module)
     ids = torch.arange(5).unsqueeze(0)
-    with torch.no_grad(), gate.over(SPANS, []):
+    with torch.no_grad(), gate.over(ASSIGNMENT):
         found = module(ids)
     assert found.shape == (7, 5, 24)
     for span in SPANS:
-        one = wanted(plain, kept, span.tasks, ids)
+        one = wanted(plain, updates, span.members, ids)
         assert (found[span.start : span.stop] - one).abs().max() < 1e-5
 
 
 def test_rows_that_are_no_samples_cannot_be_gated() -> None:
     module = nn.Linear(16, 24)
     _, gate, _ = gated(module)
-    with gate.over(SPANS, []), pytest.raises(UnsplitError):
+    with gate.over(ASSIGNMENT), pytest.raises(UnsplitError):
         module(normal(1, 5, 16))
-    with torch.no_grad(), gate.over([Span((1,), 0, 7)], []):
+    with torch.no_grad(), gate.over(SampleAssignment([Span((1,), 0, 7)])):
         module(normal(1, 5, 16))  # all samples have one task: any rows will do
 
 
@@ -186,17 +199,17 @@ def test_few_tokens_go_through_the_factors_and_many_through_the_weight(
     module = nn.Linear(16, 24)  # crossing: (2 + 32) / 2 · 384 / 40 = 163 tokens
     _, gate, _ = gated(module)
     applied: list[int] = []
-    plain = Factors.applied
+    plain = GatedFactors.add_
 
-    def count(self: Any, x: torch.Tensor, *rest: Any) -> None:
+    def count(self: Any, y: torch.Tensor, x: torch.Tensor, group: Group) -> None:
         applied.append(len(x))
-        plain(self, x, *rest)
+        plain(self, y, x, group)
 
-    monkeypatch.setattr(Factors, "applied", count)
+    monkeypatch.setattr(GatedFactors, "add_", count)
     spans = [Span((0,), 0, 5), Span((1,), 5, 8)]
-    with torch.no_grad(), gate.over(spans, []):
+    with torch.no_grad(), gate.over(SampleAssignment(spans)):
         module(normal(1, 8, 40, 16))
-    assert applied == [120], "200 tokens through the whole weight, 120 through the factors"
+    assert applied == [120], "200 tokens through the dense weight, 120 through the factors"
 
 
 def test_a_copy_of_the_module_is_gated_by_itself() -> None:
@@ -204,19 +217,19 @@ def test_a_copy_of_the_module_is_gated_by_itself() -> None:
     _, gate, _ = gated(module)
     twin = copy.deepcopy(module)
     x = normal(1, 7, 16)
-    with torch.no_grad(), gate.over(SPANS, []):
+    with torch.no_grad(), gate.over(ASSIGNMENT):
         assert torch.equal(twin(x), nn.Linear.forward(twin, x)), "its gate is another one, which is not set"
         assert not torch.equal(module(x), twin(x))
 
 
 def test_other_precisions() -> None:
     module = nn.Linear(16, 24)
-    plain, gate, kept = gated(module)
+    plain, gate, updates = gated(module)
     x = normal(1, 7, 5, 16)
     module.to(torch.bfloat16)
-    with torch.no_grad(), gate.over(SPANS, []):
+    with torch.no_grad(), gate.over(ASSIGNMENT):
         found = module(x.bfloat16())
     assert found.dtype == torch.bfloat16
     for span in SPANS:
-        one = wanted(plain, kept, span.tasks, x[span.start : span.stop])
+        one = wanted(plain, updates, span.members, x[span.start : span.stop])
         assert (found[span.start : span.stop].float() - one).abs().max() < 0.05 * one.abs().max()

@@ -16,24 +16,26 @@ from submerge.store import BANK, MANIFEST, Manifest, checked, read_header
 
 __all__ = ["Folder", "open_folder"]
 
-WHOLE = 1e-5
-"""The share of an update that rounding loses at most."""
+ROUNDING = 1e-5
+"""The share of an update's energy that rounding loses at most."""
 
 
 @dataclass(frozen=True)
 class Folder:
     """The tasks with what is told of them, the gate's settings, and the bank by tensor and task.
 
-    `fixed` names, for tensors where that is not all, the tasks that the checkpoint is a merge of. Of `tables`
-    a set of tasks gets the mean, and `merged` is what the checkpoint adds to the base's values of them.
-    `low_rank` says that most matrices keep updates whole at ranks below 1/T of theirs, as with adapters.
+    `method` is that whose gate it is. Updates are `factors` or `dense`. `fixed` names, for tensors where that
+    is not all, the tasks that the checkpoint is a merge of. Of `tables` a set of tasks gets the mean, and
+    `merged` is what the checkpoint adds to the base's values of them. `low_rank` says that most matrices have
+    complete updates at ranks below 1/T of theirs, as with adapters.
     """
 
     path: Path
     tasks: tuple[Mapping[str, Any], ...]
     settings: Mapping[str, Any]
+    method: str = "mass"
     factors: dict[str, dict[int, Triplets]] = field(default_factory=dict)
-    wholes: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
+    dense: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
     heads: tuple[dict[str, torch.Tensor], ...] = ()
     fixed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     tables: frozenset[str] = frozenset()
@@ -45,6 +47,11 @@ class Folder:
         """The tasks' names."""
         return tuple(task["name"] for task in self.tasks)
 
+    @property
+    def updated(self) -> tuple[str, ...]:
+        """The tensors that tasks change."""
+        return (*self.factors, *self.dense)
+
 
 def open_folder(path: Path) -> Folder:
     """Return what the folder holds; raise `RequestError` where it has no gate, or something is damaged."""
@@ -52,20 +59,27 @@ def open_folder(path: Path) -> Folder:
     if manifest.gate is None or manifest.bank is None:
         hint = "load it with transformers"
         raise RequestError(Problem("this merge keeps no gate: it is a plain checkpoint", str(path), hint))
-    tasks, settings = manifest.gate.tasks, manifest.gate.settings
-    told = {name: record.shape for name, record in manifest.bank.items()}
+    tasks, settings, method = manifest.gate.tasks, manifest.gate.settings, manifest.gate.method or "mass"
+    shapes = {name: record.shape for name, record in manifest.bank.items()}
     with checked(path):
         fixed = {name: tuple(members) for name, members in manifest.figures("fixed").items()}
         tables = frozenset(name for name, table in manifest.figures("table").items() if table)
-        shares = {name: float(share) for name, share in manifest.figures("energy").items()}
-    found = Folder(path, tasks, settings, heads=tuple({} for _ in tasks), fixed=fixed, tables=tables)
-    if told:
-        _read(found, path / BANK, told)
+        energies = {name: float(share) for name, share in manifest.figures("energy").items()}
+    heads: tuple[dict[str, torch.Tensor], ...] = tuple({} for _ in tasks)
+    folder = Folder(path, tasks, settings, method, heads=heads, fixed=fixed, tables=tables)
+    if shapes:
+        _read_bank(folder, path / BANK, shapes)
+    return replace(folder, low_rank=_is_low_rank(folder, energies))
+
+
+def _is_low_rank(folder: Folder, energies: Mapping[str, float]) -> bool:
+    """Return whether most matrices have complete updates of ranks that the method need not have cut."""
     low = [
-        shares.get(name, 0) >= 1 - WHOLE and all(_is_low(part, len(tasks)) for part in parts.values())
-        for name, parts in found.factors.items()
+        energies.get(name, 0) >= 1 - ROUNDING
+        and all(_is_low(part, len(folder.tasks)) for part in parts.values())
+        for name, parts in folder.factors.items()
     ]
-    return replace(found, low_rank=2 * sum(low) > len(low))
+    return 2 * sum(low) > len(low)
 
 
 def _is_low(part: Triplets, tasks: int) -> bool:
@@ -73,11 +87,11 @@ def _is_low(part: Triplets, tasks: int) -> bool:
     return part.rank < min(part.left.shape[0], part.right.shape[1]) // tasks
 
 
-def _read(folder: Folder, path: Path, told: Mapping[str, tuple[int, ...]]) -> None:
+def _read_bank(folder: Folder, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Fill the folder's mappings from the bank, after comparing it with the manifest."""
     entries = read_header(path).entries
-    wrong = [n for n, shape in told.items() if n not in entries or entries[n].shape != shape]
-    wrong += [n for n in entries if n not in told]
+    wrong = [n for n, shape in shapes.items() if n not in entries or entries[n].shape != shape]
+    wrong += [n for n in entries if n not in shapes]
     if wrong:
         what = f"the bank is not what {MANIFEST} says: {few(wrong)}"
         raise RequestError(Problem(what, str(path), "copy the whole folder again, or merge again"))
@@ -94,7 +108,7 @@ def _read(folder: Folder, path: Path, told: Mapping[str, tuple[int, ...]]) -> No
                 continue
             key, _, last = rest.rpartition(".")
             if last == "whole":
-                folder.wholes.setdefault(key, {})[number] = tensor
+                folder.dense.setdefault(key, {})[number] = tensor
             else:
                 parts.setdefault((key, number), {})[last] = tensor
     for (key, number), part in parts.items():

@@ -9,11 +9,9 @@ from hypothesis import strategies as st
 
 from _updates import rotation
 from submerge.algebra import Triplets
-from submerge.runtime._cache import Recent
-from submerge.runtime._evidence import Pool, evidence
-from submerge.runtime._gate import Gate
-from submerge.runtime._layers import Factors
-from submerge.runtime._probe import Site, choose_sites
+from submerge.gating import Gate, GatedFactors, Recent
+from submerge.methods.mass import Pooling, Score
+from submerge.routing import TokenPooling, site_score
 
 N, M, R, T = 20, 12, 3, 3
 
@@ -22,24 +20,24 @@ def normal(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def factors(seed: int = 0, turn: torch.Tensor | None = None, turned: bool = False) -> Factors:
+def factors(seed: int = 0, turn: torch.Tensor | None = None, transposed: bool = False) -> GatedFactors:
     parts = {}
     for t in range(T):
         u, s, vh = torch.linalg.svd(normal(seed + t, M, N), full_matrices=False)
         right = vh[:R] if turn is None else turn @ vh[:R]
         one = Triplets(u[:, :R], s[:R], right)
-        parts[t] = Triplets(right.T, s[:R], u[:, :R].T) if turned else one
-    return Factors(Gate(Recent(1 << 20)), "w", parts, rule="tsv_m", scale=1.0, turned=turned)
+        parts[t] = Triplets(right.T, s[:R], u[:, :R].T) if transposed else one
+    return GatedFactors(Gate(Recent(1 << 20)), "w", parts, rule="tsv_m", scale=1.0, transposed=transposed)
 
 
-def rows(weight: Factors, t: int) -> torch.Tensor:
+def rows(weight: GatedFactors, t: int) -> torch.Tensor:
     return weight.down[weight.places[t]].double()
 
 
 @given(st.integers(0, 10**6))
 def test_the_residual_is_that_of_the_reconstruction(seed: int) -> None:
     weight, z = factors(seed), normal(seed + 9, 5, N)
-    found = evidence(weight, T, "residual", "l2")(z)
+    found = site_score(weight, T, Score("residual"), "l2")(z)
     for t in range(T):
         v = rows(weight, t)
         plain = (z.double() - z.double() @ v.T @ v).norm(dim=1)
@@ -52,15 +50,15 @@ def test_the_residual_is_that_of_the_reconstruction(seed: int) -> None:
 
 def test_the_residual_does_not_depend_on_the_basis() -> None:
     z = normal(9, 5, N)
-    plain = evidence(factors(), T, "residual", "l2")(z)
-    other = evidence(factors(turn=rotation(3, R).float()), T, "residual", "l2")(z)
+    plain = site_score(factors(), T, Score("residual"), "l2")(z)
+    other = site_score(factors(turn=rotation(3, R).float()), T, Score("residual"), "l2")(z)
     assert (plain - other).abs().max() < 1e-5
 
 
 def test_what_lies_in_a_subspace_has_no_residual() -> None:
     weight = factors()
     z = (normal(5, 4, R).double() @ rows(weight, 1)).float()
-    found = evidence(weight, T, "residual", "l2")(z)
+    found = site_score(weight, T, Score("residual"), "l2")(z)
     assert found[:, 1].max() < 1e-2 * z.norm(dim=1).min(), "float32 cancels here, and must not give NaN"
     assert found.argmin(1).tolist() == [1] * 4
 
@@ -68,7 +66,7 @@ def test_what_lies_in_a_subspace_has_no_residual() -> None:
 def test_mahalanobis_is_a_multiple_of_l2() -> None:
     """The authors invert the covariance of V_t's rows plus 10⁻³ I."""
     weight, z = factors(), normal(9, 5, N)
-    found = evidence(weight, T, "residual", "mahalanobis")(z)
+    found = site_score(weight, T, Score("residual"), "mahalanobis")(z)
     for t in range(T):
         v = rows(weight, t)
         centred = v - v.mean(0)
@@ -80,12 +78,12 @@ def test_mahalanobis_is_a_multiple_of_l2() -> None:
 
 def test_l1() -> None:
     weight, z = factors(), normal(9, 5, N)
-    found = evidence(weight, T, "residual", "l1")(z)
+    found = site_score(weight, T, Score("residual"), "l1")(z)
     v = rows(weight, 2)
     assert (found[:, 2] - (z - z.double() @ v.T @ v).abs().sum(1)).abs().max() < 1e-4
 
 
-def second_moment(weight: Factors, t: int) -> torch.Tensor:
+def second_moment(weight: GatedFactors, t: int) -> torch.Tensor:
     at = weight.places[t]
     part = weight.down[at].double() * weight.values[at].double().unsqueeze(1)
     found = part.T @ part
@@ -94,7 +92,7 @@ def second_moment(weight: Factors, t: int) -> torch.Tensor:
 
 def test_whitened_residuals() -> None:
     weight, z = factors(), normal(9, 5, N)
-    found = evidence(weight, T, "whitened", "l2")(z)
+    found = site_score(weight, T, Score("whitened"), "l2")(z)
     mixed = 0.5 * torch.eye(N) + 0.5 * sum(second_moment(weight, t) for t in range(T)) / T
     levels, vectors = torch.linalg.eigh(mixed)
     turn = vectors @ (levels**-0.5).diag() @ vectors.T
@@ -107,7 +105,7 @@ def test_whitened_residuals() -> None:
 
 def test_the_gaussian_score_is_a_log_density() -> None:
     weight, z = factors(), normal(9, 5, N)
-    found = evidence(weight, T, "gaussian", "l2")(z)
+    found = site_score(weight, T, Score("gaussian"), "l2")(z)
     unit = z.double() * (N**0.5 / z.double().norm(dim=1, keepdim=True))
     plain = torch.stack(
         [
@@ -124,38 +122,40 @@ def test_the_gaussian_score_is_a_log_density() -> None:
 
 def test_leading_directions_are_told_from_lesser_ones() -> None:
     weight, z = factors(), normal(9, 5, N)
-    found = evidence(weight, T, "leading", "l2")(z)
+    found = site_score(weight, T, Score("leading"), "l2")(z)
     for t in range(T):
         inner = z.double() @ rows(weight, t).T  # R = 3: two lead
         plain = (inner[:, 2].square() / inner.square().sum(1) * 3).sqrt()
         assert (found[:, t] - plain).abs().max() < 1e-5
     along = rows(weight, 1)[:1].float() + 0.2 * normal(5, 1, N)
-    assert evidence(weight, T, "leading", "l2")(along).argmin() == 1
+    assert site_score(weight, T, Score("leading"), "l2")(along).argmin() == 1
 
 
 def test_an_update_without_lesser_directions_says_nothing() -> None:
     part = Triplets(normal(1, M, 1), normal(2, 1).abs(), normal(3, 1, N))
-    weight = Factors(Gate(Recent(1 << 20)), "w", {1: part}, rule="tsv_m", scale=1.0)
-    look = evidence(weight, T, "leading", "l2")
+    weight = GatedFactors(Gate(Recent(1 << 20)), "w", {1: part}, rule="tsv_m", scale=1.0)
+    look = site_score(weight, T, Score("leading"), "l2")
     assert look(normal(9, 5, N)).eq(1).all(), "one direction, or none"
-    assert evidence(factors(), T, "leading", "l2")(torch.zeros(2, N)).eq(1).all(), "nothing is read"
+    assert site_score(factors(), T, Score("leading"), "l2")(torch.zeros(2, N)).eq(1).all(), "nothing is read"
 
 
 def test_a_weight_that_is_stored_turned_has_its_inputs_on_the_left() -> None:
     z = normal(9, 5, N)
-    plain, turned = (evidence(factors(turned=way), T, "residual", "l2")(z) for way in (False, True))
-    assert (plain - turned).abs().max() < 1e-6
+    plain, transposed = (
+        site_score(factors(transposed=way), T, Score("residual"), "l2")(z) for way in (False, True)
+    )
+    assert (plain - transposed).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("score", ["residual", "leading", "whitened", "gaussian"])
 def test_tokens_are_looked_at_one_by_one_and_padding_is_not(score: str) -> None:
     weight, x = factors(), normal(9, 2, 6, N)
     mask = torch.tensor([[1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 1]])
-    look = evidence(weight, T, score, "l2")
-    found = look(Pool("tokens", 2, mask)(x))
+    look = site_score(weight, T, Score(score), "l2")
+    found = look(TokenPooling(Pooling.TOKENS, 2, mask)(x))
     for row in range(2):
         some = x[row][mask[row].bool()].unsqueeze(0)
-        assert (look(Pool("tokens", 1, None)(some)) - found[row]).abs().max() < 1e-4
+        assert (look(TokenPooling(Pooling.TOKENS, 1, None)(some)) - found[row]).abs().max() < 1e-4
     if score == "residual":
         each = look(x[0, :3])
         assert (found[0] - each.square().mean(0).sqrt()).abs().max() < 1e-5
@@ -164,37 +164,16 @@ def test_tokens_are_looked_at_one_by_one_and_padding_is_not(score: str) -> None:
 def test_pools() -> None:
     x = normal(9, 2, 6, N)
     mask = torch.tensor([[1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1]])
-    assert torch.equal(Pool("cls", 2, mask)(x), x[:, 0])
-    found = Pool("mean", 2, mask)(x)
+    assert torch.equal(TokenPooling(Pooling.CLS, 2, mask)(x), x[:, 0])
+    found = TokenPooling(Pooling.MEAN, 2, mask)(x)
     assert (found[0] - x[0, :3].mean(0)).abs().max() < 1e-6
     assert (found[1] - x[1, 5]).abs().max() < 1e-6
-    assert (Pool("mean", 2, None)(x.reshape(12, N)) - x.mean(1)).abs().max() < 1e-6, "tokens in one dimension"
-
-
-@pytest.mark.parametrize(
-    ("stack", "count", "layer", "position"),
-    [
-        ("vision_model.encoder.layers", 12, 9, 2),
-        ("vision_model.encoder.layers", 24, 20, 2),
-        ("vision_model.encoder.layers", 32, 24, 2),
-        ("bert.encoder.layer", 6, 4, 2),
-        ("encoder.block", 12, 10, 1),
-        ("encoder.block", 6, 5, 1),
-        ("model.layers", 1, 0, 2),
-    ],
-)
-def test_the_papers_layer(stack: str, count: int, layer: int, position: int) -> None:
-    """Layers at the end that no task changes have no sites, and count."""
-    changed = max(layer + 1, count - 2)
-    sites = [Site(stack, i, p, [f"{stack}.{i}.map{p}"]) for i in range(changed) for p in range(4)]
-    (found,) = choose_sites(sites, "paper", "paper", {stack: count})
-    assert (found.layer, found.position) == (layer, position)
-    all_of_it = choose_sites(sites, "paper", "all", {stack: count})
-    assert [site.layer for site in all_of_it] == [layer] * 4
-    assert choose_sites(sites, "depth:0.5", "mlp", {stack: count})[0].layer == count // 2
+    assert (TokenPooling(Pooling.MEAN, 2, None)(x.reshape(12, N)) - x.mean(1)).abs().max() < 1e-6, (
+        "tokens in one dimension"
+    )
 
 
 def test_a_task_that_does_not_touch_a_weight_explains_nothing() -> None:
     weight, z = factors(), normal(9, 5, N)
-    found = evidence(weight, T + 1, "residual", "l2")(z)
+    found = site_score(weight, T + 1, Score("residual"), "l2")(z)
     assert (found[:, T] - z.norm(dim=1)).abs().max() < 1e-5
