@@ -315,9 +315,8 @@ def test_what_each_model_keeps_is_told() -> None:
     ],
 )
 def test_impossible_options_are_refused_before_any_work(given: dict[str, Any], message: str) -> None:
-    plan = METHODS["ssam"].plan(TensorSpec("model.w", (4, 3), 2), options("ssam", 2, **given))
     with pytest.raises(RequestError, match=message) as caught:
-        next(plan)
+        METHODS["ssam"].check(TensorSpec("model.w", (4, 3), 2), options("ssam", 2, **given))
     assert "model.w" in str(caught.value)
 
 

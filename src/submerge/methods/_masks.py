@@ -22,6 +22,7 @@ __all__ = [
     "magprune",
     "mask_outliers",
     "random_drop",
+    "refuse_magprune",
     "rescaled",
     "trim",
 ]
@@ -123,13 +124,21 @@ def random_drop(spec: TensorSpec, o: Values) -> MaskPlan:
     yield
 
 
+def refuse_magprune(spec: TensorSpec, o: Values) -> None:
+    """Raise `RequestError` where a probability of `magprune` would be none."""
+    for density, epsilon in zip(o["density"], o["epsilon"], strict=True):
+        if 0 < density < 1 and not (0 < density - epsilon and density + epsilon < 1):
+            what = f"density {density:g} ± epsilon {epsilon:g} leaves the range (0, 1)"
+            hint = "choose epsilon below both density and 1 − density"
+            raise RequestError(Problem(what, f"tensor {spec.name}", hint))
+
+
 def magprune(spec: TensorSpec, o: Values) -> MaskPlan:
     """Keep entries with a probability that grows with their rank by magnitude in their row (DELLA, MagPrune).
 
     p_i = density − ε + 2ε (rank_i − 1)/(n − 1), rank 1 the smallest, rows along the last axis.
     `variant: paper` divides what is kept by p_i. (arXiv 2406.11617.)
     """
-    _check_probabilities(spec, o)
     unbiased = o["rescale"] and o["variant"] == "paper"
 
     def mask(chunk: Chunk) -> None:
@@ -146,18 +155,6 @@ def magprune(spec: TensorSpec, o: Values) -> MaskPlan:
 
     return mask
     yield
-
-
-def _check_probabilities(spec: TensorSpec, o: Values) -> None:
-    for density, epsilon in zip(o["density"], o["epsilon"], strict=True):
-        if 0 < density < 1 and not (0 < density - epsilon and density + epsilon < 1):
-            raise RequestError(
-                Problem(
-                    f"density {density:g} ± epsilon {epsilon:g} leaves the range (0, 1)",
-                    f"tensor {spec.name}",
-                    "choose epsilon below both density and 1 − density",
-                )
-            )
 
 
 def _relative_ranks(rows: torch.Tensor) -> torch.Tensor:

@@ -26,18 +26,18 @@ SUMS_TO_ONE = 1e-9
 """What the sum of weights may be off by and count as 1."""
 
 
+def _refuse(spec: TensorSpec, o: Values) -> None:
+    weights = o["weight"]
+    if o["normalize"] and abs(math.fsum(weights)) <= CANCELLED * math.fsum(map(abs, weights)):
+        what = "the weights sum to zero and cannot be normalised"
+        hint = "change the weights, or set normalize: false"
+        raise RequestError(Problem(what, f"tensor {spec.name}", hint))
+
+
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     weights = o["weight"]
     if o["normalize"]:
         total = math.fsum(weights)
-        if abs(total) <= CANCELLED * math.fsum(map(abs, weights)):
-            raise RequestError(
-                Problem(
-                    "the weights sum to zero and cannot be normalised",
-                    f"tensor {spec.name}",
-                    "change the weights, or set normalize: false",
-                )
-            )
         weights = [w / total for w in weights]
     return lambda chunk: combine(chunk.updates, weights)
     yield  # no statistic is needed
@@ -63,6 +63,7 @@ METHODS = (
         source="Wortsman et al. 2022, arXiv 2203.05482",
         use="Fine-tunes of one base on the same or similar tasks; the first thing to try.",
         plan=_plan,
+        refuse=_refuse,
         coefficients=_coefficients,
         options=OPTIONS,
         origin="zero",

@@ -142,6 +142,7 @@ def _method(row: _Row) -> Method:
         options=_options(row),
         width=lambda spec, o: _width(row, spec),
         coefficients=_coefficients if row.mask is _masks.keep_all else None,
+        refuse=_masks.refuse_magprune if row.mask is _masks.magprune else None,
         differs=row.paper,
     )
 
