@@ -80,8 +80,8 @@ def short_side_gram(update: Update) -> torch.Tensor:
 def short_side_matmul(update: Update, x: torch.Tensor) -> torch.Tensor:
     """Return Δ x, or Δᵀ x for a wide update, for float64 x on the short side.
 
-    It is computed in float64, for small singular values are sums of large terms; what has as many rows as the
-    long side of a dense update is then rounded to that's dtype, to take half the memory.
+    Computed in float64, for small singular values are sums of large terms. Of a dense update the result has
+    as many rows as its long side: it is rounded to the update's dtype, which takes half the memory.
     """
     if not isinstance(update, (Dense, Streamed)):
         return update.matmul(x) if is_tall(update) else update.rmatmul(x.T).T
