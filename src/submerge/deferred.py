@@ -7,13 +7,15 @@ So the floors that the recipe stands on write `from submerge.deferred import tor
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from submerge.errors import Problem, RequestError
 
-__all__ = ["np", "npt", "required", "torch"]
+__all__ = ["np", "npt", "quietly", "required", "torch"]
 
 _PIP = {
     "PIL": "pillow",
@@ -57,3 +59,17 @@ def required(module: str, who: str) -> ModuleType:
             raise RequestError(Problem(what, "", f"pip install {_PIP.get(package, package)}")) from None
         what += f", and that which is installed cannot be used ({error})"
         raise RequestError(Problem(what, "", f"pip install --upgrade {package}")) from error
+
+
+@contextmanager
+def quietly(logging: Any) -> Iterator[None]:
+    """Keep `transformers.logging` to errors inside, without progress bars, and leave it as it was."""
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()

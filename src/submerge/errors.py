@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Problem", "RequestError", "SubmergeError", "WorkError", "few", "size"]
+__all__ = ["Problem", "RequestError", "SubmergeError", "WorkError", "few", "nearest", "size"]
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,17 @@ class Problem:
         return f"{text} — {self.hint}" if self.hint else text
 
 
-def few(names: Sequence[str], most: int = 3) -> str:
-    """Return the first names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def few(items: Iterable[str], most: int = 3) -> str:
+    """Return the first few items as text, and how many more there are: `a, b, c and 7 more`."""
+    listed = list(items)
+    rest = len(listed) - most
+    return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def nearest(name: str, candidates: Sequence[str]) -> str:
+    """Return `did you mean 'x'?` for the candidate closest to `name`, or an empty text."""
+    close = difflib.get_close_matches(name, candidates, n=1)
+    return f"did you mean '{close[0]}'?" if close else ""
 
 
 def size(count: float) -> str:

@@ -16,7 +16,7 @@ import submerge
 from _cli import ROOM as ROOM_ARGUMENTS
 from _cli import cli, merge
 from _models import ROOM, contents, quiet_transformers, read
-from submerge.engine import _run
+from submerge.engine.output import _run
 from submerge.errors import RequestError
 
 SIZES = {
@@ -593,8 +593,8 @@ def test_explained_and_resumed(other: str, tmp_path: Path, monkeypatch: pytest.M
     path = recipe(tmp_path, base, tuned, tmp_path / "sharded", parameters={"lambda": 0.5})
     submerge.merge(path, tmp_path / "out", settings=ROOM)
     assert same(tmp_path / "out", model)
-    monkeypatch.setattr("submerge.engine._tensor.CHUNK_VALUES", 1)
-    monkeypatch.setattr("submerge.engine._tensor.TASK_ELEMENTS", 1)
+    monkeypatch.setattr("submerge.engine.plan._tensor.CHUNK_VALUES", 1)
+    monkeypatch.setattr("submerge.engine.plan._tensor.TASK_ELEMENTS", 1)
     submerge.merge(
         path, tmp_path / "again", settings=submerge.Settings(threads=2, max_memory=ROOM.max_memory)
     )

@@ -9,7 +9,7 @@ import torch
 from _support import CASES, Case, State, family
 from submerge.algebra import Chunk, Reduction
 from submerge.engine import merge_state_dicts
-from submerge.engine._job import Job, Task
+from submerge.engine.work._job import Job, Task
 from submerge.methods import FoldPlan, Method, TensorSpec, Values
 
 SHAPES = {"matrix": (300, 70), "norm": (4099,), "conv": (20, 7, 5, 3), "scalar": ()}
@@ -59,8 +59,8 @@ def test_chunks_may_hold_one_element(case: Case, tiny_chunks: Callable[..., None
 def test_constants_of_the_engine_make_no_difference(
     merge: Callable[..., State], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("submerge.engine._tensor.CHUNK_VALUES", 1)
-    monkeypatch.setattr("submerge.engine._tensor.TASK_ELEMENTS", 1)
+    monkeypatch.setattr("submerge.engine.plan._tensor.CHUNK_VALUES", 1)
+    monkeypatch.setattr("submerge.engine.plan._tensor.TASK_ELEMENTS", 1)
     assert_as_whole(merge, merge())
 
 

@@ -23,7 +23,7 @@ from benchmarks.replication.routing.smile import Smile
 from benchmarks.replication.rows import CLASSES, DENSE
 from benchmarks.replication.scores import Scorer
 from benchmarks.replication.specialists import Specialists
-from submerge.runtime._select import heard
+from submerge.routing import complete_evidence
 
 __all__ = ["PARTS", "Servers", "head_evidence"]
 
@@ -263,4 +263,4 @@ class Servers:
 def head_evidence(outputs: Sequence[torch.Tensor], classes: Sequence[bool]) -> torch.Tensor:
     """Return the evidence of heads [n, T], in nats, from their outputs [n, C_t] on the base's features."""
     each = torch.stack([one.double().logsumexp(-1) for one in outputs], 1)
-    return heard(each, torch.tensor(classes))
+    return complete_evidence(each, torch.tensor(classes))

@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from submerge.engine._merge import merge
-from submerge.engine._report import MergeReport, Progress
-from submerge.engine._settings import Settings
+from submerge.engine.output import MergeReport, Progress
+from submerge.engine.plan import Settings
 from submerge.errors import Problem, RequestError
-from submerge.recipe._recipe import same_model
+from submerge.recipe import same_model
 
 __all__ = ["extract_lora"]
 

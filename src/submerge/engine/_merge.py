@@ -7,13 +7,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from submerge.engine._adapter_run import AdapterRun
-from submerge.engine._memory import peak_resident
-from submerge.engine._output import Output, check_target
-from submerge.engine._plan import MergePlan, Settings, check_device, make_plan
-from submerge.engine._report import MergeReport, Progress, by_treatment
-from submerge.engine._run import CheckpointRun
-from submerge.engine._vllm import vllm_command
+from submerge.engine.output import (
+    AdapterRun,
+    CheckpointRun,
+    MergeReport,
+    Output,
+    Progress,
+    by_treatment,
+    check_target,
+    vllm_command,
+)
+from submerge.engine.plan import MergePlan, Settings, check_device, make_plan, peak_resident
 from submerge.errors import WorkError
 from submerge.recipe import Recipe
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submerge.engine._merge import merge
-from submerge.engine._report import MergeReport
-from submerge.engine._settings import Settings
 from submerge.engine._states import recipe_of
+from submerge.engine.output import MergeReport
+from submerge.engine.plan import Settings
 from submerge.errors import Problem, RequestError
 
 if TYPE_CHECKING:

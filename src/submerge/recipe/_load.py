@@ -18,7 +18,7 @@ from submerge.recipe._report import KeyPath, Report, nearest, show
 from submerge.recipe._source import open_source
 
 if TYPE_CHECKING:
-    from submerge.methods._base import Method
+    from submerge.methods import Method
 
 __all__ = ["load_recipe"]
 

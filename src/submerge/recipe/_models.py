@@ -11,7 +11,7 @@ from submerge.recipe._setting import Setting
 from submerge.recipe._tasks import check_names, read_task
 
 if TYPE_CHECKING:
-    from submerge.methods._base import Method
+    from submerge.methods import Method
 
 __all__ = ["check_participants", "find_participants", "read_models", "read_spec"]
 
@@ -144,7 +144,7 @@ def find_participants(
 
 def _lacking(method: Method, entry: ModelEntry, top: Mapping[str, Setting]) -> list[str]:
     """Return the options that must be given for each model and that nobody gives for this one."""
-    from submerge.methods._base import REQUIRED
+    from submerge.methods import REQUIRED
 
     return [
         option.name

@@ -7,7 +7,7 @@ from submerge.recipe._report import KeyPath, Report, listed, nearest, show
 from submerge.recipe._setting import Setting, read_setting
 
 if TYPE_CHECKING:
-    from submerge.methods._base import Method
+    from submerge.methods import Method
 
 __all__ = ["check_required", "read_parameters"]
 
@@ -73,7 +73,7 @@ def _no_option(
 
 def check_required(method: Method, raw: Any, report: Report) -> None:
     """Note the shared options that must be given and that the top-level section does not name."""
-    from submerge.methods._base import REQUIRED
+    from submerge.methods import REQUIRED
 
     given = raw if isinstance(raw, dict) else {}
     for option in method.options:

@@ -9,7 +9,7 @@ from submerge.recipe._report import Positions
 from submerge.recipe._setting import Setting
 
 if TYPE_CHECKING:
-    from submerge.methods._base import Method
+    from submerge.methods import Method
 
 __all__ = ["ModelEntry", "OutputForm", "Recipe", "Rules", "same_model"]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from submerge.recipe._report import KeyPath, Report, dotted, show
 
 if TYPE_CHECKING:
-    from submerge.methods._base import Option
+    from submerge.methods import Option
 
 __all__ = ["Rule", "Scalar", "Setting", "checked", "read_setting"]
 

@@ -10,7 +10,7 @@ from submerge.recipe._recipe import Recipe
 from submerge.recipe._setting import Rule, Setting, checked
 
 if TYPE_CHECKING:
-    from submerge.methods._base import Option
+    from submerge.methods import Option
 
 __all__ = ["Resolved", "ResolvedValues", "resolve"]
 
@@ -83,7 +83,7 @@ class _Chain:
 
     def resolved(self, index: int, depth: float) -> Resolved | Problem | None:
         """Return what rule `index` gives at `depth`; None where no rule and no default gives anything."""
-        from submerge.methods._base import REQUIRED
+        from submerge.methods import REQUIRED
 
         if index == len(self.rules):
             default = self.option.default

@@ -7,18 +7,25 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from submerge.errors import Problem, RequestError
-from submerge.store._adapter import Adapter
-from submerge.store._assembly import assembled
+from submerge.errors import Problem, RequestError, few
+from submerge.names import (
+    Block,
+    Loading,
+    Shape,
+    View,
+    assembled,
+    correspond,
+    empty_model,
+    is_buffer,
+    is_composite,
+    layer_of,
+    loading,
+    model_types,
+    related,
+)
 from submerge.store._checkpoint import Checkpoint
-from submerge.store._correspondence import correspond, is_buffer
-from submerge.store._dtypes import DTYPES
-from submerge.store._family import is_composite, model_types, related
-from submerge.store._header import TensorEntry
-from submerge.store._module_names import Loading, empty_model, loading
-from submerge.store._names import layer_of
-from submerge.store._problems import examples
-from submerge.store._view import Block, Shape, View
+from submerge.store.adapter import Adapter
+from submerge.store.format import DTYPES, TensorEntry
 
 __all__ = ["Aligner", "Alignment"]
 
@@ -96,7 +103,7 @@ class Aligner:
         layers = {layer_of(name) for name in floats} - {None}
         more = [n for n in model.tensors if n not in self.base.tensors and layer_of(n) in layers]
         more = [name for name in more if not is_buffer(name)]
-        return f"{why}, and its layers have {examples(more)} besides" if more else ""
+        return f"{why}, and its layers have {few(more)} besides" if more else ""
 
     @cached_property
     def _shapes(self) -> dict[str, Shape]:
@@ -204,7 +211,7 @@ def _refitted(adapter: Adapter, views: Mapping[str, View], label: str) -> Adapte
     """Return an adapter for the renamed tensors."""
     new = {view.alias: name for name, view in views.items() if view.alias is not None}
     if apart := [name for name in adapter.parts if name not in new]:
-        what = f"the adapter changes tensors that the base packs otherwise: {examples(apart)}"
+        what = f"the adapter changes tensors that the base packs otherwise: {few(apart)}"
         hint = "merge it into its model first: a recipe with merge_method: passthrough and this model alone"
         raise RequestError(Problem(what, label, hint))
     return replace(

@@ -9,22 +9,39 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from submerge.deferred import torch
-from submerge.errors import Problem, RequestError
-from submerge.store._adapter import Adapter
-from submerge.store._choice import PICKLE_SUFFIXES, Choice, HoldsAdapterError, choose_weights, pickle_refusal
-from submerge.store._config import quantised_config, unmergeable_tensors
-from submerge.store._dtypes import DTYPES
-from submerge.store._header import TensorEntry, read_header
-from submerge.store._hub import Fetched, download_hint, fetch
-from submerge.store._index import read_index
-from submerge.store._pickles import load_pickled, memory_entry
-from submerge.store._problems import examples, read_json
-from submerge.store._side_files import side_files
-from submerge.store._source import FileTable, MemorySource, Source
-from submerge.store._spec import HubId, locate, sibling_hint
-from submerge.store._view import View
-from submerge.store._view_source import ViewSource
-from submerge.store._vocabulary import Tokenizer
+from submerge.errors import Problem, RequestError, few
+from submerge.names import View
+from submerge.store.adapter import Adapter
+from submerge.store.folder import (
+    PICKLE_SUFFIXES,
+    Fetched,
+    HoldsAdapterError,
+    HubId,
+    Tokenizer,
+    WeightFiles,
+    choose_weights,
+    download_hint,
+    fetch,
+    locate,
+    pickle_refusal,
+    quantised_config,
+    read_index,
+    sibling_hint,
+    side_files,
+    unmergeable_tensors,
+)
+from submerge.store.format import (
+    DTYPES,
+    FileTable,
+    MemorySource,
+    Source,
+    TensorEntry,
+    ViewSource,
+    load_pickled,
+    memory_entry,
+    read_header,
+    read_json,
+)
 
 __all__ = ["Checkpoint", "open_checkpoint", "same_values"]
 
@@ -227,7 +244,7 @@ class _Weights:
                 (set(entries) - names, "holds tensors that the index does not place there"),
             ):
                 if group:
-                    text = f"{what}: {examples(sorted(group))}"
+                    text = f"{what}: {few(sorted(group))}"
                     where = f"{path} ({index.name})"
                     self.problems.append(Problem(text, where, "index and shards are not of one model"))
             self.add(file, entries)
@@ -292,7 +309,7 @@ def _checked(found: _Weights, checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, tensors=found.tensors, shards=found.shards, memory=found.memory)
 
 
-def _choose(folder: Path, allow_pickle: bool) -> Choice:
+def _choose(folder: Path, allow_pickle: bool) -> WeightFiles:
     entries = sorted(folder.iterdir())
     folders = [entry for entry in entries if entry.is_dir()]
     return choose_weights(

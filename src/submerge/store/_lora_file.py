@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from submerge.errors import Problem, RequestError
-from submerge.store._adapter import Adapter
-from submerge.store._adapter_build import build_parts
-from submerge.store._adapter_config import AdapterConfig, adapter_config
-from submerge.store._adapter_parts import LowRank, Part
 from submerge.store._checkpoint import Checkpoint
-from submerge.store._header import TensorEntry, read_header
-from submerge.store._lora_names import LoraNames, component_of, lora_names
+from submerge.store.adapter import (
+    Adapter,
+    AdapterConfig,
+    LoraNames,
+    LowRank,
+    Part,
+    adapter_config,
+    build_parts,
+    component_of,
+    lora_names,
+)
+from submerge.store.format import TensorEntry, read_header
 
 __all__ = ["lora_file"]
 

@@ -1,0 +1,83 @@
+"""The bank of a gate: parts of all tensors, and heads, as one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from submerge.engine.plan import MergePlan, TensorPlan
+from submerge.methods import BankBound
+from submerge.store import BankParts, FileTable, Source, TensorEntry, TensorRecord, write_bank
+
+__all__ = ["bank_bounds", "bank_bytes", "gather"]
+
+_Item = tuple[str, TensorEntry, Callable[[FileTable], Source]]
+
+
+def gather(plan: MergePlan, parts: BankParts, folder: Path) -> dict[str, TensorRecord]:
+    """Write the bank into `folder`; return what submerge.json says of each of its tensors.
+
+    `tasks.T.TENSOR.left`, `.values` and `.right` are the factors of task T's update of a tensor, `.whole` is
+    a dense update, `merged.TENSOR` is what the checkpoint adds to the base's values where the factors do not
+    determine it, and `heads.T.TENSOR` is a tensor of the task's own. Empty where there is nothing to write.
+    """
+    items = [*_updates(plan, parts), *_heads(plan)]
+    if not items:
+        return {}
+    shard, digests = write_bank(folder, items)
+    return {
+        name: TensorRecord(entry.dtype, entry.shape, digests[name]) for name, entry in shard.entries.items()
+    }
+
+
+def _updates(plan: MergePlan, parts: BankParts) -> Iterator[_Item]:
+    for index, tensor in enumerate(plan.tensors):
+        if tensor.is_copy:
+            continue
+        for name, entry in sorted(parts.entries(index).items(), key=lambda item: _order(item[0])):
+            task, _, kind = name.partition(".")
+            key = f"tasks.{task}.{tensor.name}.{kind}" if kind else f"{name}.{tensor.name}"
+            yield key, entry, _opener(entry)
+
+
+def _order(name: str) -> tuple[int, str]:
+    task, _, kind = name.partition(".")
+    return (int(task), kind) if kind else (-1, name)
+
+
+def _opener(entry: TensorEntry) -> Callable[[FileTable], Source]:
+    return lambda table: table.source(entry)
+
+
+def _heads(plan: MergePlan) -> Iterator[_Item]:
+    assert plan.gate is not None
+    for number, task in enumerate(plan.gate.tasks):
+        model = plan.models[task.model]
+        for name, entry in sorted(task.head.items()):
+            if entry.file is not None:
+                yield f"heads.{number}.{name}", entry, _opener(entry)
+                continue
+            key = next(n for n, e in model.tensors.items() if e is entry)
+            yield f"heads.{number}.{name}", entry, lambda table, m=model, k=key: m.source(k, table)  # type: ignore[misc]
+
+
+def bank_bytes(plan: MergePlan) -> int:
+    """Return an upper bound of the bank's size, from shapes and options alone."""
+    if plan.gate is None:
+        return 0
+    heads = sum(e.nbytes for task in plan.gate.tasks for e in task.head.values())
+    bounds = [list(bank_bounds(plan, tensor).values()) for tensor in plan.tensors]
+    shared = sum(max((bound.shared for bound in of_tensor), default=0) for of_tensor in bounds)
+    return heads + shared + sum(bound.nbytes for of_tensor in bounds for bound in of_tensor)
+
+
+def bank_bounds(plan: MergePlan, tensor: TensorPlan) -> dict[str, BankBound]:
+    """Return task -> the most that the bank holds of its update of a tensor, for tasks that may change it."""
+    spec = tensor.method.gate if tensor.method else None
+    if plan.gate is None or spec is None or spec.bound is None or tensor.is_copy:
+        return {}
+    return {
+        task.name: spec.bound(tensor.spec, tensor.values, own.rank)
+        for task, own in zip(plan.gate.tasks, tensor.inputs, strict=True)
+        if own.patch or not own.relative
+    }

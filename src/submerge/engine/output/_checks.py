@@ -1,0 +1,105 @@
+"""Outputs that are whole and yet not what was asked for: what `verify` finds in a merge's own records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from submerge.deferred import torch
+from submerge.engine.plan import torch_dtype
+from submerge.engine.work import host_bytes
+from submerge.errors import few
+from submerge.store import (
+    DIGEST,
+    DTYPES,
+    Aliases,
+    Checkpoint,
+    FileTable,
+    Manifest,
+    ModelRecord,
+    TensorRecord,
+    find_aliases,
+)
+
+__all__ = ["models_without_part", "split_copies", "unchanged"]
+
+BLOCK = 1 << 22
+
+
+def models_without_part(manifest: Manifest) -> list[str]:
+    """Return a problem for each model that was to be merged and of which no tensor was."""
+    return [
+        f"{record.model}: took no part: none of its tensors was merged"
+        for record in manifest.models
+        if record.used == 0
+    ]
+
+
+def split_copies(model: Checkpoint, manifest: Manifest, *, ask: bool) -> list[str]:
+    """Return a problem for each parameter that the configuration ties and the file has in several versions.
+
+    `ask` allows transformers to be asked what the model's class ties. Values are compared by their digests
+    in the manifest.
+    """
+    shapes = {name: entry.shape for name, entry in model.tensors.items()}
+    aliases = find_aliases(model.config, shapes, ask=False)
+    if ask and aliases.ties is not False and _split(aliases, manifest.tensors):
+        aliases = find_aliases(model.config, shapes, ask=True)
+    what = "the configuration ties them, and their values differ: it depends on the reader which are used"
+    split = _split(aliases, manifest.tensors) if aliases.ties else []
+    return [f"{', '.join(names)}: {what}" for names in split]
+
+
+def _split(aliases: Aliases, tensors: Mapping[str, TensorRecord]) -> list[list[str]]:
+    """Return the names of each parameter that is there in several versions."""
+    split = []
+    for group in aliases.groups:
+        stored = [name for name in group.names if name in tensors]
+        records = (tensors[name] for name in stored)
+        if len({(record.dtype, record.shape, record.digest) for record in records}) > 1:
+            split.append(stored)
+    return split
+
+
+def unchanged(model: Checkpoint, base: Checkpoint, manifest: Manifest) -> list[str]:
+    """Return a problem if every merged tensor equals the base's, and a model that was merged does not.
+
+    It reads until the first value that differs: nearly always that is in the first tensor.
+    """
+    merged = [name for name, record in manifest.tensors.items() if record.treatment == "merge"]
+    names = [n for n in merged if n in model.tensors and n in base.tensors]
+    others = [record.model for record in manifest.models if _differs(record, manifest)]
+    if not names or not others:
+        return []
+    with FileTable() as table:
+        if not all(_equal(model, base, name, table) for name in names):
+            return []
+    what = f"nothing changed: all tensors equal the base's, and {few(others)} has other values"
+    return [f"{what}; were the weights 0, or was the base named as the model?"]
+
+
+def _differs(record: ModelRecord, manifest: Manifest) -> bool:
+    """Return whether a participant has an adapter, or other values than the base, as far as is recorded."""
+    if not record.used or record.model == manifest.base:
+        return False
+    if record.adapter is not None:
+        return True
+    base = next((other for other in manifest.models if other.model == manifest.base), None)
+    if base is None or record.read.get("tensors") != base.read.get("tensors"):  # one of them lacks tensors
+        return False
+    return bool(record.read.get(DIGEST) != base.read.get(DIGEST))
+
+
+def _equal(model: Checkpoint, base: Checkpoint, name: str, table: FileTable) -> bool:
+    """Return whether the output's values are the base's, in the output's number format."""
+    entry, other = model.tensors[name], base.tensors[name]
+    if entry.shape != other.shape or DTYPES[other.dtype].kind != "float":
+        return False
+    dtype, sources = torch_dtype(entry.dtype), (model.source(name, table), base.source(name, table))
+    for start in range(0, entry.numel, BLOCK):
+        count = min(BLOCK, entry.numel - start)
+        values = [torch.empty(count, dtype=d) for d in (dtype, torch_dtype(other.dtype))]
+        for source, held in zip(sources, values, strict=True):
+            source.read(start, count, host_bytes(held))
+        if host_bytes(values[0]) != host_bytes(values[1].to(dtype)):
+            return False
+    return True

@@ -1,0 +1,105 @@
+"""How long a merge will compute, measured on made-up values just now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from submerge.algebra import Dense, LowRank, Update
+from submerge.deferred import torch
+from submerge.engine.plan import Input, MergePlan, TensorPlan
+from submerge.engine.work import Job, Workspace
+from submerge.store import MemorySource, TensorEntry
+
+__all__ = ["compute_seconds"]
+
+ELEMENTS = 1 << 20
+SIDE = 512
+"""The longest side of a made-up matrix."""
+
+
+class _Nowhere:
+    def write(self, entry: TensorEntry, start: int, data: memoryview) -> None:
+        pass
+
+
+def compute_seconds(plan: MergePlan) -> float:
+    """Return an estimate of the workers' time, in seconds, without what the disk adds.
+
+    Folds a made-up tensor of a million elements with the options of the plan's largest tensor, merges one
+    made-up matrix where matrices are merged whole, and scales by elements, sizes and workers. Good to a
+    factor of two or three on a quiet machine.
+    """
+    merged = [t for t in plan.tensors if t.treatment == "merge"]
+    matrices = [t for t in merged if t.matrix]
+    streamed = [t for t in merged if not t.matrix]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        spent = _streamed_seconds(streamed, plan.recipe.seed) + _matrix_seconds(matrices)
+    finally:
+        torch.set_num_threads(threads)
+    return spent / plan.budget.workers
+
+
+def _streamed_seconds(tensors: Sequence[TensorPlan], seed: int) -> float:
+    if not tensors:
+        return 0.0
+    model = max(tensors, key=lambda t: t.numel)
+    side = model.shape[-1] if len(model.shape) > 1 else ELEMENTS
+    shape = (max(1, ELEMENTS // side), side)
+    entry = TensorEntry("trial", "BF16", shape, None, 0, 0)
+    made_up = Input(0, entry)
+    trial = replace(
+        model,
+        name="trial",
+        shape=shape,
+        inputs=(made_up,) * len(model.inputs),
+        origin=made_up if model.origin else None,
+    )
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(shape, generator=generator)
+    sources = [
+        MemorySource((base + 0.01 * torch.randn(shape, generator=generator)).to(torch.bfloat16))
+        for _ in trial.read
+    ]
+    job = Job(0, trial, entry, sources, _Nowhere(), seed)
+    space = Workspace(torch.device("cpu"))
+    job.run(space)  # the first time warms allocator and caches
+    begun = time.perf_counter()
+    job.run(space)
+    return (time.perf_counter() - begun) * sum(t.numel for t in tensors) / trial.numel
+
+
+def _matrix_seconds(tensors: Sequence[TensorPlan]) -> float:
+    """Return how long the matrices take, by the time of a small one of the largest's proportions."""
+    if not tensors:
+        return 0.0
+    model = max(tensors, key=_work)
+    shrunk = min(1.0, SIDE / max(model.sides))
+    m, n = (max(2, round(side * shrunk)) for side in model.sides)
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    bank: list[Update] = [
+        LowRank(normal(m, max(1, i.rank)), normal(max(1, i.rank), n)) if i.relative else Dense(normal(m, n))
+        for i in model.inputs
+    ]
+    trial = replace(model, shape=(m, n))
+    fold = trial.method.matrix if trial.method else None
+    assert fold is not None  # what made it a matrix
+    fold(bank, trial.spec, trial.values)
+    begun = time.perf_counter()
+    fold(bank, trial.spec, trial.values)
+    return (time.perf_counter() - begun) * sum(_work(t) for t in tensors) / _work(trial)
+
+
+def _work(tensor: TensorPlan) -> float:
+    """Return what the time of merging a matrix is proportional to."""
+    m, n = tensor.sides
+    dense = any(not i.relative for i in tensor.inputs)
+    rank = max(1, sum(i.rank for i in tensor.inputs))
+    return float(m * n * min(m, n)) if dense else float((m + n) * rank**2)

@@ -1,0 +1,275 @@
+"""Checks of a merged folder: is it what the merge wrote, and is it a whole model?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from submerge.deferred import quietly, torch
+from submerge.engine.output._checks import models_without_part, split_copies, unchanged
+from submerge.engine.plan import beyond_rows, told_beyond, torch_dtype
+from submerge.engine.work import count_nonfinite, host_bytes
+from submerge.errors import RequestError, WorkError
+from submerge.store import (
+    BANK,
+    DTYPES,
+    Adapter,
+    Checkpoint,
+    FileTable,
+    Manifest,
+    TensorEntry,
+    TensorRecord,
+    hasher,
+    joined,
+    open_checkpoint,
+    open_model,
+    read_header,
+)
+
+__all__ = ["VerifyReport", "verify"]
+
+BLOCK = 1 << 22
+
+
+@dataclass
+class VerifyReport:
+    """What was checked of a folder, and what was found.
+
+    Attributes:
+        folder: what was checked.
+        tensors: how many were read.
+        bytes: of them.
+        nonfinite: for a tensor, how many values are NaN or Inf.
+        problems: what is wrong; empty for a sound folder.
+        skipped: what was not checked, and why.
+        loaded: the class of transformers that loaded the folder.
+
+    Examples:
+        >>> import submerge
+        >>> report = submerge.merge("recipe.yaml", "merged")
+        >>> found = submerge.verify("merged")
+        >>> found.sound, found.tensors, found.loaded
+        (True, 39, 'LlamaForCausalLM')
+    """
+
+    folder: Path
+    tensors: int = 0
+    bytes: int = 0
+    nonfinite: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    loaded: str = ""
+
+    @property
+    def sound(self) -> bool:
+        """Whether no problem was found."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data for JSON."""
+        return {**vars(self), "folder": str(self.folder), "sound": self.sound}
+
+
+def verify(folder: str | Path, *, base: str | None = None, load: bool = True) -> VerifyReport:
+    """Check a merged folder against its submerge.json and its base; return what was found.
+
+    Names, shapes and dtypes against the manifest and against the base (the recipe's, where it can be
+    opened, or `base`); that something changed, and that every model took part; that copies which the
+    configuration ties are equal; token ids against the rows of the embedding; every tensor's digest; NaN and
+    Inf (a problem unless the merge allowed them); and, with `load`, that transformers loads it with no weight
+    missing or left over.
+
+    Args:
+        folder: what a merge wrote.
+        base: the model to compare with, in the place of the recipe's.
+        load: whether to load it with transformers.
+
+    Raises:
+        RequestError: the folder is not one that Submerge wrote.
+
+    Examples:
+        >>> import submerge
+        >>> report = submerge.merge("recipe.yaml", "merged")
+        >>> submerge.verify("merged", load=False).problems
+        []
+    """
+    folder = Path(folder)
+    manifest = Manifest.read(folder)
+    report = VerifyReport(folder)
+    try:
+        model = _adapter(folder) if manifest.is_adapter else open_checkpoint(str(folder.resolve()))
+    except RequestError as error:
+        report.problems += [str(p) for p in error.problems]
+        return report
+    _names(model, manifest.tensors, report)
+    report.problems += models_without_part(manifest)
+    if manifest.is_adapter:
+        _values(model, manifest.tensors, manifest.nonfinite, report)
+        report.skipped.append("names against the base: an adapter has its own")
+        return report
+    report.problems += split_copies(model, manifest, ask=load)
+    bank = _bank(folder, manifest, report)
+    _base(model, base or manifest.base, base is not None, manifest, report)
+    _tokens(model, manifest, report)
+    _values(model, manifest.tensors, manifest.nonfinite, report)
+    if bank is not None:
+        _values(bank, manifest.bank or {}, manifest.nonfinite, report)
+    if load:
+        _load(folder, model, report)
+    else:
+        report.skipped.append("loading: not asked for")
+    return report
+
+
+def _adapter(folder: Path) -> Checkpoint:
+    """Return the tensors of a folder's adapter, whose configuration must be readable, too."""
+    opened = open_model(str(folder.resolve()), root=folder, adapter=True)
+    assert isinstance(opened, Adapter)
+    tensors = read_header(opened.files[0]).entries
+    return Checkpoint(opened.label, opened.path, None, tensors, {})
+
+
+def _bank(folder: Path, manifest: Manifest, report: VerifyReport) -> Checkpoint | None:
+    """Return the bank of a gate, if the folder has one, after comparing its names with the manifest."""
+    if manifest.bank is None:
+        return None
+    try:
+        tensors = read_header(folder / BANK).entries if manifest.bank else {}
+    except RequestError as error:
+        report.problems += [str(p) for p in error.problems]
+        return None
+    bank = Checkpoint(BANK, folder, None, tensors, {})
+    _names(bank, manifest.bank, report)
+    return bank
+
+
+def _names(model: Checkpoint, records: Mapping[str, TensorRecord], report: VerifyReport) -> None:
+    for name in sorted(records.keys() - model.tensors.keys()):
+        report.problems.append(f"{name}: missing from the weight files")
+    for name in sorted(model.tensors.keys() - records.keys()):
+        report.problems.append(f"{name}: not a tensor that the merge wrote")
+    for name, entry in model.tensors.items():
+        record = records.get(name)
+        if record and (record.dtype, record.shape) != (entry.dtype, entry.shape):
+            report.problems.append(f"{name}: is {entry.dtype} {list(entry.shape)}, not as written")
+
+
+def _base(model: Checkpoint, spec: str | None, named: bool, manifest: Manifest, report: VerifyReport) -> None:
+    if spec is None:
+        report.skipped.append("names against the base: the merge had none")
+        return
+    if not named and not Path(spec).exists():  # never fetch a model only to look at its names
+        report.skipped.append(f"names against the base: {spec} is not here (name it with --base)")
+        return
+    try:
+        base = open_checkpoint(spec, download=False)
+    except (RequestError, WorkError) as error:
+        if named:
+            raise
+        report.skipped.append(
+            f"names against the base: {spec} cannot be opened ({str(error).splitlines()[0]})"
+        )
+        return
+    new = {name for name, record in manifest.tensors.items() if record.new}
+    for name in sorted(base.tensors.keys() ^ model.tensors.keys() - new):
+        where = "the base" if name in base.tensors else "the output"
+        report.problems.append(f"{name}: only in {where}")
+    for name in sorted(base.tensors.keys() & model.tensors.keys()):
+        if base.tensors[name].shape != model.tensors[name].shape:
+            report.problems.append(f"{name}: the base's shape is {list(base.tensors[name].shape)}")
+    if not base.pending:
+        report.problems += unchanged(model, base, manifest)
+
+
+def _tokens(model: Checkpoint, manifest: Manifest, report: VerifyReport) -> None:
+    """Note tokens that the embedding has no rows for; those of the base itself were so before."""
+    try:
+        beyond, rows = beyond_rows(model)
+    except RequestError as error:
+        report.problems += [str(p) for p in error.problems]
+        return
+    if new := {token: place for token, place in beyond.items() if token not in manifest.beyond_rows}:
+        report.problems.append(told_beyond(new, rows))
+    elif beyond:
+        report.skipped.append(f"{told_beyond(beyond, rows)}, as in the base")
+
+
+def _values(
+    model: Checkpoint, records: Mapping[str, TensorRecord], allowed: Iterable[str], report: VerifyReport
+) -> None:
+    """Compare all values with their digests; `allowed` are the tensors that may hold NaN and Inf."""
+    may_hold = {name for tensor in allowed for name in (tensor, *_factors(tensor))}
+    with FileTable() as table:
+        for name, entry in model.tensors.items():
+            record = records.get(name)
+            digest, bad = _read(entry, record.block if record else None, model, table)
+            report.tensors += 1
+            report.bytes += entry.nbytes
+            if record and digest != record.digest:
+                report.problems.append(
+                    f"{name}: the values are not those that were written (in {entry.file})"
+                )
+            if bad:
+                report.nonfinite[name] = bad
+                if name not in may_hold:
+                    report.problems.append(f"{name}: {bad} values are NaN or Inf")
+
+
+def _factors(name: str) -> list[str]:
+    """Return the keys of an adapter's factors of a parameter."""
+    module = f"base_model.model.{name.removesuffix('.weight')}"
+    return [
+        f"{module}.{role}"
+        for role in ("lora_A.weight", "lora_B.weight", "lora_embedding_A", "lora_embedding_B")
+    ]
+
+
+def _read(entry: TensorEntry, block: int | None, model: Checkpoint, table: FileTable) -> tuple[str, int]:
+    """Return a tensor's digest, by the blocks that the manifest names, and its count of NaN and Inf."""
+    size = DTYPES[entry.dtype].itemsize
+    per_block = (block or max(1, entry.nbytes)) // size
+    source = model.source(entry.name, table)
+    dtype = torch_dtype(entry.dtype)
+    digests, bad = [], 0
+    for start in range(0, max(1, entry.numel), max(1, per_block)):
+        stop = min(entry.numel, start + per_block)
+        of_block = hasher()
+        for at in range(start, stop, BLOCK):
+            values = torch.empty(min(BLOCK, stop - at), dtype=dtype)
+            view = host_bytes(values)
+            source.read(at, values.numel(), view)
+            of_block.update(view)
+            if dtype.is_floating_point and not torch.isfinite(values.sum(dtype=torch.float32)):
+                bad += count_nonfinite(values)
+        digests.append(of_block.hexdigest())
+    return joined(digests), bad
+
+
+def _load(folder: Path, model: Checkpoint, report: VerifyReport) -> None:
+    """Load with transformers, as a user would, and note weights that it misses or does not know."""
+    names = (model.config or {}).get("architectures") or []
+    try:
+        import transformers
+    except ImportError:
+        report.skipped.append('loading: transformers is not installed — pip install "submerge[models]"')
+        return
+    kind = getattr(transformers, str(names[0]), None) if names else None
+    if kind is None:
+        report.skipped.append("loading: config.json names no architecture that transformers has")
+        return
+    try:
+        with quietly(transformers.logging):
+            _, info = kind.from_pretrained(
+                folder, dtype="auto", output_loading_info=True, local_files_only=True
+            )
+    except Exception as error:
+        report.problems.append(f"transformers cannot load it as {names[0]}: {error}")
+        return
+    for key, what in (("missing_keys", "missing"), ("mismatched_keys", "of another shape")):
+        if found := sorted(map(str, info.get(key) or ())):
+            report.problems.append(f"transformers finds weights {what}: {', '.join(found[:5])}")
+    if found := sorted(map(str, info.get("unexpected_keys") or ())):
+        report.skipped.append(f"transformers ignores these tensors: {', '.join(found[:5])}")
+    report.loaded = str(names[0])

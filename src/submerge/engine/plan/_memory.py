@@ -1,0 +1,113 @@
+"""How much memory a merge takes, and how many workers fit in what it may take."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from submerge.engine.plan._tensor import HELD, TensorPlan, chunk_length
+from submerge.errors import Problem, RequestError
+from submerge.store import DTYPES
+
+__all__ = ["Budget", "budget", "peak_resident", "resident"]
+
+RESERVE = 96 << 20
+"""For what is not counted by the byte: allocator slack, thread stacks, the plan's own growth."""
+COLLECTED = 1 << 20
+"""Values that a search for a threshold collects for each model (see `algebra._select`)."""
+
+FACTORS, RESULTS, SQUARES = 4, 3, 5
+"""Copies of all factors, of a dense result, and of a Gram matrix that merging a matrix holds at once."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The workers that run, what each takes at most, and what the process held before, in bytes."""
+
+    workers: int
+    per_worker: int
+    resident: int
+
+    @property
+    def peak(self) -> int:
+        """The estimate of the most that the process will hold."""
+        return self.resident + RESERVE + self.workers * self.per_worker
+
+
+def budget(tensors: Sequence[TensorPlan], workers: int, max_memory: int) -> Budget:
+    """Return the workers that fit into `max_memory` bytes; raise `RequestError` if not even one does."""
+    need, widest = max(((_worker_bytes(t), t.name) for t in tensors), default=(0, ""))
+    now = resident()
+    fitting = (max_memory - now - RESERVE) // need if need else workers
+    if fitting < 1:
+        least = -(-(now + RESERVE + need) // 10**6)
+        raise RequestError(
+            Problem(
+                f"{max_memory / 1e6:.0f} MB do not hold one worker, whose largest need is tensor {widest}",
+                "--max-memory",
+                f"allow at least {least} MB (from Python: `Settings(max_memory=…)`); this process already "
+                f"holds {now // 10**6} MB",
+            )
+        )
+    return Budget(int(min(workers, fitting)), need, now)
+
+
+def _worker_bytes(plan: TensorPlan) -> int:
+    """Return what one worker holds for this tensor: buffers, temporaries, statistics, whole matrices."""
+    if plan.matrix or plan.module:
+        return _chunk_bytes(plan) + _matrix_bytes(plan)
+    return _chunk_bytes(plan)
+
+
+def _chunk_bytes(plan: TensorPlan) -> int:
+    count = len(plan.inputs)
+    chunk = min(chunk_length(count, plan.width), max(1, plan.numel))
+    sizes = [DTYPES[i.entry.dtype].itemsize for i in plan.read] or [4]  # an adapter's factors give float32
+    value = 8 if any(i.entry.dtype == "F64" for i in plan.read) else 4
+    host = sum({i.entry.dtype: DTYPES[i.entry.dtype].itemsize for i in plan.read}.values()) + 8
+    rows = 3 * count + 6  # the updates, masked copies of them, and sums
+    held = chunk * (host + rows * value + (16 * max(sizes, default=value) if plan.width > 1 else 0))
+    return held + 4 * value * count * min(COLLECTED, plan.numel)  # its parts, joined, then partitioned
+
+
+def _matrix_bytes(plan: TensorPlan) -> int:
+    """Return what one worker holds for a matrix that is merged whole: updates, bases, their products.
+
+    Factors are few. Dense updates are held in float32 (up to `HELD` elements, else a block of rows), and
+    are decomposed through float64 matrices of their short side, or of both.
+    """
+    (m, n), method = plan.sides, plan.method
+    assert method is not None  # what else would merge it
+    dense = sum(not i.relative for i in plan.inputs)
+    rank = min(m, n, sum(i.rank for i in plan.inputs))
+    factors = 8 * FACTORS * (m + n) * max(1, rank)
+    if not dense and (method.matrix is not None or method.coefficients is not None):
+        return factors
+    held = dense * m * n if dense * m * n <= HELD else 0
+    side = max(m, n) if method.both_sides else min(m, n)
+    if method.gate and method.gate.bound:  # factors of all updates, in float64 while orthogonalised
+        factors += 8 * RESULTS * (m + n) * side
+    return factors + 4 * (held + RESULTS * m * n) + 8 * SQUARES * side**2
+
+
+def resident() -> int:
+    """Return the process' resident memory now, in bytes."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return peak_resident()
+
+
+def peak_resident() -> int:
+    """Return the most resident memory that the process has held, in bytes."""
+    with contextlib.suppress(OSError, StopIteration, ValueError), open("/proc/self/status") as file:
+        line = next(line for line in file if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    import resource  # counts what the process held before it became this program, too
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

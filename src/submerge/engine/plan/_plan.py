@@ -1,0 +1,146 @@
+"""The plan of a merge: everything that can be known before a weight is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from submerge.engine.plan._gate import GatePlan
+from submerge.engine.plan._inputs import Inputs
+from submerge.engine.plan._memory import Budget
+from submerge.engine.plan._settings import Settings
+from submerge.engine.plan._show import Fact, ModelRow, as_html, as_text
+from submerge.engine.plan._tensor import TensorPlan
+from submerge.engine.plan._tokens import TokenPlan
+from submerge.errors import few, size
+from submerge.recipe import Recipe
+from submerge.store import Checkpoint, Shard, is_tokenizer_file
+
+__all__ = ["MergePlan"]
+
+
+@dataclass(frozen=True, repr=False)
+class MergePlan:
+    """What a merge will read, compute and write; printed, it is a summary in a few lines.
+
+    Attributes:
+        recipe: what was asked for.
+        settings: how it will be run.
+        inputs: the models, and what part each takes.
+        tensors: what happens to each tensor of the output, with the value of each option.
+        shards: the files of weights that will be written.
+        unused: for a model, the names of its tensors that no output reads.
+        warnings: what deserves a look.
+        budget: memory and workers.
+        gate: what a method keeps for the run time, if it keeps anything.
+        tokens: where the tokenizer comes from; an adapter, or a merge in memory, has none.
+        unties: whether the output's configuration must untie its embeddings.
+
+    Examples:
+        >>> import submerge
+        >>> plan = submerge.plan("recipe.yaml")
+        >>> len(plan.tensors), plan.bytes_read, plan.bytes_written
+        (39, 1577472, 398408)
+        >>> plan.inputs.reference_model.label
+        'base'
+    """
+
+    recipe: Recipe
+    settings: Settings
+    inputs: Inputs
+    tensors: tuple[TensorPlan, ...]
+    shards: tuple[Shard, ...]
+    unused: Mapping[int, tuple[str, ...]]
+    warnings: tuple[str, ...]
+    budget: Budget
+    gate: GatePlan | None = None
+    tokens: TokenPlan | None = None
+    unties: bool = False
+
+    def __repr__(self) -> str:
+        return as_text(f"MergePlan: {self.recipe.method.name}", self._model_rows(), self._facts())
+
+    def _repr_html_(self) -> str:
+        method = self.recipe.method
+        return as_html(method.title, method.equation, self._model_rows(), self._facts())
+
+    def _model_rows(self) -> list[ModelRow]:
+        return [
+            ModelRow(
+                name=model.label,
+                role=self.inputs.role(position),
+                tensors=str(len(model.tensors)),
+                size=size(sum(entry.nbytes for entry in model.tensors.values())),
+            )
+            for position, model in enumerate(self.models)
+        ]
+
+    def _facts(self) -> list[Fact]:
+        treatments = Counter(tensor.treatment for tensor in self.tensors)
+        files = few([shard.file for shard in self.shards]) or "an adapter"
+        facts = [
+            ("tensors", ", ".join(f"{word}: {count}" for word, count in treatments.items())),
+            ("reads", size(self.bytes_read)),
+            ("writes", f"{size(self.bytes_written)}: {files}" if self.shards else files),
+            ("memory", f"at most {size(self.budget.peak)} with {self.budget.workers} workers"),
+        ]
+        if self.gate:
+            facts.append(("keeps", f"a gate over {len(self.gate.tasks)} tasks"))
+        if self.warnings:
+            facts.append(("warnings", f"{len(self.warnings)}: {self.warnings[0]}"))
+        return facts
+
+    @property
+    def models(self) -> tuple[Checkpoint, ...]:
+        """The distinct models."""
+        return self.inputs.models
+
+    @property
+    def participants(self) -> tuple[int, ...]:
+        """Positions of the models that are merged, in the method's order."""
+        return self.inputs.participants
+
+    @property
+    def donor(self) -> int:
+        """Deprecated: `inputs.reference`."""
+        return self.inputs.reference
+
+    def role(self, index: int) -> str:
+        """Return what a model takes part as: base, merged, both, or with its files only."""
+        return self.inputs.role(index)
+
+    @property
+    def carried(self) -> list[tuple[Path, Path]]:
+        """The files that travel beside the weights: their folders, and their paths inside."""
+        reference = self.inputs.reference_model
+        tokenizer = self.tokens.tokenizer if self.tokens else reference.tokenizer
+        files = [file for file in reference.side_files if not is_tokenizer_file(file)]
+        return [
+            *((reference.path, file) for file in files),
+            *((tokenizer.folder, file) for file in tokenizer.files),
+            *((reference.path, file) for file in reference.other_weights),
+        ]
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """How the models' vocabularies compare, a line for each."""
+        return self.tokens.lines if self.tokens else ()
+
+    @property
+    def pending(self) -> bool:
+        """Whether weights of models on the Hub are still to be downloaded."""
+        return any(model.pending for model in self.models)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of input that the result depends on, each counted once."""
+        adapters = {file for m in self.models if m.adapter for file in m.adapter.files if file.exists()}
+        values = sum(i.entry.nbytes for t in self.tensors for i in t.read)
+        return values + sum(file.stat().st_size for file in adapters)
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of the output's weight files."""
+        return sum(shard.size for shard in self.shards)

@@ -1,0 +1,162 @@
+"""What happens to one tensor of the output."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from submerge.deferred import torch
+from submerge.methods import Method, TensorSpec
+from submerge.store import DTYPES, Kind, TensorEntry
+
+__all__ = [
+    "CHUNK_VALUES",
+    "HELD",
+    "Action",
+    "Input",
+    "Module",
+    "TensorPlan",
+    "chunk_length",
+    "task_length",
+    "torch_dtype",
+]
+
+Action: TypeAlias = Literal["merge", "take_base", "copy", "skip"]
+"""`merge`: the method merges it. `take_base`: a float tensor that a rule takes from the base.
+`copy`: an integer or boolean tensor, copied from the base bit for bit. `skip`: what an adapter has no
+place for; it is only compared with the base's."""
+
+TREATMENTS: dict[Action, str] = {"merge": "merge", "take_base": "base", "copy": "keep", "skip": "drop"}
+"""What submerge.json, `--json` and reports call each action."""
+
+CHUNK_VALUES = 1 << 19
+"""Values of one chunk over all models: few enough for a core's own cache, many enough that the arithmetic
+outweighs the calls. A constant, for the boundaries of chunks decide how partial sums are grouped."""
+TASK_ELEMENTS = 1 << 21
+"""Elements that one worker takes at a time, and that one line of the journal covers."""
+HELD = 1 << 27
+"""Elements of dense updates that are held in memory; more are read anew whenever they are needed.
+A constant, for it decides how sums are grouped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One model's part in one output tensor: which of its tensors is read, and why if not its own.
+
+    `patch` says that the model's adapter changes the tensor. A `relative` input is an update of the
+    origin as it stands (or none, without a patch), so that no values are read for it; `rank` is that of its
+    factors.
+    """
+
+    model: int
+    entry: TensorEntry
+    note: str = ""
+    patch: bool = False
+    relative: bool = False
+    rank: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """How an adapter's module keeps its weight: see `store.AdapterWriter.add`."""
+
+    kind: Kind = "linear"
+    transposed: bool = False
+    kernel: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlan:
+    """One output tensor: how it is made, from what, with which options.
+
+    `inputs` are the method's participants in order (for `copy`: the base's tensor, then those
+    that it is compared with; for `take_base`: the base's alone). `origin` is what updates are taken
+    against and added to, or None. `values` are the method's options for this tensor. A `matrix` is
+    merged by the method's rule for matrices, which of some gates is the rule for every tensor; a `table` is
+    one of two dimensions that is no linear map. `module` is how an adapter keeps the result; in an
+    adapter a tensor without one is saved whole. `parameter` is the name whose options and random
+    numbers the tensor has: another than its own where it is a copy, as a head that is tied to embeddings.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    action: Action
+    method: Method | None
+    inputs: tuple[Input, ...]
+    origin: Input | None
+    values: dict[str, Any]
+    why: str = ""
+    matrix: bool = False
+    table: bool = False
+    module: Module | None = None
+    parameter: str = ""
+
+    @property
+    def treatment(self) -> str:
+        """The action, as submerge.json, `--json` and reports call it."""
+        return TREATMENTS[self.action]
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether another tensor of the output is the same parameter, and comes first."""
+        return self.parameter not in ("", self.name)
+
+    @property
+    def spec(self) -> TensorSpec:
+        """The tensor as its method sees it."""
+        gate = self.method.gate if self.method else None
+        real = gate is not None and gate.every_tensor  # such a method's rule goes by the real dimensions
+        shape = self.sides if self.matrix and not real else self.shape
+        return TensorSpec(self.name, shape, len(self.inputs), self.table)
+
+    @property
+    def width(self) -> int:
+        """The run length that chunks must hold a whole number of."""
+        return self.method.width(self.spec, self.values) if self.method else 1
+
+    @property
+    def members(self) -> tuple[Input, ...]:
+        """All that the fold is made from, the origin first."""
+        return ((self.origin,) if self.origin else ()) + self.inputs
+
+    @property
+    def read(self) -> tuple[Input, ...]:
+        """Those of the members whose values are read."""
+        return tuple(member for member in self.members if not member.relative)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The tensor as a matrix: rows, and all other dimensions as one."""
+        return (self.shape[0], math.prod(self.shape[1:])) if self.shape else (1, 1)
+
+    @property
+    def block(self) -> int:
+        """The elements of one task of the last pass: what one record, and one digest, covers."""
+        if self.matrix:
+            return max(1, self.numel)
+        return task_length(chunk_length(len(self.inputs), self.width))
+
+
+def chunk_length(count: int, width: int) -> int:
+    """Return the elements in a chunk of `count` models: a power of two, or whole runs of `width`."""
+    target = max(1 << 13, CHUNK_VALUES >> max(0, count - 1).bit_length())
+    return target if width == 1 else width * max(1, target // width)
+
+
+def task_length(chunk: int) -> int:
+    """Return the elements in a task: a whole number of chunks."""
+    return chunk * max(1, TASK_ELEMENTS // chunk)
+
+
+def torch_dtype(code: str) -> torch.dtype:
+    """Return the torch type of a safetensors dtype that the plan has admitted."""
+    found = DTYPES[code].torch
+    if found is None:
+        raise ValueError(f"{code} has no torch type")
+    return found

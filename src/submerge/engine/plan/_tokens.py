@@ -1,0 +1,172 @@
+"""Whose tokenizer the output has, and whether the models' tokens mean the same rows of its embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from submerge.engine.plan._inputs import Inputs, TokenizerSource
+from submerge.engine.plan._tables import token_rows
+from submerge.errors import Problem, few
+from submerge.recipe import Recipe
+from submerge.store import (
+    Checkpoint,
+    Tokenizer,
+    Vocabulary,
+    compare_vocabularies,
+    read_vocabulary,
+    split_spec,
+)
+
+__all__ = ["TokenPlan", "beyond_rows", "plan_tokens", "told_beyond"]
+
+
+@dataclass(frozen=True)
+class TokenPlan:
+    """The tokenizer of the output, and what is told of the models' vocabularies.
+
+    `lines` has one for each model that was compared. `beyond` are the tokens that the base's own embedding
+    has no rows for, as it was published.
+    """
+
+    tokenizer: Tokenizer
+    lines: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    beyond: tuple[str, ...] = ()
+
+
+def plan_tokens(recipe: Recipe, inputs: Inputs) -> tuple[TokenPlan | None, list[Problem]]:
+    """Return the plan for the tokenizer that the recipe asks for, and what is wrong with it.
+
+    The vocabulary of every model is compared with the output's. One that differs is refused, unless the rule
+    says otherwise. Where the recipe names the tokenizer's source, other models may lack some of its tokens:
+    their rows at these ids mean nothing else. An adapter has no tokenizer, and no plan for one.
+    """
+    source = inputs.tokenizer
+    if source is None:
+        return None, []
+    tokenizer = source.model.tokenizer
+    if tokenizer.links:  # what they lead to is neither read nor copied
+        return TokenPlan(tokenizer), list(tokenizer.links.values())
+    ours = read_vocabulary(tokenizer.folder)
+    lines, problems = _compared(recipe, inputs, source, ours)
+    warnings, missing = _without(recipe, source)
+    problems += missing
+    rows = token_rows(inputs.reference_model.tensors)
+    beyond = {} if ours is None or rows is None else ours.beyond(rows)
+    published = _published(inputs.reference_model, ours, rows)
+    if new := {token: place for token, place in beyond.items() if token not in published}:
+        where = _fallback(recipe, inputs.specs[inputs.reference], source)
+        problems.append(Problem(told_beyond(new, rows or 0), source.label, where))
+    elif beyond:
+        warnings.append(f"{source.label}: {told_beyond(beyond, rows or 0)}, as it was published")
+    return TokenPlan(tokenizer, tuple(lines), tuple(warnings), tuple(beyond)), problems
+
+
+def beyond_rows(model: Checkpoint) -> tuple[dict[str, int], int]:
+    """Return the tokens, by their ids, that a model's embedding has no rows for, and how many rows it has.
+
+    Nothing where it has no tokenizer, or no table that is known to hold tokens. Raises `RequestError` for a
+    broken tokenizer.
+    """
+    rows, vocabulary = token_rows(model.tensors), read_vocabulary(model.tokenizer.folder)
+    if rows is None or vocabulary is None:
+        return {}, rows or 0
+    return vocabulary.beyond(rows), rows
+
+
+def told_beyond(tokens: Mapping[str, int], rows: int) -> str:
+    """Return the text that names tokens without rows."""
+    what = "1 token has an id" if len(tokens) == 1 else f"{len(tokens)} tokens have ids"
+    shown = few([f"{token!r} ({place})" for token, place in tokens.items()])
+    return f"{what} beyond the {rows} rows of the embedding: {shown}"
+
+
+def _without(recipe: Recipe, source: TokenizerSource) -> tuple[list[str], list[Problem]]:
+    """Return a warning or a problem where the source has no tokenizer of its own."""
+    tokenizer, adapter = source.model.tokenizer, source.model.adapter
+    if not tokenizer.complete:
+        hint = "name 'base', or a model that has one"
+        if source.named:
+            return [], [Problem("there is no tokenizer here to take", source.label, hint)]
+        if recipe.tokenizer_source == "base":
+            return [f"{source.label}: there is no tokenizer here, so that the output has none"], []
+    elif source.named and adapter is not None and tokenizer.folder != adapter.path:
+        return [f"{source.label}: the adapter brings no tokenizer; that of its model is taken"], []
+    return [], []
+
+
+def _fallback(recipe: Recipe, reference: str, source: TokenizerSource) -> str:
+    """Return what to do where tokens of the source have no rows: leave them out, or make the rows."""
+    make = "give the base these rows first (transformers: resize_token_embeddings)"
+    under, adapter = split_spec(reference, recipe.root)
+    other = under if adapter is not None else "base" if recipe.base else reference
+    if other == source.label:  # an adapter that names its base itself
+        return make
+    rule = " with rules: {vocabulary: by-position}" if recipe.rules.vocabulary == "refuse" else ""
+    return f"tokenizer_source: {other}{rule} leaves them out; or {make}"
+
+
+def _published(reference: Checkpoint, ours: Vocabulary | None, rows: int | None) -> Mapping[str, int]:
+    """Return the tokens that the reference itself, without an adapter's tokenizer, has no rows for."""
+    own = replace(reference, adapter=None).tokenizer.folder
+    if ours is None or rows is None:
+        return {}
+    theirs = ours if own == ours.folder else read_vocabulary(own)
+    return {} if theirs is None else theirs.beyond(rows)
+
+
+def _compared(
+    recipe: Recipe, inputs: Inputs, source: TokenizerSource, ours: Vocabulary | None
+) -> tuple[list[str], list[Problem]]:
+    """Return a line for each model but the source, and a problem for each that is refused."""
+    lines: list[str] = []
+    problems: list[Problem] = []
+    known: dict[int, Vocabulary | None] = {}
+    for index, model in inputs.involved.items():
+        folder = model.tokenizer.folder
+        if folder == source.model.tokenizer.folder:
+            if index != inputs.reference:
+                lines.append(f"{model.label}: the output's own tokenizer")
+            continue
+        known[index] = theirs = read_vocabulary(folder)
+        if ours is None or theirs is None:
+            lines.append(
+                f"{model.label}: no tokenizer to compare"
+                if theirs is None
+                else f"{model.label}: not compared"
+            )
+            continue
+        diff = compare_vocabularies(ours, theirs)
+        text = diff.describe(source.label, model.label)
+        lines.append(f"{model.label}: {text}")
+        accepted = diff.equal or (source.named and diff.within_a)
+        if not accepted and recipe.rules.vocabulary == "refuse":
+            problems.append(Problem(f"the vocabularies differ: {text}", model.label, ""))
+    if problems:
+        hint = _hint(inputs, source, ours, known)
+        problems = [replace(problem, hint=hint) for problem in problems]
+    return lines, problems
+
+
+def _hint(
+    inputs: Inputs,
+    source: TokenizerSource,
+    ours: Vocabulary | None,
+    known: Mapping[int, Vocabulary | None],
+) -> str:
+    """Return what to do: name the model whose vocabulary holds all others', if there is one, or the rule."""
+    rows = token_rows(inputs.reference_model.tensors)
+    others = [ours, *known.values()]
+    by_position = "rules: {vocabulary: by-position} merges embedding rows by their position"
+    rule = f"merge models of one vocabulary; {by_position} and keeps {source.label}'s tokenizer"
+    for index, theirs in known.items():
+        if theirs is None or not all(o is None or compare_vocabularies(theirs, o).within_a for o in others):
+            continue
+        take = f"tokenizer_source: {inputs.specs[index]} takes its tokenizer, which has all of these tokens"
+        if rows is None or not theirs.beyond(rows):
+            return take
+        wanted = max(token_rows(inputs.models[index].tensors) or 0, theirs.size or 0)
+        resize = f"give the base's embedding {wanted} rows (transformers: resize_token_embeddings)"
+        return f"{resize}, and {take}; or {rule}"
+    return rule

@@ -1,0 +1,206 @@
+"""What an adapter does to one tensor, by ranges of its elements."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from threading import RLock
+from typing import TypeAlias
+
+from submerge.deferred import torch
+from submerge.engine.plan import TensorPlan
+from submerge.store import Adapter, Checkpoint, FileTable, LowRank, Rows
+
+__all__ = ["Patch", "Product", "Sum", "patches_of"]
+
+BLOCK = 1 << 20
+"""Elements that are read at a time where norms need a whole tensor."""
+
+Read: TypeAlias = Callable[[int, int], "torch.Tensor"]
+"""Returns elements [start, stop) of the tensor that the adapter was trained on."""
+
+
+class Patch(ABC):
+    """An adapter's part for one tensor; what it needs is read at its first use, by whichever worker."""
+
+    @abstractmethod
+    def change(self, start: int, values: torch.Tensor, read: Read) -> None:
+        """Turn the base's values [n] from element `start` on into the adapted ones, in place."""
+
+
+class Sum(Patch):
+    """Adds an update that does not depend on the base's values."""
+
+    @abstractmethod
+    def update(self, start: int, stop: int) -> torch.Tensor:
+        """Return elements [start, stop) of the flattened update."""
+
+    def change(self, start: int, values: torch.Tensor, read: Read) -> None:
+        values.add_(self.update(start, start + values.numel()).to(values.device))
+
+
+class _Factors:
+    """The factors of a low-rank part, [.., m, r] and [.., r, n], read once."""
+
+    def __init__(self, adapter: Adapter, name: str, table: FileTable) -> None:
+        self._adapter, self._name, self._table = adapter, name, table
+        self._lock = RLock()
+
+    @cached_property
+    def _pair(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._adapter.factors(self._name, self._table)
+
+    @property
+    def pair(self) -> tuple[torch.Tensor, torch.Tensor]:
+        with self._lock:
+            return self._pair
+
+    @cached_property
+    def magnitude(self) -> torch.Tensor | None:
+        return self._adapter.magnitude(self._name, self._table)
+
+    @property
+    def rank(self) -> int:
+        return self.pair[1].shape[-2]
+
+    @property
+    def width(self) -> int:
+        """Elements in a row of the update."""
+        return self.pair[1].shape[-1]
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows [start, stop) of the update, experts one below the other."""
+        left, right = self.pair
+        if left.ndim == 2:
+            return left[start:stop] @ right
+        m = left.shape[1]
+        blocks = []
+        for e in range(start // m, -(-stop // m)):
+            blocks.append(left[e, max(0, start - e * m) : stop - e * m] @ right[e])
+        return torch.cat(blocks)
+
+
+def _whole_rows(start: int, stop: int, width: int) -> tuple[int, int]:
+    """Return the rows that elements [start, stop) touch."""
+    return start // width, -(-stop // width)
+
+
+class Product(Sum):
+    """Adds the product of two factors."""
+
+    def __init__(self, factors: _Factors) -> None:
+        self.factors = factors
+
+    def update(self, start: int, stop: int) -> torch.Tensor:
+        width = self.factors.width
+        top, bottom = _whole_rows(start, stop, width)
+        flat = self.factors.rows(top, bottom).view(-1)
+        return flat[start - top * width : stop - top * width]
+
+
+class Vector(Sum):
+    """Adds an update that is stored whole."""
+
+    def __init__(self, adapter: Adapter, name: str, table: FileTable) -> None:
+        self._adapter, self._name, self._table = adapter, name, table
+
+    @cached_property
+    def values(self) -> torch.Tensor:
+        return self._adapter.tensor(self._name, self._table).reshape(-1)
+
+    def update(self, start: int, stop: int) -> torch.Tensor:
+        return self.values[start:stop]
+
+
+class Dora(Patch):
+    """Turns W into m ∘ (W + B A) / ‖W + B A‖, norms over the inputs of each output (arXiv 2402.09353)."""
+
+    def __init__(self, factors: _Factors) -> None:
+        self.factors = factors
+
+    def change(self, start: int, values: torch.Tensor, read: Read) -> None:
+        width = self.factors.width
+        top, bottom = _whole_rows(start, start + values.numel(), width)
+        whole = values.view(-1, width) if values.numel() == (bottom - top) * width else None
+        rows = read(top * width, bottom * width).view(-1, width) if whole is None else whole
+        rows = rows + self.factors.rows(top, bottom).to(rows.device)
+        flat = rows.mul_(self._scale(top, rows, read)).view(-1)
+        values.copy_(flat[start - top * width : start - top * width + values.numel()])
+
+    def _scale(self, top: int, rows: torch.Tensor, read: Read) -> torch.Tensor:
+        """Return what rows of W + B A, the first of which is row `top`, are multiplied by."""
+        own: torch.Tensor = self._magnitude[top : top + len(rows)].to(rows)
+        return own.div(rows.norm(dim=1)).unsqueeze(1)
+
+    @property
+    def _magnitude(self) -> torch.Tensor:
+        magnitude = self.factors.magnitude
+        assert magnitude is not None  # it is what makes the part one of DoRA
+        return magnitude
+
+
+class TurnedDora(Dora):
+    """DoRA of a weight that is stored as [in, out]: its norms are those of whole columns."""
+
+    def __init__(self, factors: _Factors) -> None:
+        super().__init__(factors)
+        self._lock, self._columns = RLock(), torch.empty(0)
+
+    def _scale(self, top: int, rows: torch.Tensor, read: Read) -> torch.Tensor:
+        with self._lock:
+            if not self._columns.numel():
+                self._columns = self._magnitude.double() / self._squares(read, rows.dtype).sqrt()
+        return self._columns.to(rows)
+
+    def _squares(self, read: Read, dtype: torch.dtype) -> torch.Tensor:
+        """Return the squared norm of each column of W + B A, read a block of rows at a time."""
+        width, height = self.factors.width, self.factors.pair[0].shape[0]
+        squares = torch.zeros(width, dtype=torch.float64)
+        step = max(1, BLOCK // width)
+        for top in range(0, height, step):
+            bottom = min(top + step, height)
+            rows = read(top * width, bottom * width).view(-1, width) + self.factors.rows(top, bottom)
+            squares += rows.double().square_().sum(0)
+        return squares
+
+
+class NewRows(Patch):
+    """Replaces some rows by values that were trained: new tokens."""
+
+    def __init__(self, adapter: Adapter, name: str, table: FileTable, indices: tuple[int, ...]) -> None:
+        self._adapter, self._name, self._table = adapter, name, table
+        self.indices = indices
+
+    @cached_property
+    def rows(self) -> torch.Tensor:
+        return self._adapter.tensor(self._name, self._table)
+
+    def change(self, start: int, values: torch.Tensor, read: Read) -> None:
+        width, stop = self.rows.shape[1], start + values.numel()
+        for row, index in zip(self.rows, self.indices, strict=True):
+            low, high = max(start, index * width), min(stop, (index + 1) * width)
+            if low < high:
+                values[low - start : high - start] = row[low - index * width : high - index * width]
+
+
+def _make_patch(adapter: Adapter, name: str, table: FileTable) -> Patch:
+    """Return what the adapter does to the tensor called `name`; nothing is read yet."""
+    part = adapter.parts[name]
+    if isinstance(part, LowRank):
+        factors = _Factors(adapter, name, table)
+        if part.magnitude is None:
+            return Product(factors)
+        return TurnedDora(factors) if part.transposed else Dora(factors)
+    if isinstance(part, Rows):
+        return NewRows(adapter, name, table, part.indices)
+    return Vector(adapter, name, table)
+
+
+def patches_of(models: Sequence[Checkpoint], tensor: TensorPlan, table: FileTable) -> list[Patch | None]:
+    """Return, for each member of a tensor's fold, what the model's adapter does to it."""
+    found: list[Patch | None] = []
+    for member in tensor.members:
+        adapter = models[member.model].adapter
+        found.append(_make_patch(adapter, tensor.name, table) if member.patch and adapter else None)
+    return found

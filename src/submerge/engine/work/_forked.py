@@ -1,0 +1,205 @@
+"""Workers as forked processes, each with an interpreter of its own.
+
+Threads share one interpreter lock, and a merge is made of short operations: each hands the lock over, and
+with cache-sized chunks the waiting costs more than the arithmetic. A forked worker inherits plan and
+open files, takes whole tensors from a common queue, and sends back the record of each range that it
+wrote. It computes what a thread would, in the same order.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import select
+import signal
+import struct
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from submerge.deferred import torch
+from submerge.engine.plan import peak_resident
+from submerge.engine.work._job import Job
+from submerge.engine.work._meter import Meter
+from submerge.engine.work._record import TaskRecord
+from submerge.engine.work._workspace import Workspace
+from submerge.errors import WorkError
+
+__all__ = ["can_fork", "run_forked"]
+
+WORTHWHILE = 1 << 24
+"""Elements of a merge from which on processes are forked."""
+_INDEX = struct.Struct("=I")
+_LENGTH = struct.Struct("=I")
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, of <sys/prctl.h>
+
+
+def can_fork(sizes: Sequence[int], workers: int, device: torch.device) -> bool:
+    """Return whether forked workers are safe here, and share tensors of these sizes about evenly.
+
+    Not where other Python threads run, which may hold locks that nobody in a child would release; nor
+    for a tensor so large that the others would wait for the one worker that has it; nor for so little
+    work that a process is not worth its start.
+    """
+    if workers < 2 or sum(sizes) < WORTHWHILE or sys.platform != "linux" or device.type != "cpu":
+        return False
+    if threading.active_count() > 1 or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return False
+    return max(sizes) * 2 * workers <= sum(sizes)
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A worker's last message: its peak memory in bytes, and the error that ended it, if any."""
+
+    peak: int
+    error: BaseException | None = None
+
+
+class _Worker:
+    """The parent's end of one forked process."""
+
+    def __init__(self, pid: int, results: BinaryIO) -> None:
+        self.pid = pid
+        self.results = results
+
+    def read(self) -> Any:
+        """Return the next message; raise `WorkError` if the process is gone."""
+        head = self.results.read(_LENGTH.size)
+        if len(head) == _LENGTH.size:
+            body = self.results.read(_LENGTH.unpack(head)[0])
+            if len(body) == _LENGTH.unpack(head)[0]:
+                return pickle.loads(body)  # written by our own child
+        raise WorkError(
+            "a worker process was ended from outside, perhaps for the lack of memory — allow less with "
+            "--max-memory, or use --threads 1; --resume keeps the work that is done"
+        )
+
+    def end(self, *, kill: bool) -> None:
+        """Wait for the process, after stopping it if asked to."""
+        if kill:
+            os.kill(self.pid, signal.SIGKILL)
+        self.results.close()
+        os.waitpid(self.pid, 0)
+
+
+def run_forked(
+    indices: Sequence[int],
+    job: Callable[[int], Job],
+    finished: Callable[[TaskRecord], None],
+    *,
+    meter: Meter,
+    workers: int,
+    tick: Callable[[], None],
+) -> int:
+    """Run the jobs of these indices to their ends in `workers` processes; return their peak memory in all.
+
+    `job(index)` is called in the process that runs it, `finished(record)` in the parent, and `tick` about
+    ten times a second, where it may raise (as Ctrl-C does): the workers are then stopped at once, and the
+    ranges that they were writing count as not written. The first error of any worker is raised. What the
+    workers move is counted by `meter` as they do so.
+    """
+    own = peak_resident()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # so that no child meets torch's threads, which fork leaves behind
+    queue, feed = os.pipe()
+    running: dict[int, _Worker] = {}
+    waiting = b"".join(_INDEX.pack(index) for index in indices)
+    os.set_blocking(feed, False)
+    try:
+        for _ in range(workers):
+            worker = _fork(queue, feed, job, meter, list(running.values()))
+            running[worker.results.fileno()] = worker
+        os.close(queue)
+        queue = -1
+        peaks = 0
+        while running:
+            if feed >= 0 and not (waiting := _fed(feed, waiting)):
+                os.close(feed)
+                feed = -1
+            ready, _, _ = select.select(list(running), [feed] if feed >= 0 else [], [], 0.1)
+            for fd in ready:
+                message = running[fd].read()
+                if isinstance(message, TaskRecord):
+                    finished(message)
+                    continue
+                if message.error is not None:
+                    raise message.error
+                peaks += max(0, message.peak - own)
+                running.pop(fd).end(kill=False)
+            tick()
+        return own + peaks
+    finally:
+        for worker in running.values():
+            worker.end(kill=True)
+        for fd in (queue, feed):
+            if fd >= 0:
+                os.close(fd)
+        torch.set_num_threads(before)
+
+
+def _fed(feed: int, waiting: bytes) -> bytes:
+    """Put what fits into the queue, and return the rest."""
+    try:
+        return waiting[os.write(feed, waiting) :] if waiting else b""
+    except BlockingIOError:
+        return waiting
+
+
+def _fork(
+    queue: int, feed: int, job: Callable[[int], Job], meter: Meter, others: Sequence[_Worker]
+) -> _Worker:
+    readable, writable = os.pipe()
+    parent, row = os.getpid(), meter.shared()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside native threads, which sleep
+        pid = os.fork()
+    if pid:
+        os.close(writable)
+        return _Worker(pid, os.fdopen(readable, "rb"))
+    status = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)  # or orphans would go on writing
+        if os.getppid() != parent:
+            os._exit(1)
+        for fd in (feed, readable, *(other.results.fileno() for other in others)):
+            os.close(fd)
+        with os.fdopen(writable, "wb") as results:
+            meter.count_in(row)
+            _work(queue, job, results)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _work(queue: int, job: Callable[[int], Job], results: BinaryIO) -> None:
+    """Run jobs until the queue is empty, in the child."""
+
+    def send(message: Any) -> None:
+        body = pickle.dumps(message)
+        results.write(_LENGTH.pack(len(body)) + body)
+        results.flush()
+
+    error = None
+    try:
+        space = Workspace(torch.device("cpu"))
+        while len(taken := os.read(queue, _INDEX.size)) == _INDEX.size:
+            job(_INDEX.unpack(taken)[0]).run(space, send)
+    except BaseException as met:
+        error = _portable(met)
+    send(_Finished(peak_resident(), error))
+
+
+def _portable(error: BaseException) -> BaseException:
+    """Return the error, or one that says the same where it cannot be sent to another process."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

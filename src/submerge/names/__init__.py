@@ -1,0 +1,33 @@
+"""Which names of two models mean the same: layers, modules and tensors, with no value read."""
+
+from submerge.names._assembly import assembled
+from submerge.names._correspondence import correspond, is_buffer
+from submerge.names._family import is_composite, model_types, related
+from submerge.names._layers import depths, layer_of
+from submerge.names._match import NameMatch, match_names, respelling, same_parameters
+from submerge.names._modules import Loading, empty_model, loaded_names, loading, module_names
+from submerge.names._view import Block, Shape, View, contiguous_strides
+
+__all__ = [
+    "Block",
+    "Loading",
+    "NameMatch",
+    "Shape",
+    "View",
+    "assembled",
+    "contiguous_strides",
+    "correspond",
+    "depths",
+    "empty_model",
+    "is_buffer",
+    "is_composite",
+    "layer_of",
+    "loaded_names",
+    "loading",
+    "match_names",
+    "model_types",
+    "module_names",
+    "related",
+    "respelling",
+    "same_parameters",
+]

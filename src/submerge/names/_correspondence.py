@@ -1,0 +1,216 @@
+"""Which tensors of two models are one parameter, by their names and shapes alone."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import TypeAlias
+
+from submerge.errors import few
+from submerge.names._layers import layer_of
+from submerge.names._match import _plain, _prefixes
+from submerge.names._view import Shape
+
+__all__ = ["Correspondence", "correspond", "is_buffer"]
+
+# spellings of earlier versions of PyTorch and transformers, and words that training puts in
+_SPELLINGS = (
+    (re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."), ""),
+    (re.compile(r"\bLayerNorm\.gamma$"), "LayerNorm.weight"),
+    (re.compile(r"\bLayerNorm\.beta$"), "LayerNorm.bias"),
+    (re.compile(r"\.weight_g$"), ".parametrizations.weight.original0"),
+    (re.compile(r"\.weight_v$"), ".parametrizations.weight.original1"),
+)
+# what some versions save beside the parameters of a layer: masks, positions and frequencies
+_BUFFER = re.compile(
+    r"\b(attn|attention)\.(masked_)?bias$|inv_freq$|(cos|sin)_cached$|position_ids$|relative_position_index$"
+)
+_ENOUGH = 0.5
+"""The least share of the base's tensors that must agree where no layers show that two models are alike."""
+
+
+@dataclass
+class Correspondence:
+    """For names of the base the model's own ones, and why others that look alike were not taken."""
+
+    names: dict[str, str] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+
+
+def correspond(own: Mapping[str, Shape], base: Mapping[str, Shape]) -> Correspondence:
+    """Return which of a model's tensors each tensor of the base stands for.
+
+    Equal names are one parameter. Others are if they agree but for wrappers (`model.layers.0` and
+    `language_model.model.layers.0`), or but for a prefix (`h.0` and `transformer.h.0`) under which whole
+    layers agree in names and shapes. A layer that has a tensor which the base's has no place for is of
+    another architecture, and nothing of its stack is taken. Where two places are equally good, none is.
+    """
+    return _Matcher(own, base).matched()
+
+
+_Rule: TypeAlias = tuple[str, str]  # the prefix that is replaced, and what by
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A change of a prefix: which own names it makes names of the base, how many of them of its shape."""
+
+    rule: _Rule
+    pairs: Mapping[str, str]
+    alike: int
+
+    def competes(self, other: _Candidate) -> bool:
+        """Return whether both want the same tensor, on either side."""
+        mine, theirs = self.pairs, other.pairs
+        return bool(mine.keys() & theirs.keys() or set(mine.values()) & set(theirs.values()))
+
+
+class _Matcher:
+    def __init__(self, own: Mapping[str, Shape], base: Mapping[str, Shape]) -> None:
+        self.own, self.base = own, base
+        self.found = Correspondence({name: name for name in base if name in own})
+        self.own_left = {_spelled(name): name for name in own if name not in base}
+        self.base_left = {_spelled(name): name for name in base if name not in own}
+
+    def matched(self) -> Correspondence:
+        pairs, self.found.refused = self._alike(self._without_wrappers())
+        self._accept(pairs)
+        dropped: set[_Rule] = set()
+        while candidates := self._candidates(dropped):
+            best = candidates[0]
+            rivals = [c for c in candidates[1:] if c.alike == best.alike and c.competes(best)]
+            if rivals:
+                self.found.refused.append(_several([c.rule for c in (best, *rivals)]))
+                dropped.update(c.rule for c in (best, *rivals))
+            else:
+                self._accept(best.pairs)
+        return self.found
+
+    def _accept(self, pairs: Mapping[str, str]) -> None:
+        for own, base in pairs.items():
+            self.found.names[self.base_left.pop(base)] = self.own_left.pop(own)
+
+    def _without_wrappers(self) -> dict[str, str]:
+        """Return the base's spelled name by the own one, where one on either side agrees but for wrappers."""
+        there = _index(self.base_left)
+        pairs: dict[str, str] = {}
+        for key, names in _index(self.own_left).items():
+            like = [
+                (own, base)
+                for own, base in product(names, there.get(key, ()))
+                if len(names) == len(there[key]) == 1 or self._shape(own) == self._base_shape(base)
+            ]
+            if len(like) == 1:
+                pairs[like[0][0]] = like[0][1]
+        return pairs
+
+    def _candidates(self, dropped: set[_Rule]) -> list[_Candidate]:
+        """Return the changes of a prefix by which two models are alike, the one with most tensors first."""
+        there: defaultdict[tuple[str, Shape], list[str]] = defaultdict(list)
+        for name in self.base_left:
+            there[_tail(name), self._base_shape(name)].append(name)
+        rules = {
+            _prefixes(own, base)
+            for own in self.own_left
+            for base in there.get((_tail(own), self._shape(own)), ())
+        }
+        candidates = []
+        for rule in sorted(rule for rule in rules - dropped if _is_prefix(rule)):
+            pairs = {own: new for own in self.own_left if (new := _put(own, rule)) in self.base_left}
+            layers = {own for own in pairs if _stack(own)}
+            pairs, refused = self._alike(pairs)
+            if not (layers & pairs.keys() if layers else self._is_most(pairs)):
+                dropped.add(rule)
+                self.found.refused += [line for line in refused if line not in self.found.refused]
+                continue
+            alike = sum(self._shape(own) == self._base_shape(base) for own, base in pairs.items())
+            candidates.append(_Candidate(rule, pairs, alike))
+        return sorted(candidates, key=lambda candidate: -candidate.alike)
+
+    def _is_most(self, pairs: Mapping[str, str]) -> bool:
+        """Return whether pairs are enough where no layers show that two models are alike."""
+        return len(pairs) >= _ENOUGH * len(self.base)
+
+    def _alike(self, pairs: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+        """Return the pairs without stacks of layers that are not alike, and what some have too much."""
+        stacks = {(_stack(own), _stack(base)) for own, base in pairs.items()}
+        unlike: set[tuple[str, str]] = set()
+        refused = []
+        for own, base in sorted(both for both in stacks if both[0]):
+            extra = [n for n in self.own_left if _stack(n) == own and n not in pairs and not is_buffer(n)]
+            wanted = [n for n in self.base_left if _stack(n) == base and not is_buffer(n)]
+            if sum(_stack(n) == base for n in pairs.values()) < _ENOUGH * len(wanted):
+                unlike.add((own, base))
+            elif extra:
+                unlike.add((own, base))
+                spelled = few([self.own_left[name] for name in extra])
+                refused.append(f"its layers have tensors that '{base}' has no place for: {spelled}")
+        return {o: b for o, b in pairs.items() if (_stack(o), _stack(b)) not in unlike}, refused
+
+    def _shape(self, spelled: str) -> Shape:
+        return self.own[self.own_left[spelled]]
+
+    def _base_shape(self, spelled: str) -> Shape:
+        return self.base[self.base_left[spelled]]
+
+
+def is_buffer(name: str) -> bool:
+    """Return whether a name is that of a mask, of positions or of frequencies, which some versions save."""
+    return _BUFFER.search(name) is not None
+
+
+def _spelled(name: str) -> str:
+    """Return the name as today's versions spell its end."""
+    for old, new in _SPELLINGS:
+        name = old.sub(new, name)
+    return name
+
+
+def _index(names: Iterable[str]) -> dict[str, list[str]]:
+    index: dict[str, list[str]] = {}
+    for name in names:
+        index.setdefault(_plain(name), []).append(name)
+    return index
+
+
+def _stack(name: str) -> str:
+    """Return the prefix of the stack of layers that a tensor is in, or an empty text."""
+    place = layer_of(name)
+    return place[0] if place else ""
+
+
+def _tail(name: str) -> str:
+    """Return the end of a name that no change of prefix touches: from its layers on, or two words."""
+    parts = name.split(".")
+    layer = next((place for place, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
+    return ".".join(parts[max(0, layer - 1) :])
+
+
+def _put(name: str, rule: _Rule) -> str:
+    """Return a name with its prefix replaced; an empty text if it has another."""
+    old, new = rule
+    if old and not name.startswith(old + "."):
+        return ""
+    rest = name[len(old) + 1 :] if old else name
+    return f"{new}.{rest}" if new else rest
+
+
+def _is_prefix(rule: _Rule) -> bool:
+    """Return whether a rule adds words or leaves some out, and swaps none: an encoder is no decoder."""
+    old, new = (_words(prefix) for prefix in rule)
+    short, long = sorted((old, new), key=len)
+    rest = iter(long)
+    return all(word in rest for word in short)
+
+
+def _words(prefix: str) -> list[str]:
+    return [word for word in _plain(prefix + ".0").split(".")[:-1] if word]
+
+
+def _several(rules: Iterable[_Rule]) -> str:
+    """Return a line on places that are equally good."""
+    places = [f"'{old}' read as '{new}'" if old else f"'{new}' put before" for old, new in rules]
+    return f"its names fit equally with {' and with '.join(places[:3])}"

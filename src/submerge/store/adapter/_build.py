@@ -1,0 +1,235 @@
+"""From the tensors of an adapter's file and its configuration to one part for each parameter."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from submerge.errors import Problem, RequestError, few
+from submerge.store.adapter._config import AdapterConfig
+from submerge.store.adapter._keys import FactorKeys, Sorted, sort_keys
+from submerge.store.adapter._parts import PACKED_ORDER, Add, Kind, LowRank, Part, Replace, Rows
+from submerge.store.format import DTYPES, TensorEntry
+
+__all__ = ["build_parts"]
+
+_AGAIN = "the file is not what the configuration describes: save the adapter again with PEFT"
+# the embeddings whose new values PEFT saves when the vocabulary was resized
+_EMBEDDINGS = frozenset({
+    "embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "shared",
+    "tok_embeddings", "output_embeddings",
+})  # fmt: skip
+
+
+@dataclass
+class _Build:
+    """The parts so far, and what is wrong so far."""
+
+    config: AdapterConfig
+    where: str
+    parts: dict[str, Part] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    bare: set[str] = field(default_factory=set)
+
+    def wrong(self, what: str, hint: str = _AGAIN) -> None:
+        self.problems.append(Problem(what, self.where, hint))
+
+    def put(self, name: str, part: Part) -> None:
+        if name in self.parts:
+            self.wrong(f"adapts {name} in two ways at once", "merge it with PEFT (merge_and_unload)")
+        self.parts[name] = part
+
+
+def build_parts(
+    entries: Mapping[str, TensorEntry], config: AdapterConfig, where: str
+) -> tuple[dict[str, Part], tuple[str, ...]]:
+    """Return the parts by the parameter's name, in order of names, and notes on what was recognised.
+
+    `entries` are the file's tensors by PEFT's keys. Raises `RequestError` with every tensor that is missing,
+    unknown, or of a shape that does not fit.
+    """
+    found = sort_keys(entries, where)
+    build = _Build(config, where, problems=found.problems)
+    strange = [
+        key for key, entry in entries.items() if DTYPES[entry.dtype].kind not in ("float", "integer", "bool")
+    ]
+    if strange:
+        build.wrong(f"holds quantised or complex tensors ({few(strange)})", "save it in float32")
+    names = _parameter_names(found, build)
+    for key, factors in found.factors.items():
+        if key in names:
+            _add_factors(factors, names[key], found, build)
+    _add_plain(found, build)
+    if not build.parts and not build.problems:
+        build.wrong("holds no tensors")
+    if build.problems:
+        raise RequestError(build.problems)
+    return dict(sorted(build.parts.items())), (*_ranks(build.parts), *build.notes)
+
+
+def _ranks(parts: dict[str, Part]) -> list[str]:
+    counts = Counter(part.rank for part in parts.values() if isinstance(part, LowRank))
+    if not counts:
+        return []
+    listed = sorted(counts.items())
+    first = f"{listed[0][1]} module{'s' if listed[0][1] > 1 else ''} of rank {listed[0][0]}"
+    return [", ".join([first, *(f"{count} of rank {rank}" for rank, count in listed[1:])])]
+
+
+def _parameter_names(found: Sorted, build: _Build) -> dict[tuple[str, int], str]:
+    """Return the adapted parameter's name for each wrapper: `.weight`, or one of `target_parameters`."""
+    depths: dict[str, list[int]] = {}
+    for module, depth in found.factors:
+        depths.setdefault(module, []).append(depth)
+    names = {}
+    for module, levels in depths.items():
+        targets = _targets(module, build.config, found.factors[module, min(levels)])
+        if targets:
+            build.bare.add(module)
+        if not targets:
+            if len(levels) > 1:
+                build.wrong(f"adapts {module} {len(levels)} times, but target_parameters does not name it")
+            targets = ["weight"]
+        elif len(targets) != len(levels):
+            what = f"holds factors for {len(levels)} parameters of {module}, but target_parameters names "
+            build.wrong(what + few(targets))
+            continue
+        elif len(targets) > 1:
+            if not set(targets) <= set(PACKED_ORDER):
+                what = f"does not say which factors of {module} belong to which of {few(targets)}"
+                build.wrong(what, "merge it with PEFT (merge_and_unload)")
+                continue
+            targets.sort(key=PACKED_ORDER.index)
+        for depth, target in zip(sorted(levels, reverse=True), targets, strict=False):
+            names[module, depth] = f"{module}.{target}"
+    return names
+
+
+def _targets(module: str, config: AdapterConfig, factors: FactorKeys) -> list[str]:
+    """Return which parameters of a module `target_parameters` names."""
+    right = factors.roles.get("lora_A")
+    found = []
+    for target in config.parameters:
+        path, _, last = target.rpartition(".")
+        if path:
+            matches = module == path or module.endswith(f".{path}")
+        else:  # a bare name matches in every module: not in those that are adapted as modules
+            plain = right is not None and right.shape[0] == config.rank_of(module)
+            matches = not _targeted(module, config) and not (plain and factors.depth == 0)
+        if matches and last not in found:
+            found.append(last)
+    return found
+
+
+def _targeted(module: str, config: AdapterConfig) -> bool:
+    modules = config.raw.get("target_modules")
+    if isinstance(modules, list):
+        return any(module == name or module.endswith(f".{name}") for name in modules)
+    try:
+        return isinstance(modules, str) and modules != "all-linear" and bool(re.fullmatch(modules, module))
+    except re.error:
+        return False
+
+
+def _add_factors(factors: FactorKeys, name: str, found: Sorted, build: _Build) -> None:
+    module, roles, config = factors.module, dict(factors.roles), build.config
+    rows = roles.pop("rows", None)
+    if rows is not None:
+        _add_rows(module, rows, build)
+        if not roles:
+            return
+    embedding = "embedding_A" in roles or "embedding_B" in roles
+    right = roles.pop("embedding_A" if embedding else "lora_A", None)
+    left = roles.pop("embedding_B" if embedding else "lora_B", None)
+    bias, magnitude = roles.pop("bias", None), roles.pop("magnitude", None)
+    if left is None or right is None:
+        what = f"the adapter of {module} lacks its factor {'B' if left is None else 'A'}"
+        build.wrong(what, "copy or download it again; if it was trained sharded, save it gathered")
+        return
+    own = module if name.endswith(".weight") else name
+    rank = config.rank_of(own)
+    experts = _experts(left, right, rank) if own != module else 0
+    fault = _fault(left, right, rank, experts, embedding) or ("lora_A" in roles and "both kinds of factors")
+    if fault:
+        build.wrong(f"the adapter of {own} {fault}")
+        return
+    scale = config.scale_of(own, rank)
+    if (magnitude is not None) != bool(config.raw.get("use_dora")) and not experts:
+        state = "holds" if magnitude is not None else "lacks"
+        build.wrong(f"the adapter of {own} {state} a magnitude, but use_dora says otherwise")
+        return
+    copy = found.wrapped.pop(f"{module}.weight", None)
+    if copy is not None:
+        build.notes.append(f"{module}: the weight itself was saved beside the factors")
+    transposed = embedding or (config.transposed and not experts and len(right.shape) == 2)
+    named = module in build.bare
+    kind: Kind = "embedding" if embedding else "parameter" if named else "linear"
+    part = LowRank(left, right, scale, transposed, magnitude, experts, not experts, copy, kind=kind)
+    build.put(name, part)
+    if bias is not None:
+        if bias.shape != left.shape[:1]:
+            build.wrong(f"the bias of {module} has the shape {bias.shape}, but B has {left.shape}")
+        build.put(f"{module}.bias", Add(bias, scale))
+
+
+def _experts(left: TensorEntry, right: TensorEntry, rank: int) -> int:
+    """Return how many experts the factors are of, or 0 for a matrix."""
+    if len(left.shape) != 2 or len(right.shape) != 2 or right.shape[0] % rank or right.shape[0] == rank:
+        return 0
+    return right.shape[0] // rank
+
+
+def _fault(left: TensorEntry, right: TensorEntry, rank: int, experts: int, embedding: bool) -> str | None:
+    """Return what is wrong with the shapes of B and A, or None."""
+    shapes = f"B {left.shape} and A {right.shape}"
+    if len(left.shape) != len(right.shape) or len(left.shape) < 2 or (embedding and len(left.shape) != 2):
+        return f"has factors of impossible shapes, {shapes}"
+    if 0 in (*left.shape, *right.shape):
+        return f"has empty factors, {shapes}: it was saved from a sharded training without gathering"
+    if any(size != 1 for size in left.shape[2:]):
+        return f"has a B with a kernel of its own, {shapes}"
+    if left.shape[1] != right.shape[0]:
+        grouped = len(left.shape) > 2 and right.shape[0] % left.shape[1] == 0
+        why = " (a convolution in groups, which PEFT cannot merge either)" if grouped else ""
+        return f"has factors that do not fit each other, {shapes}{why}"
+    if right.shape[0] != rank * max(1, experts):
+        return f"has rank {right.shape[0]}, but the configuration says {rank}"
+    return None
+
+
+def _add_rows(module: str, entry: TensorEntry, build: _Build) -> None:
+    indices = build.config.tokens_of(module)
+    if indices is None or len(entry.shape) != 2 or len(indices) != entry.shape[0]:
+        given = "none" if indices is None else str(len(indices))
+        what = f"holds trained rows of {module} of the shape {entry.shape}, but trainable_token_indices "
+        build.wrong(f"{what}names {given}")
+        return
+    build.put(f"{module}.weight", Rows(entry, indices))
+
+
+def _add_plain(found: Sorted, build: _Build) -> None:
+    unknown = []
+    for name, entry in (found.plain | found.wrapped).items():
+        module = name.rpartition(".")[0]
+        biases = build.config.bias != "none" and name.rpartition(".")[2] == "bias"
+        saved = any(f"{path}." in f"{module}." for path in build.config.saved)  # PEFT takes any ending
+        resized = module.rpartition(".")[2] in _EMBEDDINGS
+        if not (biases or saved or resized):
+            unknown.append(entry.name)
+            continue
+        if resized and not (biases or saved):
+            build.notes.append(f"{name} was saved whole, as PEFT does when a vocabulary was resized")
+        build.put(name, Replace(entry))
+    if unknown:
+        what = f"holds tensors that its configuration does not account for ({few(unknown)})"
+        build.wrong(what, "modules_to_save and bias must name them; save the adapter again with PEFT")
+    replaced = sorted(name for name, part in build.parts.items() if isinstance(part, Replace))
+    if replaced:
+        build.notes.append(f"{len(replaced)} tensors saved whole ({few(replaced)})")
+    rows = [
+        f"{len(part.indices)} rows of {name}" for name, part in build.parts.items() if isinstance(part, Rows)
+    ]
+    build.notes.extend(sorted(rows))

@@ -1,0 +1,211 @@
+"""An adapter fitted to a base: names as the base has them, shapes settled and checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from submerge.errors import Problem, RequestError, few
+from submerge.names import NameMatch, layer_of, match_names
+from submerge.store.adapter._adapter import Adapter
+from submerge.store.adapter._experts import experts_apart, settled_experts
+from submerge.store.adapter._lora_fit import of_one_model
+from submerge.store.adapter._parts import Add, LowRank, Part, Replace, Rows
+
+__all__ = ["fit_adapter"]
+
+_HEAD = re.compile(
+    r"(?:^|\.)((?:lm_head|embed_out|proj_out|lm_loss|vocab_projector|generator_lm_head"
+    r"|(?:lm_head|predictions)\.decoder)\.weight)$"
+)
+_UNTIE = (
+    "untie the base: load it with from_pretrained(…, tie_word_embeddings=False), copy the embedding's weight "
+    "into the head's, save that with save_pretrained and name it; or train with ensure_weight_tying=True"
+)
+_TABLE = re.compile(r"(?:embed\w*|lm_head|wte|shared|word_embeddings)\.weight$")
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """A part in the layout in which the base stores its parameter, or what keeps it from fitting."""
+
+    part: Part
+    fault: str = ""
+
+
+def fit_adapter(
+    adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], *, other_shapes: bool = False
+) -> Adapter:
+    """Return the adapter with its parts under the base's names, by the shapes of the base's tensors.
+
+    Prefixes are matched as `match_names` does, packed experts are taken apart where the base keeps them
+    apart, and what only the base can tell (whether a parameter is stored transposed) is settled. Raises
+    `RequestError` with every part that the base has no place for, or a place of another shape. With
+    `other_shapes` parts of another shape are left out, and listed in `unfit`, unless all are.
+    """
+    where, version = str(adapter.path), adapter.config.get("peft_version")
+    version = version if isinstance(version, str) else None
+    if adapter.form != "peft":
+        adapter = of_one_model(
+            adapter, shapes, lambda part, shape: not _settled(part, shape, either_layout=False).fault
+        )
+    tied, problems = _tied_head(adapter, shapes)
+    parts = {name: part for name, part in adapter.parts.items() if name not in tied}
+    parts = experts_apart(parts, shapes, version, where)
+    matched = _matched(parts, list(shapes), where, problems)
+    fitted: dict[str, Part] = {}
+    unfit: dict[str, tuple[int, ...]] = {}
+    faults: list[Problem] = []
+    for name, part in parts.items():
+        target = matched.names[name]
+        settled = _settled(part, shapes[target], either_layout=adapter.form == "peft")
+        if settled.fault:
+            what = f"{name} {settled.fault}, but the base has {list(shapes[target])}"
+            faults.append(Problem(what, where, _hint(name, part, shapes[target])))
+            unfit[target] = _shape(part)
+        else:
+            fitted[target] = settled.part
+    if not other_shapes or not fitted:
+        problems += faults
+    if problems:
+        raise RequestError(problems[:5] + _rest(problems[5:], where))
+    notes = (
+        *adapter.notes,
+        *(f"{name} is tied to the embeddings" for name in sorted(tied)),
+        f"names matched with the base: {matched.description}",
+    )
+    fitted = _squares(settled_experts(fitted, shapes, version, where), shapes)
+    names = {target: name for name, target in matched.names.items() if name in adapter.parts}
+    return replace(adapter, parts=dict(sorted(fitted.items())), notes=notes, names=names, unfit=unfit)
+
+
+def _tied_head(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> tuple[set[str], list[Problem]]:
+    """Return the parts of an output head that the base ties to its embeddings, and why they cannot be."""
+    heads = {name: found[1] for name in adapter.parts if (found := _HEAD.search(name))}
+    tied = {name for name, head in heads.items() if not any(other.endswith(head) for other in shapes)}
+    if not tied:
+        return set(), []
+    if adapter.config.get("ensure_weight_tying"):  # then PEFT trains one update for both
+        return tied, []
+    what = f"changes {min(tied)} by itself, but the base has no such tensor: it is tied to the embeddings"
+    return tied, [Problem(what, str(adapter.path), _UNTIE)]
+
+
+def _rest(problems: list[Problem], where: str) -> list[Problem]:
+    return [Problem(f"and {len(problems)} more of this kind", where)] if problems else []
+
+
+def _matched(
+    parts: Mapping[str, Part], available: Sequence[str], where: str, problems: list[Problem]
+) -> NameMatch:
+    """Return the base's names of all parts; raise `RequestError` with the other problems, too."""
+    try:
+        return match_names(list(parts), available, where)
+    except RequestError:
+        own = [name for name, part in parts.items() if not isinstance(part, LowRank)]
+        alone = {name for name in own if not _there(name, available)}
+        heads = {name: part for name, part in parts.items() if name in alone and isinstance(part, Replace)}
+        biases = [name for name in alone if isinstance(parts[name], Add)]
+    if heads:
+        rows = max(part.entry.shape[:1] for part in heads.values())
+        what = f"has a head of its own, which the base has not: {few(sorted(heads))}"
+        hint = (
+            f"give a base with such a head (AutoModelFor….from_pretrained(base, num_labels={rows[0]}), "
+            "saved), or keep a head for each task with merge_method: mass"
+        )
+        problems.append(Problem(what, where, hint))
+    if biases:
+        what = f"was trained with lora_bias, and the base has no such biases: {few(sorted(biases))}"
+        hint = (
+            "no checkpoint of this base can hold them: give it with biases of zero (as attention_bias: true "
+            "in the configuration makes them), or train without lora_bias"
+        )
+        problems.append(Problem(what, where, hint))
+    try:
+        matched = match_names([name for name in parts if name not in alone], available, where)
+    except RequestError as error:
+        problems.extend(error.problems)
+    if problems:
+        raise RequestError(problems)
+    return matched
+
+
+def _there(name: str, available: Sequence[str]) -> bool:
+    try:
+        match_names([name], available)
+    except RequestError:
+        return False
+    return True
+
+
+def _shape(part: Part) -> tuple[int, ...]:
+    """Return the shape of the parameter that a part is of, as far as it tells."""
+    if isinstance(part, LowRank):
+        return part.stored
+    if isinstance(part, Rows):
+        return (max(part.indices, default=0) + 1, *part.entry.shape[1:])
+    return part.entry.shape
+
+
+def _hint(name: str, part: Part, shape: tuple[int, ...]) -> str:
+    own = _shape(part)
+    differs = [a != b for a, b in zip(own, shape, strict=False)]
+    if len(own) != len(shape) or sum(differs) != 1:
+        return "give the base that it was trained on"
+    if differs[0] and _TABLE.search(name):
+        return (
+            f"it was trained with another vocabulary: give a base with {own[0]} rows "
+            f"(resize_token_embeddings({own[0]}), saved with the adapter's tokenizer), or set rules: "
+            "{shape: base} to leave the adapter's rows out"
+        )
+    return "was it trained on a base with another vocabulary, or of another size? Give that base"
+
+
+def _settled(part: Part, shape: tuple[int, ...], *, either_layout: bool) -> _Settled:
+    """Return the part in the layout of its parameter; with `either_layout` it may be stored transposed."""
+    if isinstance(part, Rows):
+        last = max(part.indices, default=0)
+        fits = len(shape) == 2 and part.entry.shape[1] == shape[1] and last < shape[0]
+        return _Settled(part, "" if fits else f"has new values for rows up to {last}")
+    if not isinstance(part, LowRank):
+        return _Settled(part, "" if part.entry.shape == shape else f"has the shape {list(part.entry.shape)}")
+    # rows of packed experts were cut out of a parameter whose layout was settled before
+    layouts = [part.transposed, not part.transposed] if either_layout and part.expert is None else None
+    for transposed in layouts or [part.transposed]:
+        candidate = replace(part, transposed=transposed)
+        if _fits(candidate, shape):
+            # of a square parameter with experts the shape cannot tell the layout: `settled_experts` does
+            return _Settled(replace(candidate, settled=not part.experts or shape[-1] != shape[-2]))
+    return _Settled(part, f"is an update of the shape {list(part.stored)}")
+
+
+def _fits(part: LowRank, shape: tuple[int, ...]) -> bool:
+    """Return whether an update has a parameter's shape, but for a leading 1 or a kernel of 1."""
+    single = part.experts == 0 and len(shape) == 3 and shape == (1, *part.stored)
+    return part.stored == shape or single or _same_map(part.stored, shape)
+
+
+def _squares(parts: dict[str, Part], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Part]:
+    """Return the parts with square matrices in the layout of the base's other matrices of that layer.
+
+    The adapter has one flag for all modules, which is wrong for some if it has both kinds. A bias of the
+    base tells which side of its weight are the outputs.
+    """
+    votes: dict[tuple[str, int] | None, set[bool]] = {}
+    for name, shape in shapes.items():
+        bias = shapes.get(f"{name.removesuffix('.weight')}.bias")
+        if len(shape) == 2 and shape[0] != shape[1] and bias in ((shape[0],), (shape[1],)):
+            votes.setdefault(layer_of(name), set()).add(bias == (shape[1],))
+    for name, part in parts.items():
+        if not isinstance(part, LowRank) or part.experts or len(set(part.stored)) > 1 or part.kernel:
+            continue
+        layouts = votes.get(layer_of(name), set())
+        if len(layouts) == 1 and part.kind == "linear":
+            parts[name] = replace(part, transposed=layouts == {True})
+    return parts
+
+
+def _same_map(stored: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Return whether one is a linear map and the other the same map as a convolution with a kernel of 1."""
+    return {len(stored), len(shape)} == {2, 4} and (*stored, 1, 1)[:4] == (*shape, 1, 1)[:4]

@@ -1,0 +1,109 @@
+"""The tensors of an adapter's file, sorted by the module that they adapt, as PEFT names them.
+
+`base_model.model.<module>.lora_A.weight`, `.lora_B.weight`, `.lora_B.bias`, `.lora_embedding_A`,
+`.lora_embedding_B`, `.lora_magnitude_vector`, `.token_adapter.trainable_tokens_delta`; everything else is
+a plain parameter. A wrapped module is also called `<module>.base_layer`; two parameters of one module that
+are adapted by themselves are wrapped twice, and the one inside is below `base_layer`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from submerge.errors import Problem, few
+from submerge.store.format import TensorEntry
+
+__all__ = ["FactorKeys", "Sorted", "sort_keys"]
+
+_FACTOR = re.compile(r"^(?P<module>.+?)\.(?P<role>lora_[AB])\.weight$")
+_ROLES: tuple[tuple[str, str], ...] = (
+    (".lora_B.bias", "bias"),
+    (".lora_embedding_A", "embedding_A"),
+    (".lora_embedding_B", "embedding_B"),
+    (".lora_magnitude_vector", "magnitude"),
+    (".lora_magnitude_vector.weight", "magnitude"),
+    (".token_adapter.trainable_tokens_delta", "rows"),
+)
+_INERT = re.compile(r"\.lora_velora_embed$")
+# with bias="all" PEFT also saves the biases inside its wrappers of modules_to_save: the same values under the
+# wrapper's name, and the ones from before the training
+_WRAPPER = re.compile(r"\.(?:modules_to_save|original_module)(?=\..*bias$)")
+_NAMED = re.compile(r"\.modules_to_save\.[^.]+")
+_PREFIX = "base_model.model."
+_BASE = "base_layer"
+
+
+@dataclass
+class FactorKeys:
+    """What the file holds for one wrapper of one module, by role; `depth` counts the wrappers outside it."""
+
+    module: str
+    depth: int
+    roles: dict[str, TensorEntry] = field(default_factory=dict)
+
+
+@dataclass
+class Sorted:
+    """All tensors of a file: factors by module and depth, plain parameters, and the wrapped ones' own."""
+
+    factors: dict[tuple[str, int], FactorKeys] = field(default_factory=dict)
+    plain: dict[str, TensorEntry] = field(default_factory=dict)
+    wrapped: dict[str, TensorEntry] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def sort_keys(entries: Mapping[str, TensorEntry], where: str) -> Sorted:
+    """Return the tensors, given by PEFT's keys, by module and role; keys that no LoRA has are problems."""
+    found = Sorted()
+    unknown: list[str] = []
+    stripped = {key.removeprefix(_PREFIX) for key in entries}
+    for key, entry in entries.items():
+        name = key.removeprefix(_PREFIX)
+        module, role = _split(name)
+        if role is not None:
+            _add_factor(found, module, role, entry, where)
+        elif _WRAPPER.search(name):
+            if not stripped & {_WRAPPER.sub("", name), _NAMED.sub("", name)}:
+                unknown.append(entry.name)
+        elif ".lora_" in name or name.startswith("lora_") or ".modules_to_save." in name:
+            if not _INERT.search(name):
+                unknown.append(entry.name)
+        elif f".{_BASE}." in name:
+            found.wrapped[_unwrapped(name)] = entry
+        else:
+            found.plain[name] = entry
+    if unknown:
+        what = f"holds tensors that are not known of LoRA ({few(unknown)})"
+        hint = "save the adapter with PEFT's save_pretrained; a variant of LoRA must be merged by PEFT"
+        found.problems.append(Problem(what, where, hint))
+    return found
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    if match := _FACTOR.match(name):
+        return match["module"], match["role"]
+    for suffix, role in _ROLES:
+        if name.endswith(suffix):
+            return name.removesuffix(suffix), role
+    return name, None
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part != _BASE)
+
+
+def _add_factor(found: Sorted, module: str, role: str, entry: TensorEntry, where: str) -> None:
+    parts = module.split(".")
+    inner = len(parts)
+    while inner and parts[inner - 1] == _BASE:
+        inner -= 1
+    key = (_unwrapped(module), len(parts) - inner)
+    factors = found.factors.setdefault(key, FactorKeys(*key))
+    if role in factors.roles:
+        found.problems.append(Problem(f"holds two tensors for {role} of {key[0]}", where))
+    factors.roles[role] = entry
+    if _BASE in parts[:inner]:  # one adapted module in another: torch's MultiheadAttention
+        what = f"adapts {key[0]} inside an adapted module, where PEFT applies the update twice"
+        found.problems.append(Problem(what, where, "merge it with PEFT (merge_and_unload)"))

@@ -1,0 +1,82 @@
+"""A LoRA file of a pipeline, and the one model of it that is the base: which parts are of that model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import combinations
+
+from submerge.errors import Problem, RequestError
+from submerge.names import match_names
+from submerge.store.adapter._adapter import Adapter
+from submerge.store.adapter._lora_names import component_of
+from submerge.store.adapter._parts import Part
+
+__all__ = ["of_one_model"]
+
+_TEXT_MODEL = "text_model_"  # a level of CLIP's text encoders, which newer versions do without
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def of_one_model(adapter: Adapter, shapes: Shapes, fits: Callable[[Part, tuple[int, ...]], bool]) -> Adapter:
+    """Return an adapter of diffusers' or kohya's form with those of its parts that are of the base.
+
+    A file may hold parts for a denoiser and for text encoders, each under a prefix of its own. Those of which
+    every part has a place in the base, of the right shape by `fits`, come under the base's names. The others
+    are named in `left_out`. Where no component fits whole, those of the nearest one are returned, for the
+    caller to tell what does not fit. Raises `RequestError` where two components fit one and the same model.
+    """
+    components: dict[str, dict[str, Part]] = {}
+    for name, part in adapter.parts.items():
+        component, rest = component_of(name, adapter.form)
+        components.setdefault(component, {})[rest] = part
+    match = _by_flat_names if adapter.form == "kohya" else _by_names
+    matched = {component: match(list(parts), shapes) for component, parts in components.items()}
+    fitting = {
+        component: {names[name]: part for name, part in components[component].items()}
+        for component, names in matched.items()
+        if len(set(names.values())) == len(components[component])
+        and all(fits(part, shapes[names[name]]) for name, part in components[component].items())
+    }
+    for one, other in combinations(fitting, 2):
+        if fitting[one].keys() & fitting[other].keys():
+            what = f"its parts of {one} and of {other} both fit the base"
+            hint = "keep the tensors of that one in the file which the base is"
+            raise RequestError(Problem(what, str(adapter.path), hint))
+    if not fitting:
+        nearest = max(matched, key=lambda component: len(matched[component]))
+        names = matched[nearest]
+        own = {names.get(name, name): part for name, part in components[nearest].items()}
+        return replace(adapter, parts=own) if names else adapter
+    left_out = tuple(
+        f"{len(parts)} parameters of {component} are not of this model, and are left out"
+        for component, parts in components.items()
+        if component not in fitting
+    )
+    parts = {name: part for named in fitting.values() for name, part in named.items()}
+    return replace(adapter, parts=parts, left_out=(*adapter.left_out, *left_out))
+
+
+def _by_names(names: list[str], shapes: Shapes) -> dict[str, str]:
+    try:
+        return match_names(names, list(shapes)).names
+    except RequestError:
+        return {}
+
+
+def _by_flat_names(names: list[str], shapes: Shapes) -> dict[str, str]:
+    """Return the base's names of parameters whose dots are underscores here, where there is only one."""
+    flat: dict[str, list[str]] = {}
+    for name in shapes:
+        path, _, leaf = name.rpartition(".")
+        flat.setdefault(f"{path.replace('.', '_')}.{leaf}", []).append(name)
+    found = {}
+    for name in names:
+        forms = (name, name.removeprefix(_TEXT_MODEL))
+        targets = next((flat[form] for form in forms if form in flat), None)
+        if targets is None:  # the base has a prefix of its own
+            targets = [own for form, group in flat.items() if form.endswith(f"_{name}") for own in group]
+        if len(targets) == 1:
+            found[name] = targets[0]
+    return found

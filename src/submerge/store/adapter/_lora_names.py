@@ -1,0 +1,169 @@
+"""Which tensors of a file without a configuration are an adapter's, and in whose form: told by their names.
+
+diffusers writes `<component>.<module>` with `.lora_A.weight` or `.lora.down.weight` (older versions
+`.processor.to_q_lora.down.weight`, `.lora_linear_layer.down.weight`), kohya's scripts write
+`lora_unet_<module with _ for .>` with `.lora_down.weight`. Either may add `.alpha`: the scale is alpha /
+rank, and 1 without it. PEFT's own files have the same factors, but their configuration has the scale.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import PurePath
+
+from submerge.errors import Problem, RequestError, few
+from submerge.store.adapter._parts import Form
+
+__all__ = ["LoraNames", "component_of", "lora_names"]
+
+_FACTOR = re.compile(
+    r"(?P<module>.+)\.(?:lora_(?P<letter>[AB])|(?:lora_|lora\.|lora_linear_layer\.)(?P<way>down|up))\.weight"
+)
+_OLD_FACTOR = re.compile(r"(?P<parent>.+)\.(?P<leaf>to_(?:[qkv]|out))_lora\.(?P<way>down|up)\.weight")
+_TEXT_LEAVES = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+_LETTERS = {"down": "A", "up": "B"}
+_MORE = re.compile(r"(?P<module>.+)\.(?P<role>lora_B\.bias|lora_magnitude_vector(?:\.weight)?|alpha)")
+# names that only factors of LoRA have, in whatever form
+_LIKE = re.compile(
+    r"(?:^|[._])lora_(?:[AaBb]|up|down|embedding_[AB]|magnitude_vector)(?:\.[\w-]+)*$"
+    r"|[._]lora\d*\.(?:up|down)\.weight$|\.lora_linear_layer\.|^(?:lora_(?:unet|te\d*|transformer)|lycoris)_"
+)
+# names that only other adapters have
+_OTHERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), kind)
+    for pattern, kind in (
+        (r"\.hada_(?:w[12]|t[12])(?:_[ab])?$", "LoHa"),
+        (r"\.lokr_(?:w[12]|t[12])(?:_[ab])?$", "LoKr"),
+        (r"\.lora_mid\.weight$", "LoCon with a core (lora_mid)"),
+        (r"\.dora_scale$", "DoRA in LyCORIS' form"),
+        (r"\.lora_E$|\.ranknum$", "AdaLoRA"),
+        (r"\.ia3_l(?:\.|$)", "IA3"),
+        (r"^(?:prompt_embeddings|prompt_encoder\..*|base_model\.prompt_.*)$", "prompt or prefix tuning"),
+        (r"\.adaption_(?:prompt|gate)", "adaption prompt"),
+        (r"\.(?:oft|boft)_(?:blocks|diag|R|r|s)(?:\.|$)", "OFT"),
+        (r"\.vera_lambda_[bd]$", "VeRA"),
+        (r"\.vblora_", "VB-LoRA"),
+        (r"\.randlora_", "RandLoRA"),
+        (r"\.fourierft_spectrum|\.waveft_spectrum", "FourierFT or WaveFT"),
+        (r"\.hra_u(?:\.|$)", "HRA"),
+        (r"\.(?:bone_|miss_block)", "Bone or MiSS"),
+    )
+)
+_KOHYA = re.compile(
+    r"(?P<component>lora_(?:unet|te\d*|transformer|prior_unet|prior_te|clip_[lg]|[a-z0-9]+)|lycoris)"
+    r"_(?P<module>[^.]+(?:\.(?:weight|bias))?)"
+)
+_PIPELINE = re.compile(
+    r"(?P<component>unet|transformer(?:_\d)?|text_encoder(?:_\d)?|prior|controlnet|vae|image_encoder"
+    r"|diffusion_model)\.(?P<module>.+)"
+)
+_LANGUAGE = re.compile(r"transformer\.(?:h|layer|encoder|wte)\.")  # language models, which PEFT adapts
+_OWN_NAME = "pytorch_lora_weights"
+_PEFT_PREFIX = "base_model.model."
+_MERGE = "merge it into its model with the program that made it, and give that model"
+
+
+@dataclass(frozen=True)
+class LoraNames:
+    """The tensors of a LoRA file: PEFT's key for each of the file's keys, and the keys of alpha by module."""
+
+    form: Form
+    keys: dict[str, str] = field(default_factory=dict)
+    alphas: dict[str, str] = field(default_factory=dict)
+
+
+def lora_names(
+    names: Collection[str], where: str, *, has_own: bool = False, configured: bool = False
+) -> LoraNames | None:
+    """Return how the tensors of a LoRA file are to be read, or None for the tensors of a model.
+
+    `has_own` says that the model has LoRA modules by itself, so that their factors are parameters like any;
+    `configured` that the file's metadata say what PEFT's configuration would. Raises `RequestError` for files
+    of other adapters, for factors without a scale, and for models whose adapter was never merged.
+    """
+    like = [name for name in names if _LIKE.search(name)]
+    kinds = {kind: name for name in names for pattern, kind in _OTHERS if pattern.search(name)}
+    if has_own or not (like or kinds):
+        return None
+    if kinds:
+        what = f"is an adapter that is no plain LoRA: {'; '.join(f'{k} ({n})' for k, n in kinds.items())}"
+        raise RequestError(Problem(what, where, _MERGE))
+    keys: dict[str, str] = {}
+    alphas: dict[str, str] = {}
+    others: list[str] = []
+    twice: list[str] = []
+    for name in names:
+        module, role = _split(name)
+        if not role:
+            others.append(name)
+            continue
+        table, key = (alphas, module) if role == "alpha" else (keys, f"{module}.{role}")
+        if key in table:
+            twice.append(name)
+        table[key] = name
+    modules = {_split(name)[0] for name in keys.values()}
+    others += [name for module, name in alphas.items() if module not in modules]
+    if any(name.startswith(_PEFT_PREFIX) for name in like):
+        raise RequestError(_without_configuration(like, where))
+    if not keys:
+        raise RequestError(
+            Problem(f"holds factors of LoRA in a form that is not known ({few(like)})", where, _MERGE)
+        )
+    if twice:
+        what = f"holds a factor in two forms: {few(twice)}"
+        raise RequestError(Problem(what, where, "keep the tensors of one form"))
+    if others:
+        what = f"holds factors of LoRA ({few(like)}) beside tensors that are none ({few(others)})"
+        hint = (
+            "if it is a model with an adapter in it, merge that with PEFT (merge_and_unload) and save again"
+        )
+        raise RequestError(Problem(what, where, hint))
+    form = _form(modules, like, where, configured)
+    return LoraNames(form, keys, alphas)
+
+
+def component_of(name: str, form: Form) -> tuple[str, str]:
+    """Return which part of a pipeline a module of a LoRA file is in ("" if it is not said), and the rest."""
+    pattern = {"kohya": _KOHYA, "diffusers": _PIPELINE}.get(form)
+    match = pattern.fullmatch(name) if pattern else None
+    return (match["component"], match["module"]) if match else ("", name)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return the module that a tensor belongs to, and its role as PEFT calls it ("" if it has none)."""
+    if match := _FACTOR.fullmatch(name):
+        return _plain(match["module"]), f"lora_{match['letter'] or _LETTERS[match['way']]}.weight"
+    if match := _OLD_FACTOR.fullmatch(name):
+        parent = _plain(match["parent"])
+        text = parent.endswith("self_attn")  # of a text encoder; its modules had other names then
+        leaf = _TEXT_LEAVES[match["leaf"]] if text else match["leaf"].replace("to_out", "to_out.0")
+        return f"{parent}.{leaf}", f"lora_{_LETTERS[match['way']]}.weight"
+    if match := _MORE.fullmatch(name):
+        return _plain(match["module"]), match["role"].removesuffix(".weight")
+    return name, ""
+
+
+def _plain(module: str) -> str:
+    """Return a module's path without the attention processors that held the factors in older versions."""
+    return module.replace(".processor.", ".").removesuffix(".processor")
+
+
+def _form(modules: Iterable[str], like: Collection[str], where: str, configured: bool) -> Form:
+    """Return whose form it is; raise `RequestError` where PEFT's configuration would say the scale."""
+    modules = list(modules)
+    if all(_KOHYA.fullmatch(module) for module in modules):
+        return "kohya"
+    by_letter = any(re.search(r"\.lora_[AB]\.", name) for name in like)
+    named = PurePath(where).name.startswith(_OWN_NAME)
+    of_pipeline = all(_PIPELINE.fullmatch(m) and not _LANGUAGE.match(m) for m in modules)
+    if not by_letter or configured or named or of_pipeline:
+        return "diffusers"
+    raise RequestError(_without_configuration(like, where))
+
+
+def _without_configuration(like: Collection[str], where: str) -> Problem:
+    what = f"holds factors of LoRA ({few(like)}), and nothing says their scale"
+    hint = "give the folder in which PEFT saved adapter_model.safetensors beside its adapter_config.json"
+    return Problem(what, where, hint)

@@ -1,0 +1,116 @@
+"""What an adapter holds for one parameter: a low-rank update, other values, rows, or a sum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from submerge.store.format import TensorEntry
+
+__all__ = ["PACKED_ORDER", "Add", "Form", "Kind", "LowRank", "Part", "Replace", "Rows", "is_relative"]
+
+Shape: TypeAlias = tuple[int, ...]
+# the order in which modules of Transformers define them; PEFT wraps the first one first
+PACKED_ORDER = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
+Kind: TypeAlias = Literal["linear", "embedding", "parameter"]
+Form: TypeAlias = Literal["peft", "diffusers", "kohya"]
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The update scale · B A, of which `left_entry` is B [out, r] and `right_entry` is A [r, in].
+
+    `transposed` says that the parameter is stored as the transpose: an embedding, Conv1D, experts as
+    [E, in, out]. For a convolution A has the kernel behind it. With `experts` = E > 0 the parameter has
+    three dimensions, A is [E·r, in] (experts outside), B is [out, r·E] (experts inside). `settled` is
+    false where only the base tells which of two shapes the parameter has. With a `magnitude` (DoRA) the
+    new weight is m · (W + update) / ‖W + update‖, the norm over all inputs of one output. `copy` is the
+    weight itself, as saved beside the factors. `expert` and `rows` choose one expert, and of the parameter's
+    rows those from the first up to the last. Where the file holds an `alpha`, the scale is alpha / rank.
+    """
+
+    left_entry: TensorEntry
+    right_entry: TensorEntry
+    scale: float
+    transposed: bool = False
+    magnitude: TensorEntry | None = None
+    experts: int = 0
+    settled: bool = True
+    copy: TensorEntry | None = None
+    expert: int | None = None
+    rows: tuple[int, int] | None = None
+    kind: Kind = "linear"
+    alpha: TensorEntry | None = None
+
+    @property
+    def rank(self) -> int:
+        """The rank of the factors, of one expert where there are several."""
+        return self.right_entry.shape[0] // max(1, self.experts)
+
+    @property
+    def kernel(self) -> Shape:
+        """The shape of a convolution's kernel; empty for a matrix."""
+        return self.right_entry.shape[2:]
+
+    @property
+    def stored(self) -> Shape:
+        """The parameter's shape as far as the adapter knows: the one that `transposed` stands for."""
+        outputs, inputs = self.left_entry.shape[0], self.right_entry.shape[1]
+        rows, columns = (inputs, outputs) if self.transposed else (outputs, inputs)
+        if self.rows is not None:
+            rows = self.rows[1] - self.rows[0]
+        stack = (self.experts,) if self.experts and self.expert is None else ()
+        return (*stack, rows, columns, *self.kernel)
+
+    @property
+    def shape(self) -> Shape | None:
+        """The parameter's shape, or None where the adapter alone does not determine it."""
+        return self.stored if self.settled else None
+
+
+@dataclass(frozen=True)
+class Replace:
+    """All new values of the parameter: `modules_to_save`, trained biases, a resized embedding."""
+
+    entry: TensorEntry
+
+    @property
+    def shape(self) -> Shape | None:
+        """The parameter's shape."""
+        return self.entry.shape
+
+
+@dataclass(frozen=True)
+class Add:
+    """The full-rank update scale · entry: the bias of B."""
+
+    entry: TensorEntry
+    scale: float
+
+    @property
+    def shape(self) -> Shape | None:
+        """The parameter's shape."""
+        return self.entry.shape
+
+
+@dataclass(frozen=True)
+class Rows:
+    """New values of some rows, which `indices` names in the order of the entry's rows."""
+
+    entry: TensorEntry
+    indices: tuple[int, ...]
+
+    @property
+    def shape(self) -> Shape | None:
+        """None: how many rows the parameter has is not known."""
+        return None
+
+
+Part: TypeAlias = LowRank | Replace | Add | Rows
+Parts: TypeAlias = Mapping[str, Part]
+
+
+def is_relative(part: Part) -> bool:
+    """Return whether the part is an update as it stands, which the base's values do not change."""
+    return isinstance(part, Add) or (isinstance(part, LowRank) and part.magnitude is None)

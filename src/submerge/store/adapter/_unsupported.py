@@ -1,0 +1,97 @@
+"""Which fields of an adapter's configuration make it something else than an update of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from submerge.errors import Problem, few
+
+__all__ = ["MERGE_FIRST", "refusals", "remarks"]
+
+MERGE_FIRST = "merge it with PEFT (merge_and_unload) and give the checkpoint, or leave it out"
+_NO_PLAIN = "the adapter is no plain update of the weights: leave it out"
+# a field that is set → why no update of the weights can be read off the file, and what to do
+_REFUSED: Mapping[str, tuple[str, str]] = {
+    "layer_replication": ("builds a model with other layers than the base", MERGE_FIRST),
+    "alora_invocation_tokens": ("acts only after certain tokens of the input (aLoRA)", _NO_PLAIN),
+    "arrow_config": ("chooses among adapters for each token (Arrow)", _NO_PLAIN),
+    "use_qalora": ("acts on averages of a quantised layer's inputs (QALoRA)", _NO_PLAIN),
+    "kasa_config": ("subtracts a part of the base and scales singular values (KaSA)", MERGE_FIRST),
+    "monteclora_config": ("draws its update at random (MonteCLoRA)", _NO_PLAIN),
+    "use_bdlora": ("stores block-diagonal factors (BD-LoRA)", MERGE_FIRST),
+    "megatron_config": ("is cut over Megatron's parallel layers", "save it as one whole with PEFT first"),
+}
+_CONVERT = (
+    "convert it in PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=<the adapter as it "
+    "was before training>); or " + MERGE_FIRST
+)
+# PEFT subtracts such a start from the base, so the factors are an update of another model than the base
+_INIT_MOVED = ("pissa", "olora", "corda", "lora_ga")
+_INIT_PLAIN = ("gaussian", "eva", "orthogonal", "mica")
+# fields that neither change what the factors mean nor are read elsewhere
+_INERT = frozenset({
+    "auto_mapping", "corda_config", "enable_lora", "ensure_weight_tying", "eva_config",
+    "exclude_modules", "inference_mode", "layers_pattern", "layers_to_transform", "loftq_config",
+    "lora_dropout", "lora_ga_config", "megatron_core", "merge_weights", "peft_version",
+    "qalora_group_size", "runtime_config", "task_type",
+})  # fmt: skip
+_READ = frozenset({
+    "alpha_pattern", "base_model_name_or_path", "bias", "fan_in_fan_out", "init_lora_weights",
+    "lora_alpha", "lora_bias", "modules_to_save", "peft_type", "r", "rank_pattern", "revision",
+    "target_modules", "target_parameters", "trainable_token_indices", "use_dora", "use_rslora",
+    "velora_config",
+})  # fmt: skip
+_KNOWN = _READ | _INERT | set(_REFUSED)
+
+
+def refusals(raw: Mapping[str, Any], where: str) -> list[Problem]:
+    """Return a problem for each field that no merge of weights can honour, with what to do instead."""
+    problems = [
+        Problem(f"{field} is set: the adapter {why}", where, hint)
+        for field, (why, hint) in _REFUSED.items()
+        if raw.get(field)
+    ]
+    problems += _init_problems(raw.get("init_lora_weights", True), where)
+    problems += [
+        Problem(f"{key} is set: a variant of LoRA that is not known", where, MERGE_FIRST)
+        for key, value in raw.items()
+        if key not in _KNOWN and value and (key.startswith("use_") or key.endswith("_config"))
+    ]
+    return problems
+
+
+def _init_problems(init: Any, where: str) -> list[Problem]:
+    if isinstance(init, bool) or init is None:
+        return []
+    name = str(init).lower()
+    if name in _INIT_PLAIN:
+        return []
+    if name == "loftq":
+        what = "init_lora_weights is 'loftq': the adapter is an update of a quantised base, not of the base"
+        return [Problem(what, where, MERGE_FIRST)]
+    if name.startswith(_INIT_MOVED):
+        what = f"init_lora_weights is {init!r}, which took its start out of the base: this is no update of it"
+        return [Problem(what, where, _CONVERT)]
+    what = f"init_lora_weights is {init!r}, which is not known: it may have changed the base"
+    return [Problem(what, where, f"if it left the base as it was, write true there; otherwise {MERGE_FIRST}")]
+
+
+def remarks(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what a configuration asks for beyond plain LoRA, in words."""
+    init = raw.get("init_lora_weights", True)
+    notes = [
+        text
+        for field, text in (("use_rslora", "rsLoRA"), ("use_dora", "DoRA"), ("lora_bias", "bias of B"))
+        if raw.get(field)
+    ]
+    if isinstance(init, str) and init.lower() != "gaussian":
+        notes.append(f"start {init}, which leaves the base as it is")
+    if raw.get("velora_config"):
+        notes.append("VeLoRA, which changes the training only")
+    if raw.get("ensure_weight_tying"):
+        notes.append("trained with tied weights")
+    strange = sorted(key for key in raw if key not in _KNOWN and raw[key])
+    if strange:
+        notes.append(f"fields that are not known and were ignored: {few(strange)}")
+    return tuple(notes)

@@ -1,0 +1,73 @@
+"""Folders of models as people have them: weight files, configurations, tokenizers, the Hub."""
+
+from submerge.store.folder._config import (
+    can_untie,
+    is_t5,
+    layer_count,
+    quantised_config,
+    tied_embeddings,
+    unmergeable_tensors,
+    untied,
+    vocabulary_size,
+)
+from submerge.store.folder._hub import Fetched, download_hint, fetch
+from submerge.store.folder._index import read_index
+from submerge.store.folder._manifest import MANIFEST, Manifest, checked
+from submerge.store.folder._manifest_records import GateRecord, ModelRecord, TensorRecord
+from submerge.store.folder._side_files import side_files
+from submerge.store.folder._spec import HubId, locate, sibling_hint
+from submerge.store.folder._vocabulary import (
+    Tokenizer,
+    Vocabulary,
+    VocabularyDiff,
+    compare_vocabularies,
+    is_tokenizer_file,
+    read_vocabulary,
+)
+from submerge.store.folder._weight_file import (
+    PICKLE_SUFFIXES,
+    HoldsAdapterError,
+    WeightFiles,
+    choose_adapter,
+    choose_weights,
+    pickle_refusal,
+    weights_beside,
+)
+
+__all__ = [
+    "MANIFEST",
+    "PICKLE_SUFFIXES",
+    "Fetched",
+    "GateRecord",
+    "HoldsAdapterError",
+    "HubId",
+    "Manifest",
+    "ModelRecord",
+    "TensorRecord",
+    "Tokenizer",
+    "Vocabulary",
+    "VocabularyDiff",
+    "WeightFiles",
+    "can_untie",
+    "checked",
+    "choose_adapter",
+    "choose_weights",
+    "compare_vocabularies",
+    "download_hint",
+    "fetch",
+    "is_t5",
+    "is_tokenizer_file",
+    "layer_count",
+    "locate",
+    "pickle_refusal",
+    "quantised_config",
+    "read_index",
+    "read_vocabulary",
+    "sibling_hint",
+    "side_files",
+    "tied_embeddings",
+    "unmergeable_tensors",
+    "untied",
+    "vocabulary_size",
+    "weights_beside",
+]

@@ -1,0 +1,125 @@
+"""What `config.json` says that a merge must know: quantised weights and tied embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from submerge.errors import Problem, few
+from submerge.store.format import DTYPES, TensorEntry
+
+__all__ = [
+    "can_untie",
+    "is_t5",
+    "layer_count",
+    "quantised_config",
+    "tied_embeddings",
+    "unmergeable_tensors",
+    "untied",
+    "vocabulary_size",
+]
+
+_DEQUANTISE = "give the original checkpoint, or dequantise this one first (Transformers: model.dequantize())"
+_TEXT_PARTS = ("text_config", "llm_config", "language_config")
+_T5 = frozenset({"t5", "mt5", "umt5", "longt5", "switch_transformers", "pop2piano", "udop"})
+_QUANTISED_ENDS = (
+    ".qweight",
+    ".qzeros",
+    ".g_idx",
+    ".absmax",
+    ".nested_absmax",
+    ".quant_map",
+    ".nested_quant_map",
+    ".quant_state",
+    ".weight_scale",
+    ".weight_scale_inv",
+    ".weight_packed",
+    ".weight_format",
+    ".SCB",
+)
+
+
+def quantised_config(config: Mapping[str, Any], path: Path | str) -> list[Problem]:
+    """Return a problem if the configuration says that the weights are quantised."""
+    for holder in (config, *(config.get(part) for part in _TEXT_PARTS)):
+        settings = holder.get("quantization_config") if isinstance(holder, Mapping) else None
+        if settings:
+            method = settings.get("quant_method") if isinstance(settings, Mapping) else None
+            kind = f" ({method})" if method else ""
+            what = f"the weights are quantised{kind}, as quantization_config says; they cannot be merged"
+            return [Problem(what, str(path), _DEQUANTISE)]
+    return []
+
+
+def unmergeable_tensors(tensors: Iterable[TensorEntry], where: Path | str) -> list[Problem]:
+    """Return a problem for each kind of tensor that cannot be merged: quantised by name or type, complex."""
+    by_name: list[str] = []
+    by_type: dict[str, list[str]] = {}
+    for entry in tensors:
+        if entry.name.endswith(_QUANTISED_ENDS) or ".quant_state." in entry.name:
+            by_name.append(entry.name)
+        if not DTYPES[entry.dtype].supported:
+            by_type.setdefault(entry.dtype, []).append(entry.name)
+    problems = []
+    if by_name:
+        what = f"holds the parts of quantised weights ({few(by_name)}); they cannot be merged"
+        problems.append(Problem(what, str(where), _DEQUANTISE))
+    for code, names in by_type.items():
+        if DTYPES[code].kind == "complex":
+            what, hint = "complex", "convert them to real tensors"
+        else:
+            what, hint = "quantised", _DEQUANTISE
+        problems.append(Problem(f"holds {what} tensors of type {code} ({few(names)})", str(where), hint))
+    return problems
+
+
+def vocabulary_size(config: Mapping[str, Any] | None) -> int | None:
+    """Return how many rows the embeddings have: the outermost `vocab_size`, or that of a text part."""
+    for holder in (config or {}, *((config or {}).get(part) for part in _TEXT_PARTS)):
+        if isinstance(holder, Mapping) and type(holder.get("vocab_size")) is int:
+            return int(holder["vocab_size"])
+    return None
+
+
+def layer_count(config: Mapping[str, Any] | None) -> int | None:
+    """Return how many layers a configuration says the model, or its text part, has; None if it does not."""
+    for holder in (config or {}, *((config or {}).get(part) for part in _TEXT_PARTS)):
+        for key in ("num_hidden_layers", "n_layer", "num_layers", "n_layers"):
+            if isinstance(holder, Mapping) and type(holder.get(key)) is int:
+                return int(holder[key])
+    return None
+
+
+def tied_embeddings(config: Mapping[str, Any] | None) -> bool | None:
+    """Return whether the configuration ties the output head to the input embeddings; None if it does not say.
+
+    The outermost explicit `tie_word_embeddings` counts, then that of `text_config` and its kin.
+    """
+    for holder in (config or {}, *((config or {}).get(part) for part in _TEXT_PARTS)):
+        if isinstance(holder, Mapping) and isinstance(holder.get("tie_word_embeddings"), bool):
+            return bool(holder["tie_word_embeddings"])
+    return None
+
+
+def untied(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration with `tie_word_embeddings: false` in every place that says or implies true."""
+    return _untied_part(config, True)
+
+
+def _untied_part(part: Mapping[str, Any], is_text: bool) -> dict[str, Any]:
+    inner = {
+        key: _untied_part(value, key in _TEXT_PARTS) if isinstance(value, Mapping) else value
+        for key, value in part.items()
+    }
+    return {**inner, "tie_word_embeddings": False} if is_text or inner.get("tie_word_embeddings") else inner
+
+
+def is_t5(config: Mapping[str, Any]) -> bool:
+    """Return whether the model is T5 or of its kin: encoder and decoder have one embedding in any case."""
+    return config.get("model_type") in _T5
+
+
+def can_untie(config: Mapping[str, Any]) -> bool:
+    """Return whether `tie_word_embeddings: false` says nothing else: in T5 it ends a scaling, too."""
+    return not is_t5(config) or config.get("scale_decoder_outputs") is False

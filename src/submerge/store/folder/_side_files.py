@@ -1,0 +1,99 @@
+"""The files of a model folder besides its weights: which are carried into the output, and which are not."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from submerge.errors import Problem
+from submerge.store.folder._weight_file import WEIGHT_SUFFIXES, is_training_state
+
+__all__ = ["SideFiles", "is_side_file", "is_side_folder", "side_files"]
+
+_INDEX = re.compile(r"\.(safetensors|bin|h5|msgpack)\.index(\.[^.]+)?\.json$")
+# what another run says about itself would be false of the output; an adapter_config.json would even
+# make Transformers look for an adapter there
+_NOT_CARRIED = {"submerge.json", "mergekit_config.yml", "adapter_config.json"}
+_NOT_AT_ROOT = {"README.md"}  # a new card is written
+# copies of the model in other formats, and what training leaves behind
+_NOT_ENTERED = {"onnx", "openvino", "coreml", "original", "runs", "wandb", "logs", "__pycache__"}
+_NOT_ENTERED_RE = re.compile(r"^(checkpoint-\d+|global_step\d+)$")
+
+
+def is_side_folder(name: str) -> bool:
+    """Return True for subfolders whose files may be carried, such as `1_Pooling`."""
+    return not name.startswith(".") and name not in _NOT_ENTERED and not _NOT_ENTERED_RE.match(name)
+
+
+def is_side_file(path: PurePath) -> bool:
+    """Return True if a file, by its path inside the model folder, belongs beside the merged weights."""
+    name = path.name
+    return (
+        all(is_side_folder(part) for part in path.parts[:-1])
+        and not name.startswith(".")
+        and not name.endswith(WEIGHT_SUFFIXES)
+        and not _INDEX.search(name)
+        and not is_training_state(name)
+        and name not in _NOT_CARRIED
+        and not (len(path.parts) == 1 and name in _NOT_AT_ROOT)
+    )
+
+
+@dataclass(frozen=True)
+class SideFiles:
+    """Files to carry and weight files in subfolders, relative to the folder and sorted.
+
+    `links` says, by path, why a link must not be followed: one that leads out of the folder would carry a
+    private file into a folder that may be published.
+    """
+
+    carried: tuple[Path, ...]
+    weights: tuple[Path, ...]
+    links: Mapping[Path, Problem]
+
+
+def side_files(folder: Path) -> SideFiles:
+    """Return the files of a folder beside its weights.
+
+    Links are followed only to files inside the folder, or into the blobs of a Hub cache.
+    """
+    home = folder.resolve()
+    allowed = [home]
+    if home.parent.name == "snapshots" and (home.parent.parent / "blobs").is_dir():
+        allowed.append(home.parent.parent / "blobs")
+    carried: list[Path] = []
+    weights: list[Path] = []
+    links: dict[Path, Problem] = {}
+    for place, folders, files in os.walk(home):
+        folders[:] = sorted(name for name in folders if is_side_folder(name))
+        linked = [name for name in folders if (Path(place) / name).is_symlink()]
+        for name in [*sorted(files), *linked]:
+            path = Path(place) / name
+            relative = path.relative_to(home)
+            is_weight = (
+                name.endswith(".safetensors") and len(relative.parts) > 1 and not is_training_state(name)
+            )
+            if not is_weight and not is_side_file(relative):
+                continue
+            problem = _link_problem(path, allowed) if path.is_symlink() else None
+            if problem is not None:
+                links[relative] = problem
+            elif path.is_file():  # neither pipes and sockets, nor linked folders, which are walked in place
+                (weights if is_weight else carried).append(relative)
+    return SideFiles(tuple(sorted(carried)), tuple(sorted(weights)), links)
+
+
+def _link_problem(path: Path, allowed: list[Path]) -> Problem | None:
+    try:
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError):
+        return Problem(
+            "is a link that leads nowhere", str(path), "download the file again, or remove the link"
+        )
+    if any(target.is_relative_to(home) for home in allowed):
+        return None
+    hint = "put the file itself into the folder, or remove the link"
+    return Problem(f"is a link to {target}, outside the model's folder", str(path), hint)

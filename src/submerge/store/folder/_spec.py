@@ -1,0 +1,78 @@
+"""What the user wrote for a model: a local path, or a Hub id with a revision."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from submerge.errors import Problem, RequestError, nearest
+
+__all__ = ["HubId", "locate", "sibling_hint"]
+
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_REVISION = re.compile(r"[\w.+-]+(/[\w.+-]+)*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class HubId:
+    """A repository on the Hub, and the branch, tag or commit that was asked for."""
+
+    repo: str
+    revision: str | None = None
+
+
+def locate(spec: str, root: Path) -> Path | HubId:
+    """Return the local path that a spec names if it exists, else the Hub id that it reads as.
+
+    Paths win, so that a folder called `a@b` or `org/name` is what it seems. Raises `RequestError` for
+    neither.
+    """
+    path = _path(spec, root)
+    if path is not None and path.exists():
+        return path
+    left, at, revision = spec.rpartition("@")
+    if at:
+        local = _path(left, root)
+        if local is not None and local.exists():
+            hint = f"write '{left}' alone, or the Hub id of the repository"
+            raise RequestError(Problem("a local path has no revisions", spec, hint))
+        if _REPO.fullmatch(left):
+            if not _REVISION.fullmatch(revision) or ".." in revision:
+                hint = "write org/name@branch, a tag, or a commit"
+                raise RequestError(Problem(f"{revision!r} is not a revision", spec, hint))
+            return HubId(left, revision)
+    elif _REPO.fullmatch(spec):
+        return HubId(spec)
+    raise RequestError(_missing(spec, root))
+
+
+def _path(spec: str, root: Path) -> Path | None:
+    """Return the path that a text may mean, or None if it can be no path at all."""
+    if not spec or "\0" in spec:
+        return None
+    try:
+        path = root / Path(spec).expanduser()
+        path.exists()
+    except (OSError, RuntimeError):  # a name too long; a home that is not known
+        return None
+    return path
+
+
+def _missing(spec: str, root: Path) -> Problem:
+    if not spec.strip():
+        return Problem("the model's name is empty", "", "give a folder, a .safetensors file, or org/name")
+    hint = sibling_hint(spec, root) or "check the path; a model on the Hub is written org/name"
+    return Problem("there is no such file or folder", spec, hint)
+
+
+def sibling_hint(spec: str, root: Path) -> str:
+    """Return `did you mean …?` for the entry of the same parent folder whose name is nearest."""
+    path = _path(spec, root)
+    if path is None:
+        return ""
+    try:
+        names = [entry.name for entry in path.parent.iterdir() if not entry.name.startswith(".")]
+    except OSError:
+        return ""
+    return nearest(path.name, names)

@@ -1,0 +1,112 @@
+"""`bank.safetensors`: what a gate needs at run time, gathered from parts that are written as they come.
+
+Ranks may depend on the values, so that the layout is known only at the end. Until then each tensor's part is
+a small safetensors file of its own, which has its name only when it is complete: workers in other processes
+can write them, and a later run can take them up.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import xxhash
+
+from submerge.deferred import torch
+from submerge.errors import WorkError
+from submerge.store.format._dtypes import dtype_named
+from submerge.store.format._header import TensorEntry, read_header
+from submerge.store.format._header_bytes import encode_header
+from submerge.store.format._shards import Shard, plan_shards
+from submerge.store.format._source import FileTable, Source
+from submerge.store.format._writer import ShardWriter, preallocate
+
+__all__ = ["BANK", "BankParts", "write_bank"]
+
+BANK = "bank.safetensors"
+PARTS = ".bank"
+"""Hidden, so that no file which a model carries has its name."""
+BLOCK = 1 << 22
+_ONE_FILE = 2**62
+
+
+class BankParts:
+    """The parts of a bank in an unfinished folder, by the number of the tensor that each belongs to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / PARTS
+
+    def put(self, number: int, tensors: Mapping[str, torch.Tensor]) -> str:
+        """Write a part, and return its digest; raise `WorkError` if the disk refuses."""
+        named = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+        header, _ = encode_header([(n, str(dtype_named(t.dtype)), tuple(t.shape)) for n, t in named.items()])
+        hasher = xxhash.xxh3_128(header)
+        path = self._path(number)
+        unfinished = path.with_suffix(".unfinished")
+        try:
+            self.folder.mkdir(exist_ok=True)
+            with unfinished.open("wb") as file:
+                file.write(header)
+                for tensor in named.values():
+                    data = tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b""
+                    hasher.update(data)
+                    file.write(data)
+            os.replace(unfinished, path)
+        except OSError as error:
+            hint = "free some space, or choose a folder on another disk"
+            raise WorkError(
+                f"{path}: writing a part of the bank failed ({error.strerror}) — {hint}"
+            ) from error
+        return hasher.hexdigest()
+
+    def holds(self, number: int, digest: str) -> bool:
+        """Return whether a part is there as it was written."""
+        hasher = xxhash.xxh3_128()
+        try:
+            with self._path(number).open("rb") as file:
+                while block := file.read(BLOCK):
+                    hasher.update(block)
+        except OSError:
+            return False
+        return hasher.hexdigest() == digest
+
+    def entries(self, number: int) -> dict[str, TensorEntry]:
+        """Return the tensors of a part; empty where there is none."""
+        path = self._path(number)
+        return dict(read_header(path).entries) if path.exists() else {}
+
+    def remove(self) -> None:
+        """Remove all parts."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.safetensors"
+
+
+def write_bank(
+    folder: Path, tensors: Iterable[tuple[str, TensorEntry, Callable[[FileTable], Source]]]
+) -> tuple[Shard, dict[str, str]]:
+    """Write `bank.safetensors` from tensors that lie elsewhere; return its layout and each one's digest.
+
+    `tensors` are (name in the bank, where it lies, what opens it), in the order of the file.
+    """
+    listed = list(tensors)
+    (shard,) = plan_shards([(n, e.dtype, e.shape) for n, e, _ in listed], _ONE_FILE, stem="bank")
+    preallocate(folder, shard)
+    digests: dict[str, str] = {}
+    with FileTable() as table, ShardWriter(folder, [shard]) as writer:
+        for name, entry, opened in listed:
+            source, target = opened(table), shard.entries[name]
+            hasher = xxhash.xxh3_128()
+            size = entry.nbytes // max(1, entry.numel)
+            step = max(1, BLOCK // max(1, size))
+            for start in range(0, entry.numel, step):
+                count = min(step, entry.numel - start)
+                block = memoryview(bytearray(count * size))
+                source.read(start, count, block)
+                hasher.update(block)
+                writer.write(target, start, block)
+            digests[name] = hasher.hexdigest()
+    return shard, digests

@@ -1,0 +1,54 @@
+"""JSON files that may be broken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from submerge.errors import Problem, RequestError
+
+__all__ = ["read_json", "strict_json"]
+
+
+def strict_json(raw: bytes) -> Any:
+    """Return the value that JSON bytes hold; raise `ValueError` on anything that JSON does not allow.
+
+    Stricter than `json.loads`: UTF-8 only, no key twice, no NaN or Infinity, no lone surrogates in
+    keys, no nesting that exhausts the stack.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
+        if escapes:  # a lone surrogate could be neither printed nor written again
+            for key in found:
+                key.encode("utf-8")
+        return found
+
+    escapes = b"\\u" in raw
+
+    def constant(text: str) -> Any:
+        raise ValueError(f"{text} is not JSON")
+
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_json(path: Path, hint: str = "repair the file, or download it again") -> dict[str, Any]:
+    """Return the JSON object in a file; raise `RequestError` if it is unreadable or no object."""
+    try:
+        value = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise RequestError(Problem(f"cannot be read ({error.strerror})", str(path), hint)) from None
+    except (ValueError, RecursionError) as error:
+        raise RequestError(Problem(f"is not valid JSON ({error})", str(path), hint)) from None
+    if not isinstance(value, dict):
+        raise RequestError(
+            Problem(f"holds a JSON {type(value).__name__} where an object is expected", str(path), hint)
+        )
+    return value

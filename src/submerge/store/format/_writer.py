@@ -1,0 +1,212 @@
+"""Output files: laid out and reserved on disk before the first byte is computed, then written by ranges."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from submerge.deferred import torch
+from submerge.errors import WorkError
+from submerge.store.format._dtypes import DTYPES
+from submerge.store.format._header import TensorEntry
+from submerge.store.format._shards import Shard
+
+__all__ = ["MemorySink", "ShardWriter", "Sink", "preallocate", "sync_file", "sync_folder"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES)
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)  # never write through a link, wherever it leads
+
+
+class Sink(Protocol):
+    """Something that takes ranges of output tensors, in elements from the tensor's start."""
+
+    def write(self, entry: TensorEntry, start: int, data: memoryview) -> None:
+        """Store `data` at element `start` of the tensor that `entry` describes."""
+
+
+def _size(count: int) -> str:
+    for unit, name in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} bytes"
+
+
+def _failure(path: Path, error: OSError, need: int, doing: str) -> WorkError:
+    """Return the error of a failed write: how much is needed, how much is free, what to do."""
+    if error.errno in _FULL:
+        try:
+            free = _size(shutil.disk_usage(path.parent).free)
+        except OSError:
+            free = "an unknown amount"
+        hint = {
+            errno.EDQUOT: "your quota is used up: free some of it, or choose another folder",
+            errno.EFBIG: "this file system or a `ulimit -f` allows no file so large: use smaller shards",
+        }.get(error.errno or 0, "free some space, or choose a folder on another disk")
+        return WorkError(
+            f"{path}: {doing} needs {_size(need)}, and {free} is free ({error.strerror}) — {hint}"
+        )
+    hint = "choose a folder that you may write to"
+    if error.errno == errno.ELOOP:
+        hint = "there is a symbolic link of this name: remove it"
+    return WorkError(f"{path}: {doing} failed ({error.strerror}) — {hint}")
+
+
+def preallocate(folder: Path, shard: Shard) -> None:
+    """Create a shard's file with its header and reserve its full size on disk.
+
+    An existing file of that name is replaced. Raises `WorkError` when the space or the permission is
+    missing, and then leaves no file behind.
+    """
+    path = folder / shard.file
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NOFOLLOW, 0o666)
+    except OSError as error:
+        raise _failure(path, error, shard.size, "creating the file") from error
+    try:
+        try:
+            _reserve(fd, shard.size)
+            _pwrite_all(fd, memoryview(shard.header), 0)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise _failure(path, error, shard.size, "reserving the file") from error
+
+
+def _reserve(fd: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(fd, 0, size)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+    os.ftruncate(fd, size)  # a file system that cannot reserve: sparse, and a full disk shows later
+
+
+def _pwrite_all(fd: int, data: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(data):
+        done += os.pwrite(fd, data[done:], offset + done)
+
+
+def _find_writeback() -> Callable[[int, int, int], object]:
+    """Return what asks the system to begin writing a range to the disk; nothing where it cannot be asked."""
+    call = getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None
+    if call is None:
+        return lambda fd, offset, length: None
+    offset_t = ctypes.c_int64
+    return lambda fd, offset, length: call(fd, offset_t(offset), offset_t(length), _WRITE)
+
+
+_WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin, and do not wait
+# the last flush then finds little left: the disk has worked while values were computed
+_begin_writeback = _find_writeback()
+
+
+class ShardWriter:
+    """A sink over preallocated shard files; positioned writes, so that threads can share it."""
+
+    def __init__(self, folder: Path, shards: Iterable[Shard]) -> None:
+        self._folder = folder
+        self._fds: dict[str, int] = {}
+        try:
+            for shard in shards:
+                self._fds[shard.file] = self._open(folder / shard.file, shard.size)
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, entry: TensorEntry, start: int, data: memoryview) -> None:
+        """Write `data` at element `start`; raise `WorkError` when the disk is full or fails."""
+        first = start * DTYPES[entry.dtype].itemsize
+        if start < 0 or first + data.nbytes > entry.nbytes:
+            raise ValueError(f"bytes {first}…{first + data.nbytes} are outside tensor {entry.name}")
+        if data.nbytes == 0:
+            return
+        fd = self._fds[str(entry.file)]
+        try:
+            _pwrite_all(fd, data.cast("B"), entry.offset + first)
+            _begin_writeback(fd, entry.offset + first, data.nbytes)
+        except OSError as error:
+            path = self._folder / str(entry.file)
+            raise _failure(path, error, data.nbytes, f"writing tensor {entry.name}") from error
+
+    def sync(self) -> None:
+        """Wait until everything written so far is on the disk."""
+        for name, fd in self._fds.items():
+            try:
+                os.fsync(fd)
+            except OSError as error:
+                raise _failure(self._folder / name, error, 0, "flushing to disk") from error
+
+    def close(self) -> None:
+        """Close every file; may be called twice."""
+        while self._fds:
+            os.close(self._fds.popitem()[1])
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @staticmethod
+    def _open(path: Path, size: int) -> int:
+        try:
+            fd = os.open(path, os.O_WRONLY | _NOFOLLOW)
+        except OSError as error:
+            raise _failure(path, error, size, "opening the file") from error
+        found = os.fstat(fd).st_size
+        if found != size:
+            os.close(fd)
+            raise WorkError(f"{path}: has {found} bytes, but the plan says {size} — start without --resume")
+        return fd
+
+
+class MemorySink:
+    """A sink into tensors in memory, by name."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._tensors = tensors
+
+    def write(self, entry: TensorEntry, start: int, data: memoryview) -> None:
+        """Store `data` at element `start`."""
+        flat = self._tensors[entry.name].view(-1)
+        count = data.nbytes // flat.element_size()
+        if count:
+            flat[start : start + count].view(torch.uint8).numpy().data[:] = data
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file's content is on the disk."""
+    _sync(path, os.O_RDONLY)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until a folder's entries (creations, renames) are on the disk, where the system can tell."""
+    try:
+        _sync(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    except WorkError as error:
+        if getattr(error.__cause__, "errno", None) not in _NO_FOLDER_SYNC:
+            raise
+
+
+def _sync(path: Path, flags: int) -> None:
+    try:
+        fd = os.open(path, flags)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise _failure(path, error, 0, "flushing to disk") from error
