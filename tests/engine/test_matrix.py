@@ -47,7 +47,7 @@ def test_updates_that_are_read_anew_merge_as_those_that_are_held(
 ) -> None:
     options = {"rank": 8} if method == "ssam" else {}
     held = read(submerge.merge(recipe(family, method, **options), tmp_path / "held", settings=ROOM).out)
-    monkeypatch.setattr("submerge.engine.work._matrix_job.HELD", 1)
+    monkeypatch.setattr("submerge.engine.work._matrix.HELD", 1)
     monkeypatch.setattr("submerge.algebra._update.BLOCK", 100)
     anew = read(submerge.merge(recipe(family, method, **options), tmp_path / "anew", settings=ROOM).out)
     for name, tensor in held.items():
@@ -76,9 +76,9 @@ def test_a_stopped_run_resumes(
 
     finished = _run.CheckpointRun._finished
 
-    def stop(self: Any, task: Any, result: Any) -> None:
-        finished(self, task, result)
-        if "down" in task.job.plan.name:
+    def stop(self: Any, record: Any) -> None:
+        finished(self, record)
+        if "down" in self.plan.tensors[record.tensor].name:
             raise Stop
 
     with monkeypatch.context() as patch:

@@ -18,6 +18,7 @@ import submerge
 from _models import ROOM, Family, contents, perturbed, state, write
 from _victim import start, until
 from submerge.engine.output import _folder, _run
+from submerge.engine.work import ChunkReader, RangeRecord
 from submerge.store import JOURNAL
 
 SHAPES = {f"model.layers.{i}.weight": (220, 300) for i in range(6)} | {"model.norm.weight": (300,)}
@@ -71,9 +72,9 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, tasks: int, what: BaseException 
     finished = _run.CheckpointRun._finished
     count = iter(range(10**9))
 
-    def counted(self: Any, task: Any, result: Any) -> None:
-        finished(self, task, result)
-        if isinstance(result, _run.TaskRecord) and next(count) + 1 >= tasks:
+    def counted(self: Any, record: RangeRecord) -> None:
+        finished(self, record)
+        if next(count) + 1 >= tasks:
             raise what or Stop
 
     monkeypatch.setattr(_run.CheckpointRun, "_finished", counted)
@@ -127,13 +128,13 @@ def test_ctrl_c_in_a_notebook(family: Family, tmp_path: Path, wanted: Any) -> No
 
     before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        work = _run.Job.work
+        spans = ChunkReader.spans
 
         def slowly(*arguments: Any) -> Any:
             time.sleep(0.005)
-            return work(*arguments)
+            return spans(*arguments)
 
-        patch.setattr(_run.Job, "work", slowly)
+        patch.setattr(ChunkReader, "spans", slowly)
         with pytest.raises(KeyboardInterrupt):
             submerge.merge(path_of(family), tmp_path / "out", settings=ROOM, progress=interrupted)
     assert torch.get_num_threads() == before
@@ -296,10 +297,10 @@ def test_inputs_that_change_during_the_run_are_noticed(tmp_path: Path, how: str)
     finished = _run.CheckpointRun._finished
     once = Lock()
 
-    def meddle(self: Any, task: Any, result: Any) -> None:
-        finished(self, task, result)
+    def meddle(self: Any, record: RangeRecord) -> None:
+        finished(self, record)
         file = tmp_path / "tuned" / "model.safetensors"
-        if task.index == 3 and once.acquire(blocking=False):
+        if record.range == 3 and once.acquire(blocking=False):
             data = file.read_bytes()
             file.unlink()
             if how == "rewritten":

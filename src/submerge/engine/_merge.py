@@ -18,10 +18,10 @@ from submerge.engine.output import (
     vllm_command,
 )
 from submerge.engine.plan import MergePlan, Settings, check_device, make_plan, peak_resident
-from submerge.errors import WorkError
+from submerge.engine.work import nonfinite_error
 from submerge.recipe import Recipe
 
-__all__ = ["merge", "nonfinite_error"]
+__all__ = ["merge"]
 
 
 def merge(
@@ -95,15 +95,3 @@ def merge(
         if plan.recipe.output.form == "adapter"
         else None,
     )
-
-
-def nonfinite_error(found: Mapping[str, Mapping[str, int]]) -> WorkError:
-    """Return the error that names the tensors with NaN or Inf, and whose they are."""
-    shown = [
-        f"  {name}: " + ", ".join(f"{count} in {where}" for where, count in counts.items())
-        for name, counts in list(found.items())[:10]
-    ]
-    shown += [f"  … and {len(found) - 10} tensors more"] if len(found) > 10 else []
-    count = "1 tensor" if len(found) == 1 else f"{len(found)} tensors"
-    hint = "mend the inputs, or allow them with --allow-nonfinite (--resume keeps the work that is done)"
-    return WorkError("\n".join([f"NaN or Inf in {count} — {hint}:", *shown]))

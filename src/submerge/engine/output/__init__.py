@@ -1,6 +1,6 @@
 """The output: its folder, its files, the runs that write them, and reports of what was done."""
 
-from submerge.engine.output._adapter_run import AdapterRun
+from submerge.engine.output._adapter_target import AdapterRun
 from submerge.engine.output._describe import describe, explain
 from submerge.engine.output._estimate import compute_seconds
 from submerge.engine.output._folder import Output, check_target

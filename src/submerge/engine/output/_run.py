@@ -20,21 +20,23 @@ from submerge.engine.output._report import Progress
 from submerge.engine.plan import MergePlan, TensorPlan
 from submerge.engine.work import (
     DIGEST,
-    Job,
-    MatrixJob,
+    ChunkReader,
+    Finished,
     Meter,
-    Task,
-    TaskRecord,
+    Passes,
+    RangeRecord,
+    RangeTarget,
+    adapter_edits,
     can_fork,
     file_digest,
     joined,
-    patches_of,
+    range_passes,
     ranges,
     run_forked,
     run_jobs,
     tally,
 )
-from submerge.store import BANK, DTYPES, BankParts, Checkpoint, FileTable, ShardWriter, Source, TensorEntry
+from submerge.store import BANK, DTYPES, BankParts, Checkpoint, FileTable, ShardWriter, TensorEntry
 
 __all__ = ["CheckpointRun", "Run"]
 
@@ -51,7 +53,7 @@ class Run(ABC):
     plan: MergePlan
     output: Output
     meter: Meter = field(default_factory=Meter)
-    records: dict[int, dict[int, TaskRecord]] = field(default_factory=lambda: defaultdict(dict))
+    records: dict[int, dict[int, RangeRecord]] = field(default_factory=lambda: defaultdict(dict))
     seconds: float = 0.0
     resumed: int = 0
     written: int = 0
@@ -78,9 +80,10 @@ class Run(ABC):
         """Return what the run found to be worth a look, beside the plan's warnings."""
         return []
 
-    def _sources(self, tensor: TensorPlan, inputs: FileTable) -> list[Source]:
+    def _reader(self, tensor: TensorPlan, inputs: FileTable) -> ChunkReader:
         models = self.plan.models
-        return [self.meter.source(models[i.model].source(i.entry.name, inputs)) for i in tensor.read]
+        sources = [self.meter.source(models[i.model].source(i.entry.name, inputs)) for i in tensor.read]
+        return ChunkReader(tensor, sources, adapter_edits(models, tensor, inputs), self.plan.recipe.seed)
 
     def _count_adapters(self) -> None:
         """Count the adapters' files as read: each is small, and is read about once."""
@@ -240,61 +243,56 @@ class CheckpointRun(Run):
             left.sort(key=lambda i: tensors[i].numel < share)  # the large ones first, for an even end
             self.peak = run_forked(
                 left,
-                lambda i: self._job(i, inputs, writer),
-                self._record,
+                lambda i, finished: self._job(i, inputs, writer, finished),
+                self._finished,
                 meter=self.meter,
                 workers=workers,
                 tick=tick,
             )
         else:
-            jobs = (self._job(i, inputs, writer) for i in left)
-            run_jobs(jobs, self._finished, threads=workers, device=device, tick=tick)
+            jobs = (self._job(i, inputs, writer, self._finished) for i in left)
+            run_jobs(jobs, threads=workers, device=device, tick=tick)
 
-    def _span(self, record: TaskRecord) -> tuple[int, int]:
+    def _span(self, record: RangeRecord) -> tuple[int, int]:
         tensor = self.plan.tensors[record.tensor]
-        return ranges(tensor.numel, tensor.block)[record.task]
+        _, start, stop = ranges(tensor.numel, tensor.block)[record.range]
+        return start, stop
 
     def _take_up(self) -> None:
         """Accept the journal's records whose bytes are on disk as they were written."""
         with FileTable() as shards:
             for line in self.output.journal.lines:
-                record = TaskRecord.from_json(line)
+                record = RangeRecord.from_json(line)
                 entry = self.entries[self.plan.tensors[record.tensor].name]
                 start, stop = self._span(record)
                 view = memoryview(bytearray((stop - start) * DTYPES[entry.dtype].itemsize))
                 on_disk = replace(entry, file=self.output.folder / str(entry.file))
                 shards.source(on_disk).read(start, stop - start, view)
-                new = record.task not in self.records[record.tensor]
+                new = record.range not in self.records[record.tensor]
                 kept = not record.part or (self._parts and self._parts.holds(record.tensor, record.part))
                 if new and kept and xxhash.xxh3_128_hexdigest(view) == record.output:
-                    self.records[record.tensor][record.task] = record
+                    self.records[record.tensor][record.range] = record
                     self.resumed += 1
                     self.written += view.nbytes
 
-    def _job(self, index: int, inputs: FileTable, writer: ShardWriter) -> Job:
+    def _job(self, index: int, inputs: FileTable, writer: ShardWriter, finished: Finished) -> Passes:
         plan, tensor = self.plan, self.plan.tensors[index]
         for ahead in plan.tensors[index + 1 : index + 2]:
             for i in ahead.read:  # the disk works while this tensor is computed
                 inputs.advise(i.entry, 0, min(i.entry.numel, READ_AHEAD))
-        return (MatrixJob if tensor.matrix else Job)(
-            index=index,
-            plan=tensor,
-            entry=self.entries[tensor.name],
-            sources=self._sources(tensor, inputs),
-            sink=self.meter.sink(writer),
-            seed=plan.recipe.seed,
+        target = RangeTarget(
+            index,
+            self.entries[tensor.name],
+            self.meter.sink(writer),
+            finished,
             done=frozenset(self.records.get(index, ())),
-            patches=patches_of(plan.models, tensor, inputs),
-            parts=self._parts,
+            bank=self._parts,
         )
+        return range_passes(self._reader(tensor, inputs), target)
 
-    def _finished(self, task: Task, result: Any) -> None:
-        if isinstance(result, TaskRecord):
-            self._record(result)
-
-    def _record(self, record: TaskRecord) -> None:
+    def _finished(self, record: RangeRecord) -> None:
         self.output.journal.append(record.to_json())
-        self.records[record.tensor][record.task] = record
+        self.records[record.tensor][record.range] = record
         start, stop = self._span(record)
         self.written += (stop - start) * DTYPES[self.plan.tensors[record.tensor].dtype].itemsize
 

@@ -15,15 +15,13 @@ from submerge.deferred import torch
 from submerge.engine.output._report import Progress
 from submerge.engine.output._run import Run
 from submerge.engine.plan import TensorPlan, adapter_file, lora_keys
-from submerge.engine.work import DIGEST, AdapterJob, Task, TaskRecord, patches_of, run_jobs
+from submerge.engine.work import DIGEST, ModuleTarget, Passes, RangeRecord, adapter_passes, run_jobs
 from submerge.errors import WorkError, few
 from submerge.store import (
     AdapterWriter,
     FileTable,
     LoraKeys,
     LowRank,
-    MemorySink,
-    TensorEntry,
     module_names,
     read_header,
     respelling,
@@ -39,7 +37,7 @@ class Modules:
     writer: AdapterWriter
     spelled: Callable[[str], str]
 
-    def factors(self, plan: TensorPlan, left: torch.Tensor, right: torch.Tensor) -> None:
+    def add_factors(self, plan: TensorPlan, left: torch.Tensor, right: torch.Tensor) -> None:
         """Take the update left [m, r] · right [r, n] of a tensor."""
         module = plan.module
         assert module is not None
@@ -48,8 +46,8 @@ class Modules:
             name, left, right, kind=module.kind, transposed=module.transposed, kernel=module.kernel
         )
 
-    def whole(self, plan: TensorPlan, values: torch.Tensor) -> None:
-        """Take new values of a whole tensor."""
+    def save_values(self, plan: TensorPlan, values: torch.Tensor) -> None:
+        """Take new values of all of a tensor."""
         self.writer.save(self.spelled(plan.name), values)
 
 
@@ -70,7 +68,6 @@ class AdapterRun(Run):
             spelled = self._spelling() if self._lora_keys is None else str
             run_jobs(
                 self._adapter_jobs(inputs, Modules(writer, spelled)),
-                self._finished,
                 threads=plan.budget.workers,
                 device=device,
                 tick=tick,
@@ -90,27 +87,17 @@ class AdapterRun(Run):
         tick()
         self.seconds = time.perf_counter() - begun
 
-    def _adapter_jobs(self, inputs: FileTable, modules: Modules) -> Iterator[AdapterJob]:
+    def _adapter_jobs(self, inputs: FileTable, modules: Modules) -> Iterator[Passes]:
         plan = self.plan
         for index, tensor in enumerate(plan.tensors):
-            yield AdapterJob(
-                index=index,
-                plan=tensor,
-                entry=TensorEntry(tensor.name, tensor.dtype, tensor.shape, None, 0, 0),
-                sources=self._sources(tensor, inputs),
-                sink=MemorySink({}),  # nothing is written by ranges
-                seed=plan.recipe.seed,
-                hashed=False,
-                patches=patches_of(plan.models, tensor, inputs),
-                form=plan.recipe.output,
-                adapter=modules,
-                dtype=getattr(torch, self.dtype),
+            target = ModuleTarget(
+                index, modules, self._finished, plan.recipe.output, getattr(torch, self.dtype)
             )
+            yield adapter_passes(self._reader(tensor, inputs), target)
 
-    def _finished(self, task: Task, result: Any) -> None:
-        if isinstance(result, TaskRecord):
-            self.records[result.tensor][0] = result
-            self.written += task.job.plan.numel
+    def _finished(self, record: RangeRecord) -> None:
+        self.records[record.tensor][0] = record
+        self.written += self.plan.tensors[record.tensor].numel
 
     def _spelling(self) -> Callable[[str], str]:
         """Return how names are spelled: as the adapters have them (the first one first), or the modules."""
