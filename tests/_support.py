@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from submerge.algebra import Chunk, Reduction, coins, uniform
+from submerge.algebra import Chunk, Reduction, bernoulli, uniform
 from submerge.engine import merge_state_dicts
 from submerge.methods import METHODS
 
@@ -156,7 +156,7 @@ def kept(method: str, stream: int, probabilities: torch.Tensor) -> torch.Tensor:
     """Return which entries DARE (all of one probability) or DELLA keeps, by the stream of a model."""
     count = probabilities.numel()
     if method.startswith("dare"):
-        return coins(stream, 0, count, probabilities.flatten()[0].item()).view_as(probabilities) > 0
+        return bernoulli(stream, 0, count, probabilities.flatten()[0].item()).view_as(probabilities) > 0
     return uniform(stream, 0, count).view_as(probabilities) < probabilities
 
 

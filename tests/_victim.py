@@ -125,20 +125,20 @@ def _hold(count: int, gate: Path) -> None:
 
     pools: list[_threads._Pool] = []
     written: list[RangeRecord] = []
-    begin, finished = _threads._Pool.__init__, _run.CheckpointRun._finished
+    begin, finished = _threads._Pool.__init__, _run.Run._finished
 
     def noted(self: _threads._Pool, *arguments: Any) -> None:
         begin(self, *arguments)
         pools.append(self)
 
-    def held(self: _run.CheckpointRun, record: RangeRecord) -> None:
+    def held(self: _run.Run, record: RangeRecord) -> None:
         finished(self, record)
         written.append(record)
         while len(written) >= count and not pools[-1].stopped and not gate.exists():
             time.sleep(0.002)
 
     _threads._Pool.__init__ = noted  # type: ignore[method-assign]
-    _run.CheckpointRun._finished = held  # type: ignore[method-assign]
+    _run.Run._finished = held  # type: ignore[method-assign]
 
 
 def _drop_capabilities() -> None:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from submerge.algebra import coins, stream_key, uniform
+from submerge.algebra import bernoulli, stream_key, uniform
 
 KEY = stream_key(0, "model.layers.0.weight", 1)
 KEYS = st.integers(0, 2**128 - 1)
@@ -26,11 +26,11 @@ def test_pieces_are_the_whole(key: int, start: int, lengths: list[int]) -> None:
 
 @given(KEYS, st.integers(0, 2**40), st.lists(st.integers(0, 40), max_size=8), st.floats(0, 1))
 def test_pieces_of_coins_are_the_whole(key: int, start: int, lengths: list[int], p: float) -> None:
-    whole = coins(key, start, sum(lengths), p)
+    whole = bernoulli(key, start, sum(lengths), p)
     at = start
     pieces = [torch.empty(0, dtype=torch.uint8)]
     for length in lengths:
-        pieces.append(coins(key, at, length, p))
+        pieces.append(bernoulli(key, at, length, p))
         at += length
     assert whole.dtype == torch.uint8
     assert torch.equal(torch.cat(pieces), whole)
@@ -38,7 +38,7 @@ def test_pieces_of_coins_are_the_whole(key: int, start: int, lengths: list[int],
 
 @given(KEYS, st.floats(0, 1), st.floats(0, 1))
 def test_more_is_kept_of_the_same_where_the_probability_is_higher(key: int, p: float, q: float) -> None:
-    assert (coins(key, 3, 1000, min(p, q)) <= coins(key, 3, 1000, max(p, q))).all()
+    assert (bernoulli(key, 3, 1000, min(p, q)) <= bernoulli(key, 3, 1000, max(p, q))).all()
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 0.5, 0.999])
@@ -47,21 +47,21 @@ def test_coins_resolve_small_differences_of_probability(p: float, more: float) -
     n = 1 << 20
     if p + more > 1:
         return
-    gained = (coins(KEY, 0, n, p + more) - coins(KEY, 0, n, p)).sum().item()
+    gained = (bernoulli(KEY, 0, n, p + more) - bernoulli(KEY, 0, n, p)).sum().item()
     assert gained == pytest.approx(n * more, abs=6 * math.sqrt(n * more))
 
 
 @pytest.mark.parametrize("lag", [1, 2, 3, 4, 8, 32, 4096])
 def test_neighbouring_coins_are_uncorrelated(lag: int) -> None:
     n, p = 1 << 20, 0.501
-    tossed = (coins(KEY, 0, n, p).double() - p) / math.sqrt(p * (1 - p))
+    tossed = (bernoulli(KEY, 0, n, p).double() - p) / math.sqrt(p * (1 - p))
     assert abs((tossed[lag:] * tossed[:-lag]).mean().item()) < 5 / math.sqrt(n)
 
 
 def test_coins_of_other_keys_are_unrelated() -> None:
     n, p = 1 << 20, 0.3
     ours, theirs = (
-        (coins(stream_key(0, "w", t), 0, n, p).double() - p) / math.sqrt(p * (1 - p)) for t in (0, 1)
+        (bernoulli(stream_key(0, "w", t), 0, n, p).double() - p) / math.sqrt(p * (1 - p)) for t in (0, 1)
     )
     assert abs((ours * theirs).mean().item()) < 5 / math.sqrt(n)
 
@@ -69,17 +69,17 @@ def test_coins_of_other_keys_are_unrelated() -> None:
 def test_what_one_byte_leaves_open_is_decided_without_bias() -> None:
     """Probabilities below 1/256 are decided by further bits alone: over positions and over keys."""
     n, p = 1 << 22, 1 / 1024
-    heads = coins(KEY, 0, n, p).sum().item()
+    heads = bernoulli(KEY, 0, n, p).sum().item()
     assert heads == pytest.approx(n * p, abs=5 * math.sqrt(n * p))
     keys = [stream_key(seed, "w", 0) for seed in range(3000)]
-    first = sum(coins(key, 0, 256, 1 / 512).sum().item() for key in keys)
+    first = sum(bernoulli(key, 0, 256, 1 / 512).sum().item() for key in keys)
     assert first == pytest.approx(3000 * 256 / 512, abs=5 * math.sqrt(3000 * 256 / 512))
 
 
 @pytest.mark.parametrize("probability", [0.0, 2**-33, 1e-3, 0.3, 0.999, 1 - 2**-33, 1.0])
 def test_coins_fall_as_often_as_they_should(probability: float) -> None:
     n = 1 << 20
-    heads = coins(KEY, 0, n, probability).double().mean().item()
+    heads = bernoulli(KEY, 0, n, probability).double().mean().item()
     assert heads == pytest.approx(probability, abs=5 * math.sqrt(probability * (1 - probability) / n) + 1e-9)
 
 

@@ -31,6 +31,10 @@ def banks(draw: st.DrawFn, count: int = 1) -> list[Update]:
     return found
 
 
+def gram(update: Update, side: str) -> torch.Tensor:
+    return update.row_gram() if side == "left" else update.column_gram()
+
+
 @pytest.fixture(params=[1, 7, 1 << 20], autouse=True, scope="module")
 def blocks(request: pytest.FixtureRequest) -> None:
     """Rows come one at a time, a few at a time, or all at once."""
@@ -46,10 +50,10 @@ def test_an_update_does_what_its_matrix_does(bank: list[Update], k: int, seed: i
     x, (m, n) = matrix(update), update.shape
     assert x.shape == (m, n)
     right, left = normal(seed, n, k), normal(seed, m, k)
-    assert_close(update.times(right), x @ right, 1e-12)
-    assert_close(update.under(left), left.T @ x, 1e-12)
-    assert_close(update.gram("left"), x @ x.T, 1e-12)
-    assert_close(update.gram("right"), x.T @ x, 1e-12)
+    assert_close(update.matmul(right), x @ right, 1e-12)
+    assert_close(update.rmatmul(left.T), left.T @ x, 1e-12)
+    assert_close(update.row_gram(), x @ x.T, 1e-12)
+    assert_close(update.column_gram(), x.T @ x, 1e-12)
     assert_close(matrix(update.scaled(-0.5)), -0.5 * x, 1e-14)
     assert update.norm == pytest.approx(x.norm().item(), abs=1e-12)
     assert torch.linalg.matrix_rank(x) <= update.rank <= min(m, n)
@@ -93,8 +97,8 @@ def test_what_is_streamed_may_reuse_its_buffer(bank: list[Update], seed: int, si
         return view.copy_(x[start:stop])
 
     update = Streamed((x.shape[0], x.shape[1]), read, torch.float64)
-    assert_close(update.gram(side), x @ x.T if side == "left" else x.T @ x, 1e-12)
-    assert_close(update.times(torch.eye(x.shape[1], dtype=x.dtype)), x, 1e-14)
+    assert_close(gram(update, side), x @ x.T if side == "left" else x.T @ x, 1e-12)
+    assert_close(update.matmul(torch.eye(x.shape[1], dtype=x.dtype)), x, 1e-14)
     assert update.norm == pytest.approx(x.norm().item())
 
 
@@ -116,14 +120,14 @@ def test_the_dtype_of_the_data_comes_back() -> None:
             (read,) = streamed([update])
             for one in (update, update.scaled(2), read, read.scaled(2), *densely([update])):
                 assert one.dense().dtype == dtype
-                assert one.gram("left").dtype == torch.float64
+                assert one.row_gram().dtype == torch.float64
             assert weighted_sum([update, update], [1, 2]).dense().dtype == dtype
             total = weighted_sum([read, read], [1, 2])
             assert isinstance(total, Streamed)
             assert total.dtype == dtype
             x = normal(0, 4, 2)
             for wanted in (torch.float32, torch.float64):
-                assert update.times(x.to(wanted)).dtype == wanted
+                assert update.matmul(x.to(wanted)).dtype == wanted
 
 
 def test_sums_are_in_float64() -> None:
@@ -154,5 +158,5 @@ def test_a_gram_matrix_is_of_one_rounding(
 
     found = Streamed(shape, read)
     for side in ("left", "right"):
-        values = torch.linalg.eigvalsh(found.gram(side)).flip(0)
+        values = torch.linalg.eigvalsh(gram(found, side)).flip(0)
         assert values[3:].abs().max() < 1e-12 * values[0]

@@ -254,7 +254,7 @@ def test_a_checkpoint_of_adapters_goes_on(
 ) -> None:
     recipe, one = two.recipe(method), submerge.Settings(threads=1, max_memory=64 * 10**9)
     submerge.merge(recipe, tmp_path / "whole" / "out", settings=one)
-    finished = _run.CheckpointRun._finished
+    finished = _run.Run._finished
     count = iter(range(100))
 
     def counted(self: Any, record: RangeRecord) -> None:
@@ -263,7 +263,7 @@ def test_a_checkpoint_of_adapters_goes_on(
             raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(_run.CheckpointRun, "_finished", counted)
+        patch.setattr(_run.Run, "_finished", counted)
         with pytest.raises(Stop):
             submerge.merge(recipe, tmp_path / "part" / "out", settings=one)
     assert not (tmp_path / "part" / "out").exists()
@@ -281,9 +281,9 @@ def test_an_adapter_that_changed_is_not_taken_up(tmp_path: Path, monkeypatch: py
         finished(self, record)
         raise Stop
 
-    finished = _run.CheckpointRun._finished
+    finished = _run.Run._finished
     with monkeypatch.context() as patch:
-        patch.setattr(_run.CheckpointRun, "_finished", stop)
+        patch.setattr(_run.Run, "_finished", stop)
         with pytest.raises(Stop):
             submerge.merge(made.recipe(), tmp_path / "out", settings=one)
     by_hand(made.adapters[0], {"q.lora_A.weight": torch.ones(2, 4)})

@@ -12,7 +12,7 @@ import torch
 
 import submerge
 from _models import ROOM, Family, contents, perturbed, state, write
-from submerge.engine.output import _run
+from submerge.engine.output import CheckpointTarget
 from submerge.engine.work import _forked
 from submerge.engine.work._meter import Meter
 from submerge.engine.work._passes import Passes
@@ -80,14 +80,14 @@ def merge(family: Family, out: Path, **arguments: Any) -> submerge.MergeReport:
 
 def broken(monkeypatch: pytest.MonkeyPatch, what: Callable[[], None]) -> None:
     """Make a worker do `what` when it begins one of the middle tensors."""
-    make = _run.CheckpointRun._job
+    make = CheckpointTarget.job
 
     def job(self: Any, index: int, *rest: Any) -> Any:
         if index == 6:
             what()
         return make(self, index, *rest)
 
-    monkeypatch.setattr(_run.CheckpointRun, "_job", job)
+    monkeypatch.setattr(CheckpointTarget, "job", job)
 
 
 def test_an_error_of_a_worker_is_the_runs(

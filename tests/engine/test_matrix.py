@@ -74,7 +74,7 @@ def test_a_stopped_run_resumes(
     class Stop(Exception):  # noqa: N818
         pass
 
-    finished = _run.CheckpointRun._finished
+    finished = _run.Run._finished
 
     def stop(self: Any, record: Any) -> None:
         finished(self, record)
@@ -82,7 +82,7 @@ def test_a_stopped_run_resumes(
             raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(_run.CheckpointRun, "_finished", stop)
+        patch.setattr(_run.Run, "_finished", stop)
         with pytest.raises(Stop):
             submerge.merge(recipe(family, method), tmp_path / "out", settings=ROOM)
     report = submerge.merge(recipe(family, method), tmp_path / "out", settings=ROOM, resume=True)

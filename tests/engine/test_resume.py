@@ -69,7 +69,7 @@ def path_of(family: Family, method: str = "ties") -> Path:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, tasks: int, what: BaseException | None = None) -> None:
     """Make every run fail once so many ranges are written."""
-    finished = _run.CheckpointRun._finished
+    finished = _run.Run._finished
     count = iter(range(10**9))
 
     def counted(self: Any, record: RangeRecord) -> None:
@@ -77,7 +77,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, tasks: int, what: BaseException 
         if next(count) + 1 >= tasks:
             raise what or Stop
 
-    monkeypatch.setattr(_run.CheckpointRun, "_finished", counted)
+    monkeypatch.setattr(_run.Run, "_finished", counted)
 
 
 def interrupt(family: Family, out: Path, tasks: int, method: str = "ties", **settings: Any) -> Path:
@@ -294,7 +294,7 @@ def test_changed_pickles_are_not_mixed(tmp_path: Path) -> None:
 def test_inputs_that_change_during_the_run_are_noticed(tmp_path: Path, how: str) -> None:
     base = state(SHAPES)
     made = Family(write(tmp_path / "base", base), (write(tmp_path / "tuned", perturbed(base, 1)),), "Toy")
-    finished = _run.CheckpointRun._finished
+    finished = _run.Run._finished
     once = Lock()
 
     def meddle(self: Any, record: RangeRecord) -> None:
@@ -307,7 +307,7 @@ def test_inputs_that_change_during_the_run_are_noticed(tmp_path: Path, how: str)
                 file.write_bytes(data)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_run.CheckpointRun, "_finished", meddle)
+        patch.setattr(_run.Run, "_finished", meddle)
         with pytest.raises(submerge.WorkError, match=r"changed while|cannot be read any more"):
             submerge.merge(made.recipe("linear"), tmp_path / "out", settings=ROOM)
     assert not (tmp_path / "out").exists()

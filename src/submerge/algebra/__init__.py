@@ -6,16 +6,18 @@ from submerge.algebra._cores import CORES, Bank, Core, Triplets
 from submerge.algebra._frame import Frame, frame
 from submerge.algebra._leading import Leading, leading
 from submerge.algebra._lora import Factored, factored
-from submerge.algebra._random import coins, stream_key, uniform
+from submerge.algebra._random import bernoulli, stream_key, uniform
+from submerge.algebra._random import coins as coins  # the old name of bernoulli
 from submerge.algebra._reduce import ColumnGram, Gram, Reduction, Totals, exact_sum
 from submerge.algebra._select import kth_largest
-from submerge.algebra._spectrum import Svd, enough, inverse_root, polar, rooted, svd, tolerance
+from submerge.algebra._spectrum import GRAM_FLOOR, Svd, enough, inverse_root, polar, rooted, svd, tolerance
 from submerge.algebra._sphere import karcher_coefficients, slerp_coefficients
 from submerge.algebra._subspace import RankRule, Shared, shared_subspace
 from submerge.algebra._update import Dense, LowRank, Streamed, Update, Zero, inner, weighted_sum
 
 __all__ = [
     "CORES",
+    "GRAM_FLOOR",
     "Bank",
     "Chunk",
     "ColumnGram",
@@ -35,7 +37,7 @@ __all__ = [
     "Triplets",
     "Update",
     "Zero",
-    "coins",
+    "bernoulli",
     "combine",
     "enough",
     "exact_sum",

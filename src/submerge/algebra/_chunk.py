@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from submerge.algebra._random import coins, uniform
+from submerge.algebra._deprecated import warn_renamed
+from submerge.algebra._random import bernoulli, uniform
 from submerge.deferred import torch
 
 __all__ = ["Chunk"]
 
-_TOSSED = -1  # the scratch row of `toss`
+_BERNOULLI_ROW = -1  # the scratch row of `bernoulli`; folds count theirs from 0
 
 
 @dataclass(slots=True)
@@ -35,7 +36,7 @@ class Chunk:
         >>> chunk = Chunk(start=0, updates=torch.arange(12.0).view(2, 6), width=3, finite=True, keys=keys)
         >>> chunk.rows.shape
         torch.Size([2, 2, 3])
-        >>> chunk.toss(0, 1.0)
+        >>> chunk.bernoulli(0, 1.0)
         tensor([1., 1., 1., 1., 1., 1.])
         >>> bool((chunk.draw(0) != chunk.draw(1)).any())
         True
@@ -63,10 +64,15 @@ class Chunk:
         """Return a number in [0, 1) for each element [n], from the stream of model t."""
         return uniform(self.keys[t], self.start, self.updates.shape[1]).to(self.updates.device)
 
-    def toss(self, t: int, probability: float) -> torch.Tensor:
+    def bernoulli(self, t: int, probability: float) -> torch.Tensor:
         """Return 1 with this probability, else 0, for each element [n], from the stream of model t.
 
-        The numbers are of the updates' type, and are overwritten by the next toss.
+        The numbers are of the updates' type, and are overwritten by the next draw.
         """
-        tossed = coins(self.keys[t], self.start, self.updates.shape[1], probability)
-        return self.scratch(_TOSSED).copy_(tossed)
+        draws = bernoulli(self.keys[t], self.start, self.updates.shape[1], probability)
+        return self.scratch(_BERNOULLI_ROW).copy_(draws)
+
+    def toss(self, t: int, probability: float) -> torch.Tensor:
+        """Return what `bernoulli` does: its old name, which warns."""
+        warn_renamed("Chunk.toss", "Chunk.bernoulli")
+        return self.bernoulli(t, probability)

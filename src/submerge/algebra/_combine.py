@@ -24,7 +24,7 @@ def combine(rows: torch.Tensor, coefficients: Sequence[float]) -> torch.Tensor:
     return result
 
 
-def total(rows: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+def total(rows: torch.Tensor | Sequence[torch.Tensor], out: torch.Tensor) -> torch.Tensor:
     """Return Σ_t rows[t], shape [n], in `out`; the rows are left as they are.
 
     Examples:

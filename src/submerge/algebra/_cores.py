@@ -26,25 +26,22 @@ from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequenc
 from dataclasses import dataclass
 from functools import cached_property
 
-from submerge.algebra._spectrum import rooted
+from submerge.algebra._spectrum import GRAM_FLOOR, rooted
 from submerge.algebra._update import LowRank, Update, Zero
 from submerge.deferred import torch
 
 __all__ = ["CORES", "Bank", "Core", "Triplets"]
 
-SHOWN = 1e-7
-"""The share of the largest singular value that a float64 Gram matrix still shows."""
-
 
 @dataclass(frozen=True, eq=False)
 class Triplets:
-    """What is kept of one update, left diag(values) right: left [m, r], values [r], right [r, n].
+    """Singular triplets of one update, left diag(values) right: left [m, r], values [r], right [r, n].
 
     Examples:
         >>> import torch
         >>> from submerge.algebra import Dense, Triplets, svd
-        >>> found = svd(Dense(torch.diag(torch.tensor([3.0, 2.0, 1.0]))), k=2)
-        >>> Triplets(found.u, found.s, found.v.T).rank
+        >>> cut = svd(Dense(torch.diag(torch.tensor([3.0, 2.0, 1.0]))), k=2)
+        >>> Triplets(cut.u, cut.s, cut.v.T).rank
         2
     """
 
@@ -91,11 +88,11 @@ def _tsv_m(left: torch.Tensor, values: torch.Tensor, right: torch.Tensor, share:
 
 def _iso_c(left: torch.Tensor, values: torch.Tensor, right: torch.Tensor, share: float) -> Core:
     (a, u), (b, v) = rooted(left, share), rooted(right, share)
-    both = (u * a).T @ (values.unsqueeze(1) * (v * b))  # A^(1/2) D B^(1/2) in eigenvectors
-    p, s, qh = torch.linalg.svd(both, full_matrices=False)
-    held = s > share * s[:1]
-    level = s[held].mean() if bool(held.any()) else s.new_zeros(())
-    return Core(level * ((u / a) @ p[:, held]), qh[held] @ (v / b).T, _condition(a, b))
+    # A^(1/2) D B^(1/2) in the eigenvectors of A and B has the singular values σ of the sum U D V itself
+    p, s, qh = torch.linalg.svd((u * a).T @ (values.unsqueeze(1) * (v * b)), full_matrices=False)
+    in_range = s > share * s[:1]
+    level = s[in_range].mean() if bool(in_range.any()) else s.new_zeros(())
+    return Core(level * ((u / a) @ p[:, in_range]), qh[in_range] @ (v / b).T, _condition(a, b))
 
 
 def _sum(left: torch.Tensor, values: torch.Tensor, right: torch.Tensor, share: float) -> Core:
@@ -111,9 +108,10 @@ CORES: Mapping[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], 
 
 
 class Bank:
-    """The kept updates of one weight [m, n], by task; tasks whose update is zero have none.
+    """The factored updates of one weight [m, n], by task; tasks whose update is zero have none.
 
-    `cache` holds blocks of the Gram matrices, under keys that begin with `key`, and may forget any of them.
+    `cache` holds blocks of the Gram matrices, under keys that begin with `key`, and may forget any of them:
+    the banks of all weights of a model share one of a bounded size.
 
     Examples:
         >>> import torch
@@ -173,8 +171,10 @@ class Bank:
             values = torch.cat([self.parts[t].values.double() for t in members])
             return LowRank((left.double() * (values.to(left.device) * scale)).float(), right.float())
         core = self.core(members, rule)
-        turned = (left.double() @ (core.left.to(left.device) * scale)).float()
-        return LowRank(turned, (core.right.to(right.device) @ right.double()).float())
+        return LowRank(
+            (left.double() @ (core.left.to(left.device) * scale)).float(),
+            (core.right.to(right.device) @ right.double()).float(),
+        )
 
     def cosine(self, i: int, j: int) -> float:
         """Return the cosine of two updates, s_iᵀ (U_iᵀU_j ∘ V_iV_jᵀ) s_j / ‖s_i‖‖s_j‖; 0 if one is zero."""
@@ -184,15 +184,18 @@ class Bank:
         norms = float(a.norm() * b.norm())
         if norms == 0:
             return 0.0
-        both = self._pair(i, j, "left") * self._pair(i, j, "right")
-        return float(a @ both @ b) / norms
+        products = self._pair(i, j, "left") * self._pair(i, j, "right")
+        return float(a @ products @ b) / norms
 
     @cached_property
     def negligible(self) -> float:
-        """The share of the largest singular value of U or V that is rounding of the stored factors."""
+        """The share of the largest singular value of U or V that is rounding of the stored factors.
+
+        Factors of 16 bits are off by their own eps, which shared directions show as values of that size.
+        """
         dtypes = [part.left.dtype for part in self.parts.values()] or [torch.float32]
         eps = max(torch.finfo(dtype).eps for dtype in dtypes)
-        return max(SHOWN, eps, math.sqrt(max(self.shape)) * min(eps, torch.finfo(torch.float32).eps))
+        return max(GRAM_FLOOR, eps, math.sqrt(max(self.shape)) * min(eps, torch.finfo(torch.float32).eps))
 
     def _gram(self, members: Sequence[int], side: str) -> torch.Tensor:
         return torch.cat([torch.cat([self._pair(i, j, side) for j in members], dim=1) for i in members])
@@ -202,13 +205,12 @@ class Bank:
         if i > j:
             return self._pair(j, i, side).T
         key = (self.key, side, i, j)
-        if key not in self._cache:
-            a, b = self.parts[i], self.parts[j]
-            pair = (
-                a.left.double().T @ b.left.double()
-                if side == "left"
-                else a.right.double() @ b.right.double().T
-            )
-            self._cache[key] = pair
-            return pair
-        return self._cache[key]
+        if key in self._cache:
+            return self._cache[key]
+        a, b = self.parts[i], self.parts[j]
+        if side == "left":
+            pair = a.left.double().T @ b.left.double()
+        else:
+            pair = a.right.double() @ b.right.double().T
+        self._cache[key] = pair
+        return pair

@@ -51,7 +51,7 @@ class Frame:
             return Dense(core.matrix.to(self.dtype)) if isinstance(core, Dense) else core
         if isinstance(core, LowRank):
             left, right = core.left, core.right
-        elif core.shape[0] <= core.shape[1]:
+        elif core.shape[0] <= core.shape[1]:  # K as I K or K I, whichever is narrower
             left, right = torch.eye(core.shape[0], dtype=torch.float64), core.dense()
         else:
             left, right = core.dense(), torch.eye(core.shape[1], dtype=torch.float64)
@@ -78,17 +78,21 @@ def frame(updates: Sequence[Update]) -> Frame:
         dtypes = [u.dtype for u in updates if isinstance(u, (Dense, Streamed))]
         return Frame(None, None, tuple(updates), dtypes[0] if dtypes else torch.float32)
     dtype = factors[0].left.dtype
-    left, heads = _side([u.left.double() for u in factors])
-    right, tails = _side([u.right.T.double() for u in factors])
-    cores = iter(Dense(head @ tail.T) for head, tail in zip(heads, tails, strict=True))
+    left, left_coordinates = _basis([u.left.double() for u in factors])
+    right, right_coordinates = _basis([u.right.T.double() for u in factors])
+    low_rank_cores = (Dense(x @ y.T) for x, y in zip(left_coordinates, right_coordinates, strict=True))
     a = updates[0].shape[0] if left is None else left.shape[1]
     b = updates[0].shape[1] if right is None else right.shape[1]
-    placed = tuple(next(cores) if isinstance(u, LowRank) else Zero((a, b)) for u in updates)
-    return Frame(left, right, placed, dtype)
+    cores = tuple(next(low_rank_cores) if isinstance(u, LowRank) else Zero((a, b)) for u in updates)
+    return Frame(left, right, cores, dtype)
 
 
-def _side(factors: Sequence[torch.Tensor]) -> tuple[torch.Tensor | None, Sequence[torch.Tensor]]:
-    """Return an orthonormal basis of the columns of all factors, and each factor's coordinates in it."""
+def _basis(factors: Sequence[torch.Tensor]) -> tuple[torch.Tensor | None, Sequence[torch.Tensor]]:
+    """Return an orthonormal basis of the columns of all factors, and each factor's coordinates in it.
+
+    None stands for the identity, where the columns fill the space: a basis of all of it would cost a QR, and
+    the cores would be no smaller.
+    """
     stacked = torch.cat(list(factors), dim=1)
     if stacked.shape[1] >= stacked.shape[0]:
         return None, factors

@@ -39,8 +39,8 @@ def factored(update: Update, rank: int | None = None, energy: float | None = Non
     Examples:
         >>> import torch
         >>> from submerge.algebra import Dense, factored
-        >>> found = factored(Dense(torch.diag(torch.tensor([3.0, 2.0, 1.0]))), rank=1)
-        >>> found.update.rank, round(found.kept, 4)
+        >>> lora = factored(Dense(torch.diag(torch.tensor([3.0, 2.0, 1.0]))), rank=1)
+        >>> lora.update.rank, round(lora.kept, 4)
         (1, 0.6429)
     """
     if isinstance(update, Zero):
@@ -48,17 +48,17 @@ def factored(update: Update, rank: int | None = None, energy: float | None = Non
     most = min(update.shape) if rank is None else min(rank, *update.shape)
     if isinstance(update, LowRank) and update.left.shape[1] <= most and energy is None:
         return Factored(update, 1.0)
-    found = svd(update)
-    squares = found.s.double().square()
-    whole = float(squares.sum())
-    if whole == 0:
+    triplets = svd(update)
+    squares = triplets.s.double().square()
+    total = float(squares.sum())
+    if total == 0:
         return Factored(Zero(update.shape), 1.0)
     if energy is not None:
         most = min(most, enough(squares, energy))
-    kept = float(squares[:most].sum()) / whole
-    return Factored(_balanced(found.cut(most)), min(1.0, kept))
+    kept = float(squares[:most].sum()) / total
+    return Factored(_balanced(triplets.cut(most)), min(1.0, kept))
 
 
-def _balanced(found: Svd) -> LowRank:
-    root = found.s.sqrt()
-    return LowRank(found.u * root, (found.v * root).T.contiguous())
+def _balanced(triplets: Svd) -> LowRank:
+    root = triplets.s.sqrt()
+    return LowRank(triplets.u * root, (triplets.v * root).T.contiguous())

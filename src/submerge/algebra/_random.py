@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 
+from submerge.algebra._deprecated import warn_renamed
 from submerge.deferred import np, npt, torch
 
-__all__ = ["coins", "stream_key", "uniform"]
+__all__ = ["bernoulli", "coins", "stream_key", "uniform"]
 
 _WORD = 8  # bytes that the generator makes in one step
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -49,27 +50,34 @@ def uniform(key: int, start: int, count: int) -> torch.Tensor:
     return torch.from_numpy(top.astype(np.float32)).mul_(2.0**-24)
 
 
-def coins(key: int, start: int, count: int, probability: float) -> torch.Tensor:
+def bernoulli(key: int, start: int, count: int, probability: float) -> torch.Tensor:
     """Return 1 with the given probability, else 0, uint8 [count]; exact to 2⁻⁴⁰.
 
-    One random byte decides all but 1 in 256 tosses, those whose byte equals ⌊256 p⌋; they are
+    One random byte decides all but 1 in 256 draws, those whose byte equals ⌊256 p⌋; they are
     decided by 32 more bits, a hash (splitmix64) of their position.
 
     Examples:
-        >>> from submerge.algebra import coins, stream_key
-        >>> tossed = coins(stream_key(0, "weight", 0), 0, 10_000, probability=0.2)
-        >>> tossed.dtype, abs(tossed.float().mean().item() - 0.2) < 0.02
+        >>> from submerge.algebra import bernoulli, stream_key
+        >>> ones = bernoulli(stream_key(0, "weight", 0), 0, 10_000, probability=0.2)
+        >>> ones.dtype, abs(ones.float().mean().item() - 0.2) < 0.02
         (torch.uint8, True)
     """
     if probability >= 1:
         return torch.ones(count, dtype=torch.uint8)
-    whole, rest = divmod(probability * 256, 1)
+    threshold, fraction = divmod(probability * 256, 1)
     drawn = _bytes(key, start, count)
-    kept = np.less(drawn, np.uint8(whole))
-    if rest:
-        open_ = np.flatnonzero(drawn == np.uint8(whole))
-        kept[open_] = _hashed(key, open_.astype(np.uint64) + np.uint64(start)) < np.uint32(rest * 2**32)
-    return torch.from_numpy(kept.view(np.uint8))  # torch is slow with booleans
+    ones = np.less(drawn, np.uint8(threshold))
+    if fraction:
+        undecided = np.flatnonzero(drawn == np.uint8(threshold))
+        hashes = _hashed(key, undecided.astype(np.uint64) + np.uint64(start))
+        ones[undecided] = hashes < np.uint32(fraction * 2**32)
+    return torch.from_numpy(ones.view(np.uint8))  # torch is slow with booleans
+
+
+def coins(key: int, start: int, count: int, probability: float) -> torch.Tensor:
+    """Return what `bernoulli` does: its old name, which warns."""
+    warn_renamed("coins", "bernoulli")
+    return bernoulli(key, start, count, probability)
 
 
 def _hashed(key: int, positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:

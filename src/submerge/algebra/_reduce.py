@@ -17,6 +17,10 @@ P = TypeVar("P")
 R = TypeVar("R")
 Matrix: TypeAlias = "npt.NDArray[np.float64]"
 
+RUN = 1 << 12
+"""Elements that inner products sum in the updates' type before they go on in float64: a cast of all of them
+would take longer than the product, and 4096 products of float32 still add up without loss that matters."""
+
 
 class Reduction(ABC, Generic[P, R]):
     """One pass over a tensor: `observe` each chunk (any thread, any order), then `combine`.
@@ -75,10 +79,6 @@ def _fsum(values: list[float]) -> float:
         return sum(values)
 
 
-RUN = 1 << 12
-"""Elements that inner products sum in the updates' type before they go on in float64."""
-
-
 class Gram(Reduction[Matrix, Matrix]):
     """G[s, t] = ⟨Δ_s, Δ_t⟩ over the whole tensor, shape [T, T], float64.
 
@@ -94,9 +94,9 @@ class Gram(Reduction[Matrix, Matrix]):
     def observe(self, chunk: Chunk) -> Matrix:
         """Return the chunk's T×T inner products."""
         count, n = chunk.updates.shape
-        whole = n // RUN * RUN
-        runs = chunk.updates[:, :whole].view(count, n // RUN, RUN).transpose(0, 1)
-        rest = chunk.updates[:, whole:]
+        end = n // RUN * RUN
+        runs = chunk.updates[:, :end].view(count, n // RUN, RUN).transpose(0, 1)
+        rest = chunk.updates[:, end:]
         gram = torch.bmm(runs, runs.transpose(1, 2)).sum(0, dtype=torch.float64)
         gram += rest @ rest.T
         return torch.triu(gram).add_(torch.triu(gram, 1).T).cpu().numpy()
@@ -109,7 +109,8 @@ class Gram(Reduction[Matrix, Matrix]):
 class ColumnGram(Reduction[None, "torch.Tensor"]):
     """G[s, t, j] = Σ_i Δ_s[i, j] Δ_t[i, j] over the rows i, shape [T, T, width], float64.
 
-    A part is as large as the result, so parts are added as soon as all those before them are.
+    A part is as large as the result, so that it cannot be held until the pass is over: parts are added as
+    soon as all those before them are, for a sum in another order would have other bits.
 
     Examples:
         >>> import torch

@@ -1,9 +1,10 @@
 """Exact order statistics of a tensor that streams past, without a sort.
 
-To find the k-th largest of N values: sample some, so that two of them bracket the answer with
-little between; pass over the tensor once, counting what lies above and collecting what lies
-inside; select among the collected. A bracket that misses (unlucky sample) or holds too much
-(a huge tensor) is moved or narrowed by another pass: the result is exact either way.
+To find the k-th largest of N values: sample some, so that two of them bracket the answer with little
+between; pass over the tensor once, counting what lies above and collecting what lies inside; select among
+the collected (Floyd & Rivest 1975, with passes in the place of partitions). A bracket that misses (unlucky
+sample) or holds too much (a huge tensor) is moved or narrowed by another pass: the result is exact either
+way.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ from submerge.deferred import np, npt, torch
 
 __all__ = ["kth_largest"]
 
-Values: TypeAlias = Callable[[Chunk, int], "torch.Tensor"]
+RowValues: TypeAlias = Callable[[Chunk, int], "torch.Tensor"]
+"""Maps a chunk and a row to the values [n] that are searched."""
 Floats: TypeAlias = "npt.NDArray[Any]"
 
 COLLECT_ALL = 1 << 20
-"""Tensors of at most so many elements are collected whole: one pass and a partition."""
+"""Of tensors of at most so many elements all values are collected: one pass and a partition."""
 COLLECT_MOST = 1 << 20
 """The most values that one pass collects for one rank; above, it keeps every s-th."""
-KEPT_BLOCK = 1 << 17
+BLOCK = 1 << 17
 """Values in one block of those that are collected."""
 DEVIATIONS = 4.0
-"""Half-width of the first bracket, in standard deviations of the sample's rank."""
+"""Half-width of the first bracket, in standard deviations of the sample's rank: one in 16 000 misses."""
 
 
 @dataclass
@@ -45,12 +47,13 @@ class _Search:
     expected: float = math.inf
     answer: float | None = None
 
-    def settle(self, positive: int) -> bool:
-        """Fix the rank that a share of the positive values means; return whether it asks for any."""
-        self.rank, self.share = int((self.share or 0.0) * positive), None
+    def fix_rank(self, positive: int) -> None:
+        """Turn a share of the positive values, now that they are counted, into a rank."""
+        if self.share is None:
+            return
+        self.rank, self.share = int(self.share * positive), None
         if self.rank == 0:
             self.answer = math.inf
-        return self.rank > 0
 
 
 @dataclass
@@ -65,11 +68,11 @@ class _Census:
     values: Floats | None = None
 
 
-class _Kept:
-    """What many chunks leave behind, in a few blocks of one size, in no order.
+class _Collected:
+    """The values that many chunks contribute, in a few blocks of one size, in no order.
 
-    Small arrays that stay between the large ones that come and go would splinter the heap, and the
-    process would grow with the tensor.
+    An array for each chunk would be simpler. But small arrays that stay, between large ones that come and
+    go, fragment the heap, and the process would grow with the tensor.
     """
 
     def __init__(self) -> None:
@@ -81,10 +84,10 @@ class _Kept:
         """Copy the values in; called from any thread."""
         with self._lock:
             while len(values):
-                if not self._free:
-                    self._blocks.append(np.empty(KEPT_BLOCK, values.dtype))
-                    self._free = KEPT_BLOCK
-                start = KEPT_BLOCK - self._free
+                if not self._free:  # places in the last block
+                    self._blocks.append(np.empty(BLOCK, values.dtype))
+                    self._free = BLOCK
+                start = BLOCK - self._free
                 count = min(self._free, len(values))
                 self._blocks[-1][start : start + count] = values[:count]
                 self._free -= count
@@ -94,21 +97,21 @@ class _Kept:
         """Return all values, in one array."""
         if not self._blocks:
             return np.empty(0, np.float32)
-        return np.concatenate([*self._blocks[:-1], self._blocks[-1][: KEPT_BLOCK - self._free]])
+        return np.concatenate([*self._blocks[:-1], self._blocks[-1][: BLOCK - self._free]])
 
 
-def _host(values: Values, chunk: Chunk, row: int) -> Floats:
+def _host(values: RowValues, chunk: Chunk, row: int) -> Floats:
     """Return a row's values as a float array on the CPU, NaN counted as infinitely large."""
-    found: Floats = values(chunk, row).cpu().numpy()
+    on_host: Floats = values(chunk, row).cpu().numpy()
     if chunk.finite:
-        return found
-    return np.nan_to_num(found, copy=True, nan=np.inf, posinf=np.inf, neginf=-np.inf)
+        return on_host
+    return np.nan_to_num(on_host, copy=True, nan=np.inf, posinf=np.inf, neginf=-np.inf)
 
 
 class _Collect(Reduction[list[Floats], dict[int, Floats]]):
     """All values of the visited chunks, by row."""
 
-    def __init__(self, values: Values, rows: Sequence[int], sample: bool) -> None:
+    def __init__(self, values: RowValues, rows: Sequence[int], sample: bool) -> None:
         self.values = values
         self.rows = rows
         self.sample = sample
@@ -126,26 +129,28 @@ class _Collect(Reduction[list[Floats], dict[int, Floats]]):
 class _Count(Reduction[list[_Census], list[_Census]]):
     """A census around each bracket."""
 
-    def __init__(self, values: Values, searches: Sequence[_Search]) -> None:
+    def __init__(self, values: RowValues, searches: Sequence[_Search]) -> None:
         self.values = values
         self.brackets = [
             (s.row, s.lo, s.hi, max(1, math.ceil(s.expected / COLLECT_MOST)), s.share is not None)
             for s in searches
         ]
-        self.kept = [_Kept() for _ in searches]
+        self.collected = [_Collected() for _ in searches]
 
     def observe(self, chunk: Chunk) -> list[_Census]:
         """Collect the chunk's values inside each bracket, and return the counts around it."""
         result = []
-        for (row, lo, hi, stride, counted), kept in zip(self.brackets, self.kept, strict=True):
+        for (row, lo, hi, stride, counted), collected in zip(self.brackets, self.collected, strict=True):
             x = _host(self.values, chunk, row)
             over = x > hi
             above = int(np.count_nonzero(over))
-            near = x[np.flatnonzero(np.logical_xor(x >= lo, over, out=over))]  # few, or many that tie
+            # Two comparisons of all values. The others are of those from lo to hi: few, unless they tie with
+            # an end of the bracket, and then they are counted and need not be collected.
+            near = x[np.flatnonzero(np.logical_xor(x >= lo, over, out=over))]
             at_hi = int(np.count_nonzero(near == hi))
             at_lo = int(np.count_nonzero(near == lo)) if lo < hi else 0
             inside = near[(near > lo) & (near < hi)]
-            kept.add(inside[::stride])
+            collected.add(inside[::stride])
             positive = int(np.count_nonzero(x > 0)) if counted else 0
             result.append(_Census(above, at_hi, len(inside), at_lo, positive))
         return result
@@ -159,9 +164,9 @@ class _Count(Reduction[list[_Census], list[_Census]]):
                 sum(c.inside for c in column),
                 sum(c.at_lo for c in column),
                 sum(c.positive for c in column),
-                kept.all(),
+                collected.all(),
             )
-            for column, kept in zip(zip(*parts, strict=True), self.kept, strict=True)
+            for column, collected in zip(zip(*parts, strict=True), self.collected, strict=True)
         ]
 
 
@@ -184,8 +189,13 @@ def _bracket(sample: Floats, share: float, total: float) -> tuple[float, float, 
 
 
 def _advance(search: _Search, census: _Census, count: int) -> None:
-    """Settle the search from an exact census of its bracket, or give it the next bracket."""
-    if search.share is not None and not search.settle(census.positive):
+    """Answer the search from an exact census of its bracket, or give it the next bracket.
+
+    Ranks count from the top, so the cases follow one another downwards: above the bracket, its upper end,
+    inside, its lower end, below. Each takes off the rank what it has passed.
+    """
+    search.fix_rank(census.positive)
+    if search.answer is not None:
         return
     assert census.values is not None  # combined
     below = count - census.above - census.at_hi - census.inside - census.at_lo
@@ -197,7 +207,7 @@ def _advance(search: _Search, census: _Census, count: int) -> None:
     elif (rank := rank - census.at_hi) <= census.inside:
         if len(census.values) == census.inside:
             search.answer = _nth(census.values, rank)
-        else:
+        else:  # every s-th value was kept: a sample of the bracket, and much better than the first
             lo, hi, expected = _bracket(census.values, rank / census.inside, census.inside)
             search.lo, search.hi = max(lo, search.lo), min(hi, search.hi)
             search.expected = expected
@@ -207,12 +217,26 @@ def _advance(search: _Search, census: _Census, count: int) -> None:
         search.lo, search.hi, search.expected = -math.inf, search.lo, below
 
 
+def _answer_directly(search: _Search, values: Floats) -> None:
+    """Answer the search from all of the row's values."""
+    search.fix_rank(int(np.count_nonzero(values > 0)))
+    if search.answer is None:
+        search.answer = _nth(values, search.rank)
+
+
+def _first_bracket(search: _Search, sample: Floats, count: int) -> None:
+    """Bracket the answer by a sample of the row's `count` values."""
+    positive = np.count_nonzero(sample > 0) / sample.size
+    share = search.rank / count if search.share is None else search.share * positive
+    search.lo, search.hi, search.expected = _bracket(sample, share, count)
+
+
 def kth_largest(
-    count: int, ranks: Sequence[Sequence[int | float]], values: Values
+    count: int, ranks: Sequence[Sequence[int | float]], values: RowValues
 ) -> Generator[Reduction[Any, Any], Any, list[list[float]]]:
     """Return, for each row of values, its `ranks`-th largest ones over the tensor.
 
-    Use as `found = yield from kth_largest(...)` in a method's plan. `values(chunk, row)` returns a
+    Use as `thresholds = yield from kth_largest(...)` in a method's plan. `values(chunk, row)` returns a
     float tensor [n], which may be a scratch row. `ranks[row]` holds ranks from 1 (the maximum) to
     `count` (the minimum), where `count` is the tensor's number of elements; or, as a float p in [0,
     1], the rank ⌊p · number of positive values⌋, which is counted on the way (infinity if it is 0).
@@ -237,26 +261,16 @@ def kth_largest(
     ]
     rows = [row for row, wanted in enumerate(ranks) if wanted]
     if searches and count <= COLLECT_ALL:
-        found = yield _Collect(values, rows, sample=False)
+        collected = yield _Collect(values, rows, sample=False)
         for search in searches:
-            all_ = found[search.row]
-            if search.share is None or search.settle(int(np.count_nonzero(all_ > 0))):
-                search.answer = _nth(all_, search.rank)
+            _answer_directly(search, collected[search.row])
     elif searches:
         sample = yield _Collect(values, rows, sample=True)
         for search in searches:
-            some = sample[search.row]
-            positive = np.count_nonzero(some > 0) / some.size
-            share = search.rank / count if search.share is None else search.share * positive
-            search.lo, search.hi, search.expected = _bracket(some, share, count)
+            _first_bracket(search, sample[search.row], count)
     while pending := [s for s in searches if s.answer is None]:
         censuses = yield _Count(values, pending)
         for search, census in zip(pending, censuses, strict=True):
             _advance(search, census, count)
-    answers = iter(searches)
-    return [[_answer(next(answers)) for _ in wanted] for wanted in ranks]
-
-
-def _answer(search: _Search) -> float:
-    assert search.answer is not None  # the loop above ends only so
-    return search.answer
+    answers = iter([s.answer for s in searches if s.answer is not None])  # of all, now
+    return [[next(answers) for _ in wanted] for wanted in ranks]

@@ -13,14 +13,18 @@ from dataclasses import dataclass
 from submerge.algebra._update import Dense, LowRank, Streamed, Update, Zero
 from submerge.deferred import torch
 
-__all__ = ["Svd", "enough", "inverse_root", "polar", "rooted", "svd", "tolerance"]
+__all__ = ["GRAM_FLOOR", "Svd", "enough", "inverse_root", "polar", "rooted", "svd", "tolerance"]
 
-CORE = 256
+DIRECT = 256
 """The short side up to which a matrix is decomposed directly, in float64."""
 SAME = 1e-6
 """The share by which squares of float32 singular values may differ that should be equal."""
-SQUARED = 1e-7
-"""The share of the largest singular value that still shows in a float64 Gram matrix."""
+GRAM_FLOOR = 1e-7
+"""The share of the largest singular value below which the Gram matrix of X shows rounding alone.
+
+XᵀX has the squares of X's singular values, which float64 holds to about 2⁻⁵² of the largest square, and so
+the values to √2⁻⁵² = 1.5e-8 of the largest; the rest is a margin for sums of some thousand terms. Float32
+data lose nothing by it: their own rounding is 6e-8."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,8 @@ class Svd:
     Examples:
         >>> import torch
         >>> from submerge.algebra import Dense, svd
-        >>> found = svd(Dense(torch.diag(torch.tensor([1.0, 3.0]))))
-        >>> found.cut(1).update().dense().diag().abs().round(decimals=4)
+        >>> triplets = svd(Dense(torch.diag(torch.tensor([1.0, 3.0]))))
+        >>> triplets.cut(1).update().dense().diag().abs().round(decimals=4)
         tensor([0., 3.])
     """
 
@@ -74,8 +78,8 @@ def svd(update: Update, k: int | None = None) -> Svd:
     Examples:
         >>> import torch
         >>> from submerge.algebra import LowRank, svd
-        >>> found = svd(LowRank(torch.ones(4, 1), torch.ones(1, 9)))
-        >>> found.u.shape, found.s.round(decimals=4), found.v.shape
+        >>> triplets = svd(LowRank(torch.ones(4, 1), torch.ones(1, 9)))
+        >>> triplets.u.shape, triplets.s.round(decimals=4), triplets.v.shape
         (torch.Size([4, 1]), tensor([6.]), torch.Size([9, 1]))
     """
     if isinstance(update, Zero):
@@ -83,18 +87,14 @@ def svd(update: Update, k: int | None = None) -> Svd:
         return Svd(torch.zeros(m, 0), torch.zeros(0), torch.zeros(n, 0))
     if isinstance(update, LowRank):
         dtype = update.left.dtype
-        q, a = torch.linalg.qr(update.left.double())
-        z, b = torch.linalg.qr(update.right.double().T)
-        u, s, v = _direct(a @ b.T)
-        u, v = q @ u, z @ v
+        u, s, v = _by_factors(update)
     else:
         assert isinstance(update, (Dense, Streamed))
         dtype = update.dtype
-        small = min(update.shape) <= CORE or dtype == torch.float64
+        small = min(update.shape) <= DIRECT or dtype == torch.float64
         u, s, v = _direct(update.dense().double()) if small else _by_gram(update)
     rank = _rank(s, tolerance(update.shape, dtype))
-    found = Svd(u.to(dtype), s.to(dtype), v.to(dtype))
-    return found.cut(rank if k is None else min(k, rank))
+    return Svd(u.to(dtype), s.to(dtype), v.to(dtype)).cut(rank if k is None else min(k, rank))
 
 
 def _direct(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -102,12 +102,26 @@ def _direct(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     return u, s, vh.T
 
 
+def _by_factors(update: LowRank) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the SVD of L R from that of the r×r core A Bᵀ, for L = Q A and Rᵀ = Z B."""
+    q, a = torch.linalg.qr(update.left.double())
+    z, b = torch.linalg.qr(update.right.double().T)
+    u, s, v = _direct(a @ b.T)
+    return q @ u, s, z @ v
+
+
 def _by_gram(update: Dense | Streamed) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the SVD from the eigenvectors of the short side; those of the long side are Δ v / s or Δᵀ u / s.
+
+    They are orthonormal as far as the short side's are exact: what is not above the tolerance, whose division
+    by s would blow up its rounding, is left out first.
+    """
     tall = update.shape[0] >= update.shape[1]
-    s, vectors = rooted(update.gram("right" if tall else "left"), tolerance(update.shape, update.dtype))
+    gram = update.column_gram() if tall else update.row_gram()
+    s, vectors = rooted(gram, tolerance(update.shape, update.dtype))
     if tall:
-        return update.times(vectors) / s, s, vectors
-    return vectors, s, update.under(vectors).T / s
+        return update.matmul(vectors) / s, s, vectors
+    return vectors, s, update.rmatmul(vectors.T).T / s
 
 
 def _rank(s: torch.Tensor, share: float) -> int:
@@ -156,7 +170,7 @@ def rooted(gram: torch.Tensor, share: float, k: int | None = None) -> tuple[torc
     """
     squares, vectors = torch.linalg.eigh(gram)
     s = squares.flip(0).clamp_(min=0).sqrt()
-    rank = _rank(s, max(share, SQUARED))
+    rank = _rank(s, max(share, GRAM_FLOOR))
     k = rank if k is None else min(k, rank)
     return s[:k], vectors.flip(1)[:, :k]
 
@@ -195,4 +209,4 @@ def polar(x: torch.Tensor) -> torch.Tensor:
     if x.shape[0] < x.shape[1]:
         return polar(x.T).T
     share = tolerance((x.shape[0], x.shape[1]), x.dtype)
-    return (x.double() @ inverse_root(Dense(x).gram("right"), share)).to(x.dtype)
+    return (x.double() @ inverse_root(Dense(x).column_gram(), share)).to(x.dtype)

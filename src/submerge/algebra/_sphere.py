@@ -64,35 +64,52 @@ def karcher_coefficients(gram: Matrix, weights: Sequence[float], max_iter: int, 
     used = norms > tol
     if not used.any():
         return np.zeros_like(norms)
-    share = np.where(used, alpha, 0.0) / alpha[used].sum()
-    unit = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
-    cosines = gram * np.outer(unit, unit)  # between unit inputs; u = Σ mean_t u_t below
+    shares = np.where(used, alpha, 0.0) / alpha[used].sum()
+    reciprocals = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
+    cosines = gram * np.outer(reciprocals, reciprocals)
+    mean = _mean_direction(cosines, shares, np.flatnonzero(used), max_iter, tol)
+    result: Matrix = float(alpha @ norms) * mean * reciprocals
+    return result
 
-    def norm(c: Matrix) -> float:
-        return math.sqrt(max(0.0, float(c @ cosines @ c)))
 
-    mean = share.copy()
-    length = norm(mean)
-    if length <= max(tol, NOISE):
-        mean = np.eye(len(norms))[int(np.flatnonzero(used)[0])]
+def _mean_direction(
+    cosines: Matrix, shares: Matrix, used: npt.NDArray[np.intp], max_iter: int, tol: float
+) -> Matrix:
+    """Return the Karcher mean of unit inputs as coefficients of them, from their cosines [T, T]."""
+    mean = shares.copy()
+    length = _norm(mean, cosines)
+    if length <= max(tol, NOISE):  # the inputs cancel; any of them is as good a start
+        mean = np.eye(len(shares))[int(used[0])]
     else:
         mean /= length
     for _ in range(max_iter):
-        tangent = np.zeros_like(mean)
-        for t in np.flatnonzero(used):
-            dot = min(1.0, max(-1.0, float(mean @ cosines[t])))
-            theta = math.acos(dot)
-            if theta <= tol or theta > math.pi - NOISE:
-                continue
-            step = share[t] * theta / math.sin(theta)
-            tangent -= step * dot * mean
-            tangent[t] += step
-        length = norm(tangent)
+        tangent = _mean_tangent(mean, cosines, shares, used, tol)
+        length = _norm(tangent, cosines)
         if length <= tol:
             break
-        mean = math.cos(length) * mean + math.sin(length) / length * tangent
-        size = norm(mean)
+        mean = math.cos(length) * mean + math.sin(length) / length * tangent  # exp_u
+        size = _norm(mean, cosines)  # 1 but for rounding, which would add up over the steps
         if size > tol:
             mean /= size
-    result: Matrix = float(alpha @ norms) * mean * unit
-    return result
+    return mean
+
+
+def _mean_tangent(
+    mean: Matrix, cosines: Matrix, shares: Matrix, used: npt.NDArray[np.intp], tol: float
+) -> Matrix:
+    """Return Σ α_t log_u u_t, with log_u v = θ / sin θ (v − cos θ u) for the angle θ of u and v."""
+    tangent = np.zeros_like(mean)
+    for t in used:
+        dot = min(1.0, max(-1.0, float(mean @ cosines[t])))
+        theta = math.acos(dot)
+        if theta <= tol or theta > math.pi - NOISE:
+            continue
+        step = shares[t] * theta / math.sin(theta)
+        tangent -= step * dot * mean
+        tangent[t] += step
+    return tangent
+
+
+def _norm(coefficients: Matrix, cosines: Matrix) -> float:
+    """Return ‖Σ c_t u_t‖ for unit vectors u_t."""
+    return math.sqrt(max(0.0, float(coefficients @ cosines @ coefficients)))

@@ -96,7 +96,7 @@ class Shared:
         if isinstance(update, LowRank):
             left, right = update.left.to(self.u.dtype), update.right.to(self.u.dtype)
             return (self.u.T @ left) @ (right @ self.v)
-        return self.u.T @ update.times(self.v)
+        return self.u.T @ update.matmul(self.v)
 
 
 def shared_subspace(
@@ -107,7 +107,7 @@ def shared_subspace(
     Args:
         rule: how many directions; both sides get the same number, the larger that either asks for.
         norms: if given, Δ_t / norms[t] takes the place of Δ_t in A and B.
-        refine: so many alternations of A ← Σ Δ_t V Vᵀ Δ_tᵀ and B ← Σ Δ_tᵀ U Uᵀ Δ_t (GLRAM), which never
+        refine: the number of alternations of A ← Σ Δ_t V Vᵀ Δ_tᵀ and B ← Σ Δ_tᵀ U Uᵀ Δ_t (GLRAM), which never
             raise the two-sided error Σ‖Δ_t − U Uᵀ Δ_t V Vᵀ‖².
 
     Examples:
@@ -123,28 +123,33 @@ def shared_subspace(
         u if norms is None or not n else u.scaled(1 / n)
         for u, n in zip(updates, norms or [1.0] * len(updates), strict=True)
     ]
-    bound = rule.bound(updates)
-    least = rule.value if rule.kind == "energy" else 1.0
-    left = leading(scaled, "left", bound, least)
-    right = leading(scaled, "right", bound, least)
-    k = max(left.enough(least), right.enough(least)) if rule.kind == "energy" else bound
+    most = rule.bound(updates)
+    share = rule.value if rule.kind == "energy" else 1.0
+    left = leading(scaled, "left", most, share)
+    right = leading(scaled, "right", most, share)
+    k = max(left.enough(share), right.enough(share)) if rule.kind == "energy" else most
     u, v = left.vectors[:, :k], right.vectors[:, :k]
     for _ in range(refine):
-        u = _refined([s.times(v) for s in scaled], u.shape[1])
-        v = _refined([s.under(u).T for s in scaled], v.shape[1])
-    kept = (left.kept(k), right.kept(k)) if not refine else _kept(scaled, u, v)
+        u = _leading_left_vectors([s.matmul(v) for s in scaled], u.shape[1])
+        v = _leading_left_vectors([s.rmatmul(u.T).T for s in scaled], v.shape[1])
+    kept = (left.kept(k), right.kept(k)) if not refine else _kept_energies(scaled, u, v)
     return Shared(u, v, *kept, left.tied(k) or right.tied(k))
 
 
-def _refined(projected: Sequence[torch.Tensor], k: int) -> torch.Tensor:
-    """Return the top-k left singular vectors of the projections side by side."""
-    side = torch.cat(list(projected), dim=1)
-    u: torch.Tensor = torch.linalg.svd(side, full_matrices=False)[0]
+def _leading_left_vectors(projections: Sequence[torch.Tensor], k: int) -> torch.Tensor:
+    """Return the k leading left singular vectors of the projections side by side.
+
+    Those are the eigenvectors of Σ Δ_t V Vᵀ Δ_tᵀ for projections Δ_t V: T k columns in the place of an m × m
+    matrix, and no squares.
+    """
+    side_by_side = torch.cat(list(projections), dim=1)
+    u: torch.Tensor = torch.linalg.svd(side_by_side, full_matrices=False)[0]
     return u[:, :k]
 
 
-def _kept(updates: Sequence[Update], u: torch.Tensor, v: torch.Tensor) -> tuple[float, float]:
-    whole = math.fsum(x.norm**2 for x in updates) or 1.0
-    left = math.fsum(float(x.under(u).square().sum()) for x in updates)
-    right = math.fsum(float(x.times(v).square().sum()) for x in updates)
-    return left / whole, right / whole
+def _kept_energies(updates: Sequence[Update], u: torch.Tensor, v: torch.Tensor) -> tuple[float, float]:
+    """Return Σ‖UᵀΔ_t‖² and Σ‖Δ_t V‖², each as a share of Σ‖Δ_t‖²."""
+    energy = math.fsum(x.norm**2 for x in updates) or 1.0
+    left = math.fsum(float(x.rmatmul(u.T).square().sum()) for x in updates)
+    right = math.fsum(float(x.matmul(v).square().sum()) for x in updates)
+    return left / energy, right / energy

@@ -13,16 +13,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from submerge.algebra._deprecated import warn_renamed
 from submerge.deferred import torch
 
 __all__ = ["Dense", "LowRank", "Streamed", "Update", "Zero", "inner", "weighted_sum"]
 
 BLOCK = 1 << 20
-"""Elements that are cast to float64 at a time, so that no whole copy is made."""
+"""Elements that are cast to float64 at a time, so that there is never a float64 copy of the matrix."""
 PANEL = 256
-"""Columns of a Gram matrix that are formed at a time, from the diagonal down: half the work of a whole."""
+"""Columns of a Gram matrix that are formed at a time, from the diagonal down, which is half of them."""
 SLABS = 4
-"""Parts that a wide update is held in, one at a time, for its Gram matrix: it is read some three times."""
+"""Parts in which a streamed update is held, one at a time, for its row Gram matrix: it is read 3.5 times."""
 
 
 class Update(ABC):
@@ -47,12 +48,12 @@ class Update(ABC):
         """An upper bound of the rank that the form itself shows."""
 
     @abstractmethod
-    def times(self, x: torch.Tensor) -> torch.Tensor:
+    def matmul(self, x: torch.Tensor) -> torch.Tensor:
         """Return Δ x for x [n, k], shape [m, k], in x's dtype."""
 
     @abstractmethod
-    def under(self, x: torch.Tensor) -> torch.Tensor:
-        """Return xᵀ Δ for x [m, k], shape [k, n], in x's dtype."""
+    def rmatmul(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x Δ for x [k, m], shape [k, n], in x's dtype."""
 
     @abstractmethod
     def rows(self, start: int, stop: int) -> torch.Tensor:
@@ -63,8 +64,12 @@ class Update(ABC):
         """Return factor · Δ, in the same form."""
 
     @abstractmethod
-    def gram(self, side: str) -> torch.Tensor:
-        """Return Δ Δᵀ [m, m] for side "left", Δᵀ Δ [n, n] for "right", in float64."""
+    def row_gram(self) -> torch.Tensor:
+        """Return Δ Δᵀ, the inner products of the rows, [m, m], in float64."""
+
+    @abstractmethod
+    def column_gram(self) -> torch.Tensor:
+        """Return Δᵀ Δ, the inner products of the columns, [n, n], in float64."""
 
     def dense(self) -> torch.Tensor:
         """Return Δ as one matrix [m, n]."""
@@ -74,6 +79,21 @@ class Update(ABC):
     def norm(self) -> float:
         """The Frobenius norm ‖Δ‖."""
         return math.sqrt(max(0.0, inner(self, self)))
+
+    def times(self, x: torch.Tensor) -> torch.Tensor:
+        """Return Δ x: the old name of `matmul`, which warns."""
+        warn_renamed("Update.times(x)", "Update.matmul(x)")
+        return self.matmul(x)
+
+    def under(self, x: torch.Tensor) -> torch.Tensor:
+        """Return xᵀ Δ for x [m, k]: an old name, which warns."""
+        warn_renamed("Update.under(x)", "Update.rmatmul(x.T)")
+        return self.rmatmul(x.T)
+
+    def gram(self, side: str) -> torch.Tensor:
+        """Return `row_gram()` for side "left", `column_gram()` for "right": an old name, which warns."""
+        warn_renamed(f"Update.gram({side!r})", "row_gram()" if side == "left" else "column_gram()")
+        return self.row_gram() if side == "left" else self.column_gram()
 
 
 class _Rows(Update):
@@ -99,38 +119,41 @@ class _Rows(Update):
             stop = min(start + self.step, last)
             yield slice(start, stop), self.rows(start, stop).to(dtype)
 
-    def times(self, x: torch.Tensor) -> torch.Tensor:
+    def matmul(self, x: torch.Tensor) -> torch.Tensor:
         out = x.new_empty(self.shape[0], x.shape[1])
         for at, block in self.blocks(x.dtype):
             torch.mm(block, x, out=out[at])
         return out
 
-    def under(self, x: torch.Tensor) -> torch.Tensor:
-        out = x.new_zeros(x.shape[1], self.shape[1])
+    def rmatmul(self, x: torch.Tensor) -> torch.Tensor:
+        out = x.new_zeros(x.shape[0], self.shape[1])
         for at, block in self.blocks(x.dtype):
-            out.addmm_(x[at].T, block)
+            out.addmm_(x[:, at], block)
         return out
 
-    def gram(self, side: str) -> torch.Tensor:
-        length = self.shape[0 if side == "left" else 1]
-        out = torch.zeros(length, length, dtype=torch.float64)
-        if side == "right":
-            for _, block in self.blocks(torch.float64):
-                for start in range(0, length, PANEL):
-                    out[start:, start : start + PANEL].addmm_(
-                        block[:, start:].T, block[:, start : start + PANEL]
-                    )
-        else:
-            # of whole blocks: rows that are computed come out otherwise in another range, and products of two
-            # roundings of one matrix are no Gram matrix
-            slab = self.step * max(1, -(-length // (SLABS * self.step)))
-            for start in range(0, length, slab):
-                held = torch.empty(min(slab, length - start), self.shape[1], dtype=torch.float64)
-                for at, block in self.blocks(torch.float64, start, start + slab):
-                    held[at.start - start : at.stop - start] = block
-                for at, block in self.blocks(torch.float64, start):
-                    out[at, start : start + slab] = block @ held.T
-        return out.tril_().add_(out.tril(-1).T)
+    def column_gram(self) -> torch.Tensor:
+        n = self.shape[1]
+        gram = torch.zeros(n, n, dtype=torch.float64)
+        for _, block in self.blocks(torch.float64):
+            for start in range(0, n, PANEL):  # what lies above the diagonal panel is its mirror image
+                panel = slice(start, start + PANEL)
+                gram[start:, panel].addmm_(block[:, start:].T, block[:, panel])
+        return _mirrored(gram)
+
+    def row_gram(self) -> torch.Tensor:
+        m, n = self.shape
+        gram = torch.zeros(m, m, dtype=torch.float64)
+        # A slab begins and ends with a block. Rows that are computed (an adapter's product) are rounded
+        # otherwise in a range of other bounds, and the products of two roundings of one matrix are no Gram
+        # matrix: its small eigenvalues would be noise, some below zero.
+        length = self.step * max(1, -(-m // (SLABS * self.step)))
+        for start in range(0, m, length):
+            slab = torch.empty(min(length, m - start), n, dtype=torch.float64)
+            for at, block in self.blocks(torch.float64, start, start + length):
+                slab[at.start - start : at.stop - start] = block
+            for at, block in self.blocks(torch.float64, start):
+                gram[at, start : start + length] = block @ slab.T
+        return _mirrored(gram)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +163,7 @@ class Dense(_Rows):
     Examples:
         >>> import torch
         >>> from submerge.algebra import Dense
-        >>> Dense(torch.tensor([[1.0, 2.0]])).gram("left")
+        >>> Dense(torch.tensor([[1.0, 2.0]])).row_gram()
         tensor([[5.]], dtype=torch.float64)
     """
 
@@ -160,8 +183,8 @@ class Dense(_Rows):
     def scaled(self, factor: float) -> Dense:
         return Dense(self.matrix * factor)
 
-    def gram(self, side: str) -> torch.Tensor:
-        return super().gram(side) if side == "right" else Dense(self.matrix.T).gram("right")
+    def row_gram(self) -> torch.Tensor:
+        return Dense(self.matrix.T).column_gram()  # a transposed view costs nothing, and reading no rows anew
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +198,7 @@ class Streamed(_Rows):
         >>> import torch
         >>> from submerge.algebra import Streamed
         >>> weight = torch.arange(6.0).view(3, 2)
-        >>> Streamed((3, 2), lambda start, stop: weight[start:stop]).times(torch.ones(2, 1))
+        >>> Streamed((3, 2), lambda start, stop: weight[start:stop]).matmul(torch.ones(2, 1))
         tensor([[1.],
                 [5.],
                 [9.]])
@@ -225,11 +248,11 @@ class LowRank(Update):
     def rank(self) -> int:
         return min(self.left.shape[1], *self.shape)
 
-    def times(self, x: torch.Tensor) -> torch.Tensor:
+    def matmul(self, x: torch.Tensor) -> torch.Tensor:
         return self.left.to(x.dtype) @ (self.right.to(x.dtype) @ x)
 
-    def under(self, x: torch.Tensor) -> torch.Tensor:
-        return (x.T @ self.left.to(x.dtype)) @ self.right.to(x.dtype)
+    def rmatmul(self, x: torch.Tensor) -> torch.Tensor:
+        return (x @ self.left.to(x.dtype)) @ self.right.to(x.dtype)
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         return self.left[start:stop] @ self.right
@@ -237,10 +260,11 @@ class LowRank(Update):
     def scaled(self, factor: float) -> LowRank:
         return LowRank(self.left * factor, self.right)
 
-    def gram(self, side: str) -> torch.Tensor:
-        a, b = (self.left, self.right.T) if side == "left" else (self.right.T, self.left)
-        a, b = a.double(), b.double()
-        return a @ (b.T @ b) @ a.T
+    def row_gram(self) -> torch.Tensor:
+        return _low_rank_gram(self.left.double(), self.right.T.double())
+
+    def column_gram(self) -> torch.Tensor:
+        return _low_rank_gram(self.right.T.double(), self.left.double())
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,11 +289,11 @@ class Zero(Update):
     def rank(self) -> int:
         return 0
 
-    def times(self, x: torch.Tensor) -> torch.Tensor:
+    def matmul(self, x: torch.Tensor) -> torch.Tensor:
         return x.new_zeros(self.size[0], x.shape[1])
 
-    def under(self, x: torch.Tensor) -> torch.Tensor:
-        return x.new_zeros(x.shape[1], self.size[1])
+    def rmatmul(self, x: torch.Tensor) -> torch.Tensor:
+        return x.new_zeros(x.shape[0], self.size[1])
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         return torch.zeros(stop - start, self.size[1])
@@ -277,9 +301,21 @@ class Zero(Update):
     def scaled(self, factor: float) -> Zero:
         return self
 
-    def gram(self, side: str) -> torch.Tensor:
-        length = self.size[0 if side == "left" else 1]
-        return torch.zeros(length, length, dtype=torch.float64)
+    def row_gram(self) -> torch.Tensor:
+        return torch.zeros(self.size[0], self.size[0], dtype=torch.float64)
+
+    def column_gram(self) -> torch.Tensor:
+        return torch.zeros(self.size[1], self.size[1], dtype=torch.float64)
+
+
+def _mirrored(lower: torch.Tensor) -> torch.Tensor:
+    """Return the symmetric matrix with this lower triangle, in its place."""
+    return lower.tril_().add_(lower.tril(-1).T)
+
+
+def _low_rank_gram(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return X Xᵀ for X = a bᵀ."""
+    return a @ (b.T @ b) @ a.T
 
 
 def inner(a: Update, b: Update) -> float:
@@ -298,7 +334,7 @@ def inner(a: Update, b: Update) -> float:
     if isinstance(a, LowRank):
         a, b = b, a
     if isinstance(b, LowRank):
-        return float((a.under(b.left.double()) * b.right.double()).sum())
+        return float((a.rmatmul(b.left.double().T) * b.right.double()).sum())
     assert isinstance(a, _Rows)
     return math.fsum(
         torch.sum(block * b.rows(at.start, at.stop).double()).item() for at, block in a.blocks(torch.float64)

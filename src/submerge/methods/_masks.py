@@ -112,8 +112,8 @@ def scattered(spec: TensorSpec, o: Values) -> MaskPlan:
     def mask(chunk: Chunk) -> None:
         for t, density in enumerate(densities):
             if density < 1:
-                kept = chunk.toss(t, density)
-                chunk.updates[t].mul_(kept.div_(density) if unbiased and density > 0 else kept)
+                ones = chunk.bernoulli(t, density)
+                chunk.updates[t].mul_(ones.div_(density) if unbiased and density > 0 else ones)
 
     return mask
     yield

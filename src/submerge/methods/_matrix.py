@@ -1,4 +1,8 @@
-"""What the methods that merge whole matrices share: plans for other tensors, and products of their parts."""
+"""What the methods built on singular vectors share: the plan for other tensors, products, decompositions.
+
+A matrix of full rank is decomposed by the Gram matrix of its short side, in float64. So its vectors of the
+short side come as they are, and those of the long side as their images under Δ, which are s times as long.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from submerge.algebra import (
+    GRAM_FLOOR,
     Dense,
     Frame,
     LowRank,
@@ -23,22 +28,18 @@ from submerge.methods._base import FoldPlan, Option, TensorSpec, Values
 
 __all__ = [
     "WEIGHT",
-    "Block",
-    "agreeing",
-    "assembled",
-    "block",
-    "gram",
+    "SingularBlock",
     "is_tall",
+    "leading_block",
     "mean_plan",
     "negligible",
-    "product",
+    "orthogonalised",
     "refused",
-    "times",
+    "short_side_gram",
+    "short_side_matmul",
+    "short_side_product",
     "touching",
 ]
-
-SHOWN = 1e-7
-"""The share of the largest singular value that a float64 Gram matrix still shows."""
 
 WEIGHT = Option("weight", float, 1.0, "factor on each model's update", scope="model")
 
@@ -68,33 +69,36 @@ def is_tall(update: Update) -> bool:
 
 def negligible(frame: Frame) -> float:
     """Return the share of the largest singular value that is rounding in the frame's cores."""
-    return max(SHOWN, tolerance(frame.cores[0].shape, frame.dtype))
+    return max(GRAM_FLOOR, tolerance(frame.cores[0].shape, frame.dtype))
 
 
-def gram(update: Update) -> torch.Tensor:
+def short_side_gram(update: Update) -> torch.Tensor:
     """Return the Gram matrix of the short side, in float64."""
-    return update.gram("right" if is_tall(update) else "left")
+    return update.column_gram() if is_tall(update) else update.row_gram()
 
 
-def times(update: Update, x: torch.Tensor) -> torch.Tensor:
+def short_side_matmul(update: Update, x: torch.Tensor) -> torch.Tensor:
     """Return Δ x, or Δᵀ x for a wide update, for float64 x on the short side.
 
-    Rounded to the update's dtype, and computed in float64: small singular values are sums of large terms.
+    It is computed in float64, for small singular values are sums of large terms; what has as many rows as the
+    long side of a dense update is then rounded to that's dtype, to take half the memory.
     """
     if not isinstance(update, (Dense, Streamed)):
-        return update.times(x) if is_tall(update) else update.under(x).T
+        return update.matmul(x) if is_tall(update) else update.rmatmul(x.T).T
     if not is_tall(update):
-        return update.under(x).T.to(update.dtype)
-    return _rows_times(update, x)
+        return update.rmatmul(x.T).T.to(update.dtype)
+    return _rounded_matmul(update, x)
 
 
-def product(update: Update, factor: torch.Tensor) -> Update:
+def short_side_product(update: Update, factor: torch.Tensor) -> Update:
     """Return Δ C, or C Δ for a wide update, for a float64 factor C on the short side."""
-    found = times(update, factor if is_tall(update) else factor.T)
-    return Dense(found if is_tall(update) else found.T)
+    if is_tall(update):
+        return Dense(short_side_matmul(update, factor))
+    return Dense(short_side_matmul(update, factor.T).T)
 
 
-def _rows_times(update: Dense | Streamed, x: torch.Tensor) -> torch.Tensor:
+def _rounded_matmul(update: Dense | Streamed, x: torch.Tensor) -> torch.Tensor:
+    """Return Δ x for float64 x, in the update's dtype, without a float64 array of all rows."""
     out = torch.empty(update.shape[0], x.shape[1], dtype=update.dtype)
     for at, rows in update.blocks(x.dtype):
         out[at] = rows @ x
@@ -102,26 +106,27 @@ def _rows_times(update: Dense | Streamed, x: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Block:
-    """Some of an update's singular triplets: values s, vectors of the short side, and s times the others."""
+class SingularBlock:
+    """Some singular triplets of an update: values s [k], vectors of the short side, s times the others."""
 
     s: torch.Tensor
     short: torch.Tensor
     long: torch.Tensor
 
 
-def block(update: Update, share: float, k: int | None = None) -> Block:
-    """Return the leading k triplets, from one Gram matrix and one product."""
-    s, short = rooted(gram(update), share, k)
-    return Block(s, short, times(update, short))
+def leading_block(update: Update, share: float, k: int | None = None) -> SingularBlock:
+    """Return the leading k triplets, from one Gram matrix and one product; none with s ≤ share · s_1."""
+    s, short = rooted(short_side_gram(update), share, k)
+    return SingularBlock(s, short, short_side_matmul(update, short))
 
 
-def assembled(blocks: Sequence[Block], frame: Frame) -> Update:
+def orthogonalised(blocks: Sequence[SingularBlock], frame: Frame) -> Update:
     """Return polar(U) diag(s) polar(V)ᵀ, for U, s and V those of the blocks of a frame's cores side by side.
 
     polar(X) = X (XᵀX)^(−1/2), on the range of X. The vectors of the long side enter as the images Δ_t V_t,
-    whose Gram matrix says how they must be turned and scaled. Each factor is turned by its own half: where
-    directions nearly coincide, the product of the halves has large entries, which rounding would not survive.
+    whose Gram matrix says how they must be combined and scaled. Each factor is multiplied by its own root:
+    where directions nearly coincide, the product of the roots has large entries that cancel only when both
+    factors are applied, and rounded to float32 they would no longer.
     """
     shape, share = frame.cores[0].shape, negligible(frame)
     if not any(len(b.s) for b in blocks):
@@ -129,33 +134,13 @@ def assembled(blocks: Sequence[Block], frame: Frame) -> Update:
     s = torch.cat([b.s for b in blocks])
     long = torch.cat([b.long for b in blocks], dim=1)
     short = torch.cat([b.short for b in blocks], dim=1)
-    squares = Dense(long).gram("right")
+    squares = Dense(long).column_gram()
     lengths = squares.diagonal().sqrt()
-    turn = inverse_root(squares / lengths / lengths.unsqueeze(1), share) * s / lengths.unsqueeze(1)
-    other = inverse_root(short.T @ short, share) @ short.T
+    long_root = inverse_root(squares / lengths / lengths.unsqueeze(1), share) * s / lengths.unsqueeze(1)
+    short_polar = inverse_root(short.T @ short, share) @ short.T
     tall = shape[0] >= shape[1]
     if frame.left is None and frame.right is None:
-        merged = _rows_times(Dense(long), turn @ other)
+        merged = _rounded_matmul(Dense(long), long_root @ short_polar)
         return Dense(merged if tall else merged.T)
-    long = long @ turn
-    return LowRank(long, other) if tall else LowRank(other.T, long.T)
-
-
-def agreeing(terms: Sequence[torch.Tensor], weights: Sequence[float] | None) -> torch.Tensor:
-    """Return the sum of the terms' entries that have the sign of their sum, + where that is 0.
-
-    With weights, divided by the sum of those that took part (0 counts for nothing). Overwrites the terms.
-    """
-    sign = terms[0].clone()
-    for term in terms[1:]:
-        sign += term
-    sign.ge_(0).mul_(2).sub_(1)
-    total = torch.zeros_like(sign)
-    divisor = torch.zeros_like(sign)
-    for t, term in enumerate(terms):
-        total += term.mul_(sign).clamp_(min=0)
-        if weights is not None:
-            divisor.add_(term > 0, alpha=weights[t])
-    if weights is not None:
-        total.div_(divisor.add_(divisor == 0))
-    return total.mul_(sign)
+    long_polar = long @ long_root
+    return LowRank(long_polar, short_polar) if tall else LowRank(short_polar.T, long_polar.T)

@@ -4,8 +4,8 @@ Iso-C flattens the spectrum of the sum, Δ = Σ w_t Δ_t = U diag(s) Vᵀ:
 
     θ = θ_0 + λ mean(s) U Vᵀ.
 
-Iso-CTS keeps of the q directions of the sum the leading k ("common"), and fills the other q − k with the
-leading ones of each update outside of them ("task-specific"), of w_t Δ_t − U_c U_cᵀ w_t Δ_t:
+Iso-CTS takes of the q directions of the sum the leading k, the common subspace, and in the place of the other
+q − k the leading ones of each update outside of it, the task-specific subspaces, of w_t (Δ_t − U_c U_cᵀ Δ_t):
 
     θ = θ_0 + λ mean(s) polar([U_1 … U_T U_c]) polar([V_1 … V_T V_c])ᵀ
 
@@ -26,82 +26,88 @@ from submerge.deferred import torch
 from submerge.methods._base import Merged, Method, Option, TensorSpec, Values
 from submerge.methods._matrix import (
     WEIGHT,
-    Block,
-    assembled,
-    gram,
+    SingularBlock,
     is_tall,
     mean_plan,
     negligible,
-    product,
-    times,
+    orthogonalised,
+    short_side_gram,
+    short_side_matmul,
+    short_side_product,
     touching,
 )
 
 __all__ = ["METHODS"]
 
-
-def _sum(whole: Frame, o: Values) -> tuple[Update, torch.Tensor, torch.Tensor]:
-    """Return the sum in the frame's coordinates, its singular values and its vectors of the short side."""
-    total = weighted_sum(whole.cores, o["weight"])
-    if isinstance(total, Zero):
-        return total, torch.zeros(0), torch.zeros(0)
-    return total, *rooted(gram(total), negligible(whole))
+SCALE = Option("scale", float, 1.0, "factor λ on the merged update", tune=True)
+FRACTION = Option("fraction", float, 0.8, "share of the directions that are common", low=0, high=1)
 
 
 def _iso_c(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
-    whole = frame(updates)
-    total, s, short = _sum(whole, o)
+    core_space = frame(updates)
+    total, s, short = _decomposed_sum(core_space, o)
     if not len(s):
-        return Merged(whole.lift(Zero(total.shape)), {"rank": 0})
+        return Merged(core_space.lift(Zero(total.shape)), {"rank": 0})
     level = float(s.mean())
-    merged = product(total, (short * (o["scale"] * level / s)) @ short.T)
-    return Merged(whole.lift(merged), {"rank": len(s), "level": level})
+    # U Vᵀ = Δ V diag(1/s) Vᵀ: no vectors of the long side are needed
+    merged = short_side_product(total, (short * (o["scale"] * level / s)) @ short.T)
+    return Merged(core_space.lift(merged), {"rank": len(s), "level": level})
 
 
 def _iso_cts(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
-    whole = frame(updates)
-    share = negligible(whole)
-    total, s, short = _sum(whole, o)
-    terms = touching(whole, o["weight"])
+    core_space = frame(updates)
+    share = negligible(core_space)
+    total, s, short = _decomposed_sum(core_space, o)
+    terms = touching(core_space, o["weight"])
+    # against the largest update, not the sum: where updates cancel, the whole sum may be rounding
     q = int((s > share * max((abs(w) * core.norm for core, w in terms), default=0.0)).sum())
     if not q:
-        return Merged(whole.lift(Zero(total.shape)), {"rank": 0})
-    each = min(q // spec.count, round((q - int(o["fraction"] * q)) / spec.count))
-    k = q - spec.count * each
-    common = Block(s[:k], short[:, :k], times(total, short[:, :k]))
-    left = common.long / common.s.to(common.long.dtype) if is_tall(total) else common.short
+        return Merged(core_space.lift(Zero(total.shape)), {"rank": 0})
+    per_task = min(q // spec.count, round((q - int(o["fraction"] * q)) / spec.count))
+    k = q - spec.count * per_task
+    common = SingularBlock(s[:k], short[:, :k], short_side_matmul(total, short[:, :k]))
+    common_left = common.long / common.s.to(common.long.dtype) if is_tall(total) else common.short
     blocks = [common]
-    if each:
-        blocks += [_outside(core, left, weight, share, each) for core, weight in terms]
+    if per_task:
+        blocks += [_task_specific(core, common_left, weight, share, per_task) for core, weight in terms]
     level = float(torch.cat([b.s for b in blocks]).mean())
-    even = [Block(torch.full_like(b.s, o["scale"] * level), b.short, b.long) for b in blocks]
+    isotropic = [SingularBlock(torch.full_like(b.s, o["scale"] * level), b.short, b.long) for b in blocks]
     figures = {"rank": sum(len(b.s) for b in blocks), "common": k, "level": level}
-    return Merged(whole.lift(assembled(even, whole)), figures)
+    return Merged(core_space.lift(orthogonalised(isotropic, core_space)), figures)
 
 
-def _outside(core: Update, left: torch.Tensor, weight: float, share: float, k: int) -> Block:
-    """Return the leading k triplets of w (Δ − L Lᵀ Δ), for orthonormal columns L of the output space.
+def _decomposed_sum(core_space: Frame, o: Values) -> tuple[Update, torch.Tensor, torch.Tensor]:
+    """Return Σ w_t Δ_t in the core space, its singular values and its vectors of the short side."""
+    total = weighted_sum(core_space.cores, o["weight"])
+    if isinstance(total, Zero):
+        return total, torch.zeros(0), torch.zeros(0)
+    return total, *rooted(short_side_gram(total), negligible(core_space))
 
-    What is left of an update that lies inside L is rounding, and is left out.
+
+def _task_specific(core: Update, left: torch.Tensor, weight: float, share: float, k: int) -> SingularBlock:
+    """Return the leading k triplets of w (Δ − U_c U_cᵀ Δ), for the common left vectors U_c.
+
+    The Gram matrix of the difference is that of Δ less that of the part inside, so that no second matrix as
+    large as Δ is formed. What is left of an update that lies inside U_c is rounding, and is left out.
     """
-    squares = gram(core)
+    squares = short_side_gram(core)
     norm = float(squares.trace().sqrt())
     if is_tall(core):
-        inside = core.under(left)
+        inside = core.rmatmul(left.T)
         squares -= inside.double().T @ inside.double()
         _, short = rooted(squares, 0, k)
-        long = times(core, short) - left @ (inside @ short.to(inside.dtype))
+        long = short_side_matmul(core, short) - left @ (inside @ short.to(inside.dtype))
     else:
         squares -= left @ (left.T @ squares)
         squares -= (squares @ left) @ left.T
         _, short = rooted(squares, 0, k)
-        long = times(core, short - left @ (left.T @ short))
+        long = short_side_matmul(core, short - left @ (left.T @ short))
     s = long.norm(dim=0).double()
-    held = s > share * norm
-    return Block(s[held] * abs(weight), short[:, held], long[:, held] * math.copysign(1, weight))
+    outside = s > share * norm
+    sign = math.copysign(1, weight)
+    return SingularBlock(s[outside] * abs(weight), short[:, outside], long[:, outside] * sign)
 
 
-_SCALE = Option("scale", float, 1.0, "factor λ on the merged update", tune=True)
 _SOURCE = "Marczak et al. 2025, arXiv 2502.04959"
 _RANK = "the spectrum is spread over the numerical rank of the sum, not over directions that no update has"
 
@@ -114,7 +120,7 @@ METHODS = (
         use="Several different tasks of one base that have much in common; tune scale, from 1 up.",
         plan=mean_plan,
         matrix=_iso_c,
-        options=(WEIGHT, _SCALE),
+        options=(WEIGHT, SCALE),
         differs=_RANK,
     ),
     Method(
@@ -126,11 +132,7 @@ METHODS = (
         plan=mean_plan,
         matrix=_iso_cts,
         both_sides=True,
-        options=(
-            WEIGHT,
-            _SCALE,
-            Option("fraction", float, 0.8, "share of the directions that are common", low=0, high=1),
-        ),
+        options=(WEIGHT, SCALE, FRACTION),
         differs=_RANK,
     ),
 )

@@ -20,45 +20,71 @@ from collections.abc import Sequence
 from submerge.algebra import LowRank, Update, Zero, frame, leading, tolerance
 from submerge.deferred import np, npt, torch
 from submerge.methods._base import Merged, Method, Option, TensorSpec, Values
-from submerge.methods._matrix import WEIGHT, agreeing, mean_plan
+from submerge.methods._consensus import disjoint_merge
+from submerge.methods._matrix import WEIGHT, mean_plan
 
 __all__ = ["METHODS"]
 
+OPTIONS = (
+    WEIGHT,
+    Option("density", float, 0.2, "share of coordinates kept", scope="model", low=0, high=1, tune=True),
+    Option("scale", float, 0.6, "factor on the merged update", tune=True),
+    Option("normalize", bool, True, "average the entries that agree; false: sum them"),
+)
+
 
 def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
-    taking = [
+    terms = [
         (update, weight, density)
         for update, weight, density in zip(updates, o["weight"], o["density"], strict=True)
         if weight and density and not isinstance(update, Zero)
     ]
-    common = frame(updates)
-    vectors = leading(common.cores, "left", common.cores[0].shape[0]).vectors
-    basis = (vectors if common.left is None else common.left @ vectors).to(common.dtype)
+    basis = _left_basis(updates)
     rank = basis.shape[1]
-    if not taking or not rank:
+    if not terms or not rank:
         return Merged(Zero(updates[0].shape), {"rank": rank})
-    m, n = updates[0].shape
-    step = rank if rank * len(taking) <= m else -(-rank // len(taking))
-    blocks = [slice(start, start + step) for start in range(0, rank, step)]
-
-    def coordinates(at: slice) -> list[torch.Tensor]:
-        return [update.under(basis[:, at]) for update, _, _ in taking]
-
-    held = coordinates(blocks[0]) if len(blocks) == 1 else None
-    # where they are as large as the updates themselves: made one at a time, and again in blocks
-    ranked = held or (update.under(basis) for update, _, _ in taking)
-    masks = [_largest(c, density) for c, (_, _, density) in zip(ranked, taking, strict=True)]
-    merged = basis.new_empty(rank, n)
-    for at in blocks:
-        terms = held or coordinates(at)
-        for c, mask, (_, weight, _) in zip(terms, masks, taking, strict=True):
-            c.mul_(torch.from_numpy(np.unpackbits(mask[at], axis=1, count=n))).mul_(weight)
-        merged[at] = agreeing(terms, [w for _, w, _ in taking] if o["normalize"] else None)
+    merged = _ties_in(basis, terms, o["normalize"])
     return Merged(LowRank(basis * o["scale"], merged), {"rank": rank})
 
 
-def _largest(x: torch.Tensor, density: float) -> npt.NDArray[np.uint8]:
-    """Return which entries of x [r, n] are trimmed to, as bits [r, n / 8]: the k + 1 largest, and ties.
+def _left_basis(updates: Sequence[Update]) -> torch.Tensor:
+    """Return U [m, r]: the left singular vectors of [Δ_1 … Δ_T], which are eigenvectors of Σ Δ_t Δ_tᵀ."""
+    core_space = frame(updates)
+    vectors = leading(core_space.cores, "left", core_space.cores[0].shape[0]).vectors
+    if core_space.left is not None:
+        vectors = core_space.left @ vectors
+    return vectors.to(core_space.dtype)
+
+
+def _ties_in(
+    basis: torch.Tensor, terms: Sequence[tuple[Update, float, float]], normalize: bool
+) -> torch.Tensor:
+    """Return TIES(w_1 C_1, …, w_T C_T) [r, n] of coordinates C_t = Uᵀ Δ_t, for terms (Δ_t, w_t, density_t).
+
+    Where all C_t together have more rows than one update they are not held: each is made once to be trimmed,
+    of which bits remain, and then all of them again, a block of rows at a time, to be merged.
+    """
+    (m, n), rank = terms[0][0].shape, basis.shape[1]
+    step = rank if rank * len(terms) <= m else -(-rank // len(terms))
+    blocks = [slice(start, start + step) for start in range(0, rank, step)]
+
+    def coordinates(at: slice) -> list[torch.Tensor]:
+        return [update.rmatmul(basis[:, at].T) for update, _, _ in terms]
+
+    at_once = coordinates(blocks[0]) if len(blocks) == 1 else None
+    to_trim = at_once or (update.rmatmul(basis.T) for update, _, _ in terms)
+    masks = [_trim(c, density) for c, (_, _, density) in zip(to_trim, terms, strict=True)]
+    merged = basis.new_empty(rank, n)
+    for at in blocks:
+        trimmed = at_once or coordinates(at)
+        for c, mask, (_, weight, _) in zip(trimmed, masks, terms, strict=True):
+            c.mul_(torch.from_numpy(np.unpackbits(mask[at], axis=1, count=n))).mul_(weight)
+        merged[at] = disjoint_merge(trimmed, [w for _, w, _ in terms] if normalize else None)
+    return merged
+
+
+def _trim(x: torch.Tensor, density: float) -> npt.NDArray[np.uint8]:
+    """Return which entries of x [r, n] TIES keeps, as bits [r, n / 8]: the k + 1 largest, and ties.
 
     k = ⌊density d⌋ of d entries; the authors keep those that are at least the (d − k)-th smallest. Entries
     tie where they are equal to rounding. Bits, for entries that are computed again are not those that were
@@ -82,14 +108,7 @@ METHODS = (
         plan=mean_plan,
         matrix=_matrix,
         both_sides=True,
-        options=(
-            WEIGHT,
-            Option(
-                "density", float, 0.2, "share of coordinates kept", scope="model", low=0, high=1, tune=True
-            ),
-            Option("scale", float, 0.6, "factor on the merged update", tune=True),
-            Option("normalize", bool, True, "average the entries that agree; false: sum them"),
-        ),
+        options=OPTIONS,
         differs="entries are trimmed matrix by matrix; the authors trim over all layers at once",
     ),
 )

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import reduce
+from typing import Any
 
 from submerge.algebra import (
     LowRank,
@@ -34,18 +36,26 @@ from submerge.algebra import (
 )
 from submerge.deferred import torch
 from submerge.methods._base import FoldPlan, Merged, Method, Option, TensorSpec, Values
-from submerge.methods._matrix import WEIGHT, agreeing, refused
+from submerge.methods._consensus import disjoint_merge
+from submerge.methods._matrix import WEIGHT, refused
 
 __all__ = ["METHODS"]
 
+OPTIONS = (
+    WEIGHT,
+    Option("scale", float, "auto", "factor λ on the sum; auto: 1/T, the mean", tune=True, word="auto"),
+    Option("rank", str, "max", "shared directions: number, max, full, energy:τ or frac:p", tune=True),
+    Option("residual", float, 0.0, "share β of what lies outside that is kept", low=0, high=1),
+    Option("normalize", str, "none", "fro: find the subspace of Δ_t/‖Δ_t‖", choices=("none", "fro")),
+    Option("refine_iters", int, 0, "alternations that fit both sides together", low=0, high=100),
+    Option("sides", str, "both", "sides that are projected", choices=("both", "left", "right")),
+    Option("core", str, "full", "diag: only M_t's diagonal", choices=("full", "diag")),
+    Option("core_merge", str, "sum", "how the M_t are merged", choices=("sum", "mean", "ties", "median")),
+    Option("single", str, "truncate", "what one model alone touches", choices=("truncate", "keep")),
+)
+
 AVERAGES = ("mean", "median")
-
-
-def _factor(spec: TensorSpec, o: Values) -> float:
-    """Return λ; `auto` makes an average of whatever the merger returns."""
-    if o["scale"] != "auto":
-        return float(o["scale"])
-    return 1.0 if o["core_merge"] in AVERAGES else 1 / spec.count
+"""Values of `core_merge` that divide by T themselves."""
 
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
@@ -55,33 +65,50 @@ def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
         raise refused(spec, str(error), "rank: max makes the result as large as one update") from None
     if o["core"] == "diag" and o["sides"] != "both":
         raise refused(spec, "core: diag needs a square core", "leave sides: both")
-    factor = _factor(spec, o) / (spec.count if o["core_merge"] in AVERAGES else 1)
-    factors = [factor * w for w in o["weight"]]
+    scale = _linear_scale(spec, o)
+    factors = [scale * w for w in o["weight"]]
     return lambda chunk: combine(chunk.updates, factors)
     yield  # no statistic is needed
 
 
+def _scale(spec: TensorSpec, o: Values) -> float:
+    """Return λ; `auto` makes an average of whatever the merger returns."""
+    if o["scale"] != "auto":
+        return float(o["scale"])
+    return 1.0 if o["core_merge"] in AVERAGES else 1 / spec.count
+
+
+def _linear_scale(spec: TensorSpec, o: Values) -> float:
+    """Return the factor on Σ w_t Δ_t where no merger of cores has divided by T."""
+    return _scale(spec, o) / (spec.count if o["core_merge"] in AVERAGES else 1)
+
+
 def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
-    weights, factor = o["weight"], _factor(spec, o)
+    weights = o["weight"]
     energies = [u.norm**2 for u in updates]
     touching = [t for t, energy in enumerate(energies) if energy]
-    if not touching or (len(touching) == 1 and o["single"] == "keep"):
-        kept = updates[touching[0]].scaled(weights[touching[0]]) if touching else Zero(updates[0].shape)
-        return Merged(kept, {"k": 0, "passed": bool(touching)})
-    shared = _shared(updates, o)
-    cores = [_core(shared, update, o) for update in updates]
-    inside = [float(c.square().sum()) for c in cores]
+    if not touching:
+        return Merged(Zero(updates[0].shape), {"k": 0, "passed": False})
+    if len(touching) == 1 and o["single"] == "keep":
+        (t,) = touching
+        return Merged(updates[t].scaled(weights[t]), {"k": 0, "passed": True})
+    shared = _shared_bases(updates, o)
+    cores = [_core(shared, update, o) for update in updates]  # M_t
+    inside = [float(core.square().sum()) for core in cores]
     weighted = [core * w for core, w in zip(cores, weights, strict=True)]
-    merged = factor * _merged(weighted, o["core_merge"])
-    outside: list[float] = []
-    if o["residual"]:
-        share = factor * o["residual"] / (spec.count if o["core_merge"] in AVERAGES else 1)
-        merged -= share * reduce(torch.add, weighted)
-        outside = [share * w for w in weights]
-    result = weighted_sum(
-        [_spread(shared, merged, o["sides"]), *(updates if outside else ())], [1.0, *outside]
-    )
-    figures = {
+    merged = _scale(spec, o) * _merge_cores(weighted, o["core_merge"])
+    terms, factors = list[Update](), list[float]()
+    if o["residual"]:  # β Σ w_t (Δ_t − U M_t Vᵀ): all of the updates, less the cores
+        beta = _scale(spec, o) * o["residual"] / (spec.count if o["core_merge"] in AVERAGES else 1)
+        merged -= beta * reduce(torch.add, weighted)
+        terms, factors = list(updates), [beta * w for w in weights]
+    result = weighted_sum([_lift(shared, merged, o["sides"]), *terms], [1.0, *factors])
+    return Merged(result, _figures(shared, inside, energies))
+
+
+def _figures(shared: Shared, inside: Sequence[float], energies: Sequence[float]) -> dict[str, Any]:
+    """Return the report's figures; `kept` is the share of ‖Δ_t‖² in the subspace, of all and of each."""
+    return {
         "k": max(shared.u.shape[1], shared.v.shape[1]),
         "kept_left": shared.kept_left,
         "kept_right": shared.kept_right,
@@ -89,38 +116,35 @@ def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
         "kept_each": [min(1.0, i / e) if e else 1.0 for i, e in zip(inside, energies, strict=True)],
         "tied": shared.tied,
     }
-    return Merged(result, figures)
 
 
-def _shared(updates: Sequence[Update], o: Values) -> Shared:
-    """Return the shared bases in the weight's own coordinates, in the data's dtype."""
+def _shared_bases(updates: Sequence[Update], o: Values) -> Shared:
+    """Return U and V in the weight's own coordinates, in the data's dtype."""
     rule = RankRule.parse(o["rank"])
     if rule.kind != "energy":  # by the ranks of the updates: their cores show less of it
         rule = RankRule("int", rule.bound(updates))
-    whole = frame(updates)
+    core_space = frame(updates)
     norms = [u.norm for u in updates] if o["normalize"] == "fro" else None
-    found = shared_subspace(whole.cores, rule, norms=norms, refine=o["refine_iters"])
-    u, v = (
-        vectors if side is None else side @ vectors
-        for side, vectors in ((whole.left, found.u), (whole.right, found.v))
-    )
-    return Shared(u.to(whole.dtype), v.to(whole.dtype), found.kept_left, found.kept_right, found.tied)
+    shared = shared_subspace(core_space.cores, rule, norms=norms, refine=o["refine_iters"])
+    u = shared.u if core_space.left is None else core_space.left @ shared.u
+    v = shared.v if core_space.right is None else core_space.right @ shared.v
+    return replace(shared, u=u.to(core_space.dtype), v=v.to(core_space.dtype))
 
 
 def _core(shared: Shared, update: Update, o: Values) -> torch.Tensor:
-    """Return the update in the shared coordinates of one side or both."""
+    """Return M_t = Uᵀ Δ_t V, or for one side Uᵀ Δ_t or Δ_t V."""
     if o["sides"] == "left":
-        return update.under(shared.u)
+        return update.rmatmul(shared.u.T)
     if o["sides"] == "right":
-        return update.times(shared.v)
+        return update.matmul(shared.v)
     core = shared.core(update)
     return core * torch.eye(*core.shape, dtype=core.dtype) if o["core"] == "diag" else core
 
 
-def _merged(weighted: Sequence[torch.Tensor], how: str) -> torch.Tensor:
-    """Return the merger of the weighted cores; never one of them itself."""
+def _merge_cores(weighted: Sequence[torch.Tensor], how: str) -> torch.Tensor:
+    """Return the merger of the w_t M_t; never one of them itself."""
     if how == "ties":
-        return agreeing([c.clone() for c in weighted], None)
+        return disjoint_merge([core.clone() for core in weighted], None)
     if how == "median":
         ordered = torch.stack(list(weighted)).sort(dim=0).values
         middle = len(weighted) // 2
@@ -129,7 +153,8 @@ def _merged(weighted: Sequence[torch.Tensor], how: str) -> torch.Tensor:
     return total / len(weighted) if how == "mean" else total
 
 
-def _spread(shared: Shared, merged: torch.Tensor, sides: str) -> LowRank:
+def _lift(shared: Shared, merged: torch.Tensor, sides: str) -> LowRank:
+    """Return U M Vᵀ, or for one side U M or M Vᵀ."""
     if sides == "left":
         return LowRank(shared.u, merged)
     if sides == "right":
@@ -147,22 +172,7 @@ METHODS = (
         plan=_plan,
         matrix=_matrix,
         both_sides=True,
-        options=(
-            WEIGHT,
-            Option(
-                "scale", float, "auto", "factor λ on the sum; auto: 1/T, the mean", tune=True, word="auto"
-            ),
-            Option("rank", str, "max", "shared directions: number, max, full, energy:τ or frac:p", tune=True),
-            Option("residual", float, 0.0, "share β of what lies outside that is kept", low=0, high=1),
-            Option("normalize", str, "none", "fro: find the subspace of Δ_t/‖Δ_t‖", choices=("none", "fro")),
-            Option("refine_iters", int, 0, "alternations that fit both sides together", low=0, high=100),
-            Option("sides", str, "both", "sides that are projected", choices=("both", "left", "right")),
-            Option("core", str, "full", "diag: only M_t's diagonal", choices=("full", "diag")),
-            Option(
-                "core_merge", str, "sum", "how the M_t are merged", choices=("sum", "mean", "ties", "median")
-            ),
-            Option("single", str, "truncate", "what one model alone touches", choices=("truncate", "keep")),
-        ),
+        options=OPTIONS,
         differs="rank and λ of the paper are not known; here max and 1/T",
     ),
 )

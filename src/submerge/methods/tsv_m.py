@@ -16,20 +16,26 @@ from dataclasses import replace
 
 from submerge.algebra import Update, frame
 from submerge.methods._base import Merged, Method, Option, TensorSpec, Values
-from submerge.methods._matrix import WEIGHT, assembled, block, mean_plan, negligible, touching
+from submerge.methods._matrix import WEIGHT, leading_block, mean_plan, negligible, orthogonalised, touching
 
 __all__ = ["METHODS"]
 
+OPTIONS = (
+    WEIGHT,
+    Option("scale", float, 1.0, "factor α on the merged update", tune=True),
+    Option("rank", int, "auto", "triplets kept of each update; auto: min(m, n) / T", low=1, word="auto"),
+)
+
 
 def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
-    whole = frame(updates)
+    core_space = frame(updates)
     k = max(1, min(spec.shape) // spec.count) if o["rank"] == "auto" else o["rank"]
     blocks = []
-    for core, weight in touching(whole, o["weight"]):
-        found = block(core, negligible(whole), k)
-        blocks.append(replace(found, s=found.s * (weight * o["scale"])))
-    merged = assembled(blocks, whole)
-    return Merged(whole.lift(merged), {"rank": max((len(b.s) for b in blocks), default=0)})
+    for core, weight in touching(core_space, o["weight"]):
+        leading = leading_block(core, negligible(core_space), k)
+        blocks.append(replace(leading, s=leading.s * (weight * o["scale"])))
+    merged = orthogonalised(blocks, core_space)
+    return Merged(core_space.lift(merged), {"rank": max((len(b.s) for b in blocks), default=0)})
 
 
 METHODS = (
@@ -41,13 +47,7 @@ METHODS = (
         use="Many different tasks of one base, also where their updates overlap; little to tune.",
         plan=mean_plan,
         matrix=_matrix,
-        options=(
-            WEIGHT,
-            Option("scale", float, 1.0, "factor α on the merged update", tune=True),
-            Option(
-                "rank", int, "auto", "triplets kept of each update; auto: min(m, n) / T", low=1, word="auto"
-            ),
-        ),
+        options=OPTIONS,
         differs="updates that share directions: the polar factor is a partial isometry, not LAPACK's choice",
     ),
 )

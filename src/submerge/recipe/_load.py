@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from submerge.errors import did_you_mean
 from submerge.recipe._carried import (
     ABSENT_KEYS,
     ABSENT_METHODS,
@@ -14,7 +15,7 @@ from submerge.recipe._extras import read_dtype, read_output, read_rules, read_se
 from submerge.recipe._models import check_participants, find_participants, read_models, read_spec
 from submerge.recipe._parameters import check_required, read_parameters
 from submerge.recipe._recipe import ModelEntry, Recipe
-from submerge.recipe._report import KeyPath, Report, nearest, show
+from submerge.recipe._report import KeyPath, Report, nearest_name, show
 from submerge.recipe._source import open_source
 
 if TYPE_CHECKING:
@@ -136,9 +137,9 @@ def _read_method(data: dict[str, Any], methods: Mapping[str, Method], report: Re
     elif name in ABSENT_METHODS:
         report.add(f"the method '{name}' is not carried yet", path, "`submerge methods` lists all")
     else:
-        near = nearest(name, methods)
-        also = f"did you mean '{near}'? " if near else ""
-        report.add(f"unknown method {show(name)}", path, f"{also}`submerge methods` lists all")
+        near = did_you_mean(nearest_name(name, methods))
+        hint = f"{near} `submerge methods` lists all".lstrip()
+        report.add(f"unknown method {show(name)}", path, hint)
     return None
 
 

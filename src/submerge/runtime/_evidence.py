@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import torch
 
-from submerge.algebra import Dense, inverse_root
+from submerge.algebra import GRAM_FLOOR, Dense, inverse_root
 from submerge.runtime._layers import Factors
 
 __all__ = ["Evidence", "Pool", "evidence"]
@@ -108,7 +108,7 @@ def _whitened(weight: Factors, count: int) -> tuple[torch.Tensor, list[slice], t
     bases = []
     for at in weight.places.values():
         spanned = down[at] @ turn
-        bases.append(inverse_root(Dense(spanned).gram("left"), 1e-7) @ spanned)
+        bases.append(inverse_root(Dense(spanned).row_gram(), GRAM_FLOOR) @ spanned)
     places = [weight.places.get(t, slice(0, 0)) for t in range(count)]
     return torch.cat(bases).float(), places, turn.float()
 

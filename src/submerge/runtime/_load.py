@@ -16,11 +16,11 @@ from submerge.methods import METHODS
 from submerge.methods.mass import PRESETS
 from submerge.runtime._attach import attach
 from submerge.runtime._cache import Recent
-from submerge.runtime._clip import as_linear, is_linear, is_texts, text_classifier
 from submerge.runtime._folder import Folder, open_folder
 from submerge.runtime._gate import Gate
 from submerge.runtime._model import routed_class
 from submerge.runtime._router import Router
+from submerge.serving._clip import as_linear, is_linear, is_texts, text_classifier
 from submerge.store import loaded_names
 
 __all__ = ["architectures", "load"]

@@ -11,11 +11,11 @@ import torch
 
 from submerge.errors import Problem, RequestError
 from submerge.runtime._batch import cut, joined
-from submerge.runtime._clip import HEAD
 from submerge.runtime._gate import UnsplitError
 from submerge.runtime._heads import best_head
-from submerge.runtime._labels import named
 from submerge.runtime._router import Plan, Router, Routing
+from submerge.serving._clip import HEAD
+from submerge.serving._labels import named
 
 __all__ = ["routed_class"]
 

@@ -29,8 +29,8 @@ def lay_over(
 
     Tensors that the adapter replaces are its own; what it does to others is in the result's `adapter`,
     under the base's names. `modules` gives, for tensors that are loaded under another name than they are
-    saved, that name. With `untie` an output head that the adapter saves whole, and that the base ties to its
-    embeddings, is a tensor of the result besides; with `heads` so are all new tensors that the base has no
+    saved, that name. With `untie` an output head whose values the adapter saves, and that the base ties to
+    its embeddings, is a tensor of the result besides; with `heads` so are all new tensors that the base has no
     place for.
     With `other_shapes` what the adapter has in another shape than the base is a tensor of the result of that
     shape, without values. Raises `RequestError` if the adapter does not fit.
@@ -45,13 +45,13 @@ def lay_over(
         parts={saved[name]: part for name, part in fitted.parts.items()},
         names={saved[name]: own for name, own in fitted.names.items()},
     )
-    whole = {n: p for n, p in fitted.parts.items() if isinstance(p, Replace)} | own
-    new = {n: replace(p.entry, name=n) for n, p in whole.items()}
+    replaced = {n: p for n, p in fitted.parts.items() if isinstance(p, Replace)} | own
+    new = {n: replace(p.entry, name=n) for n, p in replaced.items()}
     unfit = {
         saved[name]: TensorEntry(saved[name], base.tensors[saved[name]].dtype, shape, None, 0, 0)
         for name, shape in fitted.unfit.items()
     }
-    memory = {n: adapter.memory[p.entry.name] for n, p in whole.items() if adapter.memory}
+    memory = {n: adapter.memory[p.entry.name] for n, p in replaced.items() if adapter.memory}
     return replace(
         base,
         label=label,

@@ -66,10 +66,10 @@ def find_aliases(config: Mapping[str, Any] | None, shapes: Shapes, *, ask: bool)
     """
     said = tied_embeddings(config)
     if ask and config is not None:
-        told = _of_class(json.dumps(config, sort_keys=True, default=str), tuple(shapes))
-        if told is not None:
-            groups = tuple(_with_trunk(names) for names in told[0])
-            return Aliases(groups, told[1] if said is None else said, complete=True)
+        of_class = _of_class(json.dumps(config, sort_keys=True, default=str), tuple(shapes))
+        if of_class is not None:
+            groups = tuple(_with_trunk(names) for names in of_class[0])
+            return Aliases(groups, of_class[1] if said is None else said, complete=True)
     kinds = (config or {}).get("architectures") or [""]
     has_head = bool(_HAS_HEAD.search(str(kinds[0])))
     return Aliases(tuple(_by_name(shapes, vocabulary_size(config))), said, complete=has_head)

@@ -14,11 +14,11 @@ from submerge.names import View
 from submerge.store.adapter import Adapter
 from submerge.store.folder import (
     PICKLE_SUFFIXES,
-    Choice,
     Fetched,
     HoldsAdapterError,
     HubId,
     Tokenizer,
+    WeightFiles,
     choose_weights,
     download_hint,
     fetch,
@@ -309,7 +309,7 @@ def _checked(found: _Weights, checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, tensors=found.tensors, shards=found.shards, memory=found.memory)
 
 
-def _choose(folder: Path, allow_pickle: bool) -> Choice:
+def _choose(folder: Path, allow_pickle: bool) -> WeightFiles:
     entries = sorted(folder.iterdir())
     folders = [entry for entry in entries if entry.is_dir()]
     return choose_weights(

@@ -1,37 +1,38 @@
-"""One run over a plan whose result is an adapter."""
+"""An adapter as the output of a run: PEFT's files, or one LoRA file where all inputs are such files."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from submerge.deferred import torch
-from submerge.engine.output._report import Progress
-from submerge.engine.output._run import Run
-from submerge.engine.plan import TensorPlan, adapter_file, lora_keys
-from submerge.engine.work import DIGEST, ModuleTarget, Passes, RangeRecord, adapter_passes, run_jobs
+from submerge.engine.output._records import Records
+from submerge.engine.output._target import OutputTarget
+from submerge.engine.plan import MergePlan, TensorPlan, adapter_file, lora_keys
+from submerge.engine.work import Finished, ModuleTarget, Passes, RangeRecord, adapter_passes
 from submerge.errors import WorkError, few
 from submerge.store import (
+    DTYPES,
     AdapterWriter,
     FileTable,
     LoraKeys,
     LowRank,
+    TensorEntry,
+    TensorRecord,
     module_names,
+    range_digest,
     read_header,
     respelling,
 )
 
-__all__ = ["AdapterRun", "Modules", "agreed"]
+__all__ = ["AdapterModules", "AdapterTarget"]
 
 
 @dataclass(frozen=True)
-class Modules:
+class AdapterModules:
     """Hands an adapter's modules to its writer, with names as `spelled` has them."""
 
     writer: AdapterWriter
@@ -51,133 +52,121 @@ class Modules:
         self.writer.save(self.spelled(plan.name), values)
 
 
-class AdapterRun(Run):
-    """Merges module by module into PEFT's files, or into one LoRA file where all inputs are such files."""
+class AdapterTarget(OutputTarget[AdapterWriter]):
+    """Collects modules, and writes them when all are there: too little work to be resumed or forked."""
 
-    def go(self, device: torch.device, progress: Callable[[Progress], None]) -> None:
-        """Do all that there is to do: it is too little to take up where another run stopped."""
-        plan = self.plan
-        total = sum(tensor.numel for tensor in plan.tensors)
+    @property
+    def total(self) -> int:
+        """Elements of all tensors: how many bytes they will be is not known before their ranks are."""
+        return sum(tensor.numel for tensor in self.plan.tensors)
 
-        def tick() -> None:
-            progress(Progress(self.written, total, self.meter.read, time.perf_counter() - begun))
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of the adapter's file."""
+        return self._nbytes
 
-        begun = time.perf_counter()
-        with FileTable() as inputs, AdapterWriter(self.output.folder, self._lora_keys) as writer:
-            self._count_adapters()
-            spelled = self._spelling() if self._lora_keys is None else str
-            run_jobs(
-                self._adapter_jobs(inputs, Modules(writer, spelled)),
-                threads=plan.budget.workers,
-                device=device,
-                tick=tick,
-            )
-            if self.nonfinite() and not plan.settings.allow_nonfinite:
-                return  # and be refused
-            if not writer.rank:
-                what = "every merged update is zero: there is nothing for an adapter to hold"
-                raise WorkError(f"{self.output.out}: {what} — look at the models and their weights")
-            base, revision = self._base()
-            writer.finish(
-                base=base,
-                base_revision=revision,
-                dtype=self.dtype,
-                task_type=agreed([m.adapter.config.get("task_type") for m in plan.models if m.adapter]),
-            )
-        tick()
-        self.seconds = time.perf_counter() - begun
+    _nbytes = 0
 
-    def _adapter_jobs(self, inputs: FileTable, modules: Modules) -> Iterator[Passes]:
-        plan = self.plan
-        for index, tensor in enumerate(plan.tensors):
-            target = ModuleTarget(
-                index, modules, self._finished, plan.recipe.output, getattr(torch, self.dtype)
-            )
-            yield adapter_passes(self._reader(tensor, inputs), target)
+    def open(self) -> AdapterWriter:
+        """Open the file that modules are collected in."""
+        return AdapterWriter(self.output.folder, self._lora_keys)
 
-    def _finished(self, record: RangeRecord) -> None:
-        self.records[record.tensor][0] = record
-        self.written += self.plan.tensors[record.tensor].numel
+    def job(
+        self, index: int, inputs: FileTable, writer: AdapterWriter, finished: Finished, done: frozenset[int]
+    ) -> Passes:
+        """Return the passes that make a tensor a module of the adapter."""
+        modules = AdapterModules(writer, self._spelled)
+        dtype = getattr(torch, adapter_dtype(self.plan))
+        target = ModuleTarget(index, modules, finished, self.plan.recipe.output, dtype)
+        return adapter_passes(self.reader(index, inputs), target)
 
-    def _spelling(self) -> Callable[[str], str]:
-        """Return how names are spelled: as the adapters have them (the first one first), or the modules."""
-        names: dict[str, str] = {}
-        for model in reversed(self.plan.models):
-            names |= model.adapter.names if model.adapter else {}
-        if not names:  # fine-tunes alone
-            base = self.plan.models[self.plan.donor]
-            names = module_names(base.config, base.tensors)
-        return respelling(names)
+    def size(self, record: RangeRecord) -> int:
+        """Return the elements of a tensor."""
+        return self.plan.tensors[record.tensor].numel
+
+    def complete(self, writer: AdapterWriter) -> None:
+        """Write the adapter; raise `WorkError` where there is nothing in it."""
+        if not writer.rank:
+            what = "every merged update is zero: there is nothing for an adapter to hold"
+            raise WorkError(f"{self.output.out}: {what} — look at the models and their weights")
+        base, revision = adapter_base(self.plan)
+        writer.finish(
+            base=base,
+            base_revision=revision,
+            dtype=adapter_dtype(self.plan),
+            task_type=agreed([m.adapter.config.get("task_type") for m in self.plan.models if m.adapter]),
+        )
+        self._nbytes = self._file.stat().st_size
 
     @cached_property
     def _lora_keys(self) -> dict[str, LoraKeys] | None:
         return lora_keys(self.plan.tensors, self.plan.models)
 
-    def _base(self) -> tuple[str | None, str | None]:
-        """Return the base that the adapter is for: the inputs' own if they agree, else the recipe's."""
-        adapters = [model.adapter for model in self.plan.models if model.adapter]
-        own = agreed([adapter.base for adapter in adapters])
-        if own is not None:
-            return own, agreed([adapter.base_revision for adapter in adapters])
-        return self.plan.recipe.base, None
-
     @cached_property
-    def dtype(self) -> str:
-        """Return the recipe's dtype, else the widest of the factors that come in; float32 for new ones."""
-        recipe, plan = self.plan.recipe, self.plan
-        if wanted := recipe.out_dtype or recipe.dtype:
-            return wanted
-        if any(not i.relative for tensor in plan.tensors for i in tensor.inputs):
-            return "float32"
-        found = {
-            part.left_entry.dtype
-            for model in plan.models
-            if model.adapter
-            for part in model.adapter.parts.values()
-            if isinstance(part, LowRank)
-        }
-        return {frozenset({"BF16"}): "bfloat16", frozenset({"F16"}): "float16"}.get(
-            frozenset(found), "float32"
-        )
-
-    def lines(self) -> dict[str, dict[str, Any]]:
-        """Return what submerge.json says of the tensors in the adapter's file."""
-        found = {}
-        with FileTable() as table:
-            for name, entry in read_header(self._file).entries.items():
-                values = bytearray(entry.nbytes)
-                table.source(entry).read(0, entry.numel, memoryview(values))
-                found[name] = {
-                    "file": self._file.name,
-                    "treatment": "merge",
-                    "dtype": entry.dtype,
-                    "shape": list(entry.shape),
-                    DIGEST: xxhash.xxh3_128_hexdigest(values),
-                }
-        return found
-
-    def warnings(self) -> list[str]:
-        """Return what was found to be left out, if anything was."""
-        left = [name for name, figures in self.figures().items() if figures.get("left_out")]
-        if not left:
-            return []
-        count = "1 tensor differs" if len(left) == 1 else f"{len(left)} tensors differ"
-        have = "has" if len(left) == 1 else "have"
-        return [f"{count} from the base and {have} no place in an adapter: {few(left)}"]
-
-    @property
-    def bytes_written(self) -> int:
-        """Bytes of the adapter's file."""
-        return self._file.stat().st_size if self._file.exists() else 0
+    def _spelled(self) -> Callable[[str], str]:
+        return spelling(self.plan) if self._lora_keys is None else str
 
     @property
     def _file(self) -> Path:
-        folder = self.output.folder if self.output.folder.exists() else self.output.out
-        return folder / adapter_file(self.plan.tensors, self.plan.models)
+        return self.output.folder / adapter_file(self.plan.tensors, self.plan.models)
 
-    def manifest(self, nonfinite: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
-        """Return the content of submerge.json, with what was done to each module."""
-        return {**super().manifest(nonfinite), "modules": self.figures()}
+    def tensors(self, records: Records) -> dict[str, TensorRecord]:
+        """Return what submerge.json says of the tensors in the adapter's file."""
+        with FileTable() as table:
+            return {name: self._record(e, table) for name, e in read_header(self._file).entries.items()}
+
+    def _record(self, entry: TensorEntry, table: FileTable) -> TensorRecord:
+        itemsize = DTYPES[entry.dtype].itemsize
+        digest = range_digest(table.source(entry), 0, entry.numel, itemsize)
+        return TensorRecord(entry.dtype, entry.shape, digest, file=self._file.name, treatment="merge")
+
+    def manifest_fields(self, records: Records) -> dict[str, Any]:
+        """Return what was done to each module."""
+        return {"modules": records.figures()}
+
+    def warnings(self, records: Records) -> list[str]:
+        """Return what was found to be left out, if anything was."""
+        left_out = [name for name, figures in records.figures().items() if figures.get("left_out")]
+        if not left_out:
+            return []
+        count = "1 tensor differs" if len(left_out) == 1 else f"{len(left_out)} tensors differ"
+        have = "has" if len(left_out) == 1 else "have"
+        return [f"{count} from the base and {have} no place in an adapter: {few(left_out)}"]
+
+
+def spelling(plan: MergePlan) -> Callable[[str], str]:
+    """Return how names are spelled: as the adapters have them (the first one first), or the modules."""
+    names: dict[str, str] = {}
+    for model in reversed(plan.models):
+        names |= model.adapter.names if model.adapter else {}
+    if not names:  # fine-tunes alone
+        base = plan.models[plan.donor]
+        names = module_names(base.config, base.tensors)
+    return respelling(names)
+
+
+def adapter_base(plan: MergePlan) -> tuple[str | None, str | None]:
+    """Return the base that the adapter is for, and its revision: the inputs' own if they agree.
+
+    Else it is the recipe's.
+    """
+    adapters = [model.adapter for model in plan.models if model.adapter]
+    own = agreed([adapter.base for adapter in adapters])
+    if own is not None:
+        return own, agreed([adapter.base_revision for adapter in adapters])
+    return plan.recipe.base, None
+
+
+def adapter_dtype(plan: MergePlan) -> str:
+    """Return the recipe's dtype, else the widest of the factors that come in; float32 for new ones."""
+    if wanted := plan.recipe.out_dtype or plan.recipe.dtype:
+        return wanted
+    if any(not i.relative for tensor in plan.tensors for i in tensor.inputs):
+        return "float32"
+    adapters = [model.adapter for model in plan.models if model.adapter]
+    parts = [part for adapter in adapters for part in adapter.parts.values()]
+    codes = frozenset(part.left_entry.dtype for part in parts if isinstance(part, LowRank))
+    return {frozenset({"BF16"}): "bfloat16", frozenset({"F16"}): "float16"}.get(codes, "float32")
 
 
 def agreed(values: list[str | None]) -> str | None:

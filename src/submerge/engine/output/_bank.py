@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from submerge.engine.plan import MergePlan, TensorPlan
-from submerge.engine.work import DIGEST
 from submerge.methods import Keeps
-from submerge.store import BankParts, FileTable, Source, TensorEntry, write_bank
+from submerge.store import BankParts, FileTable, Source, TensorEntry, TensorRecord, write_bank
 
 __all__ = ["bank_bytes", "gather", "keeps"]
 
 _Item = tuple[str, TensorEntry, Callable[[FileTable], Source]]
 
 
-def gather(plan: MergePlan, parts: BankParts, folder: Path) -> dict[str, dict[str, Any]]:
+def gather(plan: MergePlan, parts: BankParts, folder: Path) -> dict[str, TensorRecord]:
     """Write the bank into `folder`; return what submerge.json says of each of its tensors.
 
     `tasks.T.TENSOR.left`, `.values` and `.right` are the factors of task T's update of a tensor, `.whole` is
@@ -28,8 +26,7 @@ def gather(plan: MergePlan, parts: BankParts, folder: Path) -> dict[str, dict[st
         return {}
     shard, digests = write_bank(folder, items)
     return {
-        name: {"dtype": entry.dtype, "shape": list(entry.shape), DIGEST: digests[name]}
-        for name, entry in shard.entries.items()
+        name: TensorRecord(entry.dtype, entry.shape, digests[name]) for name, entry in shard.entries.items()
     }
 
 

@@ -58,7 +58,7 @@ def describe(plan: MergePlan) -> dict[str, Any]:
 def _bank(plan: MergePlan) -> dict[str, Any]:
     """Return what the output keeps for its gate: the tasks with their heads, the settings, the most bytes."""
     assert plan.gate is not None
-    return {**plan.gate.described(plan.models), "file": BANK, "most": bank_bytes(plan)}
+    return {**plan.gate.record(plan.models).to_json(), "file": BANK, "most": bank_bytes(plan)}
 
 
 def _adapter(adapter: Adapter) -> dict[str, Any]:

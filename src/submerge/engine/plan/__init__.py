@@ -1,6 +1,6 @@
 """From a recipe to a plan: what is read, computed and written for each tensor, and in how much memory."""
 
-from submerge.engine.plan._adapter_form import adapter_file, lora_keys, turned
+from submerge.engine.plan._adapter_form import adapter_file, lora_keys, stores_transposed
 from submerge.engine.plan._memory import peak_resident
 from submerge.engine.plan._plan import MergePlan, check_device, make_plan, plan_models
 from submerge.engine.plan._settings import Settings
@@ -23,8 +23,8 @@ __all__ = [
     "make_plan",
     "peak_resident",
     "plan_models",
+    "stores_transposed",
     "task_length",
     "told_beyond",
     "torch_dtype",
-    "turned",
 ]

@@ -11,7 +11,7 @@ from submerge.engine.plan._tensor import Module, TensorPlan
 from submerge.errors import Problem, few
 from submerge.store import ADAPTER_STEM, LORA_STEM, Adapter, Checkpoint, LoraKeys, LowRank
 
-__all__ = ["adapter_file", "adapter_form", "adapter_warnings", "lora_keys", "turned"]
+__all__ = ["adapter_file", "adapter_form", "adapter_warnings", "lora_keys", "stores_transposed"]
 
 _QUANTISED = re.compile(r"[-_.](?:unsloth|bnb|[48]bit|gptq|awq|gguf|fp8|int[48]|nf4|hf)(?=$|[-_.])")
 _CACHED = re.compile(r"models--(?P<owner>[^/]+)--(?P<name>[^/]+)/snapshots/")
@@ -25,7 +25,7 @@ def adapter_form(
     A matrix, and whatever an adapter has factors of, becomes factors. What an adapter replaces (a head,
     `modules_to_save`) is saved whole, if it is all parameters of its module. Others have no place.
     """
-    transposed = turned(models[donor])
+    transposed = stores_transposed(models[donor])
     whole = _whole(models, donor)
     held: list[TensorPlan] = []
     packed: list[str] = []
@@ -122,7 +122,7 @@ def _base_name(base: str) -> tuple[bool, str]:
     return is_path, _QUANTISED.sub("", name).removeprefix("meta-")
 
 
-def turned(base: Checkpoint) -> bool:
+def stores_transposed(base: Checkpoint) -> bool:
     """Return whether the base keeps its linear maps as [in, out], as GPT-2 does; their biases tell."""
     votes = 0
     for name, entry in base.tensors.items():

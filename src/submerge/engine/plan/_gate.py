@@ -11,7 +11,7 @@ from typing import Any
 from submerge.engine.plan._head_file import is_file, read_head_file
 from submerge.errors import Problem, RequestError, few
 from submerge.recipe import ModelEntry, Recipe
-from submerge.store import DTYPES, Checkpoint, TensorEntry
+from submerge.store import DTYPES, Checkpoint, GateRecord, TensorEntry
 
 __all__ = ["GatePlan", "Task", "is_head", "plan_gate"]
 
@@ -41,10 +41,10 @@ class GatePlan:
     tasks: tuple[Task, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def described(self, models: Sequence[Checkpoint]) -> dict[str, Any]:
+    def record(self, models: Sequence[Checkpoint]) -> GateRecord:
         """Return what submerge.json says of the gate."""
-        tasks = [task.described(models[task.model].label) for task in self.tasks]
-        return {"method": self.method, "tasks": tasks, "settings": dict(self.settings)}
+        tasks = tuple(task.described(models[task.model].label) for task in self.tasks)
+        return GateRecord(self.method, tasks, dict(self.settings))
 
 
 def is_head(name: str, patterns: Sequence[str]) -> bool:

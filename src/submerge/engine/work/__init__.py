@@ -9,12 +9,11 @@ from submerge.engine.work._nonfinite import count_nonfinite, nonfinite_error
 from submerge.engine.work._passes import Pass, Passes, Range, run_passes
 from submerge.engine.work._range_passes import range_passes
 from submerge.engine.work._range_target import RangeTarget, memory_target
-from submerge.engine.work._record import DIGEST, RangeRecord, file_digest, joined, tally
+from submerge.engine.work._record import RangeRecord, tally
 from submerge.engine.work._threads import run_jobs
-from submerge.engine.work._workspace import Workspace, host_bytes
+from submerge.engine.work._workspace import Workspace
 
 __all__ = [
-    "DIGEST",
     "ChunkReader",
     "Finished",
     "Meter",
@@ -29,9 +28,6 @@ __all__ = [
     "adapter_passes",
     "can_fork",
     "count_nonfinite",
-    "file_digest",
-    "host_bytes",
-    "joined",
     "memory_target",
     "nonfinite_error",
     "range_passes",

@@ -9,8 +9,8 @@ from submerge.deferred import torch
 from submerge.engine.plan import Input, torch_dtype
 from submerge.engine.work._adapter_edit import AdapterEdit, AddedUpdate
 from submerge.engine.work._range_log import RangeLog
-from submerge.engine.work._workspace import Workspace, host_bytes
-from submerge.store import Source
+from submerge.engine.work._workspace import Workspace
+from submerge.store import Source, byte_view
 
 __all__ = ["InputReader", "input_readers"]
 
@@ -53,7 +53,7 @@ class InputReader:
         """Return elements [start, stop) of the source as they are, without the edit."""
         assert self.source is not None
         raw = torch.empty(stop - start, dtype=self.dtype)
-        self.source.read(start, stop - start, host_bytes(raw))
+        self.source.read(start, stop - start, byte_view(raw))
         return raw.to(dtype)
 
     def difference(

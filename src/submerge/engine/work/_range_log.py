@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import xxhash
-
 from submerge.deferred import torch
 from submerge.engine.work._nonfinite import count_nonfinite
+from submerge.store import hasher
 
 __all__ = ["OUTPUT", "RangeLog"]
 
@@ -24,10 +23,10 @@ class RangeLog:
 
     def __init__(self, sources: int, *, hashed: bool = True, copy: bool = False) -> None:
         self.nonfinite: dict[int, int] = {}
-        self._read: list[Any] = [xxhash.xxh3_128() for _ in range(sources)] if hashed else []
+        self._read: list[Any] = [hasher() for _ in range(sources)] if hashed else []
         self._written: list[Any] = []
         if hashed:
-            self._written = [self._read[0] if copy else xxhash.xxh3_128()]
+            self._written = [self._read[0] if copy else hasher()]
 
     def count(self, key: int, values: torch.Tensor) -> None:
         """Add the NaN and Inf among `values` to those of a member, or of the `OUTPUT`."""

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-import xxhash
 
 from submerge.engine.plan import MergePlan
 
-__all__ = ["DIGEST", "RangeRecord", "file_digest", "joined", "tally"]
-
-DIGEST = "xxh3_128"
+__all__ = ["RangeRecord", "tally"]
 
 
 @dataclass(slots=True)
@@ -62,22 +56,6 @@ class RangeRecord:
             {int(key): int(count) for key, count in line.get("nf", [])}, list(line.get("ne", [])),
             dict(line.get("fig", {})), str(line.get("part", "")),
         )  # fmt: skip
-
-
-def file_digest(path: Path) -> str:
-    """Return the digest of a file's bytes."""
-    of_file = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            of_file.update(block)
-    return of_file.hexdigest()
-
-
-def joined(digests: Sequence[str]) -> str:
-    """Return one digest for those of blocks: a single block's own digest stays."""
-    if len(digests) == 1:
-        return digests[0]
-    return xxhash.xxh3_128_hexdigest(b"".join(map(bytes.fromhex, digests)))
 
 
 def tally(plan: MergePlan, counts: dict[str, dict[str, int]], record: RangeRecord) -> None:

@@ -14,10 +14,10 @@ from submerge.store.adapter._build import build_parts
 from submerge.store.adapter._config import ADAPTER_CONFIG, read_adapter_config
 from submerge.store.adapter._parts import Add, Form, LowRank, Part, Replace, Rows
 from submerge.store.folder import (
-    Choice,
     Fetched,
     HubId,
     Tokenizer,
+    WeightFiles,
     choose_adapter,
     fetch,
     locate,
@@ -31,6 +31,7 @@ from submerge.store.format import (
     MemorySource,
     Source,
     TensorEntry,
+    byte_view,
     load_pickled,
     memory_entry,
     read_header,
@@ -137,9 +138,7 @@ class Adapter:
 
     def _floats(self, entry: TensorEntry, table: FileTable) -> torch.Tensor:
         values = torch.empty(entry.shape, dtype=DTYPES[entry.dtype].torch)
-        if entry.numel:
-            buffer = values.reshape(-1).view(torch.uint8).numpy().data
-            self.source(entry, table).read(0, entry.numel, buffer)
+        self.source(entry, table).read(0, entry.numel, byte_view(values))
         if DTYPES[entry.dtype].kind != "float" or entry.dtype == "F64":
             return values
         return values.float()
@@ -230,7 +229,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _entries(
-    folder: Path, choice: Choice, headers: Mapping[str, Mapping[str, TensorEntry]]
+    folder: Path, choice: WeightFiles, headers: Mapping[str, Mapping[str, TensorEntry]]
 ) -> tuple[Collection[TensorEntry], dict[str, torch.Tensor]]:
     path = folder / choice.name
     if choice.name in headers:

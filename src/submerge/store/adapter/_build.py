@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 
 from submerge.errors import Problem, RequestError, few
 from submerge.store.adapter._config import AdapterConfig
-from submerge.store.adapter._keys import Factors, Sorted, sort_keys
+from submerge.store.adapter._keys import FactorKeys, Sorted, sort_keys
 from submerge.store.adapter._parts import PACKED_ORDER, Add, Kind, LowRank, Part, Replace, Rows
 from submerge.store.format import DTYPES, TensorEntry
 
 __all__ = ["build_parts"]
 
 _AGAIN = "the file is not what the configuration describes: save the adapter again with PEFT"
-# the embeddings that PEFT saves whole when the vocabulary was resized
+# the embeddings whose new values PEFT saves when the vocabulary was resized
 _EMBEDDINGS = frozenset({
     "embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "shared",
     "tok_embeddings", "output_embeddings",
@@ -108,7 +108,7 @@ def _parameter_names(found: Sorted, build: _Build) -> dict[tuple[str, int], str]
     return names
 
 
-def _targets(module: str, config: AdapterConfig, factors: Factors) -> list[str]:
+def _targets(module: str, config: AdapterConfig, factors: FactorKeys) -> list[str]:
     """Return which parameters of a module `target_parameters` names."""
     right = factors.roles.get("lora_A")
     found = []
@@ -134,7 +134,7 @@ def _targeted(module: str, config: AdapterConfig) -> bool:
         return False
 
 
-def _add_factors(factors: Factors, name: str, found: Sorted, build: _Build) -> None:
+def _add_factors(factors: FactorKeys, name: str, found: Sorted, build: _Build) -> None:
     module, roles, config = factors.module, dict(factors.roles), build.config
     rows = roles.pop("rows", None)
     if rows is not None:
@@ -226,9 +226,9 @@ def _add_plain(found: Sorted, build: _Build) -> None:
     if unknown:
         what = f"holds tensors that its configuration does not account for ({few(unknown)})"
         build.wrong(what, "modules_to_save and bias must name them; save the adapter again with PEFT")
-    whole = sorted(name for name, part in build.parts.items() if isinstance(part, Replace))
-    if whole:
-        build.notes.append(f"{len(whole)} tensors saved whole ({few(whole)})")
+    replaced = sorted(name for name, part in build.parts.items() if isinstance(part, Replace))
+    if replaced:
+        build.notes.append(f"{len(replaced)} tensors saved whole ({few(replaced)})")
     rows = [
         f"{len(part.indices)} rows of {name}" for name, part in build.parts.items() if isinstance(part, Rows)
     ]

@@ -20,7 +20,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The fields of a LoRA configuration that a merge needs, checked; `raw` is the whole file."""
+    """The fields of a LoRA configuration that a merge needs, checked; `raw` is all that the file holds."""
 
     raw: Mapping[str, Any]
     where: str

@@ -54,12 +54,12 @@ def experts_apart(
     cut = {name: _matrices(match["leaf"], _layer(name), first) for name, (match, _) in packed.items()}
     apart = {name: matrices for name, matrices in cut.items() if matrices is not None}
     sizes = {name: matrices.size for name, matrices in apart.items()}
-    turned = _turned({name: packed[name][1] for name in apart}, sizes, False, version, where)
+    transposed = _transposed({name: packed[name][1] for name in apart}, sizes, False, version, where)
     found = {name: part for name, part in parts.items() if name not in apart}
     for name, matrices in apart.items():
         match, part = packed[name]
         for leaf, rows in matrices.rows.items():
-            one = replace(part, rows=rows, transposed=turned[name], settled=True, kind="linear")
+            one = replace(part, rows=rows, transposed=transposed[name], settled=True, kind="linear")
             for expert in range(part.experts):
                 found[f"{match['head']}.experts.{expert}.{leaf}.weight"] = replace(one, expert=expert)
     return found
@@ -68,7 +68,7 @@ def experts_apart(
 def settled_experts(
     parts: Mapping[str, Part], shapes: Shapes, version: str | None, where: str
 ) -> dict[str, Part]:
-    """Return the parts, by the base's names, with packed experts turned as the base keeps them.
+    """Return the parts, by the base's names, with packed experts in the layout in which the base stores them.
 
     Raises `RequestError` as `experts_apart` does.
     """
@@ -78,16 +78,16 @@ def settled_experts(
         if isinstance(part, LowRank) and part.experts and part.expert is None
     }
     sizes = {name: (shapes[name][-2], shapes[name][-1]) for name in packed}
-    turned = _turned(packed, sizes, _inputs_first(shapes), version, where)
+    transposed = _transposed(packed, sizes, _inputs_first(shapes), version, where)
     return {
-        name: replace(part, transposed=turned[name], settled=True)
-        if isinstance(part, LowRank) and name in turned
+        name: replace(part, transposed=transposed[name], settled=True)
+        if isinstance(part, LowRank) and name in transposed
         else part
         for name, part in parts.items()
     }
 
 
-def _turned(
+def _transposed(
     parts: Mapping[str, LowRank],
     sizes: Mapping[str, tuple[int, int]],
     inputs_first: bool | None,
@@ -99,10 +99,10 @@ def _turned(
     Shapes tell it for some, and one adapter is of one layout; else the version does.
     """
     fits = {name: (_fits(part, sizes[name]), _fits(part, sizes[name][::-1])) for name, part in parts.items()}
-    votes = {turned for plain, turned in fits.values() if plain != turned}
+    votes = {transposed for plain, transposed in fits.values() if plain != transposed}
     by_version = _by_version(version, inputs_first)
     layout = votes.pop() if len(votes) == 1 else by_version
-    unknown = [name for name, (plain, turned) in fits.items() if plain and turned and layout is None]
+    unknown = [name for name, (plain, transposed) in fits.items() if plain and transposed and layout is None]
     if unknown:
         what = f"{few(unknown)}: shapes do not tell which factor acts on which side of an expert"
         hint = (
@@ -110,7 +110,10 @@ def _turned(
             'peft_version ("0.18.1", …), or merge it with PEFT (merge_and_unload)'
         )
         raise RequestError(Problem(what, where, hint))
-    return {name: bool(layout) if plain == turned else turned for name, (plain, turned) in fits.items()}
+    return {
+        name: bool(layout) if plain == transposed else transposed
+        for name, (plain, transposed) in fits.items()
+    }
 
 
 def _fits(part: LowRank, size: tuple[int, int]) -> bool:

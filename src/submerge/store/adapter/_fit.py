@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from submerge.errors import Problem, RequestError, few
 from submerge.names import NameMatch, layer_of, match_names
@@ -26,6 +26,14 @@ _UNTIE = (
 _TABLE = re.compile(r"(?:embed\w*|lm_head|wte|shared|word_embeddings)\.weight$")
 
 
+@dataclass(frozen=True)
+class _Settled:
+    """A part in the layout in which the base stores its parameter, or what keeps it from fitting."""
+
+    part: Part
+    fault: str = ""
+
+
 def fit_adapter(
     adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], *, other_shapes: bool = False
 ) -> Adapter:
@@ -39,7 +47,9 @@ def fit_adapter(
     where, version = str(adapter.path), adapter.config.get("peft_version")
     version = version if isinstance(version, str) else None
     if adapter.form != "peft":
-        adapter = of_one_model(adapter, shapes, lambda part, shape: not _settled(part, shape, turn=False)[0])
+        adapter = of_one_model(
+            adapter, shapes, lambda part, shape: not _settled(part, shape, either_layout=False).fault
+        )
     tied, problems = _tied_head(adapter, shapes)
     parts = {name: part for name, part in adapter.parts.items() if name not in tied}
     parts = experts_apart(parts, shapes, version, where)
@@ -49,13 +59,13 @@ def fit_adapter(
     faults: list[Problem] = []
     for name, part in parts.items():
         target = matched.names[name]
-        fault, settled = _settled(part, shapes[target], turn=adapter.form == "peft")
-        if fault:
-            what = f"{name} {fault}, but the base has {list(shapes[target])}"
+        settled = _settled(part, shapes[target], either_layout=adapter.form == "peft")
+        if settled.fault:
+            what = f"{name} {settled.fault}, but the base has {list(shapes[target])}"
             faults.append(Problem(what, where, _hint(name, part, shapes[target])))
             unfit[target] = _shape(part)
         else:
-            fitted[target] = settled
+            fitted[target] = settled.part
     if not other_shapes or not fitted:
         problems += faults
     if problems:
@@ -152,23 +162,32 @@ def _hint(name: str, part: Part, shape: tuple[int, ...]) -> str:
     return "was it trained on a base with another vocabulary, or of another size? Give that base"
 
 
-def _settled(part: Part, shape: tuple[int, ...], *, turn: bool) -> tuple[str, Part]:
-    """Return (what does not fit, the part as this shape has it); with `turn` it may be stored transposed."""
+def _settled(part: Part, shape: tuple[int, ...], *, either_layout: bool) -> _Settled:
+    """Return the part in the layout of its parameter; with `either_layout` it may be stored transposed."""
     if isinstance(part, Rows):
-        tall = len(shape) == 2 and part.entry.shape[1] == shape[1] and max(part.indices, default=0) < shape[0]
-        return "" if tall else f"has new values for rows up to {max(part.indices, default=0)}", part
+        last = max(part.indices, default=0)
+        fits = len(shape) == 2 and part.entry.shape[1] == shape[1] and last < shape[0]
+        return _Settled(part, "" if fits else f"has new values for rows up to {last}")
     if not isinstance(part, LowRank):
-        return "" if part.entry.shape == shape else f"has the shape {list(part.entry.shape)}", part
-    turn = turn and part.expert is None
-    for turned in (part, replace(part, transposed=not part.transposed)) if turn else (part,):
-        single = turned.experts == 0 and len(shape) == 3 and shape == (1, *turned.stored)
-        if turned.stored == shape or single or _same_map(turned.stored, shape):
-            return "", replace(turned, settled=not part.experts or shape[-1] != shape[-2])
-    return f"is an update of the shape {list(part.stored)}", part
+        return _Settled(part, "" if part.entry.shape == shape else f"has the shape {list(part.entry.shape)}")
+    # rows of packed experts were cut out of a parameter whose layout was settled before
+    layouts = [part.transposed, not part.transposed] if either_layout and part.expert is None else None
+    for transposed in layouts or [part.transposed]:
+        candidate = replace(part, transposed=transposed)
+        if _fits(candidate, shape):
+            # of a square parameter with experts the shape cannot tell the layout: `settled_experts` does
+            return _Settled(replace(candidate, settled=not part.experts or shape[-1] != shape[-2]))
+    return _Settled(part, f"is an update of the shape {list(part.stored)}")
+
+
+def _fits(part: LowRank, shape: tuple[int, ...]) -> bool:
+    """Return whether an update has a parameter's shape, but for a leading 1 or a kernel of 1."""
+    single = part.experts == 0 and len(shape) == 3 and shape == (1, *part.stored)
+    return part.stored == shape or single or _same_map(part.stored, shape)
 
 
 def _squares(parts: dict[str, Part], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Part]:
-    """Return the parts with square matrices turned as the base's other matrices of that layer are.
+    """Return the parts with square matrices in the layout of the base's other matrices of that layer.
 
     The adapter has one flag for all modules, which is wrong for some if it has both kinds. A bias of the
     base tells which side of its weight are the outputs.
@@ -181,9 +200,9 @@ def _squares(parts: dict[str, Part], shapes: Mapping[str, tuple[int, ...]]) -> d
     for name, part in parts.items():
         if not isinstance(part, LowRank) or part.experts or len(set(part.stored)) > 1 or part.kernel:
             continue
-        found = votes.get(layer_of(name), set())
-        if len(found) == 1 and part.kind == "linear":
-            parts[name] = replace(part, transposed=found == {True})
+        layouts = votes.get(layer_of(name), set())
+        if len(layouts) == 1 and part.kind == "linear":
+            parts[name] = replace(part, transposed=layouts == {True})
     return parts
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from submerge.errors import Problem, few
 from submerge.store.format import TensorEntry
 
-__all__ = ["Factors", "Sorted", "sort_keys"]
+__all__ = ["FactorKeys", "Sorted", "sort_keys"]
 
 _FACTOR = re.compile(r"^(?P<module>.+?)\.(?P<role>lora_[AB])\.weight$")
 _ROLES: tuple[tuple[str, str], ...] = (
@@ -36,7 +36,7 @@ _BASE = "base_layer"
 
 
 @dataclass
-class Factors:
+class FactorKeys:
     """What the file holds for one wrapper of one module, by role; `depth` counts the wrappers outside it."""
 
     module: str
@@ -48,7 +48,7 @@ class Factors:
 class Sorted:
     """All tensors of a file: factors by module and depth, plain parameters, and the wrapped ones' own."""
 
-    factors: dict[tuple[str, int], Factors] = field(default_factory=dict)
+    factors: dict[tuple[str, int], FactorKeys] = field(default_factory=dict)
     plain: dict[str, TensorEntry] = field(default_factory=dict)
     wrapped: dict[str, TensorEntry] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -58,14 +58,14 @@ def sort_keys(entries: Mapping[str, TensorEntry], where: str) -> Sorted:
     """Return the tensors, given by PEFT's keys, by module and role; keys that no LoRA has are problems."""
     found = Sorted()
     unknown: list[str] = []
-    whole = {key.removeprefix(_PREFIX) for key in entries}
+    stripped = {key.removeprefix(_PREFIX) for key in entries}
     for key, entry in entries.items():
         name = key.removeprefix(_PREFIX)
         module, role = _split(name)
         if role is not None:
             _add_factor(found, module, role, entry, where)
         elif _WRAPPER.search(name):
-            if not whole & {_WRAPPER.sub("", name), _NAMED.sub("", name)}:
+            if not stripped & {_WRAPPER.sub("", name), _NAMED.sub("", name)}:
                 unknown.append(entry.name)
         elif ".lora_" in name or name.startswith("lora_") or ".modules_to_save." in name:
             if not _INERT.search(name):
@@ -100,7 +100,7 @@ def _add_factor(found: Sorted, module: str, role: str, entry: TensorEntry, where
     while inner and parts[inner - 1] == _BASE:
         inner -= 1
     key = (_unwrapped(module), len(parts) - inner)
-    factors = found.factors.setdefault(key, Factors(*key))
+    factors = found.factors.setdefault(key, FactorKeys(*key))
     if role in factors.roles:
         found.problems.append(Problem(f"holds two tensors for {role} of {key[0]}", where))
     factors.roles[role] = entry

@@ -11,13 +11,13 @@ from submerge.errors import Problem, few
 from submerge.store.adapter._parts import PACKED_ORDER, Kind
 from submerge.store.format import Spilled
 
-__all__ = ["LoraKeys", "Update", "file_key", "padded", "plan_entries", "plan_keys"]
+__all__ = ["LoraKeys", "LoraModule", "file_key", "padded", "plan_entries", "plan_keys"]
 
 Keys = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Update:
+class LoraModule:
     """The factors of one parameter, as given, and how it is stored."""
 
     left: Spilled
@@ -32,7 +32,7 @@ class Update:
         return self.right.shape[-2]
 
     @property
-    def turned(self) -> bool:
+    def stored_transposed(self) -> bool:
         """True if B A is the transpose of what is stored."""
         return self.transposed or self.kind == "embedding"
 
@@ -47,7 +47,7 @@ class LoraKeys:
 
 
 def file_key(name: str) -> str:
-    """Return the key of a parameter that is saved whole."""
+    """Return the key of a parameter whose new values are saved."""
     return f"base_model.model.{name}"
 
 
@@ -58,7 +58,7 @@ def _pair(module: str, kind: Kind) -> tuple[str, str]:
     return file_key(f"{module}.lora_A.weight"), file_key(f"{module}.lora_B.weight")
 
 
-def plan_keys(updates: Mapping[str, Update], where: str, problems: list[Problem]) -> dict[str, Keys]:
+def plan_keys(updates: Mapping[str, LoraModule], where: str, problems: list[Problem]) -> dict[str, Keys]:
     """Return the keys of A and B of each update; parameters of unknown order are problems."""
     wrapped: dict[str, list[str]] = {}
     for name, update in updates.items():
@@ -82,13 +82,13 @@ def plan_keys(updates: Mapping[str, Update], where: str, problems: list[Problem]
 
 
 def plan_entries(
-    updates: Mapping[str, Update], keys: Mapping[str, Keys], rank: int, code: str
+    updates: Mapping[str, LoraModule], keys: Mapping[str, Keys], rank: int, code: str
 ) -> list[tuple[str, str, tuple[int, ...]]]:
     """Return key, type and shape of each factor, filled up to the common rank."""
     rows: list[tuple[str, str, tuple[int, ...]]] = []
     for name, update in updates.items():
         m, n, kernel = update.left.shape[-2], update.right.shape[-1], update.kernel
-        outputs, inputs = (n, m) if update.turned else (m, n // math.prod(kernel))
+        outputs, inputs = (n, m) if update.stored_transposed else (m, n // math.prod(kernel))
         experts = math.prod(update.left.shape[:-2])
         key_a, key_b = keys[name]
         rows.append((key_a, code, (rank * experts, inputs, *kernel)))
@@ -97,10 +97,10 @@ def plan_entries(
 
 
 def padded(
-    update: Update, left: torch.Tensor, right: torch.Tensor, rank: int
+    update: LoraModule, left: torch.Tensor, right: torch.Tensor, rank: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return A and B of the common rank as PEFT stores them, from left and right."""
-    b, a = (right.mT, left.mT) if update.turned else (left, right)
+    b, a = (right.mT, left.mT) if update.stored_transposed else (left, right)
     missing = rank - update.rank
     a, b = torch.nn.functional.pad(a, (0, 0, 0, missing)), torch.nn.functional.pad(b, (0, missing))
     return (a.flatten(0, 1), b.permute(1, 2, 0).flatten(1)) if a.ndim == 3 else (a, b)

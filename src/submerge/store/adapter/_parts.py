@@ -71,7 +71,7 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Replace:
-    """The parameter's new values, whole: `modules_to_save`, trained biases, a resized embedding."""
+    """All new values of the parameter: `modules_to_save`, trained biases, a resized embedding."""
 
     entry: TensorEntry
 
@@ -83,7 +83,7 @@ class Replace:
 
 @dataclass(frozen=True)
 class Add:
-    """The update scale · entry, whole: the bias of B."""
+    """The full-rank update scale · entry: the bias of B."""
 
     entry: TensorEntry
     scale: float

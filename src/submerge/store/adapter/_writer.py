@@ -14,7 +14,7 @@ from threading import Lock
 from submerge.deferred import torch
 from submerge.errors import Problem, RequestError, WorkError
 from submerge.store.adapter._config import ADAPTER_CONFIG
-from submerge.store.adapter._layout import LoraKeys, Update, file_key, padded, plan_entries, plan_keys
+from submerge.store.adapter._layout import LoraKeys, LoraModule, file_key, padded, plan_entries, plan_keys
 from submerge.store.adapter._parts import Kind
 from submerge.store.format import (
     DTYPES,
@@ -23,6 +23,7 @@ from submerge.store.format import (
     Spilled,
     SpillFile,
     TensorEntry,
+    byte_view,
     dtype_named,
     plan_shards,
     preallocate,
@@ -53,7 +54,7 @@ class AdapterWriter:
         self.folder = folder
         self.keys = keys
         folder.mkdir(parents=True, exist_ok=True)
-        self._updates: dict[str, Update] = {}
+        self._updates: dict[str, LoraModule] = {}
         self._saved: dict[str, Spilled] = {}
         self._lock = Lock()
         self._file = SpillFile(folder)
@@ -71,7 +72,7 @@ class AdapterWriter:
         """Add the update left [m, r] · right [r, n] of a parameter, in the shape that is stored.
 
         The scale is in the factors. `kind`, `transposed` and `kernel` are those of `LowRank`: a
-        parameter that is kept transposed (Conv1D), a convolution with n = in · kernel. A bare parameter
+        parameter that is stored transposed (Conv1D), a convolution with n = in · kernel. A bare parameter
         may be of experts, with factors [E, m, r] and [E, r, n]. Raises `RequestError` for a name that has
         no module.
         """
@@ -83,14 +84,14 @@ class AdapterWriter:
         if not module or (last != "weight" and kind != "parameter"):
             what = f"{name} is no module's weight: an adapter in portable form cannot hold its update"
             raise RequestError(Problem(what, str(self.folder), "leave it out, or write a whole model"))
-        update = Update(self._file.put(left), self._file.put(right), kind, transposed, tuple(kernel))
+        update = LoraModule(self._file.put(left), self._file.put(right), kind, transposed, tuple(kernel))
         with self._lock:
             if name in self._updates:
                 raise ValueError(f"{name} is added twice")
             self._updates[name] = update
 
     def save(self, name: str, tensor: torch.Tensor) -> None:
-        """Add new values of a whole parameter, which PEFT keeps under `modules_to_save`.
+        """Add new values of a parameter, which PEFT saves under `modules_to_save`.
 
         All parameters of its module must be saved. vLLM and other servers refuse such adapters.
         """
@@ -164,9 +165,9 @@ class AdapterWriter:
 
     def _plan(self, keys: Mapping[str, tuple[str, str]], rank: int, code: str) -> Shard:
         rows = plan_entries(self._updates, keys, rank, code)
-        for name, kept in self._saved.items():
-            own = dtype_named(kept.dtype) or ""
-            rows.append((file_key(name), code if kept.dtype.is_floating_point else own, kept.shape))
+        for name, saved in self._saved.items():
+            own = dtype_named(saved.dtype) or ""
+            rows.append((file_key(name), code if saved.dtype.is_floating_point else own, saved.shape))
         rows += [(key, code, ()) for key in self._alphas()]
         stem = ADAPTER_STEM if self.keys is None else LORA_STEM
         return plan_shards(sorted(rows), _ONE_FILE, stem=stem)[0]
@@ -184,8 +185,8 @@ class AdapterWriter:
                     self._write(writer, shard.entries[key], values)
             for key in self._alphas():  # which gives the scale 1
                 self._write(writer, shard.entries[key], torch.tensor(float(rank)))
-            for name, kept in sorted(self._saved.items()):
-                self._write(writer, shard.entries[file_key(name)], self._file.get(kept))
+            for name, saved in sorted(self._saved.items()):
+                self._write(writer, shard.entries[file_key(name)], self._file.get(saved))
             writer.sync()
 
     def _write(self, writer: ShardWriter, entry: TensorEntry, values: torch.Tensor) -> None:
@@ -194,8 +195,7 @@ class AdapterWriter:
         if kind.kind == "float" and not bool((written.isfinite() == values.isfinite()).all()):
             what = f"tensor {entry.name}: a value is too large for {kind.torch}"
             raise WorkError(f"{self.folder}: {what} — write the adapter in bfloat16 or float32")
-        if written.numel():
-            writer.write(entry, 0, written.reshape(-1).view(torch.uint8).numpy().data)
+        writer.write(entry, 0, byte_view(written))
 
     def _write_config(self, config: Mapping[str, object]) -> None:
         path = self.folder / ADAPTER_CONFIG
@@ -211,7 +211,7 @@ class AdapterWriter:
         self, rank: int, base: str | None, revision: str | None, task_type: str | None
     ) -> dict[str, object]:
         modules = {name: update for name, update in self._updates.items() if update.kind != "parameter"}
-        turned = [update.transposed for update in modules.values() if update.kind == "linear"]
+        transposed = [update.transposed for update in modules.values() if update.kind == "linear"]
         bare = sorted(set(self._updates) - set(modules))
         saved = sorted({name.rpartition(".")[0] for name in self._saved})
         return {
@@ -219,7 +219,7 @@ class AdapterWriter:
             "auto_mapping": None,
             "base_model_name_or_path": base,
             "bias": "none",
-            "fan_in_fan_out": bool(turned) and all(turned) and len(modules) == len(self._updates),
+            "fan_in_fan_out": bool(transposed) and all(transposed) and len(modules) == len(self._updates),
             "inference_mode": True,
             "init_lora_weights": True,
             "layers_pattern": None,

@@ -18,7 +18,7 @@ from submerge.store.folder._side_files import is_side_file
 from submerge.store.folder._vocabulary import is_tokenizer_file
 from submerge.store.folder._weight_file import (
     PICKLE_SUFFIXES,
-    Choice,
+    WeightFiles,
     choose_adapter,
     choose_weights,
     weights_beside,
@@ -57,7 +57,7 @@ class Fetched:
 
     folder: Path
     commit: str
-    choice: Choice | None = None
+    choice: WeightFiles | None = None
     headers: Mapping[str, Mapping[str, TensorEntry]] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
 
@@ -170,7 +170,7 @@ def _is_small(name: str) -> bool:
     return known and is_side_file(path)
 
 
-def _weights(folder: Path, choice: Choice) -> Iterable[str]:
+def _weights(folder: Path, choice: WeightFiles) -> Iterable[str]:
     if not choice.index:
         return [choice.name]
     suffixes = PICKLE_SUFFIXES if choice.pickled else (".safetensors",)

@@ -11,8 +11,8 @@ from submerge.errors import Problem, RequestError, few
 __all__ = [
     "PICKLE_SUFFIXES",
     "WEIGHT_SUFFIXES",
-    "Choice",
     "HoldsAdapterError",
+    "WeightFiles",
     "choose_adapter",
     "choose_weights",
     "is_training_state",
@@ -48,7 +48,7 @@ _TRAINING = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class WeightFiles:
     """The file to open: its name, whether it is an index of others, and whether it is pickled."""
 
     name: str
@@ -67,7 +67,7 @@ class HoldsAdapterError(RequestError):
 
 def choose_weights(
     names: Collection[str], where: str, *, allow_pickle: bool = False, subfolders: Collection[str] = ()
-) -> Choice:
+) -> WeightFiles:
     """Return which of the root's file names to open; raise `RequestError` that says why none can be.
 
     The order is that of transformers: `model.safetensors`, its index, then any single safetensors file
@@ -89,7 +89,7 @@ def choose_weights(
     return chosen
 
 
-def choose_adapter(names: Collection[str], where: str, *, allow_pickle: bool = False) -> Choice:
+def choose_adapter(names: Collection[str], where: str, *, allow_pickle: bool = False) -> WeightFiles:
     """Return which file holds an adapter's weights; raise `RequestError` that says why none does.
 
     `names` are the paths of the files, `<subfolder>/adapter_config.json` among them for the message.
@@ -103,11 +103,11 @@ def choose_adapter(names: Collection[str], where: str, *, allow_pickle: bool = F
         what = "holds no adapter: adapter_config.json is missing"
         raise RequestError(Problem(what, where, "name the folder in which PEFT saved the adapter"))
     if "adapter_model.safetensors" in names:
-        return Choice("adapter_model.safetensors")
+        return WeightFiles("adapter_model.safetensors")
     if "adapter_model.bin" in names:
         if not allow_pickle:
             raise RequestError(pickle_refusal(f"{where}: adapter_model.bin"))
-        return Choice("adapter_model.bin", pickled=True)
+        return WeightFiles("adapter_model.bin", pickled=True)
     what = "holds an adapter_config.json, but no adapter_model.safetensors"
     raise RequestError(Problem(what, where, "copy or download the missing file"))
 
@@ -140,7 +140,7 @@ def _is_adapter(names: Collection[str]) -> bool:
     return "adapter_config.json" in names and any(name.startswith("adapter_model.") for name in names)
 
 
-def _safetensors(names: list[str], where: str) -> Choice | None:
+def _safetensors(names: list[str], where: str) -> WeightFiles | None:
     return _standard(names, ".safetensors", pickled=False) or _single(
         [name for name in names if name.endswith(".safetensors") and name != "bank.safetensors"],
         [name for name in names if (found := _INDEX.search(name)) and found[1] == "safetensors"],
@@ -149,7 +149,7 @@ def _safetensors(names: list[str], where: str) -> Choice | None:
     )
 
 
-def _pickled(names: list[str], where: str) -> Choice | None:
+def _pickled(names: list[str], where: str) -> WeightFiles | None:
     return _standard(names, ".bin", pickled=True) or _single(
         [name for name in names if name.endswith(PICKLE_SUFFIXES)],
         [name for name in names if (found := _INDEX.search(name)) and found[1] == "bin"],
@@ -158,21 +158,21 @@ def _pickled(names: list[str], where: str) -> Choice | None:
     )
 
 
-def _standard(names: list[str], suffix: str, *, pickled: bool) -> Choice | None:
+def _standard(names: list[str], suffix: str, *, pickled: bool) -> WeightFiles | None:
     for stem in _STEMS:
         if stem + suffix in names:
-            return Choice(stem + suffix, pickled=pickled)
+            return WeightFiles(stem + suffix, pickled=pickled)
         if f"{stem}{suffix}.index.json" in names:
-            return Choice(f"{stem}{suffix}.index.json", index=True, pickled=pickled)
+            return WeightFiles(f"{stem}{suffix}.index.json", index=True, pickled=pickled)
     return None
 
 
-def _single(files: list[str], indices: list[str], where: str, *, pickled: bool) -> Choice | None:
+def _single(files: list[str], indices: list[str], where: str, *, pickled: bool) -> WeightFiles | None:
     """Return the one index or the one file of a non-standard name; several are an error."""
     # the vendor's own layout of the same weights; it counts only when there is nothing else
     files = [name for name in files if not name.startswith("consolidated")] or files
     if len(indices) == 1:
-        return Choice(indices[0], index=True, pickled=pickled)
+        return WeightFiles(indices[0], index=True, pickled=pickled)
     found = indices or files
     if not found:
         return None
@@ -181,7 +181,7 @@ def _single(files: list[str], indices: list[str], where: str, *, pickled: bool) 
         what = f"holds pieces of a sharded checkpoint ({few(found)}) but not their index"
         raise RequestError(Problem(what, where, "add the file model.safetensors.index.json"))
     if len(found) == 1:
-        return Choice(found[0], pickled=pickled)
+        return WeightFiles(found[0], pickled=pickled)
     what = f"holds several weight files of no standard name ({few(found, 5)})"
     hint = (
         "name the one that you mean, or keep only that one"

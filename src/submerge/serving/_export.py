@@ -21,12 +21,11 @@ import torch
 from safetensors.torch import save_file
 
 from submerge.engine import vllm_command
-from submerge.engine.plan import is_matrix, turned
+from submerge.engine.plan import is_matrix, stores_transposed
 from submerge.errors import Problem, RequestError, few
-from submerge.runtime._clip import is_texts
 from submerge.runtime._folder import Folder, open_folder
-from submerge.runtime._load import architectures
-from submerge.store import AdapterWriter, layer_of, loaded_names, open_checkpoint
+from submerge.serving._clip import is_texts
+from submerge.store import AdapterWriter, Manifest, layer_of, loaded_names, open_checkpoint
 
 __all__ = ["Exported", "export_adapters"]
 
@@ -94,7 +93,7 @@ def _write(opened: Folder, out: Path, depth: float) -> Exported:
         what = "no linear map is changed by a task"
         raise RequestError(Problem(what, str(opened.path), "use submerge.load"))
     source, revision = _base_of(opened.path)
-    rank, transposed = 0, turned(base)
+    rank, transposed = 0, stores_transposed(base)
     for number, task in enumerate(opened.names):
         with AdapterWriter(out / _plain(task, out)) as writer:
             for name in linear:
@@ -119,7 +118,7 @@ def _write(opened: Folder, out: Path, depth: float) -> Exported:
         "labels": {task["name"]: task["id2label"] for task in opened.tasks if task.get("id2label")},
     }
     layer = _write_router(opened, names, linear, out, depth, transposed, told)
-    example = files("submerge.runtime").joinpath("_example.py").read_text(encoding="utf-8")
+    example = files("submerge.serving").joinpath("_route_template.py").read_text(encoding="utf-8")
     (out / "route.py").write_text(example, encoding="utf-8")
     left_out = sorted({*opened.factors, *opened.wholes} - set(linear))
     return Exported(out, rank, layer, tuple(left_out), any(opened.heads), None)
@@ -133,6 +132,8 @@ def _named(opened: Folder) -> tuple[dict[str, str], dict[str, Any]]:
     if any(map(is_texts, opened.heads)):
         what = "heads of class texts are no layer of a model that transformers has"
         raise RequestError(Problem(what, str(opened.path), "use submerge.load"))
+    from submerge.runtime._load import architectures  # which imports this package
+
     (_, base), (kind, whole) = architectures(opened)
     own = loaded_names(base, [*opened.factors, *opened.wholes])
     head = [name for head in opened.heads for name in head]
@@ -151,8 +152,7 @@ def _named(opened: Folder) -> tuple[dict[str, str], dict[str, Any]]:
 
 def _base_of(folder: Path) -> tuple[str, str | None]:
     """Return the base that the folder was merged from, whole paths of folders, and its revision."""
-    recipe = json.loads((folder / "submerge.json").read_text(encoding="utf-8"))["recipe"]
-    base = str(recipe["base_model"])
+    base = str(Manifest.read(folder).base)
     if Path(base).exists():
         return str(Path(base).resolve()), None
     name, _, revision = base.partition("@")
