@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from submerge.engine.output._bank import bank_bounds, bank_bytes
-from submerge.engine.plan import Input, MergePlan, TensorPlan, adapter_file
+from submerge.engine.plan import Input, MergePlan, TensorPlan, adapter_file, bank_bounds, bank_bytes
 from submerge.errors import Problem, RequestError
 from submerge.recipe import Resolved, resolve
 from submerge.store import BANK, Adapter, depths

@@ -1,6 +1,7 @@
 """From a recipe to a plan: what is read, computed and written for each tensor, and in how much memory."""
 
 from submerge.engine.plan._adapter_form import adapter_file, lora_keys, stores_transposed
+from submerge.engine.plan._bank_size import bank_bounds, bank_bytes
 from submerge.engine.plan._device import check_device
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._make_plan import make_plan, plan_models
@@ -19,6 +20,8 @@ __all__ = [
     "Settings",
     "TensorPlan",
     "adapter_file",
+    "bank_bounds",
+    "bank_bytes",
     "beyond_rows",
     "check_device",
     "chunk_length",
