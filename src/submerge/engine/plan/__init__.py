@@ -10,7 +10,7 @@ from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._tables import is_matrix
 from submerge.engine.plan._tensor import HELD, Input, TensorPlan, chunk_length, task_length, torch_dtype
-from submerge.engine.plan._tokens import beyond_rows, told_beyond
+from submerge.engine.plan._tokens import beyond_rows, describe_beyond
 
 __all__ = [
     "HELD",
@@ -25,6 +25,7 @@ __all__ = [
     "beyond_rows",
     "check_device",
     "chunk_length",
+    "describe_beyond",
     "is_matrix",
     "lora_keys",
     "make_plan",
@@ -32,6 +33,5 @@ __all__ = [
     "plan_models",
     "stores_transposed",
     "task_length",
-    "told_beyond",
     "torch_dtype",
 ]
