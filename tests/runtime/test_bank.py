@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from _mass_reference import polar
 from _updates import fold, rotation
 from submerge.algebra import CORES, Bank, Dense, LowRank, Triplets, Update
+from submerge.gating import Recent
 from submerge.methods import METHODS, TensorSpec
-from submerge.runtime._cache import Recent
-from submerge.runtime._select import choose, pooled, zscores
+from submerge.routing import choose, group_means, zscores
 
 SHAPES = [(24, 16), (16, 24), (20, 20)]
 
@@ -263,15 +263,15 @@ def test_at_most_k_tasks_run() -> None:
 
 
 def test_weighted_runs_all_that_are_above_the_threshold() -> None:
-    options = {"threshold": 0.2, "most": 2, "temperature": 1.0}
+    options = {"threshold": 0.2, "most": None, "temperature": 1.0}
     assert choose(torch.zeros(1, 4), select="weighted", **options).tasks == [(0, 1, 2, 3)]  # type: ignore[arg-type]
     assert choose(torch.zeros(1, 8), select="weighted", **options).tasks == [(0,)]  # type: ignore[arg-type]
 
 
 def test_groups_share_their_mean() -> None:
     scores = torch.tensor([[1.0, 0.0], [0.0, 3.0], [5.0, 5.0]])
-    assert pooled(scores, torch.tensor([0, 0, 1])).tolist() == [[0.5, 1.5], [0.5, 1.5], [5.0, 5.0]]
-    assert pooled(scores, torch.arange(3)).tolist() == scores.tolist(), "groups of one change nothing"
+    assert group_means(scores, torch.tensor([0, 0, 1])).tolist() == [[0.5, 1.5], [0.5, 1.5], [5.0, 5.0]]
+    assert group_means(scores, torch.arange(3)).tolist() == scores.tolist(), "groups of one change nothing"
 
 
 # The cache

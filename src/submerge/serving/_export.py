@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from submerge.engine import vllm_command
-from submerge.engine.plan import is_matrix, stores_transposed
+from submerge.engine import is_matrix, stores_transposed, vllm_command
 from submerge.errors import Problem, RequestError, few
-from submerge.runtime._folder import Folder, open_folder
+from submerge.serving._architecture import architectures
 from submerge.serving._clip import is_texts
+from submerge.serving._folder import Folder, open_folder
 from submerge.store import AdapterWriter, Manifest, layer_of, loaded_names, open_checkpoint
 
 __all__ = ["Exported", "export_adapters"]
@@ -120,7 +120,7 @@ def _write(opened: Folder, out: Path, depth: float) -> Exported:
     layer = _write_router(opened, names, linear, out, depth, transposed, told)
     example = files("submerge.serving").joinpath("_route_template.py").read_text(encoding="utf-8")
     (out / "route.py").write_text(example, encoding="utf-8")
-    left_out = sorted({*opened.factors, *opened.wholes} - set(linear))
+    left_out = sorted({*opened.factors, *opened.dense} - set(linear))
     return Exported(out, rank, layer, tuple(left_out), any(opened.heads), None)
 
 
@@ -132,10 +132,8 @@ def _named(opened: Folder) -> tuple[dict[str, str], dict[str, Any]]:
     if any(map(is_texts, opened.heads)):
         what = "heads of class texts are no layer of a model that transformers has"
         raise RequestError(Problem(what, str(opened.path), "use submerge.load"))
-    from submerge.runtime._load import architectures  # which imports this package
-
     (_, base), (kind, whole) = architectures(opened)
-    own = loaded_names(base, [*opened.factors, *opened.wholes])
+    own = loaded_names(base, [*opened.factors, *opened.dense])
     head = [name for head in opened.heads for name in head]
     inside = loaded_names(whole, [*opened.factors, *head])
     if lost := [name for name in head if name not in inside]:
