@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.replication.suite import CLASSES, DENSE, Rows
+from benchmarks.replication.rows import CLASSES, DENSE, Rows
 
 __all__ = ["Domain", "Items"]
 
@@ -102,5 +102,5 @@ class Domain(ABC):
             else:
                 parts.append(self.pooled(out.last_hidden_state, batch, items.kind))
             order += which
-        found = torch.cat(parts).float().cpu()
-        return found[torch.tensor(order).argsort()]
+        features = torch.cat(parts).float().cpu()
+        return features[torch.tensor(order).argsort()]

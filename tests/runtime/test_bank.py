@@ -172,8 +172,10 @@ def test_the_fixed_merge_is_that_of_tsv_m() -> None:
     close(dense(fold("mass", factors).update), dense(fold("tsv_m", factors).update), 1e-5)
 
 
-def test_what_is_kept_is_as_large_as_it_says() -> None:
-    rule = METHODS["mass"].kept
+def test_the_bank_is_as_large_as_its_bound() -> None:
+    gate = METHODS["mass"].gate
+    assert gate is not None
+    rule = gate.bound
     assert rule is not None
     for shape in ((24, 16), (3, 16), (16,), (4, 3, 2, 2)):
         count = 4
@@ -183,10 +185,10 @@ def test_what_is_kept_is_as_large_as_it_says() -> None:
         spec = TensorSpec("w", shape, count)
         method = METHODS["mass"].matrix
         assert method is not None
-        kept = method(updates, spec, options).kept
-        assert sum(k.nbytes for k in kept.values()) == count * rule(spec, options, 0).nbytes
+        bank = method(updates, spec, options).bank
+        assert sum(k.nbytes for k in bank.values()) == count * rule(spec, options, 0).nbytes
         if shape == (24, 16):
-            assert sum(k.numel() for k in kept.values()) == count * 4 * (24 + 16 + 1)
+            assert sum(k.numel() for k in bank.values()) == count * 4 * (24 + 16 + 1)
             assert rule(spec, options, 0).rank == 4
             assert rule(spec, options, 3).rank == 3
 
@@ -205,12 +207,12 @@ def test_similar_tasks_may_stay_out_of_the_checkpoint() -> None:
     one, other = Dense(normal(1, 24, 16).float()), Dense(normal(2, 24, 16).float())
     found = fold("mass", [one, one, other], similarity=0.3)
     assert found.figures["fixed"] == [0, 2]
-    assert len({name.partition(".")[0] for name in found.kept}) == 3, "the bank has all"
+    assert len({name.partition(".")[0] for name in found.bank}) == 3, "the bank has all"
 
 
 def test_a_zero_update_is_not_kept() -> None:
     found = fold("mass", [Dense(torch.zeros(24, 16)), Dense(normal(1, 24, 16).float())])
-    assert {name.partition(".")[0] for name in found.kept} == {"1"}
+    assert {name.partition(".")[0] for name in found.bank} == {"1"}
 
 
 # Choosing

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
-from submerge.algebra._deprecated import warn_renamed
 from submerge.deferred import np, npt, torch
+from submerge.deprecated import warn_renamed
 
 __all__ = ["bernoulli", "coins", "stream_key", "uniform"]
 

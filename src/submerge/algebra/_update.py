@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from submerge.algebra._deprecated import warn_renamed
 from submerge.deferred import torch
+from submerge.deprecated import warn_renamed
 
 __all__ = ["Dense", "LowRank", "Streamed", "Update", "Zero", "inner", "weighted_sum"]
 

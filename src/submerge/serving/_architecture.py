@@ -9,7 +9,7 @@ import torch
 
 from submerge.deferred import required
 from submerge.errors import Problem, RequestError, few
-from submerge.runtime._clip import as_linear, is_linear, is_texts, text_classifier
+from submerge.serving._clip import as_linear, is_linear, is_texts, text_classifier
 from submerge.serving._folder import Folder
 
 __all__ = ["architectures", "head_sizes", "model_class", "with_linear_heads"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,11 +12,10 @@ from safetensors import safe_open
 
 from submerge.algebra import Triplets
 from submerge.errors import Problem, RequestError, few
-from submerge.store import BANK, read_header
+from submerge.store import BANK, MANIFEST, Manifest, checked, read_header
 
 __all__ = ["Folder", "open_folder"]
 
-MANIFEST = "submerge.json"
 ROUNDING = 1e-5
 """The share of an update's energy that rounding loses at most."""
 
@@ -57,26 +55,16 @@ class Folder:
 
 def open_folder(path: Path) -> Folder:
     """Return what the folder holds; raise `RequestError` where it has no gate, or something is damaged."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        gate = manifest.get("gate")
-        if gate is None:
-            hint = "load it with transformers"
-            raise RequestError(Problem("this merge keeps no gate: it is a plain checkpoint", str(path), hint))
-        tasks = tuple(dict(task) for task in gate["tasks"])
-        settings, method = dict(gate["settings"]), gate.get("method", "mass")
-        shapes = {name: tuple(line["shape"]) for name, line in manifest["bank"]["tensors"].items()}
-        figures = {n: line["figures"] for n, line in manifest["tensors"].items() if "figures" in line}
-        fixed = {n: tuple(figure["fixed"]) for n, figure in figures.items() if "fixed" in figure}
-        tables = frozenset(n for n, figure in figures.items() if figure.get("table"))
-        energies = {n: float(figure["energy"]) for n, figure in figures.items() if "energy" in figure}
-        if not tasks or not all(isinstance(task["name"], str) for task in tasks):
-            raise ValueError
-    except OSError as error:
-        hint = "name a folder that `submerge merge` made"
-        raise RequestError(Problem(f"there is no {MANIFEST} ({error.strerror})", str(path), hint)) from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise RequestError(Problem("the file is damaged", str(path / MANIFEST), "merge again")) from error
+    manifest = Manifest.read(path)
+    if manifest.gate is None or manifest.bank is None:
+        hint = "load it with transformers"
+        raise RequestError(Problem("this merge keeps no gate: it is a plain checkpoint", str(path), hint))
+    tasks, settings, method = manifest.gate.tasks, manifest.gate.settings, manifest.gate.method or "mass"
+    shapes = {name: record.shape for name, record in manifest.bank.items()}
+    with checked(path):
+        fixed = {name: tuple(members) for name, members in manifest.figures("fixed").items()}
+        tables = frozenset(name for name, table in manifest.figures("table").items() if table)
+        energies = {name: float(share) for name, share in manifest.figures("energy").items()}
     heads: tuple[dict[str, torch.Tensor], ...] = tuple({} for _ in tasks)
     folder = Folder(path, tasks, settings, method, heads=heads, fixed=fixed, tables=tables)
     if shapes:

@@ -15,10 +15,10 @@ from submerge.errors import Problem, RequestError
 from submerge.gating import GatedModel, SampleAssignment, best_head
 from submerge.methods.mass import RoutingSettings
 from submerge.routing import BatchOrder, Router, Routing, RoutingRequest
-from submerge.runtime._clip import HEAD
-from submerge.runtime._labels import named
+from submerge.serving._clip import HEAD
 from submerge.serving._controller import Call, Controller
 from submerge.serving._folder import Folder
+from submerge.serving._labels import named
 from submerge.serving._routed_model import input_count
 
 __all__ = ["MassController"]

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import xxhash
 
 from submerge.deferred import torch
 from submerge.engine.output._report import Progress
 from submerge.engine.output._run import Run
 from submerge.engine.plan import TensorPlan, adapter_file, lora_keys
-from submerge.engine.work import DIGEST, AdapterJob, Task, TaskRecord, patches_of, run_jobs
+from submerge.engine.work import AdapterJob, Task, TaskRecord, patches_of, run_jobs
 from submerge.errors import WorkError, few
 from submerge.store import (
     AdapterWriter,
     FileTable,
     LoraKeys,
     LowRank,
+    Manifest,
     MemorySink,
     TensorEntry,
+    TensorRecord,
+    digest,
     module_names,
     read_header,
     respelling,
@@ -153,21 +154,16 @@ class AdapterRun(Run):
             frozenset(found), "float32"
         )
 
-    def lines(self) -> dict[str, dict[str, Any]]:
+    def written_tensors(self) -> dict[str, TensorRecord]:
         """Return what submerge.json says of the tensors in the adapter's file."""
-        found = {}
+        entries = read_header(self._file).entries
         with FileTable() as table:
-            for name, entry in read_header(self._file).entries.items():
-                values = bytearray(entry.nbytes)
-                table.source(entry).read(0, entry.numel, memoryview(values))
-                found[name] = {
-                    "file": self._file.name,
-                    "treatment": "merge",
-                    "dtype": entry.dtype,
-                    "shape": list(entry.shape),
-                    DIGEST: xxhash.xxh3_128_hexdigest(values),
-                }
-        return found
+            return {name: self._written(entry, table) for name, entry in entries.items()}
+
+    def _written(self, entry: TensorEntry, table: FileTable) -> TensorRecord:
+        values = bytearray(entry.nbytes)
+        table.source(entry).read(0, entry.numel, memoryview(values))
+        return TensorRecord(entry.dtype, entry.shape, digest(values), file=self._file.name, treatment="merge")
 
     def warnings(self) -> list[str]:
         """Return what was found to be left out, if anything was."""
@@ -188,9 +184,9 @@ class AdapterRun(Run):
         folder = self.output.folder if self.output.folder.exists() else self.output.out
         return folder / adapter_file(self.plan.tensors, self.plan.models)
 
-    def manifest(self, nonfinite: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    def manifest(self, nonfinite: Mapping[str, Mapping[str, int]]) -> Manifest:
         """Return the content of submerge.json, with what was done to each module."""
-        return {**super().manifest(nonfinite), "modules": self.figures()}
+        return replace(super().manifest(nonfinite), modules=self.figures())
 
 
 def agreed(values: list[str | None]) -> str | None:

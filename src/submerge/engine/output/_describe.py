@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from submerge.engine.output._bank import bank_bytes, keeps
+from submerge.engine.output._bank import bank_bounds, bank_bytes
 from submerge.engine.plan import Input, MergePlan, TensorPlan, adapter_file
 from submerge.errors import Problem, RequestError
 from submerge.recipe import Resolved, resolve
@@ -58,7 +58,7 @@ def describe(plan: MergePlan) -> dict[str, Any]:
 def _bank(plan: MergePlan) -> dict[str, Any]:
     """Return what the output keeps for its gate: the tasks with their heads, the settings, the most bytes."""
     assert plan.gate is not None
-    return {**plan.gate.described(plan.models), "file": BANK, "most": bank_bytes(plan)}
+    return {**plan.gate.record(plan.models).to_json(), "file": BANK, "most": bank_bytes(plan)}
 
 
 def _adapter(adapter: Adapter) -> dict[str, Any]:
@@ -145,12 +145,12 @@ def _explained(plan: MergePlan, tensor: TensorPlan, depth: float) -> dict[str, A
             ]
             for name, value in found.items()
         }
-    if kept := keeps(plan, tensor):
+    if bounds := bank_bounds(plan, tensor):
         line["keeps"] = [
-            {"task": task, "bytes": k.nbytes, **({"rank": k.rank} if k.rank is not None else {})}
-            for task, k in kept.items()
+            {"task": task, "bytes": b.nbytes, **({"rank": b.rank} if b.rank is not None else {})}
+            for task, b in bounds.items()
         ]
-        if shared := max(k.shared for k in kept.values()):  # the update that the checkpoint has
+        if shared := max(b.shared for b in bounds.values()):  # the update that the checkpoint has
             line["keeps"].append({"bytes": shared})
     return line
 

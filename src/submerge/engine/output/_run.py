@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import xxhash
-
 from submerge._version import __version__
 from submerge.deferred import torch
 from submerge.engine.output._bank import gather
@@ -19,22 +17,35 @@ from submerge.engine.output._folder import Output
 from submerge.engine.output._report import Progress
 from submerge.engine.plan import MergePlan, TensorPlan
 from submerge.engine.work import (
-    DIGEST,
     Job,
     MatrixJob,
     Meter,
     Task,
     TaskRecord,
     can_fork,
-    file_digest,
-    joined,
     patches_of,
     ranges,
     run_forked,
     run_jobs,
     tally,
 )
-from submerge.store import BANK, DTYPES, BankParts, Checkpoint, FileTable, ShardWriter, Source, TensorEntry
+from submerge.store import (
+    DIGEST,
+    DTYPES,
+    Adapter,
+    BankParts,
+    Checkpoint,
+    FileTable,
+    Manifest,
+    ModelRecord,
+    ShardWriter,
+    Source,
+    TensorEntry,
+    TensorRecord,
+    digest,
+    file_digest,
+    joined,
+)
 
 __all__ = ["CheckpointRun", "Run"]
 
@@ -62,7 +73,7 @@ class Run(ABC):
         """Do what is left to do."""
 
     @abstractmethod
-    def lines(self) -> dict[str, dict[str, Any]]:
+    def written_tensors(self) -> dict[str, TensorRecord]:
         """Return what submerge.json says of each tensor of the output."""
 
     @property
@@ -113,25 +124,25 @@ class Run(ABC):
         }
         return {tensor.name: found[tensor.name] for tensor in self.plan.tensors if found.get(tensor.name)}
 
-    def manifest(self, nonfinite: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    def manifest(self, nonfinite: Mapping[str, Mapping[str, int]]) -> Manifest:
         """Return the content of submerge.json: the same for every run of the same merge."""
         plan = self.plan
         read = self._read()
         used = {i: sum(_takes_part(t, i, plan.donor) for t in plan.tensors) for i in plan.participants}
-        return {
-            "submerge": __version__,
-            "recipe": plan.recipe.resolved(),
-            "models": [
-                _described(model, plan.unused.get(i, ()), read.get(i), used.get(i))
+        return Manifest(
+            version=__version__,
+            recipe=plan.recipe.resolved(),
+            models=[
+                _described(model, plan.unused.get(i, ()), read.get(i, {}), used.get(i))
                 for i, model in enumerate(plan.models)
                 if model.files
             ],
-            "warnings": [*plan.warnings, *self.warnings()],
-            "nonfinite": nonfinite,
-            "differs": self.differs(),
-            **({"beyond_rows": list(plan.tokens.beyond)} if plan.tokens and plan.tokens.beyond else {}),
-            "tensors": self.lines(),
-        }
+            warnings=[*plan.warnings, *self.warnings()],
+            nonfinite=nonfinite,
+            differs=self.differs(),
+            beyond_rows=list(plan.tokens.beyond) if plan.tokens else [],
+            tensors=self.written_tensors(),
+        )
 
     def _read(self) -> dict[int, dict[str, Any]]:
         """Return, by model, how many of its tensors were read and a digest of all their bytes."""
@@ -154,40 +165,39 @@ def _takes_part(tensor: TensorPlan, model: int, donor: int) -> bool:
 
 
 def _described(
-    model: Checkpoint, unused: Sequence[str], read: dict[str, Any] | None, used: int | None
-) -> dict[str, Any]:
+    model: Checkpoint, unused: Sequence[str], read: Mapping[str, Any], used: int | None
+) -> ModelRecord:
     """Return what submerge.json says of a model; `used` counts the tensors that it had a part in."""
-    line: dict[str, Any] = {"model": model.label}
-    if model.revision:
-        line["revision"] = model.revision
-    adapter = model.adapter
-    if adapter:
-        line["adapter"] = {
-            **({"revision": adapter.revision} if adapter.revision else {}),
-            DIGEST: joined([file_digest(file) for file in adapter.files]),
-            "notes": list(adapter.notes),
-        }
-    line["files"] = {file.name: file.stat().st_size for file in model.files}
-    if model.views:
-        line["names"] = model.renamed
-    line["read"] = read or {"tensors": 0, DIGEST: ""}
-    if used is not None:
-        line["used"] = used
-    if unused:
-        line["unused"] = list(unused)
-    return line
+    return ModelRecord(
+        model=model.label,
+        revision=model.revision,
+        adapter=_adapter(model.adapter) if model.adapter else None,
+        files={file.name: file.stat().st_size for file in model.files},
+        names=model.renamed,
+        read=read,
+        used=used,
+        unused=unused,
+    )
+
+
+def _adapter(adapter: Adapter) -> dict[str, Any]:
+    return {
+        **({"revision": adapter.revision} if adapter.revision else {}),
+        DIGEST: joined([file_digest(file) for file in adapter.files]),
+        "notes": list(adapter.notes),
+    }
 
 
 class CheckpointRun(Run):
     """Writes shards, range by range, and notes each in the journal; and the bank of a gate that is kept."""
 
-    _bank: Mapping[str, dict[str, Any]] | None = None
+    _bank: Mapping[str, TensorRecord] | None = None
 
     @property
     def bytes_written(self) -> int:
         """Bytes of the shards and of the bank."""
-        lines = (self._bank or {}).values()
-        return self.plan.bytes_written + sum(DTYPES[t["dtype"]].nbytes(tuple(t["shape"])) or 0 for t in lines)
+        bank = (self._bank or {}).values()
+        return self.plan.bytes_written + sum(DTYPES[t.dtype].nbytes(t.shape) or 0 for t in bank)
 
     @cached_property
     def _parts(self) -> BankParts | None:
@@ -198,13 +208,10 @@ class CheckpointRun(Run):
         if self._parts is not None:
             self._bank = gather(self.plan, self._parts, self.output.folder)
 
-    def manifest(self, nonfinite: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    def manifest(self, nonfinite: Mapping[str, Mapping[str, int]]) -> Manifest:
         """Return the content of submerge.json, with the gate and what its bank holds."""
-        found = super().manifest(nonfinite)
-        if self.plan.gate is None:
-            return found
-        found["gate"] = self.plan.gate.described(self.plan.models)
-        return {**found, "bank": {"file": BANK, "tensors": self._bank}}
+        gate = self.plan.gate.record(self.plan.models) if self.plan.gate else None
+        return replace(super().manifest(nonfinite), gate=gate, bank=self._bank)
 
     @cached_property
     def entries(self) -> dict[str, TensorEntry]:
@@ -266,7 +273,7 @@ class CheckpointRun(Run):
                 shards.source(on_disk).read(start, stop - start, view)
                 new = record.task not in self.records[record.tensor]
                 kept = not record.part or (self._parts and self._parts.holds(record.tensor, record.part))
-                if new and kept and xxhash.xxh3_128_hexdigest(view) == record.output:
+                if new and kept and digest(view) == record.output:
                     self.records[record.tensor][record.task] = record
                     self.resumed += 1
                     self.written += view.nbytes
@@ -298,25 +305,21 @@ class CheckpointRun(Run):
         start, stop = self._span(record)
         self.written += (stop - start) * DTYPES[self.plan.tensors[record.tensor].dtype].itemsize
 
-    def lines(self) -> dict[str, dict[str, Any]]:
+    def written_tensors(self) -> dict[str, TensorRecord]:
         """Return what submerge.json says of each tensor of the output."""
-        tensors: dict[str, dict[str, Any]] = {}
-        for index, tensor in enumerate(self.plan.tensors):
-            records = [self.records[index][k] for k in sorted(self.records[index])]
-            line: dict[str, Any] = {
-                "file": str(self.entries[tensor.name].file),
-                "treatment": tensor.treatment,
-                "dtype": tensor.dtype,
-                "shape": list(tensor.shape),
-                DIGEST: joined([r.output for r in records]),
-            }
-            if len(records) > 1:
-                line["block"] = tensor.block * DTYPES[tensor.dtype].itemsize
-            if tensor.why:
-                line["note"] = tensor.why
-            if tensor.name in self.plan.models[self.plan.donor].aliases:
-                line["new"] = True
-            if records[0].figures:
-                line["figures"] = records[0].figures
-            tensors[tensor.name] = line
-        return tensors
+        return {tensor.name: self._written(index) for index, tensor in enumerate(self.plan.tensors)}
+
+    def _written(self, index: int) -> TensorRecord:
+        tensor = self.plan.tensors[index]
+        records = [self.records[index][k] for k in sorted(self.records[index])]
+        return TensorRecord(
+            dtype=tensor.dtype,
+            shape=tensor.shape,
+            digest=joined([r.output for r in records]),
+            file=str(self.entries[tensor.name].file),
+            treatment=tensor.treatment,
+            block=tensor.block * DTYPES[tensor.dtype].itemsize if len(records) > 1 else None,
+            note=tensor.why,
+            new=tensor.name in self.plan.models[self.plan.donor].aliases,
+            figures=records[0].figures,
+        )

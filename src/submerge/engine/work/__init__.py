@@ -6,12 +6,11 @@ from submerge.engine.work._forked import can_fork, run_forked
 from submerge.engine.work._job import Job, Task, count_nonfinite, ranges
 from submerge.engine.work._matrix_job import MatrixJob
 from submerge.engine.work._meter import Meter
-from submerge.engine.work._record import DIGEST, TaskRecord, file_digest, joined, tally
+from submerge.engine.work._record import TaskRecord, tally
 from submerge.engine.work._threads import run_jobs
 from submerge.engine.work._workspace import Workspace, host_bytes
 
 __all__ = [
-    "DIGEST",
     "AdapterJob",
     "Job",
     "MatrixJob",
@@ -21,9 +20,7 @@ __all__ = [
     "Workspace",
     "can_fork",
     "count_nonfinite",
-    "file_digest",
     "host_bytes",
-    "joined",
     "patches_of",
     "ranges",
     "run_forked",

@@ -51,8 +51,8 @@ class MatrixJob(Job):
         )
         record = super()._write(task, space)
         record.figures = dict(merged.figures)
-        if merged.kept and self.parts is not None and not record.nonfinite:
-            record.part = self.parts.put(self.index, merged.kept)
+        if merged.bank and self.parts is not None and not record.nonfinite:
+            record.part = self.parts.put(self.index, merged.bank)
         return record
 
     def merged(self, space: Workspace) -> Merged:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-import xxhash
 
 from submerge.engine.plan import MergePlan
 
-__all__ = ["DIGEST", "TaskRecord", "file_digest", "joined", "tally"]
-
-DIGEST = "xxh3_128"
+__all__ = ["TaskRecord", "tally"]
 
 
 @dataclass(slots=True)
@@ -57,25 +51,6 @@ class TaskRecord:
             {int(k): int(v) for k, v in line.get("nf", [])}, list(line.get("ne", [])),
             dict(line.get("fig", {})), str(line.get("part", "")),
         )  # fmt: skip
-
-
-def file_digest(path: Path) -> str:
-    """Return the digest of a file's bytes."""
-    whole = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            whole.update(block)
-    return whole.hexdigest()
-
-
-def joined(digests: Sequence[str]) -> str:
-    """Return the digest of a whole from those of its blocks: a single block's own digest stays."""
-    if len(digests) == 1:
-        return digests[0]
-    whole = xxhash.xxh3_128()
-    for digest in digests:
-        whole.update(bytes.fromhex(digest))
-    return whole.hexdigest()
 
 
 def tally(plan: MergePlan, counts: dict[str, dict[str, int]], record: TaskRecord) -> None:

@@ -1,6 +1,7 @@
 """Tensors in files: safetensors headers, ranged reads, preallocated writes, the journal, a bank."""
 
 from submerge.store.format._bank import BANK, BankParts, write_bank
+from submerge.store.format._digest import DIGEST, digest, file_digest, hasher, joined
 from submerge.store.format._dtypes import DTYPES, DType, dtype_named
 from submerge.store.format._header import Header, TensorEntry, read_header
 from submerge.store.format._header_bytes import encode_header
@@ -15,6 +16,7 @@ from submerge.store.format._writer import MemorySink, ShardWriter, Sink, preallo
 
 __all__ = [
     "BANK",
+    "DIGEST",
     "DTYPES",
     "JOURNAL",
     "BankParts",
@@ -33,10 +35,14 @@ __all__ = [
     "Spilled",
     "TensorEntry",
     "ViewSource",
+    "digest",
     "dtype_named",
     "encode_header",
+    "file_digest",
     "file_identity",
+    "hasher",
     "index_json",
+    "joined",
     "load_pickled",
     "memory_entry",
     "plan_shards",
