@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import submerge.methods as installed
+from submerge.errors import did_you_mean
 from submerge.methods import Method
 from submerge.recipe._entries import check_participants, find_participants, read_models, read_spec
 from submerge.recipe._parameters import check_required, read_parameters
-from submerge.recipe._problems import KeyPath, Report, nearest, show
+from submerge.recipe._problems import KeyPath, Report, nearest_name, show
 from submerge.recipe._recipe import ModelEntry, Recipe
 from submerge.recipe._schema import (
     ABSENT_KEYS,
@@ -133,9 +134,9 @@ def _read_method(data: dict[str, Any], methods: Mapping[str, Method], report: Re
     elif name in ABSENT_METHODS:
         report.add(f"the method '{name}' is not supported yet", path, "`submerge methods` lists all")
     else:
-        near = nearest(name, methods)
-        also = f"did you mean '{near}'? " if near else ""
-        report.add(f"unknown method {show(name)}", path, f"{also}`submerge methods` lists all")
+        near = did_you_mean(nearest_name(name, methods))
+        hint = f"{near} `submerge methods` lists all".lstrip()
+        report.add(f"unknown method {show(name)}", path, hint)
     return None
 
 

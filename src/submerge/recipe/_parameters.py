@@ -3,8 +3,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from submerge.errors import did_you_mean
 from submerge.methods import REQUIRED, Method
-from submerge.recipe._problems import KeyPath, Report, listed, nearest, show
+from submerge.recipe._problems import KeyPath, Report, listed, nearest_name, show
 from submerge.recipe._rules import Setting, read_setting
 
 __all__ = ["check_required", "read_parameters"]
@@ -57,13 +58,13 @@ def _no_option(
 ) -> None:
     """Note a parameter that the method does not have."""
     valid = [option.name for option in method.options]
-    near = nearest(name, valid)
+    near = did_you_mean(nearest_name(name, valid))
     owners = [other.name for other in methods.values() if other.option(name)]
     if owners:
         hint = f"it belongs to {', '.join(sorted(owners))}"
         hint += f"; {method.name} has {listed(valid)}" if valid else ""
     elif near:
-        hint = f"did you mean '{near}'?"
+        hint = near
     else:
         hint = f"it has {listed(valid)}" if valid else "it has none"
     report.add(f"{method.name} has no parameter {show(name)}", path, hint)

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, did_you_mean, nearest
 
-__all__ = ["KeyPath", "Positions", "Report", "dotted", "listed", "nearest", "show"]
+__all__ = ["KeyPath", "Positions", "Report", "dotted", "listed", "nearest_name", "show"]
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 """Where a value stands in a recipe, as keys and indices from the root."""
@@ -45,11 +44,9 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in sorted(names))
 
 
-def nearest(name: str, valid: Iterable[str]) -> str | None:
+def nearest_name(name: str, valid: Iterable[str]) -> str | None:
     """Return the valid name that `name` most likely stands for, or None."""
-    plain = name.lower().replace("-", "_")
-    close = difflib.get_close_matches(plain[:100], sorted(valid), n=1, cutoff=0.6)
-    return close[0] if close else None
+    return nearest(name.lower().replace("-", "_")[:100], sorted(valid))
 
 
 class Report:
@@ -88,8 +85,8 @@ class Report:
 
     def unknown(self, kind: str, name: str, valid: Sequence[str], path: KeyPath) -> None:
         """Note a name that is not known, with the nearest that is, or all of them."""
-        near = nearest(name, valid)
-        hint = f"did you mean '{near}'?" if near else f"valid here: {listed(valid)}" if valid else ""
+        others = f"valid here: {listed(valid)}" if valid else ""
+        hint = did_you_mean(nearest_name(name, valid)) or others
         self.add(f"unknown {kind} {show(name)}", path, hint)
 
     @property

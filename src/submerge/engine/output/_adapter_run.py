@@ -16,6 +16,7 @@ from submerge.engine.plan import TensorPlan, adapter_file, lora_keys
 from submerge.engine.work import AdapterJob, Task, TaskRecord, patches_of, run_jobs
 from submerge.errors import WorkError, few
 from submerge.store import (
+    DTYPES,
     AdapterWriter,
     FileTable,
     LoraKeys,
@@ -24,8 +25,8 @@ from submerge.store import (
     MemorySink,
     TensorEntry,
     TensorRecord,
-    digest,
     module_names,
+    range_digest,
     read_header,
     respelling,
 )
@@ -161,9 +162,9 @@ class AdapterRun(Run):
             return {name: self._written(entry, table) for name, entry in entries.items()}
 
     def _written(self, entry: TensorEntry, table: FileTable) -> TensorRecord:
-        values = bytearray(entry.nbytes)
-        table.source(entry).read(0, entry.numel, memoryview(values))
-        return TensorRecord(entry.dtype, entry.shape, digest(values), file=self._file.name, treatment="merge")
+        itemsize = DTYPES[entry.dtype].itemsize
+        digest = range_digest(table.source(entry), 0, entry.numel, itemsize)
+        return TensorRecord(entry.dtype, entry.shape, digest, file=self._file.name, treatment="merge")
 
     def warnings(self) -> list[str]:
         """Return what was found to be left out, if anything was."""

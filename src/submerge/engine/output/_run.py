@@ -42,9 +42,9 @@ from submerge.store import (
     Source,
     TensorEntry,
     TensorRecord,
-    digest,
     file_digest,
     joined,
+    range_digest,
 )
 
 __all__ = ["CheckpointRun", "Run"]
@@ -268,15 +268,15 @@ class CheckpointRun(Run):
                 record = TaskRecord.from_json(line)
                 entry = self.entries[self.plan.tensors[record.tensor].name]
                 start, stop = self._span(record)
-                view = memoryview(bytearray((stop - start) * DTYPES[entry.dtype].itemsize))
+                itemsize = DTYPES[entry.dtype].itemsize
                 on_disk = replace(entry, file=self.output.folder / str(entry.file))
-                shards.source(on_disk).read(start, stop - start, view)
+                digest = range_digest(shards.source(on_disk), start, stop, itemsize)
                 new = record.task not in self.records[record.tensor]
                 kept = not record.part or (self._parts and self._parts.holds(record.tensor, record.part))
-                if new and kept and digest(view) == record.output:
+                if new and kept and digest == record.output:
                     self.records[record.tensor][record.task] = record
                     self.resumed += 1
-                    self.written += view.nbytes
+                    self.written += (stop - start) * itemsize
 
     def _job(self, index: int, inputs: FileTable, writer: ShardWriter) -> Job:
         plan, tensor = self.plan, self.plan.tensors[index]

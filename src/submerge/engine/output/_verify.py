@@ -10,7 +10,7 @@ from typing import Any
 from submerge.deferred import quietly, torch
 from submerge.engine.output._checks import models_without_part, split_copies, unchanged
 from submerge.engine.plan import beyond_rows, told_beyond, torch_dtype
-from submerge.engine.work import count_nonfinite, host_bytes
+from submerge.engine.work import count_nonfinite
 from submerge.errors import RequestError, WorkError
 from submerge.store import (
     BANK,
@@ -21,6 +21,7 @@ from submerge.store import (
     Manifest,
     TensorEntry,
     TensorRecord,
+    blocks,
     hasher,
     joined,
     open_checkpoint,
@@ -29,8 +30,6 @@ from submerge.store import (
 )
 
 __all__ = ["VerifyReport", "verify"]
-
-BLOCK = 1 << 22
 
 
 @dataclass
@@ -236,11 +235,9 @@ def _read(entry: TensorEntry, block: int | None, model: Checkpoint, table: FileT
     for start in range(0, max(1, entry.numel), max(1, per_block)):
         stop = min(entry.numel, start + per_block)
         of_block = hasher()
-        for at in range(start, stop, BLOCK):
-            values = torch.empty(min(BLOCK, stop - at), dtype=dtype)
-            view = host_bytes(values)
-            source.read(at, values.numel(), view)
+        for _, view in blocks(source, start, stop, size):
             of_block.update(view)
+            values = torch.frombuffer(view, dtype=dtype)
             if dtype.is_floating_point and not torch.isfinite(values.sum(dtype=torch.float32)):
                 bad += count_nonfinite(values)
         digests.append(of_block.hexdigest())

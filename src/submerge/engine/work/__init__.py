@@ -8,7 +8,7 @@ from submerge.engine.work._matrix_job import MatrixJob
 from submerge.engine.work._meter import Meter
 from submerge.engine.work._record import TaskRecord, tally
 from submerge.engine.work._threads import run_jobs
-from submerge.engine.work._workspace import Workspace, host_bytes
+from submerge.engine.work._workspace import Workspace
 
 __all__ = [
     "AdapterJob",
@@ -20,7 +20,6 @@ __all__ = [
     "Workspace",
     "can_fork",
     "count_nonfinite",
-    "host_bytes",
     "patches_of",
     "ranges",
     "run_forked",

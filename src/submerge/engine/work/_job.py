@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import xxhash
-
 from submerge.algebra import Chunk, Reduction, stream_key
 from submerge.deferred import torch
 from submerge.engine.plan import TensorPlan, chunk_length, task_length, torch_dtype
@@ -17,7 +15,7 @@ from submerge.engine.work._reader import feeds
 from submerge.engine.work._record import TaskRecord
 from submerge.engine.work._workspace import Workspace
 from submerge.methods import Fold
-from submerge.store import BankParts, Sink, Source, TensorEntry
+from submerge.store import BankParts, Sink, Source, TensorEntry, hasher
 
 __all__ = ["Job", "Task"]
 
@@ -189,8 +187,8 @@ class Job:
         return Chunk(start, updates, self._width, finite, self._keys, spare, self._rounding)
 
     def _write(self, task: Task, space: Workspace) -> TaskRecord:
-        hashers = [xxhash.xxh3_128() for _ in self.sources] if self.hashed else []
-        written = xxhash.xxh3_128()
+        hashers = [hasher() for _ in self.sources] if self.hashed else []
+        written = hasher()
         found: dict[int, int] = {}
         for start, stop in self._spans(task):
             chunk = self._load(start, stop, space, hashers, found)
@@ -208,7 +206,7 @@ class Job:
         return self._record(task, written, hashers, found)
 
     def _copy(self, task: Task, space: Workspace) -> TaskRecord:
-        hashers = [xxhash.xxh3_128() for _ in self.sources]
+        hashers = [hasher() for _ in self.sources]
         differs: set[int] = set()
         for start, stop in self._spans(task):
             kept, kept_bytes = space.host("kept", stop - start, self._out)

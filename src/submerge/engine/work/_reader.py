@@ -9,8 +9,8 @@ from typing import Any
 from submerge.deferred import torch
 from submerge.engine.plan import Input, torch_dtype
 from submerge.engine.work._adapter_edit import Patch, Sum
-from submerge.engine.work._workspace import Workspace, host_bytes
-from submerge.store import Source
+from submerge.engine.work._workspace import Workspace
+from submerge.store import Source, byte_view
 
 __all__ = ["Feed", "feeds"]
 
@@ -50,7 +50,7 @@ class Feed:
         """Return elements [start, stop) of the source as they are, without the patch."""
         assert self.source is not None
         raw = torch.empty(stop - start, dtype=self.dtype)
-        self.source.read(start, stop - start, host_bytes(raw))
+        self.source.read(start, stop - start, byte_view(raw))
         return raw.to(dtype)
 
     def difference(self, origin: Feed | None, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
