@@ -1,4 +1,4 @@
-"""Checks of a merged folder: is it what the merge wrote, and is it a whole model?"""
+"""Checks of a merged folder: is it what the merge wrote, and is it a complete model?"""
 
 from __future__ import annotations
 
@@ -246,13 +246,13 @@ def _read(entry: TensorEntry, block: int | None, model: Checkpoint, table: FileT
 
 def _load(folder: Path, model: Checkpoint, report: VerifyReport) -> None:
     """Load with transformers, as a user would, and note weights that it misses or does not know."""
-    names = (model.config or {}).get("architectures") or []
     try:
         import transformers
     except ImportError:
         report.skipped.append('loading: transformers is not installed — pip install "submerge[models]"')
         return
-    kind = getattr(transformers, str(names[0]), None) if names else None
+    architecture = str(next(iter((model.config or {}).get("architectures") or []), ""))
+    kind = getattr(transformers, architecture, None) if architecture else None
     if kind is None:
         report.skipped.append("loading: config.json names no architecture that transformers has")
         return
@@ -262,11 +262,11 @@ def _load(folder: Path, model: Checkpoint, report: VerifyReport) -> None:
                 folder, dtype="auto", output_loading_info=True, local_files_only=True
             )
     except Exception as error:
-        report.problems.append(f"transformers cannot load it as {names[0]}: {error}")
+        report.problems.append(f"transformers cannot load it as {architecture}: {error}")
         return
     for key, what in (("missing_keys", "missing"), ("mismatched_keys", "of another shape")):
-        if found := sorted(map(str, info.get(key) or ())):
-            report.problems.append(f"transformers finds weights {what}: {', '.join(found[:5])}")
-    if found := sorted(map(str, info.get("unexpected_keys") or ())):
-        report.skipped.append(f"transformers ignores these tensors: {', '.join(found[:5])}")
-    report.loaded = str(names[0])
+        if names := sorted(map(str, info.get(key) or ())):
+            report.problems.append(f"transformers finds weights {what}: {', '.join(names[:5])}")
+    if names := sorted(map(str, info.get("unexpected_keys") or ())):
+        report.skipped.append(f"transformers ignores these tensors: {', '.join(names[:5])}")
+    report.loaded = architecture
