@@ -257,7 +257,6 @@ def _read_block(source: Source, start: int, stop: int, size: int, dtype: torch.d
 
 def _load(folder: Path, model: Checkpoint, report: VerifyReport) -> None:
     """Load with transformers, as a user would, and note weights that it misses or does not know."""
-    names = (model.config or {}).get("architectures") or []
     try:
         import transformers
     except ImportError:
@@ -273,7 +272,7 @@ def _load(folder: Path, model: Checkpoint, report: VerifyReport) -> None:
                 folder, dtype="auto", output_loading_info=True, local_files_only=True
             )
     except Exception as error:
-        report.problems.append(f"transformers cannot load it as {names[0]}: {error}")
+        report.problems.append(f"transformers cannot load it as {architecture}: {error}")
         return
     _note_weights(info, report)
     report.loaded = str(names[0])
