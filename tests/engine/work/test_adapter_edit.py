@@ -22,9 +22,9 @@ from store.helpers_adapter import CASES, by_hand, stored
 from submerge.engine import merge_state_dicts
 from submerge.engine.output import _run
 from submerge.engine.plan import make_plan
-from submerge.engine.work import _job
-from submerge.engine.work._adapter_edit import patches_of
-from submerge.engine.work._reader import feeds
+from submerge.engine.work import RangeRecord, _chunk_reader
+from submerge.engine.work._adapter_edit import adapter_edits
+from submerge.engine.work._input_reader import input_readers
 from submerge.methods import METHODS
 from submerge.store import FileTable
 
@@ -65,11 +65,11 @@ def test_any_range_is_a_range_of_the_whole(
         patch.setattr("submerge.engine.work._adapter_edit.BLOCK", block)
         plan = make_plan(found.recipe(), ROOM)
         for tensor in plan.tensors:
-            (_, fix) = patches = patches_of(plan.models, tensor, table)
-            if fix is None:
+            (_, edit) = edits = adapter_edits(plan.models, tensor, table)
+            if edit is None:
                 continue
             sources = [plan.models[i.model].source(i.entry.name, table) for i in tensor.read]
-            origin, own = feeds(tensor.members, sources, patches)
+            origin, own = input_readers(tensor.members, sources, edits)
             ends = sorted({0, tensor.numel, *(int(cut * tensor.numel) for cut in cuts)})
             parts = [own.difference(origin, start, stop, torch.float32) for start, stop in pairwise(ends)]
             expected = (found.merged[0][tensor.name] - found.state[tensor.name]).reshape(-1)
@@ -89,7 +89,7 @@ def test_chunks_do_not_matter(
     recipe = two.recipe(method, models=joined, own={"weight": 0.5, **own})
     submerge.merge(recipe, tmp_path / "whole", settings=ROOM)
     tiny_chunks(100)
-    monkeypatch.setattr("submerge.engine.plan._tensor.chunk_length", _job.chunk_length)
+    monkeypatch.setattr("submerge.engine.plan._tensor.chunk_length", _chunk_reader.chunk_length)
     submerge.merge(recipe, tmp_path / "pieces", settings=ROOM)
     same_state(read(tmp_path / "pieces"), read(tmp_path / "whole"), 1e-6)
 
@@ -102,7 +102,7 @@ def test_updates_that_are_read_anew_are_those_that_are_held(
     for form in ("checkpoint", "adapter"):
         monkeypatch.undo()
         two.merge(tmp_path / f"held-{form}", method, models=models, output={"as": form})
-        monkeypatch.setattr("submerge.engine.work._matrix_job.HELD", 0)
+        monkeypatch.setattr("submerge.engine.work._matrix.HELD", 0)
         two.merge(tmp_path / f"anew-{form}", method, models=models, output={"as": form})
     same_state(read(tmp_path / "anew-checkpoint"), read(tmp_path / "held-checkpoint"), 1e-5)
     same_state(two.loaded(tmp_path / "anew-adapter"), two.loaded(tmp_path / "held-adapter"), 2e-5)
@@ -254,16 +254,16 @@ def test_a_checkpoint_of_adapters_goes_on(
 ) -> None:
     recipe, one = two.recipe(method), submerge.Settings(threads=1, max_memory=64 * 10**9)
     submerge.merge(recipe, tmp_path / "whole" / "out", settings=one)
-    finished = _run.CheckpointRun._finished
+    finished = _run.Run._finished
     count = iter(range(100))
 
-    def counted(self: Any, task: Any, result: Any) -> None:
-        finished(self, task, result)
+    def counted(self: Any, record: RangeRecord) -> None:
+        finished(self, record)
         if next(count) == 10:
             raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(_run.CheckpointRun, "_finished", counted)
+        patch.setattr(_run.Run, "_finished", counted)
         with pytest.raises(Stop):
             submerge.merge(recipe, tmp_path / "part" / "out", settings=one)
     assert not (tmp_path / "part" / "out").exists()
@@ -277,13 +277,13 @@ def test_an_adapter_that_changed_is_not_taken_up(tmp_path: Path, monkeypatch: py
     made = make_tuned(tmp_path, "llama", OPTIONS)
     one = submerge.Settings(threads=1, max_memory=64 * 10**9)
 
-    def stop(self: Any, task: Any, result: Any) -> None:
-        finished(self, task, result)
+    def stop(self: Any, record: RangeRecord) -> None:
+        finished(self, record)
         raise Stop
 
-    finished = _run.CheckpointRun._finished
+    finished = _run.Run._finished
     with monkeypatch.context() as patch:
-        patch.setattr(_run.CheckpointRun, "_finished", stop)
+        patch.setattr(_run.Run, "_finished", stop)
         with pytest.raises(Stop):
             submerge.merge(made.recipe(), tmp_path / "out", settings=one)
     by_hand(made.adapters[0], {"q.lora_A.weight": torch.ones(2, 4)})

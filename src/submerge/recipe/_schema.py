@@ -30,12 +30,12 @@ RECIPE_KEYS = (
 ENTRY_KEYS = ("model", "lora", "parameters", "name", "head")
 """The keys of one entry of `models`."""
 
-_WHOLE_MODELS = "list whole models under 'models'"
+_ENTIRE_MODELS = "list whole models under 'models'"
 _NO_MOE = "Submerge merges weights; it does not build mixtures of experts"
 
 ABSENT_KEYS: Mapping[str, str] = {
-    "slices": _WHOLE_MODELS,
-    "modules": _WHOLE_MODELS,
+    "slices": _ENTIRE_MODELS,
+    "modules": _ENTIRE_MODELS,
     "layer_range": "models are merged whole",
     "residual_weight": "models are merged whole",
     "experts": _NO_MOE,
@@ -47,13 +47,13 @@ ABSENT_KEYS: Mapping[str, str] = {
     "negative_prompts": _NO_MOE,
     "residual_scale": _NO_MOE,
 }
-"""Keys that mergekit reads and Submerge does not carry, with what to do instead."""
+"""Keys that mergekit reads and Submerge does not support, with what to do instead."""
 
 RENAMED_KEYS: Mapping[str, str] = {"random_seed": "seed", "method": "merge_method", "base": "base_model"}
 """Keys that people write, with the key that they mean."""
 
 ABSENT_METHODS = frozenset({"multislerp", "nearswap", "arcee_fusion", "ram", "ramplus_tl"})
-"""Methods that mergekit has and Submerge does not carry."""
+"""Methods that mergekit has and Submerge does not support."""
 
 DTYPES: Mapping[str, str] = {
     spelling: name

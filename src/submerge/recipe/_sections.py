@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from typing import Any, get_args, get_type_hints
 
-from submerge.recipe._carried import DTYPES
-from submerge.recipe._models import read_spec
+from submerge.recipe._entries import read_spec
+from submerge.recipe._problems import KeyPath, Report, listed, show
 from submerge.recipe._recipe import ModelEntry, OutputForm, Rules, same_model
-from submerge.recipe._report import KeyPath, Report, listed, show
+from submerge.recipe._schema import DTYPES
 
 __all__ = ["read_dtype", "read_output", "read_rules", "read_seed", "read_tokenizer"]
 
@@ -41,7 +41,7 @@ def read_tokenizer(
         return raw
     if raw == "union":
         hint = "name 'base' or one of the models"
-        report.add("a union of vocabularies is not carried yet", path, hint)
+        report.add("a union of vocabularies is not supported yet", path, hint)
         return None
     spec = read_spec(raw, path, report)
     if spec is None or models is None:
@@ -55,18 +55,18 @@ def read_tokenizer(
 
 
 def _tokenizer_section(raw: Any, report: Report) -> Any:
-    """Return the `source` of a `tokenizer` section; mergekit's other keys are not carried."""
+    """Return the `source` of a `tokenizer` section; mergekit's other keys are not supported."""
     if not isinstance(raw, dict):
         report.add(f"'tokenizer' is a mapping, not {show(raw)}", ("tokenizer",), "write {source: base}")
         return None
     for key, value in raw.items():
         if key in ("tokens", "pad_to_multiple_of"):
             if value is not None and value != {}:
-                report.add(f"'{key}' is not carried yet", ("tokenizer", key), "remove the key")
+                report.add(f"'{key}' is not supported yet", ("tokenizer", key), "remove the key")
         elif key != "source":
             report.unknown("key", key, ("source",), ("tokenizer", key))
     if raw.get("source") is None:
-        hint = "add 'source: base'; mergekit's default, a union of vocabularies, is not carried yet"
+        hint = "add 'source: base'; mergekit's default, a union of vocabularies, is not supported yet"
         report.add("'tokenizer' names no source", ("tokenizer",), hint)
     return raw.get("source")
 

@@ -1,17 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from submerge.recipe._carried import ABSENT_KEYS, ENTRY_KEYS
+from submerge.methods import REQUIRED, Method
 from submerge.recipe._parameters import read_parameters
+from submerge.recipe._problems import KeyPath, Report, listed, show
 from submerge.recipe._recipe import ModelEntry, same_model
-from submerge.recipe._report import KeyPath, Report, listed, show
-from submerge.recipe._setting import Setting
+from submerge.recipe._rules import Setting
+from submerge.recipe._schema import ABSENT_KEYS, ENTRY_KEYS
 from submerge.recipe._tasks import check_names, read_task
-
-if TYPE_CHECKING:
-    from submerge.methods import Method
 
 __all__ = ["check_participants", "find_participants", "read_models", "read_spec"]
 
@@ -40,7 +38,7 @@ def _entry(
         return None
     for key in raw:
         if key in ABSENT_KEYS:
-            report.add(f"'{key}' is not carried", (*path, key), ABSENT_KEYS[key])
+            report.add(f"'{key}' is not supported", (*path, key), ABSENT_KEYS[key])
         elif key not in ENTRY_KEYS:
             report.unknown("key", key, ENTRY_KEYS, (*path, key))
     parameters = read_parameters(
@@ -93,7 +91,7 @@ def _spec_mapping(raw: dict[str, Any], path: KeyPath, report: Report) -> str | N
     """Return a model that is written as `{path:, revision:, lora:}`, or as mergekit's `{model: …, lora:}`."""
     if raw.get("override_architecture") is not None:
         hint = "Submerge goes by the files' tensor names; remove the key"
-        report.add("'override_architecture' is not carried", (*path, "override_architecture"), hint)
+        report.add("'override_architecture' is not supported", (*path, "override_architecture"), hint)
         return None
     names = ("model",) if "model" in raw else ("path", "revision")
     for key in raw:
@@ -144,8 +142,6 @@ def find_participants(
 
 def _lacking(method: Method, entry: ModelEntry, top: Mapping[str, Setting]) -> list[str]:
     """Return the options that must be given for each model and that nobody gives for this one."""
-    from submerge.methods import REQUIRED
-
     return [
         option.name
         for option in method.options

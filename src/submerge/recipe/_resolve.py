@@ -3,18 +3,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from submerge.errors import Problem, RequestError
+from submerge.methods import REQUIRED, Option
 from submerge.recipe._recipe import Recipe
-from submerge.recipe._setting import Rule, Setting, checked
-
-if TYPE_CHECKING:
-    from submerge.methods import Option
+from submerge.recipe._rules import Rule, Setting, checked
 
 __all__ = ["Resolved", "ResolvedValues", "resolve"]
 
-_MEMO = 1 << 15  # distinct (rules, depth) pairs kept for a recipe; a model has one depth a layer
+_MEMO = 1 << 15  # distinct (rules, depth) pairs remembered for a recipe; a model has one depth a layer
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,8 @@ class ResolvedValues:
     def values(self) -> dict[str, Any]:
         """Return the plain values, in the form that `Method.plan` takes."""
         return {
-            name: found.value if isinstance(found, Resolved) else [one.value for one in found]
-            for name, found in self.options.items()
+            name: value.value if isinstance(value, Resolved) else [own.value for own in value]
+            for name, value in self.options.items()
         }
 
 
@@ -57,8 +55,8 @@ def resolve(recipe: Recipe, tensor: str, depth: float) -> ResolvedValues:
 
 
 @lru_cache(maxsize=16)
-def _compiled(recipe: Recipe) -> _Resolver:
-    return _Resolver(recipe)
+def _compiled(recipe: Recipe) -> _CompiledRecipe:
+    return _CompiledRecipe(recipe)
 
 
 class _Chain:
@@ -83,8 +81,6 @@ class _Chain:
 
     def resolved(self, index: int, depth: float) -> Resolved | Problem | None:
         """Return what rule `index` gives at `depth`; None where no rule and no default gives anything."""
-        from submerge.methods import REQUIRED
-
         if index == len(self.rules):
             default = self.option.default
             return None if default is REQUIRED else Resolved(default, "default")
@@ -101,8 +97,8 @@ class _Chain:
             return Problem(f"{error}, by {why}", rule.where, "use one value, or rules with filters")
 
 
-class _Resolver:
-    """A recipe's chains, shared where participants share them, and what was found before."""
+class _CompiledRecipe:
+    """A recipe's chains, shared where participants share them, and the values that were asked for before."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.participants = recipe.participants
@@ -135,13 +131,13 @@ class _Resolver:
             raise ValueError(f"depth must lie in [0, 1]; found {depth!r}")
         picks = tuple([chain.pick(tensor) for chain in self.chains])
         key = (picks, depth if self.has_gradient else None)
-        found = self.memo.get(key)
-        if found is None:
-            found = self.fresh(tensor, picks, depth)
+        values = self.memo.get(key)
+        if values is None:
+            values = self.fresh(tensor, picks, depth)
             if len(self.memo) >= _MEMO:
                 self.memo.clear()
-            self.memo[key] = found
-        return found
+            self.memo[key] = values
+        return values
 
     def fresh(self, tensor: str, picks: tuple[int, ...], depth: float) -> ResolvedValues:
         """Return the values for the rules that were picked, or raise with every problem at once."""

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, did_you_mean, nearest
 
-__all__ = ["KeyPath", "Positions", "Report", "dotted", "listed", "nearest", "show"]
+__all__ = ["KeyPath", "Positions", "Report", "dotted", "listed", "nearest_name", "show"]
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 """Where a value stands in a recipe, as keys and indices from the root."""
@@ -45,11 +44,9 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in sorted(names))
 
 
-def nearest(name: str, valid: Iterable[str]) -> str | None:
+def nearest_name(name: str, valid: Iterable[str]) -> str | None:
     """Return the valid name that `name` most likely stands for, or None."""
-    plain = name.lower().replace("-", "_")
-    found = difflib.get_close_matches(plain[:100], sorted(valid), n=1, cutoff=0.6)
-    return found[0] if found else None
+    return nearest(name.lower().replace("-", "_")[:100], sorted(valid))
 
 
 class Report:
@@ -58,7 +55,7 @@ class Report:
     def __init__(self, name: str, positions: Positions) -> None:
         self.name = name
         self.positions = positions
-        self._found: list[tuple[int, Problem]] = []
+        self._problems: list[tuple[int, Problem]] = []
         self._paths: set[KeyPath] = set()
 
     def line(self, path: KeyPath) -> int | None:
@@ -75,7 +72,7 @@ class Report:
 
     def add(self, what: str, path: KeyPath, hint: str = "") -> None:
         """Note a problem at `path`."""
-        self._found.append((self.line(path) or 0, Problem(what, self.where(path), hint)))
+        self._problems.append((self.line(path) or 0, Problem(what, self.where(path), hint)))
         self._paths.update(path[:end] for end in range(len(path) + 1))
 
     def has(self, path: KeyPath) -> bool:
@@ -84,20 +81,20 @@ class Report:
 
     def add_at(self, what: str, line: int, hint: str = "") -> None:
         """Note a problem at a line."""
-        self._found.append((line, Problem(what, f"{self.name}:{line}", hint)))
+        self._problems.append((line, Problem(what, f"{self.name}:{line}", hint)))
 
     def unknown(self, kind: str, name: str, valid: Sequence[str], path: KeyPath) -> None:
         """Note a name that is not known, with the nearest that is, or all of them."""
-        near = nearest(name, valid)
-        hint = f"did you mean '{near}'?" if near else f"valid here: {listed(valid)}" if valid else ""
+        others = f"valid here: {listed(valid)}" if valid else ""
+        hint = did_you_mean(nearest_name(name, valid)) or others
         self.add(f"unknown {kind} {show(name)}", path, hint)
 
     @property
     def problems(self) -> list[Problem]:
         """The problems so far, in the order of their lines."""
-        return [problem for _, problem in sorted(self._found, key=lambda found: found[0])]
+        return [problem for _, problem in sorted(self._problems, key=lambda entry: entry[0])]
 
     def raise_if_any(self) -> None:
         """Raise one `RequestError` with every problem that was noted."""
-        if self._found:
+        if self._problems:
             raise RequestError(self.problems)

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-from submerge.recipe._report import KeyPath, Report, dotted, show
-
-if TYPE_CHECKING:
-    from submerge.methods import Option
+from submerge.methods import Option
+from submerge.recipe._problems import KeyPath, Report, dotted, show
 
 __all__ = ["Rule", "Scalar", "Setting", "checked", "read_setting"]
 
@@ -76,7 +74,7 @@ def read_setting(raw: Any, path: KeyPath, option: Option | None, report: Report)
     or a list of such mappings. What is wrong is noted in `report`, and None comes back. Without an
     option (its method is unknown) only the form is checked.
     """
-    reader = _Reader(option, str(path[-1]), report)
+    reader = _SettingReader(option, str(path[-1]), report)
     if isinstance(raw, list) and any(isinstance(item, dict) for item in raw):
         rules = [reader.rule(item, (*path, i)) for i, item in enumerate(raw)]
     elif isinstance(raw, dict):
@@ -88,7 +86,7 @@ def read_setting(raw: Any, path: KeyPath, option: Option | None, report: Report)
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _SettingReader:
     """Reads the parts of one setting."""
 
     option: Option | None
