@@ -125,7 +125,7 @@ def test_modules_that_one_adapter_lacks(tmp_path: Path) -> None:
 
 
 UPDATES = [
-    n for n, m in METHODS.items() if not m.keeps and (m.origin != "zero" or m.coefficients) and n != "cat"
+    n for n, m in METHODS.items() if m.gate is None and (m.origin != "zero" or m.coefficients) and n != "cat"
 ]
 
 
