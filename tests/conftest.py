@@ -58,11 +58,12 @@ def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def shrink(length: int = 500, tasks: int = 3) -> None:
         monkeypatch.setattr(
-            "submerge.engine.work._job.chunk_length", lambda _, width: width * max(1, length // width)
+            "submerge.engine.work._chunk_reader.chunk_length",
+            lambda _, width: width * max(1, length // width),
         )
         monkeypatch.setattr("submerge.engine.plan._tensor.TASK_ELEMENTS", tasks * length)
-        monkeypatch.setattr("submerge.engine.work._job.SAMPLE_RUNS", 4)
-        monkeypatch.setattr("submerge.engine.work._job.SAMPLE_LENGTH", 100)
+        monkeypatch.setattr("submerge.engine.work._chunk_reader.SAMPLE_RUNS", 4)
+        monkeypatch.setattr("submerge.engine.work._chunk_reader.SAMPLE_LENGTH", 100)
         monkeypatch.setattr("submerge.algebra._select.COLLECT_ALL", 1000)
         monkeypatch.setattr("submerge.algebra._select.COLLECT_MOST", 1500)
 

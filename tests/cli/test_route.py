@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -14,8 +13,6 @@ import submerge
 from _cli import cli
 from _mass_tasks import make, words
 from _models import quiet_transformers
-from submerge.runtime._items import Item
-from submerge.runtime._survey import Survey
 
 pytest.importorskip("transformers")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -88,26 +85,6 @@ def test_a_picture(served: Path, tmp_path: Path, told: bool) -> None:
     png = tmp_path / "routing.png"
     assert cli("route", served, "--data", tmp_path / "a.jsonl", "--plot", png).code == 0
     assert png.read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_picture_of_many_layers_and_of_none(tmp_path: Path) -> None:
-    """Many sites are averaged by layer; long names are cut; a task without inputs has no colour."""
-    pytest.importorskip("matplotlib")
-    from submerge.runtime._picture import draw
-
-    names = ("a", "a-task-with-quite-a-long-name-of-its-own", "nobody")
-    items = tuple(Item(text="x", task=names[i % 2]) for i in range(6))
-    sites = tuple(f"tower.layers.{i}.map{p}" for i in range(24) for p in range(4))
-    chosen = tuple(item.task for item in items)
-    shares, scores = torch.ones(6, 3) / 3, torch.randn(96, 6, 3)
-    many = Survey(names, items, chosen, tuple((t,) for t in chosen), shares, sites, scores)
-    draw(many, tmp_path / "many.svg")
-    text = (tmp_path / "many.svg").read_text()
-    assert "<!-- layer 23 -->" in text
-    assert "map3" not in text
-    assert "<!-- a-task-with-quite-a-lon… -->" in text
-    draw(dataclasses.replace(many, sites=(), scores=scores[:0]), tmp_path / "none.svg")
-    assert "nothing was looked at" in (tmp_path / "none.svg").read_text()
 
 
 def test_tables(served: Path, tmp_path: Path) -> None:

@@ -183,16 +183,16 @@ def test_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, tuned, _ = pair("mixtral", tmp_path, other="tuned")
     path = recipe(tmp_path, base, tuned, merge_method="ties", parameters={"density": 0.5})
     whole = submerge.merge(path, tmp_path / "whole", settings=ROOM)
-    finished = _run.CheckpointRun._finished
+    finished = _run.Run._finished
     count = iter(range(10**6))
 
-    def stopping(self: Any, task: Any, result: Any) -> None:
-        finished(self, task, result)
-        if isinstance(result, _run.TaskRecord) and next(count) == 12:
+    def stopping(self: Any, record: Any) -> None:
+        finished(self, record)
+        if next(count) == 12:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_run.CheckpointRun, "_finished", stopping)
+        patch.setattr(_run.Run, "_finished", stopping)
         with pytest.raises(KeyboardInterrupt):
             submerge.merge(path, tmp_path / "out", settings=ROOM)
     report = submerge.merge(path, tmp_path / "out", settings=ROOM, resume=True)

@@ -26,7 +26,7 @@ def export(
     """
     if to != "adapters":
         raise RequestError(Problem(f"there is no form {to!r}", "--to", "write adapters"))
-    from submerge.runtime._export import export_adapters
+    from submerge.serving import export_adapters
 
     made = export_adapters(folder, out, depth=depth, overwrite=overwrite)
     if json:

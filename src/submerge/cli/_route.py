@@ -13,7 +13,7 @@ from submerge.cli._merge import Json
 from submerge.deferred import required
 
 if TYPE_CHECKING:
-    from submerge.runtime._survey import Survey
+    from submerge.report import Survey
 
 _WIDTH = 60
 
@@ -33,31 +33,30 @@ def route(
     """
     if plot is not None:
         required("matplotlib", "--plot needs")
-    from submerge.runtime._picture import draw
-    from submerge.runtime._survey import survey
+    from submerge import report
 
-    found = survey(out, data)
+    survey = report.survey(out, data)
     if plot is not None:
-        draw(found, plot)
+        report.draw(survey, plot)
     if json:
-        print_json(found.to_dict())
+        print_json(survey.to_dict())
         return
-    _print(found)
+    _print(survey)
     if plot is not None:
         typer.echo(f"drawn in {plot}")
 
 
-def _print(found: Survey) -> None:
-    width = max(map(len, found.names))
-    for item, task, shares in zip(found.items, found.tasks, found.coefficients, strict=True):
+def _print(survey: Survey) -> None:
+    width = max(map(len, survey.names))
+    for item, task, shares in zip(survey.items, survey.tasks, survey.coefficients, strict=True):
         mark = "" if not item.task else "  " if item.task == task else "✗ "
         typer.echo(f"{mark}{task:<{width}}  {float(shares.max()):.2f}  {item.shown[:_WIDTH]}")
-    if not found.told:
-        counts = Counter(found.tasks)
-        typer.echo("chosen: " + ", ".join(f"{name} {counts[name]}" for name in found.names))
+    if not survey.labelled:
+        counts = Counter(survey.tasks)
+        typer.echo("chosen: " + ", ".join(f"{name} {counts[name]}" for name in survey.names))
         return
-    typer.echo(f"\n{'':<{width}}  " + "  ".join(f"{name:>{max(5, len(name))}}" for name in found.names))
-    for row, line in found.confusion.items():
-        cells = "  ".join(f"{line[name]:>{max(5, len(name))}}" for name in found.names)
+    typer.echo(f"\n{'':<{width}}  " + "  ".join(f"{name:>{max(5, len(name))}}" for name in survey.names))
+    for row, line in survey.confusion.items():
+        cells = "  ".join(f"{line[name]:>{max(5, len(name))}}" for name in survey.names)
         typer.echo(f"{row:<{width}}  {cells}")
-    typer.echo(f"\n{found.accuracy:.1%} of {len(found.items)} inputs got their own task")
+    typer.echo(f"\n{survey.accuracy:.1%} of {len(survey.items)} inputs got their own task")

@@ -7,22 +7,24 @@ A package adds methods through the entry point group `submerge.methods`: each en
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
+from typing import Any
 
-from submerge.errors import Problem, RequestError, WorkError
+from submerge.deprecated import warn_renamed
+from submerge.errors import Problem, RequestError, WorkError, did_you_mean, nearest
 from submerge.methods._base import (
     REQUIRED,
+    BankBound,
     Fold,
     FoldPlan,
-    Keeps,
+    GateSettings,
+    GateSpec,
     MatrixFold,
     Merged,
     Method,
     Option,
-    Settings,
     TensorSpec,
     Values,
 )
@@ -30,14 +32,15 @@ from submerge.methods._base import (
 __all__ = [
     "METHODS",
     "REQUIRED",
+    "BankBound",
     "Fold",
     "FoldPlan",
-    "Keeps",
+    "GateSettings",
+    "GateSpec",
     "MatrixFold",
     "Merged",
     "Method",
     "Option",
-    "Settings",
     "TensorSpec",
     "Values",
     "find_method",
@@ -70,8 +73,8 @@ class _Registry(Mapping[str, Method]):
         for module in _OURS:
             _add(methods, import_module(f"submerge.methods.{module}").METHODS, "submerge")
         for point in entry_points(group="submerge.methods"):
-            found = point.load()
-            _add(methods, (found,) if isinstance(found, Method) else found, point.value)
+            loaded = point.load()
+            _add(methods, (loaded,) if isinstance(loaded, Method) else loaded, point.value)
         return methods
 
     def __getitem__(self, name: str) -> Method:
@@ -87,8 +90,8 @@ class _Registry(Mapping[str, Method]):
         return f"<{len(self)} methods: {', '.join(self)}>"
 
 
-def _add(methods: dict[str, Method], found: Iterable[Method], origin: str) -> None:
-    for method in found:
+def _add(methods: dict[str, Method], new: Iterable[Method], origin: str) -> None:
+    for method in new:
         if method.name in methods:
             raise WorkError(f"{origin} registers a second merge method called {method.name!r}")
         methods[method.name] = method
@@ -96,6 +99,17 @@ def _add(methods: dict[str, Method], found: Iterable[Method], origin: str) -> No
 
 METHODS: Mapping[str, Method] = _Registry()
 """All merge methods by name, ours first, then those of other packages; `METHODS["ties"].options`."""
+
+
+_RENAMED = {"Keeps": "BankBound", "Settings": "GateSettings"}
+
+
+def __getattr__(name: str) -> Any:
+    """Return what a deprecated name of this package means now."""
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warn_renamed(f"submerge.methods.{name}", f"submerge.methods.{_RENAMED[name]}")
+    return globals()[_RENAMED[name]]
 
 
 def find_method(name: str) -> Method:
@@ -114,8 +128,8 @@ def find_method(name: str) -> Method:
         if wanted in (_plain(method.name), _plain(method.title)):
             return method
     plain = {_plain(known): known for known in METHODS}
-    near = get_close_matches(wanted[:100], plain, n=1)
-    hint = f"did you mean {plain[near[0]]!r}?" if near else f"there are {', '.join(METHODS)}"
+    near = nearest(wanted[:100], plain)
+    hint = did_you_mean(plain[near]) if near else f"there are {', '.join(METHODS)}"
     raise RequestError(Problem(f"no method is called {name!r}", "", hint))
 
 

@@ -16,9 +16,8 @@ import submerge
 from _adapters import Tuned, same_state
 from _models import ROOM, read
 from submerge.engine.plan import MergePlan, make_plan
-from submerge.engine.work import _job
-from submerge.engine.work._adapter_edit import patches_of
-from submerge.engine.work._reader import feeds
+from submerge.engine.work import _chunk_reader, adapter_edits
+from submerge.engine.work._input_reader import input_readers
 from submerge.store import FileTable
 
 
@@ -43,11 +42,11 @@ def test_any_range_is_a_range_of_the_whole(
     with pytest.MonkeyPatch.context() as patch, FileTable() as table:
         patch.setattr("submerge.engine.work._adapter_edit.BLOCK", block)
         for tensor in plan.tensors:
-            (_, fix) = patches = patches_of(plan.models, tensor, table)
-            if fix is None:
+            (_, edit) = edits = adapter_edits(plan.models, tensor, table)
+            if edit is None:
                 continue
             sources = [plan.models[i.model].source(i.entry.name, table) for i in tensor.read]
-            origin, own = feeds(tensor.members, sources, patches)
+            origin, own = input_readers(tensor.members, sources, edits)
             ends = sorted({0, tensor.numel, *(int(cut * tensor.numel) for cut in cuts)})
             parts = [own.difference(origin, start, stop, torch.float32) for start, stop in pairwise(ends)]
             expected = (found.merged[0][tensor.name] - found.state[tensor.name]).reshape(-1)
@@ -67,7 +66,7 @@ def test_chunks_do_not_matter(
     recipe = two.recipe(method, models=joined, own={"weight": 0.5, **own})
     submerge.merge(recipe, tmp_path / "whole", settings=ROOM)
     tiny_chunks(100)
-    monkeypatch.setattr("submerge.engine.plan._tensor.chunk_length", _job.chunk_length)
+    monkeypatch.setattr("submerge.engine.plan._tensor.chunk_length", _chunk_reader.chunk_length)
     submerge.merge(recipe, tmp_path / "pieces", settings=ROOM)
     same_state(read(tmp_path / "pieces"), read(tmp_path / "whole"), 1e-6)
 
@@ -80,7 +79,7 @@ def test_updates_that_are_read_anew_are_those_that_are_held(
     for form in ("checkpoint", "adapter"):
         monkeypatch.undo()
         two.merge(tmp_path / f"held-{form}", method, models=models, output={"as": form})
-        monkeypatch.setattr("submerge.engine.work._matrix_job.HELD", 0)
+        monkeypatch.setattr("submerge.engine.work._matrix.HELD", 0)
         two.merge(tmp_path / f"anew-{form}", method, models=models, output={"as": form})
     same_state(read(tmp_path / "anew-checkpoint"), read(tmp_path / "held-checkpoint"), 1e-5)
     same_state(two.loaded(tmp_path / "anew-adapter"), two.loaded(tmp_path / "held-adapter"), 2e-5)

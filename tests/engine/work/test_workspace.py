@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from submerge.engine.work import Workspace, host_bytes
+from submerge.engine.work import Workspace
+from submerge.store import byte_view
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_rows_are_those_of_the_stack(space: Workspace) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_bytes_are_those_of_the_tensor(space: Workspace, dtype: torch.dtype) -> None:
     buffer, view = space.host("raw", 4, dtype)
-    view[:] = host_bytes(torch.tensor([1.0, -2.0, 0.5, 0.0], dtype=dtype))
+    view[:] = byte_view(torch.tensor([1.0, -2.0, 0.5, 0.0], dtype=dtype))
     assert buffer.tolist() == [1.0, -2.0, 0.5, 0.0]
     wide = space.work("row", 4, torch.float64)
     space.bring(buffer, wide)

@@ -1,35 +1,31 @@
-"""The bank of a kept gate: parts of all tensors, and heads, as one file."""
+"""The bank of a gate: parts of all tensors, and heads, as one file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from submerge.engine.plan import MergePlan, TensorPlan
-from submerge.engine.work import DIGEST
-from submerge.methods import Keeps
-from submerge.store import BankParts, FileTable, Source, TensorEntry, write_bank
+from submerge.engine.plan import MergePlan
+from submerge.store import BankParts, FileTable, Source, TensorEntry, TensorRecord, write_bank
 
-__all__ = ["bank_bytes", "gather", "keeps"]
+__all__ = ["gather"]
 
 _Item = tuple[str, TensorEntry, Callable[[FileTable], Source]]
 
 
-def gather(plan: MergePlan, parts: BankParts, folder: Path) -> dict[str, dict[str, Any]]:
+def gather(plan: MergePlan, parts: BankParts, folder: Path) -> dict[str, TensorRecord]:
     """Write the bank into `folder`; return what submerge.json says of each of its tensors.
 
     `tasks.T.TENSOR.left`, `.values` and `.right` are the factors of task T's update of a tensor, `.whole` is
-    an update that is kept whole, `merged.TENSOR` is what the checkpoint adds to the base's values where the
-    factors do not tell it, and `heads.T.TENSOR` is a tensor of the task's own. Empty where nothing is kept.
+    a dense update, `merged.TENSOR` is what the checkpoint adds to the base's values where the factors do not
+    determine it, and `heads.T.TENSOR` is a tensor of the task's own. Empty where there is nothing to write.
     """
     items = [*_updates(plan, parts), *_heads(plan)]
     if not items:
         return {}
     shard, digests = write_bank(folder, items)
     return {
-        name: {"dtype": entry.dtype, "shape": list(entry.shape), DIGEST: digests[name]}
-        for name, entry in shard.entries.items()
+        name: TensorRecord(entry.dtype, entry.shape, digests[name]) for name, entry in shard.entries.items()
     }
 
 
@@ -62,25 +58,3 @@ def _heads(plan: MergePlan) -> Iterator[_Item]:
                 continue
             key = next(n for n, e in model.tensors.items() if e is entry)
             yield f"heads.{number}.{name}", entry, lambda table, m=model, k=key: m.source(k, table)  # type: ignore[misc]
-
-
-def bank_bytes(plan: MergePlan) -> int:
-    """Return an upper bound of the bank's size, from shapes and options alone."""
-    if plan.gate is None:
-        return 0
-    heads = sum(e.nbytes for task in plan.gate.tasks for e in task.head.values())
-    found = [list(keeps(plan, tensor).values()) for tensor in plan.tensors]
-    shared = sum(max((kept.shared for kept in some), default=0) for some in found)
-    return heads + shared + sum(kept.nbytes for some in found for kept in some)
-
-
-def keeps(plan: MergePlan, tensor: TensorPlan) -> dict[str, Keeps]:
-    """Return task -> the most that is kept of its update of a tensor, for tasks that may change it."""
-    rule = tensor.method.kept if tensor.method else None
-    if plan.gate is None or rule is None or tensor.is_copy:
-        return {}
-    return {
-        task.name: rule(tensor.spec, tensor.values, one.rank)
-        for task, one in zip(plan.gate.tasks, tensor.inputs, strict=True)
-        if one.patch or not one.relative
-    }

@@ -1,31 +1,40 @@
-"""Outputs that are whole and yet not what was asked for: what `verify` finds in a merge's own records."""
+"""Outputs that are complete and yet not what was asked for, by what a merge records of itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from submerge.deferred import torch
 from submerge.engine.plan import torch_dtype
-from submerge.engine.work import DIGEST, host_bytes
 from submerge.errors import few
-from submerge.store import DTYPES, Aliases, Checkpoint, FileTable, find_aliases
+from submerge.store import (
+    DIGEST,
+    DTYPES,
+    Aliases,
+    Checkpoint,
+    FileTable,
+    Manifest,
+    ModelRecord,
+    TensorRecord,
+    byte_view,
+    find_aliases,
+)
 
-__all__ = ["idle_models", "split_copies", "unchanged"]
+__all__ = ["models_without_part", "split_copies", "unchanged"]
 
 BLOCK = 1 << 22
 
 
-def idle_models(manifest: Mapping[str, Any]) -> list[str]:
+def models_without_part(manifest: Manifest) -> list[str]:
     """Return a problem for each model that was to be merged and of which no tensor was."""
     return [
-        f"{line['model']}: took no part: none of its tensors was merged"
-        for line in _lines(manifest)
-        if line.get("used") == 0
+        f"{record.model}: took no part: none of its tensors was merged"
+        for record in manifest.models
+        if record.used == 0
     ]
 
 
-def split_copies(model: Checkpoint, manifest: Mapping[str, Any], *, ask: bool) -> list[str]:
+def split_copies(model: Checkpoint, manifest: Manifest, *, ask: bool) -> list[str]:
     """Return a problem for each parameter that the configuration ties and the file has in several versions.
 
     `ask` allows transformers to be asked what the model's class ties. Values are compared by their digests
@@ -33,33 +42,32 @@ def split_copies(model: Checkpoint, manifest: Mapping[str, Any], *, ask: bool) -
     """
     shapes = {name: entry.shape for name, entry in model.tensors.items()}
     aliases = find_aliases(model.config, shapes, ask=False)
-    if ask and aliases.ties is not False and _split(aliases, manifest["tensors"]):
+    if ask and aliases.ties is not False and _split(aliases, manifest.tensors):
         aliases = find_aliases(model.config, shapes, ask=True)
     what = "the configuration ties them, and their values differ: it depends on the reader which are used"
-    found = _split(aliases, manifest["tensors"]) if aliases.ties else []
-    return [f"{', '.join(names)}: {what}" for names in found]
+    split = _split(aliases, manifest.tensors) if aliases.ties else []
+    return [f"{', '.join(names)}: {what}" for names in split]
 
 
-def _split(aliases: Aliases, tensors: Mapping[str, Any]) -> list[list[str]]:
+def _split(aliases: Aliases, tensors: Mapping[str, TensorRecord]) -> list[list[str]]:
     """Return the names of each parameter that is there in several versions."""
-    found = []
+    split = []
     for group in aliases.groups:
         stored = [name for name in group.names if name in tensors]
-        lines = (tensors[name] for name in stored)
-        if len({(line["dtype"], str(line["shape"]), line[DIGEST]) for line in lines}) > 1:
-            found.append(stored)
-    return found
+        records = (tensors[name] for name in stored)
+        if len({(record.dtype, record.shape, record.digest) for record in records}) > 1:
+            split.append(stored)
+    return split
 
 
-def unchanged(model: Checkpoint, base: Checkpoint, manifest: Mapping[str, Any]) -> list[str]:
+def unchanged(model: Checkpoint, base: Checkpoint, manifest: Manifest) -> list[str]:
     """Return a problem if every merged tensor equals the base's, and a model that was merged does not.
 
     It reads until the first value that differs: nearly always that is in the first tensor.
     """
-    tensors = manifest["tensors"]
-    merged = [name for name, line in tensors.items() if line.get("treatment") == "merge"]
+    merged = [name for name, record in manifest.tensors.items() if record.treatment == "merge"]
     names = [n for n in merged if n in model.tensors and n in base.tensors]
-    others = [line["model"] for line in _lines(manifest) if _differs(line, manifest)]
+    others = [record.model for record in manifest.models if _differs(record, manifest)]
     if not names or not others:
         return []
     with FileTable() as table:
@@ -69,25 +77,16 @@ def unchanged(model: Checkpoint, base: Checkpoint, manifest: Mapping[str, Any]) 
     return [f"{what}; were the weights 0, or was the base named as the model?"]
 
 
-def _lines(manifest: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    lines = manifest.get("models")
-    held = lines if isinstance(lines, list) else []
-    return [line for line in held if isinstance(line, dict) and isinstance(line.get("model"), str)]
-
-
-def _differs(line: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
+def _differs(record: ModelRecord, manifest: Manifest) -> bool:
     """Return whether a participant has an adapter, or other values than the base, as far as is recorded."""
-    label = manifest["recipe"].get("base_model")
-    if not line.get("used") or line["model"] == label:
+    if not record.used or record.model == manifest.base:
         return False
-    base = next((one for one in _lines(manifest) if one["model"] == label), {})
-    if "adapter" in line:
+    if record.adapter is not None:
         return True
-    read, of_base = line.get("read"), base.get("read")
-    if not isinstance(read, dict) or not isinstance(of_base, dict):
+    base = next((other for other in manifest.models if other.model == manifest.base), None)
+    if base is None or record.read.get("tensors") != base.read.get("tensors"):  # one of them lacks tensors
         return False
-    comparable = read.get("tensors") == of_base.get("tensors")  # else one of them lacks tensors
-    return comparable and read.get(DIGEST) != of_base.get(DIGEST)
+    return bool(record.read.get(DIGEST) != base.read.get(DIGEST))
 
 
 def _equal(model: Checkpoint, base: Checkpoint, name: str, table: FileTable) -> bool:
@@ -100,7 +99,7 @@ def _equal(model: Checkpoint, base: Checkpoint, name: str, table: FileTable) -> 
         count = min(BLOCK, entry.numel - start)
         values = [torch.empty(count, dtype=d) for d in (dtype, torch_dtype(other.dtype))]
         for source, held in zip(sources, values, strict=True):
-            source.read(start, count, host_bytes(held))
-        if host_bytes(values[0]) != host_bytes(values[1].to(dtype)):
+            source.read(start, count, byte_view(held))
+        if byte_view(values[0]) != byte_view(values[1].to(dtype)):
             return False
     return True

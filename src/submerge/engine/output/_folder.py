@@ -9,18 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from submerge._version import __version__
 from submerge.engine.output._card import model_card
 from submerge.engine.plan import MergePlan
-from submerge.engine.work import DIGEST
 from submerge.errors import Problem, RequestError, WorkError
 from submerge.recipe import to_mergekit
 from submerge.store import (
+    DIGEST,
     JOURNAL,
+    MANIFEST,
     BankParts,
     Journal,
+    Manifest,
+    digest,
     dtype_named,
     file_identity,
     index_json,
@@ -30,9 +31,8 @@ from submerge.store import (
     untied,
 )
 
-__all__ = ["MANIFEST", "Output", "check_target"]
+__all__ = ["Output", "check_target"]
 
-MANIFEST = "submerge.json"
 SUFFIX = ".incomplete"
 REPLACED = ".replaced"
 
@@ -144,7 +144,7 @@ class Output:
         if fingerprint(self.plan) != self.made_from:
             raise WorkError("the inputs' files changed while they were read — start again, without --resume")
 
-    def finish(self, manifest: Mapping[str, Any]) -> None:
+    def finish(self, manifest: Manifest) -> None:
         """Add every other file, flush all to disk, and give the folder its name."""
         plan = self.plan
         try:
@@ -155,7 +155,7 @@ class Output:
             if index is not None:
                 stem = plan.shards[0].file.partition("-00001-of-")[0]
                 (self.folder / f"{stem}.safetensors.index.json").write_bytes(index)
-            self._write(MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+            self._write(MANIFEST, manifest.text)
             self._write("README.md", self._card())
             theirs = to_mergekit(plan.recipe)
             if theirs is not None:
@@ -255,11 +255,11 @@ def fingerprint(plan: MergePlan) -> str:
         "recipe": plan.recipe.resolved(),
         "models": [(model.label, model.revision) for model in plan.models],
         "inputs": files,
-        "shards": [xxhash.xxh3_128_hexdigest(shard.header) for shard in plan.shards],
+        "shards": [digest(shard.header) for shard in plan.shards],
         "files": [shard.file for shard in plan.shards],
         "copies": {tensor.name: tensor.parameter for tensor in plan.tensors if tensor.is_copy},
     }
     if views := [(model.label, repr(model.views)) for model in plan.models if model.views]:
         described["views"] = views
     text = json.dumps(described, sort_keys=True, default=str)
-    return f"{DIGEST}:{xxhash.xxh3_128_hexdigest(text.encode())}"
+    return f"{DIGEST}:{digest(text.encode())}"

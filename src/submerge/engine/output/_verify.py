@@ -1,36 +1,36 @@
-"""Checks of a merged folder: is it what the merge wrote, and is it a whole model?"""
+"""Checks of a merged folder: is it what the merge wrote, and is it a complete model?"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from submerge.deferred import quietly, torch
-from submerge.engine.output._checks import idle_models, split_copies, unchanged
-from submerge.engine.output._folder import MANIFEST
-from submerge.engine.plan import beyond_rows, told_beyond, torch_dtype
-from submerge.engine.work import DIGEST, count_nonfinite, host_bytes, joined
-from submerge.errors import Problem, RequestError, WorkError
+from submerge.engine.output._checks import models_without_part, split_copies, unchanged
+from submerge.engine.plan import beyond_rows, describe_beyond, torch_dtype
+from submerge.engine.work import count_nonfinite
+from submerge.errors import RequestError, WorkError
 from submerge.store import (
     BANK,
     DTYPES,
     Adapter,
     Checkpoint,
     FileTable,
+    Manifest,
+    Source,
     TensorEntry,
+    TensorRecord,
+    blocks,
+    hasher,
+    joined,
     open_checkpoint,
     open_model,
     read_header,
 )
 
 __all__ = ["VerifyReport", "verify"]
-
-BLOCK = 1 << 22
 
 
 @dataclass
@@ -96,27 +96,26 @@ def verify(folder: str | Path, *, base: str | None = None, load: bool = True) ->
         []
     """
     folder = Path(folder)
-    manifest = _manifest(folder)
+    manifest = Manifest.read(folder)
     report = VerifyReport(folder)
-    as_adapter = manifest["recipe"].get("output", {}).get("as") == "adapter"
     try:
-        model = _adapter(folder) if as_adapter else open_checkpoint(str(folder.resolve()))
+        model = _adapter(folder) if manifest.is_adapter else open_checkpoint(str(folder.resolve()))
     except RequestError as error:
         report.problems += [str(p) for p in error.problems]
         return report
-    _names(model, manifest, report)
-    report.problems += idle_models(manifest)
-    if as_adapter:
-        _values(model, manifest, report)
+    _names(model, manifest.tensors, report)
+    report.problems += models_without_part(manifest)
+    if manifest.is_adapter:
+        _values(model, manifest.tensors, manifest.nonfinite, report)
         report.skipped.append("names against the base: an adapter has its own")
         return report
     report.problems += split_copies(model, manifest, ask=load)
     bank = _bank(folder, manifest, report)
-    _base(model, base or manifest["recipe"].get("base_model"), base is not None, manifest, report)
+    _base(model, base or manifest.base, base is not None, manifest, report)
     _tokens(model, manifest, report)
-    _values(model, manifest, report)
+    _values(model, manifest.tensors, manifest.nonfinite, report)
     if bank is not None:
-        _values(bank, {**manifest, "tensors": manifest["bank"]["tensors"]}, report)
+        _values(bank, manifest.bank or {}, manifest.nonfinite, report)
     if load:
         _load(folder, model, report)
     else:
@@ -132,66 +131,33 @@ def _adapter(folder: Path) -> Checkpoint:
     return Checkpoint(opened.label, opened.path, None, tensors, {})
 
 
-def _bank(folder: Path, manifest: Mapping[str, Any], report: VerifyReport) -> Checkpoint | None:
-    """Return the bank of a kept gate, if the folder has one, after comparing its names with the manifest."""
-    if "gate" not in manifest:
+def _bank(folder: Path, manifest: Manifest, report: VerifyReport) -> Checkpoint | None:
+    """Return the bank of a gate, if the folder has one, after comparing its names with the manifest."""
+    if manifest.bank is None:
         return None
-    told = manifest.get("bank", {}).get("tensors")
-    if not isinstance(told, dict) or not all(map(_is_line, told.values())):
-        raise RequestError(Problem("the file is damaged", str(folder / MANIFEST), "merge again"))
     try:
-        tensors = read_header(folder / BANK).entries if told else {}
+        tensors = read_header(folder / BANK).entries if manifest.bank else {}
     except RequestError as error:
         report.problems += [str(p) for p in error.problems]
         return None
     bank = Checkpoint(BANK, folder, None, tensors, {})
-    _names(bank, {"tensors": told}, report)
+    _names(bank, manifest.bank, report)
     return bank
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found["recipe"], dict) or not all(map(_is_line, found["tensors"].values())):
-            raise ValueError
-        if not isinstance(found.get("beyond_rows", []), list):
-            raise ValueError
-    except OSError as error:
-        hint = "name a folder that `submerge merge` made"
-        raise RequestError(
-            Problem(f"there is no {MANIFEST} ({error.strerror})", str(folder), hint)
-        ) from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise RequestError(Problem("the file is damaged", str(path), "merge again")) from error
-    return dict(found)
-
-
-def _is_line(line: Any) -> bool:
-    """Return whether this is what a manifest says of one tensor, as far as `verify` reads it."""
-    return (
-        line["dtype"] in DTYPES
-        and isinstance(line["shape"], list)
-        and len(line[DIGEST]) == 32
-        and (line.get("block", 1) > 0)
-    )
-
-
-def _names(model: Checkpoint, manifest: Mapping[str, Any], report: VerifyReport) -> None:
-    told = manifest["tensors"]
-    for name in sorted(told.keys() - model.tensors.keys()):
+def _names(model: Checkpoint, records: Mapping[str, TensorRecord], report: VerifyReport) -> None:
+    for name in sorted(records.keys() - model.tensors.keys()):
         report.problems.append(f"{name}: missing from the weight files")
-    for name in sorted(model.tensors.keys() - told.keys()):
+    for name in sorted(model.tensors.keys() - records.keys()):
         report.problems.append(f"{name}: not a tensor that the merge wrote")
     for name, entry in model.tensors.items():
-        line = told.get(name)
-        if line and (line["dtype"], line["shape"]) != (entry.dtype, list(entry.shape)):
+        record = records.get(name)
+        if record and (record.dtype, record.shape) != (entry.dtype, entry.shape):
             report.problems.append(f"{name}: is {entry.dtype} {list(entry.shape)}, not as written")
 
 
-def _base(
-    model: Checkpoint, spec: str | None, named: bool, manifest: Mapping[str, Any], report: VerifyReport
-) -> None:
+def _base(model: Checkpoint, spec: str | None, named: bool, manifest: Manifest, report: VerifyReport) -> None:
+    """Compare names, shapes and values with the base's; say so where there is no base to compare with."""
     if spec is None:
         report.skipped.append("names against the base: the merge had none")
         return
@@ -203,50 +169,58 @@ def _base(
     except (RequestError, WorkError) as error:
         if named:
             raise
-        report.skipped.append(
-            f"names against the base: {spec} cannot be opened ({str(error).splitlines()[0]})"
-        )
+        reason = str(error).splitlines()[0]
+        report.skipped.append(f"names against the base: {spec} cannot be opened ({reason})")
         return
-    new = {name for name, line in manifest["tensors"].items() if line.get("new")}
-    for name in sorted(base.tensors.keys() ^ model.tensors.keys() - new):
-        where = "the base" if name in base.tensors else "the output"
-        report.problems.append(f"{name}: only in {where}")
-    for name in sorted(base.tensors.keys() & model.tensors.keys()):
-        if base.tensors[name].shape != model.tensors[name].shape:
-            report.problems.append(f"{name}: the base's shape is {list(base.tensors[name].shape)}")
+    new = {name for name, record in manifest.tensors.items() if record.new}
+    report.problems += _unlike(model, base, new)
     if not base.pending:
         report.problems += unchanged(model, base, manifest)
 
 
-def _tokens(model: Checkpoint, manifest: Mapping[str, Any], report: VerifyReport) -> None:
+def _unlike(model: Checkpoint, base: Checkpoint, new: Collection[str]) -> list[str]:
+    """Return which names and shapes are not the base's, but for tensors that a merge added."""
+    problems = []
+    for name in sorted(base.tensors.keys() ^ model.tensors.keys() - new):
+        where = "the base" if name in base.tensors else "the output"
+        problems.append(f"{name}: only in {where}")
+    for name in sorted(base.tensors.keys() & model.tensors.keys()):
+        if base.tensors[name].shape != model.tensors[name].shape:
+            problems.append(f"{name}: the base's shape is {list(base.tensors[name].shape)}")
+    return problems
+
+
+def _tokens(model: Checkpoint, manifest: Manifest, report: VerifyReport) -> None:
     """Note tokens that the embedding has no rows for; those of the base itself were so before."""
     try:
         beyond, rows = beyond_rows(model)
     except RequestError as error:
         report.problems += [str(p) for p in error.problems]
         return
-    published = manifest.get("beyond_rows", [])
-    if new := {token: place for token, place in beyond.items() if token not in published}:
-        report.problems.append(told_beyond(new, rows))
+    if new := {token: place for token, place in beyond.items() if token not in manifest.beyond_rows}:
+        report.problems.append(describe_beyond(new, rows))
     elif beyond:
-        report.skipped.append(f"{told_beyond(beyond, rows)}, as in the base")
+        report.skipped.append(f"{describe_beyond(beyond, rows)}, as in the base")
 
 
-def _values(model: Checkpoint, manifest: Mapping[str, Any], report: VerifyReport) -> None:
-    allowed = manifest.get("nonfinite", {})
+def _values(
+    model: Checkpoint, records: Mapping[str, TensorRecord], allowed: Iterable[str], report: VerifyReport
+) -> None:
+    """Compare all values with their digests; `allowed` are the tensors that may hold NaN and Inf."""
+    may_hold = {name for tensor in allowed for name in (tensor, *_factors(tensor))}
     with FileTable() as table:
         for name, entry in model.tensors.items():
-            line = manifest["tensors"].get(name, {})
-            digest, bad = _read(entry, line.get("block"), model, table)
+            record = records.get(name)
+            digest, bad = _read(entry, record.block if record else None, model, table)
             report.tensors += 1
             report.bytes += entry.nbytes
-            if line and digest != line[DIGEST]:
+            if record and digest != record.digest:
                 report.problems.append(
                     f"{name}: the values are not those that were written (in {entry.file})"
                 )
             if bad:
                 report.nonfinite[name] = bad
-                if not any(name in (told, *_factors(told)) for told in allowed):
+                if name not in may_hold:
                     report.problems.append(f"{name}: {bad} values are NaN or Inf")
 
 
@@ -262,22 +236,23 @@ def _factors(name: str) -> list[str]:
 def _read(entry: TensorEntry, block: int | None, model: Checkpoint, table: FileTable) -> tuple[str, int]:
     """Return a tensor's digest, by the blocks that the manifest names, and its count of NaN and Inf."""
     size = DTYPES[entry.dtype].itemsize
-    per_block = (block or max(1, entry.nbytes)) // size
-    source = model.source(entry.name, table)
-    dtype = torch_dtype(entry.dtype)
-    digests, bad = [], 0
-    for start in range(0, max(1, entry.numel), max(1, per_block)):
-        stop = min(entry.numel, start + per_block)
-        whole = xxhash.xxh3_128()
-        for at in range(start, stop, BLOCK):
-            values = torch.empty(min(BLOCK, stop - at), dtype=dtype)
-            view = host_bytes(values)
-            source.read(at, values.numel(), view)
-            whole.update(view)
-            if dtype.is_floating_point and not torch.isfinite(values.sum(dtype=torch.float32)):
-                bad += count_nonfinite(values)
-        digests.append(whole.hexdigest())
-    return joined(digests), bad
+    step = max(1, (block or max(1, entry.nbytes)) // size)
+    source, dtype = model.source(entry.name, table), torch_dtype(entry.dtype)
+    starts = range(0, max(1, entry.numel), step)
+    read = [_read_block(source, start, min(entry.numel, start + step), size, dtype) for start in starts]
+    return joined([digest for digest, _ in read]), sum(nonfinite for _, nonfinite in read)
+
+
+def _read_block(source: Source, start: int, stop: int, size: int, dtype: torch.dtype) -> tuple[str, int]:
+    """Return the digest of some elements of `size` bytes, and their count of NaN and Inf."""
+    digest, nonfinite = hasher(), 0
+    for _, view in blocks(source, start, stop, size):
+        digest.update(view)
+        values = torch.frombuffer(view, dtype=dtype)
+        # a sum that is finite, as nearly all are, has no part that is not: it spares a pass that counts
+        if dtype.is_floating_point and not torch.isfinite(values.sum(dtype=torch.float32)):
+            nonfinite += count_nonfinite(values)
+    return digest.hexdigest(), nonfinite
 
 
 def _load(folder: Path, model: Checkpoint, report: VerifyReport) -> None:
@@ -288,21 +263,26 @@ def _load(folder: Path, model: Checkpoint, report: VerifyReport) -> None:
     except ImportError:
         report.skipped.append('loading: transformers is not installed — pip install "submerge[models]"')
         return
-    kind = getattr(transformers, str(names[0]), None) if names else None
-    if kind is None:
+    architecture = getattr(transformers, str(names[0]), None) if names else None
+    if architecture is None:
         report.skipped.append("loading: config.json names no architecture that transformers has")
         return
     try:
         with quietly(transformers.logging):
-            _, info = kind.from_pretrained(
+            _, info = architecture.from_pretrained(
                 folder, dtype="auto", output_loading_info=True, local_files_only=True
             )
     except Exception as error:
         report.problems.append(f"transformers cannot load it as {names[0]}: {error}")
         return
-    for key, what in (("missing_keys", "missing"), ("mismatched_keys", "of another shape")):
-        if found := sorted(map(str, info.get(key) or ())):
-            report.problems.append(f"transformers finds weights {what}: {', '.join(found[:5])}")
-    if found := sorted(map(str, info.get("unexpected_keys") or ())):
-        report.skipped.append(f"transformers ignores these tensors: {', '.join(found[:5])}")
+    _note_weights(info, report)
     report.loaded = str(names[0])
+
+
+def _note_weights(info: Mapping[str, Any], report: VerifyReport) -> None:
+    """Note the weights that transformers did not find in the folder, or did not use."""
+    for key, what in (("missing_keys", "missing"), ("mismatched_keys", "of another shape")):
+        if keys := sorted(map(str, info.get(key) or ())):
+            report.problems.append(f"transformers finds weights {what}: {', '.join(keys[:5])}")
+    if keys := sorted(map(str, info.get("unexpected_keys") or ())):
+        report.skipped.append(f"transformers ignores these tensors: {', '.join(keys[:5])}")

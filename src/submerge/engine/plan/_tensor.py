@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from submerge.deferred import torch
@@ -13,19 +13,22 @@ from submerge.store import DTYPES, Kind, TensorEntry
 __all__ = [
     "CHUNK_VALUES",
     "HELD",
+    "Action",
     "Input",
     "Module",
     "TensorPlan",
-    "Treatment",
     "chunk_length",
     "task_length",
     "torch_dtype",
 ]
 
-Treatment: TypeAlias = Literal["merge", "base", "keep", "drop"]
-"""`merge`: the method folds it. `base`: a float tensor that a rule takes from the base.
-`keep`: an integer or boolean tensor, copied from the base bit for bit. `drop`: what an adapter has no
+Action: TypeAlias = Literal["merge", "take_base", "copy", "skip"]
+"""`merge`: the method merges it. `take_base`: a float tensor that a rule takes from the base.
+`copy`: an integer or boolean tensor, copied from the base bit for bit. `skip`: what an adapter has no
 place for; it is only compared with the base's."""
+
+TREATMENTS: dict[Action, str] = {"merge": "merge", "take_base": "base", "copy": "keep", "skip": "drop"}
+"""What submerge.json, `--json` and reports call each action."""
 
 CHUNK_VALUES = 1 << 19
 """Values of one chunk over all models: few enough for a core's own cache, many enough that the arithmetic
@@ -56,39 +59,44 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """How an adapter's module keeps its weight: see `store.AdapterWriter.add`."""
+    """How an adapter's module stores its weight: see `store.AdapterWriter.add`."""
 
     kind: Kind = "linear"
     transposed: bool = False
     kernel: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TensorPlan:
     """One output tensor: how it is made, from what, with which options.
 
-    `inputs` are the method's participants in order (for `keep`: the base's tensor, then those
-    that it is compared with; for `base`: the base's alone). `origin` is what updates are taken
+    `inputs` are the method's participants in order (for `copy`: the base's tensor, then those
+    that it is compared with; for `take_base`: the base's alone). `origin` is what updates are taken
     against and added to, or None. `values` are the method's options for this tensor. A `matrix` is
-    merged whole, by the method's rule for matrices; of a gate's method that is every tensor, and a `table` is
-    one of two dimensions that is no linear map. `module` is how an adapter keeps the result; in an
-    adapter a tensor without one is saved whole. `parameter` is the name whose options and random
-    numbers the tensor has: another than its own where it is a copy, as a head that is tied to embeddings.
+    merged by the method's rule for matrices, which of some gates is the rule for every tensor; a `table` is
+    one of two dimensions that is no linear map. `module` is how an adapter stores the result; in an adapter a
+    tensor without one is saved with all its values. `parameter` is the name whose options and random numbers
+    the tensor has: another than its own where it is a copy, as a head that is tied to embeddings.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
-    treatment: Treatment
-    method: Method | None
+    action: Action
     inputs: tuple[Input, ...]
-    origin: Input | None
-    values: dict[str, Any]
+    method: Method | None = None
+    origin: Input | None = None
+    values: dict[str, Any] = field(default_factory=dict)
     why: str = ""
     matrix: bool = False
     table: bool = False
     module: Module | None = None
     parameter: str = ""
+
+    @property
+    def treatment(self) -> str:
+        """The action, as submerge.json, `--json` and reports call it."""
+        return TREATMENTS[self.action]
 
     @property
     def numel(self) -> int:
@@ -102,8 +110,9 @@ class TensorPlan:
     @property
     def spec(self) -> TensorSpec:
         """The tensor as its method sees it."""
-        kept = self.method is not None and self.method.keeps  # its rule goes by the real dimensions
-        shape = self.sides if self.matrix and not kept else self.shape
+        gate = self.method.gate if self.method else None
+        real = gate is not None and gate.every_tensor  # such a method's rule goes by the real dimensions
+        shape = self.sides if self.matrix and not real else self.shape
         return TensorSpec(self.name, shape, len(self.inputs), self.table)
 
     @property
@@ -147,7 +156,7 @@ def task_length(chunk: int) -> int:
 
 def torch_dtype(code: str) -> torch.dtype:
     """Return the torch type of a safetensors dtype that the plan has admitted."""
-    found = DTYPES[code].torch
-    if found is None:
+    dtype = DTYPES[code].torch
+    if dtype is None:
         raise ValueError(f"{code} has no torch type")
-    return found
+    return dtype

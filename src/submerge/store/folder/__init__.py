@@ -12,6 +12,8 @@ from submerge.store.folder._config import (
 )
 from submerge.store.folder._hub import Fetched, download_hint, fetch
 from submerge.store.folder._index import read_index
+from submerge.store.folder._manifest import MANIFEST, Manifest, checked
+from submerge.store.folder._manifest_records import GateRecord, ModelRecord, TensorRecord
 from submerge.store.folder._side_files import side_files
 from submerge.store.folder._spec import HubId, locate, sibling_hint
 from submerge.store.folder._vocabulary import (
@@ -33,15 +35,21 @@ from submerge.store.folder._weight_file import (
 )
 
 __all__ = [
+    "MANIFEST",
     "PICKLE_SUFFIXES",
     "Fetched",
+    "GateRecord",
     "HoldsAdapterError",
     "HubId",
+    "Manifest",
+    "ModelRecord",
+    "TensorRecord",
     "Tokenizer",
     "Vocabulary",
     "VocabularyDiff",
     "WeightFiles",
     "can_untie",
+    "checked",
     "choose_adapter",
     "choose_weights",
     "compare_vocabularies",

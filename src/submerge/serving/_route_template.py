@@ -1,0 +1,196 @@
+"""Route inputs to LoRA adapters and answer them, with transformers, PEFT and safetensors alone.
+
+    python route.py "a text" "another text"     # paths of images, where the model takes images
+    python route.py --base PLACE "a text"       # where the base is not where it was
+
+In Python:
+
+    from route import Tasks
+    tasks = Tasks()
+    task, output = tasks(**inputs)              # inputs of one task, as the base's processor gives them
+
+A server with many adapters, such as vLLM's, takes the name of the adapter with each request: run the router
+on the base model, and send the name that it returns.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+HERE = Path(__file__).resolve().parent
+
+
+class Router:
+    """Finds the task whose update fits an input best, by the rows V_t that it reads one layer's inputs with.
+
+    Of the mean input z of a linear map, the score "residual" is ‖z − V_tᵀ V_t z‖, and "leading" is the share
+    of ‖V_t z‖² that falls on the trailing half of the singular directions. The smaller one fits better.
+    """
+
+    def __init__(self, folder: str | Path = HERE) -> None:
+        self.settings: dict[str, Any] = json.loads((Path(folder) / "router.json").read_text(encoding="utf-8"))
+        self.tasks: list[str] = self.settings["tasks"]
+        self.modules: list[str] = self.settings["modules"]
+        self.score: str = self.settings["score"]
+        self.rows = load_file(Path(folder) / "router.safetensors")
+
+    def __call__(self, model: Any, **inputs: Any) -> str:
+        """Return the task of the inputs, by the mean of their scores."""
+        return self.tasks[int(self.scores(model, **inputs).mean(0).argmax())]
+
+    @torch.no_grad()
+    def scores(self, model: Any, **inputs: Any) -> torch.Tensor:
+        """Return a score [B, T] for each input and task: z-scores, averaged over what was looked at.
+
+        `model` is the base, or a PeftModel on it.
+        """
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        mask = inputs.get("attention_mask")
+        sites: list[
+            tuple[torch.Tensor, list[torch.Tensor]]
+        ] = []  # an input, and z-scores of maps that take it
+
+        def observe(name: str, x: torch.Tensor) -> None:
+            # maps that share an input are one site, but for adapters, each of whose maps has rows of its own
+            if self.score == "leading" or not sites or sites[-1][0].data_ptr() != x.data_ptr():
+                sites.append((x, []))  # the input is held, so that no other takes its place in memory
+            weights = torch.ones(x.shape[:2]) if mask is None else mask
+            weights = weights.to(x).unsqueeze(-1)
+            z = ((x * weights).sum(1) / weights.sum(1)).float()
+            r = torch.stack([self._residual(name, task, z) for task in range(len(self.tasks))], dim=-1)
+            sites[-1][1].append((r.mean(-1, keepdim=True) - r) / (r.std(-1, keepdim=True) + 1e-6))
+
+        hooks = [
+            base.get_submodule(name).register_forward_pre_hook(
+                lambda _, args, name=name: observe(name, args[0])
+            )
+            for name in self.modules
+        ]
+        run = base.get_encoder() if base.config.is_encoder_decoder else base
+        try:
+            if hasattr(model, "disable_adapter"):
+                with model.disable_adapter():
+                    run(**inputs)
+            else:
+                run(**inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.stack([torch.stack(scores).mean(0) for _, scores in sites]).mean(0)
+
+    def _residual(self, name: str, task: int, z: torch.Tensor) -> torch.Tensor:
+        """Return r_t [B] of mean inputs z [B, n] of a map: what the score makes small where the task fits."""
+        rows = self.rows.get(f"{name}:{task}", torch.zeros(1, z.shape[-1])).to(z)  # V_t [k, n]
+        energies = (z @ rows.T).double().square()  # [B, k]
+        energy, trailing = z.double().square().sum(-1), len(rows) // 2
+        if self.score == "residual":
+            return (energy - energies.sum(-1)).clamp(min=0).sqrt()
+        if not trailing:  # one direction has no halves: what evenly spread energy would give
+            return torch.ones_like(energy)
+        share = energies[:, -trailing:].sum(-1) / energies.sum(-1).clamp(min=1e-30)
+        return (share * len(rows) / trailing).sqrt()
+
+
+class Tasks:
+    """The base with the adapters and the heads of all tasks, of which one is active at a time.
+
+    `model` answers; `adapted` is the part of it that has adapters, as a PeftModel.
+    """
+
+    def __init__(self, folder: str | Path = HERE, base: str | None = None) -> None:
+        import transformers
+        from peft import PeftModel
+        from transformers.utils import logging
+
+        self.router = Router(folder)
+        settings, folder = self.router.settings, Path(folder)
+        self.base = base or settings["base"]
+        level = logging.get_verbosity()
+        logging.set_verbosity(40)  # errors alone: the base lacks the heads
+        self.model = getattr(transformers, settings["architecture"]).from_pretrained(
+            self.base, revision=None if base else settings["revision"]
+        )
+        logging.set_verbosity(level)
+        part = self.model.get_submodule(settings["part"])
+        places = {task: folder / task for task in self.router.tasks}
+        self.adapted = PeftModel.from_pretrained(part, places[self.router.tasks[0]], adapter_name="task0")
+        for number, task in enumerate(self.router.tasks[1:], 1):
+            self.adapted.load_adapter(places[task], adapter_name=f"task{number}")
+        files = {task: place / "head.safetensors" for task, place in places.items()}
+        self.heads = {task: load_file(file) if file.exists() else {} for task, file in files.items()}
+        self.model.eval()
+
+    def use(self, task: str) -> None:
+        """Let the model be that of a task."""
+        self.adapted.set_adapter(f"task{self.router.tasks.index(task)}")
+        for name, values in self.heads[task].items():
+            module, _, parameter = name.rpartition(".")
+            head = torch.nn.Parameter(values.to(self.model.device), requires_grad=False)
+            setattr(self.model.get_submodule(module), parameter, head)
+
+    @torch.no_grad()
+    def __call__(self, **inputs: Any) -> tuple[str, Any]:
+        """Return the task of the inputs, and the model's output as this task."""
+        task = self.router(self.adapted, **inputs)
+        self.use(task)
+        return task, self.model(**inputs)
+
+
+class Answers:
+    """Texts, or images of which the paths are given, to the names of their tasks and an answer in words."""
+
+    def __init__(self, tasks: Tasks, length: int = 40) -> None:
+        import transformers
+
+        self.tasks, self.length = tasks, length
+        self.images = tasks.model.main_input_name == "pixel_values"
+        kind = transformers.AutoImageProcessor if self.images else transformers.AutoTokenizer
+        self.processor = kind.from_pretrained(tasks.base)
+
+    def __call__(self, item: str) -> tuple[str, str]:
+        """Return the task of an input, and what the model answers."""
+        inputs = self._inputs(item)
+        if self.tasks.model.can_generate():
+            task = self.tasks.router(self.tasks.adapted, **inputs)
+            self.tasks.use(task)
+            generated = self.tasks.model.generate(**inputs, max_new_tokens=self.length)[0]
+            start = 0 if self.tasks.model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+            return task, str(self.processor.decode(generated[start:], skip_special_tokens=True))
+        task, output = self.tasks(**inputs)
+        if "logits" not in output:
+            return task, ", ".join(f"{name} {tuple(x.shape)}" for name, x in output.items())
+        logits = output.logits[0]
+        if logits.shape[-1] == 1:
+            return task, " ".join(f"{x:.4g}" for x in logits.flatten().tolist())
+        labels = self.tasks.router.settings["labels"].get(task, {})
+        return task, " ".join(labels.get(str(c), str(c)) for c in logits.argmax(-1).reshape(-1).tolist())
+
+    def _inputs(self, item: str) -> dict[str, Any]:
+        if not self.images:
+            return dict(self.processor(item, return_tensors="pt"))
+        from PIL import Image
+
+        return dict(self.processor(images=Image.open(item).convert("RGB"), return_tensors="pt"))
+
+
+def main() -> None:
+    """Answer what the command line gives, or say which tasks there are."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("inputs", nargs="*", help="texts, or paths of images")
+    parser.add_argument("--base", help="the base model, a folder or an id of the Hub")
+    options = parser.parse_args()
+    tasks = Tasks(base=options.base)
+    if not options.inputs:
+        print("tasks:", ", ".join(tasks.router.tasks))
+        return
+    answers = Answers(tasks)
+    for item in options.inputs:
+        print("\t".join((*answers(item), item)))
+
+
+if __name__ == "__main__":
+    main()
