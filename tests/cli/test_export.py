@@ -101,7 +101,8 @@ def example(out: Path) -> Any:
 def check_router(out: Path, model: Any, ours: Any, score: str) -> None:
     """Check that the example beside the adapters chooses as the served model does."""
     inputs = text_inputs(1, 5)
-    router = example(out).Router(out)
+    router = example(out).AdapterRouter(out)
+    assert example(out).Router.__name__ == "AdapterRouter"  # the earlier name stays
     assert router.score == ours.router.settings["score"] == score
     scores = router.scores(model, **inputs)
     assert (scores - ours.route(**inputs).scores).abs().max() < 1e-3

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 
 from _adapters import FIRST, Tuned, make_tuned
+from _served import bert, llama
+
+__all__ = ["bert", "llama", "two"]
 
 
 @pytest.fixture(scope="session")

@@ -257,26 +257,26 @@ def _read_block(source: Source, start: int, stop: int, size: int, dtype: torch.d
 
 def _load(folder: Path, model: Checkpoint, report: VerifyReport) -> None:
     """Load with transformers, as a user would, and note weights that it misses or does not know."""
-    names = (model.config or {}).get("architectures") or []
     try:
         import transformers
     except ImportError:
         report.skipped.append('loading: transformers is not installed — pip install "submerge[models]"')
         return
-    architecture = getattr(transformers, str(names[0]), None) if names else None
-    if architecture is None:
+    architecture = str(next(iter((model.config or {}).get("architectures") or []), ""))
+    kind = getattr(transformers, architecture, None) if architecture else None
+    if kind is None:
         report.skipped.append("loading: config.json names no architecture that transformers has")
         return
     try:
         with quietly(transformers.logging):
-            _, info = architecture.from_pretrained(
+            _, info = kind.from_pretrained(
                 folder, dtype="auto", output_loading_info=True, local_files_only=True
             )
     except Exception as error:
-        report.problems.append(f"transformers cannot load it as {names[0]}: {error}")
+        report.problems.append(f"transformers cannot load it as {architecture}: {error}")
         return
     _note_weights(info, report)
-    report.loaded = str(names[0])
+    report.loaded = architecture
 
 
 def _note_weights(info: Mapping[str, Any], report: VerifyReport) -> None:
