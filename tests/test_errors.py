@@ -2,7 +2,7 @@
 
 import pytest
 
-from submerge.errors import Problem, RequestError, WorkError, few, nearest, size
+from submerge.errors import Problem, RequestError, WorkError, did_you_mean, few, nearest, size
 
 
 def test_few() -> None:
@@ -12,10 +12,12 @@ def test_few() -> None:
     assert few("abc", most=1) == "a and 2 more"
 
 
-def test_nearest() -> None:
-    assert nearest("densty", ["density", "weight"]) == "did you mean 'density'?"
-    assert nearest("x", ["density", "weight"]) == ""
-    assert nearest("x", []) == ""
+def test_the_nearest_name_is_offered() -> None:
+    assert nearest("densty", ["density", "weight"]) == "density"
+    assert nearest("x", ["density", "weight"]) is None
+    assert nearest("x", []) is None
+    assert did_you_mean("density") == "did you mean 'density'?"
+    assert did_you_mean(None) == ""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The plan of one tensor."""
+"""The plan of one tensor; and chunks and tasks, whose boundaries depend on the models and the width alone."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from submerge.engine import Input, TensorPlan
 from submerge.engine.plan import chunk_length, task_length, torch_dtype
 from submerge.engine.plan._tensor import Action
 from submerge.store import DTYPES
-
-COUNTS, WIDTHS = st.integers(1, 200), st.integers(1, 1 << 20)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +34,11 @@ def test_the_sides_of_any_tensor() -> None:
         return TensorPlan(name="w", shape=shape, dtype="F32", action="merge", inputs=()).sides
 
     assert [sides(), sides(5), sides(5, 7), sides(5, 7, 3, 3)] == [(1, 1), (5, 1), (5, 7), (5, 63)]
+
+
+# --- chunks and tasks, types ----------------------------------------------------------------------
+
+COUNTS, WIDTHS = st.integers(1, 200), st.integers(1, 1 << 20)
 
 
 @given(COUNTS, WIDTHS)

@@ -16,8 +16,7 @@ import submerge
 from _adapters import Tuned, same_state
 from _models import ROOM, read
 from submerge.engine.plan import MergePlan, make_plan
-from submerge.engine.work import _chunk_reader
-from submerge.engine.work._adapter_edit import adapter_edits
+from submerge.engine.work import _chunk_reader, adapter_edits
 from submerge.engine.work._input_reader import input_readers
 from submerge.store import FileTable
 

@@ -1,13 +1,10 @@
-"""Records of finished tasks, and digests of files and of what is made of blocks."""
+"""Records of finished ranges, as lines of the journal."""
 
 import json
-from pathlib import Path
 
 import pytest
-import xxhash
 
 from submerge.engine.work import RangeRecord
-from submerge.store import file_digest, joined
 
 RECORDS = [
     RangeRecord(0, 0, "aa", []),
@@ -23,17 +20,3 @@ def test_a_record_comes_back_from_its_line(record: RangeRecord) -> None:
 
 def test_a_line_has_no_empty_fields() -> None:
     assert set(RECORDS[0].to_json()) == {"t", "k", "out", "in"}
-
-
-@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1])
-def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path: Path, size: int) -> None:
-    content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
-    (tmp_path / "file").write_bytes(content)
-    assert file_digest(tmp_path / "file") == xxhash.xxh3_128(content).hexdigest()
-
-
-def test_the_digest_of_blocks_depends_on_each_and_on_their_order() -> None:
-    one, two = (xxhash.xxh3_128(text).hexdigest() for text in (b"one", b"two"))
-    assert joined([one]) == one
-    assert joined([one, two]) == xxhash.xxh3_128(bytes.fromhex(one + two)).hexdigest()
-    assert len({joined(blocks) for blocks in ([one, two], [two, one], [one, one], [one, two, two])}) == 4

@@ -17,6 +17,7 @@ from _support import MATRIX_CASES, Case
 from store.helpers_adapter import by_hand, stored
 from submerge.engine import merge_state_dicts
 from submerge.engine.output import _run
+from submerge.engine.work import RangeRecord
 from submerge.methods import METHODS
 
 # --- in memory ------------------------------------------------------------------------------------
@@ -125,7 +126,7 @@ def test_modules_that_one_adapter_lacks(tmp_path: Path) -> None:
 
 
 UPDATES = [
-    n for n, m in METHODS.items() if m.gate is None and (m.origin != "zero" or m.coefficients) and n != "cat"
+    n for n, m in METHODS.items() if not m.gate and (m.origin != "zero" or m.coefficients) and n != "cat"
 ]
 
 
@@ -168,7 +169,7 @@ def test_a_checkpoint_of_adapters_goes_on(
     finished = _run.Run._finished
     count = iter(range(100))
 
-    def counted(self: Any, record: Any) -> None:
+    def counted(self: Any, record: RangeRecord) -> None:
         finished(self, record)
         if next(count) == 10:
             raise Stop
@@ -188,7 +189,7 @@ def test_an_adapter_that_changed_is_not_taken_up(tmp_path: Path, monkeypatch: py
     made = make_tuned(tmp_path, "llama", FIRST)
     one = submerge.Settings(threads=1, max_memory=64 * 10**9)
 
-    def stop(self: Any, record: Any) -> None:
+    def stop(self: Any, record: RangeRecord) -> None:
         finished(self, record)
         raise Stop
 
