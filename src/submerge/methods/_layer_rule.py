@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from submerge.errors import Problem, RequestError
 
-__all__ = ["LayerRule", "layer_numbers", "paper_site"]
+__all__ = ["LayerRule", "paper_site"]
 
 WHERE = "parameters.routing_layers"
 HINT = "all, paper, first:3, depth:0.75, numbers such as 0,2-4, or a part of the modules' names"
@@ -55,7 +55,7 @@ class LayerRule(ABC):
             return PaperLayer(text)
         if ":" in text:
             return _with_number(text)
-        numbers = layer_numbers(text)
+        numbers = _numbers(text)
         return NamedModules(text) if numbers is None else NumberedLayers(text, numbers)
 
     @abstractmethod
@@ -161,7 +161,7 @@ def _with_number(text: str) -> LayerRule:
     raise RequestError(Problem(f"routing_layers cannot be {text!r}", WHERE, HINT))
 
 
-def layer_numbers(text: str) -> frozenset[int] | None:
+def _numbers(text: str) -> frozenset[int] | None:
     """Return the layers that a text such as `0,2-4` names, or None where it is no such text."""
     numbers: set[int] = set()
     for part in text.split(","):

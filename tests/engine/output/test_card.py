@@ -1,6 +1,4 @@
-"""The model card of a merge."""
-
-from __future__ import annotations
+"""The model card: what stands in front of it for the Hub, and what it says."""
 
 from typing import Any
 
@@ -8,50 +6,52 @@ import yaml
 
 from submerge.engine.output._card import model_card
 
-
-def card(**changes: Any) -> tuple[dict[str, Any], str]:
-    """Return the front matter and the text of a card."""
-    given: dict[str, Any] = {
-        "name": "merged",
-        "method": "TIES-Merging",
-        "source": "a paper",
-        "models": ["org/chat@main", "code"],
-        "base": "org/base",
-        "fetched": ["org/base", "org/chat@main"],
-        "recipe": "merge_method: ties\n",
-        "adapter": False,
-        "version": "1.2",
-    }
-    _, front, text = model_card(**given | changes).split("---\n", 2)
-    return yaml.safe_load(front), text
+FIELDS: dict[str, Any] = {
+    "name": "merged",
+    "method": "TIES",
+    "source": "a paper",
+    "models": ["org/chat@v1", "./code", "org/chat@v1"],
+    "base": "org/base",
+    "fetched": {"org/base", "org/chat@v1"},
+    "recipe": "merge_method: ties\n",
+    "adapter": False,
+    "version": "9.9",
+}
 
 
-def test_the_front_matter_names_models_of_the_hub_alone() -> None:
-    front, text = card()
-    assert front == {
+def front(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
+    return found
+
+
+def test_only_models_of_the_hub_stand_in_front() -> None:
+    text = model_card(**FIELDS)
+    assert front(text) == {
         "base_model": ["org/base", "org/chat"],
         "base_model_relation": "merge",
         "library_name": "transformers",
         "tags": ["merge", "submerge"],
     }
-    assert "* `org/base` (base)\n* `org/chat@main`\n* `code`\n" in text
-    assert "```yaml\nmerge_method: ties\n```" in text
+    assert "* `org/base` (base)\n* `org/chat@v1`\n* `./code`\n\n" in text
+    assert "base_model" not in front(model_card(**FIELDS | {"fetched": ()}))
 
 
-def test_local_models_alone_have_no_relation() -> None:
-    front, text = card(fetched=[], base=None)
-    assert front == {"library_name": "transformers", "tags": ["merge", "submerge"]}
-    assert "(base)" not in text
+def test_an_adapter_is_one_of_peft() -> None:
+    found = front(model_card(**FIELDS | {"adapter": True}))
+    assert found["library_name"] == "peft"
+    assert found["base_model_relation"] == "adapter"
+    assert "lora" in found["tags"]
 
 
-def test_an_adapter_is_one_of_its_base() -> None:
-    front, _ = card(adapter=True)
-    assert (front["library_name"], front["base_model_relation"]) == ("peft", "adapter")
-    assert front["tags"] == ["merge", "submerge", "lora"]
+def test_the_recipe_stands_in_it() -> None:
+    text = model_card(**FIELDS)
+    assert yaml.safe_load(text.split("```yaml\n")[1].split("```")[0]) == {"merge_method": "ties"}
+    assert "by TIES (a paper)" in text
+    assert "submerge.load" not in text
 
 
-def test_the_tasks_of_a_gate() -> None:
-    _, text = card(tasks=["law", "chess"])
-    assert "It serves 2 tasks as one model: `law`, `chess`." in text
-    assert "model = submerge.load('merged')" in text
-    assert "submerge.load" not in card()[1]
+def test_tasks_of_a_gate_come_with_the_code_that_loads_them() -> None:
+    text = model_card(**FIELDS | {"tasks": ("law", "chess")})
+    assert "serves 2 tasks as one model: `law`, `chess`" in text
+    assert "submerge.load('merged')" in text
+    assert "task='law'" in text

@@ -47,7 +47,7 @@ def test_updates_that_are_read_anew_merge_as_those_that_are_held(
 ) -> None:
     options = {"rank": 8} if method == "ssam" else {}
     held = read(submerge.merge(recipe(family, method, **options), tmp_path / "held", settings=ROOM).out)
-    monkeypatch.setattr("submerge.engine.work._matrix_job.HELD", 1)
+    monkeypatch.setattr("submerge.engine.work._matrix.HELD", 1)
     monkeypatch.setattr("submerge.algebra._update.BLOCK", 100)
     anew = read(submerge.merge(recipe(family, method, **options), tmp_path / "anew", settings=ROOM).out)
     for name, tensor in held.items():
@@ -74,15 +74,15 @@ def test_a_stopped_run_resumes(
     class Stop(Exception):  # noqa: N818
         pass
 
-    finished = _run.CheckpointRun._finished
+    finished = _run.Run._finished
 
-    def stop(self: Any, task: Any, result: Any) -> None:
-        finished(self, task, result)
-        if "down" in task.job.plan.name:
+    def stop(self: Any, record: Any) -> None:
+        finished(self, record)
+        if "down" in self.plan.tensors[record.tensor].name:
             raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(_run.CheckpointRun, "_finished", stop)
+        patch.setattr(_run.Run, "_finished", stop)
         with pytest.raises(Stop):
             submerge.merge(recipe(family, method), tmp_path / "out", settings=ROOM)
     report = submerge.merge(recipe(family, method), tmp_path / "out", settings=ROOM, resume=True)

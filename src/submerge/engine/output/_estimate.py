@@ -9,7 +9,7 @@ from dataclasses import replace
 from submerge.algebra import Dense, LowRank, Update
 from submerge.deferred import torch
 from submerge.engine.plan import Input, MergePlan, TensorPlan
-from submerge.engine.work import Job, Workspace
+from submerge.engine.work import ChunkReader, RangeTarget, Workspace, range_passes, run_passes
 from submerge.store import MemorySource, TensorEntry
 
 __all__ = ["compute_seconds"]
@@ -64,11 +64,12 @@ def _streamed_seconds(tensors: Sequence[TensorPlan], seed: int) -> float:
         MemorySource((base + 0.01 * torch.randn(shape, generator=generator)).to(torch.bfloat16))
         for _ in trial.read
     ]
-    job = Job(0, trial, entry, sources, _Nowhere(), seed)
+    reader = ChunkReader(trial, sources, seed=seed)
+    target = RangeTarget(0, entry, _Nowhere(), lambda record: None)
     space = Workspace(torch.device("cpu"))
-    job.run(space)  # the first time warms allocator and caches
+    run_passes(range_passes(reader, target), space)  # the first time warms allocator and caches
     begun = time.perf_counter()
-    job.run(space)
+    run_passes(range_passes(reader, target), space)
     return (time.perf_counter() - begun) * sum(t.numel for t in tensors) / trial.numel
 
 

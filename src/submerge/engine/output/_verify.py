@@ -10,7 +10,7 @@ from typing import Any
 from submerge.deferred import quietly, torch
 from submerge.engine.output._checks import models_without_part, split_copies, unchanged
 from submerge.engine.plan import beyond_rows, describe_beyond, torch_dtype
-from submerge.engine.work import count_nonfinite, host_bytes
+from submerge.engine.work import count_nonfinite
 from submerge.errors import RequestError, WorkError
 from submerge.store import (
     BANK,
@@ -22,6 +22,7 @@ from submerge.store import (
     Source,
     TensorEntry,
     TensorRecord,
+    blocks,
     hasher,
     joined,
     open_checkpoint,
@@ -30,8 +31,6 @@ from submerge.store import (
 )
 
 __all__ = ["VerifyReport", "verify"]
-
-BLOCK = 1 << 22
 
 
 @dataclass
@@ -236,21 +235,20 @@ def _factors(name: str) -> list[str]:
 
 def _read(entry: TensorEntry, block: int | None, model: Checkpoint, table: FileTable) -> tuple[str, int]:
     """Return a tensor's digest, by the blocks that the manifest names, and its count of NaN and Inf."""
-    step = max(1, (block or max(1, entry.nbytes)) // DTYPES[entry.dtype].itemsize)
+    size = DTYPES[entry.dtype].itemsize
+    step = max(1, (block or max(1, entry.nbytes)) // size)
     source, dtype = model.source(entry.name, table), torch_dtype(entry.dtype)
     starts = range(0, max(1, entry.numel), step)
-    blocks = [_read_block(source, start, min(entry.numel, start + step), dtype) for start in starts]
-    return joined([digest for digest, _ in blocks]), sum(nonfinite for _, nonfinite in blocks)
+    read = [_read_block(source, start, min(entry.numel, start + step), size, dtype) for start in starts]
+    return joined([digest for digest, _ in read]), sum(nonfinite for _, nonfinite in read)
 
 
-def _read_block(source: Source, start: int, stop: int, dtype: torch.dtype) -> tuple[str, int]:
-    """Return the digest of some elements, and their count of NaN and Inf."""
+def _read_block(source: Source, start: int, stop: int, size: int, dtype: torch.dtype) -> tuple[str, int]:
+    """Return the digest of some elements of `size` bytes, and their count of NaN and Inf."""
     digest, nonfinite = hasher(), 0
-    for at in range(start, stop, BLOCK):
-        values = torch.empty(min(BLOCK, stop - at), dtype=dtype)
-        view = host_bytes(values)
-        source.read(at, values.numel(), view)
+    for _, view in blocks(source, start, stop, size):
         digest.update(view)
+        values = torch.frombuffer(view, dtype=dtype)
         # a sum that is finite, as nearly all are, has no part that is not: it spares a pass that counts
         if dtype.is_floating_point and not torch.isfinite(values.sum(dtype=torch.float32)):
             nonfinite += count_nonfinite(values)
@@ -259,26 +257,26 @@ def _read_block(source: Source, start: int, stop: int, dtype: torch.dtype) -> tu
 
 def _load(folder: Path, model: Checkpoint, report: VerifyReport) -> None:
     """Load with transformers, as a user would, and note weights that it misses or does not know."""
-    names = (model.config or {}).get("architectures") or []
     try:
         import transformers
     except ImportError:
         report.skipped.append('loading: transformers is not installed — pip install "submerge[models]"')
         return
-    architecture = getattr(transformers, str(names[0]), None) if names else None
-    if architecture is None:
+    architecture = str(next(iter((model.config or {}).get("architectures") or []), ""))
+    kind = getattr(transformers, architecture, None) if architecture else None
+    if kind is None:
         report.skipped.append("loading: config.json names no architecture that transformers has")
         return
     try:
         with quietly(transformers.logging):
-            _, info = architecture.from_pretrained(
+            _, info = kind.from_pretrained(
                 folder, dtype="auto", output_loading_info=True, local_files_only=True
             )
     except Exception as error:
-        report.problems.append(f"transformers cannot load it as {names[0]}: {error}")
+        report.problems.append(f"transformers cannot load it as {architecture}: {error}")
         return
     _note_weights(info, report)
-    report.loaded = str(names[0])
+    report.loaded = architecture
 
 
 def _note_weights(info: Mapping[str, Any], report: VerifyReport) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from submerge.deferred import torch
+from submerge.store import byte_view
 
-__all__ = ["Workspace", "host_bytes"]
+__all__ = ["Workspace"]
 
 V = TypeVar("V")
 _VIEWS = 64  # distinct lengths that are remembered; a model has few
@@ -30,7 +31,7 @@ class Workspace:
 
         def make() -> tuple[torch.Tensor, memoryview]:
             found = self._get(use, count, dtype, torch.device("cpu"))
-            return found, host_bytes(found)
+            return found, byte_view(found)
 
         return self._remembered((use, dtype, count, 0), make)
 
@@ -76,8 +77,3 @@ class Workspace:
             self._buffers[use, dtype] = found
             self._views.clear()  # they would keep the smaller buffer alive
         return found[:count]
-
-
-def host_bytes(tensor: torch.Tensor) -> memoryview:
-    """Return the bytes of a contiguous CPU tensor, writable, without a copy."""
-    return tensor.view(torch.uint8).numpy().data

@@ -31,6 +31,7 @@ from submerge.store.format import (
     MemorySource,
     Source,
     TensorEntry,
+    byte_view,
     load_pickled,
     memory_entry,
     read_header,
@@ -137,9 +138,7 @@ class Adapter:
 
     def _floats(self, entry: TensorEntry, table: FileTable) -> torch.Tensor:
         values = torch.empty(entry.shape, dtype=DTYPES[entry.dtype].torch)
-        if entry.numel:
-            buffer = values.reshape(-1).view(torch.uint8).numpy().data
-            self.source(entry, table).read(0, entry.numel, buffer)
+        self.source(entry, table).read(0, entry.numel, byte_view(values))
         if DTYPES[entry.dtype].kind != "float" or entry.dtype == "F64":
             return values
         return values.float()
