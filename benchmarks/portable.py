@@ -2,7 +2,7 @@
 
 The same small models are merged by every method, as checkpoints and as adapters, into bfloat16 and float32,
 once as it is and once for each setting below. MKL (`MKL_CBWR`) and PyTorch (`ATEN_CPU_CAPABILITY`) can be
-told to compute as on older processors, as near as one machine comes to another. Each setting has a process of
+set to compute as on older processors, as near as one machine comes to another. Each setting has a process of
 its own. A table goes to standard output: what differs from the first run, and by how much of the largest
 value of a tensor.
 """
@@ -102,8 +102,8 @@ def main() -> int:
         make_models(models, SHAPE, lambda _: None)
         make_adapters(models, SHAPE, 3, 8, lambda _: None)
         for name, (environment, _) in SETTINGS.items():
-            told = [*chosen, "--child", str(models), f"{place}/{name}", name]
-            argv = [sys.executable, "-m", "benchmarks.portable", *told]
+            arguments = [*chosen, "--child", str(models), f"{place}/{name}", name]
+            argv = [sys.executable, "-m", "benchmarks.portable", *arguments]
             subprocess.run(argv, env={**os.environ, **environment}, check=True)
             print(name, file=sys.stderr)
         table(Path(place), [name for name, _ in recipes(models, chosen)])

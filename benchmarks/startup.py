@@ -16,10 +16,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed import machine
+from benchmarks import machine
+from benchmarks.page import RESULTS
 from benchmarks.speed.models import BASE, SIZES, TUNED, make_models
 
-RESULTS = Path(__file__).resolve().parent / "results"
 COMMANDS = {
     "--help": 0,
     "--version": 0,

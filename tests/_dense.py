@@ -14,7 +14,7 @@ import torch
 
 from _matrices import FORMULAS as MATRICES
 from _matrices import SAME
-from _support import Case, State, kept
+from _support import Case, State, random_mask
 from submerge.algebra import stream_key
 from submerge.methods import METHODS
 
@@ -194,7 +194,7 @@ def masked(x: torch.Tensor, t: int, method: str, o: Options, stream: int) -> tor
         result = x * trimmed(x, t, o)
     elif method.startswith(("dare", "della")):
         p = probabilities(x, t, o, ranked=method.startswith("della"))
-        mask = kept(method, stream, p).double()
+        mask = random_mask(method, stream, p).double()
         if paper and o["rescale"]:
             return x * mask / p.clamp(min=1e-30)
         result = x * mask

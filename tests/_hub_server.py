@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from _cli import Result
+from _victim import start
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -28,6 +31,20 @@ class Hub:
         return sum(
             1 for method, path, span in self.asked if method == "GET" and path.endswith(name) and not span
         )
+
+
+def environment(url: str, cache: Path) -> dict[str, str]:
+    """Return what makes the Hub's library ask a server of ours; it looks at that when it is imported."""
+    settings = {"HF_ENDPOINT": url, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": "1"}
+    return settings | {"NO_PROXY": "*", "no_proxy": "*"}
+
+
+def run(hub: Hub, folder: Path, *argv: str, **more: str) -> Result:
+    """Run `submerge ARGV` in a folder, in a process whose Hub this is."""
+    settings = environment(hub.url, folder / "cache") | more
+    victim = start(argv, folder / "logs", folder=folder, environment=settings)
+    code = victim.wait(120)
+    return Result(code, victim.stdout.read_text(), victim.stderr.read_text())
 
 
 @contextmanager

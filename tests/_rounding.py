@@ -39,8 +39,8 @@ class Rounding:
         """Put the functions of torch into a wrapper, for all threads."""
         for owner, name in PRODUCTS:
             patch.setattr(owner, name, self._product(getattr(owner, name)))
-        for name, turned in (("eigh", self._eigh), ("qr", self._qr), ("svd", self._svd)):
-            patch.setattr(torch.linalg, name, self._decomposition(getattr(torch.linalg, name), turned))
+        for name, changed in (("eigh", self._eigh), ("qr", self._qr), ("svd", self._svd)):
+            patch.setattr(torch.linalg, name, self._decomposition(getattr(torch.linalg, name), changed))
 
     def moved(self, x: torch.Tensor) -> torch.Tensor:
         """Return x with each entry moved down, up, or not at all, to the next number of its type.
@@ -68,10 +68,10 @@ class Rounding:
 
         return product
 
-    def _decomposition(self, plain: Callable[..., Any], turned: Callable[..., Any]) -> Callable[..., Any]:
+    def _decomposition(self, plain: Callable[..., Any], changed: Callable[..., Any]) -> Callable[..., Any]:
         def decomposition(*args: Any, **kwargs: Any) -> Any:
             result = plain(*args, **kwargs)
-            return type(result)(tuple(self.moved(part) for part in turned(*result)))
+            return type(result)(tuple(self.moved(part) for part in changed(*result)))
 
         return decomposition
 

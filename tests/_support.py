@@ -152,7 +152,7 @@ UPDATES = [case for case in CASES if case.base and METHODS[case.method].origin !
 """The cases that merge updates of a base, not weights."""
 
 
-def kept(method: str, stream: int, probabilities: torch.Tensor) -> torch.Tensor:
+def random_mask(method: str, stream: int, probabilities: torch.Tensor) -> torch.Tensor:
     """Return which entries DARE (all of one probability) or DELLA keeps, by the stream of a model."""
     count = probabilities.numel()
     if method.startswith("dare"):

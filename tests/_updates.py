@@ -74,7 +74,7 @@ def rotation(seed: int, size: int) -> torch.Tensor:
     return torch.linalg.qr(normal(seed, size, size))[0]
 
 
-def turned(updates: Sequence[Update], left: torch.Tensor, right: torch.Tensor) -> list[Update]:
+def rotated(updates: Sequence[Update], left: torch.Tensor, right: torch.Tensor) -> list[Update]:
     """Return L Δ Rᵀ for every update."""
     return [
         LowRank(left @ u.left, u.right @ right.T)

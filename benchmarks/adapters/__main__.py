@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from benchmarks import page
 from benchmarks.adapters import report
-from benchmarks.adapters.bench import ADAPTER_MERGES, CHECKPOINT_MERGES, Bench
+from benchmarks.adapters.bench import ADAPTER_MERGES, CHECKPOINT_MERGES, AdapterBench
 from benchmarks.adapters.models import (
     CHECKPOINTS,
     SIZES,
@@ -24,11 +22,10 @@ from benchmarks.adapters.models import (
     make_checkpoints,
     modules,
 )
-from benchmarks.speed import machine
-from benchmarks.speed.measure import FailedRunError
-from benchmarks.speed.models import BASE, TUNED
+from benchmarks.console import listed, say
+from benchmarks.process import FailedRunError
+from benchmarks.speed.models import BASE, TUNED, work_option
 
-HERE = Path(__file__).resolve().parent.parent
 ADAPTERS, RANK = 8, 16
 PARTS = ("adapters", "checkpoints")
 
@@ -36,19 +33,11 @@ PARTS = ("adapters", "checkpoints")
 def main() -> int:
     """Run the parts that are asked for; return the exit status."""
     options = _options()
-    console = Console(stderr=True)
     torch.set_num_threads(options.threads)
-
-    def say(line: str) -> None:
-        console.print(f"[dim]{datetime.datetime.now():%H:%M:%S}[/] {line}", highlight=False)
-
     options.work.mkdir(parents=True, exist_ok=True)
-    bench = Bench(options.work, options.threads, say)
+    bench = AdapterBench(options.work, options.threads, say)
     for part in options.parts:
-        results = {
-            "command": shlex.join(["python", "-m", "benchmarks.adapters", *sys.argv[1:]]),
-            "date": f"{datetime.date.today()}",
-            "machine": machine.describe(),
+        results = page.header("benchmarks.adapters") | {
             "load_before": os.getloadavg()[0],
             "threads": options.threads,
         }
@@ -58,12 +47,10 @@ def main() -> int:
             else:
                 tables = report.checkpoint_tables(_checkpoints(bench, options, results))
         except FailedRunError as failure:
-            console.print(f"[red]failed:[/] {failure}", highlight=False, markup=True)
+            say(f"failed: {failure}")
             return 1
         name = "adapters" if part == "adapters" else "adapters-checkpoints"
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
-        (options.out / f"{name}.md").write_text(report.markdown(part, results, tables))
+        page.write(options.out, name, results, report.markdown(part, results, tables), indent=2)
         report.plot(tables, options.out / f"{name}.png")
         for table in report.show(tables):
             Console().print(table)
@@ -71,7 +58,7 @@ def main() -> int:
     return 0
 
 
-def _adapters(bench: Bench, options: argparse.Namespace, results: dict[str, Any]) -> dict[str, Any]:
+def _adapters(bench: AdapterBench, options: argparse.Namespace, results: dict[str, Any]) -> dict[str, Any]:
     shape = SIZES[options.size]
     layers = min(options.layers or shape.layers, shape.layers)
     folder = bench.work / f"{options.size}-adapters"
@@ -82,12 +69,12 @@ def _adapters(bench: Bench, options: argparse.Namespace, results: dict[str, Any]
     merges = [merge for merge in ADAPTER_MERGES if merge.method in options.methods]
     results |= {"size": options.size, "layers": layers, "modules": len(modules(cut)), "rank": RANK}
     results["adapters"] = ADAPTERS
-    results["merges"] = {merge.name: bench.whole(merge, paths, None) for merge in merges}
+    results["merges"] = {merge.name: bench.merge_process(merge, paths, None) for merge in merges}
     results |= bench.adapter_matrices(cut, ADAPTERS, RANK, merges)
     return results
 
 
-def _checkpoints(bench: Bench, options: argparse.Namespace, results: dict[str, Any]) -> dict[str, Any]:
+def _checkpoints(bench: AdapterBench, options: argparse.Namespace, results: dict[str, Any]) -> dict[str, Any]:
     size = CHECKPOINTS[options.size]
     merges = [merge for merge in CHECKPOINT_MERGES if merge.method in options.methods]
     results["spectra"] = {}
@@ -96,28 +83,21 @@ def _checkpoints(bench: Bench, options: argparse.Namespace, results: dict[str, A
         results |= {"size": size, "layers": shape.layers, "parameters": shape.parameters()}
         matrices = bench.checkpoint_matrices(shape, models, merges)
         tuned = [models[name] for name in TUNED]
-        whole = [merge for merge in merges if merge.name not in options.not_whole]
+        as_process = [merge for merge in merges if merge.name not in options.not_whole]
         results["spectra"][spectrum] = {
             "matrices": matrices,
-            "merges": {merge.name: bench.whole(merge, tuned, models[BASE]) for merge in whole},
+            "merges": {merge.name: bench.merge_process(merge, tuned, models[BASE]) for merge in as_process},
         }
     return results
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.adapters", description=__doc__)
-    cache = os.environ.get("SUBMERGE_CACHE")
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=Path(cache) / "speed" if cache else HERE / "work",
-        help="where models and outputs lie, as for benchmarks.speed (default: $SUBMERGE_CACHE/speed, else "
-        "benchmarks/work)",
-    )
+    work_option(parser, "where models and outputs lie, as for benchmarks.speed")
     methods = dict.fromkeys(merge.method for merge in (*ADAPTER_MERGES, *CHECKPOINT_MERGES))
-    parser.add_argument("--parts", type=_some(PARTS), default=list(PARTS), help="of: " + ", ".join(PARTS))
-    parser.add_argument("--methods", type=_some(methods), default=list(methods), help="separated by commas")
-    parser.add_argument("--spectra", type=_some(SPECTRA), default=list(SPECTRA), help="of full fine-tunes")
+    parser.add_argument("--parts", type=listed(PARTS), default=list(PARTS), help="of: " + ", ".join(PARTS))
+    parser.add_argument("--methods", type=listed(methods), default=list(methods), help="separated by commas")
+    parser.add_argument("--spectra", type=listed(SPECTRA), default=list(SPECTRA), help="of full fine-tunes")
     parser.add_argument("--size", choices=SIZES, default="7b")
     parser.add_argument("--layers", type=int, help="only so many blocks of the models")
     parser.add_argument(
@@ -127,18 +107,8 @@ def _options() -> argparse.Namespace:
         help="merges of checkpoints that are timed on single weights only, separated by semicolons",
     )
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=HERE / "results")
+    parser.add_argument("--out", type=Path, default=page.RESULTS)
     return parser.parse_args()
-
-
-def _some(known: Any) -> Any:
-    def read(text: str) -> list[str]:
-        names = text.split(",")
-        if unknown := [name for name in names if name not in known]:
-            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
-        return names
-
-    return read
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,12 +18,12 @@ from safetensors import safe_open
 
 from benchmarks.adapters import plain
 from benchmarks.adapters.models import modules
-from benchmarks.speed.measure import measure, read_through
+from benchmarks.process import measure, merge_command, read_through
 from benchmarks.speed.models import BASE, TUNED, Shape, weights_file
 from submerge.algebra import Dense, LowRank, Update, factored
 from submerge.methods import METHODS, TensorSpec
 
-__all__ = ["ADAPTER_MERGES", "CHECKPOINT_MERGES", "Bench", "Merge"]
+__all__ = ["ADAPTER_MERGES", "CHECKPOINT_MERGES", "AdapterBench", "TimedMethod"]
 
 MEMORY = "2GB"
 TIMES = 9
@@ -32,7 +31,7 @@ TIMES = 9
 
 
 @dataclass(frozen=True)
-class Merge:
+class TimedMethod:
     """A method with options; `name` is how tables call it."""
 
     name: str
@@ -40,24 +39,26 @@ class Merge:
     options: Mapping[str, Any]
 
 
-ADAPTER_MERGES = tuple(Merge(m, m, {}) for m in ("ssam", "tsv_m", "iso_c", "iso_cts", "knots_ties", "cat"))
+ADAPTER_MERGES = tuple(
+    TimedMethod(m, m, {}) for m in ("ssam", "tsv_m", "iso_c", "iso_cts", "knots_ties", "cat")
+)
 CHECKPOINT_MERGES = (
-    Merge("tsv_m", "tsv_m", {}),
-    Merge("iso_c", "iso_c", {}),
-    Merge("ssam, rank 128", "ssam", {"rank": 128}),
-    Merge("ssam", "ssam", {}),
+    TimedMethod("tsv_m", "tsv_m", {}),
+    TimedMethod("iso_c", "iso_c", {}),
+    TimedMethod("ssam, rank 128", "ssam", {"rank": 128}),
+    TimedMethod("ssam", "ssam", {}),
 )
 
 
 @dataclass
-class Bench:
+class AdapterBench:
     """The settings of a benchmark, and its steps."""
 
     work: Path
     threads: int
     say: Callable[[str], None]
 
-    def whole(self, merge: Merge, models: Sequence[Path], base: Path | None) -> dict[str, Any]:
+    def merge_process(self, merge: TimedMethod, models: Sequence[Path], base: Path | None) -> dict[str, Any]:
         """Return what `submerge merge` takes for all models, into an adapter where there is no base."""
         self.say(f"{merge.name}: {len(models)} models through the command line")
         recipe: dict[str, Any] = {"merge_method": merge.method}
@@ -69,9 +70,9 @@ class Bench:
         path, out = self.work / "recipe.yaml", self.work / "out"
         path.write_text(yaml.safe_dump(recipe, sort_keys=False))
         shutil.rmtree(out, ignore_errors=True)
-        command = [sys.executable, "-m", "submerge", "merge", str(path), "-o", str(out), "--json", "--quiet"]
-        command += ["--threads", str(self.threads), "--max-memory", MEMORY]
-        command += ["--as", "adapter"] if base is None else []
+        form = ["--as", "adapter"] if base is None else []
+        options = ["--json", "--quiet", "--max-memory", MEMORY, *form]
+        command = merge_command(path, out, self.threads, *options)
         os.sync()
         read_through(f for m in [*models, *([base] if base else [])] for f in m.glob("*.safetensors"))
         log = self.work / "merge.log"
@@ -83,13 +84,13 @@ class Bench:
         return asdict(run) | {"seconds_inside": report["seconds"], "bytes_written": report["bytes_written"]}
 
     def adapter_matrices(
-        self, shape: Shape, count: int, rank: int, merges: Sequence[Merge]
+        self, shape: Shape, count: int, rank: int, merges: Sequence[TimedMethod]
     ) -> dict[str, Any]:
         """Return, for a square and a tall module, the seconds of each method and of its plain route."""
-        found: dict[str, Any] = {}
+        results: dict[str, Any] = {}
         known: dict[str, float | None] = {}
         for m, n in dict.fromkeys(modules(shape).values()):
-            if m < n or f"{m}x{n}" in found:
+            if m < n or f"{m}x{n}" in results:
                 continue
             draw = torch.Generator().manual_seed(0)
             updates: list[Update] = [
@@ -98,7 +99,7 @@ class Bench:
                 )
                 for _ in range(count)
             ]
-            rows = found[f"{m}x{n}"] = {}
+            rows = results[f"{m}x{n}"] = {}
             for merge in merges:
                 route = plain.routes(m, n, count).get(merge.method)
                 if route is None:
@@ -112,13 +113,13 @@ class Bench:
                     "plain_is_whole": all_of_it,
                     "route": dict(route),
                 }
-        return {"matrices": found, "steps": known}
+        return {"matrices": results, "steps": known}
 
     def checkpoint_matrices(
-        self, shape: Shape, models: Mapping[str, Path], merges: Sequence[Merge]
+        self, shape: Shape, models: Mapping[str, Path], merges: Sequence[TimedMethod]
     ) -> dict[str, Any]:
         """Return the same for the first square and the first tall weight of checkpoints, and the errors."""
-        found = {}
+        results = {}
         for name in ("model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.up_proj.weight"):
             base, *tuned = (_read(models[model], name) for model in (BASE, *TUNED))
             updates = [one - base for one in tuned]
@@ -138,11 +139,11 @@ class Bench:
                     "error_of_weight": float(off / (base + reference).norm()),
                     "error_of_update": float(off / reference.norm()),
                 }
-            found[f"{m}x{n}"] = entry
-        return found
+            results[f"{m}x{n}"] = entry
+        return results
 
 
-def _timed(merge: Merge, updates: Sequence[Update]) -> tuple[Update, float]:
+def _timed(merge: TimedMethod, updates: Sequence[Update]) -> tuple[Update, float]:
     """Return the merged update and its seconds; of adapters, with its factors."""
     method = METHODS[merge.method]
     values = {

@@ -43,8 +43,8 @@ def make_adapters(
     folder: Path, shape: Shape, count: int, rank: int, say: Callable[[str], None]
 ) -> list[Path]:
     """Return the folders of bf16 adapters whose factors are noise; makes those that are not there."""
-    found = [folder / f"adapter-{number}" for number in range(count)]
-    for number, path in enumerate(found):
+    folders = [folder / f"adapter-{number}" for number in range(count)]
+    for number, path in enumerate(folders):
         if path.exists():
             continue
         say(f"making {path.name} for {shape.layers} blocks")
@@ -69,7 +69,7 @@ def make_adapters(
             tensors[f"{key}.lora_B.weight"] = normal((m, rank), 0.01, seed + 1).bfloat16()
         save_file(tensors, part / "adapter_model.safetensors", metadata={"format": "pt"})
         part.rename(path)
-    return found
+    return folders
 
 
 def make_checkpoints(

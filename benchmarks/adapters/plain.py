@@ -1,4 +1,4 @@
-"""The plain routes: what the methods' authors compute, with torch.linalg on whole matrices in float32."""
+"""The plain routes: what the methods' authors compute, with torch.linalg on entire matrices in float32."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def routes(m: int, n: int, count: int) -> dict[str, Route]:
 
 
 def _steps(*steps: tuple[str, int]) -> Route:
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for step, times in steps:
-        found[step] = found.get(step, 0) + times
-    return found
+        counts[step] = counts.get(step, 0) + times
+    return counts
 
 
 def seconds(step: str, known: dict[str, float | None]) -> float | None:
-    """Return how long a step takes, None where it is too much; each is timed once and kept in `known`."""
+    """Return how long a step takes, None where it is too much; each is timed once, and then in `known`."""
     if step not in known:
         kind, _, text = step.partition(" ")
         sizes = [int(part) for part in text.split("x")]
@@ -51,14 +51,14 @@ def at_least(route: Route, shape: tuple[int, int], known: dict[str, float | None
 
     For a large SVD stands that of one update, which is smaller; another step that is too much counts nothing.
     """
-    total, whole = 0.0, True
+    total, complete = 0.0, True
     for step, times in route.items():
-        found = seconds(step, known)
-        if found is None:
-            whole = False
-            found = seconds(f"svd {shape[0]}x{shape[1]}", known) if step.startswith("svd") else 0.0
-        total += times * (found or 0.0)
-    return total, whole
+        taken = seconds(step, known)
+        if taken is None:
+            complete = False
+            taken = seconds(f"svd {shape[0]}x{shape[1]}", known) if step.startswith("svd") else 0.0
+        total += times * (taken or 0.0)
+    return total, complete
 
 
 def _work(kind: str, sizes: Sequence[int]) -> float:
@@ -87,19 +87,19 @@ def _time(kind: str, sizes: Sequence[int]) -> float:
 def svds(updates: Sequence[torch.Tensor]) -> tuple[list[tuple[torch.Tensor, ...]], float]:
     """Return the SVD of every update, and the seconds that they took."""
     started = time.perf_counter()
-    found = [torch.linalg.svd(update, full_matrices=False) for update in updates]
-    return found, time.perf_counter() - started
+    decomposed = [torch.linalg.svd(update, full_matrices=False) for update in updates]
+    return decomposed, time.perf_counter() - started
 
 
-def _tsv_m(updates: Sequence[torch.Tensor], found: Sequence[tuple[torch.Tensor, ...]]) -> torch.Tensor:
+def _tsv_m(updates: Sequence[torch.Tensor], decomposed: Sequence[tuple[torch.Tensor, ...]]) -> torch.Tensor:
     k = max(1, min(updates[0].shape) // len(updates))
-    u = torch.cat([u[:, :k] for u, _, _ in found], 1)
-    s = torch.cat([s[:k] for _, s, _ in found])
-    v = torch.cat([v[:k] for _, _, v in found])
+    u = torch.cat([u[:, :k] for u, _, _ in decomposed], 1)
+    s = torch.cat([s[:k] for _, s, _ in decomposed])
+    v = torch.cat([v[:k] for _, _, v in decomposed])
     return (_polar(u) * s) @ _polar(v)
 
 
-def _iso_c(updates: Sequence[torch.Tensor], found: Sequence[tuple[torch.Tensor, ...]]) -> torch.Tensor:
+def _iso_c(updates: Sequence[torch.Tensor], decomposed: Sequence[tuple[torch.Tensor, ...]]) -> torch.Tensor:
     u, s, v = torch.linalg.svd(sum(updates), full_matrices=False)
     return s.mean() * (u @ v)
 
@@ -110,7 +110,9 @@ def _polar(x: torch.Tensor) -> torch.Tensor:
 
 
 def _ssam(k: int) -> Callable[..., torch.Tensor]:
-    def merged(updates: Sequence[torch.Tensor], found: Sequence[tuple[torch.Tensor, ...]]) -> torch.Tensor:
+    def merged(
+        updates: Sequence[torch.Tensor], decomposed: Sequence[tuple[torch.Tensor, ...]]
+    ) -> torch.Tensor:
         u = torch.linalg.svd(torch.cat(list(updates), 1), full_matrices=False)[0][:, :k]
         v = torch.linalg.svd(torch.cat(list(updates)), full_matrices=False)[2][:k].T
         return u @ (u.T @ (sum(updates) / len(updates)) @ v) @ v.T

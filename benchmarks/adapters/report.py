@@ -9,15 +9,14 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from benchmarks import page
+
 __all__ = ["adapter_tables", "checkpoint_tables", "markdown", "plot", "show"]
 
-Rows = tuple[str, list[str], list[list[str]]]
-"""A heading, the columns, and the cells."""
 
-
-def adapter_tables(results: Mapping[str, Any]) -> list[Rows]:
+def adapter_tables(results: Mapping[str, Any]) -> list[page.Table]:
     """Return the tables of the first part: whole merges, and single modules."""
-    whole = [
+    processes = [
         [name, f"{run['seconds']:.1f}", _gb(run), f"{run['bytes_written'] / 1e6:.0f}"]
         for name, run in results["merges"].items()
     ]
@@ -39,21 +38,21 @@ def adapter_tables(results: Mapping[str, Any]) -> list[Rows]:
     )
     columns = ["method", "module", "submerge s", "plain s", "ratio", "plain route"]
     return [
-        (whole_title, ["method", "s", "peak GB", "written MB"], whole),
+        (whole_title, ["method", "s", "peak GB", "written MB"], processes),
         ("One module, beside plain decompositions", columns, single),
     ]
 
 
-def checkpoint_tables(results: Mapping[str, Any]) -> list[Rows]:
+def checkpoint_tables(results: Mapping[str, Any]) -> list[page.Table]:
     """Return the tables of the second part."""
-    whole = [
+    processes = [
         [name, spectrum, f"{run['seconds']:.1f}", _gb(run)]
-        for spectrum, found in results["spectra"].items()
-        for name, run in found["merges"].items()
+        for spectrum, result in results["spectra"].items()
+        for name, run in result["merges"].items()
     ]
     single, spectra = [], []
-    for spectrum, found in results["spectra"].items():
-        for size, entry in found["matrices"].items():
+    for spectrum, result in results["spectra"].items():
+        for size, entry in result["matrices"].items():
             spectra.append(
                 [spectrum, _size(size), ", ".join(f"{k} {v:.3f}" for k, v in entry["spectrum"].items())]
             )
@@ -67,7 +66,7 @@ def checkpoint_tables(results: Mapping[str, Any]) -> list[Rows]:
     )
     columns = ["method", "updates", "weight", "submerge s", "3 SVDs s", "ratio", "error of θ", "error of Δ"]
     return [
-        (title, ["method", "updates", "s", "peak GB"], whole),
+        (title, ["method", "updates", "s", "peak GB"], processes),
         ("One weight, beside a plain SVD of every update", columns, single),
         ("The updates' singular values", ["updates", "weight", "spectrum"], spectra),
     ]
@@ -91,7 +90,7 @@ NOTES = {
 }
 
 
-def show(tables: Sequence[Rows]) -> list[Table]:
+def show(tables: Sequence[page.Table]) -> list[Table]:
     """Return the tables for the terminal."""
     shown = []
     for title, columns, rows in tables:
@@ -104,38 +103,21 @@ def show(tables: Sequence[Rows]) -> list[Table]:
     return shown
 
 
-def markdown(part: str, results: Mapping[str, Any], tables: Sequence[Rows]) -> str:
+def markdown(part: str, results: Mapping[str, Any], tables: Sequence[page.Table]) -> str:
     """Return a page that says how it was made."""
-    machine = results["machine"]
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items() if number)
-    lines = [
-        f"# Methods on singular vectors: {part}",
-        "",
-        f"Made by `{results['command']}` on {results['date']}.",
-        "",
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB memory; {machine['system']}, "
-        f"Python {machine['python']}, {versions}. Load before the start: {results['load_before']:.2f}.",
-        "",
-    ]
-    for title, columns, rows in tables:
-        lines += [f"## {title}", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-        lines += ["| " + " | ".join(row) + " |" for row in rows]
-        lines.append("")
-    return "\n".join([*lines, NOTES[part].format(**results), ""])
+    title = f"# Methods on singular vectors: {part}"
+    note = NOTES[part].format(**results)
+    return "\n".join([title, "", *page.made_by(results), *page.table_lines(tables), note, ""])
 
 
-def plot(tables: Sequence[Rows], path: Path) -> None:
+def plot(tables: Sequence[page.Table], path: Path) -> None:
     """Draw the seconds of whole merges, and of single matrices beside the plain ones."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    (title, columns, whole), (_, names, single), *_ = tables
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 1.5 + 0.4 * max(len(whole), len(single))))
+    plt = page.pyplot()
+    (title, columns, processes), (_, names, single), *_ = tables
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 1.5 + 0.4 * max(len(processes), len(single))))
     at = columns.index("s")
-    labels = [", ".join(row[:at]) for row in whole]
-    bars = left.barh(labels, [float(row[at]) for row in whole], color="#1f6feb")
+    labels = [", ".join(row[:at]) for row in processes]
+    bars = left.barh(labels, [float(row[at]) for row in processes], color="#1f6feb")
     left.bar_label(bars, padding=3)
     left.set_xlabel("seconds for the whole process")
     left.set_title(title, fontsize=9)
@@ -153,9 +135,7 @@ def plot(tables: Sequence[Rows], path: Path) -> None:
         axes.invert_yaxis()
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.14)
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    page.save(figure, path, dpi=150)
 
 
 def _bound(one: Mapping[str, Any]) -> str:

@@ -8,27 +8,34 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.console import listed, say
 from benchmarks.replication import methods
-from benchmarks.replication.audiovisual.merge import EXTRA
-from benchmarks.replication.audiovisual.specialists import WAYS
-from benchmarks.replication.audiovisual.suite import AUDIO_VISUAL
+from benchmarks.replication.audiovisual.rows import EXTRA
+from benchmarks.replication.audiovisual.steps import STEPS as AUDIO_VISUAL_STEPS
+from benchmarks.replication.audiovisual.suite import AUDIO_VISUAL, WAYS
 from benchmarks.replication.cache import Cache
+from benchmarks.replication.continual.steps import STEPS as CONTINUAL_STEPS
 from benchmarks.replication.continual.suite import CONTINUAL_6
 from benchmarks.replication.own import suite_named
-from benchmarks.replication.steps import STEPS, admit, say, serve
+from benchmarks.replication.steps import STEPS, admit, serve
 from benchmarks.replication.suite import Suite
 from benchmarks.replication.text import TEXT_8
 from benchmarks.replication.vision.suites import HETERO_20, VISION_8, VISION_14, VISION_20
 
+Steps = Mapping[str, Callable[[Any, Cache, argparse.Namespace], None]]
+
 SUITES = {suite.name: suite for suite in (TEXT_8, VISION_8, VISION_14, VISION_20, HETERO_20)}
-OTHERS = {suite.name: suite for suite in (AUDIO_VISUAL, CONTINUAL_6)}
-"""Suites that bring steps of their own, as methods with the names of `STEPS`."""
+OTHERS: dict[str, tuple[Any, Steps]] = {
+    AUDIO_VISUAL.name: (AUDIO_VISUAL, AUDIO_VISUAL_STEPS),
+    CONTINUAL_6.name: (CONTINUAL_6, CONTINUAL_STEPS),
+}
+"""Suites on a decoder, which bring steps of their own."""
 FAST_STEPS = 30
 
 
@@ -46,17 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _steps(options: argparse.Namespace) -> tuple[dict[str, Callable[[], None]], str]:
     """Return the steps of the suite that is asked for, ready to be called, and its name."""
     if options.suite in OTHERS:
-        other = OTHERS[options.suite]
-        other = other.fast() if options.fast else other
-        place = Cache(options.cache, other.name) if options.cache else Cache.default(other.name)
-        return {step: partial(getattr(other, step), place, options) for step in STEPS}, other.name
-    suite, cache = _suite(options)
-    known = STEPS | {"admit": admit, "serve": serve}
+        suite, known = OTHERS[options.suite]
+        suite = suite.fast() if options.fast else suite
+        cache = Cache(options.cache, suite.name) if options.cache else Cache.default(suite.name)
+    else:
+        suite, cache = _suite(options)
+        known = STEPS | {"admit": admit, "serve": serve}
     return {step: partial(work, suite, cache, options) for step, work in known.items()}, suite.name
 
 
 def _suite(options: argparse.Namespace) -> tuple[Suite, Cache]:
-    suite: Suite = options.found
+    suite: Suite = options.named
     if options.tasks and tuple(options.tasks) != suite.tasks:  # a suite of its own: it shares no head
         suite = suite.alone("-".join([suite.name, *options.tasks]), tuple(options.tasks))
     if options.fast:
@@ -75,12 +82,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     suites = ", ".join((*SUITES, *OTHERS))
     parser.add_argument("suite", help=f"{suites}, or your own: file.py:NAME, module:NAME")
     known = [row.name for row in (*methods.ROWS, *EXTRA)]
-    parser.add_argument("--methods", type=_some(known), help="of: " + ", ".join(known))
+    parser.add_argument("--methods", type=listed(known), help="of: " + ", ".join(known))
     parser.add_argument("--rows", type=lambda text: text.split(","), help="of `serve`: routing/rows.py")
     parser.add_argument("--tasks", type=lambda text: text.split(","), help="other tasks than the suite's own")
     kinds = ("full", "lora", *WAYS)
     parser.add_argument(
-        "--kinds", type=_some(kinds), help="train and merge only these kinds, of: " + ", ".join(kinds)
+        "--kinds", type=listed(kinds), help="train and merge only these kinds, of: " + ", ".join(kinds)
     )
     parser.add_argument("--seeds", type=int, help="0 … n − 1 (default 3, with --fast 1)")
     parser.add_argument(
@@ -100,13 +107,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, help="default: benchmarks/results; with --fast the cache")
     options = parser.parse_args(arguments)
-    suite: Any = OTHERS.get(options.suite) or SUITES.get(options.suite)
+    suite: Any = OTHERS[options.suite][0] if options.suite in OTHERS else SUITES.get(options.suite)
     if suite is None:
         try:
             suite = suite_named(options.suite)
         except ValueError as error:
             parser.error(f"{error}. The bench has {suites}")
-    options.found = suite
+    options.named = suite
     if options.suite in OTHERS and options.tasks:
         parser.error(f"--tasks is not for {options.suite}")
     if unknown := [kind for kind in options.kinds or () if kind not in suite.trainings]:
@@ -119,16 +126,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.fast and options.methods is None:
         options.methods = list(methods.FAST)
     return options
-
-
-def _some(known: Sequence[str]) -> Callable[[str], list[str]]:
-    def read(text: str) -> list[str]:
-        names = text.split(",")
-        if unknown := [name for name in names if name not in known]:
-            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
-        return names
-
-    return read
 
 
 if __name__ == "__main__":

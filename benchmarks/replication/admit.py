@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from benchmarks.replication.cache import Cache
 from benchmarks.replication.scores import Scorer
-from benchmarks.replication.splits import Split
+from benchmarks.replication.specialists import Specialists
 from benchmarks.replication.suite import Suite
-from benchmarks.replication.train import load_heads
 
 __all__ = ["LEAST_GAIN", "MOST_SHARE", "Candidate", "admission", "markdown"]
 
@@ -31,32 +29,29 @@ class Candidate:
         return self.base <= MOST_SHARE * self.individual and self.individual - self.base >= LEAST_GAIN
 
 
-def admission(
-    suite: Suite, cache: Cache, splits: Mapping[str, Split], kind: str, seed: int, device: str = "cpu"
-) -> list[Candidate]:
+def admission(specialists: Specialists, device: str = "cpu") -> list[Candidate]:
     """Return all tasks of a trained suite, those with the smallest share of the base first."""
-    domain = suite.domain
-    scorer = Scorer(domain, splits, load_heads(suite, cache, splits, seed), cache.base, 0)
-    base = domain.load(cache.base, cache.base, device)
-    found = []
-    for task in splits:
-        own = domain.load(cache.specialist(seed, kind, task), cache.base, device)
+    scorer = Scorer(
+        specialists.domain, specialists.splits, specialists.heads, specialists.cache.base, screen=0
+    )
+    base = specialists.base(device)
+    candidates = []
+    for task, folder in zip(specialists.tasks, specialists.models, strict=True):
+        own = specialists.load(folder, device)
         scores = (scorer.score(model, "validation", task) for model in (base, own))
-        found.append(Candidate(task, *scores))
-    return sorted(found, key=lambda one: one.base / max(one.individual, 1e-9))
+        candidates.append(Candidate(task, *scores))
+    return sorted(candidates, key=lambda one: one.base / max(one.individual, 1e-9))
 
 
-def markdown(suite: Suite, found: Mapping[str, list[Candidate]]) -> str:
+def markdown(suite: Suite, kinds: Mapping[str, list[Candidate]]) -> str:
     """Return a table for each kind of training."""
     lines = [
         f"# Admission: {suite.name}",
         "",
-        "Validation, seed 0. A task is admitted where the base has at ",
+        f"Validation, seed 0. A task is admitted where the base has at most {MOST_SHARE:.0%} of the "
+        f"individual model's score, and {100 * LEAST_GAIN:.0f} points less.",
     ]
-    lines[-1] += (
-        f"most {MOST_SHARE:.0%} of the individual model's score, and {100 * LEAST_GAIN:.0f} points less."
-    )
-    for kind, candidates in found.items():
+    for kind, candidates in kinds.items():
         lines += [
             "",
             f"## {kind}",

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Cache", "current", "done", "read", "work", "write_whole"]
+__all__ = ["Cache", "Result", "cached", "current", "read", "timed", "trained", "work"]
 
 MARKER = "replication.json"
 """Written last, into a finished folder: the config that it was made with, and what was measured."""
+
+Result = dict[str, Any]
+"""What a marker says."""
 
 
 class Cache:
     """The folders of one suite. Nothing in them depends on where the cache lies.
 
-    The base may lie in the folder of another suite, and heads and specialists in that of the suite's whole.
+    The base may lie in the folder of another suite, and heads and specialists in that of the suite that this
+    one is a part of.
     """
 
     def __init__(self, root: Path, suite: str, home: str = "", base: str = "") -> None:
@@ -45,50 +50,74 @@ class Cache:
         """Return the folder of a merge's recipe and scores, or of a ceiling's scores."""
         return self.root / f"seed{seed}" / f"{kind}-results" / row
 
+    def served(self, seed: int, kind: str, row: str) -> Path:
+        """Return the folder of the scores of a way to serve, or of what was merged for it."""
+        return self.root / f"seed{seed}" / f"{kind}-routing" / row
 
-def read(folder: Path) -> dict[str, Any] | None:
+
+def cached(folder: Path, config: Mapping[str, Any], make: Callable[[Path, Result], None]) -> Result:
+    """Return the marker of a folder that was finished with this very config; else make the folder first.
+
+    `make` gets an empty folder to write to, and a mapping for what is measured. Both are kept only if it
+    succeeds, and what was there before stays until then. Keys of the config are never renamed: a cache that
+    was made earlier would be made anew.
+    """
+    config = json.loads(json.dumps(config))
+    marker = read(folder)
+    if marker is not None and marker["config"] == config:
+        return marker
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    measured: Result = {}
+    make(part, measured)
+    (part / MARKER).write_text(json.dumps({"config": config, **measured}, indent=2) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+    return json.loads((folder / MARKER).read_text())  # as it will be read the next time
+
+
+@contextmanager
+def timed(measured: Result, key: str = "seconds") -> Iterator[None]:
+    """Measure how long something takes."""
+    started = time.perf_counter()
+    yield
+    measured[key] = round(time.perf_counter() - started, 2)
+
+
+def read(folder: Path) -> Result | None:
     """Return what the marker of a finished folder says, or None."""
     try:
-        found: dict[str, Any] = json.loads((folder / MARKER).read_text())
+        marker: Result = json.loads((folder / MARKER).read_text())
     except FileNotFoundError:
         return None
-    return found
+    return marker
 
 
-def done(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the marker if the folder was finished with this very config, else None."""
-    found = read(folder)
-    same = found is not None and found["config"] == json.loads(json.dumps(config))
-    return found if same else None
+def trained(folders: Sequence[Path], what: str) -> list[Any]:
+    """Return the configs that models were trained with; end the program where some are missing."""
+    markers = [read(folder) for folder in folders]
+    if missing := [folder.name for folder, marker in zip(folders, markers, strict=True) if not marker]:
+        raise SystemExit(f"not trained yet: {', '.join(missing)} ({what}) — run `train` first")
+    return [marker["config"] for marker in markers if marker]
 
 
-def current(found: Mapping[str, Any], row: Mapping[str, Any], trained: Sequence[Any]) -> bool:
+def current(marker: Mapping[str, Any], row: Mapping[str, Any], trained: Sequence[Any]) -> bool:
     """Say whether a marker is of a row with these settings, and of models trained like these.
 
     How the row's scale was looked for is not asked.
     """
-    config, wanted = found["config"], json.loads(json.dumps(row))
-    return config["trained"] == list(trained) and wanted.items() <= config["row"].items()
+    config, wanted = marker["config"], json.loads(json.dumps(row))
+    return bool(config["trained"] == list(trained) and wanted.items() <= config["row"].items())
 
 
 def work(root: Path) -> str:
     """Return how long all that lies in a folder took, by its markers."""
-    found = [one for path in root.rglob(MARKER) if (one := read(path.parent))]
-    trained, merged = (sum(one.get(key, 0.0) for one in found) / 60 for key in ("seconds", "seconds_in_all"))
+    markers = [marker for path in root.rglob(MARKER) if (marker := read(path.parent))]
+    trained, merged = (
+        sum(marker.get(key, 0.0) for marker in markers) / 60 for key in ("seconds", "seconds_in_all")
+    )
     return (
         f"Work: encoders and models trained in {trained:.0f} min, rows merged, tuned and scored in "
         f"{merged:.0f} min, both of one process, besides the LM."
     )
-
-
-@contextmanager
-def write_whole(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Give a folder to write to, and a mapping for what is measured; keep both only if all goes well."""
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    found: dict[str, Any] = {}
-    yield part, found
-    (part / MARKER).write_text(json.dumps({"config": config, **found}, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)

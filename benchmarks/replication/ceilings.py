@@ -1,108 +1,92 @@
-"""What a merge is held against: base, individual models, compression, a trained router."""
+"""What a merge is compared with: base, individual models, compression, a trained router."""
 
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 
 import submerge
-from benchmarks.replication import cache as store
-from benchmarks.replication.cache import Cache
+from benchmarks.replication.bench import weight_bytes
+from benchmarks.replication.cache import Result, cached, timed
 from benchmarks.replication.methods import Merge
 from benchmarks.replication.scores import Scorer
-from benchmarks.replication.splits import Split
-from benchmarks.replication.suite import CLASSES, Suite
+from benchmarks.replication.specialists import MEMORY, Specialists
 
 __all__ = ["NAMES", "ceilings", "lda", "route", "route_all"]
 
 NAMES = ("base", "individual", "compression", "lda_router")
-WRONG_SCORE = 0.5
-"""What a scored task gets for an input that was sent to another task's model; a class is then wrong."""
 SHRINKAGE = 0.1
 
 
 def ceilings(
-    suite: Suite,
-    cache: Cache,
-    splits: Mapping[str, Split],
-    scorer: Scorer,
-    kind: str,
-    seed: int,
-    config: Mapping[str, Any],
-    settings: submerge.Settings,
-    device: str = "cpu",
-) -> dict[str, dict[str, Any]]:
+    specialists: Specialists, scorer: Scorer, config: Mapping[str, Any], threads: int, device: str = "cpu"
+) -> dict[str, Result]:
     """Return name -> validation and test scores of every task, from the cache where it has them."""
-    folders = {name: cache.result(seed, kind, name) for name in NAMES}
-    found = {name: store.done(folder, config) for name, folder in folders.items()}
-    if all(found.values()):
-        return {name: one for name, one in found.items() if one}
-    started = time.perf_counter()
-    made = _measure(suite, cache, splits, scorer, kind, seed, settings, device)
-    made["individual"]["seconds_in_all"] = round(time.perf_counter() - started, 2)  # of all of them
-    for name, folder in folders.items():
-        with store.write_whole(folder, config) as (_, measured):
-            measured.update(made[name])
-    return made
+
+    @cache  # all are measured together, where one is missing
+    def measured() -> dict[str, Result]:
+        together: Result = {}
+        with timed(together, "seconds_in_all"):
+            results = _measure(specialists, scorer, threads, device)
+        results["individual"] |= together
+        return results
+
+    return {
+        name: cached(
+            specialists.result(name), config, lambda _, result, name=name: result.update(measured()[name])
+        )
+        for name in NAMES
+    }
 
 
-def _measure(
-    suite: Suite,
-    cache: Cache,
-    splits: Mapping[str, Split],
-    scorer: Scorer,
-    kind: str,
-    seed: int,
-    settings: submerge.Settings,
-    device: str,
-) -> dict[str, dict[str, Any]]:
-    made: dict[str, dict[str, Any]] = {name: {"validation": {}, "test": {}} for name in NAMES}
-    load = suite.domain.load
-    base = load(cache.base, cache.base, device)
-    routed = route_all(suite, cache, splits, scorer, base)
-    made["lda_router"]["layer"] = routed.pop("layer")
-    made["lda_router"]["routed"] = {}
-    rank, size, cut = compressed_rank(suite, kind, base.config.hidden_size), 0, 0
-    for number, task in enumerate(splits):
-        folder = cache.specialist(seed, kind, task)
-        own = load(folder, cache.base, device)
-        out = cache.result(seed, kind, "scratch") / "compressed"
-        row = Merge("compression", method="tsv_m", shared={"rank": rank}, form="adapter")
-        recipe = row.write(out.with_suffix(".yaml"), cache.base, [folder], kind=kind)
-        submerge.merge(recipe, out, settings=settings, overwrite=True)
-        small = load(out, cache.base, device)
-        size += sum(f.stat().st_size for f in folder.glob("*.safetensors"))
-        cut += factors(base.state_dict(), small.state_dict(), rank)
-        shutil.rmtree(out)
+def _measure(specialists: Specialists, scorer: Scorer, threads: int, device: str) -> dict[str, Result]:
+    results: dict[str, Result] = {name: {"validation": {}, "test": {}} for name in NAMES}
+    base = specialists.base(device)
+    routed = route_all(specialists, scorer, base, specialists.suite.router_shots)
+    results["lda_router"]["layer"] = routed.pop("layer")
+    results["lda_router"]["routed"] = {}
+    rank, numbers = compressed_rank(specialists, base.config.hidden_size), 0
+    for number, (task, folder) in enumerate(zip(specialists.tasks, specialists.models, strict=True)):
+        own = specialists.load(folder, device)
+        small = _compressed(specialists, folder, rank, threads, device)
+        numbers += factors(base.state_dict(), small.state_dict(), rank)
         for part in ("validation", "test"):
             predicted = scorer.predictions(own, part, task)
             right = routed[part][task] == number
-            made["base"][part][task] = scorer.score(base, part, task)
-            made["individual"][part][task] = scorer.of(predicted, part, task)
-            made["compression"][part][task] = scorer.score(small, part, task)
-            wrong = -1 if splits[task].kind == CLASSES else WRONG_SCORE
-            sent = torch.where(_like(right, predicted), predicted, torch.full_like(predicted, wrong))
-            made["lda_router"][part][task] = scorer.of(sent, part, task)
+            results["base"][part][task] = scorer.score(base, part, task)
+            results["individual"][part][task] = scorer.of(predicted, part, task)
+            results["compression"][part][task] = scorer.score(small, part, task)
+            results["lda_router"][part][task] = scorer.strict(predicted, right, part, task)
             if part == "test":
-                made["lda_router"]["routed"][task] = right.double().mean().item()
-    made["base"]["bytes"] = sum(f.stat().st_size for f in cache.base.glob("*.safetensors"))
-    made["individual"]["bytes"] = size
-    made["compression"] |= {"rank": rank, "bytes": 4 * cut}
-    return made
+                results["lda_router"]["routed"][task] = right.double().mean().item()
+    results["base"]["bytes"] = weight_bytes(specialists.cache.base)
+    results["individual"]["bytes"] = sum(map(weight_bytes, specialists.models))
+    results["compression"] |= {"rank": rank, "bytes": 4 * numbers}
+    return results
 
 
-def _like(right: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
-    """Return a row's answer for all of its numbers."""
-    return right.view(-1, *[1] * (predicted.ndim - 1))
+def _compressed(specialists: Specialists, folder: Path, rank: int, threads: int, device: str) -> Any:
+    """Return a specialist whose update is cut to a rank."""
+    out = specialists.result("scratch") / "compressed"
+    row = Merge("compression", method="tsv_m", shared={"rank": rank}, form="adapter")
+    base, kind = specialists.cache.base, specialists.kind
+    recipe = row.write(out.with_suffix(".yaml"), base, [folder], kind=kind)
+    settings = submerge.Settings(threads=threads, max_memory=MEMORY)
+    submerge.merge(recipe, out, settings=settings, overwrite=True)
+    small = specialists.load(out, device)
+    shutil.rmtree(out)
+    return small
 
 
-def compressed_rank(suite: Suite, kind: str, width: int) -> int:
-    """Return the rank that each of T updates keeps: 1/T of a full one, or of the adapter's own."""
-    return max(1, (suite.trainings[kind].rank or width) // len(suite.tasks))
+def compressed_rank(specialists: Specialists, width: int) -> int:
+    """Return the rank that each of T updates has left: 1/T of a full one, or of the adapter's own."""
+    suite = specialists.suite
+    return max(1, (suite.trainings[specialists.kind].rank or width) // len(suite.tasks))
 
 
 def factors(base: Mapping[str, torch.Tensor], tuned: Mapping[str, torch.Tensor], rank: int) -> int:
@@ -111,32 +95,30 @@ def factors(base: Mapping[str, torch.Tensor], tuned: Mapping[str, torch.Tensor],
     return sum(rank * sum(value.shape) if value.ndim == 2 else value.numel() for value in changed.values())
 
 
-def route_all(
-    suite: Suite, cache: Cache, splits: Mapping[str, Split], scorer: Scorer, base: Any
-) -> dict[str, Any]:
-    """Return part -> task -> the task that each input is sent to, by the layer that validation prefers."""
-    domain = suite.domain
-    shown = [
-        (split.train[-suite.router_shots :], split.kind) for split in splits.values()
-    ]  # heads and centre take the first
+def route_all(specialists: Specialists, scorer: Scorer, base: Any, labelled: int) -> dict[str, Any]:
+    """Return part -> task -> the task that each input is sent to, by the layer that validation prefers.
+
+    The discriminants are fitted to so many labelled inputs of each task.
+    """
+    domain, place = specialists.domain, specialists.cache.base
     examples = [
-        domain.features(base, domain.items(rows, cache.base, kind), layers=True).transpose(0, 1)
-        for rows, kind in shown
+        domain.features(base, domain.items(split.train[-labelled:], place, split.kind), layers=True)
+        for split in specialists.splits.values()  # heads and centre take the first rows
     ]
-    layers = range(len(examples[0]))
-    routers = [lda([some[layer] for some in examples]) for layer in layers]
-    found: dict[str, Any] = {part: {} for part in ("validation", "test")}
-    for part in found:
+    layers = range(examples[0].shape[1])
+    routers = [lda([states[:, layer] for states in examples]) for layer in layers]
+    sent: dict[str, dict[str, list[torch.Tensor]]] = {part: {} for part in ("validation", "test")}
+    for part, tasks in sent.items():
         for task, items in scorer.items[part].items():
             states = domain.features(base, items, layers=True)
-            found[part][task] = [route(routers[layer], states[:, layer]) for layer in layers]
+            tasks[task] = [route(routers[layer], states[:, layer]) for layer in layers]
 
     def accuracy(layer: int) -> float:
-        sent = found["validation"].values()
-        return sum((one[layer] == i).double().mean().item() for i, one in enumerate(sent))
+        tasks = sent["validation"].values()
+        return sum((task[layer] == i).double().mean().item() for i, task in enumerate(tasks))
 
     best = max(layers, key=accuracy)
-    chosen = {part: {task: one[best] for task, one in tasks.items()} for part, tasks in found.items()}
+    chosen = {part: {task: each[best] for task, each in tasks.items()} for part, tasks in sent.items()}
     return chosen | {"layer": best}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
 
-from benchmarks.replication.suite import CLASSES, DENSE, SCORE, Rows
+from benchmarks.replication.rows import CLASSES, DENSE, SCORE, Rows
 
 __all__ = ["DENSE_SHOTS", "Head", "logits", "loss", "predict", "score", "shots"]
 
@@ -71,10 +71,10 @@ def shots(rows: Rows, kind: str, classes: int, count: int, seed: int) -> list[Ro
         end = max(count, int(LOW_HIGH * len(ranked)))
         low, high = set(map(id, ranked[:end])), set(map(id, ranked[-end:]))
         return [[row for row in drawn if id(row) in side][:count] for side in (low, high)]
-    found = [[row for row in drawn if row[2] == label][:count] for label in range(classes)]
-    if empty := [label for label, some in enumerate(found) if not some]:
+    groups = [[row for row in drawn if row[2] == label][:count] for label in range(classes)]
+    if empty := [label for label, group in enumerate(groups) if not group]:
         raise ValueError(f"no training rows of classes {empty}: raise most_train, or join rare classes")
-    return found
+    return groups
 
 
 def logits(head: Head, features: torch.Tensor) -> torch.Tensor:
@@ -84,22 +84,22 @@ def logits(head: Head, features: torch.Tensor) -> torch.Tensor:
 
 def predict(head: Head, features: torch.Tensor) -> torch.Tensor:
     """Return the class of each input, or its score in [0, 1], or one for every pixel."""
-    found = logits(head, features)
-    return found.argmax(1) if head.kind == CLASSES else _balance(found, head.kind).sigmoid()
+    outputs = logits(head, features)
+    return outputs.argmax(1) if head.kind == CLASSES else _balance(outputs, head.kind).sigmoid()
 
 
-def _balance(found: torch.Tensor, kind: str) -> torch.Tensor:
+def _balance(outputs: torch.Tensor, kind: str) -> torch.Tensor:
     """Return logits of high − logits of low, shape [n], or of dense targets [n, places, pixels]."""
-    low, high = found.chunk(2, -1)
+    low, high = outputs.chunk(2, -1)
     return (high - low).squeeze(-1) if kind == SCORE else high - low
 
 
 def loss(head: Head, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return cross-entropy; of scores that of the sigmoid, with the score as a soft label."""
-    found = logits(head, features)
+    outputs = logits(head, features)
     if head.kind == CLASSES:
-        return cross_entropy(found, labels.long())
-    return binary_cross_entropy_with_logits(_balance(found, head.kind), labels.float())
+        return cross_entropy(outputs, labels.long())
+    return binary_cross_entropy_with_logits(_balance(outputs, head.kind), labels.float())
 
 
 def score(kind: str, predicted: torch.Tensor, labels: torch.Tensor) -> float:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.replication.suite import HubSet, Rows, Task
+from benchmarks.replication.rows import HubSet, Rows, SuiteTask
 
 __all__ = ["read", "rows"]
 
 
-def read(task: Task, cell: Callable[[Any], Any]) -> tuple[Rows, Rows]:
+def read(task: SuiteTask, cell: Callable[[Any], Any]) -> tuple[Rows, Rows]:
     """Return training and test rows, each column by `cell`. Rows without a label (−1, none) are left out."""
     if (source := task.hub) is None:
         raise SystemExit(
@@ -32,7 +32,7 @@ def rows(source: HubSet, cell: Callable[[Any], Any]) -> tuple[Rows, Rows]:
 
 
 def _part(part: Any, source: HubSet, cell: Callable[[Any], Any]) -> Rows:
-    found: Rows = []
+    labelled: Rows = []
     for entry in part:
         label = entry[source.label]
         if source.scale:
@@ -41,5 +41,5 @@ def _part(part: Any, source: HubSet, cell: Callable[[Any], Any]) -> Rows:
         elif label is None or (isinstance(label, int) and label < 0):
             continue
         first, *rest = (cell(entry[column]) for column in source.columns)
-        found.append((first, rest[0] if rest else None, label))
-    return found
+        labelled.append((first, rest[0] if rest else None, label))
+    return labelled

@@ -6,12 +6,12 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
-from benchmarks.replication.suite import CLASSES, SCORE, Rows, Task
+from benchmarks.replication.rows import CLASSES, SCORE, Rows, SuiteTask
 
 __all__ = ["numbered"]
 
 
-def numbered(task: Task, pool: Rows, test: Rows) -> tuple[Rows, Rows, tuple[Any, ...]]:
+def numbered(task: SuiteTask, pool: Rows, test: Rows) -> tuple[Rows, Rows, tuple[Any, ...]]:
     """Return the rows with classes numbered from 0 in the order of their names, and the names.
 
     Names are texts, or whole numbers with gaps or without. Of other kinds of task labels are checked, and
@@ -25,14 +25,14 @@ def numbered(task: Task, pool: Rows, test: Rows) -> tuple[Rows, Rows, tuple[Any,
                 raise SystemExit(f"{task.name}: {part} row {place}: {what}; the row is {_short(row)}")
     if task.kind != CLASSES:
         return pool, test, ()
-    found = {row[2] for row in (*pool, *test)}
-    if len({isinstance(label, str) for label in found}) > 1:
-        mixed = _short(sorted(found, key=str))
+    labels = {row[2] for row in (*pool, *test)}
+    if len({isinstance(label, str) for label in labels}) > 1:
+        mixed = _short(sorted(labels, key=str))
         raise SystemExit(f"{task.name}: some labels are texts and some are numbers: {mixed}")
-    names = tuple(sorted(found))
+    names = tuple(sorted(labels))
     if len(names) < 2:
         raise SystemExit(f"{task.name}: all rows have the label {names[0]!r}: there is nothing to learn")
-    if unseen := sorted(found - {row[2] for row in pool}):
+    if unseen := sorted(labels - {row[2] for row in pool}):
         raise SystemExit(f"{task.name}: no training row has the labels {_short(unseen)} of the test")
     place = {name: number for number, name in enumerate(names)}
     return _replaced(pool, place), _replaced(test, place), names

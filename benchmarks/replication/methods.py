@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["FAST", "GRID", "HIGHER", "ROWS", "Merge", "rows"]
+__all__ = ["AVERAGE", "FAST", "GRID", "HIGHER", "ROWS", "Merge", "adapter_rows", "rows"]
 
 GRID = (0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.4, 2.0, 3.0)
 """Of every free scale. It reaches low for sums of updates, and high for means and votes."""
@@ -24,7 +24,7 @@ class Merge:
     `higher` are scales above the bench's grid that it is tried with, too.
 
     `each` holds for each model, `shared` for the merge. `form` is what a merge of adapters becomes.
-    `peft` is the combination of PEFT's `add_weighted_adapter` that carries the method, if one does.
+    `peft` is the combination of PEFT's `add_weighted_adapter` that is the same method, if there is one.
     """
 
     name: str
@@ -44,16 +44,16 @@ class Merge:
         entries: list[dict[str, Any]] = [{"model": str(model)} for model in models]
         if self.each:
             entries = [entry | {"parameters": dict(self.each)} for entry in entries]
-        found: dict[str, Any] = {"merge_method": self.method or self.name}
+        recipe: dict[str, Any] = {"merge_method": self.method or self.name}
         if self.based or kind == "lora":
-            found["base_model"] = str(base)
-        found["models"] = entries
+            recipe["base_model"] = str(base)
+        recipe["models"] = entries
         shared = dict(self.shared) | ({self.factor: scale} if self.factor and scale is not None else {})
         if shared:
-            found["parameters"] = shared
+            recipe["parameters"] = shared
         if kind == "lora" and self.form == "adapter":
-            found["output"] = {"as": "adapter"}
-        return found | {"dtype": "float32"}
+            recipe["output"] = {"as": "adapter"}
+        return recipe | {"dtype": "float32"}
 
     def write(
         self, path: Path, base: Path, models: Sequence[Path], scale: float | None = None, kind: str = "full"
@@ -111,3 +111,19 @@ def rows(kind: str, names: Sequence[str] | None = None, rank: int = 0) -> list[M
     """
     wanted = [row for row in ROWS if kind in row.kinds and (names is None or row.name in names)]
     return [row for row in wanted if not rank or row.shared.get("rank") != rank]
+
+
+AVERAGE = Merge("average", each={"weight": 1.0}, method="linear", kinds=_LORA)
+"""Of adapters; what merges are compared with on the decoder."""
+
+
+def adapter_rows(rank: int, names: Sequence[str] | None = None, extra: Sequence[Merge] = ()) -> list[Merge]:
+    """Return the average, all merges of adapters of a rank, and the extra ones.
+
+    With names, the average and those.
+    """
+    return [
+        row
+        for row in (AVERAGE, *rows("lora", rank=rank), *extra)
+        if names is None or row is AVERAGE or row.name in names
+    ]

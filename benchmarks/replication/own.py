@@ -37,8 +37,8 @@ def suite_named(text: str) -> Suite:
         raise ValueError(f"another module is called {module} ({where}): give {file.name} another name")
     suite = getattr(loaded, name, None)
     if not isinstance(suite, Suite):
-        there = [key for key, value in vars(loaded).items() if isinstance(value, Suite)]
-        raise ValueError(f"{place} has no suite {name}; it has {', '.join(there) or 'none'}")
+        names = [key for key, value in vars(loaded).items() if isinstance(value, Suite)]
+        raise ValueError(f"{place} has no suite {name}; it has {', '.join(names) or 'none'}")
     if wrong := [kind for kind in suite.trainings if kind not in KINDS]:
         raise ValueError(f"{name}: trainings are of {' and '.join(KINDS)}, not {', '.join(wrong)}")
     if missing := [task for task in suite.tasks if task not in suite.known]:

@@ -1,4 +1,4 @@
-"""The same merge by those peers that carry the method: mergekit for checkpoints, PEFT for adapters."""
+"""The same merge by those peers that have the method: mergekit for checkpoints, PEFT for adapters."""
 
 from __future__ import annotations
 
@@ -6,76 +6,80 @@ import shutil
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.replication.methods import Merge
+from benchmarks.replication.scores import Scorer
+from benchmarks.replication.specialists import Specialists
 
-if TYPE_CHECKING:
-    from benchmarks.replication.merge import Bench
-
-__all__ = ["rows"]
+__all__ = ["Peers"]
 
 WEIGHTS = "model.safetensors"
 
 
-def rows(row: Merge, bench: Bench, scale: float | None, part: Path) -> dict[str, Any]:
-    """Return peer -> test scores and seconds at the scale that was chosen for us, or why there are none."""
-    found = {}
-    if row.mergekit and bench.kind == "full" and find_spec("mergekit"):
-        found["mergekit"] = _mergekit(row, bench, scale, part)
-    if row.peft and bench.kind == "lora" and find_spec("peft"):
-        found["peft"] = _peft(row, bench, scale)
-    return found
+class Peers:
+    """The peers' merges of a seed's specialists, scored on the test."""
 
+    def __init__(self, specialists: Specialists, scorer: Scorer, device: str) -> None:
+        self.specialists, self.scorer, self.device = specialists, scorer, device
 
-def _mergekit(row: Merge, bench: Bench, scale: float | None, part: Path) -> dict[str, Any]:
-    """Merge by mergekit's `merge_state_dicts`: its command does not get through its own table of BERT."""
-    from mergekit.merge_methods.api import merge_state_dicts
+    def merge(self, row: Merge, scale: float | None, part: Path) -> dict[str, Any]:
+        """Return peer -> test scores and seconds at the scale chosen for us, or why there are none."""
+        results = {}
+        kind = self.specialists.kind
+        if row.mergekit and kind == "full" and find_spec("mergekit"):
+            results["mergekit"] = self._mergekit(row, scale, part)
+        if row.peft and kind == "lora" and find_spec("peft"):
+            results["peft"] = self._peft(row, scale)
+        return results
 
-    states = {model.name: load_file(model / WEIGHTS) for model in bench.models}
-    parameters: dict[str, Any] = {
-        option: dict.fromkeys(states, value) for option, value in row.each.items()
-    } | dict(row.shared)
-    if row.factor and scale is not None:
-        parameters[row.factor] = scale
-    base = {"base": load_file(bench.cache.base / WEIGHTS)} if row.based else {}
-    torch.manual_seed(bench.seed)  # of its random masks
-    started = time.perf_counter()
-    try:
-        merged = merge_state_dicts(
-            base | states, row.method or row.name, parameters=parameters, base="base" if base else None
-        )
-    except (TypeError, ValueError, RuntimeError) as failure:
-        return {"failed": f"{type(failure).__name__}: {failure}"}
-    seconds = time.perf_counter() - started
-    out = part / "mergekit"
-    shutil.copytree(bench.cache.base, out)
-    save_file({key: value.contiguous() for key, value in merged.items()}, out / WEIGHTS, {"format": "pt"})
-    scores = bench.scorer.scores(bench.suite.domain.load(out, bench.cache.base, bench.plan.device), "test")
-    shutil.rmtree(out)
-    return {"test": scores, "seconds": round(seconds, 2)}
+    def _mergekit(self, row: Merge, scale: float | None, part: Path) -> dict[str, Any]:
+        """Merge by mergekit's `merge_state_dicts`: its command does not get through its own table of BERT."""
+        from mergekit.merge_methods.api import merge_state_dicts
 
+        states = {model.name: load_file(model / WEIGHTS) for model in self.specialists.models}
+        parameters: dict[str, Any] = {
+            option: dict.fromkeys(states, value) for option, value in row.each.items()
+        } | dict(row.shared)
+        if row.factor and scale is not None:
+            parameters[row.factor] = scale
+        base = {"base": load_file(self.specialists.cache.base / WEIGHTS)} if row.based else {}
+        torch.manual_seed(self.specialists.seed)  # of its random masks
+        started = time.perf_counter()
+        try:
+            merged = merge_state_dicts(
+                base | states, row.method or row.name, parameters=parameters, base="base" if base else None
+            )
+        except (TypeError, ValueError, RuntimeError) as failure:
+            return {"failed": f"{type(failure).__name__}: {failure}"}
+        seconds = time.perf_counter() - started
+        out = part / "mergekit"
+        shutil.copytree(self.specialists.cache.base, out)
+        save_file({key: value.contiguous() for key, value in merged.items()}, out / WEIGHTS, {"format": "pt"})
+        scores = self.scorer.scores(self.specialists.load(out, self.device), "test")
+        shutil.rmtree(out)
+        return {"test": scores, "seconds": round(seconds, 2)}
 
-def _peft(row: Merge, bench: Bench, scale: float | None) -> dict[str, Any]:
-    """Combine the adapters with PEFT's `add_weighted_adapter`; its weights carry the scale."""
-    from peft import PeftModel
+    def _peft(self, row: Merge, scale: float | None) -> dict[str, Any]:
+        """Combine the adapters with PEFT's `add_weighted_adapter`; its weights have the scale."""
+        from peft import PeftModel
 
-    base = bench.suite.domain.fresh(bench.cache.base)
-    names = [model.name for model in bench.models]
-    model = PeftModel.from_pretrained(base, bench.models[0], adapter_name=names[0])
-    for name, folder in zip(names[1:], bench.models[1:], strict=True):
-        model.load_adapter(folder, adapter_name=name)
-    options = {"density": row.each["density"]} if "density" in row.each else {}
-    started = time.perf_counter()
-    try:
-        weights = [1.0 if scale is None else scale] * len(names)
-        model.add_weighted_adapter(names, weights, "merged", combination_type=row.peft, **options)
-    except (ValueError, NotImplementedError) as failure:
-        return {"failed": str(failure)}
-    seconds = time.perf_counter() - started
-    model.set_adapter("merged")
-    scores = bench.scorer.scores(model.merge_and_unload().to(bench.plan.device).eval(), "test")
-    return {"test": scores, "seconds": round(seconds, 2), "combination": row.peft}
+        base = self.specialists.domain.fresh(self.specialists.cache.base)
+        names = [model.name for model in self.specialists.models]
+        model = PeftModel.from_pretrained(base, self.specialists.models[0], adapter_name=names[0])
+        for name, folder in zip(names[1:], self.specialists.models[1:], strict=True):
+            model.load_adapter(folder, adapter_name=name)
+        options = {"density": row.each["density"]} if "density" in row.each else {}
+        started = time.perf_counter()
+        try:
+            weights = [1.0 if scale is None else scale] * len(names)
+            model.add_weighted_adapter(names, weights, "merged", combination_type=row.peft, **options)
+        except (ValueError, NotImplementedError) as failure:
+            return {"failed": str(failure)}
+        seconds = time.perf_counter() - started
+        model.set_adapter("merged")
+        scores = self.scorer.scores(model.merge_and_unload().to(self.device).eval(), "test")
+        return {"test": scores, "seconds": round(seconds, 2), "combination": row.peft}

@@ -2,51 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.replication.page import spread
+from benchmarks.page import pyplot, save, spread
 from benchmarks.replication.report import TITLES
 
-__all__ = ["draw"]
+__all__ = ["CEILING", "OURS", "draw", "heat_map"]
 
 OURS, CEILING = "#1f6feb", "#9aa5b1"
 
 
-def draw(results: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
+def draw(report: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
     """Draw the pictures of each kind of specialist; return their paths."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    made = []
-    for kind, seeds in results["kinds"].items():
-        rows = _rows(seeds)
-        for name, paint in (("bars", _bars), ("tasks", _heat), ("scale", _curves), ("costs", _costs)):
-            figure = paint(plt, rows)
-            path = folder / f"{stem}-{kind}-{name}.png"
-            figure.tight_layout()
-            figure.savefig(path, dpi=120)
-            plt.close(figure)
-            made.append(path)
-    return made
+    plt = pyplot()
+    return [
+        save(paint(plt, _rows(seeds)), folder / f"{stem}-{kind}-{name}.png")
+        for kind, seeds in report["kinds"].items()
+        for name, paint in (("bars", _bars), ("tasks", _heat), ("scale", _curves), ("costs", _costs))
+    ]
 
 
 def _rows(seeds: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
+    rows: dict[str, list[dict[str, Any]]] = {}
     for entry in seeds.values():
         for name, one in (*entry["ceilings"].items(), *entry["methods"].items()):
-            found.setdefault(name, []).append(one)
-    return found
+            rows.setdefault(name, []).append(one)
+    return rows
 
 
 def _bars(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
     figure, axes = plt.subplots(figsize=(8, 1 + 0.3 * len(rows)))
-    for place, (name, found) in enumerate(rows.items()):
-        mean, deviation = spread(one["summary"]["mean"] for one in found)
-        worst, _ = spread(one["summary"]["worst"] for one in found)
+    for place, (name, results) in enumerate(rows.items()):
+        mean, deviation = spread(one["summary"]["mean"] for one in results)
+        worst, _ = spread(one["summary"]["worst"] for one in results)
         axes.barh(
             place, 100 * mean, xerr=100 * deviation, color=CEILING if name in TITLES else OURS, capsize=2
         )
@@ -63,33 +53,32 @@ def _bars(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
 def _heat(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
     tasks = list(next(iter(rows.values()))[0]["test"])
     values = [
-        [100 * spread(one["summary"]["normalised"][task] for one in found)[0] for task in tasks]
-        for found in rows.values()
+        [100 * spread(one["summary"]["normalised"][task] for one in results)[0] for task in tasks]
+        for results in rows.values()
     ]
     figure, axes = plt.subplots(figsize=(2.5 + 0.8 * len(tasks), 1 + 0.3 * len(rows)))
-    axes.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=100)
-    for y, line in enumerate(values):
-        for x, value in enumerate(line):
-            axes.text(
-                x,
-                y,
-                f"{value:.0f}",
-                ha="center",
-                va="center",
-                fontsize=7,
-                color="black" if value > 60 else "white",
-            )
+    heat_map(axes, values, fontsize=7)
     axes.set_xticks(range(len(tasks)), tasks, fontsize=8, rotation=30)
     axes.set_yticks(range(len(rows)), [TITLES.get(name, name) for name in rows], fontsize=8)
     axes.set_title("% of the individual model", fontsize=9)
     return figure
 
 
+def heat_map(axes: Any, values: Sequence[Sequence[float]], fontsize: int) -> None:
+    """Draw numbers from 0 to 100 as a heat map; where there is none (NaN) the cell stays empty."""
+    axes.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=100)
+    for y, line in enumerate(values):
+        for x, value in enumerate(line):
+            if value == value:
+                style = {"color": "black" if value > 60 else "white", "fontsize": fontsize}
+                axes.text(x, y, f"{value:.0f}", ha="center", va="center", **style)
+
+
 def _curves(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
     figure, axes = plt.subplots(figsize=(8, 5))
     axes.set_prop_cycle(color=plt.colormaps["tab20"].colors)
-    for name, found in rows.items():
-        curves = [one["curve"]["screen"] or one["curve"]["validation"] for one in found if "curve" in one]
+    for name, results in rows.items():
+        curves = [one["curve"]["screen"] or one["curve"]["validation"] for one in results if "curve" in one]
         if not curves:
             continue
         scales = sorted(set.intersection(*(set(curve) for curve in curves)), key=float)
@@ -107,11 +96,11 @@ def _curves(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
 def _costs(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
     """Draw the mean score against what is stored, and against the time of the merge."""
     figure, (stored, merged) = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
-    for name, found in rows.items():
-        mean = 100 * spread(one["summary"]["mean"] for one in found)[0]
+    for name, results in rows.items():
+        mean = 100 * spread(one["summary"]["mean"] for one in results)[0]
         style = {"color": CEILING if name in TITLES else OURS, "s": 14}
-        seconds = [one["cost"]["seconds"] for one in found if "cost" in one]
-        places = ((stored, found[0].get("bytes", 0) / 1e6), (merged, seconds[0] if seconds else 0))
+        seconds = [one["cost"]["seconds"] for one in results if "cost" in one]
+        places = ((stored, results[0].get("bytes", 0) / 1e6), (merged, seconds[0] if seconds else 0))
         for axes, value in places:
             if value:
                 axes.scatter(value, mean, **style)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks import page
+from benchmarks.page import Table, percent, spread
 from benchmarks.replication import cache as store
-from benchmarks.replication import page
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.ceilings import NAMES
 from benchmarks.replication.methods import rows
-from benchmarks.replication.page import Rows, percent, spread
 from benchmarks.replication.scores import summary
 from benchmarks.replication.suite import Suite
 
@@ -30,47 +30,58 @@ def gather(suite: Suite, cache: Cache, seeds: Sequence[int], names: Sequence[str
 
     What was made with other settings than today's is left out; `outdated` names it.
     """
-    found: dict[str, Any] = {}
+    kinds: dict[str, Any] = {}
     for kind, training in suite.trainings.items():
+        wanted: dict[str, dict[str, dict[str, Any]]] = {
+            "ceilings": {name: {} for name in NAMES},
+            "methods": {row.name: row.facts() for row in rows(kind, names, training.rank)},
+        }
         for seed in seeds:
-            trained = {task: store.read(cache.specialist(seed, kind, task)) for task in suite.tasks}
-            configs = [one["config"] for one in trained.values() if one]
-            facts: dict[str, dict[str, dict[str, Any]]] = {
-                "ceilings": {name: {} for name in NAMES},
-                "methods": {row.name: row.facts() for row in rows(kind, names, training.rank)},
-            }
-            entry: dict[str, Any] = {"trained": trained, "ceilings": {}, "methods": {}, "outdated": []}
-            for group, some in facts.items():
-                for name, wanted in some.items():
-                    if (result := store.read(cache.result(seed, kind, name))) is None:
-                        continue
-                    if store.current(result, wanted, configs):
-                        entry[group][name] = result | {"config": result["config"]["row"]}
-                    else:
-                        entry["outdated"].append(name)
-            if len(entry["ceilings"]) < len(NAMES):
+            entry = _entry(suite, cache, kind, seed, wanted)
+            if len(entry["ceilings"]) == len(NAMES):
+                _summarise(entry)
+                kinds.setdefault(kind, {})[str(seed)] = entry
+    return kinds
+
+
+def _entry(
+    suite: Suite, cache: Cache, kind: str, seed: int, wanted: dict[str, dict[str, dict[str, Any]]]
+) -> dict[str, Any]:
+    """Return how models were trained, and the results of the wanted rows, whose facts are given."""
+    trained = {task: store.read(cache.specialist(seed, kind, task)) for task in suite.tasks}
+    configs = [marker["config"] for marker in trained.values() if marker]
+    entry: dict[str, Any] = {"trained": trained, "ceilings": {}, "methods": {}, "outdated": []}
+    for group, rows_of in wanted.items():
+        for name, row_facts in rows_of.items():
+            if (result := store.read(cache.result(seed, kind, name))) is None:
                 continue
-            individual = entry["ceilings"]["individual"]["test"]
-            for one in (*entry["ceilings"].values(), *entry["methods"].values()):
-                for scored in (one, *one.get("parity", {}).values()):
-                    if "test" in scored:
-                        scored["summary"] = summary(scored["test"], individual)
-            found.setdefault(kind, {})[str(seed)] = entry
-    return found
+            if store.current(result, row_facts, configs):
+                entry[group][name] = result | {"config": result["config"]["row"]}
+            else:
+                entry["outdated"].append(name)
+    return entry
 
 
-def tables(results: Mapping[str, Any]) -> list[Rows]:
+def _summarise(entry: dict[str, Any]) -> None:
+    """Put scores beside the individual models' into all results, those of peers too."""
+    individual = entry["ceilings"]["individual"]["test"]
+    for result in (*entry["ceilings"].values(), *entry["methods"].values()):
+        for scored in (result, *result.get("parity", {}).values()):
+            if "test" in scored:
+                scored["summary"] = summary(scored["test"], individual)
+
+
+def tables(results: Mapping[str, Any]) -> list[Table]:
     """Return for each kind: methods beside ceilings, tasks, peers; and what must hold."""
-    found: list[Rows] = []
+    shown: list[Table] = []
     for kind, seeds in results["kinds"].items():
-        found.append(_methods(kind, seeds))
-        found.append(_tasks(kind, seeds))
+        shown.append(_methods(kind, seeds))
+        shown.append(_tasks(kind, seeds))
         if peers := _peers(seeds):
             columns = ["method", "peer", "submerge %", "peer %", "peer s, in memory"]
-            found.append((f"The same merge by peers: {KINDS[kind]}", columns, peers))
-        checks = [[text, "yes" if holds else "**no**", seen] for text, holds, seen in sanity(seeds)]
-        found.append((f"What must hold: {KINDS[kind]}", ["check", "holds", "seen"], checks))
-    return found
+            shown.append((f"The same merge by peers: {KINDS[kind]}", columns, peers))
+        shown.append(page.checks(f"What must hold: {KINDS[kind]}", sanity(seeds)))
+    return shown
 
 
 def _each(seeds: Mapping[str, Any], group: str, name: str) -> list[dict[str, Any]]:
@@ -84,20 +95,17 @@ def _names(seeds: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return first + [("methods", name, name) for name in methods]
 
 
-def _methods(kind: str, seeds: Mapping[str, Any]) -> Rows:
+def _methods(kind: str, seeds: Mapping[str, Any]) -> Table:
     lines = []
     for group, name, title in _names(seeds):
-        found = _each(seeds, group, name)
-        mean = percent(one["summary"]["mean"] for one in found)
-        worst = percent(one["summary"]["worst"] for one in found)
-        scales = ", ".join(
-            f"{one['scale']:g}" + ("*" if one["at_end"] else "") for one in found if "scale" in one
-        )
-        costs = [one["cost"] for one in found if "cost" in one]
+        results = _each(seeds, group, name)
+        mean = percent(one["summary"]["mean"] for one in results)
+        worst = percent(one["summary"]["worst"] for one in results)
+        costs = [one["cost"] for one in results if "cost" in one]
         seconds = f"{spread(c['seconds'] for c in costs)[0]:.1f}" if costs else ""
         peak = f"{max(c['peak_bytes'] for c in costs) / 1e6:.0f}" if costs else ""
-        stored = f"{found[0]['bytes'] / 1e6:.1f}" if "bytes" in found[0] else ""
-        lines.append([title, mean, worst, scales, seconds, peak, stored])
+        stored = f"{results[0]['bytes'] / 1e6:.1f}" if "bytes" in results[0] else ""
+        lines.append([title, mean, worst, page.scales(results), seconds, peak, stored])
     columns = ["method", "mean %", "worst task %", "scales", "s", "peak MB", "stored MB"]
     return (
         f"{KINDS[kind]}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}, score ÷ individual",
@@ -106,7 +114,7 @@ def _methods(kind: str, seeds: Mapping[str, Any]) -> Rows:
     )
 
 
-def _tasks(kind: str, seeds: Mapping[str, Any]) -> Rows:
+def _tasks(kind: str, seeds: Mapping[str, Any]) -> Table:
     tasks = list(next(iter(seeds.values()))["ceilings"]["individual"]["test"])
     lines = [
         ["individual, score itself"]
@@ -116,9 +124,9 @@ def _tasks(kind: str, seeds: Mapping[str, Any]) -> Rows:
         ]
     ]
     for group, name, title in _names(seeds):
-        found = _each(seeds, group, name)
+        results = _each(seeds, group, name)
         lines.append(
-            [title, *(percent((one["summary"]["normalised"][task] for one in found), 0) for task in tasks)]
+            [title, *(percent((one["summary"]["normalised"][task] for one in results), 0) for task in tasks)]
         )
     return f"Tasks: {KINDS[kind]}, % of individual", ["method", *tasks], lines
 
@@ -126,11 +134,11 @@ def _tasks(kind: str, seeds: Mapping[str, Any]) -> Rows:
 def _peers(seeds: Mapping[str, Any]) -> list[list[str]]:
     lines = []
     for _, name, _ in (row for row in _names(seeds) if row[0] == "methods"):
-        found = [one for one in _each(seeds, "methods", name) if one.get("parity")]
-        for peer in dict.fromkeys(peer for one in found for peer in one["parity"]):
-            theirs = [one["parity"][peer] for one in found if peer in one["parity"]]
+        results = [one for one in _each(seeds, "methods", name) if one.get("parity")]
+        for peer in dict.fromkeys(peer for one in results for peer in one["parity"]):
+            theirs = [one["parity"][peer] for one in results if peer in one["parity"]]
             fine = [one for one in theirs if "summary" in one]
-            ours = percent(one["summary"]["mean"] for one in found if peer in one["parity"])
+            ours = percent(one["summary"]["mean"] for one in results if peer in one["parity"])
             label = peer + (f" {fine[0]['combination']}" if fine and "combination" in fine[0] else "")
             if not fine:
                 lines.append([name, label, ours, "failed", ""])
@@ -142,7 +150,7 @@ def _peers(seeds: Mapping[str, Any]) -> list[list[str]]:
 
 
 def sanity(seeds: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
-    """Return check, whether it holds for the mean over seeds, and what was seen."""
+    """Return check, whether it holds for the mean over seeds, and by what numbers."""
     base, own = (_each(seeds, "ceilings", name) for name in ("base", "individual"))
     gaps = {
         task: 100 * spread(o["test"][task] - b["test"][task] for o, b in zip(own, base, strict=True))[0]
@@ -168,7 +176,7 @@ def sanity(seeds: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
 
 def work(kinds: Mapping[str, Any]) -> str:
     """Return how long the work took, in minutes of one process; several run at once."""
-    found = ["Work."]
+    sentences = ["Work."]
     for kind, seeds in kinds.items():
         trained = [one["seconds"] for entry in seeds.values() for one in entry["trained"].values() if one]
         merged = [
@@ -178,14 +186,14 @@ def work(kinds: Mapping[str, Any]) -> str:
             for one in entry[group].values()
             if "seconds_in_all" in one
         ]
-        found.append(
+        sentences.append(
             f"{KINDS[kind]}: {len(trained)} trained in {sum(trained) / 60:.0f} min, {len(merged)} rows "
             f"merged, tuned and scored in {sum(merged) / 60:.0f} min, both of one process."
         )
-    return " ".join(found)
+    return " ".join(sentences)
 
 
-def markdown(results: Mapping[str, Any], shown: Sequence[Rows], *more: str, note: str = "") -> str:
+def markdown(results: Mapping[str, Any], shown: Sequence[Table], *more: str, note: str = "") -> str:
     """Return a page that says how it was made, with paragraphs `more` above its tables."""
     suite = results["suite"]
     about = [

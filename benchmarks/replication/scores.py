@@ -11,11 +11,14 @@ import torch
 from benchmarks.replication import heads as head_of
 from benchmarks.replication.encoder import Domain, Items
 from benchmarks.replication.heads import Head
+from benchmarks.replication.rows import CLASSES
 from benchmarks.replication.splits import Split
 
 __all__ = ["PARTS", "Scorer", "normalised", "summary"]
 
 PARTS = ("screen", "validation", "test")
+WRONG_SCORE = 0.5
+"""What a scored task gets for an input that went to another task's model; a class is then wrong."""
 
 
 class Scorer:
@@ -43,6 +46,15 @@ class Scorer:
     def of(self, predicted: torch.Tensor, part: str, task: str) -> float:
         """Return the score of predictions."""
         return head_of.score(self.kinds[task], predicted, self.items[part][task].labels)
+
+    def strict(self, predicted: torch.Tensor, right: torch.Tensor, part: str, task: str) -> float:
+        """Return the score where an answer counts as wrong unless the right model, or head, gave it.
+
+        `right` [n] says so of each input.
+        """
+        wrong = -1 if self.kinds[task] == CLASSES else WRONG_SCORE
+        right = right.view(-1, *[1] * (predicted.ndim - 1))  # for all numbers of an input
+        return self.of(torch.where(right, predicted, torch.full_like(predicted, wrong)), part, task)
 
     def scores(self, model: Any, part: str) -> dict[str, float]:
         """Return task -> score of one model."""

@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import normalize
 
 from benchmarks.replication.encoder import Domain, Items
-from benchmarks.replication.suite import CLASSES, Rows
+from benchmarks.replication.rows import CLASSES, Rows
 
 __all__ = ["Sentences"]
 
@@ -26,8 +26,8 @@ class _Sentences(Items):
     def __init__(self, rows: Rows, tokenizer: Any, most: int, kind: str) -> None:
         first, second = [row[0] for row in rows], [row[1] for row in rows]
         pairs = second if any(text is not None for text in second) else None
-        found = tokenizer(first, pairs, truncation=True, max_length=most, return_token_type_ids=True)
-        self.ids, self.types = found["input_ids"], found["token_type_ids"]
+        tokens = tokenizer(first, pairs, truncation=True, max_length=most, return_token_type_ids=True)
+        self.ids, self.types = tokens["input_ids"], tokens["token_type_ids"]
         self.labels, self.kind = torch.tensor([row[2] for row in rows]), kind
 
     def __len__(self) -> int:
@@ -45,17 +45,17 @@ class _Sentences(Items):
             ids[row, :length] = torch.tensor(self.ids[i])
             types[row, :length] = torch.tensor(self.types[i])
             mask[row, :length] = 1
-        found = {"input_ids": ids, "token_type_ids": types, "attention_mask": mask}
-        return {name: value.to(device) for name, value in found.items()}
+        arguments = {"input_ids": ids, "token_type_ids": types, "attention_mask": mask}
+        return {name: value.to(device) for name, value in arguments.items()}
 
     def batches(self) -> list[list[int]]:
         """Return the rows' numbers by length, in batches of about so many tokens."""
-        found: list[list[int]] = [[]]
+        batches: list[list[int]] = [[]]
         for i in sorted(range(len(self)), key=lambda i: len(self.ids[i])):
-            if found[-1] and (len(found[-1]) + 1) * len(self.ids[i]) > BATCH_TOKENS:
-                found.append([])
-            found[-1].append(i)
-        return found
+            if batches[-1] and (len(batches[-1]) + 1) * len(self.ids[i]) > BATCH_TOKENS:
+                batches.append([])
+            batches[-1].append(i)
+        return batches
 
 
 @dataclass(frozen=True)

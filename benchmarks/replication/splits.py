@@ -10,7 +10,8 @@ import numpy as np
 
 from benchmarks.replication import hub
 from benchmarks.replication.labels import numbered
-from benchmarks.replication.suite import Rows, Suite, Task, seed_of
+from benchmarks.replication.rows import Rows, SuiteTask, seed_of
+from benchmarks.replication.suite import Suite
 
 __all__ = ["Split", "load", "split"]
 
@@ -32,16 +33,16 @@ class Split:
 
 def load(suite: Suite, folder: Path | None, tasks: Sequence[str] | None = None) -> dict[str, Split]:
     """Return task -> items, read from the folder of data, or from the Hub where there is none."""
-    found = {}
+    items = {}
     folder = folder or suite.data
     for name in tasks or suite.tasks:
         task = suite.known[name]
         pool, test = task.read(folder) if folder else hub.read(task, suite.domain.cell)
-        found[name] = split(task, pool, test, suite)
-    return found
+        items[name] = split(task, pool, test, suite)
+    return items
 
 
-def split(task: Task, pool: Rows, test: Rows, suite: Suite) -> Split:
+def split(task: SuiteTask, pool: Rows, test: Rows, suite: Suite) -> Split:
     """Return the suite's numbers of items, drawn with a fixed seed.
 
     Rows of the pool whose input is in the test, or occurs twice, are left out. Where the pool is small,
@@ -50,17 +51,17 @@ def split(task: Task, pool: Rows, test: Rows, suite: Suite) -> Split:
     pool, test, names = numbered(task, pool, test)
     order = np.random.default_rng(seed_of(SEED, task.name))
     test = [test[i] for i in order.permutation(len(test))]
-    seen = {row[:2] for row in test}
+    inputs = {row[:2] for row in test}
     fresh = []
     for row in pool:
-        if row[:2] not in seen:
-            seen.add(row[:2])
+        if row[:2] not in inputs:
+            inputs.add(row[:2])
             fresh.append(row)
     fresh = [fresh[i] for i in order.permutation(len(fresh))]
-    held = min(suite.validation, len(fresh) // 3)
-    train = fresh[held : held + suite.most_train]
+    validation = min(suite.validation, len(fresh) // 3)
+    train = fresh[validation : validation + suite.most_train]
     seen_classes = {row[2] for row in train}
     if missing := [name for number, name in enumerate(names) if number not in seen_classes]:
         what = f"of {len(fresh)} different rows none of the classes {missing[:5]} is left to train on"
         raise SystemExit(f"{task.name}: {what}: give more rows, or join rare classes")
-    return Split(task.name, task.kind, train, fresh[:held], test[: suite.test], len(names))
+    return Split(task.name, task.kind, train, fresh[:validation], test[: suite.test], len(names))

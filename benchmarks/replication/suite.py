@@ -1,15 +1,17 @@
-"""What a suite is: tasks with rows of one domain, a base, and the numbers that its trainings use."""
+"""What a suite is: tasks with rows of one domain, a base, and the numbers that its trainings use.
+
+Suites of one's own take all names that they need from here.
+"""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from benchmarks.replication.encoder import Domain
+from benchmarks.replication.encoder import Domain
+from benchmarks.replication.rows import CLASSES, DENSE, PARQUET, SCORE, HubSet, Row, Rows, SuiteTask, seed_of
 
 __all__ = [
     "CLASSES",
@@ -21,54 +23,14 @@ __all__ = [
     "Row",
     "Rows",
     "Suite",
+    "SuiteTask",
     "Task",
     "Training",
     "seed_of",
 ]
 
-CLASSES, SCORE, DENSE = "classes", "score", "dense"
-"""Kinds of task: one class out of several, told by accuracy; a number in [0, 1], told by Pearson's r; such a
-number for every place of the input, told by Pearson's r over all of them."""
-
-Row = tuple[str | bytes, str | None, str | int | float | bytes]
-"""A sentence, a second one or None; or the bytes of a picture and None. Then the class, the score in [0, 1],
-or 0 or 1 for every pixel."""
-Rows = list[Row]
-
-
-PARQUET = "refs/convert/parquet"
-"""The Hub's own conversion, for sets that come as a script."""
-
-
-@dataclass(frozen=True)
-class HubSet:
-    """The Hugging Face data set that a task stands for, and which of its columns are read.
-
-    `scale` turns the label into the score in [0, 1]: (label − scale[0]) / (scale[1] − scale[0]).
-    """
-
-    repo: str
-    columns: tuple[str, ...]
-    label: str
-    train: str = "train"
-    test: str = "test"
-    config: str | None = None
-    revision: str | None = None
-    scale: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class Task:
-    """A name, how its rows are read from the folder of data, and the set on the Hub that it stands for.
-
-    `hub` is None where there is no such set that would give the same task. Labels of classes may be texts or
-    any whole numbers.
-    """
-
-    name: str
-    read: Callable[[Path], tuple[Rows, Rows]]
-    hub: HubSet | None = None
-    kind: str = CLASSES
+Task = SuiteTask
+"""The name in suites of one's own that were written before."""
 
 
 @dataclass(frozen=True)
@@ -106,18 +68,18 @@ class Suite:
     """Everything that fixes a suite's results but the seed.
 
     `most_train`, `validation` and `test` are items a task; `shots` are examples a class for the frozen heads.
-    `known` tasks can be asked for; `tasks` are taken where nothing is said. A suite that is part of a `whole`
+    `known` tasks can be asked for; `tasks` are taken where nothing is said. A suite that is `part_of` another
     takes heads and specialists from it, so that several parts share them. `fast_tasks` and `fast_base` are
     for `--fast`, `data` is the folder of data where SUBMERGE_DATA names none.
     """
 
     name: str
-    known: Mapping[str, Task]
+    known: Mapping[str, SuiteTask]
     tasks: tuple[str, ...]
     trainings: Mapping[str, Training]
     base: Base
     domain: Domain
-    whole: Suite | None = None
+    part_of: Suite | None = None
     seeds: int = 3
     most_train: int = 2000
     validation: int = 300
@@ -136,16 +98,16 @@ class Suite:
 
     def part(self, name: str, tasks: tuple[str, ...]) -> Suite:
         """Return a suite of some of the tasks, which uses this one's heads and specialists."""
-        return self.cut(name=name, tasks=tasks, whole=self)
+        return self.cut(name=name, tasks=tasks, part_of=self)
 
     def alone(self, name: str, tasks: tuple[str, ...]) -> Suite:
         """Return a suite of any known tasks, with heads and specialists of its own."""
-        return self.cut(name=name, tasks=tasks, whole=None)
+        return self.cut(name=name, tasks=tasks, part_of=None)
 
     @property
     def home(self) -> Suite:
         """Return the suite whose heads and specialists this one uses."""
-        return self.whole or self
+        return self.part_of or self
 
     @property
     def places(self) -> tuple[str, str, str]:
@@ -155,10 +117,5 @@ class Suite:
     def facts(self) -> dict[str, Any]:
         """Return what decides about results besides a training: part of every marker."""
         names = ("name", "most_train", "validation", "test", "shots", "generic", "head_scale")
-        found = {name: getattr(self, name) for name in names} | {"tasks": list(self.tasks)}
-        return found | self.domain.facts() | ({"base": dict(self.base.facts)} if self.base.facts else {})
-
-
-def seed_of(*parts: object) -> int:
-    """Return a seed that depends on the parts and on nothing else, so that every task draws its own."""
-    return zlib.crc32("/".join(map(str, parts)).encode())
+        facts = {name: getattr(self, name) for name in names} | {"tasks": list(self.tasks)}
+        return facts | self.domain.facts() | ({"base": dict(self.base.facts)} if self.base.facts else {})

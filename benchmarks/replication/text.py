@@ -14,10 +14,9 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
-
+from benchmarks.replication.rows import PARQUET, SCORE, HubSet, Rows, SuiteTask, one_fifth_apart
 from benchmarks.replication.sentences import Sentences
-from benchmarks.replication.suite import PARQUET, SCORE, Base, HubSet, Rows, Suite, Task, Training
+from benchmarks.replication.suite import Base, Suite, Training
 
 __all__ = ["KNOWN", "TEXT_8", "write_base"]
 
@@ -31,13 +30,6 @@ def _lines(root: Path, *parts: str) -> list[str]:
     return [line for line in _text(root, *parts, encoding="latin-1").split("\n") if line.strip()]
 
 
-def _fifth(rows: Rows) -> tuple[Rows, Rows]:
-    """Return four fifths and one fifth of a set that has no test of its own, always the same."""
-    order = np.random.default_rng(0).permutation(len(rows))
-    cut = len(rows) // 5
-    return [rows[i] for i in order[cut:]], [rows[i] for i in order[:cut]]
-
-
 def _sst2(root: Path) -> tuple[Rows, Rows]:
     def part(name: str) -> Rows:
         lines = _lines(root, "sentconv", f"stsa.binary.{name}.gz")
@@ -47,7 +39,7 @@ def _sst2(root: Path) -> tuple[Rows, Rows]:
 
 
 def _two_files(root: Path, *, files: tuple[str, str]) -> tuple[Rows, Rows]:
-    return _fifth(
+    return one_fifth_apart(
         [(line.strip(), None, i) for i, f in enumerate(files) for line in _lines(root, "sentconv", f)]
     )
 
@@ -81,7 +73,7 @@ def _banking77(root: Path) -> tuple[Rows, Rows]:
 
 def _agnews(root: Path) -> tuple[Rows, Rows]:
     entries = csv.reader(io.StringIO(_text(root, "agnews", "test.csv.gz")))
-    return _fifth([(f"{title} {text}", None, int(label) - 1) for label, title, text in entries])
+    return one_fifth_apart([(f"{title} {text}", None, int(label) - 1) for label, title, text in entries])
 
 
 def _emotion(root: Path) -> tuple[Rows, Rows]:
@@ -130,35 +122,37 @@ _SICK = HubSet("RobZamp/sick", _PAIR, "label", revision=PARQUET)
 KNOWN = {
     task.name: task
     for task in (
-        Task("sst2", _sst2, HubSet("stanfordnlp/sst2", ("sentence",), "label", test="validation")),
-        Task(
+        SuiteTask("sst2", _sst2, HubSet("stanfordnlp/sst2", ("sentence",), "label", test="validation")),
+        SuiteTask(
             "mr",
             _files("rt-polarity.neg", "rt-polarity.pos"),
             HubSet("cornell-movie-review-data/rotten_tomatoes", ("text",), "label"),
         ),
-        Task(
+        SuiteTask(
             "cr",
             _files("custrev.neg", "custrev.pos"),
             HubSet("SetFit/SentEval-CR", ("text",), "label"),
         ),
-        Task("subj", _files("subj.objective", "subj.subjective"), HubSet("SetFit/subj", ("text",), "label")),
-        Task("trec", _trec, HubSet("CogComp/trec", ("text",), "coarse_label", revision=PARQUET)),
-        Task(
+        SuiteTask(
+            "subj", _files("subj.objective", "subj.subjective"), HubSet("SetFit/subj", ("text",), "label")
+        ),
+        SuiteTask("trec", _trec, HubSet("CogComp/trec", ("text",), "coarse_label", revision=PARQUET)),
+        SuiteTask(
             "cola",
             _cola,
             HubSet("nyu-mll/glue", ("sentence",), "label", test="validation", config="cola"),
         ),
-        Task("banking77", _banking77, HubSet("mteb/banking77", ("text",), "label")),
-        Task("agnews", _agnews, HubSet("fancyzhx/ag_news", ("text",), "label")),
-        Task("emotion", _emotion, HubSet("cardiffnlp/tweet_eval", ("text",), "label", config="emotion")),
-        Task("sick_nli", partial(_sick, score=False), _SICK),
-        Task(
+        SuiteTask("banking77", _banking77, HubSet("mteb/banking77", ("text",), "label")),
+        SuiteTask("agnews", _agnews, HubSet("fancyzhx/ag_news", ("text",), "label")),
+        SuiteTask("emotion", _emotion, HubSet("cardiffnlp/tweet_eval", ("text",), "label", config="emotion")),
+        SuiteTask("sick_nli", partial(_sick, score=False), _SICK),
+        SuiteTask(
             "sick_rel",
             partial(_sick, score=True),
             HubSet("RobZamp/sick", _PAIR, "relatedness_score", revision=PARQUET, scale=(1, 5)),
             SCORE,
         ),
-        Task(
+        SuiteTask(
             "stsb",
             _stsb,
             HubSet("sentence-transformers/stsb", ("sentence1", "sentence2"), "score", scale=(0, 1)),

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.replication import cache as store
-from benchmarks.replication.cache import Cache
+from benchmarks.console import Say, silent
+from benchmarks.replication.cache import Cache, Result, cached, timed
 from benchmarks.replication.encoder import Domain, Items
 from benchmarks.replication.heads import Head, loss, shots
+from benchmarks.replication.loop import linear, minimise, paced, tenths
+from benchmarks.replication.rows import DENSE, Rows, seed_of
 from benchmarks.replication.splits import Split
-from benchmarks.replication.suite import DENSE, Rows, Suite, Training, seed_of
+from benchmarks.replication.suite import Suite, Training
 
 __all__ = ["fit", "heads", "load_heads", "specialist", "write_base"]
 
@@ -26,21 +28,27 @@ EVERY = 20.0
 
 def write_base(suite: Suite, cache: Cache) -> None:
     """Write the base into the cache, once."""
-    config = {"base": suite.base.home or suite.name} | suite.base.facts
-    if store.done(cache.base, config) is None:
-        with store.write_whole(cache.base, config) as (folder, measured):
-            started = time.perf_counter()
+
+    def make(folder: Path, measured: Result) -> None:
+        with timed(measured):
             suite.base.write(folder)
-            measured["seconds"] = round(time.perf_counter() - started, 2)
+
+    cached(cache.base, {"base": suite.base.home or suite.name} | suite.base.facts, make)
 
 
 def heads(suite: Suite, cache: Cache, read: Callable[[], Mapping[str, Split]], seed: int) -> None:
-    """Make a seed's frozen heads of the whole suite from base features, unless the cache has them."""
+    """Make a seed's frozen heads of the home suite from base features, unless the cache has them."""
     suite = suite.home
-    folder, config = cache.heads(seed), suite.facts() | {"seed": seed}
-    if store.done(folder, config) is not None:
-        return
-    splits, domain = read(), suite.domain
+
+    def make(folder: Path, _: Result) -> None:
+        save_file(_heads(suite, cache, read(), seed), folder / "heads.safetensors")
+
+    cached(cache.heads(seed), suite.facts() | {"seed": seed}, make)
+
+
+def _heads(suite: Suite, cache: Cache, splits: Mapping[str, Split], seed: int) -> dict[str, torch.Tensor]:
+    """Return the centres, and each task's class vectors."""
+    domain = suite.domain
     base = domain.load(cache.base, cache.base)
 
     def items(rows: Rows, kind: str) -> Items:
@@ -51,26 +59,25 @@ def heads(suite: Suite, cache: Cache, read: Callable[[], Mapping[str, Split]], s
 
     generic: dict[str, list[torch.Tensor]] = {}
     for split in splits.values():
-        some = features(split.train[: suite.generic], split.kind)
-        generic.setdefault(_centre(split.kind), []).append(some.flatten(0, -2))
-    found = {name: torch.cat(parts).mean(0) for name, parts in generic.items()}
+        first = features(split.train[: suite.generic], split.kind)
+        generic.setdefault(_centre(split.kind), []).append(first.flatten(0, -2))
+    tensors = {name: torch.cat(parts).mean(0) for name, parts in generic.items()}
     for name, split in splits.items():
         groups = shots(split.train, split.kind, split.classes, suite.shots, seed_of(seed, name))
-        centre, parts = found[_centre(split.kind)], [features(rows, split.kind) for rows in groups]
+        centre, parts = tensors[_centre(split.kind)], [features(rows, split.kind) for rows in groups]
         if split.kind == DENSE:
-            made = Head.of_places(centre, parts[0], items(groups[0], DENSE).labels)
+            head = Head.of_places(centre, parts[0], items(groups[0], DENSE).labels)
         else:
-            made = Head.of(centre, parts)
-        found[name] = made.vectors
-    with store.write_whole(folder, config) as (part, _):
-        save_file(found, part / "heads.safetensors")
+            head = Head.of(centre, parts)
+        tensors[name] = head.vectors
+    return tensors
 
 
 def load_heads(suite: Suite, cache: Cache, splits: Mapping[str, Split], seed: int) -> dict[str, Head]:
     """Return task -> head, as they lie in the cache."""
-    found = load_file(cache.heads(seed) / "heads.safetensors")
+    tensors = load_file(cache.heads(seed) / "heads.safetensors")
     return {
-        name: Head(found[_centre(split.kind)], found[name], split.kind, suite.head_scale)
+        name: Head(tensors[_centre(split.kind)], tensors[name], split.kind, suite.head_scale)
         for name, split in splits.items()
     }
 
@@ -88,35 +95,26 @@ def specialist(
     kind: str,
     seed: int,
     device: str = "cpu",
-    say: Callable[[str], None] = lambda _: None,
-) -> dict[str, Any]:
+    say: Say = silent,
+) -> Result:
     """Train one model on one task, unless the cache has it; return its marker."""
     training, domain = suite.trainings[kind], suite.domain
-    config = suite.home.facts() | {
-        "task": split.task,
-        "kind": kind,
-        "seed": seed,
-        "training": training.config(),
-    }
-    folder = cache.specialist(seed, kind, split.task)
-    if (found := store.done(folder, config)) is not None:
-        return found
-    draw = seed_of(seed, kind, split.task)
-    torch.manual_seed(draw)
-    model = _new(domain, cache.base, training)
-    items = domain.items(split.train, cache.base, split.kind)
-    with store.write_whole(folder, config) as (part, measured):
-        started = time.perf_counter()
-        measured["losses"] = fit(domain, model.to(device), items, head.to(device), training, draw, say)
-        measured["seconds"] = round(time.perf_counter() - started, 2)
-        model.cpu().save_pretrained(part)
+    facts = {"task": split.task, "kind": kind, "seed": seed, "training": training.config()}
+
+    def make(folder: Path, measured: Result) -> None:
+        draw = seed_of(seed, kind, split.task)
+        torch.manual_seed(draw)
+        model = _new(domain, cache.base, training)
+        items = domain.items(split.train, cache.base, split.kind)
+        with timed(measured):
+            measured["losses"] = fit(domain, model.to(device), items, head.to(device), training, draw, say)
+        model.cpu().save_pretrained(folder)
         if not training.rank:
-            _copy_beside(domain, cache.base, part)
-        measured["bytes"] = sum(f.stat().st_size for f in part.glob("*.safetensors"))
+            _copy_beside(domain, cache.base, folder)
+        measured["bytes"] = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
         measured["device"] = device
-    found = store.read(folder)
-    assert found is not None
-    return found
+
+    return cached(cache.specialist(seed, kind, split.task), suite.home.facts() | facts, make)
 
 
 def _new(domain: Domain, base: Path, training: Training) -> Any:
@@ -142,46 +140,38 @@ def _copy_beside(domain: Domain, base: Path, folder: Path) -> None:
 
 
 def fit(
-    domain: Domain,
-    model: Any,
-    items: Items,
-    head: Head,
-    training: Training,
-    seed: int,
-    say: Callable[[str], None] = lambda _: None,
+    domain: Domain, model: Any, items: Items, head: Head, training: Training, seed: int, say: Say = silent
 ) -> list[float]:
     """Train in place: AdamW, warm-up, linear decay; return the mean loss of every tenth of the steps.
 
-    Now and then `say` is told how far it is.
+    Now and then `say` gets a line about how far it is.
     """
     draw = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # dropout
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=training.rate, weight_decay=training.decay)
-    warm, steps = min(training.warmup, max(1, training.steps // 5)), training.steps
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm, (steps - step) / max(1, steps - warm))
-    )
+    schedule = paced(optimizer, linear(training.steps, training.warmup))
     labels = items.labels.to(model.device)
-    model.train()
-    losses, left = [], []
-    said = time.perf_counter()
-    for step in range(steps):
+    left: list[int] = []
+    last_line = time.perf_counter()
+
+    def loss_of(_: int) -> torch.Tensor:
+        nonlocal left
         if len(left) < training.batch:
             left = torch.randperm(len(items), generator=draw).tolist()
         which, left = left[: training.batch], left[training.batch :]
         batch = items.batch(which, model.device, draw)
         pooled = domain.pooled(model(**batch).last_hidden_state, batch, items.kind)
-        value = loss(head, pooled, labels[which])
-        optimizer.zero_grad()
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(weights, training.clip)
-        optimizer.step()
-        schedule.step()
-        losses.append(value.detach())
-        if time.perf_counter() - said > EVERY:
-            said = time.perf_counter()
-            say(f"{step + 1} of {steps} steps, loss {value.item():.3f}")
+        return loss(head, pooled, labels[which])
+
+    def progress(step: int, value: torch.Tensor) -> None:
+        nonlocal last_line
+        if time.perf_counter() - last_line > EVERY:
+            last_line = time.perf_counter()
+            say(f"{step + 1} of {training.steps} steps, loss {value.item():.3f}")
+
+    model.train()
+    steps = range(training.steps)
+    losses = minimise(loss_of, weights, optimizer, schedule, steps, training.clip, progress)
     model.eval()
-    values = torch.stack(losses).cpu()
-    return [round(part.mean().item(), 4) for part in values.tensor_split(min(10, steps))]
+    return tenths(losses)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["FINALISTS", "HOPELESS", "Choice", "tune"]
+__all__ = ["FINALISTS", "HOPELESS", "ScaleChoice", "tune"]
 
 FINALISTS = 2
 """Scales that are scored on all validation items, after a screening on some of them."""
@@ -15,8 +15,8 @@ HOPELESS = 0.15
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The best scale of a grid with these ends, and what was seen on the way: scale -> mean score."""
+class ScaleChoice:
+    """The best scale of a grid with these ends, and all that was scored: scale -> mean score."""
 
     scale: float
     ends: tuple[float, float]
@@ -36,7 +36,7 @@ def tune(
     screen: Callable[[float], float] | None = None,
     finalists: int = FINALISTS,
     near: float | None = None,
-) -> Choice:
+) -> ScaleChoice:
     """Return the scale with the best score on all validation items; of equal ones the smaller.
 
     With `screen`, a score on part of the items, only the `finalists` best of it are scored on all. It begins
@@ -48,31 +48,31 @@ def tune(
         left = sorted(sorted(screened, key=lambda scale: (-screened[scale], scale))[:finalists])
     scored = {scale: score(scale) for scale in left}
     best = min(scored, key=lambda scale: (-scored[scale], scale))
-    return Choice(best, (min(grid), max(grid)), screened, scored)
+    return ScaleChoice(best, (min(grid), max(grid)), screened, scored)
 
 
 def _over(grid: Sequence[float], score: Callable[[float], float]) -> dict[float, float]:
     """Return scale -> score of every second scale while there is hope, and of the best one's neighbours."""
-    found: dict[float, float] = {}
+    scores: dict[float, float] = {}
     for scale in grid[::2]:
-        found[scale] = score(scale)
-        if found[scale] < max(found.values()) - HOPELESS:
+        scores[scale] = score(scale)
+        if scores[scale] < max(scores.values()) - HOPELESS:
             break
-    best = grid.index(max(found, key=lambda scale: found[scale]))
+    best = grid.index(max(scores, key=lambda scale: scores[scale]))
     for scale in grid[max(0, best - 1) : best + 2]:
-        if scale not in found:
-            found[scale] = score(scale)
-    return dict(sorted(found.items()))
+        if scale not in scores:
+            scores[scale] = score(scale)
+    return dict(sorted(scores.items()))
 
 
 def _around(grid: Sequence[float], score: Callable[[float], float], near: float) -> dict[float, float]:
     """Return scale -> score of a scale and its neighbours, and on from there as long as it rises."""
-    found: dict[float, float] = {}
+    scores: dict[float, float] = {}
     best = None
     while best != near:
         best, place = near, grid.index(near)
         for scale in grid[max(0, place - 1) : place + 2]:
-            if scale not in found:
-                found[scale] = score(scale)
-        near = max(found, key=lambda scale: found[scale])
-    return dict(sorted(found.items()))
+            if scale not in scores:
+                scores[scale] = score(scale)
+        near = max(scores, key=lambda scale: scores[scale])
+    return dict(sorted(scores.items()))

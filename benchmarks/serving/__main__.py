@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
 import sys
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
+from benchmarks import page
+from benchmarks.console import say
 from benchmarks.replication import splits
 from benchmarks.replication.cache import Cache
-from benchmarks.replication.page import command
+from benchmarks.replication.specialists import Specialists
 from benchmarks.replication.text import TEXT_8
 from benchmarks.serving import report
-from benchmarks.serving.measure import Bench
-from benchmarks.speed import machine
-
-HERE = Path(__file__).resolve().parent.parent
+from benchmarks.serving.measure import ServingBench
 
 
 def main() -> int:
     """Run the benchmark; return the exit status."""
     options = _options()
-    console = Console(stderr=True)
-
-    def say(line: str) -> None:
-        console.print(f"[dim]{datetime.datetime.now():%H:%M:%S}[/] {line}", highlight=False)
-
     torch.set_num_threads(options.threads)
     cache = Cache(options.cache, *TEXT_8.places) if options.cache else Cache.default(*TEXT_8.places)
     data = os.environ.get("SUBMERGE_DATA")
-    bench = Bench(TEXT_8, cache, splits.load(TEXT_8, Path(data) if data else None), options.kind, 0, say)
-    results = {
-        "command": command(sys.argv[1:], "benchmarks.serving"),
-        "date": f"{datetime.date.today()}",
-        "machine": machine.describe(),
+    items = splits.load(TEXT_8, Path(data) if data else None)
+    bench = ServingBench(Specialists(TEXT_8, cache, items, options.kind, 0), say)
+    results = page.header("benchmarks.serving") | {
         "load_before": os.getloadavg()[0],
         "threads": options.threads,
         "latency": bench.latency(options.batch, options.repeats),
@@ -49,9 +38,7 @@ def main() -> int:
         results["compression"] = bench.compression(options.items)
         results["items"] = options.items
     bench.clean()
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "serving.json").write_text(json.dumps(results, indent=1) + "\n")
-    (options.out / "serving.md").write_text(report.markdown(results))
+    page.write(options.out, "serving", results, report.markdown(results))
     report.draw(results, options.out / "serving.png")
     say(f"wrote serving.json, .md and .png in {options.out}")
     return 0
@@ -68,7 +55,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--kind", choices=("full", "lora"), default="full", help="fine-tunes that are served")
     parser.add_argument("--no-compression", action="store_true", help="latency and storage alone")
     parser.add_argument("--cache", type=Path, help="of the replication bench, which trains the fine-tunes")
-    parser.add_argument("--out", type=Path, default=HERE / "results", help="default: benchmarks/results")
+    parser.add_argument("--out", type=Path, default=page.RESULTS, help="default: benchmarks/results")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""MASS as the authors' code does it: two whole passes, and for each set of tasks a model of its own.
+"""MASS as the authors' code does it: two complete passes, and for each set of tasks a model of its own.
 
 for each set S of a batch:  θ_S = θ_0 + polar(U_S) diag(s_S) polar(V_S), by SVDs;  a copy of the model runs
 """
@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-__all__ = ["Dense"]
+__all__ = ["ModelPerSet"]
 
 
-class Dense:
-    """The base, and every task's factors and whole updates, from a folder's bank."""
+class ModelPerSet:
+    """The base, and every task's updates, as factors or of entire parameters, from a folder's bank."""
 
     def __init__(self, base: Any, merged: Any, folder: Path) -> None:
         self.base, self.merged = base, merged
@@ -30,24 +30,24 @@ class Dense:
 
     def model(self, tasks: tuple[int, ...]) -> Any:
         """Return a copy of the base with the merge of a set of tasks."""
-        made = copy.deepcopy(self.base)
-        state = made.state_dict()
+        model = copy.deepcopy(self.base)
+        state = model.state_dict()
         for name, each in self.tasks.items():
             parts = [each[t] for t in tasks if t in each]
             if name in state and parts:
                 state[name] += _merged(parts, len(tasks))
-        return made
+        return model
 
     @torch.inference_mode()
     def __call__(self, batch: Mapping[str, torch.Tensor], chosen: list[tuple[int, ...]]) -> torch.Tensor:
         """Run the first pass, whose choice is given, and then each set's model on its samples."""
         self.merged(**batch)
-        found = torch.empty(len(chosen), *batch["input_ids"].shape[1:], self.base.config.hidden_size)
+        hidden = torch.empty(len(chosen), *batch["input_ids"].shape[1:], self.base.config.hidden_size)
         for tasks in sorted(set(chosen)):
             which = torch.tensor([i for i, one in enumerate(chosen) if one == tasks])
-            some = {name: tensor[which] for name, tensor in batch.items()}
-            found[which] = self.model(tasks)(**some).last_hidden_state
-        return found
+            part = {name: tensor[which] for name, tensor in batch.items()}
+            hidden[which] = self.model(tasks)(**part).last_hidden_state
+        return hidden
 
 
 def _merged(parts: list[dict[str, torch.Tensor]], count: int) -> torch.Tensor:

@@ -13,19 +13,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.process import ProcessRun, measure, merge_command, read_through
 from benchmarks.speed import floor
-from benchmarks.speed.measure import Run, measure, read_through
 from benchmarks.speed.models import weights_file
 from benchmarks.speed.recipes import METHODS
 
-__all__ = ["Bench", "median"]
+__all__ = ["SpeedBench", "median"]
 
 Result = dict[str, Any]
 Inside = Callable[[str], float]
 
 
 @dataclass
-class Bench:
+class SpeedBench:
     """The settings of a benchmark, and the steps it consists of."""
 
     work: Path
@@ -40,27 +40,26 @@ class Bench:
 
     def floors(self, methods: Sequence[str]) -> dict[int, Result]:
         """Return number of models read -> what it takes just to read them and write one."""
-        found: dict[int, Result] = {}
+        results: dict[int, Result] = {}
         for inputs in {len(METHODS[m].inputs()): METHODS[m].inputs() for m in methods}.values():
             self.say(f"floor: read {len(inputs)} models, write 1")
             files = [weights_file(self.models[name]) for name in inputs]
             log = self.work / "floor.log"
             target = str(self._out / "out.bin")
             command = [sys.executable, floor.__file__, str(self.threads), target, *map(str, files)]
-            found[len(inputs)] = self._repeat(command, inputs, log, float)
-        return found
+            results[len(inputs)] = self._repeat(command, inputs, log, float)
+        return results
 
     def mergekit(self, method: str) -> Result:
         """Time `mergekit-yaml` with its default options."""
         program = str(Path(sys.executable).with_name("mergekit-yaml"))
         options = ["--num-threads", str(self.threads), "--quiet"]
-        command = [program, self._recipe(method), str(self._out), *options]
+        command = [program, str(self._recipe(method)), str(self._out), *options]
         return self._tool("mergekit", method, command)
 
     def submerge(self, method: str) -> Result:
         """Time `submerge merge`."""
-        program = [sys.executable, "-m", "submerge", "merge", self._recipe(method), "-o", str(self._out)]
-        command = [*program, "--threads", str(self.threads), "--json", "--quiet"]
+        command = merge_command(self._recipe(method), self._out, self.threads, "--json", "--quiet")
         return self._tool("submerge", method, command, lambda text: json.loads(text)["seconds"])
 
     def _tool(self, tool: str, method: str, command: list[str], inside: Inside | None = None) -> Result:
@@ -78,7 +77,7 @@ class Bench:
             "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
 
-    def _once(self, command: list[str], inputs: Sequence[str], log: Path) -> Run:
+    def _once(self, command: list[str], inputs: Sequence[str], log: Path) -> ProcessRun:
         self._clear()
         if command[1] == floor.__file__:
             self._out.mkdir()
@@ -92,10 +91,10 @@ class Bench:
     def _clear(self) -> None:
         shutil.rmtree(self._out, ignore_errors=True)
 
-    def _recipe(self, method: str) -> str:
+    def _recipe(self, method: str) -> Path:
         path = self.work / f"{method}.yaml"
         METHODS[method].write(path, self.models)
-        return str(path)
+        return path
 
 
 def median(result: Result, key: str = "seconds") -> float | None:

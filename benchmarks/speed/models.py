@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -13,7 +14,17 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["BASE", "SIZES", "TUNED", "UPDATE_STD", "Shape", "make_models", "normal", "weights_file"]
+__all__ = [
+    "BASE",
+    "SIZES",
+    "TUNED",
+    "UPDATE_STD",
+    "Shape",
+    "make_models",
+    "normal",
+    "weights_file",
+    "work_option",
+]
 
 BASE = "base"
 TUNED = ("a", "b", "c")
@@ -81,6 +92,17 @@ SIZES = {
 }
 
 
+def work_option(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the option that says where the models lie, which several benchmarks share."""
+    cache = os.environ.get("SUBMERGE_CACHE")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path(cache) / "speed" if cache else Path(__file__).resolve().parents[1] / "work",
+        help=f"{what} (default: $SUBMERGE_CACHE/speed, else benchmarks/work)",
+    )
+
+
 def weights_file(model: Path) -> Path:
     """Return the path of a model's only weights file."""
     return model / "model.safetensors"
@@ -106,7 +128,7 @@ def make_models(
         if path.exists():
             continue
         say(f"making {path}")
-        part = path.with_name(path.name + ".part")  # a model that has its name is whole
+        part = path.with_name(path.name + ".part")  # a model that has its name is complete
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         (part / "config.json").write_text(json.dumps(shape.config(), indent=2) + "\n")

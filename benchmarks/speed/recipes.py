@@ -11,11 +11,11 @@ import yaml
 
 from benchmarks.speed.models import BASE, TUNED
 
-__all__ = ["METHODS", "Merge"]
+__all__ = ["METHODS", "TimedRecipe"]
 
 
 @dataclass(frozen=True)
-class Merge:
+class TimedRecipe:
     """A method with its inputs: `models` are merged, `base` is what updates are taken against."""
 
     method: str
@@ -44,13 +44,13 @@ class Merge:
 METHODS = {
     merge.method: merge
     for merge in (
-        Merge("linear", base=None, each={"weight": 0.3}),
-        Merge("task_arithmetic", each={"weight": 0.3}),
-        Merge("model_stock"),
-        Merge("slerp", models=TUNED[:2], base=TUNED[0], shared={"t": 0.4}),
-        Merge("karcher", base=None),
-        Merge("dare_ties", each={"weight": 0.3, "density": 0.5}),
-        Merge("sce", shared={"select_topk": 0.5}),
-        Merge("ties", each={"weight": 0.3, "density": 0.5}),
+        TimedRecipe("linear", base=None, each={"weight": 0.3}),
+        TimedRecipe("task_arithmetic", each={"weight": 0.3}),
+        TimedRecipe("model_stock"),
+        TimedRecipe("slerp", models=TUNED[:2], base=TUNED[0], shared={"t": 0.4}),
+        TimedRecipe("karcher", base=None),
+        TimedRecipe("dare_ties", each={"weight": 0.3, "density": 0.5}),
+        TimedRecipe("sce", shared={"select_topk": 0.5}),
+        TimedRecipe("ties", each={"weight": 0.3, "density": 0.5}),
     )
 }

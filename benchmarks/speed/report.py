@@ -9,6 +9,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from benchmarks.page import made_by, pyplot
 from benchmarks.speed.bench import median
 
 __all__ = ["markdown", "plot", "table"]
@@ -28,33 +29,27 @@ REUSED = "†"
 
 def table(results: Mapping[str, Any]) -> Table:
     """Return the results for the terminal."""
-    found = Table(
+    shown = Table(
         title=_title(results),
         caption=_notes(results, private=False),
         box=SIMPLE_HEAD,
         show_edge=False,
         padding=(0, 1, 0, 0),
     )
-    found.add_column(COLUMNS[0], no_wrap=True)
+    shown.add_column(COLUMNS[0], no_wrap=True)
     for name in COLUMNS[1:]:
-        found.add_column(name.replace(" ", "\n", 1), justify="right")
+        shown.add_column(name.replace(" ", "\n", 1), justify="right")
     for row in _rows(results, private=False):
-        found.add_row(*row)
-    return found
+        shown.add_row(*row)
+    return shown
 
 
 def markdown(results: Mapping[str, Any]) -> str:
     """Return the results as a Markdown page that says how it was made."""
-    machine = results["machine"]
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items() if number)
     lines = [
         f"# {_title(results)}",
         "",
-        f"Made by `{results['command']}` on {results['date']}.",
-        "",
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB memory; {machine['system']}, "
-        f"Python {machine['python']}, {versions}. Load before the start: {results['load_before']:.2f}.",
-        "",
+        *made_by(results),
         "| " + " | ".join(COLUMNS) + " |",
         "|---" + "|---:" * (len(COLUMNS) - 1) + "|",
         *("| " + " | ".join(row) + " |" for row in _rows(results)),
@@ -67,11 +62,7 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 def plot(results: Mapping[str, Any], path: Path) -> None:
     """Draw time and memory of both tools, and the floor."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     methods = list(results["methods"])
     tools = [t for t in ("mergekit", "submerge") if any(t in m for m in results["methods"].values())]
     colours = {"mergekit": "#9aa5b1", "submerge": "#1f6feb"}
@@ -113,29 +104,29 @@ def _title(results: Mapping[str, Any]) -> str:
 
 def _rows(results: Mapping[str, Any], private: bool = True) -> list[list[str]]:
     rows = []
-    for method, found in results["methods"].items():
-        ours = _value(found, "submerge", "seconds")
-        theirs = _value(found, "mergekit", "seconds")
-        floor = median(results["floors"][str(found["inputs"])], "seconds_inside")
-        inside = _value(found, "submerge", "seconds_inside")
-        mark = REUSED if found.get("mergekit", {}).get("reused") else ""
+    for method, result in results["methods"].items():
+        ours = _value(result, "submerge", "seconds")
+        theirs = _value(result, "mergekit", "seconds")
+        floor = median(results["floors"][str(result["inputs"])], "seconds_inside")
+        inside = _value(result, "submerge", "seconds_inside")
+        mark = REUSED if result.get("mergekit", {}).get("reused") else ""
         rows.append(
             [
                 method,
-                str(found["inputs"]),
+                str(result["inputs"]),
                 _show(theirs, ".1f") + mark,
                 _show(ours, ".1f" if ours is None or ours >= 10 else ".2f"),
                 "–" if ours is None or theirs is None else f"{theirs / ours:.1f}×",
-                _memory(found, "mergekit", private),
-                _memory(found, "submerge", private),
+                _memory(result, "mergekit", private),
+                _memory(result, "submerge", private),
                 "–" if inside is None or not floor else f"{inside / floor:.2f}",
             ]
         )
     return rows
 
 
-def _memory(found: Mapping[str, Any], tool: str, with_private: bool) -> str:
-    peak, private = (_value(found, tool, key, 1e9) for key in ("peak_bytes", "private_bytes"))
+def _memory(result: Mapping[str, Any], tool: str, with_private: bool) -> str:
+    peak, private = (_value(result, tool, key, 1e9) for key in ("peak_bytes", "private_bytes"))
     if peak is None or private is None or not with_private:
         return _show(peak, ".2f")
     return f"{peak:.2f} ({private:.2f})"
@@ -146,7 +137,7 @@ def _notes(results: Mapping[str, Any], private: bool = True) -> str:
         f"{n} models read {median(floor, 'seconds_inside'):.2f} s"
         for n, floor in sorted(results["floors"].items())
     )
-    reused = any(found.get("mergekit", {}).get("reused") for found in results["methods"].values())
+    reused = any(result.get("mergekit", {}).get("reused") for result in results["methods"].values())
     notes = [
         "Whole processes, one after another, median of "
         f"{results['repeats']} run{'s' if results['repeats'] > 1 else ''}.",
@@ -160,8 +151,8 @@ def _notes(results: Mapping[str, Any], private: bool = True) -> str:
     return " ".join(notes)
 
 
-def _value(found: Mapping[str, Any], tool: str, key: str, unit: float = 1) -> float | None:
-    value = median(found[tool], key) if tool in found else None
+def _value(result: Mapping[str, Any], tool: str, key: str, unit: float = 1) -> float | None:
+    value = median(result[tool], key) if tool in result else None
     return None if value is None else value / unit
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
     from submerge.engine import make_plan as plan
     from submerge.recipe import Recipe, load_recipe
-    from submerge.runtime import load
+    from submerge.serving import load
 
 __all__ = [
     "MergePlan",
@@ -76,7 +76,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(recipe, name)
     if name == "load":
-        from submerge.runtime import load
+        from submerge.serving import load
 
         return load
     if name == "methods":

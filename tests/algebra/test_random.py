@@ -15,25 +15,25 @@ KEYS = st.integers(0, 2**128 - 1)
 
 @given(KEYS, st.integers(0, 2**40), st.lists(st.integers(0, 40), max_size=8))
 def test_pieces_are_the_whole(key: int, start: int, lengths: list[int]) -> None:
-    whole = uniform(key, start, sum(lengths))
+    at_once = uniform(key, start, sum(lengths))
     at = start
     pieces = [torch.empty(0)]
     for length in lengths:
         pieces.append(uniform(key, at, length))
         at += length
-    assert torch.equal(torch.cat(pieces), whole)
+    assert torch.equal(torch.cat(pieces), at_once)
 
 
 @given(KEYS, st.integers(0, 2**40), st.lists(st.integers(0, 40), max_size=8), st.floats(0, 1))
-def test_pieces_of_coins_are_the_whole(key: int, start: int, lengths: list[int], p: float) -> None:
-    whole = bernoulli(key, start, sum(lengths), p)
+def test_pieces_of_bernoulli_draws_are_the_whole(key: int, start: int, lengths: list[int], p: float) -> None:
+    at_once = bernoulli(key, start, sum(lengths), p)
     at = start
     pieces = [torch.empty(0, dtype=torch.uint8)]
     for length in lengths:
         pieces.append(bernoulli(key, at, length, p))
         at += length
-    assert whole.dtype == torch.uint8
-    assert torch.equal(torch.cat(pieces), whole)
+    assert at_once.dtype == torch.uint8
+    assert torch.equal(torch.cat(pieces), at_once)
 
 
 @given(KEYS, st.floats(0, 1), st.floats(0, 1))
@@ -43,7 +43,7 @@ def test_more_is_kept_of_the_same_where_the_probability_is_higher(key: int, p: f
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 0.5, 0.999])
 @pytest.mark.parametrize("more", [1 / 256, 1 / 2048, 2**-14])
-def test_coins_resolve_small_differences_of_probability(p: float, more: float) -> None:
+def test_bernoulli_resolves_small_differences_of_probability(p: float, more: float) -> None:
     n = 1 << 20
     if p + more > 1:
         return
@@ -52,13 +52,13 @@ def test_coins_resolve_small_differences_of_probability(p: float, more: float) -
 
 
 @pytest.mark.parametrize("lag", [1, 2, 3, 4, 8, 32, 4096])
-def test_neighbouring_coins_are_uncorrelated(lag: int) -> None:
+def test_neighbouring_bernoulli_draws_are_uncorrelated(lag: int) -> None:
     n, p = 1 << 20, 0.501
-    tossed = (bernoulli(KEY, 0, n, p).double() - p) / math.sqrt(p * (1 - p))
-    assert abs((tossed[lag:] * tossed[:-lag]).mean().item()) < 5 / math.sqrt(n)
+    draws = (bernoulli(KEY, 0, n, p).double() - p) / math.sqrt(p * (1 - p))
+    assert abs((draws[lag:] * draws[:-lag]).mean().item()) < 5 / math.sqrt(n)
 
 
-def test_coins_of_other_keys_are_unrelated() -> None:
+def test_bernoulli_draws_of_other_keys_are_unrelated() -> None:
     n, p = 1 << 20, 0.3
     ours, theirs = (
         (bernoulli(stream_key(0, "w", t), 0, n, p).double() - p) / math.sqrt(p * (1 - p)) for t in (0, 1)
@@ -69,18 +69,18 @@ def test_coins_of_other_keys_are_unrelated() -> None:
 def test_what_one_byte_leaves_open_is_decided_without_bias() -> None:
     """Probabilities below 1/256 are decided by further bits alone: over positions and over keys."""
     n, p = 1 << 22, 1 / 1024
-    heads = bernoulli(KEY, 0, n, p).sum().item()
-    assert heads == pytest.approx(n * p, abs=5 * math.sqrt(n * p))
+    ones = bernoulli(KEY, 0, n, p).sum().item()
+    assert ones == pytest.approx(n * p, abs=5 * math.sqrt(n * p))
     keys = [stream_key(seed, "w", 0) for seed in range(3000)]
     first = sum(bernoulli(key, 0, 256, 1 / 512).sum().item() for key in keys)
     assert first == pytest.approx(3000 * 256 / 512, abs=5 * math.sqrt(3000 * 256 / 512))
 
 
 @pytest.mark.parametrize("probability", [0.0, 2**-33, 1e-3, 0.3, 0.999, 1 - 2**-33, 1.0])
-def test_coins_fall_as_often_as_they_should(probability: float) -> None:
+def test_ones_are_as_frequent_as_they_should(probability: float) -> None:
     n = 1 << 20
-    heads = bernoulli(KEY, 0, n, probability).double().mean().item()
-    assert heads == pytest.approx(probability, abs=5 * math.sqrt(probability * (1 - probability) / n) + 1e-9)
+    ones = bernoulli(KEY, 0, n, probability).double().mean().item()
+    assert ones == pytest.approx(probability, abs=5 * math.sqrt(probability * (1 - probability) / n) + 1e-9)
 
 
 @given(KEYS, st.integers(0, 2**60))

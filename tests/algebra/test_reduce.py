@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from _support import drive, pieces
-from submerge.algebra import Chunk, ColumnGram, Gram, Reduction, Totals, combine, exact_sum, total
+from submerge.algebra import ColumnGram, Gram, Reduction, Totals, exact_sum
 
 
 def reduced(reduction: Reduction, updates: torch.Tensor, length: int, width: int = 1) -> object:
@@ -76,27 +76,6 @@ def test_exact_sum_rounds_once() -> None:
 def test_exact_sum_of_what_has_no_sum(values: list[float], wanted: float) -> None:
     found = exact_sum([np.array([value]) for value in values])
     np.testing.assert_array_equal(found, [wanted])
-
-
-@given(st.lists(st.floats(-8, 8, width=16), min_size=1, max_size=6))
-def test_combine_and_total_are_weighted_sums(coefficients: list[float]) -> None:
-    u = updates(len(coefficients), 50)
-    assert torch.equal(total(u, torch.empty_like(u[0])), sum(u[1:], start=u[0]))
-    dense = (u.double() * torch.tensor(coefficients).double().unsqueeze(1)).sum(0)
-    torch.testing.assert_close(combine(u.clone(), coefficients).double(), dense, rtol=0, atol=1e-5)
-
-
-def test_combine_wants_a_coefficient_for_each_row() -> None:
-    with pytest.raises(ValueError, match="argument 2"):
-        combine(updates(), [1.0, 2.0])
-
-
-def test_rows_of_a_chunk_are_a_view() -> None:
-    (chunk,) = pieces(updates(2, 12), [(0, 12)], width=4)
-    assert isinstance(chunk, Chunk)
-    assert chunk.rows.shape == (2, 3, 4)
-    chunk.rows[1, 2, 3] = 7
-    assert chunk.updates[1, 11] == 7
 
 
 def test_column_gram_adds_in_the_order_of_the_chunks_whatever_comes_first() -> None:

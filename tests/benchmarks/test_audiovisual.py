@@ -20,26 +20,16 @@ pytest.importorskip("matplotlib")
 
 from benchmarks.replication import __main__ as command
 from benchmarks.replication import cache as store
-from benchmarks.replication.audiovisual import items, probes, senses, specialists
+from benchmarks.replication.audiovisual import items, modalities, probes, specialists
 from benchmarks.replication.audiovisual.encoders import Features
+from benchmarks.replication.audiovisual.steps import STEPS
 from benchmarks.replication.audiovisual.suite import AudioVisual
-from benchmarks.replication.lm import lessons, school, updates, words
-from benchmarks.replication.lm.fit import Tuning
-from benchmarks.replication.lm.streams import TEXT, Batch, Reader
-from benchmarks.replication.lm.streams import Path as Way
+from benchmarks.replication.lm import corpus, pretrain, updates, words
+from benchmarks.replication.lm.streams import TEXT, StreamedLM, StreamUpdates, TokenBatch
 
+from _decoder import PRETRAINING, TUNING
 from _models import quiet_transformers
-
-SCHOOL = school.School(steps=3, soft_steps=2, width=16, layers=1, heads=2, inner=32, batch=4)
-TUNING = Tuning(rank=4, first=2, steps=3, batch=4)
-
-
-@pytest.fixture(scope="module")
-def lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    quiet_transformers()
-    folder = tmp_path_factory.mktemp("school") / "lm"
-    school.teach(SCHOOL, folder, least=0.0)
-    return folder
+from submerge.algebra import Dense, LowRank
 
 
 @pytest.fixture(scope="module")
@@ -74,26 +64,26 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def _numbers(lesson: lessons.Lesson) -> dict[str, int]:
-    pairs = zip(lesson.words, lesson.words[1:], strict=False)
+def _numbers(passage: corpus.Passage) -> dict[str, int]:
+    pairs = zip(passage.words, passage.words[1:], strict=False)
     return {a: words.NUMBERS.index(b) for a, b in pairs if a in words.SLOTS and b in words.NUMBERS}
 
 
-def test_a_lesson_says_what_is_true() -> None:
+def test_a_passage_says_what_is_true() -> None:
     for skill in ("number", "sum", "above", "largest", "both"):
-        for lesson in lessons.exam(skill, 20):
-            held = _numbers(lesson)
-            asked = lesson.words[: lesson.answers[0]]
+        for passage in corpus.skill_passages(skill, 20):
+            facts = _numbers(passage)
+            asked = passage.words[: passage.answers[0]]
             slots = [word for word in asked[len(asked) - asked[::-1].index(".") :] if word in words.SLOTS]
-            values = [held[slot] for slot in slots] or list(held.values())
+            values = [facts[slot] for slot in slots] or list(facts.values())
             right = words.QUESTIONS[skill].answer(values[0], values[-1], 0)
-            assert lesson.words[lesson.answers[0]] == right, " ".join(lesson.words)
+            assert passage.words[passage.answers[0]] == right, " ".join(passage.words)
 
 
-def test_lessons_never_name_a_new_skill() -> None:
+def test_passages_never_name_a_new_skill() -> None:
     draw = np.random.default_rng(0)
     new = {one.name for one in words.NEW}
-    for maker in (lessons.numbers, lessons.restated, lessons.described, lessons.soft):
+    for maker in (corpus.numbers, corpus.restated, corpus.described, corpus.uncertain):
         for _ in range(100):
             assert not new & set(maker(draw).words)
     assert len(set(words.VOCABULARY)) == len(words.VOCABULARY)
@@ -101,8 +91,8 @@ def test_lessons_never_name_a_new_skill() -> None:
 
 def test_a_label_stands_before_its_answer() -> None:
     draw = np.random.default_rng(0)
-    some = [lessons.numbers(draw), lessons.restated(draw), lessons.soft(draw)]
-    ids, labels, evidence = lessons.batch(some)
+    some = [corpus.numbers(draw), corpus.restated(draw), corpus.uncertain(draw)]
+    ids, labels, evidence = corpus.batch(some)
     for row, one in enumerate(some):
         due = labels[row].ge(0).nonzero()[:, 0]
         assert (due + 1).tolist() == one.answers
@@ -113,80 +103,80 @@ def test_a_label_stands_before_its_answer() -> None:
     )
 
 
-def test_an_lm_that_knows_too_little_is_refused(lm: Path) -> None:
+def test_an_lm_that_knows_too_little_is_refused(tiny_lm: Path) -> None:
     with pytest.raises(SystemExit, match="does not know its text"):
-        school.teach(SCHOOL, lm)
-    before = store.read(lm)
-    assert school.teach(SCHOOL, lm, least=0.0) == before, "it is not taught again"
+        pretrain.pretrain(PRETRAINING, tiny_lm)
+    before = store.read(tiny_lm)
+    assert pretrain.pretrain(PRETRAINING, tiny_lm, least=0.0) == before, "it is not trained again"
 
 
-def test_the_lm_is_a_plain_checkpoint(lm: Path) -> None:
+def test_the_lm_is_a_plain_checkpoint(tiny_lm: Path) -> None:
     t = quiet_transformers()
-    tokenizer = t.AutoTokenizer.from_pretrained(lm)
+    tokenizer = t.AutoTokenizer.from_pretrained(tiny_lm)
     ids = tokenizer("<s> image three . number of image ?", return_tensors="pt").input_ids
     assert ids.tolist()[0] == _ids("<s> image three . number of image ?")
-    assert t.AutoModelForCausalLM.from_pretrained(lm)(ids).logits.shape == (1, 8, len(words.VOCABULARY))
+    assert t.AutoModelForCausalLM.from_pretrained(tiny_lm)(ids).logits.shape == (1, 8, len(words.VOCABULARY))
 
 
 def _ids(text: str) -> list[int]:
     return words.ids(text.split())
 
 
-def _updates(model: torch.nn.Module) -> dict[str, updates.Factors]:
-    made = updates.factors(model, 4, 0)
+def _updates(model: torch.nn.Module) -> dict[str, LowRank]:
+    made = updates.new(model, 4, 0)
     for one in made.values():
-        torch.nn.init.normal_(one.b, std=0.1)
+        torch.nn.init.normal_(one.left, std=0.1)
     return made
 
 
-def _batch(stream: int) -> Batch:
+def _batch(stream: int) -> TokenBatch:
     ids = torch.tensor([_ids("<s> image three . number of image ?")] * 2)
     labels = torch.full(ids.shape, -100)
     labels[:, -1] = words.ids(["three"])[0]
-    return Batch(ids, torch.full(ids.shape, stream), labels)
+    return TokenBatch(ids, torch.full(ids.shape, stream), labels)
 
 
-def test_a_saved_adapter_does_in_peft_what_the_stream_does(lm: Path, tmp_path: Path) -> None:
+def test_a_saved_adapter_does_in_peft_what_the_stream_does(tiny_lm: Path, tmp_path: Path) -> None:
     from peft import PeftModel
 
-    model = school.load(lm)
-    reader = Reader(model, {}, [Way(_updates(model), (TEXT,))])
-    folder = updates.save_adapter(reader.paths[0].updates, tmp_path / "a", lm)
+    model = pretrain.load(tiny_lm)
+    streamed = StreamedLM(model, {}, [StreamUpdates(_updates(model), (TEXT,))])
+    folder = updates.save_adapter(streamed.updates[0].updates, tmp_path / "a", tiny_lm)
     with torch.inference_mode():
-        ours, _ = reader.answers(_batch(TEXT))
-        theirs = PeftModel.from_pretrained(school.load(lm), folder)(_batch(TEXT).ids).logits[:, -1]
+        ours, _ = streamed.answers(_batch(TEXT))
+        theirs = PeftModel.from_pretrained(pretrain.load(tiny_lm), folder)(_batch(TEXT).ids).logits[:, -1]
         torch.testing.assert_close(ours, theirs)
-        reader.paths = [Way(updates.dense(folder, model), (TEXT,))]
-        torch.testing.assert_close(reader.answers(_batch(TEXT))[0], ours)
-        reader.paths = []
-        plain, _ = reader.answers(_batch(TEXT))
+        streamed.updates = [StreamUpdates(updates.dense(folder, model), (TEXT,))]
+        torch.testing.assert_close(streamed.answers(_batch(TEXT))[0], ours)
+        streamed.updates = []
+        plain, _ = streamed.answers(_batch(TEXT))
         assert not torch.allclose(plain, ours)
-        reader.paths = [Way(_updates(model), (TEXT,))]
-        torch.testing.assert_close(reader.answers(_batch(1))[0], plain, msg="another stream goes without")
+        streamed.updates = [StreamUpdates(_updates(model), (TEXT,))]
+        torch.testing.assert_close(streamed.answers(_batch(1))[0], plain, msg="another stream goes without")
 
 
-def test_every_token_takes_the_update_of_its_stream(lm: Path) -> None:
-    model = school.load(lm)
-    one, two = _updates(model), {name: 2 * (u.b @ u.a) for name, u in _updates(model).items()}
-    reader = Reader(model, {}, [Way(one, (TEXT,)), Way(two, (1, 2))])
+def test_every_token_takes_the_update_of_its_stream(tiny_lm: Path) -> None:
+    model = pretrain.load(tiny_lm)
+    one, two = _updates(model), {name: Dense(2 * one.dense()) for name, one in _updates(model).items()}
+    streamed = StreamedLM(model, {}, [StreamUpdates(one, (TEXT,)), StreamUpdates(two, (1, 2))])
     seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     name, module = next(updates.linears(model))
     module.register_forward_hook(lambda _, args, out: seen.update({name: (args[0], out)}))
     ids = torch.tensor([_ids("<s> image three .")])
     kinds = torch.tensor([[0, 1, 2, 0]])
     with torch.inference_mode():
-        reader.hidden(Batch(ids, kinds, torch.full(ids.shape, -100)))
+        streamed.hidden(TokenBatch(ids, kinds, torch.full(ids.shape, -100)))
         x, out = seen[name]
         change = out - x @ module.weight.T
-        torch.testing.assert_close(change[0, [0, 3]], x[0, [0, 3]] @ (one[name].b @ one[name].a).T)
-        torch.testing.assert_close(change[0, [1, 2]], x[0, [1, 2]] @ two[name].T)
+        torch.testing.assert_close(change[0, [0, 3]], x[0, [0, 3]] @ one[name].dense().T)
+        torch.testing.assert_close(change[0, [1, 2]], x[0, [1, 2]] @ two[name].matrix.T)
 
 
 def test_soft_tokens_stand_where_the_word_stood(features: dict[str, dict[str, Features]]) -> None:
-    pool = items.Pool({slot: some["test"] for slot, some in features.items()})
+    pool = items.InputPool({slot: some["test"] for slot, some in features.items()})
     draw = np.random.default_rng(0)
     item = items.draw(pool, ["sum"], ["audio", "image"], draw, noisy=True)
-    told = replace(item, held=(item.held[0], items.Held("note", 3)))
+    told = replace(item, slots=(item.slots[0], items.SlotValue("note", 3)))
     found = items.batch([item, told], pool.features)
     first = "<s> image <soft> <soft> . audio <soft> <soft> . sum of audio and image ?"
     assert found.ids[0].tolist() == _ids(first)
@@ -201,13 +191,13 @@ def test_soft_tokens_stand_where_the_word_stood(features: dict[str, dict[str, Fe
     assert set(deaf.soft) == {"image"}
     audio = found.soft["audio"]
     assert (audio.rows.tolist(), audio.places.tolist()) == ([0, 1], [6, 2])
-    row = item.held[0].row
+    row = item.slots[0].row
     assert torch.equal(audio.features[0], pool.features["audio"].noisy[row])
-    assert pool.features["audio"].digits[row] == item.held[0].value
+    assert pool.features["audio"].digits[row] == item.slots[0].value
 
 
 def test_probes_are_fixed_and_cover_all_subsets(features: dict[str, dict[str, Features]]) -> None:
-    pool = items.Pool({slot: some["test"] for slot, some in features.items()})
+    pool = items.InputPool({slot: some["test"] for slot, some in features.items()})
     for probe in probes.PROBES:
         assert probe.items(pool, 5, "test") == probe.items(pool, 5, "test")
     shown = {tuple(sorted(set(probe.slots) & set(items.STREAMS))) for probe in probes.PROBES}
@@ -218,31 +208,35 @@ def test_probes_are_fixed_and_cover_all_subsets(features: dict[str, dict[str, Fe
     assert "mean" not in probes.groups({"own image": 1.0})
 
 
-def test_training_is_repeatable(lm: Path, features: dict[str, dict[str, Features]], tmp_path: Path) -> None:
+def test_training_is_repeatable(
+    tiny_lm: Path, features: dict[str, dict[str, Features]], tmp_path: Path
+) -> None:
     files = []
     for name in ("a", "b"):
         folder = tmp_path / name
-        specialists.train(lm, features, folder, ["image"], "decoupled", 0, TUNING)
+        specialists.train(tiny_lm, features, folder, ["image"], "decoupled", 0, TUNING)
         files.append([file.read_bytes() for file in sorted(folder.rglob("*.safetensors"))])
     assert files[0] == files[1]
     assert len(files[0]) == 3, "language LoRA, modality LoRA, projector"
 
 
-def test_points_know_no_order_and_sounds_no_loudness() -> None:
-    cloud, x = senses.SENSES[2].encoder(), torch.randn(3, 64, 2)
+def test_points_have_no_order_and_sounds_no_loudness() -> None:
+    cloud, x = modalities.MODALITIES[2].encoder(), torch.randn(3, 64, 2)
     torch.testing.assert_close(cloud(x), cloud(x.flip(1)))
     image = np.zeros((28, 28), np.uint8)
     image[3:6, 20] = 255
-    found = (senses.points(image, 0) + 1) * 14
+    found = (modalities.points(image, 0) + 1) * 14
     assert found.shape == (64, 2)
     assert ((found >= [3, 20]) & (found < [6, 21])).all()
     quiet = np.zeros(9000, np.int16)
     quiet[6000:] = np.random.default_rng(0).integers(-999, 999, 3000)
-    assert senses.log_mel(quiet).shape == (32, 32)
-    assert senses.log_mel(quiet)[:, -4:].min() > senses.log_mel(np.zeros(9, np.int16)).max(), "the loud end"
+    assert modalities.log_mel(quiet).shape == (32, 32)
+    assert modalities.log_mel(quiet)[:, -4:].min() > modalities.log_mel(np.zeros(9, np.int16)).max(), (
+        "the loud end"
+    )
 
 
-def test_senses_come_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modalities_come_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     image = pytest.importorskip("PIL.Image")
     draw, asked = np.random.default_rng(0), []
 
@@ -260,28 +254,37 @@ def test_senses_come_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     shapes = {"image": (1, 28, 28), "audio": (1, 32, 32), "points": (64, 2)}
-    for sense in senses.SENSES:
-        found = senses.parts(sense, None)
+    for modality in modalities.MODALITIES:
+        found = modalities.parts(modality, None)
         assert {name: len(one.digits) for name, one in found.items()} == {
             "train": 20,
             "validation": 10,
             "test": 20,
         }
-        assert found["train"].inputs.shape[1:] == shapes[sense.slot]
+        assert found["train"].inputs.shape[1:] == shapes[modality.slot]
         assert found["train"].inputs.mean().abs() < 1e-6
         assert found["test"].digits.tolist() == [i % 10 for i in range(20)]
-    assert asked == [sense.hub.repo for sense in senses.SENSES]
+    assert asked == [modality.hub.repo for modality in modalities.MODALITIES]
     with pytest.raises(SystemExit, match="44100 samples a second, not 8000"):
-        senses.SENSES[1].cell({"array": [0.0], "sampling_rate": 44100})
+        modalities.MODALITIES[1].cell({"array": [0.0], "sampling_rate": 44100})
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_process")
 def test_a_whole_run(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     suite = AudioVisual(
-        school=SCHOOL, tuning=TUNING, validation=4, test=6, grid=(0.3, 1.0), epochs=1, most=300, least=0.0
+        pretraining=PRETRAINING,
+        tuning=TUNING,
+        validation=4,
+        test=6,
+        grid=(0.3, 1.0),
+        epochs=1,
+        most=300,
+        least=0.0,
     )
-    monkeypatch.setattr(command, "OTHERS", {"audio-visual": suite})
+    monkeypatch.setattr(command, "OTHERS", {"audio-visual": (suite, STEPS)})
     monkeypatch.setenv("SUBMERGE_DATA", str(data))
     arguments = ["--seeds", "1", "--jobs", "1", "--cache", str(tmp_path), "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match="nothing to report"):
@@ -289,7 +292,8 @@ def test_a_whole_run(
     with pytest.raises(SystemExit, match="not trained yet"):
         command.main(["merge", "audio-visual", *arguments])
     asked = [*arguments, "--methods", "ties,ssam_12"]
-    assert command.main(["all", "audio-visual", *asked, "--kinds", "naive"]) == 0
+    for step in ("train", "merge"):
+        assert command.main([step, "audio-visual", *asked, "--kinds", "naive"]) == 0
     assert not (tmp_path / "audio-visual" / "seed0" / "decoupled").exists()
     assert command.main(["all", "audio-visual", *asked]) == 0
     results = json.loads((tmp_path / "out" / "replication-audio-visual.json").read_text())
@@ -305,7 +309,8 @@ def test_a_whole_run(
     recipe = tmp_path / "audio-visual" / "seed0" / "decoupled-results" / "ties" / "recipe.yaml"
     assert recipe.read_text().startswith("merge_method: ties")
     monkeypatch.setattr(specialists, "fit", lambda *_: pytest.fail("it was trained again"))
-    assert command.main(["all", "audio-visual", *asked]) == 0
+    for step in ("train", "merge"):
+        assert command.main([step, "audio-visual", *asked]) == 0
 
 
 def test_options(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,15 +16,14 @@ pytest.importorskip("matplotlib")
 
 from benchmarks.replication import __main__ as command
 from benchmarks.replication import cache as store
-from benchmarks.replication.continual import encoder, learn, merge, tasks
+from benchmarks.replication.continual import encoder, merge, specialists, tasks
+from benchmarks.replication.continual.steps import STEPS
 from benchmarks.replication.continual.suite import ORDERS, Continual
-from benchmarks.replication.lm import school, words
+from benchmarks.replication.lm import words
 from benchmarks.replication.lm.fit import Tuning
 
-from _models import quiet_transformers
+from _decoder import PRETRAINING, TUNING
 
-SCHOOL = school.School(steps=3, soft_steps=2, width=16, layers=1, heads=2, inner=32, batch=4)
-TUNING = Tuning(rank=4, first=2, steps=3, batch=4)
 SIZES = {"train": 40, "validation": 6, "test": 8}
 
 
@@ -73,7 +72,7 @@ def test_images_of_all_sizes_become_one() -> None:
 
 
 def test_no_image_of_the_validation_is_trained_on(data: Path) -> None:
-    found = tasks.parts(tasks.TASKS[2], data, 40, 6, 8)
+    found = tasks.parts(tasks.TASKS[2], data, SIZES)
     assert [len(one.asked) for one in found.values()][1:] == [6, 8]
     shown = [{row.numpy().tobytes() for row in found[part].images} for part in ("train", "validation")]
     assert not shown[0] & shown[1]
@@ -97,7 +96,10 @@ def test_final_accuracy_and_forgetting() -> None:
 
 def test_rules_for_projectors() -> None:
     torch.manual_seed(0)
-    some, x = [learn.Projector(8) for _ in range(3)], torch.randn(2, encoder.PATCHES, encoder.CHANNELS)
+    some, x = (
+        [specialists.PatchProjector(8) for _ in range(3)],
+        torch.randn(2, encoder.PATCHES, encoder.CHANNELS),
+    )
     with torch.inference_mode():
         assert torch.equal(merge.RULES["own"](some, 1)(x), some[1](x))
         same = merge.RULES["average"]([some[0]] * 3, 0)
@@ -105,25 +107,25 @@ def test_rules_for_projectors() -> None:
         assert not torch.allclose(merge.RULES["average"](some, 0)(x), some[0](x))
 
 
-def test_training_goes_on_from_a_folder(data: Path, tmp_path: Path) -> None:
-    quiet_transformers()
-    school.teach(SCHOOL, tmp_path / "lm", least=0.0)
-    encoder.teach(data, tmp_path / "encoder", 3)
-    encoder.look(tasks.TASKS[0], data, tmp_path / "encoder", tmp_path / "mnist", SIZES)
-    view = encoder.load(tmp_path / "mnist")
-    assert view["test"].features.shape == (8, encoder.PATCHES, encoder.CHANNELS)
-    first, train = tmp_path / "first", {"mnist": view["train"]}
-    learn.learn(tmp_path / "lm", train, first, TUNING, 0)
+def test_training_goes_on_from_a_folder(data: Path, tiny_lm: Path, tmp_path: Path) -> None:
+    encoder.pretrain(data, tmp_path / "encoder", 3)
+    encoder.encode(tasks.TASKS[0], data, tmp_path / "encoder", tmp_path / "mnist", SIZES)
+    parts = encoder.load(tmp_path / "mnist")
+    assert parts["test"].features.shape == (8, encoder.PATCHES, encoder.CHANNELS)
+    first, train = tmp_path / "first", {"mnist": parts["train"]}
+    specialists.train(tiny_lm, train, first, TUNING, 0)
     none = Tuning(rank=4, first=2, steps=1, rate=0.0, batch=4)
-    learn.learn(tmp_path / "lm", train, tmp_path / "second", none, 0, first)
+    specialists.train(tiny_lm, train, tmp_path / "second", none, 0, first)
     for file in ("projector.safetensors", "language/adapter_model.safetensors"):
         assert (first / file).read_bytes() == (tmp_path / "second" / file).read_bytes(), "a rate of zero"
     assert store.read(tmp_path / "second")["config"]["start"]["tasks"] == ["mnist"]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_process")
 def test_a_whole_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = Continual(
-        school=SCHOOL,
+        pretraining=PRETRAINING,
         tuning=TUNING,
         orders=(("mnist", "fashion", "easy-vqa"),),
         validation=6,
@@ -132,7 +134,7 @@ def test_a_whole_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         grid=(0.3, 1.0),
         least=0.0,
     )
-    monkeypatch.setattr(command, "OTHERS", {"continual-6": suite})
+    monkeypatch.setattr(command, "OTHERS", {"continual-6": (suite, STEPS)})
     monkeypatch.setenv("SUBMERGE_DATA", str(data))
     arguments = ["--seeds", "1", "--jobs", "1", "--cache", str(tmp_path), "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match="not trained yet"):
@@ -153,5 +155,6 @@ def test_a_whole_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert str(tmp_path) not in json.dumps(results), "no path of this machine"
     assert "own projector" in (tmp_path / "out" / "replication-continual-6.md").read_text()
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
-    monkeypatch.setattr(learn, "fit", lambda *_: pytest.fail("it was trained again"))
-    assert command.main(["all", "continual-6", *asked]) == 0
+    monkeypatch.setattr(specialists, "fit", lambda *_: pytest.fail("it was trained again"))
+    for step in ("train", "merge"):
+        assert command.main([step, "continual-6", *asked]) == 0

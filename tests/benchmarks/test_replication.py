@@ -20,21 +20,25 @@ pytest.importorskip("matplotlib")
 
 from benchmarks.replication import __main__ as command
 from benchmarks.replication import cache as store
-from benchmarks.replication import methods, page, plots, report, splits, steps, text, train
+from benchmarks.replication import jobs, methods, plots, report, splits, steps, text, train
+from benchmarks.replication.bench import MergeOptions
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.ceilings import factors, lda, route
 from benchmarks.replication.heads import Head, logits, loss, predict, score, shots
-from benchmarks.replication.merge import Bench, Plan
+from benchmarks.replication.merge import SuiteBench
 from benchmarks.replication.routing.measure import Servers
 from benchmarks.replication.routing.rows import ROWS
 from benchmarks.replication.routing.smile import Smile
+from benchmarks.replication.rows import CLASSES, SCORE, HubSet, Rows, SuiteTask, seed_of
 from benchmarks.replication.scores import summary
 from benchmarks.replication.sentences import Sentences
-from benchmarks.replication.suite import CLASSES, SCORE, Base, HubSet, Rows, Suite, Task, Training, seed_of
+from benchmarks.replication.specialists import Specialists
+from benchmarks.replication.suite import Base, Suite, Training
 from benchmarks.replication.tune import tune
 
 import submerge
 from _models import quiet_transformers
+from benchmarks import page
 from submerge.methods import METHODS
 
 WORDS = [f"w{i}" for i in range(24)]
@@ -82,8 +86,8 @@ def _write_base(folder: Path) -> None:
 
 
 KNOWN = {
-    "colours": Task("colours", _colours, NOWHERE),
-    "overlap": Task("overlap", _overlap, NOWHERE, SCORE),
+    "colours": SuiteTask("colours", _colours, NOWHERE),
+    "overlap": SuiteTask("overlap", _overlap, NOWHERE, SCORE),
 }
 SUITE = Suite(
     name="tiny",
@@ -133,7 +137,7 @@ def test_splits_are_fixed_and_apart(made: dict[str, splits.Split]) -> None:
 
 
 def test_classes_may_be_called_anything() -> None:
-    task = Task("any", _colours, NOWHERE)
+    task = SuiteTask("any", _colours, NOWHERE)
     for labels in (["good", "bad", "ugly"], [7, -2, 40], [True, False, True]):
         rows: Rows = [(f"text {i}", None, labels[i % 3]) for i in range(30)]
         found = splits.split(task, rows, [("test", None, labels[0])], SUITE)
@@ -160,7 +164,7 @@ def test_classes_may_be_called_anything() -> None:
 def test_labels_that_are_none_are_told(kind: str, labels: list[Any], message: str) -> None:
     rows: Rows = [(f"text {i}", None, label) for i, label in enumerate(labels)]
     with pytest.raises(SystemExit) as error:
-        splits.split(Task("mine", _colours, NOWHERE, kind), rows[:3], rows[3:], SUITE)
+        splits.split(SuiteTask("mine", _colours, NOWHERE, kind), rows[:3], rows[3:], SUITE)
     assert message in str(error.value)
     assert str(error.value).startswith("mine: ")
 
@@ -168,7 +172,7 @@ def test_labels_that_are_none_are_told(kind: str, labels: list[Any], message: st
 OWN = """
 from pathlib import Path
 from benchmarks.replication.sentences import Sentences
-from benchmarks.replication.suite import Base, Suite, Task, Training
+from benchmarks.replication.suite import Base, Suite, SuiteTask, Training
 import json
 from transformers import BertConfig, BertModel, BertTokenizer
 
@@ -192,7 +196,7 @@ def second(root):
 
 MINE = Suite(
     name="mine",
-    known={"first": Task("first", first), "second": Task("second", second)},
+    known={"first": SuiteTask("first", first), "second": SuiteTask("second", second)},
     tasks=("first", "second"),
     trainings={"full": Training(steps=4, rate=2e-3, batch=8)},
     base=Base(_write_base), domain=Sentences(), validation=10, test=10, shots=2, generic=5, seeds=1,
@@ -221,9 +225,9 @@ def test_a_suite_of_ones_own(
     assert command.main(["train", own, *more]) == 0
     shown = capsys.readouterr().err
     assert "full seed 0 second: 3 of 4 steps, loss" in shown
-    suite = command._options(["train", "my_tasks:MINE"]).found
+    suite = command._options(["train", "my_tasks:MINE"]).named
     place = Cache(tmp_path / "cache", "mine")
-    found = Servers(suite, place, splits.load(suite, None), "full", 0).run(ROWS[-1])
+    found = Servers(Specialists(suite, place, splits.load(suite, None), "full", 0)).run(ROWS[-1])
     assert found["test"].keys() == {"first", "second"}
     assert pickle.loads(pickle.dumps(suite)) == suite, "as processes that are started anew get it"
     for wrong, message in (
@@ -241,7 +245,7 @@ def test_a_suite_of_ones_own(
 def test_a_class_that_is_not_left_for_training_is_told() -> None:
     rows: Rows = [(f"text {i % 4}", None, "b" if i % 4 else "a") for i in range(40)]
     with pytest.raises(SystemExit, match="of 3 different rows none of the classes"):
-        splits.split(Task("mine", _colours), rows, [("text 0", None, "a")], SUITE)
+        splits.split(SuiteTask("mine", _colours), rows, [("text 0", None, "a")], SUITE)
 
 
 def test_a_small_pool_keeps_two_thirds_for_training() -> None:
@@ -366,8 +370,8 @@ def test_a_whole_run(
     cache: Cache, made: dict[str, splits.Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for kind, names, screen in (("full", ["linear", "tsv_m"], 10), ("lora", ["ties", "cat"], 0)):
-        plan = Plan(grid=(0.3, 1.0), screen=screen, costs=False, peers=True)
-        bench = Bench(SUITE, cache, made, kind, 0, plan)
+        options = MergeOptions(grid=(0.3, 1.0), screen=screen, costs=False, peers=True)
+        bench = SuiteBench(Specialists(SUITE, cache, made, kind, 0), options)
         rows = [replace(row, mergekit=False) for row in methods.rows(kind, names)]
         found = {row.name: bench.run(row) for row in rows}
         assert {row.name: bench.run(row) for row in rows} == found, "the second time from the cache"
@@ -442,7 +446,7 @@ def test_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_jobs_run_in_processes_of_their_own() -> None:
     with pytest.raises(ZeroDivisionError):
-        steps.run_all(divmod, [(1, 1), (1, 0)], at_once=2)
+        jobs.run_all(divmod, [(1, 1), (1, 0)], at_once=2)
     assert "__main__" not in steps._train_one.__module__, "such a process could not find it"
 
 
@@ -505,7 +509,7 @@ def test_smile_of_one_task_is_its_fine_tune() -> None:
 
 @pytest.mark.parametrize("name", ["fixed", "smile", "several", "form", "group", "one", "lda"])
 def test_every_way_is_scored(name: str, cache: Cache, made: dict[str, splits.Split]) -> None:
-    found = Servers(SUITE, cache, made, "full", 0).run(NAMES[name])
+    found = Servers(Specialists(SUITE, cache, made, "full", 0)).run(NAMES[name])
     for part in ("validation", "test"):
         assert set(found[part]) == set(made)
         assert all(0 <= share <= 1 for share in found[f"routed {part}"].values())
@@ -515,23 +519,23 @@ def test_every_way_is_scored(name: str, cache: Cache, made: dict[str, splits.Spl
 def test_a_row_that_runs_one_task_is_what_the_model_answers(
     name: str, cache: Cache, made: dict[str, splits.Split]
 ) -> None:
-    row, servers = NAMES[name], Servers(SUITE, cache, made, "full", 0)
+    row, servers = NAMES[name], Servers(Specialists(SUITE, cache, made, "full", 0))
     found = servers.run(row)
     model = submerge.load(servers.merged(row), features=True, **row.settings)
     for task in made:
         items = servers.scorer.items["test"][task]
         batch = items.batch(range(len(items)))
         prior = None
-        if row.heard:
+        if row.head_evidence:
             base = SUITE.domain.load(cache.base, cache.base)
             features = SUITE.domain.means(base(**batch).last_hidden_state, batch)
-            said = [logits(servers.scorer.heads[one], features).exp().sum(-1).log() for one in made]
+            said = [logits(servers.heads[one], features).exp().sum(-1).log() for one in made]
             known = [i for i, one in enumerate(made) if made[one].kind == CLASSES]
             mean = torch.stack([said[i] for i in known]).mean(0)
             prior = torch.stack([one if i in known else mean for i, one in enumerate(said)], 1)
         out = model(**batch, group=[i // row.group for i in range(len(items))], prior=prior)
         right = torch.tensor([one == task for one in out.tasks])
-        told = predict(servers.scorer.heads[task], SUITE.domain.means(out.last_hidden_state, batch))
+        told = predict(servers.heads[task], SUITE.domain.means(out.last_hidden_state, batch))
         wrong = torch.full_like(told, 0.5 if told.is_floating_point() else -1)
         wanted = servers.scorer.of(torch.where(right, told, wrong), "test", task)
         assert found["test"][task] == pytest.approx(wanted, abs=1e-6)

@@ -21,7 +21,7 @@ def test_heads_that_are_heard_choose_as_the_bench_does(kind: str, grouped: bool,
     """Trained tasks, whose heads are layers of transformers: of classes, and with text one of a number."""
     served = make(kind, tmp_path)
     row = next(row for row in ROWS if row.name == ("group" if grouped else "default"))
-    assert row.heard
+    assert row.head_evidence
     folder = served.merged("default")
     shipped = submerge.load(folder, **row.settings)
     bench = submerge.load(folder, features=True, **row.settings)

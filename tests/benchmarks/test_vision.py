@@ -17,14 +17,16 @@ pytest.importorskip("psutil")
 from benchmarks.replication import cache as store
 from benchmarks.replication import splits, train
 from benchmarks.replication.admit import Candidate, admission, markdown
+from benchmarks.replication.bench import MergeOptions
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.heads import Head, loss, predict, score, shots
-from benchmarks.replication.merge import Bench, Plan
+from benchmarks.replication.merge import SuiteBench
 from benchmarks.replication.methods import rows as merges
 from benchmarks.replication.routing.measure import Servers
-from benchmarks.replication.routing.measure import folder as result
 from benchmarks.replication.routing.rows import ROWS
-from benchmarks.replication.suite import CLASSES, DENSE, SCORE, Base, HubSet, Rows, Suite, Task, Training
+from benchmarks.replication.rows import CLASSES, DENSE, SCORE, HubSet, Rows, SuiteTask
+from benchmarks.replication.specialists import Specialists
+from benchmarks.replication.suite import Base, Suite, Training
 from benchmarks.replication.vision import base as base_of
 from benchmarks.replication.vision import suites
 from benchmarks.replication.vision.base import Pretraining, pretrain
@@ -61,7 +63,7 @@ def _read(_: Path, kind: str) -> tuple[Rows, Rows]:
 
 
 KNOWN = {
-    kind: Task(kind, lambda root, kind=kind: _read(root, kind), None, kind)
+    kind: SuiteTask(kind, lambda root, kind=kind: _read(root, kind), None, kind)
     for kind in (CLASSES, SCORE, DENSE)
 }
 WHOLE = Suite(
@@ -264,10 +266,10 @@ def test_training_moves_what_it_should(cache: Cache) -> None:
 
 
 def test_a_whole_run(cache: Cache, made: dict[str, splits.Split]) -> None:
-    some = {task: made[task] for task in PART.tasks}
+    parts = {task: made[task] for task in PART.tasks}
     for kind, name in (("full", "tsv_m"), ("lora", "ties")):
-        plan = Plan(grid=(0.3, 1.0), screen=0, costs=False, peers=False)
-        bench = Bench(PART, cache, some, kind, 0, plan)
+        options = MergeOptions(grid=(0.3, 1.0), screen=0, costs=False, peers=False)
+        bench = SuiteBench(Specialists(PART, cache, parts, kind, 0), options)
         found = bench.run(merges(kind, [name])[0])
         assert set(found["test"]) == set(PART.tasks)
         assert all(-1 <= value <= 1 for value in found["test"].values())
@@ -275,28 +277,28 @@ def test_a_whole_run(cache: Cache, made: dict[str, splits.Split]) -> None:
 
 
 def test_masks_are_served_where_no_heads_compete(cache: Cache, made: dict[str, splits.Split]) -> None:
-    whole = Cache(cache.root.parent, *WHOLE.places)
-    for kind, told in (("full", "residual"), ("lora", "leading")):
-        servers = Servers(WHOLE, whole, made, kind, 0)
-        some = [row for row in ROWS if row.name in ("fixed", "paper", "default", "lda")]
-        servers.everything(some)
-        assert sorted(path.name for path in result(whole, 0, kind, "").iterdir()) == [
+    home = Cache(cache.root.parent, *WHOLE.places)
+    for kind, score_name in (("full", "residual"), ("lora", "leading")):
+        servers = Servers(Specialists(WHOLE, home, made, kind, 0))
+        rows_ = [row for row in ROWS if row.name in ("fixed", "paper", "default", "lda")]
+        servers.everything(rows_)
+        assert sorted(path.name for path in home.served(0, kind, "").iterdir()) == [
             "default",
             "lda",
             "merged",
         ]
-        found = store.read(result(whole, 0, kind, "default"))
+        found = store.read(home.served(0, kind, "default"))
         assert found is not None
         assert set(found["test"]) == set(WHOLE.tasks)
-        model = submerge.load(servers.merged(some[0]), features=True)
-        assert model.router.settings["score"] == told
+        model = submerge.load(servers.merged(rows_[0]), features=True)
+        assert model.router.settings["score"] == score_name
 
 
 def test_admission(cache: Cache, made: dict[str, splits.Split]) -> None:
     assert Candidate("a", 0.5, 0.9).admitted
     assert not Candidate("a", 0.8, 0.9).admitted, "too much of it"
     assert not Candidate("a", 0.1, 0.19).admitted, "too few points"
-    found = admission(WHOLE, cache, made, "full", 0)
+    found = admission(Specialists(WHOLE, cache, made, "full", 0))
     assert {one.task for one in found} == set(WHOLE.tasks)
     assert "| a | 0.500 | 0.900 | 56% | +40.0 | yes |" in markdown(
         WHOLE, {"full": [Candidate("a", 0.5, 0.9)]}

@@ -501,7 +501,7 @@ def test_a_bug_is_told_in_one_line(recipe: Path, tmp_path: Path, monkeypatch: py
     def broken(*_: object) -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr("submerge.engine.plan._plan.plan_tensors", broken)
+    monkeypatch.setattr("submerge.engine.plan._make_plan.plan_tensors", broken)
     result = merge(recipe, tmp_path / "out")
     assert result.code == 1
     assert result.err.startswith("error: ZeroDivisionError: oh — this is a bug in submerge")

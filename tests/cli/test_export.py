@@ -173,7 +173,7 @@ def test_tasks_with_heads(kind: str, tmp_path: Path) -> None:
     outcome = loaded_base.load_adapter(str(out / "second"), adapter_name="second")
     assert not outcome.unexpected_keys
     tasks, ours = example(out).Tasks(out), submerge.load(served, routing_layers="1", head_evidence="none")
-    assert tasks.router.told["part"] == HEADED[kind][3]
+    assert tasks.router.settings["part"] == HEADED[kind][3]
     inputs = image_inputs(1, 5) if kind == "vit" else text_inputs(1, 5)
     for name, count in zip(NAMES, LABELS, strict=True):
         tasks.use(name)

@@ -1,31 +1,20 @@
 """Adapters on the Hub, whose configuration names a base on the Hub."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from _adapters import make_tuned, same_state
-from _hub_server import Hub, serving
+from _hub_server import Hub, run, serving
 from _models import read
 
 WEIGHTS = "adapter_model.safetensors"
 
 
-def submerge(hub: Hub, folder: Path, *arguments: str, **environment: str) -> str:
-    settings = {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(folder / "cache"), "HF_HUB_DISABLE_XET": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "submerge", *arguments],
-        cwd=folder,
-        env=os.environ | {"NO_PROXY": "*", "no_proxy": "*"} | settings | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def submerge(hub: Hub, folder: Path, *argv: str, **environment: str) -> str:
+    """Return what the command prints, which must not fail."""
+    result = run(hub, folder, *argv, **environment)
+    assert result.code == 0, result.err
+    return result.out
 
 
 def test_an_adapter_and_its_base_are_fetched(tmp_path: Path) -> None:

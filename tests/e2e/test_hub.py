@@ -1,9 +1,6 @@
 """Models on the Hub, from a server in small: what is fetched, when, and what comes out."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from _hub_server import COMMIT, Hub, serving
+from _hub_server import COMMIT, Hub, run, serving
 
 WEIGHTS = "model.safetensors"
 
@@ -35,19 +32,6 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
         yield found
 
 
-def submerge(hub: Hub, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    settings = {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(folder / "cache"), "HF_HUB_DISABLE_XET": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "submerge", *arguments],
-        cwd=folder,
-        env=os.environ | {"NO_PROXY": "*", "no_proxy": "*"} | settings | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 def recipe(folder: Path, prefix: str, *models: str) -> str:
     lines = ["merge_method: task_arithmetic", f"base_model: {prefix}base", "models:"]
     lines += [f"  - {{model: {prefix}{name}, parameters: {{weight: 0.5}}}}" for name in models]
@@ -58,40 +42,40 @@ def recipe(folder: Path, prefix: str, *models: str) -> str:
 
 def test_a_hub_model_is_planned_by_its_header_and_fetched_for_the_merge(hub: Hub, tmp_path: Path) -> None:
     written = recipe(tmp_path, "org/", "one", "two")
-    planned = submerge(hub, tmp_path, "plan", written, "--json")
-    assert planned.returncode == 0, planned.stderr
-    plan = json.loads(planned.stdout)
+    planned = run(hub, tmp_path, "plan", written, "--json")
+    assert planned.code == 0, planned.err
+    plan = json.loads(planned.out)
     assert plan["reads"] == 3 * 3 * 40 * 3000 * 4
     assert [found["revision"] for found in plan["models"]] == [COMMIT] * 3
     assert hub.whole(WEIGHTS) == 0
 
-    merged = submerge(hub, tmp_path, "merge", written, "-o", "merged", "-q")
-    assert merged.returncode == 0, merged.stderr
+    merged = run(hub, tmp_path, "merge", written, "-o", "merged", "-q")
+    assert merged.code == 0, merged.err
     assert hub.whole(WEIGHTS) == 3
     local = recipe(tmp_path, "./", "one", "two")
-    assert submerge(hub, tmp_path, "merge", local, "-o", "local", "-q").returncode == 0
+    assert run(hub, tmp_path, "merge", local, "-o", "local", "-q").code == 0
     assert (tmp_path / "merged" / WEIGHTS).read_bytes() == (tmp_path / "local" / WEIGHTS).read_bytes()
     manifest = json.loads((tmp_path / "merged" / "submerge.json").read_text())
     assert [found["revision"] for found in manifest["models"]] == [COMMIT] * 3
 
     hub.asked.clear()
-    again = submerge(hub, tmp_path, "plan", written, "--json", HF_HUB_OFFLINE="1")
-    assert again.returncode == 0, again.stderr
+    again = run(hub, tmp_path, "plan", written, "--json", HF_HUB_OFFLINE="1")
+    assert again.code == 0, again.err
     assert not hub.asked
 
 
 def test_what_cannot_be_merged_is_refused_before_weights_are_fetched(hub: Hub, tmp_path: Path) -> None:
-    refused = submerge(hub, tmp_path, "merge", recipe(tmp_path, "org/", "one", "odd"), "-o", "merged")
-    assert refused.returncode == 2
-    assert "shapes differ" in refused.stderr
-    assert "org/odd" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    refused = run(hub, tmp_path, "merge", recipe(tmp_path, "org/", "one", "odd"), "-o", "merged")
+    assert refused.code == 2
+    assert "shapes differ" in refused.err
+    assert "org/odd" in refused.err
+    assert "Traceback" not in refused.err
     assert hub.whole(WEIGHTS) == 0
     assert not (tmp_path / "merged").exists()
 
 
 def test_an_unknown_repository_is_told_by_name(hub: Hub, tmp_path: Path) -> None:
-    refused = submerge(hub, tmp_path, "plan", recipe(tmp_path, "org/", "one", "nobody"))
-    assert refused.returncode == 2
-    assert "org/nobody" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    refused = run(hub, tmp_path, "plan", recipe(tmp_path, "org/", "one", "nobody"))
+    assert refused.code == 2
+    assert "org/nobody" in refused.err
+    assert "Traceback" not in refused.err

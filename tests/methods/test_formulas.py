@@ -29,7 +29,7 @@ def test_method_is_its_formula(case: Case, dtype: torch.dtype) -> None:
     merged, wanted = case.merge(base, models), expected(case, base, models)
     assert list(merged) == list(base)
     share = TOLERANCE[dtype]
-    if METHODS[case.method].keeps:  # a bank, whose factors are float32
+    if METHODS[case.method].gate:  # a bank, whose factors are float32
         share = max(share, TOLERANCE[torch.float32])
     for key, value in merged.items():
         assert (value.dtype, value.shape) == (dtype, SHAPES[key])

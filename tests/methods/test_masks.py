@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from _support import State, kept
+from _support import State, random_mask
 from submerge.algebra import stream_key
 from submerge.engine import merge_state_dicts
 
@@ -106,7 +106,7 @@ def test_tensors_have_masks_of_their_own() -> None:
 @pytest.mark.parametrize(("method", "options"), [("dare_linear", {}), ("della_linear", {"epsilon": 0})])
 def test_a_mask_is_the_stream_of_seed_name_and_model(method: str, options: dict) -> None:
     survived = masked(update(), method, seed=9, density=0.3, **options) != 0
-    assert torch.equal(survived, kept(method, stream_key(9, "w", 0), torch.full(SHAPE, 0.3)))
+    assert torch.equal(survived, random_mask(method, stream_key(9, "w", 0), torch.full(SHAPE, 0.3)))
 
 
 def test_the_papers_ties_can_restore_the_l1_norm() -> None:

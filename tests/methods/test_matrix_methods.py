@@ -21,9 +21,9 @@ from _updates import (
     merged,
     normal,
     options,
+    rotated,
     rotation,
     streamed,
-    turned,
 )
 from submerge.algebra import Dense, LowRank, Streamed, Zero
 from submerge.engine import merge_state_dicts
@@ -101,13 +101,13 @@ def test_scaled_updates_give_the_scaled_merge(
 def test_rotated_updates_give_the_rotated_merge(
     method: str, o: dict[str, Any], bank: Callable[..., Any]
 ) -> None:
-    """TIES looks at entries: inputs that are not reduced to singular coordinates must not be turned."""
+    """TIES looks at entries: inputs that are not reduced to singular coordinates must not be rotated."""
     m, n = 24, 30
     left, right = rotation(1, m), rotation(2, n)
     if method == "knots_ties" or (o.get("core_merge") == "ties" and o.get("sides") == "left"):
         right = torch.eye(n, dtype=torch.float64)
     updates = bank((m, n))
-    found = merged(method, turned(updates, left, right), **o)
+    found = merged(method, rotated(updates, left, right), **o)
     assert_close(found, left @ merged(method, updates, **o) @ right.T, 1e-8)
 
 

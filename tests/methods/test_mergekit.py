@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from _dense import expected
-from _support import CASES, DETERMINISTIC, SHAPES, Case, State, family, kept
+from _support import CASES, DETERMINISTIC, SHAPES, Case, State, family, random_mask
 from submerge.algebra import stream_key
 from submerge.engine import merge_state_dicts
 from submerge.methods import METHODS
@@ -57,7 +57,7 @@ def our_masks(case: Case, key: str, seed: int) -> Any:
     masked = (t for t, density in enumerate(case.values.get("density", ())) if least <= density < 1)
 
     def bernoulli(input: torch.Tensor) -> torch.Tensor:
-        return kept(case.method, stream_key(seed, key, next(masked)), input).to(input.dtype)
+        return random_mask(case.method, stream_key(seed, key, next(masked)), input).to(input.dtype)
 
     return bernoulli
 

@@ -5,7 +5,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from _support import family, kept
+from _support import family, random_mask
 from submerge.algebra import stream_key
 from submerge.engine import merge_state_dicts
 
@@ -54,7 +54,7 @@ def test_dare_paper_is_pefts_given_the_same_masks(
 ) -> None:
     """PEFT's DARE-TIES is normalised: it always divides by how many agree."""
     streams = iter(stream_key(0, "w", t) for t in range(3))
-    monkeypatch.setattr(torch, "bernoulli", lambda input: kept(method, next(streams), input).float())
+    monkeypatch.setattr(torch, "bernoulli", lambda input: random_mask(method, next(streams), input).float())
     theirs = getattr(peft_merge, method)(bank, torch.tensor(WEIGHTS), density)
     ours = merge(bank, method, density=density, variant="paper", normalize=method == "dare_ties")
     torch.testing.assert_close(ours, theirs)

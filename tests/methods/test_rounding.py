@@ -56,7 +56,7 @@ FORMS: dict[str, Callable[..., list[Update]]] = {
 @pytest.mark.parametrize("case", [c for c in MATRIX_CASES if METHODS[c.method].matrix], ids=str)
 def test_updates_merge_as_their_formula(case: Case, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("submerge.algebra._update.BLOCK", 100)
-    share = 1e-5 if METHODS[case.method].keeps else 1e-7
+    share = 1e-5 if METHODS[case.method].gate else 1e-7
     for shape in SHAPES + FILLING:
         updates = FORMS[form](shape)
         wanted = formula(case.method, updates, **case.options)

@@ -21,8 +21,8 @@ from _updates import (
     merged,
     normal,
     options,
+    rotated,
     rotation,
-    turned,
 )
 from submerge.algebra import LowRank, RankRule, Update, Zero, shared_subspace
 from submerge.errors import RequestError
@@ -109,7 +109,7 @@ def test_t6_order_makes_no_difference(bank: Any) -> None:
 def test_t7_rotations_and_scales_pass_through(bank: Any) -> None:
     updates, left, right = bank((24, 30)), rotation(1, 24), rotation(2, 30)
     wanted = merged("ssam", updates, rank="4")
-    assert_close(merged("ssam", turned(updates, left, right), rank="4"), left @ wanted @ right.T)
+    assert_close(merged("ssam", rotated(updates, left, right), rank="4"), left @ wanted @ right.T)
     assert_close(merged("ssam", [u.scaled(-3) for u in updates], rank="4"), -3 * wanted)
 
 
@@ -315,9 +315,8 @@ def test_what_each_model_keeps_is_told() -> None:
     ],
 )
 def test_impossible_options_are_refused_before_any_work(given: dict[str, Any], message: str) -> None:
-    plan = METHODS["ssam"].plan(TensorSpec("model.w", (4, 3), 2), options("ssam", 2, **given))
     with pytest.raises(RequestError, match=message) as caught:
-        next(plan)
+        METHODS["ssam"].check(TensorSpec("model.w", (4, 3), 2), options("ssam", 2, **given))
     assert "model.w" in str(caught.value)
 
 

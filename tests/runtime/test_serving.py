@@ -215,9 +215,9 @@ def test_the_first_pass_is_the_bases_or_the_merges(bert: Served, first: str) -> 
         task = int(wanted.argmax())
         logits = answer(bert.reference, bert.tuned[0], [task], task, some).logits[0]
         assert (out.logits[row, : len(logits)] - logits).abs().max() < 1e-4
-    kept = [k.origin for layer in model.router.attached.layers.values() for k in layer.kept.values()]
+    bases = [u.base for module in model.router.gated.modules.values() for u in module.updates.values()]
     if first == "base":
-        assert all(origin is None for origin in kept), "no second copy of the weights is held"
+        assert all(base is None for base in bases), "no second copy of the weights is held"
 
 
 def test_what_the_caller_knows_counts(model: Any, bert: Served) -> None:
@@ -279,7 +279,7 @@ def test_half_precision_banks(bert: Served) -> None:
     out = model(**inputs, task=[f"task{t}" for t in labels])
     exact = submerge.load(bert.merged("default"))(**inputs, task=[f"task{t}" for t in labels])
     assert (out.logits - exact.logits).nan_to_num(0).abs().max() < 0.05
-    assert model.bert.encoder.layer[0].output.dense.submerge.kept["weight"].up.dtype == torch.bfloat16
+    assert model.bert.encoder.layer[0].output.dense.submerge.updates["weight"].up.dtype == torch.bfloat16
 
 
 def test_the_model_is_copied_and_saved_as_what_it_is(model: Any, bert: Served, tmp_path: Path) -> None:

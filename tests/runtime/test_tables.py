@@ -10,9 +10,7 @@ import submerge
 from _models import ROOM, Family, architecture, read, state, write
 from submerge.algebra import Triplets
 from submerge.engine.output._bank import bank_bytes
-from submerge.runtime._cache import Recent
-from submerge.runtime._gate import Gate
-from submerge.runtime._layers import Table
+from submerge.gating import Gate, GatedTable, Group, Recent
 
 POSITIONS = "vision_model.embeddings.position_embedding.weight"
 TOKENS = "text_model.embeddings.token_embedding.weight"
@@ -99,14 +97,14 @@ def test_a_set_of_tasks_gets_the_mean_and_tasks_that_change_nothing_count() -> N
         )
         for t in (0, 2)
     }
-    table = Table(Gate(Recent(0)), "table", parts, tasks=3, rule="tsv_m", scale=0.5)
+    table = GatedTable(Gate(Recent(0)), "table", parts, count=3, rule="tsv_m", scale=0.5)
     base = torch.randn(6, 4, generator=draw)
     updates = [
         0.5 * (parts[t].left * parts[t].values) @ parts[t].right if t in parts else 0 for t in range(3)
     ]
     for tasks in ((0,), (1,), (0, 2), (0, 1), (0, 1, 2)):
         wanted = base + sum(updates[t] for t in tasks) / len(tasks)
-        torch.testing.assert_close(table.dense(base, tasks), wanted)
+        torch.testing.assert_close(table.dense(base, Group(tasks, 0, 1)), wanted)
 
 
 def test_a_task_that_changes_one_table_alone(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from _models import TEXT, VISION, quiet_transformers
-from submerge.store import Adapter, Add, FileTable, LowRank, Replace, Rows
+from submerge.errors import SubmergeError
+from submerge.store import Adapter, Add, FileTable, LowRank, Replace, Rows, open_adapter
 
 State = dict[str, torch.Tensor]
 
@@ -248,6 +249,30 @@ def by_hand(folder: Path, tensors: State | None = None, **config: Any) -> Path:
     fields = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"]} | config
     (folder / "adapter_config.json").write_text(json.dumps(fields))
     return folder
+
+
+def described(specs: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what adapters hold, or why they cannot be opened; `-` before a name asks for headers alone."""
+    return [_described(spec.lstrip("-"), spec[0] != "-") for spec in specs]
+
+
+def _described(spec: str, download: bool) -> dict[str, Any]:
+    try:
+        adapter = open_adapter(spec, download=download)
+    except SubmergeError as error:
+        return {"error": str(error), "code": error.exit_code}
+    values = None
+    if not adapter.pending:
+        with FileTable() as table:
+            left, right = adapter.factors("q.weight", table)
+            values = (left @ right).tolist()
+    return {
+        "revision": adapter.revision,
+        "shapes": {name: list(part.shape) for name, part in adapter.parts.items()},
+        "values": values,
+        "base": adapter.base,
+        "tokenizer": sorted(map(str, adapter.tokenizer.files)),
+    }
 
 
 def stored(folder: Path) -> State:

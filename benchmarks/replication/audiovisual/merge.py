@@ -1,172 +1,126 @@
 """Merges the language LoRAs of a seed by every method, tunes each on validation, reads the test once.
 
-Projectors and modality LoRAs are kept apart. In the naive way, the one LoRA of each specialist is merged.
+Projectors and modality LoRAs are not merged. In the naive way, the one LoRA of each specialist is merged.
 """
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path as Folder
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from benchmarks.replication import cache as store
+from benchmarks.console import Say, silent
 from benchmarks.replication.audiovisual.encoders import Features
 from benchmarks.replication.audiovisual.items import STREAMS
-from benchmarks.replication.audiovisual.probes import COUNTED, PROBES, Exam, groups
-from benchmarks.replication.audiovisual.specialists import JOINT, LANGUAGE, load, paths
-from benchmarks.replication.lm import school
-from benchmarks.replication.lm.merging import choose, cost, merge
-from benchmarks.replication.lm.streams import Reader
-from benchmarks.replication.lm.updates import Updates, adapter, dense
-from benchmarks.replication.merge import size
+from benchmarks.replication.audiovisual.probes import COUNTED, PROBES, ProbeBatches, groups
+from benchmarks.replication.audiovisual.rows import JOINT, NOTHING, folder_name
+from benchmarks.replication.audiovisual.specialists import (
+    LANGUAGE,
+    FeatureProjector,
+    load,
+    stream_updates,
+)
+from benchmarks.replication.bench import Bench, MergeOptions, Scores
+from benchmarks.replication.cache import Result, cached, trained
+from benchmarks.replication.lm import pretrain
+from benchmarks.replication.lm.streams import StreamedLM
+from benchmarks.replication.lm.updates import Updates, dense, load_adapter
 from benchmarks.replication.methods import Merge
 
-__all__ = ["CEILINGS", "EXTRA", "INDIVIDUAL", "NOTHING", "Bench", "Plan", "place"]
-
-NOTHING, INDIVIDUAL = "no language LoRA", "individual"
-CEILINGS = (
-    NOTHING,
-    *(f"{slot} alone" for slot in STREAMS),
-    *(f"{slot}'s LoRA" for slot in STREAMS),
-    INDIVIDUAL,
-    JOINT,
-)
-"""Rows that are not merges.
-
-*Alone* is a specialist as it is: it sees its own modality only. Its *LoRA* for all text is the composition
-with all projectors and modality LoRAs, without a merge. *Individual* is each specialist on its own questions.
-"""
+__all__ = ["AudioVisualBench"]
 
 
-EXTRA = tuple(
-    Merge(f"ssam_{part}", "scale", shared={"rank": part}, method="ssam", kinds=("lora",), form="adapter")
-    for part in (12, 24, 48)
-)
-"""Besides the rows of every suite: SSAM at 1/4, 1/2 and all of the ranks' sum."""
+class AudioVisualBench(Bench):
+    """The specialists of one seed, trained in one way, and their compositions.
 
-
-@dataclass(frozen=True)
-class Plan:
-    """`validation` and `test` are items of each probe; with `costs`, merges are timed as processes, too."""
-
-    grid: tuple[float, ...]
-    validation: int = 50
-    test: int = 300
-    costs: bool = True
-    threads: int = 1
-
-
-class Bench:
-    """The specialists of one seed, trained in one way, and what is known about them."""
+    `items` are how many questions of each probe a part has.
+    """
 
     def __init__(
         self,
-        lm: Folder,
+        lm: Path,
         features: Mapping[str, Mapping[str, Features]],
-        seed_folder: Folder,
+        seed_folder: Path,
         way: str,
-        plan: Plan,
-        say: Callable[[str], None] = lambda _: None,
+        items: Mapping[str, int],
+        options: MergeOptions,
+        say: Say = silent,
     ) -> None:
-        self.lm, self.features, self.way, self.plan, self.say = lm, features, way, plan, say
-        self.models = [seed_folder / way / slot for slot in STREAMS]
+        self.folders = [seed_folder / way / slot for slot in STREAMS]
+        super().__init__(lm, [folder / LANGUAGE for folder in self.folders], "lora", options, say)
+        self.features, self.way, self.items = features, way, items
         self.joint, self.results = seed_folder / way / JOINT, seed_folder / f"{way}-results"
-        markers = [store.read(folder) for folder in (*self.models, self.joint)]
-        if not all(markers):
-            raise SystemExit(f"not trained yet: {way} in {seed_folder.name} — run `train` first")
-        self.trained = [marker["config"] for marker in markers if marker]
-        self.reader = Reader(school.load(lm), {})
-        self.exams = {part: Exam(features, part, getattr(plan, part)) for part in ("validation", "test")}
-        self.apart: tuple[dict[str, Any], dict[str, Updates]] = {}, {}
-        for folder, slot in zip(self.models, STREAMS, strict=True):
-            for all_, one in zip(self.apart, load(folder, [slot], way), strict=True):
-                all_.update(one)
+        self.seed = seed_folder.name
+        configs = trained([*self.folders, self.joint], f"{way} in {self.seed}")
+        self.facts = {"trained": configs, "items": [items["validation"], items["test"]]}
+        self.model = StreamedLM(pretrain.load(lm), {})
+        self.batches = {part: ProbeBatches(features, part, count) for part, count in items.items()}
+        self.projectors: dict[str, FeatureProjector] = {}
+        self.modality: dict[str, Updates] = {}
+        for folder, slot in zip(self.folders, STREAMS, strict=True):
+            projectors, modality = load(folder, [slot], way)
+            self.projectors |= projectors
+            self.modality |= modality
 
     def _scores(
-        self,
-        language: Updates,
-        part: str,
-        joint: bool = False,
-        names: Sequence[str] | None = None,
-        sees: str = "",
-    ) -> dict[str, float]:
-        projectors, modality = load(self.joint, list(STREAMS), self.way) if joint else self.apart
-        self.reader.projectors = projectors
-        self.reader.paths = paths(self.way, language, modality)
-        exam = self.exams[part]
-        if sees:
-            exam = Exam(self.features, part, getattr(self.plan, part), [sees])
-        return exam.scores(self.reader, names)
+        self, language: Updates, part: str, names: Sequence[str] | None = None, only: str = ""
+    ) -> Scores:
+        """Return the scores of the specialists' composition; with `only` it reads one modality alone."""
+        self.model.projectors = self.projectors
+        self.model.updates = stream_updates(self.way, language, self.modality)
+        batches = self.batches[part]
+        if only:
+            batches = ProbeBatches(self.features, part, self.items[part], [only])
+        return batches.scores(self.model, names)
 
-    def _config(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        return {"row": row, "trained": self.trained, "items": [self.plan.validation, self.plan.test]}
-
-    def ceiling(self, name: str) -> dict[str, Any]:
+    def ceiling(self, name: str) -> Result:
         """Return the scores of a row that is no merge."""
-        folder = self.results / place(name)
-        config = self._config({"ceiling": name})
-        if (found := store.done(folder, config)) is None:
-            with store.write_whole(folder, config) as (_, result):
-                for part in self.exams:
-                    result[part] = self._ceiling(name, part)
-            found = store.read(folder)
-        assert found is not None
-        return found
 
-    def _ceiling(self, name: str, part: str) -> dict[str, float]:
+        def make(_: Path, result: Result) -> None:
+            for part in self.batches:
+                result[part] = self._ceiling(name, part)
+
+        return cached(self.results / folder_name(name), self.config({"ceiling": name}), make)
+
+    def _ceiling(self, name: str, part: str) -> Scores:
         if name == NOTHING:
             return self._scores({}, part)
         if name == JOINT:
-            return self._scores(adapter(self.joint / LANGUAGE), part, joint=True)
-        found = {}
+            return self._joint(part)
+        scores: Scores = {}
         for folder, slot in zip(self.models, STREAMS, strict=True):
-            language = adapter(folder / LANGUAGE)
+            language = load_adapter(folder)
             if name == f"{slot}'s LoRA":
                 return self._scores(language, part)
             if name == f"{slot} alone":
-                return self._scores(language, part, sees=slot)
+                return self._scores(language, part, only=slot)
             own = [p.name for p in PROBES if p.slots == (slot,) and p.group in ("own", "new", "degraded")]
-            found |= self._scores(language, part, names=own)
-        return found  # individual
+            scores |= self._scores(language, part, names=own)
+        return scores  # individual
 
-    def run(self, row: Merge) -> dict[str, Any]:
+    def _joint(self, part: str) -> Scores:
+        self.model.projectors, modality = load(self.joint, list(STREAMS), self.way)
+        self.model.updates = stream_updates(self.way, load_adapter(self.joint / LANGUAGE), modality)
+        return self.batches[part].scores(self.model)
+
+    def run(self, row: Merge) -> Result:
         """Return everything about one method: from the cache, or by tuning and testing it."""
-        folder = self.results / row.name
-        config = self._config(row.facts() | {"grid": list(self.plan.grid) if row.factor else []})
-        if (found := store.done(folder, config)) is not None:
-            return found
-        with store.write_whole(folder, config) as (part, result):
-            started = time.perf_counter()
 
-            def scores(scale: float | None) -> dict[str, float]:
+        def tune_and_test(part: Path, result: Result) -> Path:
+            def validate(scale: float | None) -> Scores:
                 return self._scores(self._language(row, scale, part), "validation", names=COUNTED)
 
-            result |= choose(row, self.plan.grid, scores, groups)
+            result |= self.choose(row, validate, groups)
             result["test"] = self._scores(self._language(row, result.get("scale"), part), "test")
-            result["bytes"] = size(part / "merged")
-            result["seconds_in_all"] = round(time.perf_counter() - started, 2)
-            if self.plan.costs:
-                result["cost"] = cost(part, part / "merged", self.plan.threads)
-            shutil.rmtree(part / "merged")
-        seen = groups(result["test"])
-        self.say(f"{self.way} {folder.parent.parent.name} {row.name}: " + _brief(seen))
-        found = store.read(folder)
-        assert found is not None
-        return found
+            return part / "merged"
 
-    def _language(self, row: Merge, scale: float | None, part: Folder) -> Updates:
+        def line(result: Result) -> str:
+            means = groups(result["test"])
+            shown = ", ".join(f"{name} {100 * means[name]:.1f}" for name in ("mean", "new", "joint"))
+            return f"{self.way} {self.seed} {row.name}: {shown}"
+
+        facts = row.facts() | {"grid": list(self.grid(row))}
+        return self.measured(self.results / row.name, facts, tune_and_test, line)
+
+    def _language(self, row: Merge, scale: float | None, part: Path) -> Updates:
         """Return the merged language LoRA."""
-        models = [folder / LANGUAGE for folder in self.models]
-        return dense(merge(row, self.lm, models, scale, part, self.plan.threads), self.reader.lm)
-
-
-def place(name: str) -> str:
-    """Return the name of a row's folder."""
-    return name.replace(" ", "-").replace("'", "")
-
-
-def _brief(seen: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {100 * seen[name]:.1f}" for name in ("mean", "new", "joint"))
+        return dense(self.merge(row, scale, part), self.model.lm)

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.replication.audiovisual.merge import CEILINGS
+from benchmarks.page import pyplot, save, spread
 from benchmarks.replication.audiovisual.probes import PROBES, groups
-from benchmarks.replication.page import spread
-from benchmarks.replication.plots import CEILING, OURS
+from benchmarks.replication.audiovisual.rows import CEILINGS
+from benchmarks.replication.lm.results import by_row
+from benchmarks.replication.plots import CEILING, OURS, heat_map
 
 __all__ = ["draw"]
 
@@ -19,36 +20,23 @@ LEAST = 50
 
 def draw(ways: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
     """Draw three pictures for each way of training; return their paths."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    made = []
-    for way, seeds in ways.items():
-        rows: dict[str, list[dict[str, Any]]] = {}
-        for some in seeds.values():
-            for name, one in some.items():
-                rows.setdefault(name, []).append(one)
-        for name, paint in (("bars", _bars), ("questions", _heat), ("trade-off", _curves)):
-            figure = paint(plt, rows)
-            path = folder / f"{stem}-{way}-{name}.png"
-            figure.tight_layout()
-            figure.savefig(path, dpi=120)
-            plt.close(figure)
-            made.append(path)
-    return made
+    plt = pyplot()
+    return [
+        save(paint(plt, by_row(seeds)), folder / f"{stem}-{way}-{name}.png")
+        for way, seeds in ways.items()
+        for name, paint in (("bars", _bars), ("questions", _heat), ("trade-off", _curves))
+    ]
 
 
 def _bars(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
-    rows = {name: found for name, found in rows.items() if "mean" in found[0]["groups"]}
+    rows = {name: results for name, results in rows.items() if "mean" in results[0]["groups"]}
     figure, axes = plt.subplots(figsize=(8, 1 + 0.3 * len(rows)))
-    for place, (name, found) in enumerate(rows.items()):
-        mean, deviation = spread(one["groups"]["mean"] for one in found)
+    for place, (name, results) in enumerate(rows.items()):
+        mean, deviation = spread(one["groups"]["mean"] for one in results)
         colour = CEILING if name in CEILINGS else OURS
         axes.barh(place, 100 * mean, xerr=100 * deviation, color=colour, capsize=2)
         for group, mark in (("new", "o"), ("joint", "s")):
-            value, _ = spread(one["groups"][group] for one in found)
+            value, _ = spread(one["groups"][group] for one in results)
             label = None if place else f"{group} questions"
             axes.plot(100 * value, place, mark, color="#111", markersize=3, label=label)
     axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
@@ -63,18 +51,15 @@ def _heat(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
     names = [probe.name for probe in PROBES]
     values = [
         [
-            100 * spread(one["test"][name] for one in found)[0] if name in found[0]["test"] else float("nan")
+            100 * spread(one["test"][name] for one in results)[0]
+            if name in results[0]["test"]
+            else float("nan")
             for name in names
         ]
-        for found in rows.values()
+        for results in rows.values()
     ]
     figure, axes = plt.subplots(figsize=(3 + 0.42 * len(names), 1.5 + 0.3 * len(rows)))
-    axes.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=100)
-    for y, line in enumerate(values):
-        for x, value in enumerate(line):
-            if value == value:
-                shade = "black" if value > 60 else "white"
-                axes.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=6, color=shade)
+    heat_map(axes, values, fontsize=6)
     axes.set_xticks(range(len(names)), names, fontsize=7, rotation=60, ha="right")
     axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
     return figure
@@ -83,7 +68,7 @@ def _heat(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
 def _curves(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
     """Return new skills against joint questions along the scale, on validation; SSAM at all its ranks."""
     figure, axes = plt.subplots(figsize=(9, 6))
-    curved = [name for name, found in rows.items() if "curve" in found[0]]
+    curved = [name for name, results in rows.items() if "curve" in results[0]]
     for number, name in enumerate(curved):
         curves = [one["curve"] for one in rows[name] if "curve" in one]
         scales = sorted(set.intersection(*(set(curve) for curve in curves)), key=float)
@@ -95,9 +80,9 @@ def _curves(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
         style = {"linestyle": "-" if bold else "--", "linewidth": 2 if bold else 1}
         axes.plot(new, joint, marker=".", label=name, color=plt.get_cmap("tab20")(number % 20), **style)
     for name in CEILINGS:
-        seen = [groups(one["validation"]) for one in rows[name]]
-        if "joint" in seen[0] and not name.endswith(" alone"):  # these lie far below
-            new, joint = (100 * spread(one[group] for one in seen)[0] for group in ("new", "joint"))
+        means = [groups(one["validation"]) for one in rows[name]]
+        if "joint" in means[0] and not name.endswith(" alone"):  # these lie far below
+            new, joint = (100 * spread(one[group] for one in means)[0] for group in ("new", "joint"))
             axes.plot(new, joint, "*", color="#111", markersize=8)
             axes.annotate(name, (new, joint), fontsize=7, xytext=(4, 4), textcoords="offset points")
     axes.set_ylim(bottom=LEAST)

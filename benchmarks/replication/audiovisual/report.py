@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from benchmarks import page
+from benchmarks.console import say
+from benchmarks.page import Table, percent, spread
 from benchmarks.replication import cache as store
-from benchmarks.replication import page
 from benchmarks.replication.audiovisual import plots
-from benchmarks.replication.audiovisual.merge import CEILINGS, INDIVIDUAL, NOTHING, place
 from benchmarks.replication.audiovisual.probes import GROUPS, MEAN, groups
+from benchmarks.replication.audiovisual.rows import CEILINGS, INDIVIDUAL, NOTHING, folder_name
+from benchmarks.replication.audiovisual.suite import AudioVisual
 from benchmarks.replication.cache import Cache
-from benchmarks.replication.lm.rows import each, names_of
-from benchmarks.replication.lm.school import PASS
-from benchmarks.replication.page import Rows, percent, spread
-from benchmarks.replication.steps import say
-
-if TYPE_CHECKING:
-    from benchmarks.replication.audiovisual.suite import AudioVisual
+from benchmarks.replication.lm.pretrain import PASS
+from benchmarks.replication.lm.results import each, names_of
 
 __all__ = ["gather", "markdown", "sanity", "tables", "write"]
 
@@ -28,10 +26,7 @@ TITLES = {"decoupled": "Language LoRA and modality LoRA (decoupled)", "naive": "
 def write(suite: AudioVisual, cache: Cache, options: argparse.Namespace) -> None:
     """Write JSON, tables and pictures of what is finished."""
     ways = gather(suite, cache, range(options.seeds), [row.name for row in suite.rows(options)])
-    if not ways:
-        raise SystemExit(
-            f"nothing to report: run `python -m benchmarks.replication merge {options.suite}` first"
-        )
+    page.need(ways, options.suite)
     results = page.facts(suite.name, suite.facts()) | {
         "work": store.work(cache.root),
         "lm": store.read(suite.lm_folder(cache)),
@@ -46,44 +41,38 @@ def write(suite: AudioVisual, cache: Cache, options: argparse.Namespace) -> None
 
 def gather(suite: AudioVisual, cache: Cache, seeds: Iterable[int], names: Sequence[str]) -> dict[str, Any]:
     """Return way -> seed -> row -> result, as far as all is finished but methods."""
-    found: dict[str, Any] = {}
+    ways: dict[str, Any] = {}
     for way in suite.trainings:
         for seed in seeds:
             folder = cache.root / f"seed{seed}" / f"{way}-results"
             rows: dict[str, Any] = {}
             for name in (*CEILINGS, *names):
-                if (result := store.read(folder / place(name))) is not None:
-                    kept = {key: value for key, value in result.items() if key != "config"}
-                    rows[name] = kept | {"config": result["config"]["row"], "groups": groups(result["test"])}
+                if (result := store.read(folder / folder_name(name))) is not None:
+                    config = result.pop("config")["row"]
+                    rows[name] = result | {"config": config, "groups": groups(result["test"])}
             if all(name in rows for name in CEILINGS):
-                found.setdefault(way, {})[str(seed)] = rows
-    return found
+                ways.setdefault(way, {})[str(seed)] = rows
+    return ways
 
 
-def tables(results: Mapping[str, Any]) -> list[Rows]:
+def tables(results: Mapping[str, Any]) -> list[Table]:
     """Return for each way: groups of questions, costs, and what must hold."""
-    found: list[Rows] = []
+    shown: list[Table] = []
     for way, seeds in results["ways"].items():
         columns = ["method", "mean", *GROUPS, "scales"]
         lines = []
         for name in names_of(seeds):
             rows = each(seeds, name)
-            scales = ", ".join(
-                f"{one['scale']:g}{'*' * bool(one['at_end'])}" for one in rows if "scale" in one
-            )
             cells = [
                 percent(one["groups"][group] for one in rows) if group in rows[0]["groups"] else ""
                 for group in ("mean", *GROUPS)
             ]
-            lines.append([name, *cells, scales])
-        found.append((f"{TITLES[way]}, {len(seeds)} seed{'s' * (len(seeds) > 1)}, test", columns, lines))
+            lines.append([name, *cells, page.scales(rows)])
+        shown.append((f"{TITLES[way]}, {len(seeds)} seed{'s' * (len(seeds) > 1)}, test", columns, lines))
         if costs := _costs(seeds):
-            found.append(("What a merge costs", ["method", "s", "peak MB", "stored MB"], costs))
-        checks = [
-            [text, "yes" if holds else "**no**", seen] for text, holds, seen in sanity(results["lm"], seeds)
-        ]
-        found.append((f"What must hold: {way}", ["check", "holds", "seen"], checks))
-    return found
+            shown.append(("What a merge costs", ["method", "s", "peak MB", "stored MB"], costs))
+        shown.append(page.checks(f"What must hold: {way}", sanity(results["lm"], seeds)))
+    return shown
 
 
 def _costs(seeds: Mapping[str, Any]) -> list[list[str]]:
@@ -98,7 +87,7 @@ def _costs(seeds: Mapping[str, Any]) -> list[list[str]]:
 
 
 def sanity(lm: Mapping[str, Any], seeds: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
-    """Return check, whether it holds for the mean over seeds, and what was seen."""
+    """Return check, whether it holds for the mean over seeds, and by what numbers."""
     weakest = min(lm["skills"], key=lambda skill: lm["skills"][skill])
     known = lm["skills"][weakest]
     title = f"the LM knows its text, each skill ≥ {100 * PASS:.0f} %"
@@ -109,8 +98,8 @@ def sanity(lm: Mapping[str, Any], seeds: Mapping[str, Any]) -> list[tuple[str, b
             joint = {name: _mean(seeds, name, "joint") for name in (*singles, "average")}
             best = max(singles, key=lambda name: joint[name])
             title = f"joint questions: the average is above every {what}"
-            seen = f"{joint['average']:.1f}; {best}: {joint[best]:.1f}"
-            checks.append((title, joint["average"] > joint[best], seen))
+            numbers = f"{joint['average']:.1f}; {best}: {joint[best]:.1f}"
+            checks.append((title, joint["average"] > joint[best], numbers))
     skilled, unskilled = (_mean(seeds, name, "new") for name in (INDIVIDUAL, NOTHING))
     title = "new skills: the specialists have them, the LM does not"
     checks.append((title, skilled - unskilled >= 50, f"{skilled:.1f}; {unskilled:.1f}"))

@@ -6,10 +6,8 @@ a modality LoRA for soft tokens.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path as Folder
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,28 +17,27 @@ from torch.nn.functional import gelu
 
 from benchmarks.replication import cache as store
 from benchmarks.replication.audiovisual.encoders import Features, centre
-from benchmarks.replication.audiovisual.items import SOFT_TOKENS, STREAMS, Pool, batch, draw
-from benchmarks.replication.audiovisual.senses import SENSES
-from benchmarks.replication.lm import school
+from benchmarks.replication.audiovisual.items import SOFT_TOKENS, STREAMS, InputPool, batch, draw
+from benchmarks.replication.audiovisual.modalities import MODALITIES
+from benchmarks.replication.cache import Result, cached, timed
+from benchmarks.replication.lm import pretrain, updates
 from benchmarks.replication.lm.fit import Tuning, fit
-from benchmarks.replication.lm.streams import TEXT, Batch, Path, Reader
-from benchmarks.replication.lm.updates import Updates, adapter, factors, parameters, save_adapter
+from benchmarks.replication.lm.streams import TEXT, StreamedLM, StreamUpdates, TokenBatch
+from benchmarks.replication.lm.updates import Updates, load_adapter, parameters, save_adapter
 from benchmarks.replication.lm.words import ONE
-from benchmarks.replication.suite import seed_of
+from benchmarks.replication.rows import seed_of
 
-__all__ = ["JOINT", "LANGUAGE", "WAYS", "Projector", "load", "paths", "train"]
+__all__ = ["LANGUAGE", "WAYS", "FeatureProjector", "load", "stream_updates", "train"]
 
 WAYS = ("decoupled", "naive")
-JOINT = "joint"
-"""Name of the model that is trained on the questions of all modalities together."""
 LANGUAGE = "language"
 """Folder of the LoRA that is merged."""
 NEW_SHARE = 0.3
 """Of the questions; the others are those that the LM knows about words."""
-NEW = {sense.slot: sense.new for sense in SENSES}
+NEW = {modality.slot: modality.new for modality in MODALITIES}
 
 
-class Projector(nn.Module):
+class FeatureProjector(nn.Module):
     """Turns features into soft tokens: their z-score through a map with one hidden layer."""
 
     mean: torch.Tensor
@@ -56,26 +53,27 @@ class Projector(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return tokens, shape [k, tokens, width]."""
         hidden = gelu(self.first((x - self.mean) / self.deviation))
-        found: torch.Tensor = self.second(hidden).unflatten(-1, (SOFT_TOKENS, -1))
-        return found
+        tokens: torch.Tensor = self.second(hidden).unflatten(-1, (SOFT_TOKENS, -1))
+        return tokens
 
 
-def paths(way: str, language: Updates, modality: Mapping[str, Updates]) -> list[Path]:
+def stream_updates(way: str, language: Updates, modality: Mapping[str, Updates]) -> list[StreamUpdates]:
     """Return which tokens take which update: all take `language` in the naive way, else text alone does."""
     if way == "naive":
-        return [Path(language)]
-    return [Path(language, (TEXT,)), *(Path(one, (STREAMS[slot],)) for slot, one in modality.items())]
+        return [StreamUpdates(language)]
+    of_modality = (StreamUpdates(one, (STREAMS[slot],)) for slot, one in modality.items())
+    return [StreamUpdates(language, (TEXT,)), *of_modality]
 
 
 def train(
-    lm: Folder,
+    lm: Path,
     features: Mapping[str, Mapping[str, Features]],
-    folder: Folder,
+    folder: Path,
     slots: Sequence[str],
     way: str,
     seed: int,
     tuning: Tuning,
-) -> dict[str, Any]:
+) -> Result:
     """Train on the questions of these modalities, unless the folder has it; return the marker.
 
     One modality is a specialist. Several share one language LoRA, and as many steps as their specialists
@@ -83,61 +81,60 @@ def train(
     """
     config = {"slots": list(slots), "way": way, "seed": seed, "tuning": tuning.config(), "new": NEW_SHARE}
     config["lm"] = (store.read(lm) or {})["config"]
-    if (found := store.done(folder, config)) is not None:
-        return found
-    draw_seed = seed_of("specialist", seed, way, *slots)
-    torch.manual_seed(draw_seed)
-    model = school.load(lm).requires_grad_(False)
-    projectors = nn.ModuleDict(
-        {slot: Projector(model.config.hidden_size, *centre(features[slot])) for slot in slots}
-    )
-    language = factors(model, tuning.rank, seed_of("A", seed))
-    modality = {slot: factors(model, tuning.rank, seed_of("A", seed, slot)) for slot in slots}
-    if way == "naive":
-        modality = {}
-    reader = Reader(model, projectors)
-    sample = _sampler({slot: features[slot]["train"] for slot in slots}, slots, tuning.batch, draw_seed)
-    projecting = list(projectors.parameters())
-    adapting = [p for one in (language, *modality.values()) for p in parameters(one)]
-    with store.write_whole(folder, config) as (part, measured):
-        started = time.perf_counter()
+
+    def make(part: Path, measured: Result) -> None:
+        draw_seed = seed_of("specialist", seed, way, *slots)
+        torch.manual_seed(draw_seed)
+        model = pretrain.load(lm).requires_grad_(False)
+        width = model.config.hidden_size
+        projectors = {slot: FeatureProjector(width, *centre(features[slot])) for slot in slots}
+        language = updates.new(model, tuning.rank, seed_of("A", seed))
+        apart = [] if way == "naive" else slots
+        modality = {slot: updates.new(model, tuning.rank, seed_of("A", seed, slot)) for slot in apart}
+        streamed = StreamedLM(model, projectors)
+        sample = _sampler({slot: features[slot]["train"] for slot in slots}, slots, tuning.batch, draw_seed)
+        projecting = [p for one in projectors.values() for p in one.parameters()]
+        adapting = [p for one in (language, *modality.values()) for p in parameters(one)]
         count = len(slots)
-        first = fit(reader, projecting, sample, count * tuning.first, tuning.first_rate, tuning.warmup)
-        reader.paths = paths(way, language, modality)
-        weights = projecting + adapting
-        then = fit(reader, weights, sample, count * tuning.steps, tuning.rate, tuning.warmup)
-        measured["losses"], measured["seconds"] = first + then, round(time.perf_counter() - started, 1)
+        with timed(measured):
+            first = fit(streamed, projecting, sample, count * tuning.first, tuning.first_rate, tuning.warmup)
+            streamed.updates = stream_updates(way, language, modality)
+            weights = projecting + adapting
+            then = fit(streamed, weights, sample, count * tuning.steps, tuning.rate, tuning.warmup)
+        measured["losses"] = first + then
         save_adapter(language, part / LANGUAGE, lm)
         for slot, one in modality.items():
             save_adapter(one, part / slot, lm)
         for slot, projector in projectors.items():
             save_file(dict(projector.state_dict()), part / f"projector-{slot}.safetensors")
-    done = store.read(folder)
-    assert done is not None
-    return done
+
+    return cached(folder, config, make)
 
 
-def load(folder: Folder, slots: Sequence[str], way: str) -> tuple[dict[str, Projector], dict[str, Updates]]:
+def load(
+    folder: Path, slots: Sequence[str], way: str
+) -> tuple[dict[str, FeatureProjector], dict[str, Updates]]:
     """Return projectors, and the updates of soft tokens, of these modalities."""
-    projectors, modality = {}, {}
+    projectors: dict[str, FeatureProjector] = {}
+    modality: dict[str, Updates] = {}
     for slot in slots:
         state = load_file(folder / f"projector-{slot}.safetensors")
         width = state["second.bias"].numel() // SOFT_TOKENS
-        projectors[slot] = Projector(width, state["mean"], state["deviation"])
+        projectors[slot] = FeatureProjector(width, state["mean"], state["deviation"])
         projectors[slot].load_state_dict(state)
         if way != "naive":
-            modality[slot] = adapter(folder / slot)
+            modality[slot] = load_adapter(folder / slot)
     return projectors, modality
 
 
 def _sampler(
     features: Mapping[str, Features], slots: Sequence[str], size: int, seed: int
-) -> Callable[[int], Batch]:
+) -> Callable[[int], TokenBatch]:
     """Return a function that draws the batch of a step; every second one has noisy inputs."""
-    pool, generator = Pool(features), np.random.default_rng(seed)
+    pool, generator = InputPool(features), np.random.default_rng(seed)
     known = [one.name for one in ONE]
 
-    def sample(step: int) -> Batch:
+    def sample(step: int) -> TokenBatch:
         items = []
         for _ in range(size):
             slot = slots[generator.integers(len(slots))]

@@ -1,191 +1,159 @@
-"""Merges what was learnt of each task, and follows it from the first task to the last.
+"""Merges the models of single tasks, and follows the merge from the first task to the last.
 
-The LoRAs are merged by every method. Which projector reads an image is a rule of its own: the plain average
-of the projectors, or the task's own one, which needs to know the task.
+The LoRAs are merged by every method. Which projector an image goes through is a rule of its own: the plain
+average of the projectors, or the task's own one, which needs to know the task.
 """
 
 from __future__ import annotations
 
-import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path as Folder
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from benchmarks.replication import cache as store
-from benchmarks.replication.continual.encoder import View
-from benchmarks.replication.continual.learn import LANGUAGE, Projector, batch, projector
-from benchmarks.replication.lm import school
-from benchmarks.replication.lm.merging import choose, cost, merge
-from benchmarks.replication.lm.streams import Path, Reader
-from benchmarks.replication.lm.updates import Updates, adapter, dense
-from benchmarks.replication.merge import size
+from benchmarks.console import Say, silent
+from benchmarks.replication.bench import Bench, MergeOptions, Scores
+from benchmarks.replication.cache import Result, cached, trained
+from benchmarks.replication.continual.encoder import EncodedPart
+from benchmarks.replication.continual.specialists import LANGUAGE, PatchProjector, batch, projector
+from benchmarks.replication.lm import pretrain
+from benchmarks.replication.lm.streams import StreamedLM, StreamUpdates
+from benchmarks.replication.lm.updates import Updates, dense, load_adapter
 from benchmarks.replication.methods import Merge
 
-__all__ = ["REFERENCES", "RULES", "Bench", "Plan", "final", "forgetting"]
+__all__ = ["REFERENCES", "RULES", "ContinualBench", "final", "forgetting"]
 
 REFERENCES = ("individual", "joint", "sequential")
 AT_ONCE = 300
-Steps = list[dict[str, float]]
+Steps = list[Scores]
 """After each task: task -> accuracy, for the tasks so far."""
 
 
-def _average(some: Sequence[Projector], _: int) -> nn.Module:
-    states = [one.state_dict() for one in some]
-    mean = Projector(some[0].place.shape[1])
+def _average(projectors: Sequence[PatchProjector], _: int) -> nn.Module:
+    states = [one.state_dict() for one in projectors]
+    mean = PatchProjector(projectors[0].place.shape[1])
     mean.load_state_dict({key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]})
     return mean
 
 
-def _own(some: Sequence[Projector], task: int) -> nn.Module:
-    return some[task]
+def _own(projectors: Sequence[PatchProjector], task: int) -> nn.Module:
+    return projectors[task]
 
 
-RULES: dict[str, Callable[[Sequence[Projector], int], nn.Module]] = {"average": _average, "own": _own}
-"""Projectors of the tasks so far, and the number of the task that is asked about -> what reads the image.
+RULES: dict[str, Callable[[Sequence[PatchProjector], int], nn.Module]] = {"average": _average, "own": _own}
+"""Projectors of the tasks so far, and the number of the task that is asked about -> the image's projector.
 
 A rule that mixes projectors by the image (CPM) is a further row: it ignores the number of the task.
 """
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Scales that are tried; with `costs`, merges are timed as processes, too."""
-
-    grid: tuple[float, ...]
-    costs: bool = True
-    threads: int = 1
-
-
-class Bench:
-    """One seed: its order of tasks, and what was learnt of each."""
+class ContinualBench(Bench):
+    """One seed: its order of tasks, and the model of each. `parts` are task -> part -> features."""
 
     def __init__(
         self,
-        lm: Folder,
-        views: Mapping[str, Mapping[str, View]],
-        seed_folder: Folder,
+        lm: Path,
+        parts: Mapping[str, Mapping[str, EncodedPart]],
+        seed_folder: Path,
         order: Sequence[str],
-        plan: Plan,
-        say: Callable[[str], None] = lambda _: None,
+        options: MergeOptions,
+        say: Say = silent,
     ) -> None:
-        self.lm, self.order, self.plan, self.say = lm, list(order), plan, say
-        self.folder = seed_folder
-        self.models = [seed_folder / "individual" / task for task in order]
-        markers = [store.read(one) for one in (*self.models, *self.sequence(), seed_folder / "joint")]
-        if not all(markers):
-            raise SystemExit(f"not trained yet: {seed_folder.name} — run `train` first")
-        self.trained = [marker["config"] for marker in markers if marker]
-        self.projectors = [projector(one) for one in self.models]
-        self.reader = Reader(school.load(lm), {})
+        self.order, self.folder = list(order), seed_folder
+        self.individual = [seed_folder / "individual" / task for task in order]
+        super().__init__(lm, [folder / LANGUAGE for folder in self.individual], "lora", options, say)
+        folders = [*self.individual, *self.sequence(), seed_folder / "joint"]
+        self.facts = {"order": self.order, "trained": trained(folders, seed_folder.name)}
+        self.projectors = [projector(folder) for folder in self.individual]
+        self.model = StreamedLM(pretrain.load(lm), {})
         self._merged: dict[tuple[float | None, int], Updates] = {}
         self._merged_by: Merge | None = None
         self.batches = {
-            (task, part): [
-                batch(views[task][part].asked[at : at + AT_ONCE], views[task][part].features)
-                for at in range(0, len(views[task][part].asked), AT_ONCE)
+            (task, name): [
+                batch(part.asked[at : at + AT_ONCE], part.features)
+                for at in range(0, len(part.asked), AT_ONCE)
             ]
             for task in order
-            for part in ("validation", "test")
+            for name, part in parts[task].items()
+            if name != "train"
         }
 
-    def sequence(self) -> list[Folder]:
+    def sequence(self) -> list[Path]:
         """Return the folders of the model that learns one task after another."""
         return [self.folder / "sequential" / f"{i}-{task}" for i, task in enumerate(self.order)]
 
-    def accuracy(self, task: str, part: str, language: Updates, reads: nn.Module) -> float:
-        """Return the share of a task's questions that are answered rightly."""
-        self.reader.projectors, self.reader.paths = {"image": reads}, [Path(language)]
-        right = [self.reader.right(one) for one in self.batches[task, part]]
-        return torch.cat(right).double().mean().item()
+    def accuracy(self, task: str, part: str, language: Updates, image: nn.Module) -> float:
+        """Return the share of a task's questions that are answered rightly, with a projector of images."""
+        self.model.projectors, self.model.updates = {"image": image}, [StreamUpdates(language)]
+        return self.model.accuracy(self.batches[task, part])
 
-    def _scores(self, part: str, language: Updates, rule: str, tasks: int) -> dict[str, float]:
+    def _scores(self, part: str, language: Updates, rule: str, tasks: int) -> Scores:
         """Return task -> accuracy of a merge of the first `tasks`, on these."""
-        some = self.projectors[:tasks]
+        so_far = self.projectors[:tasks]
         return {
-            task: self.accuracy(task, part, language, RULES[rule](some, i))
+            task: self.accuracy(task, part, language, RULES[rule](so_far, i))
             for i, task in enumerate(self.order[:tasks])
         }
 
-    def _config(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        return {"row": row, "order": self.order, "trained": self.trained}
-
-    def reference(self, name: str) -> dict[str, Any]:
+    def reference(self, name: str) -> Result:
         """Return the test scores of what is no merge: individual models, joint or sequential training."""
-        folder, config = self.folder / "results" / name, self._config({"reference": name})
-        if (found := store.done(folder, config)) is None:
-            with store.write_whole(folder, config) as (_, result):
-                result["steps"] = self._reference(name)
-            found = store.read(folder)
-        assert found is not None
-        return found
+
+        def make(_: Path, result: Result) -> None:
+            result["steps"] = self._reference(name)
+
+        return cached(self.folder / "results" / name, self.config({"reference": name}), make)
 
     def _reference(self, name: str) -> Steps:
-        def scores(folder: Folder, tasks: Sequence[str]) -> dict[str, float]:
-            language, reads = adapter(folder / LANGUAGE), projector(folder)
-            return {task: self.accuracy(task, "test", language, reads) for task in tasks}
+        def scores(folder: Path, tasks: Sequence[str]) -> Scores:
+            language, image = load_adapter(folder / LANGUAGE), projector(folder)
+            return {task: self.accuracy(task, "test", language, image) for task in tasks}
 
         if name == "joint":
             return [scores(self.folder / "joint", self.order)]
         if name == "sequential":
-            return [scores(one, self.order[: i + 1]) for i, one in enumerate(self.sequence())]
-        found: dict[str, float] = {}
-        for folder, task in zip(self.models, self.order, strict=True):
-            found |= scores(folder, [task])
-        return [found]
+            return [scores(folder, self.order[: i + 1]) for i, folder in enumerate(self.sequence())]
+        own: Scores = {}
+        for folder, task in zip(self.individual, self.order, strict=True):
+            own |= scores(folder, [task])
+        return [own]
 
-    def run(self, row: Merge, rule: str) -> dict[str, Any]:
+    def run(self, row: Merge, rule: str) -> Result:
         """Return everything about one method and one rule: from the cache, or by tuning and testing it.
 
         The scale is chosen for all tasks, and taken after each of them.
         """
-        folder = self.folder / "results" / f"{row.name}-{rule}"
-        facts = row.facts() | {"rule": rule, "grid": list(self.plan.grid) if row.factor else []}
-        config = self._config(facts)
-        if (found := store.done(folder, config)) is not None:
-            return found
-        with store.write_whole(folder, config) as (part, result):
-            started = time.perf_counter()
+        count = len(self.order)
 
-            def scores(scale: float | None) -> dict[str, float]:
-                language = self._language(row, scale, part, len(self.order))
-                return self._scores("validation", language, rule, len(self.order))
+        def tune_and_test(part: Path, result: Result) -> Path:
+            def validate(scale: float | None) -> Scores:
+                return self._scores("validation", self._language(row, scale, part, count), rule, count)
 
-            result |= choose(
-                row, self.plan.grid, scores, lambda some: {"mean": sum(some.values()) / len(some)}
-            )
+            result |= self.choose(row, validate, _mean)
             scale = result.get("scale")
-            result["steps"] = [self._scores("test", adapter(self.models[0] / LANGUAGE), rule, 1)]
-            for tasks in range(2, len(self.order) + 1):
+            result["steps"] = [self._scores("test", load_adapter(self.models[0]), rule, 1)]
+            for tasks in range(2, count + 1):
                 language = self._language(row, scale, part, tasks)
                 result["steps"].append(self._scores("test", language, rule, tasks))
-            result["seconds_in_all"] = round(time.perf_counter() - started, 2)
-            out = self._merge(row, scale, part)
-            result["bytes"] = size(out)
-            if self.plan.costs:
-                result["cost"] = cost(part, out, self.plan.threads)
-            shutil.rmtree(out)
-        found = store.read(folder)
-        assert found is not None
-        self.say(f"{self.folder.name} {row.name}, {rule} projector: {100 * final(found['steps']):.1f}")
-        return found
+            return self.merge(row, scale, part)  # the last one of all that was merged may be of another scale
 
-    def _merge(self, row: Merge, scale: float | None, part: Folder, tasks: int | None = None) -> Folder:
-        """Return the folder of the merged LoRA of the first tasks, or of all."""
-        models = [folder / LANGUAGE for folder in self.models[:tasks]]
-        return merge(row, self.lm, models, scale, part, self.plan.threads)
+        def line(result: Result) -> str:
+            return f"{self.folder.name} {row.name}, {rule} projector: {100 * final(result['steps']):.1f}"
 
-    def _language(self, row: Merge, scale: float | None, part: Folder, tasks: int) -> Updates:
+        facts = row.facts() | {"rule": rule, "grid": list(self.grid(row))}
+        return self.measured(self.folder / "results" / f"{row.name}-{rule}", facts, tune_and_test, line)
+
+    def _language(self, row: Merge, scale: float | None, part: Path, tasks: int) -> Updates:
         """Return the merged LoRA of the first tasks; the rules for projectors share it."""
         if self._merged_by != row:
             self._merged, self._merged_by = {}, row
         if (scale, tasks) not in self._merged:
-            self._merged[scale, tasks] = dense(self._merge(row, scale, part, tasks), self.reader.lm)
+            self._merged[scale, tasks] = dense(self.merge(row, scale, part, tasks), self.model.lm)
         return self._merged[scale, tasks]
+
+
+def _mean(scores: Scores) -> dict[str, float]:
+    return {"mean": sum(scores.values()) / len(scores)}
 
 
 def final(steps: Steps) -> float:

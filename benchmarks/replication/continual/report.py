@@ -5,19 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from benchmarks import page
+from benchmarks.console import say
+from benchmarks.page import Table, percent, pyplot, save, spread
 from benchmarks.replication import cache as store
-from benchmarks.replication import page
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.continual.merge import REFERENCES, RULES, final, forgetting
-from benchmarks.replication.lm.rows import each, names_of
-from benchmarks.replication.page import Rows, percent, spread
+from benchmarks.replication.continual.suite import Continual
+from benchmarks.replication.lm.results import each, names_of
 from benchmarks.replication.plots import CEILING, OURS
-from benchmarks.replication.steps import say
-
-if TYPE_CHECKING:
-    from benchmarks.replication.continual.suite import Continual
 
 __all__ = ["draw", "gather", "markdown", "sanity", "tables", "write"]
 
@@ -25,10 +23,7 @@ __all__ = ["draw", "gather", "markdown", "sanity", "tables", "write"]
 def write(suite: Continual, cache: Cache, options: argparse.Namespace) -> None:
     """Write JSON, tables and pictures of what is finished."""
     seeds = gather(cache, range(options.seeds), [row.name for row in suite.rows(options)])
-    if not seeds:
-        raise SystemExit(
-            f"nothing to report: run `python -m benchmarks.replication merge {options.suite}` first"
-        )
+    page.need(seeds, options.suite)
     results = page.facts(suite.name, suite.facts()) | {
         "work": store.work(cache.root),
         "lm": store.read(suite.lm_folder(cache)),
@@ -42,25 +37,25 @@ def write(suite: Continual, cache: Cache, options: argparse.Namespace) -> None:
 
 def gather(cache: Cache, seeds: Iterable[int], names: Sequence[str]) -> dict[str, Any]:
     """Return seed -> row -> result, as far as references are finished."""
-    found: dict[str, Any] = {}
+    finished: dict[str, Any] = {}
     for seed in seeds:
         rows: dict[str, Any] = {}
         for name in (*REFERENCES, *(f"{name}-{rule}" for rule in RULES for name in names)):
             result = store.read(cache.root / f"seed{seed}" / "results" / name)
             if result is not None:
-                kept = {key: value for key, value in result.items() if key != "config"}
-                rows[name] = kept | {
-                    "config": result["config"]["row"],
-                    "order": result["config"]["order"],
+                config = result.pop("config")
+                rows[name] = result | {
+                    "config": config["row"],
+                    "order": config["order"],
                     "final": final(result["steps"]),
                     "forgetting": forgetting(result["steps"]),
                 }
         if all(name in rows for name in REFERENCES):
-            found[str(seed)] = rows
-    return found
+            finished[str(seed)] = rows
+    return finished
 
 
-def tables(seeds: Mapping[str, Any]) -> list[Rows]:
+def tables(seeds: Mapping[str, Any]) -> list[Table]:
     """Return final accuracy and forgetting, by projector; what a merge costs; what must hold."""
     tasks = sorted(each(seeds, "individual")[0]["steps"][-1])
     columns = ["method", "final", "forgetting", *tasks, "scales", "s", "stored MB"]
@@ -68,15 +63,12 @@ def tables(seeds: Mapping[str, Any]) -> list[Rows]:
         f"Merges, {title}": [name for name in names_of(seeds) if name.endswith(f"-{rule}")]
         for rule, title in (("average", "average of the projectors"), ("own", "the task's own projector"))
     }
-    found: list[Rows] = []
+    shown: list[Table] = []
     for title, names in groups.items():
         lines = []
         for name in names:
             rows = each(seeds, name)
             lost = [one["forgetting"] for one in rows]
-            scales = ", ".join(
-                f"{one['scale']:g}{'*' * bool(one['at_end'])}" for one in rows if "scale" in one
-            )
             costs = [one["cost"]["seconds"] for one in rows if "cost" in one]
             lines.append(
                 [
@@ -84,18 +76,17 @@ def tables(seeds: Mapping[str, Any]) -> list[Rows]:
                     percent(one["final"] for one in rows),
                     percent(lost) if None not in lost else "",
                     *(percent(one["steps"][-1][task] for one in rows) for task in tasks),
-                    scales,
+                    page.scales(rows),
                     f"{costs[0]:.1f}" if costs else "",
                     f"{rows[0]['bytes'] / 1e6:.2f}" if "bytes" in rows[0] else "",
                 ]
             )
-        found.append((f"{title}, {len(seeds)} order{'s' * (len(seeds) > 1)}", columns, lines))
-    checks = [[text, "yes" if holds else "**no**", seen] for text, holds, seen in sanity(seeds)]
-    return [*found, ("What must hold", ["check", "holds", "seen"], checks)]
+        shown.append((f"{title}, {len(seeds)} order{'s' * (len(seeds) > 1)}", columns, lines))
+    return [*shown, page.checks("What must hold", sanity(seeds))]
 
 
 def sanity(seeds: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
-    """Return check, whether it holds for the mean over orders, and what was seen."""
+    """Return check, whether it holds for the mean over orders, and by what numbers."""
     individual, sequential = (_mean(seeds, name) for name in ("individual", "sequential"))
     checks = [
         (
@@ -138,11 +129,7 @@ with as many steps. Sequential: one model trained on one task after another."""
 
 def draw(seeds: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
     """Draw final accuracies as bars, and the mean over the tasks so far after each task; return paths."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     names = names_of(seeds)
     bars, axes = plt.subplots(figsize=(8, 1 + 0.25 * len(names)))
     for place, name in enumerate(names):
@@ -166,12 +153,6 @@ def draw(seeds: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
     lines.set_xlabel("tasks so far")
     lines.set_ylabel("mean accuracy over them, %")
     lines.legend(frameon=False, fontsize=7, ncols=2)
-    made = []
-    for figure, some, name in ((bars, axes, "bars"), (steps, lines, "steps")):
-        some.spines[["top", "right"]].set_visible(False)
-        figure.tight_layout()
-        path = folder / f"{stem}-{name}.png"
-        figure.savefig(path, dpi=120)
-        plt.close(figure)
-        made.append(path)
-    return made
+    for panel in (axes, lines):
+        panel.spines[["top", "right"]].set_visible(False)
+    return [save(bars, folder / f"{stem}-bars.png"), save(steps, folder / f"{stem}-steps.png")]

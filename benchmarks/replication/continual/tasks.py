@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from benchmarks.replication.lm.words import COLOURS, NUMBERS, SHAPES, THINGS
-from benchmarks.replication.suite import seed_of
+from benchmarks.replication.npz import npz
+from benchmarks.replication.rows import seed_of
 
-__all__ = ["OTHER_SETS", "TASKS", "Asked", "Part", "Task", "images", "npz", "parts"]
+__all__ = ["OTHER_SETS", "TASKS", "Asked", "AskedImages", "ImageTask", "images", "parts"]
 
 Asked = tuple[int, str, str]
 """Number of the image, question, answer."""
@@ -21,7 +22,7 @@ Raw = tuple[np.ndarray, list[Asked]]
 
 
 @dataclass(frozen=True)
-class Part:
+class AskedImages:
     """Images, uint8 [n, 3, 32, 32], and questions about them."""
 
     images: torch.Tensor
@@ -29,7 +30,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Task:
+class ImageTask:
     """A name, how its training and test items are read, and where others get the data."""
 
     name: str
@@ -37,24 +38,27 @@ class Task:
     source: str
 
 
-def parts(task: Task, folder: Path, most: int, held: int, test: int) -> dict[str, Part]:
-    """Return at most so many training, validation and test questions, the same for every run."""
+def parts(task: ImageTask, folder: Path, sizes: Mapping[str, int]) -> dict[str, AskedImages]:
+    """Return train, validation and test with at most so many questions, the same for every run."""
     raw = task.read(folder)
     order = np.random.default_rng(seed_of("continual", task.name))
     pool, tested = ([raw[part][1][i] for i in order.permutation(len(raw[part][1]))] for part in raw)
-    seen = {row for row, _, _ in pool[:held]}  # no image of the validation is trained on
-    train = [one for one in pool[held:] if one[0] not in seen][:most]
+    validation, rest = pool[: sizes["validation"]], pool[sizes["validation"] :]
+    shown = {row for row, _, _ in validation}  # no image of the validation is trained on
+    train = [one for one in rest if one[0] not in shown][: sizes["train"]]
     return {
         "train": _part(raw["train"][0], train),
-        "validation": _part(raw["train"][0], pool[:held]),
-        "test": _part(raw["test"][0], tested[:test]),
+        "validation": _part(raw["train"][0], validation),
+        "test": _part(raw["test"][0], tested[: sizes["test"]]),
     }
 
 
-def _part(pictures: np.ndarray, asked: list[Asked]) -> Part:
+def _part(pictures: np.ndarray, asked: list[Asked]) -> AskedImages:
     rows = sorted({row for row, _, _ in asked})
     place = {row: i for i, row in enumerate(rows)}
-    return Part(images(pictures[rows]), [(place[row], question, answer) for row, question, answer in asked])
+    return AskedImages(
+        images(pictures[rows]), [(place[row], question, answer) for row, question, answer in asked]
+    )
 
 
 def images(x: np.ndarray) -> torch.Tensor:
@@ -74,24 +78,15 @@ def images(x: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
 
 
-def npz(folder: Path, name: str) -> Mapping[str, np.ndarray]:
-    """Return the arrays of a file in the folder of data."""
-    file = folder / name
-    if not file.exists():
-        raise SystemExit(f"no data: {name} is not in the folder that SUBMERGE_DATA names")
-    found: Mapping[str, np.ndarray] = np.load(file)
-    return found
-
-
 def _classes(name: str, words: tuple[str, ...], question: str) -> Callable[[Path], dict[str, Raw]]:
     """Return a reader of a set whose classes are called by these words."""
 
     def read(folder: Path) -> dict[str, Raw]:
-        found = npz(folder, name)
+        arrays = npz(folder, name)
         return {
             part: (
-                found[f"x_{part}"],
-                [(i, question, words[label]) for i, label in enumerate(found[f"y_{part}"].tolist())],
+                arrays[f"x_{part}"],
+                [(i, question, words[label]) for i, label in enumerate(arrays[f"y_{part}"].tolist())],
             )
             for part in ("train", "test")
         }
@@ -100,23 +95,23 @@ def _classes(name: str, words: tuple[str, ...], question: str) -> Callable[[Path
 
 
 def _kannada(folder: Path) -> dict[str, Raw]:
-    found = npz(folder, "kannada/kannada_test.npz")
-    rows = np.random.default_rng(seed_of("continual", "kannada", "parts")).permutation(len(found["y"]))
-    cut = len(rows) // 5
+    arrays = npz(folder, "kannada/kannada_test.npz")
+    order = np.random.default_rng(seed_of("continual", "kannada", "parts")).permutation(len(arrays["y"]))
+    cut = len(order) // 5
     return {
         part: (
-            found["x"][some],
-            [(i, "number of image ?", NUMBERS[label]) for i, label in enumerate(found["y"][some].tolist())],
+            arrays["x"][rows],
+            [(i, "number of image ?", NUMBERS[label]) for i, label in enumerate(arrays["y"][rows].tolist())],
         )
-        for part, some in (("train", rows[cut:]), ("test", rows[:cut]))
+        for part, rows in (("train", order[cut:]), ("test", order[:cut]))
     }
 
 
 def _easy_vqa(folder: Path) -> dict[str, Raw]:
-    found = npz(folder, "easyvqa/images64.npz")
+    arrays = npz(folder, "easyvqa/images64.npz")
     return {
         part: (
-            found[f"images_{part}"],
+            arrays[f"images_{part}"],
             [
                 (row, *_plain(question, answer))
                 for question, answer, row in json.loads(
@@ -150,20 +145,20 @@ _SIGNS = {
 """Class of a traffic sign -> its kind."""
 
 TASKS = (
-    Task("mnist", _classes("mnist/mnist_t10k.npz", NUMBERS, "number of image ?"), "ylecun/mnist"),
-    Task(
+    ImageTask("mnist", _classes("mnist/mnist_t10k.npz", NUMBERS, "number of image ?"), "ylecun/mnist"),
+    ImageTask(
         "fashion",
         _classes("fashion/fashion.npz", THINGS[:10], "thing of image ?"),
         "zalando-datasets/fashion_mnist",
     ),
-    Task("easy-vqa", _easy_vqa, "vzhou842/easy-VQA on GitHub"),
-    Task(
+    ImageTask("easy-vqa", _easy_vqa, "vzhou842/easy-VQA on GitHub"),
+    ImageTask(
         "notmnist",
         _classes("notmnist/notmnist_t10k.npz", THINGS[20:30], "thing of image ?"),
         "davidflanagan/notMNIST-to-MNIST on GitHub",
     ),
-    Task("kannada", _kannada, "vinayprabhu/Kannada_MNIST on GitHub"),
-    Task(
+    ImageTask("kannada", _kannada, "vinayprabhu/Kannada_MNIST on GitHub"),
+    ImageTask(
         "signs",
         _classes("gtsrb/gtsrb32.npz", tuple(_SIGNS[i] for i in range(43)), "thing of image ?"),
         "GTSRB, benchmark.ini.rub.de",

@@ -1,1 +1,1 @@
-"""A small decoder LM, taught from formula-made text, and what several suites do with it."""
+"""A small decoder LM, pretrained on formula-made text, and what several suites do with it."""

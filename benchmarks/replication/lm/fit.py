@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.replication.lm.streams import Batch, Reader
+from benchmarks.replication.lm.streams import StreamedLM, TokenBatch
+from benchmarks.replication.loop import cosine, minimise, paced, tenths
 
 __all__ = ["Tuning", "fit"]
 
@@ -34,26 +34,18 @@ class Tuning:
 
 
 def fit(
-    reader: Reader,
+    model: StreamedLM,
     weights: list[nn.Parameter],
-    sample: Callable[[int], Batch],
+    sample: Callable[[int], TokenBatch],
     steps: int,
     rate: float,
     warmup: int,
 ) -> list[float]:
     """Train in place: AdamW, warm-up, cosine; return the mean loss of every tenth of the steps."""
     optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0, fused=True)
-    warm = min(warmup, max(1, steps // 5))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm, (1 + np.cos(np.pi * step / steps)) / 2)
-    )
-    losses = []
-    for step in range(steps):
-        loss = cross_entropy(*reader.answers(sample(step)))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.detach())
-    return [round(part.mean().item(), 4) for part in torch.stack(losses).tensor_split(min(10, steps))]
+    schedule = paced(optimizer, cosine(steps, warmup))
+
+    def loss_of(step: int) -> torch.Tensor:
+        return cross_entropy(*model.answers(sample(step)))
+
+    return tenths(minimise(loss_of, weights, optimizer, schedule, range(steps), clip=1.0))

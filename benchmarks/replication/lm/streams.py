@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.replication.lm.updates import Updates, change, linears
+from benchmarks.replication.lm.updates import Updates, linears, product
 
-__all__ = ["TEXT", "Batch", "Path", "Reader", "Soft"]
+__all__ = ["TEXT", "SoftTokens", "StreamUpdates", "StreamedLM", "TokenBatch"]
 
 TEXT = 0
 
 
 @dataclass(frozen=True)
-class Soft:
+class SoftTokens:
     """Features that a projector turns into tokens, and where these go in a batch.
 
-    `rows` [k] are sequences, `places` [k] the first position in each, `features` [k, …] what an encoder says.
+    `rows` [k] are sequences, `places` [k] the first position in each, `features` [k, …] an encoder's output.
     """
 
     rows: torch.Tensor
@@ -33,60 +33,66 @@ class Soft:
 
 
 @dataclass(frozen=True)
-class Batch:
+class TokenBatch:
     """Sequences of ids and streams, shape [n, length]; labels are −100 but where an answer is due."""
 
     ids: torch.Tensor
     streams: torch.Tensor
     labels: torch.Tensor
-    soft: Mapping[str, Soft] = field(default_factory=dict)
+    soft: Mapping[str, SoftTokens] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Path:
-    """An update and the streams whose tokens take it; None is all tokens."""
+class StreamUpdates:
+    """Updates of the linear maps, and the streams whose tokens take them; None is all tokens."""
 
     updates: Updates
     streams: tuple[int, ...] | None = None
 
 
-class Reader:
-    """Answers batches by an LM, projectors and paths; the latter two may be exchanged at any time."""
+class StreamedLM:
+    """Answers batches by an LM, projectors and updates; the latter two may be exchanged at any time."""
 
-    def __init__(self, lm: Any, projectors: Mapping[str, nn.Module], paths: Sequence[Path] = ()) -> None:
-        self.lm, self.projectors, self.paths = lm, projectors, paths
+    def __init__(
+        self, lm: Any, projectors: Mapping[str, nn.Module], updates: Sequence[StreamUpdates] = ()
+    ) -> None:
+        self.lm, self.projectors, self.updates = lm, projectors, updates
         self._masks: list[torch.Tensor | None] = []
         for name, module in linears(lm):
-            module.register_forward_hook(lambda _, args, out, name=name: self._changed(name, args[0], out))
+            module.register_forward_hook(lambda _, args, out, name=name: self._updated(name, args[0], out))
 
-    def _changed(self, name: str, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        for path, mask in zip(self.paths, self._masks, strict=True):
-            update = path.updates.get(name)
+    def _updated(self, name: str, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        for stream, mask in zip(self.updates, self._masks, strict=True):
+            update = stream.updates.get(name)
             if update is not None:
-                out = out + change(update, x, mask)
+                out = out + product(update, x, mask)
         return out
 
-    def hidden(self, batch: Batch) -> torch.Tensor:
-        """Return what the last block says at every position, shape [n, length, width]."""
+    def hidden(self, batch: TokenBatch) -> torch.Tensor:
+        """Return the last block's output at every position, shape [n, length, width]."""
         embeds = self.lm.get_input_embeddings()(batch.ids)
         for name, soft in batch.soft.items():
             tokens = self.projectors[name](soft.features)  # [k, t, width]
             places = soft.places[:, None] + torch.arange(tokens.shape[1])
             embeds = embeds.index_put((soft.rows[:, None].expand_as(places), places), tokens)
-        self._masks = [_mask(batch.streams, path.streams) for path in self.paths]
-        found: torch.Tensor = self.lm.model(inputs_embeds=embeds).last_hidden_state
-        return found
+        self._masks = [_mask(batch.streams, stream.streams) for stream in self.updates]
+        hidden: torch.Tensor = self.lm.model(inputs_embeds=embeds).last_hidden_state
+        return hidden
 
-    def answers(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def answers(self, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits and right words where an answer is due, shapes [k, words] and [k]."""
         due = batch.labels >= 0
         return self.lm.lm_head(self.hidden(batch)[due]), batch.labels[due]
 
     @torch.inference_mode()
-    def right(self, batch: Batch) -> torch.Tensor:
+    def right(self, batch: TokenBatch) -> torch.Tensor:
         """Return for each answer whether it is right, shape [k]."""
         logits, labels = self.answers(batch)
         return logits.argmax(-1) == labels
+
+    def accuracy(self, batches: Sequence[TokenBatch]) -> float:
+        """Return the share of right answers."""
+        return torch.cat([self.right(batch) for batch in batches]).double().mean().item()
 
 
 def _mask(streams: torch.Tensor, chosen: tuple[int, ...] | None) -> torch.Tensor | None:

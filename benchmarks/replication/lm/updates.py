@@ -1,42 +1,22 @@
-"""Updates of the LM's linear maps: low-rank to train, dense to try out, PEFT folders on disk."""
+"""Updates of the LM's linear maps: low-rank to train, dense to try out, adapters' folders on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import linear
 
-__all__ = [
-    "Factors",
-    "Updates",
-    "adapter",
-    "change",
-    "dense",
-    "factors",
-    "linears",
-    "parameters",
-    "save_adapter",
-]
+from submerge.algebra import Dense, LowRank
+from submerge.store import AdapterWriter, FileTable, is_adapter, open_adapter
 
-_PEFT = "base_model.model."
+__all__ = ["Updates", "dense", "linears", "load_adapter", "new", "parameters", "product", "save_adapter"]
 
-
-@dataclass(frozen=True)
-class Factors:
-    """The update B A of one map, shapes [m, r] and [r, n]."""
-
-    a: torch.Tensor
-    b: torch.Tensor
-
-
-Updates = Mapping[str, Factors | torch.Tensor]
-"""Module -> its update: factors, or a dense matrix [m, n]."""
+Updates = Mapping[str, LowRank | Dense]
+"""Module -> its update, shape [m, n]. Factors that are trained are parameters."""
 
 
 def linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
@@ -46,73 +26,57 @@ def linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
             yield name, module
 
 
-def factors(model: nn.Module, rank: int, start: int) -> dict[str, Factors]:
-    """Return factors to train: A normal with variance 4 / n, the same for the same `start`; B zero."""
-    draw = torch.Generator().manual_seed(start)
-    found = {}
+def new(model: nn.Module, rank: int, seed: int) -> dict[str, LowRank]:
+    """Return B A to train: A normal with variance 4 / n, the same for the same seed; B zero."""
+    draw = torch.Generator().manual_seed(seed)
+    updates = {}
     for name, module in linears(model):
         n, m = module.in_features, module.out_features
         a = torch.randn(rank, n, generator=draw) * 2 / n**0.5
-        found[name] = Factors(nn.Parameter(a), nn.Parameter(torch.zeros(m, rank)))
-    return found
+        updates[name] = LowRank(nn.Parameter(torch.zeros(m, rank)), nn.Parameter(a))
+    return updates
 
 
-def parameters(updates: Updates) -> list[nn.Parameter]:
+def parameters(updates: Mapping[str, LowRank]) -> list[nn.Parameter]:
     """Return what is trained."""
-    return [p for one in updates.values() if isinstance(one, Factors) for p in (one.a, one.b)]  # type: ignore[misc]
+    return [p for one in updates.values() for p in (one.right, one.left) if isinstance(p, nn.Parameter)]
 
 
-def change(update: Factors | torch.Tensor, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+def product(update: LowRank | Dense, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """Return Δ x for rows x, shape […, m]; zero where the mask, shape […, 1], is zero."""
-    if isinstance(update, Factors):
-        inner = linear(x, update.a)
-        return linear(inner if mask is None else inner * mask, update.b)
-    return linear(x if mask is None else x * mask, update)
+    if isinstance(update, LowRank):
+        inner = linear(x, update.right)
+        return linear(inner if mask is None else inner * mask, update.left)
+    return linear(x if mask is None else x * mask, update.matrix)
 
 
-def save_adapter(updates: Mapping[str, Factors], folder: Path, base: Path) -> Path:
+def save_adapter(updates: Mapping[str, LowRank], folder: Path, base: Path) -> Path:
     """Write a LoRA adapter in PEFT's form, with scale 1; return its folder."""
-    from peft import LoraConfig
-
-    rank = next(iter(updates.values())).a.shape[0]
-    folder.mkdir(parents=True, exist_ok=True)
-    LoraConfig(
-        r=rank,
-        lora_alpha=rank,
-        target_modules=sorted({name.rpartition(".")[2] for name in updates}),
-        base_model_name_or_path=base.name,  # no path of one machine
-        task_type="CAUSAL_LM",
-        inference_mode=True,
-    ).save_pretrained(folder)
-    tensors = {}
-    for name, one in updates.items():
-        tensors[f"{_PEFT}{name}.lora_A.weight"] = one.a.detach().contiguous()
-        tensors[f"{_PEFT}{name}.lora_B.weight"] = one.b.detach().contiguous()
-    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
-    return folder
+    with AdapterWriter(folder) as writer:
+        for name, update in updates.items():
+            writer.add(f"{name}.weight", update.left.detach(), update.right.detach())
+        return writer.finish(base=base.name, task_type="CAUSAL_LM")  # no path of one machine
 
 
-def adapter(folder: Path) -> dict[str, Factors]:
-    """Return the updates of a PEFT adapter that has one rank and one scale."""
-    import json
-
-    config = json.loads((folder / "adapter_config.json").read_text())
-    scale = config["lora_alpha"] / config["r"]
-    tensors = load_file(folder / "adapter_model.safetensors")
-    names = [key.removeprefix(_PEFT).removesuffix(".lora_A.weight") for key in tensors if ".lora_A." in key]
-    return {
-        name: Factors(
-            tensors[f"{_PEFT}{name}.lora_A.weight"], scale * tensors[f"{_PEFT}{name}.lora_B.weight"]
-        )
-        for name in names
-    }
+def load_adapter(folder: Path, train: bool = False) -> dict[str, LowRank]:
+    """Return the updates of an adapter in the order of names, as parameters if they are to be trained on."""
+    adapter, updates = open_adapter(str(folder)), {}
+    with FileTable() as table:
+        for name in sorted(adapter.parts):
+            left, right = adapter.factors(name, table)
+            if train:
+                left, right = nn.Parameter(left), nn.Parameter(right)
+            updates[name.removesuffix(".weight")] = LowRank(left, right)
+    return updates
 
 
-def dense(folder: Path, model: Any) -> dict[str, torch.Tensor]:
+def dense(folder: Path, model: nn.Module) -> dict[str, Dense]:
     """Return ΔW of every linear map: from an adapter's folder, or from a checkpoint's, minus the model."""
-    if (folder / "adapter_config.json").exists():
-        return {name: one.b @ one.a for name, one in adapter(folder).items()}
+    if is_adapter(folder):
+        return {name: Dense(one.dense()) for name, one in load_adapter(folder).items()}
     tensors: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("model*.safetensors")):
         tensors |= load_file(file)
-    return {name: tensors[f"{name}.weight"] - module.weight.detach() for name, module in linears(model)}
+    return {
+        name: Dense(tensors[f"{name}.weight"] - module.weight.detach()) for name, module in linears(model)
+    }

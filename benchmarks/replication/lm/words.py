@@ -43,7 +43,7 @@ NUMBERS = _listed(
     "sixteen seventeen eighteen"
 )
 DIGITS = 10
-"""Numbers that a slot can hold."""
+"""Numbers that a slot can have as its value."""
 COLOURS = _listed("red green blue black gray teal brown yellow")
 SHAPES = _listed("circle rectangle triangle")
 THINGS = _listed(
@@ -65,7 +65,7 @@ _ID = {word: number for number, word in enumerate(VOCABULARY)}
 class Question:
     """What is asked, as words with A and B for slots and C for a constant, and the answer as a function.
 
-    One that asks about "both" names no slot; its two slots hold the same number.
+    One that asks about "both" names no slot; its two slots have the same number.
     """
 
     name: str
@@ -108,7 +108,7 @@ NEW = (
     Question("predecessor", "predecessor of A ?", lambda a, b, c: NUMBERS[(a - 1) % DIGITS]),
     Question("mirror", "mirror of A ?", lambda a, b, c: NUMBERS[DIGITS - 1 - a]),
 )
-"""Skills that the LM is not taught."""
+"""Skills that the LM is not pretrained on."""
 QUESTIONS: Mapping[str, Question] = {one.name: one for one in (*ONE, *TWO, BOTH, *NEW)}
 
 

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page import Table, percent, pyplot, save, spread
 from benchmarks.replication import cache as store
 from benchmarks.replication import report
 from benchmarks.replication.cache import Cache
-from benchmarks.replication.page import Rows, percent, spread
 from benchmarks.replication.report import KINDS, TITLES
-from benchmarks.replication.routing.measure import folder
 from benchmarks.replication.routing.rows import ROWS
 from benchmarks.replication.scores import summary
 from benchmarks.replication.suite import Suite
@@ -34,17 +33,16 @@ def gather(suite: Suite, cache: Cache, seeds: Sequence[int]) -> dict[str, Any]:
 
     What was made with other settings than today's is left out; `outdated` names it.
     """
-    static = report.gather(suite, cache, seeds, KNOWN)
-    found: dict[str, Any] = {}
-    for kind, entries in static.items():
+    kinds: dict[str, Any] = {}
+    for kind, entries in report.gather(suite, cache, seeds, KNOWN).items():
         for seed, beside in entries.items():
-            trained = [one["config"] for one in beside["trained"].values()]
+            trained = [marker["config"] for marker in beside["trained"].values()]
             entry: dict[str, Any] = {"rows": {}, "known": {}, "outdated": []}
             for row in ROWS:
-                if (one := store.read(folder(cache, int(seed), kind, row.name))) is None:
+                if (result := store.read(cache.served(int(seed), kind, row.name))) is None:
                     continue
-                if store.current(one, row.facts(), trained):
-                    entry["rows"][row.name] = one
+                if store.current(result, row.facts(), trained):
+                    entry["rows"][row.name] = result
                 else:
                     entry["outdated"].append(row.name)
             if not entry["rows"]:
@@ -52,30 +50,30 @@ def gather(suite: Suite, cache: Cache, seeds: Sequence[int]) -> dict[str, Any]:
             known = beside["ceilings"] | beside["methods"]
             entry["known"] = {name: known[name] for name in (*KNOWN, "compression") if name in known}
             individual = known["individual"]
-            for one in (*entry["rows"].values(), *entry["known"].values()):
-                one.pop("config")
-                one["summary"] = summary(one["test"], individual["test"])
-                one["on validation"] = summary(one["validation"], individual["validation"])["mean"]
-            found.setdefault(kind, {})[seed] = entry
-    return found
+            for result in (*entry["rows"].values(), *entry["known"].values()):
+                result.pop("config")
+                result["summary"] = summary(result["test"], individual["test"])
+                result["on validation"] = summary(result["validation"], individual["validation"])["mean"]
+            kinds.setdefault(kind, {})[seed] = entry
+    return kinds
 
 
-def tables(kinds: Mapping[str, Any]) -> list[Rows]:
+def tables(kinds: Mapping[str, Any]) -> list[Table]:
     """Return for each kind the ways to serve, and where their inputs went."""
-    found: list[Rows] = []
+    shown: list[Table] = []
     for kind, seeds in kinds.items():
         tasks = list(next(iter(seeds.values()))["known"]["compression"]["test"])
         lines, routed = [], []
         for group, name, title in _names(seeds):
-            some = [entry[group][name] for entry in seeds.values() if name in entry[group]]
-            mean = percent([one["summary"]["mean"] for one in some])
-            worst = percent([one["summary"]["worst"] for one in some])
-            valid = percent([one["on validation"] for one in some])
-            sent = [one["routed test"] for one in some if "routed test" in one]
+            results = [entry[group][name] for entry in seeds.values() if name in entry[group]]
+            mean = percent([one["summary"]["mean"] for one in results])
+            worst = percent([one["summary"]["worst"] for one in results])
+            valid = percent([one["on validation"] for one in results])
+            sent = [one["routed test"] for one in results if "routed test" in one]
             right = percent([sum(one.values()) / len(one) for one in sent]) if sent else ""
-            ran = f"{spread(one['ran test'] for one in some)[0]:.2f}" if sent else ""
+            ran = f"{spread(one['ran test'] for one in results)[0]:.2f}" if sent else ""
             known = "no" if group == "rows" else "yes"
-            lines.append([title, known, mean, worst, right, ran, valid, f"{len(some)}"])
+            lines.append([title, known, mean, worst, right, ran, valid, f"{len(results)}"])
             if sent:
                 routed.append([title, *(percent([one[task] for one in sent], 0) for task in tasks)])
         columns = [
@@ -89,9 +87,9 @@ def tables(kinds: Mapping[str, Any]) -> list[Rows]:
             "seeds",
         ]
         count = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
-        found.append((f"{KINDS[kind]}, {count}, strict score ÷ individual", columns, lines))
-        found.append((f"Inputs that met their head: {KINDS[kind]}, %", ["model", *tasks], routed))
-    return found
+        shown.append((f"{KINDS[kind]}, {count}, strict score ÷ individual", columns, lines))
+        shown.append((f"Inputs that met their head: {KINDS[kind]}, %", ["model", *tasks], routed))
+    return shown
 
 
 def _names(seeds: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -102,21 +100,19 @@ def _names(seeds: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def draw(kinds: Mapping[str, Any], path: Path) -> None:
     """Draw all rows as bars, one panel for each kind."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     height = 1 + 0.3 * max(len(_names(seeds)) for seeds in kinds.values())
     figure, panels = plt.subplots(1, len(kinds), figsize=(7.5 * len(kinds), height), squeeze=False)
     for axes, (kind, seeds) in zip(panels[0], kinds.items(), strict=True):
         names = _names(seeds)
         for place, (group, name, _) in enumerate(names):
-            some = [entry[group][name]["summary"] for entry in seeds.values() if name in entry[group]]
-            mean, deviation = spread(100 * one["mean"] for one in some)
+            summaries = [entry[group][name]["summary"] for entry in seeds.values() if name in entry[group]]
+            mean, deviation = spread(100 * one["mean"] for one in summaries)
             colour = "#9aa5b1" if group == "known" or name == "lda" else "#1f6feb"
             axes.barh(place, mean, xerr=deviation, color=colour, capsize=2)
-            axes.plot(100 * spread(one["worst"] for one in some)[0], place, "o", color="#111", markersize=3)
+            axes.plot(
+                100 * spread(one["worst"] for one in summaries)[0], place, "o", color="#111", markersize=3
+            )
             axes.annotate(f"{mean:.1f}", (mean, place), (6, -3), textcoords="offset points", fontsize=7)
         axes.set_yticks(range(len(names)), [title.replace("*", "") for *_, title in names], fontsize=8)
         axes.invert_yaxis()
@@ -124,6 +120,4 @@ def draw(kinds: Mapping[str, Any], path: Path) -> None:
         axes.set_title(f"{KINDS[kind]}; grey: the task is known, or labels are", fontsize=9)
         axes.set_xlabel("strict, % of the individual models; dots: the worst task")
         axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save(figure, path)

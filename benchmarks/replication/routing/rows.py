@@ -17,10 +17,10 @@ class Served:
 
     `by` is "mass", "fixed" (MASS's plain checkpoint, all heads compete), "smile", or "lda" (a discriminant
     on base features, trained on labelled inputs, names the task). With `heads` "router" the head is the first
-    chosen task's, with "max" that of the largest logit among the chosen tasks. With `heard` the choice is
-    made by what all heads say of the base's features, too. With `form` it is known which tasks take pairs
-    of texts, with `group` that so many inputs in a row are of one task. With `wide` the first two blocks
-    keep twice the rank, for they are all that a single pass routes by.
+    chosen task's, with "max" that of the largest logit among the chosen tasks. With `head_evidence`
+    the log-evidence of all heads on the base's features counts, too. With `form` it is known which tasks take
+    pairs of texts, with `group` that so many inputs in a row are of one task. With `wide` the first two
+    blocks have twice the rank, for they are all that a single pass routes by.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Served:
     settings: Mapping[str, Any] = field(default_factory=dict)
     by: str = "mass"
     heads: str = "router"
-    heard: bool = False
+    head_evidence: bool = False
     form: bool = False
     wide: bool = False
     group: int = 1
@@ -41,8 +41,9 @@ class Served:
         return self.by == "lda" or (self.by == "mass" and two)
 
     def facts(self) -> dict[str, Any]:
-        """Return what decides about the result, for a marker."""
-        return {**vars(self), "settings": dict(self.settings), "options": dict(self.options)}
+        """Return what decides about the result, for a marker, under the keys that caches have."""
+        facts = {**vars(self), "settings": dict(self.settings), "options": dict(self.options)}
+        return facts | {"heard": facts.pop("head_evidence")}
 
 
 def _paper(**changes: Any) -> dict[str, Any]:
@@ -65,9 +66,9 @@ ROWS = (
     Served("gaussian", "all layers, Gaussian", {**_BASE, "score": "gaussian"}),
     Served("whitened", "all layers, whitened", {**_BASE, "score": "whitened"}),
     Served("several", "all layers, up to 3 tasks", {**_TWO, "select": "threshold"}),
-    Served("default", "**default**: all layers, heads heard", _AUTO, heard=True),
-    Served("form", "default, form known", _AUTO, heard=True, form=True),
-    Served("group", "default, groups of 4", _AUTO, heard=True, group=4),
+    Served("default", "**default**: all layers, heads heard", _AUTO, head_evidence=True),
+    Served("form", "default, form known", _AUTO, head_evidence=True, form=True),
+    Served("group", "default, groups of 4", _AUTO, head_evidence=True, group=4),
     Served("one_narrow", "one pass, Gaussian", _ONCE),
     Served("one", "one pass, Gaussian, twice the rank in the first blocks", _ONCE, wide=True),
     Served("one_form", "one pass, form known", _ONCE, wide=True, form=True),

@@ -1,7 +1,7 @@
-"""SMILE (arXiv 2408.10174), a rival: every linear layer routes each token to low-rank experts of its own.
+"""SMILE (arXiv 2408.10174): every linear layer routes each token to low-rank experts of its own.
 
     y = W_0 x + b_0 + Σ_{t ∈ top-K} p_t (U_t diag(s_t) V_t x + b_t − b_0)
-    p = softmax_t ‖V_t' x‖, kept for the K largest and divided by their sum
+    p = softmax_t ‖V_t' x‖, of which the K largest count, divided by their sum
 
 V_t has the leading `rank` right singular vectors of task t's update, V_t' the first `gate` of them. The rest
 of the network is the mean of the fine-tunes. The layers have no common opinion of the task, so its head is
@@ -55,7 +55,7 @@ class Smile:
     ) -> None:
         """Change `base` in place; `tuned` are the fine-tunes, in the order of the tasks."""
         own = [dict(model.named_modules()) for model in tuned]
-        found = {
+        linears = {
             name: module
             for name, module in base.named_modules()
             if isinstance(module, nn.Linear)
@@ -64,10 +64,10 @@ class Smile:
         parameters = [dict(model.named_parameters()) for model in tuned]
         with torch.no_grad():
             for name, parameter in base.named_parameters():
-                if name.rpartition(".")[0] not in found:
+                if name.rpartition(".")[0] not in linears:
                     parameter.copy_(torch.stack([each[name] for each in parameters]).mean(0))
         self.layers: list[_Layer] = []
-        for name, module in found.items():
+        for name, module in linears.items():
             parent, _, leaf = name.rpartition(".")
             layer = _Layer(module, [modules[name] for modules in own], rank, gate, top)
             setattr(base.get_submodule(parent), leaf, layer)

@@ -1,1 +1,1 @@
-"""Images: tasks of small pictures on a vision transformer that has seen formulas only."""
+"""Images: tasks of small pictures on a vision transformer that was pretrained on formulas only."""

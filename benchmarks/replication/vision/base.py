@@ -18,7 +18,9 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.replication.suite import seed_of
+from benchmarks.console import Say
+from benchmarks.replication.loop import minimise, paced
+from benchmarks.replication.rows import seed_of
 from benchmarks.replication.vision.formula import CLASSES, SIZE, Formulas
 
 __all__ = ["Pretraining", "pretrain"]
@@ -50,9 +52,9 @@ class Pretraining:
         return {name: value for name, value in asdict(self).items() if name != "every"}
 
 
-def pretrain(folder: Path, how: Pretraining, say: Any = print) -> None:
+def pretrain(folder: Path, how: Pretraining, say: Say = print) -> None:
     """Write the base; a run that was ended goes on at its last checkpoint, beside the folder."""
-    kept = folder.with_name("pretraining.safetensors")
+    checkpoint = folder.with_name("pretraining.safetensors")
     model, classifier = _new(how)
     both = nn.ModuleDict({"model": model, "classifier": classifier})
     weights = dict(both.named_parameters())
@@ -61,26 +63,29 @@ def pretrain(folder: Path, how: Pretraining, say: Any = print) -> None:
     groups = [{"params": matrices, "weight_decay": how.decay}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=how.rate, betas=(0.9, 0.98))
     formulas = Formulas(how.seed)
-    both.train()
-    seen = 0.0
-    for step in range(_restore(kept, weights, optimizer, how), how.steps):
+    mean = 0.0
+
+    def loss_of(step: int) -> torch.Tensor:
         draw = torch.Generator().manual_seed(seed_of(how.seed, "formula", step))
         images, labels = formulas.draw(how.batch, draw)
-        for group in optimizer.param_groups:
-            group["lr"] = how.rate * _pace(step, how)
         means = model(pixel_values=2 * images - 1).last_hidden_state.mean(1)
-        loss = cross_entropy(classifier(means), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(weights.values(), 1.0)
-        optimizer.step()
-        seen += loss.item() / how.every
+        return cross_entropy(classifier(means), labels)
+
+    def progress(step: int, loss: torch.Tensor) -> None:
+        nonlocal mean
+        mean += loss.item() / how.every
         if (step + 1) % how.every == 0:
-            _keep(kept, weights, optimizer, how, step + 1)
-            say(f"base: {step + 1} of {how.steps} steps, loss {seen:.3f} (chance {math.log(CLASSES):.2f})")
-            seen = 0.0
+            _save_checkpoint(checkpoint, weights, optimizer, how, step + 1)
+            say(f"base: {step + 1} of {how.steps} steps, loss {mean:.3f} (chance {math.log(CLASSES):.2f})")
+            mean = 0.0
+
+    first = _restore(checkpoint, weights, optimizer, how)
+    schedule = paced(optimizer, lambda step: _pace(step, how), first)
+    both.train()
+    steps = range(first, how.steps)
+    minimise(loss_of, list(weights.values()), optimizer, schedule, steps, clip=1.0, after=progress)
     model.eval().save_pretrained(folder)
-    kept.unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
 
 
 def _new(how: Pretraining) -> tuple[Any, nn.Linear]:
@@ -107,7 +112,7 @@ def _new(how: Pretraining) -> tuple[Any, nn.Linear]:
 
 
 def _patches(width: int) -> torch.Tensor:
-    """Return filters of patches that keep what they can: rows at right angles, shape [d, 3, 8, 8]."""
+    """Return filters of patches that lose as little as they can: orthogonal rows, shape [d, 3, 8, 8]."""
     return nn.init.orthogonal_(torch.empty(width, 3 * PATCH**2)).view(width, 3, PATCH, PATCH)
 
 
@@ -126,15 +131,15 @@ def _pace(step: int, how: Pretraining) -> float:
     return min(1.0, (step + 1) / how.warmup, (how.steps - step) / (how.cooling * how.steps))
 
 
-def _keep(
+def _save_checkpoint(
     file: Path, weights: dict[str, Any], optimizer: torch.optim.Optimizer, how: Pretraining, step: int
 ) -> None:
-    found = {f"weight/{name}": value.detach() for name, value in weights.items()}
+    tensors = {f"weight/{name}": value.detach() for name, value in weights.items()}
     for name, value in weights.items():
         state = optimizer.state[value]
-        found |= {f"{kind}/{name}": state[kind] for kind in ("exp_avg", "exp_avg_sq")}
+        tensors |= {f"{kind}/{name}": state[kind] for kind in ("exp_avg", "exp_avg_sq")}
     part = file.with_suffix(".part")
-    save_file(found, part, {"step": str(step), "how": json.dumps(how.config())})
+    save_file(tensors, part, {"step": str(step), "how": json.dumps(how.config())})
     shutil.move(part, file)
 
 
@@ -145,13 +150,13 @@ def _restore(file: Path, weights: dict[str, Any], optimizer: torch.optim.Optimiz
     """
     if not file.exists():
         return 0
-    with safe_open(file, "pt") as found:
-        step, then = int(found.metadata()["step"]), json.loads(found.metadata()["how"])
+    with safe_open(file, "pt") as checkpoint:
+        step, then = int(checkpoint.metadata()["step"]), json.loads(checkpoint.metadata()["how"])
         level = step <= (1 - how.cooling) * min(how.steps, then["steps"])
         if (then | {"steps": how.steps} if level else then) != how.config():
             return 0
         for name, value in weights.items():
-            value.data.copy_(found.get_tensor(f"weight/{name}"))
-            kinds = {kind: found.get_tensor(f"{kind}/{name}") for kind in ("exp_avg", "exp_avg_sq")}
+            value.data.copy_(checkpoint.get_tensor(f"weight/{name}"))
+            kinds = {kind: checkpoint.get_tensor(f"{kind}/{name}") for kind in ("exp_avg", "exp_avg_sq")}
             optimizer.state[value] = kinds | {"step": torch.tensor(float(step))}
     return step

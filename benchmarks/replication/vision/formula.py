@@ -1,7 +1,7 @@
-"""Images made by formulas, in classes, from a seed and nothing else: what the base of the vision suites sees.
+"""Images made by formulas, in classes, from a seed alone: what the base of the vision suites is trained on.
 
 Every class is a function on the plane, and an image of it is that function on a grid of pixels that was
-turned, stretched, moved and bent. Four families:
+rotated, stretched, moved and bent. Four families:
 
     strokes   ink near a few Bézier curves, whose control points tremble       (like letters)
     contours  the inside of r < 1 + Σ a_k cos(kθ + φ_k), with holes             (like things)

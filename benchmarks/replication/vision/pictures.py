@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import affine_grid, grid_sample, normalize
 
 from benchmarks.replication.encoder import Domain, Items
-from benchmarks.replication.suite import CLASSES, DENSE, Rows
+from benchmarks.replication.rows import CLASSES, DENSE, Rows
 from benchmarks.replication.vision.base import PATCH
 from benchmarks.replication.vision.formula import SIZE
 
@@ -43,7 +43,7 @@ class _Pictures(Items):
     def batch(
         self, which: Sequence[int], device: torch.device | str = "cpu", draw: torch.Generator | None = None
     ) -> dict[str, torch.Tensor]:
-        """Return pixels in [−1, 1]. With `draw`, things to be named are turned and moved a little."""
+        """Return pixels in [−1, 1]. With `draw`, images of classes are rotated and moved a little."""
         images = self.pixels[torch.as_tensor(which)].float() / 127.5 - 1
         if draw is not None and self.kind == CLASSES:
             images = _moved(images, draw)
@@ -55,7 +55,7 @@ class _Pictures(Items):
 
 
 def _moved(images: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
-    """Return the images turned by up to 8°, and stretched, sheared and moved by up to 8 %."""
+    """Return the images rotated by up to 8°, and stretched, sheared and moved by up to 8 %."""
     turn, *rest = (2 * torch.rand(6, len(images), generator=draw) - 1) * 0.08
     angle = turn / 0.08 * math.radians(8)
     wide, high, shear, right, down = rest

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.replication.suite import DENSE, SCORE, Rows, Task
+from benchmarks.replication.rows import DENSE, SCORE, Rows, SuiteTask, one_fifth_apart
 from benchmarks.replication.vision.formula import SIZE
 from benchmarks.replication.vision.pictures import rows
-from benchmarks.replication.vision.tasks import ALPHABETS, TEST_DRAWERS, arrays, drawings, fifth
+from benchmarks.replication.vision.tasks import ALPHABETS, TEST_DRAWERS, arrays, drawings
 
 __all__ = ["MEASURED"]
 
@@ -28,34 +28,34 @@ def _scaled(values: np.ndarray) -> np.ndarray:
 
 def _shape(root: Path, *, column: str) -> tuple[Rows, Rows]:
     """Return Kannada digits and a measure of their handwriting, as the set's authors publish it."""
-    found = arrays(root, "kannada", "kannada_test.npz")
-    values = found["morpho"][:, list(found["morpho_cols"]).index(column)]
-    return fifth(rows(found["x"], _scaled(values)))
+    data = arrays(root, "kannada", "kannada_test.npz")
+    values = data["morpho"][:, list(data["morpho_cols"]).index(column)]
+    return one_fifth_apart(rows(data["x"], _scaled(values)))
 
 
 def _sign(root: Path) -> tuple[Rows, Rows]:
     """Return traffic signs and how much of the picture's width the sign takes."""
-    found = arrays(root, "gtsrb", "gtsrb32.npz")
-    boxes = [found[f"roi_wh_{part}"] for part in ("train", "test")]
+    data = arrays(root, "gtsrb", "gtsrb32.npz")
+    boxes = [data[f"roi_wh_{part}"] for part in ("train", "test")]
     wide = _scaled(np.concatenate([box[:, 2] - box[:, 0] for box in boxes]))
     cut = len(boxes[0])
-    return rows(found["x_train"], wide[:cut]), rows(found["x_test"], wide[cut:])
+    return rows(data["x_train"], wide[:cut]), rows(data["x_test"], wide[cut:])
 
 
-def _turned(root: Path, *, folder: str, file: str, most: float = 60.0) -> tuple[Rows, Rows]:
-    """Return pictures that were turned, and the angle, from −60° to 60°."""
+def _rotated(root: Path, *, folder: str, file: str, most: float = 60.0) -> tuple[Rows, Rows]:
+    """Return rotated pictures, and the angle, from −60° to 60°."""
     from PIL import Image
 
-    found, parts = arrays(root, folder, file), []
+    data, parts = arrays(root, folder, file), []
     draw = np.random.default_rng(0)
     for part, count in (("train", 4000), ("test", 1000)):
-        images = found[f"x_{part}"][:count]
+        images = data[f"x_{part}"][:count]
         share = draw.random(len(images))
-        turned = [
+        rotated = [
             np.asarray(Image.fromarray(image).rotate(most * (2 * s - 1), Image.Resampling.BILINEAR))
             for image, s in zip(images, share, strict=True)
         ]
-        parts.append(rows(np.stack(turned), share))
+        parts.append(rows(np.stack(rotated), share))
     return parts[0], parts[1]
 
 
@@ -67,12 +67,12 @@ def _halves(images: np.ndarray) -> np.ndarray:
 
 def _smears(root: Path, *, masks: bool) -> tuple[Rows, Rows]:
     """Return middles of blood smears, and how many red cells reach in, or where their boxes are."""
-    found = arrays(root, "bccd", "bccd.npz")
-    images = _halves(found["full64x48"])
-    count = len(found["full64x48"])
+    data = arrays(root, "bccd", "bccd.npz")
+    images = _halves(data["full64x48"])
+    count = len(data["full64x48"])
     shown = np.zeros((count, 48, 64), np.uint8)
     red = np.zeros(2 * count)
-    for image, kind, *box in found["boxes"].tolist():
+    for image, kind, *box in data["boxes"].tolist():
         if kind != 1:
             continue
         x0, y0, x1, y1 = (round(edge / 10) for edge in box)
@@ -81,24 +81,24 @@ def _smears(root: Path, *, masks: bool) -> tuple[Rows, Rows]:
         if 8 <= down < 40:
             red[image + count * (across >= SIZE)] += 1
     labels = [mask.tobytes() for mask in _halves(shown)] if masks else _scaled(red)
-    made = rows(images, labels)
-    held = np.tile(np.arange(count) % 5 == 0, 2)  # by photograph
-    return [made[i] for i in np.flatnonzero(~held)], [made[i] for i in np.flatnonzero(held)]
+    examples = rows(images, labels)
+    of_test = np.tile(np.arange(count) % 5 == 0, 2)  # by photograph
+    return [examples[i] for i in np.flatnonzero(~of_test)], [examples[i] for i in np.flatnonzero(of_test)]
 
 
 def _membranes(root: Path) -> tuple[Rows, Rows]:
     """Return patches of a brain under the electron microscope, and where membranes are."""
-    found = arrays(root, "membrane", "membrane256.npz")
+    data = arrays(root, "membrane", "membrane256.npz")
 
     def patches(stack: np.ndarray) -> np.ndarray:
         side = stack.shape[1] // SIZE
         cut = stack.reshape(-1, side, SIZE, side, SIZE).swapaxes(2, 3)
         return cut.reshape(-1, SIZE, SIZE)
 
-    masks = patches(1 - found["labels"])  # in the file the insides are 1
-    made = rows(patches(found["images"]), [np.ascontiguousarray(mask).tobytes() for mask in masks])
-    cut = len(made) // 5  # whole slices, the last ones
-    return made[:-cut], made[-cut:]
+    masks = patches(1 - data["labels"])  # in the file the insides are 1
+    examples = rows(patches(data["images"]), [np.ascontiguousarray(mask).tobytes() for mask in masks])
+    cut = len(examples) // 5  # complete slices, the last ones
+    return examples[:-cut], examples[-cut:]
 
 
 def _first_strokes(root: Path) -> tuple[Rows, Rows]:
@@ -114,8 +114,8 @@ def _first_strokes(root: Path) -> tuple[Rows, Rows]:
     for alphabet in ALPHABETS.values():
         for name, _, drawer, drawn in drawings(root, alphabet):
             mask = _ink(strokes[name])
-            made = rows(drawn[None], [mask.tobytes()])
-            (test if drawer > TEST_DRAWERS else train).extend(made)
+            examples = rows(drawn[None], [mask.tobytes()])
+            (test if drawer > TEST_DRAWERS else train).extend(examples)
     return train, test
 
 
@@ -153,16 +153,16 @@ MEASURED = {
     task.name: task
     for task in (
         *(
-            Task(name, partial(_shape, column=name), None, SCORE)
+            SuiteTask(name, partial(_shape, column=name), None, SCORE)
             for name in ("slant", "thickness", "width", "height", "length")
         ),
-        Task("sign_width", _sign, None, SCORE),
-        Task("red_cells", partial(_smears, masks=False), None, SCORE),
-        Task("angle", partial(_turned, folder="fashion", file="fashion.npz"), None, SCORE),
-        Task("membranes", _membranes, None, DENSE),
-        Task("first_strokes", _first_strokes, None, DENSE),
-        Task("smears", partial(_smears, masks=True), None, DENSE),
-        Task("figures", _figures, None, DENSE),
+        SuiteTask("sign_width", _sign, None, SCORE),
+        SuiteTask("red_cells", partial(_smears, masks=False), None, SCORE),
+        SuiteTask("angle", partial(_rotated, folder="fashion", file="fashion.npz"), None, SCORE),
+        SuiteTask("membranes", _membranes, None, DENSE),
+        SuiteTask("first_strokes", _first_strokes, None, DENSE),
+        SuiteTask("smears", partial(_smears, masks=True), None, DENSE),
+        SuiteTask("figures", _figures, None, DENSE),
     )
 }
 """All tasks of numbers and masks that can be asked for. No set on the Hub is known to give them."""

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.replication.suite import PARQUET, HubSet, Rows, Task
+from benchmarks.replication.rows import PARQUET, HubSet, Rows, SuiteTask, one_fifth_apart
 from benchmarks.replication.vision.pictures import rows
 from benchmarks.replication.vision.sounds import spectrogram
 
-__all__ = ["ALPHABETS", "NAMED", "arrays", "drawings", "fifth"]
+__all__ = ["ALPHABETS", "NAMED", "arrays", "drawings"]
 
 ALPHABETS = {
     "aramaic": "Early_Aramaic",
@@ -38,50 +38,43 @@ def arrays(root: Path, *parts: str) -> Any:
     return np.load(root.joinpath(*parts), allow_pickle=False)
 
 
-def fifth(some: Rows) -> tuple[Rows, Rows]:
-    """Return four fifths and one fifth of a set that has no test of its own, always the same."""
-    order = np.random.default_rng(0).permutation(len(some))
-    cut = len(some) // 5
-    return [some[i] for i in order[cut:]], [some[i] for i in order[:cut]]
-
-
 def _parts(root: Path, *, file: str) -> tuple[Rows, Rows]:
-    found = arrays(root, file)
-    train, test = (rows(found[f"x_{part}"], found[f"y_{part}"]) for part in ("train", "test"))
+    data = arrays(root, file)
+    train, test = (rows(data[f"x_{part}"], data[f"y_{part}"]) for part in ("train", "test"))
     return train, test
 
 
-def _whole(root: Path, *, file: str) -> tuple[Rows, Rows]:
-    found = arrays(root, file)
-    return fifth(rows(found["x"], found["y"]))
+def _without_test(root: Path, *, file: str) -> tuple[Rows, Rows]:
+    data = arrays(root, file)
+    return one_fifth_apart(rows(data["x"], data["y"]))
 
 
 def _pneumonia(root: Path) -> tuple[Rows, Rows]:
-    found = arrays(root, "pneumonia", "pneumoniamnist.npz")
+    data = arrays(root, "pneumonia", "pneumoniamnist.npz")
     train, more, test = (
-        rows(found[f"{part}_images"], found[f"{part}_labels"][:, 0]) for part in ("train", "val", "test")
+        rows(data[f"{part}_images"], data[f"{part}_labels"][:, 0]) for part in ("train", "val", "test")
     )
     return train + more, test
 
 
 def _cells(root: Path) -> tuple[Rows, Rows]:
-    found = arrays(root, "bccd", "bccd.npz")
-    held = found["crop_img"] % 5 == 0  # by photograph
-    train, test = (rows(found["crops"][some], found["crop_y"][some]) for some in (~held, held))
+    data = arrays(root, "bccd", "bccd.npz")
+    of_test = data["crop_img"] % 5 == 0  # by photograph
+    train, test = (rows(data["crops"][part], data["crop_y"][part]) for part in (~of_test, of_test))
     return train, test
 
 
 def _spoken(root: Path, *, label: str) -> tuple[Rows, Rows]:
-    found, pictures = arrays(root, "fsdd", "fsdd8k.npz"), _spectrograms(root)
-    held = found["index"] < 5  # as the authors have it
-    train, test = (rows(pictures[some], found[label][some]) for some in (~held, held))
+    data, pictures = arrays(root, "fsdd", "fsdd8k.npz"), _spectrograms(root)
+    of_test = data["index"] < 5  # as the authors have it
+    train, test = (rows(pictures[part], data[label][part]) for part in (~of_test, of_test))
     return train, test
 
 
 @cache
 def _spectrograms(root: Path) -> np.ndarray:
-    found = arrays(root, "fsdd", "fsdd8k.npz")
-    pcm, ends = found["pcm"], found["offsets"]
+    data = arrays(root, "fsdd", "fsdd8k.npz")
+    pcm, ends = data["pcm"], data["offsets"]
     return np.stack([spectrogram(pcm[i:j]) for i, j in pairwise(ends)])
 
 
@@ -94,7 +87,7 @@ def drawings(root: Path, alphabet: str) -> list[tuple[str, int, int, np.ndarray]
             start = f"images_background_{part}/{alphabet}/"
             files = sorted(n for n in archive.namelist() if n.startswith(start) and n.endswith(".png"))
             letters = sorted({file.split("/")[2] for file in files})
-            found = []
+            drawn_files = []
             for file in files:
                 _, _, letter, name = file.split("/")
                 drawn = (
@@ -103,9 +96,9 @@ def drawings(root: Path, alphabet: str) -> list[tuple[str, int, int, np.ndarray]
                     .resize((32, 32), Image.Resampling.BOX)
                 )
                 stem = name.removesuffix(".png")
-                found.append((stem, letters.index(letter), int(stem[-2:]), 255 - np.asarray(drawn)))
-        if found:
-            return found
+                drawn_files.append((stem, letters.index(letter), int(stem[-2:]), 255 - np.asarray(drawn)))
+        if drawn_files:
+            return drawn_files
     raise SystemExit(f"Omniglot: no alphabet {alphabet} in {root / 'omniglot'}")
 
 
@@ -128,27 +121,27 @@ def _hub(repo: str, column: str = "image", **rest: str) -> HubSet:
 NAMED = {
     task.name: task
     for task in (
-        Task("mnist", _file("mnist", "mnist_t10k"), _hub("ylecun/mnist")),
-        Task("fashion", _file("fashion", "fashion"), _hub("zalando-datasets/fashion_mnist")),
-        Task("notmnist", _file("notmnist", "notmnist_t10k"), _hub("anubhavmaity/notMNIST")),
-        Task("kannada", partial(_whole, file="kannada/kannada_test.npz"), None),
-        Task("dig", partial(_whole, file="kannada/dig_mnist.npz"), None),
-        Task("farsi", _file("farsi", "hoda_test20000_first1000pc"), None),
-        Task("bangla", _file("bangla", "bangla"), None),
-        Task("devanagari", _file("devanagari", "devanagari"), None),
-        Task("usps", _file("usps", "usps_t"), _hub("flwrlabs/usps")),
-        Task("cifar10", _file("cifar10", "cifar10"), _hub("uoft-cs/cifar10", "img")),
-        Task("gtsrb", _file("gtsrb", "gtsrb32"), _hub("tanganke/gtsrb")),
-        Task("bccd", _cells, None),
-        Task(
+        SuiteTask("mnist", _file("mnist", "mnist_t10k"), _hub("ylecun/mnist")),
+        SuiteTask("fashion", _file("fashion", "fashion"), _hub("zalando-datasets/fashion_mnist")),
+        SuiteTask("notmnist", _file("notmnist", "notmnist_t10k"), _hub("anubhavmaity/notMNIST")),
+        SuiteTask("kannada", partial(_without_test, file="kannada/kannada_test.npz"), None),
+        SuiteTask("dig", partial(_without_test, file="kannada/dig_mnist.npz"), None),
+        SuiteTask("farsi", _file("farsi", "hoda_test20000_first1000pc"), None),
+        SuiteTask("bangla", _file("bangla", "bangla"), None),
+        SuiteTask("devanagari", _file("devanagari", "devanagari"), None),
+        SuiteTask("usps", _file("usps", "usps_t"), _hub("flwrlabs/usps")),
+        SuiteTask("cifar10", _file("cifar10", "cifar10"), _hub("uoft-cs/cifar10", "img")),
+        SuiteTask("gtsrb", _file("gtsrb", "gtsrb32"), _hub("tanganke/gtsrb")),
+        SuiteTask("bccd", _cells, None),
+        SuiteTask(
             "pneumonia",
             _pneumonia,
             _hub("albertvillanova/medmnist-v2", config="pneumoniamnist", revision=PARQUET),
         ),
-        Task("doodles", _file("doodles", "quickdraw3"), None),
-        Task("digits", partial(_spoken, label="digit"), None),
-        Task("speakers", partial(_spoken, label="speaker"), None),
-        *(Task(name, partial(_alphabet, alphabet=folder), None) for name, folder in ALPHABETS.items()),
+        SuiteTask("doodles", _file("doodles", "quickdraw3"), None),
+        SuiteTask("digits", partial(_spoken, label="digit"), None),
+        SuiteTask("speakers", partial(_spoken, label="speaker"), None),
+        *(SuiteTask(name, partial(_alphabet, alphabet=folder), None) for name, folder in ALPHABETS.items()),
     )
 }
 """All tasks of classes that can be asked for. Sounds, cells and alphabets are cut or drawn here; of the other

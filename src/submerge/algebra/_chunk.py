@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from submerge.algebra._deprecated import warn_renamed
 from submerge.algebra._random import bernoulli, uniform
 from submerge.deferred import torch
+from submerge.deprecated import warn_renamed
 
 __all__ = ["Chunk"]
 

@@ -14,7 +14,15 @@ from submerge.engine.output import (
     verify,
     vllm_command,
 )
-from submerge.engine.plan import Input, MergePlan, Settings, TensorPlan, make_plan
+from submerge.engine.plan import (
+    Input,
+    MergePlan,
+    Settings,
+    TensorPlan,
+    is_matrix,
+    make_plan,
+    stores_transposed,
+)
 
 __all__ = [
     "Input",
@@ -28,10 +36,12 @@ __all__ = [
     "describe",
     "explain",
     "extract_lora",
+    "is_matrix",
     "make_plan",
     "merge",
     "merge_adapters",
     "merge_state_dicts",
+    "stores_transposed",
     "verify",
     "vllm_command",
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from submerge.deferred import torch
-from submerge.engine.plan import Settings, check_device, plan_models, torch_dtype
+from submerge.engine.plan import Inputs, Settings, check_device, plan_models, torch_dtype
 from submerge.engine.work import (
     ChunkReader,
     Passes,
@@ -75,8 +75,8 @@ def merge_state_dicts(
         raise RequestError("a model is called 'base'; give it another name")
     recipe = load_recipe(recipe_of(list(named), base is not None, method, dtype, rules, seed, options))
     settings = Settings(device=device, threads=threads, max_memory=1 << 62, allow_nonfinite=allow_nonfinite)
-    specs = list(everything)
-    plan = plan_models(recipe, [_checkpoint(n, _state(n, s)) for n, s in everything.items()], specs, settings)
+    opened = {name: _checkpoint(name, _state(name, state)) for name, state in everything.items()}
+    plan = plan_models(recipe, Inputs.of(recipe, opened), settings)
     merged = {t.name: torch.empty(t.shape, dtype=torch_dtype(t.dtype)) for t in plan.tensors}
     files = FileTable()  # of which none is opened
     nonfinite: dict[str, dict[str, int]] = {}

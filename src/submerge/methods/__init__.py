@@ -10,18 +10,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
+from typing import Any
 
+from submerge.deprecated import warn_renamed
 from submerge.errors import Problem, RequestError, WorkError, did_you_mean, nearest
 from submerge.methods._base import (
     REQUIRED,
+    BankBound,
     Fold,
     FoldPlan,
-    Keeps,
+    GateSettings,
+    GateSpec,
     MatrixFold,
     Merged,
     Method,
     Option,
-    Settings,
     TensorSpec,
     Values,
 )
@@ -29,14 +32,15 @@ from submerge.methods._base import (
 __all__ = [
     "METHODS",
     "REQUIRED",
+    "BankBound",
     "Fold",
     "FoldPlan",
-    "Keeps",
+    "GateSettings",
+    "GateSpec",
     "MatrixFold",
     "Merged",
     "Method",
     "Option",
-    "Settings",
     "TensorSpec",
     "Values",
     "find_method",
@@ -69,8 +73,8 @@ class _Registry(Mapping[str, Method]):
         for module in _OURS:
             _add(methods, import_module(f"submerge.methods.{module}").METHODS, "submerge")
         for point in entry_points(group="submerge.methods"):
-            found = point.load()
-            _add(methods, (found,) if isinstance(found, Method) else found, point.value)
+            loaded = point.load()
+            _add(methods, (loaded,) if isinstance(loaded, Method) else loaded, point.value)
         return methods
 
     def __getitem__(self, name: str) -> Method:
@@ -86,8 +90,8 @@ class _Registry(Mapping[str, Method]):
         return f"<{len(self)} methods: {', '.join(self)}>"
 
 
-def _add(methods: dict[str, Method], found: Iterable[Method], origin: str) -> None:
-    for method in found:
+def _add(methods: dict[str, Method], new: Iterable[Method], origin: str) -> None:
+    for method in new:
         if method.name in methods:
             raise WorkError(f"{origin} registers a second merge method called {method.name!r}")
         methods[method.name] = method
@@ -95,6 +99,17 @@ def _add(methods: dict[str, Method], found: Iterable[Method], origin: str) -> No
 
 METHODS: Mapping[str, Method] = _Registry()
 """All merge methods by name, ours first, then those of other packages; `METHODS["ties"].options`."""
+
+
+_RENAMED = {"Keeps": "BankBound", "Settings": "GateSettings"}
+
+
+def __getattr__(name: str) -> Any:
+    """Return what a deprecated name of this package means now."""
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warn_renamed(f"submerge.methods.{name}", f"submerge.methods.{_RENAMED[name]}")
+    return globals()[_RENAMED[name]]
 
 
 def find_method(name: str) -> Method:

@@ -1,4 +1,4 @@
-"""Sparsifiers of updates: each plans what it must know, and returns an in-place mask.
+"""Sparsifiers of updates, by the paper: each plans what it must know, and returns an in-place mask.
 
 A sparsifier is a generator like a method's plan; what it returns overwrites `chunk.updates` with
 the masked updates. `rescaled` wraps any of them.
@@ -18,23 +18,25 @@ __all__ = [
     "Mask",
     "MaskPlan",
     "Sparsifier",
-    "largest",
-    "nothing",
-    "ranked",
+    "keep_all",
+    "magprune",
+    "mask_outliers",
+    "random_drop",
+    "refuse_magprune",
     "rescaled",
-    "scattered",
-    "trimmed",
+    "trim",
 ]
 
 Mask: TypeAlias = Callable[[Chunk], None]
+"""Overwrites the updates of a chunk with the masked ones."""
 MaskPlan: TypeAlias = Generator[Reduction[Any, Any], Any, Mask]
 Sparsifier: TypeAlias = Callable[[TensorSpec, Values], MaskPlan]
 
-NEGLIGIBLE = 1e-7
+SHORTEST = 1e-7
 """An L1 norm below this is not restored: it would be a division by noise."""
 
 
-def nothing(spec: TensorSpec, o: Values) -> MaskPlan:
+def keep_all(spec: TensorSpec, o: Values) -> MaskPlan:
     """Keep every entry."""
     return lambda chunk: None
     yield
@@ -45,24 +47,26 @@ def _magnitudes(chunk: Chunk, row: int) -> torch.Tensor:
 
 
 def _clear_below(row: torch.Tensor, threshold: float) -> None:
-    """Set entries of magnitude below the threshold to zero, in place and in one go."""
+    """Set entries of magnitude below the threshold to zero, in place and in one go.
+
+    `hardshrink` clears magnitudes up to and with its argument, so it gets the number next below.
+    """
     kind = np.float64 if row.dtype == torch.float64 else np.float32
-    dropped = np.nextafter(kind(threshold), kind(-np.inf))  # `hardshrink` clears up to this
+    dropped = np.nextafter(kind(threshold), kind(-np.inf))
     torch.ops.aten.hardshrink.out(row, float(dropped), out=row)
 
 
-def largest(spec: TensorSpec, o: Values) -> MaskPlan:
-    """Keep the share `density` of the entries that is largest in magnitude, per tensor.
+def trim(spec: TensorSpec, o: Values) -> MaskPlan:
+    """Keep the share `density` of the entries that is largest in magnitude, per tensor (TIES, trim).
 
     Entries that tie with the smallest one kept are kept too: which of them to drop would be
-    arbitrary. Those of products tie where they are equal to rounding. (TIES, arXiv 2306.01708, step 1.)
+    arbitrary. Those of products tie where they are equal to rounding. (arXiv 2306.01708, step 1.)
     """
     densities = o["density"]
-    partial = [t for t, d in enumerate(densities) if 0 < d < 1]
-    ranks = [[max(1, int(d * spec.numel))] if t in partial else [] for t, d in enumerate(densities)]
-    found = yield from kth_largest(spec.numel, ranks, _magnitudes)
+    ranks = [[max(1, int(d * spec.numel))] if 0 < d < 1 else [] for d in densities]
+    smallest = yield from kth_largest(spec.numel, ranks, _magnitudes)  # of those that are kept
     thresholds = [
-        f[0] if f else (0.0 if d >= 1 else float("inf")) for f, d in zip(found, densities, strict=True)
+        s[0] if s else (0.0 if d >= 1 else float("inf")) for s, d in zip(smallest, densities, strict=True)
     ]
     if not any(thresholds):
         return lambda chunk: None
@@ -75,21 +79,22 @@ def largest(spec: TensorSpec, o: Values) -> MaskPlan:
     return mask
 
 
-def trimmed(spec: TensorSpec, o: Values) -> MaskPlan:
-    """Drop the share `gamma` of largest magnitudes, then the smallest, until `density` is kept.
+def mask_outliers(spec: TensorSpec, o: Values) -> MaskPlan:
+    """Drop the share `gamma` of largest magnitudes, then the smallest, until `density` is kept (Breadcrumbs).
 
     Where γ + density > 1 fewer outliers are dropped, so that density holds; ties at either end
-    are kept. (Model Breadcrumbs, arXiv 2312.06795.)
+    are kept. (arXiv 2312.06795.)
     """
     n = spec.numel
     ranks: list[list[int]] = []
     for density, gamma in zip(o["density"], o["gamma"], strict=True):
         keep = int(density * n)
-        skipped = min(int(gamma * n), n - keep)
-        ranks.append([] if density >= 1 or keep == 0 else [skipped + 1, skipped + keep])
-    found = yield from kth_largest(n, ranks, _magnitudes)
+        outliers = min(int(gamma * n), n - keep)
+        ranks.append([] if density >= 1 or keep == 0 else [outliers + 1, outliers + keep])
+    extremes = yield from kth_largest(n, ranks, _magnitudes)  # the largest and the smallest that are kept
     inf = float("inf")
-    ends = [f or ([inf, 0.0] if d >= 1 else [-1.0, inf]) for f, d in zip(found, o["density"], strict=True)]
+    everything, nothing = [inf, 0.0], [-1.0, inf]
+    ends = [e or (everything if d >= 1 else nothing) for e, d in zip(extremes, o["density"], strict=True)]
 
     def mask(chunk: Chunk) -> None:
         for t, (high, low) in enumerate(ends):
@@ -101,10 +106,10 @@ def trimmed(spec: TensorSpec, o: Values) -> MaskPlan:
     return mask
 
 
-def scattered(spec: TensorSpec, o: Values) -> MaskPlan:
-    """Keep each entry with probability `density`, independently.
+def random_drop(spec: TensorSpec, o: Values) -> MaskPlan:
+    """Keep each entry with probability `density`, independently (DARE).
 
-    `variant: paper` divides what is kept by its probability. (DARE, arXiv 2311.03099.)
+    `variant: paper` divides what is kept by its probability. (arXiv 2311.03099.)
     """
     densities = o["density"]
     unbiased = o["rescale"] and o["variant"] == "paper"
@@ -119,21 +124,21 @@ def scattered(spec: TensorSpec, o: Values) -> MaskPlan:
     yield
 
 
-def ranked(spec: TensorSpec, o: Values) -> MaskPlan:
-    """Keep entries with a probability that grows with their rank by magnitude within their row.
-
-    p_i = density − ε + 2ε (rank_i − 1)/(n − 1), rank 1 the smallest, rows along the last axis.
-    `variant: paper` divides what is kept by p_i. (DELLA, arXiv 2406.11617.)
-    """
+def refuse_magprune(spec: TensorSpec, o: Values) -> None:
+    """Raise `RequestError` where a probability of `magprune` would be none."""
     for density, epsilon in zip(o["density"], o["epsilon"], strict=True):
         if 0 < density < 1 and not (0 < density - epsilon and density + epsilon < 1):
-            raise RequestError(
-                Problem(
-                    f"density {density:g} ± epsilon {epsilon:g} leaves the range (0, 1)",
-                    f"tensor {spec.name}",
-                    "choose epsilon below both density and 1 − density",
-                )
-            )
+            what = f"density {density:g} ± epsilon {epsilon:g} leaves the range (0, 1)"
+            hint = "choose epsilon below both density and 1 − density"
+            raise RequestError(Problem(what, f"tensor {spec.name}", hint))
+
+
+def magprune(spec: TensorSpec, o: Values) -> MaskPlan:
+    """Keep entries with a probability that grows with their rank by magnitude in their row (DELLA, MagPrune).
+
+    p_i = density − ε + 2ε (rank_i − 1)/(n − 1), rank 1 the smallest, rows along the last axis.
+    `variant: paper` divides what is kept by p_i. (arXiv 2406.11617.)
+    """
     unbiased = o["rescale"] and o["variant"] == "paper"
 
     def mask(chunk: Chunk) -> None:
@@ -145,8 +150,8 @@ def ranked(spec: TensorSpec, o: Values) -> MaskPlan:
                 rows[t].zero_()
                 continue
             probability = _relative_ranks(rows[t]).mul_(2 * epsilon).add_(density - epsilon)
-            kept = chunk.draw(t).view_as(probability).lt(probability).to(rows.dtype)
-            rows[t].mul_(kept.div_(probability) if unbiased else kept)
+            ones = chunk.draw(t).view_as(probability).lt(probability).to(rows.dtype)
+            rows[t].mul_(ones.div_(probability) if unbiased else ones)
 
     return mask
     yield
@@ -186,7 +191,7 @@ def rescaled(
     one more pass measures; with `variant: paper` the sparsifier itself divides by probabilities.
     """
     mask = yield from sparsifier(spec, o)
-    by_probability = o.get("variant") == "paper" and sparsifier in (scattered, ranked)
+    by_probability = o.get("variant") == "paper" and sparsifier in (random_drop, magprune)
     if not o["rescale"] or by_probability:
         return mask, [1.0] * spec.count
 
@@ -197,6 +202,6 @@ def rescaled(
 
     before, after = yield Totals(norms)
     return mask, [
-        b / a if b >= NEGLIGIBLE and a >= NEGLIGIBLE else 1.0
+        b / a if b >= SHORTEST and a >= SHORTEST else 1.0
         for b, a in zip(before.tolist(), after.tolist(), strict=True)
     ]

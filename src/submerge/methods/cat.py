@@ -15,6 +15,8 @@ from submerge.methods._matrix import WEIGHT
 
 __all__ = ["METHODS"]
 
+OPTIONS = (WEIGHT, Option("scale", float, 1.0, "factor λ on the merged update", tune=True))
+
 
 def _coefficients(o: Values) -> Sequence[float]:
     return [o["scale"] * weight for weight in o["weight"]]
@@ -35,6 +37,6 @@ METHODS = (
         use="All of several adapters in one, exactly; the rank becomes the sum of theirs.",
         plan=_plan,
         coefficients=_coefficients,
-        options=(WEIGHT, Option("scale", float, 1.0, "factor λ on the merged update", tune=True)),
+        options=OPTIONS,
     ),
 )

@@ -12,6 +12,11 @@ from submerge.methods._base import FoldPlan, Method, Option, TensorSpec, Values
 
 __all__ = ["METHODS"]
 
+OPTIONS = (
+    Option("max_iter", int, 10, "the most steps", low=0),
+    Option("tol", float, 1e-5, "a step this short ends the iteration", low=0),
+)
+
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     if spec.count == 1:
@@ -30,10 +35,7 @@ METHODS = (
         source="Karcher 1977; arXiv 2603.04972",
         use="SLERP's midpoint for any number of models.",
         plan=_plan,
-        options=(
-            Option("max_iter", int, 10, "the most steps", low=0),
-            Option("tol", float, 1e-5, "a step this short ends the iteration", low=0),
-        ),
+        options=OPTIONS,
         origin="zero",
         base_is_model=True,
     ),

@@ -15,22 +15,29 @@ from submerge.methods._base import REQUIRED, FoldPlan, Method, Option, TensorSpe
 
 __all__ = ["METHODS"]
 
-NOTHING = 1e-12
-"""The share of the weights' magnitudes that their sum is rounding below: 0.1 + 0.2 − 0.3 is not 0."""
+OPTIONS = (
+    Option("weight", float, REQUIRED, "share of each model", scope="model", tune=True),
+    Option("normalize", bool, True, "divide by the sum of the weights"),
+)
+
+CANCELLED = 1e-12
+"""The share of the weights' magnitudes below which their sum is rounding: 0.1 + 0.2 − 0.3 is not 0."""
+SUMS_TO_ONE = 1e-9
+"""What the sum of weights may be off by and count as 1."""
+
+
+def _refuse(spec: TensorSpec, o: Values) -> None:
+    weights = o["weight"]
+    if o["normalize"] and abs(math.fsum(weights)) <= CANCELLED * math.fsum(map(abs, weights)):
+        what = "the weights sum to zero and cannot be normalised"
+        hint = "change the weights, or set normalize: false"
+        raise RequestError(Problem(what, f"tensor {spec.name}", hint))
 
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     weights = o["weight"]
     if o["normalize"]:
         total = math.fsum(weights)
-        if abs(total) <= NOTHING * math.fsum(map(abs, weights)):
-            raise RequestError(
-                Problem(
-                    "the weights sum to zero and cannot be normalised",
-                    f"tensor {spec.name}",
-                    "change the weights, or set normalize: false",
-                )
-            )
         weights = [w / total for w in weights]
     return lambda chunk: combine(chunk.updates, weights)
     yield  # no statistic is needed
@@ -42,7 +49,7 @@ def _coefficients(o: Values) -> Sequence[float]:
     total = math.fsum(weights)
     if o["normalize"] and total:
         return [w / total for w in weights]
-    if abs(total - 1) > 1e-9:
+    if abs(total - 1) > SUMS_TO_ONE:
         what = f"the weights sum to {total:g}: the base would be scaled, which no update can say"
         raise RequestError(Problem(what, "", "set normalize: true, or use task_arithmetic"))
     return list(weights)
@@ -56,11 +63,9 @@ METHODS = (
         source="Wortsman et al. 2022, arXiv 2203.05482",
         use="Fine-tunes of one base on the same or similar tasks; the first thing to try.",
         plan=_plan,
+        refuse=_refuse,
         coefficients=_coefficients,
-        options=(
-            Option("weight", float, REQUIRED, "share of each model", scope="model", tune=True),
-            Option("normalize", bool, True, "divide by the sum of the weights"),
-        ),
+        options=OPTIONS,
         origin="zero",
         base_is_model=True,
     ),

@@ -12,7 +12,21 @@ from submerge.methods._base import FoldPlan, Method, Option, TensorSpec, Values
 
 __all__ = ["METHODS"]
 
+OPTIONS = (
+    Option("filter_wise", bool, False, "a ratio for each row, not one for the tensor"),
+    Option(
+        "variant",
+        str,
+        "mergekit",
+        "mergekit: products of norms are at least 1e-6; paper: exact cosines",
+        choices=("mergekit", "paper"),
+    ),
+)
+
 SINGULAR = 1e-6
+"""Below this |1 + (T − 1) c| the ratio has no bound: the updates point away from one another."""
+MERGEKIT_FLOOR = 1e-6
+"""The least product of two norms by which mergekit divides."""
 
 
 def _width(spec: TensorSpec, o: Values) -> int:
@@ -27,13 +41,13 @@ def _ratio(gram: torch.Tensor, floor: float) -> torch.Tensor:
     cosines = (gram / products.clamp(min=floor)).clamp(-1, 1)
     pairs = torch.triu_indices(count, count, 1)
     c = cosines[..., pairs[0], pairs[1]].mean(-1)
-    below = 1 + (count - 1) * c
-    singular = below.abs() < SINGULAR
-    return torch.where(singular, 0.0, count * c / torch.where(singular, 1.0, below))
+    divisor = 1 + (count - 1) * c
+    singular = divisor.abs() < SINGULAR
+    return torch.where(singular, 0.0, count * c / torch.where(singular, 1.0, divisor))
 
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
-    floor = 1e-6 if o["variant"] == "mergekit" else torch.finfo(torch.float64).tiny
+    floor = MERGEKIT_FLOOR if o["variant"] == "mergekit" else torch.finfo(torch.float64).tiny
     if not o["filter_wise"]:
         gram = yield Gram()
         share = float(_ratio(torch.from_numpy(gram), floor)) / spec.count
@@ -56,16 +70,7 @@ METHODS = (
         source="Jang et al. 2024, arXiv 2403.19522",
         use="Several fine-tunes of the same task; nothing to tune.",
         plan=_plan,
-        options=(
-            Option("filter_wise", bool, False, "a ratio for each row, not one for the tensor"),
-            Option(
-                "variant",
-                str,
-                "mergekit",
-                "mergekit: products of norms are at least 1e-6; paper: exact cosines",
-                choices=("mergekit", "paper"),
-            ),
-        ),
+        options=OPTIONS,
         min_models=2,
         width=_width,
         differs="mergekit's floor of 1e-6 pulls tensors with tiny updates (norms below 1e-3) to the base.",

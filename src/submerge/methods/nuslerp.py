@@ -15,10 +15,19 @@ from submerge.methods._base import REQUIRED, FoldPlan, Method, Option, TensorSpe
 
 __all__ = ["METHODS"]
 
+OPTIONS = (
+    Option("weight", float, REQUIRED, "share of each model", scope="model", tune=True),
+    Option("nuslerp_flatten", bool, True, "one angle for the whole tensor"),
+    Option("nuslerp_row_wise", bool, False, "without flatten: an angle for each column, not row"),
+)
+
 SHORTEST = 1e-7
+"""The least length by which a vector is divided."""
 COLLINEAR = 1 - 5e-8
 """Above this |cos| the straight line is taken: it is the arc to float32's precision, or (for opposite
 vectors) there is no one arc, and its coefficients would amplify rounding without bound."""
+CANCELLED = 1e-6
+"""Weights whose sum is smaller cancel, and count as equal (as in mergekit)."""
 
 
 def _width(spec: TensorSpec, o: Values) -> int:
@@ -31,7 +40,7 @@ def _width(spec: TensorSpec, o: Values) -> int:
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     first, second = o["weight"]
-    t = 0.5 if abs(first + second) < 1e-6 else second / (first + second)
+    t = 0.5 if abs(first + second) < CANCELLED else second / (first + second)
     if o["nuslerp_flatten"]:
         gram = yield Gram()
         a, b = (max(math.sqrt(gram[i, i]), SHORTEST) for i in (0, 1))
@@ -39,8 +48,8 @@ def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
         return lambda chunk: combine(chunk.updates, coefficients)
     if o["nuslerp_row_wise"] and len(spec.shape) > 1:
         columns = yield ColumnGram()
-        first_c, second_c = _coefficients(columns[0, 0], columns[1, 1], columns[0, 1], t)
-        return lambda chunk: _mix(chunk, first_c, second_c)
+        by_column = _coefficients(columns[0, 0], columns[1, 1], columns[0, 1], t)
+        return lambda chunk: _mix(chunk, *by_column)
 
     def fold(chunk: Chunk) -> torch.Tensor:
         x, y = chunk.rows.double()
@@ -63,6 +72,7 @@ def _coefficients(
 
 
 def _mix(chunk: Chunk, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return a x + b y, for coefficients of each row [rows, 1] or each column [width]."""
     x, y = chunk.rows
     device, dtype = x.device, x.dtype
     mixed: torch.Tensor = a.to(device, dtype) * x + b.to(device, dtype) * y
@@ -77,11 +87,7 @@ METHODS = (
         source="mergekit; Shoemake 1985",
         use="Two models whose updates (or weights) should keep their length as they are averaged.",
         plan=_plan,
-        options=(
-            Option("weight", float, REQUIRED, "share of each model", scope="model", tune=True),
-            Option("nuslerp_flatten", bool, True, "one angle for the whole tensor"),
-            Option("nuslerp_row_wise", bool, False, "without flatten: an angle for each column, not row"),
-        ),
+        options=OPTIONS,
         origin="either",
         min_models=2,
         max_models=2,

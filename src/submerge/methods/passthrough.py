@@ -10,6 +10,8 @@ from submerge.methods._base import FoldPlan, Method, Option, TensorSpec, Values
 
 __all__ = ["METHODS"]
 
+OPTIONS = (Option("scale", float, 1.0, "factor on the weights", scope="model"),)
+
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     scale = o["scale"]
@@ -25,7 +27,7 @@ METHODS = (
         source="folklore",
         use="To convert, reshard or rescale a checkpoint.",
         plan=_plan,
-        options=(Option("scale", float, 1.0, "factor on the weights", scope="model"),),
+        options=OPTIONS,
         origin="zero",
         max_models=1,
     ),

@@ -13,15 +13,18 @@ from submerge.methods._base import REQUIRED, FoldPlan, Method, Option, TensorSpe
 
 __all__ = ["METHODS"]
 
+OPTIONS = (Option("t", float, REQUIRED, "0: the base, 1: the other model", tune=True),)
+
 LINEAR_ABOVE = 0.9995
+"""The |cosine| above which the arc is taken for a straight line (mergekit's threshold)."""
 SHORTEST = 1e-8
 """Vectors no longer than this are not normalised: their direction is noise."""
 
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     gram = yield Gram()
-    a, b = (n if (n := math.sqrt(gram[i, i])) > SHORTEST else 1.0 for i in (0, 1))
-    coefficients = slerp_coefficients(float(gram[0, 1]) / (a * b), o["t"], LINEAR_ABOVE)
+    first, second = (norm if (norm := math.sqrt(gram[i, i])) > SHORTEST else 1.0 for i in (0, 1))
+    coefficients = slerp_coefficients(float(gram[0, 1]) / (first * second), o["t"], LINEAR_ABOVE)
     return lambda chunk: combine(chunk.updates, coefficients)
 
 
@@ -33,7 +36,7 @@ METHODS = (
         source="Shoemake 1985, https://en.wikipedia.org/wiki/Slerp",
         use="Two models; t = 0 is the base model, whatever the order of the list.",
         plan=_plan,
-        options=(Option("t", float, REQUIRED, "0: the base, 1: the other model", tune=True),),
+        options=OPTIONS,
         origin="zero",
         base_is_model=True,
         base_required=True,

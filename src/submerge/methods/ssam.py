@@ -58,13 +58,16 @@ AVERAGES = ("mean", "median")
 """Values of `core_merge` that divide by T themselves."""
 
 
-def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
+def _refuse(spec: TensorSpec, o: Values) -> None:
     try:
         RankRule.parse(o["rank"])
     except ValueError as error:
         raise refused(spec, str(error), "rank: max makes the result as large as one update") from None
     if o["core"] == "diag" and o["sides"] != "both":
         raise refused(spec, "core: diag needs a square core", "leave sides: both")
+
+
+def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     scale = _linear_scale(spec, o)
     factors = [scale * w for w in o["weight"]]
     return lambda chunk: combine(chunk.updates, factors)
@@ -170,6 +173,7 @@ METHODS = (
         source="Reza et al. 2026, arXiv 2603.21584",
         use="Adapters of one base, one for a modality each: one of the same rank holds what they share.",
         plan=_plan,
+        refuse=_refuse,
         matrix=_matrix,
         both_sides=True,
         options=OPTIONS,

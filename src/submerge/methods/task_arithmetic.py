@@ -12,17 +12,19 @@ Yu et al. 2023 (DARE, 2311.03099), Deep et al. 2024 (DELLA, 2406.11617), Davari 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from submerge.algebra import Chunk, combine
 from submerge.deferred import torch
 from submerge.methods import _masks
-from submerge.methods._base import REQUIRED, FoldPlan, Method, Option, TensorSpec, Values
+from submerge.methods._base import REQUIRED, Fold, FoldPlan, Method, Option, TensorSpec, Values
 from submerge.methods._consensus import consensus
 
 __all__ = ["METHODS"]
 
-NO_DIVISOR = 1e-8
+CANCELLED = 1e-8
+"""Weights whose sum is smaller cancel, and are not divided by it (as in mergekit)."""
 
 
 @dataclass(frozen=True)
@@ -40,64 +42,22 @@ class _Row:
     paper: str = ""
 
 
-def _plan(row: _Row, spec: TensorSpec, o: Values) -> FoldPlan:
-    mask, factors = yield from _masks.rescaled(row.mask, spec, o)
-    weights, scale = o["weight"], o["lambda"]
-    scaled = [w * f for w, f in zip(weights, factors, strict=True)]
-    together = math.fsum(weights)
-
-    def weighted_sum(chunk: Chunk) -> torch.Tensor:
-        mask(chunk)
-        divide = o["normalize"] and abs(together) >= NO_DIVISOR
-        factor = scale / together if divide else scale
-        return combine(chunk.updates, [w * factor for w in scaled])
-
-    paper = o.get("variant") == "paper"
-    ballots = factors if paper else scaled  # what an update is multiplied by before the vote
-    shares = weights if paper else [1.0] * len(weights)  # and after it
-    counts = [1.0] * len(weights) if paper else weights  # what an agreeing entry adds to the divisor
-
-    def voted(chunk: Chunk) -> torch.Tensor:
-        mask(chunk)
-        for update, ballot in zip(chunk.updates, ballots, strict=True):
-            if ballot != 1:
-                update.mul_(ballot)
-        result, divisor, sign = consensus(chunk, shares, counts)
-        if o["normalize"]:
-            nobody = torch.eq(divisor, 0, out=chunk.scratch(3))
-            result.div_(divisor.add_(nobody))
-        return result.mul_(sign.mul_(scale))
-
-    return voted if row.vote else weighted_sum
-
-
-def _coefficients(o: Values) -> list[float]:
-    """Return what the fold multiplies each update by, where there is no mask and no vote."""
-    together = math.fsum(o["weight"])
-    divide = o["normalize"] and abs(together) >= NO_DIVISOR
-    return [w * (o["lambda"] / together if divide else o["lambda"]) for w in o["weight"]]
-
-
-def _width(row: _Row, spec: TensorSpec) -> int:
-    return max(1, spec.shape[-1]) if row.mask is _masks.ranked and spec.shape else 1
-
-
 def _options(row: _Row) -> tuple[Option, ...]:
-    sparse = row.mask is not _masks.nothing
-    kept = "share of entries kept" if sparse else "accepted for mergekit recipes; has no effect here"
+    sparse = row.mask is not _masks.keep_all
+    density = "share of entries kept" if sparse else "accepted for mergekit recipes; has no effect here"
     options = [
         Option("weight", float, REQUIRED, "factor on each model's update", scope="model", tune=True),
         Option("lambda", float, 1.0, "factor on the merged update", tune=True),
         Option("normalize", bool, row.normalize, "divide by the sum of the weights that took part"),
         Option("rescale", bool, row.rescale, "make up for what the mask removed"),
         Option("int8_mask", bool, False, "accepted for mergekit recipes; has no effect here"),
-        Option("density", float, 1.0, kept, scope="model", low=0, high=1, tune=sparse),
+        Option("density", float, 1.0, density, scope="model", low=0, high=1, tune=sparse),
     ]
-    if row.mask is _masks.trimmed:
+    if row.mask is _masks.mask_outliers:
         options.append(
             Option("gamma", float, 0.01, "share of the largest entries dropped", scope="model", low=0, high=1)
         )
-    if row.mask is _masks.ranked:
+    if row.mask is _masks.magprune:
         options.append(
             Option("epsilon", float, 0.15, "half-range of the probabilities", scope="model", low=0, high=0.5)
         )
@@ -106,9 +66,69 @@ def _options(row: _Row) -> tuple[Option, ...]:
     return tuple(options)
 
 
+def _plan(row: _Row, spec: TensorSpec, o: Values) -> FoldPlan:
+    mask, factors = yield from _masks.rescaled(row.mask, spec, o)
+    return _elected_sum(mask, factors, o) if row.vote else _weighted_sum(mask, factors, o)
+
+
+def _weighted_sum(mask: _masks.Mask, factors: Sequence[float], o: Values) -> Fold:
+    """Return the fold λ Σ w_t f_t mask(Δ_t), divided by Σ w_t if `normalize`; f_t rescales the mask."""
+    scale = _scale(o)
+    coefficients = [w * f * scale for w, f in zip(o["weight"], factors, strict=True)]
+
+    def fold(chunk: Chunk) -> torch.Tensor:
+        mask(chunk)
+        return combine(chunk.updates, coefficients)
+
+    return fold
+
+
+def _elected_sum(mask: _masks.Mask, factors: Sequence[float], o: Values) -> Fold:
+    """Return the fold λ Σ w_t f_t mask(Δ_t) over the entries that agree with the elected sign.
+
+    In the papers signs are elected on f_t mask(Δ_t), and `normalize` divides by the number that agrees. In
+    mergekit both are weighted.
+    """
+    weights, ones = o["weight"], [1.0] * len(o["weight"])
+    if o.get("variant") == "paper":
+        ballots, shares, counts = factors, weights, ones
+    else:
+        ballots, shares, counts = [w * f for w, f in zip(weights, factors, strict=True)], ones, weights
+
+    def fold(chunk: Chunk) -> torch.Tensor:
+        mask(chunk)
+        for update, ballot in zip(chunk.updates, ballots, strict=True):
+            if ballot != 1:
+                update.mul_(ballot)
+        result, divisor, sign = consensus(chunk, shares, counts)
+        if o["normalize"]:
+            none_agrees = torch.eq(divisor, 0, out=chunk.scratch(3))
+            result.div_(divisor.add_(none_agrees))
+        return result.mul_(sign.mul_(o["lambda"]))
+
+    return fold
+
+
+def _scale(o: Values) -> float:
+    """Return λ, or λ / Σ w_t where the sum is divided by the weights."""
+    total = math.fsum(o["weight"])
+    scale: float = o["lambda"] / total if o["normalize"] and abs(total) >= CANCELLED else o["lambda"]
+    return scale
+
+
+def _coefficients(o: Values) -> list[float]:
+    """Return what the fold multiplies each update by, where there is no mask and no vote."""
+    scale = _scale(o)
+    return [w * scale for w in o["weight"]]
+
+
+def _width(row: _Row, spec: TensorSpec) -> int:
+    return max(1, spec.shape[-1]) if row.mask is _masks.magprune and spec.shape else 1
+
+
 def _method(row: _Row) -> Method:
     equation = "θ = θ_0 + λ Σ w_t mask(Δ_t)"
-    if row.mask is _masks.nothing:
+    if row.mask is _masks.keep_all:
         equation = "θ = θ_0 + λ Σ w_t Δ_t"
     if row.vote:
         equation = "θ = θ_0 + λ Σ_{t agrees} w_t mask(Δ_t)" + (" / Σ_{t agrees} w_t" if row.normalize else "")
@@ -121,7 +141,8 @@ def _method(row: _Row) -> Method:
         plan=lambda spec, o: _plan(row, spec, o),
         options=_options(row),
         width=lambda spec, o: _width(row, spec),
-        coefficients=_coefficients if row.mask is _masks.nothing else None,
+        coefficients=_coefficients if row.mask is _masks.keep_all else None,
+        refuse=_masks.refuse_magprune if row.mask is _masks.magprune else None,
         differs=row.paper,
     )
 
@@ -136,28 +157,28 @@ _DELLA_LINEAR = f"{_L1}; paper: divides by each entry's probability"
 _DELLA = f"{_L1}, {_WEIGHTED}; paper: divides by each entry's probability, {_COUNTED}"
 
 _ROWS = (
-    _Row("task_arithmetic", "Task arithmetic", _masks.nothing, False, False, False,
+    _Row("task_arithmetic", "Task arithmetic", _masks.keep_all, False, False, False,
          "Ilharco et al. 2022, arXiv 2212.04089",
          "Different tasks of one base; tune lambda, from 0.02 up."),
-    _Row("ties", "TIES", _masks.largest, True, True, False,
+    _Row("ties", "TIES", _masks.trim, True, True, False,
          "Yadav et al. 2023, arXiv 2306.01708",
          "Several tasks that disagree in sign; density 0.2 is the paper's.", _TIES),
-    _Row("dare_linear", "DARE (linear)", _masks.scattered, False, False, True,
+    _Row("dare_linear", "DARE (linear)", _masks.random_drop, False, False, True,
          "Yu et al. 2023, arXiv 2311.03099",
          "Task arithmetic after random drops: less interference between large models.", _DARE),
-    _Row("dare_ties", "DARE-TIES", _masks.scattered, True, False, True,
+    _Row("dare_ties", "DARE-TIES", _masks.random_drop, True, False, True,
          "Yu et al. 2023, arXiv 2311.03099",
          "DARE's drops with the sign vote of TIES.", _DARE_TIES),
-    _Row("della", "DELLA", _masks.ranked, True, True, True,
+    _Row("della", "DELLA", _masks.magprune, True, True, True,
          "Deep et al. 2024, arXiv 2406.11617",
          "DARE-TIES where large entries are dropped less often.", _DELLA),
-    _Row("della_linear", "DELLA (linear)", _masks.ranked, False, False, True,
+    _Row("della_linear", "DELLA (linear)", _masks.magprune, False, False, True,
          "Deep et al. 2024, arXiv 2406.11617",
          "DELLA's drops without the vote.", _DELLA_LINEAR),
-    _Row("breadcrumbs", "Model Breadcrumbs", _masks.trimmed, False, False, False,
+    _Row("breadcrumbs", "Model Breadcrumbs", _masks.mask_outliers, False, False, False,
          "Davari & Belilovsky 2023, arXiv 2312.06795",
          "Many tasks: outliers and noise of every update are cut."),
-    _Row("breadcrumbs_ties", "Breadcrumbs-TIES", _masks.trimmed, True, False, False,
+    _Row("breadcrumbs_ties", "Breadcrumbs-TIES", _masks.mask_outliers, True, False, False,
          "Davari & Belilovsky 2023, arXiv 2312.06795; mergekit",
          "Breadcrumbs' cut with the sign vote of TIES."),
 )  # fmt: skip

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from submerge.errors import did_you_mean
-from submerge.recipe._report import KeyPath, Report, listed, nearest_name, show
-from submerge.recipe._setting import Setting, read_setting
-
-if TYPE_CHECKING:
-    from submerge.methods import Method
+from submerge.methods import REQUIRED, Method
+from submerge.recipe._problems import KeyPath, Report, listed, nearest_name, show
+from submerge.recipe._rules import Setting, read_setting
 
 __all__ = ["check_required", "read_parameters"]
 
@@ -32,7 +30,7 @@ def read_parameters(
     if not isinstance(raw, dict):
         report.add(f"'parameters' is a mapping, not {show(raw)}", path, "write 'name: value' lines")
         return {}
-    found: dict[str, Setting] = {}
+    settings: dict[str, Setting] = {}
     named: dict[str, str] = {}
     for name, written in raw.items():
         here: KeyPath = (*path, name)
@@ -51,8 +49,8 @@ def read_parameters(
                 hint = "give one value, without filters and gradients"
                 report.add(f"'{name}' is one value for all tensors", here, hint)
             elif setting is not None:
-                found[option.name if option is not None else name] = setting
-    return found
+                settings[option.name if option is not None else name] = setting
+    return settings
 
 
 def _no_option(
@@ -74,8 +72,6 @@ def _no_option(
 
 def check_required(method: Method, raw: Any, report: Report) -> None:
     """Note the shared options that must be given and that the top-level section does not name."""
-    from submerge.methods import REQUIRED
-
     given = raw if isinstance(raw, dict) else {}
     for option in method.options:
         missing = not set(option.names) & set(given)

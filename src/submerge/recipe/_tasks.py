@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from submerge.methods import Method
+from submerge.recipe._problems import KeyPath, Report, show
 from submerge.recipe._recipe import ModelEntry
-from submerge.recipe._report import KeyPath, Report, show
-
-if TYPE_CHECKING:
-    from submerge.methods import Method
 
 __all__ = ["check_names", "read_task"]
 
@@ -15,12 +13,12 @@ __all__ = ["check_names", "read_task"]
 def read_task(
     raw: dict[str, Any], path: KeyPath, method: Method | None, report: Report
 ) -> tuple[str, tuple[str, ...]]:
-    """Return the `name` and the `head` of an entry of `models`, which only a kept gate has use for."""
-    given = [key for key in ("name", "head") if raw.get(key) is not None]
-    if given and method is not None and not method.keeps:
-        for key in given:
-            what = f"'{key}' says something about a task, and {method.name} merges all into one"
-            report.add(what, (*path, key), "remove the key")
+    """Return the `name` and the `head` of an entry of `models`, which only a gate has use for."""
+    refused = _refused(method) if method else {}
+    given = [key for key in refused if raw.get(key) is not None]
+    for key in given:
+        report.add(f"{key!r} says something about {refused[key]}", (*path, key), "remove the key")
+    if given:
         return "", ()
     name, head = raw.get("name", ""), raw.get("head", ())
     if name and not isinstance(name, str):
@@ -32,6 +30,13 @@ def read_task(
         report.add(f"a head is named by parts of its tensors' names, not {show(head)}", (*path, "head"), hint)
         patterns = ()
     return name or "", tuple(patterns)
+
+
+def _refused(method: Method) -> dict[str, str]:
+    """Return the keys that a method has no use for, and why."""
+    if not method.gate:
+        return dict.fromkeys(("name", "head"), f"a task, and {method.name} merges all into one")
+    return {} if method.gate.own_heads else {"head": f"a task's head, and {method.name} merges all heads"}
 
 
 def check_names(entries: list[ModelEntry], report: Report) -> None:

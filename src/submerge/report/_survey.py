@@ -12,8 +12,8 @@ import torch
 
 from submerge.calibrate import Item, batches, load_processor, read_items
 from submerge.errors import Problem, RequestError, few
-from submerge.runtime._load import load
-from submerge.runtime._select import zscores
+from submerge.routing import zscores
+from submerge.serving import load
 
 __all__ = ["Survey", "survey"]
 

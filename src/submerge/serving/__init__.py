@@ -1,5 +1,21 @@
 """From a merged folder to a transformers model with a gate, or to adapters that others serve."""
 
+from submerge.serving._architecture import architectures
+from submerge.serving._controller import Call, Controller
 from submerge.serving._export import Exported, export_adapters
+from submerge.serving._folder import Folder, open_folder
+from submerge.serving._load import CONTROLLERS, load
+from submerge.serving._mass import MassController
 
-__all__ = ["Exported", "export_adapters"]
+__all__ = [
+    "CONTROLLERS",
+    "Call",
+    "Controller",
+    "Exported",
+    "Folder",
+    "MassController",
+    "architectures",
+    "export_adapters",
+    "load",
+    "open_folder",
+]

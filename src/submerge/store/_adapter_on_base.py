@@ -30,8 +30,8 @@ def lay_over(
     Tensors that the adapter replaces are its own; what it does to others is in the result's `adapter`,
     under the base's names. `modules` gives, for tensors that are loaded under another name than they are
     saved, that name. With `untie` an output head whose values the adapter saves, and that the base ties to
-    its embeddings, is a tensor of the result besides; with `heads` so are all new tensors that the base has no
-    place for.
+    its embeddings, is a tensor of the result besides; with `heads` so are all new tensors that the base
+    has no place for.
     With `other_shapes` what the adapter has in another shape than the base is a tensor of the result of that
     shape, without values. Raises `RequestError` if the adapter does not fit.
     """

@@ -1,4 +1,4 @@
-"""The bank of a kept gate: parts of all tensors, and heads, as one file."""
+"""The bank of a gate: parts of all tensors, and heads, as one file."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from submerge.engine.plan import MergePlan, TensorPlan
-from submerge.methods import Keeps
+from submerge.methods import BankBound
 from submerge.store import BankParts, FileTable, Source, TensorEntry, TensorRecord, write_bank
 
-__all__ = ["bank_bytes", "gather", "keeps"]
+__all__ = ["bank_bounds", "bank_bytes", "gather"]
 
 _Item = tuple[str, TensorEntry, Callable[[FileTable], Source]]
 
@@ -18,8 +18,8 @@ def gather(plan: MergePlan, parts: BankParts, folder: Path) -> dict[str, TensorR
     """Write the bank into `folder`; return what submerge.json says of each of its tensors.
 
     `tasks.T.TENSOR.left`, `.values` and `.right` are the factors of task T's update of a tensor, `.whole` is
-    an update that is kept whole, `merged.TENSOR` is what the checkpoint adds to the base's values where the
-    factors do not tell it, and `heads.T.TENSOR` is a tensor of the task's own. Empty where nothing is kept.
+    a dense update, `merged.TENSOR` is what the checkpoint adds to the base's values where the factors do not
+    determine it, and `heads.T.TENSOR` is a tensor of the task's own. Empty where there is nothing to write.
     """
     items = [*_updates(plan, parts), *_heads(plan)]
     if not items:
@@ -66,18 +66,18 @@ def bank_bytes(plan: MergePlan) -> int:
     if plan.gate is None:
         return 0
     heads = sum(e.nbytes for task in plan.gate.tasks for e in task.head.values())
-    found = [list(keeps(plan, tensor).values()) for tensor in plan.tensors]
-    shared = sum(max((kept.shared for kept in some), default=0) for some in found)
-    return heads + shared + sum(kept.nbytes for some in found for kept in some)
+    bounds = [list(bank_bounds(plan, tensor).values()) for tensor in plan.tensors]
+    shared = sum(max((bound.shared for bound in of_tensor), default=0) for of_tensor in bounds)
+    return heads + shared + sum(bound.nbytes for of_tensor in bounds for bound in of_tensor)
 
 
-def keeps(plan: MergePlan, tensor: TensorPlan) -> dict[str, Keeps]:
-    """Return task -> the most that is kept of its update of a tensor, for tasks that may change it."""
-    rule = tensor.method.kept if tensor.method else None
-    if plan.gate is None or rule is None or tensor.is_copy:
+def bank_bounds(plan: MergePlan, tensor: TensorPlan) -> dict[str, BankBound]:
+    """Return task -> the most that the bank holds of its update of a tensor, for tasks that may change it."""
+    spec = tensor.method.gate if tensor.method else None
+    if plan.gate is None or spec is None or spec.bound is None or tensor.is_copy:
         return {}
     return {
-        task.name: rule(tensor.spec, tensor.values, one.rank)
-        for task, one in zip(plan.gate.tasks, tensor.inputs, strict=True)
-        if one.patch or not one.relative
+        task.name: spec.bound(tensor.spec, tensor.values, own.rank)
+        for task, own in zip(plan.gate.tasks, tensor.inputs, strict=True)
+        if own.patch or not own.relative
     }

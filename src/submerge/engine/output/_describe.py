@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from submerge.engine.output._bank import bank_bytes, keeps
+from submerge.engine.output._bank import bank_bounds, bank_bytes
 from submerge.engine.plan import Input, MergePlan, TensorPlan, adapter_file
 from submerge.errors import Problem, RequestError
 from submerge.recipe import Resolved, resolve
@@ -145,12 +145,12 @@ def _explained(plan: MergePlan, tensor: TensorPlan, depth: float) -> dict[str, A
             ]
             for name, value in found.items()
         }
-    if kept := keeps(plan, tensor):
+    if bounds := bank_bounds(plan, tensor):
         line["keeps"] = [
-            {"task": task, "bytes": k.nbytes, **({"rank": k.rank} if k.rank is not None else {})}
-            for task, k in kept.items()
+            {"task": task, "bytes": b.nbytes, **({"rank": b.rank} if b.rank is not None else {})}
+            for task, b in bounds.items()
         ]
-        if shared := max(k.shared for k in kept.values()):  # the update that the checkpoint has
+        if shared := max(b.shared for b in bounds.values()):  # the update that the checkpoint has
             line["keeps"].append({"bytes": shared})
     return line
 

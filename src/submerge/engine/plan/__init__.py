@@ -1,8 +1,11 @@
 """From a recipe to a plan: what is read, computed and written for each tensor, and in how much memory."""
 
 from submerge.engine.plan._adapter_form import adapter_file, lora_keys, stores_transposed
+from submerge.engine.plan._device import check_device
+from submerge.engine.plan._inputs import Inputs
+from submerge.engine.plan._make_plan import make_plan, plan_models
 from submerge.engine.plan._memory import peak_resident
-from submerge.engine.plan._plan import MergePlan, check_device, make_plan, plan_models
+from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._tables import is_matrix
 from submerge.engine.plan._tensor import HELD, Input, TensorPlan, chunk_length, task_length, torch_dtype
@@ -11,6 +14,7 @@ from submerge.engine.plan._tokens import beyond_rows, told_beyond
 __all__ = [
     "HELD",
     "Input",
+    "Inputs",
     "MergePlan",
     "Settings",
     "TensorPlan",

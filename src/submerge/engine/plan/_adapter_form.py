@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._tables import is_matrix
 from submerge.engine.plan._tensor import Module, TensorPlan
 from submerge.errors import Problem, few
@@ -17,25 +18,25 @@ _QUANTISED = re.compile(r"[-_.](?:unsloth|bnb|[48]bit|gptq|awq|gguf|fp8|int[48]|
 _CACHED = re.compile(r"models--(?P<owner>[^/]+)--(?P<name>[^/]+)/snapshots/")
 
 
-def adapter_form(
-    tensors: Sequence[TensorPlan], models: Sequence[Checkpoint], donor: int
-) -> tuple[list[TensorPlan], list[Problem]]:
+def adapter_form(tensors: Sequence[TensorPlan], inputs: Inputs) -> tuple[list[TensorPlan], list[Problem]]:
     """Return the tensors that an adapter holds or leaves out, and problems.
 
     A matrix, and whatever an adapter has factors of, becomes factors. What an adapter replaces (a head,
     `modules_to_save`) is saved whole, if it is all parameters of its module. Others have no place.
     """
-    transposed = stores_transposed(models[donor])
-    whole = _whole(models, donor)
+    transposed = stores_transposed(inputs.reference_model)
+    whole = _whole(inputs)
     held: list[TensorPlan] = []
     packed: list[str] = []
     for tensor in tensors:
-        if tensor.treatment == "base":  # named in a warning, and neither read nor written
+        if tensor.action == "take_base":  # named in a warning, and neither read nor written
             held.append(replace(tensor, inputs=()))
-        if tensor.treatment != "merge" or all(i.relative and not i.patch for i in tensor.inputs):
+        if tensor.action != "merge" or all(i.relative and not i.patch for i in tensor.inputs):
             continue
         parts = [
-            a.parts.get(tensor.name) for i in tensor.inputs if (a := models[i.model].adapter) is not None
+            a.parts.get(tensor.name)
+            for i in tensor.inputs
+            if (a := inputs.models[i.model].adapter) is not None
         ]
         factors = [part for part in parts if isinstance(part, LowRank)]
         if any(part.experts and part.expert is None for part in factors):
@@ -44,10 +45,10 @@ def adapter_form(
             held.append(tensor)
         elif factors:
             held.append(replace(tensor, module=_module(factors[0])))
-        elif is_matrix(tensor.name, tensor.shape, models[donor].config):
+        elif is_matrix(tensor.name, tensor.shape, inputs.reference_model.config):
             held.append(replace(tensor, module=Module(transposed=transposed)))
         else:
-            held.append(replace(tensor, treatment="drop", matrix=False, why="an adapter has no place for it"))
+            held.append(replace(tensor, action="skip", matrix=False, why="an adapter has no place for it"))
     # updates that need no values of the base are merged without reading it
     held = [replace(t, origin=None) if t.module and all(i.relative for i in t.inputs) else t for t in held]
     problems = []
@@ -55,7 +56,7 @@ def adapter_form(
         hint = "write a checkpoint (output: {as: checkpoint})"
         what = f"the portable form of an adapter has no place for packed experts: {few(packed)}"
         problems.append(Problem(what, "output", hint))
-    if not any(tensor.treatment == "merge" for tensor in held) and not problems:
+    if not any(tensor.action == "merge" for tensor in held) and not problems:
         problems.append(
             Problem("no model changes a matrix: there is nothing for an adapter to hold", "output")
         )
@@ -66,10 +67,10 @@ def _module(part: LowRank) -> Module:
     return Module(part.kind, part.transposed and part.kind != "embedding", part.kernel)
 
 
-def _whole(models: Sequence[Checkpoint], donor: int) -> set[str]:
+def _whole(inputs: Inputs) -> set[str]:
     """Return the tensors that adapters replace, of modules of which they replace all."""
-    replaced = {name for model in models if model.adapter for name in model.adapter.whole}
-    others = {name.rpartition(".")[0] for name in models[donor].tensors.keys() - replaced}
+    replaced = {name for model in inputs.models if model.adapter for name in model.adapter.whole}
+    others = {name.rpartition(".")[0] for name in inputs.reference_model.tensors.keys() - replaced}
     return {name for name in replaced if name.rpartition(".")[0] not in others}
 
 
@@ -86,7 +87,7 @@ def lora_keys(tensors: Sequence[TensorPlan], models: Sequence[Checkpoint]) -> di
             if isinstance(part, LowRank):
                 alpha = part.alpha.name if part.alpha else None
                 keys[name] = LoraKeys(part.right_entry.name, part.left_entry.name, alpha)
-    held = {tensor.name for tensor in tensors if tensor.treatment == "merge"}
+    held = {tensor.name for tensor in tensors if tensor.action == "merge"}
     return keys if held <= keys.keys() else None
 
 

@@ -9,15 +9,15 @@ from typing import Any
 
 from submerge.engine.plan._adapter_form import adapter_form
 from submerge.engine.plan._gate import is_head
+from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._naming import missing_tensors
 from submerge.engine.plan._tables import is_matrix
 from submerge.engine.plan._tensor import Input, TensorPlan
 from submerge.errors import Problem, RequestError, few
-from submerge.methods import TensorSpec
+from submerge.methods import GateSpec, TensorSpec
 from submerge.recipe import Recipe, resolve
 from submerge.store import (
     DTYPES,
-    Alignment,
     Checkpoint,
     LowRank,
     Part,
@@ -61,6 +61,10 @@ class _Planner:
     findings: _Findings = field(default_factory=_Findings)
     missing: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
 
+    @property
+    def _gate(self) -> GateSpec | None:
+        return self.recipe.method.gate
+
     def plan(self, entry: TensorEntry) -> TensorPlan | None:
         """Return what happens to one tensor of the donor, or None after noting a problem."""
         own = self._patched(Input(self.donor, entry), entry)
@@ -69,7 +73,7 @@ class _Planner:
         dtype = dtype_named(self.recipe.out_dtype or self.recipe.dtype or entry.dtype) or entry.dtype
         if any(is_head(entry.name, one.head) for one in self.recipe.participants):
             why = "a head: each task keeps its own"
-            return TensorPlan(entry.name, entry.shape, dtype, "base", None, (own,), None, {}, why)
+            return TensorPlan(entry.name, entry.shape, dtype, "take_base", None, (own,), None, {}, why)
         inputs = [self._find(model, entry) for model in self.participants]
         if any(i is None for i in inputs):
             return None
@@ -77,7 +81,7 @@ class _Planner:
         odd = [i for i in found if i.entry.shape != entry.shape]
         if odd:
             why = self._why_base(odd[0], entry)
-            return TensorPlan(entry.name, entry.shape, dtype, "base", None, (own,), None, {}, why)
+            return TensorPlan(entry.name, entry.shape, dtype, "take_base", None, (own,), None, {}, why)
         parameter = self.same.get(entry.name, entry.name)
         values = self._values(entry, parameter, len(found))
         if values is None:
@@ -92,7 +96,7 @@ class _Planner:
             own if self.origin else None,
             values,
             "; ".join(dict.fromkeys([*self._copy_note(entry), *(i.note for i in found if i.note)])),
-            matrix=self._is_whole(entry, parameter),
+            matrix=self._as_matrix(entry, parameter),
             table=len(entry.shape) == 2 and not self._is_matrix(entry, parameter),
             parameter=parameter,
         )
@@ -100,7 +104,7 @@ class _Planner:
     def _why_base(self, odd: Input, entry: TensorEntry) -> str:
         """Return why a tensor is the base's, where a model has it in another shape."""
         label, shape = self.models[odd.model].label, list(odd.entry.shape)
-        if self.recipe.method.keeps:
+        if self._gate and self._gate.own_heads:
             return f"each task keeps its own, for {label} has {shape}"
         if self._unheld(entry):
             rows = len(shape) == 2 and shape[1:] == list(entry.shape[1:])
@@ -117,12 +121,11 @@ class _Planner:
             return False
         return not self._is_matrix(entry, self.same.get(entry.name, entry.name))
 
-    def _is_whole(self, entry: TensorEntry, parameter: str) -> bool:
-        """Return whether the method takes the tensor whole; what a gate keeps is of every tensor."""
-        method = self.recipe.method
-        if method.keeps:
+    def _as_matrix(self, entry: TensorEntry, parameter: str) -> bool:
+        """Return whether the tensor is merged by the method's rule for matrices."""
+        if self._gate and self._gate.every_tensor:
             return entry.numel > 0
-        return method.matrix is not None and self._is_matrix(entry, parameter)
+        return self.recipe.method.matrix is not None and self._is_matrix(entry, parameter)
 
     def _is_matrix(self, entry: TensorEntry, parameter: str) -> bool:
         return is_matrix(parameter, entry.shape, self.models[self.donor].config)
@@ -141,7 +144,7 @@ class _Planner:
             and (other.dtype, other.shape) == (entry.dtype, entry.shape)
         ]
         why = f"{entry.dtype} is not averaged: copied from {self.models[self.donor].label}"
-        return TensorPlan(entry.name, entry.shape, entry.dtype, "keep", None, (own, *others), None, {}, why)
+        return TensorPlan(entry.name, entry.shape, entry.dtype, "copy", None, (own, *others), None, {}, why)
 
     def _find(self, model: int, entry: TensorEntry) -> Input | None:
         """Return where this model's part comes from: its own tensor, or the base's."""
@@ -158,8 +161,9 @@ class _Planner:
             what = f"tensors are {found.dtype} here and {entry.dtype} in {self.models[self.donor].label}"
             self.findings.add(what, checkpoint.label, "merge models of one base", entry.name)
             return None
-        keeps = self.recipe.rules.shape == "base" or self.recipe.method.keeps or self._unheld(entry)
-        if found.shape != entry.shape and not keeps:
+        own = self._gate is not None and self._gate.own_heads
+        may_differ = self.recipe.rules.shape == "base" or own or self._unheld(entry)
+        if found.shape != entry.shape and not may_differ:
             hint = "merge models of one base, or set rules: {shape: base} to keep the base's tensor"
             what = f"shapes differ from {self.models[self.donor].label}'s"
             shapes = f"{entry.name} ({list(found.shape)}, there {list(entry.shape)})"
@@ -172,9 +176,9 @@ class _Planner:
     def _left_out(self, checkpoint: Checkpoint, entry: TensorEntry) -> bool:
         """Return whether a task has no use for a tensor: a pooler or a tower, beside layers that it has.
 
-        Only a gate keeps tasks apart, so that what one lacks is not missing in the others.
+        Only a gate runs tasks apart, so that what one lacks is not missing in the others.
         """
-        if not self.recipe.method.keeps:
+        if not (self._gate and self._gate.partial_models):
             return False
         place, stacks = layer_of(entry.name), _stacks(checkpoint.tensors)
         shared = stacks & _stacks(self.models[self.donor].tensors)
@@ -199,9 +203,7 @@ class _Planner:
         """Return the options for one tensor, after the method has had a chance to refuse them."""
         try:
             values = resolve(self.recipe, parameter, self.depths[parameter]).values()
-            steps = self.recipe.method.plan(TensorSpec(entry.name, entry.shape, count), values)
-            next(steps, None)
-            steps.close()
+            self.recipe.method.check(TensorSpec(entry.name, entry.shape, count), values)
             if self.recipe.output.form == "adapter" and self.recipe.method.coefficients:
                 self.recipe.method.coefficients(values)
         except RequestError as error:
@@ -219,28 +221,32 @@ def _stacks(names: Iterable[str]) -> set[str]:
 
 
 def plan_tensors(
-    recipe: Recipe,
-    alignments: Sequence[Alignment],
-    donor: int,
-    participants: Sequence[int],
-    same: Mapping[str, str],
+    recipe: Recipe, inputs: Inputs, lacks: Sequence[Mapping[str, str]], same: Mapping[str, str]
 ) -> tuple[list[TensorPlan], list[Problem]]:
-    """Return what happens to each tensor of the donor's model, in its order, and all problems found.
+    """Return what happens to each tensor of the reference, in its order, and all problems found.
 
-    `alignments` are the models under the donor's names, and `participants` indices into them, in the
-    method's order. A checkpoint has exactly the donor's tensors, an adapter those that a model changes; the
-    rules of the recipe say what to do where a model lacks one or has another shape. `same` maps tensors to
-    those that they are copies of.
+    `inputs` are the models under the reference's names. A checkpoint has exactly the reference's tensors, an
+    adapter those that a model changes; the rules of the recipe say what to do where a model lacks one or has
+    another shape. `lacks` has for each model the tensors that it rightly has none for, with the reason, and
+    `same` maps tensors to those that they are copies of.
     """
-    models = [alignment.model for alignment in alignments]
-    names = models[donor].tensors
+    models, reference = inputs.models, inputs.reference_model
+    names = reference.tensors
     as_adapter = recipe.output.form == "adapter"
     on_base = recipe.base is not None and recipe.method.origin in ("base", "either")
-    lacks = [alignment.lacks for alignment in alignments]
-    planner = _Planner(recipe, models, donor, participants, on_base or as_adapter, depths(names), lacks, same)
+    planner = _Planner(
+        recipe,
+        models,
+        inputs.reference,
+        inputs.participants,
+        on_base or as_adapter,
+        depths(names),
+        lacks,
+        same,
+    )
     tensors = [plan for entry in names.values() if (plan := planner.plan(entry)) is not None]
-    problems = [missing_tensors(models[m], models[donor], left) for m, left in planner.missing.items()]
+    problems = [missing_tensors(models[m], reference, left) for m, left in planner.missing.items()]
     problems += planner.findings.problems()
     if not as_adapter or problems:
         return tensors, problems
-    return adapter_form(tensors, models, donor)
+    return adapter_form(tensors, inputs)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._named_values import NamedValues, Values
 from submerge.errors import few
 from submerge.recipe import Recipe
@@ -35,37 +36,34 @@ _ONE_OF_TWO = (
 
 @dataclass(frozen=True)
 class Copies:
-    """The models with a tensor under every name that the output has, and what is one parameter there.
+    """The inputs with a tensor under every name that the output has, and what is one parameter there.
 
     `same` maps a tensor of the output to the one that it is a copy of. `unties` says that the output's
     configuration must say `tie_word_embeddings: false`.
     """
 
-    models: list[Checkpoint]
+    inputs: Inputs
     same: Mapping[str, str] = field(default_factory=dict)
     unties: bool = False
     warnings: tuple[str, ...] = ()
 
 
-def resolve_copies(
-    recipe: Recipe, models: Sequence[Checkpoint], donor: int, participants: Sequence[int]
-) -> Copies:
+def resolve_copies(recipe: Recipe, inputs: Inputs) -> Copies:
     """Return the models with tied names in place: read from the tensor that they are tied to.
 
     Copies that are stored twice are compared by their values: what a configuration ties and a file keeps
-    apart is two parameters. A name that the donor does not store, and that a model keeps apart, becomes a
-    tensor of the output, where the donor's class has a place for it.
+    apart is two parameters. A name that the reference does not store, and that a model keeps apart, becomes a
+    tensor of the output, where the reference's class has a place for it.
     """
-    base = models[donor]
+    base = inputs.reference_model
     if not base.shards and not base.memory:  # adapters alone: a list of names without values
-        return Copies(list(models))
-    involved = {i: models[i] for i in dict.fromkeys([donor, *participants])}
+        return Copies(inputs)
     with FileTable() as table:
-        resolver = _Resolver(recipe, base, involved, table)
+        resolver = _Resolver(recipe, base, inputs.involved, table)
         resolver.look()
     same, unties = resolver.decide()
-    placed = [resolver.placed.get(i, model) for i, model in enumerate(models)]
-    return Copies(placed, same, unties, tuple(resolver.warnings))
+    placed = [resolver.placed.get(i, model) for i, model in enumerate(inputs.models)]
+    return Copies(inputs.of_models(placed), same, unties, tuple(resolver.warnings))
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ class _Resolver:
     warnings: list[str] = field(default_factory=list)
 
     def look(self) -> None:
-        """Find the groups, by names first, and by the donor's class where something depends on it."""
+        """Find the groups, by names first, and by the reference's class where something depends on it."""
         shapes: dict[str, tuple[int, ...]] = {}
         for model in self.models.values():
             for name, entry in model.tensors.items():
@@ -154,11 +152,16 @@ class _Resolver:
 
     @property
     def _may_grow(self) -> bool:
-        """Whether the output may have a name that the donor does not store."""
-        return bool(self.named.ties(self.base)) and self.aliases.complete and not self.recipe.method.keeps
+        """Whether the output may have a name that the reference does not store."""
+        return bool(self.named.ties(self.base)) and self.aliases.complete and not self._own_heads
+
+    @property
+    def _own_heads(self) -> bool:
+        """Whether what the base lacks is a task's own."""
+        return self.recipe.method.gate is not None and self.recipe.method.gate.own_heads
 
     def _apart(self, group: _Group) -> tuple[str | None, list[str]]:
-        """Return the first name of a group that the donor stores, and those that are another parameter."""
+        """Return the first name that the reference stores, and those that are another parameter than it."""
         first = next((name for name in group.names if name in self.base.tensors), None)
         keys = group.keys
         if first not in keys:
@@ -168,7 +171,7 @@ class _Resolver:
     def _names(self, group: _Group, unties: bool) -> list[str]:
         """Return the names of a group that the output has.
 
-        Those that the donor stores, and those that are another parameter. All of them, where the
+        Those that the reference stores, and those that are another parameter. All of them, where the
         configuration unties them and nothing stands for another; but a T5's embeddings are one module.
         """
         first, apart = self._apart(group)
@@ -192,7 +195,7 @@ class _Resolver:
         what = f"{few(owners)}: unties {few(others)} from {first}, which {_base_label(self.base)} ties"
         new = [name for name in others if name not in self.base.tensors]
         if new and not self._may_grow:
-            if not self.recipe.method.keeps:  # else they are a task's own
+            if not self._own_heads:
                 self.warnings.append(f"{what}: {few(new)} is dropped, for the output has no place for it")
             if len(new) == len(others):
                 return False

@@ -1,4 +1,4 @@
-"""What a kept gate adds to a plan: the tasks, their heads, and the settings of the gate."""
+"""What a gate adds to a plan: the tasks, their heads, and the settings of the gate."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Any
 
 from submerge.engine.plan._head_file import is_file, read_head_file
 from submerge.errors import Problem, RequestError, few
+from submerge.methods import Option
 from submerge.recipe import ModelEntry, Recipe
 from submerge.store import DTYPES, Checkpoint, GateRecord, TensorEntry
 
-__all__ = ["GatePlan", "Task", "is_head", "plan_gate"]
+__all__ = ["GatePlan", "GateTask", "is_head", "plan_gate"]
 
-TOLD = ("architectures", "id2label", "problem_type")
-"""What of a fine-tune's configuration its head is used by."""
+HEAD_CONFIG = ("architectures", "id2label", "problem_type", "task_type")
+"""What of a fine-tune's or an adapter's configuration its head is used by."""
 
 
 @dataclass(frozen=True)
-class Task:
-    """One task: its name, its model, the tensors that are its own, and what is told of its head."""
+class GateTask:
+    """One task: its name, its model's number, the tensors that are its own, and what its head is used by."""
 
     name: str
     model: int
@@ -35,10 +36,10 @@ class Task:
 
 @dataclass(frozen=True)
 class GatePlan:
-    """The gate that the output keeps: its tasks in the method's order, and its settings."""
+    """The gate that is written beside the checkpoint: its tasks in the method's order, and its settings."""
 
     method: str = ""
-    tasks: tuple[Task, ...] = ()
+    tasks: tuple[GateTask, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self, models: Sequence[Checkpoint]) -> GateRecord:
@@ -55,72 +56,25 @@ def is_head(name: str, patterns: Sequence[str]) -> bool:
 def plan_gate(
     recipe: Recipe, models: Sequence[Checkpoint], donor: int, participants: Sequence[int]
 ) -> tuple[GatePlan, list[Problem]]:
-    """Return the gate of a method that keeps one, and what is wrong with tasks and settings."""
+    """Return the gate of a method that has one, and what is wrong with its tasks and its settings."""
     base = models[donor]
-    names, problems = _names(recipe.participants)
+    tasks, problems = _tasks(recipe, [models[index] for index in participants], participants, base)
+    settings, unfit = _settings(recipe, base)
+    return GatePlan(recipe.method.name, tasks, settings), problems + unfit
+
+
+def _tasks(
+    recipe: Recipe, models: Sequence[Checkpoint], places: Sequence[int], base: Checkpoint
+) -> tuple[tuple[GateTask, ...], list[Problem]]:
+    """Return a task for each of the models, and what is wrong with them; `places` are the models' numbers."""
+    entries = recipe.participants
+    names, problems = _names(entries)
     tasks = []
-    for name, entry, index in zip(names, recipe.participants, participants, strict=True):
-        model = models[index]
-        if any(map(is_file, entry.head)):
-            head, found = _of_file(recipe, entry, base)
-            problems += found
-            tasks.append(Task(name, index, head, _told(model)))
-            continue
-        head = {
-            n: e
-            for n, e in model.tensors.items()
-            if DTYPES[e.dtype].kind == "float"
-            and (n not in base.tensors or base.tensors[n].shape != e.shape or is_head(n, entry.head))
-        }
-        if missing := [p for p in entry.head if not any(is_head(n, [p]) for n in model.tensors)]:
-            hint = f"its last tensors are {few(list(model.tensors)[-3:])}"
-            problems.append(
-                Problem(f"no tensor of {model.label} is named by head: {few(missing)}", entry.where, hint)
-            )
-        tasks.append(Task(name, index, head, _told(model)))
-    bare = [
-        task.name
-        for task, entry in zip(tasks, recipe.participants, strict=True)
-        if not task.head and not any(map(is_file, entry.head))
-    ]
-    if bare and len(bare) < len(tasks):
-        what = f"no head is found in {few(bare)}, and others have one"
-        problems.append(
-            Problem(what, "models", "give their whole fine-tunes, or name the tensors with 'head:'")
-        )
-    given = {
-        option.name: setting.rules[0].value
-        for option in recipe.method.options
-        if option.single and option.scope == "shared" and (setting := recipe.parameters.get(option.name))
-    }
-    settings: dict[str, Any] = {}
-    assert recipe.method.settings is not None  # what else is kept
-    shapes = {n: e.shape for n, e in base.tensors.items() if DTYPES[e.dtype].kind == "float"}
-    try:
-        settings = recipe.method.settings(given, shapes, len(tasks))
-    except RequestError as error:
-        problems += error.problems
-    for option in recipe.method.options:
-        if option.single and option.scope == "model":
-            settings[option.name] = [
-                _own(entry, recipe, option.name, option.default) for entry in recipe.participants
-            ]
-    return GatePlan(recipe.method.name, tuple(tasks), settings), problems
-
-
-def _of_file(
-    recipe: Recipe, entry: ModelEntry, base: Checkpoint
-) -> tuple[Mapping[str, TensorEntry], list[Problem]]:
-    """Return the head of an entry whose `head` names a file, and what is wrong with it."""
-    if len(entry.head) > 1:
-        hint = "name the file alone: it is the whole head"
-        return {}, [Problem("head names a file, and something else", entry.where, hint)]
-    return read_head_file(recipe.root / entry.head[0], base.tensors, entry.where)
-
-
-def _own(entry: ModelEntry, recipe: Recipe, option: str, default: Any) -> Any:
-    setting = entry.parameters.get(option) or recipe.parameters.get(option)
-    return setting.rules[0].value if setting else default
+    for name, entry, model, place in zip(names, entries, models, places, strict=True):
+        head, unfit = _head(recipe, entry, model, base)
+        problems += unfit
+        tasks.append(GateTask(name, place, head, _config(model)))
+    return tuple(tasks), problems + _without_head(entries, tasks)
 
 
 def _names(entries: Sequence[ModelEntry]) -> tuple[list[str], list[Problem]]:
@@ -131,8 +85,86 @@ def _names(entries: Sequence[ModelEntry]) -> tuple[list[str], list[Problem]]:
     return names, [Problem(f"two models would be called {few(twice)}", "models", hint)] if twice else []
 
 
-def _told(model: Checkpoint) -> dict[str, Any]:
+def _head(
+    recipe: Recipe, entry: ModelEntry, model: Checkpoint, base: Checkpoint
+) -> tuple[Mapping[str, TensorEntry], list[Problem]]:
+    """Return the tensors that are a task's own, and what is wrong with what the recipe says of them."""
+    if any(map(is_file, entry.head)):
+        return _head_of_file(recipe, entry, base)
+    assert recipe.method.gate is not None  # what else has tasks
+    if not recipe.method.gate.own_heads:
+        return {}, []
+    head = {
+        name: tensor
+        for name, tensor in model.tensors.items()
+        if DTYPES[tensor.dtype].kind == "float" and (_is_new(name, tensor, base) or is_head(name, entry.head))
+    }
+    missing = [p for p in entry.head if not any(is_head(name, [p]) for name in model.tensors)]
+    if not missing:
+        return head, []
+    hint = f"its last tensors are {few(list(model.tensors)[-3:])}"
+    return head, [Problem(f"no tensor of {model.label} is named by head: {few(missing)}", entry.where, hint)]
+
+
+def _is_new(name: str, tensor: TensorEntry, base: Checkpoint) -> bool:
+    """Return whether the base lacks a tensor, or has another shape of it, so that it has no update."""
+    return name not in base.tensors or base.tensors[name].shape != tensor.shape
+
+
+def _head_of_file(
+    recipe: Recipe, entry: ModelEntry, base: Checkpoint
+) -> tuple[Mapping[str, TensorEntry], list[Problem]]:
+    """Return the head of an entry whose `head` names a file, and what is wrong with it."""
+    if len(entry.head) > 1:
+        hint = "name the file alone: it is the whole head"
+        return {}, [Problem("head names a file, and something else", entry.where, hint)]
+    return read_head_file(recipe.root / entry.head[0], base.tensors, entry.where)
+
+
+def _without_head(entries: Sequence[ModelEntry], tasks: Sequence[GateTask]) -> list[Problem]:
+    """Return that some tasks have no head where others have one: the model that is served has either.
+
+    A task whose file could not be read has a problem already.
+    """
+    bare = [
+        task.name
+        for task, entry in zip(tasks, entries, strict=True)
+        if not task.head and not any(map(is_file, entry.head))
+    ]
+    if not 0 < len(bare) < len(tasks):
+        return []
+    what = f"no head is found in {few(bare)}, and others have one"
+    return [Problem(what, "models", "give their whole fine-tunes, or name the tensors with 'head:'")]
+
+
+def _config(model: Checkpoint) -> dict[str, Any]:
+    """Return what of a model's configuration its head is used by."""
     config = dict(model.config or {})
     if model.adapter is not None:  # the base's configuration says nothing of the adapter's head
         config = {"task_type": model.adapter.config.get("task_type")}
-    return {key: config[key] for key in (*TOLD, "task_type") if config.get(key) is not None}
+    return {key: config[key] for key in HEAD_CONFIG if config.get(key) is not None}
+
+
+def _settings(recipe: Recipe, base: Checkpoint) -> tuple[dict[str, Any], list[Problem]]:
+    """Return the gate's settings, those of scope `model` as lists with one a task, and what is wrong."""
+    assert recipe.method.gate is not None
+    shared, own = (
+        [option for option in recipe.method.options if option.single and option.scope == scope]
+        for scope in ("shared", "model")
+    )
+    given = {o.name: p.rules[0].value for o in shared if (p := recipe.parameters.get(o.name))}
+    shapes = {n: e.shape for n, e in base.tensors.items() if DTYPES[e.dtype].kind == "float"}
+    settings: dict[str, Any] = {}
+    problems: list[Problem] = []
+    try:
+        settings = recipe.method.gate.settings(given, shapes, len(recipe.participants))
+    except RequestError as error:
+        problems = list(error.problems)
+    each = {o.name: [_own(entry, recipe, o) for entry in recipe.participants] for o in own}
+    return settings | each, problems
+
+
+def _own(entry: ModelEntry, recipe: Recipe, option: Option) -> Any:
+    """Return a model's value of an option, which is one for all its tensors."""
+    setting = entry.parameters.get(option.name) or recipe.parameters.get(option.name)
+    return setting.rules[0].value if setting else option.default

@@ -88,7 +88,7 @@ def _matrix_bytes(plan: TensorPlan) -> int:
         return factors
     held = dense * m * n if dense * m * n <= HELD else 0
     side = max(m, n) if method.both_sides else min(m, n)
-    if method.keeps:  # the factors of all updates, in float64 while they are orthogonalised
+    if method.gate and method.gate.bound:  # factors of all updates, in float64 while orthogonalised
         factors += 8 * RESULTS * (m + n) * side
     return factors + 4 * (held + RESULTS * m * n) + 8 * SQUARES * side**2
 

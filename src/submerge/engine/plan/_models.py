@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._settings import Settings
 from submerge.errors import Problem, RequestError
 from submerge.recipe import Recipe, same_model
@@ -19,7 +20,7 @@ from submerge.store import (
     split_spec,
 )
 
-__all__ = ["NO_BASE", "open_models"]
+__all__ = ["open_models"]
 
 NO_BASE = ""
 """The spec of the base that adapters alone have in common: names and shapes without values."""
@@ -123,38 +124,37 @@ class _Opener:
         return None
 
 
-def open_models(recipe: Recipe, settings: Settings, *, download: bool) -> tuple[list[str], list[Checkpoint]]:
-    """Return the distinct specs of a recipe, the base's first, and the model that each names.
+def open_models(recipe: Recipe, settings: Settings, *, download: bool) -> Inputs:
+    """Return the models that a recipe names, each opened once.
 
-    Where an adapter is to come out of adapters alone, no base is opened: the first model is then one
+    Where an adapter is to come out of adapters alone, no base is opened: the reference is then a model
     without values. Raises `RequestError` with everything that is wrong.
     """
+    own_heads = recipe.method.gate is not None and recipe.method.gate.own_heads
     opener = _Opener(
         recipe.root,
         settings,
         download,
-        heads=recipe.method.keeps,
+        heads=own_heads,
         untie=recipe.output.form == "checkpoint",  # an adapter has no place for what its base lacks
-        other_shapes=recipe.rules.shape == "base" and not recipe.method.keeps,
+        other_shapes=recipe.rules.shape == "base" and not own_heads,
     )
     specs = list(dict.fromkeys([*([recipe.base] if recipe.base else []), *(e.model for e in recipe.models)]))
     if recipe.output.form == "adapter":
         alone = _adapters_alone(recipe, specs, opener)
         if alone is not None:
-            return alone
+            return Inputs.of(recipe, alone)
         if not opener.problems and recipe.base is None:
             where = recipe.models[0].where
             hint = "add 'base_model: …'"
             opener.problems.append(Problem("the base's values are needed to make an adapter", where, hint))
-    found = [opener.model(spec, recipe.base) for spec in specs]
+    opened = {spec: opener.model(spec, recipe.base) for spec in specs}
     if opener.problems:
         raise RequestError(list(dict.fromkeys(opener.problems)))
-    return specs, [model for model in found if model is not None]
+    return Inputs.of(recipe, {spec: model for spec, model in opened.items() if model is not None})
 
 
-def _adapters_alone(
-    recipe: Recipe, specs: list[str], opener: _Opener
-) -> tuple[list[str], list[Checkpoint]] | None:
+def _adapters_alone(recipe: Recipe, specs: list[str], opener: _Opener) -> dict[str, Checkpoint] | None:
     """Return the adapters over a base without values, or None where that is not all that there is."""
     base = None if recipe.base is None else same_model(recipe.base)
     if base and split_spec(base, opener.root)[1]:
@@ -178,10 +178,10 @@ def _adapters_alone(
         return None
     if base and any(a.dense_only(name) for a in adapters.values() for name in a.parts):
         return None
-    first, *laid = side_by_side(list(adapters.values()))
+    valueless, *laid = side_by_side(list(adapters.values()))
     models = dict(zip(adapters, laid, strict=True))
     if recipe.base is None:
-        return [NO_BASE, *specs], [first, *laid]
+        return {NO_BASE: valueless, **models}
     place = opener.root / recipe.base  # not opened, and yet no place for an output
-    named = replace(first, label=recipe.base, path=place if place.exists() else first.path)
-    return specs, [models.get(spec, named) for spec in specs]
+    named = replace(valueless, label=recipe.base, path=place if place.exists() else valueless.path)
+    return {spec: models.get(spec, named) for spec in specs}

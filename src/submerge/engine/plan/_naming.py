@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
+from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._tensor import TensorPlan
 from submerge.errors import Problem, few
 from submerge.store import DTYPES, Aligner, Alignment, Checkpoint, layer_count, layer_of
@@ -12,13 +13,14 @@ from submerge.store import DTYPES, Aligner, Alignment, Checkpoint, layer_count, 
 __all__ = ["align_models", "idle_models", "missing_tensors", "naming_warnings"]
 
 
-def align_models(
-    models: Sequence[Checkpoint], donor: int, participants: Sequence[int]
-) -> tuple[list[Alignment], list[Problem]]:
-    """Return each model with its tensors named as `models[donor]` has them, and what stands in the way."""
-    aligner = Aligner(models[donor])
-    merged = set(participants) - {donor}
-    alignments = [aligner.align(m) if i in merged else Alignment(m) for i, m in enumerate(models)]
+def align_models(inputs: Inputs) -> tuple[list[Alignment], list[Problem]]:
+    """Return each model with its tensors named as the reference has them, and what stands in the way."""
+    aligner = Aligner(inputs.reference_model)
+    merged = set(inputs.participants) - {inputs.reference}
+    alignments = [
+        aligner.align(model) if position in merged else Alignment(model)
+        for position, model in enumerate(inputs.models)
+    ]
     hint = "merge models of one base; if it is one, give its tensors the base's names"
     problems = [
         Problem(f"it is not taken for a model of this base: {line}", a.model.label, hint)
@@ -61,36 +63,38 @@ def _other_depth(model: Checkpoint, base: Checkpoint) -> str:
     return f"its config says {layers}, that of {base.label} {theirs}"
 
 
-def idle_models(
-    tensors: Sequence[TensorPlan], models: Sequence[Checkpoint], donor: int, participants: Sequence[int]
-) -> list[Problem]:
+def idle_models(tensors: Sequence[TensorPlan], inputs: Inputs) -> list[Problem]:
     """Return a problem for each model of which no tensor would be merged: the rules let the base stand in."""
     what = "takes no part in the merge: all of its tensors would be the base's, by the rules"
     hint = "merge models of one base, or leave it out"
     idle = [
-        models[index].label
-        for place, index in enumerate(participants)
-        if index != donor and _floats(tensors) and not _merged(tensors, models[index], place, index)
+        inputs.models[index].label
+        for place, index in enumerate(inputs.participants)
+        if index != inputs.reference and _floats(tensors) and not _merged(tensors, inputs, place)
     ]
     return [Problem(what, label, hint) for label in dict.fromkeys(idle)]
 
 
 def naming_warnings(
-    tensors: Sequence[TensorPlan], alignments: Sequence[Alignment], donor: int, participants: Sequence[int]
+    tensors: Sequence[TensorPlan], inputs: Inputs, lacks: Sequence[Mapping[str, str]]
 ) -> list[str]:
-    """Return of which models parts, or the most, are the base's."""
-    reference = alignments[donor].model
-    base = reference.label
+    """Return of which models parts, or the most, are the base's.
+
+    `lacks` has for each model the tensors of the base that it rightly has none for, with the reason.
+    """
+    base = inputs.reference_model
     warnings = []
-    for place, index in enumerate(participants):
-        lacks, model = alignments[index].lacks, alignments[index].model
-        if lacks:
-            why = " or ".join(dict.fromkeys(lacks.values()))
-            what = f"{len(lacks)} tensors of {base} are {why}, and stay the base's ({few(list(lacks))})"
+    for place, index in enumerate(inputs.participants):
+        model, absent = inputs.models[index], lacks[index]
+        if absent:
+            why = " or ".join(dict.fromkeys(absent.values()))
+            what = (
+                f"{len(absent)} tensors of {base.label} are {why}, and stay the base's ({few(list(absent))})"
+            )
             warnings.append(f"{model.label}: {what}")
-        if depths := _other_depth(model, reference):
+        if depths := _other_depth(model, base):
             warnings.append(f"{model.label}: {depths}; is it of this base?")
-        merged, wanted = _merged(tensors, model, place, index), _floats(tensors) - len(lacks)
+        merged, wanted = _merged(tensors, inputs, place), _floats(tensors) - len(absent)
         if 2 * merged < wanted:
             what = f"the rules take most of its tensors from the base, and {merged} of {wanted} are merged"
             warnings.append(f"{model.label}: {what}; is it of this base?")
@@ -99,11 +103,11 @@ def naming_warnings(
 
 def _floats(tensors: Sequence[TensorPlan]) -> int:
     """Return how many tensors a model may have a part in."""
-    return sum(tensor.treatment in ("merge", "base") for tensor in tensors)
+    return sum(tensor.action in ("merge", "take_base") for tensor in tensors)
 
 
-def _merged(tensors: Sequence[TensorPlan], model: Checkpoint, place: int, index: int) -> int:
+def _merged(tensors: Sequence[TensorPlan], inputs: Inputs, place: int) -> int:
     """Return how many tensors of the output the participant at `place` enters with one of that name."""
-    return sum(
-        t.treatment == "merge" and t.inputs[place].model == index and t.name in model.tensors for t in tensors
-    )
+    index = inputs.participants[place]
+    names = inputs.models[index].tensors
+    return sum(t.action == "merge" and t.inputs[place].model == index and t.name in names for t in tensors)

@@ -1,58 +1,43 @@
-"""A plan as a few lines of text, and as tables for a notebook."""
+"""What a plan says of itself: a few lines of text, and tables for a notebook."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-from submerge.errors import few, size
+from submerge.errors import few
 
-if TYPE_CHECKING:
-    from submerge.engine.plan._plan import MergePlan
-
-__all__ = ["as_html", "as_text"]
+__all__ = ["Fact", "ModelRow", "as_html", "as_text"]
 
 
-def as_text(plan: MergePlan) -> str:
-    """Return at most ten lines: the method, the models by their role, and what a merge costs."""
+class ModelRow(NamedTuple):
+    """What is shown of a model."""
+
+    name: str
+    role: str
+    tensors: str
+    size: str
+
+
+Fact = tuple[str, str]
+"""One more line: what it is about, and what is said of that."""
+
+
+def as_text(title: str, models: Iterable[ModelRow], facts: Iterable[Fact]) -> str:
+    """Return a line for the title, one for each role that models have, and one for each fact."""
     roles: dict[str, list[str]] = {}
-    for name, role, tensors, nbytes in _models(plan):
-        roles.setdefault(role, []).append(f"{name} ({tensors} tensors, {nbytes})")
-    rows = [*((role, few(names, 4)) for role, names in roles.items()), *_facts(plan)]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join([f"MergePlan: {plan.recipe.method.name}", *(f"  {n:<{width}}  {t}" for n, t in rows)])
+    for model in models:
+        roles.setdefault(model.role, []).append(f"{model.name} ({model.tensors} tensors, {model.size})")
+    lines = [*((role, few(names, 4)) for role, names in roles.items()), *facts]
+    width = max(len(about) for about, _ in lines)
+    return "\n".join([title, *(f"  {about:<{width}}  {text}" for about, text in lines)])
 
 
-def as_html(plan: MergePlan) -> str:
-    """Return a table of the models, and one of what a merge will do and what it costs."""
-    method = plan.recipe.method
-    models = _table([("model", "role", "tensors", "size"), *_models(plan)], head=True)
-    return f"<p><b>{escape(method.title)}</b> {escape(method.equation)}</p>{models}{_table(_facts(plan))}"
-
-
-def _models(plan: MergePlan) -> list[tuple[str, str, str, str]]:
-    return [
-        (m.label, plan.role(index), str(len(m.tensors)), size(sum(e.nbytes for e in m.tensors.values())))
-        for index, m in enumerate(plan.models)
-    ]
-
-
-def _facts(plan: MergePlan) -> list[tuple[str, str]]:
-    kinds = Counter(tensor.treatment for tensor in plan.tensors)
-    files = few([shard.file for shard in plan.shards]) or "an adapter"
-    found = [
-        ("tensors", ", ".join(f"{kind}: {count}" for kind, count in kinds.items())),
-        ("reads", size(plan.bytes_read)),
-        ("writes", f"{size(plan.bytes_written)}: {files}" if plan.shards else files),
-        ("memory", f"at most {size(plan.budget.peak)} with {plan.budget.workers} workers"),
-    ]
-    if plan.gate:
-        found.append(("keeps", f"a gate over {len(plan.gate.tasks)} tasks"))
-    if plan.warnings:
-        found.append(("warnings", f"{len(plan.warnings)}: {plan.warnings[0]}"))
-    return found
+def as_html(title: str, equation: str, models: Iterable[ModelRow], facts: Iterable[Fact]) -> str:
+    """Return a heading, a table of the models, and one of the facts."""
+    heading = f"<p><b>{escape(title)}</b> {escape(equation)}</p>"
+    return heading + _table([("model", "role", "tensors", "size"), *models], head=True) + _table(facts)
 
 
 def _table(rows: Iterable[Sequence[str]], *, head: bool = False) -> str:

@@ -13,19 +13,22 @@ from submerge.store import DTYPES, Kind, TensorEntry
 __all__ = [
     "CHUNK_VALUES",
     "HELD",
+    "Action",
     "Input",
     "Module",
     "TensorPlan",
-    "Treatment",
     "chunk_length",
     "task_length",
     "torch_dtype",
 ]
 
-Treatment: TypeAlias = Literal["merge", "base", "keep", "drop"]
-"""`merge`: the method folds it. `base`: a float tensor that a rule takes from the base.
-`keep`: an integer or boolean tensor, copied from the base bit for bit. `drop`: what an adapter has no
+Action: TypeAlias = Literal["merge", "take_base", "copy", "skip"]
+"""`merge`: the method merges it. `take_base`: a float tensor that a rule takes from the base.
+`copy`: an integer or boolean tensor, copied from the base bit for bit. `skip`: what an adapter has no
 place for; it is only compared with the base's."""
+
+TREATMENTS: dict[Action, str] = {"merge": "merge", "take_base": "base", "copy": "keep", "skip": "drop"}
+"""What submerge.json, `--json` and reports call each action."""
 
 CHUNK_VALUES = 1 << 19
 """Values of one chunk over all models: few enough for a core's own cache, many enough that the arithmetic
@@ -67,10 +70,10 @@ class Module:
 class TensorPlan:
     """One output tensor: how it is made, from what, with which options.
 
-    `inputs` are the method's participants in order (for `keep`: the base's tensor, then those
-    that it is compared with; for `base`: the base's alone). `origin` is what updates are taken
+    `inputs` are the method's participants in order (for `copy`: the base's tensor, then those
+    that it is compared with; for `take_base`: the base's alone). `origin` is what updates are taken
     against and added to, or None. `values` are the method's options for this tensor. A `matrix` is
-    merged whole, by the method's rule for matrices; of a gate's method that is every tensor, and a `table` is
+    merged by the method's rule for matrices, which of some gates is the rule for every tensor; a `table` is
     one of two dimensions that is no linear map. `module` is how an adapter keeps the result; in an
     adapter a tensor without one is saved whole. `parameter` is the name whose options and random
     numbers the tensor has: another than its own where it is a copy, as a head that is tied to embeddings.
@@ -79,7 +82,7 @@ class TensorPlan:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    treatment: Treatment
+    action: Action
     method: Method | None
     inputs: tuple[Input, ...]
     origin: Input | None
@@ -89,6 +92,11 @@ class TensorPlan:
     table: bool = False
     module: Module | None = None
     parameter: str = ""
+
+    @property
+    def treatment(self) -> str:
+        """The action, as submerge.json, `--json` and reports call it."""
+        return TREATMENTS[self.action]
 
     @property
     def numel(self) -> int:
@@ -102,8 +110,9 @@ class TensorPlan:
     @property
     def spec(self) -> TensorSpec:
         """The tensor as its method sees it."""
-        kept = self.method is not None and self.method.keeps  # its rule goes by the real dimensions
-        shape = self.sides if self.matrix and not kept else self.shape
+        gate = self.method.gate if self.method else None
+        real = gate is not None and gate.every_tensor  # such a method's rule goes by the real dimensions
+        shape = self.sides if self.matrix and not real else self.shape
         return TensorSpec(self.name, shape, len(self.inputs), self.table)
 
     @property

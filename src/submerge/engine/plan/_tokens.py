@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from submerge.engine.plan._inputs import Inputs, TokenizerSource
 from submerge.engine.plan._tables import token_rows
 from submerge.errors import Problem, few
-from submerge.recipe import Recipe, same_model
+from submerge.recipe import Recipe
 from submerge.store import (
     Checkpoint,
     Tokenizer,
@@ -34,41 +35,28 @@ class TokenPlan:
     beyond: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Source:
-    """The model that gives the tokenizer, as the recipe names it."""
-
-    label: str
-    model: Checkpoint
-    named: bool
-
-
-def plan_tokens(
-    recipe: Recipe,
-    models: Sequence[Checkpoint],
-    specs: Sequence[str],
-    donor: int,
-    participants: Sequence[int],
-) -> tuple[TokenPlan, list[Problem]]:
+def plan_tokens(recipe: Recipe, inputs: Inputs) -> tuple[TokenPlan | None, list[Problem]]:
     """Return the plan for the tokenizer that the recipe asks for, and what is wrong with it.
 
     The vocabulary of every model is compared with the output's. One that differs is refused, unless the rule
     says otherwise. Where the recipe names the tokenizer's source, other models may lack some of its tokens:
-    their rows at these ids mean nothing else.
+    their rows at these ids mean nothing else. An adapter has no tokenizer, and no plan for one.
     """
-    source = _source(recipe, models, specs, donor)
+    source = inputs.tokenizer
+    if source is None:
+        return None, []
     tokenizer = source.model.tokenizer
-    if tokenizer.links:  # what they lead to is neither read nor carried
+    if tokenizer.links:  # what they lead to is neither read nor copied
         return TokenPlan(tokenizer), list(tokenizer.links.values())
     ours = read_vocabulary(tokenizer.folder)
-    lines, problems = _compared(recipe, models, specs, donor, participants, source, ours)
+    lines, problems = _compared(recipe, inputs, source, ours)
     warnings, missing = _without(recipe, source)
     problems += missing
-    rows = token_rows(models[donor].tensors)
+    rows = token_rows(inputs.reference_model.tensors)
     beyond = {} if ours is None or rows is None else ours.beyond(rows)
-    published = _published(models[donor], ours, rows)
+    published = _published(inputs.reference_model, ours, rows)
     if new := {token: place for token, place in beyond.items() if token not in published}:
-        where = _fallback(recipe, specs[donor], source)
+        where = _fallback(recipe, inputs.specs[inputs.reference], source)
         problems.append(Problem(told_beyond(new, rows or 0), source.label, where))
     elif beyond:
         warnings.append(f"{source.label}: {told_beyond(beyond, rows or 0)}, as it was published")
@@ -94,24 +82,7 @@ def told_beyond(tokens: Mapping[str, int], rows: int) -> str:
     return f"{what} beyond the {rows} rows of the embedding: {shown}"
 
 
-def _source(recipe: Recipe, models: Sequence[Checkpoint], specs: Sequence[str], donor: int) -> _Source:
-    """Return the model whose tokenizer is taken: also one that stands before or behind a `+` alone."""
-    wanted = recipe.tokenizer_source
-    if wanted is None or wanted == "base":
-        return _Source(models[donor].label, models[donor], False)
-    if wanted in specs:
-        found = models[specs.index(wanted)]
-        return _Source(wanted, found, True)
-    for spec, model in zip(specs, models, strict=True):
-        under, adapter = split_spec(spec, recipe.root)
-        if adapter is not None and same_model(wanted) == same_model(adapter):
-            return _Source(wanted, model, True)
-        if adapter is not None and same_model(wanted) == same_model(under):
-            return _Source(wanted, replace(model, adapter=None), True)
-    raise ValueError(f"{wanted} is no model of this recipe")  # which the recipe's check refuses
-
-
-def _without(recipe: Recipe, source: _Source) -> tuple[list[str], list[Problem]]:
+def _without(recipe: Recipe, source: TokenizerSource) -> tuple[list[str], list[Problem]]:
     """Return a warning or a problem where the source has no tokenizer of its own."""
     tokenizer, adapter = source.model.tokenizer, source.model.adapter
     if not tokenizer.complete:
@@ -125,20 +96,20 @@ def _without(recipe: Recipe, source: _Source) -> tuple[list[str], list[Problem]]
     return [], []
 
 
-def _fallback(recipe: Recipe, donor: str, source: _Source) -> str:
+def _fallback(recipe: Recipe, reference: str, source: TokenizerSource) -> str:
     """Return what to do where tokens of the source have no rows: leave them out, or make the rows."""
     make = "give the base these rows first (transformers: resize_token_embeddings)"
-    under, adapter = split_spec(donor, recipe.root)
-    other = under if adapter is not None else "base" if recipe.base else donor
+    under, adapter = split_spec(reference, recipe.root)
+    other = under if adapter is not None else "base" if recipe.base else reference
     if other == source.label:  # an adapter that names its base itself
         return make
     rule = " with rules: {vocabulary: by-position}" if recipe.rules.vocabulary == "refuse" else ""
     return f"tokenizer_source: {other}{rule} leaves them out; or {make}"
 
 
-def _published(donor: Checkpoint, ours: Vocabulary | None, rows: int | None) -> Mapping[str, int]:
-    """Return the tokens that the donor itself, without an adapter's tokenizer, has no rows for."""
-    own = replace(donor, adapter=None).tokenizer.folder
+def _published(reference: Checkpoint, ours: Vocabulary | None, rows: int | None) -> Mapping[str, int]:
+    """Return the tokens that the reference itself, without an adapter's tokenizer, has no rows for."""
+    own = replace(reference, adapter=None).tokenizer.folder
     if ours is None or rows is None:
         return {}
     theirs = ours if own == ours.folder else read_vocabulary(own)
@@ -146,22 +117,16 @@ def _published(donor: Checkpoint, ours: Vocabulary | None, rows: int | None) -> 
 
 
 def _compared(
-    recipe: Recipe,
-    models: Sequence[Checkpoint],
-    specs: Sequence[str],
-    donor: int,
-    participants: Sequence[int],
-    source: _Source,
-    ours: Vocabulary | None,
+    recipe: Recipe, inputs: Inputs, source: TokenizerSource, ours: Vocabulary | None
 ) -> tuple[list[str], list[Problem]]:
     """Return a line for each model but the source, and a problem for each that is refused."""
     lines: list[str] = []
     problems: list[Problem] = []
     known: dict[int, Vocabulary | None] = {}
-    for index in dict.fromkeys([donor, *participants]):
-        model, folder = models[index], models[index].tokenizer.folder
+    for index, model in inputs.involved.items():
+        folder = model.tokenizer.folder
         if folder == source.model.tokenizer.folder:
-            if index != donor:
+            if index != inputs.reference:
                 lines.append(f"{model.label}: the output's own tokenizer")
             continue
         known[index] = theirs = read_vocabulary(folder)
@@ -179,31 +144,29 @@ def _compared(
         if not accepted and recipe.rules.vocabulary == "refuse":
             problems.append(Problem(f"the vocabularies differ: {text}", model.label, ""))
     if problems:
-        hint = _hint(models, specs, source, ours, known, donor)
+        hint = _hint(inputs, source, ours, known)
         problems = [replace(problem, hint=hint) for problem in problems]
     return lines, problems
 
 
 def _hint(
-    models: Sequence[Checkpoint],
-    specs: Sequence[str],
-    source: _Source,
+    inputs: Inputs,
+    source: TokenizerSource,
     ours: Vocabulary | None,
     known: Mapping[int, Vocabulary | None],
-    donor: int,
 ) -> str:
     """Return what to do: name the model whose vocabulary holds all others', if there is one, or the rule."""
-    rows = token_rows(models[donor].tensors)
+    rows = token_rows(inputs.reference_model.tensors)
     others = [ours, *known.values()]
     by_position = "rules: {vocabulary: by-position} merges embedding rows by their position"
     rule = f"merge models of one vocabulary; {by_position} and keeps {source.label}'s tokenizer"
     for index, theirs in known.items():
         if theirs is None or not all(o is None or compare_vocabularies(theirs, o).within_a for o in others):
             continue
-        take = f"tokenizer_source: {specs[index]} takes its tokenizer, which has all of these tokens"
+        take = f"tokenizer_source: {inputs.specs[index]} takes its tokenizer, which has all of these tokens"
         if rows is None or not theirs.beyond(rows):
             return take
-        wanted = max(token_rows(models[index].tensors) or 0, theirs.size or 0)
+        wanted = max(token_rows(inputs.models[index].tensors) or 0, theirs.size or 0)
         resize = f"give the base's embedding {wanted} rows (transformers: resize_token_embeddings)"
         return f"{resize}, and {take}; or {rule}"
     return rule

@@ -65,8 +65,8 @@ class RangeTarget:
     ) -> None:
         """Tell that a range is stored: its log, the method's figures of a matrix, a copy's differences."""
         part = ""
-        if merged and merged.kept and self.bank is not None and not log.nonfinite:
-            part = self.bank.put(self.index, merged.kept)
+        if merged and merged.bank and self.bank is not None and not log.nonfinite:
+            part = self.bank.put(self.index, merged.bank)
         record = RangeRecord(
             self.index,
             one.number,

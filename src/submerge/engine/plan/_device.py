@@ -1,0 +1,24 @@
+"""Where to compute."""
+
+from __future__ import annotations
+
+from submerge.deferred import torch
+from submerge.errors import Problem, RequestError
+
+__all__ = ["check_device"]
+
+
+def check_device(name: str) -> torch.device:
+    """Return the torch device called `name`; raise `RequestError` if it is not one that can be used."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise RequestError(Problem(f"no such device: {name}", "--device", "use cpu or cuda")) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RequestError(Problem("no CUDA device is available", "--device", "use cpu"))
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = f"only {torch.cuda.device_count()} CUDA devices are there, numbered from 0"
+        raise RequestError(Problem(found, "--device", f"{name} is none of them"))
+    if device.type not in ("cpu", "cuda"):
+        raise RequestError(Problem(f"{name} is not supported", "--device", "use cpu or cuda"))
+    return device

@@ -1,0 +1,96 @@
+"""The models of a merge, and what part each of them takes in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from submerge.recipe import Recipe, same_model
+from submerge.store import Checkpoint, split_spec
+
+__all__ = ["Inputs", "TokenizerSource"]
+
+
+@dataclass(frozen=True)
+class TokenizerSource:
+    """The model that gives the output's tokenizer: how messages call it, and whether the recipe names it."""
+
+    label: str
+    model: Checkpoint
+    named: bool = False
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The models of a merge; `base`, `reference` and `participants` are positions in `models`.
+
+    Attributes:
+        models: the distinct models.
+        specs: how the recipe names each.
+        base: the recipe's base, or None.
+        reference: the model whose names, shapes, configuration and side files the output has: the base, or
+            the first participant where there is none.
+        participants: the models that are merged, in the method's order; one may stand there twice.
+        tokenizer: where the output's tokenizer comes from; None for an adapter, which has no rows that tokens
+            could name.
+    """
+
+    models: tuple[Checkpoint, ...]
+    specs: tuple[str, ...]
+    base: int | None
+    reference: int
+    participants: tuple[int, ...]
+    tokenizer: TokenizerSource | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe, opened: Mapping[str, Checkpoint]) -> Inputs:
+        """Return the inputs of a recipe, from its models by their specs, where the reference comes first."""
+        specs = tuple(opened)
+        return cls(
+            models=tuple(opened.values()),
+            specs=specs,
+            base=None if recipe.base is None else specs.index(recipe.base),
+            reference=0,
+            participants=tuple(specs.index(entry.model) for entry in recipe.participants),
+            tokenizer=_tokenizer_source(recipe, opened, specs[0]),
+        )
+
+    @property
+    def reference_model(self) -> Checkpoint:
+        """The model whose names, shapes, configuration and side files the output has."""
+        return self.models[self.reference]
+
+    @property
+    def involved(self) -> dict[int, Checkpoint]:
+        """The reference, and the models that are merged, by their positions."""
+        return {i: self.models[i] for i in dict.fromkeys([self.reference, *self.participants])}
+
+    def role(self, position: int) -> str:
+        """Return what a model takes part as: base, merged, both, or with its files only."""
+        roles = ["base"] if position == self.base else []
+        roles += ["merged"] if position in self.participants else []
+        return " and ".join(roles) or "files only"
+
+    def of_models(self, models: Sequence[Checkpoint]) -> Inputs:
+        """Return the same inputs after each of their models was changed."""
+        return replace(self, models=tuple(models))
+
+
+def _tokenizer_source(
+    recipe: Recipe, opened: Mapping[str, Checkpoint], reference: str
+) -> TokenizerSource | None:
+    """Return the model whose tokenizer is taken: also one that stands before or behind a `+` alone."""
+    if recipe.output.form == "adapter":
+        return None
+    wanted = recipe.tokenizer_source
+    if wanted is None or wanted == "base":
+        return TokenizerSource(opened[reference].label, opened[reference])
+    if wanted in opened:
+        return TokenizerSource(wanted, opened[wanted], named=True)
+    for spec, model in opened.items():
+        under, adapter = split_spec(spec, recipe.root)
+        if adapter is not None and same_model(wanted) == same_model(adapter):
+            return TokenizerSource(wanted, model, named=True)
+        if adapter is not None and same_model(wanted) == same_model(under):
+            return TokenizerSource(wanted, replace(model, adapter=None), named=True)
+    raise ValueError(f"{wanted} is no model of this recipe")  # which the recipe's check refuses

@@ -1,0 +1,160 @@
+"""From a recipe to its plan: each step decides one thing, and all of them tell what is wrong at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from submerge.engine.plan._adapter_form import adapter_warnings
+from submerge.engine.plan._align import plan_tensors
+from submerge.engine.plan._copies import resolve_copies
+from submerge.engine.plan._device import check_device
+from submerge.engine.plan._gate import GatePlan, plan_gate
+from submerge.engine.plan._inputs import Inputs
+from submerge.engine.plan._memory import budget
+from submerge.engine.plan._models import open_models
+from submerge.engine.plan._naming import align_models, idle_models, naming_warnings
+from submerge.engine.plan._plan import MergePlan
+from submerge.engine.plan._settings import Settings
+from submerge.engine.plan._tensor import TensorPlan
+from submerge.engine.plan._tokens import plan_tokens
+from submerge.engine.plan._warnings import input_warnings, shape_warnings, unused_tensors
+from submerge.errors import Problem, RequestError
+from submerge.recipe import Recipe, load_recipe
+from submerge.store import Checkpoint, Shard, is_tokenizer_file, plan_shards
+
+__all__ = ["make_plan", "plan_models"]
+
+ADAPTER_DTYPES = ("bfloat16", "float16", "float32")
+DIFFUSERS = "diffusion_pytorch_model"  # the only name under which Diffusers looks for weights
+
+
+def make_plan(
+    source: str | Path | Mapping[str, Any] | Recipe,
+    settings: Settings | None = None,
+    *,
+    download: bool = False,
+) -> MergePlan:
+    """Return the plan of a recipe, from the recipe and the files' headers alone.
+
+    Args:
+        source: a path, YAML text (with a newline), a mapping, or a `Recipe`.
+        settings: how the merge will be run.
+        download: fetch the weights of models on the Hub, too; else only their small files and headers.
+
+    Raises:
+        RequestError: every problem of the recipe, or (if that is fine) of the files.
+
+    Examples:
+        >>> import submerge
+        >>> plan = submerge.plan("recipe.yaml")
+        >>> plan.tensors[0].name, plan.tensors[0].treatment
+        ('lm_head.weight', 'merge')
+        >>> submerge.merge(plan, "merged").warnings
+        ()
+    """
+    settings = settings or Settings()
+    if settings.device != "cpu":
+        check_device(settings.device)
+    recipe = source if isinstance(source, Recipe) else load_recipe(source)
+    inputs = open_models(recipe, settings, download=download)
+    tokens, problems = plan_tokens(recipe, inputs)
+    problems += _links(recipe, inputs.reference_model)
+    try:
+        plan = plan_models(recipe, inputs, settings)
+    except RequestError as error:
+        problems += error.problems
+    if problems:
+        raise RequestError(problems)
+    warnings = tokens.warnings if tokens else _tokenizer_left_out(recipe)
+    return replace(plan, tokens=tokens, warnings=(*plan.warnings, *warnings))
+
+
+def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan:
+    """Return the plan for models that are open.
+
+    Tensors alone are looked at; vocabularies are not compared.
+    """
+    problems = _unfit_for_adapter(recipe)
+    alignments, refusals = align_models(inputs)
+    problems += refusals
+    copies = resolve_copies(recipe, inputs.of_models([alignment.model for alignment in alignments]))
+    inputs = copies.inputs
+    lacks = [a.of(model).lacks for a, model in zip(alignments, inputs.models, strict=True)]
+    gate: GatePlan | None = None
+    if recipe.method.gate:
+        gate, refusals = plan_gate(recipe, inputs.models, inputs.reference, inputs.participants)
+        problems += refusals
+    tensors, refusals = plan_tensors(recipe, inputs, lacks, copies.same)
+    problems += refusals
+    if not inputs.reference_model.tensors:
+        problems.append(Problem("there is no tensor to merge", inputs.reference_model.label))
+    problems = problems or idle_models(tensors, inputs)
+    if problems:
+        raise RequestError(problems)
+    as_adapter = recipe.output.form == "adapter"
+    unused = {} if as_adapter else unused_tensors(inputs, tensors, gate)
+    return MergePlan(
+        recipe=recipe,
+        settings=settings,
+        inputs=inputs,
+        tensors=tuple(tensors),
+        shards=() if as_adapter else _shards(inputs.reference_model, tensors, settings),
+        unused=unused,
+        warnings=(
+            *naming_warnings(tensors, inputs, lacks),
+            *input_warnings(inputs, unused, tensors),
+            *(() if gate else shape_warnings(inputs, tensors, as_adapter=as_adapter)),
+            *adapter_warnings(inputs.models),
+            *copies.warnings,
+        ),
+        budget=budget(tensors, settings.workers, settings.max_memory),
+        gate=gate,
+        unties=copies.unties,
+    )
+
+
+def _shards(reference: Checkpoint, tensors: Sequence[TensorPlan], settings: Settings) -> tuple[Shard, ...]:
+    """Return the files of weights that are written, under the name that their reader looks for."""
+    diffusers = any(file.startswith(DIFFUSERS) for file in reference.shards.values())
+    stem = DIFFUSERS if diffusers else "model"
+    laid_out = [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
+    return tuple(plan_shards(laid_out, settings.shard_size, stem=stem))
+
+
+def _unfit_for_adapter(recipe: Recipe) -> list[Problem]:
+    """Return why what is asked for is no adapter: its type, or a method of weights, not of updates."""
+    method, dtype = recipe.method, recipe.out_dtype or recipe.dtype
+    problems: list[Problem] = []
+    if recipe.output.form == "checkpoint":
+        return problems
+    if dtype not in (None, *ADAPTER_DTYPES):
+        problems.append(
+            Problem(f"{dtype} is no type for an adapter", "dtype", f"one of {', '.join(ADAPTER_DTYPES)}")
+        )
+    if method.gate and not method.gate.adapter_output:
+        what = f"{method.name} keeps a gate over its tasks, and an adapter has no place for one"
+        problems.append(
+            Problem(what, "output", "write a checkpoint; `submerge export` makes an adapter of each task")
+        )
+    if method.origin == "zero" and method.coefficients is None:
+        what = f"{method.name} merges whole weights, and an adapter holds updates"
+        hint = "write a checkpoint, or choose another method (`submerge methods`)"
+        problems.append(Problem(what, "output", hint))
+    return problems
+
+
+def _links(recipe: Recipe, reference: Checkpoint) -> list[Problem]:
+    """Return why files beside the weights cannot be copied into the output, but for the tokenizer's."""
+    if recipe.output.form == "adapter":
+        return []
+    return [problem for path, problem in reference.links.items() if not is_tokenizer_file(path)]
+
+
+def _tokenizer_left_out(recipe: Recipe) -> tuple[str, ...]:
+    """Return a warning where a recipe names a tokenizer and an adapter is to come out."""
+    if recipe.tokenizer_source is None:
+        return ()
+    return ("tokenizer_source: an adapter carries no tokenizer",)

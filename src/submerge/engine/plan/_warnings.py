@@ -1,0 +1,79 @@
+"""What is legal in a merge, and yet worth a look before it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from submerge.engine.plan._gate import GatePlan
+from submerge.engine.plan._inputs import Inputs
+from submerge.engine.plan._tensor import TensorPlan
+from submerge.errors import few
+
+__all__ = ["input_warnings", "shape_warnings", "unused_tensors"]
+
+
+def unused_tensors(
+    inputs: Inputs, tensors: Sequence[TensorPlan], gate: GatePlan | None
+) -> dict[int, tuple[str, ...]]:
+    """Return, for each model that is merged, its tensors that no output reads."""
+    used: dict[int, set[str]] = {}
+    for task in gate.tasks if gate else ():
+        used.setdefault(task.model, set()).update(task.head)
+    for tensor in tensors:
+        for member in tensor.members:
+            used.setdefault(member.model, set()).add(member.entry.name)
+    unused = {
+        index: tuple(name for name in inputs.models[index].tensors if name not in used.get(index, ()))
+        for index in sorted(set(inputs.participants))
+    }
+    return {index: names for index, names in unused.items() if names}
+
+
+def input_warnings(
+    inputs: Inputs, unused: Mapping[int, Sequence[str]], tensors: Sequence[TensorPlan]
+) -> list[str]:
+    """Return what is copied unmerged, what has no place in the output, and which types the models have."""
+    return [
+        *_copied_subfolders(inputs),
+        *_without_place(inputs, unused, {tensor.name for tensor in tensors}),
+        *_model_types(inputs),
+    ]
+
+
+def _copied_subfolders(inputs: Inputs) -> list[str]:
+    reference = inputs.reference_model
+    if not reference.other_weights:
+        return []
+    copied = ", ".join(str(path) for path in reference.other_weights[:3])
+    return [f"{reference.label}: the weights in its subfolders are copied, not merged ({copied})"]
+
+
+def _without_place(inputs: Inputs, unused: Mapping[int, Sequence[str]], written: set[str]) -> list[str]:
+    """Return which models have tensors under names that the output does not have."""
+    warnings = []
+    for index, names in unused.items():
+        left = [name for name in names if name not in written]
+        if left:
+            shown = ", ".join(left[:3]) + (", …" if len(left) > 3 else "")
+            what = f"{len(left)} of its tensors have no place in the output ({shown})"
+            warnings.append(f"{inputs.models[index].label}: {what}")
+    return warnings
+
+
+def _model_types(inputs: Inputs) -> list[str]:
+    configs = [inputs.models[index].config for index in inputs.participants]
+    types = {config.get("model_type") for config in configs if config}
+    if len(types) < 2:
+        return []
+    return [f"the configs name different model types: {', '.join(sorted(map(str, types)))}"]
+
+
+def shape_warnings(inputs: Inputs, tensors: Sequence[TensorPlan], *, as_adapter: bool) -> list[str]:
+    """Return what became of tensors that a model has in another shape than the base."""
+    reasons: dict[str, list[str]] = {}
+    for tensor in tensors:
+        if tensor.action == "take_base":
+            reasons.setdefault(tensor.why, []).append(tensor.name)
+    taken = f"taken from {inputs.reference_model.label} as it is"
+    done = "not in the adapter" if as_adapter else taken
+    return [f"{few(names)}: {done} ({why})" for why, names in reasons.items()]

@@ -1,0 +1,85 @@
+"""The mechanism of every gate: modules that run with updates of their own for samples, tokens or all rows.
+
+It knows no method, no folder and no recipe: an `Assignment` says which updates act on which rows, a
+`GatedModule` runs one module so, and `Gate` is what all of them share.
+
+    assignments   SampleAssignment, TokenAssignment, …        which updates act on which rows
+    updates       GatedFactors, GatedDense, GatedTable        what members add to a parameter
+    modules       GatedLinear, GatedEmbedding, …              how a kind of module runs with them
+    branches      SelectedBranches, MixedBranches, Heads      parameter sets of one module
+    observe       Observer, StopForward                       passes that only look
+"""
+
+from submerge.gating._assignment import (
+    Assignment,
+    ConstantAssignment,
+    Group,
+    Layout,
+    MixtureAssignment,
+    ResidentAssignment,
+    SampleAssignment,
+    Span,
+    TokenAssignment,
+    UnsplitError,
+)
+from submerge.gating._batch import cut, joined, reordered
+from submerge.gating._branches import Branches, MixedBranches, SelectedBranches, branch_module, own_modules
+from submerge.gating._cache import Recent
+from submerge.gating._gate import Gate
+from submerge.gating._gated_model import GatedModel, parameter_of, parameter_places
+from submerge.gating._heads import CompetingHeads, Heads, best_head
+from submerge.gating._modules import (
+    GatedEmbedding,
+    GatedLayerNorm,
+    GatedLinear,
+    GatedModule,
+    GatedOther,
+    gate_module,
+    is_transposed,
+)
+from submerge.gating._observe import Observer, StopForward, is_same, observe
+from submerge.gating._updates import GatedDense, GatedFactors, GatedTable, GatedUpdate
+
+__all__ = [
+    "Assignment",
+    "Branches",
+    "CompetingHeads",
+    "ConstantAssignment",
+    "Gate",
+    "GatedDense",
+    "GatedEmbedding",
+    "GatedFactors",
+    "GatedLayerNorm",
+    "GatedLinear",
+    "GatedModel",
+    "GatedModule",
+    "GatedOther",
+    "GatedTable",
+    "GatedUpdate",
+    "Group",
+    "Heads",
+    "Layout",
+    "MixedBranches",
+    "MixtureAssignment",
+    "Observer",
+    "Recent",
+    "ResidentAssignment",
+    "SampleAssignment",
+    "SelectedBranches",
+    "Span",
+    "StopForward",
+    "TokenAssignment",
+    "UnsplitError",
+    "best_head",
+    "branch_module",
+    "cut",
+    "gate_module",
+    "is_same",
+    "is_transposed",
+    "joined",
+    "observe",
+    "own_modules",
+    "parameter_of",
+    "parameter_places",
+    "reordered",
+]

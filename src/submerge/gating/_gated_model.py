@@ -1,0 +1,84 @@
+"""A model whose modules are gated: where its parameters stand, and how a batch runs through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from submerge.gating._assignment import Assignment, UnsplitError
+from submerge.gating._batch import cut, joined
+from submerge.gating._gate import Gate
+from submerge.gating._heads import Heads
+from submerge.gating._modules import GatedModule, gate_module
+from submerge.gating._updates import GatedUpdate
+
+__all__ = ["GatedModel", "parameter_of", "parameter_places"]
+
+
+class GatedModel:
+    """The gated modules of a model by name, and the module that the members' outputs come from.
+
+    `sequential` says that a gated parameter is used for all samples at once (as a table that is looked up by
+    distance), so that a batch of several groups of samples must run group by group.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+        self.modules: dict[str, GatedModule] = {}
+        self.heads: Heads | None = None
+        self.sequential = False
+
+    def add(self, model: nn.Module, updates: Mapping[str, Mapping[str, GatedUpdate]]) -> None:
+        """Gate modules in place, by the updates of each module's own parameters."""
+        for path, own in updates.items():
+            self.modules[path] = gate_module(self.gate, model.get_submodule(path), own, path)
+
+    def run(
+        self,
+        forward: Callable[..., Any],
+        inputs: Mapping[str, Any],
+        assignment: Assignment,
+        join: Callable[[Sequence[Any]], Any] = joined,
+    ) -> Any:
+        """Return what a forward makes of a batch that lies in the order of the assignment.
+
+        It runs at once where all gated modules can tell the samples apart, else span by span, and the outputs
+        are joined.
+        """
+        spans = assignment.spans
+        with self.gate.over(assignment):
+            if len(spans) < 2 or not self.sequential:
+                try:
+                    return forward(**inputs)
+                except UnsplitError:
+                    if len(spans) < 2:
+                        raise
+                    self.sequential = True  # for the batches to come, too
+        results = []
+        for span in spans:
+            with self.gate.over(assignment.within(span)):
+                results.append(forward(**cut(inputs, slice(span.start, span.stop), spans[-1].stop)))
+        return join(results)
+
+
+def parameter_places(model: nn.Module) -> dict[int, list[tuple[str, str]]]:
+    """Return where each parameter and buffer stands, by its identity: several places where it is tied.
+
+    A place is the path of a module, and the name of the parameter in it.
+    """
+    places: dict[int, list[tuple[str, str]]] = {}
+    for path, module in model.named_modules(remove_duplicate=True):
+        for local, tensor in {**module._parameters, **module._buffers}.items():
+            if tensor is not None:
+                places.setdefault(id(tensor), []).append((path, local))
+    return places
+
+
+def parameter_of(model: nn.Module, name: str) -> torch.Tensor:
+    """Return a parameter or buffer of a model by its name."""
+    path, _, local = name.rpartition(".")
+    tensor: torch.Tensor = getattr(model.get_submodule(path), local)
+    return tensor

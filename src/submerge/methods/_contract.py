@@ -1,0 +1,84 @@
+"""What a method gets, and what it returns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from submerge.algebra import Chunk, Reduction, Update
+from submerge.deferred import torch
+from submerge.deprecated import takes_old_arguments, warn_renamed
+
+__all__ = ["Fold", "FoldPlan", "MatrixFold", "Merged", "TensorSpec", "Values"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """The tensor that a fold is made for: its name, its shape, and how many updates there are.
+
+    A `table` has two dimensions, and is no linear map: its rows are looked up, or are logits.
+
+    Examples:
+        >>> from submerge.methods import TensorSpec
+        >>> TensorSpec("model.norm.weight", (64,), count=3).numel
+        64
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    count: int
+    table: bool = False
+
+    @property
+    def numel(self) -> int:
+        """How many elements the tensor has."""
+        return math.prod(self.shape)
+
+
+Values: TypeAlias = Mapping[str, Any]
+"""An option's value for one tensor: a plain value, or (scope `model`) a list with one a model."""
+
+Fold: TypeAlias = Callable[[Chunk], "torch.Tensor"]
+"""Maps a chunk to the merged update of its elements, shape [n]; may overwrite `chunk.updates`."""
+
+FoldPlan: TypeAlias = Generator[Reduction[Any, Any], Any, Fold]
+"""Yields the reductions that it needs over the tensor, receives their results, returns the fold."""
+
+
+def _to_bank(given: dict[str, Any]) -> None:
+    if "kept" in given:
+        warn_renamed("Merged(kept=…)", "Merged(bank=…)", 4)
+        given.setdefault("bank", given.pop("kept"))
+
+
+@takes_old_arguments(_to_bank)
+@dataclass(frozen=True)
+class Merged:
+    """The merged update of one weight matrix, and figures about it for the report.
+
+    `bank` is what the method's gate needs of the matrix at run time, by a name of the method's own.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Dense
+        >>> from submerge.methods import Merged
+        >>> merged = Merged(Dense(torch.ones(3, 2)), {"rank": 1})
+        >>> merged.update.shape, merged.figures
+        ((3, 2), {'rank': 1})
+    """
+
+    update: Update
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    bank: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> Mapping[str, torch.Tensor]:
+        """Deprecated: `bank`."""
+        warn_renamed("Merged.kept", "Merged.bank")
+        return self.bank
+
+
+MatrixFold: TypeAlias = Callable[[Sequence[Update], TensorSpec, Values], Merged]
+"""Maps the models' updates of one weight matrix, in the recipe's order, to the merged update."""

@@ -1,0 +1,41 @@
+"""MASS: which tasks an input looks like, by what a first pass shows of the tasks' subspaces.
+
+sites        activations that linear maps take in, found by running one input
+scores       how well each task explains an activation
+first pass   what a batch shows at the sites, and the heads' outputs
+router       from that to the tasks of each input
+replay       where the first pass's blocks are those of the second, too
+"""
+
+from submerge.routing._choose import TaskChoice, choose, combined, complete_evidence, group_means, zscores
+from submerge.routing._first_pass import Evidence, FirstPass
+from submerge.routing._order import BatchOrder, batch_order
+from submerge.routing._replay import Replay
+from submerge.routing._request import FORMS, RoutingRequest
+from submerge.routing._router import Router, Routing
+from submerge.routing._scores import SiteScore, TokenPooling, site_score
+from submerge.routing._sites import Site, choose_sites, discover_sites
+
+__all__ = [
+    "FORMS",
+    "BatchOrder",
+    "Evidence",
+    "FirstPass",
+    "Replay",
+    "Router",
+    "Routing",
+    "RoutingRequest",
+    "Site",
+    "SiteScore",
+    "TaskChoice",
+    "TokenPooling",
+    "batch_order",
+    "choose",
+    "choose_sites",
+    "combined",
+    "complete_evidence",
+    "discover_sites",
+    "group_means",
+    "site_score",
+    "zscores",
+]

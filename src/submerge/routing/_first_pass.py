@@ -1,0 +1,177 @@
+"""The first pass of a model: inputs of its maps are looked at, and the pass ends after the last of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from submerge.errors import Problem, RequestError, few
+from submerge.gating import (
+    GatedLinear,
+    GatedModel,
+    Heads,
+    Observer,
+    ResidentAssignment,
+    StopForward,
+    cut,
+    is_same,
+    observe,
+)
+from submerge.methods.mass import RoutingSettings
+from submerge.routing._choose import log_evidence
+from submerge.routing._replay import Replay
+from submerge.routing._scores import SiteScore, TokenPooling, site_score
+from submerge.routing._sites import Site, choose_sites, discover_sites
+
+__all__ = ["Evidence", "FirstPass"]
+
+_NOT_ROUTED = ("output_hidden_states", "output_attentions", "return_dict", "use_cache", "past_key_values")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a first pass shows: for each site the score [B, T] of each map that takes it in, and `heads`.
+
+    Scores are smaller the better a task fits. `heads` [B, T] is the head evidence, in nats, where it counts.
+    """
+
+    sites: list[list[torch.Tensor]]
+    heads: torch.Tensor | None
+
+
+class _SiteReader(Observer):
+    """Scores inputs at the chosen sites, and ends an `early` pass after the last; `names` ran until then."""
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        scores: Mapping[str, SiteScore],
+        pooling: TokenPooling,
+        *,
+        early: bool,
+    ) -> None:
+        self._place = {name: i for i, site in enumerate(sites) for name in site.maps}
+        self._left = set(self._place)
+        self._scores, self._pooling, self._early = scores, pooling, early
+        self._last: torch.Tensor | None = None
+        self._pooled: torch.Tensor | None = None
+        self.sites: list[list[torch.Tensor]] = [[] for _ in sites]
+        self.names: set[str] = set()
+
+    def on_input(self, name: str, module: nn.Module, x: Any) -> None:
+        self.names.add(name)
+        if name not in self._left:
+            return
+        if self._last is None or not is_same(self._last, x):  # pooled once for all maps of a site
+            self._last, self._pooled = x, self._pooling(x)
+        assert self._pooled is not None
+        self.sites[self._place[name]].append(self._scores[name](self._pooled))
+        self._left.discard(name)
+        if self._early and not self._left:
+            raise StopForward
+
+
+class FirstPass:
+    """Runs a model on inputs without the tasks' updates, and returns what it shows of their tasks.
+
+    The model's sites are found at its first batch. `replay` is there where the blocks that are looked at are
+    those of the second pass, too.
+    """
+
+    def __init__(self, gated: GatedModel, settings: RoutingSettings, count: int) -> None:
+        self.gated, self.settings, self.count = gated, settings, count
+        self.sites: list[Site] = []
+        self.replay: Replay | None = None
+        self._scores: dict[str, SiteScore] = {}
+
+    @torch.no_grad()
+    def evidence(self, model: Any, inputs: Mapping[str, Any], size: int) -> Evidence:
+        """Return what a pass over `size` inputs shows."""
+        part, own = _first_part(model, inputs)
+        if not self.sites:
+            self._look_around(model, part, cut(own, slice(0, 1), size))
+        heads = self._heads(model)
+        reader = self._reader(inputs, size, early=self.replay is None and heads is None)
+        observed = self._modules(model) if self.replay else {n: model.get_submodule(n) for n in self._scores}
+        recording = self.replay.recording() if self.replay else nullcontext()
+        logits = None
+        with (
+            self.gated.gate.over(ResidentAssignment(every_branch=heads is not None)),
+            observe(observed, reader),
+            recording,
+        ):
+            if heads is None:
+                part(**own)
+            else:
+                logits = model(**_for_logits(inputs)).logits
+        if self.replay:
+            self.replay.shared = frozenset(reader.names)
+        if heads is None or logits is None or logits.ndim != 2:  # tags, spans: not one answer an input
+            return Evidence(reader.sites, None)
+        return Evidence(reader.sites, log_evidence(logits, heads.widths))
+
+    def _reader(self, inputs: Mapping[str, Any], size: int, *, early: bool) -> _SiteReader:
+        mask = inputs.get("attention_mask")
+        mask = mask if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
+        pooling = TokenPooling(self.settings.pooling, size, mask)
+        return _SiteReader(self.sites, self._scores, pooling, early=early)
+
+    def _modules(self, model: nn.Module, kind: type[nn.Module] = nn.Module) -> dict[str, nn.Module]:
+        """Return the model's gated modules of a kind of gate."""
+        modules = self.gated.modules.items()
+        return {name: model.get_submodule(name) for name, gated in modules if isinstance(gated, kind)}
+
+    def _look_around(self, model: Any, part: Any, one: Mapping[str, Any]) -> None:
+        """Find the sites that are looked at, by running one input, and make ready what is asked there."""
+        with self.gated.gate.over(ResidentAssignment()):
+            sites = discover_sites(self._modules(model, GatedLinear), lambda: part(**one))
+        stacks = {site.stack for site in sites}
+        counts = {stack: len(list(model.get_submodule(stack).children())) for stack in stacks}
+        self.sites = choose_sites(sites, self.settings, counts)
+        if self.settings.one_pass:
+            self.replay = Replay(self.gated.gate, _blocks(model, self.sites))
+        score, norm = self.settings.score, self.settings.norm
+        for name in (name for site in self.sites for name in site.maps):
+            self._scores[name] = site_score(self.gated.modules[name].factors, self.count, score, norm)
+
+    def _heads(self, model: Any) -> Heads | None:
+        """Return the tasks' heads where their evidence counts: those on an encoder's output."""
+        heads = self.gated.heads
+        if not self.settings.head_evidence or heads is None or not heads.alone or self.replay is not None:
+            return None
+        return None if model.can_generate() or model.config.is_encoder_decoder else heads
+
+
+def _blocks(model: nn.Module, sites: Sequence[Site]) -> list[nn.Module]:
+    """Return the model's blocks up to the last that is looked at."""
+    stacks = {site.stack for site in sites}
+    if len(stacks) > 1:
+        what = f"passes: one needs one stack of layers to look at, and there are {few(sorted(stacks))}"
+        raise RequestError(
+            Problem(what, "submerge.json", "name one with routing_layers, or take passes: two")
+        )
+    (stack,) = stacks
+    return [model.get_submodule(f"{stack}.{i}") for i in range(max(site.layer for site in sites) + 1)]
+
+
+def _first_part(model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the part of the model that is looked at, an encoder where there is one, and what it takes."""
+    part = model.base_model
+    if getattr(model.config, "is_encoder_decoder", False):
+        part = part.get_encoder()
+    takes = inspect.signature(part.forward).parameters
+    own = {k: v for k, v in inputs.items() if k in takes and k not in _NOT_ROUTED}
+    if "use_cache" in takes:
+        own["use_cache"] = False
+    return part, own
+
+
+def _for_logits(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a model takes to give its logits and nothing else."""
+    return {k: v for k, v in inputs.items() if k not in (*_NOT_ROUTED, "labels")}

@@ -1,0 +1,62 @@
+"""What stands between a call of a gated model and its forward: one `Controller` a kind of gate.
+
+A controller decides which updates act where. `begin` does so for one call, and the model's class runs what it
+returns:
+
+    call = controller.begin(model, inputs, request)
+    with call.context: out = forward(**call.inputs), under call.assignment
+    return call.restore(out)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from submerge.gating import Assignment, GatedModel, joined
+
+__all__ = ["Call", "Controller"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a gated model, as it runs.
+
+    Attributes:
+        inputs: of the model, in the order of the assignment.
+        assignment: which updates act on which rows.
+        restore: from the output of the run to that of the call, in the order of the caller's inputs.
+        join: of the outputs of a batch that has to run group by group.
+        context: in which the run takes place.
+    """
+
+    inputs: dict[str, Any]
+    assignment: Assignment
+    restore: Callable[[Any], Any]
+    join: Callable[[Sequence[Any]], Any] = joined
+    context: AbstractContextManager[None] = field(default_factory=nullcontext)
+
+
+class Controller(ABC):
+    """The gate of a loaded model, as its class uses it.
+
+    `members` are what the class has beside `forward` and `generate`, such as methods that only route.
+    """
+
+    members: ClassVar[Mapping[str, Any]] = {}
+    gated: GatedModel
+
+    @abstractmethod
+    def request(self, arguments: MutableMapping[str, Any]) -> Any:
+        """Return what a call says to the gate, which is taken out of the call's keyword arguments."""
+
+    @abstractmethod
+    def begin(self, model: Any, inputs: dict[str, Any], request: Any) -> Call:
+        """Return a call of the model's forward as it runs."""
+
+    @abstractmethod
+    def begin_generate(self, model: Any, inputs: dict[str, Any], request: Any) -> Call:
+        """Return a call of the model's `generate` as it runs: the gate decides once, on the prompt."""

@@ -1,0 +1,126 @@
+"""What a merged folder holds for its gate, read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from submerge.algebra import Triplets
+from submerge.errors import Problem, RequestError, few
+from submerge.store import BANK, MANIFEST, Manifest, checked, read_header
+
+__all__ = ["Folder", "open_folder"]
+
+ROUNDING = 1e-5
+"""The share of an update's energy that rounding loses at most."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The tasks with what is told of them, the gate's settings, and the bank by tensor and task.
+
+    `method` is that whose gate it is. Updates are `factors` or `dense`. `fixed` names, for tensors where that
+    is not all, the tasks that the checkpoint is a merge of. Of `tables` a set of tasks gets the mean, and
+    `merged` is what the checkpoint adds to the base's values of them. `low_rank` says that most matrices have
+    complete updates at ranks below 1/T of theirs, as with adapters.
+    """
+
+    path: Path
+    tasks: tuple[Mapping[str, Any], ...]
+    settings: Mapping[str, Any]
+    method: str = "mass"
+    factors: dict[str, dict[int, Triplets]] = field(default_factory=dict)
+    dense: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
+    heads: tuple[dict[str, torch.Tensor], ...] = ()
+    fixed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    tables: frozenset[str] = frozenset()
+    merged: dict[str, torch.Tensor] = field(default_factory=dict)
+    low_rank: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tasks' names."""
+        return tuple(task["name"] for task in self.tasks)
+
+    @property
+    def updated(self) -> tuple[str, ...]:
+        """The tensors that tasks change."""
+        return (*self.factors, *self.dense)
+
+
+def open_folder(path: Path) -> Folder:
+    """Return what the folder holds; raise `RequestError` where it has no gate, or something is damaged."""
+    manifest = Manifest.read(path)
+    if manifest.gate is None or manifest.bank is None:
+        hint = "load it with transformers"
+        raise RequestError(Problem("this merge keeps no gate: it is a plain checkpoint", str(path), hint))
+    tasks, settings, method = manifest.gate.tasks, manifest.gate.settings, manifest.gate.method or "mass"
+    shapes = {name: record.shape for name, record in manifest.bank.items()}
+    with checked(path):
+        fixed = {name: tuple(members) for name, members in manifest.figures("fixed").items()}
+        tables = frozenset(name for name, table in manifest.figures("table").items() if table)
+        energies = {name: float(share) for name, share in manifest.figures("energy").items()}
+    heads: tuple[dict[str, torch.Tensor], ...] = tuple({} for _ in tasks)
+    folder = Folder(path, tasks, settings, method, heads=heads, fixed=fixed, tables=tables)
+    if shapes:
+        _read_bank(folder, path / BANK, shapes)
+    return replace(folder, low_rank=_is_low_rank(folder, energies))
+
+
+def _is_low_rank(folder: Folder, energies: Mapping[str, float]) -> bool:
+    """Return whether most matrices have complete updates of ranks that the method need not have cut."""
+    low = [
+        energies.get(name, 0) >= 1 - ROUNDING
+        and all(_is_low(part, len(folder.tasks)) for part in parts.values())
+        for name, parts in folder.factors.items()
+    ]
+    return 2 * sum(low) > len(low)
+
+
+def _is_low(part: Triplets, tasks: int) -> bool:
+    """Return whether the rank is below that to which the method cuts an update."""
+    return part.rank < min(part.left.shape[0], part.right.shape[1]) // tasks
+
+
+def _read_bank(folder: Folder, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Fill the folder's mappings from the bank, after comparing it with the manifest."""
+    entries = read_header(path).entries
+    wrong = [n for n, shape in shapes.items() if n not in entries or entries[n].shape != shape]
+    wrong += [n for n in entries if n not in shapes]
+    if wrong:
+        what = f"the bank is not what {MANIFEST} says: {few(wrong)}"
+        raise RequestError(Problem(what, str(path), "copy the whole folder again, or merge again"))
+    parts: dict[tuple[str, int], dict[str, torch.Tensor]] = {}
+    with safe_open(path, framework="pt") as file:
+        for name in entries:
+            tensor = file.get_tensor(name)
+            if name.startswith("merged."):
+                folder.merged[name.removeprefix("merged.")] = tensor
+                continue
+            kind, number, rest = _parsed(name, len(folder.tasks), path)
+            if kind == "heads":
+                folder.heads[number][rest] = tensor
+                continue
+            key, _, last = rest.rpartition(".")
+            if last == "whole":
+                folder.dense.setdefault(key, {})[number] = tensor
+            else:
+                parts.setdefault((key, number), {})[last] = tensor
+    for (key, number), part in parts.items():
+        if set(part) != {"left", "values", "right"}:
+            what = f"tasks.{number}.{key} lacks some of its factors"
+            raise RequestError(Problem(what, str(path), "merge again"))
+        folder.factors.setdefault(key, {})[number] = Triplets(**part)
+
+
+def _parsed(name: str, count: int, path: Path) -> tuple[str, int, str]:
+    kind, _, rest = name.partition(".")
+    number, _, rest = rest.partition(".")
+    if kind not in ("tasks", "heads") or not number.isdecimal() or int(number) >= count or not rest:
+        raise RequestError(Problem(f"{name!r} is no tensor of a bank", str(path), "merge again"))
+    return kind, int(number), rest

@@ -1,0 +1,104 @@
+"""`submerge.load`: a merged folder as a transformers model with the folder's gate."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from submerge.deferred import quietly, required
+from submerge.errors import Problem, RequestError, few
+from submerge.gating import Gate, Recent
+from submerge.serving._architecture import head_sizes, model_class, with_linear_heads
+from submerge.serving._attach import attach
+from submerge.serving._folder import Folder, open_folder
+from submerge.serving._mass import MassController
+from submerge.serving._routed_model import gated_class
+from submerge.serving._settings import with_settings
+from submerge.store import loaded_names
+
+__all__ = ["CONTROLLERS", "load"]
+
+CACHE = 256 << 20
+"""Bytes of cores and parameters of recent sets of tasks that are held."""
+CONTROLLERS: Mapping[str, type[MassController]] = {"mass": MassController}
+"""The kinds of gates, by the method that submerge.json names."""
+
+
+def load(
+    folder: str | Path,
+    *,
+    features: bool = False,
+    architecture: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    cache: int = CACHE,
+    **settings: Any,
+) -> Any:
+    """Return the transformers model of a folder whose method keeps a gate, ready to answer.
+
+    `model(**inputs)` finds the tasks of each input and runs it with their updates, and with the head of the
+    first of them; the output has `tasks`, `coefficients` and `routing` besides, and of classifiers `labels`,
+    the names of the classes. `model.route(**inputs)` only finds the tasks. `task=`, `group=`, `form=` and
+    `prior=` go to either, and to `generate`, which routes once, on the prompt. The model is for use, not for
+    training.
+
+    Args:
+        folder: what `submerge merge` wrote.
+        features: True for the model without the tasks' heads, which returns hidden states.
+        architecture: the class of transformers to load, where the tasks do not name one.
+        dtype: of the model; that of the folder by default.
+        device: of the model; the CPU by default.
+        cache: bytes of merged cores that are held for sets of tasks that come again.
+        **settings: options of the gate, in the place of the recipe's: `select="threshold"`.
+
+    Raises:
+        RequestError: there is no gate, the bank is damaged, or the tasks' models do not fit together.
+
+    Examples:
+        >>> import torch
+        >>> import submerge
+        >>> models = [{"model": "chat"}, {"model": "code"}]
+        >>> recipe = {"merge_method": "mass", "base_model": "base", "models": models}
+        >>> report = submerge.merge(recipe, "served")
+        >>> model = submerge.load("served")
+        >>> out = model(input_ids=torch.tensor([[3, 14, 15]]), task="code")
+        >>> out.logits.shape, out.tasks
+        (torch.Size([1, 3, 256]), ['code'])
+    """
+    transformers = required("transformers", "submerge.load needs")
+    required("transformers.conversion_mapping", "submerge.load needs")  # new in its version 5
+    opened = with_linear_heads(with_settings(open_folder(Path(folder)), settings))
+    controller = _controller(opened)
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    heads = any(opened.heads) and not features
+    kind, partial = model_class(transformers, opened, config, architecture, heads=heads)
+    sizes = head_sizes(opened, heads=heads)
+    model = _pretrained(transformers, gated_class(kind, controller), opened.path, dtype, sizes)
+    names = loaded_names(model, [*opened.updated, *{n for head in opened.heads for n in head}])
+    gated = attach(model, opened, Gate(Recent(cache)), names, heads=heads, partial=partial)
+    model.requires_grad_(False).eval()
+    model.controller = controller(model, opened, gated)
+    model.router = model.controller.router
+    return model if device is None else model.to(device)
+
+
+def _controller(folder: Folder) -> type[MassController]:
+    """Return the row of the folder's kind of gate."""
+    controller = CONTROLLERS.get(folder.method)
+    if controller is None:
+        what = f"the gate of {folder.method} is not known; there are {few(list(CONTROLLERS))}"
+        raise RequestError(Problem(what, str(folder.path), "use the version of Submerge that merged it"))
+    return controller
+
+
+def _pretrained(transformers: Any, kind: Any, path: Path, dtype: Any, sizes: Mapping[str, int]) -> Any:
+    """Return the model of the checkpoint; heads that it lacks are made, and replaced later."""
+    with warnings.catch_warnings(), quietly(transformers.logging):
+        warnings.simplefilter("ignore")
+        return kind.from_pretrained(
+            path, dtype=dtype or "auto", local_files_only=True, ignore_mismatched_sizes=True, **sizes
+        )

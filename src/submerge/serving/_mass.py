@@ -1,0 +1,125 @@
+"""MASS in use: each call routes, runs every sample with the updates of its tasks, and names its answer."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
+
+import torch
+from torch.nn.functional import pad
+
+from submerge.errors import Problem, RequestError
+from submerge.gating import GatedModel, SampleAssignment, best_head
+from submerge.methods.mass import RoutingSettings
+from submerge.routing import BatchOrder, Router, Routing, RoutingRequest
+from submerge.serving._clip import HEAD
+from submerge.serving._controller import Call, Controller
+from submerge.serving._folder import Folder
+from submerge.serving._labels import named
+from submerge.serving._routed_model import input_count
+
+__all__ = ["MassController"]
+
+
+def _route(self: Any, *, details: bool = False, **inputs: Any) -> Routing:
+    """Return the choice of tasks for each input, without answering.
+
+    It takes what the model takes, and what a `RoutingRequest` says: `task`, `group`, `form` and `prior`.
+    With `details` there is the evidence at each site, too.
+    """
+    router: Router = self.router
+    request = RoutingRequest.taken_from(inputs)
+    routing = router.route(self, inputs, input_count(self, inputs), request, details=details)
+    if router.replay is not None:
+        router.replay.take()
+    return routing
+
+
+class MassController(Controller):
+    """Routes the inputs of a call, runs them by their tasks, and names the outputs by the tasks' labels."""
+
+    members: ClassVar[Mapping[str, Any]] = {"route": _route}
+
+    def __init__(self, model: Any, folder: Folder, gated: GatedModel) -> None:
+        images = model.main_input_name == "pixel_values"
+        rules = RoutingSettings.from_mapping(folder.settings, images=images, low_rank=folder.low_rank)
+        settings = {**folder.settings, "pooling": rules.pooling.value, "score": rules.score.value}
+        self.gated = gated
+        self.router = Router(folder.tasks, settings, rules, gated)
+
+    def request(self, arguments: MutableMapping[str, Any]) -> RoutingRequest:
+        return RoutingRequest.taken_from(arguments)
+
+    def begin(self, model: Any, inputs: dict[str, Any], request: RoutingRequest) -> Call:
+        for name, hint in (
+            ("labels", "a routed model does not train; compare its logits yourself"),
+            ("past_key_values", "use generate, which routes once"),
+        ):
+            if inputs.get(name) is not None:
+                raise RequestError(Problem(f"{name} cannot be given", type(model).__name__, hint))
+        return self._begin(model, inputs, request, generates=False)
+
+    def begin_generate(self, model: Any, inputs: dict[str, Any], request: RoutingRequest) -> Call:
+        return self._begin(model, inputs, request, generates=True)
+
+    def _begin(self, model: Any, inputs: dict[str, Any], request: RoutingRequest, *, generates: bool) -> Call:
+        size = input_count(model, inputs)
+        routing = self.router.route(model, inputs, size, request)
+        order, replay = routing.order(), self.router.replay
+        outputs = replay.take() if replay else None
+        resident = replay.shared if replay and outputs is not None else frozenset()
+        assignment = SampleAssignment(order.spans, order.leads, resident)
+        sorted_inputs = order.sorted(inputs, size)
+        if generates:  # every block runs, and fills its cache
+            restore = functools.partial(_generated, order)
+            return Call(sorted_inputs, assignment, restore, functools.partial(_padded, model))
+        if order.order is not None or replay is not None:
+            _forget_cache(model, sorted_inputs)
+        context: AbstractContextManager[None] = nullcontext()
+        if replay is not None:
+            context = replay.playing(outputs, order.order, size)
+
+        def restore_forward(out: Any) -> Any:
+            return self._answer(model, order.restored(out, size), routing, is_named=request.task is not None)
+
+        return Call(sorted_inputs, assignment, restore_forward, context=context)
+
+    def _answer(self, model: Any, out: Any, routing: Routing, *, is_named: bool) -> Any:
+        """Return an output with its routing, tasks, shares and, of classifiers, labels."""
+        if not isinstance(out, MutableMapping):
+            return out
+        heads, names = self.gated.heads, self.router.names
+        if heads is not None and heads.competing and "logits" in out:
+            how = "max" if is_named else self.router.rules.heads
+            out["logits"], best = best_head(out["logits"], len(names), how)
+            routing = routing if is_named else routing.led_by(best)
+        out.routing, out.tasks, out.coefficients = routing, routing.tasks, routing.coefficients  # type: ignore[attr-defined]
+        if "logits" in out and (type(model).__name__.endswith("Classification") or hasattr(model, HEAD)):
+            width = out["logits"].shape[-1]
+            widths = [width] * len(names) if heads is None else heads.widths
+            out.labels = named(out["logits"], routing.lead.tolist(), widths, self.router.tasks)  # type: ignore[attr-defined]
+        return out
+
+
+def _forget_cache(model: Any, inputs: dict[str, Any]) -> None:
+    """Let a forward return no cache: it would have the order of the run, and lack the blocks of a replay."""
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        inputs["use_cache"] = False
+
+
+def _generated(order: BatchOrder, out: Any) -> Any:
+    """Return generated sequences in the order of the inputs; of each there may be several."""
+    return order.restored(out, (out if isinstance(out, torch.Tensor) else out["sequences"]).shape[0])
+
+
+def _padded(model: Any, parts: Sequence[Any]) -> torch.Tensor:
+    """Return sequences of several runs as one tensor, filled up with the padding token."""
+    sequences = [part if isinstance(part, torch.Tensor) else part["sequences"] for part in parts]
+    longest = max(one.shape[1] for one in sequences)
+    token = model.generation_config.pad_token_id
+    token = token if token is not None else model.generation_config.eos_token_id or 0
+    token = token[0] if isinstance(token, list) else token
+    return torch.cat([pad(one, (0, longest - one.shape[1]), value=token) for one in sequences])

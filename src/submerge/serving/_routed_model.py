@@ -1,0 +1,74 @@
+"""Transformers classes whose models run under a gate: each call is begun by the model's controller."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import torch
+
+from submerge.errors import Problem, RequestError
+from submerge.serving._controller import Call, Controller
+
+__all__ = ["gated_class", "input_count"]
+
+
+def gated_class(kind: type, controller: type[Controller]) -> type:
+    """Return a subclass of a transformers class whose forward and generate are begun by a controller.
+
+    It takes what the class takes, and besides what the controller's requests say; it has the controller's
+    members, too.
+    """
+
+    @functools.wraps(kind.forward)  # type: ignore[attr-defined]  # transformers looks at its signature
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        plain = functools.partial(kind.forward, self)  # type: ignore[attr-defined]
+        own: Controller | None = getattr(self, "controller", None)
+        if own is None or own.gated.gate.assignment is not None:  # being made, or within a pass of its own
+            return plain(*args, **kwargs)
+        request = own.request(kwargs)
+        return _run(own, plain, own.begin(self, _by_name(kind, args, kwargs), request))
+
+    def generate(self: Any, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Begin once, on the prompt; then generate as transformers does."""
+        plain = functools.partial(kind.generate, self)  # type: ignore[attr-defined]
+        if inputs is not None:
+            kwargs[self.main_input_name] = inputs
+        request = self.controller.request(kwargs)
+        call = self.controller.begin_generate(self, kwargs, request)
+        return _run(self.controller, lambda **inputs: plain(*args, **inputs), call)
+
+    members: dict[str, Any] = {
+        "forward": forward,
+        **controller.members,
+        "__module__": kind.__module__,
+        "__qualname__": f"Routed{kind.__qualname__}",
+    }
+    if hasattr(kind, "generate"):
+        members["generate"] = generate
+    # transformers finds by a class's name what the tensors of older files are called in it
+    return type(kind.__name__, (kind,), members)
+
+
+def _run(controller: Controller, forward: Any, call: Call) -> Any:
+    with call.context:
+        out = controller.gated.run(forward, call.inputs, call.assignment, call.join)
+    return call.restore(out)
+
+
+def _by_name(kind: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return all arguments of a call by name."""
+    names = list(inspect.signature(kind.forward).parameters)[1:]
+    given = dict(zip(names, args, strict=False))
+    return {k: v for k, v in (given | kwargs).items() if v is not None}
+
+
+def input_count(model: Any, inputs: dict[str, Any]) -> int:
+    """Return the number of inputs; raise `RequestError` where there is nothing to route."""
+    for name in (model.main_input_name, "input_ids", "pixel_values", "inputs_embeds", "input_features"):
+        value = inputs.get(name)
+        if isinstance(value, torch.Tensor) and value.ndim:
+            return value.shape[0]
+    what = f"there are no {model.main_input_name} to route: found {', '.join(inputs) or 'no inputs'}"
+    raise RequestError(Problem(what, type(model).__name__, "give what the model's processor returns"))
