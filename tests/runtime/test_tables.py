@@ -9,7 +9,7 @@ import torch
 import submerge
 from _models import ROOM, Family, architecture, read, state, write
 from submerge.algebra import Triplets
-from submerge.engine.output._bank import bank_bytes
+from submerge.engine.plan import bank_bytes
 from submerge.gating import Gate, GatedTable, Group, Recent
 
 POSITIONS = "vision_model.embeddings.position_embedding.weight"

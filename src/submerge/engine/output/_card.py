@@ -24,7 +24,7 @@ def model_card(
 ) -> str:
     """Return the text of README.md: front matter with `base_model_relation`, then the recipe.
 
-    `tasks` are those of a gate that the merge keeps; the card says how to load it.
+    `tasks` are those of the merge's gate, if it has one; the card says how to load it.
 
     Only models that were `fetched` from the Hub stand in the front matter, for the Hub looks them
     up; local paths are listed in the text. The licence of the inputs is not guessed.
@@ -69,7 +69,7 @@ def model_card(
 
 
 def _gated(name: str, tasks: Sequence[str]) -> list[str]:
-    """Return how a merge that keeps a gate is loaded."""
+    """Return how a merge with a gate is loaded."""
     listed = ", ".join(f"`{task}`" for task in tasks)
     return [
         f"It serves {len(tasks)} tasks as one model: {listed}. Which one an input needs is found by itself:",

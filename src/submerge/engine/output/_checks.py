@@ -1,4 +1,4 @@
-"""Outputs that are whole and yet not what was asked for: what `verify` finds in a merge's own records."""
+"""Outputs that are complete and yet not what was asked for, by what a merge records of itself."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
     if recipe.method.gate:
         gate, refusals = plan_gate(recipe, inputs.models, inputs.reference, inputs.participants)
         problems += refusals
-    tensors, refusals = plan_tensors(recipe, inputs, lacks, copies.same)
+    tensors, refusals = plan_tensors(recipe, inputs, lacks, copies.copy_of)
     problems += refusals
     if not inputs.reference_model.tensors:
         problems.append(Problem("there is no tensor to merge", inputs.reference_model.label))

@@ -52,11 +52,11 @@ def budget(tensors: Sequence[TensorPlan], workers: int, max_memory: int) -> Budg
                 f"holds {now // 10**6} MB",
             )
         )
-    return Budget(int(min(workers, fitting)), need, now)
+    return Budget(workers=int(min(workers, fitting)), per_worker=need, resident=now)
 
 
 def _worker_bytes(plan: TensorPlan) -> int:
-    """Return what one worker holds for this tensor: buffers, temporaries, statistics, whole matrices."""
+    """Return what one worker holds for this tensor: buffers, temporaries, statistics, matrices."""
     if plan.matrix or plan.module:
         return _chunk_bytes(plan) + _matrix_bytes(plan)
     return _chunk_bytes(plan)
@@ -74,7 +74,7 @@ def _chunk_bytes(plan: TensorPlan) -> int:
 
 
 def _matrix_bytes(plan: TensorPlan) -> int:
-    """Return what one worker holds for a matrix that is merged whole: updates, bases, their products.
+    """Return what one worker holds for a tensor that is merged as a matrix: updates, bases, their products.
 
     Factors are few. Dense updates are held in float32 (up to `HELD` elements, else a block of rows), and
     are decomposed through float64 matrices of their short side, or of both.

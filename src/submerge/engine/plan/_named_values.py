@@ -57,8 +57,8 @@ class NamedValues:
         """
         if model.config is None:
             return None
-        said = tied_embeddings(model.config)
-        return said if said is not None else self.aliases.ties is not False
+        stated = tied_embeddings(model.config)
+        return stated if stated is not None else self.aliases.ties is not False
 
     def of(self, model: Checkpoint, group: AliasGroup) -> Values:
         """Return what the model has under each name of the group that stands for something in it."""
@@ -76,12 +76,16 @@ class NamedValues:
         """Return the value of a name that is stored: with its own part, or that of a copy."""
         adapter = model.adapter
         parts = adapter.parts if adapter else {}
-        adapted = [n for n, first in classes.items() if first == classes[name] and n in parts]
-        teller = next(iter(adapted), None)
+        adapted = next((n for n, first in classes.items() if first == classes[name] and n in parts), None)
         if self.by_module or (name in parts and not _trained_as_one(model)):
-            teller = name if name in parts else None
-        part = parts[teller] if teller else None
-        return Value(model.tensors[name], name, (classes[name], teller), part, model.in_memory(name))
+            adapted = name if name in parts else None
+        return Value(
+            entry=model.tensors[name],
+            stored=name,
+            key=(classes[name], adapted),
+            part=parts[adapted] if adapted else None,
+            memory=model.in_memory(name),
+        )
 
     def _classes(self, model: Checkpoint, group: AliasGroup, stored: Sequence[str]) -> dict[str, str]:
         """Return, for each name that is stored, the first one with the same values that it is tied to."""
@@ -136,7 +140,8 @@ class NamedValues:
         entry = under.tensors.get(source)
         if entry is None or len(entry.shape) != 2 or self.ties(model) is False:
             return None
-        return Value(entry, source, ("replaced", source), None, under.in_memory(source))
+        key = ("replaced", source)
+        return Value(entry=entry, stored=source, key=key, memory=under.in_memory(source))
 
 
 def _trained_as_one(model: Checkpoint) -> bool:

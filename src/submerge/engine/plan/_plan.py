@@ -21,7 +21,7 @@ from submerge.store import Checkpoint, Shard, is_tokenizer_file
 __all__ = ["MergePlan"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class MergePlan:
     """What a merge will read, compute and write; printed, it is a summary in a few lines.
 
@@ -34,7 +34,7 @@ class MergePlan:
         unused: for a model, the names of its tensors that no output reads.
         warnings: what deserves a look.
         budget: memory and workers.
-        gate: what a method keeps for the run time, if it keeps anything.
+        gate: what of a method is evaluated for each input, if it has a gate.
         tokens: where the tokenizer comes from; an adapter, or a merge in memory, has none.
         unties: whether the output's configuration must untie its embeddings.
 
