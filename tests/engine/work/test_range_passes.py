@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 
 from engine.work.helpers_work import NotingTarget, reader_of, space
-from submerge.engine.work import ChunkReader, Pass, Passes, RangeTarget, _chunk_reader, range_passes
+from submerge.engine.work import ChunkReader, Pass, Passes, _chunk_reader, range_passes
 from submerge.engine.work._passes import next_pass
 
 SUM = {"weight": [0.5, 0.25]}
@@ -152,12 +151,3 @@ def test_what_is_read_into_is_the_workers_one_buffer() -> None:
     reader, workspace = reader_of(tuned, values=SUM, base=base), space()
     chunks = [reader.read(start, start + 10, workspace) for start in range(0, 3000, 10)]
     assert len({chunk.updates.data_ptr() for chunk in chunks}) == 1
-
-
-def test_a_real_target_stands_in_for_the_noting_one() -> None:
-    """What the tests write to has all that the passes ask of a target."""
-    target = NotingTarget(reader_of(draws(2, 4), values=SUM))
-    for name in ("done", "hashed", "with_origin", "dtype", "write", "copy", "finish"):
-        found: Any = getattr(RangeTarget, name, None) or RangeTarget.__dataclass_fields__.get(name)
-        assert found is not None
-        assert hasattr(target, name)
