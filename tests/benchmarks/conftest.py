@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,16 +25,27 @@ def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def pretrained(tiny_lm: Path, tmp_path: Path) -> None:
+    """Put the tiny LM where suites with the cache `tmp_path` look for theirs."""
+    for name in ("lm", "lm-text"):
+        shutil.copytree(tiny_lm.with_name(name), tmp_path / name)
+
+
+@pytest.fixture
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a merge be measured as a process of its own once; later ones get the numbers of the first."""
-    from benchmarks.process import ProcessRun
-    from benchmarks.replication import bench
+    """Let a merge be measured as a process of its own once; later ones get log and numbers of the first."""
+    from benchmarks.adapters import bench as adapters
+    from benchmarks.replication import bench as replication
 
-    real, runs = bench.measure, list[ProcessRun]()
+    from benchmarks import process
 
-    def measure(command: Sequence[str], log: Path) -> ProcessRun:
-        if not runs:
-            runs.append(real(command, log))
-        return runs[0]
+    first: list[tuple[process.ProcessRun, str]] = []
 
-    monkeypatch.setattr(bench, "measure", measure)
+    def measure(command: Sequence[str], log: Path) -> process.ProcessRun:
+        if not first:
+            first.append((process.measure(command, log), log.read_text()))
+        log.write_text(first[0][1])
+        return first[0][0]
+
+    for module in (adapters, replication):
+        monkeypatch.setattr(module, "measure", measure)
