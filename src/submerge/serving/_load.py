@@ -12,13 +12,13 @@ import torch
 from submerge.deferred import quietly, required
 from submerge.errors import Problem, RequestError, few
 from submerge.gating import Gate, Recent
+from submerge.names import loaded_names
 from submerge.serving._architecture import head_sizes, model_class, with_linear_heads
 from submerge.serving._attach import attach
 from submerge.serving._folder import Folder, open_folder
 from submerge.serving._mass import MassController
 from submerge.serving._routed_model import gated_class
 from submerge.serving._settings import with_settings
-from submerge.store import loaded_names
 
 __all__ = ["CONTROLLERS", "load"]
 
