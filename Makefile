@@ -18,8 +18,9 @@ help: ## show this list
 demo: $(VENV)/.demo ## train, merge and compare small models on the CPU
 	$(BIN)/python demo/digits.py $(ARGS)
 
-test: $(VENV)/.test ## run all tests; ARGS="-k name" chooses some
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+# one thread for each of two workers: torch's own would wait for one another
+test: $(VENV)/.test ## run all tests; ARGS="-k name" or "-m 'not slow'" chooses some
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 PORTABLE ?= MKL_CBWR=COMPATIBLE MKL_CBWR=AVX2 ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2
 

@@ -235,18 +235,16 @@ def _factors(name: str) -> list[str]:
 
 def _read(entry: TensorEntry, block: int | None, model: Checkpoint, table: FileTable) -> tuple[str, int]:
     """Return a tensor's digest, by the blocks that the manifest names, and its count of NaN and Inf."""
-    size = DTYPES[entry.dtype].itemsize
-    step = max(1, (block or max(1, entry.nbytes)) // size)
-    source, dtype = model.source(entry.name, table), torch_dtype(entry.dtype)
-    starts = range(0, max(1, entry.numel), step)
-    read = [_read_block(source, start, min(entry.numel, start + step), size, dtype) for start in starts]
+    step = max(1, (block or max(1, entry.nbytes)) // DTYPES[entry.dtype].itemsize)
+    source, starts = model.source(entry.name, table), range(0, max(1, entry.numel), step)
+    read = [_read_block(source, start, min(entry.numel, start + step), entry.dtype) for start in starts]
     return joined([digest for digest, _ in read]), sum(nonfinite for _, nonfinite in read)
 
 
-def _read_block(source: Source, start: int, stop: int, size: int, dtype: torch.dtype) -> tuple[str, int]:
-    """Return the digest of some elements of `size` bytes, and their count of NaN and Inf."""
-    digest, nonfinite = hasher(), 0
-    for _, view in blocks(source, start, stop, size):
+def _read_block(source: Source, start: int, stop: int, code: str) -> tuple[str, int]:
+    """Return the digest of some elements, and their count of NaN and Inf."""
+    digest, dtype, nonfinite = hasher(), torch_dtype(code), 0
+    for _, view in blocks(source, start, stop, DTYPES[code].itemsize):
         digest.update(view)
         values = torch.frombuffer(view, dtype=dtype)
         # a sum that is finite, as nearly all are, has no part that is not: it spares a pass that counts
