@@ -172,7 +172,7 @@ def test_labels_that_are_none_are_told(kind: str, labels: list[Any], message: st
 OWN = """
 from pathlib import Path
 from benchmarks.replication.sentences import Sentences
-from benchmarks.replication.suite import Base, Suite, SuiteTask, Training
+from benchmarks.replication.suite import Base, Suite, SuiteTask, Task, Training
 import json
 from transformers import BertConfig, BertModel, BertTokenizer
 
@@ -196,7 +196,7 @@ def second(root):
 
 MINE = Suite(
     name="mine",
-    known={"first": SuiteTask("first", first), "second": SuiteTask("second", second)},
+    known={"first": SuiteTask("first", first), "second": Task("second", second)},
     tasks=("first", "second"),
     trainings={"full": Training(steps=4, rate=2e-3, batch=8)},
     base=Base(_write_base), domain=Sentences(), validation=10, test=10, shots=2, generic=5, seeds=1,
