@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from _models import TEXT, VISION, quiet_transformers
 from store.helpers_store import messages
 from submerge.errors import RequestError, SubmergeError
-from submerge.store import Adapter, Add, FileTable, LowRank, Replace, Rows, fit_adapter, open_adapter
+from submerge.store import Adapter, Add, FileTable, LowRankPart, Replace, Rows, fit_adapter, open_adapter
 
 State = dict[str, torch.Tensor]
 
@@ -212,7 +212,7 @@ def applied(base: Mapping[str, torch.Tensor], adapter: Adapter) -> State:
     with FileTable() as table:
         for name, part in adapter.parts.items():
             weight = base[name]
-            if isinstance(part, LowRank):
+            if isinstance(part, LowRankPart):
                 weight = weight + update(adapter, name, weight.shape)
                 magnitude = adapter.magnitude(name, table)
                 if magnitude is not None:

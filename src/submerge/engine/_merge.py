@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from submerge.engine.output import (
-    AdapterTarget,
-    CheckpointTarget,
+    TARGETS,
     MergeReport,
     Output,
     Progress,
     Run,
     by_treatment,
     check_target,
-    vllm_command,
 )
 from submerge.engine.plan import MergePlan, Settings, check_device, make_plan, peak_resident
 from submerge.engine.work import Meter
@@ -38,7 +36,7 @@ def merge(
 
     Args:
         recipe: a path, YAML text (with a newline), a mapping, a `Recipe`, or a `MergePlan`.
-        out: the folder to make. It is built as `OUT.incomplete` and renamed when it is whole.
+        out: the folder to make. It is built as `OUT.incomplete` and renamed when it is complete.
         settings: how to run (ignored for a `MergePlan`, which has its own).
         resume: go on from what an interrupted run of the same merge left.
         overwrite: replace a folder that is not empty.
@@ -65,12 +63,11 @@ def merge(
     out = Path(out)
     check_target(plan, out, overwrite)
     output = Output(plan, out, resume=resume, overwrite=overwrite)
-    as_adapter = plan.recipe.output.form == "adapter"
-    target = (AdapterTarget if as_adapter else CheckpointTarget)(plan, output, Meter())
+    target = TARGETS[plan.recipe.output.form](plan, output, Meter())
     run = Run(target)
     try:
         run.execute(device, progress)
-        output.finish(run.manifest())
+        output.finish(run.manifest(), target.write_side_files)
     finally:
         output.journal.close()
     busy = max(1e-9, run.seconds * plan.budget.workers)
@@ -89,7 +86,5 @@ def merge(
         differs=run.records.differs(),
         warnings=(*plan.warnings, *target.warnings(run.records)),
         figures=run.records.figures(),
-        serve=vllm_command({output.out.name: output.out}, plan.models[plan.donor].config)
-        if as_adapter
-        else None,
+        serve=target.serve,
     )

@@ -159,8 +159,8 @@ def _state(name: str, model: State) -> Mapping[str, torch.Tensor]:
         what = "is a model with adapters of PEFT, which are factors of updates and no weights"
         hint = "submerge.merge_adapters merges them; or pass what model.merge_and_unload() returns"
         raise RequestError(Problem(what, name, hint))
-    found: Mapping[str, torch.Tensor] = model.state_dict()
-    return found
+    state: Mapping[str, torch.Tensor] = model.state_dict()
+    return state
 
 
 def _checkpoint(name: str, state: Mapping[str, torch.Tensor]) -> Checkpoint:

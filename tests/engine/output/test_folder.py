@@ -141,9 +141,9 @@ def test_a_folder_that_appears_during_the_run_is_not_replaced(
 ) -> None:
     finish = _folder.Output.finish
 
-    def slowly(self: Any, manifest: Any) -> None:
+    def slowly(self: Any, *arguments: Any) -> None:
         write(tmp_path / "out", {"new": torch.ones(2)})
-        finish(self, manifest)
+        finish(self, *arguments)
 
     monkeypatch.setattr(_folder.Output, "finish", slowly)
     with pytest.raises(submerge.WorkError, match="not empty"):

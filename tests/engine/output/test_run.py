@@ -17,7 +17,7 @@ import torch
 import submerge
 from _models import ROOM, Family, contents, perturbed, state, write
 from _victim import start, until
-from submerge.engine.output import _folder, _run
+from submerge.engine.output import _checkpoint_target, _folder, _run
 from submerge.engine.work import ChunkReader, RangeRecord
 from submerge.store import JOURNAL
 
@@ -142,7 +142,7 @@ def test_ctrl_c_in_a_notebook(family: Family, tmp_path: Path, wanted: Any) -> No
     assert contents(resume(family, tmp_path / "out").out) == wanted()
 
 
-STEPS = ("_carry", "_card", "sync_file", "sync_folder", "_rename", "rename", "unlink")
+STEPS = ("write_side_files", "_card", "sync_file", "sync_folder", "_rename", "rename", "unlink")
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -160,7 +160,9 @@ def test_stopped_while_it_finishes(
         raise error
 
     with pytest.MonkeyPatch.context() as patch:
-        if step.startswith("_"):
+        if step == "write_side_files":
+            patch.setattr(_checkpoint_target, step, fail)
+        elif step.startswith("_"):
             patch.setattr(_folder.Output, step, fail)
         elif step == "rename":
             real = os.rename

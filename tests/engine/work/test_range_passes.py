@@ -1,110 +1,153 @@
-"""Passes over one tensor in memory: what is left to do is written once, however it is cut."""
+"""The passes of one tensor, into a target that notes what it gets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from engine.plan.helpers_plan import entry
-from submerge.engine import Input, TensorPlan
-from submerge.engine.work import (
-    ChunkReader,
-    RangeRecord,
-    Workspace,
-    memory_target,
-    range_passes,
-    ranges,
-    run_passes,
-)
-from submerge.engine.work import _chunk_reader as chunks
-from submerge.methods import METHODS
-from submerge.store import MemorySource
+from engine.work.helpers_work import NotingTarget, reader_of, space
+from submerge.engine.work import ChunkReader, Pass, Passes, _chunk_reader, range_passes
+from submerge.engine.work._passes import next_pass
 
-SHAPE = (30, 50)
-DRAW = torch.Generator().manual_seed(0)
-BASE, ONE, TWO = (torch.randn(SHAPE, generator=DRAW) for _ in range(3))
+SUM = {"weight": [0.5, 0.25]}
+TIES = {"weight": [0.5, 0.25], "density": [0.3, 0.3]}
 
 
-def tensor(action: Any = "merge", method: str = "task_arithmetic", **values: Any) -> TensorPlan:
-    """Return the plan of merging two updates of a base."""
-    known = {option.name: option.default for option in METHODS[method].options}
-    inputs = [Input(number, entry("w", SHAPE)) for number in range(3)]
-    return TensorPlan(
-        name="w", shape=SHAPE, dtype="F32", action=action, inputs=tuple(inputs[1:]), origin=inputs[0],
-        method=METHODS[method], values={**known, "weight": [0.5, 0.25], **values},
-    )  # fmt: skip
+@pytest.fixture(autouse=True)
+def _tiny(tiny_chunks: Callable[..., None]) -> None:
+    tiny_chunks(length=10, tasks=2)
 
 
-@contextmanager
-def cut(length: int, task: int) -> Iterator[None]:
-    """Let chunks have `length` elements, and ranges `task` chunks."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunks, "chunk_length", lambda count, width: length)
-        patch.setattr(chunks, "task_length", lambda chunk: task * chunk)
-        yield
+def run(reader: ChunkReader, target: NotingTarget) -> list[Pass]:
+    """Take a job to its end, and return its passes."""
+    job: Passes = range_passes(reader, target)  # type: ignore[arg-type]
+    passes, workspace = [], space()
+    step = next_pass(job, None)
+    while step is not None:
+        passes.append(step)
+        step = next_pass(job, step.combine([step.work(one, workspace) for one in step.ranges]))
+    return passes
 
 
-def merged(plan: TensorPlan, **target: Any) -> tuple[torch.Tensor, list[RangeRecord]]:
-    """Return what the passes write of a plan, and their records."""
-    out, records = torch.full(SHAPE, 7.0), list[RangeRecord]()
-    reader = ChunkReader(plan, [MemorySource(values) for values in (BASE, ONE, TWO)])
-    made = replace(memory_target(0, out, "F32", records.append), **target)
-    run_passes(range_passes(reader, made), Workspace(torch.device("cpu")))
-    return out, records
+def draws(count: int, *shape: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return [torch.randn(shape, generator=generator) for _ in range(count)]
 
 
-@given(st.integers(1, 2000), st.integers(1, 9))
-def test_ranges_cover_the_tensor_in_order(numel: int, length: int) -> None:
-    found = ranges(numel, length)
-    assert [one.number for one in found] == list(range(len(found)))
-    assert [i for one in found for i in range(one.start, one.stop)] == list(range(numel))
-    assert [tuple(one) for one in ranges(0, length)] == [(0, 0, 0)]
+def test_a_fold_is_one_pass_over_all_ranges() -> None:
+    base, *tuned = draws(3, 47)
+    reader = reader_of(tuned, values=SUM, base=base)
+    target = NotingTarget(reader)
+    (only,) = run(reader, target)
+    assert [(one.start, one.stop) for one in only.ranges] == [(0, 20), (20, 40), (40, 47)]
+    assert [number for number, *_ in target.finished] == [0, 1, 2]
+    expected = base + 0.5 * (tuned[0] - base) + 0.25 * (tuned[1] - base)
+    torch.testing.assert_close(target.all, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("length", "task"), [(64, 1), (64, 3), (1500, 1), (7, 40)])
-def test_any_cut_gives_the_same_merge(length: int, task: int) -> None:
-    with cut(length, task):
-        out, records = merged(tensor(method="ties", density=[0.5, 0.5]))
-        assert sorted(record.range for record in records) == list(
-            range(-(-SHAPE[0] * SHAPE[1] // (length * task)))
-        )
-    assert torch.equal(out, merged(tensor(method="ties", density=[0.5, 0.5]))[0])
-    assert not torch.equal(out, BASE)
+def test_without_the_origin_the_update_is_written() -> None:
+    base, *tuned = draws(3, 47)
+    reader = reader_of(tuned, values=SUM, base=base)
+    target = NotingTarget(reader, with_origin=False)
+    run(reader, target)
+    expected = 0.5 * (tuned[0] - base) + 0.25 * (tuned[1] - base)
+    torch.testing.assert_close(target.all, expected, rtol=0, atol=1e-6)
 
 
-def test_the_update_comes_with_its_origin_or_without() -> None:
-    update = 0.5 * (ONE - BASE) + 0.25 * (TWO - BASE)
-    torch.testing.assert_close(merged(tensor())[0], BASE + update)
-    torch.testing.assert_close(merged(tensor(), with_origin=False)[0], update)
+def test_ranges_that_are_done_are_left_out_of_the_last_pass_alone() -> None:
+    base, *tuned = draws(3, 3000)
+    reader = reader_of(tuned, "ties", TIES, base=base)
+    everything, rest = NotingTarget(reader), NotingTarget(reader, done=[0, 2, 149])
+    passes = run(reader, everything)
+    again = run(reader, rest)
+    assert len(passes) == len(again) > 1
+    for one, other in zip(passes[:-1], again[:-1], strict=True):
+        assert one.ranges == other.ranges, "a reduction is over all of the tensor"
+    assert [one.number for one in again[-1].ranges] == [k for k in range(150) if k not in (0, 2, 149)]
+    for start, values in rest.values.items():
+        assert torch.equal(values, everything.values[start])
 
 
-def test_ranges_of_an_earlier_run_are_left_alone() -> None:
-    with cut(100, 2):
-        out, records = merged(tensor(), done=frozenset([0, 3]))
-        assert [record.range for record in records] == [1, 2, 4, 5, 6, 7]
-        complete = merged(tensor())[0].flatten()
-        everything = merged(tensor(), done=frozenset(range(8)))
-    written = torch.ones(SHAPE[0] * SHAPE[1], dtype=torch.bool)
-    written[:200] = written[600:800] = False
-    assert torch.equal(out.flatten()[written], complete[written])
-    assert bool((out.flatten()[~written] == 7).all())
-    assert everything[1] == []
+def test_a_sample_is_one_range() -> None:
+    base, *tuned = draws(3, 3000)
+    reader = reader_of(tuned, "ties", TIES, base=base)
+    first, *_ = run(reader, NotingTarget(reader))
+    assert first.ranges == [(0, 0, 3000)]
 
 
-def test_what_is_no_number_is_counted_by_member_and_in_the_output() -> None:
-    out, (record,) = merged(tensor())
-    assert record.nonfinite == {}
-    bad = TWO.clone()
-    bad[3, 4] = float("nan")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(globals(), "TWO", bad)
-        out, (record,) = merged(tensor())
-    assert record.nonfinite == {2: 1, -1: 1}
-    assert int(out.isnan().sum()) == 1
+def test_where_all_is_done_there_is_no_pass() -> None:
+    reader = reader_of(draws(2, 20), values=SUM)
+    assert run(reader, NotingTarget(reader, done=[0])) == []
+
+
+def test_an_empty_tensor_has_one_record() -> None:
+    reader = reader_of([torch.empty(0, 3)] * 2, "ties", TIES)
+    target = NotingTarget(reader)
+    assert len(run(reader, target)) == 1
+    assert [number for number, *_ in target.finished] == [0]
+    assert target.values == {}
+
+
+def test_a_copy_is_compared_with_the_others() -> None:
+    first = torch.arange(47)
+    other = first.clone()
+    other[45] += 1
+    reader = reader_of([first, first.clone(), other], None, action="copy")
+    target = NotingTarget(reader)
+    target.dtype = torch.int64
+    (only,) = run(reader, target)
+    assert len(only.ranges) == 3
+    assert torch.equal(target.all, first)
+    assert [differs for *_, differs in target.finished] == [(), (), (2,)]
+
+
+def test_what_the_base_gives_is_not_folded() -> None:
+    (base,) = draws(1, 47)
+    reader = reader_of([base], None, action="take_base")
+    target = NotingTarget(reader)
+    run(reader, target)
+    assert torch.equal(target.all, base)
+
+
+def test_a_matrix_is_decomposed_and_then_written() -> None:
+    base, *tuned = draws(3, 8, 9)
+    reader = reader_of(tuned, "cat", {"weight": [0.5, 0.25]}, base=base, matrix=True)
+    target = NotingTarget(reader)
+    decomposed, written = run(reader, target)
+    assert [len(step.ranges) for step in (decomposed, written)] == [1, 1]
+    expected = base + 0.5 * (tuned[0] - base) + 0.25 * (tuned[1] - base)
+    torch.testing.assert_close(target.all.view(8, 9), expected, rtol=0, atol=1e-6)
+
+
+def test_nan_and_inf_are_counted_by_member_and_only_where_values_are_written() -> None:
+    base, *tuned = draws(3, 47)
+    tuned[1][3], tuned[0][41], tuned[0][42] = torch.nan, torch.inf, torch.nan
+    reader = reader_of(tuned, values=SUM, base=base)
+    target = NotingTarget(reader)
+    run(reader, target)
+    assert [nonfinite for _, nonfinite, *_ in target.finished] == [{2: 1}, {}, {1: 2}]
+
+
+def test_chunks_that_one_pass_found_finite_are_not_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[torch.Size] = []
+    is_finite = _chunk_reader.is_finite
+
+    def noted(values: torch.Tensor) -> bool:
+        searched.append(values.shape)
+        return is_finite(values)
+
+    base, *tuned = draws(3, 47)
+    reader = reader_of(tuned, "model_stock", base=base)
+    monkeypatch.setattr(_chunk_reader, "is_finite", noted)
+    assert len(run(reader, NotingTarget(reader))) == 2
+    assert len(searched) == 3 * 5, "once for each member of each chunk"
+
+
+def test_what_is_read_into_is_the_workers_one_buffer() -> None:
+    """The memory of a worker does not grow with the models or the tensor."""
+    base, *tuned = draws(3, 3000)
+    reader, workspace = reader_of(tuned, values=SUM, base=base), space()
+    chunks = [reader.read(start, start + 10, workspace) for start in range(0, 3000, 10)]
+    assert len({chunk.updates.data_ptr() for chunk in chunks}) == 1

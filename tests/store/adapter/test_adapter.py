@@ -25,7 +25,7 @@ from store.helpers_adapter import (
 from submerge.store import (
     Add,
     FileTable,
-    LowRank,
+    LowRankPart,
     Replace,
     Rows,
     fit_adapter,
@@ -55,13 +55,13 @@ def test_the_base_is_not_needed(case: str, tmp_path: Path) -> None:
     same(applied(made.base, adapter), made.merged)
     assert all(part.shape == tuple(made.base[name].shape) for name, part in adapter.parts.items())
     assert {name for name in adapter.parts if adapter.dense_only(name) is None} == {
-        name for name, part in adapter.parts.items() if isinstance(part, LowRank)
+        name for name, part in adapter.parts.items() if isinstance(part, LowRankPart)
     }
 
 
 def test_parts(tmp_path: Path) -> None:
     kinds = {
-        "dora": ("model.layers.0.self_attn.q_proj.weight", LowRank, "DoRA"),
+        "dora": ("model.layers.0.self_attn.q_proj.weight", LowRankPart, "DoRA"),
         "whole": ("lm_head.weight", Replace, "whole"),
         "tokens": ("model.embed_tokens.weight", Rows, "rows"),
         "bias-of-b": ("model.layers.0.self_attn.q_proj.bias", Add, "bias"),

@@ -19,7 +19,7 @@ from store.helpers_adapter import (
     same,
 )
 from submerge.store import (
-    LowRank,
+    LowRankPart,
     open_adapter,
 )
 
@@ -83,7 +83,7 @@ def test_patterns(tmp_path: Path, pattern: str, module: str, matches: bool) -> N
     }
     adapter = open_adapter(str(by_hand(tmp_path, tensors, alpha_pattern={pattern: 16})))
     part = adapter.parts[f"{module}.weight"]
-    assert isinstance(part, LowRank)
+    assert isinstance(part, LowRankPart)
     assert part.scale == (8 if matches else 2)
 
 

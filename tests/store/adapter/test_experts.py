@@ -18,7 +18,7 @@ from store.helpers_adapter import (
 )
 from submerge.store import (
     Adapter,
-    LowRank,
+    LowRankPart,
     fit_adapter,
     open_adapter,
 )
@@ -107,7 +107,7 @@ def test_square_experts_without_a_hint_are_refused(tmp_path: Path) -> None:
 
     adapter = adapter_of(None)
     part = adapter.parts["x.down_proj"]
-    assert isinstance(part, LowRank)
+    assert isinstance(part, LowRankPart)
     assert (part.shape, part.stored, part.experts, part.rank) == (None, (3, 4, 4), 3, 2)
     shapes = {"q.weight": (3, 4), "x.down_proj": (3, 4, 4)}
     assert "which factor acts on which side of an expert" in unfit(adapter, shapes)
@@ -123,5 +123,5 @@ def test_square_experts_without_a_hint_are_refused(tmp_path: Path) -> None:
     for version, turned in wanted.items():
         for base, expected in zip((outputs_first, inputs_first), turned, strict=True):
             found = fit_adapter(adapter_of(version), base).parts["x.down_proj"]
-            assert isinstance(found, LowRank)
+            assert isinstance(found, LowRankPart)
             assert found.transposed is expected, (version, base)

@@ -18,7 +18,7 @@ from store.helpers_adapter import (
     update,
 )
 from submerge.store import (
-    LowRank,
+    LowRankPart,
     fit_adapter,
     open_adapter,
 )
@@ -60,7 +60,7 @@ def test_tied_heads(tmp_path: Path, option: str) -> None:
         wanted = open_adapter(str(tmp_path / str(tying)))
         found = applied(made.base, adapter)["model.embed_tokens.weight"]
         head = wanted.parts["lm_head.weight"]
-        if isinstance(head, LowRank):  # the file's two pairs of factors are one update
+        if isinstance(head, LowRankPart):  # the file's two pairs of factors are one update
             expected = made.base["model.embed_tokens.weight"]
             torch.testing.assert_close(found, expected + update(wanted, "lm_head.weight", expected.shape))
 

@@ -11,6 +11,7 @@ from typing import Any
 from submerge.deferred import torch
 from submerge.engine.output._records import Records
 from submerge.engine.output._target import OutputTarget
+from submerge.engine.output._vllm import vllm_command
 from submerge.engine.plan import MergePlan, TensorPlan, adapter_file, lora_keys
 from submerge.engine.work import Finished, ModuleTarget, Passes, RangeRecord, adapter_passes
 from submerge.errors import WorkError, few
@@ -19,7 +20,7 @@ from submerge.store import (
     AdapterWriter,
     FileTable,
     LoraKeys,
-    LowRank,
+    LowRankPart,
     TensorEntry,
     TensorRecord,
     module_names,
@@ -124,6 +125,12 @@ class AdapterTarget(OutputTarget[AdapterWriter]):
         """Return what was done to each module."""
         return {"modules": records.figures()}
 
+    @property
+    def serve(self) -> str | None:
+        """vLLM's command for the adapter, where it would take it."""
+        out = self.output.out
+        return vllm_command({out.name: out}, self.plan.inputs.reference_model.config)
+
     def warnings(self, records: Records) -> list[str]:
         """Return what was found to be left out, if anything was."""
         left_out = [name for name, figures in records.figures().items() if figures.get("left_out")]
@@ -140,7 +147,7 @@ def spelling(plan: MergePlan) -> Callable[[str], str]:
     for model in reversed(plan.models):
         names |= model.adapter.names if model.adapter else {}
     if not names:  # fine-tunes alone
-        base = plan.models[plan.donor]
+        base = plan.inputs.reference_model
         names = module_names(base.config, base.tensors)
     return respelling(names)
 
@@ -165,7 +172,7 @@ def adapter_dtype(plan: MergePlan) -> str:
         return "float32"
     adapters = [model.adapter for model in plan.models if model.adapter]
     parts = [part for adapter in adapters for part in adapter.parts.values()]
-    codes = frozenset(part.left_entry.dtype for part in parts if isinstance(part, LowRank))
+    codes = frozenset(part.left_entry.dtype for part in parts if isinstance(part, LowRankPart))
     return {frozenset({"BF16"}): "bfloat16", frozenset({"F16"}): "float16"}.get(codes, "float32")
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from submerge.engine.plan import MergePlan
 from submerge.store import BankParts, FileTable, Source, TensorEntry, TensorRecord, write_bank
 
-__all__ = ["gather"]
+__all__ = ["write_gate_bank"]
 
 _Item = tuple[str, TensorEntry, Callable[[FileTable], Source]]
 
 
-def gather(plan: MergePlan, parts: BankParts, folder: Path) -> dict[str, TensorRecord]:
+def write_gate_bank(plan: MergePlan, parts: BankParts, folder: Path) -> dict[str, TensorRecord]:
     """Write the bank into `folder`; return what submerge.json says of each of its tensors.
 
     `tasks.T.TENSOR.left`, `.values` and `.right` are the factors of task T's update of a tensor, `.whole` is

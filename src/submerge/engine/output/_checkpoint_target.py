@@ -7,8 +7,9 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from submerge.engine.output._bank import gather
+from submerge.engine.output._bank import write_gate_bank
 from submerge.engine.output._records import Records
+from submerge.engine.output._side_files import write_side_files
 from submerge.engine.output._target import OutputTarget
 from submerge.engine.work import Finished, Passes, Range, RangeRecord, RangeTarget, range_passes, ranges
 from submerge.store import (
@@ -110,7 +111,11 @@ class CheckpointTarget(OutputTarget[ShardWriter]):
     def complete(self, writer: ShardWriter) -> None:
         """Write the gate's bank from its parts."""
         if self.parts is not None:
-            self._bank = gather(self.plan, self.parts, self.output.folder)
+            self._bank = write_gate_bank(self.plan, self.parts, self.output.folder)
+
+    def write_side_files(self) -> None:
+        """Write the reference's side files, the configuration, and the index of the shards."""
+        write_side_files(self.plan, self.output.folder)
 
     def manifest_fields(self, records: Records) -> dict[str, Any]:
         """Return the gate and what its bank holds."""
@@ -134,6 +139,6 @@ class CheckpointTarget(OutputTarget[ShardWriter]):
             treatment=tensor.treatment,
             block=tensor.block * DTYPES[tensor.dtype].itemsize if len(of_ranges) > 1 else None,
             note=tensor.why,
-            new=tensor.name in self.plan.models[self.plan.donor].aliases,
+            new=tensor.name in self.plan.inputs.reference_model.aliases,
             figures=of_ranges[0].figures,
         )

@@ -17,7 +17,7 @@ __all__ = ["make_manifest"]
 def make_manifest(plan: MergePlan, target: OutputTarget[Any], records: Records) -> Manifest:
     """Return the content of submerge.json: the same for every run of the same merge."""
     read = records.read()
-    used = {i: sum(_takes_part(t, i, plan.donor) for t in plan.tensors) for i in plan.participants}
+    used = {i: sum(_takes_part(t, i, plan.inputs.reference) for t in plan.tensors) for i in plan.participants}
     return Manifest(
         version=__version__,
         recipe=plan.recipe.resolved(),
@@ -35,10 +35,10 @@ def make_manifest(plan: MergePlan, target: OutputTarget[Any], records: Records) 
     )
 
 
-def _takes_part(tensor: TensorPlan, model: int, donor: int) -> bool:
+def _takes_part(tensor: TensorPlan, model: int, reference: int) -> bool:
     """Return whether a tensor is merged from one of this model's own, or from its adapter's part."""
     own = (i for i in tensor.inputs if i.model == model)
-    return tensor.treatment == "merge" and any(model == donor or i.patch or not i.relative for i in own)
+    return tensor.action == "merge" and any(model == reference or i.patch or not i.relative for i in own)
 
 
 def _model_record(

@@ -76,6 +76,15 @@ class OutputTarget(ABC, Generic[W]):
         """Return what submerge.json says of the output besides, as fields of `Manifest`."""
         return {}
 
+    def write_side_files(self) -> None:
+        """Write what lies in the folder beside the weights."""
+        return
+
+    @property
+    def serve(self) -> str | None:
+        """vLLM's command for the finished folder, where it would take it."""
+        return None
+
     def warnings(self, records: Records) -> list[str]:
         """Return what the run found to be worth a look, beside the plan's warnings."""
         return []

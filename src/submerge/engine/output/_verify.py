@@ -235,18 +235,16 @@ def _factors(name: str) -> list[str]:
 
 def _read(entry: TensorEntry, block: int | None, model: Checkpoint, table: FileTable) -> tuple[str, int]:
     """Return a tensor's digest, by the blocks that the manifest names, and its count of NaN and Inf."""
-    size = DTYPES[entry.dtype].itemsize
-    step = max(1, (block or max(1, entry.nbytes)) // size)
-    source, dtype = model.source(entry.name, table), torch_dtype(entry.dtype)
-    starts = range(0, max(1, entry.numel), step)
-    read = [_read_block(source, start, min(entry.numel, start + step), size, dtype) for start in starts]
+    step = max(1, (block or max(1, entry.nbytes)) // DTYPES[entry.dtype].itemsize)
+    source, starts = model.source(entry.name, table), range(0, max(1, entry.numel), step)
+    read = [_read_block(source, start, min(entry.numel, start + step), entry.dtype) for start in starts]
     return joined([digest for digest, _ in read]), sum(nonfinite for _, nonfinite in read)
 
 
-def _read_block(source: Source, start: int, stop: int, size: int, dtype: torch.dtype) -> tuple[str, int]:
-    """Return the digest of some elements of `size` bytes, and their count of NaN and Inf."""
-    digest, nonfinite = hasher(), 0
-    for _, view in blocks(source, start, stop, size):
+def _read_block(source: Source, start: int, stop: int, code: str) -> tuple[str, int]:
+    """Return the digest of some elements, and their count of NaN and Inf."""
+    digest, dtype, nonfinite = hasher(), torch_dtype(code), 0
+    for _, view in blocks(source, start, stop, DTYPES[code].itemsize):
         digest.update(view)
         values = torch.frombuffer(view, dtype=dtype)
         # a sum that is finite, as nearly all are, has no part that is not: it spares a pass that counts
@@ -257,26 +255,26 @@ def _read_block(source: Source, start: int, stop: int, size: int, dtype: torch.d
 
 def _load(folder: Path, model: Checkpoint, report: VerifyReport) -> None:
     """Load with transformers, as a user would, and note weights that it misses or does not know."""
+    names = (model.config or {}).get("architectures") or []
     try:
         import transformers
     except ImportError:
         report.skipped.append('loading: transformers is not installed — pip install "submerge[models]"')
         return
-    architecture = str(next(iter((model.config or {}).get("architectures") or []), ""))
-    kind = getattr(transformers, architecture, None) if architecture else None
-    if kind is None:
+    architecture = getattr(transformers, str(names[0]), None) if names else None
+    if architecture is None:
         report.skipped.append("loading: config.json names no architecture that transformers has")
         return
     try:
         with quietly(transformers.logging):
-            _, info = kind.from_pretrained(
+            _, info = architecture.from_pretrained(
                 folder, dtype="auto", output_loading_info=True, local_files_only=True
             )
     except Exception as error:
-        report.problems.append(f"transformers cannot load it as {architecture}: {error}")
+        report.problems.append(f"transformers cannot load it as {names[0]}: {error}")
         return
     _note_weights(info, report)
-    report.loaded = architecture
+    report.loaded = str(names[0])
 
 
 def _note_weights(info: Mapping[str, Any], report: VerifyReport) -> None:

@@ -62,9 +62,9 @@ def adapter_passes(reader: ChunkReader, target: ModuleTarget) -> Passes:
     The last pass is never cut into ranges: an adapter is not resumed, and its factors are decomposed at once.
     """
     plan, record = reader.plan, RangeRecord(target.index)
-    if plan.treatment == "base":
+    if plan.action == "take_base":
         yield _last(target, record, lambda: None)
-    elif plan.treatment == "drop":
+    elif plan.action == "skip":
         yield _last(target, record, lambda: _note_left_out(reader, record))
     elif plan.module is None:
         values = yield from _in_memory(reader, record, with_origin=True)

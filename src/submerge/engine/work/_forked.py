@@ -2,8 +2,8 @@
 
 Threads share one interpreter lock, and a merge is made of short operations: each hands the lock over, and
 with cache-sized chunks the waiting costs more than the arithmetic. A forked worker inherits plan and
-open files, takes whole tensors from a common queue, and sends back the record of each range that it
-wrote. It computes what a thread would, in the same order.
+open files, takes one tensor after another from a common queue, and sends back the record of each range
+that it wrote. It computes what a thread would, in the same order.
 """
 
 from __future__ import annotations

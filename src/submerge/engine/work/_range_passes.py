@@ -29,12 +29,12 @@ def range_passes(reader: ChunkReader, target: RangeTarget) -> Passes:
     left = [one for one in ranges if one.number not in target.done]
     if not left:
         return
-    if plan.treatment == "keep":
+    if plan.action == "copy":
         yield copy_pass(reader, target, left)
     elif plan.matrix:
         merged: Merged = yield decomposition(reader)
         yield fold_pass(reader, target, left, _elements_of(merged), merged)
-    elif plan.treatment == "merge" and plan.numel:
+    elif plan.action == "merge" and plan.numel:
         fold = yield from reductions(reader)
         yield fold_pass(reader, target, left, fold)
     else:
