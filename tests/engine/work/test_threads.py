@@ -1,4 +1,4 @@
-"""Workers in threads: an error or an interruption ends them, and runs in one process share torch's settings."""
+"""Workers in threads: errors and interruptions end them, and runs in one process share torch's settings."""
 
 from __future__ import annotations
 
