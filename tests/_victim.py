@@ -12,15 +12,14 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from submerge.engine.work._job import Job, Task
-from submerge.engine.work._record import TaskRecord
+from submerge.engine.work import RangeRecord
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["torch", "yaml", "submerge.engine", "submerge.cli._app"])
@@ -146,21 +145,25 @@ def _run(
 
 def _hold(count: int, gate: Path) -> None:
     """Let workers wait before the gate when `count` ranges are written."""
+    from submerge.engine.output import _run
     from submerge.engine.work import _threads
 
-    class Held(_threads._Pool):
-        def __init__(self, jobs: Iterator[Job], finished: Callable[[Task, Any], None], device: Any) -> None:
-            super().__init__(jobs, self.wait, device)
-            self.tell, self.written = finished, 0
+    pools: list[_threads._Pool] = []
+    written: list[RangeRecord] = []
+    begin, finished = _threads._Pool.__init__, _run.Run._finished
 
-        def wait(self, task: Task, result: Any) -> None:
-            self.tell(task, result)
-            with self.change:
-                self.written += isinstance(result, TaskRecord)
-            while self.written >= count and not self.stopped and not gate.exists():
-                time.sleep(0.002)
+    def noted(self: _threads._Pool, *arguments: Any) -> None:
+        begin(self, *arguments)
+        pools.append(self)
 
-    _threads._Pool = Held  # type: ignore[misc]
+    def held(self: _run.Run, record: RangeRecord) -> None:
+        finished(self, record)
+        written.append(record)
+        while len(written) >= count and not pools[-1].stopped and not gate.exists():
+            time.sleep(0.002)
+
+    _threads._Pool.__init__ = noted  # type: ignore[method-assign]
+    _run.Run._finished = held  # type: ignore[method-assign]
 
 
 def _drop_capabilities() -> None:

@@ -3,12 +3,15 @@
 import importlib.util
 import warnings
 from collections.abc import Callable
+from functools import cache
 from types import ModuleType
 
 import pytest
 from hypothesis import settings
 
+from _adapters import Tuned, make_tuned
 from _rounding import Rounding
+from store.helpers_adapter import CASES
 
 settings.register_profile("submerge", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("submerge")
@@ -37,17 +40,30 @@ def peft_merge() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="session")
+def tuned_case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tuned]:
+    """A function that returns the base and the adapter of a case, made once; they are only read."""
+
+    @cache
+    def of(case: str) -> Tuned:
+        kind, options = CASES[case]
+        return make_tuned(tmp_path_factory.mktemp(case), kind, options)
+
+    return of
+
+
 @pytest.fixture
 def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """A function that makes the engine work in chunks of `length` and search thresholds by sampling."""
 
     def shrink(length: int = 500, tasks: int = 3) -> None:
         monkeypatch.setattr(
-            "submerge.engine.work._job.chunk_length", lambda _, width: width * max(1, length // width)
+            "submerge.engine.work._chunk_reader.chunk_length",
+            lambda _, width: width * max(1, length // width),
         )
         monkeypatch.setattr("submerge.engine.plan._tensor.TASK_ELEMENTS", tasks * length)
-        monkeypatch.setattr("submerge.engine.work._job.SAMPLE_RUNS", 4)
-        monkeypatch.setattr("submerge.engine.work._job.SAMPLE_LENGTH", 100)
+        monkeypatch.setattr("submerge.engine.work._chunk_reader.SAMPLE_RUNS", 4)
+        monkeypatch.setattr("submerge.engine.work._chunk_reader.SAMPLE_LENGTH", 100)
         monkeypatch.setattr("submerge.algebra._select.COLLECT_ALL", 1000)
         monkeypatch.setattr("submerge.algebra._select.COLLECT_MOST", 1500)
 

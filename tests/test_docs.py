@@ -42,7 +42,7 @@ from submerge.cli._app import app
 from submerge.errors import RequestError
 from submerge.methods import METHODS, REQUIRED, Method, Option
 from submerge.recipe import load_recipe
-from submerge.recipe._carried import ABSENT_METHODS, RECIPE_KEYS
+from submerge.recipe._schema import ABSENT_METHODS, RECIPE_KEYS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,12 @@ class Items(ABC):
     @abstractmethod
     def batches(self) -> list[list[int]]:
         """Return all rows' numbers, in batches for use without gradients."""
+
+    def in_batches(self, run: Callable[[list[int]], torch.Tensor]) -> torch.Tensor:
+        """Return the rows [n, …] that `run` makes of those of each batch, in the order of all rows."""
+        batches = self.batches()
+        order = torch.tensor([number for which in batches for number in which])
+        return torch.cat([run(which) for which in batches])[order.argsort()]
 
 
 class Domain(ABC):
@@ -93,14 +99,12 @@ class Domain(ABC):
         With `layers`, return the means of every layer's tokens, shape [n, layers + 1, d]. What else is given
         goes to the model.
         """
-        parts, order = [], []
-        for which in items.batches():
+
+        def run(which: list[int]) -> torch.Tensor:
             batch = items.batch(which, model.device)
             out = model(**batch, output_hidden_states=layers, **more)
             if layers:
-                parts.append(torch.stack([self.means(state, batch) for state in out.hidden_states], 1))
-            else:
-                parts.append(self.pooled(out.last_hidden_state, batch, items.kind))
-            order += which
-        features = torch.cat(parts).float().cpu()
-        return features[torch.tensor(order).argsort()]
+                return torch.stack([self.means(state, batch) for state in out.hidden_states], 1).float().cpu()
+            return self.pooled(out.last_hidden_state, batch, items.kind).float().cpu()
+
+        return items.in_batches(run)

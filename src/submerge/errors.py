@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Problem", "RequestError", "SubmergeError", "WorkError", "few", "nearest", "size"]
+__all__ = ["Problem", "RequestError", "SubmergeError", "WorkError", "did_you_mean", "few", "nearest", "size"]
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,15 @@ def few(items: Iterable[str], most: int = 3) -> str:
     return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def nearest(name: str, candidates: Sequence[str]) -> str:
-    """Return `did you mean 'x'?` for the candidate closest to `name`, or an empty text."""
-    close = difflib.get_close_matches(name, candidates, n=1)
-    return f"did you mean '{close[0]}'?" if close else ""
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """Return the candidate that is spelled most like `name`, or None where none is much like it."""
+    close = difflib.get_close_matches(name, list(candidates), n=1)
+    return close[0] if close else None
+
+
+def did_you_mean(name: str | None) -> str:
+    """Return `did you mean 'x'?`, or an empty text for None."""
+    return "" if name is None else f"did you mean '{name}'?"
 
 
 def size(count: float) -> str:

@@ -15,25 +15,25 @@ KEYS = st.integers(0, 2**128 - 1)
 
 @given(KEYS, st.integers(0, 2**40), st.lists(st.integers(0, 40), max_size=8))
 def test_pieces_are_the_whole(key: int, start: int, lengths: list[int]) -> None:
-    whole = uniform(key, start, sum(lengths))
+    at_once = uniform(key, start, sum(lengths))
     at = start
     pieces = [torch.empty(0)]
     for length in lengths:
         pieces.append(uniform(key, at, length))
         at += length
-    assert torch.equal(torch.cat(pieces), whole)
+    assert torch.equal(torch.cat(pieces), at_once)
 
 
 @given(KEYS, st.integers(0, 2**40), st.lists(st.integers(0, 40), max_size=8), st.floats(0, 1))
 def test_pieces_of_bernoulli_draws_are_the_whole(key: int, start: int, lengths: list[int], p: float) -> None:
-    whole = bernoulli(key, start, sum(lengths), p)
+    at_once = bernoulli(key, start, sum(lengths), p)
     at = start
     pieces = [torch.empty(0, dtype=torch.uint8)]
     for length in lengths:
         pieces.append(bernoulli(key, at, length, p))
         at += length
-    assert whole.dtype == torch.uint8
-    assert torch.equal(torch.cat(pieces), whole)
+    assert at_once.dtype == torch.uint8
+    assert torch.equal(torch.cat(pieces), at_once)
 
 
 @given(KEYS, st.floats(0, 1), st.floats(0, 1))

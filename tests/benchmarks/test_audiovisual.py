@@ -25,7 +25,7 @@ from benchmarks.replication.audiovisual.encoders import Features
 from benchmarks.replication.audiovisual.steps import STEPS
 from benchmarks.replication.audiovisual.suite import AudioVisual
 from benchmarks.replication.lm import corpus, pretrain, updates, words
-from benchmarks.replication.lm.streams import TEXT, Batch, StreamedLM, StreamUpdates
+from benchmarks.replication.lm.streams import TEXT, StreamedLM, StreamUpdates, TokenBatch
 
 from _decoder import PRETRAINING, TUNING
 from _models import quiet_transformers
@@ -129,11 +129,11 @@ def _updates(model: torch.nn.Module) -> dict[str, LowRank]:
     return made
 
 
-def _batch(stream: int) -> Batch:
+def _batch(stream: int) -> TokenBatch:
     ids = torch.tensor([_ids("<s> image three . number of image ?")] * 2)
     labels = torch.full(ids.shape, -100)
     labels[:, -1] = words.ids(["three"])[0]
-    return Batch(ids, torch.full(ids.shape, stream), labels)
+    return TokenBatch(ids, torch.full(ids.shape, stream), labels)
 
 
 def test_a_saved_adapter_does_in_peft_what_the_stream_does(tiny_lm: Path, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_every_token_takes_the_update_of_its_stream(tiny_lm: Path) -> None:
     ids = torch.tensor([_ids("<s> image three .")])
     kinds = torch.tensor([[0, 1, 2, 0]])
     with torch.inference_mode():
-        streamed.hidden(Batch(ids, kinds, torch.full(ids.shape, -100)))
+        streamed.hidden(TokenBatch(ids, kinds, torch.full(ids.shape, -100)))
         x, out = seen[name]
         change = out - x @ module.weight.T
         torch.testing.assert_close(change[0, [0, 3]], x[0, [0, 3]] @ one[name].dense().T)
@@ -270,7 +270,7 @@ def test_modalities_come_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_process")
+@pytest.mark.usefixtures("one_process", "pretrained")
 def test_a_whole_run(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,53 +1,50 @@
-"""The benchmarks' modules import each other downwards only, and their classes have names of their own."""
+"""The benchmarks keep the rules of the library's code: no import circle, no private file, short functions."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from functools import cache
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+from _structure import Source, circles, long_functions
+
 ROOT = Path(__file__).resolve().parents[2]
-FILES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in sorted((ROOT / "benchmarks").rglob("*.py"))
-}
+MEDIAN_BELOW, ALL_BELOW = 10, 65
+"""Lines of a function's body."""
 
 
-@cache
-def _imports(name: str) -> frozenset[str]:
-    """Return all modules that a module imports, wherever in it, and each name that it takes from a module."""
-    return frozenset(_of(ast.parse(FILES[name].read_text())))
+@pytest.fixture(scope="module")
+def benchmarks() -> Source:
+    return Source(ROOT / "benchmarks")
 
 
-def _of(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, "imports are absolute"
-            module = node.module or ""
-            yield module
-            yield from (f"{module}.{alias.name}" for alias in node.names)
+def test_no_imports_go_in_a_circle(benchmarks: Source) -> None:
+    assert not circles(benchmarks)
 
 
-def test_no_module_imports_itself_over_others() -> None:
-    """Imports in functions and those for types alone count, too. A package's own file has no imports."""
-    graph = {name: {one for one in _imports(name) if one in FILES and one != name} for name in FILES}
-    try:
-        list(TopologicalSorter(graph).static_order())
-    except CycleError as circle:
-        pytest.fail(" -> ".join(circle.args[1]))
+def test_no_private_file_of_the_library_is_imported(benchmarks: Source) -> None:
+    imported = {
+        f"{module.path}:{node.lineno}: {node.module}"
+        for module in benchmarks.modules.values()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ImportFrom) and f"{node.module}".startswith("submerge")
+        if any(part.startswith("_") for part in f"{node.module}".split("."))
+    }
+    assert not imported
 
 
-def test_no_two_classes_have_one_name() -> None:
+def test_classes_have_names_of_their_own(benchmarks: Source) -> None:
+    """No two in the benchmarks have one name, and none has the name of one in the library."""
     places: dict[str, list[str]] = {}
-    for path in sorted((*FILES.values(), *(ROOT / "src").rglob("*.py"))):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                places.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
-    twice = {name: some for name, some in places.items() if len(some) > 1}
-    assert not {name: some for name, some in twice.items() if any("benchmarks" in one for one in some)}
+    for source in (benchmarks, Source(ROOT / "src" / "submerge")):
+        for module in source.modules.values():
+            for node in ast.walk(module.tree):
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places.setdefault(node.name, []).append(module.name)
+    shared = {name: modules for name, modules in places.items() if len(modules) > 1}
+    assert not [f"{name}: {some}" for name, some in shared.items() if "benchmarks" in str(some)]
+
+
+def test_functions_are_short(benchmarks: Source) -> None:
+    assert not long_functions(benchmarks, MEDIAN_BELOW, ALL_BELOW)

@@ -64,10 +64,10 @@ def test_merge_and_load(case: Case, kind: str, family: Family, tmp_path: Path) -
     report = submerge.merge(tmp_path / "recipe.yaml", tmp_path / "out", settings=ROOM)
 
     base, tuned, out = read(family.base), [read(folder) for folder in family.tuned], read(report.out)
-    donor = base if case.base else tuned[0]
-    assert set(out) == set(donor) == set(base)
+    reference = base if case.base else tuned[0]
+    assert set(out) == set(reference) == set(base)
     assert {n: (t.dtype, t.shape) for n, t in out.items()} == {
-        n: (t.dtype, t.shape) for n, t in donor.items()
+        n: (t.dtype, t.shape) for n, t in reference.items()
     }
     for name, wanted in expected(case, base, tuned).items():
         torch.testing.assert_close(

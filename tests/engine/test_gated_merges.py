@@ -88,15 +88,15 @@ def test_bytes_do_not_depend_on_threads_and_a_stopped_run_resumes(
     class Stop(Exception):  # noqa: N818
         pass
 
-    finished = _run.CheckpointRun._finished
+    finished = _run.Run._finished
 
-    def stop(self: Any, task: Any, result: Any) -> None:
-        finished(self, task, result)
-        if "layer.1.output.dense" in task.job.plan.name:
+    def stop(self: Any, record: Any) -> None:
+        finished(self, record)
+        if "layer.1.output.dense" in self.plan.tensors[record.tensor].name:
             raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(_run.CheckpointRun, "_finished", stop)
+        patch.setattr(_run.Run, "_finished", stop)
         with pytest.raises(Stop):
             submerge.merge(bert.recipe(), tmp_path / "c" / "out", settings=one_thread)
     part = next((tmp_path / "c" / "out.incomplete" / ".bank").glob("*.safetensors"))

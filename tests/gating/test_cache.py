@@ -1,6 +1,4 @@
-"""The cache forgets what was used longest ago."""
-
-from __future__ import annotations
+"""The cache of merged cores is bounded by its bytes."""
 
 import torch
 

@@ -1,33 +1,19 @@
-"""What the bank of MASS holds, and what the checkpoint is."""
-
-from __future__ import annotations
+"""MASS: what its bank and its checkpoint hold."""
 
 import math
 
 import torch
 
-from _updates import fold, rotation
-from submerge.algebra import Dense, LowRank, Update
+from _updates import assert_close, fold, matrix, normal, rotation
+from submerge.algebra import Dense, LowRank
 from submerge.methods import METHODS, TensorSpec
-
-
-def normal(seed: int, *shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def dense(found: Update) -> torch.Tensor:
-    return found.dense().double()
-
-
-def close(a: torch.Tensor, b: torch.Tensor, share: float = 1e-5) -> None:
-    assert (a - b).norm() <= share * max(1.0, b.norm().item())
 
 
 def test_the_fixed_merge_is_that_of_tsv_m() -> None:
     updates = [Dense(normal(t, 24, 16).float()) for t in range(4)]
-    close(dense(fold("mass", updates).update), dense(fold("tsv_m", updates).update), 1e-5)
+    assert_close(matrix(fold("mass", updates).update), matrix(fold("tsv_m", updates).update), 1e-5)
     factors = [LowRank(normal(t, 24, 2).float(), normal(9 + t, 2, 16).float()) for t in range(4)]
-    close(dense(fold("mass", factors).update), dense(fold("tsv_m", factors).update), 1e-5)
+    assert_close(matrix(fold("mass", factors).update), matrix(fold("tsv_m", factors).update), 1e-5)
 
 
 def test_the_bank_is_as_large_as_its_bound() -> None:

@@ -9,7 +9,8 @@ import torch
 from _support import CASES, Case, State, family
 from submerge.algebra import Chunk, Reduction
 from submerge.engine import merge_state_dicts
-from submerge.engine.work._job import Job, Task
+from submerge.engine.work import Range
+from submerge.engine.work._chunk_reader import ChunkReader
 from submerge.methods import FoldPlan, Method, TensorSpec, Values
 
 SHAPES = {"matrix": (300, 70), "norm": (4099,), "conv": (20, 7, 5, 3), "scalar": ()}
@@ -70,13 +71,13 @@ def test_threads_make_no_difference_at_all(
     tiny_chunks()
     one, two = merge(threads=1), merge(threads=2)
     assert differences(one, two) == []
-    work = Job.work
+    spans = ChunkReader.spans
 
-    def late(job: Job, task: Task, space: object) -> object:
-        time.sleep(0.003 * (task.index % 3 == 0))  # so that tasks are done in another order
-        return work(job, task, space)
+    def late(reader: ChunkReader, one: Range) -> object:
+        time.sleep(0.003 * (one.number % 3 == 0))  # so that ranges are done in another order
+        return spans(reader, one)
 
-    monkeypatch.setattr(Job, "work", late)
+    monkeypatch.setattr(ChunkReader, "spans", late)
     assert differences(one, merge(threads=5)) == []
 
 

@@ -8,7 +8,7 @@ import torch
 
 import submerge
 from _models import ROOM, Family, architecture, read, state, write
-from submerge.engine.output._bank import bank_bytes
+from submerge.engine.plan import bank_bytes
 
 POSITIONS = "vision_model.embeddings.position_embedding.weight"
 TOKENS = "text_model.embeddings.token_embedding.weight"

@@ -1,6 +1,4 @@
-"""From scores to tasks: z-scores, shares, groups, evidence."""
-
-from __future__ import annotations
+"""Which tasks run: z-scores, shares, thresholds and groups."""
 
 import math
 

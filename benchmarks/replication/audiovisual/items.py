@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.replication.audiovisual.encoders import Features
 from benchmarks.replication.audiovisual.modalities import MODALITIES
-from benchmarks.replication.lm.streams import TEXT, Batch, SoftTokens
+from benchmarks.replication.lm.streams import TEXT, SoftTokens, TokenBatch
 from benchmarks.replication.lm.words import (
     NUMBERS,
     QUESTIONS,
@@ -114,7 +114,7 @@ def batch(
     items: Sequence[SlotQuestion],
     features: Mapping[str, Features],
     modalities: Sequence[str] = tuple(STREAMS),
-) -> Batch:
+) -> TokenBatch:
     """Return the batch of these questions; facts stand in the order of `SLOTS`.
 
     Inputs of other modalities than the model's are left out; what is asked stays the same.
@@ -131,7 +131,7 @@ def batch(
         for place, one in places.items():
             soft.setdefault(one.slot, []).append((row, place, one))
     tokens_of = {slot: _soft(placed, features[slot]) for slot, placed in soft.items()}
-    return Batch(tokens, streams, labels, tokens_of)
+    return TokenBatch(tokens, streams, labels, tokens_of)
 
 
 def _soft(placed: Sequence[tuple[int, int, SlotValue]], features: Features) -> SoftTokens:

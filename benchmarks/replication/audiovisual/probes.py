@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.replication.audiovisual.encoders import Features
 from benchmarks.replication.audiovisual.items import STREAMS, InputPool, SlotQuestion, batch, draw
 from benchmarks.replication.audiovisual.modalities import MODALITIES
-from benchmarks.replication.lm.streams import Batch, StreamedLM
+from benchmarks.replication.lm.streams import StreamedLM, TokenBatch
 from benchmarks.replication.lm.words import ONE, TWO
 from benchmarks.replication.rows import seed_of
 
@@ -88,7 +88,7 @@ class ProbeBatches:
     ) -> None:
         pool = InputPool({slot: parts[part] for slot, parts in features.items()})
         words = InputPool({})
-        self.batches: dict[str, list[Batch]] = {}
+        self.batches: dict[str, list[TokenBatch]] = {}
         for probe in PROBES:
             items = probe.items(words if probe.group == "text" else pool, count, part)
             self.batches[probe.name] = [

@@ -22,7 +22,7 @@ from benchmarks.replication.audiovisual.modalities import MODALITIES
 from benchmarks.replication.cache import Result, cached, timed
 from benchmarks.replication.lm import pretrain, updates
 from benchmarks.replication.lm.fit import Tuning, fit
-from benchmarks.replication.lm.streams import TEXT, Batch, StreamedLM, StreamUpdates
+from benchmarks.replication.lm.streams import TEXT, StreamedLM, StreamUpdates, TokenBatch
 from benchmarks.replication.lm.updates import Updates, load_adapter, parameters, save_adapter
 from benchmarks.replication.lm.words import ONE
 from benchmarks.replication.rows import seed_of
@@ -129,12 +129,12 @@ def load(
 
 def _sampler(
     features: Mapping[str, Features], slots: Sequence[str], size: int, seed: int
-) -> Callable[[int], Batch]:
+) -> Callable[[int], TokenBatch]:
     """Return a function that draws the batch of a step; every second one has noisy inputs."""
     pool, generator = InputPool(features), np.random.default_rng(seed)
     known = [one.name for one in ONE]
 
-    def sample(step: int) -> Batch:
+    def sample(step: int) -> TokenBatch:
         items = []
         for _ in range(size):
             slot = slots[generator.integers(len(slots))]

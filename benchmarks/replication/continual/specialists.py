@@ -17,7 +17,7 @@ from benchmarks.replication.continual.encoder import CHANNELS, PATCHES, EncodedP
 from benchmarks.replication.continual.tasks import Asked
 from benchmarks.replication.lm import pretrain, updates
 from benchmarks.replication.lm.fit import Tuning, fit
-from benchmarks.replication.lm.streams import TEXT, Batch, SoftTokens, StreamedLM, StreamUpdates
+from benchmarks.replication.lm.streams import TEXT, SoftTokens, StreamedLM, StreamUpdates, TokenBatch
 from benchmarks.replication.lm.updates import load_adapter, parameters, save_adapter
 from benchmarks.replication.lm.words import SOFT, ids
 from benchmarks.replication.rows import seed_of
@@ -51,7 +51,7 @@ def projector(folder: Path) -> PatchProjector:
     return loaded
 
 
-def batch(asked: Sequence[Asked], features: torch.Tensor) -> Batch:
+def batch(asked: Sequence[Asked], features: torch.Tensor) -> TokenBatch:
     """Return the batch of these questions; an image is 16 soft tokens."""
     heads = ["<s>", "image", *[SOFT] * PATCHES, "."]
     tokens = [ids([*heads, *question.split()]) for _, question, _ in asked]
@@ -65,7 +65,7 @@ def batch(asked: Sequence[Asked], features: torch.Tensor) -> Batch:
     rows = torch.arange(len(asked))
     images = torch.tensor([row for row, _, _ in asked])
     soft = SoftTokens(rows, torch.full_like(rows, 2), features[images])
-    return Batch(padded, streams, labels, {"image": soft})
+    return TokenBatch(padded, streams, labels, {"image": soft})
 
 
 def train(
@@ -112,11 +112,11 @@ def train(
     return cached(folder, config, make)
 
 
-def _sampler(parts: Mapping[str, EncodedPart], size: int, seed: int) -> Callable[[int], Batch]:
+def _sampler(parts: Mapping[str, EncodedPart], size: int, seed: int) -> Callable[[int], TokenBatch]:
     """Return a function that draws the batch of a step: of one task, the tasks taking turns."""
     generator, in_turn = np.random.default_rng(seed), list(parts.values())
 
-    def sample(step: int) -> Batch:
+    def sample(step: int) -> TokenBatch:
         part = in_turn[step % len(in_turn)]
         return batch([part.asked[i] for i in generator.integers(len(part.asked), size=size)], part.features)
 

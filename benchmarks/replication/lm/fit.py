@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.replication.lm.streams import Batch, StreamedLM
+from benchmarks.replication.lm.streams import StreamedLM, TokenBatch
 from benchmarks.replication.loop import cosine, minimise, paced, tenths
 
 __all__ = ["Tuning", "fit"]
@@ -36,7 +36,7 @@ class Tuning:
 def fit(
     model: StreamedLM,
     weights: list[nn.Parameter],
-    sample: Callable[[int], Batch],
+    sample: Callable[[int], TokenBatch],
     steps: int,
     rate: float,
     warmup: int,

@@ -15,7 +15,7 @@ from torch import nn
 
 from benchmarks.replication.lm.updates import Updates, linears, product
 
-__all__ = ["TEXT", "Batch", "SoftTokens", "StreamUpdates", "StreamedLM"]
+__all__ = ["TEXT", "SoftTokens", "StreamUpdates", "StreamedLM", "TokenBatch"]
 
 TEXT = 0
 
@@ -33,7 +33,7 @@ class SoftTokens:
 
 
 @dataclass(frozen=True)
-class Batch:
+class TokenBatch:
     """Sequences of ids and streams, shape [n, length]; labels are −100 but where an answer is due."""
 
     ids: torch.Tensor
@@ -68,7 +68,7 @@ class StreamedLM:
                 out = out + product(update, x, mask)
         return out
 
-    def hidden(self, batch: Batch) -> torch.Tensor:
+    def hidden(self, batch: TokenBatch) -> torch.Tensor:
         """Return the last block's output at every position, shape [n, length, width]."""
         embeds = self.lm.get_input_embeddings()(batch.ids)
         for name, soft in batch.soft.items():
@@ -79,18 +79,18 @@ class StreamedLM:
         hidden: torch.Tensor = self.lm.model(inputs_embeds=embeds).last_hidden_state
         return hidden
 
-    def answers(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def answers(self, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits and right words where an answer is due, shapes [k, words] and [k]."""
         due = batch.labels >= 0
         return self.lm.lm_head(self.hidden(batch)[due]), batch.labels[due]
 
     @torch.inference_mode()
-    def right(self, batch: Batch) -> torch.Tensor:
+    def right(self, batch: TokenBatch) -> torch.Tensor:
         """Return for each answer whether it is right, shape [k]."""
         logits, labels = self.answers(batch)
         return logits.argmax(-1) == labels
 
-    def accuracy(self, batches: Sequence[Batch]) -> float:
+    def accuracy(self, batches: Sequence[TokenBatch]) -> float:
         """Return the share of right answers."""
         return torch.cat([self.right(batch) for batch in batches]).double().mean().item()
 

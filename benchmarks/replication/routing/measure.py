@@ -166,13 +166,15 @@ class Servers:
         """Return the choice alone; rows with one router share its scores, whatever the caller knows."""
         key = (repr(sorted(row.settings.items())), row.head_evidence, part, task)
         if key not in self._scores:
-            items, parts, order = self.scorer.items[part][task], [], []
+            items = self.scorer.items[part][task]
             evidence = self._head_evidence(part, task) if row.head_evidence else None
-            for which in items.batches():
+
+            def scores_of(which: list[int]) -> torch.Tensor:
                 prior = None if evidence is None else evidence[which]
-                parts.append(model.route(**items.batch(which), prior=prior).scores)
-                order += which
-            self._scores[key] = torch.cat(parts)[torch.tensor(order).argsort()]
+                scores: torch.Tensor = model.route(**items.batch(which), prior=prior).scores
+                return scores
+
+            self._scores[key] = items.in_batches(scores_of)
         scores = self._scores[key]
         if row.group > 1:
             scores = torch.cat([each.mean(0).expand_as(each) for each in scores.split(row.group)])
@@ -192,15 +194,16 @@ class Servers:
         goes in by `prior=`, which chooses as `head_evidence` does (tests/benchmarks/test_served_heads.py).
         """
         if (part, task) not in self._evidence:
-            domain, items, base = self.specialists.domain, self.scorer.items[part][task], self._base
+            domain, items = self.specialists.domain, self.scorer.items[part][task]
             heads = [self.heads[t] for t in self.tasks]
             classes = [head.kind == CLASSES for head in heads]
-            evidence = torch.zeros(len(items), len(heads), dtype=torch.float64)
-            for which in items.batches():
+
+            def evidence_of(which: list[int]) -> torch.Tensor:
                 batch = items.batch(which)
-                features = domain.pooled(base(**batch).last_hidden_state, batch, CLASSES)
-                evidence[which] = head_evidence([logits(head, features) for head in heads], classes)
-            self._evidence[part, task] = evidence
+                features = domain.pooled(self._base(**batch).last_hidden_state, batch, CLASSES)
+                return head_evidence([logits(head, features) for head in heads], classes)
+
+            self._evidence[part, task] = items.in_batches(evidence_of)
         return self._evidence[part, task]
 
     def _lda(self, row: Served) -> Callable[[str, str], _Answers]:

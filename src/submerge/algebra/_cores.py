@@ -1,6 +1,6 @@
 """Several updates of one weight as factors side by side, and the cores that merge any set of them.
 
-Update t is kept as Δ_t = U_t diag(s_t) V_t, with U_t [m, r_t], s_t [r_t] and V_t [r_t, n]. For a set S of
+Update t is stored as Δ_t = U_t diag(s_t) V_t, with U_t [m, r_t], s_t [r_t] and V_t [r_t, n]. For a set S of
 updates, with U = [U_t]_{t∈S} and V = [V_t]_{t∈S} stacked, every rule below has the form
 
     Δ_S = U M_S V,
@@ -77,26 +77,26 @@ class Core:
         return self.left @ self.right
 
 
-def _condition(*sides: torch.Tensor) -> float:
-    return max((float(s[0] / s[-1]) for s in sides if len(s)), default=1.0)
+def _condition(*singular_values: torch.Tensor) -> float:
+    return max((float(s[0] / s[-1]) for s in singular_values if len(s)), default=1.0)
 
 
-def _tsv_m(left: torch.Tensor, values: torch.Tensor, right: torch.Tensor, share: float) -> Core:
-    (a, u), (b, v) = rooted(left, share), rooted(right, share)
-    return Core((u / a) @ u.T * values, (v / b) @ v.T, _condition(a, b))
+def _tsv_m(gram_u: torch.Tensor, s: torch.Tensor, gram_v: torch.Tensor, share: float) -> Core:
+    (a, x), (b, y) = rooted(gram_u, share), rooted(gram_v, share)  # A = x diag(a²) xᵀ, B = y diag(b²) yᵀ
+    return Core((x / a) @ x.T * s, (y / b) @ y.T, _condition(a, b))
 
 
-def _iso_c(left: torch.Tensor, values: torch.Tensor, right: torch.Tensor, share: float) -> Core:
-    (a, u), (b, v) = rooted(left, share), rooted(right, share)
-    # A^(1/2) D B^(1/2) in the eigenvectors of A and B has the singular values σ of the sum U D V itself
-    p, s, qh = torch.linalg.svd((u * a).T @ (values.unsqueeze(1) * (v * b)), full_matrices=False)
-    in_range = s > share * s[:1]
-    level = s[in_range].mean() if bool(in_range.any()) else s.new_zeros(())
-    return Core(level * ((u / a) @ p[:, in_range]), qh[in_range] @ (v / b).T, _condition(a, b))
+def _iso_c(gram_u: torch.Tensor, s: torch.Tensor, gram_v: torch.Tensor, share: float) -> Core:
+    (a, x), (b, y) = rooted(gram_u, share), rooted(gram_v, share)
+    # A^(1/2) D B^(1/2), here in the coordinates x and y, has the singular values σ of the sum U D V
+    p, sigma, qh = torch.linalg.svd((x * a).T @ (s.unsqueeze(1) * (y * b)), full_matrices=False)
+    in_range = sigma > share * sigma[:1]
+    mean = sigma[in_range].mean() if bool(in_range.any()) else sigma.new_zeros(())
+    return Core(mean * ((x / a) @ p[:, in_range]), qh[in_range] @ (y / b).T, _condition(a, b))
 
 
-def _sum(left: torch.Tensor, values: torch.Tensor, right: torch.Tensor, share: float) -> Core:
-    return Core(values.diag(), torch.eye(len(values), dtype=values.dtype, device=values.device))
+def _sum(gram_u: torch.Tensor, s: torch.Tensor, gram_v: torch.Tensor, share: float) -> Core:
+    return Core(s.diag(), torch.eye(len(s), dtype=s.dtype, device=s.device))
 
 
 CORES: Mapping[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], Core]] = {

@@ -41,7 +41,7 @@ def krylov_eigenpairs(
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Return leading eigenvalues [w + 1] and eigenvectors [d, w] of G, descending, or None.
 
-    The first `most` of them are right, if they are above rounding; the others have not settled. None says
+    The first `most` of them are right, if they are above rounding; the others have not converged. None says
     that the iteration converges too slowly to be worth it: eigenvalues about the cut are too close.
 
     Args:

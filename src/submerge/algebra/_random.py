@@ -10,7 +10,7 @@ from submerge.deprecated import warn_renamed
 __all__ = ["bernoulli", "coins", "stream_key", "uniform"]
 
 _WORD = 8  # bytes that the generator makes in one step
-_GOLDEN = 0x9E3779B97F4A7C15
+_GOLDEN = 0x9E3779B97F4A7C15  # 2⁶⁴ over the golden ratio: splitmix64's step
 
 
 def stream_key(seed: int, name: str, model: int) -> int:
@@ -65,10 +65,10 @@ def bernoulli(key: int, start: int, count: int, probability: float) -> torch.Ten
     if probability >= 1:
         return torch.ones(count, dtype=torch.uint8)
     threshold, fraction = divmod(probability * 256, 1)
-    drawn = _bytes(key, start, count)
-    ones = np.less(drawn, np.uint8(threshold))
+    random_bytes = _bytes(key, start, count)
+    ones = np.less(random_bytes, np.uint8(threshold))
     if fraction:
-        undecided = np.flatnonzero(drawn == np.uint8(threshold))
+        undecided = np.flatnonzero(random_bytes == np.uint8(threshold))
         hashes = _hashed(key, undecided.astype(np.uint64) + np.uint64(start))
         ones[undecided] = hashes < np.uint32(fraction * 2**32)
     return torch.from_numpy(ones.view(np.uint8))  # torch is slow with booleans

@@ -56,6 +56,17 @@ class _Search:
             self.answer = math.inf
 
 
+@dataclass(frozen=True)
+class _Bracket:
+    """What one pass looks at for a search: every stride-th value inside is collected."""
+
+    row: int
+    lo: float
+    hi: float
+    stride: int
+    counts_positive: bool
+
+
 @dataclass
 class _Census:
     """Counts around a bracket, and the values (every stride-th) strictly inside, once all are there."""
@@ -132,28 +143,17 @@ class _Count(Reduction[list[_Census], list[_Census]]):
     def __init__(self, values: RowValues, searches: Sequence[_Search]) -> None:
         self.values = values
         self.brackets = [
-            (s.row, s.lo, s.hi, max(1, math.ceil(s.expected / COLLECT_MOST)), s.share is not None)
+            _Bracket(s.row, s.lo, s.hi, max(1, math.ceil(s.expected / COLLECT_MOST)), s.share is not None)
             for s in searches
         ]
         self.collected = [_Collected() for _ in searches]
 
     def observe(self, chunk: Chunk) -> list[_Census]:
         """Collect the chunk's values inside each bracket, and return the counts around it."""
-        result = []
-        for (row, lo, hi, stride, counted), collected in zip(self.brackets, self.collected, strict=True):
-            x = _host(self.values, chunk, row)
-            over = x > hi
-            above = int(np.count_nonzero(over))
-            # Two comparisons of all values. The others are of those from lo to hi: few, unless they tie with
-            # an end of the bracket, and then they are counted and need not be collected.
-            near = x[np.flatnonzero(np.logical_xor(x >= lo, over, out=over))]
-            at_hi = int(np.count_nonzero(near == hi))
-            at_lo = int(np.count_nonzero(near == lo)) if lo < hi else 0
-            inside = near[(near > lo) & (near < hi)]
-            collected.add(inside[::stride])
-            positive = int(np.count_nonzero(x > 0)) if counted else 0
-            result.append(_Census(above, at_hi, len(inside), at_lo, positive))
-        return result
+        return [
+            _count(_host(self.values, chunk, bracket.row), bracket, collected)
+            for bracket, collected in zip(self.brackets, self.collected, strict=True)
+        ]
 
     def combine(self, parts: Sequence[list[_Census]]) -> list[_Census]:
         """Return the censuses of the whole tensor."""
@@ -168,6 +168,22 @@ class _Count(Reduction[list[_Census], list[_Census]]):
             )
             for column, collected in zip(zip(*parts, strict=True), self.collected, strict=True)
         ]
+
+
+def _count(x: Floats, bracket: _Bracket, collected: _Collected) -> _Census:
+    """Return the census of a chunk's values, and collect every stride-th of those inside."""
+    lo, hi = bracket.lo, bracket.hi
+    over = x > hi
+    above = int(np.count_nonzero(over))
+    # Two comparisons of all values. The others are of those from lo to hi: few, unless they tie with an end
+    # of the bracket, and then they are counted and need not be collected.
+    near = x[np.flatnonzero(np.logical_xor(x >= lo, over, out=over))]
+    at_hi = int(np.count_nonzero(near == hi))
+    at_lo = int(np.count_nonzero(near == lo)) if lo < hi else 0
+    inside = near[(near > lo) & (near < hi)]
+    collected.add(inside[:: bracket.stride])
+    positive = int(np.count_nonzero(x > 0)) if bracket.counts_positive else 0
+    return _Census(above, at_hi, len(inside), at_lo, positive)
 
 
 def _nth(values: Floats, rank: int) -> float:

@@ -91,6 +91,7 @@ def svd(update: Update, k: int | None = None) -> Svd:
     else:
         assert isinstance(update, (Dense, Streamed))
         dtype = update.dtype
+        # squares would cost float64 data half of their digits; those of float32 have room in float64
         small = min(update.shape) <= DIRECT or dtype == torch.float64
         u, s, v = _direct(update.dense().double()) if small else _by_gram(update)
     rank = _rank(s, tolerance(update.shape, dtype))

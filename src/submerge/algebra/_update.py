@@ -78,7 +78,7 @@ class Update(ABC):
     @cached_property
     def norm(self) -> float:
         """The Frobenius norm ‖Δ‖."""
-        return math.sqrt(max(0.0, inner(self, self)))
+        return math.sqrt(max(0.0, inner(self, self)))  # rounding may leave less than 0 where factors cancel
 
     def times(self, x: torch.Tensor) -> torch.Tensor:
         """Return Δ x: the old name of `matmul`, which warns."""
@@ -369,6 +369,6 @@ def weighted_sum(updates: Sequence[Update], weights: Sequence[float]) -> Update:
         return out
 
     streams = [u for u, _ in terms if isinstance(u, Streamed)]
-    if streams:
+    if streams:  # a sum in memory would be as large as what did not fit
         return Streamed(shape, rows, streams[0].dtype)
     return Dense(rows(0, shape[0]))

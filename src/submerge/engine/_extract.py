@@ -87,7 +87,7 @@ def _followable(problem: Problem, recipe: dict[str, Any]) -> Problem:
     rules = re.search(r"rules: {(\w+): ([\w-]+)}", problem.hint)
     if rules is None:
         return problem
-    whole = recipe | {"rules": {rules[1]: rules[2]}}
-    text = yaml.safe_dump(whole, default_flow_style=True, width=2**20)
+    with_rule = recipe | {"rules": {rules[1]: rules[2]}}
+    text = yaml.safe_dump(with_rule, default_flow_style=True, width=2**20)
     hint = f"extract from a fine-tune of this base; or `submerge merge` the recipe {text.strip()}"
     return replace(problem, hint=hint)

@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from submerge.engine.output import (
-    AdapterRun,
-    CheckpointRun,
+    TARGETS,
     MergeReport,
     Output,
     Progress,
+    Run,
     by_treatment,
     check_target,
-    vllm_command,
 )
 from submerge.engine.plan import MergePlan, Settings, check_device, make_plan, peak_resident
-from submerge.errors import WorkError
+from submerge.engine.work import Meter
 from submerge.recipe import Recipe
 
-__all__ = ["merge", "nonfinite_error"]
+__all__ = ["merge"]
 
 
 def merge(
@@ -37,7 +36,7 @@ def merge(
 
     Args:
         recipe: a path, YAML text (with a newline), a mapping, a `Recipe`, or a `MergePlan`.
-        out: the folder to make. It is built as `OUT.incomplete` and renamed when it is whole.
+        out: the folder to make. It is built as `OUT.incomplete` and renamed when it is complete.
         settings: how to run (ignored for a `MergePlan`, which has its own).
         resume: go on from what an interrupted run of the same merge left.
         overwrite: replace a folder that is not empty.
@@ -64,46 +63,28 @@ def merge(
     out = Path(out)
     check_target(plan, out, overwrite)
     output = Output(plan, out, resume=resume, overwrite=overwrite)
-    run = (AdapterRun if plan.recipe.output.form == "adapter" else CheckpointRun)(plan, output)
+    target = TARGETS[plan.recipe.output.form](plan, output, Meter())
+    run = Run(target)
     try:
-        run.go(device, progress)
-        nonfinite = run.nonfinite()
-        if nonfinite and not plan.settings.allow_nonfinite:
-            raise nonfinite_error(nonfinite)
-        output.check_inputs()
-        run.seal()
-        output.finish(run.manifest(nonfinite))
+        run.execute(device, progress)
+        output.finish(run.manifest(), target.write_side_files)
     finally:
         output.journal.close()
     busy = max(1e-9, run.seconds * plan.budget.workers)
     return MergeReport(
         out=output.out,
         seconds=time.perf_counter() - begun,
-        bytes_read=run.meter.read,
-        bytes_written=run.bytes_written,
-        reading=min(1.0, run.meter.reading / busy),
-        writing=min(1.0, run.meter.writing / busy),
+        bytes_read=target.meter.read,
+        bytes_written=target.bytes_written,
+        reading=min(1.0, target.meter.reading / busy),
+        writing=min(1.0, target.meter.writing / busy),
         peak_memory_bytes=max(peak_resident(), run.peak),
         workers=plan.budget.workers,
         tensors=by_treatment([t.treatment for t in plan.tensors]),
         resumed=run.resumed,
-        nonfinite=nonfinite,
-        differs=run.differs(),
-        warnings=(*plan.warnings, *run.warnings()),
-        figures=run.figures(),
-        serve=vllm_command({output.out.name: output.out}, plan.models[plan.donor].config)
-        if plan.recipe.output.form == "adapter"
-        else None,
+        nonfinite=run.records.nonfinite(),
+        differs=run.records.differs(),
+        warnings=(*plan.warnings, *target.warnings(run.records)),
+        figures=run.records.figures(),
+        serve=target.serve,
     )
-
-
-def nonfinite_error(found: Mapping[str, Mapping[str, int]]) -> WorkError:
-    """Return the error that names the tensors with NaN or Inf, and whose they are."""
-    shown = [
-        f"  {name}: " + ", ".join(f"{count} in {where}" for where, count in counts.items())
-        for name, counts in list(found.items())[:10]
-    ]
-    shown += [f"  … and {len(found) - 10} tensors more"] if len(found) > 10 else []
-    count = "1 tensor" if len(found) == 1 else f"{len(found)} tensors"
-    hint = "mend the inputs, or allow them with --allow-nonfinite (--resume keeps the work that is done)"
-    return WorkError("\n".join([f"NaN or Inf in {count} — {hint}:", *shown]))

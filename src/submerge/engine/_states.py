@@ -7,13 +7,21 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from submerge.deferred import torch
-from submerge.engine._merge import nonfinite_error
 from submerge.engine.plan import Inputs, Settings, check_device, plan_models, torch_dtype
-from submerge.engine.work import Job, MatrixJob, TaskRecord, run_jobs, tally
+from submerge.engine.work import (
+    ChunkReader,
+    Passes,
+    RangeRecord,
+    memory_target,
+    nonfinite_error,
+    range_passes,
+    run_jobs,
+    tally,
+)
 from submerge.errors import Problem, RequestError
 from submerge.methods import METHODS
 from submerge.recipe import load_recipe
-from submerge.store import DTYPES, Checkpoint, FileTable, MemorySink, TensorEntry, dtype_named, lora_file
+from submerge.store import DTYPES, Checkpoint, FileTable, TensorEntry, dtype_named, lora_file
 
 __all__ = ["merge_state_dicts", "recipe_of"]
 
@@ -70,29 +78,22 @@ def merge_state_dicts(
     opened = {name: _checkpoint(name, _state(name, state)) for name, state in everything.items()}
     plan = plan_models(recipe, Inputs.of(recipe, opened), settings)
     merged = {t.name: torch.empty(t.shape, dtype=torch_dtype(t.dtype)) for t in plan.tensors}
-    sink = MemorySink(merged)
-    found: dict[str, dict[str, int]] = {}
     files = FileTable()  # of which none is opened
+    nonfinite: dict[str, dict[str, int]] = {}
 
-    def finished(_: Any, result: Any) -> None:
-        if isinstance(result, TaskRecord):
-            tally(plan, found, result)
+    def finished(record: RangeRecord) -> None:
+        tally(plan, nonfinite, record)
 
-    jobs = (
-        (MatrixJob if tensor.matrix else Job)(
-            index=index,
-            plan=tensor,
-            entry=TensorEntry(tensor.name, tensor.dtype, tensor.shape, None, 0, 0),
-            sources=[plan.models[i.model].source(i.entry.name, files) for i in tensor.read],
-            sink=sink,
-            seed=seed,
-            hashed=False,
-        )
-        for index, tensor in enumerate(plan.tensors)
-    )
-    run_jobs(jobs, finished, threads=plan.budget.workers, device=check_device(device))
-    if found and not allow_nonfinite:
-        raise nonfinite_error(found)
+    def job(index: int) -> Passes:
+        tensor = plan.tensors[index]
+        sources = [plan.models[i.model].source(i.entry.name, files) for i in tensor.read]
+        target = memory_target(index, merged[tensor.name], tensor.dtype, finished)
+        return range_passes(ChunkReader(tensor, sources, seed=seed), target)
+
+    jobs = map(job, range(len(plan.tensors)))
+    run_jobs(jobs, threads=plan.budget.workers, device=check_device(device))
+    if nonfinite and not allow_nonfinite:
+        raise nonfinite_error(nonfinite)
     return merged
 
 
@@ -158,8 +159,8 @@ def _state(name: str, model: State) -> Mapping[str, torch.Tensor]:
         what = "is a model with adapters of PEFT, which are factors of updates and no weights"
         hint = "submerge.merge_adapters merges them; or pass what model.merge_and_unload() returns"
         raise RequestError(Problem(what, name, hint))
-    found: Mapping[str, torch.Tensor] = model.state_dict()
-    return found
+    state: Mapping[str, torch.Tensor] = model.state_dict()
+    return state
 
 
 def _checkpoint(name: str, state: Mapping[str, torch.Tensor]) -> Checkpoint:

@@ -7,14 +7,13 @@ A package adds methods through the entry point group `submerge.methods`: each en
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
 from submerge.deprecated import warn_renamed
-from submerge.errors import Problem, RequestError, WorkError
+from submerge.errors import Problem, RequestError, WorkError, did_you_mean, nearest
 from submerge.methods._base import (
     REQUIRED,
     BankBound,
@@ -129,8 +128,8 @@ def find_method(name: str) -> Method:
         if wanted in (_plain(method.name), _plain(method.title)):
             return method
     plain = {_plain(known): known for known in METHODS}
-    near = get_close_matches(wanted[:100], plain, n=1)
-    hint = f"did you mean {plain[near[0]]!r}?" if near else f"there are {', '.join(METHODS)}"
+    near = nearest(wanted[:100], plain)
+    hint = did_you_mean(plain[near]) if near else f"there are {', '.join(METHODS)}"
     raise RequestError(Problem(f"no method is called {name!r}", "", hint))
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from submerge.errors import Problem, RequestError
 
-__all__ = ["LayerRule", "layer_numbers", "paper_site"]
+__all__ = ["LayerRule", "paper_site"]
 
 WHERE = "parameters.routing_layers"
 HINT = "all, paper, first:3, depth:0.75, numbers such as 0,2-4, or a part of the modules' names"
@@ -55,7 +55,7 @@ class LayerRule(ABC):
             return PaperLayer(text)
         if ":" in text:
             return _with_number(text)
-        numbers = layer_numbers(text)
+        numbers = _numbers(text)
         return NamedModules(text) if numbers is None else NumberedLayers(text, numbers)
 
     @abstractmethod
@@ -122,7 +122,7 @@ class NumberedLayers(LayerRule):
 
     def problems(self, tensors: Iterable[str]) -> list[Problem]:
         """Return the first number that no layer of the model has."""
-        from submerge.store import layer_of  # here: to list the methods, no file need be understood
+        from submerge.names import layer_of  # here: a list of the methods needs none of it
 
         layers = {place[1] for name in tensors if (place := layer_of(name)) is not None}
         missing = sorted(set(self.numbers) - layers)
@@ -161,7 +161,7 @@ def _with_number(text: str) -> LayerRule:
     raise RequestError(Problem(f"routing_layers cannot be {text!r}", WHERE, HINT))
 
 
-def layer_numbers(text: str) -> frozenset[int] | None:
+def _numbers(text: str) -> frozenset[int] | None:
     """Return the layers that a text such as `0,2-4` names, or None where it is no such text."""
     numbers: set[int] = set()
     for part in text.split(","):

@@ -56,9 +56,9 @@ def mean_plan(spec: TensorSpec, o: Values) -> FoldPlan:
     yield  # no statistic is needed
 
 
-def touching(frame: Frame, weights: Sequence[float]) -> list[tuple[Update, float]]:
-    """Return the frame's cores that are not zero, with their weights, where these are not zero either."""
-    pairs = zip(frame.cores, weights, strict=True)
+def touching(core_space: Frame, weights: Sequence[float]) -> list[tuple[Update, float]]:
+    """Return the cores that are not zero, with their weights, where these are not zero either."""
+    pairs = zip(core_space.cores, weights, strict=True)
     return [(core, weight) for core, weight in pairs if weight and not isinstance(core, Zero)]
 
 
@@ -67,9 +67,9 @@ def is_tall(update: Update) -> bool:
     return update.shape[0] >= update.shape[1]
 
 
-def negligible(frame: Frame) -> float:
-    """Return the share of the largest singular value that is rounding in the frame's cores."""
-    return max(GRAM_FLOOR, tolerance(frame.cores[0].shape, frame.dtype))
+def negligible(core_space: Frame) -> float:
+    """Return the share of the largest singular value that is rounding in the cores of the updates."""
+    return max(GRAM_FLOOR, tolerance(core_space.cores[0].shape, core_space.dtype))
 
 
 def short_side_gram(update: Update) -> torch.Tensor:
@@ -80,8 +80,8 @@ def short_side_gram(update: Update) -> torch.Tensor:
 def short_side_matmul(update: Update, x: torch.Tensor) -> torch.Tensor:
     """Return Δ x, or Δᵀ x for a wide update, for float64 x on the short side.
 
-    It is computed in float64, for small singular values are sums of large terms; what has as many rows as the
-    long side of a dense update is then rounded to that's dtype, to take half the memory.
+    Computed in float64, for small singular values are sums of large terms. Of a dense update the result has
+    as many rows as its long side: it is rounded to the update's dtype, which takes half the memory.
     """
     if not isinstance(update, (Dense, Streamed)):
         return update.matmul(x) if is_tall(update) else update.rmatmul(x.T).T
@@ -120,15 +120,15 @@ def leading_block(update: Update, share: float, k: int | None = None) -> Singula
     return SingularBlock(s, short, short_side_matmul(update, short))
 
 
-def orthogonalised(blocks: Sequence[SingularBlock], frame: Frame) -> Update:
-    """Return polar(U) diag(s) polar(V)ᵀ, for U, s and V those of the blocks of a frame's cores side by side.
+def orthogonalised(blocks: Sequence[SingularBlock], core_space: Frame) -> Update:
+    """Return polar(U) diag(s) polar(V)ᵀ, for U, s and V those of the blocks of the cores side by side.
 
     polar(X) = X (XᵀX)^(−1/2), on the range of X. The vectors of the long side enter as the images Δ_t V_t,
     whose Gram matrix says how they must be combined and scaled. Each factor is multiplied by its own root:
     where directions nearly coincide, the product of the roots has large entries that cancel only when both
     factors are applied, and rounded to float32 they would no longer.
     """
-    shape, share = frame.cores[0].shape, negligible(frame)
+    shape, share = core_space.cores[0].shape, negligible(core_space)
     if not any(len(b.s) for b in blocks):
         return Zero(shape)
     s = torch.cat([b.s for b in blocks])
@@ -139,7 +139,7 @@ def orthogonalised(blocks: Sequence[SingularBlock], frame: Frame) -> Update:
     long_root = inverse_root(squares / lengths / lengths.unsqueeze(1), share) * s / lengths.unsqueeze(1)
     short_polar = inverse_root(short.T @ short, share) @ short.T
     tall = shape[0] >= shape[1]
-    if frame.left is None and frame.right is None:
+    if core_space.left is None and core_space.right is None:
         merged = _rounded_matmul(Dense(long), long_root @ short_polar)
         return Dense(merged if tall else merged.T)
     long_polar = long @ long_root

@@ -21,7 +21,7 @@ REQUIRED = _Required()
 """The default of an option that has none: the recipe must give it."""
 
 FACTOR = ("lambda", "scale")
-"""What papers call the factor on the merged update: an option of either name is found by the other, too."""
+"""What papers call the factor on the merged update: an option of one name may be written as the other."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Option:
         choices: the words that are allowed; empty for any text.
         tune: whether users usually must tune it.
         word: may stand in a number's place (`auto`).
-        single: it says something about the whole model, and has one value for all tensors: no filter, no
+        single: it says something about the entire model, and has one value for all tensors: no filter, no
             gradient.
 
     Examples:

@@ -97,7 +97,7 @@ def _task_specific(core: Update, left: torch.Tensor, weight: float, share: float
         squares -= inside.double().T @ inside.double()
         _, short = rooted(squares, 0, k)
         long = short_side_matmul(core, short) - left @ (inside @ short.to(inside.dtype))
-    else:
+    else:  # here U_c is of the short side: (I − P) Δ Δᵀ (I − P) with P = U_c U_cᵀ
         squares -= left @ (left.T @ squares)
         squares -= (squares @ left) @ left.T
         _, short = rooted(squares, 0, k)

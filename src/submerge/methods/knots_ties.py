@@ -61,8 +61,8 @@ def _ties_in(
 ) -> torch.Tensor:
     """Return TIES(w_1 C_1, …, w_T C_T) [r, n] of coordinates C_t = Uᵀ Δ_t, for terms (Δ_t, w_t, density_t).
 
-    Where all C_t together have more rows than one update they are not held: each is made once to be trimmed,
-    of which bits remain, and then all of them again, a block of rows at a time, to be merged.
+    Where the C_t together would be larger than one update, they are not all in memory: each is computed once
+    to be trimmed, of which a mask of bits remains, and all again, by blocks of rows, to be merged.
     """
     (m, n), rank = terms[0][0].shape, basis.shape[1]
     step = rank if rank * len(terms) <= m else -(-rank // len(terms))

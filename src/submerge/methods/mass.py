@@ -24,7 +24,7 @@ from typing import Any
 from submerge.algebra import Bank, Dense, RankRule, Triplets, Update, Zero, enough, svd, weighted_sum
 from submerge.deferred import torch
 from submerge.methods._base import FoldPlan, GateSpec, Merged, Method, TensorSpec, Values
-from submerge.methods._layer_rule import LayerRule, layer_numbers, paper_site
+from submerge.methods._layer_rule import LayerRule
 from submerge.methods._mass_options import (
     OPTIONS,
     PRESETS,
@@ -45,8 +45,6 @@ __all__ = [
     "Pooling",
     "RoutingSettings",
     "Score",
-    "layer_numbers",
-    "paper_site",
     "routes_on_base",
 ]
 

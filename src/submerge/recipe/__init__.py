@@ -1,10 +1,10 @@
-"""What the user asks for: recipes read, checked whole, and resolved to a value for each tensor."""
+"""What the user asks for: recipes read, checked in full, and resolved to a value for each tensor."""
 
 from submerge.recipe._load import load_recipe
 from submerge.recipe._mergekit import to_mergekit
 from submerge.recipe._recipe import ModelEntry, OutputForm, Recipe, Rules, same_model
-from submerge.recipe._setting import Rule, Setting
-from submerge.recipe._settings import Resolved, ResolvedValues, resolve
+from submerge.recipe._resolve import Resolved, ResolvedValues, resolve
+from submerge.recipe._rules import Rule, Setting
 
 __all__ = [
     "ModelEntry",

@@ -1,24 +1,26 @@
+"""`load_recipe`: the sections of a recipe, read one after another, and every problem of all of them."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from submerge.recipe._carried import (
+import submerge.methods as installed
+from submerge.errors import did_you_mean
+from submerge.methods import Method
+from submerge.recipe._entries import check_participants, find_participants, read_models, read_spec
+from submerge.recipe._parameters import check_required, read_parameters
+from submerge.recipe._problems import KeyPath, Report, nearest_name, show
+from submerge.recipe._recipe import ModelEntry, Recipe
+from submerge.recipe._schema import (
     ABSENT_KEYS,
     ABSENT_METHODS,
     RECIPE_KEYS,
     RENAMED_KEYS,
 )
-from submerge.recipe._extras import read_dtype, read_output, read_rules, read_seed, read_tokenizer
-from submerge.recipe._models import check_participants, find_participants, read_models, read_spec
-from submerge.recipe._parameters import check_required, read_parameters
-from submerge.recipe._recipe import ModelEntry, Recipe
-from submerge.recipe._report import KeyPath, Report, nearest, show
+from submerge.recipe._sections import read_dtype, read_output, read_rules, read_seed, read_tokenizer
 from submerge.recipe._source import open_source
-
-if TYPE_CHECKING:
-    from submerge.methods import Method
 
 __all__ = ["load_recipe"]
 
@@ -29,7 +31,7 @@ def load_recipe(
     methods: Mapping[str, Method] | None = None,
     output: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """Return the recipe in `source`, checked whole: a file's path, YAML text, or a mapping.
+    """Return the recipe in `source`, checked in full: a file's path, YAML text, or a mapping.
 
     Args:
         source: a str that holds a line end is text, any other a path.
@@ -46,9 +48,7 @@ def load_recipe(
         ('ties', 'base', ['chat', 'code', 'math'])
     """
     if methods is None:
-        from submerge.methods import METHODS
-
-        methods = METHODS
+        methods = installed.METHODS
     opened = open_source(source)
     report, data = opened.report, opened.data
     if not isinstance(data, dict):
@@ -109,18 +109,18 @@ def _overridden(section: Any, output: Mapping[str, Any] | None) -> Any:
 
 
 def _check_keys(data: dict[str, Any], report: Report) -> None:
-    """Note keys that are unknown, and keys of mergekit's that are not carried."""
+    """Note keys that are unknown, and keys of mergekit's that are not supported."""
     for key, value in data.items():
         path: KeyPath = (key,)
         if key in ABSENT_KEYS:
             if value is not None:
-                report.add(f"'{key}' is not carried", path, ABSENT_KEYS[key])
+                report.add(f"'{key}' is not supported", path, ABSENT_KEYS[key])
         elif key in RENAMED_KEYS:
             report.add(f"unknown key '{key}'", path, f"did you mean '{RENAMED_KEYS[key]}'?")
         elif key not in RECIPE_KEYS:
             report.unknown("key", key, RECIPE_KEYS, path)
     if data.get("chat_template") is not None:
-        report.add("'chat_template' is not carried", ("chat_template",), "the base's own template is kept")
+        report.add("'chat_template' is not supported", ("chat_template",), "the base's own template is kept")
 
 
 def _read_method(data: dict[str, Any], methods: Mapping[str, Method], report: Report) -> Method | None:
@@ -134,18 +134,18 @@ def _read_method(data: dict[str, Any], methods: Mapping[str, Method], report: Re
     elif name in methods:
         return methods[name]
     elif name in ABSENT_METHODS:
-        report.add(f"the method '{name}' is not carried yet", path, "`submerge methods` lists all")
+        report.add(f"the method '{name}' is not supported yet", path, "`submerge methods` lists all")
     else:
-        near = nearest(name, methods)
-        also = f"did you mean '{near}'? " if near else ""
-        report.add(f"unknown method {show(name)}", path, f"{also}`submerge methods` lists all")
+        near = did_you_mean(nearest_name(name, methods))
+        hint = f"{near} `submerge methods` lists all".lstrip()
+        report.add(f"unknown method {show(name)}", path, hint)
     return None
 
 
 def _read_models(
     data: dict[str, Any], method: Method | None, methods: Mapping[str, Method], report: Report
 ) -> list[ModelEntry] | None:
-    """Return the models, or None; a recipe of slices was refused already, so is not told again."""
+    """Return the models, or None; a recipe of slices was refused already, so is not reported again."""
     if data.get("models") is None and (data.get("slices") is not None or data.get("modules") is not None):
         return None
     if "models" not in data:

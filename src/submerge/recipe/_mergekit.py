@@ -1,3 +1,5 @@
+"""A recipe as mergekit reads it, where it can do the same."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -6,7 +8,7 @@ from typing import Any
 import yaml
 
 from submerge.recipe._recipe import Recipe, same_model
-from submerge.recipe._setting import Setting
+from submerge.recipe._rules import Setting
 
 __all__ = ["to_mergekit"]
 
@@ -40,7 +42,7 @@ _PARAMETERS: Mapping[str, Mapping[str, Any]] = {
 
 
 def to_mergekit(recipe: Recipe) -> str | None:
-    """Return YAML with which mergekit merges as `recipe` says, or None where it cannot be told to.
+    """Return YAML with which mergekit merges as `recipe` says, or None where it cannot.
 
     Left out are the seed and the section `rules`, which mergekit does not have, and options of ours
     at their defaults. None comes back for a method or an option that mergekit lacks, for an adapter as

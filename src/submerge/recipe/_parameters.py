@@ -1,13 +1,14 @@
+"""The `parameters` of a recipe or of one model: a setting for each option of the method."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from submerge.recipe._report import KeyPath, Report, listed, nearest, show
-from submerge.recipe._setting import Setting, read_setting
-
-if TYPE_CHECKING:
-    from submerge.methods import Method
+from submerge.errors import did_you_mean
+from submerge.methods import REQUIRED, Method
+from submerge.recipe._problems import KeyPath, Report, listed, nearest_name, show
+from submerge.recipe._rules import Setting, read_setting
 
 __all__ = ["check_required", "read_parameters"]
 
@@ -31,7 +32,7 @@ def read_parameters(
     if not isinstance(raw, dict):
         report.add(f"'parameters' is a mapping, not {show(raw)}", path, "write 'name: value' lines")
         return {}
-    found: dict[str, Setting] = {}
+    settings: dict[str, Setting] = {}
     named: dict[str, str] = {}
     for name, written in raw.items():
         here: KeyPath = (*path, name)
@@ -50,8 +51,8 @@ def read_parameters(
                 hint = "give one value, without filters and gradients"
                 report.add(f"'{name}' is one value for all tensors", here, hint)
             elif setting is not None:
-                found[option.name if option is not None else name] = setting
-    return found
+                settings[option.name if option is not None else name] = setting
+    return settings
 
 
 def _no_option(
@@ -59,13 +60,13 @@ def _no_option(
 ) -> None:
     """Note a parameter that the method does not have."""
     valid = [option.name for option in method.options]
-    near = nearest(name, valid)
+    near = did_you_mean(nearest_name(name, valid))
     owners = [other.name for other in methods.values() if other.option(name)]
     if owners:
         hint = f"it belongs to {', '.join(sorted(owners))}"
         hint += f"; {method.name} has {listed(valid)}" if valid else ""
     elif near:
-        hint = f"did you mean '{near}'?"
+        hint = near
     else:
         hint = f"it has {listed(valid)}" if valid else "it has none"
     report.add(f"{method.name} has no parameter {show(name)}", path, hint)
@@ -73,8 +74,6 @@ def _no_option(
 
 def check_required(method: Method, raw: Any, report: Report) -> None:
     """Note the shared options that must be given and that the top-level section does not name."""
-    from submerge.methods import REQUIRED
-
     given = raw if isinstance(raw, dict) else {}
     for option in method.options:
         missing = not set(option.names) & set(given)

@@ -1,15 +1,15 @@
+"""A recipe that was checked, as a value."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from submerge.recipe._report import Positions
-from submerge.recipe._setting import Setting
-
-if TYPE_CHECKING:
-    from submerge.methods import Method
+from submerge.methods import Method
+from submerge.recipe._problems import Positions
+from submerge.recipe._rules import Setting
 
 __all__ = ["ModelEntry", "OutputForm", "Recipe", "Rules", "same_model"]
 
@@ -28,8 +28,8 @@ class ModelEntry:
     """One model as the recipe lists it: its spec and parameters.
 
     A spec is `path` or `org/name@revision`, of a model or of an adapter, or `model+adapter`. `where` is
-    its line, such as `recipe.yaml:7`. Where a gate is kept, `name` is what the task is called at run time,
-    and `head` names by patterns what of the model is its own.
+    its line, such as `recipe.yaml:7`. Where the method has a gate, `name` is what the task is called at run
+    time, and `head` names by patterns what of the model is its own.
     """
 
     model: str
@@ -69,7 +69,7 @@ class OutputForm:
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """A recipe that was checked whole; compare two by `resolved()`.
+    """A recipe that was checked in full; compare two by `resolved()`.
 
     Attributes:
         method: the merge method.

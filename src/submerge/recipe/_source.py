@@ -1,3 +1,5 @@
+"""Where a recipe comes from: a file, YAML text, or a mapping; as plain data."""
+
 from __future__ import annotations
 
 import numbers
@@ -10,14 +12,14 @@ from typing import Any
 import yaml
 
 from submerge.errors import Problem, RequestError
-from submerge.recipe._report import Report, show
+from submerge.recipe._problems import Report, show
 from submerge.recipe._yaml import MAX_BITS, MAX_BYTES, MAX_DEPTH, parse_yaml
 
-__all__ = ["Source", "open_source"]
+__all__ = ["RecipeSource", "open_source"]
 
 
 @dataclass(frozen=True)
-class Source:
+class RecipeSource:
     """A recipe's plain data, the report that knows its lines, and where it came from."""
 
     data: Any
@@ -26,19 +28,19 @@ class Source:
     text: str
 
 
-def open_source(source: str | Path | Mapping[str, Any]) -> Source:
+def open_source(source: str | Path | Mapping[str, Any]) -> RecipeSource:
     """Return the data of a recipe file (a path), of YAML text (a str with a line end), or of a mapping."""
     if isinstance(source, Mapping):
         return _from_mapping(source)
     if isinstance(source, str) and "\n" in source:
         document = parse_yaml(source, "recipe")
-        return Source(document.data, document.report, None, source)
+        return RecipeSource(document.data, document.report, None, source)
     if not isinstance(source, (str, Path)):
         raise RequestError(f"a recipe is a path, YAML text or a mapping, not {show(source)}")
     text = _read(str(source))
     path = Path(source)
     document = parse_yaml(text, path.name)
-    return Source(document.data, document.report, path, text)
+    return RecipeSource(document.data, document.report, path, text)
 
 
 def _read(name: str) -> str:
@@ -66,12 +68,12 @@ def _read(name: str) -> str:
         raise RequestError(Problem("this is not UTF-8 text", where, "is this a recipe?")) from None
 
 
-def _from_mapping(source: Mapping[str, Any]) -> Source:
+def _from_mapping(source: Mapping[str, Any]) -> RecipeSource:
     """Return a recipe that was written in Python; its problems have dotted paths for lines."""
     report = Report("recipe", {})
     data = _plain(source, (), report)
     report.raise_if_any()
-    return Source(data, report, None, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+    return RecipeSource(data, report, None, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
 
 
 def _plain(value: Any, path: tuple[str | int, ...], report: Report) -> Any:

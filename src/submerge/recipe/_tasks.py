@@ -1,13 +1,13 @@
+"""What an entry of `models` says of its task, for methods with a gate."""
+
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from submerge.methods import Method
+from submerge.recipe._problems import KeyPath, Report, show
 from submerge.recipe._recipe import ModelEntry
-from submerge.recipe._report import KeyPath, Report, show
-
-if TYPE_CHECKING:
-    from submerge.methods import Method
 
 __all__ = ["check_names", "read_task"]
 

@@ -1,3 +1,5 @@
+"""YAML as plain data, with the line and column of every value."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -5,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from submerge.recipe._report import KeyPath, Report, show
+from submerge.recipe._problems import KeyPath, Report, show
 
 __all__ = ["MAX_BITS", "MAX_BYTES", "MAX_DEPTH", "Document", "parse_yaml"]
 
@@ -145,8 +147,8 @@ class _Reader:
             line, column = key_node.start_mark.line + 1, key_node.start_mark.column + 1
             key = self.scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
             if not isinstance(key, str):
-                found = key_node.value if isinstance(key_node, yaml.ScalarNode) else "a list or mapping"
-                self.report.add_at(f"keys are text; found {found}", line, "put the key in quotes")
+                key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "a list or mapping"
+                self.report.add_at(f"keys are text; found {key}", line, "put the key in quotes")
                 continue
             if key in own:
                 self.report.add_at(f"key {show(key)} is given twice, on lines {own[key]} and {line}", line)
@@ -166,16 +168,16 @@ class _Reader:
 
     def merged(self, node: yaml.MappingNode) -> list[yaml.MappingNode]:
         """Return the mappings that `<<` entries name, the first of which wins."""
-        found: list[yaml.MappingNode] = []
+        mappings: list[yaml.MappingNode] = []
         for key, child in node.value:
             if key.tag != _TAG + "merge":
                 continue
             for part in child.value if isinstance(child, yaml.SequenceNode) else [child]:
                 if isinstance(part, yaml.MappingNode):
-                    found.append(part)
+                    mappings.append(part)
                 else:
                     self.report.add_at("'<<' takes mappings", key.start_mark.line + 1)
-        return found
+        return mappings
 
     def scalar(self, node: yaml.Node) -> Any:
         """Return the scalar's value; what cannot be read is noted and read as None."""

@@ -49,10 +49,10 @@ def text_classifier() -> type:
 
         def forward(self, pixel_values: torch.Tensor | None = None, **kwargs: Any) -> Any:
             """Return the logits of images [B, 3, h, w]."""
-            seen = super().forward(pixel_values, **kwargs)
-            logits = self.text_head(normalize(seen.image_embeds, dim=-1))
+            outputs = super().forward(pixel_values, **kwargs)
+            logits = self.text_head(normalize(outputs.image_embeds, dim=-1))
             return ImageClassifierOutput(
-                logits=logits, hidden_states=seen.hidden_states, attentions=seen.attentions
+                logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
             )
 
     # transformers finds by a class's name what the tensors of older files are called in it

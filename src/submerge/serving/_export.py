@@ -1,7 +1,7 @@
 """Each task's subspace as a LoRA adapter for servers that hold many, and a small router beside them.
 
 Task t of a linear map is B A with B = α U_t diag(s_t)^½ and A = diag(s_t)^½ V_t on the base. An adapter has
-no place for what is not such a product: updates of embeddings, norms and biases are left out, and told. Heads
+no place for what is not such a product: updates of embeddings, norms and biases are left out and named. Heads
 of several widths do not fit into one model side by side, so that each lies in a file of its own, and the
 adapters are of the base alone. The router's file holds V_t of one layer's maps; a first pass of the base up
 to that layer chooses the adapter.
@@ -15,9 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors.torch import save_file
 
 from submerge.engine import is_matrix, stores_transposed, vllm_command
@@ -67,89 +65,91 @@ def export_adapters(
     if out.exists() and any(out.iterdir()) and not (overwrite and (out / ROUTER).exists()):
         hint = "choose another folder" + ("" if overwrite else ", or allow --overwrite")
         raise RequestError(Problem("the output exists and is not empty", str(out), hint))
-    part = out.with_name(out.name + ".incomplete")
-    if part.exists():
-        raise RequestError(Problem("something of this name exists", str(part), "remove it"))
+    unfinished = out.with_name(out.name + ".incomplete")
+    if unfinished.exists():
+        raise RequestError(Problem("something of this name exists", str(unfinished), "remove it"))
     try:
-        made = _write(opened, part, depth)
+        exported = _export(opened, unfinished, depth)
         shutil.rmtree(out, ignore_errors=True)
-        part.rename(out)
+        unfinished.rename(out)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     folders = {task: out / task for task in opened.names}
-    base = open_checkpoint(str(opened.path.resolve()))
-    return replace(made, out=out, serve=None if made.heads else vllm_command(folders, base.config))
+    config = open_checkpoint(str(opened.path.resolve())).config
+    return replace(exported, out=out, serve=None if exported.heads else vllm_command(folders, config))
 
 
-def _write(opened: Folder, out: Path, depth: float) -> Exported:
+def _export(opened: Folder, out: Path, depth: float) -> Exported:
+    """Write the folder, and return all but its final place and vLLM's command."""
+    parts = _parts(opened)
+    rank = max(_write_adapter(parts, number, out) for number in range(len(opened.names)))
+    layer = _write_router(parts, depth, out)
+    script = files("submerge.serving").joinpath("_route_template.py").read_text(encoding="utf-8")
+    (out / "route.py").write_text(script, encoding="utf-8")
+    left_out = sorted({*opened.factors, *opened.dense} - set(parts.linear))
+    return Exported(out, rank, layer, tuple(left_out), any(opened.heads), None)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What the files of an export are made of.
+
+    `linear` are the linear maps that tasks change, by what the base's model calls them, and `transposed` says
+    that the base stores them as [in, out]. The tasks' models are of `architecture`, their part `part` is the
+    base ("": all of it), and `heads` is what the tensors of the heads are called in them.
+    """
+
+    folder: Folder
+    linear: Mapping[str, str]
+    transposed: bool
+    base: str
+    revision: str | None
+    architecture: str
+    part: str
+    heads: Mapping[str, str]
+
+
+def _parts(opened: Folder) -> _Parts:
     base = open_checkpoint(str(opened.path.resolve()))
-    names, place = _named(opened)
-    linear = [
-        name
+    names, architecture, part, heads = _named(opened)
+    linear = {
+        name: names[name]
         for name in opened.factors
         if name in names and is_matrix(name, base.tensors[name].shape, base.config)
-    ]
+    }
     if not linear:
         what = "no linear map is changed by a task"
         raise RequestError(Problem(what, str(opened.path), "use submerge.load"))
     source, revision = _base_of(opened.path)
-    rank, transposed = 0, stores_transposed(base)
-    for number, task in enumerate(opened.names):
-        with AdapterWriter(out / _plain(task, out)) as writer:
-            for name in linear:
-                part = opened.factors[name].get(number)
-                if part is not None:
-                    root = part.values.float().sqrt()
-                    left = part.left.float() * (root * opened.settings["scale"])
-                    right = root.unsqueeze(1) * part.right.float()
-                    writer.add(names[name], left, right, transposed=transposed)
-            if not writer.rank:
-                raise RequestError(Problem(f"{task} changes no linear map", str(opened.path), "leave it out"))
-            rank = max(rank, writer.rank)
-            writer.finish(base=source, base_revision=revision, task_type=_task_type(place["architecture"]))
-        if opened.heads[number]:
-            head = {place["heads"][name]: tensor for name, tensor in opened.heads[number].items()}
-            save_file(head, out / task / HEAD)
-    told = {
-        "base": source,
-        "revision": revision,
-        "architecture": place["architecture"],
-        "part": place["part"],
-        "labels": {task["name"]: task["id2label"] for task in opened.tasks if task.get("id2label")},
-    }
-    layer = _write_router(opened, names, linear, out, depth, transposed, told)
-    example = files("submerge.serving").joinpath("_route_template.py").read_text(encoding="utf-8")
-    (out / "route.py").write_text(example, encoding="utf-8")
-    left_out = sorted({*opened.factors, *opened.dense} - set(linear))
-    return Exported(out, rank, layer, tuple(left_out), any(opened.heads), None)
+    return _Parts(opened, linear, stores_transposed(base), source, revision, architecture, part, heads)
 
 
-def _named(opened: Folder) -> tuple[dict[str, str], dict[str, Any]]:
+def _named(opened: Folder) -> tuple[dict[str, str], str, str, dict[str, str]]:
     """Return what the base's model calls each tensor of the bank, and how the tasks' model has it.
 
-    That is its `architecture`, the `part` of it that is the base ("": itself), and the `heads`' names in it.
+    That is its architecture, the part of it that is the base ("": itself), and the heads' names in it.
     """
     if any(map(is_texts, opened.heads)):
         what = "heads of class texts are no layer of a model that transformers has"
         raise RequestError(Problem(what, str(opened.path), "use submerge.load"))
-    (_, base), (kind, whole) = architectures(opened)
+    (_, base), (kind, tasks_model) = architectures(opened)
     own = loaded_names(base, [*opened.factors, *opened.dense])
     head = [name for head in opened.heads for name in head]
-    inside = loaded_names(whole, [*opened.factors, *head])
+    inside = loaded_names(tasks_model, [*opened.factors, *head])
     if lost := [name for name in head if name not in inside]:
         what = f"{kind} has no place for tensors of the tasks' heads: {few(lost)}"
         raise RequestError(Problem(what, str(opened.path), "use submerge.load"))
-    for part in ("", whole.base_model_prefix):
+    for part in ("", tasks_model.base_model_prefix):
         dot = f"{part}." if part else ""
-        if part != "" and not hasattr(whole, part):
+        if part != "" and not hasattr(tasks_model, part):
             continue
         if all(inside[name] == dot + own[name] for name in opened.factors if name in inside and name in own):
-            return own, {"architecture": kind, "part": part, "heads": inside}
-    return inside, {"architecture": kind, "part": "", "heads": inside}
+            return own, kind, part, inside
+    return inside, kind, "", inside
 
 
 def _base_of(folder: Path) -> tuple[str, str | None]:
-    """Return the base that the folder was merged from, whole paths of folders, and its revision."""
+    """Return the base that the folder was merged from, complete paths of folders, and its revision."""
     base = str(Manifest.read(folder).base)
     if Path(base).exists():
         return str(Path(base).resolve()), None
@@ -157,7 +157,27 @@ def _base_of(folder: Path) -> tuple[str, str | None]:
     return name, revision or None
 
 
-def _plain(task: str, out: Path) -> str:
+def _write_adapter(parts: _Parts, number: int, out: Path) -> int:
+    """Write the adapter of a task, with its head beside it; return the adapter's rank."""
+    opened, task = parts.folder, parts.folder.names[number]
+    with AdapterWriter(out / _folder_name(task, out)) as writer:
+        for name, module in parts.linear.items():
+            update = opened.factors[name].get(number)
+            if update is not None:
+                root = update.values.float().sqrt()
+                left = update.left.float() * (root * opened.settings["scale"])
+                right = root.unsqueeze(1) * update.right.float()
+                writer.add(module, left, right, transposed=parts.transposed)
+        if not writer.rank:
+            raise RequestError(Problem(f"{task} changes no linear map", str(opened.path), "leave it out"))
+        task_type = _task_type(parts.architecture)
+        writer.finish(base=parts.base, base_revision=parts.revision, task_type=task_type)
+    if head := opened.heads[number]:
+        save_file({parts.heads[name]: tensor for name, tensor in head.items()}, out / task / HEAD)
+    return writer.rank
+
+
+def _folder_name(task: str, out: Path) -> str:
     """Return a task's name, which must be one of a folder."""
     if not task.strip(". ") or any(mark in task for mark in '/\\:*?"<>|'):
         what = f"the task's name {task!r} is no folder's"
@@ -165,36 +185,43 @@ def _plain(task: str, out: Path) -> str:
     return task
 
 
-def _task_type(kind: str) -> str | None:
-    return next((found for end, found in TYPES.items() if kind.endswith(end)), None)
+def _task_type(architecture: str) -> str | None:
+    return next((kind for end, kind in TYPES.items() if architecture.endswith(end)), None)
 
 
-def _write_router(
-    opened: Folder,
-    names: Mapping[str, str],
-    linear: list[str],
-    out: Path,
-    depth: float,
-    transposed: bool,
-    told: Mapping[str, Any],
-) -> int:
-    """Write the input subspaces of one layer's maps; return the layer's number."""
-    places = {name: place for name in linear if (place := layer_of(name)) is not None}
+def _write_router(parts: _Parts, depth: float, out: Path) -> int:
+    """Write the input subspaces of one layer's maps, and what the script must know; return the layer."""
+    opened = parts.folder
+    layer, names = _routing_layer(parts, depth)
+    modules = [parts.linear[name].removesuffix(".weight") for name in names]
+    tensors = {
+        f"{module}:{number}": (update.left.T if parts.transposed else update.right).float().contiguous()
+        for name, module in zip(names, modules, strict=True)
+        for number, update in opened.factors[name].items()
+    }
+    save_file(tensors, out / ROUTER)
+    settings = {
+        "tasks": list(opened.names),
+        "layer": layer,
+        "modules": modules,
+        "score": "leading" if opened.low_rank else "residual",
+        "base": parts.base,
+        "revision": parts.revision,
+        "architecture": parts.architecture,
+        "part": parts.part,
+        "labels": {task["name"]: task["id2label"] for task in opened.tasks if task.get("id2label")},
+    }
+    (out / "router.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    return layer
+
+
+def _routing_layer(parts: _Parts, depth: float) -> tuple[int, list[str]]:
+    """Return the layer at `depth` of the first stack, an encoder before a decoder, and its maps."""
+    places = {name: place for name in parts.linear if (place := layer_of(name)) is not None}
     if not places:
-        raise RequestError(Problem("no layer has a linear map that tasks change", str(opened.path)))
+        what = "no layer has a linear map that tasks change"
+        raise RequestError(Problem(what, str(parts.folder.path)))
     stack = sorted({stack for stack, _ in places.values()}, key=lambda s: ("decoder" in s, s))[0]
     count = max(index for s, index in places.values() if s == stack) + 1
     layer = min(int(depth * count), count - 1)
-    tensors: dict[str, torch.Tensor] = {}
-    modules = []
-    for name in (n for n, place in places.items() if place == (stack, layer)):
-        module = names[name].removesuffix(".weight")
-        modules.append(module)
-        for number, part in opened.factors[name].items():
-            rows = part.left.T if transposed else part.right
-            tensors[f"{module}:{number}"] = rows.float().contiguous()
-    save_file(tensors, out / ROUTER)
-    score = "leading" if opened.low_rank else "residual"
-    found = {"tasks": list(opened.names), "layer": layer, "modules": modules, "score": score, **told}
-    (out / "router.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return layer
+    return layer, [name for name, place in places.items() if place == (stack, layer)]

@@ -24,18 +24,18 @@ from safetensors.torch import load_file
 HERE = Path(__file__).resolve().parent
 
 
-class Router:
-    """Finds the task whose update fits an input best, by what its rows read at one layer of the base.
+class AdapterRouter:
+    """Finds the task whose update fits an input best, by the rows V_t that it reads one layer's inputs with.
 
-    The score is "residual", what the rows do not read, or "leading", the share of what they read that falls
-    on the lesser half of them.
+    Of the mean input z of a linear map, the score "residual" is ‖z − V_tᵀ V_t z‖, and "leading" is the share
+    of ‖V_t z‖² that falls on the trailing half of the singular directions. The smaller one fits better.
     """
 
     def __init__(self, folder: str | Path = HERE) -> None:
-        self.told: dict[str, Any] = json.loads((Path(folder) / "router.json").read_text(encoding="utf-8"))
-        self.tasks: list[str] = self.told["tasks"]
-        self.modules: list[str] = self.told["modules"]
-        self.score: str = self.told["score"]
+        self.settings: dict[str, Any] = json.loads((Path(folder) / "router.json").read_text(encoding="utf-8"))
+        self.tasks: list[str] = self.settings["tasks"]
+        self.modules: list[str] = self.settings["modules"]
+        self.score: str = self.settings["score"]
         self.rows = load_file(Path(folder) / "router.safetensors")
 
     def __call__(self, model: Any, **inputs: Any) -> str:
@@ -48,38 +48,29 @@ class Router:
 
         `model` is the base, or a PeftModel on it.
         """
-        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-        seen: list[tuple[torch.Tensor, list[torch.Tensor]]] = []
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
         mask = inputs.get("attention_mask")
+        sites: list[
+            tuple[torch.Tensor, list[torch.Tensor]]
+        ] = []  # an input, and z-scores of maps that take it
 
-        def look(name: str, x: torch.Tensor) -> None:
-            if self.score == "leading" or not seen or seen[-1][0].data_ptr() != x.data_ptr():
-                seen.append((x, []))  # held, so that nothing else takes its place
+        def observe(name: str, x: torch.Tensor) -> None:
+            # maps that share an input are one site, but for adapters, each of whose maps has rows of its own
+            if self.score == "leading" or not sites or sites[-1][0].data_ptr() != x.data_ptr():
+                sites.append((x, []))  # the input is held, so that no other takes its place in memory
             weights = torch.ones(x.shape[:2]) if mask is None else mask
             weights = weights.to(x).unsqueeze(-1)
             z = ((x * weights).sum(1) / weights.sum(1)).float()
-            whole = z.double().square().sum(-1)
-            rest = []
-            for task in range(len(self.tasks)):
-                rows = self.rows.get(f"{name}:{task}", torch.zeros(1, x.shape[-1])).to(z)
-                inner, lesser = (z @ rows.T).double().square(), len(rows) // 2
-                if self.score == "residual":
-                    rest.append((whole - inner.sum(-1)).clamp(min=0).sqrt())
-                elif lesser:
-                    share = inner[:, -lesser:].sum(-1) / inner.sum(-1).clamp(min=1e-30)
-                    rest.append((share * len(rows) / lesser).sqrt())
-                else:
-                    rest.append(torch.ones_like(whole))
-            r = torch.stack(rest, dim=-1)
-            seen[-1][1].append((r.mean(-1, keepdim=True) - r) / (r.std(-1, keepdim=True) + 1e-6))
+            r = torch.stack([self._residual(name, task, z) for task in range(len(self.tasks))], dim=-1)
+            sites[-1][1].append((r.mean(-1, keepdim=True) - r) / (r.std(-1, keepdim=True) + 1e-6))
 
         hooks = [
-            plain.get_submodule(name).register_forward_pre_hook(
-                lambda _, args, name=name: look(name, args[0])
+            base.get_submodule(name).register_forward_pre_hook(
+                lambda _, args, name=name: observe(name, args[0])
             )
             for name in self.modules
         ]
-        run = plain.get_encoder() if plain.config.is_encoder_decoder else plain
+        run = base.get_encoder() if base.config.is_encoder_decoder else base
         try:
             if hasattr(model, "disable_adapter"):
                 with model.disable_adapter():
@@ -89,7 +80,23 @@ class Router:
         finally:
             for hook in hooks:
                 hook.remove()
-        return torch.stack([torch.stack(found).mean(0) for _, found in seen]).mean(0)
+        return torch.stack([torch.stack(scores).mean(0) for _, scores in sites]).mean(0)
+
+    def _residual(self, name: str, task: int, z: torch.Tensor) -> torch.Tensor:
+        """Return r_t [B] of mean inputs z [B, n] of a map: what the score makes small where the task fits."""
+        rows = self.rows.get(f"{name}:{task}", torch.zeros(1, z.shape[-1])).to(z)  # V_t [k, n]
+        energies = (z @ rows.T).double().square()  # [B, k]
+        energy, trailing = z.double().square().sum(-1), len(rows) // 2
+        if self.score == "residual":
+            return (energy - energies.sum(-1)).clamp(min=0).sqrt()
+        if not trailing:  # one direction has no halves: what evenly spread energy would give
+            return torch.ones_like(energy)
+        share = energies[:, -trailing:].sum(-1) / energies.sum(-1).clamp(min=1e-30)
+        return (share * len(rows) / trailing).sqrt()
+
+
+Router = AdapterRouter
+"""Its earlier name."""
 
 
 class Tasks:
@@ -103,16 +110,16 @@ class Tasks:
         from peft import PeftModel
         from transformers.utils import logging
 
-        self.router = Router(folder)
-        told, folder = self.router.told, Path(folder)
-        self.base = base or told["base"]
+        self.router = AdapterRouter(folder)
+        settings, folder = self.router.settings, Path(folder)
+        self.base = base or settings["base"]
         level = logging.get_verbosity()
         logging.set_verbosity(40)  # errors alone: the base lacks the heads
-        self.model = getattr(transformers, told["architecture"]).from_pretrained(
-            self.base, revision=None if base else told["revision"]
+        self.model = getattr(transformers, settings["architecture"]).from_pretrained(
+            self.base, revision=None if base else settings["revision"]
         )
         logging.set_verbosity(level)
-        part = self.model.get_submodule(told["part"])
+        part = self.model.get_submodule(settings["part"])
         places = {task: folder / task for task in self.router.tasks}
         self.adapted = PeftModel.from_pretrained(part, places[self.router.tasks[0]], adapter_name="task0")
         for number, task in enumerate(self.router.tasks[1:], 1):
@@ -126,8 +133,8 @@ class Tasks:
         self.adapted.set_adapter(f"task{self.router.tasks.index(task)}")
         for name, values in self.heads[task].items():
             module, _, parameter = name.rpartition(".")
-            made = torch.nn.Parameter(values.to(self.model.device), requires_grad=False)
-            setattr(self.model.get_submodule(module), parameter, made)
+            head = torch.nn.Parameter(values.to(self.model.device), requires_grad=False)
+            setattr(self.model.get_submodule(module), parameter, head)
 
     @torch.no_grad()
     def __call__(self, **inputs: Any) -> tuple[str, Any]:
@@ -154,16 +161,16 @@ class Answers:
         if self.tasks.model.can_generate():
             task = self.tasks.router(self.tasks.adapted, **inputs)
             self.tasks.use(task)
-            made = self.tasks.model.generate(**inputs, max_new_tokens=self.length)[0]
+            generated = self.tasks.model.generate(**inputs, max_new_tokens=self.length)[0]
             start = 0 if self.tasks.model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
-            return task, str(self.processor.decode(made[start:], skip_special_tokens=True))
+            return task, str(self.processor.decode(generated[start:], skip_special_tokens=True))
         task, output = self.tasks(**inputs)
         if "logits" not in output:
             return task, ", ".join(f"{name} {tuple(x.shape)}" for name, x in output.items())
         logits = output.logits[0]
         if logits.shape[-1] == 1:
             return task, " ".join(f"{x:.4g}" for x in logits.flatten().tolist())
-        labels = self.tasks.router.told["labels"].get(task, {})
+        labels = self.tasks.router.settings["labels"].get(task, {})
         return task, " ".join(labels.get(str(c), str(c)) for c in logits.argmax(-1).reshape(-1).tolist())
 
     def _inputs(self, item: str) -> dict[str, Any]:

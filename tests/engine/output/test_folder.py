@@ -17,7 +17,7 @@ from safetensors import safe_open
 import submerge
 from _models import CONFIG, ROOM, Family, contents, family, perturbed, read, state, write
 from submerge.engine.output import _folder
-from submerge.engine.work import _job
+from submerge.engine.work import ChunkReader
 from submerge.store import _checkpoint
 from submerge.store.folder import _hub
 
@@ -99,7 +99,7 @@ def test_a_run_that_fails_leaves_what_it_would_have_replaced(
         raise submerge.WorkError("the disk is gone")
 
     if moment == "work":
-        monkeypatch.setattr(_job.Job, "work", fail)
+        monkeypatch.setattr(ChunkReader, "spans", fail)
     else:
         monkeypatch.setattr(_folder, "sync_folder", fail)
     with pytest.raises(submerge.WorkError, match="the disk is gone"):
@@ -141,9 +141,9 @@ def test_a_folder_that_appears_during_the_run_is_not_replaced(
 ) -> None:
     finish = _folder.Output.finish
 
-    def slowly(self: Any, manifest: Any) -> None:
+    def slowly(self: Any, *arguments: Any) -> None:
         write(tmp_path / "out", {"new": torch.ones(2)})
-        finish(self, manifest)
+        finish(self, *arguments)
 
     monkeypatch.setattr(_folder.Output, "finish", slowly)
     with pytest.raises(submerge.WorkError, match="not empty"):

@@ -17,7 +17,8 @@ import torch
 import submerge
 from _models import ROOM, Family, contents, perturbed, state, write
 from _victim import start, until
-from submerge.engine.output import _folder, _run
+from submerge.engine.output import _checkpoint_target, _folder, _run
+from submerge.engine.work import ChunkReader, RangeRecord
 from submerge.store import JOURNAL
 
 SHAPES = {f"model.layers.{i}.weight": (220, 300) for i in range(6)} | {"model.norm.weight": (300,)}
@@ -68,15 +69,15 @@ def path_of(family: Family, method: str = "ties") -> Path:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, tasks: int, what: BaseException | None = None) -> None:
     """Make every run fail once so many ranges are written."""
-    finished = _run.CheckpointRun._finished
+    finished = _run.Run._finished
     count = iter(range(10**9))
 
-    def counted(self: Any, task: Any, result: Any) -> None:
-        finished(self, task, result)
-        if isinstance(result, _run.TaskRecord) and next(count) + 1 >= tasks:
+    def counted(self: Any, record: RangeRecord) -> None:
+        finished(self, record)
+        if next(count) + 1 >= tasks:
             raise what or Stop
 
-    monkeypatch.setattr(_run.CheckpointRun, "_finished", counted)
+    monkeypatch.setattr(_run.Run, "_finished", counted)
 
 
 def interrupt(family: Family, out: Path, tasks: int, method: str = "ties", **settings: Any) -> Path:
@@ -127,13 +128,13 @@ def test_ctrl_c_in_a_notebook(family: Family, tmp_path: Path, wanted: Any) -> No
 
     before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        work = _run.Job.work
+        spans = ChunkReader.spans
 
         def slowly(*arguments: Any) -> Any:
             time.sleep(0.005)
-            return work(*arguments)
+            return spans(*arguments)
 
-        patch.setattr(_run.Job, "work", slowly)
+        patch.setattr(ChunkReader, "spans", slowly)
         with pytest.raises(KeyboardInterrupt):
             submerge.merge(path_of(family), tmp_path / "out", settings=ROOM, progress=interrupted)
     assert torch.get_num_threads() == before
@@ -141,7 +142,7 @@ def test_ctrl_c_in_a_notebook(family: Family, tmp_path: Path, wanted: Any) -> No
     assert contents(resume(family, tmp_path / "out").out) == wanted()
 
 
-STEPS = ("_carry", "_card", "sync_file", "sync_folder", "_rename", "rename", "unlink")
+STEPS = ("write_side_files", "_card", "sync_file", "sync_folder", "_rename", "rename", "unlink")
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -159,7 +160,9 @@ def test_stopped_while_it_finishes(
         raise error
 
     with pytest.MonkeyPatch.context() as patch:
-        if step.startswith("_"):
+        if step == "write_side_files":
+            patch.setattr(_checkpoint_target, step, fail)
+        elif step.startswith("_"):
             patch.setattr(_folder.Output, step, fail)
         elif step == "rename":
             real = os.rename
@@ -293,20 +296,20 @@ def test_changed_pickles_are_not_mixed(tmp_path: Path) -> None:
 def test_inputs_that_change_during_the_run_are_noticed(tmp_path: Path, how: str) -> None:
     base = state(SHAPES)
     made = Family(write(tmp_path / "base", base), (write(tmp_path / "tuned", perturbed(base, 1)),), "Toy")
-    finished = _run.CheckpointRun._finished
+    finished = _run.Run._finished
     once = Lock()
 
-    def meddle(self: Any, task: Any, result: Any) -> None:
-        finished(self, task, result)
+    def meddle(self: Any, record: RangeRecord) -> None:
+        finished(self, record)
         file = tmp_path / "tuned" / "model.safetensors"
-        if task.index == 3 and once.acquire(blocking=False):
+        if record.range == 3 and once.acquire(blocking=False):
             data = file.read_bytes()
             file.unlink()
             if how == "rewritten":
                 file.write_bytes(data)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_run.CheckpointRun, "_finished", meddle)
+        patch.setattr(_run.Run, "_finished", meddle)
         with pytest.raises(submerge.WorkError, match=r"changed while|cannot be read any more"):
             submerge.merge(made.recipe("linear"), tmp_path / "out", settings=ROOM)
     assert not (tmp_path / "out").exists()

@@ -12,9 +12,10 @@ import torch
 
 import submerge
 from _models import ROOM, Family, contents, perturbed, state, write
-from submerge.engine.output import _run
+from submerge.engine.output import CheckpointTarget
 from submerge.engine.work import _forked
 from submerge.engine.work._meter import Meter
+from submerge.engine.work._passes import Passes
 
 SHAPES = {f"model.layers.{i}.weight": (40, 30) for i in range(12)} | {"model.norm.weight": (30,)}
 
@@ -79,14 +80,14 @@ def merge(family: Family, out: Path, **arguments: Any) -> submerge.MergeReport:
 
 def broken(monkeypatch: pytest.MonkeyPatch, what: Callable[[], None]) -> None:
     """Make a worker do `what` when it begins one of the middle tensors."""
-    make = _run.CheckpointRun._job
+    make = CheckpointTarget.job
 
     def job(self: Any, index: int, *rest: Any) -> Any:
         if index == 6:
             what()
         return make(self, index, *rest)
 
-    monkeypatch.setattr(_run.CheckpointRun, "_job", job)
+    monkeypatch.setattr(CheckpointTarget, "job", job)
 
 
 def test_an_error_of_a_worker_is_the_runs(
@@ -157,13 +158,12 @@ def test_what_processes_move_is_counted_as_they_move_it(
 
 
 def test_more_jobs_than_the_queue_holds() -> None:
-    class Nothing:
-        def run(self, *_: Any) -> None:
-            pass
+    def nothing() -> Passes:
+        yield from ()
 
     count = 30_000  # a pipe holds 16 384 indices
     run: Any = _forked.run_forked
-    peak = run(range(count), lambda _: Nothing(), print, meter=Meter(), workers=2, tick=lambda: None)
+    peak = run(range(count), lambda *_: nothing(), print, meter=Meter(), workers=2, tick=lambda: None)
     assert peak > 0
 
 

@@ -1,20 +1,32 @@
 """The output: its folder, its files, the runs that write them, and reports of what was done."""
 
-from submerge.engine.output._adapter_run import AdapterRun
+from collections.abc import Mapping
+from typing import Any
+
+from submerge.engine.output._adapter_target import AdapterTarget
+from submerge.engine.output._check_out import check_target
+from submerge.engine.output._checkpoint_target import CheckpointTarget
 from submerge.engine.output._describe import describe, explain
 from submerge.engine.output._estimate import compute_seconds
-from submerge.engine.output._folder import Output, check_target
+from submerge.engine.output._folder import Output
 from submerge.engine.output._report import MergeReport, Progress, by_treatment
-from submerge.engine.output._run import CheckpointRun
+from submerge.engine.output._run import Run
+from submerge.engine.output._target import OutputTarget
 from submerge.engine.output._verify import VerifyReport, verify
 from submerge.engine.output._vllm import vllm_command
 
+TARGETS: Mapping[str, type[OutputTarget[Any]]] = {"checkpoint": CheckpointTarget, "adapter": AdapterTarget}
+"""What a recipe's `output` can be."""
+
 __all__ = [
-    "AdapterRun",
-    "CheckpointRun",
+    "TARGETS",
+    "AdapterTarget",
+    "CheckpointTarget",
     "MergeReport",
     "Output",
+    "OutputTarget",
     "Progress",
+    "Run",
     "VerifyReport",
     "by_treatment",
     "check_target",

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from submerge.engine.plan import MergePlan, TensorPlan
-from submerge.methods import BankBound
+from submerge.engine.plan import MergePlan
 from submerge.store import BankParts, FileTable, Source, TensorEntry, TensorRecord, write_bank
 
-__all__ = ["bank_bounds", "bank_bytes", "gather"]
+__all__ = ["write_gate_bank"]
 
 _Item = tuple[str, TensorEntry, Callable[[FileTable], Source]]
 
 
-def gather(plan: MergePlan, parts: BankParts, folder: Path) -> dict[str, TensorRecord]:
+def write_gate_bank(plan: MergePlan, parts: BankParts, folder: Path) -> dict[str, TensorRecord]:
     """Write the bank into `folder`; return what submerge.json says of each of its tensors.
 
     `tasks.T.TENSOR.left`, `.values` and `.right` are the factors of task T's update of a tensor, `.whole` is
@@ -59,25 +58,3 @@ def _heads(plan: MergePlan) -> Iterator[_Item]:
                 continue
             key = next(n for n, e in model.tensors.items() if e is entry)
             yield f"heads.{number}.{name}", entry, lambda table, m=model, k=key: m.source(k, table)  # type: ignore[misc]
-
-
-def bank_bytes(plan: MergePlan) -> int:
-    """Return an upper bound of the bank's size, from shapes and options alone."""
-    if plan.gate is None:
-        return 0
-    heads = sum(e.nbytes for task in plan.gate.tasks for e in task.head.values())
-    bounds = [list(bank_bounds(plan, tensor).values()) for tensor in plan.tensors]
-    shared = sum(max((bound.shared for bound in of_tensor), default=0) for of_tensor in bounds)
-    return heads + shared + sum(bound.nbytes for of_tensor in bounds for bound in of_tensor)
-
-
-def bank_bounds(plan: MergePlan, tensor: TensorPlan) -> dict[str, BankBound]:
-    """Return task -> the most that the bank holds of its update of a tensor, for tasks that may change it."""
-    spec = tensor.method.gate if tensor.method else None
-    if plan.gate is None or spec is None or spec.bound is None or tensor.is_copy:
-        return {}
-    return {
-        task.name: spec.bound(tensor.spec, tensor.values, own.rank)
-        for task, own in zip(plan.gate.tasks, tensor.inputs, strict=True)
-        if own.patch or not own.relative
-    }

@@ -1,4 +1,4 @@
-"""Outputs that are whole and yet not what was asked for: what `verify` finds in a merge's own records."""
+"""Outputs that are complete and yet not what was asked for, by what a merge records of itself."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from submerge.deferred import torch
 from submerge.engine.plan import torch_dtype
-from submerge.engine.work import host_bytes
 from submerge.errors import few
 from submerge.store import (
     DIGEST,
@@ -17,6 +16,7 @@ from submerge.store import (
     Manifest,
     ModelRecord,
     TensorRecord,
+    byte_view,
     find_aliases,
 )
 
@@ -99,7 +99,7 @@ def _equal(model: Checkpoint, base: Checkpoint, name: str, table: FileTable) -> 
         count = min(BLOCK, entry.numel - start)
         values = [torch.empty(count, dtype=d) for d in (dtype, torch_dtype(other.dtype))]
         for source, held in zip(sources, values, strict=True):
-            source.read(start, count, host_bytes(held))
-        if host_bytes(values[0]) != host_bytes(values[1].to(dtype)):
+            source.read(start, count, byte_view(held))
+        if byte_view(values[0]) != byte_view(values[1].to(dtype)):
             return False
     return True

@@ -6,10 +6,9 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
-from submerge.engine.output._bank import bank_bounds, bank_bytes
-from submerge.engine.plan import Input, MergePlan, TensorPlan, adapter_file
+from submerge.engine.plan import Input, MergePlan, TensorPlan, adapter_file, bank_bounds, bank_bytes
 from submerge.errors import Problem, RequestError
 from submerge.recipe import Resolved, resolve
 from submerge.store import BANK, Adapter, depths
@@ -28,19 +27,7 @@ def describe(plan: MergePlan) -> dict[str, Any]:
     return {
         "method": recipe.method.name,
         "equation": recipe.method.equation,
-        "models": [
-            {
-                "model": model.label,
-                "role": plan.role(index),
-                "tensors": len(model.tensors.keys() - model.aliases.keys()),
-                "bytes": sum(e.nbytes for n, e in model.tensors.items() if n not in model.aliases),
-                **({"revision": model.revision} if model.revision else {}),
-                **({"names": model.renamed} if model.views else {}),
-                **({"adapter": _adapter(model.adapter)} if model.adapter else {}),
-                **({"unused": list(plan.unused[index])} if index in plan.unused else {}),
-            }
-            for index, model in enumerate(plan.models)
-        ],
+        "models": [_model(plan, position) for position in range(len(plan.models))],
         "groups": _groups(plan.tensors),
         "vocabulary": list(plan.vocabulary),
         "warnings": list(plan.warnings),
@@ -55,14 +42,75 @@ def describe(plan: MergePlan) -> dict[str, Any]:
     }
 
 
+def _model(plan: MergePlan, position: int) -> dict[str, Any]:
+    """Return what is said of one model; tensors that stand there under a second name are counted once."""
+    model = plan.models[position]
+    stored = {name: entry for name, entry in model.tensors.items() if name not in model.aliases}
+    return {
+        "model": model.label,
+        "role": plan.inputs.role(position),
+        "tensors": len(stored),
+        "bytes": sum(entry.nbytes for entry in stored.values()),
+        **({"revision": model.revision} if model.revision else {}),
+        **({"names": model.renamed} if model.views else {}),
+        **({"adapter": _adapter(model.adapter)} if model.adapter else {}),
+        **({"unused": list(plan.unused[position])} if position in plan.unused else {}),
+    }
+
+
 def _bank(plan: MergePlan) -> dict[str, Any]:
-    """Return what the output keeps for its gate: the tasks with their heads, the settings, the most bytes."""
+    """Return what is written for a gate: the tasks with their heads, the settings, the most bytes."""
     assert plan.gate is not None
     return {**plan.gate.record(plan.models).to_json(), "file": BANK, "most": bank_bytes(plan)}
 
 
 def _adapter(adapter: Adapter) -> dict[str, Any]:
     return {"parts": len(adapter.parts), "rank": adapter.rank, "notes": list(adapter.notes)}
+
+
+class _Group(NamedTuple):
+    """What the tensors of one line of a plan have in common."""
+
+    pattern: str
+    treatment: str
+    matrix: bool
+    shape: tuple[int, ...]
+    reads: tuple[str, ...]
+    writes: str
+    why: str
+
+    @classmethod
+    def of(cls, tensor: TensorPlan) -> _Group:
+        """Return the group that a tensor belongs to."""
+        return cls(
+            pattern=_NUMBER.sub("*", tensor.name),
+            treatment=tensor.treatment,
+            matrix=tensor.matrix and len(tensor.shape) == 2 and not tensor.table,
+            shape=tensor.shape,
+            reads=tuple(dict.fromkeys(_reads(member) for member in tensor.members)),
+            writes=_writes(tensor),
+            why=tensor.why,
+        )
+
+
+def _groups(tensors: Sequence[TensorPlan]) -> list[dict[str, Any]]:
+    groups: defaultdict[_Group, list[TensorPlan]] = defaultdict(list)
+    for tensor in tensors:
+        groups[_Group.of(tensor)].append(tensor)
+    return [
+        {
+            "tensors": group.pattern,
+            "count": len(members),
+            "shape": list(group.shape),
+            "treatment": group.treatment,
+            **({"matrix": True} if group.matrix else {}),
+            "reads": list(group.reads),
+            "writes": group.writes,
+            "elements": sum(member.numel for member in members),
+            **({"why": group.why} if group.why else {}),
+        }
+        for group, members in groups.items()
+    ]
 
 
 def _reads(member: Input) -> str:
@@ -73,29 +121,9 @@ def _reads(member: Input) -> str:
     return f"{member.entry.dtype} + {update}" if update else member.entry.dtype
 
 
-def _groups(tensors: Sequence[TensorPlan]) -> list[dict[str, Any]]:
-    groups: defaultdict[tuple[Any, ...], list[TensorPlan]] = defaultdict(list)
-    for tensor in tensors:
-        pattern = _NUMBER.sub("*", tensor.name)
-        read = tuple(dict.fromkeys(_reads(i) for i in tensor.members))
-        written = "factors" if tensor.module else tensor.dtype
-        matrix = tensor.matrix and len(tensor.shape) == 2 and not tensor.table
-        key = (pattern, tensor.treatment, matrix, tensor.shape, read, written, tensor.why)
-        groups[key].append(tensor)
-    return [
-        {
-            "tensors": pattern,
-            "count": len(members),
-            "shape": list(shape),
-            "treatment": treatment,
-            **({"matrix": True} if matrix else {}),
-            "reads": list(read),
-            "writes": dtype,
-            "elements": sum(m.numel for m in members),
-            **({"why": why} if why else {}),
-        }
-        for (pattern, treatment, matrix, shape, read, dtype, why), members in groups.items()
-    ]
+def _writes(tensor: TensorPlan) -> str:
+    """Return what is written for a tensor: factors, or values of a dtype."""
+    return "factors" if tensor.module else tensor.dtype
 
 
 def explain(plan: MergePlan, pattern: str) -> list[dict[str, Any]]:
@@ -104,58 +132,67 @@ def explain(plan: MergePlan, pattern: str) -> list[dict[str, Any]]:
     `pattern` is a part of a name, or a shell pattern with `*`, `?` or `[…]`. Raises `RequestError`
     if nothing matches.
     """
-    names = [t.name for t in plan.tensors]
+    names = [tensor.name for tensor in plan.tensors]
     if any(c in pattern for c in "*?["):
-        chosen = {n for n in names if fnmatchcase(n, pattern)}
+        chosen = {name for name in names if fnmatchcase(name, pattern)}
     else:
-        chosen = {n for n in names if pattern in n}
+        chosen = {name for name in names if pattern in name}
     if not chosen:
         raise RequestError(
             Problem(f"no tensor matches {pattern!r}", "--tensor", f"names look like {names[0]!r}")
         )
-    deep = depths(names)
-    return [_explained(plan, t, deep[t.parameter or t.name]) for t in plan.tensors if t.name in chosen]
+    depth = depths(names)
+    return [_explained(plan, t, depth[t.parameter or t.name]) for t in plan.tensors if t.name in chosen]
 
 
 def _explained(plan: MergePlan, tensor: TensorPlan, depth: float) -> dict[str, Any]:
-    line: dict[str, Any] = {
+    """Return what happens to one tensor, which lies at `depth` in [0, 1] of the model."""
+    return {
         "tensor": tensor.name,
         "shape": list(tensor.shape),
         "depth": depth,
         "treatment": tensor.treatment,
-        "writes": "factors" if tensor.module else tensor.dtype,
-        "reads": [
-            {
-                "model": plan.models[i.model].label,
-                "tensor": plan.models[i.model].stored_as(i.entry.name),
-                "dtype": _reads(i),
-                **({"note": i.note} if i.note else {}),
-            }
-            for i in tensor.members
-        ],
+        "writes": _writes(tensor),
+        "reads": [_member(plan, member) for member in tensor.members],
+        **({"why": tensor.why} if tensor.why else {}),
+        **({"options": _options(plan, tensor, depth)} if tensor.action == "merge" else {}),
+        **({"keeps": parts} if (parts := _bank_parts(plan, tensor)) else {}),
     }
-    if tensor.why:
-        line["why"] = tensor.why
-    if tensor.treatment == "merge":
-        found = resolve(plan.recipe, tensor.parameter or tensor.name, depth).options
-        line["options"] = {
-            name: [
-                {"value": r.value, "why": r.why, **({"model": label} if label else {})}
-                for r, label in _each(plan, value)
-            ]
-            for name, value in found.items()
-        }
-    if bounds := bank_bounds(plan, tensor):
-        line["keeps"] = [
-            {"task": task, "bytes": b.nbytes, **({"rank": b.rank} if b.rank is not None else {})}
-            for task, b in bounds.items()
+
+
+def _member(plan: MergePlan, member: Input) -> dict[str, Any]:
+    """Return what is read of one model for a tensor."""
+    model = plan.models[member.model]
+    return {
+        "model": model.label,
+        "tensor": model.stored_as(member.entry.name),
+        "dtype": _reads(member),
+        **({"note": member.note} if member.note else {}),
+    }
+
+
+def _options(plan: MergePlan, tensor: TensorPlan, depth: float) -> dict[str, list[dict[str, Any]]]:
+    """Return the value of each option and why, with one for each model where models may differ."""
+    participants = plan.recipe.participants
+
+    def lines(resolved: Resolved | list[Resolved]) -> list[dict[str, Any]]:
+        if isinstance(resolved, Resolved):
+            return [{"value": resolved.value, "why": resolved.why}]
+        return [
+            {"value": own.value, "why": own.why, "model": entry.model}
+            for own, entry in zip(resolved, participants, strict=True)
         ]
-        if shared := max(b.shared for b in bounds.values()):  # the update that the checkpoint has
-            line["keeps"].append({"bytes": shared})
-    return line
+
+    options = resolve(plan.recipe, tensor.parameter or tensor.name, depth).options
+    return {name: lines(resolved) for name, resolved in options.items()}
 
 
-def _each(plan: MergePlan, value: Resolved | list[Resolved]) -> list[tuple[Resolved, str]]:
-    if isinstance(value, Resolved):
-        return [(value, "")]
-    return [(r, entry.model) for r, entry in zip(value, plan.recipe.participants, strict=True)]
+def _bank_parts(plan: MergePlan, tensor: TensorPlan) -> list[dict[str, Any]]:
+    """Return the most that the bank holds of a tensor: for each task, and once for all of them."""
+    bounds = bank_bounds(plan, tensor)
+    parts: list[dict[str, Any]] = [
+        {"task": task, "bytes": bound.nbytes, **({"rank": bound.rank} if bound.rank is not None else {})}
+        for task, bound in bounds.items()
+    ]
+    shared = max((bound.shared for bound in bounds.values()), default=0)
+    return [*parts, {"bytes": shared}] if shared else parts  # the update that the checkpoint has

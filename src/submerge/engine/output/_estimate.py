@@ -9,7 +9,7 @@ from dataclasses import replace
 from submerge.algebra import Dense, LowRank, Update
 from submerge.deferred import torch
 from submerge.engine.plan import Input, MergePlan, TensorPlan
-from submerge.engine.work import Job, Workspace
+from submerge.engine.work import ChunkReader, RangeTarget, Workspace, range_passes, run_passes
 from submerge.store import MemorySource, TensorEntry
 
 __all__ = ["compute_seconds"]
@@ -28,10 +28,10 @@ def compute_seconds(plan: MergePlan) -> float:
     """Return an estimate of the workers' time, in seconds, without what the disk adds.
 
     Folds a made-up tensor of a million elements with the options of the plan's largest tensor, merges one
-    made-up matrix where matrices are merged whole, and scales by elements, sizes and workers. Good to a
+    made-up matrix where matrices are decomposed, and scales by elements, sizes and workers. Good to a
     factor of two or three on a quiet machine.
     """
-    merged = [t for t in plan.tensors if t.treatment == "merge"]
+    merged = [t for t in plan.tensors if t.action == "merge"]
     matrices = [t for t in merged if t.matrix]
     streamed = [t for t in merged if not t.matrix]
     threads = torch.get_num_threads()
@@ -46,17 +46,17 @@ def compute_seconds(plan: MergePlan) -> float:
 def _streamed_seconds(tensors: Sequence[TensorPlan], seed: int) -> float:
     if not tensors:
         return 0.0
-    model = max(tensors, key=lambda t: t.numel)
-    side = model.shape[-1] if len(model.shape) > 1 else ELEMENTS
+    largest = max(tensors, key=lambda t: t.numel)
+    side = largest.shape[-1] if len(largest.shape) > 1 else ELEMENTS
     shape = (max(1, ELEMENTS // side), side)
     entry = TensorEntry("trial", "BF16", shape, None, 0, 0)
     made_up = Input(0, entry)
     trial = replace(
-        model,
+        largest,
         name="trial",
         shape=shape,
-        inputs=(made_up,) * len(model.inputs),
-        origin=made_up if model.origin else None,
+        inputs=(made_up,) * len(largest.inputs),
+        origin=made_up if largest.origin else None,
     )
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(shape, generator=generator)
@@ -64,11 +64,12 @@ def _streamed_seconds(tensors: Sequence[TensorPlan], seed: int) -> float:
         MemorySource((base + 0.01 * torch.randn(shape, generator=generator)).to(torch.bfloat16))
         for _ in trial.read
     ]
-    job = Job(0, trial, entry, sources, _Nowhere(), seed)
+    reader = ChunkReader(trial, sources, seed=seed)
+    target = RangeTarget(0, entry, _Nowhere(), lambda record: None)
     space = Workspace(torch.device("cpu"))
-    job.run(space)  # the first time warms allocator and caches
+    run_passes(range_passes(reader, target), space)  # the first time warms allocator and caches
     begun = time.perf_counter()
-    job.run(space)
+    run_passes(range_passes(reader, target), space)
     return (time.perf_counter() - begun) * sum(t.numel for t in tensors) / trial.numel
 
 
@@ -76,9 +77,9 @@ def _matrix_seconds(tensors: Sequence[TensorPlan]) -> float:
     """Return how long the matrices take, by the time of a small one of the largest's proportions."""
     if not tensors:
         return 0.0
-    model = max(tensors, key=_work)
-    shrunk = min(1.0, SIDE / max(model.sides))
-    m, n = (max(2, round(side * shrunk)) for side in model.sides)
+    largest = max(tensors, key=_work)
+    shrunk = min(1.0, SIDE / max(largest.sides))
+    m, n = (max(2, round(side * shrunk)) for side in largest.sides)
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -86,15 +87,15 @@ def _matrix_seconds(tensors: Sequence[TensorPlan]) -> float:
 
     bank: list[Update] = [
         LowRank(normal(m, max(1, i.rank)), normal(max(1, i.rank), n)) if i.relative else Dense(normal(m, n))
-        for i in model.inputs
+        for i in largest.inputs
     ]
-    trial = replace(model, shape=(m, n))
-    fold = trial.method.matrix if trial.method else None
+    small = replace(largest, shape=(m, n))
+    fold = small.method.matrix if small.method else None
     assert fold is not None  # what made it a matrix
-    fold(bank, trial.spec, trial.values)
+    fold(bank, small.spec, small.values)
     begun = time.perf_counter()
-    fold(bank, trial.spec, trial.values)
-    return (time.perf_counter() - begun) * sum(_work(t) for t in tensors) / _work(trial)
+    fold(bank, small.spec, small.values)
+    return (time.perf_counter() - begun) * sum(_work(t) for t in tensors) / _work(small)
 
 
 def _work(tensor: TensorPlan) -> float:

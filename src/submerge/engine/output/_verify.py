@@ -1,16 +1,16 @@
-"""Checks of a merged folder: is it what the merge wrote, and is it a whole model?"""
+"""Checks of a merged folder: is it what the merge wrote, and is it a complete model?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from submerge.deferred import quietly, torch
 from submerge.engine.output._checks import models_without_part, split_copies, unchanged
-from submerge.engine.plan import beyond_rows, told_beyond, torch_dtype
-from submerge.engine.work import count_nonfinite, host_bytes
+from submerge.engine.plan import beyond_rows, describe_beyond, torch_dtype
+from submerge.engine.work import count_nonfinite
 from submerge.errors import RequestError, WorkError
 from submerge.store import (
     BANK,
@@ -19,8 +19,10 @@ from submerge.store import (
     Checkpoint,
     FileTable,
     Manifest,
+    Source,
     TensorEntry,
     TensorRecord,
+    blocks,
     hasher,
     joined,
     open_checkpoint,
@@ -29,8 +31,6 @@ from submerge.store import (
 )
 
 __all__ = ["VerifyReport", "verify"]
-
-BLOCK = 1 << 22
 
 
 @dataclass
@@ -157,6 +157,7 @@ def _names(model: Checkpoint, records: Mapping[str, TensorRecord], report: Verif
 
 
 def _base(model: Checkpoint, spec: str | None, named: bool, manifest: Manifest, report: VerifyReport) -> None:
+    """Compare names, shapes and values with the base's; say so where there is no base to compare with."""
     if spec is None:
         report.skipped.append("names against the base: the merge had none")
         return
@@ -168,19 +169,25 @@ def _base(model: Checkpoint, spec: str | None, named: bool, manifest: Manifest, 
     except (RequestError, WorkError) as error:
         if named:
             raise
-        report.skipped.append(
-            f"names against the base: {spec} cannot be opened ({str(error).splitlines()[0]})"
-        )
+        reason = str(error).splitlines()[0]
+        report.skipped.append(f"names against the base: {spec} cannot be opened ({reason})")
         return
     new = {name for name, record in manifest.tensors.items() if record.new}
-    for name in sorted(base.tensors.keys() ^ model.tensors.keys() - new):
-        where = "the base" if name in base.tensors else "the output"
-        report.problems.append(f"{name}: only in {where}")
-    for name in sorted(base.tensors.keys() & model.tensors.keys()):
-        if base.tensors[name].shape != model.tensors[name].shape:
-            report.problems.append(f"{name}: the base's shape is {list(base.tensors[name].shape)}")
+    report.problems += _unlike(model, base, new)
     if not base.pending:
         report.problems += unchanged(model, base, manifest)
+
+
+def _unlike(model: Checkpoint, base: Checkpoint, new: Collection[str]) -> list[str]:
+    """Return which names and shapes are not the base's, but for tensors that a merge added."""
+    problems = []
+    for name in sorted(base.tensors.keys() ^ model.tensors.keys() - new):
+        where = "the base" if name in base.tensors else "the output"
+        problems.append(f"{name}: only in {where}")
+    for name in sorted(base.tensors.keys() & model.tensors.keys()):
+        if base.tensors[name].shape != model.tensors[name].shape:
+            problems.append(f"{name}: the base's shape is {list(base.tensors[name].shape)}")
+    return problems
 
 
 def _tokens(model: Checkpoint, manifest: Manifest, report: VerifyReport) -> None:
@@ -191,9 +198,9 @@ def _tokens(model: Checkpoint, manifest: Manifest, report: VerifyReport) -> None
         report.problems += [str(p) for p in error.problems]
         return
     if new := {token: place for token, place in beyond.items() if token not in manifest.beyond_rows}:
-        report.problems.append(told_beyond(new, rows))
+        report.problems.append(describe_beyond(new, rows))
     elif beyond:
-        report.skipped.append(f"{told_beyond(beyond, rows)}, as in the base")
+        report.skipped.append(f"{describe_beyond(beyond, rows)}, as in the base")
 
 
 def _values(
@@ -228,23 +235,22 @@ def _factors(name: str) -> list[str]:
 
 def _read(entry: TensorEntry, block: int | None, model: Checkpoint, table: FileTable) -> tuple[str, int]:
     """Return a tensor's digest, by the blocks that the manifest names, and its count of NaN and Inf."""
-    size = DTYPES[entry.dtype].itemsize
-    per_block = (block or max(1, entry.nbytes)) // size
-    source = model.source(entry.name, table)
-    dtype = torch_dtype(entry.dtype)
-    digests, bad = [], 0
-    for start in range(0, max(1, entry.numel), max(1, per_block)):
-        stop = min(entry.numel, start + per_block)
-        of_block = hasher()
-        for at in range(start, stop, BLOCK):
-            values = torch.empty(min(BLOCK, stop - at), dtype=dtype)
-            view = host_bytes(values)
-            source.read(at, values.numel(), view)
-            of_block.update(view)
-            if dtype.is_floating_point and not torch.isfinite(values.sum(dtype=torch.float32)):
-                bad += count_nonfinite(values)
-        digests.append(of_block.hexdigest())
-    return joined(digests), bad
+    step = max(1, (block or max(1, entry.nbytes)) // DTYPES[entry.dtype].itemsize)
+    source, starts = model.source(entry.name, table), range(0, max(1, entry.numel), step)
+    read = [_read_block(source, start, min(entry.numel, start + step), entry.dtype) for start in starts]
+    return joined([digest for digest, _ in read]), sum(nonfinite for _, nonfinite in read)
+
+
+def _read_block(source: Source, start: int, stop: int, code: str) -> tuple[str, int]:
+    """Return the digest of some elements, and their count of NaN and Inf."""
+    digest, dtype, nonfinite = hasher(), torch_dtype(code), 0
+    for _, view in blocks(source, start, stop, DTYPES[code].itemsize):
+        digest.update(view)
+        values = torch.frombuffer(view, dtype=dtype)
+        # a sum that is finite, as nearly all are, has no part that is not: it spares a pass that counts
+        if dtype.is_floating_point and not torch.isfinite(values.sum(dtype=torch.float32)):
+            nonfinite += count_nonfinite(values)
+    return digest.hexdigest(), nonfinite
 
 
 def _load(folder: Path, model: Checkpoint, report: VerifyReport) -> None:
@@ -255,21 +261,26 @@ def _load(folder: Path, model: Checkpoint, report: VerifyReport) -> None:
     except ImportError:
         report.skipped.append('loading: transformers is not installed — pip install "submerge[models]"')
         return
-    kind = getattr(transformers, str(names[0]), None) if names else None
-    if kind is None:
+    architecture = getattr(transformers, str(names[0]), None) if names else None
+    if architecture is None:
         report.skipped.append("loading: config.json names no architecture that transformers has")
         return
     try:
         with quietly(transformers.logging):
-            _, info = kind.from_pretrained(
+            _, info = architecture.from_pretrained(
                 folder, dtype="auto", output_loading_info=True, local_files_only=True
             )
     except Exception as error:
         report.problems.append(f"transformers cannot load it as {names[0]}: {error}")
         return
-    for key, what in (("missing_keys", "missing"), ("mismatched_keys", "of another shape")):
-        if found := sorted(map(str, info.get(key) or ())):
-            report.problems.append(f"transformers finds weights {what}: {', '.join(found[:5])}")
-    if found := sorted(map(str, info.get("unexpected_keys") or ())):
-        report.skipped.append(f"transformers ignores these tensors: {', '.join(found[:5])}")
+    _note_weights(info, report)
     report.loaded = str(names[0])
+
+
+def _note_weights(info: Mapping[str, Any], report: VerifyReport) -> None:
+    """Note the weights that transformers did not find in the folder, or did not use."""
+    for key, what in (("missing_keys", "missing"), ("mismatched_keys", "of another shape")):
+        if keys := sorted(map(str, info.get(key) or ())):
+            report.problems.append(f"transformers finds weights {what}: {', '.join(keys[:5])}")
+    if keys := sorted(map(str, info.get("unexpected_keys") or ())):
+        report.skipped.append(f"transformers ignores these tensors: {', '.join(keys[:5])}")

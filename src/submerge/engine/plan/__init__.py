@@ -1,6 +1,14 @@
-"""From a recipe to a plan: what is read, computed and written for each tensor, and in how much memory."""
+"""From a recipe to a plan: what is read, computed and written for each tensor, and in how much memory.
+
+`make_plan` is the way through. Models are opened (`_models`) and take the names of the reference (`_naming`);
+parameters of several names are settled (`_tied_names`, `_copies`); each tensor is planned by the first case
+that holds for it (`_align`), from what the recipe says of it (`_tensor_rules`) and from where the models'
+parts come (`_members`). Then an adapter gets its form (`_adapter_form`), a gate its tasks (`_gate`), the
+output its tokenizer (`_tokens`), and memory is counted (`_memory`). All problems are told at once.
+"""
 
 from submerge.engine.plan._adapter_form import adapter_file, lora_keys, stores_transposed
+from submerge.engine.plan._bank_size import bank_bounds, bank_bytes
 from submerge.engine.plan._device import check_device
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._make_plan import make_plan, plan_models
@@ -9,7 +17,7 @@ from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._tables import is_matrix
 from submerge.engine.plan._tensor import HELD, Input, TensorPlan, chunk_length, task_length, torch_dtype
-from submerge.engine.plan._tokens import beyond_rows, told_beyond
+from submerge.engine.plan._tokens import beyond_rows, describe_beyond
 
 __all__ = [
     "HELD",
@@ -19,9 +27,12 @@ __all__ = [
     "Settings",
     "TensorPlan",
     "adapter_file",
+    "bank_bounds",
+    "bank_bytes",
     "beyond_rows",
     "check_device",
     "chunk_length",
+    "describe_beyond",
     "is_matrix",
     "lora_keys",
     "make_plan",
@@ -29,6 +40,5 @@ __all__ = [
     "plan_models",
     "stores_transposed",
     "task_length",
-    "told_beyond",
     "torch_dtype",
 ]

@@ -10,7 +10,7 @@ from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._tables import is_matrix
 from submerge.engine.plan._tensor import Module, TensorPlan
 from submerge.errors import Problem, few
-from submerge.store import ADAPTER_STEM, LORA_STEM, Adapter, Checkpoint, LoraKeys, LowRank
+from submerge.store import ADAPTER_STEM, LORA_STEM, Adapter, Checkpoint, LoraKeys, LowRankPart
 
 __all__ = ["adapter_file", "adapter_form", "adapter_warnings", "lora_keys", "stores_transposed"]
 
@@ -22,52 +22,64 @@ def adapter_form(tensors: Sequence[TensorPlan], inputs: Inputs) -> tuple[list[Te
     """Return the tensors that an adapter holds or leaves out, and problems.
 
     A matrix, and whatever an adapter has factors of, becomes factors. What an adapter replaces (a head,
-    `modules_to_save`) is saved whole, if it is all parameters of its module. Others have no place.
+    `modules_to_save`) is saved with all its values, if it is all parameters of its module. Others have no
+    place.
     """
+    replaced = _replaced_modules(inputs)
     transposed = stores_transposed(inputs.reference_model)
-    whole = _whole(inputs)
-    held: list[TensorPlan] = []
+    planned: list[TensorPlan] = []
     packed: list[str] = []
     for tensor in tensors:
         if tensor.action == "take_base":  # named in a warning, and neither read nor written
-            held.append(replace(tensor, inputs=()))
-        if tensor.action != "merge" or all(i.relative and not i.patch for i in tensor.inputs):
-            continue
-        parts = [
-            a.parts.get(tensor.name)
-            for i in tensor.inputs
-            if (a := inputs.models[i.model].adapter) is not None
-        ]
-        factors = [part for part in parts if isinstance(part, LowRank)]
-        if any(part.experts and part.expert is None for part in factors):
-            packed.append(tensor.name)
-        elif tensor.name in whole:
-            held.append(tensor)
-        elif factors:
-            held.append(replace(tensor, module=_module(factors[0])))
-        elif is_matrix(tensor.name, tensor.shape, inputs.reference_model.config):
-            held.append(replace(tensor, module=Module(transposed=transposed)))
-        else:
-            held.append(replace(tensor, action="skip", matrix=False, why="an adapter has no place for it"))
-    # updates that need no values of the base are merged without reading it
-    held = [replace(t, origin=None) if t.module and all(i.relative for i in t.inputs) else t for t in held]
-    problems = []
-    if packed:
-        hint = "write a checkpoint (output: {as: checkpoint})"
-        what = f"the portable form of an adapter has no place for packed experts: {few(packed)}"
-        problems.append(Problem(what, "output", hint))
-    if not any(tensor.action == "merge" for tensor in held) and not problems:
-        problems.append(
-            Problem("no model changes a matrix: there is nothing for an adapter to hold", "output")
-        )
-    return held, problems
+            planned.append(replace(tensor, inputs=()))
+        elif tensor.action == "merge" and any(i.patch or not i.relative for i in tensor.inputs):
+            factors = _factors(tensor, inputs)
+            if any(part.experts and part.expert is None for part in factors):
+                packed.append(tensor.name)
+            elif tensor.name in replaced:
+                planned.append(tensor)
+            elif factors:
+                planned.append(_as_factors(tensor, _module(factors[0])))
+            elif is_matrix(tensor.name, tensor.shape, inputs.reference_model.config):
+                planned.append(_as_factors(tensor, Module(transposed=transposed)))
+            else:
+                why = "an adapter has no place for it"
+                planned.append(replace(tensor, action="skip", matrix=False, why=why))
+    return planned, _problems(planned, packed)
 
 
-def _module(part: LowRank) -> Module:
+def _factors(tensor: TensorPlan, inputs: Inputs) -> list[LowRankPart]:
+    """Return the low-rank updates that the models' adapters have for a tensor."""
+    adapters = [inputs.models[member.model].adapter for member in tensor.inputs]
+    parts = [adapter.parts.get(tensor.name) for adapter in adapters if adapter is not None]
+    return [part for part in parts if isinstance(part, LowRankPart)]
+
+
+def _as_factors(tensor: TensorPlan, module: Module) -> TensorPlan:
+    """Return the plan for a tensor whose merged update is factored.
+
+    Where all updates are factors that come in, the values of the base are not needed, and not read.
+    """
+    relative = all(member.relative for member in tensor.inputs)
+    return replace(tensor, module=module, origin=None if relative else tensor.origin)
+
+
+def _module(part: LowRankPart) -> Module:
     return Module(part.kind, part.transposed and part.kind != "embedding", part.kernel)
 
 
-def _whole(inputs: Inputs) -> set[str]:
+def _problems(planned: Sequence[TensorPlan], packed: Sequence[str]) -> list[Problem]:
+    """Return that an adapter cannot hold some tensor, or that there is none for it to hold."""
+    if packed:
+        hint = "write a checkpoint (output: {as: checkpoint})"
+        what = f"the portable form of an adapter has no place for packed experts: {few(packed)}"
+        return [Problem(what, "output", hint)]
+    if not any(tensor.action == "merge" for tensor in planned):
+        return [Problem("no model changes a matrix: there is nothing for an adapter to hold", "output")]
+    return []
+
+
+def _replaced_modules(inputs: Inputs) -> set[str]:
     """Return the tensors that adapters replace, of modules of which they replace all."""
     replaced = {name for model in inputs.models if model.adapter for name in model.adapter.whole}
     others = {name.rpartition(".")[0] for name in inputs.reference_model.tensors.keys() - replaced}
@@ -84,11 +96,11 @@ def lora_keys(tensors: Sequence[TensorPlan], models: Sequence[Checkpoint]) -> di
         if model.adapter is None or model.adapter.form == "peft":
             continue
         for name, part in model.adapter.parts.items():
-            if isinstance(part, LowRank):
+            if isinstance(part, LowRankPart):
                 alpha = part.alpha.name if part.alpha else None
                 keys[name] = LoraKeys(part.right_entry.name, part.left_entry.name, alpha)
-    held = {tensor.name for tensor in tensors if tensor.action == "merge"}
-    return keys if held <= keys.keys() else None
+    merged = {tensor.name for tensor in tensors if tensor.action == "merge"}
+    return keys if merged <= keys.keys() else None
 
 
 def adapter_file(tensors: Sequence[TensorPlan], models: Sequence[Checkpoint]) -> str:
@@ -99,16 +111,23 @@ def adapter_file(tensors: Sequence[TensorPlan], models: Sequence[Checkpoint]) ->
 def adapter_warnings(models: Sequence[Checkpoint]) -> list[str]:
     """Return what of the adapters is not merged, and whether they say that they are of different models."""
     adapters = [model.adapter for model in models if model.adapter is not None]
-    found = [f"{adapter.label}: {what}" for adapter in adapters for what in adapter.left_out]
-    named = {_base_name(adapter.base): adapter for adapter in adapters if adapter.base}
-    kinds: dict[bool, list[Adapter]] = {}
-    for (is_path, _), adapter in named.items():
-        kinds.setdefault(is_path, []).append(adapter)
-    for group in kinds.values():  # a folder and a Hub id may well be one model
+    left_out = [f"{adapter.label}: {what}" for adapter in adapters for what in adapter.left_out]
+    return list(dict.fromkeys([*left_out, *_different_bases(adapters)]))
+
+
+def _different_bases(adapters: Sequence[Adapter]) -> list[str]:
+    """Return that adapters name different models as their base, among paths or among Hub ids.
+
+    A path and a Hub id are not compared: they may well be one model.
+    """
+    by_name = {_base_name(adapter.base): adapter for adapter in adapters if adapter.base}
+    warnings = []
+    for kind in dict.fromkeys(is_path for is_path, _ in by_name):
+        group = [adapter for (is_path, _), adapter in by_name.items() if is_path == kind]
         if len(group) > 1:
-            told = few([f"{adapter.label} on {adapter.base}" for adapter in group])
-            found.append(f"the adapters were trained on different models, as their files say: {told}")
-    return list(dict.fromkeys(found))
+            shown = few([f"{adapter.label} on {adapter.base}" for adapter in group])
+            warnings.append(f"the adapters were trained on different models, as their files say: {shown}")
+    return warnings
 
 
 def _base_name(base: str) -> tuple[bool, str]:
@@ -124,7 +143,7 @@ def _base_name(base: str) -> tuple[bool, str]:
 
 
 def stores_transposed(base: Checkpoint) -> bool:
-    """Return whether the base keeps its linear maps as [in, out], as GPT-2 does; their biases tell."""
+    """Return whether the base stores its linear maps as [in, out], as GPT-2 does; their biases tell."""
     votes = 0
     for name, entry in base.tensors.items():
         bias = base.tensors.get(f"{name.removesuffix('.weight')}.bias")

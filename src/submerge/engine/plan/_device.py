@@ -17,8 +17,8 @@ def check_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RequestError(Problem("no CUDA device is available", "--device", "use cpu"))
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = f"only {torch.cuda.device_count()} CUDA devices are there, numbered from 0"
-        raise RequestError(Problem(found, "--device", f"{name} is none of them"))
+        what = f"only {torch.cuda.device_count()} CUDA devices are there, numbered from 0"
+        raise RequestError(Problem(what, "--device", f"{name} is none of them"))
     if device.type not in ("cpu", "cuda"):
         raise RequestError(Problem(f"{name} is not supported", "--device", "use cpu or cuda"))
     return device

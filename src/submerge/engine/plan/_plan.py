@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from submerge.deprecated import warn_renamed
 from submerge.engine.plan._gate import GatePlan
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._memory import Budget
@@ -21,7 +22,7 @@ from submerge.store import Checkpoint, Shard, is_tokenizer_file
 __all__ = ["MergePlan"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class MergePlan:
     """What a merge will read, compute and write; printed, it is a summary in a few lines.
 
@@ -34,7 +35,7 @@ class MergePlan:
         unused: for a model, the names of its tensors that no output reads.
         warnings: what deserves a look.
         budget: memory and workers.
-        gate: what a method keeps for the run time, if it keeps anything.
+        gate: what of a method is evaluated for each input, if it has a gate.
         tokens: where the tokenizer comes from; an adapter, or a merge in memory, has none.
         unties: whether the output's configuration must untie its embeddings.
 
@@ -104,7 +105,8 @@ class MergePlan:
 
     @property
     def donor(self) -> int:
-        """Deprecated: `inputs.reference`."""
+        """Deprecated: it is called `inputs.reference`."""
+        warn_renamed("MergePlan.donor", "MergePlan.inputs.reference")
         return self.inputs.reference
 
     def role(self, index: int) -> str:

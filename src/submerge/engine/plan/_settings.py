@@ -18,13 +18,13 @@ LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.
 
 def _memory() -> int:
     """Return a quarter of the memory that the machine, or the container, has; 2 GB where that is less."""
-    found = []
+    limits = []
     with contextlib.suppress(ValueError, OSError):  # not known here
-        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     for limit in LIMITS:
         with contextlib.suppress(ValueError, OSError):  # "max", or no such file
-            found.append(int(limit.read_text()))
-    return max(2 * GB, min(found, default=0) // 4)
+            limits.append(int(limit.read_text()))
+    return max(2 * GB, min(limits, default=0) // 4)
 
 
 @dataclass(frozen=True)

@@ -74,15 +74,15 @@ def token_rows(tensors: Mapping[str, TensorEntry]) -> int | None:
     """Return how many token ids a model has rows for; None where none of its tensors is known to hold them.
 
     A model may look tokens up in several tables (an audio decoder's beside a text encoder's): the longest
-    counts, with the rows that Idefics keeps apart.
+    counts, with the rows that Idefics stores in a table of their own.
     """
-    found: dict[str, int] = {}
+    rows: list[int] = []
     for name, entry in tensors.items():
         path, module = _module(name)
         if len(entry.shape) == 2 and (_TOKENS.fullmatch(module) or _ROOT_TOKENS.fullmatch(path)):
             more = tensors.get(f"{path}.additional_embedding.weight")
-            found[name] = entry.shape[0] + (more.shape[0] if more else 0)
-    return max(found.values(), default=None)
+            rows.append(entry.shape[0] + (more.shape[0] if more else 0))
+    return max(rows, default=None)
 
 
 def _module(name: str) -> tuple[str, str]:

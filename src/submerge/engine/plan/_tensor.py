@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from submerge.deferred import torch
@@ -59,14 +59,14 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """How an adapter's module keeps its weight: see `store.AdapterWriter.add`."""
+    """How an adapter's module stores its weight: see `store.AdapterWriter.add`."""
 
     kind: Kind = "linear"
     transposed: bool = False
     kernel: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TensorPlan:
     """One output tensor: how it is made, from what, with which options.
 
@@ -74,19 +74,19 @@ class TensorPlan:
     that it is compared with; for `take_base`: the base's alone). `origin` is what updates are taken
     against and added to, or None. `values` are the method's options for this tensor. A `matrix` is
     merged by the method's rule for matrices, which of some gates is the rule for every tensor; a `table` is
-    one of two dimensions that is no linear map. `module` is how an adapter keeps the result; in an
-    adapter a tensor without one is saved whole. `parameter` is the name whose options and random
-    numbers the tensor has: another than its own where it is a copy, as a head that is tied to embeddings.
+    one of two dimensions that is no linear map. `module` is how an adapter stores the result; in an adapter a
+    tensor without one is saved with all its values. `parameter` is the name whose options and random numbers
+    the tensor has: another than its own where it is a copy, as a head that is tied to embeddings.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     action: Action
-    method: Method | None
     inputs: tuple[Input, ...]
-    origin: Input | None
-    values: dict[str, Any]
+    method: Method | None = None
+    origin: Input | None = None
+    values: dict[str, Any] = field(default_factory=dict)
     why: str = ""
     matrix: bool = False
     table: bool = False
@@ -156,7 +156,7 @@ def task_length(chunk: int) -> int:
 
 def torch_dtype(code: str) -> torch.dtype:
     """Return the torch type of a safetensors dtype that the plan has admitted."""
-    found = DTYPES[code].torch
-    if found is None:
+    dtype = DTYPES[code].torch
+    if dtype is None:
         raise ValueError(f"{code} has no torch type")
-    return found
+    return dtype

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from submerge.engine.plan._inputs import Inputs, TokenizerSource
@@ -18,12 +18,12 @@ from submerge.store import (
     split_spec,
 )
 
-__all__ = ["TokenPlan", "beyond_rows", "plan_tokens", "told_beyond"]
+__all__ = ["TokenPlan", "beyond_rows", "describe_beyond", "plan_tokens"]
 
 
 @dataclass(frozen=True)
 class TokenPlan:
-    """The tokenizer of the output, and what is told of the models' vocabularies.
+    """The tokenizer of the output, and what is said of the models' vocabularies.
 
     `lines` has one for each model that was compared. `beyond` are the tokens that the base's own embedding
     has no rows for, as it was published.
@@ -49,18 +49,19 @@ def plan_tokens(recipe: Recipe, inputs: Inputs) -> tuple[TokenPlan | None, list[
     if tokenizer.links:  # what they lead to is neither read nor copied
         return TokenPlan(tokenizer), list(tokenizer.links.values())
     ours = read_vocabulary(tokenizer.folder)
-    lines, problems = _compared(recipe, inputs, source, ours)
-    warnings, missing = _without(recipe, source)
+    lines, problems = _compare(recipe, inputs, source, ours)
+    warnings, missing = _without_tokenizer(recipe, source)
     problems += missing
     rows = token_rows(inputs.reference_model.tensors)
     beyond = {} if ours is None or rows is None else ours.beyond(rows)
     published = _published(inputs.reference_model, ours, rows)
     if new := {token: place for token, place in beyond.items() if token not in published}:
         where = _fallback(recipe, inputs.specs[inputs.reference], source)
-        problems.append(Problem(told_beyond(new, rows or 0), source.label, where))
+        problems.append(Problem(describe_beyond(new, rows or 0), source.label, where))
     elif beyond:
-        warnings.append(f"{source.label}: {told_beyond(beyond, rows or 0)}, as it was published")
-    return TokenPlan(tokenizer, tuple(lines), tuple(warnings), tuple(beyond)), problems
+        warnings.append(f"{source.label}: {describe_beyond(beyond, rows or 0)}, as it was published")
+    plan = TokenPlan(tokenizer, lines=tuple(lines), warnings=tuple(warnings), beyond=tuple(beyond))
+    return plan, problems
 
 
 def beyond_rows(model: Checkpoint) -> tuple[dict[str, int], int]:
@@ -75,14 +76,14 @@ def beyond_rows(model: Checkpoint) -> tuple[dict[str, int], int]:
     return vocabulary.beyond(rows), rows
 
 
-def told_beyond(tokens: Mapping[str, int], rows: int) -> str:
+def describe_beyond(tokens: Mapping[str, int], rows: int) -> str:
     """Return the text that names tokens without rows."""
     what = "1 token has an id" if len(tokens) == 1 else f"{len(tokens)} tokens have ids"
     shown = few([f"{token!r} ({place})" for token, place in tokens.items()])
     return f"{what} beyond the {rows} rows of the embedding: {shown}"
 
 
-def _without(recipe: Recipe, source: TokenizerSource) -> tuple[list[str], list[Problem]]:
+def _without_tokenizer(recipe: Recipe, source: TokenizerSource) -> tuple[list[str], list[Problem]]:
     """Return a warning or a problem where the source has no tokenizer of its own."""
     tokenizer, adapter = source.model.tokenizer, source.model.adapter
     if not tokenizer.complete:
@@ -116,57 +117,62 @@ def _published(reference: Checkpoint, ours: Vocabulary | None, rows: int | None)
     return {} if theirs is None else theirs.beyond(rows)
 
 
-def _compared(
+def _compare(
     recipe: Recipe, inputs: Inputs, source: TokenizerSource, ours: Vocabulary | None
 ) -> tuple[list[str], list[Problem]]:
     """Return a line for each model but the source, and a problem for each that is refused."""
     lines: list[str] = []
-    problems: list[Problem] = []
-    known: dict[int, Vocabulary | None] = {}
-    for index, model in inputs.involved.items():
-        folder = model.tokenizer.folder
-        if folder == source.model.tokenizer.folder:
-            if index != inputs.reference:
+    refused: list[tuple[str, str]] = []
+    others: dict[int, Vocabulary | None] = {}
+    for position, model in inputs.involved.items():
+        if model.tokenizer.folder == source.model.tokenizer.folder:
+            if position != inputs.reference:
                 lines.append(f"{model.label}: the output's own tokenizer")
             continue
-        known[index] = theirs = read_vocabulary(folder)
-        if ours is None or theirs is None:
-            lines.append(
-                f"{model.label}: no tokenizer to compare"
-                if theirs is None
-                else f"{model.label}: not compared"
-            )
-            continue
-        diff = compare_vocabularies(ours, theirs)
-        text = diff.describe(source.label, model.label)
+        others[position] = theirs = read_vocabulary(model.tokenizer.folder)
+        text, accepted = _difference(source, model.label, ours, theirs)
         lines.append(f"{model.label}: {text}")
-        accepted = diff.equal or (source.named and diff.within_a)
         if not accepted and recipe.rules.vocabulary == "refuse":
-            problems.append(Problem(f"the vocabularies differ: {text}", model.label, ""))
-    if problems:
-        hint = _hint(inputs, source, ours, known)
-        problems = [replace(problem, hint=hint) for problem in problems]
-    return lines, problems
+            refused.append((model.label, text))
+    hint = _hint(inputs, source, ours, others) if refused else ""
+    return lines, [Problem(f"the vocabularies differ: {text}", label, hint) for label, text in refused]
+
+
+def _difference(
+    source: TokenizerSource, label: str, ours: Vocabulary | None, theirs: Vocabulary | None
+) -> tuple[str, bool]:
+    """Return in what a vocabulary differs from the output's, and whether it is accepted."""
+    if theirs is None:
+        return "no tokenizer to compare", True
+    if ours is None:
+        return "not compared", True
+    difference = compare_vocabularies(ours, theirs)
+    accepted = difference.equal or (source.named and difference.within_a)
+    return difference.describe(source.label, label), accepted
 
 
 def _hint(
     inputs: Inputs,
     source: TokenizerSource,
     ours: Vocabulary | None,
-    known: Mapping[int, Vocabulary | None],
+    others: Mapping[int, Vocabulary | None],
 ) -> str:
     """Return what to do: name the model whose vocabulary holds all others', if there is one, or the rule."""
-    rows = token_rows(inputs.reference_model.tensors)
-    others = [ours, *known.values()]
     by_position = "rules: {vocabulary: by-position} merges embedding rows by their position"
     rule = f"merge models of one vocabulary; {by_position} and keeps {source.label}'s tokenizer"
-    for index, theirs in known.items():
-        if theirs is None or not all(o is None or compare_vocabularies(theirs, o).within_a for o in others):
+    for position, theirs in others.items():
+        if theirs is None or not _holds_all(theirs, [ours, *others.values()]):
             continue
-        take = f"tokenizer_source: {inputs.specs[index]} takes its tokenizer, which has all of these tokens"
+        spec, rows = inputs.specs[position], token_rows(inputs.reference_model.tensors)
+        take = f"tokenizer_source: {spec} takes its tokenizer, which has all of these tokens"
         if rows is None or not theirs.beyond(rows):
             return take
-        wanted = max(token_rows(inputs.models[index].tensors) or 0, theirs.size or 0)
+        wanted = max(token_rows(inputs.models[position].tensors) or 0, theirs.size or 0)
         resize = f"give the base's embedding {wanted} rows (transformers: resize_token_embeddings)"
         return f"{resize}, and {take}; or {rule}"
     return rule
+
+
+def _holds_all(vocabulary: Vocabulary, others: Iterable[Vocabulary | None]) -> bool:
+    """Return whether a vocabulary has all tokens of the others, with the same ids."""
+    return all(other is None or compare_vocabularies(vocabulary, other).within_a for other in others)

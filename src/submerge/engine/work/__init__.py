@@ -1,29 +1,39 @@
-"""The work on one tensor: reading, computing and writing its ranges, in threads or processes."""
+"""The work on one tensor: passes that read, compute and write its ranges, run by threads or processes."""
 
-from submerge.engine.work._adapter_edit import patches_of
-from submerge.engine.work._adapter_job import AdapterJob
-from submerge.engine.work._forked import can_fork, run_forked
-from submerge.engine.work._job import Job, Task, count_nonfinite, ranges
-from submerge.engine.work._matrix_job import MatrixJob
+from submerge.engine.work._adapter_edit import adapter_edits
+from submerge.engine.work._adapter_passes import ModuleTarget, adapter_passes
+from submerge.engine.work._chunk_reader import ChunkReader, ranges
+from submerge.engine.work._forked import Finished, can_fork, run_forked
 from submerge.engine.work._meter import Meter
-from submerge.engine.work._record import TaskRecord, tally
+from submerge.engine.work._nonfinite import count_nonfinite, nonfinite_error
+from submerge.engine.work._passes import Pass, Passes, Range, run_passes
+from submerge.engine.work._range_passes import range_passes
+from submerge.engine.work._range_target import RangeTarget, memory_target
+from submerge.engine.work._record import RangeRecord, tally
 from submerge.engine.work._threads import run_jobs
-from submerge.engine.work._workspace import Workspace, host_bytes
+from submerge.engine.work._workspace import Workspace
 
 __all__ = [
-    "AdapterJob",
-    "Job",
-    "MatrixJob",
+    "ChunkReader",
+    "Finished",
     "Meter",
-    "Task",
-    "TaskRecord",
+    "ModuleTarget",
+    "Pass",
+    "Passes",
+    "Range",
+    "RangeRecord",
+    "RangeTarget",
     "Workspace",
+    "adapter_edits",
+    "adapter_passes",
     "can_fork",
     "count_nonfinite",
-    "host_bytes",
-    "patches_of",
+    "memory_target",
+    "nonfinite_error",
+    "range_passes",
     "ranges",
     "run_forked",
     "run_jobs",
+    "run_passes",
     "tally",
 ]

@@ -10,37 +10,37 @@ from typing import TypeAlias
 
 from submerge.deferred import torch
 from submerge.engine.plan import TensorPlan
-from submerge.store import Adapter, Checkpoint, FileTable, LowRank, Rows
+from submerge.store import Adapter, Checkpoint, FileTable, LowRankPart, Rows
 
-__all__ = ["Patch", "Product", "Sum", "patches_of"]
+__all__ = ["AdapterEdit", "AddedProduct", "AddedUpdate", "adapter_edits"]
 
 BLOCK = 1 << 20
-"""Elements that are read at a time where norms need a whole tensor."""
+"""Elements that are read at a time where norms need all of a tensor."""
 
 Read: TypeAlias = Callable[[int, int], "torch.Tensor"]
 """Returns elements [start, stop) of the tensor that the adapter was trained on."""
 
 
-class Patch(ABC):
-    """An adapter's part for one tensor; what it needs is read at its first use, by whichever worker."""
+class AdapterEdit(ABC):
+    """What an adapter does to one tensor; what it needs is read at its first use, by whichever worker."""
 
     @abstractmethod
-    def change(self, start: int, values: torch.Tensor, read: Read) -> None:
+    def apply_(self, start: int, values: torch.Tensor, read: Read) -> None:
         """Turn the base's values [n] from element `start` on into the adapted ones, in place."""
 
 
-class Sum(Patch):
+class AddedUpdate(AdapterEdit):
     """Adds an update that does not depend on the base's values."""
 
     @abstractmethod
     def update(self, start: int, stop: int) -> torch.Tensor:
         """Return elements [start, stop) of the flattened update."""
 
-    def change(self, start: int, values: torch.Tensor, read: Read) -> None:
+    def apply_(self, start: int, values: torch.Tensor, read: Read) -> None:
         values.add_(self.update(start, start + values.numel()).to(values.device))
 
 
-class _Factors:
+class _FactorPair:
     """The factors of a low-rank part, [.., m, r] and [.., r, n], read once."""
 
     def __init__(self, adapter: Adapter, name: str, table: FileTable) -> None:
@@ -81,26 +81,26 @@ class _Factors:
         return torch.cat(blocks)
 
 
-def _whole_rows(start: int, stop: int, width: int) -> tuple[int, int]:
+def _touched_rows(start: int, stop: int, width: int) -> tuple[int, int]:
     """Return the rows that elements [start, stop) touch."""
     return start // width, -(-stop // width)
 
 
-class Product(Sum):
+class AddedProduct(AddedUpdate):
     """Adds the product of two factors."""
 
-    def __init__(self, factors: _Factors) -> None:
+    def __init__(self, factors: _FactorPair) -> None:
         self.factors = factors
 
     def update(self, start: int, stop: int) -> torch.Tensor:
         width = self.factors.width
-        top, bottom = _whole_rows(start, stop, width)
+        top, bottom = _touched_rows(start, stop, width)
         flat = self.factors.rows(top, bottom).view(-1)
         return flat[start - top * width : stop - top * width]
 
 
-class Vector(Sum):
-    """Adds an update that is stored whole."""
+class AddedVector(AddedUpdate):
+    """Adds an update that is stored as it is, element by element."""
 
     def __init__(self, adapter: Adapter, name: str, table: FileTable) -> None:
         self._adapter, self._name, self._table = adapter, name, table
@@ -113,17 +113,18 @@ class Vector(Sum):
         return self.values[start:stop]
 
 
-class Dora(Patch):
+class Dora(AdapterEdit):
     """Turns W into m ∘ (W + B A) / ‖W + B A‖, norms over the inputs of each output (arXiv 2402.09353)."""
 
-    def __init__(self, factors: _Factors) -> None:
+    def __init__(self, factors: _FactorPair) -> None:
         self.factors = factors
 
-    def change(self, start: int, values: torch.Tensor, read: Read) -> None:
+    def apply_(self, start: int, values: torch.Tensor, read: Read) -> None:
         width = self.factors.width
-        top, bottom = _whole_rows(start, start + values.numel(), width)
-        whole = values.view(-1, width) if values.numel() == (bottom - top) * width else None
-        rows = read(top * width, bottom * width).view(-1, width) if whole is None else whole
+        top, bottom = _touched_rows(start, start + values.numel(), width)
+        # a norm needs all of its row: where the range ends inside one, the base's rows are read once more
+        ends_with_rows = values.numel() == (bottom - top) * width
+        rows = (values if ends_with_rows else read(top * width, bottom * width)).view(-1, width)
         rows = rows + self.factors.rows(top, bottom).to(rows.device)
         flat = rows.mul_(self._scale(top, rows, read)).view(-1)
         values.copy_(flat[start - top * width : start - top * width + values.numel()])
@@ -140,10 +141,10 @@ class Dora(Patch):
         return magnitude
 
 
-class TurnedDora(Dora):
-    """DoRA of a weight that is stored as [in, out]: its norms are those of whole columns."""
+class TransposedDora(Dora):
+    """DoRA of a weight that is stored as [in, out]: its norms are those of the columns."""
 
-    def __init__(self, factors: _Factors) -> None:
+    def __init__(self, factors: _FactorPair) -> None:
         super().__init__(factors)
         self._lock, self._columns = RLock(), torch.empty(0)
 
@@ -165,7 +166,7 @@ class TurnedDora(Dora):
         return squares
 
 
-class NewRows(Patch):
+class ReplacedRows(AdapterEdit):
     """Replaces some rows by values that were trained: new tokens."""
 
     def __init__(self, adapter: Adapter, name: str, table: FileTable, indices: tuple[int, ...]) -> None:
@@ -176,7 +177,7 @@ class NewRows(Patch):
     def rows(self) -> torch.Tensor:
         return self._adapter.tensor(self._name, self._table)
 
-    def change(self, start: int, values: torch.Tensor, read: Read) -> None:
+    def apply_(self, start: int, values: torch.Tensor, read: Read) -> None:
         width, stop = self.rows.shape[1], start + values.numel()
         for row, index in zip(self.rows, self.indices, strict=True):
             low, high = max(start, index * width), min(stop, (index + 1) * width)
@@ -184,23 +185,25 @@ class NewRows(Patch):
                 values[low - start : high - start] = row[low - index * width : high - index * width]
 
 
-def _make_patch(adapter: Adapter, name: str, table: FileTable) -> Patch:
+def _edit(adapter: Adapter, name: str, table: FileTable) -> AdapterEdit:
     """Return what the adapter does to the tensor called `name`; nothing is read yet."""
     part = adapter.parts[name]
-    if isinstance(part, LowRank):
-        factors = _Factors(adapter, name, table)
+    if isinstance(part, LowRankPart):
+        factors = _FactorPair(adapter, name, table)
         if part.magnitude is None:
-            return Product(factors)
-        return TurnedDora(factors) if part.transposed else Dora(factors)
+            return AddedProduct(factors)
+        return TransposedDora(factors) if part.transposed else Dora(factors)
     if isinstance(part, Rows):
-        return NewRows(adapter, name, table, part.indices)
-    return Vector(adapter, name, table)
+        return ReplacedRows(adapter, name, table, part.indices)
+    return AddedVector(adapter, name, table)
 
 
-def patches_of(models: Sequence[Checkpoint], tensor: TensorPlan, table: FileTable) -> list[Patch | None]:
+def adapter_edits(
+    models: Sequence[Checkpoint], tensor: TensorPlan, table: FileTable
+) -> list[AdapterEdit | None]:
     """Return, for each member of a tensor's fold, what the model's adapter does to it."""
-    found: list[Patch | None] = []
+    edits: list[AdapterEdit | None] = []
     for member in tensor.members:
         adapter = models[member.model].adapter
-        found.append(_make_patch(adapter, tensor.name, table) if member.patch and adapter else None)
-    return found
+        edits.append(_edit(adapter, tensor.name, table) if member.patch and adapter else None)
+    return edits

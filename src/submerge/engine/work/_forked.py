@@ -2,8 +2,8 @@
 
 Threads share one interpreter lock, and a merge is made of short operations: each hands the lock over, and
 with cache-sized chunks the waiting costs more than the arithmetic. A forked worker inherits plan and
-open files, takes whole tensors from a common queue, and sends back the record of each range that it
-wrote. It computes what a thread would, in the same order.
+open files, takes one tensor after another from a common queue, and sends back the record of each range
+that it wrote. It computes what a thread would, in the same order.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 from submerge.deferred import torch
 from submerge.engine.plan import peak_resident
-from submerge.engine.work._job import Job
 from submerge.engine.work._meter import Meter
-from submerge.engine.work._record import TaskRecord
+from submerge.engine.work._passes import Passes, run_passes
+from submerge.engine.work._record import RangeRecord
 from submerge.engine.work._workspace import Workspace
 from submerge.errors import WorkError
 
@@ -36,6 +36,11 @@ WORTHWHILE = 1 << 24
 _INDEX = struct.Struct("=I")
 _LENGTH = struct.Struct("=I")
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, of <sys/prctl.h>
+
+Finished: TypeAlias = Callable[[RangeRecord], None]
+"""Takes the record of a range that is written."""
+MakeJob: TypeAlias = Callable[[int, Finished], Passes]
+"""Makes the job of a number, which tells what it finishes."""
 
 
 def can_fork(sizes: Sequence[int], workers: int, device: torch.device) -> bool:
@@ -89,8 +94,8 @@ class _Worker:
 
 def run_forked(
     indices: Sequence[int],
-    job: Callable[[int], Job],
-    finished: Callable[[TaskRecord], None],
+    job: MakeJob,
+    finished: Finished,
     *,
     meter: Meter,
     workers: int,
@@ -98,10 +103,10 @@ def run_forked(
 ) -> int:
     """Run the jobs of these indices to their ends in `workers` processes; return their peak memory in all.
 
-    `job(index)` is called in the process that runs it, `finished(record)` in the parent, and `tick` about
-    ten times a second, where it may raise (as Ctrl-C does): the workers are then stopped at once, and the
-    ranges that they were writing count as not written. The first error of any worker is raised. What the
-    workers move is counted by `meter` as they do so.
+    `job(index, send)` is called in the process that runs it, and gives what it finishes to `send`;
+    `finished(record)` is called in the parent, and so is `tick`, about ten times a second, where it may raise
+    (as Ctrl-C does): the workers are then stopped at once, and the ranges that they were writing count as not
+    written. The first error of any worker is raised. What the workers move is counted by `meter` as they do.
     """
     own = peak_resident()
     before = torch.get_num_threads()
@@ -124,7 +129,7 @@ def run_forked(
             ready, _, _ = select.select(list(running), [feed] if feed >= 0 else [], [], 0.1)
             for fd in ready:
                 message = running[fd].read()
-                if isinstance(message, TaskRecord):
+                if isinstance(message, RangeRecord):
                     finished(message)
                     continue
                 if message.error is not None:
@@ -150,9 +155,7 @@ def _fed(feed: int, waiting: bytes) -> bytes:
         return waiting
 
 
-def _fork(
-    queue: int, feed: int, job: Callable[[int], Job], meter: Meter, others: Sequence[_Worker]
-) -> _Worker:
+def _fork(queue: int, feed: int, job: MakeJob, meter: Meter, others: Sequence[_Worker]) -> _Worker:
     readable, writable = os.pipe()
     parent, row = os.getpid(), meter.shared()
     with warnings.catch_warnings():
@@ -178,7 +181,7 @@ def _fork(
         os._exit(status)
 
 
-def _work(queue: int, job: Callable[[int], Job], results: BinaryIO) -> None:
+def _work(queue: int, job: MakeJob, results: BinaryIO) -> None:
     """Run jobs until the queue is empty, in the child."""
 
     def send(message: Any) -> None:
@@ -190,7 +193,7 @@ def _work(queue: int, job: Callable[[int], Job], results: BinaryIO) -> None:
     try:
         space = Workspace(torch.device("cpu"))
         while len(taken := os.read(queue, _INDEX.size)) == _INDEX.size:
-            job(_INDEX.unpack(taken)[0]).run(space, send)
+            run_passes(job(_INDEX.unpack(taken)[0], send), space)
     except BaseException as met:
         error = _portable(met)
     send(_Finished(peak_resident(), error))

@@ -1,4 +1,4 @@
-"""What is known of a finished task: digests and counts, as a line of the journal."""
+"""What is known of finished work: digests and counts of a range, as a line of the journal."""
 
 from __future__ import annotations
 
@@ -7,24 +7,29 @@ from typing import Any
 
 from submerge.engine.plan import MergePlan
 
-__all__ = ["TaskRecord", "tally"]
+__all__ = ["RangeRecord", "tally"]
 
 
 @dataclass(slots=True)
-class TaskRecord:
-    """One finished range of one output tensor.
+class RangeRecord:
+    """One finished range of one output tensor; of an adapter, where nothing is digested, all of the tensor.
 
-    `output` is the digest of the bytes written, `inputs` those of the bytes read from each entry
-    of `TensorPlan.read`; `nonfinite` counts NaN and Inf in the output (key -1) and in the inputs
-    (key: position in `TensorPlan.members`); `differs` lists the inputs of a `keep` tensor that
-    are not equal to the base's; `figures` is what the method says of a matrix; `part` is the digest of
-    what a gate keeps of the tensor.
+    Attributes:
+        tensor: its place in the plan.
+        range: the range's place in the tensor.
+        output: the digest of the bytes written.
+        inputs: those of the bytes read from each entry of `TensorPlan.read`.
+        nonfinite: counts of NaN and Inf in the output (key `OUTPUT`) and in the inputs (key: position in
+            `TensorPlan.members`).
+        differs: the inputs of a tensor that is copied which are not equal to the copy.
+        figures: what the method says of a matrix.
+        part: the digest of what the gate's bank has of the tensor.
     """
 
     tensor: int
-    task: int
-    output: str
-    inputs: list[str]
+    range: int = 0
+    output: str = ""
+    inputs: list[str] = field(default_factory=list)
     nonfinite: dict[int, int] = field(default_factory=dict)
     differs: list[int] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
@@ -32,7 +37,7 @@ class TaskRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a line of the journal."""
-        line: dict[str, Any] = {"t": self.tensor, "k": self.task, "out": self.output, "in": self.inputs}
+        line: dict[str, Any] = {"t": self.tensor, "k": self.range, "out": self.output, "in": self.inputs}
         if self.nonfinite:
             line["nf"] = sorted(self.nonfinite.items())
         if self.differs:
@@ -44,16 +49,16 @@ class TaskRecord:
         return line
 
     @classmethod
-    def from_json(cls, line: dict[str, Any]) -> TaskRecord:
+    def from_json(cls, line: dict[str, Any]) -> RangeRecord:
         """Return the record that `to_json` wrote."""
         return cls(
             line["t"], line["k"], line["out"], list(line["in"]),
-            {int(k): int(v) for k, v in line.get("nf", [])}, list(line.get("ne", [])),
+            {int(key): int(count) for key, count in line.get("nf", [])}, list(line.get("ne", [])),
             dict(line.get("fig", {})), str(line.get("part", "")),
         )  # fmt: skip
 
 
-def tally(plan: MergePlan, counts: dict[str, dict[str, int]], record: TaskRecord) -> None:
+def tally(plan: MergePlan, counts: dict[str, dict[str, int]], record: RangeRecord) -> None:
     """Add a record's counts of NaN and Inf to `counts`: by tensor, then by model or output."""
     tensor = plan.tensors[record.tensor]
     # a journal has them in another order than the run: the models first here, the output last

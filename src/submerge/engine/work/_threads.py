@@ -1,7 +1,7 @@
 """The workers: threads that take ranges of tensors, whatever pass each tensor is in.
 
-A tensor's next pass may start only when its last one is whole, but other tensors fill the gap, so
-no worker waits at a barrier; and one huge tensor is shared by all. Nothing here affects a value:
+A tensor's next pass may start only when all ranges of its last one are done, but other tensors fill the gap,
+so no worker waits at a barrier; and one huge tensor is shared by all. Nothing here affects a value:
 parts are combined in the order of the elements, and each range is written by one worker.
 """
 
@@ -10,10 +10,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from submerge.deferred import torch
-from submerge.engine.work._job import Job, Task
+from submerge.engine.work._passes import Passes, Range, next_pass
 from submerge.engine.work._workspace import Workspace
 
 __all__ = ["run_jobs"]
@@ -44,12 +44,45 @@ class _SingleThreaded:
 _single = _SingleThreaded()
 
 
+class _Job:
+    """A job that was begun: its generator, the pass that it is in, and the parts that have come in."""
+
+    def __init__(self, passes: Passes) -> None:
+        self._passes = passes
+        self._parts: dict[int, Any] = {}
+
+    def advance(self, result: Any = None) -> list[_RangeTask]:
+        """Begin the next pass, and return its tasks; none where the last one is done."""
+        step = next_pass(self._passes, result)
+        if step is None:
+            return []
+        self._step = step
+        return [_RangeTask(self, one, step.work) for one in step.ranges]
+
+    def deliver(self, one: Range, part: Any) -> bool:
+        """Take the part of a range, under the pool's lock; return whether it was the pass's last."""
+        self._parts[one.number] = part
+        return len(self._parts) == len(self._step.ranges)
+
+    def proceed(self) -> list[_RangeTask]:
+        """Combine the parts of a pass that is done, and begin the next one; without the lock."""
+        parts, self._parts = self._parts, {}
+        return self.advance(self._step.combine([parts[one.number] for one in self._step.ranges]))
+
+
+class _RangeTask(NamedTuple):
+    """What a worker takes at a time: one range of the pass that a job is in."""
+
+    job: _Job
+    range: Range
+    work: Callable[[Range, Workspace], Any]
+
+
 class _Pool:
-    def __init__(self, jobs: Iterator[Job], finished: Callable[[Task, Any], None], device: torch.device):
+    def __init__(self, jobs: Iterator[Passes], device: torch.device) -> None:
         self.jobs = jobs
-        self.finished = finished
         self.device = device
-        self.ready: deque[Task] = deque()
+        self.ready: deque[_RangeTask] = deque()
         self.active = 0  # jobs that have begun and are not done
         self.stopped = False
         self.error: BaseException | None = None
@@ -60,27 +93,37 @@ class _Pool:
         space = Workspace(self.device)
         try:
             while (task := self._next()) is not None:
-                result = task.job.work(task, space)
-                self.finished(task, result)
-                with self.change:
-                    whole = task.job.deliver(task, result)
-                if whole:
-                    tasks = task.job.proceed()
-                    with self.change:
-                        self.ready.extendleft(reversed(tasks))  # its bytes are still in the page cache
-                        self.active -= not tasks
-                        self.change.notify_all()
+                self._execute(task, space)
         except BaseException as error:
             with self.change:
                 self.error = self.error or error
                 self.stopped = True
                 self.change.notify_all()
 
-    def _next(self) -> Task | None:
+    def _execute(self, task: _RangeTask, space: Workspace) -> None:
+        part = task.work(task.range, space)
+        with self.change:
+            is_last = task.job.deliver(task.range, part)
+        if not is_last:
+            return
+        # Parts are combined, and a method goes on from them, without the lock: that may take long, and nobody
+        # else can be at it, for one worker alone delivered the last part.
+        tasks = task.job.proceed()
+        with self.change:
+            self.ready.extendleft(reversed(tasks))  # its bytes are still in the page cache
+            self.active -= not tasks
+            self.change.notify_all()
+
+    def _next(self) -> _RangeTask | None:
+        """Return a task; None at the end. A job is begun only where no task is ready.
+
+        So each job that has begun has a worker busy with it, and no more jobs hold results than there are
+        workers.
+        """
         with self.change:
             while not self.stopped:
-                while not self.ready and (job := next(self.jobs, None)) is not None:
-                    tasks = job.begin()
+                while not self.ready and (passes := next(self.jobs, None)) is not None:
+                    tasks = _Job(passes).advance()
                     self.active += bool(tasks)
                     self.ready.extend(tasks)
                 if self.ready:
@@ -93,8 +136,7 @@ class _Pool:
 
 
 def run_jobs(
-    jobs: Iterator[Job],
-    finished: Callable[[Task, Any], None],
+    jobs: Iterator[Passes],
     *,
     threads: int,
     device: torch.device,
@@ -102,11 +144,10 @@ def run_jobs(
 ) -> None:
     """Run every job to its end with `threads` workers.
 
-    `finished(task, result)` is called by the worker after each task; `tick` about ten times a
-    second by the calling thread, where it may raise (as Ctrl-C does) to stop the run: the workers
-    finish their chunk's task, and the error is raised. So is the first error of any worker.
+    `tick` is called about ten times a second by the calling thread, where it may raise (as Ctrl-C does) to
+    stop the run: the workers finish their ranges, and the error is raised. So is any worker's first error.
     """
-    pool = _Pool(jobs, finished, device)
+    pool = _Pool(jobs, device)
     workers = [threading.Thread(target=pool.work, name=f"submerge-{i}", daemon=True) for i in range(threads)]
     _single.enter()
     try:

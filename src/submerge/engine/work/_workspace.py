@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from submerge.deferred import torch
+from submerge.store import byte_view
 
-__all__ = ["Workspace", "host_bytes"]
+__all__ = ["Workspace"]
 
 V = TypeVar("V")
 _VIEWS = 64  # distinct lengths that are remembered; a model has few
@@ -29,8 +30,8 @@ class Workspace:
         """Return a CPU buffer [count] and its bytes; page-locked where the device copies from it."""
 
         def make() -> tuple[torch.Tensor, memoryview]:
-            found = self._get(use, count, dtype, torch.device("cpu"))
-            return found, host_bytes(found)
+            buffer = self._get(use, count, dtype, torch.device("cpu"))
+            return buffer, byte_view(buffer)
 
         return self._remembered((use, dtype, count, 0), make)
 
@@ -44,8 +45,8 @@ class Workspace:
         """Return a buffer [rows, count] on the worker's device, and its rows."""
 
         def make() -> tuple[torch.Tensor, list[torch.Tensor]]:
-            found = self._get(use, rows * count, dtype, self.device).view(rows, count)
-            return found, list(found)
+            stacked = self._get(use, rows * count, dtype, self.device).view(rows, count)
+            return stacked, list(stacked)
 
         return self._remembered((use, dtype, count, rows), make)
 
@@ -60,24 +61,19 @@ class Workspace:
         into.copy_(result if self.device.type == "cpu" else result.to(into.dtype))
 
     def _remembered(self, key: tuple[str, torch.dtype, int, int], make: Callable[[], V]) -> V:
-        found = self._views.get(key)
-        if found is None:
+        view = self._views.get(key)
+        if view is None:
             if len(self._views) >= _VIEWS:
                 self._views.clear()
-            found = make()
-            self._views[key] = found
-        return found  # type: ignore[return-value]
+            view = make()
+            self._views[key] = view
+        return view  # type: ignore[return-value]
 
     def _get(self, use: str, count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        found = self._buffers.get((use, dtype))
-        if found is None or found.numel() < count:
+        buffer = self._buffers.get((use, dtype))
+        if buffer is None or buffer.numel() < count:
             pin = self.device.type == "cuda" and device.type == "cpu"
-            found = torch.empty(count, dtype=dtype, device=device, pin_memory=pin)
-            self._buffers[use, dtype] = found
+            buffer = torch.empty(count, dtype=dtype, device=device, pin_memory=pin)
+            self._buffers[use, dtype] = buffer
             self._views.clear()  # they would keep the smaller buffer alive
-        return found[:count]
-
-
-def host_bytes(tensor: torch.Tensor) -> memoryview:
-    """Return the bytes of a contiguous CPU tensor, writable, without a copy."""
-    return tensor.view(torch.uint8).numpy().data
+        return buffer[:count]

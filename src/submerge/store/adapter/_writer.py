@@ -23,6 +23,7 @@ from submerge.store.format import (
     Spilled,
     SpillFile,
     TensorEntry,
+    byte_view,
     dtype_named,
     plan_shards,
     preallocate,
@@ -70,7 +71,7 @@ class AdapterWriter:
     ) -> None:
         """Add the update left [m, r] · right [r, n] of a parameter, in the shape that is stored.
 
-        The scale is in the factors. `kind`, `transposed` and `kernel` are those of `LowRank`: a
+        The scale is in the factors. `kind`, `transposed` and `kernel` are those of `LowRankPart`: a
         parameter that is stored transposed (Conv1D), a convolution with n = in · kernel. A bare parameter
         may be of experts, with factors [E, m, r] and [E, r, n]. Raises `RequestError` for a name that has
         no module.
@@ -194,8 +195,7 @@ class AdapterWriter:
         if kind.kind == "float" and not bool((written.isfinite() == values.isfinite()).all()):
             what = f"tensor {entry.name}: a value is too large for {kind.torch}"
             raise WorkError(f"{self.folder}: {what} — write the adapter in bfloat16 or float32")
-        if written.numel():
-            writer.write(entry, 0, written.reshape(-1).view(torch.uint8).numpy().data)
+        writer.write(entry, 0, byte_view(written))
 
     def _write_config(self, config: Mapping[str, object]) -> None:
         path = self.folder / ADAPTER_CONFIG

@@ -141,7 +141,7 @@ class GateRecord:
         tasks = tuple(dict(task) for task in line["tasks"])
         if not tasks or not all(isinstance(task["name"], str) for task in tasks):
             raise ValueError("there is no task, or one without a name")
-        return cls(str(line.get("method", "")), tasks, dict(line["settings"]))
+        return cls(str(line["method"]), tasks, dict(line["settings"]))
 
 
 def _present(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from submerge.errors import Problem, RequestError, nearest
+from submerge.errors import Problem, RequestError, did_you_mean, nearest
 
 __all__ = ["HubId", "locate", "sibling_hint"]
 
@@ -75,4 +75,4 @@ def sibling_hint(spec: str, root: Path) -> str:
         names = [entry.name for entry in path.parent.iterdir() if not entry.name.startswith(".")]
     except OSError:
         return ""
-    return nearest(path.name, names)
+    return did_you_mean(nearest(path.name, names))

@@ -1,7 +1,8 @@
 """Tensors in files: safetensors headers, ranged reads, preallocated writes, the journal, a bank."""
 
 from submerge.store.format._bank import BANK, BankParts, write_bank
-from submerge.store.format._digest import DIGEST, digest, file_digest, hasher, joined
+from submerge.store.format._byte_view import byte_view
+from submerge.store.format._digest import DIGEST, digest, file_digest, hasher, joined, range_digest
 from submerge.store.format._dtypes import DTYPES, DType, dtype_named
 from submerge.store.format._header import Header, TensorEntry, read_header
 from submerge.store.format._header_bytes import encode_header
@@ -9,7 +10,7 @@ from submerge.store.format._journal import JOURNAL, Journal
 from submerge.store.format._json import read_json, strict_json
 from submerge.store.format._pickles import load_pickled, memory_entry
 from submerge.store.format._shards import Shard, index_json, plan_shards
-from submerge.store.format._source import FileSource, FileTable, MemorySource, Source, file_identity
+from submerge.store.format._source import FileSource, FileTable, MemorySource, Source, blocks, file_identity
 from submerge.store.format._spill import Spilled, SpillFile
 from submerge.store.format._view_source import ViewSource
 from submerge.store.format._writer import MemorySink, ShardWriter, Sink, preallocate, sync_file, sync_folder
@@ -35,6 +36,8 @@ __all__ = [
     "Spilled",
     "TensorEntry",
     "ViewSource",
+    "blocks",
+    "byte_view",
     "digest",
     "dtype_named",
     "encode_header",
@@ -47,6 +50,7 @@ __all__ = [
     "memory_entry",
     "plan_shards",
     "preallocate",
+    "range_digest",
     "read_header",
     "read_json",
     "strict_json",

@@ -12,15 +12,15 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-import xxhash
-
 from submerge.deferred import torch
 from submerge.errors import WorkError
-from submerge.store.format._dtypes import dtype_named
+from submerge.store.format._byte_view import byte_view
+from submerge.store.format._digest import file_digest, hasher
+from submerge.store.format._dtypes import DTYPES, dtype_named
 from submerge.store.format._header import TensorEntry, read_header
 from submerge.store.format._header_bytes import encode_header
 from submerge.store.format._shards import Shard, plan_shards
-from submerge.store.format._source import FileTable, Source
+from submerge.store.format._source import FileTable, Source, blocks
 from submerge.store.format._writer import ShardWriter, preallocate
 
 __all__ = ["BANK", "BankParts", "write_bank"]
@@ -28,7 +28,6 @@ __all__ = ["BANK", "BankParts", "write_bank"]
 BANK = "bank.safetensors"
 PARTS = ".bank"
 """Hidden, so that no file which a model carries has its name."""
-BLOCK = 1 << 22
 _ONE_FILE = 2**62
 
 
@@ -42,7 +41,7 @@ class BankParts:
         """Write a part, and return its digest; raise `WorkError` if the disk refuses."""
         named = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
         header, _ = encode_header([(n, str(dtype_named(t.dtype)), tuple(t.shape)) for n, t in named.items()])
-        hasher = xxhash.xxh3_128(header)
+        of_part = hasher(header)
         path = self._path(number)
         unfinished = path.with_suffix(".unfinished")
         try:
@@ -50,27 +49,22 @@ class BankParts:
             with unfinished.open("wb") as file:
                 file.write(header)
                 for tensor in named.values():
-                    data = tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b""
-                    hasher.update(data)
-                    file.write(data)
+                    of_part.update(byte_view(tensor))
+                    file.write(byte_view(tensor))
             os.replace(unfinished, path)
         except OSError as error:
             hint = "free some space, or choose a folder on another disk"
             raise WorkError(
                 f"{path}: writing a part of the bank failed ({error.strerror}) — {hint}"
             ) from error
-        return hasher.hexdigest()
+        return str(of_part.hexdigest())
 
     def holds(self, number: int, digest: str) -> bool:
         """Return whether a part is there as it was written."""
-        hasher = xxhash.xxh3_128()
         try:
-            with self._path(number).open("rb") as file:
-                while block := file.read(BLOCK):
-                    hasher.update(block)
+            return file_digest(self._path(number)) == digest
         except OSError:
             return False
-        return hasher.hexdigest() == digest
 
     def entries(self, number: int) -> dict[str, TensorEntry]:
         """Return the tensors of a part; empty where there is none."""
@@ -99,14 +93,9 @@ def write_bank(
     with FileTable() as table, ShardWriter(folder, [shard]) as writer:
         for name, entry, opened in listed:
             source, target = opened(table), shard.entries[name]
-            hasher = xxhash.xxh3_128()
-            size = entry.nbytes // max(1, entry.numel)
-            step = max(1, BLOCK // max(1, size))
-            for start in range(0, entry.numel, step):
-                count = min(step, entry.numel - start)
-                block = memoryview(bytearray(count * size))
-                source.read(start, count, block)
-                hasher.update(block)
+            of_tensor = hasher()
+            for start, block in blocks(source, 0, entry.numel, DTYPES[entry.dtype].itemsize):
+                of_tensor.update(block)
                 writer.write(target, start, block)
-            digests[name] = hasher.hexdigest()
+            digests[name] = of_tensor.hexdigest()
     return shard, digests

@@ -8,11 +8,12 @@ from typing import Any
 
 import xxhash
 
-__all__ = ["DIGEST", "digest", "file_digest", "hasher", "joined"]
+from submerge.store.format._source import BLOCK, Source, blocks
+
+__all__ = ["DIGEST", "digest", "file_digest", "hasher", "joined", "range_digest"]
 
 DIGEST = "xxh3_128"
 """The key under which a digest stands in submerge.json."""
-BLOCK = 1 << 20
 
 
 def hasher(data: Any = b"") -> Any:
@@ -32,6 +33,14 @@ def file_digest(path: Path) -> str:
         while block := file.read(BLOCK):
             of_file.update(block)
     return str(of_file.hexdigest())
+
+
+def range_digest(source: Source, start: int, stop: int, itemsize: int) -> str:
+    """Return the digest of the bytes of elements [start, stop) of a source."""
+    of_range = hasher()
+    for _, block in blocks(source, start, stop, itemsize):
+        of_range.update(block)
+    return str(of_range.hexdigest())
 
 
 def joined(digests: Sequence[str]) -> str:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
 from submerge.deferred import torch
 from submerge.errors import WorkError
+from submerge.store.format._byte_view import byte_view
 from submerge.store.format._dtypes import DTYPES
 from submerge.store.format._header import TensorEntry
 
-__all__ = ["FileSource", "FileTable", "MemorySource", "Source", "file_identity"]
+__all__ = ["FileSource", "FileTable", "MemorySource", "Source", "blocks", "file_identity"]
+
+BLOCK = 1 << 22
+"""Bytes that are read at a time where all of a tensor is read and none of it is held."""
 
 
 class Source(Protocol):
@@ -21,6 +26,20 @@ class Source(Protocol):
 
     def read(self, start: int, count: int, into: memoryview) -> None:
         """Fill `into` with elements `start … start + count − 1`; it holds exactly that many bytes."""
+
+
+def blocks(source: Source, start: int, stop: int, itemsize: int) -> Iterator[tuple[int, memoryview]]:
+    """Yield elements [start, stop) of a source in blocks: the number of the first element, and the bytes.
+
+    All blocks lie in one buffer: each is valid until the next is asked for.
+    """
+    length = max(1, BLOCK // itemsize)
+    buffer = memoryview(bytearray(min(length, stop - start) * itemsize))
+    for first in range(start, stop, length):
+        count = min(length, stop - first)
+        block = buffer[: count * itemsize]
+        source.read(first, count, block)
+        yield first, block
 
 
 def _span(entry_numel: int, itemsize: int, start: int, count: int, into: memoryview) -> tuple[int, int]:
@@ -81,8 +100,7 @@ class MemorySource:
         flat = tensor.detach().contiguous().reshape(-1)
         self._itemsize = flat.element_size()
         self._numel = flat.numel()
-        # numpy knows no bfloat16, but it knows its bytes
-        self._bytes = flat.view(torch.uint8).numpy().data if self._numel else memoryview(b"")
+        self._bytes = byte_view(flat)
 
     def read(self, start: int, count: int, into: memoryview) -> None:
         """Fill `into` by one copy."""

@@ -10,6 +10,7 @@ from threading import Lock
 
 from submerge.deferred import torch
 from submerge.errors import WorkError
+from submerge.store.format._byte_view import byte_view
 
 __all__ = ["SpillFile", "Spilled"]
 
@@ -38,8 +39,7 @@ class SpillFile:
 
     def put(self, tensor: torch.Tensor) -> Spilled:
         """Return where a copy of the tensor lies now; raise `WorkError` when the disk is full or fails."""
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        data = flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+        data = byte_view(tensor.detach().cpu().contiguous())
         with self._lock:
             offset = self._end
             self._end += data.nbytes
@@ -54,9 +54,7 @@ class SpillFile:
     def get(self, spilled: Spilled) -> torch.Tensor:
         """Return a tensor that was put here."""
         values = torch.empty(spilled.shape, dtype=spilled.dtype)
-        if not values.numel():
-            return values
-        buffer = values.reshape(-1).view(torch.uint8).numpy().data
+        buffer = byte_view(values)
         done = 0
         while done < buffer.nbytes:
             part = os.pread(self._file.fileno(), buffer.nbytes - done, spilled.offset + done)

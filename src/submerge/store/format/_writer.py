@@ -14,6 +14,7 @@ from typing import Protocol
 
 from submerge.deferred import torch
 from submerge.errors import WorkError
+from submerge.store.format._byte_view import byte_view
 from submerge.store.format._dtypes import DTYPES
 from submerge.store.format._header import TensorEntry
 from submerge.store.format._shards import Shard
@@ -184,7 +185,7 @@ class MemorySink:
         flat = self._tensors[entry.name].view(-1)
         count = data.nbytes // flat.element_size()
         if count:
-            flat[start : start + count].view(torch.uint8).numpy().data[:] = data
+            byte_view(flat[start : start + count])[:] = data
 
 
 def sync_file(path: Path) -> None:

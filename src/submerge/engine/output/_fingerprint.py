@@ -1,0 +1,35 @@
+"""What tells one merge from another: a digest of all that the output's bytes depend on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from submerge.engine.plan import MergePlan
+from submerge.errors import WorkError
+from submerge.store import DIGEST, digest, file_identity
+
+__all__ = ["fingerprint"]
+
+
+def fingerprint(plan: MergePlan) -> str:
+    """Return a digest of all that the output's bytes depend on, files by size and time of change."""
+    try:
+        read = {file for model in plan.models for file in model.files}
+        tasks = plan.gate.tasks if plan.gate else ()
+        read |= {entry.file for task in tasks for entry in task.head.values() if entry.file}
+        files = {str(file): file_identity(file) for file in sorted(read)}
+    except OSError as error:
+        raise WorkError(f"{error.filename}: cannot be read any more ({error.strerror})") from error
+    described: dict[str, Any] = {
+        "recipe": plan.recipe.resolved(),
+        "models": [(model.label, model.revision) for model in plan.models],
+        "inputs": files,
+        "shards": [digest(shard.header) for shard in plan.shards],
+        "files": [shard.file for shard in plan.shards],
+        "copies": {tensor.name: tensor.parameter for tensor in plan.tensors if tensor.is_copy},
+    }
+    if views := [(model.label, repr(model.views)) for model in plan.models if model.views]:
+        described["views"] = views
+    text = json.dumps(described, sort_keys=True, default=str)
+    return f"{DIGEST}:{digest(text.encode())}"

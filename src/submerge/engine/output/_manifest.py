@@ -1,0 +1,65 @@
+"""What `submerge.json` says of a finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from submerge._version import __version__
+from submerge.engine.output._records import Records
+from submerge.engine.output._target import OutputTarget
+from submerge.engine.plan import MergePlan, TensorPlan
+from submerge.store import DIGEST, Adapter, Checkpoint, Manifest, ModelRecord, file_digest, joined
+
+__all__ = ["make_manifest"]
+
+
+def make_manifest(plan: MergePlan, target: OutputTarget[Any], records: Records) -> Manifest:
+    """Return the content of submerge.json: the same for every run of the same merge."""
+    read = records.read()
+    used = {i: sum(_takes_part(t, i, plan.inputs.reference) for t in plan.tensors) for i in plan.participants}
+    return Manifest(
+        version=__version__,
+        recipe=plan.recipe.resolved(),
+        models=[
+            _model_record(model, plan.unused.get(i, ()), read.get(i, {}), used.get(i))
+            for i, model in enumerate(plan.models)
+            if model.files
+        ],
+        warnings=[*plan.warnings, *target.warnings(records)],
+        nonfinite=records.nonfinite(),
+        differs=records.differs(),
+        beyond_rows=list(plan.tokens.beyond) if plan.tokens else [],
+        tensors=target.tensors(records),
+        **target.manifest_fields(records),
+    )
+
+
+def _takes_part(tensor: TensorPlan, model: int, reference: int) -> bool:
+    """Return whether a tensor is merged from one of this model's own, or from its adapter's part."""
+    own = (i for i in tensor.inputs if i.model == model)
+    return tensor.action == "merge" and any(model == reference or i.patch or not i.relative for i in own)
+
+
+def _model_record(
+    model: Checkpoint, unused: Sequence[str], read: Mapping[str, Any], used: int | None
+) -> ModelRecord:
+    """Return what submerge.json says of a model; `used` counts the tensors that it had a part in."""
+    return ModelRecord(
+        model=model.label,
+        revision=model.revision,
+        adapter=_adapter(model.adapter) if model.adapter else None,
+        files={file.name: file.stat().st_size for file in model.files},
+        names=model.renamed,
+        read=read,
+        used=used,
+        unused=unused,
+    )
+
+
+def _adapter(adapter: Adapter) -> dict[str, Any]:
+    return {
+        **({"revision": adapter.revision} if adapter.revision else {}),
+        DIGEST: joined([file_digest(file) for file in adapter.files]),
+        "notes": list(adapter.notes),
+    }

@@ -1,0 +1,61 @@
+"""What lies in a checkpoint's folder beside its weights: copied files, the configuration, an index."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from submerge.engine.plan import MergePlan
+from submerge.store import dtype_named, index_json, untied
+
+__all__ = ["write_side_files", "write_text"]
+
+DTYPE_NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+
+
+def write_side_files(plan: MergePlan, folder: Path) -> None:
+    """Write all files of a checkpoint but its weights."""
+    for source, relative in plan.carried:
+        target = folder / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / relative, target)
+    _write_config(plan, folder)
+    index = index_json(plan.shards)
+    if index is not None:
+        stem = plan.shards[0].file.partition("-00001-of-")[0]
+        (folder / f"{stem}.safetensors.index.json").write_bytes(index)
+
+
+def _write_config(plan: MergePlan, folder: Path) -> None:
+    """Write config.json where it is another than the reference's, which is copied byte for byte."""
+    theirs = plan.inputs.reference_model.config
+    if theirs is None:
+        return
+    dtype = dtype_named(plan.recipe.out_dtype or plan.recipe.dtype or "")
+    config = theirs if dtype is None else _with_dtype(theirs, DTYPE_NAMES[dtype])
+    config = untied(config) if plan.unties else config
+    if config != theirs:
+        write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file as UTF-8; paths may hold bytes that are none, and in JSON the escape means the same."""
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Return the config with its dtype, and that of its parts, set; `torch_dtype` is the older spelling."""
+    result = {
+        key: dtype
+        if key in ("dtype", "torch_dtype") and isinstance(value, str)
+        else _with_dtype(value, dtype)
+        if isinstance(value, dict) and key.endswith("_config")
+        else value
+        for key, value in config.items()
+    }
+    if "architectures" in result and not {"dtype", "torch_dtype"} & set(result):
+        result["dtype"] = dtype
+    return result

@@ -1,0 +1,121 @@
+"""Chunks of one tensor's updates: the same run of elements of every input, read through one small buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+from submerge.algebra import Chunk, stream_key
+from submerge.deferred import torch
+from submerge.engine.plan import TensorPlan, chunk_length, task_length
+from submerge.engine.work._adapter_edit import AdapterEdit
+from submerge.engine.work._input_reader import input_readers
+from submerge.engine.work._nonfinite import is_finite
+from submerge.engine.work._passes import Range
+from submerge.engine.work._range_log import RangeLog
+from submerge.engine.work._workspace import Workspace
+from submerge.store import Source
+
+__all__ = ["ChunkReader", "ranges", "sample_spans"]
+
+SAMPLE_RUNS = 64
+SAMPLE_LENGTH = 4096
+ROUNDING = 16 * 2.0**-23  # of float32, whose epsilon this is
+"""What share of itself an entry of an adapter's product may be off by: other ranges are other products."""
+
+
+class ChunkReader:
+    """Reads one tensor of a plan by chunks, in every pass anew; shared by all workers.
+
+    Args:
+        plan: the tensor.
+        sources: what `plan.read` names, in that order.
+        edits: what adapters do to `plan.members`, one for each; empty where there are no adapters.
+        seed: of the recipe.
+    """
+
+    def __init__(
+        self,
+        plan: TensorPlan,
+        sources: Sequence[Source],
+        edits: Sequence[AdapterEdit | None] = (),
+        seed: int = 0,
+    ) -> None:
+        self.plan = plan
+        self.sources = sources
+        members = input_readers(plan.members, sources, edits or [None] * len(plan.members))
+        self.members = members
+        self.origin = members[0] if plan.origin else None
+        self.inputs = members[1:] if plan.origin else members
+        wide = any(member.dtype == torch.float64 for member in members)
+        self.dtype = torch.float64 if wide else torch.float32
+        self._width = plan.width
+        self._length = chunk_length(len(plan.inputs), self._width)
+        name = plan.parameter or plan.name
+        self._keys = [stream_key(seed, name, t) for t in range(len(plan.inputs))]
+        self._rounding = 0.0 if all(member.edit is None for member in members) else ROUNDING
+        self._finite: set[tuple[int, int]] = set()
+
+    @cached_property
+    def ranges(self) -> list[Range]:
+        """The ranges of a pass over all of the tensor."""
+        return ranges(self.plan.numel, task_length(self._length))
+
+    @property
+    def one_range(self) -> list[Range]:
+        """The tensor as a single range."""
+        return [Range(0, 0, self.plan.numel)]
+
+    def spans(self, one: Range) -> Iterator[tuple[int, int]]:
+        """Yield the chunks' first and last elements in a range."""
+        for start in range(one.start, one.stop, self._length):
+            yield start, min(start + self._length, one.stop)
+
+    def read(self, start: int, stop: int, space: Workspace, log: RangeLog | None = None) -> Chunk:
+        """Return a chunk with the updates of [start, stop), in the worker's buffers until its next read.
+
+        `log` takes in the bytes of each source, and counts NaN and Inf by member.
+        """
+        n = stop - start
+        updates, rows = space.stack("updates", len(self.inputs), n, self.dtype)
+        origin = space.work("origin", n, self.dtype) if self.origin else None
+        # A chunk that one pass found finite is finite in the next ones: its values are the same. To look at
+        # each value again in every pass would cost about as much as a cheap fold.
+        known = (start, stop) in self._finite
+        finite = True
+        for i, (member, row) in enumerate(
+            zip(self.members, rows if origin is None else [origin, *rows], strict=True)
+        ):
+            member.read_into(start, row, space, log)
+            if not known and not is_finite(row):
+                finite = False
+                if log is not None:
+                    log.count(i, row)
+            if origin is not None and i and not member.relative:
+                row.sub_(origin)  # while the row is in the cache
+        if finite:
+            self._finite.add((start, stop))
+
+        def spare(index: int) -> torch.Tensor:
+            return space.work(f"scratch {index}", n, self.dtype)
+
+        return Chunk(start, updates, self._width, finite, self._keys, spare, self._rounding)
+
+    def origin_of(self, chunk: Chunk, space: Workspace) -> torch.Tensor:
+        """Return the origin's values [n] that a chunk was just read against."""
+        return space.work("origin", chunk.updates.shape[1], self.dtype)
+
+
+def ranges(numel: int, length: int) -> list[Range]:
+    """Return runs of `length` elements that cover a tensor; one empty run for an empty tensor."""
+    starts = range(0, numel, length) if numel else [0]
+    return [Range(k, start, min(start + length, numel)) for k, start in enumerate(starts)]
+
+
+def sample_spans(numel: int) -> list[tuple[int, int]]:
+    """Return a few short runs, evenly spread over the tensor: those of every run alike."""
+    if numel <= SAMPLE_RUNS * SAMPLE_LENGTH:
+        return [(0, numel)]
+    last = numel - SAMPLE_LENGTH
+    starts = [last * k // (SAMPLE_RUNS - 1) for k in range(SAMPLE_RUNS)]
+    return [(start, start + SAMPLE_LENGTH) for start in starts]

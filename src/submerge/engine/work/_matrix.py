@@ -1,0 +1,81 @@
+"""The pass that merges one weight matrix by its singular vectors, from the updates of all inputs at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from submerge.algebra import Dense, LowRank, Streamed, Update, Zero, weighted_sum
+from submerge.deferred import torch
+from submerge.engine.plan import HELD
+from submerge.engine.work._adapter_edit import AddedProduct
+from submerge.engine.work._chunk_reader import ChunkReader
+from submerge.engine.work._input_reader import InputReader
+from submerge.engine.work._passes import Pass, single
+from submerge.errors import WorkError
+from submerge.methods import Merged
+
+__all__ = ["decomposing", "decomposition", "elements"]
+
+
+@contextmanager
+def decomposing(name: str) -> Iterator[None]:
+    """Turn torch's failure to decompose a tensor into a `WorkError` that names it."""
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        what = "its singular vectors cannot be computed"
+        hint = "do the inputs hold NaN or Inf?"
+        raise WorkError(f"tensor {name}: {what} ({error}) — {hint}") from error
+
+
+def decomposition(reader: ChunkReader) -> Pass:
+    """Return the pass whose result is what the method makes of a matrix: a `Merged`.
+
+    One worker does it: singular vectors have no ranges. The pool puts the pass that writes the result before
+    all other work, so that no more results are held at once than there are workers.
+    """
+    return single(reader.plan.numel, lambda _: _merged(reader))
+
+
+def _merged(reader: ChunkReader) -> Merged:
+    """Return what the method makes of the updates; raise `WorkError` where they cannot be decomposed."""
+    plan, method = reader.plan, reader.plan.method
+    assert method is not None  # what made it a matrix
+    with decomposing(plan.name):
+        updates = input_updates(reader)
+        if method.matrix is not None:
+            return method.matrix(updates, plan.spec, plan.values)
+        assert method.coefficients is not None
+        return Merged(weighted_sum(updates, list(method.coefficients(plan.values))))
+
+
+def input_updates(reader: ChunkReader) -> list[Update]:
+    """Return each input's update [m, n]: factors, or values that are held where all of them fit."""
+    dense = sum(not member.relative for member in reader.inputs)
+    held = dense * reader.plan.numel <= HELD
+    return [_update(reader, member, held) for member in reader.inputs]
+
+
+def _update(reader: ChunkReader, member: InputReader, held: bool) -> Update:
+    sides = reader.plan.sides
+    if member.relative and member.edit is None:
+        return Zero(sides)
+    if member.relative and isinstance(member.edit, AddedProduct):
+        return LowRank(*member.edit.factors.pair)
+
+    def rows(start: int, stop: int) -> torch.Tensor:
+        width = sides[1]
+        values = member.difference(reader.origin, start * width, stop * width, reader.dtype)
+        return values.view(-1, width)
+
+    streamed = Streamed(sides, rows, reader.dtype)
+    return Dense(streamed.dense()) if held else streamed
+
+
+def elements(update: Update, start: int, count: int) -> torch.Tensor:
+    """Return a run of the flattened update's elements."""
+    width = update.shape[1]
+    top = start // width
+    rows = update.rows(top, -(-(start + count) // width)).reshape(-1)
+    return rows[start - top * width : start - top * width + count].clone()  # the caller may add to it

@@ -1,0 +1,121 @@
+"""The passes that merge one tensor into a target by ranges: reductions, then a fold; or a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+from submerge.algebra import Chunk, Reduction
+from submerge.deferred import torch
+from submerge.engine.work._chunk_reader import ChunkReader, sample_spans
+from submerge.engine.work._matrix import decomposition, elements
+from submerge.engine.work._passes import Pass, Passes, Range
+from submerge.engine.work._range_log import RangeLog
+from submerge.engine.work._range_target import RangeTarget
+from submerge.engine.work._workspace import Workspace
+from submerge.methods import Fold, Merged
+
+__all__ = ["range_passes"]
+
+
+def range_passes(reader: ChunkReader, target: RangeTarget) -> Passes:
+    """Yield the passes after which the target has all of a tensor, as its plan says how it is made.
+
+    Ranges that the target has from an earlier run are left out of the last pass alone: a reduction is over
+    all of the tensor, and its result is nowhere else than in the run that made it.
+    """
+    plan = reader.plan
+    ranges = reader.one_range if plan.matrix else reader.ranges
+    left = [one for one in ranges if one.number not in target.done]
+    if not left:
+        return
+    if plan.action == "copy":
+        yield copy_pass(reader, target, left)
+    elif plan.matrix:
+        merged: Merged = yield decomposition(reader)
+        yield fold_pass(reader, target, left, _elements_of(merged), merged)
+    elif plan.action == "merge" and plan.numel:
+        fold = yield from reductions(reader)
+        yield fold_pass(reader, target, left, fold)
+    else:
+        yield fold_pass(reader, target, left, lambda chunk: chunk.updates[0])
+
+
+def reductions(reader: ChunkReader) -> Generator[Pass, Any, Fold]:
+    """Yield a pass for each reduction of the method's plan; return its fold."""
+    method = reader.plan.method
+    assert method is not None  # what else is merged
+    plan = method.plan(reader.plan.spec, reader.plan.values)
+    result = None
+    while True:
+        try:
+            reduction = plan.send(result)
+        except StopIteration as end:
+            fold: Fold = end.value
+            return fold
+        result = yield reduction_pass(reader, reduction)
+
+
+def reduction_pass(reader: ChunkReader, reduction: Reduction[Any, Any]) -> Pass:
+    """Return the pass of a reduction: its parts, one a chunk, come together in the order of the chunks."""
+
+    def observe(one: Range, space: Workspace) -> list[Any]:
+        spans = sample_spans(reader.plan.numel) if reduction.sample else reader.spans(one)
+        return [reduction.observe(reader.read(start, stop, space)) for start, stop in spans]
+
+    def combine(parts: list[list[Any]]) -> Any:
+        return reduction.combine([part for of_range in parts for part in of_range])
+
+    return Pass(reader.one_range if reduction.sample else reader.ranges, observe, combine)
+
+
+def fold_pass(
+    reader: ChunkReader, target: RangeTarget, ranges: list[Range], fold: Fold, merged: Merged | None = None
+) -> Pass:
+    """Return the pass that folds each chunk, adds the origin, and hands it to the target.
+
+    `merged` is the result that the fold is of, where a matrix was decomposed.
+    """
+
+    def write(one: Range, space: Workspace) -> None:
+        log = RangeLog(len(reader.sources), hashed=target.hashed)
+        for start, stop in reader.spans(one):
+            chunk = reader.read(start, stop, space, log)
+            values = fold(chunk)
+            if reader.origin and target.with_origin:
+                values = values.add_(reader.origin_of(chunk, space))
+            target.write(start, values, space, log)
+        target.finish(one, log, merged=merged)
+
+    return Pass(ranges, write)
+
+
+def copy_pass(reader: ChunkReader, target: RangeTarget, ranges: list[Range]) -> Pass:
+    """Return the pass that copies the first source bit for bit, and compares the others with it."""
+
+    def copy(one: Range, space: Workspace) -> None:
+        log = RangeLog(len(reader.sources), hashed=target.hashed, copy=True)
+        differs: set[int] = set()
+        for start, stop in reader.spans(one):
+            first, first_bytes = space.host("first", stop - start, target.dtype)
+            other, other_bytes = space.host("other", stop - start, target.dtype)
+            for i, source in enumerate(reader.sources):
+                view = other_bytes if i else first_bytes
+                source.read(start, stop - start, view)
+                log.read(i, view)
+                if i and not torch.equal(first, other):
+                    differs.add(i)
+            target.copy(start, first_bytes)
+        target.finish(one, log, differs=sorted(differs))
+
+    return Pass(ranges, copy)
+
+
+def _elements_of(merged: Merged) -> Callable[[Chunk], torch.Tensor]:
+    """Return the fold that takes a merged matrix's elements."""
+
+    def fold(chunk: Chunk) -> torch.Tensor:
+        n = chunk.updates.shape[1]
+        return elements(merged.update, chunk.start, n).to(chunk.updates.device)
+
+    return fold

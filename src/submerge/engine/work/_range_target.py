@@ -1,0 +1,95 @@
+"""Where the ranges of one output tensor go: into a shard, or into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from submerge.deferred import torch
+from submerge.engine.plan import torch_dtype
+from submerge.engine.work._nonfinite import is_finite
+from submerge.engine.work._passes import Range
+from submerge.engine.work._range_log import OUTPUT, RangeLog
+from submerge.engine.work._record import RangeRecord
+from submerge.engine.work._workspace import Workspace
+from submerge.methods import Merged
+from submerge.store import BankParts, MemorySink, Sink, TensorEntry
+
+__all__ = ["RangeTarget", "memory_target"]
+
+
+@dataclass(frozen=True)
+class RangeTarget:
+    """Takes one tensor range by range, from any worker, and tells of each range that is finished.
+
+    Attributes:
+        index: the tensor's place in the plan.
+        entry: its place in the output.
+        sink: what its bytes are written to.
+        finished: gets the record of each range, from the worker that wrote it.
+        done: the ranges that an earlier run finished.
+        hashed: whether the bytes that are read and written are digested.
+        with_origin: whether the origin is added to the merged update; else the update alone is taken.
+        bank: what the gate's tensors are put into, where the output has one.
+    """
+
+    index: int
+    entry: TensorEntry
+    sink: Sink
+    finished: Callable[[RangeRecord], None]
+    done: frozenset[int] = frozenset()
+    hashed: bool = True
+    with_origin: bool = True
+    bank: BankParts | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that values are written in."""
+        return torch_dtype(self.entry.dtype)
+
+    def write(self, start: int, values: torch.Tensor, space: Workspace, log: RangeLog) -> None:
+        """Round the values of elements from `start` on to the output's type, and store them."""
+        out, view = space.host("out", values.numel(), self.dtype)
+        space.take(values, out)
+        if not is_finite(out):
+            log.count(OUTPUT, out)
+        log.wrote(view)
+        self.sink.write(self.entry, start, view)
+
+    def copy(self, start: int, data: memoryview) -> None:
+        """Store the bytes of elements from `start` on as they are."""
+        self.sink.write(self.entry, start, data)
+
+    def finish(
+        self, one: Range, log: RangeLog, *, merged: Merged | None = None, differs: Sequence[int] = ()
+    ) -> None:
+        """Tell that a range is stored: its log, the method's figures of a matrix, a copy's differences."""
+        part = ""
+        if merged and merged.bank and self.bank is not None and not log.nonfinite:
+            part = self.bank.put(self.index, merged.bank)
+        record = RangeRecord(
+            self.index,
+            one.number,
+            log.output,
+            log.inputs,
+            log.nonfinite,
+            list(differs),
+            dict(merged.figures) if merged else {},
+            part,
+        )
+        self.finished(record)
+
+
+def memory_target(
+    index: int,
+    values: torch.Tensor,
+    dtype: str,
+    finished: Callable[[RangeRecord], None],
+    *,
+    with_origin: bool = True,
+) -> RangeTarget:
+    """Return a target that fills `values`, whose type is called `dtype` in files of safetensors."""
+    entry = TensorEntry("", dtype, tuple(values.shape), None, 0, 0)
+    return RangeTarget(
+        index, entry, MemorySink({"": values}), finished, hashed=False, with_origin=with_origin
+    )

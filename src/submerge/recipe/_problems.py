@@ -1,0 +1,102 @@
+"""The problems of one recipe, each with its line and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from submerge.errors import Problem, RequestError, did_you_mean, nearest
+
+__all__ = ["KeyPath", "Positions", "Report", "dotted", "listed", "nearest_name", "show"]
+
+KeyPath: TypeAlias = tuple[str | int, ...]
+"""Where a value stands in a recipe, as keys and indices from the root."""
+
+Positions: TypeAlias = Mapping[KeyPath, tuple[int, int]]
+"""The line and column (both from 1) at which each key or list entry was written."""
+
+
+def dotted(path: KeyPath) -> str:
+    """Return a path as text: `models[1].parameters.weight`."""
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
+
+
+def show(value: Any) -> str:
+    """Return a value as short text for a message, whatever the value is."""
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to print integers of thousands of digits
+        return "a very long number"
+    return text if len(text) <= 60 else f"{text[:57]}…{text[-1]}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as text, sorted: `'a', 'b', 'c'`."""
+    return ", ".join(f"'{name}'" for name in sorted(names))
+
+
+def nearest_name(name: str, valid: Iterable[str]) -> str | None:
+    """Return the valid name that `name` most likely stands for, or None."""
+    return nearest(name.lower().replace("-", "_")[:100], sorted(valid))
+
+
+class Report:
+    """Collects the problems of one recipe, and knows on which line each value was written."""
+
+    def __init__(self, name: str, positions: Positions) -> None:
+        self.name = name
+        self.positions = positions
+        self._problems: list[tuple[int, Problem]] = []
+        self._paths: set[KeyPath] = set()
+
+    def line(self, path: KeyPath) -> int | None:
+        """Return the line of `path`, or of the nearest thing around it that has one."""
+        for end in range(len(path), -1, -1):
+            if path[:end] in self.positions:
+                return self.positions[path[:end]][0]
+        return None
+
+    def where(self, path: KeyPath) -> str:
+        """Return `file.yaml:LINE`, or the dotted path where the recipe came without lines."""
+        line = self.line(path)
+        return f"{self.name}:{line}" if line is not None else dotted(path) or self.name
+
+    def add(self, what: str, path: KeyPath, hint: str = "") -> None:
+        """Note a problem at `path`."""
+        self._problems.append((self.line(path) or 0, Problem(what, self.where(path), hint)))
+        self._paths.update(path[:end] for end in range(len(path) + 1))
+
+    def has(self, path: KeyPath) -> bool:
+        """Return whether a problem was noted at `path` or inside it."""
+        return path in self._paths
+
+    def add_at(self, what: str, line: int, hint: str = "") -> None:
+        """Note a problem at a line."""
+        self._problems.append((line, Problem(what, f"{self.name}:{line}", hint)))
+
+    def unknown(self, kind: str, name: str, valid: Sequence[str], path: KeyPath) -> None:
+        """Note a name that is not known, with the nearest that is, or all of them."""
+        others = f"valid here: {listed(valid)}" if valid else ""
+        hint = did_you_mean(nearest_name(name, valid)) or others
+        self.add(f"unknown {kind} {show(name)}", path, hint)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """The problems so far, in the order of their lines."""
+        return [problem for _, problem in sorted(self._problems, key=lambda entry: entry[0])]
+
+    def raise_if_any(self) -> None:
+        """Raise one `RequestError` with every problem that was noted."""
+        if self._problems:
+            raise RequestError(self.problems)

@@ -1,0 +1,191 @@
+"""The value of each option for one tensor: by precedence, filters, and gradients over depth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from submerge.errors import Problem, RequestError
+from submerge.methods import REQUIRED, Option
+from submerge.recipe._recipe import Recipe
+from submerge.recipe._rules import Rule, Setting, checked
+
+__all__ = ["Resolved", "ResolvedValues", "resolve"]
+
+_MEMO = 1 << 15  # distinct (rules, depth) pairs remembered for a recipe; a model has one depth a layer
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """An option's value for one tensor, and why: the place in the recipe, the filter, the gradient."""
+
+    value: Any
+    why: str
+
+
+@dataclass(frozen=True)
+class ResolvedValues:
+    """Every option of the method for one tensor: a `Resolved`, or a list with one a participant."""
+
+    options: Mapping[str, Resolved | list[Resolved]]
+
+    def __getitem__(self, name: str) -> Resolved | list[Resolved]:
+        return self.options[name]
+
+    def values(self) -> dict[str, Any]:
+        """Return the plain values, in the form that `Method.plan` takes."""
+        return {
+            name: value.value if isinstance(value, Resolved) else [own.value for own in value]
+            for name, value in self.options.items()
+        }
+
+
+def resolve(recipe: Recipe, tensor: str, depth: float) -> ResolvedValues:
+    """Return the value of each option for `tensor`, which lies at `depth` in [0, 1] of the model.
+
+    The participant's own parameters come before the recipe's top-level ones, and those before the
+    option's default; within each, the first rule whose filter is part of the tensor's name holds.
+    A gradient v of n numbers gives, with x = depth·(n − 1) and i = ⌊x⌋, the number
+    (1 − x + i)·v_i + (x − i)·v_{i+1}; a gradient of other values gives v_i.
+
+    Raises `RequestError` where an option that must be given has no value for this tensor, or where a
+    gradient meets a value that the option refuses (2.5 layers).
+    """
+    return _compiled(recipe).at(tensor, depth)
+
+
+@lru_cache(maxsize=16)
+def _compiled(recipe: Recipe) -> _CompiledRecipe:
+    return _CompiledRecipe(recipe)
+
+
+class _Chain:
+    """The rules that one option meets, in their order; the default is what is left at their end."""
+
+    def __init__(self, option: Option, settings: tuple[Setting, ...]) -> None:
+        self.option = option
+        self.rules: list[tuple[Rule, Setting]] = []
+        for rule, setting in [(rule, level) for level in settings for rule in level.rules]:
+            self.rules.append((rule, setting))
+            if rule.filter is None:
+                break  # nothing behind a rule for every tensor is ever reached
+        self.filters = [rule.filter for rule, _ in self.rules]
+        self.has_gradient = any(rule.is_gradient for rule, _ in self.rules)
+
+    def pick(self, tensor: str) -> int:
+        """Return the index of the rule that holds for `tensor`; behind the last stands the default."""
+        for i, pattern in enumerate(self.filters):
+            if pattern is None or pattern in tensor:
+                return i
+        return len(self.filters)
+
+    def resolved(self, index: int, depth: float) -> Resolved | Problem | None:
+        """Return what rule `index` gives at `depth`; None where no rule and no default gives anything."""
+        if index == len(self.rules):
+            default = self.option.default
+            return None if default is REQUIRED else Resolved(default, "default")
+        rule, setting = self.rules[index]
+        why = setting.path if rule.where.startswith(setting.path) else f"{setting.path} ({rule.where})"
+        if rule.filter is not None:
+            why += f", filter '{rule.filter}'"
+        if not isinstance(rule.value, tuple):
+            return Resolved(rule.value, why)
+        why += f", gradient [{', '.join(_short(point) for point in rule.value)}] at depth {depth:.3f}"
+        try:
+            return Resolved(checked(self.option, _between(rule.value, depth)), why)
+        except ValueError as error:
+            return Problem(f"{error}, by {why}", rule.where, "use one value, or rules with filters")
+
+
+class _CompiledRecipe:
+    """A recipe's chains, shared where participants share them, and the values that were asked for before."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.participants = recipe.participants
+        self.chains: list[_Chain] = []
+        self.layout: list[tuple[Option, int | list[int]]] = []
+        self.memo: dict[tuple[object, ...], ResolvedValues] = {}
+        known: dict[tuple[str, tuple[int, ...]], int] = {}
+        top = recipe.parameters
+
+        def chain(option: Option, own: Mapping[str, Setting]) -> int:
+            settings = tuple(level[option.name] for level in (own, top) if option.name in level)
+            key = (option.name, tuple(map(id, settings)))
+            if key not in known:
+                known[key] = len(self.chains)
+                self.chains.append(_Chain(option, settings))
+            return known[key]
+
+        for option in recipe.method.options:
+            if option.scope == "shared":
+                self.layout.append((option, chain(option, {})))
+            else:
+                self.layout.append(
+                    (option, [chain(option, entry.parameters) for entry in recipe.participants])
+                )
+        self.has_gradient = any(chain.has_gradient for chain in self.chains)
+
+    def at(self, tensor: str, depth: float) -> ResolvedValues:
+        """Return the values for `tensor` at `depth`."""
+        if not 0 <= depth <= 1:
+            raise ValueError(f"depth must lie in [0, 1]; found {depth!r}")
+        picks = tuple([chain.pick(tensor) for chain in self.chains])
+        key = (picks, depth if self.has_gradient else None)
+        values = self.memo.get(key)
+        if values is None:
+            values = self.fresh(tensor, picks, depth)
+            if len(self.memo) >= _MEMO:
+                self.memo.clear()
+            self.memo[key] = values
+        return values
+
+    def fresh(self, tensor: str, picks: tuple[int, ...], depth: float) -> ResolvedValues:
+        """Return the values for the rules that were picked, or raise with every problem at once."""
+        results = [chain.resolved(pick, depth) for chain, pick in zip(self.chains, picks, strict=True)]
+        problems = [
+            Problem(f"{result.what}, for tensor {tensor}", result.where, result.hint)
+            for result in results
+            if isinstance(result, Problem)
+        ]
+        hint = "add a rule without a filter"
+        for option, place in self.layout:
+            if isinstance(place, int):
+                if results[place] is None:
+                    problems.append(Problem(f"no value of '{option.name}' for tensor {tensor}", "", hint))
+                continue
+            for entry, index in zip(self.participants, place, strict=True):
+                if results[index] is None:
+                    what = f"no value of '{option.name}' for tensor {tensor} of model {entry.model}"
+                    problems.append(Problem(what, entry.where, hint))
+        if problems:
+            raise RequestError(problems)
+        good: list[Any] = results
+        return ResolvedValues(
+            {
+                option.name: good[place] if isinstance(place, int) else [good[index] for index in place]
+                for option, place in self.layout
+            }
+        )
+
+
+def _between(points: tuple[Any, ...], depth: float) -> Any:
+    """Return the value of a gradient at `depth`."""
+    position = depth * (len(points) - 1)
+    i = int(position)
+    low, high = points[i], points[min(i + 1, len(points) - 1)]
+    if isinstance(low, (bool, str)) or isinstance(high, str):
+        return low
+    mixed = (1 - (position - i)) * low + (position - i) * high
+    return min(max(mixed, min(low, high)), max(low, high))  # rounding must not leave the range
+
+
+def _short(value: object) -> str:
+    return (
+        f"{value:g}"
+        if isinstance(value, float)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+    )

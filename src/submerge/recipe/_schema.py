@@ -1,0 +1,70 @@
+"""The keys of a recipe, those of mergekit that are not supported, and the names of number formats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = [
+    "ABSENT_KEYS",
+    "ABSENT_METHODS",
+    "DTYPES",
+    "ENTRY_KEYS",
+    "RECIPE_KEYS",
+    "RENAMED_KEYS",
+]
+
+RECIPE_KEYS = (
+    "merge_method",
+    "models",
+    "base_model",
+    "parameters",
+    "dtype",
+    "out_dtype",
+    "tokenizer_source",
+    "tokenizer",
+    "chat_template",
+    "rules",
+    "output",
+    "seed",
+)
+"""The keys of a recipe."""
+
+ENTRY_KEYS = ("model", "lora", "parameters", "name", "head")
+"""The keys of one entry of `models`."""
+
+_ENTIRE_MODELS = "list whole models under 'models'"
+_NO_MOE = "Submerge merges weights; it does not build mixtures of experts"
+
+ABSENT_KEYS: Mapping[str, str] = {
+    "slices": _ENTIRE_MODELS,
+    "modules": _ENTIRE_MODELS,
+    "layer_range": "models are merged whole",
+    "residual_weight": "models are merged whole",
+    "experts": _NO_MOE,
+    "shared_experts": _NO_MOE,
+    "gate_mode": _NO_MOE,
+    "experts_per_token": _NO_MOE,
+    "always_on": _NO_MOE,
+    "positive_prompts": _NO_MOE,
+    "negative_prompts": _NO_MOE,
+    "residual_scale": _NO_MOE,
+}
+"""Keys that mergekit reads and Submerge does not support, with what to do instead."""
+
+RENAMED_KEYS: Mapping[str, str] = {"random_seed": "seed", "method": "merge_method", "base": "base_model"}
+"""Keys that people write, with the key that they mean."""
+
+ABSENT_METHODS = frozenset({"multislerp", "nearswap", "arcee_fusion", "ram", "ramplus_tl"})
+"""Methods that mergekit has and Submerge does not support."""
+
+DTYPES: Mapping[str, str] = {
+    spelling: name
+    for name, spellings in {
+        "float16": ("float16", "fp16", "f16", "half"),
+        "bfloat16": ("bfloat16", "bf16"),
+        "float32": ("float32", "fp32", "f32", "float"),
+        "float64": ("float64", "fp64", "f64", "double"),
+    }.items()
+    for spelling in spellings
+}
+"""Spellings of the number formats that a recipe may ask for."""

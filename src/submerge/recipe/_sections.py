@@ -1,0 +1,132 @@
+"""The small sections of a recipe: number formats, tokenizer, rules, output, seed."""
+
+from __future__ import annotations
+
+from typing import Any, get_args, get_type_hints
+
+from submerge.recipe._entries import read_spec
+from submerge.recipe._problems import KeyPath, Report, listed, show
+from submerge.recipe._recipe import ModelEntry, OutputForm, Rules, same_model
+from submerge.recipe._schema import DTYPES
+
+__all__ = ["read_dtype", "read_output", "read_rules", "read_seed", "read_tokenizer"]
+
+_MAX_SEED = 2**63 - 1
+
+
+def read_dtype(data: dict[str, Any], key: str, report: Report) -> str | None:
+    """Return a number format's full name."""
+    raw = data.get(key)
+    if raw is None:
+        return None
+    name = DTYPES.get(raw.lower().removeprefix("torch.")) if isinstance(raw, str) else None
+    if name is None:
+        report.add(f"unknown {key} {show(raw)}", (key,), f"one of {listed(set(DTYPES.values()))}")
+    return name
+
+
+def read_tokenizer(
+    data: dict[str, Any], base: str | None, models: list[ModelEntry] | None, report: Report
+) -> str | None:
+    """Return where the tokenizer comes from: None, `base`, or the spec of one of the models."""
+    raw = data.get("tokenizer_source")
+    path: KeyPath = ("tokenizer_source",)
+    section = data.get("tokenizer")
+    if section is not None:
+        if raw is not None:
+            report.add("both 'tokenizer' and 'tokenizer_source' are given", ("tokenizer",), "keep one")
+            return None
+        raw, path = _tokenizer_section(section, report), ("tokenizer", "source")
+    if raw is None or raw == "base":
+        if raw == "base" and data.get("base_model") is None:
+            report.add("the tokenizer is the base's, and there is no base_model", path, "add 'base_model: …'")
+        return raw
+    if raw == "union":
+        hint = "name 'base' or one of the models"
+        report.add("a union of vocabularies is not supported yet", path, hint)
+        return None
+    spec = read_spec(raw, path, report)
+    if spec is None or models is None:
+        return spec
+    named = [*(entry.model for entry in models), *([base] if base else [])]
+    parts = [part for name in named for part in name.split("+")]  # also a model or an adapter of a `+` alone
+    known = {same_model(name): name for name in [*parts, *named]}
+    if same_model(spec) not in known:
+        report.add(f"{show(spec)} is no model of this recipe", path, "name 'base' or one of the models")
+    return known.get(same_model(spec))
+
+
+def _tokenizer_section(raw: Any, report: Report) -> Any:
+    """Return the `source` of a `tokenizer` section; mergekit's other keys are not supported."""
+    if not isinstance(raw, dict):
+        report.add(f"'tokenizer' is a mapping, not {show(raw)}", ("tokenizer",), "write {source: base}")
+        return None
+    for key, value in raw.items():
+        if key in ("tokens", "pad_to_multiple_of"):
+            if value is not None and value != {}:
+                report.add(f"'{key}' is not supported yet", ("tokenizer", key), "remove the key")
+        elif key != "source":
+            report.unknown("key", key, ("source",), ("tokenizer", key))
+    if raw.get("source") is None:
+        hint = "add 'source: base'; mergekit's default, a union of vocabularies, is not supported yet"
+        report.add("'tokenizer' names no source", ("tokenizer",), hint)
+    return raw.get("source")
+
+
+def read_rules(raw: Any, report: Report) -> Rules:
+    """Return the `rules` section."""
+    if raw is None:
+        return Rules()
+    if not isinstance(raw, dict):
+        report.add(f"'rules' is a mapping, not {show(raw)}", ("rules",), "write 'missing: refuse'")
+        return Rules()
+    choices = {name: get_args(hint) for name, hint in get_type_hints(Rules).items()}
+    good: dict[str, Any] = {}
+    for key, value in raw.items():
+        if key not in choices:
+            report.unknown("key", key, tuple(choices), ("rules", key))
+        elif value not in choices[key]:
+            report.add(f"{key} is {show(value)}", ("rules", key), f"one of {listed(choices[key])}")
+        else:
+            good[key] = value
+    return Rules(**good)
+
+
+def read_output(raw: Any, report: Report) -> OutputForm:
+    """Return the `output` section; a rank or an energy asks for an adapter."""
+    if raw is None:
+        return OutputForm()
+    if not isinstance(raw, dict):
+        report.add(f"'output' is a mapping, not {show(raw)}", ("output",), "write {as: adapter}")
+        return OutputForm()
+    for key in raw:
+        if key not in ("as", "rank", "energy"):
+            report.unknown("key", key, ("as", "rank", "energy"), ("output", key))
+    rank, energy = raw.get("rank"), raw.get("energy")
+    form = raw.get("as", "checkpoint" if rank is None and energy is None else "adapter")
+    if form not in ("checkpoint", "adapter"):
+        report.add(f"the output's form is {show(form)}", ("output", "as"), "one of adapter, checkpoint")
+        return OutputForm()
+    if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
+        hint = "write 16, say"
+        report.add(f"rank is a positive whole number, not {show(rank)}", ("output", "rank"), hint)
+        rank = None
+    number = isinstance(energy, (int, float)) and not isinstance(energy, bool)
+    if energy is not None and not (number and 0 < energy <= 1):
+        hint = "0.9 keeps nine tenths of each update's squared norm"
+        report.add(f"energy is a share in (0, 1], not {show(energy)}", ("output", "energy"), hint)
+        energy = None
+    for key, value in (("rank", rank), ("energy", energy)):
+        if form == "checkpoint" and value is not None:
+            report.add(f"'{key}' is given for a checkpoint", ("output", key), "add 'as: adapter'")
+    return OutputForm(form, rank, None if energy is None else float(energy))
+
+
+def read_seed(raw: Any, report: Report) -> int:
+    """Return the seed of the methods that draw at random."""
+    if raw is None:
+        return 0
+    if isinstance(raw, bool) or not isinstance(raw, int) or not 0 <= raw <= _MAX_SEED:
+        report.add(f"seed is a whole number from 0 to {_MAX_SEED}, not {show(raw)}", ("seed",))
+        return 0
+    return raw
