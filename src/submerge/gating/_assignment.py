@@ -228,8 +228,8 @@ class TokenAssignment(Assignment):
 
     An input of L positions a row has these labels; of several rows a sample (beams) each has the sample's.
     Any other length is that of a decoding step over a cache, or of positions that were picked from the
-    prompt: these are all of the `default` stream, text. So an image that is fed in parts of the prompt has
-    to be labelled part by part.
+    prompt: these are all of the `default` stream, text. So a prompt that is fed in parts has to be labelled
+    part by part, and one of a single token, which looks like such a step, is better labelled text.
 
     Examples:
         >>> import torch
