@@ -17,9 +17,10 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from submerge.gating._assignment import Assignment, Group
+from submerge.gating._assignment import Assignment
 from submerge.gating._batch import joined
 from submerge.gating._gate import Gate
+from submerge.gating._layout import Group
 from submerge.gating._updates import GatedFactors, GatedUpdate
 
 __all__ = [
