@@ -16,7 +16,12 @@ from _models import ROOM, quiet_transformers, write
 from store.helpers_adapter import MODELS, State, copied, loaded
 from submerge.engine import MergeReport
 
-__all__ = ["Tuned", "far", "make_tuned", "peft_model", "same_state"]
+__all__ = ["ADAPTER", "CLOSE", "FIRST", "SECOND", "Tuned", "far", "make_tuned", "peft_model", "same_state"]
+
+CLOSE = 1e-5  # float32 sums in another order, of numbers below 10
+ADAPTER = {"as": "adapter"}
+FIRST = {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj", "up_proj"]}
+SECOND = {"r": 3, "lora_alpha": 12, "use_rslora": True, "target_modules": ["q_proj", "up_proj"]}
 
 
 def peft_model(kind: str, base: State | None, seed: int, size: float = 0.3, **options: Any) -> Any:

@@ -192,10 +192,12 @@ def _owner(parts: Sequence[str]) -> str:
 # --- definitions ----------------------------------------------------------------------------------
 
 
-def same_classes(source: Source) -> list[str]:
-    """Return the names that classes of several packages have."""
+def same_classes(source: Source, scripts: Iterable[str] = ()) -> list[str]:
+    """Return the names that classes of several packages have; `scripts` are modules that do not count."""
     places: dict[str, dict[str, str]] = defaultdict(dict)
     for module in source.modules.values():
+        if module.name in scripts:
+            continue
         for node in ast.walk(module.tree):
             if isinstance(node, ast.ClassDef):
                 places[node.name].setdefault(module.package, module.at(node.lineno))

@@ -3,12 +3,15 @@
 import importlib.util
 import warnings
 from collections.abc import Callable
+from functools import cache
 from types import ModuleType
 
 import pytest
 from hypothesis import settings
 
+from _adapters import Tuned, make_tuned
 from _rounding import Rounding
+from store.helpers_adapter import CASES
 
 settings.register_profile("submerge", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("submerge")
@@ -35,6 +38,18 @@ def peft_merge() -> ModuleType:
     module = importlib.util.module_from_spec(alone)
     alone.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def tuned_case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tuned]:
+    """A function that returns the base and the adapter of a case, made once; they are only read."""
+
+    @cache
+    def of(case: str) -> Tuned:
+        kind, options = CASES[case]
+        return make_tuned(tmp_path_factory.mktemp(case), kind, options)
+
+    return of
 
 
 @pytest.fixture

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+
+from submerge.algebra import Triplets
+from submerge.serving import open_folder
 
 __all__ = ["ModelPerSet"]
 
@@ -20,22 +22,18 @@ class ModelPerSet:
     """The base, and every task's updates, as factors or of entire parameters, from a folder's bank."""
 
     def __init__(self, base: Any, merged: Any, folder: Path) -> None:
-        self.base, self.merged = base, merged
-        self.tasks: dict[str, dict[int, dict[str, torch.Tensor]]] = {}
-        for name, tensor in load_file(folder / "bank.safetensors").items():
-            kind, number, rest = name.split(".", 2)
-            key, _, part = rest.rpartition(".")
-            if kind == "tasks":
-                self.tasks.setdefault(key, {}).setdefault(int(number), {})[part] = tensor
+        self.base, self.merged, self.bank = base, merged, open_folder(folder)
 
     def model(self, tasks: tuple[int, ...]) -> Any:
         """Return a copy of the base with the merge of a set of tasks."""
         model = copy.deepcopy(self.base)
         state = model.state_dict()
-        for name, each in self.tasks.items():
-            parts = [each[t] for t in tasks if t in each]
-            if name in state and parts:
-                state[name] += _merged(parts, len(tasks))
+        for name, updates in self.bank.dense.items():
+            if name in state and (parts := [updates[t] for t in tasks if t in updates]):
+                state[name] += torch.stack(parts).sum(0) / len(tasks)
+        for name, factors in self.bank.factors.items():
+            if name in state and (triplets := [factors[t] for t in tasks if t in factors]):
+                state[name] += _merged(triplets)
         return model
 
     @torch.inference_mode()
@@ -50,12 +48,9 @@ class ModelPerSet:
         return hidden
 
 
-def _merged(parts: list[dict[str, torch.Tensor]], count: int) -> torch.Tensor:
-    if "whole" in parts[0]:
-        return torch.stack([part["whole"] for part in parts]).sum(0) / count
-    left = torch.cat([part["left"] for part in parts], dim=1)
-    right = torch.cat([part["right"] for part in parts])
-    return _polar(left) @ torch.diag(torch.cat([part["values"] for part in parts])) @ _polar(right.T).T
+def _merged(triplets: list[Triplets]) -> torch.Tensor:
+    left, right = torch.cat([one.left for one in triplets], 1), torch.cat([one.right for one in triplets])
+    return _polar(left) @ torch.diag(torch.cat([one.values for one in triplets])) @ _polar(right.T).T
 
 
 def _polar(x: torch.Tensor) -> torch.Tensor:

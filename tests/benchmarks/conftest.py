@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,16 +25,25 @@ def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a merge be measured as a process of its own once; later ones get the numbers of the first."""
-    from benchmarks.process import ProcessRun
-    from benchmarks.replication import bench
+def pretrained(tiny_lm: Path, tmp_path: Path) -> None:
+    """Put the tiny LM where suites with the cache `tmp_path` look for theirs."""
+    for name in ("lm", "lm-text"):
+        shutil.copytree(tiny_lm.with_name(name), tmp_path / name)
 
-    real, runs = bench.measure, list[ProcessRun]()
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a merge be measured as a process of its own once; later ones get log and numbers of the first."""
+    from benchmarks.process import ProcessRun
+    from benchmarks.process import measure as real
+
+    first: list[tuple[ProcessRun, str]] = []
 
     def measure(command: Sequence[str], log: Path) -> ProcessRun:
-        if not runs:
-            runs.append(real(command, log))
-        return runs[0]
+        if not first:
+            first.append((real(command, log), log.read_text()))
+        log.write_text(first[0][1])
+        return first[0][0]
 
-    monkeypatch.setattr(bench, "measure", measure)
+    for place in ("benchmarks.process", "benchmarks.replication.bench"):
+        monkeypatch.setattr(f"{place}.measure", measure)

@@ -17,9 +17,9 @@ from benchmarks.adapters.models import SIZES, decaying, modules
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_process")
 def test_it_runs_and_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ["adapters", "--size", "tiny", "--methods", "ssam,iso_c", "--spectra", "decaying"]
-    command += ["--not-whole", "ssam, rank 128;ssam"]  # of adapters both run as processes
     monkeypatch.setattr(sys, "argv", [*command, "--work", str(tmp_path / "work"), "--out", str(tmp_path)])
     assert benchmark.main() == 0
     adapters = json.loads((tmp_path / "adapters.json").read_text())

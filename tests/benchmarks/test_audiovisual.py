@@ -270,7 +270,7 @@ def test_modalities_come_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_process")
+@pytest.mark.usefixtures("one_process", "pretrained")
 def test_a_whole_run(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -122,7 +122,7 @@ def test_training_goes_on_from_a_folder(data: Path, tiny_lm: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_process")
+@pytest.mark.usefixtures("one_process", "pretrained")
 def test_a_whole_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = Continual(
         pretraining=PRETRAINING,

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from _models import TEXT, VISION, quiet_transformers
-from submerge.errors import SubmergeError
-from submerge.store import Adapter, Add, FileTable, LowRank, Replace, Rows, open_adapter
+from store.helpers_store import messages
+from submerge.errors import RequestError, SubmergeError
+from submerge.store import Adapter, Add, FileTable, LowRankPart, Replace, Rows, fit_adapter, open_adapter
 
 State = dict[str, torch.Tensor]
 
@@ -210,7 +212,7 @@ def applied(base: Mapping[str, torch.Tensor], adapter: Adapter) -> State:
     with FileTable() as table:
         for name, part in adapter.parts.items():
             weight = base[name]
-            if isinstance(part, LowRank):
+            if isinstance(part, LowRankPart):
                 weight = weight + update(adapter, name, weight.shape)
                 magnitude = adapter.magnitude(name, table)
                 if magnitude is not None:
@@ -277,3 +279,15 @@ def _described(spec: str, download: bool) -> dict[str, Any]:
 
 def stored(folder: Path) -> State:
     return load_file(folder / "adapter_model.safetensors")
+
+
+def refused(folder: Path, **options: Any) -> str:
+    with pytest.raises(RequestError) as caught:
+        open_adapter(str(folder), **options)
+    return messages(caught.value)
+
+
+def unfit(adapter: Adapter, shapes: dict[str, tuple[int, ...]]) -> str:
+    with pytest.raises(RequestError) as caught:
+        fit_adapter(adapter, shapes)
+    return messages(caught.value)

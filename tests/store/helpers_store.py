@@ -7,10 +7,13 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from safetensors.torch import save_file
 
 from submerge.errors import RequestError
+from submerge.store import Checkpoint, FileTable, open_checkpoint
 
 
 def tensors(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -65,3 +68,29 @@ def write_index(folder: Path, weight_map: Any, name: str = "model.safetensors.in
 
 def messages(error: RequestError) -> str:
     return "\n".join(str(problem) for problem in error.problems)
+
+
+SHARED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def refused(spec: object, **options: object) -> str:
+    with pytest.raises(RequestError) as caught:
+        open_checkpoint(str(spec), **options)  # type: ignore[arg-type]
+    return messages(caught.value)
+
+
+def read_all(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    found = {}
+    with FileTable() as table:
+        for name, entry in checkpoint.tensors.items():
+            buffer = bytearray(entry.nbytes)
+            checkpoint.source(name, table).read(0, entry.numel, memoryview(buffer))
+            found[name] = bytes(buffer)
+    return found  # type: ignore[return-value]
+
+
+def raw(made: dict[str, torch.Tensor]) -> dict[str, bytes]:
+    return {
+        name: tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        for name, tensor in made.items()
+    }

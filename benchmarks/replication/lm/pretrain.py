@@ -50,10 +50,9 @@ class TextPretraining:
 
 @dataclass(frozen=True)
 class _Phase:
-    """A name, its key in markers, how long and fast it is, and what a passage is drawn from."""
+    """A name, how long and fast it is, and what a passage is drawn from."""
 
     name: str
-    key: str
     steps: int
     rate: float
     draw: Callable[[np.random.Generator, float], corpus.Passage]
@@ -66,8 +65,8 @@ def pretrain(how: TextPretraining, folder: Path, say: Say = silent, least: float
     at most. Raise `SystemExit` where a skill is below `least`.
     """
     text = folder.with_name(f"{folder.name}-text")
-    certain = _Phase("hard", "_hard", how.steps, how.rate, _certain)
-    uncertain = _Phase("blurred", "_blurred", how.soft_steps, how.soft_rate, _uncertain)
+    certain = _Phase("hard", how.steps, how.rate, _certain)
+    uncertain = _Phase("blurred", how.soft_steps, how.soft_rate, _uncertain)
     _phase(certain, how, text, lambda: _new(how), say)
     marker = _phase(uncertain, how, folder, lambda: load(text), say)
     if weak := {skill: f"{100 * got:.1f} %" for skill, got in marker["skills"].items() if got < least}:
@@ -90,7 +89,7 @@ def _phase(phase: _Phase, how: TextPretraining, folder: Path, start: Callable[[]
         tokenizer().save_pretrained(part)
         say(f"LM, {phase.name} text: {measured['seconds']:.0f} s, loss {measured['losses'][-1]:.3f}")
 
-    return cached(folder, {"school": how.config(), "phase": phase.key}, make)
+    return cached(folder, {"school": how.config(), "phase": f"_{phase.name}"}, make)
 
 
 def _new(how: TextPretraining) -> Any:

@@ -120,8 +120,8 @@ def _places(width: int) -> torch.Tensor:
     """Return waves of a third to two across the picture, along both sides, shape [16, d]."""
     side, count = SIZE // PATCH, width // 4
     place = (torch.arange(side) + 0.5) / side
-    turns = place[:, None] * torch.logspace(-0.5, 2, count, 2) * math.pi
-    line = torch.cat([turns.sin(), turns.cos()], 1)
+    phases = place[:, None] * torch.logspace(-0.5, 2, count, 2) * math.pi
+    line = torch.cat([phases.sin(), phases.cos()], 1)
     rows, columns = line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)
     return 0.5 * torch.cat([rows, columns], 2).flatten(0, 1)
 

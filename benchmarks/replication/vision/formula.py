@@ -57,8 +57,8 @@ class Formulas:
 
         count = FAMILIES["waves"]
         pace = 2 + 9 * torch.rand(count, 3, generator=draw) ** 1.5
-        turn = torch.rand(count, 3, generator=draw) * math.pi
-        self.paces = torch.stack([pace * turn.cos(), pace * turn.sin()], -1)
+        rotation = torch.rand(count, 3, generator=draw) * math.pi
+        self.paces = torch.stack([pace * rotation.cos(), pace * rotation.sin()], -1)
         self.weights = torch.rand(count, 3, generator=draw)
         self.sharp = 0.5 + 4 * torch.rand(count, generator=draw)
 
@@ -92,8 +92,8 @@ class Formulas:
         radius, angle = grid.norm(dim=2), torch.atan2(grid[..., 1], grid[..., 0])
         waves = torch.arange(1, 7)
         sizes = self.amplitudes[which] * (1 + 0.15 * torch.randn(len(which), 2, 6, generator=draw))
-        turns = angle[:, None, :, None] * waves + self.phases[which][:, :, None]
-        edge = 0.75 + 0.5 * torch.einsum("nckw,ncw->nck", turns.cos(), sizes)
+        phases = angle[:, None, :, None] * waves + self.phases[which][:, :, None]
+        edge = 0.75 + 0.5 * torch.einsum("nckw,ncw->nck", phases.cos(), sizes)
         outer = torch.sigmoid((edge[:, 0] - radius) / 0.04)
         inner = torch.sigmoid((self.hole[which][:, None] * edge[:, 1] - radius) / 0.04)
         return outer * (1 - inner)
@@ -111,8 +111,8 @@ class Formulas:
 
     def _waves(self, which: torch.Tensor, grid: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
         phase = torch.rand(len(which), 1, 3, generator=draw) * 2 * math.pi
-        turns = torch.einsum("nkd,nwd->nkw", grid, self.paces[which]) + phase
-        total = torch.einsum("nkw,nw->nk", turns.cos(), self.weights[which])
+        phases = torch.einsum("nkd,nwd->nkw", grid, self.paces[which]) + phase
+        total = torch.einsum("nkw,nw->nk", phases.cos(), self.weights[which])
         return torch.sigmoid(self.sharp[which][:, None] * total)
 
 
@@ -122,9 +122,11 @@ def _grid(count: int, draw: torch.Generator) -> torch.Tensor:
     def around(size: float) -> torch.Tensor:
         return size * (2 * torch.rand(count, generator=draw) - 1)
 
-    turn, shear = around(0.3), around(0.25)
+    rotation, shear = around(0.3), around(0.25)
     wide, high = torch.exp(around(0.25) + 0.12), torch.exp(around(0.25) + 0.12)
-    linear = torch.stack([wide * turn.cos(), shear - wide * turn.sin(), high * turn.sin(), high * turn.cos()])
+    linear = torch.stack(
+        [wide * rotation.cos(), shear - wide * rotation.sin(), high * rotation.sin(), high * rotation.cos()]
+    )
     line = (torch.arange(SIZE) + 0.5) / SIZE * 2 - 1
     pixels = torch.cartesian_prod(line, line).flip(1)
     moved = pixels - torch.stack([around(0.2), around(0.2)], 1)[:, None]
@@ -137,18 +139,18 @@ def _coloured(shown: torch.Tensor, ground: torch.Tensor, draw: torch.Generator) 
     """Return images whose ink and ground have colours, greys or a texture, with noise."""
     count = len(shown)
 
-    def some(share: float) -> torch.Tensor:
+    def bernoulli(share: float) -> torch.Tensor:
         return (torch.rand(count, 1, 1, generator=draw) < share).float()
 
     ink, paper, spots = torch.rand(3, count, 3, 1, generator=draw)
-    plain, black = some(0.6), some(0.7)
+    plain, black = bernoulli(0.6), bernoulli(0.7)
     ink, paper = ((1 - plain) * c + plain * c.mean(1, keepdim=True) for c in (ink, paper))
     ink = black * (0.75 + 0.25 * ink) + (1 - black) * ink  # most are light on dark, as drawings of digits are
-    paper = black * 0.12 * paper * some(0.5) + (1 - black) * paper
+    paper = black * 0.12 * paper * bernoulli(0.5) + (1 - black) * paper
     close = (ink - paper).abs().amax(1, keepdim=True) < 0.3
     ink = torch.where(close, 1 - paper.round(), ink)
-    behind = paper + (1 - black) * some(0.5) * (spots - paper) * ground[:, None] * 0.6
+    behind = paper + (1 - black) * bernoulli(0.5) * (spots - paper) * ground[:, None] * 0.6
     image = behind + shown[:, None] * (ink - behind)
-    image = image + some(0.12) * (1 - 2 * image)  # inverted
+    image = image + bernoulli(0.12) * (1 - 2 * image)  # inverted
     noise = 0.08 * torch.rand(count, 1, 1, generator=draw) ** 2 * torch.randn(image.shape, generator=draw)
     return (image + noise).clamp(0, 1).view(count, 3, SIZE, SIZE)

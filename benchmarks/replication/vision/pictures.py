@@ -56,8 +56,8 @@ class _Pictures(Items):
 
 def _moved(images: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
     """Return the images rotated by up to 8°, and stretched, sheared and moved by up to 8 %."""
-    turn, *rest = (2 * torch.rand(6, len(images), generator=draw) - 1) * 0.08
-    angle = turn / 0.08 * math.radians(8)
+    rotation, *rest = (2 * torch.rand(6, len(images), generator=draw) - 1) * 0.08
+    angle = rotation / 0.08 * math.radians(8)
     wide, high, shear, right, down = rest
     maps = torch.stack(
         [
@@ -116,8 +116,8 @@ def cell(picture: Any) -> bytes:
 
 def rows(images: np.ndarray, labels: Sequence[Any] | np.ndarray) -> Rows:
     """Return rows of images, shape [n, h, h] or [n, h, h, 3], with h 16, 28 or 32."""
-    some = labels.tolist() if isinstance(labels, np.ndarray) else labels
-    return [(image.tobytes(), None, label) for image, label in zip(_sized(images), some, strict=True)]
+    values = labels.tolist() if isinstance(labels, np.ndarray) else labels
+    return [(image.tobytes(), None, label) for image, label in zip(_sized(images), values, strict=True)]
 
 
 def _sized(images: np.ndarray) -> np.ndarray:

@@ -28,15 +28,15 @@ def export(
         raise RequestError(Problem(f"there is no form {to!r}", "--to", "write adapters"))
     from submerge.serving import export_adapters
 
-    made = export_adapters(folder, out, depth=depth, overwrite=overwrite)
+    exported = export_adapters(folder, out, depth=depth, overwrite=overwrite)
     if json:
-        print_json(vars(made))
+        print_json(vars(exported))
         return
-    typer.echo(str(made.out))
-    typer.echo(f"rank {made.rank}; layer {made.layer} routes: python {made.out / 'route.py'}")
-    if made.left_out:
-        typer.echo(f"left out, for an adapter has no place for them: {few(made.left_out, 5)}")
-    if made.heads:
+    typer.echo(str(exported.out))
+    typer.echo(f"rank {exported.rank}; layer {exported.layer} routes: python {exported.out / 'route.py'}")
+    if exported.left_out:
+        typer.echo(f"left out, for an adapter has no place for them: {few(exported.left_out, 5)}")
+    if exported.heads:
         typer.echo("heads lie in head.safetensors beside each adapter; route.py puts them on")
-    if made.serve:
-        typer.echo(f"serve them with vLLM: {made.serve}")
+    if exported.serve:
+        typer.echo(f"serve them with vLLM: {exported.serve}")

@@ -66,15 +66,7 @@ def merge_adapters(
         >>> sorted(model.peft_config)
         ['both', 'chess', 'law']
     """
-    known = list(model.peft_config)
-    problems = [
-        Problem(f"there is no adapter {one!r}", "", f"loaded are {', '.join(known)}")
-        for one in adapters
-        if one not in known
-    ]
-    if name in known:
-        problems.append(Problem(f"an adapter {name!r} is there already", "", "choose another name"))
-    if problems:
+    if problems := _refusals(list(model.peft_config), adapters, name):
         raise RequestError(problems)
     recipe = recipe_of(list(adapters), False, method, None, None, seed, options)
     recipe["output"] = {
@@ -88,8 +80,21 @@ def merge_adapters(
         model.save_pretrained(
             str(folder / "in"), selected_adapters=list(dict.fromkeys(adapters)), save_embedding_layers=False
         )
-        for entry, one in zip(recipe["models"], adapters, strict=True):
-            entry["model"] = str(folder / "in" / ("" if one == "default" else one))
+        for entry, adapter in zip(recipe["models"], adapters, strict=True):
+            subfolder = "" if adapter == "default" else adapter  # PEFT saves that one beside the others
+            entry["model"] = str(folder / "in" / subfolder)
         report = merge(recipe, folder / "out", settings=settings)
         model.load_adapter(str(folder / "out"), adapter_name=name)
     return report
+
+
+def _refusals(loaded: Sequence[str], adapters: Sequence[str], name: str) -> list[Problem]:
+    """Return which adapters are not loaded, and whether the new one's name is taken."""
+    problems = [
+        Problem(f"there is no adapter {adapter!r}", "", f"loaded are {', '.join(loaded)}")
+        for adapter in adapters
+        if adapter not in loaded
+    ]
+    if name in loaded:
+        problems.append(Problem(f"an adapter {name!r} is there already", "", "choose another name"))
+    return problems

@@ -122,7 +122,7 @@ class NumberedLayers(LayerRule):
 
     def problems(self, tensors: Iterable[str]) -> list[Problem]:
         """Return the first number that no layer of the model has."""
-        from submerge.store import layer_of  # here: to list the methods, no file need be understood
+        from submerge.names import layer_of  # here: a list of the methods needs none of it
 
         layers = {place[1] for name in tensors if (place := layer_of(name)) is not None}
         missing = sorted(set(self.numbers) - layers)

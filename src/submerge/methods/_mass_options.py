@@ -164,7 +164,7 @@ def gate_settings(
 
 def _crowded(shapes: Mapping[str, tuple[int, ...]], count: int) -> list[Problem]:
     """Return that half of the layers' weights have fewer directions than there are tasks, if it is so."""
-    from submerge.store import layer_of  # here: to list the methods, no file need be understood
+    from submerge.names import layer_of  # here: a list of the methods needs none of it
 
     sides = [min(shape) for name, shape in shapes.items() if len(shape) == 2 and layer_of(name) is not None]
     if not sides or count <= median(sides):

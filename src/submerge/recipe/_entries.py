@@ -1,3 +1,5 @@
+"""The entries of `models`: what each names, and which of them the method sees."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

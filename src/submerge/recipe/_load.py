@@ -1,3 +1,5 @@
+"""`load_recipe`: the sections of a recipe, read one after another, and every problem of all of them."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,3 +1,5 @@
+"""A recipe as mergekit reads it, where it can do the same."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,3 +1,5 @@
+"""The `parameters` of a recipe or of one model: a setting for each option of the method."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,3 +1,5 @@
+"""The problems of one recipe, each with its line and what to do."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence

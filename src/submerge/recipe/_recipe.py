@@ -1,3 +1,5 @@
+"""A recipe that was checked, as a value."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

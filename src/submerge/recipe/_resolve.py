@@ -1,3 +1,5 @@
+"""The value of each option for one tensor: by precedence, filters, and gradients over depth."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,3 +1,5 @@
+"""What a recipe says of one option: a value, a gradient, or rules with filters."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,3 +1,5 @@
+"""The keys of a recipe, those of mergekit that are not supported, and the names of number formats."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

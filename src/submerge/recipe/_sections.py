@@ -1,3 +1,5 @@
+"""The small sections of a recipe: number formats, tokenizer, rules, output, seed."""
+
 from __future__ import annotations
 
 from typing import Any, get_args, get_type_hints

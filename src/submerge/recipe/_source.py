@@ -1,3 +1,5 @@
+"""Where a recipe comes from: a file, YAML text, or a mapping; as plain data."""
+
 from __future__ import annotations
 
 import numbers

@@ -1,3 +1,5 @@
+"""What an entry of `models` says of its task, for methods with a gate."""
+
 from __future__ import annotations
 
 from collections import Counter

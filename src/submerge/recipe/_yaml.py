@@ -1,3 +1,5 @@
+"""YAML as plain data, with the line and column of every value."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

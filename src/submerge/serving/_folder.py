@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from submerge.algebra import Triplets
 from submerge.errors import Problem, RequestError, few
-from submerge.store import BANK, MANIFEST, Manifest, checked, read_header
+from submerge.store import BANK, MANIFEST, Manifest, read_header, reading_manifest
 
 __all__ = ["Folder", "open_folder"]
 
@@ -59,9 +59,9 @@ def open_folder(path: Path) -> Folder:
     if manifest.gate is None or manifest.bank is None:
         hint = "load it with transformers"
         raise RequestError(Problem("this merge keeps no gate: it is a plain checkpoint", str(path), hint))
-    tasks, settings, method = manifest.gate.tasks, manifest.gate.settings, manifest.gate.method or "mass"
+    tasks, settings, method = manifest.gate.tasks, manifest.gate.settings, manifest.gate.method
     shapes = {name: record.shape for name, record in manifest.bank.items()}
-    with checked(path):
+    with reading_manifest(path):
         fixed = {name: tuple(members) for name, members in manifest.figures("fixed").items()}
         tables = frozenset(name for name, table in manifest.figures("table").items() if table)
         energies = {name: float(share) for name, share in manifest.figures("energy").items()}

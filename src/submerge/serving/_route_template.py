@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 HERE = Path(__file__).resolve().parent
 
 
-class Router:
+class AdapterRouter:
     """Finds the task whose update fits an input best, by the rows V_t that it reads one layer's inputs with.
 
     Of the mean input z of a linear map, the score "residual" is ‖z − V_tᵀ V_t z‖, and "leading" is the share
@@ -95,6 +95,10 @@ class Router:
         return (share * len(rows) / trailing).sqrt()
 
 
+Router = AdapterRouter
+"""Its earlier name."""
+
+
 class Tasks:
     """The base with the adapters and the heads of all tasks, of which one is active at a time.
 
@@ -106,7 +110,7 @@ class Tasks:
         from peft import PeftModel
         from transformers.utils import logging
 
-        self.router = Router(folder)
+        self.router = AdapterRouter(folder)
         settings, folder = self.router.settings, Path(folder)
         self.base = base or settings["base"]
         level = logging.get_verbosity()

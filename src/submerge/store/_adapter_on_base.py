@@ -9,7 +9,7 @@ from submerge.errors import Problem, RequestError, few
 from submerge.names import match_names, same_parameters
 from submerge.store._aliases import find_aliases
 from submerge.store._checkpoint import Checkpoint
-from submerge.store.adapter import Adapter, LowRank, Part, Replace, fit_adapter
+from submerge.store.adapter import Adapter, LowRankPart, Part, Replace, fit_adapter
 from submerge.store.format import TensorEntry
 
 __all__ = ["lay_over", "side_by_side"]
@@ -115,7 +115,7 @@ def side_by_side(adapters: Sequence[Adapter]) -> list[Checkpoint]:
         dense: dict[str | None, list[str]] = {}
         for name, part in adapter.parts.items():
             why = adapter.dense_only(name)
-            if why is not None or not isinstance(part, LowRank):
+            if why is not None or not isinstance(part, LowRankPart):
                 dense.setdefault(why, []).append(name)
                 continue
             entry = TensorEntry(own[name], part.left_entry.dtype, part.stored, None, 0, 0)

@@ -14,7 +14,7 @@ from submerge.store.adapter import (
     Adapter,
     AdapterConfig,
     LoraNames,
-    LowRank,
+    LowRankPart,
     Part,
     adapter_config,
     build_parts,
@@ -94,7 +94,7 @@ def _parts(
         part, alpha = parts.get(f"{module}.weight"), model.tensors[own]
         if alpha.numel != 1:
             raise RequestError(Problem(f"{own} has the shape {list(alpha.shape)}: it is no number", where))
-        if isinstance(part, LowRank):
+        if isinstance(part, LowRankPart):
             parts[f"{module}.weight"] = replace(part, alpha=alpha)
     if not configs:
         scaled = f"{len(names.alphas)} modules with an alpha of their own" if names.alphas else "no alpha"

@@ -8,7 +8,7 @@ from typing import Any
 
 from submerge.engine.plan import Inputs
 from submerge.recipe import Recipe, load_recipe
-from submerge.store import Adapter, Checkpoint, LowRank, TensorEntry
+from submerge.store import Adapter, Checkpoint, LowRankPart, TensorEntry
 
 __all__ = ["SHAPE", "entry", "inputs_of", "low_rank", "model", "recipe_of"]
 
@@ -20,12 +20,12 @@ def entry(name: str, shape: tuple[int, ...] = SHAPE, dtype: str = "F32") -> Tens
     return TensorEntry(name, dtype, shape, None, 0, 0)
 
 
-def low_rank(rank: int = 2, shape: tuple[int, int] = SHAPE) -> LowRank:
+def low_rank(rank: int = 2, shape: tuple[int, int] = SHAPE) -> LowRankPart:
     """Return the part of an adapter that adds factors to a matrix."""
-    return LowRank(entry("B", (shape[0], rank)), entry("A", (rank, shape[1])), 1.0)
+    return LowRankPart(entry("B", (shape[0], rank)), entry("A", (rank, shape[1])), 1.0)
 
 
-def model(label: str, *tensors: TensorEntry, parts: Mapping[str, LowRank] | None = None) -> Checkpoint:
+def model(label: str, *tensors: TensorEntry, parts: Mapping[str, LowRankPart] | None = None) -> Checkpoint:
     """Return a model with these tensors, and with an adapter where `parts` are given."""
     place = Path(label)
     adapter = None if parts is None else Adapter(label, place, None, {}, None, None, parts)

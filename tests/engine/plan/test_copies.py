@@ -1,7 +1,6 @@
-"""Parameters with several names, in files made by hand and in memory; and what verify says of outputs."""
+"""Parameters with several names, in files made by hand and in memory."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,65 +10,8 @@ from safetensors.torch import load_file
 
 import submerge
 from _models import CONFIG, ROOM, SMALL, perturbed, read, state, write
+from _tied import EMBEDDING, HEAD, TIED, State, both, once, recipe
 from submerge.engine import Settings, explain, merge_state_dicts
-from submerge.store import find_aliases
-
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-TIED = {**CONFIG, "architectures": ["ToyForCausalLM"], "tie_word_embeddings": True}
-State = dict[str, torch.Tensor]
-
-
-def once() -> State:
-    """Return a tied model with one copy of its embeddings."""
-    return state({name: shape for name, shape in SMALL.items() if name != HEAD})
-
-
-def both(model: Mapping[str, torch.Tensor]) -> State:
-    """Return a tied model with both copies."""
-    return {**model, HEAD: model[EMBEDDING].clone()}
-
-
-def recipe(base: Path, *tuned: Path, **more: Any) -> dict[str, Any]:
-    models = [{"model": str(t), "parameters": {"weight": 0.5}} for t in tuned]
-    return {"merge_method": "dare_ties", "base_model": str(base), "models": models,
-            "parameters": {"density": 0.5}, **more}  # fmt: skip
-
-
-# --- which names are one -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("shapes", "groups"),
-    [
-        ({EMBEDDING: (40, 16), HEAD: (40, 16), "model.norm.weight": (16,)}, [(EMBEDDING, HEAD)]),
-        ({"transformer.wte.weight": (40, 8), "transformer.wpe.weight": (40, 8), HEAD: (40, 8)},
-         [("transformer.wte.weight", HEAD)]),
-        ({"gpt_neox.embed_in.weight": (40, 8), "embed_out.weight": (40, 8)},
-         [("gpt_neox.embed_in.weight", "embed_out.weight")]),
-        ({"decoder.embed_tokens.weight": (40, 8), HEAD: (40, 8), "shared.weight": (40, 8)},
-         [("shared.weight", "decoder.embed_tokens.weight", HEAD)]),
-        ({"a.embed_tokens.weight": (40, 8), "b.embed_tokens.weight": (40, 8), "b.lm_head.weight": (40, 8)},
-         [("b.embed_tokens.weight", "b.lm_head.weight")]),
-        ({"a.embed_tokens.weight": (40, 8), "b.embed_tokens.weight": (40, 8), HEAD: (40, 8)}, []),
-        ({"roberta.embeddings.word_embeddings.weight": (40, 8), "lm_head.decoder.weight": (40, 8),
-          "lm_head.bias": (40,), "lm_head.decoder.bias": (40,)},
-         [("roberta.embeddings.word_embeddings.weight", "lm_head.decoder.weight"),
-          ("lm_head.bias", "lm_head.decoder.bias")]),
-        ({"encoder.0.weight": (40, 16), "decoder.weight": (40, 16)}, []),
-        ({EMBEDDING: (39, 16), HEAD: (39, 16)}, [(EMBEDDING, HEAD)]),
-        ({EMBEDDING: (39, 16), "decoder.weight": (39, 16)}, []),
-        ({EMBEDDING: (39, 16), HEAD: (40, 16)}, []),
-        ({"model.layers.0.embed_tokens.weight": (40, 16), HEAD: (40, 16)}, []),
-    ],
-)  # fmt: skip
-def test_names_and_shapes_tell_what_is_one(
-    shapes: dict[str, tuple[int, ...]], groups: list[tuple[str, ...]]
-) -> None:
-    found = find_aliases(CONFIG, shapes, ask=False)
-    assert [group.names for group in found.groups] == groups
-
-
-# --- merges --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["dare_ties", "della", "ties", "linear", "task_arithmetic", "breadcrumbs"])
@@ -266,63 +208,3 @@ def test_a_bank_holds_one_parameter_once(tmp_path: Path) -> None:
     assert not [name for name in bank if HEAD in name]
     merged = read(out)
     assert torch.equal(merged[HEAD], merged[EMBEDDING])
-
-
-# --- verify --------------------------------------------------------------------------------------
-
-
-def merged(tmp_path: Path, **more: Any) -> Path:
-    write(tmp_path / "base", both(once()), TIED)
-    write(tmp_path / "tuned", perturbed(once(), 1), TIED)
-    made = recipe(tmp_path / "base", tmp_path / "tuned", merge_method="task_arithmetic", parameters={})
-    return submerge.merge({**made, **more}, tmp_path / "out", settings=ROOM).out
-
-
-def test_verify_finds_copies_that_the_config_ties(tmp_path: Path) -> None:
-    base = state()
-    write(tmp_path / "base", base)
-    write(tmp_path / "tuned", perturbed(base, 1))
-    out = submerge.merge(recipe(tmp_path / "base", tmp_path / "tuned"), tmp_path / "out", settings=ROOM).out
-    assert submerge.verify(out, load=False).sound
-    (out / "config.json").write_text(json.dumps(TIED))
-    problems = submerge.verify(out, load=False).problems
-    assert len(problems) == 1
-    assert EMBEDDING in problems[0] and HEAD in problems[0] and "ties them" in problems[0]  # noqa: PT018
-
-
-@pytest.mark.parametrize("dtype", [None, "bfloat16"])
-def test_verify_finds_a_merge_that_changed_nothing(dtype: str | None, tmp_path: Path) -> None:
-    none = [{"model": str(tmp_path / "tuned"), "parameters": {"weight": 0.0}}]
-    out = merged(tmp_path, models=none, **({"dtype": dtype} if dtype else {}))
-    problems = submerge.verify(out, load=False).problems
-    assert len(problems) == 1
-    assert "nothing changed" in problems[0]
-    assert str(tmp_path / "tuned") in problems[0]
-
-
-def test_verify_accepts_a_merge_of_models_that_equal_the_base(tmp_path: Path) -> None:
-    write(tmp_path / "base", once(), TIED)
-    write(tmp_path / "tuned", once(), TIED)
-    out = submerge.merge(recipe(tmp_path / "base", tmp_path / "tuned"), tmp_path / "out", settings=ROOM).out
-    assert submerge.verify(out, load=False).sound
-    assert submerge.verify(merged(tmp_path / "other"), load=False).sound
-
-
-def test_verify_finds_a_model_that_took_no_part(tmp_path: Path) -> None:
-    out = merged(tmp_path)
-    manifest = json.loads((out / "submerge.json").read_text())
-    used = [line.get("used") for line in manifest["models"]]
-    assert used == [None, len(SMALL)]
-    manifest["models"][1]["used"] = 0
-    (out / "submerge.json").write_text(json.dumps(manifest))
-    problems = submerge.verify(out, load=False).problems
-    assert [p for p in problems if p.startswith(str(tmp_path / "tuned")) and "took no part" in p]
-
-
-@pytest.mark.parametrize("damage", [None, 3, "x", [], [None], [{"model": 1}], [{"model": "a", "read": 1}]])
-def test_verify_reads_a_damaged_list_of_models(damage: Any, tmp_path: Path) -> None:
-    out = merged(tmp_path)
-    manifest = json.loads((out / "submerge.json").read_text())
-    manifest["models"] = damage
-    (out / "submerge.json").write_text(json.dumps(manifest))
-    submerge.verify(out, load=False)

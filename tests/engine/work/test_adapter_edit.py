@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,42 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import submerge
-from _adapters import Tuned, far, make_tuned, same_state
-from _models import ROOM, contents, perturbed, read, state, write
-from _support import MATRIX_CASES, Case
-from store.helpers_adapter import CASES, by_hand, stored
-from submerge.engine import merge_state_dicts
-from submerge.engine.output import _run
-from submerge.engine.plan import make_plan
-from submerge.engine.work import RangeRecord, _chunk_reader
-from submerge.engine.work._adapter_edit import adapter_edits
+from _adapters import Tuned, same_state
+from _models import ROOM, read
+from submerge.engine.plan import MergePlan, make_plan
+from submerge.engine.work import _chunk_reader, adapter_edits
 from submerge.engine.work._input_reader import input_readers
-from submerge.methods import METHODS
 from submerge.store import FileTable
 
-OPTIONS = {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj", "up_proj"]}
-
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tuned]:
-    """The adapter of a case, made once."""
-    known: dict[str, Tuned] = {}
-
-    def of(case: str) -> Tuned:
-        if case not in known:
-            kind, options = CASES[case]
-            known[case] = make_tuned(tmp_path_factory.mktemp(case), kind, options)
-        return known[case]
-
-    return of
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
-    return make_tuned(tmp_path_factory.mktemp("two"), "llama", OPTIONS, OPTIONS | {"r": 3, "lora_alpha": 1})
-
-
-# --- by ranges ------------------------------------------------------------------------------------
+def planned(tuned_case: Callable[[str], Tuned]) -> Callable[[str], MergePlan]:
+    """The plan of merging the adapter of a case into its base, made once."""
+    return cache(lambda case: make_plan(tuned_case(case).recipe(), ROOM))
 
 
 @pytest.mark.parametrize(
@@ -58,12 +32,15 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
 )
 @given(cuts=st.lists(st.floats(0, 1), max_size=6), block=st.sampled_from([1, 40, 1 << 20]))
 def test_any_range_is_a_range_of_the_whole(
-    case: str, made: Callable[[str], Tuned], cuts: list[float], block: int
+    case: str,
+    tuned_case: Callable[[str], Tuned],
+    planned: Callable[[str], MergePlan],
+    cuts: list[float],
+    block: int,
 ) -> None:
-    found = made(case)
+    found, plan = tuned_case(case), planned(case)
     with pytest.MonkeyPatch.context() as patch, FileTable() as table:
         patch.setattr("submerge.engine.work._adapter_edit.BLOCK", block)
-        plan = make_plan(found.recipe(), ROOM)
         for tensor in plan.tensors:
             (_, edit) = edits = adapter_edits(plan.models, tensor, table)
             if edit is None:
@@ -106,186 +83,3 @@ def test_updates_that_are_read_anew_are_those_that_are_held(
         two.merge(tmp_path / f"anew-{form}", method, models=models, output={"as": form})
     same_state(read(tmp_path / "anew-checkpoint"), read(tmp_path / "held-checkpoint"), 1e-5)
     same_state(two.loaded(tmp_path / "anew-adapter"), two.loaded(tmp_path / "held-adapter"), 2e-5)
-
-
-# --- in memory ------------------------------------------------------------------------------------
-
-SHAPES = {"h.0.q.weight": (12, 8), "h.0.k.weight": (8, 12), "h.0.norm.weight": (12,), "embed.weight": (20, 8)}
-
-
-@pytest.mark.parametrize("case", MATRIX_CASES, ids=str)
-@pytest.mark.parametrize("threads", [1, 2])
-def test_state_dicts_merge_as_folders_do(case: Case, threads: int, tmp_path: Path) -> None:
-    base = state(SHAPES)
-    models = [perturbed(base, seed) for seed in range(3)]
-    kept = {name: tensor.clone() for name, tensor in base.items()}
-    found = case.merge(base, models, threads=threads)
-    folders = [write(tmp_path / f"{i}", model) for i, model in enumerate(models)]
-    weights = case.options.get("weight")
-    own = [{"parameters": {"weight": weight}} for weight in weights] if weights else [{}] * 3
-    recipe = {
-        "merge_method": case.method,
-        "base_model": str(write(tmp_path / "base", base)),
-        "models": [{"model": str(folder), **more} for folder, more in zip(folders, own, strict=True)],
-        "parameters": {key: value for key, value in case.options.items() if key != "weight"},
-    }
-    submerge.merge(recipe, tmp_path / "out", settings=ROOM)
-    same_state(found, read(tmp_path / "out"), 0)
-    same_state(base, kept, 0)
-    with pytest.raises(submerge.RequestError, match="needs a base_model"):
-        merge_state_dicts(models, method=case.method)
-
-
-# --- what is held, and where it goes --------------------------------------------------------------
-
-
-def test_pickled_adapters(two: Tuned, tmp_path: Path) -> None:
-    """Factors and whole modules of `adapter_model.bin` go where those of safetensors go."""
-    made = make_tuned(tmp_path, "llama", OPTIONS | {"modules_to_save": ["lm_head"]})
-    shutil.copytree(made.adapters[0], tmp_path / "pickled")
-    torch.save(stored(made.adapters[0]), tmp_path / "pickled" / "adapter_model.bin")
-    (tmp_path / "pickled" / "adapter_model.safetensors").unlink()
-    trusting = submerge.Settings(max_memory=64 * 10**9, allow_pickle=True)
-    for form in ("adapter", "checkpoint"):
-        recipe = made.recipe(models=[tmp_path / "pickled"], output={"as": form})
-        with pytest.raises(submerge.RequestError, match="allow-pickle"):
-            submerge.merge(recipe, tmp_path / form, settings=ROOM)
-        submerge.merge(recipe, tmp_path / form, settings=trusting)
-        made.merge(tmp_path / f"{form}-safe", output={"as": form})
-        same_state(read(tmp_path / form), read(tmp_path / f"{form}-safe"), 0)
-    same_state(made.loaded(tmp_path / "adapter"), made.merged[0], 1e-5)
-
-
-def test_a_module_that_one_adapter_saved_and_another_tuned(tmp_path: Path) -> None:
-    made = make_tuned(
-        tmp_path,
-        "llama",
-        {"r": 2, "target_modules": ["q_proj"], "modules_to_save": ["o_proj"]},
-        {"r": 2, "target_modules": ["q_proj", "o_proj"]},
-    )
-    made.merge(tmp_path / "checkpoint", own={"weight": 0.5})
-    made.merge(tmp_path / "adapter", own={"weight": 0.5}, output={"as": "adapter"})
-    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert config["modules_to_save"] == [f"model.layers.{i}.self_attn.o_proj" for i in range(2)]
-    assert not any("o_proj" in name for name in config["target_modules"])
-    same_state(made.loaded(tmp_path / "adapter"), read(tmp_path / "checkpoint"), 1e-5)
-
-
-def test_the_base_is_not_opened_where_it_is_not_needed(two: Tuned, tmp_path: Path) -> None:
-    """Neither its weights nor its shapes are asked for: adapters merge where the base is not."""
-    two.merge(tmp_path / "here", output={"as": "adapter"})
-    two.merge(tmp_path / "away", output={"as": "adapter"}, base="org/elsewhere")
-    same_state(stored(tmp_path / "away"), stored(tmp_path / "here"), 0)
-    config = json.loads((tmp_path / "away" / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == "org/elsewhere"
-    two.merge(tmp_path / "none", output={"as": "adapter"}, base=False)
-    assert (tmp_path / "none" / "adapter_model.safetensors").read_bytes() == (
-        tmp_path / "here" / "adapter_model.safetensors"
-    ).read_bytes()
-
-
-def test_bare_parameters_and_kept_names(tmp_path: Path) -> None:
-    """A router is a bare parameter for PEFT, and comes back as one."""
-    made = make_tuned(
-        tmp_path, "mixtral", {"r": 2, "target_modules": ["q_proj"], "target_parameters": ["gate.weight"]}
-    )
-    for base in (True, False):
-        out = tmp_path / f"{base}"
-        made.merge(out, output={"as": "adapter"}, base=base)
-        config = json.loads((out / "adapter_config.json").read_text())
-        assert config["target_parameters"] == [f"model.layers.{i}.mlp.gate.weight" for i in range(2)]
-        same_state(made.loaded(out), made.merged[0], 1e-5)
-
-
-def test_modules_that_one_adapter_lacks(tmp_path: Path) -> None:
-    """What one adapter does not touch is zero for methods that count."""
-    made = make_tuned(tmp_path, "llama", OPTIONS, OPTIONS | {"target_modules": ["q_proj", "down_proj"]})
-    for method in ("task_arithmetic", "ssam", "tsv_m", "model_stock"):
-        made.merge(
-            tmp_path / f"{method}-c", method, own={"weight": 0.5} if method == "task_arithmetic" else {}
-        )
-        made.merge(
-            tmp_path / f"{method}-a",
-            method,
-            own={"weight": 0.5} if method == "task_arithmetic" else {},
-            output={"as": "adapter", "rank": 16},
-        )
-        same_state(made.loaded(tmp_path / f"{method}-a"), read(tmp_path / f"{method}-c"), 5e-5)
-
-
-UPDATES = [
-    n for n, m in METHODS.items() if not m.gate and (m.origin != "zero" or m.coefficients) and n != "cat"
-]
-
-
-@pytest.mark.parametrize("method", UPDATES)
-def test_every_method_of_updates_makes_the_adapter_of_its_checkpoint(
-    method: str, two: Tuned, tmp_path: Path
-) -> None:
-    """Cut at a rank that none of its matrices exceeds, an adapter is all that the method computes."""
-    own = {"weight": 0.5} if METHODS[method].option("weight") else {}
-    two.merge(tmp_path / "checkpoint", method, own=own)
-    two.merge(tmp_path / "adapter", method, own=own, output={"as": "adapter", "rank": 64})
-    same_state(two.loaded(tmp_path / "adapter"), read(tmp_path / "checkpoint"), 5e-5)
-
-
-def test_filters_and_gradients_hold_for_adapters(two: Tuned, tmp_path: Path) -> None:
-    scale = [{"filter": "self_attn", "value": [0.0, 1.0]}, {"value": 0.5}]
-    two.merge(tmp_path / "out", parameters={"scale": scale}, output={"as": "adapter"})
-    folded = two.loaded(tmp_path / "out")
-    total = {n: sum((m[n] - two.state[n] for m in two.merged), torch.zeros(())) for n in two.state}
-    wanted = {
-        name: two.state[name] + update * (float("layers.1" in name) if "self_attn" in name else 0.5)
-        for name, update in total.items()
-    }
-    assert far(folded, wanted) < 1e-5
-
-
-# --- stopped and taken up -------------------------------------------------------------------------
-
-
-class Stop(Exception):  # noqa: N818
-    """What a test stops a run with."""
-
-
-@pytest.mark.parametrize("method", ["cat", "ssam"])
-def test_a_checkpoint_of_adapters_goes_on(
-    method: str, two: Tuned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe, one = two.recipe(method), submerge.Settings(threads=1, max_memory=64 * 10**9)
-    submerge.merge(recipe, tmp_path / "whole" / "out", settings=one)
-    finished = _run.Run._finished
-    count = iter(range(100))
-
-    def counted(self: Any, record: RangeRecord) -> None:
-        finished(self, record)
-        if next(count) == 10:
-            raise Stop
-
-    with monkeypatch.context() as patch:
-        patch.setattr(_run.Run, "_finished", counted)
-        with pytest.raises(Stop):
-            submerge.merge(recipe, tmp_path / "part" / "out", settings=one)
-    assert not (tmp_path / "part" / "out").exists()
-    report = submerge.merge(recipe, tmp_path / "part" / "out", settings=one, resume=True)
-    assert report.resumed == 11
-    assert contents(tmp_path / "part" / "out") == contents(tmp_path / "whole" / "out")
-
-
-def test_an_adapter_that_changed_is_not_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An adapter's file is an input as any other: a run on another one starts anew."""
-    made = make_tuned(tmp_path, "llama", OPTIONS)
-    one = submerge.Settings(threads=1, max_memory=64 * 10**9)
-
-    def stop(self: Any, record: RangeRecord) -> None:
-        finished(self, record)
-        raise Stop
-
-    finished = _run.Run._finished
-    with monkeypatch.context() as patch:
-        patch.setattr(_run.Run, "_finished", stop)
-        with pytest.raises(Stop):
-            submerge.merge(made.recipe(), tmp_path / "out", settings=one)
-    by_hand(made.adapters[0], {"q.lora_A.weight": torch.ones(2, 4)})
-    with pytest.raises(submerge.RequestError):
-        submerge.merge(made.recipe(), tmp_path / "out", settings=one, resume=True)

@@ -16,7 +16,7 @@ from _models import quiet_transformers
 from store.helpers_adapter import CASES, MODELS, copied, loaded, make, same, stored, wrap
 from store.helpers_store import messages
 from submerge.errors import RequestError, WorkError
-from submerge.store import AdapterWriter, FileTable, LowRank, open_adapter
+from submerge.store import AdapterWriter, FileTable, LowRankPart, open_adapter
 
 
 def factors(m: int, n: int, rank: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,7 +111,7 @@ def test_an_adapter_comes_back_exactly(case: str, tmp_path: Path) -> None:
     adapter = open_adapter(str(tmp_path / "a"))
     with AdapterWriter(tmp_path / "b") as writer, FileTable() as table:
         for name, part in adapter.parts.items():
-            if isinstance(part, LowRank):
+            if isinstance(part, LowRankPart):
                 how = {"kind": part.kind, "transposed": part.transposed, "kernel": part.kernel}
                 writer.add(name, *adapter.factors(name, table), **how)  # type: ignore[arg-type]
             else:
@@ -121,7 +121,7 @@ def test_an_adapter_comes_back_exactly(case: str, tmp_path: Path) -> None:
     assert again.rank == adapter.rank
     with FileTable() as table:
         for name, part in adapter.parts.items():
-            if not isinstance(part, LowRank):
+            if not isinstance(part, LowRankPart):
                 continue
             first, second = (a.factors(name, table) for a in (adapter, again))
             for old, new, dim in zip(first, second, (-1, -2), strict=True):
@@ -186,7 +186,7 @@ def test_bytes_do_not_depend_on_the_order(
     with FileTable() as table:
         for name, left, right in made:
             part = adapter.parts[name]
-            assert isinstance(part, LowRank)
+            assert isinstance(part, LowRankPart)
             assert (part.rank, part.scale) == (max(ranks), 1.0)
             torch.testing.assert_close(
                 adapter.factors(name, table)[0][:, : left.shape[1]],

@@ -7,16 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from store.helpers_store import messages, raw_file, record, tensors
+from store.helpers_store import SHARED, messages, raw_file, record, tensors
 from submerge.errors import RequestError
-from submerge.store import DTYPES, TensorEntry, dtype_named, encode_header, read_header
-
-SHARED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+from submerge.store import TensorEntry, read_header
 
 
 def refused(path: Path) -> str:
@@ -139,40 +136,6 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
         assert "cannot be read" in refused(locked)
 
 
-CODES = [code for code, dtype in DTYPES.items() if dtype.supported]
-ENTRIES = st.dictionaries(
-    st.text(min_size=1, max_size=12).filter(lambda name: name != "__metadata__"),
-    st.tuples(st.sampled_from(CODES), st.lists(st.integers(0, 4), max_size=3).map(tuple)),
-    max_size=6,
-)
-
-
-@SHARED
-@given(entries=ENTRIES, metadata=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2))
-def test_encoded_headers_round_trip_and_the_library_reads_them(
-    tmp_path: Path,
-    entries: dict[str, tuple[str, tuple[int, ...]]],
-    metadata: dict[str, str],
-) -> None:
-    listed = [(name, code, shape) for name, (code, shape) in entries.items()]
-    header, offsets = encode_header(listed, metadata)
-    assert len(header) % 8 == 0
-    sizes = [DTYPES[code].nbytes(shape) or 0 for _, code, shape in listed]
-    path = tmp_path / "round.safetensors"
-    path.write_bytes(header + bytes(sum(sizes)))
-    found = read_header(path)
-    assert found.metadata == metadata
-    assert {name: entry.offset for name, entry in found.entries.items()} == offsets
-    assert {name: (entry.dtype, entry.shape) for name, entry in found.entries.items()} == entries
-    with safe_open(path, framework="pt") as opened:
-        assert set(opened.keys()) == set(entries)
-        for name, code, shape in listed:
-            tensor = opened.get_tensor(name)
-            assert tensor.dtype == DTYPES[code].torch
-            assert tuple(tensor.shape) == shape
-    assert set(load_file(path)) == set(entries)
-
-
 GOOD = json.dumps(
     {"__metadata__": {"format": "pt"}, "a": record(shape=[2]), "b": record("BF16", [2, 2], [8, 16])}
 ).encode()
@@ -218,47 +181,6 @@ def test_any_json_is_read_or_refused(tmp_path: Path, table: dict[str, object]) -
         read_header(path)
     except RequestError as error:
         messages(error).encode("utf-8")
-
-
-def test_encode_refuses_what_cannot_be_written() -> None:
-    with pytest.raises(ValueError, match="twice"):
-        encode_header([("a", "F32", (1,)), ("a", "F32", (1,))])
-    with pytest.raises(ValueError, match="unknown dtype"):
-        encode_header([("a", "X", (1,))])
-    with pytest.raises(ValueError, match="impossible"):
-        encode_header([("a", "F4", (1,))])
-    with pytest.raises(ValueError, match="reserved"):
-        encode_header([("__metadata__", "F32", (1,))])
-
-
-@pytest.mark.parametrize(
-    ("name", "code"),
-    [
-        ("bfloat16", "BF16"),
-        ("BF16", "BF16"),
-        ("torch.bfloat16", "BF16"),
-        (torch.bfloat16, "BF16"),
-        ("fp16", "F16"),
-        ("float16", "F16"),
-        ("half", "F16"),
-        ("float32", "F32"),
-        ("float8_e4m3fn", "F8_E4M3"),
-        ("bool", "BOOL"),
-        ("nonsense", None),
-    ],
-)
-def test_names_of_types(name: str, code: str | None) -> None:
-    assert dtype_named(name) == code
-
-
-def test_the_table_of_types_agrees_with_torch() -> None:
-    for code, dtype in DTYPES.items():
-        assert dtype.code == code
-        if dtype.torch is not None:
-            assert torch.empty(0, dtype=dtype.torch).element_size() == dtype.itemsize
-    assert DTYPES["F4"].nbytes((3,)) is None
-    assert DTYPES["F6_E2M3"].nbytes((4,)) == 3
-    assert not DTYPES["F8_E4M3"].supported
 
 
 def test_entries_are_small_values() -> None:

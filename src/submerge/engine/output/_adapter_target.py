@@ -20,7 +20,7 @@ from submerge.store import (
     AdapterWriter,
     FileTable,
     LoraKeys,
-    LowRank,
+    LowRankPart,
     TensorEntry,
     TensorRecord,
     module_names,
@@ -172,7 +172,7 @@ def adapter_dtype(plan: MergePlan) -> str:
         return "float32"
     adapters = [model.adapter for model in plan.models if model.adapter]
     parts = [part for adapter in adapters for part in adapter.parts.values()]
-    codes = frozenset(part.left_entry.dtype for part in parts if isinstance(part, LowRank))
+    codes = frozenset(part.left_entry.dtype for part in parts if isinstance(part, LowRankPart))
     return {frozenset({"BF16"}): "bfloat16", frozenset({"F16"}): "float16"}.get(codes, "float32")
 
 

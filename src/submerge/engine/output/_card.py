@@ -29,20 +29,10 @@ def model_card(
     Only models that were `fetched` from the Hub stand in the front matter, for the Hub looks them
     up; local paths are listed in the text. The licence of the inputs is not guessed.
     """
-    front: dict[str, object] = {
-        "library_name": "peft" if adapter else "transformers",
-        "tags": ["merge", "submerge", *(["lora"] if adapter else [])],
-    }
-    repos = [m for m in dict.fromkeys([*([base] if base else []), *models]) if m in fetched]
-    if repos:
-        front = {
-            "base_model": [r.partition("@")[0] for r in repos],
-            "base_model_relation": "adapter" if adapter else "merge",
-            **front,
-        }
+    named = list(dict.fromkeys([*([base] if base else []), *models]))
     lines = [
         "---",
-        yaml.safe_dump(front, sort_keys=False).rstrip(),
+        yaml.safe_dump(_front_matter([m for m in named if m in fetched], adapter), sort_keys=False).rstrip(),
         "---",
         f"# {name}",
         "",
@@ -50,10 +40,7 @@ def model_card(
         "",
         "Models:",
         "",
-        *(
-            f"* `{m}`" + (" (base)" if m == base else "")
-            for m in dict.fromkeys([*([base] if base else []), *models])
-        ),
+        *(f"* `{m}`" + (" (base)" if m == base else "") for m in named),
         "",
         *(_gated(name, tasks) if tasks else ()),
         "Recipe:",
@@ -66,6 +53,17 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _front_matter(repos: Sequence[str], adapter: bool) -> dict[str, object]:
+    """Return what the Hub reads of the card; `repos` are the models that it has, the base first."""
+    front: dict[str, object] = {}
+    if repos:
+        front["base_model"] = [repo.partition("@")[0] for repo in repos]
+        front["base_model_relation"] = "adapter" if adapter else "merge"
+    front["library_name"] = "peft" if adapter else "transformers"
+    front["tags"] = ["merge", "submerge", *(["lora"] if adapter else [])]
+    return front
 
 
 def _gated(name: str, tasks: Sequence[str]) -> list[str]:

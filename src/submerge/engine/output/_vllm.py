@@ -26,18 +26,18 @@ def vllm_command(adapters: Mapping[str, Path], config: Mapping[str, Any] | None 
     """
     if not all((folder / ADAPTER_CONFIG).is_file() for folder in adapters.values()):
         return None  # a LoRA file of diffusers or kohya
-    told = [json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")) for folder in adapters.values()]
-    bases = {one.get("base_model_name_or_path") for one in told}
-    rank = next((r for r in RANKS if r >= max(one["r"] for one in told)), None)
+    configs = [json.loads((folder / ADAPTER_CONFIG).read_text("utf-8")) for folder in adapters.values()]
+    bases = {own.get("base_model_name_or_path") for own in configs}
+    rank = next((r for r in RANKS if r >= max(own["r"] for own in configs)), None)
     if rank is None or len(bases) != 1 or not all(bases) or any(c in name for name in adapters for c in "=,"):
         return None
     base = str(bases.pop())
-    if not _is_decoder(config or _config(Path(base)), [one.get("task_type") for one in told]):
+    if not _is_decoder(config or _config(Path(base)), [own.get("task_type") for own in configs]):
         return None
-    if not all(_is_plain(one, adapters[name]) for name, one in zip(adapters, told, strict=True)):
+    if not all(_is_plain(own, adapters[name]) for name, own in zip(adapters, configs, strict=True)):
         return None
     base, _, revision = (base, "", "") if Path(base).exists() else base.partition("@")
-    revision = revision or str(told[0].get("revision") or "")
+    revision = revision or str(configs[0].get("revision") or "")
     words = ["vllm", "serve", base, *(["--revision", revision] if revision else [])]
     words += ["--enable-lora", "--max-lora-rank", str(rank)]
     words += ["--max-loras", str(len(adapters))] if len(adapters) > 1 else []
@@ -48,10 +48,10 @@ def vllm_command(adapters: Mapping[str, Path], config: Mapping[str, Any] | None 
 def _config(folder: Path) -> Mapping[str, Any] | None:
     """Return the configuration in a folder, or None where there is none."""
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, Mapping) else None
+    return config if isinstance(config, Mapping) else None
 
 
 def _is_decoder(config: Mapping[str, Any] | None, types: list[str | None]) -> bool:
@@ -64,10 +64,10 @@ def _is_decoder(config: Mapping[str, Any] | None, types: list[str | None]) -> bo
     return (kind.endswith("ForCausalLM") or beside) and not encodes and not kind.startswith(NO_LORA)
 
 
-def _is_plain(told: Mapping[str, Any], folder: Path) -> bool:
+def _is_plain(config: Mapping[str, Any], folder: Path) -> bool:
     """Return whether an adapter holds A and B of linear maps in layers, and nothing else."""
     others = ("modules_to_save", "target_parameters", "use_dora", "fan_in_fan_out", "trainable_token_indices")
-    if any(told.get(key) for key in others) or told.get("bias", "none") != "none":
+    if any(config.get(key) for key in others) or config.get("bias", "none") != "none":
         return False
     entries = read_header(folder / f"{ADAPTER_STEM}.safetensors").entries
     return all(

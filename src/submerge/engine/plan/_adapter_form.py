@@ -10,7 +10,7 @@ from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._tables import is_matrix
 from submerge.engine.plan._tensor import Module, TensorPlan
 from submerge.errors import Problem, few
-from submerge.store import ADAPTER_STEM, LORA_STEM, Adapter, Checkpoint, LoraKeys, LowRank
+from submerge.store import ADAPTER_STEM, LORA_STEM, Adapter, Checkpoint, LoraKeys, LowRankPart
 
 __all__ = ["adapter_file", "adapter_form", "adapter_warnings", "lora_keys", "stores_transposed"]
 
@@ -48,11 +48,11 @@ def adapter_form(tensors: Sequence[TensorPlan], inputs: Inputs) -> tuple[list[Te
     return planned, _problems(planned, packed)
 
 
-def _factors(tensor: TensorPlan, inputs: Inputs) -> list[LowRank]:
+def _factors(tensor: TensorPlan, inputs: Inputs) -> list[LowRankPart]:
     """Return the low-rank updates that the models' adapters have for a tensor."""
     adapters = [inputs.models[member.model].adapter for member in tensor.inputs]
     parts = [adapter.parts.get(tensor.name) for adapter in adapters if adapter is not None]
-    return [part for part in parts if isinstance(part, LowRank)]
+    return [part for part in parts if isinstance(part, LowRankPart)]
 
 
 def _as_factors(tensor: TensorPlan, module: Module) -> TensorPlan:
@@ -64,7 +64,7 @@ def _as_factors(tensor: TensorPlan, module: Module) -> TensorPlan:
     return replace(tensor, module=module, origin=None if relative else tensor.origin)
 
 
-def _module(part: LowRank) -> Module:
+def _module(part: LowRankPart) -> Module:
     return Module(part.kind, part.transposed and part.kind != "embedding", part.kernel)
 
 
@@ -96,7 +96,7 @@ def lora_keys(tensors: Sequence[TensorPlan], models: Sequence[Checkpoint]) -> di
         if model.adapter is None or model.adapter.form == "peft":
             continue
         for name, part in model.adapter.parts.items():
-            if isinstance(part, LowRank):
+            if isinstance(part, LowRankPart):
                 alpha = part.alpha.name if part.alpha else None
                 keys[name] = LoraKeys(part.right_entry.name, part.left_entry.name, alpha)
     merged = {tensor.name for tensor in tensors if tensor.action == "merge"}

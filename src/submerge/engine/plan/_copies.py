@@ -11,7 +11,7 @@ from submerge.engine.plan._place_copies import CopyPlacer
 from submerge.engine.plan._tied_names import TiedNames, find_tied_names
 from submerge.errors import few
 from submerge.recipe import Recipe
-from submerge.store import Checkpoint, FileTable, LowRank, Rows, can_untie, is_t5, tied_embeddings
+from submerge.store import Checkpoint, FileTable, LowRankPart, Rows, can_untie, is_t5, tied_embeddings
 
 __all__ = ["Copies", "resolve_copies"]
 
@@ -157,7 +157,7 @@ def _adapter_warnings(group: TiedNames, inputs: Inputs) -> list[str]:
         part = adapter.parts[adapted[0]]
         others = [n for n, value in values.items() if n != adapted[0] and value.part is part]
         trained_in_both = isinstance(part, Rows) and adapted[0] == group.names[0]
-        if others and not trained_in_both and isinstance(part, LowRank | Rows):
+        if others and not trained_in_both and isinstance(part, LowRankPart | Rows):
             what = f"adapts {adapted[0]} alone, and {_base_label(model)} ties {few(others)} to it"
             warnings.append(f"{adapter.path}: {what}: {_ONE_OF_TWO}")
     return warnings

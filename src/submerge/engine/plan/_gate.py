@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from submerge.engine.plan._head_file import is_file, read_head_file
+from submerge.engine.plan._inputs import Inputs
 from submerge.errors import Problem, RequestError, few
 from submerge.methods import Option
 from submerge.recipe import ModelEntry, Recipe
@@ -53,27 +54,23 @@ def is_head(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, p) if any(c in p for c in "*?[") else p in name for p in patterns)
 
 
-def plan_gate(
-    recipe: Recipe, models: Sequence[Checkpoint], donor: int, participants: Sequence[int]
-) -> tuple[GatePlan, list[Problem]]:
+def plan_gate(recipe: Recipe, inputs: Inputs) -> tuple[GatePlan, list[Problem]]:
     """Return the gate of a method that has one, and what is wrong with its tasks and its settings."""
-    base = models[donor]
-    tasks, problems = _tasks(recipe, [models[index] for index in participants], participants, base)
-    settings, unfit = _settings(recipe, base)
-    return GatePlan(recipe.method.name, tasks, settings), problems + unfit
+    tasks, problems = _tasks(recipe, inputs)
+    settings, unfit = _settings(recipe, inputs.reference_model)
+    return GatePlan(method=recipe.method.name, tasks=tasks, settings=settings), problems + unfit
 
 
-def _tasks(
-    recipe: Recipe, models: Sequence[Checkpoint], places: Sequence[int], base: Checkpoint
-) -> tuple[tuple[GateTask, ...], list[Problem]]:
-    """Return a task for each of the models, and what is wrong with them; `places` are the models' numbers."""
+def _tasks(recipe: Recipe, inputs: Inputs) -> tuple[tuple[GateTask, ...], list[Problem]]:
+    """Return a task for each participant, and what is wrong with them."""
     entries = recipe.participants
     names, problems = _names(entries)
     tasks = []
-    for name, entry, model, place in zip(names, entries, models, places, strict=True):
-        head, unfit = _head(recipe, entry, model, base)
+    for name, entry, position in zip(names, entries, inputs.participants, strict=True):
+        model = inputs.models[position]
+        head, unfit = _head(recipe, entry, model, inputs.reference_model)
         problems += unfit
-        tasks.append(GateTask(name, place, head, _config(model)))
+        tasks.append(GateTask(name=name, model=position, head=head, config=_config(model)))
     return tuple(tasks), problems + _without_head(entries, tasks)
 
 

@@ -24,6 +24,9 @@ class TokenizerSource:
 class Inputs:
     """The models of a merge; `base`, `reference` and `participants` are positions in `models`.
 
+    They are no models, for these are replaced while tensors get the reference's names, and one may be there
+    twice.
+
     Attributes:
         models: the distinct models.
         specs: how the recipe names each.

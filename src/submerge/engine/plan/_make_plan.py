@@ -85,7 +85,7 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
     lacks = [a.of(model).lacks for a, model in zip(alignments, inputs.models, strict=True)]
     gate: GatePlan | None = None
     if recipe.method.gate:
-        gate, refusals = plan_gate(recipe, inputs.models, inputs.reference, inputs.participants)
+        gate, refusals = plan_gate(recipe, inputs)
         problems += refusals
     tensors, refusals = plan_tensors(recipe, inputs, lacks, copies.copy_of)
     problems += refusals

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from submerge.engine.plan._findings import Finding, Findings
 from submerge.engine.plan._tensor import Input
 from submerge.engine.plan._tensor_rules import TensorRules, is_float
-from submerge.store import Checkpoint, LowRank, Part, TensorEntry, is_relative, layer_of
+from submerge.store import Checkpoint, LowRankPart, Part, TensorEntry, is_relative, layer_of
 
 __all__ = ["Members"]
 
@@ -109,7 +109,7 @@ class Members:
             note=f"{model.label}: tied to {tied}" if tied else "",
             patch=part is not None,
             relative=self.rules.takes_updates and stored is entry and adds and plain_origin,
-            rank=part.rank if isinstance(part, LowRank) else 0,
+            rank=part.rank if isinstance(part, LowRankPart) else 0,
         )
 
     def _part(self, position: int, entry: TensorEntry) -> Part | None:

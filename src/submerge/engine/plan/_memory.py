@@ -63,14 +63,16 @@ def _worker_bytes(plan: TensorPlan) -> int:
 
 
 def _chunk_bytes(plan: TensorPlan) -> int:
+    """Return what one worker holds for a chunk of all models, and for what is collected from all chunks."""
     count = len(plan.inputs)
-    chunk = min(chunk_length(count, plan.width), max(1, plan.numel))
-    sizes = [DTYPES[i.entry.dtype].itemsize for i in plan.read] or [4]  # an adapter's factors give float32
-    value = 8 if any(i.entry.dtype == "F64" for i in plan.read) else 4
-    host = sum({i.entry.dtype: DTYPES[i.entry.dtype].itemsize for i in plan.read}.values()) + 8
-    rows = 3 * count + 6  # the updates, masked copies of them, and sums
-    held = chunk * (host + rows * value + (16 * max(sizes, default=value) if plan.width > 1 else 0))
-    return held + 4 * value * count * min(COLLECTED, plan.numel)  # its parts, joined, then partitioned
+    elements = min(chunk_length(count, plan.width), max(1, plan.numel))
+    itemsizes = {member.entry.dtype: DTYPES[member.entry.dtype].itemsize for member in plan.read}
+    value = 8 if "F64" in itemsizes else 4  # an adapter's factors give float32
+    buffers = sum(itemsizes.values()) + 8  # one for each type that is read, and for what is written
+    folding = value * (3 * count + 6)  # the updates, masked copies of them, and sums
+    ranking = 16 * max(itemsizes.values(), default=4) if plan.width > 1 else 0  # of the entries of each row
+    collected = 4 * value * count * min(COLLECTED, plan.numel)  # its parts, joined, then partitioned
+    return elements * (buffers + folding + ranking) + collected
 
 
 def _matrix_bytes(plan: TensorPlan) -> int:

@@ -17,11 +17,11 @@ from submerge.store import (
     tied_embeddings,
 )
 
-__all__ = ["NamedValues", "Value", "Values"]
+__all__ = ["NamedValue", "NamedValues", "ValuesByName"]
 
 
 @dataclass(frozen=True)
-class Value:
+class NamedValue:
     """What a model has under one name: the tensor called `stored` in its file, with an adapter's part on it.
 
     Two names of a model are one parameter if their `key` is the same.
@@ -34,7 +34,7 @@ class Value:
     memory: torch.Tensor | None = None
 
 
-Values = Mapping[str, Value]
+ValuesByName = Mapping[str, NamedValue]
 
 
 @dataclass
@@ -60,11 +60,12 @@ class NamedValues:
         stated = tied_embeddings(model.config)
         return stated if stated is not None else self.aliases.ties is not False
 
-    def of(self, model: Checkpoint, group: AliasGroup) -> Values:
+    def of(self, model: Checkpoint, group: AliasGroup) -> ValuesByName:
         """Return what the model has under each name of the group that stands for something in it."""
         stored = [name for name in group.names if name in model.tensors]
         classes = self._classes(model, group, stored)
         values = {name: self._stored(model, name, classes) for name in stored}
+        # what no configuration unties comes first: a name that is missing is surely a copy of that
         sources = sorted(stored, key=lambda name: name not in group.always)
         for name in group.names:
             source = next((s for s in sources if self._is_tied(model, group, name, s)), None)
@@ -72,14 +73,15 @@ class NamedValues:
                 values[name] = self._replaced(model, source) or values[source]
         return values
 
-    def _stored(self, model: Checkpoint, name: str, classes: Mapping[str, str]) -> Value:
+    def _stored(self, model: Checkpoint, name: str, classes: Mapping[str, str]) -> NamedValue:
         """Return the value of a name that is stored: with its own part, or that of a copy."""
         adapter = model.adapter
         parts = adapter.parts if adapter else {}
         adapted = next((n for n, first in classes.items() if first == classes[name] and n in parts), None)
+        # an update that was trained on a name of its own is that name's, though its values be another's
         if self.by_module or (name in parts and not _trained_as_one(model)):
             adapted = name if name in parts else None
-        return Value(
+        return NamedValue(
             entry=model.tensors[name],
             stored=name,
             key=(classes[name], adapted),
@@ -113,7 +115,7 @@ class NamedValues:
     def _equal(self, model: Checkpoint, one: str, other: str) -> bool:
         if model.pending:  # nothing can be read yet: the configuration is believed
             return True
-        key = (model.tensors[one], model.tensors[other])
+        key = (model.tensors[one], model.tensors[other])  # adapters on one base share its answer
         if None in (key[0].file, key[1].file):
             return same_values(model, one, other, self.table)
         if key not in self.equal:
@@ -132,7 +134,7 @@ class NamedValues:
         classes = self._classes(self.base, group, [n for n in group.names if n in self.base.tensors])
         return name in classes and classes[name] == classes.get(source)
 
-    def _replaced(self, model: Checkpoint, source: str) -> Value | None:
+    def _replaced(self, model: Checkpoint, source: str) -> NamedValue | None:
         """Return what an adapter replaced under one name, and left as it was under the others."""
         adapter, under = model.adapter, model.under
         if adapter is None or under is None or source not in adapter.whole or _trained_as_one(model):
@@ -141,7 +143,7 @@ class NamedValues:
         if entry is None or len(entry.shape) != 2 or self.ties(model) is False:
             return None
         key = ("replaced", source)
-        return Value(entry=entry, stored=source, key=key, memory=under.in_memory(source))
+        return NamedValue(entry=entry, stored=source, key=key, memory=under.in_memory(source))
 
 
 def _trained_as_one(model: Checkpoint) -> bool:

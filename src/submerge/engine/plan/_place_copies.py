@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from submerge.engine.plan._named_values import Values
+from submerge.engine.plan._named_values import ValuesByName
 from submerge.engine.plan._tied_names import TiedNames
 from submerge.store import Adapter, Checkpoint, TensorEntry
 
@@ -28,7 +28,7 @@ class CopyPlacer:
             own = {name: values[name] for name in names if name in values}
             self.models[position] = self._with(self.models[position], own, redundant)
 
-    def _with(self, model: Checkpoint, own: Values, redundant: Collection[str]) -> Checkpoint:
+    def _with(self, model: Checkpoint, own: ValuesByName, redundant: Collection[str]) -> Checkpoint:
         """Return the model with these values under their names, and without the redundant ones."""
         tensors = {name: entry for name, entry in model.tensors.items() if name not in redundant}
         tensors |= {name: self._renamed(value.entry, name) for name, value in own.items()}
@@ -59,7 +59,7 @@ class CopyPlacer:
         return self.renamed.setdefault((id(entry), name), replace(entry, name=name))
 
 
-def _adapter_with(adapter: Adapter, own: Values, redundant: Collection[str]) -> Adapter:
+def _adapter_with(adapter: Adapter, own: ValuesByName, redundant: Collection[str]) -> Adapter:
     """Return the adapter with the parts that belong to these names, in the order of all names."""
     parts = {n: part for n, part in adapter.parts.items() if n not in own and n not in redundant}
     parts |= {name: value.part for name, value in own.items() if value.part is not None}

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from submerge.engine.plan._inputs import Inputs
-from submerge.engine.plan._named_values import NamedValues, Values
+from submerge.engine.plan._named_values import NamedValues, ValuesByName
 from submerge.store import (
     DTYPES,
     Aliases,
@@ -33,7 +33,7 @@ class TiedNames:
 
     names: tuple[str, ...]
     always: frozenset[str]
-    values: Mapping[int, Values]
+    values: Mapping[int, ValuesByName]
 
     @property
     def keys(self) -> dict[str, Hashable]:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from submerge.deferred import torch
 from submerge.engine.plan import TensorPlan
-from submerge.store import Adapter, Checkpoint, FileTable, LowRank, Rows
+from submerge.store import Adapter, Checkpoint, FileTable, LowRankPart, Rows
 
 __all__ = ["AdapterEdit", "AddedProduct", "AddedUpdate", "adapter_edits"]
 
@@ -189,7 +189,7 @@ class ReplacedRows(AdapterEdit):
 def _edit(adapter: Adapter, name: str, table: FileTable) -> AdapterEdit:
     """Return what the adapter does to the tensor called `name`; nothing is read yet."""
     part = adapter.parts[name]
-    if isinstance(part, LowRank):
+    if isinstance(part, LowRankPart):
         factors = _FactorPair(adapter, name, table)
         if part.magnitude is None:
             return AddedProduct(factors)

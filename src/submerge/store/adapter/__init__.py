@@ -6,7 +6,7 @@ from submerge.store.adapter._config import ADAPTER_CONFIG, AdapterConfig, adapte
 from submerge.store.adapter._fit import fit_adapter
 from submerge.store.adapter._layout import LoraKeys
 from submerge.store.adapter._lora_names import LoraNames, component_of, lora_names
-from submerge.store.adapter._parts import Add, Kind, LowRank, Part, Replace, Rows, is_relative
+from submerge.store.adapter._parts import Add, Kind, LowRankPart, Part, Replace, Rows, is_relative
 from submerge.store.adapter._writer import ADAPTER_STEM, LORA_STEM, AdapterWriter
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
     "Kind",
     "LoraKeys",
     "LoraNames",
-    "LowRank",
+    "LowRankPart",
     "Part",
     "Replace",
     "Rows",

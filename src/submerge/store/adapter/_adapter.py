@@ -12,7 +12,7 @@ from submerge.deferred import torch
 from submerge.errors import Problem, RequestError, few
 from submerge.store.adapter._build import build_parts
 from submerge.store.adapter._config import ADAPTER_CONFIG, read_adapter_config
-from submerge.store.adapter._parts import Add, Form, LowRank, Part, Replace, Rows
+from submerge.store.adapter._parts import Add, Form, LowRankPart, Part, Replace, Rows
 from submerge.store.folder import (
     Fetched,
     HubId,
@@ -75,12 +75,12 @@ class Adapter:
     @property
     def rank(self) -> int:
         """The largest rank of its factors; 0 if it has none."""
-        return max((part.rank for part in self.parts.values() if isinstance(part, LowRank)), default=0)
+        return max((part.rank for part in self.parts.values() if isinstance(part, LowRankPart)), default=0)
 
     def dense_only(self, name: str) -> str | None:
         """Return why a part is no low-rank update without the base's values, or None if it is one."""
         part = self.parts[name]
-        if isinstance(part, LowRank):
+        if isinstance(part, LowRankPart):
             return "DoRA rescales the base's own weights" if part.magnitude is not None else None
         if isinstance(part, Replace):
             return "it was saved whole, as new values"
@@ -89,14 +89,14 @@ class Adapter:
         return "it is an update of a bias, which has no factors"
 
     def factors(self, name: str, table: FileTable) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (left, right), whose product is the update of a parameter of `LowRank`.
+        """Return (left, right), whose product is the update of a parameter of `LowRankPart`.
 
         left [m, r] holds the scale, right is [r, n]: the update has the parameter's stored shape, with
         all dimensions after the first as one. Experts give [E, m, r] and [E, r, n]. float32, or float64
         where the file is.
         """
         part = self.parts[name]
-        if not isinstance(part, LowRank):
+        if not isinstance(part, LowRankPart):
             raise ValueError(f"{name} is no low-rank update: {self.dense_only(name)}")
         b, a = self._floats(part.left_entry, table), self._floats(part.right_entry, table)
         if a.dtype != b.dtype:
@@ -118,7 +118,7 @@ class Adapter:
     def magnitude(self, name: str, table: FileTable) -> torch.Tensor | None:
         """Return DoRA's magnitudes [out] of a parameter, or None where there are none."""
         part = self.parts[name]
-        entry = part.magnitude if isinstance(part, LowRank) else None
+        entry = part.magnitude if isinstance(part, LowRankPart) else None
         return None if entry is None else self._floats(entry, table).flatten()
 
     def tensor(self, name: str, table: FileTable) -> torch.Tensor:
@@ -127,7 +127,7 @@ class Adapter:
         Floats are float32, or float64 where the file is; anything else stays as it is.
         """
         part = self.parts[name]
-        if isinstance(part, LowRank):
+        if isinstance(part, LowRankPart):
             raise ValueError(f"{name} is a low-rank update: read its factors")
         values = self._floats(part.entry, table)
         return values * part.scale if isinstance(part, Add) else values

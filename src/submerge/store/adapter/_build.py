@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from submerge.errors import Problem, RequestError, few
 from submerge.store.adapter._config import AdapterConfig
 from submerge.store.adapter._keys import FactorKeys, Sorted, sort_keys
-from submerge.store.adapter._parts import PACKED_ORDER, Add, Kind, LowRank, Part, Replace, Rows
+from submerge.store.adapter._parts import PACKED_ORDER, Add, Kind, LowRankPart, Part, Replace, Rows
 from submerge.store.format import DTYPES, TensorEntry
 
 __all__ = ["build_parts"]
@@ -71,7 +71,7 @@ def build_parts(
 
 
 def _ranks(parts: dict[str, Part]) -> list[str]:
-    counts = Counter(part.rank for part in parts.values() if isinstance(part, LowRank))
+    counts = Counter(part.rank for part in parts.values() if isinstance(part, LowRankPart))
     if not counts:
         return []
     listed = sorted(counts.items())
@@ -167,7 +167,7 @@ def _add_factors(factors: FactorKeys, name: str, found: Sorted, build: _Build) -
     transposed = embedding or (config.transposed and not experts and len(right.shape) == 2)
     named = module in build.bare
     kind: Kind = "embedding" if embedding else "parameter" if named else "linear"
-    part = LowRank(left, right, scale, transposed, magnitude, experts, not experts, copy, kind=kind)
+    part = LowRankPart(left, right, scale, transposed, magnitude, experts, not experts, copy, kind=kind)
     build.put(name, part)
     if bias is not None:
         if bias.shape != left.shape[:1]:

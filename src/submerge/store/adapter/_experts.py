@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from submerge.errors import Problem, RequestError, few
 from submerge.names import layer_of
-from submerge.store.adapter._parts import LowRank, Part
+from submerge.store.adapter._parts import LowRankPart, Part
 
 __all__ = ["experts_apart", "settled_experts"]
 
@@ -45,7 +45,7 @@ def experts_apart(
     packed = {
         name: (match, part)
         for name, part in parts.items()
-        if isinstance(part, LowRank)
+        if isinstance(part, LowRankPart)
         and part.experts
         and name not in shapes
         and (match := _PACKED.fullmatch(name))
@@ -75,20 +75,20 @@ def settled_experts(
     packed = {
         name: part
         for name, part in parts.items()
-        if isinstance(part, LowRank) and part.experts and part.expert is None
+        if isinstance(part, LowRankPart) and part.experts and part.expert is None
     }
     sizes = {name: (shapes[name][-2], shapes[name][-1]) for name in packed}
     transposed = _transposed(packed, sizes, _inputs_first(shapes), version, where)
     return {
         name: replace(part, transposed=transposed[name], settled=True)
-        if isinstance(part, LowRank) and name in transposed
+        if isinstance(part, LowRankPart) and name in transposed
         else part
         for name, part in parts.items()
     }
 
 
 def _transposed(
-    parts: Mapping[str, LowRank],
+    parts: Mapping[str, LowRankPart],
     sizes: Mapping[str, tuple[int, int]],
     inputs_first: bool | None,
     version: str | None,
@@ -116,7 +116,7 @@ def _transposed(
     }
 
 
-def _fits(part: LowRank, size: tuple[int, int]) -> bool:
+def _fits(part: LowRankPart, size: tuple[int, int]) -> bool:
     """Return whether B A has this size."""
     return (part.left_entry.shape[0], part.right_entry.shape[1]) == size
 

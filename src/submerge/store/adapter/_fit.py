@@ -11,7 +11,7 @@ from submerge.names import NameMatch, layer_of, match_names
 from submerge.store.adapter._adapter import Adapter
 from submerge.store.adapter._experts import experts_apart, settled_experts
 from submerge.store.adapter._lora_fit import of_one_model
-from submerge.store.adapter._parts import Add, LowRank, Part, Replace, Rows
+from submerge.store.adapter._parts import Add, LowRankPart, Part, Replace, Rows
 
 __all__ = ["fit_adapter"]
 
@@ -103,7 +103,7 @@ def _matched(
     try:
         return match_names(list(parts), available, where)
     except RequestError:
-        own = [name for name, part in parts.items() if not isinstance(part, LowRank)]
+        own = [name for name, part in parts.items() if not isinstance(part, LowRankPart)]
         alone = {name for name in own if not _there(name, available)}
         heads = {name: part for name, part in parts.items() if name in alone and isinstance(part, Replace)}
         biases = [name for name in alone if isinstance(parts[name], Add)]
@@ -141,7 +141,7 @@ def _there(name: str, available: Sequence[str]) -> bool:
 
 def _shape(part: Part) -> tuple[int, ...]:
     """Return the shape of the parameter that a part is of, as far as it tells."""
-    if isinstance(part, LowRank):
+    if isinstance(part, LowRankPart):
         return part.stored
     if isinstance(part, Rows):
         return (max(part.indices, default=0) + 1, *part.entry.shape[1:])
@@ -168,7 +168,7 @@ def _settled(part: Part, shape: tuple[int, ...], *, either_layout: bool) -> _Set
         last = max(part.indices, default=0)
         fits = len(shape) == 2 and part.entry.shape[1] == shape[1] and last < shape[0]
         return _Settled(part, "" if fits else f"has new values for rows up to {last}")
-    if not isinstance(part, LowRank):
+    if not isinstance(part, LowRankPart):
         return _Settled(part, "" if part.entry.shape == shape else f"has the shape {list(part.entry.shape)}")
     # rows of packed experts were cut out of a parameter whose layout was settled before
     layouts = [part.transposed, not part.transposed] if either_layout and part.expert is None else None
@@ -180,7 +180,7 @@ def _settled(part: Part, shape: tuple[int, ...], *, either_layout: bool) -> _Set
     return _Settled(part, f"is an update of the shape {list(part.stored)}")
 
 
-def _fits(part: LowRank, shape: tuple[int, ...]) -> bool:
+def _fits(part: LowRankPart, shape: tuple[int, ...]) -> bool:
     """Return whether an update has a parameter's shape, but for a leading 1 or a kernel of 1."""
     single = part.experts == 0 and len(shape) == 3 and shape == (1, *part.stored)
     return part.stored == shape or single or _same_map(part.stored, shape)
@@ -198,7 +198,7 @@ def _squares(parts: dict[str, Part], shapes: Mapping[str, tuple[int, ...]]) -> d
         if len(shape) == 2 and shape[0] != shape[1] and bias in ((shape[0],), (shape[1],)):
             votes.setdefault(layer_of(name), set()).add(bias == (shape[1],))
     for name, part in parts.items():
-        if not isinstance(part, LowRank) or part.experts or len(set(part.stored)) > 1 or part.kernel:
+        if not isinstance(part, LowRankPart) or part.experts or len(set(part.stored)) > 1 or part.kernel:
             continue
         layouts = votes.get(layer_of(name), set())
         if len(layouts) == 1 and part.kind == "linear":

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from submerge.store.format import TensorEntry
 
-__all__ = ["PACKED_ORDER", "Add", "Form", "Kind", "LowRank", "Part", "Replace", "Rows", "is_relative"]
+__all__ = ["PACKED_ORDER", "Add", "Form", "Kind", "LowRankPart", "Part", "Replace", "Rows", "is_relative"]
 
 Shape: TypeAlias = tuple[int, ...]
 # the order in which modules of Transformers define them; PEFT wraps the first one first
@@ -18,7 +18,7 @@ Form: TypeAlias = Literal["peft", "diffusers", "kohya"]
 
 
 @dataclass(frozen=True)
-class LowRank:
+class LowRankPart:
     """The update scale · B A, of which `left_entry` is B [out, r] and `right_entry` is A [r, in].
 
     `transposed` says that the parameter is stored as the transpose: an embedding, Conv1D, experts as
@@ -107,10 +107,10 @@ class Rows:
         return None
 
 
-Part: TypeAlias = LowRank | Replace | Add | Rows
+Part: TypeAlias = LowRankPart | Replace | Add | Rows
 Parts: TypeAlias = Mapping[str, Part]
 
 
 def is_relative(part: Part) -> bool:
     """Return whether the part is an update as it stands, which the base's values do not change."""
-    return isinstance(part, Add) or (isinstance(part, LowRank) and part.magnitude is None)
+    return isinstance(part, Add) or (isinstance(part, LowRankPart) and part.magnitude is None)

@@ -71,7 +71,7 @@ class AdapterWriter:
     ) -> None:
         """Add the update left [m, r] · right [r, n] of a parameter, in the shape that is stored.
 
-        The scale is in the factors. `kind`, `transposed` and `kernel` are those of `LowRank`: a
+        The scale is in the factors. `kind`, `transposed` and `kernel` are those of `LowRankPart`: a
         parameter that is stored transposed (Conv1D), a convolution with n = in · kernel. A bare parameter
         may be of experts, with factors [E, m, r] and [E, r, n]. Raises `RequestError` for a name that has
         no module.

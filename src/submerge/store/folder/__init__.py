@@ -12,7 +12,7 @@ from submerge.store.folder._config import (
 )
 from submerge.store.folder._hub import Fetched, download_hint, fetch
 from submerge.store.folder._index import read_index
-from submerge.store.folder._manifest import MANIFEST, Manifest, checked
+from submerge.store.folder._manifest import MANIFEST, Manifest, reading_manifest
 from submerge.store.folder._manifest_records import GateRecord, ModelRecord, TensorRecord
 from submerge.store.folder._side_files import side_files
 from submerge.store.folder._spec import HubId, locate, sibling_hint
@@ -49,7 +49,6 @@ __all__ = [
     "VocabularyDiff",
     "WeightFiles",
     "can_untie",
-    "checked",
     "choose_adapter",
     "choose_weights",
     "compare_vocabularies",
@@ -63,6 +62,7 @@ __all__ = [
     "quantised_config",
     "read_index",
     "read_vocabulary",
+    "reading_manifest",
     "sibling_hint",
     "side_files",
     "tied_embeddings",

@@ -13,7 +13,7 @@ from submerge.errors import Problem, RequestError
 from submerge.store.folder._manifest_records import GateRecord, ModelRecord, TensorRecord
 from submerge.store.format import BANK
 
-__all__ = ["MANIFEST", "Manifest", "checked"]
+__all__ = ["MANIFEST", "Manifest", "reading_manifest"]
 
 MANIFEST = "submerge.json"
 
@@ -122,12 +122,12 @@ class Manifest:
         Raises `RequestError` where there is none, or it is damaged.
         """
         folder = Path(folder)
-        with checked(folder):
+        with reading_manifest(folder):
             return cls.from_json(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
 
 
 @contextmanager
-def checked(folder: Path) -> Iterator[None]:
+def reading_manifest(folder: Path) -> Iterator[None]:
     """Raise `RequestError` where the body finds the folder's manifest missing, or other than it should be."""
     try:
         yield

@@ -1,0 +1,56 @@
+"""submerge plan."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from _cli import ROOM, cli, merge
+from _models import Family, family, perturbed, read, write
+
+
+def test_plan(made: Family, recipe: Path, tmp_path: Path) -> None:
+    base = read(made.base) | {"model.ids": torch.arange(3)}
+    write(made.base, base, tokens={"a": 0, "b": 1})
+    write(made.tuned[0], perturbed(base, 0) | {"extra.weight": torch.ones(1)}, tokens={"a": 0, "b": 1})
+    before = sorted(os.listdir(tmp_path))
+    result = cli("plan", recipe, *ROOM)
+    assert result.code == 0
+    assert result.err == ""
+    text = result.out
+    for part in (
+        "ties", "model.layers.*.mlp.up.weight", "48×16", "extra.weight", "vocabularies are equal", "warning",
+        "I64 is not", "reads", "writes", "model.safetensors", "carries", "tokenizer.json", "memory", "time",
+    ):  # fmt: skip
+        assert part in text, part
+    assert sorted(os.listdir(tmp_path)) == before
+
+    found = cli("plan", recipe, *ROOM, "--json").json
+    assert set(found) == {
+        "method", "equation", "models", "groups", "vocabulary", "warnings", "reads", "writes", "files",
+        "side_files", "workers", "memory", "compute_seconds", "free",
+    }  # fmt: skip
+    assert [m["role"] for m in found["models"]] == ["base", "merged", "merged"]
+    assert found["models"][1]["unused"] == ["extra.weight"]
+    groups = {g["tensors"]: g for g in found["groups"]}
+    assert groups["model.layers.*.mlp.up.weight"]["count"] == 2
+    assert groups["model.ids"]["treatment"] == "keep"
+    assert sum(g["count"] for g in found["groups"]) == len(base)
+    assert sum(g["elements"] for g in found["groups"]) == sum(t.numel() for t in base.values())
+    assert merge(recipe, tmp_path / "out").code == 0
+    assert found["files"] == {"model.safetensors": (tmp_path / "out" / "model.safetensors").stat().st_size}
+    assert found["writes"] == sum(found["files"].values())
+
+
+def test_plan_of_names_that_look_like_markup(tmp_path: Path) -> None:
+    root = tmp_path / "[bold]x[" / "y]:smile:"
+    shapes = {"a[0].weight": (2, 2), "[/INST].weight": (2,)}
+    found = family(root, shapes=shapes, tokens={"[/INST]": 0})
+    (found.tuned[0] / "tokenizer.json").write_text('{"model": {"vocab": {"[/b]": 0}}}')
+    recipe = found.write_recipe("task_arithmetic", rules={"vocabulary": "by-position"})
+    result = cli("plan", recipe, *ROOM)
+    assert result.code == 0, result.err
+    for part in ("a[0].weight", "[/INST].weight", "'[/b]'", "'[/INST]'"):
+        assert part in result.out
+    assert ":smile:" in result.out.replace("\n", "")
+    assert merge(recipe, tmp_path / "out").code == 0

@@ -1,0 +1,84 @@
+"""How an adapter fits onto a base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from store.helpers_adapter import (
+    Made,
+    applied,
+    by_hand,
+    make,
+    same,
+    stored,
+    unfit,
+    update,
+)
+from submerge.store import (
+    LowRankPart,
+    fit_adapter,
+    open_adapter,
+)
+
+
+def test_bases_that_do_not_fit(tmp_path: Path) -> None:
+    adapter = open_adapter(str(by_hand(tmp_path)))
+    assert unfit(adapter, {"p.weight": (3, 4)}).startswith(
+        f"{tmp_path}: the parameter is not there: q.weight"
+    )
+    assert "another vocabulary" in unfit(adapter, {"q.weight": (3, 5)})
+    assert "update of the shape [3, 4], but the base has [7, 5]" in unfit(adapter, {"q.weight": (7, 5)})
+    turned = fit_adapter(adapter, {"model.q.weight": (4, 3)}).parts["model.q.weight"]
+    assert turned.shape == (4, 3)
+    rows = {"e.token_adapter.trainable_tokens_delta": torch.ones(1, 4)}
+    adapter = open_adapter(str(by_hand(tmp_path, rows, trainable_token_indices={"e": [9]})))
+    assert "rows up to 9" in unfit(adapter, {"q.weight": (3, 4), "e.weight": (9, 4)})
+
+
+@pytest.mark.parametrize("option", ["target_modules", "modules_to_save"])
+def test_tied_heads(tmp_path: Path, option: str) -> None:
+    """What was trained as one is one; a head that was trained by itself has no place in a tied base."""
+    for tying in (True, False):
+        names = ["embed_tokens"] if tying else ["embed_tokens", "lm_head"]
+        options = {"target_modules": ["q_proj"], "ensure_weight_tying": tying}
+        options[option] = [*names, *options.get(option, [])] if option == "target_modules" else names
+        made = make("tied", tmp_path / str(tying), r=2, **options)
+        del made.base["lm_head.weight"]
+        adapter = open_adapter(str(tmp_path / str(tying)))
+        assert "lm_head.weight" in adapter.parts
+        if not tying:
+            assert "changes lm_head.weight by itself" in unfit(adapter, made.shapes)
+            continue
+        adapter = fit_adapter(adapter, made.shapes)
+        assert "lm_head.weight is tied to the embeddings" in adapter.notes
+        assert set(adapter.parts) == {"model.embed_tokens.weight"} | {
+            n for n in made.base if "q_proj.weight" in n
+        }
+        wanted = open_adapter(str(tmp_path / str(tying)))
+        found = applied(made.base, adapter)["model.embed_tokens.weight"]
+        head = wanted.parts["lm_head.weight"]
+        if isinstance(head, LowRankPart):  # the file's two pairs of factors are one update
+            expected = made.base["model.embed_tokens.weight"]
+            torch.testing.assert_close(found, expected + update(wanted, "lm_head.weight", expected.shape))
+
+
+def test_old_prefixes(tmp_path: Path) -> None:
+    """An adapter whose names are those of an older Transformers fits a base with today's."""
+    options = {"r": 2, "target_modules": ["q_proj", "k_proj"]}
+    made: Made = make("llava", tmp_path, **options)
+    old = {
+        name.replace("model.language_model.", "language_model.model.").replace(
+            "model.vision_tower.", "vision_tower.vision_model."
+        ): tensor
+        for name, tensor in stored(tmp_path).items()
+    }
+    assert set(old) != set(stored(tmp_path))
+    from safetensors.torch import save_file
+
+    save_file(old, tmp_path / "adapter_model.safetensors")
+    adapter = fit_adapter(open_adapter(str(tmp_path)), made.shapes)
+    same(applied(made.base, adapter), made.merged)
+    assert "'language_model.model' read as 'model.language_model'" in adapter.notes[-1]

@@ -1,0 +1,45 @@
+"""How problems are told: lists that end, names that are near, sizes that a person reads."""
+
+import pytest
+
+from submerge.errors import Problem, RequestError, WorkError, did_you_mean, few, nearest, size
+
+
+def test_few() -> None:
+    assert few([]) == ""
+    assert few(["a", "b", "c"]) == "a, b, c"
+    assert few(iter("abcde")) == "a, b, c and 2 more"
+    assert few("abc", most=1) == "a and 2 more"
+
+
+def test_the_nearest_name_is_offered() -> None:
+    assert nearest("densty", ["density", "weight"]) == "density"
+    assert nearest("x", ["density", "weight"]) is None
+    assert nearest("x", []) is None
+    assert did_you_mean("density") == "did you mean 'density'?"
+    assert did_you_mean(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (999_499, "999 kB"), (999_500, "1 MB"), (2.2e9, "2.2 GB"),
+     (1.5e12, "1.5 TB")],
+)  # fmt: skip
+def test_size(count: float, text: str) -> None:
+    assert size(count) == text
+
+
+def test_a_problem_is_told_with_its_place_and_a_way_out() -> None:
+    assert str(Problem("wrong")) == "wrong"
+    assert str(Problem("wrong", "file")) == "file: wrong"
+    assert str(Problem("wrong", "", "mend it")) == "wrong — mend it"
+
+
+def test_all_problems_are_told_at_once() -> None:
+    problems = [Problem("one", "a"), Problem("two", "b")]
+    error = RequestError(problems)
+    assert str(error) == "a: one\nb: two"
+    assert error.problems == tuple(problems)
+    assert RequestError("one").problems == (Problem("one"),)
+    assert RequestError(problems[0]).problems == (problems[0],)
+    assert (RequestError("x").exit_code, WorkError("x").exit_code) == (2, 1)
