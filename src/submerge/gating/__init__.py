@@ -23,7 +23,7 @@ from submerge.gating._assignment import (
     UnsplitError,
 )
 from submerge.gating._batch import cut, joined, reordered
-from submerge.gating._branches import Branches, MixedBranches, SelectedBranches, branch_module, own_modules
+from submerge.gating._branches import Branches, MixedBranches, SelectedBranches, branch_module
 from submerge.gating._cache import Recent
 from submerge.gating._gate import Gate
 from submerge.gating._gated_model import GatedModel, parameter_of, parameter_places
@@ -78,7 +78,6 @@ __all__ = [
     "is_transposed",
     "joined",
     "observe",
-    "own_modules",
     "parameter_of",
     "parameter_places",
     "reordered",

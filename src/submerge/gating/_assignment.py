@@ -114,11 +114,13 @@ class Assignment(ABC):
     `spans` are the samples of the batch by their members, where these differ from sample to sample; `leads`
     are the samples by the member whose own module (a head) they use, none: the resident module. `mixture`
     [B, K] are the weights by which the outputs of K members' own modules are mixed, and `every_branch` says
-    that the outputs of all members' own modules are wanted, side by side.
+    that the outputs of all members' own modules are wanted, side by side. `window` are the samples of the
+    caller's batch that are left, where the assignment was narrowed to one of its spans.
     """
 
     spans: Sequence[Span] = ()
     leads: Sequence[Span] = ()
+    window: slice | None = None
     mixture: torch.Tensor | None = None
     every_branch = False
 
@@ -150,8 +152,7 @@ class Assignment(ABC):
 class SampleAssignment(Assignment):
     """Each sample gets one set of members: spans of samples cover the batch without gaps, the largest first.
 
-    Modules in `resident` use their resident parameters for all samples. `window` are the samples of the
-    original batch that are left, where the assignment was narrowed to one of its spans.
+    Modules in `resident` use their resident parameters for all samples.
     """
 
     spans: Sequence[Span]
