@@ -460,7 +460,7 @@ def exists(name: str) -> bool:
 @pytest.mark.parametrize("page", STRUCTURE, ids=lambda page: page.name)
 def test_modules_and_files_that_are_named_exist(page: Path) -> None:
     dotted = {name for name in quoted(page) if re.fullmatch(r"submerge(\.\w+)+", name)} - {"submerge.json"}
-    files = {name for name in quoted(page) if re.fullmatch(r"[\w/]+\.py", name)}
+    files = {name for name in quoted(page) if re.fullmatch(r"\w+(/\w+)+\.py", name)}
     assert not {name for name in dotted if not exists(name)}
     assert not {name for name in files if not (SOURCE.root / name).is_file() and not (ROOT / name).is_file()}
 
@@ -473,10 +473,13 @@ def test_classes_that_are_named_exist(page: Path) -> None:
     assert named <= classes | set(submerge.methods.__all__)
 
 
-def test_all_packages_have_a_row() -> None:
+def test_all_packages_have_a_row_with_files_of_theirs() -> None:
     packages = {module.path.parent for module in SOURCE.modules.values()} - {Path("submerge")}
-    listed = {row[0] for row in rows(DOCS / "architecture.md")}
-    assert {f"`{'/'.join(path.parts[1:])}`" for path in packages} <= listed
+    listed = {row[0].strip("`"): row[2] for row in rows(DOCS / "architecture.md") if len(row) == 3}
+    for package in packages:
+        folder = package.relative_to("submerge")
+        files = re.findall(r"`(\w+\.py)`", listed[str(folder)])
+        assert files and all((SOURCE.root / folder / name).is_file() for name in files), folder
 
 
 def test_no_import_goes_up_in_the_picture_of_the_floors() -> None:
