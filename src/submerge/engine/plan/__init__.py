@@ -16,7 +16,7 @@ from submerge.engine.plan._memory import peak_resident
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._tables import is_matrix
-from submerge.engine.plan._tensor import HELD, Input, TensorPlan, chunk_length, task_length, torch_dtype
+from submerge.engine.plan._tensor import HELD, Input, TensorPlan, chunk_length, range_length, torch_dtype
 from submerge.engine.plan._tokens import beyond_rows, describe_beyond
 
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
     "make_plan",
     "peak_resident",
     "plan_models",
+    "range_length",
     "stores_transposed",
-    "task_length",
     "torch_dtype",
 ]
