@@ -3,9 +3,10 @@
 from submerge.store._adapter_on_base import lay_over, side_by_side
 from submerge.store._aliases import Aliases, AliasGroup, find_aliases
 from submerge.store._align import Aligner, Alignment
-from submerge.store._checkpoint import Checkpoint, open_checkpoint, same_values
+from submerge.store._checkpoint import Checkpoint, same_values
 from submerge.store._lora_file import lora_file
 from submerge.store._open import open_model, split_spec
+from submerge.store._open_checkpoint import open_checkpoint
 from submerge.store.adapter import (
     ADAPTER_CONFIG,
     ADAPTER_STEM,
@@ -51,6 +52,7 @@ from submerge.store.format import (
     DTYPES,
     JOURNAL,
     BankParts,
+    BankTensor,
     DType,
     FileSource,
     FileTable,
@@ -99,6 +101,7 @@ __all__ = [
     "Aligner",
     "Alignment",
     "BankParts",
+    "BankTensor",
     "Checkpoint",
     "DType",
     "FileSource",

@@ -83,7 +83,7 @@ class TensorRules:
         if not self.as_adapter:
             return False
         adapters = [model.adapter for model in self.inputs.models if model.adapter is not None]
-        if any(entry.name in adapter.whole or entry.name in adapter.parts for adapter in adapters):
+        if any(entry.name in adapter.replaced or entry.name in adapter.parts for adapter in adapters):
             return False
         return not self.is_matrix(entry)
 

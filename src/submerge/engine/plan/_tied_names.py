@@ -102,5 +102,5 @@ def _leave_doubt(aliases: Aliases, groups: Sequence[TiedNames], inputs: Inputs, 
         or any(alike_tables[shapes[name]] > 1 for name in tables - grouped)
         or any(name not in inputs.reference_model.tensors for name in grouped)
         or (aliases.ties is None and bool(grouped))
-        or any(name in tables for adapter in adapters for name in (*adapter.parts, *adapter.whole))
+        or any(name in tables for adapter in adapters for name in (*adapter.parts, *adapter.replaced))
     )
