@@ -103,7 +103,7 @@ def test_parts_are_combined_in_the_order_of_chunks(
 
     methods = {"starts": Method("starts", "", "", "", "", plan, origin="zero")}
     monkeypatch.setattr("submerge.methods.METHODS", methods)
-    monkeypatch.setattr("submerge.engine._states.METHODS", methods)
+    monkeypatch.setattr("submerge.engine._arguments.METHODS", methods)
     tiny_chunks(length=10, tasks=1)
     for _ in range(5):
         merge_state_dicts([{"w": torch.ones(400)}], method="starts", threads=4)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -159,6 +159,7 @@ class SampleAssignment(Assignment):
     leads: Sequence[Span] = ()
     resident: frozenset[str] = frozenset()
     window: slice | None = None
+    _layouts: dict[int, Layout] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -185,6 +186,11 @@ class SampleAssignment(Assignment):
 
     def layout(self, module: str, positions: Sequence[int]) -> Layout:
         rows = math.prod(positions)
+        if rows not in self._layouts:  # all modules have the same few numbers of rows
+            self._layouts[rows] = self._layout(rows)
+        return self._layouts[rows]
+
+    def _layout(self, rows: int) -> Layout:
         if len(self.spans) == 1:
             return Layout((Group(self.spans[0].members, 0, rows),))
         each = rows // self.size  # beams and positions: the rows of a sample lie together
@@ -222,8 +228,8 @@ class TokenAssignment(Assignment):
 
     An input of L positions a row has these labels; of several rows a sample (beams) each has the sample's.
     Any other length is that of a decoding step over a cache, or of positions that were picked from the
-    prompt: these are all of the `default` stream, text. So an image that is fed in parts of the prompt has
-    to be labelled part by part.
+    prompt: these are all of the `default` stream, text. So a prompt that is fed in parts has to be labelled
+    part by part, and one of a single token, which looks like such a step, is better labelled text.
 
     Examples:
         >>> import torch
@@ -237,7 +243,7 @@ class TokenAssignment(Assignment):
 
     def __init__(self, labels: torch.Tensor, default: int = 0) -> None:
         self.labels, self.default = labels, default
-        self._layouts: dict[int, Layout] = {}  # all modules have the same few numbers of rows
+        self._layouts: dict[int, Layout] = {}
 
     def layout(self, module: str, positions: Sequence[int]) -> Layout:
         rows, labels = math.prod(positions), self.labels.numel()

@@ -12,12 +12,12 @@ import torch
 from submerge.deferred import quietly, required
 from submerge.errors import Problem, RequestError, few
 from submerge.gating import Gate, Recent
+from submerge.names import loaded_names
 from submerge.serving._architecture import head_sizes, model_class, with_linear_heads
 from submerge.serving._controller import Controller
 from submerge.serving._folder import Folder, open_folder
 from submerge.serving._mass import MassController
 from submerge.serving._routed_model import gated_class
-from submerge.store import loaded_names
 
 __all__ = ["CONTROLLERS", "load"]
 

@@ -1,6 +1,5 @@
 """Weights on disk: safetensors headers, checkpoints and Hub ids, ranged reads, preallocated writes."""
 
-from submerge.names import NameMatch, depths, layer_of, loaded_names, match_names, module_names, respelling
 from submerge.store._adapter_on_base import lay_over, side_by_side
 from submerge.store._aliases import Aliases, AliasGroup, find_aliases
 from submerge.store._align import Aligner, Alignment
@@ -114,7 +113,6 @@ __all__ = [
     "MemorySink",
     "MemorySource",
     "ModelRecord",
-    "NameMatch",
     "Part",
     "Replace",
     "Rows",
@@ -131,7 +129,6 @@ __all__ = [
     "byte_view",
     "can_untie",
     "compare_vocabularies",
-    "depths",
     "digest",
     "dtype_named",
     "encode_header",
@@ -149,11 +146,7 @@ __all__ = [
     "joined",
     "lay_over",
     "layer_count",
-    "layer_of",
-    "loaded_names",
     "lora_file",
-    "match_names",
-    "module_names",
     "open_adapter",
     "open_checkpoint",
     "open_model",
@@ -163,7 +156,6 @@ __all__ = [
     "read_header",
     "read_vocabulary",
     "reading_manifest",
-    "respelling",
     "same_values",
     "side_by_side",
     "split_spec",

@@ -76,7 +76,7 @@ class Aligner:
             return Alignment(model)
         own = {name: entry.shape for name, entry in model.tensors.items()}
         found = correspond(own, self._shapes)
-        views = {name: View.whole(old, own[old]) for name, old in found.names.items()}
+        views = {name: View.of(old, own[old]) for name, old in found.names.items()}
         left = [name for name in floats if name not in views]
         ignored: frozenset[str] = frozenset()
         if any(not _is_head(name) for name in left):
@@ -181,7 +181,7 @@ def _renamed(model: Checkpoint, views: Mapping[str, View]) -> Checkpoint:
     if all(view.alias == name for name, view in views.items()):
         return model
     used = {source for view in views.values() for source in view.sources}
-    rest = {name: View.whole(name, e.shape) for name, e in model.tensors.items() if name not in used}
+    rest = {name: View.of(name, e.shape) for name, e in model.tensors.items() if name not in used}
     rest = {name: view for name, view in rest.items() if name not in views}
     views = {**views, **rest}
     return replace(

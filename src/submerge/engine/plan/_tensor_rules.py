@@ -11,8 +11,9 @@ from submerge.engine.plan._gate import is_head
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._tables import is_matrix
 from submerge.methods import GateSpec, TensorSpec
+from submerge.names import depths
 from submerge.recipe import Recipe, resolve
-from submerge.store import DTYPES, TensorEntry, depths, dtype_named
+from submerge.store import DTYPES, TensorEntry, dtype_named
 
 __all__ = ["TensorRules", "is_float"]
 

@@ -83,9 +83,8 @@ class ChunkReader:
         # each value again in every pass would cost about as much as a cheap fold.
         known = (start, stop) in self._finite
         finite = True
-        for i, (member, row) in enumerate(
-            zip(self.members, rows if origin is None else [origin, *rows], strict=True)
-        ):
+        buffers = rows if origin is None else [origin, *rows]
+        for i, (member, row) in enumerate(zip(self.members, buffers, strict=True)):
             member.read_into(start, row, space, log)
             if not known and not is_finite(row):
                 finite = False
