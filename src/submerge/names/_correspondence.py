@@ -29,7 +29,7 @@ _BUFFER = re.compile(
     r"\b(attn|attention)\.(masked_)?bias$|inv_freq$|(cos|sin)_cached$|position_ids$|relative_position_index$"
 )
 _LEAST_SHARE = 0.5
-"""The share of the base's tensors, or of one stack's, that has to agree for models, or stacks, to be alike."""
+"""The share of the tensors of the base, or of one stack, that has to agree for the two to match."""
 
 
 @dataclass
