@@ -37,7 +37,7 @@ def load(
     cache: int = CACHE,
     **settings: Any,
 ) -> Any:
-    """Return the transformers model of a folder whose method keeps a gate, ready to answer.
+    """Return the transformers model of a folder whose method has a gate, ready to answer.
 
     `model(**inputs)` finds the tasks of each input and runs it with their updates, and with the head of the
     first of them; the output has `tasks`, `coefficients` and `routing` besides, and of classifiers `labels`,
