@@ -7,6 +7,7 @@ import datetime
 from collections.abc import Callable, Collection
 
 from rich.console import Console
+from rich.markup import escape
 
 __all__ = ["Say", "listed", "say", "silent"]
 
@@ -16,7 +17,8 @@ Say = Callable[[str], None]
 
 def say(line: str) -> None:
     """Print a line with the time."""
-    Console(stderr=True).print(f"[dim]{datetime.datetime.now():%H:%M:%S}[/] {line}", highlight=False)
+    time = f"{datetime.datetime.now():%H:%M:%S}"
+    Console(stderr=True).print(f"[dim]{time}[/] {escape(line)}", highlight=False)
 
 
 def silent(_: str) -> None:

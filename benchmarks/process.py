@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["FailedRunError", "ProcessRun", "measure", "merge_command", "read_through"]
+__all__ = ["FailedRunError", "ProcessRun", "measure", "measure_from_cache", "merge_command"]
 
 POLL_S = 0.05
 
@@ -59,6 +60,21 @@ def merge_command(recipe: Path, out: Path, threads: int, *options: str) -> list[
     """Return the command that merges by a recipe."""
     program = [sys.executable, "-m", "submerge", "merge", str(recipe), "-o", str(out)]
     return [*program, "--threads", str(threads), *options]
+
+
+def measure_from_cache(command: Sequence[str], log: Path, out: Path, inputs: Iterable[Path]) -> ProcessRun:
+    """Run a command that writes the folder `out`, with its input files in the page cache.
+
+    The folder is removed before and after. What earlier runs left to be written is written first, for it is
+    not this run's work.
+    """
+    shutil.rmtree(out, ignore_errors=True)
+    os.sync()
+    read_through(inputs)
+    try:
+        return measure(command, log)
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
 
 
 def read_through(files: Iterable[Path]) -> None:

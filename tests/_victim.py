@@ -132,7 +132,7 @@ def _run(
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     if small:
-        _tensor.CHUNK_VALUES = _tensor.TASK_ELEMENTS = 1
+        _tensor.CHUNK_VALUES = _tensor.RANGE_ELEMENTS = 1
     if hold is not None:
         _hold(hold, gate)
     for name, limit in limits.items():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +16,7 @@ from safetensors import safe_open
 
 from benchmarks.adapters import plain
 from benchmarks.adapters.models import modules
-from benchmarks.process import measure, merge_command, read_through
+from benchmarks.process import measure_from_cache, merge_command
 from benchmarks.speed.models import BASE, TUNED, Shape, weights_file
 from submerge.algebra import Dense, LowRank, Update, factored
 from submerge.methods import METHODS, TensorSpec
@@ -69,17 +67,12 @@ class AdapterBench:
             recipe["parameters"] = dict(merge.options)
         path, out = self.work / "recipe.yaml", self.work / "out"
         path.write_text(yaml.safe_dump(recipe, sort_keys=False))
-        shutil.rmtree(out, ignore_errors=True)
         form = ["--as", "adapter"] if base is None else []
         options = ["--json", "--quiet", "--max-memory", MEMORY, *form]
         command = merge_command(path, out, self.threads, *options)
-        os.sync()
-        read_through(f for m in [*models, *([base] if base else [])] for f in m.glob("*.safetensors"))
+        inputs = [f for m in [*models, *([base] if base else [])] for f in m.glob("*.safetensors")]
         log = self.work / "merge.log"
-        try:
-            run = measure(command, log)
-        finally:
-            shutil.rmtree(out, ignore_errors=True)
+        run = measure_from_cache(command, log, out, inputs)
         report = json.loads(log.read_text()[log.read_text().index("{") :])
         return asdict(run) | {"seconds_inside": report["seconds"], "bytes_written": report["bytes_written"]}
 

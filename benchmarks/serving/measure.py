@@ -143,10 +143,10 @@ class ServingBench:
             task: self._items(split.validation[:count], split.kind) for task, split in self.splits.items()
         }
 
-        def scored(task: str, model: Any, **more: Any) -> float:
-            features = self.domain.features(model, items[task], **more)
-            predicted = predict(self.specialists.heads[task], features)
-            return score(self.splits[task].kind, predicted, items[task].labels)
+        def scored(name: str, model: Any, **more: Any) -> float:
+            features = self.domain.features(model, items[name], **more)
+            predicted = predict(self.specialists.heads[name], features)
+            return score(self.splits[name].kind, predicted, items[name].labels)
 
         own = {
             task: scored(task, self.specialists.load(folder))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
-import shutil
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.process import ProcessRun, measure, merge_command, read_through
+from benchmarks.process import ProcessRun, measure_from_cache, merge_command
 from benchmarks.speed import floor
 from benchmarks.speed.models import weights_file
 from benchmarks.speed.recipes import METHODS
@@ -78,18 +76,8 @@ class SpeedBench:
         }
 
     def _once(self, command: list[str], inputs: Sequence[str], log: Path) -> ProcessRun:
-        self._clear()
-        if command[1] == floor.__file__:
-            self._out.mkdir()
-        os.sync()  # what earlier runs left to be written is not this run's work
-        read_through(weights_file(self.models[name]) for name in inputs)
-        try:
-            return measure(command, log)
-        finally:
-            self._clear()
-
-    def _clear(self) -> None:
-        shutil.rmtree(self._out, ignore_errors=True)
+        files = [weights_file(self.models[name]) for name in inputs]
+        return measure_from_cache(command, log, self._out, files)
 
     def _recipe(self, method: str) -> Path:
         path = self.work / f"{method}.yaml"

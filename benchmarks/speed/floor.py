@@ -50,4 +50,5 @@ def copy(files: list[str], out: str, threads: int) -> float:
 
 
 if __name__ == "__main__":
+    os.makedirs(os.path.dirname(sys.argv[2]), exist_ok=True)
     print(copy(sys.argv[3:], sys.argv[2], int(sys.argv[1])))

@@ -1,10 +1,9 @@
 """The names of earlier versions: what was `submerge.runtime` is `gating`, `routing` and `serving` now."""
 
-from __future__ import annotations
-
-import warnings
 from importlib import import_module
 from typing import Any
+
+from submerge.deprecated import warn_renamed
 
 _MOVED = {
     "Factors": ("submerge.gating", "GatedFactors"),
@@ -24,7 +23,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MOVED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     package, now = _MOVED[name]
-    warnings.warn(f"submerge.runtime.{name} is {package}.{now} now", DeprecationWarning, stacklevel=2)
+    warn_renamed(f"submerge.runtime.{name}", f"{package}.{now}")
     return getattr(import_module(package), now)
 
 

@@ -34,18 +34,16 @@ def pretrained(tiny_lm: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a merge be measured as a process of its own once; later ones get log and numbers of the first."""
-    from benchmarks.adapters import bench as adapters
-    from benchmarks.replication import bench as replication
+    from benchmarks.process import ProcessRun
+    from benchmarks.process import measure as real
 
-    from benchmarks import process
+    first: list[tuple[ProcessRun, str]] = []
 
-    first: list[tuple[process.ProcessRun, str]] = []
-
-    def measure(command: Sequence[str], log: Path) -> process.ProcessRun:
+    def measure(command: Sequence[str], log: Path) -> ProcessRun:
         if not first:
-            first.append((process.measure(command, log), log.read_text()))
+            first.append((real(command, log), log.read_text()))
         log.write_text(first[0][1])
         return first[0][0]
 
-    for module in (adapters, replication):
-        monkeypatch.setattr(module, "measure", measure)
+    for place in ("benchmarks.process", "benchmarks.replication.bench"):
+        monkeypatch.setattr(f"{place}.measure", measure)

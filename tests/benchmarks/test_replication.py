@@ -172,7 +172,7 @@ def test_labels_that_are_none_are_told(kind: str, labels: list[Any], message: st
 OWN = """
 from pathlib import Path
 from benchmarks.replication.sentences import Sentences
-from benchmarks.replication.suite import Base, Suite, SuiteTask, Training
+from benchmarks.replication.suite import Base, Suite, SuiteTask, Task, Training
 import json
 from transformers import BertConfig, BertModel, BertTokenizer
 
@@ -196,7 +196,7 @@ def second(root):
 
 MINE = Suite(
     name="mine",
-    known={"first": SuiteTask("first", first), "second": SuiteTask("second", second)},
+    known={"first": SuiteTask("first", first), "second": Task("second", second)},
     tasks=("first", "second"),
     trainings={"full": Training(steps=4, rate=2e-3, batch=8)},
     base=Base(_write_base), domain=Sentences(), validation=10, test=10, shots=2, generic=5, seeds=1,
@@ -513,6 +513,27 @@ def test_every_way_is_scored(name: str, cache: Cache, made: dict[str, splits.Spl
     for part in ("validation", "test"):
         assert set(found[part]) == set(made)
         assert all(0 <= share <= 1 for share in found[f"routed {part}"].values())
+
+
+def test_serving_is_measured(
+    cache: Cache, made: dict[str, splits.Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.serving import measure, report
+
+    monkeypatch.setattr(measure, "SIZES", (2,))
+    monkeypatch.setattr(measure, "COMPRESSIONS", ("auto",))
+    bench = measure.ServingBench(Specialists(SUITE, cache, made, "full", 0), lambda _: None)
+    results: dict[str, Any] = {"latency": bench.latency(4, 1), "sets": bench.sets(1), "batch": 4}
+    assert results["latency"]["greatest difference to dense"] < 1e-4
+    results |= {"compression": bench.compression(10), "items": 10, "threads": 1, "load_before": 0.0}
+    assert set(results["compression"]["auto"]["tasks"]) == set(made)
+    bench.clean()
+    assert not bench.place.exists()
+    machine = {"cpu": "…", "cores": 1, "system": "…", "python": "3", "versions": {}}
+    shown = report.markdown(results | {"command": "…", "date": "…", "machine": machine})
+    assert "| the paper's preset, dense |" in shown
+    report.draw(results, tmp_path / "serving.png")
+    assert (tmp_path / "serving.png").stat().st_size
 
 
 @pytest.mark.parametrize("name", ["residual", "default", "form", "group"])

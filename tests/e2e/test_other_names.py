@@ -162,7 +162,7 @@ def test_explained_and_resumed(other: str, tmp_path: Path, monkeypatch: pytest.M
     submerge.merge(path, tmp_path / "out", settings=ROOM)
     assert same(tmp_path / "out", model)
     monkeypatch.setattr("submerge.engine.plan._tensor.CHUNK_VALUES", 1)
-    monkeypatch.setattr("submerge.engine.plan._tensor.TASK_ELEMENTS", 1)
+    monkeypatch.setattr("submerge.engine.plan._tensor.RANGE_ELEMENTS", 1)
     submerge.merge(
         path, tmp_path / "again", settings=submerge.Settings(threads=2, max_memory=ROOM.max_memory)
     )

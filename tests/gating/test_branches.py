@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from _gated import normal
-from submerge.errors import RequestError
 from submerge.gating import (
     CompetingHeads,
     Gate,
@@ -25,7 +24,6 @@ from submerge.gating import (
     UnsplitError,
     best_head,
     branch_module,
-    own_modules,
 )
 
 
@@ -177,15 +175,3 @@ def test_the_best_head_has_the_largest_maximum_or_mean() -> None:
     outputs, best = best_head(logits, 2, "avg")
     assert best.tolist() == [1, 1]
     assert outputs.tolist() == [[2.0, 1.0], [0.0, -inf]]
-
-
-def test_own_modules_are_the_largest_ones() -> None:
-    model = nn.ModuleDict({"body": nn.Linear(2, 2), "head": Classifier(3)})
-    head = {f"head.{n}": p.detach() for n, p in model["head"].named_parameters()}
-    assert own_modules(model, [head, head], ("one", "two")) == ["head"]
-    bare = {n: p for n, p in head.items() if "out" not in n}
-    with pytest.raises(RequestError, match=r"the head of two lacks head\.out\.bias"):
-        own_modules(model, [head, bare], ("one", "two"))
-    partly = {**head, "body.bias": torch.zeros(2)}
-    with pytest.raises(RequestError, match=r"body\.bias stand in modules that all tasks share"):
-        own_modules(model, [partly, partly], ("one", "two"))

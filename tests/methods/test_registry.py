@@ -71,7 +71,7 @@ def test_a_method_of_a_package_merges(install: Callable[..., None], monkeypatch:
     install("submerge_test_merges", "one")
     registry = Registry()
     monkeypatch.setattr(submerge.methods, "METHODS", registry)
-    monkeypatch.setattr("submerge.engine._states.METHODS", registry)
+    monkeypatch.setattr("submerge.engine._arguments.METHODS", registry)
     base, model = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([1.5, 1.0])}
     assert merge_state_dicts([model], base=base, method="negate")["w"].tolist() == [0.5, 3.0]
 

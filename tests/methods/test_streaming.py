@@ -61,7 +61,7 @@ def test_constants_of_the_engine_make_no_difference(
     merge: Callable[..., State], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("submerge.engine.plan._tensor.CHUNK_VALUES", 1)
-    monkeypatch.setattr("submerge.engine.plan._tensor.TASK_ELEMENTS", 1)
+    monkeypatch.setattr("submerge.engine.plan._tensor.RANGE_ELEMENTS", 1)
     assert_as_whole(merge, merge())
 
 
@@ -103,7 +103,7 @@ def test_parts_are_combined_in_the_order_of_chunks(
 
     methods = {"starts": Method("starts", "", "", "", "", plan, origin="zero")}
     monkeypatch.setattr("submerge.methods.METHODS", methods)
-    monkeypatch.setattr("submerge.engine._states.METHODS", methods)
+    monkeypatch.setattr("submerge.engine._arguments.METHODS", methods)
     tiny_chunks(length=10, tasks=1)
     for _ in range(5):
         merge_state_dicts([{"w": torch.ones(400)}], method="starts", threads=4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from benchmarks.console import say
 from benchmarks.replication.suite import Base, Suite, Training
 from benchmarks.replication.vision.base import Pretraining, pretrain
 from benchmarks.replication.vision.pictures import PICTURES
@@ -19,8 +20,6 @@ def _base(home: str, how: Pretraining) -> Base:
 
 
 def _write(folder: Path, *, how: Pretraining) -> None:
-    from benchmarks.replication.steps import say
-
     pretrain(folder, how, say)
 
 

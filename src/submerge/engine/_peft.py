@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from submerge.engine._arguments import recipe_of
 from submerge.engine._merge import merge
-from submerge.engine._states import recipe_of
 from submerge.engine.output import MergeReport
 from submerge.engine.plan import Settings
 from submerge.errors import Problem, RequestError

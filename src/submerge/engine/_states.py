@@ -7,23 +7,22 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from submerge.deferred import torch
+from submerge.engine._arguments import recipe_of
+from submerge.engine.output import Records
 from submerge.engine.plan import Inputs, Settings, check_device, plan_models, torch_dtype
 from submerge.engine.work import (
     ChunkReader,
     Passes,
-    RangeRecord,
     memory_target,
     nonfinite_error,
     range_passes,
     run_jobs,
-    tally,
 )
 from submerge.errors import Problem, RequestError
-from submerge.methods import METHODS
 from submerge.recipe import load_recipe
 from submerge.store import DTYPES, Checkpoint, FileTable, TensorEntry, dtype_named, lora_file
 
-__all__ = ["merge_state_dicts", "recipe_of"]
+__all__ = ["merge_state_dicts"]
 
 State: TypeAlias = "Mapping[str, torch.Tensor] | torch.nn.Module"
 
@@ -79,63 +78,20 @@ def merge_state_dicts(
     plan = plan_models(recipe, Inputs.of(recipe, opened), settings)
     merged = {t.name: torch.empty(t.shape, dtype=torch_dtype(t.dtype)) for t in plan.tensors}
     files = FileTable()  # of which none is opened
-    nonfinite: dict[str, dict[str, int]] = {}
-
-    def finished(record: RangeRecord) -> None:
-        tally(plan, nonfinite, record)
+    records = Records(plan)
 
     def job(index: int) -> Passes:
         tensor = plan.tensors[index]
         sources = [plan.models[i.model].source(i.entry.name, files) for i in tensor.read]
-        target = memory_target(index, merged[tensor.name], tensor.dtype, finished)
+        target = memory_target(index, merged[tensor.name], tensor.dtype, records.add)
         return range_passes(ChunkReader(tensor, sources, seed=seed), target)
 
     jobs = map(job, range(len(plan.tensors)))
     run_jobs(jobs, threads=plan.budget.workers, device=check_device(device))
+    nonfinite = records.nonfinite()
     if nonfinite and not allow_nonfinite:
         raise nonfinite_error(nonfinite)
     return merged
-
-
-def recipe_of(
-    names: Sequence[str],
-    has_base: bool,
-    method: str,
-    dtype: str | None,
-    rules: Mapping[str, str] | None,
-    seed: int,
-    options: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return the recipe that the arguments amount to."""
-    shared: dict[str, Any] = {}
-    own: dict[str, dict[str, Any]] = {name: {} for name in names}
-    known = METHODS.get(method)
-    for name, value in options.items():
-        option = known.option(name) if known else None
-        if option is None or option.scope == "shared":
-            shared[name] = value
-        elif isinstance(value, Mapping) and not {"value", "filter"} & set(value):
-            if unknown := [key for key in value if key not in own]:
-                raise RequestError(Problem(f"{name} names models that are not there: {unknown}"))
-            for model, one in value.items():
-                own[model][name] = one
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            if len(value) != len(names):
-                raise RequestError(Problem(f"{name} has {len(value)} values for {len(names)} models"))
-            for model, one in zip(names, value, strict=True):
-                own[model][name] = one
-        else:
-            shared[name] = value
-    given: dict[str, Any] = {
-        "merge_method": method,
-        "models": [{"model": name, "parameters": own[name]} for name in names],
-        "parameters": shared,
-        "base_model": "base" if has_base else None,
-        "dtype": dtype,
-        "rules": dict(rules) if rules else None,
-        "seed": seed,
-    }
-    return {key: value for key, value in given.items() if value is not None}
 
 
 def _named(states: Sequence[State] | Mapping[str, State]) -> dict[str, State]:

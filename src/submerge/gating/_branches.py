@@ -16,13 +16,12 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from submerge.errors import Problem, RequestError, few
-from submerge.gating._assignment import Span, UnsplitError
 from submerge.gating._batch import cut, joined, mapped
 from submerge.gating._gate import Gate
+from submerge.gating._layout import Span, UnsplitError
 from submerge.gating._modules import GatedForward
 
-__all__ = ["Branches", "MixedBranches", "SelectedBranches", "branch_module", "own_modules"]
+__all__ = ["Branches", "MixedBranches", "SelectedBranches", "branch_module"]
 
 
 class Branches(nn.Module):
@@ -85,8 +84,8 @@ class Branches(nn.Module):
             used = weights[:, branch].nonzero().flatten()
             if not len(used):
                 continue
-            some = inputs if len(used) == rows else mapped(inputs, _picker(used), rows)
-            y = self.run(module, branch, *some)
+            own = inputs if len(used) == rows else mapped(inputs, _picker(used), rows)
+            y = self.run(module, branch, *own)
             y = y * weights[used, branch].to(y).view(-1, *[1] * (y.ndim - 1))
             mixed = y.new_zeros(rows, *y.shape[1:]) if mixed is None else mixed
             mixed = mixed.index_add(0, used.to(y.device), y)
@@ -132,29 +131,3 @@ def branch_module(module: nn.Module, branches: Branches) -> None:
     """Let a module run with its branches, in place; its class, parameters and state dict stay as they are."""
     module.add_module("submerge", branches)
     module.forward = GatedForward(module, branches)
-
-
-def own_modules(
-    model: nn.Module, members: Sequence[Mapping[str, torch.Tensor]], names: Sequence[str]
-) -> list[str]:
-    """Return the largest modules whose parameters are all the members' own, in the model's order.
-
-    `members` are each member's own parameters by the model's names. Raises `RequestError` where a member
-    lacks one that another has.
-    """
-    wanted = {name for own in members for name in own}
-    for own, member in zip(members, names, strict=True):
-        if missing := sorted(wanted - own.keys()):
-            what = f"the head of {member} lacks {few(missing)}, which another task's has"
-            raise RequestError(Problem(what, "", "serve tasks with heads of one kind"))
-    paths: list[str] = []
-    for path, module in model.named_modules():
-        parameters = [f"{path}.{name}" for name, _ in module.named_parameters()]
-        inner = any(path.startswith(outer + ".") for outer in paths)
-        if path and parameters and not inner and all(name in wanted for name in parameters):
-            paths.append(path)
-    placed = {n for n in wanted if any(n.startswith(path + ".") for path in paths)}
-    if placed != wanted:
-        what = f"{few(sorted(wanted - placed))} stand in modules that all tasks share"
-        raise RequestError(Problem(what, "", "name only heads with 'head:'"))
-    return paths

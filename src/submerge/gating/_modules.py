@@ -17,9 +17,10 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from submerge.gating._assignment import Assignment, Group
+from submerge.gating._assignment import Assignment
 from submerge.gating._batch import joined
 from submerge.gating._gate import Gate
+from submerge.gating._layout import Group
 from submerge.gating._updates import GatedFactors, GatedUpdate
 
 __all__ = [
@@ -78,40 +79,32 @@ class GatedLinear(GatedModule):
     """A linear map: `nn.Linear`, or transformers' `Conv1D`, which stores its weight transposed."""
 
     def run(self, module: nn.Module, assignment: Assignment, x: torch.Tensor) -> torch.Tensor:
-        """Return y = (W + Δ_S) x + b for x [B, …, n]; groups that stay in factors share one product W x."""
-        x = assignment.spread(x)
+        """Return y = (W + Δ_S) x + b_S for x [B, …, n]; what stays in factors shares one product with W."""
+        x, update = assignment.spread(x), self.factors
         layout = assignment.layout(self.name, x.shape[:-1])
         rows = layout.arrange(x.reshape(-1, x.shape[-1]))  # [N, n], group by group
-        base, update = self.factors.resident(module.weight), self.factors  # type: ignore[arg-type]
-        dense, factored = self._forms(layout.groups)
-        y, has_bias = self._biases(module, rows, layout.groups)  # [N, m]
-        for group in dense:  # (W + Δ) x
-            weight = update.dense(base, group)
-            y[group.rows].addmm_(rows[group.rows], update.inputs_first(weight), beta=has_bias)
-        if factored:  # W x, one product for all groups whose updates stay factors
-            rest = slice(factored[0].start, None)
-            y[rest].addmm_(rows[rest], update.inputs_first(base), beta=has_bias)
-        for group in factored:  # … + U (M (V x))
+        y, beta = self._biases(module, rows, layout.groups)  # [N, m]: b_S of each row, if any
+        base = update.resident(module.weight)  # type: ignore[arg-type]
+        dense = list(takewhile(update.is_cheaper_dense, layout.groups))  # the largest groups come first
+        first = dense[-1].stop if dense else 0
+        for group in dense:  # + (W + Δ_S) x
+            y[group.rows].addmm_(rows[group.rows], update.inputs_first(update.dense(base, group)), beta=beta)
+        if len(dense) < len(layout.groups):  # + W x, once for all other groups
+            y[first:].addmm_(rows[first:], update.inputs_first(base), beta=beta)
+        for group in layout.groups[len(dense) :]:  # + U (M (V x))
             update.add_(y[group.rows], rows[group.rows], group)
         return layout.restore(y).view(*x.shape[:-1], y.shape[-1])  # [B, …, m]
 
-    def _forms(self, groups: Sequence[Group]) -> tuple[Sequence[Group], Sequence[Group]]:
-        """Return the groups that run with a dense weight of their own, and those that stay factors.
-
-        The largest groups come first, so that the others' rows are one slice.
-        """
-        dense = list(takewhile(self.factors.is_cheaper_dense, groups))
-        return dense, groups[len(dense) :]
-
     def _biases(
         self, module: nn.Module, rows: torch.Tensor, groups: Sequence[Group]
-    ) -> tuple[torch.Tensor, bool]:
-        """Return an output [N, m] that holds the bias of each row, and whether there is one."""
+    ) -> tuple[torch.Tensor, int]:
+        """Return an output [N, m] and the factor on what it holds: 1 on biases, 0 on values of no meaning."""
         y = rows.new_empty(len(rows), self.factors.up.shape[1])
-        has_bias = getattr(module, "bias", None) is not None
-        for group in groups if has_bias else ():
+        if getattr(module, "bias", None) is None:
+            return y, 0
+        for group in groups:
             y[group.rows] = self.value(module, "bias", group)
-        return y, has_bias
+        return y, 1
 
 
 class GatedEmbedding(GatedModule):
@@ -167,10 +160,10 @@ class GatedOther(GatedModule):
         results = []
         self._entered = True  # the module's own forward comes back here
         try:
-            for group, (some, more), within in assignment.split(self.name, (args, kwargs)):
+            for group, inputs, within in assignment.split(self.name, (args, kwargs)):
                 values = {name: self.value(module, name, group) for name in self.updates}
                 with self.gate.over(within):  # modules inside see the samples of this group alone
-                    results.append(functional_call(module, values, some, more))
+                    results.append(functional_call(module, values, *inputs))
         finally:
             self._entered = False
         return joined(results)

@@ -68,8 +68,8 @@ class Replay:
         """Return a block's output, from the record where that is played."""
         if self._outputs is not None:
             out = self._outputs[block.number]
-            window = getattr(self.gate.assignment, "window", None)  # of a batch that runs span by span
-            return out if window is None else cut(out, window, self._size)
+            window = self.gate.assignment.window if self.gate.assignment else None
+            return out if window is None else cut(out, window, self._size)  # of a batch run span by span
         out = type(block.module).forward(block.module, *args, **kwargs)
         if self._recording and self.recorded is not None:
             self.recorded.append(out)

@@ -11,24 +11,20 @@ from torch import nn
 from submerge.algebra import Bank, LowRank
 from submerge.errors import Problem, RequestError, few
 from submerge.gating import (
-    CompetingHeads,
     Gate,
     GatedDense,
     GatedFactors,
     GatedModel,
     GatedTable,
     GatedUpdate,
-    Heads,
-    SelectedBranches,
-    branch_module,
     is_transposed,
-    own_modules,
     parameter_of,
     parameter_places,
 )
 from submerge.methods.mass import routes_on_base
 from submerge.names import layer_of
 from submerge.serving._folder import Folder
+from submerge.serving._heads import attach_heads
 
 __all__ = ["attach"]
 
@@ -52,7 +48,7 @@ def attach(
     gated.sequential = any(_is_looked_up_by_distance(model, path) for path in updates)
     gated.add(model, updates)
     if heads:
-        gated.heads = _attach_heads(model, folder, gate, names)
+        gated.heads = attach_heads(model, folder, gate, names)
     return gated
 
 
@@ -135,38 +131,3 @@ def _make_base_resident(model: nn.Module, updates: Updates) -> None:
             if update.base is not None:
                 getattr(model.get_submodule(path), local).data = update.base
                 update.base = None
-
-
-def _attach_heads(model: Any, folder: Folder, gate: Gate, names: Mapping[str, str]) -> Heads | None:
-    """Give the tasks' own modules to each task; return the last, which the outputs come from."""
-    heads = [_named_head(model, folder, names, task) for task in range(len(folder.tasks))]
-    competing = folder.settings["heads"] != "router"
-    paths = own_modules(model, heads, folder.names)
-    last: Heads | None = None
-    for path in paths:
-        module = model.get_submodule(path)
-        order = [name for name, _ in module.named_parameters()]
-        sets = [{name: head[f"{path}.{name}"] for name in order} for head in heads]
-        if path != paths[-1]:
-            branch_module(module, SelectedBranches(gate, sets))
-            continue
-        last = (CompetingHeads if competing else Heads)(gate, module, sets, alone=len(paths) == 1)
-        branch_module(module, last)
-    if competing and len(paths) > 1:
-        what = f"heads: {folder.settings['heads']} needs heads that are one module; these are {few(paths)}"
-        raise RequestError(Problem(what, str(folder.path), "use heads: router"))
-    return last
-
-
-def _named_head(model: Any, folder: Folder, names: Mapping[str, str], task: int) -> dict[str, torch.Tensor]:
-    """Return a task's own tensors by the model's names."""
-    own = folder.heads[task]
-    if lost := [name for name in own if name not in names]:
-        what = f"{type(model).__name__} has no place for tensors of {folder.names[task]}'s head: {few(lost)}"
-        hint = "load it with features=True, or name the architecture"
-        raise RequestError(Problem(what, str(folder.path), hint))
-    named = {names[name]: tensor for name, tensor in own.items()}
-    if len(named) != len(own):
-        what = f"two tensors of {folder.names[task]}'s head have one name"
-        raise RequestError(Problem(what, str(folder.path)))
-    return named

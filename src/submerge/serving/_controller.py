@@ -16,7 +16,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from submerge.gating import Assignment, GatedModel, joined
+from submerge.gating import Assignment, Gate, GatedModel, joined
+from submerge.serving._folder import Folder
 
 __all__ = ["Call", "Controller"]
 
@@ -41,13 +42,29 @@ class Call:
 
 
 class Controller(ABC):
-    """The gate of a loaded model, as its class uses it.
+    """The gate of a loaded model, as its class uses it: one row in the table that `load` reads.
 
     `members` are what the class has beside `forward` and `generate`, such as methods that only route.
     """
 
     members: ClassVar[Mapping[str, Any]] = {}
     gated: GatedModel
+
+    @classmethod
+    @abstractmethod
+    def configured(cls, folder: Folder, settings: Mapping[str, Any]) -> Folder:
+        """Return a folder of this kind with the settings of the caller of `load`, checked."""
+
+    @classmethod
+    @abstractmethod
+    def attach(
+        cls, model: Any, folder: Folder, gate: Gate, names: Mapping[str, str], *, heads: bool, partial: bool
+    ) -> Controller:
+        """Gate a model's modules in place, and return its controller.
+
+        `names` are the model's names of the folder's tensors. With `heads` the model has the tasks' own
+        modules, and with `partial` it is only a part of the checkpoint.
+        """
 
     @abstractmethod
     def request(self, arguments: MutableMapping[str, Any]) -> Any:

@@ -14,18 +14,17 @@ from submerge.errors import Problem, RequestError, few
 from submerge.gating import Gate, Recent
 from submerge.names import loaded_names
 from submerge.serving._architecture import head_sizes, model_class, with_linear_heads
-from submerge.serving._attach import attach
+from submerge.serving._controller import Controller
 from submerge.serving._folder import Folder, open_folder
 from submerge.serving._mass import MassController
 from submerge.serving._routed_model import gated_class
-from submerge.serving._settings import with_settings
 
 __all__ = ["CONTROLLERS", "load"]
 
 CACHE = 256 << 20
 """Bytes of cores and parameters of recent sets of tasks that are held."""
-CONTROLLERS: Mapping[str, type[MassController]] = {"mass": MassController}
-"""The kinds of gates, by the method that submerge.json names."""
+CONTROLLERS: Mapping[str, type[Controller]] = {"mass": MassController}
+"""The kinds of gates, by the method whose gate it is, as submerge.json names it."""
 
 
 def load(
@@ -38,7 +37,7 @@ def load(
     cache: int = CACHE,
     **settings: Any,
 ) -> Any:
-    """Return the transformers model of a folder whose method keeps a gate, ready to answer.
+    """Return the transformers model of a folder whose method has a gate, ready to answer.
 
     `model(**inputs)` finds the tasks of each input and runs it with their updates, and with the head of the
     first of them; the output has `tasks`, `coefficients` and `routing` besides, and of classifiers `labels`,
@@ -71,22 +70,23 @@ def load(
     """
     transformers = required("transformers", "submerge.load needs")
     required("transformers.conversion_mapping", "submerge.load needs")  # new in its version 5
-    opened = with_linear_heads(with_settings(open_folder(Path(folder)), settings))
+    opened = open_folder(Path(folder))
     controller = _controller(opened)
+    opened = with_linear_heads(controller.configured(opened, settings))
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     heads = any(opened.heads) and not features
     kind, partial = model_class(transformers, opened, config, architecture, heads=heads)
     sizes = head_sizes(opened, heads=heads)
     model = _pretrained(transformers, gated_class(kind, controller), opened.path, dtype, sizes)
     names = loaded_names(model, [*opened.updated, *{n for head in opened.heads for n in head}])
-    gated = attach(model, opened, Gate(Recent(cache)), names, heads=heads, partial=partial)
+    model.controller = controller.attach(
+        model, opened, Gate(Recent(cache)), names, heads=heads, partial=partial
+    )
     model.requires_grad_(False).eval()
-    model.controller = controller(model, opened, gated)
-    model.router = model.controller.router
     return model if device is None else model.to(device)
 
 
-def _controller(folder: Folder) -> type[MassController]:
+def _controller(folder: Folder) -> type[Controller]:
     """Return the row of the folder's kind of gate."""
     controller = CONTROLLERS.get(folder.method)
     if controller is None:

@@ -12,14 +12,16 @@ import torch
 from torch.nn.functional import pad
 
 from submerge.errors import Problem, RequestError
-from submerge.gating import GatedModel, SampleAssignment, best_head
+from submerge.gating import Gate, GatedModel, SampleAssignment, best_head
 from submerge.methods.mass import RoutingSettings
 from submerge.routing import BatchOrder, Router, Routing, RoutingRequest
+from submerge.serving._attach import attach
 from submerge.serving._clip import HEAD
 from submerge.serving._controller import Call, Controller
 from submerge.serving._folder import Folder
 from submerge.serving._labels import named
 from submerge.serving._routed_model import input_count
+from submerge.serving._settings import with_settings
 
 __all__ = ["MassController"]
 
@@ -49,6 +51,19 @@ class MassController(Controller):
         settings = {**folder.settings, "pooling": rules.pooling.value, "score": rules.score.value}
         self.gated = gated
         self.router = Router(folder.tasks, settings, rules, gated)
+
+    @classmethod
+    def configured(cls, folder: Folder, settings: Mapping[str, Any]) -> Folder:
+        return with_settings(folder, settings)
+
+    @classmethod
+    def attach(
+        cls, model: Any, folder: Folder, gate: Gate, names: Mapping[str, str], *, heads: bool, partial: bool
+    ) -> MassController:
+        gated = attach(model, folder, gate, names, heads=heads, partial=partial)
+        controller = cls(model, folder, gated)
+        model.router = controller.router
+        return controller
 
     def request(self, arguments: MutableMapping[str, Any]) -> RoutingRequest:
         return RoutingRequest.taken_from(arguments)

@@ -14,11 +14,14 @@ import submerge
 from _adapters import FIRST, Tuned, far, make_tuned, same_state
 from _models import ROOM, contents, perturbed, read, state, write
 from _support import MATRIX_CASES, Case
+from engine.output.helpers_output import output_of
 from store.helpers_adapter import by_hand, stored
-from submerge.engine import merge_state_dicts
-from submerge.engine.output import _run
-from submerge.engine.work import RangeRecord
+from submerge.engine import MergePlan, merge_state_dicts
+from submerge.engine.output import AdapterTarget, Records, _run
+from submerge.engine.output._adapter_target import adapter_base, adapter_dtype, agreed
+from submerge.engine.work import Meter, RangeRecord
 from submerge.methods import METHODS
+from submerge.store import JOURNAL
 
 # --- in memory ------------------------------------------------------------------------------------
 
@@ -201,3 +204,41 @@ def test_an_adapter_that_changed_is_not_taken_up(tmp_path: Path, monkeypatch: py
     by_hand(made.adapters[0], {"q.lora_A.weight": torch.ones(2, 4)})
     with pytest.raises(submerge.RequestError):
         submerge.merge(made.recipe(), tmp_path / "out", settings=one, resume=True)
+
+
+# --- as the target of a run ----------------------------------------------------------------------
+
+
+def test_an_adapter_is_not_resumed(two: Tuned, tmp_path: Path) -> None:
+    plan = submerge.plan(two.recipe("cat", output={"as": "adapter"}), ROOM)
+    with output_of(plan, tmp_path / "out") as output:
+        target = AdapterTarget(plan, output, Meter())
+        target.accept(RangeRecord(0))
+        assert list(target.resume()) == []
+        assert not target.forks
+        assert target.total == sum(tensor.numel for tensor in plan.tensors)
+    assert len((output.folder / JOURNAL).read_text().splitlines()) == 1, "its head alone"
+
+
+def test_what_was_left_out_of_an_adapter_is_told(two: Tuned, tmp_path: Path) -> None:
+    plan = submerge.plan(two.recipe("cat", output={"as": "adapter"}), ROOM)
+    with output_of(plan, tmp_path / "out") as output:
+        target, records = AdapterTarget(plan, output, Meter()), Records(plan)
+        assert target.warnings(records) == []
+        records.add(RangeRecord(0, figures={"left_out": 0.5}))
+        name = plan.tensors[0].name
+        assert target.warnings(records) == [
+            f"1 tensor differs from the base and has no place in an adapter: {name}"
+        ]
+        assert target.manifest_fields(records) == {"modules": {name: {"left_out": 0.5}}}
+
+
+def test_the_base_and_the_type_of_an_adapter(two: Tuned) -> None:
+    def planned(method: str = "cat", **more: Any) -> MergePlan:
+        return submerge.plan(two.recipe(method, output={"as": "adapter"}, **more), ROOM)
+
+    assert adapter_base(planned())[0] == str(two.base)
+    assert adapter_dtype(planned()) == "float32"
+    assert adapter_dtype(planned(dtype="float16")) == "float16"
+    assert agreed(["a", "a"]) == "a"
+    assert agreed(["a", None]) is None

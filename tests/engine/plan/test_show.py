@@ -5,6 +5,7 @@ from pathlib import Path
 
 import submerge
 from _models import ROOM, family, perturbed, state, write
+from submerge.engine.plan._show import ModelRow, as_html, as_text
 
 
 class Cells(HTMLParser):
@@ -61,3 +62,22 @@ def test_what_the_package_shows_of_itself() -> None:
     assert dir(submerge) == sorted(submerge.__all__)
     assert submerge.methods.find_method("Model-Stock") is submerge.methods.METHODS["model_stock"]
     assert repr(submerge.methods.METHODS).startswith(f"<{len(submerge.methods.METHODS)} methods: linear, ")
+
+
+ROWS = [ModelRow("base", "base", "3", "1 kB"), *(ModelRow(name, "merged", "2", "9 B") for name in "abcde")]
+MERGED = ", ".join(f"{name} (2 tensors, 9 B)" for name in "abcd")
+
+
+def test_models_of_one_role_share_a_line() -> None:
+    assert as_text("A plan", ROWS, [("reads", "1 kB"), ("warnings", "none")]).splitlines() == [
+        "A plan",
+        "  base      base (3 tensors, 1 kB)",
+        f"  merged    {MERGED} and 1 more",
+        "  reads     1 kB",
+        "  warnings  none",
+    ]
+
+
+def test_what_stands_in_a_table_is_no_markup() -> None:
+    html = as_html("<b>", "a < b & c", [ROWS[0]._replace(name="<i>")], [("why", "x > y")])
+    assert {"<b>", "a < b & c", "<i>", "x > y"} <= set(map(str.strip, Cells(html).cells))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from engine.plan.helpers_plan import entry
 from submerge.engine import Input, TensorPlan
-from submerge.engine.plan import chunk_length, task_length, torch_dtype
+from submerge.engine.plan import chunk_length, range_length, torch_dtype
 from submerge.engine.plan._tensor import Action
 from submerge.store import DTYPES
 
@@ -46,7 +46,7 @@ def test_a_chunk_holds_whole_runs_and_a_task_whole_chunks(count: int, width: int
     chunk = chunk_length(count, width)
     assert chunk >= width
     assert chunk % width == 0
-    assert task_length(chunk) % chunk == 0
+    assert range_length(chunk) % chunk == 0
 
 
 @given(COUNTS)

@@ -69,15 +69,3 @@ def test_what_a_gate_needs_of_a_matrix_goes_into_the_bank(tmp_path: Path) -> Non
     log.count(OUTPUT, torch.tensor([torch.inf]))
     target.finish(Range(0, 0, 4), log, merged=merged)
     assert records[1].part == "", "of NaN and Inf nothing is kept"
-
-
-def test_a_record_is_a_line_of_the_journal_and_back() -> None:
-    full = RangeRecord(3, 2, "ab", ["cd", "ef"], {-1: 2, 0: 1}, [1], {"rank": 2}, "01")
-    assert full.to_json() == {
-        "t": 3, "k": 2, "out": "ab", "in": ["cd", "ef"], "nf": [(-1, 2), (0, 1)], "ne": [1],
-        "fig": {"rank": 2}, "part": "01",
-    }  # fmt: skip
-    plain = RangeRecord(0, 0, "ab", [])
-    assert plain.to_json() == {"t": 0, "k": 0, "out": "ab", "in": []}
-    for record in (full, plain):
-        assert RangeRecord.from_json(record.to_json()) == record

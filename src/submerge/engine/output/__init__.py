@@ -9,6 +9,7 @@ from submerge.engine.output._checkpoint_target import CheckpointTarget
 from submerge.engine.output._describe import describe, explain
 from submerge.engine.output._estimate import compute_seconds
 from submerge.engine.output._folder import Output
+from submerge.engine.output._records import Records
 from submerge.engine.output._report import MergeReport, Progress, by_treatment
 from submerge.engine.output._run import Run
 from submerge.engine.output._target import OutputTarget
@@ -26,6 +27,7 @@ __all__ = [
     "Output",
     "OutputTarget",
     "Progress",
+    "Records",
     "Run",
     "VerifyReport",
     "by_treatment",

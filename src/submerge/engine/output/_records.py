@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from submerge.engine.plan import MergePlan
-from submerge.engine.work import RangeRecord, tally
+from submerge.engine.plan import MergePlan, TensorPlan
+from submerge.engine.work import RangeRecord
 from submerge.store import DIGEST, joined
 
 __all__ = ["Records"]
@@ -39,10 +39,18 @@ class Records:
     def nonfinite(self) -> dict[str, dict[str, int]]:
         """Return, by tensor, how many NaN and Inf the output and each input hold."""
         counts: dict[str, dict[str, int]] = {}
-        for index in range(len(self._plan.tensors)):
-            for record in self._of.get(index, {}).values():
-                tally(self._plan, counts, record)
+        for index, tensor in enumerate(self._plan.tensors):
+            for record in self.of(index):
+                # a journal has them in another order than the run: the models first here, the output last
+                for key, count in sorted(record.nonfinite.items(), key=lambda item: (item[0] < 0, item[0])):
+                    where = self._whose(tensor, key)
+                    of_tensor = counts.setdefault(tensor.name, {})
+                    of_tensor[where] = of_tensor.get(where, 0) + count
         return counts
+
+    def _whose(self, tensor: TensorPlan, key: int) -> str:
+        """Return the model that a count of NaN and Inf is of, or that it is the output."""
+        return "the output" if key < 0 else self._plan.models[tensor.members[key].model].label
 
     def differs(self) -> dict[str, list[str]]:
         """Return, by tensor that is copied, the models whose values are other than the copy's."""

@@ -12,6 +12,7 @@ from submerge.engine.output._manifest import make_manifest
 from submerge.engine.output._records import Records
 from submerge.engine.output._report import Progress
 from submerge.engine.output._target import OutputTarget
+from submerge.engine.plan import MergePlan
 from submerge.engine.work import (
     Finished,
     Passes,
@@ -51,8 +52,12 @@ class Run:
     peak: int = 0
 
     def __post_init__(self) -> None:
-        self.plan = self.target.plan
         self.records = Records(self.plan)
+
+    @property
+    def plan(self) -> MergePlan:
+        """The plan of the merge."""
+        return self.target.plan
 
     def execute(self, device: torch.device, progress: Callable[[Progress], None]) -> None:
         """Do what is left to do; raise `WorkError` where values, disk or inputs do not allow it."""
@@ -110,7 +115,7 @@ class Run:
             run_jobs(jobs, threads=workers, device=device, tick=tick)
 
     def _finished(self, record: RangeRecord) -> None:
-        """Take the record of a range that was just finished, from any thread."""
+        """Take the record of a range that was just finished: from any worker, or from a worker process."""
         self.target.accept(record)
         self._keep(record)
 

@@ -1,4 +1,11 @@
-"""From a recipe to a plan: what is read, computed and written for each tensor, and in how much memory."""
+"""From a recipe to a plan: what is read, computed and written for each tensor, and in how much memory.
+
+`make_plan` is the way through. Models are opened (`_models`) and take the names of the reference (`_naming`);
+parameters of several names are settled (`_tied_names`, `_copies`); each tensor is planned by the first case
+that holds for it (`_align`), from what the recipe says of it (`_tensor_rules`) and from where the models'
+parts come (`_members`). Then an adapter gets its form (`_adapter_form`), a gate its tasks (`_gate`), the
+output its tokenizer (`_tokens`), and memory is counted (`_memory`). All problems are told at once.
+"""
 
 from submerge.engine.plan._adapter_form import adapter_file, lora_keys, stores_transposed
 from submerge.engine.plan._bank_size import bank_bounds, bank_bytes
@@ -9,7 +16,7 @@ from submerge.engine.plan._memory import peak_resident
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._tables import is_matrix
-from submerge.engine.plan._tensor import HELD, Input, TensorPlan, chunk_length, task_length, torch_dtype
+from submerge.engine.plan._tensor import HELD, Input, TensorPlan, chunk_length, range_length, torch_dtype
 from submerge.engine.plan._tokens import beyond_rows, describe_beyond
 
 __all__ = [
@@ -31,7 +38,7 @@ __all__ = [
     "make_plan",
     "peak_resident",
     "plan_models",
+    "range_length",
     "stores_transposed",
-    "task_length",
     "torch_dtype",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from submerge.deprecated import warn_renamed
 from submerge.engine.plan._gate import GatePlan
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._memory import Budget
@@ -104,7 +105,8 @@ class MergePlan:
 
     @property
     def donor(self) -> int:
-        """Deprecated: `inputs.reference`."""
+        """Deprecated: it is called `inputs.reference`."""
+        warn_renamed("MergePlan.donor", "MergePlan.inputs.reference")
         return self.inputs.reference
 
     def role(self, index: int) -> str:

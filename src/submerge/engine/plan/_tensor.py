@@ -18,7 +18,7 @@ __all__ = [
     "Module",
     "TensorPlan",
     "chunk_length",
-    "task_length",
+    "range_length",
     "torch_dtype",
 ]
 
@@ -33,7 +33,7 @@ TREATMENTS: dict[Action, str] = {"merge": "merge", "take_base": "base", "copy": 
 CHUNK_VALUES = 1 << 19
 """Values of one chunk over all models: few enough for a core's own cache, many enough that the arithmetic
 outweighs the calls. A constant, for the boundaries of chunks decide how partial sums are grouped."""
-TASK_ELEMENTS = 1 << 21
+RANGE_ELEMENTS = 1 << 21
 """Elements that one worker takes at a time, and that one line of the journal covers."""
 HELD = 1 << 27
 """Elements of dense updates that are held in memory; more are read anew whenever they are needed.
@@ -137,10 +137,10 @@ class TensorPlan:
 
     @property
     def block(self) -> int:
-        """The elements of one task of the last pass: what one record, and one digest, covers."""
+        """The elements of one range of the last pass: what one record, and one digest, covers."""
         if self.matrix:
             return max(1, self.numel)
-        return task_length(chunk_length(len(self.inputs), self.width))
+        return range_length(chunk_length(len(self.inputs), self.width))
 
 
 def chunk_length(count: int, width: int) -> int:
@@ -149,9 +149,9 @@ def chunk_length(count: int, width: int) -> int:
     return target if width == 1 else width * max(1, target // width)
 
 
-def task_length(chunk: int) -> int:
-    """Return the elements in a task: a whole number of chunks."""
-    return chunk * max(1, TASK_ELEMENTS // chunk)
+def range_length(chunk: int) -> int:
+    """Return the elements in a range: a whole number of chunks."""
+    return chunk * max(1, RANGE_ELEMENTS // chunk)
 
 
 def torch_dtype(code: str) -> torch.dtype:

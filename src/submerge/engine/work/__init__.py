@@ -9,7 +9,7 @@ from submerge.engine.work._nonfinite import count_nonfinite, nonfinite_error
 from submerge.engine.work._passes import Pass, Passes, Range, run_passes
 from submerge.engine.work._range_passes import range_passes
 from submerge.engine.work._range_target import RangeTarget, memory_target
-from submerge.engine.work._record import RangeRecord, tally
+from submerge.engine.work._record import RangeRecord
 from submerge.engine.work._threads import run_jobs
 from submerge.engine.work._workspace import Workspace
 
@@ -35,5 +35,4 @@ __all__ = [
     "run_forked",
     "run_jobs",
     "run_passes",
-    "tally",
 ]

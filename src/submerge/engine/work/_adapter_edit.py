@@ -53,7 +53,7 @@ class _FactorPair:
 
     @property
     def pair(self) -> tuple[torch.Tensor, torch.Tensor]:
-        with self._lock:
+        with self._lock:  # workers come to one tensor at once: the first one reads, the others wait for it
             return self._pair
 
     @cached_property
@@ -149,6 +149,7 @@ class TransposedDora(Dora):
         self._lock, self._columns = RLock(), torch.empty(0)
 
     def _scale(self, top: int, rows: torch.Tensor, read: Read) -> torch.Tensor:
+        # a norm of a column needs all rows: the first range pays one more pass over the weight for all others
         with self._lock:
             if not self._columns.numel():
                 self._columns = self._magnitude.double() / self._squares(read, rows.dtype).sqrt()

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from submerge.algebra import Chunk, stream_key
 from submerge.deferred import torch
-from submerge.engine.plan import TensorPlan, chunk_length, task_length
+from submerge.engine.plan import TensorPlan, chunk_length, range_length
 from submerge.engine.work._adapter_edit import AdapterEdit
 from submerge.engine.work._input_reader import input_readers
 from submerge.engine.work._nonfinite import is_finite
@@ -59,7 +59,7 @@ class ChunkReader:
     @cached_property
     def ranges(self) -> list[Range]:
         """The ranges of a pass over all of the tensor."""
-        return ranges(self.plan.numel, task_length(self._length))
+        return ranges(self.plan.numel, range_length(self._length))
 
     @property
     def one_range(self) -> list[Range]:
@@ -83,9 +83,8 @@ class ChunkReader:
         # each value again in every pass would cost about as much as a cheap fold.
         known = (start, stop) in self._finite
         finite = True
-        for i, (member, row) in enumerate(
-            zip(self.members, rows if origin is None else [origin, *rows], strict=True)
-        ):
+        buffers = rows if origin is None else [origin, *rows]
+        for i, (member, row) in enumerate(zip(self.members, buffers, strict=True)):
             member.read_into(start, row, space, log)
             if not known and not is_finite(row):
                 finite = False

@@ -68,14 +68,14 @@ class RangeTarget:
         if merged and merged.bank and self.bank is not None and not log.nonfinite:
             part = self.bank.put(self.index, merged.bank)
         record = RangeRecord(
-            self.index,
-            one.number,
-            log.output,
-            log.inputs,
-            log.nonfinite,
-            list(differs),
-            dict(merged.figures) if merged else {},
-            part,
+            tensor=self.index,
+            range=one.number,
+            output=log.output,
+            inputs=log.inputs,
+            nonfinite=log.nonfinite,
+            differs=list(differs),
+            figures=dict(merged.figures) if merged else {},
+            part=part,
         )
         self.finished(record)
 

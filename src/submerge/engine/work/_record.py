@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from submerge.engine.plan import MergePlan
-
-__all__ = ["RangeRecord", "tally"]
+__all__ = ["RangeRecord"]
 
 
 @dataclass(slots=True)
@@ -56,13 +54,3 @@ class RangeRecord:
             {int(key): int(count) for key, count in line.get("nf", [])}, list(line.get("ne", [])),
             dict(line.get("fig", {})), str(line.get("part", "")),
         )  # fmt: skip
-
-
-def tally(plan: MergePlan, counts: dict[str, dict[str, int]], record: RangeRecord) -> None:
-    """Add a record's counts of NaN and Inf to `counts`: by tensor, then by model or output."""
-    tensor = plan.tensors[record.tensor]
-    # a journal has them in another order than the run: the models first here, the output last
-    for key, count in sorted(record.nonfinite.items(), key=lambda item: (item[0] < 0, item[0])):
-        where = "the output" if key < 0 else plan.models[tensor.members[key].model].label
-        of_tensor = counts.setdefault(tensor.name, {})
-        of_tensor[where] = of_tensor.get(where, 0) + count

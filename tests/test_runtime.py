@@ -21,7 +21,10 @@ from submerge import gating, routing, runtime, serving
     ],
 )
 def test_each_name_is_an_alias(name: str, now: object) -> None:
-    with pytest.warns(DeprecationWarning, match=rf"submerge\.runtime\.{name} is submerge\.\w+\.\w+ now"):
+    with pytest.warns(
+        DeprecationWarning,
+        match=rf"submerge\.runtime\.{name} is deprecated: it is called submerge\.\w+\.\w+ now",
+    ):
         assert getattr(runtime, name) is now
     assert name in dir(runtime)
 

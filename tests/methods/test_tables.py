@@ -8,9 +8,7 @@ import torch
 
 import submerge
 from _models import ROOM, Family, architecture, read, state, write
-from submerge.algebra import Triplets
 from submerge.engine.plan import bank_bytes
-from submerge.gating import Gate, GatedTable, Group, Recent
 
 POSITIONS = "vision_model.embeddings.position_embedding.weight"
 TOKENS = "text_model.embeddings.token_embedding.weight"
@@ -85,26 +83,6 @@ def test_others_base_leaves_tables_to_the_base(clip: Family, tmp_path: Path) -> 
     plain, base = merged(clip, tmp_path / "out", "mass", others="base"), read(clip.base)
     for name in (POSITIONS, TOKENS):
         assert torch.equal(plain[name], base[name])
-
-
-def test_a_set_of_tasks_gets_the_mean_and_tasks_that_change_nothing_count() -> None:
-    draw = torch.Generator().manual_seed(0)
-    parts = {
-        t: Triplets(
-            torch.randn(6, 2, generator=draw),
-            torch.rand(2, generator=draw),
-            torch.randn(2, 4, generator=draw),
-        )
-        for t in (0, 2)
-    }
-    table = GatedTable(Gate(Recent(0)), "table", parts, count=3, rule="tsv_m", scale=0.5)
-    base = torch.randn(6, 4, generator=draw)
-    updates = [
-        0.5 * (parts[t].left * parts[t].values) @ parts[t].right if t in parts else 0 for t in range(3)
-    ]
-    for tasks in ((0,), (1,), (0, 2), (0, 1), (0, 1, 2)):
-        wanted = base + sum(updates[t] for t in tasks) / len(tasks)
-        torch.testing.assert_close(table.dense(base, Group(tasks, 0, 1)), wanted)
 
 
 def test_a_task_that_changes_one_table_alone(tmp_path: Path) -> None:
