@@ -85,7 +85,7 @@ def test_it_does_not_matter_how_often_a_parameter_is_stored(
 ) -> None:
     """Neither where transformers knows the class nor where names alone tell."""
     if not known:
-        monkeypatch.setattr(_aliases, "_of_class", lambda *_: None)
+        monkeypatch.setattr(_aliases, "_class_tying", lambda *_: None)
     groups = KINDS[kind][3]
     base, config = made(kind, tmp_path / "made")
     if kind != "bart":  # as transformers 4 writes it

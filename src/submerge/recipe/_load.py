@@ -9,13 +9,15 @@ from typing import Any
 import submerge.methods as installed
 from submerge.errors import did_you_mean
 from submerge.methods import Method
-from submerge.recipe._entries import check_participants, find_participants, read_models, read_spec
+from submerge.recipe._entries import read_models
 from submerge.recipe._parameters import check_required, read_parameters
+from submerge.recipe._participants import check_participants, find_participants
 from submerge.recipe._problems import KeyPath, Report, nearest_name, show
-from submerge.recipe._recipe import ModelEntry, Recipe
+from submerge.recipe._recipe import ModelEntry, OutputForm, Recipe
 from submerge.recipe._schema import ABSENT_KEYS, ABSENT_METHODS, RECIPE_KEYS, RENAMED_KEYS
 from submerge.recipe._sections import read_dtype, read_output, read_rules, read_seed, read_tokenizer
 from submerge.recipe._source import open_source
+from submerge.recipe._specs import read_spec
 
 __all__ = ["load_recipe"]
 
@@ -46,11 +48,7 @@ def load_recipe(
         methods = installed.METHODS
     opened = open_source(source)
     report, data = opened.report, opened.data
-    if not isinstance(data, dict):
-        if data is not None or not report.problems:
-            what = "the recipe is empty" if data is None else f"a recipe is a mapping, not {show(data)}"
-            report.add(what, (), "start with 'merge_method: …'")
-        report.raise_if_any()
+    _check_mapping(data, report)
     _check_keys(data, report)
     method = _read_method(data, methods, report)
     form = read_output(_overridden(data.get("output"), output), report)
@@ -59,9 +57,7 @@ def load_recipe(
     models = _read_models(data, method, methods, report)
     if method is not None:
         check_required(method, data.get("parameters"), report)
-        if method.needs_base and data.get("base_model") is None and form.form == "checkpoint":
-            hint = "add 'base_model: …' (adapters need none for output: {as: adapter})"
-            report.add(f"{method.name} needs a base_model", ("merge_method",), hint)
+        _check_base(data, method, form, report)
     rules = read_rules(data.get("rules"), report)
     dtype, out_dtype = read_dtype(data, "dtype", report), read_dtype(data, "out_dtype", report)
     tokenizer_source = read_tokenizer(data, base, models, report)
@@ -90,6 +86,23 @@ def load_recipe(
         text=opened.text,
         positions=report.positions,
     )
+
+
+def _check_mapping(data: Any, report: Report) -> None:
+    """Raise `RequestError` where a recipe is no mapping, with what was noted while it was read."""
+    if isinstance(data, dict):
+        return
+    if data is not None or not report.problems:
+        what = "the recipe is empty" if data is None else f"a recipe is a mapping, not {show(data)}"
+        report.add(what, (), "start with 'merge_method: …'")
+    report.raise_if_any()
+
+
+def _check_base(data: dict[str, Any], method: Method, form: OutputForm, report: Report) -> None:
+    """Note that a base is missing, which a method needs but for adapters that become one."""
+    if method.needs_base and data.get("base_model") is None and form.form == "checkpoint":
+        hint = "add 'base_model: …' (adapters need none for output: {as: adapter})"
+        report.add(f"{method.name} needs a base_model", ("merge_method",), hint)
 
 
 def _overridden(section: Any, output: Mapping[str, Any] | None) -> Any:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, get_args, get_type_hints
 
-from submerge.recipe._entries import read_spec
 from submerge.recipe._problems import KeyPath, Report, listed, show
 from submerge.recipe._recipe import ModelEntry, OutputForm, Rules, same_model
 from submerge.recipe._schema import DTYPES
+from submerge.recipe._specs import read_spec
 
 __all__ = ["read_dtype", "read_output", "read_rules", "read_seed", "read_tokenizer"]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from submerge.errors import Problem, RequestError, few
 from submerge.store.adapter._config import AdapterConfig
+from submerge.store.adapter._factor_shapes import expert_count, shape_fault
 from submerge.store.adapter._keys import FactorKeys, SortedKeys, sort_keys
 from submerge.store.adapter._parts import PACKED_ORDER, Add, LowRankPart, Part, Replace, Rows
 from submerge.store.format import DTYPES, TensorEntry
@@ -152,9 +153,11 @@ def _add_factors(keys: FactorKeys, name: str, wrapped: dict[str, TensorEntry], b
         return
     own = module if name.endswith(".weight") else name
     rank = config.rank_of(own)
-    experts = _experts(left, right, rank) if own != module else 0
+    experts = expert_count(left, right, rank) if own != module else 0
     magnitude = roles.get("magnitude")
-    fault = _fault(left, right, rank, experts, embedding) or ("lora_A" in roles and "both kinds of factors")
+    fault = shape_fault(left, right, rank=rank, experts=experts, embedding=embedding)
+    if not fault and "lora_A" in roles:
+        fault = "both kinds of factors"
     if not fault and (magnitude is not None) != bool(config.raw.get("use_dora")) and not experts:
         fault = f"{'lacks' if magnitude is None else 'holds'} a magnitude, but use_dora says otherwise"
     if fault:
@@ -178,31 +181,6 @@ def _add_factors(keys: FactorKeys, name: str, wrapped: dict[str, TensorEntry], b
         if bias.shape != left.shape[:1]:
             build.wrong(f"the bias of {module} has the shape {bias.shape}, but B has {left.shape}")
         build.put(f"{module}.bias", Add(bias, part.scale))
-
-
-def _experts(left: TensorEntry, right: TensorEntry, rank: int) -> int:
-    """Return how many experts the factors are of, or 0 for a matrix."""
-    if len(left.shape) != 2 or len(right.shape) != 2 or right.shape[0] % rank or right.shape[0] == rank:
-        return 0
-    return right.shape[0] // rank
-
-
-def _fault(left: TensorEntry, right: TensorEntry, rank: int, experts: int, embedding: bool) -> str | None:
-    """Return what is wrong with the shapes of B and A, or None."""
-    shapes = f"B {left.shape} and A {right.shape}"
-    if len(left.shape) != len(right.shape) or len(left.shape) < 2 or (embedding and len(left.shape) != 2):
-        return f"has factors of impossible shapes, {shapes}"
-    if 0 in (*left.shape, *right.shape):
-        return f"has empty factors, {shapes}: it was saved from a sharded training without gathering"
-    if any(size != 1 for size in left.shape[2:]):
-        return f"has a B with a kernel of its own, {shapes}"
-    if left.shape[1] != right.shape[0]:
-        grouped = len(left.shape) > 2 and right.shape[0] % left.shape[1] == 0
-        why = " (a convolution in groups, which PEFT cannot merge either)" if grouped else ""
-        return f"has factors that do not fit each other, {shapes}{why}"
-    if right.shape[0] != rank * max(1, experts):
-        return f"has rank {right.shape[0]}, but the configuration says {rank}"
-    return None
 
 
 def _add_rows(module: str, entry: TensorEntry, build: _Build) -> None:

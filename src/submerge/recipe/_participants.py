@@ -1,0 +1,92 @@
+"""Which of a recipe's models the method sees, and whether they are as many and as complete as it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from submerge.methods import REQUIRED, Method
+from submerge.recipe._problems import KeyPath, Report, listed
+from submerge.recipe._recipe import ModelEntry, same_model
+from submerge.recipe._rules import Setting
+
+__all__ = ["check_participants", "find_participants"]
+
+
+def find_participants(
+    method: Method, models: list[ModelEntry], base: str | None, top: Mapping[str, Setting], where: str
+) -> tuple[ModelEntry, ...]:
+    """Return the models that the method sees, in its order; `where` is the line of `base_model`.
+
+    A method that merges updates sees every model but the base. One that takes the base as a model
+    sees it first, also where it is not listed, unless it would lack an option that must be given.
+    """
+    if base is None:
+        return tuple(models)
+    base_entries = [entry for entry in models if same_model(entry.model) == same_model(base)]
+    others = tuple(entry for entry in models if same_model(entry.model) != same_model(base))
+    if method.origin != "zero":
+        return others
+    if not method.base_is_model:
+        return tuple(models)
+    if not base_entries:
+        unlisted = ModelEntry(base, {}, where)
+        base_entries = [] if _lacking(method, unlisted, top) and not method.base_required else [unlisted]
+    return (*base_entries, *others)
+
+
+def _lacking(method: Method, entry: ModelEntry, top: Mapping[str, Setting]) -> list[str]:
+    """Return the options that must be given for each model and that nobody gives for this one."""
+    return [
+        option.name
+        for option in method.options
+        if option.scope == "model"
+        and option.default is REQUIRED
+        and option.name not in entry.parameters
+        and option.name not in top
+    ]
+
+
+def check_participants(
+    method: Method,
+    participants: tuple[ModelEntry, ...],
+    models: list[ModelEntry],
+    top: Mapping[str, Setting],
+    report: Report,
+) -> None:
+    """Note what participants lack, and a number of them that the method does not merge."""
+    _check_options(method, participants, models, top, report)
+    _check_number(method, len(participants), len(models), report)
+
+
+def _check_options(
+    method: Method,
+    participants: tuple[ModelEntry, ...],
+    models: list[ModelEntry],
+    top: Mapping[str, Setting],
+    report: Report,
+) -> None:
+    """Note the options that must be given for each participant and that one of them lacks."""
+    places = {id(entry): ("models", i) for i, entry in enumerate(models)}
+    for entry in participants:
+        path: KeyPath = places.get(id(entry), ("base_model",))
+        missing = [
+            name
+            for name in _lacking(method, entry, top)
+            if not report.has((*path, "parameters", name)) and not report.has(("parameters", name))
+        ]
+        if missing:
+            noun = "parameter" if len(missing) == 1 else "parameters"
+            hint = "give each model its own under 'parameters', or all of them one at the top level"
+            report.add(f"{entry.model} lacks the {noun} {listed(missing)}", path, hint)
+
+
+def _check_number(method: Method, count: int, listed_count: int, report: Report) -> None:
+    """Note a number of participants that the method does not merge."""
+    low, high = method.min_models, method.max_models
+    if low <= count and (high is None or count <= high):
+        return
+    allowed = f"exactly {low}" if low == high else f"at least {low}" if count < low else f"at most {high}"
+    noun = "model" if (high if low == high or count > low else low) == 1 else "models"
+    beside = " besides the base" if method.origin == "base" else ""
+    hint = "a base that is listed under 'models' does not count" if beside and listed_count > count else ""
+    report.add(f"{method.name} merges {allowed} {noun}{beside}; found {count}", ("models",), hint)

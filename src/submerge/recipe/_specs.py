@@ -1,0 +1,73 @@
+"""A model as a recipe names it: text, or a mapping of its parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from submerge.recipe._problems import KeyPath, Report, show
+
+__all__ = ["add_adapter", "read_spec"]
+
+
+def read_spec(raw: Any, path: KeyPath, report: Report) -> str | None:
+    """Return a model as text: `path`, `org/name[@revision]`, or two with a `+`; also from a mapping."""
+    if isinstance(raw, dict):
+        return _spec_mapping(raw, path, report)
+    if not isinstance(raw, str) or not raw.strip():
+        hint = "put the name in quotes" if isinstance(raw, (int, float)) else "give a folder or a Hub name"
+        report.add(f"a model is a folder or a Hub name, not {show(raw)}", path, hint)
+        return None
+    parts = raw.split("+")
+    if len(parts) > 2:
+        hint = "merge one of them first; a folder with a '+' in its name must be renamed"
+        report.add(f"more than one adapter on a model: {show(raw)}", path, hint)
+        return None
+    for part in parts:
+        name, at, revision = part.partition("@")
+        if not part.strip() or (at and (not name or not revision or "@" in revision)):
+            hint = "write 'org/name@revision', 'model+adapter', or both"
+            report.add(f"cannot read the model {show(raw)}", path, hint)
+            return None
+    return raw
+
+
+def add_adapter(spec: str, raw: Any, path: KeyPath, report: Report) -> str | None:
+    """Return `model+adapter` for a model and its `lora`."""
+    adapter = read_spec(raw, path, report)
+    if adapter is None:
+        return None
+    if "+" in spec or "+" in adapter:
+        report.add(f"more than one adapter on a model: {show(f'{spec}+{adapter}')}", path, "keep one")
+        return None
+    return f"{spec}+{adapter}"
+
+
+def _spec_mapping(raw: dict[str, Any], path: KeyPath, report: Report) -> str | None:
+    """Return a model that is written as `{path:, revision:, lora:}`, or as mergekit's `{model: …, lora:}`."""
+    if raw.get("override_architecture") is not None:
+        hint = "Submerge goes by the files' tensor names; remove the key"
+        report.add("'override_architecture' is not supported", (*path, "override_architecture"), hint)
+        return None
+    names = ("model",) if "model" in raw else ("path", "revision")
+    for key in raw:
+        if key not in (*names, "lora", "override_architecture"):
+            report.unknown("key", key, names, (*path, key))
+    if "model" in raw:
+        spec = read_spec(raw["model"], (*path, "model"), report)
+    else:
+        spec = _path_and_revision(raw, path, report)
+    if spec is None or raw.get("lora") is None:
+        return spec
+    return add_adapter(spec, raw["lora"], (*path, "lora"), report)
+
+
+def _path_and_revision(raw: dict[str, Any], path: KeyPath, report: Report) -> str | None:
+    name, revision = raw.get("path"), raw.get("revision")
+    if not isinstance(name, str) or "@" in name:
+        hint = "write {path: org/name, revision: main}"
+        report.add("a model written as a mapping needs a 'path'", path, hint)
+        return None
+    if revision is not None and not isinstance(revision, str):
+        report.add(f"a revision is text, not {show(revision)}", (*path, "revision"), "put it in quotes")
+        return None
+    return read_spec(name if revision is None else f"{name}@{revision}", path, report)
