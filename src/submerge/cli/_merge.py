@@ -14,7 +14,7 @@ from submerge.cli._progress import progress
 from submerge.errors import Problem, RequestError
 
 if TYPE_CHECKING:
-    from submerge.engine import MergeReport
+    from submerge.engine import MergePlan, MergeReport
 
 Recipe = Annotated[
     Path, typer.Argument(readable=False, help="The recipe, a YAML file, or - (mergekit's are understood).")
@@ -97,11 +97,7 @@ def merge(
         for warning in plan.warnings:
             print(f"warning: {warning}", file=sys.stderr)
     if verbose:
-        for line in plan.vocabulary:
-            print(f"vocabulary: {line}", file=sys.stderr)
-        for tensor in plan.tensors:
-            if tensor.why:
-                print(f"{tensor.name}: {_TREATED[tensor.treatment]}: {tensor.why}", file=sys.stderr)
+        _print_reasons(plan)
     try:
         with progress(quiet) as show:
             report = engine.merge(plan, out, resume=resume, overwrite=overwrite, progress=show)
@@ -115,6 +111,15 @@ def merge(
     typer.echo(str(report.out))
     if not quiet:
         _summary(report, plan.warnings)
+
+
+def _print_reasons(plan: MergePlan) -> None:
+    """Print how vocabularies differ, and why tensors are not merged as they are."""
+    for line in plan.vocabulary:
+        print(f"vocabulary: {line}", file=sys.stderr)
+    for tensor in plan.tensors:
+        if tensor.why:
+            print(f"{tensor.name}: {_TREATED[tensor.treatment]}: {tensor.why}", file=sys.stderr)
 
 
 def _target(folder: Path | None, out: Path | None) -> Path:

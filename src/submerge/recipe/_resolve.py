@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -146,6 +146,19 @@ class _CompiledRecipe:
     def resolved(self, tensor: str, picks: tuple[int, ...], depth: float) -> ResolvedValues:
         """Return the values for the rules that were picked, or raise with every problem at once."""
         results = [chain.resolved(pick, depth) for chain, pick in zip(self.chains, picks, strict=True)]
+        problems = self.problems(tensor, results)
+        if problems:
+            raise RequestError(problems)
+        values: list[Any] = results  # no problem and no None is among them any more
+        return ResolvedValues(
+            {
+                option.name: values[place] if isinstance(place, int) else [values[index] for index in place]
+                for option, place in self.layout
+            }
+        )
+
+    def problems(self, tensor: str, results: Sequence[Resolved | Problem | None]) -> list[Problem]:
+        """Return what is wrong with a tensor's values: the gradients that fail, then options without any."""
         problems = [
             Problem(f"{result.what}, for tensor {tensor}", result.where, result.hint)
             for result in results
@@ -161,15 +174,7 @@ class _CompiledRecipe:
                 if results[index] is None:
                     what = f"no value of '{option.name}' for tensor {tensor} of model {entry.model}"
                     problems.append(Problem(what, entry.where, hint))
-        if problems:
-            raise RequestError(problems)
-        values: list[Any] = results  # no problem and no None is among them any more
-        return ResolvedValues(
-            {
-                option.name: values[place] if isinstance(place, int) else [values[index] for index in place]
-                for option, place in self.layout
-            }
-        )
+        return problems
 
 
 def _between(points: tuple[Any, ...], depth: float) -> Any:
