@@ -13,7 +13,9 @@ A block with a title is written to a file of that name. All other YAML blocks ar
 
 from __future__ import annotations
 
+import ast
 import doctest
+import importlib
 import inspect
 import os
 import re
@@ -37,6 +39,7 @@ import submerge
 import submerge.algebra
 import submerge.engine
 import submerge.methods
+from _structure import Source
 from submerge.cli import main
 from submerge.cli._app import app
 from submerge.errors import RequestError
@@ -433,6 +436,73 @@ def test_all_keys_of_a_recipe_are_documented() -> None:
     assert set(RECIPE_KEYS) - {"chat_template"} <= documented
     for name in ("chat_template", *ABSENT_METHODS):
         assert f"`{name}`" in text
+
+
+# --- architecture -----------------------------------------------------------------------------------------
+
+SOURCE = Source(ROOT / "src" / "submerge")
+STRUCTURE = [DOCS / "architecture.md", DOCS / "add-a-gate.md"]
+
+
+def quoted(page: Path) -> list[str]:
+    """Return what stands between backticks in a page's text and tables."""
+    return re.findall(r"`([^`\n]+)`", _BLOCK.sub("", page.read_text(encoding="utf-8")))
+
+
+def exists(name: str) -> bool:
+    """Return whether a dotted name is a module of Submerge, or an attribute of one."""
+    if name in SOURCE.modules:
+        return True
+    outer, _, last = name.rpartition(".")
+    return outer in SOURCE.modules and hasattr(importlib.import_module(outer), last)
+
+
+@pytest.mark.parametrize("page", STRUCTURE, ids=lambda page: page.name)
+def test_modules_and_files_that_are_named_exist(page: Path) -> None:
+    dotted = {name for name in quoted(page) if re.fullmatch(r"submerge(\.\w+)+", name)} - {"submerge.json"}
+    files = {name for name in quoted(page) if re.fullmatch(r"\w+(/\w+)+\.py", name)}
+    assert not {name for name in dotted if not exists(name)}
+    assert not {name for name in files if not (SOURCE.root / name).is_file() and not (ROOT / name).is_file()}
+
+
+@pytest.mark.parametrize("page", STRUCTURE, ids=lambda page: page.name)
+def test_classes_that_are_named_exist(page: Path) -> None:
+    named = {name for text in quoted(page) for name in re.findall(r"\b[A-Z][a-z]+[A-Z]\w*", text)}
+    nodes = [node for module in SOURCE.modules.values() for node in ast.walk(module.tree)]
+    classes = {node.name for node in nodes if isinstance(node, ast.ClassDef)}
+    assert named <= classes | set(submerge.methods.__all__)
+
+
+def test_all_packages_have_a_row_with_files_of_theirs() -> None:
+    packages = {module.path.parent for module in SOURCE.modules.values()} - {Path("submerge")}
+    listed = {row[0].strip("`"): row[2] for row in rows(DOCS / "architecture.md") if len(row) == 3}
+    for package in packages:
+        folder = package.relative_to("submerge")
+        files = re.findall(r"`(\w+\.py)`", listed[str(folder)])
+        assert files, folder
+        assert not [name for name in files if not (SOURCE.root / folder / name).is_file()], folder
+
+
+def test_no_import_goes_up_in_the_picture_of_the_floors() -> None:
+    picture = blocks(DOCS / "architecture.md")[0].body.splitlines()
+    known = {name.rpartition(".")[2]: name for name in SOURCE.modules}
+    places: dict[str, int] = {}
+    for line, text in enumerate(picture):
+        for cell in text.strip("│").split("│"):
+            for word in re.split(r"\s{2,}", cell.strip())[0].split(", "):
+                places.setdefault(known.get(word, ""), line)
+
+    def place(module: str) -> int | None:
+        """Return the line of the innermost package that a module is in; the top one has none."""
+        while module not in places and "." in module:
+            module = module.rpartition(".")[0]
+        return places.get(module)
+
+    assert {module for module in SOURCE.modules if place(module) is None} <= {
+        name for name, module in SOURCE.modules.items() if module.package == "submerge"
+    }
+    lines = [(a, b, place(a), place(b)) for a, targets in SOURCE.graph.items() for b in targets]
+    assert not [f"{a} → {b}" for a, b, above, below in lines if above and below and below < above]
 
 
 # --- links and paths --------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch
 
 import submerge
 from _models import ROOM, quiet_transformers, read
-from submerge.store import module_names
+from submerge.names import module_names
 
 TARGETS = ["q_proj", "v_proj", "fc1"]
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from submerge.store import depths, layer_of
+from submerge.names import depths, layer_of
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from store.helpers_store import messages
 from submerge.errors import RequestError
-from submerge.store import match_names, respelling
+from submerge.names import match_names, respelling
 
 words = st.sampled_from(
     ["model", "layers", "0", "1", "mlp", "attn", "weight", "lm_head", "visual", "encoder"]

@@ -59,7 +59,7 @@ def values(view: View, step: int = 7, dtype: torch.dtype = torch.float32) -> tor
 def test_placeholders_agree_with_torch(name: str, waste: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "WASTE", waste)
     wanted = OPERATIONS[name](list(TENSORS.values()))
-    made = OPERATIONS[name]([Placeholder(View.whole(n, tuple(t.shape))) for n, t in TENSORS.items()])
+    made = OPERATIONS[name]([Placeholder(View.of(n, tuple(t.shape))) for n, t in TENSORS.items()])
     assert isinstance(made, Placeholder)
     assert made.elements.shape == tuple(wanted.shape)
     for step in (1, 5, 7, 1000):
@@ -70,12 +70,12 @@ def test_placeholders_agree_with_torch(name: str, waste: int, monkeypatch: pytes
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_the_way_back(name: str) -> None:
     """A tensor that others were made of is found again in what they became."""
-    made = OPERATIONS[name]([Placeholder(View.whole(n, tuple(t.shape))) for n, t in TENSORS.items()])
+    made = OPERATIONS[name]([Placeholder(View.of(n, tuple(t.shape))) for n, t in TENSORS.items()])
     whole = OPERATIONS[name](list(TENSORS.values())).contiguous()
     for source, tensor in TENSORS.items():
         if {b.source for b in made.elements.blocks} == {source}:
             blocks = [b for b in made.elements.blocks if b.source == source]
-            parameter = View.whole("parameter", tuple(whole.shape))
+            parameter = View.of("parameter", tuple(whole.shape))
             back = assembled(tuple(tensor.shape), [(block, parameter) for block in blocks])
             if whole.numel() < tensor.numel():
                 assert back is None  # a part alone is not enough
@@ -89,14 +89,11 @@ def test_the_way_back(name: str) -> None:
 
 def test_experts_are_found_in_a_packed_tensor() -> None:
     made = torch.cat(
-        [
-            torch.stack([Placeholder(View.whole(n, (4, 6))) for n in pair])
-            for pair in (("a", "b"), ("c", "d"))
-        ],
+        [torch.stack([Placeholder(View.of(n, (4, 6))) for n in pair]) for pair in (("a", "b"), ("c", "d"))],
         dim=1,
     )
     packed = torch.randn(2, 8, 6)
-    parameter = View.whole("packed", (2, 8, 6))
+    parameter = View.of("packed", (2, 8, 6))
     for name, part in {
         "a": packed[0, :4],
         "b": packed[1, :4],
@@ -115,17 +112,17 @@ def test_experts_are_found_in_a_packed_tensor() -> None:
 
 
 def test_an_alias_is_the_same_tensor() -> None:
-    view = View.whole("t", (2, 3))
+    view = View.of("t", (2, 3))
     assert view.alias == "t"
     assert view.unsqueeze(0).squeeze(0).alias == "t"
     assert View.joined([view.narrow(0, 0, 1), view.narrow(0, 1, 1)], 0).alias is None
     assert view.narrow(0, 0, 1).alias is None
     assert view.permute([1, 0]).alias is None
-    assert View.whole("scalar", ()).alias == "scalar"
+    assert View.of("scalar", ()).alias == "scalar"
 
 
 def test_what_computes_is_refused() -> None:
-    held = Placeholder(View.whole("t", (2, 3)))
+    held = Placeholder(View.of("t", (2, 3)))
     for wrong in (
         lambda: held + 1,
         lambda: held[0],

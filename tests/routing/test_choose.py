@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from submerge.routing import choose, group_means, zscores
+from submerge.routing import choose, combined, complete_evidence, group_means, zscores
+from submerge.routing._choose import log_evidence
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=2, max_size=8), st.floats(0.1, 10), st.floats(-5, 5))
@@ -64,3 +65,32 @@ def test_groups_share_their_mean() -> None:
     scores = torch.tensor([[1.0, 0.0], [0.0, 3.0], [5.0, 5.0]])
     assert group_means(scores, torch.tensor([0, 0, 1])).tolist() == [[0.5, 1.5], [0.5, 1.5], [5.0, 5.0]]
     assert group_means(scores, torch.arange(3)).tolist() == scores.tolist(), "groups of one change nothing"
+
+
+# Evidence
+
+
+def test_sites_that_contradict_each_other_leave_the_choice_to_other_evidence() -> None:
+    agreed = zscores(torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64))
+    other = torch.tensor([[0.0, 0.0, 5.0]])
+    assert torch.equal(combined(agreed, [], 24.0), agreed), "without other evidence they are as they were"
+    assert combined(agreed, [other], 24.0).argmax() == 0, "a deviation that all agree on is worth 24 nats"
+    assert combined(0.1 * agreed, [other], 24.0).argmax() == 2
+    found = combined(agreed, [other, other], 24.0)
+    wanted = 24 * agreed.var(-1) * agreed + 2 * other
+    torch.testing.assert_close(found, wanted)
+
+
+def test_head_evidence_is_the_log_sum_of_exponentials() -> None:
+    inf = torch.inf
+    logits = torch.tensor([[1.0, 2.0, -inf, 0.0, 1.0, 3.0]])  # heads of two and three classes
+    found = log_evidence(logits, [2, 3])
+    wanted = torch.tensor([[1.0, 2.0]]).double().logsumexp(-1), torch.tensor([[0.0, 1.0, 3.0]]).double()
+    torch.testing.assert_close(found, torch.stack([wanted[0], wanted[1].logsumexp(-1)], 1))
+
+
+def test_a_regression_head_gets_half_a_deviation_more_than_the_mean() -> None:
+    evidence = torch.tensor([[1.0, 9.0, 3.0]])
+    found = complete_evidence(evidence, torch.tensor([True, False, True]))
+    assert found.tolist() == [[1.0, 2.5, 3.0]]
+    assert complete_evidence(evidence, torch.zeros(3, dtype=torch.bool)).eq(0).all()

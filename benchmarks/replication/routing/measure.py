@@ -131,9 +131,10 @@ class Servers:
             return self._smile(row)
         if row.by == "lda":
             return self._lda(row)
-        model = submerge.load(self.merged(row), features=True, **row.settings)
         if row.by == "fixed":
-            model.router = None  # the plain checkpoint
+            model = self.specialists.load(self.merged(row))  # the plain checkpoint
+        else:
+            model = submerge.load(self.merged(row), features=True, **row.settings)
         return lambda part, task: self._mass(model, row, part, task)
 
     @torch.inference_mode()

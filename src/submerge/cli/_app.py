@@ -52,8 +52,8 @@ def _root(
 def main() -> None:
     """Run the command line; exit 0 when all is fine, 1 when the work failed, 2 for a wrong request.
 
-    Ctrl-C exits with 130 and SIGTERM with 143. Any other error is a bug: it is told in one line, and
-    in full where SUBMERGE_DEBUG is set.
+    Ctrl-C exits with 130 and SIGTERM with 143. Any other error is a bug: it is reported in one
+    line, and in full where SUBMERGE_DEBUG is set.
     """
     signal.signal(signal.SIGTERM, _terminated)
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -21,14 +21,14 @@ def explain(
     """Say what happens to the tensors that match, with which values, and where each comes from."""
     from submerge import engine
 
-    whatever = 2**62  # nothing is merged, so that no bound on memory can stand in the way
-    plan = engine.make_plan(load(recipe), engine.Settings(allow_pickle=allow_pickle, max_memory=whatever))
-    found = engine.explain(plan, tensor)
+    unbounded = 2**62  # nothing is merged, so that no bound on memory can stand in the way
+    plan = engine.make_plan(load(recipe), engine.Settings(allow_pickle=allow_pickle, max_memory=unbounded))
+    explanations = engine.explain(plan, tensor)
     if json:
-        print_json(found)
+        print_json(explanations)
         return
-    for line in found:
-        _print(line)
+    for explanation in explanations:
+        _print(explanation)
 
 
 def _print(line: dict[str, Any]) -> None:
@@ -45,12 +45,12 @@ def _print(line: dict[str, Any]) -> None:
             + (f": {read['note']}" if "note" in read else "")
         )
     for name, values in line.get("options", {}).items():
-        for one in values:
-            who = f" of {one['model']}" if "model" in one else ""
-            typer.echo(f"  {name}{who} = {_yaml(one['value'])}   {one['why']}")
-    for kept in line.get("keeps", []):
-        what = f"at most rank {kept['rank']}" if "rank" in kept else "the whole update"
-        typer.echo(f"  keeps  {kept.get('task', 'the checkpoint')}: {what}, {size(kept['bytes'])}")
+        for value in values:
+            who = f" of {value['model']}" if "model" in value else ""
+            typer.echo(f"  {name}{who} = {_yaml(value['value'])}   {value['why']}")
+    for part in line.get("keeps", []):
+        what = f"at most rank {part['rank']}" if "rank" in part else "the whole update"
+        typer.echo(f"  keeps  {part.get('task', 'the checkpoint')}: {what}, {size(part['bytes'])}")
 
 
 def _yaml(value: Any) -> str:

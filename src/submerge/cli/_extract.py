@@ -71,17 +71,17 @@ def _print(report: MergeReport, verbose: bool) -> None:
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     changed = [(name, figures) for name, figures in report.figures.items() if figures.get("rank")]
-    found = sorted(changed, key=lambda item: -item[1].get("error", 0.0))
-    errors = [figures.get("error", 0.0) for _, figures in found]
-    ranks = [figures["rank"] for _, figures in found]
+    by_error = sorted(changed, key=lambda item: -item[1].get("error", 0.0))
+    errors = [figures.get("error", 0.0) for _, figures in by_error]
+    ranks = [figures["rank"] for _, figures in by_error]
     typer.echo(
-        f"{len(found)} weights, rank {min(ranks)} to {max(ranks)} · relative error of the updates "
+        f"{len(by_error)} weights, rank {min(ranks)} to {max(ranks)} · relative error of the updates "
         f"{sum(errors) / len(errors):.3g} on average, {max(errors):.3g} at most · "
         f"{size(report.bytes_written)} in {report.seconds:.1f} s"
     )
-    for name, figures in found if verbose else found[:_WORST]:
+    for name, figures in by_error if verbose else by_error[:_WORST]:
         typer.echo(f"  {figures.get('error', 0.0):.4f}  rank {figures['rank']}  {name}")
-    if not verbose and len(found) > _WORST:
-        typer.echo(f"  … and {len(found) - _WORST} more, of smaller error (--verbose)")
+    if not verbose and len(by_error) > _WORST:
+        typer.echo(f"  … and {len(by_error) - _WORST} more, of smaller error (--verbose)")
     if report.serve:
         typer.echo(f"serve it with vLLM: {report.serve}")

@@ -121,14 +121,15 @@ def _target(folder: Path | None, out: Path | None) -> Path:
     """Return the folder to make, as the argument or the option names it."""
     if folder is not None and out is not None and folder != out:
         raise RequestError(Problem(f"two folders are named, {folder} and {out}", "merge", "name one"))
-    found = folder or out
-    if found is None:
+    target = folder or out
+    if target is None:
         hint = "write it after the recipe: submerge merge recipe.yaml merged/"
         raise RequestError(Problem("no folder to make is named", "merge", hint))
-    return found
+    return target
 
 
-def _summary(report: MergeReport, told: Sequence[str]) -> None:
+def _summary(report: MergeReport, printed: Sequence[str]) -> None:
+    """Print what a merge did and cost, without the warnings that were printed before it began."""
     tensors = ", ".join(f"{count} {_TREATED[kind]}" for kind, count in report.tensors.items())
     lines = [
         f"{report.seconds:.1f} s · read {size(report.bytes_read)}, wrote {size(report.bytes_written)} · "
@@ -138,14 +139,14 @@ def _summary(report: MergeReport, told: Sequence[str]) -> None:
         f"tensors: {tensors}",
     ]
     lines += _figures(report)
-    lines += [f"warning: {line}" for line in report.warnings if line not in told]
+    lines += [f"warning: {line}" for line in report.warnings if line not in printed]
     if report.resumed:
         lines.append(f"{report.resumed} ranges taken over from the interrupted run")
     for name, models in list(report.differs.items())[:10]:
         lines.append(f"note: {name} is kept from the base; it is not the same in {', '.join(models)}")
     for name, counts in list(report.nonfinite.items())[:10]:
-        found = ", ".join(f"{count} in {where}" for where, count in counts.items())
-        lines.append(f"warning: NaN or Inf in {name}: {found}")
+        places = ", ".join(f"{count} in {where}" for where, count in counts.items())
+        lines.append(f"warning: NaN or Inf in {name}: {places}")
     if report.serve:
         lines.append(f"serve it with vLLM: {report.serve}")
     for line in lines:
@@ -156,10 +157,10 @@ def _figures(report: MergeReport) -> list[str]:
     """Return one line for each share that the method or the adapter's rank keeps of the updates."""
     lines = []
     for key, what in (("kept", "kept by the shared subspaces"), ("kept_by_rank", "kept by the rank")):
-        found = [(float(f[key]), name) for name, f in report.figures.items() if key in f]
-        if found:
-            worst, where = min(found)
-            mean = sum(value for value, _ in found) / len(found)
+        shares = [(float(figures[key]), name) for name, figures in report.figures.items() if key in figures]
+        if shares:
+            worst, where = min(shares)
+            mean = sum(share for share, _ in shares) / len(shares)
             lines.append(
                 f"{what}: {mean:.1%} of the updates' energy on average, least {worst:.1%} in {where}"
             )

@@ -92,10 +92,10 @@ def translated(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     ours: list[str] = []
     notes: list[str] = []
     problems: list[Problem] = []
-    left = iter(arguments)
-    for argument in left:
+    remaining = iter(arguments)
+    for argument in remaining:
         if argument == "--":
-            ours += [argument, *left]
+            ours += [argument, *remaining]
             break
         name, equals, value = argument.partition("=")
         if name.startswith("-j") and name[2:].isdigit():
@@ -107,7 +107,7 @@ def translated(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
                 ours.append(argument)
             continue
         if flag.takes_value and not equals:
-            value = next(left, "")
+            value = next(remaining, "")
         if name == "--out-shard-size":
             value = _SIZE.sub(lambda match: match[1] + _UNITS[match[2].lower()], value)
         ours += [word.replace("{}", value) for word in flag.ours]

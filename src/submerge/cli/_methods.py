@@ -84,16 +84,15 @@ def _print(method: Method) -> None:
         typer.echo(f"differs  {method.differs}")
     typer.echo("options" if method.options else "no options")
     for option in method.options:
-        d = _option(option)
-        default = (
-            "required"
-            if d["required"]
-            else str(option.default).lower()
-            if option.kind is bool
-            else option.default
-        )
-        marks = [f"default {default}" if not d["required"] else "required", f"for {d['for']}"]
-        marks += ["usually tuned"] if option.tune else []
-        marks += [" or ".join(option.choices)] if option.choices else []
-        marks += [f"also written {name}" for name in option.names[1:] if not name.endswith("_")]
-        typer.echo(f"  {option.name} ({d['type']}; {'; '.join(map(str, marks))})\n      {option.help}")
+        typer.echo(f"  {option.name} ({'; '.join(_marks(option))})\n      {option.help}")
+
+
+def _marks(option: Option) -> list[str]:
+    """Return what stands in brackets behind an option: its type, its default, where it is given."""
+    data = _option(option)
+    default = str(option.default).lower() if option.kind is bool else option.default
+    marks = [data["type"], "required" if data["required"] else f"default {default}", f"for {data['for']}"]
+    marks += ["usually tuned"] if option.tune else []
+    marks += [" or ".join(option.choices)] if option.choices else []
+    marks += [f"also written {name}" for name in option.names[1:] if not name.endswith("_")]
+    return marks

@@ -5,13 +5,16 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from submerge.cli._common import load, print_json, settings, size
 from submerge.cli._merge import Device, Energy, Form, Json, Memory, Pickle, Rank, Recipe, Shard, Threads
 from submerge.errors import few
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def plan(
@@ -40,9 +43,9 @@ def plan(
     )
     from submerge import engine
 
-    made = engine.make_plan(asked, chosen)
-    described = engine.describe(made)
-    described["compute_seconds"] = engine.compute_seconds(made)
+    merge_plan = engine.make_plan(asked, chosen)
+    described = engine.describe(merge_plan)
+    described["compute_seconds"] = engine.compute_seconds(merge_plan)
     described["free"] = shutil.disk_usage(Path.cwd()).free
     if json:
         print_json(described)
@@ -51,59 +54,73 @@ def plan(
 
 
 def _print(plan: dict[str, Any]) -> None:
+    _print_inputs(plan)
+    if plan["files"]:
+        _print_checkpoint(plan)
+    else:
+        typer.echo(f"reads    {size(plan['reads'])}")
+        typer.echo(f"writes   {plan['adapter_file']}, as large as its rank turns out")
+    typer.echo(f"memory   at most {size(plan['memory'])} with {plan['workers']} workers")
+    typer.echo(f"time     about {plan['compute_seconds']:.1f} s of computing, and what the disk adds")
+
+
+def _print_inputs(plan: dict[str, Any]) -> None:
+    """Print the models, what is done to their tensors, and what is noteworthy about them."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     # tokens such as [/INST] are no markup; and lines for a pipe are not folded
     width = None if sys.stdout.isatty() else 10_000
     console = Console(highlight=False, markup=False, emoji=False, width=width)
     console.print(Text(plan["method"], "bold"), plan["equation"])
-    models = Table("model", "role", "tensors", "size", "not used", box=None, pad_edge=False)
-    for m in plan["models"]:
-        unused = m.get("unused", [])
-        label = m["model"] + (f"@{m['revision'][:12]}" if "revision" in m else "")
-        models.add_row(label, m["role"], str(m["tensors"]), size(m["bytes"]), few(unused))
-    console.print(models)
-    groups = Table("tensors", "×", "shape", "reads", "writes", "treatment", box=None, pad_edge=False)
-    for g in plan["groups"]:
-        shape = "×".join(map(str, g["shape"])) or "scalar"
-        whole = " as a matrix" if "matrix" in g else ""
-        treatment = g["treatment"] + whole + (f": {g['why']}" if "why" in g else "")
-        groups.add_row(g["tensors"], str(g["count"]), shape, ", ".join(g["reads"]), g["writes"], treatment)
-    console.print(groups)
-    for m in plan["models"]:
-        if "names" in m:
-            console.print(f"names       {m['model']}: {m['names']}")
-        if "adapter" in m:
-            notes = "; ".join(m["adapter"]["notes"])
-            console.print(
-                f"adapter     {m['model']}: {m['adapter']['parts']} parts" + (f"; {notes}" if notes else "")
-            )
+    console.print(_models(plan["models"]))
+    console.print(_groups(plan["groups"]))
+    for model in plan["models"]:
+        if "names" in model:
+            console.print(f"names       {model['model']}: {model['names']}")
+        if "adapter" in model:
+            notes = "".join(f"; {note}" for note in model["adapter"]["notes"])
+            console.print(f"adapter     {model['model']}: {model['adapter']['parts']} parts{notes}")
     for line in plan["vocabulary"]:
         console.print("vocabulary ", line)
     for line in plan["warnings"]:
         console.print(Text("warning ", "yellow"), line)
-    if not plan["files"]:
-        typer.echo(f"reads    {size(plan['reads'])}")
-        typer.echo(f"writes   {plan['adapter_file']}, as large as its rank turns out")
-        _costs(plan)
-        return
+
+
+def _models(models: list[dict[str, Any]]) -> Table:
+    from rich.table import Table
+
+    table = Table("model", "role", "tensors", "size", "not used", box=None, pad_edge=False)
+    for model in models:
+        label = model["model"] + (f"@{model['revision'][:12]}" if "revision" in model else "")
+        unused = few(model.get("unused", []))
+        table.add_row(label, model["role"], str(model["tensors"]), size(model["bytes"]), unused)
+    return table
+
+
+def _groups(groups: list[dict[str, Any]]) -> Table:
+    from rich.table import Table
+
+    table = Table("tensors", "×", "shape", "reads", "writes", "treatment", box=None, pad_edge=False)
+    for group in groups:
+        shape = "×".join(map(str, group["shape"])) or "scalar"
+        as_matrix = " as a matrix" if "matrix" in group else ""
+        treatment = group["treatment"] + as_matrix + (f": {group['why']}" if "why" in group else "")
+        reads = ", ".join(group["reads"])
+        table.add_row(group["tensors"], str(group["count"]), shape, reads, group["writes"], treatment)
+    return table
+
+
+def _print_checkpoint(plan: dict[str, Any]) -> None:
+    """Print what a checkpoint will hold, and the bank beside it if there is one."""
     files = ", ".join(f"{name} ({size(count)})" for name, count in list(plan["files"].items())[:4])
     more = f" and {len(plan['files']) - 4} more" if len(plan["files"]) > 4 else ""
     typer.echo(f"reads    {size(plan['reads'])}, once or more as the method needs")
     typer.echo(f"writes   {size(plan['writes'])} ({size(plan['free'])} free here): {files}{more}")
     if "bank" in plan:
-        names = few([task["name"] for task in plan["bank"]["tasks"]], 8)
-        most = size(plan["bank"]["most"])
-        typer.echo(f"keeps    a gate over {len(plan['bank']['tasks'])} tasks: {names}")
-        together = size(plan["writes"] + plan["bank"]["most"])
-        typer.echo(f"         their updates and heads in {plan['bank']['file']}, at most {most};")
-        typer.echo(f"         with the plain checkpoint at most {together}")
+        bank = plan["bank"]
+        names = few([task["name"] for task in bank["tasks"]], 8)
+        typer.echo(f"keeps    a gate over {len(bank['tasks'])} tasks: {names}")
+        typer.echo(f"         their updates and heads in {bank['file']}, at most {size(bank['most'])};")
+        typer.echo(f"         with the plain checkpoint at most {size(plan['writes'] + bank['most'])}")
     typer.echo(f"carries  {few(plan['side_files'], 8) or 'no side files'}")
-    _costs(plan)
-
-
-def _costs(plan: dict[str, Any]) -> None:
-    typer.echo(f"memory   at most {size(plan['memory'])} with {plan['workers']} workers")
-    typer.echo(f"time     about {plan['compute_seconds']:.1f} s of computing, and what the disk adds")

@@ -49,11 +49,11 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
     )
     next_time = 0.0
 
-    def show(found: Progress) -> None:
+    def show(state: Progress) -> None:
         nonlocal next_time
-        if found.seconds >= next_time or found.written == found.total:
-            next_time = found.seconds + REDRAW
-            bar.update(task, completed=found.written, total=found.total, moved=_moved(found))
+        if state.seconds >= next_time or state.written == state.total:
+            next_time = state.seconds + REDRAW
+            bar.update(task, completed=state.written, total=state.total, moved=_moved(state))
             bar.refresh()
 
     with bar:
@@ -69,22 +69,22 @@ class _Lines:
         self.next_time = FIRST
         self.taken_over: int | None = None
 
-    def show(self, found: Progress) -> None:
+    def show(self, state: Progress) -> None:
         if self.taken_over is None:  # what an interrupted run has written took none of this one's time
-            self.taken_over = found.written
-        if found.seconds < self.next_time:
+            self.taken_over = state.written
+        if state.seconds < self.next_time:
             return
-        self.next_time = found.seconds + EVERY
-        line = f"merging: {found.written / max(1, found.total):.0%}, {_moved(found)}"
-        done = found.written - self.taken_over
-        if done * 20 > found.total:  # before, there is little to go by
-            line += f", about {_time(found.seconds * (found.total - found.written) / done)} left"
+        self.next_time = state.seconds + EVERY
+        line = f"merging: {state.written / max(1, state.total):.0%}, {_moved(state)}"
+        done = state.written - self.taken_over
+        if done * 20 > state.total:  # before, there is little to go by
+            line += f", about {_time(state.seconds * (state.total - state.written) / done)} left"
         print(line, file=sys.stderr, flush=True)
 
 
-def _moved(found: Progress) -> str:
+def _moved(state: Progress) -> str:
     """Return the bytes read and written so far, and in a second."""
-    return f"{size(found.moved)} at {size(found.moved / max(1e-9, found.seconds))}/s"
+    return f"{size(state.moved)} at {size(state.moved / max(1e-9, state.seconds))}/s"
 
 
 def _time(seconds: float) -> str:

@@ -13,21 +13,18 @@ It knows no method, no folder and no recipe: an `Assignment` says which updates 
 from submerge.gating._assignment import (
     Assignment,
     ConstantAssignment,
-    Group,
-    Layout,
     MixtureAssignment,
     ResidentAssignment,
-    SampleAssignment,
-    Span,
-    TokenAssignment,
-    UnsplitError,
 )
 from submerge.gating._batch import cut, joined, reordered
 from submerge.gating._branches import Branches, MixedBranches, SelectedBranches, branch_module
+from submerge.gating._by_sample import SampleAssignment
+from submerge.gating._by_token import TokenAssignment
 from submerge.gating._cache import Recent
 from submerge.gating._gate import Gate
 from submerge.gating._gated_model import GatedModel, parameter_of, parameter_places
 from submerge.gating._heads import CompetingHeads, Heads, best_head
+from submerge.gating._layout import Group, Layout, Span, UnsplitError
 from submerge.gating._modules import (
     GatedEmbedding,
     GatedLayerNorm,

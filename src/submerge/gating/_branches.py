@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from submerge.gating._assignment import Span, UnsplitError
 from submerge.gating._batch import cut, joined, mapped
 from submerge.gating._gate import Gate
+from submerge.gating._layout import Span, UnsplitError
 from submerge.gating._modules import GatedForward
 
 __all__ = ["Branches", "MixedBranches", "SelectedBranches", "branch_module"]

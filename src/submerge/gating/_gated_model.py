@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from submerge.gating._assignment import Assignment, UnsplitError
+from submerge.gating._assignment import Assignment
 from submerge.gating._batch import cut, joined
 from submerge.gating._gate import Gate
 from submerge.gating._heads import Heads
+from submerge.gating._layout import UnsplitError
 from submerge.gating._modules import GatedModule, gate_module
 from submerge.gating._updates import GatedUpdate
 

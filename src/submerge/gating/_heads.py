@@ -17,9 +17,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from submerge.gating._assignment import Assignment, Span
+from submerge.gating._assignment import Assignment
 from submerge.gating._branches import Branches
 from submerge.gating._gate import Gate
+from submerge.gating._layout import Span
 
 __all__ = ["CompetingHeads", "Heads", "best_head"]
 

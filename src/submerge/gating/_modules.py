@@ -17,9 +17,10 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from submerge.gating._assignment import Assignment, Group
+from submerge.gating._assignment import Assignment
 from submerge.gating._batch import joined
 from submerge.gating._gate import Gate
+from submerge.gating._layout import Group
 from submerge.gating._updates import GatedFactors, GatedUpdate
 
 __all__ = [
@@ -82,24 +83,28 @@ class GatedLinear(GatedModule):
         x, update = assignment.spread(x), self.factors
         layout = assignment.layout(self.name, x.shape[:-1])
         rows = layout.arrange(x.reshape(-1, x.shape[-1]))  # [N, n], group by group
-        y = self._biases(module, rows, layout.groups)  # [N, m], b_S of each row
+        y, beta = self._biases(module, rows, layout.groups)  # [N, m]: b_S of each row, if any
         base = update.resident(module.weight)  # type: ignore[arg-type]
         dense = list(takewhile(update.is_cheaper_dense, layout.groups))  # the largest groups come first
         first = dense[-1].stop if dense else 0
         for group in dense:  # + (W + Δ_S) x
-            y[group.rows].addmm_(rows[group.rows], update.inputs_first(update.dense(base, group)))
+            y[group.rows].addmm_(rows[group.rows], update.inputs_first(update.dense(base, group)), beta=beta)
         if len(dense) < len(layout.groups):  # + W x, once for all other groups
-            y[first:].addmm_(rows[first:], update.inputs_first(base))
+            y[first:].addmm_(rows[first:], update.inputs_first(base), beta=beta)
         for group in layout.groups[len(dense) :]:  # + U (M (V x))
             update.add_(y[group.rows], rows[group.rows], group)
         return layout.restore(y).view(*x.shape[:-1], y.shape[-1])  # [B, …, m]
 
-    def _biases(self, module: nn.Module, rows: torch.Tensor, groups: Sequence[Group]) -> torch.Tensor:
-        """Return an output [N, m] that holds the bias of each row, or 0."""
-        y = rows.new_zeros(len(rows), self.factors.up.shape[1])
-        for group in groups if getattr(module, "bias", None) is not None else ():
+    def _biases(
+        self, module: nn.Module, rows: torch.Tensor, groups: Sequence[Group]
+    ) -> tuple[torch.Tensor, int]:
+        """Return an output [N, m] and the factor on what it holds: 1 on biases, 0 on values of no meaning."""
+        y = rows.new_empty(len(rows), self.factors.up.shape[1])
+        if getattr(module, "bias", None) is None:
+            return y, 0
+        for group in groups:
             y[group.rows] = self.value(module, "bias", group)
-        return y
+        return y, 1
 
 
 class GatedEmbedding(GatedModule):

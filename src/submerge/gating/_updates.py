@@ -28,8 +28,8 @@ import torch
 from torch import nn
 
 from submerge.algebra import Bank, LowRank, Triplets
-from submerge.gating._assignment import Group
 from submerge.gating._gate import Gate
+from submerge.gating._layout import Group
 
 __all__ = ["GatedDense", "GatedFactors", "GatedTable", "GatedUpdate"]
 

@@ -30,7 +30,12 @@ def assembled(shape: Shape, parts: Sequence[tuple[Block, View]]) -> View | None:
 
 
 def _placed(part: View, offset: int, strides: Sequence[int], shape: Shape) -> list[Block]:
-    """Return a part's blocks in a tensor, where its elements lie from `offset` on, `strides` apart."""
+    """Return a part's blocks in a tensor, where its elements lie from `offset` on, `strides` apart.
+
+    Each dimension of the part has to run along one axis of the tensor. One that leaps over elements is placed
+    element by element, and one that runs on into the next row is split into rows first; both by calling this
+    again. Raises `NotImplementedError` for any other.
+    """
     steps = contiguous_strides(shape)
     corner = [offset // step % max(1, size) for step, size in zip(steps, shape, strict=True)]
     axes: list[int] = []
@@ -41,18 +46,20 @@ def _placed(part: View, offset: int, strides: Sequence[int], shape: Shape) -> li
         if axis is None:
             raise NotImplementedError(f"a stride of {stride} in {shape}")
         if stride != steps[axis]:  # every so-many-th: one by one
-            rest = [s for d, s in enumerate(strides) if d != dim]
+            other_strides = [s for d, s in enumerate(strides) if d != dim]
             rows = (part.narrow(dim, k, 1).squeeze(dim) for k in range(size))
-            return [b for k, row in enumerate(rows) for b in _placed(row, offset + k * stride, rest, shape)]
+            placed = (_placed(row, offset + k * stride, other_strides, shape) for k, row in enumerate(rows))
+            return [block for blocks in placed for block in blocks]
         if corner[axis] + size > shape[axis]:  # several dimensions of the tensor in one
             if corner[axis] or size % shape[axis]:
                 raise NotImplementedError(f"{size} elements from {corner[axis]} on in {shape}")
-            apart = (*part.shape[:dim], size // shape[axis], shape[axis], *part.shape[dim + 1 :])
-            wider = [*strides[:dim], stride * shape[axis], stride, *strides[dim + 1 :]]
-            return _placed(part.reshape(apart), offset, wider, shape)
+            split_shape = (*part.shape[:dim], size // shape[axis], shape[axis], *part.shape[dim + 1 :])
+            split_strides = [*strides[:dim], stride * shape[axis], stride, *strides[dim + 1 :]]
+            return _placed(part.reshape(split_shape), offset, split_strides, shape)
         axes.append(axis)
     if axes != sorted(set(axes)):
         raise NotImplementedError(f"strides {strides} in {shape}")
+    # give the part the tensor's dimensions: one of size 1 for each axis that it does not run along
     for dim in reversed(range(len(part.shape))):
         part = part.squeeze(dim)
     for axis in range(len(shape)):

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from submerge.errors import few
 from submerge.names._layers import layer_of
-from submerge.names._match import _plain, _prefixes
+from submerge.names._match import differing_prefixes, grouped, layer_position, without_wrappers
 from submerge.names._view import Shape
 
 __all__ = ["Correspondence", "correspond", "is_buffer"]
@@ -28,8 +28,8 @@ _SPELLINGS = (
 _BUFFER = re.compile(
     r"\b(attn|attention)\.(masked_)?bias$|inv_freq$|(cos|sin)_cached$|position_ids$|relative_position_index$"
 )
-_ENOUGH = 0.5
-"""The least share of the base's tensors that must agree where no layers show that two models are alike."""
+_LEAST_SHARE = 0.5
+"""The share of the base's tensors, or of one stack's, that must agree for models, or stacks, to be alike."""
 
 
 @dataclass
@@ -69,62 +69,70 @@ class _Candidate:
 
 
 class _Matcher:
+    """What of two models is matched so far, and what is not: `*_unmatched` by the names' new spelling."""
+
     def __init__(self, own: Mapping[str, Shape], base: Mapping[str, Shape]) -> None:
         self.own, self.base = own, base
-        self.found = Correspondence({name: name for name in base if name in own})
-        self.own_left = {_spelled(name): name for name in own if name not in base}
-        self.base_left = {_spelled(name): name for name in base if name not in own}
+        self.result = Correspondence({name: name for name in base if name in own})
+        self.own_unmatched = {_spelled(name): name for name in own if name not in base}
+        self.base_unmatched = {_spelled(name): name for name in base if name not in own}
 
     def matched(self) -> Correspondence:
-        pairs, self.found.refused = self._alike(self._without_wrappers())
+        pairs, self.result.refused = self._alike(self._without_wrappers())
         self._accept(pairs)
         dropped: set[_Rule] = set()
+        # Every pair of tensors that agree from their layer on proposes the change of prefix between them. All
+        # tensors vote on each change: it has the votes of those that it makes a pair of. The right one gets
+        # nearly all of them, a wrong one a few that happen to be alike. So the one with most votes is
+        # accepted, and the remaining tensors vote again, for another tower has another prefix.
         while candidates := self._candidates(dropped):
             best = candidates[0]
             rivals = [c for c in candidates[1:] if c.alike == best.alike and c.competes(best)]
-            if rivals:
-                self.found.refused.append(_several([c.rule for c in (best, *rivals)]))
+            if rivals:  # two towers of one size: to guess would merge the weights of one with the other's
+                self.result.refused.append(_ambiguity([c.rule for c in (best, *rivals)]))
                 dropped.update(c.rule for c in (best, *rivals))
             else:
                 self._accept(best.pairs)
-        return self.found
+        return self.result
 
     def _accept(self, pairs: Mapping[str, str]) -> None:
         for own, base in pairs.items():
-            self.found.names[self.base_left.pop(base)] = self.own_left.pop(own)
+            self.result.names[self.base_unmatched.pop(base)] = self.own_unmatched.pop(own)
 
     def _without_wrappers(self) -> dict[str, str]:
         """Return the base's spelled name by the own one, where one on either side agrees but for wrappers."""
-        there = _index(self.base_left)
+        base_names = grouped(self.base_unmatched, without_wrappers)
         pairs: dict[str, str] = {}
-        for key, names in _index(self.own_left).items():
-            like = [
+        for key, own_names in grouped(self.own_unmatched, without_wrappers).items():
+            matches = [
                 (own, base)
-                for own, base in product(names, there.get(key, ()))
-                if len(names) == len(there[key]) == 1 or self._shape(own) == self._base_shape(base)
+                for own, base in product(own_names, base_names.get(key, ()))
+                if len(own_names) == len(base_names[key]) == 1 or self._shape(own) == self._base_shape(base)
             ]
-            if len(like) == 1:
-                pairs[like[0][0]] = like[0][1]
+            if len(matches) == 1:
+                own, base = matches[0]
+                pairs[own] = base
         return pairs
 
     def _candidates(self, dropped: set[_Rule]) -> list[_Candidate]:
         """Return the changes of a prefix by which two models are alike, the one with most tensors first."""
-        there: defaultdict[tuple[str, Shape], list[str]] = defaultdict(list)
-        for name in self.base_left:
-            there[_tail(name), self._base_shape(name)].append(name)
+        by_tail: defaultdict[tuple[str, Shape], list[str]] = defaultdict(list)
+        for name in self.base_unmatched:
+            by_tail[_tail(name), self._base_shape(name)].append(name)
         rules = {
-            _prefixes(own, base)
-            for own in self.own_left
-            for base in there.get((_tail(own), self._shape(own)), ())
+            differing_prefixes(own, base)
+            for own in self.own_unmatched
+            for base in by_tail.get((_tail(own), self._shape(own)), ())
         }
         candidates = []
         for rule in sorted(rule for rule in rules - dropped if _is_prefix(rule)):
-            pairs = {own: new for own in self.own_left if (new := _put(own, rule)) in self.base_left}
+            renamed = {own: _reprefixed(own, rule) for own in self.own_unmatched}
+            pairs = {own: new for own, new in renamed.items() if new in self.base_unmatched}
             layers = {own for own in pairs if _stack(own)}
             pairs, refused = self._alike(pairs)
             if not (layers & pairs.keys() if layers else self._is_most(pairs)):
                 dropped.add(rule)
-                self.found.refused += [line for line in refused if line not in self.found.refused]
+                self.result.refused += [line for line in refused if line not in self.result.refused]
                 continue
             alike = sum(self._shape(own) == self._base_shape(base) for own, base in pairs.items())
             candidates.append(_Candidate(rule, pairs, alike))
@@ -132,29 +140,31 @@ class _Matcher:
 
     def _is_most(self, pairs: Mapping[str, str]) -> bool:
         """Return whether pairs are enough where no layers show that two models are alike."""
-        return len(pairs) >= _ENOUGH * len(self.base)
+        return len(pairs) >= _LEAST_SHARE * len(self.base)
 
     def _alike(self, pairs: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-        """Return the pairs without stacks of layers that are not alike, and what some have too much."""
+        """Return the pairs without stacks of layers that are not alike, and what those have besides."""
         stacks = {(_stack(own), _stack(base)) for own, base in pairs.items()}
         unlike: set[tuple[str, str]] = set()
         refused = []
-        for own, base in sorted(both for both in stacks if both[0]):
-            extra = [n for n in self.own_left if _stack(n) == own and n not in pairs and not is_buffer(n)]
-            wanted = [n for n in self.base_left if _stack(n) == base and not is_buffer(n)]
-            if sum(_stack(n) == base for n in pairs.values()) < _ENOUGH * len(wanted):
+        for own, base in sorted(stack_pair for stack_pair in stacks if stack_pair[0]):
+            extra = [
+                n for n in self.own_unmatched if _stack(n) == own and n not in pairs and not is_buffer(n)
+            ]
+            wanted = [n for n in self.base_unmatched if _stack(n) == base and not is_buffer(n)]
+            if sum(_stack(n) == base for n in pairs.values()) < _LEAST_SHARE * len(wanted):
                 unlike.add((own, base))
             elif extra:
                 unlike.add((own, base))
-                spelled = few([self.own_left[name] for name in extra])
+                spelled = few([self.own_unmatched[name] for name in extra])
                 refused.append(f"its layers have tensors that '{base}' has no place for: {spelled}")
         return {o: b for o, b in pairs.items() if (_stack(o), _stack(b)) not in unlike}, refused
 
     def _shape(self, spelled: str) -> Shape:
-        return self.own[self.own_left[spelled]]
+        return self.own[self.own_unmatched[spelled]]
 
     def _base_shape(self, spelled: str) -> Shape:
-        return self.base[self.base_left[spelled]]
+        return self.base[self.base_unmatched[spelled]]
 
 
 def is_buffer(name: str) -> bool:
@@ -169,13 +179,6 @@ def _spelled(name: str) -> str:
     return name
 
 
-def _index(names: Iterable[str]) -> dict[str, list[str]]:
-    index: dict[str, list[str]] = {}
-    for name in names:
-        index.setdefault(_plain(name), []).append(name)
-    return index
-
-
 def _stack(name: str) -> str:
     """Return the prefix of the stack of layers that a tensor is in, or an empty text."""
     place = layer_of(name)
@@ -185,11 +188,10 @@ def _stack(name: str) -> str:
 def _tail(name: str) -> str:
     """Return the end of a name that no change of prefix touches: from its layers on, or two words."""
     parts = name.split(".")
-    layer = next((place for place, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
-    return ".".join(parts[max(0, layer - 1) :])
+    return ".".join(parts[max(0, layer_position(parts) - 1) :])
 
 
-def _put(name: str, rule: _Rule) -> str:
+def _reprefixed(name: str, rule: _Rule) -> str:
     """Return a name with its prefix replaced; an empty text if it has another."""
     old, new = rule
     if old and not name.startswith(old + "."):
@@ -202,15 +204,15 @@ def _is_prefix(rule: _Rule) -> bool:
     """Return whether a rule adds words or leaves some out, and swaps none: an encoder is no decoder."""
     old, new = (_words(prefix) for prefix in rule)
     short, long = sorted((old, new), key=len)
-    rest = iter(long)
-    return all(word in rest for word in short)
+    following = iter(long)  # which `in` uses up: the words must come in the same order
+    return all(word in following for word in short)
 
 
 def _words(prefix: str) -> list[str]:
-    return [word for word in _plain(prefix + ".0").split(".")[:-1] if word]
+    return [word for word in without_wrappers(prefix + ".0").split(".")[:-1] if word]
 
 
-def _several(rules: Iterable[_Rule]) -> str:
+def _ambiguity(rules: Iterable[_Rule]) -> str:
     """Return a line on places that are equally good."""
     places = [f"'{old}' read as '{new}'" if old else f"'{new}' put before" for old, new in rules]
     return f"its names fit equally with {' and with '.join(places[:3])}"

@@ -38,25 +38,27 @@ def match_names(wanted: Sequence[str], available: Sequence[str], where: str = ""
     leading word, as in `bert.encoder` and `encoder`. A looser match counts only if it is the only one.
     Raises `RequestError` with the names that match nothing, several, or the same as another does.
     """
-    there = set(available)
-    names: dict[str, str] = {name: name for name in wanted if name in there}
-    several: list[Problem] = []
+    equal = set(available)
+    names: dict[str, str] = {name: name for name in wanted if name in equal}
+    ambiguous: list[Problem] = []
+    # a looser form is tried only on what the stricter one left: else the names of a tower would compete with
+    # those of the language model, which are the same behind the first word
     for forms in (_SAME, _LONGER):
-        rest = [name for name in wanted if name not in names]
-        if not rest or several:
+        unmatched = [name for name in wanted if name not in names]
+        if not unmatched or ambiguous:
             break
-        taken = set(names.values())
-        free = [name for name in available if name not in taken]
-        indices = [(own, _index(free, other)) for own, other in forms]
-        for name in rest:
-            found = sorted({match for own, index in indices for match in index.get(own(name), ())})
-            if len(found) == 1:
-                names[name] = found[0]
-            elif found:
-                what = f"{name} may stand for any of {few(found)}"
-                several.append(Problem(what, where, "rename it in the file to the one that is meant"))
-    missing = [] if several else [name for name in wanted if name not in names]
-    problems = several[:5] + _missing(missing, available, where) + _twice(names, where)
+        matched = set(names.values())
+        free = [name for name in available if name not in matched]
+        indices = [(wanted_form, grouped(free, form)) for wanted_form, form in forms]
+        for name in unmatched:
+            matches = sorted({match for form, index in indices for match in index.get(form(name), ())})
+            if len(matches) == 1:
+                names[name] = matches[0]
+            elif matches:
+                what = f"{name} may stand for any of {few(matches)}"
+                ambiguous.append(Problem(what, where, "rename it in the file to the one that is meant"))
+    missing = [] if ambiguous else [name for name in wanted if name not in names]
+    problems = ambiguous[:5] + _missing(missing, available, where) + _twice(names, where)
     if problems:
         raise RequestError(problems)
     return NameMatch({name: names[name] for name in wanted}, _describe(names))
@@ -68,14 +70,14 @@ def same_parameters(groups: Sequence[Sequence[str]]) -> list[dict[str, str]]:
     Names are of one parameter if they are equal but for wrappers. Raises `RequestError` if two names of
     one group are.
     """
-    spelled: dict[str, str] = {}
-    result = []
+    first_spelling: dict[str, str] = {}
+    common_names = []
     for group in groups:
-        own = {name: spelled.setdefault(_plain(name), name) for name in group}
-        if problems := _twice(own, ""):
+        names = {name: first_spelling.setdefault(without_wrappers(name), name) for name in group}
+        if problems := _twice(names, ""):
             raise RequestError(problems)
-        result.append(own)
-    return result
+        common_names.append(names)
+    return common_names
 
 
 def respelling(names: Mapping[str, str]) -> Callable[[str], str]:
@@ -83,49 +85,59 @@ def respelling(names: Mapping[str, str]) -> Callable[[str], str]:
     changes: dict[str, str] = {}
     for old, new in names.items():
         if old != new:
-            changes.setdefault(*_prefixes(old, new))
+            changes.setdefault(*differing_prefixes(old, new))
 
     def spelled(name: str) -> str:
         if name in names:
             return names[name]
         parts = name.split(".")
         for stop in range(len(parts) - 1, -1, -1):  # the longest prefix that is known
-            if (head := changes.get(".".join(parts[:stop]))) is not None:
-                return ".".join([*([head] if head else []), *parts[stop:]])
+            if (prefix := changes.get(".".join(parts[:stop]))) is not None:
+                return ".".join([*([prefix] if prefix else []), *parts[stop:]])
         return name
 
     return spelled
 
 
-def _plain(name: str) -> str:
+def layer_position(parts: Sequence[str]) -> int:
+    """Return the place of the first layer's index in a name's words; of the last word where there is none."""
+    return next((place for place, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
+
+
+def without_wrappers(name: str) -> str:
     """Return the name as today's, without the wrappers before its first layer."""
     name = _TOWER.sub(r"\1", name)
     for old, new in _RENAMED:
         name = old.sub(new, name)
     parts = name.split(".")
-    layer = next((place for place, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
-    head = [part for part in parts[:layer] if part not in _WRAPPERS]
-    return ".".join(head + parts[layer:])
+    layer = layer_position(parts)
+    # behind its first layer a module may be called `model` in earnest
+    prefix = [part for part in parts[:layer] if part not in _WRAPPERS]
+    return ".".join(prefix + parts[layer:])
 
 
 def _headless(name: str) -> str:
-    """Return the plain name without its first word, or an empty text if that says what the module is."""
-    head, _, rest = _plain(name).partition(".")
-    return rest if "." in rest and not rest[0].isdigit() and not _TOWER_NAME.fullmatch(head) else ""
+    """Return the name without wrappers and its first word; an empty text if that says what the module is."""
+    first, _, rest = without_wrappers(name).partition(".")
+    return rest if "." in rest and not rest[0].isdigit() and not _TOWER_NAME.fullmatch(first) else ""
 
 
 _Form: TypeAlias = Callable[[str], str]
 # which form of the wanted name must be which form of the available one
-_SAME: tuple[tuple[_Form, _Form], ...] = ((_plain, _plain),)
-_LONGER: tuple[tuple[_Form, _Form], ...] = ((_plain, _headless), (_headless, _plain))
+_SAME: tuple[tuple[_Form, _Form], ...] = ((without_wrappers, without_wrappers),)
+_LONGER: tuple[tuple[_Form, _Form], ...] = (
+    (without_wrappers, _headless),
+    (_headless, without_wrappers),
+)
 
 
-def _index(names: Iterable[str], form: _Form) -> dict[str, list[str]]:
-    index: dict[str, list[str]] = {}
+def grouped(names: Iterable[str], form: _Form) -> dict[str, list[str]]:
+    """Return the names by a form of each; those that have none (an empty text) are left out."""
+    groups: dict[str, list[str]] = {}
     for name in names:
         if key := form(name):
-            index.setdefault(key, []).append(name)
-    return index
+            groups.setdefault(key, []).append(name)
+    return groups
 
 
 def _missing(names: Sequence[str], available: Sequence[str], where: str) -> list[Problem]:
@@ -142,31 +154,31 @@ def _twice(names: dict[str, str], where: str) -> list[Problem]:
     counts = Counter(names.values())
     problems = []
     for target in sorted(name for name, count in counts.items() if count > 1):
-        sources = [name for name, found in names.items() if found == target]
+        sources = [name for name, match in names.items() if match == target]
         problems.append(Problem(f"{few(sources)} all stand for {target}", where, "keep one of them"))
     return problems[:5]
 
 
 def _describe(names: dict[str, str]) -> str:
     """Return `12 as named, 4 with 'language_model.model' read as 'model.language_model'`."""
-    changes = Counter(_change(name, found) for name, found in names.items() if name != found)
+    changes = Counter(_change(name, match) for name, match in names.items() if name != match)
     same = len(names) - sum(changes.values())
     listed = [f"{same} as named"] if same or not changes else []
     listed += [f"{count} with {text}" for text, count in sorted(changes.items())]
     return ", ".join(listed)
 
 
-def _prefixes(name: str, found: str) -> tuple[str, str]:
-    """Return what is left of two names without the ending that they have in common."""
-    left, right = name.split("."), found.split(".")
-    while left and right and left[-1] == right[-1]:
-        left.pop()
-        right.pop()
-    return ".".join(left), ".".join(right)
+def differing_prefixes(name: str, other: str) -> tuple[str, str]:
+    """Return what two names begin with before the ending that they have in common."""
+    old, new = name.split("."), other.split(".")
+    while old and new and old[-1] == new[-1]:
+        old.pop()
+        new.pop()
+    return ".".join(old), ".".join(new)
 
 
-def _change(name: str, found: str) -> str:
-    old, new = _prefixes(name, found)
+def _change(name: str, match: str) -> str:
+    old, new = differing_prefixes(name, match)
     if old and new:
         return f"'{old}' read as '{new}'"
     return f"'{new}' put before" if new else f"'{old}' left out"

@@ -53,7 +53,7 @@ def empty_model(config: Mapping[str, Any] | None) -> Any | None:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep to itself what transformers says of a configuration: the model is not going to be used."""
+    """Suppress what transformers prints about a configuration: the model is not going to be used."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()
@@ -74,14 +74,14 @@ def loaded_names(model: Any, names: Iterable[str]) -> dict[str, str]:
     """
     from transformers.core_model_loading import rename_source_key
 
-    there = model.state_dict()
+    parameters = model.state_dict()
     renamings, converters = _steps(model)
-    found = {}
+    new_names = {}
     for name in names:
-        new, packed = rename_source_key(name, renamings, converters, model.base_model_prefix, there)
-        if packed is None and new in there:
-            found[name] = new
-    return found
+        new, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, parameters)
+        if pattern is None and new in parameters:  # with a pattern, a converter packs it or takes it apart
+            new_names[name] = new
+    return new_names
 
 
 def _steps(model: Any) -> tuple[list[Any], list[Any]]:
@@ -121,38 +121,39 @@ def loading(model: Any, shapes: Mapping[str, Shape]) -> Loading:
         return Loading()
     from submerge.names._placeholder import Placeholder  # a class of torch's, which is there by now
 
-    there = model.state_dict()
+    parameters = model.state_dict()
     by_pattern = {pattern: step for step in converters for pattern in step.source_patterns}
     views: dict[str, View] = {}
-    groups: dict[str, Any] = {}
+    filled: dict[str, Any] = {}
     ignored = set()
     for name in sorted(shapes, key=dot_natural_key):
-        own = View.whole(name, shapes[name])
-        new, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, there)
-        if new not in there and name in there:  # it has the names of today already
+        stored = View.of(name, shapes[name])
+        new, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, parameters)
+        if new not in parameters and name in parameters:  # it has the names of today already
             new, pattern = name, None
-        if new not in there:
+        if new not in parameters:
             ignored.add(name)
         elif pattern is None:
-            views.setdefault(new, own)
+            views.setdefault(new, stored)
         else:
-            if new not in groups:
-                groups[new] = deepcopy(by_pattern[pattern])
-            groups[new].add_tensor(new, name, pattern, Placeholder(own))
-    for first, converter in groups.items():
-        for name, view in _converted(first, converter, model).items():
-            if name in there:
+            # a converter gathers the tensors of one parameter, so that each parameter needs one of its own
+            if new not in filled:
+                filled[new] = deepcopy(by_pattern[pattern])
+            filled[new].add_tensor(new, name, pattern, Placeholder(stored))
+    for new, converter in filled.items():
+        for name, view in _converted(new, converter, model).items():
+            if name in parameters:
                 views.setdefault(name, view)
     return Loading(views, frozenset(ignored))
 
 
-def _converted(first: str, converter: Any, model: Any) -> dict[str, View]:
+def _converted(name: str, converter: Any, model: Any) -> dict[str, View]:
     """Return the parameters that a converter makes of the tensors that it was given; none if it computes."""
     from submerge.names._placeholder import Placeholder
 
     try:
-        made = converter.convert(first, model=model, config=model.config)
+        outputs = converter.convert(name, model=model, config=model.config)
     except Exception:  # of a dozen types, where tensors do not go together, too
         return {}
-    tensors = {name: one[0] if isinstance(one, list) else one for name, one in made.items()}
-    return {name: one.elements for name, one in tensors.items() if isinstance(one, Placeholder)}
+    tensors = {new: output[0] if isinstance(output, list) else output for new, output in outputs.items()}
+    return {new: tensor.elements for new, tensor in tensors.items() if isinstance(tensor, Placeholder)}

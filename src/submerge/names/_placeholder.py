@@ -25,31 +25,35 @@ class Placeholder(torch.Tensor):
     @staticmethod
     def __new__(cls, elements: View) -> Placeholder:
         """Return a tensor of the view's shape."""
-        made = torch.empty(elements.shape, device="meta").as_subclass(cls)
-        made.elements = elements
-        return made
+        tensor = torch.empty(elements.shape, device="meta").as_subclass(cls)
+        tensor.elements = elements
+        return tensor
 
     def __init__(self, elements: View) -> None:
-        """Leave all to `__new__`, as tensors do."""
+        """Do nothing: as with every tensor, `__new__` has made it."""
 
     @classmethod
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """Return what an operation makes of the views."""
+        """Return what an operation of torch, called on placeholders, makes of their views.
+
+        torch calls this in place of every function and method that takes a placeholder.
+        """
         name = getattr(func, "__name__", "")
-        if name in _FACTS:
-            with torch._C.DisableTorchFunctionSubclass():
+        if name in _QUERIES:
+            with torch._C.DisableTorchFunctionSubclass():  # else the query would end up here again
                 return func(*args, **(kwargs or {}))
         if name not in _MOVES:
             raise NotImplementedError(f"{name} changes values, or is not known to move them")
         first, *rest = args
         views = [t.elements for t in first] if isinstance(first, Sequence) else first.elements
         moved = _MOVES[name](views, *rest, **(kwargs or {}))
-        return Placeholder(moved) if isinstance(moved, View) else tuple(Placeholder(v) for v in moved)
+        return Placeholder(moved) if isinstance(moved, View) else tuple(map(Placeholder, moved))
 
 
-_FACTS = frozenset(("__get__", "size", "dim", "numel", "ndimension", "__len__", "stride", "is_contiguous"))
+_QUERIES = frozenset(("__get__", "size", "dim", "numel", "ndimension", "__len__", "stride", "is_contiguous"))
+"""What only asks for a shape, which a tensor on the meta device has; attributes are read by `__get__`."""
 
 
 def _dim(view: View, dim: int) -> int:
@@ -68,10 +72,10 @@ def _stack(views: Sequence[View], dim: int = 0) -> View:
 def _split(view: View, size: int | Sequence[int], dim: int = 0) -> list[View]:
     dim = _dim(view, dim)
     total = view.shape[dim]
-    sizes = [min(size, total - k) for k in range(0, total, size)] if isinstance(size, int) else size
+    sizes = [min(size, total - start) for start in range(0, total, size)] if isinstance(size, int) else size
     if sum(sizes) != total:
         raise NotImplementedError(f"parts of {list(sizes)} are not {total}")
-    return [view.narrow(dim, sum(sizes[:k]), n) for k, n in enumerate(sizes)]
+    return [view.narrow(dim, sum(sizes[:part]), length) for part, length in enumerate(sizes)]
 
 
 def _chunk(view: View, chunks: int, dim: int = 0) -> list[View]:
@@ -85,8 +89,8 @@ def _unbind(view: View, dim: int = 0) -> list[View]:
 
 def _transpose(view: View, dim0: int, dim1: int) -> View:
     order = list(range(len(view.shape)))
-    a, b = _dim(view, dim0), _dim(view, dim1)
-    order[a], order[b] = b, a
+    first, second = _dim(view, dim0), _dim(view, dim1)
+    order[first], order[second] = second, first
     return view.permute(order)
 
 
@@ -98,6 +102,7 @@ def _reshape(view: View, *shape: Any) -> View:
     return view.reshape(tuple(sizes))
 
 
+# by the names of torch's functions and methods, with torch's arguments
 _MOVES: dict[str, Callable[..., View | Sequence[View]]] = {
     "cat": _cat,
     "concat": _cat,

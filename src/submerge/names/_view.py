@@ -30,15 +30,15 @@ class Block:
 
     def within(self, start: Shape, shape: Shape) -> Block | None:
         """Return the part of the block that lies in a box, placed from the box's start; None if none does."""
-        low = tuple(max(a, b) for a, b in zip(self.start, start, strict=True))
+        low = tuple(max(own, box) for own, box in zip(self.start, start, strict=True))
         ends = zip(self.start, self.shape, start, shape, strict=True)
-        high = tuple(min(a + n, b + m) for a, n, b, m in ends)
-        size = tuple(h - k for h, k in zip(high, low, strict=True))
-        if any(n <= 0 for n in size):
+        high = tuple(min(own + size, box + box_size) for own, size, box, box_size in ends)
+        sizes = tuple(end - begin for end, begin in zip(high, low, strict=True))
+        if any(size <= 0 for size in sizes):
             return None
-        skipped = sum((a - b) * s for a, b, s in zip(low, self.start, self.strides, strict=True))
-        place = tuple(a - b for a, b in zip(low, start, strict=True))
-        return replace(self, start=place, shape=size, offset=self.offset + skipped)
+        skipped = sum((at - own) * s for at, own, s in zip(low, self.start, self.strides, strict=True))
+        place = tuple(at - box for at, box in zip(low, start, strict=True))
+        return replace(self, start=place, shape=sizes, offset=self.offset + skipped)
 
     def permuted(self, order: Sequence[int]) -> Block:
         """Return the block with its dimensions in another order."""
@@ -46,7 +46,7 @@ class Block:
         return replace(self, start=start, shape=shape, strides=strides)
 
     def moved(self, dim: int, by: int) -> Block:
-        """Return the block, further on in one dimension."""
+        """Return the block as it lies in a view that has `by` more elements before it in one dimension."""
         return replace(self, start=tuple(v + by * (d == dim) for d, v in enumerate(self.start)))
 
 
@@ -62,16 +62,16 @@ class View:
     blocks: tuple[Block, ...]
 
     @classmethod
-    def whole(cls, source: str, shape: Shape) -> View:
-        """Return a tensor as it is."""
+    def of(cls, source: str, shape: Shape) -> View:
+        """Return a view of all of a tensor, as it is."""
         block = Block(source, math.prod(shape), (0,) * len(shape), shape, 0, contiguous_strides(shape))
         return cls(shape, (block,))
 
     @classmethod
     def joined(cls, views: Sequence[View], dim: int) -> View:
         """Return views one after another along a dimension that they have."""
-        others = {tuple(n for d, n in enumerate(v.shape) if d != dim) for v in views}
-        if len(others) != 1 or not 0 <= dim < len(views[0].shape):
+        cross_sections = {tuple(n for d, n in enumerate(v.shape) if d != dim) for v in views}
+        if len(cross_sections) != 1 or not 0 <= dim < len(views[0].shape):
             raise NotImplementedError(f"shapes {[v.shape for v in views]} do not go together along {dim}")
         blocks: list[Block] = []
         length = 0
@@ -96,12 +96,14 @@ class View:
         if len(self.blocks) != 1:
             return None
         (block,) = self.blocks
-        is_whole = block.shape == self.shape and block.total == self.numel
+        is_complete = block.shape == self.shape and block.total == self.numel
         in_order = all(
-            n == 1 or a == b
-            for n, a, b in zip(self.shape, block.strides, contiguous_strides(self.shape), strict=True)
+            size == 1 or stride == step  # in a dimension of one element no step is ever taken
+            for size, stride, step in zip(
+                self.shape, block.strides, contiguous_strides(self.shape), strict=True
+            )
         )
-        return block.source if is_whole and in_order else None
+        return block.source if is_complete and in_order else None
 
     def box(self, start: Shape, shape: Shape) -> View:
         """Return a box of the view as a view of its own."""
@@ -144,18 +146,7 @@ class View:
         for old, new in _groups(self.shape, shape):
             sizes, strides = [self.shape[d] for d in old], [block.strides[d] for d in old]
             boxes.append(list(_runs(sizes, strides, [shape[d] for d in new])))
-        blocks = []
-        for runs in product(*boxes):
-            blocks.append(
-                replace(
-                    block,
-                    start=tuple(v for run in runs for v in run.start),
-                    shape=tuple(v for run in runs for v in run.shape),
-                    offset=block.offset + sum(run.offset for run in runs),
-                    strides=tuple(v for run in runs for v in run.strides),
-                )
-            )
-        return View(shape, tuple(blocks))
+        return View(shape, tuple(_with_runs(block, runs) for runs in product(*boxes)))
 
 
 class _Run(NamedTuple):
@@ -167,6 +158,17 @@ class _Run(NamedTuple):
     strides: Shape
 
 
+def _with_runs(block: Block, runs: Sequence[_Run]) -> Block:
+    """Return the part of a block that takes one run in each group of dimensions."""
+    return replace(
+        block,
+        start=tuple(position for run in runs for position in run.start),
+        shape=tuple(size for run in runs for size in run.shape),
+        offset=block.offset + sum(run.offset for run in runs),
+        strides=tuple(stride for run in runs for stride in run.strides),
+    )
+
+
 def contiguous_strides(shape: Shape) -> Shape:
     """Return how far apart, in elements, neighbours of each dimension are in a tensor without gaps."""
     strides = [1] * len(shape)
@@ -176,28 +178,34 @@ def contiguous_strides(shape: Shape) -> Shape:
 
 
 def _groups(old: Shape, new: Shape) -> Iterator[tuple[list[int], list[int]]]:
-    """Yield runs of dimensions of both shapes that hold equally many elements, as short as can be."""
+    """Yield groups of dimensions of both shapes that hold equally many elements, as short as can be.
+
+    (6, 4) and (2, 3, 4) give ([0], [0, 1]) and ([1], [2]): each group is taken apart by itself.
+    """
     i = j = 0
     while i < len(old) or j < len(new):
-        left: list[int] = []
-        right: list[int] = []
-        a = b = 1
-        while not left or not right or a != b:
-            if i < len(old) and (a <= b or j >= len(new)):
-                left.append(i)
-                a, i = a * old[i], i + 1
+        old_dims: list[int] = []
+        new_dims: list[int] = []
+        old_size = new_size = 1
+        while not old_dims or not new_dims or old_size != new_size:
+            if i < len(old) and (old_size <= new_size or j >= len(new)):
+                old_dims.append(i)
+                old_size, i = old_size * old[i], i + 1
             elif j < len(new):
-                right.append(j)
-                b, j = b * new[j], j + 1
-            elif a == b:  # dimensions of one element at an end
+                new_dims.append(j)
+                new_size, j = new_size * new[j], j + 1
+            elif old_size == new_size:  # dimensions of one element at an end
                 break
             else:
                 raise NotImplementedError(f"{old} has not as many elements as {new}")
-        yield left, right
+        yield old_dims, new_dims
 
 
 def _runs(sizes: Sequence[int], strides: Sequence[int], shape: Sequence[int]) -> Iterator[_Run]:
-    """Yield the boxes of a group in its new shape; runs of the last old dimensions are kept together."""
+    """Yield the boxes of a group in its new shape.
+
+    Old dimensions that follow each other without a gap are one run; a run for each place of the others.
+    """
     outer = [(n, s) for n, s in zip(sizes, strides, strict=True) if n != 1] or [(1, 0)]
     length, stride = outer.pop()
     while outer and outer[-1][1] == length * stride:

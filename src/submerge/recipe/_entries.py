@@ -26,9 +26,9 @@ def read_models(
         report.add(what, path, "write '- model: …', once for each model")
         return None
     entries = [_entry(item, (*path, i), method, methods, report) for i, item in enumerate(raw)]
-    good = [entry for entry in entries if entry is not None]
-    check_names(good, report)
-    return good if len(good) == len(entries) else None
+    readable = [entry for entry in entries if entry is not None]
+    check_names(readable, report)
+    return readable if len(readable) == len(entries) else None
 
 
 def _entry(
@@ -130,16 +130,16 @@ def find_participants(
     """
     if base is None:
         return tuple(models)
-    the_base = [entry for entry in models if same_model(entry.model) == same_model(base)]
+    base_entries = [entry for entry in models if same_model(entry.model) == same_model(base)]
     others = tuple(entry for entry in models if same_model(entry.model) != same_model(base))
     if method.origin != "zero":
         return others
     if not method.base_is_model:
         return tuple(models)
-    if not the_base:
+    if not base_entries:
         unlisted = ModelEntry(base, {}, where)
-        the_base = [] if _lacking(method, unlisted, top) and not method.base_required else [unlisted]
-    return (*the_base, *others)
+        base_entries = [] if _lacking(method, unlisted, top) and not method.base_required else [unlisted]
+    return (*base_entries, *others)
 
 
 def _lacking(method: Method, entry: ModelEntry, top: Mapping[str, Setting]) -> list[str]:
@@ -162,6 +162,18 @@ def check_participants(
     report: Report,
 ) -> None:
     """Note what participants lack, and a number of them that the method does not merge."""
+    _check_options(method, participants, models, top, report)
+    _check_number(method, len(participants), len(models), report)
+
+
+def _check_options(
+    method: Method,
+    participants: tuple[ModelEntry, ...],
+    models: list[ModelEntry],
+    top: Mapping[str, Setting],
+    report: Report,
+) -> None:
+    """Note the options that must be given for each participant and that one of them lacks."""
     places = {id(entry): ("models", i) for i, entry in enumerate(models)}
     for entry in participants:
         path: KeyPath = places.get(id(entry), ("base_model",))
@@ -174,11 +186,15 @@ def check_participants(
             noun = "parameter" if len(missing) == 1 else "parameters"
             hint = "give each model its own under 'parameters', or all of them one at the top level"
             report.add(f"{entry.model} lacks the {noun} {listed(missing)}", path, hint)
-    low, high, count = method.min_models, method.max_models, len(participants)
+
+
+def _check_number(method: Method, count: int, listed_count: int, report: Report) -> None:
+    """Note a number of participants that the method does not merge."""
+    low, high = method.min_models, method.max_models
     if low <= count and (high is None or count <= high):
         return
     allowed = f"exactly {low}" if low == high else f"at least {low}" if count < low else f"at most {high}"
     noun = "model" if (high if low == high or count > low else low) == 1 else "models"
     beside = " besides the base" if method.origin == "base" else ""
-    hint = "a base that is listed under 'models' does not count" if beside and len(models) > count else ""
+    hint = "a base that is listed under 'models' does not count" if beside and listed_count > count else ""
     report.add(f"{method.name} merges {allowed} {noun}{beside}; found {count}", ("models",), hint)

@@ -13,12 +13,7 @@ from submerge.recipe._entries import check_participants, find_participants, read
 from submerge.recipe._parameters import check_required, read_parameters
 from submerge.recipe._problems import KeyPath, Report, nearest_name, show
 from submerge.recipe._recipe import ModelEntry, Recipe
-from submerge.recipe._schema import (
-    ABSENT_KEYS,
-    ABSENT_METHODS,
-    RECIPE_KEYS,
-    RENAMED_KEYS,
-)
+from submerge.recipe._schema import ABSENT_KEYS, ABSENT_METHODS, RECIPE_KEYS, RENAMED_KEYS
 from submerge.recipe._sections import read_dtype, read_output, read_rules, read_seed, read_tokenizer
 from submerge.recipe._source import open_source
 
@@ -68,12 +63,9 @@ def load_recipe(
             hint = "add 'base_model: …' (adapters need none for output: {as: adapter})"
             report.add(f"{method.name} needs a base_model", ("merge_method",), hint)
     rules = read_rules(data.get("rules"), report)
-    read: dict[str, Any] = {
-        "dtype": read_dtype(data, "dtype", report),
-        "out_dtype": read_dtype(data, "out_dtype", report),
-        "tokenizer_source": read_tokenizer(data, base, models, report),
-        "seed": read_seed(data.get("seed"), report),
-    }
+    dtype, out_dtype = read_dtype(data, "dtype", report), read_dtype(data, "out_dtype", report)
+    tokenizer_source = read_tokenizer(data, base, models, report)
+    seed = read_seed(data.get("seed"), report)
     participants: tuple[ModelEntry, ...] = ()
     base_is_read = base is not None or data.get("base_model") is None
     if method is not None and models is not None and base_is_read:
@@ -88,12 +80,15 @@ def load_recipe(
         base=base,
         participants=participants,
         parameters=top,
+        dtype=dtype,
+        out_dtype=out_dtype,
+        tokenizer_source=tokenizer_source,
         rules=rules,
         output=form,
+        seed=seed,
         path=opened.path,
         text=opened.text,
         positions=report.positions,
-        **read,
     )
 
 

@@ -15,10 +15,10 @@ __all__ = ["to_mergekit"]
 _REQUIRED = object()
 
 
-def _arithmetic(normalize: bool, rescale: bool, **more: float) -> dict[str, Any]:
+def _arithmetic(normalize: bool, rescale: bool, **own: float) -> dict[str, Any]:
     """Return the parameters that mergekit's task-arithmetic family has, with its defaults."""
     shared = {"normalize": normalize, "rescale": rescale, "lambda": 1.0, "int8_mask": False}
-    return {"weight": _REQUIRED, "density": 1.0, **shared, **more}
+    return {"weight": _REQUIRED, "density": 1.0, **shared, **own}
 
 
 _PARAMETERS: Mapping[str, Mapping[str, Any]] = {
@@ -52,25 +52,16 @@ def to_mergekit(recipe: Recipe) -> str | None:
     theirs = _PARAMETERS.get(recipe.method.name)
     if theirs is None or recipe.output.form != "checkpoint" or not _same_models(recipe):
         return None
-    top: dict[str, Any] = {}
-    for option in recipe.method.options:
-        setting = recipe.parameters.get(option.name)
-        if option.name not in theirs:
-            levels = [recipe.parameters, *(entry.parameters for entry in recipe.models)]
-            if any(_changes(level.get(option.name), option.default) for level in levels):
-                return None
-        elif option.default == theirs[option.name] or theirs[option.name] is _REQUIRED:
-            if setting is not None:
-                top[option.name] = setting.written()
-        else:
-            top[option.name] = _closed(setting, option.default)
+    top = _top_parameters(recipe, theirs)
+    if top is None:
+        return None
     named = {same_model(entry.model): entry.model for entry in recipe.models}
     if recipe.base is not None:
         named[same_model(recipe.base)] = recipe.base  # to mergekit 'base/' is not 'base'
     source = named.get(same_model(recipe.tokenizer_source or ""), recipe.tokenizer_source)
     if source is not None:  # of model+adapter mergekit would take the model's
         source = source.partition("+")[2] or source
-    given = {
+    sections = {
         "merge_method": recipe.method.name,
         "base_model": recipe.base,
         "models": [
@@ -81,8 +72,8 @@ def to_mergekit(recipe: Recipe) -> str | None:
         "out_dtype": recipe.out_dtype,
         "tokenizer_source": source,
     }
-    plain = {key: value for key, value in given.items() if value is not None}
-    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True)
+    given = {key: value for key, value in sections.items() if value is not None}
+    return yaml.dump(given, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -90,6 +81,23 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+def _top_parameters(recipe: Recipe, theirs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the top-level parameters as mergekit needs them; None where it lacks an option that is used."""
+    parameters: dict[str, Any] = {}
+    for option in recipe.method.options:
+        setting = recipe.parameters.get(option.name)
+        if option.name not in theirs:
+            levels = [recipe.parameters, *(entry.parameters for entry in recipe.models)]
+            if any(_changes(level.get(option.name), option.default) for level in levels):
+                return None
+        elif option.default == theirs[option.name] or theirs[option.name] is _REQUIRED:
+            if setting is not None:
+                parameters[option.name] = setting.written()
+        else:  # where the defaults differ, ours is written out
+            parameters[option.name] = _complete(setting, option.default)
+    return parameters
 
 
 def _same_models(recipe: Recipe) -> bool:
@@ -113,7 +121,7 @@ def _changes(setting: Setting | None, default: Any) -> bool:
     )
 
 
-def _closed(setting: Setting | None, default: Any) -> Any:
+def _complete(setting: Setting | None, default: Any) -> Any:
     """Return a setting as written, with `default` where none of its rules holds."""
     if setting is None:
         return default

@@ -123,7 +123,7 @@ class Recipe:
         Numbers, dtypes and model specs are in their normal form, and the method's defaults are
         written out.
         """
-        given: dict[str, Any] = {
+        sections: dict[str, Any] = {
             "merge_method": self.method.name,
             "base_model": self.base,
             "models": [
@@ -138,21 +138,21 @@ class Recipe:
             "output": _form(self.output),
             "seed": self.seed,
         }
-        return {key: value for key, value in given.items() if value is not None}
+        return {key: value for key, value in sections.items() if value is not None}
 
 
 def _task(entry: ModelEntry) -> dict[str, Any]:
     """Return what an entry says of its task, if anything."""
-    given = {"name": entry.name, "head": list(entry.head)}
-    return {key: value for key, value in given.items() if value}
+    keys = {"name": entry.name, "head": list(entry.head)}
+    return {key: value for key, value in keys.items() if value}
 
 
 def _form(output: OutputForm) -> dict[str, Any] | None:
     """Return the section `output`, or None where it would only say the default."""
     if output == OutputForm():
         return None
-    more = {"rank": output.rank, "energy": output.energy}
-    return {"as": output.form} | {key: value for key, value in more.items() if value is not None}
+    limits = {"rank": output.rank, "energy": output.energy}
+    return {"as": output.form} | {key: value for key, value in limits.items() if value is not None}
 
 
 def _written(parameters: Mapping[str, Setting]) -> dict[str, Any]:
@@ -161,4 +161,5 @@ def _written(parameters: Mapping[str, Setting]) -> dict[str, Any]:
 
 def _defaults(method: Method) -> dict[str, Any]:
     """Return the defaults that a recipe can write: not those that must be given, nor None."""
-    return {o.name: o.default for o in method.options if isinstance(o.default, (bool, int, float, str))}
+    writable = (bool, int, float, str)
+    return {option.name: option.default for option in method.options if isinstance(option.default, writable)}

@@ -107,16 +107,16 @@ class _CompiledRecipe:
         self.chains: list[_Chain] = []
         self.layout: list[tuple[Option, int | list[int]]] = []
         self.memo: dict[tuple[object, ...], ResolvedValues] = {}
-        known: dict[tuple[str, tuple[int, ...]], int] = {}
+        indices: dict[tuple[str, tuple[int, ...]], int] = {}
         top = recipe.parameters
 
         def chain(option: Option, own: Mapping[str, Setting]) -> int:
             settings = tuple(level[option.name] for level in (own, top) if option.name in level)
             key = (option.name, tuple(map(id, settings)))
-            if key not in known:
-                known[key] = len(self.chains)
+            if key not in indices:
+                indices[key] = len(self.chains)
                 self.chains.append(_Chain(option, settings))
-            return known[key]
+            return indices[key]
 
         for option in recipe.method.options:
             if option.scope == "shared":
@@ -132,16 +132,18 @@ class _CompiledRecipe:
         if not 0 <= depth <= 1:
             raise ValueError(f"depth must lie in [0, 1]; found {depth!r}")
         picks = tuple([chain.pick(tensor) for chain in self.chains])
+        # tensors that meet the same rules at the same depth have the same values: a model has thousands of
+        # tensors, and a recipe a handful of rules
         key = (picks, depth if self.has_gradient else None)
         values = self.memo.get(key)
         if values is None:
-            values = self.fresh(tensor, picks, depth)
+            values = self.resolved(tensor, picks, depth)
             if len(self.memo) >= _MEMO:
                 self.memo.clear()
             self.memo[key] = values
         return values
 
-    def fresh(self, tensor: str, picks: tuple[int, ...], depth: float) -> ResolvedValues:
+    def resolved(self, tensor: str, picks: tuple[int, ...], depth: float) -> ResolvedValues:
         """Return the values for the rules that were picked, or raise with every problem at once."""
         results = [chain.resolved(pick, depth) for chain, pick in zip(self.chains, picks, strict=True)]
         problems = [
@@ -161,10 +163,10 @@ class _CompiledRecipe:
                     problems.append(Problem(what, entry.where, hint))
         if problems:
             raise RequestError(problems)
-        good: list[Any] = results
+        values: list[Any] = results  # no problem and no None is among them any more
         return ResolvedValues(
             {
-                option.name: good[place] if isinstance(place, int) else [good[index] for index in place]
+                option.name: values[place] if isinstance(place, int) else [values[index] for index in place]
                 for option, place in self.layout
             }
         )
@@ -182,10 +184,6 @@ def _between(points: tuple[Any, ...], depth: float) -> Any:
 
 
 def _short(value: object) -> str:
-    return (
-        f"{value:g}"
-        if isinstance(value, float)
-        else str(value).lower()
-        if isinstance(value, bool)
-        else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -83,8 +83,8 @@ def read_setting(raw: Any, path: KeyPath, option: Option | None, report: Report)
         rules = [reader.rule(raw, path)]
     else:
         rules = [reader.plain(raw, path, None)]
-    good = tuple(rule for rule in rules if rule is not None)
-    return Setting(good, dotted(path)) if len(good) == len(rules) else None
+    readable = tuple(rule for rule in rules if rule is not None)
+    return Setting(readable, dotted(path)) if len(readable) == len(rules) else None
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,8 @@ class _SettingReader:
             return None
         pattern = raw.get("filter")
         if pattern is not None and not isinstance(pattern, str):
-            hint = "put it in quotes"
-            self.report.add(
-                f"{self.name}: a filter is part of a tensor's name, not {show(pattern)}",
-                (*path, "filter"),
-                hint,
-            )
+            what = f"{self.name}: a filter is part of a tensor's name, not {show(pattern)}"
+            self.report.add(what, (*path, "filter"), "put it in quotes")
             return None
         return self.plain(raw["value"], (*path, "value"), None if pattern in ("*", "") else pattern)
 
@@ -124,13 +120,12 @@ class _SettingReader:
         """Return a rule whose value is a scalar or a gradient."""
         if isinstance(raw, list):
             if not raw:
-                self.report.add(
-                    f"{self.name} is an empty list", path, "give a value, or several for a gradient"
-                )
+                hint = "give a value, or several for a gradient"
+                self.report.add(f"{self.name} is an empty list", path, hint)
                 return None
             points = [self.scalar(item, (*path, i)) for i, item in enumerate(raw)]
-            good = tuple(point for point in points if point is not None)
-            return Rule(good, pattern, self.report.where(path)) if len(good) == len(points) else None
+            readable = tuple(point for point in points if point is not None)
+            return Rule(readable, pattern, self.report.where(path)) if len(readable) == len(points) else None
         value = self.scalar(raw, path)
         return None if value is None else Rule(value, pattern, self.report.where(path))
 

@@ -81,15 +81,15 @@ def read_rules(raw: Any, report: Report) -> Rules:
         report.add(f"'rules' is a mapping, not {show(raw)}", ("rules",), "write 'missing: refuse'")
         return Rules()
     choices = {name: get_args(hint) for name, hint in get_type_hints(Rules).items()}
-    good: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
     for key, value in raw.items():
         if key not in choices:
             report.unknown("key", key, tuple(choices), ("rules", key))
         elif value not in choices[key]:
             report.add(f"{key} is {show(value)}", ("rules", key), f"one of {listed(choices[key])}")
         else:
-            good[key] = value
-    return Rules(**good)
+            chosen[key] = value
+    return Rules(**chosen)
 
 
 def read_output(raw: Any, report: Report) -> OutputForm:
@@ -111,8 +111,8 @@ def read_output(raw: Any, report: Report) -> OutputForm:
         hint = "write 16, say"
         report.add(f"rank is a positive whole number, not {show(rank)}", ("output", "rank"), hint)
         rank = None
-    number = isinstance(energy, (int, float)) and not isinstance(energy, bool)
-    if energy is not None and not (number and 0 < energy <= 1):
+    is_number = isinstance(energy, (int, float)) and not isinstance(energy, bool)
+    if energy is not None and not (is_number and 0 < energy <= 1):
         hint = "0.9 keeps nine tenths of each update's squared norm"
         report.add(f"energy is a share in (0, 1], not {show(energy)}", ("output", "energy"), hint)
         energy = None

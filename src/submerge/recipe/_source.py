@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from submerge.errors import Problem, RequestError
-from submerge.recipe._problems import Report, show
+from submerge.recipe._problems import KeyPath, Report, show
 from submerge.recipe._yaml import MAX_BITS, MAX_BYTES, MAX_DEPTH, parse_yaml
 
 __all__ = ["RecipeSource", "open_source"]
@@ -76,7 +76,7 @@ def _from_mapping(source: Mapping[str, Any]) -> RecipeSource:
     return RecipeSource(data, report, None, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
 
 
-def _plain(value: Any, path: tuple[str | int, ...], report: Report) -> Any:
+def _plain(value: Any, path: KeyPath, report: Report) -> Any:
     """Return Python values as the data that YAML would give: tuples as lists, paths as text."""
     if len(path) > MAX_DEPTH:  # also a list that holds itself
         report.add(f"nested deeper than {MAX_DEPTH} levels", path[:3])
@@ -94,22 +94,25 @@ def _plain(value: Any, path: tuple[str | int, ...], report: Report) -> Any:
         return [_plain(item, (*path, i), report) for i, item in enumerate(value)]
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, (str, os.PathLike)):
-        text = os.fspath(value)
-        if isinstance(text, str):
-            return str(text)
+    if isinstance(value, (str, os.PathLike)) and isinstance(text := os.fspath(value), str):
+        return str(text)  # a subclass of str as a plain one
+    if isinstance(value, numbers.Real):  # numpy's numbers, too
+        return _number(value, path, report)
+    kind = type(value).__name__
+    report.add(f"a recipe holds text, numbers, lists and mappings, not an object of type {kind}", path)
+    return None
+
+
+def _number(value: numbers.Real, path: KeyPath, report: Report) -> int | float | None:
+    """Return an int or a float; None for a number that is too large, which is noted."""
     if isinstance(value, numbers.Integral):
         number = int(value)
         if number.bit_length() <= MAX_BITS:
             return number
         report.add("this number is too long", path)
         return None
-    if isinstance(value, numbers.Real):
-        try:
-            return float(value)
-        except OverflowError:
-            report.add("this number is too large", path)
-            return None
-    kind = type(value).__name__
-    report.add(f"a recipe holds text, numbers, lists and mappings, not an object of type {kind}", path)
-    return None
+    try:
+        return float(value)
+    except OverflowError:
+        report.add("this number is too large", path)
+        return None

@@ -27,7 +27,9 @@ def read_task(
         report.add(f"a task's name is text, not {show(name)}", (*path, "name"), "put it in quotes")
         name = ""
     patterns = [head] if isinstance(head, str) else head or ()
-    if not isinstance(patterns, (list, tuple)) or not all(isinstance(one, str) and one for one in patterns):
+    if not isinstance(patterns, (list, tuple)) or not all(
+        isinstance(pattern, str) and pattern for pattern in patterns
+    ):
         hint = "write 'head: classifier', or a list"
         report.add(f"a head is named by parts of its tensors' names, not {show(head)}", (*path, "head"), hint)
         patterns = ()

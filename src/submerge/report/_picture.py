@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from submerge.deferred import required
+from submerge.names import layer_of
 from submerge.report._survey import Survey
-from submerge.store import layer_of
 
 __all__ = ["draw"]
 

@@ -16,7 +16,7 @@ from torch import nn
 from submerge.errors import Problem, RequestError
 from submerge.gating import Observer, is_same, observe
 from submerge.methods.mass import POSITIONS, RoutingSettings
-from submerge.store import layer_of
+from submerge.names import layer_of
 
 __all__ = ["Site", "choose_sites", "discover_sites"]
 

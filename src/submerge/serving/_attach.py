@@ -22,9 +22,9 @@ from submerge.gating import (
     parameter_places,
 )
 from submerge.methods.mass import routes_on_base
+from submerge.names import layer_of
 from submerge.serving._folder import Folder
 from submerge.serving._heads import attach_heads
-from submerge.store import layer_of
 
 __all__ = ["attach"]
 

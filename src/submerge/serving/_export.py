@@ -20,10 +20,11 @@ from safetensors.torch import save_file
 
 from submerge.engine import is_matrix, stores_transposed, vllm_command
 from submerge.errors import Problem, RequestError, few
+from submerge.names import layer_of, loaded_names
 from submerge.serving._architecture import architectures
 from submerge.serving._clip import is_texts
 from submerge.serving._folder import Folder, open_folder
-from submerge.store import AdapterWriter, Manifest, layer_of, loaded_names, open_checkpoint
+from submerge.store import AdapterWriter, Manifest, open_checkpoint
 
 __all__ = ["Exported", "export_adapters"]
 

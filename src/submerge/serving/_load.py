@@ -12,12 +12,12 @@ import torch
 from submerge.deferred import quietly, required
 from submerge.errors import Problem, RequestError, few
 from submerge.gating import Gate, Recent
+from submerge.names import loaded_names
 from submerge.serving._architecture import head_sizes, model_class, with_linear_heads
 from submerge.serving._controller import Controller
 from submerge.serving._folder import Folder, open_folder
 from submerge.serving._mass import MassController
 from submerge.serving._routed_model import gated_class
-from submerge.store import loaded_names
 
 __all__ = ["CONTROLLERS", "load"]
 
@@ -37,7 +37,7 @@ def load(
     cache: int = CACHE,
     **settings: Any,
 ) -> Any:
-    """Return the transformers model of a folder whose method keeps a gate, ready to answer.
+    """Return the transformers model of a folder whose method has a gate, ready to answer.
 
     `model(**inputs)` finds the tasks of each input and runs it with their updates, and with the head of the
     first of them; the output has `tasks`, `coefficients` and `routing` besides, and of classifiers `labels`,

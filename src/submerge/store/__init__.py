@@ -1,12 +1,12 @@
 """Weights on disk: safetensors headers, checkpoints and Hub ids, ranged reads, preallocated writes."""
 
-from submerge.names import NameMatch, depths, layer_of, loaded_names, match_names, module_names, respelling
 from submerge.store._adapter_on_base import lay_over, side_by_side
 from submerge.store._aliases import Aliases, AliasGroup, find_aliases
 from submerge.store._align import Aligner, Alignment
-from submerge.store._checkpoint import Checkpoint, open_checkpoint, same_values
+from submerge.store._checkpoint import Checkpoint, same_values
 from submerge.store._lora_file import lora_file
 from submerge.store._open import open_model, split_spec
+from submerge.store._open_checkpoint import open_checkpoint
 from submerge.store.adapter import (
     ADAPTER_CONFIG,
     ADAPTER_STEM,
@@ -52,6 +52,7 @@ from submerge.store.format import (
     DTYPES,
     JOURNAL,
     BankParts,
+    BankTensor,
     DType,
     FileSource,
     FileTable,
@@ -100,6 +101,7 @@ __all__ = [
     "Aligner",
     "Alignment",
     "BankParts",
+    "BankTensor",
     "Checkpoint",
     "DType",
     "FileSource",
@@ -114,7 +116,6 @@ __all__ = [
     "MemorySink",
     "MemorySource",
     "ModelRecord",
-    "NameMatch",
     "Part",
     "Replace",
     "Rows",
@@ -131,7 +132,6 @@ __all__ = [
     "byte_view",
     "can_untie",
     "compare_vocabularies",
-    "depths",
     "digest",
     "dtype_named",
     "encode_header",
@@ -149,11 +149,7 @@ __all__ = [
     "joined",
     "lay_over",
     "layer_count",
-    "layer_of",
-    "loaded_names",
     "lora_file",
-    "match_names",
-    "module_names",
     "open_adapter",
     "open_checkpoint",
     "open_model",
@@ -163,7 +159,6 @@ __all__ = [
     "read_header",
     "read_vocabulary",
     "reading_manifest",
-    "respelling",
     "same_values",
     "side_by_side",
     "split_spec",

@@ -64,15 +64,15 @@ def find_aliases(config: Mapping[str, Any] | None, shapes: Shapes, *, ask: bool)
     embedding of the vocabulary, the embeddings of encoder and decoder, the two names of BERT's output bias.
     Whether the copies have equal values in a file is another matter.
     """
-    said = tied_embeddings(config)
+    configured = tied_embeddings(config)
     if ask and config is not None:
-        of_class = _of_class(json.dumps(config, sort_keys=True, default=str), tuple(shapes))
-        if of_class is not None:
-            groups = tuple(_with_trunk(names) for names in of_class[0])
-            return Aliases(groups, of_class[1] if said is None else said, complete=True)
+        tying = _class_tying(json.dumps(config, sort_keys=True, default=str), tuple(shapes))
+        if tying is not None:
+            groups = tuple(_with_trunk(names) for names in tying.groups)
+            return Aliases(groups, tying.ties if configured is None else configured, complete=True)
     kinds = (config or {}).get("architectures") or [""]
     has_head = bool(_HAS_HEAD.search(str(kinds[0])))
-    return Aliases(tuple(_by_name(shapes, vocabulary_size(config))), said, complete=has_head)
+    return Aliases(tuple(_by_name(shapes, vocabulary_size(config))), configured, complete=has_head)
 
 
 def _by_name(shapes: Shapes, rows: int | None) -> list[AliasGroup]:
@@ -84,8 +84,8 @@ def _by_name(shapes: Shapes, rows: int | None) -> list[AliasGroup]:
         if _HEAD.search(name) or (_MAYBE_HEAD.search(name) and rows in (None, shapes[name][0]))
     ]
     groups = _trunks(tables, shapes)
-    inside = {name for group in groups for name in group}
-    groups += [[name] for name in tables if name not in inside]
+    grouped = {name for group in groups for name in group}
+    groups += [[name] for name in tables if name not in grouped]
     for head in heads:
         fitting = [group for group in groups if shapes[group[0]] == shapes[head]]
         if (group := _nearest(head, fitting)) is not None:
@@ -98,11 +98,13 @@ def _by_name(shapes: Shapes, rows: int | None) -> list[AliasGroup]:
 
 def _trunks(tables: Iterable[str], shapes: Shapes) -> list[list[str]]:
     """Return the embeddings that an encoder and a decoder share, the shared one first."""
-    found: dict[tuple[str, tuple[int, ...]], dict[str, str]] = {}
+    trunks: dict[tuple[str, tuple[int, ...]], dict[str, str]] = {}
     for name in tables:
-        if place := _TRUNK.match(name):
-            found.setdefault((place[1], shapes[name]), {})[place[2]] = name
-    return [[own[part] for part in _TRUNK_ORDER if part in own] for own in found.values() if len(own) > 1]
+        if match := _TRUNK.match(name):
+            trunks.setdefault((match[1], shapes[name]), {})[match[2]] = name
+    return [
+        [trunk[part] for part in _TRUNK_ORDER if part in trunk] for trunk in trunks.values() if len(trunk) > 1
+    ]
 
 
 def _nearest(head: str, groups: Sequence[list[str]]) -> list[str] | None:
@@ -122,9 +124,20 @@ def _with_trunk(names: Sequence[str]) -> AliasGroup:
     return AliasGroup(tuple(names), frozenset(name for name in names if _TRUNK.match(name)))
 
 
+@dataclass(frozen=True)
+class _ClassTying:
+    """The groups that a class in transformers ties if it ties, and whether it does by its default."""
+
+    groups: tuple[tuple[str, ...], ...]
+    ties: bool
+
+
 @lru_cache(maxsize=8)
-def _of_class(config: str, names: tuple[str, ...]) -> tuple[list[list[str]], bool] | None:
-    """Return what the class in transformers ties if it ties, and whether it does; None if it is not known."""
+def _class_tying(config: str, names: tuple[str, ...]) -> _ClassTying | None:
+    """Return what the class that a configuration names ties; None if it is not known.
+
+    The configuration is text, so that the answer can be remembered: to build the model takes a while.
+    """
     raw = json.loads(config)
     try:
         import torch
@@ -133,6 +146,7 @@ def _of_class(config: str, names: tuple[str, ...]) -> tuple[list[list[str]], boo
         kind = getattr(transformers, str((raw.get("architectures") or [])[0]))
         own = kind.config_class.from_dict(raw)
         ties = bool(getattr(own, "tie_word_embeddings", False))
+        # a model that does not tie has an empty list of tied weights, so it is built as one that does
         for holder in (own, *(getattr(own, part, None) for part in getattr(own, "sub_configs", {}))):
             if hasattr(holder, "tie_word_embeddings"):
                 holder.tie_word_embeddings = True
@@ -147,4 +161,6 @@ def _of_class(config: str, names: tuple[str, ...]) -> tuple[list[list[str]], boo
         while source in targets:
             source = targets[source]
         groups.setdefault(source, [source]).append(target)
-    return [[stored.get(name, name) for name in group] for group in groups.values()], ties
+    return _ClassTying(
+        tuple(tuple(stored.get(name, name) for name in group) for group in groups.values()), ties
+    )

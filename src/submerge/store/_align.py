@@ -62,9 +62,9 @@ class Aligner:
     def align(self, model: Checkpoint) -> Alignment:
         """Return the model with its tensors named and packed as the same parameters are in the base.
 
-        Names and shapes decide (`correspond`), and for what is left what transformers makes of both files, if
-        it is installed. Tensors that stand for nothing keep their own names. Raises `RequestError` where the
-        model's adapter changes a tensor that the base packs otherwise.
+        Names and shapes decide (`correspond`), and for the other tensors what transformers makes of both
+        files, if it is installed. Tensors that stand for nothing keep their own names. Raises `RequestError`
+        where the model's adapter changes a tensor that the base packs otherwise.
         """
         base = self.base
         if base.config is None and model.config is not None:  # a bare file: of the model's own kind
@@ -75,18 +75,20 @@ class Aligner:
         if all(name in model.tensors for name in floats):
             return Alignment(model)
         own = {name: entry.shape for name, entry in model.tensors.items()}
-        found = correspond(own, self._shapes)
-        views = {name: View.whole(old, own[old]) for name, old in found.names.items()}
-        left = [name for name in floats if name not in views]
+        by_name = correspond(own, self._shapes)
+        views = {name: View.of(old, own[old]) for name, old in by_name.names.items()}
+        missing = [name for name in floats if name not in views]
         ignored: frozenset[str] = frozenset()
-        if any(not _is_head(name) for name in left):
-            views |= self._by_loading(model, own, left)
-            left = [name for name in left if name not in views]
+        # what names alone cannot tell is how parameters are packed; to ask transformers takes a while, and a
+        # head that is tied needs no answer
+        if any(not _is_head(name) for name in missing):
+            views |= self._by_loading(model, own, missing)
+            missing = [name for name in missing if name not in views]
             ignored = self._loading.ignored
-        lacks = {name: NO_PARAMETER for name in left if name in ignored}
-        lacks |= {name: OTHER_PART for name in self._other_parts(views, left) if name not in lacks}
-        lacks |= {name: NO_MODULE for name in self._without_module(model, left) if name not in lacks}
-        refused = found.refused if len(lacks) < len(left) else []
+        lacks = {name: NO_PARAMETER for name in missing if name in ignored}
+        lacks |= {name: OTHER_PART for name in self._other_parts(views, missing) if name not in lacks}
+        lacks |= {name: NO_MODULE for name in self._without_module(model, missing) if name not in lacks}
+        refused = by_name.refused if len(lacks) < len(missing) else []
         return Alignment(_renamed(model, views), lacks, refused)
 
     def _unlike(self, model: Checkpoint, floats: Sequence[str]) -> str:
@@ -101,9 +103,9 @@ class Aligner:
         if 2 * sum(name in model.tensors for name in floats) < len(floats):
             return why
         layers = {layer_of(name) for name in floats} - {None}
-        more = [n for n in model.tensors if n not in self.base.tensors and layer_of(n) in layers]
-        more = [name for name in more if not is_buffer(name)]
-        return f"{why}, and its layers have {few(more)} besides" if more else ""
+        new = [n for n in model.tensors if n not in self.base.tensors and layer_of(n) in layers]
+        new = [name for name in new if not is_buffer(name)]
+        return f"{why}, and its layers have {few(new)} besides" if new else ""
 
     @cached_property
     def _shapes(self) -> dict[str, Shape]:
@@ -119,34 +121,37 @@ class Aligner:
         return Loading() if self._network is None else loading(self._network, self._shapes)
 
     def _by_loading(
-        self, model: Checkpoint, own: Mapping[str, Shape], left: Sequence[str]
+        self, model: Checkpoint, own: Mapping[str, Shape], missing: Sequence[str]
     ) -> dict[str, View]:
         """Return what tensors of the base are made of, by the parameters that both files are loaded into."""
-        alike = model_types(model.config)[:1] in ([], model_types(self.base.config)[:1])
-        network = self._network if alike else empty_model(model.config)
+        same_type = model_types(model.config)[:1] in ([], model_types(self.base.config)[:1])
+        network = self._network if same_type else empty_model(model.config)
         if network is None or not self._loading.views:
             return {}
+        # both files become parameters of today's classes, which have equal names; from the base's views of
+        # them one goes back, to what of the model's views each tensor of the base's file is made of
         ours, theirs = self._loading.views, loading(network, own).views
         shapes = [{name: view.shape for name, view in views.items()} for views in (theirs, ours)]
-        wanted = set(left)
-        made: dict[str, View | None] = {}
+        wanted = set(missing)
+        assembled_views: dict[str, View | None] = {}
         parts: dict[str, list[tuple[Block, View]]] = {}
         for name, old in correspond(*shapes).names.items():
             alias = ours[name].alias
             if alias in wanted and theirs[old].alias:  # of whatever shape: the plan says what to do
-                made[alias] = theirs[old]
+                assembled_views[alias] = theirs[old]
             elif theirs[old].shape == ours[name].shape:
                 for block in ours[name].blocks:
                     if block.source in wanted:
                         parts.setdefault(block.source, []).append((block, theirs[old]))
-        made |= {name: assembled(self._shapes[name], used) for name, used in parts.items()}
-        views = {name: view for name, view in made.items() if view is not None}
+        assembled_views |= {name: assembled(self._shapes[name], blocks) for name, blocks in parts.items()}
+        views = {name: view for name, view in assembled_views.items() if view is not None}
+        # a view is read as one type, so that its parts must be of one
         return {n: v for n, v in views.items() if len({model.tensors[s].dtype for s in v.sources}) == 1}
 
-    def _other_parts(self, views: Mapping[str, View], left: Sequence[str]) -> list[str]:
+    def _other_parts(self, views: Mapping[str, View], missing: Sequence[str]) -> list[str]:
         """Return which tensors are of towers that the model has none of, where the base has several."""
         stacks = {place[0] for name in views if (place := layer_of(name))}
-        absent = {place[0] for name in left if (place := layer_of(name))} - stacks
+        absent = {place[0] for name in missing if (place := layer_of(name))} - stacks
         if not stacks or not absent or not is_composite(self.base.config):
             return []
         known = {prefix for name in views for prefix in _parents(name)}
@@ -160,14 +165,14 @@ class Aligner:
                 return False
             return "." not in own and not name.startswith(own)
 
-        return [name for name in left if name.startswith(inside) or elsewhere(name)]
+        return [name for name in missing if name.startswith(inside) or elsewhere(name)]
 
-    def _without_module(self, model: Checkpoint, left: Sequence[str]) -> list[str]:
+    def _without_module(self, model: Checkpoint, missing: Sequence[str]) -> list[str]:
         """Return which tensors beside the layers the model's class has no parameter for: a pooler, a head.
 
-        A file without them is whole. transformers knows; nothing is returned where it is not installed.
+        A file without them is complete. transformers knows; nothing is returned where it is not installed.
         """
-        beside = [name for name in left if layer_of(name) is None]
+        beside = [name for name in missing if layer_of(name) is None]
         network = empty_model(model.config) if beside else None
         if network is None:
             return []
@@ -181,9 +186,8 @@ def _renamed(model: Checkpoint, views: Mapping[str, View]) -> Checkpoint:
     if all(view.alias == name for name, view in views.items()):
         return model
     used = {source for view in views.values() for source in view.sources}
-    rest = {name: View.whole(name, e.shape) for name, e in model.tensors.items() if name not in used}
-    rest = {name: view for name, view in rest.items() if name not in views}
-    views = {**views, **rest}
+    others = {name: e.shape for name, e in model.tensors.items() if name not in used and name not in views}
+    views = {**views, **{name: View.of(name, shape) for name, shape in others.items()}}
     return replace(
         model,
         tensors={name: _entry(name, view, model.tensors) for name, view in views.items()},
@@ -210,15 +214,15 @@ def _entry(name: str, view: View, stored: Mapping[str, TensorEntry]) -> TensorEn
 def _refitted(adapter: Adapter, views: Mapping[str, View], label: str) -> Adapter:
     """Return an adapter for the renamed tensors."""
     new = {view.alias: name for name, view in views.items() if view.alias is not None}
-    if apart := [name for name in adapter.parts if name not in new]:
-        what = f"the adapter changes tensors that the base packs otherwise: {few(apart)}"
+    if repacked := [name for name in adapter.parts if name not in new]:
+        what = f"the adapter changes tensors that the base packs otherwise: {few(repacked)}"
         hint = "merge it into its model first: a recipe with merge_method: passthrough and this model alone"
         raise RequestError(Problem(what, label, hint))
     return replace(
         adapter,
         parts={new[name]: part for name, part in adapter.parts.items()},
         names={new.get(name, name): own for name, own in adapter.names.items()},
-        whole=frozenset(new.get(name, name) for name in adapter.whole),
+        replaced=frozenset(new.get(name, name) for name in adapter.replaced),
     )
 
 

@@ -36,9 +36,10 @@ def lora_file(model: Checkpoint) -> Adapter | None:
     adapters that are no plain LoRA or whose form is not known: the factors must never be merged one by one.
     """
     where = str(_file(model))
-    has_own = any("lora" in key and isinstance(value, (dict, list)) for key, value in _settings(model))
+    settings = (model.config or {}).items()
+    has_lora = any("lora" in key and isinstance(value, (dict, list)) for key, value in settings)
     configs = _configurations(model)
-    names = lora_names(list(model.tensors), where, has_own=has_own, configured=bool(configs))
+    names = lora_names(list(model.tensors), where, has_lora=has_lora, configured=bool(configs))
     if names is None:
         return None
     if names.alphas and configs:
@@ -87,9 +88,9 @@ def _parts(
     for component, entries in groups.items():
         raw = configs.get(component)
         config = _by_file(entries, where) if raw is None else adapter_config(raw, where)
-        built, more = build_parts(entries, config, where)
-        parts |= built
-        notes += [f"{component}: {note}" if component else note for note in more]
+        own_parts, own_notes = build_parts(entries, config, where)
+        parts |= own_parts
+        notes += [f"{component}: {note}" if component else note for note in own_notes]
     for module, own in names.alphas.items():
         part, alpha = parts.get(f"{module}.weight"), model.tensors[own]
         if alpha.numel != 1:
@@ -103,8 +104,8 @@ def _parts(
 
 
 def _by_file(entries: Mapping[str, TensorEntry], where: str) -> _ByFile:
-    ends = ".lora_A.weight"
-    shapes = {key.removesuffix(ends): entry.shape for key, entry in entries.items() if key.endswith(ends)}
+    end = ".lora_A.weight"
+    shapes = {key.removesuffix(end): entry.shape for key, entry in entries.items() if key.endswith(end)}
     dora = any(key.endswith(".lora_magnitude_vector") for key in entries)
     plain = adapter_config({"use_dora": dora}, where)
     return _ByFile(**vars(plain), ranks={module: shape[0] for module, shape in shapes.items() if shape})
@@ -114,13 +115,9 @@ def _file(model: Checkpoint) -> Path:
     return model.path if model.path.is_file() or not model.files else model.files[0]
 
 
-def _settings(model: Checkpoint) -> list[tuple[str, Any]]:
-    return list((model.config or {}).items())
-
-
 def _configurations(model: Checkpoint) -> dict[str, dict[str, Any]]:
     """Return PEFT's configuration of each component, as far as diffusers wrote them into the header."""
-    found: dict[str, dict[str, Any]] = {}
+    configs: dict[str, dict[str, Any]] = {}
     for file in model.files if not (model.pending or model.memory) else ():
         text = read_header(file).metadata.get(_METADATA)
         if text is None:
@@ -133,5 +130,5 @@ def _configurations(model: Checkpoint) -> dict[str, dict[str, Any]]:
             raise RequestError(Problem(f"{_METADATA} in the header is no JSON object", str(file)))
         for key, value in fields.items():
             component, field_name = component_of(key, "diffusers")
-            found.setdefault(component, {})[field_name] = value
-    return found
+            configs.setdefault(component, {})[field_name] = value
+    return configs

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from submerge.errors import Problem, RequestError
-from submerge.store._checkpoint import Checkpoint, open_checkpoint
+from submerge.store._checkpoint import Checkpoint
 from submerge.store._lora_file import lora_file
+from submerge.store._open_checkpoint import open_checkpoint
 from submerge.store.adapter import ADAPTER_CONFIG, Adapter, is_adapter, open_adapter
 from submerge.store.folder import HoldsAdapterError, HubId, locate
 
@@ -41,18 +42,18 @@ def open_model(
         try:
             return open_adapter(spec, root=root, **how)
         except RequestError as error:
-            first = error
+            not_peft = error
     try:
-        found = open_checkpoint(spec, root=root, **how)
-        lora = lora_file(found)
+        checkpoint = open_checkpoint(spec, root=root, **how)
+        lora = lora_file(checkpoint)
     except HoldsAdapterError:
         return open_adapter(spec, root=root, **how)
     if lora is None and adapter:
         if isinstance(place, HubId):
-            raise first
+            raise not_peft
         hint = "name the folder in which PEFT saved the adapter, or a LoRA file of diffusers or kohya"
         raise RequestError(Problem("holds no adapter, but a whole model", spec, hint))
-    return lora or found
+    return lora or checkpoint
 
 
 def _peft_folder(place: Path) -> Path | None:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from submerge.errors import WorkError
 from submerge.store import TensorEntry
-from submerge.store.format import BANK, BankParts, FileTable, Source, write_bank
+from submerge.store.format import BANK, BankParts, BankTensor, FileTable, Source, write_bank
 
 PARTS = [
     {"b.factor": torch.randn(4, 2, generator=torch.Generator().manual_seed(0)), "a.core": torch.ones(2)},
@@ -66,7 +66,7 @@ def test_the_bank_holds_all_parts(parts: BankParts, tmp_path: Path) -> None:
         parts.put(number, tensors)
     entries = [parts.entries(number) for number in range(len(PARTS))]
     listed = [
-        (f"task.{name}", entry, partial(opened, entry=entry))
+        BankTensor(f"task.{name}", entry, partial(opened, entry=entry))
         for part in entries
         for name, entry in part.items()
     ]

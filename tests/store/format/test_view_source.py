@@ -14,7 +14,7 @@ TENSORS = {f"t{i}": torch.arange(24.0).reshape(4, 6) + 100 * i for i in range(3)
 
 
 def test_a_wrong_range_is_a_bug() -> None:
-    source = ViewSource(View.whole("t0", (4, 6)), 4, {"t0": MemorySource(TENSORS["t0"])})
+    source = ViewSource(View.of("t0", (4, 6)), 4, {"t0": MemorySource(TENSORS["t0"])})
     for start, count, size in ((20, 5, 20), (-1, 1, 4), (0, 2, 4)):
         with pytest.raises(ValueError, match="elements"):
             source.read(start, count, memoryview(bytearray(size)))
@@ -31,7 +31,7 @@ def test_long_strides_are_read_in_bounded_pieces(monkeypatch: pytest.MonkeyPatch
             counts.append(count)
             super().read(start, count, into)
 
-    source = ViewSource(View.whole("big", (40, 50)).permute([1, 0]), 4, {"big": Counted(big)})
+    source = ViewSource(View.of("big", (40, 50)).permute([1, 0]), 4, {"big": Counted(big)})
     draw = random.Random(0)
     for _ in range(20):
         start = draw.randrange(0, 1999)

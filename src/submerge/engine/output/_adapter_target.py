@@ -15,6 +15,7 @@ from submerge.engine.output._vllm import vllm_command
 from submerge.engine.plan import MergePlan, TensorPlan, adapter_file, lora_keys
 from submerge.engine.work import Finished, ModuleTarget, Passes, RangeRecord, adapter_passes
 from submerge.errors import WorkError, few
+from submerge.names import module_names, respelling
 from submerge.store import (
     DTYPES,
     AdapterWriter,
@@ -23,10 +24,8 @@ from submerge.store import (
     LowRankPart,
     TensorEntry,
     TensorRecord,
-    module_names,
     range_digest,
     read_header,
-    respelling,
 )
 
 __all__ = ["AdapterModules", "AdapterTarget"]

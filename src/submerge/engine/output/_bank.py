@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from submerge.engine.plan import MergePlan
-from submerge.store import BankParts, FileTable, Source, TensorEntry, TensorRecord, write_bank
+from submerge.store import BankParts, BankTensor, FileTable, Source, TensorEntry, TensorRecord, write_bank
 
 __all__ = ["write_gate_bank"]
-
-_Item = tuple[str, TensorEntry, Callable[[FileTable], Source]]
 
 
 def write_gate_bank(plan: MergePlan, parts: BankParts, folder: Path) -> dict[str, TensorRecord]:
@@ -29,14 +28,14 @@ def write_gate_bank(plan: MergePlan, parts: BankParts, folder: Path) -> dict[str
     }
 
 
-def _updates(plan: MergePlan, parts: BankParts) -> Iterator[_Item]:
+def _updates(plan: MergePlan, parts: BankParts) -> Iterator[BankTensor]:
     for index, tensor in enumerate(plan.tensors):
         if tensor.is_copy:
             continue
         for name, entry in sorted(parts.entries(index).items(), key=lambda item: _order(item[0])):
             task, _, kind = name.partition(".")
             key = f"tasks.{task}.{tensor.name}.{kind}" if kind else f"{name}.{tensor.name}"
-            yield key, entry, _opener(entry)
+            yield BankTensor(key, entry, _opener(entry))
 
 
 def _order(name: str) -> tuple[int, str]:
@@ -48,13 +47,13 @@ def _opener(entry: TensorEntry) -> Callable[[FileTable], Source]:
     return lambda table: table.source(entry)
 
 
-def _heads(plan: MergePlan) -> Iterator[_Item]:
+def _heads(plan: MergePlan) -> Iterator[BankTensor]:
     assert plan.gate is not None
     for number, task in enumerate(plan.gate.tasks):
         model = plan.models[task.model]
         for name, entry in sorted(task.head.items()):
             if entry.file is not None:
-                yield f"heads.{number}.{name}", entry, _opener(entry)
+                yield BankTensor(f"heads.{number}.{name}", entry, _opener(entry))
                 continue
             key = next(n for n, e in model.tensors.items() if e is entry)
-            yield f"heads.{number}.{name}", entry, lambda table, m=model, k=key: m.source(k, table)  # type: ignore[misc]
+            yield BankTensor(f"heads.{number}.{name}", entry, partial(model.source, key))

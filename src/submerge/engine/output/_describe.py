@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from submerge.engine.plan import Input, MergePlan, TensorPlan, adapter_file, bank_bounds, bank_bytes
 from submerge.errors import Problem, RequestError
+from submerge.names import depths
 from submerge.recipe import Resolved, resolve
-from submerge.store import BANK, Adapter, depths
+from submerge.store import BANK, Adapter
 
 __all__ = ["describe", "explain"]
 

@@ -81,7 +81,7 @@ def _problems(planned: Sequence[TensorPlan], packed: Sequence[str]) -> list[Prob
 
 def _replaced_modules(inputs: Inputs) -> set[str]:
     """Return the tensors that adapters replace, of modules of which they replace all."""
-    replaced = {name for model in inputs.models if model.adapter for name in model.adapter.whole}
+    replaced = {name for model in inputs.models if model.adapter for name in model.adapter.replaced}
     others = {name.rpartition(".")[0] for name in inputs.reference_model.tensors.keys() - replaced}
     return {name for name in replaced if name.rpartition(".")[0] not in others}
 

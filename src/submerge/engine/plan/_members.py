@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from submerge.engine.plan._findings import Finding, Findings
 from submerge.engine.plan._tensor import Input
 from submerge.engine.plan._tensor_rules import TensorRules, is_float
-from submerge.store import Checkpoint, LowRankPart, Part, TensorEntry, is_relative, layer_of
+from submerge.names import layer_of
+from submerge.store import Checkpoint, LowRankPart, Part, TensorEntry, is_relative
 
 __all__ = ["Members"]
 

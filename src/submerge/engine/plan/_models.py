@@ -9,16 +9,9 @@ from pathlib import Path
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._settings import Settings
 from submerge.errors import Problem, RequestError
+from submerge.names import module_names
 from submerge.recipe import Recipe, same_model
-from submerge.store import (
-    Adapter,
-    Checkpoint,
-    lay_over,
-    module_names,
-    open_model,
-    side_by_side,
-    split_spec,
-)
+from submerge.store import Adapter, Checkpoint, lay_over, open_model, side_by_side, split_spec
 
 __all__ = ["open_models"]
 

@@ -137,7 +137,7 @@ class NamedValues:
     def _replaced(self, model: Checkpoint, source: str) -> NamedValue | None:
         """Return what an adapter replaced under one name, and left as it was under the others."""
         adapter, under = model.adapter, model.under
-        if adapter is None or under is None or source not in adapter.whole or _trained_as_one(model):
+        if adapter is None or under is None or source not in adapter.replaced or _trained_as_one(model):
             return None
         entry = under.tensors.get(source)
         if entry is None or len(entry.shape) != 2 or self.ties(model) is False:

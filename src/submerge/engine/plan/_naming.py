@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._tensor import TensorPlan
 from submerge.errors import Problem, few
-from submerge.store import DTYPES, Aligner, Alignment, Checkpoint, layer_count, layer_of
+from submerge.names import layer_of
+from submerge.store import DTYPES, Aligner, Alignment, Checkpoint, layer_count
 
 __all__ = ["align_models", "idle_models", "missing_tensors", "naming_warnings"]
 

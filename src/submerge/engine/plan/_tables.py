@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from submerge.store import TensorEntry, layer_of
+from submerge.names import layer_of
+from submerge.store import TensorEntry
 
 __all__ = ["is_matrix", "is_table", "token_rows"]
 

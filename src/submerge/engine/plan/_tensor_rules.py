@@ -11,8 +11,9 @@ from submerge.engine.plan._gate import is_head
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._tables import is_matrix
 from submerge.methods import GateSpec, TensorSpec
+from submerge.names import depths
 from submerge.recipe import Recipe, resolve
-from submerge.store import DTYPES, TensorEntry, depths, dtype_named
+from submerge.store import DTYPES, TensorEntry, dtype_named
 
 __all__ = ["TensorRules", "is_float"]
 
@@ -82,7 +83,7 @@ class TensorRules:
         if not self.as_adapter:
             return False
         adapters = [model.adapter for model in self.inputs.models if model.adapter is not None]
-        if any(entry.name in adapter.whole or entry.name in adapter.parts for adapter in adapters):
+        if any(entry.name in adapter.replaced or entry.name in adapter.parts for adapter in adapters):
             return False
         return not self.is_matrix(entry)
 

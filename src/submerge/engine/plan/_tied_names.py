@@ -8,16 +8,8 @@ from dataclasses import dataclass
 
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._named_values import NamedValues, ValuesByName
-from submerge.store import (
-    DTYPES,
-    Aliases,
-    AliasGroup,
-    Checkpoint,
-    FileTable,
-    find_aliases,
-    layer_of,
-    tied_embeddings,
-)
+from submerge.names import layer_of
+from submerge.store import DTYPES, Aliases, AliasGroup, Checkpoint, FileTable, find_aliases, tied_embeddings
 
 __all__ = ["TiedNames", "find_tied_names"]
 
@@ -110,5 +102,5 @@ def _leave_doubt(aliases: Aliases, groups: Sequence[TiedNames], inputs: Inputs, 
         or any(alike_tables[shapes[name]] > 1 for name in tables - grouped)
         or any(name not in inputs.reference_model.tensors for name in grouped)
         or (aliases.ties is None and bool(grouped))
-        or any(name in tables for adapter in adapters for name in (*adapter.parts, *adapter.whole))
+        or any(name in tables for adapter in adapters for name in (*adapter.parts, *adapter.replaced))
     )

@@ -1,11 +1,12 @@
 """Adapters: what their files hold, how they fit onto a base, and how they are written."""
 
-from submerge.store.adapter._adapter import Adapter, is_adapter, open_adapter
+from submerge.store.adapter._adapter import Adapter
 from submerge.store.adapter._build import build_parts
 from submerge.store.adapter._config import ADAPTER_CONFIG, AdapterConfig, adapter_config
 from submerge.store.adapter._fit import fit_adapter
 from submerge.store.adapter._layout import LoraKeys
 from submerge.store.adapter._lora_names import LoraNames, component_of, lora_names
+from submerge.store.adapter._open_adapter import is_adapter, open_adapter
 from submerge.store.adapter._parts import Add, Kind, LowRankPart, Part, Replace, Rows, is_relative
 from submerge.store.adapter._writer import ADAPTER_STEM, LORA_STEM, AdapterWriter
 

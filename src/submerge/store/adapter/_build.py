@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from submerge.errors import Problem, RequestError, few
 from submerge.store.adapter._config import AdapterConfig
-from submerge.store.adapter._keys import FactorKeys, Sorted, sort_keys
-from submerge.store.adapter._parts import PACKED_ORDER, Add, Kind, LowRankPart, Part, Replace, Rows
+from submerge.store.adapter._keys import FactorKeys, SortedKeys, sort_keys
+from submerge.store.adapter._parts import PACKED_ORDER, Add, LowRankPart, Part, Replace, Rows
 from submerge.store.format import DTYPES, TensorEntry
 
 __all__ = ["build_parts"]
@@ -25,7 +25,7 @@ _EMBEDDINGS = frozenset({
 
 @dataclass
 class _Build:
-    """The parts so far, and what is wrong so far."""
+    """The parts so far, and what is wrong so far; `bare` are modules of which bare parameters are adapted."""
 
     config: AdapterConfig
     where: str
@@ -51,18 +51,17 @@ def build_parts(
     `entries` are the file's tensors by PEFT's keys. Raises `RequestError` with every tensor that is missing,
     unknown, or of a shape that does not fit.
     """
-    found = sort_keys(entries, where)
-    build = _Build(config, where, problems=found.problems)
-    strange = [
-        key for key, entry in entries.items() if DTYPES[entry.dtype].kind not in ("float", "integer", "bool")
-    ]
-    if strange:
-        build.wrong(f"holds quantised or complex tensors ({few(strange)})", "save it in float32")
-    names = _parameter_names(found, build)
-    for key, factors in found.factors.items():
+    by_role = sort_keys(entries, where)
+    build = _Build(config, where, problems=by_role.problems)
+    unsupported = [key for key, entry in entries.items() if not DTYPES[entry.dtype].supported]
+    if unsupported:
+        build.wrong(f"holds quantised or complex tensors ({few(unsupported)})", "save it in float32")
+    names = _parameter_names(by_role, build)
+    for key, factors in by_role.factors.items():
         if key in names:
-            _add_factors(factors, names[key], found, build)
-    _add_plain(found, build)
+            _add_factors(factors, names[key], by_role.wrapped, build)
+    _add_plain({**by_role.plain, **by_role.wrapped}, build)
+    _note_values(build)
     if not build.parts and not build.problems:
         build.wrong("holds no tensors")
     if build.problems:
@@ -79,14 +78,14 @@ def _ranks(parts: dict[str, Part]) -> list[str]:
     return [", ".join([first, *(f"{count} of rank {rank}" for rank, count in listed[1:])])]
 
 
-def _parameter_names(found: Sorted, build: _Build) -> dict[tuple[str, int], str]:
+def _parameter_names(by_role: SortedKeys, build: _Build) -> dict[tuple[str, int], str]:
     """Return the adapted parameter's name for each wrapper: `.weight`, or one of `target_parameters`."""
     depths: dict[str, list[int]] = {}
-    for module, depth in found.factors:
+    for module, depth in by_role.factors:
         depths.setdefault(module, []).append(depth)
     names = {}
     for module, levels in depths.items():
-        targets = _targets(module, build.config, found.factors[module, min(levels)])
+        targets = _targets(module, build.config, by_role.factors[module, min(levels)])
         if targets:
             build.bare.add(module)
         if not targets:
@@ -102,6 +101,8 @@ def _parameter_names(found: Sorted, build: _Build) -> dict[tuple[str, int], str]
                 what = f"does not say which factors of {module} belong to which of {few(targets)}"
                 build.wrong(what, "merge it with PEFT (merge_and_unload)")
                 continue
+            # two wrappers of one module have the same keys but for their depth: the parameter that the module
+            # defines first was wrapped first, and is the innermost
             targets.sort(key=PACKED_ORDER.index)
         for depth, target in zip(sorted(levels, reverse=True), targets, strict=False):
             names[module, depth] = f"{module}.{target}"
@@ -111,7 +112,7 @@ def _parameter_names(found: Sorted, build: _Build) -> dict[tuple[str, int], str]
 def _targets(module: str, config: AdapterConfig, factors: FactorKeys) -> list[str]:
     """Return which parameters of a module `target_parameters` names."""
     right = factors.roles.get("lora_A")
-    found = []
+    targets: list[str] = []
     for target in config.parameters:
         path, _, last = target.rpartition(".")
         if path:
@@ -119,9 +120,9 @@ def _targets(module: str, config: AdapterConfig, factors: FactorKeys) -> list[st
         else:  # a bare name matches in every module: not in those that are adapted as modules
             plain = right is not None and right.shape[0] == config.rank_of(module)
             matches = not _targeted(module, config) and not (plain and factors.depth == 0)
-        if matches and last not in found:
-            found.append(last)
-    return found
+        if matches and last not in targets:
+            targets.append(last)
+    return targets
 
 
 def _targeted(module: str, config: AdapterConfig) -> bool:
@@ -134,8 +135,9 @@ def _targeted(module: str, config: AdapterConfig) -> bool:
         return False
 
 
-def _add_factors(factors: FactorKeys, name: str, found: Sorted, build: _Build) -> None:
-    module, roles, config = factors.module, dict(factors.roles), build.config
+def _add_factors(keys: FactorKeys, name: str, wrapped: dict[str, TensorEntry], build: _Build) -> None:
+    """Add the update of one parameter, and those of its module's rows and bias where there are any."""
+    module, roles, config = keys.module, dict(keys.roles), build.config
     rows = roles.pop("rows", None)
     if rows is not None:
         _add_rows(module, rows, build)
@@ -144,7 +146,6 @@ def _add_factors(factors: FactorKeys, name: str, found: Sorted, build: _Build) -
     embedding = "embedding_A" in roles or "embedding_B" in roles
     right = roles.pop("embedding_A" if embedding else "lora_A", None)
     left = roles.pop("embedding_B" if embedding else "lora_B", None)
-    bias, magnitude = roles.pop("bias", None), roles.pop("magnitude", None)
     if left is None or right is None:
         what = f"the adapter of {module} lacks its factor {'B' if left is None else 'A'}"
         build.wrong(what, "copy or download it again; if it was trained sharded, save it gathered")
@@ -152,27 +153,31 @@ def _add_factors(factors: FactorKeys, name: str, found: Sorted, build: _Build) -
     own = module if name.endswith(".weight") else name
     rank = config.rank_of(own)
     experts = _experts(left, right, rank) if own != module else 0
+    magnitude = roles.get("magnitude")
     fault = _fault(left, right, rank, experts, embedding) or ("lora_A" in roles and "both kinds of factors")
+    if not fault and (magnitude is not None) != bool(config.raw.get("use_dora")) and not experts:
+        fault = f"{'lacks' if magnitude is None else 'holds'} a magnitude, but use_dora says otherwise"
     if fault:
         build.wrong(f"the adapter of {own} {fault}")
         return
-    scale = config.scale_of(own, rank)
-    if (magnitude is not None) != bool(config.raw.get("use_dora")) and not experts:
-        state = "holds" if magnitude is not None else "lacks"
-        build.wrong(f"the adapter of {own} {state} a magnitude, but use_dora says otherwise")
-        return
-    copy = found.wrapped.pop(f"{module}.weight", None)
-    if copy is not None:
+    part = LowRankPart(
+        left_entry=left,
+        right_entry=right,
+        scale=config.scale_of(own, rank),
+        transposed=embedding or (config.transposed and not experts and len(right.shape) == 2),
+        magnitude=magnitude,
+        experts=experts,
+        settled=not experts,
+        copy=wrapped.pop(f"{module}.weight", None),
+        kind="embedding" if embedding else "parameter" if module in build.bare else "linear",
+    )
+    if part.copy is not None:
         build.notes.append(f"{module}: the weight itself was saved beside the factors")
-    transposed = embedding or (config.transposed and not experts and len(right.shape) == 2)
-    named = module in build.bare
-    kind: Kind = "embedding" if embedding else "parameter" if named else "linear"
-    part = LowRankPart(left, right, scale, transposed, magnitude, experts, not experts, copy, kind=kind)
     build.put(name, part)
-    if bias is not None:
+    if (bias := roles.get("bias")) is not None:
         if bias.shape != left.shape[:1]:
             build.wrong(f"the bias of {module} has the shape {bias.shape}, but B has {left.shape}")
-        build.put(f"{module}.bias", Add(bias, scale))
+        build.put(f"{module}.bias", Add(bias, part.scale))
 
 
 def _experts(left: TensorEntry, right: TensorEntry, rank: int) -> int:
@@ -210,9 +215,10 @@ def _add_rows(module: str, entry: TensorEntry, build: _Build) -> None:
     build.put(f"{module}.weight", Rows(entry, indices))
 
 
-def _add_plain(found: Sorted, build: _Build) -> None:
+def _add_plain(entries: Mapping[str, TensorEntry], build: _Build) -> None:
+    """Add the parameters that were saved with all their values."""
     unknown = []
-    for name, entry in (found.plain | found.wrapped).items():
+    for name, entry in entries.items():
         module = name.rpartition(".")[0]
         biases = build.config.bias != "none" and name.rpartition(".")[2] == "bias"
         saved = any(f"{path}." in f"{module}." for path in build.config.saved)  # PEFT takes any ending
@@ -226,6 +232,10 @@ def _add_plain(found: Sorted, build: _Build) -> None:
     if unknown:
         what = f"holds tensors that its configuration does not account for ({few(unknown)})"
         build.wrong(what, "modules_to_save and bias must name them; save the adapter again with PEFT")
+
+
+def _note_values(build: _Build) -> None:
+    """Note which parameters, and which rows of others, have values of their own."""
     replaced = sorted(name for name, part in build.parts.items() if isinstance(part, Replace))
     if replaced:
         build.notes.append(f"{len(replaced)} tensors saved whole ({few(replaced)})")

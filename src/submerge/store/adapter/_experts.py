@@ -55,14 +55,14 @@ def experts_apart(
     apart = {name: matrices for name, matrices in cut.items() if matrices is not None}
     sizes = {name: matrices.size for name, matrices in apart.items()}
     transposed = _transposed({name: packed[name][1] for name in apart}, sizes, False, version, where)
-    found = {name: part for name, part in parts.items() if name not in apart}
+    by_expert = {name: part for name, part in parts.items() if name not in apart}
     for name, matrices in apart.items():
         match, part = packed[name]
         for leaf, rows in matrices.rows.items():
-            one = replace(part, rows=rows, transposed=transposed[name], settled=True, kind="linear")
+            matrix = replace(part, rows=rows, transposed=transposed[name], settled=True, kind="linear")
             for expert in range(part.experts):
-                found[f"{match['head']}.experts.{expert}.{leaf}.weight"] = replace(one, expert=expert)
-    return found
+                by_expert[f"{match['head']}.experts.{expert}.{leaf}.weight"] = replace(matrix, expert=expert)
+    return by_expert
 
 
 def settled_experts(
@@ -98,6 +98,8 @@ def _transposed(
 
     Shapes tell it for some, and one adapter is of one layout; else the version does.
     """
+    # an expert of unequal sides tells the layout, a square one cannot; but one program trained all of them:
+    # those that tell vote for the others
     fits = {name: (_fits(part, sizes[name]), _fits(part, sizes[name][::-1])) for name, part in parts.items()}
     votes = {transposed for plain, transposed in fits.values() if plain != transposed}
     by_version = _by_version(version, inputs_first)
@@ -152,11 +154,11 @@ def _inputs_first(shapes: Shapes) -> bool | None:
 
 def _first_experts(shapes: Shapes) -> dict[tuple[int, str], tuple[int, int]]:
     """Return the shapes of the first expert's matrices, by the layer's index and the matrix' name."""
-    found = {}
-    for name, shape in shapes.items():
-        if (match := _FIRST.search(name)) and len(shape) == 2:
-            found[_layer(name), match["leaf"]] = (shape[0], shape[1])
-    return found
+    return {
+        (_layer(name), match["leaf"]): (shape[0], shape[1])
+        for name, shape in shapes.items()
+        if (match := _FIRST.search(name)) and len(shape) == 2
+    }
 
 
 def _layer(name: str) -> int:

@@ -82,7 +82,7 @@ def fit_adapter(
 
 def _tied_head(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> tuple[set[str], list[Problem]]:
     """Return the parts of an output head that the base ties to its embeddings, and why they cannot be."""
-    heads = {name: found[1] for name in adapter.parts if (found := _HEAD.search(name))}
+    heads = {name: head[1] for name in adapter.parts if (head := _HEAD.search(name))}
     tied = {name for name, head in heads.items() if not any(other.endswith(head) for other in shapes)}
     if not tied:
         return set(), []
@@ -103,10 +103,10 @@ def _matched(
     try:
         return match_names(list(parts), available, where)
     except RequestError:
-        own = [name for name, part in parts.items() if not isinstance(part, LowRankPart)]
-        alone = {name for name in own if not _there(name, available)}
-        heads = {name: part for name, part in parts.items() if name in alone and isinstance(part, Replace)}
-        biases = [name for name in alone if isinstance(parts[name], Add)]
+        dense = [name for name, part in parts.items() if not isinstance(part, LowRankPart)]
+        new = {name for name in dense if not _has_match(name, available)}
+        heads = {name: part for name, part in parts.items() if name in new and isinstance(part, Replace)}
+        biases = [name for name in new if isinstance(parts[name], Add)]
     if heads:
         rows = max(part.entry.shape[:1] for part in heads.values())
         what = f"has a head of its own, which the base has not: {few(sorted(heads))}"
@@ -123,7 +123,7 @@ def _matched(
         )
         problems.append(Problem(what, where, hint))
     try:
-        matched = match_names([name for name in parts if name not in alone], available, where)
+        matched = match_names([name for name in parts if name not in new], available, where)
     except RequestError as error:
         problems.extend(error.problems)
     if problems:
@@ -131,7 +131,7 @@ def _matched(
     return matched
 
 
-def _there(name: str, available: Sequence[str]) -> bool:
+def _has_match(name: str, available: Sequence[str]) -> bool:
     try:
         match_names([name], available)
     except RequestError:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from submerge.errors import Problem, few
 from submerge.store.format import TensorEntry
 
-__all__ = ["FactorKeys", "Sorted", "sort_keys"]
+__all__ = ["FactorKeys", "SortedKeys", "sort_keys"]
 
 _FACTOR = re.compile(r"^(?P<module>.+?)\.(?P<role>lora_[AB])\.weight$")
 _ROLES: tuple[tuple[str, str], ...] = (
@@ -45,7 +45,7 @@ class FactorKeys:
 
 
 @dataclass
-class Sorted:
+class SortedKeys:
     """All tensors of a file: factors by module and depth, plain parameters, and the wrapped ones' own."""
 
     factors: dict[tuple[str, int], FactorKeys] = field(default_factory=dict)
@@ -54,16 +54,16 @@ class Sorted:
     problems: list[Problem] = field(default_factory=list)
 
 
-def sort_keys(entries: Mapping[str, TensorEntry], where: str) -> Sorted:
+def sort_keys(entries: Mapping[str, TensorEntry], where: str) -> SortedKeys:
     """Return the tensors, given by PEFT's keys, by module and role; keys that no LoRA has are problems."""
-    found = Sorted()
+    by_role = SortedKeys()
     unknown: list[str] = []
     stripped = {key.removeprefix(_PREFIX) for key in entries}
     for key, entry in entries.items():
         name = key.removeprefix(_PREFIX)
         module, role = _split(name)
         if role is not None:
-            _add_factor(found, module, role, entry, where)
+            _add_factor(by_role, module, role, entry, where)
         elif _WRAPPER.search(name):
             if not stripped & {_WRAPPER.sub("", name), _NAMED.sub("", name)}:
                 unknown.append(entry.name)
@@ -71,14 +71,14 @@ def sort_keys(entries: Mapping[str, TensorEntry], where: str) -> Sorted:
             if not _INERT.search(name):
                 unknown.append(entry.name)
         elif f".{_BASE}." in name:
-            found.wrapped[_unwrapped(name)] = entry
+            by_role.wrapped[_unwrapped(name)] = entry
         else:
-            found.plain[name] = entry
+            by_role.plain[name] = entry
     if unknown:
         what = f"holds tensors that are not known of LoRA ({few(unknown)})"
         hint = "save the adapter with PEFT's save_pretrained; a variant of LoRA must be merged by PEFT"
-        found.problems.append(Problem(what, where, hint))
-    return found
+        by_role.problems.append(Problem(what, where, hint))
+    return by_role
 
 
 def _split(name: str) -> tuple[str, str | None]:
@@ -94,16 +94,16 @@ def _unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part != _BASE)
 
 
-def _add_factor(found: Sorted, module: str, role: str, entry: TensorEntry, where: str) -> None:
-    parts = module.split(".")
-    inner = len(parts)
-    while inner and parts[inner - 1] == _BASE:
-        inner -= 1
-    key = (_unwrapped(module), len(parts) - inner)
-    factors = found.factors.setdefault(key, FactorKeys(*key))
+def _add_factor(by_role: SortedKeys, module: str, role: str, entry: TensorEntry, where: str) -> None:
+    words = module.split(".")
+    stop = len(words)
+    while stop and words[stop - 1] == _BASE:
+        stop -= 1
+    key = (_unwrapped(module), len(words) - stop)
+    factors = by_role.factors.setdefault(key, FactorKeys(*key))
     if role in factors.roles:
-        found.problems.append(Problem(f"holds two tensors for {role} of {key[0]}", where))
+        by_role.problems.append(Problem(f"holds two tensors for {role} of {key[0]}", where))
     factors.roles[role] = entry
-    if _BASE in parts[:inner]:  # one adapted module in another: torch's MultiheadAttention
+    if _BASE in words[:stop]:  # one adapted module in another: torch's MultiheadAttention
         what = f"adapts {key[0]} inside an adapted module, where PEFT applies the update twice"
-        found.problems.append(Problem(what, where, "merge it with PEFT (merge_and_unload)"))
+        by_role.problems.append(Problem(what, where, "merge it with PEFT (merge_and_unload)"))

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from submerge.deferred import torch
 from submerge.errors import Problem, few
 from submerge.store.adapter._parts import PACKED_ORDER, Kind
-from submerge.store.format import Spilled
+from submerge.store.format import Spilled, TensorSpec
 
 __all__ = ["LoraKeys", "LoraModule", "file_key", "padded", "plan_entries", "plan_keys"]
 
 Keys = tuple[str, str]
+"""The keys of A and of B."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def file_key(name: str) -> str:
     return f"base_model.model.{name}"
 
 
-def _pair(module: str, kind: Kind) -> tuple[str, str]:
+def _pair(module: str, kind: Kind) -> Keys:
     """Return the keys of A and B."""
     if kind == "embedding":
         return file_key(f"{module}.lora_embedding_A"), file_key(f"{module}.lora_embedding_B")
@@ -83,17 +84,17 @@ def plan_keys(updates: Mapping[str, LoraModule], where: str, problems: list[Prob
 
 def plan_entries(
     updates: Mapping[str, LoraModule], keys: Mapping[str, Keys], rank: int, code: str
-) -> list[tuple[str, str, tuple[int, ...]]]:
+) -> list[TensorSpec]:
     """Return key, type and shape of each factor, filled up to the common rank."""
-    rows: list[tuple[str, str, tuple[int, ...]]] = []
+    specs: list[TensorSpec] = []
     for name, update in updates.items():
         m, n, kernel = update.left.shape[-2], update.right.shape[-1], update.kernel
         outputs, inputs = (n, m) if update.stored_transposed else (m, n // math.prod(kernel))
         experts = math.prod(update.left.shape[:-2])
         key_a, key_b = keys[name]
-        rows.append((key_a, code, (rank * experts, inputs, *kernel)))
-        rows.append((key_b, code, (outputs, rank * experts, *(1 for _ in kernel))))
-    return rows
+        specs.append((key_a, code, (rank * experts, inputs, *kernel)))
+        specs.append((key_b, code, (outputs, rank * experts, *(1 for _ in kernel))))
+    return specs
 
 
 def padded(
@@ -103,4 +104,6 @@ def padded(
     b, a = (right.mT, left.mT) if update.stored_transposed else (left, right)
     missing = rank - update.rank
     a, b = torch.nn.functional.pad(a, (0, 0, 0, missing)), torch.nn.functional.pad(b, (0, missing))
-    return (a.flatten(0, 1), b.permute(1, 2, 0).flatten(1)) if a.ndim == 3 else (a, b)
+    if a.ndim == 3:  # experts: [E, r, in] → [E·r, in], [E, out, r] → [out, r·E]
+        return a.flatten(0, 1), b.permute(1, 2, 0).flatten(1)
+    return a, b

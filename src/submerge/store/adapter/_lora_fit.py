@@ -24,7 +24,7 @@ def of_one_model(adapter: Adapter, shapes: Shapes, fits: Callable[[Part, tuple[i
 
     A file may hold parts for a denoiser and for text encoders, each under a prefix of its own. Those of which
     every part has a place in the base, of the right shape by `fits`, come under the base's names. The others
-    are named in `left_out`. Where no component fits whole, those of the nearest one are returned, for the
+    are named in `left_out`. Where no component fits entirely, those of the nearest one are returned, for the
     caller to tell what does not fit. Raises `RequestError` where two components fit one and the same model.
     """
     components: dict[str, dict[str, Part]] = {}
@@ -47,8 +47,8 @@ def of_one_model(adapter: Adapter, shapes: Shapes, fits: Callable[[Part, tuple[i
     if not fitting:
         nearest = max(matched, key=lambda component: len(matched[component]))
         names = matched[nearest]
-        own = {names.get(name, name): part for name, part in components[nearest].items()}
-        return replace(adapter, parts=own) if names else adapter
+        parts = {names.get(name, name): part for name, part in components[nearest].items()}
+        return replace(adapter, parts=parts) if names else adapter
     left_out = tuple(
         f"{len(parts)} parameters of {component} are not of this model, and are left out"
         for component, parts in components.items()
@@ -71,12 +71,13 @@ def _by_flat_names(names: list[str], shapes: Shapes) -> dict[str, str]:
     for name in shapes:
         path, _, leaf = name.rpartition(".")
         flat.setdefault(f"{path.replace('.', '_')}.{leaf}", []).append(name)
-    found = {}
+    base_names = {}
     for name in names:
         forms = (name, name.removeprefix(_TEXT_MODEL))
         targets = next((flat[form] for form in forms if form in flat), None)
         if targets is None:  # the base has a prefix of its own
-            targets = [own for form, group in flat.items() if form.endswith(f"_{name}") for own in group]
+            ending = f"_{name}"
+            targets = [target for form, group in flat.items() if form.endswith(ending) for target in group]
         if len(targets) == 1:
-            found[name] = targets[0]
-    return found
+            base_names[name] = targets[0]
+    return base_names

@@ -1,4 +1,4 @@
-"""Which tensors of a file without a configuration are an adapter's, and in whose form: told by their names.
+"""Which tensors of a file without a configuration are an adapter's, and in whose form, by their names alone.
 
 diffusers writes `<component>.<module>` with `.lora_A.weight` or `.lora.down.weight` (older versions
 `.processor.to_q_lora.down.weight`, `.lora_linear_layer.down.weight`), kohya's scripts write
@@ -75,53 +75,69 @@ class LoraNames:
 
 
 def lora_names(
-    names: Collection[str], where: str, *, has_own: bool = False, configured: bool = False
+    names: Collection[str], where: str, *, has_lora: bool = False, configured: bool = False
 ) -> LoraNames | None:
     """Return how the tensors of a LoRA file are to be read, or None for the tensors of a model.
 
-    `has_own` says that the model has LoRA modules by itself, so that their factors are parameters like any;
+    `has_lora` says that the model has LoRA modules by itself, so that their factors are parameters like any;
     `configured` that the file's metadata say what PEFT's configuration would. Raises `RequestError` for files
     of other adapters, for factors without a scale, and for models whose adapter was never merged.
     """
     like = [name for name in names if _LIKE.search(name)]
     kinds = {kind: name for name in names for pattern, kind in _OTHERS if pattern.search(name)}
-    if has_own or not (like or kinds):
+    if has_lora or not (like or kinds):
         return None
     if kinds:
         what = f"is an adapter that is no plain LoRA: {'; '.join(f'{k} ({n})' for k, n in kinds.items())}"
         raise RequestError(Problem(what, where, _MERGE))
-    keys: dict[str, str] = {}
-    alphas: dict[str, str] = {}
-    others: list[str] = []
-    twice: list[str] = []
-    for name in names:
-        module, role = _split(name)
-        if not role:
-            others.append(name)
-            continue
-        table, key = (alphas, module) if role == "alpha" else (keys, f"{module}.{role}")
-        if key in table:
-            twice.append(name)
-        table[key] = name
-    modules = {_split(name)[0] for name in keys.values()}
-    others += [name for module, name in alphas.items() if module not in modules]
+    roles = _roles(names)
     if any(name.startswith(_PEFT_PREFIX) for name in like):
         raise RequestError(_without_configuration(like, where))
-    if not keys:
+    if not roles.keys:
         raise RequestError(
             Problem(f"holds factors of LoRA in a form that is not known ({few(like)})", where, _MERGE)
         )
-    if twice:
-        what = f"holds a factor in two forms: {few(twice)}"
+    if roles.twice:
+        what = f"holds a factor in two forms: {few(roles.twice)}"
         raise RequestError(Problem(what, where, "keep the tensors of one form"))
-    if others:
-        what = f"holds factors of LoRA ({few(like)}) beside tensors that are none ({few(others)})"
+    if roles.others:
+        what = f"holds factors of LoRA ({few(like)}) beside tensors that are none ({few(roles.others)})"
         hint = (
             "if it is a model with an adapter in it, merge that with PEFT (merge_and_unload) and save again"
         )
         raise RequestError(Problem(what, where, hint))
-    form = _form(modules, like, where, configured)
-    return LoraNames(form, keys, alphas)
+    return LoraNames(_form(roles.modules, like, where, configured), roles.keys, roles.alphas)
+
+
+@dataclass
+class _Roles:
+    """Tensors by their role: factors and alphas, those that are neither, and second ones of one factor."""
+
+    keys: dict[str, str] = field(default_factory=dict)
+    alphas: dict[str, str] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+    twice: list[str] = field(default_factory=list)
+
+    @property
+    def modules(self) -> set[str]:
+        """The modules that have factors."""
+        return {_split(name)[0] for name in self.keys.values()}
+
+
+def _roles(names: Iterable[str]) -> _Roles:
+    roles = _Roles()
+    for name in names:
+        module, role = _split(name)
+        if not role:
+            roles.others.append(name)
+            continue
+        table, key = (roles.alphas, module) if role == "alpha" else (roles.keys, f"{module}.{role}")
+        if key in table:
+            roles.twice.append(name)
+        table[key] = name
+    modules = roles.modules
+    roles.others += [name for module, name in roles.alphas.items() if module not in modules]
+    return roles
 
 
 def component_of(name: str, form: Form) -> tuple[str, str]:
@@ -153,6 +169,7 @@ def _plain(module: str) -> str:
 def _form(modules: Iterable[str], like: Collection[str], where: str, configured: bool) -> Form:
     """Return whose form it is; raise `RequestError` where PEFT's configuration would say the scale."""
     modules = list(modules)
+    # kohya's prefixes stand in no other form, while PEFT and newer diffusers both write lora_A and lora_B
     if all(_KOHYA.fullmatch(module) for module in modules):
         return "kohya"
     by_letter = any(re.search(r"\.lora_[AB]\.", name) for name in like)

@@ -164,13 +164,13 @@ class AdapterWriter:
         self.close()
 
     def _plan(self, keys: Mapping[str, tuple[str, str]], rank: int, code: str) -> Shard:
-        rows = plan_entries(self._updates, keys, rank, code)
+        specs = plan_entries(self._updates, keys, rank, code)
         for name, saved in self._saved.items():
             own = dtype_named(saved.dtype) or ""
-            rows.append((file_key(name), code if saved.dtype.is_floating_point else own, saved.shape))
-        rows += [(key, code, ()) for key in self._alphas()]
+            specs.append((file_key(name), code if saved.dtype.is_floating_point else own, saved.shape))
+        specs += [(key, code, ()) for key in self._alphas()]
         stem = ADAPTER_STEM if self.keys is None else LORA_STEM
-        return plan_shards(sorted(rows), _ONE_FILE, stem=stem)[0]
+        return plan_shards(sorted(specs), _ONE_FILE, stem=stem)[0]
 
     def _alphas(self) -> list[str]:
         """Return the keys of alpha, one for each update that has one."""

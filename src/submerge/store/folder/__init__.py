@@ -16,14 +16,9 @@ from submerge.store.folder._manifest import MANIFEST, Manifest, reading_manifest
 from submerge.store.folder._manifest_records import GateRecord, ModelRecord, TensorRecord
 from submerge.store.folder._side_files import side_files
 from submerge.store.folder._spec import HubId, locate, sibling_hint
-from submerge.store.folder._vocabulary import (
-    Tokenizer,
-    Vocabulary,
-    VocabularyDiff,
-    compare_vocabularies,
-    is_tokenizer_file,
-    read_vocabulary,
-)
+from submerge.store.folder._tokenizer import Tokenizer, is_tokenizer_file
+from submerge.store.folder._vocabulary import Vocabulary, read_vocabulary
+from submerge.store.folder._vocabulary_diff import VocabularyDiff, compare_vocabularies
 from submerge.store.folder._weight_file import (
     PICKLE_SUFFIXES,
     HoldsAdapterError,

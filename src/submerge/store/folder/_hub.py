@@ -1,4 +1,4 @@
-"""Repositories of the Hugging Face Hub: fetched to the shared cache, or found there when offline."""
+"""Repositories of the Hugging Face Hub: fetched to the shared cache, or looked up there when offline."""
 
 from __future__ import annotations
 
@@ -6,43 +6,20 @@ import glob
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from submerge.deferred import required
 from submerge.errors import Problem, RequestError, WorkError
 from submerge.store.folder._config import quantised_config
+from submerge.store.folder._hub_files import needed_of_adapter, needed_of_model
 from submerge.store.folder._index import read_index
-from submerge.store.folder._side_files import is_side_file
-from submerge.store.folder._vocabulary import is_tokenizer_file
-from submerge.store.folder._weight_file import (
-    PICKLE_SUFFIXES,
-    WeightFiles,
-    choose_adapter,
-    choose_weights,
-    weights_beside,
-)
+from submerge.store.folder._weight_file import PICKLE_SUFFIXES, WeightFiles
 from submerge.store.format import DTYPES, TensorEntry, read_json
 
 __all__ = ["Fetched", "download_hint", "fetch"]
 
-# a repository may also hold pictures and archives, which a merged model does not need
-_SIDE_SUFFIXES = (
-    ".json",
-    ".txt",
-    ".model",
-    ".jinja",
-    ".py",
-    ".md",
-    ".yml",
-    ".yaml",
-    ".spm",
-    ".tiktoken",
-    ".tsv",
-    ".codes",
-)
-_LICENCES = ("license", "licence", "notice", "use_policy", "copying")
 _TRUE = {"1", "true", "yes", "on"}
 
 
@@ -90,36 +67,21 @@ def fetch(
         reason = f"the Hub cannot be reached ({type(error).__name__}: {error})"
         return Fetched(*_cached(hub, repo_id, revision, reason))
     names = [sibling.rfilename for sibling in info.siblings or ()]
-    beside: tuple[str, ...] = ()
-    if adapter:
-        choice = choose_adapter(names, repo_id, allow_pickle=allow_pickle)
-        beside = weights_beside(names)
-        small = [
-            "adapter_config.json",
-            *(n for n in names if _is_small(n) and is_tokenizer_file(PurePosixPath(n))),
-        ]
-    else:
-        choice = choose_weights(
-            [name for name in names if "/" not in name],
-            repo_id,
-            allow_pickle=allow_pickle,
-            subfolders={
-                name.split("/")[0] for name in names if "/" in name and name.endswith(".safetensors")
-            },
-        )
-        small = [name for name in names if _is_small(name)] + ([choice.name] if choice.index else [])
+    needed = (needed_of_adapter if adapter else needed_of_model)(names, repo_id, allow_pickle)
+    choice = needed.choice
     # by the revision as asked for, so that the cache remembers where a branch points
-    folder = _download(hub, repo_id, revision, small)
+    folder = _download(hub, repo_id, revision, needed.small)
     if not adapter and (folder / "config.json").is_file():
         problems = quantised_config(read_json(folder / "config.json"), f"{repo_id}/config.json")
         if problems:
             raise RequestError(problems)
     files = list(_weights(folder, choice))
     if weights or choice.pickled:
-        return Fetched(_download(hub, repo_id, folder.name, files), folder.name, choice, beside=beside)
+        complete = _download(hub, repo_id, folder.name, files)
+        return Fetched(complete, folder.name, choice, beside=needed.beside)
     missing = [name for name in files if not (folder / name).exists()]
     headers = {name: _header(hub, repo_id, folder, name) for name in missing}
-    return Fetched(folder, folder.name, choice, headers, beside)
+    return Fetched(folder, folder.name, choice, headers, needed.beside)
 
 
 def _header(hub: ModuleType, repo_id: str, folder: Path, name: str) -> dict[str, TensorEntry]:
@@ -128,7 +90,7 @@ def _header(hub: ModuleType, repo_id: str, folder: Path, name: str) -> dict[str,
     Names, dtypes and shapes only: the file itself is checked when it has been downloaded.
     """
     try:
-        found = hub.HfApi().parse_safetensors_file_metadata(repo_id, name, revision=folder.name)
+        header = hub.HfApi().parse_safetensors_file_metadata(repo_id, name, revision=folder.name)
     except hub.errors.SafetensorsParsingError as error:
         raise RequestError(Problem(f"the header is damaged ({error})", f"{repo_id}/{name}")) from None
     except Exception as error:  # as above
@@ -136,7 +98,7 @@ def _header(hub: ModuleType, repo_id: str, folder: Path, name: str) -> dict[str,
             f"{repo_id}/{name}: the header cannot be read ({type(error).__name__}: {error}) — try again"
         ) from error
     entries = {}
-    for tensor, info in sorted(found.tensors.items(), key=lambda item: item[1].data_offsets):
+    for tensor, info in sorted(header.tensors.items(), key=lambda item: item[1].data_offsets):
         if info.dtype not in DTYPES:
             what = f"tensor {tensor} is of the unknown type {info.dtype}"
             raise RequestError(Problem(what, f"{repo_id}/{name}", "update submerge"))
@@ -164,12 +126,6 @@ def _offline(hub: ModuleType) -> bool:
     return bool(hub.constants.HF_HUB_OFFLINE) or any(value.lower() in _TRUE for value in settings)
 
 
-def _is_small(name: str) -> bool:
-    path = PurePosixPath(name)
-    known = name.endswith(_SIDE_SUFFIXES) or path.name.lower().startswith(_LICENCES)
-    return known and is_side_file(path)
-
-
 def _weights(folder: Path, choice: WeightFiles) -> Iterable[str]:
     if not choice.index:
         return [choice.name]
@@ -179,7 +135,7 @@ def _weights(folder: Path, choice: WeightFiles) -> Iterable[str]:
 
 def _download(hub: ModuleType, repo_id: str, revision: str | None, names: Iterable[str]) -> Path:
     try:
-        found: Any = hub.snapshot_download(
+        folder: Any = hub.snapshot_download(
             repo_id, revision=revision, allow_patterns=[glob.escape(name) for name in names]
         )
     except Exception as error:  # as above
@@ -190,7 +146,7 @@ def _download(hub: ModuleType, repo_id: str, revision: str | None, names: Iterab
             f"{repo_id}: the download failed ({type(error).__name__}: {error}) — run the command again; what "
             "was fetched is kept"
         ) from error
-    return Path(found)
+    return Path(folder)
 
 
 def _known(hub: ModuleType, error: Exception, repo_id: str, revision: str | None) -> RequestError | None:
@@ -213,7 +169,7 @@ def _known(hub: ModuleType, error: Exception, repo_id: str, revision: str | None
 def _cached(hub: ModuleType, repo_id: str, revision: str | None, reason: str) -> tuple[Path, str]:
     try:
         # no pattern: find the folder; whoever opens it says which of the files it needs is missing
-        found = hub.snapshot_download(repo_id, revision=revision, local_files_only=True, allow_patterns=[])
+        folder = hub.snapshot_download(repo_id, revision=revision, local_files_only=True, allow_patterns=[])
     except hub.errors.HFValidationError as error:
         raise RequestError(Problem(f"is not a Hub id ({error})", repo_id, "write org/name")) from None
     except (OSError, ValueError):
@@ -222,4 +178,4 @@ def _cached(hub: ModuleType, repo_id: str, revision: str | None, reason: str) ->
             f"{hub.constants.HF_HUB_CACHE}, and {reason}"
         )
         raise RequestError(Problem(what, repo_id, download_hint(repo_id, revision))) from None
-    return Path(found), Path(found).name
+    return Path(folder), Path(folder).name

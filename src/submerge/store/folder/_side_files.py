@@ -1,4 +1,4 @@
-"""The files of a model folder besides its weights: which are carried into the output, and which are not."""
+"""The files of a model folder besides its weights: which are copied into the output, and which are not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["SideFiles", "is_side_file", "is_side_folder", "side_files"]
 _INDEX = re.compile(r"\.(safetensors|bin|h5|msgpack)\.index(\.[^.]+)?\.json$")
 # what another run says about itself would be false of the output; an adapter_config.json would even
 # make Transformers look for an adapter there
-_NOT_CARRIED = {"submerge.json", "mergekit_config.yml", "adapter_config.json"}
+_NOT_COPIED = {"submerge.json", "mergekit_config.yml", "adapter_config.json"}
 _NOT_AT_ROOT = {"README.md"}  # a new card is written
 # copies of the model in other formats, and what training leaves behind
 _NOT_ENTERED = {"onnx", "openvino", "coreml", "original", "runs", "wandb", "logs", "__pycache__"}
@@ -24,7 +24,7 @@ _NOT_ENTERED_RE = re.compile(r"^(checkpoint-\d+|global_step\d+)$")
 
 
 def is_side_folder(name: str) -> bool:
-    """Return True for subfolders whose files may be carried, such as `1_Pooling`."""
+    """Return True for subfolders whose files may be copied, such as `1_Pooling`."""
     return not name.startswith(".") and name not in _NOT_ENTERED and not _NOT_ENTERED_RE.match(name)
 
 
@@ -37,20 +37,20 @@ def is_side_file(path: PurePath) -> bool:
         and not name.endswith(WEIGHT_SUFFIXES)
         and not _INDEX.search(name)
         and not is_training_state(name)
-        and name not in _NOT_CARRIED
+        and name not in _NOT_COPIED
         and not (len(path.parts) == 1 and name in _NOT_AT_ROOT)
     )
 
 
 @dataclass(frozen=True)
 class SideFiles:
-    """Files to carry and weight files in subfolders, relative to the folder and sorted.
+    """Files to copy and weight files in subfolders, relative to the folder and sorted.
 
-    `links` says, by path, why a link must not be followed: one that leads out of the folder would carry a
+    `links` says, by path, why a link must not be followed: one that leads out of the folder would bring a
     private file into a folder that may be published.
     """
 
-    carried: tuple[Path, ...]
+    copied: tuple[Path, ...]
     weights: tuple[Path, ...]
     links: Mapping[Path, Problem]
 
@@ -64,7 +64,7 @@ def side_files(folder: Path) -> SideFiles:
     allowed = [home]
     if home.parent.name == "snapshots" and (home.parent.parent / "blobs").is_dir():
         allowed.append(home.parent.parent / "blobs")
-    carried: list[Path] = []
+    copied: list[Path] = []
     weights: list[Path] = []
     links: dict[Path, Problem] = {}
     for place, folders, files in os.walk(home):
@@ -82,8 +82,8 @@ def side_files(folder: Path) -> SideFiles:
             if problem is not None:
                 links[relative] = problem
             elif path.is_file():  # neither pipes and sockets, nor linked folders, which are walked in place
-                (weights if is_weight else carried).append(relative)
-    return SideFiles(tuple(sorted(carried)), tuple(sorted(weights)), links)
+                (weights if is_weight else copied).append(relative)
+    return SideFiles(tuple(sorted(copied)), tuple(sorted(weights)), links)
 
 
 def _link_problem(path: Path, allowed: list[Path]) -> Problem | None:

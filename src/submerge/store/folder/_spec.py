@@ -31,17 +31,17 @@ def locate(spec: str, root: Path) -> Path | HubId:
     path = _path(spec, root)
     if path is not None and path.exists():
         return path
-    left, at, revision = spec.rpartition("@")
+    name, at, revision = spec.rpartition("@")
     if at:
-        local = _path(left, root)
+        local = _path(name, root)
         if local is not None and local.exists():
-            hint = f"write '{left}' alone, or the Hub id of the repository"
+            hint = f"write '{name}' alone, or the Hub id of the repository"
             raise RequestError(Problem("a local path has no revisions", spec, hint))
-        if _REPO.fullmatch(left):
+        if _REPO.fullmatch(name):
             if not _REVISION.fullmatch(revision) or ".." in revision:
                 hint = "write org/name@branch, a tag, or a commit"
                 raise RequestError(Problem(f"{revision!r} is not a revision", spec, hint))
-            return HubId(left, revision)
+            return HubId(name, revision)
     elif _REPO.fullmatch(spec):
         return HubId(spec)
     raise RequestError(_missing(spec, root))

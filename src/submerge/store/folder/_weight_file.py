@@ -62,7 +62,7 @@ def is_training_state(name: str) -> bool:
 
 
 class HoldsAdapterError(RequestError):
-    """A folder or repository holds an adapter, and a whole model was asked for."""
+    """A folder or repository holds an adapter, and a model was asked for."""
 
 
 def choose_weights(
@@ -143,7 +143,7 @@ def _is_adapter(names: Collection[str]) -> bool:
 def _safetensors(names: list[str], where: str) -> WeightFiles | None:
     return _standard(names, ".safetensors", pickled=False) or _single(
         [name for name in names if name.endswith(".safetensors") and name != "bank.safetensors"],
-        [name for name in names if (found := _INDEX.search(name)) and found[1] == "safetensors"],
+        [name for name in names if (index := _INDEX.search(name)) and index[1] == "safetensors"],
         where,
         pickled=False,
     )
@@ -152,7 +152,7 @@ def _safetensors(names: list[str], where: str) -> WeightFiles | None:
 def _pickled(names: list[str], where: str) -> WeightFiles | None:
     return _standard(names, ".bin", pickled=True) or _single(
         [name for name in names if name.endswith(PICKLE_SUFFIXES)],
-        [name for name in names if (found := _INDEX.search(name)) and found[1] == "bin"],
+        [name for name in names if (index := _INDEX.search(name)) and index[1] == "bin"],
         where,
         pickled=True,
     )
@@ -173,16 +173,16 @@ def _single(files: list[str], indices: list[str], where: str, *, pickled: bool) 
     files = [name for name in files if not name.startswith("consolidated")] or files
     if len(indices) == 1:
         return WeightFiles(indices[0], index=True, pickled=pickled)
-    found = indices or files
-    if not found:
+    candidates = indices or files
+    if not candidates:
         return None
-    piece = _PIECE.search(found[0])
+    piece = _PIECE.search(candidates[0])
     if piece and int(piece[1]) > 1:
-        what = f"holds pieces of a sharded checkpoint ({few(found)}) but not their index"
+        what = f"holds pieces of a sharded checkpoint ({few(candidates)}) but not their index"
         raise RequestError(Problem(what, where, "add the file model.safetensors.index.json"))
-    if len(found) == 1:
-        return WeightFiles(found[0], pickled=pickled)
-    what = f"holds several weight files of no standard name ({few(found, 5)})"
+    if len(candidates) == 1:
+        return WeightFiles(candidates[0], pickled=pickled)
+    what = f"holds several weight files of no standard name ({few(candidates, 5)})"
     hint = (
         "name the one that you mean, or keep only that one"
         if not pickled
@@ -198,9 +198,9 @@ def _nothing(names: list[str], where: str, subfolders: Collection[str]) -> Probl
         ((".h5", ".msgpack", ".h5.index.json", ".msgpack.index.json"), "TensorFlow or Flax"),
         ((".onnx", ".onnx_data"), "ONNX"),
     ):
-        found = [name for name in names if name.endswith(suffixes)]
-        if found:
-            what = f"holds only {kind} weights ({few(found)})"
+        of_kind = [name for name in names if name.endswith(suffixes)]
+        if of_kind:
+            what = f"holds only {kind} weights ({few(of_kind)})"
             return Problem(what, where, "Submerge reads safetensors: give the original checkpoint")
     if subfolders:
         what = f"holds no weights itself, but its subfolders do ({few(sorted(subfolders), 6)})"

@@ -1,11 +1,11 @@
 """Tensors in files: safetensors headers, ranged reads, preallocated writes, the journal, a bank."""
 
-from submerge.store.format._bank import BANK, BankParts, write_bank
+from submerge.store.format._bank import BANK, BankParts, BankTensor, write_bank
 from submerge.store.format._byte_view import byte_view
 from submerge.store.format._digest import DIGEST, digest, file_digest, hasher, joined, range_digest
 from submerge.store.format._dtypes import DTYPES, DType, dtype_named
 from submerge.store.format._header import Header, TensorEntry, read_header
-from submerge.store.format._header_bytes import encode_header
+from submerge.store.format._header_bytes import TensorSpec, encode_header
 from submerge.store.format._journal import JOURNAL, Journal
 from submerge.store.format._json import read_json, strict_json
 from submerge.store.format._pickles import load_pickled, memory_entry
@@ -21,6 +21,7 @@ __all__ = [
     "DTYPES",
     "JOURNAL",
     "BankParts",
+    "BankTensor",
     "DType",
     "FileSource",
     "FileTable",
@@ -35,6 +36,7 @@ __all__ = [
     "SpillFile",
     "Spilled",
     "TensorEntry",
+    "TensorSpec",
     "ViewSource",
     "blocks",
     "byte_view",

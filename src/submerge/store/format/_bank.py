@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from submerge.deferred import torch
@@ -23,7 +24,7 @@ from submerge.store.format._shards import Shard, plan_shards
 from submerge.store.format._source import FileTable, Source, blocks
 from submerge.store.format._writer import ShardWriter, preallocate
 
-__all__ = ["BANK", "BankParts", "write_bank"]
+__all__ = ["BANK", "BankParts", "BankTensor", "write_bank"]
 
 BANK = "bank.safetensors"
 PARTS = ".bank"
@@ -79,23 +80,28 @@ class BankParts:
         return self.folder / f"{number:06d}.safetensors"
 
 
-def write_bank(
-    folder: Path, tensors: Iterable[tuple[str, TensorEntry, Callable[[FileTable], Source]]]
-) -> tuple[Shard, dict[str, str]]:
-    """Write `bank.safetensors` from tensors that lie elsewhere; return its layout and each one's digest.
+@dataclass(frozen=True)
+class BankTensor:
+    """A tensor for a bank: its name there, where it lies now, and what opens it to be read."""
 
-    `tensors` are (name in the bank, where it lies, what opens it), in the order of the file.
-    """
+    name: str
+    entry: TensorEntry
+    open: Callable[[FileTable], Source]
+
+
+def write_bank(folder: Path, tensors: Iterable[BankTensor]) -> tuple[Shard, dict[str, str]]:
+    """Write `bank.safetensors` from tensors in their order; return its layout and each one's digest."""
     listed = list(tensors)
-    (shard,) = plan_shards([(n, e.dtype, e.shape) for n, e, _ in listed], _ONE_FILE, stem="bank")
+    specs = [(tensor.name, tensor.entry.dtype, tensor.entry.shape) for tensor in listed]
+    (shard,) = plan_shards(specs, _ONE_FILE, stem="bank")
     preallocate(folder, shard)
     digests: dict[str, str] = {}
     with FileTable() as table, ShardWriter(folder, [shard]) as writer:
-        for name, entry, opened in listed:
-            source, target = opened(table), shard.entries[name]
+        for tensor in listed:
+            source, target = tensor.open(table), shard.entries[tensor.name]
             of_tensor = hasher()
-            for start, block in blocks(source, 0, entry.numel, DTYPES[entry.dtype].itemsize):
+            for start, block in blocks(source, 0, target.numel, DTYPES[target.dtype].itemsize):
                 of_tensor.update(block)
                 writer.write(target, start, block)
-            digests[name] = of_tensor.hexdigest()
+            digests[tensor.name] = of_tensor.hexdigest()
     return shard, digests

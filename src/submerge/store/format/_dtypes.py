@@ -27,8 +27,8 @@ class DType:
     @property
     def torch(self) -> torch.dtype | None:
         """The torch type, or None where torch, or the torch that is installed, has none."""
-        found = getattr(torch, self.name, None) if self.name else None
-        return found if isinstance(found, torch.dtype) else None
+        dtype = getattr(torch, self.name, None) if self.name else None
+        return dtype if isinstance(dtype, torch.dtype) else None
 
     @property
     def itemsize(self) -> int:

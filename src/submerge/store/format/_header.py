@@ -1,4 +1,4 @@
-"""The header of a safetensors file, parsed by ourselves and believed in nothing.
+"""The header of a safetensors file: parsed here, and checked in every field before anything rests on it.
 
 Layout: 8 bytes little-endian N, N bytes of JSON, then the data. The JSON maps a tensor's name to
 `{"dtype", "shape", "data_offsets": [begin, end]}` with offsets relative to the data; `__metadata__`
@@ -113,26 +113,7 @@ def _header_bytes(path: Path) -> tuple[bytes, int]:
         with path.open("rb") as file:
             size = file.seek(0, 2)
             file.seek(0)
-            head = file.read(24)
-            for magic, what, hint in _SIGNATURES:
-                if head.startswith(magic):
-                    raise _refusal(path, what, hint)
-            if size == 0:
-                raise _refusal(path, "is empty")
-            if size < 8:
-                raise _refusal(path, f"has {size} bytes, too few for a safetensors header")
-            (length,) = struct.unpack("<Q", head[:8])
-            if length > MAX_HEADER:
-                raise _refusal(
-                    path,
-                    f"declares a header of {length} bytes (the limit is {MAX_HEADER})",
-                    "this is not a safetensors file, or it is damaged",
-                )
-            if 8 + length > size:
-                raise _refusal(
-                    path,
-                    f"declares a header of {length} bytes but the whole file has {size}: it is truncated",
-                )
+            length = _header_length(path, file.read(24), size)
             file.seek(8)
             raw = file.read(length)
     except IsADirectoryError:
@@ -148,13 +129,32 @@ def _header_bytes(path: Path) -> tuple[bytes, int]:
     return raw, size
 
 
-def _metadata(path: Path, found: Any, problems: list[Problem]) -> dict[str, str]:
-    if found is None:
+def _header_length(path: Path, beginning: bytes, size: int) -> int:
+    """Return how many bytes of JSON a file declares, by its first bytes and its size."""
+    for signature, what, hint in _SIGNATURES:
+        if beginning.startswith(signature):
+            raise _refusal(path, what, hint)
+    if size == 0:
+        raise _refusal(path, "is empty")
+    if size < 8:
+        raise _refusal(path, f"has {size} bytes, too few for a safetensors header")
+    (length,) = struct.unpack("<Q", beginning[:8])
+    declared = f"declares a header of {length} bytes"
+    if length > MAX_HEADER:
+        hint = "this is not a safetensors file, or it is damaged"
+        raise _refusal(path, f"{declared} (the limit is {MAX_HEADER})", hint)
+    if 8 + length > size:
+        raise _refusal(path, f"{declared} but the whole file has {size}: it is truncated")
+    return int(length)
+
+
+def _metadata(path: Path, table: Any, problems: list[Problem]) -> dict[str, str]:
+    if table is None:
         return {}
-    if not isinstance(found, dict) or not all(_is_text(value) for value in found.values()):
+    if not isinstance(table, dict) or not all(_is_text(value) for value in table.values()):
         problems.append(Problem("__metadata__ must map text to text", str(path), _AGAIN))
         return {}
-    return found
+    return table
 
 
 def _is_text(value: Any) -> bool:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from submerge.store.format._dtypes import DTYPES
 
-__all__ = ["encode_header"]
+__all__ = ["TensorSpec", "encode_header"]
+
+TensorSpec: TypeAlias = tuple[str, str, tuple[int, ...]]
+"""A tensor that is to be written: its name, its dtype's code, its shape."""
 
 
 def encode_header(
-    entries: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+    entries: Sequence[TensorSpec], metadata: Mapping[str, str] | None = None
 ) -> tuple[bytes, dict[str, int]]:
     """Return the header's bytes and each tensor's absolute offset, tensors laid out in the given order.
 
-    `entries` are (name, dtype code, shape). The data start at a multiple of 8, by trailing spaces, as
-    the library does. The same arguments give the same bytes. Raises `ValueError` for a name twice, a
-    dtype that is unknown, or a shape that does not fill whole bytes.
+    The data start at a multiple of 8, by trailing spaces, as the library does. The same arguments give the
+    same bytes. Raises `ValueError` for a name twice, a dtype that is unknown, or a shape that does not fill
+    whole bytes.
     """
     table: dict[str, object] = {}
     if metadata:
@@ -39,6 +43,7 @@ def encode_header(
         table[name] = {"dtype": code, "shape": list(shape), "data_offsets": [position, position + nbytes]}
         position += nbytes
     body = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    # a program that maps the file can then use elements of up to 8 bytes where they lie; JSON ignores spaces
     body += b" " * (-len(body) % 8)
     header = struct.pack("<Q", len(body)) + body
     return header, {name: len(header) + offset for name, offset in relative.items()}

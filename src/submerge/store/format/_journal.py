@@ -46,13 +46,13 @@ class Journal:
                 os.close(self._fd)
                 what, hint = "another run is writing this output", "wait for it, or choose another output"
                 raise RequestError(Problem(what, str(folder), hint)) from error
-        found = self._read() if resume else []
-        if found and found[0] != head:
+        earlier = self._read() if resume else []
+        if earlier and earlier[0] != head:
             os.close(self._fd)
             what = "the unfinished output was made from another recipe, or from inputs that have changed"
             raise RequestError(Problem(what, str(folder), "start again without --resume"))
-        self.lines = found[1:]
-        if not found:
+        self.lines = earlier[1:]
+        if not earlier:
             os.ftruncate(self._fd, 0)
             self.append(head)
 

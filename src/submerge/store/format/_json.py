@@ -19,14 +19,14 @@ def strict_json(raw: bytes) -> Any:
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        table = dict(pairs)
+        if len(table) != len(pairs):
             keys = [key for key, _ in pairs]
             raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
         if escapes:  # a lone surrogate could be neither printed nor written again
-            for key in found:
+            for key in table:
                 key.encode("utf-8")
-        return found
+        return table
 
     escapes = b"\\u" in raw
 

@@ -29,7 +29,7 @@ def load_pickled(path: Path) -> dict[str, torch.Tensor]:
             zipped = file.read(4) == b"PK\x03\x04"
         with warnings.catch_warnings():  # old formats warn about storages; nothing the user can change
             warnings.simplefilter("ignore")
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise RequestError(_refused(path, str(error))) from None
     except OSError as error:
@@ -38,7 +38,7 @@ def load_pickled(path: Path) -> dict[str, torch.Tensor]:
         first = (str(error) or "no details").splitlines()[0]
         what = f"is not a readable PyTorch file ({type(error).__name__}: {first})"
         raise RequestError(Problem(what, str(path), "copy or download it again")) from None
-    return _state(path, found)
+    return _state(path, loaded)
 
 
 def _refused(path: Path, text: str) -> Problem:
@@ -50,23 +50,23 @@ def _refused(path: Path, text: str) -> Problem:
     return Problem(what, str(path), _CONVERT)
 
 
-def _state(path: Path, found: Any) -> dict[str, torch.Tensor]:
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
-    if not isinstance(found, Mapping) or not found:
-        raise RequestError(Problem(f"holds a {type(found).__name__}, not a state dict", str(path), _CONVERT))
-    others = [str(name) for name, value in found.items() if not isinstance(value, torch.Tensor)]
-    if others or not all(isinstance(name, str) for name in found):
+def _state(path: Path, loaded: Any) -> dict[str, torch.Tensor]:
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise RequestError(Problem(f"holds a {type(loaded).__name__}, not a state dict", str(path), _CONVERT))
+    others = [str(name) for name, value in loaded.items() if not isinstance(value, torch.Tensor)]
+    if others or not all(isinstance(name, str) for name in loaded):
         what = f"holds entries that are not tensors ({few(others)})"
         raise RequestError(Problem(what, str(path), "save the state dict alone: model.state_dict()"))
     problems = [
         Problem("is not a plain dense tensor", f"{path}, tensor {name}", _CONVERT)
-        for name, tensor in found.items()
+        for name, tensor in loaded.items()
         if tensor.layout is not torch.strided or tensor.is_quantized or dtype_named(tensor.dtype) is None
     ]
     if problems:
         raise RequestError(problems)
-    return {name: tensor.detach() for name, tensor in found.items()}
+    return {name: tensor.detach() for name, tensor in loaded.items()}
 
 
 def memory_entry(name: str, tensor: torch.Tensor) -> TensorEntry:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from submerge.store.format._dtypes import DTYPES
 from submerge.store.format._header import TensorEntry
-from submerge.store.format._header_bytes import encode_header
+from submerge.store.format._header_bytes import TensorSpec, encode_header
 
 __all__ = ["Shard", "index_json", "plan_shards"]
 
@@ -24,10 +24,8 @@ class Shard:
     size: int
 
 
-def plan_shards(
-    entries: Sequence[tuple[str, str, tuple[int, ...]]], max_bytes: int, *, stem: str = "model"
-) -> list[Shard]:
-    """Return the output files for (name, dtype code, shape), filled greedily in the given order.
+def plan_shards(entries: Sequence[TensorSpec], max_bytes: int, *, stem: str = "model") -> list[Shard]:
+    """Return the output files for these tensors, filled greedily in the given order.
 
     A file holds at most `max_bytes` of data; a tensor larger than that gets a file of its own. One file
     is `model.safetensors`, several are `model-00001-of-0000N.safetensors`. Within a file wide types come
@@ -35,13 +33,13 @@ def plan_shards(
     """
     if max_bytes <= 0:
         raise ValueError(f"max_bytes must be positive, not {max_bytes}")
-    groups: list[list[tuple[str, str, tuple[int, ...]]]] = [[]]
+    groups: list[list[TensorSpec]] = [[]]
     used = 0
-    seen: set[str] = set()
+    planned: set[str] = set()
     for name, code, shape in entries:
-        if name in seen:
+        if name in planned:
             raise ValueError(f"tensor {name!r} is planned twice")
-        seen.add(name)
+        planned.add(name)
         nbytes = DTYPES[code].nbytes(tuple(shape)) or 0
         if groups[-1] and used + nbytes > max_bytes:
             groups.append([])
@@ -57,7 +55,7 @@ def plan_shards(
     return [_shard(file, group) for file, group in zip(names, groups, strict=True)]
 
 
-def _shard(file: str, group: list[tuple[str, str, tuple[int, ...]]]) -> Shard:
+def _shard(file: str, group: list[TensorSpec]) -> Shard:
     ordered = sorted(group, key=lambda entry: -DTYPES[entry[1]].bits)  # stable
     header, offsets = encode_header(ordered, {"format": "pt"})
     entries = {

@@ -69,15 +69,15 @@ class FileSource:
         done = 0
         while done < nbytes:
             try:
-                got = _pread_into(self._fd, buffer[done:], self._entry.offset + first + done)
+                count_read = _pread_into(self._fd, buffer[done:], self._entry.offset + first + done)
             except OSError as error:
                 raise WorkError(f"{where}: reading failed ({error.strerror}) — check the disk") from error
-            if got == 0:
+            if count_read == 0:
                 raise WorkError(
                     f"{where}: the file ended {nbytes - done} bytes early — it was truncated or replaced "
                     "while it was read; start again with whole files"
                 )
-            done += got
+            done += count_read
 
 
 if hasattr(os, "preadv"):
@@ -94,7 +94,7 @@ else:  # macOS
 
 
 class MemorySource:
-    """Ranges of a tensor in memory, of any type; only a non-contiguous tensor is copied whole, once."""
+    """Ranges of a tensor in memory, of any type; only a non-contiguous tensor is copied, once."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         flat = tensor.detach().contiguous().reshape(-1)

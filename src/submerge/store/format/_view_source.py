@@ -22,13 +22,16 @@ WASTE = 4
 class ViewSource:
     """Ranges of a view; `sources` are those of the tensors that it is made of, all of one item size.
 
-    A range is read from those tensors alone that have a part in it, and no more is held than the range.
+    A range is read from those tensors alone that have a part in it, and no more is held than the range. For
+    what a view is made of may be all experts of a layer, gigabytes in several files, and every reader of a
+    tensor goes through it range by range.
     """
 
     def __init__(self, view: View, itemsize: int, sources: Mapping[str, Source]) -> None:
         self._shape = view.shape or (1,)
         blocks = view.blocks if view.shape else view.unsqueeze(0).blocks
         self._blocks = sorted(blocks, key=lambda block: block.start)
+        # sorted by their first rows, so that the few near a range are found among thousands (one an expert)
         self._starts = [block.start[0] for block in self._blocks]
         self._tallest = max((block.shape[0] for block in self._blocks), default=0)
         self._unit = np.dtype(f"u{itemsize}")
@@ -63,14 +66,14 @@ class ViewSource:
         span = 1 + sum((n - 1) * s for n, s in zip(target.shape, strides, strict=True))
         steps = contiguous_strides(target.shape)
         ordered = all(n == 1 or a == b for n, a, b in zip(target.shape, strides, steps, strict=True))
-        if ordered and target.flags.c_contiguous:
+        if ordered and target.flags.c_contiguous:  # as they lie: one read into the target
             self._sources[source].read(offset, target.size, target.reshape(-1).view(np.uint8).data)
-        elif span <= min(SPAN, WASTE * target.size):
+        elif span <= min(SPAN, WASTE * target.size):  # near each other: one read with what lies between
             raw = np.empty(span, dtype=self._unit)
             self._sources[source].read(offset, span, raw.view(np.uint8).data)
             apart = [s * raw.itemsize for s in strides]
             target[...] = np.lib.stride_tricks.as_strided(raw, target.shape, apart)
-        else:
+        else:  # far apart: part by part in the dimension of the largest stride
             widest = max(range(target.ndim), key=lambda d: (target.shape[d] > 1, strides[d]))
             for i in range(target.shape[widest]):
                 row = target[(slice(None),) * widest + (slice(i, i + 1),)]

@@ -167,10 +167,10 @@ class ShardWriter:
             fd = os.open(path, os.O_WRONLY | _NOFOLLOW)
         except OSError as error:
             raise _failure(path, error, size, "opening the file") from error
-        found = os.fstat(fd).st_size
-        if found != size:
+        actual = os.fstat(fd).st_size
+        if actual != size:
             os.close(fd)
-            raise WorkError(f"{path}: has {found} bytes, but the plan says {size} — start without --resume")
+            raise WorkError(f"{path}: has {actual} bytes, but the plan says {size} — start without --resume")
         return fd
 
 

@@ -1,0 +1,128 @@
+"""From what a recipe names to a checkpoint: found, its files chosen, every header checked."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from submerge.errors import Problem, RequestError
+from submerge.store._checkpoint import Checkpoint
+from submerge.store._weights import WeightReader
+from submerge.store.folder import (
+    PICKLE_SUFFIXES,
+    Fetched,
+    HoldsAdapterError,
+    HubId,
+    WeightFiles,
+    choose_weights,
+    download_hint,
+    fetch,
+    locate,
+    pickle_refusal,
+    quantised_config,
+    sibling_hint,
+    side_files,
+    unmergeable_tensors,
+)
+from submerge.store.format import read_json
+
+__all__ = ["open_checkpoint"]
+
+
+def open_checkpoint(
+    spec: str, *, root: Path | None = None, allow_pickle: bool = False, download: bool = True
+) -> Checkpoint:
+    """Return the checkpoint that `spec` names: a folder, a safetensors file, or `org/name[@revision]`.
+
+    Relative paths start at `root` (default: the current folder). Only headers are read; with
+    `download` false not even a Hub id's weights are fetched, where headers can be read without. Raises
+    `RequestError` with everything that is wrong with the files.
+    """
+    root = Path.cwd() if root is None else root
+    place = locate(spec, root)
+    if isinstance(place, HubId):
+        try:
+            fetched = fetch(place.repo, place.revision, allow_pickle=allow_pickle, weights=download)
+        except HoldsAdapterError:
+            raise
+        except RequestError as error:
+            near = sibling_hint(spec, root)
+            raise RequestError([*error.problems, *([Problem(near, spec)] if near else [])]) from None
+        hint = download_hint(place.repo, place.revision)
+        return replace(
+            _open_folder(fetched.folder, spec, allow_pickle, hint, fetched), revision=fetched.commit
+        )
+    if place.is_dir():
+        return _open_folder(place, spec, allow_pickle, "copy or download the missing file")
+    return _open_file(place, spec, allow_pickle)
+
+
+def _open_folder(
+    folder: Path, label: str, allow_pickle: bool, hint: str, fetched: Fetched | None = None
+) -> Checkpoint:
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise RequestError(Problem("the folder cannot be read", str(folder), "check the permissions"))
+    weights = WeightReader(headers=fetched.headers if fetched else {})
+    config_path = folder / "config.json"
+    config = weights.attempt(lambda: read_json(config_path)) if config_path.is_file() else None
+    if config is not None:
+        weights.problems.extend(quantised_config(config, config_path))
+    choice = fetched.choice if fetched else None
+    choice = choice or weights.attempt(lambda: _choose(folder, allow_pickle))
+    if choice is None:
+        raise RequestError(weights.problems)
+    if choice.index:
+        weights.add_indexed(folder / choice.name, pickled=choice.pickled, hint=hint)
+    elif not weights.exists(folder / choice.name):  # a link of the Hub cache whose blob is gone
+        weights.problems.append(
+            Problem(f"the file {choice.name} is a link that leads nowhere", str(folder), hint)
+        )
+    else:
+        weights.add(choice.name, weights.read(folder / choice.name, pickled=choice.pickled) or {})
+    beside = side_files(folder)
+    model = Checkpoint(
+        label=label,
+        path=folder,
+        revision=None,
+        tensors={},
+        shards={},
+        config=config,
+        side_files=beside.copied,
+        other_weights=beside.weights,
+        links=beside.links,
+        pending=bool(weights.headers),
+    )
+    return _checked(weights, model)
+
+
+def _open_file(path: Path, label: str, allow_pickle: bool) -> Checkpoint:
+    pickled = path.name.endswith(PICKLE_SUFFIXES)
+    if pickled and not allow_pickle:
+        raise RequestError(pickle_refusal(str(path)))
+    if path.name.endswith(".json"):
+        raise RequestError(Problem("is not a weight file", str(path), "name the folder that holds it"))
+    weights = WeightReader()
+    weights.add(path.name, weights.read(path, pickled=pickled) or {})
+    return _checked(weights, Checkpoint(label, path, None, {}, {}))
+
+
+def _checked(weights: WeightReader, checkpoint: Checkpoint) -> Checkpoint:
+    """Return the checkpoint with its tensors in place, or raise everything that is wrong."""
+    weights.problems.extend(unmergeable_tensors(weights.tensors.values(), checkpoint.path))
+    if not weights.tensors and not weights.problems:
+        weights.problems.append(Problem("holds no tensors", str(checkpoint.path), "give the right file"))
+    if weights.problems:
+        raise RequestError(weights.problems)
+    return replace(checkpoint, tensors=weights.tensors, shards=weights.shards, memory=weights.memory)
+
+
+def _choose(folder: Path, allow_pickle: bool) -> WeightFiles:
+    entries = sorted(folder.iterdir())
+    folders = [entry for entry in entries if entry.is_dir()]
+    return choose_weights(
+        [entry.name for entry in entries if not entry.is_dir()],
+        str(folder),
+        allow_pickle=allow_pickle,
+        subfolders=[inner.name for inner in folders if next(inner.glob("*.safetensors"), None) is not None],
+    )

@@ -1,0 +1,89 @@
+"""The tensors of a checkpoint's weight files, and all that is wrong with those files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from submerge.deferred import torch
+from submerge.errors import Problem, RequestError, few
+from submerge.store.folder import PICKLE_SUFFIXES, HoldsAdapterError, read_index
+from submerge.store.format import TensorEntry, load_pickled, memory_entry, read_header
+
+__all__ = ["WeightReader"]
+
+T = TypeVar("T")
+
+
+@dataclass
+class WeightReader:
+    """Reads weight files one by one: their tensors so far, and what is wrong with them.
+
+    `headers` has, by file, the tensors of files that were not downloaded.
+    """
+
+    tensors: dict[str, TensorEntry] = field(default_factory=dict)
+    shards: dict[str, str] = field(default_factory=dict)
+    memory: dict[str, torch.Tensor] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    headers: Mapping[str, Mapping[str, TensorEntry]] = field(default_factory=dict)
+
+    def attempt(self, action: Callable[[], T]) -> T | None:
+        """Return the action's result, or None after noting its problems."""
+        try:
+            return action()
+        except HoldsAdapterError:  # this is no checkpoint that is wrong
+            raise
+        except RequestError as error:
+            self.problems.extend(error.problems)
+            return None
+
+    def read(self, path: Path, *, pickled: bool) -> Mapping[str, TensorEntry] | None:
+        """Return the tensors of one weight file, or None after noting why it cannot be read."""
+        if path.name in self.headers:
+            return self.headers[path.name]
+        if not pickled:
+            header = self.attempt(lambda: read_header(path))
+            return None if header is None else header.entries
+        loaded = self.attempt(lambda: load_pickled(path))
+        if loaded is None:
+            return None
+        self.memory.update(loaded)
+        return {name: memory_entry(name, tensor) for name, tensor in loaded.items()}
+
+    def exists(self, path: Path) -> bool:
+        """Return whether a weight file is on the disk, or at least its header is known."""
+        return path.name in self.headers or path.exists()
+
+    def add(self, file: str, entries: Mapping[str, TensorEntry]) -> None:
+        """Add the tensors of one file."""
+        self.tensors.update(entries)
+        self.shards.update(dict.fromkeys(entries, file))
+
+    def add_indexed(self, index: Path, *, pickled: bool, hint: str) -> None:
+        """Add the shards that an index names, and check that index and shards agree on every tensor."""
+        suffixes = PICKLE_SUFFIXES if pickled else (".safetensors",)
+        weight_map = self.attempt(lambda: read_index(index, suffixes)) or {}
+        wanted: dict[str, set[str]] = {}
+        for name, file in weight_map.items():
+            wanted.setdefault(file, set()).add(name)
+        for file, names in sorted(wanted.items()):
+            path = index.with_name(file)
+            if not self.exists(path):
+                what = f"the shard {file}, which the index names, is missing"
+                self.problems.append(Problem(what, str(index.parent), hint))
+                continue
+            entries = self.read(path, pickled=pickled)
+            if entries is None:
+                continue
+            for differing, what in (
+                (names - set(entries), "lacks tensors that the index places there"),
+                (set(entries) - names, "holds tensors that the index does not place there"),
+            ):
+                if differing:
+                    text = f"{what}: {few(sorted(differing))}"
+                    where = f"{path} ({index.name})"
+                    self.problems.append(Problem(text, where, "index and shards are not of one model"))
+            self.add(file, entries)

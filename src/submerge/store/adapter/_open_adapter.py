@@ -1,0 +1,130 @@
+"""A folder that holds a LoRA adapter, opened: its files chosen, every tensor accounted for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from submerge.deferred import torch
+from submerge.errors import Problem, RequestError, few
+from submerge.store.adapter._adapter import Adapter
+from submerge.store.adapter._build import build_parts
+from submerge.store.adapter._config import ADAPTER_CONFIG, read_adapter_config
+from submerge.store.folder import (
+    Fetched,
+    HubId,
+    Tokenizer,
+    WeightFiles,
+    choose_adapter,
+    fetch,
+    locate,
+    sibling_hint,
+    side_files,
+    weights_beside,
+)
+from submerge.store.format import TensorEntry, load_pickled, memory_entry, read_header
+
+__all__ = ["is_adapter", "open_adapter"]
+
+
+def is_adapter(path: Path) -> bool:
+    """Return True for a folder that holds an adapter, and not a model with an adapter's configuration."""
+    if not (path / ADAPTER_CONFIG).is_file():
+        return False
+    if any((path / name).exists() for name in ("adapter_model.safetensors", "adapter_model.bin")):
+        return True
+    return next(path.glob("*.safetensors"), None) is None
+
+
+def open_adapter(
+    spec: str, *, root: Path | None = None, allow_pickle: bool = False, download: bool = True
+) -> Adapter:
+    """Return the adapter that `spec` names: a folder with `adapter_config.json`, or `org/name[@revision]`.
+
+    Relative paths start at `root` (default: the current folder). Only headers are read; with
+    `download` false not even a Hub id's weights are fetched, where headers can be read without. Raises
+    `RequestError` with everything that is wrong with the files, or that is no update of the weights.
+    """
+    root = Path.cwd() if root is None else root
+    place = locate(spec, root)
+    if isinstance(place, HubId):
+        try:
+            fetched = fetch(
+                place.repo, place.revision, allow_pickle=allow_pickle, weights=download, adapter=True
+            )
+        except RequestError as error:
+            near = sibling_hint(spec, root)
+            raise RequestError([*error.problems, *([Problem(near, spec)] if near else [])]) from None
+        return replace(_open(fetched.folder, spec, allow_pickle, fetched), revision=fetched.commit)
+    if not place.is_dir():
+        hint = "name the folder that holds it, with its adapter_config.json"
+        raise RequestError(Problem("is a file where an adapter's folder is expected", str(place), hint))
+    return _open(place, spec, allow_pickle)
+
+
+def _open(folder: Path, label: str, allow_pickle: bool, fetched: Fetched | None = None) -> Adapter:
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise RequestError(Problem("the folder cannot be read", str(folder), "check the permissions"))
+    choice = fetched.choice if fetched else None
+    choice = choice or choose_adapter(_names(folder), str(folder), allow_pickle=allow_pickle)
+    headers = fetched.headers if fetched else {}
+    weights: _AdapterTensors | None = None
+    problems: Sequence[Problem] = ()
+    try:
+        weights = _read_weights(folder, choice, headers)
+    except RequestError as error:
+        problems = error.problems
+    try:
+        config = read_adapter_config(folder / ADAPTER_CONFIG)
+    except RequestError as error:
+        raise RequestError([*error.problems, *problems]) from None
+    if weights is None:
+        raise RequestError(problems)
+    files = side_files(folder)
+    parts, notes = build_parts(weights.entries, config, str(folder / choice.name))
+    base, revision = config.raw.get("base_model_name_or_path"), config.raw.get("revision")
+    beside = fetched.beside if fetched and fetched.beside else weights_beside(_names(folder))
+    return Adapter(
+        label=label,
+        path=folder,
+        revision=None,
+        config=dict(config.raw),
+        base=str(base) if base else None,
+        base_revision=str(revision) if revision else None,
+        parts=parts,
+        notes=(*config.notes, *notes),
+        files=(folder / choice.name,),
+        memory=weights.memory,
+        pending=choice.name in headers,
+        tokenizer=Tokenizer.among(folder, files.copied, files.links),
+        left_out=(f"weights beside it are no part of an adapter, and are left out: {few(beside)}",)
+        if beside
+        else (),
+    )
+
+
+def _names(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir() if not entry.is_dir()] + [
+        f"{entry.name}/{ADAPTER_CONFIG}" for entry in folder.iterdir() if (entry / ADAPTER_CONFIG).is_file()
+    ]
+
+
+@dataclass(frozen=True)
+class _AdapterTensors:
+    """The tensors of an adapter's file, by its keys, and their values where they had to be read."""
+
+    entries: Mapping[str, TensorEntry]
+    memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+def _read_weights(
+    folder: Path, choice: WeightFiles, headers: Mapping[str, Mapping[str, TensorEntry]]
+) -> _AdapterTensors:
+    if choice.name in headers:
+        return _AdapterTensors(headers[choice.name])
+    if not choice.pickled:
+        return _AdapterTensors(read_header(folder / choice.name).entries)
+    tensors = load_pickled(folder / choice.name)
+    return _AdapterTensors({name: memory_entry(name, tensor) for name, tensor in tensors.items()}, tensors)
