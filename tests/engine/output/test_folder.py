@@ -18,7 +18,7 @@ import submerge
 from _models import CONFIG, ROOM, Family, contents, family, perturbed, read, state, write
 from submerge.engine.output import _folder
 from submerge.engine.work import ChunkReader
-from submerge.store import _checkpoint
+from submerge.store import _open_checkpoint
 from submerge.store.folder import _hub
 
 
@@ -307,7 +307,7 @@ def test_odd_names_of_tensors(tmp_path: Path) -> None:
 
 def test_a_model_of_the_hub(made: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its commit is recorded, and the card names it; a local path that looks like an id is not named."""
-    monkeypatch.setattr(_checkpoint, "fetch", lambda *_, **__: _hub.Fetched(made.base, "c0ffee"))
+    monkeypatch.setattr(_open_checkpoint, "fetch", lambda *_, **__: _hub.Fetched(made.base, "c0ffee"))
     monkeypatch.chdir(made.base.parent.parent)
     local = [f"{made.base.parent.name}/{t.name}" for t in made.tuned]
     recipe = made.recipe("task_arithmetic") | {
