@@ -82,9 +82,9 @@ class _Matcher:
         self._accept(pairs)
         dropped: set[_Rule] = set()
         # Every pair of tensors that agree from their layer on proposes the change of prefix between them. All
-        # tensors vote on each change: it has the votes of those that it makes a pair of. The right one gets
-        # nearly all of them, a wrong one a few that happen to be alike. So the one with most votes is
-        # accepted, and the remaining tensors vote again, for another tower has another prefix.
+        # tensors vote on each change: it has the votes of those that it gives a partner of their shape. The
+        # right one gets nearly all of them, a wrong one a few that happen to be alike. So the one with most
+        # votes is accepted, and the remaining tensors vote again, for another tower has another prefix.
         while candidates := self._candidates(dropped):
             best = candidates[0]
             rivals = [c for c in candidates[1:] if c.alike == best.alike and c.competes(best)]
@@ -148,6 +148,7 @@ class _Matcher:
         unlike: set[tuple[str, str]] = set()
         refused = []
         for own, base in sorted(stack_pair for stack_pair in stacks if stack_pair[0]):
+            # a layer with a tensor that has no partner computes something else: then equal names mean little
             extra = [
                 n for n in self.own_unmatched if _stack(n) == own and n not in pairs and not is_buffer(n)
             ]

@@ -19,7 +19,8 @@ _TOWER = re.compile(r"\b((?:vision|image|audio|video)_tower|visual)\.(?:vision_m
 _TOWER_NAME = re.compile(r"\w+_tower|visual|lm_head")
 # modules that got another name
 _RENAMED = ((re.compile(r"\.block_sparse_moe\."), ".mlp."),)
-_NEAR = 20_000
+_MOST_COMPARED = 20_000
+"""How many names are searched for a similar one at most, for a hint: each takes a while."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,10 @@ def match_names(wanted: Sequence[str], available: Sequence[str], where: str = ""
     leading word, as in `bert.encoder` and `encoder`. A looser match counts only if it is the only one.
     Raises `RequestError` with the names that match nothing, several, or the same as another does.
     """
-    equal = set(available)
-    names: dict[str, str] = {name: name for name in wanted if name in equal}
+    existing = set(available)
+    names: dict[str, str] = {name: name for name in wanted if name in existing}
     ambiguous: list[Problem] = []
-    # a looser form is tried only on what the stricter one left: else the names of a tower would compete with
-    # those of the language model, which are the same behind the first word
+    # a looser form sees only what the stricter one left over: it cannot make a sure match ambiguous
     for forms in (_SAME, _LONGER):
         unmatched = [name for name in wanted if name not in names]
         if not unmatched or ambiguous:
@@ -145,7 +145,7 @@ def _missing(names: Sequence[str], available: Sequence[str], where: str) -> list
         return []
     end = names[0].split(".")[-2:]
     near = [name for name in available if name.split(".")[-2:] == end] or list(available)
-    hint = did_you_mean(nearest(names[0], near[:_NEAR])) or "is it of this model?"
+    hint = did_you_mean(nearest(names[0], near[:_MOST_COMPARED])) or "is it of this model?"
     count = f"{len(names)} parameters are" if len(names) > 1 else "the parameter is"
     return [Problem(f"{count} not there: {few(names)}", where, hint)]
 

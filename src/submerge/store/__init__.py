@@ -1,12 +1,13 @@
 """Weights on disk: safetensors headers, checkpoints and Hub ids, ranged reads, preallocated writes."""
 
-from submerge.store._adapter_on_base import lay_over, side_by_side
+from submerge.store._adapter_on_base import lay_over
 from submerge.store._aliases import Aliases, AliasGroup, find_aliases
 from submerge.store._align import Aligner, Alignment
 from submerge.store._checkpoint import Checkpoint, same_values
 from submerge.store._lora_file import lora_file
 from submerge.store._open import open_model, split_spec
 from submerge.store._open_checkpoint import open_checkpoint
+from submerge.store._side_by_side import side_by_side
 from submerge.store.adapter import (
     ADAPTER_CONFIG,
     ADAPTER_STEM,

@@ -1,18 +1,18 @@
-"""Models with adapters laid over them, and adapters among themselves."""
+"""Models with adapters laid over them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from submerge.errors import Problem, RequestError, few
-from submerge.names import match_names, same_parameters
+from submerge.errors import RequestError
+from submerge.names import match_names
 from submerge.store._aliases import find_aliases
 from submerge.store._checkpoint import Checkpoint
-from submerge.store.adapter import Adapter, LowRankPart, Part, Replace, fit_adapter
+from submerge.store.adapter import Adapter, Replace, fit_adapter
 from submerge.store.format import TensorEntry
 
-__all__ = ["lay_over", "side_by_side"]
+__all__ = ["lay_over"]
 
 
 def lay_over(
@@ -88,82 +88,3 @@ def _heads(adapter: Adapter, available: Sequence[str]) -> dict[str, Replace]:
             except RequestError:
                 heads[name] = part
     return heads
-
-
-def side_by_side(adapters: Sequence[Adapter]) -> list[Checkpoint]:
-    """Return a base that is not there, and after it each adapter as a model over that base.
-
-    The base has every parameter that an adapter updates, under the first name that it has, and no values.
-    Raises `RequestError` where a part is no low-rank update, or where shapes differ.
-    """
-    _check_forms(adapters)
-    names = same_parameters([list(adapter.parts) for adapter in adapters])
-    union = _Union()
-    for adapter, common_names in zip(adapters, names, strict=True):
-        union.add(adapter, common_names)
-    if union.problems:
-        raise RequestError(union.problems)
-    base = Checkpoint("", adapters[0].path, None, union.entries, {})
-    return [base, *(_alone(base, a, parts) for a, parts in zip(adapters, union.parts, strict=True))]
-
-
-def _check_forms(adapters: Sequence[Adapter]) -> None:
-    """Raise `RequestError` where names of one form do not tell those of another."""
-    forms = {adapter.form: adapter for adapter in adapters}
-    if "kohya" in forms and len(forms) > 1:
-        other = next(adapter for form, adapter in forms.items() if form != "kohya")
-        what = f"has kohya's names of modules, which do not tell those of {other.label}"
-        hint = "add 'base_model: …', whose names both stand for"
-        raise RequestError(Problem(what, str(forms["kohya"].path), hint))
-
-
-@dataclass
-class _Union:
-    """The parameters that several adapters update, each adapter's parts under their names, and problems.
-
-    `owners` names the adapter that a parameter's shape is from.
-    """
-
-    entries: dict[str, TensorEntry] = field(default_factory=dict)
-    owners: dict[str, str] = field(default_factory=dict)
-    parts: list[dict[str, Part]] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-
-    def add(self, adapter: Adapter, common_names: Mapping[str, str]) -> None:
-        """Add an adapter, whose parameters go by other names here."""
-        parts: dict[str, Part] = {}
-        dense: dict[str | None, list[str]] = {}
-        for name, part in adapter.parts.items():
-            why = adapter.dense_only(name)
-            if why is not None or not isinstance(part, LowRankPart):
-                dense.setdefault(why, []).append(name)
-                continue
-            common = common_names[name]
-            shape = self.entries.setdefault(
-                common, TensorEntry(common, part.left_entry.dtype, part.stored, None, 0, 0)
-            ).shape
-            owner = self.owners.setdefault(common, adapter.label)
-            if shape != part.stored:
-                what = f"{name} is {list(part.stored)} here and {list(shape)} in {owner}"
-                self.problems.append(Problem(what, str(adapter.path), "merge adapters of one base"))
-            parts[common] = part
-        self.parts.append(parts)
-        for why, listed in dense.items():
-            what = f"{few(listed)} {'is' if len(listed) == 1 else 'are'} no low-rank update: {why}"
-            hint = (
-                "name the base that it was trained on as base_model, so that its values can be read; heads "
-                "of different tasks are kept side by side by merge_method: mass"
-            )
-            self.problems.append(Problem(what, str(adapter.path), hint))
-
-
-def _alone(base: Checkpoint, adapter: Adapter, parts: Mapping[str, Part]) -> Checkpoint:
-    """Return an adapter as a model over a base without values."""
-    return replace(
-        base,
-        label=adapter.label,
-        path=adapter.path,
-        revision=adapter.revision,
-        adapter=replace(adapter, parts=parts),
-        pending=adapter.pending,
-    )

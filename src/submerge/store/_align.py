@@ -128,8 +128,8 @@ class Aligner:
         network = self._network if same_type else empty_model(model.config)
         if network is None or not self._loading.views:
             return {}
-        # both files become parameters of today's classes, which have equal names; from the base's views of
-        # them one goes back, to what of the model's views each tensor of the base's file is made of
+        # Both files are loaded into parameters, which today's classes name alike, however each file packs
+        # them. So a tensor of the base is made of what the model's file holds of the same parameters.
         ours, theirs = self._loading.views, loading(network, own).views
         shapes = [{name: view.shape for name, view in views.items()} for views in (theirs, ours)]
         wanted = set(missing)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from submerge.store._checkpoint import Checkpoint
 from submerge.store._lora_file import lora_file
 from submerge.store._open_checkpoint import open_checkpoint
 from submerge.store.adapter import ADAPTER_CONFIG, Adapter, is_adapter, open_adapter
-from submerge.store.folder import HoldsAdapterError, HubId, locate
+from submerge.store.folder import HoldsAdapterError, HubId, is_readable, locate
 
 __all__ = ["open_model", "split_spec"]
 
@@ -61,5 +60,4 @@ def _peft_folder(place: Path) -> Path | None:
     if place.is_file():
         named = place.name.startswith("adapter_model.") and (place.parent / ADAPTER_CONFIG).is_file()
         return place.parent if named else None
-    readable = os.access(place, os.R_OK | os.X_OK)
-    return place if readable and is_adapter(place) else None
+    return place if is_readable(place) and is_adapter(place) else None

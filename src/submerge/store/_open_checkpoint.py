@@ -1,8 +1,7 @@
-"""From what a recipe names to a checkpoint: found, its files chosen, every header checked."""
+"""From what a recipe names to a checkpoint: its files chosen, every header checked, nothing else read."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +17,13 @@ from submerge.store.folder import (
     choose_weights,
     download_hint,
     fetch,
+    is_readable,
     locate,
     pickle_refusal,
     quantised_config,
-    sibling_hint,
     side_files,
     unmergeable_tensors,
+    with_sibling,
 )
 from submerge.store.format import read_json
 
@@ -47,8 +47,7 @@ def open_checkpoint(
         except HoldsAdapterError:
             raise
         except RequestError as error:
-            near = sibling_hint(spec, root)
-            raise RequestError([*error.problems, *([Problem(near, spec)] if near else [])]) from None
+            raise with_sibling(error, spec, root) from None
         hint = download_hint(place.repo, place.revision)
         return replace(
             _open_folder(fetched.folder, spec, allow_pickle, hint, fetched), revision=fetched.commit
@@ -61,7 +60,7 @@ def open_checkpoint(
 def _open_folder(
     folder: Path, label: str, allow_pickle: bool, hint: str, fetched: Fetched | None = None
 ) -> Checkpoint:
-    if not os.access(folder, os.R_OK | os.X_OK):
+    if not is_readable(folder):
         raise RequestError(Problem("the folder cannot be read", str(folder), "check the permissions"))
     weights = WeightReader(headers=fetched.headers if fetched else {})
     config_path = folder / "config.json"

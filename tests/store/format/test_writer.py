@@ -23,7 +23,7 @@ from submerge.store import (
     sync_file,
     sync_folder,
 )
-from submerge.store.format import _writer as module
+from submerge.store.format import _disk as module
 
 
 def listed(made: dict[str, torch.Tensor]) -> list[tuple[str, str, tuple[int, ...]]]:

@@ -39,11 +39,7 @@ def of_one_model(adapter: Adapter, shapes: Shapes, fits: Callable[[Part, tuple[i
         if len(set(names.values())) == len(components[component])
         and all(fits(part, shapes[names[name]]) for name, part in components[component].items())
     }
-    for one, other in combinations(fitting, 2):
-        if fitting[one].keys() & fitting[other].keys():
-            what = f"its parts of {one} and of {other} both fit the base"
-            hint = "keep the tensors of that one in the file which the base is"
-            raise RequestError(Problem(what, str(adapter.path), hint))
+    _check_disjoint(fitting, str(adapter.path))
     if not fitting:
         nearest = max(matched, key=lambda component: len(matched[component]))
         names = matched[nearest]
@@ -56,6 +52,15 @@ def of_one_model(adapter: Adapter, shapes: Shapes, fits: Callable[[Part, tuple[i
     )
     parts = {name: part for named in fitting.values() for name, part in named.items()}
     return replace(adapter, parts=parts, left_out=(*adapter.left_out, *left_out))
+
+
+def _check_disjoint(fitting: Mapping[str, Mapping[str, Part]], where: str) -> None:
+    """Raise `RequestError` where two components change one tensor of the base."""
+    for one, other in combinations(fitting, 2):
+        if fitting[one].keys() & fitting[other].keys():
+            what = f"its parts of {one} and of {other} both fit the base"
+            hint = "keep the tensors of that one in the file which the base is"
+            raise RequestError(Problem(what, where, hint))
 
 
 def _by_names(names: list[str], shapes: Shapes) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,10 +18,11 @@ from submerge.store.folder import (
     WeightFiles,
     choose_adapter,
     fetch,
+    is_readable,
     locate,
-    sibling_hint,
     side_files,
     weights_beside,
+    with_sibling,
 )
 from submerge.store.format import TensorEntry, load_pickled, memory_entry, read_header
 
@@ -55,8 +55,7 @@ def open_adapter(
                 place.repo, place.revision, allow_pickle=allow_pickle, weights=download, adapter=True
             )
         except RequestError as error:
-            near = sibling_hint(spec, root)
-            raise RequestError([*error.problems, *([Problem(near, spec)] if near else [])]) from None
+            raise with_sibling(error, spec, root) from None
         return replace(_open(fetched.folder, spec, allow_pickle, fetched), revision=fetched.commit)
     if not place.is_dir():
         hint = "name the folder that holds it, with its adapter_config.json"
@@ -65,7 +64,7 @@ def open_adapter(
 
 
 def _open(folder: Path, label: str, allow_pickle: bool, fetched: Fetched | None = None) -> Adapter:
-    if not os.access(folder, os.R_OK | os.X_OK):
+    if not is_readable(folder):
         raise RequestError(Problem("the folder cannot be read", str(folder), "check the permissions"))
     choice = fetched.choice if fetched else None
     choice = choice or choose_adapter(_names(folder), str(folder), allow_pickle=allow_pickle)

@@ -6,16 +6,15 @@ target modules, keys and configuration as PEFT has them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 
 from submerge.deferred import torch
 from submerge.errors import Problem, RequestError, WorkError
-from submerge.store.adapter._config import ADAPTER_CONFIG
 from submerge.store.adapter._layout import LoraKeys, LoraModule, file_key, padded, plan_entries, plan_keys
 from submerge.store.adapter._parts import Kind
+from submerge.store.adapter._portable_config import portable_config, write_config
 from submerge.store.format import (
     DTYPES,
     Shard,
@@ -27,7 +26,6 @@ from submerge.store.format import (
     dtype_named,
     plan_shards,
     preallocate,
-    sync_file,
     sync_folder,
 )
 
@@ -38,7 +36,6 @@ LORA_STEM = "pytorch_lora_weights"
 """The names, without `.safetensors`, under which PEFT and diffusers look for weights."""
 
 _DTYPES = ("F32", "BF16", "F16")
-_ONE_FILE = 2**62
 
 
 class AdapterWriter:
@@ -145,7 +142,15 @@ class AdapterWriter:
         try:
             self._write_all(keys, rank, shard)
             if self.keys is None:
-                self._write_config(self._config(rank, base, base_revision, task_type))
+                config = portable_config(
+                    self._updates,
+                    self._saved,
+                    rank=rank,
+                    base=base,
+                    revision=base_revision,
+                    task_type=task_type,
+                )
+                write_config(self.folder, config)
         except BaseException:
             (self.folder / shard.file).unlink(missing_ok=True)
             raise
@@ -170,7 +175,7 @@ class AdapterWriter:
             specs.append((file_key(name), code if saved.dtype.is_floating_point else own, saved.shape))
         specs += [(key, code, ()) for key in self._alphas()]
         stem = ADAPTER_STEM if self.keys is None else LORA_STEM
-        return plan_shards(sorted(specs), _ONE_FILE, stem=stem)[0]
+        return plan_shards(sorted(specs), stem=stem)[0]
 
     def _alphas(self) -> list[str]:
         """Return the keys of alpha, one for each update that has one."""
@@ -196,44 +201,3 @@ class AdapterWriter:
             what = f"tensor {entry.name}: a value is too large for {kind.torch}"
             raise WorkError(f"{self.folder}: {what} — write the adapter in bfloat16 or float32")
         writer.write(entry, 0, byte_view(written))
-
-    def _write_config(self, config: Mapping[str, object]) -> None:
-        path = self.folder / ADAPTER_CONFIG
-        text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        try:
-            path.write_text(text, "utf-8")
-        except OSError as error:
-            hint = "free some space, or choose a folder that you may write to"
-            raise WorkError(f"{path}: writing failed ({error.strerror}) — {hint}") from error
-        sync_file(path)
-
-    def _config(
-        self, rank: int, base: str | None, revision: str | None, task_type: str | None
-    ) -> dict[str, object]:
-        modules = {name: update for name, update in self._updates.items() if update.kind != "parameter"}
-        transposed = [update.transposed for update in modules.values() if update.kind == "linear"]
-        bare = sorted(set(self._updates) - set(modules))
-        saved = sorted({name.rpartition(".")[0] for name in self._saved})
-        return {
-            "alpha_pattern": {},
-            "auto_mapping": None,
-            "base_model_name_or_path": base,
-            "bias": "none",
-            "fan_in_fan_out": bool(transposed) and all(transposed) and len(modules) == len(self._updates),
-            "inference_mode": True,
-            "init_lora_weights": True,
-            "layers_pattern": None,
-            "layers_to_transform": None,
-            "lora_alpha": rank,
-            "lora_dropout": 0.0,
-            "modules_to_save": saved or None,
-            "peft_type": "LORA",
-            "r": rank,
-            "rank_pattern": {},
-            "revision": revision,
-            "target_modules": sorted(name.removesuffix(".weight") for name in modules),
-            **({"target_parameters": bare} if bare else {}),
-            "task_type": task_type,
-            "use_dora": False,
-            "use_rslora": False,
-        }

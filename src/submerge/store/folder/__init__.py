@@ -15,7 +15,7 @@ from submerge.store.folder._index import read_index
 from submerge.store.folder._manifest import MANIFEST, Manifest, reading_manifest
 from submerge.store.folder._manifest_records import GateRecord, ModelRecord, TensorRecord
 from submerge.store.folder._side_files import side_files
-from submerge.store.folder._spec import HubId, locate, sibling_hint
+from submerge.store.folder._spec import HubId, is_readable, locate, sibling_hint, with_sibling
 from submerge.store.folder._tokenizer import Tokenizer, is_tokenizer_file
 from submerge.store.folder._vocabulary import Vocabulary, read_vocabulary
 from submerge.store.folder._vocabulary_diff import VocabularyDiff, compare_vocabularies
@@ -49,6 +49,7 @@ __all__ = [
     "compare_vocabularies",
     "download_hint",
     "fetch",
+    "is_readable",
     "is_t5",
     "is_tokenizer_file",
     "layer_count",
@@ -65,4 +66,5 @@ __all__ = [
     "untied",
     "vocabulary_size",
     "weights_beside",
+    "with_sibling",
 ]

@@ -40,10 +40,16 @@ _QUANTISED_ENDS = (
 )
 
 
+def _with_text_parts(config: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """Return a configuration, and after it those of its parts that are language models."""
+    config = config or {}
+    return [part for part in (config, *map(config.get, _TEXT_PARTS)) if isinstance(part, Mapping)]
+
+
 def quantised_config(config: Mapping[str, Any], path: Path | str) -> list[Problem]:
     """Return a problem if the configuration says that the weights are quantised."""
-    for holder in (config, *(config.get(part) for part in _TEXT_PARTS)):
-        settings = holder.get("quantization_config") if isinstance(holder, Mapping) else None
+    for part in _with_text_parts(config):
+        settings = part.get("quantization_config")
         if settings:
             method = settings.get("quant_method") if isinstance(settings, Mapping) else None
             kind = f" ({method})" if method else ""
@@ -76,18 +82,18 @@ def unmergeable_tensors(tensors: Iterable[TensorEntry], where: Path | str) -> li
 
 def vocabulary_size(config: Mapping[str, Any] | None) -> int | None:
     """Return how many rows the embeddings have: the outermost `vocab_size`, or that of a text part."""
-    for holder in (config or {}, *((config or {}).get(part) for part in _TEXT_PARTS)):
-        if isinstance(holder, Mapping) and type(holder.get("vocab_size")) is int:
-            return int(holder["vocab_size"])
-    return None
+    return next(
+        (int(part["vocab_size"]) for part in _with_text_parts(config) if type(part.get("vocab_size")) is int),
+        None,
+    )
 
 
 def layer_count(config: Mapping[str, Any] | None) -> int | None:
     """Return how many layers a configuration says the model, or its text part, has; None if it does not."""
-    for holder in (config or {}, *((config or {}).get(part) for part in _TEXT_PARTS)):
+    for part in _with_text_parts(config):
         for key in ("num_hidden_layers", "n_layer", "num_layers", "n_layers"):
-            if isinstance(holder, Mapping) and type(holder.get(key)) is int:
-                return int(holder[key])
+            if type(part.get(key)) is int:
+                return int(part[key])
     return None
 
 
@@ -96,9 +102,9 @@ def tied_embeddings(config: Mapping[str, Any] | None) -> bool | None:
 
     The outermost explicit `tie_word_embeddings` counts, then that of `text_config` and its kin.
     """
-    for holder in (config or {}, *((config or {}).get(part) for part in _TEXT_PARTS)):
-        if isinstance(holder, Mapping) and isinstance(holder.get("tie_word_embeddings"), bool):
-            return bool(holder["tie_word_embeddings"])
+    for part in _with_text_parts(config):
+        if isinstance(part.get("tie_word_embeddings"), bool):
+            return bool(part["tie_word_embeddings"])
     return None
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from submerge.errors import Problem, RequestError, did_you_mean, nearest
 
-__all__ = ["HubId", "locate", "sibling_hint"]
+__all__ = ["HubId", "is_readable", "locate", "sibling_hint", "with_sibling"]
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[\w.+-]+(/[\w.+-]+)*", re.ASCII)
@@ -76,3 +77,14 @@ def sibling_hint(spec: str, root: Path) -> str:
     except OSError:
         return ""
     return did_you_mean(nearest(path.name, names))
+
+
+def with_sibling(error: RequestError, spec: str, root: Path) -> RequestError:
+    """Return a Hub id's error, and beside it the local folder of a similar name that may have been meant."""
+    hint = sibling_hint(spec, root)
+    return RequestError([*error.problems, *([Problem(hint, spec)] if hint else [])])
+
+
+def is_readable(folder: Path) -> bool:
+    """Return whether the permissions of a folder allow to list it and to open what is inside."""
+    return os.access(folder, os.R_OK | os.X_OK)

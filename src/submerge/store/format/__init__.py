@@ -3,17 +3,19 @@
 from submerge.store.format._bank import BANK, BankParts, BankTensor, write_bank
 from submerge.store.format._byte_view import byte_view
 from submerge.store.format._digest import DIGEST, digest, file_digest, hasher, joined, range_digest
+from submerge.store.format._disk import sync_file, sync_folder
 from submerge.store.format._dtypes import DTYPES, DType, dtype_named
+from submerge.store.format._file_table import FileTable, file_identity
 from submerge.store.format._header import Header, TensorEntry, read_header
 from submerge.store.format._header_bytes import TensorSpec, encode_header
 from submerge.store.format._journal import JOURNAL, Journal
 from submerge.store.format._json import read_json, strict_json
 from submerge.store.format._pickles import load_pickled, memory_entry
 from submerge.store.format._shards import Shard, index_json, plan_shards
-from submerge.store.format._source import FileSource, FileTable, MemorySource, Source, blocks, file_identity
+from submerge.store.format._source import FileSource, MemorySource, Source, blocks
 from submerge.store.format._spill import Spilled, SpillFile
 from submerge.store.format._view_source import ViewSource
-from submerge.store.format._writer import MemorySink, ShardWriter, Sink, preallocate, sync_file, sync_folder
+from submerge.store.format._writer import MemorySink, ShardWriter, Sink, preallocate
 
 __all__ = [
     "BANK",

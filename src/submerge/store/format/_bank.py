@@ -18,10 +18,11 @@ from submerge.errors import WorkError
 from submerge.store.format._byte_view import byte_view
 from submerge.store.format._digest import file_digest, hasher
 from submerge.store.format._dtypes import DTYPES, dtype_named
+from submerge.store.format._file_table import FileTable
 from submerge.store.format._header import TensorEntry, read_header
 from submerge.store.format._header_bytes import encode_header
 from submerge.store.format._shards import Shard, plan_shards
-from submerge.store.format._source import FileTable, Source, blocks
+from submerge.store.format._source import Source, blocks
 from submerge.store.format._writer import ShardWriter, preallocate
 
 __all__ = ["BANK", "BankParts", "BankTensor", "write_bank"]
@@ -29,7 +30,6 @@ __all__ = ["BANK", "BankParts", "BankTensor", "write_bank"]
 BANK = "bank.safetensors"
 PARTS = ".bank"
 """Hidden, so that no file which a model carries has its name."""
-_ONE_FILE = 2**62
 
 
 class BankParts:
@@ -93,7 +93,7 @@ def write_bank(folder: Path, tensors: Iterable[BankTensor]) -> tuple[Shard, dict
     """Write `bank.safetensors` from tensors in their order; return its layout and each one's digest."""
     listed = list(tensors)
     specs = [(tensor.name, tensor.entry.dtype, tensor.entry.shape) for tensor in listed]
-    (shard,) = plan_shards(specs, _ONE_FILE, stem="bank")
+    (shard,) = plan_shards(specs, stem="bank")
     preallocate(folder, shard)
     digests: dict[str, str] = {}
     with FileTable() as table, ShardWriter(folder, [shard]) as writer:

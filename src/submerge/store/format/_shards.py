@@ -24,14 +24,16 @@ class Shard:
     size: int
 
 
-def plan_shards(entries: Sequence[TensorSpec], max_bytes: int, *, stem: str = "model") -> list[Shard]:
+def plan_shards(
+    entries: Sequence[TensorSpec], max_bytes: int | None = None, *, stem: str = "model"
+) -> list[Shard]:
     """Return the output files for these tensors, filled greedily in the given order.
 
-    A file holds at most `max_bytes` of data; a tensor larger than that gets a file of its own. One file
+    A file holds at most `max_bytes` of data, or everything; a larger tensor gets a file of its own. One file
     is `model.safetensors`, several are `model-00001-of-0000N.safetensors`. Within a file wide types come
     before narrow ones, which keeps every tensor aligned; otherwise the given order stays.
     """
-    if max_bytes <= 0:
+    if max_bytes is not None and max_bytes <= 0:
         raise ValueError(f"max_bytes must be positive, not {max_bytes}")
     groups: list[list[TensorSpec]] = [[]]
     used = 0
@@ -41,7 +43,7 @@ def plan_shards(entries: Sequence[TensorSpec], max_bytes: int, *, stem: str = "m
             raise ValueError(f"tensor {name!r} is planned twice")
         planned.add(name)
         nbytes = DTYPES[code].nbytes(tuple(shape)) or 0
-        if groups[-1] and used + nbytes > max_bytes:
+        if groups[-1] and max_bytes is not None and used + nbytes > max_bytes:
             groups.append([])
             used = 0
         groups[-1].append((name, code, tuple(shape)))

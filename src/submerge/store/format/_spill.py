@@ -11,6 +11,7 @@ from threading import Lock
 from submerge.deferred import torch
 from submerge.errors import WorkError
 from submerge.store.format._byte_view import byte_view
+from submerge.store.format._disk import pwrite_all
 
 __all__ = ["SpillFile", "Spilled"]
 
@@ -43,10 +44,8 @@ class SpillFile:
         with self._lock:
             offset = self._end
             self._end += data.nbytes
-        done = 0
         try:
-            while done < data.nbytes:
-                done += os.pwrite(self._file.fileno(), data[done:], offset + done)
+            pwrite_all(self._file.fileno(), data, offset)
         except OSError as error:
             raise self._failure(error) from error
         return Spilled(offset, tensor.dtype, tuple(tensor.shape))

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
-import shutil
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from submerge.deferred import torch
 from submerge.errors import WorkError
 from submerge.store.format._byte_view import byte_view
+from submerge.store.format._disk import begin_writeback, pwrite_all, write_failure
 from submerge.store.format._dtypes import DTYPES
 from submerge.store.format._header import TensorEntry
 from submerge.store.format._shards import Shard
 
-__all__ = ["MemorySink", "ShardWriter", "Sink", "preallocate", "sync_file", "sync_folder"]
+__all__ = ["MemorySink", "ShardWriter", "Sink", "preallocate"]
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES)
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)  # never write through a link, wherever it leads
 
 
@@ -31,33 +27,6 @@ class Sink(Protocol):
 
     def write(self, entry: TensorEntry, start: int, data: memoryview) -> None:
         """Store `data` at element `start` of the tensor that `entry` describes."""
-
-
-def _size(count: int) -> str:
-    for unit, name in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB")):
-        if count >= unit:
-            return f"{count / unit:.1f} {name}"
-    return f"{count} bytes"
-
-
-def _failure(path: Path, error: OSError, need: int, doing: str) -> WorkError:
-    """Return the error of a failed write: how much is needed, how much is free, what to do."""
-    if error.errno in _FULL:
-        try:
-            free = _size(shutil.disk_usage(path.parent).free)
-        except OSError:
-            free = "an unknown amount"
-        hint = {
-            errno.EDQUOT: "your quota is used up: free some of it, or choose another folder",
-            errno.EFBIG: "this file system or a `ulimit -f` allows no file so large: use smaller shards",
-        }.get(error.errno or 0, "free some space, or choose a folder on another disk")
-        return WorkError(
-            f"{path}: {doing} needs {_size(need)}, and {free} is free ({error.strerror}) — {hint}"
-        )
-    hint = "choose a folder that you may write to"
-    if error.errno == errno.ELOOP:
-        hint = "there is a symbolic link of this name: remove it"
-    return WorkError(f"{path}: {doing} failed ({error.strerror}) — {hint}")
 
 
 def preallocate(folder: Path, shard: Shard) -> None:
@@ -70,17 +39,17 @@ def preallocate(folder: Path, shard: Shard) -> None:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NOFOLLOW, 0o666)
     except OSError as error:
-        raise _failure(path, error, shard.size, "creating the file") from error
+        raise write_failure(path, error, shard.size, "creating the file") from error
     try:
         try:
             _reserve(fd, shard.size)
-            _pwrite_all(fd, memoryview(shard.header), 0)
+            pwrite_all(fd, memoryview(shard.header), 0)
         finally:
             os.close(fd)
     except OSError as error:
         with contextlib.suppress(OSError):
             path.unlink()
-        raise _failure(path, error, shard.size, "reserving the file") from error
+        raise write_failure(path, error, shard.size, "reserving the file") from error
 
 
 def _reserve(fd: int, size: int) -> None:
@@ -91,27 +60,7 @@ def _reserve(fd: int, size: int) -> None:
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 raise
-    os.ftruncate(fd, size)  # a file system that cannot reserve: sparse, and a full disk shows later
-
-
-def _pwrite_all(fd: int, data: memoryview, offset: int) -> None:
-    done = 0
-    while done < len(data):
-        done += os.pwrite(fd, data[done:], offset + done)
-
-
-def _find_writeback() -> Callable[[int, int, int], object]:
-    """Return what asks the system to begin writing a range to the disk; nothing where it cannot be asked."""
-    call = getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None
-    if call is None:
-        return lambda fd, offset, length: None
-    offset_t = ctypes.c_int64
-    return lambda fd, offset, length: call(fd, offset_t(offset), offset_t(length), _WRITE)
-
-
-_WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin, and do not wait
-# the last flush then finds little left: the disk has worked while values were computed
-_begin_writeback = _find_writeback()
+    os.ftruncate(fd, size)  # where a file system cannot reserve: a full disk shows later
 
 
 class ShardWriter:
@@ -136,11 +85,11 @@ class ShardWriter:
             return
         fd = self._fds[str(entry.file)]
         try:
-            _pwrite_all(fd, data.cast("B"), entry.offset + first)
-            _begin_writeback(fd, entry.offset + first, data.nbytes)
+            pwrite_all(fd, data.cast("B"), entry.offset + first)
+            begin_writeback(fd, entry.offset + first, data.nbytes)
         except OSError as error:
             path = self._folder / str(entry.file)
-            raise _failure(path, error, data.nbytes, f"writing tensor {entry.name}") from error
+            raise write_failure(path, error, data.nbytes, f"writing tensor {entry.name}") from error
 
     def sync(self) -> None:
         """Wait until everything written so far is on the disk."""
@@ -148,7 +97,7 @@ class ShardWriter:
             try:
                 os.fsync(fd)
             except OSError as error:
-                raise _failure(self._folder / name, error, 0, "flushing to disk") from error
+                raise write_failure(self._folder / name, error, 0, "flushing to disk") from error
 
     def close(self) -> None:
         """Close every file; may be called twice."""
@@ -166,7 +115,7 @@ class ShardWriter:
         try:
             fd = os.open(path, os.O_WRONLY | _NOFOLLOW)
         except OSError as error:
-            raise _failure(path, error, size, "opening the file") from error
+            raise write_failure(path, error, size, "opening the file") from error
         actual = os.fstat(fd).st_size
         if actual != size:
             os.close(fd)
@@ -186,28 +135,3 @@ class MemorySink:
         count = data.nbytes // flat.element_size()
         if count:
             byte_view(flat[start : start + count])[:] = data
-
-
-def sync_file(path: Path) -> None:
-    """Wait until a file's content is on the disk."""
-    _sync(path, os.O_RDONLY)
-
-
-def sync_folder(path: Path) -> None:
-    """Wait until a folder's entries (creations, renames) are on the disk, where the system can tell."""
-    try:
-        _sync(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
-    except WorkError as error:
-        if getattr(error.__cause__, "errno", None) not in _NO_FOLDER_SYNC:
-            raise
-
-
-def _sync(path: Path, flags: int) -> None:
-    try:
-        fd = os.open(path, flags)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise _failure(path, error, 0, "flushing to disk") from error

@@ -1,0 +1,94 @@
+"""What is asked of a disk: to write at an offset, to flush; and what to tell the user where it refuses."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from submerge.errors import WorkError
+
+__all__ = ["begin_writeback", "pwrite_all", "sync_file", "sync_folder", "write_failure"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES)
+
+
+def pwrite_all(fd: int, data: memoryview, offset: int) -> None:
+    """Write bytes at an offset; raise `OSError` where the system refuses.
+
+    One call may write less than it was given: before a disk is full, and never more than 2 GiB on Linux.
+    """
+    done = 0
+    while done < len(data):
+        done += os.pwrite(fd, data[done:], offset + done)
+
+
+def _find_writeback() -> Callable[[int, int, int], object]:
+    """Return what asks the system to begin writing a range to the disk; nothing where it cannot be asked."""
+    call = getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None
+    if call is None:
+        return lambda fd, offset, length: None
+    offset_t = ctypes.c_int64
+    return lambda fd, offset, length: call(fd, offset_t(offset), offset_t(length), _WRITE)
+
+
+_WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin, and do not wait
+begin_writeback = _find_writeback()
+"""Begin to write a range (fd, offset, length) to the disk, so that the last flush finds little left to do."""
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file's content is on the disk."""
+    _sync(path, os.O_RDONLY)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until a folder's entries (creations, renames) are on the disk, where the system can tell."""
+    try:
+        _sync(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    except WorkError as error:
+        if getattr(error.__cause__, "errno", None) not in _NO_FOLDER_SYNC:
+            raise
+
+
+def _sync(path: Path, flags: int) -> None:
+    try:
+        fd = os.open(path, flags)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise write_failure(path, error, 0, "flushing to disk") from error
+
+
+def _size(count: int) -> str:
+    for unit, name in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} bytes"
+
+
+def write_failure(path: Path, error: OSError, need: int, doing: str) -> WorkError:
+    """Return the error of a failed write: how much is needed, how much is free, what to do."""
+    if error.errno in _FULL:
+        try:
+            free = _size(shutil.disk_usage(path.parent).free)
+        except OSError:
+            free = "an unknown amount"
+        hint = {
+            errno.EDQUOT: "your quota is used up: free some of it, or choose another folder",
+            errno.EFBIG: "this file system or a `ulimit -f` allows no file so large: use smaller shards",
+        }.get(error.errno or 0, "free some space, or choose a folder on another disk")
+        return WorkError(
+            f"{path}: {doing} needs {_size(need)}, and {free} is free ({error.strerror}) — {hint}"
+        )
+    hint = "choose a folder that you may write to"
+    if error.errno == errno.ELOOP:
+        hint = "there is a symbolic link of this name: remove it"
+    return WorkError(f"{path}: {doing} failed ({error.strerror}) — {hint}")
