@@ -105,7 +105,7 @@ OPTIONS = (
     _of_gate(
         "score",
         "auto",
-        "which score ranks the tasks at a site; auto: leading (the trailing energy) for adapters, else residual",
+        "the score of a task at a site; auto: leading (the trailing energy) for adapters, else residual",
         choices=("auto", *(s.value for s in Score)),
     ),
     _of_gate(
