@@ -82,18 +82,18 @@ OPTIONS = (
     _of_gate(
         "passes",
         "two",
-        "two: the choice is made in a pass of its own; one: the layers that are looked at are shared",
+        "two: the choice is made in a pass of its own; one: the layers up to the last site are shared",
         choices=("one", "two"),
     ),
     _of_gate(
         "routing_layers",
         "auto",
-        "layers that are looked at: all, first:3, depth:0.75, 0,2-4, a name, or the paper's",
+        "layers with sites: all, first:3, depth:0.75, 0,2-4, a name, or the paper's",
     ),
     _of_gate(
         "routing_sites",
         "all",
-        "inputs of a layer that are looked at; paper: attention_out of T5, else mlp",
+        "inputs of a layer that are sites; paper: attention_out of T5, else mlp",
         choices=("all", *POSITIONS, "paper"),
     ),
     _of_gate(
@@ -105,19 +105,19 @@ OPTIONS = (
     _of_gate(
         "score",
         "auto",
-        "what tells tasks apart at a site; auto: leading for adapters, else residual",
+        "the score of a task at a site; auto: leading (the trailing energy) for adapters, else residual",
         choices=("auto", *(s.value for s in Score)),
     ),
     _of_gate(
         "head_evidence",
         "auto",
-        "auto: what the tasks' heads say of the first pass counts too, where there are heads of classes",
+        "auto: the log-evidence of the tasks' heads counts too, where there are heads of classes",
         choices=("auto", "none"),
     ),
     _of_gate("norm", "l2", "of residuals", choices=("l2", "l1", "mahalanobis")),
     _of_gate("select", "top1", "which tasks run", choices=("top1", "threshold", "weighted")),
     _of_gate("threshold", 0.2, "least share η of a task that runs", low=0, high=1),
-    _of_gate("max_tasks", 3, "most tasks K that run at once; weighted knows no such limit", low=1),
+    _of_gate("max_tasks", 3, "most tasks K that run at once; weighted has no such limit", low=1),
     _of_gate("temperature", 1.0, "temperature τ of the shares", low=1e-6),
     _of_gate(
         "heads",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -101,6 +102,24 @@ def test_a_pass_begins_when_the_one_before_it_is_done() -> None:
 
     in_the_pool(job())
     assert max(most) > 1, "workers share a pass"
+
+
+@runners
+def test_what_a_job_holds_is_gone_when_the_next_one_begins(run: Callable[..., None]) -> None:
+    """Or memory would hold two tensors for each worker."""
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def job() -> Passes:
+        assert all(before() is None for before in held)
+        values = torch.zeros(10)
+        held.append(weakref.ref(values))
+        yield single(10, lambda _: values.add_(1))
+
+    def in_one_thread(*jobs: Passes) -> None:
+        run_jobs(iter(jobs), threads=1, device=torch.device("cpu"))
+
+    (in_one_thread if run is in_the_pool else run)(*(job() for _ in range(3)))
+    assert len(held) == 3
 
 
 def test_no_more_jobs_are_begun_than_there_are_workers() -> None:

@@ -56,8 +56,7 @@ def run_passes(job: Passes, space: Workspace) -> None:
     """Take a job through all its passes in the calling thread."""
     step = next_pass(job, None)
     while step is not None:
-        parts = [step.work(one, space) for one in step.ranges]
-        step = next_pass(job, step.combine(parts))
+        step = next_pass(job, step.combine([step.work(one, space) for one in step.ranges]))
 
 
 def single(numel: int, work: Callable[[Workspace], Any]) -> Pass:

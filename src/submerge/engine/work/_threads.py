@@ -94,6 +94,7 @@ class _Pool:
         try:
             while (task := self._next()) is not None:
                 self._execute(task, space)
+                del task  # or what its job holds would be there beside what the next one begins with
         except BaseException as error:
             with self.change:
                 self.error = self.error or error
