@@ -57,7 +57,7 @@ def fetch(
     """
     hub = _library()
     if _offline(hub):
-        return Fetched(*_cached(hub, repo_id, revision, "offline mode is on"))
+        return _cached(hub, repo_id, revision, "offline mode is on")
     try:
         info = hub.HfApi().repo_info(repo_id, revision=revision)
     except Exception as error:  # the library's errors come from several families, by version
@@ -65,7 +65,7 @@ def fetch(
         if known is not None:
             raise known from None
         reason = f"the Hub cannot be reached ({type(error).__name__}: {error})"
-        return Fetched(*_cached(hub, repo_id, revision, reason))
+        return _cached(hub, repo_id, revision, reason)
     names = [sibling.rfilename for sibling in info.siblings or ()]
     needed = (needed_of_adapter if adapter else needed_of_model)(names, repo_id, allow_pickle)
     choice = needed.choice
@@ -166,7 +166,8 @@ def _known(hub: ModuleType, error: Exception, repo_id: str, revision: str | None
     return None
 
 
-def _cached(hub: ModuleType, repo_id: str, revision: str | None, reason: str) -> tuple[Path, str]:
+def _cached(hub: ModuleType, repo_id: str, revision: str | None, reason: str) -> Fetched:
+    """Return a repository as the cache has it; `reason` says why the Hub is not asked."""
     try:
         # no pattern: find the folder; whoever opens it says which of the files it needs is missing
         folder = hub.snapshot_download(repo_id, revision=revision, local_files_only=True, allow_patterns=[])
@@ -178,4 +179,4 @@ def _cached(hub: ModuleType, repo_id: str, revision: str | None, reason: str) ->
             f"{hub.constants.HF_HUB_CACHE}, and {reason}"
         )
         raise RequestError(Problem(what, repo_id, download_hint(repo_id, revision))) from None
-    return Path(folder), Path(folder).name
+    return Fetched(Path(folder), Path(folder).name)
