@@ -140,3 +140,8 @@ def test_the_card_says_how_to_load_it(bert: Served) -> None:
     assert "It serves 4 tasks as one model: `task0`, `task1`, `task2`, `task3`." in card
     assert "model = submerge.load('default')" in card
     assert "task='task0'" in card
+
+
+def test_a_checkpoint_that_is_the_base_beside_a_bank_is_sound(bert: Served) -> None:
+    report = submerge.verify(bert.merged("base-itself", fixed="base", others="base"))
+    assert report.ok, report.problems

@@ -63,8 +63,11 @@ def _split(aliases: Aliases, tensors: Mapping[str, TensorRecord]) -> list[list[s
 def unchanged(model: Checkpoint, base: Checkpoint, manifest: Manifest) -> list[str]:
     """Return a problem if every merged tensor equals the base's, and a model that was merged does not.
 
-    It reads until the first value that differs: nearly always that is in the first tensor.
+    It reads until the first value that differs: nearly always that is in the first tensor. Where a gate has
+    a bank, the updates are there, and the checkpoint may well be the base (`fixed: base`).
     """
+    if manifest.bank:
+        return []
     merged = [name for name, record in manifest.tensors.items() if record.treatment == "merge"]
     names = [n for n in merged if n in model.tensors and n in base.tensors]
     others = [record.model for record in manifest.models if _differs(record, manifest)]
