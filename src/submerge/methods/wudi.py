@@ -16,8 +16,8 @@ and 0 for the others. `aswudi`: f = 1 for the leading K = ⌈(Σ √λ)² / Σ �
 and 0 for the others.
 
 It is computed as a sum over the updates: θ − θ_0 = scale Σ Δ_t A_t with A_t = I + (C_t C⁺ − I) V diag(f) Vᵀ,
-which is n × n, and C_t = Δ_tᵀ Δ_t / ‖Δ_t‖². A weight w_t puts w_t Δ_t in the place of Δ_t; C_t stays. The trace
-of C is T, so that t means the same for updates of any size.
+which is n × n, and C_t = Δ_tᵀ Δ_t / ‖Δ_t‖². A weight w_t puts w_t Δ_t in the place of Δ_t; C_t stays. The
+trace of C is T, so that t means the same for updates of any size.
 SWUDI and ASWUDI: OptMerge, Wei et al. 2025, arXiv 2505.19892, and its code; WUDI: Cheng et al. 2025, arXiv
 2503.08099.
 """
