@@ -57,9 +57,12 @@ def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
     if not len(roots):
         return Merged(core_space.lift(Zero(core.shape)), {"k": 0, "solved": 0.0})
     filtered = _filter(roots, spec.shape[1], o)
-    k = len(filtered)
-    energies = roots.square()
-    merged = _moved(terms, vectors[:, :k], filtered, energies[:k], o["scale"])
+    k, energies = len(filtered), roots.square()
+    vectors = vectors[:, :k]
+    projector = (vectors * filtered) @ vectors.T  # V diag(f) Vᵀ
+    inverse = (vectors * (filtered / energies[:k])) @ vectors.T  # C⁺ V diag(f) Vᵀ
+    del vectors  # as large as either, and two more such matrices are to come
+    merged = _moved(terms, projector, inverse, o["scale"])
     figures = {"k": k, "solved": float(filtered @ energies[:k] / energies.sum())}
     return Merged(core_space.lift(Dense(merged)), figures)
 
@@ -96,16 +99,12 @@ def _whole(count: float) -> int:
     return math.ceil(count * (1 - SAME))
 
 
-def _moved(
-    terms: Terms, vectors: torch.Tensor, filtered: torch.Tensor, energies: torch.Tensor, scale: float
-) -> torch.Tensor:
-    """Return scale Σ w_t Δ_t A_t [m, n], in the updates' dtype, for V [n, K], f [K] and λ [K].
+def _moved(terms: Terms, projector: torch.Tensor, inverse: torch.Tensor, scale: float) -> torch.Tensor:
+    """Return scale Σ w_t Δ_t A_t [m, n], in the updates' dtype, for V diag(f) Vᵀ and C⁺ V diag(f) Vᵀ.
 
     One A_t is in memory at a time. The products are of float64, as D C⁺ is a sum of terms that may be
     1 / √λ times as large as itself.
     """
-    projector = (vectors * filtered) @ vectors.T  # V diag(f) Vᵀ
-    inverse = (vectors * (filtered / energies)) @ vectors.T  # C⁺ V diag(f) Vᵀ
     first, _ = terms[0]
     out = torch.zeros(first.shape, dtype=_dtype(first))
     for update, weight in terms:
