@@ -104,6 +104,26 @@ def ssam(x: torch.Tensor, o: Options) -> torch.Tensor:
     return scale * u @ (u.T @ weighted(x, o["weight"]) @ v) @ v.T
 
 
+def wudi(x: torch.Tensor, o: Options) -> torch.Tensor:
+    """Return Δ_0 + (Δ* − Δ_0) V f Vᵀ with V from the SVD of the stacked Δ_t / ‖Δ_t‖.
+
+    Δ* is the least-squares solution of Δ (Δ_t / ‖Δ_t‖)ᵀ = w_t Δ_t (Δ_t / ‖Δ_t‖)ᵀ for all t at once.
+    """
+    taken = [(row, w) for row, w in zip(x, o["weight"], strict=True) if w and row.norm() > 0]
+    start = weighted(x, o["weight"])
+    if not taken:
+        return start
+    u, s, v = truncated(torch.cat([row / row.norm() for row, _ in taken]), x.shape[2])
+    targets = torch.cat([w * row @ (row / row.norm()).T for row, w in taken], dim=1)
+    minimum = targets @ (u / s) @ v.T
+    if o["variant"] == "aswudi":
+        f = (torch.arange(len(s)) < s.sum() ** 2 / s.square().sum() * SAME).double()
+    else:
+        k = -int(-o["fraction"] * x.shape[2] * SAME // 1)
+        f = (1 - (-s.square() * o["time"]).exp()) * (torch.arange(len(s)) < k)
+    return o["scale"] * (start + (minimum - start) @ (v * f) @ v.T)
+
+
 FORMULAS: dict[str, Callable[[torch.Tensor, Options], torch.Tensor]] = {
-    formula.__name__: formula for formula in (cat, knots_ties, tsv_m, iso_c, iso_cts, ssam, mass)
+    formula.__name__: formula for formula in (cat, knots_ties, tsv_m, iso_c, iso_cts, ssam, wudi, mass)
 }

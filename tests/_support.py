@@ -142,6 +142,8 @@ MATRIX_CASES = (
     _case("iso_c", exact=False),
     _case("iso_cts", exact=False),
     _case("ssam", exact=False, rank="4"),
+    _case("wudi", exact=False, time=3.0),
+    _case("wudi-adaptive", exact=False, variant="aswudi"),
     _case("mass", exact=False),
 )
 """The methods that merge weight matrices whole (and `cat`), which have tests of their own."""

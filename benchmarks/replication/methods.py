@@ -95,6 +95,8 @@ ROWS = (
     Merge("tsv_m", "scale", form="adapter"),
     Merge("iso_c", "scale", form="adapter", higher=HIGHER),
     Merge("iso_cts", "scale", form="adapter", higher=HIGHER),
+    Merge("wudi", "scale", form="adapter"),
+    Merge("aswudi", "scale", shared={"variant": "aswudi"}, method="wudi", form="adapter"),
     Merge("ssam", "scale", kinds=_LORA, form="adapter"),
     Merge("ssam_half", "scale", shared={"rank": 8}, method="ssam", kinds=_LORA, form="adapter"),
 )

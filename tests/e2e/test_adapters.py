@@ -162,7 +162,7 @@ def test_an_adapter_without_effect(tmp_path: Path) -> None:
     same_state(made.loaded(tmp_path / "both"), made.merged[0], CLOSE)
     made.merge(tmp_path / "alone", models=[made.adapters[1]], output=ADAPTER, base=False)
     same_state(made.loaded(tmp_path / "alone"), made.state, 0)
-    for method in ("ssam", "tsv_m", "iso_c", "iso_cts", "knots_ties"):
+    for method in ("ssam", "tsv_m", "iso_c", "iso_cts", "knots_ties", "wudi"):
         with pytest.raises(submerge.WorkError, match="every merged update is zero"):
             made.merge(tmp_path / method, method, models=[made.adapters[1]] * 2, output=ADAPTER)
         made.merge(tmp_path / method, method, models=[made.adapters[1]] * 2)
@@ -228,6 +228,8 @@ MERGES: dict[str, tuple[str, dict[str, Any], dict[str, Any], float]] = {
     "iso_c": ("iso_c", {}, {}, 1e-4),
     # directions that the rounding of whole weights invents get a share: the singular values are made equal
     "iso_cts": ("iso_cts", {}, {}, 2e-3),
+    "wudi": ("wudi", {"weight": 0.7}, {}, 1e-4),
+    "wudi-adaptive": ("wudi", {}, {"variant": "aswudi"}, 1e-4),
     # the default rank is that of the largest update, and a whole weight's is not told from its shape
     "ssam": ("ssam", {}, {"rank": "4"}, 1e-4),
     "ssam-full": ("ssam", {}, {"rank": "full"}, 1e-4),
@@ -277,7 +279,7 @@ EMBEDDED = {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "embed_tokens"
 HEADED = {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "modules_to_save": ["lm_head", "o_proj"]}
 
 
-@pytest.mark.parametrize("method", ["cat", "ssam", "tsv_m", "iso_c", "knots_ties"])
+@pytest.mark.parametrize("method", ["cat", "ssam", "tsv_m", "iso_c", "knots_ties", "wudi"])
 @pytest.mark.parametrize(
     ("kind", "options"),
     [

@@ -45,6 +45,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "tsv_m": {},
     "iso_c": {},
     "iso_cts": {},
+    "wudi": {},
     "ssam": {"rank": 20, "residual": 0.1},
 }
 ELEMENTWISE = list(METHODS)[:9]

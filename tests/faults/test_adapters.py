@@ -107,7 +107,7 @@ def test_damaged_adapters_are_refused(case: str, form: str, pair: Tuned, tmp_pat
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("value", ["nan", "inf"])
-@pytest.mark.parametrize("method", ["cat", "ties", "ssam", "tsv_m", "iso_c", "iso_cts", "knots_ties"])
+@pytest.mark.parametrize("method", ["cat", "ties", "ssam", "tsv_m", "iso_c", "iso_cts", "knots_ties", "wudi"])
 def test_values_that_are_no_numbers(method: str, value: str, form: str, pair: Tuned, tmp_path: Path) -> None:
     shutil.copytree(pair.adapters[0], tmp_path / "a")
     tensors(lambda s: s[B][0, 0].fill_(float(value)))(tmp_path / "a")

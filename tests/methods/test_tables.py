@@ -45,7 +45,7 @@ def test_the_checkpoint_is_the_tsv_m_merge(clip: Family, tmp_path: Path, scale: 
         torch.testing.assert_close(plain[name], base[name] + scale * mean)
 
 
-@pytest.mark.parametrize("method", ["iso_c", "iso_cts", "knots_ties", "ssam"])
+@pytest.mark.parametrize("method", ["iso_c", "iso_cts", "knots_ties", "ssam", "wudi"])
 def test_all_methods_on_singular_vectors_take_the_mean_of_tables(
     clip: Family, tmp_path: Path, method: str
 ) -> None:

@@ -59,6 +59,7 @@ _OURS = (
     "tsv_m",
     "iso",
     "ssam",
+    "wudi",
     "mass",
     "passthrough",
 )

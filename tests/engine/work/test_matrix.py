@@ -19,7 +19,7 @@ SHAPES = {
     "model.conv.weight": (6, 3, 2, 2),
     "lm_head.weight": (50, 24),
 }
-METHODS = ("cat", "knots_ties", "tsv_m", "iso_c", "iso_cts", "ssam")
+METHODS = ("cat", "knots_ties", "tsv_m", "iso_c", "iso_cts", "ssam", "wudi")
 
 
 @pytest.fixture(scope="module")
