@@ -146,6 +146,6 @@ METHODS = (
         both_sides=True,
         options=OPTIONS,
         differs="directions below rounding have no inverse, where the authors' code sets their λ to 1e-8; "
-        "its default time is 300, here it is 1300, which the paper takes for CLIP",
+        "its default time is 300, here it is 1300, which they take for CLIP ViT-B/32",
     ),
 )
