@@ -79,6 +79,12 @@ def test_the_model_is_left_as_it_was(tuned: Tuned) -> None:
     assert not any(m._forward_pre_hooks or "forward" in m.__dict__ for m in model.modules())
 
 
+def test_embeddings_are_modules_without_a_null_space(tmp_path: Any) -> None:
+    tuned = make_tuned(tmp_path, "llama", {"r": 2, "target_modules": ["embed_tokens", "q_proj"]})
+    with on_base(tuned) as (_, adapters):
+        assert set(adapters.modules) - set(adapters.down) == {"model.embed_tokens"}
+
+
 def test_factors_are_those_of_the_adapters_that_change_a_module(tuned: Tuned) -> None:
     with on_base(tuned) as (_, adapters):
         assert {path: sorted(own) for path, own in adapters.down.items() if ".0." in path} == {

@@ -41,15 +41,17 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass
 class AttachedAdapters:
-    """Adapters at a model's modules: `down` [r_k, n] are their A_k by module and adapter.
+    """Adapters at a model's `modules`: `down` [r_k, n] are their A_k by module and adapter.
 
-    `unsupported` names, by adapter, the parameters that it changes in a way that scales do not act on
-    (new values, biases, DoRA, other than linear maps), and `left_out` those that the model does not have.
+    An embedding has none: it is among `modules` alone. `unsupported` names, by adapter, the parameters that
+    it changes in a way that scales do not act on (new values, biases, DoRA, other than linear maps), and
+    `left_out` those that the model does not have.
     """
 
     model: nn.Module
     names: tuple[str, ...]
     gate: Gate
+    modules: list[str] = field(default_factory=list)
     down: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
     unsupported: tuple[dict[str, str], ...] = ()
     left_out: tuple[tuple[str, ...], ...] = ()
@@ -197,5 +199,6 @@ def _attach(adapters: AttachedAdapters, path: str, parts: Mapping[int, Triplets]
     )
     gated = gate_module(adapters.gate, module, {"weight": update}, path)
     gated.to(adapters.model.get_parameter(f"{path}.weight").device)
+    adapters.modules.append(path)
     if not table:
         adapters.down[path] = {k: update.down[at] for k, at in update.places.items()}

@@ -84,9 +84,9 @@ class Measurement:
             return None
         if not isinstance(scales, Mapping):
             return self._row(scales)
-        if unknown := [path for path in scales if path not in self.adapters.down]:
+        if unknown := [path for path in scales if path not in self.adapters.modules]:
             what = f"no adapter changes {few(unknown)}"
-            raise RequestError(Problem(what, "scales", f"there are {few(self.adapters.down)}"))
+            raise RequestError(Problem(what, "scales", f"there are {few(self.adapters.modules)}"))
         return {path: self._row(row) for path, row in scales.items()}
 
     def _row(self, values: float | Sequence[float] | torch.Tensor) -> torch.Tensor:
