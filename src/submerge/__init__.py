@@ -4,6 +4,7 @@
 `merge_state_dicts(states, ...)` and `merge_adapters(peft_model, ...)` merge in memory,
 `extract_lora(model, out, base=...)` makes an adapter of a fine-tune, and `verify(folder)` checks a result.
 `load(folder)` gives the model of a merge that finds out the tasks of its inputs (`merge_method: mass`).
+`null_space_ratio(model, adapters, data)` says which adapter knows which inputs.
 `methods.METHODS` are all methods by name, and `methods.find_method(name)` is one of them.
 """
 
@@ -15,6 +16,7 @@ from submerge.errors import Problem, RequestError, SubmergeError, WorkError
 
 if TYPE_CHECKING:
     from submerge import methods
+    from submerge.calibrate import NullSpaceCurve, NullSpaceMatrix, null_space_curve, null_space_ratio
     from submerge.engine import (
         MergePlan,
         MergeReport,
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = [
     "MergePlan",
     "MergeReport",
+    "NullSpaceCurve",
+    "NullSpaceMatrix",
     "Problem",
     "Recipe",
     "RequestError",
@@ -48,6 +52,8 @@ __all__ = [
     "merge_adapters",
     "merge_state_dicts",
     "methods",
+    "null_space_curve",
+    "null_space_ratio",
     "plan",
     "verify",
 ]
@@ -63,6 +69,7 @@ _ENGINE = {
     "merge_state_dicts",
     "verify",
 }
+_CALIBRATE = {"NullSpaceCurve", "NullSpaceMatrix", "null_space_curve", "null_space_ratio"}
 
 
 def __getattr__(name: str) -> Any:
@@ -75,6 +82,10 @@ def __getattr__(name: str) -> Any:
         from submerge import recipe
 
         return getattr(recipe, name)
+    if name in _CALIBRATE:
+        from submerge import calibrate
+
+        return getattr(calibrate, name)
     if name == "load":
         from submerge.serving import load
 

@@ -23,6 +23,7 @@ from submerge.gating import (
     Span,
     UnsplitError,
     gate_module,
+    ungate_module,
 )
 
 SETS = [(0,), (0, 2), (1, 2, 3), (7,)]
@@ -233,3 +234,18 @@ def test_other_precisions() -> None:
     for span in SPANS:
         one = wanted(plain, updates, span.members, x[span.start : span.stop])
         assert (found[span.start : span.stop].float() - one).abs().max() < 0.05 * one.abs().max()
+
+
+def test_a_module_is_let_go_as_it_was() -> None:
+    module, gate = torch.nn.Linear(12, 24), Gate(Recent(1 << 20))
+    x, names = normal(0, 5, 12), [name for name, _ in module.named_modules()]
+    plain = module(x)
+    gate_module(
+        gate, module, {"weight": GatedFactors(gate, "map", parts(24, 12), rule="sum", scale=1.0)}, "map"
+    )
+    with gate.over(SampleAssignment([Span((0,), 0, 5)])):
+        assert not torch.equal(module(x), plain)
+        ungate_module(module)
+        assert torch.equal(module(x), plain)
+    assert [name for name, _ in module.named_modules()] == names
+    assert "forward" not in module.__dict__

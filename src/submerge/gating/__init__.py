@@ -33,6 +33,7 @@ from submerge.gating._modules import (
     GatedOther,
     gate_module,
     is_transposed,
+    ungate_module,
 )
 from submerge.gating._observe import Observer, StopForward, is_same, observe
 from submerge.gating._updates import GatedDense, GatedFactors, GatedTable, GatedUpdate
@@ -78,4 +79,5 @@ __all__ = [
     "parameter_of",
     "parameter_places",
     "reordered",
+    "ungate_module",
 ]

@@ -32,6 +32,7 @@ __all__ = [
     "GatedOther",
     "gate_module",
     "is_transposed",
+    "ungate_module",
 ]
 
 
@@ -198,6 +199,12 @@ def gate_module(gate: Gate, module: nn.Module, updates: Mapping[str, GatedUpdate
     module.add_module("submerge", gated)  # so that it moves with the model
     module.forward = GatedForward(module, gated)
     return gated
+
+
+def ungate_module(module: nn.Module) -> None:
+    """Undo `gate_module`, in place: the module runs as its class does, and has no updates."""
+    del module.submerge
+    del module.forward
 
 
 class GatedForward:

@@ -1,0 +1,96 @@
+"""Passes of a model over batches, in which reducers take in the inputs of chosen modules, row by row."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from submerge.gating import Observer, StopForward, observe
+
+__all__ = ["Reducer", "collect"]
+
+
+class Reducer(ABC):
+    """What is gathered of the inputs of one module: a sum of something over all rows."""
+
+    @abstractmethod
+    def update(self, rows: torch.Tensor) -> None:
+        """Take in rows [N, n], the inputs at N positions, in the model's dtype and on its device."""
+
+
+def collect(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, torch.Tensor]],
+    reducers: Mapping[str, Reducer],
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Run a model over batches, and let the reducer of each module take in the rows of its inputs.
+
+    A pass ends as soon as each of the modules has had its input: what comes after the last of them (blocks,
+    heads) is not computed. Of a module that runs several times in a pass, as layers that share parameters
+    do, the first input counts. Positions that `attention_mask` [B, L] excludes are left out of inputs
+    [B, L, n] and [B · L, n]. The model runs as it is, in the mode that it is in, and gradients are recorded
+    unless the caller disables them: then the reducers' sums are functions of what the model depends on.
+
+    Args:
+        model: a model that takes the batches as keyword arguments.
+        batches: tensors by name; they are moved to the model's device, and floats to its dtype.
+        reducers: by the names of the modules whose first input they take in.
+        progress: called after each batch with the number of batches so far.
+
+    Examples:
+        >>> import torch
+        >>> from transformers import AutoModelForCausalLM
+        >>> from submerge.calibrate import NullSpaceRatio, collect
+        >>> model = AutoModelForCausalLM.from_pretrained("base", dtype=torch.float32)
+        >>> ratio = NullSpaceRatio([torch.eye(4, 64)])
+        >>> batch = {"input_ids": torch.tensor([[3, 14, 15, 9]])}
+        >>> with torch.no_grad():
+        ...     collect(model, [batch], {"model.layers.2.self_attn.q_proj": ratio})
+        >>> ratio.count
+        4
+    """
+    modules = {name: model.get_submodule(name) for name in reducers}
+    like = next(model.parameters())
+    for number, batch in enumerate(batches, 1):
+        inputs = {name: _moved(value, like) for name, value in batch.items()}
+        with observe(modules, _Collector(reducers, inputs.get("attention_mask"))):
+            model(**inputs)
+        if progress is not None:
+            progress(number)
+
+
+class _Collector(Observer):
+    """Hands the inputs of one pass to the reducers, and ends the pass after the last module."""
+
+    def __init__(self, reducers: Mapping[str, Reducer], mask: torch.Tensor | None) -> None:
+        self._reducers, self._mask = reducers, mask
+        self._left = set(reducers)
+
+    def on_input(self, name: str, module: nn.Module, x: Any) -> None:
+        if name not in self._left:
+            return
+        self._left.discard(name)
+        self._reducers[name].update(_rows(x, self._mask))
+        if not self._left:
+            raise StopForward
+
+
+def _rows(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Return the rows [N, n] of an input [..., n] that are no padding."""
+    positions = x.shape[:-1]
+    rows = x.reshape(-1, x.shape[-1])
+    if mask is None or positions not in (mask.shape, (mask.numel(),)):
+        return rows
+    return rows[mask.reshape(-1).to(x.device).bool()]
+
+
+def _moved(value: Any, like: torch.Tensor) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.to(like.device, like.dtype if value.is_floating_point() else None)

@@ -1,0 +1,51 @@
+"""The modules whose inputs are measured, among those that adapters change."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from torch import nn
+
+from submerge.errors import Problem, RequestError, few
+from submerge.names import layer_of
+
+__all__ = ["LAST_QUARTER", "choose_hooks"]
+
+LAST_QUARTER = "last_quarter"
+
+
+def choose_hooks(model: nn.Module, adapted: Sequence[str], hooks: str) -> list[str]:
+    """Return the adapted modules of the last quarter of each stack of layers, or those of a pattern.
+
+    They are in the model's order. A pattern is a regular expression that is searched for in the module's
+    name. Raises `RequestError` where there is no such module.
+    """
+    among = set(adapted)
+    adapted = [name for name, _ in model.named_modules() if name in among]
+    if hooks == LAST_QUARTER:
+        first = _first_of_last_quarter(model)
+        chosen = [n for n in adapted if (place := layer_of(n)) and place[1] >= first[place[0]]]
+    else:
+        chosen = [n for n in adapted if _pattern(hooks).search(n)]
+    if not chosen:
+        hint = f"the adapters change {few(adapted)}: choose among these"
+        raise RequestError(Problem(f"no module with an adapter matches {hooks!r}", "hooks", hint))
+    return chosen
+
+
+def _pattern(hooks: str) -> re.Pattern[str]:
+    try:
+        return re.compile(hooks)
+    except re.error as error:
+        what = f"{hooks!r} is no regular expression ({error})"
+        raise RequestError(Problem(what, "hooks", f"for example {LAST_QUARTER!r} or 'v_proj'")) from error
+
+
+def _first_of_last_quarter(model: nn.Module) -> dict[str, int]:
+    """Return where the last quarter begins, by stack: layer n − max(1, ⌊n / 4⌋) of n."""
+    counts: dict[str, int] = {}
+    for name, _ in model.named_modules():
+        if place := layer_of(name):
+            counts[place[0]] = max(counts.get(place[0], 0), place[1] + 1)
+    return {stack: n - max(1, n // 4) for stack, n in counts.items()}

@@ -1,0 +1,159 @@
+"""A model with adapters, data, and the modules whose inputs are measured: the passes of one measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from submerge.calibrate._attached import AttachedAdapters, attached
+from submerge.calibrate._collect import collect
+from submerge.calibrate._hooks import choose_hooks
+from submerge.calibrate._reducers import NullSpaceRatio, row_space
+from submerge.calibrate._sources import DataSets, Inputs, Specs, load_backbone, open_adapters, read_data
+from submerge.errors import Problem, RequestError, few
+
+__all__ = ["Measurement", "Progress", "Scales", "Steps", "measuring"]
+
+Scales: TypeAlias = float | Sequence[float] | torch.Tensor | Mapping[str, Sequence[float] | torch.Tensor]
+Progress: TypeAlias = Callable[[int, int], None]
+
+
+class Steps:
+    """Counts batches, and tells how many there are so far, and in all."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total = progress, total
+        self._done = 0
+
+    def __call__(self, _: int) -> None:
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A model with adapters, their data, and the modules whose inputs are measured, by the A_k there."""
+
+    adapters: AttachedAdapters
+    data: Mapping[str, Inputs]
+    hooked: Mapping[str, Sequence[torch.Tensor | None]]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.adapters.names
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What of the adapters has no part in the measurement, as text."""
+        lists = zip(self.names, self.adapters.left_out, strict=True)
+        return tuple(f"{name}: the model has no {few(parts)}" for name, parts in lists if parts)
+
+    @torch.no_grad()
+    def ratios(
+        self, inputs: Inputs, scales: Any, members: Iterable[int], steps: Steps
+    ) -> dict[str, NullSpaceRatio]:
+        """Return the ratios of some adapters at each module that one of them changes."""
+        among = set(members)
+        factors = {
+            path: [a if k in among else None for k, a in enumerate(own)] for path, own in self.hooked.items()
+        }
+        reducers = {
+            path: NullSpaceRatio(own) for path, own in factors.items() if any(a is not None for a in own)
+        }
+        with self.adapters.over(scales):
+            collect(self.adapters.model, inputs, reducers, progress=steps)
+        return reducers
+
+    def alone(self, k: int, scale: float, inputs: Inputs, steps: Steps) -> torch.Tensor:
+        """Return ω of an adapter's own inputs, as a mean over modules, with that adapter alone."""
+        scales = torch.zeros(len(self.names), dtype=torch.float64)
+        scales[k] = scale
+        ratios = self.ratios(inputs, scales if scale else None, [k], steps)
+        return torch.stack([ratio.mean[k] for ratio in ratios.values()]).nanmean()
+
+    def lambdas(self, scales: Scales | None) -> torch.Tensor | dict[str, torch.Tensor] | None:
+        """Return scales [K], or such by module; None for the base."""
+        if scales is None:
+            return None
+        if not isinstance(scales, Mapping):
+            return self._row(scales)
+        if unknown := [path for path in scales if path not in self.adapters.modules]:
+            what = f"no adapter changes {few(unknown)}"
+            raise RequestError(Problem(what, "scales", f"there are {few(self.adapters.modules)}"))
+        return {path: self._row(row) for path, row in scales.items()}
+
+    def _row(self, values: float | Sequence[float] | torch.Tensor) -> torch.Tensor:
+        row = torch.as_tensor(values, dtype=torch.float64)
+        row = row.expand(len(self.names)) if row.ndim == 0 else row
+        if row.shape != (len(self.names),):
+            what = f"there are {list(row.shape)} values for {len(self.names)} adapters"
+            raise RequestError(Problem(what, "scales", "give one for each, or one number for all"))
+        return row
+
+    def check_own_data(self) -> None:
+        """Raise `RequestError` where an adapter has no data of its name."""
+        if missing := [name for name in self.names if name not in self.data]:
+            hint = f"there is data for {few(self.data)}; names must be those of the adapters"
+            raise RequestError(Problem(f"there is no data for {few(missing)}", "data", hint))
+
+
+@contextmanager
+def measuring(
+    model: str | Path | nn.Module, adapters: Specs, data: DataSets, hooks: str, how: Mapping[str, Any]
+) -> Iterator[Measurement]:
+    """Attach adapters to a model, in the mode for evaluation, and leave it as it was at the end."""
+    opened = open_adapters(adapters)
+    model = model if isinstance(model, nn.Module) else load_backbone(model)
+    inputs = read_data(data, list(opened), model, **how)
+    with attached(model, opened) as at, _evaluating(model):
+        chosen = choose_hooks(model, list(at.down), hooks)
+        hooked = {path: _with_null_space(at.down[path], len(opened)) for path in chosen}
+        _check_hooks(at, hooked)
+        yield Measurement(
+            at, inputs, {p: own for p, own in hooked.items() if any(a is not None for a in own)}
+        )
+
+
+def _with_null_space(down: Mapping[int, torch.Tensor], count: int) -> list[torch.Tensor | None]:
+    """Return the A_k [r_k, n] of a module whose rank is below n, and None for all other adapters."""
+    return [
+        a if (a := down.get(k)) is not None and row_space(a).shape[1] < a.shape[1] else None
+        for k in range(count)
+    ]
+
+
+def _check_hooks(at: AttachedAdapters, hooked: Mapping[str, Sequence[torch.Tensor | None]]) -> None:
+    """Raise `RequestError` for each adapter that has a ratio at none of the modules."""
+    problems = []
+    for k, name in enumerate(at.names):
+        if any(own[k] is not None for own in hooked.values()):
+            continue
+        full = [path for path in hooked if k in at.down[path]]
+        if full:
+            width = at.down[full[0]][k].shape[1]
+            what = f"the rank of {name} is not below the width {width} of {few(full)}: there is no null space"
+        else:
+            what = f"{name} changes none of the modules that are measured: {few(hooked)}"
+        own_modules = [path for path, down in at.down.items() if k in down]
+        problems.append(Problem(what, "hooks", f"it changes {few(own_modules)}: choose among these"))
+    if problems:
+        raise RequestError(problems)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Let a model run without dropout inside, and set each module's mode back at the end."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

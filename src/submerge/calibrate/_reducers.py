@@ -1,0 +1,106 @@
+"""What can be gathered of a module's inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from submerge.algebra import tolerance
+from submerge.calibrate._collect import Reducer
+
+__all__ = ["NullSpaceRatio", "row_space"]
+
+FLOOR = 1e-12
+"""The least ω² that is told from 0: the square root has no finite slope there."""
+
+
+class NullSpaceRatio(Reducer):
+    """The share of each input that K adapters' down-projections A_k do not see, as a mean over rows.
+
+    For a row x of the module's inputs and A_k [r_k, n]
+
+        ω_k(x) = ‖(I − A_k⁺ A_k) x‖ / ‖x‖ = √(1 − ‖Q_kᵀ x‖² / ‖x‖²),     A_kᵀ = Q_k R_k  (thin QR),
+
+    in [0, 1]: 0 where x lies in the row space of A_k, 1 where it lies in the null space (arXiv 2603.26317,
+    §3). Any scale of A_k cancels, so that alphas do not matter. One product with all Q_k side by side
+    serves the K adapters: K r n multiply-adds a row. It is computed in float32, or float64 where the inputs
+    are, outside of autocast: of inputs without any structure E ω² = 1 − r/n, so that all that the ratio says
+    lies in a narrow band below 1. Gradients flow to the inputs; the A_k are constants.
+
+    Rows of zeros have no ratio, and do not count.
+
+    Args:
+        factors: A_k [r_k, n] of each adapter, of any ranks, which may be deficient; None for an adapter that
+            does not change the module. An adapter whose A_k has the rank n has no null space, and no ratio.
+
+    Raises:
+        ValueError: no adapter has a ratio, or the A_k are not of one width.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.calibrate import NullSpaceRatio
+        >>> ratio = NullSpaceRatio([torch.tensor([[2.0, 0, 0, 0]]), None])
+        >>> ratio.update(torch.tensor([[3.0, 4, 0, 0], [0, 1, 0, 0]]))
+        >>> [round(value, 4) for value in ratio.mean.tolist()]
+        [0.9, nan]
+    """
+
+    def __init__(self, factors: Sequence[torch.Tensor | None]) -> None:
+        bases = [None if a is None else row_space(a) for a in factors]
+        defined = {k: q for k, q in enumerate(bases) if q is not None and q.shape[1] < q.shape[0]}
+        if not defined:
+            raise ValueError("no adapter has a null space here")
+        if len({q.shape[0] for q in defined.values()}) > 1:
+            raise ValueError("the factors are not of one width")
+        self.defined = tuple(defined)
+        self.ranks = tuple(q.shape[1] for q in defined.values())
+        self.count = 0
+        self._size = len(bases)
+        self._basis = torch.cat(list(defined.values()), dim=1)  # [n, Σ r_k], float64
+        self._converted = self._basis
+        self._owner = torch.arange(len(defined)).repeat_interleave(torch.tensor(self.ranks))
+        self._sums = torch.zeros(len(defined), dtype=torch.float64)
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """The mean ω_k over all rows so far [K], float64 on the CPU; NaN where there is none."""
+        mean = self._sums.new_full((self._size,), math.nan)
+        return mean.index_copy(0, torch.tensor(self.defined), self._sums / self.count) if self.count else mean
+
+    @property
+    def isotropic(self) -> torch.Tensor:
+        """√(1 − r_k/n) [K], about the ratio of inputs without any structure; NaN where there is none."""
+        level = self._sums.new_full((self._size,), math.nan)
+        shares = torch.tensor(self.ranks, dtype=torch.float64) / len(self._basis)
+        return level.index_copy(0, torch.tensor(self.defined), (1 - shares).sqrt())
+
+    def update(self, rows: torch.Tensor) -> None:
+        with torch.autocast(rows.device.type, enabled=False):
+            x = rows if rows.dtype == torch.float64 else rows.float()
+            norms = torch.linalg.vector_norm(x, dim=-1)
+            x = x[norms > 0] / norms[norms > 0].unsqueeze(1)
+            squares = (x @ self._basis_like(x)).square()  # [N, Σ r_k]
+            seen = x.new_zeros(len(x), len(self.defined)).index_add(1, self._owner.to(x.device), squares)
+            ratios = (1 - seen).clamp(FLOOR, 1).sqrt()  # [N, K]
+        self._sums = self._sums + ratios.sum(0).cpu().double()
+        self.count += len(x)
+
+    def _basis_like(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the Q_k side by side in the dtype and on the device of the inputs, converted once."""
+        if (self._converted.dtype, self._converted.device) != (x.dtype, x.device):
+            self._converted = self._basis.to(x)
+        return self._converted
+
+
+def row_space(a: torch.Tensor) -> torch.Tensor:
+    """Return an orthonormal basis [n, rank] of the rows of A [r, n], by QR in float64.
+
+    The singular values of R tell the rank: those that are the rounding of A's own dtype do not count.
+    """
+    q, r = torch.linalg.qr(a.detach().cpu().double().T)  # [n, min(n, r)]
+    u, s, _ = torch.linalg.svd(r, full_matrices=False)
+    least = tolerance((a.shape[0], a.shape[1]), a.dtype) * s.max() if len(s) else 0.0
+    basis: torch.Tensor = q @ u[:, s > least]
+    return basis

@@ -1,0 +1,114 @@
+"""What a user measures on: a model, adapters, and data for each, in the forms in which they may be given."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from submerge.calibrate._batches import batches, load_processor
+from submerge.calibrate._items import Item, read_items
+from submerge.deferred import quietly, required
+from submerge.errors import Problem, RequestError
+from submerge.store import Adapter, open_model
+
+__all__ = ["DataSets", "Inputs", "Specs", "load_backbone", "open_adapters", "read_data"]
+
+Inputs: TypeAlias = Sequence[Mapping[str, torch.Tensor]]
+"""Batches of a model's inputs."""
+Data: TypeAlias = str | Path | Iterable[str | Item | Mapping[str, torch.Tensor]]
+"""A file of inputs, texts, items, or batches of a model's inputs as they are."""
+DataSets: TypeAlias = Mapping[str, Data] | Sequence[Data]
+Specs: TypeAlias = Mapping[str, str | Path] | Sequence[str | Path]
+"""Folders, files or Hub ids, perhaps by name."""
+
+
+def load_backbone(folder: str | Path) -> nn.Module:
+    """Return the model of a folder without a head, which no ratio depends on, as transformers loads it.
+
+    Raises `RequestError` where transformers is missing, or cannot load it.
+    """
+    transformers = required("transformers", "a model's inputs need")
+    try:
+        with warnings.catch_warnings(), quietly(transformers.logging):
+            warnings.simplefilter("ignore")
+            model: nn.Module = transformers.AutoModel.from_pretrained(
+                folder, dtype="auto", local_files_only=True
+            )
+    except (OSError, ValueError) as error:
+        what = f"transformers cannot load it ({str(error).splitlines()[0]})"
+        raise RequestError(Problem(what, str(folder), "give a folder, or the model itself")) from error
+    return model
+
+
+def open_adapters(adapters: Specs) -> dict[str, Adapter]:
+    """Return adapters by name: that of a mapping, or the last part of the path, where paths differ in it.
+
+    Raises `RequestError` with all that is wrong with them.
+    """
+    if not isinstance(adapters, Mapping):
+        short = [Path(spec).name for spec in adapters]
+        distinct = len(set(short)) == len(short)
+        adapters = dict(zip(short if distinct else map(str, adapters), adapters, strict=True))
+    opened: dict[str, Adapter] = {}
+    problems: list[Problem] = []
+    for name, spec in adapters.items():
+        try:
+            adapter = open_model(str(spec), root=Path.cwd(), adapter=True)
+        except RequestError as error:
+            problems += error.problems
+            continue
+        assert isinstance(adapter, Adapter)
+        opened[name] = adapter
+    if not adapters:
+        problems.append(Problem("there are no adapters", "adapters", "name one or several"))
+    if problems:
+        raise RequestError(problems)
+    return opened
+
+
+def read_data(
+    data: DataSets,
+    names: Sequence[str],
+    model: Any,
+    *,
+    processor: Any,
+    batch_size: int,
+    max_length: int,
+) -> dict[str, Inputs]:
+    """Return the batches of each data set, by name; a sequence has one for each of the adapters' `names`.
+
+    Raises `RequestError` where there are no inputs, or they cannot be read.
+    """
+    if not isinstance(data, Mapping):
+        if len(data) != len(names):
+            what = f"there are {len(data)} data sets for {len(names)} adapters"
+            raise RequestError(Problem(what, "data", "give one for each, or a mapping from names"))
+        data = dict(zip(names, data, strict=True))
+    how = {"size": batch_size, "max_length": max_length}
+    found = {name: _batches(name, source, model, processor, how) for name, source in data.items()}
+    if not found:
+        raise RequestError(Problem("there are no data sets", "data", "give one or several"))
+    return found
+
+
+def _batches(name: str, source: Data, model: Any, processor: Any, how: Mapping[str, int]) -> Inputs:
+    """Return one data set as batches: encoded, unless it is batches already."""
+    if isinstance(source, (str, Path)):
+        items: list[Any] = list(read_items(Path(source)))
+    else:
+        items = [Item(item) if isinstance(item, str) else item for item in source]
+    if not items:
+        raise RequestError(Problem("there are no inputs", f"data of {name}", "give a few dozen"))
+    if all(isinstance(item, Mapping) for item in items):
+        return items
+    if not all(isinstance(item, Item) for item in items):
+        what = "is neither a file, nor texts, items, or batches of tensors by name"
+        raise RequestError(Problem(what, f"data of {name}", "see the documentation of null_space_ratio"))
+    if processor is None:
+        processor = load_processor(Path(model.name_or_path), images=items[0].image is not None)
+    return [batch.inputs for batch in batches(items, processor, **how)]

@@ -1,0 +1,246 @@
+"""Adapters at a model's modules: the models that their scales make, and gradients to the scales."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from _adapters import FIRST, SECOND, Tuned, make_tuned, peft_model
+from calibrate.helpers_null_space import all_inputs, base_model, batch, normal, on_base, opened, projected
+from submerge.calibrate import NullSpaceRatio, attached, collect
+from submerge.errors import RequestError
+from submerge.store import open_adapter
+
+pytest.importorskip("peft")
+DOUBLE = torch.float64
+OPTIONS: dict[str, tuple[str, tuple[dict[str, Any], ...]]] = {
+    "unequal": ("llama", (FIRST, SECOND)),
+    "embedding": ("llama", ({"r": 3, "target_modules": ["embed_tokens", "q_proj", "lm_head"]}, SECOND)),
+    "conv1d": ("gpt2", ({"r": 2, "target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True},) * 2),
+    "bert": ("bert", ({"r": 2, "target_modules": ["query", "value"]}, {"r": 3, "target_modules": ["dense"]})),
+}
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    return make_tuned(tmp_path_factory.mktemp("unequal"), "llama", FIRST, SECOND)
+
+
+def output(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    found: torch.Tensor = model(**inputs).logits
+    return found
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_scales_make_the_base_each_model_and_task_arithmetic(case: str, tmp_path: Any) -> None:
+    kind, options = OPTIONS[case]
+    tuned = make_tuned(tmp_path, kind, *options)
+    inputs = batch(0) if kind != "bert" else {"input_ids": batch(0)["input_ids"] + 1}
+    model = base_model(tuned)
+    plain = output(model, inputs)
+    with attached(model, opened(tuned)) as adapters:
+        assert torch.equal(output(model, inputs), plain)
+        for scales in (None, torch.zeros(2)):
+            with adapters.over(scales):
+                assert torch.equal(output(model, inputs), plain)
+        for scales in (torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), torch.full((2,), 0.4)):
+            wanted = copy.deepcopy(base_model(tuned))
+            wanted.load_state_dict(
+                {
+                    name: value
+                    + sum(
+                        s * (m[name].double() - value)
+                        for s, m in zip(scales.tolist(), tuned.merged, strict=True)
+                    )
+                    for name, value in wanted.state_dict().items()
+                    if value.is_floating_point()
+                },
+                strict=False,
+            )
+            with adapters.over(scales):
+                assert (output(model, inputs) - output(wanted, inputs)).abs().max() < 1e-5
+
+
+def test_the_model_is_left_as_it_was(tuned: Tuned) -> None:
+    model = base_model(tuned, torch.float32)
+    before, state = [name for name, _ in model.named_modules()], copy.deepcopy(model.state_dict())
+    plain = output(model, batch(0))
+    with attached(model, opened(tuned)) as adapters:
+        assert list(model.state_dict()) == list(state), "what is attached is no part of the state"
+        with pytest.raises(KeyError), adapters.over(torch.ones(2)):
+            raise KeyError
+        assert torch.equal(output(model, batch(0)), plain)
+    assert [name for name, _ in model.named_modules()] == before
+    assert torch.equal(output(model, batch(0)), plain)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert not any(m._forward_pre_hooks or "forward" in m.__dict__ for m in model.modules())
+
+
+def test_embeddings_are_modules_without_a_null_space(tmp_path: Any) -> None:
+    tuned = make_tuned(tmp_path, "llama", {"r": 2, "target_modules": ["embed_tokens", "q_proj"]})
+    with on_base(tuned) as (_, adapters):
+        assert set(adapters.modules) - set(adapters.down) == {"model.embed_tokens"}
+
+
+def test_factors_are_those_of_the_adapters_that_change_a_module(tuned: Tuned) -> None:
+    with on_base(tuned) as (_, adapters):
+        assert {path: sorted(own) for path, own in adapters.down.items() if ".0." in path} == {
+            "model.layers.0.self_attn.q_proj": [0, 1],
+            "model.layers.0.self_attn.v_proj": [0],
+            "model.layers.0.mlp.up_proj": [0, 1],
+        }
+        q = adapters.down["model.layers.0.self_attn.q_proj"]
+        assert [tuple(a.shape) for a in q.values()] == [(4, 16), (3, 16)]
+
+
+# --- gradients --------------------------------------------------------------------------------------------
+
+SITES = [f"transformer.h.{i}.{m}" for i in (0, 1) for m in ("attn.c_attn", "attn.c_proj", "mlp.c_fc")]
+HOOKS = SITES[3:5]
+"""Both have adapter 0, the first has adapter 1, too."""
+
+
+@pytest.fixture(scope="module")
+def smooth(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    """A model whose norms work in float64, as those of a Llama do not."""
+    first = {"r": 4, "lora_alpha": 6, "target_modules": ["c_attn", "attn.c_proj", "c_fc"]}
+    second = {"r": 3, "lora_alpha": 12, "use_rslora": True, "target_modules": ["c_attn", "c_fc"]}
+    options = [{**one, "fan_in_fan_out": True} for one in (first, second)]
+    return make_tuned(tmp_path_factory.mktemp("smooth"), "gpt2", *options)
+
+
+def omega(model: Any, adapters: Any, inputs: Any, hooks: list[str], k: int) -> torch.Tensor:
+    """Return Ω_k of a batch under the scales in force, a function of these."""
+    factors = {name: [adapters.down[name].get(i) for i in range(2)] for name in hooks}
+    reducers = {name: NullSpaceRatio(own) for name, own in factors.items()}
+    collect(model, [inputs], reducers)
+    return torch.stack([ratio.mean[k] for ratio in reducers.values()]).nanmean()
+
+
+def loss(scales: torch.Tensor, model: Any, adapters: Any, hooks: list[str] = HOOKS) -> torch.Tensor:
+    """Return (Ω_0 + Ω_1) / 2 for scales [modules, K]."""
+    with adapters.over(dict(zip(SITES, scales, strict=True))):
+        return torch.stack([omega(model, adapters, batch(k), hooks, k) for k in range(2)]).mean()
+
+
+def test_gradients_are_those_of_finite_differences(smooth: Tuned) -> None:
+    with on_base(smooth) as (model, adapters):
+        scales = (0.3 + 0.1 * normal(0, len(SITES), 2)).requires_grad_()
+        assert torch.autograd.gradcheck(lambda s: loss(s, model, adapters), (scales,))
+
+
+def test_gradients_are_those_of_the_outputs_times_the_updates(smooth: Tuned) -> None:
+    """dL/dλ_k = Σ ⟨g, s_k B_k A_k x⟩ with g the gradient at the module's output."""
+    with on_base(smooth) as (model, adapters):
+        scales = torch.full((len(SITES), 2), 0.4, dtype=DOUBLE, requires_grad=True)
+        seen: dict[str, Any] = {}
+
+        def note(module: Any, args: Any, y: torch.Tensor) -> None:
+            if y.requires_grad:
+                y.retain_grad()
+                seen["x"], seen["y"] = args[0].detach(), y
+
+        handle = model.get_submodule(SITES[0]).register_forward_hook(note)
+        with adapters.over(dict(zip(SITES, scales, strict=True))):
+            omega(model, adapters, batch(0), HOOKS, 0).backward()
+        handle.remove()
+        for k in range(2):
+            name = f"{SITES[0]}.weight"
+            update = (smooth.merged[k][name] - smooth.state[name]).double()  # [in, out]
+            wanted = (seen["y"].grad * (seen["x"] @ update)).sum()
+            assert scales.grad is not None
+            assert float(scales.grad[0, k]) == pytest.approx(float(wanted), rel=1e-4, abs=1e-9)
+
+
+def test_scales_behind_every_hook_have_no_gradient(smooth: Tuned) -> None:
+    with on_base(smooth) as (model, adapters):
+        scales = torch.full((len(SITES), 2), 0.4, dtype=DOUBLE, requires_grad=True)
+        loss(scales, model, adapters, HOOKS[:1]).backward()
+        assert scales.grad is not None
+        assert (scales.grad[:3].abs().sum(1) > 0).all()
+        assert not scales.grad[3:].any(), "that of the hooks themselves, too"
+
+
+def test_loss_is_that_of_explicit_projectors_in_a_full_pass(smooth: Tuned) -> None:
+    with on_base(smooth) as (model, adapters):
+        scales = torch.full((len(SITES), 2), 0.4, dtype=DOUBLE, requires_grad=True)
+        found = loss(scales, model, adapters)
+        (gradient,) = torch.autograd.grad(found, scales)
+        explicit = []
+        with adapters.over(dict(zip(SITES, scales, strict=True))):
+            for k in range(2):
+                rows = all_inputs(model, HOOKS, batch(k))
+                down = {name: adapters.down[name].get(k) for name in HOOKS}
+                own = [projected(a, rows[name]).mean() for name, a in down.items() if a is not None]
+                explicit.append(torch.stack(own).mean())
+        wanted = torch.stack(explicit).mean()
+        assert float(found.detach()) == pytest.approx(float(wanted.detach()), abs=1e-10)
+        assert (gradient - torch.autograd.grad(wanted, scales)[0]).abs().max() < 1e-10
+
+
+# --- what does not fit ------------------------------------------------------------------------------------
+
+
+def test_a_head_of_a_task_is_left_out(tmp_path: Any) -> None:
+    """A classifier's adapter on the encoder without a head, whose names have no prefix."""
+    tuned = make_tuned(tmp_path, "bert", {"r": 2, "target_modules": ["query"], "task_type": "SEQ_CLS"})
+    encoder = base_model(tuned).bert
+    with attached(encoder, opened(tuned)) as adapters:
+        assert all(path.startswith("encoder.layer.") for path in adapters.down)
+        assert adapters.left_out == (("classifier.bias", "classifier.weight"),)
+        with adapters.over(torch.ones(1)):
+            encoder(input_ids=batch(0)["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (
+            {"modules_to_save": ["input_layernorm"]},
+            "changes model.layers.0.input_layernorm.weight, .* it was saved whole",
+        ),
+        ({"lora_bias": True}, "changes model.layers.0.self_attn.q_proj.bias, .* an update of a bias"),
+        ({"use_dora": True}, "changes model.layers.0.self_attn.q_proj.weight, .* DoRA rescales"),
+        ({"trainable_token_indices": [7, 3]}, "changes model.embed_tokens.weight, .* some of its rows"),
+    ],
+    ids=str,
+)
+def test_what_scales_do_not_act_on_is_refused_where_it_runs(tmp_path: Any, options: Any, what: str) -> None:
+    tuned = make_tuned(tmp_path, "llama", {"r": 2, "target_modules": ["q_proj"], **options}, SECOND)
+    with on_base(tuned) as (model, adapters):
+        with adapters.over(torch.tensor([0.0, 1.0])):
+            model(**batch(0))
+        with pytest.raises(RequestError, match=what), adapters.over(torch.tensor([0.5, 0.5])):
+            model(**batch(0))
+
+
+def test_new_values_behind_the_last_hook_do_not_matter(tmp_path: Any) -> None:
+    options = {"r": 2, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}
+    tuned = make_tuned(tmp_path, "llama", options, SECOND)
+    with on_base(tuned) as (model, adapters), adapters.over(torch.ones(2)):
+        assert omega(model, adapters, batch(0), ["model.layers.0.self_attn.q_proj"], 0) < 1
+
+
+def test_adapters_that_do_not_fit(tuned: Tuned, tmp_path: Any) -> None:
+    other = make_tuned(tmp_path, "gpt2", {"r": 2, "target_modules": ["c_attn"], "fan_in_fan_out": True})
+    model = base_model(tuned)
+    both = {**opened(tuned), "other": open_adapter(str(other.adapters[0]))}
+    with pytest.raises(RequestError, match="c_attn"), attached(model, both):
+        pass
+    assert not any("forward" in m.__dict__ for m in model.modules())
+
+
+def test_models_with_adapters_already(tuned: Tuned) -> None:
+    wrapped = peft_model("llama", tuned.state, 0, **FIRST)
+    with pytest.raises(RequestError, match="has adapters of PEFT already"), attached(wrapped, opened(tuned)):
+        pass
+    model = base_model(tuned)
+    with (
+        attached(model, opened(tuned)),
+        pytest.raises(RequestError, match="run by a forward that was put in the place of their own"),
+        attached(model, opened(tuned)),
+    ):
+        pass
