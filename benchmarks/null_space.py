@@ -38,6 +38,8 @@ LORA: dict[str, Any] = {
     "task_type": "SEQ_CLS",
 }
 
+WORK = Path(os.environ.get("SUBMERGE_CACHE") or Path(__file__).resolve().parent / "work") / "null-space"
+
 Row = Mapping[str, str]
 
 
@@ -47,7 +49,7 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, nargs="+", default=list(SAVED), help="at which adapters are saved"
     )
-    parser.add_argument("--work", type=Path, required=True, help="where the adapters are saved")
+    parser.add_argument("--work", type=Path, default=WORK, help="where the adapters are saved")
     parser.add_argument("--out", type=Path, default=page.RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)  # so that the figures are the same on machines of one kind
