@@ -55,13 +55,15 @@ def main() -> None:
     torch.set_num_threads(1)  # so that the figures are the same on machines of one kind
     data, base = Path(os.environ["SUBMERGE_DATA"]) / "text", options.work / "base"
     write_base(base)
-    adapters = {
-        name: about
+    runs = [
+        adapter
         for task in TASKS
         for rate in RATES
-        for name, about in _trained(base, task, rate, options.steps, data)
-    }
-    results = page.header("benchmarks.null_space") | {"adapters": adapters} | _measured(base, adapters, data)
+        for adapter in _trained(base, task, rate, options.steps, data)
+    ]
+    adapters = {name: about for name, _, about in runs}
+    measured = _measured(base, {name: folder for name, folder, _ in runs}, adapters, data)
+    results = page.header("benchmarks.null_space") | {"adapters": adapters} | measured
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "null_space.json").write_text(json.dumps(results, indent=1) + "\n")
     (options.out / "null_space.md").write_text(markdown(results))
@@ -75,8 +77,8 @@ def _rows(data: Path, task: str, split: str) -> list[Row]:
 
 def _trained(
     base: Path, task: str, rate: float, saved: Sequence[int], data: Path
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each adapter of a training run: its name, and its folder, task, rate, step and accuracy."""
+) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+    """Yield each adapter of a training run: its name, its folder, and task, rate, step and accuracy."""
     torch.manual_seed(0)
     rows, held_out = _rows(data, task, "train"), _rows(data, task, "validation")[:TESTED]
     labels = sorted({row["y"] for row in rows})
@@ -105,7 +107,7 @@ def _trained(
             model.save_pretrained(folder)
             say(f"{name}: accuracy {accuracy:.3f}")
             about = {"task": task, "rate": rate, "step": step, "accuracy": accuracy}
-            yield name, about | {"folder": str(folder)}
+            yield name, folder, about
 
 
 @torch.no_grad()
@@ -119,13 +121,14 @@ def _accuracy(outputs: Any, rows: Sequence[Row], labels: Sequence[str]) -> float
     return right / len(rows)
 
 
-def _measured(base: Path, adapters: Mapping[str, Mapping[str, Any]], data: Path) -> dict[str, Any]:
+def _measured(
+    base: Path, folders: Mapping[str, Path], adapters: Mapping[str, Mapping[str, Any]], data: Path
+) -> dict[str, Any]:
     """Return ω(λ) of each adapter on its own inputs, and the matrix of the last adapters on the base."""
     items = {
         task: [Item(row["a"], row["b"]) for row in _rows(data, task, "validation")[:MEASURED]]
         for task in TASKS
     }
-    folders = {name: about["folder"] for name, about in adapters.items()}
     own = {name: items[about["task"]] for name, about in adapters.items()}
     curves = {}
     for hooks in HOOKS:

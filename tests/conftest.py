@@ -4,6 +4,7 @@ import importlib.util
 import warnings
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import settings
 from _adapters import Tuned, make_tuned
 from _rounding import Rounding
 from store.helpers_adapter import CASES
+
+TESTS = Path(__file__).parent
 
 settings.register_profile("submerge", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("submerge")
@@ -79,3 +82,8 @@ def unsteady(monkeypatch: pytest.MonkeyPatch) -> Rounding:
     rounding = Rounding()
     rounding.into(monkeypatch)
     return rounding
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that are in no folder: that of the docs is long, and must not be left to the end."""
+    items.sort(key=lambda item: item.path.parent != TESTS)
