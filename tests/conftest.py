@@ -85,5 +85,5 @@ def unsteady(monkeypatch: pytest.MonkeyPatch) -> Rounding:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that are in no folder: that of the docs is long, and must not be left to the end."""
+    """Begin with the files that are in no folder: that of the docs is long, and must not come last."""
     items.sort(key=lambda item: item.path.parent != TESTS)
