@@ -23,6 +23,8 @@ from benchmarks.replication.cache import Cache
 from benchmarks.replication.continual.steps import STEPS as CONTINUAL_STEPS
 from benchmarks.replication.continual.suite import CONTINUAL_6
 from benchmarks.replication.own import suite_named
+from benchmarks.replication.skills.steps import STEPS as SKILLS_STEPS
+from benchmarks.replication.skills.suite import SKILLS_8
 from benchmarks.replication.steps import STEPS, admit, serve
 from benchmarks.replication.suite import Suite
 from benchmarks.replication.text import TEXT_8
@@ -34,6 +36,7 @@ SUITES = {suite.name: suite for suite in (TEXT_8, VISION_8, VISION_14, VISION_20
 OTHERS: dict[str, tuple[Any, Steps]] = {
     AUDIO_VISUAL.name: (AUDIO_VISUAL, AUDIO_VISUAL_STEPS),
     CONTINUAL_6.name: (CONTINUAL_6, CONTINUAL_STEPS),
+    SKILLS_8.name: (SKILLS_8, SKILLS_STEPS),
 }
 """Suites on a decoder, which bring steps of their own."""
 FAST_STEPS = 30

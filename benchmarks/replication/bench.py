@@ -106,10 +106,11 @@ class Bench:
         row: Merge,
         validate: Callable[[float | None], Scores],
         summary: Callable[[Scores], Mapping[str, float]],
+        near: float | None = None,
     ) -> Result:
         """Return the best scale by the summary's "mean", and all that was scored on the way.
 
-        Scales are tried as `tune` screens them, each on all validation items.
+        Scales are tried as `tune` screens them, from `near` on, each on all validation items.
         """
         scored: dict[float | None, Scores] = {}
 
@@ -121,7 +122,7 @@ class Bench:
         if not row.factor:
             score(None)
             return {"validation": scored[None]}
-        choice = tune(self.grid(row), score, score)
+        choice = tune(self.grid(row), score, score, near=near)
         in_order = sorted(scored.items(), key=lambda pair: pair[0] or 0.0)
         return {
             "scale": choice.scale,

@@ -55,6 +55,15 @@ class Merge:
             recipe["output"] = {"as": "adapter"}
         return recipe | {"dtype": "float32"}
 
+    def named_recipe(
+        self, base: Path, models: Sequence[Path], names: Sequence[str], kind: str
+    ) -> dict[str, Any]:
+        """Return the recipe for these models under names, by which they can be asked for when served."""
+        recipe = self.recipe(base, models, None, kind)
+        for entry, name in zip(recipe["models"], names, strict=True):
+            entry["name"] = name
+        return recipe
+
     def write(
         self, path: Path, base: Path, models: Sequence[Path], scale: float | None = None, kind: str = "full"
     ) -> Path:

