@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +20,9 @@ pytest.importorskip("matplotlib")
 from benchmarks.replication import __main__ as command
 from benchmarks.replication import smollm
 from benchmarks.replication.skills import specialists, tasks
+from benchmarks.replication.skills.calculations import calculation, value
 from benchmarks.replication.skills.chat import Chat, Conversation, TrainingBatch, load
-from benchmarks.replication.skills.metrics import exact_match, rouge_l, slot_f1
+from benchmarks.replication.skills.metrics import equal_value, exact_match, rouge_l, slot_f1
 from benchmarks.replication.skills.steps import STEPS
 from benchmarks.replication.skills.suite import Skills
 from benchmarks.replication.suite import Base, Training
@@ -77,12 +80,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "words": [{"p": f"{a} {b}", "r": [f"{b} {a}", f"{a} {b}"]} for a in range(5) for b in range(5)],
     }
     for name, lines in rows.items():
-        folder = root / "text" / name
-        folder.mkdir(parents=True)
-        for part in tasks.PARTS:
-            with gzip.open(folder / f"{part}.jsonl.gz", "wt") as file:
-                file.writelines(json.dumps(line) + "\n" for line in lines)
+        write_parts(root, name, lines)
     return root
+
+
+def write_parts(root: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a set all of whose parts have these rows."""
+    folder = root / "text" / name
+    folder.mkdir(parents=True)
+    for part in tasks.PARTS:
+        with gzip.open(folder / f"{part}.jsonl.gz", "wt") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def test_an_exact_match_is_one_but_for_white_space() -> None:
@@ -120,6 +128,7 @@ def test_nothing_of_validation_and_test_is_trained_on(data: Path) -> None:
 
 def test_the_eight_skills_ask_in_their_own_words() -> None:
     fields = {"p": "which ?", "cols": ["A", "B"], "tag": "V;PST", "choices": ["x", "y"], "key": 1, "r": ["1"]}
+    fields["eq"] = "number0"
     asked = {skill.name: (skill.question(fields), skill.answers(fields)) for skill in tasks.SKILLS}
     assert len({skill.instruction for skill in tasks.SKILLS}) == len(asked) == 8
     assert asked["sql"] == ("Columns: A, B\nQuestion: which ?", ("1",))
@@ -200,3 +209,42 @@ def test_fast_is_a_slice() -> None:
     assert len(fast.skills) == 3
     assert fast.name == "skills-8-fast"
     assert fast.training == replace(Skills().training, steps=5, batch=4)
+
+
+@pytest.mark.parametrize(
+    ("equation", "problem", "text", "worth"),
+    [
+        ("- number1 number0", "35 muffins , 83 wanted", "83 - 35", 48.0),
+        ("- + number0 number2 number1", "9 and 27 , but 20.5", "(9 + 20.5) - 27", 2.5),
+        ("* number0 2.0", "3 pairs", "3 * 2.0", 6.0),
+        ("number1", "3 or 4", "4", 4.0),
+    ],
+)
+def test_equations_become_calculations(equation: str, problem: str, text: str, worth: float) -> None:
+    assert calculation(equation, problem) == text
+    assert value(text) == worth
+
+
+@pytest.mark.parametrize(
+    "text", ["", "48 apples", "2 ** 9", "1 / 0", "(1 + 2", "f(3)", "-3", "True + 1", "9" * 999]
+)
+def test_what_is_no_calculation_is_worth_nothing(text: str) -> None:
+    assert value(text) is None
+    assert equal_value(text, ["3"]) == 0.0
+
+
+def test_a_calculation_counts_by_its_value() -> None:
+    assert equal_value("6 + 8", ["8 + 6"]) == 1.0
+    assert equal_value("0.1 + 0.2", ["0.3"]) == 1.0
+    assert equal_value("6 - 8", ["8 + 6", "-2"]) == 0.0
+
+
+def test_problems_that_the_sets_own_answer_contradicts_are_left_out(tmp_path: Path) -> None:
+    rows = [
+        {"p": "his h8 is 41.5 , was 38.5", "r": ["3"], "eq": "- number0 number1"},
+        {"p": "35 of 83", "r": ["48"], "eq": "- number1 number0"},
+        {"p": "only 3", "r": ["4"], "eq": "+ number0 number1"},
+    ]
+    write_parts(tmp_path, "mawps_asdiv", rows)
+    found = tasks.read(tasks.SKILLS[0], tmp_path, {"train": 3, "validation": 0, "test": 3})
+    assert found["test"] == [tasks.Example("35 of 83", ("83 - 35",))]

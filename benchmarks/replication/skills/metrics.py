@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from math import isclose
 
-__all__ = ["METRICS", "exact_match", "rouge_l", "slot_f1"]
+from benchmarks.replication.skills.calculations import value
+
+__all__ = ["METRICS", "equal_value", "exact_match", "rouge_l", "slot_f1"]
 
 
 def exact_match(answer: str, references: Sequence[str]) -> float:
     """Return 1.0 where the answer is one of the references but for white space, else 0.0."""
     return float(" ".join(answer.split()) in {" ".join(one.split()) for one in references})
+
+
+def equal_value(answer: str, references: Sequence[str]) -> float:
+    """Return 1.0 where the answer is a calculation that is worth what a reference is, else 0.0."""
+    worth = value(answer)
+    values = [value(one) for one in references]
+    return float(worth is not None and any(one is not None and isclose(worth, one) for one in values))
 
 
 def rouge_l(answer: str, references: Sequence[str]) -> float:
@@ -38,6 +48,7 @@ def slot_f1(answer: str, references: Sequence[str]) -> float:
 
 METRICS: Mapping[str, Callable[[str, Sequence[str]], float]] = {
     "exact match": exact_match,
+    "equal value": equal_value,
     "ROUGE-L": rouge_l,
     "slot F1": slot_f1,
 }

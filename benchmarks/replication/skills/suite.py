@@ -51,7 +51,7 @@ class Skills:
     trainings: tuple[str, ...] = ()
     seeds: int = 3
     most_train: int = 2000
-    validation: int = 32
+    validation: int = 24
     test: int = 64
     longest: int = 128
     grid: tuple[float, ...] = GRID

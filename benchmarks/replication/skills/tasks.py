@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.replication.rows import seed_of
+from benchmarks.replication.skills.calculations import calculation, value
 
 __all__ = ["PARTS", "SKILLS", "Example", "Skill", "read"]
 
 PARTS = ("train", "validation", "test")
+ROUNDED = 0.01
+"""How far answers of the set may be rounded."""
 Fields = Mapping[str, Any]
 """A line of a set, as its JSON has it."""
 
@@ -52,6 +55,16 @@ def _right_choice(fields: Fields) -> tuple[str, ...]:
     return (fields["choices"][fields["key"]],)
 
 
+def _calculation(fields: Fields) -> tuple[str, ...]:
+    """Return the calculation; none where the set's own answer differs, for some numbers are not meant."""
+    try:
+        text = calculation(fields["eq"], fields["p"])
+    except IndexError:
+        return ()
+    worth, right = value(text), float(fields["r"][0])
+    return (text,) if worth is not None and abs(worth - right) <= ROUNDED * max(1.0, abs(right)) else ()
+
+
 @dataclass(frozen=True)
 class Skill:
     """A skill of a chat LM. `instruction` is the system message, `new_tokens` how long an answer may get."""
@@ -66,7 +79,14 @@ class Skill:
 
 
 SKILLS = (
-    Skill("arithmetic", "mawps_asdiv", "Solve the problem. Answer with a number only.", 8),
+    Skill(
+        "arithmetic",
+        "mawps_asdiv",
+        "Write the calculation that solves the problem.",
+        20,
+        "equal value",
+        answers=_calculation,
+    ),
     Skill("sql", "wikisql", "Write an SQL query for the question.", 44, question=_columns),
     Skill("bash", "nl2bash", "Write a Bash command line for the task.", 40, "ROUGE-L"),
     Skill("slots", "snips", "List the slots and values in the request.", 36, "slot F1"),
@@ -99,6 +119,6 @@ def _drawn(skill: Skill, data: Path, part: str) -> list[Example]:
     """Return the examples of a part of the set in an order of their own, which no run's seed changes."""
     with gzip.open(data / "text" / skill.source / f"{part}.jsonl.gz", "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    examples = [Example(skill.question(row), skill.answers(row)) for row in rows]
+    examples = [Example(skill.question(row), answers) for row in rows if (answers := skill.answers(row))]
     order = np.random.default_rng(seed_of("skills", skill.name, part)).permutation(len(examples))
     return [examples[i] for i in order]
