@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from _adapters import FIRST, SECOND, Tuned, make_tuned
 from calibrate.helpers_null_space import base_model, batch
@@ -20,6 +21,7 @@ from submerge import (
     null_space_ratio,
 )
 from submerge.calibrate import Step
+from submerge.calibrate._objectives import OBJECTIVES
 from submerge.gating import Observer, observe
 from submerge.store import file_digest
 
@@ -286,3 +288,59 @@ def test_a_folder_in_bfloat16(tuned: Tuned, tmp_path: Path) -> None:
         [[c[path][k] - 0.4 for path in c for k in c[path]] for c in (wide.coefficients, narrow.coefficients)]
     )
     assert float(torch.corrcoef(moves)[0, 1]) > 0.9
+
+
+def test_a_folder_with_the_names_of_an_earlier_version(tmp_path: Path) -> None:
+    """transformers saves a ViT as it was called before, and loads it without its head."""
+    option = {"r": 2, "target_modules": ["q_proj", "fc1"]}
+    tuned = make_tuned(tmp_path, "vit", option)
+    base_model(tuned, torch.float32).save_pretrained(tmp_path / "folder")
+    data = [[{"pixel_values": torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))}]]
+    found = learn_coefficients(tmp_path / "folder", tuned.adapters, data, steps=1, **LEARN)
+    stored = {name.removesuffix(".weight") for name in load_file(tmp_path / "folder" / "model.safetensors")}
+    assert set(found.coefficients) <= stored
+    assert "vit.encoder.layer.0.attention.attention.query" in found.coefficients
+
+
+# --- identities of the loss -------------------------------------------------------------------------------
+
+
+def test_one_adapter_with_coefficient_1_is_the_single_model(tuned: Tuned) -> None:
+    single = base_model(tuned)
+    single.load_state_dict(tuned.merged[1])
+    found = learn_coefficients(base_model(tuned), tuned.adapters[1:], [DATA["a1"]], steps=0, initial=1.0)
+    wanted = null_space_ratio(single, tuned.adapters[1:], [DATA["a1"]]).matrix
+    assert found.loss[0] == pytest.approx(float(wanted), abs=1e-6)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_order_of_the_tasks_does_not_matter(tuned: Tuned, objective: str) -> None:
+    one, two = tuned.adapters
+    forth, back = (
+        learn_coefficients(
+            base_model(tuned), adapters, DATA, steps=3, learning_rate=0.02, objective=objective, **LEARN
+        )
+        for adapters in ({"a0": one, "a1": two}, {"a1": two, "a0": one})
+    )
+    assert forth.loss == pytest.approx(back.loss, abs=1e-9)
+    for path, own in forth.coefficients.items():
+        assert back.coefficients[path] == pytest.approx(own, abs=1e-6)
+
+
+def test_the_match_of_a_single_model_with_itself_is_perfect(tuned: Tuned) -> None:
+    found = learn_coefficients(
+        base_model(tuned), tuned.adapters[:1], [DATA["a0"]], steps=0, initial=1.0, objective="match"
+    )
+    assert found.loss == (0.0,)
+
+
+def test_the_energy_of_one_position_is_the_ratio_squared(tuned: Tuned) -> None:
+    """Of a single position the energy is Ω²."""
+    one = {"input_ids": torch.tensor([[7]])}
+    ratio, energy = (
+        learn_coefficients(
+            base_model(tuned), tuned.adapters[1:], [[one]], steps=0, hooks="1.*q_proj", objective=objective
+        ).loss[0]
+        for objective in ("null_space", "energy")
+    )
+    assert ratio**2 == pytest.approx(energy, abs=1e-6)

@@ -133,7 +133,9 @@ def learn_coefficients(
     with measuring(loaded, adapters, data, hooks, how) as measurement, _frozen(loaded):
         measurement.check_own_data()
         modules = measurement.adapters.modules
-        names = {path: path for path in modules} if loaded is model else folder_names(str(model), modules)
+        names = (
+            {path: path for path in modules} if loaded is model else folder_names(str(model), loaded, modules)
+        )
         run = CalibrationRun(measurement, options)
         with checkpointed(loaded, measurement.adapters.gate) if checkpointing else nullcontext():
             run.descent.run(run.steps, progress)
