@@ -13,6 +13,7 @@ It knows no method, no folder and no recipe: an `Assignment` says which updates 
 from submerge.gating._assignment import (
     Assignment,
     ConstantAssignment,
+    ConstantScales,
     MixtureAssignment,
     ResidentAssignment,
 )
@@ -36,13 +37,14 @@ from submerge.gating._modules import (
     ungate_module,
 )
 from submerge.gating._observe import Observer, StopForward, is_same, observe
-from submerge.gating._updates import GatedDense, GatedFactors, GatedTable, GatedUpdate
+from submerge.gating._updates import GatedDense, GatedFactors, GatedSum, GatedTable, GatedUpdate
 
 __all__ = [
     "Assignment",
     "Branches",
     "CompetingHeads",
     "ConstantAssignment",
+    "ConstantScales",
     "Gate",
     "GatedDense",
     "GatedEmbedding",
@@ -52,6 +54,7 @@ __all__ = [
     "GatedModel",
     "GatedModule",
     "GatedOther",
+    "GatedSum",
     "GatedTable",
     "GatedUpdate",
     "Group",
