@@ -258,6 +258,8 @@ def test_gradients_to_scales_of_new_values_are_those_of_finite_differences(tmp_p
     with on_base(tuned) as (model, adapters):
         names = [name for name in adapters.modules if "h.1" not in name]
         assert {"transformer.wpe", "transformer.h.0.ln_1", "transformer.h.0.mlp.c_fc"} < set(names)
+        assert adapters.units["transformer.h.0.attn.c_attn"] == {0: 2, 1: 2}
+        assert adapters.units["transformer.h.0.mlp.c_fc"] == {0: 1, 1: 2}, "one for new values"
 
         def of(scales: torch.Tensor) -> torch.Tensor:
             with adapters.over(dict(zip(names, scales, strict=True))):

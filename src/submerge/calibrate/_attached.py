@@ -45,6 +45,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 class AttachedAdapters:
     """Adapters at a model's `modules`: `down` [r_k, n] are their A_k by module and adapter.
 
+    `units` are, by module and by the adapters that change it, how many scales `over` takes for units of rank
+    one: r_k, or 1 where there are no factors.
     Embeddings and new values have none: their modules are among `modules` alone. `unsupported` names, by
     adapter, the parameters that it changes in a way that scales do not act on (DoRA, and factors of other
     than linear maps), and `left_out` those that the model does not have.
@@ -55,6 +57,7 @@ class AttachedAdapters:
     gate: Gate
     modules: list[str] = field(default_factory=list)
     down: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
+    units: dict[str, dict[int, int]] = field(default_factory=dict)
     unsupported: tuple[dict[str, str], ...] = ()
     left_out: tuple[tuple[str, ...], ...] = ()
 
@@ -186,6 +189,9 @@ def _attach(adapters: AttachedAdapters, path: str, parameters: Sequence[ScaledPa
     module = adapters.model.get_submodule(path)
     gate_module(adapters.gate, module, {p.name: p.gated(adapters.gate, module) for p in parameters}, path)
     adapters.modules.append(path)
+    adapters.units[path] = units = {}
     for parameter in parameters:
+        for k, count in parameter.units.items():
+            units[k] = max(count, units.get(k, 0))
         if parameter.down:
             adapters.down[path] = parameter.down

@@ -36,6 +36,11 @@ class ScaledParameter:
     low_rank: list[int] = field(default_factory=list)
     down: dict[int, torch.Tensor] = field(default_factory=dict)
 
+    @property
+    def units(self) -> dict[int, int]:
+        """How many rank-one units each adapter's update has: its rank, or 1 without factors."""
+        return {**dict.fromkeys(self.dense, 1), **{k: own.rank for k, own in self.factors.items()}}
+
     def add(self, k: int, adapter: Adapter, value: torch.Tensor, table: FileTable) -> None:
         """Add what an adapter does to the parameter, which has this value."""
         name = f"{self.path}.{self.name}"
