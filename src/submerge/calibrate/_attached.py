@@ -61,6 +61,10 @@ class AttachedAdapters:
     unsupported: tuple[dict[str, str], ...] = ()
     left_out: tuple[tuple[str, ...], ...] = ()
 
+    def members(self) -> dict[str, tuple[int, ...]]:
+        """Return, for each module, the adapters whose scales act in it."""
+        return {path: tuple(sorted(own)) for path, own in self.units.items()}
+
     @contextmanager
     def over(self, scales: ConstantScales | None) -> Iterator[None]:
         """Run what is inside with scales λ [K], or with scales by module; None is the base.
@@ -68,7 +72,7 @@ class AttachedAdapters:
         Those of a module are a tensor [K], or a mapping from adapters' numbers to scales [r_k] of their
         rank-one units, in the order of the rows of A_k; what an adapter changes beside the factors (new
         values, biases) takes the mean of these. Modules, and adapters of such a mapping, that are not named
-        act not. Scales may require gradients: run the backward pass inside if modules are checkpointed.
+        act not. Scales may require gradients.
 
         Raises `RequestError` as soon as a module runs that an adapter with a scale other than 0 changes in
         a way that scales do not act on.
@@ -189,7 +193,7 @@ def _attach(adapters: AttachedAdapters, path: str, parameters: Sequence[ScaledPa
     module = adapters.model.get_submodule(path)
     gate_module(adapters.gate, module, {p.name: p.gated(adapters.gate, module) for p in parameters}, path)
     adapters.modules.append(path)
-    adapters.units[path] = units = {}
+    units = adapters.units.setdefault(path, {})
     for parameter in parameters:
         for k, count in parameter.units.items():
             units[k] = max(count, units.get(k, 0))
