@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from torch import nn
 
 from submerge.calibrate._batches import MAX_LENGTH
 from submerge.calibrate._calibration import Calibration
+from submerge.calibrate._checkpointing import checkpointed
 from submerge.calibrate._descent import Descent
 from submerge.calibrate._guard import first_curve, rising
 from submerge.calibrate._hooks import LAST_QUARTER
@@ -137,7 +138,11 @@ def learn_coefficients(
     start = time.perf_counter()
     how = {"batch_size": batch_size, "max_length": max_length, "processor": processor}
     loaded = _loaded(model, dtype)
-    with measuring(loaded, adapters, data, hooks, how) as measurement, _frozen(loaded):
+    with ExitStack() as stack:
+        measurement = stack.enter_context(measuring(loaded, adapters, data, hooks, how))
+        stack.enter_context(_frozen(loaded))
+        if checkpointing:
+            stack.enter_context(checkpointed(loaded, measurement.adapters.gate))
         measurement.check_own_data()
         modules = measurement.adapters.modules
         names = {path: path for path in modules} if loaded is model else folder_names(str(model), modules)
