@@ -23,6 +23,8 @@ from benchmarks.replication.cache import Cache
 from benchmarks.replication.continual.steps import STEPS as CONTINUAL_STEPS
 from benchmarks.replication.continual.suite import CONTINUAL_6
 from benchmarks.replication.own import suite_named
+from benchmarks.replication.skills.learned import LEARNED
+from benchmarks.replication.skills.routed import MASS
 from benchmarks.replication.skills.steps import STEPS as SKILLS_STEPS
 from benchmarks.replication.skills.suite import SKILLS_8
 from benchmarks.replication.steps import STEPS, admit, serve
@@ -84,7 +86,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("step", choices=(*STEPS, "admit", "serve", "all"))
     suites = ", ".join((*SUITES, *OTHERS))
     parser.add_argument("suite", help=f"{suites}, or your own: file.py:NAME, module:NAME")
-    known = [row.name for row in (*methods.ROWS, *EXTRA)]
+    known = [*(row.name for row in (*methods.ROWS, *EXTRA)), *LEARNED, MASS]
     parser.add_argument("--methods", type=listed(known), help="of: " + ", ".join(known))
     parser.add_argument("--rows", type=lambda text: text.split(","), help="of `serve`: routing/rows.py")
     parser.add_argument("--tasks", type=lambda text: text.split(","), help="other tasks than the suite's own")

@@ -12,7 +12,7 @@ import submerge
 from benchmarks.console import Say, silent
 from benchmarks.process import measure, merge_command
 from benchmarks.replication.cache import Result, cached, timed
-from benchmarks.replication.methods import Merge
+from benchmarks.replication.methods import Merge, write_recipe
 from benchmarks.replication.tune import tune
 
 __all__ = ["Bench", "MergeOptions", "Scores", "weight_bytes"]
@@ -64,9 +64,13 @@ class Bench:
 
     def merge(self, row: Merge, scale: float | None, part: Path, tasks: int | None = None) -> Path:
         """Write the recipe to `part`, and merge the models, or the first `tasks`; return the new folder."""
-        recipe = row.write(part / "recipe.yaml", self.base, self.models[:tasks], scale, self.kind)
+        return self.merge_recipe(row.recipe(self.base, self.models[:tasks], scale, self.kind), part)
+
+    def merge_recipe(self, recipe: Mapping[str, Any], part: Path) -> Path:
+        """Write a recipe to `part`, and merge by it; return the new folder."""
+        written = write_recipe(recipe, part / "recipe.yaml")
         settings = submerge.Settings(threads=self.options.threads, max_memory=self.memory)
-        submerge.merge(recipe, part / "merged", settings=settings, overwrite=True)
+        submerge.merge(written, part / "merged", settings=settings, overwrite=True)
         return part / "merged"
 
     def measured(

@@ -181,7 +181,7 @@ def test_a_whole_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     monkeypatch.setitem(command.OTHERS, "skills-8", (tiny, STEPS))
     monkeypatch.setenv("SUBMERGE_DATA", str(data))
-    asked = ["--methods", "task_arithmetic,ties", "--seeds", "2", "--jobs", "1"]
+    asked = ["--methods", "task_arithmetic,ties,mass", "--seeds", "2", "--jobs", "1"]
     asked += ["--cache", str(tmp_path), "--out", str(tmp_path / "out")]
     assert command.main(["all", "skills-8", *asked]) == 0
     results = json.loads((tmp_path / "out" / "replication-skills-8.json").read_text())

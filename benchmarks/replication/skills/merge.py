@@ -16,6 +16,7 @@ from benchmarks.replication.skills.chat import Chat, load
 from benchmarks.replication.skills.metrics import METRICS
 from benchmarks.replication.skills.suite import START, Skills
 from benchmarks.replication.skills.tasks import Skill
+from submerge.calibrate import Item
 
 __all__ = ["LORA", "REFERENCES", "SkillsBench"]
 
@@ -37,6 +38,20 @@ class SkillsBench(Bench):
         self.facts = {"trained": trained(models, f"seed {seed}"), "items": self.items}
         self.chat = Chat(self.base)
         self.examples = {skill.name: suite.examples(skill, data) for skill in suite.skills}
+
+    @property
+    def adapters(self) -> dict[str, Path]:
+        """Return skill -> the folder of its adapter."""
+        return dict(zip(self.examples, self.models, strict=True))
+
+    def prompts(self, count: int) -> dict[str, list[Item]]:
+        """Return skill -> prompts without answers, as the library takes unlabelled inputs."""
+        return {
+            skill.name: [
+                Item(self.chat.prompt(skill, one)) for one in self.examples[skill.name]["train"][:count]
+            ]
+            for skill in self.suite.skills
+        }
 
     def score(self, model: Any, skill: Skill, part: str, **more: Any) -> float:
         """Return the mean score of a model's answers; what else is given goes to `generate`."""
@@ -90,12 +105,14 @@ class SkillsBench(Bench):
             result["test"] = self.scores(load(out, self.base), "test")
             return out
 
-        def line(result: Result) -> str:
-            tested = summary(result["test"], individual["test"])
-            return f"seed {self.seed} {row.name}: {tested['mean']:.3f}, worst {tested['worst']:.3f}"
-
         facts = row.facts() | {"grid": list(self.grid(row))}
-        return self.measured(self.cache.result(self.seed, LORA, row.name), facts, tune_and_test, line)
+        folder = self.cache.result(self.seed, LORA, row.name)
+        return self.measured(folder, facts, tune_and_test, lambda result: self.line(row.name, result))
+
+    def line(self, name: str, result: Result) -> str:
+        """Return what is printed of a row."""
+        tested = summary(result["test"], self.reference("individual")["test"])
+        return f"seed {self.seed} {name}: {tested['mean']:.3f}, worst {tested['worst']:.3f}"
 
     def _near(self, row: Merge) -> float | None:
         """Return where the search for a scale begins: at the first seed's, or where the method usually is.

@@ -12,9 +12,11 @@ from benchmarks.page import Table, percent, pyplot, save, spread
 from benchmarks.replication import cache as store
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.lm.results import by_row, each
+from benchmarks.replication.methods import rows
 from benchmarks.replication.plots import bars
 from benchmarks.replication.report import TITLES
 from benchmarks.replication.scores import summary
+from benchmarks.replication.skills.learned import LEARNED
 from benchmarks.replication.skills.merge import LORA
 from benchmarks.replication.skills.null_space import HOOKS, NULL_SPACE
 from benchmarks.replication.skills.routed import MASS
@@ -47,24 +49,26 @@ def gather(suite: Skills, cache: Cache, seeds: Iterable[int]) -> dict[str, Any]:
     for seed in seeds:
         markers = [store.read(cache.specialist(seed, LORA, skill.name)) for skill in suite.skills]
         trained = [marker["config"] for marker in markers if marker]
-        places = {name: cache.result(seed, LORA, name) for name in ("individual", *suite.names, NULL_SPACE)}
+        merges = [row.name for row in rows(LORA, rank=suite.training.rank)]
+        names = ("individual", *merges, *LEARNED, NULL_SPACE)
+        places = {name: cache.result(seed, LORA, name) for name in names}
         places[MASS] = cache.served(seed, LORA, MASS)
         read = {name: store.read(place) for name, place in places.items()}
-        rows = {
+        current = {
             name: result for name, result in read.items() if result and result["config"]["trained"] == trained
         }
-        if base and "individual" in rows:
-            finished[str(seed)] = _beside_individual({"base": base, **rows})
+        if base and "individual" in current:
+            finished[str(seed)] = _beside_individual({"base": base, **current})
     return finished
 
 
-def _beside_individual(rows: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the rows, with a summary of those that were tested."""
-    own = rows["individual"]["test"]
-    summaries = {
-        name: {"summary": summary(row["test"], own)} if "test" in row else {} for name, row in rows.items()
+def _beside_individual(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return row -> result, with a summary of those that were tested."""
+    own = results["individual"]["test"]
+    return {
+        name: one | ({"summary": summary(one["test"], own)} if "test" in one else {})
+        for name, one in results.items()
     }
-    return {name: row | summaries[name] for name, row in rows.items()}
 
 
 def _scored(seeds: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -83,9 +87,9 @@ def tables(seeds: Mapping[str, Any]) -> list[Table]:
     return [*shown, page.checks("What must hold", sanity(seeds))]
 
 
-def _methods(title: str, rows: Mapping[str, list[dict[str, Any]]]) -> Table:
+def _methods(title: str, scored: Mapping[str, list[dict[str, Any]]]) -> Table:
     lines = []
-    for name, results in rows.items():
+    for name, results in scored.items():
         costs = [one["cost"]["seconds"] for one in results if "cost" in one]
         lines.append(
             [
@@ -101,11 +105,11 @@ def _methods(title: str, rows: Mapping[str, list[dict[str, Any]]]) -> Table:
     return title, ["method", "mean %", "worst skill %", "which", "scales", "s", "stored MB"], lines
 
 
-def _skills(rows: Mapping[str, list[dict[str, Any]]]) -> Table:
-    skills = list(rows["individual"][0]["test"])
-    own = [percent(one["test"][skill] for one in rows["individual"]) for skill in skills]
+def _skills(scored: Mapping[str, list[dict[str, Any]]]) -> Table:
+    skills = list(scored["individual"][0]["test"])
+    own = [percent(one["test"][skill] for one in scored["individual"]) for skill in skills]
     lines = [["individual, score itself", *own]]
-    for name, results in rows.items():
+    for name, results in scored.items():
         shares = [percent((one["summary"]["normalised"][skill] for one in results), 0) for skill in skills]
         lines.append([TITLES.get(name, name), *shares])
     return "Skills, % of individual", ["method", *skills], lines

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 import submerge
-from benchmarks.replication.bench import weight_bytes
-from benchmarks.replication.cache import Result, cached, timed
+from benchmarks.replication.cache import Result
 from benchmarks.replication.methods import Merge
 from benchmarks.replication.skills.merge import LORA, SkillsBench
 from benchmarks.replication.skills.tasks import Example, Skill
@@ -23,28 +22,28 @@ AT_ONCE = 32
 
 def serve(bench: SkillsBench) -> Result:
     """Return the test scores of MASS with the skill unknown and known, and the share of right skills."""
-    names = [skill.name for skill in bench.suite.skills]
+    names = list(bench.adapters)
 
-    def make(part: Path, result: Result) -> None:
-        with timed(result, "seconds_in_all"):
-            recipe = Merge(MASS).named_recipe(bench.base, bench.models, names, LORA)
-            settings = submerge.Settings(threads=bench.options.threads, max_memory=bench.memory)
-            submerge.merge(recipe, part / "merged", settings=settings)
-            model = submerge.load(part / "merged", dtype=torch.float32)
-            result["bytes"] = weight_bytes(part / "merged")
-            result["test"] = bench.scores(model, "test")
-            result["named"] = {
-                skill.name: bench.score(model, skill, "test", task=skill.name) for skill in bench.suite.skills
-            }
-            result["routed"] = {
-                skill.name: _routed(bench, model, skill, names.index(skill.name))
-                for skill in bench.suite.skills
-            }
+    def merge_and_test(part: Path, result: Result) -> Path:
+        recipe = Merge(MASS).named_recipe(bench.base, bench.models, names, LORA)
+        out = bench.merge_recipe(recipe, part)
+        model = submerge.load(out, dtype=torch.float32)
+        result["test"] = bench.scores(model, "test")
+        result["named"] = {
+            skill.name: bench.score(model, skill, "test", task=skill.name) for skill in bench.suite.skills
+        }
+        result["routed"] = {
+            skill.name: _routed(bench, model, skill, number)
+            for number, skill in enumerate(bench.suite.skills)
+        }
+        return out
+
+    def line(result: Result) -> str:
         shares = result["routed"].values()
-        bench.say(f"seed {bench.seed} mass: routed {sum(shares) / len(shares):.3f}")
+        return f"{bench.line(MASS, result)}, routed {sum(shares) / len(shares):.3f}"
 
     folder = bench.cache.served(bench.seed, LORA, MASS)
-    return cached(folder, bench.config({"method": MASS}), make)
+    return bench.measured(folder, {"method": MASS}, merge_and_test, line)
 
 
 @torch.inference_mode()

@@ -7,16 +7,18 @@ import os
 from pathlib import Path
 
 from benchmarks.console import say
+from benchmarks.replication import methods
 from benchmarks.replication.bench import MergeOptions
 from benchmarks.replication.cache import Cache, cached
 from benchmarks.replication.jobs import quiet, run_all
 from benchmarks.replication.skills import report
 from benchmarks.replication.skills.chat import Chat, Conversation
+from benchmarks.replication.skills.learned import LEARNED, learn
 from benchmarks.replication.skills.merge import LORA, REFERENCES, SkillsBench
 from benchmarks.replication.skills.null_space import diagnose
-from benchmarks.replication.skills.routed import serve
+from benchmarks.replication.skills.routed import MASS, serve
 from benchmarks.replication.skills.specialists import train
-from benchmarks.replication.skills.suite import Skills
+from benchmarks.replication.skills.suite import ROWS, Skills
 from benchmarks.replication.skills.tasks import Skill
 
 __all__ = ["STEPS"]
@@ -63,9 +65,13 @@ def _merge_one(suite: Skills, cache: Cache, options: argparse.Namespace, seed: i
     bench = SkillsBench(suite, cache, seed, _data(), how, say)
     for name in REFERENCES:
         bench.reference(name)
-    for row in suite.rows(options.methods):
-        bench.run(row)
-    serve(bench)
+    for name in options.methods or (*ROWS, *LEARNED, MASS):
+        if name in LEARNED:
+            learn(bench, name)
+        elif name == MASS:
+            serve(bench)
+        else:
+            bench.run(*methods.rows(LORA, [name]))
     diagnose(bench)
 
 

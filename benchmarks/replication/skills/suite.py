@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.replication import methods, smollm
+from benchmarks.replication import smollm
 from benchmarks.replication.cache import Cache
-from benchmarks.replication.methods import GRID, Merge
+from benchmarks.replication.methods import GRID
 from benchmarks.replication.skills.tasks import SKILLS, Example, Skill, read
 from benchmarks.replication.suite import Base, Training
 
-__all__ = ["SKILLS_8", "START", "Skills"]
+__all__ = ["ROWS", "SKILLS_8", "START", "Skills"]
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 """All maps of attention: form and content of an answer are to be learnt in a hundred steps of eight examples,
@@ -98,15 +97,6 @@ class Skills:
     def examples(self, skill: Skill, data: Path) -> dict[str, list[Example]]:
         """Return part -> examples of a skill."""
         return read(skill, data, {"train": self.most_train, "validation": self.validation, "test": self.test})
-
-    @property
-    def names(self) -> list[str]:
-        """Return the names of all merges that can be asked for."""
-        return [row.name for row in methods.rows("lora", rank=self.training.rank)]
-
-    def rows(self, names: Sequence[str] | None) -> list[Merge]:
-        """Return the merges that are asked for, in that order."""
-        return [row for name in names or ROWS for row in methods.rows("lora", [name])]
 
     def lm_folder(self, cache: Cache) -> Path:
         """Return where the LM lies; other suites use it too."""
