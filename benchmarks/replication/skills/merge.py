@@ -34,8 +34,8 @@ class SkillsBench(Bench):
         models = [cache.specialist(seed, LORA, skill.name) for skill in suite.skills]
         super().__init__(suite.lm_folder(cache), models, LORA, options, say)
         self.suite, self.cache, self.seed = suite, cache, seed
-        self.items = [suite.validation, suite.test]
-        self.facts = {"trained": trained(models, f"seed {seed}"), "items": self.items}
+        self.asked = {name: suite.facts()[name] for name in ("skills", "validation", "test")}
+        self.facts = {"trained": trained(models, f"seed {seed}"), **self.asked}
         self.chat = Chat(self.base)
         self.examples = {skill.name: suite.examples(skill, data) for skill in suite.skills}
 
@@ -53,6 +53,10 @@ class SkillsBench(Bench):
             for skill in self.suite.skills
         }
 
+    def grid(self, row: Merge) -> tuple[float, ...]:
+        """Return the scales that are tried for a row, higher ones too where it asks for them."""
+        return (*self.options.grid, *row.higher) if row.factor else ()
+
     def score(self, model: Any, skill: Skill, part: str, **more: Any) -> float:
         """Return the mean score of a model's answers; what else is given goes to `generate`."""
         examples, metric = self.examples[skill.name][part], METRICS[skill.metric]
@@ -67,7 +71,7 @@ class SkillsBench(Bench):
     def reference(self, name: str) -> Result:
         """Return the scores of what is no merge: the base, or each adapter on its own skill."""
         if name == "base":  # the same for all seeds
-            config = {"base": self.suite.base.home, "skills": list(self.examples), "items": self.items}
+            config = {"base": self.suite.base.home, **self.asked}
             return cached(self.cache.root / "base-results", config, self._base)
         folder = self.cache.result(self.seed, LORA, name)
         return cached(folder, self.config({"reference": name}), self._individual)
@@ -120,7 +124,7 @@ class SkillsBench(Bench):
         An evaluation takes minutes, and so does each scale.
         """
         first = store.read(self.cache.result(0, LORA, row.name)) if self.seed else None
-        start = first["scale"] if first else START.get(row.name)
+        start = first.get("scale") if first else START.get(row.name)
         return start if start in self.grid(row) else None
 
 

@@ -40,7 +40,7 @@ def _train_one(suite: Skills, cache: Cache, options: argparse.Namespace, seed: i
         every = Chat(base).conversations(skill, suite.examples(skill, _data())["train"])
         return [one for one in every if len(one) <= suite.longest]
 
-    facts = {"skill": skill.name, "seed": seed, **suite.training_facts()}
+    facts = {"skill": skill.name, "seed": seed, **suite.training_facts(skill)}
     marker = train(
         base,
         conversations,
@@ -54,7 +54,7 @@ def _train_one(suite: Skills, cache: Cache, options: argparse.Namespace, seed: i
 
 
 def _merge(suite: Skills, cache: Cache, options: argparse.Namespace) -> None:
-    """Score base and adapters, merge by every method, then let MASS find the skills."""
+    """Score base and adapters, merge by every method, let MASS find the skills, and measure null spaces."""
     for seeds in (range(1), range(1, options.seeds)):  # later seeds look for scales near the first one's
         run_all(_merge_one, [(suite, cache, options, seed) for seed in seeds], options.jobs)
 
@@ -71,7 +71,8 @@ def _merge_one(suite: Skills, cache: Cache, options: argparse.Namespace, seed: i
         elif name == MASS:
             serve(bench)
         else:
-            bench.run(*methods.rows(LORA, [name]))
+            for row in methods.rows(LORA, [name]):
+                bench.run(row)
     diagnose(bench)
 
 

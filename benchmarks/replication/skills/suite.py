@@ -90,9 +90,10 @@ class Skills:
             "grid": list(self.grid),
         }
 
-    def training_facts(self) -> dict[str, Any]:
-        """Return what decides about an adapter besides skill, seed and how it is trained, for its marker."""
-        return {"base": self.base.home, "train": self.most_train, "longest": self.longest}
+    def training_facts(self, skill: Skill) -> dict[str, Any]:
+        """Return what decides about an adapter besides its seed and how it is trained, for its marker."""
+        asked = {"set": skill.source, "instruction": skill.instruction}
+        return asked | {"base": self.base.home, "train": self.most_train, "longest": self.longest}
 
     def examples(self, skill: Skill, data: Path) -> dict[str, list[Example]]:
         """Return part -> examples of a skill."""
