@@ -16,6 +16,7 @@ def test_paths_and_mappings() -> None:
     whole = {"path": "glue", "name": "mnli", "split": "train", "columns": {"text": "premise"}, "limit": 2}
     assert data_spec(whole) == DataSpec("glue", "mnli", "train", {"text": "premise"}, 2)
     assert data_spec({"path": "a", "split": None}) == DataSpec("a")
+    assert data_spec("~/a.csv").path == data_spec(Path("~/a.csv")).path == str(Path.home() / "a.csv")
 
 
 @pytest.mark.parametrize(

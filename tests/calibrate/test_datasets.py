@@ -127,6 +127,9 @@ def test_paths_are_no_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     for name in ("org/inputs.jsonl", "org/a.parquet", "data/inputs", "./org/name", "a/b/c", "inputs", "/a/b"):
         with pytest.raises(RequestError, match=r"cannot be read .No such file or directory"):
             read_items(name)
+    for name in ("org/inputs.csv", "./org/name", "/a/b", "a/b/c"):
+        with pytest.raises(RequestError, match="has no splits and no names"):
+            read_items({"path": name, "split": "test"})
 
 
 def test_a_name_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

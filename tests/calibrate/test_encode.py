@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,18 @@ def text_part(text: str) -> dict[str, Any]:
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[Path]:
     return write_images(tmp_path, "0.png", "1.png", "2.png")
+
+
+# --- texts ------------------------------------------------------------------------------------------------
+
+
+def test_texts_are_cut() -> None:
+    words = {word: i for i, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"))}
+    tokenizer = quiet_transformers().BertTokenizer(vocab=words)
+    inputs = encode([Item("a b c d e f g h")], tokenizer, max_length=5)
+    assert inputs["input_ids"].tolist() == [[2, 5, 6, 7, 3]]
+    tokenizer.model_max_length = 4
+    assert encode([Item("a b c d")], tokenizer)["input_ids"].shape == (1, 4)
 
 
 # --- chats ------------------------------------------------------------------------------------------------
@@ -168,3 +181,10 @@ def test_damaged_images(tmp_path: Path, pictures: list[Path]) -> None:
     damaged.write_text("no image")
     with pytest.raises(RequestError, match=r"cannot be read .cannot identify image file"):
         encode([Item(image=damaged)], llava_processor())
+
+
+def test_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("PIL", "PIL.Image"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(RequestError, match="images need the package PIL"):
+        encode([Item(image=tmp_path / "one.png")], None)

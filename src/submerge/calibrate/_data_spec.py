@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from os.path import expanduser
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -49,7 +50,7 @@ class DataSpec:
 def data_spec(source: DataSource) -> DataSpec:
     """Return a source with its defaults; raises `RequestError` for keys or values that there are not."""
     if not isinstance(source, Mapping):
-        return DataSpec(str(source))
+        return DataSpec(str(expanduser(source)))
     keys = [key.name for key in fields(DataSpec)]
     problems = []
     for key in source:
@@ -64,7 +65,7 @@ def data_spec(source: DataSource) -> DataSpec:
         problems.append(Problem("there is no path", "data", "path: inputs.jsonl"))
     if problems:
         raise RequestError(problems)
-    return DataSpec(**{**given, "path": str(given["path"])})
+    return DataSpec(**{**given, "path": str(expanduser(given["path"]))})
 
 
 def _is_text(value: Any) -> bool:

@@ -18,7 +18,7 @@ __all__ = ["StoredImage", "dataset_rows", "is_dataset"]
 PARQUET = ".parquet"
 _SAVED = ("state.json", "dataset_dict.json")
 """One of them lies in each folder of `save_to_disk`."""
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_HUB_NAME = re.compile(r"([\w-][\w.-]*/)?[\w-][\w.-]*")
 _BATCH = 64
 
 
@@ -51,12 +51,12 @@ def is_dataset(spec: DataSpec) -> bool:
     path = Path(spec.path)
     if path.is_file():
         return path.suffix == PARQUET
-    if spec.name or spec.split or _is_saved(path):
-        return True
+    named = bool(spec.name or spec.split)
     if path.exists():
+        return named or _is_saved(path)
+    if not _HUB_NAME.fullmatch(spec.path) or format_of(path) in (*FORMATS, PARQUET):
         return False
-    named = _HUB_NAME.fullmatch(spec.path) and format_of(path) not in (*FORMATS, PARQUET)
-    return bool(named) and not path.parent.exists()
+    return named or ("/" in spec.path and not path.parent.exists())
 
 
 def _is_saved(path: Path) -> bool:
