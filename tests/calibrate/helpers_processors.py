@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from _models import quiet_transformers
+from _models import TEXT, VISION, quiet_transformers
 
 WORDS = ("<pad>", "<unk>", "<s>", "</s>", "<image>", "USER", "ASSISTANT", ":", "|", *"abcdefgh")
 """Each is one token, and its place is its number."""
@@ -67,6 +67,19 @@ def llava_processor(template: str | None = PARTS) -> Any:
         num_additional_image_tokens=1,
         chat_template=template,
     )
+
+
+def llava() -> Any:
+    """Return a model for `llava_processor`."""
+    t = quiet_transformers()
+    config = t.LlavaConfig(
+        vision_config=t.CLIPVisionConfig(**VISION),
+        text_config=t.LlamaConfig(**TEXT),
+        image_token_index=ids("<image>")[0],
+        vision_feature_select_strategy="default",
+        vision_feature_layer=-1,
+    )
+    return t.LlavaForConditionalGeneration(config).eval()
 
 
 def clip_processor() -> Any:

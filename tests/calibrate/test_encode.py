@@ -15,6 +15,7 @@ from calibrate.helpers_processors import (
     PARTS,
     clip_processor,
     ids,
+    llava,
     llava_processor,
     word_tokenizer,
     write_images,
@@ -89,18 +90,6 @@ def test_a_template_that_refuses_a_chat_names_its_line() -> None:
 
 
 # --- images with texts ------------------------------------------------------------------------------------
-
-
-def llava() -> Any:
-    t = quiet_transformers()
-    config = t.LlavaConfig(
-        vision_config=t.CLIPVisionConfig(**VISION),
-        text_config=t.LlamaConfig(**TEXT),
-        image_token_index=ids("<image>")[0],
-        vision_feature_select_strategy="default",
-        vision_feature_layer=-1,
-    )
-    return t.LlavaForConditionalGeneration(config).eval()
 
 
 def test_the_three_forms_of_a_question_about_an_image_are_one(pictures: list[Path]) -> None:

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from calibrate.helpers_processors import ids, image_processor, llava_processor, word_tokenizer, write_images
+from calibrate.helpers_processors import (
+    ids,
+    image_processor,
+    llava,
+    llava_processor,
+    word_tokenizer,
+    write_images,
+)
+from submerge import null_space_ratio
 from submerge.calibrate import Item
 from submerge.calibrate._sources import read_data
 from submerge.errors import RequestError
@@ -72,6 +80,27 @@ def test_the_processor_is_that_of_the_models_folder(tmp_path: Path) -> None:
         "b": ["pixel_values"],
         "c": ["attention_mask", "input_ids", "pixel_values"],
     }
+
+
+def test_a_vision_language_model_takes_all_kinds(tmp_path: Path) -> None:
+    pytest.importorskip("PIL.Image")
+    peft = pytest.importorskip("peft")
+    model = llava()
+    model.save_pretrained(tmp_path / "base")
+    llava_processor().save_pretrained(tmp_path / "base")
+    config = peft.LoraConfig(r=2, target_modules=r".*language_model.*q_proj")
+    peft.get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    (picture,) = write_images(tmp_path, "0.png")
+    chat = [{"from": "human", "value": "<image>\na b"}, {"from": "gpt", "value": "c"}]
+    data = {
+        "texts": ["a b"],
+        "chats": [{"messages": [{"role": "user", "content": "a"}]}],
+        "images": [{"image": picture, "text": "a"}, {"image": picture, "text": "a b c"}],
+        "images in chats": [{"image": picture, "conversations": chat}],
+    }
+    found = null_space_ratio(tmp_path / "base", [tmp_path / "adapter"], data, scales=0.4)
+    assert found.counts == (3, 5, 10 + 12, 11), "tokens, of which an image has four"
+    assert not found.matrix.isnan().any()
 
 
 @pytest.mark.parametrize(
