@@ -32,7 +32,7 @@ def test_a_saved_folder(tmp_path: Path) -> None:
     assert items[2].where == f"{tmp_path}/saved, row 3"
     data.select([3, 0]).save_to_disk(tmp_path / "chosen")
     assert [item.text for item in read_items({"path": tmp_path / "chosen", **SOURCE})] == ["d", "a"]
-    with pytest.raises(RequestError, match="saved: there are no splits — leave split out"):
+    with pytest.raises(RequestError, match="saved: has no splits and no names — leave split"):
         read_items({"path": str(tmp_path / "saved"), "split": "train", **SOURCE})
     with pytest.raises(RequestError, match=r"row 1: .* — columns are premise, hypothesis, label; name"):
         read_items(tmp_path / "saved")

@@ -64,7 +64,8 @@ def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
 def test_images_of_a_folder_by_their_paths(tmp_path: Path) -> None:
     pytest.importorskip("PIL.Image")
     write_images(tmp_path, "b/2.png", "b/10.JPEG", "a.webp", "c.bmp")
-    (tmp_path / "labels.csv").touch()
+    for name in ("labels.csv", "b/._2.png"):
+        (tmp_path / name).touch()
     names = [row["image"] for _, row in folder_rows(tmp_path)]
     assert names == ["a.webp", "b/10.JPEG", "b/2.png", "c.bmp"]
 

@@ -13,7 +13,7 @@ from submerge.calibrate._rows import FORMATS, Row, format_of
 from submerge.deferred import required
 from submerge.errors import Problem, RequestError, few
 
-__all__ = ["StoredImage", "dataset_rows", "is_dataset"]
+__all__ = ["StoredImage", "check_no_split", "dataset_rows", "is_dataset"]
 
 PARQUET = ".parquet"
 _SAVED = ("state.json", "dataset_dict.json")
@@ -44,7 +44,7 @@ class StoredImage:
 
 
 def is_dataset(spec: DataSpec) -> bool:
-    """Whether `datasets` is to open it.
+    """Return whether `datasets` is to open it.
 
     That is a folder that it saved, one of which a split is named, a parquet file, or a name that is no path.
     """
@@ -87,21 +87,22 @@ def _opened(datasets: Any, spec: DataSpec) -> Any:
     """Return one split."""
     path = Path(spec.path)
     if path.is_file():
-        _check_no_split(spec)
+        check_no_split(spec)
         return datasets.Dataset(required("pyarrow.parquet", f"{spec.path} needs").read_table(path))
     if _is_saved(path):
         saved = datasets.load_from_disk(spec.path)
         if isinstance(saved, dict):
             return saved[_chosen(spec, list(saved))]
-        _check_no_split(spec)
+        check_no_split(spec)
         return saved
     split = spec.split or _chosen(spec, datasets.get_dataset_split_names(spec.path, spec.name))
     return datasets.load_dataset(spec.path, spec.name, split=split)
 
 
-def _check_no_split(spec: DataSpec) -> None:
-    if spec.split:
-        raise RequestError(Problem("there are no splits", spec.path, "leave split out"))
+def check_no_split(spec: DataSpec) -> None:
+    """Raise `RequestError` where a split is named of data that has none."""
+    if spec.split or spec.name:
+        raise RequestError(Problem("has no splits and no names", spec.path, "leave split and name out"))
 
 
 def _chosen(spec: DataSpec, splits: list[str]) -> str:

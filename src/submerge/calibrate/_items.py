@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from submerge.calibrate._data_spec import COLUMNS, DataSource, DataSpec, data_spec
-from submerge.calibrate._datasets import StoredImage, dataset_rows, is_dataset
+from submerge.calibrate._datasets import StoredImage, check_no_split, dataset_rows, is_dataset
 from submerge.calibrate._item import KINDS, ImageFile, Item
 from submerge.calibrate._messages import read_messages
 from submerge.calibrate._rows import Row, folder_rows, read_rows
@@ -56,8 +56,7 @@ def read_items(source: DataSource) -> list[Item]:
 def _rows(spec: DataSpec, path: Path) -> Iterable[Row]:
     if is_dataset(spec):
         return dataset_rows(spec)
-    if spec.split or spec.name:
-        raise RequestError(Problem("has no splits and no names", spec.path, "leave split and name out"))
+    check_no_split(spec)
     return folder_rows(path) if path.is_dir() else read_rows(path)
 
 

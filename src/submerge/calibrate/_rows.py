@@ -28,17 +28,17 @@ def format_of(path: Path) -> str:
 
 def read_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a file, as its ending has it; raises `RequestError` with the line that is wrong."""
-    read = FORMATS.get(format_of(path))
-    if read is None and path.exists():
-        hint = f"{', '.join(FORMATS)}, these with .gz, .parquet, or a folder of images"
-        raise RequestError(Problem("is no kind of file that is read", str(path), hint))
     with _readable(path), _opened(path) as file:
-        yield from (read or _text_lines)(file, path)
+        read = FORMATS.get(format_of(path))
+        if read is None:
+            hint = f"{', '.join(FORMATS)}, these with .gz, .parquet, or a folder of images"
+            raise RequestError(Problem("is no kind of file that is read", str(path), hint))
+        yield from read(file, path)
 
 
 def folder_rows(folder: Path) -> Iterator[Row]:
-    """Yield the images of a folder and of those in it, sorted by their paths."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGES and file.is_file())
+    """Yield the images of a folder and of those in it, sorted by their paths, without hidden ones."""
+    files = sorted(file for file in folder.rglob("[!.]*") if file.suffix.lower() in IMAGES and file.is_file())
     if not files:
         names = sorted(file.name for file in folder.iterdir())
         what = f"there are no images in the folder; it has {few(names, 5) or 'nothing'}"
