@@ -66,8 +66,14 @@ def test_images_start_at_the_files_folder(tmp_path: Path) -> None:
         (
             "a.jsonl",
             '{"text": " ", "n": 1}',
-            "a.jsonl:1: has no text and no image — columns are text",
+            "a.jsonl:1: has no text and no image — text is empty: fill it, or leave the row out",
         ),
+        (
+            "a.jsonl",
+            '{"task": "a"}',
+            "a.jsonl:1: has no text and no image — columns are text, text_pair, image",
+        ),
+        ("a.jsonl", '{"messages": []}', "a.jsonl:1: has no text and no image — messages is empty: fill it"),
         ("a.jsonl", '{"text_pair": "a", "image": "a.jsonl"}', "a.jsonl:1: has a text_pair, and an image"),
         ("a.jsonl", '{"image": ["a.jsonl", "a.jsonl"]}', "a.jsonl:1: has several images and no text"),
         ("a.jsonl", '{"messages": [{"role": "user"}]}', "a.jsonl:1: a message's content is neither"),

@@ -109,11 +109,13 @@ def _item(row: Any, where: str, root: Path, names: Mapping[str, tuple[str, ...]]
 
 
 def _columns_hint(row: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) -> str:
-    """Return how to name a column of a row in which nothing is read."""
-    others = [name for name in row if not any(name in own for own in names.values())]
-    if len(others) < len(row) or not others:
+    """Return what to do about a row in which there is nothing to read."""
+    if empty := [name for key in ("text", "image", "messages") for name in names.get(key, ()) if name in row]:
+        return f"{empty[0]} is empty: fill it, or leave the row out"
+    other = next((name for name in row if not any(name in own for own in names.values())), None)
+    if other is None:
         return f"columns are {', '.join(COLUMNS)}"
-    return f"columns are {few(row, 20)}; name one with columns: {{text: {others[0]}}}"
+    return f"columns are {few(row, 20)}; name one with columns: {{text: {other}}}"
 
 
 def _text(value: Any) -> str:
