@@ -165,7 +165,9 @@ def test_damaged_images(tmp_path: Path, pictures: list[Path]) -> None:
     damaged.write_bytes(pictures[0].read_bytes()[:60])
     for text, processor in (("", llava_processor().image_processor), ("a", llava_processor())):
         items = [Item(text, image=pictures[0]), Item(text, image=damaged, where="x.jsonl:2")]
-        with pytest.raises(RequestError, match=r"x.jsonl:2: the image .*damaged.png cannot be read .* — is"):
+        with pytest.raises(
+            RequestError, match=r"x.jsonl:2: the image .*damaged.png cannot be read .* — replace"
+        ):
             encode(items, processor)
     damaged.write_text("no image")
     with pytest.raises(RequestError, match=r"cannot be read .cannot identify image file"):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from submerge.calibrate._data_spec import DataSpec
-from submerge.calibrate._rows import FORMATS, Row, format_of
+from submerge.calibrate._rows import FORMATS, Rows, format_of
 from submerge.deferred import required
 from submerge.errors import Problem, RequestError, few
 
@@ -63,7 +62,7 @@ def _is_saved(path: Path) -> bool:
     return any((path / name).exists() for name in _SAVED)
 
 
-def dataset_rows(spec: DataSpec) -> Iterator[Row]:
+def dataset_rows(spec: DataSpec) -> Rows:
     """Yield the rows of a data set, with images as `StoredImage`.
 
     Raises `RequestError` where the package is missing, or there is no such data set or split.

@@ -134,7 +134,7 @@ def _opened(image: ImageFile, where: str) -> Any:
             return file.convert("RGB")
     except (OSError, ValueError, SyntaxError, pil.DecompressionBombError) as error:
         what = f"the image {image} cannot be read ({_first_line(error)})"
-        raise RequestError(Problem(what, where, "is it damaged?")) from error
+        raise RequestError(Problem(what, where, "replace it, or leave its row out")) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from submerge.calibrate._data_spec import COLUMNS, DataSource, DataSpec, data_sp
 from submerge.calibrate._datasets import StoredImage, check_no_split, dataset_rows, is_dataset
 from submerge.calibrate._item import KINDS, ImageFile, Item
 from submerge.calibrate._messages import read_messages
-from submerge.calibrate._rows import Row, folder_rows, read_rows
+from submerge.calibrate._rows import Row, Rows, folder_rows, read_rows
 from submerge.errors import Problem, RequestError, few
 
 __all__ = ["check_one_kind", "items_of", "read_items"]
@@ -46,14 +47,15 @@ def read_items(source: DataSource) -> list[Item]:
     spec = data_spec(source)
     path = Path(spec.path)
     root = path if path.is_dir() else path.parent
-    items = items_of(islice(_rows(spec, path), spec.limit), root, spec.columns)
+    with closing(_rows(spec, path)) as rows:  # what is wrong with an item leaves the file open
+        items = items_of(islice(rows, spec.limit), root, spec.columns)
     if not items:
         raise RequestError(Problem("there are no inputs", spec.path, 'write {"text": …} lines'))
     check_one_kind(items, spec.path)
     return items
 
 
-def _rows(spec: DataSpec, path: Path) -> Iterable[Row]:
+def _rows(spec: DataSpec, path: Path) -> Rows:
     if is_dataset(spec):
         return dataset_rows(spec)
     check_no_split(spec)

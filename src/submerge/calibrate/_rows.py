@@ -6,17 +6,20 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
 from submerge.errors import Problem, RequestError, few
 
-__all__ = ["FORMATS", "Row", "folder_rows", "format_of", "read_rows"]
+__all__ = ["FORMATS", "Row", "Rows", "folder_rows", "format_of", "read_rows"]
 
 Row: TypeAlias = tuple[str, Any]
 """Where a row stands, such as `inputs.jsonl:3`, and its value: a mapping from columns, if it is right."""
+
+Rows: TypeAlias = Generator[Row, None, None]
+"""Whoever does not go through all of them closes them, and with them the file."""
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 
@@ -26,7 +29,7 @@ def format_of(path: Path) -> str:
     return (path.with_suffix("") if path.suffix == ".gz" else path).suffix
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path) -> Rows:
     """Yield the rows of a file, as its ending has it; raises `RequestError` with the line that is wrong."""
     with _readable(path), _opened(path) as file:
         read = FORMATS.get(format_of(path))
@@ -36,7 +39,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         yield from read(file, path)
 
 
-def folder_rows(folder: Path) -> Iterator[Row]:
+def folder_rows(folder: Path) -> Rows:
     """Yield the images of a folder and of those in it, sorted by their paths, without hidden ones."""
     files = sorted(file for file in folder.rglob("[!.]*") if file.suffix.lower() in IMAGES and file.is_file())
     if not files:
