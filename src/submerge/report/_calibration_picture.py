@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from submerge.calibrate import NullSpaceCurve, NullSpaceMatrix
+from submerge.calibrate import Calibration, NullSpaceCurve, NullSpaceMatrix
 from submerge.report._figure import figure_at, heat_map
 from submerge.report._null_space_picture import panel_grid, put_curves, put_layers, put_matrix
 from submerge.report._rows import layer_rows, module_rows, start
@@ -21,7 +21,7 @@ MOST_ROWS = 32
 """Modules that have rows of their own; of more, those of a layer are averaged."""
 
 
-def draw_calibration(calibration: Any, path: str | Path) -> None:
+def draw_calibration(calibration: Calibration | Mapping[str, Any], path: str | Path) -> None:
     """Draw what coefficients were learned, and what they were learned from.
 
     There are the ratios of the merged model beside the level of inputs without any structure, over all
@@ -31,14 +31,25 @@ def draw_calibration(calibration: Any, path: str | Path) -> None:
     are marked.
 
     Args:
-        calibration: a `Calibration`, or what its JSON file holds.
+        calibration: as `learn_coefficients` returns it, or what its JSON file holds. The file has one level
+            for each adapter, a mean over modules, which serves as that of every layer.
         path: where the picture is written, `.png` or `.svg`.
 
     Raises:
         RequestError: the path has another ending, or matplotlib is missing.
+
+    Examples:
+        >>> import torch
+        >>> import submerge
+        >>> from submerge.report import draw_calibration
+        >>> report = submerge.extract_lora("chat", "chat-lora", base="base", rank=4)
+        >>> tokens = [{"input_ids": torch.arange(32).view(2, 16)}]
+        >>> draw_calibration(submerge.learn_coefficients("base", ["chat-lora"], [tokens], steps=0), "a.png")
     """
-    facts: Mapping[str, Any] = calibration if isinstance(calibration, Mapping) else calibration.to_dict()
-    matrix, curve = _matrix(facts), _curve(facts)
+    if isinstance(calibration, Calibration):
+        facts, matrix, curve = calibration.to_dict(), calibration.matrix, calibration.curve
+    else:
+        facts, matrix, curve = dict(calibration), _matrix(calibration), _curve(calibration)
     rows = module_rows(list(facts["coefficients"]), MOST_ROWS)
     count = len(matrix.adapters)
     width = max(12.0, 2 * (0.4 * count + 4))
