@@ -53,6 +53,15 @@ class Score(Enum):
         """
         return self in (Score.TRAILING_ENERGY, Score.NULL_SPACE)
 
+    @property
+    def one_scale(self) -> bool:
+        """Whether scores of different maps are on one scale, so that the mean of the scores themselves ranks.
+
+        On validation items of twenty adapters the mean of the null-space ratios themselves finds 31 % of the
+        tasks, the mean of their z-scores 23 %: where all ratios of a map are alike, their order is chance.
+        """
+        return self is Score.NULL_SPACE
+
 
 class Pooling(Enum):
     """What is taken of a sample's tokens: their mean, the first of them, or each."""

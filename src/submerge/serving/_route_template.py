@@ -45,15 +45,13 @@ class AdapterRouter:
 
     @torch.no_grad()
     def scores(self, model: Any, **inputs: Any) -> torch.Tensor:
-        """Return a score [B, T] for each input and task: z-scores, averaged over what was looked at.
+        """Return a score [B, T] for each input and task: z-scores of −r, averaged over what was looked at.
 
         `model` is the base, or a PeftModel on it.
         """
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         mask = inputs.get("attention_mask")
-        sites: list[
-            tuple[torch.Tensor, list[torch.Tensor]]
-        ] = []  # an input, and z-scores of maps that take it
+        sites: list[tuple[torch.Tensor, list[torch.Tensor]]] = []  # an input, and the r of maps that take it
 
         def observe(name: str, x: torch.Tensor) -> None:
             # maps that share an input are one site, but for adapters, each of whose maps has rows of its own
@@ -64,8 +62,8 @@ class AdapterRouter:
             z = (x * weights).float()  # [B, L, n]
             if self.score != "null_space":
                 z = z.sum(1) / weights.sum(1)
-            r = torch.stack([self._residual(name, task, z) for task in range(len(self.tasks))], dim=-1)
-            sites[-1][1].append((r.mean(-1, keepdim=True) - r) / (r.std(-1, keepdim=True) + 1e-6))
+            residuals = [self._residual(name, task, z) for task in range(len(self.tasks))]
+            sites[-1][1].append(torch.stack(residuals, dim=-1))
 
         hooks = [
             base.get_submodule(name).register_forward_pre_hook(
@@ -83,7 +81,19 @@ class AdapterRouter:
         finally:
             for hook in hooks:
                 hook.remove()
-        return torch.stack([torch.stack(scores).mean(0) for _, scores in sites]).mean(0)
+        return torch.stack(
+            [z.mean(0) for z in self._zscores([torch.stack(residuals) for _, residuals in sites])]
+        ).mean(0)
+
+    def _zscores(self, sites: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Return −r [maps, B, T] of each site as z-scores; of ratios, with one deviation for all maps."""
+        variances = [r.var(-1, keepdim=True) for r in sites]
+        if self.score == "null_space":
+            variances = [torch.cat(variances).mean(0)] * len(sites)
+        return [
+            (r.mean(-1, keepdim=True) - r) / (variance.sqrt() + 1e-6)
+            for r, variance in zip(sites, variances, strict=True)
+        ]
 
     def _residual(self, name: str, task: int, z: torch.Tensor) -> torch.Tensor:
         """Return r_t [B] of mean inputs z [B, n] of a map: what the score makes small where the task fits.
