@@ -71,11 +71,9 @@ def test_recipes_call_the_trailing_energy_leading() -> None:
 
 
 def test_what_a_score_implies() -> None:
-    of_adapters = [Score.TRAILING_ENERGY, Score.NULL_SPACE]
-    assert {s: s.agreement_weight for s in Score if s.agreement_weight != 24} == dict.fromkeys(
-        of_adapters, 96
-    )
-    assert [s for s in Score if s.per_map] == of_adapters
+    assert {s: s.agreement_weight for s in Score if s.agreement_weight != 24} == {Score.TRAILING_ENERGY: 96}
+    assert [s for s in Score if s.per_map] == [Score.TRAILING_ENERGY, Score.NULL_SPACE]
+    assert [s for s in Score if s.one_scale] == [Score.NULL_SPACE]
 
 
 def test_the_null_space_ratio_is_of_tokens() -> None:
