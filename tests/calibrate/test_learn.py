@@ -226,6 +226,8 @@ def test_a_model_in_float32_and_its_parameters(tuned: Tuned) -> None:
     ("options", "what"),
     [
         ({"steps": -1}, "steps: -1 is below 0 — give 0 or more"),
+        ({"steps": 1.5, "seed": 0.5}, "steps: 1.5 is no whole number[\\s\\S]*seed: 0.5 is no whole number"),
+        ({"bounds": (0.5,)}, r"bounds: \[0.5\] are no two numbers"),
         ({"learning_rate": 0.0}, "learning_rate: 0.0 is no rate"),
         ({"initial": float("nan")}, "initial: nan is no coefficient"),
         ({"objective": "nullspace"}, "there is no objective 'nullspace' — did you mean 'null_space'"),

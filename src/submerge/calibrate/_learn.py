@@ -132,6 +132,7 @@ def learn_coefficients(
     loaded = _loaded(model, dtype)
     with measuring(loaded, adapters, data, hooks, how) as measurement, _frozen(loaded):
         measurement.check_own_data()
+        inputs = record_inputs(open_adapters(adapters), measurement.data)
         modules = measurement.adapters.modules
         names = (
             {path: path for path in modules} if loaded is model else folder_names(str(model), loaded, modules)
@@ -150,7 +151,7 @@ def learn_coefficients(
             kept=tuple(run.names[k] for k in sorted(run.kept)),
             warnings=tuple(run.warnings()),
             settings={**_places(model, adapters), **options.to_dict()},
-            inputs=record_inputs(open_adapters(adapters), measurement.data),
+            inputs=inputs,
             seconds=time.perf_counter() - start,
             seconds_per_step=run.descent.seconds / run.steps if run.steps else math.nan,
             peak_memory_bytes=peak_memory(loaded),
