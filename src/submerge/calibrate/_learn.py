@@ -80,7 +80,8 @@ def learn_coefficients(
             inputs' relative squared distance to those in the base with adapter k alone, where the curve
             decides nothing.
         parametrisation: "module" has a λ for each adapter and module, "type" one for each adapter and kind of
-            module (`q_proj`, …), "adapter" one for each adapter.
+            module (`q_proj`, …), "adapter" one for each adapter, "unit" one for each rank-one unit b_i a_iᵀ
+            of an adapter's update of a module.
         bounds: an interval to which λ are clamped after each step.
         pull: this times the mean of (λ − initial)², over the coefficients that gradients reach, is added to
             the loss.

@@ -21,7 +21,7 @@ from submerge.calibrate._attached import AttachedAdapters
 from submerge.calibrate._collect import Reducer, collect
 from submerge.calibrate._reducers import NullSpaceRatio, row_space
 from submerge.calibrate._reuse import ReusedOutputs
-from submerge.gating import Recent
+from submerge.gating import ConstantScales, Recent
 
 __all__ = ["OBJECTIVES", "Factors", "Objective"]
 
@@ -51,7 +51,7 @@ class Objective(ABC):
         self.adapters, self.hooked = adapters, hooked
         self._reused = ReusedOutputs(adapters.model, {path for own in hooked for path in own})
 
-    def __call__(self, k: int, batch: Batch, scales: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def __call__(self, k: int, batch: Batch, scales: ConstantScales) -> torch.Tensor:
         """Return the objective of a batch of task k in the model with scales [K] by module."""
         terms = self.terms(k, batch)
         with self.adapters.over(scales), self._reused.over(batch):

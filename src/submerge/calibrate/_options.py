@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
+from submerge.calibrate._objectives import OBJECTIVES
+from submerge.calibrate._parametrisation import PARAMETRISATIONS
 from submerge.errors import Problem, RequestError, did_you_mean, nearest
 
 __all__ = ["DTYPES", "LearnOptions", "Step"]
 
 CHOICES = {
-    "objective": ("null_space", "match", "energy"),
-    "parametrisation": ("module", "type", "adapter"),
+    "objective": tuple(OBJECTIVES),
+    "parametrisation": PARAMETRISATIONS,
     "where_rising": ("keep", "learn"),
 }
 DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "bfloat16", "float16")}

@@ -9,10 +9,12 @@ unit      λ_ki of each module and unit i     one for each row of A_k, Σ_module
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import nn
+
+from submerge.gating import ConstantScales
 
 __all__ = ["PARAMETRISATIONS", "Parametrisation"]
 
@@ -79,7 +81,7 @@ class Parametrisation:
         """Take note of which coefficients have a gradient now."""
         self._reached |= {key for key, one in self._parameters.items() if one.grad is not None}
 
-    def scales(self, count: int) -> dict[str, Any]:
+    def scales(self, count: int) -> ConstantScales:
         """Return λ [K] of each module, or λ [r_k] of each adapter's units, functions of the parameters.
 
         Of adapters that do not change a module λ is 0.

@@ -33,8 +33,9 @@ class CalibrationRun:
         self._rising = rising(self.curve) if objective.guarded else frozenset()
         self.kept = self._rising if options.where_rising == "keep" else frozenset()
         self.steps = options.steps if len(self.kept) < len(self.names) else 0
-        units = {path: dict.fromkeys(own, 1) for path, own in measurement.adapters.members().items()}
-        self.coefficients = Parametrisation(units, options.parametrisation, options.initial, self.kept)
+        self.coefficients = Parametrisation(
+            measurement.adapters.units, options.parametrisation, options.initial, self.kept
+        )
         self.descent = Descent(objective, self.coefficients, own, options)
 
     @property
