@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from submerge.calibrate._batches import MAX_LENGTH
 from submerge.calibrate._calibration import Calibration
 from submerge.calibrate._checkpointing import checkpointed
+from submerge.calibrate._encode import MAX_LENGTH
 from submerge.calibrate._hooks import LAST_QUARTER
 from submerge.calibrate._measurement import measuring
 from submerge.calibrate._null_space import SIZE
