@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -366,3 +368,29 @@ def test_the_energy_of_one_position_is_the_ratio_squared(tuned: Tuned) -> None:
         for objective in ("null_space", "energy")
     )
     assert ratio**2 == pytest.approx(energy, abs=1e-6)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_batches_that_are_encoded_anew_each_time(tuned: Tuned, objective: str, monkeypatch: Any) -> None:
+    """What is held for a batch is not taken for another one that gets its place in memory."""
+
+    class Anew(Sequence[Any]):
+        def __init__(self, batches: list[Any]) -> None:
+            self.batches = batches
+
+        def __len__(self) -> int:
+            return len(self.batches)
+
+        def __getitem__(self, index: Any) -> Any:
+            return copy.deepcopy(self.batches[index])
+
+    monkeypatch.setattr("submerge.calibrate._descent.HELD", 0)
+    wanted = learned(tuned, steps=5, objective=objective)
+    monkeypatch.setattr(
+        "submerge.calibrate._measurement.read_data",
+        lambda data, *_, **__: {name: Anew(list(batches)) for name, batches in data.items()},
+    )
+    found = learned(tuned, steps=5, objective=objective)
+    assert found.loss == wanted.loss
+    assert found.coefficients == wanted.coefficients
+    assert found.inputs == wanted.inputs
