@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -112,21 +112,21 @@ def learn_coefficients(
         (3, 28, 'model.layers.3.mlp.down_proj')
     """
     options = LearnOptions(
-        steps,
-        learning_rate,
-        batch_size,
-        hooks,
-        initial,
-        weight_decay,
-        objective,
-        parametrisation,
-        bounds,
-        pull,
-        where_rising,
-        seed,
-        max_length,
-        checkpointing,
-        dtype,
+        steps=steps,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        hooks=hooks,
+        initial=initial,
+        weight_decay=weight_decay,
+        objective=objective,
+        parametrisation=parametrisation,
+        bounds=bounds,
+        pull=pull,
+        where_rising=where_rising,
+        seed=seed,
+        max_length=max_length,
+        checkpointing=checkpointing,
+        dtype=dtype,
     )
     start = time.perf_counter()
     how = {"batch_size": batch_size, "max_length": max_length, "processor": processor}
@@ -138,10 +138,7 @@ def learn_coefficients(
             stack.enter_context(checkpointed(loaded, measurement.adapters.gate))
         measurement.check_own_data()
         inputs = record_inputs(open_adapters(adapters), measurement.data)
-        modules = measurement.adapters.modules
-        names = (
-            {path: path for path in modules} if loaded is model else folder_names(str(model), loaded, modules)
-        )
+        names = _names(model, loaded, measurement.adapters.modules)
         run = CalibrationRun(measurement, options)
         run.descent.run(run.steps, progress)
         return Calibration(
@@ -160,6 +157,13 @@ def learn_coefficients(
             seconds_per_step=run.descent.seconds / run.steps if run.steps else math.nan,
             peak_memory_bytes=peak_memory(loaded),
         )
+
+
+def _names(model: str | Path | nn.Module, loaded: nn.Module, modules: Sequence[str]) -> dict[str, str]:
+    """Return what the result calls the modules: as the base's files do, or the model that was given."""
+    if isinstance(model, nn.Module):
+        return {path: path for path in modules}
+    return folder_names(str(model), loaded, modules)
 
 
 def _places(model: str | Path | nn.Module, adapters: Specs) -> dict[str, Any]:
