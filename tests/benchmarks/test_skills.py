@@ -19,7 +19,7 @@ pytest.importorskip("matplotlib")
 
 from benchmarks.replication import __main__ as command
 from benchmarks.replication import smollm
-from benchmarks.replication.skills import specialists, tasks
+from benchmarks.replication.skills import learned, specialists, tasks
 from benchmarks.replication.skills.calculations import calculation, value
 from benchmarks.replication.skills.chat import Chat, Conversation, TrainingBatch, load
 from benchmarks.replication.skills.metrics import equal_value, exact_match, rouge_l, slot_f1
@@ -181,13 +181,15 @@ def test_a_whole_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     monkeypatch.setitem(command.OTHERS, "skills-8", (tiny, STEPS))
     monkeypatch.setenv("SUBMERGE_DATA", str(data))
-    asked = ["--methods", "task_arithmetic,ties,mass", "--seeds", "2", "--jobs", "1"]
+    monkeypatch.setitem(learned.SHARED, "steps", 2)
+    asked = ["--methods", "ties,nsc_match,mass", "--seeds", "2", "--jobs", "1"]
     asked += ["--cache", str(tmp_path), "--out", str(tmp_path / "out")]
     assert command.main(["all", "skills-8", *asked]) == 0
     results = json.loads((tmp_path / "out" / "replication-skills-8.json").read_text())
     assert set(results["seeds"]) == {"0", "1"}
     rows = results["seeds"]["0"]
-    assert set(rows) == {"base", "individual", "task_arithmetic", "ties", "mass", "null-space"}
+    assert set(rows) == {"base", "individual", "ties", "nsc_match", "mass", "null-space"}
+    assert len(rows["nsc_match"]["calibration"]["loss"]) == 3
     assert set(rows["ties"]["test"]) == {"sums", "words"}
     assert set(rows["ties"]["curve"]) == {"0.3", "0.8"}
     assert rows["mass"]["bytes"] > 0

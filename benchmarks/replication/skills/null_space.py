@@ -13,6 +13,8 @@ __all__ = ["HOOKS", "NULL_SPACE", "diagnose"]
 NULL_SPACE = "null-space"
 HOOKS = {"last_quarter": "the last quarter of the layers", ".": "all layers"}
 PROMPTS = 16
+SCALES = (0.0, 0.5, 1.0)
+"""A pass over the prompts of each skill for each of them, and for each choice of hooks."""
 
 
 def diagnose(bench: SkillsBench) -> Result:
@@ -22,7 +24,9 @@ def diagnose(bench: SkillsBench) -> Result:
         prompts = bench.prompts(PROMPTS)
         with timed(result, "seconds_in_all"):
             for hooks in HOOKS:
-                curve = submerge.null_space_curve(bench.base, bench.adapters, prompts, hooks=hooks)
+                curve = submerge.null_space_curve(
+                    bench.base, bench.adapters, prompts, scales=SCALES, hooks=hooks
+                )
                 result[hooks] = {
                     "scales": list(curve.scales),
                     "values": dict(zip(curve.adapters, curve.values.tolist(), strict=True)),
@@ -30,4 +34,4 @@ def diagnose(bench: SkillsBench) -> Result:
                 }
 
     folder = bench.cache.result(bench.seed, LORA, NULL_SPACE)
-    return cached(folder, bench.config({"measured": NULL_SPACE, "prompts": PROMPTS}), make)
+    return cached(folder, bench.config({"measured": NULL_SPACE, "prompts": PROMPTS, "scales": SCALES}), make)
