@@ -24,6 +24,7 @@ from submerge.gating import (
     ConstantAssignment,
     Gate,
     GatedFactors,
+    GatedModule,
     Observer,
     Recent,
     gate_module,
@@ -55,6 +56,10 @@ class AttachedAdapters:
     down: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
     unsupported: tuple[dict[str, str], ...] = ()
     left_out: tuple[tuple[str, ...], ...] = ()
+
+    def members(self) -> dict[str, tuple[int, ...]]:
+        """Return, for each module, the adapters whose scales act in it."""
+        return {path: _members(self.model.get_submodule(path)) for path in self.modules}
 
     @contextmanager
     def over(self, scales: torch.Tensor | Mapping[str, torch.Tensor] | None) -> Iterator[None]:
@@ -157,6 +162,13 @@ def _has_place(name: str, shapes: Shapes) -> bool:
     except RequestError:
         return False
     return True
+
+
+def _members(module: nn.Module) -> tuple[int, ...]:
+    """Return the numbers of the adapters that have an update of a gated module."""
+    gated = module.submerge
+    assert isinstance(gated, GatedModule)
+    return tuple(sorted({k for name in gated.updates for k in gated.update(name).places}))
 
 
 def _is_scaled(model: nn.Module, adapter: Adapter, name: str) -> bool:

@@ -46,6 +46,8 @@ class GatedUpdate(nn.Module, ABC):
     """
 
     base: torch.Tensor | None
+    places: Mapping[int, Any]
+    """Where each member's own part lies; members that are not in it add nothing."""
 
     def __init__(self, gate: Gate, name: str) -> None:
         super().__init__()
@@ -69,7 +71,7 @@ class GatedDense(GatedUpdate):
 
     def __init__(self, gate: Gate, name: str, updates: Mapping[int, torch.Tensor]) -> None:
         super().__init__(gate, name)
-        self.places = {member: place for place, member in enumerate(sorted(updates))}
+        self.places: dict[int, int] = {member: place for place, member in enumerate(sorted(updates))}
         self.register_buffer("updates", torch.stack([updates[k] for k in sorted(updates)]), persistent=False)
 
     def update(self, group: Group) -> torch.Tensor | None:
