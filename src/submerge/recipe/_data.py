@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from submerge.methods import Method
 from submerge.recipe._problems import KeyPath, Report, show
 
-__all__ = ["DataSource", "check_data", "read_data_source"]
+__all__ = ["DataSource", "read_data_source"]
 
 DataSource: TypeAlias = "str | Mapping[str, Any]"
 """A path or the name of a data set, alone or as `path` beside `split`, `columns` and `limit`."""
@@ -19,9 +19,13 @@ FILES = (".jsonl", ".json", ".csv", ".tsv")
 """Suffixes by which a name that is not there is known for a path."""
 
 
-def read_data_source(raw: Any, path: KeyPath, report: Report) -> DataSource | None:
-    """Return the `data` of an entry; None where there is none, or it cannot be read, which is noted."""
+def read_data_source(raw: Any, path: KeyPath, method: Method | None, report: Report) -> DataSource | None:
+    """Return the `data` of an entry; None where there is none, or on a problem, which is noted."""
     if raw is None:
+        return None
+    if method is not None and method.calibration is None:
+        hint = "calibrate a recipe with 'merge_method: nsc', and give its file here as 'coefficients: …'"
+        report.add(f"{method.name} learns nothing from data", path, hint)
         return None
     if isinstance(raw, str):
         return raw if _names_something(raw, path, report) else None
@@ -83,12 +87,3 @@ def _is_text_by_text(value: Any) -> bool:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def check_data(method: Method, raw: Any, path: KeyPath, report: Report) -> None:
-    """Note `data` in a recipe of a method that learns nothing."""
-    if raw is None or method.calibration is not None:
-        return
-    what = f"{method.name} learns nothing from data"
-    hint = "calibrate a recipe with 'merge_method: nsc', and give its file here as 'coefficients: …'"
-    report.add(what, path, hint)

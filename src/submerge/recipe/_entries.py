@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from submerge.methods import Method
-from submerge.recipe._data import check_data, read_data_source
+from submerge.recipe._data import read_data_source
 from submerge.recipe._parameters import read_parameters
 from submerge.recipe._problems import KeyPath, Report, show
 from submerge.recipe._recipe import ModelEntry
@@ -62,7 +62,5 @@ def _entry(
     if spec is not None and raw.get("lora") is not None:
         spec = add_adapter(spec, raw["lora"], (*path, "lora"), report)
     name, head = read_task(raw, path, method, report, named=named)
-    data = read_data_source(raw.get("data"), (*path, "data"), report)
-    if method is not None:
-        check_data(method, data, (*path, "data"), report)
+    data = read_data_source(raw.get("data"), (*path, "data"), method, report)
     return None if spec is None else ModelEntry(spec, parameters, report.where(path), name, head, data)

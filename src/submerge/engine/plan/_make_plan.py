@@ -89,7 +89,7 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
         gate, refusals = plan_gate(recipe, inputs)
         problems += refusals
     tensors, refusals = plan_tensors(recipe, inputs, lacks, copies.copy_of)
-    problems += refusals or coefficient_problems(recipe, inputs, tensors)
+    problems += [*refusals, *coefficient_problems(recipe, inputs, tensors)]
     if not inputs.reference_model.tensors:
         problems.append(Problem("there is no tensor to merge", inputs.reference_model.label))
     problems = problems or idle_models(tensors, inputs)
