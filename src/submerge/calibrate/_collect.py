@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from submerge.gating import Observer, StopForward, observe
 
@@ -76,9 +77,19 @@ class _Collector(Observer):
         if name not in self._left:
             return
         self._left.discard(name)
-        self._reducers[name].update(_rows(x, self._mask))
+        with saved_tensors_hooks(_same, _same):
+            self._reducers[name].update(_rows(x, self._mask))
         if not self._left:
             raise StopForward
+
+
+def _same(x: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that autograd saves.
+
+    In a layer that is checkpointed nothing is saved, and what is computed again has no observers: so what
+    reducers save is kept apart from what the layer does.
+    """
+    return x
 
 
 def _rows(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
