@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import submerge
-from _adapters import far
+from _adapters import far, make_tuned
 from _calibrated import Calibrated, make_calibrated
 from _models import ROOM, quiet_transformers
 from store.helpers_adapter import loaded
@@ -141,6 +141,23 @@ def test_numbers_by_unit_of_another_rank_are_refused(made: Calibrated, tmp_path:
         RequestError, match=r"there are 1 coefficients by rank-one unit, and .*law has rank 4"
     ):
         submerge.plan(made.recipe(data=False, coefficients=str(path)), ROOM)
+
+
+def test_new_values_and_biases_are_scaled_too(made: Calibrated, tmp_path: Path) -> None:
+    options = {"r": 2, "target_modules": ["q_proj"], "bias": "lora_only", "modules_to_save": ["lm_head"]}
+    tuned = make_tuned(tmp_path, "llama", options, options | {"modules_to_save": None})
+    path = tmp_path / "c.json"
+    path.write_text(
+        json.dumps({"coefficients": {"lm_head": {"a0": 0.25}, Q: {"a0": -1, "a1": 0.5}}, "initial": 0.5})
+    )
+    recipe = tuned.recipe("nsc", coefficients=str(path))
+    submerge.merge(recipe, tmp_path / "out", settings=ROOM)
+    found = weights(tmp_path / "out")
+    for name, first in {"lm_head.weight": 0.25, f"{Q}.weight": -1, f"{Q}.bias": -1}.items():
+        updates = [merged[name].double() - tuned.state[name].double() for merged in tuned.merged]
+        expected = tuned.state[name].double() + first * updates[0] + 0.5 * updates[1]
+        assert updates[0].abs().max() > 0.01, name
+        assert far({name: found[name]}, {name: expected}) < 1e-6, name
 
 
 # --- other methods ----------------------------------------------------------------------------------------

@@ -41,10 +41,13 @@ def calibrate_recipe(
     Examples:
         >>> import json
         >>> from pathlib import Path
+        >>> from transformers import BertTokenizer
         >>> import submerge
         >>> from submerge.calibrate import calibrate_recipe
+        >>> vocabulary = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "a": 5, "dog": 6}
+        >>> saved = BertTokenizer(vocab=vocabulary).save_pretrained("base")
         >>> report = submerge.extract_lora("chat", "chat-lora", base="base", rank=4)
-        >>> written = Path("inputs.jsonl").write_text(json.dumps({"text": "a dog runs"}))
+        >>> written = Path("inputs.jsonl").write_text(json.dumps({"text": "a dog"}))
         >>> models = [{"model": "chat-lora", "data": "inputs.jsonl"}]
         >>> recipe = {"merge_method": "nsc", "base_model": "base", "models": models}
         >>> len(calibrate_recipe(recipe, steps=0).loss)
