@@ -1,64 +1,70 @@
-"""Activations of a model's layers that are computed again in the backward pass, in place of being held."""
+"""Gradient checkpoints at a model's layers, for passes that end before the last of them.
+
+A layer holds its inputs alone, and is run again in the backward pass, with the assignment that was in force.
+transformers' own checkpoints need a model in training mode, where dropout would act, and a pass that does not
+end inside of a layer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from submerge.deferred import required
 from submerge.errors import Problem, RequestError
-from submerge.gating import Gate
+from submerge.gating import Gate, StopForward, rerouted
 
 __all__ = ["checkpointed"]
 
 
 @contextmanager
 def checkpointed(model: nn.Module, gate: Gate) -> Iterator[None]:
-    """Let each layer of a model of transformers hold its inputs alone for the backward pass, inside.
+    """Let the layers of all stacks hold no activations inside.
 
-    transformers' own switch for that works in training mode alone, where dropout would act; so the layers
-    that it is for are wrapped. They are computed again under the assignment that was in force in the forward
-    pass. Caches of keys and values are off: a layer that is computed again would extend them again.
+    Caches of keys and values are off: a layer that is computed again would extend them again.
 
-    Raises `RequestError` where the model has no such layers.
+    Raises `RequestError` where the model has no stack of layers.
     """
-    layer_class = required("transformers.modeling_layers", "checkpointing needs").GradientCheckpointingLayer
-    layers = [module for module in model.modules() if isinstance(module, layer_class)]
+
+    def run(name: str, forward: Any, args: Any, kwargs: Any) -> Any:
+        assignment, ends = gate.assignment, []
+
+        def again(*args: Any, **kwargs: Any) -> Any:
+            assert assignment is not None
+            with gate.over(assignment):
+                try:
+                    return forward(*args, **kwargs)
+                except StopForward:  # is not to leave `checkpoint`, which would not know of it
+                    ends.append(name)
+
+        if assignment is None or not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        output = checkpoint(again, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        if ends:
+            raise StopForward
+        return output
+
+    layers = _layers(model)
     if not layers:
-        what = f"{type(model).__name__} has no layers that transformers can checkpoint"
+        what = f"{type(model).__name__} has no stack of layers"
         raise RequestError(Problem(what, "checkpointing", "do without it, or give smaller batches"))
-    with _without_caches(model):
-        for layer in layers:
-            layer.forward = partial(_again, layer.forward, gate)
-        try:
-            yield
-        finally:
-            for layer in layers:
-                del layer.forward
+    with _without_caches(model), rerouted(layers, run):
+        yield
 
 
-def _again(forward: Callable[..., Any], gate: Gate, *args: Any, **kwargs: Any) -> Any:
-    """Return what a layer's forward returns, which is computed again for the backward pass."""
-    if not torch.is_grad_enabled():
-        return forward(*args, **kwargs)
-    assignment = gate.assignment
-
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), nullcontext() if assignment is None else gate.over(assignment)
-
-    return checkpoint(
-        partial(forward, **kwargs),
-        *args,
-        use_reentrant=False,  # inputs need no gradient where nothing that is learned comes before them
-        preserve_rng_state=False,  # nothing is random in evaluation
-        context_fn=contexts,
-    )
+def _layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers of the outermost stacks, by name."""
+    layers: dict[str, nn.Module] = {}
+    stacks: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in stacks):
+            stacks.append(name)
+            layers.update({f"{name}.{place}": layer for place, layer in module.named_children()})
+    return layers
 
 
 @contextmanager

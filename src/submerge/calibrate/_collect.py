@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -60,10 +61,24 @@ def collect(
     like = next(model.parameters())
     for number, batch in enumerate(batches, 1):
         inputs = {name: _moved(value, like) for name, value in batch.items()}
-        with observe(modules, _Collector(reducers, inputs.get("attention_mask"))):
+        with _without_cache(model), observe(modules, _Collector(reducers, inputs.get("attention_mask"))):
             model(**inputs)
         if progress is not None:
             progress(number)
+
+
+@contextmanager
+def _without_cache(model: nn.Module) -> Iterator[None]:
+    """Let a model of transformers hold no keys and values of a pass: there is one pass alone."""
+    configs: list[Any] = [module.config for module in model.modules() if hasattr(module, "config")]
+    caching = {id(config): config for config in configs if getattr(config, "use_cache", False)}.values()
+    for config in caching:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        for config in caching:
+            config.use_cache = True
 
 
 class _Collector(Observer):

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from submerge.calibrate._batches import MAX_LENGTH
 from submerge.calibrate._calibration import Calibration
 from submerge.calibrate._checkpointing import checkpointed
+from submerge.calibrate._encode import MAX_LENGTH
 from submerge.calibrate._hooks import LAST_QUARTER
 from submerge.calibrate._measurement import measuring
 from submerge.calibrate._null_space import SIZE
@@ -130,15 +130,18 @@ def learn_coefficients(
     start = time.perf_counter()
     how = {"batch_size": batch_size, "max_length": max_length, "processor": processor}
     loaded = _loaded(model, dtype)
-    with measuring(loaded, adapters, data, hooks, how) as measurement, _frozen(loaded):
+    with ExitStack() as stack:
+        measurement = stack.enter_context(measuring(loaded, adapters, data, hooks, how))
+        stack.enter_context(_frozen(loaded))
+        if checkpointing:
+            stack.enter_context(checkpointed(loaded, measurement.adapters.gate))
         measurement.check_own_data()
         modules = measurement.adapters.modules
         names = (
             {path: path for path in modules} if loaded is model else folder_names(str(model), loaded, modules)
         )
         run = CalibrationRun(measurement, options)
-        with checkpointed(loaded, measurement.adapters.gate) if checkpointing else nullcontext():
-            run.descent.run(run.steps, progress)
+        run.descent.run(run.steps, progress)
         return Calibration(
             objective=objective,
             loss=tuple(run.descent.loss),

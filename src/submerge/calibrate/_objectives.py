@@ -20,6 +20,7 @@ import torch
 from submerge.calibrate._attached import AttachedAdapters
 from submerge.calibrate._collect import Reducer, collect
 from submerge.calibrate._reducers import NullSpaceRatio, row_space
+from submerge.calibrate._reuse import ReusedOutputs
 from submerge.gating import Recent
 
 __all__ = ["OBJECTIVES", "Factors", "Objective"]
@@ -48,11 +49,12 @@ class Objective(ABC):
 
     def __init__(self, adapters: AttachedAdapters, hooked: tuple[Factors, ...]) -> None:
         self.adapters, self.hooked = adapters, hooked
+        self._reused = ReusedOutputs(adapters.model, {path for own in hooked for path in own})
 
     def __call__(self, k: int, batch: Batch, scales: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the objective of a batch of task k in the model with scales [K] by module."""
         terms = self.terms(k, batch)
-        with self.adapters.over(scales):
+        with self.adapters.over(scales), self._reused.over(batch):
             collect(self.adapters.model, [batch], terms)
         return torch.stack([term.value for term in terms.values()]).nanmean()
 

@@ -12,9 +12,9 @@ from submerge.recipe._problems import KeyPath, Report, show
 __all__ = ["DataSource", "read_data_source"]
 
 DataSource: TypeAlias = "str | Mapping[str, Any]"
-"""A path or the name of a data set, alone or as `path` beside `split`, `columns` and `limit`."""
+"""A path or the name of a data set, alone or as `path` beside `name`, `split`, `columns` and `limit`."""
 
-KEYS = ("path", "split", "columns", "limit")
+KEYS = ("path", "name", "split", "columns", "limit")
 FILES = (".jsonl", ".json", ".csv", ".tsv")
 """Suffixes by which a name that is not there is known for a path."""
 
@@ -64,8 +64,9 @@ def _reads_as_path(name: str) -> bool:
 
 def _check_parts(raw: dict[str, Any], path: KeyPath, report: Report) -> list[bool]:
     """Return whether each of the other keys holds what it should; what does not is noted."""
-    split, columns, limit = raw.get("split"), raw.get("columns"), raw.get("limit")
+    name, split, columns, limit = (raw.get(key) for key in KEYS[1:])
     checks = {
+        "name": (name is None or isinstance(name, str), name, "text", "such as mnli"),
         "split": (split is None or isinstance(split, str), split, "text", "such as validation"),
         "columns": (
             columns is None or _is_text_by_text(columns),
