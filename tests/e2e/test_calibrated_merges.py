@@ -284,6 +284,17 @@ def test_the_papers_hooks_are_the_values_of_the_last_quarter(made: Calibrated) -
     assert calibrate_recipe(recipe).hooks == ("model.layers.1.self_attn.v_proj",)
 
 
+def test_data_may_be_a_part_of_a_file(made: Calibrated, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (made.root / "law.jsonl").read_text().splitlines()]
+    (tmp_path / "asked.jsonl").write_text("\n".join(json.dumps({"question": row["text"]}) for row in rows))
+    recipe = made.recipe()
+    source = {"path": str(tmp_path / "asked.jsonl"), "columns": {"text": "question"}, "limit": 3}
+    recipe["models"][0] |= {"data": source, "name": "lawyer"}
+    found = calibrate_recipe(recipe, steps=0)
+    assert found.matrix.data == found.matrix.adapters == ("lawyer", "chess")
+    assert [of_input["items"] for of_input in found.inputs.values()] == [3, 4]
+
+
 # --- interruption -----------------------------------------------------------------------------------------
 
 
