@@ -219,7 +219,7 @@ def test_the_plans_memory_holds_the_base(made: Calibrated, monkeypatch: pytest.M
     base = sum(tensor.nbytes for tensor in made.state.values())
     assert base < submerge.plan(made.recipe(), ROOM).budget.calibration < 2 * base
     monkeypatch.setattr("submerge.engine.plan._memory.RESERVE", 0)
-    monkeypatch.setattr("submerge.engine.plan._coefficients.FACTOR_BYTES", 1 << 30)
+    monkeypatch.setattr("submerge.engine.plan._coefficients.FACTORS", 1 << 30)
     settings = replace(ROOM, max_memory=10**10)
     with pytest.raises(RequestError, match="do not hold the base, through which data runs before the merge"):
         submerge.plan(made.recipe(), settings)

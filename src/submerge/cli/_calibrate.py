@@ -43,7 +43,7 @@ def calibrate(
 
     Example:  submerge calibrate nsc.yaml -o coefficients.json --plot calibration.png
     """
-    _check_files(out, plot, steps, overwrite=overwrite)
+    _check_files(recipe, out, plot, steps, overwrite=overwrite)
     asked = load(recipe)
     from submerge.calibrate import calibrate_recipe
 
@@ -68,25 +68,28 @@ def calibrate(
         typer.echo(str(out) if quiet else f"written to {out}")
 
 
-def _check_files(out: Path | None, plot: Path | None, steps: int | None, *, overwrite: bool) -> None:
+def _check_files(
+    recipe: Path, out: Path | None, plot: Path | None, steps: int | None, *, overwrite: bool
+) -> None:
     """Refuse files that cannot be written, before a calibration that may take long."""
     if plot is not None:
         required("matplotlib", "--plot needs")
     if out is None and steps != 0:
         hint = "name it: submerge calibrate nsc.yaml -o coefficients.json"
         raise RequestError(Problem("no file to write is named", "calibrate", hint))
-    problems = [
-        problem for path in (out, plot) if path is not None for problem in _unwritable(path, overwrite)
-    ]
+    paths = [path for path in (out, plot) if path is not None]
+    problems = [problem for path in paths for problem in _unwritable(path, recipe, overwrite)]
     if problems:
         raise RequestError(problems)
 
 
-def _unwritable(path: Path, overwrite: bool) -> Iterator[Problem]:
+def _unwritable(path: Path, recipe: Path, overwrite: bool) -> Iterator[Problem]:
     """Yield why a file must not, or cannot, be written."""
     try:
         if path.is_dir():
             yield Problem("is a folder, and a file is to be written", str(path), "name a file in it")
+        elif path.exists() and recipe.exists() and path.samefile(recipe):
+            yield Problem("is the recipe itself", str(path), "choose another name")
         elif path.exists() and not overwrite:
             yield Problem("the file exists", str(path), "choose another name, or allow --overwrite")
         elif not path.parent.is_dir():

@@ -7,12 +7,15 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from submerge.engine.output import check_unfinished, unfinished_folder
 from submerge.engine.plan import MergePlan, make_plan
 from submerge.errors import RequestError
 from submerge.recipe import COEFFICIENTS, Coefficients, Recipe, read_coefficients
+
+if TYPE_CHECKING:
+    from submerge.calibrate import Step
 
 __all__ = ["calibrated", "calibration_report"]
 
@@ -20,7 +23,7 @@ UNBOUNDED = 1 << 62
 
 
 def calibrated(
-    plan: MergePlan, out: Path, *, resume: bool, progress: Callable[[Any], None] | None
+    plan: MergePlan, out: Path, *, resume: bool, progress: Callable[[Step], None] | None
 ) -> MergePlan:
     """Return the plan with the weights that its recipe's data gives, and the warnings about them.
 
@@ -47,7 +50,7 @@ def _left_over(path: Path) -> Coefficients | None:
         return None
 
 
-def _learned(recipe: Recipe, progress: Callable[[Any], None] | None) -> Coefficients:
+def _learned(recipe: Recipe, progress: Callable[[Step], None] | None) -> Coefficients:
     """Return the coefficients that calibration gives, as its file has them."""
     from submerge.calibrate import calibrate_recipe  # here: it loads transformers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from submerge.engine._calibrate import calibrated, calibration_report
 from submerge.engine.output import (
@@ -22,6 +22,9 @@ from submerge.engine.work import Meter
 from submerge.process import peak_resident
 from submerge.recipe import Recipe
 
+if TYPE_CHECKING:
+    from submerge.calibrate import Step
+
 __all__ = ["merge"]
 
 
@@ -33,7 +36,7 @@ def merge(
     resume: bool = False,
     overwrite: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
-    calibration_progress: Callable[[Any], None] | None = None,
+    calibration_progress: Callable[[Step], None] | None = None,
 ) -> MergeReport:
     """Merge by `recipe` into the folder `out`, an ordinary Hugging Face folder; return the report.
 

@@ -13,7 +13,7 @@ from submerge.recipe._entries import read_models
 from submerge.recipe._parameters import check_required, read_parameters
 from submerge.recipe._participants import check_participants, find_participants
 from submerge.recipe._problems import KeyPath, Report, nearest_name, show
-from submerge.recipe._recipe import ModelEntry, OutputForm, Recipe
+from submerge.recipe._recipe import ModelEntry, OutputForm, Recipe, single_values
 from submerge.recipe._rules import Setting
 from submerge.recipe._schema import ABSENT_KEYS, ABSENT_METHODS, RECIPE_KEYS, RENAMED_KEYS
 from submerge.recipe._sections import read_dtype, read_output, read_rules, read_seed, read_tokenizer
@@ -129,9 +129,8 @@ def _check_settings(
     calibration: CalibrationSpec, method: Method, top: Mapping[str, Setting], report: Report
 ) -> None:
     """Note settings of a calibration that cannot be."""
-    single = {option.name for option in method.options if option.single}
     try:
-        calibration.settings({name: s.rules[0].value for name, s in top.items() if name in single}, False)
+        calibration.settings(single_values(method, top), False)
     except RequestError as error:
         for problem in error.problems:
             report.add(problem.what, ("parameters",), problem.hint)

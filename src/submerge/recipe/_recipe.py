@@ -13,7 +13,7 @@ from submerge.recipe._data import DataSource
 from submerge.recipe._problems import Positions
 from submerge.recipe._rules import Setting
 
-__all__ = ["ModelEntry", "OutputForm", "Recipe", "Rules", "same_model"]
+__all__ = ["ModelEntry", "OutputForm", "Recipe", "Rules", "same_model", "single_values"]
 
 
 def same_model(spec: str) -> str:
@@ -134,8 +134,7 @@ class Recipe:
     @property
     def single_options(self) -> dict[str, Any]:
         """The options that the recipe gives once for all models and all tensors."""
-        single = [o.name for o in self.method.options if o.single and o.scope == "shared"]
-        return {name: self.parameters[name].rules[0].value for name in single if name in self.parameters}
+        return single_values(self.method, self.parameters)
 
     @property
     def weights_from(self) -> str:
@@ -175,6 +174,12 @@ class Recipe:
             "seed": self.seed,
         }
         return {key: value for key, value in sections.items() if value is not None}
+
+
+def single_values(method: Method, parameters: Mapping[str, Setting]) -> dict[str, Any]:
+    """Return the options that are given once for all models and all tensors, as plain values."""
+    single = [o.name for o in method.options if o.single and o.scope == "shared"]
+    return {name: parameters[name].rules[0].value for name in single if name in parameters}
 
 
 def _about(entry: ModelEntry) -> dict[str, Any]:

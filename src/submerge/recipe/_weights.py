@@ -66,10 +66,10 @@ def check_weights(
         _check_names(participants, coefficients, places, report)
         return False
     if method.calibration is not None and not given:
-        _check_calibration(method, participants, places, report)
+        _check_data(participants, places, report)
         return False
     for entry in participants:
-        if entry.data is not None and given:
+        if entry.data is not None:
             path = (*places[id(entry)], "data")
             report.add(
                 f"'data' is given, and so is '{WEIGHT}', which would be learned from it", path, "keep one"
@@ -77,9 +77,7 @@ def check_weights(
     return True
 
 
-def _check_calibration(
-    method: Method, participants: Sequence[ModelEntry], places: Mapping[int, KeyPath], report: Report
-) -> None:
+def _check_data(participants: Sequence[ModelEntry], places: Mapping[int, KeyPath], report: Report) -> None:
     """Note models without data, and names that two have."""
     hint = "add 'data: …' to its entry, or 'coefficients: file.json' to the recipe (or a 'weight' by hand)"
     for entry in participants:

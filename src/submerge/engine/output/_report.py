@@ -32,7 +32,7 @@ class MergeReport:
         figures: for a matrix, what its method says of it (share of energy kept, rank).
         serve: vLLM's command for an adapter that it would take.
         calibration: of weights that were learned before the merge: `loss` (before and after), `steps`,
-            `seconds`, `peak_memory_bytes`, and how many modules were `unreached`; else None.
+            `seconds`, `peak_memory_bytes`, how many modules were `unreached`, and `warnings`; else None.
 
     Examples:
         >>> import submerge

@@ -12,8 +12,8 @@ from submerge.store import DTYPES, Checkpoint
 
 __all__ = ["calibration_bytes", "coefficient_problems"]
 
-FACTOR_BYTES = 4
-"""Of a number of an adapter's factors while weights are learned, in float32."""
+FACTORS = 2
+"""Bytes held for one of an adapter's file: factors are held in float32, and stored in 16 bits or more."""
 
 
 def coefficient_problems(recipe: Recipe, inputs: Inputs, tensors: Sequence[TensorPlan]) -> list[Problem]:
@@ -80,4 +80,4 @@ def calibration_bytes(recipe: Recipe, inputs: Inputs) -> int:
     adapters = {model.label: model.adapter for model in inputs.models if model.adapter is not None}
     factors = sum(file.stat().st_size for a in adapters.values() for file in a.files if file.exists())
     stored = (entry for name, entry in base.tensors.items() if name not in base.aliases)
-    return sum(DTYPES[e.dtype].nbytes(e.shape) or 0 for e in stored) + FACTOR_BYTES * factors // 2
+    return sum(DTYPES[e.dtype].nbytes(e.shape) or 0 for e in stored) + FACTORS * factors
