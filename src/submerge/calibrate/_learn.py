@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,8 @@ def learn_coefficients(
             inputs' relative squared distance to those in the base with adapter k alone, where the curve
             decides nothing.
         parametrisation: "module" has a λ for each adapter and module, "type" one for each adapter and kind of
-            module (`q_proj`, …), "adapter" one for each adapter.
+            module (`q_proj`, …), "adapter" one for each adapter, "unit" one for each rank-one unit b_i a_iᵀ
+            of an adapter's update of a module.
         bounds: an interval to which λ are clamped after each step.
         pull: this times the mean of (λ − initial)², over the coefficients that gradients reach, is added to
             the loss.
@@ -111,21 +112,21 @@ def learn_coefficients(
         (3, 28, 'model.layers.3.mlp.down_proj')
     """
     options = LearnOptions(
-        steps,
-        learning_rate,
-        batch_size,
-        hooks,
-        initial,
-        weight_decay,
-        objective,
-        parametrisation,
-        bounds,
-        pull,
-        where_rising,
-        seed,
-        max_length,
-        checkpointing,
-        dtype,
+        steps=steps,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        hooks=hooks,
+        initial=initial,
+        weight_decay=weight_decay,
+        objective=objective,
+        parametrisation=parametrisation,
+        bounds=bounds,
+        pull=pull,
+        where_rising=where_rising,
+        seed=seed,
+        max_length=max_length,
+        checkpointing=checkpointing,
+        dtype=dtype,
     )
     start = time.perf_counter()
     how = {"batch_size": batch_size, "max_length": max_length, "processor": processor}
@@ -136,10 +137,8 @@ def learn_coefficients(
         if checkpointing:
             stack.enter_context(checkpointed(loaded, measurement.adapters.gate))
         measurement.check_own_data()
-        modules = measurement.adapters.modules
-        names = (
-            {path: path for path in modules} if loaded is model else folder_names(str(model), loaded, modules)
-        )
+        inputs = record_inputs(open_adapters(adapters), measurement.data)
+        names = _names(model, loaded, measurement.adapters.modules)
         run = CalibrationRun(measurement, options)
         run.descent.run(run.steps, progress)
         return Calibration(
@@ -153,11 +152,18 @@ def learn_coefficients(
             kept=tuple(run.names[k] for k in sorted(run.kept)),
             warnings=tuple(run.warnings()),
             settings={**_places(model, adapters), **options.to_dict()},
-            inputs=record_inputs(open_adapters(adapters), measurement.data),
+            inputs=inputs,
             seconds=time.perf_counter() - start,
             seconds_per_step=run.descent.seconds / run.steps if run.steps else math.nan,
             peak_memory_bytes=peak_memory(loaded),
         )
+
+
+def _names(model: str | Path | nn.Module, loaded: nn.Module, modules: Sequence[str]) -> dict[str, str]:
+    """Return what the result calls the modules: as the base's files do, or the model that was given."""
+    if isinstance(model, nn.Module):
+        return {path: path for path in modules}
+    return folder_names(str(model), loaded, modules)
 
 
 def _places(model: str | Path | nn.Module, adapters: Specs) -> dict[str, Any]:

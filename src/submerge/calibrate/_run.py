@@ -34,7 +34,7 @@ class CalibrationRun:
         self.kept = self._rising if options.where_rising == "keep" else frozenset()
         self.steps = options.steps if len(self.kept) < len(self.names) else 0
         self.coefficients = Parametrisation(
-            measurement.adapters.members(), options.parametrisation, options.initial, self.kept
+            measurement.adapters.units, options.parametrisation, options.initial, self.kept
         )
         self.descent = Descent(objective, self.coefficients, own, options)
 
