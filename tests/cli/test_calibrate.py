@@ -100,9 +100,6 @@ def test_plan_and_explain_say_what_will_be_learned(recipe: Path) -> None:
 
 def test_a_picture(recipe: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    report = pytest.importorskip("submerge.report")
-    if not hasattr(report, "draw_calibration"):
-        pytest.skip("there is nothing that draws it")
     picture = tmp_path / "calibration.svg"
     result = cli("calibrate", recipe, "--steps", 0, "--plot", picture)
     assert result.code == 0, result.err
@@ -127,6 +124,11 @@ def refusal(*argv: object) -> str:
     assert "Traceback" not in result.err
     assert " — " in result.err
     return result.err
+
+
+def test_a_picture_of_another_kind_is_refused_before_any_work(recipe: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert "a picture is written as" in refusal(recipe, "--steps", 0, "--plot", tmp_path / "x.pdf")
 
 
 def test_no_file_to_write(recipe: Path) -> None:

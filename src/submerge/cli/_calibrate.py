@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +13,6 @@ import typer
 from submerge.cli._common import load, print_json, size
 from submerge.cli._merge import Json, Recipe
 from submerge.cli._progress import progress
-from submerge.deferred import required
 from submerge.errors import Problem, RequestError, few
 
 if TYPE_CHECKING:
@@ -56,7 +54,9 @@ def calibrate(
     if out is not None:
         calibration.save(out)
     if plot is not None:
-        import_module("submerge.report").draw_calibration(calibration, plot)
+        from submerge import report
+
+        report.draw_calibration(calibration, plot)
     if json:
         print_json(calibration.to_dict())
         return
@@ -73,7 +73,9 @@ def _check_files(
 ) -> None:
     """Refuse files that cannot be written, before a calibration that may take long."""
     if plot is not None:
-        required("matplotlib", "--plot needs")
+        from submerge import report
+
+        report.check_picture(plot)
     if out is None and steps != 0:
         hint = "name it: submerge calibrate nsc.yaml -o coefficients.json"
         raise RequestError(Problem("no file to write is named", "calibrate", hint))
