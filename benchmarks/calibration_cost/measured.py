@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import statistics
@@ -56,6 +57,8 @@ def _plain(subject: Subject, model: Any, adapters: list[Path], size: int, steps:
         hooked = choose_hooks(model, list(one.down), "last_quarter")
     plain = PlainCalibration(model, adapters, hooked, RATE)
     batches, losses, seconds = subject.batches(size), [], []
+    with torch.no_grad():
+        plain.omega(0, batches[0])  # warms up
     for _ in range(steps):
         start = time.perf_counter()
         losses.append(plain.step(batches))
@@ -66,10 +69,8 @@ def _plain(subject: Subject, model: Any, adapters: list[Path], size: int, steps:
 def _start_of_peak() -> int:
     """Return the resident bytes now, from which the process' peak counts from now on, where Linux allows."""
     gc.collect()
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
     return peak_resident()
 
 

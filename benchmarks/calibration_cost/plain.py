@@ -41,7 +41,9 @@ class BranchedLinear(nn.Module):
 class PlainCalibration:
     """Steps of AdamW on the scales of adapters at a model."""
 
-    def __init__(self, model: nn.Module, adapters: Sequence[Path], hooked: Sequence[str], rate: float) -> None:
+    def __init__(
+        self, model: nn.Module, adapters: Sequence[Path], hooked: Sequence[str], rate: float
+    ) -> None:
         self.model, self.hooked = model, hooked
         self.branched = _branched(model, [open_adapter(str(folder)) for folder in adapters])
         self.projectors = {
