@@ -47,18 +47,12 @@ def _measured(name: str, work: Path, options: argparse.Namespace) -> dict[str, A
     found = {}
     for way in WAYS:
         command = [sys.executable, "-m", "benchmarks.calibration_cost.measured", name, way]
-        settings = {
-            "folder": folder,
-            "size": options.size,
-            "steps": options.steps,
-            "threads": options.threads,
-        }
-        arguments = [text for key, value in settings.items() for text in (f"--{key}", str(value))]
-        measure([*command, *arguments], folder / f"{way}.log")
-        found[way] = json.loads((folder / f"{way}.json").read_text())
-        say(
-            f"{name}, {way}: {found[way]['seconds']:.1f} s a step, {report.step_bytes(found[way]) / 1e6:.0f} MB"
-        )
+        command += ["--folder", str(folder)]
+        for key in ("size", "steps", "threads"):
+            command += [f"--{key}", str(getattr(options, key))]
+        measure(command, folder / f"{way}.log")
+        found[way] = one = json.loads((folder / f"{way}.json").read_text())
+        say(f"{name}, {way}: {one['seconds']:.1f} s a step, {report.step_bytes(one) / 1e6:.0f} MB")
     return {"title": SUBJECTS[name].title, "adapters": SUBJECTS[name].count, "ways": found}
 
 

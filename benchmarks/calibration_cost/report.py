@@ -25,12 +25,12 @@ def markdown(results: Mapping[str, Any]) -> str:
         "# What a step of learned merge coefficients costs",
         "",
         *made_by(results),
-        f"A step has {results['size']} inputs of each task, {results['threads']} threads of torch, in float32; "
-        f"times are means of {results['steps']}. Adapters of rank 16 change all linear maps of the blocks; "
-        "hooks are those of the last quarter. The plain implementation "
-        "(`benchmarks/calibration_cost/plain.py`) has K branches a linear map, an explicit projector for each "
-        "task and hook, and full passes through the head, with all parameters as they are after loading. "
-        "Memory is the process' peak less what it held before: model and libraries.",
+        f"A step has {results['size']} inputs of each task, {results['threads']} threads of torch, in "
+        f"float32; times are means of {results['steps']}. Adapters of rank 16 change all linear maps of the "
+        "blocks; hooks are those of the last quarter. The plain implementation "
+        "(`benchmarks/calibration_cost/plain.py`) has K branches a linear map, an explicit projector for "
+        "each task and hook, and full passes through the head, with all parameters as they are after "
+        "loading. Memory is the process' peak less what it held before: model and libraries.",
         "",
         *table_lines([_table(one) for one in subjects.values()]),
         *table_lines([checks("What must hold", [row for one in subjects.values() for row in _checks(one)])]),
