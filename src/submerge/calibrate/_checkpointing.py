@@ -1,7 +1,8 @@
 """Gradient checkpoints at a model's layers, for passes that end before the last of them.
 
 A layer holds its inputs alone, and is run again in the backward pass, with the assignment that was in force.
-transformers' own checkpoints need a model in training mode, and a pass that does not end inside of a layer.
+transformers' own checkpoints need a model in training mode, where dropout would act, and a pass that does not
+end inside of a layer.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from submerge.errors import Problem, RequestError
 from submerge.gating import Gate, StopForward, rerouted
 
 __all__ = ["checkpointed"]
@@ -21,7 +23,13 @@ __all__ = ["checkpointed"]
 
 @contextmanager
 def checkpointed(model: nn.Module, gate: Gate) -> Iterator[None]:
-    """Let the layers of all stacks hold no activations inside; the model must hold no keys and values."""
+    """Let the layers of all stacks hold no activations inside.
+
+    The passes must not fill caches of keys and values, as those of `collect` do not: a layer that is computed
+    again would extend them again.
+
+    Raises `RequestError` where the model has no stack of layers.
+    """
 
     def run(name: str, forward: Any, args: Any, kwargs: Any) -> Any:
         assignment, ends = gate.assignment, []
@@ -41,7 +49,11 @@ def checkpointed(model: nn.Module, gate: Gate) -> Iterator[None]:
             raise StopForward
         return output
 
-    with rerouted(_layers(model), run):
+    layers = _layers(model)
+    if not layers:
+        what = f"{type(model).__name__} has no stack of layers"
+        raise RequestError(Problem(what, "checkpointing", "do without it, or give smaller batches"))
+    with rerouted(layers, run):
         yield
 
 

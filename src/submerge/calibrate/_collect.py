@@ -99,7 +99,7 @@ class _Collector(Observer):
         if name not in self._left:
             return
         self._left.discard(name)
-        with saved_tensors_hooks(_same, _same):  # a checkpointed layer runs again without this observer
+        with saved_tensors_hooks(_same, _same):
             self._reducers[name].update(_rows(x, self._mask_of(name, x)))
         if not self._left:
             raise StopForward
@@ -115,6 +115,11 @@ class _Collector(Observer):
 
 
 def _same(x: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that autograd saves.
+
+    In a layer that is checkpointed nothing is saved, and what is computed again has no observers: so what
+    reducers save is kept apart from what the layer does.
+    """
     return x
 
 

@@ -6,32 +6,24 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from torch import nn
 
-from submerge.calibrate._batches import MAX_LENGTH
 from submerge.calibrate._calibration import Calibration
 from submerge.calibrate._checkpointing import checkpointed
-from submerge.calibrate._descent import Descent
-from submerge.calibrate._guard import first_curve, rising
+from submerge.calibrate._encode import MAX_LENGTH
 from submerge.calibrate._hooks import LAST_QUARTER
-from submerge.calibrate._measurement import Measurement, Steps, measuring
-from submerge.calibrate._null_space import SIZE, matrix_of
-from submerge.calibrate._null_space_results import NullSpaceCurve, NullSpaceMatrix
-from submerge.calibrate._objectives import OBJECTIVES
+from submerge.calibrate._measurement import measuring
+from submerge.calibrate._null_space import SIZE
 from submerge.calibrate._options import DTYPES, LearnOptions, Step
-from submerge.calibrate._parametrisation import Parametrisation
 from submerge.calibrate._record import folder_names, peak_memory, record_inputs
+from submerge.calibrate._run import CalibrationRun, renamed
 from submerge.calibrate._sources import DataSets, Specs, load_backbone, open_adapters
 from submerge.errors import Problem, RequestError
 
 __all__ = ["learn_coefficients"]
-
-_Measured = TypeVar("_Measured", NullSpaceMatrix, NullSpaceCurve)
 
 
 def learn_coefficients(
@@ -145,16 +137,18 @@ def learn_coefficients(
             stack.enter_context(checkpointed(loaded, measurement.adapters.gate))
         measurement.check_own_data()
         modules = measurement.adapters.modules
-        names = {path: path for path in modules} if loaded is model else folder_names(str(model), modules)
-        run = _CalibrationRun(measurement, options)
+        names = (
+            {path: path for path in modules} if loaded is model else folder_names(str(model), loaded, modules)
+        )
+        run = CalibrationRun(measurement, options)
         run.descent.run(run.steps, progress)
         return Calibration(
             objective=objective,
             loss=tuple(run.descent.loss),
             coefficients={names[path]: own for path, own in run.coefficients.values(run.names).items()},
             initial=float(initial),
-            matrix=_renamed(run.matrix(), names),
-            curve=_renamed(run.curve, names),
+            matrix=renamed(run.matrix(), names),
+            curve=renamed(run.curve, names),
             unreached=tuple(names[path] for path in run.unreached),
             kept=tuple(run.names[k] for k in sorted(run.kept)),
             warnings=tuple(run.warnings()),
@@ -164,46 +158,6 @@ def learn_coefficients(
             seconds_per_step=run.descent.seconds / run.steps if run.steps else math.nan,
             peak_memory_bytes=peak_memory(loaded),
         )
-
-
-class _CalibrationRun:
-    """One calibration of a model with its adapters: the guard, and what is learned after it."""
-
-    def __init__(self, measurement: Measurement, options: LearnOptions) -> None:
-        self.measurement, self.options, self.names = measurement, options, measurement.names
-        own = [measurement.data[name] for name in self.names]
-        objective = OBJECTIVES[options.objective](measurement.adapters, measurement.factors())
-        self.curve = first_curve(measurement, own)
-        self._rising = rising(self.curve) if objective.guarded else frozenset()
-        self.kept = self._rising if options.where_rising == "keep" else frozenset()
-        self.steps = options.steps if len(self.kept) < len(self.names) else 0
-        self.coefficients = Parametrisation(
-            measurement.adapters.members(), options.parametrisation, options.initial, self.kept
-        )
-        self.descent = Descent(objective, self.coefficients, own, options)
-
-    @property
-    def unreached(self) -> list[str]:
-        """The modules that no gradient has reached; none where no gradient was asked for."""
-        return self.coefficients.unreached if self.steps else []
-
-    @torch.no_grad()
-    def matrix(self) -> NullSpaceMatrix:
-        """Return the ratio of all data in the model as it is merged now."""
-        return matrix_of(self.measurement, self.coefficients.scales(len(self.names)), Steps(None, 0))
-
-    def warnings(self) -> Iterator[str]:
-        if self._rising:
-            yield from self.curve.warnings
-        if self.options.steps and not self.steps:
-            yield "no adapter's ω falls with λ, so that no step was made: all coefficients are initial ones"
-        if self.steps and not self.coefficients.reached:
-            yield "no coefficient acts on the inputs of the hooked modules: hook later ones"
-
-
-def _renamed(measured: _Measured, names: Mapping[str, str]) -> _Measured:
-    """Return a matrix or a curve with other names of its modules."""
-    return replace(measured, modules=tuple(names[path] for path in measured.modules))
 
 
 def _places(model: str | Path | nn.Module, adapters: Specs) -> dict[str, Any]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from submerge.calibrate._sources import Inputs
-from submerge.names import match_names
+from submerge.names import match_names, module_names
 from submerge.process import peak_resident
 from submerge.store import Adapter, byte_view, file_digest, hasher, joined, open_checkpoint
 
@@ -44,14 +43,24 @@ def _data_digest(batches: Inputs) -> str:
     return str(of_data.hexdigest())
 
 
-def folder_names(folder: str | Path, modules: Sequence[str]) -> dict[str, str]:
-    """Return what the tensors of a folder call the modules of the model that was loaded from it.
+def folder_names(folder: str, model: nn.Module, modules: Iterable[str]) -> dict[str, str]:
+    """Return what the tensors of a folder call some modules of the model that was loaded from it.
 
-    A model without its head has other names than the files, such as `layers.0` for `model.layers.0`.
+    A model without its head has other names than the files, such as `layers.0` for `model.layers.0`, and
+    some files have the names of an earlier transformers.
     """
-    available = list(open_checkpoint(str(folder)).tensors)
-    matched = match_names([f"{module}.weight" for module in modules], available, str(folder)).names
-    return {name.removesuffix(".weight"): match.removesuffix(".weight") for name, match in matched.items()}
+    checkpoint = open_checkpoint(folder)
+    today = module_names(checkpoint.config, checkpoint.tensors)
+    stored = {today.get(name, name): name for name in checkpoint.tensors}
+    parameters = {path: _a_parameter(model, path) for path in modules}
+    matched = match_names(list(parameters.values()), list(stored), folder).names
+    return {path: stored[matched[name]].rpartition(".")[0] for path, name in parameters.items()}
+
+
+def _a_parameter(model: nn.Module, path: str) -> str:
+    """Return the name of one of a module's own parameters, as the model has it."""
+    name, _ = next(model.get_submodule(path).named_parameters(recurse=False))
+    return f"{path}.{name}" if path else name
 
 
 def peak_memory(model: nn.Module) -> int:
