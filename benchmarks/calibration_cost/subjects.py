@@ -61,20 +61,20 @@ class Subject:
     def adapters(self, folder: Path) -> list[Path]:
         """Write the adapters, where they are not there yet, and return their folders."""
         folders = [folder / f"adapter-{k}" for k in range(self.count)]
-        for k, place in enumerate(folders):
-            if not (place / "adapter_config.json").exists():
-                self._write(place, k)
+        if not all((place / "adapter_config.json").exists() for place in folders):
+            self._write(folders)
         return folders
 
-    def _write(self, place: Path, seed: int) -> None:
+    def _write(self, folders: list[Path]) -> None:
         config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=self.targets)
         tuned = get_peft_model(self.model(), config)
-        draw = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for name, parameter in tuned.named_parameters():
-                if "lora_" in name:
-                    parameter.copy_(0.02 * torch.randn(parameter.shape, generator=draw))
-        tuned.save_pretrained(place)
+        draw = torch.Generator().manual_seed(0)
+        for place in folders:
+            with torch.no_grad():
+                for name, parameter in tuned.named_parameters():
+                    if "lora_" in name:
+                        parameter.copy_(0.02 * torch.randn(parameter.shape, generator=draw))
+            tuned.save_pretrained(place)
 
     def batches(self, size: int) -> list[Batch]:
         """Return one batch for each adapter."""
