@@ -105,7 +105,7 @@ class _Collector(Observer):
             raise StopForward
 
     def _mask_of(self, name: str, x: torch.Tensor) -> torch.Tensor | None:
-        """Return the mask of a module's positions: of a tower every so manyth of the frames'."""
+        """Return the mask of a module's positions: in a tower that of the frames, thinned to its length."""
         if not _TOWER.search(name):
             return self._mask
         frames = self._tower_mask
