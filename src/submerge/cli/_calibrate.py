@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from submerge.cli._common import load, print_json, size
-from submerge.cli._merge import Json, Recipe
+from submerge.cli._merge import Device, Json, Recipe
 from submerge.cli._progress import progress
 from submerge.errors import Problem, RequestError, few
 
@@ -28,6 +28,7 @@ def calibrate(
         int | None, typer.Option(min=0, help="In the place of the recipe's; 0 only measures.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="A picture to draw, .png or .svg.")] = None,
+    device: Device = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
     json: Json = False,
     quiet: Annotated[
@@ -44,10 +45,13 @@ def calibrate(
     _check_files(recipe, out, plot, steps, overwrite=overwrite)
     asked = load(recipe)
     from submerge.calibrate import calibrate_recipe
+    from submerge.engine.plan import check_device
+
+    check_device(device)
 
     try:
         with progress(quiet) as show:
-            calibration = calibrate_recipe(asked, steps=steps, progress=show)
+            calibration = calibrate_recipe(asked, steps=steps, device=device, progress=show)
     except (KeyboardInterrupt, SystemExit):
         print("interrupted: nothing was written", file=sys.stderr)
         raise
