@@ -80,15 +80,17 @@ def test_progress_tells_the_loss(recipe: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(_progress, "FIRST", 0.0)
     monkeypatch.setattr(_progress, "EVERY", 0.0)
     lines = cli("calibrate", recipe, "-o", tmp_path / "c.json").err.splitlines()
-    assert lines[0].startswith("calibrating: 0%, loss 0.")
-    assert lines[1].startswith("calibrating: 50%, loss 0.")
-    assert lines[1].endswith("s left")
+    assert lines[0].startswith("measuring: ")
+    steps = [line for line in lines if line.startswith("calibrating")]
+    assert steps[0].startswith("calibrating: 0%, loss 0.")
+    assert steps[1].startswith("calibrating: 50%, loss 0.")
+    assert steps[1].endswith("s left")
     result = cli("calibrate", recipe, "-o", tmp_path / "bar.json", terminal=True)
     assert "calibrating" in result.err
     result = cli("merge", recipe, tmp_path / "out", *ROOM)
     told = [line.partition(":")[0] for line in result.err.splitlines() if "%" in line]
-    assert told[:3] == ["calibrating"] * 3
-    assert "merging" in told
+    assert list(dict.fromkeys(told)) == ["measuring", "calibrating", "merging"]
+    assert told.count("calibrating") == 3
     assert "weights learned in 2 steps" in result.out
     assert cli("merge", recipe, tmp_path / "bar", *ROOM, terminal=True).code == 0
 
@@ -100,9 +102,6 @@ def test_plan_and_explain_say_what_will_be_learned(recipe: Path) -> None:
 
 def test_a_picture(recipe: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    report = pytest.importorskip("submerge.report")
-    if not hasattr(report, "draw_calibration"):
-        pytest.skip("there is nothing that draws it")
     picture = tmp_path / "calibration.svg"
     result = cli("calibrate", recipe, "--steps", 0, "--plot", picture)
     assert result.code == 0, result.err
@@ -127,6 +126,11 @@ def refusal(*argv: object) -> str:
     assert "Traceback" not in result.err
     assert " — " in result.err
     return result.err
+
+
+def test_a_picture_of_another_kind_is_refused_before_any_work(recipe: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert "a picture is written as" in refusal(recipe, "--steps", 0, "--plot", tmp_path / "x.pdf")
 
 
 def test_no_file_to_write(recipe: Path) -> None:

@@ -23,6 +23,7 @@ def calibrate_recipe(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
     steps: int | None = None,
+    device: str = "cpu",
     progress: Callable[[Step], None] | None = None,
 ) -> Calibration:
     """Return the coefficients of a recipe's adapters, learned from the `data` of its entries.
@@ -33,7 +34,8 @@ def calibrate_recipe(
     Args:
         recipe: a path, YAML text (with a newline), a mapping, or a `Recipe`, by a method that calibrates.
         steps: in the place of the recipe's; 0 only measures.
-        progress: called whenever a loss was measured.
+        device: where the base runs, such as "cuda".
+        progress: called with a `Step` after each batch that is measured, and after each step.
 
     Raises:
         RequestError: the recipe, a model, an adapter or the data are not right; every problem is named.
@@ -63,7 +65,7 @@ def calibrate_recipe(
     arguments = recipe.calibration_settings(vision=vision) | {"seed": recipe.seed}
     if steps is not None:
         arguments["steps"] = steps
-    return learn_coefficients(base.path, adapters, data, progress=progress, **arguments)
+    return learn_coefficients(base.path, adapters, data, device=device, progress=progress, **arguments)
 
 
 def _opened(recipe: Recipe) -> tuple[Checkpoint, dict[str, str], dict[str, DataSource]]:

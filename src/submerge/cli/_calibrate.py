@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
@@ -12,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from submerge.cli._common import load, print_json, size
-from submerge.cli._merge import Json, Recipe
+from submerge.cli._merge import Device, Json, Recipe
 from submerge.cli._progress import progress
-from submerge.deferred import required
 from submerge.errors import Problem, RequestError, few
 
 if TYPE_CHECKING:
@@ -30,6 +28,7 @@ def calibrate(
         int | None, typer.Option(min=0, help="In the place of the recipe's; 0 only measures.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="A picture to draw, .png or .svg.")] = None,
+    device: Device = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
     json: Json = False,
     quiet: Annotated[
@@ -46,17 +45,22 @@ def calibrate(
     _check_files(recipe, out, plot, steps, overwrite=overwrite)
     asked = load(recipe)
     from submerge.calibrate import calibrate_recipe
+    from submerge.engine.plan import check_device
+
+    check_device(device)
 
     try:
         with progress(quiet) as show:
-            calibration = calibrate_recipe(asked, steps=steps, progress=show)
+            calibration = calibrate_recipe(asked, steps=steps, device=device, progress=show)
     except (KeyboardInterrupt, SystemExit):
         print("interrupted: nothing was written", file=sys.stderr)
         raise
     if out is not None:
         calibration.save(out)
     if plot is not None:
-        import_module("submerge.report").draw_calibration(calibration, plot)
+        from submerge import report
+
+        report.draw_calibration(calibration, plot)
     if json:
         print_json(calibration.to_dict())
         return
@@ -73,7 +77,9 @@ def _check_files(
 ) -> None:
     """Refuse files that cannot be written, before a calibration that may take long."""
     if plot is not None:
-        required("matplotlib", "--plot needs")
+        from submerge import report
+
+        report.check_picture(plot)
     if out is None and steps != 0:
         hint = "name it: submerge calibrate nsc.yaml -o coefficients.json"
         raise RequestError(Problem("no file to write is named", "calibrate", hint))

@@ -55,6 +55,8 @@ class _Shown(NamedTuple):
         if isinstance(state, Progress):
             return cls("merging", state.written, state.total, _moved(state), state.seconds)
         seconds = time.perf_counter() - begun
+        if state.measuring:
+            return cls("measuring", state.number, state.total, "null-space ratios", seconds)
         return cls("calibrating", state.number, state.total, f"loss {state.loss:.5f}", seconds)
 
 

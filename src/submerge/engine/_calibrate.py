@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from submerge.engine.output import check_unfinished, unfinished_folder
 from submerge.engine.plan import MergePlan, make_plan
 from submerge.errors import RequestError
-from submerge.recipe import COEFFICIENTS, Coefficients, Recipe, read_coefficients
+from submerge.recipe import COEFFICIENTS, Coefficients, read_coefficients
 
 if TYPE_CHECKING:
     from submerge.calibrate import Step
@@ -33,9 +33,7 @@ def calibrated(
     check_unfinished(unfinished_folder(out))
     left = unfinished_folder(out) / COEFFICIENTS
     coefficients = _left_over(left) if resume else None
-    recipe = replace(
-        plan.recipe, calibrates=False, coefficients=coefficients or _learned(plan.recipe, progress)
-    )
+    recipe = replace(plan.recipe, calibrates=False, coefficients=coefficients or _learned(plan, progress))
     unbounded = replace(plan.settings, max_memory=UNBOUNDED)  # the workers were counted before
     merged = make_plan(recipe, unbounded, download=True)
     warnings = (*merged.warnings, *calibration_report(merged)["warnings"])
@@ -50,11 +48,11 @@ def _left_over(path: Path) -> Coefficients | None:
         return None
 
 
-def _learned(recipe: Recipe, progress: Callable[[Step], None] | None) -> Coefficients:
+def _learned(plan: MergePlan, progress: Callable[[Step], None] | None) -> Coefficients:
     """Return the coefficients that calibration gives, as its file has them."""
     from submerge.calibrate import calibrate_recipe  # here: it loads transformers
 
-    calibration = calibrate_recipe(recipe, progress=progress)
+    calibration = calibrate_recipe(plan.recipe, device=plan.settings.device, progress=progress)
     with tempfile.TemporaryDirectory(prefix="submerge-") as folder:
         calibration.save(Path(folder) / COEFFICIENTS)
         return replace(read_coefficients(Path(folder) / COEFFICIENTS), path="")

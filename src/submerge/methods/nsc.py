@@ -32,6 +32,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "weight_decay": 0.01,
         "where_rising": "learn",
     },
+    "match": {"objective": "match", "learning_rate": 1e-2},
 }
 """The options that a preset changes; what a recipe gives comes first."""
 
