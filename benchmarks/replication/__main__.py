@@ -20,10 +20,10 @@ from benchmarks.replication.audiovisual.rows import EXTRA
 from benchmarks.replication.audiovisual.steps import STEPS as AUDIO_VISUAL_STEPS
 from benchmarks.replication.audiovisual.suite import AUDIO_VISUAL, WAYS
 from benchmarks.replication.cache import Cache
+from benchmarks.replication.calibrated import CALIBRATED
 from benchmarks.replication.continual.steps import STEPS as CONTINUAL_STEPS
 from benchmarks.replication.continual.suite import CONTINUAL_6
 from benchmarks.replication.own import suite_named
-from benchmarks.replication.skills.learned import LEARNED
 from benchmarks.replication.skills.routed import MASS
 from benchmarks.replication.skills.steps import STEPS as SKILLS_STEPS
 from benchmarks.replication.skills.suite import SKILLS_8
@@ -86,7 +86,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("step", choices=(*STEPS, "admit", "serve", "all"))
     suites = ", ".join((*SUITES, *OTHERS))
     parser.add_argument("suite", help=f"{suites}, or your own: file.py:NAME, module:NAME")
-    known = [*(row.name for row in (*methods.ROWS, *EXTRA)), *LEARNED, MASS]
+    known = [*(row.name for row in (*methods.ROWS, *EXTRA, *CALIBRATED)), MASS]
     parser.add_argument("--methods", type=listed(known), help="of: " + ", ".join(known))
     parser.add_argument("--rows", type=lambda text: text.split(","), help="of `serve`: routing/rows.py")
     parser.add_argument("--tasks", type=lambda text: text.split(","), help="other tasks than the suite's own")

@@ -12,7 +12,7 @@ import submerge
 from benchmarks.console import Say, silent
 from benchmarks.process import measure, merge_command
 from benchmarks.replication.cache import Result, cached, timed
-from benchmarks.replication.methods import Merge, write_recipe
+from benchmarks.replication.methods import Merge
 from benchmarks.replication.tune import tune
 
 __all__ = ["Bench", "MergeOptions", "Scores", "weight_bytes"]
@@ -64,14 +64,15 @@ class Bench:
 
     def merge(self, row: Merge, scale: float | None, part: Path, tasks: int | None = None) -> Path:
         """Write the recipe to `part`, and merge the models, or the first `tasks`; return the new folder."""
-        return self.merge_recipe(row.recipe(self.base, self.models[:tasks], scale, self.kind), part)
+        return self.merge_by(
+            row.write(part / "recipe.yaml", self.base, self.models[:tasks], scale, self.kind)
+        )
 
-    def merge_recipe(self, recipe: Mapping[str, Any], part: Path) -> Path:
-        """Write a recipe to `part`, and merge by it; return the new folder."""
-        written = write_recipe(recipe, part / "recipe.yaml")
+    def merge_by(self, recipe: Path) -> Path:
+        """Merge by a recipe; return the new folder, which lies beside it."""
         settings = submerge.Settings(threads=self.options.threads, max_memory=self.memory)
-        submerge.merge(written, part / "merged", settings=settings, overwrite=True)
-        return part / "merged"
+        submerge.merge(recipe, recipe.parent / "merged", settings=settings, overwrite=True)
+        return recipe.parent / "merged"
 
     def measured(
         self,

@@ -9,6 +9,7 @@ from benchmarks.console import Say, silent
 from benchmarks.replication import cache as store
 from benchmarks.replication.bench import Bench, MergeOptions, Scores
 from benchmarks.replication.cache import Result
+from benchmarks.replication.calibrated import Calibrated, calibrate
 from benchmarks.replication.ceilings import ceilings
 from benchmarks.replication.methods import Merge
 from benchmarks.replication.parity import Peers
@@ -44,6 +45,8 @@ class SuiteBench(Bench):
         """Return everything about one method: from the cache, or by tuning and testing it."""
 
         def tune_and_test(part: Path, result: Result) -> Path:
+            if isinstance(row, Calibrated):
+                result["calibration"] = calibrate(row, self.specialists, row.file(part))
             scale = self._tune(row, part, result)
             out = self.merge(row, scale, part)
             result["test"] = self._scores(out, "test")

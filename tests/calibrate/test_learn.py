@@ -64,7 +64,12 @@ def test_no_step_measures(tuned: Tuned) -> None:
 def test_steps_lower_the_loss(tuned: Tuned) -> None:
     seen: list[Step] = []
     found = learned(tuned, steps=8, learning_rate=0.02, progress=seen.append)
-    assert [(s.number, s.total, s.loss) for s in seen] == [(n, 8, x) for n, x in enumerate(found.loss)]
+    steps = [(s.number, s.total, s.loss) for s in seen if not s.measuring]
+    assert steps == [(n, 8, x) for n, x in enumerate(found.loss)]
+    measured = [s.number / s.total for s in seen if s.measuring]
+    assert measured.count(1) == 2  # the curves, and the ratios at the end
+    assert seen[0].measuring
+    assert seen[-1].measuring
     assert found.loss[8] < found.loss[0], "both on the first batches"
     assert all(abs(v - 0.4) > 1e-3 for path in (Q0, V0, UP0) for v in found.coefficients[path].values())
     assert found.unreached == tuple(path.replace(".0.", ".1.") for path in (Q0, V0, UP0))[2:]

@@ -1,4 +1,4 @@
-"""Merges whose coefficients are learned from prompts without answers (NSC), a row for each objective."""
+"""Merges whose coefficients are learned from prompts without answers (NSC and its rival `match`)."""
 
 from __future__ import annotations
 
@@ -7,48 +7,45 @@ from pathlib import Path
 from typing import Any
 
 import submerge
+from benchmarks.replication import cache as store
 from benchmarks.replication.cache import Result
-from benchmarks.replication.methods import Merge
+from benchmarks.replication.calibrated import SUM, Calibrated, measured
 from benchmarks.replication.skills.chat import load
 from benchmarks.replication.skills.merge import LORA, SkillsBench
 
-__all__ = ["LEARNED", "learn"]
+__all__ = ["SHARED", "learn"]
 
-LEARNED: Mapping[str, Mapping[str, Any]] = {
-    "nsc": {},
-    "nsc_learn": {"where_rising": "learn"},
-    "nsc_match": {"objective": "match"},
-}
-"""Row -> what `learn_coefficients` is told. `nsc` keeps the coefficients of adapters whose ratio does not
-fall with their scale, `nsc_learn` learns them all the same."""
-PROMPTS = 64
-SHARED = {"steps": 100, "learning_rate": 1e-3, "batch_size": 4, "dtype": "float32"}
-"""Of all rows. A batch of four prompts a skill, for a step is a pass over eight skills."""
-KEPT = ("loss", "curve", "kept", "warnings", "seconds", "seconds_per_step", "peak_memory_bytes")
-"""What a result says of the calibration, besides its coefficients."""
+SHARED: dict[str, Any] = {"batch_size": 4, "dtype": "float32"}
+"""Of all rows. A step is a pass over such a batch of every skill."""
 
 
-def learn(bench: SkillsBench, name: str) -> Result:
+def learn(bench: SkillsBench, row: Calibrated) -> Result:
     """Return everything about one row: from the cache, or by learning, merging and testing.
 
-    Nothing is tuned on validation items.
+    Only prompts are read, and nothing but the initial coefficient was tuned on validation items.
     """
-    settings = {**SHARED, **LEARNED[name]}
+    settings = {**SHARED, **row.settings, **_start(bench, row)}
 
     def learn_and_test(part: Path, result: Result) -> Path:
-        calibration = submerge.learn_coefficients(
-            bench.base, bench.adapters, bench.prompts(PROMPTS), **settings
+        learned = submerge.learn_coefficients(
+            bench.base, bench.adapters, bench.prompts(row.inputs), **settings
         )
-        calibration.save(part / "coefficients.json")
-        found = calibration.to_dict()
-        result["calibration"] = {key: found[key] for key in KEPT}
-        recipe = Merge("nsc", form="adapter").named_recipe(
-            bench.base, bench.models, list(bench.adapters), LORA
-        )
-        out = bench.merge_recipe(recipe | {"coefficients": str(part / "coefficients.json")}, part)
+        learned.save(row.file(part))
+        result["calibration"] = measured(learned)
+        out = bench.merge(row, None, part)
         result["test"] = bench.scores(load(out, bench.base), "test")
         return out
 
-    facts = {"method": "nsc", "settings": settings, "prompts": PROMPTS}
-    folder = bench.cache.result(bench.seed, LORA, name)
-    return bench.measured(folder, facts, learn_and_test, lambda result: bench.line(name, result))
+    folder = bench.cache.result(bench.seed, LORA, row.name)
+    facts = row.facts() | {"settings": settings}
+    return bench.measured(folder, facts, learn_and_test, lambda result: bench.line(row.name, result))
+
+
+def _start(bench: SkillsBench, row: Calibrated) -> Mapping[str, float]:
+    """Return the scale of task arithmetic, for a row that starts there."""
+    if not row.from_scale:
+        return {}
+    result = store.read(bench.cache.result(bench.seed, LORA, SUM))
+    if result is None:
+        raise SystemExit(f"{row.name} starts from the scale of {SUM}, which is not there yet: merge it first")
+    return {"initial": result["scale"]}

@@ -11,12 +11,12 @@ from benchmarks.console import say
 from benchmarks.page import Table, percent, pyplot, save, spread
 from benchmarks.replication import cache as store
 from benchmarks.replication.cache import Cache
+from benchmarks.replication.calibrated import calibrated_rows
 from benchmarks.replication.lm.results import by_row, each
 from benchmarks.replication.methods import rows
 from benchmarks.replication.plots import bars
 from benchmarks.replication.report import TITLES
 from benchmarks.replication.scores import summary
-from benchmarks.replication.skills.learned import LEARNED
 from benchmarks.replication.skills.merge import LORA
 from benchmarks.replication.skills.null_space import HOOKS, NULL_SPACE
 from benchmarks.replication.skills.routed import MASS
@@ -49,8 +49,8 @@ def gather(suite: Skills, cache: Cache, seeds: Iterable[int]) -> dict[str, Any]:
     for seed in seeds:
         markers = [store.read(cache.specialist(seed, LORA, skill.name)) for skill in suite.skills]
         trained = [marker["config"] for marker in markers if marker]
-        merges = [row.name for row in rows(LORA, rank=suite.training.rank)]
-        names = ("individual", *merges, *LEARNED, NULL_SPACE)
+        merges = [row.name for row in (*rows(LORA, rank=suite.training.rank), *calibrated_rows(LORA))]
+        names = ("individual", *merges, NULL_SPACE)
         places = {name: cache.result(seed, LORA, name) for name in names}
         places[MASS] = cache.served(seed, LORA, MASS)
         read = {name: store.read(place) for name, place in places.items()}

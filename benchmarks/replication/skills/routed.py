@@ -10,7 +10,7 @@ import torch
 
 import submerge
 from benchmarks.replication.cache import Result
-from benchmarks.replication.methods import Merge
+from benchmarks.replication.methods import Merge, write_recipe
 from benchmarks.replication.skills.merge import LORA, SkillsBench
 from benchmarks.replication.skills.tasks import Example, Skill
 
@@ -26,7 +26,7 @@ def serve(bench: SkillsBench) -> Result:
 
     def merge_and_test(part: Path, result: Result) -> Path:
         recipe = Merge(MASS).named_recipe(bench.base, bench.models, names, LORA)
-        out = bench.merge_recipe(recipe, part)
+        out = bench.merge_by(write_recipe(recipe, part / "recipe.yaml"))
         model = submerge.load(out, dtype=torch.float32)
         result["test"] = bench.scores(model, "test")
         result["named"] = {

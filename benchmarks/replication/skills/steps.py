@@ -10,10 +10,11 @@ from benchmarks.console import say
 from benchmarks.replication import methods
 from benchmarks.replication.bench import MergeOptions
 from benchmarks.replication.cache import Cache, cached
+from benchmarks.replication.calibrated import calibrated_rows
 from benchmarks.replication.jobs import quiet, run_all
 from benchmarks.replication.skills import report
 from benchmarks.replication.skills.chat import Chat, Conversation
-from benchmarks.replication.skills.learned import LEARNED, learn
+from benchmarks.replication.skills.learned import learn
 from benchmarks.replication.skills.merge import LORA, REFERENCES, SkillsBench
 from benchmarks.replication.skills.null_space import diagnose
 from benchmarks.replication.skills.routed import MASS, serve
@@ -65,14 +66,13 @@ def _merge_one(suite: Skills, cache: Cache, options: argparse.Namespace, seed: i
     bench = SkillsBench(suite, cache, seed, _data(), how, say)
     for name in REFERENCES:
         bench.reference(name)
-    for name in options.methods or (*ROWS, *LEARNED, MASS):
-        if name in LEARNED:
-            learn(bench, name)
-        elif name == MASS:
+    for name in options.methods or (*ROWS, MASS):
+        for row in methods.rows(LORA, [name]):
+            bench.run(row)
+        for learned in calibrated_rows(LORA, [name]):
+            learn(bench, learned)
+        if name == MASS:
             serve(bench)
-        else:
-            for row in methods.rows(LORA, [name]):
-                bench.run(row)
     diagnose(bench)
 
 

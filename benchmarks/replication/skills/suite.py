@@ -18,8 +18,20 @@ __all__ = ["ROWS", "SKILLS_8", "START", "Skills"]
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 """All maps of attention: form and content of an answer are to be learnt in a hundred steps of eight examples,
 and keys and outputs add little to what a step costs."""
-ROWS = ("task_arithmetic", "ties", "tsv_m", "knots_ties", "iso_c", "wudi", "ssam", "dare_ties")
-"""What is merged where nothing is said: the most telling rows first, for each takes a quarter of an hour."""
+ROWS = (
+    "task_arithmetic",
+    "ties",
+    "tsv_m",
+    "knots_ties",
+    "iso_c",
+    "wudi",
+    "ssam",
+    "dare_ties",
+    "nsc",
+    "nsc_forced",
+    "match_scale",
+)
+"""What is merged where nothing is said, before MASS: the most telling rows first, for each takes long."""
 START = {
     "task_arithmetic": 0.3,
     "ties": 0.8,

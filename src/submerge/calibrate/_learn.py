@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from submerge.calibrate._calibration import Calibration
@@ -47,6 +48,7 @@ def learn_coefficients(
     processor: Any = None,
     checkpointing: bool = False,
     dtype: str | None = None,
+    device: str | None = None,
     progress: Callable[[Step], None] | None = None,
 ) -> Calibration:
     """Return merge coefficients λ of adapters that were learned from unlabelled inputs of each task.
@@ -93,7 +95,9 @@ def learn_coefficients(
         checkpointing: compute activations again in the backward pass, for less memory and more time.
         dtype: in which the model of a folder runs, such as "bfloat16"; by default that of its files. The
             ratio and λ are computed in float32 or float64.
-        progress: called with a `Step` whenever a loss was measured.
+        device: on which the model of a folder runs, such as "cuda"; by default the CPU.
+        progress: called with a `Step` whenever a loss was measured, and after each batch of the curves and of
+            the ratios at the end.
 
     Raises:
         RequestError: an argument is out of range, or what `null_space_ratio` raises it for.
@@ -130,7 +134,7 @@ def learn_coefficients(
     )
     start = time.perf_counter()
     how = {"batch_size": batch_size, "max_length": max_length, "processor": processor}
-    loaded = _loaded(model, dtype)
+    loaded = _loaded(model, dtype, device)
     with ExitStack() as stack:
         measurement = stack.enter_context(measuring(loaded, adapters, data, hooks, how))
         stack.enter_context(_frozen(loaded))
@@ -139,8 +143,8 @@ def learn_coefficients(
         measurement.check_own_data()
         inputs = record_inputs(open_adapters(adapters), measurement.data)
         names = _names(model, loaded, measurement.adapters.modules)
-        run = CalibrationRun(measurement, options)
-        run.descent.run(run.steps, progress)
+        run = CalibrationRun(measurement, options, progress or (lambda _: None))
+        run.learn()
         return Calibration(
             objective=objective,
             loss=tuple(run.descent.loss),
@@ -173,10 +177,12 @@ def _places(model: str | Path | nn.Module, adapters: Specs) -> dict[str, Any]:
     return {"model": where, "adapters": [str(spec) for spec in specs]}
 
 
-def _loaded(model: str | Path | nn.Module, dtype: str | None) -> nn.Module:
+def _loaded(model: str | Path | nn.Module, dtype: str | None, device: str | None) -> nn.Module:
     if not isinstance(model, nn.Module):
-        backbone = load_backbone(model)
-        return backbone if dtype is None else backbone.to(DTYPES[dtype])
+        return load_backbone(model).to(device, None if dtype is None else DTYPES[dtype])
+    if device is not None and next(model.parameters()).device != torch.device(device):
+        what = f"a model in memory is not moved to {device}"
+        raise RequestError(Problem(what, "device", "move it before, or give its folder"))
     if dtype is not None and next(model.parameters()).dtype != DTYPES[dtype]:
         what = f"a model in memory is not converted to {dtype}"
         raise RequestError(Problem(what, "dtype", "convert it before, or give its folder"))

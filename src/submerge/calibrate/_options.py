@@ -25,11 +25,16 @@ DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "bfloat1
 
 @dataclass(frozen=True)
 class Step:
-    """How far a calibration is: `number` of `total` steps are done, after which `loss` was measured."""
+    """How far a calibration is: `number` of `total` steps are done, after which `loss` was measured.
+
+    While the curves, and at the end the ratios, are `measuring`, they are numbers of batches, and the loss is
+    NaN.
+    """
 
     number: int
     total: int
-    loss: float
+    loss: float = math.nan
+    measuring: bool = False
 
 
 @dataclass(frozen=True)
