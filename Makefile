@@ -48,7 +48,7 @@ bench-speed: $(VENV)/.bench ## time whole merges; ARGS="--size tiny" and others,
 bench-adapters: $(VENV)/.bench ## time methods on singular vectors; ARGS="--size tiny" and others, see --help
 	$(BIN)/python -m benchmarks.adapters $(ARGS)
 
-SUITES ?= text-8 vision-8 vision-14 vision-20 hetero-20 audio-visual continual-6
+SUITES ?= text-8 vision-8 vision-14 vision-20 hetero-20 audio-visual continual-6 skills-8
 
 bench-replication: $(VENV)/.bench ## train and merge real tasks; SUITES=text-8 ARGS="--fast" and others, see --help
 	for suite in $(SUITES); do $(BIN)/python -m benchmarks.replication all $$suite $(ARGS) || exit 1; done

@@ -24,6 +24,9 @@ from benchmarks.replication.calibrated import CALIBRATED
 from benchmarks.replication.continual.steps import STEPS as CONTINUAL_STEPS
 from benchmarks.replication.continual.suite import CONTINUAL_6
 from benchmarks.replication.own import suite_named
+from benchmarks.replication.skills.routed import MASS
+from benchmarks.replication.skills.steps import STEPS as SKILLS_STEPS
+from benchmarks.replication.skills.suite import SKILLS_8
 from benchmarks.replication.steps import STEPS, admit, serve
 from benchmarks.replication.suite import Suite
 from benchmarks.replication.text import TEXT_8
@@ -35,6 +38,7 @@ SUITES = {suite.name: suite for suite in (TEXT_8, VISION_8, VISION_14, VISION_20
 OTHERS: dict[str, tuple[Any, Steps]] = {
     AUDIO_VISUAL.name: (AUDIO_VISUAL, AUDIO_VISUAL_STEPS),
     CONTINUAL_6.name: (CONTINUAL_6, CONTINUAL_STEPS),
+    SKILLS_8.name: (SKILLS_8, SKILLS_STEPS),
 }
 """Suites on a decoder, which bring steps of their own."""
 FAST_STEPS = 30
@@ -82,7 +86,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("step", choices=(*STEPS, "admit", "serve", "all"))
     suites = ", ".join((*SUITES, *OTHERS))
     parser.add_argument("suite", help=f"{suites}, or your own: file.py:NAME, module:NAME")
-    known = [row.name for row in (*methods.ROWS, *EXTRA, *CALIBRATED)]
+    known = [*(row.name for row in (*methods.ROWS, *EXTRA, *CALIBRATED)), MASS]
     parser.add_argument("--methods", type=listed(known), help="of: " + ", ".join(known))
     parser.add_argument("--rows", type=lambda text: text.split(","), help="of `serve`: routing/rows.py")
     parser.add_argument("--tasks", type=lambda text: text.split(","), help="other tasks than the suite's own")

@@ -64,10 +64,15 @@ class Bench:
 
     def merge(self, row: Merge, scale: float | None, part: Path, tasks: int | None = None) -> Path:
         """Write the recipe to `part`, and merge the models, or the first `tasks`; return the new folder."""
-        recipe = row.write(part / "recipe.yaml", self.base, self.models[:tasks], scale, self.kind)
+        return self.merge_by(
+            row.write(part / "recipe.yaml", self.base, self.models[:tasks], scale, self.kind)
+        )
+
+    def merge_by(self, recipe: Path) -> Path:
+        """Merge by a recipe; return the new folder, which lies beside it."""
         settings = submerge.Settings(threads=self.options.threads, max_memory=self.memory)
-        submerge.merge(recipe, part / "merged", settings=settings, overwrite=True)
-        return part / "merged"
+        submerge.merge(recipe, recipe.parent / "merged", settings=settings, overwrite=True)
+        return recipe.parent / "merged"
 
     def measured(
         self,
@@ -106,10 +111,11 @@ class Bench:
         row: Merge,
         validate: Callable[[float | None], Scores],
         summary: Callable[[Scores], Mapping[str, float]],
+        near: float | None = None,
     ) -> Result:
         """Return the best scale by the summary's "mean", and all that was scored on the way.
 
-        Scales are tried as `tune` screens them, each on all validation items.
+        Scales are tried as `tune` screens them, from `near` on, each on all validation items.
         """
         scored: dict[float | None, Scores] = {}
 
@@ -121,7 +127,7 @@ class Bench:
         if not row.factor:
             score(None)
             return {"validation": scored[None]}
-        choice = tune(self.grid(row), score, score)
+        choice = tune(self.grid(row), score, score, near=near)
         in_order = sorted(scored.items(), key=lambda pair: pair[0] or 0.0)
         return {
             "scale": choice.scale,

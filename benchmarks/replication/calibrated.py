@@ -18,7 +18,7 @@ from benchmarks.replication.cache import Result, read
 from benchmarks.replication.methods import Merge
 from benchmarks.replication.specialists import Specialists
 
-__all__ = ["CALIBRATED", "Calibrated", "calibrate", "calibrated_rows"]
+__all__ = ["CALIBRATED", "SUM", "Calibrated", "calibrate", "calibrated_rows", "measured"]
 
 FILE = "coefficients.json"
 BATCH = 16
@@ -89,11 +89,17 @@ def calibrate(row: Calibrated, specialists: Specialists, file: Path) -> Result:
     settings = dict(row.settings) | (_start(specialists) if row.from_scale else {})
     learned = submerge.learn_coefficients(specialists.base(), adapters, data, batch_size=BATCH, **settings)
     learned.save(file)
+    return measured(learned)
+
+
+def measured(learned: submerge.Calibration) -> Result:
+    """Return what a result says of a calibration, besides its coefficients."""
+    curve = zip(learned.curve.adapters, learned.curve.values, strict=True)
     return {
         "initial": learned.initial,
         "loss": [learned.loss[0], learned.loss[-1]],
         "kept": list(learned.kept),
-        "curve": {name: row.tolist() for name, row in zip(adapters, learned.curve.values, strict=True)},
+        "curve": {name: row.tolist() for name, row in curve},
         "seconds": learned.seconds,
     }
 

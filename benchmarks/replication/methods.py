@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["AVERAGE", "FAST", "GRID", "HIGHER", "ROWS", "Merge", "adapter_rows", "rows"]
+__all__ = ["AVERAGE", "FAST", "GRID", "HIGHER", "ROWS", "Merge", "adapter_rows", "rows", "write_recipe"]
 
 GRID = (0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.4, 2.0, 3.0)
 """Of every free scale. It reaches low for sums of updates, and high for means and votes."""
@@ -55,13 +55,20 @@ class Merge:
             recipe["output"] = {"as": "adapter"}
         return recipe | {"dtype": "float32"}
 
+    def named_recipe(
+        self, base: Path, models: Sequence[Path], names: Sequence[str], kind: str
+    ) -> dict[str, Any]:
+        """Return the recipe for these models under names, by which they can be asked for when served."""
+        recipe = self.recipe(base, models, None, kind)
+        for entry, name in zip(recipe["models"], names, strict=True):
+            entry["name"] = name
+        return recipe
+
     def write(
         self, path: Path, base: Path, models: Sequence[Path], scale: float | None = None, kind: str = "full"
     ) -> Path:
         """Write the recipe as YAML; return its path."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(self.recipe(base, models, scale, kind), sort_keys=False))
-        return path
+        return write_recipe(self.recipe(base, models, scale, kind), path)
 
     def facts(self) -> dict[str, Any]:
         """Return what decides about the result, for a marker."""
@@ -72,6 +79,13 @@ class Merge:
             "shared": dict(self.shared),
             "form": self.form,
         }
+
+
+def write_recipe(recipe: Mapping[str, Any], path: Path) -> Path:
+    """Write a recipe as YAML; return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(dict(recipe), sort_keys=False))
+    return path
 
 
 _ONE = {"weight": 1.0}

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.page import pyplot, save, spread
 from benchmarks.replication.report import TITLES
 
-__all__ = ["CEILING", "OURS", "draw", "heat_map"]
+__all__ = ["CEILING", "OURS", "bars", "draw", "heat_map"]
 
 OURS, CEILING = "#1f6feb", "#9aa5b1"
 
@@ -20,7 +20,7 @@ def draw(report: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
     return [
         save(paint(plt, _rows(seeds)), folder / f"{stem}-{kind}-{name}.png")
         for kind, seeds in report["kinds"].items()
-        for name, paint in (("bars", _bars), ("tasks", _heat), ("scale", _curves), ("costs", _costs))
+        for name, paint in (("bars", bars), ("tasks", _heat), ("scale", _curves), ("costs", _costs))
     ]
 
 
@@ -32,7 +32,8 @@ def _rows(seeds: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return rows
 
 
-def _bars(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
+def bars(plt: Any, rows: Mapping[str, list[dict[str, Any]]]) -> Any:
+    """Return a figure of each row's mean, with whiskers over its results, and of its worst task."""
     figure, axes = plt.subplots(figsize=(8, 1 + 0.3 * len(rows)))
     for place, (name, results) in enumerate(rows.items()):
         mean, deviation = spread(one["summary"]["mean"] for one in results)

@@ -49,9 +49,7 @@ class Specialists:
         forms: Sequence[str] | None = None,
     ) -> Path:
         """Merge all tasks, under their names, by MASS with these parameters; `forms` are of their inputs."""
-        recipe = Merge("mass").recipe(self.cache.base, self.models, None, self.kind)
-        for entry, task in zip(recipe["models"], self.tasks, strict=True):
-            entry["name"] = task
+        recipe = Merge("mass").named_recipe(self.cache.base, self.models, self.tasks, self.kind)
         for entry, form in zip(recipe["models"], forms or (), strict=forms is not None):
             entry["parameters"] = {"form": form}
         if parameters:
