@@ -22,6 +22,9 @@ from benchmarks.replication.audiovisual.suite import AUDIO_VISUAL, WAYS
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.continual.steps import STEPS as CONTINUAL_STEPS
 from benchmarks.replication.continual.suite import CONTINUAL_6
+from benchmarks.replication.nli.rows import LEARNED
+from benchmarks.replication.nli.steps import STEPS as NLI_STEPS
+from benchmarks.replication.nli.suite import NLI_6
 from benchmarks.replication.own import suite_named
 from benchmarks.replication.steps import STEPS, admit, serve
 from benchmarks.replication.suite import Suite
@@ -34,6 +37,7 @@ SUITES = {suite.name: suite for suite in (TEXT_8, VISION_8, VISION_14, VISION_20
 OTHERS: dict[str, tuple[Any, Steps]] = {
     AUDIO_VISUAL.name: (AUDIO_VISUAL, AUDIO_VISUAL_STEPS),
     CONTINUAL_6.name: (CONTINUAL_6, CONTINUAL_STEPS),
+    NLI_6.name: (NLI_6, NLI_STEPS),
 }
 """Suites on a decoder, which bring steps of their own."""
 FAST_STEPS = 30
@@ -81,7 +85,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("step", choices=(*STEPS, "admit", "serve", "all"))
     suites = ", ".join((*SUITES, *OTHERS))
     parser.add_argument("suite", help=f"{suites}, or your own: file.py:NAME, module:NAME")
-    known = [row.name for row in (*methods.ROWS, *EXTRA)]
+    known = [row.name for row in (*methods.ROWS, *EXTRA, *LEARNED)]
     parser.add_argument("--methods", type=listed(known), help="of: " + ", ".join(known))
     parser.add_argument("--rows", type=lambda text: text.split(","), help="of `serve`: routing/rows.py")
     parser.add_argument("--tasks", type=lambda text: text.split(","), help="other tasks than the suite's own")

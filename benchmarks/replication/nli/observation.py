@@ -1,0 +1,89 @@
+"""The observation itself: an adapter's null-space ratio on its own inputs, its scale λ, and its quality.
+
+For adapters saved while they are trained: ω(λ), the ratio in the base with λ times this adapter alone. Only
+where it falls with λ can coefficients that make it small be good ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import submerge
+from benchmarks.console import Say, silent
+from benchmarks.replication.cache import Result, cached, timed, trained
+from benchmarks.replication.nli.model import Prompts, accuracy, load, word_ids
+from benchmarks.replication.rows import Rows
+from submerge.calibrate import choose_hooks
+
+__all__ = ["HOOKS", "LAMBDAS", "observe"]
+
+LAMBDAS = (0.0, 0.25, 0.5, 1.0)
+HOOKS: Mapping[str, Callable[[Any, list[str]], list[str]]] = {
+    "last_quarter": lambda model, names: choose_hooks(model, names, "last_quarter"),
+    "v_proj of the last quarter": lambda model, names: [
+        name for name in choose_hooks(model, names, "last_quarter") if name.endswith("v_proj")
+    ],
+    "all": lambda model, names: names,
+}
+"""The modules over which ω is a mean: those that it is measured for here."""
+
+
+def observe(
+    base: Path,
+    task: str,
+    adapters: Mapping[int, Path],
+    inputs: Rows,
+    validation: Rows,
+    place: Path,
+    say: Say = silent,
+) -> Result:
+    """Return step -> accuracy, and hooks -> ω(λ), of a training's adapters; from the cache, if it has them.
+
+    `inputs` are measured, and their labels are not read.
+    """
+    config: dict[str, Any] = {"trained": trained(list(adapters.values())[-1:], task), "steps": list(adapters)}
+    config |= {"inputs": len(inputs), "validation": len(validation), "lambdas": list(LAMBDAS)}
+
+    def make(_: Path, result: Result) -> None:
+        with timed(result, "seconds_in_all"):
+            result |= _omegas(base, adapters, Prompts(inputs, base))
+            items = Prompts(validation, base)
+            models = {0: base} | dict(adapters)
+            result["accuracy"] = {
+                step: accuracy(load(folder, base), items, word_ids(base, task))
+                for step, folder in models.items()
+            }
+        for hooks, steps in result["omega"].items():
+            last = list(steps.values())[-1]
+            say(f"{task}, {hooks}: ω at λ = 0 … 1: " + ", ".join(f"{value:.5f}" for value in last))
+
+    return cached(place, config, make)
+
+
+def _omegas(base: Path, adapters: Mapping[int, Path], items: Prompts) -> Result:
+    """Return hooks -> step -> ω at each λ, and hooks -> the level without structure."""
+    names = {str(step): folder for step, folder in adapters.items()}
+    data = {"own": [items.batch(which) for which in items.batches()]}
+    model = load(base, base)
+
+    def ratios(scales: Any) -> Any:
+        return submerge.null_space_ratio(model, names, data, hooks=".", scales=scales)
+
+    at_base = ratios(None)
+    alone = {
+        k: [at_base] + [ratios([scale * (k == j) for j in range(len(names))]) for scale in LAMBDAS[1:]]
+        for k in range(len(names))
+    }
+    omega, isotropic = {}, {}
+    for hooks, choose in HOOKS.items():
+        chosen = set(choose(model, list(at_base.modules)))
+        at = torch.tensor([name in chosen for name in at_base.modules])
+        omega[hooks] = {
+            step: [one.values[at, 0, k].mean().item() for one in alone[k]] for k, step in enumerate(names)
+        }
+        isotropic[hooks] = at_base.isotropic[at].mean().item()
+    return {"omega": omega, "isotropic": isotropic}
