@@ -10,7 +10,7 @@ import pytest
 from _structure import Source, circles, long_functions, private, same_classes, upward
 
 FLOORS = (
-    ("_version", "errors", "deprecated"),
+    ("_version", "errors", "deprecated", "process"),
     ("deferred",),
     ("algebra", "names"),
     ("store.format",),

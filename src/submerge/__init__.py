@@ -4,7 +4,8 @@
 `merge_state_dicts(states, ...)` and `merge_adapters(peft_model, ...)` merge in memory,
 `extract_lora(model, out, base=...)` makes an adapter of a fine-tune, and `verify(folder)` checks a result.
 `load(folder)` gives the model of a merge that finds out the tasks of its inputs (`merge_method: mass`).
-`null_space_ratio(model, adapters, data)` says which adapter knows which inputs.
+`null_space_ratio(model, adapters, data)` says which adapter knows which inputs,
+and `learn_coefficients(model, adapters, data)` how strongly each should act in a merge.
 `methods.METHODS` are all methods by name, and `methods.find_method(name)` is one of them.
 """
 
@@ -16,7 +17,14 @@ from submerge.errors import Problem, RequestError, SubmergeError, WorkError
 
 if TYPE_CHECKING:
     from submerge import methods
-    from submerge.calibrate import NullSpaceCurve, NullSpaceMatrix, null_space_curve, null_space_ratio
+    from submerge.calibrate import (
+        Calibration,
+        NullSpaceCurve,
+        NullSpaceMatrix,
+        learn_coefficients,
+        null_space_curve,
+        null_space_ratio,
+    )
     from submerge.engine import (
         MergePlan,
         MergeReport,
@@ -33,6 +41,7 @@ if TYPE_CHECKING:
     from submerge.serving import load
 
 __all__ = [
+    "Calibration",
     "MergePlan",
     "MergeReport",
     "NullSpaceCurve",
@@ -46,6 +55,7 @@ __all__ = [
     "WorkError",
     "__version__",
     "extract_lora",
+    "learn_coefficients",
     "load",
     "load_recipe",
     "merge",
@@ -69,7 +79,14 @@ _ENGINE = {
     "merge_state_dicts",
     "verify",
 }
-_CALIBRATE = {"NullSpaceCurve", "NullSpaceMatrix", "null_space_curve", "null_space_ratio"}
+_CALIBRATE = {
+    "Calibration",
+    "NullSpaceCurve",
+    "NullSpaceMatrix",
+    "learn_coefficients",
+    "null_space_curve",
+    "null_space_ratio",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -53,8 +53,13 @@ def projected(a: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return (x.double() @ null.T @ null).norm(dim=-1) / x.double().norm(dim=-1)
 
 
-def all_inputs(model: nn.Module, names: Sequence[str], inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Return the inputs of modules at the positions that are no padding, of a full pass."""
+def all_inputs(
+    model: nn.Module,
+    names: Sequence[str],
+    inputs: Mapping[str, torch.Tensor],
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> dict[str, Any]:
+    """Return the inputs of modules without padding, of a full pass with these weights."""
     seen: dict[str, torch.Tensor] = {}
     handles = [
         model.get_submodule(name).register_forward_pre_hook(
@@ -62,7 +67,9 @@ def all_inputs(model: nn.Module, names: Sequence[str], inputs: Mapping[str, torc
         )
         for name in names
     ]
-    model(**inputs)
+    torch.func.functional_call(model, dict(weights or {}), kwargs=dict(inputs))
     for handle in handles:
         handle.remove()
-    return {name: x[inputs["attention_mask"].bool()] for name, x in seen.items()}
+    if (mask := inputs.get("attention_mask")) is None:
+        return {name: x.flatten(0, -2) for name, x in seen.items()}
+    return {name: x[mask.bool()] for name, x in seen.items()}

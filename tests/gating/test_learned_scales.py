@@ -17,6 +17,7 @@ from submerge.gating import (
     Gate,
     GatedDense,
     GatedFactors,
+    GatedSum,
     GatedTable,
     GatedUpdate,
     Recent,
@@ -90,6 +91,53 @@ def test_gradients_are_those_of_finite_differences(kind: str) -> None:
         found = module(x)
     assert (found - wanted).abs().max() < 1e-10
     assert not gate.cache, "nothing that depends on the scales is stored"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rank_one_units_have_scales_of_their_own(kind: str) -> None:
+    """Those of member 0 are its scale, twice; a dense update takes the mean, and member 1 does not act."""
+    module, gate, explicit = gated(kind)
+    x = KINDS[kind][1]
+    weights = normal(7, *module(x).shape, dtype=DOUBLE)
+
+    def output(scales: Any) -> Any:
+        with gate.over(ConstantAssignment(scales)):
+            return module(x)
+
+    def loss(first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        return (output({"map": {2: last, 0: first}}).sin() * weights).sum()
+
+    equal = {"map": {0: torch.full((2,), 0.3, dtype=DOUBLE), 2: torch.full((2,), 0.7, dtype=DOUBLE)}}
+    assert (output(equal) - output(torch.tensor([0.3, 0.0, 0.7], dtype=DOUBLE))).abs().max() < 1e-12
+    units = [normal(k, 2, dtype=DOUBLE).requires_grad_() for k in range(2)]
+    assert torch.autograd.gradcheck(loss, units)
+    values = {
+        name: parameter + sum(unit_update(explicit[name][k], u) for k, u in zip((0, 2), units, strict=True))
+        for name, parameter in module.named_parameters()
+    }
+    wanted = functional_call(copy.deepcopy(module), values, (x,))
+    assert (output({"map": dict(zip((0, 2), units, strict=True))}) - wanted).abs().max() < 1e-10
+    assert not gate.cache, "nothing that depends on the scales is stored"
+
+
+def unit_update(update: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """Return an update whose singular triplets are scaled, or one without factors by the mean."""
+    if update.ndim != 2:
+        return scales.mean() * update
+    u, s, vh = torch.linalg.svd(update, full_matrices=False)
+    return (u[:, :2] * s[:2] * scales) @ vh[:2]
+
+
+def test_factors_and_dense_updates_of_one_parameter_are_added() -> None:
+    gate, module = Gate(Recent(1 << 20)), nn.Linear(16, 24).double().requires_grad_(False)
+    parts, own = triplets(24, 16, 3, dtype=DOUBLE), {1: normal(50, 24, 16, dtype=DOUBLE)}
+    terms = [GatedFactors(gate, "w", parts, rule="sum", scale=1.0), GatedDense(gate, "w", own)]
+    gate_module(gate, module, {"weight": GatedSum(gate, "w", terms)}, "map")
+    x, scales = normal(1, 3, 5, 16, dtype=DOUBLE), torch.tensor([0.3, -0.2, 0.7], dtype=DOUBLE)
+    with gate.over(ConstantAssignment(scales)):
+        found = module(x)
+    weight = module.weight + sum(s * dense(parts, k) for k, s in enumerate(scales)) - 0.2 * own[1]
+    assert (found - nn.functional.linear(x, weight, module.bias)).abs().max() < 1e-12
 
 
 def test_scales_of_each_module_of_a_causal_lm() -> None:

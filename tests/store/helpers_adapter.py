@@ -47,6 +47,7 @@ MODELS: dict[str, Callable[[Any], Any]] = {
     "gpt2": _gpt2,
     "gpt2-untied": lambda t: _gpt2(t, tie_word_embeddings=False),
     "bert": _bert,
+    "vit": lambda t: t.ViTForImageClassification(t.ViTConfig(**VISION, num_labels=3)),
     "mixtral": lambda t: t.MixtralForCausalLM(t.MixtralConfig(**TEXT, num_local_experts=4)),
     "qwen3-moe": lambda t: t.Qwen3MoeForCausalLM(
         t.Qwen3MoeConfig(**TEXT, head_dim=8, num_experts=3, num_experts_per_tok=2, moe_intermediate_size=10)

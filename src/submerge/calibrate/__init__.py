@@ -4,30 +4,37 @@ batches      read_items, batches                  a file as batches of a model's
 passes       collect, Reducer, NullSpaceRatio     what is gathered of the inputs of modules
 adapters     attached                             adapters at a model's modules, with scales λ
 null space   null_space_ratio, null_space_curve   which adapter knows which inputs, and ω(λ)
+learning     learn_coefficients, Calibration      merge coefficients from unlabelled inputs
 """
 
 from submerge.calibrate._attached import AttachedAdapters, attached
 from submerge.calibrate._batches import Batch, batches, encode, load_processor
+from submerge.calibrate._calibration import Calibration
 from submerge.calibrate._collect import Reducer, collect
 from submerge.calibrate._hooks import choose_hooks
 from submerge.calibrate._items import Item, read_items
+from submerge.calibrate._learn import learn_coefficients
 from submerge.calibrate._null_space import null_space_curve, null_space_ratio
 from submerge.calibrate._null_space_results import NullSpaceCurve, NullSpaceMatrix
+from submerge.calibrate._options import Step
 from submerge.calibrate._reducers import NullSpaceRatio, row_space
 
 __all__ = [
     "AttachedAdapters",
     "Batch",
+    "Calibration",
     "Item",
     "NullSpaceCurve",
     "NullSpaceMatrix",
     "NullSpaceRatio",
     "Reducer",
+    "Step",
     "attached",
     "batches",
     "choose_hooks",
     "collect",
     "encode",
+    "learn_coefficients",
     "load_processor",
     "null_space_curve",
     "null_space_ratio",

@@ -4,8 +4,9 @@ K adapters of one base are one low-rank update of each module that they change:
 
     y = W x + Σ_k λ_k s_k B_k A_k x = W x + B_cat diag(λ ⊗ 1_r) A_cat x
 
-where the ranks r_k may differ, and the scale s_k (alpha / r, or alpha / √r of rsLoRA) is in the factors. With
-λ = 0 the model is the base, with λ = e_k it is the base with adapter k, with λ = c · 1 task arithmetic.
+where the ranks r_k may differ, and the scale s_k (alpha / r, or alpha / √r of rsLoRA) is in the factors. New
+values Θ_k of a parameter (`modules_to_save`, biases, norms) act as W + Σ_k λ_k (Θ_k − W). With λ = 0 the
+model is the base, with λ = e_k it is the base with adapter k, with λ = c · 1 task arithmetic.
 """
 
 from __future__ import annotations
@@ -13,26 +14,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import nn
 
-from submerge.algebra import Triplets
+from submerge.calibrate._scaled_parts import ScaledParameter, scaled_parameters, unscaled_parameters
 from submerge.errors import Problem, RequestError, few
 from submerge.gating import (
     ConstantAssignment,
+    ConstantScales,
     Gate,
-    GatedFactors,
     Observer,
     Recent,
     gate_module,
-    is_transposed,
     observe,
     ungate_module,
 )
 from submerge.names import layer_of, match_names
-from submerge.store import Adapter, FileTable, LowRankPart, fit_adapter
+from submerge.store import Adapter, LowRankPart, fit_adapter
 
 __all__ = ["AttachedAdapters", "attached"]
 
@@ -43,9 +45,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 class AttachedAdapters:
     """Adapters at a model's `modules`: `down` [r_k, n] are their A_k by module and adapter.
 
-    An embedding has none: it is among `modules` alone. `unsupported` names, by adapter, the parameters that
-    it changes in a way that scales do not act on (new values, biases, DoRA, other than linear maps), and
-    `left_out` those that the model does not have.
+    `units` are, by module and by the adapters that change it, how many scales `over` takes for units of rank
+    one: r_k, or 1 where there are no factors.
+    Embeddings and new values have none: their modules are among `modules` alone. `unsupported` names, by
+    adapter, the parameters that it changes in a way that scales do not act on (DoRA, and factors of other
+    than linear maps), and `left_out` those that the model does not have.
     """
 
     model: nn.Module
@@ -53,26 +57,41 @@ class AttachedAdapters:
     gate: Gate
     modules: list[str] = field(default_factory=list)
     down: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
+    units: dict[str, dict[int, int]] = field(default_factory=dict)
     unsupported: tuple[dict[str, str], ...] = ()
     left_out: tuple[tuple[str, ...], ...] = ()
 
-    @contextmanager
-    def over(self, scales: torch.Tensor | Mapping[str, torch.Tensor] | None) -> Iterator[None]:
-        """Run what is inside with scales λ [K], or with scales [K] by module; None is the base.
+    def members(self) -> dict[str, tuple[int, ...]]:
+        """Return, for each module, the adapters whose scales act in it."""
+        return {path: tuple(sorted(own)) for path, own in self.units.items()}
 
-        Scales may require gradients. Modules that a mapping does not name have the base's parameters.
+    @contextmanager
+    def over(self, scales: ConstantScales | None) -> Iterator[None]:
+        """Run what is inside with scales λ [K], or with scales by module; None is the base.
+
+        Those of a module are a tensor [K], or a mapping from adapters' numbers to scales [r_k] of their
+        rank-one units, in the order of the rows of A_k; what an adapter changes beside the factors (new
+        values, biases) takes the mean of these. Modules, and adapters of such a mapping, that are not named
+        act not. Scales may require gradients.
+
         Raises `RequestError` as soon as a module runs that an adapter with a scale other than 0 changes in
         a way that scales do not act on.
         """
         if scales is None:
             yield
             return
-        values = [scales] if isinstance(scales, torch.Tensor) else list(scales.values())
-        acting = [k for k in range(len(self.names)) if any(v.requires_grad or v[k] != 0 for v in values)]
-        reasons = {path: why for k in acting for path, why in self.unsupported[k].items()}
+        acting = _acting(scales) if any(self.unsupported) else set()
+        reasons = {path: why for k in sorted(acting) for path, why in self.unsupported[k].items()}
         modules = {path: self.model.get_submodule(path) for path in reasons}
         with self.gate.over(ConstantAssignment(scales)), observe(modules, _Refusal(reasons)):
             yield
+
+
+def _acting(scales: ConstantScales) -> set[int]:
+    """Return the adapters of which a scale is not 0, or is learned."""
+    by_module = [scales] if isinstance(scales, torch.Tensor) else scales.values()
+    rows = [enumerate(row) if isinstance(row, torch.Tensor) else row.items() for row in by_module]
+    return {k for row in rows for k, value in row if value.requires_grad or value.any()}
 
 
 class _Refusal(Observer):
@@ -134,8 +153,10 @@ def attached(model: nn.Module, adapters: Mapping[str, Adapter]) -> Iterator[Atta
     gate = Gate(Recent(0))  # scales make no sets of members, whose cores could be used again
     result = AttachedAdapters(model, tuple(fitted), gate, unsupported=unsupported, left_out=left_out)
     with ExitStack() as stack:
-        for path, parts in _factors(model, [one for one, _ in fitted.values()]).items():
-            _attach(result, path, parts)
+        path_of = attrgetter("path")
+        scaled = scaled_parameters(model, [one for one, _ in fitted.values()])
+        for path, parameters in groupby(sorted(scaled, key=path_of), path_of):
+            _attach(result, path, list(parameters))
             stack.callback(ungate_module, model.get_submodule(path))
         yield result
 
@@ -159,46 +180,22 @@ def _has_place(name: str, shapes: Shapes) -> bool:
     return True
 
 
-def _is_scaled(model: nn.Module, adapter: Adapter, name: str) -> bool:
-    """Return whether a part is a low-rank update of a linear map or an embedding."""
-    path, _, local = name.rpartition(".")
-    module, part = model.get_submodule(path), adapter.parts[name]
-    linear = isinstance(module, (nn.Linear, nn.Embedding)) or is_transposed(module)
-    return linear and local == "weight" and isinstance(part, LowRankPart) and adapter.dense_only(name) is None
-
-
 def _unsupported(model: nn.Module, label: str, adapter: Adapter) -> dict[str, str]:
     """Return, by module, what of an adapter scales do not act on."""
-    reasons = {}
-    for name in adapter.parts:
-        if not _is_scaled(model, adapter, name):
-            why = adapter.dense_only(name) or "it is no linear map"
-            reasons[name.rpartition(".")[0]] = f"{label} changes {name}, which is not supported here: {why}"
-    return reasons
+    return {
+        name.rpartition(".")[0]: f"{label} changes {name}, which is not supported here: {why}"
+        for name, why in unscaled_parameters(model, adapter)
+    }
 
 
-def _factors(model: nn.Module, adapters: Sequence[Adapter]) -> dict[str, dict[int, Triplets]]:
-    """Return the factors of each module, by adapter, with the adapter's scale in the left ones."""
-    factors: dict[str, dict[int, Triplets]] = {}
-    with FileTable() as table:
-        for k, adapter in enumerate(adapters):
-            for name in (n for n in adapter.parts if _is_scaled(model, adapter, n)):
-                path = name.rpartition(".")[0]
-                wide = torch.promote_types(torch.float32, model.get_parameter(name).dtype)
-                left, right = (factor.to(wide) for factor in adapter.factors(name, table))
-                factors.setdefault(path, {})[k] = Triplets(left, left.new_ones(left.shape[1]), right)
-    return factors
-
-
-def _attach(adapters: AttachedAdapters, path: str, parts: Mapping[int, Triplets]) -> None:
-    """Gate one module by the factors of the adapters that change it."""
+def _attach(adapters: AttachedAdapters, path: str, parameters: Sequence[ScaledParameter]) -> None:
+    """Gate one module by the updates of its parameters."""
     module = adapters.model.get_submodule(path)
-    transposed, table = is_transposed(module), isinstance(module, nn.Embedding)
-    update = GatedFactors(
-        adapters.gate, path, parts, rule="sum", scale=1.0, transposed=transposed, table=table
-    )
-    gated = gate_module(adapters.gate, module, {"weight": update}, path)
-    gated.to(adapters.model.get_parameter(f"{path}.weight").device)
+    gate_module(adapters.gate, module, {p.name: p.gated(adapters.gate, module) for p in parameters}, path)
     adapters.modules.append(path)
-    if not table:
-        adapters.down[path] = {k: update.down[at] for k, at in update.places.items()}
+    units = adapters.units.setdefault(path, {})
+    for parameter in parameters:
+        for k, count in parameter.units.items():
+            units[k] = max(count, units.get(k, 0))
+        if parameter.down:
+            adapters.down[path] = parameter.down

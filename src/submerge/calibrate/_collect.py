@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from submerge.gating import Observer, StopForward, observe
 
@@ -59,10 +61,24 @@ def collect(
     like = next(model.parameters())
     for number, batch in enumerate(batches, 1):
         inputs = {name: _moved(value, like) for name, value in batch.items()}
-        with observe(modules, _Collector(reducers, inputs.get("attention_mask"))):
+        with _without_cache(model), observe(modules, _Collector(reducers, inputs.get("attention_mask"))):
             model(**inputs)
         if progress is not None:
             progress(number)
+
+
+@contextmanager
+def _without_cache(model: nn.Module) -> Iterator[None]:
+    """Let a model of transformers hold no keys and values of a pass: there is one pass alone."""
+    configs: list[Any] = [module.config for module in model.modules() if hasattr(module, "config")]
+    caching = {id(config): config for config in configs if getattr(config, "use_cache", False)}.values()
+    for config in caching:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        for config in caching:
+            config.use_cache = True
 
 
 class _Collector(Observer):
@@ -76,9 +92,19 @@ class _Collector(Observer):
         if name not in self._left:
             return
         self._left.discard(name)
-        self._reducers[name].update(_rows(x, self._mask))
+        with saved_tensors_hooks(_same, _same):
+            self._reducers[name].update(_rows(x, self._mask))
         if not self._left:
             raise StopForward
+
+
+def _same(x: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that autograd saves.
+
+    In a layer that is checkpointed nothing is saved, and what is computed again has no observers: so what
+    reducers save is kept apart from what the layer does.
+    """
+    return x
 
 
 def _rows(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

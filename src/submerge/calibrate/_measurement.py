@@ -18,9 +18,11 @@ from submerge.calibrate._reducers import NullSpaceRatio, row_space
 from submerge.calibrate._sources import DataSets, Inputs, Specs, load_backbone, open_adapters, read_data
 from submerge.errors import Problem, RequestError, few
 
-__all__ = ["Measurement", "Progress", "Scales", "Steps", "measuring"]
+__all__ = ["Lambdas", "Measurement", "Progress", "Scales", "Steps", "measuring"]
 
 Scales: TypeAlias = float | Sequence[float] | torch.Tensor | Mapping[str, Sequence[float] | torch.Tensor]
+Lambdas: TypeAlias = torch.Tensor | Mapping[str, torch.Tensor] | None
+"""Scales λ [K] of all modules, or of each by name; None for the base."""
 Progress: TypeAlias = Callable[[int, int], None]
 
 
@@ -55,9 +57,16 @@ class Measurement:
         lists = zip(self.names, self.adapters.left_out, strict=True)
         return tuple(f"{name}: the model has no {few(parts)}" for name, parts in lists if parts)
 
+    def factors(self) -> tuple[dict[str, torch.Tensor], ...]:
+        """Return the A_k [r_k, n] of each adapter at the hooked modules that it changes."""
+        return tuple(
+            {path: a for path, own in self.hooked.items() if (a := own[k]) is not None}
+            for k in range(len(self.names))
+        )
+
     @torch.no_grad()
     def ratios(
-        self, inputs: Inputs, scales: Any, members: Iterable[int], steps: Steps
+        self, inputs: Inputs, scales: Lambdas, members: Iterable[int], steps: Steps
     ) -> dict[str, NullSpaceRatio]:
         """Return the ratios of some adapters at each module that one of them changes."""
         among = set(members)
@@ -78,7 +87,7 @@ class Measurement:
         ratios = self.ratios(inputs, scales if scale else None, [k], steps)
         return torch.stack([ratio.mean[k] for ratio in ratios.values()]).nanmean()
 
-    def lambdas(self, scales: Scales | None) -> torch.Tensor | dict[str, torch.Tensor] | None:
+    def lambdas(self, scales: Scales | None) -> Lambdas:
         """Return scales [K], or such by module; None for the base."""
         if scales is None:
             return None

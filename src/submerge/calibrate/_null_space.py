@@ -11,12 +11,19 @@ from torch import nn
 
 from submerge.calibrate._batches import MAX_LENGTH
 from submerge.calibrate._hooks import LAST_QUARTER
-from submerge.calibrate._measurement import Progress, Scales, Steps, measuring
+from submerge.calibrate._measurement import (
+    Lambdas,
+    Measurement,
+    Progress,
+    Scales,
+    Steps,
+    measuring,
+)
 from submerge.calibrate._null_space_results import NullSpaceCurve, NullSpaceMatrix
-from submerge.calibrate._sources import DataSets, Specs
+from submerge.calibrate._sources import DataSets, Inputs, Specs
 from submerge.errors import Problem, RequestError
 
-__all__ = ["null_space_curve", "null_space_ratio"]
+__all__ = ["CURVE", "SIZE", "curve_of", "matrix_of", "null_space_curve", "null_space_ratio"]
 
 SIZE = 16
 CURVE = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -71,21 +78,7 @@ def null_space_ratio(
     how = {"batch_size": batch_size, "max_length": max_length, "processor": processor}
     with measuring(model, adapters, data, hooks, how) as measurement:
         steps = Steps(progress, sum(map(len, measurement.data.values())))
-        lambdas = measurement.lambdas(scales)
-        ratios = [
-            measurement.ratios(inputs, lambdas, range(len(measurement.names)), steps)
-            for inputs in measurement.data.values()
-        ]
-        first = next(iter(ratios))
-        return NullSpaceMatrix(
-            data=tuple(measurement.data),
-            adapters=measurement.names,
-            modules=tuple(first),
-            values=torch.stack([torch.stack([r.mean for r in one.values()]) for one in ratios], dim=1),
-            isotropic=torch.stack([ratio.isotropic for ratio in first.values()]),
-            counts=tuple(max(r.count for r in one.values()) for one in ratios),
-            left_out=measurement.left_out,
-        )
+        return matrix_of(measurement, measurement.lambdas(scales), steps)
 
 
 def null_space_curve(
@@ -128,10 +121,35 @@ def null_space_curve(
         measurement.check_own_data()
         own = [measurement.data[name] for name in measurement.names]
         steps = Steps(progress, len(points) * sum(map(len, own)))
-        values = torch.stack(
-            [
-                torch.stack([measurement.alone(k, point, inputs, steps) for point in points])
-                for k, inputs in enumerate(own)
-            ]
-        )
-        return NullSpaceCurve(measurement.names, tuple(points), tuple(measurement.hooked), values)
+        return curve_of(measurement, points, own, steps)
+
+
+def matrix_of(measurement: Measurement, lambdas: Lambdas, steps: Steps) -> NullSpaceMatrix:
+    """Return the ratio of all data for each adapter in the model with scales λ."""
+    ratios = [
+        measurement.ratios(inputs, lambdas, range(len(measurement.names)), steps)
+        for inputs in measurement.data.values()
+    ]
+    first = ratios[0]
+    return NullSpaceMatrix(
+        data=tuple(measurement.data),
+        adapters=measurement.names,
+        modules=tuple(first),
+        values=torch.stack([torch.stack([r.mean for r in one.values()]) for one in ratios], dim=1),
+        isotropic=torch.stack([ratio.isotropic for ratio in first.values()]),
+        counts=tuple(max(r.count for r in one.values()) for one in ratios),
+        left_out=measurement.left_out,
+    )
+
+
+def curve_of(
+    measurement: Measurement, points: Sequence[float], own: Sequence[Inputs], steps: Steps
+) -> NullSpaceCurve:
+    """Return ω(λ) at `points` of each adapter alone, on inputs of its own."""
+    values = torch.stack(
+        [
+            torch.stack([measurement.alone(k, point, inputs, steps) for point in points])
+            for k, inputs in enumerate(own)
+        ]
+    )
+    return NullSpaceCurve(measurement.names, tuple(points), tuple(measurement.hooked), values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -75,6 +76,12 @@ class NullSpaceRatio(Reducer):
         level = self._sums.new_full((self._size,), math.nan)
         shares = torch.tensor(self.ranks, dtype=torch.float64) / len(self._basis)
         return level.index_copy(0, torch.tensor(self.defined), (1 - shares).sqrt())
+
+    def anew(self) -> NullSpaceRatio:
+        """Return one of the same factors that has taken in no rows."""
+        other = copy.copy(self)
+        other.count, other._sums = 0, torch.zeros_like(self._sums, requires_grad=False)
+        return other
 
     def update(self, rows: torch.Tensor) -> None:
         with torch.autocast(rows.device.type, enabled=False):

@@ -16,8 +16,9 @@ from submerge.engine.output import (
     by_treatment,
     check_target,
 )
-from submerge.engine.plan import MergePlan, Settings, check_device, make_plan, peak_resident
+from submerge.engine.plan import MergePlan, Settings, check_device, make_plan
 from submerge.engine.work import Meter
+from submerge.process import peak_resident
 from submerge.recipe import Recipe
 
 __all__ = ["merge"]

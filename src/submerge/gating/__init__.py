@@ -8,15 +8,17 @@ It knows no method, no folder and no recipe: an `Assignment` says which updates 
     modules       GatedLinear, GatedEmbedding, …              how a kind of module runs with them
     branches      SelectedBranches, MixedBranches, Heads      parameter sets of one module
     observe       Observer, StopForward                       passes that only look
+    reroute       rerouted                                    passes in which a function runs modules
 """
 
 from submerge.gating._assignment import (
     Assignment,
     ConstantAssignment,
+    ConstantScales,
     MixtureAssignment,
     ResidentAssignment,
 )
-from submerge.gating._batch import cut, joined, reordered
+from submerge.gating._batch import cut, each, joined, leaves, reordered, tensors
 from submerge.gating._branches import Branches, MixedBranches, SelectedBranches, branch_module
 from submerge.gating._by_sample import SampleAssignment
 from submerge.gating._by_token import TokenAssignment
@@ -36,13 +38,15 @@ from submerge.gating._modules import (
     ungate_module,
 )
 from submerge.gating._observe import Observer, StopForward, is_same, observe
-from submerge.gating._updates import GatedDense, GatedFactors, GatedTable, GatedUpdate
+from submerge.gating._reroute import Run, rerouted
+from submerge.gating._updates import GatedDense, GatedFactors, GatedSum, GatedTable, GatedUpdate
 
 __all__ = [
     "Assignment",
     "Branches",
     "CompetingHeads",
     "ConstantAssignment",
+    "ConstantScales",
     "Gate",
     "GatedDense",
     "GatedEmbedding",
@@ -52,6 +56,7 @@ __all__ = [
     "GatedModel",
     "GatedModule",
     "GatedOther",
+    "GatedSum",
     "GatedTable",
     "GatedUpdate",
     "Group",
@@ -62,6 +67,7 @@ __all__ = [
     "Observer",
     "Recent",
     "ResidentAssignment",
+    "Run",
     "SampleAssignment",
     "SelectedBranches",
     "Span",
@@ -71,13 +77,17 @@ __all__ = [
     "best_head",
     "branch_module",
     "cut",
+    "each",
     "gate_module",
     "is_same",
     "is_transposed",
     "joined",
+    "leaves",
     "observe",
     "parameter_of",
     "parameter_places",
     "reordered",
+    "rerouted",
+    "tensors",
     "ungate_module",
 ]

@@ -15,13 +15,18 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from submerge.gating._layout import Group, Layout, Span, UnsplitError
 
-__all__ = ["Assignment", "ConstantAssignment", "MixtureAssignment", "ResidentAssignment"]
+__all__ = ["Assignment", "ConstantAssignment", "ConstantScales", "MixtureAssignment", "ResidentAssignment"]
+
+ModuleScales: TypeAlias = torch.Tensor | Mapping[int, torch.Tensor]
+"""Scales of one module: [K], or by member those of its rank-one units [r_k]."""
+ConstantScales: TypeAlias = torch.Tensor | Mapping[str, ModuleScales]
+"""Scales [K] of all modules, or those of each module by its name."""
 
 
 class Assignment(ABC):
@@ -67,11 +72,13 @@ class Assignment(ABC):
 class ConstantAssignment(Assignment):
     """All rows get all members' updates by scales [K], one for all modules or by the module's name.
 
-    Modules that a mapping does not name keep their resident parameters. Scales may be parameters that are
-    learned: gradients flow to them, and nothing that depends on them is stored.
+    Modules that a mapping does not name keep their resident parameters. A module may have a mapping from
+    members to scales [r_k] of their rank-one units; a dense update takes the mean of these, and members that
+    it does not name act not. Scales may be parameters that are learned: gradients flow to them, and nothing
+    that depends on them is stored.
     """
 
-    def __init__(self, scales: torch.Tensor | Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, scales: ConstantScales) -> None:
         self.scales = scales
 
     def acts_on(self, module: str) -> bool:
@@ -79,7 +86,10 @@ class ConstantAssignment(Assignment):
 
     def _group(self, module: str, rows: int) -> Group:
         scales = self.scales if isinstance(self.scales, torch.Tensor) else self.scales[module]
-        return Group(tuple(range(len(scales))), 0, rows, scales)
+        if isinstance(scales, torch.Tensor):
+            return Group(tuple(range(len(scales))), 0, rows, scales)
+        members = tuple(sorted(scales))
+        return Group(members, 0, rows, tuple(scales[k] for k in members))
 
     def layout(self, module: str, positions: Sequence[int]) -> Layout:
         return Layout((self._group(module, math.prod(positions)),))

@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["cut", "joined", "mapped", "reordered", "tensors"]
+__all__ = ["cut", "each", "joined", "leaves", "mapped", "reordered", "tensors"]
+
+_Leaf = TypeVar("_Leaf")
 
 
 def tensors(values: Any) -> list[torch.Tensor]:
     """Return all tensors in lists, tuples and mappings."""
-    if isinstance(values, torch.Tensor):
+    return leaves(values, torch.Tensor)
+
+
+def leaves(values: Any, kind: type[_Leaf]) -> list[_Leaf]:
+    """Return all objects of a kind in lists, tuples and mappings."""
+    if isinstance(values, kind):
         return [values]
     if isinstance(values, Mapping):
         values = list(values.values())
-    return [x for value in values for x in tensors(value)] if isinstance(values, (list, tuple)) else []
+    return [x for value in values for x in leaves(value, kind)] if isinstance(values, (list, tuple)) else []
+
+
+def each(values: Any, change: Callable[[Any], Any], kind: type[Any] = torch.Tensor) -> Any:
+    """Return values with every tensor, or every object of another kind, changed, and all else as it is."""
+    if isinstance(values, kind):
+        return change(values)
+    if isinstance(values, Mapping):
+        return _like(values, {key: each(value, change, kind) for key, value in values.items()})
+    if isinstance(values, (list, tuple)):
+        return type(values)(each(value, change, kind) for value in values)
+    return values
 
 
 def mapped(values: Any, change: Callable[[torch.Tensor], torch.Tensor], rows: int) -> Any:
     """Return values with every tensor that has `rows` rows changed, and all else as it is."""
-    if isinstance(values, torch.Tensor):
-        return change(values) if values.ndim and values.shape[0] == rows else values
-    if isinstance(values, Mapping):
-        return _like(values, {key: mapped(value, change, rows) for key, value in values.items()})
-    if isinstance(values, (list, tuple)):
-        return type(values)(mapped(value, change, rows) for value in values)
-    return values
+    return each(values, lambda x: change(x) if x.ndim and x.shape[0] == rows else x)
 
 
 def _like(values: Mapping[str, Any], items: dict[str, Any]) -> Any:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
-__all__ = ["Group", "Layout", "Span", "UnsplitError"]
+__all__ = ["Group", "Layout", "Span", "UnsplitError", "Weights"]
+
+Weights: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]
+"""A weight for each member [members], or, member by member, those of its rank-one units [r_k]."""
 
 
 class UnsplitError(Exception):
@@ -32,14 +35,14 @@ class Span:
 class Group:
     """Rows [start, stop) of an arranged input, and the members whose updates they get.
 
-    With `weights` [members] the update is Σ_k w_k Δ_k; without, the members are a set, which the update
-    merges by a rule of its own.
+    With `weights` the update is Σ_k w_k Δ_k, or Σ_k Σ_i w_ki u_ki v_kiᵀ with weights of rank-one units;
+    without, the members are a set, which the update merges by a rule of its own.
     """
 
     members: tuple[int, ...]
     start: int
     stop: int
-    weights: torch.Tensor | None = None
+    weights: Weights | None = None
 
     @property
     def rows(self) -> slice:
@@ -52,15 +55,41 @@ class Group:
     @property
     def is_learned(self) -> bool:
         """Whether gradients flow to the weights, so that nothing that depends on them may be stored."""
-        return self.weights is not None and self.weights.requires_grad
+        weights = (self.weights,) if isinstance(self.weights, torch.Tensor) else self.weights or ()
+        return any(weight.requires_grad for weight in weights)
+
+    def of(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the group's share of arranged rows [N, …]: a view, or the rows themselves if it has all.
+
+        Autograd copies the gradient of all rows for each view that is written to.
+        """
+        return rows if self.size == len(rows) else rows[self.rows]
 
     def among(self, members: Mapping[int, Any]) -> Group:
         """Return the group with those of its members that are among the given ones."""
         if all(k in members for k in self.members):
             return self
         places = [i for i, k in enumerate(self.members) if k in members]
-        weights = None if self.weights is None else self.weights[places]
+        if isinstance(weights := self.weights, tuple):
+            weights = tuple(weights[i] for i in places)
+        elif weights is not None:
+            weights = weights[places]
         return replace(self, members=tuple(self.members[i] for i in places), weights=weights)
+
+    def unit_weights(self, ranks: Sequence[int]) -> torch.Tensor:
+        """Return the weights of all rank-one units [Σ r_k], for the ranks r_k of the members."""
+        if isinstance(self.weights, tuple):
+            return torch.cat(self.weights)
+        assert self.weights is not None
+        counts = torch.tensor(ranks, device=self.weights.device)
+        return self.weights.repeat_interleave(counts, output_size=sum(ranks))
+
+    def member_weights(self) -> torch.Tensor:
+        """Return one weight a member [members]: the mean of its units' where these have some of their own."""
+        if isinstance(self.weights, tuple):
+            return torch.stack([weight.mean() for weight in self.weights])
+        assert self.weights is not None
+        return self.weights
 
 
 @dataclass(frozen=True)

@@ -89,11 +89,13 @@ class GatedLinear(GatedModule):
         dense = list(takewhile(update.is_cheaper_dense, layout.groups))  # the largest groups come first
         first = dense[-1].stop if dense else 0
         for group in dense:  # + (W + Δ_S) x
-            y[group.rows].addmm_(rows[group.rows], update.inputs_first(update.dense(base, group)), beta=beta)
+            weight = update.inputs_first(update.dense(base, group))
+            group.of(y).addmm_(group.of(rows), weight, beta=beta)
         if len(dense) < len(layout.groups):  # + W x, once for all other groups
-            y[first:].addmm_(rows[first:], update.inputs_first(base), beta=beta)
+            others = Group((), first, len(rows))
+            others.of(y).addmm_(others.of(rows), update.inputs_first(base), beta=beta)
         for group in layout.groups[len(dense) :]:  # + U (M (V x))
-            update.add_(y[group.rows], rows[group.rows], group)
+            update.add_(group.of(y), group.of(rows), group)
         return layout.restore(y).view(*x.shape[:-1], y.shape[-1])  # [B, …, m]
 
     def _biases(
@@ -104,7 +106,7 @@ class GatedLinear(GatedModule):
         if getattr(module, "bias", None) is None:
             return y, 0
         for group in groups:
-            y[group.rows] = self.value(module, "bias", group)
+            group.of(y).copy_(self.value(module, "bias", group))
         return y, 1
 
 
@@ -119,7 +121,7 @@ class GatedEmbedding(GatedModule):
         base = self.factors.resident(module.weight)  # type: ignore[arg-type]
         y = F.embedding(rows, base)  # [N, d]
         for group in layout.groups:
-            self._add_(y[group.rows], rows[group.rows], base, group.among(self.factors.places))
+            self._add_(group.of(y), group.of(rows), base, group.among(self.factors.places))
         return layout.restore(y).view(*ids.shape, -1)
 
     def _add_(self, y: torch.Tensor, ids: torch.Tensor, base: torch.Tensor, group: Group) -> None:
@@ -149,7 +151,8 @@ class GatedLayerNorm(GatedModule):
         y = torch.empty_like(rows)
         for group in layout.groups:
             weight, bias = (self.value(module, name, group) for name in ("weight", "bias"))
-            y[group.rows] = F.layer_norm(rows[group.rows], module.normalized_shape, weight, bias, module.eps)
+            normalised = F.layer_norm(group.of(rows), module.normalized_shape, weight, bias, module.eps)
+            group.of(y).copy_(normalised)
         return layout.restore(y).view(x.shape)
 
 

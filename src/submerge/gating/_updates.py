@@ -31,7 +31,7 @@ from submerge.algebra import Bank, LowRank, Triplets
 from submerge.gating._gate import Gate
 from submerge.gating._layout import Group
 
-__all__ = ["GatedDense", "GatedFactors", "GatedTable", "GatedUpdate"]
+__all__ = ["GatedDense", "GatedFactors", "GatedSum", "GatedTable", "GatedUpdate"]
 
 COPY = 32
 """Multiply-adds of a matrix product in the time that it takes to copy an element."""
@@ -46,6 +46,8 @@ class GatedUpdate(nn.Module, ABC):
     """
 
     base: torch.Tensor | None
+    places: Mapping[int, Any]
+    """Where each member's own part lies; members that are not in it add nothing."""
 
     def __init__(self, gate: Gate, name: str) -> None:
         super().__init__()
@@ -69,7 +71,7 @@ class GatedDense(GatedUpdate):
 
     def __init__(self, gate: Gate, name: str, updates: Mapping[int, torch.Tensor]) -> None:
         super().__init__(gate, name)
-        self.places = {member: place for place, member in enumerate(sorted(updates))}
+        self.places: dict[int, int] = {member: place for place, member in enumerate(sorted(updates))}
         self.register_buffer("updates", torch.stack([updates[k] for k in sorted(updates)]), persistent=False)
 
     def update(self, group: Group) -> torch.Tensor | None:
@@ -77,9 +79,11 @@ class GatedDense(GatedUpdate):
         own = group.among(self.places)
         if not own.members:
             return None
-        updates = self.updates[[self.places[k] for k in own.members]]
+        places = [self.places[k] for k in own.members]
+        updates = self.updates if len(places) == len(self.places) else self.updates[places]
         if own.weights is not None:
-            return (own.weights.to(updates).view(-1, *[1] * (updates.ndim - 1)) * updates).sum(0)
+            total: torch.Tensor = torch.tensordot(own.member_weights().to(updates), updates, dims=1)
+            return total
         return updates.sum(0) / len(group.members)  # members that change nothing count in the mean
 
     def dense(self, parameter: torch.Tensor, group: Group) -> torch.Tensor:
@@ -149,16 +153,15 @@ class GatedFactors(GatedUpdate):
     def core(self, group: Group, like: torch.Tensor) -> torch.Tensor:
         """Return α M_S: its diagonal [R] where it is one, else [R, R] that rows of V x are multiplied by."""
         if group.weights is not None:
-            return self._weighted(group, group.weights).to(like)
+            return self._weighted(group).to(like)
         members = group.members
         return self._recent(members, like, ("core",), lambda: (self._core(members),))[0]
 
-    def _weighted(self, group: Group, weights: torch.Tensor) -> torch.Tensor:
+    def _weighted(self, group: Group) -> torch.Tensor:
         """Return the diagonal α w_k s_k of a weighted sum."""
         places = [self.places[k] for k in group.members]
-        ranks = torch.tensor([at.stop - at.start for at in places], device=weights.device)
         values = torch.cat([self.values[at] for at in places])
-        return values * weights.repeat_interleave(ranks).to(values) * self.scale
+        return values * group.unit_weights([at.stop - at.start for at in places]).to(values) * self.scale
 
     def _core(self, members: tuple[int, ...]) -> torch.Tensor:
         if Bank.is_diagonal(members, self.rule):
@@ -271,3 +274,18 @@ class GatedTable(GatedFactors):
     def _core(self, members: tuple[int, ...]) -> torch.Tensor:
         """Return the diagonal α s / |S|."""
         return torch.cat([self.values[self.places[k]] for k in members]) * (self.scale / len(members))
+
+
+class GatedSum(GatedUpdate):
+    """A parameter of which some members have factors, and others dense updates, or the same ones do."""
+
+    def __init__(self, gate: Gate, name: str, terms: Sequence[GatedUpdate]) -> None:
+        super().__init__(gate, name)
+        self.terms = nn.ModuleList(terms)
+        self.places = {k: number for number, term in enumerate(terms) for k in term.places}
+
+    def dense(self, parameter: torch.Tensor, group: Group) -> torch.Tensor:
+        values = self.resident(parameter)
+        for term in self.terms:
+            values = term.dense(values, group)  # type: ignore[operator]
+        return values

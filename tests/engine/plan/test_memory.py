@@ -7,7 +7,7 @@ import pytest
 
 import submerge
 from _models import ROOM, Family, family
-from submerge.engine.plan import _memory, peak_resident
+from submerge.engine.plan import _memory
 
 SHAPES = {"a.weight": (64, 48), "b.weight": (16,)}
 
@@ -46,10 +46,3 @@ def test_the_workers_that_fit(made: Family, workers: int, monkeypatch: pytest.Mo
     assert (fewer.workers, fewer.peak) == (workers, room)
     with pytest.raises(submerge.RequestError, match="do not hold one worker"):
         submerge.plan(made.recipe("ties"), replace(ROOM, max_memory=room - workers * budget.per_worker))
-
-
-def test_the_peak_is_what_the_process_has_held() -> None:
-    before = peak_resident()
-    block = bytearray(1 << 22)
-    block[:: 1 << 12] = b"x" * (1 << 10)  # each page is touched
-    assert peak_resident() >= before > 0

@@ -12,7 +12,6 @@ from submerge.engine.plan._bank_size import bank_bounds, bank_bytes
 from submerge.engine.plan._device import check_device
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._make_plan import make_plan, plan_models
-from submerge.engine.plan._memory import peak_resident
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._tables import is_matrix
@@ -36,7 +35,6 @@ __all__ = [
     "is_matrix",
     "lora_keys",
     "make_plan",
-    "peak_resident",
     "plan_models",
     "range_length",
     "stores_transposed",

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from submerge.engine.plan._tensor import HELD, TensorPlan, chunk_length
 from submerge.errors import Problem, RequestError
+from submerge.process import peak_resident
 from submerge.store import DTYPES
 
-__all__ = ["Budget", "budget", "peak_resident", "resident"]
+__all__ = ["Budget", "budget", "resident"]
 
 RESERVE = 96 << 20
 """For what is not counted by the byte: allocator slack, thread stacks, the plan's own growth."""
@@ -102,14 +101,3 @@ def resident() -> int:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return peak_resident()
-
-
-def peak_resident() -> int:
-    """Return the most resident memory that the process has held, in bytes."""
-    with contextlib.suppress(OSError, StopIteration, ValueError), open("/proc/self/status") as file:
-        line = next(line for line in file if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    import resource  # counts what the process held before it became this program, too
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

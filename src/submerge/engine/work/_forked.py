@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeAlias
 
 from submerge.deferred import torch
-from submerge.engine.plan import peak_resident
 from submerge.engine.work._meter import Meter
 from submerge.engine.work._passes import Passes, run_passes
 from submerge.engine.work._record import RangeRecord
 from submerge.engine.work._workspace import Workspace
 from submerge.errors import WorkError
+from submerge.process import peak_resident
 
 __all__ = ["can_fork", "run_forked"]
 

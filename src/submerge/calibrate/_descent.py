@@ -1,0 +1,93 @@
+"""Steps of AdamW on coefficients, each on the next batch of every task."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+
+from submerge.calibrate._objectives import Objective
+from submerge.calibrate._options import LearnOptions, Step
+from submerge.calibrate._parametrisation import Parametrisation
+from submerge.calibrate._sources import Inputs
+
+__all__ = ["Descent"]
+
+
+class Descent:
+    """The minimisation of L(λ) = 1/K Σ_k Ω_k + pull · mean (λ − λ_init)².
+
+    Attributes:
+        loss: L before each step on that step's batches, and after the last step on the next ones.
+        seconds: that all steps took.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        coefficients: Parametrisation,
+        data: Sequence[Inputs],
+        options: LearnOptions,
+    ) -> None:
+        self.objective, self.coefficients, self.options = objective, coefficients, options
+        self._next = [_in_turn(inputs, options.seed) for inputs in data]
+        self.loss: list[float] = []
+        self.seconds = 0.0
+
+    def run(self, steps: int, progress: Callable[[Step], None] | None = None) -> None:
+        """Take steps, and measure the loss once more."""
+        start = time.perf_counter()
+        if steps:
+            optimiser = torch.optim.AdamW(
+                self.coefficients.learned,
+                lr=self.options.learning_rate,
+                weight_decay=self.options.weight_decay,
+            )
+        for number in range(steps + 1):
+            last = number == steps
+            if last:
+                self.seconds = time.perf_counter() - start
+            with torch.set_grad_enabled(not last):
+                self.loss.append(self._measure())
+            if progress is not None:
+                progress(Step(number, steps, self.loss[-1]))
+            if not last:
+                self._step(optimiser)
+
+    def _measure(self) -> float:
+        """Return L on the next batches; where gradients are enabled the coefficients have them then."""
+        total = sum(self._add(k) for k in range(len(self._next)))
+        self.coefficients.note_reached()
+        if self.options.pull:
+            total += self._backward(self.options.pull * self.coefficients.distance())
+        return total
+
+    def _add(self, k: int) -> float:
+        """Return the share of task k; one backward pass a task, so that no two graphs are held."""
+        count = len(self._next)
+        scales = self.coefficients.scales(count)
+        return self._backward(self.objective(k, next(self._next[k]), scales) / count)
+
+    def _backward(self, part: torch.Tensor) -> float:
+        if part.requires_grad:  # nothing that is learned comes before hooks in the first module
+            part.backward()  # type: ignore[no-untyped-call]
+        return part.item()
+
+    def _step(self, optimiser: torch.optim.Optimizer) -> None:
+        optimiser.step()  # leaves out parameters whose gradient is None: they do not even decay
+        optimiser.zero_grad(set_to_none=True)
+        if self.options.bounds is not None:
+            self.coefficients.clamp_(*self.options.bounds)
+
+
+def _in_turn(batches: Inputs, seed: int) -> Iterator[Mapping[str, torch.Tensor]]:
+    """Yield batches without end, in their order, or with a seed in another one at each pass over them."""
+    draw = random.Random(seed)
+    order = list(range(len(batches)))
+    while True:
+        if seed:
+            draw.shuffle(order)
+        for place in order:
+            yield batches[place]

@@ -1,0 +1,190 @@
+"""Merge coefficients from unlabelled inputs: steps of AdamW on what the hooked modules' inputs tell."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from submerge.calibrate._batches import MAX_LENGTH
+from submerge.calibrate._calibration import Calibration
+from submerge.calibrate._checkpointing import checkpointed
+from submerge.calibrate._hooks import LAST_QUARTER
+from submerge.calibrate._measurement import measuring
+from submerge.calibrate._null_space import SIZE
+from submerge.calibrate._options import DTYPES, LearnOptions, Step
+from submerge.calibrate._record import folder_names, peak_memory, record_inputs
+from submerge.calibrate._run import CalibrationRun, renamed
+from submerge.calibrate._sources import DataSets, Specs, load_backbone, open_adapters
+from submerge.errors import Problem, RequestError
+
+__all__ = ["learn_coefficients"]
+
+
+def learn_coefficients(
+    model: str | Path | nn.Module,
+    adapters: Specs,
+    data: DataSets,
+    *,
+    steps: int = 100,
+    learning_rate: float = 1e-3,
+    batch_size: int = SIZE,
+    hooks: str = LAST_QUARTER,
+    initial: float = 0.4,
+    weight_decay: float = 0.0,
+    objective: str = "null_space",
+    parametrisation: str = "module",
+    bounds: tuple[float, float] | None = None,
+    pull: float = 0.0,
+    where_rising: str = "keep",
+    seed: int = 0,
+    max_length: int = MAX_LENGTH,
+    processor: Any = None,
+    checkpointing: bool = False,
+    dtype: str | None = None,
+    progress: Callable[[Step], None] | None = None,
+) -> Calibration:
+    """Return merge coefficients λ of adapters that were learned from unlabelled inputs of each task.
+
+    NSC (arXiv 2603.26317, §3): in the merged model W + Σ_k λ_k s_k B_k A_k the inputs of task k shall lie as
+    little as possible in the null spaces of A_k. With ω_k(x) of `null_space_ratio`
+
+        L(λ) = 1/K Σ_k Ω_k,     Ω_k = mean over hooked modules of the mean over positions of ω_k(x),
+
+    each step takes the next batch of every task, adds up their gradients, and moves λ by AdamW (the defaults
+    of torch but for rate and weight decay). A pass ends at the last hooked module; coefficients that no
+    gradient reaches, as those behind it, keep their initial value to the bit, and are named in `unreached`.
+
+    First the curve ω(λ) of each adapter alone is measured on up to 64 of its own inputs. Where it does not
+    fall, to minimise ω would only weaken the adapter: its coefficients stay what they are, unless
+    `where_rising` is "learn". The same inputs and number of threads give the same coefficients.
+
+    Args:
+        model: the base, a folder or a model of transformers in memory, which is left as it was.
+        adapters: LoRA adapters of it, as folders, files or Hub ids, perhaps by name.
+        data: unlabelled inputs of each adapter's task, as of `null_space_ratio`. More data sets, of tasks
+            without an adapter, are measured only.
+        steps: how many; 0 only measures.
+        learning_rate: of AdamW.
+        batch_size: inputs of each task in a step.
+        hooks: the modules whose inputs are looked at, among those with adapters: those of the last quarter of
+            the layers, or those in whose name this regular expression is found.
+        initial: λ before the first step.
+        weight_decay: of AdamW, towards 0.
+        objective: "null_space" as above; "energy" its second moments, Ω_k = Σ ‖P_N x‖² / Σ ‖x‖²; "match" the
+            inputs' relative squared distance to those in the base with adapter k alone, where the curve
+            decides nothing.
+        parametrisation: "module" has a λ for each adapter and module, "type" one for each adapter and kind of
+            module (`q_proj`, …), "adapter" one for each adapter.
+        bounds: an interval to which λ are clamped after each step.
+        pull: this times the mean of (λ − initial)², over the coefficients that gradients reach, is added to
+            the loss.
+        where_rising: "keep" or "learn": what becomes of adapters whose ω does not fall with λ.
+        seed: batches of a task are formed in the order of its items, and taken in turn. With a seed other
+            than 0 their order is drawn anew for each pass over them.
+        max_length: how many tokens a text has at most.
+        processor: the tokenizer or image processor; by default that of the model's folder.
+        checkpointing: compute activations again in the backward pass, for less memory and more time.
+        dtype: in which the model of a folder runs, such as "bfloat16"; by default that of its files. The
+            ratio and λ are computed in float32 or float64.
+        progress: called with a `Step` whenever a loss was measured.
+
+    Raises:
+        RequestError: an argument is out of range, or what `null_space_ratio` raises it for.
+
+    Examples:
+        >>> import submerge
+        >>> for name in ("chat", "code"):
+        ...     report = submerge.extract_lora(name, f"{name}-lora", base="base", rank=4)
+        >>> import torch
+        >>> tokens = [{"input_ids": torch.arange(32).view(2, 16)}]
+        >>> data = {"chat-lora": tokens, "code-lora": tokens}
+        >>> found = submerge.learn_coefficients(
+        ...     "base", ["chat-lora", "code-lora"], data, steps=2, where_rising="learn"
+        ... )
+        >>> len(found.loss), len(found.coefficients), found.unreached[-1]
+        (3, 28, 'model.layers.3.mlp.down_proj')
+    """
+    options = LearnOptions(
+        steps,
+        learning_rate,
+        batch_size,
+        hooks,
+        initial,
+        weight_decay,
+        objective,
+        parametrisation,
+        bounds,
+        pull,
+        where_rising,
+        seed,
+        max_length,
+        checkpointing,
+        dtype,
+    )
+    start = time.perf_counter()
+    how = {"batch_size": batch_size, "max_length": max_length, "processor": processor}
+    loaded = _loaded(model, dtype)
+    with ExitStack() as stack:
+        measurement = stack.enter_context(measuring(loaded, adapters, data, hooks, how))
+        stack.enter_context(_frozen(loaded))
+        if checkpointing:
+            stack.enter_context(checkpointed(loaded, measurement.adapters.gate))
+        measurement.check_own_data()
+        modules = measurement.adapters.modules
+        names = (
+            {path: path for path in modules} if loaded is model else folder_names(str(model), loaded, modules)
+        )
+        run = CalibrationRun(measurement, options)
+        run.descent.run(run.steps, progress)
+        return Calibration(
+            objective=objective,
+            loss=tuple(run.descent.loss),
+            coefficients={names[path]: own for path, own in run.coefficients.values(run.names).items()},
+            initial=float(initial),
+            matrix=renamed(run.matrix(), names),
+            curve=renamed(run.curve, names),
+            unreached=tuple(names[path] for path in run.unreached),
+            kept=tuple(run.names[k] for k in sorted(run.kept)),
+            warnings=tuple(run.warnings()),
+            settings={**_places(model, adapters), **options.to_dict()},
+            inputs=record_inputs(open_adapters(adapters), measurement.data),
+            seconds=time.perf_counter() - start,
+            seconds_per_step=run.descent.seconds / run.steps if run.steps else math.nan,
+            peak_memory_bytes=peak_memory(loaded),
+        )
+
+
+def _places(model: str | Path | nn.Module, adapters: Specs) -> dict[str, Any]:
+    """Return where the model and the adapters are, for the file."""
+    where = type(model).__name__ if isinstance(model, nn.Module) else str(model)
+    specs = adapters.values() if isinstance(adapters, Mapping) else adapters
+    return {"model": where, "adapters": [str(spec) for spec in specs]}
+
+
+def _loaded(model: str | Path | nn.Module, dtype: str | None) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        backbone = load_backbone(model)
+        return backbone if dtype is None else backbone.to(DTYPES[dtype])
+    if dtype is not None and next(model.parameters()).dtype != DTYPES[dtype]:
+        what = f"a model in memory is not converted to {dtype}"
+        raise RequestError(Problem(what, "dtype", "convert it before, or give its folder"))
+    return model
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Let no parameter of a model get a gradient inside."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)

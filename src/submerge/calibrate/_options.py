@@ -1,0 +1,86 @@
+"""What a calibration is told: how coefficients are learned, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from submerge.errors import Problem, RequestError, did_you_mean, nearest
+
+__all__ = ["DTYPES", "LearnOptions", "Step"]
+
+CHOICES = {
+    "objective": ("null_space", "match", "energy"),
+    "parametrisation": ("module", "type", "adapter"),
+    "where_rising": ("keep", "learn"),
+}
+DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "bfloat16", "float16")}
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far a calibration is: `number` of `total` steps are done, after which `loss` was measured."""
+
+    number: int
+    total: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class LearnOptions:
+    """The arguments of `learn_coefficients` that are numbers or words; see there.
+
+    Raises `RequestError` with all of them that are out of range.
+    """
+
+    steps: int
+    learning_rate: float
+    batch_size: int
+    hooks: str
+    initial: float
+    weight_decay: float
+    objective: str
+    parametrisation: str
+    bounds: tuple[float, float] | None
+    pull: float
+    where_rising: str
+    seed: int
+    max_length: int
+    checkpointing: bool
+    dtype: str | None
+
+    def __post_init__(self) -> None:
+        if problems := [*self._unknown_words(), *self._wrong_numbers(), *self._wrong_bounds()]:
+            raise RequestError(problems)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def _unknown_words(self) -> Iterator[Problem]:
+        choices = {**CHOICES, **({} if self.dtype is None else {"dtype": tuple(DTYPES)})}
+        for name, words in choices.items():
+            if (word := getattr(self, name)) not in words:
+                hint = did_you_mean(nearest(str(word), words)) or f"choose among {', '.join(words)}"
+                yield Problem(f"there is no {name} {word!r}", name, hint)
+
+    def _wrong_numbers(self) -> Iterator[Problem]:
+        least = {"steps": 0, "batch_size": 1, "max_length": 1, "weight_decay": 0, "pull": 0, "seed": 0}
+        for name, bound in least.items():
+            if not getattr(self, name) >= bound:
+                yield Problem(f"{getattr(self, name)} is below {bound}", name, f"give {bound} or more")
+        if not 0 < self.learning_rate < math.inf:
+            yield Problem(f"{self.learning_rate} is no rate", "learning_rate", "for example 1e-3")
+        if not math.isfinite(self.initial):
+            yield Problem(f"{self.initial} is no coefficient", "initial", "for example 0.4")
+
+    def _wrong_bounds(self) -> Iterator[Problem]:
+        if self.bounds is None:
+            return
+        low, high = self.bounds
+        if not low <= self.initial <= high:
+            what = f"the initial coefficient {self.initial:g} is not in [{low:g}, {high:g}]"
+            yield Problem(what, "bounds", "give the lower bound first, and bounds around it, such as (0, 1)")

@@ -1,0 +1,69 @@
+"""What a calibration was made of, for its file: digests of adapters and data, and the base's own names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from submerge.calibrate._sources import Inputs
+from submerge.names import match_names, module_names
+from submerge.process import peak_resident
+from submerge.store import Adapter, byte_view, file_digest, hasher, joined, open_checkpoint
+
+__all__ = ["count_items", "folder_names", "peak_memory", "record_inputs"]
+
+
+def record_inputs(adapters: Mapping[str, Adapter], data: Mapping[str, Inputs]) -> dict[str, dict[str, Any]]:
+    """Return, by adapter, the digests of its file and of its encoded data, and the number of items."""
+    return {
+        name: {
+            "adapter": joined([file_digest(path) for path in adapter.files]),
+            "data": _data_digest(data[name]),
+            "items": sum(map(count_items, data[name])),
+        }
+        for name, adapter in adapters.items()
+    }
+
+
+def count_items(batch: Mapping[str, torch.Tensor]) -> int:
+    """Return how many inputs a batch has: rows of its texts where it has some, as images may have several."""
+    return len(batch["input_ids"] if "input_ids" in batch else next(iter(batch.values())))
+
+
+def _data_digest(batches: Inputs) -> str:
+    of_data = hasher()
+    for batch in batches:
+        for name, tensor in sorted(batch.items()):
+            tensor = torch.as_tensor(tensor).detach().cpu().contiguous()
+            of_data.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            of_data.update(byte_view(tensor))
+    return str(of_data.hexdigest())
+
+
+def folder_names(folder: str, model: nn.Module, modules: Iterable[str]) -> dict[str, str]:
+    """Return what the tensors of a folder call some modules of the model that was loaded from it.
+
+    A model without its head has other names than the files, such as `layers.0` for `model.layers.0`, and
+    some files have the names of an earlier transformers.
+    """
+    checkpoint = open_checkpoint(folder)
+    today = module_names(checkpoint.config, checkpoint.tensors)
+    stored = {today.get(name, name): name for name in checkpoint.tensors}
+    parameters = {path: _a_parameter(model, path) for path in modules}
+    matched = match_names(list(parameters.values()), list(stored), folder).names
+    return {path: stored[matched[name]].rpartition(".")[0] for path, name in parameters.items()}
+
+
+def _a_parameter(model: nn.Module, path: str) -> str:
+    """Return the name of one of a module's own parameters, as the model has it."""
+    name, _ = next(model.get_submodule(path).named_parameters(recurse=False))
+    return f"{path}.{name}" if path else name
+
+
+def peak_memory(model: nn.Module) -> int:
+    """Return the most bytes that the process has held: of a GPU's memory where the model is on one."""
+    device = next(model.parameters()).device
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident()

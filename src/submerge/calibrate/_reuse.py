@@ -1,0 +1,216 @@
+"""Outputs of modules that do not depend on learned scales, held for batches that come again.
+
+A frozen image tower, or the blocks before the first adapter, give the same outputs in every step. The first
+pass of all finds these modules: gradients flow neither to their inputs nor to their outputs. The next pass of
+a batch holds the outputs of the outermost ones, and a later pass of it takes them from there: the same bits,
+without computing anything inside of the modules.
+
+Of a stack of such blocks only the last output matters, and of a tower's hidden states perhaps one. So the
+pass that holds outputs also notes which tensors any function of torch takes in outside of these modules. Of
+the others only the form is held; NaN would show if their values were used after all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from submerge.gating import each, leaves, rerouted, tensors
+
+__all__ = ["ReusedOutputs"]
+
+LIMIT = 1 << 30
+"""Bytes of outputs that are held, on the CPU."""
+Batch = Mapping[str, Any]
+Modules = Mapping[str, nn.Module]
+Call = tuple[str, int]
+"""A module, and how often it ran before in the pass."""
+FORM = frozenset(
+    getattr(torch.Tensor, name).__get__
+    for name in ("shape", "dtype", "device", "ndim", "requires_grad", "is_cuda", "layout")
+) | {torch.Tensor.size, torch.Tensor.dim, torch.Tensor.numel, torch.Tensor.is_floating_point}
+"""What tells nothing of a tensor's values."""
+
+
+class ReusedOutputs:
+    """The outputs of a model's constant modules, by batch.
+
+    Args:
+        model: in the mode for evaluation, without parameters that get gradients.
+        hooked: modules whose inputs are looked at: those around them run in every pass.
+        limit: bytes of outputs that are held; batches for which there is no room are computed anew.
+    """
+
+    def __init__(self, model: nn.Module, hooked: Collection[str], limit: int = LIMIT) -> None:
+        self._model, self._room = model, limit
+        around = {name.rsplit(".", depth)[0] for name in hooked for depth in range(1, name.count(".") + 1)}
+        self._running = around | {""}
+        self._constant: dict[frozenset[str], Modules] = {}
+        self._held: dict[int, tuple[Batch, dict[Call, Any]]] = {}
+
+    @contextmanager
+    def over(self, batch: Batch) -> Iterator[None]:
+        """Run one pass of a batch inside; it is known again if it is the same object.
+
+        Passes inside may differ in the values of learned scales, and in nothing else.
+        """
+        if id(batch) in self._held:
+            run = self._given(self._held[id(batch)][1])
+        elif not torch.is_grad_enabled():  # which outputs are constant does not show
+            run = _nothing()
+        elif (kind := frozenset(batch)) in self._constant:
+            run = self._holding(batch, self._constant[kind])
+        else:
+            run = self._finding(kind)
+        with run:
+            yield
+
+    @contextmanager
+    def _finding(self, kind: frozenset[str]) -> Iterator[None]:
+        """Find the outermost constant modules of batches of a kind: with inputs of certain names."""
+        constant: dict[str, bool] = {}
+        note = partial(_note, constant)
+        handles = [
+            module.register_forward_hook(partial(note, name), with_kwargs=True)
+            for name, module in self._model.named_modules()
+            if name not in self._running
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        outermost: dict[str, nn.Module] = {}
+        for name, module in self._model.named_modules():
+            inner = any(name.startswith(f"{outer}.") for outer in outermost)
+            if constant.get(name) and not inner and _has_maps(module):
+                outermost[name] = module
+        self._constant[kind] = outermost
+
+    @contextmanager
+    def _holding(self, batch: Batch, modules: Modules) -> Iterator[None]:
+        outputs: dict[Call, Any] = {}
+        calls: Counter[str] = Counter()
+        uses = _Uses()
+
+        def run(name: str, forward: Any, args: Any, kwargs: Any) -> Any:
+            with uses.paused():
+                output = forward(*args, **kwargs)
+                outputs[name, calls[name]] = each(output, uses.watched)
+            calls[name] += 1
+            return output
+
+        with rerouted(modules, run), uses:
+            yield
+        held = {call: each(output, uses.settled, _Held) for call, output in outputs.items()}
+        size = sum(one.size for output in held.values() for one in leaves(output, _Held))
+        if size <= self._room and not uses.changing:
+            self._room -= size
+            self._held[id(batch)] = (batch, held)
+
+    @contextmanager
+    def _given(self, held: Mapping[Call, Any]) -> Iterator[None]:
+        calls: Counter[str] = Counter()
+
+        def run(name: str, forward: Any, args: Any, kwargs: Any) -> Any:
+            call = (name, calls[name])
+            calls[name] += 1
+            return each(held[call], _Held.given, _Held) if call in held else forward(*args, **kwargs)
+
+        modules = {name: self._model.get_submodule(name) for name, _ in held}
+        with rerouted(modules, run):
+            yield
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _note(
+    constant: dict[str, bool], name: str, module: nn.Module, args: Any, kwargs: Any, output: Any
+) -> None:
+    """Take note of whether gradients flow to a module's inputs or outputs, in any of its calls."""
+    own, given = tensors(output), tensors((args, kwargs))
+    depends = not own or any(x.requires_grad for x in (*own, *given)) or not _is_plain(output)
+    constant[name] = not depends and constant.get(name, True)
+
+
+def _is_plain(values: Any) -> bool:
+    """Return whether an output is made of tensors, numbers and containers of them alone."""
+    if isinstance(values, Mapping):
+        return all(map(_is_plain, values.values()))
+    if isinstance(values, (list, tuple)):
+        return all(map(_is_plain, values))
+    return values is None or isinstance(values, (torch.Tensor, str, int, float))
+
+
+def _has_maps(module: nn.Module) -> bool:
+    """Return whether a module has matrices that it multiplies by: others take no longer than to copy."""
+    inner = (one for one in module.modules() if not isinstance(one, nn.Embedding))
+    return any(p.ndim > 1 for one in inner for p in one.parameters(recurse=False))
+
+
+@dataclass(frozen=True)
+class _Held:
+    """One tensor of an output: its values on the CPU, or as many NaN, without memory, that nobody uses."""
+
+    values: torch.Tensor
+    device: torch.device
+    used: bool = True
+
+    @property
+    def size(self) -> int:
+        return self.values.nbytes if self.used else 0
+
+    def given(self) -> torch.Tensor:
+        """Return the tensor, a new one: the model may change it in place."""
+        return self.values.to(self.device, copy=True) if self.used else self.values
+
+
+class _Uses(TorchFunctionMode):
+    """Notes which of the tensors that are watched are given to functions of torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changing = False
+        self._watched: dict[int, tuple[torch.Tensor, _Held]] = {}
+        self._used: set[int] = set()
+        self._paused = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not self._paused and func not in FORM:
+            self._used.update(id(x) for x in tensors((args, kwargs or {})))
+        return func(*args, **(kwargs or {}))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Note nothing inside."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
+    def watched(self, x: torch.Tensor) -> _Held:
+        """Return a tensor to hold, with its values as they are now; the tensor lives as long as this does."""
+        self.changing |= x.requires_grad
+        held = _Held(x.detach().to("cpu", copy=True), x.device)
+        self._watched[id(held)] = (x, held)
+        return held
+
+    def settled(self, held: _Held) -> _Held:
+        """Return what is to be held, now that all uses are known."""
+        x, _ = self._watched[id(held)]
+        if id(x) in self._used:
+            return held
+        nothing = torch.full((), float("nan"), dtype=x.dtype) if x.is_floating_point() else x.new_zeros(())
+        return _Held(nothing.to(x.device).expand(x.shape), x.device, used=False)

@@ -1,0 +1,116 @@
+"""What adapters do to a model's parameters, as updates that scales act on.
+
+factors of a linear map or an embedding    Δ_k = s_k B_k A_k
+new values Θ_k (`modules_to_save`)         Δ_k = Θ_k − W
+new values of some rows i of a table       Δ_k = Σ_i e_i (Θ_k − W)_i, of as many rank-one units
+a bias of B (`lora_bias`)                  Δ_k = s_k b_k
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from submerge.algebra import Triplets
+from submerge.gating import Gate, GatedDense, GatedFactors, GatedSum, GatedUpdate, is_transposed, parameter_of
+from submerge.store import Adapter, FileTable, LowRankPart, Replace, Rows
+
+__all__ = ["ScaledParameter", "scaled_parameters", "unscaled_parameters"]
+
+
+@dataclass
+class ScaledParameter:
+    """One parameter of a model, and the updates of the adapters that change it, by their numbers.
+
+    `low_rank` are those that have an A_k, which `gated` puts into `down` [r_k, n].
+    """
+
+    path: str
+    name: str
+    factors: dict[int, Triplets] = field(default_factory=dict)
+    dense: dict[int, torch.Tensor] = field(default_factory=dict)
+    low_rank: list[int] = field(default_factory=list)
+    down: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def units(self) -> dict[int, int]:
+        """How many rank-one units each adapter's update has: its rank, or 1 without factors."""
+        return {**dict.fromkeys(self.dense, 1), **{k: own.rank for k, own in self.factors.items()}}
+
+    def add(self, k: int, adapter: Adapter, value: torch.Tensor, table: FileTable) -> None:
+        """Add what an adapter does to the parameter, which has this value."""
+        name = f"{self.path}.{self.name}"
+        part = adapter.parts[name]
+        old = value.detach().to(torch.promote_types(torch.float32, value.dtype))
+        if isinstance(part, LowRankPart):
+            left, right = (factor.to(old) for factor in adapter.factors(name, table))
+            self.factors[k] = Triplets(left, left.new_ones(left.shape[1]), right)
+            if part.kind != "embedding":
+                self.low_rank.append(k)
+            return
+        new = adapter.tensor(name, table).to(old)
+        if isinstance(part, Rows):
+            rows = torch.tensor(part.indices, device=old.device)
+            left = F.one_hot(rows, len(old)).T.to(old)
+            self.factors[k] = Triplets(left, left.new_ones(len(rows)), new - old[rows])
+        else:
+            self.dense[k] = new - old if isinstance(part, Replace) else new
+
+    def gated(self, gate: Gate, module: nn.Module) -> GatedUpdate:
+        """Return the parameter's update for the gate of its module."""
+        key = f"{self.path}.{self.name}"
+        terms: list[GatedUpdate] = []
+        if self.factors:
+            factors = GatedFactors(
+                gate,
+                key,
+                self.factors,
+                rule="sum",
+                scale=1.0,
+                transposed=is_transposed(module),
+                table=isinstance(module, nn.Embedding),
+            )
+            self.down = {k: factors.down[factors.places[k]] for k in self.low_rank}
+            terms.append(factors)
+        if self.dense:
+            terms.append(GatedDense(gate, key, self.dense))
+        return terms[0] if len(terms) == 1 else GatedSum(gate, key, terms)
+
+
+def scaled_parameters(model: nn.Module, adapters: Sequence[Adapter]) -> list[ScaledParameter]:
+    """Return the parameters that scales of adapters act on; these are fitted to the model.
+
+    Updates are in float32, or the parameter's dtype where that is wider, and on its device.
+    """
+    scaled: dict[str, ScaledParameter] = {}
+    with FileTable() as table:
+        for k, adapter in enumerate(adapters):
+            for name in (n for n in adapter.parts if _why_unscaled(model, adapter, n) is None):
+                path, _, local = name.rpartition(".")
+                parameter = scaled.setdefault(name, ScaledParameter(path, local))
+                parameter.add(k, adapter, parameter_of(model, name), table)
+    return list(scaled.values())
+
+
+def unscaled_parameters(model: nn.Module, adapter: Adapter) -> Iterator[tuple[str, str]]:
+    """Yield the parameters that an adapter changes in a way that scales do not act on, and why."""
+    for name in adapter.parts:
+        if (why := _why_unscaled(model, adapter, name)) is not None:
+            yield name, why
+
+
+def _why_unscaled(model: nn.Module, adapter: Adapter, name: str) -> str | None:
+    path, _, local = name.rpartition(".")
+    module, part = model.get_submodule(path), adapter.parts[name]
+    if not parameter_of(model, name).is_floating_point():
+        return "it holds no floating-point numbers"
+    if not isinstance(part, LowRankPart):
+        return None
+    if part.magnitude is not None:
+        return adapter.dense_only(name)
+    is_map = isinstance(module, (nn.Linear, nn.Embedding)) or is_transposed(module)
+    return None if is_map and local == "weight" else "it is no linear map"
