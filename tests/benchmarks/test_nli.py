@@ -143,15 +143,16 @@ def test_a_fast_run_ends_with_a_report(
     ready: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["nli-6", "--fast", "--cache", str(tmp_path), "--jobs", "1"]
-    rows = ["task_arithmetic", "ties", "adamerging"]
+    rows = ["task_arithmetic", "ties", "nsc", "nsc_learn", "adamerging"]
     assert command.main(["all", *arguments, "--methods", ",".join(rows)]) == 0
     root = tmp_path / "nli-6-fast"
     report = json.loads((root / "replication-nli-6-fast.json").read_text())
     entry = report["kinds"]["lora"]["0"]
     assert list(entry["ceilings"]) == ["base", "individual"]
-    assert list(entry["methods"]) == ["average", *rows]
+    assert list(entry["methods"]) == rows
     assert entry["ceilings"]["individual"]["summary"]["mean"] == pytest.approx(1)
-    _check_learned(entry["methods"]["adamerging"])
+    for name in ("nsc_learn", "adamerging"):
+        _check_learned(entry["methods"][name])
     _check_observed(report["observed"])
     page = (root / "replication-nli-6-fast.md").read_text()
     assert "| adamerging | 0 |" in page
@@ -171,15 +172,16 @@ def _check_learned(result: dict[str, Any]) -> None:
     values = [value for of in coefficients.values() for value in of.values()]
     assert any(value != 0.4 for value in values)
     assert all(abs(value - 0.4) < 0.01 for value in values)
-    assert len(result["calibration"]["loss"]) == 2
+    assert len(result["calibration"]["loss"]) == 3
 
 
 def _check_observed(observed: dict[str, Any]) -> None:
     assert list(observed) == ["snli, 0.001", "sick, 0.001"]
-    for one in observed.values():
-        assert list(one["accuracy"]) == ["0", "5", "10"]
+    followed = {"snli, 0.001": ["10"], "sick, 0.001": ["5", "10"]}
+    for name, one in observed.items():
+        assert list(one["accuracy"]) == ["0", *followed[name]]
         for steps in one["omega"].values():
-            assert list(steps) == ["5", "10"]
+            assert list(steps) == followed[name]
             assert all(0 < omega < 1 for omegas in steps.values() for omega in omegas)
 
 

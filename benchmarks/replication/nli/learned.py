@@ -66,7 +66,9 @@ def _null_space(bench: NliBench, row: Learned, model: Any, batches: Batches) -> 
         learning_rate=row.rate,
         **row.settings,
     ).to_dict()
-    return {"coefficients": found.pop("coefficients"), "calibration": found}
+    left_out = ("settings", "inputs", "ratios_by_module")  # the row says it, or they are places or long
+    calibration = {name: value for name, value in found.items() if name not in left_out}
+    return {"coefficients": calibration.pop("coefficients"), "calibration": calibration}
 
 
 def _adamerging(bench: NliBench, row: Learned, model: Any, batches: Batches) -> Result:
@@ -75,14 +77,15 @@ def _adamerging(bench: NliBench, row: Learned, model: Any, batches: Batches) -> 
     with timed(measured := {}), _attached(bench, model) as adapters:
         values = nn.Parameter(torch.full((len(adapters.modules), len(tasks)), INITIAL))
         optimizer = torch.optim.AdamW([values], lr=row.rate, weight_decay=0.0)
-        for step in range(row.steps):
+        for step in range(row.steps + 1):
             optimizer.zero_grad()
             parts = [
                 _entropy(bench, adapters, values, task, batches[task][step % len(batches[task])])
                 for task in tasks
             ]
-            optimizer.step()
             losses.append(sum(parts) / len(parts))
+            if step < row.steps:
+                optimizer.step()
         rows = zip(adapters.modules, values.tolist(), strict=True)
         coefficients = {name: dict(zip(tasks, row_of, strict=True)) for name, row_of in rows}
     return {"coefficients": coefficients, "calibration": {"loss": losses, **measured}}

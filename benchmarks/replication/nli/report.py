@@ -46,7 +46,7 @@ def observations(suite: Nli, cache: Cache) -> dict[str, Any]:
     """Return "task, rate" -> steps, accuracies and ratios of a training's adapters."""
     seen = {
         f"{task}, {training.rate:g}": store.read(suite.observation(cache, task, training))
-        for task, training in suite.observations()
+        for task, training, _ in suite.observations()
     }
     return {name: one for name, one in seen.items() if one}
 

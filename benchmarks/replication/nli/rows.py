@@ -18,7 +18,7 @@ class Learned:
     inputs: int = 64
     steps: int = 100
     rate: float = 1e-3
-    batch: int = 8
+    batch: int = 4
     entropy: bool = False
 
     def facts(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.console import say
+from benchmarks.replication import cache as store
 from benchmarks.replication import smollm2
 from benchmarks.replication.bench import MergeOptions
 from benchmarks.replication.cache import Cache, Result, cached, timed
@@ -30,7 +31,8 @@ def _train(suite: Nli, cache: Cache, options: argparse.Namespace) -> None:
 
     cached(cache.base, {"base": "SmolLM2-135M-Instruct"}, make)
     jobs = [(seed, task, suite.training) for seed in range(options.seeds) for task in suite.tasks]
-    jobs += [(0, *one) for one in suite.observations() if one[1] != suite.training]
+    others = [one[:2] for one in suite.observations() if one[1] != suite.training]
+    jobs += [(0, *one) for one in others]
     run_all(_train_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
 
 
@@ -62,9 +64,12 @@ def _merge(suite: Nli, cache: Cache, options: argparse.Namespace) -> None:
 
 def _observe(suite: Nli, cache: Cache) -> None:
     splits = suite.read()
-    for task, training in suite.observations():
+    for task, training, steps in suite.observations():
         folder = suite.adapter(cache, 0, task, training)
-        adapters = {s: at_step(folder, s, training) for s in (*suite.saved_in(training), training.steps)}
+        if store.read(folder) is None:
+            say(f"{task}, rate {training.rate:g}: not trained yet, and so not observed")
+            continue
+        adapters = {step: at_step(folder, step, training) for step in steps}
         split, place = splits[task], suite.observation(cache, task, training)
         inputs = split.train[-suite.inputs :]
         observe(cache.base, task, adapters, inputs, split.validation, place, say)

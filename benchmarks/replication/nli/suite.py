@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.replication import splits
+from benchmarks.replication import methods, splits
 from benchmarks.replication.cache import Cache
-from benchmarks.replication.methods import Merge, adapter_rows
+from benchmarks.replication.methods import Merge
 from benchmarks.replication.nli.rows import LEARNED, Learned
 from benchmarks.replication.nli.tasks import KNOWN
 from benchmarks.replication.splits import Split
@@ -20,6 +20,8 @@ from benchmarks.replication.suite import Training
 __all__ = ["NLI_6", "Nli"]
 
 TRAINING = Training(steps=200, rate=1e-3, rank=16, alpha=32, batch=8, warmup=10, decay=0.0)
+METHODS = ("task_arithmetic", "ties", "dare_ties", "knots_ties", "tsv_m", "iso_c", "wudi", "ssam")
+"""Others of the bench's methods can be asked for."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Nli:
     """Everything that fixes the suite's results but the seed.
 
     `screen` of the `validation` items a task are what scales are screened on. Adapters are saved at the
-    steps `saved`, too. Those of the tasks `observed` are trained at other `rates`, too, and only looked at.
-    `inputs` is how many texts a task the null-space ratio is measured on.
+    steps `saved`, too. Of the tasks `observed` the null-space ratio is followed from step to step, at other
+    `rates`, too; of the others that of the last step is measured. `inputs` is on how many texts a task.
     """
 
     name: str = "nli-6"
@@ -60,7 +62,8 @@ class Nli:
             tasks=("snli", "sick"),
             training=replace(self.training, steps=10, warmup=2),
             saved=(5,),
-            observed=(),
+            observed=("sick",),
+            rates=(),
             inputs=8,
             learned=tuple(replace(row, steps=2, inputs=8) for row in self.learned),
             validation=16,
@@ -85,8 +88,8 @@ class Nli:
         return {task: splits.split(KNOWN[task], *read[task], self) for task in tasks}
 
     def rows(self, options: argparse.Namespace) -> list[Merge]:
-        """Return the merges that are asked for."""
-        return adapter_rows(self.training.rank, options.methods)
+        """Return the merges that are asked for; `METHODS` where nothing is said."""
+        return methods.rows("lora", options.methods or METHODS, self.training.rank)
 
     def learned_rows(self, options: argparse.Namespace) -> list[Learned]:
         """Return the merges with learned coefficients that are asked for."""
@@ -101,12 +104,15 @@ class Nli:
         """Return the steps of a training, before its last, at which adapters are saved."""
         return tuple(step for step in self.saved if step < training.steps)
 
-    def observations(self) -> Iterator[tuple[str, Training]]:
-        """Yield the trainings whose adapters are looked at, as task and training."""
-        yield from ((task, self.training) for task in self.tasks)
+    def observations(self) -> Iterator[tuple[str, Training, tuple[int, ...]]]:
+        """Yield the trainings whose adapters are measured: task, training, and the steps."""
+        for task in self.tasks:
+            before = self.saved_in(self.training) if task in self.observed else ()
+            yield task, self.training, (*before, self.training.steps)
         for task in self.observed:
             for rate in self.rates:
-                yield task, replace(self.training, rate=rate, steps=self.observed_steps)
+                other = replace(self.training, rate=rate, steps=self.observed_steps)
+                yield task, other, (*self.saved_in(other), other.steps)
 
     @staticmethod
     def observation(cache: Cache, task: str, training: Training) -> Path:
