@@ -47,6 +47,7 @@ def observe(
     """
     config: dict[str, Any] = {"trained": trained(list(adapters.values())[-1:], task), "steps": list(adapters)}
     config |= {"inputs": len(inputs), "validation": len(validation), "lambdas": list(LAMBDAS)}
+    config["by_module"] = True
 
     def make(_: Path, result: Result) -> None:
         with timed(result, "seconds_in_all"):
@@ -65,7 +66,7 @@ def observe(
 
 
 def _omegas(base: Path, adapters: Mapping[int, Path], items: Prompts) -> Result:
-    """Return hooks -> step -> ω at each λ, and hooks -> the level without structure."""
+    """Return hooks -> step -> ω at each λ, hooks -> the level without structure, and all by module."""
     names = {str(step): folder for step, folder in adapters.items()}
     data = {"own": [items.batch(which) for which in items.batches()]}
     model = load(base, base)
@@ -78,12 +79,13 @@ def _omegas(base: Path, adapters: Mapping[int, Path], items: Prompts) -> Result:
         k: [at_base] + [ratios([scale * (k == j) for j in range(len(names))]) for scale in LAMBDAS[1:]]
         for k in range(len(names))
     }
-    omega, isotropic = {}, {}
+    values = {
+        step: torch.stack([one.values[:, 0, k] for one in alone[k]]) for k, step in enumerate(names)
+    }  # [λ, modules]
+    result: Result = {"omega": {}, "isotropic": {}, "modules": list(at_base.modules)}
     for hooks, choose in HOOKS.items():
         chosen = set(choose(model, list(at_base.modules)))
         at = torch.tensor([name in chosen for name in at_base.modules])
-        omega[hooks] = {
-            step: [one.values[at, 0, k].mean().item() for one in alone[k]] for k, step in enumerate(names)
-        }
-        isotropic[hooks] = at_base.isotropic[at].mean().item()
-    return {"omega": omega, "isotropic": isotropic}
+        result["omega"][hooks] = {step: one[:, at].mean(1).tolist() for step, one in values.items()}
+        result["isotropic"][hooks] = at_base.isotropic[at].mean().item()
+    return result | {"by_module": {step: one.T.tolist() for step, one in values.items()}}

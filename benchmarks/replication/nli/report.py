@@ -58,6 +58,7 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
         shown.append(_learned(seeds))
     if results["observed"]:
         shown += [_observed(results["observed"], hooks) for hooks in _hooks(results["observed"])]
+        shown.append(_falling(results["observed"]))
     return shown
 
 
@@ -105,6 +106,22 @@ def _observed(observed: Mapping[str, Any], hooks: str) -> Table:
     level = next(iter(observed.values()))["isotropic"][hooks]
     columns = ["task, rate", "step", "accuracy", *(f"λ = {scale:g}" for scale in lambdas), "least at"]
     return f"ω(λ) of each adapter on its own inputs: {hooks} (without structure {level:.5f})", columns, lines
+
+
+def _falling(observed: Mapping[str, Any]) -> Table:
+    """Return in how many modules the ratio of the last adapter is lower at λ = 1 than on the base."""
+    kinds, lines = ("q_proj", "v_proj"), []
+    for name, one in observed.items():
+        values = zip(one["modules"], list(one["by_module"].values())[-1], strict=True)
+        falls = [(module, omegas[-1] < omegas[0]) for module, omegas in values]
+        cells = []
+        for kind in kinds:
+            of_kind = [fall for module, fall in falls if module.endswith(kind)]
+            thirds = [of_kind[len(of_kind) * i // 3 : len(of_kind) * (i + 1) // 3] for i in range(3)]
+            cells.append(", ".join(f"{sum(third)} of {len(third)}" for third in thirds))
+        lines.append([name, *cells])
+    title = "Modules in which ω is lower at λ = 1 than at λ = 0: first, middle and last third of the layers"
+    return title, ["task, rate", *kinds], lines
 
 
 NOTE = """\
