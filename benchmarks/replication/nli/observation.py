@@ -19,7 +19,7 @@ from benchmarks.replication.nli.model import Prompts, accuracy, load, word_ids
 from benchmarks.replication.rows import Rows
 from submerge.calibrate import choose_hooks
 
-__all__ = ["HOOKS", "LAMBDAS", "observe"]
+__all__ = ["ANSWERED", "HOOKS", "LAMBDAS", "observe", "third_quarter"]
 
 LAMBDAS = (0.0, 0.25, 0.5, 1.0)
 HOOKS: Mapping[str, Callable[[Any, list[str]], list[str]]] = {
@@ -28,8 +28,20 @@ HOOKS: Mapping[str, Callable[[Any, list[str]], list[str]]] = {
         name for name in choose_hooks(model, names, "last_quarter") if name.endswith("v_proj")
     ],
     "all": lambda model, names: names,
+    "q_proj of the third quarter": lambda model, names: [
+        name for name in choose_hooks(model, names, third_quarter(model)) if name.endswith("q_proj")
+    ],
 }
 """The modules over which ω is a mean: those that it is measured for here."""
+ANSWERED = ", without the position that answers"
+"""Of names: as a mean over all positions but the last. What is before it does not depend on it."""
+
+
+def third_quarter(model: Any) -> str:
+    """Return the pattern of the layers before the last quarter, as many again, and one at least."""
+    count = model.config.num_hidden_layers
+    quarter = max(1, count // 4)
+    return rf"layers\.({'|'.join(map(str, range(count - 2 * quarter, count - quarter)))})\."
 
 
 def observe(
@@ -47,7 +59,7 @@ def observe(
     """
     config: dict[str, Any] = {"trained": trained(list(adapters.values())[-1:], task), "steps": list(adapters)}
     config |= {"inputs": len(inputs), "validation": len(validation), "lambdas": list(LAMBDAS)}
-    config["by_module"] = True
+    config["hooks"] = [hooks + positions for positions in ("", ANSWERED) for hooks in HOOKS]
 
     def make(_: Path, result: Result) -> None:
         with timed(result, "seconds_in_all"):
@@ -68,7 +80,8 @@ def observe(
 def _omegas(base: Path, adapters: Mapping[int, Path], items: Prompts) -> Result:
     """Return hooks -> step -> ω at each λ, hooks -> the level without structure, and all by module."""
     names = {str(step): folder for step, folder in adapters.items()}
-    data = {"own": [items.batch(which) for which in items.batches()]}
+    batches = [items.batch(which) for which in items.batches()]
+    data = {"": batches, ANSWERED: [_without_last(batch) for batch in batches]}
     model = load(base, base)
 
     def ratios(scales: Any) -> Any:
@@ -80,12 +93,20 @@ def _omegas(base: Path, adapters: Mapping[int, Path], items: Prompts) -> Result:
         for k in range(len(names))
     }
     values = {
-        step: torch.stack([one.values[:, 0, k] for one in alone[k]]) for k, step in enumerate(names)
-    }  # [λ, modules]
+        step: torch.stack([one.values[:, :, k] for one in alone[k]], -1) for k, step in enumerate(names)
+    }  # [modules, data, λ]
     result: Result = {"omega": {}, "isotropic": {}, "modules": list(at_base.modules)}
-    for hooks, choose in HOOKS.items():
-        chosen = set(choose(model, list(at_base.modules)))
-        at = torch.tensor([name in chosen for name in at_base.modules])
-        result["omega"][hooks] = {step: one[:, at].mean(1).tolist() for step, one in values.items()}
-        result["isotropic"][hooks] = at_base.isotropic[at].mean().item()
-    return result | {"by_module": {step: one.T.tolist() for step, one in values.items()}}
+    for j, positions in enumerate(data):
+        for hooks, choose in HOOKS.items():
+            chosen = set(choose(model, list(at_base.modules)))
+            at = torch.tensor([name in chosen for name in at_base.modules])
+            name = hooks + positions
+            result["omega"][name] = {step: one[at, j].mean(0).tolist() for step, one in values.items()}
+            result["isotropic"][name] = at_base.isotropic[at].mean().item()
+    return result | {"by_module": {step: one[:, 0].tolist() for step, one in values.items()}}
+
+
+def _without_last(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    mask = batch["attention_mask"].clone()
+    mask[torch.arange(len(mask)), mask.sum(1) - 1] = 0
+    return {"input_ids": batch["input_ids"], "attention_mask": mask}

@@ -15,6 +15,7 @@ from benchmarks.replication import plots
 from benchmarks.replication import report as rows
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.nli.merge import REFERENCES
+from benchmarks.replication.nli.observation import HOOKS
 from benchmarks.replication.nli.suite import Nli
 
 __all__ = ["draw", "gather", "observations", "tables", "write"]
@@ -141,7 +142,7 @@ def draw(results: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
 
 def _paths(observed: Mapping[str, Any]) -> Any:
     """Draw a panel for each choice of hooks: trainings as paths of ω at λ = 1 and accuracy."""
-    hooks = _hooks(observed)
+    hooks = list(HOOKS)
     figure, panels = pyplot().subplots(1, len(hooks), figsize=(4.5 * len(hooks), 4.5), squeeze=False)
     for axes, name in zip(panels[0], hooks, strict=True):
         for training, one in observed.items():

@@ -38,6 +38,7 @@ LEARNED = (
     Learned("nsc_match", {"objective": "match"}),
     Learned("nsc_paper", ALL | PAPER, rate=3e-4),
     Learned("nsc_all_layers", ALL | {"hooks": "."}),
+    Learned("nsc_q_middle", {"hooks": r"layers\.(1[6-9]|2[0-2])\..*q_proj"}),
     Learned("nsc_16", ALL, inputs=16),
     Learned("nsc_256", ALL, inputs=256),
     Learned("adamerging", entropy=True),
