@@ -70,8 +70,8 @@ def observe(
                 step: accuracy(load(folder, base), items, word_ids(base, task))
                 for step, folder in models.items()
             }
-        for hooks, steps in result["omega"].items():
-            last = list(steps.values())[-1]
+        for hooks in HOOKS:
+            last = list(result["omega"][hooks].values())[-1]
             say(f"{task}, {hooks}: ω at λ = 0 … 1: " + ", ".join(f"{value:.5f}" for value in last))
 
     return cached(place, config, make)

@@ -27,6 +27,8 @@ class Learned:
         return {"settings": dict(self.settings)} | {name: getattr(self, name) for name in names}
 
 
+Q_MIDDLE = {"hooks": r"layers\.(1[6-9]|2[0-2])\..*q_proj"}
+"""Inputs of `q_proj` in the third quarter, where the ratio falls with λ."""
 PAPER = {"hooks": r"layers\.2[3-9]\..*v_proj"}
 """Inputs of `v_proj` in the last quarter of the 30 layers, as the paper's code has it."""
 ALL = {"where_rising": "learn"}
@@ -38,7 +40,7 @@ LEARNED = (
     Learned("nsc_match", {"objective": "match"}),
     Learned("nsc_paper", ALL | PAPER, rate=3e-4),
     Learned("nsc_all_layers", ALL | {"hooks": "."}),
-    Learned("nsc_q_middle", {"hooks": r"layers\.(1[6-9]|2[0-2])\..*q_proj"}),
+    Learned("nsc_q_middle", ALL | Q_MIDDLE),
     Learned("nsc_16", ALL, inputs=16),
     Learned("nsc_256", ALL, inputs=256),
     Learned("adamerging", entropy=True),
