@@ -38,6 +38,7 @@ LEARNED = (
     Learned("nsc"),
     Learned("nsc_learn", ALL),
     Learned("nsc_match", {"objective": "match"}),
+    Learned("nsc_match_fast", {"objective": "match"}, rate=1e-2),
     Learned("nsc_paper", ALL | PAPER, rate=3e-4),
     Learned("nsc_all_layers", ALL | {"hooks": "."}),
     Learned("nsc_q_middle", ALL | Q_MIDDLE),
