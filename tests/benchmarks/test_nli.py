@@ -22,10 +22,12 @@ from benchmarks.replication import cache as store
 from benchmarks.replication import smollm2
 from benchmarks.replication.nli import tasks
 from benchmarks.replication.nli.model import Prompts, accuracy, load, logits, word_ids
+from benchmarks.replication.nli.observation import third_quarter, without_last
 from benchmarks.replication.nli.specialists import at_step, like_lengths
 from benchmarks.replication.nli.suite import NLI_6
 
 from _models import quiet_transformers
+from submerge.calibrate import choose_hooks
 
 NOUNS = ("dog", "cat", "tree", "house", "river")
 WORDS = (*NOUNS, "yes", "no", "maybe", "Premise", "Hypothesis", "Question", "Sentence", "Answer", ":", ".")
@@ -119,6 +121,20 @@ def test_the_logits_are_those_of_the_whole_vocabulary(base: Path) -> None:
             alone = model(torch.tensor([ids])).logits[0, -1, answers]
             torch.testing.assert_close(row, alone, atol=1e-5, rtol=1e-4)
     assert accuracy(model, items, answers) == (ours.argmax(1) == torch.tensor([0, 2])).double().mean().item()
+
+
+def test_the_third_quarter_lies_before_the_last(base: Path) -> None:
+    model = load(base, base)
+    names = [f"model.layers.{i}.self_attn.q_proj" for i in range(4)]
+    assert choose_hooks(model, names, third_quarter(model)) == names[2:3]
+    assert choose_hooks(model, names, "last_quarter") == names[3:]
+
+
+def test_without_the_position_that_answers_each_prompt_lacks_its_last(base: Path) -> None:
+    rows = [(tasks.prompt("snli", "dog", "tree"), None, 0), (tasks.prompt("snli", "cat dog", "dog"), None, 2)]
+    items = Prompts(rows, base)
+    cut = without_last(items.batch([0, 1]))["attention_mask"].sum(1)
+    assert cut.tolist() == [len(ids) - 1 for ids in items.ids]
 
 
 def test_without_the_packages_of_the_base_the_error_says_what_to_install(

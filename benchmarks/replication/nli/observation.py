@@ -19,7 +19,7 @@ from benchmarks.replication.nli.model import Prompts, accuracy, load, word_ids
 from benchmarks.replication.rows import Rows
 from submerge.calibrate import choose_hooks
 
-__all__ = ["ANSWERED", "HOOKS", "LAMBDAS", "observe", "third_quarter"]
+__all__ = ["ANSWERED", "HOOKS", "LAMBDAS", "observe", "third_quarter", "without_last"]
 
 LAMBDAS = (0.0, 0.25, 0.5, 1.0)
 HOOKS: Mapping[str, Callable[[Any, list[str]], list[str]]] = {
@@ -81,7 +81,7 @@ def _omegas(base: Path, adapters: Mapping[int, Path], items: Prompts) -> Result:
     """Return hooks -> step -> ω at each λ, hooks -> the level without structure, and all by module."""
     names = {str(step): folder for step, folder in adapters.items()}
     batches = [items.batch(which) for which in items.batches()]
-    data = {"": batches, ANSWERED: [_without_last(batch) for batch in batches]}
+    data = {"": batches, ANSWERED: [without_last(batch) for batch in batches]}
     model = load(base, base)
 
     def ratios(scales: Any) -> Any:
@@ -106,7 +106,8 @@ def _omegas(base: Path, adapters: Mapping[int, Path], items: Prompts) -> Result:
     return result | {"by_module": {step: one[:, 0].tolist() for step, one in values.items()}}
 
 
-def _without_last(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def without_last(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a batch whose masks end before each prompt's last position; what is before stays the same."""
     mask = batch["attention_mask"].clone()
     mask[torch.arange(len(mask)), mask.sum(1) - 1] = 0
     return {"input_ids": batch["input_ids"], "attention_mask": mask}
