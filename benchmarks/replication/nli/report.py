@@ -152,7 +152,7 @@ def _paths(observed: Mapping[str, Any]) -> Any:
             axes.plot(*zip(*path, strict=True), marker=".", linewidth=1, label=training)
         axes.axvline(observed[training]["isotropic"][name], color="#9aa5b1", linewidth=0.8)
         axes.set_title(name, fontsize=9)
-        axes.set_xlabel("ω at λ = 1 (the first point: the base)")
+        axes.set_xlabel("ω at λ = 1 (first point: the first A, at λ = 0)")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0][0].set_ylabel("accuracy")
     panels[0][-1].legend(frameon=False, fontsize=6)
