@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,8 @@ class Recipe:
     """A method and its options; `scaled` where a free factor λ multiplies the merged update.
 
     `factor` is how the method calls λ. With `lora` it merges adapters, and into an adapter unless the
-    merge is no low-rank update (`form`).
+    merge is no low-rank update (`form`). `learned` are settings by which coefficients are learned from images
+    without classes; `variant` tells two recipes of one method apart.
     """
 
     method: str
@@ -33,15 +34,19 @@ class Recipe:
     needs_base: bool = True
     each: Mapping[str, float] = field(default_factory=dict)
     shared: Mapping[str, float | str] = field(default_factory=dict)
+    learned: Mapping[str, float | str] | None = None
+    variant: str = ""
 
     @property
     def name(self) -> str:
         """Of the recipe's file, and of the folder that it is merged into."""
-        return f"lora-{self.method}" if self.lora else self.method
+        return "-".join(part for part in ("lora" * self.lora, self.method, self.variant) if part)
 
-    def write(self, path: Path, base: Path, tuned: Iterable[Path], scale: float) -> None:
-        """Write the recipe as YAML."""
-        models: list[dict[str, Any]] = [{"model": str(model)} for model in tuned]
+    def write(self, path: Path, base: Path, tuned: Mapping[str, Path], scale: float) -> None:
+        """Write the recipe as YAML, for the fine-tunes by task."""
+        models: list[dict[str, Any]] = [{"model": str(model)} for model in tuned.values()]
+        if self.learned is not None:
+            models = [model | {"name": task} for model, task in zip(models, tuned, strict=True)]
         if self.each:
             models = [model | {"parameters": dict(self.each)} for model in models]
         shared = dict(self.shared) | ({self.factor: scale} if self.scaled else {})
@@ -51,6 +56,8 @@ class Recipe:
         recipe["models"] = models
         if shared:
             recipe["parameters"] = shared
+        if self.learned is not None:
+            recipe["coefficients"] = str(path.with_suffix(".json"))
         if self.form != "checkpoint":
             recipe["output"] = {"as": self.form}
         recipe["dtype"] = "float32"
@@ -74,6 +81,14 @@ ADAPTER_RECIPES = (
     *(
         Recipe(method, scaled=True, factor="scale", lora=True, form="adapter")
         for method in ("cat", "knots_ties", "tsv_m", "ssam")
+    ),
+    Recipe("nsc", lora=True, form="adapter", learned={}),
+    Recipe(
+        "nsc",
+        lora=True,
+        form="adapter",
+        learned={"objective": "match", "learning_rate": 0.01},
+        variant="match",
     ),
 )
 """Merges of LoRA adapters. TIES is no low-rank update; the others need not be made larger to be used."""

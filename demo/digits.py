@@ -21,6 +21,7 @@ from rich.console import Console
 from transformers import ViTForImageClassification
 from transformers.utils import logging as transformers_logging
 
+from _calibrate import IMAGES, learn
 from _merge import ADAPTER_RECIPES, RECIPES, SERVED, Recipe, merge_all
 from _models import accuracies, load, save
 from _report import Row, draw, table
@@ -142,7 +143,7 @@ def _merge_all(
         jobs = {}
         for recipe in chosen:
             path = recipes / f"{recipe.name}.yaml"
-            tuned = [models[_tuned(task, recipe.lora)] for task in TUNED_TASKS]
+            tuned = {task.name: models[_tuned(task, recipe.lora)] for task in TUNED_TASKS}
             recipe.write(path, models[BASE_TASK.name], tuned, scales[recipe])
             jobs[path] = folders[recipe]
         with console.status(f"merging by {len(jobs)} recipes"):
@@ -154,6 +155,7 @@ def _merge_all(
             f"({inside:.2f} s of them merging)."
         )
 
+    _learn_all(recipes, models, validation, console)
     run(list(known))
     scaled = [recipe for recipe in known if recipe.scaled]
     with console.status("choosing scales on the validation images"):
@@ -161,6 +163,20 @@ def _merge_all(
             scales[recipe] = _best_scale(base, _load(models, folders[recipe]), validation)
     run(scaled)
     return {recipe: (folders[recipe], scales[recipe] if recipe.scaled else None) for recipe in known}
+
+
+def _learn_all(recipes: Path, models: Mapping[str, Path], validation: Split, console: Console) -> None:
+    """Learn the coefficients that recipes name, from images of the tasks without their classes."""
+    adapters = {task.name: models[_tuned(task, lora=True)] for task in TUNED_TASKS}
+    for recipe in ADAPTER_RECIPES:
+        if recipe.learned is not None:
+            file = recipes / f"{recipe.name}.json"
+            with console.status(f"learning the coefficients of {recipe.name}"):
+                learned = learn(models[BASE_TASK.name], adapters, validation, recipe.learned, file)
+            console.print(
+                f"Learned the coefficients of {recipe.name} from {IMAGES} images of each task in "
+                f"{learned.seconds:.0f} s: {learned.loss[0]:.4f} → {learned.loss[-1]:.4f}."
+            )
 
 
 def _best_scale(base: ViTForImageClassification, merged: ViTForImageClassification, split: Split) -> float:

@@ -126,4 +126,4 @@ def wudi(x: torch.Tensor, o: Options) -> torch.Tensor:
 
 FORMULAS: dict[str, Callable[[torch.Tensor, Options], torch.Tensor]] = {
     formula.__name__: formula for formula in (cat, knots_ties, tsv_m, iso_c, iso_cts, ssam, wudi, mass)
-}
+} | {"nsc": cat}

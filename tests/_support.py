@@ -144,6 +144,7 @@ MATRIX_CASES = (
     _case("ssam", exact=False, rank="4"),
     _case("wudi", exact=False, time=3.0),
     _case("wudi-adaptive", exact=False, variant="aswudi"),
+    _case("nsc", exact=False, scale=0.5),
     _case("mass", exact=False),
 )
 """The methods that merge weight matrices whole (and `cat`), which have tests of their own."""

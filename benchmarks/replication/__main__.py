@@ -20,6 +20,7 @@ from benchmarks.replication.audiovisual.rows import EXTRA
 from benchmarks.replication.audiovisual.steps import STEPS as AUDIO_VISUAL_STEPS
 from benchmarks.replication.audiovisual.suite import AUDIO_VISUAL, WAYS
 from benchmarks.replication.cache import Cache
+from benchmarks.replication.calibrated import CALIBRATED
 from benchmarks.replication.continual.steps import STEPS as CONTINUAL_STEPS
 from benchmarks.replication.continual.suite import CONTINUAL_6
 from benchmarks.replication.nli.rows import LEARNED
@@ -85,7 +86,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("step", choices=(*STEPS, "admit", "serve", "all"))
     suites = ", ".join((*SUITES, *OTHERS))
     parser.add_argument("suite", help=f"{suites}, or your own: file.py:NAME, module:NAME")
-    known = [row.name for row in (*methods.ROWS, *EXTRA, *LEARNED)]
+    rows = (*methods.ROWS, *EXTRA, *CALIBRATED, *LEARNED)
+    known = list(dict.fromkeys(row.name for row in rows))
     parser.add_argument("--methods", type=listed(known), help="of: " + ", ".join(known))
     parser.add_argument("--rows", type=lambda text: text.split(","), help="of `serve`: routing/rows.py")
     parser.add_argument("--tasks", type=lambda text: text.split(","), help="other tasks than the suite's own")

@@ -11,6 +11,7 @@ from benchmarks.console import Say, silent
 from benchmarks.replication import cache as store
 from benchmarks.replication.bench import Bench, MergeOptions, Scores
 from benchmarks.replication.cache import Result
+from benchmarks.replication.calibrated import Calibrated, calibrate
 from benchmarks.replication.ceilings import ceilings
 from benchmarks.replication.methods import Merge
 from benchmarks.replication.parity import Peers
@@ -39,6 +40,9 @@ class ScreenedBench(Bench):
     def scores(self, folder: Path, part: str) -> Scores:
         """Return task -> score of a merged model on a part: "screen", "validation" or "test"."""
 
+    def prepare(self, row: Merge, part: Path, result: Result) -> None:
+        """Write what a row's recipe needs beside it."""
+
     def beside(self, row: Merge, part: Path, result: Result) -> None:
         """Measure what else is wanted of a row."""
 
@@ -50,6 +54,7 @@ class ScreenedBench(Bench):
         """Return everything about one method: from the cache, or by tuning and testing it."""
 
         def tune_and_test(part: Path, result: Result) -> Path:
+            self.prepare(row, part, result)
             scale = self._tune(row, part, result)
             out = self.merge(row, scale, part)
             result["test"] = self.scores(out, "test")
@@ -113,6 +118,11 @@ class SuiteBench(ScreenedBench):
     def place(self, seed: int, row: str) -> Path:
         """Return the folder of a row's results, of this kind."""
         return self.specialists.cache.result(seed, self.kind, row)
+
+    def prepare(self, row: Merge, part: Path, result: Result) -> None:
+        """Learn the coefficients of a row that has such."""
+        if isinstance(row, Calibrated):
+            result["calibration"] = calibrate(row, self.specialists, row.file(part))
 
     def beside(self, row: Merge, part: Path, result: Result) -> None:
         """Let mergekit and PEFT do the merge, where they are wanted."""

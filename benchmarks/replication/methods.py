@@ -102,8 +102,8 @@ ROWS = (
 )
 """All methods that merge any number of models. `slerp` and `nuslerp` take two, `passthrough` takes one."""
 
-FAST = ("task_arithmetic", "ties", "tsv_m", "cat", "nsc")
-"""Of `--fast`, as far as a suite has them."""
+FAST = ("task_arithmetic", "ties", "tsv_m", "cat")
+"""Of `--fast`."""
 
 
 def rows(kind: str, names: Sequence[str] | None = None, rank: int = 0) -> list[Merge]:

@@ -9,6 +9,7 @@ from benchmarks import page
 from benchmarks.page import Table, percent, spread
 from benchmarks.replication import cache as store
 from benchmarks.replication.cache import Cache
+from benchmarks.replication.calibrated import calibrated_rows
 from benchmarks.replication.ceilings import NAMES
 from benchmarks.replication.methods import rows
 from benchmarks.replication.scores import summary
@@ -37,7 +38,10 @@ def gather(suite: Suite, cache: Cache, seeds: Sequence[int], names: Sequence[str
     wanted = {
         kind: {
             "ceilings": {name: {} for name in NAMES},
-            "methods": {row.name: row.facts() for row in rows(kind, names, training.rank)},
+            "methods": {
+                row.name: row.facts()
+                for row in (*rows(kind, names, training.rank), *calibrated_rows(kind, names))
+            },
         }
         for kind, training in suite.trainings.items()
     }

@@ -18,6 +18,7 @@ from benchmarks.replication import methods, report, splits, train
 from benchmarks.replication.admit import admission, markdown
 from benchmarks.replication.bench import MergeOptions
 from benchmarks.replication.cache import Cache
+from benchmarks.replication.calibrated import calibrated_rows
 from benchmarks.replication.jobs import quiet, run_all
 from benchmarks.replication.merge import SuiteBench
 from benchmarks.replication.plots import draw
@@ -99,7 +100,10 @@ def _merge_one(suite: Suite, cache: Cache, options: argparse.Namespace, kind: st
         threads=options.threads,
     )
     bench = SuiteBench(_specialists(suite, cache, kind, seed), how, say)
-    for row in methods.rows(kind, options.methods, suite.trainings[kind].rank):
+    for row in (
+        *methods.rows(kind, options.methods, suite.trainings[kind].rank),
+        *calibrated_rows(kind, options.methods),
+    ):
         bench.run(row)
 
 

@@ -23,6 +23,7 @@ from benchmarks.replication import cache as store
 from benchmarks.replication import jobs, methods, plots, report, splits, steps, text, train
 from benchmarks.replication.bench import MergeOptions
 from benchmarks.replication.cache import Cache
+from benchmarks.replication.calibrated import CALIBRATED
 from benchmarks.replication.ceilings import factors, lda, route
 from benchmarks.replication.heads import Head, logits, loss, predict, score, shots
 from benchmarks.replication.merge import SuiteBench
@@ -417,7 +418,8 @@ def test_what_every_merge_writes_is_a_recipe(tmp_path: Path) -> None:
 def test_methods_that_are_not_compared_are_few() -> None:
     from submerge.methods import METHODS
 
-    assert set(METHODS) - {row.method or row.name for row in methods.ROWS} == {
+    compared = {row.method or row.name for row in (*methods.ROWS, *CALIBRATED)}
+    assert set(METHODS) - compared == {
         "slerp",
         "nuslerp",
         "passthrough",

@@ -19,6 +19,7 @@ from benchmarks.replication import splits, train
 from benchmarks.replication.admit import Candidate, admission, markdown
 from benchmarks.replication.bench import MergeOptions
 from benchmarks.replication.cache import Cache
+from benchmarks.replication.calibrated import calibrated_rows
 from benchmarks.replication.heads import Head, loss, predict, score, shots
 from benchmarks.replication.merge import SuiteBench
 from benchmarks.replication.methods import rows as merges
@@ -274,6 +275,21 @@ def test_a_whole_run(cache: Cache, made: dict[str, splits.Split]) -> None:
         assert set(found["test"]) == set(PART.tasks)
         assert all(-1 <= value <= 1 for value in found["test"].values())
         assert set(bench.ceilings["lda_router"]["routed"]) == set(PART.tasks)
+
+
+def test_coefficients_are_learned_from_inputs(cache: Cache, made: dict[str, splits.Split]) -> None:
+    parts = {task: made[task] for task in PART.tasks}
+    options = MergeOptions(grid=(0.3, 1.0), screen=0, costs=False, peers=False)
+    bench = SuiteBench(Specialists(PART, cache, parts, "lora", 0), options)
+    scale = bench.run(merges("lora", ["task_arithmetic"])[0])["scale"]
+    for name, initial in (("match", 0.4), ("match_scale", scale)):
+        (row,) = calibrated_rows("lora", [name])
+        found = bench.run(replace(row, settings={**row.settings, "steps": 2}))
+        assert set(found["test"]) == set(PART.tasks)
+        assert found["calibration"]["initial"] == initial
+        assert found["calibration"]["loss"][1] < found["calibration"]["loss"][0]
+        assert set(found["calibration"]["curve"]) == set(PART.tasks)
+    assert not calibrated_rows("full")
 
 
 def test_masks_are_served_where_no_heads_compete(cache: Cache, made: dict[str, splits.Split]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ import pytest
 import torch
 
 from _models import TEXT, VISION, quiet_transformers
-from submerge.calibrate import Item, batches, encode, load_processor
-from submerge.errors import RequestError
+from submerge.calibrate import Item, batches, load_processor
 
 pytest.importorskip("transformers")
 WORDS = {word: i for i, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"))}
@@ -52,8 +50,6 @@ def test_another_pass_gives_the_same_batches(tokenizer: Any) -> None:
 def test_texts_are_cut(tokenizer: Any) -> None:
     (batch,) = batches([Item("a b c d e f g h")], tokenizer, max_length=5)
     assert batch.inputs["input_ids"].tolist() == [[2, 5, 6, 7, 3]]
-    tokenizer.model_max_length = 4
-    assert encode([Item("a b c d")], tokenizer)["input_ids"].shape == (1, 4)
 
 
 def test_a_model_takes_what_its_own_processor_gives(tmp_path: Path, tokenizer: Any) -> None:
@@ -65,17 +61,6 @@ def test_a_model_takes_what_its_own_processor_gives(tmp_path: Path, tokenizer: A
     loaded.model_input_names = ["input_ids", "attention_mask"]
     for batch in batches(ITEMS, loaded, 4):
         assert model(**batch.inputs).logits.shape[:2] == batch.inputs["input_ids"].shape
-
-
-def test_a_tokenizer_without_padding_pads_with_its_end(tmp_path: Path) -> None:
-    t = quiet_transformers()
-    tokenizers = pytest.importorskip("tokenizers")
-    words = tokenizers.models.WordLevel({"<end>": 0, "a": 1, "b": 2}, unk_token="<end>")
-    plain = tokenizers.Tokenizer(words)
-    plain.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    t.PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<end>").save_pretrained(tmp_path)
-    loaded = load_processor(tmp_path, images=False)
-    assert encode([Item("a b"), Item("a")], loaded)["input_ids"].tolist() == [[1, 2], [1, 0]]
 
 
 def test_images(tmp_path: Path) -> None:
@@ -91,18 +76,3 @@ def test_images(tmp_path: Path) -> None:
     assert first.inputs["pixel_values"].shape == (2, 3, 16, 16)
     model = t.ViTModel(t.ViTConfig(**VISION)).eval()
     assert model(**last.inputs).last_hidden_state.shape[0] == 1
-
-
-def test_a_folder_without_a_processor(tmp_path: Path) -> None:
-    for images, what in ((False, "tokenizer"), (True, "image processor")):
-        with pytest.raises(RequestError, match=f"there is no {what} .*— copy the base's into the folder"):
-            load_processor(tmp_path, images=images)
-
-
-def test_packages_that_are_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in ("PIL", "PIL.Image", "transformers"):
-        monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(RequestError, match="images need the package PIL"):
-        encode([Item(image=tmp_path / "one.png")], None)
-    with pytest.raises(RequestError, match="the inputs need the package transformers"):
-        load_processor(tmp_path, images=False)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from _models import CONFIGS, inputs, quiet_transformers
+from _models import CONFIGS, TEXT, inputs, quiet_transformers
 from calibrate.helpers_null_space import all_inputs, batch
 from submerge.calibrate import Reducer, collect
 
@@ -86,3 +86,43 @@ def test_images_come_in_the_models_dtype(dtype: torch.dtype) -> None:
     assert {rows.dtype for rows in found.rows} == {dtype}
     assert [len(rows) for rows in found.rows] == [5, 5]
     assert steps == [1, 2]
+
+
+def _audio_model() -> tuple[Any, dict[str, torch.Tensor]]:
+    """Return a tiny Qwen2-Audio, and two prompts with a sound each, of 40 and of 24 frames."""
+    t = quiet_transformers()
+    torch.manual_seed(0)
+    audio = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 24}
+    audio |= {"num_mel_bins": 8, "max_source_positions": 20}
+    config = t.Qwen2AudioConfig(audio_config=audio, text_config={**TEXT, "model_type": "qwen2"})
+    config.audio_token_index = config.audio_token_id = 63
+    frames = torch.ones(2, 40).long()
+    frames[1, 24:] = 0
+    ids = batch(0, size=2, length=14)["input_ids"]
+    ids[0, 1:11], ids[1, 1:7] = 63, 63  # as many as the tower gives
+    mask = torch.ones(2, 14).long()
+    mask[1, 12:] = 0
+    features = torch.randn(2, 8, 40, generator=torch.Generator().manual_seed(0))
+    inputs = {"input_ids": ids, "attention_mask": mask, "input_features": features}
+    model = t.Qwen2AudioForConditionalGeneration(config).eval().requires_grad_(False)
+    return model, {**inputs, "feature_attention_mask": frames}
+
+
+def test_a_tower_s_rows_are_told_by_the_mask_of_its_frames() -> None:
+    lm, inputs_ = _audio_model()
+    tower, text = "model.audio_tower.layers.1.fc1", "model.language_model.layers.1.self_attn.q_proj"
+    reducers = {tower: Rows(), text: Rows()}
+    collect(lm, [inputs_], reducers)
+    assert len(reducers[tower].rows[0]) == (40 + 24) / 2
+    assert len(reducers[text].rows[0]) == 14 + 12
+
+
+def test_a_text_s_mask_is_none_of_an_image_tower() -> None:
+    """Though there are as many patches as tokens."""
+    lm, found = model("llava"), Rows()
+    tokens = batch(0, size=2, length=5)
+    tokens["input_ids"][:, 1:] = lm.config.image_token_index
+    tokens["attention_mask"][1, 0] = 0
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    collect(lm, [{**tokens, "pixel_values": images}], {"model.vision_tower.encoder.layers.1.mlp.fc1": found})
+    assert len(found.rows[0]) == 2 * 5

@@ -1,8 +1,10 @@
-"""Items of files: JSON lines and tables, and what is wrong with them."""
+"""Items of files and folders: their columns and kinds, and what is wrong with them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,12 +43,41 @@ def test_images_start_at_the_files_folder(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("a.jsonl", '{"text": "w7"}\n{"text"', "a.jsonl:2: is no JSON"),
-        ("a.jsonl", "[1]", "a.jsonl:1: has no text and no image — columns are text, text_pair, image, task"),
+        (
+            "a.jsonl",
+            "[1]",
+            "a.jsonl:1: has no text and no image — columns are text, text_pair, image, messages, task",
+        ),
         ("a.csv", "text\n\nx\n\nword\n", ""),
         ("a.jsonl", "\n", "a.jsonl: there are no inputs"),
         ("a.jsonl", '{"image": "nothing.png"}', "a.jsonl:1: there is no image"),
-        ("a.txt", "w7", "a.txt: is no kind of file that is read — .jsonl, .csv or .tsv"),
+        (
+            "a.xml",
+            "w7",
+            "a.xml: is no kind of file that is read — .jsonl, .json, .csv, .tsv, .txt, these",
+        ),
         ("a.tsv", "word\nw7\n", "a.tsv:2: has no text and no image"),
+        (
+            "a.tsv",
+            "question\tanswer\nw7\tw8\n",
+            "a.tsv:2: has no text and no image — columns are question, answer; name one with columns: "
+            "{text: question}",
+        ),
+        (
+            "a.jsonl",
+            '{"text": " ", "n": 1}',
+            "a.jsonl:1: has no text and no image — text is empty: fill it, or leave the row out",
+        ),
+        (
+            "a.jsonl",
+            '{"task": "a"}',
+            "a.jsonl:1: has no text and no image — columns are text, text_pair, image",
+        ),
+        ("a.jsonl", '{"messages": []}', "a.jsonl:1: has no text and no image — messages is empty: fill it"),
+        ("a.jsonl", '{"text_pair": "a", "image": "a.jsonl"}', "a.jsonl:1: has a text_pair, and an image"),
+        ("a.jsonl", '{"image": ["a.jsonl", "a.jsonl"]}', "a.jsonl:1: has several images and no text"),
+        ("a.jsonl", '{"messages": [{"role": "user"}]}', "a.jsonl:1: a message's content is neither"),
+        ("a.jsonl", '{"image": "data:' + "A" * 5000 + '"}', "a.jsonl:1: there is no image"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -57,6 +88,80 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, name: str, text: st
     with pytest.raises(RequestError) as error:
         read_items(tmp_path / name)
     assert message in str(error.value)
+
+
+def test_columns_and_a_limit(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("question,context,text,task\na,b,c,t\nd,e,f,t\ng,h,i,t\n")
+    source = {"path": path, "columns": {"text": "question", "text_pair": "context"}, "limit": 2}
+    assert read_items(source) == [Item("a", "b"), Item("d", "e")]
+    assert read_items({"path": path, "limit": 9})[2] == Item("i", task="t")
+    with pytest.raises(RequestError, match=r"csv:2: there is no column q — columns are question, context"):
+        read_items({"path": path, "columns": {"text": "q"}})
+    with pytest.raises(RequestError, match=r"a.csv: has no splits and no names — leave split and name out"):
+        read_items({"path": path, "split": "test"})
+
+
+def test_what_is_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a", "text_pair": "b"}\n{"text": "c"}\nno JSON\n')
+    columns = {"text": "text", "text_pair": "text_pair"}
+    assert read_items({"path": path, "columns": columns, "limit": 2}) == [Item("a", "b"), Item("c")]
+
+
+def test_prompts_and_chats(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    sharegpt = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    rows = [{"messages": turns, "prompt": "a"}, {"conversations": sharegpt}, {"prompt": turns[:1]}]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    items = read_items(path)
+    assert items == [Item(messages=tuple(turns[:1]))] * 3
+    assert [item.where for item in items] == [f"{path}:{number}" for number in (1, 2, 3)]
+    assert (items[0].kind, items[0].shown) == ("chats", "a")
+    path.write_text('{"prompt": "a\\nb", "completion": "c"}')
+    (item,) = read_items(path)
+    assert (item, item.shown) == (Item("a\nb"), "a b")
+
+
+def test_images_with_texts(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.png", tmp_path / "two.png"
+    one.touch()
+    two.touch()
+    content = [{"type": "image_url", "image_url": {"url": "one.png"}}, {"type": "text", "text": "a"}]
+    llava = [{"from": "human", "value": "<image>\nb"}, {"from": "gpt", "value": "c"}]
+    rows: list[dict[str, Any]] = [
+        {"image": "one.png", "text": "a"},
+        {"images": ["one.png", "two.png"], "text": "a"},
+        {"messages": [{"role": "user", "content": content}]},
+        {"image": "two.png", "conversations": llava},
+    ]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(rows))
+    items = read_items(path)
+    assert items[:2] == [Item("a", image=one), Item("a", image=(one, two))]
+    assert [item.images for item in items] == [(one,), (one, two), (one,), (two,)]
+    assert {item.kind for item in items} == {"images with texts"}
+    assert items[3].shown == f"{two} | b"
+    rows[2]["messages"][0]["content"][0]["image_url"]["url"] = "three.png"
+    path.write_text(json.dumps(rows))
+    with pytest.raises(RequestError, match=r"a.json, element 3: there is no image .*three.png — paths start"):
+        read_items(path)
+
+
+def test_a_folder_of_images(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    for name in ("c.png", "b/a.jpg", "notes.txt"):
+        (tmp_path / name).touch()
+    images = [tmp_path / "b" / "a.jpg", tmp_path / "c.png"]
+    assert read_items(tmp_path) == [Item(image=image) for image in images]
+    assert read_items({"path": str(tmp_path), "limit": 1}) == [Item(image=images[0])]
+
+
+def test_texts_and_chats_are_not_mixed(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"messages": [{"role": "user", "content": "a"}]}\n')
+    with pytest.raises(RequestError, match="there are texts and chats — make two files"):
+        read_items(tmp_path / "a.jsonl")
 
 
 def test_texts_and_images_are_not_mixed(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,12 @@ def test_no_step_measures(tuned: Tuned) -> None:
 def test_steps_lower_the_loss(tuned: Tuned) -> None:
     seen: list[Step] = []
     found = learned(tuned, steps=8, learning_rate=0.02, progress=seen.append)
-    assert [(s.number, s.total, s.loss) for s in seen] == [(n, 8, x) for n, x in enumerate(found.loss)]
+    steps = [(s.number, s.total, s.loss) for s in seen if not s.measuring]
+    assert steps == [(n, 8, x) for n, x in enumerate(found.loss)]
+    measured = [s.number / s.total for s in seen if s.measuring]
+    assert measured.count(1) == 2  # the curves, and the ratios at the end
+    assert seen[0].measuring
+    assert seen[-1].measuring
     assert found.loss[8] < found.loss[0], "both on the first batches"
     assert all(abs(v - 0.4) > 1e-3 for path in (Q0, V0, UP0) for v in found.coefficients[path].values())
     assert found.unreached == tuple(path.replace(".0.", ".1.") for path in (Q0, V0, UP0))[2:]
@@ -178,6 +185,23 @@ def test_parametrisations(tuned: Tuned) -> None:
     assert len({own["a0"] for own in by_adapter.values()}) == 1
 
 
+def test_units(tuned: Tuned) -> None:
+    by_unit = learned(tuned, steps=2, learning_rate=0.01, parametrisation="unit")
+    assert {name: len(own) for name, own in by_unit.coefficients[Q0].items()} == {"a0": 4, "a1": 3}
+    assert len(set(by_unit.coefficients[Q0]["a0"])) == 4
+    assert by_unit.loss[0] == pytest.approx(learned(tuned, steps=0).loss[0], abs=1e-12)
+    assert by_unit.coefficients[by_unit.unreached[0]] == {"a0": [0.4] * 4, "a1": [0.4] * 3}
+
+
+def test_new_values_have_coefficients(tmp_path: Path) -> None:
+    saved = {"r": 2, "target_modules": ["q_proj"], "modules_to_save": ["input_layernorm"]}
+    tuned = make_tuned(tmp_path, "llama", saved, SECOND)
+    for kind in ("module", "unit"):
+        found = learned(tuned, steps=2, parametrisation=kind)
+        assert found.coefficients["model.layers.0.input_layernorm"]["a0"] != 0.4
+        assert "model.layers.0.input_layernorm" not in found.hooks
+
+
 def test_bounds(tuned: Tuned) -> None:
     found = learned(tuned, steps=5, learning_rate=0.05, bounds=(0.38, 0.41))
     values = [value for own in found.coefficients.values() for value in own.values()]
@@ -226,10 +250,15 @@ def test_a_model_in_float32_and_its_parameters(tuned: Tuned) -> None:
     ("options", "what"),
     [
         ({"steps": -1}, "steps: -1 is below 0 — give 0 or more"),
+        ({"steps": 1.5, "seed": 0.5}, "steps: 1.5 is no whole number[\\s\\S]*seed: 0.5 is no whole number"),
+        ({"bounds": (0.5,)}, r"bounds: \[0.5\] are no two numbers"),
         ({"learning_rate": 0.0}, "learning_rate: 0.0 is no rate"),
         ({"initial": float("nan")}, "initial: nan is no coefficient"),
         ({"objective": "nullspace"}, "there is no objective 'nullspace' — did you mean 'null_space'"),
-        ({"parametrisation": "layer"}, "there is no parametrisation 'layer' — choose among module, type"),
+        (
+            {"parametrisation": "layer"},
+            "there is no parametrisation 'layer' — choose among module, type, adapter, unit",
+        ),
         ({"where_rising": "stop"}, "there is no where_rising 'stop'"),
         ({"bounds": (0.5, 1.0)}, r"bounds: the initial coefficient 0.4 is not in \[0.5, 1\]"),
         ({"dtype": "float8"}, "there is no dtype 'float8'"),
@@ -344,3 +373,29 @@ def test_the_energy_of_one_position_is_the_ratio_squared(tuned: Tuned) -> None:
         for objective in ("null_space", "energy")
     )
     assert ratio**2 == pytest.approx(energy, abs=1e-6)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_batches_that_are_encoded_anew_each_time(tuned: Tuned, objective: str, monkeypatch: Any) -> None:
+    """What is held for a batch is not taken for another one that gets its place in memory."""
+
+    class Anew(Sequence[Any]):
+        def __init__(self, batches: list[Any]) -> None:
+            self.batches = batches
+
+        def __len__(self) -> int:
+            return len(self.batches)
+
+        def __getitem__(self, index: Any) -> Any:
+            return copy.deepcopy(self.batches[index])
+
+    monkeypatch.setattr("submerge.calibrate._descent.HELD", 0)
+    wanted = learned(tuned, steps=5, objective=objective)
+    monkeypatch.setattr(
+        "submerge.calibrate._measurement.read_data",
+        lambda data, *_, **__: {name: Anew(list(batches)) for name, batches in data.items()},
+    )
+    found = learned(tuned, steps=5, objective=objective)
+    assert found.loss == wanted.loss
+    assert found.coefficients == wanted.coefficients
+    assert found.inputs == wanted.inputs

@@ -13,7 +13,7 @@ from _cli import cli, merge
 from _models import Family
 from submerge.cli._app import app
 
-COMMANDS = ["merge", "plan", "explain", "export", "extract-lora", "methods", "route", "verify"]
+COMMANDS = ["merge", "calibrate", "plan", "explain", "export", "extract-lora", "methods", "route", "verify"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -37,6 +37,8 @@ def test_help_at_80_columns_breaks_no_word(command: str, monkeypatch: pytest.Mon
     [
         ("submerge mer", ["merge"]),
         ("submerge merge --shard", ["--shard-size"]),
+        ("submerge cal", ["calibrate"]),
+        ("submerge calibrate nsc.yaml --st", ["--steps"]),
         ("submerge methods breadcrumbs_", ["breadcrumbs_ties"]),
         ("submerge merge recipe.yaml --as ad", ["adapter"]),
         ("submerge merge rec", []),  # nothing of its own: the shell completes files

@@ -48,6 +48,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     cut = {**recipe, "parameters": {"rank": 3}}
     submerge.merge(cut, root / "cut", settings=ROOM)
+    null = {**recipe, "parameters": {"score": "null_space"}}
+    submerge.merge(null, root / "null", settings=ROOM)
     return submerge.merge(recipe, root / "served", settings=ROOM).out
 
 
@@ -86,6 +88,10 @@ def test_adapters_and_their_router(served: Path, tmp_path: Path) -> None:
     assert cli("export", served.parent / "cut", "-o", out).code == 0
     ours = submerge.load(served.parent / "cut", routing_layers="1")
     check_router(out, loaded(out, served), ours, "residual")
+    out = tmp_path / "null"
+    assert cli("export", served.parent / "null", "-o", out).code == 0
+    ours = submerge.load(served.parent / "null", routing_layers="1")
+    check_router(out, loaded(out, served), ours, "null_space")
 
 
 def example(out: Path) -> Any:

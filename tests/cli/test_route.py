@@ -95,6 +95,14 @@ def test_tables(served: Path, tmp_path: Path) -> None:
     assert one.json == other.json
 
 
+def test_lines_of_text(served: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("w7 w8 w9\nw20 w21\n")
+    (tmp_path / "a.csv").write_text("text\nw7 w8 w9\nw20 w21\n")
+    one, other = (cli("route", served, "--data", tmp_path / f"a.{kind}", "--json") for kind in ("txt", "csv"))
+    assert one.code == 0, one.err
+    assert one.json == other.json
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -103,7 +111,7 @@ def test_tables(served: Path, tmp_path: Path) -> None:
         ("a.jsonl", "", "there are no inputs"),
         ("a.jsonl", '{"text": "w7", "task": "nobody"}', "unknown tasks: nobody"),
         ("a.jsonl", '{"image": "nothing.png"}', "there is no image"),
-        ("a.txt", "w7", "is no kind of file that is read"),
+        ("a.xml", "w7", "is no kind of file that is read"),
         ("a.csv", "word\nw7\n", "has no text and no image"),
     ],
 )

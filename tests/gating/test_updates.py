@@ -52,3 +52,15 @@ def test_members_with_weights_are_a_weighted_sum(kind: type[GatedUpdate]) -> Non
     update.base = other
     torch.testing.assert_close(update.dense(base, Group((0,), 0, 1)), other + dense(parts, 0))
     assert update.resident(base) is other
+
+
+def test_weights_keep_their_digits_where_rows_are_of_16_bits() -> None:
+    """bfloat16 has 0.4004 for all weights around 0.4; the outputs, rounded one by one, tell them apart."""
+    update = GatedFactors(Gate(Recent(0)), "w", triplets(24, 16, 1), rule="sum", scale=1.0)
+    x = normal(3, 4000, 16).bfloat16()
+    outputs = [x.new_zeros(4000, 24) for _ in range(3)]
+    for y, weight in zip(outputs, (0.4, 0.401, 1.0), strict=True):
+        update.add_(y, x, Group((0,), 0, 4000, torch.tensor([weight])))
+    one = outputs.pop().double()
+    for y, weight in zip(outputs, (0.4, 0.401), strict=True):
+        assert float((y.double() * one).sum() / one.square().sum()) == pytest.approx(weight, abs=2e-4)

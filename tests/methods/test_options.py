@@ -173,9 +173,13 @@ def test_a_word_may_stand_for_a_number() -> None:
 # A merge with wrong options
 
 
+PATTERNS = {"hooks"}
+"""Options that are regular expressions: what they match is known when there is a model."""
+
+
 @each_option
 def test_a_wrong_option_is_refused(name: str, option: Option) -> None:
-    wrong: list[Any] = [math.nan, "nonsense"]
+    wrong: list[Any] = [math.nan, "nonsense"] if option.name not in PATTERNS else ["("]
     wrong += [] if option.high == math.inf else [option.high + 1]
     wrong += [] if option.low == -math.inf else [option.low - 1]
     case = CASE[name]

@@ -67,12 +67,19 @@ def test_recipes_call_the_trailing_energy_leading() -> None:
     assert values(score="leading").score is Score.TRAILING_ENERGY
     option = METHODS["mass"].option("score")
     assert option is not None
-    assert option.choices == ("auto", "residual", "leading", "whitened", "gaussian")
+    assert option.choices == ("auto", "residual", "leading", "whitened", "gaussian", "null_space")
 
 
 def test_what_a_score_implies() -> None:
     assert {s: s.agreement_weight for s in Score if s.agreement_weight != 24} == {Score.TRAILING_ENERGY: 96}
-    assert [s for s in Score if s.per_map] == [Score.TRAILING_ENERGY]
+    assert [s for s in Score if s.per_map] == [Score.TRAILING_ENERGY, Score.NULL_SPACE]
+    assert [s for s in Score if s.one_scale] == [Score.NULL_SPACE]
+
+
+def test_the_null_space_ratio_is_of_tokens() -> None:
+    assert values(score="null_space").pooling is Pooling.TOKENS
+    assert values(score="null_space", pooling="mean").pooling is Pooling.MEAN
+    assert values(score="null_space", pooling="paper").pooling is Pooling.MEAN
 
 
 def test_weighted_takes_residuals_as_they_are() -> None:

@@ -55,6 +55,24 @@ def test_pairs_among_texts_keep_their_places(served: Path, tmp_path: Path) -> No
     assert found.scores.shape == (len(found.sites), 6, 2)
 
 
+def test_a_folder_of_images(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    vit = make("vit", tmp_path, 2)
+    size = {"height": 16, "width": 16}
+    quiet_transformers().ViTImageProcessor(size=size).save_pretrained(tmp_path / "base")
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        image.new("RGB", (20, 24), 40 * number).save(tmp_path / "images" / f"{number}.png")
+    found = survey(vit.merged("served"), tmp_path / "images", batch=2)
+    assert [item.image.name for item in found.items if isinstance(item.image, Path)] == [
+        "0.png",
+        "1.png",
+        "2.png",
+    ]
+    assert len(found.tasks) == 3
+    assert not found.labelled
+
+
 def test_what_it_says_of_inputs() -> None:
     names, own, chosen = ("a", "b"), ("a", "a", "b"), ("a", "b", "b")
     items = tuple(Item(text=str(number), task=task) for number, task in enumerate(own))

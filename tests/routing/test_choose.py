@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from submerge.routing import choose, combined, complete_evidence, group_means, zscores
-from submerge.routing._choose import log_evidence
+from submerge.routing._choose import joint_zscores, log_evidence
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=2, max_size=8), st.floats(0.1, 10), st.floats(-5, 5))
@@ -48,6 +48,20 @@ def test_ties(scores: list[list[float]], tasks: tuple[int, ...]) -> None:
 
 def test_one_task_has_no_deviation() -> None:
     assert zscores(torch.tensor([[3.0]])).tolist() == [[0.0]]
+
+
+def test_maps_on_one_scale_rank_tasks_as_their_mean_does() -> None:
+    """And where all maps say the same, the mean has the variance of z-scores."""
+    r = (
+        torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
+        * torch.logspace(-3, 0, 5)[:, None, None]
+    )
+    mean = joint_zscores(r).mean(0)
+    assert torch.equal(mean.argsort(1), (-r.mean(0)).argsort(1))
+    assert (mean.var(1) < 1).all()
+    alike = r[:1].expand(5, -1, -1)
+    assert torch.allclose(joint_zscores(alike), zscores(alike), atol=1e-4)
+    assert joint_zscores(torch.ones(2, 3, 1)).tolist() == [[[0.0]] * 3] * 2
 
 
 def test_at_most_k_tasks_run() -> None:

@@ -42,6 +42,7 @@ class Nli:
     observed_steps: int = 100
     inputs: int = 64
     learned: tuple[Learned, ...] = LEARNED
+    always: tuple[str, ...] = ()
     seeds: int = 3
     most_train: int = 2000
     validation: int = 100
@@ -66,6 +67,7 @@ class Nli:
             rates=(),
             inputs=8,
             learned=tuple(replace(row, steps=2, inputs=8) for row in self.learned),
+            always=("nsc",),
             validation=16,
             screen=8,
             test=16,
@@ -92,8 +94,9 @@ class Nli:
         return methods.rows("lora", options.methods or METHODS, self.training.rank)
 
     def learned_rows(self, options: argparse.Namespace) -> list[Learned]:
-        """Return the merges with learned coefficients that are asked for."""
-        return [row for row in self.learned if options.methods is None or row.name in options.methods]
+        """Return the merges with learned coefficients that are asked for; `always` are some of them."""
+        names = options.methods
+        return [row for row in self.learned if names is None or row.name in (*names, *self.always)]
 
     def adapter(self, cache: Cache, seed: int, task: str, training: Training | None = None) -> Path:
         """Return the folder of a trained adapter; of another training than the suite's, with its rate."""

@@ -53,6 +53,7 @@ def _paper(**changes: Any) -> dict[str, Any]:
 _BASE = {"passes": "two", "first_pass": "base"}
 _TWO = {**_BASE, "score": "residual"}
 _AUTO = {**_BASE, "score": "auto"}
+_NULL_SPACE = {**_BASE, "score": "null_space"}
 _ONCE = {"passes": "one", "score": "gaussian"}
 
 ROWS = (
@@ -65,8 +66,11 @@ ROWS = (
     Served("residual", "all layers", _TWO),
     Served("gaussian", "all layers, Gaussian", {**_BASE, "score": "gaussian"}),
     Served("whitened", "all layers, whitened", {**_BASE, "score": "whitened"}),
+    Served("leading", "all layers, trailing energy", {**_BASE, "score": "leading"}),
+    Served("null_space", "all layers, null-space ratio", _NULL_SPACE),
     Served("several", "all layers, up to 3 tasks", {**_TWO, "select": "threshold"}),
     Served("default", "**default**: all layers, heads heard", _AUTO, head_evidence=True),
+    Served("null_space_heads", "all layers, null-space ratio, heads heard", _NULL_SPACE, head_evidence=True),
     Served("form", "default, form known", _AUTO, head_evidence=True, form=True),
     Served("group", "default, groups of 4", _AUTO, head_evidence=True, group=4),
     Served("one_narrow", "one pass, Gaussian", _ONCE),

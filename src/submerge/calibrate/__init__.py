@@ -1,22 +1,26 @@
 """Passes over the user's data: what reducers gather of a model's activations, and the null-space ratio.
 
-batches      read_items, batches                  a file as batches of a model's inputs
-passes       collect, Reducer, NullSpaceRatio     what is gathered of the inputs of modules
-adapters     attached                             adapters at a model's modules, with scales λ
-null space   null_space_ratio, null_space_curve   which adapter knows which inputs, and ω(λ)
-learning     learn_coefficients, Calibration      merge coefficients from unlabelled inputs
+batches      read_items, batches                    data as batches of a model's inputs
+passes       collect, Reducer, NullSpaceRatio       what is gathered of the inputs of modules
+adapters     attached                               adapters at a model's modules, with scales λ
+null space   null_space_ratio, null_space_curve     which adapter knows which inputs, and ω(λ)
+learning     learn_coefficients, calibrate_recipe   merge coefficients from unlabelled inputs
 """
 
 from submerge.calibrate._attached import AttachedAdapters, attached
-from submerge.calibrate._batches import Batch, batches, encode, load_processor
+from submerge.calibrate._batches import Batch, batches
 from submerge.calibrate._calibration import Calibration
 from submerge.calibrate._collect import Reducer, collect
+from submerge.calibrate._encode import encode
 from submerge.calibrate._hooks import choose_hooks
-from submerge.calibrate._items import Item, read_items
+from submerge.calibrate._item import Item
+from submerge.calibrate._items import read_items
 from submerge.calibrate._learn import learn_coefficients
 from submerge.calibrate._null_space import null_space_curve, null_space_ratio
 from submerge.calibrate._null_space_results import NullSpaceCurve, NullSpaceMatrix
 from submerge.calibrate._options import Step
+from submerge.calibrate._processors import load_processor, processor_for
+from submerge.calibrate._recipe import calibrate_recipe
 from submerge.calibrate._reducers import NullSpaceRatio, row_space
 
 __all__ = [
@@ -31,6 +35,7 @@ __all__ = [
     "Step",
     "attached",
     "batches",
+    "calibrate_recipe",
     "choose_hooks",
     "collect",
     "encode",
@@ -38,6 +43,7 @@ __all__ = [
     "load_processor",
     "null_space_curve",
     "null_space_ratio",
+    "processor_for",
     "read_items",
     "row_space",
 ]

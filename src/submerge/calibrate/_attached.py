@@ -61,10 +61,6 @@ class AttachedAdapters:
     unsupported: tuple[dict[str, str], ...] = ()
     left_out: tuple[tuple[str, ...], ...] = ()
 
-    def members(self) -> dict[str, tuple[int, ...]]:
-        """Return, for each module, the adapters whose scales act in it."""
-        return {path: tuple(sorted(own)) for path, own in self.units.items()}
-
     @contextmanager
     def over(self, scales: ConstantScales | None) -> Iterator[None]:
         """Run what is inside with scales λ [K], or with scales by module; None is the base.

@@ -1,21 +1,18 @@
-"""Items as batches of a model's inputs, by the tokenizer or the image processor of its folder."""
+"""Items as batches of a model's inputs, by the tokenizer or the processor of its folder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-from submerge.calibrate._items import Item
-from submerge.deferred import required, torch
-from submerge.errors import Problem, RequestError
+from submerge.calibrate._encode import MAX_LENGTH, encode
+from submerge.calibrate._item import Item
+from submerge.deferred import torch
 
-__all__ = ["Batch", "batches", "encode", "load_processor"]
+__all__ = ["Batch", "EncodedItems", "batches"]
 
 SIZE = 32
-MAX_LENGTH = 512
-"""Tokens to which texts are cut."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +34,14 @@ def batches(
     the model moves them.
 
     Args:
-        items: texts or images, with or without their tasks.
-        processor: the model's tokenizer, or its image processor where the items are images.
+        items: items of one kind, with or without their tasks.
+        processor: the model's tokenizer, its image processor where the items are images, or its processor
+            for both.
         size: how many items a batch has at most.
         max_length: how many tokens a text has at most, if the tokenizer does not allow less.
 
     Raises:
-        RequestError: the items are images, and the package pillow is missing.
+        RequestError: an item cannot be read, or there are images, and the package pillow is missing.
 
     Examples:
         >>> import transformers
@@ -55,51 +53,40 @@ def batches(
         (0, 2) (2, 5)
         (1,) (1, 6)
     """
+    for places in _groups(items, size):
+        yield Batch(encode([items[place] for place in places], processor, max_length=max_length), places)
+
+
+def _groups(items: Sequence[Item], size: int) -> list[tuple[int, ...]]:
+    """Return the places of the items of each batch."""
     singles = [place for place, item in enumerate(items) if not item.text_pair]
     pairs = [place for place, item in enumerate(items) if item.text_pair]
-    for places in (singles, pairs):
-        for start in range(0, len(places), size):
-            chosen = places[start : start + size]
-            inputs = encode([items[place] for place in chosen], processor, max_length=max_length)
-            yield Batch(inputs, tuple(chosen))
+    return [
+        tuple(places[start : start + size])
+        for places in (singles, pairs)
+        for start in range(0, len(places), size)
+    ]
 
 
-def encode(items: Sequence[Item], processor: Any, *, max_length: int = MAX_LENGTH) -> dict[str, torch.Tensor]:
-    """Return a model's inputs for items of one kind, padded to the longest of them.
+class EncodedItems(Sequence[Mapping[str, torch.Tensor]]):
+    """The inputs of `batches` as a sequence, each encoded anew when it is asked for: nothing is held."""
 
-    That is `input_ids` [B, L], `attention_mask` [B, L] and what else the tokenizer gives, or `pixel_values`
-    [B, 3, h, w] of an image processor, whose images are converted to RGB.
-    """
-    images = [item.image for item in items if item.image is not None]
-    if images:
-        opened = map(required("PIL.Image", "images need").open, images)
-        return dict(processor(images=[image.convert("RGB") for image in opened], return_tensors="pt"))
-    pairs = [item.text_pair for item in items]
-    encoded = processor(
-        [item.text for item in items],
-        pairs if all(pairs) else None,
-        padding=True,
-        truncation=True,
-        max_length=min(max_length, processor.model_max_length),
-        return_tensors="pt",
-    )
-    return dict(encoded)
+    def __init__(self, items: Sequence[Item], processor: Any, size: int, max_length: int) -> None:
+        self.items = items
+        self._processor, self._max_length = processor, max_length
+        self._groups = _groups(items, size)
 
+    def __len__(self) -> int:
+        return len(self._groups)
 
-def load_processor(folder: Path, *, images: bool) -> Any:
-    """Return the image processor or the tokenizer of a model's folder, as transformers loads it.
+    @overload
+    def __getitem__(self, index: int) -> Mapping[str, torch.Tensor]: ...
 
-    A tokenizer without a padding token pads with its end of text. Raises `RequestError` where the folder has
-    none, or transformers is missing.
-    """
-    transformers = required("transformers", "the inputs need")
-    kind = transformers.AutoImageProcessor if images else transformers.AutoTokenizer
-    try:
-        processor = kind.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, ImportError) as error:
-        what = f"there is no {'image processor' if images else 'tokenizer'} ({str(error).splitlines()[0]})"
-        hint = "copy the base's into the folder"
-        raise RequestError(Problem(what, str(folder), hint)) from error
-    if not images and processor.pad_token is None:
-        processor.pad_token = processor.eos_token
-    return processor
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Mapping[str, torch.Tensor]]: ...
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        chosen = [self.items[place] for place in self._groups[index]]
+        return encode(chosen, self._processor, max_length=self._max_length)

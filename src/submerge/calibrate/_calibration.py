@@ -30,7 +30,7 @@ class Calibration:
     Attributes:
         objective: what was minimised: `null_space`, `match` or `energy`.
         loss: steps + 1 values: that of the first batches before any step, …, and that after the last step.
-        coefficients: λ by module and adapter.
+        coefficients: λ by module and adapter; of units a list, in the order of the rows of A_k.
         initial: λ before the first step.
         matrix: the ratio ω of all data for each adapter in the merged model with these coefficients.
         curve: ω(λ) of each adapter alone on the first of its own inputs.

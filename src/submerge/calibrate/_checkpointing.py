@@ -25,7 +25,8 @@ __all__ = ["checkpointed"]
 def checkpointed(model: nn.Module, gate: Gate) -> Iterator[None]:
     """Let the layers of all stacks hold no activations inside.
 
-    Caches of keys and values are off: a layer that is computed again would extend them again.
+    The passes must not fill caches of keys and values, as those of `collect` do not: a layer that is computed
+    again would extend them again.
 
     Raises `RequestError` where the model has no stack of layers.
     """
@@ -52,7 +53,7 @@ def checkpointed(model: nn.Module, gate: Gate) -> Iterator[None]:
     if not layers:
         what = f"{type(model).__name__} has no stack of layers"
         raise RequestError(Problem(what, "checkpointing", "do without it, or give smaller batches"))
-    with _without_caches(model), rerouted(layers, run):
+    with rerouted(layers, run):
         yield
 
 
@@ -65,17 +66,3 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
             stacks.append(name)
             layers.update({f"{name}.{place}": layer for place, layer in module.named_children()})
     return layers
-
-
-@contextmanager
-def _without_caches(model: nn.Module) -> Iterator[None]:
-    own: list[Any] = [getattr(module, "config", None) for module in model.modules()]
-    configs = {id(config): config for config in own if hasattr(config, "use_cache")}.values()
-    before = [(config, config.use_cache) for config in configs]
-    for config in configs:
-        config.use_cache = False
-    try:
-        yield
-    finally:
-        for config, value in before:
-            config.use_cache = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from submerge.gating import Observer, StopForward, observe
 
 __all__ = ["Reducer", "collect"]
+
+_TOWER = re.compile(r"(?:^|\.)(?:\w+_tower|visual|vision_model)\.")
 
 
 class Reducer(ABC):
@@ -36,8 +39,10 @@ def collect(
     A pass ends as soon as each of the modules has had its input: what comes after the last of them (blocks,
     heads) is not computed. Of a module that runs several times in a pass, as layers that share parameters
     do, the first input counts. Positions that `attention_mask` [B, L] excludes are left out of inputs
-    [B, L, n] and [B · L, n]. The model runs as it is, in the mode that it is in, and gradients are recorded
-    unless the caller disables them: then the reducers' sums are functions of what the model depends on.
+    [B, L, n] and [B · L, n]; in an image or audio tower another mask counts, as `feature_attention_mask`
+    [B, F] of F frames, of which a layer with inputs [B, F / 2, n] sees every second. The model runs as it is,
+    in the mode that it is in, and gradients are recorded unless the caller disables them: then the reducers'
+    sums are functions of what the model depends on.
 
     Args:
         model: a model that takes the batches as keyword arguments.
@@ -61,7 +66,7 @@ def collect(
     like = next(model.parameters())
     for number, batch in enumerate(batches, 1):
         inputs = {name: _moved(value, like) for name, value in batch.items()}
-        with _without_cache(model), observe(modules, _Collector(reducers, inputs.get("attention_mask"))):
+        with _without_cache(model), observe(modules, _Collector(reducers, inputs)):
             model(**inputs)
         if progress is not None:
             progress(number)
@@ -84,18 +89,29 @@ def _without_cache(model: nn.Module) -> Iterator[None]:
 class _Collector(Observer):
     """Hands the inputs of one pass to the reducers, and ends the pass after the last module."""
 
-    def __init__(self, reducers: Mapping[str, Reducer], mask: torch.Tensor | None) -> None:
-        self._reducers, self._mask = reducers, mask
-        self._left = set(reducers)
+    def __init__(self, reducers: Mapping[str, Reducer], inputs: Mapping[str, Any]) -> None:
+        self._reducers, self._left = reducers, set(reducers)
+        masks = {name: value for name, value in inputs.items() if name.endswith("attention_mask")}
+        self._mask: torch.Tensor | None = masks.pop("attention_mask", None)
+        self._tower_mask: torch.Tensor | None = next(iter(masks.values()), None)
 
     def on_input(self, name: str, module: nn.Module, x: Any) -> None:
         if name not in self._left:
             return
         self._left.discard(name)
         with saved_tensors_hooks(_same, _same):
-            self._reducers[name].update(_rows(x, self._mask))
+            self._reducers[name].update(_rows(x, self._mask_of(name, x)))
         if not self._left:
             raise StopForward
+
+    def _mask_of(self, name: str, x: torch.Tensor) -> torch.Tensor | None:
+        """Return the mask of a module's positions: in a tower that of the frames, thinned to its length."""
+        if not _TOWER.search(name):
+            return self._mask
+        frames = self._tower_mask
+        if frames is None or frames.ndim != 2 or x.ndim != 3 or frames.shape[1] < x.shape[1]:
+            return None
+        return frames[:, :: frames.shape[1] // x.shape[1]]
 
 
 def _same(x: torch.Tensor) -> torch.Tensor:

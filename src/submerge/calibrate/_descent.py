@@ -15,6 +15,9 @@ from submerge.calibrate._sources import Inputs
 
 __all__ = ["Descent"]
 
+HELD = 1 << 28
+"""Bytes of encoded inputs that are held of each task."""
+
 
 class Descent:
     """The minimisation of L(λ) = 1/K Σ_k Ω_k + pull · mean (λ − λ_init)².
@@ -44,6 +47,7 @@ class Descent:
                 self.coefficients.learned,
                 lr=self.options.learning_rate,
                 weight_decay=self.options.weight_decay,
+                fused=True,  # hundreds of numbers, each a tensor: one call for all of them
             )
         for number in range(steps + 1):
             last = number == steps
@@ -83,11 +87,24 @@ class Descent:
 
 
 def _in_turn(batches: Inputs, seed: int) -> Iterator[Mapping[str, torch.Tensor]]:
-    """Yield batches without end, in their order, or with a seed in another one at each pass over them."""
+    """Yield batches without end, in their order, or with a seed in another one at each pass over them.
+
+    Those that come again are the same objects as far as there is room for them, so that they are not encoded
+    again, and what does not depend on coefficients can be held for them.
+    """
     draw = random.Random(seed)
     order = list(range(len(batches)))
+    held: dict[int, Mapping[str, torch.Tensor]] = {}
+    room = HELD
     while True:
         if seed:
             draw.shuffle(order)
         for place in order:
-            yield batches[place]
+            batch = held[place] if place in held else batches[place]
+            if place not in held and (size := _bytes(batch)) <= room:
+                held[place], room = batch, room - size
+            yield batch
+
+
+def _bytes(batch: Mapping[str, torch.Tensor]) -> int:
+    return sum(getattr(value, "nbytes", 0) for value in batch.values())

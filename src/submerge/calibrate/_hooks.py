@@ -19,15 +19,15 @@ def choose_hooks(model: nn.Module, adapted: Sequence[str], hooks: str) -> list[s
     """Return the adapted modules of the last quarter of each stack of layers, or those of a pattern.
 
     They are in the model's order. A pattern is a regular expression that is searched for in the module's
-    name. Raises `RequestError` where there is no such module.
+    name; `last_quarter: PATTERN` is both at once. Raises `RequestError` where there is no such module.
     """
     among = set(adapted)
     adapted = [name for name, _ in model.named_modules() if name in among]
-    if hooks == LAST_QUARTER:
-        first = _first_of_last_quarter(model)
+    chosen, pattern = adapted, hooks
+    if hooks.partition(":")[0] == LAST_QUARTER:
+        first, pattern = _first_of_last_quarter(model), hooks.partition(":")[2].strip()
         chosen = [n for n in adapted if (place := layer_of(n)) and place[1] >= first[place[0]]]
-    else:
-        chosen = [n for n in adapted if _pattern(hooks).search(n)]
+    chosen = [n for n in chosen if _pattern(pattern).search(n)]
     if not chosen:
         hint = f"the adapters change {few(adapted)}: choose among these"
         raise RequestError(Problem(f"no module with an adapter matches {hooks!r}", "hooks", hint))

@@ -1,95 +1,141 @@
-"""The items of a file: texts, pairs of texts or images, with their tasks where these are known."""
+"""The items of a user's data, which are all of one kind."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from dataclasses import dataclass
+import os.path
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from submerge.errors import Problem, RequestError
+from submerge.calibrate._data_spec import COLUMNS, DataSource, DataSpec, data_spec
+from submerge.calibrate._datasets import StoredImage, check_no_split, dataset_rows, is_dataset
+from submerge.calibrate._item import KINDS, ImageFile, Item
+from submerge.calibrate._messages import read_messages
+from submerge.calibrate._rows import Row, Rows, folder_rows, read_rows
+from submerge.errors import Problem, RequestError, few
 
-__all__ = ["Item", "read_items"]
-
-_COLUMNS = ("text", "text_pair", "image", "task")
-
-
-@dataclass(frozen=True)
-class Item:
-    """One input, a text with perhaps a second one, or the path of an image; and its task, if that is known.
-
-    Examples:
-        >>> from submerge.calibrate import Item
-        >>> Item(text="A dog runs.", text_pair="An animal moves.").shown
-        'A dog runs. | An animal moves.'
-    """
-
-    text: str = ""
-    text_pair: str = ""
-    image: Path | None = None
-    task: str = ""
-
-    @property
-    def shown(self) -> str:
-        """The input as one line."""
-        return str(self.image) if self.image else " | ".join(t for t in (self.text, self.text_pair) if t)
+__all__ = ["check_one_kind", "items_of", "read_items"]
 
 
-def read_items(path: Path) -> list[Item]:
-    """Return the items of a file: JSON lines (`.jsonl`), or a table with a header (`.csv`, `.tsv`).
+def read_items(source: DataSource) -> list[Item]:
+    """Return the items of a file, a folder, or a data set of the package `datasets`.
 
-    Columns are `text`, `text_pair`, `image` (a path that starts at the file's folder) and `task`. All items
-    are texts, or all are images. Raises `RequestError` with the line that is wrong.
+    * a file of rows, also with `.gz`: JSON lines (`.jsonl`), JSON (`.json`, an array of objects), a table
+      with a header (`.csv`, `.tsv`), lines of text (`.txt`); or `.parquet`;
+    * a folder of images, sorted by their paths, or one that `datasets` saved (`save_to_disk`);
+    * the name of a data set of the Hub, such as `nyu-mll/glue`, which `datasets` downloads;
+    * a mapping with one of these as `path`, and perhaps `name` and `split` (of a data set), `columns` (ours
+      → those of the data, which are then the only ones that are read) and `limit` (how many rows are read).
+
+    Columns are `text` (or `prompt`), `text_pair`, `image` (or `images`; paths that start at the file's
+    folder), `messages` (or `conversations`) and `task`. All items are of one kind. Texts and paths are held,
+    images are not. Raises `RequestError` with the line that is wrong.
 
     Examples:
         >>> from pathlib import Path
         >>> from submerge.calibrate import read_items
         >>> written = Path("inputs.csv").write_text("text,task\\nA dog runs.,sentiment\\n")
-        >>> read_items(Path("inputs.csv"))
-        [Item(text='A dog runs.', text_pair='', image=None, task='sentiment')]
+        >>> read_items("inputs.csv")
+        [Item(text='A dog runs.', text_pair='', image=None, task='sentiment', messages=())]
+        >>> written = Path("questions.jsonl").write_text('{"question": "Why?", "answer": "…"}\\n' * 3)
+        >>> source = {"path": "questions.jsonl", "columns": {"text": "question"}, "limit": 2}
+        >>> [item.text for item in read_items(source)]
+        ['Why?', 'Why?']
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise RequestError(Problem(f"cannot be read ({reason})", str(path), "check the path")) from error
-    rows = _json_lines(text, path) if path.suffix in (".jsonl", ".json") else _table(text, path)
-    items = [_item(row, path, number) for number, row in rows]
+    spec = data_spec(source)
+    path = Path(spec.path)
+    root = path if path.is_dir() else path.parent
+    with closing(_rows(spec, path)) as rows:  # what is wrong with an item leaves the file open
+        items = items_of(islice(rows, spec.limit), root, spec.columns)
     if not items:
-        raise RequestError(Problem("there are no inputs", str(path), 'write {"text": …} lines'))
-    if len({item.image is None for item in items}) > 1:
-        raise RequestError(Problem("there are texts and images", str(path), "make two files"))
+        raise RequestError(Problem("there are no inputs", spec.path, 'write {"text": …} lines'))
+    check_one_kind(items, spec.path)
     return items
 
 
-def _json_lines(text: str, path: Path) -> list[tuple[int, Any]]:
-    """Return the number and the value of each line that is not empty."""
-    rows = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                rows.append((number, json.loads(line)))
-            except ValueError as error:
-                where = f"{path}:{number}"
-                raise RequestError(Problem(f"is no JSON ({error})", where, "one object a line")) from error
-    return rows
+def _rows(spec: DataSpec, path: Path) -> Rows:
+    if is_dataset(spec):
+        return dataset_rows(spec)
+    check_no_split(spec)
+    return folder_rows(path) if path.is_dir() else read_rows(path)
 
 
-def _table(text: str, path: Path) -> list[tuple[int, Any]]:
-    """Return the number of the line at which each row ends, and the row by column."""
-    if path.suffix not in (".csv", ".tsv"):
-        raise RequestError(Problem("is no kind of file that is read", str(path), ".jsonl, .csv or .tsv"))
-    reader = csv.DictReader(io.StringIO(text), delimiter="\t" if path.suffix == ".tsv" else ",")
-    return [(reader.line_num, row) for row in reader]
+def items_of(rows: Iterable[Row], root: Path, columns: Mapping[str, str] | None = None) -> list[Item]:
+    """Return the items of rows, of which `columns` are read, and paths start at `root`."""
+    names = {ours: (name,) for ours, name in columns.items()} if columns else COLUMNS
+    items: list[Item] = []
+    for where, row in rows:
+        if columns and not items:  # an object may lack what others have, but not the first
+            _check_columns(row, columns, where)
+        items.append(_item(row, where, root, names))
+    return items
 
 
-def _item(row: Any, path: Path, number: int) -> Item:
-    where = f"{path}:{number}"
-    if not isinstance(row, dict) or not any(row.get(key) for key in ("text", "image")):
-        raise RequestError(Problem("has no text and no image", where, f"columns are {', '.join(_COLUMNS)}"))
-    image = path.parent / str(row["image"]) if row.get("image") else None
-    if image is not None and not image.is_file():
-        raise RequestError(Problem(f"there is no image {image}", where, "paths start at the file's folder"))
-    return Item(image=image, **{key: str(row.get(key) or "") for key in ("text", "text_pair", "task")})
+def check_one_kind(items: Iterable[Item], where: str) -> None:
+    """Raise `RequestError` where items are of several kinds."""
+    kinds = sorted({item.kind for item in items}, key=KINDS.index)
+    if len(kinds) > 1:
+        raise RequestError(Problem(f"there are {kinds[0]} and {kinds[1]}", where, "make two files"))
+
+
+def _check_columns(row: Any, columns: Mapping[str, str], where: str) -> None:
+    names = list(row) if isinstance(row, Mapping) else []
+    if missing := [name for name in columns.values() if name not in names]:
+        raise RequestError(
+            Problem(f"there is no column {few(missing)}", where, f"columns are {few(names, 20)}")
+        )
+
+
+def _item(row: Any, where: str, root: Path, names: Mapping[str, tuple[str, ...]]) -> Item:
+    if not isinstance(row, Mapping):
+        raise RequestError(Problem("has no text and no image", where, f"columns are {', '.join(COLUMNS)}"))
+    values = {ours: next((row[n] for n in own if row.get(n)), None) for ours, own in names.items()}
+    images = _images(values.get("image"), root, where)
+    text, pair, task = (_text(values.get(key)) for key in ("text", "text_pair", "task"))
+    # a "prompt" may itself be a chat
+    chat = values.get("messages") or (values["text"] if isinstance(values.get("text"), list) else None)
+    if chat:
+        messages = read_messages(chat, images, where, resolve=lambda image: _image(image, root, where))
+        return Item(task=task, messages=tuple(messages), where=where)
+    if not text and not images:
+        raise RequestError(Problem("has no text and no image", where, _columns_hint(row, names)))
+    if pair and (images or not text):
+        what = f"has a text_pair, and {'an image' if images else 'no text'}"
+        raise RequestError(Problem(what, where, "put both texts into text"))
+    if len(images) > 1 and not text:
+        raise RequestError(Problem("has several images and no text", where, "make a row of each image"))
+    image = images[0] if len(images) == 1 else tuple(images) or None
+    return Item(text, pair, image, task, where=where)
+
+
+def _columns_hint(row: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) -> str:
+    """Return what to do about a row in which there is nothing to read."""
+    if empty := [name for key in ("text", "image", "messages") for name in names.get(key, ()) if name in row]:
+        return f"{empty[0]} is empty: fill it, or leave the row out"
+    other = next((name for name in row if not any(name in own for own in names.values())), None)
+    if other is None:
+        return f"columns are {', '.join(COLUMNS)}"
+    return f"columns are {few(row, 20)}; name one with columns: {{text: {other}}}"
+
+
+def _text(value: Any) -> str:
+    """Return a cell as text, which is empty where it is blank."""
+    text = str(value or "")
+    return text if text.strip() else ""
+
+
+def _images(value: Any, root: Path, where: str) -> list[ImageFile]:
+    values = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+    return [_image(value, root, where) for value in values]
+
+
+def _image(value: Any, root: Path, where: str) -> ImageFile:
+    if isinstance(value, StoredImage):
+        return value
+    image = root / str(value)
+    if not os.path.isfile(image):  # False where a name is too long for a path, as one with the bytes in it is
+        what = f"there is no image {str(image)[:200]}"
+        raise RequestError(Problem(what, where, "paths start at the file's folder"))
+    return image

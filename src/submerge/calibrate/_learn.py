@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from submerge.calibrate._batches import MAX_LENGTH
 from submerge.calibrate._calibration import Calibration
 from submerge.calibrate._checkpointing import checkpointed
+from submerge.calibrate._encode import MAX_LENGTH
 from submerge.calibrate._hooks import LAST_QUARTER
 from submerge.calibrate._measurement import measuring
 from submerge.calibrate._null_space import SIZE
@@ -47,6 +48,7 @@ def learn_coefficients(
     processor: Any = None,
     checkpointing: bool = False,
     dtype: str | None = None,
+    device: str | None = None,
     progress: Callable[[Step], None] | None = None,
 ) -> Calibration:
     """Return merge coefficients λ of adapters that were learned from unlabelled inputs of each task.
@@ -80,7 +82,8 @@ def learn_coefficients(
             inputs' relative squared distance to those in the base with adapter k alone, where the curve
             decides nothing.
         parametrisation: "module" has a λ for each adapter and module, "type" one for each adapter and kind of
-            module (`q_proj`, …), "adapter" one for each adapter.
+            module (`q_proj`, …), "adapter" one for each adapter, "unit" one for each rank-one unit b_i a_iᵀ
+            of an adapter's update of a module.
         bounds: an interval to which λ are clamped after each step.
         pull: this times the mean of (λ − initial)², over the coefficients that gradients reach, is added to
             the loss.
@@ -92,7 +95,9 @@ def learn_coefficients(
         checkpointing: compute activations again in the backward pass, for less memory and more time.
         dtype: in which the model of a folder runs, such as "bfloat16"; by default that of its files. The
             ratio and λ are computed in float32 or float64.
-        progress: called with a `Step` whenever a loss was measured.
+        device: on which the model of a folder runs, such as "cuda"; by default the CPU.
+        progress: called with a `Step` whenever a loss was measured, and after each batch of the curves and of
+            the ratios at the end.
 
     Raises:
         RequestError: an argument is out of range, or what `null_space_ratio` raises it for.
@@ -111,37 +116,35 @@ def learn_coefficients(
         (3, 28, 'model.layers.3.mlp.down_proj')
     """
     options = LearnOptions(
-        steps,
-        learning_rate,
-        batch_size,
-        hooks,
-        initial,
-        weight_decay,
-        objective,
-        parametrisation,
-        bounds,
-        pull,
-        where_rising,
-        seed,
-        max_length,
-        checkpointing,
-        dtype,
+        steps=steps,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        hooks=hooks,
+        initial=initial,
+        weight_decay=weight_decay,
+        objective=objective,
+        parametrisation=parametrisation,
+        bounds=bounds,
+        pull=pull,
+        where_rising=where_rising,
+        seed=seed,
+        max_length=max_length,
+        checkpointing=checkpointing,
+        dtype=dtype,
     )
     start = time.perf_counter()
     how = {"batch_size": batch_size, "max_length": max_length, "processor": processor}
-    loaded = _loaded(model, dtype)
+    loaded = _loaded(model, dtype, device)
     with ExitStack() as stack:
         measurement = stack.enter_context(measuring(loaded, adapters, data, hooks, how))
         stack.enter_context(_frozen(loaded))
         if checkpointing:
             stack.enter_context(checkpointed(loaded, measurement.adapters.gate))
         measurement.check_own_data()
-        modules = measurement.adapters.modules
-        names = (
-            {path: path for path in modules} if loaded is model else folder_names(str(model), loaded, modules)
-        )
-        run = CalibrationRun(measurement, options)
-        run.descent.run(run.steps, progress)
+        inputs = record_inputs(open_adapters(adapters), measurement.data)
+        names = _names(model, loaded, measurement.adapters.modules)
+        run = CalibrationRun(measurement, options, progress or (lambda _: None))
+        run.learn()
         return Calibration(
             objective=objective,
             loss=tuple(run.descent.loss),
@@ -153,11 +156,18 @@ def learn_coefficients(
             kept=tuple(run.names[k] for k in sorted(run.kept)),
             warnings=tuple(run.warnings()),
             settings={**_places(model, adapters), **options.to_dict()},
-            inputs=record_inputs(open_adapters(adapters), measurement.data),
+            inputs=inputs,
             seconds=time.perf_counter() - start,
             seconds_per_step=run.descent.seconds / run.steps if run.steps else math.nan,
             peak_memory_bytes=peak_memory(loaded),
         )
+
+
+def _names(model: str | Path | nn.Module, loaded: nn.Module, modules: Sequence[str]) -> dict[str, str]:
+    """Return what the result calls the modules: as the base's files do, or the model that was given."""
+    if isinstance(model, nn.Module):
+        return {path: path for path in modules}
+    return folder_names(str(model), loaded, modules)
 
 
 def _places(model: str | Path | nn.Module, adapters: Specs) -> dict[str, Any]:
@@ -167,10 +177,12 @@ def _places(model: str | Path | nn.Module, adapters: Specs) -> dict[str, Any]:
     return {"model": where, "adapters": [str(spec) for spec in specs]}
 
 
-def _loaded(model: str | Path | nn.Module, dtype: str | None) -> nn.Module:
+def _loaded(model: str | Path | nn.Module, dtype: str | None, device: str | None) -> nn.Module:
     if not isinstance(model, nn.Module):
-        backbone = load_backbone(model)
-        return backbone if dtype is None else backbone.to(DTYPES[dtype])
+        return load_backbone(model).to(device, None if dtype is None else DTYPES[dtype])
+    if device is not None and next(model.parameters()).device != torch.device(device):
+        what = f"a model in memory is not moved to {device}"
+        raise RequestError(Problem(what, "device", "move it before, or give its folder"))
     if dtype is not None and next(model.parameters()).dtype != DTYPES[dtype]:
         what = f"a model in memory is not converted to {dtype}"
         raise RequestError(Problem(what, "dtype", "convert it before, or give its folder"))

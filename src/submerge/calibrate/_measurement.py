@@ -17,12 +17,13 @@ from submerge.calibrate._hooks import choose_hooks
 from submerge.calibrate._reducers import NullSpaceRatio, row_space
 from submerge.calibrate._sources import DataSets, Inputs, Specs, load_backbone, open_adapters, read_data
 from submerge.errors import Problem, RequestError, few
+from submerge.gating import ConstantScales
 
 __all__ = ["Lambdas", "Measurement", "Progress", "Scales", "Steps", "measuring"]
 
 Scales: TypeAlias = float | Sequence[float] | torch.Tensor | Mapping[str, Sequence[float] | torch.Tensor]
-Lambdas: TypeAlias = torch.Tensor | Mapping[str, torch.Tensor] | None
-"""Scales λ [K] of all modules, or of each by name; None for the base."""
+Lambdas: TypeAlias = ConstantScales | None
+"""Scales λ [K] of all modules, or those of each by name; None for the base."""
 Progress: TypeAlias = Callable[[int, int], None]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from submerge.calibrate._batches import MAX_LENGTH
+from submerge.calibrate._encode import MAX_LENGTH
 from submerge.calibrate._hooks import LAST_QUARTER
 from submerge.calibrate._measurement import (
     Lambdas,
@@ -50,15 +50,16 @@ def null_space_ratio(
     Args:
         model: the base, a folder or a model of transformers in memory, which is left as it was.
         adapters: LoRA adapters of it, as folders, files or Hub ids, perhaps by name.
-        data: inputs of each task: a file (`.jsonl`, `.csv`, `.tsv`), texts, items, or batches of tensors by
-            name. A sequence has one for each adapter, a mapping names them.
+        data: inputs of each task: what `submerge.calibrate.read_items` reads (files, folders of images, data
+            sets), texts, items, or batches of tensors by name. A sequence has one for each adapter, a mapping
+            names them.
         hooks: the modules whose inputs are measured, among those with adapters: those of the last quarter of
             the layers, or those in whose name this regular expression is found.
         scales: λ, the strengths of the adapters in the model that the data goes through: a number for all,
             one for each adapter, or such by module; None for the base itself.
         batch_size: how many inputs a pass has.
         max_length: how many tokens a text has at most.
-        processor: the tokenizer or image processor; by default that of the model's folder.
+        processor: what encodes texts, images or both; by default that of the model's folder.
         progress: called after each batch with the batches so far, and all that there are.
 
     Raises:

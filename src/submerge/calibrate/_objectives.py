@@ -21,14 +21,14 @@ from submerge.calibrate._attached import AttachedAdapters
 from submerge.calibrate._collect import Reducer, collect
 from submerge.calibrate._reducers import NullSpaceRatio, row_space
 from submerge.calibrate._reuse import ReusedOutputs
-from submerge.gating import Recent
+from submerge.gating import ConstantScales
 
 __all__ = ["OBJECTIVES", "Factors", "Objective"]
 
 Batch = Mapping[str, torch.Tensor]
 Factors = Mapping[str, torch.Tensor]
 """A_k [r_k, n] of one adapter by hooked module."""
-CACHED = 1 << 29
+HELD = 1 << 29
 """Bytes of single models' activations that are held for batches that come again."""
 
 
@@ -51,7 +51,7 @@ class Objective(ABC):
         self.adapters, self.hooked = adapters, hooked
         self._reused = ReusedOutputs(adapters.model, {path for own in hooked for path in own})
 
-    def __call__(self, k: int, batch: Batch, scales: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def __call__(self, k: int, batch: Batch, scales: ConstantScales) -> torch.Tensor:
         """Return the objective of a batch of task k in the model with scales [K] by module."""
         terms = self.terms(k, batch)
         with self.adapters.over(scales), self._reused.over(batch):
@@ -150,18 +150,22 @@ class _Match(Objective):
 
     def __init__(self, adapters: AttachedAdapters, hooked: tuple[Factors, ...]) -> None:
         super().__init__(adapters, hooked)
-        self._recent = Recent(CACHED)
+        self._held: dict[tuple[int, int], tuple[Batch, dict[str, torch.Tensor]]] = {}
+        self._room = HELD
 
     def terms(self, k: int, batch: Batch) -> dict[str, Term]:
         return {path: _RelativeError(rows) for path, rows in self._single(k, batch).items()}
 
     def _single(self, k: int, batch: Batch) -> dict[str, torch.Tensor]:
         """Return the inputs of the hooked modules in the base with adapter k alone, held if there is room."""
-        keys = {path: (k, id(batch), path) for path in self.hooked[k]}
-        if all(key in self._recent for key in keys.values()):
-            return {path: self._recent[key] for path, key in keys.items()}
+        key = k, id(batch)
+        if key in self._held:
+            return self._held[key][1]
         rows = self._single_anew(k, batch)
-        self._recent.update((keys[path], value) for path, value in rows.items())
+        size = sum(value.nbytes for value in rows.values())
+        if size <= self._room:
+            self._held[key] = batch, rows  # with the batch, whose id another one would get
+            self._room -= size
         return rows
 
     @torch.no_grad()

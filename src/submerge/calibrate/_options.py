@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
+from submerge.calibrate._objectives import OBJECTIVES
+from submerge.calibrate._parametrisation import PARAMETRISATIONS
 from submerge.errors import Problem, RequestError, did_you_mean, nearest
 
 __all__ = ["DTYPES", "LearnOptions", "Step"]
 
 CHOICES = {
-    "objective": ("null_space", "match", "energy"),
-    "parametrisation": ("module", "type", "adapter"),
+    "objective": tuple(OBJECTIVES),
+    "parametrisation": PARAMETRISATIONS,
     "where_rising": ("keep", "learn"),
 }
 DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "bfloat16", "float16")}
@@ -23,11 +25,16 @@ DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "bfloat1
 
 @dataclass(frozen=True)
 class Step:
-    """How far a calibration is: `number` of `total` steps are done, after which `loss` was measured."""
+    """How far a calibration is: `number` of `total` steps are done, after which `loss` was measured.
+
+    While the curves, and at the end the ratios, are `measuring`, they are numbers of batches, and the loss is
+    NaN.
+    """
 
     number: int
     total: int
-    loss: float
+    loss: float = math.nan
+    measuring: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,9 @@ class LearnOptions:
         for name, bound in least.items():
             if not getattr(self, name) >= bound:
                 yield Problem(f"{getattr(self, name)} is below {bound}", name, f"give {bound} or more")
+        for name in ("steps", "batch_size", "max_length", "seed"):
+            if not isinstance(getattr(self, name), int):
+                yield Problem(f"{getattr(self, name)!r} is no whole number", name, "give one")
         if not 0 < self.learning_rate < math.inf:
             yield Problem(f"{self.learning_rate} is no rate", "learning_rate", "for example 1e-3")
         if not math.isfinite(self.initial):
@@ -79,6 +89,9 @@ class LearnOptions:
 
     def _wrong_bounds(self) -> Iterator[Problem]:
         if self.bounds is None:
+            return
+        if len(self.bounds) != 2:
+            yield Problem(f"{list(self.bounds)} are no two numbers", "bounds", "for example (0, 1)")
             return
         low, high = self.bounds
         if not low <= self.initial <= high:

@@ -19,11 +19,7 @@ __all__ = ["count_items", "folder_names", "peak_memory", "record_inputs"]
 def record_inputs(adapters: Mapping[str, Adapter], data: Mapping[str, Inputs]) -> dict[str, dict[str, Any]]:
     """Return, by adapter, the digests of its file and of its encoded data, and the number of items."""
     return {
-        name: {
-            "adapter": joined([file_digest(path) for path in adapter.files]),
-            "data": _data_digest(data[name]),
-            "items": sum(map(count_items, data[name])),
-        }
+        name: {"adapter": joined([file_digest(path) for path in adapter.files]), **_described(data[name])}
         for name, adapter in adapters.items()
     }
 
@@ -33,14 +29,15 @@ def count_items(batch: Mapping[str, torch.Tensor]) -> int:
     return len(batch["input_ids"] if "input_ids" in batch else next(iter(batch.values())))
 
 
-def _data_digest(batches: Inputs) -> str:
-    of_data = hasher()
+def _described(batches: Inputs) -> dict[str, Any]:
+    of_data, items = hasher(), 0
     for batch in batches:
+        items += count_items(batch)
         for name, tensor in sorted(batch.items()):
             tensor = torch.as_tensor(tensor).detach().cpu().contiguous()
             of_data.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
             of_data.update(byte_view(tensor))
-    return str(of_data.hexdigest())
+    return {"data": of_data.hexdigest(), "items": items}
 
 
 def folder_names(folder: str, model: nn.Module, modules: Iterable[str]) -> dict[str, str]:

@@ -86,10 +86,12 @@ class NullSpaceRatio(Reducer):
     def update(self, rows: torch.Tensor) -> None:
         with torch.autocast(rows.device.type, enabled=False):
             x = rows if rows.dtype == torch.float64 else rows.float()
-            norms = torch.linalg.vector_norm(x, dim=-1)
-            x = x[norms > 0] / norms[norms > 0].unsqueeze(1)
+            totals = x.square().sum(-1)
+            if not (nonzero := totals > 0).all():
+                x, totals = x[nonzero], totals[nonzero]
             squares = (x @ self._basis_like(x)).square()  # [N, Σ r_k]
             seen = x.new_zeros(len(x), len(self.defined)).index_add(1, self._owner.to(x.device), squares)
+            seen = seen / totals.unsqueeze(1)
             ratios = (1 - seen).clamp(FLOOR, 1).sqrt()  # [N, K]
         self._sums = self._sums + ratios.sum(0).cpu().double()
         self.count += len(x)

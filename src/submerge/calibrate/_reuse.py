@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -62,14 +62,13 @@ class ReusedOutputs:
 
         Passes inside may differ in the values of learned scales, and in nothing else.
         """
+        run: AbstractContextManager[None] = nullcontext()
         if id(batch) in self._held:
             run = self._given(self._held[id(batch)][1])
-        elif not torch.is_grad_enabled():  # which outputs are constant does not show
-            run = _nothing()
-        elif (kind := frozenset(batch)) in self._constant:
-            run = self._holding(batch, self._constant[kind])
-        else:
-            run = self._finding(kind)
+        elif torch.is_grad_enabled():  # else it does not show which outputs are constant
+            kind = frozenset(batch)
+            known = self._constant.get(kind)
+            run = self._finding(kind) if known is None else self._holding(batch, known)
         with run:
             yield
 
@@ -128,11 +127,6 @@ class ReusedOutputs:
         modules = {name: self._model.get_submodule(name) for name, _ in held}
         with rerouted(modules, run):
             yield
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def _note(

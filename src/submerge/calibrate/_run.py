@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from submerge.calibrate._measurement import Measurement, Steps
 from submerge.calibrate._null_space import matrix_of
 from submerge.calibrate._null_space_results import NullSpaceCurve, NullSpaceMatrix
 from submerge.calibrate._objectives import OBJECTIVES
-from submerge.calibrate._options import LearnOptions
+from submerge.calibrate._options import LearnOptions, Step
 from submerge.calibrate._parametrisation import Parametrisation
 
 __all__ = ["CalibrationRun", "renamed"]
@@ -25,16 +25,22 @@ Measured = TypeVar("Measured", NullSpaceMatrix, NullSpaceCurve)
 class CalibrationRun:
     """One calibration of a model with its adapters: the guard, and what is learned after it."""
 
-    def __init__(self, measurement: Measurement, options: LearnOptions) -> None:
+    def __init__(
+        self,
+        measurement: Measurement,
+        options: LearnOptions,
+        progress: Callable[[Step], None] = lambda _: None,
+    ) -> None:
         self.measurement, self.options, self.names = measurement, options, measurement.names
+        self._progress = progress
         own = [measurement.data[name] for name in self.names]
         objective = OBJECTIVES[options.objective](measurement.adapters, measurement.factors())
-        self.curve = first_curve(measurement, own)
+        self.curve = first_curve(measurement, own, self._measuring)
         self._rising = rising(self.curve) if objective.guarded else frozenset()
         self.kept = self._rising if options.where_rising == "keep" else frozenset()
         self.steps = options.steps if len(self.kept) < len(self.names) else 0
         self.coefficients = Parametrisation(
-            measurement.adapters.members(), options.parametrisation, options.initial, self.kept
+            measurement.adapters.units, options.parametrisation, options.initial, self.kept
         )
         self.descent = Descent(objective, self.coefficients, own, options)
 
@@ -43,10 +49,18 @@ class CalibrationRun:
         """The modules that no gradient has reached; none where no gradient was asked for."""
         return self.coefficients.unreached if self.steps else []
 
+    def learn(self) -> None:
+        """Take all steps."""
+        self.descent.run(self.steps, self._progress)
+
     @torch.no_grad()
     def matrix(self) -> NullSpaceMatrix:
         """Return the ratio of all data in the model as it is merged now."""
-        return matrix_of(self.measurement, self.coefficients.scales(len(self.names)), Steps(None, 0))
+        steps = Steps(self._measuring, sum(map(len, self.measurement.data.values())))
+        return matrix_of(self.measurement, self.coefficients.scales(len(self.names)), steps)
+
+    def _measuring(self, number: int, total: int) -> None:
+        self._progress(Step(number, total, measuring=True))
 
     def warnings(self) -> Iterator[str]:
         if self._rising:

@@ -10,8 +10,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from submerge.calibrate._batches import batches, load_processor
-from submerge.calibrate._items import Item, read_items
+from submerge.calibrate._batches import EncodedItems
+from submerge.calibrate._data_spec import DataSource
+from submerge.calibrate._item import Item
+from submerge.calibrate._items import check_one_kind, items_of, read_items
+from submerge.calibrate._processors import processor_for
 from submerge.deferred import quietly, required
 from submerge.errors import Problem, RequestError
 from submerge.store import Adapter, open_model
@@ -20,8 +23,8 @@ __all__ = ["DataSets", "Inputs", "Specs", "load_backbone", "open_adapters", "rea
 
 Inputs: TypeAlias = Sequence[Mapping[str, torch.Tensor]]
 """Batches of a model's inputs."""
-Data: TypeAlias = str | Path | Iterable[str | Item | Mapping[str, torch.Tensor]]
-"""A file of inputs, texts, items, or batches of a model's inputs as they are."""
+Data: TypeAlias = DataSource | Iterable[str | Item | Mapping[str, Any]]
+"""What `read_items` reads; or texts, items, rows by column, or batches of a model's inputs as they are."""
 DataSets: TypeAlias = Mapping[str, Data] | Sequence[Data]
 Specs: TypeAlias = Mapping[str, str | Path] | Sequence[str | Path]
 """Folders, files or Hub ids, perhaps by name."""
@@ -89,26 +92,41 @@ def read_data(
             what = f"there are {len(data)} data sets for {len(names)} adapters"
             raise RequestError(Problem(what, "data", "give one for each, or a mapping from names"))
         data = dict(zip(names, data, strict=True))
-    how = {"size": batch_size, "max_length": max_length}
-    found = {name: _batches(name, source, model, processor, how) for name, source in data.items()}
-    if not found:
+    how = (batch_size, max_length)
+    by_name = {name: _batches(name, source, model, processor, how) for name, source in data.items()}
+    if not by_name:
         raise RequestError(Problem("there are no data sets", "data", "give one or several"))
-    return found
+    return by_name
 
 
-def _batches(name: str, source: Data, model: Any, processor: Any, how: Mapping[str, int]) -> Inputs:
+def _batches(name: str, source: Data, model: Any, processor: Any, how: tuple[int, int]) -> Inputs:
     """Return one data set as batches: encoded, unless it is batches already."""
-    if isinstance(source, (str, Path)):
-        items: list[Any] = list(read_items(Path(source)))
+    where = f"data of {name}"
+    if isinstance(source, (str, Path, Mapping)):
+        items = read_items(source)
     else:
-        items = [Item(item) if isinstance(item, str) else item for item in source]
-    if not items:
-        raise RequestError(Problem("there are no inputs", f"data of {name}", "give a few dozen"))
-    if all(isinstance(item, Mapping) for item in items):
-        return items
-    if not all(isinstance(item, Item) for item in items):
-        what = "is neither a file, nor texts, items, or batches of tensors by name"
-        raise RequestError(Problem(what, f"data of {name}", "see the documentation of null_space_ratio"))
+        values: list[Any] = list(source)
+        if not values:
+            raise RequestError(Problem("there are no inputs", where, "give a few dozen"))
+        if all(isinstance(value, Mapping) and _is_batch(value) for value in values):
+            return values
+        items = [_item(value, where, number) for number, value in enumerate(values, 1)]
+        check_one_kind(items, where)
     if processor is None:
-        processor = load_processor(Path(model.name_or_path), images=items[0].image is not None)
-    return [batch.inputs for batch in batches(items, processor, **how)]
+        processor = processor_for(items[0], Path(model.name_or_path))
+    return EncodedItems(items, processor, *how)
+
+
+def _is_batch(value: Mapping[str, Any]) -> bool:
+    """Whether a mapping holds a model's inputs, and no row of data."""
+    return any(isinstance(tensor, torch.Tensor) for tensor in value.values())
+
+
+def _item(value: Any, where: str, number: int) -> Item:
+    if isinstance(value, Item):
+        return value
+    row = {"text": value} if isinstance(value, str) else value
+    if not isinstance(row, Mapping) or _is_batch(row):
+        what = "is neither a file, nor texts, items, rows, or batches of tensors by name"
+        raise RequestError(Problem(what, where, "see the documentation of null_space_ratio"))
+    return items_of([(f"{where}, item {number}", row)], Path())[0]

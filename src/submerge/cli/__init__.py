@@ -1,4 +1,4 @@
-"""The command line: `submerge merge | plan | explain | export | methods | route | verify`."""
+"""The command line: `submerge merge | calibrate | plan | explain | export | methods | route | verify`."""
 
 from submerge.cli._app import main
 

@@ -11,7 +11,7 @@ from types import FrameType
 import typer
 
 from submerge._version import __version__
-from submerge.cli import _explain, _export, _extract, _merge, _methods, _plan, _route, _verify
+from submerge.cli import _calibrate, _explain, _export, _extract, _merge, _methods, _plan, _route, _verify
 from submerge.cli._mergekit import MergekitAware
 from submerge.errors import SubmergeError
 
@@ -25,6 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("merge", cls=MergekitAware)(_merge.merge)
+app.command("calibrate")(_calibrate.calibrate)
 app.command("plan", cls=MergekitAware)(_plan.plan)
 app.command("explain")(_explain.explain)
 app.command("export")(_export.export)

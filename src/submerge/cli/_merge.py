@@ -100,7 +100,14 @@ def merge(
         _print_reasons(plan)
     try:
         with progress(quiet) as show:
-            report = engine.merge(plan, out, resume=resume, overwrite=overwrite, progress=show)
+            report = engine.merge(
+                plan,
+                out,
+                resume=resume,
+                overwrite=overwrite,
+                progress=show,
+                calibration_progress=show,
+            )
     except (KeyboardInterrupt, SystemExit):
         hint = "the same command with --resume goes on from here"
         print(f"interrupted: {out} is untouched; {hint}", file=sys.stderr)
@@ -143,6 +150,10 @@ def _summary(report: MergeReport, printed: Sequence[str]) -> None:
         f"writing · peak memory {size(report.peak_memory_bytes)}",
         f"tensors: {tensors}",
     ]
+    if report.calibration is not None:
+        first, last = report.calibration["loss"]
+        steps, seconds = report.calibration["steps"], report.calibration["seconds"]
+        lines.append(f"weights learned in {steps} steps, {seconds:.1f} s: loss {first:.5f} → {last:.5f}")
     lines += _figures(report)
     lines += [f"warning: {line}" for line in report.warnings if line not in printed]
     if report.resumed:

@@ -83,6 +83,8 @@ def _print_inputs(plan: dict[str, Any]) -> None:
             console.print(f"adapter     {model['model']}: {model['adapter']['parts']} parts{notes}")
     for line in plan["vocabulary"]:
         console.print("vocabulary ", line)
+    if "coefficients" in plan:
+        console.print("weights    ", plan["coefficients"])
     for line in plan["warnings"]:
         console.print(Text("warning ", "yellow"), line)
 

@@ -22,7 +22,9 @@ def route(
     out: Annotated[Path, typer.Argument(help="A folder that `submerge merge` made by mass.")],
     data: Annotated[
         Path,
-        typer.Option(help="Inputs: .jsonl, .csv or .tsv with text, text_pair or image, and task if known."),
+        typer.Option(
+            help="Inputs: .jsonl, .csv, .txt and others, or a folder of images; with task if known."
+        ),
     ],
     plot: Annotated[Path | None, typer.Option(help="A picture to draw, .png or .svg.")] = None,
     json: Json = False,

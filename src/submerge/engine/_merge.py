@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from submerge.engine._calibrate import calibrated, calibration_report
 from submerge.engine.output import (
     TARGETS,
     MergeReport,
@@ -21,6 +22,9 @@ from submerge.engine.work import Meter
 from submerge.process import peak_resident
 from submerge.recipe import Recipe
 
+if TYPE_CHECKING:
+    from submerge.calibrate import Step
+
 __all__ = ["merge"]
 
 
@@ -32,8 +36,12 @@ def merge(
     resume: bool = False,
     overwrite: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
+    calibration_progress: Callable[[Step], None] | None = None,
 ) -> MergeReport:
     """Merge by `recipe` into the folder `out`, an ordinary Hugging Face folder; return the report.
+
+    A recipe whose weights are to be learned from data is calibrated first. `coefficients.json` in the folder
+    has them: another recipe can name that file.
 
     Args:
         recipe: a path, YAML text (with a newline), a mapping, a `Recipe`, or a `MergePlan`.
@@ -42,6 +50,7 @@ def merge(
         resume: go on from what an interrupted run of the same merge left.
         overwrite: replace a folder that is not empty.
         progress: called about ten times a second.
+        calibration_progress: called after each step of calibration.
 
     Raises:
         RequestError: the recipe, the inputs or `out` are not right; nothing was written.
@@ -63,6 +72,9 @@ def merge(
     device = check_device(plan.settings.device)
     out = Path(out)
     check_target(plan, out, overwrite)
+    learns = plan.recipe.calibrates
+    if learns:
+        plan = calibrated(plan, out, resume=resume, progress=calibration_progress)
     output = Output(plan, out, resume=resume, overwrite=overwrite)
     target = TARGETS[plan.recipe.output.form](plan, output, Meter())
     run = Run(target)
@@ -88,4 +100,5 @@ def merge(
         warnings=(*plan.warnings, *target.warnings(run.records)),
         figures=run.records.figures(),
         serve=target.serve,
+        calibration=calibration_report(plan) if learns else None,
     )

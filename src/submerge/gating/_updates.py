@@ -224,6 +224,8 @@ class GatedFactors(GatedUpdate):
         y.addmm_(self._times_core(low, group), self.rows_of(self.up, group.members).to(x.dtype))
 
     def _times_core(self, low: torch.Tensor, group: Group) -> torch.Tensor:
+        if group.weights is not None:  # in 16 bits they would not see the steps of an optimiser
+            return (low * self.core(group, self.values)).to(low.dtype)
         core = self.core(group, low)
         return low * core if core.ndim == 1 else low @ core
 

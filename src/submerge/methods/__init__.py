@@ -17,6 +17,8 @@ from submerge.errors import Problem, RequestError, WorkError, did_you_mean, near
 from submerge.methods._base import (
     REQUIRED,
     BankBound,
+    CalibrationSettings,
+    CalibrationSpec,
     Fold,
     FoldPlan,
     GateSettings,
@@ -33,6 +35,8 @@ __all__ = [
     "METHODS",
     "REQUIRED",
     "BankBound",
+    "CalibrationSettings",
+    "CalibrationSpec",
     "Fold",
     "FoldPlan",
     "GateSettings",
@@ -60,6 +64,7 @@ _OURS = (
     "iso",
     "ssam",
     "wudi",
+    "nsc",
     "mass",
     "passthrough",
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from submerge.deprecated import takes_old_arguments, warn_renamed
+from submerge.methods._calibration_spec import CalibrationSettings, CalibrationSpec
 from submerge.methods._contract import Fold, FoldPlan, MatrixFold, Merged, TensorSpec, Values
 from submerge.methods._gate_spec import BankBound, BankBoundRule, GateSettings, GateSpec
 from submerge.methods._option import REQUIRED, Option
@@ -14,6 +15,8 @@ from submerge.methods._option import REQUIRED, Option
 __all__ = [
     "REQUIRED",
     "BankBound",
+    "CalibrationSettings",
+    "CalibrationSpec",
     "Fold",
     "FoldPlan",
     "GateSettings",
@@ -66,6 +69,7 @@ class Method:
         width: the run length that a chunk must hold a whole number of: 1 for element-wise folds.
         gate: of methods whose merge is evaluated for each input. `matrix` then returns beside the update (the
             static merge) what a bank holds for the run time.
+        calibration: of methods that learn the values of an option from unlabelled inputs before the merge.
         refuse: raises `RequestError` where the options of a tensor cannot be. Without it the plan of every
             tensor is started once before any work, and may refuse them before its first reduction.
         differs: where papers and other tools compute something else.
@@ -109,6 +113,7 @@ class Method:
     max_models: int | None = None
     width: Callable[[TensorSpec, Values], int] = lambda spec, values: 1
     gate: GateSpec | None = None
+    calibration: CalibrationSpec | None = None
     refuse: Callable[[TensorSpec, Values], None] | None = None
     differs: str = ""
 

@@ -99,7 +99,8 @@ OPTIONS = (
     _of_gate(
         "pooling",
         "auto",
-        "of an input's tokens; auto: tokens for images, else mean; paper: cls for images, else mean",
+        "of an input's tokens; auto: tokens for images and null_space, else mean; "
+        "paper: cls for images, else mean",
         choices=("auto", *(p.value for p in Pooling), "paper"),
     ),
     _of_gate(

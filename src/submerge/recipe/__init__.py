@@ -1,5 +1,7 @@
 """What the user asks for: recipes read, checked in full, and resolved to a value for each tensor."""
 
+from submerge.recipe._coefficients import COEFFICIENTS, Coefficients, read_coefficients
+from submerge.recipe._data import DataSource
 from submerge.recipe._load import load_recipe
 from submerge.recipe._mergekit import to_mergekit
 from submerge.recipe._recipe import ModelEntry, OutputForm, Recipe, Rules, same_model
@@ -7,6 +9,9 @@ from submerge.recipe._resolve import Resolved, ResolvedValues, resolve
 from submerge.recipe._rules import Rule, Setting
 
 __all__ = [
+    "COEFFICIENTS",
+    "Coefficients",
+    "DataSource",
     "ModelEntry",
     "OutputForm",
     "Recipe",
@@ -16,6 +21,7 @@ __all__ = [
     "Rules",
     "Setting",
     "load_recipe",
+    "read_coefficients",
     "resolve",
     "same_model",
     "to_mergekit",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from submerge.methods import Method
+from submerge.recipe._data import read_data_source
 from submerge.recipe._parameters import read_parameters
 from submerge.recipe._problems import KeyPath, Report, show
 from submerge.recipe._recipe import ModelEntry
@@ -17,22 +18,30 @@ __all__ = ["read_models"]
 
 
 def read_models(
-    raw: Any, method: Method | None, methods: Mapping[str, Method], report: Report
+    raw: Any, method: Method | None, methods: Mapping[str, Method], report: Report, *, named: bool = False
 ) -> list[ModelEntry] | None:
-    """Return the entries of `models`, as far as they could be read; None where one could not."""
+    """Return the entries of `models`, as far as they could be read; None where one could not.
+
+    `named` says that coefficients of the models stand in a file, by their names.
+    """
     path: KeyPath = ("models",)
     if not isinstance(raw, list) or not raw:
         what = "'models' is empty" if raw in (None, [], {}) else f"'models' is a list, not {show(raw)}"
         report.add(what, path, "write '- model: …', once for each model")
         return None
-    entries = [_entry(item, (*path, i), method, methods, report) for i, item in enumerate(raw)]
+    entries = [_entry(item, (*path, i), method, methods, report, named) for i, item in enumerate(raw)]
     readable = [entry for entry in entries if entry is not None]
     check_names(readable, report)
     return readable if len(readable) == len(entries) else None
 
 
 def _entry(
-    raw: Any, path: KeyPath, method: Method | None, methods: Mapping[str, Method], report: Report
+    raw: Any,
+    path: KeyPath,
+    method: Method | None,
+    methods: Mapping[str, Method],
+    report: Report,
+    named: bool,
 ) -> ModelEntry | None:
     if not isinstance(raw, dict):
         hint = f"write '- model: {raw}'" if isinstance(raw, str) else "write '- model: …'"
@@ -52,5 +61,6 @@ def _entry(
     spec = read_spec(raw["model"], (*path, "model"), report)
     if spec is not None and raw.get("lora") is not None:
         spec = add_adapter(spec, raw["lora"], (*path, "lora"), report)
-    name, head = read_task(raw, path, method, report)
-    return None if spec is None else ModelEntry(spec, parameters, report.where(path), name, head)
+    name, head = read_task(raw, path, method, report, named=named)
+    data = read_data_source(raw.get("data"), (*path, "data"), method, report)
+    return None if spec is None else ModelEntry(spec, parameters, report.where(path), name, head, data)

@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import submerge.methods as installed
-from submerge.errors import did_you_mean
-from submerge.methods import Method
+from submerge.errors import RequestError, did_you_mean
+from submerge.methods import CalibrationSpec, Method
 from submerge.recipe._entries import read_models
 from submerge.recipe._parameters import check_required, read_parameters
 from submerge.recipe._participants import check_participants, find_participants
 from submerge.recipe._problems import KeyPath, Report, nearest_name, show
-from submerge.recipe._recipe import ModelEntry, OutputForm, Recipe
+from submerge.recipe._recipe import ModelEntry, OutputForm, Recipe, single_values
+from submerge.recipe._rules import Setting
 from submerge.recipe._schema import ABSENT_KEYS, ABSENT_METHODS, RECIPE_KEYS, RENAMED_KEYS
 from submerge.recipe._sections import read_dtype, read_output, read_rules, read_seed, read_tokenizer
 from submerge.recipe._source import open_source
 from submerge.recipe._specs import read_spec
+from submerge.recipe._weights import check_weights, read_coefficients_key
 
 __all__ = ["load_recipe"]
 
@@ -54,6 +56,7 @@ def load_recipe(
     form = read_output(_overridden(data.get("output"), output), report)
     top = read_parameters(data.get("parameters"), ("parameters",), method, methods, report)
     base = None if data.get("base_model") is None else read_spec(data["base_model"], ("base_model",), report)
+    coefficients = read_coefficients_key(data.get("coefficients"), method, report)
     models = _read_models(data, method, methods, report)
     if method is not None:
         check_required(method, data.get("parameters"), report)
@@ -64,9 +67,17 @@ def load_recipe(
     seed = read_seed(data.get("seed"), report)
     participants: tuple[ModelEntry, ...] = ()
     base_is_read = base is not None or data.get("base_model") is None
+    in_parameters = True
     if method is not None and models is not None and base_is_read:
         participants = find_participants(method, models, base, top, report.where(("base_model",)))
-        check_participants(method, participants, models, top, report)
+        if not report.has(("coefficients",)):
+            in_parameters = check_weights(method, participants, models, top, coefficients, report)
+        elsewhere = () if in_parameters else ("weight",)
+        if method.calibration is not None:
+            _check_settings(method.calibration, method, top, report)
+            if coefficients is None and not in_parameters:
+                _check_calibration(method, base, report)
+        check_participants(method, participants, models, top, report, elsewhere=elsewhere)
     report.raise_if_any()
     assert method is not None
     assert models is not None
@@ -85,6 +96,8 @@ def load_recipe(
         path=opened.path,
         text=opened.text,
         positions=report.positions,
+        coefficients=coefficients,
+        calibrates=coefficients is None and not in_parameters,
     )
 
 
@@ -103,6 +116,24 @@ def _check_base(data: dict[str, Any], method: Method, form: OutputForm, report: 
     if method.needs_base and data.get("base_model") is None and form.form == "checkpoint":
         hint = "add 'base_model: …' (adapters need none for output: {as: adapter})"
         report.add(f"{method.name} needs a base_model", ("merge_method",), hint)
+
+
+def _check_calibration(method: Method, base: str | None, report: Report) -> None:
+    """Note that a base is missing, through which data runs, if nothing else needed one."""
+    if base is None and not report.has(("merge_method",)):
+        what = f"{method.name} needs a base_model, through which the data runs"
+        report.add(what, ("merge_method",), "add 'base_model: …'")
+
+
+def _check_settings(
+    calibration: CalibrationSpec, method: Method, top: Mapping[str, Setting], report: Report
+) -> None:
+    """Note settings of a calibration that cannot be."""
+    try:
+        calibration.settings(single_values(method, top), False)
+    except RequestError as error:
+        for problem in error.problems:
+            report.add(problem.what, ("parameters",), problem.hint)
 
 
 def _overridden(section: Any, output: Mapping[str, Any] | None) -> Any:
@@ -159,4 +190,5 @@ def _read_models(
     if "models" not in data:
         report.add("the recipe lists no models", (), "add 'models:' with '- model: …' lines")
         return None
-    return read_models(data["models"], method, methods, report)
+    named = data.get("coefficients") is not None
+    return read_models(data["models"], method, methods, report, named=named)

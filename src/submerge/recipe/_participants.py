@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from submerge.methods import REQUIRED, Method
 from submerge.recipe._problems import KeyPath, Report, listed
@@ -52,9 +52,14 @@ def check_participants(
     models: list[ModelEntry],
     top: Mapping[str, Setting],
     report: Report,
+    *,
+    elsewhere: Collection[str] = (),
 ) -> None:
-    """Note what participants lack, and a number of them that the method does not merge."""
-    _check_options(method, participants, models, top, report)
+    """Note what participants lack, and a number of them that the method does not merge.
+
+    Options that come from `elsewhere` than the parameters are not missing there.
+    """
+    _check_options(method, participants, models, top, report, elsewhere)
     _check_number(method, len(participants), len(models), report)
 
 
@@ -64,6 +69,7 @@ def _check_options(
     models: list[ModelEntry],
     top: Mapping[str, Setting],
     report: Report,
+    elsewhere: Collection[str],
 ) -> None:
     """Note the options that must be given for each participant and that one of them lacks."""
     places = {id(entry): ("models", i) for i, entry in enumerate(models)}
@@ -72,7 +78,9 @@ def _check_options(
         missing = [
             name
             for name in _lacking(method, entry, top)
-            if not report.has((*path, "parameters", name)) and not report.has(("parameters", name))
+            if name not in elsewhere
+            and not report.has((*path, "parameters", name))
+            and not report.has(("parameters", name))
         ]
         if missing:
             noun = "parameter" if len(missing) == 1 else "parameters"

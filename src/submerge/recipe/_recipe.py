@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from submerge.methods import Method
+from submerge.recipe._coefficients import Coefficients
+from submerge.recipe._data import DataSource
 from submerge.recipe._problems import Positions
 from submerge.recipe._rules import Setting
 
-__all__ = ["ModelEntry", "OutputForm", "Recipe", "Rules", "same_model"]
+__all__ = ["ModelEntry", "OutputForm", "Recipe", "Rules", "same_model", "single_values"]
 
 
 def same_model(spec: str) -> str:
@@ -29,7 +31,8 @@ class ModelEntry:
 
     A spec is `path` or `org/name@revision`, of a model or of an adapter, or `model+adapter`. `where` is
     its line, such as `recipe.yaml:7`. Where the method has a gate, `name` is what the task is called at run
-    time, and `head` names by patterns what of the model is its own.
+    time, and `head` names by patterns what of the model is its own. Where weights come from a file, `name`
+    is what the model is called there; `data` are the inputs from which they are learned.
     """
 
     model: str
@@ -37,6 +40,13 @@ class ModelEntry:
     where: str
     name: str = ""
     head: tuple[str, ...] = ()
+    data: DataSource | None = None
+
+    @property
+    def adapter_name(self) -> str:
+        """What coefficients call the model: its `name`, else the last part of its path, or its adapter's."""
+        last = self.model.rpartition("+")[2]
+        return self.name or PurePath(last.partition("@")[0]).name or last
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,8 @@ class Recipe:
         participants: the entries that the method sees, in its order: without the base where the method
             merges updates, with the base first where the method takes it as one more model.
         parameters: the top-level ones.
+        coefficients: weights from a file, or learned; None where the parameters have them.
+        calibrates: whether the weights are learned from the entries' data before the merge.
         dtype: number format of the result, such as `bfloat16`; the base's where it is None.
         out_dtype: the same, in mergekit's second spelling.
         tokenizer_source: None, `"base"` or the spec of a model.
@@ -111,11 +123,33 @@ class Recipe:
     path: Path | None = None
     text: str = ""
     positions: Positions = field(default_factory=dict, repr=False)
+    coefficients: Coefficients | None = None
+    calibrates: bool = False
 
     @property
     def root(self) -> Path:
         """The folder that relative model paths start from: the current one, as in mergekit."""
         return Path.cwd()
+
+    @property
+    def single_options(self) -> dict[str, Any]:
+        """The options that the recipe gives once for all models and all tensors."""
+        return single_values(self.method, self.parameters)
+
+    @property
+    def weights_from(self) -> str:
+        """Where weights come from that the parameters do not have; empty where they do."""
+        if self.coefficients is not None:
+            return self.coefficients.path or "calibration"
+        if not self.calibrates:
+            return ""
+        steps = self.calibration_settings()["steps"]
+        return f"learned before the merge, from data of {len(self.participants)} tasks in {steps} steps"
+
+    def calibration_settings(self, *, vision: bool = False) -> dict[str, Any]:
+        """Return the arguments of `learn_coefficients`, for a base that is a model of images alone or not."""
+        assert self.method.calibration is not None
+        return self.method.calibration.settings(self.single_options, vision)
 
     def resolved(self) -> dict[str, Any]:
         """Return the recipe as plain data that JSON holds and `load_recipe` reads back.
@@ -127,10 +161,11 @@ class Recipe:
             "merge_method": self.method.name,
             "base_model": self.base,
             "models": [
-                {"model": entry.model, "parameters": _written(entry.parameters)} | _task(entry)
+                {"model": entry.model, "parameters": _written(entry.parameters)} | _about(entry)
                 for entry in self.models
             ],
-            "parameters": _defaults(self.method) | _written(self.parameters),
+            "parameters": _defaults(self) | _written(self.parameters),
+            "coefficients": (self.coefficients.path or None) if self.coefficients else None,
             "dtype": self.dtype,
             "out_dtype": self.out_dtype,
             "tokenizer_source": self.tokenizer_source,
@@ -141,9 +176,15 @@ class Recipe:
         return {key: value for key, value in sections.items() if value is not None}
 
 
-def _task(entry: ModelEntry) -> dict[str, Any]:
-    """Return what an entry says of its task, if anything."""
-    keys = {"name": entry.name, "head": list(entry.head)}
+def single_values(method: Method, parameters: Mapping[str, Setting]) -> dict[str, Any]:
+    """Return the options that are given once for all models and all tensors, as plain values."""
+    single = [o.name for o in method.options if o.single and o.scope == "shared"]
+    return {name: parameters[name].rules[0].value for name in single if name in parameters}
+
+
+def _about(entry: ModelEntry) -> dict[str, Any]:
+    """Return what an entry says of its task and its data, if anything."""
+    keys = {"name": entry.name, "head": list(entry.head), "data": entry.data}
     return {key: value for key, value in keys.items() if value}
 
 
@@ -159,7 +200,11 @@ def _written(parameters: Mapping[str, Setting]) -> dict[str, Any]:
     return {name: setting.written() for name, setting in parameters.items()}
 
 
-def _defaults(method: Method) -> dict[str, Any]:
-    """Return the defaults that a recipe can write: not those that must be given, nor None."""
+def _defaults(recipe: Recipe) -> dict[str, Any]:
+    """Return the defaults that a recipe can write: not those that must be given, nor None.
+
+    Nor that of weights which come from elsewhere.
+    """
     writable = (bool, int, float, str)
-    return {option.name: option.default for option in method.options if isinstance(option.default, writable)}
+    options = [o for o in recipe.method.options if o.name != "weight" or not recipe.weights_from]
+    return {option.name: option.default for option in options if isinstance(option.default, writable)}

@@ -118,7 +118,10 @@ class _CompiledRecipe:
                 self.chains.append(_Chain(option, settings))
             return indices[key]
 
+        self.weights = _Weights(recipe) if recipe.weights_from else None
         for option in recipe.method.options:
+            if self.weights is not None and option.name == self.weights.option:
+                continue
             if option.scope == "shared":
                 self.layout.append((option, chain(option, {})))
             else:
@@ -141,7 +144,9 @@ class _CompiledRecipe:
             if len(self.memo) >= _MEMO:
                 self.memo.clear()
             self.memo[key] = values
-        return values
+        if self.weights is None:
+            return values
+        return ResolvedValues({self.weights.option: self.weights.at(tensor), **values.options})
 
     def resolved(self, tensor: str, picks: tuple[int, ...], depth: float) -> ResolvedValues:
         """Return the values for the rules that were picked, or raise with every problem at once."""
@@ -175,6 +180,40 @@ class _CompiledRecipe:
                     what = f"no value of '{option.name}' for tensor {tensor} of model {entry.model}"
                     problems.append(Problem(what, entry.where, hint))
         return problems
+
+
+class _Weights:
+    """The weights of a recipe without any in its parameters: from a file, or where calibration begins."""
+
+    option = "weight"
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.coefficients = recipe, recipe.coefficients
+        self.default = _default_weight(recipe)
+
+    def at(self, tensor: str) -> list[Resolved]:
+        """Return the weight of each participant for `tensor`, by the exact name of its module."""
+        of_module = self.coefficients.of(tensor) if self.coefficients else {}
+        why = self.recipe.weights_from
+        weights = [
+            Resolved(of_module[entry.adapter_name], why) if entry.adapter_name in of_module else self.default
+            for entry in self.recipe.participants
+        ]
+        if None in weights:
+            what = f"no value of '{self.option}' for tensor {tensor}: {why} does not name its module"
+            raise RequestError(Problem(what, "", "give its weight there as 'initial', beside 'coefficients'"))
+        return [weight for weight in weights if weight is not None]
+
+
+def _default_weight(recipe: Recipe) -> Resolved | None:
+    """Return the weight of what coefficients do not name: `initial`, else the method's default, if any."""
+    if recipe.coefficients is None:
+        return Resolved(recipe.calibration_settings()["initial"], "initial, to be calibrated")
+    if recipe.coefficients.initial is not None:
+        return Resolved(recipe.coefficients.initial, f"{recipe.weights_from}, initial")
+    option = recipe.method.option(_Weights.option)
+    assert option is not None
+    return None if option.default is REQUIRED else Resolved(option.default, "default")
 
 
 def _between(points: tuple[Any, ...], depth: float) -> Any:

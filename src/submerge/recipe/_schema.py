@@ -18,6 +18,7 @@ RECIPE_KEYS = (
     "models",
     "base_model",
     "parameters",
+    "coefficients",
     "dtype",
     "out_dtype",
     "tokenizer_source",
@@ -29,7 +30,7 @@ RECIPE_KEYS = (
 )
 """The keys of a recipe."""
 
-ENTRY_KEYS = ("model", "lora", "parameters", "name", "head")
+ENTRY_KEYS = ("model", "lora", "parameters", "data", "name", "head")
 """The keys of one entry of `models`."""
 
 _ENTIRE_MODELS = "list whole models under 'models'"

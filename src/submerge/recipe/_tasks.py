@@ -13,10 +13,13 @@ __all__ = ["check_names", "read_task"]
 
 
 def read_task(
-    raw: dict[str, Any], path: KeyPath, method: Method | None, report: Report
+    raw: dict[str, Any], path: KeyPath, method: Method | None, report: Report, *, named: bool = False
 ) -> tuple[str, tuple[str, ...]]:
-    """Return the `name` and the `head` of an entry of `models`, which only a gate has use for."""
-    refused = _refused(method) if method else {}
+    """Return the `name` and the `head` of an entry of `models`, which only a gate has use for.
+
+    `named` says that models have names all the same, which coefficients go by.
+    """
+    refused = _refused(method, named) if method else {}
     given = [key for key in refused if raw.get(key) is not None]
     for key in given:
         report.add(f"{key!r} says something about {refused[key]}", (*path, key), "remove the key")
@@ -36,10 +39,11 @@ def read_task(
     return name or "", tuple(patterns)
 
 
-def _refused(method: Method) -> dict[str, str]:
+def _refused(method: Method, named: bool) -> dict[str, str]:
     """Return the keys that a method has no use for, and why."""
     if not method.gate:
-        return dict.fromkeys(("name", "head"), f"a task, and {method.name} merges all into one")
+        keys = ("head",) if named or method.calibration else ("name", "head")
+        return dict.fromkeys(keys, f"a task, and {method.name} merges all into one")
     return {} if method.gate.own_heads else {"head": f"a task's head, and {method.name} merges all heads"}
 
 

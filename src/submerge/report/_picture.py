@@ -10,14 +10,13 @@ from typing import Any
 import torch
 
 from submerge.deferred import required
-from submerge.names import layer_of
+from submerge.report._rows import module_rows, start
 from submerge.report._survey import Survey
 
 __all__ = ["draw"]
 
 MOST_ROWS = 48
 """Sites that have rows of their own; of more, those of a layer are averaged."""
-LONGEST = 24
 LIMIT = 1.5
 """The z-score at which colours end."""
 
@@ -30,9 +29,8 @@ def draw(survey: Survey, path: Path) -> None:
     """
     required("matplotlib", "--plot needs").use("Agg")
     pyplot = required("matplotlib.pyplot", "--plot needs")
-    labels, scores = _labels(survey), _mean_scores(survey)
-    if len(labels) > MOST_ROWS:
-        labels, scores = _by_layer(survey, scores)
+    rows, means = module_rows(survey.sites, MOST_ROWS), _mean_scores(survey)
+    labels = [label for label, _ in rows]
     tasks = len(survey.names)
     width, height = 0.5 * tasks + 4.5, 0.24 * max(len(labels), 2 * tasks) + 2.2
     figure, (left, right) = pyplot.subplots(
@@ -40,7 +38,7 @@ def draw(survey: Survey, path: Path) -> None:
     )
     left.set_title(f"How well each task explains {'its own inputs' if survey.labelled else 'the inputs'}")
     if labels:
-        _draw_scores(figure, left, survey, labels, scores)
+        _draw_scores(figure, left, survey, labels, torch.stack([means[at].mean(0) for _, at in rows]))
     else:
         left.text(0.5, 0.5, "nothing was looked at: there is one task", ha="center", transform=left.transAxes)
         left.set_axis_off()
@@ -83,13 +81,13 @@ def _draw_confusion(axes: Any, survey: Survey) -> None:
         for x, count in enumerate(row):
             colour = "white" if count > 0.55 * most else "black"
             axes.text(x, y, str(count), ha="center", va="center", color=colour)
-    axes.set_yticks(range(len(known)), [_start(name) for name in known])
+    axes.set_yticks(range(len(known)), [start(name) for name in known])
     axes.set_ylabel("task of the input")
     axes.set_title(f"{survey.accuracy:.1%} of {len(survey.items)} inputs got their own task")
 
 
 def _name_columns(axes: Any, survey: Survey) -> None:
-    names = [_start(name) for name in survey.names]
+    names = [start(name) for name in survey.names]
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
 
 
@@ -104,41 +102,3 @@ def _mean_scores(survey: Survey) -> torch.Tensor:
     own = torch.tensor([[item.task == name for name in survey.names] for item in survey.items])
     counts = own.sum(0)
     return (scores * own).sum(1) / counts.where(counts > 0, math.nan)
-
-
-def _labels(survey: Survey) -> list[str]:
-    several = len(_stacks(survey)) > 1
-    return [_name(site, several) for site in survey.sites]
-
-
-def _stacks(survey: Survey) -> set[str]:
-    return {place[0] for site in survey.sites if (place := layer_of(site))}
-
-
-def _by_layer(survey: Survey, scores: torch.Tensor) -> tuple[list[str], torch.Tensor]:
-    """Return a label and the mean of the sites' scores for each layer, without sites outside of layers."""
-    layers: dict[tuple[str, int], list[int]] = {}
-    for number, site in enumerate(survey.sites):
-        if place := layer_of(site):
-            layers.setdefault(place, []).append(number)
-    several = len(_stacks(survey)) > 1
-    labels = [f"{stack + ' ' if several else ''}layer {number}" for stack, number in layers]
-    return labels, torch.stack([scores[rows].mean(0) for rows in layers.values()])
-
-
-def _name(site: str, several: bool) -> str:
-    """Return a site's name as its layer and the first map that takes it in."""
-    place = layer_of(site)
-    if place is None:
-        return _end(site)
-    stack, number = place
-    rest = site.removeprefix(f"{stack}.{number}.")
-    return f"{stack + ' ' if several else ''}layer {number}  {_end(rest)}"
-
-
-def _end(name: str) -> str:
-    return name if len(name) <= LONGEST else "…" + name[1 - LONGEST :]
-
-
-def _start(name: str) -> str:
-    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from submerge.calibrate import Item, batches, load_processor, read_items
+from submerge.calibrate import Item, batches, processor_for, read_items
 from submerge.errors import Problem, RequestError, few
 from submerge.routing import zscores
 from submerge.serving import load
@@ -84,7 +84,7 @@ def survey(folder: Path, data: Path, *, batch: int = BATCH) -> Survey:
     model = load(folder, features=True)
     names: tuple[str, ...] = model.router.names
     _check_tasks(items, names, data)
-    processor = load_processor(folder, images=items[0].image is not None)
+    processor = processor_for(items[0], folder)
     rows: dict[int, tuple[Any, int]] = {}  # of each item: the routing of its batch, and its row there
     for part in batches(items, processor, batch):
         routing = model.route(**part.inputs, details=True)

@@ -19,6 +19,7 @@ __all__ = [
     "complete_evidence",
     "group_means",
     "group_numbers",
+    "joint_zscores",
     "log_evidence",
     "zscores",
 ]
@@ -47,6 +48,18 @@ def zscores(residuals: torch.Tensor) -> torch.Tensor:
     if residuals.shape[-1] < 2:
         return torch.zeros_like(residuals)
     return (residuals.mean(-1, keepdim=True) - residuals) / (residuals.std(-1, keepdim=True) + TINY)
+
+
+def joint_zscores(residuals: torch.Tensor) -> torch.Tensor:
+    """Return −r [M, B, T] of M maps as z-scores whose deviation is one for all maps: the rms of theirs.
+
+    So maps of which the tasks are far apart count more in a mean, which ranks tasks as the mean of r does;
+    and the mean has the variance 1 over the tasks where all maps agree, as that of z-scores has.
+    """
+    if residuals.shape[-1] < 2:
+        return torch.zeros_like(residuals)
+    deviation = residuals.var(-1, keepdim=True).mean(0).sqrt()
+    return (residuals.mean(-1, keepdim=True) - residuals) / (deviation + TINY)
 
 
 def combined(scores: torch.Tensor, others: Sequence[torch.Tensor], weight: float) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from submerge.gating import GatedModel
 from submerge.methods.mass import RoutingSettings
-from submerge.routing._choose import choose, combined, group_means, zscores
+from submerge.routing._choose import choose, combined, group_means, joint_zscores, zscores
 from submerge.routing._first_pass import Evidence, FirstPass
 from submerge.routing._order import BatchOrder, batch_order
 from submerge.routing._replay import Replay
@@ -112,8 +112,9 @@ class Router:
     ) -> torch.Tensor:
         """Return the scores [B, T] of all evidence, the larger the better a task fits.
 
-        S is the mean over the sites of z-scores of −r, each the mean over the maps that take the site in; it
-        is then combined with other evidence and averaged over the groups,
+        S is the mean over the sites of z-scores of −r, each the mean over the maps that take the site in (of
+        null-space ratios it is the mean over all maps, with one deviation); it is then combined with other
+        evidence and averaged over the groups,
 
             scores = mean_group(c Var_t(S) S + log p(heads) + log prior)
 
@@ -123,11 +124,17 @@ class Router:
         terms = [[r] for site in evidence.sites for r in site] if rules.score.per_map else evidence.sites
         if rules.mean_of_residuals:
             terms = [[group_means(r, groups) for r in term] for term in terms]
-        standardise = zscores if rules.standardised else torch.neg
-        means = [torch.stack([standardise(r) for r in term]).mean(0) for term in terms]
         others = [one for one in (prior, evidence.heads) if one is not None]
-        scores = combined(torch.stack(means).mean(0), others, rules.score.agreement_weight)
+        scores = combined(self._mean_score(terms), others, rules.score.agreement_weight)
         return group_means(scores, groups)
+
+    def _mean_score(self, terms: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
+        """Return S [B, T], the mean over the sites of what their maps say."""
+        rules = self.rules
+        if rules.standardised and rules.score.one_scale:
+            return joint_zscores(torch.stack([r for term in terms for r in term])).mean(0)
+        standardise = zscores if rules.standardised else torch.neg
+        return torch.stack([torch.stack([standardise(r) for r in term]).mean(0) for term in terms]).mean(0)
 
     def _routing(
         self, tasks: Sequence[tuple[int, ...]], lead: torch.Tensor, shares: torch.Tensor, scores: torch.Tensor

@@ -7,6 +7,7 @@ smaller the better the task fits.
     whitened          the same of P^(−1/2) z and of the span of P^(−1/2) V_tᵀ, where P = (I + mean_t C_t) / 2
     gaussian          −log N(z; 0, (C_t + I) / 2), z at length √n, up to what all tasks have in common
     trailing energy   ‖V_t^lo z‖ / ‖V_t z‖ · (r / r_lo)^(1/2), where V_t^lo are the last half of V_t's r rows
+    null space        mean over tokens x of ω_t(x) − (1 − r/n)^(1/2), ω_t(x) = (1 − ‖V_t x‖² / ‖x‖²)^(1/2)
 
 with C_t = n Δ_tᵀΔ_t / ‖Δ_t‖². Other norms of the residual: `l1`; and `mahalanobis`, which the authors compute
 with the covariance of V_t's rows plus 10⁻³ I. The residual is orthogonal to those rows, so that it is l2
@@ -154,6 +155,31 @@ class TrailingEnergy(SiteScore):
         return torch.where(total > 0, share, 1).sqrt()
 
 
+class NullSpaceScore(SiteScore):
+    """The null-space ratio ω_t of each task, as a mean over tokens, less the ratio of noise.
+
+    The right singular vectors of an adapter's update B A span the row space of A, where B has full rank and
+    the bank all triplets; then ω_t is what `null_space_ratio` measures (arXiv 2603.26317). Of an update that
+    was cut to r triplets it is the ratio of what the bank holds, which is no smaller. The level (1 − r/n)^½
+    of inputs without structure lets ranks be compared; a task that does not change the map is at it, 0.
+    """
+
+    def __init__(self, basis: torch.Tensor, places: list[slice]) -> None:
+        super().__init__(basis, places)
+        ranks = torch.tensor([at.stop - at.start for at in places], dtype=torch.float64)
+        self.levels = (1 - ranks / basis.shape[1]).sqrt()  # [T]
+
+    def __call__(self, z: torch.Tensor) -> torch.Tensor:
+        tokens = z if z.ndim == 3 else z.unsqueeze(1)
+        lengths = tokens.double().square().sum(-1, keepdim=True)  # [B, L, 1]
+        there = lengths > 0  # gaps have no ratio, and do not count
+        squares = self.read(tokens).double().square()
+        seen = torch.stack([squares[..., at].sum(-1) for at in self.places], dim=-1)  # [B, L, T]
+        ratios = (1 - seen / lengths.where(there, 1)).clamp(0, 1).sqrt()
+        apart = (ratios - self.levels.to(ratios)) * there
+        return apart.sum(1) / there.sum(1).clamp(min=1)
+
+
 def site_score(weight: GatedFactors, count: int, score: Score, norm: str) -> SiteScore:
     """Return the score of `count` tasks at the input of a linear map; `norm` is that of residuals."""
     places = [weight.places.get(t, slice(0, 0)) for t in range(count)]
@@ -161,6 +187,8 @@ def site_score(weight: GatedFactors, count: int, score: Score, norm: str) -> Sit
         return Gaussian(weight.down, places, weight.values)
     if score is Score.TRAILING_ENERGY:
         return TrailingEnergy(weight.down, places)
+    if score is Score.NULL_SPACE:
+        return NullSpaceScore(weight.down, places)
     if score is Score.WHITENED:
         basis, whitening = _whitened(weight, count)
         return Residual(basis, places, norm, whitening)

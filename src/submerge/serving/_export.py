@@ -205,7 +205,7 @@ def _write_router(parts: _Parts, depth: float, out: Path) -> int:
         "tasks": list(opened.names),
         "layer": layer,
         "modules": modules,
-        "score": "leading" if opened.low_rank else "residual",
+        "score": _score(opened),
         "base": parts.base,
         "revision": parts.revision,
         "architecture": parts.architecture,
@@ -214,6 +214,13 @@ def _write_router(parts: _Parts, depth: float, out: Path) -> int:
     }
     (out / "router.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     return layer
+
+
+def _score(opened: Folder) -> str:
+    """Return the score of the script: the null-space ratio where it was chosen, else the default."""
+    if opened.settings.get("score") == "null_space":
+        return "null_space"
+    return "leading" if opened.low_rank else "residual"
 
 
 def _routing_layer(parts: _Parts, depth: float) -> tuple[int, list[str]]:

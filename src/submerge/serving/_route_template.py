@@ -28,7 +28,8 @@ class AdapterRouter:
     """Finds the task whose update fits an input best, by the rows V_t that it reads one layer's inputs with.
 
     Of the mean input z of a linear map, the score "residual" is ‖z − V_tᵀ V_t z‖, and "leading" is the share
-    of ‖V_t z‖² that falls on the trailing half of the singular directions. The smaller one fits better.
+    of ‖V_t z‖² that falls on the trailing half of the singular directions. "null_space" is the mean over
+    tokens x of (1 − ‖V_t x‖² / ‖x‖²)^½, less the (1 − r/n)^½ of noise. The smaller one fits better.
     """
 
     def __init__(self, folder: str | Path = HERE) -> None:
@@ -44,25 +45,25 @@ class AdapterRouter:
 
     @torch.no_grad()
     def scores(self, model: Any, **inputs: Any) -> torch.Tensor:
-        """Return a score [B, T] for each input and task: z-scores, averaged over what was looked at.
+        """Return a score [B, T] for each input and task: z-scores of −r, averaged over what was looked at.
 
         `model` is the base, or a PeftModel on it.
         """
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         mask = inputs.get("attention_mask")
-        sites: list[
-            tuple[torch.Tensor, list[torch.Tensor]]
-        ] = []  # an input, and z-scores of maps that take it
+        sites: list[tuple[torch.Tensor, list[torch.Tensor]]] = []  # an input, and the r of maps that take it
 
         def observe(name: str, x: torch.Tensor) -> None:
             # maps that share an input are one site, but for adapters, each of whose maps has rows of its own
-            if self.score == "leading" or not sites or sites[-1][0].data_ptr() != x.data_ptr():
+            if self.score != "residual" or not sites or sites[-1][0].data_ptr() != x.data_ptr():
                 sites.append((x, []))  # the input is held, so that no other takes its place in memory
             weights = torch.ones(x.shape[:2]) if mask is None else mask
             weights = weights.to(x).unsqueeze(-1)
-            z = ((x * weights).sum(1) / weights.sum(1)).float()
-            r = torch.stack([self._residual(name, task, z) for task in range(len(self.tasks))], dim=-1)
-            sites[-1][1].append((r.mean(-1, keepdim=True) - r) / (r.std(-1, keepdim=True) + 1e-6))
+            z = (x * weights).float()  # [B, L, n]
+            if self.score != "null_space":
+                z = z.sum(1) / weights.sum(1)
+            residuals = [self._residual(name, task, z) for task in range(len(self.tasks))]
+            sites[-1][1].append(torch.stack(residuals, dim=-1))
 
         hooks = [
             base.get_submodule(name).register_forward_pre_hook(
@@ -80,13 +81,34 @@ class AdapterRouter:
         finally:
             for hook in hooks:
                 hook.remove()
-        return torch.stack([torch.stack(scores).mean(0) for _, scores in sites]).mean(0)
+        return torch.stack(
+            [z.mean(0) for z in self._zscores([torch.stack(residuals) for _, residuals in sites])]
+        ).mean(0)
+
+    def _zscores(self, sites: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Return −r [maps, B, T] of each site as z-scores; of ratios, with one deviation for all maps."""
+        variances = [r.var(-1, keepdim=True) for r in sites]
+        if self.score == "null_space":
+            variances = [torch.cat(variances).mean(0)] * len(sites)
+        return [
+            (r.mean(-1, keepdim=True) - r) / (variance.sqrt() + 1e-6)
+            for r, variance in zip(sites, variances, strict=True)
+        ]
 
     def _residual(self, name: str, task: int, z: torch.Tensor) -> torch.Tensor:
-        """Return r_t [B] of mean inputs z [B, n] of a map: what the score makes small where the task fits."""
-        rows = self.rows.get(f"{name}:{task}", torch.zeros(1, z.shape[-1])).to(z)  # V_t [k, n]
-        energies = (z @ rows.T).double().square()  # [B, k]
+        """Return r_t [B] of mean inputs z [B, n] of a map: what the score makes small where the task fits.
+
+        For the null-space ratio, z [B, L, n] are tokens, with zeros where there is none.
+        """
+        rows = self.rows.get(f"{name}:{task}", torch.zeros(0, z.shape[-1])).to(z)  # V_t [k, n]
+        energies = (z @ rows.T).double().square()  # [.., k]
         energy, trailing = z.double().square().sum(-1), len(rows) // 2
+        if self.score == "null_space":
+            there = energy > 0
+            ratios = (1 - energies.sum(-1) / energy.where(there, 1)).clamp(0, 1).sqrt()
+            apart = (ratios - (1 - len(rows) / z.shape[-1]) ** 0.5) * there
+            ratio: torch.Tensor = apart.sum(1) / there.sum(1)
+            return ratio
         if self.score == "residual":
             return (energy - energies.sum(-1)).clamp(min=0).sqrt()
         if not trailing:  # one direction has no halves: what evenly spread energy would give

@@ -8,7 +8,7 @@ from submerge.engine.output._check_out import check_target
 from submerge.engine.output._checkpoint_target import CheckpointTarget
 from submerge.engine.output._describe import describe, explain
 from submerge.engine.output._estimate import compute_seconds
-from submerge.engine.output._folder import Output
+from submerge.engine.output._folder import Output, check_unfinished, unfinished_folder
 from submerge.engine.output._records import Records
 from submerge.engine.output._report import MergeReport, Progress, by_treatment
 from submerge.engine.output._run import Run
@@ -32,9 +32,11 @@ __all__ = [
     "VerifyReport",
     "by_treatment",
     "check_target",
+    "check_unfinished",
     "compute_seconds",
     "describe",
     "explain",
+    "unfinished_folder",
     "verify",
     "vllm_command",
 ]

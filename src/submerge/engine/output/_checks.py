@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from submerge.deferred import torch
 from submerge.engine.plan import torch_dtype
-from submerge.errors import few
+from submerge.errors import RequestError, few
+from submerge.recipe import COEFFICIENTS, read_coefficients
 from submerge.store import (
     DIGEST,
     DTYPES,
@@ -20,7 +22,7 @@ from submerge.store import (
     find_aliases,
 )
 
-__all__ = ["models_without_part", "split_copies", "unchanged"]
+__all__ = ["changed_coefficients", "models_without_part", "split_copies", "unchanged"]
 
 BLOCK = 1 << 22
 
@@ -32,6 +34,18 @@ def models_without_part(manifest: Manifest) -> list[str]:
         for record in manifest.models
         if record.used == 0
     ]
+
+
+def changed_coefficients(folder: Path, manifest: Manifest) -> list[str]:
+    """Return a problem if the file of coefficients is missing, or has other numbers than those merged by."""
+    if manifest.coefficients is None:
+        return []
+    try:
+        read = read_coefficients(folder / manifest.coefficients["file"])
+    except RequestError as error:
+        return [str(problem) for problem in error.problems]
+    same = read.digest == manifest.coefficients[DIGEST]
+    return [] if same else [f"{COEFFICIENTS}: the numbers are not those of the merge"]
 
 
 def split_copies(model: Checkpoint, manifest: Manifest, *, ask: bool) -> list[str]:

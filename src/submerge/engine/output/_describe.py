@@ -32,6 +32,7 @@ def describe(plan: MergePlan) -> dict[str, Any]:
         "groups": _groups(plan.tensors),
         "vocabulary": list(plan.vocabulary),
         "warnings": list(plan.warnings),
+        **({"coefficients": recipe.weights_from} if recipe.weights_from else {}),
         "reads": plan.bytes_read,
         "writes": plan.bytes_written,
         **({"bank": _bank(plan)} if plan.gate else {}),

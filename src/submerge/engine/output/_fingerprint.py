@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from submerge.engine.plan import MergePlan
 from submerge.errors import WorkError
+from submerge.recipe import Recipe
 from submerge.store import DIGEST, digest, file_identity
 
 __all__ = ["fingerprint"]
@@ -17,6 +19,7 @@ def fingerprint(plan: MergePlan) -> str:
     try:
         read = {file for model in plan.models for file in model.files}
         tasks = plan.gate.tasks if plan.gate else ()
+        read |= _data_files(plan.recipe)
         read |= {entry.file for task in tasks for entry in task.head.values() if entry.file}
         files = {str(file): file_identity(file) for file in sorted(read)}
     except OSError as error:
@@ -29,7 +32,18 @@ def fingerprint(plan: MergePlan) -> str:
         "files": [shard.file for shard in plan.shards],
         "copies": {tensor.name: tensor.parameter for tensor in plan.tensors if tensor.is_copy},
     }
+    if plan.recipe.coefficients is not None:
+        described["coefficients"] = plan.recipe.coefficients.digest
     if views := [(model.label, repr(model.views)) for model in plan.models if model.views]:
         described["views"] = views
     text = json.dumps(described, sort_keys=True, default=str)
     return f"{DIGEST}:{digest(text.encode())}"
+
+
+def _data_files(recipe: Recipe) -> set[Path]:
+    """Return the files of data from which a recipe's weights are learned."""
+    if recipe.coefficients is not None and recipe.coefficients.path:  # data is not read
+        return set()
+    sources = [entry.data for entry in recipe.participants if entry.data is not None]
+    names = [source if isinstance(source, str) else source["path"] for source in sources]
+    return {path for path in (Path(name).expanduser() for name in names) if path.is_file()}

@@ -13,7 +13,7 @@ from submerge.engine.output._fingerprint import fingerprint
 from submerge.engine.output._side_files import write_text
 from submerge.engine.plan import MergePlan
 from submerge.errors import Problem, RequestError, WorkError
-from submerge.recipe import to_mergekit
+from submerge.recipe import COEFFICIENTS, to_mergekit
 from submerge.store import (
     JOURNAL,
     MANIFEST,
@@ -25,10 +25,26 @@ from submerge.store import (
     sync_folder,
 )
 
-__all__ = ["REPLACED", "SUFFIX", "Output"]
+__all__ = ["REPLACED", "SUFFIX", "Output", "check_unfinished", "unfinished_folder"]
 
 SUFFIX = ".incomplete"
 REPLACED = ".replaced"
+
+
+def unfinished_folder(out: Path) -> Path:
+    """Return the folder in which an output is built."""
+    out = out.resolve()
+    return out.with_name(out.name + SUFFIX)
+
+
+def check_unfinished(folder: Path) -> None:
+    """Raise `RequestError` where something lies in an unfinished folder's place that no merge made."""
+    if not os.path.lexists(folder):
+        return
+    ours = folder.is_dir() and not folder.is_symlink()
+    if not ours or (any(folder.iterdir()) and not (folder / JOURNAL).is_file()):
+        what = "something of this name exists that no merge made"
+        raise RequestError(Problem(what, str(folder), "remove it, or choose another output"))
 
 
 class Output:
@@ -42,7 +58,7 @@ class Output:
         self.plan = plan
         self.overwrite = overwrite
         self.out = out.resolve()
-        self.folder = self.out.with_name(self.out.name + SUFFIX)
+        self.folder = unfinished_folder(out)
         self.made_from = fingerprint(plan)
         head = {"submerge": __version__, "plan": self.made_from}
         try:
@@ -57,6 +73,7 @@ class Output:
         self.journal = Journal(self.folder, head, resume=resume)
         try:
             self._reserve()
+            self._write_coefficients()
         except WorkError:
             if not resume:
                 shutil.rmtree(self.folder, ignore_errors=True)
@@ -65,12 +82,9 @@ class Output:
 
     def _discard(self) -> None:
         """Remove what an earlier run left, if it is clearly of our making."""
-        if not os.path.lexists(self.folder):
+        check_unfinished(self.folder)
+        if not self.folder.exists():
             return
-        ours = self.folder.is_dir() and not self.folder.is_symlink()
-        if not ours or (any(self.folder.iterdir()) and not (self.folder / JOURNAL).is_file()):
-            what = "something of this name exists that no merge made"
-            raise RequestError(Problem(what, str(self.folder), "remove it, or choose another output"))
         journal = Journal(self.folder, {}, resume=False)  # refuses while another run holds it
         try:
             shutil.rmtree(self.folder)
@@ -83,6 +97,20 @@ class Output:
             if not (path.is_file() and path.stat().st_size == shard.size):
                 preallocate(self.folder, shard)
                 self.journal.lines.clear()  # a shard is new: nothing that was written counts
+
+    def _write_coefficients(self) -> None:
+        """Write the coefficients of the merge, before any of its work, so that a resumed run has them."""
+        coefficients = self.plan.recipe.coefficients
+        if coefficients is None:
+            return
+        path = self.folder / COEFFICIENTS
+        part = path.with_name(f".{path.name}.part")
+        try:
+            part.write_text(coefficients.text, encoding="utf-8")
+            sync_file(part)
+            os.replace(part, path)
+        except OSError as error:
+            raise WorkError(f"{path}: cannot be written ({error.strerror}) — free some space") from error
 
     def check_inputs(self) -> None:
         """Raise `WorkError` if an input is not what it was when the run began."""

@@ -9,6 +9,7 @@ from submerge._version import __version__
 from submerge.engine.output._records import Records
 from submerge.engine.output._target import OutputTarget
 from submerge.engine.plan import MergePlan, TensorPlan
+from submerge.recipe import COEFFICIENTS
 from submerge.store import DIGEST, Adapter, Checkpoint, Manifest, ModelRecord, file_digest, joined
 
 __all__ = ["make_manifest"]
@@ -31,8 +32,15 @@ def make_manifest(plan: MergePlan, target: OutputTarget[Any], records: Records) 
         differs=records.differs(),
         beyond_rows=list(plan.tokens.beyond) if plan.tokens else [],
         tensors=target.tensors(records),
+        coefficients=_coefficients(plan),
         **target.manifest_fields(records),
     )
+
+
+def _coefficients(plan: MergePlan) -> dict[str, Any] | None:
+    """Return the file beside the weights that has the coefficients, with a digest of its numbers."""
+    coefficients = plan.recipe.coefficients
+    return None if coefficients is None else {"file": COEFFICIENTS, DIGEST: coefficients.digest}
 
 
 def _takes_part(tensor: TensorPlan, model: int, reference: int) -> bool:

@@ -31,6 +31,8 @@ class MergeReport:
         warnings: what deserves a look.
         figures: for a matrix, what its method says of it (share of energy kept, rank).
         serve: vLLM's command for an adapter that it would take.
+        calibration: of weights that were learned before the merge: `loss` (before and after), `steps`,
+            `seconds`, `peak_memory_bytes`, how many modules were `unreached`, and `warnings`; else None.
 
     Examples:
         >>> import submerge
@@ -54,6 +56,7 @@ class MergeReport:
     warnings: tuple[str, ...]
     figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     serve: str | None = None
+    calibration: Mapping[str, Any] | None = None
 
     @property
     def rate(self) -> float:
@@ -61,8 +64,9 @@ class MergeReport:
         return (self.bytes_read + self.bytes_written) / max(self.seconds, 1e-9)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data for JSON."""
-        return {**asdict(self), "out": str(self.out), "tensors": dict(self.tensors), "rate": self.rate}
+        """Return the report as plain data for JSON; `calibration` only where there was one."""
+        found = {**asdict(self), "out": str(self.out), "tensors": dict(self.tensors), "rate": self.rate}
+        return found if self.calibration is not None else {k: found[k] for k in found if k != "calibration"}
 
 
 @dataclass(frozen=True)

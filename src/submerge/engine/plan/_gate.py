@@ -145,16 +145,12 @@ def _config(model: Checkpoint) -> dict[str, Any]:
 def _settings(recipe: Recipe, base: Checkpoint) -> tuple[dict[str, Any], list[Problem]]:
     """Return the gate's settings, those of scope `model` as lists with one a task, and what is wrong."""
     assert recipe.method.gate is not None
-    shared, own = (
-        [option for option in recipe.method.options if option.single and option.scope == scope]
-        for scope in ("shared", "model")
-    )
-    given = {o.name: p.rules[0].value for o in shared if (p := recipe.parameters.get(o.name))}
+    own = [option for option in recipe.method.options if option.single and option.scope == "model"]
     shapes = {n: e.shape for n, e in base.tensors.items() if DTYPES[e.dtype].kind == "float"}
     settings: dict[str, Any] = {}
     problems: list[Problem] = []
     try:
-        settings = recipe.method.gate.settings(given, shapes, len(recipe.participants))
+        settings = recipe.method.gate.settings(recipe.single_options, shapes, len(recipe.participants))
     except RequestError as error:
         problems = list(error.problems)
     each = {o.name: [_own(entry, recipe, o) for entry in recipe.participants] for o in own}

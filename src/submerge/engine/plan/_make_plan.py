@@ -9,6 +9,7 @@ from typing import Any
 
 from submerge.engine.plan._adapter_form import adapter_warnings
 from submerge.engine.plan._align import plan_tensors
+from submerge.engine.plan._coefficients import calibration_bytes, coefficient_problems
 from submerge.engine.plan._copies import resolve_copies
 from submerge.engine.plan._device import check_device
 from submerge.engine.plan._gate import GatePlan, plan_gate
@@ -88,7 +89,7 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
         gate, refusals = plan_gate(recipe, inputs)
         problems += refusals
     tensors, refusals = plan_tensors(recipe, inputs, lacks, copies.copy_of)
-    problems += refusals
+    problems += [*refusals, *coefficient_problems(recipe, inputs, tensors)]
     if not inputs.reference_model.tensors:
         problems.append(Problem("there is no tensor to merge", inputs.reference_model.label))
     problems = problems or idle_models(tensors, inputs)
@@ -110,7 +111,7 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
             *adapter_warnings(inputs.models),
             *copies.warnings,
         ),
-        budget=budget(tensors, settings.workers, settings.max_memory),
+        budget=budget(tensors, settings.workers, settings.max_memory, calibration_bytes(recipe, inputs)),
         gate=gate,
         unties=copies.unties,
     )

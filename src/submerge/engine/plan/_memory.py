@@ -24,20 +24,27 @@ FACTORS, RESULTS, SQUARES = 4, 3, 5
 
 @dataclass(frozen=True)
 class Budget:
-    """The workers that run, what each takes at most, and what the process held before, in bytes."""
+    """The workers that run, what each takes at most, and what the process held before, in bytes.
+
+    `calibration` is what learning weights before the merge holds, without activations: the base.
+    """
 
     workers: int
     per_worker: int
     resident: int
+    calibration: int = 0
 
     @property
     def peak(self) -> int:
         """The estimate of the most that the process will hold."""
-        return self.resident + RESERVE + self.workers * self.per_worker
+        return self.resident + RESERVE + max(self.workers * self.per_worker, self.calibration)
 
 
-def budget(tensors: Sequence[TensorPlan], workers: int, max_memory: int) -> Budget:
-    """Return the workers that fit into `max_memory` bytes; raise `RequestError` if not even one does."""
+def budget(tensors: Sequence[TensorPlan], workers: int, max_memory: int, calibration: int = 0) -> Budget:
+    """Return the workers that fit into `max_memory` bytes; raise `RequestError` if not even one does.
+
+    So it does where the `calibration` bytes that learning weights holds before the merge do not fit.
+    """
     need, widest = max(((_worker_bytes(t), t.name) for t in tensors), default=(0, ""))
     now = resident()
     fitting = (max_memory - now - RESERVE) // need if need else workers
@@ -51,7 +58,13 @@ def budget(tensors: Sequence[TensorPlan], workers: int, max_memory: int) -> Budg
                 f"holds {now // 10**6} MB",
             )
         )
-    return Budget(workers=int(min(workers, fitting)), per_worker=need, resident=now)
+    if calibration and now + RESERVE + calibration > max_memory:
+        least = -(-(now + RESERVE + calibration) // 10**6)
+        what = f"{max_memory / 1e6:.0f} MB do not hold the base, through which data runs before the merge"
+        raise RequestError(
+            Problem(what, "--max-memory", f"allow at least {least} MB, and what activations take")
+        )
+    return Budget(int(min(workers, fitting)), need, now, calibration)
 
 
 def _worker_bytes(plan: TensorPlan) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._settings import Settings
 from submerge.errors import Problem, RequestError
 from submerge.names import module_names
-from submerge.recipe import Recipe, same_model
+from submerge.recipe import Coefficients, Recipe, same_model
 from submerge.store import Adapter, Checkpoint, lay_over, open_model, side_by_side, split_spec
 
 __all__ = ["open_models"]
@@ -161,7 +161,7 @@ class _Opener:
 def _adapters_alone(recipe: Recipe, specs: list[str], opener: _Opener) -> dict[str, Checkpoint] | None:
     """Return the adapters over a base without values, or None where that is not all that there is."""
     adapters = _adapters_of_one_base(recipe, specs, opener)
-    if not adapters or (recipe.base and _need_base_tensors(adapters.values())):
+    if not adapters or (recipe.base and _needs_base(recipe, list(adapters.values()))):
         return None
     valueless, *laid = side_by_side(list(adapters.values()))
     models = dict(zip(adapters, laid, strict=True))
@@ -192,9 +192,20 @@ def _adapters_of_one_base(recipe: Recipe, specs: list[str], opener: _Opener) -> 
     return adapters if len(bases) < 2 else {}
 
 
-def _need_base_tensors(adapters: Iterable[Adapter]) -> bool:
-    """Return whether the base's tensors must be known: for names of two forms, or updates of its values."""
-    adapters = list(adapters)
+def _needs_base(recipe: Recipe, adapters: Sequence[Adapter]) -> bool:
+    """Return whether the base's tensors must be known.
+
+    That is for names of two forms, for updates of its values, for data that runs through it, and for
+    coefficients of modules under its names.
+    """
+    if recipe.calibrates or (recipe.coefficients and _names_others(recipe.coefficients, adapters)):
+        return True
     forms = {adapter.form for adapter in adapters}
     mixed = "kohya" in forms and len(forms) > 1
     return mixed or any(adapter.dense_only(name) for adapter in adapters for name in adapter.parts)
+
+
+def _names_others(coefficients: Coefficients, adapters: Sequence[Adapter]) -> bool:
+    """Return whether coefficients name modules that no adapter changes under this name."""
+    changed = {name.rpartition(".")[0] for adapter in adapters for name in adapter.parts}
+    return not coefficients.weights.keys() <= changed

@@ -87,6 +87,8 @@ class MergePlan:
             ("writes", f"{size(self.bytes_written)}: {files}" if self.shards else files),
             ("memory", f"at most {size(self.budget.peak)} with {self.budget.workers} workers"),
         ]
+        if self.recipe.weights_from:
+            facts.append(("coefficients", self.recipe.weights_from))
         if self.gate:
             facts.append(("keeps", f"a gate over {len(self.gate.tasks)} tasks"))
         if self.warnings:

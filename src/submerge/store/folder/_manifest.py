@@ -33,6 +33,7 @@ class Manifest:
         beyond_rows: tokens that the base's embedding has no rows for, as it was published.
         gate: of a method that has one.
         bank: the tensors of the gate's bank, by name; None without a gate.
+        coefficients: the file beside it that has the merge's coefficients, and a digest of its numbers.
         modules: of an adapter, what was done to each of its modules; None for a checkpoint.
 
     Examples:
@@ -54,6 +55,7 @@ class Manifest:
     beyond_rows: Sequence[str] = ()
     gate: GateRecord | None = None
     bank: Mapping[str, TensorRecord] | None = None
+    coefficients: Mapping[str, Any] | None = None
     modules: Mapping[str, Mapping[str, Any]] | None = None
 
     @property
@@ -91,6 +93,8 @@ class Manifest:
         if self.gate is not None:
             content["gate"] = self.gate.to_json()
             content["bank"] = {"file": BANK, "tensors": _lines(self.bank or {})}
+        if self.coefficients is not None:
+            content["coefficients"] = dict(self.coefficients)
         if self.modules is not None:
             content["modules"] = self.modules
         return content
@@ -112,6 +116,7 @@ class Manifest:
             beyond_rows=content.get("beyond_rows", ()),
             gate=None if gate is None else GateRecord.from_json(gate),
             bank=None if gate is None else _records(content["bank"]["tensors"]),
+            coefficients=content.get("coefficients"),
             modules=content.get("modules"),
         )
 

@@ -1,0 +1,90 @@
+"""What a user names as data: a path or a name, and which part of it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from os.path import expanduser
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from submerge.errors import Problem, RequestError, did_you_mean, few, nearest
+
+__all__ = ["COLUMNS", "DataSource", "DataSpec", "data_spec"]
+
+DataSource: TypeAlias = str | Path | Mapping[str, Any]
+"""A path or the name of a data set, or these as `path` beside what else `DataSpec` has."""
+
+COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "text": ("text", "prompt"),
+        "text_pair": ("text_pair",),
+        "image": ("image", "images"),
+        "messages": ("messages", "conversations"),
+        "task": ("task",),
+    }
+)
+"""What is read of a row, and the columns in which it is looked for."""
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A path or a name, with the part of it that is read.
+
+    Args:
+        path: a file, a folder, or the name of a data set of the Hub.
+        name: which configuration of a data set, such as `mnli` of `glue`.
+        split: which split of a data set.
+        columns: our names of columns (`COLUMNS`) → those of the data; by default as `COLUMNS` has them.
+        limit: how many rows are read; by default all.
+    """
+
+    path: str
+    name: str | None = None
+    split: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    limit: int | None = None
+
+
+def data_spec(source: DataSource) -> DataSpec:
+    """Return a source with its defaults; raises `RequestError` for keys or values that there are not."""
+    if not isinstance(source, Mapping):
+        return DataSpec(str(expanduser(source)))
+    keys = [key.name for key in fields(DataSpec)]
+    problems = []
+    for key in source:
+        if key not in keys:
+            hint = did_you_mean(nearest(str(key), keys)) or f"there are {few(keys, 9)}"
+            problems.append(Problem(f"unknown key '{key}'", "data", hint))
+    given = {key: value for key, value in source.items() if value is not None}
+    for key, (is_right, what, hint) in _CHECKS.items():
+        if key in given and not is_right(given[key]):
+            problems.append(Problem(f"{key} is {given[key]!r}, not {what}", "data", hint))
+    if "path" not in given:
+        problems.append(Problem("there is no path", "data", "path: inputs.jsonl"))
+    if problems:
+        raise RequestError(problems)
+    return DataSpec(**{**given, "path": str(expanduser(given["path"]))})
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _are_columns(value: Any) -> bool:
+    return isinstance(value, Mapping) and set(value) <= set(COLUMNS) and all(map(_is_text, value.values()))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+_CHECKS: Mapping[str, tuple[Callable[[Any], bool], str, str]] = {
+    "path": (lambda value: isinstance(value, Path) or _is_text(value), "a path", "path: inputs.jsonl"),
+    "name": (_is_text, "a name", "name: mnli"),
+    "split": (_is_text, "the name of a split", "split: validation"),
+    "columns": (_are_columns, f"names for some of {', '.join(COLUMNS)}", "columns: {text: question}"),
+    "limit": (_is_count, "a number of rows", "limit: 256"),
+}
+"""What each key's value is: how that is seen, in words, and an example."""

@@ -1,0 +1,149 @@
+"""Items of one kind as the inputs of a model."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from submerge.calibrate._item import ImageFile, Item
+from submerge.calibrate._messages import Message, as_parts, read_messages
+from submerge.calibrate._processors import tokenizer_of
+from submerge.deferred import required, torch
+from submerge.errors import Problem, RequestError
+
+__all__ = ["MAX_LENGTH", "encode"]
+
+MAX_LENGTH = 512
+"""Tokens to which texts are cut."""
+
+
+def encode(items: Sequence[Item], processor: Any, *, max_length: int = MAX_LENGTH) -> dict[str, torch.Tensor]:
+    """Return a model's inputs for items of one kind, padded to the longest of them.
+
+    * texts: `input_ids` [B, L], `attention_mask` [B, L] and what else the tokenizer gives;
+    * chats: the same, by the chat template, which ends where the answer is to begin;
+    * images: `pixel_values` [B, 3, h, w] of the image processor, from images as RGB;
+    * images with texts: what the model's processor gives, which puts as many placeholders into the text as
+      an image has tokens. A text that has the model's placeholders is a complete prompt. Another goes through
+      the chat template, after its images; where there is none, each image gets a placeholder in front.
+
+    Texts and chats are cut at `max_length` tokens. What has placeholders is not, for they must not be cut: a
+    text with more tokens than that besides them is an error.
+
+    Raises `RequestError`, with the place where the item stands, for what cannot be read.
+    """
+    try:
+        return _ENCODERS[items[0].kind](items, processor, max_length)
+    except RequestError:
+        raise
+    except Exception as error:  # processors and the templates of models raise what they like
+        for item in items if len(items) > 1 else ():
+            encode([item], processor, max_length=max_length)  # which of them it is
+        what = f"{type(processor).__name__} cannot read it ({_first_line(error)})"
+        raise RequestError(Problem(what, items[0].where, "check it, and the model's processor")) from error
+
+
+def _texts(items: Sequence[Item], processor: Any, max_length: int) -> dict[str, torch.Tensor]:
+    pairs = [item.text_pair for item in items]
+    texts = [item.text for item in items]
+    return _tokens(tokenizer_of(processor), max_length, texts, pairs if all(pairs) else None)
+
+
+def _chats(items: Sequence[Item], processor: Any, max_length: int) -> dict[str, torch.Tensor]:
+    tokenizer = tokenizer_of(processor)
+    prompts = [_templated(item.messages, tokenizer, item.where) for item in items]
+    return _tokens(tokenizer, max_length, prompts, add_special_tokens=False)  # a template has its own
+
+
+def _tokens(tokenizer: Any, max_length: int, *texts: Any, **more: Any) -> dict[str, torch.Tensor]:
+    length = min(max_length, tokenizer.model_max_length)
+    encoded = tokenizer(*texts, padding=True, truncation=True, max_length=length, return_tensors="pt", **more)
+    return dict(encoded)
+
+
+def _images(items: Sequence[Item], processor: Any, max_length: int) -> dict[str, torch.Tensor]:
+    images = [_opened(image, item.where) for item in items for image in item.images]
+    return dict(getattr(processor, "image_processor", processor)(images=images, return_tensors="pt"))
+
+
+def _images_with_texts(items: Sequence[Item], processor: Any, max_length: int) -> dict[str, torch.Tensor]:
+    tokenizer = processor.tokenizer
+    prompts = [_prompt(item, processor) for item in items]
+    images = [[_opened(image, item.where) for image in item.images] for item in items]
+    token = getattr(processor, "image_token_id", None)
+    text: dict[str, Any] = {"padding": True}
+    if token is None:  # two towers: no image stands in the text
+        text |= {"truncation": True, "max_length": min(max_length, tokenizer.model_max_length)}
+    if tokenizer.bos_token and all(prompt.startswith(tokenizer.bos_token) for prompt in prompts):
+        text["add_special_tokens"] = False  # the template, or the prompt, has it
+    inputs = dict(processor(text=prompts, images=images, text_kwargs=text, return_tensors="pt"))
+    if token is not None:
+        _check_lengths(inputs, token, items, max_length)
+    return inputs
+
+
+def _check_lengths(inputs: Mapping[str, torch.Tensor], token: int, items: Sequence[Item], most: int) -> None:
+    own = inputs["attention_mask"].bool() & (inputs["input_ids"] != token)
+    for item, count in zip(items, own.sum(1).tolist(), strict=True):
+        if count > most:
+            what = f"the text has {count} tokens besides those of its images, and max_length is {most}"
+            raise RequestError(Problem(what, item.where, f"raise max_length to {count}, or shorten it"))
+
+
+def _prompt(item: Item, processor: Any) -> str:
+    """Return the text of an item with images, with a placeholder for each."""
+    if item.messages:
+        return _templated(item.messages, processor, item.where)
+    placeholder = getattr(processor, "boi_token", None) or getattr(processor, "image_token", None)
+    placeholder = None if placeholder is None else str(placeholder)
+    count = item.text.count(placeholder) if placeholder else 0
+    if count not in (0, len(item.images)):
+        what = f"there are {len(item.images)} images for {count} placeholders {placeholder}"
+        raise RequestError(Problem(what, item.where, "write one for each, or none"))
+    if count:
+        return item.text
+    if getattr(processor, "chat_template", None):
+        turn = {"role": "user", "content": item.text}
+        return _templated(read_messages([turn], item.images, item.where), processor, item.where)
+    return f"{placeholder * len(item.images)}\n{item.text}" if placeholder else item.text
+
+
+def _templated(messages: Sequence[Message], processor: Any, where: str) -> str:
+    """Return messages as text, up to where the answer is to begin."""
+    if not getattr(processor, "chat_template", None):
+        what = f"{type(processor).__name__} has no chat template"
+        raise RequestError(Problem(what, where, "give texts, or the tokenizer of a chat model"))
+
+    def rendered(form: Sequence[Message]) -> str:
+        text: str = processor.apply_chat_template(list(form), tokenize=False, add_generation_prompt=True)
+        return text
+
+    text, last = rendered(messages), [m["content"] for m in messages if m["role"] == "user"][-1]
+    if isinstance(last, str) and last.strip() not in text:  # templates that take parts alone drop a text
+        return rendered(as_parts(messages))
+    return text
+
+
+def _opened(image: ImageFile, where: str) -> Any:
+    """Return an image as RGB."""
+    pil = required("PIL.Image", "images need")
+    try:
+        with pil.open(image if isinstance(image, Path) else io.BytesIO(image.read())) as file:
+            return file.convert("RGB")
+    except (OSError, ValueError, SyntaxError, pil.DecompressionBombError) as error:
+        what = f"the image {image} cannot be read ({_first_line(error)})"
+        raise RequestError(Problem(what, where, "replace it, or leave its row out")) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+_ENCODERS: dict[str, Callable[[Sequence[Item], Any, int], dict[str, torch.Tensor]]] = {
+    "texts": _texts,
+    "chats": _chats,
+    "images": _images,
+    "images with texts": _images_with_texts,
+}

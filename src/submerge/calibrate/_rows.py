@@ -1,0 +1,117 @@
+"""The rows of files and folders, one at a time, each with the place where it stands."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO, TypeAlias
+
+from submerge.errors import Problem, RequestError, few
+
+__all__ = ["FORMATS", "Row", "Rows", "folder_rows", "format_of", "read_rows"]
+
+Row: TypeAlias = tuple[str, Any]
+"""Where a row stands, such as `inputs.jsonl:3`, and its value: a mapping from columns, if it is right."""
+
+Rows: TypeAlias = Generator[Row, None, None]
+"""Whoever does not go through all of them closes them, and with them the file."""
+
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+
+
+def format_of(path: Path) -> str:
+    """Return the ending that says how a file is read: that before `.gz`, if it ends so."""
+    return (path.with_suffix("") if path.suffix == ".gz" else path).suffix
+
+
+def read_rows(path: Path) -> Rows:
+    """Yield the rows of a file, as its ending has it; raises `RequestError` with the line that is wrong."""
+    with _readable(path), _opened(path) as file:
+        read = FORMATS.get(format_of(path))
+        if read is None:
+            hint = f"{', '.join(FORMATS)}, these with .gz, .parquet, or a folder of images"
+            raise RequestError(Problem("is no kind of file that is read", str(path), hint))
+        yield from read(file, path)
+
+
+def folder_rows(folder: Path) -> Rows:
+    """Yield the images of a folder and of those in it, sorted by their paths, without hidden ones."""
+    files = sorted(file for file in folder.rglob("[!.]*") if file.suffix.lower() in IMAGES and file.is_file())
+    if not files:
+        names = sorted(file.name for file in folder.iterdir())
+        what = f"there are no images in the folder; it has {few(names, 5) or 'nothing'}"
+        raise RequestError(Problem(what, str(folder), "name a file, or a folder of images"))
+    for file in files:
+        yield str(file), {"image": file.relative_to(folder).as_posix()}
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say of what a file's reading raises which file it is."""
+    try:
+        yield
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error, csv.Error) as error:
+        encoding = "not UTF-8" if isinstance(error, UnicodeDecodeError) else None
+        reason = encoding or getattr(error, "strerror", None) or str(error)
+        raise RequestError(Problem(f"cannot be read ({reason})", str(path), "check the path")) from error
+
+
+def _opened(path: Path) -> TextIO:
+    """Return a file as text, whose lines end as they end there: a cell of a table may hold several."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _json_lines(file: TextIO, path: Path) -> Iterator[Row]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            yield f"{path}:{number}", _parsed(line, f"{path}:{number}", "one object a line")
+
+
+def _json(file: TextIO, path: Path) -> Iterator[Row]:
+    """Yield the elements of an array, or what the lines hold where there is none."""
+    head = file.read(1)
+    while head.isspace():
+        head = file.read(1)
+    file.seek(0)
+    if head != "[":
+        yield from _json_lines(file, path)
+        return
+    values = _parsed(file.read(), str(path), "one array of objects")
+    yield from ((f"{path}, element {number}", value) for number, value in enumerate(values, 1))
+
+
+def _parsed(text: str, where: str, hint: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise RequestError(Problem(f"is no JSON ({error})", where, hint)) from error
+
+
+def _table(file: TextIO, path: Path) -> Iterator[Row]:
+    """Yield each row of a table with a header, with the number of the line at which it ends."""
+    reader = csv.DictReader(file, delimiter="\t" if format_of(path) == ".tsv" else ",")
+    for row in reader:
+        row.pop(None, None)  # the cells beyond the header's
+        yield f"{path}:{reader.line_num}", row
+
+
+def _text_lines(file: TextIO, path: Path) -> Iterator[Row]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            yield f"{path}:{number}", {"text": line.strip()}
+
+
+FORMATS: dict[str, Callable[[TextIO, Path], Iterator[Row]]] = {
+    ".jsonl": _json_lines,
+    ".json": _json,
+    ".csv": _table,
+    ".tsv": _table,
+    ".txt": _text_lines,
+}

@@ -1,0 +1,137 @@
+"""`submerge calibrate`: a recipe's merge coefficients from unlabelled inputs, as a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from submerge.cli._common import load, print_json, size
+from submerge.cli._merge import Device, Json, Recipe
+from submerge.cli._progress import progress
+from submerge.errors import Problem, RequestError, few
+
+if TYPE_CHECKING:
+    from submerge.calibrate import Calibration
+
+
+def calibrate(
+    recipe: Recipe,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The file to write; not needed with --steps 0.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="In the place of the recipe's; 0 only measures.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="A picture to draw, .png or .svg.")] = None,
+    device: Device = "cpu",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    json: Json = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, no summary: the path only.")
+    ] = False,
+) -> None:
+    """Learn merge coefficients of adapters from unlabelled inputs, and write them to a file.
+
+    The recipe's method is nsc, and each entry names its data. Any recipe whose models have a weight can name
+    the file as its coefficients.
+
+    Example:  submerge calibrate nsc.yaml -o coefficients.json --plot calibration.png
+    """
+    _check_files(recipe, out, plot, steps, overwrite=overwrite)
+    asked = load(recipe)
+    from submerge.calibrate import calibrate_recipe
+    from submerge.engine.plan import check_device
+
+    check_device(device)
+
+    try:
+        with progress(quiet) as show:
+            calibration = calibrate_recipe(asked, steps=steps, device=device, progress=show)
+    except (KeyboardInterrupt, SystemExit):
+        print("interrupted: nothing was written", file=sys.stderr)
+        raise
+    if out is not None:
+        calibration.save(out)
+    if plot is not None:
+        from submerge import report
+
+        report.draw_calibration(calibration, plot)
+    if json:
+        print_json(calibration.to_dict())
+        return
+    if not quiet:
+        _print(calibration)
+    if plot is not None and not quiet:
+        typer.echo(f"drawn in {plot}")
+    if out is not None:
+        typer.echo(str(out) if quiet else f"written to {out}")
+
+
+def _check_files(
+    recipe: Path, out: Path | None, plot: Path | None, steps: int | None, *, overwrite: bool
+) -> None:
+    """Refuse files that cannot be written, before a calibration that may take long."""
+    if plot is not None:
+        from submerge import report
+
+        report.check_picture(plot)
+    if out is None and steps != 0:
+        hint = "name it: submerge calibrate nsc.yaml -o coefficients.json"
+        raise RequestError(Problem("no file to write is named", "calibrate", hint))
+    paths = [path for path in (out, plot) if path is not None]
+    problems = [problem for path in paths for problem in _unwritable(path, recipe, overwrite)]
+    if problems:
+        raise RequestError(problems)
+
+
+def _unwritable(path: Path, recipe: Path, overwrite: bool) -> Iterator[Problem]:
+    """Yield why a file must not, or cannot, be written."""
+    try:
+        if path.is_dir():
+            yield Problem("is a folder, and a file is to be written", str(path), "name a file in it")
+        elif path.exists() and recipe.exists() and path.samefile(recipe):
+            yield Problem("is the recipe itself", str(path), "choose another name")
+        elif path.exists() and not overwrite:
+            yield Problem("the file exists", str(path), "choose another name, or allow --overwrite")
+        elif not path.parent.is_dir():
+            yield Problem("there is no such folder", str(path.parent), "make it first")
+    except OSError as error:
+        yield Problem(f"cannot be looked at ({error.strerror})", str(path), "choose another name")
+
+
+def _print(calibration: Calibration) -> None:
+    """Print what calibration did and cost, what it measured, and what the coefficients are."""
+    first, last, steps = calibration.loss[0], calibration.loss[-1], len(calibration.loss) - 1
+    typer.echo(f"loss {first:.5f} → {last:.5f} in {steps} steps" if steps else f"loss {first:.5f}, no step")
+    each = f" · {calibration.seconds_per_step:.3g} s a step" if steps else ""
+    peak = size(calibration.peak_memory_bytes)
+    typer.echo(f"{calibration.seconds:.1f} s{each} · peak memory {peak}")
+    typer.echo("\nratio ω(λ) of each adapter alone, on inputs of its own:")
+    typer.echo(str(calibration.curve))
+    typer.echo("\nratio ω of each data set for each adapter, in the merged model:")
+    typer.echo(str(calibration.matrix))
+    typer.echo("\ncoefficients over all modules:")
+    for line in _coefficient_lines(calibration):
+        typer.echo(line)
+    if calibration.unreached:
+        count, names = len(calibration.unreached), few(calibration.unreached)
+        typer.echo(f"no gradient reaches {count} modules, which keep {calibration.initial:g}: {names}")
+    for warning in calibration.warnings:
+        if warning not in calibration.curve.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+
+
+def _coefficient_lines(calibration: Calibration) -> Iterator[str]:
+    """Yield a line for each adapter: the mean, the least and the largest of its coefficients."""
+    width = max(len("adapter"), *map(len, calibration.matrix.adapters))
+    yield f"{'adapter':<{width}}      mean     least   largest"
+    for name in calibration.matrix.adapters:
+        own = [of_module[name] for of_module in calibration.coefficients.values() if name in of_module]
+        values = [v for c in own for v in (c if isinstance(c, list) else [c])]
+        kept = "  not learned" if name in calibration.kept else ""
+        yield f"{name:<{width}}  {fmean(values):8.4f}  {min(values):8.4f}  {max(values):8.4f}{kept}"

@@ -1,0 +1,181 @@
+"""Chats, and images with texts, as the inputs of models: by templates, placeholders and processors."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from _models import TEXT, VISION, quiet_transformers
+from calibrate.helpers_processors import (
+    CHAT,
+    PARTS,
+    clip_processor,
+    ids,
+    llava,
+    llava_processor,
+    word_tokenizer,
+    write_images,
+)
+from submerge.calibrate import Item, encode
+from submerge.errors import RequestError
+
+pytest.importorskip("transformers")
+pytest.importorskip("PIL.Image")
+
+
+def chat(*contents: Any) -> tuple[dict[str, Any], ...]:
+    roles = ("user", "assistant")
+    return tuple({"role": roles[n % 2], "content": content} for n, content in enumerate(contents))
+
+
+def image_part(path: Path) -> dict[str, Any]:
+    return {"type": "image", "image": path}
+
+
+def text_part(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    return write_images(tmp_path, "0.png", "1.png", "2.png")
+
+
+# --- texts ------------------------------------------------------------------------------------------------
+
+
+def test_texts_are_cut() -> None:
+    words = {word: i for i, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"))}
+    tokenizer = quiet_transformers().BertTokenizer(vocab=words)
+    inputs = encode([Item("a b c d e f g h")], tokenizer, max_length=5)
+    assert inputs["input_ids"].tolist() == [[2, 5, 6, 7, 3]]
+    tokenizer.model_max_length = 4
+    assert encode([Item("a b c d")], tokenizer)["input_ids"].shape == (1, 4)
+
+
+# --- chats ------------------------------------------------------------------------------------------------
+
+
+def test_chats_end_where_the_answer_begins() -> None:
+    items = [Item(messages=chat("a", "b", "c")), Item(messages=chat("d"))]
+    inputs = encode(items, word_tokenizer())
+    rows = ["<s> USER : a ASSISTANT : b USER : c ASSISTANT :", "<s> USER : d ASSISTANT :"]
+    assert inputs["input_ids"].tolist() == [ids(rows[0]), ids(rows[1]) + [0] * 6]
+    assert inputs["attention_mask"].sum(1).tolist() == [12, 6]
+    assert encode(items, word_tokenizer(), max_length=5)["input_ids"].shape == (2, 5)
+
+
+def test_a_template_that_takes_parts_alone_gets_them() -> None:
+    inputs = encode([Item(messages=chat("a b"))], word_tokenizer(PARTS))
+    assert inputs["input_ids"].tolist() == [ids("USER : a b ASSISTANT :")]
+
+
+def test_without_a_template(pictures: list[Path]) -> None:
+    with pytest.raises(RequestError, match=r"x:1: .* has no chat template — give texts"):
+        encode([Item(messages=chat("a"), where="x:1")], word_tokenizer(None))
+    parts = chat([image_part(pictures[0]), text_part("a")])
+    with pytest.raises(RequestError, match="LlavaProcessor has no chat template"):
+        encode([Item(messages=parts)], llava_processor(None))
+
+
+def test_a_template_that_refuses_a_chat_names_its_line() -> None:
+    template = "{% if messages[0]['content'] == 'b' %}{{ raise_exception('no b') }}{% endif %}" + CHAT
+    items = [Item(messages=chat(text), where=f"x:{n}") for n, text in enumerate("abc")]
+    with pytest.raises(RequestError, match=r"^x:1: .* cannot read it .no b. — check it"):
+        encode(items, word_tokenizer(template))
+
+
+# --- images with texts ------------------------------------------------------------------------------------
+
+
+def test_the_three_forms_of_a_question_about_an_image_are_one(pictures: list[Path]) -> None:
+    """A text without placeholder, a complete prompt, and messages; a model takes the batch."""
+    items = [
+        Item("a b", image=pictures[0]),
+        Item("USER : <image> a b ASSISTANT :", image=pictures[1]),
+        Item(messages=chat([image_part(pictures[2]), text_part("a b")])),
+    ]
+    inputs = encode(items, llava_processor())
+    row = ids("<s> USER : <image> <image> <image> <image> a b ASSISTANT :")
+    assert inputs["input_ids"].tolist() == [row] * 3
+    assert inputs["pixel_values"].shape == (3, 3, 16, 16)
+    assert len(set(inputs["pixel_values"].flatten(1).mean(1).tolist())) == 3
+    with torch.no_grad():
+        assert llava()(**inputs).logits.shape[:2] == (3, len(row))
+
+
+def test_each_row_is_as_it_is_alone(pictures: list[Path]) -> None:
+    items = [Item("a", image=pictures[0]), Item("a b c", image=tuple(pictures[1:]))]
+    processor = llava_processor()
+    both, alone = encode(items, processor), [encode([item], processor) for item in items]
+    for row, inputs in enumerate(alone):
+        length = inputs["input_ids"].shape[1]
+        tokens, mask = both["input_ids"][row], both["attention_mask"][row].bool()
+        assert torch.equal(tokens[mask], inputs["input_ids"][0])
+        assert int(mask.sum()) == length
+    assert torch.equal(both["pixel_values"], torch.cat([inputs["pixel_values"] for inputs in alone]))
+    assert int((both["input_ids"] == ids("<image>")[0]).sum()) == 3 * 4
+
+
+def test_without_a_template_the_placeholder_stands_in_front(pictures: list[Path]) -> None:
+    inputs = encode([Item("a", image=tuple(pictures[:2]))], llava_processor(None))
+    assert inputs["input_ids"].tolist() == [ids("<s>" + " <image>" * 8 + " a")]
+
+
+def test_images_are_as_many_as_placeholders(pictures: list[Path]) -> None:
+    item = Item("<image> a", image=tuple(pictures), where="x:7")
+    with pytest.raises(RequestError, match="x:7: there are 3 images for 1 placeholders <image> — write one"):
+        encode([item], llava_processor())
+
+
+def test_what_has_placeholders_is_not_cut(pictures: list[Path]) -> None:
+    """The image's four tokens do not count."""
+    items = [Item("a", image=pictures[0]), Item("a b c d", image=pictures[1], where="x:2")]
+    assert encode(items, llava_processor(), max_length=9)["input_ids"].shape == (2, 13)
+    with pytest.raises(RequestError, match=r"x:2: the text has 9 tokens besides .* raise max_length to 9"):
+        encode(items, llava_processor(), max_length=8)
+
+
+def test_two_towers(pictures: list[Path]) -> None:
+    inputs = encode([Item("a b c d", image=p) for p in pictures], clip_processor(), max_length=4)
+    assert inputs["input_ids"].tolist() == [ids("<s> a b c")] * 3
+    t = quiet_transformers()
+    text = {**TEXT, "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0}
+    model = t.CLIPModel(t.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=8)).eval()
+    with torch.no_grad():
+        assert model(**inputs).logits_per_image.shape == (3, 3)
+
+
+def test_a_processor_reads_texts_and_images_alone(pictures: list[Path]) -> None:
+    processor = llava_processor()
+    assert encode([Item("a")], processor)["input_ids"].tolist() == [ids("<s> a")]
+    assert encode([Item("a", "b")], processor)["input_ids"].tolist() == [ids("<s> a | b")]
+    assert encode([Item(image=pictures[0])], processor)["pixel_values"].shape == (1, 3, 16, 16)
+
+
+# --- images that cannot be read ---------------------------------------------------------------------------
+
+
+def test_damaged_images(tmp_path: Path, pictures: list[Path]) -> None:
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(pictures[0].read_bytes()[:60])
+    for text, processor in (("", llava_processor().image_processor), ("a", llava_processor())):
+        items = [Item(text, image=pictures[0]), Item(text, image=damaged, where="x.jsonl:2")]
+        with pytest.raises(
+            RequestError, match=r"x.jsonl:2: the image .*damaged.png cannot be read .* — replace"
+        ):
+            encode(items, processor)
+    damaged.write_text("no image")
+    with pytest.raises(RequestError, match=r"cannot be read .cannot identify image file"):
+        encode([Item(image=damaged)], llava_processor())
+
+
+def test_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("PIL", "PIL.Image"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(RequestError, match="images need the package PIL"):
+        encode([Item(image=tmp_path / "one.png")], None)

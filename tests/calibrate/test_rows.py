@@ -1,0 +1,108 @@
+"""Rows of files of all forms, packed or not, and of folders of images."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from calibrate.helpers_processors import write_images
+from submerge.calibrate._rows import folder_rows, format_of, read_rows
+from submerge.errors import RequestError
+
+ROWS = [{"text": "a, b", "task": "t"}, {"text": "c", "task": ""}]
+FILES = {
+    "a.jsonl": '{"text": "a, b", "task": "t"}\n\n{"text": "c", "task": ""}\n',
+    "a.json": '\ufeff \n[{"text": "a, b", "task": "t"},\n {"text": "c", "task": ""}]\n',
+    "lines.json": '{"text": "a, b", "task": "t"}\r\n{"text": "c", "task": ""}',
+    "a.csv": 'text,task\r\n"a, b",t\r\nc,\r\n',
+    "a.tsv": "text\ttask\na, b\tt\nc\t\n",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_all_forms_say_the_same_also_packed(tmp_path: Path, name: str) -> None:
+    path, packed = tmp_path / name, tmp_path / f"{name}.gz"
+    path.write_text(FILES[name], newline="")
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert [row for _, row in read_rows(path)] == ROWS
+    assert [row for _, row in read_rows(packed)] == ROWS
+    assert format_of(packed) == format_of(path)
+
+
+def test_where_rows_stand(tmp_path: Path) -> None:
+    for name in FILES:
+        (tmp_path / name).write_text(FILES[name], newline="")
+    places = {name: [where for where, _ in read_rows(tmp_path / name)] for name in FILES}
+    assert places["a.jsonl"] == [f"{tmp_path}/a.jsonl:1", f"{tmp_path}/a.jsonl:3"]
+    assert places["a.json"] == [f"{tmp_path}/a.json, element 1", f"{tmp_path}/a.json, element 2"]
+    assert places["a.csv"] == [f"{tmp_path}/a.csv:2", f"{tmp_path}/a.csv:3"]
+
+
+def test_lines_of_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("\ufeffa  b \n\n\tc\u2028d\r\ne")
+    assert [row["text"] for _, row in read_rows(path)] == ["a  b", "c\u2028d", "e"]
+
+
+def test_a_cell_may_have_several_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('text\n"a\nb"\nc,more\n')
+    assert list(read_rows(path)) == [(f"{path}:3", {"text": "a\nb"}), (f"{path}:4", {"text": "c"})]
+
+
+def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}\n{"text"\n')
+    rows = read_rows(path)
+    assert next(rows) == (f"{path}:1", {"text": "a"})
+    with pytest.raises(RequestError, match=r"a.jsonl:2: is no JSON"):
+        next(rows)
+
+
+def test_images_of_a_folder_by_their_paths(tmp_path: Path) -> None:
+    pytest.importorskip("PIL.Image")
+    write_images(tmp_path, "b/2.png", "b/10.JPEG", "a.webp", "c.bmp")
+    for name in ("labels.csv", "b/._2.png"):
+        (tmp_path / name).touch()
+    names = [row["image"] for _, row in folder_rows(tmp_path)]
+    assert names == ["a.webp", "b/10.JPEG", "b/2.png", "c.bmp"]
+
+
+def test_a_folder_without_images_says_what_it_has(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="no images in the folder; it has nothing — name a file, or a"):
+        list(folder_rows(tmp_path))
+    for name in "edcbaf":
+        (tmp_path / f"{name}.csv").touch()
+    with pytest.raises(RequestError, match=r"it has a.csv, b.csv, c.csv, d.csv, e.csv and 1 more"):
+        list(folder_rows(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("nothing.jsonl", None, "nothing.jsonl: cannot be read (No such file or directory) — check the path"),
+        ("nothing", None, "nothing: cannot be read (No such file or directory)"),
+        ("a.jsonl", b"\xff\xfe", "a.jsonl: cannot be read (not UTF-8)"),
+        ("a.csv", b"text\n" + b"x" * 200_000, "a.csv: cannot be read (field larger than field limit"),
+        ("a.jsonl.gz", b"text", "a.jsonl.gz: cannot be read (Not a gzipped file"),
+        ("a.txt.gz", gzip.compress(b"text" * 9)[:-9], "a.txt.gz: cannot be read (Compressed file ended"),
+        (
+            "a.json",
+            b"[1",
+            "a.json: is no JSON (Expecting ',' delimiter: line 1 column 3 (char 2)) — one",
+        ),
+        (
+            "a.xml",
+            b"",
+            "a.xml: is no kind of file that is read — .jsonl, .json, .csv, .tsv, .txt, these",
+        ),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(RequestError) as error:
+        list(read_rows(tmp_path / name))
+    assert message in str(error.value)

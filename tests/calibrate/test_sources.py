@@ -1,0 +1,124 @@
+"""Data in all forms as batches of a model's inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from calibrate.helpers_processors import (
+    ids,
+    image_processor,
+    llava,
+    llava_processor,
+    word_tokenizer,
+    write_images,
+)
+from submerge import null_space_ratio
+from submerge.calibrate import Item
+from submerge.calibrate._sources import read_data
+from submerge.errors import RequestError
+
+pytest.importorskip("transformers")
+
+
+def inputs_of(source: Any, processor: Any = None, size: int = 2, model: Any = None) -> Any:
+    how = {"processor": processor, "batch_size": size, "max_length": 16}
+    return read_data([source], ["k"], model, **how)["k"]
+
+
+def test_all_forms_of_texts_are_one(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a\nb c\nd\n")
+    path = str(tmp_path / "a.txt")
+    texts = ["a", "b c", "d"]
+    forms: list[Any] = [path, Path(path), {"path": path}, texts, iter(texts), [{"text": t} for t in texts]]
+    for source in [*forms, [Item(text) for text in texts]]:
+        found = inputs_of(source, word_tokenizer())
+        assert [batch["input_ids"].tolist() for batch in found] == [
+            [[*ids("<s> a"), 0], ids("<s> b c")], [ids("<s> d")]]  # fmt: skip
+    (limited,) = inputs_of({"path": path, "limit": 1}, word_tokenizer())
+    assert limited["input_ids"].shape == (1, 2)
+
+
+def test_batches_of_tensors_are_taken_as_they_are() -> None:
+    batches = [{"input_ids": torch.zeros(1, 2)}]
+    assert inputs_of(batches)[0] is batches[0]
+
+
+def test_rows_may_be_chats() -> None:
+    (batch,) = inputs_of([{"messages": [{"role": "user", "content": "a"}]}], word_tokenizer())
+    assert batch["input_ids"].tolist() == [ids("<s> USER : a ASSISTANT :")]
+
+
+def test_nothing_is_read_before_its_batch(tmp_path: Path) -> None:
+    pytest.importorskip("PIL.Image")
+    paths = write_images(tmp_path, *(f"{n}.png" for n in range(5)))
+    found = inputs_of(tmp_path, image_processor())
+    assert len(found) == 3
+    paths[-1].write_text("damaged")
+    assert [found[number]["pixel_values"].shape[0] for number in (1, 0, -3)] == [2, 2, 2]
+    assert len(found[:2]) == 2
+    with pytest.raises(IndexError):
+        found[3]
+    with pytest.raises(RequestError, match=r"4.png cannot be read"):
+        list(found)
+
+
+def test_the_processor_is_that_of_the_models_folder(tmp_path: Path) -> None:
+    pytest.importorskip("PIL.Image")
+    (picture,) = write_images(tmp_path, "0.png")
+    llava_processor().save_pretrained(tmp_path)
+    model = SimpleNamespace(name_or_path=str(tmp_path))
+    names = ["a", "b", "c"]
+    data = [["a"], [Item(image=picture)], [Item("a", image=picture)]]
+    found = read_data(data, names, model, processor=None, batch_size=2, max_length=9)
+    assert {name: sorted(found[name][0]) for name in names} == {
+        "a": ["attention_mask", "input_ids"],
+        "b": ["pixel_values"],
+        "c": ["attention_mask", "input_ids", "pixel_values"],
+    }
+
+
+def test_a_vision_language_model_takes_all_kinds(tmp_path: Path) -> None:
+    pytest.importorskip("PIL.Image")
+    peft = pytest.importorskip("peft")
+    model = llava()
+    model.save_pretrained(tmp_path / "base")
+    llava_processor().save_pretrained(tmp_path / "base")
+    config = peft.LoraConfig(r=2, target_modules=r".*language_model.*q_proj")
+    peft.get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    (picture,) = write_images(tmp_path, "0.png")
+    chat = [{"from": "human", "value": "<image>\na b"}, {"from": "gpt", "value": "c"}]
+    data = {
+        "texts": ["a b"],
+        "chats": [{"messages": [{"role": "user", "content": "a"}]}],
+        "images": [{"image": picture, "text": "a"}, {"image": picture, "text": "a b c"}],
+        "images in chats": [{"image": picture, "conversations": chat}],
+    }
+    found = null_space_ratio(tmp_path / "base", [tmp_path / "adapter"], data, scales=0.4)
+    assert found.counts == (3, 5, 10 + 12, 11), "tokens, of which an image has four"
+    assert not found.matrix.isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ([], "data of k: there are no inputs — give a few dozen"),
+        ([3], "data of k: is neither a file, nor texts, items, rows, or batches of tensors by name"),
+        (["a", {"input_ids": torch.zeros(1)}], "data of k: is neither a file"),
+        (
+            ["a", {"question": "b"}],
+            "data of k, item 2: has no text and no image — columns are question",
+        ),
+        (["a", {"messages": [{"role": "user", "content": "b"}]}], "data of k: there are texts and chats"),
+        (["a", " "], "data of k, item 2: has no text and no image"),
+        ({"path": "a.csv", "limits": 1}, "data: unknown key 'limits' — did you mean 'limit'?"),
+    ],
+)
+def test_what_is_no_data(source: Any, message: str) -> None:
+    with pytest.raises(RequestError) as error:
+        inputs_of(source, word_tokenizer())
+    assert str(error.value).startswith(message)
