@@ -23,6 +23,9 @@ from benchmarks.replication.cache import Cache
 from benchmarks.replication.calibrated import CALIBRATED
 from benchmarks.replication.continual.steps import STEPS as CONTINUAL_STEPS
 from benchmarks.replication.continual.suite import CONTINUAL_6
+from benchmarks.replication.nli.rows import LEARNED
+from benchmarks.replication.nli.steps import STEPS as NLI_STEPS
+from benchmarks.replication.nli.suite import NLI_6
 from benchmarks.replication.own import suite_named
 from benchmarks.replication.skills.routed import MASS
 from benchmarks.replication.skills.steps import STEPS as SKILLS_STEPS
@@ -38,6 +41,7 @@ SUITES = {suite.name: suite for suite in (TEXT_8, VISION_8, VISION_14, VISION_20
 OTHERS: dict[str, tuple[Any, Steps]] = {
     AUDIO_VISUAL.name: (AUDIO_VISUAL, AUDIO_VISUAL_STEPS),
     CONTINUAL_6.name: (CONTINUAL_6, CONTINUAL_STEPS),
+    NLI_6.name: (NLI_6, NLI_STEPS),
     SKILLS_8.name: (SKILLS_8, SKILLS_STEPS),
 }
 """Suites on a decoder, which bring steps of their own."""
@@ -86,7 +90,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("step", choices=(*STEPS, "admit", "serve", "all"))
     suites = ", ".join((*SUITES, *OTHERS))
     parser.add_argument("suite", help=f"{suites}, or your own: file.py:NAME, module:NAME")
-    known = [*(row.name for row in (*methods.ROWS, *EXTRA, *CALIBRATED)), MASS]
+    rows = (*methods.ROWS, *EXTRA, *CALIBRATED, *LEARNED)
+    known = list(dict.fromkeys([*(row.name for row in rows), MASS]))
     parser.add_argument("--methods", type=listed(known), help="of: " + ", ".join(known))
     parser.add_argument("--rows", type=lambda text: text.split(","), help="of `serve`: routing/rows.py")
     parser.add_argument("--tasks", type=lambda text: text.split(","), help="other tasks than the suite's own")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +19,32 @@ from benchmarks.replication.scores import Scorer, summary
 from benchmarks.replication.specialists import MEMORY, Specialists
 from benchmarks.replication.tune import tune
 
-__all__ = ["SuiteBench"]
+__all__ = ["ScreenedBench", "SuiteBench"]
 
 
-class SuiteBench(Bench):
-    """The specialists of one seed and one kind, full or lora, and their ceilings."""
+class ScreenedBench(Bench):
+    """A model of each task: scales are screened on some validation items, and the best chosen on all.
 
-    memory = MEMORY
+    `individual` has part -> task -> score of the task's own model, `title` names kind and seed.
+    """
 
-    def __init__(self, specialists: Specialists, options: MergeOptions, say: Say = silent) -> None:
-        cache, kind = specialists.cache, specialists.kind
-        super().__init__(cache.base, specialists.models, kind, options, say)
-        self.specialists = specialists
-        self.facts = {"trained": specialists.trained, "router_shots": specialists.suite.router_shots}
-        self.scorer = Scorer(
-            specialists.domain, specialists.splits, specialists.heads, cache.base, options.screen
-        )
-        self.ceilings = ceilings(specialists, self.scorer, self.config({}), options.threads, options.device)
-        self.individual = self.ceilings["individual"]
-        self.peers = Peers(specialists, self.scorer, options.device)
+    individual: Mapping[str, Any]
+    title: str
+    seed: int
+
+    @abstractmethod
+    def place(self, seed: int, row: str) -> Path:
+        """Return the folder of a row's results."""
+
+    @abstractmethod
+    def scores(self, folder: Path, part: str) -> Scores:
+        """Return task -> score of a merged model on a part: "screen", "validation" or "test"."""
+
+    def prepare(self, row: Merge, part: Path, result: Result) -> None:
+        """Write what a row's recipe needs beside it."""
+
+    def beside(self, row: Merge, part: Path, result: Result) -> None:
+        """Measure what else is wanted of a row."""
 
     def grid(self, row: Merge) -> tuple[float, ...]:
         """Return the scales that are tried for a row, higher ones too where it asks for them."""
@@ -45,30 +54,28 @@ class SuiteBench(Bench):
         """Return everything about one method: from the cache, or by tuning and testing it."""
 
         def tune_and_test(part: Path, result: Result) -> Path:
-            if isinstance(row, Calibrated):
-                result["calibration"] = calibrate(row, self.specialists, row.file(part))
+            self.prepare(row, part, result)
             scale = self._tune(row, part, result)
             out = self.merge(row, scale, part)
-            result["test"] = self._scores(out, "test")
+            result["test"] = self.scores(out, "test")
             return out
 
-        def peers(part: Path, result: Result) -> None:
-            if self.options.peers:
-                result["parity"] = self.peers.merge(row, result.get("scale"), part)
-
-        def line(result: Result) -> str:
-            tested = summary(result["test"], self.individual["test"])
-            what = f"{self.kind} seed {self.specialists.seed} {row.name}"
-            return f"{what}: {tested['mean']:.3f}, worst {tested['worst']:.3f}"
-
         facts = row.facts() | {"grid": list(self.grid(row)), "screen": self.options.screen}
-        return self.measured(self.specialists.result(row.name), facts, tune_and_test, line, peers)
+        place, line = self.place(self.seed, row.name), lambda result: self.line(row.name, result)
+        return self.measured(
+            place, facts, tune_and_test, line, lambda part, result: self.beside(row, part, result)
+        )
+
+    def line(self, name: str, result: Result) -> str:
+        """Return what is said of a finished row."""
+        tested = summary(result["test"], self.individual["test"])
+        return f"{self.title} {name}: {tested['mean']:.3f}, worst {tested['worst']:.3f}"
 
     def _tune(self, row: Merge, part: Path, result: Result) -> float | None:
         scored: dict[float | None, Scores] = {}
 
         def score(where: str, scale: float | None) -> float:
-            scores = self._scores(self.merge(row, scale, part), where)
+            scores = self.scores(self.merge(row, scale, part), where)
             if where == "validation":
                 scored[scale] = scores
             # screened items are validation items: the individual's validation scores serve both
@@ -86,10 +93,43 @@ class SuiteBench(Bench):
         return choice.scale
 
     def _scale_of_first_seed(self, row: Merge) -> float | None:
-        seed, cache = self.specialists.seed, self.specialists.cache
-        first = store.read(cache.result(0, self.kind, row.name)) if seed else None
+        first = store.read(self.place(0, row.name)) if self.seed else None
         return first["scale"] if first else None
 
-    def _scores(self, folder: Path, part: str) -> Scores:
+
+class SuiteBench(ScreenedBench):
+    """The specialists of one seed and one kind, full or lora, and their ceilings."""
+
+    memory = MEMORY
+
+    def __init__(self, specialists: Specialists, options: MergeOptions, say: Say = silent) -> None:
+        cache, kind = specialists.cache, specialists.kind
+        super().__init__(cache.base, specialists.models, kind, options, say)
+        self.specialists, self.seed = specialists, specialists.seed
+        self.title = f"{kind} seed {self.seed}"
+        self.facts = {"trained": specialists.trained, "router_shots": specialists.suite.router_shots}
+        self.scorer = Scorer(
+            specialists.domain, specialists.splits, specialists.heads, cache.base, options.screen
+        )
+        self.ceilings = ceilings(specialists, self.scorer, self.config({}), options.threads, options.device)
+        self.individual = self.ceilings["individual"]
+        self.peers = Peers(specialists, self.scorer, options.device)
+
+    def place(self, seed: int, row: str) -> Path:
+        """Return the folder of a row's results, of this kind."""
+        return self.specialists.cache.result(seed, self.kind, row)
+
+    def prepare(self, row: Merge, part: Path, result: Result) -> None:
+        """Learn the coefficients of a row that has such."""
+        if isinstance(row, Calibrated):
+            result["calibration"] = calibrate(row, self.specialists, row.file(part))
+
+    def beside(self, row: Merge, part: Path, result: Result) -> None:
+        """Let mergekit and PEFT do the merge, where they are wanted."""
+        if self.options.peers:
+            result["parity"] = self.peers.merge(row, result.get("scale"), part)
+
+    def scores(self, folder: Path, part: str) -> Scores:
+        """Return task -> score of a merged model on a part."""
         model: Any = self.specialists.load(folder, self.options.device)
         return self.scorer.scores(model, part)

