@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from submerge.calibrate._batches import EncodedItems
-from submerge.calibrate._data_spec import DataSource
 from submerge.calibrate._item import Item
 from submerge.calibrate._items import check_one_kind, items_of, read_items
 from submerge.calibrate._processors import processor_for
 from submerge.deferred import quietly, required
 from submerge.errors import Problem, RequestError
+from submerge.recipe import DataSource
 from submerge.store import Adapter, open_model
 
 __all__ = ["DataSets", "Inputs", "Specs", "load_backbone", "open_adapters", "read_data"]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from submerge.methods import Method
 from submerge.recipe._coefficients import Coefficients
-from submerge.recipe._data import DataSource
+from submerge.recipe._data_spec import DataSource
 from submerge.recipe._problems import Positions
 from submerge.recipe._rules import Setting
 
