@@ -13,11 +13,9 @@ from typing import Any
 from submerge._version import __version__
 from submerge.calibrate._null_space_results import NullSpaceCurve, NullSpaceMatrix
 from submerge.errors import WorkError
+from submerge.recipe import COEFFICIENTS_VERSION
 
 __all__ = ["Calibration"]
-
-VERSION = 1
-"""Of the file's form."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +97,7 @@ class Calibration:
         values = zip(self.curve.adapters, self.curve.values.tolist(), strict=True)
         found: dict[str, Any] = _without_nan(
             {
-                "version": VERSION,
+                "version": COEFFICIENTS_VERSION,
                 "submerge": __version__,
                 "method": self.objective,
                 "coefficients": self.coefficients,
@@ -122,13 +120,16 @@ class Calibration:
         )
         return found
 
+    def to_json(self) -> str:
+        """Return all of it as `save` writes it."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
     def save(self, path: str | Path) -> None:
         """Write it as JSON, all of it or nothing; raise `WorkError` where the disk refuses."""
         path = Path(path)
         unfinished = path.with_name(f"{path.name}.unfinished")
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         try:
-            unfinished.write_text(text, encoding="utf-8")
+            unfinished.write_text(self.to_json(), encoding="utf-8")
             os.replace(unfinished, path)
         except OSError as error:
             unfinished.unlink(missing_ok=True)

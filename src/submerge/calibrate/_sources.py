@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from submerge.calibrate._batches import EncodedItems
+from submerge.calibrate._collect import ModelInputs
 from submerge.calibrate._item import Item
 from submerge.calibrate._items import check_one_kind, items_of, read_items
 from submerge.calibrate._processors import processor_for
@@ -21,7 +22,7 @@ from submerge.store import Adapter, open_model
 
 __all__ = ["DataSets", "Inputs", "Specs", "load_backbone", "open_adapters", "read_data"]
 
-Inputs: TypeAlias = Sequence[Mapping[str, torch.Tensor]]
+Inputs: TypeAlias = Sequence[ModelInputs]
 """Batches of a model's inputs."""
 Data: TypeAlias = DataSource | Iterable[str | Item | Mapping[str, Any]]
 """What `read_items` reads; or texts, items, rows by column, or batches of a model's inputs as they are."""

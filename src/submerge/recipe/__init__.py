@@ -1,6 +1,12 @@
 """What the user asks for: recipes read, checked in full, and resolved to a value for each tensor."""
 
-from submerge.recipe._coefficients import COEFFICIENTS, Coefficients, read_coefficients
+from submerge.recipe._coefficients import (
+    COEFFICIENTS,
+    Coefficients,
+    parse_coefficients,
+    read_coefficients,
+)
+from submerge.recipe._coefficients import VERSION as COEFFICIENTS_VERSION
 from submerge.recipe._data_spec import (
     COLUMNS,
     DATA_FORMATS,
@@ -17,6 +23,7 @@ from submerge.recipe._rules import Rule, Setting
 
 __all__ = [
     "COEFFICIENTS",
+    "COEFFICIENTS_VERSION",
     "COLUMNS",
     "DATA_FORMATS",
     "Coefficients",
@@ -33,6 +40,7 @@ __all__ = [
     "data_format",
     "data_spec",
     "load_recipe",
+    "parse_coefficients",
     "read_coefficients",
     "resolve",
     "same_model",
