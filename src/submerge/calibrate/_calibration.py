@@ -46,9 +46,9 @@ class Calibration:
         >>> import submerge
         >>> report = submerge.extract_lora("chat", "chat-lora", base="base", rank=4)
         >>> tokens = [{"input_ids": torch.arange(32).view(2, 16)}]
-        >>> found = submerge.learn_coefficients("base", ["chat-lora"], [tokens], steps=0)
-        >>> found.save("coefficients.json")
-        >>> found.coefficients["model.layers.0.self_attn.q_proj"]
+        >>> calibration = submerge.learn_coefficients("base", ["chat-lora"], [tokens], steps=0)
+        >>> calibration.save("coefficients.json")
+        >>> calibration.coefficients["model.layers.0.self_attn.q_proj"]
         {'chat-lora': 0.4}
     """
 
@@ -95,7 +95,7 @@ class Calibration:
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as what JSON can hold; None stands for NaN."""
         values = zip(self.curve.adapters, self.curve.values.tolist(), strict=True)
-        found: dict[str, Any] = _without_nan(
+        content: dict[str, Any] = _without_nan(
             {
                 "version": COEFFICIENTS_VERSION,
                 "submerge": __version__,
@@ -118,7 +118,7 @@ class Calibration:
                 "peak_memory_bytes": self.peak_memory_bytes,
             }
         )
-        return found
+        return content
 
     def to_json(self) -> str:
         """Return all of it as `save` writes it."""

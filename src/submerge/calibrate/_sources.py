@@ -93,14 +93,14 @@ def read_data(
             what = f"there are {len(data)} data sets for {len(names)} adapters"
             raise RequestError(Problem(what, "data", "give one for each, or a mapping from names"))
         data = dict(zip(names, data, strict=True))
-    how = (batch_size, max_length)
-    by_name = {name: _batches(name, source, model, processor, how) for name, source in data.items()}
+    encoding = (batch_size, max_length)
+    by_name = {name: _batches(name, source, model, processor, encoding) for name, source in data.items()}
     if not by_name:
         raise RequestError(Problem("there are no data sets", "data", "give one or several"))
     return by_name
 
 
-def _batches(name: str, source: Data, model: Any, processor: Any, how: tuple[int, int]) -> Inputs:
+def _batches(name: str, source: Data, model: Any, processor: Any, encoding: tuple[int, int]) -> Inputs:
     """Return one data set as batches: encoded, unless it is batches already."""
     where = f"data of {name}"
     if isinstance(source, (str, Path, Mapping)):
@@ -115,7 +115,7 @@ def _batches(name: str, source: Data, model: Any, processor: Any, how: tuple[int
         check_one_kind(items, where)
     if processor is None:
         processor = processor_for(items[0], Path(model.name_or_path))
-    return EncodedItems(items, processor, *how)
+    return EncodedItems(items, processor, *encoding)
 
 
 def _is_batch(value: Mapping[str, Any]) -> bool:
