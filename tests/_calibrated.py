@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import load_file
 
 from _adapters import FIRST, SECOND, peft_model
 from _models import quiet_transformers
+from calibrate.helpers_plain import factors
 from store.helpers_adapter import MODELS, State, copied
 
 __all__ = ["Calibrated", "make_calibrated"]
@@ -56,14 +56,9 @@ class Calibrated:
         """Return W + Σ λ s B A in float64, with `initial` for what coefficients do not name."""
         merged = {name: tensor.double() for name, tensor in self.state.items()}
         for adapter in ("law", "chess"):
-            config = json.loads((self.root / adapter / "adapter_config.json").read_text())
-            tensors = load_file(self.root / adapter / "adapter_model.safetensors")
-            scale = config["lora_alpha"] / (config["r"] ** 0.5 if config["use_rslora"] else config["r"])
-            for key in (key for key in tensors if key.endswith("lora_A.weight")):
-                module = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+            for module, (a, b) in factors(self.root / adapter).items():
                 weight = coefficients.get(module, {}).get(adapter, initial)
-                a, b = tensors[key].double(), tensors[key.replace("lora_A", "lora_B")].double()
-                merged[f"{module}.weight"] += scale * (b * torch.tensor(weight, dtype=torch.float64)) @ a
+                merged[f"{module}.weight"] += (b * torch.tensor(weight, dtype=torch.float64)) @ a
         return merged
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from inspect import signature
+
 import pytest
 from torch import nn
 
-from submerge.calibrate import choose_hooks
+from submerge.calibrate import choose_hooks, learn_coefficients
+from submerge.calibrate._options import CHOICES, LearnOptions
 from submerge.calibrate._recipe import _is_of_images
 from submerge.errors import RequestError
+from submerge.methods import METHODS
 
 
 def layers(count: int) -> nn.Module:
@@ -41,3 +46,13 @@ def test_a_pattern_within_the_last_quarter() -> None:
     assert choose_hooks(model, adapted, "v_proj") == [f"layers.{i}.v_proj" for i in range(8)]
     with pytest.raises(RequestError, match="no module with an adapter matches 'last_quarter: k_proj'"):
         choose_hooks(model, adapted, "last_quarter: k_proj")
+
+
+def test_the_options_of_nsc_are_the_arguments_of_learn_coefficients() -> None:
+    """The same names, defaults and choices, though neither module may import the other's."""
+    nsc, parameters = METHODS["nsc"], signature(learn_coefficients).parameters
+    assert nsc.calibration is not None
+    settings = nsc.calibration.settings({}, False)
+    assert settings == {name: parameters[name].default for name in settings}
+    assert {*settings, "seed"} == {field.name for field in fields(LearnOptions)}
+    assert {o.name: o.choices for o in nsc.options if o.name in CHOICES} == CHOICES

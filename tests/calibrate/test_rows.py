@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from calibrate.helpers_processors import write_images
-from submerge.calibrate._rows import folder_rows, format_of, read_rows
+from submerge.calibrate._rows import FORMATS, folder_rows, read_rows
 from submerge.errors import RequestError
+from submerge.recipe import DATA_FORMATS, data_format
 
 ROWS = [{"text": "a, b", "task": "t"}, {"text": "c", "task": ""}]
 FILES = {
@@ -28,7 +29,7 @@ def test_all_forms_say_the_same_also_packed(tmp_path: Path, name: str) -> None:
     packed.write_bytes(gzip.compress(path.read_bytes()))
     assert [row for _, row in read_rows(path)] == ROWS
     assert [row for _, row in read_rows(packed)] == ROWS
-    assert format_of(packed) == format_of(path)
+    assert data_format(packed) == data_format(path)
 
 
 def test_where_rows_stand(tmp_path: Path) -> None:
@@ -106,3 +107,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: bytes | N
     with pytest.raises(RequestError) as error:
         list(read_rows(tmp_path / name))
     assert message in str(error.value)
+
+
+def test_recipes_know_the_formats() -> None:
+    assert {*FORMATS, ".parquet"} == set(DATA_FORMATS)

@@ -247,7 +247,9 @@ def test_a_name_that_is_no_path_may_be_that_of_a_data_set() -> None:
     assert data_recipe("org/questions").calibrates
 
 
-@pytest.mark.parametrize("name", ["no.jsonl", "./inputs", "no/", "/no/such", "no.csv", ""])
+@pytest.mark.parametrize(
+    "name", ["no.jsonl", "./inputs", "no/", "/no/such", "no.csv", "no.txt", "no.parquet", "no.jsonl.gz"]
+)
 def test_a_path_that_is_not_there(name: str) -> None:
     (message,) = data_refused(name)
     assert message.startswith("models[0].data: there is no such file or folder")
@@ -260,12 +262,18 @@ def test_a_path_that_is_not_there(name: str) -> None:
     [
         (5, "models[0].data: data is a path or a mapping, not 5"),
         (["a"], "models[0].data: data is a path or a mapping, not a list"),
-        ({"split": "x"}, "models[0].data: data written as a mapping needs a 'path'"),
+        ("", "models[0].data: there is no such file or folder: ''"),
+        ({"split": "x"}, "models[0].data: there is no path — path: inputs.jsonl"),
+        ({"path": ""}, "models[0].data.path: path is '', not a path"),
         ({"path": "x", "splitt": "x"}, "models[0].data.splitt: unknown key 'splitt'"),
-        ({"path": "x", "split": 3}, "models[0].data.split: split is text, not 3"),
-        ({"path": "x", "limit": 0}, "models[0].data.limit: limit is a positive whole number, not 0"),
-        ({"path": "x", "limit": True}, "models[0].data.limit: limit is a positive whole number, not true"),
-        ({"path": "x", "columns": ["q"]}, "models[0].data.columns: columns is a mapping of names"),
+        ({"path": "x", "split": 3}, "models[0].data.split: split is 3, not the name of a split"),
+        ({"path": "x", "limit": 0}, "models[0].data.limit: limit is 0, not a number of rows"),
+        ({"path": "x", "limit": True}, "models[0].data.limit: limit is True, not a number of rows"),
+        (
+            {"path": "x", "columns": ["q"]},
+            "models[0].data.columns: columns is ['q'], not names for some of text",
+        ),
+        ({"path": "x", "columns": {"q": "text"}}, "models[0].data.columns: columns is {'q': 'text'}, not"),
     ],
 )
 def test_a_source_that_cannot_be_read(source: Any, message: str) -> None:

@@ -26,22 +26,24 @@ NAN = math.nan
 
 @pytest.fixture
 def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
-    """A function that draws a picture by a public function, and returns its figure."""
+    """A function that draws a picture by a public function, and returns its figure.
+
+    Most of the time goes into the file, which is not written where another test writes one like it.
+    """
     from matplotlib.figure import Figure
 
     figures: list[Any] = []
-    save = Figure.savefig
+    save, path = Figure.savefig, tmp_path / "picture.svg"
 
-    def saved(figure: Any, *args: Any, **kwargs: Any) -> None:
-        save(figure, *args, **kwargs)
-        figures.append(figure)
+    def draw(how: Callable[..., None], what: Any, *, written: bool = True) -> Any:
+        def saved(figure: Any, *args: Any, **kwargs: Any) -> None:
+            figures.append(figure)
+            if written:
+                save(figure, *args, **kwargs)
 
-    monkeypatch.setattr(Figure, "savefig", saved)
-
-    def draw(how: Callable[..., None], what: Any) -> Any:
-        path = tmp_path / "picture.svg"
+        monkeypatch.setattr(Figure, "savefig", saved)
         how(what, path)
-        assert path.read_text().startswith("<?xml")
+        assert not written or path.read_text().startswith("<?xml")
         return figures[-1]
 
     return draw
@@ -178,7 +180,7 @@ def test_a_calibration_and_its_file_are_drawn_alike(drawn: Draw, tmp_path: Path)
     found = submerge.learn_coefficients(model, list(tuned.adapters), data, steps=2, hooks="q_proj|v_proj")
     found.save(tmp_path / "coefficients.json")
     read = json.loads((tmp_path / "coefficients.json").read_text())
-    one, other = (drawn(draw_calibration, what).axes for what in (found, read))
+    one, other = (drawn(draw_calibration, what, written=False).axes for what in (found, read))
     assert [axes.get_title() for axes in one] == [axes.get_title() for axes in other]
     for axes, same in zip(one, other, strict=True):
         if axes.images:

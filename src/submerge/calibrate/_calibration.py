@@ -13,11 +13,9 @@ from typing import Any
 from submerge._version import __version__
 from submerge.calibrate._null_space_results import NullSpaceCurve, NullSpaceMatrix
 from submerge.errors import WorkError
+from submerge.recipe import COEFFICIENTS_VERSION
 
 __all__ = ["Calibration"]
-
-VERSION = 1
-"""Of the file's form."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +46,9 @@ class Calibration:
         >>> import submerge
         >>> report = submerge.extract_lora("chat", "chat-lora", base="base", rank=4)
         >>> tokens = [{"input_ids": torch.arange(32).view(2, 16)}]
-        >>> found = submerge.learn_coefficients("base", ["chat-lora"], [tokens], steps=0)
-        >>> found.save("coefficients.json")
-        >>> found.coefficients["model.layers.0.self_attn.q_proj"]
+        >>> calibration = submerge.learn_coefficients("base", ["chat-lora"], [tokens], steps=0)
+        >>> calibration.save("coefficients.json")
+        >>> calibration.coefficients["model.layers.0.self_attn.q_proj"]
         {'chat-lora': 0.4}
     """
 
@@ -97,9 +95,9 @@ class Calibration:
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as what JSON can hold; None stands for NaN."""
         values = zip(self.curve.adapters, self.curve.values.tolist(), strict=True)
-        found: dict[str, Any] = _without_nan(
+        content: dict[str, Any] = _without_nan(
             {
-                "version": VERSION,
+                "version": COEFFICIENTS_VERSION,
                 "submerge": __version__,
                 "method": self.objective,
                 "coefficients": self.coefficients,
@@ -120,15 +118,18 @@ class Calibration:
                 "peak_memory_bytes": self.peak_memory_bytes,
             }
         )
-        return found
+        return content
+
+    def to_json(self) -> str:
+        """Return all of it as `save` writes it."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON, all of it or nothing; raise `WorkError` where the disk refuses."""
         path = Path(path)
         unfinished = path.with_name(f"{path.name}.unfinished")
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         try:
-            unfinished.write_text(text, encoding="utf-8")
+            unfinished.write_text(self.to_json(), encoding="utf-8")
             os.replace(unfinished, path)
         except OSError as error:
             unfinished.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -14,7 +14,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from submerge.gating import Observer, StopForward, observe
 
-__all__ = ["Reducer", "collect"]
+__all__ = ["ModelInputs", "Reducer", "collect"]
+
+ModelInputs: TypeAlias = Mapping[str, torch.Tensor]
+"""The keyword arguments of a model for one batch."""
 
 _TOWER = re.compile(r"(?:^|\.)(?:\w+_tower|visual|vision_model)\.")
 
@@ -29,7 +32,7 @@ class Reducer(ABC):
 
 def collect(
     model: nn.Module,
-    batches: Iterable[Mapping[str, torch.Tensor]],
+    batches: Iterable[ModelInputs],
     reducers: Mapping[str, Reducer],
     *,
     progress: Callable[[int], None] | None = None,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from submerge.calibrate._data_spec import DataSpec
-from submerge.calibrate._rows import FORMATS, Rows, format_of
+from submerge.calibrate._rows import Rows
 from submerge.deferred import required
 from submerge.errors import Problem, RequestError, few
+from submerge.recipe import DATA_FORMATS, DataSpec, data_format
 
 __all__ = ["StoredImage", "check_no_split", "dataset_rows", "is_dataset"]
 
@@ -53,7 +53,7 @@ def is_dataset(spec: DataSpec) -> bool:
     named = bool(spec.name or spec.split)
     if path.exists():
         return named or _is_saved(path)
-    if not _HUB_NAME.fullmatch(spec.path) or format_of(path) in (*FORMATS, PARQUET):
+    if not _HUB_NAME.fullmatch(spec.path) or data_format(path) in DATA_FORMATS:
         return False
     return named or ("/" in spec.path and not path.parent.exists())
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from submerge.calibrate._collect import ModelInputs
 from submerge.calibrate._objectives import Objective
 from submerge.calibrate._options import LearnOptions, Step
 from submerge.calibrate._parametrisation import Parametrisation
@@ -86,7 +87,7 @@ class Descent:
             self.coefficients.clamp_(*self.options.bounds)
 
 
-def _in_turn(batches: Inputs, seed: int) -> Iterator[Mapping[str, torch.Tensor]]:
+def _in_turn(batches: Inputs, seed: int) -> Iterator[ModelInputs]:
     """Yield batches without end, in their order, or with a seed in another one at each pass over them.
 
     Those that come again are the same objects as far as there is room for them, so that they are not encoded
@@ -94,7 +95,7 @@ def _in_turn(batches: Inputs, seed: int) -> Iterator[Mapping[str, torch.Tensor]]
     """
     draw = random.Random(seed)
     order = list(range(len(batches)))
-    held: dict[int, Mapping[str, torch.Tensor]] = {}
+    held: dict[int, ModelInputs] = {}
     room = HELD
     while True:
         if seed:
@@ -106,5 +107,5 @@ def _in_turn(batches: Inputs, seed: int) -> Iterator[Mapping[str, torch.Tensor]]
             yield batch
 
 
-def _bytes(batch: Mapping[str, torch.Tensor]) -> int:
+def _bytes(batch: ModelInputs) -> int:
     return sum(getattr(value, "nbytes", 0) for value in batch.values())

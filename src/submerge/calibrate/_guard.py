@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from submerge.calibrate._measurement import Measurement, Progress, Steps
+from submerge.calibrate._measurement import BatchCounter, Measurement, Progress
 from submerge.calibrate._null_space import CURVE, curve_of
 from submerge.calibrate._null_space_results import NullSpaceCurve
 from submerge.calibrate._record import count_items
@@ -20,7 +20,7 @@ def first_curve(
 ) -> NullSpaceCurve:
     """Return ω(λ) of each adapter alone, on the first batches of its own, up to 64 inputs or one batch."""
     first = [_first(batches) for batches in data]
-    return curve_of(measurement, CURVE, first, Steps(progress, len(CURVE) * sum(map(len, first))))
+    return curve_of(measurement, CURVE, first, BatchCounter(progress, len(CURVE) * sum(map(len, first))))
 
 
 def rising(curve: NullSpaceCurve) -> frozenset[int]:

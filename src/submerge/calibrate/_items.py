@@ -9,12 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from submerge.calibrate._data_spec import COLUMNS, DataSource, DataSpec, data_spec
 from submerge.calibrate._datasets import StoredImage, check_no_split, dataset_rows, is_dataset
 from submerge.calibrate._item import KINDS, ImageFile, Item
 from submerge.calibrate._messages import read_messages
 from submerge.calibrate._rows import Row, Rows, folder_rows, read_rows
 from submerge.errors import Problem, RequestError, few
+from submerge.recipe import COLUMNS, DataSource, DataSpec, data_spec
 
 __all__ = ["check_one_kind", "items_of", "read_items"]
 

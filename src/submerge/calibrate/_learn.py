@@ -109,10 +109,10 @@ def learn_coefficients(
         >>> import torch
         >>> tokens = [{"input_ids": torch.arange(32).view(2, 16)}]
         >>> data = {"chat-lora": tokens, "code-lora": tokens}
-        >>> found = submerge.learn_coefficients(
+        >>> calibration = submerge.learn_coefficients(
         ...     "base", ["chat-lora", "code-lora"], data, steps=2, where_rising="learn"
         ... )
-        >>> len(found.loss), len(found.coefficients), found.unreached[-1]
+        >>> len(calibration.loss), len(calibration.coefficients), calibration.unreached[-1]
         (3, 28, 'model.layers.3.mlp.down_proj')
     """
     options = LearnOptions(
@@ -133,10 +133,10 @@ def learn_coefficients(
         dtype=dtype,
     )
     start = time.perf_counter()
-    how = {"batch_size": batch_size, "max_length": max_length, "processor": processor}
+    encoding = {"batch_size": batch_size, "max_length": max_length, "processor": processor}
     loaded = _loaded(model, dtype, device)
     with ExitStack() as stack:
-        measurement = stack.enter_context(measuring(loaded, adapters, data, hooks, how))
+        measurement = stack.enter_context(measuring(loaded, adapters, data, hooks, encoding))
         stack.enter_context(_frozen(loaded))
         if checkpointing:
             stack.enter_context(checkpointed(loaded, measurement.adapters.gate))

@@ -19,7 +19,7 @@ from submerge.calibrate._sources import DataSets, Inputs, Specs, load_backbone, 
 from submerge.errors import Problem, RequestError, few
 from submerge.gating import ConstantScales
 
-__all__ = ["Lambdas", "Measurement", "Progress", "Scales", "Steps", "measuring"]
+__all__ = ["BatchCounter", "Lambdas", "Measurement", "Progress", "Scales", "measuring"]
 
 Scales: TypeAlias = float | Sequence[float] | torch.Tensor | Mapping[str, Sequence[float] | torch.Tensor]
 Lambdas: TypeAlias = ConstantScales | None
@@ -27,7 +27,7 @@ Lambdas: TypeAlias = ConstantScales | None
 Progress: TypeAlias = Callable[[int, int], None]
 
 
-class Steps:
+class BatchCounter:
     """Counts batches, and tells how many there are so far, and in all."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
@@ -67,7 +67,7 @@ class Measurement:
 
     @torch.no_grad()
     def ratios(
-        self, inputs: Inputs, scales: Lambdas, members: Iterable[int], steps: Steps
+        self, inputs: Inputs, scales: Lambdas, members: Iterable[int], counter: BatchCounter
     ) -> dict[str, NullSpaceRatio]:
         """Return the ratios of some adapters at each module that one of them changes."""
         among = set(members)
@@ -78,14 +78,14 @@ class Measurement:
             path: NullSpaceRatio(own) for path, own in factors.items() if any(a is not None for a in own)
         }
         with self.adapters.over(scales):
-            collect(self.adapters.model, inputs, reducers, progress=steps)
+            collect(self.adapters.model, inputs, reducers, progress=counter)
         return reducers
 
-    def alone(self, k: int, scale: float, inputs: Inputs, steps: Steps) -> torch.Tensor:
+    def alone(self, k: int, scale: float, inputs: Inputs, counter: BatchCounter) -> torch.Tensor:
         """Return ω of an adapter's own inputs, as a mean over modules, with that adapter alone."""
         scales = torch.zeros(len(self.names), dtype=torch.float64)
         scales[k] = scale
-        ratios = self.ratios(inputs, scales if scale else None, [k], steps)
+        ratios = self.ratios(inputs, scales if scale else None, [k], counter)
         return torch.stack([ratio.mean[k] for ratio in ratios.values()]).nanmean()
 
     def lambdas(self, scales: Scales | None) -> Lambdas:
@@ -116,12 +116,15 @@ class Measurement:
 
 @contextmanager
 def measuring(
-    model: str | Path | nn.Module, adapters: Specs, data: DataSets, hooks: str, how: Mapping[str, Any]
+    model: str | Path | nn.Module, adapters: Specs, data: DataSets, hooks: str, encoding: Mapping[str, Any]
 ) -> Iterator[Measurement]:
-    """Attach adapters to a model, in the mode for evaluation, and leave it as it was at the end."""
+    """Attach adapters to a model, in the mode for evaluation, and leave it as it was at the end.
+
+    `encoding` is what `read_data` encodes by: the processor, and the sizes of batches and of texts.
+    """
     opened = open_adapters(adapters)
     model = model if isinstance(model, nn.Module) else load_backbone(model)
-    inputs = read_data(data, list(opened), model, **how)
+    inputs = read_data(data, list(opened), model, **encoding)
     with attached(model, opened) as at, _evaluating(model):
         chosen = choose_hooks(model, list(at.down), hooks)
         hooked = {path: _with_null_space(at.down[path], len(opened)) for path in chosen}

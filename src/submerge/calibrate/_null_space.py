@@ -12,11 +12,11 @@ from torch import nn
 from submerge.calibrate._encode import MAX_LENGTH
 from submerge.calibrate._hooks import LAST_QUARTER
 from submerge.calibrate._measurement import (
+    BatchCounter,
     Lambdas,
     Measurement,
     Progress,
     Scales,
-    Steps,
     measuring,
 )
 from submerge.calibrate._null_space_results import NullSpaceCurve, NullSpaceMatrix
@@ -72,14 +72,14 @@ def null_space_ratio(
         ...     report = submerge.extract_lora(name, f"{name}-lora", base="base", rank=4)
         >>> import torch
         >>> tokens = [{"input_ids": torch.arange(32).view(2, 16)}]
-        >>> found = submerge.null_space_ratio("base", ["chat-lora", "code-lora"], {"numbers": tokens})
-        >>> found.adapters, found.matrix.shape, len(found.modules)
+        >>> matrix = submerge.null_space_ratio("base", ["chat-lora", "code-lora"], {"numbers": tokens})
+        >>> matrix.adapters, matrix.matrix.shape, len(matrix.modules)
         (('chat-lora', 'code-lora'), torch.Size([1, 2]), 7)
     """
-    how = {"batch_size": batch_size, "max_length": max_length, "processor": processor}
-    with measuring(model, adapters, data, hooks, how) as measurement:
-        steps = Steps(progress, sum(map(len, measurement.data.values())))
-        return matrix_of(measurement, measurement.lambdas(scales), steps)
+    encoding = {"batch_size": batch_size, "max_length": max_length, "processor": processor}
+    with measuring(model, adapters, data, hooks, encoding) as measurement:
+        counter = BatchCounter(progress, sum(map(len, measurement.data.values())))
+        return matrix_of(measurement, measurement.lambdas(scales), counter)
 
 
 def null_space_curve(
@@ -117,18 +117,18 @@ def null_space_curve(
     points = sorted({float(value) for value in scales})
     if len(points) < 2:
         raise RequestError(Problem("a curve needs two values of λ", "scales", "for example [0, 0.5, 1]"))
-    how = {"batch_size": batch_size, "max_length": max_length, "processor": processor}
-    with measuring(model, adapters, data, hooks, how) as measurement:
+    encoding = {"batch_size": batch_size, "max_length": max_length, "processor": processor}
+    with measuring(model, adapters, data, hooks, encoding) as measurement:
         measurement.check_own_data()
         own = [measurement.data[name] for name in measurement.names]
-        steps = Steps(progress, len(points) * sum(map(len, own)))
-        return curve_of(measurement, points, own, steps)
+        counter = BatchCounter(progress, len(points) * sum(map(len, own)))
+        return curve_of(measurement, points, own, counter)
 
 
-def matrix_of(measurement: Measurement, lambdas: Lambdas, steps: Steps) -> NullSpaceMatrix:
+def matrix_of(measurement: Measurement, lambdas: Lambdas, counter: BatchCounter) -> NullSpaceMatrix:
     """Return the ratio of all data for each adapter in the model with scales λ."""
     ratios = [
-        measurement.ratios(inputs, lambdas, range(len(measurement.names)), steps)
+        measurement.ratios(inputs, lambdas, range(len(measurement.names)), counter)
         for inputs in measurement.data.values()
     ]
     first = ratios[0]
@@ -144,12 +144,12 @@ def matrix_of(measurement: Measurement, lambdas: Lambdas, steps: Steps) -> NullS
 
 
 def curve_of(
-    measurement: Measurement, points: Sequence[float], own: Sequence[Inputs], steps: Steps
+    measurement: Measurement, points: Sequence[float], own: Sequence[Inputs], counter: BatchCounter
 ) -> NullSpaceCurve:
     """Return ω(λ) at `points` of each adapter alone, on inputs of its own."""
     values = torch.stack(
         [
-            torch.stack([measurement.alone(k, point, inputs, steps) for point in points])
+            torch.stack([measurement.alone(k, point, inputs, counter) for point in points])
             for k, inputs in enumerate(own)
         ]
     )

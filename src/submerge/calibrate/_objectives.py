@@ -18,14 +18,13 @@ from collections.abc import Mapping
 import torch
 
 from submerge.calibrate._attached import AttachedAdapters
-from submerge.calibrate._collect import Reducer, collect
+from submerge.calibrate._collect import ModelInputs, Reducer, collect
 from submerge.calibrate._reducers import NullSpaceRatio, row_space
 from submerge.calibrate._reuse import ReusedOutputs
 from submerge.gating import ConstantScales
 
 __all__ = ["OBJECTIVES", "Factors", "Objective"]
 
-Batch = Mapping[str, torch.Tensor]
 Factors = Mapping[str, torch.Tensor]
 """A_k [r_k, n] of one adapter by hooked module."""
 HELD = 1 << 29
@@ -51,7 +50,7 @@ class Objective(ABC):
         self.adapters, self.hooked = adapters, hooked
         self._reused = ReusedOutputs(adapters.model, {path for own in hooked for path in own})
 
-    def __call__(self, k: int, batch: Batch, scales: ConstantScales) -> torch.Tensor:
+    def __call__(self, k: int, batch: ModelInputs, scales: ConstantScales) -> torch.Tensor:
         """Return the objective of a batch of task k in the model with scales [K] by module."""
         terms = self.terms(k, batch)
         with self.adapters.over(scales), self._reused.over(batch):
@@ -59,7 +58,7 @@ class Objective(ABC):
         return torch.stack([term.value for term in terms.values()]).nanmean()
 
     @abstractmethod
-    def terms(self, k: int, batch: Batch) -> dict[str, Term]:
+    def terms(self, k: int, batch: ModelInputs) -> dict[str, Term]:
         """Return new terms for a batch of task k, by module."""
 
 
@@ -80,7 +79,7 @@ class _NullSpace(Objective):
         super().__init__(adapters, hooked)
         self._ratios = [{path: NullSpaceRatio([a]) for path, a in own.items()} for own in hooked]
 
-    def terms(self, k: int, batch: Batch) -> dict[str, Term]:
+    def terms(self, k: int, batch: ModelInputs) -> dict[str, Term]:
         return {path: _Ratio(ratio.anew()) for path, ratio in self._ratios[k].items()}
 
 
@@ -121,7 +120,7 @@ class _Energy(Objective):
         super().__init__(adapters, hooked)
         self._bases = [{path: row_space(a) for path, a in own.items()} for own in hooked]
 
-    def terms(self, k: int, batch: Batch) -> dict[str, Term]:
+    def terms(self, k: int, batch: ModelInputs) -> dict[str, Term]:
         return {path: _EnergyShare(basis) for path, basis in self._bases[k].items()}
 
 
@@ -150,13 +149,13 @@ class _Match(Objective):
 
     def __init__(self, adapters: AttachedAdapters, hooked: tuple[Factors, ...]) -> None:
         super().__init__(adapters, hooked)
-        self._held: dict[tuple[int, int], tuple[Batch, dict[str, torch.Tensor]]] = {}
+        self._held: dict[tuple[int, int], tuple[ModelInputs, dict[str, torch.Tensor]]] = {}
         self._room = HELD
 
-    def terms(self, k: int, batch: Batch) -> dict[str, Term]:
+    def terms(self, k: int, batch: ModelInputs) -> dict[str, Term]:
         return {path: _RelativeError(rows) for path, rows in self._single(k, batch).items()}
 
-    def _single(self, k: int, batch: Batch) -> dict[str, torch.Tensor]:
+    def _single(self, k: int, batch: ModelInputs) -> dict[str, torch.Tensor]:
         """Return the inputs of the hooked modules in the base with adapter k alone, held if there is room."""
         key = k, id(batch)
         if key in self._held:
@@ -169,7 +168,7 @@ class _Match(Objective):
         return rows
 
     @torch.no_grad()
-    def _single_anew(self, k: int, batch: Batch) -> dict[str, torch.Tensor]:
+    def _single_anew(self, k: int, batch: ModelInputs) -> dict[str, torch.Tensor]:
         reducers = {path: _HeldRows() for path in self.hooked[k]}
         with self.adapters.over(torch.eye(len(self.adapters.names), dtype=torch.float64)[k]):
             collect(self.adapters.model, [batch], reducers)

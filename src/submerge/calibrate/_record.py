@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from submerge.calibrate._collect import ModelInputs
 from submerge.calibrate._sources import Inputs
 from submerge.names import match_names, module_names
 from submerge.process import peak_resident
@@ -24,7 +25,7 @@ def record_inputs(adapters: Mapping[str, Adapter], data: Mapping[str, Inputs]) -
     }
 
 
-def count_items(batch: Mapping[str, torch.Tensor]) -> int:
+def count_items(batch: ModelInputs) -> int:
     """Return how many inputs a batch has: rows of its texts where it has some, as images may have several."""
     return len(batch["input_ids"] if "input_ids" in batch else next(iter(batch.values())))
 

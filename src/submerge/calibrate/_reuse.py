@@ -5,9 +5,10 @@ pass of all finds these modules: gradients flow neither to their inputs nor to t
 a batch holds the outputs of the outermost ones, and a later pass of it takes them from there: the same bits,
 without computing anything inside of the modules.
 
-Of a stack of such blocks only the last output matters, and of a tower's hidden states perhaps one. So the
-pass that holds outputs also notes which tensors any function of torch takes in outside of these modules. Of
-the others only the form is held; NaN would show if their values were used after all.
+Of what these modules return most is not looked at again: of a stack of blocks only the last output, of a
+tower's hidden states one, or none where a projector follows. Which it is, the order of the modules does not
+say (keys wait for the values), so that the pass which holds outputs also notes their `Uses`, and holds the
+values of those alone: 5 MB of an image of LLaVA-1.5 in 16 bits, in the place of 34.
 """
 
 from __future__ import annotations
@@ -15,29 +16,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
+from submerge.calibrate._collect import ModelInputs
+from submerge.calibrate._uses import HeldTensor, Uses
 from submerge.gating import each, leaves, rerouted, tensors
 
 __all__ = ["ReusedOutputs"]
 
 LIMIT = 1 << 30
 """Bytes of outputs that are held, on the CPU."""
-Batch = Mapping[str, Any]
 Modules = Mapping[str, nn.Module]
 Call = tuple[str, int]
 """A module, and how often it ran before in the pass."""
-FORM = frozenset(
-    getattr(torch.Tensor, name).__get__
-    for name in ("shape", "dtype", "device", "ndim", "requires_grad", "is_cuda", "layout")
-) | {torch.Tensor.size, torch.Tensor.dim, torch.Tensor.numel, torch.Tensor.is_floating_point}
-"""What tells nothing of a tensor's values."""
 
 
 class ReusedOutputs:
@@ -54,10 +49,10 @@ class ReusedOutputs:
         around = {name.rsplit(".", depth)[0] for name in hooked for depth in range(1, name.count(".") + 1)}
         self._running = around | {""}
         self._constant: dict[frozenset[str], Modules] = {}
-        self._held: dict[int, tuple[Batch, dict[Call, Any]]] = {}
+        self._held: dict[int, tuple[ModelInputs, dict[Call, Any]]] = {}
 
     @contextmanager
-    def over(self, batch: Batch) -> Iterator[None]:
+    def over(self, batch: ModelInputs) -> Iterator[None]:
         """Run one pass of a batch inside; it is known again if it is the same object.
 
         Passes inside may differ in the values of learned scales, and in nothing else.
@@ -95,10 +90,10 @@ class ReusedOutputs:
         self._constant[kind] = outermost
 
     @contextmanager
-    def _holding(self, batch: Batch, modules: Modules) -> Iterator[None]:
+    def _holding(self, batch: ModelInputs, modules: Modules) -> Iterator[None]:
         outputs: dict[Call, Any] = {}
         calls: Counter[str] = Counter()
-        uses = _Uses()
+        uses = Uses()
 
         def run(name: str, forward: Any, args: Any, kwargs: Any) -> Any:
             with uses.paused():
@@ -109,8 +104,8 @@ class ReusedOutputs:
 
         with rerouted(modules, run), uses:
             yield
-        held = {call: each(output, uses.settled, _Held) for call, output in outputs.items()}
-        size = sum(one.size for output in held.values() for one in leaves(output, _Held))
+        held = {call: each(output, uses.settled, HeldTensor) for call, output in outputs.items()}
+        size = sum(one.size for output in held.values() for one in leaves(output, HeldTensor))
         if size <= self._room and not uses.changing:
             self._room -= size
             self._held[id(batch)] = (batch, held)
@@ -122,7 +117,9 @@ class ReusedOutputs:
         def run(name: str, forward: Any, args: Any, kwargs: Any) -> Any:
             call = (name, calls[name])
             calls[name] += 1
-            return each(held[call], _Held.given, _Held) if call in held else forward(*args, **kwargs)
+            if call not in held:
+                return forward(*args, **kwargs)
+            return each(held[call], HeldTensor.given, HeldTensor)
 
         modules = {name: self._model.get_submodule(name) for name, _ in held}
         with rerouted(modules, run):
@@ -151,60 +148,3 @@ def _has_maps(module: nn.Module) -> bool:
     """Return whether a module has matrices that it multiplies by: others take no longer than to copy."""
     inner = (one for one in module.modules() if not isinstance(one, nn.Embedding))
     return any(p.ndim > 1 for one in inner for p in one.parameters(recurse=False))
-
-
-@dataclass(frozen=True)
-class _Held:
-    """One tensor of an output: its values on the CPU, or as many NaN, without memory, that nobody uses."""
-
-    values: torch.Tensor
-    device: torch.device
-    used: bool = True
-
-    @property
-    def size(self) -> int:
-        return self.values.nbytes if self.used else 0
-
-    def given(self) -> torch.Tensor:
-        """Return the tensor, a new one: the model may change it in place."""
-        return self.values.to(self.device, copy=True) if self.used else self.values
-
-
-class _Uses(TorchFunctionMode):
-    """Notes which of the tensors that are watched are given to functions of torch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.changing = False
-        self._watched: dict[int, tuple[torch.Tensor, _Held]] = {}
-        self._used: set[int] = set()
-        self._paused = False
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not self._paused and func not in FORM:
-            self._used.update(id(x) for x in tensors((args, kwargs or {})))
-        return func(*args, **(kwargs or {}))
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Note nothing inside."""
-        self._paused = True
-        try:
-            yield
-        finally:
-            self._paused = False
-
-    def watched(self, x: torch.Tensor) -> _Held:
-        """Return a tensor to hold, with its values as they are now; the tensor lives as long as this does."""
-        self.changing |= x.requires_grad
-        held = _Held(x.detach().to("cpu", copy=True), x.device)
-        self._watched[id(held)] = (x, held)
-        return held
-
-    def settled(self, held: _Held) -> _Held:
-        """Return what is to be held, now that all uses are known."""
-        x, _ = self._watched[id(held)]
-        if id(x) in self._used:
-            return held
-        nothing = torch.full((), float("nan"), dtype=x.dtype) if x.is_floating_point() else x.new_zeros(())
-        return _Held(nothing.to(x.device).expand(x.shape), x.device, used=False)

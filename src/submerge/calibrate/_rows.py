@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
 from submerge.errors import Problem, RequestError, few
+from submerge.recipe import data_format
 
-__all__ = ["FORMATS", "Row", "Rows", "folder_rows", "format_of", "read_rows"]
+__all__ = ["FORMATS", "Row", "Rows", "folder_rows", "read_rows"]
 
 Row: TypeAlias = tuple[str, Any]
 """Where a row stands, such as `inputs.jsonl:3`, and its value: a mapping from columns, if it is right."""
@@ -24,15 +25,10 @@ Rows: TypeAlias = Generator[Row, None, None]
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 
 
-def format_of(path: Path) -> str:
-    """Return the ending that says how a file is read: that before `.gz`, if it ends so."""
-    return (path.with_suffix("") if path.suffix == ".gz" else path).suffix
-
-
 def read_rows(path: Path) -> Rows:
     """Yield the rows of a file, as its ending has it; raises `RequestError` with the line that is wrong."""
     with _readable(path), _opened(path) as file:
-        read = FORMATS.get(format_of(path))
+        read = FORMATS.get(data_format(path))
         if read is None:
             hint = f"{', '.join(FORMATS)}, these with .gz, .parquet, or a folder of images"
             raise RequestError(Problem("is no kind of file that is read", str(path), hint))
@@ -96,7 +92,7 @@ def _parsed(text: str, where: str, hint: str) -> Any:
 
 def _table(file: TextIO, path: Path) -> Iterator[Row]:
     """Yield each row of a table with a header, with the number of the line at which it ends."""
-    reader = csv.DictReader(file, delimiter="\t" if format_of(path) == ".tsv" else ",")
+    reader = csv.DictReader(file, delimiter="\t" if data_format(path) == ".tsv" else ",")
     for row in reader:
         row.pop(None, None)  # the cells beyond the header's
         yield f"{path}:{reader.line_num}", row

@@ -10,7 +10,7 @@ import torch
 
 from submerge.calibrate._descent import Descent
 from submerge.calibrate._guard import first_curve, rising
-from submerge.calibrate._measurement import Measurement, Steps
+from submerge.calibrate._measurement import BatchCounter, Measurement
 from submerge.calibrate._null_space import matrix_of
 from submerge.calibrate._null_space_results import NullSpaceCurve, NullSpaceMatrix
 from submerge.calibrate._objectives import OBJECTIVES
@@ -56,8 +56,8 @@ class CalibrationRun:
     @torch.no_grad()
     def matrix(self) -> NullSpaceMatrix:
         """Return the ratio of all data in the model as it is merged now."""
-        steps = Steps(self._measuring, sum(map(len, self.measurement.data.values())))
-        return matrix_of(self.measurement, self.coefficients.scales(len(self.names)), steps)
+        counter = BatchCounter(self._measuring, sum(map(len, self.measurement.data.values())))
+        return matrix_of(self.measurement, self.coefficients.scales(len(self.names)), counter)
 
     def _measuring(self, number: int, total: int) -> None:
         self._progress(Step(number, total, measuring=True))

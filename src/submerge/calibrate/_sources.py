@@ -11,17 +11,18 @@ import torch
 from torch import nn
 
 from submerge.calibrate._batches import EncodedItems
-from submerge.calibrate._data_spec import DataSource
+from submerge.calibrate._collect import ModelInputs
 from submerge.calibrate._item import Item
 from submerge.calibrate._items import check_one_kind, items_of, read_items
 from submerge.calibrate._processors import processor_for
 from submerge.deferred import quietly, required
 from submerge.errors import Problem, RequestError
+from submerge.recipe import DataSource
 from submerge.store import Adapter, open_model
 
 __all__ = ["DataSets", "Inputs", "Specs", "load_backbone", "open_adapters", "read_data"]
 
-Inputs: TypeAlias = Sequence[Mapping[str, torch.Tensor]]
+Inputs: TypeAlias = Sequence[ModelInputs]
 """Batches of a model's inputs."""
 Data: TypeAlias = DataSource | Iterable[str | Item | Mapping[str, Any]]
 """What `read_items` reads; or texts, items, rows by column, or batches of a model's inputs as they are."""
@@ -92,14 +93,14 @@ def read_data(
             what = f"there are {len(data)} data sets for {len(names)} adapters"
             raise RequestError(Problem(what, "data", "give one for each, or a mapping from names"))
         data = dict(zip(names, data, strict=True))
-    how = (batch_size, max_length)
-    by_name = {name: _batches(name, source, model, processor, how) for name, source in data.items()}
+    encoding = (batch_size, max_length)
+    by_name = {name: _batches(name, source, model, processor, encoding) for name, source in data.items()}
     if not by_name:
         raise RequestError(Problem("there are no data sets", "data", "give one or several"))
     return by_name
 
 
-def _batches(name: str, source: Data, model: Any, processor: Any, how: tuple[int, int]) -> Inputs:
+def _batches(name: str, source: Data, model: Any, processor: Any, encoding: tuple[int, int]) -> Inputs:
     """Return one data set as batches: encoded, unless it is batches already."""
     where = f"data of {name}"
     if isinstance(source, (str, Path, Mapping)):
@@ -114,7 +115,7 @@ def _batches(name: str, source: Data, model: Any, processor: Any, how: tuple[int
         check_one_kind(items, where)
     if processor is None:
         processor = processor_for(items[0], Path(model.name_or_path))
-    return EncodedItems(items, processor, *how)
+    return EncodedItems(items, processor, *encoding)
 
 
 def _is_batch(value: Mapping[str, Any]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from submerge.engine.output import check_unfinished, unfinished_folder
 from submerge.engine.plan import MergePlan, make_plan
 from submerge.errors import RequestError
-from submerge.recipe import COEFFICIENTS, Coefficients, read_coefficients
+from submerge.recipe import COEFFICIENTS, Coefficients, parse_coefficients, read_coefficients
 
 if TYPE_CHECKING:
     from submerge.calibrate import Step
@@ -53,9 +52,7 @@ def _learned(plan: MergePlan, progress: Callable[[Step], None] | None) -> Coeffi
     from submerge.calibrate import calibrate_recipe  # here: it loads transformers
 
     calibration = calibrate_recipe(plan.recipe, device=plan.settings.device, progress=progress)
-    with tempfile.TemporaryDirectory(prefix="submerge-") as folder:
-        calibration.save(Path(folder) / COEFFICIENTS)
-        return replace(read_coefficients(Path(folder) / COEFFICIENTS), path="")
+    return parse_coefficients(calibration.to_json().encode())
 
 
 def calibration_report(plan: MergePlan) -> dict[str, Any]:

@@ -1,7 +1,20 @@
 """What the user asks for: recipes read, checked in full, and resolved to a value for each tensor."""
 
-from submerge.recipe._coefficients import COEFFICIENTS, Coefficients, read_coefficients
-from submerge.recipe._data import DataSource
+from submerge.recipe._coefficients import (
+    COEFFICIENTS,
+    Coefficients,
+    parse_coefficients,
+    read_coefficients,
+)
+from submerge.recipe._coefficients import VERSION as COEFFICIENTS_VERSION
+from submerge.recipe._data_spec import (
+    COLUMNS,
+    DATA_FORMATS,
+    DataSource,
+    DataSpec,
+    data_format,
+    data_spec,
+)
 from submerge.recipe._load import load_recipe
 from submerge.recipe._mergekit import to_mergekit
 from submerge.recipe._recipe import ModelEntry, OutputForm, Recipe, Rules, same_model
@@ -10,8 +23,12 @@ from submerge.recipe._rules import Rule, Setting
 
 __all__ = [
     "COEFFICIENTS",
+    "COEFFICIENTS_VERSION",
+    "COLUMNS",
+    "DATA_FORMATS",
     "Coefficients",
     "DataSource",
+    "DataSpec",
     "ModelEntry",
     "OutputForm",
     "Recipe",
@@ -20,7 +37,10 @@ __all__ = [
     "Rule",
     "Rules",
     "Setting",
+    "data_format",
+    "data_spec",
     "load_recipe",
+    "parse_coefficients",
     "read_coefficients",
     "resolve",
     "same_model",

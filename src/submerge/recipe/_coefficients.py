@@ -13,13 +13,24 @@ from typing import Any, TypeAlias
 from submerge.errors import Problem, RequestError
 from submerge.store import digest, strict_json
 
-__all__ = ["COEFFICIENTS", "Coefficient", "Coefficients", "read_coefficients"]
+__all__ = [
+    "COEFFICIENTS",
+    "VERSION",
+    "WEIGHT",
+    "Coefficient",
+    "Coefficients",
+    "parse_coefficients",
+    "read_coefficients",
+]
 
 COEFFICIENTS = "coefficients.json"
 """The file of this content in the folder of a merge."""
 
 VERSION = 1
+"""Of the file's form."""
 HINT = "`submerge calibrate` writes such a file"
+WEIGHT = "weight"
+"""The option of which coefficients are values."""
 MOST = 5
 """Problems of one file that are told."""
 
@@ -76,23 +87,28 @@ def read_coefficients(path: str | Path) -> Coefficients:
         >>> read_coefficients("by-hand.json").of("layers.0.q.weight")
         {'chat': 0.3}
     """
-    where = str(path)
     try:
         raw = Path(path).read_bytes()
-        content = strict_json(raw)
     except OSError as error:
         what = f"the coefficients cannot be read ({error.strerror})"
-        raise RequestError(Problem(what, where, "check the path")) from None
+        raise RequestError(Problem(what, str(path), "check the path")) from None
+    return parse_coefficients(raw, str(path))
+
+
+def parse_coefficients(raw: bytes, path: str = "") -> Coefficients:
+    """Return the coefficients in the JSON of a file; raises `RequestError` as `read_coefficients` does."""
+    try:
+        content = strict_json(raw)
     except ValueError as error:
-        raise RequestError(Problem(f"is not JSON ({error})", where, HINT)) from None
-    reader = _Reader(where)
+        raise RequestError(Problem(f"is not JSON ({error})", path, HINT)) from None
+    reader = _Reader(path)
     weights = reader.weights(content)
     initial = reader.initial(content)
     if reader.problems:
         more = len(reader.problems) - MOST
-        rest = [Problem(f"{more} more of its values are wrong", where, HINT)] if more > 0 else []
+        rest = [Problem(f"{more} more of its values are wrong", path, HINT)] if more > 0 else []
         raise RequestError([*reader.problems[:MOST], *rest])
-    return Coefficients(weights, initial, raw.decode("utf-8"), where)
+    return Coefficients(weights, initial, raw.decode("utf-8"), path)
 
 
 class _Reader:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from submerge.methods import Method
+from submerge.recipe._data_spec import DATA_FORMATS, DataSource, data_format, problems_of_data
 from submerge.recipe._problems import KeyPath, Report, show
 
-__all__ = ["DataSource", "read_data_source"]
-
-DataSource: TypeAlias = "str | Mapping[str, Any]"
-"""A path or the name of a data set, alone or as `path` beside `name`, `split`, `columns` and `limit`."""
-
-KEYS = ("path", "name", "split", "columns", "limit")
-FILES = (".jsonl", ".json", ".csv", ".tsv")
-"""Suffixes by which a name that is not there is known for a path."""
+__all__ = ["read_data_source"]
 
 
 def read_data_source(raw: Any, path: KeyPath, method: Method | None, report: Report) -> DataSource | None:
@@ -33,14 +26,12 @@ def read_data_source(raw: Any, path: KeyPath, method: Method | None, report: Rep
         hint = "write 'data: inputs.jsonl', or {path: …, split: …, columns: …, limit: …}"
         report.add(f"data is a path or a mapping, not {show(raw)}", path, hint)
         return None
-    for key in raw:
-        if key not in KEYS:
-            report.unknown("key", key, KEYS, (*path, key))
-    if not isinstance(raw.get("path"), str):
-        report.add("data written as a mapping needs a 'path'", path, "add 'path: …'")
+    problems = list(problems_of_data(raw))
+    for key, what, hint in problems:
+        report.add(what, (*path, key) if key in raw else path, hint)
+    if problems or not _names_something(raw["path"], (*path, "path"), report):
         return None
-    sound = [_names_something(raw["path"], (*path, "path"), report), *_check_parts(raw, path, report)]
-    return {key: raw[key] for key in KEYS if raw.get(key) is not None} if all(sound) else None
+    return {key: value for key, value in raw.items() if value is not None}
 
 
 def _names_something(name: str, path: KeyPath, report: Report) -> bool:
@@ -59,32 +50,4 @@ def _names_something(name: str, path: KeyPath, report: Report) -> bool:
 
 
 def _reads_as_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.endswith(("/", *FILES))
-
-
-def _check_parts(raw: dict[str, Any], path: KeyPath, report: Report) -> list[bool]:
-    """Return whether each of the other keys holds what it should; what does not is noted."""
-    name, split, columns, limit = (raw.get(key) for key in KEYS[1:])
-    checks = {
-        "name": (name is None or isinstance(name, str), name, "text", "such as mnli"),
-        "split": (split is None or isinstance(split, str), split, "text", "such as validation"),
-        "columns": (
-            columns is None or _is_text_by_text(columns),
-            columns,
-            "a mapping of names",
-            "such as {text: question}",
-        ),
-        "limit": (limit is None or _is_count(limit), limit, "a positive whole number", "such as 64"),
-    }
-    for key, (sound, value, kind, hint) in checks.items():
-        if not sound:
-            report.add(f"{key} is {kind}, not {show(value)}", (*path, key), hint)
-    return [sound for sound, *_ in checks.values()]
-
-
-def _is_text_by_text(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(name, str) for name in value.values())
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return name.startswith((".", "/", "~")) or name.endswith("/") or data_format(Path(name)) in DATA_FORMATS

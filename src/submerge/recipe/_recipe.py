@@ -8,8 +8,8 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from submerge.methods import Method
-from submerge.recipe._coefficients import Coefficients
-from submerge.recipe._data import DataSource
+from submerge.recipe._coefficients import WEIGHT, Coefficients
+from submerge.recipe._data_spec import DataSource
 from submerge.recipe._problems import Positions
 from submerge.recipe._rules import Setting
 
@@ -206,5 +206,5 @@ def _defaults(recipe: Recipe) -> dict[str, Any]:
     Nor that of weights which come from elsewhere.
     """
     writable = (bool, int, float, str)
-    options = [o for o in recipe.method.options if o.name != "weight" or not recipe.weights_from]
+    options = [o for o in recipe.method.options if o.name != WEIGHT or not recipe.weights_from]
     return {option.name: option.default for option in options if isinstance(option.default, writable)}

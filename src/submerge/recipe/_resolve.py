@@ -9,6 +9,7 @@ from typing import Any
 
 from submerge.errors import Problem, RequestError
 from submerge.methods import REQUIRED, Option
+from submerge.recipe._coefficients import WEIGHT
 from submerge.recipe._recipe import Recipe
 from submerge.recipe._rules import Rule, Setting, checked
 
@@ -120,7 +121,7 @@ class _CompiledRecipe:
 
         self.weights = _Weights(recipe) if recipe.weights_from else None
         for option in recipe.method.options:
-            if self.weights is not None and option.name == self.weights.option:
+            if self.weights is not None and option.name == WEIGHT:
                 continue
             if option.scope == "shared":
                 self.layout.append((option, chain(option, {})))
@@ -146,7 +147,7 @@ class _CompiledRecipe:
             self.memo[key] = values
         if self.weights is None:
             return values
-        return ResolvedValues({self.weights.option: self.weights.at(tensor), **values.options})
+        return ResolvedValues({WEIGHT: self.weights.at(tensor), **values.options})
 
     def resolved(self, tensor: str, picks: tuple[int, ...], depth: float) -> ResolvedValues:
         """Return the values for the rules that were picked, or raise with every problem at once."""
@@ -185,8 +186,6 @@ class _CompiledRecipe:
 class _Weights:
     """The weights of a recipe without any in its parameters: from a file, or where calibration begins."""
 
-    option = "weight"
-
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.coefficients = recipe, recipe.coefficients
         self.default = _default_weight(recipe)
@@ -200,7 +199,7 @@ class _Weights:
             for entry in self.recipe.participants
         ]
         if None in weights:
-            what = f"no value of '{self.option}' for tensor {tensor}: {why} does not name its module"
+            what = f"no value of '{WEIGHT}' for tensor {tensor}: {why} does not name its module"
             raise RequestError(Problem(what, "", "give its weight there as 'initial', beside 'coefficients'"))
         return [weight for weight in weights if weight is not None]
 
@@ -211,7 +210,7 @@ def _default_weight(recipe: Recipe) -> Resolved | None:
         return Resolved(recipe.calibration_settings()["initial"], "initial, to be calibrated")
     if recipe.coefficients.initial is not None:
         return Resolved(recipe.coefficients.initial, f"{recipe.weights_from}, initial")
-    option = recipe.method.option(_Weights.option)
+    option = recipe.method.option(WEIGHT)
     assert option is not None
     return None if option.default is REQUIRED else Resolved(option.default, "default")
 

@@ -13,7 +13,7 @@ import torch
 from submerge.calibrate import Calibration, NullSpaceCurve, NullSpaceMatrix
 from submerge.report._figure import figure_at, heat_map
 from submerge.report._null_space_picture import panel_grid, put_curves, put_layers, put_matrix
-from submerge.report._rows import layer_rows, module_rows, start
+from submerge.report._rows import layer_rows, module_rows, shortened
 
 __all__ = ["draw_calibration"]
 
@@ -100,7 +100,7 @@ def _put_coefficients(axes: Any, facts: Mapping[str, Any], adapters: tuple[str, 
     rows = module_rows(names, MOST_ROWS)
     means = torch.stack([values[places].nanmean(0) for _, places in rows])
     limit = float((means - initial).nan_to_num().abs().max()) or 1.0
-    columns = [start(k) + (" (kept)" if k in facts["kept"] else "") for k in adapters]
+    columns = [shortened(k) + (" (kept)" if k in facts["kept"] else "") for k in adapters]
     digits = 2 if limit >= 0.05 else 3
     look: dict[str, Any] = {"colours": "RdBu_r", "centre": initial, "limit": limit, "digits": digits}
     heat_map(axes, means, [label for label, _ in rows], columns, label="λ", **look)

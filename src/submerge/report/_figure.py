@@ -11,7 +11,7 @@ import torch
 
 from submerge.deferred import required
 from submerge.errors import Problem, RequestError
-from submerge.report._rows import start
+from submerge.report._rows import shortened
 
 __all__ = ["check_picture", "figure_at", "heat_map"]
 
@@ -66,7 +66,7 @@ def heat_map(
     axes.set_facecolor("#dddddd")
     ends = {"vmin": centre - limit, "vmax": centre + limit}
     image = axes.imshow(values.numpy(), aspect="auto", cmap=colours, **ends)
-    names = [start(name) for name in columns]
+    names = [shortened(name) for name in columns]
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
     axes.set_yticks(range(len(rows)), rows, fontsize=8)
     axes.figure.colorbar(image, ax=axes).set_label(label, fontsize=8)

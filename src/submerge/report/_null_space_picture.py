@@ -10,7 +10,7 @@ import torch
 
 from submerge.calibrate import NullSpaceCurve, NullSpaceMatrix
 from submerge.report._figure import figure_at, heat_map
-from submerge.report._rows import Row, end, layer_rows, start
+from submerge.report._rows import Row, layer_rows, shortened, shortened_front
 
 __all__ = ["draw_curve", "draw_null_space", "panel_grid", "put_curves", "put_layers", "put_matrix"]
 
@@ -82,7 +82,7 @@ def put_matrix(axes: Any, matrix: NullSpaceMatrix) -> None:
     adapters, nearest = matrix.adapters, values.nan_to_num(nan=torch.inf).argmin(1).tolist()
     limit = _limit(values)
     label = "ω − √(1 − r/n), in thousandths"
-    names = [start(name) for name in matrix.data]
+    names = [shortened(name) for name in matrix.data]
     heat_map(axes, values, names, adapters, colours=COLOURS, centre=0, limit=limit, digits=1, label=label)
     for y, x in enumerate(nearest):
         axes.add_patch(_frame(x, y))
@@ -128,7 +128,7 @@ def put_layers(figure: Any, matrix: NullSpaceMatrix, panels: list[Row], columns:
         axes.set_xticks([])
         axes.set_yticks([])
         stack, _, number = label.rpartition("layer ")
-        axes.set_title(f"{end(stack.strip())}\nlayer {number}".strip(), fontsize=7)
+        axes.set_title(f"{shortened_front(stack.strip())}\nlayer {number}".strip(), fontsize=7)
     figure.colorbar(image, ax=grid).set_label("thousandths", fontsize=8)
     figure.suptitle(
         "The ratios by layer: inputs of (down) × adapter (across), in the order above", fontsize=10
@@ -141,7 +141,7 @@ def put_curves(axes: Any, curve: NullSpaceCurve) -> None:
     for name, row, falls, colour in zip(curve.adapters, curve.values, curve.falls, colours, strict=True):
         change = (UNIT * (row - row[0])).tolist()
         style = {"linestyle": "-" if falls else "--", "marker": "o" if falls else "x", "color": colour}
-        label = start(name) + ("" if falls else " (does not fall)")
+        label = shortened(name) + ("" if falls else " (does not fall)")
         axes.plot(curve.scales, change, label=label, markersize=4, linewidth=1.2, **style)
     axes.axhline(0, color="black", linewidth=0.6)
     axes.set_xlabel("λ of the adapter alone, on its own inputs")

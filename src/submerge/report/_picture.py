@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from submerge.deferred import required
-from submerge.report._rows import module_rows, start
+from submerge.report._rows import module_rows, shortened
 from submerge.report._survey import Survey
 
 __all__ = ["draw"]
@@ -81,13 +81,13 @@ def _draw_confusion(axes: Any, survey: Survey) -> None:
         for x, count in enumerate(row):
             colour = "white" if count > 0.55 * most else "black"
             axes.text(x, y, str(count), ha="center", va="center", color=colour)
-    axes.set_yticks(range(len(known)), [start(name) for name in known])
+    axes.set_yticks(range(len(known)), [shortened(name) for name in known])
     axes.set_ylabel("task of the input")
     axes.set_title(f"{survey.accuracy:.1%} of {len(survey.items)} inputs got their own task")
 
 
 def _name_columns(axes: Any, survey: Survey) -> None:
-    names = [start(name) for name in survey.names]
+    names = [shortened(name) for name in survey.names]
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
 
 

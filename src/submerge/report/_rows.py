@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from submerge.names import layer_of
 
-__all__ = ["Row", "end", "layer_rows", "module_rows", "start"]
+__all__ = ["Row", "layer_rows", "module_rows", "shortened", "shortened_front"]
 
 LONGEST = 24
 
@@ -32,12 +32,12 @@ def layer_rows(names: Sequence[str]) -> list[Row]:
     return [(_layer(stack, number, several), places) for (stack, number), places in layers.items()]
 
 
-def start(name: str) -> str:
+def shortened(name: str) -> str:
     """Return a name, or the start of one that is too long."""
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 
-def end(name: str) -> str:
+def shortened_front(name: str) -> str:
     """Return a name, or the end of one that is too long."""
     return name if len(name) <= LONGEST else "…" + name[1 - LONGEST :]
 
@@ -50,9 +50,9 @@ def _label(name: str, several: bool) -> str:
     """Return a module's name as its layer and what it is called there."""
     layer = layer_of(name)
     if layer is None:
-        return end(name)
+        return shortened_front(name)
     stack, number = layer
-    return f"{_layer(stack, number, several)}  {end(name.removeprefix(f'{stack}.{number}.'))}"
+    return f"{_layer(stack, number, several)}  {shortened_front(name.removeprefix(f'{stack}.{number}.'))}"
 
 
 def _layer(stack: str, number: int, several: bool) -> str:

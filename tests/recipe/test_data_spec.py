@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from submerge.calibrate._data_spec import DataSpec, data_spec
 from submerge.errors import RequestError
+from submerge.recipe import DataSpec, data_spec
 
 
 def test_paths_and_mappings() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from os.path import expanduser
 from pathlib import Path
@@ -11,7 +11,15 @@ from typing import Any, TypeAlias
 
 from submerge.errors import Problem, RequestError, did_you_mean, few, nearest
 
-__all__ = ["COLUMNS", "DataSource", "DataSpec", "data_spec"]
+__all__ = [
+    "COLUMNS",
+    "DATA_FORMATS",
+    "DataSource",
+    "DataSpec",
+    "data_format",
+    "data_spec",
+    "problems_of_data",
+]
 
 DataSource: TypeAlias = str | Path | Mapping[str, Any]
 """A path or the name of a data set, or these as `path` beside what else `DataSpec` has."""
@@ -26,6 +34,9 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """What is read of a row, and the columns in which it is looked for."""
+
+DATA_FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")
+"""The endings of files that are read. All but parquet may be packed, with `.gz` after their own ending."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +62,29 @@ def data_spec(source: DataSource) -> DataSpec:
     """Return a source with its defaults; raises `RequestError` for keys or values that there are not."""
     if not isinstance(source, Mapping):
         return DataSpec(str(expanduser(source)))
+    if problems := [Problem(what, "data", hint) for _, what, hint in problems_of_data(source)]:
+        raise RequestError(problems)
+    given = {key: value for key, value in source.items() if value is not None}
+    return DataSpec(**{**given, "path": str(expanduser(given["path"]))})
+
+
+def problems_of_data(source: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield the key, what is wrong, and what to do, for all that is wrong with a source."""
     keys = [key.name for key in fields(DataSpec)]
-    problems = []
     for key in source:
         if key not in keys:
             hint = did_you_mean(nearest(str(key), keys)) or f"there are {few(keys, 9)}"
-            problems.append(Problem(f"unknown key '{key}'", "data", hint))
-    given = {key: value for key, value in source.items() if value is not None}
+            yield key, f"unknown key '{key}'", hint
     for key, (is_right, what, hint) in _CHECKS.items():
-        if key in given and not is_right(given[key]):
-            problems.append(Problem(f"{key} is {given[key]!r}, not {what}", "data", hint))
-    if "path" not in given:
-        problems.append(Problem("there is no path", "data", "path: inputs.jsonl"))
-    if problems:
-        raise RequestError(problems)
-    return DataSpec(**{**given, "path": str(expanduser(given["path"]))})
+        if (value := source.get(key)) is not None and not is_right(value):
+            yield key, f"{key} is {value!r:.60}, not {what}", hint
+    if source.get("path") is None:
+        yield "path", "there is no path", "path: inputs.jsonl"
+
+
+def data_format(path: Path) -> str:
+    """Return the ending that says how a file is read: that before `.gz`, if it ends so."""
+    return (path.with_suffix("") if path.suffix == ".gz" else path).suffix
 
 
 def _is_text(value: Any) -> bool:
