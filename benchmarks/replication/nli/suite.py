@@ -68,10 +68,10 @@ class Nli:
             inputs=8,
             learned=tuple(replace(row, steps=2, inputs=8) for row in self.learned),
             always=("nsc",),
-            validation=16,
-            screen=8,
-            test=16,
-            grid=(0.1, 0.3, 1.0),
+            validation=8,
+            screen=0,
+            test=8,
+            grid=(0.3, 1.0),
         )
 
     def facts(self) -> dict[str, Any]:
