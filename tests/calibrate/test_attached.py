@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from submerge.calibrate import NullSpaceRatio, attached, collect
 from submerge.errors import RequestError
 from submerge.store import open_adapter
 
-pytest.importorskip("peft")
+peft = pytest.importorskip("peft")
 DOUBLE = torch.float64
 ON_Q: dict[str, Any] = {"r": 2, "target_modules": ["q_proj"]}
 ON_CONV1D: dict[str, Any] = {"r": 2, "fan_in_fan_out": True}
@@ -326,3 +327,28 @@ def test_models_with_adapters_already(tuned: Tuned) -> None:
         attached(model, opened(tuned)),
     ):
         pass
+
+
+class _Attends(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = torch.nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(self.attention(query=x, key=x, value=x)[0])
+        return y
+
+
+def test_a_projection_that_never_runs_is_refused_where_it_is_read(tmp_path: Any) -> None:
+    """`nn.MultiheadAttention` reads its output projection's weight, past all gates and hooks of that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = peft.LoraConfig(r=2, target_modules=["out_proj", "head"], init_lora_weights=False)
+        peft.get_peft_model(_Attends(), config).save_pretrained(tmp_path)
+    model, x = _Attends().eval(), normal(0, 1, 3, 8, dtype=torch.float32)
+    with attached(model, {"one": open_adapter(str(tmp_path))}) as adapters:
+        assert "attention.out_proj" not in adapters.modules
+        what = "attention: one changes attention.out_proj.weight, .* reads it without running"
+        with pytest.raises(RequestError, match=what), adapters.over(torch.ones(1)):
+            model(x)

@@ -157,6 +157,30 @@ def test_a_processor_reads_texts_and_images_alone(pictures: list[Path]) -> None:
     assert encode([Item(image=pictures[0])], processor)["pixel_values"].shape == (1, 3, 16, 16)
 
 
+# --- the form of images -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P"])
+def test_images_as_their_processor_takes_them(mode: str, tmp_path: Path) -> None:
+    from PIL import Image
+
+    t = quiet_transformers()
+    noise = torch.rand(9, 12, 4, generator=torch.Generator().manual_seed(0)).mul(255).byte().numpy()
+    Image.fromarray(noise, "RGBA").convert(mode).save(tmp_path / "one.png")
+    image, item = Image.open(tmp_path / "one.png"), Item(image=tmp_path / "one.png")
+    size = {"height": 8, "width": 8}
+    grey = t.ViTImageProcessor(size=size, image_mean=[0.5], image_std=[0.5])
+    colours = t.ViTImageProcessor(size=size)
+    converts = t.ViTImageProcessor(size=size, do_convert_rgb=True)
+    every = image.convert("RGBA")
+    wanted = {grey: every.convert("L"), colours: every.convert("RGB"), converts: image}
+    for processor, own in wanted.items():
+        expected = processor(images=[own], return_tensors="pt")["pixel_values"]
+        found = encode([item], processor)["pixel_values"]
+        assert found.shape == (1, 1 if processor is grey else 3, 8, 8)
+        assert torch.equal(found, expected)
+
+
 # --- images that cannot be read ---------------------------------------------------------------------------
 
 

@@ -181,3 +181,18 @@ def test_wrong_recipes_are_told_with_their_lines(made: Calibrated, tmp_path: Pat
     assert "bad.yaml:6: " in told
     path.write_text(text.replace("nsc", "ties"))
     assert "bad.yaml:5: ties learns nothing from data" in refusal(path, "-o", tmp_path / "c.json")
+
+
+def test_inputs_are_not_written_over(made: Calibrated, recipe: Path, tmp_path: Path) -> None:
+    for path in (made.root / "law.jsonl", made.base / "config.json", made.root / "chess/adapter_config.json"):
+        before = path.read_bytes()
+        result = cli("calibrate", recipe, "-o", path, "--overwrite")
+        assert result.code == 2
+        assert f"{path}: would be written over the input" in result.err
+        assert path.read_bytes() == before
+
+
+def test_the_file_and_the_picture_are_two(recipe: Path, tmp_path: Path) -> None:
+    result = cli("calibrate", recipe, "-o", tmp_path / "one.svg", "--plot", tmp_path / "one.svg")
+    assert result.code == 2
+    assert "one.svg: would hold the coefficients and the picture both" in result.err

@@ -85,6 +85,10 @@ def test_the_digest_is_that_of_the_numbers_alone() -> None:
         ({"weights": {}}, "there is no key 'coefficients'"),
         ([1], "there is no key 'coefficients'"),
         ({"coefficients": {"q": {"a": 1}}, "version": 2}, "is of version 2"),
+        (
+            {"coefficients": {"q": {"a": 1}, "q.weight": {"a": 2}}},
+            "q is there twice, with and without .weight",
+        ),
         ({"coefficients": {"q": {"a": 1}}, "initial": "x"}, "initial: a coefficient is a finite number"),
     ],
 )
@@ -109,6 +113,9 @@ def test_of_many_wrong_numbers_some_are_told() -> None:
 def test_a_file_that_is_not_there() -> None:
     (message,) = refused(coefficients="no.json")
     assert message.startswith("coefficients: no.json: the coefficients cannot be read")
+    for method in ("task_arithmetic", "nsc"):  # of which each model needs a weight
+        (message,) = refused(coefficients="no.json", merge_method=method)
+        assert "no.json" in message
 
 
 # --- the key ----------------------------------------------------------------------------------------------

@@ -21,7 +21,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from submerge.calibrate._scaled_parts import ScaledParameter, scaled_parameters, unscaled_parameters
+from submerge.calibrate._scaled_parts import (
+    ScaledParameter,
+    runner_of,
+    scaled_parameters,
+    unscaled_parameters,
+)
 from submerge.errors import Problem, RequestError, few
 from submerge.gating import (
     ConstantAssignment,
@@ -177,9 +182,9 @@ def _has_place(name: str, shapes: Shapes) -> bool:
 
 
 def _unsupported(model: nn.Module, label: str, adapter: Adapter) -> dict[str, str]:
-    """Return, by module, what of an adapter scales do not act on."""
+    """Return, by the module that runs with it, what of an adapter scales do not act on."""
     return {
-        name.rpartition(".")[0]: f"{label} changes {name}, which is not supported here: {why}"
+        runner_of(model, name): f"{label} changes {name}, which is not supported here: {why}"
         for name, why in unscaled_parameters(model, adapter)
     }
 

@@ -18,13 +18,16 @@ __all__ = ["MAX_LENGTH", "encode"]
 MAX_LENGTH = 512
 """Tokens to which texts are cut."""
 
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+"""Pillow's names of images by their channels."""
+
 
 def encode(items: Sequence[Item], processor: Any, *, max_length: int = MAX_LENGTH) -> dict[str, torch.Tensor]:
     """Return a model's inputs for items of one kind, padded to the longest of them.
 
     * texts: `input_ids` [B, L], `attention_mask` [B, L] and what else the tokenizer gives;
     * chats: the same, by the chat template, which ends where the answer is to begin;
-    * images: `pixel_values` [B, 3, h, w] of the image processor, from images as RGB;
+    * images: `pixel_values` [B, C, h, w] of the image processor, as grey values or colours as it has them;
     * images with texts: what the model's processor gives, which puts as many placeholders into the text as
       an image has tokens. A text that has the model's placeholders is a complete prompt. Another goes through
       the chat template, after its images; where there is none, each image gets a placeholder in front.
@@ -64,14 +67,14 @@ def _tokens(tokenizer: Any, max_length: int, *texts: Any, **more: Any) -> dict[s
 
 
 def _images(items: Sequence[Item], processor: Any, max_length: int) -> dict[str, torch.Tensor]:
-    images = [_opened(image, item.where) for item in items for image in item.images]
-    return dict(getattr(processor, "image_processor", processor)(images=images, return_tensors="pt"))
+    images = [_opened(image, processor, item.where) for item in items for image in item.images]
+    return dict(_image_processor(processor)(images=images, return_tensors="pt"))
 
 
 def _images_with_texts(items: Sequence[Item], processor: Any, max_length: int) -> dict[str, torch.Tensor]:
     tokenizer = processor.tokenizer
     prompts = [_prompt(item, processor) for item in items]
-    images = [[_opened(image, item.where) for image in item.images] for item in items]
+    images = [[_opened(image, processor, item.where) for image in item.images] for item in items]
     token = getattr(processor, "image_token_id", None)
     text: dict[str, Any] = {"padding": True}
     if token is None:  # two towers: no image stands in the text
@@ -126,12 +129,26 @@ def _templated(messages: Sequence[Message], processor: Any, where: str) -> str:
     return text
 
 
-def _opened(image: ImageFile, where: str) -> Any:
-    """Return an image as RGB."""
+def _image_processor(processor: Any) -> Any:
+    """Return a processor's image processor, or an image processor itself."""
+    return getattr(processor, "image_processor", processor)
+
+
+def _opened(image: ImageFile, processor: Any, where: str) -> Any:
+    """Return an image as its processor takes it.
+
+    One that converts images itself gets them as they are, since it lays transparent ones on a background of
+    its own. Others take the channels that they are given: as many as they have means.
+    """
     pil = required("PIL.Image", "images need")
     try:
         with pil.open(image if isinstance(image, Path) else io.BytesIO(image.read())) as file:
-            return file.convert("RGB")
+            own = _image_processor(processor)
+            if getattr(own, "do_convert_rgb", None):
+                return file.copy()
+            means = getattr(own, "image_mean", None)
+            channels = file.convert("RGBA") if "transparency" in file.info else file  # palettes warn
+            return channels.convert(_MODES[len(means) if isinstance(means, Sequence) else 3])
     except (OSError, ValueError, SyntaxError, pil.DecompressionBombError) as error:
         what = f"the image {image} cannot be read ({_first_line(error)})"
         raise RequestError(Problem(what, where, "replace it, or leave its row out")) from error

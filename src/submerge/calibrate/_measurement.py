@@ -148,6 +148,10 @@ def _check_hooks(at: AttachedAdapters, hooked: Mapping[str, Sequence[torch.Tenso
     for k, name in enumerate(at.names):
         if any(own[k] is not None for own in hooked.values()):
             continue
+        if not any(k in down for down in at.down.values()) and at.unsupported[k]:
+            path, why = next(iter(at.unsupported[k].items()))
+            problems.append(Problem(why, path, "leave this adapter out, or train without it"))
+            continue
         full = [path for path in hooked if k in at.down[path]]
         if full:
             width = at.down[full[0]][k].shape[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +17,7 @@ from submerge.errors import Problem, RequestError, few
 
 if TYPE_CHECKING:
     from submerge.calibrate import Calibration
+    from submerge.recipe import Recipe as LoadedRecipe
 
 
 def calibrate(
@@ -44,6 +45,7 @@ def calibrate(
     """
     _check_files(recipe, out, plot, steps, overwrite=overwrite)
     asked = load(recipe)
+    _check_inputs(asked, [path for path in (out, plot) if path is not None])
     from submerge.calibrate import calibrate_recipe
     from submerge.engine.plan import check_device
 
@@ -84,6 +86,9 @@ def _check_files(
         hint = "name it: submerge calibrate nsc.yaml -o coefficients.json"
         raise RequestError(Problem("no file to write is named", "calibrate", hint))
     paths = [path for path in (out, plot) if path is not None]
+    if len(paths) > len({path.resolve() for path in paths}):
+        what = "would hold the coefficients and the picture both"
+        raise RequestError(Problem(what, str(plot), "choose another name for one of them"))
     problems = [problem for path in paths for problem in _unwritable(path, recipe, overwrite)]
     if problems:
         raise RequestError(problems)
@@ -102,6 +107,24 @@ def _unwritable(path: Path, recipe: Path, overwrite: bool) -> Iterator[Problem]:
             yield Problem("there is no such folder", str(path.parent), "make it first")
     except OSError as error:
         yield Problem(f"cannot be looked at ({error.strerror})", str(path), "choose another name")
+
+
+def _check_inputs(asked: LoadedRecipe, paths: Sequence[Path]) -> None:
+    """Refuse to write over a recipe's data, or over a file of one of its models."""
+    from submerge.store import split_spec
+
+    sources = [entry.data for entry in asked.participants]
+    names = [source["path"] if isinstance(source, Mapping) else source for source in sources if source]
+    for model in (asked.base or "", *(entry.model for entry in asked.participants)):
+        names += [part for part in split_spec(model, asked.root) if part]
+    problems = [
+        Problem(f"would be written over the input {name}", str(path), "choose another name")
+        for path in paths
+        for name in dict.fromkeys(names)
+        if path.exists() and path.resolve().is_relative_to(Path(name).resolve())
+    ]
+    if problems:
+        raise RequestError(problems)
 
 
 def _print(calibration: Calibration) -> None:

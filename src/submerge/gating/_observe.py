@@ -47,7 +47,8 @@ def observe(modules: Mapping[str, nn.Module], observer: Observer) -> Iterator[No
         0 (5, 4)
     """
     handles = [
-        module.register_forward_pre_hook(partial(_call, observer, name)) for name, module in modules.items()
+        module.register_forward_pre_hook(partial(_call, observer, name), with_kwargs=True)
+        for name, module in modules.items()
     ]
     try:
         yield
@@ -58,9 +59,11 @@ def observe(modules: Mapping[str, nn.Module], observer: Observer) -> Iterator[No
             handle.remove()
 
 
-def _call(observer: Observer, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
-    if args:
-        observer.on_input(name, module, args[0])
+def _call(
+    observer: Observer, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
+    if inputs := (*args, *kwargs.values()):
+        observer.on_input(name, module, inputs[0])
 
 
 def is_same(a: torch.Tensor, b: torch.Tensor) -> bool:

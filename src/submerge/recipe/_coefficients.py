@@ -129,6 +129,9 @@ class _Reader:
             return {}
         if (version := content.get("version", VERSION)) != VERSION:
             self.note(f"is of version {version!r}, and this Submerge reads {VERSION}", "update Submerge")
+        for name in by_module:
+            if f"{name}.weight" in by_module:
+                self.note(f"{name} is there twice, with and without .weight", "keep one of them")
         return {name.removesuffix(".weight"): self._of_module(name, raw) for name, raw in by_module.items()}
 
     def _of_module(self, module: str, raw: Any) -> dict[str, Coefficient]:

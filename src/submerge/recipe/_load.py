@@ -67,15 +67,15 @@ def load_recipe(
     seed = read_seed(data.get("seed"), report)
     participants: tuple[ModelEntry, ...] = ()
     base_is_read = base is not None or data.get("base_model") is None
-    in_parameters = True
+    in_parameters = not report.has(("coefficients",))
     if method is not None and models is not None and base_is_read:
         participants = find_participants(method, models, base, top, report.where(("base_model",)))
-        if not report.has(("coefficients",)):
+        if in_parameters:
             in_parameters = check_weights(method, participants, models, top, coefficients, report)
         elsewhere = () if in_parameters else ("weight",)
         if method.calibration is not None:
             _check_settings(method.calibration, method, top, report)
-            if coefficients is None and not in_parameters:
+            if coefficients is None and not in_parameters and not report.has(("coefficients",)):
                 _check_calibration(method, base, report)
         check_participants(method, participants, models, top, report, elsewhere=elsewhere)
     report.raise_if_any()
