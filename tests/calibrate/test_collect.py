@@ -10,6 +10,7 @@ import torch
 from _models import CONFIGS, TEXT, inputs, quiet_transformers
 from calibrate.helpers_null_space import all_inputs, batch
 from submerge.calibrate import Reducer, collect
+from submerge.errors import RequestError
 
 pytest.importorskip("transformers")
 NAMES = [f"model.layers.{i}.{m}_proj" for i in (0, 1) for m in ("self_attn.q", "self_attn.v", "mlp.up")]
@@ -126,3 +127,8 @@ def test_a_text_s_mask_is_none_of_an_image_tower() -> None:
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     collect(lm, [{**tokens, "pixel_values": images}], {"model.vision_tower.encoder.layers.1.mlp.fc1": found})
     assert len(found.rows[0]) == 2 * 5
+
+
+def test_inputs_that_the_model_refuses_are_told() -> None:
+    with pytest.raises(RequestError, match=r"LlamaForCausalLM: it refuses inputs of attention_mask"):
+        collect(model(), [{"attention_mask": torch.ones(1, 4).long()}], {NAMES[0]: Rows()})

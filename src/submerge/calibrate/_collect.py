@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from submerge.errors import Problem, RequestError
 from submerge.gating import Observer, StopForward, observe
 
 __all__ = ["ModelInputs", "Reducer", "collect"]
@@ -53,6 +54,9 @@ def collect(
         reducers: by the names of the modules whose first input they take in.
         progress: called after each batch with the number of batches so far.
 
+    Raises:
+        RequestError: the model refuses the inputs, as one of images and texts does that gets images alone.
+
     Examples:
         >>> import torch
         >>> from transformers import AutoModelForCausalLM
@@ -70,9 +74,23 @@ def collect(
     for number, batch in enumerate(batches, 1):
         inputs = {name: _moved(value, like) for name, value in batch.items()}
         with _without_cache(model), observe(modules, _Collector(reducers, inputs)):
-            model(**inputs)
+            _run(model, inputs)
         if progress is not None:
             progress(number)
+
+
+def _run(model: nn.Module, inputs: Mapping[str, Any]) -> None:
+    """Run a model; what it refuses as `TypeError` or `ValueError` is the request's fault."""
+    try:
+        model(**inputs)
+    except (TypeError, ValueError) as error:
+        what = f"it refuses inputs of {', '.join(inputs)} ({_first_line(error)})"
+        hint = "give inputs of the kind that it takes, or hooks that these inputs reach"
+        raise RequestError(Problem(what, type(model).__name__, hint)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 @contextmanager
