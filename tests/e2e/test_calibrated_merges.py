@@ -215,6 +215,20 @@ def test_a_plan_says_where_weights_will_come_from(made: Calibrated, by_file: Map
     assert {w["why"] for w in line["options"]["weight"]} == {by_file["coefficients"]}
 
 
+def test_adapters_that_only_the_file_names_are_told(
+    made: Calibrated, calibration: Calibration, tmp_path: Path
+) -> None:
+    by_module = {module: {**own, "lwa": 0.1} for module, own in calibration.coefficients.items()}
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps({"coefficients": by_module, "initial": 0.4}))
+    plan = submerge.plan(made.recipe(data=False, coefficients=str(file)), ROOM)
+    assert f"{file}: the coefficients of lwa act on no model of the recipe" in plan.warnings
+
+
+def test_a_file_of_the_adapters_themselves_is_no_warning(by_file: Mapping[str, Any]) -> None:
+    assert not [line for line in submerge.plan(by_file, ROOM).warnings if "coefficients" in line]
+
+
 def test_the_plans_memory_holds_the_base(made: Calibrated, monkeypatch: pytest.MonkeyPatch) -> None:
     base = sum(tensor.nbytes for tensor in made.state.values())
     assert base < submerge.plan(made.recipe(), ROOM).budget.calibration < 2 * base

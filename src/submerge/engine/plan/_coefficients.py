@@ -10,7 +10,7 @@ from submerge.errors import Problem, few
 from submerge.recipe import Recipe
 from submerge.store import DTYPES, Checkpoint
 
-__all__ = ["calibration_bytes", "coefficient_problems"]
+__all__ = ["calibration_bytes", "coefficient_problems", "coefficient_warnings"]
 
 FACTORS = 2
 """Bytes held for one of an adapter's file: factors are held in float32, and stored in 16 bits or more."""
@@ -23,6 +23,16 @@ def coefficient_problems(recipe: Recipe, inputs: Inputs, tensors: Sequence[Tenso
     if recipe.coefficients is None:
         return []
     return [*_unknown_modules(recipe, inputs.reference_model), *_unfit_units(inputs, tensors)]
+
+
+def coefficient_warnings(recipe: Recipe) -> list[str]:
+    """Return that the file has coefficients of adapters which the recipe does not name, if it has."""
+    if recipe.coefficients is None:
+        return []
+    named = {entry.adapter_name for entry in recipe.participants}
+    others = [name for name in recipe.coefficients.adapters if name not in named]
+    place = recipe.coefficients.path
+    return [f"{place}: the coefficients of {few(others)} act on no model of the recipe"] if others else []
 
 
 def _not_adapters(recipe: Recipe, inputs: Inputs) -> list[Problem]:

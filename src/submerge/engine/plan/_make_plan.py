@@ -9,7 +9,11 @@ from typing import Any
 
 from submerge.engine.plan._adapter_form import adapter_warnings
 from submerge.engine.plan._align import plan_tensors
-from submerge.engine.plan._coefficients import calibration_bytes, coefficient_problems
+from submerge.engine.plan._coefficients import (
+    calibration_bytes,
+    coefficient_problems,
+    coefficient_warnings,
+)
 from submerge.engine.plan._copies import resolve_copies
 from submerge.engine.plan._device import check_device
 from submerge.engine.plan._gate import GatePlan, plan_gate
@@ -105,6 +109,7 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
         shards=() if as_adapter else _shards(inputs.reference_model, tensors, settings),
         unused=unused,
         warnings=(
+            *coefficient_warnings(recipe),
             *naming_warnings(tensors, inputs, lacks),
             *input_warnings(inputs, unused, tensors),
             *(() if gate else shape_warnings(inputs, tensors, as_adapter=as_adapter)),
