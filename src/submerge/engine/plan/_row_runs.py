@@ -11,7 +11,7 @@ from submerge.engine.plan._shared_tokens import SharedToken, SharedTokens
 from submerge.errors import Problem, RequestError
 from submerge.store import Checkpoint, tied_embeddings
 
-__all__ = ["RowRuns", "RowRun"]
+__all__ = ["RowRun", "RowRuns"]
 
 
 @dataclass(frozen=True)

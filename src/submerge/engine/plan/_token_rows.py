@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from submerge.deferred import torch
 from submerge.engine.plan._inputs import Inputs
-from submerge.engine.plan._row_runs import RowRuns, RowRun
+from submerge.engine.plan._row_runs import RowRun, RowRuns
 from submerge.engine.plan._shared_tokens import SharedTokens
 from submerge.engine.plan._tables import token_rows, token_tables
 from submerge.engine.plan._tensor import torch_dtype
