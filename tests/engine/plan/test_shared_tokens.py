@@ -177,6 +177,13 @@ def test_a_specialist_that_names_no_token_is_refused(tmp_path: Path, base: Check
     assert "no configuration that names tokens" in told
 
 
+def test_an_id_without_a_token_and_without_a_row_is_a_default_of_the_class(
+    tmp_path: Path, base: Checkpoint
+) -> None:
+    vision = specialist(tmp_path / "v", special("<image>"), image_token_id=16, video_token_id=32000)
+    assert [token.text for token in shared(base, ("image", vision)).added] == ["<image>"]
+
+
 # --- rows -----------------------------------------------------------------------------------------
 
 

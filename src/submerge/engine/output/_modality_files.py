@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from submerge.engine.output._side_files import write_text
-from submerge.engine.plan import SharedTokens, add_shared_tokens, load_tokenizer
+from submerge.engine.plan import SharedTokens, add_tokens, load_tokenizer
 from submerge.errors import WorkError, few
 from submerge.store import is_tokenizer_file, read_json, with_text_parts, with_vocabulary_size
 
@@ -71,7 +71,7 @@ def _write_tokenizer(tokens: SharedTokens, folder: Path) -> None:
     new = [token for token in tokens.added if token.text not in known]
     if not new:
         return
-    add_shared_tokens(tokenizer, [(token.text, token.flags) for token in new])
+    add_tokens(tokenizer, [(token.text, token.flags) for token in new])
     with TemporaryDirectory(dir=folder) as saved:
         tokenizer.save_pretrained(saved)
         for path in Path(saved).iterdir():

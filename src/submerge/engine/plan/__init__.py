@@ -12,10 +12,10 @@ from submerge.engine.plan._bank_size import bank_bounds, bank_bytes
 from submerge.engine.plan._device import check_device
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._make_plan import make_plan, plan_models
-from submerge.engine.plan._model_tokens import load_tokenizer
+from submerge.engine.plan._model_tokens import add_tokens, load_tokenizer
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._settings import Settings
-from submerge.engine.plan._shared_tokens import SharedToken, SharedTokens, add_shared_tokens, share_tokens
+from submerge.engine.plan._shared_tokens import SharedToken, SharedTokens, share_tokens
 from submerge.engine.plan._tables import is_matrix
 from submerge.engine.plan._tensor import HELD, Input, TensorPlan, chunk_length, range_length, torch_dtype
 from submerge.engine.plan._token_rows import with_token_rows
@@ -31,7 +31,7 @@ __all__ = [
     "SharedTokens",
     "TensorPlan",
     "adapter_file",
-    "add_shared_tokens",
+    "add_tokens",
     "bank_bounds",
     "bank_bytes",
     "beyond_rows",

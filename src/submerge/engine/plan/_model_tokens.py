@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from submerge.deferred import quietly, required
 from submerge.errors import Problem, RequestError
-from submerge.store import Checkpoint, with_text_parts
+from submerge.store import with_text_parts
 
-__all__ = ["ModelTokens", "TokenFlags", "load_tokenizer", "placeholder_ids", "read_tokens"]
+__all__ = ["ModelTokens", "TokenFlags", "add_tokens", "load_tokenizer", "placeholder_ids", "read_tokens"]
 
+_NEEDS = "the tokenizer of a composed model needs"
 _TOKEN_KEY = re.compile(r"(\w+)_token_(?:id|index)")
 _OF_TEXT = frozenset(
     {"bos", "eos", "pad", "unk", "sep", "cls", "mask", "decoder_start", "forced_bos", "forced_eos"}
@@ -34,14 +35,10 @@ class TokenFlags:
 
 @dataclass(frozen=True)
 class ModelTokens:
-    """The ids of a model's tokens, and how those are treated that were added to its vocabulary.
-
-    `complete` is false where there is no tokenizer, and the configuration names the tokens.
-    """
+    """A model's tokens with their ids, in that order, and how those are treated that were added to them."""
 
     ids: Mapping[str, int]
     added: Mapping[str, TokenFlags]
-    complete: bool = True
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -49,23 +46,31 @@ def load_tokenizer(folder: Path) -> Any:
 
     Raises `RequestError` where transformers is missing or cannot load it.
     """
-    transformers = required("transformers", "the tokenizer of a composed model needs")
+    transformers = required("transformers", _NEEDS)
     try:
         with quietly(transformers.logging):
             return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # of any kind: a broken file fails where the library first trips over it
-        what = f"transformers cannot load the tokenizer ({str(error).strip().splitlines()[:1]})"
+        what = f"transformers cannot load the tokenizer ({str(error).strip().partition(chr(10))[0]})"
         raise RequestError(Problem(what, str(folder), "repair its files, or copy the base's")) from error
 
 
-def read_tokens(model: Checkpoint, tokenizer: Any | None = None) -> ModelTokens:
-    """Return the tokens of a model that has a tokenizer; raise `RequestError` if it cannot be loaded."""
-    tokenizer = tokenizer or load_tokenizer(model.tokenizer.folder)
+def read_tokens(folder: Path) -> ModelTokens:
+    """Return the tokens of the tokenizer in a folder; raise `RequestError` if it cannot be loaded."""
+    tokenizer = load_tokenizer(folder)
+    names = [flag.name for flag in fields(TokenFlags)]
     flags = {
-        str(token): TokenFlags(*(getattr(token, name) for name in TokenFlags.__dataclass_fields__))
+        str(token): TokenFlags(**{name: getattr(token, name) for name in names})
         for token in tokenizer.added_tokens_decoder.values()
     }
-    return ModelTokens(dict(tokenizer.get_vocab()), flags)
+    # the library hands a vocabulary out in an order that changes from run to run
+    return ModelTokens(dict(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])), flags)
+
+
+def add_tokens(tokenizer: Any, tokens: Iterable[tuple[str, TokenFlags]]) -> None:
+    """Add tokens to a tokenizer of transformers, in this order, as each is to be treated."""
+    added_token = required("tokenizers", _NEEDS).AddedToken
+    tokenizer.add_tokens([added_token(text, **vars(flags)) for text, flags in tokens])
 
 
 def placeholder_ids(config: Mapping[str, Any] | None) -> dict[str, int]:

@@ -28,9 +28,8 @@ def vocabulary_problems(name: str, own: ModelTokens, label: str, base: ModelToke
 def _differences(own: ModelTokens, label: str, base: ModelTokens) -> Iterator[tuple[str, list[str]]]:
     """Yield each way to differ, with the tokens that do, by their ids."""
     of_base = {id_: text for text, id_ in base.ids.items()}
-    own_ids = dict(sorted(own.ids.items(), key=lambda item: item[1]))
-    new = {text: id_ for text, id_ in own_ids.items() if text not in base.ids}
-    moved = {text: id_ for text, id_ in own_ids.items() if base.ids.get(text, id_) != id_}
+    new = {text: id_ for text, id_ in own.ids.items() if text not in base.ids}
+    moved = {text: id_ for text, id_ in own.ids.items() if base.ids.get(text, id_) != id_}
     yield (
         f"with other ids than in {label}",
         [f"{text!r}: {id_} here, {base.ids[text]} there" for text, id_ in moved.items()],
