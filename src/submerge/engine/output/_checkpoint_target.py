@@ -7,7 +7,8 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from submerge.engine.output._bank import write_gate_bank
+from submerge.engine.output._bank import gate_bank, write_bank_tensors
+from submerge.engine.output._composed_bank import composed_bank
 from submerge.engine.output._records import Records
 from submerge.engine.output._side_files import write_side_files
 from submerge.engine.output._target import OutputTarget
@@ -43,7 +44,7 @@ class CheckpointTarget(OutputTarget[ShardWriter]):
     @cached_property
     def parts(self) -> BankParts | None:
         """What the gate's bank is put together from."""
-        return BankParts(self.output.folder) if self.plan.gate else None
+        return BankParts(self.output.folder) if self.plan.gate_record else None
 
     @property
     def total(self) -> int:
@@ -108,10 +109,16 @@ class CheckpointTarget(OutputTarget[ShardWriter]):
         tensor = self.plan.tensors[record.tensor]
         return ranges(tensor.numel, tensor.block)[record.range]
 
-    def complete(self, writer: ShardWriter) -> None:
-        """Write the gate's bank from its parts."""
-        if self.parts is not None:
-            self._bank = write_gate_bank(self.plan, self.parts, self.output.folder)
+    def complete(self, writer: ShardWriter, records: Records) -> None:
+        """Write the gate's bank from its parts, and that of a composed model from its specialists, too."""
+        if self.parts is None:
+            return
+        tensors = (
+            composed_bank(self.plan, self.parts, records)
+            if self.plan.composition
+            else gate_bank(self.plan, self.parts)
+        )
+        self._bank = write_bank_tensors(self.output.folder, tensors)
 
     def write_side_files(self) -> None:
         """Write the reference's side files, the configuration, and the index of the shards."""
@@ -119,8 +126,7 @@ class CheckpointTarget(OutputTarget[ShardWriter]):
 
     def manifest_fields(self, records: Records) -> dict[str, Any]:
         """Return the gate and what its bank holds."""
-        gate = self.plan.gate.record(self.plan.models) if self.plan.gate else None
-        return {"gate": gate, "bank": self._bank}
+        return {"gate": self.plan.gate_record, "bank": self._bank}
 
     def tensors(self, records: Records) -> dict[str, TensorRecord]:
         """Return what submerge.json says of each tensor, with the digest of its bytes."""

@@ -14,6 +14,7 @@ from submerge.engine.plan._coefficients import (
     coefficient_problems,
     coefficient_warnings,
 )
+from submerge.engine.plan._composition import Composition, plan_composition
 from submerge.engine.plan._copies import resolve_copies
 from submerge.engine.plan._device import check_device
 from submerge.engine.plan._gate import GatePlan, plan_gate
@@ -89,8 +90,12 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
     inputs = copies.inputs
     lacks = [a.of(model).lacks for a, model in zip(alignments, inputs.models, strict=True)]
     gate: GatePlan | None = None
+    composition: Composition | None = None
     if recipe.method.gate:
         gate, refusals = plan_gate(recipe, inputs)
+        problems += refusals
+    if recipe.composed:
+        composition, refusals = plan_composition(recipe, inputs)
         problems += refusals
     tensors, refusals = plan_tensors(recipe, inputs, lacks, copies.copy_of)
     problems += [*refusals, *coefficient_problems(recipe, inputs, tensors)]
@@ -100,7 +105,7 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
     if problems:
         raise RequestError(problems)
     as_adapter = recipe.output.form == "adapter"
-    unused = {} if as_adapter else unused_tensors(inputs, tensors, gate)
+    unused = {} if as_adapter else unused_tensors(inputs, tensors, gate, composition)
     return MergePlan(
         recipe=recipe,
         settings=settings,
@@ -113,11 +118,12 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
             *naming_warnings(tensors, inputs, lacks),
             *input_warnings(inputs, unused, tensors),
             *(() if gate else shape_warnings(inputs, tensors, as_adapter=as_adapter)),
-            *adapter_warnings(inputs.models),
+            *adapter_warnings(inputs.models, of_one_base=composition is None),
             *copies.warnings,
         ),
         budget=budget(tensors, settings.workers, settings.max_memory, calibration_bytes(recipe, inputs)),
         gate=gate,
+        composition=composition,
         unties=copies.unties,
     )
 
