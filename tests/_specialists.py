@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,11 +14,14 @@ import torch
 from safetensors.torch import load_file
 
 from _models import quiet_transformers
+from _tokenizers import fast_tokenizer, special
 from submerge.deferred import quietly
 
 State = dict[str, torch.Tensor]
 
 ROWS = 64
+WORDS = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"w{i}": i for i in range(3, ROWS)}
+IMAGE, AUDIO = "<image>", "<|AUDIO|>"
 TEXT: dict[str, Any] = {
     "vocab_size": ROWS,
     "hidden_size": 16,
@@ -87,13 +91,24 @@ class Specialists:
             for own, parameter in model.named_parameters():
                 if "language_model" in own and ".layers." in own:
                     parameter += 0.05 * torch.randn_like(parameter)
-        self.save(model, folder)
+        self.save(model, folder, self.path(name))
 
-    def save(self, model: Any, folder: str) -> None:
-        """Save a model with the file by which a processor is found."""
+    def save(self, model: Any, folder: str, beside: Path) -> None:
+        """Save a model with the tokenizer and the processor of another folder."""
+        shutil.copytree(beside, self.path(folder), ignore=shutil.ignore_patterns("*.safetensors"))
         with quiet():
             model.save_pretrained(self.path(folder))
-        (self.path(folder) / "preprocessor_config.json").write_text("{}")
+
+    def write(self, name: str, model: Any, base: Any, placeholder: str) -> None:
+        """Save a multimodal model with the base's values, a token more, and a processor."""
+        own, language = model.state_dict(), base.state_dict()
+        with torch.no_grad():
+            for inner, match in ((i, m) for i in own for m in language if _inner(i) == _inner(m)):
+                own[inner][: len(language[match])] = language[match]
+        with quiet():
+            model.save_pretrained(self.path(name))
+        fast_tokenizer(special(placeholder), WORDS).save_pretrained(self.path(name))
+        (self.path(name) / "preprocessor_config.json").write_text("{}")
 
     def adapted(self, name: str, folder: str) -> State:
         """Return a model's state after PEFT has merged an adapter into it."""
@@ -133,26 +148,17 @@ def make_specialists(root: Path) -> Specialists:
     base = LlamaForCausalLM(LlamaConfig(**TEXT))
     with quiet():
         base.save_pretrained(made.path("base"))
+    fast_tokenizer([], WORDS).save_pretrained(made.path("base"))
     tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     vision = CLIPVisionConfig(**tower, image_size=8, patch_size=4)
-    text = {"text_config": LlamaConfig(**TEXT), "tie_word_embeddings": False}
-    llava = LlavaConfig(**text, vision_config=vision, image_token_index=ROWS - 2, vision_feature_layer=-1)
+    text = {"text_config": LlamaConfig(**TEXT | {"vocab_size": ROWS + 4}), "tie_word_embeddings": False}
+    llava = LlavaConfig(**text, vision_config=vision, image_token_index=ROWS, vision_feature_layer=-1)
     audio = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
     qwen = Qwen2AudioConfig(
         **text,
         audio_config={**audio, "num_mel_bins": 8, "max_source_positions": 16},
-        audio_token_index=ROWS - 1,
+        audio_token_index=ROWS,
     )
-    for name, model in {
-        "vision": LlavaForConditionalGeneration(llava),
-        "hearing": Qwen2AudioForConditionalGeneration(qwen),
-    }.items():
-        own = model.state_dict()
-        model.load_state_dict(own | _placed(own, base.state_dict()))
-        made.save(model, name)
+    made.write("vision", LlavaForConditionalGeneration(llava), base, IMAGE)
+    made.write("hearing", Qwen2AudioForConditionalGeneration(qwen), base, AUDIO)
     return made
-
-
-def _placed(own: State, language: State) -> State:
-    """Return the language model's values under a multimodal model's names."""
-    return {name: language[match] for name in own for match in language if _inner(name) == _inner(match)}

@@ -59,12 +59,17 @@ def same(actual: State, expected: State) -> None:
         torch.testing.assert_close(actual[name], expected[name], **CLOSE)
 
 
+def without_tables(state: State) -> State:
+    return {name: tensor for name, tensor in state.items() if name not in TABLES}
+
+
 def base_state(made: Specialists) -> State:
     return load_file(made.path("base") / "model.safetensors")
 
 
 def plain_merge(made: Specialists, method: str, languages: list[State], **options: Any) -> State:
-    return submerge.merge_state_dicts(languages, base=base_state(made), method=method, **options)
+    layers, base = [without_tables(state) for state in languages], without_tables(base_state(made))
+    return submerge.merge_state_dicts(layers, base=base, method=method, **options)
 
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -82,7 +87,7 @@ def test_tuned_language_models(made: Specialists, method: str, tmp_path: Path) -
     text = merged(made, out, method, *entries, parameters=METHODS[method])
     own = [made.language(dict(made.load(name).state_dict())) for name in ("vision-tuned", "hearing-tuned")]
     expected = plain_merge(made, method, own, **METHODS[method])
-    assert all(torch.equal(text[name], expected[name]) for name in text)
+    assert all(torch.equal(text[name], expected[name]) for name in text if name not in TABLES)
     for number, language in enumerate(own):
         same(stream(out, number, made), language)
 
@@ -97,7 +102,7 @@ def test_adapters(made: Specialists, method: str, tmp_path: Path) -> None:
     text = merged(made, out, method, *entries, parameters=METHODS[method])
     vision = made.language(made.adapted("vision", "vision-lora"))
     hearing = made.language(made.adapted("hearing", "hearing-language"))
-    same(text, plain_merge(made, method, [vision, hearing], **METHODS[method]))
+    same(without_tables(text), plain_merge(made, method, [vision, hearing], **METHODS[method]))
     same(stream(out, 0, made), vision)
     same(stream(out, 1, made), made.language(made.adapted("hearing", "hearing-audio")))
     bank = load_file(out / "bank.safetensors")

@@ -42,9 +42,10 @@ def read_specialist(raw: dict[str, Any], path: KeyPath, report: Report) -> Speci
         what = "'lora' is one adapter for all tokens, and a second one is given for some of them"
         report.add(what, (*path, "lora"), "keep 'lora' alone, or 'language_lora' and 'modality_lora'")
     return SpecialistKeys(
-        _text(raw, "modality", path, report, _NAME),
-        *(_adapter(raw, key, path, report) for key in _DECOUPLED),
-        _text(raw, "placeholder", path, report),
+        modality=_text(raw, "modality", path, report, _NAME),
+        language_lora=_adapter(raw, "language_lora", path, report),
+        modality_lora=_adapter(raw, "modality_lora", path, report),
+        placeholder=_text(raw, "placeholder", path, report),
     )
 
 

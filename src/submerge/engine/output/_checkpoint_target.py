@@ -9,9 +9,11 @@ from typing import Any
 
 from submerge.engine.output._bank import gate_bank, write_bank_tensors
 from submerge.engine.output._composed_bank import composed_bank
+from submerge.engine.output._modality_files import ModalityFiles, write_modality_files
 from submerge.engine.output._records import Records
 from submerge.engine.output._side_files import write_side_files
 from submerge.engine.output._target import OutputTarget
+from submerge.engine.plan import SpecialistPlan
 from submerge.engine.work import Finished, Passes, Range, RangeRecord, RangeTarget, range_passes, ranges
 from submerge.store import (
     DTYPES,
@@ -121,8 +123,16 @@ class CheckpointTarget(OutputTarget[ShardWriter]):
         self._bank = write_bank_tensors(self.output.folder, tensors)
 
     def write_side_files(self) -> None:
-        """Write the reference's side files, the configuration, and the index of the shards."""
+        """Write the reference's side files, configuration and index of shards, and those of modalities."""
         write_side_files(self.plan, self.output.folder)
+        composition = self.plan.composition
+        if composition is not None:
+            files = [self._modality_files(own) for own in composition.specialists]
+            write_modality_files(composition.tokens, files, self.output.folder)
+
+    def _modality_files(self, own: SpecialistPlan) -> ModalityFiles:
+        model = self.plan.models[own.specialist.model]
+        return ModalityFiles(own.modality, model.path, model.side_files, model.config or {})
 
     def manifest_fields(self, records: Records) -> dict[str, Any]:
         """Return the gate and what its bank holds."""

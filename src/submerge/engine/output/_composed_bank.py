@@ -31,7 +31,7 @@ def composed_bank(plan: MergePlan, parts: BankParts, records: Records) -> Iterat
 
     `modules.n.NAME` is a tensor of a specialist's own. `streams.n.T.values` is all of a parameter as the
     tokens of its modality have it, `streams.n.T.left` [m, r] and `.right` [r, n] are the factors of its
-    update against the base's values: W_n = W_0 + left · right. Where text has other values, W_0 are `base.T`, or
+    update against the base's values: W_n = W_0 + left · right. Where text has others, W_0 are `base.T`, or
     follow from the merged update, `merged.T.left` and `.right`: W_0 = W − left · right. What is not there is
     W_0 itself.
     """

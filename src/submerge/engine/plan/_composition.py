@@ -10,14 +10,15 @@ from submerge.engine.plan._embeddings_only import more_than_embeddings
 from submerge.engine.plan._inputs import Inputs, Specialist
 from submerge.engine.plan._own_modules import own_modules
 from submerge.engine.plan._placeholder import PlaceholderToken, clashing_placeholders, find_placeholder
-from submerge.errors import Problem, few
+from submerge.engine.plan._shared_tokens import SharedTokens, share_tokens
+from submerge.errors import Problem, RequestError, few
 from submerge.names import is_composite
 from submerge.recipe import ModalityTokens, Recipe
 from submerge.store import Checkpoint, GateRecord, TensorEntry
 
-__all__ = ["GATE", "Composition", "SpecialistPlan", "plan_composition"]
+__all__ = ["MODALITY_GATE", "Composition", "SpecialistPlan", "plan_composition"]
 
-GATE = "modality"
+MODALITY_GATE = "modality"
 """What `submerge.json` calls the gate of a composed model: a token's modality chooses its parameters."""
 PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
@@ -62,9 +63,10 @@ class SpecialistPlan:
 
 @dataclass(frozen=True)
 class Composition:
-    """One language model and its specialists, in the recipe's order."""
+    """One language model and its specialists, in the recipe's order, with the tokenizer that they share."""
 
     specialists: tuple[SpecialistPlan, ...]
+    tokens: SharedTokens
     modality_tokens: ModalityTokens = "own"
 
     @property
@@ -75,29 +77,53 @@ class Composition:
     def record(self, models: Sequence[Checkpoint]) -> GateRecord:
         """Return what `submerge.json` says of the gate."""
         tasks = tuple(s.described(models[s.specialist.model]) for s in self.specialists)
-        return GateRecord(GATE, tasks, {"modality_tokens": self.modality_tokens})
+        return GateRecord(MODALITY_GATE, tasks, {"modality_tokens": self.modality_tokens})
 
 
-def plan_composition(recipe: Recipe, inputs: Inputs) -> tuple[Composition, list[Problem]]:
-    """Return the specialists of a composed model, and what is wrong with them.
+def plan_composition(recipe: Recipe, inputs: Inputs) -> Composition:
+    """Return the specialists of a composed model.
 
-    `inputs` are the models under the base's names.
+    `inputs` are the models under the base's names. Raises `RequestError` with all that is wrong with them.
     """
     base = inputs.reference_model
     problems = _composite_base(base)
-    plans: list[SpecialistPlan] = []
+    modules: list[dict[str, TensorEntry]] = []
+    placeholders: list[PlaceholderToken] = []
     for specialist in inputs.specialists:
         model = inputs.models[specialist.model]
-        modules, refusals = own_modules(model, base, specialist.where)
-        placeholder, unnamed = (None, []) if refusals else find_placeholder(specialist, model)
-        problems += [*refusals, *unnamed]
-        problems += [] if refusals else more_than_embeddings(model, specialist.where)
-        problems += [] if refusals else _without_processor(model)
-        problems += _edited_twice(specialist, inputs, modules)
-        if placeholder is not None:
-            plans.append(SpecialistPlan(specialist, modules, placeholder, placeholder.id))
-    problems += clashing_placeholders([p.specialist for p in plans], [p.placeholder for p in plans])
-    return Composition(tuple(plans), recipe.modality_tokens), problems
+        own, refusals = own_modules(model, base, specialist.where)
+        modules.append(own)
+        if not refusals:
+            refusals = [*more_than_embeddings(model, specialist.where), *_without_processor(model)]
+            placeholder, unnamed = find_placeholder(specialist, model)
+            placeholders += [placeholder] if placeholder else []
+            refusals += unnamed
+        problems += [*refusals, *_edited_twice(specialist, inputs, own)]
+    if problems:
+        raise RequestError(problems)
+    tokens = _shared_tokens(inputs, placeholders)
+    plans = tuple(
+        SpecialistPlan(specialist, own, placeholder, tokens.ids(number).get(placeholder.id, placeholder.id))
+        for number, (specialist, own, placeholder) in enumerate(
+            zip(inputs.specialists, modules, placeholders, strict=True)
+        )
+    )
+    if problems := clashing_placeholders({own.modality: own.placeholder_id for own in plans}):
+        raise RequestError(problems)
+    return Composition(plans, tokens, recipe.modality_tokens)
+
+
+def _shared_tokens(inputs: Inputs, placeholders: Sequence[PlaceholderToken]) -> SharedTokens:
+    """Return the tokenizer that all share; raise `RequestError` where there can be none."""
+    named = [(own.modality, inputs.models[own.model]) for own in inputs.specialists]
+    texts = [
+        own.placeholder or placeholder.token
+        for own, placeholder in zip(inputs.specialists, placeholders, strict=True)
+    ]
+    tokens, problems = share_tokens(inputs.reference_model, named, texts)
+    if problems:
+        raise RequestError(problems)
+    return tokens
 
 
 def _composite_base(base: Checkpoint) -> list[Problem]:

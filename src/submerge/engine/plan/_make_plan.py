@@ -25,7 +25,8 @@ from submerge.engine.plan._naming import align_models, idle_models, naming_warni
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._tensor import TensorPlan
-from submerge.engine.plan._tokens import plan_tokens
+from submerge.engine.plan._token_rows import with_token_rows
+from submerge.engine.plan._tokens import plan_tokens, shared_token_plan
 from submerge.engine.plan._warnings import input_warnings, shape_warnings, unused_tensors
 from submerge.errors import Problem, RequestError
 from submerge.recipe import Recipe, load_recipe
@@ -66,7 +67,7 @@ def make_plan(
         check_device(settings.device)
     recipe = source if isinstance(source, Recipe) else load_recipe(source)
     inputs = open_models(recipe, settings, download=download)
-    tokens, problems = plan_tokens(recipe, inputs)
+    tokens, problems = (None, []) if recipe.composed else plan_tokens(recipe, inputs)
     problems += _links(recipe, inputs.reference_model)
     try:
         plan = plan_models(recipe, inputs, settings)
@@ -74,6 +75,8 @@ def make_plan(
         problems += error.problems
     if problems:
         raise RequestError(problems)
+    if plan.composition:
+        tokens = shared_token_plan(plan.composition.tokens)
     warnings = tokens.warnings if tokens else _tokenizer_left_out(recipe)
     return replace(plan, tokens=tokens, warnings=(*plan.warnings, *warnings))
 
@@ -95,8 +98,8 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
         gate, refusals = plan_gate(recipe, inputs)
         problems += refusals
     if recipe.composed:
-        composition, refusals = plan_composition(recipe, inputs)
-        problems += refusals
+        composition = _composition(recipe, inputs, problems)
+        inputs = with_token_rows(inputs, composition.tokens)
     tensors, refusals = plan_tensors(recipe, inputs, lacks, copies.copy_of)
     problems += [*refusals, *coefficient_problems(recipe, inputs, tensors)]
     if not inputs.reference_model.tensors:
@@ -126,6 +129,17 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
         composition=composition,
         unties=copies.unties,
     )
+
+
+def _composition(recipe: Recipe, inputs: Inputs, problems: Sequence[Problem]) -> Composition:
+    """Return the specialists of a composed model; raise `RequestError` with other problems, too."""
+    try:
+        composition = plan_composition(recipe, inputs)
+    except RequestError as error:
+        raise RequestError([*problems, *error.problems]) from None
+    if problems:
+        raise RequestError(problems)
+    return composition
 
 
 def _shards(reference: Checkpoint, tensors: Sequence[TensorPlan], settings: Settings) -> tuple[Shard, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,18 +68,14 @@ def _token_of(model: Checkpoint, id_: int) -> str | None:
     return next((token for token, own in known.items() if own == id_), None)
 
 
-def clashing_placeholders(
-    specialists: Sequence[Specialist], placeholders: Sequence[PlaceholderToken]
-) -> list[Problem]:
-    """Return a problem for each placeholder that several specialists have: nothing would tell them apart."""
-    owners: defaultdict[str, list[str]] = defaultdict(list)
-    for specialist, placeholder in zip(specialists, placeholders, strict=True):
-        for text in dict.fromkeys((placeholder.token, placeholder.text)):
-            if text is not None:
-                owners[text].append(specialist.modality)
-    hint = "rename the token in the tokenizer of one of them; a text of its own is said by 'placeholder: …'"
+def clashing_placeholders(ids: Mapping[str, int]) -> list[Problem]:
+    """Return a problem for each id that is the placeholder of several modalities: they look alike."""
+    owners: defaultdict[int, list[str]] = defaultdict(list)
+    for modality, id_ in ids.items():
+        owners[id_].append(modality)
+    hint = "give one of them a token of its own: in its tokenizer, and as its id in config.json"
     return [
-        Problem(f"{' and '.join(names)} have one placeholder, {text!r}", "models", hint)
-        for text, names in owners.items()
+        Problem(f"{' and '.join(names)} have the same placeholder, token {id_}", "models", hint)
+        for id_, names in owners.items()
         if len(names) > 1
     ]
