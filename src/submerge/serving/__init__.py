@@ -4,6 +4,7 @@ from submerge.serving._architecture import architectures
 from submerge.serving._controller import Call, Controller
 from submerge.serving._export import Exported, export_adapters
 from submerge.serving._folder import Folder, open_folder
+from submerge.serving._input_names import input_names
 from submerge.serving._load import CONTROLLERS, load
 from submerge.serving._mass import MassController
 
@@ -16,6 +17,7 @@ __all__ = [
     "MassController",
     "architectures",
     "export_adapters",
+    "input_names",
     "load",
     "open_folder",
 ]
