@@ -7,6 +7,7 @@ from submerge.serving._folder import Folder, open_folder
 from submerge.serving._input_names import input_names
 from submerge.serving._load import CONTROLLERS, load
 from submerge.serving._mass import MassController
+from submerge.serving._modality import ModalityController
 
 __all__ = [
     "CONTROLLERS",
@@ -15,6 +16,7 @@ __all__ = [
     "Exported",
     "Folder",
     "MassController",
+    "ModalityController",
     "architectures",
     "export_adapters",
     "input_names",
