@@ -77,7 +77,13 @@ def _llava(t: Any, lm: str) -> tuple[Any, ...]:
         image_token_index=IMAGE,
         vision_feature_select_strategy="default",
     )
-    return t.LlavaForConditionalGeneration(config), "image", IMAGE, 4, lambda s: {"pixel_values": normal(s, 1, 3, 16, 16)}
+    return (
+        t.LlavaForConditionalGeneration(config),
+        "image",
+        IMAGE,
+        4,
+        lambda s: {"pixel_values": normal(s, 1, 3, 16, 16)},
+    )
 
 
 def _qwen2_audio(t: Any, lm: str) -> tuple[Any, ...]:
@@ -162,7 +168,7 @@ def write_composed(
     streams: Mapping[str, torch.Tensor],
     modality_tokens: str = "own",
 ) -> Path:
-    """Write a composed model: its language model, the specialists' own tensors, and the streams of the bank."""
+    """Write a composed model: its language model, the specialists' own tensors, and streams of the bank."""
     lm.generation_config.eos_token_id = None
     lm.save_pretrained(folder)
     own = {f"modules.{n}.{name}": x for n, s in enumerate(specialists) for name, x in s.modules().items()}
@@ -210,9 +216,7 @@ def lora(lm: Any, seed: int, rank: int = 2) -> dict[str, tuple[torch.Tensor, tor
     }
 
 
-def factors(
-    prefix: str, update: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
-) -> dict[str, torch.Tensor]:
+def factors(prefix: str, update: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Return factors by the names that they have in a bank."""
     return {
         f"{prefix}.{name}.{side}": x

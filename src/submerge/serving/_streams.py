@@ -36,12 +36,12 @@ def stream_updates(
         parameter = parameter_of(model, names[name])
         for path, local in places[id(parameter)]:
             module = model.get_submodule(path)
-            reader = _Reader(gate, f"{path}:{local}", parameter, read)
+            reader = _StreamReader(gate, f"{path}:{local}", parameter, read)
             updates.setdefault(path, {})[local] = reader.update(parts, len(folder.tasks), module)
     return updates
 
 
-class _Reader:
+class _StreamReader:
     """Reads what the bank holds of one parameter."""
 
     def __init__(self, gate: Gate, key: str, parameter: torch.Tensor, read: Read) -> None:
