@@ -4,8 +4,10 @@ from submerge.serving._architecture import architectures
 from submerge.serving._controller import Call, Controller
 from submerge.serving._export import Exported, export_adapters
 from submerge.serving._folder import Folder, open_folder
+from submerge.serving._input_names import input_names
 from submerge.serving._load import CONTROLLERS, load
 from submerge.serving._mass import MassController
+from submerge.serving._modality import ModalityController
 
 __all__ = [
     "CONTROLLERS",
@@ -14,8 +16,10 @@ __all__ = [
     "Exported",
     "Folder",
     "MassController",
+    "ModalityController",
     "architectures",
     "export_adapters",
+    "input_names",
     "load",
     "open_folder",
 ]
