@@ -10,13 +10,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, VideoLlavaProcessor, VoxtralProcessor, WhisperFeatureExtractor
+from transformers import (
+    AudioFlamingo3Processor,
+    AutoTokenizer,
+    VideoLlavaProcessor,
+    VoxtralProcessor,
+    WhisperFeatureExtractor,
+)
 
 import submerge
 from _processors import RATE, assert_same, composed, image, llava, own_processor, sound, tokenizer, tokens_of
 from submerge.serving import ModalityProcessor
 from submerge.serving._specialist_processor import SpecialistProcessor
 
+MASKED = ("input_ids", "attention_mask")
 AUDIO = "<|audio_bos|><|AUDIO|><|audio_eos|>"
 
 
@@ -185,14 +192,28 @@ def test_options_go_to_the_processors_that_know_them(pair: ModalityProcessor, in
     assert tokens_of(pair.tokenizer, outputs) == [["<image>"] * 2]
 
 
+def test_a_processor_that_counts_texts_sees_those_of_its_own_inputs() -> None:
+    shared = tokenizer(["<sound>"])
+    own = AudioFlamingo3Processor(WhisperFeatureExtractor(feature_size=4, chunk_length=1), shared)
+    names = ["input_features", "input_features_mask"]
+    ours = ModalityProcessor(shared, [specialist("audio", "audio", own, "<sound>", names)], "")
+    texts, sounds = ["a <sound>", "b", "<sound> c"], [sound(0, 0.3), sound(1)]
+    outputs = ours(text=texts, audio=sounds, padding=True, return_tensors="pt")
+    theirs = own(text=texts[::2], audio=sounds)
+    kept = [row[mask.bool()].tolist() for row, mask in zip(*map(outputs.get, MASKED), strict=True)]
+    alone = [row[mask.bool()].tolist() for row, mask in zip(*map(theirs.get, MASKED), strict=True)]
+    assert kept == [alone[0], shared("b")["input_ids"], alone[1]]
+    assert all(torch.equal(outputs[name], theirs[name]) for name in names)
+
+
 # --- refused -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ({"text": "<image> <image>", "images": image(0)}, "2 <image> in the text, 1 images given"),
-        ({"text": "no image", "images": image(0)}, "0 <image> in the text, 1 images given"),
+        ({"text": "<image> <image>", "images": image(0)}, "2 <image> in the text, 1 image given"),
+        ({"text": "no image", "images": image(0)}, "0 <image> in the text, 1 image given"),
         ({"text": f"{AUDIO}"}, "1 <|AUDIO|> in the text, 0 audio given"),
         ({"text": "a", "videos": [image(0)]}, "no specialist for videos; there are images, audio, depth"),
         ({"text": "a", "thermal": [image(0)]}, "thermal is neither a modality of the model nor an option"),

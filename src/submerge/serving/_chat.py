@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from submerge.errors import Problem, RequestError, few
@@ -74,7 +74,7 @@ def _beginning(specialist: SpecialistProcessor, count: int) -> str:
     return str(rendered).partition(END)[0]
 
 
-def _with_content(message: Mapping[str, Any], written: Any) -> dict[str, Any]:
+def _with_content(message: Mapping[str, Any], written: Callable[[Any], str]) -> dict[str, Any]:
     content = message.get("content")
     if not isinstance(content, list | tuple):
         return dict(message)

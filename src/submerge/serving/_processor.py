@@ -10,7 +10,7 @@ from submerge.deferred import required
 from submerge.errors import Problem, RequestError, few
 from submerge.serving._chat import as_strings, is_batch
 from submerge.serving._media import count_inputs, local_inputs
-from submerge.serving._specialist_processor import SpecialistProcessor
+from submerge.serving._specialist_processor import TEXT_OUTPUTS, SpecialistProcessor
 from submerge.store import MANIFEST
 
 __all__ = ["MODALITIES", "ModalityProcessor"]
@@ -189,7 +189,8 @@ class ModalityProcessor:
             marked = sum(text.count(specialist.placeholder) for text in texts)
             given = count_inputs(specialist.kind, inputs.get(name))
             if marked != given:
-                what = f"{marked} {specialist.placeholder} in the text, {given} {specialist.argument} given"
+                noun = name if given == 1 else specialist.argument
+                what = f"{marked} {specialist.placeholder} in the text, {given} {noun} given"
                 problems.append(Problem(what, "processor", "write one where each of them stands"))
         if problems:
             raise RequestError(problems)
@@ -219,10 +220,10 @@ def _texts(text: Any) -> list[str]:
 
 
 def _is_of_text(option: str) -> bool:
-    """Return whether an option is the tokenizer's."""
+    """Return whether an option is the tokenizer's, and not one of a processor about its text."""
     from transformers.processing_utils import TextKwargs
 
-    return option in TextKwargs.__annotations__
+    return option in TextKwargs.__annotations__ and option.removeprefix("return_") not in TEXT_OUTPUTS
 
 
 def _without_state(tokenizer: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from submerge.errors import Problem, RequestError
 
-__all__ = ["SpecialistProcessor"]
+__all__ = ["TEXT_OUTPUTS", "SpecialistProcessor"]
 
 ARGUMENTS = {"image": "images", "video": "videos"}
 """What transformers' processors call the inputs of a kind, where it is not the kind's own name."""
