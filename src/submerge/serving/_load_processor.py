@@ -14,6 +14,8 @@ from submerge.store import Manifest
 
 __all__ = ["load_processor"]
 
+HINT = "put its files beside the model's weights, and merge again"
+
 
 def load_processor(folder: str | Path) -> ModalityProcessor:
     """Return the processor of a composed model, for texts with inputs of its modalities in any order.
@@ -42,7 +44,7 @@ def load_processor(folder: str | Path) -> ModalityProcessor:
         raise RequestError(Problem("this is no composed model", str(folder), hint))
     tasks = manifest.gate.tasks
     with quietly(transformers.logging):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = _pretrained(transformers.AutoTokenizer, folder, "tokenizer")
         specialists = [
             SpecialistProcessor(
                 name=task["name"],
@@ -60,13 +62,17 @@ def load_processor(folder: str | Path) -> ModalityProcessor:
 
 def _own_processor(transformers: Any, folder: Path) -> Any:
     """Return a specialist's processor; raise `RequestError` where that cannot be done."""
-    hint = "put the processor's files beside the specialist's weights, and merge again"
-    try:
-        processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise RequestError(Problem(f"the processor cannot be loaded: {reason}", str(folder), hint)) from error
+    processor = _pretrained(transformers.AutoProcessor, folder, "processor")
     if not hasattr(processor, "tokenizer"):
         what = f"{type(processor).__name__} is not the processor of a multimodal model"
-        raise RequestError(Problem(what, str(folder), hint))
+        raise RequestError(Problem(what, str(folder), HINT))
     return processor
+
+
+def _pretrained(kind: Any, folder: Path, what: str) -> Any:
+    """Return what an auto class of transformers loads from a folder."""
+    try:
+        return kind.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise RequestError(Problem(f"the {what} cannot be loaded: {reason}", str(folder), HINT)) from error

@@ -80,7 +80,7 @@ class ModalityProcessor:
         for name, values in inputs.items():
             others = [s.placeholder for s in self.specialists.values() if s.name != name]
             expand = self.specialists[name].expand
-            texts, own = expand(texts, values, options[name], self.tokenizer, others)
+            texts, own = expand(texts, values, options[name], others)
             features |= own
         tokens = self._tokenized(texts, text_options)
         return transformers.BatchFeature({**tokens, **features})

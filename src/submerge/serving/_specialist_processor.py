@@ -31,7 +31,7 @@ class SpecialistProcessor:
         kind: `image`, `audio` or `video`, or another: which arguments its processor takes.
         placeholder: the token that stands for an input in a text.
         placeholder_id: its id in the shared tokenizer.
-        processor: of the specialist's own class.
+        processor: of the specialist's own class, with the shared tokenizer.
         names: of its inputs, from those of the composed model to those of its class.
         markup: how a chat writes an input; empty where the recipe does not say it.
     """
@@ -67,7 +67,6 @@ class SpecialistProcessor:
         texts: Sequence[str],
         inputs: Any,
         options: Mapping[str, Any],
-        tokenizer: Any,
         others: Sequence[str] = (),
     ) -> tuple[list[str], dict[str, Any]]:
         """Return the texts with a placeholder for every token of the inputs, and the encoder's inputs.
@@ -84,7 +83,7 @@ class SpecialistProcessor:
             raise self._unfit(f"takes no {self._own_argument} beside texts")
         own = [number for number, text in enumerate(texts) if self.placeholder in text]
         hidden = _stand_ins(texts, others)
-        recorder, processor = _RecordingTokenizer(tokenizer), copy(self.processor)
+        recorder, processor = _RecordingTokenizer(self.processor.tokenizer), copy(self.processor)
         processor.tokenizer = recorder
         outputs = processor(
             text=[_replaced(texts[number], hidden) for number in own],
