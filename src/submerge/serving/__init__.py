@@ -8,6 +8,7 @@ from submerge.serving._input_names import input_names
 from submerge.serving._load import CONTROLLERS, load
 from submerge.serving._load_processor import load_processor
 from submerge.serving._mass import MassController
+from submerge.serving._modality import ModalityController
 from submerge.serving._processor import ModalityProcessor
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Exported",
     "Folder",
     "MassController",
+    "ModalityController",
     "ModalityProcessor",
     "architectures",
     "export_adapters",

@@ -10,7 +10,7 @@ from typing import Any
 from submerge.deferred import required
 from submerge.errors import Problem, RequestError
 
-__all__ = ["input_names", "specialist_class"]
+__all__ = ["input_kind", "input_names", "specialist_class"]
 
 LANGUAGE = {
     "attention_mask",
@@ -82,10 +82,10 @@ def _own_names(specialist: Any, kind: str) -> list[str]:
     parameters = inspect.signature(specialist.forward).parameters.values()
     named = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "self"]
     names = [name for name in named if name not in LANGUAGE and not name.startswith(OPTIONS)]
-    kinds = [_kind_of(name) for name in names]
+    kinds = [input_kind(name) for name in names]
     return [n for n, k in zip(names, kinds, strict=True) if k in ("", kind) or kind not in kinds]
 
 
-def _kind_of(name: str) -> str:
+def input_kind(name: str) -> str:
     """Return the kind of inputs that an argument is of, by its name; empty where it may be any."""
     return next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), "")
