@@ -6,8 +6,10 @@ from submerge.serving._export import Exported, export_adapters
 from submerge.serving._folder import Folder, open_folder
 from submerge.serving._input_names import input_names
 from submerge.serving._load import CONTROLLERS, load
+from submerge.serving._load_processor import load_processor
 from submerge.serving._mass import MassController
 from submerge.serving._modality import ModalityController
+from submerge.serving._processor import ModalityProcessor
 
 __all__ = [
     "CONTROLLERS",
@@ -17,9 +19,11 @@ __all__ = [
     "Folder",
     "MassController",
     "ModalityController",
+    "ModalityProcessor",
     "architectures",
     "export_adapters",
     "input_names",
     "load",
+    "load_processor",
     "open_folder",
 ]
