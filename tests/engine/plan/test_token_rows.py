@@ -196,8 +196,12 @@ def test_trained_rows_go_where_their_tokens_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "part",
-    [low_rank(shape=(20, 4)), Rows(TensorEntry("rows", "F32", (1, 4), None, 0, 0), (17,))],
-    ids=["an update of all rows", "a row that is another token's now"],
+    [
+        low_rank(shape=(20, 4)),
+        Rows(TensorEntry("rows", "F32", (1, 4), None, 0, 0), (17,)),
+        Rows(TensorEntry("rows", "F32", (1, 4), None, 0, 0), (19,)),
+    ],
+    ids=["an update of all rows", "a row that is another token's now", "a row that is left out"],
 )
 def test_updates_of_tables_whose_rows_move_are_refused(tmp_path: Path, part: Any) -> None:
     base, one = base_model(tmp_path / "lm"), specialist(tmp_path / "v", special("<image>", "<pad>"))
