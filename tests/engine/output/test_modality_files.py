@@ -131,7 +131,7 @@ def test_without_new_tokens_the_bases_tokenizer_is_copied_byte_for_byte(tmp_path
     folder = multimodal_model(tmp_path / "v", 16, image_token_id=5)
     tokens = written(out, base, image=open_checkpoint(str(folder)))
     assert tokens.rows == 16
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (out / name).read_bytes() == (base.path / name).read_bytes()
 
 

@@ -50,7 +50,9 @@ def write_modality_files(tokens: SharedTokens, modalities: Sequence[ModalityFile
     """
     _write_tokenizer(tokens, folder)
     if (path := folder / "config.json").is_file():
-        _write_json(path, with_vocabulary_size(read_json(path), tokens.rows))
+        theirs = read_json(path)
+        if (config := with_vocabulary_size(theirs, tokens.rows)) != theirs:
+            _write_json(path, config)
     for number, modality in enumerate(modalities):
         _write_modality(modality, tokens.ids(number), tokens.rows, folder)
     for place in (folder, *(folder / MODALITIES / modality.name for modality in modalities)):
