@@ -9,6 +9,8 @@ output its tokenizer (`_tokens`), and memory is counted (`_memory`). All problem
 
 from submerge.engine.plan._adapter_form import adapter_file, lora_keys, stores_transposed
 from submerge.engine.plan._bank_size import bank_bounds, bank_bytes
+from submerge.engine.plan._composition import MODALITY_GATE, Composition, SpecialistPlan
+from submerge.engine.plan._describe_composition import describe_specialist
 from submerge.engine.plan._device import check_device
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._make_plan import make_plan, plan_models
@@ -23,12 +25,15 @@ from submerge.engine.plan._tokens import beyond_rows, describe_beyond
 
 __all__ = [
     "HELD",
+    "MODALITY_GATE",
+    "Composition",
     "Input",
     "Inputs",
     "MergePlan",
     "Settings",
     "SharedToken",
     "SharedTokens",
+    "SpecialistPlan",
     "TensorPlan",
     "adapter_file",
     "add_tokens",
@@ -38,6 +43,7 @@ __all__ = [
     "check_device",
     "chunk_length",
     "describe_beyond",
+    "describe_specialist",
     "is_matrix",
     "load_tokenizer",
     "lora_keys",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -52,8 +52,12 @@ class RowRuns:
     @cached_property
     def numbers(self) -> dict[int, int]:
         """The specialist's number of each participant, by its position."""
-        participants = self.inputs.participants
-        return {position: participants.index(position) for position in participants}
+        return {position: self._models.index(position) for position in self._models}
+
+    @property
+    def _models(self) -> Sequence[int]:
+        """The specialists' positions; a method may see the base before them."""
+        return [own.model for own in self.inputs.specialists] or self.inputs.participants
 
     def is_own(self, position: int, name: str, runs: list[RowRun]) -> bool:
         """Return whether rows are all of a model's table, as they lie."""
@@ -62,7 +66,7 @@ class RowRuns:
     def _of_base(self, name: str, token: SharedToken) -> RowRun:
         """Return the base's row for a token that it lacks: that of the first specialist that has one."""
         for number, row in token.owners.items():
-            position = self.inputs.participants[number]
+            position = self._models[number]
             rows = None if self._is_base(position, name) else self._all_rows(position, name)
             if rows is not None and row < rows.count:
                 return RowRun(position, rows.table, row, 1)
