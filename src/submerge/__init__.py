@@ -4,6 +4,7 @@
 `merge_state_dicts(states, ...)` and `merge_adapters(peft_model, ...)` merge in memory,
 `extract_lora(model, out, base=...)` makes an adapter of a fine-tune, and `verify(folder)` checks a result.
 `load(folder)` gives the model of a merge that finds out the tasks of its inputs (`merge_method: mass`).
+`inspect_updates(recipe)` says how the updates of its models overlap.
 `null_space_ratio(model, adapters, data)` says which adapter knows which inputs,
 and `learn_coefficients(model, adapters, data)` how strongly each should act in a merge.
 `methods.METHODS` are all methods by name, and `methods.find_method(name)` is one of them.
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
         null_space_ratio,
     )
     from submerge.engine import (
+        Inspection,
         MergePlan,
         MergeReport,
         Settings,
         VerifyReport,
         extract_lora,
+        inspect_updates,
         merge,
         merge_adapters,
         merge_state_dicts,
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Calibration",
+    "Inspection",
     "MergePlan",
     "MergeReport",
     "NullSpaceCurve",
@@ -55,6 +59,7 @@ __all__ = [
     "WorkError",
     "__version__",
     "extract_lora",
+    "inspect_updates",
     "learn_coefficients",
     "load",
     "load_recipe",
@@ -69,11 +74,13 @@ __all__ = [
 ]
 
 _ENGINE = {
+    "Inspection",
     "MergePlan",
     "MergeReport",
     "Settings",
     "VerifyReport",
     "extract_lora",
+    "inspect_updates",
     "merge",
     "merge_adapters",
     "merge_state_dicts",
