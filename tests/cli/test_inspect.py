@@ -43,6 +43,7 @@ def test_progress_tells_the_matrices(recipe: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(_progress, "FIRST", 0.0)
     monkeypatch.setattr(_progress, "EVERY", 0.0)
     lines = cli("inspect", recipe, *ROOM).err.splitlines()
+    assert lines[0] == "inspecting: 0%, 0 of 4 matrices"
     assert lines[-1] == "inspecting: 100%, 4 of 4 matrices, about 0 s left"
     assert "inspecting" in cli("inspect", recipe, *ROOM, terminal=True).err
 

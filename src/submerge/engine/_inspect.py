@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from submerge.algebra import (
-    Leading,
-    LowRank,
-    Update,
-    frame,
-    inner,
-    kept_energy,
-    leading,
-    principal_angles,
-)
 from submerge.deferred import torch
-from submerge.engine._inspection import Inspection, MatrixOverlap, PairOverlap
+from submerge.engine._inspection import Inspection, MatrixOverlap
+from submerge.engine._matrix_overlap import matrix_overlap
 from submerge.engine.plan import MergePlan, Settings, TensorPlan, make_plan
 from submerge.engine.work import (
     ChunkReader,
@@ -41,10 +30,6 @@ from submerge.store import FileTable
 
 __all__ = ["InspectionProgress", "inspect_updates"]
 
-DIRECTIONS = 32
-"""Singular directions of a dense update that are compared by default; of factors all are."""
-POINTS = 24
-"""Ranks at which the kept energy is noted, evenly up to the full one, besides half and max."""
 LENIENT = Rules(missing="base", shape="base", vocabulary="by-position")
 """What cannot be merged is left out: nothing is merged here."""
 
@@ -182,6 +167,7 @@ def _overlaps(
         reader = ChunkReader(tensor, sources, adapter_edits(plan.models, tensor, files))
         overlaps[index] = yield _inspecting(reader, rank)
 
+    tick()
     with FileTable() as files:
         jobs = (job(index, files) for index in range(len(tensors)))
         run_jobs(jobs, threads=plan.budget.workers, device=torch.device("cpu"), tick=tick)
@@ -194,73 +180,6 @@ def _inspecting(reader: ChunkReader, rank: int | None) -> Pass:
 
     def work(_: object) -> MatrixOverlap | None:
         with decomposing(reader.plan.name):
-            return _overlap(reader.plan.name, input_updates(reader), rank)
+            return matrix_overlap(reader.plan.name, input_updates(reader), rank)
 
     return single(reader.plan.numel, work)
-
-
-@dataclass(frozen=True)
-class _Directions:
-    """The leading left and right singular vectors of an update, in the coordinates of all updates' frame."""
-
-    update: Update
-    left: Leading
-    right: Leading
-
-    @classmethod
-    def of(cls, update: Update, rank: int) -> _Directions:
-        return cls(update, leading([update], "left", rank), leading([update], "right", rank))
-
-    @property
-    def count(self) -> int:
-        return min(self.left.vectors.shape[1], self.right.vectors.shape[1])
-
-    @property
-    def stable_rank(self) -> float:
-        return self.left.trace / float(self.left.values[0]) if self.count else 0.0
-
-
-def _overlap(name: str, updates: Sequence[Update], rank: int | None) -> MatrixOverlap | None:
-    """Return how updates of a matrix overlap; None where all are zero.
-
-    Everything is computed from their cores in a common frame, K_t = Q_Lᵀ Δ_t Q_R: rotations change no angle,
-    no norm and no share of energy, and the cores of adapters are small.
-    """
-    cores = frame(updates).cores
-    most = [_directions(update, rank) for update in updates]
-    models = [_Directions.of(core, k) for core, k in zip(cores, most, strict=True)]
-    if not any(model.count for model in models):
-        return None
-    largest, full = max(most), min(sum(most), max(updates[0].shape))
-    half = max(1, largest // 2)
-    ranks = {half, largest, full, *(math.ceil(full * i / POINTS) for i in range(1, POINTS + 1))}
-    return MatrixOverlap(
-        name=name,
-        shape=updates[0].shape,
-        ranks=tuple(model.count for model in models),
-        norms=tuple(core.norm for core in cores),
-        stable_ranks=tuple(model.stable_rank for model in models),
-        pairs=tuple(_pairs(models)),
-        kept=kept_energy(cores, sorted(ranks)),
-        half=half,
-        max=largest,
-        full=full,
-    )
-
-
-def _directions(update: Update, rank: int | None) -> int:
-    """Return how many singular directions of an update are compared at most."""
-    default = update.rank if isinstance(update, LowRank) else DIRECTIONS
-    return min(update.rank, default if rank is None else rank)
-
-
-def _pairs(models: Sequence[_Directions]) -> Iterator[PairOverlap]:
-    for (i, a), (j, b) in combinations(enumerate(models), 2):
-        if a.count and b.count:
-            yield PairOverlap(
-                first=i,
-                second=j,
-                cosine=inner(a.update, b.update) / (a.update.norm * b.update.norm),
-                column_angles=tuple(principal_angles(a.left.vectors, b.left.vectors).tolist()),
-                row_angles=tuple(principal_angles(a.right.vectors, b.right.vectors).tolist()),
-            )
