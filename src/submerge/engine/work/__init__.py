@@ -3,6 +3,7 @@
 from submerge.engine.work._adapter_edit import adapter_edits
 from submerge.engine.work._adapter_passes import ModuleTarget, adapter_passes
 from submerge.engine.work._chunk_reader import ChunkReader, ranges
+from submerge.engine.work._edited_source import EditedSource
 from submerge.engine.work._forked import Finished, can_fork, run_forked
 from submerge.engine.work._matrix import decomposing, input_updates
 from submerge.engine.work._meter import Meter
@@ -16,6 +17,7 @@ from submerge.engine.work._workspace import Workspace
 
 __all__ = [
     "ChunkReader",
+    "EditedSource",
     "Finished",
     "Meter",
     "ModuleTarget",
