@@ -150,6 +150,7 @@ def test_all_of_them_in_any_order_are_what_each_would_write(processor: ModalityP
     )
     assert tokens_of(processor.tokenizer, ours) == [expected]
     assert ours["input_features"].shape[0] == 1
+    assert set(ours) <= set(processor.model_input_names)
 
 
 def test_a_batch_has_texts_with_any_subset(processor: ModalityProcessor) -> None:
