@@ -7,16 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-)
 
 import submerge
 from _processors import image, llava, tokenizer
+
+transformers = pytest.importorskip("transformers")
 
 
 @pytest.fixture(scope="module")
@@ -24,20 +19,20 @@ def specialist(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path
     """An image model with the base's language model, its processor, and the composed model of it alone."""
     folder = tmp_path_factory.mktemp("composed")
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = LlamaConfig(**sizes, vocab_size=64, bos_token_id=1, eos_token_id=2, pad_token_id=2)
+    text = transformers.LlamaConfig(**sizes, vocab_size=64, bos_token_id=1, eos_token_id=2, pad_token_id=2)
     torch.manual_seed(0)
-    lm = LlamaForCausalLM(text)
+    lm = transformers.LlamaForCausalLM(text)
     lm.save_pretrained(folder / "lm")
     tokenizer().save_pretrained(folder / "lm")
     own = llava(tokenizer(["<image>"]))
-    vision = CLIPVisionConfig(**sizes, image_size=16, patch_size=8)
-    config = LlavaConfig(
+    vision = transformers.CLIPVisionConfig(**sizes, image_size=16, patch_size=8)
+    config = transformers.LlavaConfig(
         vision_config=vision,
         text_config=text,
         image_token_index=own.image_token_id,
         vision_feature_select_strategy="full",
     )
-    model = LlavaForConditionalGeneration(config).eval()
+    model = transformers.LlavaForConditionalGeneration(config).eval()
     model.get_decoder().load_state_dict(lm.model.state_dict())
     model.lm_head.load_state_dict(lm.lm_head.state_dict())
     model.save_pretrained(folder / "vision")
