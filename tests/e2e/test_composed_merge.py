@@ -113,9 +113,8 @@ def test_adapters(made: Specialists, method: str, tmp_path: Path) -> None:
     q = "model.layers.0.self_attn.q_proj.weight"
     assert bank[f"streams.0.{q}.left"].shape == (16, 2)
     assert f"streams.1.{q}.left" not in bank
-    low_rank = method in ("ssam", "task_arithmetic")
-    assert (f"merged.{q}.left" in bank) == low_rank
-    assert (f"base.{q}" in bank) == (not low_rank)
+    assert (f"merged.{q}.left" in bank) == (method != "ties")
+    assert (f"base.{q}" in bank) == (method == "ties")
 
 
 def same_modules(out: Path, number: int, expected: State) -> None:
