@@ -3,7 +3,7 @@
 from submerge.store._adapter_on_base import lay_over
 from submerge.store._aliases import Aliases, AliasGroup, find_aliases
 from submerge.store._align import Aligner, Alignment
-from submerge.store._checkpoint import Checkpoint, same_values
+from submerge.store._checkpoint import Checkpoint, first_bytes, same_values
 from submerge.store._lora_file import lora_file
 from submerge.store._open import open_model, split_spec
 from submerge.store._open_checkpoint import open_checkpoint
@@ -146,6 +146,7 @@ __all__ = [
     "file_digest",
     "file_identity",
     "find_aliases",
+    "first_bytes",
     "fit_adapter",
     "hasher",
     "index_json",
