@@ -152,10 +152,9 @@ def pair() -> Pair:
 
 
 @pytest.fixture(scope="module")
-def composed(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[Any]]:
-    """A composed model of images, fully tuned, and sounds, with a LoRA; and the language model of each label."""
-    image, sound = pair
-    base, tuned = specialist("llava", seed=7).lm(), image.lm()
+def composed(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Composed:
+    """A composed model of images, fully tuned, and sounds, with a LoRA; and each label's language model."""
+    base, tuned = specialist("llava", seed=7).lm(), pair[0].lm()
     merged, own = lora(base, seed=10), lora(base, seed=50)
     text = updated(base, merged)
     norm = "model.norm.weight"

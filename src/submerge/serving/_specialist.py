@@ -19,7 +19,7 @@ from torch import nn
 
 from submerge.deferred import quietly, required
 from submerge.errors import Problem, RequestError, few
-from submerge.gating import StopForward
+from submerge.gating import StopForward, tensors
 from submerge.serving._input_names import specialist_class
 
 __all__ = ["Specialist", "Specialists", "read_specialist"]
@@ -65,12 +65,13 @@ class Specialist(nn.Module):
     Args:
         name: of the modality.
         model: of transformers, whose language model is left out in place.
+        kind: of its inputs, as its class calls them: image, audio, video.
         placeholder: the id of the tokens that stand for an input's features.
     """
 
-    def __init__(self, name: str, model: Any, placeholder: int) -> None:
+    def __init__(self, name: str, model: Any, kind: str, placeholder: int) -> None:
         super().__init__()
-        self.name, self.placeholder = name, placeholder
+        self.name, self.kind, self.placeholder = name, kind, placeholder
         decoder = model.get_decoder()
         self.language_model = _LanguageModel(decoder.config, next(decoder.parameters()))
         model.set_decoder(self.language_model)
@@ -94,18 +95,27 @@ class Specialist(nn.Module):
         except StopForward:
             pass
         except (AttributeError, TypeError, ValueError) as error:
-            raise self._refusal(str(error), own) from error
+            raise self._refusal(own, inputs, str(error)) from error
         received = self.language_model.taken()
         self._check(received)
         embeddings: torch.Tensor = received["inputs_embeds"]
         if embeddings.shape[:2] != own.shape:
-            raise self._refusal("an input has one placeholder, and not one for each of its features", own)
+            raise self._refusal(own, inputs, "each feature of an input has a placeholder of its own")
         return embeddings
 
     def _moved(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return inputs on the device of the encoder, and real numbers in its dtype."""
         like = self.language_model.like
         return {name: _as(value, like) for name, value in inputs.items()}
+
+    def _feature_count(self, inputs: Mapping[str, Any]) -> int | None:
+        """Return how many features inputs have, where the class can say it apart from a prompt."""
+        try:
+            features = getattr(self.model, f"get_{self.kind}_features")(**self._moved(inputs)).pooler_output
+        except (AttributeError, TypeError, ValueError):
+            return None
+        count: int = sum(x.numel() for x in tensors(features)) // self.language_model.config.hidden_size
+        return count
 
     def _check(self, received: Mapping[str, Any]) -> None:
         """Raise `RequestError` where the class handed over what another language model has no place for."""
@@ -123,9 +133,11 @@ class Specialist(nn.Module):
             hint = "such a model cannot be a specialist"
             raise RequestError(Problem(what, f"modality {self.name}", hint))
 
-    def _refusal(self, why: str, ids: torch.Tensor) -> RequestError:
-        count = int((ids == self.placeholder).sum())
-        what = f"the inputs do not fit the {count} placeholders {self.placeholder} of the prompt: {why}"
+    def _refusal(self, ids: torch.Tensor, inputs: Mapping[str, Any], why: str) -> RequestError:
+        tokens, features = int((ids == self.placeholder).sum()), self._feature_count(inputs)
+        what = f"the prompt has {tokens} placeholders, and the inputs do not fit: {why}"
+        if features not in (None, tokens):
+            what = f"the prompt has {tokens} placeholders, and the inputs have {features} features"
         hint = "give what the processor of the folder returns: submerge.load_processor"
         return RequestError(Problem(what, f"modality {self.name}", hint))
 
@@ -138,7 +150,7 @@ class Specialists(nn.ModuleList):
 
 
 def read_specialist(
-    task: Mapping[str, Any], folder: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype
+    task: Mapping[str, Any], folder: Path, own: dict[str, torch.Tensor], dtype: torch.dtype
 ) -> Specialist:
     """Return a specialist from the folder of its configuration and its own tensors, as its files name them.
 
@@ -148,14 +160,14 @@ def read_specialist(
     kind, where = specialist_class(task), f"modality {task['name']}"
     try:
         config = _without_layers(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        model, missing = _built(kind, config, tensors, dtype)
+        model, missing = _built(kind, config, own, dtype)
     except (OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
         what = f"{kind.__name__} cannot be made of {folder / 'config.json'}: {error}"
         raise RequestError(Problem(what, where, "merge again, or install another transformers")) from error
     if missing:
         what = f"the bank lacks parameters of {kind.__name__}: {few(missing)}"
         raise RequestError(Problem(what, where, "merge again"))
-    return Specialist(task["name"], model, int(task["placeholder_id"]))
+    return Specialist(task["name"], model, str(task["kind"]), int(task["placeholder_id"]))
 
 
 def _without_layers(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,7 +182,7 @@ def _without_layers(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _built(
-    kind: Any, config: Mapping[str, Any], tensors: dict[str, torch.Tensor], dtype: torch.dtype
+    kind: Any, config: Mapping[str, Any], own: dict[str, torch.Tensor], dtype: torch.dtype
 ) -> tuple[Any, list[str]]:
     """Return the model, and the names of the parameters outside of its language model that are missing."""
     transformers = required("transformers", "a composed model needs")
@@ -179,7 +191,7 @@ def _built(
         model, loading = kind.from_pretrained(
             None,
             config=kind.config_class.from_dict(dict(config)),
-            state_dict=tensors,
+            state_dict=own,
             dtype=dtype,
             output_loading_info=True,
         )
