@@ -271,12 +271,12 @@ def prompt_embeddings(one: Specialist, ids: torch.Tensor, inputs: Mapping[str, A
 
 
 def by_token(lms: Sequence[Any], labels: torch.Tensor, **inputs: Any) -> torch.Tensor:
-    """Return the logits of a language model each of whose modules runs a token as that of its label does.
+    """Return the logits of a model each of whose modules runs a token as that of its label does.
 
-    `lms` are the language model of each label [B, L]; all modules run on all tokens, and one is picked.
+    `lms` are the model of each label [B, L]; all modules run on all tokens, and one is picked.
     """
     hooks = []
-    twins = [dict(lm.model.named_modules()) for lm in lms]
+    twins = [dict(lm.get_decoder().named_modules()) for lm in lms]
     for name, module in twins[0].items():
         if any(True for _ in module.parameters(recurse=False)) and "embed_tokens" not in name:
             hooks.append(module.register_forward_hook(_picking([t[name] for t in twins[1:]], labels)))

@@ -24,6 +24,8 @@ from serving.helpers_composed import (
     specialist,
     write_composed,
 )
+from submerge.report import survey
+from submerge.serving import export_adapters
 
 pytest.importorskip("transformers")
 
@@ -117,6 +119,12 @@ def test_classes_that_hand_over_more_than_embeddings_are_told(tmp_path: Path) ->
         lambda: model(prompt(1, 2, one, 3), **one.inputs(1)),
         "Gemma3ForConditionalGeneration hands more than embeddings to its language model: attention_mask",
     )
+
+
+def test_what_is_for_tasks_is_refused(folder: Path, tmp_path: Path) -> None:
+    refusal(lambda: export_adapters(folder, tmp_path / "adapters"), "composed model", "no tasks")
+    (tmp_path / "inputs.jsonl").write_text('{"text": "a"}\n')
+    refusal(lambda: survey(folder, tmp_path / "inputs.jsonl"), "routes no inputs")
 
 
 # --- folders --------------------------------------------------------------------------------------

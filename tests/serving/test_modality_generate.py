@@ -200,7 +200,7 @@ def test_a_copy_is_a_model_of_its_own(model: Any, request_: dict[str, Any]) -> N
         parameter.zero_()
     assert torch.equal(model(**request_).logits, wanted)
     assert torch.equal(model.generate(**request_, **HOW), by_hand(model, request_))
-    assert twin.controller.specialists is twin.specialists
+    assert twin.controller.encoders is twin.encoders
     assert twin.controller.gated.gate is not model.controller.gated.gate
 
 

@@ -19,10 +19,10 @@ from torch import nn
 
 from submerge.deferred import quietly, required
 from submerge.errors import Problem, RequestError, few
-from submerge.gating import StopForward, tensors
+from submerge.gating import StopForward, each, tensors
 from submerge.serving._input_names import specialist_class
 
-__all__ = ["Specialist", "Specialists", "read_specialist"]
+__all__ = ["Encoder", "Encoders", "read_encoder"]
 
 PASSED = {"inputs_embeds", "attention_mask", "position_ids", "past_key_values", "use_cache", "cache_position"}
 """What a multimodal class may hand to its language model, beside flags."""
@@ -59,7 +59,7 @@ class _LanguageModel(nn.Module):
         return received
 
 
-class Specialist(nn.Module):
+class Encoder(nn.Module):
     """The encoder and projector of one modality, in the class that they were trained in.
 
     Args:
@@ -106,7 +106,7 @@ class Specialist(nn.Module):
     def _moved(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return inputs on the device of the encoder, and real numbers in its dtype."""
         like = self.language_model.like
-        return {name: _as(value, like) for name, value in inputs.items()}
+        return {name: each(value, lambda x: _as(x, like)) for name, value in inputs.items()}
 
     def _feature_count(self, inputs: Mapping[str, Any]) -> int | None:
         """Return how many features inputs have, where the class can say it apart from a prompt."""
@@ -142,17 +142,17 @@ class Specialist(nn.Module):
         return RequestError(Problem(what, f"modality {self.name}", hint))
 
 
-class Specialists(nn.ModuleList):
-    """All specialists of a model: they move with it, and its state dict is the language model's alone."""
+class Encoders(nn.ModuleList):
+    """All encoders of a model: they move with it, and its state dict is the language model's alone."""
 
     def state_dict(self, *args: Any, destination: Any = None, **kwargs: Any) -> Any:
         return {} if destination is None else destination
 
 
-def read_specialist(
+def read_encoder(
     task: Mapping[str, Any], folder: Path, own: dict[str, torch.Tensor], dtype: torch.dtype
-) -> Specialist:
-    """Return a specialist from the folder of its configuration and its own tensors, as its files name them.
+) -> Encoder:
+    """Return a specialist's encoder, from the folder of its configuration and the tensors of its files.
 
     Raises:
         RequestError: transformers lacks its class, or cannot make it, or tensors are missing.
@@ -167,7 +167,7 @@ def read_specialist(
     if missing:
         what = f"the bank lacks parameters of {kind.__name__}: {few(missing)}"
         raise RequestError(Problem(what, where, "merge again"))
-    return Specialist(task["name"], model, str(task["kind"]), int(task["placeholder_id"]))
+    return Encoder(task["name"], model, str(task["kind"]), int(task["placeholder_id"]))
 
 
 def _without_layers(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,9 +211,7 @@ def _unused_id(config: Any) -> int:
     return next(number for number in range(len(special) + 1) if number not in special)
 
 
-def _as(value: Any, like: torch.Tensor) -> Any:
-    if not isinstance(value, torch.Tensor):
-        return value
+def _as(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return value.to(like) if value.is_floating_point() else value.to(like.device)
 
 
