@@ -55,8 +55,10 @@ def test_one_tuned_specialist_is_that_specialist(kind: str, lm: str, tmp_path: P
     assert model.modalities == (one.name,)
     batch = padded(prompt(1, 4, one, 3), prompt(2, 2, one, 1, one, 4))
     inputs = one.inputs(1, 2, 3)
-    found, wanted = (m(**batch, **inputs).logits for m in (model, one.model))
-    close(found, wanted, batch["attention_mask"])
+    targets = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    outputs = [m(**batch, **inputs, labels=targets) for m in (model, one.model)]
+    close(outputs[0].logits, outputs[1].logits, batch["attention_mask"])
+    assert abs(outputs[0].loss - outputs[1].loss) < 1e-4
     same_tokens(model, one.model, **batch, **inputs)
     same_tokens(model, one.model, **batch, **inputs, use_cache=False)
     same_tokens(model, one.model, **batch, **one.inputs(3, 2, 1))

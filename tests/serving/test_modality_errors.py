@@ -24,6 +24,7 @@ from serving.helpers_composed import (
     specialist,
     write_composed,
 )
+from submerge.gating import UnsplitError
 from submerge.report import survey
 from submerge.serving import export_adapters
 
@@ -119,6 +120,16 @@ def test_classes_that_hand_over_more_than_embeddings_are_told(tmp_path: Path) ->
         lambda: model(prompt(1, 2, one, 3), **one.inputs(1)),
         "Gemma3ForConditionalGeneration hands more than embeddings to its language model: attention_mask",
     )
+
+
+def test_a_module_that_mixes_positions_is_told(model: Any, one: Specialist) -> None:
+    def mixes(*args: Any) -> None:
+        raise UnsplitError
+
+    hook = model.model.norm.register_forward_hook(mixes)
+    refusal(lambda: model(prompt(1, 4, one), **one.inputs(1)), "cannot tell rows apart")
+    hook.remove()
+    assert model.controller.gated.gate.assignment is None
 
 
 def test_what_is_for_tasks_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -130,12 +130,12 @@ class ModalityController(Controller):
         """
         ids: Any = inputs.get("input_ids")
         past, mask = _cached(inputs), inputs.get("attention_mask")
-        if past and mask is not None and mask.shape[1] > ids.shape[1]:
+        if past and ids is not None and mask is not None and mask.shape[1] > ids.shape[1]:
             return self._encoded(model, ids, request, start=past)
         try:
             return self._encoded(model, ids, request)
         except RequestError:
-            if not past:
+            if not past or ids is None:
                 raise
             return self._encoded(model, ids[:, past:], request, start=past)
 
