@@ -39,12 +39,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Specialists:
     return specialists
 
 
-def composed(made: Specialists, out: Path, *entries: dict[str, Any], **parameters: Any) -> Any:
+def composed(made: Specialists, out: Path, *entries: dict[str, Any], **more: Any) -> Any:
     """Return the loaded merge of specialists; one alone has its whole update."""
     method = "task_arithmetic" if len(entries) == 1 else "ssam"
-    settings = parameters or ({"weight": 1.0} if len(entries) == 1 else {"rank": 2, "scale": "auto"})
+    parameters = {"weight": 1.0} if len(entries) == 1 else {"rank": 2, "scale": "auto"}
     with quiet():
-        submerge.merge(made.recipe(method, *entries, parameters=settings), out, settings=ROOM)
+        submerge.merge(made.recipe(method, *entries, parameters=parameters, **more), out, settings=ROOM)
     return submerge.load(out)
 
 
@@ -100,6 +100,14 @@ def test_an_untouched_language_model(made: Specialists, tmp_path: Path) -> None:
 def test_one_adapter_for_all_tokens(made: Specialists, tmp_path: Path) -> None:
     model = composed(made, tmp_path / "out", made.entry("vision", "image", lora="vision-lora"))
     same_answers(model, adapted(made, "vision", "vision-lora"), request_("image"))
+
+
+@torch.no_grad()
+def test_a_fold_for_all_tokens(made: Specialists, tmp_path: Path) -> None:
+    entry = made.entry("vision-tuned", "image")
+    model = composed(made, tmp_path / "out", entry, modality_tokens="merged")
+    assert not model.controller.gated.modules
+    same_answers(model, made.load("vision-tuned").eval(), request_("image"))
 
 
 @torch.no_grad()

@@ -86,6 +86,21 @@ def _llava(t: Any, lm: str) -> tuple[Any, ...]:
     )
 
 
+def _llava_next(t: Any, lm: str) -> tuple[Any, ...]:
+    config = t.LlavaNextConfig(
+        vision_config=t.CLIPVisionConfig(**VISION),
+        text_config=_text(t, lm),
+        image_token_index=IMAGE,
+        image_grid_pinpoints=[[16, 16]],
+    )
+    model = t.LlavaNextForConditionalGeneration(config)
+
+    def image(seed: int) -> dict[str, torch.Tensor]:
+        return {"pixel_values": normal(seed, 1, 2, 3, 16, 16), "image_sizes": torch.tensor([[16, 16]])}
+
+    return model, "image", IMAGE, 10, image  # 4 of all of it, 2 rows of 2 and a newline
+
+
 def _qwen2_audio(t: Any, lm: str) -> tuple[Any, ...]:
     encoder = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 24}
     config = t.Qwen2AudioConfig(
@@ -138,6 +153,7 @@ def _video_llava(t: Any, lm: str) -> tuple[Any, ...]:
 
 BUILDERS = {
     "llava": _llava,
+    "llava_next": _llava_next,
     "qwen2_audio": _qwen2_audio,
     "voxtral": _voxtral,
     "next_video": _next_video,

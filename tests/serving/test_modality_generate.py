@@ -13,6 +13,7 @@ import submerge
 from _models import contents, quiet_transformers
 from serving.helpers_composed import (
     IMAGE,
+    TEXT,
     Specialist,
     factors,
     lora,
@@ -189,6 +190,35 @@ def test_a_saved_model_is_loaded_again(
     assert changed <= {"config.json", "generation_config.json", "model.safetensors"}
     model.save_pretrained(tmp_path / "shards", max_shard_size="10KB")
     assert torch.equal(submerge.load(tmp_path / "shards")(**request_).logits, model(**request_).logits)
+
+
+@torch.no_grad()
+def test_a_state_dict_is_the_language_models(model: Any, folder: Path, request_: dict[str, Any]) -> None:
+    wanted = model(**request_).logits
+    state = {name: x.clone() for name, x in model.state_dict().items()}
+    other = submerge.load(folder)
+    for parameter in other.model.parameters():
+        parameter.zero_()
+    other.load_state_dict(state)
+    assert torch.equal(other(**request_).logits, wanted)
+    del state["model.norm.weight"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*\"model.norm.weight\"\. $"):
+        other.load_state_dict(state)
+
+
+@torch.no_grad()
+def test_tied_tables_stay_tied(tmp_path: Path) -> None:
+    t = quiet_transformers()
+    one = specialist("llava", "qwen2", seed=1)
+    lm = t.Qwen2ForCausalLM(t.Qwen2Config(**{**TEXT, "tie_word_embeddings": True}))
+    bank = factors("streams.0", lora(lm, seed=50))
+    model = submerge.load(write_composed(tmp_path / "out", lm.eval(), [one], bank))
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    ids, inputs = prompt(1, 4, one, 3), one.inputs(1)
+    model.save_pretrained(tmp_path / "copy")
+    again = submerge.load(tmp_path / "copy")
+    assert torch.equal(again(ids, **inputs).logits, model(ids, **inputs).logits)
+    assert again.lm_head.weight is again.model.embed_tokens.weight
 
 
 @torch.no_grad()

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,11 +23,15 @@ from submerge.errors import Problem, RequestError, few
 from submerge.gating import StopForward, each, tensors
 from submerge.serving._input_names import specialist_class
 
-__all__ = ["Encoder", "Encoders", "read_encoder"]
+__all__ = ["ENCODERS", "Encoder", "Encoders", "read_encoder"]
 
 PASSED = {"inputs_embeds", "attention_mask", "position_ids", "past_key_values", "use_cache", "cache_position"}
 """What a multimodal class may hand to its language model, beside flags."""
 FLAGS = ("return_", "output_")
+UNFIT = (AttributeError, TypeError, ValueError)
+"""What transformers' classes raise where inputs do not go together."""
+ENCODERS = "encoders"
+"""The name of a model's attribute for them."""
 
 
 class _LanguageModel(nn.Module):
@@ -91,16 +96,25 @@ class Encoder(nn.Module):
         """
         own = torch.where(ids == self.placeholder, ids, self.filler)
         try:
-            self.model(input_ids=own, attention_mask=torch.ones_like(own), **self._moved(inputs))
-        except StopForward:
-            pass
-        except (AttributeError, TypeError, ValueError) as error:
+            embeddings = self._run(own, inputs)
+        except UNFIT as error:
             raise self._refusal(own, inputs, str(error)) from error
-        received = self.language_model.taken()
-        self._check(received)
-        embeddings: torch.Tensor = received["inputs_embeds"]
         if embeddings.shape[:2] != own.shape:
             raise self._refusal(own, inputs, "each feature of an input has a placeholder of its own")
+        return embeddings
+
+    def check(self) -> None:
+        """Raise `RequestError` where the class hands more to its language model than embeddings of a text."""
+        with suppress(*UNFIT):  # a class may want inputs
+            self._run(torch.full((1, 2), self.filler, device=self.language_model.like.device), {})
+
+    def _run(self, ids: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """Return what the language model is given for ids and inputs."""
+        with suppress(StopForward):
+            self.model(input_ids=ids, attention_mask=torch.ones_like(ids), **self._moved(inputs))
+        received = self.language_model.taken()
+        self._check_passed(received)
+        embeddings: torch.Tensor = received["inputs_embeds"]
         return embeddings
 
     def _moved(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +131,7 @@ class Encoder(nn.Module):
         count: int = sum(x.numel() for x in tensors(features)) // self.language_model.config.hidden_size
         return count
 
-    def _check(self, received: Mapping[str, Any]) -> None:
+    def _check_passed(self, received: Mapping[str, Any]) -> None:
         """Raise `RequestError` where the class handed over what another language model has no place for."""
         wrong = [
             name
@@ -145,8 +159,17 @@ class Encoder(nn.Module):
 class Encoders(nn.ModuleList):
     """All encoders of a model: they move with it, and its state dict is the language model's alone."""
 
+    def __init__(self, encoders: Iterable[Encoder]) -> None:
+        super().__init__(encoders)
+        self.register_load_state_dict_post_hook(_miss_nothing)  # type: ignore[no-untyped-call]
+
     def state_dict(self, *args: Any, destination: Any = None, **kwargs: Any) -> Any:
         return {} if destination is None else destination
+
+
+def _miss_nothing(encoders: nn.Module, keys: Any) -> None:
+    """Let the language model's own state dict be loaded again: nothing is missing in it."""
+    keys.missing_keys[:] = [key for key in keys.missing_keys if not key.startswith(f"{ENCODERS}.")]
 
 
 def read_encoder(
@@ -155,7 +178,8 @@ def read_encoder(
     """Return a specialist's encoder, from the folder of its configuration and the tensors of its files.
 
     Raises:
-        RequestError: transformers lacks its class, or cannot make it, or tensors are missing.
+        RequestError: transformers lacks its class, or cannot make it, or tensors are missing; or the class
+            hands more to its language model than embeddings.
     """
     kind, where = specialist_class(task), f"modality {task['name']}"
     try:
@@ -167,7 +191,9 @@ def read_encoder(
     if missing:
         what = f"the bank lacks parameters of {kind.__name__}: {few(missing)}"
         raise RequestError(Problem(what, where, "merge again"))
-    return Encoder(task["name"], model, str(task["kind"]), int(task["placeholder_id"]))
+    encoder = Encoder(task["name"], model, str(task["kind"]), int(task["placeholder_id"]))
+    encoder.check()
+    return encoder
 
 
 def _without_layers(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,9 +231,8 @@ def _built(
 
 def _unused_id(config: Any) -> int:
     """Return the smallest id that a configuration names as no special token."""
-    special = {
-        value for name, value in config.to_dict().items() if name.endswith(("token_id", "token_index"))
-    }
+    ids = [value for name, value in config.to_dict().items() if name.endswith(("token_id", "token_index"))]
+    special = {value for value in ids if isinstance(value, int)}
     return next(number for number in range(len(special) + 1) if number not in special)
 
 

@@ -14,7 +14,7 @@ from submerge.errors import Problem, RequestError, few
 from submerge.gating import Gate, GatedModel, TokenAssignment
 from submerge.serving._attach import check_names
 from submerge.serving._controller import Call, Controller
-from submerge.serving._encoder import Encoder, Encoders, read_encoder
+from submerge.serving._encoder import ENCODERS, Encoder, Encoders, read_encoder
 from submerge.serving._folder import Folder
 from submerge.serving._input_names import input_kind, input_names
 from submerge.serving._modality_folder import ModalityFolder, open_modality_folder
@@ -64,13 +64,14 @@ class ModalityController(Controller):
         gated = GatedModel(gate)
         with folder.reading() as read:
             gated.add(model, stream_updates(model, folder, gate, names, read))
-            model.encoders = Encoders(
+            encoders = Encoders(
                 read_encoder(
                     task, folder.files(n), {own: read(name) for own, name in modules.items()}, model.dtype
                 )
                 for n, (task, modules) in enumerate(zip(folder.tasks, folder.modules, strict=True))
             )
-        return cls(folder, gated, model.encoders)
+        setattr(model, ENCODERS, encoders)
+        return cls(folder, gated, encoders)
 
     def save(self, folder: Path) -> None:
         """Copy all but the language model: bank, manifest, the specialists' files, the tokenizer."""
