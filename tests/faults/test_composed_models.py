@@ -111,9 +111,7 @@ def deep_features(made: Specialists, folder: Path) -> Recipe:
 
 def masks(made: Specialists, folder: Path) -> Recipe:
     vision = copied(made, "vision", folder)
-    config = json.loads((vision / "config.json").read_text())["vision_config"]
-    tower = config | {"model_type": "siglip_vision_model"}
-    with_config(vision, vision_config=tower, architectures=["PaliGemmaForConditionalGeneration"])
+    with_config(vision, architectures=["PaliGemmaForConditionalGeneration"])
     return one(made, vision)
 
 
