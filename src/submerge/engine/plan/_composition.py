@@ -148,11 +148,10 @@ def stream_warnings(inputs: Inputs, tensors: Sequence[TensorPlan]) -> list[str]:
     """Return which changes of tables are left out, that adapters for the tokens of modalities have."""
     tables = [t.name for t in tensors if t.action == "merge" and t.table and not t.has_streams]
     warnings = []
-    for own in inputs.specialists:
-        changed = _changed(inputs.models[own.stream]) if own.stream is not None else ()
-        if left := [name for name in tables if name in changed]:
+    for model in (inputs.models[own.stream] for own in inputs.specialists if own.stream is not None):
+        if left := [name for name in tables if name in _changed(model)]:
             what = f"changes {few(left)}, which is left out: tables are looked up by text alone"
-            warnings.append(f"{inputs.models[own.stream or 0].label}: {what}")
+            warnings.append(f"{model.label}: {what}")
     return warnings
 
 
