@@ -11,7 +11,7 @@ from submerge.errors import Problem, RequestError
 from submerge.serving._input_names import input_names
 from submerge.serving._processor import MODALITIES, ModalityProcessor
 from submerge.serving._specialist_processor import SpecialistProcessor
-from submerge.store import Manifest
+from submerge.store import Manifest, load_tokenizer
 
 __all__ = ["load_processor"]
 
@@ -45,7 +45,7 @@ def load_processor(folder: str | Path) -> ModalityProcessor:
         raise RequestError(Problem("this is no composed model", str(folder), hint))
     tasks = manifest.gate.tasks
     with quietly(transformers.logging):
-        tokenizer = _pretrained(transformers.AutoTokenizer, folder, "tokenizer")
+        tokenizer = load_tokenizer(folder)
         specialists = [
             _specialist(transformers, folder, tokenizer, task, names)
             for task, names in zip(tasks, input_names(tasks), strict=True)

@@ -12,9 +12,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from submerge.engine.output._side_files import write_text
-from submerge.engine.plan import SharedTokens, add_tokens, load_tokenizer
+from submerge.engine.plan import SharedTokens, add_tokens
 from submerge.errors import WorkError, few
-from submerge.store import edited_text_parts, is_tokenizer_file, read_json, with_vocabulary_size
+from submerge.store import (
+    edited_text_parts,
+    is_tokenizer_file,
+    load_tokenizer,
+    read_json,
+    with_vocabulary_size,
+)
 
 __all__ = ["MODALITIES", "ModalityFiles", "write_modality_files"]
 

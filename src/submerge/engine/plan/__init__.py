@@ -17,7 +17,7 @@ from submerge.engine.plan._describe_composition import describe_specialist
 from submerge.engine.plan._device import check_device
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._make_plan import make_plan, plan_models
-from submerge.engine.plan._model_tokens import add_tokens, load_tokenizer
+from submerge.engine.plan._model_tokens import add_tokens
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._shared_tokens import SharedToken, SharedTokens, share_tokens
@@ -48,7 +48,6 @@ __all__ = [
     "describe_beyond",
     "describe_specialist",
     "is_matrix",
-    "load_tokenizer",
     "lora_keys",
     "make_plan",
     "plan_models",

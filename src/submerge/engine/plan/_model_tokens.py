@@ -8,11 +8,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from submerge.deferred import quietly, required
-from submerge.errors import Problem, RequestError
-from submerge.store import text_parts
+from submerge.deferred import required
+from submerge.store import load_tokenizer, text_parts
 
-__all__ = ["ModelTokens", "TokenFlags", "add_tokens", "load_tokenizer", "placeholder_ids", "read_tokens"]
+__all__ = ["ModelTokens", "TokenFlags", "add_tokens", "placeholder_ids", "read_tokens"]
 
 _NEEDS = "the tokenizer of a composed model needs"
 _TOKEN_KEY = re.compile(r"(\w+)_token_(?:id|index)")
@@ -39,20 +38,6 @@ class ModelTokens:
 
     ids: Mapping[str, int]
     added: Mapping[str, TokenFlags]
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """Return the tokenizer of a folder, as transformers loads it.
-
-    Raises `RequestError` where transformers is missing or cannot load it.
-    """
-    transformers = required("transformers", _NEEDS)
-    try:
-        with quietly(transformers.logging):
-            return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # of any kind: a broken file fails where the library first trips over it
-        what = f"transformers cannot load the tokenizer ({str(error).strip().partition(chr(10))[0]})"
-        raise RequestError(Problem(what, str(folder), "repair its files, or copy the base's")) from error
 
 
 def read_tokens(folder: Path) -> ModelTokens:

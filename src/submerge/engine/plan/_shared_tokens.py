@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from submerge.engine.plan._model_tokens import ModelTokens, TokenFlags, add_tokens, load_tokenizer
+from submerge.engine.plan._model_tokens import ModelTokens, TokenFlags, add_tokens
 from submerge.engine.plan._specialist_tokens import SpecialistTokens
 from submerge.engine.plan._tables import token_rows
 from submerge.errors import Problem, few
-from submerge.store import Checkpoint, Tokenizer
+from submerge.store import Checkpoint, Tokenizer, load_tokenizer
 
 __all__ = ["SharedToken", "SharedTokens", "share_tokens"]
 

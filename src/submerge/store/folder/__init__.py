@@ -15,6 +15,7 @@ from submerge.store.folder._config import (
 )
 from submerge.store.folder._hub import Fetched, download_hint, fetch
 from submerge.store.folder._index import read_index
+from submerge.store.folder._load_tokenizer import load_tokenizer
 from submerge.store.folder._manifest import MANIFEST, Manifest, reading_manifest
 from submerge.store.folder._manifest_records import GateRecord, ModelRecord, TensorRecord
 from submerge.store.folder._side_files import side_files
@@ -57,6 +58,7 @@ __all__ = [
     "is_t5",
     "is_tokenizer_file",
     "layer_count",
+    "load_tokenizer",
     "locate",
     "pickle_refusal",
     "quantised_config",
