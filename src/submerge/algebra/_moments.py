@@ -37,7 +37,7 @@ POWER_STEPS = 30
 class Moment(ABC):
     """The second moment C [n, n] of a linear map's inputs; see `BlockMoment` and `FactorMoment`.
 
-    All arithmetic is in float64, whatever the numbers are held in.
+    Products and solutions are in float64, whatever the numbers are held in.
 
     Examples:
         >>> import torch
@@ -132,7 +132,7 @@ class Moment(ABC):
 
     @staticmethod
     def from_tensors(tensors: Mapping[str, torch.Tensor]) -> Moment:
-        """Return the moment of `tensors()`; raises `ValueError` where they are not those of a moment.
+        """Return the moment of `tensors()` in float64; raises `ValueError` where they are of no moment.
 
         Examples:
             >>> import torch
@@ -141,9 +141,10 @@ class Moment(ABC):
             'full'
         """
         if set(tensors) == {"sum", "count"} and tensors["sum"].ndim == 3:
-            return BlockMoment(tensors["sum"], tensors["count"].item())
+            return BlockMoment(tensors["sum"].double(), tensors["count"].item())
         if set(tensors) == {"factor", "shift", "count"} and tensors["factor"].ndim == 2:
-            return FactorMoment(tensors["factor"], tensors["shift"].item(), tensors["count"].item())
+            shift, count = tensors["shift"].item(), tensors["count"].item()
+            return FactorMoment(tensors["factor"].double(), shift, count)
         raise ValueError(f"{', '.join(sorted(tensors)) or 'nothing'} is no moment")
 
 

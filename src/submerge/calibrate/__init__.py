@@ -24,6 +24,7 @@ from submerge.calibrate._processors import load_processor, processor_for
 from submerge.calibrate._recipe import calibrate_recipe
 from submerge.calibrate._reducers import MOMENT_KINDS, Mean, NullSpaceRatio, SecondMoment, row_space
 from submerge.calibrate._second_moments import second_moments, shared_inputs
+from submerge.calibrate._task_moments import task_moments
 
 __all__ = [
     "MOMENT_KINDS",
@@ -53,4 +54,5 @@ __all__ = [
     "row_space",
     "second_moments",
     "shared_inputs",
+    "task_moments",
 ]
