@@ -20,6 +20,7 @@ from submerge.errors import RequestError
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 NAMES = ("law", "chess")
+KINDS = ("full", "diag")
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +152,22 @@ def test_an_interrupted_run_takes_up_its_moments(
     recipe["parameters"] = {"max_length": 3}
     submerge.merge(recipe, tmp_path / "out", settings=ROOM, resume=True, overwrite=True)
     assert len(collected) == 4
+
+
+def test_a_file_of_others_is_not_replaced(made: Calibrated, tmp_path: Path) -> None:
+    (tmp_path / "out.moments").mkdir()
+    (tmp_path / "out.moments" / "chess.safetensors").write_text("mine")
+    with pytest.raises(RequestError, match="is no file of second moments"):
+        submerge.merge(made.recipe("many"), tmp_path / "out", settings=ROOM)
+    assert {path.name for path in tmp_path.rglob("*")} == {"out.moments", "chess.safetensors"}
+
+
+def test_memory_for_moments_is_planned(made: Calibrated) -> None:
+    plans = {
+        kind: submerge.plan(made.recipe("many", parameters={"statistics": kind}), ROOM) for kind in KINDS
+    }
+    assert plans["full"].budget.calibration > plans["diag"].budget.calibration > 0
+    assert "collected before the merge, from data of 2 models" in repr(plans["full"])
 
 
 def test_full_fine_tunes_have_moments_of_their_own(made: Calibrated, tmp_path: Path) -> None:

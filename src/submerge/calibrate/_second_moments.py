@@ -66,7 +66,7 @@ def second_moments(
     }
     with torch.no_grad():
         collect(model, batches, reducers, progress=progress)
-    moments = {first: reducer.moment for first, reducer in reducers.items()}
+    moments = {first: reducers.pop(first).moment for first in list(reducers)}  # a copy, of one at a time
     return {name: moments[first_of[name]] for name in widths}
 
 

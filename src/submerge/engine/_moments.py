@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from submerge.algebra import Moment
 from submerge.engine._calibrate import replanned
 from submerge.engine.output import check_unfinished, unfinished_folder
 from submerge.engine.plan import MergePlan
-from submerge.errors import RequestError
 from submerge.recipe import DataSource, ModelEntry, MomentFolder, data_spec
-from submerge.store import MomentFile, file_digest, write_moments
+from submerge.store import MomentFile, digest, file_digest, write_moments
 
 if TYPE_CHECKING:
     from submerge.calibrate import Step
@@ -37,40 +37,59 @@ def with_moments(
     widths = {
         tensor.parameter.removesuffix(".weight"): tensor.sides[1]
         for tensor in plan.tensors
-        if tensor.matrix and any(member.patch or not member.relative for member in tensor.inputs)
+        if tensor.matrix and tensor.is_changed
     }
-    digest = cache(file_digest)  # the base's files are those of every adapter's model
-    for entry, position in zip(plan.recipe.participants, plan.inputs.participants, strict=True):
-        path = folder / f"{entry.adapter_name}.safetensors"
-        source = _source(plan, entry, position, digest)
-        if not (resume and _is_made_from(path, source)):
-            _collect(plan, entry, position, widths, path, source, progress)
+    pending = [task for task in _tasks(plan, folder, sorted(widths)) if not (resume and task.is_collected())]
+    for task in pending:
+        write_moments(task.path, _collected(plan, task, widths, progress), task.source)
     return replanned(plan, replace(plan.recipe, moments=MomentFolder(folder)))
 
 
-def _collect(
-    plan: MergePlan,
-    entry: ModelEntry,
-    position: int,
-    widths: Mapping[str, int],
-    path: Path,
-    source: Mapping[str, Any],
-    progress: Callable[[Step], None] | None,
-) -> None:
-    """Run a model's data through it, and write the moments of its inputs."""
+@dataclass(frozen=True)
+class _Task:
+    """A model whose inputs are looked at: its entry, its position, the file, and what the file is made of."""
+
+    entry: ModelEntry
+    position: int
+    path: Path
+    source: Mapping[str, Any]
+
+    def is_collected(self) -> bool:
+        """Return whether the file was made of the same, as it says."""
+        same: bool = self.path.exists() and MomentFile.open(self.path).source == self.source
+        return same
+
+
+def _tasks(plan: MergePlan, folder: Path, modules: Sequence[str]) -> list[_Task]:
+    """Return the models of a merge; raise `RequestError` where a file in the place of theirs is another."""
+    digest_of = cache(file_digest)  # the base's files are those of every adapter's model
+    tasks = []
+    for entry, position in zip(plan.recipe.participants, plan.inputs.participants, strict=True):
+        source = _source(plan, entry, position, digest_of) | {"modules": digest(json.dumps(modules).encode())}
+        path = folder / f"{entry.adapter_name}.safetensors"
+        if path.exists():
+            MomentFile.open(path)  # what is no file of moments is not replaced
+        tasks.append(_Task(entry, position, path, json.loads(json.dumps(source))))
+    return tasks
+
+
+def _collected(
+    plan: MergePlan, task: _Task, widths: Mapping[str, int], progress: Callable[[Step], None] | None
+) -> dict[str, Moment]:
+    """Return the moments of a model's inputs, after its data ran through it."""
     from submerge.calibrate import Step, task_moments  # here: it loads transformers
 
-    model, recipe = plan.models[position], plan.recipe
-    assert entry.data is not None  # the recipe was checked
+    recipe = plan.recipe
+    assert task.entry.data is not None  # the recipe was checked
 
     def tell(done: int, total: int) -> None:
         if progress is not None:
             progress(Step(done, total, measuring=True))
 
-    moments = task_moments(
-        _below(plan, position),
-        model.adapter,
-        entry.data,
+    return task_moments(
+        _below(plan, task.position),
+        plan.models[task.position].adapter,
+        task.entry.data,
         plan.inputs.reference_model,
         widths,
         statistics=recipe.statistics,
@@ -79,7 +98,6 @@ def _collect(
         device=plan.settings.device,
         progress=tell,
     )
-    write_moments(path, moments, source)
 
 
 def _below(plan: MergePlan, position: int) -> Path:
@@ -92,7 +110,7 @@ def _below(plan: MergePlan, position: int) -> Path:
 
 
 def _source(
-    plan: MergePlan, entry: ModelEntry, position: int, digest: Callable[[Path], str]
+    plan: MergePlan, entry: ModelEntry, position: int, digest_of: Callable[[Path], str]
 ) -> dict[str, Any]:
     """Return digests of all that a model's moments depend on."""
     model, recipe = plan.models[position], plan.recipe
@@ -102,7 +120,7 @@ def _source(
     ]
     assert entry.data is not None
     return {
-        "model": [digest(file) for file in files],
+        "model": [digest_of(file) for file in files],
         "data": _described(entry.data),
         "statistics": recipe.statistics,
         "batch_size": recipe.single_option("batch_size"),
@@ -119,11 +137,3 @@ def _described(source: DataSource) -> dict[str, Any]:
         "columns": dict(spec.columns),
         "path": file_digest(path) if path.is_file() else spec.path,
     }
-
-
-def _is_made_from(path: Path, source: Mapping[str, Any]) -> bool:
-    try:
-        made_from = MomentFile.open(path).source
-    except RequestError:
-        return False
-    return bool(made_from == json.loads(json.dumps(source)))  # as the file has it, with lists for tuples

@@ -21,7 +21,7 @@ from submerge.engine.plan._gate import GatePlan, plan_gate
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._memory import budget
 from submerge.engine.plan._models import open_models
-from submerge.engine.plan._moments import add_moments, moment_warnings
+from submerge.engine.plan._moments import add_moments, moment_bytes, moment_warnings
 from submerge.engine.plan._naming import align_models, idle_models, naming_warnings
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._settings import Settings
@@ -128,11 +128,16 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
             *adapter_warnings(inputs.models, of_one_base=composition is None),
             *copies.warnings,
         ),
-        budget=budget(tensors, settings.workers, settings.max_memory, calibration_bytes(recipe, inputs)),
+        budget=budget(tensors, settings.workers, settings.max_memory, _data_bytes(recipe, inputs, tensors)),
         gate=gate,
         composition=composition,
         unties=copies.unties,
     )
+
+
+def _data_bytes(recipe: Recipe, inputs: Inputs, tensors: Sequence[TensorPlan]) -> int:
+    """Return what passes over data before the merge hold, without activations."""
+    return calibration_bytes(recipe, inputs) + moment_bytes(recipe, tensors)
 
 
 def _composition(recipe: Recipe, inputs: Inputs, problems: Sequence[Problem]) -> Composition:

@@ -10,7 +10,10 @@ from submerge.errors import Problem, RequestError, few
 from submerge.recipe import Recipe
 from submerge.store import MomentFile, StoredMoments
 
-__all__ = ["add_moments", "moment_warnings"]
+__all__ = ["add_moments", "moment_bytes", "moment_warnings"]
+
+BLOCK = 256
+"""The most inputs of a block of a `block` moment."""
 
 
 def add_moments(recipe: Recipe, tensors: Sequence[TensorPlan]) -> tuple[list[TensorPlan], list[Problem]]:
@@ -37,15 +40,11 @@ def moment_warnings(recipe: Recipe, tensors: Sequence[TensorPlan]) -> list[str]:
     """Return that some matrices have no moments and are averaged, if there are such."""
     if recipe.moments is None:
         return []
-    averaged = [t.name for t in tensors if t.matrix and t.moments is None and _is_changed(t)]
+    averaged = [t.name for t in tensors if t.matrix and t.moments is None and t.is_changed]
     if not averaged:
         return []
     what = f"{len(averaged)} matrices have no moments of their inputs and are averaged"
     return [f"{what}: {few(averaged)}"]
-
-
-def _is_changed(tensor: TensorPlan) -> bool:
-    return any(member.patch or not member.relative for member in tensor.inputs)
 
 
 def _with_moments(tensor: TensorPlan, files: tuple[MomentFile, ...]) -> TensorPlan:
@@ -56,6 +55,18 @@ def _with_moments(tensor: TensorPlan, files: tuple[MomentFile, ...]) -> TensorPl
     if not any(file.counts[file.inputs[module]] for file in files):
         return tensor
     return replace(tensor, moments=StoredMoments(files, module))
+
+
+def moment_bytes(recipe: Recipe, tensors: Sequence[TensorPlan]) -> int:
+    """Return the most that the moments of one model take while they are collected, in float32.
+
+    Modules that share an input are counted one by one: which do, the plan does not know.
+    """
+    if not recipe.collects_moments:
+        return 0
+    widths = [tensor.sides[1] for tensor in tensors if tensor.matrix and tensor.is_changed]
+    most = {"full": max(widths, default=0), "block": BLOCK}.get(recipe.statistics, 1)
+    return sum(4 * n * min(n, most) for n in widths)
 
 
 def _unfit(tensor: TensorPlan) -> list[Problem]:

@@ -111,6 +111,11 @@ class TensorPlan:
         return math.prod(self.shape)
 
     @property
+    def is_changed(self) -> bool:
+        """Whether a model's own values, or its adapter, may change the tensor."""
+        return any(member.patch or not member.relative for member in self.inputs)
+
+    @property
     def is_copy(self) -> bool:
         """Whether another tensor of the output is the same parameter, and comes first."""
         return self.parameter not in ("", self.name)
