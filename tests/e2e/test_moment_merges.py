@@ -133,6 +133,15 @@ def test_an_adapter_comes_out_with_the_sum_of_the_ranks(
     assert all(len(a) <= 2 for a, _ in factors(small).values())
 
 
+def test_moments_are_collected_for_an_adapter_too(made: Calibrated, merged: Path, tmp_path: Path) -> None:
+    recipe = made.recipe("many", output={"as": "adapter"})
+    found = factors(submerge.merge(recipe, tmp_path / "out", settings=ROOM).out)
+    values = weights(merged)
+    for module, (a, b) in found.items():
+        update = values[f"{module}.weight"].double() - made.state[f"{module}.weight"].double()
+        assert (b @ a - update).norm() < 1e-4 * update.norm().clamp(min=1e-3), module
+
+
 def test_an_interrupted_run_takes_up_its_moments(
     made: Calibrated, merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -127,7 +127,9 @@ def merge_least_squares(
         missing = update is None or isinstance(update, Zero)
         if missing and options.missing == "skip":
             continue
-        moment = options.prepared(collected).scaled(options.forget ** (len(updates) - 1 - t))
+        moment = options.prepared(collected)
+        if options.forget != 1:
+            moment = moment.scaled(options.forget ** (len(updates) - 1 - t))
         phi = moment if phi is None else phi.added(moment)
         if not missing:
             assert update is not None
