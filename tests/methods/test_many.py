@@ -9,8 +9,8 @@ import torch
 
 from _least_squares import make_tasks
 from _updates import assert_close, matrix, options
-from submerge.algebra import LowRank, LpmOptions, Zero, merge_least_squares
-from submerge.errors import RequestError
+from submerge.algebra import BlockMoment, LowRank, LpmOptions, Zero, merge_least_squares
+from submerge.errors import RequestError, WorkError
 from submerge.methods import METHODS, TensorSpec
 
 NAMES = ("many", "regmean")
@@ -57,6 +57,12 @@ def test_low_rank_stays_low_rank_and_nothing_gives_nothing(name: str) -> None:
     spec = TensorSpec("w", (9, 12), 3, moments=TASKS.moments)
     assert isinstance(rule(TASKS.updates, spec, options(name, 3)).update, LowRank)
     assert isinstance(rule([Zero((9, 12))] * 3, spec, options(name, 3)).update, Zero)
+
+
+def test_a_map_that_no_data_reaches_is_told() -> None:
+    nothing = [BlockMoment.of(torch.zeros(0, 12))] * 3
+    with pytest.raises(WorkError, match="tensor w: no task has inputs here"):
+        merged("many", nothing)
 
 
 def test_options_that_cannot_be_are_refused() -> None:

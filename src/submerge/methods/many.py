@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 
 from submerge.algebra import FactorMoment, LpmOptions, Update, Zero, combine, merge_least_squares
+from submerge.errors import WorkError
 from submerge.methods._base import FoldPlan, Merged, Method, Option, TensorSpec, Values
 from submerge.methods._matrix import refused
 
@@ -89,7 +90,10 @@ def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
     weighted = (moment.scaled(w) for moment, w in zip(moments, o["weight"], strict=True))
     names = ("ridge", "scale", "energy", "forget", "offdiag", "normalize", "missing")
     options = LpmOptions(**{name: o[name] for name in names if name in o})
-    return Merged(merge_least_squares(updates, weighted, options))
+    try:
+        return Merged(merge_least_squares(updates, weighted, options))
+    except ValueError as error:  # the data of all models that have a say there does not reach it
+        raise WorkError(f"tensor {spec.name}: {error} — give other data, or missing: zero") from error
 
 
 def _method(
