@@ -163,6 +163,26 @@ def test_an_interrupted_run_takes_up_its_moments(
     assert len(collected) == 4
 
 
+def test_a_run_that_stops_between_two_models_goes_on_with_the_second(
+    made: Calibrated, merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, collected = submerge.calibrate.task_moments, []
+
+    def stopping(*args: Any, **more: Any) -> Any:
+        collected.append(args[2])
+        if len(collected) == 2:
+            raise KeyboardInterrupt
+        return original(*args, **more)
+
+    monkeypatch.setattr("submerge.calibrate.task_moments", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        submerge.merge(made.recipe("many"), tmp_path / "out", settings=ROOM)
+    assert [path.name for path in tmp_path.rglob("*.safetensors")] == ["law.safetensors"]
+    out = submerge.merge(made.recipe("many"), tmp_path / "out", settings=ROOM, resume=True).out
+    assert [Path(data).name for data in collected] == ["law.jsonl", "chess.jsonl", "chess.jsonl"]
+    assert (out / "model.safetensors").read_bytes() == (merged / "model.safetensors").read_bytes()
+
+
 def test_a_file_of_others_is_not_replaced(made: Calibrated, tmp_path: Path) -> None:
     (tmp_path / "out.moments").mkdir()
     (tmp_path / "out.moments" / "chess.safetensors").write_text("mine")
