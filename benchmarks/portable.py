@@ -46,6 +46,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ssam": {"rank": 8},
     "sce": {"select_topk": 0.5},
     "mass": {"rank": 8},
+    "many": {"statistics": "identity"},
+    "regmean": {"statistics": "identity"},
 }
 SPARSE = {"density": 0.4, "gamma": 0.05, "epsilon": 0.2}
 MODELS = {"passthrough": 1, "slerp": 1, "nuslerp": 2}

@@ -54,6 +54,8 @@ def merged(method: str, updates: torch.Tensor, o: Options, streams: Streams) -> 
     if updates.ndim == 3 and min(updates[0].shape) >= 2:
         return MATRICES[method](updates, o)
     weights, scale = o.get("weight", [1.0] * len(updates)), o["scale"]
+    if method in ("many", "regmean"):
+        return scale * weighted(updates, weights) / sum(weights)
     if method not in ("cat", "nsc"):  # the mean, or for SSAM what `scale` says
         scale = 1 / len(updates) if method == "mass" or scale == "auto" else scale
         scale = scale / len(updates) if method not in ("mass", "ssam") else scale

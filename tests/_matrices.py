@@ -78,6 +78,11 @@ def iso_cts(x: torch.Tensor, o: Options) -> torch.Tensor:
     return o["scale"] * s.mean() * polar_of(u) @ polar_of(v).T
 
 
+def mean(x: torch.Tensor, o: Options) -> torch.Tensor:
+    """Return λ Σ w_t Δ_t / Σ w_t: what least squares give without moments."""
+    return cat(x, o) / sum(o["weight"])
+
+
 def knots_ties(x: torch.Tensor, o: Options) -> torch.Tensor:
     stack = torch.cat(list(x), dim=1)
     u, s, v = truncated(stack, min(stack.shape))
@@ -126,4 +131,4 @@ def wudi(x: torch.Tensor, o: Options) -> torch.Tensor:
 
 FORMULAS: dict[str, Callable[[torch.Tensor, Options], torch.Tensor]] = {
     formula.__name__: formula for formula in (cat, knots_ties, tsv_m, iso_c, iso_cts, ssam, wudi, mass)
-} | {"nsc": cat}
+} | {"nsc": cat, "many": mean, "regmean": mean}

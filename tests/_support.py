@@ -145,6 +145,8 @@ MATRIX_CASES = (
     _case("wudi", exact=False, time=3.0),
     _case("wudi-adaptive", exact=False, variant="aswudi"),
     _case("nsc", exact=False, scale=0.5),
+    _case("many", exact=False, scale=1.5, statistics="identity"),
+    _case("regmean", exact=False, statistics="identity"),
     _case("mass", exact=False),
 )
 """The methods that merge weight matrices whole (and `cat`), which have tests of their own."""

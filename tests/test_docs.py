@@ -408,7 +408,14 @@ def test_the_index_lists_all_methods() -> None:
         assert f"[`{method.name}`](docs/methods/{page_of(method.name).name}" in readme
 
 
-USUAL = {"weight": 0.5, "t": 0.5, "density": 0.5, "epsilon": 0.1, "select_topk": 0.5}
+USUAL = {
+    "weight": 0.5,
+    "t": 0.5,
+    "density": 0.5,
+    "epsilon": 0.1,
+    "select_topk": 0.5,
+    "statistics": "identity",
+}
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)

@@ -38,7 +38,8 @@ def test_the_factor_has_two_names(name: str, option: Option) -> None:
     assert option.name == option.names[0]
     entries = [{"model": f"m{i}"} for i in range(method.min_models)]
     recipe: dict[str, Any] = {"merge_method": name, "base_model": "b", "models": entries}
-    given = {o.name: 0.5 for o in method.options if o.default is REQUIRED}
+    given: dict[str, Any] = {o.name: 0.5 for o in method.options if o.default is REQUIRED}
+    given |= {"statistics": "identity"} if method.moments else {}
     found = [
         load_recipe(recipe | {"parameters": given | {written: 0.25}}).resolved()
         for written in (option.name, other, "lambda_")

@@ -5,7 +5,9 @@ from submerge.algebra._combine import combine, total
 from submerge.algebra._cores import CORES, Bank, Core, Triplets
 from submerge.algebra._frame import Frame, frame
 from submerge.algebra._leading import Leading, leading
+from submerge.algebra._least_squares import LPM_PRESETS, LpmOptions, merge_least_squares
 from submerge.algebra._lora import Factored, factored
+from submerge.algebra._moments import BlockMoment, FactorMoment, Moment, add_products
 from submerge.algebra._overlap import KeptEnergy, kept_energy, principal_angles
 from submerge.algebra._random import bernoulli, stream_key, uniform
 from submerge.algebra._random import coins as coins  # the old name of bernoulli
@@ -19,17 +21,22 @@ from submerge.algebra._update import Dense, LowRank, Streamed, Update, Zero, inn
 __all__ = [
     "CORES",
     "GRAM_FLOOR",
+    "LPM_PRESETS",
     "Bank",
+    "BlockMoment",
     "Chunk",
     "ColumnGram",
     "Core",
     "Dense",
+    "FactorMoment",
     "Factored",
     "Frame",
     "Gram",
     "KeptEnergy",
     "Leading",
     "LowRank",
+    "LpmOptions",
+    "Moment",
     "RankRule",
     "Reduction",
     "Shared",
@@ -39,6 +46,7 @@ __all__ = [
     "Triplets",
     "Update",
     "Zero",
+    "add_products",
     "bernoulli",
     "combine",
     "enough",
@@ -51,6 +59,7 @@ __all__ = [
     "kept_energy",
     "kth_largest",
     "leading",
+    "merge_least_squares",
     "polar",
     "principal_angles",
     "rooted",

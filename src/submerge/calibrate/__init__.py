@@ -2,6 +2,7 @@
 
 batches      read_items, batches                    data as batches of a model's inputs
 passes       collect, Reducer, NullSpaceRatio       what is gathered of the inputs of modules
+moments      second_moments, SecondMoment, Mean     what least squares and prototypes need of them
 adapters     attached                               adapters at a model's modules, with scales λ
 null space   null_space_ratio, null_space_curve     which adapter knows which inputs, and ω(λ)
 learning     learn_coefficients, calibrate_recipe   merge coefficients from unlabelled inputs
@@ -21,17 +22,22 @@ from submerge.calibrate._null_space_results import NullSpaceCurve, NullSpaceMatr
 from submerge.calibrate._options import Step
 from submerge.calibrate._processors import load_processor, processor_for
 from submerge.calibrate._recipe import calibrate_recipe
-from submerge.calibrate._reducers import NullSpaceRatio, row_space
+from submerge.calibrate._reducers import MOMENT_KINDS, Mean, NullSpaceRatio, SecondMoment, row_space
+from submerge.calibrate._second_moments import second_moments, shared_inputs
+from submerge.calibrate._task_moments import task_moments
 
 __all__ = [
+    "MOMENT_KINDS",
     "AttachedAdapters",
     "Batch",
     "Calibration",
     "Item",
+    "Mean",
     "NullSpaceCurve",
     "NullSpaceMatrix",
     "NullSpaceRatio",
     "Reducer",
+    "SecondMoment",
     "Step",
     "attached",
     "batches",
@@ -46,4 +52,7 @@ __all__ = [
     "processor_for",
     "read_items",
     "row_space",
+    "second_moments",
+    "shared_inputs",
+    "task_moments",
 ]

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from submerge.engine.output import check_unfinished, unfinished_folder
 from submerge.engine.plan import MergePlan, make_plan
 from submerge.errors import RequestError
-from submerge.recipe import COEFFICIENTS, Coefficients, parse_coefficients, read_coefficients
+from submerge.recipe import COEFFICIENTS, Coefficients, Recipe, parse_coefficients, read_coefficients
 
 if TYPE_CHECKING:
     from submerge.calibrate import Step
 
-__all__ = ["calibrated", "calibration_report"]
+__all__ = ["calibrated", "calibration_report", "replanned"]
 
 UNBOUNDED = 1 << 62
 
@@ -33,10 +33,14 @@ def calibrated(
     left = unfinished_folder(out) / COEFFICIENTS
     coefficients = _left_over(left) if resume else None
     recipe = replace(plan.recipe, calibrates=False, coefficients=coefficients or _learned(plan, progress))
-    unbounded = replace(plan.settings, max_memory=UNBOUNDED)  # the workers were counted before
-    merged = make_plan(recipe, unbounded, download=True)
-    warnings = (*merged.warnings, *calibration_report(merged)["warnings"])
-    return replace(merged, settings=plan.settings, budget=plan.budget, warnings=warnings)
+    merged = replanned(plan, recipe)
+    return replace(merged, warnings=(*merged.warnings, *calibration_report(merged)["warnings"]))
+
+
+def replanned(plan: MergePlan, recipe: Recipe) -> MergePlan:
+    """Return the plan of a recipe that has what was found before the merge, with the workers as counted."""
+    unbounded = replace(plan.settings, max_memory=UNBOUNDED)
+    return replace(make_plan(recipe, unbounded, download=True), settings=plan.settings, budget=plan.budget)
 
 
 def _left_over(path: Path) -> Coefficients | None:

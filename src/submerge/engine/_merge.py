@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submerge.engine._calibrate import calibrated, calibration_report
+from submerge.engine._moments import with_moments
 from submerge.engine.output import (
     TARGETS,
     MergeReport,
@@ -41,7 +42,8 @@ def merge(
     """Merge by `recipe` into the folder `out`, an ordinary Hugging Face folder; return the report.
 
     A recipe whose weights are to be learned from data is calibrated first. `coefficients.json` in the folder
-    has them: another recipe can name that file.
+    has them: another recipe can name that file. Second moments that a recipe's method needs are collected
+    into the folder `OUT.moments` beside it, which another recipe can name as its `moments`.
 
     Args:
         recipe: a path, YAML text (with a newline), a mapping, a `Recipe`, or a `MergePlan`.
@@ -50,7 +52,7 @@ def merge(
         resume: go on from what an interrupted run of the same merge left.
         overwrite: replace a folder that is not empty.
         progress: called about ten times a second.
-        calibration_progress: called after each step of calibration.
+        calibration_progress: called after each step of calibration, and each batch of a pass over data.
 
     Raises:
         RequestError: the recipe, the inputs or `out` are not right; nothing was written.
@@ -75,6 +77,8 @@ def merge(
     learns = plan.recipe.calibrates
     if learns:
         plan = calibrated(plan, out, resume=resume, progress=calibration_progress)
+    if plan.recipe.collects_moments:
+        plan = with_moments(plan, out, resume=resume, progress=calibration_progress)
     output = Output(plan, out, resume=resume, overwrite=overwrite)
     target = TARGETS[plan.recipe.output.form](plan, output, Meter())
     run = Run(target)

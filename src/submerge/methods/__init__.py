@@ -65,6 +65,7 @@ _OURS = (
     "ssam",
     "wudi",
     "nsc",
+    "many",
     "mass",
     "passthrough",
 )

@@ -70,6 +70,9 @@ class Method:
         gate: of methods whose merge is evaluated for each input. `matrix` then returns beside the update (the
             static merge) what a bank holds for the run time.
         calibration: of methods that learn the values of an option from unlabelled inputs before the merge.
+        moments: whether `matrix` gets the second moments of each model's inputs, which are collected from its
+            data before the merge, or read from a folder of them. The method has the options `statistics`,
+            `batch_size` and `max_length`.
         refuse: raises `RequestError` where the options of a tensor cannot be. Without it the plan of every
             tensor is started once before any work, and may refuse them before its first reduction.
         differs: where papers and other tools compute something else.
@@ -114,6 +117,7 @@ class Method:
     width: Callable[[TensorSpec, Values], int] = lambda spec, values: 1
     gate: GateSpec | None = None
     calibration: CalibrationSpec | None = None
+    moments: bool = False
     refuse: Callable[[TensorSpec, Values], None] | None = None
     differs: str = ""
 

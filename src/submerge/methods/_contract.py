@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from submerge.algebra import Chunk, Reduction, Update
+from submerge.algebra import Chunk, Moment, Reduction, Update
 from submerge.deferred import torch
 from submerge.deprecated import takes_old_arguments, warn_renamed
 
@@ -18,7 +18,9 @@ __all__ = ["Fold", "FoldPlan", "MatrixFold", "Merged", "TensorSpec", "Values"]
 class TensorSpec:
     """The tensor that a fold is made for: its name, its shape, and how many updates there are.
 
-    A `table` has two dimensions, and is no linear map: its rows are looked up, or are logits.
+    A `table` has two dimensions, and is no linear map: its rows are looked up, or are logits. Of methods with
+    `moments`, `moments` has the second moments [n, n] of a linear map's inputs for each update; None where
+    there are none.
 
     Examples:
         >>> from submerge.methods import TensorSpec
@@ -30,6 +32,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     count: int
     table: bool = False
+    moments: Sequence[Moment] | None = None
 
     @property
     def numel(self) -> int:

@@ -17,7 +17,15 @@ from submerge.recipe._data_spec import (
 )
 from submerge.recipe._load import load_recipe
 from submerge.recipe._mergekit import to_mergekit
-from submerge.recipe._recipe import ModalityTokens, ModelEntry, OutputForm, Recipe, Rules, same_model
+from submerge.recipe._recipe import (
+    ModalityTokens,
+    ModelEntry,
+    MomentFolder,
+    OutputForm,
+    Recipe,
+    Rules,
+    same_model,
+)
 from submerge.recipe._resolve import Resolved, ResolvedValues, resolve
 from submerge.recipe._rules import Rule, Setting
 
@@ -31,6 +39,7 @@ __all__ = [
     "DataSpec",
     "ModalityTokens",
     "ModelEntry",
+    "MomentFolder",
     "OutputForm",
     "Recipe",
     "Resolved",

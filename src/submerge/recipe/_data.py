@@ -16,7 +16,7 @@ def read_data_source(raw: Any, path: KeyPath, method: Method | None, report: Rep
     """Return the `data` of an entry; None where there is none, or on a problem, which is noted."""
     if raw is None:
         return None
-    if method is not None and method.calibration is None:
+    if method is not None and method.calibration is None and not method.moments:
         hint = "calibrate a recipe with 'merge_method: nsc', and give its file here as 'coefficients: …'"
         report.add(f"{method.name} learns nothing from data", path, hint)
         return None

@@ -11,6 +11,7 @@ from submerge.errors import RequestError, did_you_mean
 from submerge.methods import CalibrationSpec, Method
 from submerge.recipe._entries import read_models
 from submerge.recipe._modalities import check_composition, read_modality_tokens
+from submerge.recipe._moments import check_moments, read_moments_key
 from submerge.recipe._parameters import check_required, read_parameters
 from submerge.recipe._participants import check_participants, find_participants
 from submerge.recipe._problems import KeyPath, Report, nearest_name, show
@@ -58,6 +59,7 @@ def load_recipe(
     top = read_parameters(data.get("parameters"), ("parameters",), method, methods, report)
     base = None if data.get("base_model") is None else read_spec(data["base_model"], ("base_model",), report)
     coefficients = read_coefficients_key(data.get("coefficients"), method, report)
+    moments = read_moments_key(data.get("moments"), method, report)
     models = _read_models(data, method, methods, report)
     if method is not None:
         check_required(method, data.get("parameters"), report)
@@ -80,6 +82,8 @@ def load_recipe(
             _check_settings(method.calibration, method, top, report)
             if coefficients is None and not in_parameters and not report.has(("coefficients",)):
                 _check_calibration(method, base, models, report)
+        if method.moments and not report.has(("moments",)):
+            check_moments(method, models, base, top, moments, report)
         check_participants(method, participants, models, top, report, elsewhere=elsewhere)
     report.raise_if_any()
     assert method is not None
@@ -101,6 +105,7 @@ def load_recipe(
         positions=report.positions,
         coefficients=coefficients,
         calibrates=coefficients is None and not in_parameters,
+        moments=moments,
         modality_tokens=modality_tokens,
     )
 

@@ -13,7 +13,16 @@ from submerge.recipe._data_spec import DataSource
 from submerge.recipe._problems import Positions
 from submerge.recipe._rules import Setting
 
-__all__ = ["ModalityTokens", "ModelEntry", "OutputForm", "Recipe", "Rules", "same_model", "single_values"]
+__all__ = [
+    "ModalityTokens",
+    "ModelEntry",
+    "MomentFolder",
+    "OutputForm",
+    "Recipe",
+    "Rules",
+    "same_model",
+    "single_values",
+]
 
 ModalityTokens: TypeAlias = Literal["own", "merged"]
 """What tokens of a modality run with: their specialist's own parameters, or the merged language model's."""
@@ -93,6 +102,14 @@ class OutputForm:
     energy: float | None = None
 
 
+@dataclass(frozen=True)
+class MomentFolder:
+    """A folder of second moments: where it is, and how the recipe names it, if it does."""
+
+    path: Path
+    named: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Recipe:
     """A recipe that was checked in full; compare two by `resolved()`.
@@ -105,6 +122,7 @@ class Recipe:
             merges updates, with the base first where the method takes it as one more model.
         parameters: the top-level ones.
         coefficients: weights from a file, or learned; None where the parameters have them.
+        moments: the folder of the second moments of each model's inputs; None where there is none.
         calibrates: whether the weights are learned from the entries' data before the merge.
         modality_tokens: of a composed model, what tokens of a modality run with.
         dtype: number format of the result, such as `bfloat16`; the base's where it is None.
@@ -142,12 +160,38 @@ class Recipe:
     positions: Positions = field(default_factory=dict, repr=False)
     coefficients: Coefficients | None = None
     calibrates: bool = False
+    moments: MomentFolder | None = None
     modality_tokens: ModalityTokens = "own"
 
     @property
     def composed(self) -> bool:
         """Whether a composed model is asked for: one language model with a specialist for each modality."""
         return any(entry.modality for entry in self.models)
+
+    @property
+    def collects_moments(self) -> bool:
+        """Whether second moments are collected from the entries' data before the merge."""
+        return self.statistics != "identity" and self.moments is None
+
+    @property
+    def statistics(self) -> str:
+        """The kind of second moments that the method merges by; `identity` where it needs none."""
+        if not self.method.moments:
+            return "identity"
+        return str(self.single_option("statistics"))
+
+    @property
+    def moment_files(self) -> tuple[Path, ...]:
+        """The files of second moments, one for each participant; none where the recipe has no folder."""
+        if self.moments is None:
+            return ()
+        return tuple(self.moments.path / f"{entry.adapter_name}.safetensors" for entry in self.participants)
+
+    def single_option(self, name: str) -> Any:
+        """Return the value of an option that has one for all tensors, or its default."""
+        option = self.method.option(name)
+        assert option is not None
+        return self.single_options.get(name, option.default)
 
     @property
     def root(self) -> Path:
@@ -189,6 +233,7 @@ class Recipe:
             ],
             "parameters": _defaults(self) | _written(self.parameters),
             "coefficients": (self.coefficients.path or None) if self.coefficients else None,
+            "moments": (self.moments.named or None) if self.moments else None,
             "dtype": self.dtype,
             "out_dtype": self.out_dtype,
             "tokenizer_source": self.tokenizer_source,

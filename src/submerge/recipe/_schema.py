@@ -19,6 +19,7 @@ RECIPE_KEYS = (
     "base_model",
     "parameters",
     "coefficients",
+    "moments",
     "dtype",
     "out_dtype",
     "tokenizer_source",

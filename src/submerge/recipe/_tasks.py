@@ -42,7 +42,7 @@ def read_task(
 def _refused(method: Method, named: bool) -> dict[str, str]:
     """Return the keys that a method has no use for, and why."""
     if not method.gate:
-        keys = ("head",) if named or method.calibration else ("name", "head")
+        keys = ("head",) if named or method.calibration or method.moments else ("name", "head")
         return dict.fromkeys(keys, f"a task, and {method.name} merges all into one")
     return {} if method.gate.own_heads else {"head": f"a task's head, and {method.name} merges all heads"}
 

@@ -66,7 +66,7 @@ def check_weights(
     if method.calibration is not None and not given:
         _check_data(participants, places, report)
         return False
-    for entry in participants:
+    for entry in participants if method.calibration is not None else ():
         if entry.data is not None:
             path = (*places[id(entry)], "data")
             report.add(

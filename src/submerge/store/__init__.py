@@ -5,6 +5,7 @@ from submerge.store._aliases import Aliases, AliasGroup, find_aliases
 from submerge.store._align import Aligner, Alignment
 from submerge.store._checkpoint import Checkpoint, first_bytes, same_values
 from submerge.store._lora_file import lora_file
+from submerge.store._moments import MomentFile, StoredMoments, write_moments
 from submerge.store._open import open_model, split_spec
 from submerge.store._open_checkpoint import open_checkpoint
 from submerge.store._side_by_side import side_by_side
@@ -123,6 +124,7 @@ __all__ = [
     "MemorySink",
     "MemorySource",
     "ModelRecord",
+    "MomentFile",
     "Part",
     "Replace",
     "Rows",
@@ -130,6 +132,7 @@ __all__ = [
     "ShardWriter",
     "Sink",
     "Source",
+    "StoredMoments",
     "TensorEntry",
     "TensorRecord",
     "Tokenizer",
@@ -182,4 +185,5 @@ __all__ = [
     "vocabulary_size",
     "with_vocabulary_size",
     "write_bank",
+    "write_moments",
 ]

@@ -89,7 +89,7 @@ def _matrix_seconds(tensors: Sequence[TensorPlan]) -> float:
         LowRank(normal(m, max(1, i.rank)), normal(max(1, i.rank), n)) if not i.dense else Dense(normal(m, n))
         for i in largest.inputs
     ]
-    small = replace(largest, shape=(m, n))
+    small = replace(largest, shape=(m, n), moments=None)
     fold = small.method.matrix if small.method else None
     assert fold is not None  # what made it a matrix
     fold(bank, small.spec, small.values)

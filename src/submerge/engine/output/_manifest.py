@@ -33,6 +33,7 @@ def make_manifest(plan: MergePlan, target: OutputTarget[Any], records: Records) 
         beyond_rows=list(plan.tokens.beyond) if plan.tokens else [],
         tensors=target.tensors(records),
         coefficients=_coefficients(plan),
+        moments={file.name: {DIGEST: file_digest(file)} for file in plan.recipe.moment_files},
         **target.manifest_fields(records),
     )
 

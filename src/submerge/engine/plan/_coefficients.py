@@ -80,11 +80,11 @@ def _unfit_units(inputs: Inputs, tensors: Sequence[TensorPlan]) -> list[Problem]
 
 
 def calibration_bytes(recipe: Recipe, inputs: Inputs) -> int:
-    """Return what learning weights holds at least: the base, and the adapters' factors; 0 where nothing is.
+    """Return what passes over data hold at least: the base and the adapters' factors; 0 without passes.
 
     Activations come on top, which depend on the inputs.
     """
-    if not recipe.calibrates or inputs.base is None:
+    if not (recipe.calibrates or recipe.collects_moments) or inputs.base is None:
         return 0
     base = inputs.models[inputs.base]
     adapters = {model.label: model.adapter for model in inputs.models if model.adapter is not None}

@@ -21,6 +21,7 @@ from submerge.engine.plan._gate import GatePlan, plan_gate
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._memory import budget
 from submerge.engine.plan._models import open_models
+from submerge.engine.plan._moments import add_moments, moment_bytes, moment_warnings
 from submerge.engine.plan._naming import align_models, idle_models, naming_warnings
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._settings import Settings
@@ -102,6 +103,8 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
         inputs = with_token_rows(inputs, composition.tokens)
     tensors, refusals = plan_tensors(recipe, inputs, lacks, copies.copy_of)
     problems += [*refusals, *coefficient_problems(recipe, inputs, tensors)]
+    tensors, refusals = add_moments(recipe, tensors)
+    problems += refusals
     if not inputs.reference_model.tensors:
         problems.append(Problem("there is no tensor to merge", inputs.reference_model.label))
     problems = problems or idle_models(tensors, inputs)
@@ -118,6 +121,7 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
         unused=unused,
         warnings=(
             *coefficient_warnings(recipe),
+            *moment_warnings(recipe, tensors),
             *naming_warnings(tensors, inputs, lacks),
             *input_warnings(inputs, unused, tensors),
             *(() if gate else shape_warnings(inputs, tensors, as_adapter=as_adapter)),
@@ -125,11 +129,16 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
             *copies.warnings,
             *stream_warnings(inputs, tensors),
         ),
-        budget=budget(tensors, settings.workers, settings.max_memory, calibration_bytes(recipe, inputs)),
+        budget=budget(tensors, settings.workers, settings.max_memory, _data_bytes(recipe, inputs, tensors)),
         gate=gate,
         composition=composition,
         unties=copies.unties,
     )
+
+
+def _data_bytes(recipe: Recipe, inputs: Inputs, tensors: Sequence[TensorPlan]) -> int:
+    """Return what passes over data before the merge hold, without activations."""
+    return calibration_bytes(recipe, inputs) + moment_bytes(recipe, tensors)
 
 
 def _composition(recipe: Recipe, inputs: Inputs, problems: Sequence[Problem]) -> Composition:

@@ -20,6 +20,8 @@ COLLECTED = 1 << 20
 
 FACTORS, RESULTS, SQUARES = 4, 3, 5
 """Copies of all factors, of a dense result, and of a Gram matrix that merging a matrix holds at once."""
+MOMENTS = 6
+"""Copies of a second moment: one that is read, as it is prepared, the sum, and its factorisation."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ def _matrix_bytes(plan: TensorPlan) -> int:
     dense = sum(i.dense for i in plan.inputs)
     rank = min(m, n, sum(i.rank for i in plan.inputs))
     factors = 8 * FACTORS * (m + n) * max(1, rank)
+    if method.moments and plan.values["statistics"] != "identity":
+        factors += 8 * MOMENTS * n**2
     if not dense and (method.matrix is not None or method.coefficients is not None):
         return factors
     held = dense * m * n if dense * m * n <= HELD else 0

@@ -82,7 +82,11 @@ def _needs_base(recipe: Recipe, adapters: Sequence[Adapter]) -> bool:
     That is for names of two forms, for updates of its values, for data that runs through it, and for
     coefficients of modules under its names.
     """
-    if recipe.calibrates or (recipe.coefficients and _names_others(recipe.coefficients, adapters)):
+    if (
+        recipe.calibrates
+        or recipe.collects_moments
+        or (recipe.coefficients and _names_others(recipe.coefficients, adapters))
+    ):
         return True
     forms = {adapter.form for adapter in adapters}
     mixed = "kohya" in forms and len(forms) > 1

@@ -93,6 +93,9 @@ class MergePlan:
         ]
         if self.recipe.weights_from:
             facts.append(("coefficients", self.recipe.weights_from))
+        if self.recipe.collects_moments:
+            count = len(self.recipe.participants)
+            facts.append(("moments", f"collected before the merge, from data of {count} models"))
         if self.gate:
             facts.append(("keeps", f"a gate over {len(self.gate.tasks)} tasks"))
         facts += composition_facts(self.composition, self.models) if self.composition else []

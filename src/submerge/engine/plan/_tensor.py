@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from submerge.deferred import torch
 from submerge.methods import Method, TensorSpec
-from submerge.store import DTYPES, Kind, TensorEntry
+from submerge.store import DTYPES, Kind, StoredMoments, TensorEntry
 
 __all__ = [
     "CHUNK_VALUES",
@@ -88,6 +88,7 @@ class TensorPlan:
     A composed model's specialists have files of their own for weights that may be the base's: with `compares`
     they are compared with the origin's, so that an adapter on an unchanged weight is low-rank. With
     `has_streams` tokens run with other values than the merged ones, too, and the bank gets what those need.
+    `moments` are those of the inputs of a linear map, where the recipe has them.
     """
 
     name: str
@@ -105,6 +106,7 @@ class TensorPlan:
     parameter: str = ""
     compares: bool = False
     has_streams: bool = False
+    moments: StoredMoments | None = None
 
     @property
     def treatment(self) -> str:
@@ -114,6 +116,11 @@ class TensorPlan:
     @property
     def numel(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether a model's own values, or its adapter, may change the tensor."""
+        return any(member.patch or not member.relative for member in self.inputs)
 
     @property
     def is_copy(self) -> bool:
@@ -126,7 +133,7 @@ class TensorPlan:
         gate = self.method.gate if self.method else None
         real = gate is not None and gate.every_tensor  # such a method's rule goes by the real dimensions
         shape = self.sides if self.matrix and not real else self.shape
-        return TensorSpec(self.name, shape, len(self.inputs), self.table)
+        return TensorSpec(self.name, shape, len(self.inputs), self.table, self.moments)
 
     @property
     def width(self) -> int:

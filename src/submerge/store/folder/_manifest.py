@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Manifest:
         gate: of a method that has one.
         bank: the tensors of the gate's bank, by name; None without a gate.
         coefficients: the file beside it that has the merge's coefficients, and a digest of its numbers.
+        moments: the files of second moments that were merged by, with a digest of each.
         modules: of an adapter, what was done to each of its modules; None for a checkpoint.
 
     Examples:
@@ -56,6 +57,7 @@ class Manifest:
     gate: GateRecord | None = None
     bank: Mapping[str, TensorRecord] | None = None
     coefficients: Mapping[str, Any] | None = None
+    moments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     modules: Mapping[str, Mapping[str, Any]] | None = None
 
     @property
@@ -95,6 +97,8 @@ class Manifest:
             content["bank"] = {"file": BANK, "tensors": _lines(self.bank or {})}
         if self.coefficients is not None:
             content["coefficients"] = dict(self.coefficients)
+        if self.moments:
+            content["moments"] = dict(self.moments)
         if self.modules is not None:
             content["modules"] = self.modules
         return content
@@ -117,6 +121,7 @@ class Manifest:
             gate=None if gate is None else GateRecord.from_json(gate),
             bank=None if gate is None else _records(content["bank"]["tensors"]),
             coefficients=content.get("coefficients"),
+            moments=content.get("moments", {}),
             modules=content.get("modules"),
         )
 

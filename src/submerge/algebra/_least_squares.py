@@ -1,0 +1,171 @@
+"""The merge that answers each task's inputs as its own update does, as well as one matrix can.
+
+LPM (arXiv 2604.14016, §4.3) and RegMean (arXiv 2212.09849) minimise, for each linear map by itself,
+
+    J(Ŵ) = Σ_t ‖(Ŵ − Δ_t) X_tᵀ‖²,
+
+whose minimum is
+
+    Ŵ = (Σ_t Δ_t C_t) Φ⁻¹,     C_t = X_tᵀ X_t,     Φ = Σ_t C_t.
+
+The matrices C_t Φ⁻¹ sum to the identity: Ŵ is a mean of the updates, with a weight for each direction of the
+inputs. Of low-rank updates Δ_t = B_t A_t it is low-rank,
+
+    Ŵ = [B_1 … B_T] [A_1 C_1; …; A_T C_T] Φ⁻¹,     of rank Σ r_t,
+
+so that no [m, n] matrix is formed.
+
+A table of embeddings is the map of one-hot inputs: its transpose merges with `diag` moments that hold the
+counts of the tokens. The gain of a norm multiplies channels: as a matrix [1, n] it merges with the `diag`
+moment of the normalised inputs. A bias is the weight of a constant input 1: append it to rows and weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from submerge.algebra._moments import Moment
+from submerge.algebra._update import Dense, LowRank, Streamed, Update, Zero, weighted_sum
+from submerge.deferred import torch
+
+__all__ = ["LPM_PRESETS", "LpmOptions", "merge_least_squares"]
+
+ROWS = 512
+"""Rows of a dense update that are multiplied and solved at a time: no second matrix is held in float64."""
+
+
+@dataclass(frozen=True)
+class LpmOptions:
+    """How the moments of tasks are prepared, and what becomes of their least-squares merge.
+
+    Attributes:
+        ridge: ε of each task's ridge ε tr(C_t)/n · I.
+        scale: λ on the merged update; other than 1 it is no minimum any more.
+        energy: share of each C_t's trace whose leading eigenpairs are kept; 1 keeps C_t as it is.
+        forget: γ ≤ 1: C_t of the t-th of T tasks counts γ^(T − t).
+        offdiag: factor on what is beside the diagonal of each C_t; RegMean recommends 0.9.
+        normalize: `per_token` divides each C_t by its number of rows, `sum` does not.
+        missing: a task without an update of this map has the update 0 there (`zero`), or is left out of
+            Φ (`skip`).
+
+    Raises:
+        ValueError: an option is out of its range.
+
+    Examples:
+        >>> from submerge.algebra import LPM_PRESETS, LpmOptions
+        >>> LpmOptions(**LPM_PRESETS["paper"]).scale
+        3.0
+    """
+
+    ridge: float = 1e-3
+    scale: float = 1.0
+    energy: float = 1.0
+    forget: float = 1.0
+    offdiag: float = 1.0
+    normalize: str = "per_token"
+    missing: str = "zero"
+
+    def __post_init__(self) -> None:
+        for name, low in (("energy", 0), ("forget", 0), ("offdiag", -1e-300)):
+            if not low < getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, which is not a share up to 1")
+        if self.ridge < 0:
+            raise ValueError(f"ridge is {self.ridge}, which is below 0")
+        if self.normalize not in ("per_token", "sum") or self.missing not in ("zero", "skip"):
+            raise ValueError("normalize is per_token or sum, missing is zero or skip")
+
+    def prepared(self, moment: Moment) -> Moment:
+        """Return C_t as it enters Φ: shrunk, normalised, truncated, and with its ridge, in this order."""
+        if self.offdiag != 1:
+            moment = moment.shrunk(self.offdiag)
+        if self.normalize == "per_token":
+            moment = moment.per_token()
+        if self.energy != 1:
+            moment = moment.truncated(self.energy)
+        return moment.ridged(self.ridge)
+
+
+LPM_PRESETS: Mapping[str, Mapping[str, float]] = {"default": {}, "paper": {"scale": 3.0, "energy": 0.999}}
+"""Options by the name of a preset; `paper` has the two constants that are known of LPM's experiments."""
+
+
+def merge_least_squares(
+    updates: Sequence[Update | None], moments: Iterable[Moment], options: LpmOptions | None = None
+) -> Update:
+    """Return λ (Σ_t Δ_t C_t) Φ⁻¹: low-rank where every update is low-rank, else dense.
+
+    One task's moment is used at a time, beside their sum: an iterator may read each when it is asked for.
+
+    Args:
+        updates: Δ_t of each task, in the order of the tasks; None or `Zero` where a task has none.
+        moments: C_t of each task, of one kind, as they were collected.
+        options: `LpmOptions()` by default.
+
+    Returns:
+        The merged update, in the dtype of the first update.
+
+    Raises:
+        ValueError: no task has an update, none has inputs, or the moments do not add or are not of the
+            updates' width.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import BlockMoment, LowRank, merge_least_squares
+        >>> first = LowRank(torch.ones(3, 1), torch.tensor([[1.0, 0.0]]))
+        >>> second = LowRank(torch.ones(3, 1), torch.tensor([[0.0, 5.0]]))
+        >>> inputs = [torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])]
+        >>> merged = merge_least_squares([first, second], [BlockMoment.of(x) for x in inputs])
+        >>> merged.rank, merged.rows(0, 1).round(decimals=2)
+        (2, tensor([[1., 5.]]))
+    """
+    options = options or LpmOptions()
+    dtype = _dtype(updates)
+    phi: Moment | None = None
+    weighted: Update | None = None  # Σ Δ_t C_t
+    for t, (update, collected) in enumerate(zip(updates, moments, strict=True)):
+        missing = update is None or isinstance(update, Zero)
+        if missing and options.missing == "skip":
+            continue
+        moment = options.prepared(collected)
+        if options.forget != 1:
+            moment = moment.scaled(options.forget ** (len(updates) - 1 - t))
+        phi = moment if phi is None else phi.added(moment)
+        if not missing:
+            assert update is not None
+            term = _by_inputs(update, moment.width, moment.times)
+            weighted = term if weighted is None else weighted_sum([weighted, term], [1.0, 1.0])
+    assert phi is not None
+    assert weighted is not None
+    if not phi.trace:
+        raise ValueError("no task has inputs here")
+    return _cast(_by_inputs(weighted, phi.width, phi.solve).scaled(options.scale), dtype)
+
+
+def _dtype(updates: Sequence[Update | None]) -> torch.dtype:
+    """Return the dtype of the first update that is one; raise `ValueError` where none is."""
+    for update in updates:
+        if isinstance(update, LowRank):
+            return update.left.dtype
+        if isinstance(update, (Dense, Streamed)):
+            return update.dtype
+    raise ValueError("no task has an update")
+
+
+def _by_inputs(update: Update, width: int, function: Callable[[torch.Tensor], torch.Tensor]) -> Update:
+    """Return Δ M for the function A -> A M of rows A [r, n], in float64: B (A M) for factors."""
+    m, n = update.shape
+    if n != width:
+        raise ValueError(f"an update of {n} inputs does not meet a moment of {width}")
+    if isinstance(update, LowRank):
+        return LowRank(update.left.double(), function(update.right))
+    product = torch.empty(m, n, dtype=torch.float64)
+    for start in range(0, m, ROWS):
+        product[start : start + ROWS] = function(update.rows(start, min(start + ROWS, m)))
+    return Dense(product)
+
+
+def _cast(update: Update, dtype: torch.dtype) -> Update:
+    if isinstance(update, LowRank):
+        return LowRank(update.left.to(dtype), update.right.to(dtype))
+    return Dense(update.dense().to(dtype))

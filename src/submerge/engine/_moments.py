@@ -1,0 +1,139 @@
+"""The step before a merge by second moments: the passes over each model's data, and the files they fill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from submerge.algebra import Moment
+from submerge.engine._calibrate import replanned
+from submerge.engine.output import check_unfinished, unfinished_folder
+from submerge.engine.plan import MergePlan
+from submerge.recipe import DataSource, ModelEntry, MomentFolder, data_spec
+from submerge.store import MomentFile, digest, file_digest, write_moments
+
+if TYPE_CHECKING:
+    from submerge.calibrate import Step
+
+__all__ = ["with_moments"]
+
+SUFFIX = ".moments"
+
+
+def with_moments(
+    plan: MergePlan, out: Path, *, resume: bool, progress: Callable[[Step], None] | None
+) -> MergePlan:
+    """Return the plan of a merge by the second moments that its recipe's data gives.
+
+    They are in the folder `OUT.moments`, a file for each model, which another recipe can name. With `resume`
+    a file that was made of the same model and the same data is taken as it is.
+    """
+    check_unfinished(unfinished_folder(out))
+    folder = out.resolve().with_name(out.name + SUFFIX)
+    widths = {
+        tensor.parameter.removesuffix(".weight"): tensor.sides[1]
+        for tensor in plan.tensors
+        if tensor.matrix and tensor.is_changed
+    }
+    pending = [task for task in _tasks(plan, folder, sorted(widths)) if not (resume and task.is_collected())]
+    for task in pending:
+        write_moments(task.path, _collected(plan, task, widths, progress), task.source)
+    return replanned(plan, replace(plan.recipe, moments=MomentFolder(folder)))
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A model whose inputs are looked at: its entry, its position, the file, and what the file is made of."""
+
+    entry: ModelEntry
+    position: int
+    path: Path
+    source: Mapping[str, Any]
+
+    def is_collected(self) -> bool:
+        """Return whether the file was made of the same, as it says."""
+        same: bool = self.path.exists() and MomentFile.open(self.path).source == self.source
+        return same
+
+
+def _tasks(plan: MergePlan, folder: Path, modules: Sequence[str]) -> list[_Task]:
+    """Return the models of a merge; raise `RequestError` where a file in the place of theirs is another."""
+    digest_of = cache(file_digest)  # the base's files are those of every adapter's model
+    tasks = []
+    for entry, position in zip(plan.recipe.participants, plan.inputs.participants, strict=True):
+        source = _source(plan, entry, position, digest_of) | {"modules": digest(json.dumps(modules).encode())}
+        path = folder / f"{entry.adapter_name}.safetensors"
+        if path.exists():
+            MomentFile.open(path)  # what is no file of moments is not replaced
+        tasks.append(_Task(entry, position, path, json.loads(json.dumps(source))))
+    return tasks
+
+
+def _collected(
+    plan: MergePlan, task: _Task, widths: Mapping[str, int], progress: Callable[[Step], None] | None
+) -> dict[str, Moment]:
+    """Return the moments of a model's inputs, after its data ran through it."""
+    from submerge.calibrate import Step, task_moments  # here: it loads transformers
+
+    recipe = plan.recipe
+    assert task.entry.data is not None  # the recipe was checked
+
+    def tell(done: int, total: int) -> None:
+        if progress is not None:
+            progress(Step(done, total, measuring=True))
+
+    return task_moments(
+        _below(plan, task.position),
+        plan.models[task.position].adapter,
+        task.entry.data,
+        plan.inputs.reference_model,
+        widths,
+        statistics=recipe.statistics,
+        batch_size=recipe.single_option("batch_size"),
+        max_length=recipe.single_option("max_length"),
+        device=plan.settings.device,
+        progress=tell,
+    )
+
+
+def _below(plan: MergePlan, position: int) -> Path:
+    """Return the folder of a model: its own, or that of what its adapter lies on."""
+    model = plan.models[position]
+    if model.adapter is None:
+        return model.path
+    assert plan.inputs.base is not None
+    return (model.under or plan.models[plan.inputs.base]).path
+
+
+def _source(
+    plan: MergePlan, entry: ModelEntry, position: int, digest_of: Callable[[Path], str]
+) -> dict[str, Any]:
+    """Return digests of all that a model's moments depend on."""
+    model, recipe = plan.models[position], plan.recipe
+    files = [
+        *(model.adapter.files if model.adapter else ()),
+        *sorted(_below(plan, position).glob("*.safetensors")),
+    ]
+    assert entry.data is not None
+    return {
+        "model": [digest_of(file) for file in files],
+        "data": _described(entry.data),
+        "statistics": recipe.statistics,
+        "batch_size": recipe.single_option("batch_size"),
+        "max_length": recipe.single_option("max_length"),
+    }
+
+
+def _described(source: DataSource) -> dict[str, Any]:
+    """Return what of the data is read, with a digest in the place of a file's path."""
+    spec = data_spec(source)
+    path = Path(spec.path)
+    return {
+        **vars(spec),
+        "columns": dict(spec.columns),
+        "path": file_digest(path) if path.is_file() else spec.path,
+    }

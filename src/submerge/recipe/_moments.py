@@ -1,0 +1,74 @@
+"""Where the second moments of a recipe come from: a folder of them, or the models' data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from submerge.errors import few
+from submerge.methods import Method
+from submerge.recipe._problems import KeyPath, Report, show
+from submerge.recipe._recipe import ModelEntry, MomentFolder, single_values
+from submerge.recipe._rules import Setting
+
+__all__ = ["check_moments", "read_moments_key"]
+
+
+def read_moments_key(raw: Any, method: Method | None, report: Report) -> MomentFolder | None:
+    """Return the folder of moments that a recipe names; None where it names none, or on a problem."""
+    path: KeyPath = ("moments",)
+    if raw is None:
+        return None
+    if not isinstance(raw, str):
+        report.add(f"moments are in a folder, and not {show(raw)}", path, "name it: 'moments: out.moments'")
+    elif method is not None and not method.moments:
+        hint = "merge by many or regmean, or remove the key"
+        report.add(f"{method.name} has no use for moments", path, hint)
+    else:
+        return MomentFolder(Path(raw).expanduser(), raw)
+    return None
+
+
+def check_moments(
+    method: Method,
+    models: Sequence[ModelEntry],
+    base: str | None,
+    top: Mapping[str, Setting],
+    folder: MomentFolder | None,
+    report: Report,
+) -> None:
+    """Note models without data, where no moments are given, and data that nothing is collected from."""
+    option = method.option("statistics")
+    assert option is not None
+    if single_values(method, top).get("statistics", option.default) == "identity":
+        hint = "remove it, or choose 'statistics: full'"
+        if folder is not None:
+            report.add("moments are given, and statistics is identity", ("moments",), hint)
+        _note_data(models, "statistics: identity looks at no inputs", hint, report)
+        return
+    if any(entry.modality for entry in models):
+        what = f"{method.name} collects inputs of one model, and a composed model has several"
+        report.add(what, ("merge_method",), "take another method, or 'statistics: identity'")
+    names = Counter(entry.adapter_name for entry in models)
+    if twice := [name for name, count in names.items() if count > 1]:
+        report.add(f"several models would be called {few(twice)}", ("models",), "give each a 'name: …'")
+    if wrong := [name for name in names if "/" in name or name.startswith(".")]:
+        report.add(f"{few(wrong)} can be no file's name", ("models",), "give each a 'name: …'")
+    if folder is not None:
+        _note_data(models, "moments are given, which would be collected from it", "keep one", report)
+        return
+    if base is None and not report.has(("merge_method",)):
+        what = f"{method.name} needs a base_model, through which the data of adapters runs"
+        report.add(what, ("merge_method",), "add 'base_model: …'")
+    hint = "add 'data: …' to its entry, or 'moments: folder' to the recipe (or 'statistics: identity')"
+    for i, entry in enumerate(models):
+        if entry.data is None and not report.has(("models", i, "data")):
+            report.add(f"{entry.model} has no data to collect moments from", ("models", i), hint)
+
+
+def _note_data(models: Sequence[ModelEntry], why: str, hint: str, report: Report) -> None:
+    for i, entry in enumerate(models):
+        if entry.data is not None:
+            report.add(f"'data' is given, and {why}", ("models", i, "data"), hint)
