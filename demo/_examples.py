@@ -17,8 +17,8 @@ from _train import vary
 
 __all__ = ["SOUNDS", "Examples", "load_examples"]
 
-VARIANTS, SOUNDS = 3, 2000
-"""Moved and turned copies of each picture, and sounds to train on."""
+VARIANTS, SOUNDS, TESTED = 3, 2000, 300
+"""Moved and turned copies of each picture, sounds to train on, and sounds to test on."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def load_examples(sounds: int) -> tuple[Mapping[str, Examples], Mapping[str, Exa
     draw = torch.Generator().manual_seed(0)
     varied = torch.cat([train.images, *(vary(train.images, draw, 0) for _ in range(VARIANTS))])
     pictures = Split(varied, train.labels.repeat(1 + VARIANTS))
-    heard, asked = _sounds(sounds, seed=0), _sounds(len(test), seed=1)
+    heard, asked = _sounds(sounds, seed=0), _sounds(TESTED, seed=1)
     return {"image": _pictures(pictures), "audio": heard}, {"image": _pictures(test), "audio": asked}
 
 

@@ -13,10 +13,10 @@ from _language import DIGITS, ID, NUMBERS, ONE, SOURCES, TWO, constant_for, numb
 
 __all__ = ["pretrain"]
 
-STEPS, RATE, BATCH = 1000, 4e-3, 48
+STEPS, RATE, BATCH = 900, 4e-3, 48
 FIRST = 0.35
 """Share of the steps that have mostly facts said again."""
-LONGEST = 4
+LONGEST = 5
 """A fact may say its number several times, as an encoder makes several tokens of a picture or a sound."""
 
 Passage = tuple[list[str], list[int]]

@@ -11,7 +11,8 @@ import torch
 
 from _examples import Examples
 from _language import NUMBERS, ONE, SOURCES, TWO, Question, constant_for, numbers_for
-from _specialists import MODALITIES, process
+from _modalities import MODALITIES
+from _specialists import process
 
 __all__ = ["COLUMNS", "Prompt", "accuracy", "prompts", "read"]
 
@@ -37,13 +38,14 @@ class Prompt:
     def text(self) -> str:
         return " ".join([*self.facts.values(), self.question])
 
-    def only(self, modalities: Sequence[str]) -> Prompt:
-        """Return what a model that knows only these modalities can be asked: other inputs are left out."""
-        lost = self.inputs.keys() - set(modalities)
-        facts = {source: fact for source, fact in self.facts.items() if source not in lost}
-        return replace(
-            self, facts=facts, inputs={name: self.inputs[name] for name in self.inputs.keys() - lost}
+    def only(self, modality: str) -> Prompt:
+        """Return what a model of one modality can be asked: inputs of others and their facts are left out."""
+        lost = self.inputs.keys() - {modality}
+        facts, inputs = (
+            {source: value for source, value in values.items() if source not in lost}
+            for values in (self.facts, self.inputs)
         )
+        return replace(self, facts=facts, inputs=inputs)
 
 
 def prompts(column: str, examples: Mapping[str, Examples], count: int) -> list[Prompt]:

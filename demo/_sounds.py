@@ -29,12 +29,13 @@ def spoken(number: int, draw: np.random.Generator) -> np.ndarray:
     pitch = draw.uniform(90, 240) * (1 - draw.uniform(0, 0.2) * time)
     turn = np.exp(2j * np.pi * np.cumsum(pitch) / RATE).astype(np.complex64)
     glide = 1 / (1 + np.exp((draw.uniform(0.4, 0.6) - time) / 0.06))
-    first, second = (np.array(VOWELS[vowel]) * draw.uniform(0.9, 1.1) for vowel in WORDS[number])
+    first, second = (np.float32(VOWELS[vowel]) * draw.uniform(0.9, 1.1) for vowel in WORDS[number])
     resonances = first[:, None] + (second - first)[:, None] * glide
     wave, overtone = np.zeros(n, np.float32), np.ones(n, np.complex64)
     for k in range(1, int(HIGHEST / pitch[0]) + 1):
         overtone = overtone * turn
         distance = (k * pitch - resonances) / WIDTH
-        wave += overtone.imag * (np.array([[1.0], [0.6]]) / (1 + distance**2)).sum(0) / k**0.5
+        loudness = 1 / (1 + distance * distance)
+        wave += overtone.imag * (loudness[0] + 0.6 * loudness[1]) / k**0.5
     wave *= np.minimum(1, 8 * np.minimum(time, 1 - time)) / np.abs(wave).max()
     return (wave + draw.uniform(0.01, 0.1) * draw.standard_normal(n)).astype(np.float32)

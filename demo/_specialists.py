@@ -6,7 +6,7 @@ training of ModelCompose. The language model stays as it is, so that both specia
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,105 +15,15 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers import (
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    CLIPImageProcessor,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-    Qwen2AudioConfig,
-    Qwen2AudioEncoderConfig,
-    Qwen2AudioForConditionalGeneration,
-    Qwen2AudioProcessor,
-    WhisperFeatureExtractor,
-)
+from transformers import AutoProcessor, LlamaConfig, LlamaForCausalLM
 
 from _language import new_tokenizer
+from _modalities import Modality
 from _sounds import RATE
-from _tasks import SIDE
 
-__all__ = ["MODALITIES", "Modality", "Specialist", "load_specialist", "new_specialist", "process"]
+__all__ = ["Specialist", "load_specialist", "new_specialist", "process"]
 
 RANK = 8
-ENCODER = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-
-
-@dataclass(frozen=True)
-class Modality:
-    """The source that facts name, its placeholder in a prompt, and how model and processor are made."""
-
-    name: str
-    placeholder: str
-    argument: str
-    new_model: Callable[[LlamaConfig, int], Any]
-    new_processor: Callable[[Any], Any]
-
-    @property
-    def fact(self) -> str:
-        """Return what a prompt says about it."""
-        return f"{self.name} {self.placeholder} ."
-
-
-def _llava(text: Any, placeholder: int) -> LlavaForConditionalGeneration:
-    vision = CLIPVisionConfig(image_size=SIDE, patch_size=SIDE // 2, **ENCODER)
-    return LlavaForConditionalGeneration(
-        LlavaConfig(
-            vision_config=vision,
-            text_config=text,
-            image_token_index=placeholder,
-            image_seq_length=4,
-            vision_feature_layer=-1,
-            vision_feature_select_strategy="default",
-        )
-    )
-
-
-def _llava_processor(tokenizer: Any) -> LlavaProcessor:
-    images = CLIPImageProcessor(
-        do_resize=False, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
-    )
-    return LlavaProcessor(
-        images,
-        tokenizer,
-        patch_size=SIDE // 2,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-    )
-
-
-MELS, FRAMES = 40, 32
-"""Bands of a spectrogram, and its columns for one second."""
-
-
-def _qwen(text: Any, placeholder: int) -> Qwen2AudioForConditionalGeneration:
-    audio = Qwen2AudioEncoderConfig(
-        num_mel_bins=MELS,
-        max_source_positions=FRAMES // 2,
-        d_model=ENCODER["hidden_size"],
-        encoder_ffn_dim=ENCODER["intermediate_size"],
-        encoder_layers=ENCODER["num_hidden_layers"],
-        encoder_attention_heads=ENCODER["num_attention_heads"],
-    )
-    return Qwen2AudioForConditionalGeneration(
-        Qwen2AudioConfig(audio_config=audio, text_config=text, audio_token_index=placeholder)
-    )
-
-
-def _qwen_processor(tokenizer: Any) -> Qwen2AudioProcessor:
-    spectrogram = WhisperFeatureExtractor(
-        feature_size=MELS, sampling_rate=RATE, hop_length=RATE // FRAMES, chunk_length=1, n_fft=1024
-    )
-    return Qwen2AudioProcessor(spectrogram, tokenizer)
-
-
-MODALITIES = {
-    "image": Modality("image", "<image>", "images", _llava, _llava_processor),
-    "audio": Modality("audio", "<|AUDIO|>", "audio", _qwen, _qwen_processor),
-}
 
 
 @dataclass(frozen=True)
@@ -134,7 +44,7 @@ class Specialist:
 def load_specialist(modality: Modality, folder: Path) -> Specialist:
     """Return what `Specialist.save` wrote, ready to be asked."""
     processor = AutoProcessor.from_pretrained(folder)
-    model = AutoModelForImageTextToText.from_pretrained(folder)
+    model = modality.model_class.from_pretrained(folder)
     tuned = PeftModel.from_pretrained(model, folder / "language", adapter_name="language")
     tuned.load_adapter(folder / modality.name, modality.name)
     return Specialist(modality, _decoupled(tuned.eval(), modality, processor), processor)
@@ -145,7 +55,7 @@ def new_specialist(modality: Modality, lm: LlamaForCausalLM) -> Specialist:
     torch.manual_seed(0)
     processor = modality.new_processor(new_tokenizer([modality.placeholder]))
     text = LlamaConfig(**lm.config.to_dict() | {"vocab_size": len(processor.tokenizer)})
-    model = modality.new_model(text, _placeholder_id(modality, processor))
+    model = modality.model_class(modality.new_config(text, _placeholder_id(modality, processor)))
     own = {**_named(model.model.language_model, "model"), **_named(model.lm_head, "lm_head")}
     for name, value in lm.state_dict().items():
         own[name].data[: len(value)] = value

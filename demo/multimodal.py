@@ -28,9 +28,10 @@ from transformers.utils import logging as transformers_logging
 import submerge
 from _examples import SOUNDS, Examples, load_examples
 from _language import new_tokenizer
+from _modalities import MODALITIES
 from _pretrain_text import pretrain
 from _questions import COLUMNS, Prompt, accuracy, prompts, read
-from _specialists import MODALITIES, load_specialist
+from _specialists import load_specialist
 from _train_specialists import train
 
 OUT = Path(__file__).resolve().parent / "out" / "multimodal"
@@ -62,7 +63,7 @@ def main() -> None:
     count = 20 if options.fast else COUNT
     learned, asked = load_examples(100 if options.fast else SOUNDS)
     models = options.out / "models"
-    if not (options.reuse and models.exists()):
+    if not (options.reuse and all((models / name).exists() for name in ("lm", *MODALITIES))):
         _train_all(models, learned, options.fast, console)
     questions = {column: prompts(column, asked, count) for column in COLUMNS}
     rows = _judge_parts(models, questions)
@@ -78,8 +79,7 @@ def main() -> None:
 def _train_all(folder: Path, examples: Mapping[str, Examples], fast: bool, console: Console) -> None:
     """Train the language model and its specialists, and write each as a folder of Hugging Face's."""
     shutil.rmtree(folder, ignore_errors=True)
-
-    steps = {"steps": 10} if fast else {}
+    steps = {"steps": 20} if fast else {}
     with _timed("the language model on text", console):
         lm = pretrain(**steps)
     lm.save_pretrained(folder / "lm")
@@ -121,7 +121,7 @@ def _merge(method: str, out: Path, models: Path, console: Console) -> Path:
         console.print(Syntax(path.read_text(), "yaml", background_color="default"))
     shutil.rmtree(folder, ignore_errors=True)
     report = submerge.merge(path, folder)
-    console.print(f"Merged {report.tensors} tensors by {method} in {report.seconds:.1f} s.")
+    console.print(f"Composed by {method} in {report.seconds:.1f} s.")
     return folder
 
 
@@ -139,7 +139,7 @@ def _judge_parts(models: Path, questions: Mapping[str, list[Prompt]]) -> dict[st
         specialist = load_specialist(MODALITIES[name], models / name)
         model, processor = specialist.model, specialist.processor
         rows[f"{name} specialist"] = {
-            column: accuracy(model, processor, [prompt.only([name]) for prompt in asked])
+            column: accuracy(model, processor, [prompt.only(name) for prompt in asked])
             for column, asked in questions.items()
             if column not in MODALITIES.keys() - {name}
         }
