@@ -28,12 +28,14 @@ class ProcessRun:
 
     `peak_bytes` is the largest resident set as the kernel saw it, file pages that the process
     mapped included; `private_bytes` leaves those out and is sampled, so it can miss short peaks
-    (None where /proc does not tell).
+    (None where /proc does not tell). `cpu_seconds` is the time of all its threads on all cores, which other
+    processes on the machine change little.
     """
 
     seconds: float
     peak_bytes: int
     private_bytes: int | None
+    cpu_seconds: float
 
 
 def measure(command: Sequence[str], log: Path) -> ProcessRun:
@@ -53,7 +55,8 @@ def measure(command: Sequence[str], log: Path) -> ProcessRun:
             f"{' '.join(command)}\nended with {process.returncode}; the end of {log}:\n{tail}"
         )
     unit = 1 if sys.platform == "darwin" else 1024
-    return ProcessRun(seconds, watcher.peak or usage.ru_maxrss * unit, watcher.private)
+    peak = watcher.peak or usage.ru_maxrss * unit
+    return ProcessRun(seconds, peak, watcher.private, usage.ru_utime + usage.ru_stime)
 
 
 def merge_command(recipe: Path, out: Path, threads: int, *options: str) -> list[str]:

@@ -8,19 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from tokenizers import Tokenizer, models
-from transformers import (
-    CLIPImageProcessor,
-    LlavaNextImageProcessor,
-    LlavaNextProcessor,
-    LlavaProcessor,
-    PreTrainedTokenizerFast,
-    Qwen2AudioProcessor,
-    WhisperFeatureExtractor,
-)
 
 from submerge.store import MANIFEST
+
+transformers = pytest.importorskip("transformers")
 
 RATE = 16_000
 CHAT = (
@@ -39,11 +32,13 @@ AUDIO_TOKENS = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
 SIZE = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
 
 
-def tokenizer(added: Iterable[str] = (), *, chat: str | None = CHAT) -> PreTrainedTokenizerFast:
+def tokenizer(added: Iterable[str] = (), *, chat: str | None = CHAT) -> Any:
     """Return a tokenizer of characters, and of the added tokens."""
+    from tokenizers import Tokenizer, models
+
     letters = [*"abcdefghijklmnopqrstuvwxyzAU 0123456789?:.[]\n"]
     vocabulary = {token: number for number, token in enumerate(["<unk>", "<s>", "</s>", *letters])}
-    made = PreTrainedTokenizerFast(
+    made = transformers.PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>")),
         bos_token="<s>",
         eos_token="</s>",
@@ -55,10 +50,10 @@ def tokenizer(added: Iterable[str] = (), *, chat: str | None = CHAT) -> PreTrain
     return made
 
 
-def llava(own: Any) -> LlavaProcessor:
+def llava(own: Any) -> Any:
     """Return a processor that makes 5 tokens of an image."""
-    encoder = CLIPImageProcessor(**SIZE)
-    return LlavaProcessor(
+    encoder = transformers.CLIPImageProcessor(**SIZE)
+    return transformers.LlavaProcessor(
         encoder,
         own,
         patch_size=8,
@@ -68,17 +63,19 @@ def llava(own: Any) -> LlavaProcessor:
     )
 
 
-def llava_next(own: Any) -> LlavaNextProcessor:
+def llava_next(own: Any) -> Any:
     """Return a processor whose images have as many tokens as their shape asks for, called `<depth>`."""
-    encoder = LlavaNextImageProcessor(**SIZE, image_grid_pinpoints=[[16, 32], [32, 16]])
-    return LlavaNextProcessor(
+    encoder = transformers.LlavaNextImageProcessor(**SIZE, image_grid_pinpoints=[[16, 32], [32, 16]])
+    return transformers.LlavaNextProcessor(
         encoder, own, patch_size=8, num_additional_image_tokens=1, image_token="<depth>"
     )
 
 
-def qwen_audio(own: Any) -> Qwen2AudioProcessor:
+def qwen_audio(own: Any) -> Any:
     """Return a processor that makes tokens of a sound by its length."""
-    return Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=4, chunk_length=1), own)
+    return transformers.Qwen2AudioProcessor(
+        transformers.WhisperFeatureExtractor(feature_size=4, chunk_length=1), own
+    )
 
 
 SPECIALISTS: Mapping[str, tuple[Any, str, str, tuple[str, ...]]] = {

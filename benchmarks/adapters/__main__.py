@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,17 @@ from benchmarks.adapters.models import (
 )
 from benchmarks.console import listed, say
 from benchmarks.process import FailedRunError
-from benchmarks.speed.models import BASE, TUNED, work_option
+from benchmarks.speed.models import BASE, TUNED, Shape, work_option
 
 ADAPTERS, RANK = 8, 16
-PARTS = ("adapters", "checkpoints")
+SPECIALISTS, SPECIALIST_RANK = 3, 128
+"""Adapters of modalities, as wide as those that multimodal models are trained with."""
+PARTS = {
+    "adapters": "adapters",
+    "checkpoints": "adapters-checkpoints",
+    "specialists": "adapters-specialists",
+}
+"""Part -> its results' file name."""
 
 
 def main() -> int:
@@ -42,39 +50,60 @@ def main() -> int:
             "threads": options.threads,
         }
         try:
-            if part == "adapters":
-                tables = report.adapter_tables(_adapters(bench, options, results))
-            else:
-                tables = report.checkpoint_tables(_checkpoints(bench, options, results))
+            tables = TABLES[part](bench, options, results)
         except FailedRunError as failure:
             say(f"failed: {failure}")
             return 1
-        name = "adapters" if part == "adapters" else "adapters-checkpoints"
+        name = PARTS[part]
         page.write(options.out, name, results, report.markdown(part, results, tables), indent=2)
-        report.plot(tables, options.out / f"{name}.png")
+        if part != "specialists":  # a single table of a few numbers
+            report.plot(tables, options.out / f"{name}.png")
         for table in report.show(tables):
             Console().print(table)
-        say(f"wrote {options.out / name}.json, .md and .png")
+        say(f"wrote {options.out / name}.json and .md")
     return 0
 
 
-def _adapters(bench: AdapterBench, options: argparse.Namespace, results: dict[str, Any]) -> dict[str, Any]:
-    shape = SIZES[options.size]
-    layers = min(options.layers or shape.layers, shape.layers)
-    folder = bench.work / f"{options.size}-adapters"
-    if layers != shape.layers:
-        folder = folder.with_name(f"{folder.name}-{layers}-layers")
-    cut = type(shape)(**{**vars(shape), "layers": layers})
-    paths = make_adapters(folder, cut, ADAPTERS, RANK, bench.say)
+def _adapters(bench: AdapterBench, options: argparse.Namespace, results: dict[str, Any]) -> list[page.Table]:
+    cut = _adapter_merges(bench, options, results, "adapters", ADAPTERS, RANK)
     merges = [merge for merge in ADAPTER_MERGES if merge.method in options.methods]
-    results |= {"size": options.size, "layers": layers, "modules": len(modules(cut)), "rank": RANK}
-    results["adapters"] = ADAPTERS
-    results["merges"] = {merge.name: bench.merge_process(merge, paths, None) for merge in merges}
     results |= bench.adapter_matrices(cut, ADAPTERS, RANK, merges)
-    return results
+    return report.adapter_tables(results)
 
 
-def _checkpoints(bench: AdapterBench, options: argparse.Namespace, results: dict[str, Any]) -> dict[str, Any]:
+def _specialists(
+    bench: AdapterBench, options: argparse.Namespace, results: dict[str, Any]
+) -> list[page.Table]:
+    rank = min(SPECIALIST_RANK, SIZES[options.size].hidden // 4)
+    _adapter_merges(bench, options, results, "specialists", SPECIALISTS, rank)
+    return [report.whole_merges(results)]
+
+
+def _adapter_merges(
+    bench: AdapterBench,
+    options: argparse.Namespace,
+    results: dict[str, Any],
+    part: str,
+    count: int,
+    rank: int,
+) -> Shape:
+    """Merge `count` adapters by each method, note what that takes, and return the shape of their model."""
+    shape = SIZES[options.size]
+    cut = replace(shape, layers=min(options.layers or shape.layers, shape.layers))
+    folder = bench.work / f"{options.size}-{part}"
+    if cut != shape:
+        folder = folder.with_name(f"{folder.name}-{cut.layers}-layers")
+    paths = make_adapters(folder, cut, count, rank, bench.say)
+    merges = [merge for merge in ADAPTER_MERGES if merge.method in options.methods]
+    results |= {"size": options.size, "layers": cut.layers, "modules": len(modules(cut)), "rank": rank}
+    results["adapters"] = count
+    results["merges"] = {merge.name: bench.merge_process(merge, paths, None) for merge in merges}
+    return cut
+
+
+def _checkpoints(
+    bench: AdapterBench, options: argparse.Namespace, results: dict[str, Any]
+) -> list[page.Table]:
     size = CHECKPOINTS[options.size]
     merges = [merge for merge in CHECKPOINT_MERGES if merge.method in options.methods]
     results["spectra"] = {}
@@ -88,7 +117,11 @@ def _checkpoints(bench: AdapterBench, options: argparse.Namespace, results: dict
             "matrices": matrices,
             "merges": {merge.name: bench.merge_process(merge, tuned, models[BASE]) for merge in as_process},
         }
-    return results
+    return report.checkpoint_tables(results)
+
+
+TABLES = {"adapters": _adapters, "checkpoints": _checkpoints, "specialists": _specialists}
+"""Part -> what runs it, and returns its tables."""
 
 
 def _options() -> argparse.Namespace:

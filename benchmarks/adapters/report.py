@@ -11,15 +11,11 @@ from rich.table import Table
 
 from benchmarks import page
 
-__all__ = ["adapter_tables", "checkpoint_tables", "markdown", "plot", "show"]
+__all__ = ["adapter_tables", "checkpoint_tables", "markdown", "plot", "show", "whole_merges"]
 
 
 def adapter_tables(results: Mapping[str, Any]) -> list[page.Table]:
     """Return the tables of the first part: whole merges, and single modules."""
-    processes = [
-        [name, f"{run['seconds']:.1f}", _gb(run), f"{run['bytes_written'] / 1e6:.0f}"]
-        for name, run in results["merges"].items()
-    ]
     single = [
         [
             name,
@@ -32,15 +28,27 @@ def adapter_tables(results: Mapping[str, Any]) -> list[page.Table]:
         for size, rows in results["matrices"].items()
         for name, one in rows.items()
     ]
-    whole_title = (
+    columns = ["method", "module", "submerge s", "plain s", "ratio", "plain route"]
+    return [whole_merges(results), ("One module, beside plain decompositions", columns, single)]
+
+
+def whole_merges(results: Mapping[str, Any]) -> page.Table:
+    """Return the table of merges of adapters into an adapter, each as a process."""
+    title = (
         f"{results['adapters']} adapters of rank {results['rank']} on {results['modules']} modules "
         f"({results['layers']} blocks of a {results['size']} Llama) into one adapter"
     )
-    columns = ["method", "module", "submerge s", "plain s", "ratio", "plain route"]
-    return [
-        (whole_title, ["method", "s", "peak GB", "written MB"], processes),
-        ("One module, beside plain decompositions", columns, single),
+    rows = [
+        [
+            name,
+            f"{run['seconds']:.1f}",
+            f"{run['cpu_seconds']:.1f}",
+            _gb(run),
+            f"{run['bytes_written'] / 1e6:.0f}",
+        ]
+        for name, run in results["merges"].items()
     ]
+    return title, ["method", "s", "CPU s", "peak GB", "written MB"], rows
 
 
 def checkpoint_tables(results: Mapping[str, Any]) -> list[page.Table]:
@@ -81,6 +89,13 @@ NOTES = {
         "{threads} threads; each operation was timed once and counts as often as it is done. ≥: a step of "
         "more than 3e12 operations was not done; the SVD of one update stands for a larger one, and nothing "
         "for another step."
+    ),
+    "specialists": (
+        "Whole merges: `submerge merge --as adapter --threads {threads} --max-memory 2GB` as a process, from "
+        "the start of Python on. CPU s is the time of all its threads on all cores: where other programs "
+        "share the machine, as the load before the start says, it is a better measure than the time on the "
+        "clock. Peak GB is the largest resident set; in brackets without mapped files (sampled). Factors are "
+        "noise in bfloat16, so that no two adapters share a direction."
     ),
     "checkpoints": (
         "Whole merges: `submerge merge --max-memory 2GB` as a process. One weight: {threads} threads, one "

@@ -3,6 +3,7 @@
 `merge(recipe, out)` writes a checkpoint or an adapter, `plan(recipe)` says beforehand what it will do,
 `merge_state_dicts(states, ...)` and `merge_adapters(peft_model, ...)` merge in memory,
 `extract_lora(model, out, base=...)` makes an adapter of a fine-tune, and `verify(folder)` checks a result.
+`inspect_updates(recipe)` says how the updates of its models overlap.
 `load(folder)` gives the model of a merge that finds out the tasks of its inputs (`merge_method: mass`),
 and `load_processor(folder)` the processor of a model that was composed of several modalities' models.
 `null_space_ratio(model, adapters, data)` says which adapter knows which inputs,
@@ -27,11 +28,13 @@ if TYPE_CHECKING:
         null_space_ratio,
     )
     from submerge.engine import (
+        Inspection,
         MergePlan,
         MergeReport,
         Settings,
         VerifyReport,
         extract_lora,
+        inspect_updates,
         merge,
         merge_adapters,
         merge_state_dicts,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Calibration",
+    "Inspection",
     "MergePlan",
     "MergeReport",
     "NullSpaceCurve",
@@ -56,6 +60,7 @@ __all__ = [
     "WorkError",
     "__version__",
     "extract_lora",
+    "inspect_updates",
     "learn_coefficients",
     "load",
     "load_processor",
@@ -71,11 +76,13 @@ __all__ = [
 ]
 
 _ENGINE = {
+    "Inspection",
     "MergePlan",
     "MergeReport",
     "Settings",
     "VerifyReport",
     "extract_lora",
+    "inspect_updates",
     "merge",
     "merge_adapters",
     "merge_state_dicts",

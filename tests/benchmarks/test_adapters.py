@@ -29,8 +29,12 @@ def test_it_runs_and_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for entry in checkpoints["spectra"]["decaying"]["matrices"].values():
         for merge in entry["merges"].values():
             assert merge["error_of_weight"] <= 1e-5
-    for name in ("adapters", "adapters-checkpoints"):
+    specialists = json.loads((tmp_path / "adapters-specialists.json").read_text())
+    assert (specialists["adapters"], specialists["rank"]) == (3, 16)
+    assert specialists["merges"]["ssam"]["cpu_seconds"] > 0
+    for name in ("adapters", "adapters-checkpoints", "adapters-specialists"):
         assert "Made by `python -m benchmarks.adapters" in (tmp_path / f"{name}.md").read_text()
+    for name in ("adapters", "adapters-checkpoints"):
         assert (tmp_path / f"{name}.png").stat().st_size
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from safetensors.torch import load_file
 import submerge
 from _models import ROOM
 from _specialists import Specialists, State, make_specialists
+from submerge.store import Manifest
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 TABLES = ("lm_head.weight", "model.embed_tokens.weight")
@@ -109,6 +113,143 @@ def test_adapters(made: Specialists, method: str, tmp_path: Path) -> None:
     q = "model.layers.0.self_attn.q_proj.weight"
     assert bank[f"streams.0.{q}.left"].shape == (16, 2)
     assert f"streams.1.{q}.left" not in bank
-    low_rank = method in ("ssam", "task_arithmetic")
-    assert (f"merged.{q}.left" in bank) == low_rank
-    assert (f"base.{q}" in bank) == (not low_rank)
+    assert (f"merged.{q}.left" in bank) == (method != "ties")
+    assert (f"base.{q}" in bank) == (method == "ties")
+
+
+def same_modules(out: Path, number: int, expected: State) -> None:
+    """Check a specialist's own modules in the bank; there must be some."""
+    prefix, bank = f"modules.{number}.", load_file(out / "bank.safetensors")
+    own = {name.removeprefix(prefix): tensor for name, tensor in bank.items() if name.startswith(prefix)}
+    assert own
+    for name, tensor in own.items():
+        (match,) = [other for other in expected if other in (name, f"model.{name}")]
+        torch.testing.assert_close(tensor, expected[match], **CLOSE)
+
+
+ONE: dict[str, Any] = {"parameters": {"weight": 1.0}}
+
+
+@pytest.mark.parametrize("key", ["lora", "modality_lora"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": r".*(?:q_proj|linear_1|fc1)"},
+        {"modules_to_save": ["multi_modal_projector"]},
+        {"use_dora": True},
+        {"bias": "lora_only", "target_modules": r".*vision_tower.*q_proj"},
+    ],
+    ids=["encoder", "saved", "dora", "bias"],
+)
+def test_adapters_beyond_the_language_model(
+    made: Specialists, key: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    made.adapt("vision", str(tmp_path / "lora"), 6, **options)
+    out = tmp_path / "out"
+    entry = {"model": str(made.path("vision")), "modality": "image", key: str(tmp_path / "lora")}
+    merged(made, out, "task_arithmetic", entry, **ONE)
+    expected = made.adapted("vision", str(tmp_path / "lora"))
+    same(stream(out, 0, made), made.language(expected))
+    same_modules(out, 0, expected)
+
+
+def test_an_adapter_of_the_language_model_alone(made: Specialists, tmp_path: Path) -> None:
+    made.adapt("base", str(tmp_path / "lora"), 7, target_modules=["q_proj", "down_proj"])
+    out = tmp_path / "out"
+    entry = made.entry("vision", "image") | {"lora": str(tmp_path / "lora")}
+    text = merged(made, out, "task_arithmetic", entry, **ONE)
+    expected = without_tables(made.adapted("base", str(tmp_path / "lora")))
+    same(without_tables(text), expected)
+    same(stream(out, 0, made), expected)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_adapters_that_peft_saved_in_subfolders(made: Specialists, inside: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "specialist"
+    if inside:
+        shutil.copytree(made.path("hearing"), folder)
+    for name, adapter in {"language": "hearing-language", "audio": "hearing-audio"}.items():
+        shutil.copytree(made.path(adapter), folder / name)
+    plan = submerge.plan(
+        made.recipe("task_arithmetic", {"model": str(folder), "modality": "audio"}, **ONE), ROOM
+    )
+    (own,) = plan.inputs.specialists
+    assert own.decoupled
+    assert plan.models[own.model].adapter is not None
+    assert plan.models[own.model].adapter.rank == 3
+    assert own.stream is not None
+    assert plan.models[own.stream].adapter.rank == 2
+
+
+def test_merged_modality_tokens_need_no_streams(made: Specialists, tmp_path: Path) -> None:
+    entries = [made.entry("vision-tuned", "image"), made.entry("hearing-tuned", "audio")]
+    recipe = made.recipe("task_arithmetic", *entries, modality_tokens="merged", **ONE)
+    assert "none: all tokens run with the merged model" in repr(submerge.plan(recipe, ROOM))
+    submerge.merge(recipe, tmp_path / "out", settings=ROOM)
+    bank = load_file(tmp_path / "out" / "bank.safetensors")
+    assert {name.partition(".")[0] for name in bank} == {"modules"}
+    gate = Manifest.read(tmp_path / "out").gate
+    assert gate is not None
+    assert gate.settings == {"modality_tokens": "merged"}
+
+
+def test_an_unchanged_language_model_needs_no_streams(made: Specialists, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    entries = [made.entry("vision", "image"), made.entry("hearing", "audio")]
+    text = merged(made, out, "ties", *entries, parameters=METHODS["ties"])
+    assert all(torch.equal(text[name], value) for name, value in without_tables(base_state(made)).items())
+    assert all(name.startswith("modules.") for name in load_file(out / "bank.safetensors"))
+
+
+def test_what_the_folder_says_of_its_specialists(made: Specialists, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    entries = [made.entry("vision", "image"), made.entry("hearing", "audio", placeholder="<sound>")]
+    submerge.merge(made.recipe("task_arithmetic", *entries, **ONE), out, settings=ROOM)
+    gate = Manifest.read(out).gate
+    assert gate is not None
+    assert gate.method == "modality"
+    assert [(task["name"], task["kind"], task["placeholder"]) for task in gate.tasks] == [
+        ("image", "image", "<image>"),
+        ("audio", "audio", "<sound>"),
+    ]
+    assert [task["placeholder_id"] for task in gate.tasks] == [64, 65]
+    assert gate.tasks[1]["architectures"] == ["Qwen2AudioForConditionalGeneration"]
+    assert "`LlavaForConditionalGeneration`" in (out / "README.md").read_text()
+    config = json.loads((out / "modalities" / "audio" / "config.json").read_text())
+    assert config["audio_token_index"] == 65
+    assert json.loads((out / "config.json").read_text())["vocab_size"] == 66
+
+
+def test_bytes_do_not_depend_on_threads_nor_on_a_stop(
+    made: Specialists, tmp_path: Path, tiny_chunks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_chunks()
+    entries = [made.entry("vision", "image", lora="vision-lora"), made.entry("hearing-tuned", "audio")]
+    recipe = made.recipe("ssam", *entries, parameters=METHODS["ssam"])
+    for threads in (1, 3):
+        settings = replace(ROOM, threads=threads)
+        submerge.merge(recipe, tmp_path / f"out{threads}", settings=settings)
+    with monkeypatch.context() as patched:
+        patched.setattr("submerge.engine.output._checkpoint_target.composed_bank", _stopped)
+        with pytest.raises(KeyboardInterrupt):
+            submerge.merge(recipe, tmp_path / "out", settings=ROOM)
+    report = submerge.merge(recipe, tmp_path / "out", settings=ROOM, resume=True)
+    assert report.resumed
+    for file in ("model.safetensors", "bank.safetensors", "submerge.json"):
+        expected = (tmp_path / "out1" / file).read_bytes()
+        assert (tmp_path / "out3" / file).read_bytes() == expected
+        assert (tmp_path / "out" / file).read_bytes() == expected
+
+
+def _stopped(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_damaged_bank_is_detected(made: Specialists, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    merged(made, out, "task_arithmetic", made.entry("vision-tuned", "image"), **ONE)
+    with (out / "bank.safetensors").open("r+b") as file:
+        file.seek(-3, 2)
+        file.write(b"\x01\x02")
+    report = submerge.verify(out, load=False)
+    assert any("bank.safetensors" in problem for problem in report.problems)

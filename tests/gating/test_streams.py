@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from _gated import dense, normal, triplets
-from _models import quiet_transformers
+from _models import TEXT, quiet_transformers
 from submerge.algebra import Triplets
 from submerge.gating import (
     Gate,
     GatedFactors,
+    GatedModel,
     GatedRows,
     GatedUpdate,
     GatedValues,
@@ -321,3 +322,40 @@ def test_streams_are_those_of_a_set_of_factors() -> None:
         y = module(x)
     assert (y[:, 1::2] - x[:, 1::2] @ (base + dense(parts, 0)).T).abs().max() < 1e-12
     assert (y[:, ::2] - x[:, ::2] @ (base + merged).T).abs().max() < 1e-12
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["Qwen2", "Qwen3"])
+def test_a_model_of_which_every_parameter_has_a_stream(kind: str) -> None:
+    """Biases, and norms of each head: what all tokens of a stream make is the other model's, to the bit."""
+    pytest.importorskip("transformers")
+    t = quiet_transformers()
+    config = getattr(t, f"{kind}Config")(**{**TEXT, "head_dim": 8}, pad_token_id=0)
+    text, other = (_model(getattr(t, f"{kind}ForCausalLM"), config, seed) for seed in (0, 1))
+    plain, gate = copy.deepcopy(text), Gate(Recent(0))
+    gated = GatedModel(gate)
+    values = dict(other.named_parameters())
+    updates: dict[str, dict[str, GatedUpdate]] = {}
+    for name in (name for name in values if "embed" not in name and "lm_head" not in name):
+        path, _, local = name.rpartition(".")
+        updates.setdefault(path, {})[local] = GatedValues(gate, name, {2: values[name].detach()})
+    gated.add(text, updates)
+    text.lm_head.weight = other.lm_head.weight
+    x = normal(1, 2, 9, config.hidden_size, dtype=torch.float64)
+    labels = torch.tensor([[0] * 4 + [1] * 5, [0] * 5 + [1] * 4])
+    with gate.over(TokenAssignment(torch.ones_like(labels), [(2,)])):
+        assert torch.equal(text(inputs_embeds=x).logits, other(inputs_embeds=x).logits)
+    with gate.over(TokenAssignment(labels, [(2,)])):
+        mixed = text.model(inputs_embeds=x).last_hidden_state
+    want = plain.model(inputs_embeds=x).last_hidden_state
+    assert (mixed - want)[labels == 0].abs().max() < 1e-12, "text comes first, and sees no other stream"
+    assert (mixed - want)[labels == 1].abs().max() > 1e-2
+    assert torch.equal(text.model(inputs_embeds=x).last_hidden_state, want)
+
+
+def _model(kind: Any, config: Any, seed: int) -> Any:
+    torch.manual_seed(seed)
+    model = kind(config).double().eval()
+    for parameter in model.parameters():
+        parameter.data = parameter.data + 0.1 * torch.randn_like(parameter)
+    return model

@@ -86,6 +86,21 @@ def _llava(t: Any, lm: str) -> tuple[Any, ...]:
     )
 
 
+def _llava_next(t: Any, lm: str) -> tuple[Any, ...]:
+    config = t.LlavaNextConfig(
+        vision_config=t.CLIPVisionConfig(**VISION),
+        text_config=_text(t, lm),
+        image_token_index=IMAGE,
+        image_grid_pinpoints=[[16, 16]],
+    )
+    model = t.LlavaNextForConditionalGeneration(config)
+
+    def image(seed: int) -> dict[str, torch.Tensor]:
+        return {"pixel_values": normal(seed, 1, 2, 3, 16, 16), "image_sizes": torch.tensor([[16, 16]])}
+
+    return model, "image", IMAGE, 10, image  # 4 of all of it, 2 rows of 2 and a newline
+
+
 def _qwen2_audio(t: Any, lm: str) -> tuple[Any, ...]:
     encoder = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 24}
     config = t.Qwen2AudioConfig(
@@ -138,6 +153,7 @@ def _video_llava(t: Any, lm: str) -> tuple[Any, ...]:
 
 BUILDERS = {
     "llava": _llava,
+    "llava_next": _llava_next,
     "qwen2_audio": _qwen2_audio,
     "voxtral": _voxtral,
     "next_video": _next_video,
@@ -271,12 +287,12 @@ def prompt_embeddings(one: Specialist, ids: torch.Tensor, inputs: Mapping[str, A
 
 
 def by_token(lms: Sequence[Any], labels: torch.Tensor, **inputs: Any) -> torch.Tensor:
-    """Return the logits of a language model each of whose modules runs a token as that of its label does.
+    """Return the logits of a model each of whose modules runs a token as that of its label does.
 
-    `lms` are the language model of each label [B, L]; all modules run on all tokens, and one is picked.
+    `lms` are the model of each label [B, L]; all modules run on all tokens, and one is picked.
     """
     hooks = []
-    twins = [dict(lm.model.named_modules()) for lm in lms]
+    twins = [dict(lm.get_decoder().named_modules()) for lm in lms]
     for name, module in twins[0].items():
         if any(True for _ in module.parameters(recurse=False)) and "embed_tokens" not in name:
             hooks.append(module.register_forward_hook(_picking([t[name] for t in twins[1:]], labels)))

@@ -28,7 +28,7 @@ from serving.helpers_composed import (
 pytest.importorskip("transformers")
 
 KINDS = [("llava", "llama"), ("llava", "qwen2"), ("qwen2_audio", "qwen2"), ("voxtral", "llama"),
-         ("next_video", "llama"), ("video_llava", "llama")]  # fmt: skip
+         ("next_video", "llama"), ("video_llava", "llama"), ("llava_next", "qwen2")]  # fmt: skip
 Pair = tuple[Specialist, Specialist]
 Composed = tuple[Any, list[Any]]
 HOW: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
@@ -55,8 +55,10 @@ def test_one_tuned_specialist_is_that_specialist(kind: str, lm: str, tmp_path: P
     assert model.modalities == (one.name,)
     batch = padded(prompt(1, 4, one, 3), prompt(2, 2, one, 1, one, 4))
     inputs = one.inputs(1, 2, 3)
-    found, wanted = (m(**batch, **inputs).logits for m in (model, one.model))
-    close(found, wanted, batch["attention_mask"])
+    targets = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    outputs = [m(**batch, **inputs, labels=targets) for m in (model, one.model)]
+    close(outputs[0].logits, outputs[1].logits, batch["attention_mask"])
+    assert abs(outputs[0].loss - outputs[1].loss) < 1e-4
     same_tokens(model, one.model, **batch, **inputs)
     same_tokens(model, one.model, **batch, **inputs, use_cache=False)
     same_tokens(model, one.model, **batch, **one.inputs(3, 2, 1))
@@ -152,10 +154,9 @@ def pair() -> Pair:
 
 
 @pytest.fixture(scope="module")
-def composed(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[Any]]:
-    """A composed model of images, fully tuned, and sounds, with a LoRA; and the language model of each label."""
-    image, sound = pair
-    base, tuned = specialist("llava", seed=7).lm(), image.lm()
+def composed(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Composed:
+    """A composed model of images, fully tuned, and sounds, with a LoRA; and each label's language model."""
+    base, tuned = specialist("llava", seed=7).lm(), pair[0].lm()
     merged, own = lora(base, seed=10), lora(base, seed=50)
     text = updated(base, merged)
     norm = "model.norm.weight"

@@ -10,18 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import (
-    AudioFlamingo3Processor,
-    AutoTokenizer,
-    VideoLlavaProcessor,
-    VoxtralProcessor,
-    WhisperFeatureExtractor,
-)
 
 import submerge
 from _processors import RATE, assert_same, composed, image, llava, own_processor, sound, tokenizer, tokens_of
 from submerge.serving import ModalityProcessor
 from submerge.serving._specialist_processor import SpecialistProcessor
+
+transformers = pytest.importorskip("transformers")
 
 MASKED = ("input_ids", "attention_mask")
 AUDIO = "<|audio_bos|><|AUDIO|><|audio_eos|>"
@@ -92,7 +87,7 @@ class FramesOfBytes:
         return {"pixel_values_videos": torch.stack(frames).float()}
 
 
-class VideoProcessor(VideoLlavaProcessor):
+class VideoProcessor(transformers.VideoLlavaProcessor):
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
         return type(argument)
 
@@ -150,6 +145,7 @@ def test_all_of_them_in_any_order_are_what_each_would_write(processor: ModalityP
     )
     assert tokens_of(processor.tokenizer, ours) == [expected]
     assert ours["input_features"].shape[0] == 1
+    assert set(ours) <= set(processor.model_input_names)
 
 
 def test_a_batch_has_texts_with_any_subset(processor: ModalityProcessor) -> None:
@@ -194,7 +190,9 @@ def test_options_go_to_the_processors_that_know_them(pair: ModalityProcessor, in
 
 def test_a_processor_that_counts_texts_sees_those_of_its_own_inputs() -> None:
     shared = tokenizer(["<sound>"])
-    own = AudioFlamingo3Processor(WhisperFeatureExtractor(feature_size=4, chunk_length=1), shared)
+    own = transformers.AudioFlamingo3Processor(
+        transformers.WhisperFeatureExtractor(feature_size=4, chunk_length=1), shared
+    )
     names = ["input_features", "input_features_mask"]
     ours = ModalityProcessor(shared, [specialist("audio", "audio", own, "<sound>", names)], "")
     texts, sounds = ["a <sound>", "b", "<sound> c"], [sound(0, 0.3), sound(1)]
@@ -248,7 +246,9 @@ def test_a_call_that_fails_leaves_the_specialists_processor_as_it_was(processor:
 
 def test_a_processor_that_takes_no_sound_beside_text_is_named() -> None:
     shared = tokenizer(["<sound>"])
-    own = VoxtralProcessor(WhisperFeatureExtractor(feature_size=4, chunk_length=1), shared)
+    own = transformers.VoxtralProcessor(
+        transformers.WhisperFeatureExtractor(feature_size=4, chunk_length=1), shared
+    )
     with pytest.raises(submerge.RequestError, match="VoxtralProcessor takes no audio beside texts"):
         ModalityProcessor(shared, [specialist("audio", "audio", own, "<sound>", [])], "")(
             text="<sound>", audio=sound(0)
@@ -283,4 +283,4 @@ def test_saved_and_loaded_it_gives_the_same(processor: ModalityProcessor, tmp_pa
     assert all(torch.equal(first[key], second[key]) for key in first)
     messages = [{"role": "user", "content": [{"type": "audio"}, {"type": "image"}]}]
     assert again.apply_chat_template(messages) == processor.apply_chat_template(messages)
-    assert len(AutoTokenizer.from_pretrained(tmp_path / "copy")) == len(processor.tokenizer)
+    assert len(transformers.AutoTokenizer.from_pretrained(tmp_path / "copy")) == len(processor.tokenizer)

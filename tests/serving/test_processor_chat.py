@@ -55,9 +55,16 @@ def test_inputs_are_counted_from_the_start_of_a_conversation(processor: Modality
     assert processor.apply_chat_template([messages, messages[:1]]) == [one, one.partition("[assistant]")[0]]
 
 
-def test_the_recipe_says_the_markup(tmp_path: Path) -> None:
-    processor = submerge.load_processor(composed(tmp_path, ["image"], markup="Picture: <image>. "))
+@pytest.mark.parametrize("key", ["markup", "placeholder"])
+def test_the_recipe_says_the_markup(tmp_path: Path, key: str) -> None:
+    processor = submerge.load_processor(composed(tmp_path, ["image"], **{key: "Picture: <image>. "}))
+    assert processor.specialists["image"].placeholder == "<image>"
     assert markup(processor.specialists["image"], 3) == "Picture: <image>. "
+
+
+def test_markup_without_the_token_is_told(tmp_path: Path) -> None:
+    with pytest.raises(submerge.RequestError, match="an input is marked by 'Picture', which has no token"):
+        submerge.load_processor(composed(tmp_path, ["image"], placeholder="Picture"))
 
 
 def test_what_messages_hold_is_processed_in_their_order(processor: ModalityProcessor, tmp_path: Path) -> None:

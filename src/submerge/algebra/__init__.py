@@ -6,6 +6,7 @@ from submerge.algebra._cores import CORES, Bank, Core, Triplets
 from submerge.algebra._frame import Frame, frame
 from submerge.algebra._leading import Leading, leading
 from submerge.algebra._lora import Factored, factored
+from submerge.algebra._overlap import KeptEnergy, kept_energy, principal_angles
 from submerge.algebra._random import bernoulli, stream_key, uniform
 from submerge.algebra._random import coins as coins  # the old name of bernoulli
 from submerge.algebra._reduce import ColumnGram, Gram, Reduction, Totals, exact_sum
@@ -26,6 +27,7 @@ __all__ = [
     "Factored",
     "Frame",
     "Gram",
+    "KeptEnergy",
     "Leading",
     "LowRank",
     "RankRule",
@@ -46,9 +48,11 @@ __all__ = [
     "inner",
     "inverse_root",
     "karcher_coefficients",
+    "kept_energy",
     "kth_largest",
     "leading",
     "polar",
+    "principal_angles",
     "rooted",
     "shared_subspace",
     "slerp_coefficients",

@@ -11,7 +11,18 @@ from types import FrameType
 import typer
 
 from submerge._version import __version__
-from submerge.cli import _calibrate, _explain, _export, _extract, _merge, _methods, _plan, _route, _verify
+from submerge.cli import (
+    _calibrate,
+    _explain,
+    _export,
+    _extract,
+    _inspect,
+    _merge,
+    _methods,
+    _plan,
+    _route,
+    _verify,
+)
 from submerge.cli._mergekit import MergekitAware
 from submerge.errors import SubmergeError
 
@@ -28,6 +39,7 @@ app.command("merge", cls=MergekitAware)(_merge.merge)
 app.command("calibrate")(_calibrate.calibrate)
 app.command("plan", cls=MergekitAware)(_plan.plan)
 app.command("explain")(_explain.explain)
+app.command("inspect")(_inspect.inspect)
 app.command("export")(_export.export)
 app.command("extract-lora")(_extract.extract_lora)
 app.command("methods")(_methods.methods)

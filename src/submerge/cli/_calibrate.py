@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from submerge.cli._common import load, print_json, size
+from submerge.cli._common import check_new_files, load, print_json, size
 from submerge.cli._merge import Device, Json, Recipe
 from submerge.cli._progress import progress
 from submerge.errors import Problem, RequestError, few
@@ -89,24 +89,7 @@ def _check_files(
     if len(paths) > len({path.resolve() for path in paths}):
         what = "would hold the coefficients and the picture both"
         raise RequestError(Problem(what, str(plot), "choose another name for one of them"))
-    problems = [problem for path in paths for problem in _unwritable(path, recipe, overwrite)]
-    if problems:
-        raise RequestError(problems)
-
-
-def _unwritable(path: Path, recipe: Path, overwrite: bool) -> Iterator[Problem]:
-    """Yield why a file must not, or cannot, be written."""
-    try:
-        if path.is_dir():
-            yield Problem("is a folder, and a file is to be written", str(path), "name a file in it")
-        elif path.exists() and recipe.exists() and path.samefile(recipe):
-            yield Problem("is the recipe itself", str(path), "choose another name")
-        elif path.exists() and not overwrite:
-            yield Problem("the file exists", str(path), "choose another name, or allow --overwrite")
-        elif not path.parent.is_dir():
-            yield Problem("there is no such folder", str(path.parent), "make it first")
-    except OSError as error:
-        yield Problem(f"cannot be looked at ({error.strerror})", str(path), "choose another name")
+    check_new_files(paths, recipe, overwrite=overwrite)
 
 
 def _check_inputs(asked: LoadedRecipe, paths: Sequence[Path]) -> None:

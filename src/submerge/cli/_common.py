@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from submerge.engine import Settings
     from submerge.recipe import Recipe
 
-__all__ = ["load", "print_json", "settings", "size"]
+__all__ = ["check_new_files", "load", "print_json", "settings", "size"]
 
 _UNITS = {
     "": 1,
@@ -74,3 +75,25 @@ def _parse_size(text: str, flag: str) -> int:
 def print_json(data: Any) -> None:
     """Write data as JSON to standard output."""
     typer.echo(json.dumps(data, indent=1, ensure_ascii=False, default=str))
+
+
+def check_new_files(paths: Sequence[Path], recipe: Path, *, overwrite: bool) -> None:
+    """Refuse files that cannot be written, before work that may take long."""
+    problems = [problem for path in paths for problem in _unwritable(path, recipe, overwrite)]
+    if problems:
+        raise RequestError(problems)
+
+
+def _unwritable(path: Path, recipe: Path, overwrite: bool) -> Iterator[Problem]:
+    """Yield why a file must not, or cannot, be written."""
+    try:
+        if path.is_dir():
+            yield Problem("is a folder, and a file is to be written", str(path), "name a file in it")
+        elif path.exists() and recipe.exists() and path.samefile(recipe):
+            yield Problem("is the recipe itself", str(path), "choose another name")
+        elif path.exists() and not overwrite:
+            yield Problem("the file exists", str(path), "choose another name, or allow --overwrite")
+        elif not path.parent.is_dir():
+            yield Problem("there is no such folder", str(path.parent), "make it first")
+    except OSError as error:
+        yield Problem(f"cannot be looked at ({error.strerror})", str(path), "choose another name")

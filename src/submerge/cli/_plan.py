@@ -81,12 +81,28 @@ def _print_inputs(plan: dict[str, Any]) -> None:
         if "adapter" in model:
             notes = "".join(f"; {note}" for note in model["adapter"]["notes"])
             console.print(f"adapter     {model['model']}: {model['adapter']['parts']} parts{notes}")
+    for specialist in plan.get("specialists", ()):
+        _print_specialist(specialist)
     for line in plan["vocabulary"]:
         console.print("vocabulary ", line)
     if "coefficients" in plan:
         console.print("weights    ", plan["coefficients"])
     for line in plan["warnings"]:
         console.print(Text("warning ", "yellow"), line)
+
+
+def _print_specialist(specialist: dict[str, Any]) -> None:
+    """Print where the pieces of one specialist of a composed model lie."""
+    typer.echo(f"modality    {specialist['name']}: {', '.join(specialist['architectures'])}")
+    for piece in ("encoder", "projector"):
+        for module in specialist[piece]:
+            tensors = f"{module['tensors']} tensors, {size(module['bytes'])}"
+            typer.echo(f"  {piece:<9} {module['prefix']} ({tensors})")
+    own, shared = specialist["own_placeholder_id"], specialist["placeholder_id"]
+    renumbered = "" if own == shared else f" ({own} in its own vocabulary)"
+    typer.echo(f"  language  {specialist['language_update']}")
+    typer.echo(f"  stream    {specialist['stream']}")
+    typer.echo(f"  input     {specialist['placeholder']}, token {shared}{renumbered}")
 
 
 def _models(models: list[dict[str, Any]]) -> Table:
@@ -120,9 +136,21 @@ def _print_checkpoint(plan: dict[str, Any]) -> None:
     typer.echo(f"reads    {size(plan['reads'])}, once or more as the method needs")
     typer.echo(f"writes   {size(plan['writes'])} ({size(plan['free'])} free here): {files}{more}")
     if "bank" in plan:
-        bank = plan["bank"]
-        names = few([task["name"] for task in bank["tasks"]], 8)
+        _print_bank(plan)
+    typer.echo(f"carries  {few(plan['side_files'], 8) or 'no side files'}")
+
+
+def _print_bank(plan: dict[str, Any]) -> None:
+    """Print what lies beside the checkpoint, and is chosen from for each input or each token."""
+    bank, total = plan["bank"], plan["writes"] + plan["bank"]["most"]
+    names = few([task["name"] for task in bank["tasks"]], 8)
+    if "specialists" in plan:
+        gated = bank["settings"]["modality_tokens"] == "own"
+        what = "a gate over" if gated else "no gate: all tokens run with the merged model; modules of"
+        parts = "modules and streams" if gated else "modules"
+        typer.echo(f"keeps    {what} {len(bank['tasks'])} modalities: {names}")
+        typer.echo(f"         their {parts} in {bank['file']}, at most {size(bank['most'])};")
+    else:
         typer.echo(f"keeps    a gate over {len(bank['tasks'])} tasks: {names}")
         typer.echo(f"         their updates and heads in {bank['file']}, at most {size(bank['most'])};")
-        typer.echo(f"         with the plain checkpoint at most {size(plan['writes'] + bank['most'])}")
-    typer.echo(f"carries  {few(plan['side_files'], 8) or 'no side files'}")
+    typer.echo(f"         with the plain checkpoint at most {size(total)}")

@@ -12,9 +12,9 @@ from submerge.cli._common import size
 
 if TYPE_CHECKING:
     from submerge.calibrate import Step
-    from submerge.engine import Progress
+    from submerge.engine import InspectionProgress, Progress
 
-    State: TypeAlias = Progress | Step
+    State: TypeAlias = Progress | InspectionProgress | Step
 
 __all__ = ["progress"]
 
@@ -49,11 +49,14 @@ class _Shown(NamedTuple):
 
     @classmethod
     def of(cls, state: State, begun: float) -> _Shown:
-        """Return what is shown of a merge, or of a calibration that has `begun` then."""
-        from submerge.engine import Progress
+        """Return what is shown of a merge, an inspection, or a calibration that has `begun` then."""
+        from submerge.engine import InspectionProgress, Progress
 
         if isinstance(state, Progress):
             return cls("merging", state.written, state.total, _moved(state), state.seconds)
+        if isinstance(state, InspectionProgress):
+            matrices = f"{state.done} of {state.total} matrices"
+            return cls("inspecting", state.done, state.total, matrices, state.seconds)
         seconds = time.perf_counter() - begun
         if state.measuring:
             return cls("measuring", state.number, state.total, "null-space ratios", seconds)

@@ -1,6 +1,8 @@
 """Plan, then run: from a recipe to a checkpoint."""
 
 from submerge.engine._extract import extract_lora
+from submerge.engine._inspect import InspectionProgress, inspect_updates
+from submerge.engine._inspection import Inspection, MatrixOverlap, PairOverlap
 from submerge.engine._merge import merge
 from submerge.engine._peft import merge_adapters
 from submerge.engine._states import merge_state_dicts
@@ -26,8 +28,12 @@ from submerge.engine.plan import (
 
 __all__ = [
     "Input",
+    "Inspection",
+    "InspectionProgress",
+    "MatrixOverlap",
     "MergePlan",
     "MergeReport",
+    "PairOverlap",
     "Progress",
     "Settings",
     "TensorPlan",
@@ -36,6 +42,7 @@ __all__ = [
     "describe",
     "explain",
     "extract_lora",
+    "inspect_updates",
     "is_matrix",
     "make_plan",
     "merge",

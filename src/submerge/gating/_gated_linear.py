@@ -23,12 +23,12 @@ class GatedMap(GatedRows):
 
     Streams of tokens may have updates of any kind:
 
-        y = W x + b           on all rows as they lie, where no group has a matrix or a bias of its own
-        y = W_g x + b_g       else, on the rows of each group
-        y += U_g (M_g (V_g x))     on the rows of groups with factors
+        y = W x + b               on all rows as they lie, where no group has a matrix or a bias of its own
+        y = W_g x + b_g           else, on the rows of each group
+        y += U_g (M_g (V_g x))    on the rows of groups with factors
 
-    The first costs nothing but the factors of the rows of streams. In the second each row is copied, which
-    takes the time of 32 multiply-adds an element, beside the m of a product that is not computed twice.
+    In the first no row of text is copied. In the second all are, which takes the time of 32 multiply-adds an
+    element; the rows of streams would take m more each if their products with W were computed, too.
     """
 
     def has_rows(self, module: nn.Module, x: Any) -> bool:
@@ -39,7 +39,8 @@ class GatedMap(GatedRows):
         terms = [self._terms(module, group) for group in layout.groups]
         y = self.map_rows(module, layout, [values for values, _ in terms], x)
         rows, outputs = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
-        for (_, factors), group, place in zip(terms, layout.groups, layout.places, strict=True):
+        places = layout.places_on(x.device)
+        for (_, factors), group, place in zip(terms, layout.groups, places, strict=True):
             if factors is not None:
                 part = outputs[place]  # a view where the rows lie together
                 factors.add_(part, rows[place].to(part.dtype), group)

@@ -60,7 +60,7 @@ class GatedRows(GatedOther):
             return type(module).forward(module, x)  # type: ignore[no-any-return]
         rows = x.reshape(-1, x.shape[-1])  # [N, n]
         y: torch.Tensor | None = None
-        for place, own in zip(layout.places, values, strict=True):
+        for place, own in zip(layout.places_on(x.device), values, strict=True):
             part = self.map(module, own, rows[place])
             y = part.new_empty(len(rows), part.shape[-1]) if y is None else y
             y[place] = part

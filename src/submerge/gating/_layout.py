@@ -33,7 +33,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows [start, stop) of an arranged input, and the members whose updates they get.
+    """Rows [start, stop) of an input, taken group by group, and the members whose updates they get.
 
     `resident` rows keep the module's own parameters, whatever the updates of other groups count from.
     With `weights` the update is Σ_k w_k Δ_k, or Σ_k Σ_i w_ki u_ki v_kiᵀ with weights of rank-one units;
@@ -61,7 +61,7 @@ class Group:
         return any(weight.requires_grad for weight in weights)
 
     def of(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the group's share of arranged rows [N, …]: a view, or the rows themselves if it has all.
+        """Return the group's share of such rows [N, …]: a view, or the rows themselves if it has all.
 
         Autograd copies the gradient of all rows for each view that is written to.
         """
@@ -109,3 +109,7 @@ class Layout:
     def is_resident(self) -> bool:
         """Whether all rows keep the module's own parameters."""
         return all(group.resident for group in self.groups)
+
+    def places_on(self, device: torch.device) -> list[slice | torch.Tensor]:
+        """Return the places of all groups for rows on a device: parts of a model may lie on several."""
+        return [place if isinstance(place, slice) else place.to(device) for place in self.places]

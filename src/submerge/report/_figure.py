@@ -58,13 +58,15 @@ def heat_map(
     limit: float,
     digits: int,
     label: str,
+    one_sided: bool = False,
 ) -> None:
     """Draw values [rows, columns] about a centre, with a scale of colours; NaN is grey.
 
-    Where the columns are few, the cells hold their numbers.
+    With `one_sided` no value is below the centre, and the colours begin there. Where the columns are few, the
+    cells hold their numbers.
     """
     axes.set_facecolor("#dddddd")
-    ends = {"vmin": centre - limit, "vmax": centre + limit}
+    ends = {"vmin": centre if one_sided else centre - limit, "vmax": centre + limit}
     image = axes.imshow(values.numpy(), aspect="auto", cmap=colours, **ends)
     names = [shortened(name) for name in columns]
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)

@@ -82,6 +82,10 @@ def survey(folder: Path, data: Path, *, batch: int = BATCH) -> Survey:
     """
     items = read_items(data)
     model = load(folder, features=True)
+    if not hasattr(model, "router"):
+        raise RequestError(
+            Problem("the gate of this folder routes no inputs", str(folder), "it has no tasks")
+        )
     names: tuple[str, ...] = model.router.names
     _check_tasks(items, names, data)
     processor = processor_for(items[0], folder)

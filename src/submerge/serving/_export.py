@@ -23,7 +23,7 @@ from submerge.errors import Problem, RequestError, few
 from submerge.names import layer_of, loaded_names
 from submerge.serving._architecture import architectures
 from submerge.serving._clip import is_texts
-from submerge.serving._folder import Folder, open_folder
+from submerge.serving._folder import Folder, gate_manifest, open_folder
 from submerge.store import AdapterWriter, Manifest, open_checkpoint
 
 __all__ = ["Exported", "export_adapters"]
@@ -62,6 +62,7 @@ def export_adapters(
 
     Raises `RequestError` where there is nothing that an adapter could hold.
     """
+    _check_tasks(Path(folder))
     opened, out = open_folder(Path(folder)), Path(out)
     if out.exists() and any(out.iterdir()) and not (overwrite and (out / ROUTER).exists()):
         hint = "choose another folder" + ("" if overwrite else ", or allow --overwrite")
@@ -78,6 +79,14 @@ def export_adapters(
     folders = {task: out / task for task in opened.names}
     config = open_checkpoint(str(opened.path.resolve())).config
     return replace(exported, out=out, serve=None if exported.heads else vllm_command(folders, config))
+
+
+def _check_tasks(folder: Path) -> None:
+    """Raise `RequestError` where tokens are told apart: a server has one adapter for all of a request."""
+    _, gate = gate_manifest(folder)
+    if gate.method == "modality":
+        what = "a composed model has updates of tokens, and no tasks"
+        raise RequestError(Problem(what, str(folder), "use it with submerge.load"))
 
 
 def _export(opened: Folder, out: Path, depth: float) -> Exported:

@@ -40,23 +40,31 @@ def load(
 ) -> Any:
     """Return the transformers model of a folder whose method has a gate, ready to answer.
 
-    `model(**inputs)` finds the tasks of each input and runs it with their updates, and with the head of the
-    first of them; the output has `tasks`, `coefficients` and `routing` besides, and of classifiers `labels`,
-    the names of the classes. `model.route(**inputs)` only finds the tasks. `task=`, `group=`, `form=` and
-    `prior=` go to either, and to `generate`, which routes once, on the prompt. The model is for use, not for
-    training.
+    The gate of MASS routes: `model(**inputs)` finds the tasks of each input and runs it with their updates,
+    and with the head of the first of them; the output has `tasks`, `coefficients` and `routing` besides, and
+    of classifiers `labels`, the names of the classes. `model.route(**inputs)` only finds the tasks. `task=`,
+    `group=`, `form=` and `prior=` go to either, and to `generate`, which routes once, on the prompt.
+
+    A composed model takes text with inputs of any of its `modalities`, several of each, in any order. Its
+    class is that of the language model, and `forward` and `generate` take the specialists' inputs besides
+    (`pixel_values`, `input_features`, …, or `image_pixel_values` where two specialists share a name), as
+    `submerge.load_processor` returns them. Each token runs with the parameters of its modality; text alone
+    runs as in the plain language model. `save_pretrained` writes a folder that can be loaded again.
+
+    Either model is for use, not for training.
 
     Args:
         folder: what `submerge merge` wrote.
-        features: True for the model without the tasks' heads, which returns hidden states.
+        features: True for the model without the heads of its tasks, which returns hidden states.
         architecture: the class of transformers to load, where the tasks do not name one.
         dtype: of the model; that of the folder by default.
         device: of the model; the CPU by default.
         cache: bytes of merged cores that are held for sets of tasks that come again.
-        **settings: options of the gate, in the place of the recipe's: `select="threshold"`.
+        **settings: options of the gate of MASS, in the place of the recipe's: `select="threshold"`.
 
     Raises:
-        RequestError: there is no gate, the bank is damaged, or the tasks' models do not fit together.
+        RequestError: there is no gate, the bank is damaged, or the tasks' models do not fit together. Of a
+            composed model the calls raise it, too, where inputs do not fit the placeholders of a prompt.
 
     Examples:
         >>> import torch

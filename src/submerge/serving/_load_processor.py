@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +47,34 @@ def load_processor(folder: str | Path) -> ModalityProcessor:
     with quietly(transformers.logging):
         tokenizer = _pretrained(transformers.AutoTokenizer, folder, "tokenizer")
         specialists = [
-            SpecialistProcessor(
-                name=task["name"],
-                kind=task["kind"],
-                placeholder=task["placeholder"],
-                placeholder_id=task["placeholder_id"],
-                processor=_own_processor(transformers, folder / MODALITIES / task["name"]),
-                names=names,
-                markup=task.get("markup", ""),
-            )
+            _specialist(transformers, folder, tokenizer, task, names)
             for task, names in zip(tasks, input_names(tasks), strict=True)
         ]
     return ModalityProcessor(tokenizer, specialists, manifest.text)
+
+
+def _specialist(
+    transformers: Any, folder: Path, tokenizer: Any, task: Mapping[str, Any], names: Mapping[str, str]
+) -> SpecialistProcessor:
+    """Return one specialist's processor.
+
+    Its placeholder is the token of its id; a text that the recipe has for it may say more, for chats.
+    """
+    token = tokenizer.convert_ids_to_tokens(task["placeholder_id"])
+    markup = task.get("markup") or task["placeholder"]
+    if not token or token not in markup:
+        what = f"an input is marked by {markup!r}, which has no token {task['placeholder_id']} ({token})"
+        hint = "write 'placeholder:' with that token in the recipe, and merge again"
+        raise RequestError(Problem(what, f"modality {task['name']}", hint))
+    return SpecialistProcessor(
+        name=task["name"],
+        kind=task["kind"],
+        placeholder=token,
+        placeholder_id=task["placeholder_id"],
+        processor=_own_processor(transformers, folder / MODALITIES / task["name"]),
+        names=names,
+        markup="" if markup == token else markup,
+    )
 
 
 def _own_processor(transformers: Any, folder: Path) -> Any:

@@ -14,11 +14,11 @@ from submerge.errors import Problem, RequestError, few
 from submerge.gating import Gate, GatedModel, TokenAssignment
 from submerge.serving._attach import check_names
 from submerge.serving._controller import Call, Controller
+from submerge.serving._encoder import ENCODERS, Encoder, Encoders, read_encoder
 from submerge.serving._folder import Folder
 from submerge.serving._input_names import input_kind, input_names
 from submerge.serving._modality_folder import ModalityFolder, open_modality_folder
 from submerge.serving._prompt import Prompt
-from submerge.serving._specialist import Specialist, Specialists, read_specialist
 from submerge.serving._streams import stream_updates
 from submerge.store import BANK
 
@@ -37,10 +37,10 @@ class ModalityController(Controller):
 
     members: ClassVar[Mapping[str, Any]] = {"modalities": property(lambda self: self.controller.names)}
 
-    def __init__(self, folder: ModalityFolder, gated: GatedModel, specialists: Specialists) -> None:
+    def __init__(self, folder: ModalityFolder, gated: GatedModel, encoders: Encoders) -> None:
         self.path, self.names, self.streams = folder.path, folder.names, folder.streams
         self.inputs = input_names(folder.tasks)
-        self.gated, self.specialists = gated, specialists
+        self.gated, self.encoders = gated, encoders
         self.is_gated = bool(gated.modules)
         self._prompt: Prompt | None = None
 
@@ -64,13 +64,14 @@ class ModalityController(Controller):
         gated = GatedModel(gate)
         with folder.reading() as read:
             gated.add(model, stream_updates(model, folder, gate, names, read))
-            model.specialists = Specialists(
-                read_specialist(
+            encoders = Encoders(
+                read_encoder(
                     task, folder.files(n), {own: read(name) for own, name in modules.items()}, model.dtype
                 )
                 for n, (task, modules) in enumerate(zip(folder.tasks, folder.modules, strict=True))
             )
-        return cls(folder, gated, model.specialists)
+        setattr(model, ENCODERS, encoders)
+        return cls(folder, gated, encoders)
 
     def save(self, folder: Path) -> None:
         """Copy all but the language model: bank, manifest, the specialists' files, the tokenizer."""
@@ -130,12 +131,12 @@ class ModalityController(Controller):
         """
         ids: Any = inputs.get("input_ids")
         past, mask = _cached(inputs), inputs.get("attention_mask")
-        if past and mask is not None and mask.shape[1] > ids.shape[1]:
+        if past and ids is not None and mask is not None and mask.shape[1] > ids.shape[1]:
             return self._encoded(model, ids, request, start=past)
         try:
             return self._encoded(model, ids, request)
         except RequestError:
-            if not past:
+            if not past or ids is None:
                 raise
             return self._encoded(model, ids[:, past:], request, start=past)
 
@@ -147,8 +148,8 @@ class ModalityController(Controller):
                 raise RequestError(Problem(what, type(model).__name__, "give the ids with the placeholders"))
             return None
         labels = torch.zeros_like(ids)
-        for label, specialist in enumerate(self._listed, 1):
-            labels[ids == specialist.placeholder] = label
+        for label, encoder in enumerate(self._listed, 1):
+            labels[ids == encoder.placeholder] = label
         used = [n for n, own in enumerate(request) if own or (labels == n + 1).any()]
         if not used:
             return None
@@ -168,8 +169,8 @@ class ModalityController(Controller):
             raise RequestError(Problem(what, f"modality {name}", hint))
 
     @property
-    def _listed(self) -> list[Specialist]:
-        return list(self.specialists)  # type: ignore[arg-type]
+    def _listed(self) -> list[Encoder]:
+        return list(self.encoders)  # type: ignore[arg-type]
 
 
 def _cached(inputs: Mapping[str, Any]) -> int:

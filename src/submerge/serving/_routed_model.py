@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from submerge.errors import Problem, RequestError
+from submerge.gating import UnsplitError
 from submerge.serving._controller import Call, Controller
 
 __all__ = ["gated_class", "input_count"]
@@ -62,7 +63,12 @@ def _run(controller: Controller, forward: Any, call: Call) -> Any:
     with call.context:
         if call.assignment is None:
             return call.restore(forward(**call.inputs))
-        out = controller.gated.run(forward, call.inputs, call.assignment, call.join)
+        try:
+            out = controller.gated.run(forward, call.inputs, call.assignment, call.join)
+        except UnsplitError as error:
+            what = "a module of the model is given inputs in which the gate cannot tell rows apart"
+            hint = "models of this class cannot be merged with a gate"
+            raise RequestError(Problem(what, "", hint)) from error
     return call.restore(out)
 
 

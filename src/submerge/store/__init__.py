@@ -3,7 +3,7 @@
 from submerge.store._adapter_on_base import lay_over
 from submerge.store._aliases import Aliases, AliasGroup, find_aliases
 from submerge.store._align import Aligner, Alignment
-from submerge.store._checkpoint import Checkpoint, same_values
+from submerge.store._checkpoint import Checkpoint, first_bytes, same_values
 from submerge.store._lora_file import lora_file
 from submerge.store._open import open_model, split_spec
 from submerge.store._open_checkpoint import open_checkpoint
@@ -37,16 +37,17 @@ from submerge.store.folder import (
     VocabularyDiff,
     can_untie,
     compare_vocabularies,
+    edited_text_parts,
     fetch,
     is_t5,
     is_tokenizer_file,
     layer_count,
     read_vocabulary,
     reading_manifest,
+    text_parts,
     tied_embeddings,
     untied,
     vocabulary_size,
-    with_text_parts,
     with_vocabulary_size,
 )
 from submerge.store.format import (
@@ -139,11 +140,13 @@ __all__ = [
     "compare_vocabularies",
     "digest",
     "dtype_named",
+    "edited_text_parts",
     "encode_header",
     "fetch",
     "file_digest",
     "file_identity",
     "find_aliases",
+    "first_bytes",
     "fit_adapter",
     "hasher",
     "index_json",
@@ -171,10 +174,10 @@ __all__ = [
     "strict_json",
     "sync_file",
     "sync_folder",
+    "text_parts",
     "tied_embeddings",
     "untied",
     "vocabulary_size",
-    "with_text_parts",
     "with_vocabulary_size",
     "write_bank",
 ]

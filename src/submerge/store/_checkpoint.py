@@ -14,7 +14,7 @@ from submerge.store.adapter import Adapter
 from submerge.store.folder import Tokenizer
 from submerge.store.format import DTYPES, FileTable, MemorySource, Source, TensorEntry, ViewSource
 
-__all__ = ["Checkpoint", "same_values"]
+__all__ = ["Checkpoint", "first_bytes", "same_values"]
 
 _BLOCK = 1 << 20
 
@@ -107,6 +107,16 @@ class Checkpoint:
             for how, names in kinds.items()
             if names
         )
+
+
+def first_bytes(model: Checkpoint, name: str, table: FileTable) -> bytes:
+    """Return the first bytes of a tensor of a model, 64 KiB at most."""
+    entry = model.tensors[name]
+    size = DTYPES[entry.dtype].itemsize
+    count = min(entry.numel, (1 << 16) // size)
+    buffer = bytearray(count * size)
+    model.source(name, table).read(0, count, memoryview(buffer))
+    return bytes(buffer)
 
 
 def same_values(model: Checkpoint, one: str, other: str, table: FileTable) -> bool:

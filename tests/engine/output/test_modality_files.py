@@ -131,7 +131,7 @@ def test_without_new_tokens_the_bases_tokenizer_is_copied_byte_for_byte(tmp_path
     folder = multimodal_model(tmp_path / "v", 16, image_token_id=5)
     tokens = written(out, base, image=open_checkpoint(str(folder)))
     assert tokens.rows == 16
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (out / name).read_bytes() == (base.path / name).read_bytes()
 
 
@@ -153,6 +153,23 @@ def test_the_older_tables_of_added_tokens_are_extended(tmp_path: Path) -> None:
         "single_word": False,
     }
     assert json.loads((tmp_path / "out" / "added_tokens.json").read_text()) == {"<image>": 16}
+
+
+def test_a_processors_tokens_and_template_come_from_its_own_tokenizer(tmp_path: Path) -> None:
+    """Older folders have the template in the tokenizer's configuration, and tokens that have a name there."""
+    vision = vision_model(tmp_path / "v")
+    (vision.path / "chat_template.jinja").unlink()
+    path = vision.path / "tokenizer_config.json"
+    own = {"image_token": "<image>", "chat_template": "older", "padding_side": "left", "eos_token": "<s>"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    out = tmp_path / "out"
+    written(out, base_model(tmp_path / "lm"), image=open_checkpoint(str(vision.path)))
+    tokenizer = AutoTokenizer.from_pretrained(out / "modalities" / "image")
+    assert (tokenizer.image_token, tokenizer.chat_template) == ("<image>", "older")
+    assert (tokenizer.padding_side, tokenizer.eos_token) == ("left", "</s>")
+    root = AutoTokenizer.from_pretrained(out)
+    assert root.chat_template == "chat"
+    assert not hasattr(root, "image_token")
 
 
 def test_another_numbering_than_planned_is_an_error(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from _models import CONFIGS, TEXT, VISION, quiet_transformers
-from submerge.engine.plan._tables import is_matrix, is_table, token_rows
+from submerge.engine.plan._tables import is_matrix, is_table, token_rows, token_tables
 from submerge.store import TensorEntry
 
 BYTES = {"vocab_size": 256, "hidden_size": 256, "intermediate_size": 256}
@@ -157,3 +157,17 @@ def test_rows_are_those_of_the_input_embedding(kind: str) -> None:
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
     inputs = model.get_input_embeddings()
     assert token_rows(_entries(shapes)) == inputs.num_embeddings, _called(model, inputs)
+
+
+def test_tables_of_tokens_are_embeddings_heads_and_their_biases() -> None:
+    shapes = {
+        "lm_head.bias": (40,),
+        "lm_head.weight": (40, 8),
+        "model.embed_tokens.weight": (40, 8),
+        "model.embed_positions.weight": (40, 8),
+        "model.layers.0.mlp.up_proj.weight": (40, 8),
+        "model.layers.0.mlp.up_proj.bias": (40,),
+        "tower.embed_tokens.weight": (24, 8),
+    }
+    tables = token_tables(_entries(shapes), 40)
+    assert tables == ["model.embed_tokens.weight", "lm_head.weight", "lm_head.bias"]

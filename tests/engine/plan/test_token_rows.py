@@ -27,7 +27,7 @@ from submerge.store import (
     open_checkpoint,
 )
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+EMBEDDING, HEAD, BIAS = "model.embed_tokens.weight", "lm_head.weight", "lm_head.bias"
 
 
 def values(model: Checkpoint, name: str) -> torch.Tensor:
@@ -124,6 +124,26 @@ def test_a_tied_embedding_stands_for_the_head(tmp_path: Path) -> None:
     assert head[17].equal(values(two, EMBEDDING)[16]), "of a specialist that ties its head"
 
 
+def test_a_head_has_the_embeddings_of_a_specialist_that_ties_it(tmp_path: Path) -> None:
+    base, two = base_model(tmp_path / "lm"), specialist(tmp_path / "a", special("<audio>"), tied=True)
+    new_base, audio = with_rows(base, two)
+    assert HEAD not in audio.tensors
+    assert values(new_base, HEAD)[16].equal(values(two, EMBEDDING)[16])
+
+
+def test_the_bias_of_a_head_has_a_value_for_each_token(tmp_path: Path) -> None:
+    base, one = base_model(tmp_path / "lm"), specialist(tmp_path / "v", special("<image>"))
+
+    def biased(model: Checkpoint, rows: int) -> Checkpoint:
+        entry = TensorEntry(BIAS, "F32", (rows,), None, 0, 4 * rows)
+        return replace(model, tensors={**model.tensors, BIAS: entry}, memory={BIAS: torch.rand(rows)})
+
+    base, one = biased(base, 16), biased(one, 20)
+    new_base, vision = with_rows(base, one)
+    assert torch.equal(values(vision, BIAS), one.memory[BIAS][:17])
+    assert torch.equal(values(new_base, BIAS), torch.cat([base.memory[BIAS], one.memory[BIAS][16:17]]))
+
+
 def test_rows_of_another_type_are_brought_to_the_models(tmp_path: Path) -> None:
     base, one = base_model(tmp_path / "lm"), specialist(tmp_path / "v", special("<image>"))
     half = {name: values(one, name).bfloat16() for name in one.tensors}
@@ -176,8 +196,12 @@ def test_trained_rows_go_where_their_tokens_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "part",
-    [low_rank(shape=(20, 4)), Rows(TensorEntry("rows", "F32", (1, 4), None, 0, 0), (17,))],
-    ids=["an update of all rows", "a row that is another token's now"],
+    [
+        low_rank(shape=(20, 4)),
+        Rows(TensorEntry("rows", "F32", (1, 4), None, 0, 0), (17,)),
+        Rows(TensorEntry("rows", "F32", (1, 4), None, 0, 0), (19,)),
+    ],
+    ids=["an update of all rows", "a row that is another token's now", "a row that is left out"],
 )
 def test_updates_of_tables_whose_rows_move_are_refused(tmp_path: Path, part: Any) -> None:
     base, one = base_model(tmp_path / "lm"), specialist(tmp_path / "v", special("<image>", "<pad>"))

@@ -14,7 +14,14 @@ from store.helpers_store import (
     refused,
     write_single,
 )
-from submerge.store import open_checkpoint, tied_embeddings
+from submerge.store import (
+    edited_text_parts,
+    open_checkpoint,
+    text_parts,
+    tied_embeddings,
+    vocabulary_size,
+    with_vocabulary_size,
+)
 
 
 def test_quantised_models(tmp_path: Path) -> None:
@@ -49,6 +56,23 @@ def test_tied_embeddings() -> None:
     assert not tied_embeddings({"tie_word_embeddings": False, "text_config": {"tie_word_embeddings": True}})
     assert not tied_embeddings({})
     assert not tied_embeddings(None)
+
+
+def test_the_size_of_a_vocabulary_is_set_where_the_language_model_is() -> None:
+    assert with_vocabulary_size({"hidden_size": 8}, 40) == {"hidden_size": 8, "vocab_size": 40}
+    composite = {"text_config": {"vocab_size": 32}, "vision_config": {"vocab_size": 1}}
+    sized = with_vocabulary_size(composite, 40)
+    assert sized == {"text_config": {"vocab_size": 40}, "vision_config": {"vocab_size": 1}}
+    assert with_vocabulary_size({**composite, "vocab_size": 32}, 40) == {**sized, "vocab_size": 40}
+    assert vocabulary_size(sized) == 40
+
+
+def test_text_parts_are_edited_and_no_others() -> None:
+    config = {"a": 1, "text_config": {"a": 1}, "audio_config": {"a": 1}}
+    edited = edited_text_parts(config, lambda part: {**part, "a": 2})
+    assert edited == {"a": 2, "text_config": {"a": 2}, "audio_config": {"a": 1}}
+    assert text_parts(edited) == [edited, {"a": 2}]
+    assert text_parts(None) == [{}]
 
 
 def test_config_json_must_be_sound(tmp_path: Path) -> None:

@@ -21,10 +21,12 @@ def model_card(
     adapter: bool,
     version: str,
     tasks: Sequence[str] = (),
+    specialists: Sequence[tuple[str, str]] = (),
 ) -> str:
     """Return the text of README.md: front matter with `base_model_relation`, then the recipe.
 
-    `tasks` are those of the merge's gate, if it has one; the card says how to load it.
+    `tasks` are those of the merge's gate, if it has one; the card says how to load it. So it does for the
+    `specialists` of a composed model, each with its modality and the class that it had.
 
     Only models that were `fetched` from the Hub stand in the front matter, for the Hub looks them
     up; local paths are listed in the text. The licence of the inputs is not guessed.
@@ -43,6 +45,7 @@ def model_card(
         *(f"* `{m}`" + (" (base)" if m == base else "") for m in named),
         "",
         *(_gated(name, tasks) if tasks else ()),
+        *(_composed(name, specialists) if specialists else ()),
         "Recipe:",
         "",
         "```yaml",
@@ -82,5 +85,27 @@ def _gated(name: str, tasks: Sequence[str]) -> list[str]:
         "```",
         "",
         "Loaded with transformers alone, this folder is one plain checkpoint, which knows no tasks.",
+        "",
+    ]
+
+
+def _composed(name: str, specialists: Sequence[tuple[str, str]]) -> list[str]:
+    """Return how a composed model is loaded."""
+    return [
+        "It is one language model with a specialist for each modality:",
+        "",
+        *(
+            f"* `{modality}`: encoder and projector of a `{architecture}`"
+            for modality, architecture in specialists
+        ),
+        "",
+        "```python",
+        "import submerge  # which needs transformers here",
+        "",
+        f"model = submerge.load({name!r})  # this folder; a transformers model",
+        f"processor = submerge.load_processor({name!r})",
+        "```",
+        "",
+        "Loaded with transformers alone, this folder is the merged language model.",
         "",
     ]

@@ -86,7 +86,7 @@ def _matrix_seconds(tensors: Sequence[TensorPlan]) -> float:
         return torch.randn(shape, generator=generator)
 
     bank: list[Update] = [
-        LowRank(normal(m, max(1, i.rank)), normal(max(1, i.rank), n)) if i.relative else Dense(normal(m, n))
+        LowRank(normal(m, max(1, i.rank)), normal(max(1, i.rank), n)) if not i.dense else Dense(normal(m, n))
         for i in largest.inputs
     ]
     small = replace(largest, shape=(m, n))
@@ -101,6 +101,6 @@ def _matrix_seconds(tensors: Sequence[TensorPlan]) -> float:
 def _work(tensor: TensorPlan) -> float:
     """Return what the time of merging a matrix is proportional to."""
     m, n = tensor.sides
-    dense = any(not i.relative for i in tensor.inputs)
+    dense = any(i.dense for i in tensor.inputs)
     rank = max(1, sum(i.rank for i in tensor.inputs))
     return float(m * n * min(m, n)) if dense else float((m + n) * rank**2)

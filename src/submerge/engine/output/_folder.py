@@ -176,4 +176,11 @@ class Output:
             adapter=is_adapter,
             version=__version__,
             tasks=[task.name for task in self.plan.gate.tasks] if self.plan.gate else (),
+            specialists=self._specialists(),
         )
+
+    def _specialists(self) -> list[tuple[str, str]]:
+        """Return the modality and the class of each specialist of a composed model."""
+        record = self.plan.gate_record if self.plan.composition else None
+        tasks = record.tasks if record else ()
+        return [(task["name"], ", ".join(task["architectures"])) for task in tasks]

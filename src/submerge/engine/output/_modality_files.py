@@ -14,7 +14,7 @@ from typing import Any
 from submerge.engine.output._side_files import write_text
 from submerge.engine.plan import SharedTokens, add_tokens, load_tokenizer
 from submerge.errors import WorkError, few
-from submerge.store import is_tokenizer_file, read_json, with_text_parts, with_vocabulary_size
+from submerge.store import edited_text_parts, is_tokenizer_file, read_json, with_vocabulary_size
 
 __all__ = ["MODALITIES", "ModalityFiles", "write_modality_files"]
 
@@ -50,7 +50,9 @@ def write_modality_files(tokens: SharedTokens, modalities: Sequence[ModalityFile
     """
     _write_tokenizer(tokens, folder)
     if (path := folder / "config.json").is_file():
-        _write_json(path, with_vocabulary_size(read_json(path), tokens.rows))
+        theirs = read_json(path)
+        if (config := with_vocabulary_size(theirs, tokens.rows)) != theirs:
+            _write_json(path, config)
     for number, modality in enumerate(modalities):
         _write_modality(modality, tokens.ids(number), tokens.rows, folder)
     for place in (folder, *(folder / MODALITIES / modality.name for modality in modalities)):
@@ -72,7 +74,7 @@ def _write_tokenizer(tokens: SharedTokens, folder: Path) -> None:
     if not new:
         return
     add_tokens(tokenizer, [(token.text, token.flags) for token in new])
-    with TemporaryDirectory(dir=folder) as saved:
+    with TemporaryDirectory() as saved:
         tokenizer.save_pretrained(saved)
         for path in Path(saved).iterdir():
             beside = not (folder / path.name).exists() and not _is_template(path)
@@ -101,7 +103,7 @@ def _write_modality(modality: ModalityFiles, ids: Mapping[int, int], rows: int, 
     for file in (path.relative_to(root) for path in root.iterdir() if path.is_file()):
         if is_tokenizer_file(file) and not _is_template(file):
             _copy(root, file, folder)
-    config = with_text_parts(modality.config, lambda part: _with_ids(part, ids))
+    config = edited_text_parts(modality.config, lambda part: _with_ids(part, ids))
     _write_json(folder / "config.json", with_vocabulary_size(config, rows))
     own, shared = modality.folder / _TOKENIZER_CONFIG, folder / _TOKENIZER_CONFIG
     if shared.is_file() and Path(_TOKENIZER_CONFIG) in modality.files:

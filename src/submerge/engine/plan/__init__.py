@@ -5,6 +5,9 @@ parameters of several names are settled (`_tied_names`, `_copies`); each tensor 
 that holds for it (`_align`), from what the recipe says of it (`_tensor_rules`) and from where the models'
 parts come (`_members`). Then an adapter gets its form (`_adapter_form`), a gate its tasks (`_gate`), the
 output its tokenizer (`_tokens`), and memory is counted (`_memory`). All problems are told at once.
+
+Specialists of a composed model are opened with their adapters (`_specialists`); `_composition` finds what is
+their own, their placeholders, and the tokenizer that they share.
 """
 
 from submerge.engine.plan._adapter_form import adapter_file, lora_keys, stores_transposed

@@ -107,6 +107,8 @@ class TensorPlanner:
             for problem in error.problems:
                 self.findings.add(_of_any_tensor(problem, entry.name))
             return None
+        low_rank = self.rules.keeps_low_rank(entry, values)
+        on_origin = self.rules.takes_updates or low_rank
         return TensorPlan(
             name=entry.name,
             shape=entry.shape,
@@ -114,10 +116,10 @@ class TensorPlanner:
             action="merge",
             method=self.rules.recipe.method,
             inputs=members,
-            origin=self._members.of_reference(entry) if self.rules.takes_updates else None,
+            origin=self._members.of_reference(entry) if on_origin else None,
             values=values,
             why="; ".join(self._notes(entry, members)),
-            matrix=self.rules.by_matrix_rule(entry),
+            matrix=self.rules.by_matrix_rule(entry) or low_rank,
             table=len(entry.shape) == 2 and not self.rules.is_matrix(entry),
             parameter=self.rules.parameter(entry),
             compares=self.rules.compares(entry),

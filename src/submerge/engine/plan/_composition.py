@@ -11,12 +11,13 @@ from submerge.engine.plan._inputs import Inputs, Specialist
 from submerge.engine.plan._own_modules import own_modules
 from submerge.engine.plan._placeholder import PlaceholderToken, clashing_placeholders, find_placeholder
 from submerge.engine.plan._shared_tokens import SharedTokens, share_tokens
+from submerge.engine.plan._tensor import TensorPlan
 from submerge.errors import Problem, RequestError, few
 from submerge.names import is_composite
 from submerge.recipe import ModalityTokens, Recipe
 from submerge.store import Checkpoint, GateRecord, TensorEntry
 
-__all__ = ["MODALITY_GATE", "Composition", "SpecialistPlan", "plan_composition"]
+__all__ = ["MODALITY_GATE", "Composition", "SpecialistPlan", "plan_composition", "stream_warnings"]
 
 MODALITY_GATE = "modality"
 """What `submerge.json` calls the gate of a composed model: a token's modality chooses its parameters."""
@@ -141,6 +142,17 @@ def _without_processor(model: Checkpoint) -> list[Problem]:
     what = f"there is no processor: none of {', '.join(PROCESSORS)}"
     hint = "copy these files beside its weights (transformers: processor.save_pretrained)"
     return [Problem(what, str(model.path), hint)]
+
+
+def stream_warnings(inputs: Inputs, tensors: Sequence[TensorPlan]) -> list[str]:
+    """Return which changes of tables are left out, that adapters for the tokens of modalities have."""
+    tables = [t.name for t in tensors if t.action == "merge" and t.table and not t.has_streams]
+    warnings = []
+    for model in (inputs.models[own.stream] for own in inputs.specialists if own.stream is not None):
+        if left := [name for name in tables if name in _changed(model)]:
+            what = f"changes {few(left)}, which is left out: tables are looked up by text alone"
+            warnings.append(f"{model.label}: {what}")
+    return warnings
 
 
 def _edited_twice(

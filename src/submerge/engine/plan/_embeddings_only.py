@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from submerge.errors import Problem
-from submerge.names import empty_model
 from submerge.store import Checkpoint
 
 __all__ = ["more_than_embeddings"]
@@ -49,17 +49,23 @@ def _of_config(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _of_class(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield what transformers' class shows; nothing where it is not installed, or does not know the model."""
-    network = empty_model(config)
-    if network is None:
+    kind = _transformers_class(config)
+    if kind is None:
         return
-    if any(hasattr(module, "get_rope_index") for module in (network, *network.children())):
+    if any(hasattr(other, "get_rope_index") for other in vars(sys.modules[kind.__module__]).values()):
         yield _POSITIONS
-    takes = {name for part in (network, *network.children()) for name in _parameters(part)}
-    if "token_type_ids" in takes or "mm_token_type_ids" in takes:
+    takes = inspect.signature(kind.forward).parameters.keys()
+    if takes & {"token_type_ids", "mm_token_type_ids"}:
         yield _MASKS
-    if takes & {"cross_attention_mask", "cross_attention_states", "aspect_ratio_mask"}:
+    if takes & {"cross_attention_mask", "cross_attention_states"}:
         yield _CROSS
 
 
-def _parameters(module: Any) -> list[str]:
-    return list(inspect.signature(module.forward).parameters)
+def _transformers_class(config: Mapping[str, Any]) -> Any | None:
+    """Return the class that a configuration names, if transformers is here and has it."""
+    try:
+        import transformers
+    except ImportError:
+        return None
+    names = config.get("architectures") or [""]
+    return getattr(transformers, str(names[0]), None)

@@ -14,7 +14,7 @@ from submerge.engine.plan._coefficients import (
     coefficient_problems,
     coefficient_warnings,
 )
-from submerge.engine.plan._composition import Composition, plan_composition
+from submerge.engine.plan._composition import Composition, plan_composition, stream_warnings
 from submerge.engine.plan._copies import resolve_copies
 from submerge.engine.plan._device import check_device
 from submerge.engine.plan._gate import GatePlan, plan_gate
@@ -123,6 +123,7 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
             *(() if gate else shape_warnings(inputs, tensors, as_adapter=as_adapter)),
             *adapter_warnings(inputs.models, of_one_base=composition is None),
             *copies.warnings,
+            *stream_warnings(inputs, tensors),
         ),
         budget=budget(tensors, settings.workers, settings.max_memory, calibration_bytes(recipe, inputs)),
         gate=gate,

@@ -9,7 +9,7 @@ from submerge.engine.plan._findings import Finding, Findings
 from submerge.engine.plan._tensor import Input
 from submerge.engine.plan._tensor_rules import TensorRules, is_float
 from submerge.names import layer_of
-from submerge.store import Checkpoint, LowRankPart, Part, TensorEntry, is_relative
+from submerge.store import Checkpoint, FileTable, LowRankPart, Part, TensorEntry, first_bytes, is_relative
 
 __all__ = ["Members"]
 
@@ -111,7 +111,19 @@ class Members:
             patch=part is not None,
             relative=self.rules.takes_updates and stored is entry and adds and plain_origin,
             rank=part.rank if isinstance(part, LowRankPart) else 0,
+            unchanged=adds
+            and plain_origin
+            and self.rules.compares(entry)
+            and self._begins_alike(model, entry),
         )
+
+    def _begins_alike(self, model: Checkpoint, entry: TensorEntry) -> bool:
+        """Return whether the first values of a model's own tensor are the reference's."""
+        reference = self.rules.inputs.reference_model
+        if model.pending or reference.pending or model.tensors[entry.name].dtype != entry.dtype:
+            return False
+        with FileTable() as table:
+            return first_bytes(model, entry.name, table) == first_bytes(reference, entry.name, table)
 
     def _part(self, position: int, entry: TensorEntry) -> Part | None:
         """Return what a model's adapter does to a tensor."""

@@ -95,7 +95,7 @@ def _matrix_bytes(plan: TensorPlan) -> int:
     """
     (m, n), method = plan.sides, plan.method
     assert method is not None  # what else would merge it
-    dense = sum(not i.relative for i in plan.inputs)
+    dense = sum(i.dense for i in plan.inputs)
     rank = min(m, n, sum(i.rank for i in plan.inputs))
     factors = 8 * FACTORS * (m + n) * max(1, rank)
     if not dense and (method.matrix is not None or method.coefficients is not None):

@@ -10,7 +10,7 @@ from typing import Any
 
 from submerge.deferred import quietly, required
 from submerge.errors import Problem, RequestError
-from submerge.store import with_text_parts
+from submerge.store import text_parts
 
 __all__ = ["ModelTokens", "TokenFlags", "add_tokens", "load_tokenizer", "placeholder_ids", "read_tokens"]
 
@@ -75,20 +75,13 @@ def add_tokens(tokenizer: Any, tokens: Iterable[tuple[str, TokenFlags]]) -> None
 
 def placeholder_ids(config: Mapping[str, Any] | None) -> dict[str, int]:
     """Return the ids that a configuration gives to tokens of modalities, by what it calls them: `image`."""
-    placeholders: dict[str, int] = {}
-
-    def note(part: Mapping[str, Any]) -> Mapping[str, Any]:
-        for kind, id_ in _token_keys(part):
-            if id_ >= 0:  # LLaVA's first code wrote −200 for a token that has no row
-                placeholders.setdefault(kind, id_)
-        return part
-
-    with_text_parts(config or {}, note)
-    return placeholders
+    parts = reversed(text_parts(config))  # what is said outermost counts
+    return {kind: id_ for part in parts for kind, id_ in _token_keys(part)}
 
 
 def _token_keys(part: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     for key, id_ in part.items():
         match = _TOKEN_KEY.fullmatch(key)
-        if match and match[1] not in _OF_TEXT and type(id_) is int:
+        # LLaVA's first code wrote −200 for a token that has no row
+        if match and match[1] not in _OF_TEXT and type(id_) is int and id_ >= 0:
             yield match[1], id_

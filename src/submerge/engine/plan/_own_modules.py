@@ -9,7 +9,7 @@ from submerge.errors import Problem, few
 from submerge.names import is_buffer, layer_of
 from submerge.store import Checkpoint, TensorEntry
 
-__all__ = ["ModuleGroup", "module_groups", "own_modules"]
+__all__ = ["ModuleGroup", "is_output_head", "module_groups", "own_modules"]
 
 _WRAPPERS = ("model", "base_model", "module")
 
@@ -50,7 +50,7 @@ def own_modules(
         place = layer_of(name)
         if place is not None and place[0] in stacks:
             foreign += [] if is_buffer(name) else [name]
-        elif not name.endswith("lm_head.weight"):  # which a tied model may have stored besides
+        elif not is_output_head(name):
             own[name] = entry
     if foreign:
         what = f"its language model has tensors that {base.label} has not: {few(foreign)}"
@@ -60,6 +60,11 @@ def own_modules(
         hint = "name the folder of a multimodal model; merge language models alone without 'modality'"
         return own, [Problem(what, where or model.label, hint)]
     return own, []
+
+
+def is_output_head(name: str) -> bool:
+    """Return whether a tensor is an output head, which files of tied models may have besides."""
+    return f".{name}".endswith(".lm_head.weight")
 
 
 def module_groups(modules: Mapping[str, TensorEntry]) -> list[ModuleGroup]:

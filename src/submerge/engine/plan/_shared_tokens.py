@@ -116,7 +116,8 @@ class _Numbering:
         flags = self._new()
         tokenizer = load_tokenizer(folder)
         add_tokens(tokenizer, flags.items())
-        ids, used = {text: tokenizer.get_vocab()[text] for text in flags}, set(self.base.ids.values())
+        vocabulary, used = tokenizer.get_vocab(), set(self.base.ids.values())
+        ids = {text: vocabulary[text] for text in flags}
         if taken := [f"{text!r} ({id_})" for text, id_ in ids.items() if id_ in used]:
             what = f"transformers gives new tokens ids that others have ({few(taken)})"
             return [], [Problem(what, str(folder), "its ids have holes: save it with ids without one")]

@@ -83,14 +83,13 @@ def token_rows(tensors: Mapping[str, TensorEntry]) -> int | None:
 
 
 def token_tables(tensors: Mapping[str, TensorEntry], rows: int) -> list[str]:
-    """Return the tensors with a row for each of so many tokens: embeddings, output heads and their biases."""
-    tables = [
-        name
-        for name, entry in tensors.items()
-        if len(entry.shape) == 2 and entry.shape[0] == rows and (_has_tokens(name) or _is_head(name, True))
-    ]
-    biases = (f"{name.removesuffix('.weight')}.bias" for name in tables if _is_head(name, True))
-    return [*tables, *(name for name in biases if name in tensors and tensors[name].shape == (rows,))]
+    """Return the tensors with a row for each of so many tokens: embeddings, output heads, their biases."""
+    long = [name for name, entry in tensors.items() if entry.shape[:1] == (rows,)]
+    matrices = [name for name in long if len(tensors[name].shape) == 2]
+    heads = [name for name in matrices if _is_head(name, True)]
+    biases = {f"{name.removesuffix('.weight')}.bias" for name in heads}
+    embeddings = [name for name in matrices if _has_tokens(name)]
+    return [*embeddings, *heads, *(name for name in long if name in biases)]
 
 
 def _has_tokens(name: str) -> bool:

@@ -46,7 +46,8 @@ class Input:
 
     `patch` says that the model's adapter changes the tensor. A `relative` input is an update of the
     origin as it stands (or none, without a patch), so that no values are read for it; `rank` is that of its
-    factors.
+    factors. What was sampled of an `unchanged` input equals the origin: its update is in all likelihood that
+    of its adapter alone, which decides nothing but how much memory is planned for.
     """
 
     model: int
@@ -55,6 +56,12 @@ class Input:
     patch: bool = False
     relative: bool = False
     rank: int = 0
+    unchanged: bool = False
+
+    @property
+    def dense(self) -> bool:
+        """Whether its update is planned for as one without factors."""
+        return not (self.relative or self.unchanged)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Any
 from submerge.engine.plan._gate import is_head
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._tables import is_matrix, is_table
+from submerge.errors import RequestError
 from submerge.methods import GateSpec, TensorSpec
 from submerge.names import depths
 from submerge.recipe import Recipe, resolve
@@ -70,11 +71,23 @@ class TensorRules:
 
     def by_matrix_rule(self, entry: TensorEntry) -> bool:
         """Return whether a tensor is merged by the method's rule for matrices."""
-        method = self.recipe.method
         if self.gate and self.gate.every_tensor:
             return entry.numel > 0
-        low_rank = method.coefficients is not None and self.takes_updates and self.compares(entry)
-        return (method.matrix is not None or low_rank) and self.is_matrix(entry)
+        return self.recipe.method.matrix is not None and self.is_matrix(entry)
+
+    def keeps_low_rank(self, entry: TensorEntry, values: Mapping[str, Any]) -> bool:
+        """Return whether a method without a rule for matrices merges a composed model's as Σ c_t Δ_t.
+
+        So the update of adapters has factors, from which the base's values follow for tokens of modalities.
+        """
+        method = self.recipe.method
+        if method.matrix is not None or method.coefficients is None or not self.compares(entry):
+            return False
+        try:
+            method.coefficients(values)
+        except RequestError:  # the weights do not sum to 1, and scale the base, too
+            return False
+        return self.is_matrix(entry)
 
     def compares(self, entry: TensorEntry) -> bool:
         """Return whether adapters of a composed model may lie on this tensor of the base, in other files."""

@@ -119,19 +119,19 @@ class _TokenTables:
         part = adapter.parts.get(name)
         if part is None and not _is_replaced_alone(adapter, own, name):
             return adapter
-        ids = {} if number is None else self.tokens.ids(number)
-        taken = {token.id for token in self.tokens.added}
-        lost = [i for i in part.indices if i not in ids and i in taken] if isinstance(part, Rows) else [-1]
-        if not isinstance(part, Rows) or lost:
-            what = (
-                f"the adapter changes {name}, whose rows are others with the added tokens of all specialists"
-            )
-            hint = (
-                "merge it into its model first: a recipe with merge_method: passthrough and this model alone"
-            )
+        moved = self._moved(part, number) if isinstance(part, Rows) else None
+        if moved is None:
+            what = f"the adapter changes {name}, whose rows are others with the tokens of all specialists"
+            hint = "merge it into its model first: a recipe with merge_method: passthrough, this model alone"
             raise RequestError(Problem(what, str(adapter.path), hint))
-        moved = replace(part, indices=tuple(ids.get(index, index) for index in part.indices))
         return replace(adapter, parts={**adapter.parts, name: moved})
+
+    def _moved(self, part: Rows, number: int | None) -> Rows | None:
+        """Return trained rows at the ids that their tokens have now; None if one is no token's any more."""
+        ids = {} if number is None else self.tokens.ids(number)
+        others = {token.id for token in self.tokens.added}
+        lost = [i for i in part.indices if i not in ids and (i in others or i >= self.tokens.rows)]
+        return None if lost else replace(part, indices=tuple(ids.get(i, i) for i in part.indices))
 
 
 @dataclass(frozen=True)

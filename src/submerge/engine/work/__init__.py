@@ -5,9 +5,10 @@ from submerge.engine.work._adapter_passes import ModuleTarget, adapter_passes
 from submerge.engine.work._chunk_reader import ChunkReader, ranges
 from submerge.engine.work._edited_source import EditedSource
 from submerge.engine.work._forked import Finished, can_fork, run_forked
+from submerge.engine.work._matrix import decomposing, input_updates
 from submerge.engine.work._meter import Meter
 from submerge.engine.work._nonfinite import count_nonfinite, nonfinite_error
-from submerge.engine.work._passes import Pass, Passes, Range, run_passes
+from submerge.engine.work._passes import Pass, Passes, Range, run_passes, single
 from submerge.engine.work._range_passes import range_passes
 from submerge.engine.work._range_target import RangeTarget, memory_target
 from submerge.engine.work._record import RangeRecord
@@ -30,6 +31,8 @@ __all__ = [
     "adapter_passes",
     "can_fork",
     "count_nonfinite",
+    "decomposing",
+    "input_updates",
     "memory_target",
     "nonfinite_error",
     "range_passes",
@@ -37,4 +40,5 @@ __all__ = [
     "run_forked",
     "run_jobs",
     "run_passes",
+    "single",
 ]

@@ -71,10 +71,19 @@ class ChunkReader:
         for start in range(one.start, one.stop, self._length):
             yield start, min(start + self._length, one.stop)
 
-    def read(self, start: int, stop: int, space: Workspace, log: RangeLog | None = None) -> Chunk:
+    def read(
+        self,
+        start: int,
+        stop: int,
+        space: Workspace,
+        log: RangeLog | None = None,
+        *,
+        edited: bool = True,
+    ) -> Chunk:
         """Return a chunk with the updates of [start, stop), in the worker's buffers until its next read.
 
-        `log` takes in the bytes of each source, and counts NaN and Inf by member.
+        `log` takes in the bytes of each source, and counts NaN and Inf by member. Where nothing but the log
+        is wanted, it spares time to leave values as they are before adapters change them: not `edited`.
         """
         n = stop - start
         updates, rows = space.stack("updates", len(self.inputs), n, self.dtype)
@@ -85,7 +94,7 @@ class ChunkReader:
         finite = True
         buffers = rows if origin is None else [origin, *rows]
         for i, (member, row) in enumerate(zip(self.members, buffers, strict=True)):
-            member.read_into(start, row, space, log)
+            member.read_into(start, row, space, log, edited=edited)
             if not known and not is_finite(row):
                 finite = False
                 if log is not None:

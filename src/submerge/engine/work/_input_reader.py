@@ -32,10 +32,18 @@ class InputReader:
         """Whether it gives an update, with no values behind it."""
         return self.source is None
 
-    def read_into(self, start: int, row: torch.Tensor, space: Workspace, log: RangeLog | None = None) -> None:
+    def read_into(
+        self,
+        start: int,
+        row: torch.Tensor,
+        space: Workspace,
+        log: RangeLog | None = None,
+        *,
+        edited: bool = True,
+    ) -> None:
         """Put elements from `start` on into `row`: values, or the update of a relative one.
 
-        `log` takes in the bytes that are read.
+        `log` takes in the bytes that are read. Without `edited` values are those of the source.
         """
         n = row.numel()
         if self.source is None:
@@ -46,7 +54,7 @@ class InputReader:
         if log is not None:
             log.read(self.position, view)
         space.bring(raw, row)
-        if self.edit is not None:
+        if self.edit is not None and edited:
             self.edit.apply_(start, row, lambda first, last: self.read(first, last, row.dtype))
 
     def read(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:

@@ -16,7 +16,7 @@ from submerge.engine.work._passes import Pass, single
 from submerge.errors import WorkError
 from submerge.methods import Merged
 
-__all__ = ["decomposing", "decomposition", "elements"]
+__all__ = ["decomposing", "decomposition", "elements", "input_updates"]
 
 
 @contextmanager

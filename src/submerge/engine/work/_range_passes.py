@@ -77,10 +77,12 @@ def fold_pass(
     `merged` is the result that the fold is of, where a matrix was decomposed.
     """
 
+    edited = merged is None or not reader.plan.compares
+
     def write(one: Range, space: Workspace) -> None:
         log = RangeLog(len(reader.sources), hashed=target.hashed)
         for start, stop in reader.spans(one):
-            chunk = reader.read(start, stop, space, log)
+            chunk = reader.read(start, stop, space, log, edited=edited)
             values = fold(chunk)
             if reader.origin and target.with_origin:
                 values = values.add_(reader.origin_of(chunk, space))

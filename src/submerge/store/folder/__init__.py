@@ -2,14 +2,15 @@
 
 from submerge.store.folder._config import (
     can_untie,
+    edited_text_parts,
     is_t5,
     layer_count,
     quantised_config,
+    text_parts,
     tied_embeddings,
     unmergeable_tensors,
     untied,
     vocabulary_size,
-    with_text_parts,
     with_vocabulary_size,
 )
 from submerge.store.folder._hub import Fetched, download_hint, fetch
@@ -50,6 +51,7 @@ __all__ = [
     "choose_weights",
     "compare_vocabularies",
     "download_hint",
+    "edited_text_parts",
     "fetch",
     "is_readable",
     "is_t5",
@@ -63,12 +65,12 @@ __all__ = [
     "reading_manifest",
     "sibling_hint",
     "side_files",
+    "text_parts",
     "tied_embeddings",
     "unmergeable_tensors",
     "untied",
     "vocabulary_size",
     "weights_beside",
     "with_sibling",
-    "with_text_parts",
     "with_vocabulary_size",
 ]

@@ -11,14 +11,15 @@ from submerge.store.format import DTYPES, TensorEntry
 
 __all__ = [
     "can_untie",
+    "edited_text_parts",
     "is_t5",
     "layer_count",
     "quantised_config",
+    "text_parts",
     "tied_embeddings",
     "unmergeable_tensors",
     "untied",
     "vocabulary_size",
-    "with_text_parts",
     "with_vocabulary_size",
 ]
 
@@ -42,7 +43,7 @@ _QUANTISED_ENDS = (
 )
 
 
-def _with_text_parts(config: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+def text_parts(config: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     """Return a configuration, and after it those of its parts that are language models."""
     config = config or {}
     return [part for part in (config, *map(config.get, _TEXT_PARTS)) if isinstance(part, Mapping)]
@@ -50,7 +51,7 @@ def _with_text_parts(config: Mapping[str, Any] | None) -> list[Mapping[str, Any]
 
 def quantised_config(config: Mapping[str, Any], path: Path | str) -> list[Problem]:
     """Return a problem if the configuration says that the weights are quantised."""
-    for part in _with_text_parts(config):
+    for part in text_parts(config):
         settings = part.get("quantization_config")
         if settings:
             method = settings.get("quant_method") if isinstance(settings, Mapping) else None
@@ -85,12 +86,12 @@ def unmergeable_tensors(tensors: Iterable[TensorEntry], where: Path | str) -> li
 def vocabulary_size(config: Mapping[str, Any] | None) -> int | None:
     """Return how many rows the embeddings have: the outermost `vocab_size`, or that of a text part."""
     return next(
-        (int(part["vocab_size"]) for part in _with_text_parts(config) if type(part.get("vocab_size")) is int),
+        (int(part["vocab_size"]) for part in text_parts(config) if type(part.get("vocab_size")) is int),
         None,
     )
 
 
-def with_text_parts(
+def edited_text_parts(
     config: Mapping[str, Any], edit: Callable[[Mapping[str, Any]], Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Return a configuration after an edit of its outermost keys and of those of its language models."""
@@ -100,18 +101,18 @@ def with_text_parts(
 
 def with_vocabulary_size(config: Mapping[str, Any], rows: int) -> dict[str, Any]:
     """Return a configuration whose embeddings have so many rows: in its text parts, or outermost."""
-    parts = {
-        key: {**config[key], "vocab_size": rows}
-        for key in _TEXT_PARTS
-        if isinstance(config.get(key), Mapping)
-    }
-    outermost = {"vocab_size": rows} if not parts or "vocab_size" in config else {}
-    return {**config, **outermost, **parts}
+    is_text = len(text_parts(config)) == 1
+
+    def sized(part: Mapping[str, Any]) -> Mapping[str, Any]:
+        outer = part is config and not is_text
+        return part if outer and "vocab_size" not in part else {**part, "vocab_size": rows}
+
+    return edited_text_parts(config, sized)
 
 
 def layer_count(config: Mapping[str, Any] | None) -> int | None:
     """Return how many layers a configuration says the model, or its text part, has; None if it does not."""
-    for part in _with_text_parts(config):
+    for part in text_parts(config):
         for key in ("num_hidden_layers", "n_layer", "num_layers", "n_layers"):
             if type(part.get(key)) is int:
                 return int(part[key])
@@ -123,7 +124,7 @@ def tied_embeddings(config: Mapping[str, Any] | None) -> bool | None:
 
     The outermost explicit `tie_word_embeddings` counts, then that of `text_config` and its kin.
     """
-    for part in _with_text_parts(config):
+    for part in text_parts(config):
         if isinstance(part.get("tie_word_embeddings"), bool):
             return bool(part["tie_word_embeddings"])
     return None

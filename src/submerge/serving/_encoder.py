@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,14 +20,18 @@ from torch import nn
 
 from submerge.deferred import quietly, required
 from submerge.errors import Problem, RequestError, few
-from submerge.gating import StopForward
+from submerge.gating import StopForward, each, tensors
 from submerge.serving._input_names import specialist_class
 
-__all__ = ["Specialist", "Specialists", "read_specialist"]
+__all__ = ["ENCODERS", "Encoder", "Encoders", "read_encoder"]
 
 PASSED = {"inputs_embeds", "attention_mask", "position_ids", "past_key_values", "use_cache", "cache_position"}
 """What a multimodal class may hand to its language model, beside flags."""
 FLAGS = ("return_", "output_")
+UNFIT = (AttributeError, TypeError, ValueError)
+"""What transformers' classes raise where inputs do not go together."""
+ENCODERS = "encoders"
+"""The name of a model's attribute for them."""
 
 
 class _LanguageModel(nn.Module):
@@ -59,18 +64,19 @@ class _LanguageModel(nn.Module):
         return received
 
 
-class Specialist(nn.Module):
+class Encoder(nn.Module):
     """The encoder and projector of one modality, in the class that they were trained in.
 
     Args:
         name: of the modality.
         model: of transformers, whose language model is left out in place.
+        kind: of its inputs, as its class calls them: image, audio, video.
         placeholder: the id of the tokens that stand for an input's features.
     """
 
-    def __init__(self, name: str, model: Any, placeholder: int) -> None:
+    def __init__(self, name: str, model: Any, kind: str, placeholder: int) -> None:
         super().__init__()
-        self.name, self.placeholder = name, placeholder
+        self.name, self.kind, self.placeholder = name, kind, placeholder
         decoder = model.get_decoder()
         self.language_model = _LanguageModel(decoder.config, next(decoder.parameters()))
         model.set_decoder(self.language_model)
@@ -90,24 +96,42 @@ class Specialist(nn.Module):
         """
         own = torch.where(ids == self.placeholder, ids, self.filler)
         try:
-            self.model(input_ids=own, attention_mask=torch.ones_like(own), **self._moved(inputs))
-        except StopForward:
-            pass
-        except (AttributeError, TypeError, ValueError) as error:
-            raise self._refusal(str(error), own) from error
-        received = self.language_model.taken()
-        self._check(received)
-        embeddings: torch.Tensor = received["inputs_embeds"]
+            embeddings = self._run(own, inputs)
+        except UNFIT as error:
+            raise self._refusal(own, inputs, str(error)) from error
         if embeddings.shape[:2] != own.shape:
-            raise self._refusal("an input has one placeholder, and not one for each of its features", own)
+            raise self._refusal(own, inputs, "each feature of an input has a placeholder of its own")
+        return embeddings
+
+    def check(self) -> None:
+        """Raise `RequestError` where the class hands more to its language model than embeddings of a text."""
+        with suppress(*UNFIT):  # a class may want inputs
+            self._run(torch.full((1, 2), self.filler, device=self.language_model.like.device), {})
+
+    def _run(self, ids: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """Return what the language model is given for ids and inputs."""
+        with suppress(StopForward):
+            self.model(input_ids=ids, attention_mask=torch.ones_like(ids), **self._moved(inputs))
+        received = self.language_model.taken()
+        self._check_passed(received)
+        embeddings: torch.Tensor = received["inputs_embeds"]
         return embeddings
 
     def _moved(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return inputs on the device of the encoder, and real numbers in its dtype."""
         like = self.language_model.like
-        return {name: _as(value, like) for name, value in inputs.items()}
+        return {name: each(value, lambda x: _as(x, like)) for name, value in inputs.items()}
 
-    def _check(self, received: Mapping[str, Any]) -> None:
+    def _feature_count(self, inputs: Mapping[str, Any]) -> int | None:
+        """Return how many features inputs have, where the class can say it apart from a prompt."""
+        try:
+            features = getattr(self.model, f"get_{self.kind}_features")(**self._moved(inputs)).pooler_output
+        except (AttributeError, TypeError, ValueError):
+            return None
+        count: int = sum(x.numel() for x in tensors(features)) // self.language_model.config.hidden_size
+        return count
+
+    def _check_passed(self, received: Mapping[str, Any]) -> None:
         """Raise `RequestError` where the class handed over what another language model has no place for."""
         wrong = [
             name
@@ -123,39 +147,53 @@ class Specialist(nn.Module):
             hint = "such a model cannot be a specialist"
             raise RequestError(Problem(what, f"modality {self.name}", hint))
 
-    def _refusal(self, why: str, ids: torch.Tensor) -> RequestError:
-        count = int((ids == self.placeholder).sum())
-        what = f"the inputs do not fit the {count} placeholders {self.placeholder} of the prompt: {why}"
+    def _refusal(self, ids: torch.Tensor, inputs: Mapping[str, Any], why: str) -> RequestError:
+        tokens, features = int((ids == self.placeholder).sum()), self._feature_count(inputs)
+        what = f"the prompt has {tokens} placeholders, and the inputs do not fit: {why}"
+        if features not in (None, tokens):
+            what = f"the prompt has {tokens} placeholders, and the inputs have {features} features"
         hint = "give what the processor of the folder returns: submerge.load_processor"
         return RequestError(Problem(what, f"modality {self.name}", hint))
 
 
-class Specialists(nn.ModuleList):
-    """All specialists of a model: they move with it, and its state dict is the language model's alone."""
+class Encoders(nn.ModuleList):
+    """All encoders of a model: they move with it, and its state dict is the language model's alone."""
+
+    def __init__(self, encoders: Iterable[Encoder]) -> None:
+        super().__init__(encoders)
+        self.register_load_state_dict_post_hook(_miss_nothing)  # type: ignore[no-untyped-call]
 
     def state_dict(self, *args: Any, destination: Any = None, **kwargs: Any) -> Any:
         return {} if destination is None else destination
 
 
-def read_specialist(
-    task: Mapping[str, Any], folder: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype
-) -> Specialist:
-    """Return a specialist from the folder of its configuration and its own tensors, as its files name them.
+def _miss_nothing(encoders: nn.Module, keys: Any) -> None:
+    """Let the language model's own state dict be loaded again: nothing is missing in it."""
+    keys.missing_keys[:] = [key for key in keys.missing_keys if not key.startswith(f"{ENCODERS}.")]
+
+
+def read_encoder(
+    task: Mapping[str, Any], folder: Path, own: dict[str, torch.Tensor], dtype: torch.dtype
+) -> Encoder:
+    """Return a specialist's encoder, from the folder of its configuration and the tensors of its files.
 
     Raises:
-        RequestError: transformers lacks its class, or cannot make it, or tensors are missing.
+        RequestError: transformers lacks its class, or cannot make it, or tensors are missing; or the class
+            hands more to its language model than embeddings.
     """
     kind, where = specialist_class(task), f"modality {task['name']}"
     try:
         config = _without_layers(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        model, missing = _built(kind, config, tensors, dtype)
+        model, missing = _built(kind, config, own, dtype)
     except (OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
         what = f"{kind.__name__} cannot be made of {folder / 'config.json'}: {error}"
         raise RequestError(Problem(what, where, "merge again, or install another transformers")) from error
     if missing:
         what = f"the bank lacks parameters of {kind.__name__}: {few(missing)}"
         raise RequestError(Problem(what, where, "merge again"))
-    return Specialist(task["name"], model, int(task["placeholder_id"]))
+    encoder = Encoder(task["name"], model, str(task["kind"]), int(task["placeholder_id"]))
+    encoder.check()
+    return encoder
 
 
 def _without_layers(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,7 +208,7 @@ def _without_layers(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _built(
-    kind: Any, config: Mapping[str, Any], tensors: dict[str, torch.Tensor], dtype: torch.dtype
+    kind: Any, config: Mapping[str, Any], own: dict[str, torch.Tensor], dtype: torch.dtype
 ) -> tuple[Any, list[str]]:
     """Return the model, and the names of the parameters outside of its language model that are missing."""
     transformers = required("transformers", "a composed model needs")
@@ -179,7 +217,7 @@ def _built(
         model, loading = kind.from_pretrained(
             None,
             config=kind.config_class.from_dict(dict(config)),
-            state_dict=tensors,
+            state_dict=own,
             dtype=dtype,
             output_loading_info=True,
         )
@@ -193,15 +231,12 @@ def _built(
 
 def _unused_id(config: Any) -> int:
     """Return the smallest id that a configuration names as no special token."""
-    special = {
-        value for name, value in config.to_dict().items() if name.endswith(("token_id", "token_index"))
-    }
+    ids = [value for name, value in config.to_dict().items() if name.endswith(("token_id", "token_index"))]
+    special = {value for value in ids if isinstance(value, int)}
     return next(number for number in range(len(special) + 1) if number not in special)
 
 
-def _as(value: Any, like: torch.Tensor) -> Any:
-    if not isinstance(value, torch.Tensor):
-        return value
+def _as(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return value.to(like) if value.is_floating_point() else value.to(like.device)
 
 

@@ -1,0 +1,150 @@
+"""Composed models that cannot be: every request is refused before any work, with what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import submerge
+from _models import ROOM
+from _specialists import IMAGE, TEXT, Specialists, make_specialists, quiet
+from _tokenizers import fast_tokenizer, special
+
+Recipe = dict[str, Any]
+Change = Callable[[Specialists, Path], Recipe]
+ONE = {"parameters": {"weight": 1.0}}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Specialists:
+    return make_specialists(tmp_path_factory.mktemp("specialists"))
+
+
+def one(made: Specialists, folder: Path, modality: str = "image") -> Recipe:
+    return made.recipe("task_arithmetic", {"model": str(folder), "modality": modality}, **ONE)
+
+
+def copied(made: Specialists, name: str, folder: Path) -> Path:
+    return Path(shutil.copytree(made.path(name), folder / name))
+
+
+def with_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def no_module(made: Specialists, folder: Path) -> Recipe:
+    shutil.copytree(made.path("base"), folder / "alone")
+    return one(made, folder / "alone")
+
+
+def other_layers(made: Specialists, folder: Path) -> Recipe:
+    vision = copied(made, "vision", folder)
+    state = load_file(vision / "model.safetensors")
+    name = "language_model.model.layers.0.self_attn.q_proj"
+    save_file(state | {f"{name}.bias": torch.zeros(16)}, vision / "model.safetensors")
+    return one(made, vision)
+
+
+def other_shapes(made: Specialists, folder: Path) -> Recipe:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with quiet():
+        LlamaForCausalLM(LlamaConfig(**TEXT | {"intermediate_size": 32})).save_pretrained(folder / "base")
+    fast_tokenizer(
+        [], {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"w{i}": i for i in range(3, 64)}
+    ).save_pretrained(folder / "base")
+    return one(made, made.path("vision")) | {"base_model": str(folder / "base")}
+
+
+def composite_base(made: Specialists, folder: Path) -> Recipe:
+    return one(made, made.path("vision")) | {"base_model": str(made.path("hearing"))}
+
+
+def no_processor(made: Specialists, folder: Path) -> Recipe:
+    vision = copied(made, "vision", folder)
+    (vision / "preprocessor_config.json").unlink()
+    return one(made, vision)
+
+
+def no_placeholder(made: Specialists, folder: Path) -> Recipe:
+    vision = copied(made, "vision", folder)
+    with_config(vision, image_token_index=None)
+    return one(made, vision)
+
+
+def two_kinds(made: Specialists, folder: Path) -> Recipe:
+    vision = copied(made, "vision", folder)
+    with_config(vision, video_token_index=65)
+    return one(made, vision, "sight")
+
+
+def one_placeholder(made: Specialists, folder: Path) -> Recipe:
+    hearing = copied(made, "hearing", folder)
+    words = json.loads((hearing / "tokenizer.json").read_text())["model"]["vocab"]
+    fast_tokenizer(special(IMAGE), words).save_pretrained(hearing)
+    entries = [made.entry("vision", "image"), {"model": str(hearing), "modality": "audio"}]
+    return made.recipe("task_arithmetic", *entries, **ONE)
+
+
+def positions(made: Specialists, folder: Path) -> Recipe:
+    vision = copied(made, "vision", folder)
+    text = json.loads((vision / "config.json").read_text())["text_config"]
+    rope = text["rope_parameters"] | {"mrope_section": [2, 1, 1]}
+    with_config(vision, text_config=text | {"rope_parameters": rope})
+    return one(made, vision)
+
+
+def deep_features(made: Specialists, folder: Path) -> Recipe:
+    vision = copied(made, "vision", folder)
+    config = json.loads((vision / "config.json").read_text())["vision_config"]
+    with_config(vision, vision_config=config | {"deepstack_visual_indexes": [0, 1]})
+    return one(made, vision)
+
+
+def masks(made: Specialists, folder: Path) -> Recipe:
+    vision = copied(made, "vision", folder)
+    with_config(vision, architectures=["PaliGemmaForConditionalGeneration"])
+    return one(made, vision)
+
+
+def both_on_the_projector(made: Specialists, folder: Path) -> Recipe:
+    for name in ("first", "second"):
+        made.adapt("vision", str(folder / name), 1, target_modules=["linear_1"])
+    entry = {"language_lora": str(folder / "first"), "modality_lora": str(folder / "second")}
+    return made.recipe("task_arithmetic", made.entry("vision", "image") | entry, **ONE)
+
+
+FAULTS: list[tuple[Change, str]] = [
+    (no_module, "no encoder, and no projector — name the folder of a multimodal model"),
+    (other_layers, "has tensors that .*base has not: .*q_proj.bias — give the language model that"),
+    (other_shapes, r"shapes differ from .*: model.layers.0.mlp.down_proj.weight \(\[16, 48\]"),
+    (composite_base, "its configuration has parts of others — give the language model"),
+    (no_processor, "there is no processor: none of preprocessor_config.json.* — copy these files"),
+    (no_placeholder, "config.json: it names no placeholder token.* — give a model that transformers loads"),
+    (
+        two_kinds,
+        "placeholders for image and video, and the modality is called 'sight' — write 'modality: image'",
+    ),
+    (one_placeholder, "mark their inputs with '<image>' — train one of them with a token of its own"),
+    (positions, "LlavaForConditionalGeneration gives its language model positions of several dimensions"),
+    (deep_features, "features in layers behind the first"),
+    (masks, "PaliGemmaForConditionalGeneration gives its language model masks"),
+    (both_on_the_projector, "both adapters of image change its own modules: .*linear_1.weight — train one"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), FAULTS, ids=[change.__name__ for change, _ in FAULTS])
+def test_it_is_refused_before_work(made: Specialists, change: Change, message: str, tmp_path: Path) -> None:
+    recipe = change(made, tmp_path)
+    with pytest.raises(submerge.RequestError, match=message) as caught:
+        submerge.merge(recipe, tmp_path / "out", settings=ROOM)
+    assert caught.value.exit_code == 2
+    assert not list(tmp_path.glob("out*"))

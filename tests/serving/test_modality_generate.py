@@ -1,0 +1,258 @@
+"""`generate` of composed models, in all the ways of transformers, and what stays of them: files, copies."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import submerge
+from _models import contents, quiet_transformers
+from serving.helpers_composed import (
+    IMAGE,
+    TEXT,
+    Specialist,
+    factors,
+    lora,
+    padded,
+    prompt,
+    specialist,
+    updated,
+    write_composed,
+)
+
+pytest.importorskip("transformers")
+
+HOW: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+
+
+@pytest.fixture(scope="module")
+def one() -> Specialist:
+    return specialist("llava", seed=1)
+
+
+@pytest.fixture(scope="module")
+def folder(one: Specialist, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A composed model of an image specialist with two LoRAs."""
+    base = one.lm()
+    language, own = lora(base, seed=10), lora(base, seed=50)
+    bank = factors("streams.0", own) | factors("merged", language)
+    return write_composed(tmp_path_factory.mktemp("one") / "out", updated(base, language), [one], bank)
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Any:
+    return submerge.load(folder)
+
+
+@pytest.fixture(scope="module")
+def request_(one: Specialist) -> dict[str, Any]:
+    return {"input_ids": prompt(1, 4, one, 3, one, 2), **one.inputs(1, 2)}
+
+
+@torch.no_grad()
+def by_hand(model: Any, request_: dict[str, Any], steps: int = 6) -> torch.Tensor:
+    """Return a prompt with the likeliest tokens, by a forward over all of it for each."""
+    ids = request_["input_ids"]
+    length = ids.shape[1]
+    for _ in range(steps):
+        ids = torch.cat([ids, model(**{**request_, "input_ids": ids}).logits[:, -1:].argmax(-1)], dim=1)
+    assert ids[:, length:].unique().numel() > 2
+    return ids
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"use_cache": False},
+        {"prefill_chunk_size": 3},
+        {"cache_implementation": "static"},
+        {"prompt_lookup_num_tokens": 2},
+        {"return_dict_in_generate": True, "output_scores": True},
+        {"guidance_scale": 1.0 + 1e-9},
+    ],
+    ids=lambda how: next(iter(how)),
+)
+@torch.no_grad()
+def test_ways_to_generate_agree(model: Any, request_: dict[str, Any], how: dict[str, Any]) -> None:
+    found = model.generate(**request_, **HOW, **how)
+    found = found if isinstance(found, torch.Tensor) else found.sequences
+    assert torch.equal(found, by_hand(model, request_))
+
+
+@torch.no_grad()
+def test_an_assistant_drafts(model: Any, request_: dict[str, Any], folder: Path) -> None:
+    t = quiet_transformers()
+    assistant = t.AutoModelForCausalLM.from_pretrained(folder)
+    found = model.generate(**request_, **HOW, assistant_model=assistant)
+    assert torch.equal(found, by_hand(model, request_))
+
+
+@torch.no_grad()
+def test_tokens_are_streamed_and_sampled(model: Any, request_: dict[str, Any]) -> None:
+    class Streamer:
+        def __init__(self) -> None:
+            self.ids: list[int] = []
+
+        def put(self, value: torch.Tensor) -> None:
+            self.ids += value.flatten().tolist()
+
+        def end(self) -> None:
+            self.ids.append(-1)
+
+    streamer = Streamer()
+    found = model.generate(request_["input_ids"], **{k: v for k, v in request_.items() if k != "input_ids"},
+                           **HOW, streamer=streamer)  # fmt: skip
+    assert streamer.ids == [*found[0].tolist(), -1]
+    torch.manual_seed(0)
+    sampled = model.generate(**request_, **{**HOW, "do_sample": True}, num_return_sequences=3, top_k=1)
+    assert torch.equal(sampled, found.expand(3, -1))
+
+
+@torch.no_grad()
+def test_a_conversation_goes_on_from_its_cache(model: Any, one: Specialist, request_: dict[str, Any]) -> None:
+    first = model.generate(**request_, **HOW, return_dict_in_generate=True)
+    more = torch.cat([first.sequences, prompt(9, 2, one, 3)], dim=1)
+    third = one.inputs(3)["pixel_values"]
+    every = torch.cat([request_["pixel_values"], third])
+    wanted = model.generate(more, pixel_values=every, **HOW)
+    for given in (every, third):  # the inputs of all of the conversation, or those that are new
+        cache = copy.deepcopy(first.past_key_values)
+        assert torch.equal(model.generate(more, pixel_values=given, past_key_values=cache, **HOW), wanted)
+    cache = copy.deepcopy(first.past_key_values)
+    new = more[:, cache.get_seq_length() :]
+    mask = torch.ones_like(more)
+    found = model.generate(new, pixel_values=third, past_key_values=cache, attention_mask=mask, **HOW)
+    assert torch.equal(found[:, new.shape[1] :], wanted[:, more.shape[1] :])
+    text = torch.cat([first.sequences, prompt(9, 4)], dim=1)
+    wanted = model.generate(text, pixel_values=request_["pixel_values"], **HOW)
+    cache = copy.deepcopy(first.past_key_values)
+    assert torch.equal(model.generate(text, past_key_values=cache, **HOW), wanted), "a question of text alone"
+
+
+@torch.no_grad()
+def test_a_loop_by_hand_with_a_cache(model: Any, request_: dict[str, Any]) -> None:
+    out = model(**request_, use_cache=True)
+    ids = request_["input_ids"]
+    for _ in range(6):
+        new = out.logits[:, -1:].argmax(-1)
+        ids = torch.cat([ids, new], dim=1)
+        out = model(input_ids=new, past_key_values=out.past_key_values, use_cache=True)
+    assert torch.equal(ids, by_hand(model, request_))
+
+
+@torch.no_grad()
+def test_a_negative_prompt_is_text(model: Any, one: Specialist, request_: dict[str, Any]) -> None:
+    negative = prompt(8, request_["input_ids"].shape[1])
+    how = {**HOW, "guidance_scale": 2.0, "negative_prompt_ids": negative}
+    found = model.generate(**request_, **how)
+    ids, length = request_["input_ids"], negative.shape[1]
+    for _ in range(6):
+        scores = [model(**{**request_, "input_ids": ids}).logits, model(negative).logits]
+        with_, without = (x[:, -1:].log_softmax(-1) for x in scores)
+        new = (without + 2.0 * (with_ - without)).argmax(-1)
+        ids, negative = torch.cat([ids, new], dim=1), torch.cat([negative, new], dim=1)
+    assert torch.equal(found[:, length:], ids[:, length:])
+
+
+@torch.no_grad()
+def test_a_generated_placeholder_is_text(model: Any, request_: dict[str, Any]) -> None:
+    def always(batch: int, ids: torch.Tensor) -> list[int]:
+        return [IMAGE]
+
+    found = model.generate(**request_, **HOW, prefix_allowed_tokens_fn=always)
+    assert found[0, -6:].tolist() == [IMAGE] * 6
+
+
+# --- files and copies -----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_a_saved_model_is_loaded_again(
+    model: Any, folder: Path, request_: dict[str, Any], tmp_path: Path
+) -> None:
+    t = quiet_transformers()
+    (folder / "tokenizer.json").write_text("{}")
+    model.save_pretrained(tmp_path / "copy")
+    again = submerge.load(tmp_path / "copy")
+    assert torch.equal(again(**request_).logits, model(**request_).logits)
+    plain = t.AutoModelForCausalLM.from_pretrained(tmp_path / "copy")
+    assert type(plain) is t.LlamaForCausalLM
+    assert list(plain.state_dict()) == list(model.state_dict())
+    ids = prompt(3, 7)
+    assert torch.equal(plain(ids).logits, model(ids).logits)
+    before, after = contents(folder), contents(tmp_path / "copy")
+    assert after.keys() == before.keys()
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed <= {"config.json", "generation_config.json", "model.safetensors"}
+    model.save_pretrained(tmp_path / "shards", max_shard_size="10KB")
+    assert torch.equal(submerge.load(tmp_path / "shards")(**request_).logits, model(**request_).logits)
+
+
+@torch.no_grad()
+def test_a_state_dict_is_the_language_models(model: Any, folder: Path, request_: dict[str, Any]) -> None:
+    wanted = model(**request_).logits
+    state = {name: x.clone() for name, x in model.state_dict().items()}
+    other = submerge.load(folder)
+    for parameter in other.model.parameters():
+        parameter.zero_()
+    other.load_state_dict(state)
+    assert torch.equal(other(**request_).logits, wanted)
+    del state["model.norm.weight"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*\"model.norm.weight\"\. $"):
+        other.load_state_dict(state)
+
+
+@torch.no_grad()
+def test_tied_tables_stay_tied(tmp_path: Path) -> None:
+    t = quiet_transformers()
+    one = specialist("llava", "qwen2", seed=1)
+    lm = t.Qwen2ForCausalLM(t.Qwen2Config(**{**TEXT, "tie_word_embeddings": True}))
+    bank = factors("streams.0", lora(lm, seed=50))
+    model = submerge.load(write_composed(tmp_path / "out", lm.eval(), [one], bank))
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    ids, inputs = prompt(1, 4, one, 3), one.inputs(1)
+    model.save_pretrained(tmp_path / "copy")
+    again = submerge.load(tmp_path / "copy")
+    assert torch.equal(again(ids, **inputs).logits, model(ids, **inputs).logits)
+    assert again.lm_head.weight is again.model.embed_tokens.weight
+
+
+@torch.no_grad()
+def test_a_copy_is_a_model_of_its_own(model: Any, request_: dict[str, Any]) -> None:
+    twin = copy.deepcopy(model)
+    wanted = model(**request_).logits
+    assert torch.equal(twin(**request_).logits, wanted)
+    for parameter in twin.parameters():
+        parameter.zero_()
+    assert torch.equal(model(**request_).logits, wanted)
+    assert torch.equal(model.generate(**request_, **HOW), by_hand(model, request_))
+    assert twin.controller.encoders is twin.encoders
+    assert twin.controller.gated.gate is not model.controller.gated.gate
+
+
+@torch.no_grad()
+def test_a_model_in_16_bits(model: Any, folder: Path, one: Specialist) -> None:
+    batch = padded(prompt(1, 4, one, 3), prompt(2, 7))
+    real, wanted = batch["attention_mask"].bool(), model(**batch, **one.inputs(1)).logits
+    # encoders and streams are of the dtype that is asked for, and move with the model
+    for half in (submerge.load(folder, dtype=torch.bfloat16), submerge.load(folder).to(torch.bfloat16)):
+        tensors = [x for x in (*half.parameters(), *half.buffers()) if x.is_floating_point() and x.ndim > 1]
+        assert {x.dtype for x in tensors} == {torch.bfloat16}
+        found = half(**batch, **one.inputs(1)).logits
+        assert found.dtype == torch.bfloat16
+        assert (found.float() - wanted)[real].norm() < 0.05 * wanted[real].norm()
+        assert half.generate(**batch, **one.inputs(1), **HOW).shape == (2, real.shape[1] + 6)
+
+
+@torch.no_grad()
+def test_a_static_fold_gates_nothing(one: Specialist, tmp_path: Path) -> None:
+    merged = one.lm()
+    model = submerge.load(write_composed(tmp_path, merged, [one], {}, modality_tokens="merged"))
+    assert not model.controller.gated.modules
+    batch, inputs = padded(prompt(1, 4, one, 3), prompt(2, 7)), one.inputs(1)
+    assert torch.equal(model(**batch, **inputs).logits, one.model(**batch, **inputs).logits)
+    assert torch.equal(model.generate(**batch, **inputs, **HOW), one.model.generate(**batch, **inputs, **HOW))
