@@ -168,7 +168,7 @@ def _show(folder: Path, questions: Mapping[str, list[Prompt]], console: Console)
     said = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     for prompt, answer in zip(shown, said, strict=True):
         mark = "" if answer == prompt.answer else f" (it is {prompt.answer})"
-        console.print(f"{prompt.text} → {answer}{mark}", highlight=False, markup=False)
+        console.print(f"{prompt.text} → {answer}{mark}", highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
