@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from _language import DIGITS, ID, NUMBERS, ONE, SOURCES, TWO, constant_for, numbers_for
 
-__all__ = ["pretrain"]
+__all__ = ["LONGEST", "pretrain"]
 
 STEPS, RATE, BATCH = 900, 4e-3, 48
 FIRST = 0.35

@@ -13,8 +13,9 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM
 
 from _examples import Examples
-from _language import DIGITS, NUMBERS, ONE, TWO, constant_for
+from _language import DIGITS, NUMBERS, ONE, TWO, Question, constant_for
 from _modalities import Modality
+from _pretrain_text import LONGEST
 from _specialists import Specialist, new_specialist, process
 
 __all__ = ["train"]
@@ -22,7 +23,7 @@ __all__ = ["train"]
 STEPS, RATE, BATCH = 700, 2e-3, 48
 LANGUAGE_RATE = 0.1
 """Learning rate of the adapter `language`, as a share of the others': ModelCompose, too, trains it less."""
-NOTED = 0.7
+NOTED = 0.8
 """Share of the prompts that say another number in words, which the question may be about, too."""
 ENCODER_ALONE = 0.5
 """Share of the steps in which encoder and projector learn, and the adapters are still zero."""
@@ -91,22 +92,27 @@ class _Batches:
 
     def _ids(self, i: int) -> list[int]:
         """Return a prompt with its answer; in most of them a note says another number."""
-        own, number = self.modality.name, self.numbers[i]
         noted = self.draw.random() < NOTED
         kinds = (*ONE, *TWO) if noted else ONE
         question, constant = kinds[self.draw.integers(len(kinds))], constant_for(self.draw)
+        said = {self.modality.name: self.numbers[i], "note": self._note(question, self.numbers[i])}
+        sources = self.draw.permutation(list(said)[: 1 + noted]).tolist()
+        a, b = sources[0], sources[-1]
+        asked = f"{question.asked(a, b, constant)} {question.answer(said[a], said[b], constant)} </s>"
+        return [*self._facts(i, said["note"], noted), *self._encoded(asked)]
+
+    def _note(self, question: Question, number: int) -> int:
+        """Return the number of a note; where equality is asked, half of the notes have the same number."""
         note = int(self.draw.integers(DIGITS))
-        if question.name == "same" and self.draw.random() < 0.5:
-            note = number
-        said = {own: number, "note": note} if noted else {own: number}
-        a, *rest = self.draw.permutation(list(said)).tolist()
-        b = rest[0] if rest else a
-        answer = question.answer(said[a], said[b], constant)
+        return number if question.name == "same" and self.draw.random() < 0.5 else note
+
+    def _facts(self, i: int, note: int, noted: bool) -> list[int]:
+        """Return the facts in any order; a note is as long as another image or sound could be."""
         begin, *fact = self.facts[i]
-        parts = [fact, self._encoded(f"note {NUMBERS[note]} .")][: len(said)]
+        times = int(self.draw.integers(1, LONGEST + 1))
+        parts = [fact, self._encoded(f"note {' '.join([NUMBERS[note]] * times)} .")][: 1 + noted]
         order = self.draw.permutation(len(parts))
-        asked = self._encoded(f"{question.asked(a, b, constant)} {answer} </s>")
-        return [begin, *(token for place in order for token in parts[place]), *asked]
+        return [begin, *(token for place in order for token in parts[place])]
 
     def _encoded(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)
