@@ -20,7 +20,6 @@ import torch
 import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.syntax import Syntax
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -118,7 +117,7 @@ def _merge(method: str, out: Path, models: Path, console: Console) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(recipe, sort_keys=False, width=200))
     if method == SHOWN:
-        console.print(Syntax(path.read_text(), "yaml", background_color="default"))
+        console.print(path.read_text(), highlight=False, markup=False, soft_wrap=True)
     shutil.rmtree(folder, ignore_errors=True)
     report = submerge.merge(path, folder)
     console.print(f"Composed by {method} in {report.seconds:.1f} s.")
@@ -130,10 +129,8 @@ def _judge_parts(models: Path, questions: Mapping[str, list[Prompt]]) -> dict[st
 
     A specialist is asked about both, too, but sees or hears its own modality alone.
     """
-    lm, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(models / "lm"),
-        AutoTokenizer.from_pretrained(models / "lm"),
-    )
+    lm = AutoModelForCausalLM.from_pretrained(models / "lm")
+    tokenizer = AutoTokenizer.from_pretrained(models / "lm")
     rows = {"language model": {"text": accuracy(lm, tokenizer, questions["text"])}}
     for name in MODALITIES:
         specialist = load_specialist(MODALITIES[name], models / name)
@@ -147,16 +144,15 @@ def _judge_parts(models: Path, questions: Mapping[str, list[Prompt]]) -> dict[st
 
 
 def _table(rows: Mapping[str, Mapping[str, float]]) -> Table:
-    found = Table(
-        title="Right answers, %; the last three columns need both", box=SIMPLE_HEAD, show_edge=False
-    )
-    found.add_column("model", no_wrap=True)
+    title = "Right answers, %; the last three columns need both"
+    table = Table(title=title, box=SIMPLE_HEAD, show_edge=False)
+    table.add_column("model", no_wrap=True)
     for column in COLUMNS:
-        found.add_column(column, justify="right")
+        table.add_column(column, justify="right")
     for name, scores in rows.items():
         cells = [f"{scores[column]:.1f}" if column in scores else "–" for column in COLUMNS]
-        found.add_row(name, *cells, style="bold" if name.startswith("composed") else "")
-    return found
+        table.add_row(name, *cells, style="bold" if name.startswith("composed") else "")
+    return table
 
 
 def _show(folder: Path, questions: Mapping[str, list[Prompt]], console: Console) -> None:
