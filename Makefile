@@ -9,14 +9,17 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip -q --disable-pip-version-check install -c constraints.txt
 LISTS = pyproject.toml constraints.txt
 
-.PHONY: help demo test test-portable lint types check bench-speed bench-adapters bench-replication bench-serving docs \
-	docs-check clean distclean
+.PHONY: help demo demo-multimodal test test-portable lint types check bench-speed bench-adapters bench-replication \
+	bench-serving docs docs-check clean distclean
 
 help: ## show this list
 	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/.demo ## train, merge and compare small models on the CPU
 	$(BIN)/python demo/digits.py $(ARGS)
+
+demo-multimodal: $(VENV)/.demo ## train an image and an audio specialist on the CPU, and ask one model about both
+	$(BIN)/python demo/multimodal.py $(ARGS)
 
 # Two workers take file after file in the order of names: so the longest runs, of the benchmarks, come early, and the
 # workers end together. In `test` torch has one thread in each, for more would wait for one another.

@@ -12,7 +12,7 @@ from transformers import ViTForImageClassification
 from _models import logits, new_model
 from _tasks import Split, Task
 
-__all__ = ["finetune", "finetune_adapter", "pretrain"]
+__all__ = ["finetune", "finetune_adapter", "pretrain", "vary"]
 
 PRETRAIN_STEPS, PRETRAIN_RATE = 2300, 1.5e-3
 TUNE_STEPS, TUNE_RATE = 120, 1e-3
@@ -30,14 +30,14 @@ def pretrain(train: Split) -> ViTForImageClassification:
     upright digits and half good at strange ones, as a large pretrained model would be.
     """
     model = new_model(seed=0)
-    _fit(model, train, lambda x, g: _vary(x, g, WILD_SHARE), PRETRAIN_STEPS, PRETRAIN_RATE, decay=0.05)
+    _fit(model, train, lambda x, g: vary(x, g, WILD_SHARE), PRETRAIN_STEPS, PRETRAIN_RATE, decay=0.05)
     return model
 
 
 def finetune(model: ViTForImageClassification, train: Split, task: Task) -> None:
     """Fine-tune a copy of the base in place on one view; the head stays as it is, so all share it."""
     model.classifier.requires_grad_(False)
-    _fit(model, train, lambda x, g: task.view(_vary(x, g, 0)), TUNE_STEPS, TUNE_RATE, decay=0.0)
+    _fit(model, train, lambda x, g: task.view(vary(x, g, 0)), TUNE_STEPS, TUNE_RATE, decay=0.0)
 
 
 def finetune_adapter(model: ViTForImageClassification, train: Split, task: Task) -> PeftModel:
@@ -47,7 +47,7 @@ def finetune_adapter(model: ViTForImageClassification, train: Split, task: Task)
         r=LORA_RANK, lora_alpha=LORA_RANK, target_modules="all-linear", exclude_modules=["classifier"]
     )
     tuned = get_peft_model(model, config)
-    _fit(tuned, train, lambda x, g: task.view(_vary(x, g, 0)), LORA_STEPS, LORA_RATE, decay=0.0)
+    _fit(tuned, train, lambda x, g: task.view(vary(x, g, 0)), LORA_STEPS, LORA_RATE, decay=0.0)
     return tuned
 
 
@@ -75,7 +75,7 @@ def _fit(
         schedule.step()
 
 
-def _vary(images: torch.Tensor, draw: torch.Generator, wild_share: float) -> torch.Tensor:
+def vary(images: torch.Tensor, draw: torch.Generator, wild_share: float) -> torch.Tensor:
     """Return images moved, scaled and turned a little; a share of them changed far more.
 
     Those are turned to any angle, mirrored or not, and change in contrast down to a full inversion.
