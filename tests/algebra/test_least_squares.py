@@ -312,6 +312,8 @@ def test_what_does_not_fit_is_refused() -> None:
     tasks = make_tasks(0)
     with pytest.raises(ValueError, match="no task has an update"):
         merge_least_squares([None, Zero((9, 12))], tasks.moments[:2])
+    with pytest.raises(ValueError, match="no task has inputs"):
+        merge_least_squares(tasks.updates[:1], [BlockMoment.of(torch.zeros(0, 12))])
     with pytest.raises(ValueError, match="does not meet a moment"):
         merge_least_squares([Dense(torch.ones(2, 5))], tasks.moments[:1])
     with pytest.raises(ValueError, match="do not add"):

@@ -106,7 +106,8 @@ def merge_least_squares(
         The merged update, in the dtype of the first update.
 
     Raises:
-        ValueError: no task has an update, or the moments do not add or are not of the updates' width.
+        ValueError: no task has an update, none has inputs, or the moments do not add or are not of the
+            updates' width.
 
     Examples:
         >>> import torch
@@ -134,6 +135,8 @@ def merge_least_squares(
             weighted = term if weighted is None else weighted_sum([weighted, term], [1.0, 1.0])
     assert phi is not None
     assert weighted is not None
+    if not phi.trace:
+        raise ValueError("no task has inputs here")
     return _cast(_by_inputs(weighted, phi.width, phi.solve).scaled(options.scale), dtype)
 
 

@@ -2,6 +2,7 @@
 
 batches      read_items, batches                    data as batches of a model's inputs
 passes       collect, Reducer, NullSpaceRatio       what is gathered of the inputs of modules
+moments      second_moments, SecondMoment, Mean     what least squares and prototypes need of them
 adapters     attached                               adapters at a model's modules, with scales λ
 null space   null_space_ratio, null_space_curve     which adapter knows which inputs, and ω(λ)
 learning     learn_coefficients, calibrate_recipe   merge coefficients from unlabelled inputs
@@ -22,19 +23,23 @@ from submerge.calibrate._options import Step
 from submerge.calibrate._processors import load_processor, processor_for
 from submerge.calibrate._recipe import calibrate_recipe
 from submerge.calibrate._record import folder_names, record_inputs
-from submerge.calibrate._reducers import NullSpaceRatio, row_space
+from submerge.calibrate._reducers import MOMENT_KINDS, Mean, NullSpaceRatio, SecondMoment, row_space
+from submerge.calibrate._second_moments import second_moments, shared_inputs
 from submerge.calibrate._sources import Inputs, load_backbone, read_data
 
 __all__ = [
+    "MOMENT_KINDS",
     "AttachedAdapters",
     "Batch",
     "Calibration",
     "Inputs",
     "Item",
+    "Mean",
     "NullSpaceCurve",
     "NullSpaceMatrix",
     "NullSpaceRatio",
     "Reducer",
+    "SecondMoment",
     "Step",
     "attached",
     "batches",
@@ -53,4 +58,6 @@ __all__ = [
     "read_items",
     "record_inputs",
     "row_space",
+    "second_moments",
+    "shared_inputs",
 ]

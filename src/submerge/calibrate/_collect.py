@@ -15,7 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from submerge.errors import Problem, RequestError
 from submerge.gating import Observer, StopForward, observe
 
-__all__ = ["ModelInputs", "Reducer", "collect"]
+__all__ = ["ModelInputs", "Reducer", "collect", "run_observed"]
 
 ModelInputs: TypeAlias = Mapping[str, torch.Tensor]
 """The keyword arguments of a model for one batch."""
@@ -69,14 +69,19 @@ def collect(
         >>> ratio.count
         4
     """
-    modules = {name: model.get_submodule(name) for name in reducers}
-    like = next(model.parameters())
     for number, batch in enumerate(batches, 1):
-        inputs = {name: _moved(value, like) for name, value in batch.items()}
-        with _without_cache(model), observe(modules, _Collector(reducers, inputs)):
-            _run(model, inputs)
+        run_observed(model, batch, reducers, _Collector(reducers, batch))
         if progress is not None:
             progress(number)
+
+
+def run_observed(model: nn.Module, batch: ModelInputs, names: Iterable[str], observer: Observer) -> None:
+    """Run a model over one batch, and let an observer see the inputs of the modules of these names."""
+    modules = {name: model.get_submodule(name) for name in names}
+    like = next(model.parameters())
+    inputs = {name: _moved(value, like) for name, value in batch.items()}
+    with _without_cache(model), observe(modules, observer):
+        _run(model, inputs)
 
 
 def _run(model: nn.Module, inputs: Mapping[str, Any]) -> None:

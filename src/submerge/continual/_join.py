@@ -8,7 +8,7 @@ from pathlib import Path
 from submerge.continual._manifest import FileRecord, StateManifest
 from submerge.continual._running import RunningSum
 from submerge.continual._state_folder import StateFolder, new_folder
-from submerge.errors import Problem, RequestError, WorkError, few
+from submerge.errors import Problem, RequestError, WorkError
 from submerge.store import sync_file
 
 __all__ = ["join_states"]
