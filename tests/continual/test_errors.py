@@ -33,7 +33,7 @@ def other_base(made: Tasks, folder: Path) -> Path:
     return folder
 
 
-# --- damage ------------------------------------------------------------------------------------------------------
+# --- damage -----------------------------------------------------------------------------------------------
 
 
 def test_a_manifest_that_is_damaged(grown: submerge.Continual, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_there_is_nothing_to_export(made: Tasks, tmp_path: Path) -> None:
         submerge.Continual.begin(tmp_path / "state", made.base).export(tmp_path / "out")
 
 
-# --- another base ------------------------------------------------------------------------------------------------
+# --- another base -----------------------------------------------------------------------------------------
 
 
 def test_a_base_that_has_changed_or_moved(made: Tasks, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_base_that_has_changed_or_moved(made: Tasks, tmp_path: Path) -> None:
         with pytest.raises(submerge.RequestError, match="is another model than the base"):
             change()
     shutil.rmtree(base)
-    with pytest.raises(submerge.RequestError, match="--base|local folder|no such"):
+    with pytest.raises(submerge.RequestError, match="where it is now with --base"):
         found.add(*made.of("chess"))
     found.add(*made.of("chess"), base=made.base)
     assert found.export(tmp_path / "lora").tasks == ("chess", "law")
@@ -155,16 +155,16 @@ def test_what_least_squares_has_no_rule_for(
 
 def test_a_head_is_not_measured(grown: submerge.Continual, made: Tasks, tmp_path: Path) -> None:
     save_quietly(peft_model("llama", None, 5, r=2, target_modules=["q_proj", "lm_head"]), tmp_path / "a")
-    with pytest.raises(submerge.RequestError, match="changes .*lm_head.*, whose inputs are not measured"):
+    with pytest.raises(submerge.RequestError, match=r"changes .*lm_head.*, whose inputs are not measured"):
         grown.add("other", str(tmp_path / "a"), made.of("law")[2])
 
 
 def test_options_that_there_are_not(made: Tasks, tmp_path: Path) -> None:
     with pytest.raises(submerge.RequestError, match="did you mean 'ridge'"):
         submerge.Continual.begin(tmp_path / "state", made.base, rigde=1)
-    with pytest.raises(submerge.RequestError, match="cannot be changed"):
-        found = submerge.Continual.begin(tmp_path / "state", made.base)
-        found.add(*made.of("law"))
+    found = submerge.Continual.begin(tmp_path / "state", made.base)
+    found.add(*made.of("law"))
+    with pytest.raises(submerge.RequestError, match="missing cannot be changed"):
         found.export(tmp_path / "out", missing="zero")
 
 

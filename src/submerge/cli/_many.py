@@ -197,7 +197,7 @@ def export(
         base=base,
         overwrite=overwrite,
         settings=chosen,
-        **options,  # type: ignore[arg-type]
+        **options,
     )
     if json:
         print_json(vars(report))

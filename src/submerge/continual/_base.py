@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from submerge.continual._manifest import BaseRecord
@@ -24,6 +25,8 @@ __all__ = ["adapter_warnings", "base_record", "open_base", "open_task_adapter"]
 
 SAMPLE = 256
 """Values from the middle of each tensor that a base's digest is of, beside names, types and shapes."""
+
+MOVED = "if the base was moved, say where it is now with --base"
 
 
 def base_record(base: Checkpoint) -> BaseRecord:
@@ -57,10 +60,7 @@ def open_base(record: BaseRecord, instead: str | None = None) -> Checkpoint:
     try:
         base = open_checkpoint(spec)
     except RequestError as error:
-        hint = "name the place where the base is now with --base"
-        raise RequestError(
-            [Problem(p.what, p.where or spec, p.hint or hint) for p in error.problems]
-        ) from None
+        raise RequestError([replace(p, hint=f"{p.hint}; {MOVED}") for p in error.problems]) from None
     if base_digest(base) != record.digest:
         what = "is another model than the base with which the state was begun"
         raise RequestError(Problem(what, spec, f"that was {record.model}; name it with --base"))
@@ -89,7 +89,7 @@ def _with_way_out(problem: Problem) -> Problem:
     if "a whole model" not in problem.what:
         return problem
     hint = f"make an adapter of it: submerge extract-lora {problem.where} --base … --rank 16 -o ADAPTER"
-    return Problem(problem.what, problem.where, hint)
+    return replace(problem, hint=hint)
 
 
 def _no_rule(adapter: Adapter, name: str) -> Problem | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from submerge.algebra import LPM_PRESETS, LpmOptions
 from submerge.continual._base import base_record, open_base
@@ -171,7 +171,7 @@ class Continual:
         self,
         out: str | Path,
         *,
-        form: Literal["adapter", "checkpoint"] = "adapter",
+        form: str = "adapter",
         rank: int | None = None,
         preset: str | None = None,
         base: str | None = None,

@@ -24,7 +24,7 @@ def join_states(first: StateFolder, second: StateFolder, out: Path) -> None:
     if problems := _refusals(first, one, second, other):
         raise RequestError(problems)
     with new_folder(out) as path:
-        (path / "tasks").mkdir()
+        (path / "tasks").mkdir(exist_ok=True)
         for folder, manifest in ((first, one), (second, other)):
             for record in manifest.tasks:
                 _copied(folder, record, path)

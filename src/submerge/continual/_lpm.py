@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from submerge.algebra import LowRank, LpmOptions, Moment, merge_least_squares
+from submerge.algebra import LowRank, LpmOptions, Moment, Update, merge_least_squares, weighted_sum
 from submerge.continual._manifest import StateManifest
 from submerge.continual._state_folder import StateFolder
 from submerge.continual._stored_task import StoredTask, stored_moment
@@ -24,7 +24,7 @@ class MergedMap:
     """
 
     spelled: str
-    update: LowRank
+    update: Update
     transposed: bool
 
 
@@ -36,12 +36,13 @@ class MapGroup:
     tasks: tuple[StoredTask, ...]
 
     @property
-    def updates(self) -> Iterator[tuple[StoredTask, str]]:
-        """Every update of a task, in the order of tasks."""
-        for task in self.tasks:
-            for name in self.names:
-                if name in task.layout.maps:
-                    yield task, name
+    def updates(self) -> list[tuple[StoredTask, str]]:
+        """Every update of a map by a task, in the order of tasks."""
+        return [(task, name) for task in self.tasks for name in self.names if name in task.layout.maps]
+
+    def transposed(self, name: str) -> bool:
+        """Return whether the base stores a map as [n, m]."""
+        return next(task.layout.maps[name].transposed for task, own in self.updates if own == name)
 
 
 class StoredTasks:
@@ -64,14 +65,15 @@ class StoredTasks:
         spelled = respelling({f"{n}.weight": m.spelled for n, m in self.tasks[0].layout.maps.items()})
         for group in self.groups():
             rows = self._kept_rows(group) if self._running is None else self._running_rows(group)
-            owners = list(group.updates)
-            parts = rows.split([task.layout.maps[name].rank for task, name in owners])
-            for name in group.names:
-                own = [(task, part) for (task, of), part in zip(owners, parts, strict=True) if of == name]
-                left = torch.cat([task.tensor(name, "B").double() for task, _ in own], dim=1)
-                right = torch.cat([part for _, part in own])
-                update = LowRank(left, right).scaled(self._lpm.scale)
-                yield MergedMap(spelled(f"{name}.weight"), update, own[0][0].layout.maps[name].transposed)
+            terms: dict[str, list[Update]] = {name: [] for name in group.names}
+            start = 0
+            for task, name in group.updates:
+                b = task.tensor(name, "B").double()
+                terms[name].append(LowRank(b, rows[start : start + b.shape[1]]))
+                start += b.shape[1]
+            for name, own in terms.items():
+                update = weighted_sum(own, [self._lpm.scale] * len(own))
+                yield MergedMap(spelled(f"{name}.weight"), update, group.transposed(name))
 
     @property
     def task_type(self) -> str | None:
@@ -106,27 +108,22 @@ class StoredTasks:
     def _kept_rows(self, group: MapGroup) -> torch.Tensor:
         """Return the A C Φ⁻¹ of all updates, one below the other.
 
-        They are the merge of updates E_t A_t of one task each, where A_t has the rows of all of its maps,
-        and the unit vectors E_t give each row a place of its own: so maps that share their inputs are
-        solved at once.
+        They are the merge of updates E_t A_t of one task each, where A_t has the rows of all of its maps, and
+        the unit vectors E_t give each row a place of its own: so maps that share their inputs are solved at
+        once.
         """
-        rows = [
-            torch.cat([a.double() for a in own]) if (own := self._down(task, group)) else None
-            for task in group.tasks
-        ]
-        places = torch.eye(sum(len(a) for a in rows if a is not None), dtype=torch.float64)
-        start, updates = 0, []
-        for a in rows:
-            if a is None:
+        updates: list[LowRank | None] = []
+        total = sum(task.layout.maps[name].rank for task, name in group.updates)
+        places, start = torch.eye(total, dtype=torch.float64), 0
+        for task in group.tasks:
+            rows = [task.tensor(name, "A").double() for own, name in group.updates if own is task]
+            if rows:
+                down = torch.cat(rows)
+                updates.append(LowRank(places[:, start : start + len(down)], down))
+                start += len(down)
+            else:  # it wants the base's responses here
                 updates.append(None)
-                continue
-            updates.append(LowRank(places[:, start : start + len(a)], a))
-            start += len(a)
         moments = (task.moment(group.names[0]) for task in group.tasks)
         merged = merge_least_squares(updates, moments, replace(self._lpm, scale=1.0))
         assert isinstance(merged, LowRank)
         return merged.right
-
-    @staticmethod
-    def _down(task: StoredTask, group: MapGroup) -> list[torch.Tensor]:
-        return [task.tensor(name, "A") for name in group.names if name in task.layout.maps]

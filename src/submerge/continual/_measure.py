@@ -132,7 +132,7 @@ def _check_complete(at: AttachedAdapters, adapter: Adapter) -> None:
 
 
 def _by_first(shared: Mapping[str, list[str]], modules: Sequence[str]) -> dict[str, list[str]]:
-    """Return the modules that share their inputs; one that the first batch does not reach, an expert, is alone."""
+    """Return modules by the first with their inputs; one that the first batch does not reach is alone."""
     reached = {name for names in shared.values() for name in names}
     return {**shared, **{name: [name] for name in modules if name not in reached}}
 

@@ -23,8 +23,8 @@ INPUTS = "inputs"
 class RunningSum:
     """Reads the sum of a state, and writes another one, input by input; a context manager.
 
-    `inputs` gives for each linear map the first of those with the same inputs, as tasks have it: one sum serves
-    all maps of an input as long as the tasks adapt the same ones.
+    `inputs` gives for each linear map the first of those with the same inputs, as tasks have it: one sum
+    serves all maps of an input as long as the tasks adapt the same ones.
     """
 
     def __init__(self, folder: StateFolder, record: FileRecord | None, out: Path | None = None) -> None:
