@@ -31,8 +31,8 @@ MOVED = "if the base was moved, say where it is now with --base"
 
 def base_record(base: Checkpoint) -> BaseRecord:
     """Return how a state knows its base: a folder by its full path, a model of the Hub by its name."""
-    spec = base.label if base.revision else str(base.path.resolve())
-    return BaseRecord(spec, base.revision, base_digest(base))
+    model = base.label.partition("@")[0] if base.revision else str(base.path.resolve())
+    return BaseRecord(model, base.revision, base_digest(base))
 
 
 def base_digest(base: Checkpoint) -> str:
@@ -56,14 +56,14 @@ def open_base(record: BaseRecord, instead: str | None = None) -> Checkpoint:
 
     Raises `RequestError` where it is gone, or another model than the one that the state was begun with.
     """
-    spec = instead or record.model
+    spec = instead or record.spec
     try:
         base = open_checkpoint(spec)
     except RequestError as error:
         raise RequestError([replace(p, hint=f"{p.hint}; {MOVED}") for p in error.problems]) from None
     if base_digest(base) != record.digest:
         what = "is another model than the base with which the state was begun"
-        raise RequestError(Problem(what, spec, f"that was {record.model}; name it with --base"))
+        raise RequestError(Problem(what, spec, f"that was {record.spec}; {MOVED}"))
     return base
 
 
@@ -112,7 +112,7 @@ def adapter_warnings(adapter: Adapter, record: BaseRecord) -> list[str]:
     Raises `RequestError` where the base that it names is there, and is another model.
     """
     named = adapter.base
-    if not named or same_model(named) in (record.model, record.model.partition("@")[0]):
+    if not named or same_model(named) == record.model:
         return []
     if Path(named).is_dir():
         if base_digest(open_checkpoint(named)) == record.digest:

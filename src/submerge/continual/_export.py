@@ -97,7 +97,7 @@ def _write(
         if not writer.rank:
             raise WorkError(f"{folder}: every merged update is zero — look at the adapters, and at the scale")
         largest = writer.rank
-        writer.finish(base=base.model.partition("@")[0], base_revision=base.revision, task_type=task_type)
+        writer.finish(base=base.model, base_revision=base.revision, task_type=task_type)
     return ExportReport(folder, "adapter", tasks, largest, error)
 
 
@@ -114,7 +114,7 @@ def _card(name: str, base: BaseRecord, tasks: tuple[str, ...]) -> str:
     """Return the text of README.md, with what the Hub reads of it."""
     front = {"library_name": "peft", "tags": ["merge", "submerge", "lora"]}
     if base.revision:
-        front = {"base_model": [base.model.partition("@")[0]], "base_model_relation": "adapter", **front}
+        front = {"base_model": [base.model], "base_model_relation": "adapter", **front}
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False).rstrip(),
@@ -124,7 +124,7 @@ def _card(name: str, base: BaseRecord, tasks: tuple[str, ...]) -> str:
         f"Merged with Submerge {__version__}, without training, by least squares over the tasks' inputs "
         "(LPM, arXiv 2604.14016).",
         "",
-        f"Base: `{base.model}`",
+        f"Base: `{base.spec}`",
         "",
         "Tasks:",
         "",

@@ -27,11 +27,16 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class BaseRecord:
-    """The base of all tasks: how it was named, its revision on the Hub, and a digest that knows it again."""
+    """The base of all tasks: its folder, or its name and commit on the Hub; and a digest of it."""
 
     model: str
     revision: str | None
     digest: str
+
+    @property
+    def spec(self) -> str:
+        """What opens the base as it was when the state was begun."""
+        return f"{self.model}@{self.revision}" if self.revision else self.model
 
 
 @dataclass(frozen=True)

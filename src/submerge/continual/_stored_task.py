@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from submerge.store import Adapter, FileTable, LowRankPart, TensorEntry
 __all__ = ["StoredMap", "StoredTask", "TaskLayout", "add_factors", "add_moment", "map_of", "stored_moment"]
 
 LAYOUT = "submerge"
+TRIANGLE = "triangle"
 NARROW = ("bfloat16", "float16")
 
 
@@ -97,16 +99,43 @@ def _narrowed(values: torch.Tensor) -> torch.Tensor:
 
 
 def add_moment(file: TensorFileWriter, name: str, moment: Moment) -> int:
-    """Add the moment of the inputs of a map, and return its bytes."""
-    return sum(file.add(f"inputs.{name}.{part}", tensor) for part, tensor in moment.tensors().items())
+    """Add the moment of a map's inputs, a full one as its lower triangle, and return its bytes."""
+    tensors = moment.tensors()
+    if moment.kind == "full":
+        tensors[TRIANGLE] = _lower_triangle(tensors.pop("sum")[0])
+    return sum(file.add(f"inputs.{name}.{part}", tensor) for part, tensor in tensors.items())
 
 
 def stored_moment(entries: Mapping[str, TensorEntry], name: str, table: FileTable) -> Moment:
     """Return the moment of the inputs of a map."""
     prefix = f"inputs.{name}."
     parts = {key: entry for key, entry in entries.items() if key.startswith(prefix)}
-    own = {key: e for key, e in parts.items() if "." not in key.removeprefix(prefix)}
-    return Moment.from_tensors({key.removeprefix(prefix): read_tensor(e, table) for key, e in own.items()})
+    own = {part: e for key, e in parts.items() if "." not in (part := key.removeprefix(prefix))}
+    tensors = {part: read_tensor(entry, table) for part, entry in own.items()}
+    if TRIANGLE in tensors:
+        tensors["sum"] = _symmetric(tensors.pop(TRIANGLE)).unsqueeze(0)
+    return Moment.from_tensors(tensors)
+
+
+def _lower_triangle(square: torch.Tensor) -> torch.Tensor:
+    """Return the rows of a symmetric [n, n] up to the diagonal, one after another, [n (n + 1) / 2].
+
+    Row by row: the indices of all entries at once would take more memory than the matrix.
+    """
+    n = len(square)
+    packed = square.new_empty(n * (n + 1) // 2)
+    for i in range(n):
+        packed[i * (i + 1) // 2 :][: i + 1] = square[i, : i + 1]
+    return packed
+
+
+def _symmetric(packed: torch.Tensor) -> torch.Tensor:
+    """Return the symmetric [n, n] of a packed lower triangle."""
+    n = (math.isqrt(8 * len(packed) + 1) - 1) // 2
+    square = packed.new_zeros(n, n)
+    for i in range(n):
+        square[i, : i + 1] = packed[i * (i + 1) // 2 :][: i + 1]
+    return square.add_(square.tril(-1).T)
 
 
 class StoredTask:
