@@ -129,6 +129,7 @@ def test_what_is_refused(made: Tasks, begun: Path, tmp_path: Path) -> None:
         (["--keep", "none", "--statistics", "identity"], "saves nothing"),
         (["--statistics", "diag", "--energy", 0.9], "need full statistics, not diag"),
         (["--missing", "maybe"], "missing is zero or skip"),
+        (["--missing", "zero", "--statistics", "identity"], "nothing is known of maps"),
     ],
 )
 def test_options_that_cannot_be(made: Tasks, state: Path, flags: list[object], part: str) -> None:

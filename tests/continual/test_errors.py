@@ -45,6 +45,7 @@ def test_a_manifest_that_is_damaged(grown: submerge.Continual, tmp_path: Path) -
         (text.replace('"version": 1', '"version": 2'), "version 2"),
         (text.replace('"rows": ', '"rows": "many", "more": '), "is damaged"),
         (text.replace('"per_token"', '"sometimes"'), "is damaged"),
+        (text.replace('"full"', '"whole"'), "statistics is 'whole'"),
     ):
         path.write_text(broken)
         with pytest.raises(submerge.RequestError, match=part):

@@ -274,6 +274,9 @@ def _check_together(options: StateOptions, lpm: LpmOptions) -> None:
     ):
         what = f"energy and offdiag need full statistics, not {options.statistics}"
         problems.append(Problem(what, "--statistics", "leave one of them out"))
+    if options.statistics == "identity" and lpm.missing == "zero":
+        what = "with identity statistics nothing is known of maps that a task does not adapt"
+        problems.append(Problem(what, "--missing", "leave one of them out"))
     if problems:
         raise RequestError(problems)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from submerge._version import __version__
 from submerge.algebra import LpmOptions
@@ -157,7 +157,8 @@ def _record(kind: type[Record], content: Mapping[str, Any]) -> Record:
     record = kind(**content)
     types = get_type_hints(kind)
     for field_ in fields(kind):  # type: ignore[arg-type]
-        value = getattr(record, field_.name)
-        if types[field_.name] in (str, int) and type(value) is not types[field_.name]:
+        value, wanted = getattr(record, field_.name), types[field_.name]
+        choices = get_args(wanted) if get_origin(wanted) is Literal else ()
+        if (choices and value not in choices) or (wanted in (str, int) and type(value) is not wanted):
             raise ValueError(f"{field_.name} is {value!r}")
     return record

@@ -125,10 +125,13 @@ def _limited(data: Data, samples: int | None) -> Data:
 def _check_complete(at: AttachedAdapters, adapter: Adapter) -> None:
     """Raise `RequestError` for what of an adapter the model has no place for, or cannot run."""
     (left_out,), (unsupported,) = at.left_out, at.unsupported
-    missing = [*left_out, *unsupported]
-    if missing:
-        what = f"changes {few(missing)}, whose inputs are not measured: the model runs without its head"
-        raise RequestError(Problem(what, str(adapter.path), "train the task on the maps of the layers alone"))
+    hint = "train the task on the linear maps of the layers alone"
+    problems = [Problem(why, path, hint) for path, why in unsupported.items()]
+    if left_out:
+        what = f"changes {few(left_out)}, whose inputs are not measured: the model runs without its head"
+        problems.append(Problem(what, str(adapter.path), hint))
+    if problems:
+        raise RequestError(problems)
 
 
 def _by_first(shared: Mapping[str, list[str]], modules: Sequence[str]) -> dict[str, list[str]]:
