@@ -124,7 +124,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     unfinished = out.with_name(out.name + INCOMPLETE)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise RequestError(Problem("exists already", str(out), "choose another folder"))
-    if unfinished.exists() and not (unfinished / LOCK).exists():
+    if not _is_ours(unfinished):
         what = "something of this name exists that no state was begun in"
         raise RequestError(Problem(what, str(unfinished), "remove it, or choose another name"))
     try:
@@ -140,6 +140,13 @@ def new_folder(out: Path) -> Iterator[Path]:
         sync_folder(out.parent)
     except OSError as error:
         raise WorkError(f"{out}: cannot be made ({error.strerror}) — choose another folder") from error
+
+
+def _is_ours(unfinished: Path) -> bool:
+    """Return whether a state may be built in a folder: it is not there, or empty, or one was begun in it."""
+    if not os.path.lexists(unfinished):
+        return True
+    return unfinished.is_dir() and ((unfinished / LOCK).exists() or not any(unfinished.iterdir()))
 
 
 def _remove_all_but(folder: Path, named: Collection[Path]) -> None:
