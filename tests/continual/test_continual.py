@@ -192,6 +192,13 @@ def test_a_removed_task_was_never_there(made: Tasks, tmp_path: Path, removed: st
     assert [name.partition("-")[0] for name in kept] == sorted(rest)
 
 
+def test_an_export_inside_of_the_state_stays(made: Tasks, tmp_path: Path) -> None:
+    found = grown(made, tmp_path / "state", "law")
+    before = exported(found, tmp_path / "state/merged")
+    found.add(*made.of("chess"))
+    assert (tmp_path / "state/merged" / WEIGHTS).read_bytes() == before
+
+
 def test_a_task_that_is_removed_may_be_added_again(made: Tasks, tmp_path: Path) -> None:
     found = grown(made, tmp_path / "state", "law", "chess")
     before = exported(found, tmp_path / "a")

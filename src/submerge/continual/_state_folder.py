@@ -24,6 +24,14 @@ __all__ = ["LOCK", "StateFolder", "new_folder"]
 LOCK = ".lock"
 UNFINISHED = ".unfinished"
 INCOMPLETE = ".incomplete"
+PATTERNS = (
+    STATE_FILE,
+    "moments-*.safetensors",
+    "tasks/*.safetensors",
+    f"*{UNFINISHED}",
+    f"tasks/*{UNFINISHED}",
+)
+"""The files of a state, but for its lock."""
 
 
 class StateFolder:
@@ -131,7 +139,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         unfinished.mkdir(parents=True, exist_ok=True)
         with _locked(unfinished):
             try:
-                _remove_all_but(unfinished, {unfinished / LOCK})
+                _remove_all_but(unfinished, ())
                 yield unfinished
                 os.rename(unfinished, out)
             except BaseException:
@@ -150,8 +158,11 @@ def _is_ours(unfinished: Path) -> bool:
 
 
 def _remove_all_but(folder: Path, named: Collection[Path]) -> None:
-    """Remove the files of a state's kinds that are not named: those that a killed process left."""
-    for path in folder.rglob("*"):
-        ours = path.suffix in (".safetensors", UNFINISHED) or path.name == STATE_FILE
-        if ours and path not in named:
-            path.unlink(missing_ok=True)
+    """Remove the files of a state that are not named: those that a killed process left.
+
+    What else lies in the folder, as an export that was put there, is the user's.
+    """
+    for pattern in PATTERNS:
+        for path in folder.glob(pattern):
+            if path not in named:
+                path.unlink(missing_ok=True)
