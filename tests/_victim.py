@@ -22,7 +22,7 @@ from typing import Any
 from submerge.engine.work import RangeRecord
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "yaml", "submerge.engine", "submerge.cli._app"])
+CONTEXT.set_forkserver_preload(["torch", "yaml", "submerge.continual", "submerge.cli._app"])
 
 
 @dataclass

@@ -443,6 +443,7 @@ def test_all_options_of_the_commands_are_documented() -> None:
     }
     found: dict[str, list[str]] = {}
     commands = typer.main.get_command(app).commands
+    commands = {name: one for name, one in commands.items() if not hasattr(one, "commands")}
     for name, one in commands.items():
         for parameter in one.params:
             for flag in (*parameter.opts, *parameter.secondary_opts):
@@ -452,6 +453,15 @@ def test_all_options_of_the_commands_are_documented() -> None:
     for flag, names in found.items():
         everywhere = sorted(names) == sorted(commands)
         assert sorted(documented[flag].split(", ")) == (["all"] if everywhere else sorted(names)), flag
+
+
+def test_all_options_of_many_are_documented() -> None:
+    text = (DOCS / "continual.md").read_text(encoding="utf-8")
+    for name, one in typer.main.get_command(app).commands["many"].commands.items():
+        assert f"`{name} " in text or f"submerge many {name} " in text, name
+        for parameter in one.params:
+            for flag in (*parameter.opts, *parameter.secondary_opts):
+                assert not flag.startswith("--") or flag == "--help" or f"`{flag}`" in text, flag
 
 
 def test_all_keys_of_a_recipe_are_documented() -> None:

@@ -25,6 +25,7 @@ FLOORS = (
     ("engine.work",),
     ("engine.output",),
     ("engine",),
+    ("continual",),
     ("routing",),
     ("serving",),
     ("report",),

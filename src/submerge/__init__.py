@@ -8,6 +8,7 @@
 and `load_processor(folder)` the processor of a model that was composed of several modalities' models.
 `null_space_ratio(model, adapters, data)` says which adapter knows which inputs,
 and `learn_coefficients(model, adapters, data)` how strongly each should act in a merge.
+`Continual(state)` is a model that grows: tasks are added one at a time, and removed.
 `methods.METHODS` are all methods by name, and `methods.find_method(name)` is one of them.
 """
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         null_space_curve,
         null_space_ratio,
     )
+    from submerge.continual import Continual
     from submerge.engine import (
         Inspection,
         MergePlan,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Calibration",
+    "Continual",
     "Inspection",
     "MergePlan",
     "MergeReport",
@@ -112,6 +115,10 @@ def __getattr__(name: str) -> Any:
         from submerge import calibrate
 
         return getattr(calibrate, name)
+    if name == "Continual":
+        from submerge import continual
+
+        return continual.Continual
     if name in ("load", "load_processor"):
         from submerge import serving
 

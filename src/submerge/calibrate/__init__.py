@@ -22,8 +22,10 @@ from submerge.calibrate._null_space_results import NullSpaceCurve, NullSpaceMatr
 from submerge.calibrate._options import Step
 from submerge.calibrate._processors import load_processor, processor_for
 from submerge.calibrate._recipe import calibrate_recipe
+from submerge.calibrate._record import folder_names, record_inputs
 from submerge.calibrate._reducers import MOMENT_KINDS, Mean, NullSpaceRatio, SecondMoment, row_space
 from submerge.calibrate._second_moments import second_moments, shared_inputs
+from submerge.calibrate._sources import Inputs, load_backbone, read_data
 from submerge.calibrate._task_moments import task_moments
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "AttachedAdapters",
     "Batch",
     "Calibration",
+    "Inputs",
     "Item",
     "Mean",
     "NullSpaceCurve",
@@ -45,12 +48,16 @@ __all__ = [
     "choose_hooks",
     "collect",
     "encode",
+    "folder_names",
     "learn_coefficients",
+    "load_backbone",
     "load_processor",
     "null_space_curve",
     "null_space_ratio",
     "processor_for",
+    "read_data",
     "read_items",
+    "record_inputs",
     "row_space",
     "second_moments",
     "shared_inputs",

@@ -17,6 +17,7 @@ from submerge.cli import (
     _export,
     _extract,
     _inspect,
+    _many,
     _merge,
     _methods,
     _plan,
@@ -42,6 +43,7 @@ app.command("explain")(_explain.explain)
 app.command("inspect")(_inspect.inspect)
 app.command("export")(_export.export)
 app.command("extract-lora")(_extract.extract_lora)
+app.add_typer(_many.many, name="many")
 app.command("methods")(_methods.methods)
 app.command("route")(_route.route)
 app.command("verify")(_verify.verify)

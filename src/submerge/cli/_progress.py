@@ -14,14 +14,21 @@ if TYPE_CHECKING:
     from submerge.calibrate import Step
     from submerge.engine import InspectionProgress, Progress
 
-    State: TypeAlias = Progress | InspectionProgress | Step
+    State: TypeAlias = Progress | InspectionProgress | Step | "BatchProgress"
 
-__all__ = ["progress"]
+__all__ = ["BatchProgress", "progress"]
 
 REDRAW = 0.1
 """Seconds between two pictures of the bar."""
 FIRST, EVERY = 10.0, 30.0
 """Seconds until the first line in a log, and between two lines."""
+
+
+class BatchProgress(NamedTuple):
+    """How many batches of a task's inputs were run, of all."""
+
+    done: int
+    total: int
 
 
 @contextmanager
@@ -58,6 +65,8 @@ class _Shown(NamedTuple):
             matrices = f"{state.done} of {state.total} matrices"
             return cls("inspecting", state.done, state.total, matrices, state.seconds)
         seconds = time.perf_counter() - begun
+        if isinstance(state, BatchProgress):
+            return cls("measuring", state.done, state.total, "inputs of linear maps", seconds)
         if state.measuring:
             return cls("measuring", state.number, state.total, "null-space ratios", seconds)
         return cls("calibrating", state.number, state.total, f"loss {state.loss:.5f}", seconds)

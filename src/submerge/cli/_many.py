@@ -1,0 +1,265 @@
+"""`submerge many …`: a state of tasks that grows, and what is exported from it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from submerge.cli._common import print_json, settings, size
+from submerge.cli._merge import Device, Json, Memory, Rank, Shard, Threads
+from submerge.cli._progress import BatchProgress, progress
+
+if TYPE_CHECKING:
+    from submerge.continual import TaskRecord
+
+__all__ = ["many"]
+
+many = typer.Typer(
+    help="Add tasks to a model one at a time, remove them, and export their merge.", no_args_is_help=True
+)
+
+State = Annotated[Path, typer.Argument(readable=False, help="The state, a folder that `many init` made.")]
+New = Annotated[Path, typer.Option("--out", "-o", readable=False, help="The folder to make.")]
+Task = Annotated[str, typer.Option("--task", "-t", help="The name of the task.")]
+Base = Annotated[str | None, typer.Option(help="Where the base is now, if it was moved.")]
+Samples = Annotated[int | None, typer.Option(min=1, help="The most inputs that are read; all by default.")]
+Batch = Annotated[int, typer.Option(min=1, help="Inputs that run at a time.")]
+Length = Annotated[int, typer.Option(min=1, help="The most tokens of a text.")]
+Preset = Annotated[str | None, typer.Option(help="Options of the merge to begin with: default or paper.")]
+Scale = Annotated[float | None, typer.Option(help="λ, a factor on the merged update.")]
+Ridge = Annotated[float | None, typer.Option(min=0, help="ε of each task's ridge ε tr(C)/n.")]
+Energy = Annotated[float | None, typer.Option(help="The share of each C's trace that is kept, at most 1.")]
+Forget = Annotated[float | None, typer.Option(help="γ, the factor on all earlier tasks with each new one.")]
+Offdiag = Annotated[float | None, typer.Option(help="A factor on what is beside the diagonal of each C.")]
+Normalize = Annotated[
+    str | None, typer.Option(help="per_token, so that long texts do not outweigh short ones; or sum.")
+]
+Missing = Annotated[
+    str | None,
+    typer.Option(help="Whether a task has a say in maps that it does not adapt: skip (no) or zero (yes)."),
+]
+
+
+@many.command("init")
+def init(
+    base: Annotated[
+        str, typer.Argument(help="The model that all tasks are adapters of: a folder or a Hub id.")
+    ],
+    out: New,
+    statistics: Annotated[
+        str, typer.Option(help="Of each map's inputs: full, diag, lowrank, or identity, which needs no data.")
+    ] = "full",
+    keep: Annotated[
+        str,
+        typer.Option(help="Of each task's statistics: full, for exact removal, or none, their sum alone."),
+    ] = "full",
+    preset: Preset = None,
+    scale: Scale = None,
+    ridge: Ridge = None,
+    energy: Energy = None,
+    forget: Forget = None,
+    offdiag: Offdiag = None,
+    normalize: Normalize = None,
+    missing: Missing = None,
+) -> None:
+    """Begin a state without tasks.
+
+    Example:  submerge many init base/ -o state/
+    """
+    from submerge.continual import Continual
+
+    options = _given(
+        preset=preset,
+        scale=scale,
+        ridge=ridge,
+        energy=energy,
+        forget=forget,
+        offdiag=offdiag,
+        normalize=normalize,
+        missing=missing,
+    )
+    Continual.begin(out, base, statistics=statistics, keep=keep, **options)
+    typer.echo(str(out))
+
+
+@many.command("add")
+def add(
+    state: State,
+    task: Task,
+    model: Annotated[str, typer.Option(help="The task's LoRA adapter: a folder, a file or a Hub id.")],
+    data: Annotated[
+        str | None, typer.Option(help="Inputs of the task: a file, a folder, a data set.")
+    ] = None,
+    samples: Samples = None,
+    batch_size: Batch = 16,
+    max_length: Length = 512,
+    device: Device = "cpu",
+    base: Base = None,
+    json: Json = False,
+) -> None:
+    """Add a task: its adapter, and what its own model feeds each linear map on its inputs.
+
+    Example:  submerge many add state/ --task law --model law-lora/ --data law.jsonl --samples 256
+    """
+    from submerge.continual import Continual
+
+    with progress(quiet=False) as show:
+        passes = _passes(samples, batch_size, max_length, device, show)
+        opened = Continual(state)
+        warnings = opened.add(task, model, data, base=base, **passes)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    record = opened.record(task)
+    if json:
+        print_json({**vars(record), "warnings": warnings})
+        return
+    for line in _added(record):
+        typer.echo(line)
+
+
+def _added(record: TaskRecord) -> Iterator[str]:
+    rows = f"{record.rows} rows of {record.samples} inputs"
+    yield f"{record.name}: {record.maps} linear maps, rank {record.rank}, {rows}"
+    kept = f", of which {size(record.moment_bytes)} keep its removal exact" if record.moment_bytes else ""
+    yield f"{size(record.bytes)}{kept}"
+
+
+@many.command("remove")
+def remove(
+    state: State,
+    task: Task,
+    model: Annotated[str | None, typer.Option(help="Its adapter, where moments are not kept.")] = None,
+    data: Annotated[str | None, typer.Option(help="Its inputs, where moments are not kept.")] = None,
+    samples: Samples = None,
+    batch_size: Batch = 16,
+    max_length: Length = 512,
+    device: Device = "cpu",
+    base: Base = None,
+) -> None:
+    """Remove a task: the merge is then what it would be had the task never been added.
+
+    Example:  submerge many remove state/ --task law
+    """
+    from submerge.continual import Continual
+
+    with progress(quiet=False) as show:
+        passes = _passes(samples, batch_size, max_length, device, show)
+        Continual(state).remove(task, model=model, data=data, base=base, **passes)
+    typer.echo(f"{task} is removed")
+
+
+@many.command("export")
+def export(
+    state: State,
+    out: New,
+    form: Annotated[str, typer.Option("--as", help="What to write: adapter or checkpoint.")] = "adapter",
+    rank: Rank = None,
+    preset: Preset = None,
+    scale: Scale = None,
+    ridge: Ridge = None,
+    energy: Energy = None,
+    forget: Forget = None,
+    offdiag: Offdiag = None,
+    normalize: Normalize = None,
+    base: Base = None,
+    threads: Threads = None,
+    max_memory: Memory = None,
+    shard_size: Shard = "5GB",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    json: Json = False,
+) -> None:
+    """Write the merge of all tasks, as an adapter or folded into the base.
+
+    Examples:
+    submerge many export state/ -o merged-lora/
+    submerge many export state/ -o merged/ --as checkpoint --preset paper
+    """
+    from submerge.continual import Continual
+
+    options = _given(
+        preset=preset,
+        scale=scale,
+        ridge=ridge,
+        energy=energy,
+        forget=forget,
+        offdiag=offdiag,
+        normalize=normalize,
+    )
+    chosen = settings(device="cpu", threads=threads, max_memory=max_memory, shard_size=shard_size)
+    report = Continual(state).export(
+        out,
+        form=form,
+        rank=rank,
+        base=base,
+        overwrite=overwrite,
+        settings=chosen,
+        **options,
+    )
+    if json:
+        print_json(vars(report))
+        return
+    typer.echo(str(report.out))
+    error = f", relative error of the updates at most {report.error:.3g}" if report.error > 1e-6 else ""
+    typer.echo(f"{report.form} of {', '.join(report.tasks)} · rank {report.rank}{error}")
+
+
+@many.command("status")
+def status(
+    state: State,
+    condition: Annotated[
+        bool, typer.Option("--condition", help="Also the condition numbers, which takes a while.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Say what a state holds, and what it costs.
+
+    Example:  submerge many status state/
+    """
+    from submerge.continual import Continual
+
+    found = Continual(state).status(condition=condition)
+    if json:
+        print_json(found.to_dict())
+    else:
+        typer.echo(str(found))
+
+
+@many.command("join")
+def join(
+    first: State,
+    second: Annotated[Path, typer.Argument(readable=False, help="Another state of the same base.")],
+    out: New,
+) -> None:
+    """Make one state of two, with the tasks of both.
+
+    Example:  submerge many join one/ other/ -o state/
+    """
+    from submerge.continual import Continual
+
+    joined = Continual.join(first, second, out)
+    typer.echo(f"{out}\n{', '.join(joined.tasks)}")
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _passes(
+    samples: int | None, batch_size: int, max_length: int, device: str, show: Callable[[BatchProgress], None]
+) -> dict[str, Any]:
+    """Return how inputs are run."""
+    from submerge.engine.plan import check_device
+
+    check_device(device)
+    return {
+        "samples": samples,
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "device": device,
+        "progress": lambda done, total: show(BatchProgress(done, total)),
+    }

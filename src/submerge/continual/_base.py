@@ -1,0 +1,126 @@
+"""The base that all tasks of a state have in common, and how it is known again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from submerge.continual._manifest import BaseRecord
+from submerge.errors import Problem, RequestError
+from submerge.names import module_names
+from submerge.recipe import same_model
+from submerge.store import (
+    DTYPES,
+    Adapter,
+    Checkpoint,
+    FileTable,
+    LowRankPart,
+    hasher,
+    lay_over,
+    open_checkpoint,
+    open_model,
+)
+
+__all__ = ["adapter_warnings", "base_record", "open_base", "open_task_adapter"]
+
+SAMPLE = 256
+"""Values from the middle of each tensor that a base's digest is of, beside names, types and shapes."""
+
+MOVED = "if the base was moved, say where it is now with --base"
+
+
+def base_record(base: Checkpoint) -> BaseRecord:
+    """Return how a state knows its base: a folder by its full path, a model of the Hub by its name."""
+    model = base.label.partition("@")[0] if base.revision else str(base.path.resolve())
+    return BaseRecord(model, base.revision, base_digest(base))
+
+
+def base_digest(base: Checkpoint) -> str:
+    """Return a digest of a model's names, types and shapes, and of some values of each tensor.
+
+    A fine-tune of the base has another one, a copy in another folder, or of other shards, has the same.
+    """
+    of_base = hasher()
+    with FileTable() as table:
+        for name, entry in sorted(base.tensors.items()):
+            of_base.update(f"{name} {entry.dtype} {list(entry.shape)}\n".encode())
+            count = min(SAMPLE, entry.numel)
+            values = bytearray(count * DTYPES[entry.dtype].itemsize)
+            base.source(name, table).read((entry.numel - count) // 2, count, memoryview(values))
+            of_base.update(values)
+    return str(of_base.hexdigest())
+
+
+def open_base(record: BaseRecord, instead: str | None = None) -> Checkpoint:
+    """Return the base of a state, from another place if one is given.
+
+    Raises `RequestError` where it is gone, or another model than the one that the state was begun with.
+    """
+    spec = instead or record.spec
+    try:
+        base = open_checkpoint(spec)
+    except RequestError as error:
+        raise RequestError([replace(p, hint=f"{p.hint}; {MOVED}") for p in error.problems]) from None
+    if base_digest(base) != record.digest:
+        what = "is another model than the base with which the state was begun"
+        raise RequestError(Problem(what, spec, f"that was {record.spec}; {MOVED}"))
+    return base
+
+
+def open_task_adapter(spec: str, base: Checkpoint) -> tuple[Adapter, Adapter]:
+    """Return a task's adapter as its files have it, and as it fits the base.
+
+    Raises `RequestError` where it does not fit, or changes what least squares over linear maps has no rule
+    for.
+    """
+    try:
+        adapter = open_model(spec, root=Path.cwd(), adapter=True)
+    except RequestError as error:
+        raise RequestError([_with_way_out(problem) for problem in error.problems]) from None
+    assert isinstance(adapter, Adapter)
+    if problems := [p for name in adapter.parts if (p := _no_rule(adapter, name)) is not None]:
+        raise RequestError(problems[:3])
+    fitted = lay_over(base, adapter, spec, module_names(base.config, base.tensors)).adapter
+    assert fitted is not None
+    return adapter, fitted
+
+
+def _with_way_out(problem: Problem) -> Problem:
+    if "a whole model" not in problem.what:
+        return problem
+    hint = f"make an adapter of it: submerge extract-lora {problem.where} --base … --rank 16 -o ADAPTER"
+    return replace(problem, hint=hint)
+
+
+def _no_rule(adapter: Adapter, name: str) -> Problem | None:
+    """Return why a part of an adapter is no update B A of a linear map, or None if it is one."""
+    part = adapter.parts[name]
+    if isinstance(part, LowRankPart) and part.magnitude is None:
+        if part.kind == "linear" and not part.kernel and not part.experts:
+            return None
+        why = "it is no linear map of vectors"
+        hint = "train the task on linear maps alone"
+    else:
+        why = str(adapter.dense_only(name))
+        hint = "train the task with factors alone: no use_dora, modules_to_save, bias or trainable tokens"
+    return Problem(f"{name} cannot be merged by least squares: {why}", str(adapter.path), hint)
+
+
+def adapter_warnings(adapter: Adapter, record: BaseRecord) -> list[str]:
+    """Return that an adapter names another base than the state's, if it does.
+
+    Raises `RequestError` where the base that it names is there, and is another model.
+    """
+    named = adapter.base
+    if not named or same_model(named) == record.model:
+        return []
+    if Path(named).is_dir():
+        if base_digest(open_checkpoint(named)) == record.digest:
+            return []
+        what = f"was trained on {named}, which is another model than the state's base {record.model}"
+        raise RequestError(Problem(what, str(adapter.path), "begin a state of that base for it"))
+    if Path(named).name == Path(record.model).name:
+        return []
+    return [
+        f"{adapter.path} was trained on {named}, and the state's base is {record.model}: are they the same?"
+    ]

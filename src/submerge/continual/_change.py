@@ -1,0 +1,190 @@
+"""The changes of a state: a task more, a task less. Each writes new files, and returns the new manifest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from submerge.algebra import LpmOptions, Moment
+from submerge.continual._base import adapter_warnings, open_base, open_task_adapter
+from submerge.continual._manifest import FileRecord, StateManifest, TaskRecord
+from submerge.continual._measure import (
+    Data,
+    MeasuredTask,
+    Passes,
+    identity_moments,
+    measuring_task,
+)
+from submerge.continual._running import RunningSum
+from submerge.continual._state_folder import StateFolder
+from submerge.continual._stored_task import TaskLayout, add_factors, add_moment, map_of
+from submerge.continual._tensor_file import TensorFileWriter
+from submerge.deferred import torch
+from submerge.errors import Problem, RequestError
+from submerge.store import Adapter, Checkpoint, file_digest, joined
+
+__all__ = ["NewTask", "add_task", "remove_task"]
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """A task that is to be added, or measured again: its name, its adapter, its data, how they are run.
+
+    `base` is where the base is now, if that is another place than the state says.
+    """
+
+    name: str
+    model: str
+    data: Data
+    passes: Passes
+    base: str | None = None
+
+
+@dataclass
+class _Seen:
+    """What is noted of a task's moments as they pass: the rows, and the one with the fewest for its width."""
+
+    lpm: LpmOptions
+    rows: int = 0
+    fewest: tuple[float, str, Moment] | None = None
+
+    def note(self, moments: Iterator[tuple[str, Moment]]) -> Iterator[tuple[str, Moment]]:
+        for name, moment in moments:
+            self.rows = max(self.rows, round(moment.count))
+            share = moment.count / moment.width
+            if moment.kind == "full" and share < 1 and (self.fewest is None or share < self.fewest[0]):
+                self.fewest = (share, name, moment)
+            yield name, moment
+
+    @property
+    def warnings(self) -> list[str]:
+        if self.fewest is None:
+            return []
+        _, name, moment = self.fewest
+        condition = self.lpm.prepared(moment).condition()
+        what = f"{moment.count:.0f} rows of inputs are few for the {moment.width} inputs of {name}"
+        return [f"{what}: the condition number is {condition:.2g} with the ridge — add more samples"]
+
+
+def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tuple[StateManifest, list[str]]:
+    """Write the files of a task, and return the manifest that has it, with warnings.
+
+    Raises `RequestError` where the name is taken, the base or the adapter is another one than can be, or the
+    data is.
+    """
+    _check_name(manifest, task.name)
+    base = open_base(manifest.base, task.base)
+    adapter, fitted = open_task_adapter(task.model, base)
+    warnings = adapter_warnings(adapter, manifest.base)
+    seen = _Seen(manifest.lpm)
+    with _measured(manifest, base, adapter, fitted, task) as measured, TensorFileWriter(folder.path) as file:
+        layout = TaskLayout.of(fitted, measured.inputs)
+        down = add_factors(file, fitted)
+        moments = seen.note(measured.moments)
+        if manifest.options.keep == "full":
+            moment_bytes = sum(add_moment(file, name, moment) for name, moment in moments)
+            running = None
+        else:
+            moment_bytes = 0
+            running = _add_to_sum(folder, manifest, layout, moments, down, file)
+        stored = file.finish(f"tasks/{task.name}", layout.metadata)
+    record = TaskRecord(
+        stored.file,
+        stored.bytes,
+        stored.digest,
+        name=task.name,
+        rank=fitted.rank,
+        maps=len(layout.maps),
+        rows=seen.rows,
+        samples=measured.samples,
+        adapter=_digest(adapter),
+        data=measured.data,
+        moment_bytes=moment_bytes,
+    )
+    return manifest.with_task(record, running), [*warnings, *seen.warnings]
+
+
+def _check_name(manifest: StateManifest, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        what = f"{name!r} is no name of a task, which is a part of a file's name"
+        raise RequestError(Problem(what, "--task", "use letters, digits, '.', '-' and '_', such as 'week-1'"))
+    if name in manifest.names:
+        hint = f"choose another name, or remove it first: submerge many remove STATE --task {name}"
+        raise RequestError(Problem(f"there is a task {name!r} already", "--task", hint))
+
+
+@contextmanager
+def _measured(
+    manifest: StateManifest, base: Checkpoint, adapter: Adapter, fitted: Adapter, task: NewTask
+) -> Iterator[MeasuredTask]:
+    """Give a task's moments: measured on its data, or those of the identity, which need none."""
+    maps = map_of(fitted)
+    if manifest.options.statistics == "identity":
+        yield identity_moments(base, maps)
+        return
+    if task.data is None:
+        hint = "name its inputs with --data, or begin a state with --statistics identity"
+        raise RequestError(Problem(f"there are no inputs of the task {task.name!r}", "--data", hint))
+    everywhere = manifest.lpm.missing == "zero"
+    statistics = manifest.options.statistics
+    with measuring_task(base, adapter, task.data, statistics, task.passes, everywhere=everywhere) as measured:
+        yield measured
+
+
+def _add_to_sum(
+    folder: StateFolder,
+    manifest: StateManifest,
+    layout: TaskLayout,
+    moments: Iterator[tuple[str, Moment]],
+    down: Mapping[str, torch.Tensor],
+    file: TensorFileWriter,
+) -> FileRecord:
+    """Write the sum of moments with a task's, and A C of each of its maps; return the sum's file."""
+    with RunningSum(folder, manifest.running) as running:
+        running.check_inputs(layout.inputs, "the task")
+        for name, measured in moments:
+            moment = manifest.lpm.prepared(measured)
+            running.add(name, moment)
+            for own in (own for own, first in layout.inputs.items() if first == name and own in down):
+                file.add(f"maps.{own}.H", moment.times(down[own]))
+        return running.finish()
+
+
+def remove_task(
+    folder: StateFolder, manifest: StateManifest, name: str, again: NewTask | None
+) -> StateManifest:
+    """Return the manifest without a task; where moments are not kept, after its data is measured `again`.
+
+    Raises `RequestError` where there is no such task, or its adapter and data are needed and not the same.
+    """
+    record = manifest.task(name)
+    if manifest.options.keep == "full" or len(manifest.tasks) == 1:
+        return manifest.without_task(name, None)
+    if again is None or again.data is None:
+        what = f"the moments of {name!r} were not kept: only their sum was (--keep none)"
+        hint = (
+            "give its adapter and its data again, with --model and --data: they are measured, and subtracted"
+        )
+        raise RequestError(Problem(what, str(folder.path), hint))
+    base = open_base(manifest.base, again.base)
+    adapter, fitted = open_task_adapter(again.model, base)
+    if _digest(adapter) != record.adapter:
+        what = f"is another adapter than the one that {name!r} was added with"
+        raise RequestError(Problem(what, again.model, "give that one"))
+    with _measured(manifest, base, adapter, fitted, again) as measured:
+        if measured.data != record.data:
+            what = f"the inputs are others than the {record.samples} that {name!r} was added with"
+            raise RequestError(Problem(what, "--data", "give the same file, samples and length of texts"))
+        with RunningSum(folder, manifest.running) as running:
+            for own, moment in measured.moments:
+                running.subtract(own, manifest.lpm.prepared(moment))
+            return manifest.without_task(name, running.finish())
+
+
+def _digest(adapter: Adapter) -> str:
+    """Return the digest of an adapter's files."""
+    return joined([file_digest(path) for path in adapter.files])

@@ -1,0 +1,296 @@
+"""A model that grows: tasks are added to a state one at a time, and removed, and their merge is exported."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from submerge.algebra import LPM_PRESETS, LpmOptions
+from submerge.continual._base import base_record, open_base
+from submerge.continual._change import NewTask, add_task, remove_task
+from submerge.continual._export import ExportReport, check_out, write_adapter, write_checkpoint
+from submerge.continual._join import join_states
+from submerge.continual._lpm import StoredTasks
+from submerge.continual._manifest import StateManifest, StateOptions, TaskRecord
+from submerge.continual._measure import Data, Passes
+from submerge.continual._state_folder import StateFolder, new_folder
+from submerge.continual._status import StateStatus, status_of
+from submerge.engine import Settings
+from submerge.errors import Problem, RequestError, did_you_mean, nearest
+from submerge.store import FileTable, open_checkpoint
+
+__all__ = ["Continual"]
+
+KEPT = ("full", "none")
+STATISTICS = ("full", "diag", "lowrank", "identity")
+
+
+class Continual:
+    """A state of tasks that are merged by least squares over their inputs (LPM, arXiv 2604.14016, §4.3).
+
+    Each task is a LoRA adapter of one base, Δ_t = B_t A_t, with some of its inputs. For each linear map the
+    state holds the second moment C_t = X_tᵀ X_t of what the task's own model feeds it, and the merge is
+
+        Ŵ = W + λ (Σ_t Δ_t C_t) (Σ_t C_t)⁻¹,
+
+    an adapter of rank Σ r_t. It does not depend on the order in which tasks were added, and to remove one
+    is the same as never to have added it, to the byte. The state is a folder; every change of it is
+    complete or not made at all, and one process changes it at a time.
+
+    Args:
+        state: the folder that `Continual.begin` made.
+
+    Raises:
+        RequestError: it is no state, or it is damaged.
+
+    Examples:
+        >>> import submerge
+        >>> for name in ("chat", "code"):
+        ...     report = submerge.extract_lora(name, f"{name}-lora", base="base", rank=4)
+        >>> import torch
+        >>> tokens = [{"input_ids": torch.arange(160).view(8, 20)}]
+        >>> state = submerge.Continual.begin("state", "base")
+        >>> warnings = state.add("chat", "chat-lora", tokens)
+        >>> warnings = state.add("code", "code-lora", tokens)
+        >>> state.tasks, state.export("both").rank
+        (('chat', 'code'), 8)
+        >>> state.remove("chat")
+        >>> state.tasks
+        ('code',)
+    """
+
+    def __init__(self, state: str | Path) -> None:
+        self._folder = StateFolder(Path(state))
+        self._folder.read()
+
+    @classmethod
+    def begin(
+        cls,
+        state: str | Path,
+        base: str,
+        *,
+        statistics: str = "full",
+        keep: str = "full",
+        preset: str = "default",
+        **lpm: Any,
+    ) -> Continual:
+        """Return a state without tasks, in a new folder.
+
+        Args:
+            state: the folder to make.
+            base: the model that all tasks are adapters of, a folder or a Hub id.
+            statistics: of each input: `full` second moments, their `diag`onal, `lowrank` ones that hold
+                99.9 % of the trace, or `identity`, none, with which the merge is a mean of the updates and
+                needs no data.
+            keep: `full` keeps each task's moments, and removal is exact and needs nothing else; `none`
+                keeps their sum alone, which takes less room, and removal needs the task's adapter and data
+                again.
+            preset: `default` or `paper`: where options of the merge begin.
+            **lpm: options of `submerge.algebra.LpmOptions`. `missing` is `skip` here by default: a task has
+                no say in maps that it does not adapt; for `zero` every map of the layers is measured.
+
+        Raises:
+            RequestError: the folder is not empty, an option is out of its range, or the base cannot be
+                opened.
+        """
+        options = _state_options(statistics, keep)
+        chosen = _lpm_options(LpmOptions(missing="skip"), preset, lpm)
+        _check_together(options, chosen)
+        record = base_record(open_checkpoint(base))
+        with new_folder(Path(state)) as path:
+            StateFolder(path).commit(StateManifest(record, options, chosen))
+        return cls(state)
+
+    @classmethod
+    def join(cls, first: str | Path, second: str | Path, state: str | Path) -> Continual:
+        """Return a state with the tasks of two, in a new folder.
+
+        Raises `RequestError` where they are of two bases, were begun with other options, or have a task of
+        one name.
+        """
+        join_states(StateFolder(Path(first)), StateFolder(Path(second)), Path(state))
+        return cls(state)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of the tasks, in the order in which they were added."""
+        return self._folder.read().names
+
+    def record(self, task: str) -> TaskRecord:
+        """Return what the state says of a task; raise `RequestError` where there is none of this name."""
+        return self._folder.read().task(task)
+
+    def add(
+        self, task: str, model: str, data: Data = None, *, base: str | None = None, **passes: Any
+    ) -> list[str]:
+        """Add a task, and return warnings: too few inputs, or an adapter that names another base.
+
+        Args:
+            task: its name, of letters, digits, `.`, `-` and `_`.
+            model: its LoRA adapter, a folder, a file or a Hub id.
+            data: its inputs, what `submerge.null_space_ratio` takes as one data set; none for `identity`.
+            base: where the base is now, if it was moved.
+            **passes: `samples` (the most inputs that are read), `batch_size`, `max_length`, `device`,
+                `processor`, `room` (bytes that moments take at a time) and `progress` (called with batches
+                done, and all).
+
+        Raises:
+            RequestError: the name is taken, the adapter does not fit the base or changes what least squares
+                has no rule for, or the inputs cannot be read. The state is as it was.
+        """
+        with self._folder.writing() as manifest:
+            changed, warnings = add_task(
+                self._folder, manifest, NewTask(task, str(model), data, Passes(**passes), base)
+            )
+            self._folder.commit(changed)
+        return warnings
+
+    def remove(
+        self,
+        task: str,
+        *,
+        model: str | None = None,
+        data: Data = None,
+        base: str | None = None,
+        **passes: Any,
+    ) -> None:
+        """Remove a task: what is exported then is what would be had it never been added.
+
+        A state that keeps moments needs nothing for it, and the bytes are the same. One that does not needs
+        the task's `model` and `data` again, as `add` had them, and the values are the same to rounding.
+
+        Raises `RequestError` where there is no such task, or what is needed is missing or another one.
+        """
+        again = None if model is None else NewTask(task, str(model), data, Passes(**passes), base)
+        with self._folder.writing() as manifest:
+            self._folder.commit(remove_task(self._folder, manifest, task, again))
+
+    def export(
+        self,
+        out: str | Path,
+        *,
+        form: str = "adapter",
+        rank: int | None = None,
+        preset: str | None = None,
+        base: str | None = None,
+        overwrite: bool = False,
+        settings: Settings | None = None,
+        **lpm: Any,
+    ) -> ExportReport:
+        """Write the merge of all tasks as an adapter in PEFT's form, or the base with it folded in.
+
+        Args:
+            out: the folder to make.
+            form: `adapter` or `checkpoint`.
+            rank: the most rank of each update; by default all that the merge has, the sum of the tasks'
+                ranks.
+            preset: in the place of the options with which the state was begun, `default` or `paper`.
+            base: where the base is now, if it was moved; a checkpoint needs it.
+            overwrite: replace a folder that is not empty.
+            settings: how a checkpoint is written.
+            **lpm: options of `submerge.algebra.LpmOptions` over those of the state, such as `scale`. A
+                state that keeps no moments has all but `scale` in its sums.
+
+        Raises:
+            RequestError: there are no tasks, an option cannot be changed, or `out` must not be written.
+        """
+        if form not in ("adapter", "checkpoint"):
+            hint = did_you_mean(nearest(form, ("adapter", "checkpoint"))) or "adapter or checkpoint"
+            raise RequestError(Problem(f"there is no form {form!r}", "--as", hint))
+        manifest = self._folder.read()
+        options = _export_options(manifest, preset, lpm)
+        if not manifest.tasks:
+            hint = "add one: submerge many add STATE --task NAME --model ADAPTER --data INPUTS"
+            raise RequestError(Problem("there are no tasks to merge", str(self._folder.path), hint))
+        if form == "adapter":
+            return self._adapter(Path(out), manifest, options, rank, overwrite=overwrite)
+        opened = open_base(manifest.base, base)  # before the work: it may be another model by now
+        with tempfile.TemporaryDirectory(prefix="submerge-") as place:
+            adapter = self._adapter(Path(place) / "merged-tasks", manifest, options, rank, overwrite=False)
+            return write_checkpoint(
+                Path(out), adapter, str(opened.label), overwrite=overwrite, settings=settings
+            )
+
+    def _adapter(
+        self, out: Path, manifest: StateManifest, options: LpmOptions, rank: int | None, *, overwrite: bool
+    ) -> ExportReport:
+        check_out(out, overwrite=overwrite)
+        with FileTable() as table:
+            tasks = StoredTasks(self._folder, manifest, options, table)
+            return write_adapter(
+                out,
+                tasks.merged(),
+                manifest.base,
+                tuple(sorted(manifest.names)),
+                rank=rank,
+                task_type=tasks.task_type,
+            )
+
+    def status(self, *, condition: bool = False) -> StateStatus:
+        """Return what the state holds, and with `condition` the condition number of each Φ = Σ C_t."""
+        return status_of(self._folder, self._folder.read(), condition=condition)
+
+
+def _state_options(statistics: str, keep: str) -> StateOptions:
+    problems = []
+    for name, word, words in (("statistics", statistics, STATISTICS), ("keep", keep, KEPT)):
+        if word not in words:
+            hint = did_you_mean(nearest(word, words)) or f"choose among {', '.join(words)}"
+            problems.append(Problem(f"there is no {name} {word!r}", f"--{name}", hint))
+    if problems:
+        raise RequestError(problems)
+    return StateOptions(statistics, keep)  # type: ignore[arg-type]
+
+
+def _lpm_options(given: LpmOptions, preset: str | None, lpm: dict[str, Any]) -> LpmOptions:
+    """Return options with others over them; raise `RequestError` where one is out of its range."""
+    if preset is not None and preset not in LPM_PRESETS:
+        hint = did_you_mean(nearest(preset, LPM_PRESETS)) or f"choose among {', '.join(LPM_PRESETS)}"
+        raise RequestError(Problem(f"there is no preset {preset!r}", "--preset", hint))
+    if unknown := sorted(set(lpm) - set(asdict(given))):
+        hint = did_you_mean(nearest(unknown[0], asdict(given))) or f"there are {', '.join(asdict(given))}"
+        raise RequestError(Problem(f"there is no option {unknown[0]!r}", "", hint))
+    try:
+        return replace(given, **{**LPM_PRESETS[preset or "default"], **lpm})
+    except (TypeError, ValueError) as error:
+        raise RequestError(Problem(str(error), "", "see submerge many init --help")) from None
+
+
+def _check_together(options: StateOptions, lpm: LpmOptions) -> None:
+    """Raise `RequestError` for options that exclude each other."""
+    problems = []
+    if options.keep == "none":
+        if options.statistics not in ("full", "diag"):
+            what = f"--keep none saves nothing with {options.statistics} statistics"
+            problems.append(Problem(what, "--keep", "leave it out"))
+        for name in ("energy", "forget"):
+            if getattr(lpm, name) != 1:
+                what = f"{name} needs each task's own moments"
+                problems.append(Problem(what, "--keep", "begin a state with --keep full"))
+    if options.statistics != "full" and (
+        lpm.energy != 1 or (options.statistics == "lowrank" and lpm.offdiag != 1)
+    ):
+        what = f"energy and offdiag need full statistics, not {options.statistics}"
+        problems.append(Problem(what, "--statistics", "leave one of them out"))
+    if options.statistics == "identity" and lpm.missing == "zero":
+        what = "with identity statistics nothing is known of maps that a task does not adapt"
+        problems.append(Problem(what, "--missing", "leave one of them out"))
+    if problems:
+        raise RequestError(problems)
+
+
+def _export_options(manifest: StateManifest, preset: str | None, lpm: dict[str, Any]) -> LpmOptions:
+    """Return the options of an export; raise `RequestError` where the state has others for good."""
+    options = _lpm_options(manifest.lpm, preset, lpm)
+    before, after = asdict(manifest.lpm), asdict(options)
+    changed = {name for name in before if before[name] != after[name]}
+    fixed = {"missing"} if manifest.options.keep == "full" else set(before) - {"scale"}
+    if wrong := sorted(changed & fixed):
+        what = f"{', '.join(wrong)} cannot be changed: the state was begun with {before[wrong[0]]!r}"
+        raise RequestError(
+            Problem(what, "", "begin another state, with --keep full where moments are not kept")
+        )
+    _check_together(manifest.options, options)
+    return options

@@ -1,0 +1,164 @@
+"""`state.json`: what a state is of, how its tasks are merged, and which files hold them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from submerge._version import __version__
+from submerge.algebra import LpmOptions
+from submerge.errors import Problem, RequestError, did_you_mean, nearest
+from submerge.store import read_json
+
+__all__ = ["STATE_FILE", "BaseRecord", "FileRecord", "StateManifest", "StateOptions", "TaskRecord"]
+
+STATE_FILE = "state.json"
+FORMAT = "submerge.continual"
+VERSION = 1
+"""Of what the files hold. A state of another version is refused: nothing of it is guessed."""
+
+DAMAGED = "restore the folder from a copy, or begin a new state"
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class BaseRecord:
+    """The base of all tasks: its folder, or its name and commit on the Hub; and a digest of it."""
+
+    model: str
+    revision: str | None
+    digest: str
+
+    @property
+    def spec(self) -> str:
+        """What opens the base as it was when the state was begun."""
+        return f"{self.model}@{self.revision}" if self.revision else self.model
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file of the state: its path in the folder, its size in bytes, and the digest of its content."""
+
+    file: str
+    bytes: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class TaskRecord(FileRecord):
+    """A task: its name, and what its file was made of.
+
+    Attributes:
+        rank: the largest rank of its updates.
+        maps: how many linear maps it changes.
+        rows: of inputs that were counted: tokens that are no padding.
+        samples: the inputs that these are tokens of.
+        adapter: the digest of the adapter's files.
+        data: the digest of the encoded inputs; empty where no inputs were needed.
+        moment_bytes: what of its file serves removal alone: the second moments.
+    """
+
+    name: str
+    rank: int
+    maps: int
+    rows: int
+    samples: int
+    adapter: str
+    data: str
+    moment_bytes: int
+
+
+@dataclass(frozen=True)
+class StateOptions:
+    """What is measured and kept of every task of a state; it does not change once the state is begun.
+
+    Attributes:
+        statistics: of the inputs of each linear map: `full` second moments, their `diag`onal, `lowrank`
+            ones that hold 99.9 % of the trace, or none (`identity`: a mean of the updates, which needs no
+            data).
+        keep: `full` keeps each task's moments, so that removal is exact and needs nothing; `none` keeps their
+            sum alone, so that removal needs the task's adapter and data again.
+    """
+
+    statistics: Literal["full", "diag", "lowrank", "identity"] = "full"
+    keep: Literal["full", "none"] = "full"
+
+
+@dataclass(frozen=True)
+class StateManifest:
+    """All that `state.json` says; tasks are in the order in which they were added."""
+
+    base: BaseRecord
+    options: StateOptions
+    lpm: LpmOptions
+    tasks: tuple[TaskRecord, ...] = ()
+    running: FileRecord | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(task.name for task in self.tasks)
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        """All files that the state consists of, besides this one."""
+        return (*self.tasks, *([self.running] if self.running else []))
+
+    def task(self, name: str) -> TaskRecord:
+        """Return a task by its name; raise `RequestError` where there is none."""
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        hint = did_you_mean(nearest(name, self.names)) or f"there are {', '.join(self.names) or 'no tasks'}"
+        raise RequestError(Problem(f"there is no task {name!r}", "--task", hint))
+
+    def with_task(self, task: TaskRecord, running: FileRecord | None) -> StateManifest:
+        return replace(self, tasks=(*self.tasks, task), running=running)
+
+    def without_task(self, name: str, running: FileRecord | None) -> StateManifest:
+        tasks = tuple(task for task in self.tasks if task.name != name)
+        return replace(self, tasks=tasks, running=running if tasks else None)
+
+    @property
+    def text(self) -> str:
+        """The file's content: the same for the same state."""
+        head = {"format": FORMAT, "version": VERSION, "submerge": __version__}
+        return json.dumps({**head, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def read(cls, folder: Path) -> StateManifest:
+        """Return the manifest of a state; raise `RequestError` where there is none, or it is damaged."""
+        path = folder / STATE_FILE
+        if not path.is_file():
+            hint = f"begin one: submerge many init BASE -o {folder}"
+            raise RequestError(Problem("is no state: it has no state.json", str(folder), hint))
+        content = read_json(path, DAMAGED)
+        if content.get("format") != FORMAT or content.get("version") != VERSION:
+            what = f"is of format {content.get('format')!r}, version {content.get('version')!r}"
+            raise RequestError(Problem(what, str(path), f"this Submerge reads {FORMAT}, version {VERSION}"))
+        try:
+            running = content["running"]
+            return cls(
+                _record(BaseRecord, content["base"]),
+                _record(StateOptions, content["options"]),
+                LpmOptions(**content["lpm"]),
+                tuple(_record(TaskRecord, task) for task in content["tasks"]),
+                None if running is None else _record(FileRecord, running),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RequestError(Problem(f"is damaged ({error!r})", str(path), DAMAGED)) from None
+
+
+def _record(kind: type[Record], content: Mapping[str, Any]) -> Record:
+    """Return a dataclass of a JSON object that has its fields; raise `ValueError` or `TypeError` if not."""
+    record = kind(**content)
+    types = get_type_hints(kind)
+    for field_ in fields(kind):  # type: ignore[arg-type]
+        value, wanted = getattr(record, field_.name), types[field_.name]
+        choices = get_args(wanted) if get_origin(wanted) is Literal else ()
+        if (choices and value not in choices) or (wanted in (str, int) and type(value) is not wanted):
+            raise ValueError(f"{field_.name} is {value!r}")
+    return record

@@ -1,0 +1,195 @@
+"""The pass of a task's own model over its inputs: a second moment for each distinct input of linear maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from submerge.algebra import FactorMoment, Moment
+from submerge.calibrate import (
+    AttachedAdapters,
+    Inputs,
+    SecondMoment,
+    attached,
+    collect,
+    folder_names,
+    load_backbone,
+    read_data,
+    record_inputs,
+    shared_inputs,
+)
+from submerge.continual._stored_task import StoredMap
+from submerge.errors import Problem, RequestError, few
+from submerge.gating import is_transposed
+from submerge.names import layer_of
+from submerge.store import Adapter, Checkpoint
+
+__all__ = ["Data", "MeasuredTask", "Passes", "identity_moments", "measuring_task"]
+
+Data: TypeAlias = Any
+"""What `submerge.null_space_ratio` takes as one data set."""
+
+ENERGY = 0.999
+"""The share of a moment's trace that `lowrank` statistics keep."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How a task's inputs are run: how many of them, in which batches, where, and in how much memory.
+
+    Attributes:
+        samples: the most inputs that are read; all by default.
+        batch_size: of a pass.
+        max_length: tokens of a text.
+        device: where the model runs.
+        room: bytes that moments may take at a time; what is more is measured in several passes over the data.
+        processor: what encodes the inputs; that of the base's folder by default.
+    """
+
+    samples: int | None = None
+    batch_size: int = 16
+    max_length: int = 512
+    device: str = "cpu"
+    room: int = 4 * 10**9
+    processor: Any = None
+    progress: Callable[[int, int], None] | None = None
+
+
+@dataclass(frozen=True)
+class MeasuredTask:
+    """A task's moments, each with the first of the linear maps that share its inputs.
+
+    `inputs` gives that first one for each map that was measured; all are names of the base's modules.
+    `samples` is how many inputs were run, and `data` a digest of them as they were encoded.
+    """
+
+    inputs: Mapping[str, str]
+    moments: Iterator[tuple[str, Moment]]
+    samples: int
+    data: str
+
+
+@contextmanager
+def measuring_task(
+    base: Checkpoint, adapter: Adapter, data: Data, statistics: str, passes: Passes, *, everywhere: bool
+) -> Iterator[MeasuredTask]:
+    """Give the moments of a task, which are measured as they are asked for.
+
+    The base runs with the task's adapter, for each of its inputs without padding, up to the last map that the
+    adapter changes, or with `everywhere` the last linear map of the layers.
+
+    Raises `RequestError` where the inputs cannot be read, or the adapter changes what does not run.
+    """
+    model = load_backbone(base.path).to(passes.device).eval()
+    encoding = {
+        "processor": passes.processor,
+        "batch_size": passes.batch_size,
+        "max_length": passes.max_length,
+    }
+    batches = read_data({"the task": _limited(data, passes.samples)}, ["the task"], model, **encoding)
+    described = record_inputs({"the task": adapter}, batches)["the task"]
+    (inputs,) = batches.values()
+    with attached(model, {"the task": adapter}) as at, torch.no_grad(), at.over(torch.ones(1)):
+        _check_complete(at, adapter)
+        modules = _linear_maps(model) if everywhere else list(at.down)
+        shared = _by_first(shared_inputs(model, inputs[0], modules), modules)
+        names = folder_names(str(base.path), model, [name for own in shared.values() for name in own])
+        yield MeasuredTask(
+            {names[name]: names[first] for first, own in shared.items() for name in own},
+            (
+                (names[first], moment)
+                for first, moment in _moments(model, list(shared), inputs, statistics, passes)
+            ),
+            described["items"],
+            described["data"],
+        )
+
+
+def _limited(data: Data, samples: int | None) -> Data:
+    """Return the first inputs of a data set."""
+    if samples is None:
+        return data
+    if isinstance(data, (str, Path)):
+        return {"path": str(data), "limit": samples}
+    if isinstance(data, Mapping):
+        return {**data, "limit": min(samples, data.get("limit") or samples)}
+    return list(data)[:samples]
+
+
+def _check_complete(at: AttachedAdapters, adapter: Adapter) -> None:
+    """Raise `RequestError` for what of an adapter the model has no place for, or cannot run."""
+    (left_out,), (unsupported,) = at.left_out, at.unsupported
+    hint = "train the task on the linear maps of the layers alone"
+    problems = [Problem(why, path, hint) for path, why in unsupported.items()]
+    if left_out:
+        what = f"changes {few(left_out)}, whose inputs are not measured: the model runs without its head"
+        problems.append(Problem(what, str(adapter.path), hint))
+    if problems:
+        raise RequestError(problems)
+
+
+def _by_first(shared: Mapping[str, list[str]], modules: Sequence[str]) -> dict[str, list[str]]:
+    """Return modules by the first with their inputs; one that the first batch does not reach is alone."""
+    reached = {name for names in shared.values() for name in names}
+    return {**shared, **{name: [name] for name in modules if name not in reached}}
+
+
+def _linear_maps(model: nn.Module) -> list[str]:
+    """Return all linear maps in a model's layers."""
+    maps = ((name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) or is_transposed(m))
+    return [name for name, _ in maps if layer_of(name) is not None]
+
+
+def _moments(
+    model: nn.Module, modules: Sequence[str], inputs: Inputs, statistics: str, passes: Passes
+) -> Iterator[tuple[str, Moment]]:
+    """Yield the moments of modules' inputs, in as many passes as their room asks for."""
+    groups = list(_groups(model, modules, statistics, passes.room))
+    for number, group in enumerate(groups):
+        done = number * len(inputs)
+        kind = "diag" if statistics == "diag" else "full"
+        reducers = {name: SecondMoment(_width(model.get_submodule(name)), kind) for name in group}
+
+        def progress(batch: int, done: int = done) -> None:
+            if passes.progress is not None:
+                passes.progress(done + batch, len(groups) * len(inputs))
+
+        collect(model, inputs, reducers, progress=progress)
+        for name in group:
+            moment = reducers.pop(name).moment
+            yield name, moment.truncated(ENERGY) if statistics == "lowrank" else moment
+
+
+def _groups(model: nn.Module, modules: Sequence[str], statistics: str, room: int) -> Iterator[list[str]]:
+    """Yield runs of modules whose moments, in float64, take no more than `room` bytes, or a single one."""
+    group: list[str] = []
+    used = 0
+    for name in modules:
+        width = _width(model.get_submodule(name))
+        need = 8 * width * (1 if statistics == "diag" else width)
+        if group and used + need > room:
+            yield group
+            group, used = [], 0
+        group.append(name)
+        used += need
+    yield group
+
+
+def _width(module: nn.Module) -> int:
+    """Return how many inputs a linear map has."""
+    weight = module.get_parameter("weight")
+    return weight.shape[0] if is_transposed(module) else weight.shape[1]
+
+
+def identity_moments(base: Checkpoint, maps: Mapping[str, StoredMap]) -> MeasuredTask:
+    """Return the moments of a task of which no inputs are known: one of the identity for each map."""
+    shapes = {name: base.tensors[f"{name}.weight"].shape for name in maps}
+    widths = {name: shapes[name][0 if stored.transposed else 1] for name, stored in maps.items()}
+    moments = ((name, FactorMoment.identity(width, 1)) for name, width in widths.items())
+    return MeasuredTask({name: name for name in maps}, moments, 0, "")

@@ -1,0 +1,168 @@
+"""The folder of a state: one writer at a time, each change complete or not made at all.
+
+A change writes its new files first, down to the disk, and then puts a new `state.json` into the place of the
+old one by one rename. Before that rename the state is the old one, after it the new one; what a process
+that was killed has left beside them is not named by `state.json`, and the next writer removes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from submerge.continual._manifest import DAMAGED, STATE_FILE, FileRecord, StateManifest
+from submerge.errors import Problem, RequestError, WorkError
+from submerge.store import TensorEntry, file_digest, read_header, sync_file, sync_folder
+
+__all__ = ["LOCK", "StateFolder", "new_folder"]
+
+LOCK = ".lock"
+UNFINISHED = ".unfinished"
+INCOMPLETE = ".incomplete"
+PATTERNS = (
+    STATE_FILE,
+    "moments-*.safetensors",
+    "tasks/*.safetensors",
+    f"*{UNFINISHED}",
+    f"tasks/*{UNFINISHED}",
+)
+"""The files of a state, but for its lock."""
+
+
+class StateFolder:
+    """A state on disk: its manifest, and the files that the manifest names."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> StateManifest:
+        """Return the manifest, after a look at the size of every file that it names."""
+        manifest = StateManifest.read(self.path)
+        problems = [problem for record in manifest.files if (problem := self._fault(record))]
+        if problems:
+            raise RequestError(problems)
+        return manifest
+
+    def _fault(self, record: FileRecord) -> Problem | None:
+        path = self.path / record.file
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            return Problem(f"cannot be read ({error.strerror})", str(path), DAMAGED)
+        if size != record.bytes:
+            return Problem(f"has {size} bytes, not {record.bytes}", str(path), DAMAGED)
+        return None
+
+    def entries(self, record: FileRecord) -> tuple[Mapping[str, TensorEntry], Mapping[str, str]]:
+        """Return the tensors and the metadata of a file, whose digest is compared with the manifest's."""
+        path = self.path / record.file
+        try:
+            digest = file_digest(path)
+        except OSError as error:
+            raise RequestError(Problem(f"cannot be read ({error.strerror})", str(path), DAMAGED)) from None
+        if digest != record.digest:
+            raise RequestError(Problem("its content is not what was written", str(path), DAMAGED))
+        header = read_header(path)
+        return header.entries, header.metadata
+
+    @contextmanager
+    def writing(self) -> Iterator[StateManifest]:
+        """Give the manifest, with the right to change the state, after what a killed writer left is removed.
+
+        Raises `RequestError` while another process has that right.
+        """
+        StateManifest.read(self.path)  # no lock is left in a folder that is no state
+        with _locked(self.path):
+            manifest = self.read()
+            named = {self.path / record.file for record in manifest.files}
+            _remove_all_but(self.path, {*named, self.path / STATE_FILE})
+            yield manifest
+
+    def commit(self, manifest: StateManifest) -> None:
+        """Make the state what a manifest says; every file that it names is on the disk."""
+        path = self.path / STATE_FILE
+        unfinished = path.with_name(STATE_FILE + UNFINISHED)
+        try:
+            for folder in {(self.path / record.file).parent for record in manifest.files}:
+                sync_folder(folder)
+            unfinished.write_text(manifest.text, encoding="utf-8")
+            sync_file(unfinished)
+            os.replace(unfinished, path)
+        except OSError as error:
+            hint = "free some space; the state is as it was"
+            raise WorkError(f"{path}: cannot be written ({error.strerror}) — {hint}") from error
+        sync_folder(self.path)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder. The system drops that of a process which has ended, however it ended."""
+    path = folder / LOCK
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+    except OSError as error:
+        hint = "choose a folder that you may write to"
+        raise WorkError(f"{path}: cannot be opened ({error.strerror}) — {hint}") from error
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):  # any other: a file system without locks
+                what = f"process {os.pread(fd, 20, 0).decode() or '?'} is changing this state"
+                raise RequestError(Problem(what, str(folder), "wait until it is done")) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Give a folder to fill with a state, which has the name `out` when it is complete, and else is removed.
+
+    Raises `RequestError` where something that is not empty has that name.
+    """
+    out = out.resolve()
+    unfinished = out.with_name(out.name + INCOMPLETE)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise RequestError(Problem("exists already", str(out), "choose another folder"))
+    if not _is_ours(unfinished):
+        what = "something of this name exists that no state was begun in"
+        raise RequestError(Problem(what, str(unfinished), "remove it, or choose another name"))
+    try:
+        unfinished.mkdir(parents=True, exist_ok=True)
+        with _locked(unfinished):
+            try:
+                _remove_all_but(unfinished, ())
+                yield unfinished
+                os.rename(unfinished, out)
+            except BaseException:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                raise
+        sync_folder(out.parent)
+    except OSError as error:
+        raise WorkError(f"{out}: cannot be made ({error.strerror}) — choose another folder") from error
+
+
+def _is_ours(unfinished: Path) -> bool:
+    """Return whether a state may be built in a folder: it is not there, or empty, or one was begun in it."""
+    if not os.path.lexists(unfinished):
+        return True
+    return unfinished.is_dir() and ((unfinished / LOCK).exists() or not any(unfinished.iterdir()))
+
+
+def _remove_all_but(folder: Path, named: Collection[Path]) -> None:
+    """Remove the files of a state that are not named: those that a killed process left.
+
+    What else lies in the folder, as an export that was put there, is the user's.
+    """
+    for pattern in PATTERNS:
+        for path in folder.glob(pattern):
+            if path not in named:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,163 @@
+"""The file of a task: its updates by linear map, and what is kept of the moments of their inputs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from submerge.algebra import Moment
+from submerge.continual._manifest import DAMAGED, TaskRecord
+from submerge.continual._state_folder import StateFolder
+from submerge.continual._tensor_file import TensorFileWriter, read_tensor
+from submerge.deferred import torch
+from submerge.errors import Problem, RequestError
+from submerge.store import Adapter, FileTable, LowRankPart, TensorEntry
+
+__all__ = ["StoredMap", "StoredTask", "TaskLayout", "add_factors", "add_moment", "map_of", "stored_moment"]
+
+LAYOUT = "submerge"
+TRIANGLE = "triangle"
+NARROW = ("bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class StoredMap:
+    """A linear map that a task changes by an update of a rank.
+
+    `spelled` is what the adapter calls its weight; `transposed` says that the base stores it as [n, m].
+    """
+
+    spelled: str
+    transposed: bool
+    rank: int
+
+
+@dataclass(frozen=True)
+class TaskLayout:
+    """What a task's file holds: the maps that it changes, and the moment that each map's inputs have.
+
+    `inputs` gives for each map that was measured the first one of those with the same inputs, whose moment
+    it is.
+    """
+
+    maps: Mapping[str, StoredMap]
+    inputs: Mapping[str, str]
+    task_type: str | None = None
+
+    @classmethod
+    def of(cls, fitted: Adapter, inputs: Mapping[str, str]) -> TaskLayout:
+        task_type = fitted.config.get("task_type")
+        return cls(map_of(fitted), inputs, str(task_type) if task_type else None)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {LAYOUT: json.dumps(asdict(self), sort_keys=True)}
+
+    @classmethod
+    def read(cls, metadata: Mapping[str, str]) -> TaskLayout:
+        content = json.loads(metadata[LAYOUT])
+        maps = {name: StoredMap(**stored) for name, stored in content["maps"].items()}
+        return cls(maps, content["inputs"], content["task_type"])
+
+
+def map_of(fitted: Adapter) -> dict[str, StoredMap]:
+    """Return the linear maps that an adapter changes, by the names of the base's modules."""
+    maps = {}
+    for name, part in fitted.parts.items():
+        assert isinstance(part, LowRankPart)
+        maps[name.removesuffix(".weight")] = StoredMap(
+            fitted.names.get(name, name), part.transposed, part.rank
+        )
+    return dict(sorted(maps.items()))
+
+
+def add_factors(file: TensorFileWriter, fitted: Adapter) -> dict[str, torch.Tensor]:
+    """Add B_t and A_t of each map, Δ_t = B_t A_t as y = W x has it, and return the A_t [r, n].
+
+    They are stored in the narrowest format that holds them exactly: an adapter in bfloat16 stays one.
+    """
+    down = {}
+    with FileTable() as table:
+        for name, stored in map_of(fitted).items():
+            left, right = fitted.factors(f"{name}.weight", table)
+            b, a = (right.T, left.T) if stored.transposed else (left, right)
+            file.add(f"maps.{name}.B", _narrowed(b))
+            file.add(f"maps.{name}.A", _narrowed(a))
+            down[name] = a
+    return down
+
+
+def _narrowed(values: torch.Tensor) -> torch.Tensor:
+    for dtype in NARROW:
+        narrow = values.to(getattr(torch, dtype))
+        if torch.equal(narrow.to(values.dtype), values):
+            return narrow.contiguous()
+    return values.contiguous()
+
+
+def add_moment(file: TensorFileWriter, name: str, moment: Moment) -> int:
+    """Add the moment of a map's inputs, a full one as its lower triangle, and return its bytes."""
+    tensors = moment.tensors()
+    if moment.kind == "full":
+        tensors[TRIANGLE] = _lower_triangle(tensors.pop("sum")[0])
+    return sum(file.add(f"inputs.{name}.{part}", tensor) for part, tensor in tensors.items())
+
+
+def stored_moment(entries: Mapping[str, TensorEntry], name: str, table: FileTable) -> Moment:
+    """Return the moment of the inputs of a map."""
+    prefix = f"inputs.{name}."
+    parts = {key: entry for key, entry in entries.items() if key.startswith(prefix)}
+    own = {part: e for key, e in parts.items() if "." not in (part := key.removeprefix(prefix))}
+    tensors = {part: read_tensor(entry, table) for part, entry in own.items()}
+    if TRIANGLE in tensors:
+        tensors["sum"] = _symmetric(tensors.pop(TRIANGLE)).unsqueeze(0)
+    return Moment.from_tensors(tensors)
+
+
+def _lower_triangle(square: torch.Tensor) -> torch.Tensor:
+    """Return the rows of a symmetric [n, n] up to the diagonal, one after another, [n (n + 1) / 2].
+
+    Row by row: the indices of all entries at once would take more memory than the matrix.
+    """
+    n = len(square)
+    packed = square.new_empty(n * (n + 1) // 2)
+    for i in range(n):
+        packed[i * (i + 1) // 2 :][: i + 1] = square[i, : i + 1]
+    return packed
+
+
+def _symmetric(packed: torch.Tensor) -> torch.Tensor:
+    """Return the symmetric [n, n] of a packed lower triangle."""
+    n = (math.isqrt(8 * len(packed) + 1) - 1) // 2
+    square = packed.new_zeros(n, n)
+    for i in range(n):
+        square[i, : i + 1] = packed[i * (i + 1) // 2 :][: i + 1]
+    return square.add_(square.tril(-1).T)
+
+
+class StoredTask:
+    """A task of a state, opened: its layout, and its tensors one at a time."""
+
+    def __init__(self, folder: StateFolder, record: TaskRecord, table: FileTable) -> None:
+        self.record, self._table = record, table
+        self._entries, metadata = folder.entries(record)
+        try:
+            self.layout = TaskLayout.read(metadata)
+        except (KeyError, TypeError, ValueError) as error:
+            path = str(Path(folder.path) / record.file)
+            raise RequestError(Problem(f"is damaged ({error!r})", path, DAMAGED)) from None
+
+    def tensor(self, name: str, part: str) -> torch.Tensor:
+        """Return `A` [r, n], `B` [m, r], or where moments are not kept `H` = A C [r, n], of a map."""
+        return read_tensor(self._entries[f"maps.{name}.{part}"], self._table)
+
+    def moment(self, name: str) -> Moment:
+        """Return the moment of a map's inputs as it was measured."""
+        return stored_moment(self._entries, self.layout.inputs[name], self._table)
+
+    def counts_at(self, name: str, missing: str) -> bool:
+        """Return whether the task has a say in a map: by an update, or by its inputs where it has none."""
+        return name in (self.layout.maps if missing == "skip" else self.layout.inputs)

@@ -1,0 +1,137 @@
+"""`submerge many …`: a week of tasks, what is printed, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from _cli import ROOM, Result, cli
+from continual.conftest import Tasks, made
+
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+__all__ = ["made"]
+
+
+def done(*argv: object) -> Result:
+    result = cli("many", *argv)
+    assert result.code == 0, result.err
+    return result
+
+
+@pytest.fixture
+def begun(made: Tasks, state: Path) -> Path:
+    done("init", made.base, "-o", state)
+    return state
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+def test_a_week(made: Tasks, begun: Path, tmp_path: Path) -> None:
+    result = done("add", begun, *made.option("law"))
+    assert result.out.startswith("law: 6 linear maps, rank 4, ")
+    assert "rows of 12 inputs" in result.out
+    assert "keep its removal exact" in result.out
+    added = done("add", begun, *made.option("chess"), "--samples", 1, "--json")
+    assert added.json["rows"] < 16
+    assert added.json["warnings"][0] in added.err
+    assert "warning: " in added.err
+    status = done("status", begun)
+    assert "law       6     4       12" in status.out
+    assert "removal is exact" in status.out
+    assert done("status", begun, "--condition", "--json").json["conditions"]
+    result = done("export", begun, "-o", tmp_path / "lora")
+    assert result.out == f"{tmp_path / 'lora'}\nadapter of chess, law · rank 7\n"
+    result = done("export", begun, "-o", tmp_path / "small", "--rank", 2, "--preset", "paper")
+    assert "rank 2, relative error of the updates at most 0." in result.out
+    whole = tmp_path / "whole"
+    assert (
+        done("export", begun, "-o", whole, "--as", "checkpoint", "--json", *ROOM).json["form"] == "checkpoint"
+    )
+    assert (whole / "model.safetensors").is_file()
+    assert done("remove", begun, "--task", "law").out == "law is removed\n"
+    assert "law" not in done("status", begun).out.split("task")[1]
+
+
+def test_two_workers(made: Tasks, begun: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    done("init", made.base, "-o", other)
+    done("add", begun, *made.option("law"))
+    done("add", other, *made.option("chess"))
+    assert done("join", begun, other, "-o", tmp_path / "both").out == f"{tmp_path / 'both'}\nlaw, chess\n"
+
+
+def test_progress_is_told(made: Tasks, begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from submerge.cli import _progress
+
+    monkeypatch.setattr(_progress, "FIRST", 0.0)
+    monkeypatch.setattr(_progress, "EVERY", 0.0)
+    result = done("add", begun, *made.option("law"), "--batch-size", 4)
+    assert result.err.splitlines()[-1].startswith("measuring: 100%, inputs of linear maps")
+
+
+def refused(state: Path, *argv: object) -> str:
+    """Return what a command that is refused says; the state is as it was."""
+    before = {path: path.read_bytes() for path in state.rglob("*") if path.is_file() and path.name != ".lock"}
+    result = cli("many", *argv)
+    assert result.code == 2, result.err
+    assert result.out == ""
+    assert "Traceback" not in result.err
+    assert " — " in result.err
+    after = {path: path.read_bytes() for path in state.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert after == before
+    return result.err
+
+
+def test_what_is_refused(made: Tasks, begun: Path, tmp_path: Path) -> None:
+    done("add", begun, *made.option("law"))
+    law, chess = made.option("law"), made.option("chess")
+    assert "there is a task 'law' already" in refused(begun, "add", begun, *law)
+    assert "did you mean 'law'?" in refused(begun, "remove", begun, "--task", "lwa")
+    assert "'../law' is no name of a task" in refused(begun, "add", begun, "--task", "../law", *law[2:])
+    assert "there are no inputs of the task 'chess'" in refused(begun, "add", begun, *chess[:4])
+    assert "submerge extract-lora" in refused(
+        begun, "add", begun, *chess[:2], "--model", made.base, *chess[4:]
+    )
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n")
+    assert "there are no inputs" in refused(begun, "add", begun, *chess[:4], "--data", empty)
+    assert "there is no preset 'papre'" in refused(
+        begun, "export", begun, "-o", tmp_path / "x", "--preset", "papre"
+    )
+    assert "did you mean 'adapter'?" in refused(
+        begun, "export", begun, "-o", tmp_path / "x", "--as", "adaptor"
+    )
+    assert "not a share" in refused(begun, "export", begun, "-o", tmp_path / "x", "--energy", 2)
+    assert "is no state" in refused(begun, "status", tmp_path)
+    assert "no such device" in refused(begun, "add", begun, *chess, "--device", "gpu")
+    assert "exists already" in refused(begun, "init", made.base, "-o", begun)
+    assert "both have a task law" in refused(begun, "join", begun, begun, "-o", tmp_path / "x")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "diary.txt").touch()
+    assert "is not empty" in refused(begun, "export", begun, "-o", tmp_path / "full")
+    told = refused(begun, "export", begun, "-o", tmp_path / "full", "--overwrite")
+    assert "holds no adapter" in told
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (["--statistics", "fulll"], "did you mean 'full'?"),
+        (["--keep", "some"], "there is no keep 'some'"),
+        (["--keep", "none", "--forget", 0.9], "forget needs each task's own moments"),
+        (["--keep", "none", "--statistics", "identity"], "saves nothing"),
+        (["--statistics", "diag", "--energy", 0.9], "need full statistics, not diag"),
+        (["--missing", "maybe"], "missing is zero or skip"),
+        (["--missing", "zero", "--statistics", "identity"], "nothing is known of maps"),
+    ],
+)
+def test_options_that_cannot_be(made: Tasks, state: Path, flags: list[object], part: str) -> None:
+    assert part in refused(state, "init", made.base, "-o", state, *flags)
+    assert not state.exists()

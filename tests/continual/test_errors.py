@@ -1,0 +1,196 @@
+"""What a state refuses, and that it is as it was then."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import submerge
+from _adapters import peft_model
+from _models import quiet_transformers
+from continual.conftest import Tasks, save_quietly
+from store.helpers_adapter import MODELS
+
+
+@pytest.fixture
+def grown(made: Tasks, tmp_path: Path) -> submerge.Continual:
+    found = submerge.Continual.begin(tmp_path / "state", made.base)
+    found.add(*made.of("law"))
+    return found
+
+
+def other_base(made: Tasks, folder: Path) -> Path:
+    """Copy the base with other values."""
+    shutil.copytree(made.base, folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({n: t + 0.1 for n, t in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+# --- damage -----------------------------------------------------------------------------------------------
+
+
+def test_a_manifest_that_is_damaged(grown: submerge.Continual, tmp_path: Path) -> None:
+    path = tmp_path / "state/state.json"
+    text = path.read_text()
+    for broken, part in (
+        (text[:50], "is not valid JSON"),
+        (text.replace('"rank"', '"rnak"'), "is damaged"),
+        (text.replace('"version": 1', '"version": 2'), "version 2"),
+        (text.replace('"rows": ', '"rows": "many", "more": '), "is damaged"),
+        (text.replace('"per_token"', '"sometimes"'), "is damaged"),
+        (text.replace('"full"', '"whole"'), "statistics is 'whole'"),
+    ):
+        path.write_text(broken)
+        with pytest.raises(submerge.RequestError, match=part):
+            submerge.Continual(tmp_path / "state")
+    path.write_text(text)
+    assert submerge.Continual(tmp_path / "state").tasks == ("law",)
+
+
+def test_files_that_are_damaged(grown: submerge.Continual, made: Tasks, tmp_path: Path) -> None:
+    (file,) = (tmp_path / "state/tasks").iterdir()
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(submerge.RequestError, match="its content is not what was written"):
+        grown.export(tmp_path / "out")
+    file.write_bytes(data[:-1])
+    with pytest.raises(submerge.RequestError, match=r"has \d+ bytes, not"):
+        grown.add(*made.of("chess"))
+    file.unlink()
+    with pytest.raises(submerge.RequestError, match="cannot be read"):
+        grown.remove("law")
+    assert not (tmp_path / "out").exists()
+    file.write_bytes(data)
+    assert grown.export(tmp_path / "out").rank == 4
+
+
+def test_there_is_nothing_to_export(made: Tasks, tmp_path: Path) -> None:
+    with pytest.raises(submerge.RequestError, match="there are no tasks to merge"):
+        submerge.Continual.begin(tmp_path / "state", made.base).export(tmp_path / "out")
+
+
+# --- another base -----------------------------------------------------------------------------------------
+
+
+def test_a_base_that_has_changed_or_moved(made: Tasks, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(made.base, base)
+    found = submerge.Continual.begin(tmp_path / "state", str(base))
+    found.add(*made.of("law"))
+    other = other_base(made, tmp_path / "other")
+    for change in (
+        lambda: found.add(*made.of("chess"), base=str(other)),
+        lambda: found.export(tmp_path / "out", form="checkpoint", base=str(other)),
+    ):
+        with pytest.raises(submerge.RequestError, match="is another model than the base"):
+            change()
+    shutil.rmtree(base)
+    with pytest.raises(submerge.RequestError, match="where it is now with --base"):
+        found.add(*made.of("chess"))
+    found.add(*made.of("chess"), base=made.base)
+    assert found.export(tmp_path / "lora").tasks == ("chess", "law")
+
+
+def test_an_adapter_of_another_base(grown: submerge.Continual, made: Tasks, tmp_path: Path) -> None:
+    task, model, data = made.of("chess")
+    adapter = tmp_path / "adapter"
+    shutil.copytree(model, adapter)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+
+    def named(base: str) -> None:
+        (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": base}))
+
+    named(str(other_base(made, tmp_path / "other")))
+    with pytest.raises(submerge.RequestError, match="another model than the state's base"):
+        grown.add(task, str(adapter), data)
+    named("someone/else")
+    assert any("trained on someone/else" in warning for warning in grown.add(task, str(adapter), data))
+    named(made.base)
+    assert not any("trained on" in warning for warning in grown.add("again", str(adapter), data))
+
+
+def test_an_adapter_of_another_shape(grown: submerge.Continual, made: Tasks, tmp_path: Path) -> None:
+    t = quiet_transformers()
+    import peft
+
+    model = t.LlamaForCausalLM(
+        t.LlamaConfig(
+            vocab_size=64, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4
+        )
+    )
+    save_quietly(peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"])), tmp_path / "a")
+    with pytest.raises(submerge.RequestError, match=r"but the base has \[16, 16\]"):
+        grown.add("other", str(tmp_path / "a"), made.of("law")[2])
+    assert grown.tasks == ("law",)
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"use_dora": True}, "DoRA rescales the base's own weights"),
+        ({"modules_to_save": ["norm"]}, "it was saved whole"),
+        ({"bias": "lora_only"}, "it was saved whole"),
+        ({"lora_bias": True}, "an update of a bias"),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, "it is no linear map of vectors"),
+        ({"trainable_token_indices": [3]}, "some of its rows were saved"),
+    ],
+)
+def test_what_least_squares_has_no_rule_for(
+    grown: submerge.Continual, made: Tasks, tmp_path: Path, options: dict[str, Any], part: str
+) -> None:
+    adapter = peft_model("llama", None, 5, **{"r": 2, "target_modules": ["q_proj"], **options})
+    save_quietly(adapter, tmp_path / "a")
+    with pytest.raises(submerge.RequestError, match="cannot be merged by least squares") as caught:
+        grown.add("other", str(tmp_path / "a"), made.of("law")[2])
+    assert part in str(caught.value)
+    assert "train the task" in str(caught.value)
+    assert grown.tasks == ("law",)
+
+
+def test_a_head_is_not_measured(grown: submerge.Continual, made: Tasks, tmp_path: Path) -> None:
+    save_quietly(peft_model("llama", None, 5, r=2, target_modules=["q_proj", "lm_head"]), tmp_path / "a")
+    with pytest.raises(submerge.RequestError, match=r"changes .*lm_head.*, whose inputs are not measured"):
+        grown.add("other", str(tmp_path / "a"), made.of("law")[2])
+
+
+def test_options_that_there_are_not(made: Tasks, tmp_path: Path) -> None:
+    with pytest.raises(submerge.RequestError, match="did you mean 'ridge'"):
+        submerge.Continual.begin(tmp_path / "state", made.base, rigde=1)
+    found = submerge.Continual.begin(tmp_path / "state", made.base)
+    found.add(*made.of("law"))
+    with pytest.raises(submerge.RequestError, match="missing cannot be changed"):
+        found.export(tmp_path / "out", missing="zero")
+
+
+def test_states_that_do_not_go_together(made: Tasks, grown: submerge.Continual, tmp_path: Path) -> None:
+    submerge.Continual.begin(tmp_path / "other", str(other_base(made, tmp_path / "base")), ridge=0.1)
+    with pytest.raises(submerge.RequestError) as caught:
+        submerge.Continual.join(tmp_path / "state", tmp_path / "other", tmp_path / "out")
+    assert "two bases" in str(caught.value)
+    assert "other options" in str(caught.value)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_conv1d_base(tmp_path: Path, made: Tasks) -> None:
+    """GPT-2 stores its linear maps as [in, out]."""
+    t = quiet_transformers()
+    torch.manual_seed(0)
+    MODELS["gpt2"](t).save_pretrained(tmp_path / "base")
+    adapter = peft_model("gpt2", None, 1, r=2, target_modules=["c_attn"], fan_in_fan_out=True)
+    save_quietly(adapter, tmp_path / "a")
+    found = submerge.Continual.begin(tmp_path / "state", str(tmp_path / "base"))
+    found.add("one", str(tmp_path / "a"), [{"input_ids": torch.randint(64, (8, 12))}])
+    out = found.export(tmp_path / "out").out
+    first, second = (load_file(folder / "adapter_model.safetensors") for folder in (tmp_path / "a", out))
+    stem = "base_model.model.transformer.h.0.attn.c_attn"
+    one, two = (f[f"{stem}.lora_B.weight"] @ f[f"{stem}.lora_A.weight"] for f in (first, second))
+    scale = adapter.peft_config["default"].lora_alpha / 2
+    torch.testing.assert_close(two, scale * one, atol=1e-5, rtol=1e-4)
+    assert json.loads((out / "adapter_config.json").read_text())["fan_in_fan_out"] is True
