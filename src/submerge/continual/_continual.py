@@ -210,7 +210,7 @@ class Continual:
         with tempfile.TemporaryDirectory(prefix="submerge-") as place:
             adapter = self._adapter(Path(place) / "merged-tasks", manifest, options, rank, overwrite=False)
             return write_checkpoint(
-                Path(out), adapter, str(opened.label), overwrite=overwrite, settings=settings
+                Path(out), adapter, manifest.base, str(opened.label), overwrite=overwrite, settings=settings
             )
 
     def _adapter(

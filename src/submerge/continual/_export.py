@@ -65,7 +65,7 @@ def write_adapter(
     try:
         report = _write(unfinished, maps, base, tasks, rank, task_type)
         card = unfinished / "README.md"
-        card.write_text(_card(out.name, base, tasks), encoding="utf-8")
+        card.write_text(_card(out.name, base, tasks, adapter=True), encoding="utf-8")
         sync_file(card)
         sync_folder(unfinished)
         shutil.rmtree(out, ignore_errors=True)
@@ -102,19 +102,31 @@ def _write(
 
 
 def write_checkpoint(
-    out: Path, adapter: ExportReport, base: str, *, overwrite: bool, settings: Settings | None
+    out: Path,
+    adapter: ExportReport,
+    base: BaseRecord,
+    place: str,
+    *,
+    overwrite: bool,
+    settings: Settings | None,
 ) -> ExportReport:
-    """Write the base with an adapter folded in, by the merge of that one adapter."""
-    recipe = {"merge_method": "cat", "base_model": base, "models": [{"model": str(adapter.out)}]}
+    """Write the base, which lies at `place`, with an adapter folded in, by the merge of that one adapter.
+
+    The adapter does not stay, so that the model card is about the tasks.
+    """
+    recipe = {"merge_method": "cat", "base_model": place, "models": [{"model": str(adapter.out)}]}
     report = merge(recipe, out, overwrite=overwrite, settings=settings)
+    card = _card(report.out.name, base, adapter.tasks, adapter=False)
+    (report.out / "README.md").write_text(card, encoding="utf-8")
     return replace(adapter, out=report.out, form="checkpoint")
 
 
-def _card(name: str, base: BaseRecord, tasks: tuple[str, ...]) -> str:
+def _card(name: str, base: BaseRecord, tasks: tuple[str, ...], *, adapter: bool) -> str:
     """Return the text of README.md, with what the Hub reads of it."""
-    front = {"library_name": "peft", "tags": ["merge", "submerge", "lora"]}
+    library, kind, tags = ("peft", "adapter", ["lora"]) if adapter else ("transformers", "merge", [])
+    front = {"library_name": library, "tags": ["merge", "submerge", *tags]}
     if base.revision:
-        front = {"base_model": [base.model], "base_model_relation": "adapter", **front}
+        front = {"base_model": [base.model], "base_model_relation": kind, **front}
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False).rstrip(),
