@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import submerge
 from _models import ROOM
-from _specialists import Specialists, State, make_specialists
+from _specialists import TEXT, Specialists, State, make_specialists, quiet
+from submerge.errors import RequestError
 from submerge.store import Manifest
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -153,6 +155,37 @@ def test_adapters_beyond_the_language_model(
     same_modules(out, 0, expected)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_adapter_that_saves_the_embedding_alone(tied: bool, tmp_path: Path) -> None:
+    """It is the language model's under both names of its files, and the head that it is tied to is not."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    made = make_specialists(tmp_path)
+    with quiet():
+        LlamaForCausalLM(LlamaConfig(**TEXT | {"tie_word_embeddings": tied})).save_pretrained(
+            tmp_path / "base"
+        )
+        vision = made.load("vision")
+        vision.config.text_config.tie_word_embeddings = vision.config.tie_word_embeddings = tied
+        vision.tie_weights()
+        vision.save_pretrained(tmp_path / "vision")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT warns that the two are no longer tied
+        made.adapt("vision", "lora", 8, target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+    changed = load_file(tmp_path / "lora" / "adapter_model.safetensors")
+    (name,) = [key for key in changed if "embed_tokens" in key]
+    saved = changed[name]
+    changed[name] = saved + 1
+    save_file(changed, tmp_path / "lora" / "adapter_model.safetensors")
+    out = tmp_path / "out"
+    text = merged(made, out, "task_arithmetic", made.entry("vision", "image", lora="lora"), **ONE)
+    rows = text["model.embed_tokens.weight"]
+    torch.testing.assert_close(rows, saved[: len(rows)] + 1, **CLOSE)
+    before = vision.lm_head.weight.detach()
+    torch.testing.assert_close(text["lm_head.weight"], before[: len(rows)], **CLOSE)
+    assert not [key for key in load_file(out / "bank.safetensors") if "embed_tokens" in key]
+
+
 def test_an_adapter_of_the_language_model_alone(made: Specialists, tmp_path: Path) -> None:
     made.adapt("base", str(tmp_path / "lora"), 7, target_modules=["q_proj", "down_proj"])
     out = tmp_path / "out"
@@ -253,3 +286,64 @@ def test_a_damaged_bank_is_detected(made: Specialists, tmp_path: Path) -> None:
         file.write(b"\x01\x02")
     report = submerge.verify(out, load=False)
     assert any("bank.safetensors" in problem for problem in report.problems)
+
+
+def test_damaged_files_of_a_modality_are_detected(made: Specialists, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    merged(made, out, "task_arithmetic", made.entry("vision", "image"), **ONE)
+    config, processor = (
+        out / "modalities" / "image" / name for name in ("config.json", "preprocessor_config.json")
+    )
+    processor.write_text("{")
+    told = submerge.verify(out, load=False).problems
+    assert [str(processor) in problem for problem in told] == [True]
+    whole = json.loads(config.read_text())
+    config.write_text(json.dumps(whole | {"image_token_id": 3, "image_token_index": 3}))
+    assert any("its image token is not" in problem for problem in submerge.verify(out, load=False).problems)
+    config.unlink()
+    assert any(str(config) in problem for problem in submerge.verify(out, load=False).problems)
+
+
+def test_configurations_without_architectures(made: Specialists, tmp_path: Path) -> None:
+    """The type of a specialist's configuration says its class, and the base is a causal language model."""
+    for name in ("base", "vision-tuned"):
+        shutil.copytree(made.path(name), tmp_path / name)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        del config["architectures"]
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    entry, out = Specialists(tmp_path).entry("vision-tuned", "image"), tmp_path / "out"
+    submerge.merge(Specialists(tmp_path).recipe("task_arithmetic", entry, **ONE), out, settings=ROOM)
+    assert type(submerge.load(out)).__mro__[1].__name__ == "LlamaForCausalLM"
+    config = json.loads((tmp_path / "vision-tuned" / "config.json").read_text())
+    (tmp_path / "vision-tuned" / "config.json").write_text(json.dumps(config | {"model_type": "no-type"}))
+    with pytest.raises(RequestError, match="which class of transformers it is"):
+        submerge.plan(Specialists(tmp_path).recipe("task_arithmetic", entry, **ONE))
+
+
+def test_specialists_of_another_base(made: Specialists, tmp_path: Path) -> None:
+    """Shapes alone do not show it; of another width they are refused by that."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    entry = made.entry("vision-tuned", "image")
+    assert not submerge.plan(made.recipe("task_arithmetic", entry, **ONE)).warnings
+    for name, more in (("other", {}), ("wide", {"hidden_size": 32})):
+        shutil.copytree(made.path("base"), tmp_path / name)
+        torch.manual_seed(9)
+        with quiet():
+            LlamaForCausalLM(LlamaConfig(**TEXT | more)).save_pretrained(tmp_path / name)
+    recipe = made.recipe("task_arithmetic", entry, **ONE)
+    (warning,) = submerge.plan(recipe | {"base_model": str(tmp_path / "other")}).warnings
+    assert "has nothing in common with" in warning
+    with pytest.raises(RequestError, match=r"is \[16\] here, and \[32\] in"):
+        submerge.plan(recipe | {"base_model": str(tmp_path / "wide")})
+
+
+def test_a_placeholder_without_its_token_is_told(made: Specialists) -> None:
+    entry = made.entry("vision", "image") | {"placeholder": "a picture"}
+    (warning,) = submerge.plan(made.recipe("task_arithmetic", entry, **ONE)).warnings
+    assert warning == "image: placeholder 'a picture' has no '<image>': load_processor refuses it"
+
+
+def test_tables_are_told_by_their_tokens(made: Specialists) -> None:
+    plan = submerge.plan(made.recipe("task_arithmetic", made.entry("vision", "image"), **ONE))
+    assert plan.inputs.reference_model.renamed.startswith("a row for each shared token in lm_head.weight")

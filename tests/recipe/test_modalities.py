@@ -73,6 +73,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"models": [VISION, HEARING | {"modality": "image"}]}, "2 specialists have the modality 'image'"),
     ({"models": [VISION, HEARING | {"model": "base"}]}, r"models\[1\]: base is the base"),
     ({"models": [VISION | {"modality": "a.b"}]}, "modality is 'a.b' — a word such as image"),
+    ({"models": [VISION | {"modality": "text"}]}, "modality is 'text' — a word such as image"),
     ({"models": [VISION | {"placeholder": 3}]}, "placeholder is 3 — write '<image>'"),
     ({"models": [VISION | {"lora": "a", "modality_lora": "b"}]}, "'lora' is one adapter for all tokens"),
     ({"models": [VISION | {"language_lora": "a+b"}]}, "'a\\+b' is an adapter on a model"),

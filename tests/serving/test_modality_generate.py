@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,17 @@ def test_a_saved_model_is_loaded_again(
     assert changed <= {"config.json", "generation_config.json", "model.safetensors"}
     model.save_pretrained(tmp_path / "shards", max_shard_size="10KB")
     assert torch.equal(submerge.load(tmp_path / "shards")(**request_).logits, model(**request_).logits)
+
+
+@torch.no_grad()
+def test_a_model_is_saved_where_it_was_loaded_from(
+    folder: Path, request_: dict[str, Any], tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "own")
+    model = submerge.load(tmp_path / "own")
+    expected = model(**request_).logits
+    model.save_pretrained(tmp_path / "own")
+    assert torch.equal(submerge.load(tmp_path / "own")(**request_).logits, expected)
 
 
 @torch.no_grad()

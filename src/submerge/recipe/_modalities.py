@@ -15,7 +15,8 @@ from submerge.recipe._specs import read_spec
 
 __all__ = ["SpecialistKeys", "check_composition", "read_modality_tokens", "read_specialist"]
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_NAME = re.compile(r"(?!(?:text|language)$)[A-Za-z][A-Za-z0-9_-]*")
+"""A modality's name; text and language are those of the language model itself."""
 _DECOUPLED = ("language_lora", "modality_lora")
 _CHOICES: tuple[ModalityTokens, ...] = ("own", "merged")
 

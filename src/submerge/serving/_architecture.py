@@ -25,6 +25,10 @@ AUTO = {
 """What PEFT's task types mean to transformers."""
 
 
+LANGUAGE_MODELS = {"modality": "AutoModelForCausalLM"}
+"""What the folder of a gate is where its configuration names no architecture."""
+
+
 def model_class(
     transformers: Any, folder: Folder, config: Any, asked: str | None, *, heads: bool
 ) -> tuple[Any, bool]:
@@ -41,7 +45,7 @@ def model_class(
     elif heads:
         name = _of_tasks(folder)
     else:
-        name = "AutoModel" if any(folder.heads) else own
+        name = "AutoModel" if any(folder.heads) else own or LANGUAGE_MODELS.get(folder.method, "")
     kind = getattr(transformers, name, None)
     if kind is None:
         what = f"transformers has no architecture {name!r}" if name else "config.json names no architecture"

@@ -75,6 +75,8 @@ class ModalityController(Controller):
 
     def save(self, folder: Path) -> None:
         """Copy all but the language model: bank, manifest, the specialists' files, the tokenizer."""
+        if folder.resolve() == self.path.resolve():  # where they are
+            return
         for file in self.path.iterdir():
             if file.is_dir():
                 shutil.copytree(file, folder / file.name, dirs_exist_ok=True)

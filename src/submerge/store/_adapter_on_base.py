@@ -35,7 +35,9 @@ def lay_over(
     the result of that shape, without values. Raises `RequestError` if the adapter does not fit.
     """
     stored = {(modules or {}).get(name, name): name for name in base.tensors}
-    own_heads = _heads(adapter, list(stored)) if heads else _untied_heads(adapter, base) if untie else {}
+    own_heads = (
+        _new_tensors(adapter, list(stored)) if heads else _untied_heads(adapter, base) if untie else {}
+    )
     adapter = replace(adapter, parts={n: p for n, p in adapter.parts.items() if n not in own_heads})
     shapes = {name: base.tensors[old].shape for name, old in stored.items()}
     fitted = fit_adapter(adapter, shapes, other_shapes=other_shapes)
@@ -68,7 +70,7 @@ def _untied_heads(adapter: Adapter, base: Checkpoint) -> dict[str, Replace]:
     """Return the output heads with values of their own that an adapter gives a base which ties them."""
     if adapter.config.get("ensure_weight_tying"):  # PEFT trains one parameter for both
         return {}
-    saved = {n: p for n, p in adapter.parts.items() if isinstance(p, Replace) and n not in base.tensors}
+    saved = _new_tensors(adapter, list(base.tensors))
     if not any(len(part.entry.shape) > 1 for part in saved.values()):
         return {}
     shapes = {name: entry.shape for name, entry in base.tensors.items()}
@@ -78,13 +80,13 @@ def _untied_heads(adapter: Adapter, base: Checkpoint) -> dict[str, Replace]:
     return {name: part for name, part in saved.items() if name in tied}
 
 
-def _heads(adapter: Adapter, available: Sequence[str]) -> dict[str, Replace]:
-    """Return the new tensors of an adapter that stand for none of those that there are."""
-    heads = {}
+def _new_tensors(adapter: Adapter, available: Sequence[str]) -> dict[str, Replace]:
+    """Return the tensors that an adapter saves and that stand for none of those that there are."""
+    new = {}
     for name, part in adapter.parts.items():
         if isinstance(part, Replace):
             try:
                 match_names([name], available, "")
             except RequestError:
-                heads[name] = part
-    return heads
+                new[name] = part
+    return new

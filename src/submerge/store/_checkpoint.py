@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from submerge.deferred import torch
-from submerge.errors import Problem
+from submerge.errors import Problem, few
 from submerge.names import View
 from submerge.store.adapter import Adapter
 from submerge.store.folder import Tokenizer
@@ -31,7 +31,8 @@ class Checkpoint:
     cannot be read. `adapter` is laid over the tensors: what it does to each is to be added to the values that
     are read, and `under` is the model without it. `views` are tensors that go by another name than in the
     files, or are put together from several: views of the tensors of `stored`. `aliases` maps names under
-    which other tensors of the file stand here, too, to the names of those.
+    which other tensors of the file stand here, too, to the names of those. `token_tables` are views whose
+    rows are those of the tokens of several models.
     """
 
     label: str
@@ -50,6 +51,7 @@ class Checkpoint:
     stored: Checkpoint | None = None
     under: Checkpoint | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
+    token_tables: frozenset[str] = frozenset()
 
     @property
     def files(self) -> list[Path]:
@@ -101,12 +103,16 @@ class Checkpoint:
         """How many tensors have another name than in the files, or are made of others; else an empty text."""
         kinds: dict[str, list[str]] = {"by another name": [], "packed otherwise": []}
         for name, view in self.views.items():
+            if name in self.token_tables:
+                continue
             kinds["packed otherwise" if view.alias is None else "by another name"].append(name)
-        return ", ".join(
+        shown = [
             f"{len(names)} {how} ({self.stored_as(names[0])} for {names[0]})"
             for how, names in kinds.items()
             if names
-        )
+        ]
+        tables = sorted(self.token_tables)
+        return ", ".join([*shown, *([f"a row for each shared token in {few(tables)}"] if tables else [])])
 
 
 def first_bytes(model: Checkpoint, name: str, table: FileTable) -> bytes:

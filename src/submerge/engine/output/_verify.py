@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from submerge.deferred import quietly, torch
+from submerge.engine.output._check_modalities import damaged_modalities
 from submerge.engine.output._checks import changed_coefficients, models_without_part, split_copies, unchanged
 from submerge.engine.plan import MODALITY_GATE, beyond_rows, describe_beyond, torch_dtype
 from submerge.engine.work import count_nonfinite
@@ -113,6 +114,7 @@ def verify(folder: str | Path, *, base: str | None = None, load: bool = True) ->
         return report
     report.problems += split_copies(model, manifest, ask=load)
     bank = _bank(folder, manifest, report)
+    report.problems += damaged_modalities(folder, manifest)
     _base(model, base or manifest.base, base is not None, manifest, report)
     _tokens(model, manifest, report)
     _values(model, manifest.tensors, manifest.nonfinite, report)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from submerge.engine.plan._architecture import architecture_of
 from submerge.engine.plan._embeddings_only import more_than_embeddings
 from submerge.engine.plan._inputs import Inputs, Specialist
 from submerge.engine.plan._own_modules import own_modules
@@ -55,7 +56,7 @@ class SpecialistPlan:
         return {
             "name": self.modality,
             "model": model.label,
-            "architectures": list((model.config or {}).get("architectures") or ()),
+            "architectures": [name] if (name := architecture_of(model.config or {})) else [],
             "kind": self.placeholder.kind,
             "placeholder": self.placeholder.text,
             "placeholder_id": self.placeholder_id,
@@ -74,6 +75,16 @@ class Composition:
     def has_streams(self) -> bool:
         """Whether tokens of a modality run with other parameters than text."""
         return self.modality_tokens == "own"
+
+    @property
+    def warnings(self) -> list[str]:
+        """Which marks of inputs lack the token that features take the place of: no processor can use them."""
+        marks = [(own.modality, own.placeholder) for own in self.specialists]
+        return [
+            f"{name}: placeholder {mark.text!r} has no {mark.token!r}: load_processor refuses it"
+            for name, mark in marks
+            if mark.token and mark.token not in mark.text
+        ]
 
     def record(self, models: Sequence[Checkpoint]) -> GateRecord:
         """Return what `submerge.json` says of the gate."""
@@ -95,7 +106,11 @@ def plan_composition(recipe: Recipe, inputs: Inputs) -> Composition:
         own, refusals = own_modules(model, base, specialist.where)
         modules.append(own)
         if not refusals:
-            refusals = [*more_than_embeddings(model, specialist.where), *_without_processor(model)]
+            refusals = [
+                *more_than_embeddings(model, specialist.where),
+                *_without_processor(model),
+                *_without_class(model),
+            ]
             placeholder, unnamed = find_placeholder(specialist, model)
             placeholders += [placeholder] if placeholder else []
             refusals += unnamed
@@ -142,6 +157,14 @@ def _without_processor(model: Checkpoint) -> list[Problem]:
     what = f"there is no processor: none of {', '.join(PROCESSORS)}"
     hint = "copy these files beside its weights (transformers: processor.save_pretrained)"
     return [Problem(what, str(model.path), hint)]
+
+
+def _without_class(model: Checkpoint) -> list[Problem]:
+    """Return a problem where it is not known which class of transformers a specialist is of."""
+    if architecture_of(model.config or {}):
+        return []
+    what = "neither its architectures nor its model_type say which class of transformers it is"
+    return [Problem(what, str(model.path / "config.json"), "write the class's name into 'architectures'")]
 
 
 def stream_warnings(inputs: Inputs, tensors: Sequence[TensorPlan]) -> list[str]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from submerge.engine.plan._architecture import architecture_of
 from submerge.errors import Problem
 from submerge.store import Checkpoint
 
@@ -29,7 +30,7 @@ def more_than_embeddings(model: Checkpoint, where: str) -> list[Problem]:
     given = list(dict.fromkeys([*_of_config(config), *_of_class(config)]))
     if not given:
         return []
-    name = next(iter(config.get("architectures") or ["the model"]))
+    name = architecture_of(config) or "the model"
     what = f"{name} gives its language model {' and '.join(given)}, not embeddings alone"
     hint = "take a specialist of the form encoder → projector → embeddings, such as Llava or Qwen2Audio"
     return [Problem(what, where or model.label, hint)]
@@ -67,5 +68,4 @@ def _transformers_class(config: Mapping[str, Any]) -> Any | None:
         import transformers
     except ImportError:
         return None
-    names = config.get("architectures") or [""]
-    return getattr(transformers, str(names[0]), None)
+    return getattr(transformers, architecture_of(config) or "", None)

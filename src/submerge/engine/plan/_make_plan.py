@@ -23,6 +23,7 @@ from submerge.engine.plan._memory import budget
 from submerge.engine.plan._models import open_models
 from submerge.engine.plan._moments import add_moments, moment_bytes, moment_warnings
 from submerge.engine.plan._naming import align_models, idle_models, naming_warnings
+from submerge.engine.plan._other_base import other_base_warnings
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._tensor import TensorPlan
@@ -128,6 +129,8 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
             *adapter_warnings(inputs.models, of_one_base=composition is None),
             *copies.warnings,
             *stream_warnings(inputs, tensors),
+            *other_base_warnings(inputs),
+            *(composition.warnings if composition else ()),
         ),
         budget=budget(tensors, settings.workers, settings.max_memory, _data_bytes(recipe, inputs, tensors)),
         gate=gate,

@@ -70,9 +70,19 @@ class RowRuns:
             rows = None if self._is_base(position, name) else self._all_rows(position, name)
             if rows is not None and row < rows.count:
                 return RowRun(position, rows.table, row, 1)
+        raise RequestError(self._without_row(name, token))
+
+    def _without_row(self, name: str, token: SharedToken) -> Problem:
+        """Return why there is no row: owners have none, or rows of another width, as other models have."""
+        base, width = self.inputs.reference_model, self._width(name)
+        for model in (self.inputs.models[self._models[number]] for number in token.owners):
+            own = model.tensors.get(name)
+            if own is not None and own.shape[1:] != width:
+                what = f"a row of {name} is {list(own.shape[1:])} here, and {list(width)} in {base.label}"
+                return Problem(what, model.label, "merge specialists of one language model")
         what = f"no model has a row of {name} for {token.text!r}"
         hint = "give the specialist that has the token this row (transformers: resize_token_embeddings)"
-        raise RequestError(Problem(what, self.inputs.reference_model.label, hint))
+        return Problem(what, base.label, hint)
 
     def _between(self, own: RowRun, name: str, places: Mapping[int, RowRun]) -> Iterator[RowRun]:
         """Yield the rows of new tokens by their ids, and between them the model's own, then the base's."""

@@ -21,7 +21,6 @@ from submerge.store import (
     Rows,
     TensorEntry,
     byte_view,
-    tied_embeddings,
     with_vocabulary_size,
 )
 
@@ -88,6 +87,7 @@ class _TokenTables:
             model,
             tensors={**model.tensors, name: self.entries.setdefault((name, tuple(runs)), entry)},
             views={**model.views, name: view},
+            token_tables=model.token_tables | {name},
             stored=replace(
                 stored,
                 tensors={**stored.tensors, **{n: e for p in others for n, e in p.tensors.items()}},
@@ -100,10 +100,11 @@ class _TokenTables:
     def _piece(self, run: RowRun, dtype: str, *, own: bool) -> _Piece:
         """Return rows as a view of tensors as they are stored, those of another model under other names."""
         model = self.inputs.models[run.model]
-        shape, stored = model.tensors[run.table].shape, model.stored or model
-        view = model.views.get(run.table) or View.of(run.table, shape)
+        view = model.views.get(run.table) or View.of(run.table, model.tensors[run.table].shape)
         view = view.narrow(0, run.start, run.count)
-        if own:
+        # what is no view may be a second name of a tied parameter, which the files do not have
+        stored = (model.stored or model) if run.table in model.views else model
+        if own and all(source in (model.stored or model).tensors for source in view.sources):
             return _Piece(view)
         if model.tensors[run.table].dtype != dtype:
             return _converted(model, run, dtype)
@@ -117,7 +118,7 @@ class _TokenTables:
     def _adapter(self, adapter: Adapter, own: Checkpoint, name: str, number: int | None) -> Adapter:
         """Return a model's adapter for a table of other rows: trained rows go where their tokens are now."""
         part = adapter.parts.get(name)
-        if part is None and not _is_replaced_alone(adapter, own, name):
+        if part is None:
             return adapter
         moved = self._moved(part, number) if isinstance(part, Rows) else None
         if moved is None:
@@ -156,9 +157,3 @@ def _converted(model: Checkpoint, run: RowRun, dtype: str) -> _Piece:
     with FileTable() as table:
         model.source(run.table, table).read(run.start * width, raw.numel(), byte_view(raw))
     return _Piece(View.of(name, shape), tensors, {name: raw.view(shape).to(torch_dtype(dtype))})
-
-
-def _is_replaced_alone(adapter: Adapter, model: Checkpoint, name: str) -> bool:
-    """Return whether an adapter replaced a table, and left as it was what is tied to it."""
-    as_one = adapter.config.get("ensure_weight_tying") or tied_embeddings(model.config) is False
-    return name in adapter.replaced and not as_one

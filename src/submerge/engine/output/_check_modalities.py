@@ -1,0 +1,38 @@
+"""Folders of a composed model's modalities that are damaged, or of another merge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from submerge.engine.output._modality_files import MODALITIES
+from submerge.engine.plan import MODALITY_GATE
+from submerge.store import Manifest
+
+__all__ = ["damaged_modalities"]
+
+
+def damaged_modalities(folder: Path, manifest: Manifest) -> list[str]:
+    """Return what is wrong with the files of each modality: config, processor, tokenizer."""
+    gate = manifest.gate
+    if gate is None or gate.method != MODALITY_GATE:
+        return []
+    return [problem for task in gate.tasks for problem in _damaged(folder / MODALITIES / task["name"], task)]
+
+
+def _damaged(folder: Path, task: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the problems of one modality: files that cannot be read, and another placeholder's id."""
+    for path in sorted({folder / "config.json", *folder.glob("*.json")}):
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            yield f"{path}: cannot be read ({error})"
+            continue
+        if path.name == "config.json" and task["placeholder_id"] not in _token_ids(data, task["kind"]):
+            yield f"{path}: its {task['kind']} token is not {task['placeholder_id']}, as submerge.json says"
+
+
+def _token_ids(config: Mapping[str, Any], kind: str) -> list[Any]:
+    return [config.get(f"{kind}_{suffix}") for suffix in ("token_id", "token_index")]
