@@ -132,6 +132,23 @@ def same_modules(out: Path, number: int, expected: State) -> None:
 ONE: dict[str, Any] = {"parameters": {"weight": 1.0}}
 
 
+@pytest.mark.parametrize(
+    "apart", [("language_lora", "modality_lora"), ("language_lora",), ("modality_lora",)]
+)
+def test_adapters_of_a_tuned_language_model(
+    made: Specialists, apart: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Tokens of the modality run with the specialist's own language model, under their adapter."""
+    loras = {"language_lora": "hearing-language", "modality_lora": "hearing-audio"}
+    entry = made.entry("hearing-tuned", "audio", **{key: loras[key] for key in apart})
+    out = tmp_path / "out"
+    text = merged(made, out, "task_arithmetic", entry, **ONE)
+    whole = dict(made.load("hearing-tuned").state_dict())
+    states = {key: made.adapted("hearing-tuned", loras[key]) if key in apart else whole for key in loras}
+    same(without_tables(text), without_tables(made.language(states["language_lora"])))
+    same(stream(out, 0, made), made.language(states["modality_lora"]))
+
+
 @pytest.mark.parametrize("key", ["lora", "modality_lora"])
 @pytest.mark.parametrize(
     "options",

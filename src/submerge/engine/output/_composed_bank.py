@@ -91,14 +91,17 @@ class _Streams:
             yield _values(f"base.{tensor.name}", self.plan.inputs.reference_model, tensor.name)
 
     def _stream(self, key: str, own: SpecialistPlan, index: int, tensor: TensorPlan) -> Iterator[BankTensor]:
-        """Yield what one specialist's stream has for a parameter: values, factors, or nothing."""
+        """Yield what one specialist's stream has for a parameter: values, factors, or nothing.
+
+        It is the specialist's own language model, which may be another than the base, under the adapter of
+        its modality, where that was trained apart, or of all tokens.
+        """
         place, name = own.specialist, tensor.name
-        position = place.stream if place.decoupled else place.model
-        if position is None:
-            return
-        model, base = self.plan.models[position], self.plan.inputs.reference_model
-        is_base = place.decoupled or self.same.specialist_is_base(index, position)
-        if place.decoupled and model.adapter and name in model.adapter.replaced:
+        model, base = self.plan.models[place.model], self.plan.inputs.reference_model
+        if place.decoupled:
+            model = (model.under or model) if place.stream is None else self.plan.models[place.stream]
+        is_base = self.same.specialist_is_base(index, place.model)
+        if model.adapter and name in model.adapter.replaced:
             is_base = False
         part = model.adapter.parts.get(name) if model.adapter else None
         if model.adapter is None or part is None:
