@@ -42,6 +42,8 @@ LANGUAGE = "language"
 """The adapter of text."""
 ANSWERED = -100
 """Label of a place where nothing is asked for."""
+MAPS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""All maps of a layer, as DAMC has it."""
 AT_ONCE = 32
 """Rows of one pass of an encoder."""
 INPUT_NAMES = {"image": "images", "audio": "audio", "video": "videos"}
@@ -98,7 +100,7 @@ class DecoupledTraining:
     align_batch: int = 64
     warmup: int = 10
     clip: float = 1.0
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    targets: tuple[str, ...] = MAPS
     apart: bool = True
 
     def config(self) -> dict[str, Any]:
