@@ -45,12 +45,15 @@ def gate_maps(model: nn.Module, gate: Gate, count: int) -> tuple[GatedModel, dic
 
 
 class PerToken(nn.Module):
-    """y_bl = (W + Δ_label(b, l)) x_bl + b, of weights that are written out; what follows the labels is 0."""
+    """y_bl = W_label(b, l) x_bl + b, of weights that are written out: W for label 0, W + Δ_k−1 for label k.
+
+    What follows the labels is text, 0.
+    """
 
     def __init__(self, linear: nn.Linear, parts: Mapping[int, Triplets], labels: torch.Tensor) -> None:
         super().__init__()
-        updates = torch.stack([dense(parts, k) for k in sorted(parts)])
-        self.weights = nn.Parameter(linear.weight.detach() + updates)  # [K, m, n]
+        updates = torch.stack([torch.zeros_like(linear.weight), *(dense(parts, k) for k in sorted(parts))])
+        self.weights = nn.Parameter(linear.weight.detach() + updates)  # [1 + K, m, n]
         self.bias, self.labels = linear.bias, labels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,8 @@
 `merge(recipe, out)` writes a checkpoint or an adapter, `plan(recipe)` says beforehand what it will do,
 `merge_state_dicts(states, ...)` and `merge_adapters(peft_model, ...)` merge in memory,
 `extract_lora(model, out, base=...)` makes an adapter of a fine-tune, and `verify(folder)` checks a result.
-`load(folder)` gives the model of a merge that finds out the tasks of its inputs (`merge_method: mass`).
+`load(folder)` gives the model of a merge that finds out the tasks of its inputs (`merge_method: mass`),
+and `load_processor(folder)` the processor of a model that was composed of several modalities' models.
 `null_space_ratio(model, adapters, data)` says which adapter knows which inputs,
 and `learn_coefficients(model, adapters, data)` how strongly each should act in a merge.
 `methods.METHODS` are all methods by name, and `methods.find_method(name)` is one of them.
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     )
     from submerge.engine import make_plan as plan
     from submerge.recipe import Recipe, load_recipe
-    from submerge.serving import load
+    from submerge.serving import load, load_processor
 
 __all__ = [
     "Calibration",
@@ -57,6 +58,7 @@ __all__ = [
     "extract_lora",
     "learn_coefficients",
     "load",
+    "load_processor",
     "load_recipe",
     "merge",
     "merge_adapters",
@@ -103,10 +105,10 @@ def __getattr__(name: str) -> Any:
         from submerge import calibrate
 
         return getattr(calibrate, name)
-    if name == "load":
-        from submerge.serving import load
+    if name in ("load", "load_processor"):
+        from submerge import serving
 
-        return load
+        return getattr(serving, name)
     if name == "methods":
         return import_module("submerge.methods")
     raise AttributeError(f"module 'submerge' has no attribute {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -96,9 +97,9 @@ def test_a_linear_map_by_token(length: int, flat: bool) -> None:
     """Few tokens, which go through the factors, and many, which have a dense weight; also as [B · L, n]."""
     gate, module = Gate(Recent(1 << 20)), nn.Linear(16, 24)
     parts = triplets(24, 16, 3)
-    explicit = [module.weight.detach() + dense(parts, k) for k in range(3)]
+    explicit = [module.weight.detach(), *(module.weight.detach() + dense(parts, k) for k in range(3))]
     gate_module(gate, module, {"weight": GatedFactors(gate, "w", parts, rule="sum", scale=1.0)}, "map")
-    labels = torch.randint(0, 3, (4, length), generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(0, 4, (4, length), generator=torch.Generator().manual_seed(0))
     x = normal(9, 4, length, 16)
     with torch.no_grad(), gate.over(TokenAssignment(labels)):
         found = module(x.flatten(0, 1)).view(4, length, 24) if flat else module(x)
@@ -115,20 +116,41 @@ def test_other_modules_run_where_all_tokens_are_of_one_stream() -> None:
     with pytest.raises(UnsplitError):
         list(streams.split("norm", ((torch.zeros(3, 6, 8),), {})))
     ((group, inputs, within),) = streams.split("norm", ((torch.zeros(3, 1, 8),), {}))
-    assert group.members == (0,)
+    assert (group.members, group.resident) == ((), True)
     assert inputs[0][0].shape == (3, 1, 8)
     assert within is streams
 
 
-def test_layouts_restore_the_order() -> None:
-    layout = TokenAssignment(LABELS).layout("map", (6, 6))  # two rows a sample
-    rows = torch.arange(36)
-    arranged = layout.arrange(rows)
-    labels = LABELS.repeat_interleave(2, dim=0).flatten()
-    for group in layout.groups:
-        assert {labels[i].item() for i in arranged[group.rows]} == set(group.members)
-    assert [g.size for g in layout.groups] == sorted((g.size for g in layout.groups), reverse=True)
-    assert torch.equal(layout.restore(arranged), rows)
+@pytest.mark.parametrize("positions", [(3, 6), (6, 6), (3, 6, 5), (36,)])
+def test_layouts_have_the_places_of_each_stream(positions: tuple[int, ...]) -> None:
+    """One or two rows a sample (beams), several heads a position, and positions that are flattened."""
+    streams = [(4,), (2, 7)]
+    layout = TokenAssignment(LABELS, streams).layout("map", positions)
+    count = math.prod(positions)
+    rows = 6 if count == 36 else 3
+    labels = LABELS.repeat_interleave(rows // 3, dim=0).flatten().repeat_interleave(count // rows // 6)
+    assert sum(group.size for group in layout.groups) == count
+    for label, (group, place) in enumerate(zip(layout.groups, layout.places, strict=True)):
+        assert torch.equal(torch.arange(count)[place], (labels == label).nonzero().flatten())
+        assert group.size == (labels == label).sum()
+        assert (group.members, group.resident) == (((), True) if not label else (streams[label - 1], False))
+
+
+def test_rows_that_lie_together_are_a_slice() -> None:
+    layout = TokenAssignment(torch.tensor([[0, 1, 1, 0, 2]])).layout("map", (1, 5))
+    assert torch.equal(layout.places[0], torch.tensor([0, 3]))  # type: ignore[arg-type]
+    assert layout.places[1:] == (slice(1, 3), slice(4, 5))
+
+
+def test_what_is_no_prompt_is_text() -> None:
+    streams = TokenAssignment(LABELS)
+    for positions in [(3, 1), (6, 1), (3, 1, 6), (3, 4), (4, 6), (5,), ()]:
+        assert streams.layout("map", positions).is_resident, positions
+    with pytest.raises(UnsplitError):
+        streams.layout("norm", (3, 4, 6))  # heads before positions
+    with pytest.raises(ValueError, match="label 2 is of none of 1 streams"):
+        TokenAssignment(LABELS, [(0,)])
+    assert not TokenAssignment(torch.zeros(3, 6, dtype=torch.long)).acts_on("map")
 
 
 def test_samples_keep_what_is_left_of_the_batch() -> None:

@@ -5,6 +5,7 @@ It knows no method, no folder and no recipe: an `Assignment` says which updates 
 
     assignments   SampleAssignment, TokenAssignment, …        which updates act on which rows
     updates       GatedFactors, GatedDense, GatedTable        what members add to a parameter
+                  GatedValues                                 what they replace it by
     modules       GatedLinear, GatedEmbedding, …              how a kind of module runs with them
     branches      SelectedBranches, MixedBranches, Heads      parameter sets of one module
     observe       Observer, StopForward                       passes that only look
@@ -24,22 +25,18 @@ from submerge.gating._by_sample import SampleAssignment
 from submerge.gating._by_token import TokenAssignment
 from submerge.gating._cache import Recent
 from submerge.gating._gate import Gate
+from submerge.gating._gated_embedding import GatedEmbedding
+from submerge.gating._gated_linear import GatedLinear, GatedMap, is_transposed
 from submerge.gating._gated_model import GatedModel, parameter_of, parameter_places
+from submerge.gating._gated_module import GatedModule, GatedOther
+from submerge.gating._gated_rows import GatedLayerNorm, GatedRows
 from submerge.gating._heads import CompetingHeads, Heads, best_head
 from submerge.gating._layout import Group, Layout, Span, UnsplitError
-from submerge.gating._modules import (
-    GatedEmbedding,
-    GatedLayerNorm,
-    GatedLinear,
-    GatedModule,
-    GatedOther,
-    gate_module,
-    is_transposed,
-    ungate_module,
-)
+from submerge.gating._modules import gate_module, ungate_module
 from submerge.gating._observe import Observer, StopForward, is_same, observe
 from submerge.gating._reroute import Run, rerouted
 from submerge.gating._updates import GatedDense, GatedFactors, GatedSum, GatedTable, GatedUpdate
+from submerge.gating._values import GatedValues
 
 __all__ = [
     "Assignment",
@@ -53,12 +50,15 @@ __all__ = [
     "GatedFactors",
     "GatedLayerNorm",
     "GatedLinear",
+    "GatedMap",
     "GatedModel",
     "GatedModule",
     "GatedOther",
+    "GatedRows",
     "GatedSum",
     "GatedTable",
     "GatedUpdate",
+    "GatedValues",
     "Group",
     "Heads",
     "Layout",

@@ -4,7 +4,7 @@ A gated module asks the assignment that is in force for the `Layout` of its inpu
 members whose updates they get. Members are the numbers of the merged models, in the order of the bank.
 
     by sample   `SampleAssignment`     all positions of a sample get one set of members (MASS)
-    by token    `TokenAssignment`      each position gets the member of its stream, text or another (SSAM)
+    by token    `TokenAssignment`      each position has the parameters of its stream, text or another (SSAM)
     constant    `ConstantAssignment`   all rows get all members, each by a scale that may be learned (NSC)
     by module   `MixtureAssignment`    no updates act; the members' own modules are mixed by sample (CPM)
     none        `ResidentAssignment`   the model as it is, with its own modules alone or those of all members
@@ -35,8 +35,9 @@ class Assignment(ABC):
     `spans` are the samples of the batch by their members, where these differ from sample to sample; `leads`
     are the samples by the member whose own module (a head) they use, none: the resident module. `mixture`
     [B, K] are the weights by which the outputs of K members' own modules are mixed, and `every_branch` says
-    that the outputs of all members' own modules are wanted, side by side. `window` are the samples of the
-    caller's batch that are left, where the assignment was narrowed to one of its spans.
+    that the outputs of all members' own modules are wanted, side by side. `picks_rows` says that groups are
+    rows of one input, of which layouts have the places. `window` are the samples of the caller's batch that
+    are left, where the assignment was narrowed to one of its spans.
     """
 
     spans: Sequence[Span] = ()
@@ -44,6 +45,7 @@ class Assignment(ABC):
     window: slice | None = None
     mixture: torch.Tensor | None = None
     every_branch = False
+    picks_rows = False
 
     def acts_on(self, module: str) -> bool:
         """Return whether updates act in a module; where they do not, its resident parameters are used."""

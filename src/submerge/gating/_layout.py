@@ -35,6 +35,7 @@ class Span:
 class Group:
     """Rows [start, stop) of an arranged input, and the members whose updates they get.
 
+    `resident` rows keep the module's own parameters, whatever the updates of other groups count from.
     With `weights` the update is Σ_k w_k Δ_k, or Σ_k Σ_i w_ki u_ki v_kiᵀ with weights of rank-one units;
     without, the members are a set, which the update merges by a rule of its own.
     """
@@ -43,6 +44,7 @@ class Group:
     start: int
     stop: int
     weights: Weights | None = None
+    resident: bool = False
 
     @property
     def rows(self) -> slice:
@@ -94,19 +96,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Layout:
-    """The groups of an input's rows [N], without gaps, in an order in which each group is a slice.
+    """The groups of an input's rows [N], without gaps.
 
-    `order` [N] sorts the rows so, and `inverse` undoes it; None: they lie so.
+    Each group is a slice of the rows as they lie, or, with `places`, where its rows are picked out of them: a
+    place is a slice where they lie together, else the numbers of the rows.
     """
 
     groups: tuple[Group, ...]
-    order: torch.Tensor | None = None
-    inverse: torch.Tensor | None = None
+    places: tuple[slice | torch.Tensor, ...] = ()
 
-    def arrange(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return rows [N, …] group by group."""
-        return rows if self.order is None else rows[self.order.to(rows.device)]
-
-    def restore(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return rows [N, …] that lie group by group in the order of the input."""
-        return rows if self.inverse is None else rows[self.inverse.to(rows.device)]
+    @property
+    def is_resident(self) -> bool:
+        """Whether all rows keep the module's own parameters."""
+        return all(group.resident for group in self.groups)

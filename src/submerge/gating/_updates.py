@@ -63,6 +63,10 @@ class GatedUpdate(nn.Module, ABC):
     def dense(self, parameter: torch.Tensor, group: Group) -> torch.Tensor:
         """Return the base's values plus the update of a group, in the parameter's shape."""
 
+    def apart(self, parameter: torch.Tensor, group: Group) -> tuple[torch.Tensor, GatedFactors | None]:
+        """Return a group's values, and the factors that act beside them: W and U, V of W x + U (M (V x))."""
+        return self.dense(parameter, group), None
+
 
 class GatedDense(GatedUpdate):
     """A parameter of which each member has a dense update; a set of members gets their mean."""
@@ -237,6 +241,11 @@ class GatedFactors(GatedUpdate):
         down, up = self._merged_sides(group, self.down.new_empty(0, dtype=wide))
         left, right = (down.T, up) if self.transposed else (up.T, down)
         return torch.addmm(base.to(wide), left, right).to(base.dtype)
+
+    def apart(self, parameter: torch.Tensor, group: Group) -> tuple[torch.Tensor, GatedFactors | None]:
+        if self.is_cheaper_dense(group):
+            return self.dense(parameter, group), None
+        return self.resident(parameter), self
 
     def _merged_sides(self, group: Group, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return factors [R, n] and [R, m] of the update of a group, with its core in the first."""

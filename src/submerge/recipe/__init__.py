@@ -17,7 +17,7 @@ from submerge.recipe._data_spec import (
 )
 from submerge.recipe._load import load_recipe
 from submerge.recipe._mergekit import to_mergekit
-from submerge.recipe._recipe import ModelEntry, OutputForm, Recipe, Rules, same_model
+from submerge.recipe._recipe import ModalityTokens, ModelEntry, OutputForm, Recipe, Rules, same_model
 from submerge.recipe._resolve import Resolved, ResolvedValues, resolve
 from submerge.recipe._rules import Rule, Setting
 
@@ -29,6 +29,7 @@ __all__ = [
     "Coefficients",
     "DataSource",
     "DataSpec",
+    "ModalityTokens",
     "ModelEntry",
     "OutputForm",
     "Recipe",

@@ -7,6 +7,7 @@ from typing import Any
 
 from submerge.methods import Method
 from submerge.recipe._data import read_data_source
+from submerge.recipe._modalities import read_specialist
 from submerge.recipe._parameters import read_parameters
 from submerge.recipe._problems import KeyPath, Report, show
 from submerge.recipe._recipe import ModelEntry
@@ -63,4 +64,9 @@ def _entry(
         spec = add_adapter(spec, raw["lora"], (*path, "lora"), report)
     name, head = read_task(raw, path, method, report, named=named)
     data = read_data_source(raw.get("data"), (*path, "data"), method, report)
-    return None if spec is None else ModelEntry(spec, parameters, report.where(path), name, head, data)
+    own = read_specialist(raw, path, report)
+    if spec is not None and own.language_lora:
+        spec = add_adapter(spec, own.language_lora, (*path, "language_lora"), report)
+    if spec is None:
+        return None
+    return ModelEntry(spec, parameters, report.where(path), name, head, data, **vars(own))

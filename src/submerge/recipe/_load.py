@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import submerge.methods as installed
 from submerge.errors import RequestError, did_you_mean
 from submerge.methods import CalibrationSpec, Method
 from submerge.recipe._entries import read_models
+from submerge.recipe._modalities import check_composition, read_modality_tokens
 from submerge.recipe._parameters import check_required, read_parameters
 from submerge.recipe._participants import check_participants, find_participants
 from submerge.recipe._problems import KeyPath, Report, nearest_name, show
@@ -65,6 +66,8 @@ def load_recipe(
     dtype, out_dtype = read_dtype(data, "dtype", report), read_dtype(data, "out_dtype", report)
     tokenizer_source = read_tokenizer(data, base, models, report)
     seed = read_seed(data.get("seed"), report)
+    modality_tokens = read_modality_tokens(data, report)
+    check_composition(data, method, models or (), base, form, report)
     participants: tuple[ModelEntry, ...] = ()
     base_is_read = base is not None or data.get("base_model") is None
     in_parameters = not report.has(("coefficients",))
@@ -76,7 +79,7 @@ def load_recipe(
         if method.calibration is not None:
             _check_settings(method.calibration, method, top, report)
             if coefficients is None and not in_parameters and not report.has(("coefficients",)):
-                _check_calibration(method, base, report)
+                _check_calibration(method, base, models, report)
         check_participants(method, participants, models, top, report, elsewhere=elsewhere)
     report.raise_if_any()
     assert method is not None
@@ -98,6 +101,7 @@ def load_recipe(
         positions=report.positions,
         coefficients=coefficients,
         calibrates=coefficients is None and not in_parameters,
+        modality_tokens=modality_tokens,
     )
 
 
@@ -118,8 +122,14 @@ def _check_base(data: dict[str, Any], method: Method, form: OutputForm, report: 
         report.add(f"{method.name} needs a base_model", ("merge_method",), hint)
 
 
-def _check_calibration(method: Method, base: str | None, report: Report) -> None:
-    """Note that a base is missing, through which data runs, if nothing else needed one."""
+def _check_calibration(
+    method: Method, base: str | None, models: Sequence[ModelEntry], report: Report
+) -> None:
+    """Note why nothing can be learned: there is no base through which data runs, or there are several."""
+    if any(entry.modality for entry in models):
+        what = f"{method.name} learns weights from inputs of one model, and a composed model has several"
+        hint = "take another method, or give 'coefficients: file.json'"
+        report.add(what, ("merge_method",), hint)
     if base is None and not report.has(("merge_method",)):
         what = f"{method.name} needs a base_model, through which the data runs"
         report.add(what, ("merge_method",), "add 'base_model: …'")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from submerge.methods import Method
 from submerge.recipe._coefficients import WEIGHT, Coefficients
@@ -13,7 +13,10 @@ from submerge.recipe._data_spec import DataSource
 from submerge.recipe._problems import Positions
 from submerge.recipe._rules import Setting
 
-__all__ = ["ModelEntry", "OutputForm", "Recipe", "Rules", "same_model", "single_values"]
+__all__ = ["ModalityTokens", "ModelEntry", "OutputForm", "Recipe", "Rules", "same_model", "single_values"]
+
+ModalityTokens: TypeAlias = Literal["own", "merged"]
+"""What tokens of a modality run with: their specialist's own parameters, or the merged language model's."""
 
 
 def same_model(spec: str) -> str:
@@ -33,6 +36,10 @@ class ModelEntry:
     its line, such as `recipe.yaml:7`. Where the method has a gate, `name` is what the task is called at run
     time, and `head` names by patterns what of the model is its own. Where weights come from a file, `name`
     is what the model is called there; `data` are the inputs from which they are learned.
+
+    A specialist of a composed model has a `modality`. Where text and the modality's tokens were trained with
+    adapters of their own, `language_lora` (which `model` has behind its `+`) and `modality_lora` name them.
+    `placeholder` is how a prompt marks an input of the modality.
     """
 
     model: str
@@ -41,6 +48,15 @@ class ModelEntry:
     name: str = ""
     head: tuple[str, ...] = ()
     data: DataSource | None = None
+    modality: str = ""
+    language_lora: str = ""
+    modality_lora: str = ""
+    placeholder: str = ""
+
+    @property
+    def decoupled(self) -> bool:
+        """Whether text and the modality's tokens have adapters of their own."""
+        return bool(self.language_lora or self.modality_lora)
 
     @property
     def adapter_name(self) -> str:
@@ -90,6 +106,7 @@ class Recipe:
         parameters: the top-level ones.
         coefficients: weights from a file, or learned; None where the parameters have them.
         calibrates: whether the weights are learned from the entries' data before the merge.
+        modality_tokens: of a composed model, what tokens of a modality run with.
         dtype: number format of the result, such as `bfloat16`; the base's where it is None.
         out_dtype: the same, in mergekit's second spelling.
         tokenizer_source: None, `"base"` or the spec of a model.
@@ -125,6 +142,12 @@ class Recipe:
     positions: Positions = field(default_factory=dict, repr=False)
     coefficients: Coefficients | None = None
     calibrates: bool = False
+    modality_tokens: ModalityTokens = "own"
+
+    @property
+    def composed(self) -> bool:
+        """Whether a composed model is asked for: one language model with a specialist for each modality."""
+        return any(entry.modality for entry in self.models)
 
     @property
     def root(self) -> Path:
@@ -161,7 +184,7 @@ class Recipe:
             "merge_method": self.method.name,
             "base_model": self.base,
             "models": [
-                {"model": entry.model, "parameters": _written(entry.parameters)} | _about(entry)
+                {"model": _spec(entry), "parameters": _written(entry.parameters)} | _about(entry)
                 for entry in self.models
             ],
             "parameters": _defaults(self) | _written(self.parameters),
@@ -169,6 +192,7 @@ class Recipe:
             "dtype": self.dtype,
             "out_dtype": self.out_dtype,
             "tokenizer_source": self.tokenizer_source,
+            "modality_tokens": self.modality_tokens if self.composed else None,
             "rules": vars(self.rules) | {},
             "output": _form(self.output),
             "seed": self.seed,
@@ -182,9 +206,16 @@ def single_values(method: Method, parameters: Mapping[str, Setting]) -> dict[str
     return {name: parameters[name].rules[0].value for name in single if name in parameters}
 
 
+def _spec(entry: ModelEntry) -> str:
+    """Return the model of an entry as it is written beside its `language_lora`, if it has one."""
+    return entry.model.removesuffix(f"+{entry.language_lora}") if entry.language_lora else entry.model
+
+
 def _about(entry: ModelEntry) -> dict[str, Any]:
-    """Return what an entry says of its task and its data, if anything."""
+    """Return what an entry says of its task, its data and its modality, if anything."""
+    own = ("modality", "language_lora", "modality_lora", "placeholder")
     keys = {"name": entry.name, "head": list(entry.head), "data": entry.data}
+    keys |= {key: getattr(entry, key) for key in own}
     return {key: value for key, value in keys.items() if value}
 
 

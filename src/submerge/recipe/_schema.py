@@ -24,13 +24,25 @@ RECIPE_KEYS = (
     "tokenizer_source",
     "tokenizer",
     "chat_template",
+    "modality_tokens",
     "rules",
     "output",
     "seed",
 )
 """The keys of a recipe."""
 
-ENTRY_KEYS = ("model", "lora", "parameters", "data", "name", "head")
+ENTRY_KEYS = (
+    "model",
+    "lora",
+    "parameters",
+    "data",
+    "name",
+    "head",
+    "modality",
+    "language_lora",
+    "modality_lora",
+    "placeholder",
+)
 """The keys of one entry of `models`."""
 
 _ENTIRE_MODELS = "list whole models under 'models'"

@@ -4,8 +4,12 @@ from submerge.serving._architecture import architectures
 from submerge.serving._controller import Call, Controller
 from submerge.serving._export import Exported, export_adapters
 from submerge.serving._folder import Folder, open_folder
+from submerge.serving._input_names import input_names
 from submerge.serving._load import CONTROLLERS, load
+from submerge.serving._load_processor import load_processor
 from submerge.serving._mass import MassController
+from submerge.serving._modality import ModalityController
+from submerge.serving._processor import ModalityProcessor
 
 __all__ = [
     "CONTROLLERS",
@@ -14,8 +18,12 @@ __all__ = [
     "Exported",
     "Folder",
     "MassController",
+    "ModalityController",
+    "ModalityProcessor",
     "architectures",
     "export_adapters",
+    "input_names",
     "load",
+    "load_processor",
     "open_folder",
 ]

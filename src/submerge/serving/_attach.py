@@ -26,7 +26,7 @@ from submerge.names import layer_of
 from submerge.serving._folder import Folder
 from submerge.serving._heads import attach_heads
 
-__all__ = ["attach"]
+__all__ = ["attach", "check_names"]
 
 Updates = dict[str, dict[str, GatedUpdate]]
 """The updates of each module's own parameters, by its path."""
@@ -40,7 +40,7 @@ def attach(
     `names` are the model's names of the folder's tensors. With `partial` the model is only a part of the
     checkpoint, and tensors outside of its layers may be missing.
     """
-    _check_names(model, folder, names, partial=partial)
+    check_names(model, folder, names, partial=partial)
     gated = GatedModel(gate)
     updates = _updates(model, folder, gate, names)
     if routes_on_base(folder.settings) or folder.settings["fixed"] == "base":
@@ -52,7 +52,7 @@ def attach(
     return gated
 
 
-def _check_names(model: Any, folder: Folder, names: Mapping[str, str], *, partial: bool) -> None:
+def check_names(model: Any, folder: Folder, names: Mapping[str, str], *, partial: bool) -> None:
     """Raise `RequestError` where the model lacks a parameter for an update in the bank."""
     missing = [n for n in folder.updated if n not in names]
     lost = [n for n in missing if not partial or layer_of(n) is not None]

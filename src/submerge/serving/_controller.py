@@ -14,12 +14,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from submerge.gating import Assignment, Gate, GatedModel, joined
-from submerge.serving._folder import Folder
+from submerge.serving._folder import Folder, open_folder
 
 __all__ = ["Call", "Controller"]
+
+
+def _unchanged(out: Any) -> Any:
+    return out
 
 
 @dataclass(frozen=True)
@@ -28,15 +33,15 @@ class Call:
 
     Attributes:
         inputs: of the model, in the order of the assignment.
-        assignment: which updates act on which rows.
+        assignment: which updates act on which rows; None: the model runs as it is.
         restore: from the output of the run to that of the call, in the order of the caller's inputs.
         join: of the outputs of a batch that has to run group by group.
         context: in which the run takes place.
     """
 
     inputs: dict[str, Any]
-    assignment: Assignment
-    restore: Callable[[Any], Any]
+    assignment: Assignment | None
+    restore: Callable[[Any], Any] = _unchanged
     join: Callable[[Sequence[Any]], Any] = joined
     context: AbstractContextManager[None] = field(default_factory=nullcontext)
 
@@ -49,6 +54,11 @@ class Controller(ABC):
 
     members: ClassVar[Mapping[str, Any]] = {}
     gated: GatedModel
+
+    @classmethod
+    def open(cls, path: Path) -> Folder:
+        """Return what a folder of this kind holds, read and checked."""
+        return open_folder(path)
 
     @classmethod
     @abstractmethod
@@ -76,4 +86,10 @@ class Controller(ABC):
 
     @abstractmethod
     def begin_generate(self, model: Any, inputs: dict[str, Any], request: Any) -> Call:
-        """Return a call of the model's `generate` as it runs: the gate decides once, on the prompt."""
+        """Return a call of the model's `generate` as it runs.
+
+        With an assignment the gate decides once, on the prompt; without one each forward inside is begun.
+        """
+
+    def save(self, folder: Path) -> None:  # noqa: B027 — not every gate has something to save
+        """Write beside the model that was saved in a folder what a load of it needs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from safetensors import safe_open
 
 from submerge.algebra import Triplets
 from submerge.errors import Problem, RequestError, few
-from submerge.store import BANK, MANIFEST, Manifest, read_header, reading_manifest
+from submerge.store import BANK, MANIFEST, GateRecord, Manifest, read_header, reading_manifest
 
-__all__ = ["Folder", "open_folder"]
+__all__ = ["Folder", "bank_names", "gate_manifest", "open_folder"]
 
 ROUNDING = 1e-5
 """The share of an update's energy that rounding loses at most."""
@@ -53,22 +53,27 @@ class Folder:
         return (*self.factors, *self.dense)
 
 
-def open_folder(path: Path) -> Folder:
-    """Return what the folder holds; raise `RequestError` where it has no gate, or something is damaged."""
+def gate_manifest(path: Path) -> tuple[Manifest, GateRecord]:
+    """Return the manifest of a folder and its gate; raise `RequestError` where there is none."""
     manifest = Manifest.read(path)
     if manifest.gate is None or manifest.bank is None:
         hint = "load it with transformers"
         raise RequestError(Problem("this merge keeps no gate: it is a plain checkpoint", str(path), hint))
-    tasks, settings, method = manifest.gate.tasks, manifest.gate.settings, manifest.gate.method
-    shapes = {name: record.shape for name, record in manifest.bank.items()}
+    return manifest, manifest.gate
+
+
+def open_folder(path: Path) -> Folder:
+    """Return what the folder holds; raise `RequestError` where it has no gate, or something is damaged."""
+    manifest, gate = gate_manifest(path)
+    tasks, settings, method = gate.tasks, gate.settings, gate.method
     with reading_manifest(path):
         fixed = {name: tuple(members) for name, members in manifest.figures("fixed").items()}
         tables = frozenset(name for name, table in manifest.figures("table").items() if table)
         energies = {name: float(share) for name, share in manifest.figures("energy").items()}
     heads: tuple[dict[str, torch.Tensor], ...] = tuple({} for _ in tasks)
     folder = Folder(path, tasks, settings, method, heads=heads, fixed=fixed, tables=tables)
-    if shapes:
-        _read_bank(folder, path / BANK, shapes)
+    if names := bank_names(path, manifest):
+        _read_bank(folder, path / BANK, names)
     return replace(folder, low_rank=_is_low_rank(folder, energies))
 
 
@@ -87,17 +92,25 @@ def _is_low(part: Triplets, tasks: int) -> bool:
     return part.rank < min(part.left.shape[0], part.right.shape[1]) // tasks
 
 
-def _read_bank(folder: Folder, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Fill the folder's mappings from the bank, after comparing it with the manifest."""
-    entries = read_header(path).entries
+def bank_names(path: Path, manifest: Manifest) -> tuple[str, ...]:
+    """Return the names of the bank's tensors, after comparing it with the manifest; none without a bank."""
+    shapes = {name: record.shape for name, record in (manifest.bank or {}).items()}
+    if not shapes:
+        return ()
+    entries = read_header(path / BANK).entries
     wrong = [n for n, shape in shapes.items() if n not in entries or entries[n].shape != shape]
     wrong += [n for n in entries if n not in shapes]
     if wrong:
         what = f"the bank is not what {MANIFEST} says: {few(wrong)}"
-        raise RequestError(Problem(what, str(path), "copy the whole folder again, or merge again"))
+        raise RequestError(Problem(what, str(path / BANK), "copy the whole folder again, or merge again"))
+    return tuple(entries)
+
+
+def _read_bank(folder: Folder, path: Path, names: Iterable[str]) -> None:
+    """Fill the folder's mappings from the bank."""
     parts: dict[tuple[str, int], dict[str, torch.Tensor]] = {}
     with safe_open(path, framework="pt") as file:
-        for name in entries:
+        for name in names:
             tensor = file.get_tensor(name)
             if name.startswith("merged."):
                 folder.merged[name.removeprefix("merged.")] = tensor

@@ -15,15 +15,16 @@ from submerge.gating import Gate, Recent
 from submerge.names import loaded_names
 from submerge.serving._architecture import head_sizes, model_class, with_linear_heads
 from submerge.serving._controller import Controller
-from submerge.serving._folder import Folder, open_folder
+from submerge.serving._folder import gate_manifest
 from submerge.serving._mass import MassController
+from submerge.serving._modality import ModalityController
 from submerge.serving._routed_model import gated_class
 
 __all__ = ["CONTROLLERS", "load"]
 
 CACHE = 256 << 20
 """Bytes of cores and parameters of recent sets of tasks that are held."""
-CONTROLLERS: Mapping[str, type[Controller]] = {"mass": MassController}
+CONTROLLERS: Mapping[str, type[Controller]] = {"mass": MassController, "modality": ModalityController}
 """The kinds of gates, by the method whose gate it is, as submerge.json names it."""
 
 
@@ -70,9 +71,8 @@ def load(
     """
     transformers = required("transformers", "submerge.load needs")
     required("transformers.conversion_mapping", "submerge.load needs")  # new in its version 5
-    opened = open_folder(Path(folder))
-    controller = _controller(opened)
-    opened = with_linear_heads(controller.configured(opened, settings))
+    controller = _controller(Path(folder))
+    opened = with_linear_heads(controller.configured(controller.open(Path(folder)), settings))
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     heads = any(opened.heads) and not features
     kind, partial = model_class(transformers, opened, config, architecture, heads=heads)
@@ -86,12 +86,13 @@ def load(
     return model if device is None else model.to(device)
 
 
-def _controller(folder: Folder) -> type[Controller]:
-    """Return the row of the folder's kind of gate."""
-    controller = CONTROLLERS.get(folder.method)
+def _controller(path: Path) -> type[Controller]:
+    """Return the row of a folder's kind of gate."""
+    _, gate = gate_manifest(path)
+    controller = CONTROLLERS.get(gate.method)
     if controller is None:
-        what = f"the gate of {folder.method} is not known; there are {few(list(CONTROLLERS))}"
-        raise RequestError(Problem(what, str(folder.path), "use the version of Submerge that merged it"))
+        what = f"the gate of {gate.method} is not known; there are {few(list(CONTROLLERS))}"
+        raise RequestError(Problem(what, str(path), "use the version of Submerge that merged it"))
     return controller
 
 

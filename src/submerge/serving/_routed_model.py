@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,8 +40,14 @@ def gated_class(kind: type, controller: type[Controller]) -> type:
         call = self.controller.begin_generate(self, kwargs, request)
         return _run(self.controller, lambda **inputs: plain(*args, **inputs), call)
 
+    @functools.wraps(kind.save_pretrained)  # type: ignore[attr-defined]
+    def save_pretrained(self: Any, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        kind.save_pretrained(self, save_directory, *args, **kwargs)  # type: ignore[attr-defined]
+        self.controller.save(Path(save_directory))
+
     members: dict[str, Any] = {
         "forward": forward,
+        "save_pretrained": save_pretrained,
         **controller.members,
         "__module__": kind.__module__,
         "__qualname__": f"Routed{kind.__qualname__}",
@@ -53,6 +60,8 @@ def gated_class(kind: type, controller: type[Controller]) -> type:
 
 def _run(controller: Controller, forward: Any, call: Call) -> Any:
     with call.context:
+        if call.assignment is None:
+            return call.restore(forward(**call.inputs))
         out = controller.gated.run(forward, call.inputs, call.assignment, call.join)
     return call.restore(out)
 

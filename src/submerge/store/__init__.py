@@ -46,6 +46,8 @@ from submerge.store.folder import (
     tied_embeddings,
     untied,
     vocabulary_size,
+    with_text_parts,
+    with_vocabulary_size,
 )
 from submerge.store.format import (
     BANK,
@@ -80,6 +82,7 @@ from submerge.store.format import (
     preallocate,
     range_digest,
     read_header,
+    read_json,
     strict_json,
     sync_file,
     sync_folder,
@@ -159,6 +162,7 @@ __all__ = [
     "preallocate",
     "range_digest",
     "read_header",
+    "read_json",
     "read_vocabulary",
     "reading_manifest",
     "same_values",
@@ -170,5 +174,7 @@ __all__ = [
     "tied_embeddings",
     "untied",
     "vocabulary_size",
+    "with_text_parts",
+    "with_vocabulary_size",
     "write_bank",
 ]

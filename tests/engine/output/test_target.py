@@ -55,7 +55,7 @@ class Nowhere(OutputTarget[None]):
     def size(self, record: RangeRecord) -> int:
         return 1
 
-    def complete(self, writer: None) -> None:
+    def complete(self, writer: None, records: Records) -> None:
         self.asked.append("complete")
 
     def tensors(self, records: Records) -> dict[str, TensorRecord]:

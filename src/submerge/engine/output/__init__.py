@@ -9,6 +9,7 @@ from submerge.engine.output._checkpoint_target import CheckpointTarget
 from submerge.engine.output._describe import describe, explain
 from submerge.engine.output._estimate import compute_seconds
 from submerge.engine.output._folder import Output, check_unfinished, unfinished_folder
+from submerge.engine.output._modality_files import ModalityFiles, write_modality_files
 from submerge.engine.output._records import Records
 from submerge.engine.output._report import MergeReport, Progress, by_treatment
 from submerge.engine.output._run import Run
@@ -24,6 +25,7 @@ __all__ = [
     "AdapterTarget",
     "CheckpointTarget",
     "MergeReport",
+    "ModalityFiles",
     "Output",
     "OutputTarget",
     "Progress",
@@ -39,4 +41,5 @@ __all__ = [
     "unfinished_folder",
     "verify",
     "vllm_command",
+    "write_modality_files",
 ]

@@ -84,7 +84,7 @@ class AdapterTarget(OutputTarget[AdapterWriter]):
         """Return the elements of a tensor."""
         return self.plan.tensors[record.tensor].numel
 
-    def complete(self, writer: AdapterWriter) -> None:
+    def complete(self, writer: AdapterWriter, records: Records) -> None:
         """Write the adapter; raise `WorkError` where there is nothing in it."""
         if not writer.rank:
             what = "every merged update is zero: there is nothing for an adapter to hold"

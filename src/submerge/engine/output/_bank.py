@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 from submerge.engine.plan import MergePlan
 from submerge.store import BankParts, BankTensor, FileTable, Source, TensorEntry, TensorRecord, write_bank
 
-__all__ = ["write_gate_bank"]
+__all__ = ["file_source", "gate_bank", "write_bank_tensors"]
 
 
-def write_gate_bank(plan: MergePlan, parts: BankParts, folder: Path) -> dict[str, TensorRecord]:
-    """Write the bank into `folder`; return what submerge.json says of each of its tensors.
+def write_bank_tensors(folder: Path, tensors: Iterable[BankTensor]) -> dict[str, TensorRecord]:
+    """Write a bank into `folder`; return what submerge.json says of each of its tensors.
 
-    `tasks.T.TENSOR.left`, `.values` and `.right` are the factors of task T's update of a tensor, `.whole` is
-    a dense update, `merged.TENSOR` is what the checkpoint adds to the base's values where the factors do not
-    determine it, and `heads.T.TENSOR` is a tensor of the task's own. Empty where there is nothing to write.
+    Empty where there is nothing to write.
     """
-    items = [*_updates(plan, parts), *_heads(plan)]
+    items = list(tensors)
     if not items:
         return {}
     shard, digests = write_bank(folder, items)
     return {
         name: TensorRecord(entry.dtype, entry.shape, digests[name]) for name, entry in shard.entries.items()
     }
+
+
+def gate_bank(plan: MergePlan, parts: BankParts) -> Iterator[BankTensor]:
+    """Yield the bank of a method's gate, from the parts that its tensors have.
+
+    `tasks.T.TENSOR.left`, `.values` and `.right` are the factors of task T's update of a tensor, `.whole` is
+    a dense update, `merged.TENSOR` is what the checkpoint adds to the base's values where the factors do not
+    determine it, and `heads.T.TENSOR` is a tensor of the task's own.
+    """
+    yield from _updates(plan, parts)
+    yield from _heads(plan)
 
 
 def _updates(plan: MergePlan, parts: BankParts) -> Iterator[BankTensor]:
@@ -35,7 +44,7 @@ def _updates(plan: MergePlan, parts: BankParts) -> Iterator[BankTensor]:
         for name, entry in sorted(parts.entries(index).items(), key=lambda item: _order(item[0])):
             task, _, kind = name.partition(".")
             key = f"tasks.{task}.{tensor.name}.{kind}" if kind else f"{name}.{tensor.name}"
-            yield BankTensor(key, entry, _opener(entry))
+            yield BankTensor(key, entry, file_source(entry))
 
 
 def _order(name: str) -> tuple[int, str]:
@@ -43,7 +52,8 @@ def _order(name: str) -> tuple[int, str]:
     return (int(task), kind) if kind else (-1, name)
 
 
-def _opener(entry: TensorEntry) -> Callable[[FileTable], Source]:
+def file_source(entry: TensorEntry) -> Callable[[FileTable], Source]:
+    """Return what opens an entry of a file to be read."""
     return lambda table: table.source(entry)
 
 
@@ -53,7 +63,7 @@ def _heads(plan: MergePlan) -> Iterator[BankTensor]:
         model = plan.models[task.model]
         for name, entry in sorted(task.head.items()):
             if entry.file is not None:
-                yield BankTensor(f"heads.{number}.{name}", entry, _opener(entry))
+                yield BankTensor(f"heads.{number}.{name}", entry, file_source(entry))
                 continue
             key = next(n for n, e in model.tensors.items() if e is entry)
             yield BankTensor(f"heads.{number}.{name}", entry, partial(model.source, key))

@@ -7,10 +7,13 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from submerge.engine.output._bank import write_gate_bank
+from submerge.engine.output._bank import gate_bank, write_bank_tensors
+from submerge.engine.output._composed_bank import composed_bank
+from submerge.engine.output._modality_files import ModalityFiles, write_modality_files
 from submerge.engine.output._records import Records
 from submerge.engine.output._side_files import write_side_files
 from submerge.engine.output._target import OutputTarget
+from submerge.engine.plan import SpecialistPlan
 from submerge.engine.work import Finished, Passes, Range, RangeRecord, RangeTarget, range_passes, ranges
 from submerge.store import (
     DTYPES,
@@ -43,7 +46,7 @@ class CheckpointTarget(OutputTarget[ShardWriter]):
     @cached_property
     def parts(self) -> BankParts | None:
         """What the gate's bank is put together from."""
-        return BankParts(self.output.folder) if self.plan.gate else None
+        return BankParts(self.output.folder) if self.plan.gate_record else None
 
     @property
     def total(self) -> int:
@@ -108,19 +111,32 @@ class CheckpointTarget(OutputTarget[ShardWriter]):
         tensor = self.plan.tensors[record.tensor]
         return ranges(tensor.numel, tensor.block)[record.range]
 
-    def complete(self, writer: ShardWriter) -> None:
-        """Write the gate's bank from its parts."""
-        if self.parts is not None:
-            self._bank = write_gate_bank(self.plan, self.parts, self.output.folder)
+    def complete(self, writer: ShardWriter, records: Records) -> None:
+        """Write the gate's bank from its parts, and that of a composed model from its specialists, too."""
+        if self.parts is None:
+            return
+        tensors = (
+            composed_bank(self.plan, self.parts, records)
+            if self.plan.composition
+            else gate_bank(self.plan, self.parts)
+        )
+        self._bank = write_bank_tensors(self.output.folder, tensors)
 
     def write_side_files(self) -> None:
-        """Write the reference's side files, the configuration, and the index of the shards."""
+        """Write the reference's side files, configuration and index of shards, and those of modalities."""
         write_side_files(self.plan, self.output.folder)
+        composition = self.plan.composition
+        if composition is not None:
+            files = [self._modality_files(own) for own in composition.specialists]
+            write_modality_files(composition.tokens, files, self.output.folder)
+
+    def _modality_files(self, own: SpecialistPlan) -> ModalityFiles:
+        model = self.plan.models[own.specialist.model]
+        return ModalityFiles(own.modality, model.path, model.side_files, model.config or {})
 
     def manifest_fields(self, records: Records) -> dict[str, Any]:
         """Return the gate and what its bank holds."""
-        gate = self.plan.gate.record(self.plan.models) if self.plan.gate else None
-        return {"gate": gate, "bank": self._bank}
+        return {"gate": self.plan.gate_record, "bank": self._bank}
 
     def tensors(self, records: Records) -> dict[str, TensorRecord]:
         """Return what submerge.json says of each tensor, with the digest of its bytes."""

@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from submerge.engine.plan import Input, MergePlan, TensorPlan, adapter_file, bank_bounds, bank_bytes
+from submerge.engine.plan import (
+    Input,
+    MergePlan,
+    TensorPlan,
+    adapter_file,
+    bank_bounds,
+    bank_bytes,
+    describe_specialist,
+)
 from submerge.errors import Problem, RequestError
 from submerge.names import depths
 from submerge.recipe import Resolved, resolve
@@ -35,7 +43,8 @@ def describe(plan: MergePlan) -> dict[str, Any]:
         **({"coefficients": recipe.weights_from} if recipe.weights_from else {}),
         "reads": plan.bytes_read,
         "writes": plan.bytes_written,
-        **({"bank": _bank(plan)} if plan.gate else {}),
+        **({"bank": _bank(plan)} if plan.gate_record else {}),
+        **({"specialists": _specialists(plan)} if plan.composition else {}),
         "files": {shard.file: shard.size for shard in plan.shards},
         **({} if plan.shards else {"adapter_file": adapter_file(plan.tensors, plan.models)}),
         "side_files": [str(file) for _, file in plan.carried],
@@ -62,8 +71,14 @@ def _model(plan: MergePlan, position: int) -> dict[str, Any]:
 
 def _bank(plan: MergePlan) -> dict[str, Any]:
     """Return what is written for a gate: the tasks with their heads, the settings, the most bytes."""
-    assert plan.gate is not None
-    return {**plan.gate.record(plan.models).to_json(), "file": BANK, "most": bank_bytes(plan)}
+    assert plan.gate_record is not None
+    return {**plan.gate_record.to_json(), "file": BANK, "most": bank_bytes(plan)}
+
+
+def _specialists(plan: MergePlan) -> list[dict[str, Any]]:
+    """Return where the pieces of a composed model's specialists lie."""
+    assert plan.composition is not None
+    return [describe_specialist(own, plan.composition, plan.models) for own in plan.composition.specialists]
 
 
 def _adapter(adapter: Adapter) -> dict[str, Any]:

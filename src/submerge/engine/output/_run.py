@@ -75,7 +75,7 @@ class Run:
             self.seconds = time.perf_counter() - begun
             self._check_values()
             self.target.output.check_inputs()
-            self.target.complete(writer)
+            self.target.complete(writer, self.records)
 
     def manifest(self) -> Manifest:
         """Return the content of submerge.json."""

@@ -65,7 +65,7 @@ class OutputTarget(ABC, Generic[W]):
         """Return what a finished range adds to the progress."""
 
     @abstractmethod
-    def complete(self, writer: W) -> None:
+    def complete(self, writer: W, records: Records) -> None:
         """Write what can only be written when all tensors are done."""
 
     @abstractmethod

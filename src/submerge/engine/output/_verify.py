@@ -9,9 +9,10 @@ from typing import Any
 
 from submerge.deferred import quietly, torch
 from submerge.engine.output._checks import changed_coefficients, models_without_part, split_copies, unchanged
-from submerge.engine.plan import beyond_rows, describe_beyond, torch_dtype
+from submerge.engine.plan import MODALITY_GATE, beyond_rows, describe_beyond, torch_dtype
 from submerge.engine.work import count_nonfinite
 from submerge.errors import RequestError, WorkError
+from submerge.names import layer_of
 from submerge.store import (
     BANK,
     DTYPES,
@@ -174,19 +175,27 @@ def _base(model: Checkpoint, spec: str | None, named: bool, manifest: Manifest, 
         report.skipped.append(f"names against the base: {spec} cannot be opened ({reason})")
         return
     new = {name for name, record in manifest.tensors.items() if record.new}
-    report.problems += _unlike(model, base, new)
+    grown = manifest.gate is not None and manifest.gate.method == MODALITY_GATE
+    report.problems += _unlike(model, base, new, more_rows=grown)
     if not base.pending:
         report.problems += unchanged(model, base, manifest)
 
 
-def _unlike(model: Checkpoint, base: Checkpoint, new: Collection[str]) -> list[str]:
-    """Return which names and shapes are not the base's, but for tensors that a merge added."""
+def _unlike(
+    model: Checkpoint, base: Checkpoint, new: Collection[str], *, more_rows: bool = False
+) -> list[str]:
+    """Return which names and shapes are not the base's, but for tensors that a merge added.
+
+    With `more_rows` tensors outside of the layers may have rows for tokens that were added.
+    """
     problems = []
     for name in sorted(base.tensors.keys() ^ model.tensors.keys() - new):
         where = "the base" if name in base.tensors else "the output"
         problems.append(f"{name}: only in {where}")
     for name in sorted(base.tensors.keys() & model.tensors.keys()):
-        if base.tensors[name].shape != model.tensors[name].shape:
+        theirs, ours = base.tensors[name].shape, model.tensors[name].shape
+        longer = more_rows and layer_of(name) is None and theirs[1:] == ours[1:] and theirs < ours
+        if theirs != ours and not longer:
             problems.append(f"{name}: the base's shape is {list(base.tensors[name].shape)}")
     return problems
 

@@ -9,34 +9,49 @@ output its tokenizer (`_tokens`), and memory is counted (`_memory`). All problem
 
 from submerge.engine.plan._adapter_form import adapter_file, lora_keys, stores_transposed
 from submerge.engine.plan._bank_size import bank_bounds, bank_bytes
+from submerge.engine.plan._composition import MODALITY_GATE, Composition, SpecialistPlan
+from submerge.engine.plan._describe_composition import describe_specialist
 from submerge.engine.plan._device import check_device
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._make_plan import make_plan, plan_models
+from submerge.engine.plan._model_tokens import add_tokens, load_tokenizer
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._settings import Settings
+from submerge.engine.plan._shared_tokens import SharedToken, SharedTokens, share_tokens
 from submerge.engine.plan._tables import is_matrix
 from submerge.engine.plan._tensor import HELD, Input, TensorPlan, chunk_length, range_length, torch_dtype
+from submerge.engine.plan._token_rows import with_token_rows
 from submerge.engine.plan._tokens import beyond_rows, describe_beyond
 
 __all__ = [
     "HELD",
+    "MODALITY_GATE",
+    "Composition",
     "Input",
     "Inputs",
     "MergePlan",
     "Settings",
+    "SharedToken",
+    "SharedTokens",
+    "SpecialistPlan",
     "TensorPlan",
     "adapter_file",
+    "add_tokens",
     "bank_bounds",
     "bank_bytes",
     "beyond_rows",
     "check_device",
     "chunk_length",
     "describe_beyond",
+    "describe_specialist",
     "is_matrix",
+    "load_tokenizer",
     "lora_keys",
     "make_plan",
     "plan_models",
     "range_length",
+    "share_tokens",
     "stores_transposed",
     "torch_dtype",
+    "with_token_rows",
 ]

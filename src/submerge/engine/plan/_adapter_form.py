@@ -108,11 +108,14 @@ def adapter_file(tensors: Sequence[TensorPlan], models: Sequence[Checkpoint]) ->
     return f"{ADAPTER_STEM if lora_keys(tensors, models) is None else LORA_STEM}.safetensors"
 
 
-def adapter_warnings(models: Sequence[Checkpoint]) -> list[str]:
-    """Return what of the adapters is not merged, and whether they say that they are of different models."""
+def adapter_warnings(models: Sequence[Checkpoint], *, of_one_base: bool = True) -> list[str]:
+    """Return what of the adapters is not merged, and whether they say that they are of different models.
+
+    Those of a composed model are of different models, and not `of_one_base`.
+    """
     adapters = [model.adapter for model in models if model.adapter is not None]
     left_out = [f"{adapter.label}: {what}" for adapter in adapters for what in adapter.left_out]
-    return list(dict.fromkeys([*left_out, *_different_bases(adapters)]))
+    return list(dict.fromkeys([*left_out, *(_different_bases(adapters) if of_one_base else ())]))
 
 
 def _different_bases(adapters: Sequence[Adapter]) -> list[str]:

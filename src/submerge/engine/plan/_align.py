@@ -120,6 +120,8 @@ class TensorPlanner:
             matrix=self.rules.by_matrix_rule(entry),
             table=len(entry.shape) == 2 and not self.rules.is_matrix(entry),
             parameter=self.rules.parameter(entry),
+            compares=self.rules.compares(entry),
+            has_streams=self.rules.has_streams(entry),
         )
 
     def _notes(self, entry: TensorEntry, members: Sequence[Input]) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from submerge.recipe import Recipe, same_model
 from submerge.store import Checkpoint, split_spec
 
-__all__ = ["Inputs", "TokenizerSource"]
+__all__ = ["Inputs", "Specialist", "TokenizerSource"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,28 @@ class TokenizerSource:
     label: str
     model: Checkpoint
     named: bool = False
+
+
+@dataclass(frozen=True)
+class Specialist:
+    """Where the parts of one specialist of a composed model are; `model` and `stream` are positions.
+
+    Attributes:
+        modality: its name.
+        model: its encoder, its projector, and its language model with the adapter for text, which is merged.
+        decoupled: whether text and the modality's tokens were trained with parameters of their own.
+        stream: the same model with the adapter for the modality's tokens alone, or None where they run with
+            the base's parameters, or (if not `decoupled`) with those of `model`.
+        placeholder: how a prompt marks an input, as the recipe says.
+        where: its line in the recipe.
+    """
+
+    modality: str
+    model: int
+    decoupled: bool = False
+    stream: int | None = None
+    placeholder: str = ""
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,6 +58,7 @@ class Inputs:
         participants: the models that are merged, in the method's order; one may stand there twice.
         tokenizer: where the output's tokenizer comes from; None for an adapter, which has no rows that tokens
             could name.
+        specialists: of a composed model, in the order of the recipe.
     """
 
     models: tuple[Checkpoint, ...]
@@ -44,6 +67,7 @@ class Inputs:
     reference: int
     participants: tuple[int, ...]
     tokenizer: TokenizerSource | None = None
+    specialists: tuple[Specialist, ...] = ()
 
     @classmethod
     def of(cls, recipe: Recipe, opened: Mapping[str, Checkpoint]) -> Inputs:
@@ -69,9 +93,10 @@ class Inputs:
         return {i: self.models[i] for i in dict.fromkeys([self.reference, *self.participants])}
 
     def role(self, position: int) -> str:
-        """Return what a model takes part as: base, merged, both, or with its files only."""
+        """Return what a model takes part as: base, merged, for a modality, or with its files only."""
         roles = ["base"] if position == self.base else []
         roles += ["merged"] if position in self.participants else []
+        roles += ["modality"] if any(s.stream == position for s in self.specialists) else []
         return " and ".join(roles) or "files only"
 
     def of_models(self, models: Sequence[Checkpoint]) -> Inputs:

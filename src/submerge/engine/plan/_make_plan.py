@@ -14,6 +14,7 @@ from submerge.engine.plan._coefficients import (
     coefficient_problems,
     coefficient_warnings,
 )
+from submerge.engine.plan._composition import Composition, plan_composition
 from submerge.engine.plan._copies import resolve_copies
 from submerge.engine.plan._device import check_device
 from submerge.engine.plan._gate import GatePlan, plan_gate
@@ -24,7 +25,8 @@ from submerge.engine.plan._naming import align_models, idle_models, naming_warni
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._tensor import TensorPlan
-from submerge.engine.plan._tokens import plan_tokens
+from submerge.engine.plan._token_rows import with_token_rows
+from submerge.engine.plan._tokens import plan_tokens, shared_token_plan
 from submerge.engine.plan._warnings import input_warnings, shape_warnings, unused_tensors
 from submerge.errors import Problem, RequestError
 from submerge.recipe import Recipe, load_recipe
@@ -65,7 +67,7 @@ def make_plan(
         check_device(settings.device)
     recipe = source if isinstance(source, Recipe) else load_recipe(source)
     inputs = open_models(recipe, settings, download=download)
-    tokens, problems = plan_tokens(recipe, inputs)
+    tokens, problems = (None, []) if recipe.composed else plan_tokens(recipe, inputs)
     problems += _links(recipe, inputs.reference_model)
     try:
         plan = plan_models(recipe, inputs, settings)
@@ -73,6 +75,8 @@ def make_plan(
         problems += error.problems
     if problems:
         raise RequestError(problems)
+    if plan.composition:
+        tokens = shared_token_plan(plan.composition.tokens)
     warnings = tokens.warnings if tokens else _tokenizer_left_out(recipe)
     return replace(plan, tokens=tokens, warnings=(*plan.warnings, *warnings))
 
@@ -89,9 +93,13 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
     inputs = copies.inputs
     lacks = [a.of(model).lacks for a, model in zip(alignments, inputs.models, strict=True)]
     gate: GatePlan | None = None
+    composition: Composition | None = None
     if recipe.method.gate:
         gate, refusals = plan_gate(recipe, inputs)
         problems += refusals
+    if recipe.composed:
+        composition = _composition(recipe, inputs, problems)
+        inputs = with_token_rows(inputs, composition.tokens)
     tensors, refusals = plan_tensors(recipe, inputs, lacks, copies.copy_of)
     problems += [*refusals, *coefficient_problems(recipe, inputs, tensors)]
     if not inputs.reference_model.tensors:
@@ -100,7 +108,7 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
     if problems:
         raise RequestError(problems)
     as_adapter = recipe.output.form == "adapter"
-    unused = {} if as_adapter else unused_tensors(inputs, tensors, gate)
+    unused = {} if as_adapter else unused_tensors(inputs, tensors, gate, composition)
     return MergePlan(
         recipe=recipe,
         settings=settings,
@@ -113,13 +121,25 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
             *naming_warnings(tensors, inputs, lacks),
             *input_warnings(inputs, unused, tensors),
             *(() if gate else shape_warnings(inputs, tensors, as_adapter=as_adapter)),
-            *adapter_warnings(inputs.models),
+            *adapter_warnings(inputs.models, of_one_base=composition is None),
             *copies.warnings,
         ),
         budget=budget(tensors, settings.workers, settings.max_memory, calibration_bytes(recipe, inputs)),
         gate=gate,
+        composition=composition,
         unties=copies.unties,
     )
+
+
+def _composition(recipe: Recipe, inputs: Inputs, problems: Sequence[Problem]) -> Composition:
+    """Return the specialists of a composed model; raise `RequestError` with other problems, too."""
+    try:
+        composition = plan_composition(recipe, inputs)
+    except RequestError as error:
+        raise RequestError([*problems, *error.problems]) from None
+    if problems:
+        raise RequestError(problems)
+    return composition
 
 
 def _shards(reference: Checkpoint, tensors: Sequence[TensorPlan], settings: Settings) -> tuple[Shard, ...]:

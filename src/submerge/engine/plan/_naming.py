@@ -17,7 +17,8 @@ __all__ = ["align_models", "idle_models", "missing_tensors", "naming_warnings"]
 def align_models(inputs: Inputs) -> tuple[list[Alignment], list[Problem]]:
     """Return each model with its tensors named as the reference has them, and what stands in the way."""
     aligner = Aligner(inputs.reference_model)
-    merged = set(inputs.participants) - {inputs.reference}
+    streams = {own.stream for own in inputs.specialists if own.stream is not None}
+    merged = {*inputs.participants, *streams} - {inputs.reference}
     alignments = [
         aligner.align(model) if position in merged else Alignment(model)
         for position, model in enumerate(inputs.models)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from submerge.deprecated import warn_renamed
+from submerge.engine.plan._composition import Composition
+from submerge.engine.plan._describe_composition import composition_facts
 from submerge.engine.plan._gate import GatePlan
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._memory import Budget
@@ -17,7 +19,7 @@ from submerge.engine.plan._tensor import TensorPlan
 from submerge.engine.plan._tokens import TokenPlan
 from submerge.errors import few, size
 from submerge.recipe import Recipe
-from submerge.store import Checkpoint, Shard, is_tokenizer_file
+from submerge.store import Checkpoint, GateRecord, Shard, is_tokenizer_file
 
 __all__ = ["MergePlan"]
 
@@ -36,6 +38,7 @@ class MergePlan:
         warnings: what deserves a look.
         budget: memory and workers.
         gate: what of a method is evaluated for each input, if it has a gate.
+        composition: the specialists of a composed model.
         tokens: where the tokenizer comes from; an adapter, or a merge in memory, has none.
         unties: whether the output's configuration must untie its embeddings.
 
@@ -57,6 +60,7 @@ class MergePlan:
     warnings: tuple[str, ...]
     budget: Budget
     gate: GatePlan | None = None
+    composition: Composition | None = None
     tokens: TokenPlan | None = None
     unties: bool = False
 
@@ -91,9 +95,16 @@ class MergePlan:
             facts.append(("coefficients", self.recipe.weights_from))
         if self.gate:
             facts.append(("keeps", f"a gate over {len(self.gate.tasks)} tasks"))
+        facts += composition_facts(self.composition, self.models) if self.composition else []
         if self.warnings:
             facts.append(("warnings", f"{len(self.warnings)}: {self.warnings[0]}"))
         return facts
+
+    @property
+    def gate_record(self) -> GateRecord | None:
+        """What `submerge.json` says of the gate, where there is one: a method's, or that of modalities."""
+        gate = self.gate or self.composition
+        return gate.record(self.models) if gate else None
 
     @property
     def models(self) -> tuple[Checkpoint, ...]:

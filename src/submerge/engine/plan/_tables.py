@@ -12,7 +12,7 @@ from typing import Any
 from submerge.names import layer_of
 from submerge.store import TensorEntry
 
-__all__ = ["is_matrix", "is_table", "token_rows"]
+__all__ = ["is_matrix", "is_table", "token_rows", "token_tables"]
 
 _TOKENS = re.compile(
     r"(?:text_)?(?:embed_tokens|tok(?:ens?)?_embeddings?|tok(?:ens?)?_embed|tok(?:ens?)?_emb)|word_embeddings?"
@@ -62,13 +62,10 @@ def is_table(name: str, shape: Sequence[int], config: Mapping[str, Any] | None) 
     """Return whether a tensor has a row for each token, position or type: looked up, or made into a logit."""
     if len(shape) != 2:
         return False
-    path, module = _module(name)
-    if _TOKENS.fullmatch(module) or _ROOT_TOKENS.fullmatch(path) or _EMBEDDING.fullmatch(module):
+    _, module = _module(name)
+    if _has_tokens(name) or _EMBEDDING.fullmatch(module):
         return True
-    if _HEAD.fullmatch(module) or _HEAD.fullmatch(".".join(path.split(".")[-2:])):
-        return True
-    general = _GENERAL_HEAD.fullmatch(module) is not None and layer_of(name) is None
-    return general and shape[0] in _vocabularies(config or {})
+    return _is_head(name, shape[0] in _vocabularies(config or {}))
 
 
 def token_rows(tensors: Mapping[str, TensorEntry]) -> int | None:
@@ -79,11 +76,35 @@ def token_rows(tensors: Mapping[str, TensorEntry]) -> int | None:
     """
     rows: list[int] = []
     for name, entry in tensors.items():
-        path, module = _module(name)
-        if len(entry.shape) == 2 and (_TOKENS.fullmatch(module) or _ROOT_TOKENS.fullmatch(path)):
-            more = tensors.get(f"{path}.additional_embedding.weight")
+        if len(entry.shape) == 2 and _has_tokens(name):
+            more = tensors.get(f"{name.removesuffix('.weight')}.additional_embedding.weight")
             rows.append(entry.shape[0] + (more.shape[0] if more else 0))
     return max(rows, default=None)
+
+
+def token_tables(tensors: Mapping[str, TensorEntry], rows: int) -> list[str]:
+    """Return the tensors with a row for each of so many tokens: embeddings, output heads and their biases."""
+    tables = [
+        name
+        for name, entry in tensors.items()
+        if len(entry.shape) == 2 and entry.shape[0] == rows and (_has_tokens(name) or _is_head(name, True))
+    ]
+    biases = (f"{name.removesuffix('.weight')}.bias" for name in tables if _is_head(name, True))
+    return [*tables, *(name for name in biases if name in tensors and tensors[name].shape == (rows,))]
+
+
+def _has_tokens(name: str) -> bool:
+    """Return whether a matrix of this name has a row for each token id."""
+    path, module = _module(name)
+    return bool(_TOKENS.fullmatch(module) or _ROOT_TOKENS.fullmatch(path))
+
+
+def _is_head(name: str, fits: bool) -> bool:
+    """Return whether a matrix of this name is an output head; `fits` says if its rows can be those of one."""
+    path, module = _module(name)
+    if _HEAD.fullmatch(module) or _HEAD.fullmatch(".".join(path.split(".")[-2:])):
+        return True
+    return fits and _GENERAL_HEAD.fullmatch(module) is not None and layer_of(name) is None
 
 
 def _module(name: str) -> tuple[str, str]:

@@ -77,6 +77,10 @@ class TensorPlan:
     one of two dimensions that is no linear map. `module` is how an adapter stores the result; in an adapter a
     tensor without one is saved with all its values. `parameter` is the name whose options and random numbers
     the tensor has: another than its own where it is a copy, as a head that is tied to embeddings.
+
+    A composed model's specialists have files of their own for weights that may be the base's: with `compares`
+    they are compared with the origin's, so that an adapter on an unchanged weight is low-rank. With
+    `has_streams` tokens run with other values than the merged ones, too, and the bank gets what those need.
     """
 
     name: str
@@ -92,6 +96,8 @@ class TensorPlan:
     table: bool = False
     module: Module | None = None
     parameter: str = ""
+    compares: bool = False
+    has_streams: bool = False
 
     @property
     def treatment(self) -> str:

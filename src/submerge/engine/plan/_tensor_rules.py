@@ -9,7 +9,7 @@ from typing import Any
 
 from submerge.engine.plan._gate import is_head
 from submerge.engine.plan._inputs import Inputs
-from submerge.engine.plan._tables import is_matrix
+from submerge.engine.plan._tables import is_matrix, is_table
 from submerge.methods import GateSpec, TensorSpec
 from submerge.names import depths
 from submerge.recipe import Recipe, resolve
@@ -70,9 +70,27 @@ class TensorRules:
 
     def by_matrix_rule(self, entry: TensorEntry) -> bool:
         """Return whether a tensor is merged by the method's rule for matrices."""
+        method = self.recipe.method
         if self.gate and self.gate.every_tensor:
             return entry.numel > 0
-        return self.recipe.method.matrix is not None and self.is_matrix(entry)
+        low_rank = method.coefficients is not None and self.takes_updates and self.compares(entry)
+        return (method.matrix is not None or low_rank) and self.is_matrix(entry)
+
+    def compares(self, entry: TensorEntry) -> bool:
+        """Return whether adapters of a composed model may lie on this tensor of the base, in other files."""
+        if not self.recipe.composed:
+            return False
+        adapters = [self.inputs.models[position].adapter for position in self.inputs.participants]
+        return any(adapter is not None and entry.name in adapter.parts for adapter in adapters)
+
+    def has_streams(self, entry: TensorEntry) -> bool:
+        """Return whether tokens of modalities may run with other values of a tensor than the merged ones.
+
+        Embeddings of placeholders are replaced, and what is said of the last token is text: tables have none.
+        """
+        own = self.recipe.composed and self.recipe.modality_tokens == "own"
+        config = self.inputs.reference_model.config
+        return own and not is_table(self.parameter(entry), entry.shape, config)
 
     def is_task_head(self, entry: TensorEntry) -> bool:
         """Return whether a task names a tensor as part of its head."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from submerge.engine.plan._inputs import Inputs, TokenizerSource
+from submerge.engine.plan._shared_tokens import SharedTokens
 from submerge.engine.plan._tables import token_rows
 from submerge.errors import Problem, few
 from submerge.recipe import Recipe
@@ -18,7 +19,7 @@ from submerge.store import (
     split_spec,
 )
 
-__all__ = ["TokenPlan", "beyond_rows", "describe_beyond", "plan_tokens"]
+__all__ = ["TokenPlan", "beyond_rows", "describe_beyond", "plan_tokens", "shared_token_plan"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ def plan_tokens(recipe: Recipe, inputs: Inputs) -> tuple[TokenPlan | None, list[
         warnings.append(f"{source.label}: {describe_beyond(beyond, rows or 0)}, as it was published")
     plan = TokenPlan(tokenizer, lines=tuple(lines), warnings=tuple(warnings), beyond=tuple(beyond))
     return plan, problems
+
+
+def shared_token_plan(tokens: SharedTokens) -> TokenPlan:
+    """Return the plan for the tokenizer of a composed model."""
+    return TokenPlan(tokens.tokenizer, tokens.lines, tokens.warnings)
 
 
 def beyond_rows(model: Checkpoint) -> tuple[dict[str, int], int]:

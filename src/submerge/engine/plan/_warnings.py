@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from submerge.engine.plan._composition import Composition
 from submerge.engine.plan._gate import GatePlan
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._tensor import TensorPlan
@@ -13,12 +14,17 @@ __all__ = ["input_warnings", "shape_warnings", "unused_tensors"]
 
 
 def unused_tensors(
-    inputs: Inputs, tensors: Sequence[TensorPlan], gate: GatePlan | None
+    inputs: Inputs,
+    tensors: Sequence[TensorPlan],
+    gate: GatePlan | None,
+    composition: Composition | None = None,
 ) -> dict[int, tuple[str, ...]]:
     """Return, for each model that is merged, its tensors that no output reads."""
     used: dict[int, set[str]] = {}
     for task in gate.tasks if gate else ():
         used.setdefault(task.model, set()).update(task.head)
+    for own in composition.specialists if composition else ():
+        used.setdefault(own.specialist.model, set()).update(own.modules)
     for tensor in tensors:
         for member in tensor.members:
             used.setdefault(member.model, set()).add(member.entry.name)
@@ -61,6 +67,8 @@ def _without_place(inputs: Inputs, unused: Mapping[int, Sequence[str]], written:
 
 
 def _model_types(inputs: Inputs) -> list[str]:
+    if inputs.specialists:  # each of a class of its own
+        return []
     configs = [inputs.models[index].config for index in inputs.participants]
     types = {config.get("model_type") for config in configs if config}
     if len(types) < 2:

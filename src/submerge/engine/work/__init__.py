@@ -3,6 +3,7 @@
 from submerge.engine.work._adapter_edit import adapter_edits
 from submerge.engine.work._adapter_passes import ModuleTarget, adapter_passes
 from submerge.engine.work._chunk_reader import ChunkReader, ranges
+from submerge.engine.work._edited_source import EditedSource
 from submerge.engine.work._forked import Finished, can_fork, run_forked
 from submerge.engine.work._meter import Meter
 from submerge.engine.work._nonfinite import count_nonfinite, nonfinite_error
@@ -15,6 +16,7 @@ from submerge.engine.work._workspace import Workspace
 
 __all__ = [
     "ChunkReader",
+    "EditedSource",
     "Finished",
     "Meter",
     "ModuleTarget",

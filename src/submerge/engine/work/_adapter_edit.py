@@ -12,7 +12,7 @@ from submerge.deferred import torch
 from submerge.engine.plan import TensorPlan
 from submerge.store import Adapter, Checkpoint, FileTable, LowRankPart, Rows
 
-__all__ = ["AdapterEdit", "AddedProduct", "AddedUpdate", "adapter_edits"]
+__all__ = ["AdapterEdit", "AddedProduct", "AddedUpdate", "adapter_edit", "adapter_edits"]
 
 BLOCK = 1 << 20
 """Elements that are read at a time where norms need all of a tensor."""
@@ -186,7 +186,7 @@ class ReplacedRows(AdapterEdit):
                 values[low - start : high - start] = row[low - index * width : high - index * width]
 
 
-def _edit(adapter: Adapter, name: str, table: FileTable) -> AdapterEdit:
+def adapter_edit(adapter: Adapter, name: str, table: FileTable) -> AdapterEdit:
     """Return what the adapter does to the tensor called `name`; nothing is read yet."""
     part = adapter.parts[name]
     if isinstance(part, LowRankPart):
@@ -206,5 +206,5 @@ def adapter_edits(
     edits: list[AdapterEdit | None] = []
     for member in tensor.members:
         adapter = models[member.model].adapter
-        edits.append(_edit(adapter, tensor.name, table) if member.patch and adapter else None)
+        edits.append(adapter_edit(adapter, tensor.name, table) if member.patch and adapter else None)
     return edits

@@ -10,7 +10,7 @@ from submerge.engine.plan import Input, torch_dtype
 from submerge.engine.work._adapter_edit import AdapterEdit, AddedUpdate
 from submerge.engine.work._range_log import RangeLog
 from submerge.engine.work._workspace import Workspace
-from submerge.store import Source, byte_view
+from submerge.store import Source, blocks, byte_view
 
 __all__ = ["InputReader", "input_readers"]
 
@@ -56,20 +56,35 @@ class InputReader:
         self.source.read(start, stop - start, byte_view(raw))
         return raw.to(dtype)
 
+    def reads_as(self, other: InputReader, numel: int) -> bool:
+        """Return whether the first `numel` elements of two sources are of one type and have equal bytes."""
+        if self.source is None or other.source is None or self.dtype != other.dtype or other.edit is not None:
+            return False
+        pairs = zip(
+            blocks(self.source, 0, numel, self.dtype.itemsize),
+            blocks(other.source, 0, numel, self.dtype.itemsize),
+            strict=True,
+        )
+        return all(
+            torch.equal(torch.frombuffer(own, dtype=torch.uint8), torch.frombuffer(others, dtype=torch.uint8))
+            for (_, own), (_, others) in pairs
+        )
+
+    def edited(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return elements [start, stop) of the source with the edit."""
+        values = self.read(start, stop, dtype)
+        if self.edit is not None:
+            self.edit.apply_(start, values, lambda first, last: self.read(first, last, dtype))
+        return values
+
     def difference(
         self, origin: InputReader | None, start: int, stop: int, dtype: torch.dtype
     ) -> torch.Tensor:
         """Return elements [start, stop) of the update against `origin`, in new memory."""
         if self.source is None:
             return self._update(start, stop, dtype)
-        values = self._values(start, stop, dtype)
-        return values if origin is None else values.sub_(origin._values(start, stop, dtype))
-
-    def _values(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
-        values = self.read(start, stop, dtype)
-        if self.edit is not None:
-            self.edit.apply_(start, values, lambda first, last: self.read(first, last, dtype))
-        return values
+        values = self.edited(start, stop, dtype)
+        return values if origin is None else values.sub_(origin.edited(start, stop, dtype))
 
     def _update(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
         if self.edit is None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from submerge.algebra import Dense, LowRank, Streamed, Update, Zero, weighted_sum
 from submerge.deferred import torch
-from submerge.engine.plan import HELD
+from submerge.engine.plan import HELD, TensorPlan
 from submerge.engine.work._adapter_edit import AddedProduct
 from submerge.engine.work._chunk_reader import ChunkReader
 from submerge.engine.work._input_reader import InputReader
@@ -45,23 +46,49 @@ def _merged(reader: ChunkReader) -> Merged:
     with decomposing(plan.name):
         updates = input_updates(reader)
         if method.matrix is not None:
-            return method.matrix(updates, plan.spec, plan.values)
-        assert method.coefficients is not None
-        return Merged(weighted_sum(updates, list(method.coefficients(plan.values))))
+            merged = method.matrix(updates, plan.spec, plan.values)
+        else:
+            assert method.coefficients is not None
+            merged = Merged(weighted_sum(updates, list(method.coefficients(plan.values))))
+        return _with_factors(merged, plan) if plan.has_streams else merged
+
+
+def _with_factors(merged: Merged, plan: TensorPlan) -> Merged:
+    """Return the result with the update's factors for the bank, where they take less than the base's values.
+
+    From them the base's values follow, with which tokens of modalities run: W_0 = W − left · right.
+    """
+    update, origin = merged.update, plan.origin
+    if not isinstance(update, LowRank) or origin is None:
+        return merged
+    factors = {"left": update.left.float(), "right": update.right.float()}
+    if sum(factor.nbytes for factor in factors.values()) > origin.entry.nbytes:
+        return merged
+    return replace(merged, bank={**merged.bank, **factors})
 
 
 def input_updates(reader: ChunkReader) -> list[Update]:
     """Return each input's update [m, n]: factors, or values that are held where all of them fit."""
-    dense = sum(not member.relative for member in reader.inputs)
-    held = dense * reader.plan.numel <= HELD
-    return [_update(reader, member, held) for member in reader.inputs]
+    relative = [member.relative or _is_on_origin(reader, member) for member in reader.inputs]
+    held = relative.count(False) * reader.plan.numel <= HELD
+    return [_update(reader, *each, held) for each in zip(reader.inputs, relative, strict=True)]
 
 
-def _update(reader: ChunkReader, member: InputReader, held: bool) -> Update:
+def _is_on_origin(reader: ChunkReader, member: InputReader) -> bool:
+    """Return whether a member's own values are the origin's, bit for bit: then its update is its adapter's.
+
+    Only a plan that `compares` asks this, for files of their own may hold what the base's file holds.
+    """
+    if not reader.plan.compares or not (member.edit is None or isinstance(member.edit, AddedProduct)):
+        return False
+    return reader.origin is not None and member.reads_as(reader.origin, reader.plan.numel)
+
+
+def _update(reader: ChunkReader, member: InputReader, relative: bool, held: bool) -> Update:
     sides = reader.plan.sides
-    if member.relative and member.edit is None:
+    if relative and member.edit is None:
         return Zero(sides)
-    if member.relative and isinstance(member.edit, AddedProduct):
+    if relative and isinstance(member.edit, AddedProduct):
         return LowRank(*member.edit.factors.pair)
 
     def rows(start: int, stop: int) -> torch.Tensor:

@@ -9,6 +9,8 @@ from submerge.store.folder._config import (
     unmergeable_tensors,
     untied,
     vocabulary_size,
+    with_text_parts,
+    with_vocabulary_size,
 )
 from submerge.store.folder._hub import Fetched, download_hint, fetch
 from submerge.store.folder._index import read_index
@@ -67,4 +69,6 @@ __all__ = [
     "vocabulary_size",
     "weights_beside",
     "with_sibling",
+    "with_text_parts",
+    "with_vocabulary_size",
 ]

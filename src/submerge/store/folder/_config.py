@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ __all__ = [
     "unmergeable_tensors",
     "untied",
     "vocabulary_size",
+    "with_text_parts",
+    "with_vocabulary_size",
 ]
 
 _DEQUANTISE = "give the original checkpoint, or dequantise this one first (Transformers: model.dequantize())"
@@ -86,6 +88,25 @@ def vocabulary_size(config: Mapping[str, Any] | None) -> int | None:
         (int(part["vocab_size"]) for part in _with_text_parts(config) if type(part.get("vocab_size")) is int),
         None,
     )
+
+
+def with_text_parts(
+    config: Mapping[str, Any], edit: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return a configuration after an edit of its outermost keys and of those of its language models."""
+    parts = {key: edit(config[key]) for key in _TEXT_PARTS if isinstance(config.get(key), Mapping)}
+    return {**edit(config), **parts}
+
+
+def with_vocabulary_size(config: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    """Return a configuration whose embeddings have so many rows: in its text parts, or outermost."""
+    parts = {
+        key: {**config[key], "vocab_size": rows}
+        for key in _TEXT_PARTS
+        if isinstance(config.get(key), Mapping)
+    }
+    outermost = {"vocab_size": rows} if not parts or "vocab_size" in config else {}
+    return {**config, **outermost, **parts}
 
 
 def layer_count(config: Mapping[str, Any] | None) -> int | None:

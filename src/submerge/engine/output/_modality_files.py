@@ -1,0 +1,159 @@
+"""The files of a composed model beside its weights: the shared tokenizer, and a folder for each modality."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from submerge.engine.output._side_files import write_text
+from submerge.engine.plan import SharedTokens, add_tokens, load_tokenizer
+from submerge.errors import WorkError, few
+from submerge.store import is_tokenizer_file, read_json, with_text_parts, with_vocabulary_size
+
+__all__ = ["MODALITIES", "ModalityFiles", "write_modality_files"]
+
+MODALITIES = "modalities"
+"""The folder that has one for each modality."""
+_PROCESSOR = frozenset(
+    {"preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"}
+)
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_TOKEN_IDS = re.compile(r"\w+_token_(?:ids?|index)")
+_OF_PROCESSOR = frozenset({"processor_class", "padding_side", "chat_template", "extra_special_tokens"})
+"""What a processor takes from its tokenizer's configuration, beside the tokens that have a name there."""
+
+
+@dataclass(frozen=True)
+class ModalityFiles:
+    """A specialist's files that are not weights, by their paths in its folder, and its configuration."""
+
+    name: str
+    folder: Path
+    files: tuple[Path, ...]
+    config: Mapping[str, Any]
+
+
+def write_modality_files(tokens: SharedTokens, modalities: Sequence[ModalityFiles], folder: Path) -> None:
+    """Write the tokenizer and the configurations of a composed model into its folder.
+
+    At the root: the base's tokenizer with the tokens that were added, and `vocab_size` in config.json, if
+    that is there. In `modalities/NAME`: the processor's files of specialist n, which is `modalities[n]`; its
+    configuration, whose token ids are those of the shared tokenizer; and that tokenizer.
+
+    Raises `WorkError` if the tokenizer that was written has another id for a token than was planned.
+    """
+    _write_tokenizer(tokens, folder)
+    if (path := folder / "config.json").is_file():
+        _write_json(path, with_vocabulary_size(read_json(path), tokens.rows))
+    for number, modality in enumerate(modalities):
+        _write_modality(modality, tokens.ids(number), tokens.rows, folder)
+    for place in (folder, *(folder / MODALITIES / modality.name for modality in modalities)):
+        _check_ids(tokens, place)
+
+
+def _write_tokenizer(tokens: SharedTokens, folder: Path) -> None:
+    """Write the base's tokenizer with the added tokens.
+
+    Of what transformers saves, the vocabulary alone is taken: the configuration stays the base's, for that
+    which a version writes may be of no use to an earlier one.
+    """
+    source = tokens.tokenizer
+    for file in source.files:
+        _copy(source.folder, file, folder)
+    tokenizer = load_tokenizer(source.folder)
+    known = tokenizer.get_vocab()
+    new = [token for token in tokens.added if token.text not in known]
+    if not new:
+        return
+    add_tokens(tokenizer, [(token.text, token.flags) for token in new])
+    with TemporaryDirectory(dir=folder) as saved:
+        tokenizer.save_pretrained(saved)
+        for path in Path(saved).iterdir():
+            beside = not (folder / path.name).exists() and not _is_template(path)
+            if path.name == "tokenizer.json" or beside:
+                shutil.copyfile(path, folder / path.name)
+    decoder = {str(token.id): {"content": token.text, **vars(token.flags)} for token in new}
+    _extend(folder / _TOKENIZER_CONFIG, "added_tokens_decoder", decoder)
+    if (older := folder / "added_tokens.json").is_file():
+        _write_json(older, read_json(older) | {token.text: token.id for token in new})
+
+
+def _extend(path: Path, key: str, more: Mapping[str, Any]) -> None:
+    """Add to a table in a JSON file, if the file has that table."""
+    config = read_json(path)
+    if isinstance(config.get(key), dict):
+        _write_json(path, {**config, key: {**config[key], **more}})
+
+
+def _write_modality(modality: ModalityFiles, ids: Mapping[int, int], rows: int, root: Path) -> None:
+    """Write the folder of one modality, after the tokenizer at the root."""
+    folder = root / MODALITIES / modality.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in modality.files:
+        if file.as_posix() in _PROCESSOR or _is_template(file):
+            _copy(modality.folder, file, folder)
+    for file in (path.relative_to(root) for path in root.iterdir() if path.is_file()):
+        if is_tokenizer_file(file) and not _is_template(file):
+            _copy(root, file, folder)
+    config = with_text_parts(modality.config, lambda part: _with_ids(part, ids))
+    _write_json(folder / "config.json", with_vocabulary_size(config, rows))
+    own, shared = modality.folder / _TOKENIZER_CONFIG, folder / _TOKENIZER_CONFIG
+    if shared.is_file() and Path(_TOKENIZER_CONFIG) in modality.files:
+        _write_json(shared, _for_processor(read_json(shared), read_json(own)))
+
+
+def _for_processor(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tokenizer's configuration with what a specialist's processor looks for in its own.
+
+    That is its class, its template, and tokens that the tokenizer has under a name, as `image_token`.
+    """
+    config = {key: value for key, value in shared.items() if key != "chat_template"}
+    taken = {
+        key: value
+        for key, value in own.items()
+        if key in _OF_PROCESSOR or (key.endswith("_token") and config.get(key) is None)
+    }
+    return config | taken
+
+
+def _with_ids(part: Mapping[str, Any], ids: Mapping[int, int]) -> dict[str, Any]:
+    """Return a part of a configuration with the ids that its tokens have now."""
+
+    def renumbered(value: Any) -> Any:
+        if isinstance(value, list):
+            return [renumbered(each) for each in value]
+        return ids.get(value, value) if type(value) is int else value
+
+    return {key: renumbered(value) if _TOKEN_IDS.fullmatch(key) else value for key, value in part.items()}
+
+
+def _check_ids(tokens: SharedTokens, folder: Path) -> None:
+    vocabulary = load_tokenizer(folder).get_vocab()
+    wrong = [
+        f"{t.text!r}: {vocabulary.get(t.text)}, not {t.id}"
+        for t in tokens.added
+        if vocabulary.get(t.text) != t.id
+    ]
+    if wrong:
+        what = f"the tokenizer that was written numbers tokens otherwise than planned ({few(wrong)})"
+        raise WorkError(f"{folder}: {what} — try another version of transformers")
+
+
+def _is_template(path: PurePath) -> bool:
+    return path.name.startswith("chat_template.") or "additional_chat_templates" in path.parts
+
+
+def _copy(source: Path, file: Path, folder: Path) -> None:
+    target = folder / file
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source / file, target)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

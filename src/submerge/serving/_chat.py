@@ -1,0 +1,90 @@
+"""Conversations with images and others, written for a chat template that takes strings alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from submerge.errors import Problem, RequestError, few
+from submerge.serving._specialist_processor import SpecialistProcessor
+
+__all__ = ["as_strings", "is_batch"]
+
+END = "\ue000"
+"""A character that no template writes by itself."""
+
+
+def is_batch(messages: Sequence[Any]) -> bool:
+    """Return whether these are several conversations, and not one."""
+    return bool(messages) and isinstance(messages[0], list | tuple)
+
+
+def as_strings(
+    messages: Sequence[Mapping[str, Any]], specialists: Mapping[str, SpecialistProcessor]
+) -> tuple[list[dict[str, Any]], dict[str, list[Any]]]:
+    """Return a conversation whose contents are strings, and its inputs by modality, in their order.
+
+    Where an image is, its specialist's mark-up is. Items without the image itself are only marked.
+
+    Raises:
+        RequestError: an item's type is neither text nor one of the modalities.
+    """
+    numbers: Counter[str] = Counter()
+    inputs: dict[str, list[Any]] = {name: [] for name in specialists}
+
+    def written(item: Any) -> str:
+        kind = item["type"].removesuffix("_url")
+        if kind == "text":
+            return str(item["text"])
+        if kind not in specialists:
+            what = f"content of type {item['type']!r}; there are {few(['text', *specialists], 9)}"
+            raise RequestError(Problem(what, "apply_chat_template"))
+        numbers[kind] += 1
+        inputs[kind] += _values(item, kind)
+        return markup(specialists[kind], numbers[kind])
+
+    strings = [_with_content(message, written) for message in messages]
+    return strings, inputs
+
+
+def markup(specialist: SpecialistProcessor, number: int) -> str:
+    """Return how a prompt writes the `number`-th input of a conversation, counted from 1.
+
+    It is what the recipe says; or what the specialist's own chat template adds for it to a message with one
+    input less (`Audio 2: <|audio_bos|><|AUDIO|><|audio_eos|>` of Qwen2-Audio); or the placeholder alone.
+    """
+    if specialist.markup:
+        return specialist.markup
+    before, after = (_beginning(specialist, count) for count in (number - 1, number))
+    added = after.removeprefix(before)
+    fits = after.startswith(before) and added.count(specialist.placeholder) == 1
+    return added if fits else specialist.placeholder
+
+
+def _beginning(specialist: SpecialistProcessor, count: int) -> str:
+    """Return what the specialist's template writes up to a text that follows so many inputs."""
+    from jinja2 import TemplateError
+
+    content = [*({"type": specialist.kind} for _ in range(count)), {"type": "text", "text": END}]
+    try:
+        rendered = specialist.processor.apply_chat_template([{"role": "user", "content": content}])
+    except (TemplateError, TypeError, ValueError):  # none, or one that takes strings alone
+        return ""
+    return str(rendered).partition(END)[0]
+
+
+def _with_content(message: Mapping[str, Any], written: Callable[[Any], str]) -> dict[str, Any]:
+    content = message.get("content")
+    if not isinstance(content, list | tuple):
+        return dict(message)
+    return {**message, "content": "".join(map(written, content))}
+
+
+def _values(item: Mapping[str, Any], kind: str) -> list[Any]:
+    """Return the input that an item holds, or names, as a list of one; nothing where it only marks one."""
+    for key in (kind, f"{kind}_url", "url", "path", "base64"):
+        if item.get(key) is not None:
+            value = item[key]
+            return [value["url"] if isinstance(value, dict) and "url" in value else value]
+    return []

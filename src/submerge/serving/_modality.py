@@ -1,0 +1,183 @@
+"""A composed model in use: each token runs with the parameters of its modality, wherever its id stands."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+
+from submerge.errors import Problem, RequestError, few
+from submerge.gating import Gate, GatedModel, TokenAssignment
+from submerge.serving._attach import check_names
+from submerge.serving._controller import Call, Controller
+from submerge.serving._folder import Folder
+from submerge.serving._input_names import input_kind, input_names
+from submerge.serving._modality_folder import ModalityFolder, open_modality_folder
+from submerge.serving._prompt import Prompt
+from submerge.serving._specialist import Specialist, Specialists, read_specialist
+from submerge.serving._streams import stream_updates
+from submerge.store import BANK
+
+__all__ = ["ModalityController"]
+
+Inputs: TypeAlias = tuple[dict[str, Any], ...]
+"""Each specialist's inputs, by the names of its class."""
+
+
+class ModalityController(Controller):
+    """Puts the features of inputs at their placeholders, and labels each token by its modality.
+
+    What the gate does follows from the ids of every forward. In a `generate` the features are computed once,
+    of the prompt, and what it adds is text.
+    """
+
+    members: ClassVar[Mapping[str, Any]] = {"modalities": property(lambda self: self.controller.names)}
+
+    def __init__(self, folder: ModalityFolder, gated: GatedModel, specialists: Specialists) -> None:
+        self.path, self.names, self.streams = folder.path, folder.names, folder.streams
+        self.inputs = input_names(folder.tasks)
+        self.gated, self.specialists = gated, specialists
+        self.is_gated = bool(gated.modules)
+        self._prompt: Prompt | None = None
+
+    @classmethod
+    def open(cls, path: Path) -> ModalityFolder:
+        return open_modality_folder(path)
+
+    @classmethod
+    def configured(cls, folder: Folder, settings: Mapping[str, Any]) -> Folder:
+        if settings:
+            what = f"a composed model has no settings: {few(settings)}"
+            raise RequestError(Problem(what, str(folder.path), "set them in the recipe, and merge again"))
+        return folder
+
+    @classmethod
+    def attach(
+        cls, model: Any, folder: Folder, gate: Gate, names: Mapping[str, str], *, heads: bool, partial: bool
+    ) -> ModalityController:
+        assert isinstance(folder, ModalityFolder)
+        check_names(model, folder, names, partial=partial)
+        gated = GatedModel(gate)
+        with folder.reading() as read:
+            gated.add(model, stream_updates(model, folder, gate, names, read))
+            model.specialists = Specialists(
+                read_specialist(
+                    task, folder.files(n), {own: read(name) for own, name in modules.items()}, model.dtype
+                )
+                for n, (task, modules) in enumerate(zip(folder.tasks, folder.modules, strict=True))
+            )
+        return cls(folder, gated, model.specialists)
+
+    def save(self, folder: Path) -> None:
+        """Copy all but the language model: bank, manifest, the specialists' files, the tokenizer."""
+        for file in self.path.iterdir():
+            if file.is_dir():
+                shutil.copytree(file, folder / file.name, dirs_exist_ok=True)
+            elif file.name == BANK or not ((folder / file.name).exists() or _is_weights(file.name)):
+                shutil.copy2(file, folder / file.name)
+
+    def request(self, arguments: MutableMapping[str, Any]) -> Inputs:
+        """Return each specialist's inputs; raise `RequestError` for those of a modality without one."""
+        known = {name for names in self.inputs for name in names}
+        given = {name: value for name, value in arguments.items() if value is not None}
+        unknown = [name for name in given if input_kind(name) and name not in known]
+        if unknown:
+            what = f"there is no specialist for {few(unknown)}"
+            hint = f"there are those of {few(self.names, 9)}, which take {few(sorted(known), 9)}"
+            raise RequestError(Problem(what, str(self.path), hint))
+        for name in known & arguments.keys():
+            del arguments[name]
+        return tuple(
+            {own: given[name] for name, own in names.items() if name in given} for names in self.inputs
+        )
+
+    def begin(self, model: Any, inputs: dict[str, Any], request: Inputs) -> Call:
+        ids: Any = inputs.get("input_ids")
+        if self._prompt is None:  # no forward of a `generate`: the ids are all that there is
+            prompt, past = self._encoded(model, ids, request), 0
+        else:
+            prompt, past = self._prompt, _cached(inputs)
+        part = prompt.part(ids, past) if prompt is not None and ids is not None else None
+        if part is None:
+            return Call(inputs, None)
+        embeddings = part.embeddings
+        if (length := embeddings.shape[1]) < ids.shape[1]:  # what was generated follows
+            embeddings = torch.cat([embeddings, model.get_input_embeddings()(ids[:, length:])], dim=1)
+        assignment = TokenAssignment(part.labels, self.streams) if self.is_gated else None
+        return Call({**inputs, "input_ids": None, "inputs_embeds": embeddings}, assignment)
+
+    def begin_generate(self, model: Any, inputs: dict[str, Any], request: Inputs) -> Call:
+        prompt = self._generated_from(model, inputs, request)
+        return Call(inputs, None, context=self._prompted(prompt or Prompt.of_text()))
+
+    @contextmanager
+    def _prompted(self, prompt: Prompt) -> Iterator[None]:
+        """Let each forward inside have its part of a prompt."""
+        before, self._prompt = self._prompt, prompt
+        try:
+            yield
+        finally:
+            self._prompt = before
+
+    def _generated_from(self, model: Any, inputs: Mapping[str, Any], request: Inputs) -> Prompt | None:
+        """Return the prompt of a `generate`, which may go on from a cache.
+
+        Then ids may be those of all positions or those of new ones, and inputs those of all or of new ones.
+        """
+        ids: Any = inputs.get("input_ids")
+        past, mask = _cached(inputs), inputs.get("attention_mask")
+        if past and mask is not None and mask.shape[1] > ids.shape[1]:
+            return self._encoded(model, ids, request, start=past)
+        try:
+            return self._encoded(model, ids, request)
+        except RequestError:
+            if not past:
+                raise
+            return self._encoded(model, ids[:, past:], request, start=past)
+
+    def _encoded(self, model: Any, ids: Any, request: Inputs, start: int = 0) -> Prompt | None:
+        """Return a prompt with the features of inputs in place; None for one of text alone."""
+        if ids is None:
+            if any(request):
+                what = f"{few(name for own in request for name in own)} without input_ids"
+                raise RequestError(Problem(what, type(model).__name__, "give the ids with the placeholders"))
+            return None
+        labels = torch.zeros_like(ids)
+        for label, specialist in enumerate(self._listed, 1):
+            labels[ids == specialist.placeholder] = label
+        used = [n for n, own in enumerate(request) if own or (labels == n + 1).any()]
+        if not used:
+            return None
+        embeddings = model.get_input_embeddings()(ids)  # [B, L, d]
+        for n in used:
+            self._check_given(n, request[n], int((labels == n + 1).sum()))
+            features = self._listed[n].embeddings(ids, request[n])
+            embeddings = torch.where((labels == n + 1).unsqueeze(-1), features.to(embeddings), embeddings)
+        return Prompt(ids, labels, embeddings, start)
+
+    def _check_given(self, number: int, given: Mapping[str, Any], placeholders: int) -> None:
+        """Raise `RequestError` where a prompt has placeholders of a modality, and there is no input of it."""
+        if not given:
+            name = self.names[number]
+            what = f"the prompt has {placeholders} placeholders, and 0 features: there is no input"
+            hint = f"give {few(self.inputs[number], 9)}, as the processor of the folder returns them"
+            raise RequestError(Problem(what, f"modality {name}", hint))
+
+    @property
+    def _listed(self) -> list[Specialist]:
+        return list(self.specialists)  # type: ignore[arg-type]
+
+
+def _cached(inputs: Mapping[str, Any]) -> int:
+    """Return the number of positions that a cache holds."""
+    cache = inputs.get("past_key_values")
+    return 0 if cache is None else int(cache.get_seq_length())
+
+
+def _is_weights(name: str) -> bool:
+    """Return whether a file is one of a checkpoint's weights, or their index."""
+    return name.endswith((".safetensors", ".safetensors.index.json"))

@@ -1,0 +1,215 @@
+"""A specialist without its language model: what its encoder and projector make of images, sounds, videos.
+
+It is the specialist's own class of transformers, made with a language model of no layers. In the place of
+that comes a `_LanguageModel`, whose table gives zeros, and which ends the pass with the embeddings that it is
+given. So everything before the language model is transformers' own code: how features are made, how many each
+input has, and in which places of the prompt they stand.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+
+from submerge.deferred import quietly, required
+from submerge.errors import Problem, RequestError, few
+from submerge.gating import StopForward
+from submerge.serving._input_names import specialist_class
+
+__all__ = ["Specialist", "Specialists", "read_specialist"]
+
+PASSED = {"inputs_embeds", "attention_mask", "position_ids", "past_key_values", "use_cache", "cache_position"}
+"""What a multimodal class may hand to its language model, beside flags."""
+FLAGS = ("return_", "output_")
+
+
+class _LanguageModel(nn.Module):
+    """Stands for a language model of width d: its embeddings are zeros, and a pass ends in its forward."""
+
+    like: torch.Tensor
+
+    def __init__(self, config: Any, like: torch.Tensor) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("like", like.new_empty(0), persistent=False)
+        self.received: dict[str, Any] = {}
+
+    def get_input_embeddings(self) -> Any:
+        """Return the table, which needs no rows."""
+        return self.embed_tokens
+
+    def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return zeros [B, L, d] for ids [B, L]."""
+        return self.like.new_zeros(*ids.shape, self.config.hidden_size)
+
+    def forward(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Take the inputs, and end the pass."""
+        self.received = {**{str(number): x for number, x in enumerate(args)}, **kwargs}
+        raise StopForward
+
+    def taken(self) -> dict[str, Any]:
+        """Return what the last pass handed over, and let go of it."""
+        received, self.received = self.received, {}
+        return received
+
+
+class Specialist(nn.Module):
+    """The encoder and projector of one modality, in the class that they were trained in.
+
+    Args:
+        name: of the modality.
+        model: of transformers, whose language model is left out in place.
+        placeholder: the id of the tokens that stand for an input's features.
+    """
+
+    def __init__(self, name: str, model: Any, placeholder: int) -> None:
+        super().__init__()
+        self.name, self.placeholder = name, placeholder
+        decoder = model.get_decoder()
+        self.language_model = _LanguageModel(decoder.config, next(decoder.parameters()))
+        model.set_decoder(self.language_model)
+        if hasattr(model, "lm_head"):
+            model.lm_head = nn.Identity()
+        self.model = model
+        self.filler = _unused_id(model.config)
+
+    def embeddings(self, ids: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """Return the features of inputs at the placeholders in ids [B, L], and zeros elsewhere: [B, L, d].
+
+        `inputs` have the names that the class has for them.
+
+        Raises:
+            RequestError: there are more features than placeholders, or fewer; or the class hands more to its
+                language model than embeddings.
+        """
+        own = torch.where(ids == self.placeholder, ids, self.filler)
+        try:
+            self.model(input_ids=own, attention_mask=torch.ones_like(own), **self._moved(inputs))
+        except StopForward:
+            pass
+        except (AttributeError, TypeError, ValueError) as error:
+            raise self._refusal(str(error), own) from error
+        received = self.language_model.taken()
+        self._check(received)
+        embeddings: torch.Tensor = received["inputs_embeds"]
+        if embeddings.shape[:2] != own.shape:
+            raise self._refusal("an input has one placeholder, and not one for each of its features", own)
+        return embeddings
+
+    def _moved(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return inputs on the device of the encoder, and real numbers in its dtype."""
+        like = self.language_model.like
+        return {name: _as(value, like) for name, value in inputs.items()}
+
+    def _check(self, received: Mapping[str, Any]) -> None:
+        """Raise `RequestError` where the class handed over what another language model has no place for."""
+        wrong = [
+            name
+            for name, value in received.items()
+            if value is not None and name not in PASSED and not name.startswith(FLAGS)
+        ]
+        wrong += [name for name in ("attention_mask", "position_ids") if not _is_plain(received.get(name))]
+        if "inputs_embeds" not in received:
+            wrong.append("no inputs_embeds")
+        if wrong:
+            kind = type(self.model).__name__
+            what = f"{kind} hands more than embeddings to its language model: {few(wrong)}"
+            hint = "such a model cannot be a specialist"
+            raise RequestError(Problem(what, f"modality {self.name}", hint))
+
+    def _refusal(self, why: str, ids: torch.Tensor) -> RequestError:
+        count = int((ids == self.placeholder).sum())
+        what = f"the inputs do not fit the {count} placeholders {self.placeholder} of the prompt: {why}"
+        hint = "give what the processor of the folder returns: submerge.load_processor"
+        return RequestError(Problem(what, f"modality {self.name}", hint))
+
+
+class Specialists(nn.ModuleList):
+    """All specialists of a model: they move with it, and its state dict is the language model's alone."""
+
+    def state_dict(self, *args: Any, destination: Any = None, **kwargs: Any) -> Any:
+        return {} if destination is None else destination
+
+
+def read_specialist(
+    task: Mapping[str, Any], folder: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype
+) -> Specialist:
+    """Return a specialist from the folder of its configuration and its own tensors, as its files name them.
+
+    Raises:
+        RequestError: transformers lacks its class, or cannot make it, or tensors are missing.
+    """
+    kind, where = specialist_class(task), f"modality {task['name']}"
+    try:
+        config = _without_layers(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        model, missing = _built(kind, config, tensors, dtype)
+    except (OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        what = f"{kind.__name__} cannot be made of {folder / 'config.json'}: {error}"
+        raise RequestError(Problem(what, where, "merge again, or install another transformers")) from error
+    if missing:
+        what = f"the bank lacks parameters of {kind.__name__}: {few(missing)}"
+        raise RequestError(Problem(what, where, "merge again"))
+    return Specialist(task["name"], model, int(task["placeholder_id"]))
+
+
+def _without_layers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a specialist whose language model has no layers, and a table of one row."""
+    text = dict(config["text_config"])
+    layers = text.get("num_hidden_layers")
+    for name, value in text.items():
+        if isinstance(value, list) and (len(value) == layers or name == "layer_types"):
+            text[name] = []
+    tokens = {f"{name}_token_id": None for name in ("pad", "bos", "eos")}
+    return {**config, "text_config": {**text, **tokens, "num_hidden_layers": 0, "vocab_size": 1}}
+
+
+def _built(
+    kind: Any, config: Mapping[str, Any], tensors: dict[str, torch.Tensor], dtype: torch.dtype
+) -> tuple[Any, list[str]]:
+    """Return the model, and the names of the parameters outside of its language model that are missing."""
+    transformers = required("transformers", "a composed model needs")
+    with warnings.catch_warnings(), quietly(transformers.logging):
+        warnings.simplefilter("ignore")
+        model, loading = kind.from_pretrained(
+            None,
+            config=kind.config_class.from_dict(dict(config)),
+            state_dict=tensors,
+            dtype=dtype,
+            output_loading_info=True,
+        )
+    decoder = model.get_decoder()
+    if decoder is model:
+        raise ValueError("it has no language model of its own")
+    inner = next(path for path, module in model.named_modules() if module is decoder)
+    missing = [name for name in loading["missing_keys"] if not name.startswith((f"{inner}.", "lm_head."))]
+    return model.requires_grad_(False).eval(), sorted(missing)
+
+
+def _unused_id(config: Any) -> int:
+    """Return the smallest id that a configuration names as no special token."""
+    special = {
+        value for name, value in config.to_dict().items() if name.endswith(("token_id", "token_index"))
+    }
+    return next(number for number in range(len(special) + 1) if number not in special)
+
+
+def _as(value: Any, like: torch.Tensor) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.to(like) if value.is_floating_point() else value.to(like.device)
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a mask is of ones, or positions [B, L] are 0, 1, 2, …: what is meant without them."""
+    if value is None:
+        return True
+    if not isinstance(value, torch.Tensor) or value.ndim != 2:
+        return False
+    length = value.shape[1]
+    return bool((value == 1).all()) or bool((value == torch.arange(length, device=value.device)).all())

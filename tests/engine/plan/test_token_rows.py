@@ -1,0 +1,187 @@
+"""Tables with a row for each token of a shared tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import AddedToken
+
+from _tokenizers import fast_tokenizer, language_model, multimodal_model, special
+from engine.plan.helpers_plan import low_rank
+from submerge.engine.plan import Inputs, share_tokens, torch_dtype, with_token_rows
+from submerge.errors import RequestError
+from submerge.recipe import load_recipe
+from submerge.store import (
+    Adapter,
+    Aligner,
+    Checkpoint,
+    FileTable,
+    Rows,
+    TensorEntry,
+    byte_view,
+    open_checkpoint,
+)
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def values(model: Checkpoint, name: str) -> torch.Tensor:
+    """Return a tensor of a model, as a merge reads it."""
+    entry = model.tensors[name]
+    raw = torch.empty(entry.shape, dtype=torch_dtype(entry.dtype))
+    with FileTable() as table:
+        model.source(name, table).read(0, entry.numel, byte_view(raw))
+    return raw
+
+
+def base_model(folder: Path, rows: int = 16, **more: Any) -> Checkpoint:
+    language_model(folder, rows, **more)
+    fast_tokenizer().save_pretrained(folder)
+    return open_checkpoint(str(folder))
+
+
+def specialist(folder: Path, added: Sequence[AddedToken], rows: int = 20, **more: Any) -> Checkpoint:
+    multimodal_model(folder, rows, **more)
+    fast_tokenizer(added).save_pretrained(folder)
+    return open_checkpoint(str(folder))
+
+
+def with_rows(base: Checkpoint, *models: Checkpoint) -> tuple[Checkpoint, ...]:
+    """Return a base and its specialists with all rows."""
+    names = [f"m{n}" for n in range(len(models))]
+    tokens, problems = share_tokens(base, list(zip(names, models, strict=True)))
+    assert not problems
+    recipe = load_recipe(
+        {
+            "merge_method": "task_arithmetic",
+            "base_model": "base",
+            "models": [{"model": name} for name in names],
+            "parameters": {"weight": 1.0},
+        }
+    )
+    aligned = [Aligner(base).align(model).model for model in models]
+    inputs = Inputs.of(recipe, {"base": base, **dict(zip(names, aligned, strict=True))})
+    return with_token_rows(inputs, tokens).models
+
+
+@pytest.mark.parametrize("prefix", ["", "language_model."])
+@pytest.mark.parametrize("base_rows", [16, 24])
+def test_each_token_has_its_own_row(tmp_path: Path, base_rows: int, prefix: str) -> None:
+    """In the base that of the first specialist that has it; where a specialist has none, the base's."""
+    base = base_model(tmp_path / "lm", base_rows)
+    one = specialist(tmp_path / "v", special("<image>", "<pad>"), seed=1, prefix=prefix)
+    two = specialist(tmp_path / "a", special("<audio>", "<pad>", "<end>"), seed=2, prefix=prefix)
+    rows = max(20, base_rows)
+    new_base, vision, audio = with_rows(base, one, two)
+    for name in (EMBEDDING, HEAD):
+        w, v, a = values(base, name), values(one, prefix + name), values(two, prefix + name)
+        added = torch.stack([v[16], v[17], a[16], a[18]])
+        padding = w[20:] if base_rows == 24 else w[:0]
+        assert torch.equal(values(new_base, name), torch.cat([w[:16], added, padding]))
+        assert torch.equal(values(vision, name), torch.cat([v[:18], a[16:17], a[18:19], padding]))
+        expected = torch.cat([a[:16], v[16:17], a[17:18], a[16:17], a[18:19], padding])
+        assert torch.equal(values(audio, name), expected)
+        assert new_base.tensors[name].shape == (rows, 4)
+    assert {m.config["vocab_size"] for m in (new_base,) if m.config} == {rows}
+    assert all(m.config and m.config["text_config"]["vocab_size"] == rows for m in (vision, audio))
+
+
+def test_rows_behind_the_last_token_are_left_out(tmp_path: Path) -> None:
+    base, one = base_model(tmp_path / "lm"), specialist(tmp_path / "v", special("<image>"), rows=64)
+    new_base, vision = with_rows(base, one)
+    assert new_base.tensors[EMBEDDING].shape == vision.tensors[EMBEDDING].shape == (17, 4)
+    assert torch.equal(values(vision, EMBEDDING), values(one, EMBEDDING)[:17])
+
+
+def test_a_specialist_with_fewer_rows_has_the_bases_behind_them(tmp_path: Path) -> None:
+    base, one = base_model(tmp_path / "lm", 24), specialist(tmp_path / "v", special("<image>"), rows=17)
+    new_base, vision = with_rows(base, one)
+    own = torch.cat([values(one, EMBEDDING), values(base, EMBEDDING)[17:]])
+    assert torch.equal(values(vision, EMBEDDING), own)
+    assert values(new_base, EMBEDDING)[16].equal(own[16])
+
+
+def test_models_whose_rows_are_right_are_left_as_they_are(tmp_path: Path) -> None:
+    base, one = base_model(tmp_path / "lm"), specialist(tmp_path / "v", [], rows=16)
+    assert with_rows(base, one) == (base, one)
+    assert with_rows(base, one)[1] is one
+
+
+def test_a_tied_embedding_stands_for_the_head(tmp_path: Path) -> None:
+    base = base_model(tmp_path / "lm", tied=True)
+    one = specialist(tmp_path / "v", special("<image>"), seed=1)
+    two = specialist(tmp_path / "a", special("<audio>"), seed=2, tied=True)
+    new_base, vision, audio = with_rows(base, one, two)
+    assert HEAD not in new_base.tensors
+    assert HEAD not in audio.tensors
+    head = values(vision, HEAD)
+    assert torch.equal(head[:17], values(one, HEAD)[:17])
+    assert head[17].equal(values(two, EMBEDDING)[16]), "of a specialist that ties its head"
+
+
+def test_rows_of_another_type_are_brought_to_the_models(tmp_path: Path) -> None:
+    base, one = base_model(tmp_path / "lm"), specialist(tmp_path / "v", special("<image>"))
+    half = {name: values(one, name).bfloat16() for name in one.tensors}
+    entries = {n: replace(e, dtype="BF16", file=None, nbytes=e.nbytes // 2) for n, e in one.tensors.items()}
+    new_base, vision = with_rows(base, replace(one, tensors=entries, memory=half))
+    assert vision.tensors[EMBEDDING].dtype == "BF16"
+    assert values(new_base, EMBEDDING)[16].equal(half[EMBEDDING][16].float())
+
+
+def test_a_token_without_a_row_in_one_table_is_refused(tmp_path: Path) -> None:
+    base, one = base_model(tmp_path / "lm"), specialist(tmp_path / "v", special("<image>"))
+    wide = replace(one, tensors={**one.tensors, EMBEDDING: replace(one.tensors[EMBEDDING], shape=(20, 5))})
+    tokens, _ = share_tokens(base, [("m0", one)])
+    with pytest.raises(RequestError, match=r"no model has a row of model.embed_tokens.weight for '<image>'"):
+        with_token_rows(_inputs(base, wide), tokens)
+
+
+# --- adapters -------------------------------------------------------------------------------------
+
+
+def _inputs(base: Checkpoint, *models: Checkpoint) -> Inputs:
+    positions = tuple(range(1, len(models) + 1))
+    return Inputs((base, *models), ("base", *map(str, positions)), 0, 0, positions)
+
+
+def adapted(model: Checkpoint, parts: dict[str, Any], under: Checkpoint | None = None) -> Checkpoint:
+    adapter = Adapter("adapter", Path("adapter"), None, {}, None, None, parts)
+    return replace(model, adapter=adapter, under=under or model)
+
+
+def test_adapters_on_the_base_itself_still_have_its_very_tables(tmp_path: Path) -> None:
+    """So that their updates are known without the values."""
+    base, one = base_model(tmp_path / "lm"), specialist(tmp_path / "v", special("<image>"))
+    tokens, _ = share_tokens(base, [("m0", one), ("m1", base)])
+    on_base = adapted(base, {})
+    new_base, _, lora = with_token_rows(_inputs(base, one, on_base), tokens).models
+    assert lora.tensors[EMBEDDING] is new_base.tensors[EMBEDDING]
+    assert torch.equal(values(lora, EMBEDDING), values(new_base, EMBEDDING))
+
+
+def test_trained_rows_go_where_their_tokens_are(tmp_path: Path) -> None:
+    base, one = base_model(tmp_path / "lm"), specialist(tmp_path / "v", special("<image>"))
+    two = specialist(tmp_path / "a", special("<audio>"))
+    part = Rows(TensorEntry("rows", "F32", (2, 4), None, 0, 0), (3, 16))
+    tokens, _ = share_tokens(base, [("m0", one), ("m1", two)])
+    models = with_token_rows(_inputs(base, one, adapted(two, {EMBEDDING: part})), tokens).models
+    assert models[2].adapter is not None
+    assert models[2].adapter.parts == {EMBEDDING: replace(part, indices=(3, 17))}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [low_rank(shape=(20, 4)), Rows(TensorEntry("rows", "F32", (1, 4), None, 0, 0), (17,))],
+    ids=["an update of all rows", "a row that is another token's now"],
+)
+def test_updates_of_tables_whose_rows_move_are_refused(tmp_path: Path, part: Any) -> None:
+    base, one = base_model(tmp_path / "lm"), specialist(tmp_path / "v", special("<image>", "<pad>"))
+    two = specialist(tmp_path / "a", special("<audio>"))
+    tokens, _ = share_tokens(base, [("m0", one), ("m1", two)])
+    with pytest.raises(RequestError, match=r"the adapter changes model.embed_tokens.weight, whose rows"):
+        with_token_rows(_inputs(base, one, adapted(two, {EMBEDDING: part})), tokens)
