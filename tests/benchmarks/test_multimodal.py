@@ -31,6 +31,7 @@ from benchmarks.replication.multimodal.decoupled import (
 )
 from benchmarks.replication.multimodal.probes import PROBES, groups, without
 from benchmarks.replication.multimodal.questions import KINDS, SHARED, SKILLS, draw_joint, draw_rows
+from benchmarks.replication.multimodal.report import REFERENCES
 from benchmarks.replication.multimodal.suite import MULTIMODAL_3
 
 from _models import quiet_transformers
@@ -290,25 +291,35 @@ def test_the_likeliest_answer_is_the_one_of_the_model(lm: Path, data: Path) -> N
     assert scores["likelihood"] == pytest.approx(sum(right) / 3, abs=1e-5)
 
 
-def test_a_fast_run_trains_its_specialists(
+@pytest.fixture
+def ready(
     lm: Path, eyes: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    suite = MULTIMODAL_3.fast()
+) -> Iterator[Path]:
+    """Put the tiny bases where the suite looks for its own; return its folder, and give torch its threads."""
+    suite, threads = MULTIMODAL_3.fast(), torch.get_num_threads()
     _random_whisper(monkeypatch)
     monkeypatch.setenv("SUBMERGE_DATA", str(data))
     _put(tmp_path / suite.lm.home, {"base": suite.lm.home}, lm)
     _put(tmp_path / suite.eyes.home / "base", {"base": suite.eyes.home, **suite.eyes.facts}, eyes)
-    threads = torch.get_num_threads()
-    arguments = ["train", "multimodal-3", "--fast", "--cache", str(tmp_path), "--jobs", "1"]
-    assert command.main(arguments) == 0
+    yield tmp_path / suite.name
     torch.set_num_threads(threads)
-    root = tmp_path / suite.name / "seed0" / "decoupled"
-    assert {path.name for path in root.iterdir()} == {"image", "audio", "joint"}
-    before = store.read(root / "joint")
-    assert command.main(arguments) == 0  # all of it lies in the cache
-    torch.set_num_threads(threads)
-    assert store.read(root / "joint") == before
 
 
 def _put(folder: Path, config: dict[str, Any], source: Path) -> None:
     store.cached(folder, config, lambda part, _: shutil.copytree(source, part, dirs_exist_ok=True))
+
+
+def test_a_fast_run_ends_with_a_report(ready: Path, one_process: None) -> None:
+    arguments = ["multimodal-3", "--fast", "--cache", str(ready.parent), "--jobs", "1"]
+    assert command.main(["all", *arguments, "--methods", "average,ssam"]) == 0
+    report = json.loads((ready / f"replication-{ready.name}.json").read_text())
+    rows = report["seeds"]["0"]
+    assert list(rows) == [*REFERENCES, "average", "ssam"]
+    for name, row in rows.items():
+        assert ("abilities" in row) == ("alone" not in name)
+        if name != "base" and "alone" not in name:
+            assert set(row["test"]) == {probe.name for probe in PROBES}
+    assert "| ssam |" in (ready / f"replication-{ready.name}.md").read_text()
+    before = store.read(ready / "seed0" / "decoupled-results" / "ssam")
+    assert command.main(["merge", *arguments, "--methods", "ssam"]) == 0  # all of it lies in the cache
+    assert store.read(ready / "seed0" / "decoupled-results" / "ssam") == before

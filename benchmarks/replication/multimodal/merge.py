@@ -90,7 +90,7 @@ class MultimodalBench(Bench):
         def compose_and_test(part: Path, result: Result) -> Path:
             entries = [self._entry(name, name in row.language, row.trained) for name in SKILLS]
             recipe = {"merge_method": "task_arithmetic", "base_model": str(self.base), "models": entries}
-            recipe |= {"parameters": {"lambda": 1.0}, "dtype": "float32"}
+            recipe |= {"parameters": {"weight": 1.0, "lambda": 1.0}, "dtype": "float32"}
             out = self.merge_by(write_recipe(recipe, part / "recipe.yaml"))
             self._test(out, result)
             return out

@@ -18,7 +18,7 @@ from benchmarks.replication.multimodal.questions import SKILLS
 from benchmarks.replication.multimodal.rows import COMPOSED, JOINT_MODEL, merges
 from benchmarks.replication.multimodal.suite import Multimodal
 
-__all__ = ["gather", "markdown", "sanity", "tables", "write"]
+__all__ = ["REFERENCES", "gather", "markdown", "sanity", "tables", "write"]
 
 ALONE = tuple(f"{modality} alone" for modality in SKILLS)
 REFERENCES = (BASE, *ALONE, *(row.name for row in COMPOSED))
