@@ -21,7 +21,7 @@ from benchmarks.replication.multimodal import abilities, inputs
 from benchmarks.replication.multimodal.decoupled import INPUT_NAMES, LANGUAGE, PromptRow
 from benchmarks.replication.multimodal.probes import PROBES, groups
 from benchmarks.replication.multimodal.questions import SKILLS
-from benchmarks.replication.multimodal.rows import JOINT_MODEL, ComposedRow
+from benchmarks.replication.multimodal.rows import ComposedRow
 from benchmarks.replication.multimodal.specialists import right_share, scores_alone
 from benchmarks.replication.multimodal.suite import Multimodal
 
@@ -43,9 +43,8 @@ class MultimodalBench(Bench):
         folders = [suite.trained(cache, seed, name) for name in SKILLS]
         super().__init__(suite.lm_folder(cache), folders, "lora", options, say)
         self.suite, self.cache, self.seed, self.title = suite, cache, seed, f"seed {seed}"
-        joint = suite.trained(cache, seed, JOINT_MODEL)
         self.counts = {"validation": suite.validation, "test": suite.test}
-        self.facts = {"trained": trained([*folders, joint], self.title), "items": self.counts}
+        self.facts = {"trained": trained(folders, self.title), "items": self.counts}
         self.sets = inputs.read(data)
         self.text = abilities.read(data, suite.abilities)
 
@@ -84,8 +83,12 @@ class MultimodalBench(Bench):
         self.say(self.line(name, result))
         return result
 
-    def compose(self, row: ComposedRow) -> Result:
-        """Return the scores of a composition that is no merge."""
+    def compose(self, row: ComposedRow) -> Result | None:
+        """Return the scores of a composition that is no merge; None where it is not trained yet."""
+        of = [store.read(self.suite.trained(self.cache, self.seed, row.trained))] if row.trained else []
+        if None in of:
+            self.say(f"{self.title} {row.name}: not trained yet, and so not scored")
+            return None
 
         def compose_and_test(part: Path, result: Result) -> Path:
             entries = [self._entry(name, name in row.language, row.trained) for name in SKILLS]
@@ -95,7 +98,7 @@ class MultimodalBench(Bench):
             self._test(out, result)
             return out
 
-        facts = {"composed": [list(row.language), row.trained]}
+        facts = {"composed": [list(row.language), [marker["config"] for marker in of if marker]]}
         line = lambda result: self.line(row.name, result)  # noqa: E731
         return self.measured(self.place(self.seed, row.name), facts, compose_and_test, line)
 

@@ -108,12 +108,23 @@ def sanity(seeds: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
     for modality, row in zip(SKILLS, ALONE, strict=True):
         read = _mean(seeds, row, f"own: name {modality}")
         checks.append((f"the {modality} specialist names digits, ≥ 85 %", read >= 85, f"{read:.1f}"))
+        checks += _composed_like_alone(seeds, modality, row)
     if "average" in names_of(seeds):
         best = max(_group(seeds, row, "joint") for row in ALONE)
         composed = _group(seeds, "average", "joint")
         title = "joint questions: the average is above every specialist alone"
         checks.append((title, composed > best, f"{composed:.1f}; {best:.1f}"))
     return checks
+
+
+def _composed_like_alone(seeds: Mapping[str, Any], modality: str, alone: str) -> list[tuple[str, bool, str]]:
+    """Compare a specialist with the composition whose text has its LoRA: on its own inputs they are one."""
+    row, own = f"{modality}'s LoRA", [probe.name for probe in PROBES if probe.modalities == (modality,)]
+    if row not in names_of(seeds):
+        return []
+    gap = max(abs(_mean(seeds, row, probe) - _mean(seeds, alone, probe)) for probe in own)
+    title = f"composed with its LoRA, {modality}s are read as by the specialist alone, within 1 point"
+    return [(title, gap <= 1, f"{gap:.1f}")]
 
 
 def _mean(seeds: Mapping[str, Any], name: str, probe: str) -> float:
