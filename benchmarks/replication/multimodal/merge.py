@@ -19,6 +19,7 @@ from benchmarks.replication.cache import Cache, Result, cached, timed, trained
 from benchmarks.replication.methods import Merge, write_recipe
 from benchmarks.replication.multimodal import abilities, inputs
 from benchmarks.replication.multimodal.decoupled import INPUT_NAMES, LANGUAGE, PromptRow
+from benchmarks.replication.multimodal.inputs import RATE
 from benchmarks.replication.multimodal.probes import PROBES, groups
 from benchmarks.replication.multimodal.questions import SKILLS
 from benchmarks.replication.multimodal.rows import ComposedRow
@@ -109,7 +110,7 @@ class MultimodalBench(Bench):
             def validate(scale: float | None) -> Scores:
                 return self._scores(self.merge(row, scale, part), "validation")
 
-            result |= self.choose(row, validate, groups, self._scale_of_first_seed(row))
+            result |= self.choose(row, validate, groups, self._first_scale(row))
             out = self.merge(row, result.get("scale"), part)
             self._test(out, result)
             return out
@@ -137,9 +138,11 @@ class MultimodalBench(Bench):
             entry["language_lora"] = str(adapters / LANGUAGE)
         return entry | {"modality_lora": str(adapters / modality)}
 
-    def _scale_of_first_seed(self, row: Merge) -> float | None:
+    def _first_scale(self, row: Merge) -> float:
+        """Return where the search for a scale begins: in the middle, or where the first seed's ended."""
         first = store.read(self.place(0, row.name)) if self.seed else None
-        return first.get("scale") if first else None
+        grid = self.options.grid
+        return float((first or {}).get("scale", grid[len(grid) // 2]))
 
     def _test(self, folder: Path, result: Result) -> None:
         result["test"] = self._scores(folder, "test")
@@ -172,11 +175,11 @@ def _first_tokens(model: Any, processor: Any, rows: Sequence[PromptRow]) -> list
             INPUT_NAMES[modality]: [list(row.inputs[modality]) for row in part]
             for modality in dict.fromkeys(one for row in part for one in row.inputs)
         }
+        more: dict[str, Any] = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
         if "audio" in given:
             given["audio"] = [one for each in given["audio"] for one in each]
-        batch = processor(
-            text=[row.prompt for row in part], padding=True, padding_side="left", return_tensors="pt", **given
-        )
+            more["sampling_rate"] = RATE
+        batch = processor(text=[row.prompt for row in part], **given, **more)
         tokens += model(**batch, logits_to_keep=1).logits[:, -1].argmax(-1).tolist()
     return tokens
 

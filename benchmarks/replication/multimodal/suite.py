@@ -38,7 +38,7 @@ class Multimodal:
     validation: int = 16
     test: int = 100
     abilities: int = 100
-    grid: tuple[float, ...] = (0.3, 0.5, 0.7, 1.0, 1.4)
+    grid: tuple[float, ...] = (0.3, 0.5, 0.7, 1.0, 1.4, 2.0)
 
     def fast(self) -> Multimodal:
         """Return a slice of it that runs in three minutes and says nothing about methods."""
