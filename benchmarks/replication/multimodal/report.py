@@ -59,25 +59,27 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
     columns = ["method", "mean", *GROUPS, "ARC", "log-likelihood", "scales"]
     lines = [[name, *_groups(each(seeds, name)), page.scales(each(seeds, name))] for name in names_of(seeds)]
     shown: list[Table] = [(f"Groups of questions, {count}", columns, lines)]
-    asked = [probe.name for probe in PROBES]
-    lines = [
-        [
-            name,
-            *(
-                percent((one["test"][probe] for one in each(seeds, name) if probe in one.get("test", {})), 0)
-                if any(probe in one.get("test", {}) for one in each(seeds, name))
-                else ""
-                for probe in asked
-            ),
-        ]
-        for name in names_of(seeds)
-        if name != BASE
-    ]
-    shown.append((f"Every question, {count}", ["method", *asked], lines))
+    shown.append(_questions(seeds, count))
+    if curves := _curves(seeds):
+        shown.append(("Along the scale, validation", ["method", "seed", "scale", "mean", *MEAN], curves))
     if costs := _costs(seeds):
         shown.append(("What a composition costs", ["method", "s", "peak MB", "stored MB"], costs))
     shown.append(page.checks("What must hold", sanity(seeds)))
     return shown
+
+
+def _questions(seeds: Mapping[str, Any], count: str) -> Table:
+    """Return every question, a column for each row that was asked."""
+    names = [name for name in names_of(seeds) if name != BASE]
+    lines = [
+        [probe.name, *(_cell([one["test"] for one in each(seeds, name)], probe.name) for name in names)]
+        for probe in PROBES
+    ]
+    return f"Every question, {count}", ["question", *names], lines
+
+
+def _cell(tests: list[dict[str, float]], probe: str) -> str:
+    return percent((test[probe] for test in tests), 0) if probe in tests[0] else ""
 
 
 def _groups(rows: list[dict[str, Any]]) -> list[str]:
@@ -90,6 +92,15 @@ def _groups(rows: list[dict[str, Any]]) -> list[str]:
         return [*cells, "", ""]
     likelihood = spread(one["likelihood"] for one in able)[0]
     return [*cells, percent(one["accuracy"] for one in able), f"{likelihood:.2f}"]
+
+
+def _curves(seeds: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        [name, seed, scale, *(f"{100 * found[group]:.1f}" for group in ("mean", *MEAN))]
+        for seed, rows in seeds.items()
+        for name, row in rows.items()
+        for scale, found in row.get("curve", {}).items()
+    ]
 
 
 def _costs(seeds: Mapping[str, Any]) -> list[list[str]]:
