@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from benchmarks.replication.multimodal.decoupled import PromptRow
-from benchmarks.replication.multimodal.inputs import Sets
+from benchmarks.replication.multimodal.inputs import DEGRADED, Sets
 from benchmarks.replication.multimodal.questions import (
     JOINT,
     SHARED,
@@ -30,7 +30,7 @@ class ModalityProbe:
     group: str
     kind: str
     modalities: tuple[str, ...]
-    strength: float = 0.0
+    degraded: bool = False
     share: float = 1.0
 
     @property
@@ -46,7 +46,8 @@ class ModalityProbe:
             return draw_text(self.kind, count, draw)
         if len(self.modalities) > 1:
             return draw_joint(sets, self.kind, part, count, draw)
-        return draw_rows(sets, self.modalities[0], part, [self.kind], count, draw, self.strength)
+        strength = self.degraded * DEGRADED
+        return draw_rows(sets, self.modalities[0], part, [self.kind], count, draw, strength)
 
 
 _EACH = tuple(SKILLS)
@@ -55,7 +56,7 @@ PROBES = (
     *(ModalityProbe("skill", kind, (one,), share=0.5) for one, kind in SKILLS.items()),
     *(ModalityProbe("joint", kind, JOINT) for kind in ("sum", "same", "larger", "fit", "bird")),
     ModalityProbe("fused", "both", JOINT),
-    *(ModalityProbe("degraded", "name", (one,), 1.0, 0.5) for one in _EACH),
+    *(ModalityProbe("degraded", "name", (one,), True, 0.5) for one in _EACH),
     *(
         ModalityProbe("moved", kind, (other,), share=0.25)
         for one, kind in SKILLS.items()

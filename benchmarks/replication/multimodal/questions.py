@@ -16,21 +16,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.replication.multimodal.decoupled import PromptRow
-from benchmarks.replication.multimodal.inputs import ANIMALS, DIGITS, Sets, degraded
+from benchmarks.replication.multimodal.inputs import ANIMALS, DEGRADED, DIGITS, Sets, degraded
 from benchmarks.replication.multimodal.unions import PLACEHOLDERS
 
 __all__ = ["KINDS", "SKILLS", "TEXT", "QuestionKind", "draw_joint", "draw_rows", "draw_text"]
 
 TEXT = "text"
 NOISY_SHARE = 0.25
-"""Of the inputs that a specialist is trained on; their noise is up to 1.5 times that of degraded ones."""
+"""Of the inputs that a specialist is trained on; their noise has a strength of up to 1.5."""
 
 
 @dataclass(frozen=True)
 class QuestionKind:
     """A question about one word, or about two of which the first is A; `draw` gives words that it suits.
 
-    `twice`: both are inputs of the same modality, degraded, where a specialist is asked.
+    `twice`: both are inputs of the same modality, with noise of strength 1, where a specialist is asked.
     """
 
     name: str
@@ -168,7 +168,7 @@ def draw_joint(
         words = kind.draw(draw)
         order = JOINT if draw.random() < 0.5 else JOINT[::-1]
         given = {
-            modality: [inputs.one(modality, kind.about, word, float(kind.twice))]
+            modality: [inputs.one(modality, kind.about, word, kind.twice * DEGRADED)]
             for modality, word in zip(order, words, strict=True)
         }
         rows.append(PromptRow(prompt(kind, [PLACEHOLDERS[one] for one in order]), given, kind.answer(words)))
