@@ -38,7 +38,7 @@ def read(folder: Path, count: int) -> list[ChoiceItem]:
 
 @torch.inference_mode()
 def scores(model: Any, tokenizer: Any, items: Sequence[ChoiceItem]) -> dict[str, float]:
-    """Return the share of right answers that are likeliest for each letter, and their mean log-likelihood."""
+    """Return the share of right answers that are the likeliest, and their mean log-likelihood."""
     right, total = 0, 0.0
     for at in range(0, len(items), AT_ONCE):
         part = items[at : at + AT_ONCE]
@@ -46,8 +46,7 @@ def scores(model: Any, tokenizer: Any, items: Sequence[ChoiceItem]) -> dict[str,
         likelihoods = _likelihoods(model, tokenizer, pairs)
         for item in part:
             mine, likelihoods = likelihoods[: len(item.choices)], likelihoods[len(item.choices) :]
-            of_letter = [one / len(choice) for one, choice in zip(mine, item.choices, strict=True)]
-            right += of_letter.index(max(of_letter)) == item.right
+            right += mine.index(max(mine)) == item.right
             total += mine[item.right]
     return {"accuracy": right / len(items), "likelihood": total / len(items)}
 
