@@ -164,11 +164,11 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 NOTE = f"""\
 Mean: of {", ".join(MEAN)}. An answer is right if the likeliest next token of the whole vocabulary is its
-first. Own: what each specialist was trained on, with its own inputs and written words. Skill: what it
-alone was taught. Joint: questions about a picture and a sound together. Fused: one digit in a degraded
-picture and a degraded sound; degraded: in one of them. Moved: a skill, asked of the other modality. Text: of
-written words alone. ARC: easy questions of school science, the likeliest answer, and the mean log-likelihood of
-the right one.
+first. Own: what each specialist was trained on, with its own inputs and written words. Skill: what it alone
+was taught. Joint: questions about a picture and a sound together. Fused: one digit in a degraded picture and
+a degraded sound; degraded: in one of them. Moved: a skill, of the other modality. Text: of written words
+alone. ARC: easy questions of school science, the likeliest answer, and the mean log-likelihood of the right
+one.
 
 Alone: a specialist as it is; inputs of others are left out. A modality's LoRA: all projectors and modality
 LoRAs, with the language LoRA of one specialist alone. {JOINT_MODEL.capitalize()} (row): one model trained on
