@@ -21,18 +21,13 @@ pytest.importorskip("psutil")
 from benchmarks.replication import __main__ as command
 from benchmarks.replication import cache as store
 from benchmarks.replication.multimodal import abilities, inputs, own, unions, whisper
-from benchmarks.replication.multimodal.decoupled import (
-    LANGUAGE,
-    Decoupled,
-    DecoupledTraining,
-    ModalityReader,
-    PromptRow,
-    train,
-)
+from benchmarks.replication.multimodal.decoupled import LANGUAGE, Decoupled, DecoupledTraining
 from benchmarks.replication.multimodal.probes import PROBES, groups, without
 from benchmarks.replication.multimodal.questions import KINDS, SHARED, SKILLS, draw_joint, draw_rows
+from benchmarks.replication.multimodal.reader import ModalityReader, PromptRow
 from benchmarks.replication.multimodal.report import REFERENCES
 from benchmarks.replication.multimodal.suite import MULTIMODAL_3
+from benchmarks.replication.multimodal.training import train
 
 from _models import quiet_transformers
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ Sets = Mapping[str, Mapping[str, InputSet]]
 """Kind ("digit" or "animal") -> part -> inputs."""
 
 
+@cache
 def read(folder: Path) -> dict[str, Sets]:
     """Return modality -> kind -> part -> inputs, the same for every run, from the folder of data."""
     return {

@@ -18,10 +18,11 @@ from benchmarks.replication.bench import Bench, MergeOptions, Scores
 from benchmarks.replication.cache import Cache, Result, cached, timed, trained
 from benchmarks.replication.methods import Merge, write_recipe
 from benchmarks.replication.multimodal import abilities, inputs
-from benchmarks.replication.multimodal.decoupled import INPUT_NAMES, LANGUAGE, PromptRow
+from benchmarks.replication.multimodal.decoupled import LANGUAGE
 from benchmarks.replication.multimodal.inputs import RATE
 from benchmarks.replication.multimodal.probes import PROBES, groups
 from benchmarks.replication.multimodal.questions import SKILLS
+from benchmarks.replication.multimodal.reader import INPUT_NAMES, PromptRow
 from benchmarks.replication.multimodal.rows import ComposedRow
 from benchmarks.replication.multimodal.specialists import right_share, scores_alone
 from benchmarks.replication.multimodal.suite import Multimodal

@@ -20,7 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.console import say
-from benchmarks.replication.multimodal.decoupled import DecoupledTraining, PromptRow, train
+from benchmarks.replication.multimodal.decoupled import DecoupledTraining
+from benchmarks.replication.multimodal.reader import PromptRow
+from benchmarks.replication.multimodal.training import train
 
 __all__ = ["main", "read_rows"]
 

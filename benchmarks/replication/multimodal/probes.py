@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from benchmarks.replication.multimodal.decoupled import PromptRow
 from benchmarks.replication.multimodal.inputs import DEGRADED, Sets
 from benchmarks.replication.multimodal.questions import (
     JOINT,
@@ -17,6 +16,7 @@ from benchmarks.replication.multimodal.questions import (
     draw_rows,
     draw_text,
 )
+from benchmarks.replication.multimodal.reader import PromptRow
 from benchmarks.replication.multimodal.unions import PLACEHOLDERS
 from benchmarks.replication.rows import seed_of
 

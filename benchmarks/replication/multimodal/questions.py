@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.replication.multimodal.decoupled import PromptRow
 from benchmarks.replication.multimodal.inputs import ANIMALS, DEGRADED, DIGITS, Sets, degraded
+from benchmarks.replication.multimodal.reader import PromptRow
 from benchmarks.replication.multimodal.unions import PLACEHOLDERS
 
 __all__ = ["KINDS", "SKILLS", "TEXT", "QuestionKind", "draw_joint", "draw_rows", "draw_text"]

@@ -12,16 +12,12 @@ import numpy as np
 from benchmarks.console import Say, silent
 from benchmarks.replication import cache as store
 from benchmarks.replication.cache import Result, cached, timed
-from benchmarks.replication.multimodal import decoupled
-from benchmarks.replication.multimodal.decoupled import (
-    Decoupled,
-    DecoupledTraining,
-    ModalityReader,
-    PromptRow,
-)
+from benchmarks.replication.multimodal import training as fitting
+from benchmarks.replication.multimodal.decoupled import Decoupled, DecoupledTraining
 from benchmarks.replication.multimodal.inputs import Sets
 from benchmarks.replication.multimodal.probes import PROBES, without
 from benchmarks.replication.multimodal.questions import SHARED, SKILLS, draw_rows
+from benchmarks.replication.multimodal.reader import ModalityReader, PromptRow
 from benchmarks.replication.rows import seed_of
 
 __all__ = ["right_share", "scores_alone", "train"]
@@ -51,7 +47,7 @@ def train(
             names = [*SHARED, SKILLS[modality]]
             rows += draw_rows(sets, modality, "train", names, training.steps * training.batch, generator)
         with timed(measured):
-            measured["losses"] = decoupled.train(unions, rows, part, longer, draw, say)
+            measured["losses"] = fitting.train(unions, rows, part, longer, draw, say)
 
     return cached(folder, config, make)
 
