@@ -59,7 +59,8 @@ class ModalityReader:
 
         self.modality = modality
         config = transformers.AutoConfig.from_pretrained(folder)
-        self.model: Any = getattr(transformers, config.architectures[0]).from_pretrained(folder).eval()
+        kind = getattr(transformers, config.architectures[0])
+        self.model: Any = kind.from_pretrained(folder, dtype=torch.float32).eval()
         self.processor: Any = transformers.AutoProcessor.from_pretrained(folder)
         self.placeholder: int = getattr(config, f"{modality}_token_id")
         self.model.requires_grad_(False)
