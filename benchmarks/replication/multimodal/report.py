@@ -171,6 +171,7 @@ alone. ARC: easy questions of school science, the likeliest answer, and the mean
 one.
 
 Alone: a specialist as it is, asked about its own modality; of joint questions it does not see the inputs of
-others. A modality's LoRA: all projectors and modality LoRAs, with the language LoRA of one specialist alone. {JOINT_MODEL.capitalize()} (row): one model trained on
-the questions of both, with as many steps as they have together, composed of its own parts. Scales: what
-validation chose, one a seed; with * it lies at an end of the grid."""
+others. A modality's LoRA: all projectors and modality LoRAs, with the language LoRA of one specialist alone.
+{JOINT_MODEL.capitalize()} (row): one model trained on the questions of both, with as many steps as they have
+together, composed of its own parts. Scales: what validation chose, one a seed; with * it lies at an end of
+the grid."""
