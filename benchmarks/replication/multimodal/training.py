@@ -10,7 +10,7 @@ it two adapters as PEFT saves them, `language/` and `image/` or whatever the mod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -31,12 +31,11 @@ def train(
     training: DecoupledTraining,
     seed: int,
     say: Say = silent,
-    look: Callable[[Decoupled, int], None] = lambda decoupled, step: None,
 ) -> list[float]:
     """Train on the rows, write to `folder`, and return the mean loss of every tenth of the steps.
 
     `models` are modality -> folder; several of them share one language model and its LoRA. Each step takes
-    a batch of rows, in a random order that every pass draws anew. `look` is called after every 50 steps.
+    a batch of rows, in a random order that every pass draws anew.
     """
     torch.manual_seed(seed)
     decoupled = Decoupled([ModalityReader(path, name) for name, path in models.items()], training)
@@ -49,7 +48,7 @@ def train(
             reader.projector, decoupled.language.get_input_embeddings().weight, mine, training, draw
         )
         say(f"{name}: projector aligned to words, loss {loss:.3f}")
-    losses = _fit(decoupled, encoded, training, draw, say, look)
+    losses = _fit(decoupled, encoded, training, draw, say)
     decoupled.save(folder)
     return losses
 
@@ -97,7 +96,6 @@ def _fit(
     training: DecoupledTraining,
     draw: torch.Generator,
     say: Say,
-    look: Callable[[Decoupled, int], None],
 ) -> list[float]:
     projecting = [p for reader in decoupled.readers.values() for p in reader.projector.parameters()]
     for weight in projecting:
@@ -109,13 +107,12 @@ def _fit(
     )
     schedule = paced(optimizer, linear(training.steps, training.warmup))
     first = next(iter(decoupled.readers.values()))
-    end, batches = first.processor.tokenizer.eos_token_id, _batches(len(rows), training.batch, draw)
+    end = first.processor.tokenizer.eos_token_id
+    batches = _batches(len(rows), min(training.batch, len(rows)), draw)
 
     def after(step: int, loss: torch.Tensor) -> None:
         if (step + 1) % 10 == 0:
             say(f"{step + 1} of {training.steps} steps, loss {loss.item():.3f}")
-        if (step + 1) % 50 == 0:
-            look(decoupled, step + 1)
 
     def loss_of(_: int) -> torch.Tensor:
         return decoupled.loss([rows[i] for i in next(batches)], end)
