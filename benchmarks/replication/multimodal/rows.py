@@ -1,0 +1,47 @@
+"""The rows of the suite: what is no merge, and merges of the language LoRAs by every method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.replication.methods import AVERAGE, ROWS, Merge
+
+__all__ = ["COMPOSED", "JOINT_MODEL", "METHODS", "ComposedRow", "merges"]
+
+JOINT_MODEL = "joint"
+"""Name of the model that is trained on the questions of all modalities together."""
+
+
+@dataclass(frozen=True)
+class ComposedRow:
+    """A composed model that is no merge: which specialists' language LoRAs act on text, summed as they are.
+
+    `trained` names another training whose modules and LoRAs are taken.
+    """
+
+    name: str
+    language: tuple[str, ...] = ()
+    trained: str = ""
+
+
+COMPOSED = (
+    ComposedRow("no language LoRA"),
+    ComposedRow("image's LoRA", ("image",)),
+    ComposedRow("audio's LoRA", ("audio",)),
+    ComposedRow(JOINT_MODEL, ("image",), JOINT_MODEL),
+)
+
+_RANK = 16
+_EXTRA = tuple(
+    Merge(f"ssam_{name}", "scale", shared={"rank": rank}, method="ssam", kinds=("lora",), form="adapter")
+    for name, rank in (("half", _RANK // 2), ("full", 2 * _RANK))
+)
+"""Besides SSAM's own rank, the largest of the adapters': half of it, and the sum of all."""
+_NAMES = ("ssam", "task_arithmetic", "ties", "knots_ties", "tsv_m", "iso_c", "wudi")
+METHODS = (AVERAGE, *(row for name in _NAMES for row in ROWS if row.name == name), *_EXTRA)
+
+
+def merges(names: Sequence[str] | None) -> list[Merge]:
+    """Return the merges that are asked for, all where nothing is said."""
+    return [row for row in METHODS if names is None or row.name in names]
