@@ -18,7 +18,7 @@ from benchmarks.replication import __main__ as command
 from benchmarks.replication import cache as store
 from benchmarks.replication.continual import encoder, merge, specialists, tasks
 from benchmarks.replication.continual.steps import STEPS
-from benchmarks.replication.continual.suite import ORDERS, Continual
+from benchmarks.replication.continual.suite import ORDERS, ContinualSuite
 from benchmarks.replication.lm import words
 from benchmarks.replication.lm.fit import Tuning
 
@@ -124,7 +124,7 @@ def test_training_goes_on_from_a_folder(data: Path, tiny_lm: Path, tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_process", "pretrained")
 def test_a_whole_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    suite = Continual(
+    suite = ContinualSuite(
         pretraining=PRETRAINING,
         tuning=TUNING,
         orders=(("mnist", "fashion", "easy-vqa"),),

@@ -424,6 +424,8 @@ def test_methods_that_are_not_compared_are_few() -> None:
         "nuslerp",
         "passthrough",
         "mass",
+        "many",  # with the inputs of each task, which its suites do not have yet
+        "regmean",
     }
 
 

@@ -20,7 +20,7 @@ from benchmarks.replication.loop import minimise
 from benchmarks.replication.npz import npz
 from benchmarks.replication.rows import seed_of
 
-__all__ = ["CHANNELS", "PATCHES", "EncodedPart", "Encoder", "encode", "load", "pretrain"]
+__all__ = ["CHANNELS", "PATCHES", "EncodedPart", "PatchEncoder", "encode", "load", "pretrain"]
 
 CHANNELS, PATCHES = 64, 16
 
@@ -33,7 +33,7 @@ class EncodedPart:
     asked: list[Asked]
 
 
-class Encoder(nn.Module):
+class PatchEncoder(nn.Module):
     """Three convolutions: 4 × 4 patches of an image of 32 × 32, of mean 0 and deviation 1 when trained."""
 
     mean: torch.Tensor
@@ -67,7 +67,7 @@ def pretrain(data: Path, folder: Path, steps: int) -> None:
             sets[name] = images(arrays["x_train"]), torch.from_numpy(arrays["y_train"]).long()
         seed = seed_of("continual", "encoder")
         torch.manual_seed(seed)
-        encoder = Encoder()
+        encoder = PatchEncoder()
         with timed(measured):
             _fit(encoder, sets, steps, seed)
             with torch.inference_mode():
@@ -79,7 +79,7 @@ def pretrain(data: Path, folder: Path, steps: int) -> None:
 
 
 def _fit(
-    encoder: Encoder, sets: Mapping[str, tuple[torch.Tensor, torch.Tensor]], steps: int, seed: int
+    encoder: PatchEncoder, sets: Mapping[str, tuple[torch.Tensor, torch.Tensor]], steps: int, seed: int
 ) -> None:
     """Train in place, with a head for each set."""
     heads = {name: nn.Linear(PATCHES * CHANNELS, int(y.max()) + 1) for name, (_, y) in sets.items()}
@@ -102,7 +102,7 @@ def encode(task: ImageTask, data: Path, encoder: Path, folder: Path, sizes: Mapp
     """Write features and questions of a task, unless they are there; `sizes` are those of its parts."""
 
     def make(part: Path, _: Result) -> None:
-        model = Encoder()
+        model = PatchEncoder()
         model.load_state_dict(load_file(encoder / "encoder.safetensors"))
         read = parts(task, data, sizes)
         features = {name: torch.cat([model(x) for x in one.images.split(500)]) for name, one in read.items()}

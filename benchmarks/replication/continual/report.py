@@ -13,14 +13,14 @@ from benchmarks.page import Table, percent, pyplot, save, spread
 from benchmarks.replication import cache as store
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.continual.merge import REFERENCES, RULES, final, forgetting
-from benchmarks.replication.continual.suite import Continual
+from benchmarks.replication.continual.suite import ContinualSuite
 from benchmarks.replication.lm.results import each, names_of
 from benchmarks.replication.plots import CEILING, OURS
 
 __all__ = ["draw", "gather", "markdown", "sanity", "tables", "write"]
 
 
-def write(suite: Continual, cache: Cache, options: argparse.Namespace) -> None:
+def write(suite: ContinualSuite, cache: Cache, options: argparse.Namespace) -> None:
     """Write JSON, tables and pictures of what is finished."""
     seeds = gather(cache, range(options.seeds), [row.name for row in suite.rows(options)])
     page.need(seeds, options.suite)

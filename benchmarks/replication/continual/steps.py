@@ -14,7 +14,7 @@ from benchmarks.replication.continual import encoder, report
 from benchmarks.replication.continual.encoder import EncodedPart
 from benchmarks.replication.continual.merge import REFERENCES, RULES, ContinualBench
 from benchmarks.replication.continual.specialists import train
-from benchmarks.replication.continual.suite import Continual
+from benchmarks.replication.continual.suite import ContinualSuite
 from benchmarks.replication.continual.tasks import TASKS
 from benchmarks.replication.jobs import quiet, run_all
 from benchmarks.replication.lm.pretrain import pretrain
@@ -24,7 +24,7 @@ __all__ = ["STEPS"]
 Parts = dict[str, EncodedPart]
 
 
-def _train(suite: Continual, cache: Cache, options: argparse.Namespace) -> None:
+def _train(suite: ContinualSuite, cache: Cache, options: argparse.Namespace) -> None:
     """Pretrain LM and encoder, then train on each task, on all, and on one after another."""
     quiet(options.threads)
     data = os.environ.get("SUBMERGE_DATA")
@@ -41,7 +41,9 @@ def _train(suite: Continual, cache: Cache, options: argparse.Namespace) -> None:
     run_all(_train_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
 
 
-def _train_one(suite: Continual, cache: Cache, options: argparse.Namespace, seed: int, what: str) -> None:
+def _train_one(
+    suite: ContinualSuite, cache: Cache, options: argparse.Namespace, seed: int, what: str
+) -> None:
     quiet(options.threads)
     lm, folder = suite.lm_folder(cache), cache.root / f"seed{seed}"
     parts = {task: parts["train"] for task, parts in suite.parts(cache).items()}
@@ -49,15 +51,15 @@ def _train_one(suite: Continual, cache: Cache, options: argparse.Namespace, seed
     say(f"seed {seed} {what}: done")
 
 
-def _individual(suite: Continual, lm: Path, parts: Parts, folder: Path, seed: int, task: str) -> None:
+def _individual(suite: ContinualSuite, lm: Path, parts: Parts, folder: Path, seed: int, task: str) -> None:
     train(lm, {task: parts[task]}, folder / "individual" / task, suite.tuning, seed)
 
 
-def _joint(suite: Continual, lm: Path, parts: Parts, folder: Path, seed: int, _: str) -> None:
+def _joint(suite: ContinualSuite, lm: Path, parts: Parts, folder: Path, seed: int, _: str) -> None:
     train(lm, parts, folder / "joint", suite.tuning, seed)
 
 
-def _sequential(suite: Continual, lm: Path, parts: Parts, folder: Path, seed: int, _: str) -> None:
+def _sequential(suite: ContinualSuite, lm: Path, parts: Parts, folder: Path, seed: int, _: str) -> None:
     before = None
     for i, task in enumerate(suite.orders[seed]):
         place = folder / "sequential" / f"{i}-{task}"
@@ -65,19 +67,19 @@ def _sequential(suite: Continual, lm: Path, parts: Parts, folder: Path, seed: in
         before = place
 
 
-_LONG: dict[str, Callable[[Continual, Path, Parts, Path, int, str], None]] = {
+_LONG: dict[str, Callable[[ContinualSuite, Path, Parts, Path, int, str], None]] = {
     "sequential": _sequential,
     "joint": _joint,
 }
 """What is trained besides the individual models."""
 
 
-def _merge(suite: Continual, cache: Cache, options: argparse.Namespace) -> None:
+def _merge(suite: ContinualSuite, cache: Cache, options: argparse.Namespace) -> None:
     """Score the references, and merge by every method."""
     run_all(_merge_one, [(suite, cache, options, seed) for seed in range(options.seeds)], options.jobs)
 
 
-def _merge_one(suite: Continual, cache: Cache, options: argparse.Namespace, seed: int) -> None:
+def _merge_one(suite: ContinualSuite, cache: Cache, options: argparse.Namespace, seed: int) -> None:
     quiet(options.threads)
     how = MergeOptions(suite.grid, costs=seed == 0, threads=options.threads)
     lm, parts, folder = suite.lm_folder(cache), suite.parts(cache), cache.root / f"seed{seed}"

@@ -15,7 +15,7 @@ from benchmarks.replication.lm.fit import Tuning
 from benchmarks.replication.lm.pretrain import PASS, TextPretraining
 from benchmarks.replication.methods import Merge, adapter_rows
 
-__all__ = ["CONTINUAL_6", "ORDERS", "Continual"]
+__all__ = ["CONTINUAL_6", "ORDERS", "ContinualSuite"]
 
 ORDERS = (
     ("mnist", "fashion", "easy-vqa", "notmnist", "kannada", "signs"),
@@ -27,7 +27,7 @@ TUNING = Tuning(rank=8, first=60, steps=160, rate=2e-3)
 
 
 @dataclass(frozen=True)
-class Continual:
+class ContinualSuite:
     """Everything that fixes the suite's results but the seed; every seed has an order of its own.
 
     `validation` and `test` are questions of each task.
@@ -51,7 +51,7 @@ class Continual:
         """Return how many orders there are."""
         return len(self.orders)
 
-    def fast(self) -> Continual:
+    def fast(self) -> ContinualSuite:
         """Return a slice of it that runs in three minutes and says nothing about methods."""
         return replace(
             self,
@@ -99,4 +99,4 @@ class Continual:
         return cache.root / "tasks" / task
 
 
-CONTINUAL_6 = Continual()
+CONTINUAL_6 = ContinualSuite()
