@@ -9,9 +9,9 @@ from typing import Any
 from submerge.deferred import quietly, required
 from submerge.errors import Problem, RequestError
 from submerge.serving._input_names import input_names
-from submerge.serving._processor import MODALITIES, ModalityProcessor
+from submerge.serving._processor import ModalityProcessor
 from submerge.serving._specialist_processor import SpecialistProcessor
-from submerge.store import Manifest, load_tokenizer
+from submerge.store import MODALITIES, MODALITY_GATE, Manifest, load_tokenizer
 
 __all__ = ["load_processor"]
 
@@ -40,7 +40,7 @@ def load_processor(folder: str | Path) -> ModalityProcessor:
     transformers = required("transformers", "submerge.load_processor needs")
     folder = Path(folder)
     manifest = Manifest.read(folder)
-    if manifest.gate is None or manifest.gate.method != "modality":
+    if manifest.gate is None or manifest.gate.method != MODALITY_GATE:
         hint = "load its tokenizer with transformers"
         raise RequestError(Problem("this is no composed model", str(folder), hint))
     tasks = manifest.gate.tasks

@@ -21,7 +21,7 @@ from safetensors import safe_open
 
 from submerge.errors import Problem, RequestError
 from submerge.serving._folder import Folder, bank_names, gate_manifest
-from submerge.store import BANK
+from submerge.store import BANK, MODALITIES
 
 __all__ = ["ModalityFolder", "Read", "StreamParts", "open_modality_folder"]
 
@@ -76,7 +76,7 @@ class ModalityFolder(Folder):
 
     def files(self, number: int) -> Path:
         """Return the folder of a specialist's configuration and processor."""
-        return self.path / "modalities" / str(self.tasks[number]["name"])
+        return self.path / MODALITIES / str(self.tasks[number]["name"])
 
     @contextmanager
     def reading(self) -> Iterator[Read]:

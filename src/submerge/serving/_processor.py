@@ -11,12 +11,9 @@ from submerge.errors import Problem, RequestError, few
 from submerge.serving._chat import as_strings, is_batch
 from submerge.serving._media import count_inputs, local_inputs
 from submerge.serving._specialist_processor import TEXT_OUTPUTS, SpecialistProcessor
-from submerge.store import MANIFEST
+from submerge.store import MANIFEST, MODALITIES
 
-__all__ = ["MODALITIES", "ModalityProcessor"]
-
-MODALITIES = "modalities"
-"""The folder that has a folder for each specialist."""
+__all__ = ["ModalityProcessor"]
 
 
 class ModalityProcessor:

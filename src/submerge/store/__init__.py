@@ -29,6 +29,8 @@ from submerge.store.adapter import (
 )
 from submerge.store.folder import (
     MANIFEST,
+    MODALITIES,
+    MODALITY_GATE,
     GateRecord,
     Manifest,
     ModelRecord,
@@ -101,6 +103,8 @@ __all__ = [
     "JOURNAL",
     "LORA_STEM",
     "MANIFEST",
+    "MODALITIES",
+    "MODALITY_GATE",
     "Adapter",
     "AdapterWriter",
     "Add",

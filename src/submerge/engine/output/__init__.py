@@ -9,7 +9,7 @@ from submerge.engine.output._checkpoint_target import CheckpointTarget
 from submerge.engine.output._describe import describe, explain
 from submerge.engine.output._estimate import compute_seconds
 from submerge.engine.output._folder import Output, check_unfinished, unfinished_folder
-from submerge.engine.output._modality_files import MODALITIES, ModalityFiles, write_modality_files
+from submerge.engine.output._modality_files import ModalityFiles, write_modality_files
 from submerge.engine.output._records import Records
 from submerge.engine.output._report import MergeReport, Progress, by_treatment
 from submerge.engine.output._run import Run
@@ -21,7 +21,6 @@ TARGETS: Mapping[str, type[OutputTarget[Any]]] = {"checkpoint": CheckpointTarget
 """What a recipe's `output` can be."""
 
 __all__ = [
-    "MODALITIES",
     "TARGETS",
     "AdapterTarget",
     "CheckpointTarget",

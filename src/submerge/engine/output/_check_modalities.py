@@ -7,9 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from submerge.engine.output._modality_files import MODALITIES
-from submerge.engine.plan import MODALITY_GATE
-from submerge.store import Manifest
+from submerge.store import MODALITIES, MODALITY_GATE, Manifest
 
 __all__ = ["damaged_modalities"]
 

@@ -15,6 +15,7 @@ from submerge.engine.output._side_files import write_text
 from submerge.engine.plan import SharedTokens, add_tokens
 from submerge.errors import WorkError, few
 from submerge.store import (
+    MODALITIES,
     edited_text_parts,
     is_tokenizer_file,
     load_tokenizer,
@@ -22,10 +23,8 @@ from submerge.store import (
     with_vocabulary_size,
 )
 
-__all__ = ["MODALITIES", "ModalityFiles", "write_modality_files"]
+__all__ = ["ModalityFiles", "write_modality_files"]
 
-MODALITIES = "modalities"
-"""The folder that has one for each modality."""
 _PROCESSOR = frozenset(
     {"preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"}
 )

@@ -10,13 +10,14 @@ from typing import Any
 from submerge.deferred import quietly, torch
 from submerge.engine.output._check_modalities import damaged_modalities
 from submerge.engine.output._checks import changed_coefficients, models_without_part, split_copies, unchanged
-from submerge.engine.plan import MODALITY_GATE, beyond_rows, describe_beyond, torch_dtype
+from submerge.engine.plan import beyond_rows, describe_beyond, torch_dtype
 from submerge.engine.work import count_nonfinite
 from submerge.errors import RequestError, WorkError
 from submerge.names import layer_of
 from submerge.store import (
     BANK,
     DTYPES,
+    MODALITY_GATE,
     Adapter,
     Checkpoint,
     FileTable,

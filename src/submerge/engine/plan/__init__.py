@@ -12,7 +12,7 @@ their own, their placeholders, and the tokenizer that they share.
 
 from submerge.engine.plan._adapter_form import adapter_file, lora_keys, stores_transposed
 from submerge.engine.plan._bank_size import bank_bounds, bank_bytes
-from submerge.engine.plan._composition import MODALITY_GATE, Composition, SpecialistPlan
+from submerge.engine.plan._composition import Composition, SpecialistPlan
 from submerge.engine.plan._describe_composition import describe_specialist
 from submerge.engine.plan._device import check_device
 from submerge.engine.plan._inputs import Inputs
@@ -28,7 +28,6 @@ from submerge.engine.plan._tokens import beyond_rows, describe_beyond
 
 __all__ = [
     "HELD",
-    "MODALITY_GATE",
     "Composition",
     "Input",
     "Inputs",

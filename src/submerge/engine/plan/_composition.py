@@ -16,12 +16,10 @@ from submerge.engine.plan._tensor import TensorPlan
 from submerge.errors import Problem, RequestError, few
 from submerge.names import is_composite
 from submerge.recipe import ModalityTokens, Recipe
-from submerge.store import Checkpoint, GateRecord, TensorEntry
+from submerge.store import MODALITY_GATE, Checkpoint, GateRecord, TensorEntry
 
-__all__ = ["MODALITY_GATE", "Composition", "SpecialistPlan", "plan_composition", "stream_warnings"]
+__all__ = ["Composition", "SpecialistPlan", "plan_composition", "stream_warnings"]
 
-MODALITY_GATE = "modality"
-"""What `submerge.json` calls the gate of a composed model: a token's modality chooses its parameters."""
 PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
 

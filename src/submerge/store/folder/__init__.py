@@ -16,7 +16,7 @@ from submerge.store.folder._config import (
 from submerge.store.folder._hub import Fetched, download_hint, fetch
 from submerge.store.folder._index import read_index
 from submerge.store.folder._load_tokenizer import load_tokenizer
-from submerge.store.folder._manifest import MANIFEST, Manifest, reading_manifest
+from submerge.store.folder._manifest import MANIFEST, MODALITIES, MODALITY_GATE, Manifest, reading_manifest
 from submerge.store.folder._manifest_records import GateRecord, ModelRecord, TensorRecord
 from submerge.store.folder._side_files import side_files
 from submerge.store.folder._spec import HubId, is_readable, locate, sibling_hint, with_sibling
@@ -35,6 +35,8 @@ from submerge.store.folder._weight_file import (
 
 __all__ = [
     "MANIFEST",
+    "MODALITIES",
+    "MODALITY_GATE",
     "PICKLE_SUFFIXES",
     "Fetched",
     "GateRecord",

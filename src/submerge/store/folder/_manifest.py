@@ -13,9 +13,13 @@ from submerge.errors import Problem, RequestError
 from submerge.store.folder._manifest_records import GateRecord, ModelRecord, TensorRecord
 from submerge.store.format import BANK
 
-__all__ = ["MANIFEST", "Manifest", "reading_manifest"]
+__all__ = ["MANIFEST", "MODALITIES", "MODALITY_GATE", "Manifest", "reading_manifest"]
 
 MANIFEST = "submerge.json"
+MODALITIES = "modalities"
+"""The folder beside it that has one for each modality of a composed model."""
+MODALITY_GATE = "modality"
+"""What it calls the gate of a composed model: a token's modality chooses its parameters."""
 
 
 @dataclass(frozen=True)
