@@ -13,7 +13,7 @@ from _language import DIGITS, ID, NUMBERS, ONE, SOURCES, TWO, constant_for, numb
 
 __all__ = ["LONGEST", "pretrain"]
 
-STEPS, RATE, BATCH = 900, 4e-3, 48
+STEPS, RATE, BATCH = 750, 4e-3, 48
 FIRST = 0.35
 """Share of the steps that have mostly facts said again."""
 LONGEST = 5

@@ -20,7 +20,7 @@ from _specialists import Specialist, new_specialist, process
 
 __all__ = ["train"]
 
-STEPS, RATE, BATCH = 700, 2e-3, 48
+STEPS, RATE, BATCH = 520, 2e-3, 48
 LANGUAGE_RATE = 0.1
 """Learning rate of the adapter `language`, as a share of the others': ModelCompose, too, trains it less."""
 NOTED = 0.8
