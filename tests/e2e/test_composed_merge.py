@@ -317,6 +317,10 @@ def test_damaged_files_of_a_modality_are_detected(made: Specialists, tmp_path: P
     whole = json.loads(config.read_text())
     config.write_text(json.dumps(whole | {"image_token_id": 3, "image_token_index": 3}))
     assert any("its image token is not" in problem for problem in submerge.verify(out, load=False).problems)
+    config.write_text("[]")
+    assert any(str(config) in problem for problem in submerge.verify(out, load=False).problems)
+    with pytest.raises(RequestError, match="cannot be made"):
+        submerge.load(out)
     config.unlink()
     assert any(str(config) in problem for problem in submerge.verify(out, load=False).problems)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from submerge.store import MODALITIES, MODALITY_GATE, Manifest
+from submerge.errors import RequestError
+from submerge.store import MODALITIES, MODALITY_GATE, Manifest, read_json
 
 __all__ = ["damaged_modalities"]
 
@@ -24,9 +24,9 @@ def _damaged(folder: Path, task: Mapping[str, Any]) -> Iterator[str]:
     """Yield the problems of one modality: files that cannot be read, and another placeholder's id."""
     for path in sorted({folder / "config.json", *folder.glob("*.json")}):
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            yield f"{path}: cannot be read ({error})"
+            data = read_json(path, "merge again")
+        except RequestError as error:
+            yield str(error)
             continue
         if path.name == "config.json" and task["placeholder_id"] not in _token_ids(data, task["kind"]):
             yield f"{path}: its {task['kind']} token is not {task['placeholder_id']}, as submerge.json says"
