@@ -50,10 +50,13 @@ def _widths(shapes: Mapping[str, Sequence[int]], count: int) -> Iterator[str]:
 
 def _modules(keys: Sequence[ProjectorKey], module: str, count: int) -> Iterator[str]:
     """Yield a problem where groups have not the same parameters of the projector."""
-    names = [{key.name for key in keys if key.is_module and key.group == k} for k in range(count)]
+    names: list[set[str]] = [
+        {key.name for key in keys if key.is_module and key.group == k} for k in range(count)
+    ]
+    every = names[0].union(*names)
     if not all(names):
         yield f"groups have no projector: {few([str(k) for k in range(count) if not names[k]])}"
-    elif differing := set.union(*names) - set.intersection(*names):
+    elif differing := every - names[0].intersection(*names):
         yield f"not all groups have {few(sorted(differing))}"
-    if foreign := [name for name in set.union(*names) if not name.startswith(f"{module}.")]:
+    if foreign := [name for name in every if not name.startswith(f"{module}.")]:
         yield f"these are no parameters of {module}: {few(sorted(foreign))}"
