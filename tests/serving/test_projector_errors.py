@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import submerge
-from serving.helpers_composed import Specialist, normal, padded, prompt, specialist
+from _models import quiet_transformers
+from serving.helpers_composed import IMAGE, TEXT, Specialist, normal, padded, prompt, specialist
 from serving.helpers_projectors import PATH, projector_sets, write_projectors
 from submerge.errors import RequestError
 from submerge.serving import export_adapters
@@ -170,6 +171,34 @@ def test_rows_of_which_nothing_is_known(tmp_path: Path) -> None:
     folder = write_projectors(tmp_path / "out", one, projector_sets(one, 2), list(normal(1, 2, 1, 64)))
     with pytest.raises(RequestError, match="cannot be told apart"):
         submerge.load(folder).get_audio_features(**one.inputs(1))
+
+
+def pixtral() -> Specialist:
+    """Return a LLaVA whose encoder takes images of all sizes, side by side in one row."""
+    t = quiet_transformers()
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = t.LlavaConfig(
+        vision_config=t.PixtralVisionConfig(**vision, image_size=16, patch_size=8),
+        text_config=t.LlamaConfig(**TEXT),
+        image_token_index=IMAGE,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+
+    def image(seed: int) -> dict[str, torch.Tensor]:
+        return {"pixel_values": normal(seed, 1, 3, 16, 16), "image_sizes": torch.tensor([[16, 16]])}
+
+    return Specialist("image", t.LlavaForConditionalGeneration(config).eval(), "image", IMAGE, 4, image)
+
+
+@torch.no_grad()
+def test_images_side_by_side_in_one_row(tmp_path: Path) -> None:
+    one = pixtral()
+    folder = write_projectors(tmp_path / "out", one, projector_sets(one, 2), list(normal(1, 2, 1, 16)))
+    model = submerge.load(folder)
+    assert model(input_ids=prompt(1, 2, one), **one.inputs(5)).shares.shape == (1, 2)
+    with pytest.raises(RequestError, match="given 1 rows, of which 2 inputs"):
+        model(input_ids=prompt(1, 2, one, 1, one), **one.inputs(5, 6))
 
 
 def test_texts_without_ids(one: Specialist, tmp_path: Path) -> None:

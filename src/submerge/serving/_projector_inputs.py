@@ -98,11 +98,14 @@ def _is_media(value: Any) -> bool:
 
 
 def _tiles(model: Any, inputs: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the tiles of each image as the model's class counts them; none where it cuts no images."""
+    """Return the tiles of each image as the model's class counts them; none where it looks at no sizes.
+
+    A class that cuts no images, and is told their sizes, has images of many sizes: each is to be one row.
+    """
     count = getattr(sys.modules[type(model).__module__], "image_size_to_num_patches", None)
     sizes = inputs.get("image_sizes")
     if count is None or sizes is None:
-        return ()
+        return () if sizes is None else (1,) * len(sizes)
     config, alone = model.config, [True] * len(sizes)
     if (numbers := inputs.get("batch_num_images")) is not None:  # of a sample with several none is cut
         alone = [int(number) == 1 for number in numbers for _ in range(int(number))]
