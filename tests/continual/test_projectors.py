@@ -21,17 +21,11 @@ from continual.helpers_images import (
     ImageTasks,
     batches,
     llava,
-    make_image_tasks,
 )
 from submerge.store import BANK, MANIFEST, Manifest
 
 WEIGHTS = "adapter_model.safetensors"
 FILES = (WEIGHTS, BANK, MANIFEST)
-
-
-@pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> ImageTasks:
-    return make_image_tasks(tmp_path_factory.mktemp("images"))
 
 
 def grown(images: ImageTasks, state: Path, *names: str, **options: Any) -> submerge.Continual:
