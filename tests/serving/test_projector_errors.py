@@ -143,13 +143,15 @@ def test_tasks_that_are_not_there(one: Specialist, model: Any) -> None:
             model(**call, task=task)
         with pytest.raises(RequestError, match=said):
             model.generate(**call, task=task)
+        with pytest.raises(RequestError, match=said):
+            model(input_ids=call["input_ids"][:, :2], task=task)
 
 
 def test_images_whose_samples_are_not_known(one: Specialist, model: Any) -> None:
     """Two images side by side in one sample, and a part of one in another, are told apart by no rule."""
     batch = padded(prompt(1, one, one, 1), prompt(2, one, 2))
     batch["input_ids"][1, -3] = 5
-    with pytest.raises(RequestError, match="which of 3 image inputs"):
+    with pytest.raises(RequestError, match="which image inputs"):
         model(**batch, **one.inputs(4, 5, 6), task=["birds", "cars"])
 
 

@@ -92,6 +92,15 @@ def test_outputs_of_all_projectors_are_mixed(case: Any, kind: str) -> None:
     assert (out.logits - averaged).abs().max() > 1e-3, "weights are not averaged"
 
 
+@torch.no_grad()
+def test_a_loss_is_that_of_the_mixture(llava: Case, model: Any) -> None:
+    call = request(llava.one, 5, 6)
+    call["labels"] = call["input_ids"].where(call["input_ids"] != llava.one.placeholder, -100)
+    out = model(**call)
+    wanted = mixed(llava.one, llava.sets, out.shares, [1, 1])(**call).loss
+    torch.testing.assert_close(out.loss, wanted)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_a_named_task_answers_as_its_own_model(case: Any, kind: str) -> None:

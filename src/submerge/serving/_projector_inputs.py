@@ -55,7 +55,7 @@ class MediaInputs:
         elif self.count == len(values):
             samples = range(len(values))
         if samples is None:
-            what = f"it cannot be told which of {self.count} {self.kind} inputs are of which sample"
+            what = f"it cannot be told which {self.kind} inputs are of which sample"
             hint = "give the samples one by one"
             raise RequestError(Problem(what, "projectors", hint))
         return values[list(samples)]
