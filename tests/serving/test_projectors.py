@@ -24,7 +24,16 @@ from serving.helpers_projectors import (
 
 pytest.importorskip("transformers")
 
-KINDS = ("llava", "llava_next", "vipllava", "llava_onevision", "qwen2_audio", "voxtral")
+KINDS = (
+    "llava",
+    "llava_next",
+    "vipllava",
+    "llava_onevision",
+    "qwen2_audio",
+    "voxtral",
+    "next_video",
+    "video_llava",
+)
 
 
 class Case:
