@@ -18,13 +18,19 @@ from submerge.serving._controller import Controller
 from submerge.serving._folder import gate_manifest
 from submerge.serving._mass import MassController
 from submerge.serving._modality import ModalityController
+from submerge.serving._projectors import ProjectorController
 from submerge.serving._routed_model import gated_class
+from submerge.store import MODALITY_GATE, PROJECTOR_GATE, is_adapter, open_adapter
 
 __all__ = ["CONTROLLERS", "load"]
 
 CACHE = 256 << 20
 """Bytes of cores and parameters of recent sets of tasks that are held."""
-CONTROLLERS: Mapping[str, type[Controller]] = {"mass": MassController, "modality": ModalityController}
+CONTROLLERS: Mapping[str, type[Controller]] = {
+    "mass": MassController,
+    MODALITY_GATE: ModalityController,
+    PROJECTOR_GATE: ProjectorController,
+}
 """The kinds of gates, by the method whose gate it is, as submerge.json names it."""
 
 
@@ -51,16 +57,24 @@ def load(
     `submerge.load_processor` returns them. Each token runs with the parameters of its modality; text alone
     runs as in the plain language model. `save_pretrained` writes a folder that can be loaded again.
 
-    Either model is for use, not for training.
+    A model with the projectors of several tasks mixes their outputs for each input, such as an image, by what
+    it is similar to. The output has `tasks`, the name of each input's leading task (`a+b` where two share a
+    projector), and `shares` [inputs, K] on the CPU, in the order of `model.projectors`; images come before
+    videos, and these before sounds. `model.shares(**inputs)` returns the shares without running the language
+    model. `task=`, a name or one for each sample, forces a projector, in `generate`, too. A call with text
+    alone uses no projector. `save_pretrained` writes a folder that can be loaded again.
+
+    These models are for use, not for training.
 
     Args:
-        folder: what `submerge merge` wrote.
+        folder: what `submerge merge` wrote, or `submerge many export`; an adapter needs PEFT, and its base.
         features: True for the model without the heads of its tasks, which returns hidden states.
         architecture: the class of transformers to load, where the tasks do not name one.
         dtype: of the model; that of the folder by default.
         device: of the model; the CPU by default.
         cache: bytes of merged cores that are held for sets of tasks that come again.
-        **settings: options of the gate of MASS, in the place of the recipe's: `select="threshold"`.
+        **settings: options of the gate of MASS, in the place of the recipe's: `select="threshold"`; of a gate
+            of projectors `temperature`, `top`, `centred` and `key`.
 
     Raises:
         RequestError: there is no gate, the bank is damaged, or the tasks' models do not fit together. Of a
@@ -81,7 +95,7 @@ def load(
     required("transformers.conversion_mapping", "submerge.load needs")  # new in its version 5
     controller = _controller(Path(folder))
     opened = with_linear_heads(controller.configured(controller.open(Path(folder)), settings))
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = _configuration(transformers, opened.path)
     heads = any(opened.heads) and not features
     kind, partial = model_class(transformers, opened, config, architecture, heads=heads)
     sizes = head_sizes(opened, heads=heads)
@@ -102,6 +116,15 @@ def _controller(path: Path) -> type[Controller]:
         what = f"the gate of {gate.method} is not known; there are {few(list(CONTROLLERS))}"
         raise RequestError(Problem(what, str(path), "use the version of Submerge that merged it"))
     return controller
+
+
+def _configuration(transformers: Any, path: Path) -> Any:
+    """Return the configuration of a folder's model: of an adapter that of its base, which it lies on."""
+    place: dict[str, Any] = {"pretrained_model_name_or_path": path}
+    if is_adapter(path):
+        adapter = open_adapter(str(path))
+        place = {"pretrained_model_name_or_path": adapter.base, "revision": adapter.base_revision}
+    return transformers.AutoConfig.from_pretrained(**place, local_files_only=True)
 
 
 def _pretrained(transformers: Any, kind: Any, path: Path, dtype: Any, sizes: Mapping[str, int]) -> Any:
