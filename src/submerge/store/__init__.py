@@ -20,6 +20,7 @@ from submerge.store._projectors import (
     question_key,
     read_projector_key,
 )
+from submerge.store._prototypes import PrototypeFile, write_prototypes
 from submerge.store._side_by_side import side_by_side
 from submerge.store.adapter import (
     ADAPTER_CONFIG,
@@ -147,6 +148,7 @@ __all__ = [
     "Part",
     "ProjectorKey",
     "ProjectorSettings",
+    "PrototypeFile",
     "Replace",
     "Rows",
     "Shard",
@@ -212,4 +214,5 @@ __all__ = [
     "with_vocabulary_size",
     "write_bank",
     "write_moments",
+    "write_prototypes",
 ]
