@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from submerge.deferred import torch
 from submerge.errors import Problem, RequestError
 
-__all__ = ["Prototypes", "k_means"]
+__all__ = ["Prototypes", "k_means", "similarity_weights"]
 
 ROUNDING = 1e-12
 """What is left of a vector less its equal, by their length: nothing that has a direction."""
@@ -101,11 +101,22 @@ class Prototypes:
         are equally near none is preferred: they have equal weights. `top` keeps the nearest groups, and those
         that are as near as the last of them. Errors are those of `similarity`.
         """
-        return _softmax(self.similarity(v, centred=centred), temperature=temperature, top=top)
+        return similarity_weights(self.similarity(v, centred=centred), temperature=temperature, top=top)
 
 
-def _softmax(similarity: torch.Tensor, *, temperature: float, top: int | None = None) -> torch.Tensor:
-    """Return the softmax of similarities [B, K] over τ, of the `top` largest alone; rows sum to 1."""
+def similarity_weights(
+    similarity: torch.Tensor, *, temperature: float, top: int | None = None
+) -> torch.Tensor:
+    """Return the softmax of similarities [B, K] over τ, of the `top` largest alone; rows sum to 1.
+
+    At τ = 0 the largest have all of it, in equal shares. What equals the last of the `top` is kept, too.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import similarity_weights
+        >>> similarity_weights(torch.tensor([[0.5, 0.5, 0.1]]), temperature=0.0).tolist()
+        [[0.5, 0.5, 0.0]]
+    """
     below = similarity - similarity.amax(1, keepdim=True)  # ≤ 0
     exponents = below / temperature if temperature else below.masked_fill(below < 0, -torch.inf)
     if top is not None and top < similarity.shape[1]:
