@@ -81,7 +81,7 @@ class LlavaTasks:
         images = [Image.open(self.path(row["image"])) for row in rows]
         processor = llava_processor()
         processor.tokenizer.padding_side = "left"
-        texts = [f"<image> {row['text']}" for row in rows]
+        texts = [f"USER : <image> {row['text']} ASSISTANT :" for row in rows]
         return dict(processor(text=texts, images=images, padding=True, return_tensors="pt"))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +159,33 @@ def test_a_file_of_others_is_not_replaced(made: LlavaTasks, tmp_path: Path) -> N
     assert [path.name for path in (tmp_path / "out.prototypes").iterdir()] == ["blue.safetensors"]
 
 
+@pytest.mark.parametrize("shares", [False, True])
+def test_a_state_that_grew_gives_what_the_recipe_gives(
+    made: LlavaTasks, tmp_path: Path, shares: bool
+) -> None:
+    recipe = made.recipe("many", "blue", "red", projectors={"prototypes": 2, "key": "both"})
+    recipe["models"].append(recipe["models"][1] | {"name": "some", "model": str(made.path("factors-lora"))})
+    if shares:
+        recipe["models"][2]["share_projector"] = "red"
+    state = submerge.Continual.begin(tmp_path / "state", str(made.path("base")), missing="zero")
+    for entry in recipe["models"]:
+        share = entry.get("share_projector")
+        state.add(entry["name"], entry["model"], entry["data"], prototypes=2, share_projector=share)
+    grown = state.export(tmp_path / "grown", form="checkpoint", key="both", settings=ROOM).out
+    out = submerge.merge(recipe, tmp_path / "out", settings=ROOM).out
+    for file in ("model.safetensors", "bank.safetensors"):
+        one, two = (load_file(folder / file) for folder in (grown, out))
+        assert one.keys() == two.keys()
+        for name in one:
+            assert (one[name] - two[name]).norm() <= 1e-4 * one[name].norm(), f"{file}: {name}"
+    gates = [Manifest.read(folder).gate for folder in (grown, out)]
+    tasks = [{task["name"]: task["group"] for task in gate.tasks} for gate in gates if gate is not None]
+    assert tasks[0] == tasks[1]
+    assert gates[0] is not None
+    assert gates[1] is not None
+    assert gates[0].settings == gates[1].settings
+
+
 METHODS: dict[str, dict[str, Any]] = {
     "task_arithmetic": {"weight": 0.5},
     "ties": {"weight": 0.5, "density": 0.5},
@@ -215,17 +244,23 @@ def test_tasks_of_one_projector_have_all_their_prototypes(made: LlavaTasks, tmp_
     shapes = {name: tuple(tensor.shape) for name, tensor in load_file(out / "bank.safetensors").items()}
     assert (shapes["prototypes.0"], shapes["prototypes.1"]) == ((4, 16), (2, 16))
     assert (shapes["questions.0"], shapes["questions.1"]) == ((2, 16), (1, 16))
-    mean = (
-        trained(made, "blue-lora")[f"{PROJECTOR}.linear_1.bias"] + bank(out, 1)[f"{PROJECTOR}.linear_1.bias"]
-    ) / 2
-    torch.testing.assert_close(load_file(out / "model.safetensors")[f"{PROJECTOR}.linear_1.bias"], mean)
+    bias = f"{PROJECTOR}.linear_1.bias"
+    mean = (bank(out, 0)[bias] + bank(out, 1)[bias]) / 2
+    torch.testing.assert_close(load_file(out / "model.safetensors")[bias], mean)
+
+
+def test_several_projectors_of_tasks_that_share_one_are_averaged(made: LlavaTasks, tmp_path: Path) -> None:
     sharing = made.recipe("task_arithmetic", "red", "blue", projectors="mixed", **WEIGHT)
-    sharing["models"].append(
-        {"model": str(made.path("factors-lora")), "name": "third", "share_projector": "red"}
-    )
-    sharing["models"][2]["data"] = str(made.path("red.jsonl"))
-    (warning,) = submerge.plan(sharing, settings=ROOM).warnings
-    assert warning == "third has the projector of red: its own changes to it are left out"
+    third = {"model": str(made.path("factors-lora")), "name": "third", "share_projector": "red"}
+    sharing["models"].append(third | {"data": str(made.path("red.jsonl"))})
+    report = submerge.merge(sharing, tmp_path / "out", settings=ROOM)
+    (warning,) = report.warnings
+    assert "red, third share one projector, and have several" in warning
+    own = [trained(made, name) for name in ("red-lora", "factors-lora", "blue-lora")]
+    shared = {name: (own[0][name] + own[1][name]) / 2 for name in own[0]}
+    same(bank(report.out, 0), shared)
+    mean = {name: (shared[name] + own[2][name]) / 2 for name in shared}
+    same(projector(load_file(report.out / "model.safetensors")), mean)
 
 
 def test_a_plan_says_whose_projectors_are_mixed_and_what_is_read(made: LlavaTasks, merged: Path) -> None:
@@ -233,7 +268,7 @@ def test_a_plan_says_whose_projectors_are_mixed_and_what_is_read(made: LlavaTask
     told = describe(plan)
     size = sum(tensor.nbytes for tensor in bank(merged, 0).values())
     assert told["projectors"]["groups"] == [
-        {"tasks": [task], "model": str(made.path(f"{task}-lora")), "bytes": size} for task in TASKS
+        {"tasks": [task], "models": [str(made.path(f"{task}-lora"))], "bytes": size} for task in TASKS
     ]
     assert told["projectors"]["from"] == {task: str(made.path(f"{task}.jsonl")) for task in TASKS}
     stored = sum(tensor.nbytes for tensor in load_file(merged / "bank.safetensors").values())
@@ -241,7 +276,7 @@ def test_a_plan_says_whose_projectors_are_mixed_and_what_is_read(made: LlavaTask
     assert "mixed for each image, one a task: red, blue" in repr(plan)
     (line,) = explain(plan, "linear_1.bias")
     assert line["treatment"] == "mix"
-    assert "outputs of 2 projectors are mixed for each image" in line["why"]
+    assert line["why"] == "the mean of 2 projectors, whose outputs are mixed for each image"
     assert "options" not in line
     by_files = submerge.plan(again(made), settings=ROOM)
     assert describe(by_files)["projectors"]["from"]["red"].endswith("merged.prototypes/red.safetensors")
@@ -348,3 +383,40 @@ def test_data_must_have_images_and_questions(made: LlavaTasks, tmp_path: Path) -
         with pytest.raises(RequestError, match=f"data of blue: there are {kind}, and projectors are mixed"):
             submerge.merge(recipe, tmp_path / "out", settings=ROOM)
         assert not list(tmp_path.iterdir())
+
+
+DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "a parameter": (
+        lambda b: b["tensors"].pop(f"modules.1.{PROJECTOR}.linear_1.bias"),
+        "not all groups have",
+    ),
+    "a shape": (
+        lambda b: b["tensors"][f"modules.1.{PROJECTOR}.linear_1.bias"].update(shape=[4, 4]),
+        "have other shapes than in the checkpoint",
+    ),
+    "prototypes": (lambda b: b["tensors"].pop("prototypes.0"), "lacks prototypes.0"),
+    "a width": (lambda b: b["tensors"]["prototypes.0"].update(shape=[2, 8]), "no vectors of one width"),
+    "no vector": (lambda b: b["tensors"]["prototypes.0"].update(shape=[16]), "no vectors of one width"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_verify_compares_the_bank_with_the_checkpoint(merged: Path, damage: str, tmp_path: Path) -> None:
+    shutil.copytree(merged, tmp_path / "out")
+    change, message = DAMAGES[damage]
+    content = json.loads((tmp_path / "out" / "submerge.json").read_text())
+    change(content["bank"])
+    (tmp_path / "out" / "submerge.json").write_text(json.dumps(content))
+    assert any(
+        re.search(message, problem) for problem in submerge.verify(tmp_path / "out", load=False).problems
+    )
+
+
+def test_verify_finds_other_settings(merged: Path, tmp_path: Path) -> None:
+    for number, change in enumerate(({"pooling": "max"}, {"module": "resampler"}, {"key": "both"})):
+        out = tmp_path / str(number)
+        shutil.copytree(merged, out)
+        content = json.loads((out / "submerge.json").read_text())
+        content["gate"]["settings"] |= change
+        (out / "submerge.json").write_text(json.dumps(content))
+        assert not submerge.verify(out, load=False).sound

@@ -110,7 +110,8 @@ def _print_specialist(specialist: dict[str, Any]) -> None:
 def _print_projectors(projectors: dict[str, Any]) -> None:
     """Print the projectors whose outputs are mixed, and what the prototypes are made of."""
     for group in projectors["groups"]:
-        typer.echo(f"projector   {few(group['tasks'], 8)}: of {group['model']} ({size(group['bytes'])})")
+        what = f"of {few(group['models'], 8)} ({size(group['bytes'])})"
+        typer.echo(f"projector   {few(group['tasks'], 8)}: {what}")
     for task, place in projectors["from"].items():
         typer.echo(f"prototypes  {task}: at most {projectors['prototypes']}, from {place}")
 

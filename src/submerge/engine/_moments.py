@@ -15,7 +15,7 @@ from submerge.engine._described_data import described_data
 from submerge.engine.output import check_unfinished, unfinished_folder
 from submerge.engine.plan import MergePlan
 from submerge.recipe import ModelEntry, TaskFolder
-from submerge.store import MomentFile, digest, file_digest, write_moments
+from submerge.store import MomentFile, digest, file_digest, trained_adapter, write_moments
 
 if TYPE_CHECKING:
     from submerge.calibrate import Step
@@ -89,7 +89,7 @@ def _collected(
 
     return task_moments(
         _below(plan, task.position),
-        plan.models[task.position].adapter,
+        trained_adapter(plan.models[task.position]),
         task.entry.data,
         plan.inputs.reference_model,
         widths,

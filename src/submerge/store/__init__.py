@@ -1,6 +1,6 @@
 """Weights on disk: safetensors headers, checkpoints and Hub ids, ranged reads, preallocated writes."""
 
-from submerge.store._adapter_on_base import lay_over
+from submerge.store._adapter_on_base import lay_over, trained_adapter
 from submerge.store._aliases import Aliases, AliasGroup, find_aliases
 from submerge.store._align import Aligner, Alignment
 from submerge.store._checkpoint import Checkpoint, first_bytes, same_values
@@ -211,6 +211,7 @@ __all__ = [
     "sync_folder",
     "text_parts",
     "tied_embeddings",
+    "trained_adapter",
     "untied",
     "vocabulary_size",
     "with_vocabulary_size",

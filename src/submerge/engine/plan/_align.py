@@ -104,7 +104,7 @@ class TensorPlanner:
         members = replace(self._members, rules=replace(self.rules, recipe=mean)).of_all(entry)
         if members is None:
             return None
-        owners = [group.model for group in projectors.groups]
+        shares = {model: 1 / len(group.models) for group in projectors.groups for model in group.models}
         return TensorPlan(
             name=entry.name,
             shape=entry.shape,
@@ -113,10 +113,10 @@ class TensorPlanner:
             method=mean.method,
             inputs=members,
             values={
-                "weight": [float(member in owners) for member in self.rules.inputs.participants],
+                "weight": [shares.get(member, 0.0) for member in self.rules.inputs.participants],
                 "normalize": True,
             },
-            why=f"outputs of {len(owners)} projectors are mixed for each image; this is their mean",
+            why=f"the mean of {len(projectors.groups)} projectors, whose outputs are mixed for each image",
             mixed=True,
         )
 

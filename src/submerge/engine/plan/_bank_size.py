@@ -41,7 +41,7 @@ def bank_bounds(plan: MergePlan, tensor: TensorPlan) -> dict[str, BankBound]:
 
 def _projector_bytes(plan: MergePlan, projectors: ProjectorPlan) -> int:
     """Return the bytes of all projectors, and the most that prototypes have."""
-    models = [plan.models[group.model] for group in projectors.groups]
+    models = [plan.models[group.models[0]] for group in projectors.groups]
     base = plan.inputs.reference_model
     return sum(model.tensors[name].nbytes for model in models for name in projectors.names) + prototype_bytes(
         base, projectors.names, projectors.settings, len(projectors.tasks), projectors.count

@@ -19,8 +19,8 @@ def describe_projectors(plan: ProjectorPlan, recipe: Recipe, models: Sequence[Ch
         "groups": [
             {
                 "tasks": [plan.tasks[task].name for task in group.tasks],
-                "model": models[group.model].label,
-                "bytes": sum(models[group.model].tensors[name].nbytes for name in plan.names),
+                "models": [models[model].label for model in group.models],
+                "bytes": sum(models[group.models[0]].tensors[name].nbytes for name in plan.names),
             }
             for group in plan.groups
         ],

@@ -27,10 +27,14 @@ class ProjectorTask:
 
 @dataclass(frozen=True)
 class ProjectorGroup:
-    """A projector: the position of the model that it is of, and the numbers of the tasks that have it."""
+    """A projector: the numbers of the tasks that share it, and the positions of the models that it is of.
 
-    model: int
+    Of several it is the mean. Models that have not changed the projector are none of them, unless no task
+    of the group has: then one of them stands for the base.
+    """
+
     tasks: tuple[int, ...]
+    models: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -130,10 +134,7 @@ def _planned(
         ProjectorTask(entry.adapter_name, position, numbers[owner])
         for entry, position, owner in zip(recipe.tasks, positions, owners, strict=True)
     )
-    groups = tuple(
-        ProjectorGroup(positions[owner], tuple(t for t, own in enumerate(owners) if own == owner))
-        for owner in numbers
-    )
+    groups = tuple(_group(owners, owner, positions, changes) for owner in numbers)
     base = inputs.reference_model.tensors
     return ProjectorPlan(
         parts=parts,
@@ -143,8 +144,17 @@ def _planned(
         settings=settings,
         count=mix.prototypes,
         prototypes=prototypes,
-        warnings=tuple(_left_out(recipe.tasks, tasks, groups, changes)),
+        warnings=tuple(_averaged(tasks, groups)),
     )
+
+
+def _group(
+    owners: Sequence[int], owner: int, positions: Sequence[int], changes: ProjectorChanges
+) -> ProjectorGroup:
+    """Return the projector that tasks share with an `owner`."""
+    tasks = tuple(task for task, own in enumerate(owners) if own == owner)
+    models = dict.fromkeys(positions[task] for task in tasks if positions[task] in changes.projector)
+    return ProjectorGroup(tasks, tuple(models) or (positions[owner],))
 
 
 def _owners(tasks: Sequence[ModelEntry]) -> tuple[list[int], list[Problem]]:
@@ -162,15 +172,8 @@ def _owners(tasks: Sequence[ModelEntry]) -> tuple[list[int], list[Problem]]:
     return owners, problems[:1]
 
 
-def _left_out(
-    entries: Sequence[ModelEntry],
-    tasks: Sequence[ProjectorTask],
-    groups: Sequence[ProjectorGroup],
-    changes: ProjectorChanges,
-) -> list[str]:
-    """Return which tasks share the projector of another, and have changes of their own to it."""
-    return [
-        f"{task.name} has the projector of {entry.share_projector}: its own changes to it are left out"
-        for entry, task in zip(entries, tasks, strict=True)
-        if task.model in changes.projector and task.model != groups[task.group].model
-    ]
+def _averaged(tasks: Sequence[ProjectorTask], groups: Sequence[ProjectorGroup]) -> list[str]:
+    """Return which tasks share a projector that is the mean of several."""
+    names = [[tasks[task].name for task in group.tasks] for group in groups if len(group.models) > 1]
+    what = "share one projector, and have several: their mean may read the images of none"
+    return [f"{few(of_group)} {what}" for of_group in names]
