@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 import submerge
+from _cli import ROOM as ROOM_OPTIONS
+from _cli import cli
 from _models import ROOM
 from _projectors import LANGUAGE, PROJECTOR, TASKS, LlavaTasks, make_llava_tasks
 from submerge.engine import describe, explain
@@ -280,6 +283,25 @@ def test_a_plan_says_whose_projectors_are_mixed_and_what_is_read(made: LlavaTask
     assert "options" not in line
     by_files = submerge.plan(again(made), settings=ROOM)
     assert describe(by_files)["projectors"]["from"]["red"].endswith("merged.prototypes/red.safetensors")
+
+
+def test_the_command_line_says_it(made: LlavaTasks, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(made.recipe("many")))
+    plan = cli("plan", recipe, *ROOM_OPTIONS)
+    assert plan.code == 0, plan.err
+    for line in (
+        f"projector   red: of {made.path('red-lora')} (2.18 kB)",
+        f"prototypes  blue: at most 1, from {made.path('blue.jsonl')}",
+        "keeps    a gate over the projectors of 2 tasks: red, blue",
+    ):
+        assert line in plan.out
+    explained = cli("explain", recipe, "--tensor", "linear_1.bias").out
+    assert "because  the mean of 2 projectors, whose outputs are mixed for each image" in explained
+    done = cli("merge", recipe, tmp_path / "out", *ROOM_OPTIONS, "--verbose")
+    assert done.code == 0, done.err
+    assert "4 projectors, mixed for each image" in done.out
+    assert "multi_modal_projector.linear_1.bias: projectors, mixed for each image: the mean of 2" in done.err
 
 
 def test_many_merges_projectors_into_one_where_it_cannot_mix_them(made: LlavaTasks) -> None:
