@@ -152,6 +152,18 @@ def test_an_interrupted_run_takes_up_its_prototypes(
     assert made_of[3:] == [2, 2]
 
 
+def test_tasks_on_the_same_images_are_told(made: LlavaTasks, tmp_path: Path) -> None:
+    recipe = mixed(made)
+    recipe["models"][1]["data"] = recipe["models"][0]["data"]
+    warnings = submerge.merge(recipe, tmp_path / "one", settings=ROOM).warnings
+    assert [line.partition(": ")[0] for line in warnings] == [
+        f"100% of the images of {task} are no nearer to its prototypes than to those of {other}"
+        for task, other in (TASKS, TASKS[::-1])
+    ]
+    recipe["projectors"] = {"key": "both"}
+    assert not submerge.merge(recipe, tmp_path / "two", settings=ROOM).warnings
+
+
 def test_a_file_of_others_is_not_replaced(made: LlavaTasks, tmp_path: Path) -> None:
     (tmp_path / "out.prototypes").mkdir()
     shutil.copy(made.path("base") / "model.safetensors", tmp_path / "out.prototypes" / "blue.safetensors")
@@ -223,6 +235,7 @@ def test_projectors_of_checkpoints_and_of_factors(made: LlavaTasks, folder: str,
     expected = trained(made, "red-lora" if folder == "red-tuned" else folder)
     same(bank(out, 0), expected)
     same(bank(out, 1), trained(made, "blue-lora"))
+    assert not any(record.unused for record in Manifest.read(out).models)
     assert submerge.verify(out, load=False).sound
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from submerge.deferred import torch
 from submerge.engine._calibrate import replanned
 from submerge.engine._described_data import described_data
+from submerge.engine._prototype_overlap import overlap_warnings
 from submerge.engine.output import check_unfinished, unfinished_folder
 from submerge.engine.plan import MergePlan, ProjectorPlan
 from submerge.errors import Problem, RequestError
@@ -40,9 +43,14 @@ def with_prototypes(
     assert plan.projectors is not None
     folder = TaskFolder(out.resolve().with_name(out.name + SUFFIX))
     tasks = _tasks(plan, plan.projectors, folder)
-    if pending := [task for task in tasks if not (resume and task.is_made())]:
-        _make(plan, plan.projectors, pending, progress)
-    return replanned(plan, replace(plan.recipe, prototypes=folder))
+    pending = [task for task in tasks if not (resume and task.is_made())]
+    vectors = _made(plan, plan.projectors, pending, progress) if pending else {}
+    merged = replanned(plan, replace(plan.recipe, prototypes=folder))
+    if plan.projectors.settings.key != "image":
+        return merged
+    images = [PrototypeFile.open(task.path).tensor("images") for task in tasks]
+    warnings = overlap_warnings(plan.projectors, images, vectors)
+    return replace(merged, warnings=(*merged.warnings, *warnings))
 
 
 @dataclass(frozen=True)
@@ -87,13 +95,16 @@ def _sizes(plan: MergePlan) -> dict[str, int]:
     return {n: recipe.single_option(n) if recipe.method.option(n) else size for n, size in SIZES.items()}
 
 
-def _make(
+def _made(
     plan: MergePlan,
     projectors: ProjectorPlan,
     tasks: list[_Task],
     progress: Callable[[Step], None] | None,
-) -> None:
-    """Write the prototypes of tasks, one after the other."""
+) -> dict[str, torch.Tensor]:
+    """Write the prototypes of tasks, one after the other; return what each image was pooled to, by task.
+
+    Of means over positions alone: all positions of all images are much.
+    """
     from submerge.calibrate import Step, load_backbone, read_data, read_items, task_prototypes  # transformers
 
     items = {task.name: read_items(task.data) for task in tasks}
@@ -104,14 +115,13 @@ def _make(
     inputs = read_data(items, (), model, processor=None, **_sizes(plan))
     module = projector_of({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
     assert module is not None  # the plan found it in the base
-    done, total = 0, sum(len(inputs[task.name]) for task in tasks)
+    done, total = count(1), sum(len(inputs[task.name]) for task in tasks)
 
     def tell(_: int) -> None:
-        nonlocal done
-        done += 1
         if progress is not None:
-            progress(Step(done, total, measuring=True))
+            progress(Step(next(done), total, measuring=True))
 
+    vectors = {}
     for task in tasks:
         made = task_prototypes(
             model,
@@ -120,10 +130,17 @@ def _make(
             pooling=pooling,
             count=projectors.count,
             text=task.source["text"],
+            vectors=pooling == "mean",
             progress=tell,
         )
+        if not made.images.isfinite().all():
+            what = f"the encoder gives NaN or Inf on images of {task.name}"
+            raise RequestError(Problem(what, plan.inputs.reference_model.label, "look at its weights"))
         tensors = {"images": made.images} | ({} if made.text is None else {"text": made.text})
         write_prototypes(task.path, tensors, made.count, task.source)
+        if made.vectors is not None:
+            vectors[task.name] = made.vectors
+    return vectors
 
 
 def _check_images(task: _Task, first: Item) -> None:

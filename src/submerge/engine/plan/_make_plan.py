@@ -115,7 +115,7 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
     if problems:
         raise RequestError(problems)
     as_adapter = recipe.output.form == "adapter"
-    unused = {} if as_adapter else unused_tensors(inputs, tensors, gate, composition)
+    unused = {} if as_adapter else unused_tensors(inputs, tensors, gate, composition, projectors)
     return MergePlan(
         recipe=recipe,
         settings=settings,
