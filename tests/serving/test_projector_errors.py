@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import submerge
-from serving.helpers_composed import Specialist, normal, padded, prompt, specialist
+from _models import quiet_transformers
+from serving.helpers_composed import IMAGE, TEXT, Specialist, normal, padded, prompt, specialist
 from serving.helpers_projectors import PATH, projector_sets, write_projectors
 from submerge.errors import RequestError
 from submerge.serving import export_adapters
@@ -142,13 +143,15 @@ def test_tasks_that_are_not_there(one: Specialist, model: Any) -> None:
             model(**call, task=task)
         with pytest.raises(RequestError, match=said):
             model.generate(**call, task=task)
+        with pytest.raises(RequestError, match=said):
+            model(input_ids=call["input_ids"][:, :2], task=task)
 
 
 def test_images_whose_samples_are_not_known(one: Specialist, model: Any) -> None:
     """Two images side by side in one sample, and a part of one in another, are told apart by no rule."""
     batch = padded(prompt(1, one, one, 1), prompt(2, one, 2))
     batch["input_ids"][1, -3] = 5
-    with pytest.raises(RequestError, match="which of 3 image inputs"):
+    with pytest.raises(RequestError, match="which image inputs"):
         model(**batch, **one.inputs(4, 5, 6), task=["birds", "cars"])
 
 
@@ -170,6 +173,34 @@ def test_rows_of_which_nothing_is_known(tmp_path: Path) -> None:
     folder = write_projectors(tmp_path / "out", one, projector_sets(one, 2), list(normal(1, 2, 1, 64)))
     with pytest.raises(RequestError, match="cannot be told apart"):
         submerge.load(folder).get_audio_features(**one.inputs(1))
+
+
+def pixtral() -> Specialist:
+    """Return a LLaVA whose encoder takes images of all sizes, side by side in one row."""
+    t = quiet_transformers()
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = t.LlavaConfig(
+        vision_config=t.PixtralVisionConfig(**vision, image_size=16, patch_size=8),
+        text_config=t.LlamaConfig(**TEXT),
+        image_token_index=IMAGE,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+
+    def image(seed: int) -> dict[str, torch.Tensor]:
+        return {"pixel_values": normal(seed, 1, 3, 16, 16), "image_sizes": torch.tensor([[16, 16]])}
+
+    return Specialist("image", t.LlavaForConditionalGeneration(config).eval(), "image", IMAGE, 4, image)
+
+
+@torch.no_grad()
+def test_images_side_by_side_in_one_row(tmp_path: Path) -> None:
+    one = pixtral()
+    folder = write_projectors(tmp_path / "out", one, projector_sets(one, 2), list(normal(1, 2, 1, 16)))
+    model = submerge.load(folder)
+    assert model(input_ids=prompt(1, 2, one), **one.inputs(5)).shares.shape == (1, 2)
+    with pytest.raises(RequestError, match="given 1 rows, of which 2 inputs"):
+        model(input_ids=prompt(1, 2, one, 1, one), **one.inputs(5, 6))
 
 
 def test_texts_without_ids(one: Specialist, tmp_path: Path) -> None:

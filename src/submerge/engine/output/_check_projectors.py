@@ -17,12 +17,15 @@ __all__ = ["damaged_projectors"]
 
 
 def damaged_projectors(manifest: Manifest) -> list[str]:
-    """Return what is wrong with the projectors and prototypes of a folder, as its manifest lists them."""
+    """Return what is wrong with the projectors and prototypes of a folder, as its manifest lists them.
+
+    An adapter's tensors have other names than the base's, with which the projectors are compared as it loads.
+    """
     gate, bank = manifest.gate, manifest.bank or {}
     if gate is None or gate.method != PROJECTOR_GATE:
         return []
     problems = projector_bank_problems(gate, {name: record.shape for name, record in bank.items()})
-    if not problems:
+    if not problems and not manifest.is_adapter:
         count = len(projector_groups(gate.tasks))
         keys = {name: read_projector_key(name, count) for name in bank}
         own = {key.name for key in keys.values() if key.is_module}
