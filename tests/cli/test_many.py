@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from _cli import ROOM, Result, cli
 from continual.conftest import Tasks, made
+from submerge.cli._many import _added
+from submerge.continual import ProjectorRecord, TaskRecord
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -75,6 +78,15 @@ def test_progress_is_told(made: Tasks, begun: Path, monkeypatch: pytest.MonkeyPa
     assert result.err.splitlines()[-1].startswith("measuring: 100%, inputs of linear maps")
 
 
+def test_what_is_told_of_a_projector() -> None:
+    own = ProjectorRecord(2048, 12, 3, "cars", "birds", 0.25)
+    task = TaskRecord("f", 10, "", "cars", 4, 6, 99, 12, "", "", 0, own)
+    wanted = "a projector of 2.05 kB; prototypes: 3, of 12 images, of which 25% are as near to birds"
+    assert list(_added(task))[-1] == wanted
+    frozen = replace(task, projector=ProjectorRecord(0, 12, 1, "cars"))
+    assert list(_added(frozen))[-1] == "the base's projector; prototypes: 1, of 12 images"
+
+
 def refused(state: Path, *argv: object) -> str:
     """Return what a command that is refused says; the state is as it was."""
     before = {path: path.read_bytes() for path in state.rglob("*") if path.is_file() and path.name != ".lock"}
@@ -112,6 +124,12 @@ def test_what_is_refused(made: Tasks, begun: Path, tmp_path: Path) -> None:
     assert "no such device" in refused(begun, "add", begun, *chess, "--device", "gpu")
     assert "exists already" in refused(begun, "init", made.base, "-o", begun)
     assert "both have a task law" in refused(begun, "join", begun, begun, "-o", tmp_path / "x")
+    assert "did you mean 'mixed'?" in refused(
+        begun, "export", begun, "-o", tmp_path / "x", "--projectors", "mxed"
+    )
+    assert "the task 'law' has no prototypes" in refused(
+        begun, "add", begun, *chess, "--share-projector", "law"
+    )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "diary.txt").touch()
     assert "is not empty" in refused(begun, "export", begun, "-o", tmp_path / "full")
@@ -128,6 +146,7 @@ def test_what_is_refused(made: Tasks, begun: Path, tmp_path: Path) -> None:
         (["--keep", "none", "--forget", 0.9], "forget needs each task's own moments"),
         (["--keep", "none", "--statistics", "identity"], "saves nothing"),
         (["--statistics", "diag", "--energy", 0.9], "need full statistics, not diag"),
+        (["--pooling", "max"], "choose among mean, position"),
         (["--missing", "maybe"], "missing is zero or skip"),
         (["--missing", "zero", "--statistics", "identity"], "nothing is known of maps"),
     ],

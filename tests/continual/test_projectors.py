@@ -276,7 +276,7 @@ def test_tasks_with_the_same_images_are_told(images: ImageTasks, tmp_path: Path)
     assert state.record("signs").projector.overlap == 0  # type: ignore[union-attr]
     (warning,) = state.add("again", images.of("maps")[1], batches("birds"), prototypes=1)
     assert "--share-projector birds" in warning
-    assert "are nearer to the prototypes of birds" in warning
+    assert "100% of the images of again are as near to the prototypes of birds" in warning
 
 
 def test_status(images: ImageTasks, tmp_path: Path) -> None:

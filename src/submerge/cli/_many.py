@@ -145,8 +145,8 @@ def _added(record: TaskRecord) -> Iterator[str]:
     yield f"{size(record.bytes)}{kept}"
     if (own := record.projector) is not None:
         kind = f"a projector of {size(own.bytes)}" if own.bytes else "the base's projector"
-        near = f", {own.overlap:.0%} nearer to those of {own.nearest}" if own.nearest else ""
-        yield f"{kind}, prototypes {own.prototypes} of {own.images} images{near}"
+        near = f", of which {own.overlap:.0%} are as near to {own.nearest}" if own.nearest else ""
+        yield f"{kind}; prototypes: {own.prototypes}, of {own.images} images{near}"
 
 
 @many.command("remove")

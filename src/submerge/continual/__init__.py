@@ -6,7 +6,15 @@ figures    StateStatus, ExportReport        what is told of them
 
 from submerge.continual._continual import Continual
 from submerge.continual._export import ExportReport
-from submerge.continual._manifest import StateManifest, StateOptions, TaskRecord
+from submerge.continual._manifest import ProjectorRecord, StateManifest, StateOptions, TaskRecord
 from submerge.continual._status import StateStatus
 
-__all__ = ["Continual", "ExportReport", "StateManifest", "StateOptions", "StateStatus", "TaskRecord"]
+__all__ = [
+    "Continual",
+    "ExportReport",
+    "ProjectorRecord",
+    "StateManifest",
+    "StateOptions",
+    "StateStatus",
+    "TaskRecord",
+]

@@ -157,9 +157,9 @@ def check_out(out: Path, *, overwrite: bool) -> None:
 
 def write_adapter(export: Export, out: Path, *, rank: int | None, overwrite: bool) -> ExportReport:
     """Write the merged updates as an adapter, into a folder that has its name when it is complete."""
-    out = out.resolve()
-    check_out(out, overwrite=overwrite)
-    unfinished = out.with_name(out.name + SUFFIX)
+    place = out.resolve()
+    check_out(place, overwrite=overwrite)
+    unfinished = place.with_name(place.name + SUFFIX)
     _discard(unfinished)
     try:
         report = _write(export, unfinished, rank)
@@ -167,7 +167,7 @@ def write_adapter(export: Export, out: Path, *, rank: int | None, overwrite: boo
         for path in unfinished.iterdir():
             sync_file(path)
         sync_folder(unfinished)
-        give_name(unfinished, out, overwrite=overwrite)
+        give_name(unfinished, place, overwrite=overwrite)
     except OSError as error:
         raise WorkError(f"{out}: cannot be written ({error.strerror}) — free some space") from error
     finally:

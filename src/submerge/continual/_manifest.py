@@ -69,8 +69,8 @@ class ProjectorRecord:
         images: the inputs of the projector that the prototypes are means of.
         prototypes: how many there are.
         group: the first of the tasks that share one projector, which is the mean of theirs.
-        nearest: the other group to whose prototypes most images were nearer, when the task was added; empty
-            where none was.
+        nearest: the other group to whose prototypes most images were as near as to the task's own, or nearer,
+            when the task was added; empty where none was.
         overlap: the share of these images.
     """
 

@@ -89,9 +89,9 @@ class StateStatus:
         yield f"projectors of the tasks' own: {size(self.projector_bytes)}"
         for tasks in groups.values():
             own = [task.projector for task in tasks if task.projector]
-            counts = f"{sum(p.prototypes for p in own)} prototypes of {sum(p.images for p in own)} images"
+            counts = f"prototypes: {sum(p.prototypes for p in own)}, of {sum(p.images for p in own)} images"
             kind = "own projector" if any(p.bytes for p in own) else "the base's projector"
-            yield f"  {', '.join(task.name for task in tasks)}: {kind}, {counts}"
+            yield f"  {', '.join(task.name for task in tasks)}: {kind}; {counts}"
         yield from _table(self.cosines or {})
 
     def _removal(self) -> str:

@@ -81,9 +81,9 @@ def overlap_warning(record: TaskRecord) -> list[str]:
     own = record.projector
     if own is None or own.overlap <= MUCH:
         return []
-    what = f"{own.overlap:.0%} of the images of {record.name} are nearer to the prototypes of {own.nearest}"
+    what = f"{own.overlap:.0%} of the images of {record.name} are as near to the prototypes of {own.nearest}"
     hint = f"add it with --share-projector {own.nearest}, or let questions count: export with --key both"
-    return [f"{what} than to its own: by images alone the two are not told apart — {hint}"]
+    return [f"{what} as to its own, or nearer: by images alone the two are not told apart — {hint}"]
 
 
 def group_prototypes(folder: StateFolder, manifest: StateManifest) -> dict[str, torch.Tensor]:
