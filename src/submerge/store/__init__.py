@@ -1,6 +1,6 @@
 """Weights on disk: safetensors headers, checkpoints and Hub ids, ranged reads, preallocated writes."""
 
-from submerge.store._adapter_on_base import lay_over
+from submerge.store._adapter_on_base import lay_over, trained_adapter
 from submerge.store._aliases import Aliases, AliasGroup, find_aliases
 from submerge.store._align import Aligner, Alignment
 from submerge.store._checkpoint import Checkpoint, first_bytes, same_values
@@ -21,6 +21,7 @@ from submerge.store._projectors import (
     question_key,
     read_projector_key,
 )
+from submerge.store._prototypes import PrototypeFile, write_prototypes
 from submerge.store._side_by_side import side_by_side
 from submerge.store.adapter import (
     ADAPTER_CONFIG,
@@ -148,6 +149,7 @@ __all__ = [
     "Part",
     "ProjectorKey",
     "ProjectorSettings",
+    "PrototypeFile",
     "Replace",
     "Rows",
     "Shard",
@@ -209,9 +211,11 @@ __all__ = [
     "sync_folder",
     "text_parts",
     "tied_embeddings",
+    "trained_adapter",
     "untied",
     "vocabulary_size",
     "with_vocabulary_size",
     "write_bank",
     "write_moments",
+    "write_prototypes",
 ]

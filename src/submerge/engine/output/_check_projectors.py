@@ -27,9 +27,17 @@ def damaged_projectors(manifest: Manifest) -> list[str]:
     problems = projector_bank_problems(gate, {name: record.shape for name, record in bank.items()})
     if not problems and not manifest.is_adapter:
         count = len(projector_groups(gate.tasks))
-        own = {key.name for name in bank if (key := read_projector_key(name, count)).is_module}
+        keys = {name: read_projector_key(name, count) for name in bank}
+        own = {key.name for key in keys.values() if key.is_module}
         module = ProjectorSettings.from_mapping(gate.settings).module
         stored = {name for name in manifest.tensors if name.startswith(f"{module}.")}
         if own != stored:
             problems.append(f"the checkpoint's projector has other parameters: {few(sorted(own ^ stored))}")
+        unlike = [
+            name
+            for name, key in keys.items()
+            if key.name in stored and bank[name].shape != manifest.tensors[key.name].shape
+        ]
+        if unlike:
+            problems.append(f"{few(unlike)} have other shapes than in the checkpoint")
     return [f"{BANK}: {what}" for what in problems]

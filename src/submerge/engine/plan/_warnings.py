@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from submerge.engine.plan._composition import Composition
 from submerge.engine.plan._gate import GatePlan
 from submerge.engine.plan._inputs import Inputs
+from submerge.engine.plan._projectors import ProjectorPlan
 from submerge.engine.plan._tensor import TensorPlan
 from submerge.errors import few
 from submerge.names import is_output_head
@@ -19,8 +20,12 @@ def unused_tensors(
     tensors: Sequence[TensorPlan],
     gate: GatePlan | None,
     composition: Composition | None = None,
+    projectors: ProjectorPlan | None = None,
 ) -> dict[int, tuple[str, ...]]:
-    """Return, for each model that is merged, its tensors that no output reads."""
+    """Return, for each model that is merged, its tensors that no output reads.
+
+    Encoders that all projectors share are the base's, and those of the models are the same.
+    """
     used: dict[int, set[str]] = {}
     for task in gate.tasks if gate else ():
         used.setdefault(task.model, set()).update(task.head)
@@ -30,6 +35,10 @@ def unused_tensors(
     for tensor in tensors:
         for member in tensor.members:
             used.setdefault(member.model, set()).add(member.entry.name)
+    if projectors is not None:
+        shared = list(filter(projectors.parts.in_encoder, inputs.reference_model.tensors))
+        for index in inputs.participants:
+            used.setdefault(index, set()).update(shared)
     unused = {
         index: tuple(name for name in inputs.models[index].tensors if name not in used.get(index, ()))
         for index in sorted(set(inputs.participants))
