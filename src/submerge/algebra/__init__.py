@@ -1,13 +1,15 @@
 """Updates and what can be computed of them; knows no file and no model."""
 
+from submerge.algebra._block_moment import BlockMoment, add_products
 from submerge.algebra._chunk import Chunk
 from submerge.algebra._combine import combine, total
 from submerge.algebra._cores import CORES, Bank, Core, Triplets
+from submerge.algebra._factor_moment import FactorMoment
 from submerge.algebra._frame import Frame, frame
 from submerge.algebra._leading import Leading, leading
 from submerge.algebra._least_squares import LPM_PRESETS, LpmOptions, merge_least_squares
 from submerge.algebra._lora import Factored, factored
-from submerge.algebra._moments import BlockMoment, FactorMoment, Moment, add_products
+from submerge.algebra._moment import Moment
 from submerge.algebra._overlap import KeptEnergy, kept_energy, principal_angles
 from submerge.algebra._random import bernoulli, stream_key, uniform
 from submerge.algebra._random import coins as coins  # the old name of bernoulli
