@@ -18,6 +18,7 @@ from submerge.algebra._select import kth_largest
 from submerge.algebra._spectrum import GRAM_FLOOR, Svd, enough, inverse_root, polar, rooted, svd, tolerance
 from submerge.algebra._sphere import karcher_coefficients, slerp_coefficients
 from submerge.algebra._subspace import RankRule, Shared, shared_subspace
+from submerge.algebra._triangle_moment import ProductSum, TriangleMoment
 from submerge.algebra._update import Dense, LowRank, Streamed, Update, Zero, inner, weighted_sum
 
 __all__ = [
@@ -39,12 +40,14 @@ __all__ = [
     "LowRank",
     "LpmOptions",
     "Moment",
+    "ProductSum",
     "RankRule",
     "Reduction",
     "Shared",
     "Streamed",
     "Svd",
     "Totals",
+    "TriangleMoment",
     "Triplets",
     "Update",
     "Zero",

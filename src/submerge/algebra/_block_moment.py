@@ -9,6 +9,7 @@ from functools import cached_property
 from submerge.algebra._factor_moment import FactorMoment
 from submerge.algebra._moment import Moment, unlike
 from submerge.algebra._spectrum import enough
+from submerge.algebra._symmetric_inverse import SymmetricInverse
 from submerge.deferred import torch
 
 __all__ = ["BlockMoment", "add_products"]
@@ -49,18 +50,24 @@ class BlockMoment(Moment):
         return self.sum.shape[0] * self.sum.shape[1]
 
     @property
+    def dtype(self) -> torch.dtype:
+        return self.sum.dtype
+
+    @property
     def trace(self) -> float:
         return float(self._diagonals.double().sum())
 
     @property
     def singular(self) -> bool:
-        return self._cholesky is None
+        return self._inverse.singular
 
     @property
     def _diagonals(self) -> torch.Tensor:
         return self.sum.diagonal(dim1=1, dim2=2)  # [k, b], a view
 
-    def added(self, other: Moment) -> BlockMoment:
+    def added(self, other: Moment) -> Moment:
+        if self.kind == other.kind == "full" and not isinstance(other, BlockMoment):
+            return other.added(self)
         if not isinstance(other, BlockMoment) or other.sum.shape != self.sum.shape:
             raise unlike(self, other)
         return BlockMoment(self.sum + other.sum, self.count + other.count)
@@ -90,13 +97,7 @@ class BlockMoment(Moment):
         return _joined(torch.bmm(self._split(rows), self.sum.double()))
 
     def solve(self, rows: torch.Tensor) -> torch.Tensor:
-        right = self._split(rows)
-        if self._cholesky is None:
-            values, vectors = self._eigenpairs
-            return _joined(((right @ vectors) * values.unsqueeze(1)) @ vectors.mT)
-        lower, scale = self._cholesky
-        solved = torch.cholesky_solve((right * scale.unsqueeze(1)).mT, lower).mT
-        return _joined(solved * scale.unsqueeze(1))
+        return _joined(self._inverse.applied(self._split(rows)))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {"sum": self.sum, "count": torch.tensor(self.count, dtype=torch.float64)}
@@ -105,7 +106,7 @@ class BlockMoment(Moment):
     def _of_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> BlockMoment | None:
         if set(tensors) != {"sum", "count"} or tensors["sum"].ndim != 3:
             return None
-        return cls(tensors["sum"].double(), tensors["count"].item())
+        return cls(tensors["sum"], tensors["count"].item())
 
     def _split(self, rows: torch.Tensor) -> torch.Tensor:
         """Return A [r, n] as the columns of each block, [k, r, b], float64 and on the sums' device."""
@@ -113,27 +114,8 @@ class BlockMoment(Moment):
         return rows.to(self.sum.device).double().view(len(rows), k, b).transpose(0, 1)
 
     @cached_property
-    def _cholesky(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """L with L Lᵀ = D C D and the diagonal D [k, b] that makes the diagonal of D C D one; None without L.
-
-        A factorisation of a singular C may end by luck, with pivots that are rounding alone and a solution
-        that is noise: so pivots have to be more than rounding. A jitter on the diagonal would take the place
-        of one noise by another, 1e-16 of the right-hand side over a jitter of 1e-14.
-        """
-        diagonals = self._diagonals.double()
-        scale = diagonals.clamp(min=torch.finfo(torch.float64).tiny).rsqrt()
-        lower, info = torch.linalg.cholesky_ex(self.sum.double() * scale.unsqueeze(1) * scale.unsqueeze(2))
-        least = lower.diagonal(dim1=1, dim2=2).min()
-        if info.any() or not least**2 > self.sum.shape[1] * torch.finfo(torch.float64).eps:
-            return None
-        return lower, scale
-
-    @cached_property
-    def _eigenpairs(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The inverse eigenvalues [k, b] and the vectors [k, b, b]; 0 for eigenvalues that are rounding."""
-        values, vectors = torch.linalg.eigh(self.sum.double())
-        least = values[:, -1:] * self.sum.shape[1] * torch.finfo(torch.float64).eps
-        return torch.where(values > least, 1 / values, 0.0), vectors
+    def _inverse(self) -> SymmetricInverse:
+        return SymmetricInverse(lambda: self.sum.to(torch.float64, copy=True))
 
 
 def add_products(sums: torch.Tensor, rows: torch.Tensor) -> None:

@@ -47,6 +47,10 @@ class FactorMoment(Moment):
         return self.factor.shape[1]
 
     @property
+    def dtype(self) -> torch.dtype:
+        return self.factor.dtype
+
+    @property
     def trace(self) -> float:
         return float(self.factor.double().square().sum()) + self.width * self.shift
 
@@ -97,7 +101,7 @@ class FactorMoment(Moment):
     def _of_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> FactorMoment | None:
         if set(tensors) != {"factor", "shift", "count"} or tensors["factor"].ndim != 2:
             return None
-        return cls(tensors["factor"].double(), tensors["shift"].item(), tensors["count"].item())
+        return cls(tensors["factor"], tensors["shift"].item(), tensors["count"].item())
 
     @cached_property
     def _spectrum(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,14 +7,14 @@ squares over the responses ‖(Ŵ − Δ) Xᵀ‖² see of them is the second mo
 
 It is held in one of five kinds, from the most exact to the cheapest:
 
-    full       C                                     n² numbers
+    full       the lower triangle of C               n (n + 1) / 2 numbers
     block      diagonal blocks of C, of b inputs     n b
     diag       the diagonal of C                     n
     lowrank    C ≈ Sᵀ S + ρ I, S [p, n]              p n
     identity   C = ρ I; N is all that is known       1
 
-The first three are blocks of different sizes, the last two factors of different numbers of rows. Moments of
-one kind add: those of two workers, and those of all tasks, Φ = Σ C_t.
+The second and third are blocks of different sizes, the last two factors of different numbers of rows. Moments
+of one kind add: those of two workers, and those of all tasks, Φ = Σ C_t.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ POWER_STEPS = 30
 
 
 class Moment(ABC):
-    """The second moment C [n, n] of a linear map's inputs; see `BlockMoment` and `FactorMoment`.
+    """The second moment C [n, n] of a linear map's inputs; see its subclasses.
 
-    Products and solutions are in float64, whatever the numbers are held in.
+    Products and solutions are in float64, whatever the numbers are held in. Other operations keep its
+    dtype.
 
     Examples:
         >>> import torch
@@ -59,6 +60,11 @@ class Moment(ABC):
     @abstractmethod
     def width(self) -> int:
         """n, the number of inputs."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """What the numbers are held in."""
 
     @property
     @abstractmethod
@@ -133,8 +139,10 @@ class Moment(ABC):
         return max(1.0, most * inverse_of_least)
 
     @staticmethod
-    def from_tensors(tensors: Mapping[str, torch.Tensor]) -> Moment:
-        """Return the moment of `tensors()` in float64; raises `ValueError` where they are of no moment.
+    def from_tensors(tensors: Mapping[str, torch.Tensor], *, as_stored: bool = False) -> Moment:
+        """Return the moment of `tensors()`, in float64 or the dtype that they are in.
+
+        Raises `ValueError` where they are of no moment.
 
         Examples:
             >>> import torch
@@ -142,8 +150,9 @@ class Moment(ABC):
             >>> Moment.from_tensors(BlockMoment.of(torch.eye(2)).tensors()).kind
             'full'
         """
+        numbers = tensors if as_stored else {name: tensor.double() for name, tensor in tensors.items()}
         for form in Moment.__subclasses__():
-            if (moment := form._of_tensors(tensors)) is not None:
+            if (moment := form._of_tensors(numbers)) is not None:
                 return moment
         raise ValueError(f"{', '.join(sorted(tensors)) or 'nothing'} is no moment")
 

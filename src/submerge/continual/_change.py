@@ -81,9 +81,10 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
     adapter, fitted = open_task_adapter(task.model, base)
     warnings = adapter_warnings(adapter, manifest.base)
     seen = _Seen(manifest.lpm)
-    with _measured(manifest, base, adapter, fitted, task) as measured, TensorFileWriter(folder.path) as file:
+    writer = TensorFileWriter(folder.path, f"tasks/{task.name}")
+    with _measured(manifest, base, adapter, fitted, task) as measured, writer as file:
         layout = TaskLayout.of(fitted, measured.inputs)
-        down = add_factors(file, fitted)
+        down = add_factors(file, fitted, keep_down=manifest.options.keep == "full")
         moments = seen.note(measured.moments)
         if manifest.options.keep == "full":
             moment_bytes = sum(add_moment(file, name, moment) for name, moment in moments)
@@ -91,7 +92,7 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
         else:
             moment_bytes = 0
             running = _add_to_sum(folder, manifest, layout, moments, down, file)
-        stored = file.finish(f"tasks/{task.name}", layout.metadata)
+        stored = file.finish(layout.metadata)
     record = TaskRecord(
         stored.file,
         stored.bytes,
@@ -150,7 +151,7 @@ def _add_to_sum(
             moment = manifest.lpm.prepared(measured)
             running.add(name, moment)
             for own in (own for own, first in layout.inputs.items() if first == name and own in down):
-                file.add(f"maps.{own}.H", moment.times(down[own]))
+                file.add(f"maps.{own}.H", moment.times(down[own]).to(moment.dtype))
         return running.finish()
 
 

@@ -56,7 +56,7 @@ class Passes:
     batch_size: int = 16
     max_length: int = 512
     device: str = "cpu"
-    room: int = 4 * 10**9
+    room: int = 3 * 10**9
     processor: Any = None
     progress: Callable[[int, int], None] | None = None
 
@@ -154,7 +154,8 @@ def _moments(
     for number, group in enumerate(groups):
         done = number * len(inputs)
         kind = "diag" if statistics == "diag" else "full"
-        reducers = {name: SecondMoment(_width(model.get_submodule(name)), kind) for name in group}
+        widths = {name: _width(model.get_submodule(name)) for name in group}
+        reducers = {name: SecondMoment(width, kind, dtype=_dtype(model)) for name, width in widths.items()}
 
         def progress(batch: int, done: int = done) -> None:
             if passes.progress is not None:
@@ -167,18 +168,26 @@ def _moments(
 
 
 def _groups(model: nn.Module, modules: Sequence[str], statistics: str, room: int) -> Iterator[list[str]]:
-    """Yield runs of modules whose moments, in float64, take no more than `room` bytes, or a single one."""
+    """Yield runs of modules whose moments take no more than `room` bytes, or a single one."""
     group: list[str] = []
     used = 0
     for name in modules:
         width = _width(model.get_submodule(name))
-        need = 8 * width * (1 if statistics == "diag" else width)
+        need = _dtype(model).itemsize * width * (1 if statistics == "diag" else (width + 1) // 2)
         if group and used + need > room:
             yield group
             group, used = [], 0
         group.append(name)
         used += need
     yield group
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    """Return what moments are summed and kept in: float32, or that of a model in float64.
+
+    The inputs of a model in float32 are no more exact than that, those of one in bfloat16 much less.
+    """
+    return torch.promote_types(next(model.parameters()).dtype, torch.float32)
 
 
 def _width(module: nn.Module) -> int:
