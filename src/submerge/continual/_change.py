@@ -122,7 +122,10 @@ def _check_name(manifest: StateManifest, name: str) -> None:
 def _measured(
     manifest: StateManifest, base: Checkpoint, adapter: Adapter, fitted: Adapter, task: NewTask
 ) -> Iterator[MeasuredTask]:
-    """Give a task's moments: measured on its data, or those of the identity, which need none."""
+    """Give a task's moments: measured on its data, or before, or those of the identity, which need none."""
+    if isinstance(task.data, MeasuredTask):
+        yield task.data
+        return
     maps = map_of(fitted)
     if manifest.options.statistics == "identity":
         yield identity_moments(base, maps)

@@ -33,7 +33,7 @@ from submerge.store import Adapter, Checkpoint
 __all__ = ["Data", "MeasuredTask", "Passes", "identity_moments", "measuring_task"]
 
 Data: TypeAlias = Any
-"""What `submerge.null_space_ratio` takes as one data set."""
+"""What `submerge.null_space_ratio` takes as one data set, or a `MeasuredTask`."""
 
 ENERGY = 0.999
 """The share of a moment's trace that `lowrank` statistics keep."""
@@ -65,8 +65,14 @@ class Passes:
 class MeasuredTask:
     """A task's moments, each with the first of the linear maps that share its inputs.
 
-    `inputs` gives that first one for each map that was measured; all are names of the base's modules.
-    `samples` is how many inputs were run, and `data` a digest of them as they were encoded.
+    `Continual.add` takes one as data, where the inputs were run elsewhere: on other machines, or by another
+    program.
+
+    Attributes:
+        inputs: that first map for each one that was measured; all are names of the base's modules.
+        moments: is read once, one moment at a time.
+        samples: how many inputs were run.
+        data: a digest of them as they were encoded.
     """
 
     inputs: Mapping[str, str]
