@@ -14,6 +14,7 @@ from submerge.continual._measure import (
     Data,
     MeasuredTask,
     Passes,
+    checked_task,
     identity_moments,
     measuring_task,
 )
@@ -81,8 +82,10 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
     adapter, fitted = open_task_adapter(task.model, base)
     warnings = adapter_warnings(adapter, manifest.base)
     seen = _Seen(manifest.lpm)
-    writer = TensorFileWriter(folder.path, f"tasks/{task.name}")
-    with _measured(manifest, base, adapter, fitted, task) as measured, writer as file:
+    with (
+        _measured(manifest, base, adapter, fitted, task) as measured,
+        TensorFileWriter(folder.path, f"tasks/{task.name}") as file,
+    ):
         layout = TaskLayout.of(fitted, measured.inputs)
         down = add_factors(file, fitted, keep_down=manifest.options.keep == "full")
         moments = seen.note(measured.moments)
@@ -123,10 +126,10 @@ def _measured(
     manifest: StateManifest, base: Checkpoint, adapter: Adapter, fitted: Adapter, task: NewTask
 ) -> Iterator[MeasuredTask]:
     """Give a task's moments: measured on its data, or before, or those of the identity, which need none."""
-    if isinstance(task.data, MeasuredTask):
-        yield task.data
-        return
     maps = map_of(fitted)
+    if isinstance(task.data, MeasuredTask):
+        yield checked_task(task.data, base, maps, manifest.options.statistics)
+        return
     if manifest.options.statistics == "identity":
         yield identity_moments(base, maps)
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,7 +30,7 @@ from submerge.gating import is_transposed
 from submerge.names import layer_of
 from submerge.store import Adapter, Checkpoint
 
-__all__ = ["Data", "MeasuredTask", "Passes", "identity_moments", "measuring_task"]
+__all__ = ["Data", "MeasuredTask", "Passes", "checked_task", "identity_moments", "measuring_task"]
 
 Data: TypeAlias = Any
 """What `submerge.null_space_ratio` takes as one data set, or a `MeasuredTask`."""
@@ -204,7 +204,42 @@ def _width(module: nn.Module) -> int:
 
 def identity_moments(base: Checkpoint, maps: Mapping[str, StoredMap]) -> MeasuredTask:
     """Return the moments of a task of which no inputs are known: one of the identity for each map."""
-    shapes = {name: base.tensors[f"{name}.weight"].shape for name in maps}
-    widths = {name: shapes[name][0 if stored.transposed else 1] for name, stored in maps.items()}
-    moments = ((name, FactorMoment.identity(width, 1)) for name, width in widths.items())
+    moments = ((name, FactorMoment.identity(width, 1)) for name, width in _widths(base, maps).items())
     return MeasuredTask({name: name for name in maps}, moments, 0, "")
+
+
+def checked_task(
+    task: MeasuredTask, base: Checkpoint, maps: Mapping[str, StoredMap], statistics: str
+) -> MeasuredTask:
+    """Return a task that was measured elsewhere, whose moments are looked at as they are asked for.
+
+    Raises `RequestError`, now or then, where a map has no moment, or one of another kind or width.
+    """
+    if absent := sorted(set(maps) - set(task.inputs)):
+        hint = "give moments of the inputs of all maps that the adapter changes"
+        raise RequestError(Problem(f"nothing was measured of {few(absent)}", "data", hint))
+    widths = {task.inputs[name]: width for name, width in _widths(base, maps).items()}
+
+    def moments() -> Iterator[tuple[str, Moment]]:
+        left = set(task.inputs.values())
+        for name, moment in task.moments:
+            if (
+                name not in left
+                or moment.kind != statistics
+                or moment.width != widths.get(name, moment.width)
+            ):
+                what = f"the moment of {name} is a {moment.kind} one of {moment.width} inputs"
+                hint = f"give one {statistics} moment of each distinct input"
+                raise RequestError(Problem(what, "data", hint))
+            left.remove(name)
+            yield name, moment
+        if left:
+            raise RequestError(Problem(f"there are no moments of {few(sorted(left))}", "data", "give all"))
+
+    return replace(task, moments=moments())
+
+
+def _widths(base: Checkpoint, maps: Mapping[str, StoredMap]) -> dict[str, int]:
+    """Return how many inputs each of a base's linear maps has."""
+    shapes = {name: base.tensors[f"{name}.weight"].shape for name in maps}
+    return {name: shapes[name][0 if stored.transposed else 1] for name, stored in maps.items()}
