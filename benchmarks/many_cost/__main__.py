@@ -42,12 +42,12 @@ def main() -> int:
         folder = Path(work)
         subject.make(folder, say)
         for keep in options.keep:
-            results["steps"][keep] = {
-                step: _step(step, keep, folder, subject, options.threads) for step in options.steps
-            }
+            steps = results["steps"][keep] = {}
+            for step in options.steps:
+                steps[step] = _step(step, keep, folder, subject, options.threads)
+                page.write(options.out, "many_cost", results, report.markdown(results))
             shutil.rmtree(folder / "state")
             shutil.rmtree(folder / "merged", ignore_errors=True)
-    page.write(options.out, "many_cost", results, report.markdown(results))
     say(f"wrote many_cost.json and .md in {options.out}")
     return 0
 
