@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from submerge.continual._measure import (
     MeasuredTask,
     Passes,
     PrototypeOptions,
+    checked_task,
     identity_moments,
     measuring_task,
 )
@@ -76,9 +78,20 @@ class _Seen:
         if self.fewest is None:
             return []
         _, name, moment = self.fewest
-        condition = self.lpm.prepared(moment).condition()
+        condition = _condition_of_few(moment, self.lpm)
         what = f"{moment.count:.0f} rows of inputs are few for the {moment.width} inputs of {name}"
         return [f"{what}: the condition number is {condition:.2g} with the ridge — add more samples"]
+
+
+def _condition_of_few(moment: Moment, lpm: LpmOptions) -> float:
+    """Return the condition number of a moment of fewer rows than inputs, as it enters the merge.
+
+    C has no full rank, so that its least eigenvalue is the ridge: nothing is factorised.
+    """
+    if lpm.offdiag != 1:  # then C has full rank
+        return lpm.prepared(moment).condition()
+    ridge = lpm.ridge * moment.trace / moment.width
+    return (moment.largest() + ridge) / ridge if ridge else math.inf
 
 
 def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tuple[StateManifest, list[str]]:
@@ -95,9 +108,12 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
     with FileTable() as table:
         own = model.own_projector(table)
     how = PrototypeOptions(manifest.options.pooling, task.prototypes, bool(own) or task.share is not None)
-    with _measured(manifest, model, task, how) as measured, TensorFileWriter(folder.path) as file:
+    with (
+        _measured(manifest, model, task, how) as measured,
+        TensorFileWriter(folder.path, f"tasks/{task.name}") as file,
+    ):
         layout = TaskLayout.of(model.updates, measured.inputs)
-        down = add_factors(file, model.updates)
+        down = add_factors(file, model.updates, keep_down=manifest.options.keep == "full")
         projector = None
         if measured.prototypes is not None:
             others = group_prototypes(folder, manifest)
@@ -109,7 +125,7 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
         else:
             moment_bytes = 0
             running = _add_to_sum(folder, manifest, layout, moments, down, file)
-        stored = file.finish(f"tasks/{task.name}", layout.metadata)
+        stored = file.finish(layout.metadata)
     record = TaskRecord(
         stored.file,
         stored.bytes,
@@ -142,11 +158,17 @@ def _check_name(manifest: StateManifest, name: str) -> None:
 def _measured(
     manifest: StateManifest, model: TaskModel, task: NewTask, how: PrototypeOptions | None
 ) -> Iterator[MeasuredTask]:
-    """Give a task's moments: measured on its data, or those of the identity, which need none.
+    """Give a task's moments: measured on its data, or before, or those of the identity, which need none.
 
     With `how` also the prototypes of its images, where the base has a projector.
     """
     how = None if model.parts is None else how
+    if isinstance(task.data, MeasuredTask):
+        if how is not None and how.needed and task.data.prototypes is None:
+            hint = "give its prototypes too: submerge.calibrate.task_prototypes makes them"
+            raise RequestError(Problem(f"nothing was measured of the images of {task.name!r}", "data", hint))
+        yield checked_task(task.data, model.base, map_of(model.updates), manifest.options.statistics)
+        return
     identity = manifest.options.statistics == "identity"
     if task.data is None and (not identity or (how is not None and how.needed)):
         hint = "name its inputs with --data, or begin a state with --statistics identity"
@@ -183,7 +205,7 @@ def _add_to_sum(
             moment = manifest.lpm.prepared(measured)
             running.add(name, moment)
             for own in (own for own, first in layout.inputs.items() if first == name and own in down):
-                file.add(f"maps.{own}.H", moment.times(down[own]))
+                file.add(f"maps.{own}.H", moment.times(down[own]).to(moment.dtype))
         return running.finish()
 
 

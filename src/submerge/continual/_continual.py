@@ -148,7 +148,8 @@ class Continual:
         Args:
             task: its name, of letters, digits, `.`, `-` and `_`.
             model: its LoRA adapter, a folder, a file or a Hub id.
-            data: its inputs, what `submerge.null_space_ratio` takes as one data set; none for `identity`.
+            data: its inputs, what `submerge.null_space_ratio` takes as one data set; none for `identity`. Or
+                a `MeasuredTask`, where they were run elsewhere.
             share_projector: a task with the same images: the two then have one projector, the mean of theirs.
             prototypes: the most prototypes of its images, which are means of clusters.
             base: where the base is now, if it was moved.
