@@ -129,6 +129,34 @@ def test_without_a_bias_the_constant_does_not_count() -> None:
     assert_close(matrix(found), matrix(wanted), 1e-9)
 
 
+def zeros(like: Sequence[Update]) -> list[Update]:
+    return [Dense(torch.zeros(u.shape, dtype=torch.float64)) for u in like]
+
+
+def test_what_no_model_changes_stays_as_it_was() -> None:
+    layers = linear(0)
+    moments = with_constant(layers)
+    wanted = merge_layer(WEIGHT, layers.weights, None, moments, PLAIN)
+    same = zeros(layers.biases)
+    assert_close(matrix(merge_layer(WEIGHT, layers.weights, same, moments, PLAIN)), matrix(wanted), 1e-12)
+    assert not matrix(merge_layer(BIAS, same, layers.weights, moments, PLAIN)).any()
+
+
+@pytest.mark.parametrize("partner", [None, "zero"])
+def test_a_bias_alone_is_weighed_by_tokens(partner: str | None) -> None:
+    layers, channels = linear(0), norm(0)
+    counts = torch.tensor([len(x) for x in layers.inputs], dtype=torch.float64)
+    shares = counts / counts.sum()
+    for parameter, own, moments in (
+        (BIAS, layers, with_constant(layers)),
+        (SHIFT, channels, with_constants(channels)),
+    ):
+        wanted = sum(c * matrix(b) for c, b in zip(shares, own.biases, strict=True))
+        assert isinstance(wanted, torch.Tensor)
+        others = None if partner is None else zeros(own.weights)
+        assert_close(matrix(merge_layer(parameter, own.biases, others, moments, PLAIN)), wanted, 1e-10)
+
+
 @given(SEEDS)
 def test_gain_and_bias_of_a_norm_are_least_squares_of_each_channel(seed: int) -> None:
     layers = norm(seed)

@@ -56,10 +56,10 @@ def merge_layer(
         parameter: which one.
         updates: of each task: [m, n] of a linear map's weight, [n, m] of a transposed one's, [V, d] of
             embeddings, and [n, 1] of what is a vector.
-        partner: the updates of the layer's other parameter, in these shapes; None where no task changes it:
-            then it stays the base's, and a bias has no such merge.
-        moments: C_t of each task; of x̃ with its constant 1 where there is a partner, else of either. They are
-            read twice for a bias.
+        partner: the updates of the layer's other parameter, in these shapes. Where there is none, or all are
+            zero, it stays the base's, and this one is the solution for that.
+        moments: C_t of each task; of x̃ with its constant 1 where there is a partner or a bias, else of
+            either. They are read twice for a bias.
         options: `LpmOptions()` by default. `energy` is for linear maps alone: what is diagonal is not
             truncated.
 
@@ -81,38 +81,54 @@ def merge_layer(
     if parameter.kind == "embedding":
         return _merge_table(updates, moments, replace(options, energy=1.0))
     if parameter.kind == "norm":
-        column = 0 if parameter.name == "weight" else 1
-        return _merge_norm(updates, partner, moments, replace(options, energy=1.0), column)
+        options = replace(options, energy=1.0)
+    if partner is None or not (_any_change(updates) and _any_change(partner)):
+        return _merge_alone(parameter, updates, moments, options)
+    pairs = zip(updates, partner, strict=True)
     if parameter.name == "bias":
-        assert partner is not None
-        weights = [_transposed(u) for u in partner] if parameter.kind == "transposed" else partner
-        return _merge_bias(updates, weights, moments, options)
-    if parameter.kind == "transposed":
-        return _transposed(_merge_weight([_transposed(u) for u in updates], partner, moments, options))
-    return _merge_weight(updates, partner, moments, options)
+        pairs = zip(partner, updates, strict=True)
+    if parameter.kind == "norm":
+        merged = merge_least_squares([_interleaved(*pair) for pair in pairs], moments, options)
+        return Dense(merged.dense().view(-1, 2)[:, [0 if parameter.name == "weight" else 1]])
+    joined = [_joined(_as_map(parameter.kind, weight), bias) for weight, bias in pairs]
+    if parameter.name == "bias":
+        return _last_column(joined, moments, options)
+    return _as_map(parameter.kind, _without_last(merge_least_squares(joined, moments, options)))
 
 
-def _merge_weight(
-    updates: Sequence[Update],
-    biases: Sequence[Update] | None,
-    moments: Iterable[Moment],
-    options: LpmOptions,
+def _any_change(updates: Sequence[Update]) -> bool:
+    """Return whether an update is not zero: what all models leave as it was, a merge does, too."""
+    return any(
+        isinstance(update, LowRank) or any(bool(block.any()) for _, block in update.blocks(update.dtype))
+        for update in updates
+        if isinstance(update, (LowRank, Dense, Streamed))
+    )
+
+
+def _merge_alone(
+    parameter: LayerParameter, updates: Sequence[Update], moments: Iterable[Moment], options: LpmOptions
 ) -> Update:
-    """Return the first n columns of Θ̂, or without biases the merge by the first n inputs."""
-    n = updates[0].shape[1]
-    if biases is None:
-        return merge_least_squares(updates, (_leading(moment, n) for moment in moments), options)
-    merged = merge_least_squares(_side_by_side(updates, biases), moments, options)
-    if isinstance(merged, LowRank):
-        return LowRank(merged.left, merged.right[:, :n])
-    return Dense(merged.dense()[:, :n])
+    """Return the merge of a parameter whose layer has no other one, or one that no model changes."""
+    turned = parameter.name == "weight" or parameter.kind == "norm"
+    kind = parameter.kind if turned else "linear"
+    rows = [_as_map(kind, update) for update in updates]
+    if not _any_change(rows):
+        return Zero(updates[0].shape)
+    own = (_alone(moment, parameter, rows[0].shape[1]) for moment in moments)
+    return _as_map(kind, merge_least_squares(rows, own, options))
 
 
-def _merge_bias(
-    biases: Sequence[Update], weights: Sequence[Update], moments: Iterable[Moment], options: LpmOptions
-) -> Update:
+def _alone(moment: Moment, parameter: LayerParameter, n: int) -> Moment:
+    """Return the moment of the n inputs of one parameter: constants 1 are the last of each block."""
+    if moment.width == n or not isinstance(moment, BlockMoment):
+        return moment
+    last = moment.sum.shape[1] - 1
+    own = slice(last) if parameter.name == "weight" else slice(last, None)
+    return replace(moment, sum=moment.sum[:, own, own])
+
+
+def _last_column(updates: Sequence[Update], moments: Iterable[Moment], options: LpmOptions) -> Update:
     """Return λ Σ_t Θ_t (C_t φ), [m, 1]: the last column of Θ̂."""
-    updates = _side_by_side(weights, biases)
     phi: Moment | None = None
     for _, moment in entering(updates, moments, options):
         phi = moment if phi is None else phi.added(moment)
@@ -125,24 +141,14 @@ def _merge_bias(
         for update, moment in entering(updates, moments, options)
         if update is not None
     )
-    return Dense(torch.stack(list(terms)).sum(0).mul_(options.scale).to(dtype_of(biases)))
+    return Dense(torch.stack(list(terms)).sum(0).mul_(options.scale).to(dtype_of(updates)))
 
 
-def _merge_norm(
-    updates: Sequence[Update],
-    partner: Sequence[Update] | None,
-    moments: Iterable[Moment],
-    options: LpmOptions,
-    column: int,
-) -> Update:
-    """Return the gain (column 0) or the bias (1) of a norm as [n, 1]: channels are problems of their own."""
-    n = updates[0].shape[0]
-    if partner is None:
-        rows = [_transposed(update) for update in updates]
-        return _transposed(merge_least_squares(rows, (_gains(moment, n) for moment in moments), options))
-    pairs = zip(updates, partner, strict=True) if column == 0 else zip(partner, updates, strict=True)
-    merged = merge_least_squares([_interleaved(*pair) for pair in pairs], moments, options)
-    return Dense(merged.dense().view(n, 2)[:, column : column + 1])
+def _without_last(update: Update) -> Update:
+    """Return an update without its last column."""
+    if isinstance(update, LowRank):
+        return LowRank(update.left, update.right[:, :-1])
+    return Dense(update.dense()[:, :-1])
 
 
 def _merge_table(updates: Sequence[Update], moments: Iterable[Moment], options: LpmOptions) -> Update:
@@ -174,12 +180,8 @@ def _merge_table(updates: Sequence[Update], moments: Iterable[Moment], options: 
 
 
 def _shares(counts: torch.Tensor, totals: torch.Tensor) -> torch.Tensor:
-    """Return a task's share of each row's counts; where none has any, its share of them all, as ridges have."""
+    """Return a task's share of each row's counts; where none has any, of all counts, as a ridge would."""
     return torch.where(totals > 0, counts / totals, counts.sum() / totals.sum())
-
-
-def _side_by_side(weights: Sequence[Update], biases: Sequence[Update]) -> list[Update]:
-    return [_joined(weight, bias) for weight, bias in zip(weights, biases, strict=True)]
 
 
 def _joined(weight: Update, bias: Update) -> Update:
@@ -215,23 +217,12 @@ def _interleaved(gain: Update, bias: Update) -> Update:
     return Dense(torch.cat([gain.dense(), bias.dense()], dim=1).reshape(1, -1))
 
 
-def _transposed(update: Update) -> Update:
+def _as_map(kind: LayerKind, update: Update) -> Update:
+    """Return a weight as a matrix with a column for each input, or such a matrix as the weight."""
+    if kind in ("linear", "embedding"):
+        return update
     if isinstance(update, Zero):
         return Zero((update.shape[1], update.shape[0]))
     if isinstance(update, LowRank):
         return LowRank(update.right.T, update.left.T)
     return Dense(update.dense().T)
-
-
-def _leading(moment: Moment, n: int) -> Moment:
-    """Return the moment of the first n inputs: without a constant 1 that comes last."""
-    if isinstance(moment, BlockMoment) and moment.width == n + 1:
-        return replace(moment, sum=moment.sum[:, :n, :n])
-    return moment
-
-
-def _gains(moment: Moment, n: int) -> Moment:
-    """Return the moment of n normalised inputs: without a constant 1 beside each."""
-    if isinstance(moment, BlockMoment) and moment.width == 2 * n:
-        return replace(moment, sum=moment.sum[:, :1, :1])
-    return moment
