@@ -71,7 +71,7 @@ def _convolution(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> LayerInput | None
     plain = module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
     if not plain or set(module.dilation) != {1}:
         return None
-    padding = [size for size in reversed(module.padding) for _ in range(2)]
+    padding = [int(size) for size in reversed(module.padding) for _ in range(2)]
     sizes = list(zip(module.kernel_size, module.stride, strict=True))
 
     def patches(x: torch.Tensor) -> torch.Tensor:
