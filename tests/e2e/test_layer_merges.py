@@ -49,14 +49,13 @@ def write_texts(root: Path, *folders: Path) -> None:
 
 def write_images(root: Path, *folders: Path) -> None:
     image = pytest.importorskip("PIL.Image")
-    pytest.importorskip("torchvision")
     for folder in folders:
-        size = {"height": 8, "width": 8}
+        size = {"height": 16, "width": 16}
         quiet_transformers().ViTImageProcessor(size=size).save_pretrained(folder)
     for seed, name in enumerate(NAMES):
         draw = torch.Generator().manual_seed(seed)
         for i in range(8):
-            pixels = torch.randint(0, 256, (8, 8, 3), generator=draw, dtype=torch.uint8)
+            pixels = torch.randint(0, 256, (16, 16, 3), generator=draw, dtype=torch.uint8)
             image.fromarray(pixels.numpy()).save(root / f"{name}{i}.png")
         rows = [{"image": f"{name}{i}.png"} for i in range(8)]
         (root / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))

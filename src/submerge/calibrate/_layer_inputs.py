@@ -68,10 +68,11 @@ def _token_ids(x: torch.Tensor) -> torch.Tensor:
 
 def _convolution(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> LayerInput | None:
     """Return the patches that a convolution's kernels multiply."""
-    plain = module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    if not plain or set(module.dilation) != {1}:
+    if module.groups > 1 or module.padding_mode != "zeros" or isinstance(module.padding, str):
         return None
-    padding = [int(size) for size in reversed(module.padding) for _ in range(2)]
+    if set(module.dilation) != {1}:
+        return None
+    padding = [size for size in reversed(module.padding) for _ in range(2)]
     sizes = list(zip(module.kernel_size, module.stride, strict=True))
 
     def patches(x: torch.Tensor) -> torch.Tensor:
