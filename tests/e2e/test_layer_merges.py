@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 import submerge
+from _adapters import peft_model
 from _models import ROOM, quiet_transformers
 from store.helpers_adapter import MODELS, State, copied
 
@@ -144,24 +145,74 @@ EXPECTED = {
 """Layers whose inputs must be among those that are compared."""
 
 
-@pytest.mark.parametrize("kind", EXPECTED)
-def test_no_layer_is_worse_than_the_mean(kind: str, tmp_path: Path) -> None:
-    recipe = make_family(tmp_path, kind)
-    report = submerge.merge(recipe, tmp_path / "out", settings=ROOM)
-    states = [load_file(tmp_path / name / "model.safetensors") for name in NAMES]
-    mean = {name: (states[0][name] + states[1][name]) / 2 for name in states[0]}
-    averaged = load(kind, tmp_path / "base")
-    averaged.load_state_dict(mean, strict=False)
-    averaged.tie_weights()
-    tasks = []
-    for name in NAMES:
-        model = load(kind, tmp_path / name)
-        tasks.append((model, inputs_of_layers(model, batches(tmp_path, name, kind))))
-    found, of_mean = (objective(m, tasks) for m in (load(kind, tmp_path / "out"), averaged))
+def assert_no_layer_is_worse(kind: str, root: Path, out: Path, models: Mapping[str, nn.Module]) -> set[str]:
+    """Compare a merge with the mean of the tuned models on their inputs; return the layers that have any."""
+    averaged = load(kind, root / "base")
+    states = [model.state_dict() for model in models.values()]
+    averaged.load_state_dict({name: torch.stack([s[name] for s in states]).mean(0) for name in states[0]})
+    tasks = [(m, inputs_of_layers(m, batches(root, name, kind))) for name, m in models.items()]
+    found, of_mean = (objective(model, tasks) for model in (load(kind, out), averaged))
     if kind in ("tied", "gpt2"):  # the head is the table of embeddings, and merged as such
         found.pop("lm_head")
-    assert found.keys() >= set(EXPECTED[kind])
     for path, squares in found.items():
         assert squares <= of_mean[path] * (1 + 1e-5) + 1e-9, path
     assert sum(found.values()) < 0.9 * sum(of_mean[path] for path in found)
+    return set(found)
+
+
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_no_layer_of_fine_tunes_is_worse_than_the_mean(kind: str, tmp_path: Path) -> None:
+    report = submerge.merge(make_family(tmp_path, kind), tmp_path / "out", settings=ROOM)
+    models = {name: load(kind, tmp_path / name) for name in NAMES}
+    assert assert_no_layer_is_worse(kind, tmp_path, report.out, models) >= set(EXPECTED[kind])
     assert submerge.verify(report.out).sound
+
+
+ADAPTERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "embeddings, new values and biases": (
+        "llama",
+        {"r": 2, "target_modules": ["q_proj", "embed_tokens"], "bias": "lora_only"},
+        {"r": 3, "target_modules": ["q_proj", "v_proj"], "modules_to_save": ["lm_head", "norm"]},
+    ),
+    "transposed": (
+        "gpt2",
+        {"r": 2, "target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True},
+        {"r": 3, "target_modules": ["c_attn"], "fan_in_fan_out": True},
+    ),
+}
+
+
+def make_adapters(root: Path, case: str) -> tuple[str, dict[str, Any], dict[str, nn.Module]]:
+    """Write a base and two adapters; return the kind, a recipe over them, and PEFT's merges of each."""
+    pytest.importorskip("peft")
+    kind, *options = ADAPTERS[case]
+    recipe = make_family(root, kind)
+    state = copied(load(kind, root / "base"))
+    models = {}
+    for seed, (entry, given) in enumerate(zip(recipe["models"], options, strict=True)):
+        entry["model"] += "-adapter"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wrapped = peft_model(kind, state, seed, **given)
+            wrapped.save_pretrained(entry["model"])
+            models[NAMES[seed]] = wrapped.merge_and_unload().eval()
+    return kind, recipe, models
+
+
+@pytest.mark.parametrize("case", ADAPTERS)
+def test_no_layer_of_adapters_is_worse_than_the_mean(case: str, tmp_path: Path) -> None:
+    kind, recipe, models = make_adapters(tmp_path, case)
+    out = submerge.merge(recipe, tmp_path / "out", settings=ROOM).out
+    assert_no_layer_is_worse(kind, tmp_path, out, models)
+    again = {**recipe, "moments": str(tmp_path / "out.moments"), "output": {"as": "adapter"}}
+    again["models"] = [{"model": entry["model"]} for entry in recipe["models"]]
+    adapter = submerge.merge(again, tmp_path / "adapter", settings=ROOM).out
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import peft
+
+        loaded = peft.PeftModel.from_pretrained(load(kind, tmp_path / "base"), str(adapter))
+        state = loaded.merge_and_unload().state_dict()
+    for name, value in load(kind, out).state_dict().items():
+        if "q_proj" not in name:  # the merged adapter has no place for its bias, and its weight is another
+            assert (state[name] - value).norm() <= 1e-3 * value.norm(), name
