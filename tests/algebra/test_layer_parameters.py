@@ -19,6 +19,7 @@ from submerge.algebra import (
     LowRank,
     LpmOptions,
     Streamed,
+    TriangleMoment,
     Update,
     Zero,
     merge_layer,
@@ -121,12 +122,18 @@ def test_a_transposed_map_is_the_map(seed: int) -> None:
     assert_close(matrix(merged), bias, 1e-12)
 
 
-def test_without_a_bias_the_constant_does_not_count() -> None:
+@pytest.mark.parametrize("form", [BlockMoment, TriangleMoment])
+def test_without_a_bias_the_constant_does_not_count(form: type[BlockMoment] | type[TriangleMoment]) -> None:
     layers = linear(0)
-    plain = [BlockMoment.of(x) for x in layers.inputs]
+    moments = [form.of(ones_beside(x)) for x in layers.inputs]
+    plain = [form.of(x) for x in layers.inputs]
     wanted = merge_layer(WEIGHT, layers.weights, None, plain, PLAIN)
-    found = merge_layer(WEIGHT, layers.weights, None, with_constant(layers), PLAIN)
+    found = merge_layer(WEIGHT, layers.weights, None, moments, PLAIN)
     assert_close(matrix(found), matrix(wanted), 1e-9)
+    ones = [form.of(torch.ones(len(x), 1)) for x in layers.inputs]
+    alone = merge_layer(BIAS, layers.biases, None, ones, PLAIN)
+    found = merge_layer(BIAS, layers.biases, None, moments, PLAIN)
+    assert_close(matrix(found), matrix(alone), 1e-9)
 
 
 def zeros(like: Sequence[Update]) -> list[Update]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from _models import ROOM, quiet_transformers
 from calibrate.helpers_plain import factors
 from continual.conftest import Tasks
 from store.helpers_adapter import copied
+from submerge.algebra import BlockMoment, Moment, TriangleMoment
+from submerge.continual import MeasuredTask
 
 WEIGHTS = "adapter_model.safetensors"
 RIDGE = 1e-3
@@ -303,6 +306,68 @@ def test_inputs_in_memory_and_fewer_of_them(made: Tasks, tmp_path: Path) -> None
     found.add("again", model, {"path": data, "limit": 5})
     assert found.record("law").samples == found.record("again").samples == 5
     assert found.record("law").data == found.record("again").data
+
+
+@pytest.mark.parametrize("keep", ["full", "none"])
+def test_moments_of_a_model_in_float32_are_kept_in_it(made: Tasks, tmp_path: Path, keep: str) -> None:
+    t = quiet_transformers()
+    shutil.copytree(made.base, tmp_path / "base")
+    t.AutoModelForCausalLM.from_pretrained(made.base, dtype=torch.float32).save_pretrained(tmp_path / "base")
+    found = submerge.Continual.begin(tmp_path / "state", str(tmp_path / "base"), keep=keep)
+    names = ["law", "poems"]
+    for name in names:
+        found.add(*made.of(name))
+    tensors = {
+        name: one
+        for file in (tmp_path / "state").rglob("*.safetensors")
+        for name, one in load_file(file).items()
+    }
+    moments = {name: one for name, one in tensors.items() if name.endswith((".triangle", ".H"))}
+    assert {one.dtype for one in moments.values()} == {torch.float32}
+    assert any(name.endswith(".A") for name in tensors) is (keep == "full")
+    same_state(products(found.export(tmp_path / "out").out), batch_solution(made, names), 1e-4)
+    _, model, data = made.of("law")
+    found.remove("law", model=model, data=data)
+    same_state(products(found.export(tmp_path / "one").out), products(made.root / "poems"), 1e-4)
+
+
+def moments_of(made: Tasks, name: str) -> dict[str, TriangleMoment]:
+    return {
+        path: TriangleMoment.of(x)
+        for path, x in inputs_of(made, name).items()
+        if path in factors(made.root / name)
+    }
+
+
+@pytest.mark.parametrize("keep", ["full", "none"])
+def test_moments_that_were_measured_elsewhere(made: Tasks, tmp_path: Path, keep: str) -> None:
+    found = submerge.Continual.begin(tmp_path / "state", made.base, keep=keep)
+    for name in ("law", "poems"):
+        moments = moments_of(made, name)
+        found.add(
+            name, made.of(name)[1], MeasuredTask({n: n for n in moments}, iter(moments.items()), 12, name)
+        )
+    assert found.record("law").samples == 12
+    same_state(products(found.export(tmp_path / "out").out), batch_solution(made, ["law", "poems"]), 1e-6)
+
+
+def test_moments_that_do_not_fit_are_refused(made: Tasks, tmp_path: Path) -> None:
+    found = submerge.Continual.begin(tmp_path / "state", made.base)
+    moments = moments_of(made, "law")
+    names = {name: name for name in moments}
+    first = next(iter(names))
+    diag = BlockMoment.of(torch.eye(moments[first].width), block=1)
+    wrong: list[tuple[dict[str, str], dict[str, Moment], str]] = [
+        ({}, {}, "nothing was measured of"),
+        (names, {first: moments[first]}, "there are no moments of"),
+        (names, {**moments, first: diag}, "is a diag one of"),
+        (names, {**moments, first: TriangleMoment.of(torch.eye(3))}, "is a full one of 3 inputs"),
+        (names, {**moments, "other": moments[first]}, "the moment of other is"),
+    ]
+    for given, parts, what in wrong:
+        with pytest.raises(submerge.RequestError, match=what):
+            found.add("law", made.of("law")[1], MeasuredTask(given, iter(parts.items()), 12, "law"))
+    assert found.tasks == ()
 
 
 def test_status(made: Tasks, tmp_path: Path) -> None:

@@ -1,14 +1,16 @@
 """Updates and what can be computed of them; knows no file and no model."""
 
+from submerge.algebra._block_moment import BlockMoment, add_products
 from submerge.algebra._chunk import Chunk
 from submerge.algebra._combine import combine, total
 from submerge.algebra._cores import CORES, Bank, Core, Triplets
+from submerge.algebra._factor_moment import FactorMoment
 from submerge.algebra._frame import Frame, frame
 from submerge.algebra._layer_parameters import LayerKind, LayerParameter, merge_layer
 from submerge.algebra._leading import Leading, leading
 from submerge.algebra._least_squares import LPM_PRESETS, LpmOptions, merge_least_squares
 from submerge.algebra._lora import Factored, factored
-from submerge.algebra._moments import BlockMoment, FactorMoment, Moment, add_products
+from submerge.algebra._moment import Moment
 from submerge.algebra._overlap import KeptEnergy, kept_energy, principal_angles
 from submerge.algebra._random import bernoulli, stream_key, uniform
 from submerge.algebra._random import coins as coins  # the old name of bernoulli
@@ -17,6 +19,7 @@ from submerge.algebra._select import kth_largest
 from submerge.algebra._spectrum import GRAM_FLOOR, Svd, enough, inverse_root, polar, rooted, svd, tolerance
 from submerge.algebra._sphere import karcher_coefficients, slerp_coefficients
 from submerge.algebra._subspace import RankRule, Shared, shared_subspace
+from submerge.algebra._triangle_moment import ProductSum, TriangleMoment
 from submerge.algebra._update import Dense, LowRank, Streamed, Update, Zero, inner, weighted_sum
 
 __all__ = [
@@ -40,12 +43,14 @@ __all__ = [
     "LowRank",
     "LpmOptions",
     "Moment",
+    "ProductSum",
     "RankRule",
     "Reduction",
     "Shared",
     "Streamed",
     "Svd",
     "Totals",
+    "TriangleMoment",
     "Triplets",
     "Update",
     "Zero",

@@ -25,8 +25,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from submerge.algebra._block_moment import BlockMoment
 from submerge.algebra._least_squares import LpmOptions, dtype_of, entering, merge_least_squares
-from submerge.algebra._moments import BlockMoment, Moment
+from submerge.algebra._moment import Moment
+from submerge.algebra._triangle_moment import TriangleMoment
 from submerge.algebra._update import Dense, LowRank, Streamed, Update, Zero
 from submerge.deferred import torch
 
@@ -120,11 +122,16 @@ def _merge_alone(
 
 def _alone(moment: Moment, parameter: LayerParameter, n: int) -> Moment:
     """Return the moment of the n inputs of one parameter: constants 1 are the last of each block."""
-    if moment.width == n or not isinstance(moment, BlockMoment):
-        return moment
-    last = moment.sum.shape[1] - 1
-    own = slice(last) if parameter.name == "weight" else slice(last, None)
-    return replace(moment, sum=moment.sum[:, own, own])
+    first = parameter.name == "weight"
+    if moment.width != n and isinstance(moment, TriangleMoment):
+        return replace(
+            moment, triangle=moment.triangle[: n * (n + 1) // 2] if first else moment.triangle[-1:]
+        )
+    if moment.width != n and isinstance(moment, BlockMoment):
+        last = moment.sum.shape[1] - 1
+        own = slice(last) if first else slice(last, None)
+        return replace(moment, sum=moment.sum[:, own, own])
+    return moment
 
 
 def _last_column(updates: Sequence[Update], moments: Iterable[Moment], options: LpmOptions) -> Update:

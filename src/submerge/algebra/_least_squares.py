@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from submerge.algebra._moments import Moment
+from submerge.algebra._moment import Moment
 from submerge.algebra._update import Dense, LowRank, Streamed, Update, Zero, weighted_sum
 from submerge.deferred import torch
 

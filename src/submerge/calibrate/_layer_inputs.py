@@ -145,9 +145,9 @@ class LayerMoment(MomentReducer):
         >>> layer = layer_input(torch.nn.Linear(1, 2))
         >>> reducer = LayerMoment(layer, "full", joint=True)
         >>> reducer.update(torch.tensor([[2.0], [3.0]]))
-        >>> reducer.moment.sum
-        tensor([[[13.,  5.],
-                 [ 5.,  2.]]], dtype=torch.float64)
+        >>> reducer.moment.times(torch.eye(2))
+        tensor([[13.,  5.],
+                [ 5.,  2.]], dtype=torch.float64)
     """
 
     def __init__(

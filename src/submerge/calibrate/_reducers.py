@@ -9,7 +9,15 @@ from collections.abc import Sequence
 
 import torch
 
-from submerge.algebra import BlockMoment, FactorMoment, Moment, add_products, tolerance
+from submerge.algebra import (
+    BlockMoment,
+    FactorMoment,
+    Moment,
+    ProductSum,
+    TriangleMoment,
+    add_products,
+    tolerance,
+)
 from submerge.calibrate._collect import Reducer
 
 __all__ = ["MOMENT_KINDS", "Mean", "MomentReducer", "NullSpaceRatio", "SecondMoment", "row_space"]
@@ -129,7 +137,7 @@ class SecondMoment(MomentReducer):
         width: n.
         kind: `full`, `block`, `diag` or `identity`, as of `Moment`.
         block: inputs in a block: the largest number up to it that divides n.
-        dtype: of the sums. float32 takes half of the memory.
+        dtype: of the sums. float32 takes half of the memory. Of a full moment the lower triangle is held.
 
     Raises:
         ValueError: the kind is none of these.
@@ -152,13 +160,16 @@ class SecondMoment(MomentReducer):
         self.count = 0
         self._width = width
         self._sums: torch.Tensor | None = None  # [n / b, b, b]
-        if kind != "identity":
+        self._products = ProductSum(width, dtype) if kind == "full" else None
+        if kind in ("block", "diag"):
             divisors = (b for b in range(min(block, width), 0, -1) if width % b == 0)
-            b = {"full": width, "diag": 1}.get(kind) or next(divisors)
+            b = 1 if kind == "diag" else next(divisors)
             self._sums = torch.zeros(width // b, b, b, dtype=dtype)
 
     @property
     def moment(self) -> Moment:
+        if self._products is not None:
+            return TriangleMoment(self._products.triangle, self.count)
         if self._sums is None:
             return FactorMoment.identity(self._width, self.count)
         return BlockMoment(self._sums.clone(), self.count)
@@ -166,7 +177,9 @@ class SecondMoment(MomentReducer):
     @torch.no_grad()
     def update(self, rows: torch.Tensor) -> None:
         self.count += len(rows)
-        if self._sums is not None:
+        if self._products is not None:
+            self._products.add(rows)
+        elif self._sums is not None:
             self._sums = self._sums.to(rows.device)
             add_products(self._sums, rows)
 

@@ -46,7 +46,7 @@ def task_moments(
 ) -> TaskMoments:
     """Return the second moments of the inputs that a task's own model has on the task's data, by layer.
 
-    They are summed in float32, half of what float64 takes: 22 GB of full moments for a model of 7 billion
+    They are summed in float32, half of what float64 takes: 11 GB of full moments for a model of 7 billion
     parameters.
 
     Args:

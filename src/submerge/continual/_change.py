@@ -14,6 +14,7 @@ from submerge.continual._measure import (
     Data,
     MeasuredTask,
     Passes,
+    checked_task,
     identity_moments,
     measuring_task,
 )
@@ -81,9 +82,12 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
     adapter, fitted = open_task_adapter(task.model, base)
     warnings = adapter_warnings(adapter, manifest.base)
     seen = _Seen(manifest.lpm)
-    with _measured(manifest, base, adapter, fitted, task) as measured, TensorFileWriter(folder.path) as file:
+    with (
+        _measured(manifest, base, adapter, fitted, task) as measured,
+        TensorFileWriter(folder.path, f"tasks/{task.name}") as file,
+    ):
         layout = TaskLayout.of(fitted, measured.inputs)
-        down = add_factors(file, fitted)
+        down = add_factors(file, fitted, keep_down=manifest.options.keep == "full")
         moments = seen.note(measured.moments)
         if manifest.options.keep == "full":
             moment_bytes = sum(add_moment(file, name, moment) for name, moment in moments)
@@ -91,7 +95,7 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
         else:
             moment_bytes = 0
             running = _add_to_sum(folder, manifest, layout, moments, down, file)
-        stored = file.finish(f"tasks/{task.name}", layout.metadata)
+        stored = file.finish(layout.metadata)
     record = TaskRecord(
         stored.file,
         stored.bytes,
@@ -121,8 +125,11 @@ def _check_name(manifest: StateManifest, name: str) -> None:
 def _measured(
     manifest: StateManifest, base: Checkpoint, adapter: Adapter, fitted: Adapter, task: NewTask
 ) -> Iterator[MeasuredTask]:
-    """Give a task's moments: measured on its data, or those of the identity, which need none."""
+    """Give a task's moments: measured on its data, or before, or those of the identity, which need none."""
     maps = map_of(fitted)
+    if isinstance(task.data, MeasuredTask):
+        yield checked_task(task.data, base, maps, manifest.options.statistics)
+        return
     if manifest.options.statistics == "identity":
         yield identity_moments(base, maps)
         return
@@ -150,7 +157,7 @@ def _add_to_sum(
             moment = manifest.lpm.prepared(measured)
             running.add(name, moment)
             for own in (own for own, first in layout.inputs.items() if first == name and own in down):
-                file.add(f"maps.{own}.H", moment.times(down[own]))
+                file.add(f"maps.{own}.H", moment.times(down[own]).to(moment.dtype))
         return running.finish()
 
 

@@ -130,7 +130,8 @@ class Continual:
         Args:
             task: its name, of letters, digits, `.`, `-` and `_`.
             model: its LoRA adapter, a folder, a file or a Hub id.
-            data: its inputs, what `submerge.null_space_ratio` takes as one data set; none for `identity`.
+            data: its inputs, what `submerge.null_space_ratio` takes as one data set; none for `identity`. Or
+                a `MeasuredTask`, where they were run elsewhere.
             base: where the base is now, if it was moved.
             **passes: `samples` (the most inputs that are read), `batch_size`, `max_length`, `device`,
                 `processor`, `room` (bytes that moments take at a time) and `progress` (called with batches

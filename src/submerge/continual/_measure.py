@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,10 +30,10 @@ from submerge.gating import is_transposed
 from submerge.names import layer_of
 from submerge.store import Adapter, Checkpoint
 
-__all__ = ["Data", "MeasuredTask", "Passes", "identity_moments", "measuring_task"]
+__all__ = ["Data", "MeasuredTask", "Passes", "checked_task", "identity_moments", "measuring_task"]
 
 Data: TypeAlias = Any
-"""What `submerge.null_space_ratio` takes as one data set."""
+"""What `submerge.null_space_ratio` takes as one data set, or a `MeasuredTask`."""
 
 ENERGY = 0.999
 """The share of a moment's trace that `lowrank` statistics keep."""
@@ -56,7 +56,7 @@ class Passes:
     batch_size: int = 16
     max_length: int = 512
     device: str = "cpu"
-    room: int = 4 * 10**9
+    room: int = 3 * 10**9
     processor: Any = None
     progress: Callable[[int, int], None] | None = None
 
@@ -65,8 +65,14 @@ class Passes:
 class MeasuredTask:
     """A task's moments, each with the first of the linear maps that share its inputs.
 
-    `inputs` gives that first one for each map that was measured; all are names of the base's modules.
-    `samples` is how many inputs were run, and `data` a digest of them as they were encoded.
+    `Continual.add` takes one as data, where the inputs were run elsewhere: on other machines, or by another
+    program.
+
+    Attributes:
+        inputs: that first map for each one that was measured; all are names of the base's modules.
+        moments: is read once, one moment at a time.
+        samples: how many inputs were run.
+        data: a digest of them as they were encoded.
     """
 
     inputs: Mapping[str, str]
@@ -154,7 +160,8 @@ def _moments(
     for number, group in enumerate(groups):
         done = number * len(inputs)
         kind = "diag" if statistics == "diag" else "full"
-        reducers = {name: SecondMoment(_width(model.get_submodule(name)), kind) for name in group}
+        widths = {name: _width(model.get_submodule(name)) for name in group}
+        reducers = {name: SecondMoment(width, kind, dtype=_dtype(model)) for name, width in widths.items()}
 
         def progress(batch: int, done: int = done) -> None:
             if passes.progress is not None:
@@ -167,18 +174,26 @@ def _moments(
 
 
 def _groups(model: nn.Module, modules: Sequence[str], statistics: str, room: int) -> Iterator[list[str]]:
-    """Yield runs of modules whose moments, in float64, take no more than `room` bytes, or a single one."""
+    """Yield runs of modules whose moments take no more than `room` bytes, or a single one."""
     group: list[str] = []
     used = 0
     for name in modules:
         width = _width(model.get_submodule(name))
-        need = 8 * width * (1 if statistics == "diag" else width)
+        need = _dtype(model).itemsize * width * (1 if statistics == "diag" else (width + 1) // 2)
         if group and used + need > room:
             yield group
             group, used = [], 0
         group.append(name)
         used += need
     yield group
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    """Return what moments are summed and kept in: float32, or that of a model in float64.
+
+    The inputs of a model in float32 are no more exact than that, those of one in bfloat16 much less.
+    """
+    return torch.promote_types(next(model.parameters()).dtype, torch.float32)
 
 
 def _width(module: nn.Module) -> int:
@@ -189,7 +204,42 @@ def _width(module: nn.Module) -> int:
 
 def identity_moments(base: Checkpoint, maps: Mapping[str, StoredMap]) -> MeasuredTask:
     """Return the moments of a task of which no inputs are known: one of the identity for each map."""
-    shapes = {name: base.tensors[f"{name}.weight"].shape for name in maps}
-    widths = {name: shapes[name][0 if stored.transposed else 1] for name, stored in maps.items()}
-    moments = ((name, FactorMoment.identity(width, 1)) for name, width in widths.items())
+    moments = ((name, FactorMoment.identity(width, 1)) for name, width in _widths(base, maps).items())
     return MeasuredTask({name: name for name in maps}, moments, 0, "")
+
+
+def checked_task(
+    task: MeasuredTask, base: Checkpoint, maps: Mapping[str, StoredMap], statistics: str
+) -> MeasuredTask:
+    """Return a task that was measured elsewhere, whose moments are looked at as they are asked for.
+
+    Raises `RequestError`, now or then, where a map has no moment, or one of another kind or width.
+    """
+    if absent := sorted(set(maps) - set(task.inputs)):
+        hint = "give moments of the inputs of all maps that the adapter changes"
+        raise RequestError(Problem(f"nothing was measured of {few(absent)}", "data", hint))
+    widths = {task.inputs[name]: width for name, width in _widths(base, maps).items()}
+
+    def moments() -> Iterator[tuple[str, Moment]]:
+        left = set(task.inputs.values())
+        for name, moment in task.moments:
+            if (
+                name not in left
+                or moment.kind != statistics
+                or moment.width != widths.get(name, moment.width)
+            ):
+                what = f"the moment of {name} is a {moment.kind} one of {moment.width} inputs"
+                hint = f"give one {statistics} moment of each distinct input"
+                raise RequestError(Problem(what, "data", hint))
+            left.remove(name)
+            yield name, moment
+        if left:
+            raise RequestError(Problem(f"there are no moments of {few(sorted(left))}", "data", "give all"))
+
+    return replace(task, moments=moments())
+
+
+def _widths(base: Checkpoint, maps: Mapping[str, StoredMap]) -> dict[str, int]:
+    """Return how many inputs each of a base's linear maps has."""
+    shapes = {name: base.tensors[f"{name}.weight"].shape for name in maps}
+    return {name: shapes[name][0 if stored.transposed else 1] for name, stored in maps.items()}

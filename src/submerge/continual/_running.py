@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
-from submerge.algebra import BlockMoment, Moment
+from submerge.algebra import BlockMoment, Moment, TriangleMoment
 from submerge.continual._manifest import FileRecord
 from submerge.continual._state_folder import StateFolder
 from submerge.continual._stored_task import add_moment, stored_moment
@@ -32,7 +33,7 @@ class RunningSum:
         self._entries, metadata = folder.entries(record) if record else ({}, {})
         self.inputs: Mapping[str, str] = json.loads(metadata.get(INPUTS, "{}"))
         self._table = FileTable()
-        self._file = TensorFileWriter(out or folder.path)
+        self._file = TensorFileWriter(out or folder.path, "moments")
 
     def __enter__(self) -> RunningSum:
         return self
@@ -55,17 +56,21 @@ class RunningSum:
 
     def subtract(self, name: str, moment: Moment) -> None:
         """Take the moment of an input, as it was measured again, out of the sum."""
-        assert isinstance(moment, BlockMoment)
-        self.put(name, [self.sum(name), BlockMoment(-moment.sum, -moment.count)])
+        negative = moment.scaled(-1)
+        assert isinstance(negative, (BlockMoment, TriangleMoment))
+        self.put(name, [self.sum(name), replace(negative, count=-moment.count)])
 
     def put(self, name: str, moments: Sequence[Moment]) -> None:
         """Write the sum of moments as that of an input."""
         add_moment(self._file, name, reduce(lambda total, moment: total.added(moment), moments))
 
     def sum(self, name: str) -> Moment:
-        """Return the sum of an input as the state has it."""
-        return stored_moment(self._entries, name, self._table)
+        """Return the sum of an input as the state has it, in the dtype that it is stored in.
+
+        In float32 a sum of two is rounded once, as it would be to be stored.
+        """
+        return stored_moment(self._entries, name, self._table, as_stored=True)
 
     def finish(self) -> FileRecord:
         """Write the new sum, and return its file."""
-        return self._file.finish("moments", {INPUTS: json.dumps(self.inputs, sort_keys=True)})
+        return self._file.finish({INPUTS: json.dumps(self.inputs, sort_keys=True)})

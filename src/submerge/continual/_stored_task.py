@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from submerge.store import Adapter, FileTable, LowRankPart, TensorEntry
 __all__ = ["StoredMap", "StoredTask", "TaskLayout", "add_factors", "add_moment", "map_of", "stored_moment"]
 
 LAYOUT = "submerge"
-TRIANGLE = "triangle"
 NARROW = ("bfloat16", "float16")
 
 
@@ -74,8 +72,8 @@ def map_of(fitted: Adapter) -> dict[str, StoredMap]:
     return dict(sorted(maps.items()))
 
 
-def add_factors(file: TensorFileWriter, fitted: Adapter) -> dict[str, torch.Tensor]:
-    """Add B_t and A_t of each map, Δ_t = B_t A_t as y = W x has it, and return the A_t [r, n].
+def add_factors(file: TensorFileWriter, fitted: Adapter, *, keep_down: bool) -> dict[str, torch.Tensor]:
+    """Add B_t of each map, Δ_t = B_t A_t as y = W x has it, and with `keep_down` A_t; return the A_t [r, n].
 
     They are stored in the narrowest format that holds them exactly: an adapter in bfloat16 stays one.
     """
@@ -85,7 +83,8 @@ def add_factors(file: TensorFileWriter, fitted: Adapter) -> dict[str, torch.Tens
             left, right = fitted.factors(f"{name}.weight", table)
             b, a = (right.T, left.T) if stored.transposed else (left, right)
             file.add(f"maps.{name}.B", _narrowed(b))
-            file.add(f"maps.{name}.A", _narrowed(a))
+            if keep_down:
+                file.add(f"maps.{name}.A", _narrowed(a))
             down[name] = a
     return down
 
@@ -99,43 +98,19 @@ def _narrowed(values: torch.Tensor) -> torch.Tensor:
 
 
 def add_moment(file: TensorFileWriter, name: str, moment: Moment) -> int:
-    """Add the moment of a map's inputs, a full one as its lower triangle, and return its bytes."""
-    tensors = moment.tensors()
-    if moment.kind == "full":
-        tensors[TRIANGLE] = _lower_triangle(tensors.pop("sum")[0])
-    return sum(file.add(f"inputs.{name}.{part}", tensor) for part, tensor in tensors.items())
+    """Add the moment of a map's inputs, and return its bytes."""
+    return sum(file.add(f"inputs.{name}.{part}", tensor) for part, tensor in moment.tensors().items())
 
 
-def stored_moment(entries: Mapping[str, TensorEntry], name: str, table: FileTable) -> Moment:
-    """Return the moment of the inputs of a map."""
+def stored_moment(
+    entries: Mapping[str, TensorEntry], name: str, table: FileTable, *, as_stored: bool = False
+) -> Moment:
+    """Return the moment of the inputs of a map, in float64 or the dtype that it is stored in."""
     prefix = f"inputs.{name}."
     parts = {key: entry for key, entry in entries.items() if key.startswith(prefix)}
     own = {part: e for key, e in parts.items() if "." not in (part := key.removeprefix(prefix))}
     tensors = {part: read_tensor(entry, table) for part, entry in own.items()}
-    if TRIANGLE in tensors:
-        tensors["sum"] = _symmetric(tensors.pop(TRIANGLE)).unsqueeze(0)
-    return Moment.from_tensors(tensors)
-
-
-def _lower_triangle(square: torch.Tensor) -> torch.Tensor:
-    """Return the rows of a symmetric [n, n] up to the diagonal, one after another, [n (n + 1) / 2].
-
-    Row by row: the indices of all entries at once would take more memory than the matrix.
-    """
-    n = len(square)
-    packed = square.new_empty(n * (n + 1) // 2)
-    for i in range(n):
-        packed[i * (i + 1) // 2 :][: i + 1] = square[i, : i + 1]
-    return packed
-
-
-def _symmetric(packed: torch.Tensor) -> torch.Tensor:
-    """Return the symmetric [n, n] of a packed lower triangle."""
-    n = (math.isqrt(8 * len(packed) + 1) - 1) // 2
-    square = packed.new_zeros(n, n)
-    for i in range(n):
-        square[i, : i + 1] = packed[i * (i + 1) // 2 :][: i + 1]
-    return square.add_(square.tril(-1).T)
+    return Moment.from_tensors(tensors, as_stored=as_stored)
 
 
 class StoredTask:
@@ -151,7 +126,7 @@ class StoredTask:
             raise RequestError(Problem(f"is damaged ({error!r})", path, DAMAGED)) from None
 
     def tensor(self, name: str, part: str) -> torch.Tensor:
-        """Return `A` [r, n], `B` [m, r], or where moments are not kept `H` = A C [r, n], of a map."""
+        """Return `B` [m, r] of a map, and `A` [r, n], or where moments are not kept `H` = A C [r, n]."""
         return read_tensor(self._entries[f"maps.{name}.{part}"], self._table)
 
     def moment(self, name: str) -> Moment:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BufferedRandom
 from pathlib import Path
 
 from submerge.continual._manifest import FileRecord
@@ -16,66 +18,93 @@ from submerge.store import (
     byte_view,
     dtype_named,
     encode_header,
-    hasher,
+    file_digest,
     sync_file,
 )
-from submerge.store.format import Spilled, SpillFile
+from submerge.store.format import Spilled, SpillFile, TensorSpec, pwrite_all
 
 __all__ = ["TensorFileWriter", "read_tensor"]
 
+LARGE = 1 << 24
+"""Bytes from which on a tensor is written to its place at once: there moments of GB are on the disk once."""
+
+HEADER_ROOM = 1 << 24
+"""Bytes before the first large tensor, for the header of some 10⁵ tensors and the spaces behind it."""
+
 
 class TensorFileWriter:
-    """Collects tensors on the disk, then writes one safetensors file; a context manager.
+    """Writes tensors into one safetensors file, `ROOT/STEM-DIGEST.safetensors`; a context manager.
 
-    One tensor is in memory at a time. The bytes depend on what was added, not on the order.
+    One tensor is in memory at a time. Large ones lie in the order in which they came, behind them the others,
+    wide types first: the bytes do not depend on the order in which these were added.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._tensors: dict[str, Spilled] = {}
+    def __init__(self, root: Path, stem: str) -> None:
+        self.root, self.stem = root, stem
+        self._unfinished = root / f"{stem}.unfinished"
+        self._small: dict[str, Spilled] = {}
         self._spill = SpillFile(root)
+        self._large: list[TensorSpec] = []
+        self._end = HEADER_ROOM
+        self._file: BufferedRandom | None = None
 
     def __enter__(self) -> TensorFileWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._spill.close()
+        if self._file is not None:
+            self._file.close()
+            self._unfinished.unlink(missing_ok=True)
 
     def add(self, name: str, tensor: torch.Tensor) -> int:
-        """Take a tensor, and return its bytes."""
-        self._tensors[name] = self._spill.put(tensor)
-        return tensor.numel() * tensor.element_size()
+        """Take a tensor, and return its bytes; raise `WorkError` where the disk refuses."""
+        nbytes = tensor.numel() * tensor.element_size()
+        if nbytes < LARGE:
+            self._small[name] = self._spill.put(tensor)
+        else:
+            self._append(name, tensor.detach().cpu().contiguous())
+            if gap := -self._end % 8:  # programs that map the file can use every tensor where it lies
+                self._append(f"gap.{len(self._large)}", torch.zeros(gap, dtype=torch.uint8))
+        return nbytes
 
-    def finish(self, stem: str, metadata: Mapping[str, str]) -> FileRecord:
-        """Write `STEM-DIGEST.safetensors` under the root, to the disk; raise `WorkError` if that fails."""
-        names = sorted(self._tensors)
-        specs = [(n, str(dtype_named(self._tensors[n].dtype)), self._tensors[n].shape) for n in names]
-        header, _ = encode_header(sorted(specs, key=lambda spec: -DTYPES[spec[1]].bits), metadata)
-        unfinished = self.root / f"{stem}.unfinished"
+    def _append(self, name: str, tensor: torch.Tensor) -> None:
+        self._write(byte_view(tensor), self._end)
+        self._large.append((name, str(dtype_named(tensor.dtype)), tuple(tensor.shape)))
+        self._end += tensor.nbytes
+
+    def _write(self, data: memoryview, offset: int) -> None:
+        with self._failing():
+            if self._file is None:
+                self._unfinished.parent.mkdir(exist_ok=True)
+                self._file = self._unfinished.open("w+b")
+            pwrite_all(self._file.fileno(), data, offset)
+
+    def finish(self, metadata: Mapping[str, str]) -> FileRecord:
+        """Name the file, on the disk, and return its record; raise `WorkError` where it fails."""
+        specs = [(n, str(dtype_named(t.dtype)), t.shape) for n, t in sorted(self._small.items())]
+        specs.sort(key=lambda spec: -DTYPES[spec[1]].bits)
+        room = HEADER_ROOM if self._large else 0
+        header, offsets = encode_header([*self._large, *specs], metadata, room)
+        if room and len(header) != room:
+            raise WorkError(f"{self._unfinished}: there are more tensors than one file has room for")
+        self._write(memoryview(header), 0)
+        for name, _, _ in specs:
+            self._write(byte_view(self._spill.get(self._small[name])), offsets[name])
+        with self._failing():
+            sync_file(self._unfinished)
+            digest = file_digest(self._unfinished)
+            path = self.root / f"{self.stem}-{digest[:16]}.safetensors"
+            os.replace(self._unfinished, path)
+            return FileRecord(str(path.relative_to(self.root)), path.stat().st_size, digest)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
         try:
-            unfinished.parent.mkdir(exist_ok=True)
-            digest = self._write(unfinished, header, sorted(names, key=self._width))
-            sync_file(unfinished)
-            name = f"{stem}-{digest[:16]}.safetensors"
-            os.replace(unfinished, self.root / name)
+            yield
         except OSError as error:
             hint = "free some space; the state is as it was"
-            raise WorkError(f"{unfinished}: writing failed ({error.strerror}) — {hint}") from error
-        return FileRecord(name, (self.root / name).stat().st_size, digest)
-
-    def _width(self, name: str) -> int:
-        """Return what wide types come first by, which keeps every tensor aligned."""
-        return -DTYPES[str(dtype_named(self._tensors[name].dtype))].bits
-
-    def _write(self, path: Path, header: bytes, names: list[str]) -> str:
-        of_file = hasher(header)
-        with path.open("wb") as file:
-            file.write(header)
-            for name in names:
-                data = byte_view(self._spill.get(self._tensors[name]))
-                of_file.update(data)
-                file.write(data)
-        return str(of_file.hexdigest())
+            raise WorkError(f"{self._unfinished}: writing failed ({error.strerror}) — {hint}") from error
 
 
 def read_tensor(entry: TensorEntry, table: FileTable) -> torch.Tensor:

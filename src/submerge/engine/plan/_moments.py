@@ -115,7 +115,8 @@ def moment_bytes(recipe: Recipe, tensors: Sequence[TensorPlan]) -> int:
         return 0
     widths = [tensor.sides[1] for tensor in tensors if len(tensor.shape) > 1 and tensor.is_changed]
     most = {"full": max(widths, default=0), "block": BLOCK}.get(recipe.statistics, 1)
-    return sum(4 * n * min(n, most) for n in widths)
+    triangle = 2 if recipe.statistics == "full" else 1  # of full ones the lower triangle is held
+    return sum(4 * n * min(n, most) // triangle for n in widths)
 
 
 def _unfit(tensor: TensorPlan) -> list[Problem]:

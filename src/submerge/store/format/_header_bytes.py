@@ -16,13 +16,13 @@ TensorSpec: TypeAlias = tuple[str, str, tuple[int, ...]]
 
 
 def encode_header(
-    entries: Sequence[TensorSpec], metadata: Mapping[str, str] | None = None
+    entries: Sequence[TensorSpec], metadata: Mapping[str, str] | None = None, room: int = 0
 ) -> tuple[bytes, dict[str, int]]:
     """Return the header's bytes and each tensor's absolute offset, tensors laid out in the given order.
 
-    The data start at a multiple of 8, by trailing spaces, as the library does. The same arguments give the
-    same bytes. Raises `ValueError` for a name twice, a dtype that is unknown, or a shape that does not fill
-    whole bytes.
+    The data start at a multiple of 8, by trailing spaces, as the library does, and not before byte `room`.
+    The same arguments give the same bytes. Raises `ValueError` for a name twice, a dtype that is unknown, or
+    a shape that does not fill whole bytes.
     """
     table: dict[str, object] = {}
     if metadata:
@@ -44,6 +44,7 @@ def encode_header(
         position += nbytes
     body = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     # a program that maps the file can then use elements of up to 8 bytes where they lie; JSON ignores spaces
+    body = body.ljust(room - 8)
     body += b" " * (-len(body) % 8)
     header = struct.pack("<Q", len(body)) + body
     return header, {name: len(header) + offset for name, offset in relative.items()}

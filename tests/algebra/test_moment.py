@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from _updates import assert_close, normal
-from submerge.algebra import BlockMoment, FactorMoment, Moment, add_products
+from submerge.algebra import BlockMoment, FactorMoment, Moment, ProductSum, TriangleMoment, add_products
 
 N = 12
 ROWS = normal(0, 30, N)
@@ -21,6 +22,8 @@ def moment_of(kind: str, rows: torch.Tensor) -> Moment:
         return FactorMoment.identity(N, len(rows))
     if kind == "lowrank":
         return FactorMoment(rows, 0.5, len(rows))
+    if kind == "triangle":
+        return TriangleMoment.of(rows)
     return BlockMoment.of(rows, {"full": None, "block": 4, "diag": 1}[kind])
 
 
@@ -28,14 +31,24 @@ def matrix_of(kind: str, rows: torch.Tensor) -> torch.Tensor:
     c = rows.T @ rows
     if kind == "block":
         return c * torch.kron(torch.eye(3), torch.ones(4, 4))
-    return {"full": c, "diag": c.diag().diag(), "lowrank": c + 0.5 * EYE, "identity": len(rows) * EYE}[kind]
+    return {
+        "full": c,
+        "triangle": c,
+        "diag": c.diag().diag(),
+        "lowrank": c + 0.5 * EYE,
+        "identity": len(rows) * EYE,
+    }[kind]
 
 
-@pytest.mark.parametrize("kind", ["full", "block", "diag", "lowrank", "identity"])
+def name_of(kind: str) -> str:
+    return "full" if kind == "triangle" else kind
+
+
+@pytest.mark.parametrize("kind", ["full", "triangle", "block", "diag", "lowrank", "identity"])
 class TestEveryKind:
     def test_it_is_its_matrix(self, kind: str) -> None:
         moment, c = moment_of(kind, ROWS), matrix_of(kind, ROWS)
-        assert (moment.kind, moment.width, moment.count) == (kind, N, 30)
+        assert (moment.kind, moment.width, moment.count) == (name_of(kind), N, 30)
         assert_close(moment.times(EYE), c, 1e-12)
         assert moment.trace == pytest.approx(c.trace().item())
         a = normal(2, 5, N)
@@ -60,11 +73,11 @@ class TestEveryKind:
     def test_it_comes_back_from_its_tensors(self, kind: str) -> None:
         moment = moment_of(kind, ROWS)
         again = Moment.from_tensors(moment.tensors())
-        assert (again.kind, again.count) == (kind, 30)
+        assert (again.kind, again.count) == (name_of(kind), 30)
         assert torch.equal(again.times(EYE), moment.times(EYE))
 
 
-@pytest.mark.parametrize("kind", ["full", "block", "diag", "identity"])
+@pytest.mark.parametrize("kind", ["full", "triangle", "block", "diag", "identity"])
 def test_off_diagonal_elements_are_shrunk(kind: str) -> None:
     c = matrix_of(kind, ROWS)
     assert_close(moment_of(kind, ROWS).shrunk(0.9).times(EYE), 0.9 * c + 0.1 * c.diag().diag(), 1e-12)
@@ -72,7 +85,7 @@ def test_off_diagonal_elements_are_shrunk(kind: str) -> None:
 
 def test_leading_eigenpairs_hold_the_energy() -> None:
     values, vectors = torch.linalg.eigh(ROWS.T @ ROWS)
-    for moment in (BlockMoment.of(ROWS), FactorMoment(ROWS, 0.0, 30)):
+    for moment in (BlockMoment.of(ROWS), TriangleMoment.of(ROWS), FactorMoment(ROWS, 0.0, 30)):
         truncated = moment.truncated(0.8)
         p = len(truncated.factor)
         assert values[-p:].sum() >= 0.8 * values.sum() > values[1 - p :].sum()
@@ -84,9 +97,9 @@ def test_leading_eigenpairs_hold_the_energy() -> None:
         FactorMoment(ROWS, 0.0, 30).shrunk(0.9)
 
 
-@pytest.mark.parametrize("kind", ["full", "block", "diag", "factor"])
+@pytest.mark.parametrize("kind", ["full", "triangle", "block", "diag", "factor"])
 def test_a_singular_moment_has_a_pseudo_inverse(kind: str) -> None:
-    rows = normal(0, 5, N) if kind in ("full", "factor") else normal(0, 50, N)
+    rows = normal(0, 5, N) if kind in ("full", "triangle", "factor") else normal(0, 50, N)
     rows[:, 3] = 0.0  # an input that is never there
     block = FactorMoment(rows, 0.0, 5) if kind == "factor" else moment_of(kind, rows)
     c = block.times(EYE)
@@ -95,17 +108,19 @@ def test_a_singular_moment_has_a_pseudo_inverse(kind: str) -> None:
     assert_close(block.solve(c), torch.linalg.pinv(c, hermitian=True) @ c, 1e-8)
 
 
-def test_a_nearly_singular_moment_is_not_inverted_into_noise() -> None:
+@pytest.mark.parametrize("of", [BlockMoment.of, TriangleMoment.of])
+def test_a_nearly_singular_moment_is_not_inverted_into_noise(of: Callable[[torch.Tensor], Moment]) -> None:
     directions = normal(0, 2, N)
-    moment = BlockMoment.of(normal(1, 40, 2) @ directions)  # its other eigenvalues are rounding
+    moment = of(normal(1, 40, 2) @ directions)  # its other eigenvalues are rounding
     a = directions[:1]
     assert_close(moment.times(moment.solve(a)), a, 1e-10)
     assert moment.solve(a).norm() < 1
 
 
-def test_channels_of_very_different_sizes_are_no_singularity() -> None:
+@pytest.mark.parametrize("of", [BlockMoment.of, TriangleMoment.of])
+def test_channels_of_very_different_sizes_are_no_singularity(of: Callable[[torch.Tensor], Moment]) -> None:
     sizes = torch.logspace(-9, 3, N, dtype=torch.float64)
-    moment = BlockMoment.of(ROWS * sizes)
+    moment = of(ROWS * sizes)
     a = normal(2, 3, N)
     assert not moment.singular
     assert_close(moment.solve(moment.times(a)) * sizes, a * sizes, 1e-10)  # what they answer to the inputs
@@ -128,6 +143,42 @@ def test_products_are_added_in_place_in_any_batches() -> None:
     for rows in ROWS.float().split(7):
         add_products(sums, rows)
     assert_close(sums, BlockMoment.of(ROWS.float(), block=4).sum, 1e-14)
+
+
+def test_a_triangle_of_several_blocks_is_the_matrix() -> None:
+    n = 1100  # three blocks of rows, the last of which is smaller
+    rows, a = normal(3, 40, n), normal(4, 5, n)
+    c = rows.T @ rows + torch.eye(n, dtype=torch.float64)
+    moment = TriangleMoment.of(rows).shifted(1.0)
+    assert_close(moment.times(a), a @ c, 1e-12)
+    assert_close(moment.solve(a), torch.linalg.solve(c, a.T).T, 1e-10)
+    assert moment.trace == pytest.approx(c.trace().item())
+
+
+def test_both_forms_of_a_full_moment_add() -> None:
+    square, triangle = BlockMoment.of(ROWS), TriangleMoment.of(OTHER)
+    c = ROWS.T @ ROWS + OTHER.T @ OTHER
+    for total in (square.added(triangle), triangle.added(square)):
+        assert isinstance(total, TriangleMoment)
+        assert_close(total.times(EYE), c, 1e-12)
+        assert total.count == 37
+
+
+def test_sums_in_float32_stay_so_unless_they_are_read_to_be_solved() -> None:
+    products = ProductSum(N, torch.float32)
+    for rows in ROWS.split(7):
+        products.add(rows)
+    moment = TriangleMoment(products.triangle, 30)
+    for one in (moment.per_token(), moment.ridged(0.1), moment.shrunk(0.5), moment.added(moment)):
+        assert isinstance(one, TriangleMoment)
+        assert one.triangle.dtype == torch.float32
+    read = Moment.from_tensors(moment.tensors())
+    assert isinstance(read, TriangleMoment)
+    assert read.triangle.dtype == torch.float64
+    stored = Moment.from_tensors(moment.tensors(), as_stored=True)
+    assert isinstance(stored, TriangleMoment)
+    assert torch.equal(stored.triangle, moment.triangle)
+    assert_close(moment.solve(moment.times(EYE)), EYE, 1e-10)
 
 
 def test_what_does_not_fit_is_refused() -> None:
