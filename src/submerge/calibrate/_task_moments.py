@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from submerge.algebra import LayerKind, Moment
+from submerge.calibrate._applied import apply_adapter, is_scaled
 from submerge.calibrate._attached import attached
 from submerge.calibrate._collect import ModelInputs
 from submerge.calibrate._layer_inputs import LayerInput, LayerMoment, layer_input
@@ -51,7 +52,8 @@ def task_moments(
 
     Args:
         tuned: the model: a fine-tune, or what the adapter lies on.
-        adapter: attached to it as it was trained; None for a fine-tune.
+        adapter: attached to it as it was trained, or where that cannot be, as with DoRA, applied to its
+            weights; None for a fine-tune.
         data: unlabelled inputs of the task.
         reference: the model that gives the tensors their names.
         tensors: the parameters that are going to be merged, by the reference's names. Where both a weight
@@ -73,7 +75,9 @@ def task_moments(
     (inputs,) = read_data([data], ["the task"], model, processor=None, **sizes).values()
     layers = _layers(model, current)
     with ExitStack() as stack:
-        if adapter is not None:
+        if adapter is not None and not is_scaled(model, adapter):
+            apply_adapter(model, adapter)
+        elif adapter is not None:
             at = stack.enter_context(attached(model, {"task": adapter}))
             stack.enter_context(at.over(torch.ones(1)))
         by_path = {layer.path: layer for layer in layers.values()}
