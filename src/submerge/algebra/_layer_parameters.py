@@ -35,6 +35,7 @@ from submerge.deferred import torch
 __all__ = ["LayerKind", "LayerParameter", "merge_layer"]
 
 LayerKind: TypeAlias = Literal["linear", "transposed", "embedding", "norm"]
+"""The kinds of layers that `merge_layer` knows."""
 
 
 @dataclass(frozen=True)
