@@ -110,6 +110,7 @@ def test_the_condition_number_is_told(outlier: float) -> None:
     moment = LpmOptions().prepared(TriangleMoment.of(rows))
     values = torch.linalg.eigvalsh(moment.times(torch.eye(N)))
     assert moment.condition() == pytest.approx((values[-1] / values[0]).item(), rel=0.1)
+    assert moment.largest() == pytest.approx(values[-1].item(), rel=0.05)
 
 
 def test_the_lower_triangles_are_all_that_is_read() -> None:

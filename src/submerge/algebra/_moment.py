@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from submerge.deferred import torch
 
 __all__ = ["Moment", "unlike"]
 
+TINY = 1e-300
 POWER_STEPS = 30
 """Power iterations for the extreme eigenvalues: the ratio is a figure to tell, and two digits of it do."""
 
@@ -127,16 +128,11 @@ class Moment(ABC):
 
     def condition(self) -> float:
         """Return about λ_max / λ_min of C, by power iterations from below; infinity where C is singular."""
-        if self.singular:
-            return math.inf
-        # no eigenvector is likely to be orthogonal to random numbers, as one may be to equal ones
-        start = torch.randn(1, self.width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        largest = smallest = start / start.norm()
-        for _ in range(POWER_STEPS):
-            largest, smallest = self.times(largest), self.solve(smallest)
-            most, inverse_of_least = float(largest.norm()), float(smallest.norm())
-            largest, smallest = largest / most, smallest / inverse_of_least
-        return max(1.0, most * inverse_of_least)
+        return math.inf if self.singular else max(1.0, self.largest() * _largest(self.solve, self.width))
+
+    def largest(self) -> float:
+        """Return about λ_max of C, by power iterations from below."""
+        return _largest(self.times, self.width)
 
     @staticmethod
     def from_tensors(tensors: Mapping[str, torch.Tensor], *, as_stored: bool = False) -> Moment:
@@ -155,6 +151,15 @@ class Moment(ABC):
             if (moment := form._of_tensors(numbers)) is not None:
                 return moment
         raise ValueError(f"{', '.join(sorted(tensors)) or 'nothing'} is no moment")
+
+
+def _largest(function: Callable[[torch.Tensor], torch.Tensor], width: int) -> float:
+    """Return about the largest eigenvalue of a positive semidefinite map of rows [1, n]."""
+    # no eigenvector is likely to be orthogonal to random numbers, as one may be to equal ones
+    row = torch.randn(1, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for _ in range(POWER_STEPS):
+        row = function(row / row.norm().clamp(min=TINY))
+    return float(row.norm())
 
 
 def unlike(one: Moment, other: Moment) -> ValueError:

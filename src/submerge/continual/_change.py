@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -66,9 +67,20 @@ class _Seen:
         if self.fewest is None:
             return []
         _, name, moment = self.fewest
-        condition = self.lpm.prepared(moment).condition()
+        condition = _condition_of_few(moment, self.lpm)
         what = f"{moment.count:.0f} rows of inputs are few for the {moment.width} inputs of {name}"
         return [f"{what}: the condition number is {condition:.2g} with the ridge — add more samples"]
+
+
+def _condition_of_few(moment: Moment, lpm: LpmOptions) -> float:
+    """Return the condition number of a moment of fewer rows than inputs, as it enters the merge.
+
+    C has no full rank, so that its least eigenvalue is the ridge: nothing is factorised.
+    """
+    if lpm.offdiag != 1:  # then C has full rank
+        return lpm.prepared(moment).condition()
+    ridge = lpm.ridge * moment.trace / moment.width
+    return (moment.largest() + ridge) / ridge if ridge else math.inf
 
 
 def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tuple[StateManifest, list[str]]:

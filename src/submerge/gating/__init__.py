@@ -25,17 +25,19 @@ from submerge.gating._by_sample import SampleAssignment
 from submerge.gating._by_token import TokenAssignment
 from submerge.gating._cache import Recent
 from submerge.gating._gate import Gate
+from submerge.gating._gated_dense import GatedDense, GatedSum
 from submerge.gating._gated_embedding import GatedEmbedding
+from submerge.gating._gated_factors import GatedFactors, GatedTable
 from submerge.gating._gated_linear import GatedLinear, GatedMap, is_transposed
 from submerge.gating._gated_model import GatedModel, parameter_of, parameter_places
 from submerge.gating._gated_module import GatedModule, GatedOther
 from submerge.gating._gated_rows import GatedLayerNorm, GatedRows
+from submerge.gating._gated_update import GatedUpdate
 from submerge.gating._heads import CompetingHeads, Heads, best_head
 from submerge.gating._layout import Group, Layout, Span, UnsplitError
 from submerge.gating._modules import gate_module, ungate_module
 from submerge.gating._observe import Observer, StopForward, is_same, observe
 from submerge.gating._reroute import Run, rerouted
-from submerge.gating._updates import GatedDense, GatedFactors, GatedSum, GatedTable, GatedUpdate
 from submerge.gating._values import GatedValues
 
 __all__ = [

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from submerge.gating._assignment import Assignment
 from submerge.gating._gated_rows import GatedRows
+from submerge.gating._gated_update import SideFactors
 from submerge.gating._layout import Group, Layout
-from submerge.gating._updates import GatedFactors
 
 __all__ = ["GatedLinear", "GatedMap", "is_transposed"]
 
@@ -50,7 +50,7 @@ class GatedMap(GatedRows):
 
     def _terms(
         self, module: nn.Module, group: Group
-    ) -> tuple[Mapping[str, torch.Tensor], GatedFactors | None]:
+    ) -> tuple[Mapping[str, torch.Tensor], SideFactors | None]:
         """Return a group's matrix and bias, and the factors that act besides."""
         names = [name for name in self.updates if name != "weight"]
         values = {name: self.value(module, name, group) for name in names}

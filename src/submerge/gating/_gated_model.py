@@ -12,10 +12,10 @@ from submerge.gating._assignment import Assignment
 from submerge.gating._batch import cut, joined
 from submerge.gating._gate import Gate
 from submerge.gating._gated_module import GatedModule
+from submerge.gating._gated_update import GatedUpdate
 from submerge.gating._heads import Heads
 from submerge.gating._layout import UnsplitError
 from submerge.gating._modules import gate_module
-from submerge.gating._updates import GatedUpdate
 
 __all__ = ["GatedModel", "parameter_of", "parameter_places"]
 

@@ -13,8 +13,9 @@ from torch.func import functional_call
 from submerge.gating._assignment import Assignment
 from submerge.gating._batch import joined
 from submerge.gating._gate import Gate
+from submerge.gating._gated_factors import GatedFactors
+from submerge.gating._gated_update import GatedUpdate
 from submerge.gating._layout import Group
-from submerge.gating._updates import GatedFactors, GatedUpdate
 
 __all__ = ["GatedModule", "GatedOther"]
 

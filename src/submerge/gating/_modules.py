@@ -13,10 +13,11 @@ from torch import nn
 
 from submerge.gating._gate import Gate
 from submerge.gating._gated_embedding import GatedEmbedding
+from submerge.gating._gated_factors import GatedFactors
 from submerge.gating._gated_linear import GatedLinear, GatedMap, is_transposed
 from submerge.gating._gated_module import GatedModule, GatedOther
 from submerge.gating._gated_rows import GatedLayerNorm, GatedRows, is_row_wise
-from submerge.gating._updates import GatedFactors, GatedUpdate
+from submerge.gating._gated_update import GatedUpdate
 
 __all__ = ["GatedForward", "gate_module", "ungate_module"]
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 
 from submerge.gating._gate import Gate
+from submerge.gating._gated_factors import GatedFactors
+from submerge.gating._gated_update import GatedUpdate
 from submerge.gating._layout import Group
-from submerge.gating._updates import GatedFactors, GatedUpdate
 
 __all__ = ["GatedValues"]
 

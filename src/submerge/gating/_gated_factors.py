@@ -19,90 +19,23 @@ is one of the merge.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import nn
 
 from submerge.algebra import Bank, LowRank, Triplets
 from submerge.gating._gate import Gate
+from submerge.gating._gated_update import GatedUpdate
 from submerge.gating._layout import Group
 
-__all__ = ["GatedDense", "GatedFactors", "GatedSum", "GatedTable", "GatedUpdate"]
+__all__ = ["GatedFactors", "GatedTable"]
 
 COPY = 32
 """Multiply-adds of a matrix product in the time that it takes to copy an element."""
 ILL_CONDITIONED = 256.0
 """The condition of U_S or V_S up to which float32 loses at most 10⁻⁵ of an update by M_S V_S."""
-
-
-class GatedUpdate(nn.Module, ABC):
-    """One gated parameter: what the members add to it, and `base`, from which their updates count.
-
-    `base` is None where the module's parameter itself has the base's values, which is what is resident then.
-    """
-
-    base: torch.Tensor | None
-    places: Mapping[int, Any]
-    """Where each member's own part lies; members that are not in it add nothing."""
-
-    def __init__(self, gate: Gate, name: str) -> None:
-        super().__init__()
-        self.gate = gate
-        self.name = name
-        self.register_buffer("base", None, persistent=False)
-
-    def resident(self, parameter: torch.Tensor) -> torch.Tensor:
-        """Return the base's values, of which there is one copy for all groups."""
-        return parameter if self.base is None else self.base
-
-    @abstractmethod
-    def dense(self, parameter: torch.Tensor, group: Group) -> torch.Tensor:
-        """Return the base's values plus the update of a group, in the parameter's shape."""
-
-    def apart(self, parameter: torch.Tensor, group: Group) -> tuple[torch.Tensor, GatedFactors | None]:
-        """Return a group's values, and the factors that act beside them: W and U, V of W x + U (M (V x))."""
-        return self.dense(parameter, group), None
-
-
-class GatedDense(GatedUpdate):
-    """A parameter of which each member has a dense update; a set of members gets their mean."""
-
-    updates: torch.Tensor
-
-    def __init__(self, gate: Gate, name: str, updates: Mapping[int, torch.Tensor]) -> None:
-        super().__init__(gate, name)
-        self.places: dict[int, int] = {member: place for place, member in enumerate(sorted(updates))}
-        self.register_buffer("updates", torch.stack([updates[k] for k in sorted(updates)]), persistent=False)
-
-    def update(self, group: Group) -> torch.Tensor | None:
-        """Return what a group adds; None where that is nothing."""
-        own = group.among(self.places)
-        if not own.members:
-            return None
-        places = [self.places[k] for k in own.members]
-        updates = self.updates if len(places) == len(self.places) else self.updates[places]
-        if own.weights is not None:
-            total: torch.Tensor = torch.tensordot(own.member_weights().to(updates), updates, dims=1)
-            return total
-        return updates.sum(0) / len(group.members)  # members that change nothing count in the mean
-
-    def dense(self, parameter: torch.Tensor, group: Group) -> torch.Tensor:
-        if group.weights is not None:
-            return self._dense(parameter, group)
-        key: Hashable = (self.name, "dense", group.members, parameter.dtype, parameter.device)
-        if key not in self.gate.cache:
-            values = self._dense(parameter, group)
-            self.gate.cache[key] = values
-            return values
-        return self.gate.cache[key]
-
-    def _dense(self, parameter: torch.Tensor, group: Group) -> torch.Tensor:
-        base, update = self.resident(parameter), self.update(group)
-        return base if update is None else base + update.to(base.dtype)
 
 
 class GatedFactors(GatedUpdate):
@@ -285,18 +218,3 @@ class GatedTable(GatedFactors):
     def _core(self, members: tuple[int, ...]) -> torch.Tensor:
         """Return the diagonal α s / |S|."""
         return torch.cat([self.values[self.places[k]] for k in members]) * (self.scale / len(members))
-
-
-class GatedSum(GatedUpdate):
-    """A parameter of which some members have factors, and others dense updates, or the same ones do."""
-
-    def __init__(self, gate: Gate, name: str, terms: Sequence[GatedUpdate]) -> None:
-        super().__init__(gate, name)
-        self.terms = nn.ModuleList(terms)
-        self.places = {k: number for number, term in enumerate(terms) for k in term.places}
-
-    def dense(self, parameter: torch.Tensor, group: Group) -> torch.Tensor:
-        values = self.resident(parameter)
-        for term in self.terms:
-            values = term.dense(values, group)  # type: ignore[operator]
-        return values
