@@ -40,7 +40,13 @@ LayerKind: TypeAlias = Literal["linear", "transposed", "embedding", "norm"]
 
 @dataclass(frozen=True)
 class LayerParameter:
-    """Which parameter of which kind of layer a tensor is; see `merge_layer`."""
+    """Which parameter of which kind of layer a tensor is; see `merge_layer`.
+
+    Examples:
+        >>> from submerge.algebra import LayerParameter
+        >>> LayerParameter("norm", "bias").kind
+        'norm'
+    """
 
     kind: LayerKind = "linear"
     name: Literal["weight", "bias"] = "weight"

@@ -49,14 +49,14 @@ def add_moments(recipe: Recipe, tensors: Sequence[TensorPlan]) -> tuple[list[Ten
 
 
 def moment_warnings(recipe: Recipe, tensors: Sequence[TensorPlan]) -> list[str]:
-    """Return that some matrices have no moments and are averaged, if there are such."""
+    """Return that some tensors other than vectors have no moments and are averaged, if there are such."""
     if recipe.moments is None:
         return []
     merged = [t for t in tensors if t.action == "merge" and t.is_changed and len(t.shape) > 1]
     averaged = [t.name for t in merged if t.moments is None]
     if not averaged:
         return []
-    what = f"{len(averaged)} matrices have no moments of their inputs and are averaged"
+    what = f"{len(averaged)} tensors have no moments of their inputs and are averaged"
     return [f"{what}: {few(averaged)}"]
 
 
