@@ -6,6 +6,7 @@ from submerge.algebra._combine import combine, total
 from submerge.algebra._cores import CORES, Bank, Core, Triplets
 from submerge.algebra._factor_moment import FactorMoment
 from submerge.algebra._frame import Frame, frame
+from submerge.algebra._layer_parameters import LayerKind, LayerParameter, merge_layer
 from submerge.algebra._leading import Leading, leading
 from submerge.algebra._least_squares import LPM_PRESETS, LpmOptions, merge_least_squares
 from submerge.algebra._lora import Factored, factored
@@ -37,6 +38,8 @@ __all__ = [
     "Frame",
     "Gram",
     "KeptEnergy",
+    "LayerKind",
+    "LayerParameter",
     "Leading",
     "LowRank",
     "LpmOptions",
@@ -67,6 +70,7 @@ __all__ = [
     "kept_energy",
     "kth_largest",
     "leading",
+    "merge_layer",
     "merge_least_squares",
     "polar",
     "principal_angles",

@@ -15,21 +15,19 @@ inputs. Of low-rank updates Δ_t = B_t A_t it is low-rank,
 
 so that no [m, n] matrix is formed.
 
-A table of embeddings is the map of one-hot inputs: its transpose merges with `diag` moments that hold the
-counts of the tokens. The gain of a norm multiplies channels: as a matrix [1, n] it merges with the `diag`
-moment of the normalised inputs. A bias is the weight of a constant input 1: append it to rows and weight.
+Biases, embeddings and the gains of norms are linear in what they see, too: `merge_layer` merges them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from submerge.algebra._moment import Moment
 from submerge.algebra._update import Dense, LowRank, Streamed, Update, Zero, weighted_sum
 from submerge.deferred import torch
 
-__all__ = ["LPM_PRESETS", "LpmOptions", "merge_least_squares"]
+__all__ = ["LPM_PRESETS", "LpmOptions", "dtype_of", "entering", "merge_least_squares"]
 
 ROWS = 512
 """Rows of a dense update that are multiplied and solved at a time: no second matrix is held in float64."""
@@ -120,19 +118,12 @@ def merge_least_squares(
         (2, tensor([[1., 5.]]))
     """
     options = options or LpmOptions()
-    dtype = _dtype(updates)
+    dtype = dtype_of(updates)
     phi: Moment | None = None
     weighted: Update | None = None  # Σ Δ_t C_t
-    for t, (update, collected) in enumerate(zip(updates, moments, strict=True)):
-        missing = update is None or isinstance(update, Zero)
-        if missing and options.missing == "skip":
-            continue
-        moment = options.prepared(collected)
-        if options.forget != 1:
-            moment = moment.scaled(options.forget ** (len(updates) - 1 - t))
+    for update, moment in entering(updates, moments, options):
         phi = moment if phi is None else phi.added(moment)
-        if not missing:
-            assert update is not None
+        if update is not None:
             term = _by_inputs(update, moment.width, moment.times)
             weighted = term if weighted is None else weighted_sum([weighted, term], [1.0, 1.0])
     assert phi is not None
@@ -142,7 +133,21 @@ def merge_least_squares(
     return _cast(_by_inputs(weighted, phi.width, phi.solve).scaled(options.scale), dtype)
 
 
-def _dtype(updates: Sequence[Update | None]) -> torch.dtype:
+def entering(
+    updates: Sequence[Update | None], moments: Iterable[Moment], options: LpmOptions
+) -> Iterator[tuple[Update | None, Moment]]:
+    """Yield Δ_t (None for 0) and C_t, prepared and weighed, of each task that has a say."""
+    for t, (update, collected) in enumerate(zip(updates, moments, strict=True)):
+        missing = update is None or isinstance(update, Zero)
+        if missing and options.missing == "skip":
+            continue
+        moment = options.prepared(collected)
+        if options.forget != 1:
+            moment = moment.scaled(options.forget ** (len(updates) - 1 - t))
+        yield None if missing else update, moment
+
+
+def dtype_of(updates: Sequence[Update | None]) -> torch.dtype:
     """Return the dtype of the first update that is one; raise `ValueError` where none is."""
     for update in updates:
         if isinstance(update, LowRank):

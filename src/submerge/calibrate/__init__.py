@@ -2,7 +2,7 @@
 
 batches      read_items, batches                    data as batches of a model's inputs
 passes       collect, Reducer, NullSpaceRatio       what is gathered of the inputs of modules
-moments      second_moments, SecondMoment, Mean     what least squares need of them
+moments      second_moments, layer_input, Mean      what least squares need of them
 prototypes   task_prototypes, question_vectors      by which an image, or a question, is told to be of a task
 adapters     attached                               adapters at a model's modules, with scales λ
 null space   null_space_ratio, null_space_curve     which adapter knows which inputs, and ω(λ)
@@ -17,6 +17,7 @@ from submerge.calibrate._encode import encode
 from submerge.calibrate._hooks import choose_hooks
 from submerge.calibrate._item import Item
 from submerge.calibrate._items import read_items
+from submerge.calibrate._layer_inputs import LayerInput, LayerMoment, layer_input
 from submerge.calibrate._learn import learn_coefficients
 from submerge.calibrate._null_space import null_space_curve, null_space_ratio
 from submerge.calibrate._null_space_results import NullSpaceCurve, NullSpaceMatrix
@@ -27,7 +28,7 @@ from submerge.calibrate._record import folder_names, record_inputs
 from submerge.calibrate._reducers import MOMENT_KINDS, Mean, NullSpaceRatio, SecondMoment, row_space
 from submerge.calibrate._second_moments import second_moments, shared_inputs
 from submerge.calibrate._sources import Inputs, load_backbone, read_data
-from submerge.calibrate._task_moments import task_moments
+from submerge.calibrate._task_moments import TaskMoments, task_moments
 from submerge.calibrate._task_prototypes import (
     Pooling,
     TaskPrototypes,
@@ -43,6 +44,8 @@ __all__ = [
     "Calibration",
     "Inputs",
     "Item",
+    "LayerInput",
+    "LayerMoment",
     "Mean",
     "NullSpaceCurve",
     "NullSpaceMatrix",
@@ -51,6 +54,7 @@ __all__ = [
     "Reducer",
     "SecondMoment",
     "Step",
+    "TaskMoments",
     "TaskPrototypes",
     "attached",
     "batches",
@@ -59,6 +63,7 @@ __all__ = [
     "collect",
     "encode",
     "folder_names",
+    "layer_input",
     "learn_coefficients",
     "load_backbone",
     "load_processor",

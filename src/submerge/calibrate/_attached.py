@@ -41,7 +41,7 @@ from submerge.gating import (
 from submerge.names import layer_of, match_names
 from submerge.store import Adapter, LowRankPart, fit_adapter
 
-__all__ = ["AttachedAdapters", "attached"]
+__all__ = ["AttachedAdapters", "attached", "fitted_to"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -140,7 +140,7 @@ def attached(model: nn.Module, adapters: Mapping[str, Adapter]) -> Iterator[Atta
     problems: list[Problem] = []
     for name, adapter in adapters.items():
         try:
-            fitted[name] = _fitted(model, adapter)
+            fitted[name] = fitted_to(model, adapter)
         except RequestError as error:
             problems += error.problems
     paths = {n.rpartition(".")[0] for one, _ in fitted.values() for n in one.parts}
@@ -162,7 +162,7 @@ def attached(model: nn.Module, adapters: Mapping[str, Adapter]) -> Iterator[Atta
         yield result
 
 
-def _fitted(model: nn.Module, adapter: Adapter) -> tuple[Adapter, tuple[str, ...]]:
+def fitted_to(model: nn.Module, adapter: Adapter) -> tuple[Adapter, tuple[str, ...]]:
     """Return an adapter under the model's names, and its parameters that the model does not have."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     left_out = tuple(n for n in adapter.parts if layer_of(n) is None and not _has_place(n, shapes))

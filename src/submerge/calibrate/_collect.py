@@ -26,6 +26,10 @@ _TOWER = re.compile(r"(?:^|\.)(?:\w+_tower|visual|vision_model)\.")
 class Reducer(ABC):
     """What is gathered of the inputs of one module: a sum of something over all rows."""
 
+    def positions(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the rows [..., n] of a module's input, at each of its positions: by default the input."""
+        return x
+
     @abstractmethod
     def update(self, rows: torch.Tensor) -> None:
         """Take in rows [N, n], the inputs at N positions, in the model's dtype and on its device."""
@@ -43,7 +47,8 @@ def collect(
     A pass ends as soon as each of the modules has had its input: what comes after the last of them (blocks,
     heads) is not computed. Of a module that runs several times in a pass, as layers that share parameters
     do, the first input counts. Positions that `attention_mask` [B, L] excludes are left out of inputs
-    [B, L, n] and [B · L, n]; in an image or audio tower another mask counts, as `feature_attention_mask`
+    [B, L, n], [B, L, …, n] and [B · L, n], and what is one for all inputs, [1, L, n], counts for each that is
+    as long; in an image or audio tower another mask counts, as `feature_attention_mask`
     [B, F] of F frames, of which a layer with inputs [B, F / 2, n] sees every second. The model runs as it is,
     in the mode that it is in, and gradients are recorded unless the caller disables them: then the reducers'
     sums are functions of what the model depends on.
@@ -126,6 +131,7 @@ class _Collector(Observer):
             return
         self._left.discard(name)
         with saved_tensors_hooks(_same, _same):
+            x = self._reducers[name].positions(x)
             self._reducers[name].update(_rows(x, self._mask_of(name, x)))
         if not self._left:
             raise StopForward
@@ -151,11 +157,16 @@ def _same(x: torch.Tensor) -> torch.Tensor:
 
 def _rows(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Return the rows [N, n] of an input [..., n] that are no padding."""
-    positions = x.shape[:-1]
-    rows = x.reshape(-1, x.shape[-1])
-    if mask is None or positions not in (mask.shape, (mask.numel(),)):
-        return rows
-    return rows[mask.reshape(-1).to(x.device).bool()]
+    n = x.shape[-1]
+    if mask is None:
+        return x.reshape(-1, n)
+    mask = mask.to(x.device).bool()
+    if x.ndim == 3 and x.shape[:2] == (1, *mask.shape[1:]):  # as positions, which are those of all inputs
+        x = x.expand(len(mask), -1, -1)
+    if x.ndim > 2 and x.shape[:2] == mask.shape:
+        return x[mask].reshape(-1, n)
+    rows = x.reshape(-1, n)
+    return rows[mask.reshape(-1)] if x.shape[:-1] == (mask.numel(),) else rows
 
 
 def _moved(value: Any, like: torch.Tensor) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -19,7 +20,7 @@ from submerge.algebra import (
 )
 from submerge.calibrate._collect import Reducer
 
-__all__ = ["MOMENT_KINDS", "Mean", "NullSpaceRatio", "SecondMoment", "row_space"]
+__all__ = ["MOMENT_KINDS", "Mean", "MomentReducer", "NullSpaceRatio", "SecondMoment", "row_space"]
 
 MOMENT_KINDS = ("full", "block", "diag", "identity")
 """What a `SecondMoment` may hold of the products of inputs."""
@@ -115,7 +116,16 @@ class NullSpaceRatio(Reducer):
         return self._converted
 
 
-class SecondMoment(Reducer):
+class MomentReducer(Reducer):
+    """A reducer whose sum is a second moment."""
+
+    @property
+    @abstractmethod
+    def moment(self) -> Moment:
+        """The moment of all rows so far; it does not change with those to come."""
+
+
+class SecondMoment(MomentReducer):
     """The second moment C = Σ xᵀ x of all rows x [n], and how many there are.
 
     The products are formed and summed in `dtype`, whatever the model's is: those of bfloat16 inputs are exact
@@ -158,7 +168,6 @@ class SecondMoment(Reducer):
 
     @property
     def moment(self) -> Moment:
-        """The moment of all rows so far; it does not change with those to come."""
         if self._products is not None:
             return TriangleMoment(self._products.triangle, self.count)
         if self._sums is None:

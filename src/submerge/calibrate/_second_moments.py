@@ -11,11 +11,11 @@ from torch import nn
 
 from submerge.algebra import Moment
 from submerge.calibrate._collect import ModelInputs, collect, run_observed
-from submerge.calibrate._reducers import BLOCK, SecondMoment
+from submerge.calibrate._reducers import BLOCK, MomentReducer, SecondMoment
 from submerge.errors import Problem, RequestError
 from submerge.gating import Observer, StopForward, is_same
 
-__all__ = ["second_moments", "shared_inputs"]
+__all__ = ["collected_moments", "first_of_shared", "second_moments", "shared_inputs"]
 
 
 def second_moments(
@@ -57,17 +57,34 @@ def second_moments(
     """
     if not batches:
         raise RequestError(Problem("there are no inputs", "data", "give a few dozen"))
-    shared = shared_inputs(model, batches[0], widths)
-    unseen = set(widths).difference(*shared.values())
-    first_of = {name: first for first, names in shared.items() for name in names} | {n: n for n in unseen}
+    first_of = first_of_shared(model, batches[0], widths)
     reducers = {
         first: SecondMoment(widths[first], kind, block=block, dtype=dtype)
-        for first in dict.fromkeys(first_of[name] for name in widths)
+        for first in dict.fromkeys(first_of.values())
     }
+    moments = collected_moments(model, batches, reducers, progress)
+    return {name: moments[first] for name, first in first_of.items()}
+
+
+def first_of_shared(model: nn.Module, batch: ModelInputs, modules: Iterable[str]) -> dict[str, str]:
+    """Return, by module, the first with its input, as `shared_inputs`; one that does not run is alone."""
+    modules = list(modules)
+    shared = shared_inputs(model, batch, modules)
+    first_of = {name: first for first, names in shared.items() for name in names}
+    return {name: first_of.get(name, name) for name in modules}
+
+
+def collected_moments(
+    model: nn.Module,
+    batches: Sequence[ModelInputs],
+    reducers: Mapping[str, MomentReducer],
+    progress: Callable[[int], None] | None,
+) -> dict[str, Moment]:
+    """Return the moments of modules' inputs, after all batches ran; there is a copy of one at a time."""
+    left = dict(reducers)
     with torch.no_grad():
-        collect(model, batches, reducers, progress=progress)
-    moments = {first: reducers.pop(first).moment for first in list(reducers)}  # a copy, of one at a time
-    return {name: moments[first_of[name]] for name in widths}
+        collect(model, batches, left, progress=progress)
+    return {name: left.pop(name).moment for name in list(left)}
 
 
 def shared_inputs(model: nn.Module, batch: ModelInputs, modules: Iterable[str]) -> dict[str, list[str]]:

@@ -31,18 +31,18 @@ Specs: TypeAlias = Mapping[str, str | Path] | Sequence[str | Path]
 """Folders, files or Hub ids, perhaps by name."""
 
 
-def load_backbone(folder: str | Path) -> nn.Module:
+def load_backbone(folder: str | Path, *, head: str | None = None) -> nn.Module:
     """Return the model of a folder without a head, which no ratio depends on, as transformers loads it.
 
+    `head` names a class of transformers with the head that the folder has, which is loaded instead.
     Raises `RequestError` where transformers is missing, or cannot load it.
     """
     transformers = required("transformers", "a model's inputs need")
     try:
         with warnings.catch_warnings(), quietly(transformers.logging):
             warnings.simplefilter("ignore")
-            model: nn.Module = transformers.AutoModel.from_pretrained(
-                folder, dtype="auto", local_files_only=True
-            )
+            kind = getattr(transformers, head or "AutoModel")
+            model: nn.Module = kind.from_pretrained(folder, dtype="auto", local_files_only=True)
     except (OSError, ValueError) as error:
         what = f"transformers cannot load it ({str(error).splitlines()[0]})"
         raise RequestError(Problem(what, str(folder), "give a folder, or the model itself")) from error

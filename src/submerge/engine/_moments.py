@@ -9,16 +9,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from submerge.algebra import Moment
 from submerge.engine._calibrate import replanned
 from submerge.engine._described_data import described_data
 from submerge.engine.output import check_unfinished, unfinished_folder
 from submerge.engine.plan import MergePlan
 from submerge.recipe import ModelEntry, TaskFolder
-from submerge.store import MomentFile, digest, file_digest, trained_adapter, write_moments
+from submerge.store import Checkpoint, MomentFile, digest, file_digest, trained_adapter, write_moments
 
 if TYPE_CHECKING:
-    from submerge.calibrate import Step
+    from submerge.calibrate import Step, TaskMoments
 
 __all__ = ["with_moments"]
 
@@ -35,14 +34,13 @@ def with_moments(
     """
     check_unfinished(unfinished_folder(out))
     folder = out.resolve().with_name(out.name + SUFFIX)
-    widths = {
-        tensor.parameter.removesuffix(".weight"): tensor.sides[1]
-        for tensor in plan.tensors
-        if tensor.matrix and tensor.is_changed
-    }
-    pending = [task for task in _tasks(plan, folder, sorted(widths)) if not (resume and task.is_collected())]
+    tensors = sorted(
+        {t.parameter for t in plan.tensors if t.action == "merge" and t.is_changed and not t.mixed}
+    )
+    pending = [task for task in _tasks(plan, folder, tensors) if not (resume and task.is_collected())]
     for task in pending:
-        write_moments(task.path, _collected(plan, task, widths, progress), task.source)
+        collected = _collected(plan, task, tensors, progress)
+        write_moments(task.path, collected.moments, task.source, collected.kinds)
     return replanned(plan, replace(plan.recipe, moments=TaskFolder(folder)))
 
 
@@ -61,12 +59,12 @@ class _Task:
         return same
 
 
-def _tasks(plan: MergePlan, folder: Path, modules: Sequence[str]) -> list[_Task]:
+def _tasks(plan: MergePlan, folder: Path, tensors: Sequence[str]) -> list[_Task]:
     """Return the models of a merge; raise `RequestError` where a file in the place of theirs is another."""
     digest_of = cache(file_digest)  # the base's files are those of every adapter's model
     tasks = []
     for entry, position in zip(plan.recipe.participants, plan.inputs.participants, strict=True):
-        source = _source(plan, entry, position, digest_of) | {"modules": digest(json.dumps(modules).encode())}
+        source = _source(plan, entry, position, digest_of) | {"tensors": digest(json.dumps(tensors).encode())}
         path = folder / f"{entry.adapter_name}.safetensors"
         if path.exists():
             MomentFile.open(path)  # what is no file of moments is not replaced
@@ -75,8 +73,8 @@ def _tasks(plan: MergePlan, folder: Path, modules: Sequence[str]) -> list[_Task]
 
 
 def _collected(
-    plan: MergePlan, task: _Task, widths: Mapping[str, int], progress: Callable[[Step], None] | None
-) -> dict[str, Moment]:
+    plan: MergePlan, task: _Task, tensors: Sequence[str], progress: Callable[[Step], None] | None
+) -> TaskMoments:
     """Return the moments of a model's inputs, after its data ran through it."""
     from submerge.calibrate import Step, task_moments  # here: it loads transformers
 
@@ -92,7 +90,7 @@ def _collected(
         trained_adapter(plan.models[task.position]),
         task.entry.data,
         plan.inputs.reference_model,
-        widths,
+        tensors,
         statistics=recipe.statistics,
         batch_size=recipe.single_option("batch_size"),
         max_length=recipe.single_option("max_length"),
@@ -101,13 +99,13 @@ def _collected(
     )
 
 
-def _below(plan: MergePlan, position: int) -> Path:
-    """Return the folder of a model: its own, or that of what its adapter lies on."""
+def _below(plan: MergePlan, position: int) -> Checkpoint:
+    """Return a model without its adapter: itself, or what the adapter lies on."""
     model = plan.models[position]
     if model.adapter is None:
-        return model.path
+        return model
     assert plan.inputs.base is not None
-    return (model.under or plan.models[plan.inputs.base]).path
+    return model.under or plan.models[plan.inputs.base]
 
 
 def _source(
@@ -117,7 +115,7 @@ def _source(
     model, recipe = plan.models[position], plan.recipe
     files = [
         *(model.adapter.files if model.adapter else ()),
-        *sorted(_below(plan, position).glob("*.safetensors")),
+        *sorted(_below(plan, position).path.glob("*.safetensors")),
     ]
     assert entry.data is not None
     return {

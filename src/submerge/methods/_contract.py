@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from submerge.algebra import Chunk, Moment, Reduction, Update
+from submerge.algebra import Chunk, LayerParameter, Moment, Reduction, Update
 from submerge.deferred import torch
 from submerge.deprecated import takes_old_arguments, warn_renamed
 
@@ -19,8 +19,9 @@ class TensorSpec:
     """The tensor that a fold is made for: its name, its shape, and how many updates there are.
 
     A `table` has two dimensions, and is no linear map: its rows are looked up, or are logits. Of methods with
-    `moments`, `moments` has the second moments [n, n] of a linear map's inputs for each update; None where
-    there are none.
+    `moments`, `moments` has the second moments of a layer's inputs for each update; None where there are
+    none. `layer` says which parameter of the layer the tensor is, and `partner` has the updates of its other
+    one, where models change it: see `submerge.algebra.merge_layer`.
 
     Examples:
         >>> from submerge.methods import TensorSpec
@@ -33,6 +34,8 @@ class TensorSpec:
     count: int
     table: bool = False
     moments: Sequence[Moment] | None = None
+    layer: LayerParameter | None = None
+    partner: Sequence[Update] | None = None
 
     @property
     def numel(self) -> int:

@@ -4,15 +4,26 @@
 task t. The merged map answers each task's inputs as nearly like that task's own map as one matrix can; see
 `submerge.algebra.merge_least_squares` (arXiv 2604.14016, §4.3; RegMean: arXiv 2212.09849, eq. 2).
 
-What is no linear map, or has no moments, is the mean of the updates, λ Σ w_t Δ_t / Σ w_t.
+Biases, embeddings and the gains of norms are linear in what they see as well, and have the same merge
+(`submerge.algebra.merge_layer`). What has no moments is the mean of the updates, λ Σ w_t Δ_t / Σ w_t.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from submerge.algebra import FactorMoment, LpmOptions, Update, Zero, combine, merge_least_squares
+from submerge.algebra import (
+    FactorMoment,
+    LayerParameter,
+    LpmOptions,
+    Moment,
+    Update,
+    Zero,
+    combine,
+    merge_layer,
+)
 from submerge.errors import WorkError
 from submerge.methods._base import FoldPlan, Merged, Method, Option, TensorSpec, Values
 from submerge.methods._matrix import refused
@@ -87,13 +98,24 @@ def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
     if all(isinstance(update, Zero) for update in updates):
         return Merged(Zero(updates[0].shape))
     moments = spec.moments or [FactorMoment.identity(updates[0].shape[1], 1)] * len(updates)
-    weighted = (moment.scaled(w) for moment, w in zip(moments, o["weight"], strict=True))
+    weighted = _WeightedMoments(moments, o["weight"])
     names = ("ridge", "scale", "energy", "forget", "offdiag", "normalize", "missing")
     options = LpmOptions(**{name: o[name] for name in names if name in o})
     try:
-        return Merged(merge_least_squares(updates, weighted, options))
+        return Merged(merge_layer(spec.layer or LayerParameter(), updates, spec.partner, weighted, options))
     except ValueError as error:  # the data of all models that have a say there does not reach it
         raise WorkError(f"tensor {spec.name}: {error} — give other data, or missing: zero") from error
+
+
+@dataclass(frozen=True)
+class _WeightedMoments:
+    """Each model's moment with its weight as a factor, read whenever it is asked for."""
+
+    moments: Sequence[Moment]
+    weights: Sequence[float]
+
+    def __iter__(self) -> Iterator[Moment]:
+        return (moment.scaled(w) for moment, w in zip(self.moments, self.weights, strict=True))
 
 
 def _method(

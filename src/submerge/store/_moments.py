@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from submerge.algebra import Moment
+from submerge.algebra import LayerKind, Moment
 from submerge.store._task_file import other_file, read_content, write_task_file
 
 __all__ = ["MomentFile", "StoredMoments", "write_moments"]
@@ -25,7 +25,8 @@ class MomentFile:
 
     Attributes:
         path: the file.
-        inputs: by the name of a module, that of its input in the file.
+        inputs: by the name of a layer, that of its input in the file.
+        kinds: by the name of a layer, its kind; those that are not named are linear maps.
         widths: n of each input.
         counts: rows of each input.
         source: what they were collected from, as `write_moments` was told.
@@ -33,6 +34,7 @@ class MomentFile:
 
     path: Path
     inputs: Mapping[str, str]
+    kinds: Mapping[str, LayerKind]
     widths: Mapping[str, int]
     counts: Mapping[str, int]
     source: Mapping[str, Any]
@@ -46,12 +48,21 @@ class MomentFile:
             return cls(
                 path,
                 content["inputs"],
+                content.get("kinds", {}),
                 {name: one["width"] for name, one in described.items()},
                 {name: one["count"] for name, one in described.items()},
                 content["source"],
             )
         except (LookupError, TypeError, AttributeError) as error:
             raise other_file(path, "second moments", error) from error
+
+    def kind(self, layer: str) -> LayerKind:
+        """Return the kind of a layer."""
+        return self.kinds.get(layer, "linear")
+
+    def width(self, layer: str) -> int:
+        """Return n of a layer's input."""
+        return self.widths[self.inputs[layer]]
 
     def of(self, module: str) -> Moment:
         """Return the moment of a module's inputs, from the file."""
@@ -85,16 +96,22 @@ class StoredMoments(Sequence[Moment]):
         return self.files[task].of(self.module)
 
 
-def write_moments(path: Path, moments: Mapping[str, Moment], source: Mapping[str, Any]) -> None:
-    """Write the moments of modules' inputs, those that are one object once; all of the file or nothing.
+def write_moments(
+    path: Path,
+    moments: Mapping[str, Moment],
+    source: Mapping[str, Any],
+    kinds: Mapping[str, LayerKind] | None = None,
+) -> None:
+    """Write the moments of layers' inputs, those that are one object once; all of the file or nothing.
 
-    Raises `WorkError` where the disk refuses.
+    `kinds` are those of layers that are no linear maps. Raises `WorkError` where the disk refuses.
     """
     first_of: dict[int, str] = {}
     inputs = {module: first_of.setdefault(id(moment), module) for module, moment in moments.items()}
     distinct = {name: moments[name] for name in first_of.values()}
     described = {name: {"width": moment.width, "count": moment.count} for name, moment in distinct.items()}
-    content = {"inputs": inputs, "moments": described, "source": dict(source)}
+    others = {name: kind for name, kind in (kinds or {}).items() if kind != "linear"}
+    content = {"inputs": inputs, "kinds": others, "moments": described, "source": dict(source)}
     tensors = {
         f"{name}/{part}": tensor
         for name, moment in distinct.items()

@@ -32,8 +32,8 @@ def compute_seconds(plan: MergePlan) -> float:
     factor of two or three on a quiet machine.
     """
     merged = [t for t in plan.tensors if t.action == "merge"]
-    matrices = [t for t in merged if t.matrix and t.method and t.method.matrix]  # others: next to nothing
-    streamed = [t for t in merged if not t.matrix]
+    matrices = [t for t in merged if _is_decomposed(t)]  # others: next to nothing
+    streamed = [t for t in merged if not t.matrix or t.by_rows]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -57,6 +57,7 @@ def _streamed_seconds(tensors: Sequence[TensorPlan], seed: int) -> float:
         shape=shape,
         inputs=(made_up,) * len(largest.inputs),
         origin=made_up if largest.origin else None,
+        matrix=False,
     )
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(shape, generator=generator)
@@ -89,13 +90,17 @@ def _matrix_seconds(tensors: Sequence[TensorPlan]) -> float:
         LowRank(normal(m, max(1, i.rank)), normal(max(1, i.rank), n)) if not i.dense else Dense(normal(m, n))
         for i in largest.inputs
     ]
-    small = replace(largest, shape=(m, n), moments=None)
+    small = replace(largest, shape=(m, n), moments=None, layer=None)
     fold = small.method.matrix if small.method else None
     assert fold is not None  # what made it a matrix
     fold(bank, small.spec, small.values)
     begun = time.perf_counter()
     fold(bank, small.spec, small.values)
     return (time.perf_counter() - begun) * sum(_work(t) for t in tensors) / _work(small)
+
+
+def _is_decomposed(tensor: TensorPlan) -> bool:
+    return tensor.matrix and not tensor.by_rows and tensor.method is not None and bool(tensor.method.matrix)
 
 
 def _work(tensor: TensorPlan) -> float:

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from submerge.engine.output._folder import Output
 from submerge.engine.output._records import Records
-from submerge.engine.plan import MergePlan
+from submerge.engine.plan import MergePlan, TensorPlan
 from submerge.engine.work import ChunkReader, Finished, Meter, Passes, RangeRecord, adapter_edits
 from submerge.store import FileTable, TensorRecord
 
@@ -91,6 +91,10 @@ class OutputTarget(ABC, Generic[W]):
 
     def reader(self, index: int, inputs: FileTable) -> ChunkReader:
         """Return what reads a tensor's inputs, with every read counted."""
-        plan, tensor = self.plan, self.plan.tensors[index]
-        sources = [self.meter.source(plan.models[i.model].source(i.entry.name, inputs)) for i in tensor.read]
-        return ChunkReader(tensor, sources, adapter_edits(plan.models, tensor, inputs), plan.recipe.seed)
+        return self._reader(self.plan.tensors[index], inputs)
+
+    def _reader(self, tensor: TensorPlan, inputs: FileTable) -> ChunkReader:
+        models, seed = self.plan.models, self.plan.recipe.seed
+        sources = [self.meter.source(models[i.model].source(i.entry.name, inputs)) for i in tensor.read]
+        partner = self._reader(tensor.partner, inputs) if tensor.partner else None
+        return ChunkReader(tensor, sources, adapter_edits(models, tensor, inputs), seed, partner)

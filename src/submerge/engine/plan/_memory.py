@@ -100,6 +100,8 @@ def _matrix_bytes(plan: TensorPlan) -> int:
     dense = sum(i.dense for i in plan.inputs)
     rank = min(m, n, sum(i.rank for i in plan.inputs))
     factors = 8 * FACTORS * (m + n) * max(1, rank)
+    if plan.by_rows:  # weights of rows, and updates that are held
+        return factors + 8 * MOMENTS * m + (4 * dense * m * n if dense * m * n <= HELD else 0)
     if method.moments and plan.values["statistics"] != "identity":
         factors += 8 * MOMENTS * n**2
     if not dense and (method.matrix is not None or method.coefficients is not None):

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from submerge.algebra import LayerParameter
 from submerge.deferred import torch
 from submerge.methods import Method, TensorSpec
 from submerge.store import DTYPES, Kind, StoredMoments, TensorEntry
@@ -88,8 +89,9 @@ class TensorPlan:
     A composed model's specialists have files of their own for weights that may be the base's: with `compares`
     they are compared with the origin's, so that an adapter on an unchanged weight is low-rank. With
     `has_streams` tokens run with other values than the merged ones, too, and the bank gets what those need.
-    `moments` are those of the inputs of a linear map, where the recipe has them. A `mixed` tensor is one of a
-    projector: what is written is the mean of those whose outputs are mixed.
+    `moments` are those of the inputs of a layer, where the recipe has them, `layer` says which parameter of
+    it the tensor is, and `partner` is its other one, where models change that and moments are of both. A
+    `mixed` tensor is one of a projector: what is written is the mean of those whose outputs are mixed.
     """
 
     name: str
@@ -109,6 +111,8 @@ class TensorPlan:
     has_streams: bool = False
     moments: StoredMoments | None = None
     mixed: bool = False
+    layer: LayerParameter | None = None
+    partner: TensorPlan | None = None
 
     @property
     def treatment(self) -> str:
@@ -125,6 +129,11 @@ class TensorPlan:
         return any(member.patch or not member.relative for member in self.inputs)
 
     @property
+    def by_rows(self) -> bool:
+        """Whether the result of a matrix is computed as its rows are written: it is not held."""
+        return self.layer is not None and self.layer.kind == "embedding"
+
+    @property
     def is_copy(self) -> bool:
         """Whether another tensor of the output is the same parameter, and comes first."""
         return self.parameter not in ("", self.name)
@@ -135,7 +144,7 @@ class TensorPlan:
         gate = self.method.gate if self.method else None
         real = gate is not None and gate.every_tensor  # such a method's rule goes by the real dimensions
         shape = self.sides if self.matrix and not real else self.shape
-        return TensorSpec(self.name, shape, len(self.inputs), self.table, self.moments)
+        return TensorSpec(self.name, shape, len(self.inputs), self.table, self.moments, self.layer)
 
     @property
     def width(self) -> int:

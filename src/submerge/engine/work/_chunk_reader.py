@@ -32,6 +32,7 @@ class ChunkReader:
         sources: what `plan.read` names, in that order.
         edits: what adapters do to `plan.members`, one for each; empty where there are no adapters.
         seed: of the recipe.
+        partner: reads the other parameter of the tensor's layer, where it is merged with it.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class ChunkReader:
         sources: Sequence[Source],
         edits: Sequence[AdapterEdit | None] = (),
         seed: int = 0,
+        partner: ChunkReader | None = None,
     ) -> None:
         self.plan = plan
+        self.partner = partner
         self.sources = sources
         members = input_readers(plan.members, sources, edits or [None] * len(plan.members))
         self.members = members

@@ -46,7 +46,8 @@ def _merged(reader: ChunkReader) -> Merged:
     with decomposing(plan.name):
         updates = input_updates(reader)
         if method.matrix is not None:
-            merged = method.matrix(updates, plan.spec, plan.values)
+            partner = input_updates(reader.partner) if reader.partner else None
+            merged = method.matrix(updates, replace(plan.spec, partner=partner), plan.values)
         else:
             assert method.coefficients is not None
             merged = Merged(weighted_sum(updates, list(method.coefficients(plan.values))))

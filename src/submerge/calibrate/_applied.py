@@ -1,0 +1,56 @@
+"""An adapter in the weights of a model in memory, which has no scale any more."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from submerge.calibrate._attached import fitted_to
+from submerge.calibrate._scaled_parts import unscaled_parameters
+from submerge.gating import parameter_of
+from submerge.store import Adapter, FileTable, LowRankPart, Replace, Rows
+
+__all__ = ["apply_adapter", "is_scaled"]
+
+
+def is_scaled(model: nn.Module, adapter: Adapter) -> bool:
+    """Return whether scales act on all that an adapter changes, so that it can be attached to the model."""
+    return not any(unscaled_parameters(model, fitted_to(model, adapter)[0]))
+
+
+@torch.no_grad()
+def apply_adapter(model: nn.Module, adapter: Adapter) -> None:
+    """Change the weights of a model as an adapter does, in place: any adapter of LoRA, DoRA's among them.
+
+    Raises `RequestError` where the adapter does not fit the model.
+    """
+    fitted, _ = fitted_to(model, adapter)
+    with FileTable() as table:
+        for name in fitted.parts:
+            parameter = parameter_of(model, name)
+            if parameter.is_floating_point():
+                parameter.copy_(_applied(fitted, name, parameter, table))
+
+
+def _applied(adapter: Adapter, name: str, parameter: torch.Tensor, table: FileTable) -> torch.Tensor:
+    """Return a parameter's new values, in float32 or wider."""
+    part = adapter.parts[name]
+    values = parameter.to(torch.promote_types(torch.float32, parameter.dtype), copy=True)
+    if isinstance(part, LowRankPart):
+        left, right = (factor.to(values) for factor in adapter.factors(name, table))
+        values += (left @ right).view_as(values)
+        magnitude = adapter.magnitude(name, table)
+        return values if magnitude is None else _rescaled(values, magnitude.to(values), part.transposed)
+    new = adapter.tensor(name, table).to(values)
+    if isinstance(part, Rows):
+        values[list(part.indices)] = new
+        return values
+    return new if isinstance(part, Replace) else values + new
+
+
+def _rescaled(values: torch.Tensor, magnitude: torch.Tensor, transposed: bool) -> torch.Tensor:
+    """Return m ∘ W / ‖W‖, with norms over the inputs of each output (DoRA, arXiv 2402.09353)."""
+    outputs = 1 if transposed else 0
+    inputs = [axis for axis in range(values.ndim) if axis != outputs]
+    norms = values.square().sum(inputs, keepdim=True).sqrt()
+    return values * magnitude.view_as(norms) / norms
