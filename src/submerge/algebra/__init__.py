@@ -3,6 +3,7 @@
 from submerge.algebra._chunk import Chunk
 from submerge.algebra._combine import combine, total
 from submerge.algebra._cores import CORES, Bank, Core, Triplets
+from submerge.algebra._discriminant import Discriminant, linear_discriminant
 from submerge.algebra._frame import Frame, frame
 from submerge.algebra._leading import Leading, leading
 from submerge.algebra._least_squares import LPM_PRESETS, LpmOptions, merge_least_squares
@@ -28,6 +29,7 @@ __all__ = [
     "ColumnGram",
     "Core",
     "Dense",
+    "Discriminant",
     "FactorMoment",
     "Factored",
     "Frame",
@@ -59,6 +61,7 @@ __all__ = [
     "kept_energy",
     "kth_largest",
     "leading",
+    "linear_discriminant",
     "merge_least_squares",
     "polar",
     "principal_angles",

@@ -11,7 +11,7 @@ learning     learn_coefficients, calibrate_recipe   merge coefficients from unla
 from submerge.calibrate._attached import AttachedAdapters, attached
 from submerge.calibrate._batches import Batch, batches
 from submerge.calibrate._calibration import Calibration
-from submerge.calibrate._collect import Reducer, collect
+from submerge.calibrate._collect import ModelInputs, Reducer, collect
 from submerge.calibrate._encode import encode
 from submerge.calibrate._hooks import choose_hooks
 from submerge.calibrate._item import Item
@@ -25,7 +25,7 @@ from submerge.calibrate._recipe import calibrate_recipe
 from submerge.calibrate._record import folder_names, record_inputs
 from submerge.calibrate._reducers import MOMENT_KINDS, Mean, NullSpaceRatio, SecondMoment, row_space
 from submerge.calibrate._second_moments import second_moments, shared_inputs
-from submerge.calibrate._sources import Inputs, load_backbone, read_data
+from submerge.calibrate._sources import Data, Inputs, load_backbone, read_data
 from submerge.calibrate._task_moments import task_moments
 
 __all__ = [
@@ -33,9 +33,11 @@ __all__ = [
     "AttachedAdapters",
     "Batch",
     "Calibration",
+    "Data",
     "Inputs",
     "Item",
     "Mean",
+    "ModelInputs",
     "NullSpaceCurve",
     "NullSpaceMatrix",
     "NullSpaceRatio",

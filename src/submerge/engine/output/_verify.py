@@ -9,7 +9,13 @@ from typing import Any
 
 from submerge.deferred import quietly, torch
 from submerge.engine.output._check_modalities import damaged_modalities
-from submerge.engine.output._checks import changed_coefficients, models_without_part, split_copies, unchanged
+from submerge.engine.output._checks import (
+    changed_calibration,
+    changed_coefficients,
+    models_without_part,
+    split_copies,
+    unchanged,
+)
 from submerge.engine.plan import beyond_rows, describe_beyond, torch_dtype
 from submerge.engine.work import count_nonfinite
 from submerge.errors import RequestError, WorkError
@@ -109,6 +115,7 @@ def verify(folder: str | Path, *, base: str | None = None, load: bool = True) ->
     _names(model, manifest.tensors, report)
     report.problems += models_without_part(manifest)
     report.problems += changed_coefficients(folder, manifest)
+    report.problems += changed_calibration(folder, manifest)
     if manifest.is_adapter:
         _values(model, manifest.tensors, manifest.nonfinite, report)
         report.skipped.append("names against the base: an adapter has its own")
