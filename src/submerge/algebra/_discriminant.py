@@ -46,8 +46,8 @@ class Discriminant:
 
     def log_posteriors(self, x: torch.Tensor) -> torch.Tensor:
         """Return log p(t | x) [..., T] of vectors [..., n], float64."""
-        found: torch.Tensor = x.double() @ self.weights.to(x.device).T + self.offsets.to(x.device)
-        return found.log_softmax(-1)
+        scores: torch.Tensor = x.double() @ self.weights.to(x.device).T + self.offsets.to(x.device)
+        return scores.log_softmax(-1)
 
 
 def linear_discriminant(groups: Sequence[torch.Tensor], shrinkage: float | None = None) -> Discriminant:
@@ -61,6 +61,13 @@ def linear_discriminant(groups: Sequence[torch.Tensor], shrinkage: float | None 
 
     Raises:
         ValueError: no group has two vectors that differ, so that there is no covariance.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import linear_discriminant
+        >>> groups = [torch.tensor([[1.0, 1], [1, -1]]), torch.tensor([[-1.0, 1], [-1, -1]])]
+        >>> linear_discriminant(groups, 0.5).weights[:, 0]  # Σ = diag(0.5, 1.5)
+        tensor([ 2., -2.], dtype=torch.float64)
     """
     groups = [group.detach().double() for group in groups]
     means = torch.stack([group.mean(0) for group in groups])  # [T, n]

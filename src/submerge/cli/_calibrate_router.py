@@ -52,8 +52,8 @@ def _sources(data: Sequence[str]) -> dict[str, str]:
 
 
 def _print(calibration: RouterCalibration) -> None:
-    found = calibration.to_dict()
+    figures = calibration.to_dict()
     total = sum(calibration.counts.values())
     typer.echo(f"{total} inputs of {len(calibration.counts)} tasks, {size(calibration.nbytes)} to hold")
-    typer.echo(f"{found['right']:.1%} of them get their own task, as if they had not been seen")
-    typer.echo(f"{found['right_before']:.1%} do without the calibration")
+    typer.echo(f"{figures['right']:.1%} of them get their own task, as if they had not been seen")
+    typer.echo(f"{figures['right_before']:.1%} do without the calibration")

@@ -21,7 +21,7 @@ import torch
 from submerge.algebra import Discriminant, linear_discriminant
 from submerge.errors import Problem, RequestError, few
 
-__all__ = ["LEAST", "CalibrationWeights", "RouterCalibration", "fit_calibration"]
+__all__ = ["CalibrationWeights", "RouterCalibration", "fit_calibration"]
 
 FOLDS = 4
 LEAST = FOLDS
@@ -79,8 +79,8 @@ class RouterCalibration:
         """
         weights = self.weights[heads]
         pairs = zip(self.sites, self.discriminants, strict=True)
-        found = _mean([fitted.log_posteriors(inputs[site]) for site, fitted in pairs])
-        return weights.discriminant * found + weights.data_free * data_free
+        posteriors = _mean([fitted.log_posteriors(inputs[site]) for site, fitted in pairs])
+        return weights.discriminant * posteriors + weights.data_free * data_free
 
     @property
     def nbytes(self) -> int:
@@ -145,8 +145,10 @@ def fit_calibration(
             fitted.pop(site, None)
     if not fitted:
         raise RequestError(Problem("the inputs of each task are all alike", "data", "give distinct inputs"))
-    found = _mean(unseen)
-    weights = {heads: _weights(found, scores.double().cpu(), tasks) for heads, scores in data_free.items()}
+    posteriors = _mean(unseen)
+    weights = {
+        heads: _weights(posteriors, scores.double().cpu(), tasks) for heads, scores in data_free.items()
+    }
     by_name = dict(zip(names, counts, strict=True))
     return RouterCalibration(tuple(fitted), tuple(fitted.values()), weights, dict(settings), by_name)
 
@@ -167,24 +169,24 @@ def _cross_validated(
     vectors: torch.Tensor, tasks: torch.Tensor, fold: torch.Tensor, shrinkage: float | None
 ) -> torch.Tensor:
     """Return the log-posteriors [N, T] of all inputs, by the discriminants of the other folds."""
-    found = torch.zeros(len(tasks), int(tasks.max()) + 1, dtype=torch.float64)
+    posteriors = torch.zeros(len(tasks), int(tasks.max()) + 1, dtype=torch.float64)
     for number in range(FOLDS):
         out = fold == number
-        found[out] = _discriminant(vectors[~out], tasks[~out], shrinkage).log_posteriors(vectors[out])
-    return found
+        posteriors[out] = _discriminant(vectors[~out], tasks[~out], shrinkage).log_posteriors(vectors[out])
+    return posteriors
 
 
 def _mean(each: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.stack(list(each)).mean(0)
 
 
-def _weights(found: torch.Tensor, data_free: torch.Tensor, tasks: torch.Tensor) -> CalibrationWeights:
-    a, b = _logistic([found, data_free], tasks)
+def _weights(posteriors: torch.Tensor, data_free: torch.Tensor, tasks: torch.Tensor) -> CalibrationWeights:
+    a, b = _logistic([posteriors, data_free], tasks)
 
     def right(scores: torch.Tensor) -> float:
         return (scores.argmax(1) == tasks).double().mean().item()
 
-    return CalibrationWeights(a, b, right(a * found + b * data_free), right(data_free))
+    return CalibrationWeights(a, b, right(a * posteriors + b * data_free), right(data_free))
 
 
 def _logistic(evidence: Sequence[torch.Tensor], tasks: torch.Tensor) -> list[float]:

@@ -57,6 +57,7 @@ def calibrate_router(
 
     Examples:
         >>> import submerge
+        >>> import torch
         >>> models = [{"model": "chat"}, {"model": "code"}]
         >>> recipe = {"merge_method": "mass", "base_model": "base", "models": models}
         >>> report = submerge.merge(recipe, "served")
@@ -64,8 +65,8 @@ def calibrate_router(
         >>> rows = {"chat": torch.randint(0, 99, (8, 6), generator=draw)}
         >>> rows["code"] = torch.randint(100, 256, (8, 6), generator=draw)
         >>> data = {task: [{"input_ids": ids}] for task, ids in rows.items()}
-        >>> found = submerge.calibrate_router("served", data)
-        >>> found.counts
+        >>> calibration = submerge.calibrate_router("served", data)
+        >>> calibration.counts
         {'chat': 8, 'code': 8}
     """
     path = Path(folder)
@@ -159,8 +160,8 @@ def _within_memory(router: Router, count: int) -> list[int]:
     """Return the sites whose vectors are held, of so many inputs: every k-th, for the least k that does."""
     widths = [router.gated.modules[site.maps[0]].factors.down.shape[1] for site in router.sites]
     sites = list(range(len(widths)))
-    chosen = (sites[::-step][::-1] for step in range(1, len(sites) + 1))  # the last site is one of them
-    fitting = (some for some in chosen if 4 * count * sum(widths[site] for site in some) <= MOST_BYTES)
+    spaced = (sites[::-step][::-1] for step in range(1, len(sites) + 1))  # the last site is one of them
+    fitting = (own for own in spaced if 4 * count * sum(widths[site] for site in own) <= MOST_BYTES)
     return next(fitting, sites[-1:])
 
 
