@@ -5,6 +5,7 @@
 `extract_lora(model, out, base=...)` makes an adapter of a fine-tune, and `verify(folder)` checks a result.
 `inspect_updates(recipe)` says how the updates of its models overlap.
 `load(folder)` gives the model of a merge that finds out the tasks of its inputs (`merge_method: mass`),
+`calibrate_router(folder, data)` lets some inputs of each task help it,
 and `load_processor(folder)` the processor of a model that was composed of several modalities' models.
 `null_space_ratio(model, adapters, data)` says which adapter knows which inputs,
 and `learn_coefficients(model, adapters, data)` how strongly each should act in a merge.
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     )
     from submerge.engine import make_plan as plan
     from submerge.recipe import Recipe, load_recipe
-    from submerge.serving import load, load_processor
+    from submerge.serving import calibrate_router, load, load_processor
 
 __all__ = [
     "Calibration",
@@ -62,6 +63,7 @@ __all__ = [
     "VerifyReport",
     "WorkError",
     "__version__",
+    "calibrate_router",
     "extract_lora",
     "inspect_updates",
     "learn_coefficients",
@@ -119,7 +121,7 @@ def __getattr__(name: str) -> Any:
         from submerge import continual
 
         return continual.Continual
-    if name in ("load", "load_processor"):
+    if name in ("calibrate_router", "load", "load_processor"):
         from submerge import serving
 
         return getattr(serving, name)

@@ -43,6 +43,13 @@ def test_all_forms_of_texts_are_one(tmp_path: Path) -> None:
     assert limited["input_ids"].shape == (1, 2)
 
 
+def test_samples_are_evenly_spaced() -> None:
+    how = {"processor": word_tokenizer(), "batch_size": 2, "max_length": 16}
+    for samples, wanted in ((2, "a c"), (3, "a b c"), (9, "a b c d")):
+        (own,) = read_data([["a", "b", "c", "d"]], ["k"], None, **how, samples=samples).values()
+        assert [item.text for item in own.items] == wanted.split(), samples
+
+
 def test_batches_of_tensors_are_taken_as_they_are() -> None:
     batches = [{"input_ids": torch.zeros(1, 2)}]
     assert inputs_of(batches)[0] is batches[0]

@@ -12,6 +12,8 @@ import yaml
 
 from _calibrated import Calibrated, make_calibrated
 from _cli import ROOM, cli, merge
+from _mass_tasks import make, words
+from _models import quiet_transformers
 from submerge.cli import _progress
 from submerge.recipe import read_coefficients
 
@@ -196,3 +198,76 @@ def test_the_file_and_the_picture_are_two(recipe: Path, tmp_path: Path) -> None:
     result = cli("calibrate", recipe, "-o", tmp_path / "one.svg", "--plot", tmp_path / "one.svg")
     assert result.code == 2
     assert "one.svg: would hold the coefficients and the picture both" in result.err
+
+
+# --- the router of a served folder ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two tasks that have words of their own, with a tokenizer."""
+    root = tmp_path_factory.mktemp("router")
+    bert = make("bert", root, 2)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(5, 64))]
+    tokenizer = quiet_transformers().BertTokenizer(vocab={word: i for i, word in enumerate(vocabulary)})
+    tokenizer.save_pretrained(root / "base")
+    return bert.merged("served")
+
+
+def inputs(folder: Path, count: int = 40) -> list[str]:
+    """Write inputs of both tasks, and return the flags that name them."""
+    flags = []
+    for task in range(2):
+        lines = [" ".join(f"w{i}" for i in row) for row in words(task, count).tolist()]
+        (folder / f"{task}.txt").write_text("\n".join(lines))
+        flags += ["--data", f"task{task}={folder / f'{task}.txt'}"]
+    return flags
+
+
+def test_a_served_folder(served: Path, tmp_path: Path) -> None:
+    data = inputs(tmp_path)
+    result = cli("calibrate", served, *data)
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    assert lines[0].startswith("64 inputs of 2 tasks, ")
+    assert lines[1].endswith("of them get their own task, as if they had not been seen")
+    assert lines[2].endswith("do without the calibration")
+    assert lines[3] == f"written to {served}"
+    result = cli("calibrate", served, *data, "--samples", 16, "--json")
+    assert result.json["inputs"] == {"task0": 16, "task1": 16}
+    assert result.json["sites"] == 8
+    assert cli("calibrate", served, *data, "-q").out == f"{served}\n"
+    rows = [{"text": text, "task": f"task{t}"} for t in range(2) for text in texts_of(tmp_path, t)]
+    (tmp_path / "all.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    routed = cli("route", served, "--data", tmp_path / "all.jsonl", "--json").json
+    assert routed["accuracy"] > 0.9
+    assert cli("verify", served).code == 0
+
+
+def texts_of(folder: Path, task: int) -> list[str]:
+    return (folder / f"{task}.txt").read_text().splitlines()
+
+
+def test_what_is_refused_of_a_folder(served: Path, recipe: Path, tmp_path: Path) -> None:
+    data = inputs(tmp_path)
+    for arguments, message in (
+        ((served,), "there are no inputs of task0, task1"),
+        ((served, *data[:2]), "there are no inputs of task1"),
+        ((served, *data, *data), "task0 has inputs twice"),
+        ((served, "--data", "inputs.txt"), "'inputs.txt' is not TASK=INPUTS"),
+        ((served, *data, "--data", "nobody=x.txt"), "there is no task 'nobody'"),
+        ((served, *data[:2], "--data", "task1=nothing.txt"), "cannot be read"),
+        ((served, *data, "--steps", 3), "--steps does not go with a folder"),
+        ((served, *data, "-o", tmp_path / "c.json"), "--out does not go with a folder"),
+        ((recipe, *data, "--steps", 0), "--data does not go with a recipe"),
+        ((tmp_path, *data), "there is no submerge.json"),
+    ):
+        result = cli("calibrate", *arguments)
+        assert result.code == 2, arguments
+        assert message in result.err, result.err
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "images").mkdir()
+    image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
+    result = cli("calibrate", served, *data[:2], "--data", f"task1={tmp_path / 'images'}")
+    assert result.code == 2
+    assert "there is no image processor" in result.err

@@ -17,7 +17,9 @@ from benchmarks.console import Say, silent
 from benchmarks.replication.bench import weight_bytes
 from benchmarks.replication.cache import Result, cached, timed
 from benchmarks.replication.ceilings import route_all
+from benchmarks.replication.encoder import Items
 from benchmarks.replication.heads import logits, predict
+from benchmarks.replication.routing.inputs import InputScores
 from benchmarks.replication.routing.rows import ROWS, Served
 from benchmarks.replication.routing.smile import Smile
 from benchmarks.replication.rows import CLASSES, DENSE
@@ -28,6 +30,8 @@ from submerge.routing import complete_evidence
 __all__ = ["PARTS", "Servers", "head_evidence"]
 
 PARTS = ("validation", "test")
+INPUTS = 150
+"""Items of a task that a router may be calibrated by: the last of training, as heads take the first."""
 IN_A_ROW = 32
 """Inputs of a batch where it is known which of them belong together."""
 
@@ -131,6 +135,8 @@ class Servers:
             return self._smile(row)
         if row.by == "lda":
             return self._lda(row)
+        if row.by == "inputs":
+            return self._calibrated(row)
         if row.by == "fixed":
             model = self.specialists.load(self.merged(row))  # the plain checkpoint
         else:
@@ -167,7 +173,7 @@ class Servers:
         """Return the choice alone; rows with one router share its scores, whatever the caller knows."""
         key = (repr(sorted(row.settings.items())), row.head_evidence, part, task)
         if key not in self._scores:
-            items = self.scorer.items[part][task]
+            items = self._items(part, task)
             evidence = self._head_evidence(part, task) if row.head_evidence else None
 
             def scores_of(which: list[int]) -> torch.Tensor:
@@ -176,13 +182,37 @@ class Servers:
                 return scores
 
             self._scores[key] = items.in_batches(scores_of)
-        scores = self._scores[key]
+        return self._choice(self._scores[key], row, task)
+
+    def _choice(self, scores: torch.Tensor, row: Served, task: str) -> _Answers:
+        """Return the choice by scores [n, T] of one task's inputs, and by what the caller knows."""
         if row.group > 1:
             scores = torch.cat([each.mean(0).expand_as(each) for each in scores.split(row.group)])
         if row.form:
             fits = torch.tensor([pair == self.pairs[self.tasks.index(task)] for pair in self.pairs])
             scores = scores.masked_fill(~fits, -torch.inf)
         return _Answers(torch.zeros(len(scores), 0), scores.argmax(1))
+
+    def _calibrated(self, row: Served) -> Callable[[str, str], _Answers]:
+        count, shrinkage = row.options["inputs"], row.options.get("shrinkage")
+        calibration = self._input_scores.calibration(self.tasks, "inputs", count, shrinkage)
+
+        def answer(part: str, task: str) -> _Answers:
+            return self._choice(self._input_scores.scores(calibration, part, task), row, task)
+
+        return answer
+
+    @cached_property
+    def _input_scores(self) -> InputScores:
+        row = next(row for row in ROWS if row.name == "default")
+        model = submerge.load(self.merged(row), features=True, **row.settings)
+        return InputScores(model, self._items, self._head_evidence)
+
+    def _items(self, part: str, task: str) -> Items:
+        if part != "inputs":
+            return self.scorer.items[part][task]
+        split, specialists = self.splits[task], self.specialists
+        return specialists.domain.items(split.train[-INPUTS:], specialists.cache.base, split.kind)
 
     @cached_property
     def _base(self) -> Any:
@@ -195,7 +225,7 @@ class Servers:
         goes in by `prior=`, which chooses as `head_evidence` does (tests/benchmarks/test_served_heads.py).
         """
         if (part, task) not in self._evidence:
-            domain, items = self.specialists.domain, self.scorer.items[part][task]
+            domain, items = self.specialists.domain, self._items(part, task)
             heads = [self.heads[t] for t in self.tasks]
             classes = [head.kind == CLASSES for head in heads]
 

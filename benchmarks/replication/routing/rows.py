@@ -15,8 +15,9 @@ __all__ = ["ROWS", "Served"]
 class Served:
     """A row: what serves, the gate's settings, and what the caller knows of an input.
 
-    `by` is "mass", "fixed" (MASS's plain checkpoint, all heads compete), "smile", or "lda" (a discriminant
-    on base features, trained on labelled inputs, names the task). With `heads` "router" the head is the first
+    `by` is "mass", "fixed" (MASS's plain checkpoint, all heads compete), "smile", "lda" (a discriminant on
+    base features of one layer, trained on inputs of each task, names the task), or "inputs" (MASS, whose
+    router was calibrated by so many inputs of each task). With `heads` "router" the head is the first
     chosen task's, with "max" that of the largest logit among the chosen tasks. With `head_evidence`
     the log-evidence of all heads on the base's features counts, too. With `form` it is known which tasks take
     pairs of texts, with `group` that so many inputs in a row are of one task. With `wide` the first two
@@ -38,7 +39,7 @@ class Served:
     def single(self) -> bool:
         """Whether one task runs for each input, so that its answer is that of the named task."""
         two = self.settings.get("passes", "two") == "two" and self.settings.get("select", "top1") == "top1"
-        return self.by == "lda" or (self.by == "mass" and two)
+        return self.by in ("lda", "inputs") or (self.by == "mass" and two)
 
     def facts(self) -> dict[str, Any]:
         """Return what decides about the result, for a marker, under the keys that caches have."""
@@ -55,6 +56,8 @@ _TWO = {**_BASE, "score": "residual"}
 _AUTO = {**_BASE, "score": "auto"}
 _NULL_SPACE = {**_BASE, "score": "null_space"}
 _ONCE = {"passes": "one", "score": "gaussian"}
+
+_NEAREST = {"inputs": 32, "shrinkage": 1.0}
 
 ROWS = (
     Served("fixed", "fixed merge, all heads", {"first_pass": "merged"}, by="fixed", heads="max"),
@@ -77,6 +80,12 @@ ROWS = (
     Served("one", "one pass, Gaussian, twice the rank in the first blocks", _ONCE, wide=True),
     Served("one_form", "one pass, form known", _ONCE, wide=True, form=True),
     Served("one_group", "one pass, groups of 4", _ONCE, wide=True, group=4),
+    *(
+        Served(f"inputs_{n}", f"default, {n} inputs a task", _AUTO, "inputs", options={"inputs": n})
+        for n in (8, 32, 150)
+    ),
+    Served("inputs_group", "32 inputs a task, groups of 4", _AUTO, "inputs", group=4, options={"inputs": 32}),
+    Served("prototypes", "32 inputs a task, nearest mean", _AUTO, "inputs", options=_NEAREST),
     Served("lda", "router trained on 150 labels a task", by="lda", options={"shots": 150}),
 )
 """The last one is a ceiling, for it needs data."""

@@ -4,6 +4,7 @@ from submerge.algebra._block_moment import BlockMoment, add_products
 from submerge.algebra._chunk import Chunk
 from submerge.algebra._combine import combine, total
 from submerge.algebra._cores import CORES, Bank, Core, Triplets
+from submerge.algebra._discriminant import Discriminant, linear_discriminant
 from submerge.algebra._factor_moment import FactorMoment
 from submerge.algebra._frame import Frame, frame
 from submerge.algebra._layer_parameters import LayerKind, LayerParameter, merge_layer
@@ -33,6 +34,7 @@ __all__ = [
     "ColumnGram",
     "Core",
     "Dense",
+    "Discriminant",
     "FactorMoment",
     "Factored",
     "Frame",
@@ -70,6 +72,7 @@ __all__ = [
     "kept_energy",
     "kth_largest",
     "leading",
+    "linear_discriminant",
     "merge_layer",
     "merge_least_squares",
     "polar",

@@ -12,7 +12,7 @@ learning     learn_coefficients, calibrate_recipe   merge coefficients from unla
 from submerge.calibrate._attached import AttachedAdapters, attached
 from submerge.calibrate._batches import Batch, batches
 from submerge.calibrate._calibration import Calibration
-from submerge.calibrate._collect import Reducer, collect
+from submerge.calibrate._collect import ModelInputs, Reducer, collect
 from submerge.calibrate._encode import encode
 from submerge.calibrate._hooks import choose_hooks
 from submerge.calibrate._item import Item
@@ -27,7 +27,7 @@ from submerge.calibrate._recipe import calibrate_recipe
 from submerge.calibrate._record import folder_names, record_inputs
 from submerge.calibrate._reducers import MOMENT_KINDS, Mean, NullSpaceRatio, SecondMoment, row_space
 from submerge.calibrate._second_moments import second_moments, shared_inputs
-from submerge.calibrate._sources import Inputs, load_backbone, read_data
+from submerge.calibrate._sources import Data, Inputs, load_backbone, read_data
 from submerge.calibrate._task_moments import TaskMoments, task_moments
 from submerge.calibrate._task_prototypes import (
     Pooling,
@@ -42,11 +42,13 @@ __all__ = [
     "AttachedAdapters",
     "Batch",
     "Calibration",
+    "Data",
     "Inputs",
     "Item",
     "LayerInput",
     "LayerMoment",
     "Mean",
+    "ModelInputs",
     "NullSpaceCurve",
     "NullSpaceMatrix",
     "NullSpaceRatio",

@@ -83,8 +83,11 @@ def read_data(
     processor: Any,
     batch_size: int,
     max_length: int,
+    samples: int | None = None,
 ) -> dict[str, Inputs]:
     """Return the batches of each data set, by name; a sequence has one for each of the adapters' `names`.
+
+    With `samples` there are at most so many items of each, evenly spaced, of what are no batches yet.
 
     Raises `RequestError` where there are no inputs, or they cannot be read.
     """
@@ -94,13 +97,17 @@ def read_data(
             raise RequestError(Problem(what, "data", "give one for each, or a mapping from names"))
         data = dict(zip(names, data, strict=True))
     encoding = (batch_size, max_length)
-    by_name = {name: _batches(name, source, model, processor, encoding) for name, source in data.items()}
+    by_name = {
+        name: _batches(name, source, model, processor, encoding, samples) for name, source in data.items()
+    }
     if not by_name:
         raise RequestError(Problem("there are no data sets", "data", "give one or several"))
     return by_name
 
 
-def _batches(name: str, source: Data, model: Any, processor: Any, encoding: tuple[int, int]) -> Inputs:
+def _batches(
+    name: str, source: Data, model: Any, processor: Any, encoding: tuple[int, int], samples: int | None
+) -> Inputs:
     """Return one data set as batches: encoded, unless it is batches already."""
     where = f"data of {name}"
     if isinstance(source, (str, Path, Mapping)):
@@ -115,6 +122,8 @@ def _batches(name: str, source: Data, model: Any, processor: Any, encoding: tupl
         check_one_kind(items, where)
     if processor is None:
         processor = processor_for(items[0], Path(model.name_or_path))
+    if samples is not None and len(items) > samples:  # files are often sorted, as by classes
+        items = [items[number * len(items) // samples] for number in range(samples)]
     return EncodedItems(items, processor, *encoding)
 
 

@@ -1,4 +1,4 @@
-"""`submerge calibrate`: a recipe's merge coefficients from unlabelled inputs, as a file."""
+"""`submerge calibrate`: what unlabelled inputs say of a recipe's merge, or of a served folder's router."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from submerge.cli._calibrate_router import calibrate_router
 from submerge.cli._common import check_new_files, load, print_json, size
-from submerge.cli._merge import Device, Json, Recipe
+from submerge.cli._merge import Device, Json
 from submerge.cli._progress import progress
 from submerge.errors import Problem, RequestError, few
 
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    recipe: Recipe,
+    recipe: Annotated[
+        Path,
+        typer.Argument(readable=False, help="A recipe, or - for one; or a folder that was merged by mass."),
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The file to write; not needed with --steps 0.")
     ] = None,
@@ -29,6 +33,12 @@ def calibrate(
         int | None, typer.Option(min=0, help="In the place of the recipe's; 0 only measures.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="A picture to draw, .png or .svg.")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Of a folder: TASK=INPUTS, once for each of its tasks.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=4, help="Of a folder: inputs of a task that are used; 32 by default.")
+    ] = None,
     device: Device = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
     json: Json = False,
@@ -41,8 +51,18 @@ def calibrate(
     The recipe's method is nsc, and each entry names its data. Any recipe whose models have a weight can name
     the file as its coefficients.
 
+    Of a folder that was merged by mass, let inputs of its tasks help the router; what they show goes into
+    the folder.
+
     Example:  submerge calibrate nsc.yaml -o coefficients.json --plot calibration.png
+
+    Example:  submerge calibrate served/ --data reviews=reviews.jsonl --data questions=questions.csv
     """
+    if recipe.is_dir():
+        _check_flags("a folder", {"--out": out, "--steps": steps, "--plot": plot})
+        calibrate_router(recipe, data or [], samples, device, json=json, quiet=quiet)
+        return
+    _check_flags("a recipe", {"--data": data, "--samples": samples})
     _check_files(recipe, out, plot, steps, overwrite=overwrite)
     asked = load(recipe)
     _check_inputs(asked, [path for path in (out, plot) if path is not None])
@@ -72,6 +92,13 @@ def calibrate(
         typer.echo(f"drawn in {plot}")
     if out is not None:
         typer.echo(str(out) if quiet else f"written to {out}")
+
+
+def _check_flags(of: str, flags: Mapping[str, object]) -> None:
+    """Refuse flags that say nothing of what is calibrated."""
+    if given := [flag for flag, value in flags.items() if value is not None]:
+        hint = "see submerge calibrate --help"
+        raise RequestError(Problem(f"{few(given)} does not go with {of}", "calibrate", hint))
 
 
 def _check_files(

@@ -115,6 +115,12 @@ OPTIONS = (
         "auto: the log-evidence of the tasks' heads counts too, where there are heads of classes",
         choices=("auto", "none"),
     ),
+    _of_gate(
+        "calibration",
+        "auto",
+        "auto: what `submerge calibrate` found of the tasks' inputs counts too, where the folder has it",
+        choices=("auto", "none"),
+    ),
     _of_gate("norm", "l2", "of residuals", choices=("l2", "l1", "mahalanobis")),
     _of_gate("select", "top1", "which tasks run", choices=("top1", "threshold", "weighted")),
     _of_gate("threshold", 0.2, "least share η of a task that runs", low=0, high=1),

@@ -85,6 +85,7 @@ class RoutingSettings:
         score: what tells tasks apart there.
         norm: of residuals: `l2`, `l1` or `mahalanobis`.
         head_evidence: whether the heads' outputs in the first pass count, too.
+        calibration: whether what inputs of the tasks showed counts, too, where the folder has it.
         select: which tasks run: the first (`top1`), those above a share (`threshold`), or `weighted`, which
             is the same for shares of the residuals themselves, without z-scores and without a limit.
         threshold: least share η of a task that runs.
@@ -105,6 +106,7 @@ class RoutingSettings:
     score: Score
     norm: str
     head_evidence: bool
+    calibration: bool
     select: Literal["top1", "threshold", "weighted"]
     threshold: float
     max_tasks: int | None
@@ -138,6 +140,7 @@ class RoutingSettings:
             score=score,
             norm=settings["norm"],
             head_evidence=settings["head_evidence"] == "auto" and select != "weighted",
+            calibration=settings["calibration"] == "auto",
             select=select,
             threshold=settings["threshold"],
             max_tasks=None if select == "weighted" else settings["max_tasks"],
@@ -152,6 +155,20 @@ class RoutingSettings:
     def standardised(self) -> bool:
         """Whether residuals become z-scores over the tasks, beside which other evidence can be put."""
         return self.select != "weighted"
+
+    @property
+    def first_pass_words(self) -> dict[str, Any]:
+        """What decides about the scores of a first pass, but for the heads', as plain words."""
+        return {
+            "routes_on_base": self.routes_on_base,
+            "one_pass": self.one_pass,
+            "layers": self.layers.text,
+            "positions": self.positions,
+            "pooling": self.pooling.value,
+            "score": self.score.value,
+            "norm": self.norm,
+            "standardised": self.standardised,
+        }
 
     def layer_rule(self, count: int) -> LayerRule:
         """Return the rule for a model of `count` layers, where one pass makes `auto` the first third of them.

@@ -3,10 +3,12 @@
 sites        activations that linear maps take in, found by running one input
 scores       how well each task explains an activation
 first pass   what a batch shows at the sites, and the heads' outputs
+calibration  what inputs of the tasks add to it
 router       from that to the tasks of each input
 replay       where the first pass's blocks are those of the second, too
 """
 
+from submerge.routing._calibration import CalibrationWeights, RouterCalibration, fit_calibration
 from submerge.routing._choose import TaskChoice, choose, combined, complete_evidence, group_means, zscores
 from submerge.routing._first_pass import Evidence, FirstPass
 from submerge.routing._order import BatchOrder, batch_order
@@ -19,10 +21,12 @@ from submerge.routing._sites import Site, choose_sites, discover_sites
 __all__ = [
     "FORMS",
     "BatchOrder",
+    "CalibrationWeights",
     "Evidence",
     "FirstPass",
     "Replay",
     "Router",
+    "RouterCalibration",
     "Routing",
     "RoutingRequest",
     "Site",
@@ -35,6 +39,7 @@ __all__ = [
     "combined",
     "complete_evidence",
     "discover_sites",
+    "fit_calibration",
     "group_means",
     "site_score",
     "zscores",

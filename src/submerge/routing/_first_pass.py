@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,14 +39,19 @@ class Evidence:
     """What a first pass shows: for each site the score [B, T] of each map that takes it in, and `heads`.
 
     Scores are smaller the better a task fits. `heads` [B, T] is the head evidence, in nats, where it counts.
+    `inputs` [B, n] are pooled inputs themselves, by the numbers of the sites that were asked for.
     """
 
     sites: list[list[torch.Tensor]]
     heads: torch.Tensor | None
+    inputs: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
 class _SiteReader(Observer):
-    """Scores inputs at the chosen sites, and ends an `early` pass after the last; `names` ran until then."""
+    """Scores inputs at the chosen sites, and ends an `early` pass after the last; `names` ran until then.
+
+    Pooled inputs of the sites with numbers in `gathered` are held.
+    """
 
     def __init__(
         self,
@@ -54,13 +59,16 @@ class _SiteReader(Observer):
         scores: Mapping[str, SiteScore],
         pooling: TokenPooling,
         *,
+        gathered: Collection[int],
         early: bool,
     ) -> None:
         self._place = {name: i for i, site in enumerate(sites) for name in site.maps}
         self._left = set(self._place)
         self._scores, self._pooling, self._early = scores, pooling, early
+        self._gathered = gathered
         self._last: torch.Tensor | None = None
         self._pooled: torch.Tensor | None = None
+        self.inputs: dict[int, torch.Tensor] = {}
         self.sites: list[list[torch.Tensor]] = [[] for _ in sites]
         self.names: set[str] = set()
 
@@ -72,6 +80,8 @@ class _SiteReader(Observer):
             self._last, self._pooled = x, self._pooling(x)
         assert self._pooled is not None
         self.sites[self._place[name]].append(self._scores[name](self._pooled))
+        if (number := self._place[name]) in self._gathered and number not in self.inputs:
+            self.inputs[number] = self._pooling.of_input(x)
         self._left.discard(name)
         if self._early and not self._left:
             raise StopForward
@@ -91,13 +101,14 @@ class FirstPass:
         self._scores: dict[str, SiteScore] = {}
 
     @torch.no_grad()
-    def evidence(self, model: Any, inputs: Mapping[str, Any], size: int) -> Evidence:
-        """Return what a pass over `size` inputs shows."""
+    def evidence(
+        self, model: Any, inputs: Mapping[str, Any], size: int, gathered: Collection[int] = ()
+    ) -> Evidence:
+        """Return what a pass over `size` inputs shows, and the inputs of the sites with these numbers."""
+        self.find_sites(model, inputs, size)
         part, own = _first_part(model, inputs)
-        if not self.sites:
-            self._look_around(model, part, cut(own, slice(0, 1), size))
         heads = self._heads(model)
-        reader = self._reader(inputs, size, early=self.replay is None and heads is None)
+        reader = self._reader(inputs, size, gathered, early=self.replay is None and heads is None)
         observed = self._modules(model) if self.replay else {n: model.get_submodule(n) for n in self._scores}
         recording = self.replay.recording() if self.replay else nullcontext()
         logits = None
@@ -113,14 +124,22 @@ class FirstPass:
         if self.replay:
             self.replay.shared = frozenset(reader.names)
         if heads is None or logits is None or logits.ndim != 2:  # tags, spans: not one answer an input
-            return Evidence(reader.sites, None)
-        return Evidence(reader.sites, log_evidence(logits, heads.widths))
+            return Evidence(reader.sites, None, reader.inputs)
+        return Evidence(reader.sites, log_evidence(logits, heads.widths), reader.inputs)
 
-    def _reader(self, inputs: Mapping[str, Any], size: int, *, early: bool) -> _SiteReader:
+    def find_sites(self, model: Any, inputs: Mapping[str, Any], size: int) -> None:
+        """Find the sites of the model, unless they are known, by running the first of `size` inputs."""
+        if not self.sites:
+            part, own = _first_part(model, inputs)
+            self._look_around(model, part, cut(own, slice(0, 1), size))
+
+    def _reader(
+        self, inputs: Mapping[str, Any], size: int, gathered: Collection[int], *, early: bool
+    ) -> _SiteReader:
         mask = inputs.get("attention_mask")
         mask = mask if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
         pooling = TokenPooling(self.settings.pooling, size, mask)
-        return _SiteReader(self.sites, self._scores, pooling, early=early)
+        return _SiteReader(self.sites, self._scores, pooling, gathered=gathered, early=early)
 
     def _modules(self, model: nn.Module, kind: type[nn.Module] = nn.Module) -> dict[str, nn.Module]:
         """Return the model's gated modules of a kind of gate."""

@@ -10,6 +10,7 @@ import torch
 
 from submerge.gating import GatedModel
 from submerge.methods.mass import RoutingSettings
+from submerge.routing._calibration import RouterCalibration
 from submerge.routing._choose import choose, combined, group_means, joint_zscores, zscores
 from submerge.routing._first_pass import Evidence, FirstPass
 from submerge.routing._order import BatchOrder, batch_order
@@ -52,7 +53,8 @@ class Router:
     """Finds the tasks of inputs, by what a first pass of the model shows; knows no model by itself.
 
     `tasks` are what the folder tells of each: its `name`, and how its head is used. `settings` are the gate's
-    by their names in recipes, and `rules` what they mean for the model.
+    by their names in recipes, and `rules` what they mean for the model. `calibration` is what inputs of the
+    tasks showed, if it counts.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class Router:
         settings: Mapping[str, Any],
         rules: RoutingSettings,
         gated: GatedModel,
+        calibration: RouterCalibration | None = None,
     ) -> None:
+        self.calibration = calibration
         self.tasks, self.settings, self.rules, self.gated = tuple(tasks), dict(settings), rules, gated
         self.names: tuple[str, ...] = tuple(task["name"] for task in tasks)
         self.first_pass = FirstPass(gated, rules, len(self.names))
@@ -94,7 +98,8 @@ class Router:
         groups = request.groups(size, device, batch_is_group=rules.batch_is_group)
         allowed = request.allowed(rules.forms, inputs, size)
         prior = request.log_prior(size, len(self.names), standardised=rules.standardised)
-        evidence = self.first_pass.evidence(model, inputs, size)
+        gathered = self.calibration.sites if self.calibration else ()
+        evidence = self.first_pass.evidence(model, inputs, size, gathered)
         scores = self.scores(evidence, groups, prior)
         choice = choose(
             scores,
@@ -118,19 +123,31 @@ class Router:
 
             scores = mean_group(c Var_t(S) S + log p(heads) + log prior)
 
-        or, by the setting of the authors' code, the residuals r are averaged before.
+        or, by the setting of the authors' code, the residuals r are averaged before. With a calibration its
+        scores stand for c Var_t(S) S + log p(heads).
         """
+        others = [] if prior is None else [prior]
+        if self.calibration is not None:
+            heads = evidence.heads is not None and self.calibration.has_heads
+            shown = evidence if heads else replace(evidence, heads=None)
+            scores = self.calibration.scores(evidence.inputs, self.data_free(shown, groups), heads=heads)
+            return group_means(sum(others, scores), groups)
+        others += [] if evidence.heads is None else [evidence.heads]
+        mean = self._mean_score(evidence, groups)
+        return group_means(combined(mean, others, self.rules.score.agreement_weight), groups)
+
+    def data_free(self, evidence: Evidence, groups: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the scores in nats [B, T] that need no data: c Var_t(S) S + log p(heads)."""
+        mean = self._mean_score(evidence, groups)
+        heads = torch.zeros_like(mean) if evidence.heads is None else evidence.heads
+        return combined(mean, [heads], self.rules.score.agreement_weight)
+
+    def _mean_score(self, evidence: Evidence, groups: torch.Tensor | None) -> torch.Tensor:
+        """Return S [B, T], the mean over the sites of what their maps say."""
         rules = self.rules
         terms = [[r] for site in evidence.sites for r in site] if rules.score.per_map else evidence.sites
         if rules.mean_of_residuals:
             terms = [[group_means(r, groups) for r in term] for term in terms]
-        others = [one for one in (prior, evidence.heads) if one is not None]
-        scores = combined(self._mean_score(terms), others, rules.score.agreement_weight)
-        return group_means(scores, groups)
-
-    def _mean_score(self, terms: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
-        """Return S [B, T], the mean over the sites of what their maps say."""
-        rules = self.rules
         if rules.standardised and rules.score.one_scale:
             return joint_zscores(torch.stack([r for term in terms for r in term])).mean(0)
         standardise = zscores if rules.standardised else torch.neg

@@ -41,6 +41,11 @@ class TokenPooling:
     def __init__(self, pooling: Pooling, size: int, mask: torch.Tensor | None) -> None:
         self.pooling, self.size, self.mask = pooling, size, mask
 
+    def of_input(self, x: torch.Tensor) -> torch.Tensor:
+        """Return one vector of each sample [B, n] in float32: the mean where all tokens are looked at."""
+        alone = TokenPooling(Pooling.MEAN, self.size, self.mask) if self.pooling is Pooling.TOKENS else self
+        return alone(x)
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return [B, n], or the tokens [B, L, n], with zeros where there is none, in float32."""
         x = x.detach().float().reshape(self.size, -1, x.shape[-1])

@@ -1,6 +1,7 @@
 """From a merged folder to a transformers model with a gate, or to adapters that others serve."""
 
 from submerge.serving._architecture import architectures
+from submerge.serving._calibrate_router import calibrate_router
 from submerge.serving._controller import Call, Controller
 from submerge.serving._export import Exported, export_adapters
 from submerge.serving._folder import Folder, open_folder
@@ -23,6 +24,7 @@ __all__ = [
     "ModalityProcessor",
     "ProjectorController",
     "architectures",
+    "calibrate_router",
     "export_adapters",
     "input_names",
     "load",

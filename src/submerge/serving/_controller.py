@@ -53,6 +53,8 @@ class Controller(ABC):
     """
 
     members: ClassVar[Mapping[str, Any]] = {}
+    saves_weights: ClassVar[bool] = True
+    """Whether the model that runs is the checkpoint of its folder, which transformers may write."""
     gated: GatedModel
 
     @classmethod

@@ -28,7 +28,8 @@ class Folder:
     `method` is that whose gate it is. Updates are `factors` or `dense`. `fixed` names, for tensors where that
     is not all, the tasks that the checkpoint is a merge of. Of `tables` a set of tasks gets the mean, and
     `merged` is what the checkpoint adds to the base's values of them. `low_rank` says that most matrices have
-    complete updates at ranks below 1/T of theirs, as with adapters.
+    complete updates at ranks below 1/T of theirs, as with adapters. `calibration` is what the manifest says
+    of the file of what inputs of the tasks showed.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Folder:
     tables: frozenset[str] = frozenset()
     merged: dict[str, torch.Tensor] = field(default_factory=dict)
     low_rank: bool = False
+    calibration: Mapping[str, Any] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,7 +77,7 @@ def open_folder(path: Path) -> Folder:
     folder = Folder(path, tasks, settings, method, heads=heads, fixed=fixed, tables=tables)
     if names := bank_names(path, manifest):
         _read_bank(folder, path / BANK, names)
-    return replace(folder, low_rank=_is_low_rank(folder, energies))
+    return replace(folder, low_rank=_is_low_rank(folder, energies), calibration=manifest.calibration)
 
 
 def _is_low_rank(folder: Folder, energies: Mapping[str, float]) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import shutil
 from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +18,7 @@ from submerge.gating import Gate, GatedModel, SampleAssignment, best_head
 from submerge.methods.mass import RoutingSettings
 from submerge.routing import BatchOrder, Router, Routing, RoutingRequest
 from submerge.serving._attach import attach
+from submerge.serving._calibration_file import read_calibration
 from submerge.serving._clip import HEAD
 from submerge.serving._controller import Call, Controller
 from submerge.serving._folder import Folder
@@ -44,13 +47,17 @@ class MassController(Controller):
     """Routes the inputs of a call, runs them by their tasks, and names the outputs by the tasks' labels."""
 
     members: ClassVar[Mapping[str, Any]] = {"route": _route}
+    saves_weights: ClassVar[bool] = False
 
     def __init__(self, model: Any, folder: Folder, gated: GatedModel) -> None:
         images = model.main_input_name == "pixel_values"
         rules = RoutingSettings.from_mapping(folder.settings, images=images, low_rank=folder.low_rank)
         settings = {**folder.settings, "pooling": rules.pooling.value, "score": rules.score.value}
-        self.gated = gated
-        self.router = Router(folder.tasks, settings, rules, gated)
+        self.path, self.gated = folder.path, gated
+        calibration = read_calibration(folder) if rules.calibration else None
+        if calibration is not None:
+            calibration.check(rules.first_pass_words, str(folder.path))
+        self.router = Router(folder.tasks, settings, rules, gated, calibration)
 
     @classmethod
     def configured(cls, folder: Folder, settings: Mapping[str, Any]) -> Folder:
@@ -64,6 +71,11 @@ class MassController(Controller):
         controller = cls(model, folder, gated)
         model.router = controller.router
         return controller
+
+    def save(self, folder: Path) -> None:
+        """Copy the served folder: the model that runs has the base's weights, and its folder the merge's."""
+        if folder.resolve() != self.path.resolve():
+            shutil.copytree(self.path, folder, dirs_exist_ok=True)
 
     def request(self, arguments: MutableMapping[str, Any]) -> RoutingRequest:
         return RoutingRequest.taken_from(arguments)

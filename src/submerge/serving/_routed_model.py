@@ -43,7 +43,8 @@ def gated_class(kind: type, controller: type[Controller]) -> type:
 
     @functools.wraps(kind.save_pretrained)  # type: ignore[attr-defined]
     def save_pretrained(self: Any, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        kind.save_pretrained(self, save_directory, *args, **kwargs)  # type: ignore[attr-defined]
+        if self.controller.saves_weights:
+            kind.save_pretrained(self, save_directory, *args, **kwargs)  # type: ignore[attr-defined]
         self.controller.save(Path(save_directory))
 
     members: dict[str, Any] = {

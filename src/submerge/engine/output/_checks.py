@@ -19,10 +19,11 @@ from submerge.store import (
     ModelRecord,
     TensorRecord,
     byte_view,
+    file_digest,
     find_aliases,
 )
 
-__all__ = ["changed_coefficients", "models_without_part", "split_copies", "unchanged"]
+__all__ = ["changed_calibration", "changed_coefficients", "models_without_part", "split_copies", "unchanged"]
 
 BLOCK = 1 << 22
 
@@ -46,6 +47,18 @@ def changed_coefficients(folder: Path, manifest: Manifest) -> list[str]:
         return [str(problem) for problem in error.problems]
     same = read.digest == manifest.coefficients[DIGEST]
     return [] if same else [f"{COEFFICIENTS}: the numbers are not those of the merge"]
+
+
+def changed_calibration(folder: Path, manifest: Manifest) -> list[str]:
+    """Return a problem if the file of a router's calibration is missing, or has other bytes."""
+    if manifest.calibration is None:
+        return []
+    path = folder / str(manifest.calibration["file"])
+    try:
+        same = file_digest(path) == manifest.calibration[DIGEST]
+    except OSError as error:
+        return [f"{path.name}: the router's calibration cannot be read ({error.strerror})"]
+    return [] if same else [f"{path.name}: the bytes are not those that calibration wrote"]
 
 
 def split_copies(model: Checkpoint, manifest: Manifest, *, ask: bool) -> list[str]:

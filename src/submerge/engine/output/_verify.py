@@ -10,7 +10,13 @@ from typing import Any
 from submerge.deferred import quietly, torch
 from submerge.engine.output._check_modalities import damaged_modalities
 from submerge.engine.output._check_projectors import damaged_projectors
-from submerge.engine.output._checks import changed_coefficients, models_without_part, split_copies, unchanged
+from submerge.engine.output._checks import (
+    changed_calibration,
+    changed_coefficients,
+    models_without_part,
+    split_copies,
+    unchanged,
+)
 from submerge.engine.plan import beyond_rows, describe_beyond, torch_dtype
 from submerge.engine.work import count_nonfinite
 from submerge.errors import RequestError, WorkError
@@ -113,6 +119,7 @@ def verify(folder: str | Path, *, base: str | None = None, load: bool = True) ->
     bank = _bank(folder, manifest, report)
     report.problems += damaged_modalities(folder, manifest)
     report.problems += damaged_projectors(manifest)
+    report.problems += changed_calibration(folder, manifest)
     if manifest.is_adapter:
         _values(model, manifest.tensors, manifest.nonfinite, report)
         if bank is not None:

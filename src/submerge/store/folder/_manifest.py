@@ -38,6 +38,8 @@ class Manifest:
         gate: of a method that has one.
         bank: the tensors of the gate's bank, by name; None without a gate.
         coefficients: the file beside it that has the merge's coefficients, and a digest of its numbers.
+        calibration: the file beside it that a router was calibrated by, a digest of it, and how many inputs
+            there were of each task.
         moments: the files of second moments that were merged by, with a digest of each.
         modules: of an adapter, what was done to each of its modules; None for a checkpoint.
 
@@ -61,6 +63,7 @@ class Manifest:
     gate: GateRecord | None = None
     bank: Mapping[str, TensorRecord] | None = None
     coefficients: Mapping[str, Any] | None = None
+    calibration: Mapping[str, Any] | None = None
     moments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     modules: Mapping[str, Mapping[str, Any]] | None = None
 
@@ -101,6 +104,8 @@ class Manifest:
             content["bank"] = {"file": BANK, "tensors": _lines(self.bank or {})}
         if self.coefficients is not None:
             content["coefficients"] = dict(self.coefficients)
+        if self.calibration is not None:
+            content["calibration"] = dict(self.calibration)
         if self.moments:
             content["moments"] = dict(self.moments)
         if self.modules is not None:
@@ -125,6 +130,7 @@ class Manifest:
             gate=None if gate is None else GateRecord.from_json(gate),
             bank=None if gate is None else _records(content["bank"]["tensors"]),
             coefficients=content.get("coefficients"),
+            calibration=content.get("calibration"),
             moments=content.get("moments", {}),
             modules=content.get("modules"),
         )

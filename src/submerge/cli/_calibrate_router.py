@@ -1,0 +1,59 @@
+"""`submerge calibrate FOLDER`: inputs of the tasks of a served folder, for its router."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from submerge.cli._common import print_json, size
+from submerge.errors import Problem, RequestError
+
+if TYPE_CHECKING:
+    from submerge.routing import RouterCalibration
+
+__all__ = ["calibrate_router"]
+
+
+def calibrate_router(
+    folder: Path, data: Sequence[str], samples: int | None, device: str, *, json: bool, quiet: bool
+) -> None:
+    """Calibrate a folder's router, and print what it found."""
+    sources = _sources(data)
+    import submerge
+    from submerge.engine.plan import check_device
+
+    check_device(device)
+    given = {} if samples is None else {"samples": samples}
+    calibration = submerge.calibrate_router(folder, sources, device=device, **given)
+    if json:
+        print_json(calibration.to_dict())
+    elif not quiet:
+        _print(calibration)
+        typer.echo(f"written to {folder}")
+    else:
+        typer.echo(str(folder))
+
+
+def _sources(data: Sequence[str]) -> dict[str, str]:
+    """Return the inputs of each task."""
+    sources: dict[str, str] = {}
+    for pair in data:
+        task, separator, path = pair.partition("=")
+        if not separator or not task or not path:
+            hint = "write --data reviews=reviews.jsonl, once for each task"
+            raise RequestError(Problem(f"{pair!r} is not TASK=INPUTS", "--data", hint))
+        if task in sources:
+            raise RequestError(Problem(f"{task} has inputs twice", "--data", "name one file for each task"))
+        sources[task] = path
+    return sources
+
+
+def _print(calibration: RouterCalibration) -> None:
+    figures = calibration.to_dict()
+    total = sum(calibration.counts.values())
+    typer.echo(f"{total} inputs of {len(calibration.counts)} tasks, {size(calibration.nbytes)} to hold")
+    typer.echo(f"{figures['right']:.1%} of them get their own task, as if they had not been seen")
+    typer.echo(f"{figures['right_before']:.1%} do without the calibration")
