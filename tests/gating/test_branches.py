@@ -89,6 +89,33 @@ def test_only_sets_with_a_weight_run(monkeypatch: pytest.MonkeyPatch) -> None:
             module(normal(1, 3, 5, 6))
 
 
+def test_a_mixture_in_16_bits_is_summed_in_32() -> None:
+    """Weights that do not sum to 1 once they are rounded leave equal projectors as they are."""
+    modules, sets = projectors(1)
+    gate, module = Gate(Recent(0)), modules[0].bfloat16()
+    plain = copy.deepcopy(module)
+    halves = [{n: p.bfloat16() for n, p in sets[0].items()}] * 3
+    branch_module(module, MixedBranches(gate, halves))
+    images = normal(1, 4, 5, 6).bfloat16()
+    weights = torch.tensor([[0.1, 0.2, 0.7]] * 4, dtype=torch.float64)
+    with torch.no_grad(), gate.over(MixtureAssignment(weights)):
+        found = module(images)
+        assert found.dtype == torch.bfloat16
+        assert torch.equal(found, plain(images))
+
+
+def test_a_module_that_joins_rows_cannot_be_mixed() -> None:
+    class Halving(Projector):
+        def forward(self, patches: torch.Tensor) -> torch.Tensor:
+            return super().forward(patches).unflatten(0, (-1, 2)).mean(1)
+
+    _, sets = projectors(2)
+    gate, module = Gate(Recent(0)), Halving()
+    branch_module(module, MixedBranches(gate, sets))
+    with gate.over(MixtureAssignment(torch.full((4, 2), 0.5))), pytest.raises(UnsplitError):
+        module(normal(1, 4, 5, 6))
+
+
 def test_weights_of_a_mixture_can_be_learned() -> None:
     _, sets = projectors(2)
     gate, module = Gate(Recent(0)), Projector().double()

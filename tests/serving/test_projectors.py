@@ -24,7 +24,16 @@ from serving.helpers_projectors import (
 
 pytest.importorskip("transformers")
 
-KINDS = ("llava", "llava_next", "vipllava", "llava_onevision", "qwen2_audio", "voxtral")
+KINDS = (
+    "llava",
+    "llava_next",
+    "vipllava",
+    "llava_onevision",
+    "qwen2_audio",
+    "voxtral",
+    "next_video",
+    "video_llava",
+)
 
 
 class Case:
@@ -90,6 +99,15 @@ def test_outputs_of_all_projectors_are_mixed(case: Any, kind: str) -> None:
     assert model.tasks == TASKS
     averaged = type(own.one.model).from_pretrained(own.folder)(**call).logits
     assert (out.logits - averaged).abs().max() > 1e-3, "weights are not averaged"
+
+
+@torch.no_grad()
+def test_a_loss_is_that_of_the_mixture(llava: Case, model: Any) -> None:
+    call = request(llava.one, 5, 6)
+    call["labels"] = call["input_ids"].where(call["input_ids"] != llava.one.placeholder, -100)
+    out = model(**call)
+    wanted = mixed(llava.one, llava.sets, out.shares, [1, 1])(**call).loss
+    torch.testing.assert_close(out.loss, wanted)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -212,6 +230,24 @@ def test_generate_goes_on_from_the_mixture(llava: Case, model: Any, how: dict[st
     found, wanted = model.generate(**call, **settings), plain.generate(**call, **settings)
     assert found.tolist() == wanted.tolist()
     assert found.unique().numel() > 3
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_generate_tells_inputs_apart_as_a_forward_does(case: Any, kind: str, beams: int) -> None:
+    """With the rows of two inputs, whether features are made before the prompt runs or with it."""
+    own: Case = case(kind)
+    call, model = request(own.one, 5, 6), own.load()
+    x = given_to_projector(own.one, own.inputs(5, 6), call["input_ids"])
+    rows = [len(x) // 2] * 2
+    if kind in ("qwen2_audio", "voxtral"):  # sounds are repeated for each beam
+        rows = [each * beams for each in rows]
+    plain = mixed(own.one, own.sets, model.shares(**call).double(), rows)
+    how = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0, "num_beams": beams}
+    out = model.generate(**call, **how, return_dict_in_generate=True)
+    assert out.sequences.tolist() == plain.generate(**call, **how).tolist()
+    torch.testing.assert_close(out.shares, model.shares(**call))
 
 
 @torch.no_grad()

@@ -88,12 +88,19 @@ class Branches(nn.Module):
                 continue
             own = inputs if len(used) == rows else mapped(inputs, _picker(used), rows)
             y = self.run(module, branch, *own)
-            y = y * weights[used, branch].to(y).view(-1, *[1] * (y.ndim - 1))
-            mixed = y.new_zeros(rows, *y.shape[1:]) if mixed is None else mixed
-            mixed = mixed.index_add(0, used.to(y.device), y)
+            if len(y) != len(used):
+                raise UnsplitError
+            term = y * weights[used, branch].to(y.device, _wide(y)).view(-1, *[1] * (y.ndim - 1))
+            mixed = term.new_zeros(rows, *y.shape[1:]) if mixed is None else mixed
+            mixed.index_add_(0, used.to(y.device), term)
         if mixed is None:
             raise ValueError("all weights are 0")
-        return mixed
+        return mixed.to(y.dtype)
+
+
+def _wide(y: torch.Tensor) -> torch.dtype:
+    """Return the type to sum in: weights that are rounded to 16 bits do not sum to 1."""
+    return torch.promote_types(y.dtype, torch.float32)
 
 
 def _picker(rows: torch.Tensor) -> Any:

@@ -108,7 +108,7 @@ class PrototypeBranches(MixedBranches):
             return super().forward(module, *args, **kwargs)
         noted = assignment if isinstance(assignment, PrototypeAssignment) else PrototypeAssignment()
         x, inputs = (args[0] if args else next(iter(kwargs.values()))), noted.next_call()
-        if x.ndim < 3 and inputs.count is None:
+        if x.ndim < 3 and (inputs.count is None or inputs.rows):
             what = f"the projector is given {list(x.shape)}, in which inputs cannot be told apart"
             raise RequestError(Problem(what, "projectors", "call the model itself, with its inputs"))
         rows = inputs.rows_of_each(len(x))

@@ -59,9 +59,10 @@ def load(
 
     A model with the projectors of several tasks mixes their outputs for each input, such as an image, by what
     it is similar to. The output has `tasks`, the name of each input's leading task (`a+b` where two share a
-    projector), and `shares` [inputs, K], in the order of `model.projectors`; `model.shares(**inputs)` returns
-    these without running the language model. `task=`, a name or one for each sample, forces a projector, in
-    `generate`, too. A call with text alone uses no projector.
+    projector), and `shares` [inputs, K] on the CPU, in the order of `model.projectors`; images come before
+    videos, and these before sounds. `model.shares(**inputs)` returns the shares without running the language
+    model. `task=`, a name or one for each sample, forces a projector, in `generate`, too. A call with text
+    alone uses no projector. `save_pretrained` writes a folder that can be loaded again.
 
     These models are for use, not for training.
 

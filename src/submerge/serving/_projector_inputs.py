@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from submerge.calibrate import question_vectors
 from submerge.errors import Problem, RequestError
 from submerge.serving._input_names import input_kind
 
@@ -54,7 +55,7 @@ class MediaInputs:
         elif self.count == len(values):
             samples = range(len(values))
         if samples is None:
-            what = f"it cannot be told which of {self.count} {self.kind} inputs are of which sample"
+            what = f"it cannot be told which {self.kind} inputs are of which sample"
             hint = "give the samples one by one"
             raise RequestError(Problem(what, "projectors", hint))
         return values[list(samples)]
@@ -98,11 +99,14 @@ def _is_media(value: Any) -> bool:
 
 
 def _tiles(model: Any, inputs: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the tiles of each image as the model's class counts them; none where it cuts no images."""
+    """Return the tiles of each image as the model's class counts them; none where it looks at no sizes.
+
+    A class that cuts no images, and is told their sizes, has images of many sizes: each is to be one row.
+    """
     count = getattr(sys.modules[type(model).__module__], "image_size_to_num_patches", None)
     sizes = inputs.get("image_sizes")
     if count is None or sizes is None:
-        return ()
+        return () if sizes is None else (1,) * len(sizes)
     config, alone = model.config, [True] * len(sizes)
     if (numbers := inputs.get("batch_num_images")) is not None:  # of a sample with several none is cut
         alone = [int(number) == 1 for number in numbers for _ in range(int(number))]
@@ -113,10 +117,9 @@ def _tiles(model: Any, inputs: Mapping[str, Any]) -> tuple[int, ...]:
     )
 
 
-def _placeholders(config: Any, *kinds: str) -> tuple[int, ...]:
-    """Return the ids of tokens in whose place the features of some kinds of inputs come."""
-    names = [f"{kind}_{suffix}" for kind in kinds for suffix in ("token_id", "token_index")]
-    ids = {getattr(config, name, None) for name in names}
+def _placeholders(config: Any, kind: str) -> tuple[int, ...]:
+    """Return the ids of tokens in whose place the features of a kind of inputs come."""
+    ids = {getattr(config, f"{kind}_{suffix}", None) for suffix in ("token_id", "token_index")}
     return tuple(sorted(number for number in ids if number is not None))
 
 
@@ -129,9 +132,7 @@ def text_vectors(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
     if ids is None:
         what = "the text counts for the choice of projectors, and there are no input_ids"
         raise RequestError(Problem(what, type(model).__name__, 'give them, or load with key="image"'))
-    is_text = ~torch.isin(ids, ids.new_tensor(_placeholders(model.config, *KINDS)))
-    if isinstance(mask, torch.Tensor) and mask.ndim == 2:
-        is_text &= mask[:, -ids.shape[1] :].bool().to(ids.device)
-    known = torch.where(is_text, ids, ids.new_zeros(()))
-    embeddings: torch.Tensor = model.get_input_embeddings()(known).float() * is_text.unsqueeze(-1)
-    return embeddings.sum(1) / is_text.sum(1, keepdim=True).clamp(min=1)
+    batch = {"input_ids": ids}
+    if isinstance(mask, torch.Tensor) and mask.ndim == 2:  # of what a cache holds it has more
+        batch["attention_mask"] = mask[:, -ids.shape[1] :]
+    return question_vectors(model, batch)

@@ -128,7 +128,7 @@ class ProjectorController(Controller):
 
     def begin(self, model: Any, inputs: dict[str, Any], request: RoutingRequest) -> Call:
         media = media_inputs(model, inputs)
-        forced = self._forced(model, inputs, request) if media else None
+        forced = self._forced(model, inputs, request)
         assignment = PrototypeAssignment([self._inputs(model, inputs, one, forced) for one in media])
         return Call(inputs, assignment, partial(self._answer, assignment))
 
@@ -164,7 +164,7 @@ class ProjectorController(Controller):
 
     def shares(self, assignment: PrototypeAssignment) -> torch.Tensor:
         """Return the weights that a pass used, [inputs, K] in float32."""
-        weights = assignment.weights[: len(assignment.calls)]
+        weights = assignment.weights[: len(assignment.calls) or None]  # a `generate` may repeat calls
         return torch.cat(weights).float() if weights else torch.zeros(0, len(self.projectors))
 
     def _answer(self, assignment: PrototypeAssignment, out: Any) -> Any:

@@ -8,6 +8,7 @@ from submerge.store._lora_file import lora_file
 from submerge.store._moments import MomentFile, StoredMoments, write_moments
 from submerge.store._open import open_model, split_spec
 from submerge.store._open_checkpoint import open_checkpoint
+from submerge.store._projector_bank import projector_bank_problems
 from submerge.store._projectors import (
     PROJECTOR_GATE,
     PROJECTOR_KEYS,
@@ -190,6 +191,7 @@ __all__ = [
     "open_model",
     "plan_shards",
     "preallocate",
+    "projector_bank_problems",
     "projector_groups",
     "prototype_key",
     "question_key",

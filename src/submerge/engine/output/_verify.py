@@ -9,6 +9,7 @@ from typing import Any
 
 from submerge.deferred import quietly, torch
 from submerge.engine.output._check_modalities import damaged_modalities
+from submerge.engine.output._check_projectors import damaged_projectors
 from submerge.engine.output._checks import changed_coefficients, models_without_part, split_copies, unchanged
 from submerge.engine.plan import beyond_rows, describe_beyond, torch_dtype
 from submerge.engine.work import count_nonfinite
@@ -109,13 +110,16 @@ def verify(folder: str | Path, *, base: str | None = None, load: bool = True) ->
     _names(model, manifest.tensors, report)
     report.problems += models_without_part(manifest)
     report.problems += changed_coefficients(folder, manifest)
+    bank = _bank(folder, manifest, report)
+    report.problems += damaged_modalities(folder, manifest)
+    report.problems += damaged_projectors(manifest)
     if manifest.is_adapter:
         _values(model, manifest.tensors, manifest.nonfinite, report)
+        if bank is not None:
+            _values(bank, manifest.bank or {}, manifest.nonfinite, report)
         report.skipped.append("names against the base: an adapter has its own")
         return report
     report.problems += split_copies(model, manifest, ask=load)
-    bank = _bank(folder, manifest, report)
-    report.problems += damaged_modalities(folder, manifest)
     _base(model, base or manifest.base, base is not None, manifest, report)
     _tokens(model, manifest, report)
     _values(model, manifest.tensors, manifest.nonfinite, report)
