@@ -101,6 +101,7 @@ def test_what_is_exported_is_served(images: ImageTasks, tmp_path: Path) -> None:
     model = submerge.load(state.export(tmp_path / "out", form="checkpoint").out)
     assert model.tasks == tuple(names)
     lora = submerge.load(state.export(tmp_path / "lora").out)
+    assert submerge.verify(tmp_path / "lora").problems == []
     for name in names:
         (batch, _) = batches(name)
         out, same = model(**batch), lora(**batch)

@@ -15,7 +15,7 @@ import yaml
 from submerge._version import __version__
 from submerge.algebra import LowRank, LpmOptions, factored
 from submerge.continual._lpm import MergedMap
-from submerge.continual._manifest import BaseRecord, StateManifest, TaskRecord
+from submerge.continual._manifest import StateManifest, TaskRecord
 from submerge.continual._projectors import ProjectorGate
 from submerge.deferred import torch
 from submerge.engine import Settings, merge
@@ -99,18 +99,18 @@ class Export:
             bank = self.gate.write(folder) if self.gate else None
             tasks = map(self.manifest.task, self.tasks)
             models = [*made.models[:1], *map(_model_record, tasks)]
-            recipe = self._recipe(form)
+            recipe = self._recipe(form, made.recipe.get("base_model", self.manifest.base.spec))
             made = replace(made, recipe=recipe, models=models, gate=record, bank=bank)
             (folder / MANIFEST).write_text(made.text, encoding="utf-8")
-        card = _card(folder.name.removesuffix(SUFFIX), self.manifest.base, self.tasks, form)
+        card = _card(folder.name.removesuffix(SUFFIX), self, form)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
-    def _recipe(self, form: str) -> dict[str, Any]:
+    def _recipe(self, form: str, base: str) -> dict[str, Any]:
         """Return the recipe of the same merge, with the state's tasks for models."""
         lpm = {name: value for name, value in asdict(self.lpm).items() if name != "weight"}
         return {
             "merge_method": "many",
-            "base_model": self.manifest.base.spec,
+            "base_model": base,
             "models": [{"model": name} for name in self.tasks],
             "parameters": {"statistics": self.manifest.options.statistics, **lpm},
             **({"output": {"as": "adapter"}} if form == "adapter" else {}),
@@ -225,8 +225,10 @@ def write_checkpoint(
     return replace(written, out=report.out, form="checkpoint", projectors=count)
 
 
-def _card(name: str, base: BaseRecord, tasks: tuple[str, ...], form: str) -> str:
+def _card(name: str, export: Export, form: str) -> str:
     """Return the text of README.md, with what the Hub reads of it."""
+    base = export.manifest.base
+    mixed = "With the projector of each task: `submerge.load` mixes their outputs for each image."
     library, kind, tags = (
         ("peft", "adapter", ["lora"]) if form == "adapter" else ("transformers", "merge", [])
     )
@@ -244,9 +246,10 @@ def _card(name: str, base: BaseRecord, tasks: tuple[str, ...], form: str) -> str
         "",
         f"Base: `{base.spec}`",
         "",
+        *((mixed, "") if export.gate else ()),
         "Tasks:",
         "",
-        *(f"* `{task}`" for task in tasks),
+        *(f"* `{task}`" for task in export.tasks),
         "",
     ]
     return "\n".join(lines)

@@ -61,16 +61,15 @@ def add_projector(
 
 
 def _overlap(prototypes: TaskPrototypes, group: str, others: Mapping[str, torch.Tensor]) -> tuple[str, float]:
-    """Return the other group that is nearest to most of the task's images that are not nearest to its own."""
+    """Return the group to which most of a task's images are as near as to its own, and the share of these."""
     own = torch.cat([prototypes.images, *(others[name] for name in others if name == group)])
     rest = {name: means for name, means in others.items() if name != group}
     if not rest or prototypes.vectors is None:
         return "", 0.0
     similarity = Prototypes([own, *rest.values()]).similarity(prototypes.vectors, centred=True)
     nearest, number = similarity[:, 1:].max(1)
-    counts = number[nearest >= similarity[:, 0]].bincount(
-        minlength=len(rest)
-    )  # of two alike neither is nearer
+    alike = nearest >= similarity[:, 0]  # the same images are as near to either, and cannot be told apart
+    counts = number[alike].bincount(minlength=len(rest))
     most = int(counts.argmax())
     share = int(counts[most]) / len(similarity)
     return (list(rest)[most], share) if share else ("", 0.0)
