@@ -147,4 +147,5 @@ def _check_images(task: _Task, first: Item) -> None:
     """Raise `RequestError` where a task's data has no images, or no texts with them; all are of one kind."""
     if first.kind != "images with texts":
         what = f"there are {first.kind}, and projectors are mixed by images"
-        raise RequestError(Problem(what, f"data of {task.name}", "give images with their questions"))
+        hint = "give images with their questions, or write 'projectors: merged'"
+        raise RequestError(Problem(what, f"data of {task.name}", hint))
