@@ -71,7 +71,7 @@ def _checks(results: Mapping[str, Any], keep: str) -> list[tuple[str, bool, str]
     peak, own = max(one["peak_bytes"] for one in adds), _scale(results) * max(map(_own_bytes, adds))
     return [
         (
-            f"--keep {keep}: minutes of an add on {CORES} cores",
+            f"--keep {keep}: minutes of an add",
             seconds < 60 * MINUTES,
             f"{seconds / 60:.1f}, to be {MINUTES}",
         ),
