@@ -47,11 +47,11 @@ def collect(
     A pass ends as soon as each of the modules has had its input: what comes after the last of them (blocks,
     heads) is not computed. Of a module that runs several times in a pass, as layers that share parameters
     do, the first input counts. Positions that `attention_mask` [B, L] excludes are left out of inputs
-    [B, L, n], [B, L, …, n] and [B · L, n], and what is one for all inputs, [1, L, n], counts for each that is
-    as long; in an image or audio tower another mask counts, as `feature_attention_mask`
-    [B, F] of F frames, of which a layer with inputs [B, F / 2, n] sees every second. The model runs as it is,
-    in the mode that it is in, and gradients are recorded unless the caller disables them: then the reducers'
-    sums are functions of what the model depends on.
+    [B, L, n], [B, L, …, n] and [B · L, n], and of [1, L, n], which all B share and each counts for itself. In
+    an image or audio tower another mask counts, as `feature_attention_mask` [B, F] of F frames, of which a
+    layer with inputs [B, F / 2, n] sees every second. The model runs as it is, in the mode that it is in, and
+    gradients are recorded unless the caller disables them: then the reducers' sums are functions of what the
+    model depends on.
 
     Args:
         model: a model that takes the batches as keyword arguments.

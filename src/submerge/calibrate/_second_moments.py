@@ -58,7 +58,7 @@ def second_moments(
     if not batches:
         raise RequestError(Problem("there are no inputs", "data", "give a few dozen"))
     first_of = first_of_shared(model, batches[0], widths)
-    reducers = {
+    reducers: dict[str, MomentReducer] = {
         first: SecondMoment(widths[first], kind, block=block, dtype=dtype)
         for first in dict.fromkeys(first_of.values())
     }
@@ -77,14 +77,16 @@ def first_of_shared(model: nn.Module, batch: ModelInputs, modules: Iterable[str]
 def collected_moments(
     model: nn.Module,
     batches: Sequence[ModelInputs],
-    reducers: Mapping[str, MomentReducer],
+    reducers: dict[str, MomentReducer],
     progress: Callable[[int], None] | None,
 ) -> dict[str, Moment]:
-    """Return the moments of modules' inputs, after all batches ran; there is a copy of one at a time."""
-    left = dict(reducers)
+    """Return the moments of modules' inputs, after all batches ran.
+
+    The reducers are taken out of `reducers`, so that there is a copy of the sums of one at a time.
+    """
     with torch.no_grad():
-        collect(model, batches, left, progress=progress)
-    return {name: left.pop(name).moment for name in list(left)}
+        collect(model, batches, reducers, progress=progress)
+    return {name: reducers.pop(name).moment for name in list(reducers)}
 
 
 def shared_inputs(model: nn.Module, batch: ModelInputs, modules: Iterable[str]) -> dict[str, list[str]]:

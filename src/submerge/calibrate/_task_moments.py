@@ -15,6 +15,7 @@ from submerge.calibrate._attached import attached
 from submerge.calibrate._collect import ModelInputs
 from submerge.calibrate._layer_inputs import LayerInput, LayerMoment, layer_input
 from submerge.calibrate._measurement import BatchCounter, Progress
+from submerge.calibrate._reducers import MomentReducer
 from submerge.calibrate._second_moments import collected_moments, first_of_shared
 from submerge.calibrate._sources import load_backbone, read_data
 from submerge.names import empty_model, module_names
@@ -114,7 +115,7 @@ def _moments(
     maps = [path for path, layer in layers.items() if layer.input.rows is None]
     first_of = {path: path for path in layers} | first_of_shared(model, inputs[0], maps)
     joint = {first_of[path] for path, layer in layers.items() if layer.is_joint(statistics)}
-    reducers = {
+    reducers: dict[str, MomentReducer] = {
         first: LayerMoment(layers[first].input, statistics, joint=first in joint, dtype=torch.float32)
         for first in dict.fromkeys(first_of.values())
     }

@@ -28,7 +28,7 @@ BLOCK = 256
 
 
 def add_moments(recipe: Recipe, tensors: Sequence[TensorPlan]) -> tuple[list[TensorPlan], list[Problem]]:
-    """Return the tensors, those that are linear maps with the moments of their inputs, and what is wrong."""
+    """Return the tensors, those of layers with the moments of their inputs, and what is wrong."""
     if recipe.moments is None:
         return list(tensors), []
     files: list[MomentFile] = []
