@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from submerge.engine.plan._composition import Composition
 from submerge.engine.plan._gate import GatePlan
 from submerge.engine.plan._inputs import Inputs
-from submerge.engine.plan._own_modules import is_output_head
 from submerge.engine.plan._tensor import TensorPlan
 from submerge.errors import few
 
@@ -25,8 +24,7 @@ def unused_tensors(
     for task in gate.tasks if gate else ():
         used.setdefault(task.model, set()).update(task.head)
     for own in composition.specialists if composition else ():
-        heads = filter(is_output_head, inputs.models[own.specialist.model].tensors)
-        used.setdefault(own.specialist.model, set()).update(own.modules, heads)
+        used.setdefault(own.specialist.model, set()).update(own.modules)
     for tensor in tensors:
         for member in tensor.members:
             used.setdefault(member.model, set()).add(member.entry.name)
