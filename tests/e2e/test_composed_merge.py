@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import submerge
 from _models import ROOM
 from _specialists import TEXT, Specialists, State, make_specialists, quiet
-from submerge.errors import RequestError
+from submerge.errors import RequestError, WorkError
 from submerge.store import Manifest
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -325,6 +325,15 @@ def test_damaged_files_of_a_modality_are_detected(made: Specialists, tmp_path: P
     assert any(str(config) in problem for problem in submerge.verify(out, load=False).problems)
 
 
+@pytest.mark.parametrize("place", [".", "modalities/image"])
+def test_a_missing_tokenizer_is_detected(made: Specialists, place: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    merged(made, out, "task_arithmetic", made.entry("vision", "image"), **ONE)
+    (out / place / "tokenizer.json").unlink()
+    (told,) = submerge.verify(out, load=False).problems
+    assert told == f"{out / place}: there is no tokenizer here"
+
+
 def test_configurations_without_architectures(made: Specialists, tmp_path: Path) -> None:
     """The type of a specialist's configuration says its class, and the base is a causal language model."""
     for name in ("base", "vision-tuned"):
@@ -368,3 +377,27 @@ def test_a_placeholder_without_its_token_is_told(made: Specialists) -> None:
 def test_tables_are_told_by_their_tokens(made: Specialists) -> None:
     plan = submerge.plan(made.recipe("task_arithmetic", made.entry("vision", "image"), **ONE))
     assert plan.inputs.reference_model.renamed.startswith("a row for each shared token in lm_head.weight")
+
+
+@pytest.mark.parametrize("where", ["vision_tower", "multi_modal_projector", "modality_lora"])
+def test_nan_where_the_merge_reads_nothing(made: Specialists, where: str, tmp_path: Path) -> None:
+    """A specialist's own modules, and what its stream has, are checked as merged tensors are."""
+    own, allowing = Specialists(tmp_path), replace(ROOM, allow_nonfinite=True)
+    entry = made.entry("vision", "image")
+    folder = own.path("damaged")
+    if where == "modality_lora":
+        entry["modality_lora"] = str(shutil.copytree(made.path("vision-lora"), folder))
+    else:
+        entry["model"] = str(shutil.copytree(made.path("vision"), folder))
+    (file,) = folder.glob("*model.safetensors")
+    state = load_file(file)
+    name = next(n for n in state if where in n or where == "modality_lora")
+    state[name].view(-1)[0] = float("nan")
+    save_file(state, file)
+    recipe = made.recipe("task_arithmetic", entry, **ONE)
+    with pytest.raises(WorkError, match=r"NaN or Inf in 1 tensor(.|\n)* 1 in .*damaged"):
+        submerge.merge(recipe, tmp_path / "out", settings=ROOM)
+    report = submerge.merge(recipe, tmp_path / "out", settings=allowing, resume=True)
+    ((_, counts),) = report.nonfinite.items()
+    assert list(counts.values()) == [1]
+    assert submerge.verify(tmp_path / "out").sound

@@ -120,7 +120,8 @@ class CheckpointTarget(OutputTarget[ShardWriter]):
             if self.plan.composition
             else gate_bank(self.plan, self.parts)
         )
-        self._bank = write_bank_tensors(self.output.folder, tensors)
+        bank = write_bank_tensors(self.output.folder, tensors)
+        self._bank, records.bank_nonfinite = bank.tensors, bank.nonfinite
 
     def write_side_files(self) -> None:
         """Write the reference's side files, configuration and index of shards, and those of modalities."""

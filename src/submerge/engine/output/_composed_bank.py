@@ -59,7 +59,7 @@ def _values(key: str, model: Checkpoint, name: str, editor: Checkpoint | None = 
         opened = partial(model.source, name)
     else:
         opened = partial(EditedSource, model, editor, name)
-    return BankTensor(key, model.tensors[name], opened)
+    return BankTensor(key, model.tensors[name], opened, (editor or model).label)
 
 
 @dataclass(frozen=True)
@@ -129,4 +129,5 @@ def _factors(
             return MemorySource(adapter.factors(name, table)[place].float())
 
         nbytes = 4 * sides[0] * sides[1]
-        yield BankTensor(f"{key}.{side}", TensorEntry(name, "F32", sides, None, 0, nbytes), opened)
+        entry = TensorEntry(name, "F32", sides, None, 0, nbytes)
+        yield BankTensor(f"{key}.{side}", entry, opened, adapter.label)
