@@ -65,7 +65,7 @@ def _entry(
     name, head = read_task(raw, path, method, report, named=named)
     data = read_data_source(raw.get("data"), (*path, "data"), method, report)
     own = read_specialist(raw, path, report)
-    if spec is not None and own.language_lora:
+    if spec is not None and own.language_lora and raw.get("lora") is None:
         spec = add_adapter(spec, own.language_lora, (*path, "language_lora"), report)
     if spec is None:
         return None

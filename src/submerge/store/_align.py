@@ -90,15 +90,16 @@ class Aligner:
         lacks |= {name: OTHER_PART for name in self._other_parts(views, missing) if name not in lacks}
         lacks |= {name: NO_MODULE for name in self._without_module(model, missing) if name not in lacks}
         refused = by_name.refused if len(lacks) < len(missing) else []
-        return Alignment(_renamed(model, views | self._own_head(own)), lacks, refused)
+        return Alignment(_renamed(model, views | self._own_head(own, views)), lacks, refused)
 
-    def _own_head(self, own: Mapping[str, Shape]) -> dict[str, View]:
+    def _own_head(self, own: Mapping[str, Shape], views: Mapping[str, View]) -> dict[str, View]:
         """Return a model's output head where the base stores none, which ties its embeddings to it.
 
         What stands for nothing in the base keeps its name, and by that of a multimodal model it would not be
         known that the head is the base's language model's: `language_model.lm_head.weight`.
         """
-        heads = [name for name in own if _is_head(name)]
+        used = {source for view in views.values() for source in view.sources}
+        heads = [name for name in own if _is_head(name) and name not in used]
         if len(heads) != 1 or is_composite(self.base.config) or any(map(_is_head, self._shapes)):
             return {}
         return {HEAD: View.of(heads[0], own[heads[0]])}

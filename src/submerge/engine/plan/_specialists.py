@@ -74,6 +74,9 @@ def _find_parts(entry: ModelEntry, opener: Opener) -> _Pieces:
     if language is not None or entry.decoupled or not folder.is_dir():
         return _Pieces(model, language, modality, entry.decoupled)
     beside = dict(_adapters_in(folder, (LANGUAGE, entry.modality), model))
+    if entry.modality in beside and opener.recipe.modality_tokens == "merged":
+        what = f"{beside[entry.modality]} is for tokens that modality_tokens: merged gives the merged model"
+        opener.note(what, entry.where, "name the adapter for all tokens with 'lora', or keep their own")
     alone = is_adapter(folder)  # one adapter, which PEFT saves beside the folders of others
     language = beside.get(LANGUAGE, model if alone else None)
     if alone or (beside and not (folder / "config.json").is_file()):
