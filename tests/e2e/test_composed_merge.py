@@ -420,7 +420,7 @@ def test_what_each_stream_runs_with_is_explained(made: Specialists) -> None:
     assert streams("embed_tokens") == []
     (made.root / "both.yaml").write_text(yaml.safe_dump(made.recipe("task_arithmetic", *entries, **ONE)))
     told = cli("explain", made.root / "both.yaml", "--tensor", "layers.0.self_attn.k_proj").out
-    assert f"audio  runs with the base's values with {adapter}, rank 2 (256 B in the bank)" in told
+    assert f"audio  runs with the base's values with {adapter}, rank 2 (192 B in the bank)" in told
     told = cli("explain", made.root / "both.yaml", "--tensor", "embed_tokens").out
     assert "streams  none: all tokens run with what is written" in told
     assert hearing not in str(streams("layers.0.self_attn.q_proj"))
