@@ -164,7 +164,7 @@ class Output:
             shutil.rmtree(old, ignore_errors=True)
 
     def _card(self, is_adapter: bool) -> str:
-        recipe = self.plan.recipe
+        recipe, composition = self.plan.recipe, self.plan.composition
         return model_card(
             name=self.out.name,
             method=recipe.method.title,
@@ -176,11 +176,5 @@ class Output:
             adapter=is_adapter,
             version=__version__,
             tasks=[task.name for task in self.plan.gate.tasks] if self.plan.gate else (),
-            specialists=self._specialists(),
+            specialists=composition.record(self.plan.models).tasks if composition else (),
         )
-
-    def _specialists(self) -> list[tuple[str, str]]:
-        """Return the modality and the class of each specialist of a composed model."""
-        record = self.plan.gate_record if self.plan.composition else None
-        tasks = record.tasks if record else ()
-        return [(task["name"], ", ".join(task["architectures"])) for task in tasks]
