@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Cache", "Result", "cached", "current", "read", "timed", "trained", "work"]
+__all__ = ["Cache", "Result", "cached", "current", "folder_name", "read", "timed", "trained", "work"]
 
 MARKER = "replication.json"
 """Written last, into a finished folder: the config that it was made with, and what was measured."""
@@ -53,6 +53,11 @@ class Cache:
     def served(self, seed: int, kind: str, row: str) -> Path:
         """Return the folder of the scores of a way to serve, or of what was merged for it."""
         return self.root / f"seed{seed}" / f"{kind}-routing" / row
+
+
+def folder_name(row: str) -> str:
+    """Return the name of the folder of a row whose name is for people."""
+    return row.replace(" ", "-").replace("'", "")
 
 
 def cached(folder: Path, config: Mapping[str, Any], make: Callable[[Path, Result], None]) -> Result:

@@ -22,10 +22,12 @@ from benchmarks.replication import __main__ as command
 from benchmarks.replication import cache as store
 from benchmarks.replication.multimodal import abilities, inputs, own, unions, whisper
 from benchmarks.replication.multimodal.decoupled import LANGUAGE, Decoupled, DecoupledTraining
+from benchmarks.replication.multimodal.plots import draw
 from benchmarks.replication.multimodal.probes import PROBES, groups, without
 from benchmarks.replication.multimodal.questions import KINDS, SHARED, SKILLS, draw_joint, draw_rows
 from benchmarks.replication.multimodal.reader import ModalityReader, PromptRow
 from benchmarks.replication.multimodal.report import REFERENCES
+from benchmarks.replication.multimodal.rows import SSAM_RANKS, merges
 from benchmarks.replication.multimodal.suite import MULTIMODAL_3
 from benchmarks.replication.multimodal.training import train
 
@@ -284,6 +286,30 @@ def test_the_likeliest_answer_is_the_one_of_the_model(lm: Path, data: Path) -> N
         spread = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
     right = [float(spread[tokenizer(word).input_ids[0]]) for word in "135"]
     assert scores["likelihood"] == pytest.approx(sum(right) / 3, abs=1e-5)
+
+
+def test_scores_are_drawn_along_scale_and_rank(tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    group = {"mean": 0.5, "joint": 0.4}
+
+    def row(shift: float, *scales: str) -> dict[str, Any]:
+        found = {name: value + shift for name, value in group.items()}
+        return {"groups": found, **({"curve": dict.fromkeys(scales, found)} if scales else {})}
+
+    rows = {name: row(rank / 100, "0.5", "1.0") for name, rank in SSAM_RANKS.items()}
+    rows |= {"average": row(0.1), "ties": row(0.2, "1.0"), "no language LoRA": row(0.0)}
+    seeds = {"0": rows, "1": {**rows, "ties": row(0.3, "1.5")}}
+    drawn = draw(seeds, tmp_path, "fake")
+    assert [path.name for path in drawn] == ["fake-scale.png", "fake-rank.png"]
+    assert all(imread(path).std() > 0 for path in drawn)
+    assert draw({"0": {"average": row(0.1)}}, tmp_path, "none") == []
+
+
+def test_ranks_of_ssam_are_rows_of_the_suite() -> None:
+    shared = {row.name: row.shared.get("rank") for row in merges(None)}
+    assert {"ties", "knots_ties", "tsv_m", "iso_c", "wudi", *SSAM_RANKS} <= set(shared)
+    assert all(shared[name] == rank for name, rank in SSAM_RANKS.items() if name != "ssam")
 
 
 @pytest.fixture

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import submerge
 from _models import ROOM
-from _specialists import ROWS, Specialists, make_specialists, quiet
+from _specialists import ROWS, TEXT, Specialists, make_specialists, quiet
 from serving.helpers_composed import by_token
 
 pytest.importorskip("transformers")
@@ -94,6 +96,30 @@ def test_an_untouched_language_model(made: Specialists, tmp_path: Path) -> None:
     model = composed(made, tmp_path / "out", made.entry("hearing", "audio"))
     assert not model.controller.gated.modules
     same_answers(model, made.load("hearing").eval(), request_("audio"))
+
+
+@pytest.mark.parametrize("rows", [ROWS, ROWS + 4])
+@torch.no_grad()
+def test_a_head_of_its_own_where_the_base_ties_it(made: Specialists, rows: int, tmp_path: Path) -> None:
+    """The head is merged, whatever it is called, and however many rows it has."""
+    import transformers
+
+    own = Specialists(tmp_path)
+    config = transformers.LlamaConfig(**TEXT | {"tie_word_embeddings": True, "vocab_size": rows})
+    language = {k: v[:rows] for k, v in made.language(made.load("vision-tuned").state_dict()).items()}
+    base = transformers.LlamaForCausalLM(config)
+    base.load_state_dict({k: v for k, v in language.items() if k != "lm_head.weight"}, strict=False)
+    for name in ("base", "vision-tuned"):
+        shutil.copytree(made.path(name), own.path(name))
+    with quiet():
+        base.save_pretrained(own.path("base"))
+    assert "lm_head.weight" not in load_file(own.path("base") / "model.safetensors")
+    entry = own.entry("vision-tuned", "image")
+    (warning,) = submerge.plan(own.recipe("ssam", entry)).warnings
+    assert "unties lm_head.weight from model.embed_tokens.weight" in warning
+    model = composed(own, tmp_path / "out", entry)
+    assert submerge.verify(tmp_path / "out").sound
+    same_answers(model, made.load("vision-tuned").eval(), request_("image"))
 
 
 @torch.no_grad()

@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 import submerge
+from _cli import cli
 from _models import ROOM
 from _specialists import TEXT, Specialists, State, make_specialists, quiet
-from submerge.errors import RequestError
+from submerge.engine.output import describe, explain
+from submerge.errors import RequestError, WorkError
 from submerge.store import Manifest
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -325,6 +328,15 @@ def test_damaged_files_of_a_modality_are_detected(made: Specialists, tmp_path: P
     assert any(str(config) in problem for problem in submerge.verify(out, load=False).problems)
 
 
+@pytest.mark.parametrize("place", [".", "modalities/image"])
+def test_a_missing_tokenizer_is_detected(made: Specialists, place: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    merged(made, out, "task_arithmetic", made.entry("vision", "image"), **ONE)
+    (out / place / "tokenizer.json").unlink()
+    (told,) = submerge.verify(out, load=False).problems
+    assert told == f"{out / place}: there is no tokenizer here"
+
+
 def test_configurations_without_architectures(made: Specialists, tmp_path: Path) -> None:
     """The type of a specialist's configuration says its class, and the base is a causal language model."""
     for name in ("base", "vision-tuned"):
@@ -365,6 +377,108 @@ def test_a_placeholder_without_its_token_is_told(made: Specialists) -> None:
     assert warning == "image: placeholder 'a picture' has no '<image>': load_processor refuses it"
 
 
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "ssam"])
+@pytest.mark.parametrize("modality_tokens", ["own", "merged"])
+def test_the_banks_size_is_planned(
+    made: Specialists, method: str, modality_tokens: str, tmp_path: Path
+) -> None:
+    """Within a twentieth: parameters that specialists leave as they are take nothing."""
+    hearing = made.entry("hearing", "audio", language_lora="hearing-language")
+    own = made.entry("hearing", "audio", language_lora="hearing-language", modality_lora="hearing-audio")
+    more = {"parameters": METHODS[method], "modality_tokens": modality_tokens}
+    sets = [
+        [made.entry("vision-tuned", "image"), made.entry("hearing-tuned", "audio")],
+        [made.entry("vision", "image", lora="vision-lora"), hearing if modality_tokens == "merged" else own],
+        [made.entry("vision", "image"), hearing],
+    ]
+    for number, entries in enumerate(sets):
+        out, recipe = tmp_path / str(number), made.recipe(method, *entries, **more)
+        planned = describe(submerge.plan(recipe, ROOM))["bank"]["most"]
+        submerge.merge(recipe, out, settings=ROOM)
+        held = sum(tensor.nbytes for tensor in load_file(out / "bank.safetensors").values())
+        assert held <= planned <= 1.05 * held, number
+
+
+def test_what_each_stream_runs_with_is_explained(made: Specialists) -> None:
+    entries = [
+        made.entry("vision-tuned", "image"),
+        made.entry("hearing", "audio", language_lora="hearing-language", modality_lora="hearing-audio"),
+    ]
+    plan = submerge.plan(made.recipe("task_arithmetic", *entries, **ONE), ROOM)
+
+    def streams(name: str) -> list[str]:
+        (told,) = explain(plan, name)
+        return [f"{each['modality']}: {each['runs_with']}" for each in told["streams"]]
+
+    vision, hearing = (str(made.path(name)) for name in ("vision-tuned", "hearing"))
+    adapter = made.path("hearing-audio")
+    assert streams("layers.0.self_attn.k_proj") == [
+        f"image: values of {vision}",
+        f"audio: the base's values with {adapter}, rank 2",
+    ]
+    assert streams("layers.0.self_attn.q_proj")[1] == "audio: the base's values"
+    assert streams("embed_tokens") == []
+    (made.root / "both.yaml").write_text(yaml.safe_dump(made.recipe("task_arithmetic", *entries, **ONE)))
+    told = cli("explain", made.root / "both.yaml", "--tensor", "layers.0.self_attn.k_proj").out
+    assert f"audio  runs with the base's values with {adapter}, rank 2 (192 B in the bank)" in told
+    told = cli("explain", made.root / "both.yaml", "--tensor", "embed_tokens").out
+    assert "streams  none: all tokens run with what is written" in told
+    assert hearing not in str(streams("layers.0.self_attn.q_proj"))
+
+
+@pytest.mark.parametrize("how", [{"target_modules": ["q_proj", "lm_head"]}, {"modules_to_save": ["lm_head"]}])
+def test_tables_that_an_adapter_of_a_modality_changes_are_told(
+    made: Specialists, how: dict[str, Any], tmp_path: Path
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's, that it saves the table
+        made.adapt("vision", str(tmp_path / "adapter"), 6, **how)
+    entry = {"language_lora": str(made.path("vision-lora")), "modality_lora": str(tmp_path / "adapter")}
+    recipe = made.recipe("task_arithmetic", made.entry("vision", "image") | entry, **ONE)
+    (warning,) = submerge.plan(recipe, ROOM).warnings
+    assert "lm_head.weight, which is left out: all tokens have the merged embeddings and head" in warning
+
+
+def test_what_tokens_run_with_others_than_in_training_is_told(made: Specialists) -> None:
+    entry = made.entry("hearing", "audio", language_lora="hearing-language")
+    recipe = made.recipe("task_arithmetic", entry, **ONE)
+    assert not submerge.plan(recipe).warnings
+    (warning,) = submerge.plan(recipe | {"modality_tokens": "merged"}).warnings
+    assert (
+        warning == "audio: its tokens were trained with the base's parameters, and run with the merged ones"
+    )
+
+
+def test_another_kind_of_inputs_than_the_modality_says_is_told(made: Specialists) -> None:
+    (warning,) = submerge.plan(made.recipe("task_arithmetic", made.entry("vision", "audio"), **ONE)).warnings
+    assert warning.startswith("audio: its configuration has a placeholder of the kind image")
+    assert not submerge.plan(made.recipe("task_arithmetic", made.entry("vision", "depth"), **ONE)).warnings
+
+
 def test_tables_are_told_by_their_tokens(made: Specialists) -> None:
     plan = submerge.plan(made.recipe("task_arithmetic", made.entry("vision", "image"), **ONE))
     assert plan.inputs.reference_model.renamed.startswith("a row for each shared token in lm_head.weight")
+
+
+@pytest.mark.parametrize("where", ["vision_tower", "multi_modal_projector", "modality_lora"])
+def test_nan_where_the_merge_reads_nothing(made: Specialists, where: str, tmp_path: Path) -> None:
+    """A specialist's own modules, and what its stream has, are checked as merged tensors are."""
+    own, allowing = Specialists(tmp_path), replace(ROOM, allow_nonfinite=True)
+    entry = made.entry("vision", "image")
+    folder = own.path("damaged")
+    if where == "modality_lora":
+        entry["modality_lora"] = str(shutil.copytree(made.path("vision-lora"), folder))
+    else:
+        entry["model"] = str(shutil.copytree(made.path("vision"), folder))
+    (file,) = folder.glob("*model.safetensors")
+    state = load_file(file)
+    name = next(n for n in state if where in n or where == "modality_lora")
+    state[name].view(-1)[0] = float("nan")
+    save_file(state, file)
+    recipe = made.recipe("task_arithmetic", entry, **ONE)
+    with pytest.raises(WorkError, match=r"NaN or Inf in 1 tensor(.|\n)* 1 in .*damaged"):
+        submerge.merge(recipe, tmp_path / "out", settings=ROOM)
+    report = submerge.merge(recipe, tmp_path / "out", settings=allowing, resume=True)
+    ((_, counts),) = report.nonfinite.items()
+    assert list(counts.values()) == [1]
+    assert submerge.verify(tmp_path / "out").sound

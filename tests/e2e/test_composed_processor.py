@@ -60,6 +60,16 @@ def test_one_specialist_answers_as_by_itself(specialist: tuple[Any, Any, Path]) 
     assert answers[0] == answers[1]
 
 
+def test_the_card_says_how_to_use_it(
+    specialist: tuple[Any, Any, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, out = specialist
+    _, _, code = (out / "README.md").read_text().partition("```python\n")
+    monkeypatch.chdir(out.parent)
+    exec(code.partition("```")[0], {})
+    assert capsys.readouterr().out.startswith("['")
+
+
 def test_chats_and_texts_alone_are_answered(specialist: tuple[Any, Any, Path]) -> None:
     _, _, out = specialist
     composed, processor = submerge.load(out), submerge.load_processor(out)

@@ -122,6 +122,13 @@ def both_on_the_projector(made: Specialists, folder: Path) -> Recipe:
     return made.recipe("task_arithmetic", made.entry("vision", "image") | entry, **ONE)
 
 
+def adapters_in_a_fold(made: Specialists, folder: Path) -> Recipe:
+    """PEFT's two adapters in one folder, of which one is for tokens that have no stream."""
+    for name in ("language", "image"):
+        made.adapt("vision", str(folder / "trained" / name), 1)
+    return one(made, folder / "trained") | {"modality_tokens": "merged"}
+
+
 FAULTS: list[tuple[Change, str]] = [
     (no_module, "no encoder, and no projector — name the folder of a multimodal model"),
     (other_layers, "has tensors that .*base has not: .*q_proj.bias — give the language model that"),
@@ -137,6 +144,7 @@ FAULTS: list[tuple[Change, str]] = [
     (positions, "LlavaForConditionalGeneration gives its language model positions of several dimensions"),
     (deep_features, "features in layers behind the first"),
     (masks, "PaliGemmaForConditionalGeneration gives its language model masks"),
+    (adapters_in_a_fold, "trained/image is for tokens that modality_tokens: merged gives the merged model"),
     (both_on_the_projector, "both adapters of image change its own modules: .*linear_1.weight — train one"),
 ]
 

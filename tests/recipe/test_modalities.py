@@ -100,3 +100,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_what_cannot_be_composed_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         composed(**changes)
+
+
+def test_one_adapter_for_all_tokens_and_one_for_text_are_one_problem() -> None:
+    with pytest.raises(RequestError) as caught:
+        composed(models=[VISION | {"lora": "a", "language_lora": "b"}])
+    (problem,) = caught.value.problems
+    assert "'lora' is one adapter for all tokens" in problem.what

@@ -12,7 +12,7 @@ from benchmarks.console import Say, silent
 from benchmarks.replication.audiovisual.encoders import Features
 from benchmarks.replication.audiovisual.items import STREAMS
 from benchmarks.replication.audiovisual.probes import COUNTED, PROBES, ProbeBatches, groups
-from benchmarks.replication.audiovisual.rows import JOINT, NOTHING, folder_name
+from benchmarks.replication.audiovisual.rows import JOINT, NOTHING
 from benchmarks.replication.audiovisual.specialists import (
     LANGUAGE,
     FeatureProjector,
@@ -20,7 +20,7 @@ from benchmarks.replication.audiovisual.specialists import (
     stream_updates,
 )
 from benchmarks.replication.bench import Bench, MergeOptions, Scores
-from benchmarks.replication.cache import Result, cached, trained
+from benchmarks.replication.cache import Result, cached, folder_name, trained
 from benchmarks.replication.lm import pretrain
 from benchmarks.replication.lm.streams import StreamedLM
 from benchmarks.replication.lm.updates import Updates, dense, load_adapter

@@ -12,6 +12,7 @@ from benchmarks.replication.audiovisual.items import STREAMS, InputPool, SlotQue
 from benchmarks.replication.audiovisual.modalities import MODALITIES
 from benchmarks.replication.lm.streams import StreamedLM, TokenBatch
 from benchmarks.replication.lm.words import ONE, TWO
+from benchmarks.replication.probe_groups import group_means
 from benchmarks.replication.rows import seed_of
 
 __all__ = ["COUNTED", "GROUPS", "MEAN", "PROBES", "ProbeBatches", "ProbeQuestions", "groups"]
@@ -107,11 +108,4 @@ class ProbeBatches:
 
 def groups(scores: Mapping[str, float]) -> dict[str, float]:
     """Return group -> mean over its probes, as far as they were asked, and the mean over `MEAN`."""
-    means = {}
-    for group in GROUPS:
-        asked = [scores[probe.name] for probe in PROBES if probe.group == group and probe.name in scores]
-        if asked:
-            means[group] = sum(asked) / len(asked)
-    if all(group in means for group in MEAN):
-        means["mean"] = sum(means[group] for group in MEAN) / len(MEAN)
-    return means
+    return group_means(scores, PROBES, MEAN)

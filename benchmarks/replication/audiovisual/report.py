@@ -12,7 +12,7 @@ from benchmarks.page import Table, percent, spread
 from benchmarks.replication import cache as store
 from benchmarks.replication.audiovisual import plots
 from benchmarks.replication.audiovisual.probes import GROUPS, MEAN, groups
-from benchmarks.replication.audiovisual.rows import CEILINGS, INDIVIDUAL, NOTHING, folder_name
+from benchmarks.replication.audiovisual.rows import CEILINGS, INDIVIDUAL, NOTHING
 from benchmarks.replication.audiovisual.suite import AudioVisual
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.lm.pretrain import PASS
@@ -47,7 +47,7 @@ def gather(suite: AudioVisual, cache: Cache, seeds: Iterable[int], names: Sequen
             folder = cache.root / f"seed{seed}" / f"{way}-results"
             rows: dict[str, Any] = {}
             for name in (*CEILINGS, *names):
-                if (result := store.read(folder / folder_name(name))) is not None:
+                if (result := store.read(folder / store.folder_name(name))) is not None:
                     config = result.pop("config")["row"]
                     rows[name] = result | {"config": config, "groups": groups(result["test"])}
             if all(name in rows for name in CEILINGS):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.replication.audiovisual.items import STREAMS
 from benchmarks.replication.methods import Merge
 
-__all__ = ["CEILINGS", "EXTRA", "INDIVIDUAL", "JOINT", "NOTHING", "folder_name"]
+__all__ = ["CEILINGS", "EXTRA", "INDIVIDUAL", "JOINT", "NOTHING"]
 
 JOINT = "joint"
 """Name of the model that is trained on the questions of all modalities together."""
@@ -28,8 +28,3 @@ EXTRA = tuple(
     for rank in (12, 24, 48)
 )
 """Besides the rows of every suite: SSAM at 1/4, 1/2 and all of the ranks' sum."""
-
-
-def folder_name(row: str) -> str:
-    """Return the name of a row's folder."""
-    return row.replace(" ", "-").replace("'", "")

@@ -27,7 +27,7 @@ from benchmarks.replication.multimodal.rows import ComposedRow
 from benchmarks.replication.multimodal.specialists import right_share, scores_alone
 from benchmarks.replication.multimodal.suite import Multimodal
 
-__all__ = ["BASE", "MultimodalBench", "folder_name"]
+__all__ = ["BASE", "MultimodalBench"]
 
 BASE = "base"
 """Name of the row of the language model, of which only its abilities in text are measured."""
@@ -52,7 +52,7 @@ class MultimodalBench(Bench):
 
     def place(self, seed: int, row: str) -> Path:
         """Return the folder of a row's results."""
-        return self.cache.result(seed, "decoupled", folder_name(row))
+        return self.cache.result(seed, "decoupled", store.folder_name(row))
 
     def base_abilities(self) -> Result:
         """Return what the language model can do in text as it was."""
@@ -183,8 +183,3 @@ def _first_tokens(model: Any, processor: Any, rows: Sequence[PromptRow]) -> list
         batch = processor(text=[row.prompt for row in part], **given, **more)
         tokens += model(**batch, logits_to_keep=1).logits[:, -1].argmax(-1).tolist()
     return tokens
-
-
-def folder_name(row: str) -> str:
-    """Return the name of a row's folder."""
-    return row.replace(" ", "-").replace("'", "")

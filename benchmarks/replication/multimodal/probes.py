@@ -18,6 +18,7 @@ from benchmarks.replication.multimodal.questions import (
 )
 from benchmarks.replication.multimodal.reader import PromptRow
 from benchmarks.replication.multimodal.unions import PLACEHOLDERS
+from benchmarks.replication.probe_groups import group_means
 from benchmarks.replication.rows import seed_of
 
 __all__ = ["GROUPS", "MEAN", "PROBES", "ModalityProbe", "groups", "without"]
@@ -72,14 +73,7 @@ MEAN = ("own", "skill", "joint", "fused")
 
 def groups(scores: Mapping[str, float]) -> dict[str, float]:
     """Return group -> mean over its probes, as far as they were asked, and the mean over `MEAN`."""
-    means = {}
-    for group in GROUPS:
-        asked = [scores[probe.name] for probe in PROBES if probe.group == group and probe.name in scores]
-        if asked:
-            means[group] = sum(asked) / len(asked)
-    if all(group in means for group in MEAN):
-        means["mean"] = sum(means[group] for group in MEAN) / len(MEAN)
-    return means
+    return group_means(scores, PROBES, MEAN)
 
 
 def without(rows: Sequence[PromptRow], modality: str) -> list[PromptRow]:

@@ -12,7 +12,8 @@ from benchmarks.page import Table, percent, spread
 from benchmarks.replication import cache as store
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.lm.results import each, names_of
-from benchmarks.replication.multimodal.merge import BASE, folder_name
+from benchmarks.replication.multimodal.merge import BASE
+from benchmarks.replication.multimodal.plots import draw
 from benchmarks.replication.multimodal.probes import GROUPS, MEAN, PROBES, groups
 from benchmarks.replication.multimodal.questions import SKILLS
 from benchmarks.replication.multimodal.rows import COMPOSED, JOINT_MODEL, merges
@@ -35,6 +36,7 @@ def write(suite: Multimodal, cache: Cache, options: argparse.Namespace) -> None:
     }
     out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"
     page.write(out, stem, results, markdown(results))
+    draw(seeds, out, stem)
     say(f"wrote {stem}.json and .md in {out}")
 
 
@@ -44,7 +46,7 @@ def gather(cache: Cache, seeds: Iterable[int], names: Iterable[str]) -> dict[str
     for seed in seeds:
         rows: dict[str, Any] = {}
         for name in wanted:
-            if (result := store.read(cache.result(seed, "decoupled", folder_name(name)))) is not None:
+            if (result := store.read(cache.result(seed, "decoupled", store.folder_name(name)))) is not None:
                 config = result.pop("config")["row"]
                 rows[name] = result | {"config": config, "groups": groups(result.get("test", {}))}
         if all(name in rows for name in ALONE):

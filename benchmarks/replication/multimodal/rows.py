@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.replication.methods import AVERAGE, ROWS, Merge
 
-__all__ = ["COMPOSED", "JOINT_MODEL", "METHODS", "ComposedRow", "merges"]
+__all__ = ["COMPOSED", "JOINT_MODEL", "METHODS", "SSAM_RANKS", "ComposedRow", "merges"]
 
 JOINT_MODEL = "joint"
 """Name of the model that is trained on the questions of all modalities together."""
@@ -33,11 +33,13 @@ COMPOSED = (
 )
 
 _RANK = 16
+SSAM_RANKS = {"ssam_half": _RANK // 2, "ssam": _RANK, "ssam_full": 2 * _RANK}
+"""The rank k of SSAM by row: its default, the largest of the adapters', half of it, and the sum of all."""
 _EXTRA = tuple(
-    Merge(f"ssam_{name}", "scale", shared={"rank": rank}, method="ssam", kinds=("lora",), form="adapter")
-    for name, rank in (("half", _RANK // 2), ("full", 2 * _RANK))
+    Merge(name, "scale", shared={"rank": rank}, method="ssam", kinds=("lora",), form="adapter")
+    for name, rank in SSAM_RANKS.items()
+    if name != "ssam"
 )
-"""Besides SSAM's own rank, the largest of the adapters': half of it, and the sum of all."""
 _NAMES = ("ssam", "task_arithmetic", "ties", "knots_ties", "tsv_m", "iso_c", "wudi")
 METHODS = (AVERAGE, *(row for name in _NAMES for row in ROWS if row.name == name), *_EXTRA)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from benchmarks.console import say
 from benchmarks.replication.bench import MergeOptions
 from benchmarks.replication.cache import Cache, Result, cached, timed
+from benchmarks.replication.data import data_folder
 from benchmarks.replication.jobs import quiet, run_all
 from benchmarks.replication.multimodal import inputs, report
 from benchmarks.replication.multimodal.encoders import write_image_encoder
@@ -45,7 +45,7 @@ def _write_base(base: Base, folder: Path, config: Result) -> None:
 
 def _write_encoder(suite: Multimodal, cache: Cache) -> None:
     def make(part: Path, measured: Result) -> None:
-        sets = inputs.read(_data())["image"]
+        sets = inputs.read(data_folder())["image"]
         write_image_encoder(suite.eyes_folder(cache), part, sets, suite.encoder, measured, say)
         say(f"encoder of pictures: {measured['accuracy']}")
 
@@ -68,7 +68,7 @@ def _train_one(suite: Multimodal, cache: Cache, options: argparse.Namespace, see
     quiet(options.threads)
     unions = {one: suite.union(cache, one) for one in (SKILLS if name == JOINT_MODEL else (name,))}
     folder, what = suite.trained(cache, seed, name), f"seed {seed} {name}"
-    sets = inputs.read(_data())
+    sets = inputs.read(data_folder())
     marker = train(unions, sets, folder, suite.training, seed, lambda line: say(f"{what}: {line}"))
     say(f"{what}: {marker['seconds']:.0f} s, loss {marker['losses'][-1]:.3f}")
 
@@ -82,7 +82,7 @@ def _merge(suite: Multimodal, cache: Cache, options: argparse.Namespace) -> None
 def _merge_one(suite: Multimodal, cache: Cache, options: argparse.Namespace, seed: int) -> None:
     quiet(options.threads)
     how = MergeOptions(suite.grid, costs=seed == 0, threads=options.threads)
-    bench = MultimodalBench(suite, cache, seed, _data(), how, say)
+    bench = MultimodalBench(suite, cache, seed, data_folder(), how, say)
     bench.base_abilities()
     for modality in SKILLS:
         bench.alone(modality)
@@ -90,13 +90,6 @@ def _merge_one(suite: Multimodal, cache: Cache, options: argparse.Namespace, see
         bench.compose(composed)
     for row in merges(options.methods):
         bench.run(row)
-
-
-def _data() -> Path:
-    folder = os.environ.get("SUBMERGE_DATA")
-    if folder is None:
-        raise SystemExit("no data: set SUBMERGE_DATA to the folder of data")
-    return Path(folder)
 
 
 STEPS = {"train": _train, "merge": _merge, "report": report.write}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from benchmarks.replication import methods, splits
 from benchmarks.replication.cache import Cache
+from benchmarks.replication.data import data_folder
 from benchmarks.replication.methods import Merge
 from benchmarks.replication.nli.rows import LEARNED, Learned
 from benchmarks.replication.nli.tasks import KNOWN
@@ -82,11 +82,9 @@ class Nli:
 
     def read(self, tasks: Sequence[str] | None = None) -> dict[str, Split]:
         """Return task -> items, from the folder of data."""
-        data = os.environ.get("SUBMERGE_DATA")
-        if data is None:
-            raise SystemExit("no data: set SUBMERGE_DATA to the folder of data")
+        data = data_folder()
         tasks = self.tasks if tasks is None else tasks
-        read = {task: KNOWN[task].read(Path(data)) for task in tasks}
+        read = {task: KNOWN[task].read(data) for task in tasks}
         return {task: splits.split(KNOWN[task], *read[task], self) for task in tasks}
 
     def rows(self, options: argparse.Namespace) -> list[Merge]:

@@ -51,6 +51,17 @@ def _print(line: dict[str, Any]) -> None:
     for part in line.get("keeps", []):
         what = f"at most rank {part['rank']}" if "rank" in part else "the whole update"
         typer.echo(f"  keeps  {part.get('task', 'the checkpoint')}: {what}, {size(part['bytes'])}")
+    if "streams" in line:
+        _print_streams(line["streams"])
+
+
+def _print_streams(streams: list[dict[str, Any]]) -> None:
+    """Print what the tokens of each modality of a composed model run with."""
+    for stream in streams:
+        kept = f" ({size(stream['bytes'])} in the bank)" if stream["bytes"] else ""
+        typer.echo(f"  {stream['modality']}  runs with {stream['runs_with']}{kept}")
+    if not streams:
+        typer.echo("  streams  none: all tokens run with what is written")
 
 
 def _yaml(value: Any) -> str:

@@ -154,17 +154,18 @@ def _print_checkpoint(plan: dict[str, Any]) -> None:
 def _print_bank(plan: dict[str, Any]) -> None:
     """Print what lies beside the checkpoint, and is chosen from for each input or each token."""
     bank, total = plan["bank"], plan["writes"] + plan["bank"]["most"]
-    names = few([task["name"] for task in bank["tasks"]], 8)
+    names, bound = few([task["name"] for task in bank["tasks"]], 8), "at most"
     if "specialists" in plan:
+        bound = "about"  # whether values are the base's is seen by the first of them
         gated = bank["settings"]["modality_tokens"] == "own"
         what = "a gate over" if gated else "no gate: all tokens run with the merged model; modules of"
         parts = "modules and streams" if gated else "modules"
         typer.echo(f"keeps    {what} {len(bank['tasks'])} modalities: {names}")
-        typer.echo(f"         their {parts} in {bank['file']}, at most {size(bank['most'])};")
+        typer.echo(f"         their {parts} in {bank['file']}, {bound} {size(bank['most'])};")
     elif "projectors" in plan:
         typer.echo(f"keeps    a gate over the projectors of {len(bank['tasks'])} tasks: {names}")
-        typer.echo(f"         projectors and prototypes in {bank['file']}, at most {size(bank['most'])};")
+        typer.echo(f"         projectors and prototypes in {bank['file']}, {bound} {size(bank['most'])};")
     else:
         typer.echo(f"keeps    a gate over {len(bank['tasks'])} tasks: {names}")
-        typer.echo(f"         their updates and heads in {bank['file']}, at most {size(bank['most'])};")
-    typer.echo(f"         with the plain checkpoint at most {size(total)}")
+        typer.echo(f"         their updates and heads in {bank['file']}, {bound} {size(bank['most'])};")
+    typer.echo(f"         with the plain checkpoint {bound} {size(total)}")

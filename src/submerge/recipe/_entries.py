@@ -75,7 +75,7 @@ def _entry(
     data = read_data_source(raw.get("data"), (*path, "data"), method, report, mixes=mixes)
     share = read_share(raw, path, report)
     own = read_specialist(raw, path, report)
-    if spec is not None and own.language_lora:
+    if spec is not None and own.language_lora and raw.get("lora") is None:
         spec = add_adapter(spec, own.language_lora, (*path, "language_lora"), report)
     if spec is None:
         return None

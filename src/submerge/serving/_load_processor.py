@@ -92,4 +92,5 @@ def _pretrained(kind: Any, folder: Path, what: str) -> Any:
         return kind.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise RequestError(Problem(f"the {what} cannot be loaded: {reason}", str(folder), HINT)) from error
+        hint = "install it" if isinstance(error, ImportError) else HINT
+        raise RequestError(Problem(f"the {what} cannot be loaded: {reason}", str(folder), hint)) from error

@@ -29,6 +29,7 @@ from submerge.store.format import DTYPES, TensorEntry
 
 __all__ = ["Aligner", "Alignment"]
 
+HEAD = "lm_head.weight"
 NO_PARAMETER = "no parameter of the model"
 OTHER_PART = "of a part that it lacks"
 NO_MODULE = "of a module that its class lacks"
@@ -89,7 +90,19 @@ class Aligner:
         lacks |= {name: OTHER_PART for name in self._other_parts(views, missing) if name not in lacks}
         lacks |= {name: NO_MODULE for name in self._without_module(model, missing) if name not in lacks}
         refused = by_name.refused if len(lacks) < len(missing) else []
-        return Alignment(_renamed(model, views), lacks, refused)
+        return Alignment(_renamed(model, views | self._own_head(own, views)), lacks, refused)
+
+    def _own_head(self, own: Mapping[str, Shape], views: Mapping[str, View]) -> dict[str, View]:
+        """Return a model's output head where the base stores none, which ties its embeddings to it.
+
+        What stands for nothing in the base keeps its name, and by that of a multimodal model it would not be
+        known that the head is the base's language model's: `language_model.lm_head.weight`.
+        """
+        used = {source for view in views.values() for source in view.sources}
+        heads = [name for name in own if _is_head(name) and name not in used]
+        if len(heads) != 1 or is_composite(self.base.config) or any(map(_is_head, self._shapes)):
+            return {}
+        return {HEAD: View.of(heads[0], own[heads[0]])}
 
     def _unlike(self, model: Checkpoint, floats: Sequence[str]) -> str:
         """Return why a model is of another architecture, whatever names they share; else an empty text.
@@ -228,7 +241,7 @@ def _refitted(adapter: Adapter, views: Mapping[str, View], label: str) -> Adapte
 
 def _is_head(name: str) -> bool:
     """Return whether a tensor is a language model's output head, which may be tied."""
-    return name == "lm_head.weight" or name.endswith(".lm_head.weight")
+    return f".{name}".endswith(f".{HEAD}")
 
 
 def _parents(name: str) -> list[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from submerge.engine.plan import MergePlan
-from submerge.engine.work import EditedSource
+from submerge.engine.plan import MergePlan, torch_dtype
+from submerge.engine.work import EditedSource, nonfinite_in_bytes
 from submerge.store import (
+    DTYPES,
     BankParts,
     BankTensor,
     Checkpoint,
@@ -19,21 +21,59 @@ from submerge.store import (
     write_bank,
 )
 
-__all__ = ["file_source", "gate_bank", "parameter_values", "trained_values", "write_bank_tensors"]
+__all__ = [
+    "WrittenBank",
+    "file_source",
+    "gate_bank",
+    "parameter_values",
+    "trained_values",
+    "write_bank_tensors",
+]
 
 
-def write_bank_tensors(folder: Path, tensors: Iterable[BankTensor]) -> dict[str, TensorRecord]:
-    """Write a bank into `folder`; return what submerge.json says of each of its tensors.
+@dataclass(frozen=True)
+class WrittenBank:
+    """What is in a bank that was written.
 
-    Empty where there is nothing to write.
+    Attributes:
+        tensors: what submerge.json says of each.
+        nonfinite: of a tensor with NaN or Inf, how many there are, by whose it is.
     """
+
+    tensors: Mapping[str, TensorRecord]
+    nonfinite: Mapping[str, Mapping[str, int]]
+
+
+def write_bank_tensors(folder: Path, tensors: Iterable[BankTensor]) -> WrittenBank:
+    """Write a bank into `folder`, if there is something to write, and return what is in it."""
     items = list(tensors)
     if not items:
-        return {}
-    shard, digests = write_bank(folder, items)
-    return {
-        name: TensorRecord(entry.dtype, entry.shape, digests[name]) for name, entry in shard.entries.items()
-    }
+        return WrittenBank({}, {})
+    counters = {item.name: _NonfiniteCounter(item) for item in items}
+    shard, digests = write_bank(folder, [replace(item, open=counters[item.name].opened) for item in items])
+    return WrittenBank(
+        {n: TensorRecord(entry.dtype, entry.shape, digests[n]) for n, entry in shard.entries.items()},
+        {n: {counter.tensor.owner: counter.count} for n, counter in counters.items() if counter.count},
+    )
+
+
+@dataclass
+class _NonfiniteCounter:
+    """Counts the NaN and Inf of a tensor for a bank while it is read: a merge may read it only then."""
+
+    tensor: BankTensor
+    count: int = 0
+
+    def opened(self, table: FileTable) -> Source:
+        """Open the tensor, to be read once."""
+        self.source = self.tensor.open(table)
+        return self
+
+    def read(self, start: int, count: int, into: memoryview) -> None:
+        """Fill `into` with elements `start … start + count − 1`."""
+        self.source.read(start, count, into)
+        if count and DTYPES[self.tensor.entry.dtype].kind == "float":
+            self.count += nonfinite_in_bytes(into, torch_dtype(self.tensor.entry.dtype))
 
 
 def gate_bank(plan: MergePlan, parts: BankParts) -> Iterator[BankTensor]:
@@ -80,7 +120,7 @@ def parameter_values(key: str, model: Checkpoint, name: str, editor: Checkpoint 
         opened = partial(model.source, name)
     else:
         opened = partial(EditedSource, model, editor, name)
-    return BankTensor(key, model.tensors[name], opened)
+    return BankTensor(key, model.tensors[name], opened, (editor or model).label)
 
 
 def _heads(plan: MergePlan) -> Iterator[BankTensor]:
@@ -89,7 +129,7 @@ def _heads(plan: MergePlan) -> Iterator[BankTensor]:
         model = plan.models[task.model]
         for name, entry in sorted(task.head.items()):
             if entry.file is not None:
-                yield BankTensor(f"heads.{number}.{name}", entry, file_source(entry))
+                yield BankTensor(f"heads.{number}.{name}", entry, file_source(entry), model.label)
                 continue
             key = next(n for n, e in model.tensors.items() if e is entry)
-            yield BankTensor(f"heads.{number}.{name}", entry, partial(model.source, key))
+            yield BankTensor(f"heads.{number}.{name}", entry, partial(model.source, key), model.label)

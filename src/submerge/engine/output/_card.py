@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import yaml
 
 __all__ = ["model_card"]
+
+_ARGUMENTS = {"image": "images", "video": "videos"}
+"""What a composed model's processor calls inputs, where that is not the modality's own name."""
+_BLANK = {
+    "image": "np.zeros((224, 224, 3), np.uint8)",
+    "video": "np.zeros((8, 224, 224, 3), np.uint8)",
+    "audio": "np.zeros(16000, np.float32)",
+}
+"""An input of each kind without content: a picture [h, w, 3], 8 frames of it, a second of sound."""
 
 
 def model_card(
@@ -21,14 +31,14 @@ def model_card(
     adapter: bool,
     version: str,
     tasks: Sequence[str] = (),
-    specialists: Sequence[tuple[str, str]] = (),
+    specialists: Sequence[Mapping[str, Any]] = (),
     projectors: Sequence[str] = (),
 ) -> str:
     """Return the text of README.md: front matter with `base_model_relation`, then the recipe.
 
     `tasks` are those of the merge's gate, if it has one; the card says how to load it. So it does for the
-    `specialists` of a composed model, each with its modality and the class that it had, and for tasks
-    whose `projectors` are mixed.
+    `specialists` of a composed model, each as `submerge.json` has it, and for tasks whose `projectors` are
+    mixed.
 
     Only models that were `fetched` from the Hub stand in the front matter, for the Hub looks them
     up; local paths are listed in the text. The licence of the inputs is not guessed.
@@ -92,22 +102,37 @@ def _gated(name: str, tasks: Sequence[str]) -> list[str]:
     ]
 
 
-def _composed(name: str, specialists: Sequence[tuple[str, str]]) -> list[str]:
-    """Return how a composed model is loaded."""
+def _composed(name: str, specialists: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return how a composed model is loaded and prompted: code that runs, on inputs without content."""
+    prompt = " ".join(["Describe", *(own["placeholder"] for own in specialists)])
+    arguments = {_ARGUMENTS.get(own["name"], own["name"]): own["kind"] for own in specialists}
+    inputs = [f"    {key}=[{_BLANK.get(kind, _BLANK['image'])}]," for key, kind in arguments.items()]
+    rate = ["    sampling_rate=16000,"] if "audio" in arguments.values() else []
     return [
         "It is one language model with a specialist for each modality:",
         "",
         *(
-            f"* `{modality}`: encoder and projector of a `{architecture}`"
-            for modality, architecture in specialists
+            f"* `{s['name']}`: encoder and projector of a `{', '.join(s['architectures'])}`"
+            for s in specialists
         ),
         "",
         "```python",
+        "import numpy as np",
         "import submerge  # which needs transformers here",
         "",
         f"model = submerge.load({name!r})  # this folder; a transformers model",
         f"processor = submerge.load_processor({name!r})",
+        "inputs = processor(  # give yours; files and PIL images, too",
+        f"    text={prompt!r},",
+        *inputs,
+        *rate,
+        '    return_tensors="pt",',
+        ")",
+        "answer = model.generate(**inputs, max_new_tokens=64)",
+        "print(processor.batch_decode(answer[:, inputs['input_ids'].shape[1] :], skip_special_tokens=True))",
         "```",
+        "",
+        "Each input has its placeholder in the text; any subset will do, in any order, several of each.",
         "",
         "Loaded with transformers alone, this folder is the merged language model.",
         "",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from submerge.errors import RequestError
-from submerge.store import MODALITIES, MODALITY_GATE, Manifest, read_json
+from submerge.store import MODALITIES, MODALITY_GATE, Manifest, Tokenizer, read_json
 
 __all__ = ["damaged_modalities"]
 
@@ -17,7 +17,16 @@ def damaged_modalities(folder: Path, manifest: Manifest) -> list[str]:
     gate = manifest.gate
     if gate is None or gate.method != MODALITY_GATE:
         return []
-    return [problem for task in gate.tasks for problem in _damaged(folder / MODALITIES / task["name"], task)]
+    places = [folder / MODALITIES / task["name"] for task in gate.tasks]
+    problems = [f"{p}: there is no tokenizer here" for p in (folder, *places) if not _has_tokens(p)]
+    for place, task in zip(places, gate.tasks, strict=True):
+        problems += _damaged(place, task)
+    return problems
+
+
+def _has_tokens(folder: Path) -> bool:
+    """Return whether a folder has a tokenizer's vocabulary: `load_processor` reads one in each."""
+    return Tokenizer.among(folder, [Path(path.name) for path in folder.glob("*")], {}).complete
 
 
 def _damaged(folder: Path, task: Mapping[str, Any]) -> Iterator[str]:

@@ -115,8 +115,10 @@ class CheckpointTarget(OutputTarget[ShardWriter]):
 
     def complete(self, writer: ShardWriter, records: Records) -> None:
         """Write the bank: of a gate its parts, of a composed model its specialists, or the projectors."""
-        if self.parts is not None:
-            self._bank = write_bank_tensors(self.output.folder, self._bank_tensors(self.parts, records))
+        if self.parts is None:
+            return
+        bank = write_bank_tensors(self.output.folder, self._bank_tensors(self.parts, records))
+        self._bank, records.bank_nonfinite = bank.tensors, bank.nonfinite
 
     def _bank_tensors(self, parts: BankParts, records: Records) -> Iterator[BankTensor]:
         if self.plan.composition:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from submerge.engine.output._bank import file_source, parameter_values, trained_values
 from submerge.engine.output._records import Records
 from submerge.engine.output._same_values import SameValues
-from submerge.engine.plan import MergePlan, SpecialistPlan, TensorPlan
+from submerge.engine.plan import MergePlan, SpecialistPlan, TensorPlan, is_plain, stream_model
 from submerge.store import (
     Adapter,
     BankParts,
@@ -74,15 +74,9 @@ class _Streams:
             yield parameter_values(f"base.{tensor.name}", self.plan.inputs.reference_model, tensor.name)
 
     def _stream(self, key: str, own: SpecialistPlan, index: int, tensor: TensorPlan) -> Iterator[BankTensor]:
-        """Yield what one specialist's stream has for a parameter: values, factors, or nothing.
-
-        It is the specialist's own language model, which may be another than the base, under the adapter of
-        its modality, where that was trained apart, or of all tokens.
-        """
-        place, name = own.specialist, tensor.name
-        model, base = self.plan.models[place.model], self.plan.inputs.reference_model
-        if place.decoupled:
-            model = (model.under or model) if place.stream is None else self.plan.models[place.stream]
+        """Yield what one specialist's stream has for a parameter: values, factors, or nothing."""
+        place, name, base = own.specialist, tensor.name, self.plan.inputs.reference_model
+        model = stream_model(place, self.plan.models)
         is_base = self.same.specialist_is_base(index, place.model)
         if model.adapter and name in model.adapter.replaced:
             is_base = False
@@ -90,16 +84,10 @@ class _Streams:
         if model.adapter is None or part is None:
             if not is_base:
                 yield parameter_values(f"{key}.values", model, name)
-        elif is_base and isinstance(part, LowRankPart) and _is_plain(part, tensor):
+        elif is_base and isinstance(part, LowRankPart) and is_plain(part, tensor):
             yield from _factors(key, model.adapter, name, tensor.shape, part.rank)
         else:
             yield parameter_values(f"{key}.values", base if is_base else model, name, model)
-
-
-def _is_plain(part: LowRankPart, tensor: TensorPlan) -> bool:
-    """Return whether a part is the product of two matrices that is added to another."""
-    packed = part.experts and part.expert is None
-    return part.magnitude is None and not packed and not part.kernel and len(tensor.shape) == 2
 
 
 def _factors(
@@ -112,4 +100,5 @@ def _factors(
             return MemorySource(adapter.factors(name, table)[place].float())
 
         nbytes = 4 * sides[0] * sides[1]
-        yield BankTensor(f"{key}.{side}", TensorEntry(name, "F32", sides, None, 0, nbytes), opened)
+        entry = TensorEntry(name, "F32", sides, None, 0, nbytes)
+        yield BankTensor(f"{key}.{side}", entry, opened, adapter.label)

@@ -17,6 +17,7 @@ from submerge.engine.plan import (
     bank_bytes,
     describe_projectors,
     describe_specialist,
+    stream_parts,
 )
 from submerge.errors import Problem, RequestError
 from submerge.names import depths
@@ -176,6 +177,7 @@ def _explained(plan: MergePlan, tensor: TensorPlan, depth: float) -> dict[str, A
         **({"why": tensor.why} if tensor.why else {}),
         **({"options": _options(plan, tensor, depth)} if tensor.treatment == "merge" else {}),
         **({"keeps": parts} if (parts := _bank_parts(plan, tensor)) else {}),
+        **({"streams": _streams(plan, tensor)} if plan.composition else {}),
     }
 
 
@@ -204,6 +206,14 @@ def _options(plan: MergePlan, tensor: TensorPlan, depth: float) -> dict[str, lis
 
     options = resolve(plan.recipe, tensor.parameter or tensor.name, depth).options
     return {name: lines(resolved) for name, resolved in options.items()}
+
+
+def _streams(plan: MergePlan, tensor: TensorPlan) -> list[dict[str, Any]]:
+    """Return what the tokens of each modality run with; empty where that is what text runs with."""
+    return [
+        {"modality": modality, "runs_with": part.runs_with, "bytes": part.nbytes}
+        for modality, part in stream_parts(plan, tensor).items()
+    ]
 
 
 def _bank_parts(plan: MergePlan, tensor: TensorPlan) -> list[dict[str, Any]]:

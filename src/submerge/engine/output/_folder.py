@@ -172,7 +172,7 @@ class Output:
         sync_folder(self.folder)
 
     def _card(self, is_adapter: bool) -> str:
-        recipe = self.plan.recipe
+        recipe, composition = self.plan.recipe, self.plan.composition
         return model_card(
             name=self.out.name,
             method=recipe.method.title,
@@ -184,12 +184,6 @@ class Output:
             adapter=is_adapter,
             version=__version__,
             tasks=[task.name for task in self.plan.gate.tasks] if self.plan.gate else (),
-            specialists=self._specialists(),
+            specialists=composition.record(self.plan.models).tasks if composition else (),
             projectors=[task.name for task in self.plan.projectors.tasks] if self.plan.projectors else (),
         )
-
-    def _specialists(self) -> list[tuple[str, str]]:
-        """Return the modality and the class of each specialist of a composed model."""
-        record = self.plan.gate_record if self.plan.composition else None
-        tasks = record.tasks if record else ()
-        return [(task["name"], ", ".join(task["architectures"])) for task in tasks]

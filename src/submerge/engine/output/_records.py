@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from submerge.engine.plan import MergePlan, TensorPlan
@@ -13,11 +14,15 @@ __all__ = ["Records"]
 
 
 class Records:
-    """The records of finished ranges, by tensor and range; added to from any thread."""
+    """The records of finished ranges, by tensor and range; added to from any thread.
+
+    `bank_nonfinite` are the counts of NaN and Inf in tensors of a bank, when that is written.
+    """
 
     def __init__(self, plan: MergePlan) -> None:
         self._plan = plan
         self._of: dict[int, dict[int, RangeRecord]] = defaultdict(dict)
+        self.bank_nonfinite: Mapping[str, Mapping[str, int]] = {}
 
     def __contains__(self, record: RangeRecord) -> bool:
         """Return whether there is a record of the same range."""
@@ -36,8 +41,8 @@ class Records:
         records = self._of.get(tensor, {})
         return [records[number] for number in sorted(records)]
 
-    def nonfinite(self) -> dict[str, dict[str, int]]:
-        """Return, by tensor, how many NaN and Inf the output and each input hold."""
+    def nonfinite(self) -> dict[str, Mapping[str, int]]:
+        """Return, by tensor, how many NaN and Inf the output and each input hold, and the bank's tensors."""
         counts: dict[str, dict[str, int]] = {}
         for index, tensor in enumerate(self._plan.tensors):
             for record in self.of(index):
@@ -46,7 +51,7 @@ class Records:
                     where = self._whose(tensor, key)
                     of_tensor = counts.setdefault(tensor.name, {})
                     of_tensor[where] = of_tensor.get(where, 0) + count
-        return counts
+        return {**counts, **self.bank_nonfinite}
 
     def _whose(self, tensor: TensorPlan, key: int) -> str:
         """Return the model that a count of NaN and Inf is of, or that it is the output."""

@@ -76,6 +76,7 @@ class Run:
             self._check_values()
             self.target.output.check_inputs()
             self.target.complete(writer, self.records)
+            self._check_values()  # of what is in a bank alone
 
     def manifest(self) -> Manifest:
         """Return the content of submerge.json."""

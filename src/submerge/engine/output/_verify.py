@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from submerge.deferred import quietly, torch
+from submerge.deferred import quietly
 from submerge.engine.output._check_modalities import damaged_modalities
 from submerge.engine.output._check_projectors import damaged_projectors
 from submerge.engine.output._checks import (
@@ -18,7 +18,7 @@ from submerge.engine.output._checks import (
     unchanged,
 )
 from submerge.engine.plan import beyond_rows, describe_beyond, torch_dtype
-from submerge.engine.work import count_nonfinite
+from submerge.engine.work import nonfinite_in_bytes
 from submerge.errors import RequestError, WorkError
 from submerge.names import layer_of
 from submerge.store import (
@@ -270,10 +270,7 @@ def _read_block(source: Source, start: int, stop: int, code: str) -> tuple[str, 
     digest, dtype, nonfinite = hasher(), torch_dtype(code), 0
     for _, view in blocks(source, start, stop, DTYPES[code].itemsize):
         digest.update(view)
-        values = torch.frombuffer(view, dtype=dtype)
-        # a sum that is finite, as nearly all are, has no part that is not: it spares a pass that counts
-        if dtype.is_floating_point and not torch.isfinite(values.sum(dtype=torch.float32)):
-            nonfinite += count_nonfinite(values)
+        nonfinite += nonfinite_in_bytes(view, dtype)
     return digest.hexdigest(), nonfinite
 
 

@@ -25,6 +25,7 @@ from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._projectors import ProjectorPlan
 from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._shared_tokens import SharedToken, SharedTokens, share_tokens
+from submerge.engine.plan._stream_parts import is_plain, stream_model, stream_parts
 from submerge.engine.plan._tables import is_matrix
 from submerge.engine.plan._tensor import HELD, Input, TensorPlan, chunk_length, range_length, torch_dtype
 from submerge.engine.plan._token_rows import with_token_rows
@@ -53,12 +54,15 @@ __all__ = [
     "describe_projectors",
     "describe_specialist",
     "is_matrix",
+    "is_plain",
     "lora_keys",
     "make_plan",
     "plan_models",
     "range_length",
     "share_tokens",
     "stores_transposed",
+    "stream_model",
+    "stream_parts",
     "torch_dtype",
     "with_token_rows",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from submerge.engine.plan._architecture import architecture_of
 from submerge.engine.plan._embeddings_only import more_than_embeddings
 from submerge.engine.plan._inputs import Inputs, Specialist
 from submerge.engine.plan._own_modules import own_modules
-from submerge.engine.plan._placeholder import PlaceholderToken, clashing_placeholders, find_placeholder
+from submerge.engine.plan._placeholder import KINDS, PlaceholderToken, clashing_placeholders, find_placeholder
 from submerge.engine.plan._shared_tokens import SharedTokens, share_tokens
 from submerge.engine.plan._tensor import TensorPlan
 from submerge.errors import Problem, RequestError, few
@@ -76,13 +76,18 @@ class Composition:
 
     @property
     def warnings(self) -> list[str]:
-        """Which marks of inputs lack the token that features take the place of: no processor can use them."""
-        marks = [(own.modality, own.placeholder) for own in self.specialists]
-        return [
-            f"{name}: placeholder {mark.text!r} has no {mark.token!r}: load_processor refuses it"
-            for name, mark in marks
-            if mark.token and mark.token not in mark.text
-        ]
+        """What of the specialists deserves a look."""
+        return [f"{own.modality}: {what}" for own in self.specialists for what in self._doubts(own)]
+
+    def _doubts(self, own: SpecialistPlan) -> Iterator[str]:
+        """Yield what a processor cannot use, and where tokens run with others than they were trained with."""
+        mark = own.placeholder
+        if mark.token and mark.token not in mark.text:
+            yield f"placeholder {mark.text!r} has no {mark.token!r}: load_processor refuses it"
+        if own.modality in KINDS and mark.kind != own.modality:
+            yield f"its configuration has a placeholder of the kind {mark.kind}: that is what it takes"
+        if own.specialist.decoupled and not self.has_streams:
+            yield "its tokens were trained with the base's parameters, and run with the merged ones"
 
     def record(self, models: Sequence[Checkpoint]) -> GateRecord:
         """Return what `submerge.json` says of the gate."""
@@ -166,12 +171,16 @@ def _without_class(model: Checkpoint) -> list[Problem]:
 
 
 def stream_warnings(inputs: Inputs, tensors: Sequence[TensorPlan]) -> list[str]:
-    """Return which changes of tables are left out, that adapters for the tokens of modalities have."""
+    """Return which changes of tables are left out, that adapters for the tokens of modalities have.
+
+    What tokens of modalities are embedded as are features, and what is said of them in training is text: one
+    table of embeddings, and one head, are merged for all tokens.
+    """
     tables = [t.name for t in tensors if t.action == "merge" and t.table and not t.has_streams]
     warnings = []
     for model in (inputs.models[own.stream] for own in inputs.specialists if own.stream is not None):
         if left := [name for name in tables if name in _changed(model)]:
-            what = f"changes {few(left)}, which is left out: tables are looked up by text alone"
+            what = f"changes {few(left)}, which is left out: all tokens have the merged embeddings and head"
             warnings.append(f"{model.label}: {what}")
     return warnings
 

@@ -11,7 +11,7 @@ from submerge.engine.plan._inputs import Specialist
 from submerge.errors import Problem
 from submerge.store import Checkpoint, read_vocabulary
 
-__all__ = ["PlaceholderToken", "clashing_placeholders", "find_placeholder"]
+__all__ = ["KINDS", "PlaceholderToken", "clashing_placeholders", "find_placeholder"]
 
 KINDS = ("image", "video", "audio")
 SUFFIXES = ("token_id", "token_index")

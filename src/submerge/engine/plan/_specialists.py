@@ -71,9 +71,15 @@ def _find_parts(entry: ModelEntry, opener: Opener) -> _Pieces:
     model, language = split_spec(entry.model, opener.root)
     modality = entry.modality_lora or None
     folder = opener.root / model
-    if language is not None or entry.decoupled or not folder.is_dir():
+    if language is not None or entry.decoupled:
         return _Pieces(model, language, modality, entry.decoupled)
+    if not folder.is_dir():  # on the Hub, where no subfolders are looked at
+        is_lora = isinstance(opener.open(model), Adapter)
+        return _Pieces(_trained_on(opener, model, entry) or model, model) if is_lora else _Pieces(model)
     beside = dict(_adapters_in(folder, (LANGUAGE, entry.modality), model))
+    if entry.modality in beside and opener.recipe.modality_tokens == "merged":
+        what = f"{beside[entry.modality]} is for tokens that modality_tokens: merged gives the merged model"
+        opener.note(what, entry.where, "name the adapter for all tokens with 'lora', or keep their own")
     alone = is_adapter(folder)  # one adapter, which PEFT saves beside the folders of others
     language = beside.get(LANGUAGE, model if alone else None)
     if alone or (beside and not (folder / "config.json").is_file()):

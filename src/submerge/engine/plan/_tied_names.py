@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._named_values import NamedValues, ValuesByName
+from submerge.engine.plan._own_modules import is_output_head
 from submerge.names import layer_of
 from submerge.store import DTYPES, Aliases, AliasGroup, Checkpoint, FileTable, find_aliases, tied_embeddings
 
@@ -89,7 +90,8 @@ def _leave_doubt(aliases: Aliases, groups: Sequence[TiedNames], inputs: Inputs, 
     """Return whether names and shapes leave open what is tied to what.
 
     So they do where a tensor that some model lacks, or a table beside the layers, may be another's copy,
-    where the base does not store a name, and where an adapter changes a table.
+    where a head is in no group (it may have more rows than the base), where the base does not store a name,
+    and where an adapter changes a table.
     """
     models = inputs.involved.values()
     grouped = {name for group in groups for name in group.names}
@@ -100,6 +102,7 @@ def _leave_doubt(aliases: Aliases, groups: Sequence[TiedNames], inputs: Inputs, 
     return (
         any(alike[shapes[name]] > 1 for name in uneven - grouped)
         or any(alike_tables[shapes[name]] > 1 for name in tables - grouped)
+        or any(is_output_head(name) for name in uneven - grouped)
         or any(name not in inputs.reference_model.tensors for name in grouped)
         or (aliases.ties is None and bool(grouped))
         or any(name in tables for adapter in adapters for name in (*adapter.parts, *adapter.replaced))

@@ -10,7 +10,6 @@ from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._projectors import ProjectorPlan
 from submerge.engine.plan._tensor import TensorPlan
 from submerge.errors import few
-from submerge.names import is_output_head
 
 __all__ = ["input_warnings", "shape_warnings", "unused_tensors"]
 
@@ -30,8 +29,7 @@ def unused_tensors(
     for task in gate.tasks if gate else ():
         used.setdefault(task.model, set()).update(task.head)
     for own in composition.specialists if composition else ():
-        heads = filter(is_output_head, inputs.models[own.specialist.model].tensors)
-        used.setdefault(own.specialist.model, set()).update(own.modules, heads)
+        used.setdefault(own.specialist.model, set()).update(own.modules)
     for tensor in tensors:
         for member in tensor.members:
             used.setdefault(member.model, set()).add(member.entry.name)

@@ -7,7 +7,7 @@ from submerge.engine.work._edited_source import EditedSource
 from submerge.engine.work._forked import Finished, can_fork, run_forked
 from submerge.engine.work._matrix import decomposing, input_updates
 from submerge.engine.work._meter import Meter
-from submerge.engine.work._nonfinite import count_nonfinite, nonfinite_error
+from submerge.engine.work._nonfinite import count_nonfinite, nonfinite_error, nonfinite_in_bytes
 from submerge.engine.work._passes import Pass, Passes, Range, run_passes, single
 from submerge.engine.work._range_passes import range_passes
 from submerge.engine.work._range_target import RangeTarget, memory_target
@@ -35,6 +35,7 @@ __all__ = [
     "input_updates",
     "memory_target",
     "nonfinite_error",
+    "nonfinite_in_bytes",
     "range_passes",
     "ranges",
     "run_forked",

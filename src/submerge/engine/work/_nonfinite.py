@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from submerge.deferred import torch
 from submerge.errors import WorkError
 
-__all__ = ["count_nonfinite", "is_finite", "nonfinite_error"]
+__all__ = ["count_nonfinite", "is_finite", "nonfinite_error", "nonfinite_in_bytes"]
 
 SHOWN = 10
 """Tensors that an error names."""
@@ -23,6 +23,15 @@ def is_finite(values: torch.Tensor) -> bool:
 def count_nonfinite(values: torch.Tensor) -> int:
     """Return how many values are NaN or Inf."""
     return values.numel() - int(torch.isfinite(values).sum())
+
+
+def nonfinite_in_bytes(view: memoryview, dtype: torch.dtype) -> int:
+    """Return how many of the values that lie in these bytes are NaN or Inf."""
+    values = torch.frombuffer(view, dtype=dtype)
+    # a sum that is finite, as nearly all are, has no part that is not: it spares a pass that counts
+    if not dtype.is_floating_point or math.isfinite(values.sum(dtype=torch.float32).item()):
+        return 0
+    return count_nonfinite(values)
 
 
 def nonfinite_error(nonfinite: Mapping[str, Mapping[str, int]]) -> WorkError:

@@ -82,11 +82,12 @@ class BankParts:
 
 @dataclass(frozen=True)
 class BankTensor:
-    """A tensor for a bank: its name there, where it lies now, and what opens it to be read."""
+    """A tensor for a bank: its name there, where it lies now, what opens it to be read, and whose it is."""
 
     name: str
     entry: TensorEntry
     open: Callable[[FileTable], Source]
+    owner: str = BANK
 
 
 def write_bank(folder: Path, tensors: Iterable[BankTensor]) -> tuple[Shard, dict[str, str]]:
