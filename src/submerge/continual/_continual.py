@@ -255,7 +255,7 @@ class Continual:
         gate: dict[str, Any] | None,
         table: FileTable,
     ) -> Export:
-        """Return what is exported; with `gate` its settings, where the tasks' projectors differ."""
+        """Return what is exported; with `gate` its settings, where tasks changed the projector."""
         tasks = StoredTasks(self._folder, manifest, options, table)
         export = Export(manifest, options, tasks.merged(), tasks.task_type)
         if not manifest.has_projectors:
@@ -263,7 +263,7 @@ class Continual:
         assert base is not None
         projectors = StoredProjectors(tasks.tasks, base, table)
         export = replace(export, saved=projectors.saved)
-        if gate is None or not projectors.differ:
+        if gate is None or not projectors.are_changed:
             return export
         pooling = manifest.options.pooling
         chosen = ProjectorSettings(projectors.module, pooling=pooling, centred=True, **gate)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from submerge.continual._stored_task import StoredTask
@@ -11,7 +11,7 @@ from submerge.continual._task_model import read_values
 from submerge.continual._task_projector import IMAGES, TEXT
 from submerge.deferred import torch
 from submerge.engine.output import write_bank_tensors
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, WorkError, few
 from submerge.names import module_names, multimodal_parts
 from submerge.store import (
     PROJECTOR_GATE,
@@ -35,7 +35,8 @@ class StoredProjectors:
     """The projectors of tasks that have prototypes.
 
     Groups are in the order of the names of their first tasks, whatever the order in which tasks were added.
-    A group's projector is the mean of its tasks' projectors, parameter by parameter.
+    A group's projector is the mean of its tasks' own projectors, parameter by parameter. A task that shares
+    one without having trained it has no part in the mean.
 
     Raises `RequestError` where the base has no projector.
     """
@@ -59,7 +60,9 @@ class StoredProjectors:
 
     def parameter(self, group: int, name: str) -> torch.Tensor:
         """Return a parameter of a group's projector, in the base's dtype."""
-        return _mean([self._own(task, name) for task in self.groups[group]])
+        tasks = self.groups[group]
+        own = [task.projector(name) for task in tasks if task.has_projector]
+        return _mean(own) if own else read_values(self._base, name, self._table)
 
     def merged(self, name: str) -> torch.Tensor:
         """Return a parameter of the mean of the groups' projectors, in the base's dtype."""
@@ -71,14 +74,10 @@ class StoredProjectors:
         for name in self.names:
             yield named.get(name, name), self.merged(name)
 
-    @cached_property
-    def differ(self) -> bool:
-        """Whether the groups' projectors are not all the same."""
-        return any(
-            not torch.equal(self.parameter(0, name), self.parameter(k, name))
-            for name in self.names
-            for k in range(1, len(self.groups))
-        )
+    @property
+    def are_changed(self) -> bool:
+        """Whether a task has a projector of its own, which is not the base's."""
+        return any(task.has_projector for group in self.groups for task in group)
 
     def prototypes(self, group: int, part: str) -> torch.Tensor:
         """Return the prototypes of all tasks of a group, of images or of questions.
@@ -90,9 +89,6 @@ class StoredProjectors:
             what = f"the tasks {', '.join(lacking)} have no questions"
             raise RequestError(Problem(what, "--key", "use image"))
         return torch.cat([found[part] for _, found in own])
-
-    def _own(self, task: StoredTask, name: str) -> torch.Tensor:
-        return task.projector(name) if task.has_projector else read_values(self._base, name, self._table)
 
 
 class ProjectorGate:
@@ -119,9 +115,15 @@ class ProjectorGate:
         named = tuple({"name": name, "group": k} for name, k in tasks)
         return GateRecord(PROJECTOR_GATE, named, self._settings.to_mapping())
 
-    def write(self, folder: Path) -> dict[str, TensorRecord]:
-        """Write the bank into a folder, and return what `submerge.json` says of its tensors."""
-        return write_bank_tensors(folder, self._tensors())
+    def write(self, folder: Path) -> Mapping[str, TensorRecord]:
+        """Write the bank into a folder, and return what `submerge.json` says of its tensors.
+
+        Raises `WorkError` where a projector or a prototype has NaN or Inf.
+        """
+        bank = write_bank_tensors(folder, self._tensors())
+        if bank.nonfinite:
+            raise WorkError(f"NaN or Inf in {few(bank.nonfinite)} — remove its task, and train it again")
+        return bank.tensors
 
     def _tensors(self) -> Iterator[BankTensor]:
         projectors = self._projectors

@@ -71,7 +71,7 @@ class _LayerMoments:
         """Return a tensor with the moments of its layer, if it is merged and has some."""
         layer, _, parameter = tensor.parameter.rpartition(".")
         name = NAMES.get(parameter)
-        if name is None or tensor.action != "merge" or not tensor.is_changed or not self._measured(layer):
+        if name is None or not _is_merged(tensor) or not self._measured(layer):
             return tensor
         partner = self._partner(tensor, layer, parameter)
         if name == "bias" and partner is None:
@@ -94,12 +94,17 @@ class _LayerMoments:
     def _partner(self, tensor: TensorPlan, layer: str, parameter: str) -> TensorPlan | None:
         """Return the layer's other parameter, if it is merged, too, and all moments have a constant 1."""
         other = self.tensors.get(f"{layer}.{PARTNERS[parameter]}")
-        if other is None or other.action != "merge" or not other.is_changed:
+        if other is None or not _is_merged(other):
             return None
         kind, (rows, columns) = self.files[0].kind(layer), max(tensor, other, key=_dimensions).sides
         n = {"linear": columns, "transposed": rows, "norm": rows}.get(kind, 0)
         joint = 2 * n if kind == "norm" else n + 1
         return other if all(file.width(layer) == joint for file in self.files) else None
+
+
+def _is_merged(tensor: TensorPlan) -> bool:
+    """Return whether a tensor is one that models change, and that is not left to a mixture of projectors."""
+    return tensor.action == "merge" and tensor.is_changed and not tensor.mixed
 
 
 def _dimensions(tensor: TensorPlan) -> int:
