@@ -9,7 +9,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip -q --disable-pip-version-check install -c constraints.txt
 LISTS = pyproject.toml constraints.txt
 
-.PHONY: help demo demo-multimodal test test-portable lint types check bench-speed bench-adapters bench-replication \
+.PHONY: help demo demo-multimodal demo-continual test test-portable lint types check bench-speed bench-adapters bench-replication \
 	bench-serving docs docs-check clean distclean
 
 help: ## show this list
@@ -20,6 +20,9 @@ demo: $(VENV)/.demo ## train, merge and compare small models on the CPU
 
 demo-multimodal: $(VENV)/.demo ## train an image and an audio specialist on the CPU, and ask one model about both
 	$(BIN)/python demo/multimodal.py $(ARGS)
+
+demo-continual: $(VENV)/.demo ## teach a model three tasks one after another, with and without MAny
+	$(BIN)/python demo/continual.py $(ARGS)
 
 # Two workers take file after file in the order of names: so the longest runs, of the benchmarks, come early, and the
 # workers end together. In `test` torch has one thread in each, for more would wait for one another.
