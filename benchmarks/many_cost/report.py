@@ -12,6 +12,9 @@ __all__ = ["markdown"]
 MINUTES, CORES, PEAK, TASK = 10, 2, 6e9, 100e6
 """What must hold of `add`: its time on two cores, its memory, and the bytes of a task beside moments."""
 
+HEADER = 1 << 24
+"""Bytes that a file with large moments reserves for its header, however many blocks there are."""
+
 
 def markdown(results: Mapping[str, Any]) -> str:
     """Return a page with a table for each way to keep moments, and what must hold."""
@@ -26,7 +29,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         "by what `add` sums with, without the passes of the model. Whole processes; the peak is the largest "
         "resident set. CPU s are those of all threads. Scaled they are without the imports, and for all "
         f"{results['all_blocks']} blocks: what it takes where nothing else runs, on one core. "
-        "The 17 MB of header of a file of moments are scaled, too.",
+        "Bytes are without the 17 MB of header that a file of large moments has.",
         "",
         *table_lines([_table(results, keep) for keep in results["steps"]]),
         *table_lines([checks("What must hold", held)]),
@@ -58,12 +61,18 @@ def _scale(results: Mapping[str, Any]) -> float:
 
 def _own_bytes(step: Mapping[str, Any]) -> int:
     """Return the bytes of the largest task beside its moments."""
-    return max(task["bytes"] - task["moments"] for task in step["tasks"])
+    return max(task["bytes"] - task["moments"] - _header(task["moments"]) for task in step["tasks"])
 
 
 def _moment_bytes(step: Mapping[str, Any]) -> int:
     """Return the bytes of all moments of a state."""
-    return step["running"] + sum(task["moments"] for task in step["tasks"])
+    own = sum(task["moments"] for task in step["tasks"])
+    return int(step["running"] - _header(step["running"]) + own)
+
+
+def _header(moments: float) -> int:
+    """Return the bytes of the header of a file with so many bytes of moments, as far as it is not small."""
+    return HEADER if moments > HEADER else 0
 
 
 def _checks(results: Mapping[str, Any], keep: str) -> list[tuple[str, bool, str]]:

@@ -47,7 +47,7 @@ def test_the_page_says_what_must_hold() -> None:
     }
     results = {"command": "c", "date": "d", "machine": machine, "size": "7b", "tokens": 5, "threads": 1}
     page = report.markdown({**results, "blocks": 1, "all_blocks": 32, "steps": {"full": {"add first": step}}})
-    assert "| add first | 90 | 50 | 1280 | 2.00 | 1600 | 11.20 |" in page
+    assert "| add first | 90 | 50 | 1280 | 2.00 | 1063 | 11.20 |" in page
     assert "| --keep full: minutes of an add | **no** | 10.7, to be 10 |" in page
     assert "| --keep full: memory of an add | yes | 2.00 GB, to be 6 |" in page
-    assert "| --keep full: a task beside moments | **no** | 1600 MB, to be 100 |" in page
+    assert "| --keep full: a task beside moments | **no** | 1063 MB, to be 100 |" in page
