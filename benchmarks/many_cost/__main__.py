@@ -1,7 +1,7 @@
 """`python -m benchmarks.many_cost`: time, memory and bytes of the steps of `submerge many`.
 
 The base's file is a header and a hole, and inputs are drawn at random: it needs no model. All blocks take
-25 GB of disk, and half an hour of two cores; with `--blocks` fewer are measured, and scaled.
+25 GB of disk, and two hours of two cores; with `--blocks` fewer are measured, and scaled.
 """
 
 from __future__ import annotations
