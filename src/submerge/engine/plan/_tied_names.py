@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._named_values import NamedValues, ValuesByName
-from submerge.engine.plan._own_modules import is_output_head
-from submerge.names import layer_of
+from submerge.names import is_output_head, layer_of
 from submerge.store import DTYPES, Aliases, AliasGroup, Checkpoint, FileTable, find_aliases, tied_embeddings
 
 __all__ = ["TiedNames", "find_tied_names"]
