@@ -1,13 +1,22 @@
-"""Arrays of the folder of data."""
+"""The folder of data, and arrays of it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["npz"]
+__all__ = ["data_folder", "npz"]
+
+
+def data_folder() -> Path:
+    """Return the folder that SUBMERGE_DATA names; end the program where it names none."""
+    folder = os.environ.get("SUBMERGE_DATA")
+    if folder is None:
+        raise SystemExit("no data: set SUBMERGE_DATA to the folder of data")
+    return Path(folder)
 
 
 def npz(folder: Path, *path: str) -> Mapping[str, np.ndarray]:

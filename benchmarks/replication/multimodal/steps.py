@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
-from pathlib import Path
 
 from benchmarks.console import say
 from benchmarks.replication.bench import MergeOptions
-from benchmarks.replication.cache import Cache, Result, cached, timed
+from benchmarks.replication.cache import Cache
 from benchmarks.replication.jobs import quiet, run_all
 from benchmarks.replication.multimodal import inputs, report
-from benchmarks.replication.multimodal.encoders import write_image_encoder
+from benchmarks.replication.multimodal.bases import write_union
 from benchmarks.replication.multimodal.merge import MultimodalBench
 from benchmarks.replication.multimodal.questions import SKILLS
 from benchmarks.replication.multimodal.rows import COMPOSED, JOINT_MODEL, merges
 from benchmarks.replication.multimodal.specialists import train
 from benchmarks.replication.multimodal.suite import Multimodal
-from benchmarks.replication.multimodal.unions import WRITERS
-from benchmarks.replication.suite import Base
+from benchmarks.replication.npz import data_folder
 
 __all__ = ["STEPS"]
 
@@ -26,49 +23,17 @@ __all__ = ["STEPS"]
 def _train(suite: Multimodal, cache: Cache, options: argparse.Namespace) -> None:
     """Write the LM, the encoders and the models with new projectors, then train those of each seed."""
     quiet(options.threads)
-    _write_base(suite.lm, suite.lm_folder(cache), {"base": suite.lm.home})
-    _write_base(suite.eyes, suite.eyes_folder(cache), {"base": suite.eyes.home, **suite.eyes.facts})
-    _write_encoder(suite, cache)
     for modality in SKILLS:
-        _write_union(suite, cache, modality)
+        write_union(suite, cache, modality, data_folder())
     jobs = [(seed, name) for seed in range(options.seeds) for name in (*SKILLS, JOINT_MODEL)]
     run_all(_train_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
-
-
-def _write_base(base: Base, folder: Path, config: Result) -> None:
-    def make(part: Path, measured: Result) -> None:
-        with timed(measured):
-            base.write(part)
-
-    cached(folder, config, make)
-
-
-def _write_encoder(suite: Multimodal, cache: Cache) -> None:
-    def make(part: Path, measured: Result) -> None:
-        sets = inputs.read(_data())["image"]
-        write_image_encoder(suite.eyes_folder(cache), part, sets, suite.encoder, measured, say)
-        say(f"encoder of pictures: {measured['accuracy']}")
-
-    cached(suite.encoder_folder(cache), suite.encoder | {"base": suite.eyes.home}, make)
-
-
-def _write_union(suite: Multimodal, cache: Cache, modality: str) -> None:
-    config = {"lm": suite.lm.home, "modality": modality}
-    if modality == "image":
-        config |= {"encoder": suite.encoder, "eyes": suite.eyes.home}
-    encoder = suite.encoder_folder(cache)
-    cached(
-        suite.union(cache, modality),
-        config,
-        lambda part, _: WRITERS[modality](suite.lm_folder(cache), encoder, part),
-    )
 
 
 def _train_one(suite: Multimodal, cache: Cache, options: argparse.Namespace, seed: int, name: str) -> None:
     quiet(options.threads)
     unions = {one: suite.union(cache, one) for one in (SKILLS if name == JOINT_MODEL else (name,))}
     folder, what = suite.trained(cache, seed, name), f"seed {seed} {name}"
-    sets = inputs.read(_data())
+    sets = inputs.read(data_folder())
     marker = train(unions, sets, folder, suite.training, seed, lambda line: say(f"{what}: {line}"))
     say(f"{what}: {marker['seconds']:.0f} s, loss {marker['losses'][-1]:.3f}")
 
@@ -82,7 +47,7 @@ def _merge(suite: Multimodal, cache: Cache, options: argparse.Namespace) -> None
 def _merge_one(suite: Multimodal, cache: Cache, options: argparse.Namespace, seed: int) -> None:
     quiet(options.threads)
     how = MergeOptions(suite.grid, costs=seed == 0, threads=options.threads)
-    bench = MultimodalBench(suite, cache, seed, _data(), how, say)
+    bench = MultimodalBench(suite, cache, seed, data_folder(), how, say)
     bench.base_abilities()
     for modality in SKILLS:
         bench.alone(modality)
@@ -90,13 +55,6 @@ def _merge_one(suite: Multimodal, cache: Cache, options: argparse.Namespace, see
         bench.compose(composed)
     for row in merges(options.methods):
         bench.run(row)
-
-
-def _data() -> Path:
-    folder = os.environ.get("SUBMERGE_DATA")
-    if folder is None:
-        raise SystemExit("no data: set SUBMERGE_DATA to the folder of data")
-    return Path(folder)
 
 
 STEPS = {"train": _train, "merge": _merge, "report": report.write}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-from pathlib import Path
 
 from benchmarks.console import say
 from benchmarks.replication import methods
@@ -12,6 +10,7 @@ from benchmarks.replication.bench import MergeOptions
 from benchmarks.replication.cache import Cache, cached
 from benchmarks.replication.calibrated import calibrated_rows
 from benchmarks.replication.jobs import quiet, run_all
+from benchmarks.replication.npz import data_folder
 from benchmarks.replication.skills import report
 from benchmarks.replication.skills.chat import Chat, Conversation
 from benchmarks.replication.skills.learned import learn
@@ -38,7 +37,7 @@ def _train_one(suite: Skills, cache: Cache, options: argparse.Namespace, seed: i
     base, name = suite.lm_folder(cache), f"seed {seed} {skill.name}"
 
     def conversations() -> list[Conversation]:
-        every = Chat(base).conversations(skill, suite.examples(skill, _data())["train"])
+        every = Chat(base).conversations(skill, suite.examples(skill, data_folder())["train"])
         return [one for one in every if len(one) <= suite.longest]
 
     facts = {"skill": skill.name, "seed": seed, **suite.training_facts(skill)}
@@ -63,7 +62,7 @@ def _merge(suite: Skills, cache: Cache, options: argparse.Namespace) -> None:
 def _merge_one(suite: Skills, cache: Cache, options: argparse.Namespace, seed: int) -> None:
     quiet(options.threads)
     how = MergeOptions(suite.grid, costs=seed == 0, threads=options.threads)
-    bench = SkillsBench(suite, cache, seed, _data(), how, say)
+    bench = SkillsBench(suite, cache, seed, data_folder(), how, say)
     for name in REFERENCES:
         bench.reference(name)
     for name in options.methods or (*ROWS, MASS):
@@ -74,13 +73,6 @@ def _merge_one(suite: Skills, cache: Cache, options: argparse.Namespace, seed: i
         if name == MASS:
             serve(bench)
     diagnose(bench)
-
-
-def _data() -> Path:
-    folder = os.environ.get("SUBMERGE_DATA")
-    if folder is None:
-        raise SystemExit("no data: set SUBMERGE_DATA to the folder of data")
-    return Path(folder)
 
 
 STEPS = {"train": _train, "merge": _merge, "report": report.write}

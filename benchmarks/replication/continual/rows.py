@@ -1,0 +1,100 @@
+"""The merges of the suite: how the LoRAs are merged, and what becomes of the projectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.replication.methods import AVERAGE, ROWS, Merge, write_recipe
+
+__all__ = ["CONTINUAL_ROWS", "FOLLOWED", "MERGED", "MIXED", "REFERENCES", "START", "ContinualRow", "rows"]
+
+REFERENCES = ("base", "individual", "sequential", "ewc", "joint")
+MERGED, MIXED = "merged", "mixed"
+"""Projectors: merged as the rest is, or kept, and their outputs mixed by the image (CPM)."""
+
+
+@dataclass(frozen=True)
+class ContinualRow:
+    """A merge of the LoRAs, and what becomes of the projectors; `mix` are settings of a mixture.
+
+    With `inputs`, the merge itself needs unlabelled inputs of each task; every mixture does.
+    """
+
+    merge: Merge
+    projectors: str = MERGED
+    mix: Mapping[str, Any] = field(default_factory=dict)
+    inputs: bool = False
+
+    @property
+    def name(self) -> str:
+        """Return how results are called."""
+        return f"{self.merge.name}-{self.projectors}"
+
+    def recipe(
+        self, base: Path, adapters: Mapping[str, Path], inputs: Mapping[str, Path], scale: float | None
+    ) -> dict[str, Any]:
+        """Return the recipe of a merge of these tasks; `inputs` are task -> file of unlabelled inputs."""
+        mixed = self.projectors == MIXED
+        merge = replace(self.merge, form="checkpoint") if mixed else self.merge
+        recipe = merge.recipe(base, list(adapters.values()), scale, "lora")
+        for entry, task in zip(recipe["models"], adapters, strict=True):
+            if mixed or self.inputs:
+                entry |= {"name": task, "data": str(inputs[task])}
+        if mixed:
+            recipe["projectors"] = {"mix": "prototypes", **self.mix}
+        elif self.inputs:
+            recipe["projectors"] = MERGED
+        return recipe
+
+    def write(
+        self,
+        path: Path,
+        base: Path,
+        adapters: Mapping[str, Path],
+        inputs: Mapping[str, Path],
+        scale: float | None,
+    ) -> Path:
+        """Write the recipe as YAML; return its path."""
+        return write_recipe(self.recipe(base, adapters, inputs, scale), path)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what decides about the result, for a marker."""
+        return self.merge.facts() | {"projectors": self.projectors, "mix": dict(self.mix)}
+
+
+def _method(name: str) -> Merge:
+    return next(row for row in (AVERAGE, *ROWS) if row.name == name)
+
+
+LPM = Merge("many", "scale", kinds=("lora",))
+METHODS = (
+    LPM,
+    *map(_method, ("average", "task_arithmetic", "ties", "knots_ties", "tsv_m", "wudi", "ssam")),
+)
+FOLLOWED = ("many-mixed", "average-mixed", "task_arithmetic-merged", "many-merged")
+"""Rows whose merges of the first tasks are scored, too, for their forgetting."""
+START = {
+    "task_arithmetic": 0.3,
+    "ties": 0.8,
+    "knots_ties": 1.0,
+    "tsv_m": 0.6,
+    "wudi": 1.0,
+    "ssam": 0.45,
+    "many": 1.0,
+}
+"""Method -> where the search for its scale begins."""
+
+
+CONTINUAL_ROWS = tuple(
+    ContinualRow(method, projectors, inputs=method is LPM)
+    for projectors in (MIXED, MERGED)
+    for method in METHODS
+)
+
+
+def rows(names: Sequence[str] | None) -> list[ContinualRow]:
+    """Return the rows that are asked for by their names, or by their methods'; all where nothing is said."""
+    return [row for row in CONTINUAL_ROWS if names is None or {row.name, row.merge.name} & set(names)]
