@@ -151,6 +151,35 @@ def _video_llava(t: Any, lm: str) -> tuple[Any, ...]:
     return model, "video", VIDEO, 40, lambda seed: {"pixel_values_videos": normal(seed, 1, 8, 3, 16, 16)}
 
 
+def _vipllava(t: Any, lm: str) -> tuple[Any, ...]:
+    config = t.VipLlavaConfig(
+        vision_config=t.CLIPVisionConfig(**VISION),
+        text_config=_text(t, lm),
+        image_token_index=IMAGE,
+        vision_feature_layers=[-1, -2],
+    )
+    model = t.VipLlavaForConditionalGeneration(config)
+    return model, "image", IMAGE, 4, lambda seed: {"pixel_values": normal(seed, 1, 3, 16, 16)}
+
+
+def _llava_onevision(t: Any, lm: str) -> tuple[Any, ...]:
+    config = t.LlavaOnevisionConfig(
+        vision_config=t.CLIPVisionConfig(**VISION),
+        text_config=_text(t, lm),
+        image_token_index=IMAGE,
+        video_token_index=VIDEO,
+        image_grid_pinpoints=[[16, 16], [16, 32]],
+        vision_feature_select_strategy="default",
+        vision_aspect_ratio="anyres_max_9",
+    )
+    model = t.LlavaOnevisionForConditionalGeneration(config)
+
+    def image(seed: int) -> dict[str, torch.Tensor]:
+        return {"pixel_values": normal(seed, 1, 2, 3, 16, 16), "image_sizes": torch.tensor([[16, 16]])}
+
+    return model, "image", IMAGE, 10, image
+
+
 BUILDERS = {
     "llava": _llava,
     "llava_next": _llava_next,
@@ -158,6 +187,8 @@ BUILDERS = {
     "voxtral": _voxtral,
     "next_video": _next_video,
     "video_llava": _video_llava,
+    "vipllava": _vipllava,
+    "llava_onevision": _llava_onevision,
 }
 
 

@@ -9,6 +9,7 @@ from submerge.algebra._least_squares import LPM_PRESETS, LpmOptions, merge_least
 from submerge.algebra._lora import Factored, factored
 from submerge.algebra._moments import BlockMoment, FactorMoment, Moment, add_products
 from submerge.algebra._overlap import KeptEnergy, kept_energy, principal_angles
+from submerge.algebra._prototypes import Prototypes, k_means, similarity_weights
 from submerge.algebra._random import bernoulli, stream_key, uniform
 from submerge.algebra._random import coins as coins  # the old name of bernoulli
 from submerge.algebra._reduce import ColumnGram, Gram, Reduction, Totals, exact_sum
@@ -37,6 +38,7 @@ __all__ = [
     "LowRank",
     "LpmOptions",
     "Moment",
+    "Prototypes",
     "RankRule",
     "Reduction",
     "Shared",
@@ -55,6 +57,7 @@ __all__ = [
     "frame",
     "inner",
     "inverse_root",
+    "k_means",
     "karcher_coefficients",
     "kept_energy",
     "kth_largest",
@@ -64,6 +67,7 @@ __all__ = [
     "principal_angles",
     "rooted",
     "shared_subspace",
+    "similarity_weights",
     "slerp_coefficients",
     "stream_key",
     "svd",

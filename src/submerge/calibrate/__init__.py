@@ -2,7 +2,8 @@
 
 batches      read_items, batches                    data as batches of a model's inputs
 passes       collect, Reducer, NullSpaceRatio       what is gathered of the inputs of modules
-moments      second_moments, SecondMoment, Mean     what least squares and prototypes need of them
+moments      second_moments, SecondMoment, Mean     what least squares need of them
+prototypes   task_prototypes, question_vectors      by which an image, or a question, is told to be of a task
 adapters     attached                               adapters at a model's modules, with scales λ
 null space   null_space_ratio, null_space_curve     which adapter knows which inputs, and ω(λ)
 learning     learn_coefficients, calibrate_recipe   merge coefficients from unlabelled inputs
@@ -27,6 +28,13 @@ from submerge.calibrate._reducers import MOMENT_KINDS, Mean, NullSpaceRatio, Sec
 from submerge.calibrate._second_moments import second_moments, shared_inputs
 from submerge.calibrate._sources import Inputs, load_backbone, read_data
 from submerge.calibrate._task_moments import task_moments
+from submerge.calibrate._task_prototypes import (
+    Pooling,
+    TaskPrototypes,
+    pooled,
+    question_vectors,
+    task_prototypes,
+)
 
 __all__ = [
     "MOMENT_KINDS",
@@ -39,9 +47,11 @@ __all__ = [
     "NullSpaceCurve",
     "NullSpaceMatrix",
     "NullSpaceRatio",
+    "Pooling",
     "Reducer",
     "SecondMoment",
     "Step",
+    "TaskPrototypes",
     "attached",
     "batches",
     "calibrate_recipe",
@@ -54,7 +64,9 @@ __all__ = [
     "load_processor",
     "null_space_curve",
     "null_space_ratio",
+    "pooled",
     "processor_for",
+    "question_vectors",
     "read_data",
     "read_items",
     "record_inputs",
@@ -62,4 +74,5 @@ __all__ = [
     "second_moments",
     "shared_inputs",
     "task_moments",
+    "task_prototypes",
 ]

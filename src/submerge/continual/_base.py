@@ -7,21 +7,17 @@ from pathlib import Path
 
 from submerge.continual._manifest import BaseRecord
 from submerge.errors import Problem, RequestError
-from submerge.names import module_names
 from submerge.recipe import same_model
 from submerge.store import (
     DTYPES,
     Adapter,
     Checkpoint,
     FileTable,
-    LowRankPart,
     hasher,
-    lay_over,
     open_checkpoint,
-    open_model,
 )
 
-__all__ = ["adapter_warnings", "base_record", "open_base", "open_task_adapter"]
+__all__ = ["adapter_warnings", "base_record", "open_base"]
 
 SAMPLE = 256
 """Values from the middle of each tensor that a base's digest is of, beside names, types and shapes."""
@@ -65,45 +61,6 @@ def open_base(record: BaseRecord, instead: str | None = None) -> Checkpoint:
         what = "is another model than the base with which the state was begun"
         raise RequestError(Problem(what, spec, f"that was {record.spec}; {MOVED}"))
     return base
-
-
-def open_task_adapter(spec: str, base: Checkpoint) -> tuple[Adapter, Adapter]:
-    """Return a task's adapter as its files have it, and as it fits the base.
-
-    Raises `RequestError` where it does not fit, or changes what least squares over linear maps has no rule
-    for.
-    """
-    try:
-        adapter = open_model(spec, root=Path.cwd(), adapter=True)
-    except RequestError as error:
-        raise RequestError([_with_way_out(problem) for problem in error.problems]) from None
-    assert isinstance(adapter, Adapter)
-    if problems := [p for name in adapter.parts if (p := _no_rule(adapter, name)) is not None]:
-        raise RequestError(problems[:3])
-    fitted = lay_over(base, adapter, spec, module_names(base.config, base.tensors)).adapter
-    assert fitted is not None
-    return adapter, fitted
-
-
-def _with_way_out(problem: Problem) -> Problem:
-    if "a whole model" not in problem.what:
-        return problem
-    hint = f"make an adapter of it: submerge extract-lora {problem.where} --base … --rank 16 -o ADAPTER"
-    return replace(problem, hint=hint)
-
-
-def _no_rule(adapter: Adapter, name: str) -> Problem | None:
-    """Return why a part of an adapter is no update B A of a linear map, or None if it is one."""
-    part = adapter.parts[name]
-    if isinstance(part, LowRankPart) and part.magnitude is None:
-        if part.kind == "linear" and not part.kernel and not part.experts:
-            return None
-        why = "it is no linear map of vectors"
-        hint = "train the task on linear maps alone"
-    else:
-        why = str(adapter.dense_only(name))
-        hint = "train the task with factors alone: no use_dora, modules_to_save, bias or trainable tokens"
-    return Problem(f"{name} cannot be merged by least squares: {why}", str(adapter.path), hint)
 
 
 def adapter_warnings(adapter: Adapter, record: BaseRecord) -> list[str]:

@@ -8,22 +8,30 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from submerge.algebra import LpmOptions, Moment
-from submerge.continual._base import adapter_warnings, open_base, open_task_adapter
+from submerge.continual._base import adapter_warnings, open_base
 from submerge.continual._manifest import FileRecord, StateManifest, TaskRecord
 from submerge.continual._measure import (
     Data,
     MeasuredTask,
     Passes,
+    PrototypeOptions,
     identity_moments,
     measuring_task,
 )
 from submerge.continual._running import RunningSum
 from submerge.continual._state_folder import StateFolder
 from submerge.continual._stored_task import TaskLayout, add_factors, add_moment, map_of
+from submerge.continual._task_model import TaskModel, open_task_model
+from submerge.continual._task_projector import (
+    add_projector,
+    group_prototypes,
+    overlap_warning,
+    shared_group,
+)
 from submerge.continual._tensor_file import TensorFileWriter
 from submerge.deferred import torch
 from submerge.errors import Problem, RequestError
-from submerge.store import Adapter, Checkpoint, file_digest, joined
+from submerge.store import Adapter, FileTable, file_digest, joined
 
 __all__ = ["NewTask", "add_task", "remove_task"]
 
@@ -34,7 +42,8 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 class NewTask:
     """A task that is to be added, or measured again: its name, its adapter, its data, how they are run.
 
-    `base` is where the base is now, if that is another place than the state says.
+    `base` is where the base is now, if that is another place than the state says. `share` is the task whose
+    projector it shares, and `prototypes` how many its images have at most.
     """
 
     name: str
@@ -42,6 +51,8 @@ class NewTask:
     data: Data
     passes: Passes
     base: str | None = None
+    share: str | None = None
+    prototypes: int = 1
 
 
 @dataclass
@@ -77,13 +88,20 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
     data is.
     """
     _check_name(manifest, task.name)
-    base = open_base(manifest.base, task.base)
-    adapter, fitted = open_task_adapter(task.model, base)
-    warnings = adapter_warnings(adapter, manifest.base)
+    group = shared_group(manifest, task.name, task.share)
+    model = open_task_model(task.model, open_base(manifest.base, task.base))
+    warnings = adapter_warnings(model.adapter, manifest.base)
     seen = _Seen(manifest.lpm)
-    with _measured(manifest, base, adapter, fitted, task) as measured, TensorFileWriter(folder.path) as file:
-        layout = TaskLayout.of(fitted, measured.inputs)
-        down = add_factors(file, fitted)
+    with FileTable() as table:
+        own = model.own_projector(table)
+    how = PrototypeOptions(manifest.options.pooling, task.prototypes, bool(own) or task.share is not None)
+    with _measured(manifest, model, task, how) as measured, TensorFileWriter(folder.path) as file:
+        layout = TaskLayout.of(model.updates, measured.inputs)
+        down = add_factors(file, model.updates)
+        projector = None
+        if measured.prototypes is not None:
+            others = group_prototypes(folder, manifest)
+            projector = add_projector(file, own, measured.prototypes, group, others)
         moments = seen.note(measured.moments)
         if manifest.options.keep == "full":
             moment_bytes = sum(add_moment(file, name, moment) for name, moment in moments)
@@ -97,15 +115,18 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
         stored.bytes,
         stored.digest,
         name=task.name,
-        rank=fitted.rank,
+        rank=model.updates.rank,
         maps=len(layout.maps),
         rows=seen.rows,
         samples=measured.samples,
-        adapter=_digest(adapter),
+        adapter=_digest(model.adapter),
         data=measured.data,
         moment_bytes=moment_bytes,
+        projector=projector,
     )
-    return manifest.with_task(record, running), [*warnings, *seen.warnings]
+    if measured.without:
+        warnings.append(f"images of {task.name} are not told from those of other tasks: {measured.without}")
+    return manifest.with_task(record, running), [*warnings, *seen.warnings, *overlap_warning(record)]
 
 
 def _check_name(manifest: StateManifest, name: str) -> None:
@@ -119,19 +140,31 @@ def _check_name(manifest: StateManifest, name: str) -> None:
 
 @contextmanager
 def _measured(
-    manifest: StateManifest, base: Checkpoint, adapter: Adapter, fitted: Adapter, task: NewTask
+    manifest: StateManifest, model: TaskModel, task: NewTask, how: PrototypeOptions | None
 ) -> Iterator[MeasuredTask]:
-    """Give a task's moments: measured on its data, or those of the identity, which need none."""
-    maps = map_of(fitted)
-    if manifest.options.statistics == "identity":
-        yield identity_moments(base, maps)
-        return
-    if task.data is None:
+    """Give a task's moments: measured on its data, or those of the identity, which need none.
+
+    With `how` also the prototypes of its images, where the base has a projector.
+    """
+    how = None if model.parts is None else how
+    identity = manifest.options.statistics == "identity"
+    if task.data is None and (not identity or (how is not None and how.needed)):
         hint = "name its inputs with --data, or begin a state with --statistics identity"
+        if identity:
+            hint = "name some with --data: they tell its images from those of tasks with other projectors"
         raise RequestError(Problem(f"there are no inputs of the task {task.name!r}", "--data", hint))
-    everywhere = manifest.lpm.missing == "zero"
-    statistics = manifest.options.statistics
-    with measuring_task(base, adapter, task.data, statistics, task.passes, everywhere=everywhere) as measured:
+    if identity:
+        yield identity_moments(model.base, map_of(model.updates), task.data, task.passes, how)
+        return
+    with measuring_task(
+        model.base,
+        model.adapter,
+        task.data,
+        manifest.options.statistics,
+        task.passes,
+        everywhere=manifest.lpm.missing == "zero",
+        prototypes=how,
+    ) as measured:
         yield measured
 
 
@@ -170,12 +203,11 @@ def remove_task(
             "give its adapter and its data again, with --model and --data: they are measured, and subtracted"
         )
         raise RequestError(Problem(what, str(folder.path), hint))
-    base = open_base(manifest.base, again.base)
-    adapter, fitted = open_task_adapter(again.model, base)
-    if _digest(adapter) != record.adapter:
+    model = open_task_model(again.model, open_base(manifest.base, again.base))
+    if _digest(model.adapter) != record.adapter:
         what = f"is another adapter than the one that {name!r} was added with"
         raise RequestError(Problem(what, again.model, "give that one"))
-    with _measured(manifest, base, adapter, fitted, again) as measured:
+    with _measured(manifest, model, again, None) as measured:
         if measured.data != record.data:
             what = f"the inputs are others than the {record.samples} that {name!r} was added with"
             raise RequestError(Problem(what, "--data", "give the same file, samples and length of texts"))

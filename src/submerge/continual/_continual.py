@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,21 +10,25 @@ from typing import Any
 from submerge.algebra import LPM_PRESETS, LpmOptions
 from submerge.continual._base import base_record, open_base
 from submerge.continual._change import NewTask, add_task, remove_task
-from submerge.continual._export import ExportReport, check_out, write_adapter, write_checkpoint
+from submerge.continual._export import Export, ExportReport, write_adapter, write_checkpoint
 from submerge.continual._join import join_states
 from submerge.continual._lpm import StoredTasks
 from submerge.continual._manifest import StateManifest, StateOptions, TaskRecord
 from submerge.continual._measure import Data, Passes
+from submerge.continual._projectors import ProjectorGate, StoredProjectors
 from submerge.continual._state_folder import StateFolder, new_folder
 from submerge.continual._status import StateStatus, status_of
 from submerge.engine import Settings
 from submerge.errors import Problem, RequestError, did_you_mean, nearest
-from submerge.store import FileTable, open_checkpoint
+from submerge.store import Checkpoint, FileTable, ProjectorSettings, open_checkpoint
 
 __all__ = ["Continual"]
 
-KEPT = ("full", "none")
-STATISTICS = ("full", "diag", "lowrank", "identity")
+CHOICES = {
+    "statistics": ("full", "diag", "lowrank", "identity"),
+    "keep": ("full", "none"),
+    "pooling": ("mean", "position"),
+}
 
 
 class Continual:
@@ -73,6 +77,7 @@ class Continual:
         *,
         statistics: str = "full",
         keep: str = "full",
+        pooling: str = "mean",
         preset: str = "default",
         **lpm: Any,
     ) -> Continual:
@@ -87,6 +92,8 @@ class Continual:
             keep: `full` keeps each task's moments, and removal is exact and needs nothing else; `none`
                 keeps their sum alone, which takes less room, and removal needs the task's adapter and data
                 again.
+            pooling: how images are compared, of tasks whose base has an encoder and a projector: by the
+                `mean` of what the projector is given, over positions, or by all `position`s side by side.
             preset: `default` or `paper`: where options of the merge begin.
             **lpm: options of `submerge.algebra.LpmOptions`. `missing` is `skip` here by default: a task has
                 no say in maps that it does not adapt; for `zero` every map of the layers is measured.
@@ -95,7 +102,7 @@ class Continual:
             RequestError: the folder is not empty, an option is out of its range, or the base cannot be
                 opened.
         """
-        options = _state_options(statistics, keep)
+        options = _state_options(statistics=statistics, keep=keep, pooling=pooling)
         chosen = _lpm_options(LpmOptions(missing="skip"), preset, lpm)
         _check_together(options, chosen)
         record = base_record(open_checkpoint(base))
@@ -123,14 +130,27 @@ class Continual:
         return self._folder.read().task(task)
 
     def add(
-        self, task: str, model: str, data: Data = None, *, base: str | None = None, **passes: Any
+        self,
+        task: str,
+        model: str,
+        data: Data = None,
+        *,
+        share_projector: str | None = None,
+        prototypes: int = 1,
+        base: str | None = None,
+        **passes: Any,
     ) -> list[str]:
-        """Add a task, and return warnings: too few inputs, or an adapter that names another base.
+        """Add a task, and return warnings: too few inputs, images like those of another task, another base.
+
+        Where the base has an encoder and a projector, the adapter may change the projector, too, by factors
+        or as a whole (`modules_to_save`). The state keeps it, with prototypes of the task's images.
 
         Args:
             task: its name, of letters, digits, `.`, `-` and `_`.
             model: its LoRA adapter, a folder, a file or a Hub id.
             data: its inputs, what `submerge.null_space_ratio` takes as one data set; none for `identity`.
+            share_projector: a task with the same images: the two then have one projector, the mean of theirs.
+            prototypes: the most prototypes of its images, which are means of clusters.
             base: where the base is now, if it was moved.
             **passes: `samples` (the most inputs that are read), `batch_size`, `max_length`, `device`,
                 `processor`, `room` (bytes that moments take at a time) and `progress` (called with batches
@@ -138,12 +158,11 @@ class Continual:
 
         Raises:
             RequestError: the name is taken, the adapter does not fit the base or changes what least squares
-                has no rule for, or the inputs cannot be read. The state is as it was.
+                has no rule for, or the encoder; or the inputs cannot be read. The state is as it was.
         """
+        new = NewTask(task, str(model), data, Passes(**passes), base, share_projector, prototypes)
         with self._folder.writing() as manifest:
-            changed, warnings = add_task(
-                self._folder, manifest, NewTask(task, str(model), data, Passes(**passes), base)
-            )
+            changed, warnings = add_task(self._folder, manifest, new)
             self._folder.commit(changed)
         return warnings
 
@@ -174,6 +193,10 @@ class Continual:
         form: str = "adapter",
         rank: int | None = None,
         preset: str | None = None,
+        projectors: str = "mixed",
+        temperature: float = 0.1,
+        top: int | None = None,
+        key: str = "image",
         base: str | None = None,
         overwrite: bool = False,
         settings: Settings | None = None,
@@ -181,13 +204,21 @@ class Continual:
     ) -> ExportReport:
         """Write the merge of all tasks as an adapter in PEFT's form, or the base with it folded in.
 
+        Where tasks have projectors that differ, a gate is written beside it, by which `submerge.load` mixes
+        the outputs of the projectors for each image, by its similarity to the tasks' prototypes (CPM). The
+        checkpoint's own projector is then their mean, and an adapter leaves that of the base in its place.
+
         Args:
             out: the folder to make.
             form: `adapter` or `checkpoint`.
             rank: the most rank of each update; by default all that the merge has, the sum of the tasks'
                 ranks.
             preset: in the place of the options with which the state was begun, `default` or `paper`.
-            base: where the base is now, if it was moved; a checkpoint needs it.
+            projectors: `mixed`, or `merged`: without a gate, with the mean of the projectors.
+            temperature: τ of the softmax over similarities; 0 leaves the nearest projector alone.
+            top: the most projectors that the output for an image is mixed of; all by default.
+            key: what is compared with prototypes: the `image`, the `text`, or `both`.
+            base: where the base is now, if it was moved; a checkpoint needs it, and a gate.
             overwrite: replace a folder that is not empty.
             settings: how a checkpoint is written.
             **lpm: options of `submerge.algebra.LpmOptions` over those of the state, such as `scale`. A
@@ -196,52 +227,64 @@ class Continual:
         Raises:
             RequestError: there are no tasks, an option cannot be changed, or `out` must not be written.
         """
-        if form not in ("adapter", "checkpoint"):
-            hint = did_you_mean(nearest(form, ("adapter", "checkpoint"))) or "adapter or checkpoint"
-            raise RequestError(Problem(f"there is no form {form!r}", "--as", hint))
+        words = {"as": (("adapter", "checkpoint"), form), "projectors": (("mixed", "merged"), projectors)}
+        if problems := [p for name, (all_, word) in words.items() if (p := _not_among(all_, name, word))]:
+            raise RequestError(problems)
         manifest = self._folder.read()
         options = _export_options(manifest, preset, lpm)
         if not manifest.tasks:
             hint = "add one: submerge many add STATE --task NAME --model ADAPTER --data INPUTS"
             raise RequestError(Problem("there are no tasks to merge", str(self._folder.path), hint))
-        if form == "adapter":
-            return self._adapter(Path(out), manifest, options, rank, overwrite=overwrite)
-        opened = open_base(manifest.base, base)  # before the work: it may be another model by now
-        with tempfile.TemporaryDirectory(prefix="submerge-") as place:
-            adapter = self._adapter(Path(place) / "merged-tasks", manifest, options, rank, overwrite=False)
-            return write_checkpoint(
-                Path(out), adapter, manifest.base, str(opened.label), overwrite=overwrite, settings=settings
-            )
-
-    def _adapter(
-        self, out: Path, manifest: StateManifest, options: LpmOptions, rank: int | None, *, overwrite: bool
-    ) -> ExportReport:
-        check_out(out, overwrite=overwrite)
+        gate = {"temperature": temperature, "top": top, "key": key} if projectors == "mixed" else None
         with FileTable() as table:
-            tasks = StoredTasks(self._folder, manifest, options, table)
-            return write_adapter(
-                out,
-                tasks.merged(),
-                manifest.base,
-                tuple(sorted(manifest.names)),
-                rank=rank,
-                task_type=tasks.task_type,
-            )
+            whole = form == "checkpoint"
+            opened = open_base(manifest.base, base) if whole or manifest.has_projectors else None
+            export = self._export(manifest, options, opened, gate, table)
+            if not whole:
+                return write_adapter(export, Path(out), rank=rank, overwrite=overwrite)
+            assert opened is not None
+            how: dict[str, Any] = {"rank": rank, "overwrite": overwrite, "settings": settings}
+            return write_checkpoint(export, Path(out), opened.label, **how)
+
+    def _export(
+        self,
+        manifest: StateManifest,
+        options: LpmOptions,
+        base: Checkpoint | None,
+        gate: dict[str, Any] | None,
+        table: FileTable,
+    ) -> Export:
+        """Return what is exported; with `gate` its settings, where the tasks' projectors differ."""
+        tasks = StoredTasks(self._folder, manifest, options, table)
+        export = Export(manifest, options, tasks.merged(), tasks.task_type)
+        if not manifest.has_projectors:
+            return export
+        assert base is not None
+        projectors = StoredProjectors(tasks.tasks, base, table)
+        export = replace(export, saved=projectors.saved)
+        if gate is None or not projectors.differ:
+            return export
+        pooling = manifest.options.pooling
+        chosen = ProjectorSettings(projectors.module, pooling=pooling, centred=True, **gate)
+        return replace(export, gate=ProjectorGate(projectors, chosen))
 
     def status(self, *, condition: bool = False) -> StateStatus:
         """Return what the state holds, and with `condition` the condition number of each Φ = Σ C_t."""
         return status_of(self._folder, self._folder.read(), condition=condition)
 
 
-def _state_options(statistics: str, keep: str) -> StateOptions:
-    problems = []
-    for name, word, words in (("statistics", statistics, STATISTICS), ("keep", keep, KEPT)):
-        if word not in words:
-            hint = did_you_mean(nearest(word, words)) or f"choose among {', '.join(words)}"
-            problems.append(Problem(f"there is no {name} {word!r}", f"--{name}", hint))
-    if problems:
+def _state_options(**given: str) -> StateOptions:
+    if problems := [p for name, word in given.items() if (p := _not_among(CHOICES[name], name, word))]:
         raise RequestError(problems)
-    return StateOptions(statistics, keep)  # type: ignore[arg-type]
+    return StateOptions(**given)  # type: ignore[arg-type]
+
+
+def _not_among(words: Sequence[str], name: str, word: str) -> Problem | None:
+    """Return that an option has no such word, or None if it has."""
+    if word in words:
+        return None
+    hint = did_you_mean(nearest(word, words)) or f"choose among {', '.join(words)}"
+    return Problem(f"there is no {name} {word!r}", f"--{name}", hint)
 
 
 def _lpm_options(given: LpmOptions, preset: str | None, lpm: dict[str, Any]) -> LpmOptions:

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from submerge._version import __version__
-from submerge.algebra import LowRank, factored
+from submerge.algebra import LowRank, LpmOptions, factored
 from submerge.continual._lpm import MergedMap
-from submerge.continual._manifest import BaseRecord
+from submerge.continual._manifest import BaseRecord, StateManifest, TaskRecord
+from submerge.continual._projectors import ProjectorGate
+from submerge.deferred import torch
 from submerge.engine import Settings, merge
+from submerge.engine.output import REPLACED, SUFFIX, give_name
 from submerge.errors import Problem, RequestError, WorkError
-from submerge.store import AdapterWriter, sync_file, sync_folder
+from submerge.store import (
+    ADAPTER_CONFIG,
+    ADAPTER_STEM,
+    DIGEST,
+    DTYPES,
+    MANIFEST,
+    AdapterWriter,
+    FileTable,
+    Manifest,
+    ModelRecord,
+    TensorRecord,
+    range_digest,
+    read_header,
+    sync_file,
+    sync_folder,
+)
 
-__all__ = ["ExportReport", "check_out", "write_adapter", "write_checkpoint"]
-
-INCOMPLETE = ".incomplete"
+__all__ = ["Export", "ExportReport", "write_adapter", "write_checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +46,7 @@ class ExportReport:
     """What was exported: the folder, its form, the tasks in it, and the rank of the adapter.
 
     `error` is ‖Δ − B A‖ / ‖Δ‖ of the linear map of which the rank that was asked for keeps least.
+    `projectors` is how many projectors the folder's gate mixes; 0 without a gate.
     """
 
     out: Path
@@ -34,6 +54,84 @@ class ExportReport:
     tasks: tuple[str, ...]
     rank: int
     error: float
+    projectors: int = 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is exported of a state.
+
+    Attributes:
+        manifest: of the state.
+        lpm: how the tasks are merged.
+        maps: the merged update of each linear map.
+        task_type: what PEFT calls the kind of the tasks' models.
+        saved: values that are other than the base's, by the names that adapters have for them.
+        gate: what mixes the tasks' projectors, if they differ.
+    """
+
+    manifest: StateManifest
+    lpm: LpmOptions
+    maps: Iterable[MergedMap]
+    task_type: str | None
+    saved: Callable[[], Iterable[tuple[str, torch.Tensor]]] = tuple
+    gate: ProjectorGate | None = None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of the tasks, sorted: nothing depends on the order in which they were added."""
+        return tuple(sorted(self.manifest.names))
+
+    def describe(self, folder: Path, form: str, made: Manifest | None = None) -> None:
+        """Write what stands beside the weights: the gate's bank, if there is one, `submerge.json`, a card.
+
+        `made` is what the merge into a checkpoint says of it. An adapter has the file only with a gate.
+        """
+        if made is None and self.gate is not None:
+            made = Manifest(__version__, {}, (), (), {}, {}, _tensor_records(folder))
+        if made is not None:
+            record = self.gate.record if self.gate else None
+            bank = self.gate.write(folder) if self.gate else None
+            tasks = map(self.manifest.task, self.tasks)
+            models = [*made.models[:1], *map(_model_record, tasks)]
+            recipe = self._recipe(form)
+            made = replace(made, recipe=recipe, models=models, gate=record, bank=bank)
+            (folder / MANIFEST).write_text(made.text, encoding="utf-8")
+        card = _card(folder.name.removesuffix(SUFFIX), self.manifest.base, self.tasks, form)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+    def _recipe(self, form: str) -> dict[str, Any]:
+        """Return the recipe of the same merge, with the state's tasks for models."""
+        lpm = {name: value for name, value in asdict(self.lpm).items() if name != "weight"}
+        return {
+            "merge_method": "many",
+            "base_model": self.manifest.base.spec,
+            "models": [{"model": name} for name in self.tasks],
+            "parameters": {"statistics": self.manifest.options.statistics, **lpm},
+            **({"output": {"as": "adapter"}} if form == "adapter" else {}),
+        }
+
+
+def _model_record(task: TaskRecord) -> ModelRecord:
+    """Return what `submerge.json` says of a task."""
+    adapter = {DIGEST: task.adapter, "notes": ["a task of a state of submerge many"]}
+    return ModelRecord(task.name, adapter=adapter, used=task.maps)
+
+
+def _tensor_records(folder: Path) -> dict[str, TensorRecord]:
+    """Return what `submerge.json` says of an adapter's tensors."""
+    path = folder / f"{ADAPTER_STEM}.safetensors"
+    with FileTable() as table:
+        return {
+            name: TensorRecord(
+                entry.dtype,
+                entry.shape,
+                range_digest(table.source(entry), 0, entry.numel, DTYPES[entry.dtype].itemsize),
+                file=path.name,
+                treatment="merge",
+            )
+            for name, entry in read_header(path).entries.items()
+        }
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
@@ -45,31 +143,27 @@ def check_out(out: Path, *, overwrite: bool) -> None:
         raise RequestError(
             Problem("the output exists and is not empty", str(out), f"{hint}, or allow --overwrite")
         )
-    if not (out / "adapter_config.json").is_file():
+    if not (out / ADAPTER_CONFIG).is_file():
         raise RequestError(Problem("the folder to replace holds no adapter", str(out), hint))
+    if os.path.lexists(old := out.with_name(out.name + REPLACED)):
+        what = "what an earlier --overwrite set aside is still there"
+        raise RequestError(Problem(what, str(old), "look whether you need it, then remove it"))
 
 
-def write_adapter(
-    out: Path,
-    maps: Iterable[MergedMap],
-    base: BaseRecord,
-    tasks: tuple[str, ...],
-    *,
-    rank: int | None,
-    task_type: str | None,
-) -> ExportReport:
+def write_adapter(export: Export, out: Path, *, rank: int | None, overwrite: bool) -> ExportReport:
     """Write the merged updates as an adapter, into a folder that has its name when it is complete."""
-    unfinished = out.with_name(out.name + INCOMPLETE)
+    out = out.resolve()
+    check_out(out, overwrite=overwrite)
+    unfinished = out.with_name(out.name + SUFFIX)
     if unfinished.exists():
         raise RequestError(Problem("something of this name exists", str(unfinished), "remove it"))
     try:
-        report = _write(unfinished, maps, base, tasks, rank, task_type)
-        card = unfinished / "README.md"
-        card.write_text(_card(out.name, base, tasks, adapter=True), encoding="utf-8")
-        sync_file(card)
+        report = _write(export, unfinished, rank)
+        export.describe(unfinished, "adapter")
+        for path in unfinished.iterdir():
+            sync_file(path)
         sync_folder(unfinished)
-        shutil.rmtree(out, ignore_errors=True)
-        unfinished.rename(out)
+        give_name(unfinished, out, overwrite=overwrite)
     except OSError as error:
         raise WorkError(f"{out}: cannot be written ({error.strerror}) — free some space") from error
     finally:
@@ -77,17 +171,10 @@ def write_adapter(
     return replace(report, out=out)
 
 
-def _write(
-    folder: Path,
-    maps: Iterable[MergedMap],
-    base: BaseRecord,
-    tasks: tuple[str, ...],
-    rank: int | None,
-    task_type: str | None,
-) -> ExportReport:
+def _write(export: Export, folder: Path, rank: int | None) -> ExportReport:
     error = 0.0
     with AdapterWriter(folder) as writer:
-        for merged in maps:
+        for merged in export.maps:
             fit = factored(merged.update, rank)
             error = max(error, fit.error)
             if isinstance(fit.update, LowRank):
@@ -96,34 +183,39 @@ def _write(
                 writer.add(merged.spelled, left, right, transposed=merged.transposed)
         if not writer.rank:
             raise WorkError(f"{folder}: every merged update is zero — look at the adapters, and at the scale")
-        largest = writer.rank
-        writer.finish(base=base.model, base_revision=base.revision, task_type=task_type)
-    return ExportReport(folder, "adapter", tasks, largest, error)
+        for name, values in export.saved() if export.gate is None else ():
+            writer.save(name, values)
+        largest, base = writer.rank, export.manifest.base
+        writer.finish(base=base.model, base_revision=base.revision, task_type=export.task_type)
+    count = export.gate.count if export.gate else 0
+    return ExportReport(folder, "adapter", export.tasks, largest, error, count)
 
 
 def write_checkpoint(
-    out: Path,
-    adapter: ExportReport,
-    base: BaseRecord,
-    place: str,
-    *,
-    overwrite: bool,
-    settings: Settings | None,
+    export: Export, out: Path, place: str, *, rank: int | None, overwrite: bool, settings: Settings | None
 ) -> ExportReport:
-    """Write the base, which lies at `place`, with an adapter folded in, by the merge of that one adapter.
+    """Write the base, which lies at `place`, with the merged updates folded in, by the merge of one adapter.
 
-    The adapter does not stay, so that the model card is about the tasks.
+    That adapter does not stay. What the folder says of itself is about the tasks, and complete when it is.
     """
-    recipe = {"merge_method": "cat", "base_model": place, "models": [{"model": str(adapter.out)}]}
-    report = merge(recipe, out, overwrite=overwrite, settings=settings)
-    card = _card(report.out.name, base, adapter.tasks, adapter=False)
-    (report.out / "README.md").write_text(card, encoding="utf-8")
-    return replace(adapter, out=report.out, form="checkpoint")
+    with tempfile.TemporaryDirectory(prefix="submerge-") as temporary:
+        adapter = replace(export, gate=None)
+        written = write_adapter(adapter, Path(temporary) / "merged-tasks", rank=rank, overwrite=False)
+        recipe = {"merge_method": "cat", "base_model": place, "models": [{"model": str(written.out)}]}
+
+        def describe(folder: Path, manifest: Manifest) -> None:
+            export.describe(folder, "checkpoint", manifest)
+
+        report = merge(recipe, out, overwrite=overwrite, settings=settings, add_files=describe)
+    count = export.gate.count if export.gate else 0
+    return replace(written, out=report.out, form="checkpoint", projectors=count)
 
 
-def _card(name: str, base: BaseRecord, tasks: tuple[str, ...], *, adapter: bool) -> str:
+def _card(name: str, base: BaseRecord, tasks: tuple[str, ...], form: str) -> str:
     """Return the text of README.md, with what the Hub reads of it."""
-    library, kind, tags = ("peft", "adapter", ["lora"]) if adapter else ("transformers", "merge", [])
+    library, kind, tags = (
+        ("peft", "adapter", ["lora"]) if form == "adapter" else ("transformers", "merge", [])
+    )
     front = {"library_name": library, "tags": ["merge", "submerge", *tags]}
     if base.revision:
         front = {"base_model": [base.model], "base_model_relation": kind, **front}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -13,12 +13,24 @@ from submerge.algebra import LpmOptions
 from submerge.errors import Problem, RequestError, did_you_mean, nearest
 from submerge.store import read_json
 
-__all__ = ["STATE_FILE", "BaseRecord", "FileRecord", "StateManifest", "StateOptions", "TaskRecord"]
+__all__ = [
+    "STATE_FILE",
+    "BaseRecord",
+    "FileRecord",
+    "ProjectorRecord",
+    "StateManifest",
+    "StateOptions",
+    "TaskRecord",
+]
 
 STATE_FILE = "state.json"
 FORMAT = "submerge.continual"
-VERSION = 1
-"""Of what the files hold. A state of another version is refused: nothing of it is guessed."""
+VERSIONS = (1, 2)
+"""Of what the files hold. A state of another version is refused: nothing of it is guessed.
+
+Version 2 has projectors and prototypes. A state without them is written as version 1, to the same bytes as
+before there was another one, so that earlier versions of Submerge read it.
+"""
 
 DAMAGED = "restore the folder from a copy, or begin a new state"
 
@@ -49,6 +61,28 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class ProjectorRecord:
+    """What a task's file has of a projector, by which the outputs of projectors are mixed.
+
+    Attributes:
+        bytes: of the task's own projector; 0 where that is the base's.
+        images: the inputs of the projector that the prototypes are means of.
+        prototypes: how many there are.
+        group: the first of the tasks that share one projector, which is the mean of theirs.
+        nearest: the other group to whose prototypes most images were nearer, when the task was added; empty
+            where none was.
+        overlap: the share of these images.
+    """
+
+    bytes: int
+    images: int
+    prototypes: int
+    group: str
+    nearest: str = ""
+    overlap: float = 0.0
+
+
+@dataclass(frozen=True)
 class TaskRecord(FileRecord):
     """A task: its name, and what its file was made of.
 
@@ -60,6 +94,7 @@ class TaskRecord(FileRecord):
         adapter: the digest of the adapter's files.
         data: the digest of the encoded inputs; empty where no inputs were needed.
         moment_bytes: what of its file serves removal alone: the second moments.
+        projector: of a task with images, whose base has a projector.
     """
 
     name: str
@@ -70,6 +105,7 @@ class TaskRecord(FileRecord):
     adapter: str
     data: str
     moment_bytes: int
+    projector: ProjectorRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -82,10 +118,12 @@ class StateOptions:
             data).
         keep: `full` keeps each task's moments, so that removal is exact and needs nothing; `none` keeps their
             sum alone, so that removal needs the task's adapter and data again.
+        pooling: an image is compared by the `mean` of its positions, or by all of them (`position`).
     """
 
     statistics: Literal["full", "diag", "lowrank", "identity"] = "full"
     keep: Literal["full", "none"] = "full"
+    pooling: Literal["mean", "position"] = "mean"
 
 
 @dataclass(frozen=True)
@@ -120,13 +158,37 @@ class StateManifest:
 
     def without_task(self, name: str, running: FileRecord | None) -> StateManifest:
         tasks = tuple(task for task in self.tasks if task.name != name)
-        return replace(self, tasks=tasks, running=running if tasks else None)
+        return replace(self, tasks=_regrouped(tasks, name), running=running if tasks else None)
+
+    @property
+    def groups(self) -> dict[str, tuple[TaskRecord, ...]]:
+        """The tasks with prototypes, by the projector that they have: each group by its first task."""
+        groups: dict[str, tuple[TaskRecord, ...]] = {}
+        for task in self.tasks:
+            if task.projector is not None:
+                groups[task.projector.group] = (*groups.get(task.projector.group, ()), task)
+        return groups
+
+    @property
+    def has_projectors(self) -> bool:
+        """Whether a task has another projector than the base."""
+        return any(task.projector and task.projector.bytes for task in self.tasks)
+
+    @property
+    def version(self) -> int:
+        """The first version that can say what the state holds."""
+        return 2 if self.groups or self.options.pooling != "mean" else 1
 
     @property
     def text(self) -> str:
         """The file's content: the same for the same state."""
-        head = {"format": FORMAT, "version": VERSION, "submerge": __version__}
-        return json.dumps({**head, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+        head = {"format": FORMAT, "version": self.version, "submerge": __version__}
+        content = asdict(self)
+        if self.version == 1:
+            del content["options"]["pooling"]
+            for task in content["tasks"]:
+                del task["projector"]
+        return json.dumps({**head, **content}, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def read(cls, folder: Path) -> StateManifest:
@@ -136,20 +198,42 @@ class StateManifest:
             hint = f"begin one: submerge many init BASE -o {folder}"
             raise RequestError(Problem("is no state: it has no state.json", str(folder), hint))
         content = read_json(path, DAMAGED)
-        if content.get("format") != FORMAT or content.get("version") != VERSION:
+        if content.get("format") != FORMAT or content.get("version") not in VERSIONS:
             what = f"is of format {content.get('format')!r}, version {content.get('version')!r}"
-            raise RequestError(Problem(what, str(path), f"this Submerge reads {FORMAT}, version {VERSION}"))
+            raise RequestError(
+                Problem(what, str(path), f"this Submerge reads {FORMAT}, version {VERSIONS[-1]}")
+            )
         try:
             running = content["running"]
             return cls(
                 _record(BaseRecord, content["base"]),
                 _record(StateOptions, content["options"]),
                 LpmOptions(**content["lpm"]),
-                tuple(_record(TaskRecord, task) for task in content["tasks"]),
+                tuple(map(_task, content["tasks"])),
                 None if running is None else _record(FileRecord, running),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise RequestError(Problem(f"is damaged ({error!r})", str(path), DAMAGED)) from None
+
+
+def _regrouped(tasks: Sequence[TaskRecord], removed: str) -> tuple[TaskRecord, ...]:
+    """Return tasks of whose groups none has the name of a task that was removed, nor says anything of it."""
+    first: dict[str, str] = {}
+    result = []
+    for task in tasks:
+        own = task.projector
+        if own is not None:
+            if own.nearest == removed:
+                own = replace(own, nearest="", overlap=0.0)
+            own = replace(own, group=first.setdefault(own.group, task.name))
+        result.append(replace(task, projector=own))
+    return tuple(result)
+
+
+def _task(content: Mapping[str, Any]) -> TaskRecord:
+    own = content.get("projector")
+    projector = None if own is None else _record(ProjectorRecord, own)
+    return _record(TaskRecord, {**content, "projector": projector})
 
 
 def _record(kind: type[Record], content: Mapping[str, Any]) -> Record:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,7 +15,9 @@ from submerge.algebra import FactorMoment, Moment
 from submerge.calibrate import (
     AttachedAdapters,
     Inputs,
+    Pooling,
     SecondMoment,
+    TaskPrototypes,
     attached,
     collect,
     folder_names,
@@ -23,14 +25,15 @@ from submerge.calibrate import (
     read_data,
     record_inputs,
     shared_inputs,
+    task_prototypes,
 )
 from submerge.continual._stored_task import StoredMap
 from submerge.errors import Problem, RequestError, few
 from submerge.gating import is_transposed
-from submerge.names import layer_of
+from submerge.names import layer_of, projector_of
 from submerge.store import Adapter, Checkpoint
 
-__all__ = ["Data", "MeasuredTask", "Passes", "identity_moments", "measuring_task"]
+__all__ = ["Data", "MeasuredTask", "Passes", "PrototypeOptions", "identity_moments", "measuring_task"]
 
 Data: TypeAlias = Any
 """What `submerge.null_space_ratio` takes as one data set."""
@@ -62,42 +65,61 @@ class Passes:
 
 
 @dataclass(frozen=True)
+class PrototypeOptions:
+    """How the prototypes of a task's images are made, and whether the task can do without."""
+
+    pooling: Pooling
+    count: int
+    needed: bool
+
+
+@dataclass(frozen=True)
 class MeasuredTask:
     """A task's moments, each with the first of the linear maps that share its inputs.
 
     `inputs` gives that first one for each map that was measured; all are names of the base's modules.
-    `samples` is how many inputs were run, and `data` a digest of them as they were encoded.
+    `samples` is how many inputs were run, and `data` a digest of them as they were encoded. `prototypes` are
+    those of its images, if it has any; `without` says why not, if that was not to be expected.
     """
 
     inputs: Mapping[str, str]
     moments: Iterator[tuple[str, Moment]]
     samples: int
     data: str
+    prototypes: TaskPrototypes | None = None
+    without: str = ""
 
 
 @contextmanager
 def measuring_task(
-    base: Checkpoint, adapter: Adapter, data: Data, statistics: str, passes: Passes, *, everywhere: bool
+    base: Checkpoint,
+    adapter: Adapter,
+    data: Data,
+    statistics: str,
+    passes: Passes,
+    *,
+    everywhere: bool,
+    prototypes: PrototypeOptions | None = None,
 ) -> Iterator[MeasuredTask]:
-    """Give the moments of a task, which are measured as they are asked for.
+    """Give the moments of a task, which are measured as they are asked for, and its prototypes.
 
-    The base runs with the task's adapter, for each of its inputs without padding, up to the last map that the
-    adapter changes, or with `everywhere` the last linear map of the layers.
+    The base runs with the task's adapter and its projector, for each of its inputs without padding, up to the
+    last map that the adapter changes, or with `everywhere` the last linear map of the layers. Prototypes are
+    the encoder's, which no task changes: they come from passes of the base that end before the projector.
 
     Raises `RequestError` where the inputs cannot be read, or the adapter changes what does not run.
     """
-    model = load_backbone(base.path).to(passes.device).eval()
-    encoding = {
-        "processor": passes.processor,
-        "batch_size": passes.batch_size,
-        "max_length": passes.max_length,
-    }
-    batches = read_data({"the task": _limited(data, passes.samples)}, ["the task"], model, **encoding)
-    described = record_inputs({"the task": adapter}, batches)["the task"]
-    (inputs,) = batches.values()
+    model, inputs = _loaded(base, data, passes)
+    described = record_inputs({"the task": adapter}, {"the task": inputs})["the task"]
+    projector = _projector(model)
+    shown = _shown(model, inputs, projector, prototypes)
     with attached(model, {"the task": adapter}) as at, torch.no_grad(), at.over(torch.ones(1)):
         _check_complete(at, adapter)
-        modules = _linear_maps(model) if everywhere else list(at.down)
+        modules = [
+            name
+            for name in (_linear_maps(model) if everywhere else at.down)
+            if projector is None or not name.startswith(projector)
+        ]
         shared = _by_first(shared_inputs(model, inputs[0], modules), modules)
         names = folder_names(str(base.path), model, [name for own in shared.values() for name in own])
         yield MeasuredTask(
@@ -108,7 +130,43 @@ def measuring_task(
             ),
             described["items"],
             described["data"],
+            *shown,
         )
+
+
+def _loaded(base: Checkpoint, data: Data, passes: Passes) -> tuple[nn.Module, Inputs]:
+    """Return the base without its head, and a task's inputs in batches."""
+    model = load_backbone(base.path).to(passes.device).eval()
+    encoding = {
+        "processor": passes.processor,
+        "batch_size": passes.batch_size,
+        "max_length": passes.max_length,
+    }
+    limited = {"the task": _limited(data, passes.samples)}
+    (inputs,) = read_data(limited, ["the task"], model, **encoding).values()
+    return model, inputs
+
+
+def _projector(model: nn.Module) -> str | None:
+    return projector_of({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+
+
+def _shown(
+    model: nn.Module, inputs: Inputs, projector: str | None, options: PrototypeOptions | None
+) -> tuple[TaskPrototypes | None, str]:
+    """Return the prototypes of a task's images, and why there are none where the base has a projector.
+
+    Raises `RequestError` where there are none, and they are needed.
+    """
+    if projector is None or options is None:
+        return None, ""
+    how: dict[str, Any] = {"pooling": options.pooling, "count": options.count}
+    try:
+        return task_prototypes(model, inputs, projector, **how, text=True, vectors=True), ""
+    except RequestError as error:
+        if options.needed:
+            raise
+        return None, error.problems[0].what
 
 
 def _limited(data: Data, samples: int | None) -> Data:
@@ -187,9 +245,20 @@ def _width(module: nn.Module) -> int:
     return weight.shape[0] if is_transposed(module) else weight.shape[1]
 
 
-def identity_moments(base: Checkpoint, maps: Mapping[str, StoredMap]) -> MeasuredTask:
-    """Return the moments of a task of which no inputs are known: one of the identity for each map."""
+def identity_moments(
+    base: Checkpoint,
+    maps: Mapping[str, StoredMap],
+    data: Data,
+    passes: Passes,
+    prototypes: PrototypeOptions | None,
+) -> MeasuredTask:
+    """Return moments that need no inputs, those of the identity, and the prototypes of data, if any."""
     shapes = {name: base.tensors[f"{name}.weight"].shape for name in maps}
     widths = {name: shapes[name][0 if stored.transposed else 1] for name, stored in maps.items()}
     moments = ((name, FactorMoment.identity(width, 1)) for name, width in widths.items())
-    return MeasuredTask({name: name for name in maps}, moments, 0, "")
+    measured = MeasuredTask({name: name for name in maps}, moments, 0, "")
+    if prototypes is None or data is None:
+        return measured
+    model, inputs = _loaded(base, data, passes)
+    shown, without = _shown(model, inputs, _projector(model), prototypes)
+    return replace(measured, prototypes=shown, without=without)

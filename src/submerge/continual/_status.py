@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from submerge.algebra import Prototypes
 from submerge.continual._lpm import StoredTasks
 from submerge.continual._manifest import StateManifest
 from submerge.continual._state_folder import StateFolder
+from submerge.continual._task_projector import group_prototypes
+from submerge.deferred import torch
 from submerge.errors import size
 from submerge.store import FileTable
 
@@ -19,11 +22,13 @@ __all__ = ["StateStatus", "status_of"]
 class StateStatus:
     """What a state holds: its manifest, and the condition number of each Φ if it was asked for.
 
-    `str` is a table of it.
+    `cosines` are, where tasks have images, those of the nearest prototypes of any two groups of tasks, less
+    what all have in common: near 1 their images are alike. `str` is a table of it.
     """
 
     manifest: StateManifest
     conditions: dict[str, float] | None = None
+    cosines: dict[str, dict[str, float]] | None = None
 
     @property
     def bytes(self) -> int:
@@ -36,10 +41,24 @@ class StateStatus:
         own = [task.moment_bytes for task in self.manifest.tasks]
         return sum(own) - max(own, default=0)
 
+    @property
+    def projector_bytes(self) -> int:
+        """Bytes of the tasks' own projectors."""
+        return sum(task.projector.bytes for task in self.manifest.tasks if task.projector)
+
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as plain data."""
-        figures = {"bytes": self.bytes, "unlearning_bytes": self.unlearning_bytes}
-        return {**asdict(self.manifest), **figures, "conditions": self.conditions}
+        figures = {
+            "bytes": self.bytes,
+            "unlearning_bytes": self.unlearning_bytes,
+            "projector_bytes": self.projector_bytes,
+        }
+        return {
+            **asdict(self.manifest),
+            **figures,
+            "conditions": self.conditions,
+            "cosines": self.cosines,
+        }
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -58,9 +77,22 @@ class StateStatus:
         if manifest.running:
             yield f"{'Σ':<{width}}  {'':30}  {size(manifest.running.bytes):>10}"
         yield self._removal()
+        yield from self._projectors()
         if self.conditions:
             worst = max(self.conditions, key=self.conditions.__getitem__)
             yield f"largest condition number of Φ: {self.conditions[worst]:.2g}, of {worst}"
+
+    def _projectors(self) -> Iterator[str]:
+        groups = self.manifest.groups
+        if not groups:
+            return
+        yield f"projectors of the tasks' own: {size(self.projector_bytes)}"
+        for tasks in groups.values():
+            own = [task.projector for task in tasks if task.projector]
+            counts = f"{sum(p.prototypes for p in own)} prototypes of {sum(p.images for p in own)} images"
+            kind = "own projector" if any(p.bytes for p in own) else "the base's projector"
+            yield f"  {', '.join(task.name for task in tasks)}: {kind}, {counts}"
+        yield from _table(self.cosines or {})
 
     def _removal(self) -> str:
         if self.manifest.options.keep == "none":
@@ -68,10 +100,33 @@ class StateStatus:
         return f"removal is exact, and costs {size(self.unlearning_bytes)} of moments beside one sum of them"
 
 
+def _table(cosines: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    if len(cosines) < 2:
+        return
+    yield "cosines of the nearest prototypes, near 1 where images are alike"
+    width = max(5, *map(len, cosines))
+    yield "  ".join(["", " " * width, *(f"{name:>{width}}" for name in cosines)])
+    for name, row in cosines.items():
+        cells = (f"{row[other]:{width}.2f}" if other in row else " " * width for other in cosines)
+        yield "  ".join(["", f"{name:<{width}}", *cells]).rstrip()
+
+
 def status_of(folder: StateFolder, manifest: StateManifest, *, condition: bool) -> StateStatus:
     """Return the status of a state; with `condition` each Φ is summed and factorised, which may take long."""
+    cosines = _cosines(group_prototypes(folder, manifest)) if manifest.groups else None
     if not condition or not manifest.tasks:
-        return StateStatus(manifest)
+        return StateStatus(manifest, None, cosines)
     with FileTable() as table:
         tasks = StoredTasks(folder, manifest, manifest.lpm, table)
-        return StateStatus(manifest, {g.names[0]: tasks.phi(g).condition() for g in tasks.groups()})
+        conditions = {group.names[0]: tasks.phi(group).condition() for group in tasks.groups()}
+        return StateStatus(manifest, conditions, cosines)
+
+
+def _cosines(prototypes: Mapping[str, torch.Tensor]) -> dict[str, dict[str, float]]:
+    """Return, for any two groups of prototypes, the largest cosine of one of each."""
+    groups = Prototypes(list(prototypes.values()))
+    rows = {name: groups.similarity(means, centred=True).amax(0) for name, means in prototypes.items()}
+    return {
+        name: {other: float(row[k]) for k, other in enumerate(prototypes) if other != name}
+        for name, row in rows.items()
+    }

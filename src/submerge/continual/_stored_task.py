@@ -11,6 +11,7 @@ from pathlib import Path
 from submerge.algebra import Moment
 from submerge.continual._manifest import DAMAGED, TaskRecord
 from submerge.continual._state_folder import StateFolder
+from submerge.continual._task_projector import PROJECTOR, stored_prototypes
 from submerge.continual._tensor_file import TensorFileWriter, read_tensor
 from submerge.deferred import torch
 from submerge.errors import Problem, RequestError
@@ -157,6 +158,20 @@ class StoredTask:
     def moment(self, name: str) -> Moment:
         """Return the moment of a map's inputs as it was measured."""
         return stored_moment(self._entries, self.layout.inputs[name], self._table)
+
+    @property
+    def has_projector(self) -> bool:
+        """Whether the task has a projector of its own; another one has the base's, or none."""
+        own = self.record.projector
+        return own is not None and own.bytes > 0
+
+    def projector(self, name: str) -> torch.Tensor:
+        """Return a parameter of the task's own projector, by the base's name of it."""
+        return read_tensor(self._entries[f"{PROJECTOR}.{name}"], self._table)
+
+    def prototypes(self) -> dict[str, torch.Tensor]:
+        """Return the task's prototypes, of images and of questions."""
+        return stored_prototypes(self._entries, self._table)
 
     def counts_at(self, name: str, missing: str) -> bool:
         """Return whether the task has a say in a map: by an update, or by its inputs where it has none."""

@@ -22,6 +22,7 @@ from submerge.engine.plan import MergePlan, Settings, check_device, make_plan
 from submerge.engine.work import Meter
 from submerge.process import peak_resident
 from submerge.recipe import Recipe
+from submerge.store import Manifest
 
 if TYPE_CHECKING:
     from submerge.calibrate import Step
@@ -38,6 +39,7 @@ def merge(
     overwrite: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
     calibration_progress: Callable[[Step], None] | None = None,
+    add_files: Callable[[Path, Manifest], None] | None = None,
 ) -> MergeReport:
     """Merge by `recipe` into the folder `out`, an ordinary Hugging Face folder; return the report.
 
@@ -53,6 +55,8 @@ def merge(
         overwrite: replace a folder that is not empty.
         progress: called about ten times a second.
         calibration_progress: called after each step of calibration, and each batch of a pass over data.
+        add_files: called with the folder, before it has its name, and with what its `submerge.json` says:
+            what it writes there, or over what is there, is complete when the folder is.
 
     Raises:
         RequestError: the recipe, the inputs or `out` are not right; nothing was written.
@@ -84,7 +88,7 @@ def merge(
     run = Run(target)
     try:
         run.execute(device, progress)
-        output.finish(run.manifest(), target.write_side_files)
+        output.finish(run.manifest(), target.write_side_files, add_files)
     finally:
         output.journal.close()
     busy = max(1e-9, run.seconds * plan.budget.workers)

@@ -8,6 +8,7 @@ It knows no method, no folder and no recipe: an `Assignment` says which updates 
                   GatedValues                                 what they replace it by
     modules       GatedLinear, GatedEmbedding, …              how a kind of module runs with them
     branches      SelectedBranches, MixedBranches, Heads      parameter sets of one module
+                  PrototypeBranches                           mixed by what the module is given
     observe       Observer, StopForward                       passes that only look
     reroute       rerouted                                    passes in which a function runs modules
 """
@@ -34,6 +35,7 @@ from submerge.gating._heads import CompetingHeads, Heads, best_head
 from submerge.gating._layout import Group, Layout, Span, UnsplitError
 from submerge.gating._modules import gate_module, ungate_module
 from submerge.gating._observe import Observer, StopForward, is_same, observe
+from submerge.gating._prototype_branches import ModuleInputs, PrototypeAssignment, PrototypeBranches
 from submerge.gating._reroute import Run, rerouted
 from submerge.gating._updates import GatedDense, GatedFactors, GatedSum, GatedTable, GatedUpdate
 from submerge.gating._values import GatedValues
@@ -64,7 +66,10 @@ __all__ = [
     "Layout",
     "MixedBranches",
     "MixtureAssignment",
+    "ModuleInputs",
     "Observer",
+    "PrototypeAssignment",
+    "PrototypeBranches",
     "Recent",
     "ResidentAssignment",
     "Run",

@@ -6,7 +6,8 @@ members whose updates they get. Members are the numbers of the merged models, in
     by sample   `SampleAssignment`     all positions of a sample get one set of members (MASS)
     by token    `TokenAssignment`      each position has the parameters of its stream, text or another (SSAM)
     constant    `ConstantAssignment`   all rows get all members, each by a scale that may be learned (NSC)
-    by module   `MixtureAssignment`    no updates act; the members' own modules are mixed by sample (CPM)
+    by module   `MixtureAssignment`    no updates act; the members' own modules are mixed by sample
+                `PrototypeAssignment`  the same, by what the module is given (CPM)
     none        `ResidentAssignment`   the model as it is, with its own modules alone or those of all members
 """
 

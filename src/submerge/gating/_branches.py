@@ -5,6 +5,8 @@ weights, are mixed (`mix`):
 
     select   y_b = f(x_b; θ_{k(b)})           heads: a sample gets that of its first member
     mix      y_b = Σ_k w_bk f(x_b; θ_k)       projectors, which are not linear in their parameters
+
+Whose weights follow from the module's own input: see `PrototypeBranches`.
 """
 
 from __future__ import annotations

@@ -6,11 +6,20 @@ from submerge.names._family import is_composite, model_types, related
 from submerge.names._layers import depths, layer_of
 from submerge.names._match import NameMatch, match_names, respelling, same_parameters
 from submerge.names._modules import Loading, empty_model, loaded_names, loading, module_names
+from submerge.names._multimodal import (
+    MultimodalParts,
+    has_layers,
+    is_output_head,
+    module_prefix,
+    multimodal_parts,
+    projector_of,
+)
 from submerge.names._view import Block, Shape, View, contiguous_strides
 
 __all__ = [
     "Block",
     "Loading",
+    "MultimodalParts",
     "NameMatch",
     "Shape",
     "View",
@@ -19,14 +28,19 @@ __all__ = [
     "correspond",
     "depths",
     "empty_model",
+    "has_layers",
     "is_buffer",
     "is_composite",
+    "is_output_head",
     "layer_of",
     "loaded_names",
     "loading",
     "match_names",
     "model_types",
     "module_names",
+    "module_prefix",
+    "multimodal_parts",
+    "projector_of",
     "related",
     "respelling",
     "same_parameters",

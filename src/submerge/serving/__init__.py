@@ -10,6 +10,7 @@ from submerge.serving._load_processor import load_processor
 from submerge.serving._mass import MassController
 from submerge.serving._modality import ModalityController
 from submerge.serving._processor import ModalityProcessor
+from submerge.serving._projectors import ProjectorController
 
 __all__ = [
     "CONTROLLERS",
@@ -20,6 +21,7 @@ __all__ = [
     "MassController",
     "ModalityController",
     "ModalityProcessor",
+    "ProjectorController",
     "architectures",
     "export_adapters",
     "input_names",

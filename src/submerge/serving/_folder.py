@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from submerge.algebra import Triplets
 from submerge.errors import Problem, RequestError, few
 from submerge.store import BANK, MANIFEST, GateRecord, Manifest, read_header, reading_manifest
 
-__all__ = ["Folder", "bank_names", "gate_manifest", "open_folder"]
+__all__ = ["Folder", "bank_names", "copy_beside", "gate_manifest", "open_folder"]
 
 ROUNDING = 1e-5
 """The share of an update's energy that rounding loses at most."""
@@ -104,6 +105,22 @@ def bank_names(path: Path, manifest: Manifest) -> tuple[str, ...]:
         what = f"the bank is not what {MANIFEST} says: {few(wrong)}"
         raise RequestError(Problem(what, str(path / BANK), "copy the whole folder again, or merge again"))
     return tuple(entries)
+
+
+def copy_beside(source: Path, folder: Path) -> None:
+    """Copy all of a merged folder but the checkpoint: bank, manifest, tokenizer, processor, folders in it."""
+    if folder.resolve() == source.resolve():  # where they are
+        return
+    for file in source.iterdir():
+        if file.is_dir():
+            shutil.copytree(file, folder / file.name, dirs_exist_ok=True)
+        elif file.name == BANK or not ((folder / file.name).exists() or _is_weights(file.name)):
+            shutil.copy2(file, folder / file.name)
+
+
+def _is_weights(name: str) -> bool:
+    """Return whether a file is one of a checkpoint's weights, or their index."""
+    return name.endswith((".safetensors", ".safetensors.index.json"))
 
 
 def _read_bank(folder: Folder, path: Path, names: Iterable[str]) -> None:

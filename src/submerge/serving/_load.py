@@ -18,13 +18,19 @@ from submerge.serving._controller import Controller
 from submerge.serving._folder import gate_manifest
 from submerge.serving._mass import MassController
 from submerge.serving._modality import ModalityController
+from submerge.serving._projectors import ProjectorController
 from submerge.serving._routed_model import gated_class
+from submerge.store import MODALITY_GATE, PROJECTOR_GATE
 
 __all__ = ["CONTROLLERS", "load"]
 
 CACHE = 256 << 20
 """Bytes of cores and parameters of recent sets of tasks that are held."""
-CONTROLLERS: Mapping[str, type[Controller]] = {"mass": MassController, "modality": ModalityController}
+CONTROLLERS: Mapping[str, type[Controller]] = {
+    "mass": MassController,
+    MODALITY_GATE: ModalityController,
+    PROJECTOR_GATE: ProjectorController,
+}
 """The kinds of gates, by the method whose gate it is, as submerge.json names it."""
 
 
@@ -51,7 +57,13 @@ def load(
     `submerge.load_processor` returns them. Each token runs with the parameters of its modality; text alone
     runs as in the plain language model. `save_pretrained` writes a folder that can be loaded again.
 
-    Either model is for use, not for training.
+    A model with the projectors of several tasks mixes their outputs for each input, such as an image, by what
+    it is similar to. The output has `tasks`, the name of each input's leading task (`a+b` where two share a
+    projector), and `shares` [inputs, K], in the order of `model.projectors`; `model.shares(**inputs)` returns
+    these without running the language model. `task=`, a name or one for each sample, forces a projector, in
+    `generate`, too. A call with text alone uses no projector.
+
+    These models are for use, not for training.
 
     Args:
         folder: what `submerge merge` wrote.
@@ -60,7 +72,8 @@ def load(
         dtype: of the model; that of the folder by default.
         device: of the model; the CPU by default.
         cache: bytes of merged cores that are held for sets of tasks that come again.
-        **settings: options of the gate of MASS, in the place of the recipe's: `select="threshold"`.
+        **settings: options of the gate of MASS, in the place of the recipe's: `select="threshold"`; of a gate
+            of projectors `temperature`, `top`, `centred` and `key`.
 
     Raises:
         RequestError: there is no gate, the bank is damaged, or the tasks' models do not fit together. Of a

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +14,11 @@ from submerge.gating import Gate, GatedModel, TokenAssignment
 from submerge.serving._attach import check_names
 from submerge.serving._controller import Call, Controller
 from submerge.serving._encoder import ENCODERS, Encoder, Encoders, read_encoder
-from submerge.serving._folder import Folder
+from submerge.serving._folder import Folder, copy_beside
 from submerge.serving._input_names import input_kind, input_names
 from submerge.serving._modality_folder import ModalityFolder, open_modality_folder
 from submerge.serving._prompt import Prompt
 from submerge.serving._streams import stream_updates
-from submerge.store import BANK
 
 __all__ = ["ModalityController"]
 
@@ -75,13 +73,7 @@ class ModalityController(Controller):
 
     def save(self, folder: Path) -> None:
         """Copy all but the language model: bank, manifest, the specialists' files, the tokenizer."""
-        if folder.resolve() == self.path.resolve():  # where they are
-            return
-        for file in self.path.iterdir():
-            if file.is_dir():
-                shutil.copytree(file, folder / file.name, dirs_exist_ok=True)
-            elif file.name == BANK or not ((folder / file.name).exists() or _is_weights(file.name)):
-                shutil.copy2(file, folder / file.name)
+        copy_beside(self.path, folder)
 
     def request(self, arguments: MutableMapping[str, Any]) -> Inputs:
         """Return each specialist's inputs; raise `RequestError` for those of a modality without one."""
@@ -179,8 +171,3 @@ def _cached(inputs: Mapping[str, Any]) -> int:
     """Return the number of positions that a cache holds."""
     cache = inputs.get("past_key_values")
     return 0 if cache is None else int(cache.get_seq_length())
-
-
-def _is_weights(name: str) -> bool:
-    """Return whether a file is one of a checkpoint's weights, or their index."""
-    return name.endswith((".safetensors", ".safetensors.index.json"))

@@ -8,6 +8,18 @@ from submerge.store._lora_file import lora_file
 from submerge.store._moments import MomentFile, StoredMoments, write_moments
 from submerge.store._open import open_model, split_spec
 from submerge.store._open_checkpoint import open_checkpoint
+from submerge.store._projectors import (
+    PROJECTOR_GATE,
+    PROJECTOR_KEYS,
+    PROJECTOR_POOLINGS,
+    ProjectorKey,
+    ProjectorSettings,
+    module_key,
+    projector_groups,
+    prototype_key,
+    question_key,
+    read_projector_key,
+)
 from submerge.store._side_by_side import side_by_side
 from submerge.store.adapter import (
     ADAPTER_CONFIG,
@@ -105,6 +117,9 @@ __all__ = [
     "MANIFEST",
     "MODALITIES",
     "MODALITY_GATE",
+    "PROJECTOR_GATE",
+    "PROJECTOR_KEYS",
+    "PROJECTOR_POOLINGS",
     "Adapter",
     "AdapterWriter",
     "Add",
@@ -130,6 +145,8 @@ __all__ = [
     "ModelRecord",
     "MomentFile",
     "Part",
+    "ProjectorKey",
+    "ProjectorSettings",
     "Replace",
     "Rows",
     "Shard",
@@ -167,14 +184,19 @@ __all__ = [
     "layer_count",
     "load_tokenizer",
     "lora_file",
+    "module_key",
     "open_adapter",
     "open_checkpoint",
     "open_model",
     "plan_shards",
     "preallocate",
+    "projector_groups",
+    "prototype_key",
+    "question_key",
     "range_digest",
     "read_header",
     "read_json",
+    "read_projector_key",
     "read_vocabulary",
     "reading_manifest",
     "same_values",

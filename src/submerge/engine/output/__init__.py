@@ -4,11 +4,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from submerge.engine.output._adapter_target import AdapterTarget
+from submerge.engine.output._bank import write_bank_tensors
 from submerge.engine.output._check_out import check_target
 from submerge.engine.output._checkpoint_target import CheckpointTarget
 from submerge.engine.output._describe import describe, explain
 from submerge.engine.output._estimate import compute_seconds
-from submerge.engine.output._folder import Output, check_unfinished, unfinished_folder
+from submerge.engine.output._folder import (
+    REPLACED,
+    SUFFIX,
+    Output,
+    check_unfinished,
+    give_name,
+    unfinished_folder,
+)
 from submerge.engine.output._modality_files import ModalityFiles, write_modality_files
 from submerge.engine.output._records import Records
 from submerge.engine.output._report import MergeReport, Progress, by_treatment
@@ -21,6 +29,8 @@ TARGETS: Mapping[str, type[OutputTarget[Any]]] = {"checkpoint": CheckpointTarget
 """What a recipe's `output` can be."""
 
 __all__ = [
+    "REPLACED",
+    "SUFFIX",
     "TARGETS",
     "AdapterTarget",
     "CheckpointTarget",
@@ -38,8 +48,10 @@ __all__ = [
     "compute_seconds",
     "describe",
     "explain",
+    "give_name",
     "unfinished_folder",
     "verify",
     "vllm_command",
+    "write_bank_tensors",
     "write_modality_files",
 ]

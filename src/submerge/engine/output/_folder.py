@@ -25,7 +25,7 @@ from submerge.store import (
     sync_folder,
 )
 
-__all__ = ["REPLACED", "SUFFIX", "Output", "check_unfinished", "unfinished_folder"]
+__all__ = ["REPLACED", "SUFFIX", "Output", "check_unfinished", "give_name", "unfinished_folder"]
 
 SUFFIX = ".incomplete"
 REPLACED = ".replaced"
@@ -45,6 +45,22 @@ def check_unfinished(folder: Path) -> None:
     if not ours or (any(folder.iterdir()) and not (folder / JOURNAL).is_file()):
         what = "something of this name exists that no merge made"
         raise RequestError(Problem(what, str(folder), "remove it, or choose another output"))
+
+
+def give_name(folder: Path, out: Path, *, overwrite: bool) -> None:
+    """Give a finished folder its name; with `overwrite` one that it replaces is set aside until it has it."""
+    old = out.with_name(out.name + REPLACED)
+    replaces = overwrite and out.is_dir() and any(out.iterdir())
+    if replaces:
+        os.rename(out, old)
+    try:
+        os.rename(folder, out)
+    finally:
+        if replaces and not out.exists():
+            os.rename(old, out)
+    sync_folder(out.parent)
+    if replaces:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 class Output:
@@ -117,14 +133,21 @@ class Output:
         if fingerprint(self.plan) != self.made_from:
             raise WorkError("the inputs' files changed while they were read — start again, without --resume")
 
-    def finish(self, manifest: Manifest, write_side_files: Callable[[], None]) -> None:
-        """Add every other file, flush all to disk, and give the folder its name."""
+    def finish(
+        self,
+        manifest: Manifest,
+        write_side_files: Callable[[], None],
+        add_files: Callable[[Path, Manifest], None] | None = None,
+    ) -> None:
+        """Add every other file, last those of `add_files`; flush all to disk; give the folder its name."""
         try:
             write_side_files()
             self._describe(manifest)
+            if add_files is not None:
+                add_files(self.folder, manifest)
             BankParts(self.folder).remove()  # the bank has taken them in
             self._flush()
-            self._rename()
+            give_name(self.folder, self.out, overwrite=self.overwrite)
             (self.out / JOURNAL).unlink()  # last, so that --resume can take up all that may fail above
             self.journal.close()
         except OSError as error:
@@ -147,21 +170,6 @@ class Output:
             if path.is_file() and path.name != JOURNAL:
                 sync_file(path)
         sync_folder(self.folder)
-
-    def _rename(self) -> None:
-        """Give the folder its name; a folder that it replaces is set aside until it has it."""
-        old = self.out.with_name(self.out.name + REPLACED)
-        replaces = self.overwrite and self.out.is_dir() and any(self.out.iterdir())
-        if replaces:
-            os.rename(self.out, old)
-        try:
-            os.rename(self.folder, self.out)
-        finally:
-            if replaces and not self.out.exists():
-                os.rename(old, self.out)
-        sync_folder(self.out.parent)
-        if replaces:
-            shutil.rmtree(old, ignore_errors=True)
 
     def _card(self, is_adapter: bool) -> str:
         recipe = self.plan.recipe

@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from submerge.errors import Problem, few
-from submerge.names import is_buffer, layer_of
+from submerge.names import has_layers, is_buffer, is_output_head, layer_of, module_prefix
 from submerge.store import Checkpoint, TensorEntry
 
-__all__ = ["ModuleGroup", "is_output_head", "module_groups", "own_modules"]
-
-_WRAPPERS = ("model", "base_model", "module")
+__all__ = ["ModuleGroup", "module_groups", "own_modules"]
 
 
 @dataclass
@@ -24,7 +22,7 @@ class ModuleGroup:
     @property
     def is_encoder(self) -> bool:
         """Whether it has a stack of layers of its own."""
-        return any(".layer" in e.name or ".block" in e.name for e in self.tensors if layer_of(e.name))
+        return has_layers(entry.name for entry in self.tensors)
 
     @property
     def nbytes(self) -> int:
@@ -62,22 +60,10 @@ def own_modules(
     return own, []
 
 
-def is_output_head(name: str) -> bool:
-    """Return whether a tensor is an output head, which files of tied models may have besides."""
-    return f".{name}".endswith(".lm_head.weight")
-
-
 def module_groups(modules: Mapping[str, TensorEntry]) -> list[ModuleGroup]:
     """Return the modules by their prefixes, in the order of the tensors."""
     groups: dict[str, ModuleGroup] = {}
     for name, entry in modules.items():
-        prefix = _prefix(name)
+        prefix = module_prefix(name)
         groups.setdefault(prefix, ModuleGroup(prefix)).tensors.append(entry)
     return list(groups.values())
-
-
-def _prefix(name: str) -> str:
-    """Return a name up to the first word that says more than which wrapper a module sits in."""
-    parts = name.split(".")
-    end = next((i for i, part in enumerate(parts) if part not in _WRAPPERS), 0)
-    return ".".join(parts[: end + 1])

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from submerge.engine.plan._composition import Composition
 from submerge.engine.plan._gate import GatePlan
 from submerge.engine.plan._inputs import Inputs
-from submerge.engine.plan._own_modules import is_output_head
 from submerge.engine.plan._tensor import TensorPlan
 from submerge.errors import few
+from submerge.names import is_output_head
 
 __all__ = ["input_warnings", "shape_warnings", "unused_tensors"]
 

@@ -1,0 +1,164 @@
+"""What a projector is given on a task's inputs, as a few vectors that tell images of the task from others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import nn
+
+from submerge.algebra import k_means
+from submerge.calibrate._collect import ModelInputs, run_observed
+from submerge.calibrate._reducers import Mean
+from submerge.errors import Problem, RequestError
+from submerge.gating import Observer, StopForward
+
+__all__ = ["Pooling", "TaskPrototypes", "pooled", "question_vectors", "task_prototypes"]
+
+Pooling: TypeAlias = Literal["mean", "position"]
+_SPECIAL = ("token_id", "token_index")
+
+
+@dataclass(frozen=True)
+class TaskPrototypes:
+    """A task's prototypes.
+
+    Attributes:
+        images: [m, d] float32, of d numbers each: the pooled inputs of the projector.
+        text: [1, h] float32, the mean of the questions' embeddings; None where it was not asked for.
+        count: how many inputs of the projector they are made of: images, or tiles of images.
+        vectors: [count, d] float32, what each of these was pooled to; None where it was not asked for.
+    """
+
+    images: torch.Tensor
+    text: torch.Tensor | None
+    count: int
+    vectors: torch.Tensor | None = None
+
+
+@torch.no_grad()
+def task_prototypes(
+    model: Any,
+    inputs: Sequence[ModelInputs],
+    module: str,
+    *,
+    pooling: Pooling = "mean",
+    count: int = 1,
+    text: bool = False,
+    vectors: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> TaskPrototypes:
+    """Return a task's prototypes: the mean of what its projector is given, and of its questions.
+
+        v(x) = the mean over positions of E(x),   μ = Σ v(x) / N     (CPM of arXiv 2604.14016, §4.2)
+
+    Each pass ends in the projector, so that the encoder E alone runs. It is the same for all tasks, and so it
+    does not matter with which projector and which adapter the model runs. The sums are formed in float64.
+
+    Args:
+        model: of transformers, with an encoder, a projector and a language model.
+        inputs: batches of the task's inputs, as the processor gives them; texts alone have no image to show.
+        module: the path of the projector, as `submerge.names.projector_of` finds it.
+        pooling: `mean` over the positions; or `position`, all of them side by side, d = positions · width.
+        count: the most prototypes; more than one are the means of clusters, for tasks with unlike images.
+        text: whether the questions are looked at, too.
+        vectors: whether each v(x) is kept.
+        progress: called after each batch with the number of batches so far.
+
+    Raises:
+        RequestError: no input has an image, the projector is given something else than [images, positions,
+            width], or with `position` images do not have the same number of positions.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.calibrate import task_prototypes
+        >>> class Tiny(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.projector = torch.nn.Linear(2, 3)
+        ...     def forward(self, pixel_values):
+        ...         return self.projector(pixel_values)
+        >>> images = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
+        >>> task_prototypes(Tiny(), [{"pixel_values": images}], "projector").images
+        tensor([[2., 3.]])
+    """
+    observer = _ProjectorInputs(module, pooling, keep=vectors or count > 1)
+    questions: Mean | None = None
+    for number, batch in enumerate(inputs, 1):
+        run_observed(model, batch, _watched(model, module), observer)
+        if text and "input_ids" in batch:
+            own = question_vectors(model, batch)
+            questions = questions or Mean(own.shape[1])
+            questions.update(own)
+        if progress is not None:
+            progress(number)
+    if observer.mean is None:
+        hint = "give images with their questions"
+        raise RequestError(Problem("no input has an image for the projector", "data", hint))
+    rows = torch.cat(observer.vectors) if observer.vectors else None
+    mean = observer.mean.mean.float().unsqueeze(0)
+    return TaskPrototypes(
+        mean if rows is None or count == 1 else k_means(rows, count)[0],
+        None if questions is None else questions.mean.float().unsqueeze(0),
+        observer.mean.count,
+        rows if vectors else None,
+    )
+
+
+def pooled(x: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    """Return v [B, d] float32 of a projector's inputs [B, positions, width]."""
+    return x.float().mean(1) if pooling == "mean" else x.float().flatten(1)
+
+
+def question_vectors(model: Any, batch: ModelInputs) -> torch.Tensor:
+    """Return the mean of each text's embeddings [B, h] float32, without padding and special tokens.
+
+    Special are those that the model's configuration names, as the placeholders of images.
+    """
+    table = model.get_input_embeddings()
+    device = next(table.parameters()).device
+    ids = batch["input_ids"].to(device)
+    config = model.config.to_dict().items()
+    special = [value for name, value in config if name.endswith(_SPECIAL) and isinstance(value, int)]
+    own = ~torch.isin(ids, torch.tensor(special, device=device))
+    if "attention_mask" in batch:
+        own &= batch["attention_mask"].to(device).bool()
+    embeddings: torch.Tensor = table(ids).float() * own.unsqueeze(-1)
+    return embeddings.sum(1) / own.sum(1, keepdim=True).clamp(min=1)
+
+
+def _watched(model: Any, module: str) -> list[str]:
+    """Return the modules at which a pass ends: the projector, and for texts alone the language model."""
+    language = model.get_decoder() if hasattr(model, "get_decoder") else None
+    paths = [path for path, inner in model.named_modules() if inner is language and path]
+    return [module, *paths]
+
+
+class _ProjectorInputs(Observer):
+    """Takes in what a projector is given, pooled, and ends the pass there, or where there was no image."""
+
+    def __init__(self, module: str, pooling: Pooling, *, keep: bool) -> None:
+        self._module, self._pooling, self._keep = module, pooling, keep
+        self.mean: Mean | None = None
+        self.vectors: list[torch.Tensor] = []
+
+    def on_input(self, name: str, module: nn.Module, x: Any) -> None:
+        if name == self._module:
+            self._take(x)
+        raise StopForward
+
+    def _take(self, x: Any) -> None:
+        if not isinstance(x, torch.Tensor) or x.ndim != 3:
+            shape = list(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
+            what = f"is given {shape}, and not [images, positions, width]"
+            raise RequestError(Problem(what, self._module, "such a projector has no prototypes"))
+        rows = pooled(x, self._pooling)
+        self.mean = self.mean or Mean(rows.shape[1])
+        if rows.shape[1] != len(self.mean.sum):
+            what = f"is given {x.shape[1]} positions of an image, and of another one fewer or more"
+            raise RequestError(Problem(what, self._module, "use the mean over positions: --pooling mean"))
+        self.mean.update(rows)
+        if self._keep:
+            self.vectors.append(rows.cpu())

@@ -1,0 +1,149 @@
+"""The projectors of a state's tasks as they are exported: one for each group, their mean, and their gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+
+from submerge.continual._stored_task import StoredTask
+from submerge.continual._task_model import read_values
+from submerge.continual._task_projector import IMAGES, TEXT
+from submerge.deferred import torch
+from submerge.engine.output import write_bank_tensors
+from submerge.errors import Problem, RequestError
+from submerge.names import module_names, multimodal_parts
+from submerge.store import (
+    PROJECTOR_GATE,
+    BankTensor,
+    Checkpoint,
+    FileTable,
+    GateRecord,
+    MemorySource,
+    ProjectorSettings,
+    TensorEntry,
+    TensorRecord,
+    module_key,
+    prototype_key,
+    question_key,
+)
+
+__all__ = ["ProjectorGate", "StoredProjectors"]
+
+
+class StoredProjectors:
+    """The projectors of tasks that have prototypes.
+
+    Groups are in the order of the names of their first tasks, whatever the order in which tasks were added.
+    A group's projector is the mean of its tasks' projectors, parameter by parameter.
+
+    Raises `RequestError` where the base has no projector.
+    """
+
+    def __init__(self, tasks: Sequence[StoredTask], base: Checkpoint, table: FileTable) -> None:
+        parts = multimodal_parts({name: entry.shape for name, entry in base.tensors.items()})
+        if parts is None:
+            raise RequestError(Problem("has no projector, and tasks have some", base.label, "see --base"))
+        self.module = parts.projector
+        self.names = tuple(filter(parts.in_projector, base.tensors))
+        self._base, self._table = base, table
+        groups: dict[str, list[StoredTask]] = {}
+        for task in sorted(tasks, key=lambda task: task.record.name):
+            if task.record.projector is not None:
+                groups.setdefault(task.record.projector.group, []).append(task)
+        self.groups: tuple[tuple[StoredTask, ...], ...] = tuple(map(tuple, groups.values()))
+
+    def entry(self, name: str) -> TensorEntry:
+        """Return what the base's files say of a parameter."""
+        return self._base.tensors[name]
+
+    def parameter(self, group: int, name: str) -> torch.Tensor:
+        """Return a parameter of a group's projector, in the base's dtype."""
+        return _mean([self._own(task, name) for task in self.groups[group]])
+
+    def merged(self, name: str) -> torch.Tensor:
+        """Return a parameter of the mean of the groups' projectors, in the base's dtype."""
+        return _mean([self.parameter(k, name) for k in range(len(self.groups))])
+
+    def saved(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the parameters of the mean of the groups' projectors, by the names of the base's modules."""
+        named = module_names(self._base.config, self._base.tensors)
+        for name in self.names:
+            yield named.get(name, name), self.merged(name)
+
+    @cached_property
+    def differ(self) -> bool:
+        """Whether the groups' projectors are not all the same."""
+        return any(
+            not torch.equal(self.parameter(0, name), self.parameter(k, name))
+            for name in self.names
+            for k in range(1, len(self.groups))
+        )
+
+    def prototypes(self, group: int, part: str) -> torch.Tensor:
+        """Return the prototypes of all tasks of a group, of images or of questions.
+
+        Raises `RequestError` where a task has none of its questions.
+        """
+        own = [(task, task.prototypes()) for task in self.groups[group]]
+        if lacking := [task.record.name for task, found in own if part not in found]:
+            what = f"the tasks {', '.join(lacking)} have no questions"
+            raise RequestError(Problem(what, "--key", "use image"))
+        return torch.cat([found[part] for _, found in own])
+
+    def _own(self, task: StoredTask, name: str) -> torch.Tensor:
+        return task.projector(name) if task.has_projector else read_values(self._base, name, self._table)
+
+
+class ProjectorGate:
+    """What an exported folder has of the gate that mixes projectors: a record, and a bank.
+
+    Raises `RequestError` where questions are to be compared, and a task has none.
+    """
+
+    def __init__(self, projectors: StoredProjectors, settings: ProjectorSettings) -> None:
+        self._projectors, self._settings = projectors, settings
+        parts = (IMAGES,) if settings.key == "image" else (IMAGES, TEXT)
+        self._prototypes = [{p: projectors.prototypes(k, p) for p in parts} for k in range(self.count)]
+
+    @property
+    def count(self) -> int:
+        """How many projectors it mixes."""
+        return len(self._projectors.groups)
+
+    @property
+    def record(self) -> GateRecord:
+        """What `submerge.json` says of it."""
+        groups = enumerate(self._projectors.groups)
+        tasks = sorted((task.record.name, k) for k, group in groups for task in group)
+        named = tuple({"name": name, "group": k} for name, k in tasks)
+        return GateRecord(PROJECTOR_GATE, named, self._settings.to_mapping())
+
+    def write(self, folder: Path) -> dict[str, TensorRecord]:
+        """Write the bank into a folder, and return what `submerge.json` says of its tensors."""
+        return write_bank_tensors(folder, self._tensors())
+
+    def _tensors(self) -> Iterator[BankTensor]:
+        projectors = self._projectors
+        for k in range(self.count):
+            for name in projectors.names:
+                values = partial(projectors.parameter, k, name)
+                yield BankTensor(module_key(k, name), projectors.entry(name), partial(_source, values))
+            for part, prototypes in self._prototypes[k].items():
+                yield _in_memory((prototype_key if part == IMAGES else question_key)(k), prototypes)
+
+
+def _mean(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the mean of tensors, formed in float64, in their dtype; a single one is itself."""
+    if len(values) == 1:
+        return values[0]
+    return torch.stack([value.double() for value in values]).mean(0).to(values[0].dtype)
+
+
+def _source(values: Callable[[], torch.Tensor], _: FileTable) -> MemorySource:
+    return MemorySource(values().contiguous())
+
+
+def _in_memory(key: str, tensor: torch.Tensor) -> BankTensor:
+    entry = TensorEntry(key, "F32", tuple(tensor.shape), None, 0, 4 * tensor.numel())
+    return BankTensor(key, entry, partial(_source, tensor.float))

@@ -1,0 +1,109 @@
+"""What a task's file keeps for CPM: its own projector, the prototypes of its images, and of its questions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from submerge.algebra import Prototypes
+from submerge.calibrate import TaskPrototypes
+from submerge.continual._manifest import DAMAGED, ProjectorRecord, StateManifest, TaskRecord
+from submerge.continual._state_folder import StateFolder
+from submerge.continual._tensor_file import TensorFileWriter, read_tensor
+from submerge.deferred import torch
+from submerge.errors import Problem, RequestError
+from submerge.store import FileTable, TensorEntry, read_header
+
+__all__ = [
+    "IMAGES",
+    "PROJECTOR",
+    "TEXT",
+    "add_projector",
+    "group_prototypes",
+    "overlap_warning",
+    "shared_group",
+    "stored_prototypes",
+]
+
+PROJECTOR = "projector"
+IMAGES, TEXT = "prototypes.images", "prototypes.text"
+MUCH = 0.25
+"""The share of images from which on two tasks are not told apart."""
+
+
+def shared_group(manifest: StateManifest, task: str, share: str | None) -> str:
+    """Return the group of a new task: its own, or that of the task whose projector it shares."""
+    if share is None:
+        return task
+    projector = manifest.task(share).projector
+    if projector is None:
+        hint = "share the projector of a task that was added with images"
+        raise RequestError(Problem(f"the task {share!r} has no prototypes", "--share-projector", hint))
+    return projector.group
+
+
+def add_projector(
+    file: TensorFileWriter,
+    own: Mapping[str, torch.Tensor],
+    prototypes: TaskPrototypes,
+    group: str,
+    others: Mapping[str, torch.Tensor],
+) -> ProjectorRecord:
+    """Add a task's own projector, if it has one, and its prototypes; return what the manifest says of them.
+
+    `others` are the prototypes of all groups before it, by their first tasks.
+    """
+    size = sum(file.add(f"{PROJECTOR}.{name}", tensor) for name, tensor in own.items())
+    file.add(IMAGES, prototypes.images)
+    if prototypes.text is not None:
+        file.add(TEXT, prototypes.text)
+    nearest, overlap = _overlap(prototypes, group, others)
+    return ProjectorRecord(size, prototypes.count, len(prototypes.images), group, nearest, overlap)
+
+
+def _overlap(prototypes: TaskPrototypes, group: str, others: Mapping[str, torch.Tensor]) -> tuple[str, float]:
+    """Return the other group that is nearest to most of the task's images that are not nearest to its own."""
+    own = torch.cat([prototypes.images, *(others[name] for name in others if name == group)])
+    rest = {name: means for name, means in others.items() if name != group}
+    if not rest or prototypes.vectors is None:
+        return "", 0.0
+    similarity = Prototypes([own, *rest.values()]).similarity(prototypes.vectors, centred=True)
+    nearest, number = similarity[:, 1:].max(1)
+    counts = number[nearest >= similarity[:, 0]].bincount(
+        minlength=len(rest)
+    )  # of two alike neither is nearer
+    most = int(counts.argmax())
+    share = int(counts[most]) / len(similarity)
+    return (list(rest)[most], share) if share else ("", 0.0)
+
+
+def overlap_warning(record: TaskRecord) -> list[str]:
+    """Return that a task's images are taken for those of another one, if many are, and what to do."""
+    own = record.projector
+    if own is None or own.overlap <= MUCH:
+        return []
+    what = f"{own.overlap:.0%} of the images of {record.name} are nearer to the prototypes of {own.nearest}"
+    hint = f"add it with --share-projector {own.nearest}, or let questions count: export with --key both"
+    return [f"{what} than to its own: by images alone the two are not told apart — {hint}"]
+
+
+def group_prototypes(folder: StateFolder, manifest: StateManifest) -> dict[str, torch.Tensor]:
+    """Return the prototypes [m, d] of each group of tasks, by its first task."""
+    with FileTable() as table:
+        return {
+            group: torch.cat([_images(folder, task, table) for task in tasks])
+            for group, tasks in manifest.groups.items()
+        }
+
+
+def _images(folder: StateFolder, task: TaskRecord, table: FileTable) -> torch.Tensor:
+    """Return the prototypes of a task's images; its file is not read but for them."""
+    path = folder.path / task.file
+    try:
+        return stored_prototypes(read_header(path).entries, table)[IMAGES]
+    except KeyError:
+        raise RequestError(Problem("has no prototypes", str(path), DAMAGED)) from None
+
+
+def stored_prototypes(entries: Mapping[str, TensorEntry], table: FileTable) -> dict[str, torch.Tensor]:
+    """Return a task's prototypes, of images and of questions, by their names in its file."""
+    return {name: read_tensor(entries[name], table) for name in (IMAGES, TEXT) if name in entries}

@@ -1,0 +1,132 @@
+"""K parameter sets of one projector, whose outputs are mixed by what the projector is given (CPM of MAny).
+
+An input of the model, such as an image, is one row of the projector's input E(x) [rows, positions, d], or
+several: the tiles of a large image, the frames of a video. All its rows have the weights of the input,
+
+    Z(x) = Σ_k α_k(x) g_k(E(x)),    α(x) = softmax(s(v(x)) / τ),    v(x) = pooled E(x)
+
+where s_k is the cosine of v(x) with the prototypes of set k. Nothing but the projector's own call is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from submerge.algebra import Prototypes, similarity_weights
+from submerge.errors import Problem, RequestError
+from submerge.gating._assignment import ResidentAssignment
+from submerge.gating._branches import MixedBranches
+from submerge.gating._gate import Gate
+
+__all__ = ["ModuleInputs", "PrototypeAssignment", "PrototypeBranches"]
+
+
+@dataclass(frozen=True)
+class ModuleInputs:
+    """What is known of the N inputs of the model that one call of a module is for.
+
+    A module's input may have all rows of an input several times over, side by side, as of a batch that was
+    expanded for beams.
+
+    Attributes:
+        count: N; None where it is not known, so that each row stands for itself.
+        rows: of each input, where not all have equally many.
+        weights: [N, K], or [1, K] for all, in the place of those that the module would find.
+        similarity: [N, K] of something else, as of the text: the mean of it and of the module's own counts.
+    """
+
+    count: int | None = None
+    rows: Sequence[int] = ()
+    weights: torch.Tensor | None = None
+    similarity: torch.Tensor | None = None
+
+    def rows_of_each(self, rows: int) -> torch.Tensor:
+        """Return how many rows each input has, [N]; raise `RequestError` where that does not add up."""
+        count = rows if self.count is None else self.count
+        known = sum(self.rows) or count
+        if not known or rows % known:
+            what = f"the projector is given {rows} rows, of which {count} inputs have no whole number each"
+            hint = "mix projectors of models that project each input by itself, or give one input at a time"
+            raise RequestError(Problem(what, "projectors", hint))
+        return torch.tensor(self.rows or [1] * count) * (rows // known)
+
+
+class PrototypeAssignment(ResidentAssignment):
+    """No updates act, and a module mixes the outputs of its parameter sets by what it is given.
+
+    `calls` tell of the module's calls, in their order; a `generate` may repeat them all. Without any, rows
+    stand for themselves. After the pass `weights` are those that were used, one [N, K] for each call.
+    """
+
+    def __init__(self, calls: Sequence[ModuleInputs] = ()) -> None:
+        super().__init__()
+        self.calls = tuple(calls)
+        self.weights: list[torch.Tensor] = []
+
+    def next_call(self) -> ModuleInputs:
+        """Return what is known of the inputs of the call that is not yet in `weights`."""
+        return self.calls[len(self.weights) % len(self.calls)] if self.calls else ModuleInputs()
+
+
+class PrototypeBranches(MixedBranches):
+    """Parameter sets whose outputs are mixed by the similarity of each input with the sets' prototypes.
+
+    They are mixed without an assignment in force, too. One with a `mixture` has its weights used.
+
+    Args:
+        gate: what all gated modules of the model share.
+        sets: of each of K branches the parameters, by their names in the module.
+        prototypes: of K groups.
+        temperature, top, centred: as of `Prototypes.weights`.
+        by_position: whether an input is compared by all its positions side by side, and not by their mean.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        sets: Sequence[Mapping[str, torch.Tensor]],
+        prototypes: Prototypes,
+        *,
+        temperature: float,
+        centred: bool,
+        top: int | None = None,
+        by_position: bool = False,
+    ) -> None:
+        super().__init__(gate, sets)
+        self.prototypes = prototypes
+        self.temperature, self.top = temperature, top
+        self.centred, self.by_position = centred, by_position
+
+    def forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        assignment = self.gate.assignment
+        if self._entered or (assignment is not None and assignment.mixture is not None):
+            return super().forward(module, *args, **kwargs)
+        noted = assignment if isinstance(assignment, PrototypeAssignment) else PrototypeAssignment()
+        x, inputs = (args[0] if args else next(iter(kwargs.values()))), noted.next_call()
+        if x.ndim < 3 and inputs.count is None:
+            what = f"the projector is given {list(x.shape)}, in which inputs cannot be told apart"
+            raise RequestError(Problem(what, "projectors", "call the model itself, with its inputs"))
+        rows = inputs.rows_of_each(len(x))
+        weights = self.weights(x, rows, inputs) if inputs.weights is None else inputs.weights
+        weights = weights.expand(len(rows), -1)
+        noted.weights.append(weights)
+        return self.mix(module, weights.repeat_interleave(rows.to(weights.device), dim=0), args, kwargs)
+
+    def weights(self, x: torch.Tensor, rows: torch.Tensor, inputs: ModuleInputs) -> torch.Tensor:
+        """Return the weights [N, K] of inputs that have `rows` [N] rows each of x."""
+        similarity = self.prototypes.similarity(self._pooled(x, rows), centred=self.centred)
+        if inputs.similarity is not None:
+            similarity = (similarity + inputs.similarity.to(similarity)) / 2
+        return similarity_weights(similarity, temperature=self.temperature, top=self.top)
+
+    def _pooled(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Return what each input is compared by, [N, d], in float32: the mean over its rows."""
+        parts = torch.split(x.detach().float(), rows.tolist())
+        if not self.by_position:
+            return torch.stack([part.flatten(0, -2).mean(0) for part in parts])
+        return torch.stack([(part.mean(0) if part.ndim > 2 else part).flatten() for part in parts])
