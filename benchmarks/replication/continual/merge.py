@@ -12,6 +12,7 @@ from benchmarks.replication.bench import Bench, MergeOptions, Scores
 from benchmarks.replication.cache import Cache, Result, cached, trained
 from benchmarks.replication.continual.rows import MIXED, START, ContinualRow
 from benchmarks.replication.continual.scores import TaskScorer, final, forgetting, mean
+from benchmarks.replication.continual.states import GrownStates
 from benchmarks.replication.continual.suite import ContinualSuite
 
 __all__ = ["ContinualBench"]
@@ -34,6 +35,7 @@ class ContinualBench(Bench):
         self.adapters = {task: suite.individual(cache, seed, task) for task in suite.tasks}
         super().__init__(suite.base(cache), list(self.adapters.values()), "lora", options, say)
         asked = {name: suite.facts()[name] for name in ("validation", "test", "samples")}
+        self.states = GrownStates(self.base, self.adapters, scorer, self.place("states"))
         self.facts = {"trained": trained(self.models, f"seed {seed}"), "tasks": list(suite.tasks), **asked}
 
     def place(self, name: str, seed: int | None = None) -> Path:
@@ -71,7 +73,12 @@ class ContinualBench(Bench):
         return self.suite.sequence(self.cache, self.seed, name), so_far
 
     def merge_tasks(self, row: ContinualRow, scale: float | None, part: Path, tasks: Sequence[str]) -> Path:
-        """Merge the adapters of these tasks; return the new folder."""
+        """Merge the adapters of these tasks, or export a state of them; return the new folder."""
+        if row.state is not None:
+            state, out = self.states.of(row.state, tasks), part / "merged"
+            how = {"form": "checkpoint", "projectors": row.projectors, "scale": scale, "overwrite": True}
+            state.export(out, **how, **row.mix)
+            return out
         adapters = {task: self.adapters[task] for task in tasks}
         recipe = row.write(part / "recipe.yaml", self.base, adapters, self.scorer.inputs, scale)
         return self.merge_by(recipe)

@@ -58,9 +58,9 @@ def _shown(result: Result, followed: Result | None) -> Result:
 
 
 def tables(seeds: Mapping[str, Any]) -> list[Table]:
-    """Return final accuracy and forgetting, by projector; what a merge costs; what must hold."""
+    """Return final accuracy and forgetting, by projector; what must hold."""
     tasks = sorted(each(seeds, "individual")[0]["steps"][-1])
-    columns = ["method", "final", "task told", "forgetting", *tasks, "scales", "s", "stored MB"]
+    columns = ["method", "final", "task told", "forgetting", *tasks, "scales", "stored MB"]
     groups = {"References": list(REFERENCES)} | {
         f"Merges, {title}": [name for name in names_of(seeds) if name.endswith(f"-{projectors}")]
         for projectors, title in (
@@ -79,7 +79,6 @@ def tables(seeds: Mapping[str, Any]) -> list[Table]:
 def _line(name: str, results: Sequence[Result], tasks: Sequence[str]) -> list[str]:
     lost = [one["forgetting"] for one in results if one["forgetting"] is not None]
     told = [final([one["told"]]) for one in results if "told" in one]
-    costs = [one["cost"]["seconds"] for one in results if "cost" in one]
     return [
         name.rpartition("-")[0] or name,
         percent(one["final"] for one in results),
@@ -87,7 +86,6 @@ def _line(name: str, results: Sequence[Result], tasks: Sequence[str]) -> list[st
         percent(lost) if lost else "",
         *(percent(one["steps"][-1][task] for one in results) for task in tasks),
         page.scales(results),
-        f"{costs[0]:.1f}" if costs else "",
         f"{results[0]['bytes'] / 1e6:.0f}" if "bytes" in results[0] else "",
     ]
 

@@ -20,13 +20,14 @@ MERGED, MIXED = "merged", "mixed"
 class ContinualRow:
     """A merge of the LoRAs, and what becomes of the projectors; `mix` are settings of a mixture.
 
-    With `inputs`, the merge itself needs unlabelled inputs of each task; every mixture does.
+    With `state`, how a state is begun to which one task after another is added, and which is exported; else a
+    recipe is merged.
     """
 
     merge: Merge
     projectors: str = MERGED
     mix: Mapping[str, Any] = field(default_factory=dict)
-    inputs: bool = False
+    state: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -41,12 +42,10 @@ class ContinualRow:
         merge = replace(self.merge, form="checkpoint") if mixed else self.merge
         recipe = merge.recipe(base, list(adapters.values()), scale, "lora")
         for entry, task in zip(recipe["models"], adapters, strict=True):
-            if mixed or self.inputs:
+            if mixed:
                 entry |= {"name": task, "data": str(inputs[task])}
         if mixed:
             recipe["projectors"] = {"mix": "prototypes", **self.mix}
-        elif self.inputs:
-            recipe["projectors"] = MERGED
         return recipe
 
     def write(
@@ -62,7 +61,8 @@ class ContinualRow:
 
     def facts(self) -> dict[str, Any]:
         """Return what decides about the result, for a marker."""
-        return self.merge.facts() | {"projectors": self.projectors, "mix": dict(self.mix)}
+        state = None if self.state is None else dict(self.state)
+        return self.merge.facts() | {"projectors": self.projectors, "mix": dict(self.mix), "state": state}
 
 
 def _method(name: str) -> Merge:
@@ -89,7 +89,7 @@ START = {
 
 
 CONTINUAL_ROWS = tuple(
-    ContinualRow(method, projectors, inputs=method is LPM)
+    ContinualRow(method, projectors, state={"statistics": "full"} if method is LPM else None)
     for projectors in (MIXED, MERGED)
     for method in METHODS
 )

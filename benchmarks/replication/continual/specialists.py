@@ -35,11 +35,11 @@ PROJECTOR = "multi_modal_projector"
 class TaskTraining:
     """How a task is learnt: the projector is aligned to its captions, then it and a LoRA are trained."""
 
-    steps: int = 64
+    steps: int = 120
     batch: int = 8
     rank: int = 16
     alpha: int = 32
-    rate: float = 1.5e-3
+    rate: float = 1e-3
     projector_rate: float = 3e-4
     warmup: int = 10
     clip: float = 1.0

@@ -47,7 +47,7 @@ def _merge(suite: ContinualSuite, cache: Cache, options: argparse.Namespace) -> 
 
 def _merge_one(suite: ContinualSuite, cache: Cache, options: argparse.Namespace, seed: int) -> None:
     quiet(options.threads)
-    how = MergeOptions(suite.grid, costs=seed == 0, threads=options.threads)
+    how = MergeOptions(suite.grid, costs=False, threads=options.threads)
     bench = ContinualBench(suite, cache, seed, TaskScorer(suite, cache, data_folder()), how, say)
     for name in REFERENCES:
         bench.reference(name)

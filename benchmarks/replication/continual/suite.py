@@ -47,7 +47,7 @@ class ContinualSuite:
     train_items: int = 1200
     validation: int = 30
     test: int = 150
-    samples: int = 256
+    samples: int = 128
     grid: tuple[float, ...] = GRID
 
     @property
