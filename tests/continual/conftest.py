@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -15,6 +15,9 @@ import torch
 from _adapters import FIRST, SECOND, peft_model
 from _models import quiet_transformers
 from store.helpers_adapter import MODELS, copied
+
+if TYPE_CHECKING:
+    from continual.helpers_images import ImageTasks
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -67,6 +70,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Tasks:
         ]
         (root / f"{name}.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
     return Tasks(root)
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageTasks:
+    from continual.helpers_images import make_image_tasks
+
+    return make_image_tasks(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture

@@ -21,17 +21,11 @@ from continual.helpers_images import (
     ImageTasks,
     batches,
     llava,
-    make_image_tasks,
 )
 from submerge.store import BANK, MANIFEST, Manifest
 
 WEIGHTS = "adapter_model.safetensors"
 FILES = (WEIGHTS, BANK, MANIFEST)
-
-
-@pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> ImageTasks:
-    return make_image_tasks(tmp_path_factory.mktemp("images"))
 
 
 def grown(images: ImageTasks, state: Path, *names: str, **options: Any) -> submerge.Continual:
@@ -99,6 +93,25 @@ def test_what_a_checkpoint_says_of_itself(images: ImageTasks, tmp_path: Path) ->
     assert manifest.base == images.base
     assert "* `birds`" in (out / "README.md").read_text()
     assert not (out / "mergekit_config.yml").exists()
+
+
+def test_what_is_exported_is_served(images: ImageTasks, tmp_path: Path) -> None:
+    names = ["birds", "cars", "maps"]
+    state = grown(images, tmp_path / "state", *names)
+    model = submerge.load(state.export(tmp_path / "out", form="checkpoint").out)
+    assert model.tasks == tuple(names)
+    lora = submerge.load(state.export(tmp_path / "lora").out)
+    for name in names:
+        (batch, _) = batches(name)
+        out, same = model(**batch), lora(**batch)
+        assert out.tasks == same.tasks == [name] * 4
+        torch.testing.assert_close(same.logits, out.logits, rtol=1e-4, atol=1e-5)
+    pixels, seen = batches("birds")[0]["pixel_values"], []
+    with model.model.multi_modal_projector.register_forward_hook(lambda *call: seen.append(call[2])):
+        model(**batches("birds")[0], task="cars")
+    with torch.no_grad():
+        wanted = images.tuned("cars").model.get_image_features(pixels).pooler_output
+    torch.testing.assert_close(seen[0], torch.stack(list(wanted)), rtol=1e-4, atol=1e-5)
 
 
 def test_text_may_be_a_key(images: ImageTasks, tmp_path: Path) -> None:

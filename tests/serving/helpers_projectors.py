@@ -20,6 +20,9 @@ from submerge.store import (
     Manifest,
     ProjectorSettings,
     TensorRecord,
+    byte_view,
+    dtype_named,
+    hasher,
     module_key,
     prototype_key,
     question_key,
@@ -65,16 +68,22 @@ def write_projectors(
         file.unlink()
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     bank = {module_key(k, name): x for k, own in enumerate(sets) for name, x in own.items()}
-    bank |= {prototype_key(k): x for k, x in enumerate(prototypes)}
-    bank |= {question_key(k): x for k, x in enumerate(questions)}
+    bank |= {prototype_key(k): torch.atleast_2d(x) for k, x in enumerate(prototypes)}
+    bank |= {question_key(k): torch.atleast_2d(x) for k, x in enumerate(questions)}
     save_file({name: x.contiguous().clone() for name, x in bank.items()}, folder / "bank.safetensors")
     groups = groups or range(len(sets))
     tasks = tuple({"name": name, "group": k} for name, k in zip(TASKS, groups, strict=False))
     gate = GateRecord(PROJECTOR_GATE, tasks, ProjectorSettings(PATH, **settings).to_mapping())
-    records = {name: TensorRecord("F32", tuple(x.shape), "0" * 32) for name, x in bank.items()}
-    manifest = Manifest("0", {"merge_method": "many"}, (), (), {}, {}, {}, gate=gate, bank=records)
+    records = {name: _record(x) for name, x in bank.items()}
+    written = {name: _record(x, "model.safetensors", "merge") for name, x in weights.items()}
+    manifest = Manifest("0", {"merge_method": "many"}, (), (), {}, {}, written, gate=gate, bank=records)
     (folder / "submerge.json").write_text(manifest.text)
     return folder
+
+
+def _record(x: torch.Tensor, *where: str) -> TensorRecord:
+    digest = hasher(byte_view(x.contiguous().clone())).hexdigest()
+    return TensorRecord(str(dtype_named(x.dtype)), tuple(x.shape), digest, *where)
 
 
 def with_projector(one: Specialist, own: Mapping[str, torch.Tensor]) -> Any:

@@ -18,7 +18,7 @@ from submerge.gating import Observer, StopForward
 __all__ = ["Pooling", "TaskPrototypes", "pooled", "question_vectors", "task_prototypes"]
 
 Pooling: TypeAlias = Literal["mean", "position"]
-_SPECIAL = ("token_id", "token_index")
+_PLACEHOLDERS = [f"{kind}_token_{end}" for kind in ("image", "video", "audio") for end in ("id", "index")]
 
 
 @dataclass(frozen=True)
@@ -113,16 +113,14 @@ def pooled(x: torch.Tensor, pooling: Pooling) -> torch.Tensor:
 
 
 def question_vectors(model: Any, batch: ModelInputs) -> torch.Tensor:
-    """Return the mean of each text's embeddings [B, h] float32, without padding and special tokens.
-
-    Special are those that the model's configuration names, as the placeholders of images.
-    """
+    """Return the mean of each text's embeddings [B, h] float32, without padding and placeholders."""
     table = model.get_input_embeddings()
     device = next(table.parameters()).device
     ids = batch["input_ids"].to(device)
-    config = model.config.to_dict().items()
-    special = [value for name, value in config if name.endswith(_SPECIAL) and isinstance(value, int)]
-    own = ~torch.isin(ids, torch.tensor(special, device=device))
+    placeholders = [
+        value for name in _PLACEHOLDERS if (value := getattr(model.config, name, None)) is not None
+    ]
+    own = ~torch.isin(ids, ids.new_tensor(placeholders))
     if "attention_mask" in batch:
         own &= batch["attention_mask"].to(device).bool()
     embeddings: torch.Tensor = table(ids).float() * own.unsqueeze(-1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,11 @@ __all__ = ["many"]
 many = typer.Typer(
     help="Add tasks to a model one at a time, remove them, and export their merge.", no_args_is_help=True
 )
+
+LPM = ("preset", "scale", "ridge", "energy", "forget", "offdiag", "normalize", "missing")
+PASSES = ("samples", "batch_size", "max_length", "device")
+GATE = ("projectors", "temperature", "top", "key")
+"""Arguments that are handed on by their names."""
 
 State = Annotated[Path, typer.Argument(readable=False, help="The state, a folder that `many init` made.")]
 New = Annotated[Path, typer.Option("--out", "-o", readable=False, help="The folder to make.")]
@@ -57,6 +63,12 @@ def init(
         str,
         typer.Option(help="Of each task's statistics: full, for exact removal, or none, their sum alone."),
     ] = "full",
+    pooling: Annotated[
+        str,
+        typer.Option(
+            help="Images are compared by the mean over their positions, or by each: mean or position."
+        ),
+    ] = "mean",
     preset: Preset = None,
     scale: Scale = None,
     ridge: Ridge = None,
@@ -70,19 +82,10 @@ def init(
 
     Example:  submerge many init base/ -o state/
     """
+    lpm = _given(locals(), LPM)
     from submerge.continual import Continual
 
-    options = _given(
-        preset=preset,
-        scale=scale,
-        ridge=ridge,
-        energy=energy,
-        forget=forget,
-        offdiag=offdiag,
-        normalize=normalize,
-        missing=missing,
-    )
-    Continual.begin(out, base, statistics=statistics, keep=keep, **options)
+    Continual.begin(out, base, statistics=statistics, keep=keep, pooling=pooling, **lpm)
     typer.echo(str(out))
 
 
@@ -94,6 +97,12 @@ def add(
     data: Annotated[
         str | None, typer.Option(help="Inputs of the task: a file, a folder, a data set.")
     ] = None,
+    share_projector: Annotated[
+        str | None, typer.Option(help="A task with the same images: both get the mean of their projectors.")
+    ] = None,
+    prototypes: Annotated[
+        int, typer.Option(min=1, help="The most prototypes of its images: means of clusters.")
+    ] = 1,
     samples: Samples = None,
     batch_size: Batch = 16,
     max_length: Length = 512,
@@ -105,17 +114,25 @@ def add(
 
     Example:  submerge many add state/ --task law --model law-lora/ --data law.jsonl --samples 256
     """
+    passes = _given(locals(), PASSES)
     from submerge.continual import Continual
 
     with progress(quiet=False) as show:
-        passes = _passes(samples, batch_size, max_length, device, show)
         opened = Continual(state)
-        warnings = opened.add(task, model, data, base=base, **passes)
+        warnings = opened.add(
+            task,
+            model,
+            data,
+            share_projector=share_projector,
+            prototypes=prototypes,
+            base=base,
+            **_running(passes, show),
+        )
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     record = opened.record(task)
     if json:
-        print_json({**vars(record), "warnings": warnings})
+        print_json({**asdict(record), "warnings": warnings})
         return
     for line in _added(record):
         typer.echo(line)
@@ -126,6 +143,10 @@ def _added(record: TaskRecord) -> Iterator[str]:
     yield f"{record.name}: {record.maps} linear maps, rank {record.rank}, {rows}"
     kept = f", of which {size(record.moment_bytes)} keep its removal exact" if record.moment_bytes else ""
     yield f"{size(record.bytes)}{kept}"
+    if (own := record.projector) is not None:
+        kind = f"a projector of {size(own.bytes)}" if own.bytes else "the base's projector"
+        near = f", {own.overlap:.0%} nearer to those of {own.nearest}" if own.nearest else ""
+        yield f"{kind}, prototypes {own.prototypes} of {own.images} images{near}"
 
 
 @many.command("remove")
@@ -144,11 +165,11 @@ def remove(
 
     Example:  submerge many remove state/ --task law
     """
+    passes = _given(locals(), PASSES)
     from submerge.continual import Continual
 
     with progress(quiet=False) as show:
-        passes = _passes(samples, batch_size, max_length, device, show)
-        Continual(state).remove(task, model=model, data=data, base=base, **passes)
+        Continual(state).remove(task, model=model, data=data, base=base, **_running(passes, show))
     typer.echo(f"{task} is removed")
 
 
@@ -165,6 +186,17 @@ def export(
     forget: Forget = None,
     offdiag: Offdiag = None,
     normalize: Normalize = None,
+    projectors: Annotated[
+        str, typer.Option(help="The tasks' projectors: mixed for each image, or merged into their mean.")
+    ] = "mixed",
+    temperature: Annotated[
+        float,
+        typer.Option(min=0, help="τ of the softmax by which projectors are mixed; 0: the nearest alone."),
+    ] = 0.1,
+    top: Annotated[int | None, typer.Option(min=1, help="The most projectors that are mixed.")] = None,
+    key: Annotated[
+        str, typer.Option(help="What is compared with prototypes: image, text or both.")
+    ] = "image",
     base: Base = None,
     threads: Threads = None,
     max_memory: Memory = None,
@@ -172,23 +204,15 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
     json: Json = False,
 ) -> None:
-    """Write the merge of all tasks, as an adapter or folded into the base.
+    """Write the merge of all tasks, as an adapter or folded into the base, with the gate of their projectors.
 
     Examples:
     submerge many export state/ -o merged-lora/
     submerge many export state/ -o merged/ --as checkpoint --preset paper
     """
+    lpm, gate = _given(locals(), LPM), _given(locals(), GATE)
     from submerge.continual import Continual
 
-    options = _given(
-        preset=preset,
-        scale=scale,
-        ridge=ridge,
-        energy=energy,
-        forget=forget,
-        offdiag=offdiag,
-        normalize=normalize,
-    )
     chosen = settings(device="cpu", threads=threads, max_memory=max_memory, shard_size=shard_size)
     report = Continual(state).export(
         out,
@@ -197,14 +221,16 @@ def export(
         base=base,
         overwrite=overwrite,
         settings=chosen,
-        **options,
+        **gate,
+        **lpm,
     )
     if json:
         print_json(vars(report))
         return
     typer.echo(str(report.out))
     error = f", relative error of the updates at most {report.error:.3g}" if report.error > 1e-6 else ""
-    typer.echo(f"{report.form} of {', '.join(report.tasks)} · rank {report.rank}{error}")
+    mixed = f" · {report.projectors} projectors mixed by image" if report.projectors else ""
+    typer.echo(f"{report.form} of {', '.join(report.tasks)} · rank {report.rank}{error}{mixed}")
 
 
 @many.command("status")
@@ -244,22 +270,14 @@ def join(
     typer.echo(f"{out}\n{', '.join(joined.tasks)}")
 
 
-def _given(**options: Any) -> dict[str, Any]:
-    """Return the options that were given."""
-    return {name: value for name, value in options.items() if value is not None}
+def _given(arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return those of a command's arguments that have these names, where they were given."""
+    return {name: value for name in names if (value := arguments.get(name)) is not None}
 
 
-def _passes(
-    samples: int | None, batch_size: int, max_length: int, device: str, show: Callable[[BatchProgress], None]
-) -> dict[str, Any]:
-    """Return how inputs are run."""
+def _running(passes: dict[str, Any], show: Callable[[BatchProgress], None]) -> dict[str, Any]:
+    """Return how inputs are run, with their progress shown; raise `RequestError` for an unknown device."""
     from submerge.engine.plan import check_device
 
-    check_device(device)
-    return {
-        "samples": samples,
-        "batch_size": batch_size,
-        "max_length": max_length,
-        "device": device,
-        "progress": lambda done, total: show(BatchProgress(done, total)),
-    }
+    check_device(passes["device"])
+    return {**passes, "progress": lambda done, total: show(BatchProgress(done, total))}

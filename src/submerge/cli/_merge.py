@@ -185,6 +185,7 @@ def _figures(report: MergeReport) -> list[str]:
 
 _TREATED = {
     "merge": "merged",
+    "mix": "projectors, mixed for each image",
     "keep": "kept (integer or boolean)",
     "base": "taken from the base by rule",
     "drop": "left to the base",

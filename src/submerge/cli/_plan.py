@@ -83,6 +83,8 @@ def _print_inputs(plan: dict[str, Any]) -> None:
             console.print(f"adapter     {model['model']}: {model['adapter']['parts']} parts{notes}")
     for specialist in plan.get("specialists", ()):
         _print_specialist(specialist)
+    if "projectors" in plan:
+        _print_projectors(plan["projectors"])
     for line in plan["vocabulary"]:
         console.print("vocabulary ", line)
     if "coefficients" in plan:
@@ -103,6 +105,15 @@ def _print_specialist(specialist: dict[str, Any]) -> None:
     typer.echo(f"  language  {specialist['language_update']}")
     typer.echo(f"  stream    {specialist['stream']}")
     typer.echo(f"  input     {specialist['placeholder']}, token {shared}{renumbered}")
+
+
+def _print_projectors(projectors: dict[str, Any]) -> None:
+    """Print the projectors whose outputs are mixed, and what the prototypes are made of."""
+    for group in projectors["groups"]:
+        what = f"of {few(group['models'], 8)} ({size(group['bytes'])})"
+        typer.echo(f"projector   {few(group['tasks'], 8)}: {what}")
+    for task, place in projectors["from"].items():
+        typer.echo(f"prototypes  {task}: at most {projectors['prototypes']}, from {place}")
 
 
 def _models(models: list[dict[str, Any]]) -> Table:
@@ -150,6 +161,9 @@ def _print_bank(plan: dict[str, Any]) -> None:
         parts = "modules and streams" if gated else "modules"
         typer.echo(f"keeps    {what} {len(bank['tasks'])} modalities: {names}")
         typer.echo(f"         their {parts} in {bank['file']}, at most {size(bank['most'])};")
+    elif "projectors" in plan:
+        typer.echo(f"keeps    a gate over the projectors of {len(bank['tasks'])} tasks: {names}")
+        typer.echo(f"         projectors and prototypes in {bank['file']}, at most {size(bank['most'])};")
     else:
         typer.echo(f"keeps    a gate over {len(bank['tasks'])} tasks: {names}")
         typer.echo(f"         their updates and heads in {bank['file']}, at most {size(bank['most'])};")

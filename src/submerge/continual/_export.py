@@ -24,6 +24,7 @@ from submerge.errors import Problem, RequestError, WorkError
 from submerge.store import (
     ADAPTER_CONFIG,
     ADAPTER_STEM,
+    BANK,
     DIGEST,
     DTYPES,
     MANIFEST,
@@ -39,6 +40,10 @@ from submerge.store import (
 )
 
 __all__ = ["Export", "ExportReport", "write_adapter", "write_checkpoint"]
+
+
+WRITTEN = frozenset((ADAPTER_CONFIG, f"{ADAPTER_STEM}.safetensors", BANK, MANIFEST, "README.md"))
+"""The files of an exported adapter."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +160,7 @@ def write_adapter(export: Export, out: Path, *, rank: int | None, overwrite: boo
     out = out.resolve()
     check_out(out, overwrite=overwrite)
     unfinished = out.with_name(out.name + SUFFIX)
-    if unfinished.exists():
-        raise RequestError(Problem("something of this name exists", str(unfinished), "remove it"))
+    _discard(unfinished)
     try:
         report = _write(export, unfinished, rank)
         export.describe(unfinished, "adapter")
@@ -169,6 +173,16 @@ def write_adapter(export: Export, out: Path, *, rank: int | None, overwrite: boo
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return replace(report, out=out)
+
+
+def _discard(unfinished: Path) -> None:
+    """Remove what an export that was killed has left; raise `RequestError` for what no export wrote."""
+    if not os.path.lexists(unfinished):
+        return
+    if not unfinished.is_dir() or not WRITTEN.issuperset(path.name for path in unfinished.iterdir()):
+        what = "something of this name exists that no export wrote"
+        raise RequestError(Problem(what, str(unfinished), "remove it, or choose another output"))
+    shutil.rmtree(unfinished)
 
 
 def _write(export: Export, folder: Path, rank: int | None) -> ExportReport:

@@ -22,8 +22,8 @@ __all__ = ["StateStatus", "status_of"]
 class StateStatus:
     """What a state holds: its manifest, and the condition number of each Φ if it was asked for.
 
-    `cosines` are, where tasks have images, those of the nearest prototypes of any two groups of tasks, less
-    what all have in common: near 1 their images are alike. `str` is a table of it.
+    `cosines` are, where tasks have images, those of the nearest prototypes of any two groups of tasks, 1 for
+    images that are alike. `str` is a table of it.
     """
 
     manifest: StateManifest
@@ -103,11 +103,11 @@ class StateStatus:
 def _table(cosines: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
     if len(cosines) < 2:
         return
-    yield "cosines of the nearest prototypes, near 1 where images are alike"
-    width = max(5, *map(len, cosines))
+    yield "cosines of the nearest prototypes, 1 where images are alike"
+    width = max(6, *map(len, cosines))
     yield "  ".join(["", " " * width, *(f"{name:>{width}}" for name in cosines)])
     for name, row in cosines.items():
-        cells = (f"{row[other]:{width}.2f}" if other in row else " " * width for other in cosines)
+        cells = (f"{row[other]:{width}.3f}" if other in row else " " * width for other in cosines)
         yield "  ".join(["", f"{name:<{width}}", *cells]).rstrip()
 
 
@@ -125,7 +125,7 @@ def status_of(folder: StateFolder, manifest: StateManifest, *, condition: bool) 
 def _cosines(prototypes: Mapping[str, torch.Tensor]) -> dict[str, dict[str, float]]:
     """Return, for any two groups of prototypes, the largest cosine of one of each."""
     groups = Prototypes(list(prototypes.values()))
-    rows = {name: groups.similarity(means, centred=True).amax(0) for name, means in prototypes.items()}
+    rows = {name: groups.similarity(means, centred=False).amax(0) for name, means in prototypes.items()}
     return {
         name: {other: float(row[k]) for k, other in enumerate(prototypes) if other != name}
         for name, row in rows.items()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from submerge.engine._calibrate import calibrated, calibration_report
 from submerge.engine._moments import with_moments
+from submerge.engine._prototypes import with_prototypes
 from submerge.engine.output import (
     TARGETS,
     MergeReport,
@@ -45,7 +46,8 @@ def merge(
 
     A recipe whose weights are to be learned from data is calibrated first. `coefficients.json` in the folder
     has them: another recipe can name that file. Second moments that a recipe's method needs are collected
-    into the folder `OUT.moments` beside it, which another recipe can name as its `moments`.
+    into the folder `OUT.moments` beside it, which another recipe can name as its `moments`; prototypes by
+    which projectors are mixed go into `OUT.prototypes`.
 
     Args:
         recipe: a path, YAML text (with a newline), a mapping, a `Recipe`, or a `MergePlan`.
@@ -78,6 +80,8 @@ def merge(
     device = check_device(plan.settings.device)
     out = Path(out)
     check_target(plan, out, overwrite)
+    if plan.recipe.makes_prototypes:
+        plan = with_prototypes(plan, out, resume=resume, progress=calibration_progress)
     learns = plan.recipe.calibrates
     if learns:
         plan = calibrated(plan, out, resume=resume, progress=calibration_progress)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from submerge.algebra import Moment
 from submerge.engine._calibrate import replanned
+from submerge.engine._described_data import described_data
 from submerge.engine.output import check_unfinished, unfinished_folder
 from submerge.engine.plan import MergePlan
-from submerge.recipe import DataSource, ModelEntry, MomentFolder, data_spec
-from submerge.store import MomentFile, digest, file_digest, write_moments
+from submerge.recipe import ModelEntry, TaskFolder
+from submerge.store import MomentFile, digest, file_digest, trained_adapter, write_moments
 
 if TYPE_CHECKING:
     from submerge.calibrate import Step
@@ -42,7 +43,7 @@ def with_moments(
     pending = [task for task in _tasks(plan, folder, sorted(widths)) if not (resume and task.is_collected())]
     for task in pending:
         write_moments(task.path, _collected(plan, task, widths, progress), task.source)
-    return replanned(plan, replace(plan.recipe, moments=MomentFolder(folder)))
+    return replanned(plan, replace(plan.recipe, moments=TaskFolder(folder)))
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _collected(
 
     return task_moments(
         _below(plan, task.position),
-        plan.models[task.position].adapter,
+        trained_adapter(plan.models[task.position]),
         task.entry.data,
         plan.inputs.reference_model,
         widths,
@@ -121,19 +122,8 @@ def _source(
     assert entry.data is not None
     return {
         "model": [digest_of(file) for file in files],
-        "data": _described(entry.data),
+        "data": described_data(entry.data),
         "statistics": recipe.statistics,
         "batch_size": recipe.single_option("batch_size"),
         "max_length": recipe.single_option("max_length"),
-    }
-
-
-def _described(source: DataSource) -> dict[str, Any]:
-    """Return what of the data is read, with a digest in the place of a file's path."""
-    spec = data_spec(source)
-    path = Path(spec.path)
-    return {
-        **vars(spec),
-        "columns": dict(spec.columns),
-        "path": file_digest(path) if path.is_file() else spec.path,
     }

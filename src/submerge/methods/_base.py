@@ -73,6 +73,8 @@ class Method:
         moments: whether `matrix` gets the second moments of each model's inputs, which are collected from its
             data before the merge, or read from a folder of them. The method has the options `statistics`,
             `batch_size` and `max_length`.
+        mixes_projectors: whether projectors' outputs are mixed, where several models of a multimodal base
+            have one of their own, unless the recipe says otherwise.
         refuse: raises `RequestError` where the options of a tensor cannot be. Without it the plan of every
             tensor is started once before any work, and may refuse them before its first reduction.
         differs: where papers and other tools compute something else.
@@ -118,6 +120,7 @@ class Method:
     gate: GateSpec | None = None
     calibration: CalibrationSpec | None = None
     moments: bool = False
+    mixes_projectors: bool = False
     refuse: Callable[[TensorSpec, Values], None] | None = None
     differs: str = ""
 

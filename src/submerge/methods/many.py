@@ -97,7 +97,14 @@ def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
 
 
 def _method(
-    name: str, title: str, source: str, use: str, options: tuple[Option, ...], differs: str
+    name: str,
+    title: str,
+    source: str,
+    use: str,
+    options: tuple[Option, ...],
+    differs: str,
+    *,
+    mixes_projectors: bool = False,
 ) -> Method:
     return Method(
         name=name,
@@ -109,6 +116,7 @@ def _method(
         matrix=_matrix,
         options=options,
         moments=True,
+        mixes_projectors=mixes_projectors,
         refuse=_refuse,
         differs=differs,
     )
@@ -122,6 +130,7 @@ METHODS = (
         "Adapters of unlike tasks, with a few hundred unlabelled inputs of each.",
         MANY,
         "a ridge of each task, λ = 1 and all of C_t; for the paper's constants, scale: 3 and energy: 0.999",
+        mixes_projectors=True,
     ),
     _method(
         "regmean",

@@ -12,11 +12,16 @@ from submerge.recipe._problems import KeyPath, Report, show
 __all__ = ["read_data_source"]
 
 
-def read_data_source(raw: Any, path: KeyPath, method: Method | None, report: Report) -> DataSource | None:
-    """Return the `data` of an entry; None where there is none, or on a problem, which is noted."""
+def read_data_source(
+    raw: Any, path: KeyPath, method: Method | None, report: Report, *, mixes: bool = False
+) -> DataSource | None:
+    """Return the `data` of an entry; None where there is none, or on a problem, which is noted.
+
+    `mixes` says that prototypes are made of it, by which projectors are mixed, whatever the method is.
+    """
     if raw is None:
         return None
-    if method is not None and method.calibration is None and not method.moments:
+    if not (mixes or method is None or method.calibration or method.moments):
         hint = "calibrate a recipe with 'merge_method: nsc', and give its file here as 'coefficients: …'"
         report.add(f"{method.name} learns nothing from data", path, hint)
         return None

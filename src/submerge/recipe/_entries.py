@@ -10,6 +10,7 @@ from submerge.recipe._data import read_data_source
 from submerge.recipe._modalities import read_specialist
 from submerge.recipe._parameters import read_parameters
 from submerge.recipe._problems import KeyPath, Report, show
+from submerge.recipe._projectors import read_share
 from submerge.recipe._recipe import ModelEntry
 from submerge.recipe._schema import ABSENT_KEYS, ENTRY_KEYS
 from submerge.recipe._specs import add_adapter, read_spec
@@ -19,18 +20,25 @@ __all__ = ["read_models"]
 
 
 def read_models(
-    raw: Any, method: Method | None, methods: Mapping[str, Method], report: Report, *, named: bool = False
+    raw: Any,
+    method: Method | None,
+    methods: Mapping[str, Method],
+    report: Report,
+    *,
+    named: bool = False,
+    mixes: bool = False,
 ) -> list[ModelEntry] | None:
     """Return the entries of `models`, as far as they could be read; None where one could not.
 
-    `named` says that coefficients of the models stand in a file, by their names.
+    `named` says that coefficients of the models stand in a file, by their names, and `mixes` that outputs of
+    their projectors are mixed, by prototypes that their data gives.
     """
     path: KeyPath = ("models",)
     if not isinstance(raw, list) or not raw:
         what = "'models' is empty" if raw in (None, [], {}) else f"'models' is a list, not {show(raw)}"
         report.add(what, path, "write '- model: …', once for each model")
         return None
-    entries = [_entry(item, (*path, i), method, methods, report, named) for i, item in enumerate(raw)]
+    entries = [_entry(item, (*path, i), method, methods, report, named, mixes) for i, item in enumerate(raw)]
     readable = [entry for entry in entries if entry is not None]
     check_names(readable, report)
     return readable if len(readable) == len(entries) else None
@@ -43,6 +51,7 @@ def _entry(
     methods: Mapping[str, Method],
     report: Report,
     named: bool,
+    mixes: bool,
 ) -> ModelEntry | None:
     if not isinstance(raw, dict):
         hint = f"write '- model: {raw}'" if isinstance(raw, str) else "write '- model: …'"
@@ -62,11 +71,14 @@ def _entry(
     spec = read_spec(raw["model"], (*path, "model"), report)
     if spec is not None and raw.get("lora") is not None:
         spec = add_adapter(spec, raw["lora"], (*path, "lora"), report)
-    name, head = read_task(raw, path, method, report, named=named)
-    data = read_data_source(raw.get("data"), (*path, "data"), method, report)
+    name, head = read_task(raw, path, method, report, named=named or mixes)
+    data = read_data_source(raw.get("data"), (*path, "data"), method, report, mixes=mixes)
+    share = read_share(raw, path, report)
     own = read_specialist(raw, path, report)
     if spec is not None and own.language_lora:
         spec = add_adapter(spec, own.language_lora, (*path, "language_lora"), report)
     if spec is None:
         return None
-    return ModelEntry(spec, parameters, report.where(path), name, head, data, **vars(own))
+    return ModelEntry(
+        spec, parameters, report.where(path), name, head, data, **vars(own), share_projector=share
+    )

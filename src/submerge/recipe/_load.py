@@ -15,7 +15,8 @@ from submerge.recipe._moments import check_moments, read_moments_key
 from submerge.recipe._parameters import check_required, read_parameters
 from submerge.recipe._participants import check_participants, find_participants
 from submerge.recipe._problems import KeyPath, Report, nearest_name, show
-from submerge.recipe._recipe import ModelEntry, OutputForm, Recipe, single_values
+from submerge.recipe._projectors import check_projectors, read_projectors, read_prototypes_key
+from submerge.recipe._recipe import ModelEntry, OutputForm, ProjectorMix, Recipe, single_values
 from submerge.recipe._rules import Setting
 from submerge.recipe._schema import ABSENT_KEYS, ABSENT_METHODS, RECIPE_KEYS, RENAMED_KEYS
 from submerge.recipe._sections import read_dtype, read_output, read_rules, read_seed, read_tokenizer
@@ -60,30 +61,37 @@ def load_recipe(
     base = None if data.get("base_model") is None else read_spec(data["base_model"], ("base_model",), report)
     coefficients = read_coefficients_key(data.get("coefficients"), method, report)
     moments = read_moments_key(data.get("moments"), method, report)
-    models = _read_models(data, method, methods, report)
+    projectors = read_projectors(data, report)
+    prototypes = read_prototypes_key(data.get("prototypes"), report)
+    mixes = isinstance(projectors, ProjectorMix)
+    models = _read_models(data, method, methods, report, mixes=mixes)
     if method is not None:
         check_required(method, data.get("parameters"), report)
         _check_base(data, method, form, report)
-    rules = read_rules(data.get("rules"), report)
-    dtype, out_dtype = read_dtype(data, "dtype", report), read_dtype(data, "out_dtype", report)
-    tokenizer_source = read_tokenizer(data, base, models, report)
-    seed = read_seed(data.get("seed"), report)
-    modality_tokens = read_modality_tokens(data, report)
+    sections: dict[str, Any] = {
+        "rules": read_rules(data.get("rules"), report),
+        "dtype": read_dtype(data, "dtype", report),
+        "out_dtype": read_dtype(data, "out_dtype", report),
+        "tokenizer_source": read_tokenizer(data, base, models, report),
+        "seed": read_seed(data.get("seed"), report),
+        "modality_tokens": read_modality_tokens(data, report),
+    }
     check_composition(data, method, models or (), base, form, report)
+    check_projectors(projectors, prototypes, method, models or (), base, form, report)
     participants: tuple[ModelEntry, ...] = ()
     base_is_read = base is not None or data.get("base_model") is None
     in_parameters = not report.has(("coefficients",))
     if method is not None and models is not None and base_is_read:
         participants = find_participants(method, models, base, top, report.where(("base_model",)))
         if in_parameters:
-            in_parameters = check_weights(method, participants, models, top, coefficients, report)
+            in_parameters = check_weights(method, participants, models, top, coefficients, report, mixes)
         elsewhere = () if in_parameters else ("weight",)
         if method.calibration is not None:
             _check_settings(method.calibration, method, top, report)
             if coefficients is None and not in_parameters and not report.has(("coefficients",)):
                 _check_calibration(method, base, models, report)
         if method.moments and not report.has(("moments",)):
-            check_moments(method, models, base, top, moments, report)
+            check_moments(method, models, base, top, moments, report, mixes=mixes)
         check_participants(method, participants, models, top, report, elsewhere=elsewhere)
     report.raise_if_any()
     assert method is not None
@@ -94,19 +102,16 @@ def load_recipe(
         base=base,
         participants=participants,
         parameters=top,
-        dtype=dtype,
-        out_dtype=out_dtype,
-        tokenizer_source=tokenizer_source,
-        rules=rules,
         output=form,
-        seed=seed,
         path=opened.path,
         text=opened.text,
         positions=report.positions,
         coefficients=coefficients,
         calibrates=coefficients is None and not in_parameters,
         moments=moments,
-        modality_tokens=modality_tokens,
+        projectors=projectors,
+        prototypes=prototypes,
+        **sections,
     )
 
 
@@ -197,7 +202,12 @@ def _read_method(data: dict[str, Any], methods: Mapping[str, Method], report: Re
 
 
 def _read_models(
-    data: dict[str, Any], method: Method | None, methods: Mapping[str, Method], report: Report
+    data: dict[str, Any],
+    method: Method | None,
+    methods: Mapping[str, Method],
+    report: Report,
+    *,
+    mixes: bool,
 ) -> list[ModelEntry] | None:
     """Return the models, or None; a recipe of slices was refused already, so is not reported again."""
     if data.get("models") is None and (data.get("slices") is not None or data.get("modules") is not None):
@@ -206,4 +216,4 @@ def _read_models(
         report.add("the recipe lists no models", (), "add 'models:' with '- model: …' lines")
         return None
     named = data.get("coefficients") is not None
-    return read_models(data["models"], method, methods, report, named=named)
+    return read_models(data["models"], method, methods, report, named=named, mixes=mixes)

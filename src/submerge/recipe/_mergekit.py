@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from submerge.recipe._recipe import Recipe, same_model
+from submerge.recipe._recipe import ProjectorMix, Recipe, same_model
 from submerge.recipe._rules import Setting
 
 __all__ = ["to_mergekit"]
@@ -46,14 +46,15 @@ def to_mergekit(recipe: Recipe) -> str | None:
 
     Left out are the seed and the section `rules`, which mergekit does not have, and options of ours
     at their defaults. None comes back for a method or an option that mergekit lacks, for an adapter as
-    output, for a composed model, for weights from a file of coefficients, for a model that is listed twice
-    (mergekit keys parameters by model), and for a base that takes no part in a method which merges weights
-    (mergekit would merge it).
+    output, for a composed model, for projectors that are mixed, for weights from a file of coefficients, for
+    a model that is listed twice (mergekit keys parameters by model), and for a base that takes no part in a
+    method which merges weights (mergekit would merge it).
     """
     theirs = _PARAMETERS.get(recipe.method.name)
     if (
         theirs is None
         or recipe.composed
+        or isinstance(recipe.projectors, ProjectorMix)
         or recipe.coefficients is not None
         or recipe.output.form != "checkpoint"
         or not _same_models(recipe)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from submerge.errors import few
 from submerge.methods import Method
 from submerge.recipe._problems import KeyPath, Report, show
-from submerge.recipe._recipe import ModelEntry, MomentFolder, single_values
+from submerge.recipe._recipe import ModelEntry, TaskFolder, single_values
 from submerge.recipe._rules import Setting
+from submerge.recipe._tasks import check_file_names
 
 __all__ = ["check_moments", "read_moments_key"]
 
 
-def read_moments_key(raw: Any, method: Method | None, report: Report) -> MomentFolder | None:
+def read_moments_key(raw: Any, method: Method | None, report: Report) -> TaskFolder | None:
     """Return the folder of moments that a recipe names; None where it names none, or on a problem."""
     path: KeyPath = ("moments",)
     if raw is None:
@@ -27,7 +26,7 @@ def read_moments_key(raw: Any, method: Method | None, report: Report) -> MomentF
         hint = "merge by many or regmean, or remove the key"
         report.add(f"{method.name} has no use for moments", path, hint)
     else:
-        return MomentFolder(Path(raw).expanduser(), raw)
+        return TaskFolder(Path(raw).expanduser(), raw)
     return None
 
 
@@ -36,28 +35,32 @@ def check_moments(
     models: Sequence[ModelEntry],
     base: str | None,
     top: Mapping[str, Setting],
-    folder: MomentFolder | None,
+    folder: TaskFolder | None,
     report: Report,
+    *,
+    mixes: bool = False,
 ) -> None:
-    """Note models without data, where no moments are given, and data that nothing is collected from."""
+    """Note models without data, where no moments are given, and data that nothing is collected from.
+
+    `mixes` says that data is read for prototypes, too.
+    """
     option = method.option("statistics")
     assert option is not None
     if single_values(method, top).get("statistics", option.default) == "identity":
         hint = "remove it, or choose 'statistics: full'"
         if folder is not None:
             report.add("moments are given, and statistics is identity", ("moments",), hint)
-        _note_data(models, "statistics: identity looks at no inputs", hint, report)
+        _note_data(() if mixes else models, "statistics: identity looks at no inputs", hint, report)
         return
     if any(entry.modality for entry in models):
         what = f"{method.name} collects inputs of one model, and a composed model has several"
         report.add(what, ("merge_method",), "take another method, or 'statistics: identity'")
-    names = Counter(entry.adapter_name for entry in models)
-    if twice := [name for name, count in names.items() if count > 1]:
-        report.add(f"several models would be called {few(twice)}", ("models",), "give each a 'name: …'")
-    if wrong := [name for name in names if "/" in name or name.startswith(".")]:
-        report.add(f"{few(wrong)} can be no file's name", ("models",), "give each a 'name: …'")
+    if not mixes:  # else it was done
+        check_file_names(models, report)
     if folder is not None:
-        _note_data(models, "moments are given, which would be collected from it", "keep one", report)
+        _note_data(
+            () if mixes else models, "moments are given, which would be collected from it", "keep one", report
+        )
         return
     if base is None and not report.has(("merge_method",)):
         what = f"{method.name} needs a base_model, through which the data of adapters runs"

@@ -12,14 +12,17 @@ from submerge.recipe._coefficients import WEIGHT, Coefficients
 from submerge.recipe._data_spec import DataSource
 from submerge.recipe._problems import Positions
 from submerge.recipe._rules import Setting
+from submerge.store import ProjectorSettings
 
 __all__ = [
     "ModalityTokens",
     "ModelEntry",
-    "MomentFolder",
     "OutputForm",
+    "ProjectorMix",
     "Recipe",
     "Rules",
+    "TaskFolder",
+    "projector_options",
     "same_model",
     "single_values",
 ]
@@ -48,7 +51,8 @@ class ModelEntry:
 
     A specialist of a composed model has a `modality`. Where text and the modality's tokens were trained with
     adapters of their own, `language_lora` (which `model` has behind its `+`) and `modality_lora` name them.
-    `placeholder` is how a prompt marks an input of the modality.
+    `placeholder` is how a prompt marks an input of the modality. Where projectors are mixed,
+    `share_projector` names another task whose projector this one has.
     """
 
     model: str
@@ -61,6 +65,7 @@ class ModelEntry:
     language_lora: str = ""
     modality_lora: str = ""
     placeholder: str = ""
+    share_projector: str = ""
 
     @property
     def decoupled(self) -> bool:
@@ -103,11 +108,42 @@ class OutputForm:
 
 
 @dataclass(frozen=True)
-class MomentFolder:
-    """A folder of second moments: where it is, and how the recipe names it, if it does."""
+class TaskFolder:
+    """A folder with a file for each task: where it is, and how the recipe names it, if it does."""
 
     path: Path
     named: str = ""
+
+    def file(self, task: str) -> Path:
+        """Return the place of a task's file."""
+        return self.path / f"{task}.safetensors"
+
+
+def projector_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `store.ProjectorSettings` but for the module, which no recipe says."""
+    settings = ProjectorSettings.from_mapping({**given, "module": "projector"}).to_mapping()
+    return {name: value for name, value in settings.items() if name != "module"}
+
+
+@dataclass(frozen=True)
+class ProjectorMix:
+    """How the outputs of the tasks' projectors are mixed (CPM); the mapping `projectors` of a recipe.
+
+    `options` are the fields of `store.ProjectorSettings` but for the module, and `prototypes` is the
+    most that a task has.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=lambda: projector_options({}))
+    prototypes: int = 1
+
+    def settings(self, module: str) -> ProjectorSettings:
+        """Return the settings of the gate for the projector at this path."""
+        return ProjectorSettings(module, **self.options)
+
+    def written(self) -> dict[str, Any]:
+        """Return the mapping that a recipe has."""
+        given = {name: value for name, value in self.options.items() if value is not None}
+        return {"mix": "prototypes", **given, "prototypes": self.prototypes}
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +159,9 @@ class Recipe:
         parameters: the top-level ones.
         coefficients: weights from a file, or learned; None where the parameters have them.
         moments: the folder of the second moments of each model's inputs; None where there is none.
+        projectors: how the tasks' projectors are mixed; `merged` where they become one, and None where the
+            recipe says neither.
+        prototypes: the folder of the prototypes by which they are mixed; None where there is none.
         calibrates: whether the weights are learned from the entries' data before the merge.
         modality_tokens: of a composed model, what tokens of a modality run with.
         dtype: number format of the result, such as `bfloat16`; the base's where it is None.
@@ -160,7 +199,9 @@ class Recipe:
     positions: Positions = field(default_factory=dict, repr=False)
     coefficients: Coefficients | None = None
     calibrates: bool = False
-    moments: MomentFolder | None = None
+    moments: TaskFolder | None = None
+    projectors: ProjectorMix | Literal["merged"] | None = None
+    prototypes: TaskFolder | None = None
     modality_tokens: ModalityTokens = "own"
 
     @property
@@ -185,7 +226,23 @@ class Recipe:
         """The files of second moments, one for each participant; none where the recipe has no folder."""
         if self.moments is None:
             return ()
-        return tuple(self.moments.path / f"{entry.adapter_name}.safetensors" for entry in self.participants)
+        return tuple(self.moments.file(entry.adapter_name) for entry in self.participants)
+
+    @property
+    def tasks(self) -> tuple[ModelEntry, ...]:
+        """The entries of models other than the base: those with a projector of their own."""
+        base = None if self.base is None else same_model(self.base)
+        return tuple(entry for entry in self.models if same_model(entry.model) != base)
+
+    @property
+    def makes_prototypes(self) -> bool:
+        """Whether prototypes are made of the entries' data before the merge."""
+        return isinstance(self.projectors, ProjectorMix) and self.prototypes is None
+
+    @property
+    def prototype_files(self) -> tuple[Path, ...]:
+        """The files of prototypes, one for each task; none where the recipe has no folder."""
+        return tuple(self.prototypes.file(e.adapter_name) for e in self.tasks) if self.prototypes else ()
 
     def single_option(self, name: str) -> Any:
         """Return the value of an option that has one for all tensors, or its default."""
@@ -234,6 +291,8 @@ class Recipe:
             "parameters": _defaults(self) | _written(self.parameters),
             "coefficients": (self.coefficients.path or None) if self.coefficients else None,
             "moments": (self.moments.named or None) if self.moments else None,
+            "projectors": p.written() if isinstance(p := self.projectors, ProjectorMix) else p,
+            "prototypes": (self.prototypes.named or None) if self.prototypes else None,
             "dtype": self.dtype,
             "out_dtype": self.out_dtype,
             "tokenizer_source": self.tokenizer_source,
@@ -258,7 +317,7 @@ def _spec(entry: ModelEntry) -> str:
 
 def _about(entry: ModelEntry) -> dict[str, Any]:
     """Return what an entry says of its task, its data and its modality, if anything."""
-    own = ("modality", "language_lora", "modality_lora", "placeholder")
+    own = ("modality", "language_lora", "modality_lora", "placeholder", "share_projector")
     keys = {"name": entry.name, "head": list(entry.head), "data": entry.data}
     keys |= {key: getattr(entry, key) for key in own}
     return {key: value for key, value in keys.items() if value}

@@ -20,6 +20,8 @@ RECIPE_KEYS = (
     "parameters",
     "coefficients",
     "moments",
+    "projectors",
+    "prototypes",
     "dtype",
     "out_dtype",
     "tokenizer_source",
@@ -43,6 +45,7 @@ ENTRY_KEYS = (
     "language_lora",
     "modality_lora",
     "placeholder",
+    "share_projector",
 )
 """The keys of one entry of `models`."""
 

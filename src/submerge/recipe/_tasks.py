@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
+from submerge.errors import few
 from submerge.methods import Method
 from submerge.recipe._problems import KeyPath, Report, show
 from submerge.recipe._recipe import ModelEntry
 
-__all__ = ["check_names", "read_task"]
+__all__ = ["check_file_names", "check_names", "read_task"]
 
 
 def read_task(
@@ -52,3 +54,12 @@ def check_names(entries: list[ModelEntry], report: Report) -> None:
     for name, count in Counter(entry.name for entry in entries if entry.name).items():
         if count > 1:
             report.add(f"{count} models are named {show(name)}", ("models",), "give each task its own name")
+
+
+def check_file_names(entries: Sequence[ModelEntry], report: Report) -> None:
+    """Note models of which no files can have the names: two have one, or it is none."""
+    names = Counter(entry.adapter_name for entry in entries)
+    if twice := [name for name, count in names.items() if count > 1]:
+        report.add(f"several models would be called {few(twice)}", ("models",), "give each a 'name: …'")
+    if wrong := [name for name in names if "/" in name or name.startswith(".")]:
+        report.add(f"{few(wrong)} can be no file's name", ("models",), "give each a 'name: …'")

@@ -51,8 +51,12 @@ def check_weights(
     top: Mapping[str, Setting],
     coefficients: Coefficients | None,
     report: Report,
+    mixes: bool = False,
 ) -> bool:
-    """Note weights that are given twice, or not at all; return whether they are in the parameters."""
+    """Note weights that are given twice, or not at all; return whether they are in the parameters.
+
+    `mixes` says that data is read for prototypes, too.
+    """
     paths: dict[int, KeyPath] = {id(entry): ("models", i) for i, entry in enumerate(models)}
     places = {id(entry): paths.get(id(entry), ("base_model",)) for entry in participants}
     given: list[KeyPath] = [("parameters", WEIGHT)] if WEIGHT in top else []
@@ -66,7 +70,7 @@ def check_weights(
     if method.calibration is not None and not given:
         _check_data(participants, places, report)
         return False
-    for entry in participants if method.calibration is not None else ():
+    for entry in participants if method.calibration is not None and not mixes else ():
         if entry.data is not None:
             path = (*places[id(entry)], "data")
             report.add(

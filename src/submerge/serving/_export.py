@@ -24,7 +24,7 @@ from submerge.names import layer_of, loaded_names
 from submerge.serving._architecture import architectures
 from submerge.serving._clip import is_texts
 from submerge.serving._folder import Folder, gate_manifest, open_folder
-from submerge.store import MODALITY_GATE, AdapterWriter, Manifest, open_checkpoint
+from submerge.store import MODALITY_GATE, PROJECTOR_GATE, AdapterWriter, Manifest, open_checkpoint
 
 __all__ = ["Exported", "export_adapters"]
 
@@ -82,10 +82,13 @@ def export_adapters(
 
 
 def _check_tasks(folder: Path) -> None:
-    """Raise `RequestError` where tokens are told apart: a server has one adapter for all of a request."""
+    """Raise `RequestError` where tasks have no updates: a server has one adapter for all of a request."""
     _, gate = gate_manifest(folder)
-    if gate.method == MODALITY_GATE:
-        what = "a composed model has updates of tokens, and no tasks"
+    without = {
+        MODALITY_GATE: "a composed model has updates of tokens, and no tasks",
+        PROJECTOR_GATE: "the tasks have projectors of their own, which are no adapters",
+    }
+    if what := without.get(gate.method):
         raise RequestError(Problem(what, str(folder), "use it with submerge.load"))
 
 

@@ -20,7 +20,7 @@ from submerge.serving._mass import MassController
 from submerge.serving._modality import ModalityController
 from submerge.serving._projectors import ProjectorController
 from submerge.serving._routed_model import gated_class
-from submerge.store import MODALITY_GATE, PROJECTOR_GATE
+from submerge.store import MODALITY_GATE, PROJECTOR_GATE, is_adapter, open_adapter
 
 __all__ = ["CONTROLLERS", "load"]
 
@@ -66,7 +66,7 @@ def load(
     These models are for use, not for training.
 
     Args:
-        folder: what `submerge merge` wrote.
+        folder: what `submerge merge` wrote, or `submerge many export`; an adapter needs PEFT, and its base.
         features: True for the model without the heads of its tasks, which returns hidden states.
         architecture: the class of transformers to load, where the tasks do not name one.
         dtype: of the model; that of the folder by default.
@@ -94,7 +94,7 @@ def load(
     required("transformers.conversion_mapping", "submerge.load needs")  # new in its version 5
     controller = _controller(Path(folder))
     opened = with_linear_heads(controller.configured(controller.open(Path(folder)), settings))
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = _configuration(transformers, opened.path)
     heads = any(opened.heads) and not features
     kind, partial = model_class(transformers, opened, config, architecture, heads=heads)
     sizes = head_sizes(opened, heads=heads)
@@ -115,6 +115,15 @@ def _controller(path: Path) -> type[Controller]:
         what = f"the gate of {gate.method} is not known; there are {few(list(CONTROLLERS))}"
         raise RequestError(Problem(what, str(path), "use the version of Submerge that merged it"))
     return controller
+
+
+def _configuration(transformers: Any, path: Path) -> Any:
+    """Return the configuration of a folder's model: of an adapter that of its base, which it lies on."""
+    place: dict[str, Any] = {"pretrained_model_name_or_path": path}
+    if is_adapter(path):
+        adapter = open_adapter(str(path))
+        place = {"pretrained_model_name_or_path": adapter.base, "revision": adapter.base_revision}
+    return transformers.AutoConfig.from_pretrained(**place, local_files_only=True)
 
 
 def _pretrained(transformers: Any, kind: Any, path: Path, dtype: Any, sizes: Mapping[str, int]) -> Any:

@@ -11,10 +11,15 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from submerge.algebra import Prototypes
 from submerge.errors import Problem, RequestError, few
 from submerge.serving._folder import Folder, bank_names, gate_manifest
-from submerge.store import BANK, ProjectorSettings, projector_groups, read_projector_key
+from submerge.store import (
+    BANK,
+    ProjectorSettings,
+    projector_bank_problems,
+    projector_groups,
+    read_projector_key,
+)
 
 __all__ = ["ProjectorFolder", "open_projector_folder"]
 
@@ -63,18 +68,22 @@ class ProjectorFolder(Folder):
 def open_projector_folder(path: Path) -> ProjectorFolder:
     """Return what the folder holds; raise `RequestError` where it has another gate, or is damaged."""
     manifest, gate = gate_manifest(path)
+    names = bank_names(path, manifest)
+    shapes = {name: record.shape for name, record in (manifest.bank or {}).items()}
+    if problems := projector_bank_problems(gate, shapes):
+        raise RequestError([Problem(what, str(path / BANK), "merge again") for what in problems])
     groups = projector_groups(gate.tasks)
     modules: list[dict[str, torch.Tensor]] = [{} for _ in groups]
     prototypes: dict[int, torch.Tensor] = {}
     questions: dict[int, torch.Tensor] = {}
     with safe_open(path / BANK, framework="pt") as file:
-        for name in bank_names(path, manifest):
+        for name in names:
             key = read_projector_key(name, len(groups))
             if key.is_module:
                 modules[key.group][key.name] = file.get_tensor(name)
             else:
                 (prototypes if key.is_prototype else questions)[key.group] = file.get_tensor(name)
-    folder = ProjectorFolder(
+    return ProjectorFolder(
         path,
         gate.tasks,
         gate.settings,
@@ -86,28 +95,8 @@ def open_projector_folder(path: Path) -> ProjectorFolder:
         questions=_of_all(questions, len(groups)),
         rules=ProjectorSettings.from_mapping(gate.settings),
     )
-    _check(folder)
-    return folder
 
 
 def _of_all(tensors: Mapping[int, torch.Tensor], count: int) -> tuple[torch.Tensor, ...]:
     """Return the tensors of all groups; none where one lacks them."""
     return tuple(tensors[k] for k in range(count)) if len(tensors) == count else ()
-
-
-def _check(folder: ProjectorFolder) -> None:
-    """Raise `RequestError` where the bank lacks a projector, or prototypes."""
-    names, problems = set(folder.updated), []
-    if not names or any(set(module) != names for module in folder.projectors):
-        problems.append("the groups' projectors have not the same parameters, or none")
-    if foreign := [name for name in names if not name.startswith(f"{folder.rules.module}.")]:
-        problems.append(f"these are no parameters of {folder.rules.module}: {few(foreign)}")
-    if not folder.prototypes:
-        problems.append("a group has no prototypes")
-    if folder.rules.key != "image" and not folder.questions:
-        problems.append("a group has no prototypes of its texts")
-    if problems:
-        raise RequestError([Problem(what, str(folder.path / BANK), "merge again") for what in problems])
-    for tensors in (folder.prototypes, folder.questions):
-        if tensors:
-            Prototypes(tensors)

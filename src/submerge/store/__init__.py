@@ -1,6 +1,6 @@
 """Weights on disk: safetensors headers, checkpoints and Hub ids, ranged reads, preallocated writes."""
 
-from submerge.store._adapter_on_base import lay_over
+from submerge.store._adapter_on_base import lay_over, trained_adapter
 from submerge.store._aliases import Aliases, AliasGroup, find_aliases
 from submerge.store._align import Aligner, Alignment
 from submerge.store._checkpoint import Checkpoint, first_bytes, same_values
@@ -8,6 +8,7 @@ from submerge.store._lora_file import lora_file
 from submerge.store._moments import MomentFile, StoredMoments, write_moments
 from submerge.store._open import open_model, split_spec
 from submerge.store._open_checkpoint import open_checkpoint
+from submerge.store._projector_bank import projector_bank_problems
 from submerge.store._projectors import (
     PROJECTOR_GATE,
     PROJECTOR_KEYS,
@@ -20,6 +21,7 @@ from submerge.store._projectors import (
     question_key,
     read_projector_key,
 )
+from submerge.store._prototypes import PrototypeFile, write_prototypes
 from submerge.store._side_by_side import side_by_side
 from submerge.store.adapter import (
     ADAPTER_CONFIG,
@@ -147,6 +149,7 @@ __all__ = [
     "Part",
     "ProjectorKey",
     "ProjectorSettings",
+    "PrototypeFile",
     "Replace",
     "Rows",
     "Shard",
@@ -190,6 +193,7 @@ __all__ = [
     "open_model",
     "plan_shards",
     "preallocate",
+    "projector_bank_problems",
     "projector_groups",
     "prototype_key",
     "question_key",
@@ -207,9 +211,11 @@ __all__ = [
     "sync_folder",
     "text_parts",
     "tied_embeddings",
+    "trained_adapter",
     "untied",
     "vocabulary_size",
     "with_vocabulary_size",
     "write_bank",
     "write_moments",
+    "write_prototypes",
 ]

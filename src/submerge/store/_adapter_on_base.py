@@ -12,7 +12,7 @@ from submerge.store._checkpoint import Checkpoint
 from submerge.store.adapter import Adapter, Replace, fit_adapter
 from submerge.store.format import TensorEntry
 
-__all__ = ["lay_over"]
+__all__ = ["lay_over", "trained_adapter"]
 
 
 def lay_over(
@@ -64,6 +64,15 @@ def lay_over(
         ),
         pending=base.pending or adapter.pending,
     )
+
+
+def trained_adapter(model: Checkpoint) -> Adapter | None:
+    """Return a model's adapter with all that was trained: the values, too, that are the model's own now."""
+    adapter = model.adapter
+    if adapter is None:
+        return None
+    saved = {name: Replace(model.tensors[name]) for name in adapter.replaced}
+    return replace(adapter, parts={**adapter.parts, **saved}, memory={**adapter.memory, **model.memory})
 
 
 def _untied_heads(adapter: Adapter, base: Checkpoint) -> dict[str, Replace]:

@@ -6,16 +6,13 @@ the moments were collected from.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
 from submerge.algebra import Moment
-from submerge.errors import Problem, RequestError, WorkError
+from submerge.store._task_file import other_file, read_content, write_task_file
 
 __all__ = ["MomentFile", "StoredMoments", "write_moments"]
 
@@ -43,26 +40,18 @@ class MomentFile:
     @classmethod
     def open(cls, path: Path) -> MomentFile:
         """Return the moments of a file, of which the header alone is read; raises `RequestError`."""
-        from safetensors import SafetensorError, safe_open
-
+        content = read_content(path, FORM, "second moments")
         try:
-            with safe_open(path, "pt") as file:
-                content = json.loads((file.metadata() or {})[FORM])
-            inputs = content["inputs"]
             described = content["moments"]
             return cls(
                 path,
-                inputs,
+                content["inputs"],
                 {name: one["width"] for name, one in described.items()},
                 {name: one["count"] for name, one in described.items()},
                 content["source"],
             )
-        except FileNotFoundError:
-            hint = "merge with 'data', which writes it, or name the folder that has it"
-            raise RequestError(Problem("there is no such file of moments", str(path), hint)) from None
-        except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
-            what = f"is no file of second moments ({error or type(error).__name__})"
-            raise RequestError(Problem(what, str(path), "collect them again")) from error
+        except (LookupError, TypeError, AttributeError) as error:
+            raise other_file(path, "second moments", error) from error
 
     def of(self, module: str) -> Moment:
         """Return the moment of a module's inputs, from the file."""
@@ -101,27 +90,14 @@ def write_moments(path: Path, moments: Mapping[str, Moment], source: Mapping[str
 
     Raises `WorkError` where the disk refuses.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     first_of: dict[int, str] = {}
     inputs = {module: first_of.setdefault(id(moment), module) for module, moment in moments.items()}
     distinct = {name: moments[name] for name in first_of.values()}
     described = {name: {"width": moment.width, "count": moment.count} for name, moment in distinct.items()}
     content = {"inputs": inputs, "moments": described, "source": dict(source)}
     tensors = {
-        f"{name}/{part}": tensor.cpu().contiguous()
+        f"{name}/{part}": tensor
         for name, moment in distinct.items()
         for part, tensor in moment.tensors().items()
     }
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, unfinished, {FORM: json.dumps(content, sort_keys=True)})
-        os.replace(unfinished, path)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            unfinished.unlink()
-        reason = getattr(error, "strerror", None) or str(error)
-        hint = "free some space, or choose a folder on another disk"
-        raise WorkError(f"{path}: writing the moments failed ({reason}) — {hint}") from error
+    write_task_file(path, tensors, FORM, content, "moments")

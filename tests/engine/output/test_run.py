@@ -142,7 +142,7 @@ def test_ctrl_c_in_a_notebook(family: Family, tmp_path: Path, wanted: Any) -> No
     assert contents(resume(family, tmp_path / "out").out) == wanted()
 
 
-STEPS = ("write_side_files", "_card", "sync_file", "sync_folder", "_rename", "rename", "unlink")
+STEPS = ("write_side_files", "_card", "sync_file", "sync_folder", "give_name", "rename", "unlink")
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -7,9 +7,19 @@ from functools import partial
 from pathlib import Path
 
 from submerge.engine.plan import MergePlan
-from submerge.store import BankParts, BankTensor, FileTable, Source, TensorEntry, TensorRecord, write_bank
+from submerge.engine.work import EditedSource
+from submerge.store import (
+    BankParts,
+    BankTensor,
+    Checkpoint,
+    FileTable,
+    Source,
+    TensorEntry,
+    TensorRecord,
+    write_bank,
+)
 
-__all__ = ["file_source", "gate_bank", "write_bank_tensors"]
+__all__ = ["file_source", "gate_bank", "parameter_values", "trained_values", "write_bank_tensors"]
 
 
 def write_bank_tensors(folder: Path, tensors: Iterable[BankTensor]) -> dict[str, TensorRecord]:
@@ -55,6 +65,22 @@ def _order(name: str) -> tuple[int, str]:
 def file_source(entry: TensorEntry) -> Callable[[FileTable], Source]:
     """Return what opens an entry of a file to be read."""
     return lambda table: table.source(entry)
+
+
+def trained_values(key: str, model: Checkpoint, name: str) -> BankTensor:
+    """Return a parameter as it was trained: with what the model's adapter does to it."""
+    edited = model.adapter is not None and name in model.adapter.parts
+    return parameter_values(key, model, name, model if edited else None)
+
+
+def parameter_values(key: str, model: Checkpoint, name: str, editor: Checkpoint | None = None) -> BankTensor:
+    """Return all of a parameter: its bytes, or what the editor's adapter makes of them."""
+    opened: Callable[[FileTable], Source]
+    if editor is None:
+        opened = partial(model.source, name)
+    else:
+        opened = partial(EditedSource, model, editor, name)
+    return BankTensor(key, model.tensors[name], opened)
 
 
 def _heads(plan: MergePlan) -> Iterator[BankTensor]:

@@ -22,11 +22,13 @@ def model_card(
     version: str,
     tasks: Sequence[str] = (),
     specialists: Sequence[tuple[str, str]] = (),
+    projectors: Sequence[str] = (),
 ) -> str:
     """Return the text of README.md: front matter with `base_model_relation`, then the recipe.
 
     `tasks` are those of the merge's gate, if it has one; the card says how to load it. So it does for the
-    `specialists` of a composed model, each with its modality and the class that it had.
+    `specialists` of a composed model, each with its modality and the class that it had, and for tasks
+    whose `projectors` are mixed.
 
     Only models that were `fetched` from the Hub stand in the front matter, for the Hub looks them
     up; local paths are listed in the text. The licence of the inputs is not guessed.
@@ -46,6 +48,7 @@ def model_card(
         "",
         *(_gated(name, tasks) if tasks else ()),
         *(_composed(name, specialists) if specialists else ()),
+        *(_mixed(name, projectors) if projectors else ()),
         "Recipe:",
         "",
         "```yaml",
@@ -107,5 +110,26 @@ def _composed(name: str, specialists: Sequence[tuple[str, str]]) -> list[str]:
         "```",
         "",
         "Loaded with transformers alone, this folder is the merged language model.",
+        "",
+    ]
+
+
+def _mixed(name: str, tasks: Sequence[str]) -> list[str]:
+    """Return how a model whose projectors are mixed is loaded."""
+    listed = ", ".join(f"`{task}`" for task in tasks)
+    return [
+        f"It has the projectors of {len(tasks)} tasks: {listed}. For each image their outputs are mixed,",
+        "by how near it is to the images of each task:",
+        "",
+        "```python",
+        "import submerge  # which needs transformers here",
+        "",
+        f"model = submerge.load({name!r})  # this folder; a transformers model",
+        "out = model(**inputs)  # as the processor of this folder gives them",
+        "out.tasks, out.shares  # of each image",
+        f"model(**inputs, task={tasks[0]!r})  # where the task is known",
+        "```",
+        "",
+        "Loaded with transformers alone, it has the mean of the projectors, which may read no images.",
         "",
     ]

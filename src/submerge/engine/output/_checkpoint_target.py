@@ -10,6 +10,7 @@ from typing import Any
 from submerge.engine.output._bank import gate_bank, write_bank_tensors
 from submerge.engine.output._composed_bank import composed_bank
 from submerge.engine.output._modality_files import ModalityFiles, write_modality_files
+from submerge.engine.output._projector_bank import projector_bank
 from submerge.engine.output._records import Records
 from submerge.engine.output._side_files import write_side_files
 from submerge.engine.output._target import OutputTarget
@@ -18,6 +19,7 @@ from submerge.engine.work import Finished, Passes, Range, RangeRecord, RangeTarg
 from submerge.store import (
     DTYPES,
     BankParts,
+    BankTensor,
     FileTable,
     ShardWriter,
     TensorEntry,
@@ -112,15 +114,14 @@ class CheckpointTarget(OutputTarget[ShardWriter]):
         return ranges(tensor.numel, tensor.block)[record.range]
 
     def complete(self, writer: ShardWriter, records: Records) -> None:
-        """Write the gate's bank from its parts, and that of a composed model from its specialists, too."""
-        if self.parts is None:
-            return
-        tensors = (
-            composed_bank(self.plan, self.parts, records)
-            if self.plan.composition
-            else gate_bank(self.plan, self.parts)
-        )
-        self._bank = write_bank_tensors(self.output.folder, tensors)
+        """Write the bank: of a gate its parts, of a composed model its specialists, or the projectors."""
+        if self.parts is not None:
+            self._bank = write_bank_tensors(self.output.folder, self._bank_tensors(self.parts, records))
+
+    def _bank_tensors(self, parts: BankParts, records: Records) -> Iterator[BankTensor]:
+        if self.plan.composition:
+            return composed_bank(self.plan, parts, records)
+        return projector_bank(self.plan) if self.plan.projectors else gate_bank(self.plan, parts)
 
     def write_side_files(self) -> None:
         """Write the reference's side files, configuration and index of shards, and those of modalities."""

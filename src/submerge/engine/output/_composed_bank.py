@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
-from submerge.engine.output._bank import file_source
+from submerge.engine.output._bank import file_source, parameter_values, trained_values
 from submerge.engine.output._records import Records
 from submerge.engine.output._same_values import SameValues
 from submerge.engine.plan import MergePlan, SpecialistPlan, TensorPlan
-from submerge.engine.work import EditedSource
 from submerge.store import (
     Adapter,
     BankParts,
     BankTensor,
-    Checkpoint,
     FileTable,
     LowRankPart,
     MemorySource,
     Source,
     TensorEntry,
+    module_key,
 )
 
 __all__ = ["composed_bank"]
@@ -38,28 +36,13 @@ def composed_bank(plan: MergePlan, parts: BankParts, records: Records) -> Iterat
     assert plan.composition is not None
     for number, own in enumerate(plan.composition.specialists):
         for name in own.modules:
-            yield _module(f"modules.{number}.{name}", own, name, plan)
+            owner = plan.models[own.owner(name, plan.models)]
+            yield trained_values(module_key(number, name), owner, name)
     if plan.composition.has_streams:
         streams = _Streams(plan, SameValues(plan, records), parts)
         for index, tensor in enumerate(plan.tensors):
             if tensor.has_streams and tensor.action == "merge" and not tensor.is_copy:
                 yield from streams.of(index, tensor)
-
-
-def _module(key: str, own: SpecialistPlan, name: str, plan: MergePlan) -> BankTensor:
-    """Return a tensor of a specialist's own as it was trained: with what an adapter does to it."""
-    owner = plan.models[own.owner(name, plan.models)]
-    return _values(key, owner, name, owner if owner.adapter and name in owner.adapter.parts else None)
-
-
-def _values(key: str, model: Checkpoint, name: str, editor: Checkpoint | None = None) -> BankTensor:
-    """Return all of a parameter: its bytes, or what the editor's adapter makes of them."""
-    opened: Callable[[FileTable], Source]
-    if editor is None:
-        opened = partial(model.source, name)
-    else:
-        opened = partial(EditedSource, model, editor, name)
-    return BankTensor(key, model.tensors[name], opened)
 
 
 @dataclass(frozen=True)
@@ -88,7 +71,7 @@ class _Streams:
         for side, entry in sorted(factors.items()):
             yield BankTensor(f"merged.{tensor.name}.{side}", entry, file_source(entry))
         if not factors:
-            yield _values(f"base.{tensor.name}", self.plan.inputs.reference_model, tensor.name)
+            yield parameter_values(f"base.{tensor.name}", self.plan.inputs.reference_model, tensor.name)
 
     def _stream(self, key: str, own: SpecialistPlan, index: int, tensor: TensorPlan) -> Iterator[BankTensor]:
         """Yield what one specialist's stream has for a parameter: values, factors, or nothing.
@@ -106,11 +89,11 @@ class _Streams:
         part = model.adapter.parts.get(name) if model.adapter else None
         if model.adapter is None or part is None:
             if not is_base:
-                yield _values(f"{key}.values", model, name)
+                yield parameter_values(f"{key}.values", model, name)
         elif is_base and isinstance(part, LowRankPart) and _is_plain(part, tensor):
             yield from _factors(key, model.adapter, name, tensor.shape, part.rank)
         else:
-            yield _values(f"{key}.values", base if is_base else model, name, model)
+            yield parameter_values(f"{key}.values", base if is_base else model, name, model)
 
 
 def _is_plain(part: LowRankPart, tensor: TensorPlan) -> bool:

@@ -15,6 +15,7 @@ from submerge.engine.plan import (
     adapter_file,
     bank_bounds,
     bank_bytes,
+    describe_projectors,
     describe_specialist,
 )
 from submerge.errors import Problem, RequestError
@@ -45,6 +46,7 @@ def describe(plan: MergePlan) -> dict[str, Any]:
         "writes": plan.bytes_written,
         **({"bank": _bank(plan)} if plan.gate_record else {}),
         **({"specialists": _specialists(plan)} if plan.composition else {}),
+        **({"projectors": describe_projectors(own, recipe, plan.models)} if (own := plan.projectors) else {}),
         "files": {shard.file: shard.size for shard in plan.shards},
         **({} if plan.shards else {"adapter_file": adapter_file(plan.tensors, plan.models)}),
         "side_files": [str(file) for _, file in plan.carried],
@@ -172,7 +174,7 @@ def _explained(plan: MergePlan, tensor: TensorPlan, depth: float) -> dict[str, A
         "writes": _writes(tensor),
         "reads": [_member(plan, member) for member in tensor.members],
         **({"why": tensor.why} if tensor.why else {}),
-        **({"options": _options(plan, tensor, depth)} if tensor.action == "merge" else {}),
+        **({"options": _options(plan, tensor, depth)} if tensor.treatment == "merge" else {}),
         **({"keeps": parts} if (parts := _bank_parts(plan, tensor)) else {}),
     }
 

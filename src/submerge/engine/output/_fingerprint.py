@@ -19,7 +19,7 @@ def fingerprint(plan: MergePlan) -> str:
     try:
         read = {file for model in plan.models for file in model.files}
         tasks = plan.gate.tasks if plan.gate else ()
-        read |= _data_files(plan.recipe) | set(plan.recipe.moment_files)
+        read |= _data_files(plan.recipe) | set(plan.recipe.moment_files) | set(plan.recipe.prototype_files)
         read |= {entry.file for task in tasks for entry in task.head.values() if entry.file}
         files = {str(file): file_identity(file) for file in sorted(read)}
     except OSError as error:

@@ -185,6 +185,7 @@ class Output:
             version=__version__,
             tasks=[task.name for task in self.plan.gate.tasks] if self.plan.gate else (),
             specialists=self._specialists(),
+            projectors=[task.name for task in self.plan.projectors.tasks] if self.plan.projectors else (),
         )
 
     def _specialists(self) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from submerge.deferred import quietly, torch
 from submerge.engine.output._check_modalities import damaged_modalities
+from submerge.engine.output._check_projectors import damaged_projectors
 from submerge.engine.output._checks import changed_coefficients, models_without_part, split_copies, unchanged
 from submerge.engine.plan import beyond_rows, describe_beyond, torch_dtype
 from submerge.engine.work import count_nonfinite
@@ -116,6 +117,7 @@ def verify(folder: str | Path, *, base: str | None = None, load: bool = True) ->
     report.problems += split_copies(model, manifest, ask=load)
     bank = _bank(folder, manifest, report)
     report.problems += damaged_modalities(folder, manifest)
+    report.problems += damaged_projectors(manifest)
     _base(model, base or manifest.base, base is not None, manifest, report)
     _tokens(model, manifest, report)
     _values(model, manifest.tensors, manifest.nonfinite, report)

@@ -7,18 +7,22 @@ parts come (`_members`). Then an adapter gets its form (`_adapter_form`), a gate
 output its tokenizer (`_tokens`), and memory is counted (`_memory`). All problems are told at once.
 
 Specialists of a composed model are opened with their adapters (`_specialists`); `_composition` finds what is
-their own, their placeholders, and the tokenizer that they share.
+their own, their placeholders, and the tokenizer that they share. Where outputs of projectors are mixed
+(`_projectors`), models must have changed no encoder (`_projector_changes`), and tasks have
+prototypes (`_prototypes`).
 """
 
 from submerge.engine.plan._adapter_form import adapter_file, lora_keys, stores_transposed
 from submerge.engine.plan._bank_size import bank_bounds, bank_bytes
 from submerge.engine.plan._composition import Composition, SpecialistPlan
 from submerge.engine.plan._describe_composition import describe_specialist
+from submerge.engine.plan._describe_projectors import describe_projectors
 from submerge.engine.plan._device import check_device
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._make_plan import make_plan, plan_models
 from submerge.engine.plan._model_tokens import add_tokens
 from submerge.engine.plan._plan import MergePlan
+from submerge.engine.plan._projectors import ProjectorPlan
 from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._shared_tokens import SharedToken, SharedTokens, share_tokens
 from submerge.engine.plan._tables import is_matrix
@@ -32,6 +36,7 @@ __all__ = [
     "Input",
     "Inputs",
     "MergePlan",
+    "ProjectorPlan",
     "Settings",
     "SharedToken",
     "SharedTokens",
@@ -45,6 +50,7 @@ __all__ = [
     "check_device",
     "chunk_length",
     "describe_beyond",
+    "describe_projectors",
     "describe_specialist",
     "is_matrix",
     "lora_keys",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from submerge.engine.plan._adapter_form import adapter_form
 from submerge.engine.plan._findings import Finding, Findings
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._members import Members
+from submerge.engine.plan._projectors import ProjectorPlan
 from submerge.engine.plan._tensor import Input, TensorPlan
 from submerge.engine.plan._tensor_rules import TensorRules, is_float
 from submerge.errors import Problem, RequestError
+from submerge.methods import METHODS
 from submerge.recipe import Recipe
 from submerge.store import TensorEntry
 
@@ -19,16 +21,20 @@ __all__ = ["TensorPlanner", "plan_tensors"]
 
 
 def plan_tensors(
-    recipe: Recipe, inputs: Inputs, lacks: Sequence[Mapping[str, str]], copies: Mapping[str, str]
+    recipe: Recipe,
+    inputs: Inputs,
+    lacks: Sequence[Mapping[str, str]],
+    copies: Mapping[str, str],
+    projectors: ProjectorPlan | None = None,
 ) -> tuple[list[TensorPlan], list[Problem]]:
     """Return what happens to each tensor of the reference, in its order, and all problems found.
 
     `inputs` are the models under the reference's names. A checkpoint has exactly the reference's tensors, an
     adapter those that a model changes; the rules of the recipe say what to do where a model lacks one or has
     another shape. `lacks` has for each model the tensors that it rightly has none for, with the reason, and
-    `copies` maps tensors to those that they are copies of.
+    `copies` maps tensors to those that they are copies of. `projectors` are those whose outputs are mixed.
     """
-    planner = TensorPlanner(TensorRules(recipe, inputs, copies), lacks)
+    planner = TensorPlanner(TensorRules(recipe, inputs, copies, projectors), lacks)
     tensors = planner.plan_all()
     problems = planner.findings.problems(inputs)
     if recipe.output.form == "checkpoint" or problems:
@@ -55,6 +61,10 @@ class TensorPlanner:
             return self._copied(entry)
         if self.rules.is_task_head(entry):
             return self._taken_from_base(entry, "a head: each task keeps its own")
+        if self.rules.projectors and self.rules.projectors.parts.in_encoder(entry.name):
+            return self._taken_from_base(entry, "an encoder, which all projectors share")
+        if self.rules.projectors and entry.name in self.rules.projectors.names:
+            return self._mean_of_projectors(entry, self.rules.projectors)
         members = self._members.of_all(entry)
         if members is None:
             return None
@@ -86,6 +96,28 @@ class TensorPlanner:
             action="take_base",
             inputs=(self._members.of_reference(entry),),
             why=why,
+        )
+
+    def _mean_of_projectors(self, entry: TensorEntry, projectors: ProjectorPlan) -> TensorPlan | None:
+        """Plan for a tensor of a projector: the bank has each, and the checkpoint their mean."""
+        mean = replace(self.rules.recipe, method=METHODS["linear"])  # of values, so that none is an update
+        members = replace(self._members, rules=replace(self.rules, recipe=mean)).of_all(entry)
+        if members is None:
+            return None
+        shares = {model: 1 / len(group.models) for group in projectors.groups for model in group.models}
+        return TensorPlan(
+            name=entry.name,
+            shape=entry.shape,
+            dtype=self.rules.dtype(entry),
+            action="merge",
+            method=mean.method,
+            inputs=members,
+            values={
+                "weight": [shares.get(member, 0.0) for member in self.rules.inputs.participants],
+                "normalize": True,
+            },
+            why=f"the mean of {len(projectors.groups)} projectors, whose outputs are mixed for each image",
+            mixed=True,
         )
 
     def _why_base(self, other: Input, entry: TensorEntry) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from submerge.engine.plan._composition import SpecialistPlan
 from submerge.engine.plan._plan import MergePlan
+from submerge.engine.plan._projectors import ProjectorPlan
+from submerge.engine.plan._prototypes import prototype_bytes
 from submerge.engine.plan._tensor import TensorPlan
 from submerge.methods import BankBound
 from submerge.store import LowRankPart
@@ -15,6 +17,8 @@ def bank_bytes(plan: MergePlan) -> int:
     """Return an upper bound of the bank's size, from shapes and options alone."""
     if plan.composition is not None:
         return sum(_specialist_bytes(plan, own) for own in plan.composition.specialists) + _base_bytes(plan)
+    if plan.projectors is not None:
+        return _projector_bytes(plan, plan.projectors)
     if plan.gate is None:
         return 0
     heads = sum(e.nbytes for task in plan.gate.tasks for e in task.head.values())
@@ -33,6 +37,15 @@ def bank_bounds(plan: MergePlan, tensor: TensorPlan) -> dict[str, BankBound]:
         for task, own in zip(plan.gate.tasks, tensor.inputs, strict=True)
         if own.patch or not own.relative
     }
+
+
+def _projector_bytes(plan: MergePlan, projectors: ProjectorPlan) -> int:
+    """Return the bytes of all projectors, and the most that prototypes have."""
+    models = [plan.models[group.models[0]] for group in projectors.groups]
+    base = plan.inputs.reference_model
+    return sum(model.tensors[name].nbytes for model in models for name in projectors.names) + prototype_bytes(
+        base, projectors.names, projectors.settings, len(projectors.tasks), projectors.count
+    )
 
 
 def _specialist_bytes(plan: MergePlan, own: SpecialistPlan) -> int:

@@ -84,7 +84,8 @@ def calibration_bytes(recipe: Recipe, inputs: Inputs) -> int:
 
     Activations come on top, which depend on the inputs.
     """
-    if not (recipe.calibrates or recipe.collects_moments) or inputs.base is None:
+    passes = recipe.calibrates or recipe.collects_moments or recipe.makes_prototypes
+    if not passes or inputs.base is None:
         return 0
     base = inputs.models[inputs.base]
     adapters = {model.label: model.adapter for model in inputs.models if model.adapter is not None}

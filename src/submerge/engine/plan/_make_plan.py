@@ -25,6 +25,7 @@ from submerge.engine.plan._moments import add_moments, moment_bytes, moment_warn
 from submerge.engine.plan._naming import align_models, idle_models, naming_warnings
 from submerge.engine.plan._other_base import other_base_warnings
 from submerge.engine.plan._plan import MergePlan
+from submerge.engine.plan._projectors import ProjectorPlan, plan_projectors
 from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._tensor import TensorPlan
 from submerge.engine.plan._token_rows import with_token_rows
@@ -102,13 +103,15 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
     if recipe.composed:
         composition = _composition(recipe, inputs, problems)
         inputs = with_token_rows(inputs, composition.tokens)
-    tensors, refusals = plan_tensors(recipe, inputs, lacks, copies.copy_of)
+    recipe, projectors, mixing_warnings = _projectors(recipe, inputs, problems)
+    tensors, refusals = plan_tensors(recipe, inputs, lacks, copies.copy_of, projectors)
     problems += [*refusals, *coefficient_problems(recipe, inputs, tensors)]
     tensors, refusals = add_moments(recipe, tensors)
     problems += refusals
     if not inputs.reference_model.tensors:
         problems.append(Problem("there is no tensor to merge", inputs.reference_model.label))
-    problems = problems or idle_models(tensors, inputs)
+    of_models = [t for t in tensors if not (projectors and projectors.parts.in_encoder(t.name))]
+    problems = problems or idle_models(of_models, inputs)
     if problems:
         raise RequestError(problems)
     as_adapter = recipe.output.form == "adapter"
@@ -123,18 +126,20 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
         warnings=(
             *coefficient_warnings(recipe),
             *moment_warnings(recipe, tensors),
-            *naming_warnings(tensors, inputs, lacks),
+            *naming_warnings(of_models, inputs, lacks),
             *input_warnings(inputs, unused, tensors),
-            *(() if gate else shape_warnings(inputs, tensors, as_adapter=as_adapter)),
+            *(() if gate else shape_warnings(inputs, of_models, as_adapter=as_adapter)),
             *adapter_warnings(inputs.models, of_one_base=composition is None),
             *copies.warnings,
             *stream_warnings(inputs, tensors),
             *other_base_warnings(inputs),
             *(composition.warnings if composition else ()),
+            *mixing_warnings,
         ),
         budget=budget(tensors, settings.workers, settings.max_memory, _data_bytes(recipe, inputs, tensors)),
         gate=gate,
         composition=composition,
+        projectors=projectors,
         unties=copies.unties,
     )
 
@@ -142,6 +147,17 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
 def _data_bytes(recipe: Recipe, inputs: Inputs, tensors: Sequence[TensorPlan]) -> int:
     """Return what passes over data before the merge hold, without activations."""
     return calibration_bytes(recipe, inputs) + moment_bytes(recipe, tensors)
+
+
+def _projectors(
+    recipe: Recipe, inputs: Inputs, problems: list[Problem]
+) -> tuple[Recipe, ProjectorPlan | None, list[str]]:
+    """Return what `plan_projectors` does; what is wrong is noted."""
+    try:
+        return plan_projectors(recipe, inputs)
+    except RequestError as error:
+        problems += error.problems
+        return recipe, None, []
 
 
 def _composition(recipe: Recipe, inputs: Inputs, problems: Sequence[Problem]) -> Composition:

@@ -10,9 +10,11 @@ from pathlib import Path
 from submerge.deprecated import warn_renamed
 from submerge.engine.plan._composition import Composition
 from submerge.engine.plan._describe_composition import composition_facts
+from submerge.engine.plan._describe_projectors import projector_facts
 from submerge.engine.plan._gate import GatePlan
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._memory import Budget
+from submerge.engine.plan._projectors import ProjectorPlan
 from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._show import Fact, ModelRow, as_html, as_text
 from submerge.engine.plan._tensor import TensorPlan
@@ -39,6 +41,7 @@ class MergePlan:
         budget: memory and workers.
         gate: what of a method is evaluated for each input, if it has a gate.
         composition: the specialists of a composed model.
+        projectors: those whose outputs are mixed.
         tokens: where the tokenizer comes from; an adapter, or a merge in memory, has none.
         unties: whether the output's configuration must untie its embeddings.
 
@@ -61,6 +64,7 @@ class MergePlan:
     budget: Budget
     gate: GatePlan | None = None
     composition: Composition | None = None
+    projectors: ProjectorPlan | None = None
     tokens: TokenPlan | None = None
     unties: bool = False
 
@@ -99,14 +103,15 @@ class MergePlan:
         if self.gate:
             facts.append(("keeps", f"a gate over {len(self.gate.tasks)} tasks"))
         facts += composition_facts(self.composition, self.models) if self.composition else []
+        facts += projector_facts(self.projectors, self.recipe) if self.projectors else []
         if self.warnings:
             facts.append(("warnings", f"{len(self.warnings)}: {self.warnings[0]}"))
         return facts
 
     @property
     def gate_record(self) -> GateRecord | None:
-        """What `submerge.json` says of the gate, where there is one: a method's, or that of modalities."""
-        gate = self.gate or self.composition
+        """What `submerge.json` says of the gate: a method's, that of modalities, or that of projectors."""
+        gate = self.gate or self.composition or self.projectors
         return gate.record(self.models) if gate else None
 
     @property

@@ -88,7 +88,8 @@ class TensorPlan:
     A composed model's specialists have files of their own for weights that may be the base's: with `compares`
     they are compared with the origin's, so that an adapter on an unchanged weight is low-rank. With
     `has_streams` tokens run with other values than the merged ones, too, and the bank gets what those need.
-    `moments` are those of the inputs of a linear map, where the recipe has them.
+    `moments` are those of the inputs of a linear map, where the recipe has them. A `mixed` tensor is one of a
+    projector: what is written is the mean of those whose outputs are mixed.
     """
 
     name: str
@@ -107,11 +108,12 @@ class TensorPlan:
     compares: bool = False
     has_streams: bool = False
     moments: StoredMoments | None = None
+    mixed: bool = False
 
     @property
     def treatment(self) -> str:
         """The action, as submerge.json, `--json` and reports call it."""
-        return TREATMENTS[self.action]
+        return "mix" if self.mixed else TREATMENTS[self.action]
 
     @property
     def numel(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from submerge.engine.plan._gate import is_head
 from submerge.engine.plan._inputs import Inputs
+from submerge.engine.plan._projectors import ProjectorPlan
 from submerge.engine.plan._tables import is_matrix, is_table
 from submerge.errors import RequestError
 from submerge.methods import GateSpec, TensorSpec
@@ -26,11 +27,15 @@ def is_float(entry: TensorEntry) -> bool:
 
 @dataclass(frozen=True)
 class TensorRules:
-    """What a recipe asks for, tensor by tensor; `copies` maps tensors to those that they are copies of."""
+    """What a recipe asks for, tensor by tensor; `copies` maps tensors to those that they are copies of.
+
+    `projectors` are those whose outputs are mixed.
+    """
 
     recipe: Recipe
     inputs: Inputs
     copies: Mapping[str, str]
+    projectors: ProjectorPlan | None = None
 
     @property
     def gate(self) -> GateSpec | None:
