@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.console import Say, silent
@@ -14,6 +15,7 @@ from benchmarks.replication.continual.rows import MIXED, START, ContinualRow
 from benchmarks.replication.continual.scores import TaskScorer, final, forgetting, mean
 from benchmarks.replication.continual.states import GrownStates
 from benchmarks.replication.continual.suite import ContinualSuite
+from benchmarks.replication.methods import AVERAGE, write_recipe
 
 __all__ = ["ContinualBench"]
 
@@ -80,8 +82,24 @@ class ContinualBench(Bench):
             state.export(out, **how, **row.mix)
             return out
         adapters = {task: self.adapters[task] for task in tasks}
-        recipe = row.write(part / "recipe.yaml", self.base, adapters, self.scorer.inputs, scale)
-        return self.merge_by(recipe)
+        prototypes = self._prototypes(row) if row.projectors == MIXED else None
+        recipe = row.recipe(self.base, adapters, scale, prototypes=prototypes)
+        return self.merge_by(write_recipe(recipe, part / "recipe.yaml"))
+
+    def _prototypes(self, row: ContinualRow) -> Path:
+        """Return the folder of the tasks' prototypes, which all merges and all seeds have in common."""
+        folder, files = self.cache.root / "prototypes" / row.compared, "files"
+
+        def make(part: Path, _: Result) -> None:
+            average = replace(row, merge=AVERAGE)
+            recipe = average.recipe(self.base, self.adapters, None, inputs=self.scorer.inputs)
+            merged = self.merge_by(write_recipe(recipe, part / "recipe.yaml"))
+            merged.with_name(f"{merged.name}.prototypes").rename(part / files)
+            shutil.rmtree(merged)
+
+        facts = {"tasks": list(self.suite.tasks), "samples": self.suite.samples, "by": row.compared}
+        cached(folder, facts | {"base": store.read(self.base)}, make)
+        return folder / files
 
     def run(self, row: ContinualRow) -> Result:
         """Return the scores of a merge of all tasks: from the cache, or by tuning and testing it.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.replication.methods import AVERAGE, ROWS, Merge, write_recipe
+from benchmarks.replication.methods import AVERAGE, ROWS, Merge
 
 __all__ = ["CONTINUAL_ROWS", "FOLLOWED", "MERGED", "MIXED", "REFERENCES", "START", "ContinualRow", "rows"]
 
@@ -34,30 +34,36 @@ class ContinualRow:
         """Return how results are called."""
         return f"{self.merge.name}-{self.projectors}"
 
-    def recipe(
-        self, base: Path, adapters: Mapping[str, Path], inputs: Mapping[str, Path], scale: float | None
-    ) -> dict[str, Any]:
-        """Return the recipe of a merge of these tasks; `inputs` are task -> file of unlabelled inputs."""
-        mixed = self.projectors == MIXED
-        merge = replace(self.merge, form="checkpoint") if mixed else self.merge
-        recipe = merge.recipe(base, list(adapters.values()), scale, "lora")
-        for entry, task in zip(recipe["models"], adapters, strict=True):
-            if mixed:
-                entry |= {"name": task, "data": str(inputs[task])}
-        if mixed:
-            recipe["projectors"] = {"mix": "prototypes", **self.mix}
-        return recipe
+    @property
+    def compared(self) -> str:
+        """Return by what images are compared: the settings of the mixture that decide about prototypes."""
+        settings = {"pooling": "mean", "key": "image", "prototypes": 1} | dict(self.mix)
+        return "-".join(str(settings[name]) for name in ("pooling", "key", "prototypes"))
 
-    def write(
+    def recipe(
         self,
-        path: Path,
         base: Path,
         adapters: Mapping[str, Path],
-        inputs: Mapping[str, Path],
         scale: float | None,
-    ) -> Path:
-        """Write the recipe as YAML; return its path."""
-        return write_recipe(self.recipe(base, adapters, inputs, scale), path)
+        *,
+        inputs: Mapping[str, Path] | None = None,
+        prototypes: Path | None = None,
+    ) -> dict[str, Any]:
+        """Return the recipe of a merge of these tasks.
+
+        To mix projectors it needs `inputs`, task -> file of unlabelled inputs, or the folder of `prototypes`
+        that another merge made of them.
+        """
+        if self.projectors == MERGED:
+            return self.merge.recipe(base, list(adapters.values()), scale, "lora")
+        merge = replace(self.merge, form="checkpoint")
+        recipe = merge.recipe(base, list(adapters.values()), scale, "lora")
+        for entry, task in zip(recipe["models"], adapters, strict=True):
+            entry["name"] = task
+            if inputs:
+                entry["data"] = str(inputs[task])
+        recipe["projectors"] = {"mix": "prototypes", **self.mix}
+        return recipe | ({"prototypes": str(prototypes)} if prototypes else {})
 
     def facts(self) -> dict[str, Any]:
         """Return what decides about the result, for a marker."""

@@ -20,6 +20,7 @@ from benchmarks.replication.scores import summary
 from benchmarks.replication.skills.merge import LORA
 from benchmarks.replication.skills.null_space import HOOKS, NULL_SPACE
 from benchmarks.replication.skills.routed import MASS
+from benchmarks.replication.skills.sequence import MANY
 from benchmarks.replication.skills.suite import Skills
 
 __all__ = ["gather", "markdown", "sanity", "tables", "write"]
@@ -50,7 +51,7 @@ def gather(suite: Skills, cache: Cache, seeds: Iterable[int]) -> dict[str, Any]:
         markers = [store.read(cache.specialist(seed, LORA, skill.name)) for skill in suite.skills]
         trained = [marker["config"] for marker in markers if marker]
         merges = [row.name for row in (*rows(LORA, rank=suite.training.rank), *calibrated_rows(LORA))]
-        names = ("individual", *merges, NULL_SPACE)
+        names = ("individual", *merges, MANY.name, NULL_SPACE)
         places = {name: cache.result(seed, LORA, name) for name in names}
         places[MASS] = cache.served(seed, LORA, MASS)
         read = {name: store.read(place) for name, place in places.items()}
