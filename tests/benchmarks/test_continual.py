@@ -19,11 +19,15 @@ pytest.importorskip("psutil")
 pytest.importorskip("matplotlib")
 
 from benchmarks.replication import __main__ as command
+from benchmarks.replication.bench import MergeOptions
 from benchmarks.replication.cache import Cache
-from benchmarks.replication.continual import questions, scores, specialists, tasks
+from benchmarks.replication.continual import questions, scores, specialists, sweeps, tasks
 from benchmarks.replication.continual.elastic import Elastic
+from benchmarks.replication.continual.merge import ContinualBench
+from benchmarks.replication.continual.scores import TaskScorer
 from benchmarks.replication.continual.suite import CONTINUAL_6, ORDERS
-from benchmarks.replication.continual.training import train_base
+from benchmarks.replication.continual.training import TaskTrainer, train_base
+from benchmarks.replication.continual.twins import TWINS, VARIANTS, compare_twins
 from benchmarks.replication.multimodal.reader import ModalityReader, PromptRow
 
 from _tiny_multimodal import put_bases, write_encoder, write_language_model
@@ -198,11 +202,35 @@ def test_a_fast_run_ends_with_a_report(cache: Cache, one_process: None) -> None:
     arguments = ["continual-6", "--fast", "--cache", str(cache.root.parent), "--jobs", "1"]
     with pytest.raises(SystemExit, match="not trained yet"):
         command.main(["merge", *arguments])
-    assert command.main(["all", *arguments, "--methods", "task_arithmetic-merged"]) == 0
+    asked = "task_arithmetic-merged,average-mixed,many-mixed"
+    assert command.main(["all", *arguments, "--methods", asked]) == 0
     results = json.loads((cache.root / f"replication-{SUITE.name}.json").read_text())
     rows = results["seeds"]["0"]
     assert [len(step) for step in rows["sequential"]["steps"]] == [1, 2, 3]
     assert rows["individual"]["forgetting"] is None
-    assert "task_arithmetic-merged" in rows
+    for name in asked.split(","):
+        assert [len(step) for step in rows[name]["steps"]] == [1, 2, 3]
+        assert set(rows[name]["steps"][-1]) == set(SUITE.tasks)
+        assert ("told" in rows[name]) == name.endswith("mixed")
     assert str(cache.root.parent) not in json.dumps(results), "no path of this machine"
     assert len(list(cache.root.glob("*.png"))) == 2
+
+
+@pytest.mark.slow
+def test_mixtures_are_swept_and_tasks_of_the_same_images_compared(
+    cache: Cache, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = replace(SUITE, orders=(("fashion", "numbers"),))
+    train_base(suite, cache, data)
+    for task in ("fashion", *TWINS):
+        TaskTrainer(suite, cache, 0, data).train(task)
+    bench = ContinualBench(suite, cache, 0, TaskScorer(suite, cache, data), MergeOptions(()))
+    monkeypatch.setattr(sweeps, "TEMPERATURES", (0.0, 1.0))
+    swept = sweeps.sweep(bench)
+    assert len(swept["shares"]) == len(sweeps.SETTINGS)
+    assert set(swept["accuracy"]) == {"0.0", "1.0"}
+    nearest = swept["shares"]["default"]["0.0"]
+    assert nearest["share"] == pytest.approx(nearest["leading"], abs=1e-3), "one projector for each image"
+    compared = compare_twins(bench)
+    assert compared is not None
+    assert all(set(compared[name]) == set(TWINS) for name in VARIANTS)

@@ -12,7 +12,9 @@ from benchmarks.replication.continual.merge import ContinualBench
 from benchmarks.replication.continual.rows import FOLLOWED, REFERENCES, rows
 from benchmarks.replication.continual.scores import TaskScorer
 from benchmarks.replication.continual.suite import ContinualSuite
+from benchmarks.replication.continual.sweeps import sweep
 from benchmarks.replication.continual.training import TaskTrainer, train_base
+from benchmarks.replication.continual.twins import TWINS, compare_twins
 from benchmarks.replication.jobs import quiet, run_all
 from benchmarks.replication.npz import data_folder
 
@@ -23,12 +25,15 @@ def _train(suite: ContinualSuite, cache: Cache, options: argparse.Namespace) -> 
     """Write the base, then train on each task, on one after another, and on all, seed by seed."""
     quiet(options.threads)
     train_base(suite, cache, data_folder())
+    kinds = options.kinds or suite.trainings
     jobs = [
         (suite, cache, options, seed, what)
         for seed in range(options.seeds)
-        for kind in options.kinds or suite.trainings
+        for kind in kinds
         for what in (suite.orders[seed] if kind == "individual" else (kind,))
     ]
+    if "individual" in kinds:
+        jobs.append((suite, cache, options, 0, TWINS[1]))
     run_all(_train_one, jobs, options.jobs)
 
 
@@ -57,6 +62,9 @@ def _merge_one(suite: ContinualSuite, cache: Cache, options: argparse.Namespace,
     for row in chosen:
         if row.name in FOLLOWED:
             bench.follow(row)
+    if options.methods is None:
+        sweep(bench)
+        compare_twins(bench)
 
 
 STEPS = {"train": _train, "merge": _merge, "report": report.write}
