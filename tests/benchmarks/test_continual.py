@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -21,7 +21,7 @@ pytest.importorskip("matplotlib")
 from benchmarks.replication import __main__ as command
 from benchmarks.replication.bench import MergeOptions
 from benchmarks.replication.cache import Cache
-from benchmarks.replication.continual import questions, scores, specialists, sweeps, tasks
+from benchmarks.replication.continual import hide, questions, scores, specialists, sweeps, tasks
 from benchmarks.replication.continual.elastic import Elastic
 from benchmarks.replication.continual.merge import ContinualBench
 from benchmarks.replication.continual.scores import TaskScorer
@@ -195,6 +195,26 @@ def test_what_mattered_is_kept_near(cache: Cache) -> None:
     with torch.no_grad():
         weight += 1
     assert penalty().item() == pytest.approx(4 / 2 * (9 + 1) / 2)
+
+
+def test_factors_are_summed_and_projectors_are_not(tmp_path: Path) -> None:
+    draw, adapters = torch.Generator().manual_seed(0), {}
+    for task in ("one", "two"):
+        state = {name: torch.randn(2, 2, generator=draw) for name in ("q.lora_A", "q.lora_B", "projector")}
+        adapters[task] = tmp_path / task
+        adapters[task].mkdir()
+        save_file(state, adapters[task] / hide.WEIGHTS)
+        (adapters[task] / "adapter_config.json").write_text("{}")
+    before, after = (
+        [load_file(adapter / hide.WEIGHTS) for adapter in some.values()]
+        for some in (adapters, hide.fuse(adapters, tmp_path / "fused"))
+    )
+    sums = {name: before[0][name] + before[1][name] for name in before[0]}
+    both = sums["q.lora_B"] @ sums["q.lora_A"]
+    torch.testing.assert_close(sum(one["q.lora_B"] @ one["q.lora_A"] for one in after), both)
+    assert [torch.equal(a["projector"], b["projector"]) for a, b in zip(before, after, strict=True)] == [
+        True
+    ] * 2
 
 
 @pytest.mark.slow

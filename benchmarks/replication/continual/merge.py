@@ -11,6 +11,7 @@ from benchmarks.console import Say, silent
 from benchmarks.replication import cache as store
 from benchmarks.replication.bench import Bench, MergeOptions, Scores
 from benchmarks.replication.cache import Cache, Result, cached, trained
+from benchmarks.replication.continual.hide import HIDE, fuse
 from benchmarks.replication.continual.rows import MIXED, START, ContinualRow
 from benchmarks.replication.continual.scores import TaskScorer, final, forgetting, mean
 from benchmarks.replication.continual.states import GrownStates
@@ -82,6 +83,8 @@ class ContinualBench(Bench):
             state.export(out, **how, **row.mix)
             return out
         adapters = {task: self.adapters[task] for task in tasks}
+        if row.merge is HIDE:
+            adapters = fuse(adapters, part / "fused")
         prototypes = self._prototypes(row) if row.projectors == MIXED else None
         recipe = row.recipe(self.base, adapters, scale, prototypes=prototypes)
         return self.merge_by(write_recipe(recipe, part / "recipe.yaml"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.replication.continual.hide import HIDE
 from benchmarks.replication.methods import AVERAGE, ROWS, Merge
 
 __all__ = ["CONTINUAL_ROWS", "FOLLOWED", "MERGED", "MIXED", "REFERENCES", "START", "ContinualRow", "rows"]
@@ -90,14 +91,18 @@ START = {
     "wudi": 1.0,
     "ssam": 0.45,
     "many": 1.0,
+    "hide": 0.3,
 }
 """Method -> where the search for its scale begins."""
 
 
-CONTINUAL_ROWS = tuple(
-    ContinualRow(method, projectors, state={"statistics": "full"} if method is LPM else None)
-    for projectors in (MIXED, MERGED)
-    for method in METHODS
+CONTINUAL_ROWS = (
+    *(
+        ContinualRow(method, projectors, state={"statistics": "full"} if method is LPM else None)
+        for projectors in (MIXED, MERGED)
+        for method in METHODS
+    ),
+    ContinualRow(HIDE, MIXED),
 )
 
 

@@ -101,10 +101,10 @@ def train(
             if not start:
                 measured["aligned"] = _align(reader, rows, training.alignment, draw)
             adapted = _adapted(reader, training, start, draw)
-            model = TaskModel(adapted, reader.processor, rows)
+            model = TrainedAdapter(adapted, reader.processor, rows)
             penalty = None
             if elastic and start:
-                before = TaskModel(adapted, reader.processor, last[: elastic.samples])
+                before = TrainedAdapter(adapted, reader.processor, last[: elastic.samples])
                 penalty = elastic.penalty(model.named, before.losses(), start, part)
             measured["losses"] = model.fit(training, len(tasks) * training.steps, draw, penalty, say)
         adapted.save_pretrained(part)
@@ -137,7 +137,7 @@ def _adapted(reader: ModalityReader, training: TaskTraining, start: Path | None,
     return get_peft_model(reader.model, lora)
 
 
-class TaskModel:
+class TrainedAdapter:
     """A model with an adapter to train, and the questions that it learns."""
 
     def __init__(self, adapted: Any, processor: Any, rows: Sequence[PromptRow]) -> None:

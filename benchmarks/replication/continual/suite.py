@@ -46,7 +46,7 @@ class ContinualSuite:
     orders: tuple[tuple[str, ...], ...] = ORDERS
     train_items: int = 1200
     validation: int = 30
-    test: int = 150
+    test: int = 100
     samples: int = 128
     grid: tuple[float, ...] = GRID
 
