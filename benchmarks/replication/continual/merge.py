@@ -12,7 +12,7 @@ from benchmarks.replication import cache as store
 from benchmarks.replication.bench import Bench, MergeOptions, Scores
 from benchmarks.replication.cache import Cache, Result, cached, trained
 from benchmarks.replication.continual.hide import HIDE, fuse
-from benchmarks.replication.continual.rows import MIXED, START, ContinualRow
+from benchmarks.replication.continual.rows import MIXED, SERVED, START, TOLD, ContinualRow
 from benchmarks.replication.continual.scores import TaskScorer, final, forgetting, mean
 from benchmarks.replication.continual.states import GrownStates
 from benchmarks.replication.continual.suite import ContinualSuite
@@ -123,13 +123,16 @@ class ContinualBench(Bench):
             out = self.merge_tasks(row, result.get("scale"), part, tasks)
             model = self.scorer.load(out, row.projectors)
             result["test"] = self.scorer.scores(model, "test", tasks)
+            for way in row.served[1:]:
+                served = self.scorer.load(out, row.projectors, way)
+                result[way] = self.scorer.scores(served, "test", tasks)
             if row.projectors == MIXED:
-                result["told"] = self.scorer.scores(model, "test", tasks, told=True)
+                result[TOLD] = self.scorer.scores(model, "test", tasks, told=True)
             return out
 
         def line(result: Result) -> str:
-            told = f", task told {100 * final([result['told']]):.1f}" if "told" in result else ""
-            return f"{name}: {100 * final([result['test']]):.1f}{told}"
+            ways = [f", {way} {100 * final([result[way]]):.1f}" for way in (*SERVED, TOLD) if way in result]
+            return f"{name}: {100 * final([result['test']]):.1f}{''.join(ways)}"
 
         facts = row.facts() | {"grid": list(self.grid(row.merge))}
         return self.measured(self.place(row.name), facts, tune_and_test, line)

@@ -12,13 +12,16 @@ from benchmarks.console import say
 from benchmarks.page import Table, percent, pyplot, save, spread
 from benchmarks.replication import cache as store
 from benchmarks.replication.cache import Cache, Result
-from benchmarks.replication.continual.rows import MERGED, MIXED, REFERENCES, rows
+from benchmarks.replication.continual.rows import MERGED, MIXED, REFERENCES, TOLD, rows
 from benchmarks.replication.continual.scores import final, forgetting
 from benchmarks.replication.continual.suite import ContinualSuite
 from benchmarks.replication.lm.results import each, names_of
 from benchmarks.replication.plots import CEILING, OURS
 
 __all__ = ["draw", "gather", "markdown", "sanity", "tables", "write"]
+
+WAYS = {"uncentred": "not centred", "question": "and question", TOLD: "task told"}
+"""Other ways to serve a mixture -> their columns."""
 
 
 def write(suite: ContinualSuite, cache: Cache, options: argparse.Namespace) -> None:
@@ -60,7 +63,7 @@ def _shown(result: Result, followed: Result | None) -> Result:
 def tables(seeds: Mapping[str, Any]) -> list[Table]:
     """Return final accuracy and forgetting, by projector; what must hold."""
     tasks = sorted(each(seeds, "individual")[0]["steps"][-1])
-    columns = ["method", "final", "task told", "forgetting", *tasks, "scales", "stored MB"]
+    columns = ["method", "final", *WAYS.values(), "forgetting", *tasks, "scales", "stored MB"]
     groups = {"References": list(REFERENCES)} | {
         f"Merges, {title}": [name for name in names_of(seeds) if name.endswith(f"-{projectors}")]
         for projectors, title in (
@@ -78,11 +81,11 @@ def tables(seeds: Mapping[str, Any]) -> list[Table]:
 
 def _line(name: str, results: Sequence[Result], tasks: Sequence[str]) -> list[str]:
     lost = [one["forgetting"] for one in results if one["forgetting"] is not None]
-    told = [final([one["told"]]) for one in results if "told" in one]
+    ways = [[final([one[way]]) for one in results if way in one] for way in WAYS]
     return [
         name.rpartition("-")[0] or name,
         percent(one["final"] for one in results),
-        percent(told) if told else "",
+        *(percent(scores) if scores else "" for scores in ways),
         percent(lost) if lost else "",
         *(percent(one["steps"][-1][task] for one in results) for task in tasks),
         page.scales(results),
@@ -125,9 +128,10 @@ def markdown(results: Mapping[str, Any]) -> str:
 NOTE = """\
 Final: mean accuracy over all tasks after the last one. A merge does not depend on their order, so that a seed
 has one. Forgetting: how far each task but the last fell since it was best, by merges of the tasks so far.
-Task told: each image through its own task's projector. Scales: chosen on the validation of all tasks; with *
-one lies at an end of the grid. Individual: each task by its own model. Joint: one model of all tasks, with as
-many steps. Sequential: one adapter trained on one task after another; EWC: with a penalty on what changes."""
+Mixtures are served by the image; not centred, with τ = 0.03; by the image and the question; and with each
+question's task told. Scales: chosen on the validation of all tasks; with * one lies at an end of the grid.
+Individual: each task by its own model. Joint: one model of all tasks, with as many steps. Sequential: one
+adapter trained on one task after another; EWC: with a penalty on what changes."""
 
 
 def draw(seeds: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:

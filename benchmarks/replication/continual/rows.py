@@ -10,11 +10,30 @@ from typing import Any
 from benchmarks.replication.continual.hide import HIDE
 from benchmarks.replication.methods import AVERAGE, ROWS, Merge
 
-__all__ = ["CONTINUAL_ROWS", "FOLLOWED", "MERGED", "MIXED", "REFERENCES", "START", "ContinualRow", "rows"]
+__all__ = [
+    "CONTINUAL_ROWS",
+    "FOLLOWED",
+    "MERGED",
+    "MIXED",
+    "REFERENCES",
+    "SERVED",
+    "START",
+    "TOLD",
+    "ContinualRow",
+    "rows",
+]
 
 REFERENCES = ("base", "individual", "sequential", "ewc", "joint")
 MERGED, MIXED = "merged", "mixed"
 """Projectors: merged as the rest is, or kept, and their outputs mixed by the image (CPM)."""
+MIX = {"key": "both"}
+"""Of every mixture: the bank has prototypes of images and of questions, and is served by either."""
+SERVED: Mapping[str, Mapping[str, Any]] = {
+    "image": {"key": "image"},
+    "uncentred": {"key": "image", "centred": False, "temperature": 0.03},
+    "question": {"key": "both"},
+}
+"""How a mixture is served: by the image, so that it is tuned; without centring; by the question, too."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +41,14 @@ class ContinualRow:
     """A merge of the LoRAs, and what becomes of the projectors; `mix` are settings of a mixture.
 
     With `state`, how a state is begun to which one task after another is added, and which is exported; else a
-    recipe is merged.
+    recipe is merged. `served` are the ways of `SERVED` that a mixture is tested in.
     """
 
     merge: Merge
     projectors: str = MERGED
     mix: Mapping[str, Any] = field(default_factory=dict)
     state: Mapping[str, Any] | None = None
+    served: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -69,7 +89,9 @@ class ContinualRow:
     def facts(self) -> dict[str, Any]:
         """Return what decides about the result, for a marker."""
         state = None if self.state is None else dict(self.state)
-        return self.merge.facts() | {"projectors": self.projectors, "mix": dict(self.mix), "state": state}
+        served = {name: dict(SERVED[name]) for name in self.served}
+        mixed = {"projectors": self.projectors, "mix": dict(self.mix), "served": served}
+        return self.merge.facts() | mixed | {"state": state}
 
 
 def _method(name: str) -> Merge:
@@ -77,12 +99,25 @@ def _method(name: str) -> Merge:
 
 
 LPM = Merge("many", "scale", kinds=("lora",))
+
+
+def _begun(method: Merge) -> Mapping[str, Any] | None:
+    return {"statistics": "full"} if method is LPM else None
+
+
+def _ways(method: Merge) -> tuple[str, ...]:
+    """Return all ways to serve for MAny and CPM alone; others are told the task, or are not."""
+    return tuple(SERVED) if method in (LPM, AVERAGE) else ("image",)
+
+
 METHODS = (
     LPM,
     *map(_method, ("average", "task_arithmetic", "ties", "knots_ties", "tsv_m", "wudi", "ssam")),
 )
 FOLLOWED = ("many-mixed", "average-mixed", "task_arithmetic-merged", "many-merged")
 """Rows whose merges of the first tasks are scored, too, for their forgetting."""
+TOLD = "told"
+"""What results call the scores of a mixture that is told each question's task."""
 START = {
     "task_arithmetic": 0.3,
     "ties": 0.8,
@@ -97,12 +132,8 @@ START = {
 
 
 CONTINUAL_ROWS = (
-    *(
-        ContinualRow(method, projectors, state={"statistics": "full"} if method is LPM else None)
-        for projectors in (MIXED, MERGED)
-        for method in METHODS
-    ),
-    ContinualRow(HIDE, MIXED),
+    *(ContinualRow(method, MIXED, MIX, _begun(method), _ways(method)) for method in (*METHODS, HIDE)),
+    *(ContinualRow(method, MERGED, state=_begun(method)) for method in METHODS),
 )
 
 

@@ -12,7 +12,7 @@ from benchmarks.replication.bench import Scores
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.continual.inputs import write_inputs
 from benchmarks.replication.continual.questions import ReadQuestion, accuracy, read_questions
-from benchmarks.replication.continual.rows import MIXED
+from benchmarks.replication.continual.rows import MIXED, SERVED
 from benchmarks.replication.continual.suite import ContinualSuite
 from benchmarks.replication.multimodal.reader import ModalityReader
 
@@ -65,10 +65,10 @@ class TaskScorer:
         model = ModalityReader(self.base, "image").model
         return PeftModel.from_pretrained(model, adapter).eval() if adapter else model
 
-    def load(self, out: Path, projectors: str) -> Any:
-        """Return a merged model: served, an adapter on the base, or a checkpoint."""
+    def load(self, out: Path, projectors: str, served: str = "image") -> Any:
+        """Return a merged model: served in a way, an adapter on the base, or a checkpoint."""
         if projectors == MIXED:
-            return submerge.load(out)
+            return submerge.load(out, **SERVED[served])
         is_adapter = (out / "adapter_config.json").exists()
         return self.adapted(out) if is_adapter else ModalityReader(out, "image").model
 

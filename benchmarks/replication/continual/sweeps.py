@@ -7,6 +7,7 @@ many images that is the largest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ import submerge
 from benchmarks.replication.cache import Result, cached
 from benchmarks.replication.continual.merge import ContinualBench
 from benchmarks.replication.continual.questions import model_inputs
-from benchmarks.replication.continual.rows import CONTINUAL_ROWS, MIXED, ContinualRow
+from benchmarks.replication.continual.rows import CONTINUAL_ROWS, MIXED
 from benchmarks.replication.continual.scores import final
 
 __all__ = ["SETTINGS", "TEMPERATURES", "sweep"]
@@ -26,6 +27,8 @@ SETTINGS: tuple[Mapping[str, Any], ...] = (
     {"centred": False},
     {"pooling": "position"},
     {"prototypes": 4},
+    {"prototypes": 4, "centred": False},
+    {"prototypes": 16, "centred": False},
     {"key": "text"},
     {"key": "both"},
 )
@@ -40,7 +43,7 @@ def sweep(bench: ContinualBench) -> Result:
     def make(part: Any, result: Result) -> None:
         result["shares"] = {}
         for settings in SETTINGS:
-            row = ContinualRow(AVERAGE_MIXED.merge, MIXED, settings)
+            row = replace(AVERAGE_MIXED, mix=settings)
             out = bench.merge_tasks(row, None, part, bench.suite.tasks)
             name = ", ".join(f"{key} {value}" for key, value in settings.items()) or "default"
             result["shares"][name] = {str(t): _shares(bench, out, t) for t in TEMPERATURES}
@@ -48,7 +51,7 @@ def sweep(bench: ContinualBench) -> Result:
         result["accuracy"] = {}
         out = bench.merge_tasks(LPM_MIXED, 1.0, part, bench.suite.tasks)
         for temperature in TEMPERATURES:
-            model = submerge.load(out, temperature=temperature)
+            model = submerge.load(out, temperature=temperature, key="image")
             scores = bench.scorer.scores(model, "validation", bench.suite.tasks)
             result["accuracy"][str(temperature)] = scores
             bench.say(f"τ {temperature}: {100 * final([scores]):.1f}")
