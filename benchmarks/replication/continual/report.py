@@ -158,7 +158,8 @@ def draw(seeds: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
             lines.plot(range(1, len(means) + 1), means, style, marker=".", label=name, linewidth=1)
     lines.set_xlabel("tasks so far")
     lines.set_ylabel("mean accuracy over them, %")
-    lines.legend(frameon=False, fontsize=7)
+    if lines.lines:
+        lines.legend(frameon=False, fontsize=7)
     for panel in (axes, lines):
         panel.spines[["top", "right"]].set_visible(False)
     return [save(bars, folder / f"{stem}-bars.png"), save(steps, folder / f"{stem}-steps.png")]
