@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.replication.continual.hide import HIDE
-from benchmarks.replication.methods import AVERAGE, ROWS, Merge
+from benchmarks.replication.methods import AVERAGE, MANY, ROWS, Merge
 
 __all__ = [
     "CONTINUAL_ROWS",
@@ -98,20 +98,17 @@ def _method(name: str) -> Merge:
     return next(row for row in (AVERAGE, *ROWS) if row.name == name)
 
 
-LPM = Merge("many", "scale", kinds=("lora",))
-
-
 def _begun(method: Merge) -> Mapping[str, Any] | None:
-    return {"statistics": "full"} if method is LPM else None
+    return {"statistics": "full"} if method is MANY else None
 
 
 def _ways(method: Merge) -> tuple[str, ...]:
     """Return all ways to serve for MAny and CPM alone; others are told the task, or are not."""
-    return tuple(SERVED) if method in (LPM, AVERAGE) else ("image",)
+    return tuple(SERVED) if method in (MANY, AVERAGE) else ("image",)
 
 
 METHODS = (
-    LPM,
+    MANY,
     *map(_method, ("average", "task_arithmetic", "ties", "knots_ties", "tsv_m", "wudi", "ssam")),
 )
 FOLLOWED = ("many-mixed", "average-mixed", "task_arithmetic-merged", "many-merged")

@@ -13,14 +13,13 @@ from benchmarks.replication import cache as store
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.calibrated import calibrated_rows
 from benchmarks.replication.lm.results import by_row, each
-from benchmarks.replication.methods import rows
+from benchmarks.replication.methods import MANY, rows
 from benchmarks.replication.plots import bars
 from benchmarks.replication.report import TITLES
 from benchmarks.replication.scores import summary
 from benchmarks.replication.skills.merge import LORA
 from benchmarks.replication.skills.null_space import HOOKS, NULL_SPACE
 from benchmarks.replication.skills.routed import MASS
-from benchmarks.replication.skills.sequence import MANY
 from benchmarks.replication.skills.suite import Skills
 
 __all__ = ["gather", "markdown", "sanity", "tables", "write"]

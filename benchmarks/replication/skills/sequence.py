@@ -11,9 +11,8 @@ from benchmarks.replication.cache import Result, cached, timed
 from benchmarks.replication.methods import Merge
 from benchmarks.replication.skills.merge import LORA, SkillsBench
 
-__all__ = ["MANY", "SkillsInSequence"]
+__all__ = ["SkillsInSequence"]
 
-MANY = Merge("many", "scale", kinds=("lora",))
 SAMPLES = 128
 """Prompts of a skill from which its moments are taken."""
 
