@@ -129,9 +129,9 @@ NOTE = """\
 Final: mean accuracy over all tasks after the last one. A merge does not depend on their order, so that a seed
 has one. Forgetting: how far each task but the last fell since it was best, by merges of the tasks so far.
 Mixtures are served by the image (τ = 0.1); not centred (τ = 0.03); by the image and the question (τ = 0.1);
-and with each question's task told. Scales: chosen on the validation of all tasks; with * one lies at an end of the grid.
-Individual: each task by its own model. Joint: one model of all tasks, with as many steps. Sequential: one
-adapter trained on one task after another; EWC: with a penalty on what changes."""
+and with each question's task told. Scales: chosen on the validation of all tasks; with * one lies at an end
+of the grid. Individual: each task by its own model. Joint: one model of all tasks, with as many steps.
+Sequential: one adapter trained on one task after another; EWC: with a penalty on what changes."""
 
 
 def draw(seeds: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
