@@ -46,6 +46,7 @@ def test_a_manifest_that_is_damaged(grown: submerge.Continual, tmp_path: Path) -
         (text.replace('"rows": ', '"rows": "many", "more": '), "is damaged"),
         (text.replace('"per_token"', '"sometimes"'), "is damaged"),
         (text.replace('"full"', '"whole"'), "statistics is 'whole'"),
+        (json.dumps({**json.loads(text), "tasks": "law"}), "is damaged"),
     ):
         path.write_text(broken)
         with pytest.raises(submerge.RequestError, match=part):
@@ -96,6 +97,12 @@ def test_a_base_that_has_changed_or_moved(made: Tasks, tmp_path: Path) -> None:
         found.add(*made.of("chess"))
     found.add(*made.of("chess"), base=made.base)
     assert found.export(tmp_path / "lora").tasks == ("chess", "law")
+    found.export(tmp_path / "moved", base=made.base)
+    config = json.loads((tmp_path / "moved/adapter_config.json").read_text())
+    assert Path(config["base_model_name_or_path"]) == Path(made.base).resolve()
+    assert made.base in (tmp_path / "moved/README.md").read_text()
+    with pytest.raises(submerge.RequestError, match="is another model than the base"):
+        found.export(tmp_path / "out", base=str(other))
 
 
 def test_an_adapter_of_another_base(grown: submerge.Continual, made: Tasks, tmp_path: Path) -> None:
