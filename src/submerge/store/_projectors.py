@@ -124,7 +124,7 @@ class ProjectorSettings:
     """
 
     module: str
-    temperature: float = 0.1
+    temperature: float = 0.03
     pooling: str = "mean"
     centred: bool = True
     top: int | None = None
