@@ -161,6 +161,23 @@ def test_what_least_squares_has_no_rule_for(
     assert grown.tasks == ("law",)
 
 
+@pytest.mark.parametrize("keep", ["full", "none"])
+def test_numbers_that_are_none(made: Tasks, tmp_path: Path, keep: str) -> None:
+    state = submerge.Continual.begin(tmp_path / "state", made.base, keep=keep)
+    state.add(*made.of("law"))
+    before = {path: path.read_bytes() for path in (tmp_path / "state").rglob("*.*") if path.is_file()}
+    _, model, data = made.of("law")
+    shutil.copytree(model, tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    next(iter(tensors.values())).view(-1)[0] = float("nan")
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(submerge.RequestError, match=r"tasks/chess: .* has NaN or Inf"):
+        state.add("chess", str(tmp_path / "adapter"), data)
+    after = {path: path.read_bytes() for path in (tmp_path / "state").rglob("*.*") if path.is_file()}
+    assert after == before
+
+
 def test_a_head_is_not_measured(grown: submerge.Continual, made: Tasks, tmp_path: Path) -> None:
     save_quietly(peft_model("llama", None, 5, r=2, target_modules=["q_proj", "lm_head"]), tmp_path / "a")
     with pytest.raises(submerge.RequestError, match=r"changes .*lm_head.*, whose inputs are not measured"):
