@@ -158,7 +158,7 @@ class _ProjectorInputs(Observer):
 
     def _take(self, x: Any) -> None:
         if isinstance(x, torch.Tensor) and x.ndim == 2 and self.inputs and not len(x) % self.inputs:
-            x = x.unflatten(0, (self.inputs, -1))  # one after another, as Voxtral's projector is given sounds
+            x = x.reshape(self.inputs, -1, x.shape[1])  # Voxtral's is given all sounds in one row
         if not isinstance(x, torch.Tensor) or x.ndim != 3:
             shape = list(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
             what = f"is given {shape}, and not [images, positions, width]"
