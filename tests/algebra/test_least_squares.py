@@ -301,6 +301,10 @@ def test_the_preset_of_the_paper() -> None:
         ("ridge", -1.0),
         ("normalize", "rows"),
         ("missing", "mean"),
+        ("ridge", float("inf")),
+        ("ridge", float("nan")),
+        ("scale", float("inf")),
+        ("scale", float("nan")),
     ],
 )
 def test_options_out_of_range_are_refused(name: str, value: object) -> None:

@@ -150,6 +150,27 @@ def test_inputs_of_another_form() -> None:
         task_prototypes(Given(), unlike, "projector", pooling="position")
 
 
+class Flat(Given):
+    """Its projector is given the positions of all inputs one after another, as that of Voxtral."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.flatten(0, 1))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "position"])
+def test_positions_of_all_inputs_one_after_another(pooling: Any) -> None:
+    x = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0))
+    found, wanted = (
+        task_prototypes(of(), [{"x": x[:1]}, {"x": x[1:]}], "projector", pooling=pooling, vectors=True)
+        for of in (Flat, Given)
+    )
+    assert found.count == wanted.count == 4
+    assert_close(found.images, wanted.images, 1e-6)
+    assert found.vectors is not None
+    assert wanted.vectors is not None
+    assert torch.equal(found.vectors, wanted.vectors)
+
+
 def test_several_prototypes_are_means_of_clusters() -> None:
     x = torch.tensor([[1.0, 0.0], [1.2, 0.0], [0.0, 5.0], [0.0, 7.0], [0.0, 6.0]]).unsqueeze(1)
     found = task_prototypes(Given(), [{"x": x[:3]}, {"x": x[3:]}], "projector", count=2)

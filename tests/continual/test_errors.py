@@ -46,6 +46,7 @@ def test_a_manifest_that_is_damaged(grown: submerge.Continual, tmp_path: Path) -
         (text.replace('"rows": ', '"rows": "many", "more": '), "is damaged"),
         (text.replace('"per_token"', '"sometimes"'), "is damaged"),
         (text.replace('"full"', '"whole"'), "statistics is 'whole'"),
+        (json.dumps({**json.loads(text), "tasks": "law"}), "is damaged"),
     ):
         path.write_text(broken)
         with pytest.raises(submerge.RequestError, match=part):
@@ -96,6 +97,12 @@ def test_a_base_that_has_changed_or_moved(made: Tasks, tmp_path: Path) -> None:
         found.add(*made.of("chess"))
     found.add(*made.of("chess"), base=made.base)
     assert found.export(tmp_path / "lora").tasks == ("chess", "law")
+    found.export(tmp_path / "moved", base=made.base)
+    config = json.loads((tmp_path / "moved/adapter_config.json").read_text())
+    assert Path(config["base_model_name_or_path"]) == Path(made.base).resolve()
+    assert made.base in (tmp_path / "moved/README.md").read_text()
+    with pytest.raises(submerge.RequestError, match="is another model than the base"):
+        found.export(tmp_path / "out", base=str(other))
 
 
 def test_an_adapter_of_another_base(grown: submerge.Continual, made: Tasks, tmp_path: Path) -> None:
@@ -152,6 +159,23 @@ def test_what_least_squares_has_no_rule_for(
     assert part in str(caught.value)
     assert "train the task" in str(caught.value)
     assert grown.tasks == ("law",)
+
+
+@pytest.mark.parametrize("keep", ["full", "none"])
+def test_numbers_that_are_none(made: Tasks, tmp_path: Path, keep: str) -> None:
+    state = submerge.Continual.begin(tmp_path / "state", made.base, keep=keep)
+    state.add(*made.of("law"))
+    before = {path: path.read_bytes() for path in (tmp_path / "state").rglob("*.*") if path.is_file()}
+    _, model, data = made.of("law")
+    shutil.copytree(model, tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    next(iter(tensors.values())).view(-1)[0] = float("nan")
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(submerge.RequestError, match=r"tasks/chess: .* has NaN or Inf"):
+        state.add("chess", str(tmp_path / "adapter"), data)
+    after = {path: path.read_bytes() for path in (tmp_path / "state").rglob("*.*") if path.is_file()}
+    assert after == before
 
 
 def test_a_head_is_not_measured(grown: submerge.Continual, made: Tasks, tmp_path: Path) -> None:

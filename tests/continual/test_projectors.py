@@ -271,7 +271,7 @@ def test_tasks_that_share_a_projector(images: ImageTasks, tmp_path: Path) -> Non
     same_state({name: bank[f"modules.0.{name}"] for name in wanted}, wanted, 1e-6)
     means = torch.stack([features(images, name).mean(0) for name in ("birds", "cars")])
     torch.testing.assert_close(bank["prototypes.0"], means, rtol=1e-5, atol=1e-6)
-    with pytest.raises(submerge.RequestError, match="there is no task 'bird'"):
+    with pytest.raises(submerge.RequestError, match=r"^--share-projector: there is no task 'bird'"):
         state.add("more", *images.of("maps")[1:], share_projector="bird")
 
 

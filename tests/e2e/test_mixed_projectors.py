@@ -101,6 +101,11 @@ def test_the_manifest_and_the_card_say_how_it_is_loaded(merged: Path) -> None:
     assert not (merged / "mergekit_config.yml").exists()
 
 
+def test_projectors_that_are_mixed_need_no_moments(made: LlavaTasks, tmp_path: Path) -> None:
+    report = submerge.merge(made.recipe("many"), tmp_path / "out", settings=ROOM)
+    assert report.warnings == ()
+
+
 def test_prototypes_are_the_means_of_what_the_projector_is_given(made: LlavaTasks, merged: Path) -> None:
     model, found = made.load(), load_file(merged / "bank.safetensors")
     for number, task in enumerate(TASKS):
@@ -296,6 +301,20 @@ def test_a_plan_says_whose_projectors_are_mixed_and_what_is_read(made: LlavaTask
     assert "options" not in line
     by_files = submerge.plan(again(made), settings=ROOM)
     assert describe(by_files)["projectors"]["from"]["red"].endswith("merged.prototypes/red.safetensors")
+
+
+def test_progress_says_what_is_measured(
+    made: LlavaTasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from submerge.cli import _progress
+
+    monkeypatch.setattr(_progress, "FIRST", 0.0)
+    monkeypatch.setattr(_progress, "EVERY", 0.0)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(made.recipe("many")))
+    lines = cli("merge", recipe, tmp_path / "out", *ROOM_OPTIONS).err.splitlines()
+    measured = [line.split(",")[1].strip() for line in lines if line.startswith("measuring")]
+    assert sorted(set(measured)) == ["inputs of layers", "prototypes of images"]
 
 
 def test_the_command_line_says_it(made: LlavaTasks, tmp_path: Path) -> None:

@@ -135,6 +135,14 @@ def test_each_problem_is_told_once() -> None:
     assert len(caught.value.problems) == 1
 
 
+def test_all_settings_that_are_wrong_are_told_and_nothing_else() -> None:
+    wrong = {"mix": "means", "prototypes": 0, "temperature": -1, "key": "sound"}
+    with pytest.raises(RequestError) as caught:
+        recipe_of(projectors=wrong)
+    told = [problem.what.partition(" is ")[0] for problem in caught.value.problems]
+    assert sorted(told) == sorted(wrong)
+
+
 def test_merged_projectors_have_no_use_for_data_and_names() -> None:
     with pytest.raises(RequestError, match="task_arithmetic learns nothing from data"):
         recipe_of(projectors="merged")

@@ -53,6 +53,7 @@ def test_settings_come_back():
         {"temperature": -1},
         {"temperature": True},
         {"temperature": float("nan")},
+        {"temperature": float("inf")},
         {"pooling": "max"},
         {"centred": 1},
         {"top": 0},

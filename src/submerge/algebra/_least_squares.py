@@ -20,6 +20,7 @@ Biases, embeddings and the gains of norms are linear in what they see, too: `mer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -68,8 +69,10 @@ class LpmOptions:
         for name, low in (("energy", 0), ("forget", 0), ("offdiag", -1e-300)):
             if not low < getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, which is not a share up to 1")
-        if self.ridge < 0:
-            raise ValueError(f"ridge is {self.ridge}, which is below 0")
+        if not 0 <= self.ridge < math.inf:
+            raise ValueError(f"ridge is {self.ridge}, which is no finite number from 0")
+        if not math.isfinite(self.scale):
+            raise ValueError(f"scale is {self.scale}, which is no finite number")
         if self.normalize not in ("per_token", "sum") or self.missing not in ("zero", "skip"):
             raise ValueError("normalize is per_token or sum, missing is zero or skip")
 

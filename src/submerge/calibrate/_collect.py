@@ -96,6 +96,8 @@ def _run(model: nn.Module, inputs: Mapping[str, Any]) -> None:
     except (TypeError, ValueError) as error:
         what = f"it refuses inputs of {', '.join(inputs)} ({_first_line(error)})"
         hint = "give inputs of the kind that it takes, or hooks that these inputs reach"
+        if "pixel_values" in inputs and "input_ids" not in inputs:
+            hint = "give images with their questions, where the model reads text: columns image and text"
         raise RequestError(Problem(what, type(model).__name__, hint)) from error
 
 

@@ -28,13 +28,14 @@ class Step:
     """How far a calibration is: `number` of `total` steps are done, after which `loss` was measured.
 
     While the curves, and at the end the ratios, are `measuring`, they are numbers of batches, and the loss is
-    NaN.
+    NaN. `what` is measured then.
     """
 
     number: int
     total: int
     loss: float = math.nan
     measuring: bool = False
+    what: str = "null-space ratios"
 
 
 @dataclass(frozen=True)

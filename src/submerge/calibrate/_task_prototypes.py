@@ -68,8 +68,9 @@ def task_prototypes(
         progress: called after each batch with the number of batches so far.
 
     Raises:
-        RequestError: no input has an image, the projector is given something else than [images, positions,
-            width], or with `position` images do not have the same number of positions.
+        RequestError: no input has an image; the projector is given something else than [images, positions,
+            width], or the positions of all images one after another; or with `position` images do not have
+            the same number of positions.
 
     Examples:
         >>> import torch
@@ -87,6 +88,7 @@ def task_prototypes(
     observer = _ProjectorInputs(module, pooling, keep=vectors or count > 1)
     questions: Mean | None = None
     for number, batch in enumerate(inputs, 1):
+        observer.inputs = _count(batch)
         run_observed(model, batch, _watched(model, module), observer)
         if text and "input_ids" in batch:
             own = question_vectors(model, batch)
@@ -134,11 +136,18 @@ def _watched(model: Any, module: str) -> list[str]:
     return [module, *paths]
 
 
+def _count(batch: ModelInputs) -> int | None:
+    """Return how many images or sounds a batch has, the rows of its real numbers; None without any."""
+    given = (value for value in batch.values() if isinstance(value, torch.Tensor) and value.ndim > 2)
+    return next((len(value) for value in given if value.is_floating_point()), None)
+
+
 class _ProjectorInputs(Observer):
     """Takes in what a projector is given, pooled, and ends the pass there, or where there was no image."""
 
     def __init__(self, module: str, pooling: Pooling, *, keep: bool) -> None:
         self._module, self._pooling, self._keep = module, pooling, keep
+        self.inputs: int | None = None  # of the batch that runs
         self.mean: Mean | None = None
         self.vectors: list[torch.Tensor] = []
 
@@ -148,6 +157,8 @@ class _ProjectorInputs(Observer):
         raise StopForward
 
     def _take(self, x: Any) -> None:
+        if isinstance(x, torch.Tensor) and x.ndim == 2 and self.inputs and not len(x) % self.inputs:
+            x = x.reshape(self.inputs, -1, x.shape[1])  # Voxtral's is given all sounds in one row
         if not isinstance(x, torch.Tensor) or x.ndim != 3:
             shape = list(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
             what = f"is given {shape}, and not [images, positions, width]"

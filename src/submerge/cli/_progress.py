@@ -68,7 +68,7 @@ class _Shown(NamedTuple):
         if isinstance(state, BatchProgress):
             return cls("measuring", state.done, state.total, "inputs of linear maps", seconds)
         if state.measuring:
-            return cls("measuring", state.number, state.total, "null-space ratios", seconds)
+            return cls("measuring", state.number, state.total, state.what, seconds)
         return cls("calibrating", state.number, state.total, f"loss {state.loss:.5f}", seconds)
 
 

@@ -239,7 +239,10 @@ class Continual:
         gate = {"temperature": temperature, "top": top, "key": key} if projectors == "mixed" else None
         with FileTable() as table:
             whole = form == "checkpoint"
-            opened = open_base(manifest.base, base) if whole or manifest.has_projectors else None
+            is_needed = whole or manifest.has_projectors or base is not None
+            opened = open_base(manifest.base, base) if is_needed else None
+            if base is not None and opened is not None:  # what is written names the place where it is now
+                manifest = replace(manifest, base=base_record(opened))
             export = self._export(manifest, options, opened, gate, table)
             if not whole:
                 return write_adapter(export, Path(out), rank=rank, overwrite=overwrite)

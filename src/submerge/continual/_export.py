@@ -169,7 +169,8 @@ def write_adapter(export: Export, out: Path, *, rank: int | None, overwrite: boo
         sync_folder(unfinished)
         give_name(unfinished, place, overwrite=overwrite)
     except OSError as error:
-        raise WorkError(f"{out}: cannot be written ({error.strerror}) — free some space") from error
+        hint = "free some space, or choose another folder"
+        raise WorkError(f"{out}: cannot be written ({error.strerror}) — {hint}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return replace(report, out=out)
@@ -220,9 +221,9 @@ def write_checkpoint(
         def describe(folder: Path, manifest: Manifest) -> None:
             export.describe(folder, "checkpoint", manifest)
 
-        report = merge(recipe, out, overwrite=overwrite, settings=settings, add_files=describe)
+        merge(recipe, out, overwrite=overwrite, settings=settings, add_files=describe)
     count = export.gate.count if export.gate else 0
-    return replace(written, out=report.out, form="checkpoint", projectors=count)
+    return replace(written, out=out, form="checkpoint", projectors=count)
 
 
 def _card(name: str, export: Export, form: str) -> str:

@@ -145,13 +145,13 @@ class StateManifest:
         """All files that the state consists of, besides this one."""
         return (*self.tasks, *([self.running] if self.running else []))
 
-    def task(self, name: str) -> TaskRecord:
-        """Return a task by its name; raise `RequestError` where there is none."""
+    def task(self, name: str, option: str = "--task") -> TaskRecord:
+        """Return a task by its name, which an option says; raise `RequestError` where there is none."""
         for task in self.tasks:
             if task.name == name:
                 return task
         hint = did_you_mean(nearest(name, self.names)) or f"there are {', '.join(self.names) or 'no tasks'}"
-        raise RequestError(Problem(f"there is no task {name!r}", "--task", hint))
+        raise RequestError(Problem(f"there is no task {name!r}", option, hint))
 
     def with_task(self, task: TaskRecord, running: FileRecord | None) -> StateManifest:
         return replace(self, tasks=(*self.tasks, task), running=running)
@@ -212,7 +212,7 @@ class StateManifest:
                 tuple(map(_task, content["tasks"])),
                 None if running is None else _record(FileRecord, running),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RequestError(Problem(f"is damaged ({error!r})", str(path), DAMAGED)) from None
 
 

@@ -34,7 +34,7 @@ def shared_group(manifest: StateManifest, task: str, share: str | None) -> str:
     """Return the group of a new task: its own, or that of the task whose projector it shares."""
     if share is None:
         return task
-    projector = manifest.task(share).projector
+    projector = manifest.task(share, "--share-projector").projector
     if projector is None:
         hint = "share the projector of a task that was added with images"
         raise RequestError(Problem(f"the task {share!r} has no prototypes", "--share-projector", hint))

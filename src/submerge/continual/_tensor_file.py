@@ -10,7 +10,7 @@ from pathlib import Path
 
 from submerge.continual._manifest import FileRecord
 from submerge.deferred import torch
-from submerge.errors import WorkError
+from submerge.errors import Problem, RequestError, WorkError
 from submerge.store import (
     DTYPES,
     FileTable,
@@ -58,7 +58,14 @@ class TensorFileWriter:
             self._unfinished.unlink(missing_ok=True)
 
     def add(self, name: str, tensor: torch.Tensor) -> int:
-        """Take a tensor, and return its bytes; raise `WorkError` where the disk refuses."""
+        """Take a tensor, and return its bytes.
+
+        Raises `WorkError` where the disk refuses, and `RequestError` for NaN and Inf, which no removal would
+        take out of a sum again.
+        """
+        if tensor.numel() and not all(map(torch.isfinite, torch.aminmax(tensor))):
+            hint = "look at the adapter, and at what its model gives on the inputs; the state is as it was"
+            raise RequestError(Problem(f"{name} has NaN or Inf", self.stem, hint))
         nbytes = tensor.numel() * tensor.element_size()
         if nbytes < LARGE:
             self._small[name] = self._spill.put(tensor)

@@ -83,7 +83,7 @@ def _collected(
 
     def tell(done: int, total: int) -> None:
         if progress is not None:
-            progress(Step(done, total, measuring=True))
+            progress(Step(done, total, measuring=True, what="inputs of layers"))
 
     return task_moments(
         _below(plan, task.position),

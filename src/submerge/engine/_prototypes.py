@@ -119,7 +119,7 @@ def _made(
 
     def tell(_: int) -> None:
         if progress is not None:
-            progress(Step(next(done), total, measuring=True))
+            progress(Step(next(done), total, measuring=True, what="prototypes of images"))
 
     vectors = {}
     for task in tasks:

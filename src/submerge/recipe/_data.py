@@ -23,6 +23,7 @@ def read_data_source(
         return None
     if not (mixes or method is None or method.calibration or method.moments):
         hint = "calibrate a recipe with 'merge_method: nsc', and give its file here as 'coefficients: …'"
+        hint += "; or leave data out, which mixes projectors where 'projectors: mixed' asks for it"
         report.add(f"{method.name} learns nothing from data", path, hint)
         return None
     if isinstance(raw, str):

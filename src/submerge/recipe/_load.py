@@ -63,7 +63,7 @@ def load_recipe(
     moments = read_moments_key(data.get("moments"), method, report)
     projectors = read_projectors(data, report)
     prototypes = read_prototypes_key(data.get("prototypes"), report)
-    mixes = isinstance(projectors, ProjectorMix)
+    mixes = isinstance(projectors, ProjectorMix) or report.has(("projectors",))
     models = _read_models(data, method, methods, report, mixes=mixes)
     if method is not None:
         check_required(method, data.get("parameters"), report)

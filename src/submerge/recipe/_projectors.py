@@ -56,15 +56,14 @@ def _read_mix(raw: Mapping[str, Any], report: Report) -> ProjectorMix | None:
         what = f"prototypes is {show(count)}, and must be a whole number ≥ 1"
         report.add(what, (*_WHERE, "prototypes"), "it is the most prototypes that a task has")
     if "module" in options:
+        del options["module"]
         report.unknown("key", "module", ("mix", "temperature", "pooling"), (*_WHERE, "module"))
-    if report.has(_WHERE):
-        return None
     try:
-        return ProjectorMix(projector_options(options), count)
+        mix = ProjectorMix(projector_options(options), count)
     except RequestError as error:
         for problem in error.problems:
             report.add(problem.what, _WHERE, problem.hint)
-        return None
+    return None if report.has(_WHERE) else mix
 
 
 def read_prototypes_key(raw: Any, report: Report) -> TaskFolder | None:

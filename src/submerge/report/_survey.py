@@ -84,7 +84,7 @@ def survey(folder: Path, data: Path, *, batch: int = BATCH) -> Survey:
     model = load(folder, features=True)
     if not hasattr(model, "router"):
         raise RequestError(
-            Problem("the gate of this folder routes no inputs", str(folder), "it has no tasks")
+            Problem("the gate of this folder routes no inputs", str(folder), "there is nothing to look at")
         )
     names: tuple[str, ...] = model.router.names
     _check_tasks(items, names, data)

@@ -12,6 +12,7 @@ Groups are numbered in the order of their first task.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -145,7 +146,7 @@ class ProjectorSettings:
         is_whole = isinstance(top, int) and not isinstance(top, bool)
         return [
             ("module", "the path of a module", isinstance(self.module, str) and bool(self.module)),
-            ("temperature", "a number ≥ 0", is_number and temperature >= 0),
+            ("temperature", "a finite number ≥ 0", is_number and 0 <= temperature < math.inf),
             ("pooling", f"one of {', '.join(PROJECTOR_POOLINGS)}", self.pooling in PROJECTOR_POOLINGS),
             ("centred", "true or false", isinstance(self.centred, bool)),
             ("top", "a whole number ≥ 1, or nothing", top is None or (is_whole and top >= 1)),

@@ -52,7 +52,7 @@ def moment_warnings(recipe: Recipe, tensors: Sequence[TensorPlan]) -> list[str]:
     """Return that some tensors other than vectors have no moments and are averaged, if there are such."""
     if recipe.moments is None:
         return []
-    merged = [t for t in tensors if t.action == "merge" and t.is_changed and len(t.shape) > 1]
+    merged = [t for t in tensors if t.treatment == "merge" and t.is_changed and len(t.shape) > 1]
     averaged = [t.name for t in merged if t.moments is None]
     if not averaged:
         return []
