@@ -336,6 +336,7 @@ def test_the_command_line_says_it(made: LlavaTasks, tmp_path: Path) -> None:
     assert "multi_modal_projector.linear_1.bias: projectors, mixed for each image: the mean of 2" in done.err
 
 
+@pytest.mark.usefixtures("merged")
 def test_many_merges_projectors_into_one_where_it_cannot_mix_them(made: LlavaTasks) -> None:
     places = {"moments": str(made.root / "merged.moments")}
     for recipe, why in (
