@@ -258,6 +258,15 @@ def test_models_that_are_no_fine_tunes_of_the_base(whole: Tasks, tmp_path: Path)
     assert state.tasks == ("poems",)
 
 
+def test_an_output_that_exists_is_not_written_over(whole: Tasks, tmp_path: Path) -> None:
+    state = grown(whole, tmp_path / "state", "poems")
+    exported(state, tmp_path / "out")
+    with pytest.raises(submerge.RequestError, match="the output exists and is not empty"):
+        state.export(tmp_path / "out", form="checkpoint")
+    exported(state, tmp_path / "out", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "state"]
+
+
 def test_sums_are_of_adapters_alone(whole: Tasks, tmp_path: Path) -> None:
     state = submerge.Continual.begin(tmp_path / "state", whole.base, keep="none")
     with pytest.raises(submerge.RequestError, match="has sums of adapters alone") as caught:

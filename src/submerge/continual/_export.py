@@ -234,6 +234,8 @@ def write_checkpoint(
     dense = export.manifest.has_checkpoints
     place = out.resolve().parent if dense else None  # where there is room for another checkpoint
     if place is not None:
+        if not overwrite:  # before all is computed
+            check_out(out, overwrite=False)
         place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="submerge-", dir=place) as temporary:
         folder, adapter = Path(temporary) / "merged-tasks", replace(export, gate=None)

@@ -1,4 +1,4 @@
-"""A task's model: the base with its adapter, of which least squares merge one part, and CPM keeps another."""
+"""A task's model, by an adapter or whole: least squares merge one part of it, and CPM keeps another."""
 
 from __future__ import annotations
 
@@ -88,8 +88,10 @@ def open_task_model(spec: str, base: Checkpoint) -> TaskModel:
     """
     model = open_model(spec, root=Path.cwd())
     parts = multimodal_parts({name: entry.shape for name, entry in base.tensors.items()})
-    opened = _adapted if isinstance(model, Adapter) else _whole
-    task = opened(model, spec, base, parts)  # type: ignore[arg-type]
+    if isinstance(model, Adapter):
+        task = _adapted(model, spec, base, parts)
+    else:
+        task = _whole(model, spec, base, parts)
     if not task.maps:
         what = "changes no linear map of the language model: there is nothing to merge by least squares"
         raise RequestError(Problem(what, spec, "train the task on these, too"))
@@ -97,6 +99,7 @@ def open_task_model(spec: str, base: Checkpoint) -> TaskModel:
 
 
 def _adapted(adapter: Adapter, spec: str, base: Checkpoint, parts: MultimodalParts | None) -> TaskModel:
+    """Return the model that an adapter makes of the base."""
     if problems := [p for name in adapter.parts if (p := _refusal(adapter, name, parts)) is not None]:
         raise RequestError(problems[:3])
     model = lay_over(base, adapter, spec, module_names(base.config, base.tensors))
@@ -108,6 +111,7 @@ def _adapted(adapter: Adapter, spec: str, base: Checkpoint, parts: MultimodalPar
 
 
 def _whole(checkpoint: Checkpoint, spec: str, base: Checkpoint, parts: MultimodalParts | None) -> TaskModel:
+    """Return a model that was tuned whole, with what of it differs from the base."""
     model, changed = changed_tensors(checkpoint, base)
     if encoder := [name for name in changed if parts is not None and parts.in_encoder(name)]:
         raise RequestError(_of_encoder(few(encoder), spec))

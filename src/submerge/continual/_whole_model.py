@@ -86,7 +86,8 @@ def _unlike(
         if name in model.tensors
     }
     other = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
-    for name, (own, wanted) in list(other.items())[:1]:
+    if other:
+        name, (own, wanted) = next(iter(other.items()))
         what = f"{len(other)} tensors have other shapes than the base's: {name} has {list(own)}"
         yield Problem(f"{what}, but the base has {list(wanted)}", model.label, hint)
     new = [name for name in model.tensors if name not in base.tensors and not is_buffer(name)]
