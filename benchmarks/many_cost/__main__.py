@@ -21,7 +21,7 @@ from benchmarks.adapters.models import SIZES
 from benchmarks.console import listed, say
 from benchmarks.many_cost import report
 from benchmarks.many_cost.measured import STEPS
-from benchmarks.many_cost.subject import Subject
+from benchmarks.many_cost.subject import GrowingState
 from benchmarks.process import measure
 
 KEEP = ("none", "full")
@@ -30,7 +30,7 @@ KEEP = ("none", "full")
 def main() -> int:
     """Run the benchmark; return the exit status."""
     options = _options()
-    subject = Subject(options.size, options.blocks or SIZES[options.size].layers, options.tokens)
+    subject = GrowingState(options.size, options.blocks or SIZES[options.size].layers, options.tokens)
     results = page.header("benchmarks.many_cost") | {
         "load_before": os.getloadavg()[0],
         **asdict(subject),
@@ -52,7 +52,7 @@ def main() -> int:
     return 0
 
 
-def _step(step: str, keep: str, folder: Path, subject: Subject, threads: int) -> dict[str, Any]:
+def _step(step: str, keep: str, folder: Path, subject: GrowingState, threads: int) -> dict[str, Any]:
     """Return what a step took, from the outside, and what it tells of the state."""
     command = [sys.executable, "-m", "benchmarks.many_cost.measured", step, "--folder", str(folder)]
     settings = asdict(subject) | {"keep": keep, "threads": threads}

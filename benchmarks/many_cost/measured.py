@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.many_cost.subject import Subject
+from benchmarks.many_cost.subject import GrowingState
 from submerge import Continual
 
 __all__ = ["STEPS"]
@@ -28,14 +28,14 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, required=True)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    subject = Subject(options.size, options.blocks, options.tokens)
+    subject = GrowingState(options.size, options.blocks, options.tokens)
     started = time.process_time()
     facts = _taken(options.step, subject, options.folder, options.keep)
     facts["cpu_inside"] = time.process_time() - started
     print(json.dumps(facts))
 
 
-def _taken(step: str, subject: Subject, folder: Path, keep: str) -> dict[str, object]:
+def _taken(step: str, subject: GrowingState, folder: Path, keep: str) -> dict[str, object]:
     if step == "add first":
         state = Continual.begin(folder / "state", str(folder / "base"), keep=keep)
     else:

@@ -16,7 +16,7 @@ from submerge.calibrate import SecondMoment
 from submerge.continual import MeasuredTask
 from submerge.store import encode_header
 
-__all__ = ["TASKS", "Subject"]
+__all__ = ["TASKS", "GrowingState"]
 
 TASKS = 2
 RANK, BATCH = 16, 1024
@@ -27,7 +27,7 @@ SHARED = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 
 
 @dataclass(frozen=True)
-class Subject:
+class GrowingState:
     """A base of a size, cut to some blocks, tasks that adapt all of its linear maps, and tokens of each."""
 
     size: str

@@ -21,8 +21,9 @@ from benchmarks.replication.audiovisual.steps import STEPS as AUDIO_VISUAL_STEPS
 from benchmarks.replication.audiovisual.suite import AUDIO_VISUAL, WAYS
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.calibrated import CALIBRATED
+from benchmarks.replication.continual.rows import CONTINUAL_ROWS
 from benchmarks.replication.continual.steps import STEPS as CONTINUAL_STEPS
-from benchmarks.replication.continual.suite import CONTINUAL_6
+from benchmarks.replication.continual.suite import CONTINUAL_6, TRAININGS
 from benchmarks.replication.multimodal.rows import METHODS as MULTIMODAL_METHODS
 from benchmarks.replication.multimodal.steps import STEPS as MULTIMODAL_STEPS
 from benchmarks.replication.multimodal.suite import MULTIMODAL_3
@@ -94,12 +95,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("step", choices=(*STEPS, "admit", "serve", "all"))
     suites = ", ".join((*SUITES, *OTHERS))
     parser.add_argument("suite", help=f"{suites}, or your own: file.py:NAME, module:NAME")
-    rows = (*methods.ROWS, *EXTRA, *CALIBRATED, *LEARNED, *MULTIMODAL_METHODS)
+    rows = (*methods.ROWS, *EXTRA, *CALIBRATED, *LEARNED, *MULTIMODAL_METHODS, *CONTINUAL_ROWS, methods.MANY)
     known = list(dict.fromkeys([*(row.name for row in rows), MASS]))
     parser.add_argument("--methods", type=listed(known), help="of: " + ", ".join(known))
     parser.add_argument("--rows", type=lambda text: text.split(","), help="of `serve`: routing/rows.py")
     parser.add_argument("--tasks", type=lambda text: text.split(","), help="other tasks than the suite's own")
-    kinds = ("full", "lora", *WAYS)
+    kinds = ("full", "lora", *WAYS, *TRAININGS)
     parser.add_argument(
         "--kinds", type=listed(kinds), help="train and merge only these kinds, of: " + ", ".join(kinds)
     )

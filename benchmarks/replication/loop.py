@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-__all__ = ["cosine", "linear", "minimise", "paced", "tenths"]
+__all__ = ["batches", "cosine", "linear", "minimise", "paced", "tenths"]
 
 Pace = Callable[[int], float]
 """Step, counted from 0 -> share of the learning rate."""
@@ -66,3 +66,10 @@ def cosine(steps: int, warmup: int) -> Pace:
     """Return the pace that rises to 1 in `warmup` steps, or a fifth of all, and falls to 0 on a cosine."""
     warm = min(warmup, max(1, steps // 5))
     return lambda step: float(min((step + 1) / warm, (1 + np.cos(np.pi * step / steps)) / 2))
+
+
+def batches(count: int, size: int, draw: torch.Generator) -> Iterator[list[int]]:
+    """Yield batches of row numbers without end; each pass has every row once, but for what is left over."""
+    while True:
+        order = torch.randperm(count, generator=draw).tolist()
+        yield from (order[at : at + size] for at in range(0, count - size + 1, size))

@@ -9,7 +9,18 @@ from typing import Any
 
 import yaml
 
-__all__ = ["AVERAGE", "FAST", "GRID", "HIGHER", "ROWS", "Merge", "adapter_rows", "rows", "write_recipe"]
+__all__ = [
+    "AVERAGE",
+    "FAST",
+    "GRID",
+    "HIGHER",
+    "MANY",
+    "ROWS",
+    "Merge",
+    "adapter_rows",
+    "rows",
+    "write_recipe",
+]
 
 GRID = (0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.4, 2.0, 3.0)
 """Of every free scale. It reaches low for sums of updates, and high for means and votes."""
@@ -131,6 +142,9 @@ def rows(kind: str, names: Sequence[str] | None = None, rank: int = 0) -> list[M
 
 AVERAGE = Merge("average", each={"weight": 1.0}, method="linear", kinds=_LORA)
 """Of adapters; what merges are compared with on the decoder."""
+
+MANY = Merge("many", "scale", kinds=_LORA)
+"""Of adapters that are added to a state one after another (LPM); it needs inputs of each task."""
 
 
 def adapter_rows(rank: int, names: Sequence[str] | None = None, extra: Sequence[Merge] = ()) -> list[Merge]:

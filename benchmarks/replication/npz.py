@@ -1,4 +1,4 @@
-"""Arrays of the folder of data."""
+"""The folder of data, and arrays of it."""
 
 from __future__ import annotations
 

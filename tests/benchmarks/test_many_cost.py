@@ -11,13 +11,13 @@ pytest.importorskip("peft")
 
 from benchmarks.console import silent
 from benchmarks.many_cost import report
-from benchmarks.many_cost.subject import Subject
+from benchmarks.many_cost.subject import GrowingState
 
 import submerge
 
 
 def test_a_task_of_noise_is_added(tmp_path: Path) -> None:
-    subject = Subject("tiny", 1, 200)
+    subject = GrowingState("tiny", 1, 200)
     subject.make(tmp_path, silent)
     state = submerge.Continual.begin(tmp_path / "state", str(tmp_path / "base"))
     assert state.add("task-0", str(tmp_path / "adapter-0"), subject.task(0)) == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from benchmarks.replication.multimodal.rows import SSAM_RANKS, merges
 from benchmarks.replication.multimodal.suite import MULTIMODAL_3
 from benchmarks.replication.multimodal.training import train
 
-from _models import quiet_transformers
+from _tiny_multimodal import put_bases, write_encoder, write_language_model
 
 SENTENCE = """bird dog frog yes no user assistant Which digit is What plus Are and the same larger or one
 animal a follows precedes"""
@@ -41,41 +40,12 @@ TINY = DecoupledTraining(steps=2, batch=2, rank=2, alpha=4, align_steps=2, align
 
 @pytest.fixture(scope="module")
 def lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a random Llama of two layers, and a tokenizer that knows a few words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    quiet_transformers()
-    folder = tmp_path_factory.mktemp("llama")
-    special = ("<pad>", "<unk>", "<|im_start|>", "<|im_end|>")
-    vocabulary = {word: i for i, word in enumerate((*special, *WORDS))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        pad_token="<pad>",
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
-    config = LlamaConfig(vocab_size=len(vocabulary), tie_word_embeddings=True, **sizes, **ids)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    return write_language_model(tmp_path_factory.mktemp("llama"), WORDS)
 
 
 @pytest.fixture(scope="module")
 def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a tiny ViT."""
-    from transformers import ViTConfig, ViTModel
-
-    quiet_transformers()
-    folder = tmp_path_factory.mktemp("vit")
-    sizes = {"hidden_size": 12, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    ViTModel(ViTConfig(image_size=32, patch_size=8, **sizes), add_pooling_layer=False).save_pretrained(folder)
-    return folder
+    return write_encoder(tmp_path_factory.mktemp("vit"))
 
 
 @pytest.fixture(scope="module")
@@ -320,14 +290,9 @@ def ready(
     suite, threads = MULTIMODAL_3.fast(), torch.get_num_threads()
     _random_whisper(monkeypatch)
     monkeypatch.setenv("SUBMERGE_DATA", str(data))
-    _put(tmp_path / suite.lm.home, {"base": suite.lm.home}, lm)
-    _put(tmp_path / suite.eyes.home / "base", {"base": suite.eyes.home, **suite.eyes.facts}, eyes)
+    put_bases(suite, tmp_path, lm, eyes)
     yield tmp_path / suite.name
     torch.set_num_threads(threads)
-
-
-def _put(folder: Path, config: dict[str, Any], source: Path) -> None:
-    store.cached(folder, config, lambda part, _: shutil.copytree(source, part, dirs_exist_ok=True))
 
 
 def test_a_fast_run_ends_with_a_report(ready: Path, one_process: None) -> None:

@@ -182,13 +182,14 @@ def test_a_whole_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(command.OTHERS, "skills-8", (tiny, STEPS))
     monkeypatch.setenv("SUBMERGE_DATA", str(data))
     monkeypatch.setitem(learned.SHARED, "steps", 2)
-    asked = ["--methods", "task_arithmetic,ties,match_scale,mass", "--seeds", "2", "--jobs", "1"]
+    asked = ["--methods", "task_arithmetic,ties,match_scale,many,mass", "--seeds", "2", "--jobs", "1"]
     asked += ["--cache", str(tmp_path), "--out", str(tmp_path / "out")]
     assert command.main(["all", "skills-8", *asked]) == 0
     results = json.loads((tmp_path / "out" / "replication-skills-8.json").read_text())
     assert set(results["seeds"]) == {"0", "1"}
     rows = results["seeds"]["0"]
-    assert set(rows) == {"base", "individual", "task_arithmetic", "ties", "match_scale", "mass", "null-space"}
+    merged = {"task_arithmetic", "ties", "match_scale", "many", "mass"}
+    assert set(rows) == {"base", "individual", *merged, "null-space"}
     assert rows["match_scale"]["calibration"]["initial"] == rows["task_arithmetic"]["scale"]
     assert set(rows["ties"]["test"]) == {"sums", "words"}
     assert set(rows["ties"]["curve"]) == {"0.3", "0.8"}

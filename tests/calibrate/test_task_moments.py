@@ -47,17 +47,16 @@ def test_moments_are_those_of_the_tasks_own_projector_and_language_model(
     adapted = folder.endswith("lora")
     base = open_checkpoint(str(made.path("base")))
     names = {f"language_model.model.{name}": name for name in MAPS}
-    widths = {full: base.tensors[f"{full}.weight"].shape[1] for full in names}
     moments = task_moments(
-        made.path("base" if adapted else folder),
+        base if adapted else open_checkpoint(str(made.path(folder))),
         open_adapter(str(made.path(folder))) if adapted else None,
         str(made.path(f"{task}.jsonl")),
         base,
-        widths,
+        [f"{full}.weight" for full in names],
         statistics="full",
         batch_size=4,
         max_length=64,
-    )
+    ).moments
     assert set(moments) == set(names)
     seen = inputs_by_hooks(made.adapted(f"{task}-lora"), made, task)
     for full, name in names.items():

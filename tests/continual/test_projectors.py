@@ -151,15 +151,18 @@ def test_without_a_gate_the_projector_is_the_mean(images: ImageTasks, tmp_path: 
     same_state({name: tensors[name] for name in wanted}, wanted, 1e-5)
 
 
-def test_equal_projectors_need_no_gate(images: ImageTasks, tmp_path: Path) -> None:
-    state = submerge.Continual.begin(tmp_path / "one", images.base)
-    for name in ("first", "second"):
-        state.add(name, *images.of("birds")[1:])
+def test_one_task_with_a_projector_has_a_gate(images: ImageTasks, tmp_path: Path) -> None:
+    state = grown(images, tmp_path / "state", "birds")
     report = state.export(tmp_path / "a", form="checkpoint")
-    assert report.projectors == 0
+    assert report.projectors == 1
     tensors, wanted = load_file(report.out / "model.safetensors"), images.projector("birds")
     same_state({name: tensors[name] for name in wanted}, wanted, 1e-5)
-    frozen = submerge.Continual.begin(tmp_path / "two", images.base)
+    bank = load_file(report.out / BANK)
+    same_state({name: bank[f"modules.0.{name}"] for name in wanted}, wanted, 1e-5)
+
+
+def test_projectors_that_no_task_trained_need_no_gate(images: ImageTasks, tmp_path: Path) -> None:
+    frozen = submerge.Continual.begin(tmp_path / "state", images.base)
     for name in ("first", "second"):
         frozen.add(name, *images.of("signs")[1:])
     out = frozen.export(tmp_path / "b").out
@@ -251,7 +254,7 @@ def test_identity_statistics(images: ImageTasks, tmp_path: Path) -> None:
         found.add(name, model)
     found.add("plain", images.of("signs")[1])  # it has no projector of its own
     assert found.record("plain").projector is None
-    assert found.export(tmp_path / "out").projectors == 0
+    assert found.export(tmp_path / "out").projectors == 1
 
 
 # --- projectors that are shared ---------------------------------------------------------------------------

@@ -35,6 +35,7 @@ def test_the_defaults() -> None:
         batch_is_group=False,
         mean_of_residuals=False,
         forms=("any", "pair"),
+        calibration=True,
     )
 
 

@@ -12,7 +12,7 @@ from submerge.recipe import ProjectorMix, Recipe, TaskFolder, load_recipe, to_me
 
 DATA = {"data": "org/data"}
 MODELS = [{"model": "one", **DATA}, {"model": "two", "name": "second", **DATA}]
-DEFAULTS = {"temperature": 0.1, "pooling": "mean", "centred": True, "key": "image", "prototypes": 1}
+DEFAULTS = {"temperature": 0.03, "pooling": "mean", "centred": True, "key": "image", "prototypes": 1}
 
 
 def recipe_of(**changes: Any) -> Recipe:

@@ -130,4 +130,4 @@ def expected_weights(
 ) -> torch.Tensor:
     """Return the weights of images whose tiles are the rows of x [rows, positions, d]."""
     pooled = torch.stack([part.flatten(0, -2).mean(0) for part in x.double().split(list(tiles))])
-    return Prototypes(prototypes).weights(pooled, **{"temperature": 0.1, "centred": True, **rules})
+    return Prototypes(prototypes).weights(pooled, **{"temperature": 0.03, "centred": True, **rules})

@@ -332,7 +332,7 @@ def test_texts_count_for_the_choice(llava: Case, tmp_path: Path, key: str) -> No
         x = given_to_projector(one, one.inputs(4, 5, 6), prompt(1, *[one] * 3))
         similarity += submerge.algebra.Prototypes(llava.prototypes).similarity(x.mean(1), centred=True)
         similarity /= 2
-    torch.testing.assert_close(out.shares, (similarity / 0.1).softmax(1).float(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(out.shares, (similarity / 0.03).softmax(1).float(), rtol=1e-4, atol=1e-5)
     for row, (ids, seeds) in enumerate([(prompts[0], (4, 5)), (prompts[2], (6,))]):
         alone = model(input_ids=ids, **one.inputs(*seeds))
         torch.testing.assert_close(out.shares[2 * row :][: len(seeds)], alone.shares)

@@ -1,173 +1,163 @@
-"""Merges the models of single tasks, and follows the merge from the first task to the last.
-
-The LoRAs are merged by every method. Which projector an image goes through is a rule of its own: the plain
-average of the projectors, or the task's own one, which needs to know the task.
-"""
+"""Merges the adapters of a seed by every method, and follows a merge from the first task to the last."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from benchmarks.console import Say, silent
+from benchmarks.replication import cache as store
 from benchmarks.replication.bench import Bench, MergeOptions, Scores
-from benchmarks.replication.cache import Result, cached, trained
-from benchmarks.replication.continual.encoder import EncodedPart
-from benchmarks.replication.continual.specialists import LANGUAGE, PatchProjector, batch, projector
-from benchmarks.replication.lm import pretrain
-from benchmarks.replication.lm.streams import StreamedLM, StreamUpdates
-from benchmarks.replication.lm.updates import Updates, dense, load_adapter
-from benchmarks.replication.methods import Merge
+from benchmarks.replication.cache import Cache, Result, cached, trained
+from benchmarks.replication.continual.hide import HIDE, fuse
+from benchmarks.replication.continual.rows import MIXED, SERVED, START, TOLD, ContinualRow
+from benchmarks.replication.continual.scores import TaskScorer, final, forgetting, mean
+from benchmarks.replication.continual.states import GrownStates
+from benchmarks.replication.continual.suite import ContinualSuite
+from benchmarks.replication.methods import AVERAGE, write_recipe
 
-__all__ = ["REFERENCES", "RULES", "ContinualBench", "final", "forgetting"]
-
-REFERENCES = ("individual", "joint", "sequential")
-AT_ONCE = 300
-Steps = list[Scores]
-"""After each task: task -> accuracy, for the tasks so far."""
-
-
-def _average(projectors: Sequence[PatchProjector], _: int) -> nn.Module:
-    states = [one.state_dict() for one in projectors]
-    mean = PatchProjector(projectors[0].place.shape[1])
-    mean.load_state_dict({key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]})
-    return mean
-
-
-def _own(projectors: Sequence[PatchProjector], task: int) -> nn.Module:
-    return projectors[task]
-
-
-RULES: dict[str, Callable[[Sequence[PatchProjector], int], nn.Module]] = {"average": _average, "own": _own}
-"""Projectors of the tasks so far, and the number of the task that is asked about -> the image's projector.
-
-A rule that mixes projectors by the image (CPM) is a further row: it ignores the number of the task.
-"""
+__all__ = ["ContinualBench"]
 
 
 class ContinualBench(Bench):
-    """One seed: its order of tasks, and the model of each. `parts` are task -> part -> features."""
+    """One seed: its order of tasks, and the adapter of each."""
 
     def __init__(
         self,
-        lm: Path,
-        parts: Mapping[str, Mapping[str, EncodedPart]],
-        seed_folder: Path,
-        order: Sequence[str],
+        suite: ContinualSuite,
+        cache: Cache,
+        seed: int,
+        scorer: TaskScorer,
         options: MergeOptions,
         say: Say = silent,
     ) -> None:
-        self.order, self.folder = list(order), seed_folder
-        self.individual = [seed_folder / "individual" / task for task in order]
-        super().__init__(lm, [folder / LANGUAGE for folder in self.individual], "lora", options, say)
-        folders = [*self.individual, *self.sequence(), seed_folder / "joint"]
-        self.facts = {"order": self.order, "trained": trained(folders, seed_folder.name)}
-        self.projectors = [projector(folder) for folder in self.individual]
-        self.model = StreamedLM(pretrain.load(lm), {})
-        self._merged: dict[tuple[float | None, int], Updates] = {}
-        self._merged_by: Merge | None = None
-        self.batches = {
-            (task, name): [
-                batch(part.asked[at : at + AT_ONCE], part.features)
-                for at in range(0, len(part.asked), AT_ONCE)
-            ]
-            for task in order
-            for name, part in parts[task].items()
-            if name != "train"
-        }
+        self.suite, self.cache, self.seed, self.scorer = suite, cache, seed, scorer
+        self.order = suite.orders[seed]
+        self.adapters = {task: suite.individual(cache, seed, task) for task in suite.tasks}
+        super().__init__(suite.base(cache), list(self.adapters.values()), "lora", options, say)
+        asked = {name: suite.facts()[name] for name in ("validation", "test", "samples")}
+        self.states = GrownStates(self.base, self.adapters, scorer, self.place("states"))
+        self.facts = {"trained": trained(self.models, f"seed {seed}"), "tasks": list(suite.tasks), **asked}
 
-    def sequence(self) -> list[Path]:
-        """Return the folders of the model that learns one task after another."""
-        return [self.folder / "sequential" / f"{i}-{task}" for i, task in enumerate(self.order)]
+    def place(self, name: str, seed: int | None = None) -> Path:
+        """Return the folder of a row's results."""
+        return self.cache.root / f"seed{self.seed if seed is None else seed}" / "results" / name
 
-    def accuracy(self, task: str, part: str, language: Updates, image: nn.Module) -> float:
-        """Return the share of a task's questions that are answered rightly, with a projector of images."""
-        self.model.projectors, self.model.updates = {"image": image}, [StreamUpdates(language)]
-        return self.model.accuracy(self.batches[task, part])
-
-    def _scores(self, part: str, language: Updates, rule: str, tasks: int) -> Scores:
-        """Return task -> accuracy of a merge of the first `tasks`, on these."""
-        so_far = self.projectors[:tasks]
-        return {
-            task: self.accuracy(task, part, language, RULES[rule](so_far, i))
-            for i, task in enumerate(self.order[:tasks])
-        }
-
-    def reference(self, name: str) -> Result:
-        """Return the test scores of what is no merge: individual models, joint or sequential training."""
+    def reference(self, name: str) -> Result | None:
+        """Return the test scores of what is no merge; None where it is not trained."""
+        folders, asked = self._asked(name)
+        if any(folder and store.read(folder) is None for folder in folders):
+            self.say(f"seed {self.seed} {name}: not trained")
+            return None
 
         def make(_: Path, result: Result) -> None:
-            result["steps"] = self._reference(name)
+            result["steps"] = [
+                self.scorer.scores(self.scorer.adapted(folder), "test", tasks)
+                for folder, tasks in zip(folders, asked, strict=True)
+            ]
+            if name == "individual":
+                result["steps"] = [{task: score for step in result["steps"] for task, score in step.items()}]
+            self.say(f"seed {self.seed} {name}: {100 * final(result['steps']):.1f}")
 
-        return cached(self.folder / "results" / name, self.config({"reference": name}), make)
+        trainings = trained([folder for folder in folders if folder], name)
+        return cached(self.place(name), self.config({"reference": name, "adapters": trainings}), make)
 
-    def _reference(self, name: str) -> Steps:
-        def scores(folder: Path, tasks: Sequence[str]) -> Scores:
-            language, image = load_adapter(folder / LANGUAGE), projector(folder)
-            return {task: self.accuracy(task, "test", language, image) for task in tasks}
-
+    def _asked(self, name: str) -> tuple[Sequence[Path | None], Sequence[Sequence[str]]]:
+        """Return the adapters of a reference, and which tasks each is asked."""
+        if name == "base":
+            return [None], [self.order]
+        if name == "individual":
+            return [self.adapters[task] for task in self.order], [[task] for task in self.order]
         if name == "joint":
-            return [scores(self.folder / "joint", self.order)]
-        if name == "sequential":
-            return [scores(folder, self.order[: i + 1]) for i, folder in enumerate(self.sequence())]
-        own: Scores = {}
-        for folder, task in zip(self.individual, self.order, strict=True):
-            own |= scores(folder, [task])
-        return [own]
+            return [self.suite.joint(self.cache, self.seed)], [self.order]
+        so_far = [self.order[:count] for count in range(1, len(self.order) + 1)]
+        return self.suite.sequence(self.cache, self.seed, name), so_far
 
-    def run(self, row: Merge, rule: str) -> Result:
-        """Return everything about one method and one rule: from the cache, or by tuning and testing it.
+    def merge_tasks(self, row: ContinualRow, scale: float | None, part: Path, tasks: Sequence[str]) -> Path:
+        """Merge the adapters of these tasks, or export a state of them; return the new folder."""
+        if row.state is not None:
+            state, out = self.states.of(row.state, tasks), part / "merged"
+            how = {"form": "checkpoint", "projectors": row.projectors, "scale": scale, "overwrite": True}
+            state.export(out, **how, **row.mix)
+            return out
+        adapters = {task: self.adapters[task] for task in tasks}
+        if row.merge is HIDE:
+            adapters = fuse(adapters, part / "fused")
+        prototypes = self._prototypes(row) if row.projectors == MIXED else None
+        recipe = row.recipe(self.base, adapters, scale, prototypes=prototypes)
+        return self.merge_by(write_recipe(recipe, part / "recipe.yaml"))
 
-        The scale is chosen for all tasks, and taken after each of them.
+    def _prototypes(self, row: ContinualRow) -> Path:
+        """Return the folder of the tasks' prototypes, which all merges and all seeds have in common."""
+        folder, files = self.cache.root / "prototypes" / row.compared, "files"
+
+        def make(part: Path, _: Result) -> None:
+            average = replace(row, merge=AVERAGE)
+            recipe = average.recipe(self.base, self.adapters, None, inputs=self.scorer.inputs)
+            merged = self.merge_by(write_recipe(recipe, part / "recipe.yaml"))
+            merged.with_name(f"{merged.name}.prototypes").rename(part / files)
+            shutil.rmtree(merged)
+
+        facts = {"tasks": list(self.suite.tasks), "samples": self.suite.samples, "by": row.compared}
+        cached(folder, facts | {"base": store.read(self.base)}, make)
+        return folder / files
+
+    def run(self, row: ContinualRow) -> Result:
+        """Return the scores of a merge of all tasks: from the cache, or by tuning and testing it.
+
+        They do not depend on the order of the tasks. Of mixed projectors there are also those with the task
+        of each question told.
         """
-        count = len(self.order)
+        name, tasks = f"seed {self.seed} {row.name}", self.suite.tasks
 
         def tune_and_test(part: Path, result: Result) -> Path:
             def validate(scale: float | None) -> Scores:
-                return self._scores("validation", self._language(row, scale, part, count), rule, count)
+                model = self.scorer.load(self.merge_tasks(row, scale, part, tasks), row.projectors)
+                scores = self.scorer.scores(model, "validation", tasks)
+                self.say(f"{name} × {scale}: validation {100 * final([scores]):.1f}")
+                return scores
 
-            result |= self.choose(row, validate, _mean)
-            scale = result.get("scale")
-            result["steps"] = [self._scores("test", load_adapter(self.models[0]), rule, 1)]
-            for tasks in range(2, count + 1):
-                language = self._language(row, scale, part, tasks)
-                result["steps"].append(self._scores("test", language, rule, tasks))
-            return self.merge(row, scale, part)  # the last one of all that was merged may be of another scale
+            result |= self.choose(row.merge, validate, mean, near=self._near(row))
+            out = self.merge_tasks(row, result.get("scale"), part, tasks)
+            model = self.scorer.load(out, row.projectors)
+            result["test"] = self.scorer.scores(model, "test", tasks)
+            for way in row.served[1:]:
+                served = self.scorer.load(out, row.projectors, way)
+                result[way] = self.scorer.scores(served, "test", tasks)
+            if row.projectors == MIXED:
+                result[TOLD] = self.scorer.scores(model, "test", tasks, told=True)
+            return out
 
         def line(result: Result) -> str:
-            return f"{self.folder.name} {row.name}, {rule} projector: {100 * final(result['steps']):.1f}"
+            ways = [f", {way} {100 * final([result[way]]):.1f}" for way in (*SERVED, TOLD) if way in result]
+            return f"{name}: {100 * final([result['test']]):.1f}{''.join(ways)}"
 
-        facts = row.facts() | {"rule": rule, "grid": list(self.grid(row))}
-        return self.measured(self.folder / "results" / f"{row.name}-{rule}", facts, tune_and_test, line)
+        facts = row.facts() | {"grid": list(self.grid(row.merge))}
+        return self.measured(self.place(row.name), facts, tune_and_test, line)
 
-    def _language(self, row: Merge, scale: float | None, part: Path, tasks: int) -> Updates:
-        """Return the merged LoRA of the first tasks; the rules for projectors share it."""
-        if self._merged_by != row:
-            self._merged, self._merged_by = {}, row
-        if (scale, tasks) not in self._merged:
-            self._merged[scale, tasks] = dense(self.merge(row, scale, part, tasks), self.model.lm)
-        return self._merged[scale, tasks]
+    def follow(self, row: ContinualRow) -> Result:
+        """Return the scores after each task, of merges of the tasks so far at the scale of all of them."""
+        last = self.run(row)
 
+        def make(part: Path, result: Result) -> None:
+            first = self.scorer.adapted(self.adapters[self.order[0]])
+            steps = [self.scorer.scores(first, "test", self.order[:1])]
+            for count in range(2, len(self.order)):
+                out = self.merge_tasks(row, last.get("scale"), part, self.order[:count])
+                model = self.scorer.load(out, row.projectors)
+                steps.append(self.scorer.scores(model, "test", self.order[:count]))
+            shutil.rmtree(part / "merged", ignore_errors=True)
+            result["steps"] = [*steps, last["test"]]
+            lost = forgetting(result["steps"]) or 0.0
+            self.say(f"seed {self.seed} {row.name}: forgetting {100 * lost:.1f}")
 
-def _mean(scores: Scores) -> dict[str, float]:
-    return {"mean": sum(scores.values()) / len(scores)}
+        facts = row.facts() | {"order": list(self.order), "scale": last.get("scale")}
+        return cached(self.place(f"{row.name}-steps"), self.config(facts), make)
 
-
-def final(steps: Steps) -> float:
-    """Return the mean accuracy after the last task (FAA)."""
-    return sum(steps[-1].values()) / len(steps[-1])
-
-
-def forgetting(steps: Steps) -> float | None:
-    """Return how much was lost since each task was best (FFM): the mean over all but the last task."""
-    if len(steps) < 2:
-        return None
-    lost = [
-        max(step[task] for step in steps[:-1] if task in step) - steps[-1][task]
-        for task in steps[-1]
-        if task in steps[-2]
-    ]
-    return sum(lost) / len(lost)
+    def _near(self, row: ContinualRow) -> float | None:
+        """Return where the search for a scale begins: at the first seed's, or where the method usually is."""
+        first = store.read(self.place(row.name, 0)) if self.seed else None
+        start = first.get("scale") if first else START.get(row.merge.name)
+        return start if start in self.grid(row.merge) else None

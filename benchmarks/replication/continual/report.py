@@ -11,22 +11,26 @@ from benchmarks import page
 from benchmarks.console import say
 from benchmarks.page import Table, percent, pyplot, save, spread
 from benchmarks.replication import cache as store
-from benchmarks.replication.cache import Cache
-from benchmarks.replication.continual.merge import REFERENCES, RULES, final, forgetting
+from benchmarks.replication.cache import Cache, Result
+from benchmarks.replication.continual.rows import MERGED, MIXED, REFERENCES, TOLD, rows
+from benchmarks.replication.continual.scores import final, forgetting
 from benchmarks.replication.continual.suite import ContinualSuite
 from benchmarks.replication.lm.results import each, names_of
 from benchmarks.replication.plots import CEILING, OURS
 
 __all__ = ["draw", "gather", "markdown", "sanity", "tables", "write"]
 
+WAYS = {"uncentred": "not centred", "question": "and question", TOLD: "task told"}
+"""Other ways to serve a mixture -> their columns."""
+
 
 def write(suite: ContinualSuite, cache: Cache, options: argparse.Namespace) -> None:
     """Write JSON, tables and pictures of what is finished."""
-    seeds = gather(cache, range(options.seeds), [row.name for row in suite.rows(options)])
+    seeds = gather(cache, range(options.seeds), [row.name for row in rows(options.methods)])
     page.need(seeds, options.suite)
     results = page.facts(suite.name, suite.facts()) | {
         "work": store.work(cache.root),
-        "lm": store.read(suite.lm_folder(cache)),
+        "base": store.read(suite.base(cache)),
         "seeds": seeds,
     }
     out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"
@@ -36,69 +40,70 @@ def write(suite: ContinualSuite, cache: Cache, options: argparse.Namespace) -> N
 
 
 def gather(cache: Cache, seeds: Iterable[int], names: Sequence[str]) -> dict[str, Any]:
-    """Return seed -> row -> result, as far as references are finished."""
+    """Return seed -> row -> result, of seeds whose individual models are scored."""
     finished: dict[str, Any] = {}
     for seed in seeds:
-        rows: dict[str, Any] = {}
-        for name in (*REFERENCES, *(f"{name}-{rule}" for rule in RULES for name in names)):
-            result = store.read(cache.root / f"seed{seed}" / "results" / name)
-            if result is not None:
-                config = result.pop("config")
-                rows[name] = result | {
-                    "config": config["row"],
-                    "order": config["order"],
-                    "final": final(result["steps"]),
-                    "forgetting": forgetting(result["steps"]),
-                }
-        if all(name in rows for name in REFERENCES):
-            finished[str(seed)] = rows
+        place = cache.root / f"seed{seed}" / "results"
+        results = {name: store.read(place / name) for name in (*REFERENCES, *names)}
+        if results["individual"]:
+            followed = {name: store.read(place / f"{name}-steps") for name in names}
+            finished[str(seed)] = {
+                name: _shown(result, followed.get(name)) for name, result in results.items() if result
+            }
     return finished
 
 
+def _shown(result: Result, followed: Result | None) -> Result:
+    """Return a result with the scores after each task, where it has them, and what they come to."""
+    steps = result.get("steps") or (followed or {}).get("steps") or [result["test"]]
+    facts = {"config": result.pop("config")["row"], "steps": steps}
+    return result | facts | {"final": final(steps), "forgetting": forgetting(steps)}
+
+
 def tables(seeds: Mapping[str, Any]) -> list[Table]:
-    """Return final accuracy and forgetting, by projector; what a merge costs; what must hold."""
+    """Return final accuracy and forgetting, by projector; what must hold."""
     tasks = sorted(each(seeds, "individual")[0]["steps"][-1])
-    columns = ["method", "final", "forgetting", *tasks, "scales", "s", "stored MB"]
+    columns = ["method", "final", *WAYS.values(), "forgetting", *tasks, "scales", "stored MB"]
     groups = {"References": list(REFERENCES)} | {
-        f"Merges, {title}": [name for name in names_of(seeds) if name.endswith(f"-{rule}")]
-        for rule, title in (("average", "average of the projectors"), ("own", "the task's own projector"))
+        f"Merges, {title}": [name for name in names_of(seeds) if name.endswith(f"-{projectors}")]
+        for projectors, title in (
+            (MIXED, "projectors mixed by the image (CPM)"),
+            (MERGED, "projectors merged"),
+        )
     }
     shown: list[Table] = []
     for title, names in groups.items():
-        lines = []
-        for name in names:
-            rows = each(seeds, name)
-            lost = [one["forgetting"] for one in rows]
-            costs = [one["cost"]["seconds"] for one in rows if "cost" in one]
-            lines.append(
-                [
-                    name.rpartition("-")[0] or name,
-                    percent(one["final"] for one in rows),
-                    percent(lost) if None not in lost else "",
-                    *(percent(one["steps"][-1][task] for one in rows) for task in tasks),
-                    page.scales(rows),
-                    f"{costs[0]:.1f}" if costs else "",
-                    f"{rows[0]['bytes'] / 1e6:.2f}" if "bytes" in rows[0] else "",
-                ]
-            )
+        present = [(name, each(seeds, name)) for name in names if each(seeds, name)]
+        lines = [_line(name, results, tasks) for name, results in present]
         shown.append((f"{title}, {len(seeds)} order{'s' * (len(seeds) > 1)}", columns, lines))
     return [*shown, page.checks("What must hold", sanity(seeds))]
 
 
+def _line(name: str, results: Sequence[Result], tasks: Sequence[str]) -> list[str]:
+    lost = [one["forgetting"] for one in results if one["forgetting"] is not None]
+    ways = [[final([one[way]]) for one in results if way in one] for way in WAYS]
+    return [
+        name.rpartition("-")[0] or name,
+        percent(one["final"] for one in results),
+        *(percent(scores) if scores else "" for scores in ways),
+        percent(lost) if lost else "",
+        *(percent(one["steps"][-1][task] for one in results) for task in tasks),
+        page.scales(results),
+        f"{results[0]['bytes'] / 1e6:.0f}" if "bytes" in results[0] else "",
+    ]
+
+
 def sanity(seeds: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
     """Return check, whether it holds for the mean over orders, and by what numbers."""
-    individual, sequential = (_mean(seeds, name) for name in ("individual", "sequential"))
-    checks = [
-        (
-            "sequential training forgets: below the individual models",
-            sequential < individual,
-            f"{sequential:.1f}; {individual:.1f}",
-        )
-    ]
-    if "average-own" in names_of(seeds):
-        merged = _mean(seeds, "average-own")
-        title = "the average of LoRAs, with each task's own projector, is above sequential training"
-        checks.append((title, merged > sequential, f"{merged:.1f}; {sequential:.1f}"))
+    checks = []
+    for title, better, worse in (
+        ("sequential training forgets: below the individual models", "individual", "sequential"),
+        ("mixed projectors are above merged ones: the average", f"average-{MIXED}", f"average-{MERGED}"),
+        ("MAny is above sequential training", f"many-{MIXED}", "sequential"),
+    ):
+        if each(seeds, better) and each(seeds, worse):
+            high, low = _mean(seeds, better), _mean(seeds, worse)
+            checks.append((title, low < high, f"{high:.1f}; {low:.1f}"))
     return checks
 
 
@@ -121,10 +126,12 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 NOTE = """\
-Final: mean accuracy over all tasks after the last one. Forgetting: how far each task but the last fell
-since it was best. Scales: chosen on the validation of all tasks, one an order, and taken after every task;
-with * it lies at an end of the grid. Individual: each task by its own model. Joint: one model of all tasks,
-with as many steps. Sequential: one model trained on one task after another."""
+Final: mean accuracy over all tasks after the last one. A merge does not depend on their order, so that a seed
+has one. Forgetting: how far each task but the last fell since it was best, by merges of the tasks so far.
+Mixtures are served by the image (τ = 0.1); not centred (τ = 0.03); by the image and the question (τ = 0.1);
+and with each question's task told. Scales: chosen on the validation of all tasks; with * one lies at an end of the grid.
+Individual: each task by its own model. Joint: one model of all tasks, with as many steps. Sequential: one
+adapter trained on one task after another; EWC: with a penalty on what changes."""
 
 
 def draw(seeds: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
@@ -134,25 +141,25 @@ def draw(seeds: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
     bars, axes = plt.subplots(figsize=(8, 1 + 0.25 * len(names)))
     for place, name in enumerate(names):
         mean, deviation = spread(one["final"] for one in each(seeds, name))
-        colour = CEILING if name in REFERENCES else OURS if name.endswith("-own") else "#8ab4f8"
+        colour = CEILING if name in REFERENCES else OURS if name.endswith(f"-{MIXED}") else "#8ab4f8"
         axes.barh(place, 100 * mean, xerr=100 * deviation, color=colour, capsize=2)
     axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("mean accuracy after the last task, %; whiskers: one standard deviation over orders")
     steps, lines = plt.subplots(figsize=(8, 5))
-    lines.set_prop_cycle(color=plt.colormaps["tab20"].colors)
     for name in names:
-        rows = each(seeds, name)
-        if len(rows[0]["steps"]) > 1 and not name.endswith("-average"):
+        followed = [row for row in each(seeds, name) if len(row["steps"]) > 1]
+        if followed:
             means = [
-                100 * spread(sum(row["steps"][i].values()) / (i + 1) for row in rows)[0]
-                for i in range(len(rows[0]["steps"]))
+                100 * spread(sum(row["steps"][i].values()) / (i + 1) for row in followed)[0]
+                for i in range(len(followed[0]["steps"]))
             ]
             style = "-" if name in REFERENCES else "--"
             lines.plot(range(1, len(means) + 1), means, style, marker=".", label=name, linewidth=1)
     lines.set_xlabel("tasks so far")
     lines.set_ylabel("mean accuracy over them, %")
-    lines.legend(frameon=False, fontsize=7, ncols=2)
+    if lines.lines:
+        lines.legend(frameon=False, fontsize=7)
     for panel in (axes, lines):
         panel.spines[["top", "right"]].set_visible(False)
     return [save(bars, folder / f"{stem}-bars.png"), save(steps, folder / f"{stem}-steps.png")]

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from benchmarks.replication.multimodal.align import ProjectorAlignment
 from benchmarks.replication.multimodal.reader import AT_ONCE, EncodedRow, ModalityReader
 
 __all__ = ["LANGUAGE", "Decoupled", "DecoupledTraining"]
@@ -54,6 +55,11 @@ class DecoupledTraining:
     def config(self) -> dict[str, Any]:
         """Return all numbers, for a marker or a report."""
         return asdict(self)
+
+    @property
+    def alignment(self) -> ProjectorAlignment:
+        """Return how the projector is aligned."""
+        return ProjectorAlignment(self.align_steps, self.align_rate, self.align_batch, self.warmup)
 
 
 @dataclass

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.replication.npz import npz
 
-__all__ = ["ANIMALS", "DEGRADED", "DIGITS", "PARTS", "RATE", "InputSet", "degraded", "read"]
+__all__ = ["ANIMALS", "DEGRADED", "DIGITS", "PARTS", "RATE", "InputSet", "degraded", "images", "read"]
 
 PARTS = ("train", "validation", "test")
 DIGITS = tuple("0123456789")
@@ -49,9 +49,14 @@ Sets = Mapping[str, Mapping[str, InputSet]]
 def read(folder: Path) -> dict[str, Sets]:
     """Return modality -> kind -> part -> inputs, the same for every run, from the folder of data."""
     return {
-        "image": {"digit": _drawn_digits(folder), "animal": _photographs(folder)},
+        "image": images(folder),
         "audio": {"digit": _spoken_digits(folder), "animal": _animal_sounds(folder)},
     }
+
+
+def images(folder: Path) -> Sets:
+    """Return the pictures alone."""
+    return {"digit": _drawn_digits(folder), "animal": _photographs(folder)}
 
 
 def degraded(modality: str, one: np.ndarray, strength: float, draw: np.random.Generator) -> np.ndarray:
@@ -91,10 +96,10 @@ def _with_validation(
     return {part: InputSet(_pictures(x), [word(int(i)) for i in y]) for part, (x, y) in parts.items()}
 
 
-def _pictures(images: np.ndarray) -> list[np.ndarray]:
+def _pictures(pixels: np.ndarray) -> list[np.ndarray]:
     """Return images of h × h pixels, grey or of colours, as [32, 32, 3] with a margin like their edge."""
-    colours = images if images.ndim == 4 else np.repeat(images[..., None], 3, 3)
-    gap = SIDE - images.shape[1]
+    colours = pixels if pixels.ndim == 4 else np.repeat(pixels[..., None], 3, 3)
+    gap = SIDE - pixels.shape[1]
     sides = (gap // 2, gap - gap // 2)
     return list(np.pad(colours, ((0, 0), sides, sides, (0, 0)), mode="edge"))
 

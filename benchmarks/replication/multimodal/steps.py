@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from benchmarks.console import say
 from benchmarks.replication.bench import MergeOptions
-from benchmarks.replication.cache import Cache, Result, cached, timed
+from benchmarks.replication.cache import Cache
 from benchmarks.replication.data import data_folder
 from benchmarks.replication.jobs import quiet, run_all
 from benchmarks.replication.multimodal import inputs, report
-from benchmarks.replication.multimodal.encoders import write_image_encoder
+from benchmarks.replication.multimodal.bases import write_union
 from benchmarks.replication.multimodal.merge import MultimodalBench
 from benchmarks.replication.multimodal.questions import SKILLS
 from benchmarks.replication.multimodal.rows import COMPOSED, JOINT_MODEL, merges
 from benchmarks.replication.multimodal.specialists import train
 from benchmarks.replication.multimodal.suite import Multimodal
-from benchmarks.replication.multimodal.unions import WRITERS
-from benchmarks.replication.suite import Base
 
 __all__ = ["STEPS"]
 
@@ -26,42 +23,10 @@ __all__ = ["STEPS"]
 def _train(suite: Multimodal, cache: Cache, options: argparse.Namespace) -> None:
     """Write the LM, the encoders and the models with new projectors, then train those of each seed."""
     quiet(options.threads)
-    _write_base(suite.lm, suite.lm_folder(cache), {"base": suite.lm.home})
-    _write_base(suite.eyes, suite.eyes_folder(cache), {"base": suite.eyes.home, **suite.eyes.facts})
-    _write_encoder(suite, cache)
     for modality in SKILLS:
-        _write_union(suite, cache, modality)
+        write_union(suite, cache, modality, data_folder())
     jobs = [(seed, name) for seed in range(options.seeds) for name in (*SKILLS, JOINT_MODEL)]
     run_all(_train_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
-
-
-def _write_base(base: Base, folder: Path, config: Result) -> None:
-    def make(part: Path, measured: Result) -> None:
-        with timed(measured):
-            base.write(part)
-
-    cached(folder, config, make)
-
-
-def _write_encoder(suite: Multimodal, cache: Cache) -> None:
-    def make(part: Path, measured: Result) -> None:
-        sets = inputs.read(data_folder())["image"]
-        write_image_encoder(suite.eyes_folder(cache), part, sets, suite.encoder, measured, say)
-        say(f"encoder of pictures: {measured['accuracy']}")
-
-    cached(suite.encoder_folder(cache), suite.encoder | {"base": suite.eyes.home}, make)
-
-
-def _write_union(suite: Multimodal, cache: Cache, modality: str) -> None:
-    config = {"lm": suite.lm.home, "modality": modality}
-    if modality == "image":
-        config |= {"encoder": suite.encoder, "eyes": suite.eyes.home}
-    encoder = suite.encoder_folder(cache)
-    cached(
-        suite.union(cache, modality),
-        config,
-        lambda part, _: WRITERS[modality](suite.lm_folder(cache), encoder, part),
-    )
 
 
 def _train_one(suite: Multimodal, cache: Cache, options: argparse.Namespace, seed: int, name: str) -> None:

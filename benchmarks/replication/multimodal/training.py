@@ -10,14 +10,14 @@ it two adapters as PEFT saves them, `language/` and `image/` or whatever the mod
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from benchmarks.console import Say, silent
-from benchmarks.replication.loop import linear, minimise, paced, tenths
+from benchmarks.replication.loop import batches, linear, minimise, paced, tenths
+from benchmarks.replication.multimodal.align import align
 from benchmarks.replication.multimodal.decoupled import Decoupled, DecoupledTraining
 from benchmarks.replication.multimodal.reader import EncodedRow, ModalityReader, PromptRow
 
@@ -44,8 +44,12 @@ def train(
     draw = torch.Generator().manual_seed(seed)
     for name, reader in decoupled.readers.items():
         mine = [row for row in encoded if row.modality == name]
-        loss = _align(
-            reader.projector, decoupled.language.get_input_embeddings().weight, mine, training, draw
+        loss = align(
+            reader.projector,
+            decoupled.language.get_input_embeddings().weight,
+            mine,
+            training.alignment,
+            draw,
         )
         say(f"{name}: projector aligned to words, loss {loss:.3f}")
     losses = _fit(decoupled, encoded, training, draw, say)
@@ -59,35 +63,6 @@ def _encode(decoupled: Decoupled, rows: Sequence[PromptRow]) -> list[EncodedRow]
         for name, reader in decoupled.readers.items()
     }
     return [next(of[row.modality]) for row in rows]
-
-
-def _align(
-    projector: nn.Module,
-    table: torch.Tensor,
-    rows: Sequence[EncodedRow],
-    training: DecoupledTraining,
-    draw: torch.Generator,
-) -> float:
-    """Draw the mean of an input's tokens to the mean embedding of its caption; return the last loss.
-
-    The loss is the square distance, as a share of the captions' own variance.
-    """
-    if not training.align_steps:
-        return float("nan")
-    projector.requires_grad_(True)
-    targets = torch.stack([table[row.caption].mean(0) for row in rows])
-    spread = targets.var(0).sum().clamp(min=1e-6)
-    optimizer = torch.optim.AdamW(projector.parameters(), lr=training.align_rate, weight_decay=0.0)
-    schedule = paced(optimizer, linear(training.align_steps, training.warmup))
-
-    def loss_of(_: int) -> torch.Tensor:
-        which = torch.randint(len(rows), (training.align_batch,), generator=draw).tolist()
-        features = [rows[i].features for i in which]
-        means = [part.mean(0) for part in projector(torch.cat(features)).split(list(map(len, features)))]
-        return (torch.stack(means) - targets[which]).square().sum(1).mean() / spread
-
-    losses = minimise(loss_of, list(projector.parameters()), optimizer, schedule, range(training.align_steps))
-    return losses[-1].item()
 
 
 def _fit(
@@ -108,22 +83,15 @@ def _fit(
     schedule = paced(optimizer, linear(training.steps, training.warmup))
     first = next(iter(decoupled.readers.values()))
     end = first.processor.tokenizer.eos_token_id
-    batches = _batches(len(rows), min(training.batch, len(rows)), draw)
+    drawn = batches(len(rows), min(training.batch, len(rows)), draw)
 
     def after(step: int, loss: torch.Tensor) -> None:
         if (step + 1) % 10 == 0:
             say(f"{step + 1} of {training.steps} steps, loss {loss.item():.3f}")
 
     def loss_of(_: int) -> torch.Tensor:
-        return decoupled.loss([rows[i] for i in next(batches)], end)
+        return decoupled.loss([rows[i] for i in next(drawn)], end)
 
     weights = [*projecting, *adapting]
     steps = range(training.steps)
     return tenths(minimise(loss_of, weights, optimizer, schedule, steps, training.clip, after))
-
-
-def _batches(count: int, size: int, draw: torch.Generator) -> Iterator[list[int]]:
-    """Yield batches without end; each pass has every row once, but for what is left over."""
-    while True:
-        order = torch.randperm(count, generator=draw).tolist()
-        yield from (order[at : at + size] for at in range(0, count - size + 1, size))

@@ -13,7 +13,7 @@ from benchmarks.replication import cache as store
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.calibrated import calibrated_rows
 from benchmarks.replication.lm.results import by_row, each
-from benchmarks.replication.methods import rows
+from benchmarks.replication.methods import MANY, rows
 from benchmarks.replication.plots import bars
 from benchmarks.replication.report import TITLES
 from benchmarks.replication.scores import summary
@@ -50,7 +50,7 @@ def gather(suite: Skills, cache: Cache, seeds: Iterable[int]) -> dict[str, Any]:
         markers = [store.read(cache.specialist(seed, LORA, skill.name)) for skill in suite.skills]
         trained = [marker["config"] for marker in markers if marker]
         merges = [row.name for row in (*rows(LORA, rank=suite.training.rank), *calibrated_rows(LORA))]
-        names = ("individual", *merges, NULL_SPACE)
+        names = ("individual", *merges, MANY.name, NULL_SPACE)
         places = {name: cache.result(seed, LORA, name) for name in names}
         places[MASS] = cache.served(seed, LORA, MASS)
         read = {name: store.read(place) for name, place in places.items()}

@@ -17,6 +17,7 @@ from benchmarks.replication.skills.learned import learn
 from benchmarks.replication.skills.merge import LORA, REFERENCES, SkillsBench
 from benchmarks.replication.skills.null_space import diagnose
 from benchmarks.replication.skills.routed import MASS, serve
+from benchmarks.replication.skills.sequence import SkillsInSequence
 from benchmarks.replication.skills.specialists import train
 from benchmarks.replication.skills.suite import ROWS, Skills
 from benchmarks.replication.skills.tasks import Skill
@@ -62,14 +63,17 @@ def _merge(suite: Skills, cache: Cache, options: argparse.Namespace) -> None:
 def _merge_one(suite: Skills, cache: Cache, options: argparse.Namespace, seed: int) -> None:
     quiet(options.threads)
     how = MergeOptions(suite.grid, costs=seed == 0, threads=options.threads)
-    bench = SkillsBench(suite, cache, seed, data_folder(), how, say)
+    given = (suite, cache, seed, data_folder(), how, say)
+    bench = SkillsBench(*given)
     for name in REFERENCES:
         bench.reference(name)
-    for name in options.methods or (*ROWS, MASS):
+    for name in options.methods or (*ROWS, methods.MANY.name, MASS):
         for row in methods.rows(LORA, [name]):
             bench.run(row)
         for learned in calibrated_rows(LORA, [name]):
             learn(bench, learned)
+        if name == methods.MANY.name:
+            SkillsInSequence(*given).run(methods.MANY)
         if name == MASS:
             serve(bench)
     diagnose(bench)

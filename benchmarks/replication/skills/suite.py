@@ -41,6 +41,7 @@ START = {
     "iso_c": 2.0,
     "wudi": 1.0,
     "ssam": 0.45,
+    "many": 1.0,
 }
 """Row -> where the search for its scale begins: about what the adapters of text-8 took."""
 TRAINING = Training(steps=100, rate=2e-3, rank=16, alpha=32, batch=8, warmup=10, decay=0.0)

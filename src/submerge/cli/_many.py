@@ -13,6 +13,7 @@ import typer
 from submerge.cli._common import print_json, settings, size
 from submerge.cli._merge import Device, Json, Memory, Rank, Shard, Threads
 from submerge.cli._progress import BatchProgress, progress
+from submerge.store import ProjectorSettings
 
 if TYPE_CHECKING:
     from submerge.continual import TaskRecord
@@ -197,11 +198,11 @@ def export(
     temperature: Annotated[
         float,
         typer.Option(min=0, help="τ of the softmax by which projectors are mixed; 0: the nearest alone."),
-    ] = 0.1,
+    ] = ProjectorSettings.temperature,
     top: Annotated[int | None, typer.Option(min=1, help="The most projectors that are mixed.")] = None,
     key: Annotated[
         str, typer.Option(help="What is compared with prototypes: image, text or both.")
-    ] = "image",
+    ] = ProjectorSettings.key,
     base: Base = None,
     threads: Threads = None,
     max_memory: Memory = None,

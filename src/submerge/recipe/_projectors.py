@@ -22,7 +22,7 @@ from submerge.recipe._tasks import check_file_names
 __all__ = ["check_projectors", "read_projectors", "read_prototypes_key", "read_share"]
 
 _WHERE: KeyPath = ("projectors",)
-_HINT = "write 'projectors: merged', 'mixed', or {mix: prototypes, temperature: 0.1}"
+_HINT = "write 'projectors: merged', 'mixed', or {mix: prototypes, temperature: 0.03}"
 
 
 def read_projectors(data: Mapping[str, Any], report: Report) -> ProjectorMix | Literal["merged"] | None:

@@ -123,7 +123,7 @@ class ProjectorSettings:
     """
 
     module: str
-    temperature: float = 0.1
+    temperature: float = 0.03
     pooling: str = "mean"
     centred: bool = True
     top: int | None = None
