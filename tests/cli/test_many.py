@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from _cli import ROOM, Result, cli
 from continual.conftest import Tasks, made
@@ -61,6 +63,25 @@ def test_a_week(made: Tasks, begun: Path, tmp_path: Path) -> None:
     assert "law" not in done("status", begun).out.split("task")[1]
 
 
+def test_a_whole_model(made: Tasks, begun: Path, tmp_path: Path) -> None:
+    model = tmp_path / "tuned"
+    shutil.copytree(made.base, model)
+    tensors = load_file(model / "model.safetensors")
+    changed = {n: t + 0.1 if n.endswith(("q_proj.weight", "norm.weight")) else t for n, t in tensors.items()}
+    save_file(changed, model / "model.safetensors", {"format": "pt"})
+    given = ["--task", "law", "--model", model, *made.option("law")[4:]]
+    result = done("add", begun, *given)
+    assert result.out.startswith("law: 2 linear maps, weights of a whole model, ")
+    assert " of weights\n" in result.out
+    assert "are no linear maps of its layers" in result.err
+    assert "weights of whole models: " in done("status", begun).out
+    result = done("export", begun, "-o", tmp_path / "lora", "--rank", 16)
+    assert "warning: " in result.err
+    assert "adapter of law · rank 1" in result.out
+    result = done("export", begun, "-o", tmp_path / "whole", "--as", "checkpoint", *ROOM)
+    assert result.out == f"{tmp_path / 'whole'}\ncheckpoint of law · dense updates\n"
+
+
 def test_two_workers(made: Tasks, begun: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     done("init", made.base, "-o", other)
@@ -107,7 +128,7 @@ def test_what_is_refused(made: Tasks, begun: Path, tmp_path: Path) -> None:
     assert "did you mean 'law'?" in refused(begun, "remove", begun, "--task", "lwa")
     assert "'../law' is no name of a task" in refused(begun, "add", begun, "--task", "../law", *law[2:])
     assert "there are no inputs of the task 'chess'" in refused(begun, "add", begun, *chess[:4])
-    assert "submerge extract-lora" in refused(
+    assert "changes no linear map" in refused(
         begun, "add", begun, *chess[:2], "--model", made.base, *chess[4:]
     )
     empty = tmp_path / "empty.jsonl"

@@ -21,7 +21,8 @@ from _victim import start
 from submerge.continual import TaskRecord
 from submerge.store import AdapterWriter
 
-WEIGHTS = "adapter_model.safetensors"
+WEIGHTS, MODEL = "adapter_model.safetensors", "model.safetensors"
+CHANGES = ("add", "add-whole", "remove", "join")
 SHAPES = {f"model.layers.{i}.{name}.weight": (16, 16) for i in range(2) for name in ("q", "v")}
 
 
@@ -38,9 +39,11 @@ def adapter(folder: Path, base: Path, seed: int) -> str:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base, three adapters, and the states `two` of `a` and `b`, and `one` of `c`."""
+    """A base, three adapters, a whole model, and the states `two` of `a` and `b`, and `one` of `c`."""
     root = tmp_path_factory.mktemp("kills")
-    base = write(root / "base", random_tensors(SHAPES), {"model_type": "toy"})
+    shapes = SHAPES | {"model.norm.weight": (16,)}
+    base = write(root / "base", random_tensors(shapes), {"model_type": "toy"})
+    write(root / "whole", random_tensors(shapes, seed=1), {"model_type": "toy"})
     for seed, name in enumerate("abc"):
         adapter(root / name, base, seed)
     for folder, names in (("two", "ab"), ("one", "c")):
@@ -54,6 +57,7 @@ def argv(root: Path, change: str, state: Path) -> list[object]:
     """Return the command that makes a change of a state."""
     return {
         "add": ["many", "add", state, "--task", "c", "--model", root / "c"],
+        "add-whole": ["many", "add", state, "--task", "w", "--model", root / "whole"],
         "remove": ["many", "remove", state, "--task", "a"],
         "join": ["many", "join", root / "two", root / "one", "-o", state],
     }[change]
@@ -66,6 +70,9 @@ def begin(root: Path, change: str, state: Path) -> None:
 
 
 def exported(state: Path, out: Path) -> bytes:
+    if submerge.Continual(state).status().weight_bytes:
+        shutil.rmtree(out, ignore_errors=True)
+        return (submerge.Continual(state).export(out, form="checkpoint").out / MODEL).read_bytes()
     return (submerge.Continual(state).export(out, overwrite=True).out / WEIGHTS).read_bytes()
 
 
@@ -84,7 +91,7 @@ class Change:
 @pytest.fixture(scope="module")
 def changes(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Change]:
     made = {}
-    for name in ("add", "remove", "join"):
+    for name in CHANGES:
         place = tmp_path_factory.mktemp(name)
         begin(prepared, name, place / "state")
         calls = file_calls(argv(prepared, name, place / "state"), place / "log")
@@ -113,7 +120,7 @@ def records(state: Path) -> Sequence[TaskRecord]:
     return submerge.Continual(state).status().manifest.tasks
 
 
-SOME = [(change, share) for change in ("add", "remove", "join") for share in (0.3, 0.7, 1.0)]
+SOME = [(change, share) for change in CHANGES for share in (0.3, 0.7, 1.0)]
 
 
 @pytest.mark.parametrize(("change", "share"), SOME)

@@ -24,7 +24,7 @@ from submerge.calibrate._null_space_results import NullSpaceCurve, NullSpaceMatr
 from submerge.calibrate._options import Step
 from submerge.calibrate._processors import load_processor, processor_for
 from submerge.calibrate._recipe import calibrate_recipe
-from submerge.calibrate._record import folder_names, record_inputs
+from submerge.calibrate._record import describe_inputs, folder_names, record_inputs
 from submerge.calibrate._reducers import MOMENT_KINDS, Mean, NullSpaceRatio, SecondMoment, row_space
 from submerge.calibrate._second_moments import second_moments, shared_inputs
 from submerge.calibrate._sources import Data, Inputs, load_backbone, read_data
@@ -63,6 +63,7 @@ __all__ = [
     "calibrate_recipe",
     "choose_hooks",
     "collect",
+    "describe_inputs",
     "encode",
     "folder_names",
     "layer_input",

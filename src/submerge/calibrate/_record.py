@@ -14,13 +14,16 @@ from submerge.names import match_names, module_names
 from submerge.process import peak_resident
 from submerge.store import Adapter, byte_view, file_digest, hasher, joined, open_checkpoint
 
-__all__ = ["count_items", "folder_names", "peak_memory", "record_inputs"]
+__all__ = ["count_items", "describe_inputs", "folder_names", "peak_memory", "record_inputs"]
 
 
 def record_inputs(adapters: Mapping[str, Adapter], data: Mapping[str, Inputs]) -> dict[str, dict[str, Any]]:
     """Return, by adapter, the digests of its file and of its encoded data, and the number of items."""
     return {
-        name: {"adapter": joined([file_digest(path) for path in adapter.files]), **_described(data[name])}
+        name: {
+            "adapter": joined([file_digest(path) for path in adapter.files]),
+            **describe_inputs(data[name]),
+        }
         for name, adapter in adapters.items()
     }
 
@@ -30,7 +33,8 @@ def count_items(batch: ModelInputs) -> int:
     return len(batch["input_ids"] if "input_ids" in batch else next(iter(batch.values())))
 
 
-def _described(batches: Inputs) -> dict[str, Any]:
+def describe_inputs(batches: Inputs) -> dict[str, Any]:
+    """Return the digest of encoded inputs, `data`, and their number, `items`."""
     of_data, items = hasher(), 0
     for batch in batches:
         items += count_items(batch)

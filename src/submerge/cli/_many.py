@@ -54,7 +54,7 @@ Missing = Annotated[
 @many.command("init")
 def init(
     base: Annotated[
-        str, typer.Argument(help="The model that all tasks are adapters of: a folder or a Hub id.")
+        str, typer.Argument(help="The model that all tasks are tuned from: a folder or a Hub id.")
     ],
     out: New,
     statistics: Annotated[
@@ -94,7 +94,9 @@ def init(
 def add(
     state: State,
     task: Task,
-    model: Annotated[str, typer.Option(help="The task's LoRA adapter: a folder, a file or a Hub id.")],
+    model: Annotated[
+        str, typer.Option(help="The task's LoRA adapter, or its whole model: a folder, a file or a Hub id.")
+    ],
     data: Annotated[
         str | None, typer.Option(help="Inputs of the task: a file, a folder, a data set.")
     ] = None,
@@ -111,7 +113,7 @@ def add(
     base: Base = None,
     json: Json = False,
 ) -> None:
-    """Add a task: its adapter, and what its own model feeds each linear map on its inputs.
+    """Add a task: its adapter or model, and what its own model feeds each linear map on its inputs.
 
     Example:  submerge many add state/ --task law --model law-lora/ --data law.jsonl --samples 256
     """
@@ -141,7 +143,10 @@ def add(
 
 def _added(record: TaskRecord) -> Iterator[str]:
     rows = f"{record.rows} rows of {record.samples} inputs"
-    yield f"{record.name}: {record.maps} linear maps, rank {record.rank}, {rows}"
+    kind = "weights of a whole model" if record.weight_bytes else f"rank {record.rank}"
+    yield f"{record.name}: {record.maps} linear maps, {kind}, {rows}"
+    if record.weight_bytes:
+        yield f"{size(record.weight_bytes)} of weights"
     kept = f", of which {size(record.moment_bytes)} keep its removal exact" if record.moment_bytes else ""
     yield f"{size(record.bytes)}{kept}"
     if (own := record.projector) is not None:
@@ -228,10 +233,13 @@ def export(
     if json:
         print_json(vars(report))
         return
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     typer.echo(str(report.out))
     error = f", relative error of the updates at most {report.error:.3g}" if report.error > 1e-6 else ""
     mixed = f" · {report.projectors} projectors mixed by image" if report.projectors else ""
-    typer.echo(f"{report.form} of {', '.join(report.tasks)} · rank {report.rank}{error}{mixed}")
+    rank_told = f"rank {report.rank}" if report.rank else "dense updates"
+    typer.echo(f"{report.form} of {', '.join(report.tasks)} · {rank_told}{error}{mixed}")
 
 
 @many.command("status")

@@ -22,7 +22,8 @@ from submerge.continual._measure import (
 )
 from submerge.continual._running import RunningSum
 from submerge.continual._state_folder import StateFolder
-from submerge.continual._stored_task import TaskLayout, add_factors, add_moment, map_of
+from submerge.continual._stored_task import TaskLayout, add_factors, add_moment
+from submerge.continual._stored_weights import add_weights, others_warning
 from submerge.continual._task_model import TaskModel, open_task_model
 from submerge.continual._task_projector import (
     add_projector,
@@ -33,7 +34,7 @@ from submerge.continual._task_projector import (
 from submerge.continual._tensor_file import TensorFileWriter
 from submerge.deferred import torch
 from submerge.errors import Problem, RequestError
-from submerge.store import Adapter, FileTable, file_digest, joined
+from submerge.store import FileTable
 
 __all__ = ["NewTask", "add_task", "remove_task"]
 
@@ -42,7 +43,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 
 @dataclass(frozen=True)
 class NewTask:
-    """A task that is to be added, or measured again: its name, its adapter, its data, how they are run.
+    """A task that is to be added, or measured again: its name, its model, its data, how they are run.
 
     `base` is where the base is now, if that is another place than the state says. `share` is the task whose
     projector it shares, and `prototypes` how many its images have at most.
@@ -103,7 +104,8 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
     _check_name(manifest, task.name)
     group = shared_group(manifest, task.name, task.share)
     model = open_task_model(task.model, open_base(manifest.base, task.base))
-    warnings = adapter_warnings(model.adapter, manifest.base)
+    _check_kept(manifest, model, task)
+    warnings = adapter_warnings(model.adapter, manifest.base) if model.adapter else []
     seen = _Seen(manifest.lpm)
     with FileTable() as table:
         own = model.own_projector(table)
@@ -112,12 +114,17 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
         _measured(manifest, model, task, how) as measured,
         TensorFileWriter(folder.path, f"tasks/{task.name}") as file,
     ):
-        layout = TaskLayout.of(model.updates, measured.inputs)
-        down = add_factors(file, model.updates, keep_down=manifest.options.keep == "full")
+        layout = model.layout(measured.inputs)
+        down: Mapping[str, torch.Tensor] = {}
+        weight_bytes, others = 0, model.unmeasured(layout)
+        if model.updates is None:
+            weight_bytes = add_weights(file, model, layout)
+        else:
+            down = add_factors(file, model.updates, keep_down=manifest.options.keep == "full")
         projector = None
         if measured.prototypes is not None:
-            others = group_prototypes(folder, manifest)
-            projector = add_projector(file, own, measured.prototypes, group, others)
+            means = group_prototypes(folder, manifest)
+            projector = add_projector(file, own, measured.prototypes, group, means)
         moments = seen.note(measured.moments)
         if manifest.options.keep == "full":
             moment_bytes = sum(add_moment(file, name, moment) for name, moment in moments)
@@ -131,18 +138,21 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
         stored.bytes,
         stored.digest,
         name=task.name,
-        rank=model.updates.rank,
+        rank=model.rank,
         maps=len(layout.maps),
         rows=seen.rows,
         samples=measured.samples,
-        adapter=_digest(model.adapter),
+        adapter=model.digest,
         data=measured.data,
         moment_bytes=moment_bytes,
         projector=projector,
+        weight_bytes=weight_bytes,
+        others=len(others),
     )
     if measured.without:
         warnings.append(f"images of {task.name} are not told from those of other tasks: {measured.without}")
-    return manifest.with_task(record, running), [*warnings, *seen.warnings, *overlap_warning(record)]
+    warnings += [*others_warning(task.name, others), *seen.warnings, *overlap_warning(record)]
+    return manifest.with_task(record, running), warnings
 
 
 def _check_name(manifest: StateManifest, name: str) -> None:
@@ -152,6 +162,16 @@ def _check_name(manifest: StateManifest, name: str) -> None:
     if name in manifest.names:
         hint = f"choose another name, or remove it first: submerge many remove STATE --task {name}"
         raise RequestError(Problem(f"there is a task {name!r} already", "--task", hint))
+
+
+def _check_kept(manifest: StateManifest, model: TaskModel, task: NewTask) -> None:
+    """Raise `RequestError` for a whole checkpoint where moments are not kept."""
+    if model.adapter is None and manifest.options.keep == "none":
+        what = "is a whole checkpoint, and a state of --keep none has sums of adapters alone"
+        hint = (
+            f"begin one with --keep full; or submerge extract-lora {task.model} --base … --rank 16 -o ADAPTER"
+        )
+        raise RequestError(Problem(what, task.model, hint))
 
 
 @contextmanager
@@ -167,7 +187,7 @@ def _measured(
         if how is not None and how.needed and task.data.prototypes is None:
             hint = "give its prototypes too: submerge.calibrate.task_prototypes makes them"
             raise RequestError(Problem(f"nothing was measured of the images of {task.name!r}", "data", hint))
-        yield checked_task(task.data, model.base, map_of(model.updates), manifest.options.statistics)
+        yield checked_task(task.data, model.base, model.maps, manifest.options.statistics)
         return
     identity = manifest.options.statistics == "identity"
     if task.data is None and (not identity or (how is not None and how.needed)):
@@ -176,11 +196,10 @@ def _measured(
             hint = "name some with --data: they tell its images from those of tasks with other projectors"
         raise RequestError(Problem(f"there are no inputs of the task {task.name!r}", "--data", hint))
     if identity:
-        yield identity_moments(model.base, map_of(model.updates), task.data, task.passes, how)
+        yield identity_moments(model, task.data, task.passes, how)
         return
     with measuring_task(
-        model.base,
-        model.adapter,
+        model,
         task.data,
         manifest.options.statistics,
         task.passes,
@@ -226,7 +245,7 @@ def remove_task(
         )
         raise RequestError(Problem(what, str(folder.path), hint))
     model = open_task_model(again.model, open_base(manifest.base, again.base))
-    if _digest(model.adapter) != record.adapter:
+    if model.digest != record.adapter:
         what = f"is another adapter than the one that {name!r} was added with"
         raise RequestError(Problem(what, again.model, "give that one"))
     with _measured(manifest, model, again, None) as measured:
@@ -237,8 +256,3 @@ def remove_task(
             for own, moment in measured.moments:
                 running.subtract(own, manifest.lpm.prepared(moment))
             return manifest.without_task(name, running.finish())
-
-
-def _digest(adapter: Adapter) -> str:
-    """Return the digest of an adapter's files."""
-    return joined([file_digest(path) for path in adapter.files])

@@ -34,14 +34,15 @@ CHOICES = {
 class Continual:
     """A state of tasks that are merged by least squares over their inputs (LPM, arXiv 2604.14016, §4.3).
 
-    Each task is a LoRA adapter of one base, Δ_t = B_t A_t, with some of its inputs. For each linear map the
-    state holds the second moment C_t = X_tᵀ X_t of what the task's own model feeds it, and the merge is
+    Each task is a LoRA adapter of one base, Δ_t = B_t A_t, or a whole fine-tune of it, with some of its
+    inputs. For each linear map the state holds the second moment C_t = X_tᵀ X_t of what the task's own model
+    feeds it, and the merge is
 
         Ŵ = W + λ (Σ_t Δ_t C_t) (Σ_t C_t)⁻¹,
 
-    an adapter of rank Σ r_t. It does not depend on the order in which tasks were added, and to remove one
-    is the same as never to have added it, to the byte. The state is a folder; every change of it is
-    complete or not made at all, and one process changes it at a time.
+    of adapters an adapter of rank Σ r_t. It does not depend on the order in which tasks were added, and to
+    remove one is the same as never to have added it, to the byte. The state is a folder; every change of it
+    is complete or not made at all, and one process changes it at a time.
 
     Args:
         state: the folder that `Continual.begin` made.
@@ -85,7 +86,7 @@ class Continual:
 
         Args:
             state: the folder to make.
-            base: the model that all tasks are adapters of, a folder or a Hub id.
+            base: the model that all tasks are tuned from, a folder or a Hub id.
             statistics: of each input: `full` second moments, their `diag`onal, `lowrank` ones that hold
                 99.9 % of the trace, or `identity`, none, with which the merge is a mean of the updates and
                 needs no data.
@@ -142,12 +143,17 @@ class Continual:
     ) -> list[str]:
         """Add a task, and return warnings: too few inputs, images like those of another task, another base.
 
-        Where the base has an encoder and a projector, the adapter may change the projector, too, by factors
-        or as a whole (`modules_to_save`). The state keeps it, with prototypes of the task's images.
+        Where the base has an encoder and a projector, the task may change the projector, too; an adapter by
+        factors or as a whole (`modules_to_save`). The state keeps it, with prototypes of the task's images.
+
+        Of a whole checkpoint the weights of the linear maps that differ from the base's are kept. Other
+        tensors that differ (norms, biases, embeddings, heads) are merged as a mean, and a warning counts
+        them.
 
         Args:
             task: its name, of letters, digits, `.`, `-` and `_`.
-            model: its LoRA adapter, a folder, a file or a Hub id.
+            model: its LoRA adapter, a folder, a file or a Hub id; or the folder or Hub id of a whole
+                checkpoint that was tuned from the base.
             data: its inputs, what `submerge.null_space_ratio` takes as one data set; none for `identity`. Or
                 a `MeasuredTask`, where they were run elsewhere.
             share_projector: a task with the same images: the two then have one projector, the mean of theirs.
@@ -158,8 +164,9 @@ class Continual:
                 done, and all).
 
         Raises:
-            RequestError: the name is taken, the adapter does not fit the base or changes what least squares
-                has no rule for, or the encoder; or the inputs cannot be read. The state is as it was.
+            RequestError: the name is taken; the model does not fit the base or changes the encoder, or an
+                adapter what least squares has no rule for; or the inputs cannot be read. The state is as it
+                was.
         """
         new = NewTask(task, str(model), data, Passes(**passes), base, share_projector, prototypes)
         with self._folder.writing() as manifest:
@@ -213,13 +220,14 @@ class Continual:
             out: the folder to make.
             form: `adapter` or `checkpoint`.
             rank: the most rank of each update; by default all that the merge has, the sum of the tasks'
-                ranks.
+                ranks. An adapter needs it where a task is a whole checkpoint.
             preset: in the place of the options with which the state was begun, `default` or `paper`.
             projectors: `mixed`, or `merged`: without a gate, with the mean of the projectors.
             temperature: τ of the softmax over similarities; 0 leaves the nearest projector alone.
             top: the most projectors that the output for an image is mixed of; all by default.
             key: what is compared with prototypes: the `image`, the `text`, or `both`.
-            base: where the base is now, if it was moved; a checkpoint needs it, and a gate.
+            base: where the base is now, if it was moved; a checkpoint needs it, a gate, and tasks that are
+                whole checkpoints.
             overwrite: replace a folder that is not empty.
             settings: how a checkpoint is written.
             **lpm: options of `submerge.algebra.LpmOptions` over those of the state, such as `scale`. A
@@ -236,11 +244,15 @@ class Continual:
         if not manifest.tasks:
             hint = "add one: submerge many add STATE --task NAME --model ADAPTER --data INPUTS"
             raise RequestError(Problem("there are no tasks to merge", str(self._folder.path), hint))
+        if form == "adapter" and rank is None and manifest.has_checkpoints:
+            what = "tasks are whole checkpoints, whose updates have no low rank"
+            hint = "say --rank 64, or write a checkpoint: --as checkpoint"
+            raise RequestError(Problem(what, "--rank", hint))
         gate = {"temperature": temperature, "top": top, "key": key} if projectors == "mixed" else None
         with FileTable() as table:
             whole = form == "checkpoint"
-            is_needed = whole or manifest.has_projectors or base is not None
-            opened = open_base(manifest.base, base) if is_needed else None
+            needed = whole or manifest.has_projectors or manifest.has_checkpoints or base is not None
+            opened = open_base(manifest.base, base) if needed else None
             if base is not None and opened is not None:  # what is written names the place where it is now
                 manifest = replace(manifest, base=base_record(opened))
             export = self._export(manifest, options, opened, gate, table)
@@ -248,7 +260,7 @@ class Continual:
                 return write_adapter(export, Path(out), rank=rank, overwrite=overwrite)
             assert opened is not None
             how: dict[str, Any] = {"rank": rank, "overwrite": overwrite, "settings": settings}
-            return write_checkpoint(export, Path(out), opened.label, **how)
+            return write_checkpoint(export, Path(out), opened, **how)
 
     def _export(
         self,
@@ -259,8 +271,8 @@ class Continual:
         table: FileTable,
     ) -> Export:
         """Return what is exported; with `gate` its settings, where tasks changed the projector."""
-        tasks = StoredTasks(self._folder, manifest, options, table)
-        export = Export(manifest, options, tasks.merged(), tasks.task_type)
+        tasks = StoredTasks(self._folder, manifest, options, table, base)
+        export = Export(manifest, options, tasks)
         if not manifest.has_projectors:
             return export
         assert base is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ import yaml
 
 from submerge._version import __version__
 from submerge.algebra import LowRank, LpmOptions, factored
-from submerge.continual._lpm import MergedMap
+from submerge.continual._lpm import StoredTasks
 from submerge.continual._manifest import StateManifest, TaskRecord
+from submerge.continual._merged_tensors import MergedTensors
 from submerge.continual._projectors import ProjectorGate
 from submerge.deferred import torch
 from submerge.engine import Settings, merge
 from submerge.engine.output import REPLACED, SUFFIX, give_name
-from submerge.errors import Problem, RequestError, WorkError
+from submerge.errors import Problem, RequestError, WorkError, few
 from submerge.store import (
     ADAPTER_CONFIG,
     ADAPTER_STEM,
@@ -29,6 +30,7 @@ from submerge.store import (
     DTYPES,
     MANIFEST,
     AdapterWriter,
+    Checkpoint,
     FileTable,
     Manifest,
     ModelRecord,
@@ -51,7 +53,8 @@ class ExportReport:
     """What was exported: the folder, its form, the tasks in it, and the rank of the adapter.
 
     `error` is ‖Δ − B A‖ / ‖Δ‖ of the linear map of which the rank that was asked for keeps least.
-    `projectors` is how many projectors the folder's gate mixes; 0 without a gate.
+    `rank` is 0 of a checkpoint into which dense updates are folded. `projectors` is how many projectors the
+    folder's gate mixes; 0 without a gate.
     """
 
     out: Path
@@ -60,6 +63,7 @@ class ExportReport:
     rank: int
     error: float
     projectors: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,16 +73,14 @@ class Export:
     Attributes:
         manifest: of the state.
         lpm: how the tasks are merged.
-        maps: the merged update of each linear map.
-        task_type: what PEFT calls the kind of the tasks' models.
+        merge: of the tasks.
         saved: values that are other than the base's, by the names that adapters have for them.
         gate: what mixes the tasks' projectors, if they differ.
     """
 
     manifest: StateManifest
     lpm: LpmOptions
-    maps: Iterable[MergedMap]
-    task_type: str | None
+    merge: StoredTasks
     saved: Callable[[], Iterable[tuple[str, torch.Tensor]]] = tuple
     gate: ProjectorGate | None = None
 
@@ -189,7 +191,7 @@ def _discard(unfinished: Path) -> None:
 def _write(export: Export, folder: Path, rank: int | None) -> ExportReport:
     error = 0.0
     with AdapterWriter(folder) as writer:
-        for merged in export.maps:
+        for merged in export.merge.merged():
             fit = factored(merged.update, rank)
             error = max(error, fit.error)
             if isinstance(fit.update, LowRank):
@@ -201,22 +203,48 @@ def _write(export: Export, folder: Path, rank: int | None) -> ExportReport:
         for name, values in export.saved() if export.gate is None else ():
             writer.save(name, values)
         largest, base = writer.rank, export.manifest.base
-        writer.finish(base=base.model, base_revision=base.revision, task_type=export.task_type)
+        writer.finish(base=base.model, base_revision=base.revision, task_type=export.merge.task_type)
     count = export.gate.count if export.gate else 0
-    return ExportReport(folder, "adapter", export.tasks, largest, error, count)
+    return ExportReport(
+        folder, "adapter", export.tasks, largest, error, count, _left_out(export.merge.others)
+    )
+
+
+def _left_out(others: Sequence[str]) -> tuple[str, ...]:
+    """Return that an adapter leaves tensors as the base has them, if there are some."""
+    if not others:
+        return ()
+    what = f"{len(others)} tensors that tasks change are no linear maps of the layers ({few(others)})"
+    return (f"{what}: the adapter leaves them as the base's — write a checkpoint, which has their mean",)
 
 
 def write_checkpoint(
-    export: Export, out: Path, place: str, *, rank: int | None, overwrite: bool, settings: Settings | None
+    export: Export,
+    out: Path,
+    base: Checkpoint,
+    *,
+    rank: int | None,
+    overwrite: bool,
+    settings: Settings | None,
 ) -> ExportReport:
-    """Write the base, which lies at `place`, with the merged updates folded in, by the merge of one adapter.
+    """Write the base with the merged updates folded in, by the merge of one adapter.
 
     That adapter does not stay. What the folder says of itself is about the tasks, and complete when it is.
+    Where tasks are whole checkpoints, it has no factors, but the merged tensors themselves.
     """
-    with tempfile.TemporaryDirectory(prefix="submerge-") as temporary:
-        adapter = replace(export, gate=None)
-        written = write_adapter(adapter, Path(temporary) / "merged-tasks", rank=rank, overwrite=False)
-        recipe = {"merge_method": "cat", "base_model": place, "models": [{"model": str(written.out)}]}
+    dense = export.manifest.has_checkpoints
+    place = out.resolve().parent if dense else None  # where there is room for another checkpoint
+    if place is not None:
+        if not overwrite:  # before all is computed
+            check_out(out, overwrite=False)
+        place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="submerge-", dir=place) as temporary:
+        folder, adapter = Path(temporary) / "merged-tasks", replace(export, gate=None)
+        if dense:
+            written = _write_tensors(adapter, folder, base, rank)
+        else:
+            written = write_adapter(adapter, folder, rank=rank, overwrite=False)
+        recipe = {"merge_method": "cat", "base_model": base.label, "models": [{"model": str(written.out)}]}
 
         def describe(folder: Path, manifest: Manifest) -> None:
             export.describe(folder, "checkpoint", manifest)
@@ -224,6 +252,12 @@ def write_checkpoint(
         merge(recipe, out, overwrite=overwrite, settings=settings, add_files=describe)
     count = export.gate.count if export.gate else 0
     return replace(written, out=out, form="checkpoint", projectors=count)
+
+
+def _write_tensors(export: Export, folder: Path, base: Checkpoint, rank: int | None) -> ExportReport:
+    merged = MergedTensors(export.merge, base, rank)
+    merged.write(folder, export.saved())
+    return ExportReport(folder, "checkpoint", export.tasks, rank or 0, merged.error)
 
 
 def _card(name: str, export: Export, form: str) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from submerge.algebra import LowRank, LpmOptions, Moment, Update, merge_least_squares, weighted_sum
 from submerge.continual._manifest import StateManifest
 from submerge.continual._state_folder import StateFolder
 from submerge.continual._stored_task import StoredTask, stored_moment
+from submerge.continual._stored_weights import mean_values, weight_update
 from submerge.deferred import torch
 from submerge.names import respelling
-from submerge.store import FileTable
+from submerge.store import Checkpoint, FileTable
 
 __all__ = ["MapGroup", "MergedMap", "StoredTasks"]
 
@@ -20,9 +22,11 @@ __all__ = ["MapGroup", "MergedMap", "StoredTasks"]
 class MergedMap:
     """A linear map's merged update [m, n].
 
-    `spelled` is what adapters call its weight; `transposed` says that this is stored as [n, m].
+    `name` is the base's name of its weight, `spelled` that of adapters; `transposed` says that the weight is
+    stored as [n, m].
     """
 
+    name: str
     spelled: str
     update: Update
     transposed: bool
@@ -49,31 +53,89 @@ class StoredTasks:
     """The tasks of a state, opened to be merged.
 
     They are taken in the order of their names, so that the merge does not depend on the order in which they
-    were added; where earlier tasks count less, in the order in which they were added.
+    were added; where earlier tasks count less, in the order in which they were added. The `base` is needed
+    where tasks are whole checkpoints, to form their updates.
     """
 
     def __init__(
-        self, folder: StateFolder, manifest: StateManifest, lpm: LpmOptions, table: FileTable
+        self,
+        folder: StateFolder,
+        manifest: StateManifest,
+        lpm: LpmOptions,
+        table: FileTable,
+        base: Checkpoint | None = None,
     ) -> None:
-        self._lpm, self._table = lpm, table
+        self._lpm, self._table, self._base = lpm, table, base
         records = sorted(manifest.tasks, key=lambda task: task.name) if lpm.forget == 1 else manifest.tasks
         self.tasks = tuple(StoredTask(folder, record, table) for record in records)
         self._running = folder.entries(manifest.running)[0] if manifest.running else None
 
     def merged(self) -> Iterator[MergedMap]:
-        """Yield the merged update of each linear map that a task changes, in float64."""
-        spelled = respelling({f"{n}.weight": m.spelled for n, m in self.tasks[0].layout.maps.items()})
+        """Yield the merged update of each linear map that a task changes.
+
+        It is in factors, of float64, where all tasks' updates are, and else dense.
+        """
         for group in self.groups():
-            rows = self._kept_rows(group) if self._running is None else self._running_rows(group)
-            terms: dict[str, list[Update]] = {name: [] for name in group.names}
-            start = 0
-            for task, name in group.updates:
-                b = task.tensor(name, "B").double()
-                terms[name].append(LowRank(b, rows[start : start + b.shape[1]]))
-                start += b.shape[1]
-            for name, own in terms.items():
-                update = weighted_sum(own, [self._lpm.scale] * len(own))
-                yield MergedMap(spelled(f"{name}.weight"), update, group.transposed(name))
+            dense = [name for name in group.names if any(task.is_dense(name) for task in group.tasks)]
+            low_rank = [name for name in group.names if name not in dense]
+            merged = self._low_rank(replace(group, names=tuple(low_rank))) if low_rank else {}
+            for name, update in merged.items():
+                yield self._merged_map(group, name, update)
+            for name in dense:
+                yield self._merged_map(group, name, self._dense(group, name))
+
+    def _merged_map(self, group: MapGroup, name: str, update: Update) -> MergedMap:
+        weight = f"{name}.weight"
+        return MergedMap(weight, self._spelled(weight), update, group.transposed(name))
+
+    @cached_property
+    def _spelled(self) -> Callable[[str], str]:
+        return respelling({f"{n}.weight": m.spelled for n, m in self.tasks[0].layout.maps.items()})
+
+    def _low_rank(self, group: MapGroup) -> dict[str, Update]:
+        """Return the merged updates of maps that every task changes by factors, if at all."""
+        rows = self._kept_rows(group) if self._running is None else self._running_rows(group)
+        terms: dict[str, list[Update]] = {name: [] for name in group.names}
+        start = 0
+        for task, name in group.updates:
+            b = task.tensor(name, "B").double()
+            terms[name].append(LowRank(b, rows[start : start + b.shape[1]]))
+            start += b.shape[1]
+        return {name: weighted_sum(own, [self._lpm.scale] * len(own)) for name, own in terms.items()}
+
+    def _dense(self, group: MapGroup, name: str) -> Update:
+        """Return the merged update of a map of which a task has a weight: one matrix at a time."""
+        updates = [self._update(task, name) for task in group.tasks]
+        moments = (task.moment(name) for task in group.tasks)
+        return merge_least_squares(updates, moments, self._lpm)
+
+    def _update(self, task: StoredTask, name: str) -> Update | None:
+        if name not in task.layout.maps:  # it wants the base's responses here
+            return None
+        if not task.is_dense(name):
+            return LowRank(task.tensor(name, "B").double(), task.tensor(name, "A").double())
+        assert self._base is not None
+        return weight_update(task, name, self._base, self._table)
+
+    @property
+    def maps(self) -> list[str]:
+        """The linear maps that a task changes, by the base's names."""
+        return sorted({name for task in self.tasks for name in task.layout.maps})
+
+    @property
+    def others(self) -> list[str]:
+        """The tensors that are no linear maps, and that a task changes, by the base's names."""
+        return sorted({name for task in self.tasks for name in task.others})
+
+    def mean(self, name: str) -> torch.Tensor:
+        """Return the mean of such a tensor over the tasks that have a say there, as `missing` tells."""
+        assert self._base is not None
+        tasks = [task for task in self.tasks if task.has_values(name) or self._lpm.missing == "zero"]
+        return mean_values(name, self._aged(tasks), self._base, self._table, self._lpm.scale)
+
+    def _aged(self, tasks: Sequence[StoredTask]) -> list[tuple[StoredTask, float]]:
+        """Return tasks with the factor by which they count, for the number of later ones."""
+        return [(task, self._lpm.forget ** (len(tasks) - 1 - t)) for t, task in enumerate(tasks)]
 
     @property
     def task_type(self) -> str | None:
@@ -84,7 +146,7 @@ class StoredTasks:
     def groups(self) -> list[MapGroup]:
         """Return the maps that tasks change, those together whose inputs are the same in the same tasks."""
         groups: dict[tuple[tuple[int, str], ...], list[str]] = {}
-        for name in sorted({name for task in self.tasks for name in task.layout.maps}):
+        for name in self.maps:
             counting = [t for t, task in enumerate(self.tasks) if task.counts_at(name, self._lpm.missing)]
             key = tuple((t, self.tasks[t].layout.inputs[name]) for t in counting)
             groups.setdefault(key, []).append(name)
@@ -95,8 +157,8 @@ class StoredTasks:
         if self._running is not None:
             return stored_moment(self._running, group.tasks[0].layout.inputs[group.names[0]], self._table)
         total: Moment | None = None
-        for age, task in enumerate(reversed(group.tasks)):
-            moment = self._lpm.prepared(task.moment(group.names[0])).scaled(self._lpm.forget**age)
+        for task, factor in self._aged(group.tasks):
+            moment = self._lpm.prepared(task.moment(group.names[0])).scaled(factor)
             total = moment if total is None else total.added(moment)
         assert total is not None
         return total

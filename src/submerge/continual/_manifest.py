@@ -25,11 +25,12 @@ __all__ = [
 
 STATE_FILE = "state.json"
 FORMAT = "submerge.continual"
-VERSIONS = (1, 2)
+VERSIONS = (1, 2, 3)
 """Of what the files hold. A state of another version is refused: nothing of it is guessed.
 
-Version 2 has projectors and prototypes. A state without them is written as version 1, to the same bytes as
-before there was another one, so that earlier versions of Submerge read it.
+Version 2 has projectors and prototypes, version 3 tasks that are whole checkpoints. A state is written in the
+first version that can say what it holds, to the same bytes as before there was a later one, so that earlier
+versions of Submerge read it.
 """
 
 DAMAGED = "restore the folder from a copy, or begin a new state"
@@ -87,14 +88,16 @@ class TaskRecord(FileRecord):
     """A task: its name, and what its file was made of.
 
     Attributes:
-        rank: the largest rank of its updates.
+        rank: the largest rank of its updates; 0 of a whole checkpoint.
         maps: how many linear maps it changes.
         rows: of inputs that were counted: tokens that are no padding.
         samples: the inputs that these are tokens of.
-        adapter: the digest of the adapter's files.
+        adapter: the digest of the files of its adapter, or of its checkpoint.
         data: the digest of the encoded inputs; empty where no inputs were needed.
         moment_bytes: what of its file serves removal alone: the second moments.
         projector: of a task with images, whose base has a projector.
+        weight_bytes: what of its file are weights of a whole checkpoint; 0 of an adapter.
+        others: how many of these tensors are no linear maps: they are merged as a mean.
     """
 
     name: str
@@ -106,6 +109,8 @@ class TaskRecord(FileRecord):
     data: str
     moment_bytes: int
     projector: ProjectorRecord | None = None
+    weight_bytes: int = 0
+    others: int = 0
 
 
 @dataclass(frozen=True)
@@ -175,8 +180,15 @@ class StateManifest:
         return any(task.projector and task.projector.bytes for task in self.tasks)
 
     @property
+    def has_checkpoints(self) -> bool:
+        """Whether a task is a whole checkpoint, and no adapter."""
+        return any(task.weight_bytes for task in self.tasks)
+
+    @property
     def version(self) -> int:
         """The first version that can say what the state holds."""
+        if self.has_checkpoints:
+            return 3
         return 2 if self.groups or self.options.pooling != "mean" else 1
 
     @property
@@ -184,10 +196,13 @@ class StateManifest:
         """The file's content: the same for the same state."""
         head = {"format": FORMAT, "version": self.version, "submerge": __version__}
         content = asdict(self)
+        later = ["weight_bytes", "others"] if self.version < 3 else []
         if self.version == 1:
             del content["options"]["pooling"]
-            for task in content["tasks"]:
-                del task["projector"]
+            later.append("projector")
+        for task in content["tasks"]:
+            for key in later:
+                del task[key]
         return json.dumps({**head, **content}, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod

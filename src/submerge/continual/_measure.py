@@ -20,14 +20,15 @@ from submerge.calibrate import (
     TaskPrototypes,
     attached,
     collect,
+    describe_inputs,
     folder_names,
     load_backbone,
     read_data,
-    record_inputs,
     shared_inputs,
     task_prototypes,
 )
 from submerge.continual._stored_task import StoredMap
+from submerge.continual._task_model import TaskModel
 from submerge.errors import Problem, RequestError, few
 from submerge.gating import is_transposed
 from submerge.names import layer_of, projector_of
@@ -107,8 +108,7 @@ class MeasuredTask:
 
 @contextmanager
 def measuring_task(
-    base: Checkpoint,
-    adapter: Adapter,
+    task: TaskModel,
     data: Data,
     statistics: str,
     passes: Passes,
@@ -118,25 +118,24 @@ def measuring_task(
 ) -> Iterator[MeasuredTask]:
     """Give the moments of a task, which are measured as they are asked for, and its prototypes.
 
-    The base runs with the task's adapter and its projector, for each of its inputs without padding, up to the
-    last map that the adapter changes, or with `everywhere` the last linear map of the layers. Prototypes are
-    the encoder's, which no task changes: they come from passes of the base that end before the projector.
+    The task's own model runs, for each of its inputs without padding, up to the last map that the task
+    changes, or with `everywhere` the last linear map of the layers. Prototypes are the encoder's, which no
+    task changes: they come from passes that end before the projector.
 
-    Raises `RequestError` where the inputs cannot be read, or the adapter changes what does not run.
+    Raises `RequestError` where the inputs cannot be read, or an adapter changes what does not run.
     """
-    model, inputs = _loaded(base, data, passes)
-    described = record_inputs({"the task": adapter}, {"the task": inputs})["the task"]
+    model, inputs = _loaded(task, data, passes)
+    described = describe_inputs(inputs)
     projector = _projector(model)
     shown = _shown(model, inputs, projector, prototypes)
-    with attached(model, {"the task": adapter}) as at, torch.no_grad(), at.over(torch.ones(1)):
-        _check_complete(at, adapter)
+    with _as_trained(model, task) as changed, torch.no_grad():
         modules = [
             name
-            for name in (_linear_maps(model) if everywhere else at.down)
+            for name in (_linear_maps(model) if everywhere else changed)
             if projector is None or not name.startswith(projector)
         ]
         shared = _by_first(shared_inputs(model, inputs[0], modules), modules)
-        names = folder_names(str(base.path), model, [name for own in shared.values() for name in own])
+        names = folder_names(str(task.base.path), model, [name for own in shared.values() for name in own])
         yield MeasuredTask(
             {names[name]: names[first] for first, own in shared.items() for name in own},
             (
@@ -149,9 +148,27 @@ def measuring_task(
         )
 
 
-def _loaded(base: Checkpoint, data: Data, passes: Passes) -> tuple[nn.Module, Inputs]:
-    """Return the base without its head, and a task's inputs in batches."""
-    model = load_backbone(base.path).to(passes.device).eval()
+@contextmanager
+def _as_trained(model: nn.Module, task: TaskModel) -> Iterator[list[str]]:
+    """Give the linear maps that a task changes, while the model runs as it was trained for the task."""
+    if task.adapter is None:
+        own = _linear_maps(model)
+        names = folder_names(str(task.base.path), model, own)
+        yield [name for name in own if names[name] in task.maps]
+        return
+    with attached(model, {"the task": task.adapter}) as at, at.over(torch.ones(1)):
+        _check_complete(at, task.adapter)
+        yield list(at.down)
+
+
+def _loaded(task: TaskModel, data: Data, passes: Passes) -> tuple[nn.Module, Inputs]:
+    """Return the base, or a whole checkpoint, without its head, and a task's inputs in batches.
+
+    The base's processor encodes them, where no other is given.
+    """
+    whole = task.model if task.adapter is None else task.base
+    model = load_backbone(whole.path).to(passes.device).eval()
+    model.name_or_path = str(task.base.path)  # type: ignore[assignment] # of transformers' models
     encoding = {
         "processor": passes.processor,
         "batch_size": passes.batch_size,
@@ -270,18 +287,15 @@ def _width(module: nn.Module) -> int:
 
 
 def identity_moments(
-    base: Checkpoint,
-    maps: Mapping[str, StoredMap],
-    data: Data,
-    passes: Passes,
-    prototypes: PrototypeOptions | None,
+    task: TaskModel, data: Data, passes: Passes, prototypes: PrototypeOptions | None
 ) -> MeasuredTask:
     """Return moments that need no inputs, those of the identity, and the prototypes of data, if any."""
-    moments = ((name, FactorMoment.identity(width, 1)) for name, width in _widths(base, maps).items())
-    measured = MeasuredTask({name: name for name in maps}, moments, 0, "")
+    widths = _widths(task.base, task.maps)
+    moments = ((name, FactorMoment.identity(width, 1)) for name, width in widths.items())
+    measured = MeasuredTask({name: name for name in task.maps}, moments, 0, "")
     if prototypes is None or data is None:
         return measured
-    model, inputs = _loaded(base, data, passes)
+    model, inputs = _loaded(task, data, passes)
     shown, without = _shown(model, inputs, _projector(model), prototypes)
     return replace(measured, prototypes=shown, without=without)
 

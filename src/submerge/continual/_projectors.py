@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from submerge.continual._stored_task import StoredTask
-from submerge.continual._task_model import read_values
 from submerge.continual._task_projector import IMAGES, TEXT
+from submerge.continual._whole_model import read_values
 from submerge.deferred import torch
 from submerge.engine.output import write_bank_tensors
 from submerge.errors import Problem, RequestError, WorkError, few

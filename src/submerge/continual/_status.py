@@ -42,6 +42,11 @@ class StateStatus:
         return sum(own) - max(own, default=0)
 
     @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights of tasks that are whole checkpoints."""
+        return sum(task.weight_bytes for task in self.manifest.tasks)
+
+    @property
     def projector_bytes(self) -> int:
         """Bytes of the tasks' own projectors."""
         return sum(task.projector.bytes for task in self.manifest.tasks if task.projector)
@@ -52,6 +57,7 @@ class StateStatus:
             "bytes": self.bytes,
             "unlearning_bytes": self.unlearning_bytes,
             "projector_bytes": self.projector_bytes,
+            "weight_bytes": self.weight_bytes,
         }
         return {
             **asdict(self.manifest),
@@ -70,12 +76,13 @@ class StateStatus:
         if manifest.tasks:
             yield f"{'task':<{width}}  maps  rank  samples     rows       bytes"
         for task in manifest.tasks:
-            figures = (
-                f"{task.maps:4d}  {task.rank:4d}  {task.samples:7d}  {task.rows:7d}  {size(task.bytes):>10}"
-            )
+            rank = "full" if task.weight_bytes else str(task.rank)
+            figures = f"{task.maps:4d}  {rank:>4}  {task.samples:7d}  {task.rows:7d}  {size(task.bytes):>10}"
             yield f"{task.name:<{width}}  {figures}"
         if manifest.running:
             yield f"{'Σ':<{width}}  {'':30}  {size(manifest.running.bytes):>10}"
+        if self.weight_bytes:
+            yield f"weights of whole models: {size(self.weight_bytes)}; the base is needed to export"
         yield self._removal()
         yield from self._projectors()
         if self.conditions:

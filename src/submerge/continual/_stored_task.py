@@ -19,14 +19,15 @@ from submerge.store import Adapter, FileTable, LowRankPart, TensorEntry
 __all__ = ["StoredMap", "StoredTask", "TaskLayout", "add_factors", "add_moment", "map_of", "stored_moment"]
 
 LAYOUT = "submerge"
+VALUES = "values."
 NARROW = ("bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class StoredMap:
-    """A linear map that a task changes by an update of a rank.
+    """A linear map that a task changes by an update of a rank, which is 0 where it is dense.
 
-    `spelled` is what the adapter calls its weight; `transposed` says that the base stores it as [n, m].
+    `spelled` is what adapters call its weight; `transposed` says that the base stores it as [n, m].
     """
 
     spelled: str
@@ -45,11 +46,6 @@ class TaskLayout:
     maps: Mapping[str, StoredMap]
     inputs: Mapping[str, str]
     task_type: str | None = None
-
-    @classmethod
-    def of(cls, fitted: Adapter, inputs: Mapping[str, str]) -> TaskLayout:
-        task_type = fitted.config.get("task_type")
-        return cls(map_of(fitted), inputs, str(task_type) if task_type else None)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -129,6 +125,23 @@ class StoredTask:
     def tensor(self, name: str, part: str) -> torch.Tensor:
         """Return `B` [m, r] of a map, and `A` [r, n], or where moments are not kept `H` = A C [r, n]."""
         return read_tensor(self._entries[f"maps.{name}.{part}"], self._table)
+
+    def entry(self, key: str) -> TensorEntry:
+        """Return what the file says of a tensor in it."""
+        return self._entries[key]
+
+    def is_dense(self, name: str) -> bool:
+        """Return whether the task has a weight of its own for a map, in the place of factors."""
+        return f"maps.{name}.W" in self._entries
+
+    def has_values(self, name: str) -> bool:
+        """Return whether the task has values of its own for a tensor that is no linear map."""
+        return f"{VALUES}{name}" in self._entries
+
+    @property
+    def others(self) -> list[str]:
+        """The tensors that are no linear maps and have values of the task's own, by the base's names."""
+        return [key.removeprefix(VALUES) for key in self._entries if key.startswith(VALUES)]
 
     def moment(self, name: str) -> Moment:
         """Return the moment of a map's inputs as it was measured."""

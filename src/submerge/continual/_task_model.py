@@ -1,46 +1,72 @@
-"""A task's model: the base with its adapter, of which least squares merge one part, and CPM keeps another."""
+"""A task's model, by an adapter or whole: least squares merge one part of it, and CPM keeps another."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from submerge.continual._stored_task import StoredMap, TaskLayout, map_of
+from submerge.continual._whole_model import changed_tensors, linear_maps, read_values, task_type_of
 from submerge.deferred import torch
-from submerge.engine.work import EditedSource
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, few
 from submerge.names import MultimodalParts, module_names, multimodal_parts
 from submerge.store import (
-    DTYPES,
     Adapter,
     Checkpoint,
     FileTable,
     LowRankPart,
-    Source,
-    byte_view,
+    file_digest,
+    joined,
     lay_over,
     open_model,
 )
 
-__all__ = ["TaskModel", "open_task_model", "read_values"]
+__all__ = ["TaskModel", "open_task_model"]
 
 
 @dataclass(frozen=True)
 class TaskModel:
-    """A task's model.
+    """A task's model: an adapter of the base, or a whole checkpoint that was tuned from it.
 
     Attributes:
-        base: on which the adapter lies.
-        adapter: as its files have it.
-        model: the base with the adapter.
-        updates: what the adapter does to linear maps, by the base's names, but for those of the projector.
+        base: the base that was tuned.
+        model: the tuned model, by the base's names: the base with the adapter, or the checkpoint.
         parts: where the base has its encoders and its projector; None of a model without.
+        maps: the linear maps that the task changes, but for those of the projector.
+        adapter: as its files have it; None of a whole checkpoint.
+        updates: what the adapter does to `maps`, by the base's names.
+        others: the tensors of a whole checkpoint that differ from the base's, and are neither maps nor of
+            the projector: norms, biases, embeddings, heads.
     """
 
     base: Checkpoint
-    adapter: Adapter
     model: Checkpoint
-    updates: Adapter
     parts: MultimodalParts | None
+    maps: Mapping[str, StoredMap]
+    adapter: Adapter | None = None
+    updates: Adapter | None = None
+    others: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """The digest of the files of the adapter, or of the checkpoint."""
+        return joined([file_digest(path) for path in (self.adapter or self.model).files])
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of the updates; 0 of a whole checkpoint, of which none is told."""
+        return self.updates.rank if self.updates else 0
+
+    def layout(self, inputs: Mapping[str, str]) -> TaskLayout:
+        """Return what the task's file is to hold: the maps whose inputs were measured."""
+        task_type = self.adapter.config.get("task_type") if self.adapter else task_type_of(self.base)
+        measured = {name: stored for name, stored in self.maps.items() if name in inputs}
+        return TaskLayout(measured, inputs, str(task_type) if task_type else None)
+
+    def unmeasured(self, layout: TaskLayout) -> tuple[str, ...]:
+        """Return the tensors that differ, and are not among the maps of a layout."""
+        return (*self.others, *(f"{name}.weight" for name in self.maps if name not in layout.maps))
 
     def own_projector(self, table: FileTable) -> dict[str, torch.Tensor]:
         """Return all parameters of the task's projector in the base's dtypes; none where it is the base's."""
@@ -54,45 +80,45 @@ class TaskModel:
         return {} if is_base else own
 
 
-def read_values(model: Checkpoint, name: str, table: FileTable) -> torch.Tensor:
-    """Return a tensor of a model, with what an adapter on it does to it."""
-    entry = model.tensors[name]
-    values = torch.empty(entry.shape, dtype=DTYPES[entry.dtype].torch)
-    edited = model.adapter is not None and name in model.adapter.parts
-    source: Source = EditedSource(model, model, name, table) if edited else model.source(name, table)
-    source.read(0, entry.numel, byte_view(values))
-    return values
-
-
 def open_task_model(spec: str, base: Checkpoint) -> TaskModel:
-    """Return the model that a task's adapter makes of the base.
+    """Return a task's model: what an adapter makes of the base, or a checkpoint of the base's architecture.
 
-    Raises `RequestError` where the adapter does not fit, changes the encoder, or changes what least squares
-    over linear maps have no rule for.
+    Raises `RequestError` where it does not fit the base, changes the encoder, or where an adapter changes
+    what least squares over linear maps have no rule for.
     """
-    try:
-        adapter = open_model(spec, root=Path.cwd(), adapter=True)
-    except RequestError as error:
-        raise RequestError([_with_way_out(problem) for problem in error.problems]) from None
-    assert isinstance(adapter, Adapter)
+    model = open_model(spec, root=Path.cwd())
     parts = multimodal_parts({name: entry.shape for name, entry in base.tensors.items()})
+    if isinstance(model, Adapter):
+        task = _adapted(model, spec, base, parts)
+    else:
+        task = _whole(model, spec, base, parts)
+    if not task.maps:
+        what = "changes no linear map of the language model: there is nothing to merge by least squares"
+        raise RequestError(Problem(what, spec, "train the task on these, too"))
+    return task
+
+
+def _adapted(adapter: Adapter, spec: str, base: Checkpoint, parts: MultimodalParts | None) -> TaskModel:
+    """Return the model that an adapter makes of the base."""
     if problems := [p for name in adapter.parts if (p := _refusal(adapter, name, parts)) is not None]:
         raise RequestError(problems[:3])
     model = lay_over(base, adapter, spec, module_names(base.config, base.tensors))
     fitted = model.adapter
     assert fitted is not None
     own = {name: part for name, part in fitted.parts.items() if parts is None or not parts.in_projector(name)}
-    if not own:
-        what = "changes no linear map of the language model: there is nothing to merge by least squares"
-        raise RequestError(Problem(what, str(adapter.path), "train the task on these, too"))
-    return TaskModel(base, adapter, model, replace(fitted, parts=own), parts)
+    updates = replace(fitted, parts=own)
+    return TaskModel(base, model, parts, map_of(updates), adapter, updates)
 
 
-def _with_way_out(problem: Problem) -> Problem:
-    if "a whole model" not in problem.what:
-        return problem
-    hint = f"make an adapter of it: submerge extract-lora {problem.where} --base … --rank 16 -o ADAPTER"
-    return replace(problem, hint=hint)
+def _whole(checkpoint: Checkpoint, spec: str, base: Checkpoint, parts: MultimodalParts | None) -> TaskModel:
+    """Return a model that was tuned whole, with what of it differs from the base."""
+    model, changed = changed_tensors(checkpoint, base)
+    if encoder := [name for name in changed if parts is not None and parts.in_encoder(name)]:
+        raise RequestError(_of_encoder(few(encoder), spec))
+    own = [name for name in changed if parts is None or not parts.in_projector(name)]
+    maps = linear_maps(own, base)
+    others = tuple(name for name in own if name.removesuffix(".weight") not in maps)
+    return TaskModel(base, model, parts, maps, others=others)
 
 
 def _refusal(adapter: Adapter, name: str, parts: MultimodalParts | None) -> Problem | None:
@@ -100,11 +126,13 @@ def _refusal(adapter: Adapter, name: str, parts: MultimodalParts | None) -> Prob
     if parts is None:
         return _no_rule(adapter, name)
     if any(_is_in(name, encoder) for encoder in parts.encoders):
-        hint = "freeze it: prototypes, and the projectors of other tasks, are those of the base's encoder"
-        return Problem(
-            f"{name} belongs to the encoder, which has to stay the base's", str(adapter.path), hint
-        )
+        return _of_encoder(name, str(adapter.path))
     return None if _is_in(name, parts.projector) else _no_rule(adapter, name)
+
+
+def _of_encoder(name: str, where: str) -> Problem:
+    hint = "freeze it: prototypes, and the projectors of other tasks, are those of the base's encoder"
+    return Problem(f"{name} belongs to the encoder, which has to stay the base's", where, hint)
 
 
 def _is_in(name: str, prefix: str) -> bool:

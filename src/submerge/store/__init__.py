@@ -40,6 +40,7 @@ from submerge.store.adapter import (
     is_adapter,
     is_relative,
     open_adapter,
+    write_values,
 )
 from submerge.store.folder import (
     MANIFEST,
@@ -218,4 +219,5 @@ __all__ = [
     "write_bank",
     "write_moments",
     "write_prototypes",
+    "write_values",
 ]

@@ -123,7 +123,8 @@ def _planned(
     problems += circle
     if len(set(owners)) == 1 and not circle:
         what = "all tasks share one projector, so that there is nothing to mix"
-        problems.append(Problem(what, "projectors", "write 'projectors: merged'"))
+        hint = "leave share_projector out of an entry; or out of all, and write 'projectors: merged'"
+        problems.append(Problem(what, "projectors", hint))
     settings = mix.settings(parts.projector)
     prototypes, unfit = open_prototypes(recipe, settings, mix.prototypes)
     if problems := [*problems, *unfit]:

@@ -8,6 +8,7 @@ from submerge.store.adapter._layout import LoraKeys
 from submerge.store.adapter._lora_names import LoraNames, component_of, lora_names
 from submerge.store.adapter._open_adapter import is_adapter, open_adapter
 from submerge.store.adapter._parts import Add, Kind, LowRankPart, Part, Replace, Rows, is_relative
+from submerge.store.adapter._value_writer import write_values
 from submerge.store.adapter._writer import ADAPTER_STEM, LORA_STEM, AdapterWriter
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "is_relative",
     "lora_names",
     "open_adapter",
+    "write_values",
 ]
