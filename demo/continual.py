@@ -7,26 +7,22 @@ merges (MAny). All it makes lies in `demo/out/continual`; the picture is `forget
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from transformers.utils import logging as transformers_logging
 
 import submerge
 from _draw_sequence import draw
 from _examples import Examples
 from _pictures import KINDS, load_pictures
 from _pretrain_text import pretrain
+from _run import options_of, timed
 from _sequence import accuracy, inputs_of, load_adapter, load_base, new_adapter, save_base, train
 
 OUT = Path(__file__).resolve().parent / "out" / "continual"
@@ -39,29 +35,19 @@ Scores = list[dict[str, float]]
 
 def main() -> None:
     """Run the demo."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--reuse", action="store_true", help="keep the models that an earlier run trained")
-    parser.add_argument("--fast", action="store_true", help="train hardly at all, to see that it runs")
-    options = parser.parse_args()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    torch.set_num_threads(1)  # the same sums everywhere; for so small a model more threads gain nothing
-    torch.use_deterministic_algorithms(True)
-
+    options = options_of(__doc__, OUT)
     console, started = Console(), time.perf_counter()
     models = options.out / "models"
     trained, tested = load_pictures()
     steps = {"steps": 20} if options.fast else {}
     if not (options.reuse and models.exists()):
         shutil.rmtree(models, ignore_errors=True)
-        with _timed("the language model on text", console):
+        with timed("the language model on text", console):
             save_base(pretrain(**steps), models / "base")
         for kind in KINDS:
-            with _timed(f"an adapter on {kind}s", console):
+            with timed(f"an adapter on {kind}s", console):
                 _train_own(models, kind, trained[kind], **steps)
-        with _timed("one adapter on all tasks in turn", console):
+        with timed("one adapter on all tasks in turn", console):
             _train_in_turn(models, trained, **steps)
     rows = {
         "own adapter each": _judge_own(models, tested),
@@ -72,14 +58,6 @@ def main() -> None:
     draw(rows, tested, options.out / "forgetting.png")
     console.print(f"Drew {options.out / 'forgetting.png'}")
     console.print(f"All of it took {time.perf_counter() - started:.0f} s.")
-
-
-@contextmanager
-def _timed(what: str, console: Console) -> Iterator[None]:
-    started = time.perf_counter()
-    with console.status(f"training {what}"):
-        yield
-    console.print(f"Trained {what} in {time.perf_counter() - started:.0f} s.")
 
 
 def _train_own(models: Path, kind: str, examples: Examples, **steps: int) -> None:

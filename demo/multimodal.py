@@ -7,22 +7,17 @@ and sounds. All it makes lies in `demo/out/multimodal`.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 import submerge
 from _examples import SOUNDS, Examples, load_examples
@@ -30,6 +25,7 @@ from _language import new_tokenizer
 from _modalities import MODALITIES
 from _pretrain_text import pretrain
 from _questions import COLUMNS, Prompt, accuracy, prompts, read
+from _run import options_of, timed
 from _specialists import load_specialist
 from _train_specialists import train
 
@@ -47,17 +43,7 @@ COUNT = 400
 
 def main() -> None:
     """Run the demo."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--reuse", action="store_true", help="keep the models that an earlier run trained")
-    parser.add_argument("--fast", action="store_true", help="train hardly at all, to see that it runs")
-    options = parser.parse_args()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    torch.set_num_threads(1)  # the same sums everywhere; for so small a model more threads gain nothing
-    torch.use_deterministic_algorithms(True)
-
+    options = options_of(__doc__, OUT)
     console, started = Console(), time.perf_counter()
     count = 20 if options.fast else COUNT
     learned, asked = load_examples(100 if options.fast else SOUNDS)
@@ -79,22 +65,14 @@ def _train_all(folder: Path, examples: Mapping[str, Examples], fast: bool, conso
     """Train the language model and its specialists, and write each as a folder of Hugging Face's."""
     shutil.rmtree(folder, ignore_errors=True)
     steps = {"steps": 20} if fast else {}
-    with _timed("the language model on text", console):
+    with timed("the language model on text", console):
         lm = pretrain(**steps)
     lm.save_pretrained(folder / "lm")
     new_tokenizer().save_pretrained(folder / "lm")
     for name, modality in MODALITIES.items():
-        with _timed(f"the {name} specialist", console):
+        with timed(f"the {name} specialist", console):
             specialist = train(modality, lm, examples[name], **steps)
         specialist.save(folder / name)
-
-
-@contextmanager
-def _timed(what: str, console: Console) -> Iterator[None]:
-    started = time.perf_counter()
-    with console.status(f"training {what}"):
-        yield
-    console.print(f"Trained {what} in {time.perf_counter() - started:.0f} s.")
 
 
 def _merge(method: str, out: Path, models: Path, console: Console) -> Path:
