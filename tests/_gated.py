@@ -1,4 +1,4 @@
-"""Updates for gated modules, by seeds; and a linear map with an explicit weight for each token."""
+"""Updates for gated modules, by seeds; a linear map with an explicit weight for each token; a projector."""
 
 from __future__ import annotations
 
@@ -61,3 +61,15 @@ class PerToken(nn.Module):
         labels = nn.functional.pad(labels, (0, x.shape[1] - labels.shape[1]))  # [rows, L]
         y = torch.einsum("blmn,bln->blm", self.weights[labels], x)
         return y if self.bias is None else y + self.bias
+
+
+class Projector(nn.Module):
+    """Two linear maps with a GELU, from patches to tokens, as in LLaVA."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 12), nn.Linear(12, 4)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.down(nn.functional.gelu(self.up(patches)))
+        return y

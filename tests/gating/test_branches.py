@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from _gated import normal
+from _gated import Projector, normal
 from submerge.gating import (
     CompetingHeads,
     Gate,
@@ -25,18 +25,6 @@ from submerge.gating import (
     best_head,
     branch_module,
 )
-
-
-class Projector(nn.Module):
-    """Two linear maps with a GELU, from patches to tokens, as in LLaVA."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(6, 12), nn.Linear(12, 4)
-
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.down(nn.functional.gelu(self.up(patches)))
-        return y
 
 
 def projectors(count: int) -> tuple[list[Projector], list[dict[str, torch.Tensor]]]:

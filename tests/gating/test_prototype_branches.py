@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from _gated import normal
+from _gated import Projector, normal
 from submerge.algebra import Prototypes
 from submerge.errors import RequestError
 from submerge.gating import (
@@ -24,18 +24,6 @@ from submerge.gating import (
     Recent,
     branch_module,
 )
-
-
-class Projector(nn.Module):
-    """Two linear maps with a GELU, from patches to tokens, as in LLaVA."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(6, 12), nn.Linear(12, 4)
-
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.down(nn.functional.gelu(self.up(patches)))
-        return y
 
 
 def projectors(count: int, seed: int = 0) -> list[Projector]:

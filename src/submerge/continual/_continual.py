@@ -212,7 +212,7 @@ class Continual:
     ) -> ExportReport:
         """Write the merge of all tasks as an adapter in PEFT's form, or the base with it folded in.
 
-        Where tasks have projectors that differ, a gate is written beside it, by which `submerge.load` mixes
+        Where tasks have changed the projector, a gate is written beside it, by which `submerge.load` mixes
         the outputs of the projectors for each image, by its similarity to the tasks' prototypes (CPM). The
         checkpoint's own projector is then their mean, and an adapter leaves that of the base in its place.
 

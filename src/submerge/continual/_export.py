@@ -75,7 +75,7 @@ class Export:
         lpm: how the tasks are merged.
         merge: of the tasks.
         saved: values that are other than the base's, by the names that adapters have for them.
-        gate: what mixes the tasks' projectors, if they differ.
+        gate: what mixes the tasks' projectors, if one has changed it.
     """
 
     manifest: StateManifest
