@@ -78,13 +78,19 @@ def test_variances_that_tie_are_kept_together(seed: int) -> None:
 
 # --- whole merges -----------------------------------------------------------------------------------------
 
-TOLERANCE = 5e-6
-"""Of float32 weights and updates of about 1, through some sums."""
+TOLERANCE = 2e-5
+"""Of float32 weights of up to about 16 (a unit is 1e-6 there), through some sums and products."""
 
 
 def same(found: State, wanted: State) -> None:
     for name, values in wanted.items():
-        torch.testing.assert_close(found[name].double(), values, rtol=0, atol=TOLERANCE, msg=name)
+        torch.testing.assert_close(
+            found[name].double(),
+            values,
+            rtol=0,
+            atol=TOLERANCE,
+            msg=lambda told, name=name: f"{name}: {told}",
+        )
 
 
 @pytest.mark.parametrize("case", ALL, ids=str)
@@ -196,4 +202,5 @@ def test_adapters_merge_into_an_adapter_as_their_formula(case: Case, tmp_path: P
     found = load_file(out / "adapter_model.safetensors")
     for module in MODULES:
         b, a = (found[f"base_model.model.{module}.lora_{side}.weight"].double() for side in "BA")
-        same({"": made.values[f"{module}.weight"] + b @ a}, {"": made.wanted[f"{module}.weight"]})
+        product = made.values[f"{module}.weight"] + b @ a
+        same({module: product}, {module: made.wanted[f"{module}.weight"]})
