@@ -12,6 +12,7 @@ from _structure import Source, circles, long_functions, private, same_classes, u
 FLOORS = (
     ("_version", "errors", "deprecated", "process"),
     ("deferred",),
+    ("kernels",),
     ("algebra", "names"),
     ("store.format",),
     ("store.folder",),

@@ -1,5 +1,6 @@
 """A chunk's views of its updates, and its random numbers."""
 
+import numpy as np
 import torch
 
 from _support import pieces
@@ -24,7 +25,21 @@ def test_random_numbers_are_those_of_the_models_stream_at_the_chunks_place() -> 
 
 
 def test_scratch_rows_are_taken_from_the_owners() -> None:
-    rows = {index: torch.full((5,), float(index)) for index in (-1, 0, 2)}
+    rows = {index: np.full(5, index, np.float32) for index in (-1, 0, 2)}
     chunk = Chunk(0, torch.zeros(1, 5), width=1, finite=True, keys=[0], spare=rows.__getitem__)
-    assert chunk.scratch(2) is rows[2]
-    assert chunk.bernoulli(0, 1.0) is rows[-1], "apart from those that folds count from 0"
+    assert chunk.row(2) is rows[2]
+    assert np.shares_memory(chunk.scratch(2).numpy(), rows[2])
+    assert np.shares_memory(chunk.bernoulli(0, 1.0).numpy(), rows[-1]), (
+        "apart from those that folds count from 0"
+    )
+
+
+def test_updates_are_an_array_and_a_tensor_in_the_same_memory() -> None:
+    for chunk in (
+        Chunk(0, np.zeros((2, 3), np.float32), width=1, finite=True, keys=[0, 1]),
+        Chunk(0, torch.zeros(2, 3), width=1, finite=True, keys=[0, 1]),
+    ):
+        chunk.values[1] = 5
+        assert chunk.updates[1].tolist() == [5.0] * 3
+        chunk.updates.mul_(2)
+        assert chunk.values.tolist() == [[0.0] * 3, [10.0] * 3]

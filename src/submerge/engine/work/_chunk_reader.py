@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 from submerge.algebra import Chunk, stream_key
-from submerge.deferred import torch
+from submerge.deferred import npt, torch
 from submerge.engine.plan import TensorPlan, chunk_length, range_length
 from submerge.engine.work._adapter_edit import AdapterEdit
 from submerge.engine.work._input_reader import input_readers
@@ -107,8 +108,8 @@ class ChunkReader:
         if finite:
             self._finite.add((start, stop))
 
-        def spare(index: int) -> torch.Tensor:
-            return space.work(f"scratch {index}", n, self.dtype)
+        def spare(index: int) -> npt.NDArray[Any]:
+            return space.host(f"scratch {index}", n, self.dtype)[0].numpy()
 
         return Chunk(start, updates, self._width, finite, self._keys, spare, self._rounding)
 
