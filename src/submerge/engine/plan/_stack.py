@@ -125,7 +125,8 @@ class StackPlan:
 def as_models(recipe: Recipe, inputs: Inputs) -> tuple[Recipe, Inputs]:
     """Return a recipe of one slice with all layers of each model as a recipe of models; another as it is."""
     slices = [piece for module in recipe.stack for piece in module.slices]
-    if len(slices) != 1:
+    names = inputs.reference_model.tensors
+    if len(slices) != 1 or None in module_of_each(names, [recipe.stack[0].name]).values():
         return recipe, inputs
     plain = recipe.of_slice(slices[0])
     specs = dict.fromkeys([*([plain.base] if plain.base else []), *(entry.model for entry in plain.models)])
@@ -167,7 +168,7 @@ class _StackPlanner:
         reference = self.inputs.reference_model
         if left := [name for name in reference.tensors if owners[name] is None]:
             hint = "add the modules that they are in, with 'models: …' or 'slices: …'"
-            self._note(f"no module of the recipe has the tensors {few(left)}", "modules", hint)
+            self._note(f"no module has the tensors {few(left)}", self.recipe.stack[0].where, hint)
         slices = [
             piece
             for module in self.recipe.stack
