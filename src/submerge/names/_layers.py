@@ -45,7 +45,7 @@ _STACK_WORDS = frozenset({"layer", "layers", "h", "block", "blocks", "resblocks"
 """What models call their list of layers."""
 _INPUT_WORDS = re.compile(
     r"(?!embed_out)(?:.*(?:emb|embd|embeds|embed|embedding|embeddings)(?:_.*)?|embedder|wte|wpe|shared|relative_pe"
-    r"|conv[12]|patch_conv|mm_.+|(?:layernorm|ln)_pre)"
+    r"|conv[12]|patch_conv|mm_.+|(?:layernorm|ln)_pre|pre_lay(?:er|r)norm)"
 )
 """Modules between a model's inputs and its first layer: tables, positions, the first convolutions."""
 
