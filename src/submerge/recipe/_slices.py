@@ -14,7 +14,7 @@ from submerge.recipe._participants import check_participants, find_participants
 from submerge.recipe._problems import KeyPath, Report, show
 from submerge.recipe._recipe import LayerSource, ModelEntry, ModuleSlices, OutputForm, Slice, same_model
 from submerge.recipe._rules import Setting
-from submerge.recipe._schema import ABSENT_KEYS, ENTRY_KEYS
+from submerge.recipe._schema import ABSENT_KEYS, ENTRY_KEYS, RENAMED_KEYS
 from submerge.recipe._specs import read_spec
 
 __all__ = ["SliceReader", "has_slices"]
@@ -142,6 +142,9 @@ class SliceReader:
                     self.report.add(f"'{key}' is not supported", (*path, key), ABSENT_KEYS[key])
             elif key in ENTRY_KEYS and key not in valid:
                 self.report.add(f"'{key}' has no place in a slice", (*path, key), "remove the key")
+            elif key not in valid and RENAMED_KEYS.get(key) in valid:
+                hint = f"did you mean '{RENAMED_KEYS[key]}'?"
+                self.report.add(f"unknown key '{key}'", (*path, key), hint)
             elif key not in valid:
                 self.report.unknown("key", str(key), valid, (*path, key))
 
