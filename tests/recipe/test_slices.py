@@ -103,11 +103,6 @@ def test_places_stand_behind_one_another(toys: dict[str, Method]) -> None:
         ("dtype", "moments: here\ndtype", "recipe:12: 'moments' does not go with layers that are stacked"),
         ("dtype", "output: {as: adapter}\ndtype", "recipe:12: layers are stacked into a checkpoint, and an"),
         ("merge_method: zero_base", "merge_method: updates", "recipe:8: updates merges at least 1 model"),
-        (
-            "merge_method: zero_base",
-            "merge_method: must",
-            "recipe:5: must needs the parameter 't' — add it to",
-        ),
     ],
 )
 def test_what_is_wrong_with_slices_is_told_with_its_line(
