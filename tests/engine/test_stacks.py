@@ -250,6 +250,32 @@ def test_layers_of_adapters_are_those_of_their_merged_models(two: Tuned, tmp_pat
     same_state(*outs, 1e-5)
 
 
+def test_a_head_that_is_stored_and_tied_stays_with_the_embeddings(root: Path, tmp_path: Path) -> None:
+    for number in (1, 2):
+        tensors = state(shapes(), seed=number)
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+        write(root / f"tied{number}", tensors, CONFIG | {"tie_word_embeddings": True})
+    recipe = stacked([source("tied1", 0, 3)], [source("tied2", 0, 3)])
+    out = submerge.merge(recipe, tmp_path / "out", settings=ROOM).out
+    merged, one, two = read(out), read(root / "tied1"), read(root / "tied2")
+    assert torch.equal(merged["lm_head.weight"], one["model.embed_tokens.weight"])
+    assert torch.equal(merged["model.embed_tokens.weight"], one["model.embed_tokens.weight"])
+    assert torch.equal(merged["model.norm.weight"], two["model.norm.weight"])
+    assert submerge.verify(out, load=False).sound
+
+
+def test_a_plan_says_what_is_stacked() -> None:
+    plan = submerge.plan(ties(), ROOM)
+    assert "stack" in repr(plan)
+    assert "model.layers: 6 layers, in 2 runs" in repr(plan)
+    assert "model.layers: 6 layers, in 2 runs" in plan._repr_html_()
+
+
+def test_an_overlap_is_one_of_whole_models() -> None:
+    with pytest.raises(RequestError, match="layers are stacked"):
+        submerge.inspect_updates(ties())
+
+
 A, B = source("a", 0, 2), source("b", 1, 3)
 TOWERS = {"merge_method": "passthrough", "modules": {"vision": {"models": [{"model": "towers"}]}}}
 REFUSED = (
