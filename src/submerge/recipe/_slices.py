@@ -195,6 +195,8 @@ class SliceReader:
             self.report.add(what, path, "write [0, 16] for the first 16 layers")
             return None
         start, stop = raw
+        if (start, stop) == (0, 0) and path[0] == "modules":  # of a module without layers, as a projector
+            return 0, 0
         if start < 0 or stop <= start:
             why = "counts from 0 on" if start < 0 or stop < 0 else "has no layer"
             hint = "write [0, 16] for layers 0 to 15; a range does not run backwards"

@@ -88,14 +88,19 @@ class _StackPlanner:
             hint = f"tensors of {reference.label} are called {few(list(reference.tensors))}"
             self._note(f"there is no module {module.name!r}", module.where, hint)
             return []
-        if module.slices[0].sources[0].stop is None:
+        stacks, stops = layer_stacks(own), {source.stop for p in module.slices for source in p.sources}
+        if stops == {None} or (stops == {0} and not stacks):
             return [self._all_layers(module.slices[0], names)]
-        stacks = layer_stacks(own)
-        if len(stacks) == 1:
+        if len(stacks) == 1 and 0 not in stops:
             return self._stacked(module, next(iter(stacks)), names)
-        if stacks:
+        if len(stacks) > 1:
             what = f"{reference.label} has several stacks of layers ({', '.join(stacks)})"
             hint = "name each under 'modules', with its own slices"
+        elif stacks:
+            what, hint = (
+                "layer_range [0, 0] has no layer",
+                f"name layers of {next(iter(stacks))}, or whole models",
+            )
         else:
             what, hint = f"the module {module.name!r} has no layers", "list whole models there: 'models: …'"
         self._note(what, module.where, hint)
