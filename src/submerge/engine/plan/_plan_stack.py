@@ -26,13 +26,10 @@ def as_models(recipe: Recipe, inputs: Inputs) -> tuple[Recipe, Inputs]:
     plain = recipe.of_slice(slices[0])
     specs = dict.fromkeys([*([plain.base] if plain.base else []), *(entry.model for entry in plain.models)])
     opened = {spec: inputs.models[_position(inputs, spec)] for spec in specs}
-    counts = {spec: layer_stacks(model.tensors) for spec, model in opened.items()}
-    if len({tuple(count.items()) for count in counts.values()}) > 1:
+    counts = [tuple(layer_stacks(model.tensors).values()) for model in opened.values()]
+    ranges = {(source.start, source.stop) for source in slices[0].sources}
+    if len(set(counts)) > 1 or (ranges != {(0, None)} and {(0, count) for count in counts[0]} != ranges):
         return recipe, inputs
-    for source in slices[0].sources:
-        stacks = counts[source.entry.model]
-        if source.stop is not None and (source.start, [source.stop]) != (0, list(stacks.values())):
-            return recipe, inputs
     return plain, Inputs.of(plain, opened)
 
 
