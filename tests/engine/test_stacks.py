@@ -294,6 +294,10 @@ REFUSED = (
     (stacked([source("towers", 0, 2)]), "several stacks of layers (model.layers, vision.blocks)"),
     (stacked([source("mute", 0, 2)]), "mute/config.json: it does not say that model.layers has 5 layers"),
     (TOWERS, "no module has the tensors lm_head.weight"),
+    (
+        stacked([source("a", 3, 5, weight=1)], method="ties", base_model="short"),
+        "layer_range [3, 5] is outside of short — it has 3 layers: 0 to 2",
+    ),
     (stacked([A, B], method="ties", base_model="base"), "the base base is not among the sources"),
 )
 
@@ -302,6 +306,7 @@ REFUSED = (
 def test_what_cannot_be_stacked_is_refused(recipe: dict[str, Any], words: str, root: Path) -> None:
     if not (root / "wide").exists():
         write(root / "wide", state(shapes(width=16)), CONFIG)
+        write(root / "short", state(shapes(3)), CONFIG | {"num_hidden_layers": 3})
         write(root / "mute", state(shapes()), {"model_type": "toy"})
         write(root / "towers", state(shapes() | TOWER), CONFIG)
     with pytest.raises(RequestError) as caught:

@@ -49,7 +49,7 @@ def test_depths_lie_between_zero_and_one(names: list[str]) -> None:
          {"encoder.block": 2, "decoder.block": 1}),
         (["model.layers.0.a", "visual.merger.mlp.0.a", "visual.merger.mlp.2.a"], {"model.layers": 1}),
         (["model.layers.1.a"], {}),
-        (["0.a", "0.b", "1.a", "head.0.a"], {"": 2}),
+        (["0.a", "0.b", "1.a", "head.0.a"], {"head": 1}),
         (["a.weight"], {}),
     ],
 )  # fmt: skip

@@ -94,10 +94,8 @@ class _StackPlanner:
             what = f"{reference.label} has several stacks of layers ({', '.join(stacks)})"
             hint = "name each under 'modules', with its own slices"
         elif stacks:
-            what, hint = (
-                "layer_range [0, 0] has no layer",
-                f"name layers of {next(iter(stacks))}, or whole models",
-            )
+            what = "layer_range [0, 0] has no layer"
+            hint = f"name layers of {next(iter(stacks))}, or list whole models there: 'models: …'"
         else:
             what, hint = f"the module {module.name!r} has no layers", "list whole models there: 'models: …'"
         self._note(what, module.where, hint)
@@ -117,13 +115,13 @@ class _StackPlanner:
         outside = [name for name in names if (layer_of(name) or ("",))[0] != stack]
         # a head that is tied to embeddings is one parameter with them, and merged where they are
         before = [name for name in outside if is_before_layers(self.copies.get(name, name))]
+        behind = [name for name in outside if not is_before_layers(self.copies.get(name, name))]
         slices, first = [], 0
         for piece in module.slices:
             count = (piece.sources[0].stop or 0) - piece.sources[0].start
             starts = self._starts(piece, stack)
-            beside = before if piece is module.slices[0] else []
-            if piece is module.slices[-1]:
-                beside = [*beside, *(name for name in outside if name not in before)]
+            is_first, is_last = piece is module.slices[0], piece is module.slices[-1]
+            beside = [*(before if is_first else ()), *(behind if is_last else ())]
             own = {i: self._names(i, stack, (start, count, first), beside) for i, start in starts.items()}
             depth = {name: _depth(name, stack, first, count) for of in own.values() for name in of}
             slices.append(self._slice(piece, stack, first, count, starts, own, depth))
@@ -132,16 +130,17 @@ class _StackPlanner:
 
     def _starts(self, piece: Slice, stack: str) -> dict[int, int]:
         """Return the first layer of each model in a slice; of a base that is not listed it is the others'."""
-        starts: dict[int, int] = {}
-        for source in piece.sources:
-            position = _position(self.inputs, source.entry.model)
+        own = {_position(self.inputs, source.entry.model): source for source in piece.sources}
+        starts, length = {}, (piece.sources[0].stop or 0) - piece.sources[0].start
+        for position in self._positions(piece):
+            source = own.get(position, piece.sources[0])
             starts[position] = source.start
             model = self.inputs.models[position]
             count = layer_stacks(model.tensors).get(stack, 0)
-            if source.stop is not None and source.stop > count:
-                what = f"layer_range [{source.start}, {source.stop}] is outside of {model.label}"
+            if source.start + length > count:
+                what = f"layer_range [{source.start}, {source.start + length}] is outside of {model.label}"
                 self._note(what, source.entry.where, f"it has {count} layers: 0 to {count - 1}")
-        return {i: starts.get(i, piece.sources[0].start) for i in self._positions(piece)}
+        return starts
 
     def _positions(self, piece: Slice) -> list[int]:
         """Return the models that a slice reads; the first names its tensors: the base, if it is read."""
