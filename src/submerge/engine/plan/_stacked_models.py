@@ -23,7 +23,7 @@ def plan_stacked(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePla
 
     Raises `RequestError` with everything that is wrong.
     """
-    alignments, problems = align_models(inputs)
+    alignments, problems = align_models(inputs, of_any_depth=True)
     copies = resolve_copies(recipe, inputs.of_models([alignment.model for alignment in alignments]))
     lacks = [a.of(model).lacks for a, model in zip(alignments, copies.inputs.models, strict=True)]
     if problems:
