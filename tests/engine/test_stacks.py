@@ -276,6 +276,16 @@ def test_an_overlap_is_one_of_whole_models() -> None:
         submerge.inspect_updates(ties())
 
 
+def test_layers_that_predict_further_tokens_are_no_layers_of_a_range(root: Path, tmp_path: Path) -> None:
+    """Files of DeepSeek V3 have one more layer than its configuration says."""
+    for number in (1, 2):
+        write(root / f"mtp{number}", state(shapes(), seed=number), {"num_hidden_layers": LAYERS - 1})
+    models = [source(f"mtp{number}", 0, LAYERS - 1) for number in (1, 2)]
+    out = submerge.merge(stacked(models, method="karcher"), tmp_path / "out", settings=ROOM).out
+    assert set(read(out)) == set(shapes())
+    assert "models" in json.loads((out / "submerge.json").read_text())["recipe"]
+
+
 def test_models_may_be_of_any_depth_and_have_other_prefixes(root: Path, tmp_path: Path) -> None:
     write(
         root / "small", state(shapes(3), seed=1), CONFIG | {"num_hidden_layers": 3, "layer_types": ["s"] * 3}
