@@ -18,6 +18,7 @@ from submerge.store import (
     Adapter,
     Checkpoint,
     FileTable,
+    InMemory,
     Rows,
     TensorEntry,
     byte_view,
@@ -141,7 +142,7 @@ class _Piece:
 
     view: View
     tensors: Mapping[str, TensorEntry] = field(default_factory=dict)
-    memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    memory: Mapping[str, InMemory] = field(default_factory=dict)
 
 
 def _converted(model: Checkpoint, run: RowRun, dtype: str) -> _Piece:

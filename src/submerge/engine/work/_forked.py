@@ -43,14 +43,14 @@ MakeJob: TypeAlias = Callable[[int, Finished], Passes]
 """Makes the job of a number, which tells what it finishes."""
 
 
-def can_fork(sizes: Sequence[int], workers: int, device: torch.device) -> bool:
+def can_fork(sizes: Sequence[int], workers: int, device: str | torch.device) -> bool:
     """Return whether forked workers are safe here, and share tensors of these sizes about evenly.
 
     Not where other Python threads run, which may hold locks that nobody in a child would release; nor
     for a tensor so large that the others would wait for the one worker that has it; nor for so little
     work that a process is not worth its start.
     """
-    if workers < 2 or sum(sizes) < WORTHWHILE or sys.platform != "linux" or device.type != "cpu":
+    if workers < 2 or sum(sizes) < WORTHWHILE or sys.platform != "linux" or str(device) != "cpu":
         return False
     if threading.active_count() > 1 or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return False

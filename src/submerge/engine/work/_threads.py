@@ -79,7 +79,7 @@ class _RangeTask(NamedTuple):
 
 
 class _Pool:
-    def __init__(self, jobs: Iterator[Passes], device: torch.device) -> None:
+    def __init__(self, jobs: Iterator[Passes], device: str | torch.device) -> None:
         self.jobs = jobs
         self.device = device
         self.ready: deque[_RangeTask] = deque()
@@ -90,7 +90,7 @@ class _Pool:
 
     def work(self) -> None:
         """Take tasks until there are none, or someone failed."""
-        space = Workspace(self.device)
+        space = Workspace(torch.device(self.device))
         try:
             while (task := self._next()) is not None:
                 self._execute(task, space)
@@ -140,7 +140,7 @@ def run_jobs(
     jobs: Iterator[Passes],
     *,
     threads: int,
-    device: torch.device,
+    device: str | torch.device,
     tick: Callable[[], None] = lambda: None,
 ) -> None:
     """Run every job to its end with `threads` workers.

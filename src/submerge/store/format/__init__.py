@@ -1,7 +1,7 @@
 """Tensors in files: safetensors headers, ranged reads, preallocated writes, the journal, a bank."""
 
 from submerge.store.format._bank import BANK, BankParts, BankTensor, write_bank
-from submerge.store.format._byte_view import byte_view
+from submerge.store.format._byte_view import InMemory, byte_view
 from submerge.store.format._digest import DIGEST, digest, file_digest, hasher, joined, range_digest
 from submerge.store.format._disk import pwrite_all, sync_file, sync_folder
 from submerge.store.format._dtypes import DTYPES, DType, dtype_named
@@ -28,6 +28,7 @@ __all__ = [
     "FileSource",
     "FileTable",
     "Header",
+    "InMemory",
     "Journal",
     "MemorySink",
     "MemorySource",
