@@ -9,7 +9,7 @@ from submerge.deferred import np, npt, torch
 __all__ = ["InMemory", "byte_view"]
 
 InMemory: TypeAlias = "npt.NDArray[Any] | torch.Tensor"
-"""A tensor in memory; as an array it has the type `DType.numpy`."""
+"""A tensor in memory; an array has floats as `kernels.array_type` says, those of 16 bits as their bits."""
 
 
 def byte_view(values: InMemory) -> memoryview:

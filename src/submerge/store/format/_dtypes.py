@@ -1,4 +1,4 @@
-"""The element types of safetensors files: width, kind, and the types of numpy and torch that hold them."""
+"""The element types of safetensors files: width, kind, and the torch type that holds them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from submerge.deferred import np, torch
+from submerge.deferred import torch
 
 __all__ = ["DTYPES", "DType", "Kind", "dtype_named"]
 
@@ -29,11 +29,6 @@ class DType:
         """The torch type, or None where torch, or the torch that is installed, has none."""
         dtype = getattr(torch, self.name, None) if self.name else None
         return dtype if isinstance(dtype, torch.dtype) else None
-
-    @property
-    def numpy(self) -> np.dtype[Any]:
-        """The numpy type; unsigned integers that hold the bits where numpy has none, as of bfloat16."""
-        return np.dtype(self.name if self.code in _IN_NUMPY else f"uint{self.bits}")
 
     @property
     def itemsize(self) -> int:
@@ -75,8 +70,6 @@ _ROWS = (
     DType("F4", "", 4, "quantised"),
     DType("C64", "complex64", 64, "complex"),
 )
-
-_IN_NUMPY = frozenset(row.code for row in _ROWS if row.kind != "quantised" and row.code != "BF16")
 
 DTYPES: Mapping[str, DType] = MappingProxyType({row.code: row for row in _ROWS})
 
