@@ -18,6 +18,7 @@ from submerge.engine.work import (
     RangeRecord,
     can_fork,
     nonfinite_error,
+    prepared,
     ranges,
     run_forked,
     run_jobs,
@@ -69,7 +70,8 @@ class Run:
         with FileTable() as inputs, self.target.open() as writer:
             self._resume()
             self._count_adapters()
-            self._run_jobs(inputs, writer, device, tick)
+            with prepared(self.plan.tensors):
+                self._run_jobs(inputs, writer, device, tick)
             tick()
             self.seconds = time.perf_counter() - begun
             self._check_values()

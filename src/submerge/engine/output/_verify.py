@@ -17,7 +17,7 @@ from submerge.engine.output._checks import (
     split_copies,
     unchanged,
 )
-from submerge.engine.plan import beyond_rows, describe_beyond, torch_dtype
+from submerge.engine.plan import beyond_rows, describe_beyond
 from submerge.engine.work import nonfinite_in_bytes
 from submerge.errors import RequestError, WorkError
 from submerge.names import layer_of
@@ -267,10 +267,10 @@ def _read(entry: TensorEntry, block: int | None, model: Checkpoint, table: FileT
 
 def _read_block(source: Source, start: int, stop: int, code: str) -> tuple[str, int]:
     """Return the digest of some elements, and their count of NaN and Inf."""
-    digest, dtype, nonfinite = hasher(), torch_dtype(code), 0
+    digest, nonfinite = hasher(), 0
     for _, view in blocks(source, start, stop, DTYPES[code].itemsize):
         digest.update(view)
-        nonfinite += nonfinite_in_bytes(view, dtype)
+        nonfinite += nonfinite_in_bytes(view, code)
     return digest.hexdigest(), nonfinite
 
 
