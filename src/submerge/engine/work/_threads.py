@@ -95,7 +95,7 @@ class _Pool:
 
     def work(self) -> None:
         """Take tasks until there are none, or someone failed."""
-        space = Workspace(torch.device(self.device))
+        space = Workspace(self.device)
         try:
             while (task := self._next()) is not None:
                 self._execute(task, space)

@@ -14,6 +14,7 @@ from submerge.store.format._pickles import load_pickled, memory_entry
 from submerge.store.format._shards import Shard, index_json, plan_shards
 from submerge.store.format._source import FileSource, MemorySource, Source, blocks
 from submerge.store.format._spill import Spilled, SpillFile
+from submerge.store.format._values import read_values, rounded
 from submerge.store.format._view_source import ViewSource
 from submerge.store.format._writer import MemorySink, ShardWriter, Sink, preallocate
 
@@ -59,6 +60,8 @@ __all__ = [
     "range_digest",
     "read_header",
     "read_json",
+    "read_values",
+    "rounded",
     "strict_json",
     "sync_file",
     "sync_folder",
