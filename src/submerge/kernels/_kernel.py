@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from submerge.deferred import np
@@ -75,27 +75,23 @@ class Kernel:
     def __call__(self, *arguments: Any) -> Any:
         """Run on arrays of one dimension, and numbers of their type: numba would go on in float64."""
         if _choice.compiles:
-            try:
+            # numba compiles at the first call, before it begins the loop: what fails has changed nothing
+            with suppress(Exception):
                 return (self._function or self.compiled())(*arguments)
-            except Exception as error:  # it compiles at the first call: no loop has begun
+            try:
+                return self.compiled(cache=False)(*arguments)
+            except Exception as error:
                 _choice.fail(error)
         with np.errstate(all="ignore"):  # a compiled loop warns of nothing either
             return self.reference(*arguments)
 
-    def compiled(self) -> Function:
-        """Return the loop as numba compiles it: from its cache on disk, where there can be one."""
-        try:
-            self._function = _njit(self.loop, cache=True)
-        except RuntimeError:  # neither the package's folder nor the user's can be written
-            self._function = _njit(self.loop, cache=False)
-        return self._function
+    def compiled(self, *, cache: bool = True) -> Function:
+        """Return the loop as numba compiles it; with a cache on disk, where there can be one."""
+        import numba
 
-
-def _njit(loop: Function, *, cache: bool) -> Function:
-    import numba
-
-    function: Function = numba.njit(loop, cache=cache, nogil=True, error_model="numpy")
-    return function
+        function: Function = numba.njit(self.loop, cache=cache, nogil=True, error_model="numpy")
+        self._function = function
+        return function
 
 
 def uses_numba() -> bool:
