@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from submerge.deferred import torch
 from submerge.engine.output._manifest import make_manifest
 from submerge.engine.output._records import Records
 from submerge.engine.output._report import Progress
@@ -60,7 +59,7 @@ class Run:
         """The plan of the merge."""
         return self.target.plan
 
-    def execute(self, device: torch.device, progress: Callable[[Progress], None]) -> None:
+    def execute(self, device: str, progress: Callable[[Progress], None]) -> None:
         """Do what is left to do; raise `WorkError` where values, disk or inputs do not allow it."""
         meter, total = self.target.meter, self.target.total
 
@@ -96,9 +95,7 @@ class Run:
         files = {file for model in self.plan.models if model.adapter for file in model.adapter.files}
         self.target.meter.add_read(sum(file.stat().st_size for file in files), 0.0)
 
-    def _run_jobs(
-        self, inputs: FileTable, writer: Any, device: torch.device, tick: Callable[[], None]
-    ) -> None:
+    def _run_jobs(self, inputs: FileTable, writer: Any, device: str, tick: Callable[[], None]) -> None:
         """Run the jobs that are not done: in processes where they help, else in threads."""
         workers, tensors = self.plan.budget.workers, self.plan.tensors
         left = [i for i, t in enumerate(tensors) if len(self.records.done(i)) < len(ranges(t.numel, t.block))]
