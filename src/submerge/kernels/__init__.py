@@ -1,7 +1,7 @@
 """Loops over runs of elements, compiled by numba, with the same bits from numpy where numba is not there."""
 
 from submerge.kernels._finite import array_type, count_nonfinite, is_finite
-from submerge.kernels._kernel import Kernel, compiling_for, kernel, uses_numba
+from submerge.kernels._kernel import Kernel, compiling_for, kernel, uses_numba, worth_compiling
 from submerge.kernels._load import load
 from submerge.kernels._store import store
 from submerge.kernels._sums import add_scaled, scale
@@ -18,4 +18,5 @@ __all__ = [
     "scale",
     "store",
     "uses_numba",
+    "worth_compiling",
 ]

@@ -15,7 +15,7 @@ from typing import Any
 
 from submerge.deferred import np
 
-__all__ = ["Kernel", "compiling_for", "kernel", "uses_numba"]
+__all__ = ["Kernel", "compiling_for", "kernel", "uses_numba", "worth_compiling"]
 
 VARIABLE = "SUBMERGE_KERNELS"
 """The environment variable that chooses: `numpy` never compiles."""
@@ -105,13 +105,18 @@ def compiling_for(elements: int) -> Iterator[None]:
 
     numba is then imported at once, so that forked workers need not. Either way gives the same bytes.
     """
-    before, _choice.small = _choice.small, elements < WORTHWHILE
+    before, _choice.small = _choice.small, not worth_compiling(elements)
     try:
         if _choice.compiles:
             import_numba()
         yield
     finally:
         _choice.small = before
+
+
+def worth_compiling(elements: int) -> bool:
+    """Return whether kernels are compiled where so many elements are to be merged."""
+    return _choice.possible and elements >= WORTHWHILE
 
 
 def import_numba() -> None:
