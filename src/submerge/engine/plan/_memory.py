@@ -96,9 +96,8 @@ def _chunk_bytes(plan: TensorPlan) -> int:
     chunk = chunk_length(count, plan.width)
     elements, read = (min(n, max(1, plan.numel)) for n in (chunk, read_length(chunk)))
     itemsizes = [DTYPES[member.entry.dtype].itemsize for member in plan.read]
-    value = (
-        8 if any(member.entry.dtype == "F64" for member in plan.read) else 4
-    )  # an adapter's factors give float32
+    wide = any(member.entry.dtype == "F64" for member in plan.read)
+    value = 8 if wide else 4  # an adapter's factors give float32
     buffers = sum(itemsizes) + 8  # for each file that is read, and for what is written
     folding = value * (3 * count + 6)  # the updates, masked copies of them, and sums
     ranking = 16 * max(itemsizes, default=4) if plan.width > 1 else 0  # of the entries of each row
