@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from submerge.algebra import Chunk, Reduction
-from submerge.deferred import torch
+from submerge.deferred import np, torch
 from submerge.engine.work._chunk_reader import ChunkReader, sample_spans
 from submerge.engine.work._matrix import decomposition, elements
 from submerge.engine.work._passes import Pass, Passes, Range
@@ -49,7 +49,8 @@ def reductions(reader: ChunkReader) -> Generator[Pass, Any, Fold]:
     result = None
     while True:
         try:
-            reduction = plan.send(result)
+            with np.errstate(all="ignore"):
+                reduction = plan.send(result)
         except StopIteration as end:
             fold: Fold = end.value
             return fold
@@ -61,7 +62,8 @@ def reduction_pass(reader: ChunkReader, reduction: Reduction[Any, Any]) -> Pass:
 
     def observe(one: Range, space: Workspace) -> list[Any]:
         spans = sample_spans(reader.plan.numel) if reduction.sample else reader.spans(one)
-        return [reduction.observe(reader.read(start, stop, space)) for start, stop in spans]
+        with np.errstate(all="ignore"):
+            return [reduction.observe(reader.read(start, stop, space)) for start, stop in spans]
 
     def combine(parts: list[list[Any]]) -> Any:
         return reduction.combine([part for of_range in parts for part in of_range])
@@ -83,7 +85,9 @@ def fold_pass(
         log = RangeLog(len(reader.sources), hashed=target.hashed)
         for start, stop in reader.spans(one):
             chunk = reader.read(start, stop, space, log, edited=edited)
-            values = fold(chunk)
+            with np.errstate(all="ignore"):
+                folded = fold(chunk)
+            values = torch.from_numpy(folded) if isinstance(folded, np.ndarray) else folded
             if reader.origin and target.with_origin:
                 values = values.add_(reader.origin_of(chunk, space))
             target.write(start, values, space, log)
