@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from submerge.deferred import np
 
-__all__ = ["Kernel", "compiling_for", "kernel", "uses_numba"]
+__all__ = ["Kernel", "compiling_for", "kernel", "uses_numba", "worth_compiling"]
 
 VARIABLE = "SUBMERGE_KERNELS"
 """The environment variable that chooses: `numpy` never compiles."""
@@ -75,27 +75,23 @@ class Kernel:
     def __call__(self, *arguments: Any) -> Any:
         """Run on arrays of one dimension, and numbers of their type: numba would go on in float64."""
         if _choice.compiles:
-            try:
+            # numba compiles at the first call, before it begins the loop: what fails has changed nothing
+            with suppress(Exception):
                 return (self._function or self.compiled())(*arguments)
-            except Exception as error:  # it compiles at the first call: no loop has begun
+            try:
+                return self.compiled(cache=False)(*arguments)
+            except Exception as error:
                 _choice.fail(error)
         with np.errstate(all="ignore"):  # a compiled loop warns of nothing either
             return self.reference(*arguments)
 
-    def compiled(self) -> Function:
-        """Return the loop as numba compiles it: from its cache on disk, where there can be one."""
-        try:
-            self._function = _njit(self.loop, cache=True)
-        except RuntimeError:  # neither the package's folder nor the user's can be written
-            self._function = _njit(self.loop, cache=False)
-        return self._function
+    def compiled(self, *, cache: bool = True) -> Function:
+        """Return the loop as numba compiles it; with a cache on disk, where there can be one."""
+        import numba
 
-
-def _njit(loop: Function, *, cache: bool) -> Function:
-    import numba
-
-    function: Function = numba.njit(loop, cache=cache, nogil=True, error_model="numpy")
-    return function
+        function: Function = numba.njit(self.loop, cache=cache, nogil=True, error_model="numpy")
+        self._function = function
+        return function
 
 
 def uses_numba() -> bool:
@@ -109,13 +105,18 @@ def compiling_for(elements: int) -> Iterator[None]:
 
     numba is then imported at once, so that forked workers need not. Either way gives the same bytes.
     """
-    before, _choice.small = _choice.small, elements < WORTHWHILE
+    before, _choice.small = _choice.small, not worth_compiling(elements)
     try:
         if _choice.compiles:
             import_numba()
         yield
     finally:
         _choice.small = before
+
+
+def worth_compiling(elements: int) -> bool:
+    """Return whether kernels are compiled where so many elements are to be merged."""
+    return _choice.possible and elements >= WORTHWHILE
 
 
 def import_numba() -> None:

@@ -62,11 +62,12 @@ def load(code: str, raw: Array, row: Array) -> None:
         [1.0, -2.0]
     """
     widen = _WIDEN.get(code)
-    if widen is None:
-        np.copyto(row, raw)
-    elif row.dtype == np.float32:
+    if widen is not None and row.dtype == np.float32:
         widen(raw, row)
-    else:
+        return
+    if widen is not None:
         single = np.empty(raw.size, np.float32)
         widen(raw, single)
-        np.copyto(row, single)
+        raw = single
+    with np.errstate(invalid="ignore"):  # of a signalling NaN
+        np.copyto(row, raw)

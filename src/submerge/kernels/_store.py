@@ -90,7 +90,7 @@ def store(code: str, row: Array, out: Array) -> bool:
         >>> store("BF16", np.array([1.0, np.inf], np.float32), out), [hex(bits) for bits in out]
         (False, ['0x3f80', '0x7f80'])
     """
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         if code in _ROUND:
             _ROUND[code](row.astype(np.float32, copy=False), out)
         else:

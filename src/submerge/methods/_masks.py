@@ -1,17 +1,19 @@
 """Sparsifiers of updates, by the paper: each plans what it must know, and returns an in-place mask.
 
-A sparsifier is a generator like a method's plan; what it returns overwrites `chunk.updates` with
+A sparsifier is a generator like a method's plan; what it returns overwrites `chunk.values` with
 the masked updates. `rescaled` wraps any of them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from typing import Any, TypeAlias
 
-from submerge.algebra import Chunk, Reduction, Totals, kth_largest
-from submerge.deferred import np, torch
+from submerge.algebra import Chunk, Reduction, Totals, keep_random, kth_largest, random_words
+from submerge.deferred import np, npt
 from submerge.errors import Problem, RequestError
+from submerge.kernels import keep_between, sum_magnitudes
 from submerge.methods._base import TensorSpec, Values
 
 __all__ = [
@@ -42,18 +44,15 @@ def keep_all(spec: TensorSpec, o: Values) -> MaskPlan:
     yield
 
 
-def _magnitudes(chunk: Chunk, row: int) -> torch.Tensor:
-    return torch.abs(chunk.updates[row], out=chunk.scratch(0))
+def _magnitudes(chunk: Chunk, row: int) -> npt.NDArray[Any]:
+    magnitudes: npt.NDArray[Any] = np.abs(chunk.values[row], out=chunk.row(0))
+    return magnitudes
 
 
-def _clear_below(row: torch.Tensor, threshold: float) -> None:
-    """Set entries of magnitude below the threshold to zero, in place and in one go.
-
-    `hardshrink` clears magnitudes up to and with its argument, so it gets the number next below.
-    """
-    kind = np.float64 if row.dtype == torch.float64 else np.float32
-    dropped = np.nextafter(kind(threshold), kind(-np.inf))
-    torch.ops.aten.hardshrink.out(row, float(dropped), out=row)
+def _keep(values: npt.NDArray[Any], least: float, most: float = math.inf) -> None:
+    """Clear entries of magnitudes below `least` or above `most`, in place."""
+    if least > 0 or most < math.inf:
+        keep_between(values, values.dtype.type(least), values.dtype.type(most))
 
 
 def trim(spec: TensorSpec, o: Values) -> MaskPlan:
@@ -66,15 +65,14 @@ def trim(spec: TensorSpec, o: Values) -> MaskPlan:
     ranks = [[max(1, int(d * spec.numel))] if 0 < d < 1 else [] for d in densities]
     smallest = yield from kth_largest(spec.numel, ranks, _magnitudes)  # of those that are kept
     thresholds = [
-        s[0] if s else (0.0 if d >= 1 else float("inf")) for s, d in zip(smallest, densities, strict=True)
+        s[0] if s else (0.0 if d >= 1 else math.inf) for s, d in zip(smallest, densities, strict=True)
     ]
     if not any(thresholds):
         return lambda chunk: None
 
     def mask(chunk: Chunk) -> None:
-        for row, threshold in zip(chunk.updates, thresholds, strict=True):
-            if threshold > 0:
-                _clear_below(row, threshold * (1 - chunk.rounding))
+        for row, threshold in zip(chunk.values, thresholds, strict=True):
+            _keep(row, threshold * (1 - chunk.rounding))
 
     return mask
 
@@ -92,16 +90,12 @@ def mask_outliers(spec: TensorSpec, o: Values) -> MaskPlan:
         outliers = min(int(gamma * n), n - keep)
         ranks.append([] if density >= 1 or keep == 0 else [outliers + 1, outliers + keep])
     extremes = yield from kth_largest(n, ranks, _magnitudes)  # the largest and the smallest that are kept
-    inf = float("inf")
-    everything, nothing = [inf, 0.0], [-1.0, inf]
+    everything, nothing = [math.inf, 0.0], [-1.0, math.inf]
     ends = [e or (everything if d >= 1 else nothing) for e, d in zip(extremes, o["density"], strict=True)]
 
     def mask(chunk: Chunk) -> None:
-        for t, (high, low) in enumerate(ends):
-            if high < inf:
-                chunk.updates[t].mul_(_magnitudes(chunk, t).le_(high * (1 + chunk.rounding)))
-            if low > 0:
-                _clear_below(chunk.updates[t], low * (1 - chunk.rounding))
+        for row, (high, low) in zip(chunk.values, ends, strict=True):
+            _keep(row, low * (1 - chunk.rounding), high * (1 + chunk.rounding))
 
     return mask
 
@@ -117,8 +111,8 @@ def random_drop(spec: TensorSpec, o: Values) -> MaskPlan:
     def mask(chunk: Chunk) -> None:
         for t, density in enumerate(densities):
             if density < 1:
-                ones = chunk.bernoulli(t, density)
-                chunk.updates[t].mul_(ones.div_(density) if unbiased and density > 0 else ones)
+                factor = 1 / density if unbiased and density > 0 else 1.0
+                keep_random(chunk.values[t], chunk.keys[t], chunk.start, density, factor)
 
     return mask
     yield
@@ -142,44 +136,48 @@ def magprune(spec: TensorSpec, o: Values) -> MaskPlan:
     unbiased = o["rescale"] and o["variant"] == "paper"
 
     def mask(chunk: Chunk) -> None:
-        rows = chunk.rows
+        words = np.empty(chunk.values.shape[1], np.uint32)
         for t, (density, epsilon) in enumerate(zip(o["density"], o["epsilon"], strict=True)):
-            if density >= 1:
-                continue
+            row = chunk.values[t]
             if density <= 0:
-                rows[t].zero_()
-                continue
-            probability = _relative_ranks(rows[t]).mul_(2 * epsilon).add_(density - epsilon)
-            ones = chunk.draw(t).view_as(probability).lt(probability).to(rows.dtype)
-            rows[t].mul_(ones.div_(probability) if unbiased else ones)
+                row[:] = 0
+            elif density < 1:
+                random_words(chunk.keys[t], chunk.start, words)
+                probability = _relative_ranks(row.reshape(-1, chunk.width)).reshape(-1)
+                probability *= 2 * epsilon
+                probability += density - epsilon
+                ones = ((words >> np.uint32(8)).astype(np.float32) * np.float32(2**-24) < probability).astype(
+                    row.dtype
+                )
+                row *= ones / probability if unbiased else ones
 
     return mask
     yield
 
 
-def _relative_ranks(rows: torch.Tensor) -> torch.Tensor:
+def _relative_ranks(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the rank by magnitude of each entry in its row, from 0 (smallest) to 1; ½ if it is alone."""
     width = rows.shape[-1]
-    magnitudes = rows.abs().cpu().numpy()
+    magnitudes: npt.NDArray[Any] = np.abs(rows)
     scale = np.linspace(0, 1, width, dtype=magnitudes.dtype) if width > 1 else np.full(1, 0.5)
-    ranks = np.empty_like(magnitudes)
+    ranks: npt.NDArray[Any] = np.empty_like(magnitudes)
     np.put_along_axis(ranks, _ascending(magnitudes), np.broadcast_to(scale, ranks.shape), axis=-1)
-    return torch.from_numpy(ranks).to(rows.device)
+    return ranks
 
 
-def _ascending(magnitudes: np.ndarray) -> np.ndarray:
+def _ascending(magnitudes: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
     """Return the places of each row's entries from the smallest to the largest, equal ones in their order.
 
     Bits of floats that are not negative ascend with them. So 32 bits of magnitude above 32 bits of place are
     integers that any sort puts in this order, and those of integers are many times as fast as a stable one.
     """
     if magnitudes.dtype != np.float32:
-        return np.argsort(magnitudes, axis=-1, kind="stable")
+        return np.asarray(np.argsort(magnitudes, axis=-1, kind="stable"))
     keys = magnitudes.view(np.int32).astype(np.int64) << 32
     keys |= np.arange(magnitudes.shape[-1], dtype=np.int64)
     keys.sort(axis=-1)
     keys &= 0xFFFFFFFF
-    return keys
+    return keys.astype(np.intp, copy=False)
 
 
 def rescaled(
@@ -195,10 +193,10 @@ def rescaled(
     if not o["rescale"] or by_probability:
         return mask, [1.0] * spec.count
 
-    def norms(chunk: Chunk) -> torch.Tensor:
-        before = chunk.updates.abs_().sum(1)  # no mask looks at signs
+    def norms(chunk: Chunk) -> list[list[float]]:
+        before = [sum_magnitudes(row) for row in chunk.values]
         mask(chunk)
-        return torch.stack([before, chunk.updates.sum(1)])
+        return [before, [sum_magnitudes(row) for row in chunk.values]]
 
     before, after = yield Totals(norms)
     return mask, [

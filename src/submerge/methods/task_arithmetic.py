@@ -14,9 +14,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from submerge.algebra import Chunk, combine
-from submerge.deferred import torch
+from submerge.deferred import npt
 from submerge.methods import _masks
 from submerge.methods._base import REQUIRED, Fold, FoldPlan, Method, Option, TensorSpec, Values
 from submerge.methods._consensus import consensus
@@ -76,9 +77,9 @@ def _weighted_sum(mask: _masks.Mask, factors: Sequence[float], o: Values) -> Fol
     scale = _scale(o)
     coefficients = [w * f * scale for w, f in zip(o["weight"], factors, strict=True)]
 
-    def fold(chunk: Chunk) -> torch.Tensor:
+    def fold(chunk: Chunk) -> npt.NDArray[Any]:
         mask(chunk)
-        return combine(chunk.updates, coefficients)
+        return combine(chunk.values, coefficients)
 
     return fold
 
@@ -95,16 +96,9 @@ def _elected_sum(mask: _masks.Mask, factors: Sequence[float], o: Values) -> Fold
     else:
         ballots, shares, counts = [w * f for w, f in zip(weights, factors, strict=True)], ones, weights
 
-    def fold(chunk: Chunk) -> torch.Tensor:
+    def fold(chunk: Chunk) -> npt.NDArray[Any]:
         mask(chunk)
-        for update, ballot in zip(chunk.updates, ballots, strict=True):
-            if ballot != 1:
-                update.mul_(ballot)
-        result, divisor, sign = consensus(chunk, shares, counts)
-        if o["normalize"]:
-            none_agrees = torch.eq(divisor, 0, out=chunk.scratch(3))
-            result.div_(divisor.add_(none_agrees))
-        return result.mul_(sign.mul_(o["lambda"]))
+        return consensus(chunk, ballots, shares, counts if o["normalize"] else None, factor=o["lambda"])
 
     return fold
 

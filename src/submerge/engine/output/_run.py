@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +16,15 @@ from submerge.engine.work import (
     Finished,
     Passes,
     RangeRecord,
+    Workspace,
     can_fork,
     nonfinite_error,
     prepared,
     ranges,
     run_forked,
     run_jobs,
+    run_passes,
+    single_threaded,
 )
 from submerge.store import FileTable, Manifest
 
@@ -29,6 +32,8 @@ __all__ = ["Run"]
 
 LARGE = 32
 """A tensor of more than one part in so many is begun before the others."""
+FIRST = 1 << 20
+"""Elements of a tensor that is merged before workers are forked, at least."""
 
 
 @dataclass
@@ -105,6 +110,10 @@ class Run:
             return self.target.job(index, inputs, writer, finished, self.records.done(index))
 
         if self.target.forks and can_fork(sizes, workers, device):
+            if (first := self._first(left)) is not None:
+                with single_threaded:
+                    run_passes(job(first, self._finished), Workspace())
+                left.remove(first)
             share = sum(sizes) // LARGE
             left.sort(key=lambda i: tensors[i].numel < share)  # the large ones first, for an even end
             self.peak = run_forked(
@@ -113,6 +122,16 @@ class Run:
         else:
             jobs = (job(index, self._finished) for index in left)
             run_jobs(jobs, threads=workers, device=device, tick=tick)
+
+    def _first(self, left: Sequence[int]) -> int | None:
+        """Return the tensor that is merged before the fork: workers inherit what it imports and compiles.
+
+        It is large enough to go the way of most, and no larger than need be.
+        """
+        tensors = self.plan.tensors
+        merged = [i for i in left if tensors[i].action == "merge" and not tensors[i].matrix]
+        large = [i for i in merged if tensors[i].numel >= FIRST]
+        return min(large, key=lambda i: tensors[i].numel, default=None)
 
     def _finished(self, record: RangeRecord) -> None:
         """Take the record of a range that was just finished: from any worker, or from a worker process."""

@@ -128,6 +128,13 @@ class TensorPlan:
         return math.prod(self.shape)
 
     @property
+    def uses_torch(self) -> bool:
+        """Whether torch merges it: as a matrix, with an adapter's edit, or by a method of another package."""
+        if self.matrix or self.module is not None or any(member.patch for member in self.members):
+            return True
+        return self.method is not None and not self.method.plan.__module__.startswith("submerge.")
+
+    @property
     def is_changed(self) -> bool:
         """Whether a model's own values, or its adapter, may change the tensor."""
         return any(member.patch or not member.relative for member in self.inputs)

@@ -50,7 +50,8 @@ def reductions(reader: ChunkReader) -> Generator[Pass, Any, Fold]:
     result = None
     while True:
         try:
-            reduction = plan.send(result)
+            with np.errstate(all="ignore"):
+                reduction = plan.send(result)
         except StopIteration as end:
             fold: Fold = end.value
             return fold
