@@ -4,9 +4,10 @@ from submerge.kernels._counts import count_above, count_around
 from submerge.kernels._finite import array_type, count_nonfinite, is_finite
 from submerge.kernels._kernel import Kernel, compiling_for, kernel, uses_numba, worth_compiling
 from submerge.kernels._load import load
-from submerge.kernels._masks import keep_between, keep_where_least
+from submerge.kernels._masks import keep_between, keep_where
 from submerge.kernels._products import add_column_products, dot, sum_magnitudes
 from submerge.kernels._random import HashKey, keep_random, random_words
+from submerge.kernels._ranks import bound_ranks, compare_at_bounds, compare_open, rank
 from submerge.kernels._store import store
 from submerge.kernels._sums import MOST_ROWS, add_rows, add_scaled, scale
 from submerge.kernels._types import Floats, Number, Words
@@ -25,6 +26,9 @@ __all__ = [
     "add_rows",
     "add_scaled",
     "array_type",
+    "bound_ranks",
+    "compare_at_bounds",
+    "compare_open",
     "compiling_for",
     "count_above",
     "count_around",
@@ -33,10 +37,11 @@ __all__ = [
     "is_finite",
     "keep_between",
     "keep_random",
-    "keep_where_least",
+    "keep_where",
     "kernel",
     "load",
     "random_words",
+    "rank",
     "scale",
     "store",
     "subtract_square",

@@ -1,12 +1,12 @@
-"""Masks on runs of values: by magnitude, by another run, and at random."""
+"""Masks on runs of values: by magnitude, and as told."""
 
 from __future__ import annotations
 
-from submerge.deferred import np
+from submerge.deferred import np, npt
 from submerge.kernels._kernel import kernel
 from submerge.kernels._types import Floats, Number
 
-__all__ = ["keep_between", "keep_where_least"]
+__all__ = ["keep_between", "keep_where"]
 
 
 def _keep_between(values: Floats, least: Number, most: Number) -> None:
@@ -29,13 +29,12 @@ def keep_between(values: Floats, least: Number, most: Number) -> None:
         values[i] = zero if magnitude < least else value
 
 
-def _keep_where_least(values: Floats, measure: Floats, least: Number) -> None:
-    np.multiply(values, (measure >= least).astype(values.dtype), out=values)
+def _keep_where(values: Floats, keep: npt.NDArray[np.uint8]) -> None:
+    np.multiply(values, keep, out=values, dtype=values.dtype)
 
 
-@kernel(_keep_where_least)
-def keep_where_least(values: Floats, measure: Floats, least: Number) -> None:
-    """Multiply by 0 the values [n] whose measure [n] is below `least`, in place."""
-    zero, one = values.dtype.type(0), values.dtype.type(1)
+@kernel(_keep_where)
+def keep_where(values: Floats, keep: npt.NDArray[np.uint8]) -> None:
+    """Multiply the values [n] by 1 or 0, in place."""
     for i in range(values.size):
-        values[i] *= one if measure[i] >= least else zero
+        values[i] *= values.dtype.type(keep[i])

@@ -1,7 +1,7 @@
 """Sparsifiers of updates, by the paper: each plans what it must know, and returns an in-place mask.
 
 A sparsifier is a generator like a method's plan; what it returns overwrites `chunk.values` with
-the masked updates. `rescaled` wraps any of them.
+the masked updates.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import math
 from collections.abc import Callable, Generator
 from typing import Any, TypeAlias
 
-from submerge.algebra import Chunk, Reduction, Totals, keep_random, kth_largest, random_words
+from submerge.algebra import Chunk, Reduction, keep_random, kth_largest
 from submerge.deferred import np, npt
-from submerge.errors import Problem, RequestError
-from submerge.kernels import keep_between, sum_magnitudes
+from submerge.kernels import keep_between
 from submerge.methods._base import TensorSpec, Values
 
 __all__ = [
@@ -21,11 +20,8 @@ __all__ = [
     "MaskPlan",
     "Sparsifier",
     "keep_all",
-    "magprune",
     "mask_outliers",
     "random_drop",
-    "refuse_magprune",
-    "rescaled",
     "trim",
 ]
 
@@ -33,9 +29,6 @@ Mask: TypeAlias = Callable[[Chunk], None]
 """Overwrites the updates of a chunk with the masked ones."""
 MaskPlan: TypeAlias = Generator[Reduction[Any, Any], Any, Mask]
 Sparsifier: TypeAlias = Callable[[TensorSpec, Values], MaskPlan]
-
-SHORTEST = 1e-7
-"""An L1 norm below this is not restored: it would be a division by noise."""
 
 
 def keep_all(spec: TensorSpec, o: Values) -> MaskPlan:
@@ -116,90 +109,3 @@ def random_drop(spec: TensorSpec, o: Values) -> MaskPlan:
 
     return mask
     yield
-
-
-def refuse_magprune(spec: TensorSpec, o: Values) -> None:
-    """Raise `RequestError` where a probability of `magprune` would be none."""
-    for density, epsilon in zip(o["density"], o["epsilon"], strict=True):
-        if 0 < density < 1 and not (0 < density - epsilon and density + epsilon < 1):
-            what = f"density {density:g} ± epsilon {epsilon:g} leaves the range (0, 1)"
-            hint = "choose epsilon below both density and 1 − density"
-            raise RequestError(Problem(what, f"tensor {spec.name}", hint))
-
-
-def magprune(spec: TensorSpec, o: Values) -> MaskPlan:
-    """Keep entries with a probability that grows with their rank by magnitude in their row (DELLA, MagPrune).
-
-    p_i = density − ε + 2ε (rank_i − 1)/(n − 1), rank 1 the smallest, rows along the last axis.
-    `variant: paper` divides what is kept by p_i. (arXiv 2406.11617.)
-    """
-    unbiased = o["rescale"] and o["variant"] == "paper"
-
-    def mask(chunk: Chunk) -> None:
-        words = np.empty(chunk.values.shape[1], np.uint32)
-        for t, (density, epsilon) in enumerate(zip(o["density"], o["epsilon"], strict=True)):
-            row = chunk.values[t]
-            if density <= 0:
-                row[:] = 0
-            elif density < 1:
-                random_words(chunk.keys[t], chunk.start, words)
-                probability = _relative_ranks(row.reshape(-1, chunk.width)).reshape(-1)
-                probability *= 2 * epsilon
-                probability += density - epsilon
-                ones = ((words >> np.uint32(8)).astype(np.float32) * np.float32(2**-24) < probability).astype(
-                    row.dtype
-                )
-                row *= ones / probability if unbiased else ones
-
-    return mask
-    yield
-
-
-def _relative_ranks(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the rank by magnitude of each entry in its row, from 0 (smallest) to 1; ½ if it is alone."""
-    width = rows.shape[-1]
-    magnitudes: npt.NDArray[Any] = np.abs(rows)
-    scale = np.linspace(0, 1, width, dtype=magnitudes.dtype) if width > 1 else np.full(1, 0.5)
-    ranks: npt.NDArray[Any] = np.empty_like(magnitudes)
-    np.put_along_axis(ranks, _ascending(magnitudes), np.broadcast_to(scale, ranks.shape), axis=-1)
-    return ranks
-
-
-def _ascending(magnitudes: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
-    """Return the places of each row's entries from the smallest to the largest, equal ones in their order.
-
-    Bits of floats that are not negative ascend with them. So 32 bits of magnitude above 32 bits of place are
-    integers that any sort puts in this order, and those of integers are many times as fast as a stable one.
-    """
-    if magnitudes.dtype != np.float32:
-        return np.asarray(np.argsort(magnitudes, axis=-1, kind="stable"))
-    keys = magnitudes.view(np.int32).astype(np.int64) << 32
-    keys |= np.arange(magnitudes.shape[-1], dtype=np.int64)
-    keys.sort(axis=-1)
-    keys &= 0xFFFFFFFF
-    return keys.astype(np.intp, copy=False)
-
-
-def rescaled(
-    sparsifier: Sparsifier, spec: TensorSpec, o: Values
-) -> Generator[Reduction[Any, Any], Any, tuple[Mask, list[float]]]:
-    """Plan the sparsifier, and the factor for each model that restores its update's L1 norm.
-
-    With `rescale` and mergekit's variant the factor is Σ|Δ| / Σ|masked Δ| over the tensor, which
-    one more pass measures; with `variant: paper` the sparsifier itself divides by probabilities.
-    """
-    mask = yield from sparsifier(spec, o)
-    by_probability = o.get("variant") == "paper" and sparsifier in (random_drop, magprune)
-    if not o["rescale"] or by_probability:
-        return mask, [1.0] * spec.count
-
-    def norms(chunk: Chunk) -> list[list[float]]:
-        before = [sum_magnitudes(row) for row in chunk.values]
-        mask(chunk)
-        return [before, [sum_magnitudes(row) for row in chunk.values]]
-
-    before, after = yield Totals(norms)
-    return mask, [
-        b / a if b >= SHORTEST and a >= SHORTEST else 1.0
-        for b, a in zip(before.tolist(), after.tolist(), strict=True)
-    ]

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from submerge.algebra import Chunk, Totals, kth_largest
-from submerge.deferred import npt
-from submerge.kernels import MOST_ROWS, add_deviations, dot, keep_where_least, subtract_square
+from submerge.deferred import np, npt
+from submerge.kernels import MOST_ROWS, add_deviations, dot, keep_where, subtract_square
 from submerge.methods._base import FoldPlan, Method, Option, TensorSpec, Values
 from submerge.methods._consensus import consensus
 from submerge.methods._masks import MaskPlan
@@ -67,10 +67,9 @@ def _selection(spec: TensorSpec, o: Values) -> MaskPlan:
     def select(chunk: Chunk) -> None:
         if threshold > 0:
             rounding = ROUNDING * spec.count + 4 * chunk.rounding
-            variance = _variance(chunk)
-            least = variance.dtype.type(threshold * (1 - rounding))
+            keep = (_variance(chunk) >= threshold * (1 - rounding)).view(np.uint8)
             for row in chunk.values:
-                keep_where_least(row, variance, least)
+                keep_where(row, keep)
 
     return select
 
