@@ -93,6 +93,7 @@ class Shape:
 
 SIZES = {
     "1.1b": Shape(hidden=2048, intermediate=5632, layers=22, vocabulary=32000, heads=32, kv_heads=4),
+    "110m": Shape(hidden=768, intermediate=2048, layers=12, vocabulary=16000, heads=12, kv_heads=4),
     "tiny": Shape(hidden=64, intermediate=176, layers=2, vocabulary=320, heads=4, kv_heads=1),
 }
 

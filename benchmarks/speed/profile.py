@@ -94,10 +94,10 @@ def main(arguments: list[str]) -> int:
 
 
 ABOUT = f"""\
-One worker, warm page cache, kernels compiled before. Every {1000 * INTERVAL_S:g} ms the stack was taken of each
-thread that does not wait for another. A line has the share of all samples in %, and functions, from caller to
-callee, with their files in the package; `kernel` is a loop that numba compiled, and the last name of a branch
-is the line that ran. Branches of less than {100 * LEAST:g} % are left out."""
+One worker, warm page cache, kernels compiled before. Every {1000 * INTERVAL_S:g} ms the stack was taken of
+each thread that does not wait for another. A line has the share of all samples in %, and functions, from
+caller to callee, with their files in the package; `kernel` is a loop that numba compiled, and the last
+name of a branch is the line that ran. Branches of less than {100 * LEAST:g} % are left out."""
 
 
 def _sampled(method: str, work: Path, models: dict[str, Path]) -> dict[str, Any]:

@@ -25,6 +25,10 @@ SWITCH_S = 0.0005
 """After so long a thread gives Python's lock to the one that looks."""
 WAITS = {("threading.py", "wait"), ("queue.py", "get"), ("selectors.py", "select"), ("thread.py", "_worker")}
 """File and function of frames in which a thread has nothing to do."""
+OUTSIDE = {"sampler.py", "threading.py", "<frozen runpy>"}
+"""Files of frames that call the work, and are the same in every stack."""
+IMPORTS = "<frozen importlib"
+"""How the files of the import system are called."""
 
 
 class Sampler:
@@ -59,12 +63,17 @@ def _waits(frame: FrameType) -> bool:
 
 
 def _stack(frame: FrameType) -> tuple[str, ...]:
-    """Return the functions from the outermost to the innermost, and at the end the line that runs."""
-    leaf = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-    names = [leaf]
+    """Return the functions from the outermost to the innermost, and at the end the line that runs.
+
+    All that an import does is one entry: it is no part of the work.
+    """
+    names = [linecache.getline(frame.f_code.co_filename, frame.f_lineno or 0).strip()]
     at: FrameType | None = frame
     while at is not None:
-        names.append(_name(at))
+        if at.f_code.co_filename.startswith(IMPORTS):
+            names = ["imports"]
+        elif os.path.basename(at.f_code.co_filename) not in OUTSIDE:
+            names.append(_name(at))
         at = at.f_back
     return tuple(reversed(names))
 
