@@ -27,8 +27,8 @@ __all__ = ["Node", "main", "slowest", "tree", "tree_lines"]
 SLOWEST = 3
 LEAST = 0.01
 """The share of all samples below which a branch is not shown."""
-JOINED = 0.995
-"""A function whose one callee has this share of its samples stands on one line with it."""
+JOINED = 0.005
+"""A function stands on one line with its callee, if it has less than this share of all samples beside it."""
 
 
 @dataclass
@@ -57,15 +57,15 @@ def tree_lines(node: Node, total: int, depth: int = 0) -> Iterator[str]:
         if callee.count < LEAST * total:
             continue
         names, last = [name], callee
-        while (only := _only_callee(last)) is not None:
+        while (only := _only_callee(last, JOINED * total)) is not None:
             names.append(only)
             last = last.callees[only]
         yield f"{100 * callee.count / total:5.1f}  {'  ' * depth}{' › '.join(names)}"
         yield from tree_lines(last, total, depth + 1)
 
 
-def _only_callee(node: Node) -> str | None:
-    return next((name for name, callee in node.callees.items() if callee.count >= JOINED * node.count), None)
+def _only_callee(node: Node, beside: float) -> str | None:
+    return next((n for n, callee in node.callees.items() if node.count - callee.count <= beside), None)
 
 
 def slowest(results: dict[str, Any]) -> list[str]:

@@ -23,7 +23,14 @@ INTERVAL_S = 0.002
 """Between two looks."""
 SWITCH_S = 0.0005
 """After so long a thread gives Python's lock to the one that looks."""
-WAITS = {("threading.py", "wait"), ("queue.py", "get"), ("selectors.py", "select"), ("thread.py", "_worker")}
+WAITS = {
+    ("threading.py", "wait"),
+    ("threading.py", "_wait_for_tstate_lock"),
+    ("threading.py", "join"),
+    ("queue.py", "get"),
+    ("selectors.py", "select"),
+    ("thread.py", "_worker"),
+}
 """File and function of frames in which a thread has nothing to do."""
 OUTSIDE = {"sampler.py", "threading.py", "<frozen runpy>"}
 """Files of frames that call the work, and are the same in every stack."""
