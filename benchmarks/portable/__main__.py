@@ -30,7 +30,7 @@ from submerge.methods import METHODS
 
 SHAPE = Shape(hidden=192, intermediate=520, layers=1, vocabulary=640, heads=4, kv_heads=1)
 ROOM = submerge.Settings(max_memory=4 * 10**9)
-PLAIN: dict[str, str] = {"OMP_NUM_THREADS": "1"}
+PLAIN: dict[str, str] = {"OMP_NUM_THREADS": "1", "SUBMERGE_KERNELS": "numba"}
 SETTINGS: dict[str, tuple[dict[str, str], submerge.Settings]] = {
     "as it is": (PLAIN, replace(ROOM, threads=1)),
     "4 workers": (PLAIN, replace(ROOM, threads=4)),

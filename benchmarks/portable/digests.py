@@ -23,7 +23,7 @@ from benchmarks.portable.golden import DTYPES, data_digest, golden_recipes, make
 __all__ = ["main", "table"]
 
 SETTINGS = {
-    f"{kernels}, {threads}": ({"SUBMERGE_KERNELS": "numpy"} if kernels == "numpy" else {}, threads)
+    f"{kernels}, {threads}": ({"SUBMERGE_KERNELS": kernels}, threads)
     for kernels in ("numba", "numpy")
     for threads in (1, 2)
 }

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.process import measure_from_cache, merge_command
 from benchmarks.speed import floor, outputs
-from benchmarks.speed.models import BASE, SIZES, make_models, weights_file
+from benchmarks.speed.models import weights_file
 from benchmarks.speed.recipes import TimedRecipe
 
 __all__ = ["Result", "SpeedBench", "median"]
@@ -70,8 +70,10 @@ class SpeedBench:
         return self._repeat(self.mergekit_repeat, command, inputs, log, look=look)
 
     def submerge(self, method: str) -> Result:
-        """Time `submerge merge`; compare its runs' bytes, and a sample with mergekit's where it is known."""
-        self._warm(method)
+        """Time `submerge merge`; compare its runs' bytes, and a sample with mergekit's where it is known.
+
+        A run before those that count lets numba compile what it compiles once for an installation.
+        """
         self.say(f"{method}: submerge")
         command = merge_command(self._recipe(method), self._out, self.threads, "--json", "--quiet")
         log, recipe = self.work / f"submerge-{method}.log", self.recipes[method]
@@ -82,23 +84,13 @@ class SpeedBench:
             digests.append(outputs.digest(out))
             samples.append(outputs.sample(out))
 
-        result = self._repeat(self.repeat, command, recipe.inputs(), log, _reported, look)
-        result["digests"] = sorted(set(digests))
+        result = self._repeat(1 + self.repeat, command, recipe.inputs(), log, _reported, look)
+        del result["runs"][0]
+        result |= {"digests": sorted(set(digests)), "compared": len(digests)}
         theirs = None if recipe.draws else outputs.load_sample(self._sample(method))
         if theirs is not None:
             result["agreement"] = outputs.agreement(samples[-1], theirs, recipe.dtype)
         return result
-
-    def _warm(self, method: str) -> None:
-        """Merge tiny models once, so that what is compiled once for an installation is compiled."""
-        recipe = self.recipes[method]
-        folder = self.work / "warm"
-        models = make_models(
-            folder, SIZES["tiny"], self.say, tuned=[n for n in self.models if n != BASE], dtype=recipe.dtype
-        )
-        path, out = folder / "recipe.yaml", folder / "out"
-        recipe.write(path, models)
-        measure_from_cache(merge_command(path, out, self.threads, "--quiet"), folder / "log", out, [])
 
     def _repeat(
         self,

@@ -60,8 +60,15 @@ def tree_lines(node: Node, total: int, depth: int = 0) -> Iterator[str]:
         while (only := _only_callee(last, JOINED * total)) is not None:
             names.append(only)
             last = last.callees[only]
-        yield f"{100 * callee.count / total:5.1f}  {'  ' * depth}{' › '.join(names)}"
+        yield f"{100 * callee.count / total:5.1f}  {'  ' * depth}{' › '.join(_short(names))}"
         yield from tree_lines(last, total, depth + 1)
+
+
+def _short(names: Sequence[str]) -> Iterator[str]:
+    """Yield names, without the file where the next one has the same."""
+    for name, following in zip(names, [*names[1:], ""], strict=True):
+        function, _, file = name.rpartition(" (")
+        yield function if function and following.endswith(f" ({file}") else name
 
 
 def _only_callee(node: Node, beside: float) -> str | None:

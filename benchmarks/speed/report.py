@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -10,52 +10,53 @@ from rich.table import Table
 
 from benchmarks.page import made_by
 from benchmarks.speed.bench import Result, median
-from benchmarks.speed.rows import BARRED, Bar, Row, rows
+from benchmarks.speed.rows import BARRED, BARRED_SIZE, Bar, Row, rows
 
 __all__ = ["markdown", "part_title", "tables", "title"]
 
-COLUMNS = (
+TIMES = (
     "method",
     "models read",
-    "passes",
     "mergekit s",
     "submerge s",
     "ratio",
+    "inside ÷ floor",
+    "mergekit peak GB",
+    "submerge peak GB",
+)
+DETAILS = (
+    "method",
+    "passes",
     "inside s",
-    "÷ floor",
     "÷ floor of its passes",
     "read ×",
     "CPU s",
     "CPU ns an element",
-    "mergekit peak GB",
-    "peak GB",
+    "private GB",
     "same bytes",
     "as mergekit",
 )
-IN_TERMINAL = {"method", "mergekit s", "submerge s", "ratio", "inside s", "÷ floor", "CPU s", "same bytes"}
 NOTES = """\
 Whole processes, one after another; medians. `inside`: what Submerge reports, without the start of Python.
-Floor: a program that only reads the inputs, writes the output's bytes and waits for the disk. `÷ floor` is
-the time inside over that of reading the inputs once, `÷ floor of its passes` over that of reading them as
-often as the method goes over them. `read ×`: how often inputs were read, for what is kept in memory between
-passes is not read again. CPU: user and system time of all processes, the start included; ns for each element
-of the output. Peak GB is the largest resident set, mapped pages of files included; in brackets without them
-(sampled). `same bytes`: of all runs, and of how many. `as mergekit`: the share of sampled values (up to 1024
-of each tensor) that are equal up to two steps of the number format, but for methods whose masks are drawn.
-In 16 bits mergekit computes in 16 bits, and many updates have one magnitude, of which each tool takes
-others. Behind a number stands what it is to be, and whether that is met."""
+Floor: a program that only reads the inputs, writes the output's bytes and waits for the disk; `inside ÷
+floor` is over that of reading them once, `÷ floor of its passes` over that of reading them as often as the
+method goes over them. `read ×`: how often inputs were read, for what is kept in memory between passes is not
+read again. CPU: user and system time of all processes, the start included; ns for each element of the
+output. Peak GB is the largest resident set, mapped pages of files included; `private GB` is Submerge's
+without them (sampled). `same bytes`: of all runs, and of how many. `as mergekit`: the share of sampled
+values (up to 1024 of each tensor) that are equal up to two steps of the number format, but of methods whose
+masks are drawn. In 16 bits mergekit computes in 16 bits, and many updates have one magnitude, of which each
+tool takes others. Behind a number stands what it is to be, and whether that is met."""
 
 
 def tables(results: Mapping[str, Any]) -> Iterator[Table]:
-    """Yield a table for each part, for the terminal: as many columns as have room there."""
+    """Yield a table for each part, for the terminal."""
     for part in results["parts"].values():
         shown = Table(title=part_title(part), box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-        chosen = [number for number, name in enumerate(COLUMNS) if name in IN_TERMINAL]
-        for number in chosen:
-            shown.add_column(COLUMNS[number].replace(" ", "\n", 1), justify="right" if number else "left")
+        for name in TIMES:
+            shown.add_column(name.replace(" ", "\n", 1), justify="left" if name == "method" else "right")
         for row in rows(results, part):
-            cells = _cells(row, barred=False)
-            shown.add_row(*(cells[number] for number in chosen))
+            shown.add_row(*_times(row, {}))
         yield shown
 
 
@@ -63,10 +64,11 @@ def markdown(results: Mapping[str, Any]) -> str:
     """Return the results as a Markdown page that says how they were made."""
     lines = [f"# {title(results)}", "", *made_by(results)]
     for key, part in results["parts"].items():
-        lines += [f"## {part_title(part)}", ""]
-        lines += ["| " + " | ".join(COLUMNS) + " |", "|---" + "|---:" * (len(COLUMNS) - 1) + "|"]
-        lines += ["| " + " | ".join(_cells(row, key == BARRED)) + " |" for row in rows(results, part)]
-        lines += ["", *_floors(part), *_origin(part)]
+        shown = list(rows(results, part))
+        barred = key == BARRED and results["size"] == BARRED_SIZE
+        times = [_times(row, row.bars() if barred else {}) for row in shown]
+        lines += [f"## {part_title(part)}", "", *_lines(TIMES, times), *_floors(part)]
+        lines += [*_lines(DETAILS, [_details(row) for row in shown]), *_origin(part)]
     return "\n".join([*lines, NOTES, ""])
 
 
@@ -82,59 +84,61 @@ def part_title(part: Mapping[str, Any]) -> str:
     return f"{part['models']} models, {part['dtype']}"
 
 
-def _cells(row: Row, barred: bool) -> list[str]:
-    bars = row.bars() if barred else {}
-
-    def held(name: str, spec: str, after: str = "") -> str:
-        return _held(getattr(row, name), spec, bars.get(name), after)
-
-    private = "" if row.private_gb is None else f" ({row.private_gb:.2f})"
+def _times(row: Row, bars: Mapping[str, Bar]) -> list[str]:
     return [
         row.method,
         f"{row.inputs}",
-        f"{row.passes}",
         _show(row.theirs, ".1f"),
         _show(row.ours, ".2f"),
-        held("ratio", ".1f", after="×"),
+        _show(row.ratio, ".1f", bars.get("ratio"), "×"),
+        _show(row.over_floor, ".2f", bars.get("over_floor")),
+        _show(row.their_peak_gb, ".2f"),
+        _show(row.peak_gb, ".2f", bars.get("peak_gb")),
+    ]
+
+
+def _details(row: Row) -> list[str]:
+    return [
+        row.method,
+        f"{row.passes}",
         _show(row.inside, ".2f"),
-        held("over_floor", ".2f"),
         _show(row.over_own_floor, ".2f"),
         _show(row.reads, ".2f"),
         _show(row.cpu, ".1f"),
         _show(row.cpu_ns, ".1f"),
-        _show(row.their_peak_gb, ".2f"),
-        held("peak_gb", ".2f", after=private),
+        _show(row.private_gb, ".2f"),
         _same_bytes(row),
-        "drawn" if row.draws else _show(row.agreement, ".3%"),
+        "drawn" if row.draws else _show(row.agreement, ".2%", row.agrees),
     ]
 
 
 def _same_bytes(row: Row) -> str:
-    if row.runs < 2:
+    if row.compared < 2:
         return "–"
-    return f"yes, {row.runs}" if row.digests == 1 else f"**no**: {row.digests} of {row.runs}"
+    return f"yes, {row.compared}" if row.digests == 1 else f"**no**: {row.digests} of {row.compared}"
 
 
-def _held(value: float | None, spec: str, bar: Bar | None, after: str = "") -> str:
+def _show(value: float | None, spec: str, bar: Bar | None = None, unit: str = "") -> str:
     """Return a number, with what it is to be and whether it is."""
     if value is None:
         return "–"
     verdict = "" if bar is None else f"; {bar} {'met' if bar.met(value) else '**missed**'}"
-    return f"{value:{spec}}{after}{verdict}"
+    return f"{value:{spec}}{unit}{verdict}"
 
 
-def _show(value: float | None, spec: str) -> str:
-    return _held(value, spec, None)
+def _lines(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    head = ["| " + " | ".join(columns) + " |", "|---" + "|---:" * (len(columns) - 1) + "|"]
+    return [*head, *("| " + " | ".join(row) + " |" for row in cells), ""]
 
 
 def _floors(part: Mapping[str, Any]) -> list[str]:
     if not part["floors"]:
         return []
-    lines = ["| models read | floor of one pass s | of two passes s |", "|---:|---:|---:|"]
+    cells = []
     for inputs, floors in sorted(part["floors"].items(), key=lambda item: int(item[0])):
         seconds = (median(floors.get(passes), "seconds_inside") for passes in ("1", "2"))
-        lines.append(f"| {inputs} | " + " | ".join(_show(value, ".2f") for value in seconds) + " |")
-    return [*lines, ""]
+        cells.append([inputs, *(_show(value, ".2f") for value in seconds)])
+    return _lines(("models read", "floor of one pass s", "of two passes s"), cells)
 
 
 def _origin(part: Mapping[str, Any]) -> list[str]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.speed.bench import median
+from benchmarks.speed.recipes import METHODS
 
-__all__ = ["BARRED", "Bar", "Row", "rows"]
+__all__ = ["BARRED", "BARRED_SIZE", "Bar", "Row", "rows"]
 
-BARRED = "3-bfloat16"
-"""The part of the results that bars are for."""
+BARRED, BARRED_SIZE = "3-bfloat16", "1.1b"
+"""The part of the results that the bars of time and memory are for, and the size of its models."""
 RATIOS = {
     "linear": 6,
     "task_arithmetic": 6,
@@ -28,6 +29,8 @@ FLOORS = {"della": 3.0}
 """How many floors of one pass a method's own time may be, where its passes do not decide it."""
 ONE_PASS, MORE_PASSES = 1.4, 2.2
 PEAK_GB = 0.3
+AGREEMENT = {"bfloat16": 0.95, "float32": 0.999}
+"""The share of values that mergekit has, too, at least. In 16 bits it computes in 16 bits."""
 ITEM_BYTES = {"bfloat16": 2, "float32": 4}
 
 
@@ -48,14 +51,16 @@ class Bar:
 
 @dataclass(frozen=True)
 class Row:
-    """The medians of a method's runs; None where something was not measured.
+    """The medians of a method's runs with models of one format; None where something was not measured.
 
     `inside` is the time of the merge without the start of Python, `floor` that of reading the inputs once
     and writing the output, `own_floor` that of reading them in each of the method's passes. `reads` is
-    how often the inputs were really read. `agreement` is the share of values that are mergekit's, too.
+    how often the inputs were really read. `digests` are those of as many outputs as were `compared`;
+    `agreement` is the share of values that are mergekit's, too.
     """
 
     method: str
+    dtype: str
     inputs: int
     passes: int
     theirs: float | None
@@ -70,7 +75,7 @@ class Row:
     private_gb: float | None
     their_peak_gb: float | None
     digests: int
-    runs: int
+    compared: int
     agreement: float | None
     draws: bool
 
@@ -89,6 +94,11 @@ class Row:
         """The time inside in floors of as many passes as the method has."""
         return _over(self.inside, self.own_floor)
 
+    @property
+    def agrees(self) -> Bar:
+        """What `agreement` must be."""
+        return Bar(AGREEMENT[self.dtype], least=True)
+
     def bars(self) -> dict[str, Bar]:
         """Return the name of a number -> what it must be."""
         by_passes = ONE_PASS if self.passes == 1 else MORE_PASSES
@@ -100,7 +110,9 @@ class Row:
 
 def rows(results: Mapping[str, Any], part: Mapping[str, Any]) -> Iterator[Row]:
     """Yield the row of each method of a part."""
-    for method, result in part["methods"].items():
+    measured = part["methods"]
+    for method in sorted(measured, key=list(METHODS).index):
+        result = measured[method]
         ours, theirs = result.get("submerge"), result.get("mergekit")
         inputs, passes = result["inputs"], result["passes"]
         floors = part["floors"].get(str(inputs), {})
@@ -109,6 +121,7 @@ def rows(results: Mapping[str, Any], part: Mapping[str, Any]) -> Iterator[Row]:
         input_bytes = inputs * results["parameters"] * ITEM_BYTES[part["dtype"]]
         yield Row(
             method=method,
+            dtype=part["dtype"],
             inputs=inputs,
             passes=passes,
             theirs=median(theirs),
@@ -123,7 +136,7 @@ def rows(results: Mapping[str, Any], part: Mapping[str, Any]) -> Iterator[Row]:
             private_gb=_over(median(ours, "private_bytes"), 1e9),
             their_peak_gb=_over(median(theirs, "peak_bytes"), 1e9),
             digests=len(ours["digests"]) if ours else 0,
-            runs=len(ours["runs"]) if ours else 0,
+            compared=ours["compared"] if ours else 0,
             agreement=ours.get("agreement") if ours else None,
             draws=result["draws"],
         )
