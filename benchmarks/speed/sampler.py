@@ -34,6 +34,8 @@ WAITS = {
 """File and function of frames in which a thread has nothing to do."""
 OUTSIDE = {"sampler.py", "threading.py", "<frozen runpy>"}
 """Files of frames that call the work, and are the same in every stack."""
+KERNEL = "Kernel.__call__"
+"""The function that calls a compiled loop."""
 IMPORTS = "<frozen importlib"
 """How the files of the import system are called."""
 
@@ -72,9 +74,10 @@ def _waits(frame: FrameType) -> bool:
 def _stack(frame: FrameType) -> tuple[str, ...]:
     """Return the functions from the outermost to the innermost, and at the end the line that runs.
 
-    All that an import does is one entry: it is no part of the work.
+    All that an import does is one entry: it is no part of the work. A kernel is one, too.
     """
-    names = [linecache.getline(frame.f_code.co_filename, frame.f_lineno or 0).strip()]
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno or 0).strip()
+    names = [] if frame.f_code.co_qualname == KERNEL else [line]
     at: FrameType | None = frame
     while at is not None:
         if at.f_code.co_filename.startswith(IMPORTS):
@@ -88,7 +91,7 @@ def _stack(frame: FrameType) -> tuple[str, ...]:
 def _name(frame: FrameType) -> str:
     """Return a function's name with its file; a kernel's own name, for one function calls all of them."""
     code = frame.f_code
-    if code.co_qualname == "Kernel.__call__":
+    if code.co_qualname == KERNEL:
         return f"kernel {getattr(frame.f_locals['self'], '__name__', '')}"
     return f"{code.co_qualname.replace('.<locals>', '')} ({_file(code)})"
 

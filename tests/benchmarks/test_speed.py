@@ -188,12 +188,12 @@ def test_a_run_adds_to_the_results_that_are_there(tmp_path: Path) -> None:
 
 def test_a_tree_has_shares_and_joins_lone_callees() -> None:
     stacks = [
-        (["merge", "read", "preadv"], 60),
+        (["merge", "read (a.py)", "pread (a.py)"], 60),
         (["merge", "fold", "kernel scale", "line"], 39),
         (["merge"], 1),
     ]
     lines = list(profile.tree_lines(profile.tree(stacks), 100))
-    assert lines == ["100.0  merge", " 60.0    read › preadv", " 39.0    fold › kernel scale › line"]
+    assert lines == ["100.0  merge", " 60.0    read › pread (a.py)", " 39.0    fold › kernel scale › line"]
 
 
 def test_the_slowest_are_those_of_most_processor_time(results: dict[str, Any]) -> None:
