@@ -13,11 +13,11 @@ __all__ = ["Sample", "agreement", "digest", "load_sample", "sample", "save_sampl
 
 Sample = dict[str, torch.Tensor]
 """Tensor name -> some of its values, in float32."""
-VALUES = 1024
-"""Values of each tensor in a sample."""
+ONE_OF, LEAST = 4096, 16
+"""A sample has one of so many values of each tensor, and at least so many."""
 READ = 1 << 24
-STEPS = 2
-"""So many steps of the number format may lie between two values that agree."""
+NEAR = {"bfloat16": 2**-6, "float32": 1e-5}
+"""Two values agree up to this share of them. In bfloat16 it is two steps of the format."""
 
 
 def digest(folder: Path) -> str:
@@ -41,7 +41,7 @@ def sample(folder: Path) -> Sample:
 
 
 def _spread(tensor: torch.Tensor) -> torch.Tensor:
-    count = min(VALUES, tensor.numel())
+    count = min(tensor.numel(), max(LEAST, tensor.numel() // ONE_OF))
     return tensor.flatten()[torch.arange(count) * tensor.numel() // max(count, 1)].float()
 
 
@@ -56,18 +56,17 @@ def load_sample(path: Path) -> Sample | None:
 
 
 def agreement(ours: Sample, theirs: Sample, dtype: str) -> float:
-    """Return the share of sampled values that two tools have in common, up to two steps of the number format.
+    """Return the share of sampled values that two tools have in common, up to their roundings.
 
-    A step is that of the value, or of the tensor's root mean square where the value is smaller: it comes from
-    larger ones that cancel. Two tools round in another order, and select otherwise among entries that tie.
+    These are relative to the value, or to the tensor's root mean square where the value is smaller: it comes
+    from larger ones that cancel. Tools round in another order, and select otherwise among entries that tie.
     """
     if ours.keys() != theirs.keys():
         return 0.0
-    step = torch.finfo(getattr(torch, dtype)).eps
     near = total = 0
     for name, one in ours.items():
         other = theirs[name]
         size = torch.maximum(other.abs(), other.square().mean().sqrt())
-        near += int(((one - other).abs() <= STEPS * step * size).sum())
+        near += int(((one - other).abs() <= NEAR[dtype] * size).sum())
         total += other.numel()
     return near / max(total, 1)

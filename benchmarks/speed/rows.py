@@ -29,7 +29,7 @@ FLOORS = {"della": 3.0}
 """How many floors of one pass a method's own time may be, where its passes do not decide it."""
 ONE_PASS, MORE_PASSES = 1.4, 2.2
 PEAK_GB = 0.3
-AGREEMENT = {"bfloat16": 0.95, "float32": 0.999}
+AGREEMENT = {"bfloat16": 0.95, "float32": 0.99}
 """The share of values that mergekit has, too, at least. In 16 bits it computes in 16 bits."""
 ITEM_BYTES = {"bfloat16": 2, "float32": 4}
 
