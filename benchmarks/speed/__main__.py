@@ -20,7 +20,7 @@ from benchmarks.speed.bench import Result, SpeedBench
 from benchmarks.speed.models import DTYPES, EIGHT, SIZES, TUNED, make_models, work_option
 from benchmarks.speed.picture import plot
 from benchmarks.speed.recipes import METHODS, timed_recipes
-from benchmarks.speed.results import Part, open_results
+from benchmarks.speed.results import Part, default_out, open_results
 from benchmarks.speed.rows import BARRED
 
 MODELS = {3: TUNED, 8: EIGHT}
@@ -114,7 +114,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--mergekit-repeat", type=int, default=1, help="runs of each of mergekit's merges")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--size", choices=SIZES, default="1.1b")
-    parser.add_argument("--out", type=Path, default=page.RESULTS)
+    parser.add_argument("--out", type=Path, help="where results go (of small models default: where they lie)")
     parser.add_argument("--resume", action="store_true", help="leave what the results have as it is")
     only = parser.add_mutually_exclusive_group()
     only.add_argument(
@@ -124,6 +124,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.set_defaults(tools=["mergekit", "submerge"])
     options = parser.parse_args(arguments)
     options.floors = "submerge" in options.tools
+    options.out = options.out or default_out(options)
     return options
 
 

@@ -19,6 +19,7 @@ from benchmarks.console import say
 from benchmarks.process import measure_from_cache
 from benchmarks.speed.models import SIZES, make_models, weights_file, work_option
 from benchmarks.speed.recipes import METHODS
+from benchmarks.speed.results import default_out
 from benchmarks.speed.rows import BARRED, rows
 from benchmarks.speed.sampler import INTERVAL_S
 
@@ -142,5 +143,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("methods", nargs="*", metavar="METHOD")
     work_option(parser, "where models and outputs lie")
     parser.add_argument("--size", choices=SIZES, default="1.1b")
-    parser.add_argument("--out", type=Path, default=page.RESULTS)
-    return parser.parse_args(arguments)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(arguments)
+    options.out = options.out or default_out(options)
+    return options

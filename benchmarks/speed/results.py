@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
+from benchmarks import machine, page
 from benchmarks.speed.bench import Result
+from benchmarks.speed.rows import BARRED_SIZE
 
-__all__ = ["Part", "open_results"]
+__all__ = ["Part", "default_out", "open_results"]
 
 Results = dict[str, Any]
 SETTINGS = ("size", "parameters", "threads")
@@ -58,6 +60,12 @@ class Part:
     def _floors(self, inputs: int) -> dict[str, Result]:
         floors: dict[str, Result] = self._part["floors"].setdefault(str(inputs), {})
         return floors
+
+
+def default_out(options: argparse.Namespace) -> Path:
+    """Return where results go that are told no place: those of small models beside them."""
+    work: Path = options.work
+    return page.RESULTS if options.size == BARRED_SIZE else work / options.size
 
 
 def open_results(
