@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 import submerge
 from benchmarks.adapters.models import make_adapters
 from benchmarks.portable import digests
+from benchmarks.portable.golden import ANY_PROCESSOR
 from benchmarks.speed.models import BASE, TUNED, Shape, make_models
 from submerge.methods import METHODS
 
@@ -37,6 +38,7 @@ SETTINGS: dict[str, tuple[dict[str, str], submerge.Settings]] = {
     "4 threads of PyTorch": ({"OMP_NUM_THREADS": "4"}, ROOM),
     "numpy for numba": (PLAIN | {"SUBMERGE_KERNELS": "numpy"}, replace(ROOM, threads=1)),
     "numpy for numba, 2 workers": (PLAIN | {"SUBMERGE_KERNELS": "numpy"}, replace(ROOM, threads=2)),
+    "numba for any processor": (PLAIN | ANY_PROCESSOR, replace(ROOM, threads=1)),
     "half the memory": (PLAIN, replace(ROOM, max_memory=2 * 10**9)),
     "another order of sets": (PLAIN | {"PYTHONHASHSEED": "7"}, ROOM),
     "MKL as with AVX2": (PLAIN | {"MKL_CBWR": "AVX2"}, ROOM),

@@ -15,8 +15,10 @@ import xxhash
 
 from submerge.methods import METHODS
 
-__all__ = ["DTYPES", "data_digest", "golden_recipes", "make_golden"]
+__all__ = ["ANY_PROCESSOR", "DTYPES", "data_digest", "golden_recipes", "make_golden"]
 
+ANY_PROCESSOR = {"SUBMERGE_KERNELS": "numba", "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+"""The environment in which numba compiles for the oldest processor of the architecture."""
 SHAPES = {"embed.weight": (1600, 160), "map.weight": (96, 200), "norm.weight": (96,), "one.weight": (1,)}
 """The first is more than one chunk."""
 MODELS = {"base": "F32", "a": "F32", "b": "BF16", "c": "F16"}

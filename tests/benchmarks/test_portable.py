@@ -41,7 +41,10 @@ def test_golden_models_have_their_bytes_and_merge(tmp_path: Path) -> None:
 def test_the_table_says_what_differs() -> None:
     ties = dict.fromkeys(DTYPES, "1" * 32)
     other = dict.fromkeys(DTYPES, "2" * 32)
-    digests = {"numba, 1": {"ties": ties, "sce": ties}, "numpy, 1": {"ties": ties, "sce": other}}
+    digests = {
+        "numba, 1 worker": {"ties": ties, "sce": ties},
+        "numpy, 1 worker": {"ties": ties, "sce": other},
+    }
     lines = list(table(digests, {"ties": ties, "sce": other}))
     shown = " | ".join(["`111111111111`"] * 3)
     assert lines[2:] == [f"| `ties` | {shown} | same | yes |", f"| `sce` | {shown} | **other** | **no** |"]
