@@ -28,7 +28,9 @@ class _Deferred(ModuleType):
     """Stands for the module of its name; what is looked up in it is looked up there."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(import_module(self.__name__), name)
+        value = getattr(import_module(self.__name__), name)
+        setattr(self, name, value)  # the next look costs what it costs in any module: loops look often
+        return value
 
     def __dir__(self) -> list[str]:
         return dir(import_module(self.__name__))

@@ -126,10 +126,10 @@ def test_a_reader_that_goes_away(recipe: Path) -> None:
 def test_the_package_and_its_help_are_light() -> None:
     code = (
         "import sys, submerge\n"
-        "heavy = {'torch', 'transformers', 'numpy', 'huggingface_hub', 'rich.table', 'yaml'}\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'numba', 'huggingface_hub', 'rich.table', 'yaml'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         "import submerge.cli\n"
-        "assert not {'torch', 'transformers', 'numpy', 'huggingface_hub'} & set(sys.modules)\n"
+        "assert not {*heavy, 'submerge.store'} & set(sys.modules), 'the frame of the commands'\n"
         "assert callable(submerge.merge) and callable(submerge.plan)\n"
         "assert not {'torch', 'transformers', 'numpy', 'huggingface_hub'} & set(sys.modules)\n"
         "assert all(hasattr(submerge, name) for name in submerge.__all__)\n"
@@ -175,7 +175,7 @@ def test_what_computes_nothing_loads_no_torch(made: Family, tmp_path: Path) -> N
         "        main()\n"
         "    except SystemExit as stop:\n"
         "        assert (stop.code or 0) == wanted, (words, stop.code)\n"
-        "    heavy = {'torch', 'transformers', 'numpy', 'huggingface_hub'} & set(sys.modules)\n"
+        "    heavy = {'torch', 'transformers', 'numpy', 'numba', 'huggingface_hub'} & set(sys.modules)\n"
         "    assert not heavy, (words, heavy)\n"
     )
     result = python("-c", code)
