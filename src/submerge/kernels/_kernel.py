@@ -18,7 +18,7 @@ from submerge.deferred import np
 __all__ = ["Kernel", "compiling_for", "kernel", "uses_numba", "worth_compiling"]
 
 VARIABLE = "SUBMERGE_KERNELS"
-"""The environment variable that chooses: `numpy` never compiles."""
+"""The environment variable that chooses: `numpy` never compiles, `numba` whatever the size."""
 WORTHWHILE = 1 << 24
 """Elements of a merge from which on kernels are compiled: the import of numba, and the code that is read from
 its cache, take as long as numpy needs for about so many."""
@@ -121,7 +121,7 @@ def compiling_for(elements: int) -> Iterator[None]:
 
 def worth_compiling(elements: int) -> bool:
     """Return whether kernels are compiled where so many elements are to be merged."""
-    return _choice.possible and elements >= WORTHWHILE
+    return _choice.possible and (elements >= WORTHWHILE or os.environ.get(VARIABLE) == "numba")
 
 
 def import_numba() -> None:

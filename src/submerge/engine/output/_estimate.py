@@ -43,7 +43,7 @@ def compute_seconds(plan: MergePlan) -> float:
     matrices = [t for t in merged if _is_decomposed(t)]  # others: next to nothing
     streamed = [t for t in merged if not t.matrix or t.by_rows]
     if matrices:
-        import torch  # noqa: F401 # what it computes is timed by a single thread
+        import torch  # noqa: F401 # `single_threaded` holds it to one thread if it is there
     with single_threaded, compiling_for(sum(t.numel for t in plan.tensors)):
         spent = _streamed_seconds(streamed, plan.recipe.seed) + _matrix_seconds(matrices)
     return spent / plan.budget.workers
