@@ -95,8 +95,8 @@ class _Pool:
 
     def work(self) -> None:
         """Take tasks until there are none, or someone failed."""
-        space = Workspace(self.device)
         try:
+            space = Workspace(self.device)
             while (task := self._next()) is not None:
                 self._execute(task, space)
                 del task  # or what its job holds would be there beside what the next one begins with
