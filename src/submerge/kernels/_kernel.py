@@ -66,6 +66,16 @@ class Kernel:
         self.__doc__ = loop.__doc__
         self.__name__ = loop.__name__
         self._function: Function | None = None
+        self._called: Function | None = None  # by other kernels
+
+    @property
+    def _numba_type_(self) -> Any:
+        """What numba takes a kernel for in the loop of another one, whose cache then has both."""
+        import numba
+
+        if self._called is None:
+            self._called = numba.njit(self.loop, nogil=True, error_model="numpy")
+        return numba.types.Dispatcher(self._called)
 
     def __call__(self, *arguments: Any) -> Any:
         """Run on arrays of one dimension, and numbers of their type: numba would go on in float64."""
