@@ -73,8 +73,7 @@ class Kernel:
         """What numba takes a kernel for in the loop of another one, whose cache then has both."""
         import numba
 
-        if self._called is None:
-            self._called = numba.njit(self.loop, nogil=True, error_model="numpy")
+        self._called = self._called or self._njit(cache=False)
         return numba.types.Dispatcher(self._called)
 
     def __call__(self, *arguments: Any) -> Any:
@@ -100,12 +99,15 @@ class Kernel:
 
     def compiled(self, *, cache: bool = True) -> Function:
         """Return the loop as numba compiles it; with a cache on disk, where there can be one."""
+        self._function = self._njit(cache=cache)
+        return self._function
+
+    def _njit(self, *, cache: bool) -> Function:
         import numba
         import numpy
 
         self.loop.__globals__["np"] = numpy  # some checks of numba's ask for the module itself
         function: Function = numba.njit(self.loop, cache=cache, nogil=True, error_model="numpy")
-        self._function = function
         return function
 
 
