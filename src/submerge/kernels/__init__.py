@@ -11,7 +11,7 @@ from submerge.kernels._ranks import keep_by_rank, rank
 from submerge.kernels._store import store
 from submerge.kernels._sums import MOST_ROWS, add_rows, add_scaled, scale
 from submerge.kernels._types import Floats, Number, Words
-from submerge.kernels._variance import add_deviations, subtract_square
+from submerge.kernels._variance import variance
 from submerge.kernels._vote import vote, vote_few
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "Number",
     "Words",
     "add_column_products",
-    "add_deviations",
     "add_rows",
     "add_scaled",
     "array_type",
@@ -42,9 +41,9 @@ __all__ = [
     "rank",
     "scale",
     "store",
-    "subtract_square",
     "sum_magnitudes",
     "uses_numba",
+    "variance",
     "vote",
     "vote_few",
     "worth_compiling",
