@@ -5,7 +5,7 @@ from submerge.kernels._finite import array_type, count_nonfinite, is_finite
 from submerge.kernels._kernel import Kernel, compiling_for, kernel, uses_numba, worth_compiling
 from submerge.kernels._load import load
 from submerge.kernels._masks import keep_between, keep_where
-from submerge.kernels._products import add_column_products, dot, sum_magnitudes
+from submerge.kernels._products import add_column_products, dot, gram, sum_magnitudes
 from submerge.kernels._random import HashKey, keep_random, random_words
 from submerge.kernels._ranks import keep_by_rank, rank
 from submerge.kernels._store import store
@@ -30,6 +30,7 @@ __all__ = [
     "count_around",
     "count_nonfinite",
     "dot",
+    "gram",
     "is_finite",
     "keep_between",
     "keep_by_rank",
