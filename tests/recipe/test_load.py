@@ -183,7 +183,7 @@ def test_a_parameter_of_another_method_is_told_so(problems):
         ("[]", "'models' is empty"),
         ("", "'models' is empty"),
         ("a", "'models' is a list, not 'a'"),
-        ("[a]", "an entry of 'models' is a mapping, not 'a' — write '- model: a'"),
+        ("[3]", "an entry of 'models' is a mapping, not 3 — write '- model: …'"),
         ("[{}]", "names no model"),
         ("[{modle: a}]", "did you mean 'model'?"),
         ("[{model: a, layer_range: [0, 2]}]", "'layer_range' is not supported"),

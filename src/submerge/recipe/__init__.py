@@ -15,6 +15,7 @@ from submerge.recipe._data_spec import (
     data_format,
     data_spec,
 )
+from submerge.recipe._documents import Documents, load_documents
 from submerge.recipe._load import load_recipe
 from submerge.recipe._mergekit import to_mergekit
 from submerge.recipe._recipe import (
@@ -38,6 +39,7 @@ __all__ = [
     "Coefficients",
     "DataSource",
     "DataSpec",
+    "Documents",
     "ModalityTokens",
     "ModelEntry",
     "OutputForm",
@@ -51,6 +53,7 @@ __all__ = [
     "TaskFolder",
     "data_format",
     "data_spec",
+    "load_documents",
     "load_recipe",
     "parse_coefficients",
     "read_coefficients",

@@ -19,12 +19,19 @@ from submerge.recipe._projectors import check_projectors, read_projectors, read_
 from submerge.recipe._recipe import ModelEntry, OutputForm, ProjectorMix, Recipe, single_values
 from submerge.recipe._rules import Setting
 from submerge.recipe._schema import ABSENT_KEYS, ABSENT_METHODS, RECIPE_KEYS, RENAMED_KEYS
-from submerge.recipe._sections import read_dtype, read_output, read_rules, read_seed, read_tokenizer
-from submerge.recipe._source import open_source
+from submerge.recipe._sections import (
+    read_dtype,
+    read_name,
+    read_output,
+    read_rules,
+    read_seed,
+    read_tokenizer,
+)
+from submerge.recipe._source import RecipeSource, open_source
 from submerge.recipe._specs import read_spec
 from submerge.recipe._weights import check_weights, read_coefficients_key
 
-__all__ = ["load_recipe"]
+__all__ = ["load_recipe", "read_recipe"]
 
 
 def load_recipe(
@@ -32,6 +39,7 @@ def load_recipe(
     *,
     methods: Mapping[str, Method] | None = None,
     output: Mapping[str, Any] | None = None,
+    mergekit: bool = False,
 ) -> Recipe:
     """Return the recipe in `source`, checked in full: a file's path, YAML text, or a mapping.
 
@@ -39,6 +47,7 @@ def load_recipe(
         source: a str that holds a line end is text, any other a path.
         methods: those that the recipe may name, by name; all that are installed by default.
         output: takes precedence over the keys of the recipe's own section `output`.
+        mergekit: take for a warning what mergekit ignores: keys and parameters that it does not know.
 
     Raises:
         RequestError: holds every problem, each with its line and what to do.
@@ -49,9 +58,16 @@ def load_recipe(
         >>> recipe.method.name, recipe.base, [model.model for model in recipe.models]
         ('ties', 'base', ['chat', 'code', 'math'])
     """
-    if methods is None:
-        methods = installed.METHODS
-    opened = open_source(source)
+    return read_recipe(open_source(source, lenient=mergekit), methods, output)
+
+
+def read_recipe(
+    opened: RecipeSource,
+    methods: Mapping[str, Method] | None = None,
+    output: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """Return the recipe in the data of one document; arguments and errors are those of `load_recipe`."""
+    methods = installed.METHODS if methods is None else methods
     report, data = opened.report, opened.data
     _check_mapping(data, report)
     _check_keys(data, report)
@@ -74,6 +90,7 @@ def load_recipe(
         "out_dtype": read_dtype(data, "out_dtype", report),
         "tokenizer_source": read_tokenizer(data, base, models, report),
         "seed": read_seed(data.get("seed"), report),
+        "name": read_name(data, report),
         "modality_tokens": read_modality_tokens(data, report),
     }
     check_composition(data, method, models or (), base, form, report)
@@ -111,6 +128,7 @@ def load_recipe(
         moments=moments,
         projectors=projectors,
         prototypes=prototypes,
+        warnings=report.warnings,
         **sections,
     )
 
@@ -173,9 +191,10 @@ def _check_keys(data: dict[str, Any], report: Report) -> None:
         path: KeyPath = (key,)
         if key in ABSENT_KEYS:
             if value is not None:
-                report.add(f"'{key}' is not supported", path, ABSENT_KEYS[key])
+                note = report.add if key in ("slices", "modules") else report.add_ignored
+                note(f"'{key}' is not supported", path, ABSENT_KEYS[key])
         elif key in RENAMED_KEYS:
-            report.add(f"unknown key '{key}'", path, f"did you mean '{RENAMED_KEYS[key]}'?")
+            report.add_ignored(f"unknown key '{key}'", path, f"did you mean '{RENAMED_KEYS[key]}'?")
         elif key not in RECIPE_KEYS:
             report.unknown("key", key, RECIPE_KEYS, path)
     if data.get("chat_template") is not None:

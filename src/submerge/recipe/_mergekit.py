@@ -47,8 +47,8 @@ def to_mergekit(recipe: Recipe) -> str | None:
     Left out are the seed and the section `rules`, which mergekit does not have, and options of ours
     at their defaults. None comes back for a method or an option that mergekit lacks, for an adapter as
     output, for a composed model, for projectors that are mixed, for weights from a file of coefficients, for
-    a model that is listed twice (mergekit keys parameters by model), and for a base that takes no part in a
-    method which merges weights (mergekit would merge it).
+    results of other documents, for a model that is listed twice (mergekit keys parameters by model), and for
+    a base that takes no part in a method which merges weights (mergekit would merge it).
     """
     theirs = _PARAMETERS.get(recipe.method.name)
     if (
@@ -56,6 +56,7 @@ def to_mergekit(recipe: Recipe) -> str | None:
         or recipe.composed
         or isinstance(recipe.projectors, ProjectorMix)
         or recipe.coefficients is not None
+        or recipe.parts
         or recipe.output.form != "checkpoint"
         or not _same_models(recipe)
     ):

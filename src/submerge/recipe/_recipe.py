@@ -12,7 +12,7 @@ from submerge.recipe._coefficients import WEIGHT, Coefficients
 from submerge.recipe._data_spec import DataSource
 from submerge.recipe._problems import Positions
 from submerge.recipe._rules import Setting
-from submerge.store import ProjectorSettings
+from submerge.store import Checkpoint, ProjectorSettings
 
 __all__ = [
     "ModalityTokens",
@@ -172,6 +172,9 @@ class Recipe:
         seed: for methods that draw at random.
         path: the recipe's file, if it was one.
         text: its YAML.
+        name: what the result is called, by which other documents of a file can name it as a model.
+        parts: results of other documents by their names: the folder of each, or what is planned of it.
+        warnings: what is ignored, as by mergekit.
         positions: the line of each key.
 
     Examples:
@@ -203,6 +206,9 @@ class Recipe:
     projectors: ProjectorMix | Literal["merged"] | None = None
     prototypes: TaskFolder | None = None
     modality_tokens: ModalityTokens = "own"
+    name: str = ""
+    parts: Mapping[str, Path | Checkpoint] = field(default_factory=dict, repr=False)
+    warnings: tuple[str, ...] = ()
 
     @property
     def composed(self) -> bool:

@@ -9,7 +9,7 @@ from submerge.recipe._recipe import ModelEntry, OutputForm, Rules, same_model
 from submerge.recipe._schema import DTYPES
 from submerge.recipe._specs import read_spec
 
-__all__ = ["read_dtype", "read_output", "read_rules", "read_seed", "read_tokenizer"]
+__all__ = ["read_dtype", "read_name", "read_output", "read_rules", "read_seed", "read_tokenizer"]
 
 _MAX_SEED = 2**63 - 1
 
@@ -17,7 +17,7 @@ _MAX_SEED = 2**63 - 1
 def read_dtype(data: dict[str, Any], key: str, report: Report) -> str | None:
     """Return a number format's full name."""
     raw = data.get(key)
-    if raw is None:
+    if raw is None or raw == "":
         return None
     name = DTYPES.get(raw.lower().removeprefix("torch.")) if isinstance(raw, str) else None
     if name is None:
@@ -73,6 +73,15 @@ def _tokenizer_section(raw: Any, report: Report) -> Any:
     return raw.get("source")
 
 
+def read_name(data: dict[str, Any], report: Report) -> str:
+    """Return what the result is called, by which other documents of the file can name it; empty for none."""
+    raw = data.get("name")
+    if raw is None or isinstance(raw, str):
+        return raw or ""
+    report.add(f"a name is text, not {show(raw)}", ("name",), "put it in quotes")
+    return ""
+
+
 def read_rules(raw: Any, report: Report) -> Rules:
     """Return the `rules` section."""
     if raw is None:
@@ -84,7 +93,7 @@ def read_rules(raw: Any, report: Report) -> Rules:
     chosen: dict[str, Any] = {}
     for key, value in raw.items():
         if key not in choices:
-            report.unknown("key", key, tuple(choices), ("rules", key))
+            report.unknown("key", key, tuple(choices), ("rules", key), ours=True)
         elif value not in choices[key]:
             report.add(f"{key} is {show(value)}", ("rules", key), f"one of {listed(choices[key])}")
         else:
@@ -101,7 +110,7 @@ def read_output(raw: Any, report: Report) -> OutputForm:
         return OutputForm()
     for key in raw:
         if key not in ("as", "rank", "energy"):
-            report.unknown("key", key, ("as", "rank", "energy"), ("output", key))
+            report.unknown("key", key, ("as", "rank", "energy"), ("output", key), ours=True)
     rank, energy = raw.get("rank"), raw.get("energy")
     form = raw.get("as", "checkpoint" if rank is None and energy is None else "adapter")
     if form not in ("checkpoint", "adapter"):

@@ -27,12 +27,13 @@ class Checkpoint:
     file order; `shards` maps each to its weight file's name. `side_files` are relative to the folder and
     `other_weights` are weight files in subfolders that this checkpoint does not read; `links` says why some
     files must not be copied. `memory` holds the tensors of pickled weights, whose entries have no file.
-    `pending` says that weights of a Hub id are not downloaded yet: names, types and shapes are known, values
-    cannot be read. `adapter` is laid over the tensors: what it does to each is to be added to the values that
-    are read, and `under` is the model without it. `views` are tensors that go by another name than in the
-    files, or are put together from several: views of the tensors of `stored`. `aliases` maps names under
-    which other tensors of the file stand here, too, to the names of those. `token_tables` are views whose
-    rows are those of the tokens of several models.
+    `pending` says that weights of a Hub id are not downloaded yet, or that the model is still to be merged:
+    names, types and shapes are known, values cannot be read; `given_tokenizer` is the one that such a merge
+    will copy. `adapter` is laid over the tensors: what it does to each is to be added to the values that are
+    read, and `under` is the model without it. `views` are tensors that go by another name than in the files,
+    or are put together from several: views of the tensors of `stored`. `aliases` maps names under which other
+    tensors of the file stand here, too, to the names of those. `token_tables` are views whose rows are those
+    of the tokens of several models.
     """
 
     label: str
@@ -52,6 +53,7 @@ class Checkpoint:
     under: Checkpoint | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     token_tables: frozenset[str] = frozenset()
+    given_tokenizer: Tokenizer | None = None
 
     @property
     def files(self) -> list[Path]:
@@ -71,7 +73,7 @@ class Checkpoint:
         brought = self.adapter.tokenizer if self.adapter else None
         if brought is not None and brought.complete:
             return brought
-        return Tokenizer.among(self.path, self.side_files, self.links)
+        return self.given_tokenizer or Tokenizer.among(self.path, self.side_files, self.links)
 
     def source(self, name: str, table: FileTable) -> Source:
         """Return where to read a tensor's values from: its file, opened in `table`, memory, or views."""

@@ -9,7 +9,7 @@ output its tokenizer (`_tokens`), and memory is counted (`_memory`). All problem
 Specialists of a composed model are opened with their adapters (`_specialists`); `_composition` finds what is
 their own, their placeholders, and the tokenizer that they share. Where outputs of projectors are mixed
 (`_projectors`), models must have changed no encoder (`_projector_changes`), and tasks have
-prototypes (`_prototypes`).
+prototypes (`_prototypes`). What a merge will write can be a model of another plan (`_planned`).
 """
 
 from submerge.engine.plan._adapter_form import adapter_file, lora_keys, stores_transposed
@@ -22,6 +22,7 @@ from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._make_plan import make_plan, plan_models
 from submerge.engine.plan._model_tokens import add_tokens
 from submerge.engine.plan._plan import MergePlan
+from submerge.engine.plan._planned import planned_checkpoint
 from submerge.engine.plan._projectors import ProjectorPlan
 from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._shared_tokens import SharedToken, SharedTokens, share_tokens
@@ -58,6 +59,7 @@ __all__ = [
     "lora_keys",
     "make_plan",
     "plan_models",
+    "planned_checkpoint",
     "range_length",
     "share_tokens",
     "stores_transposed",

@@ -124,6 +124,7 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
         shards=() if as_adapter else _shards(inputs.reference_model, tensors, settings),
         unused=unused,
         warnings=(
+            *recipe.warnings,
             *coefficient_warnings(recipe),
             *moment_warnings(recipe, tensors),
             *naming_warnings(of_models, inputs, lacks),

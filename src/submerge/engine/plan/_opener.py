@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from submerge.engine.plan._settings import Settings
@@ -39,17 +39,25 @@ class Opener:
         key = same_model(spec)
         if key not in self.opened:
             try:
-                self.opened[key] = open_model(
-                    spec,
-                    root=self.root,
-                    allow_pickle=self.settings.allow_pickle,
-                    download=self.download,
-                    adapter=adapter,
-                )
+                self.opened[key] = self._open(spec, adapter=adapter)
             except RequestError as error:
                 self.problems += error.problems
                 self.opened[key] = None
         return self.opened[key]
+
+    def _open(self, spec: str, *, adapter: bool) -> Checkpoint | Adapter:
+        """Return what a spec without `+` names: the result of another document of the recipe, or a model."""
+        part = self.recipe.parts.get(spec)
+        if isinstance(part, Checkpoint):
+            return part
+        model = open_model(
+            spec if part is None else str(part),
+            root=self.root,
+            allow_pickle=self.settings.allow_pickle,
+            download=self.download,
+            adapter=adapter,
+        )
+        return model if part is None else replace(model, label=spec)
 
     def model(self, spec: str) -> Checkpoint | None:
         """Return the model that a spec names, an adapter on its own model, else on the recipe's base."""

@@ -1,0 +1,180 @@
+"""Several recipes of one file: planned all together, and merged one after another."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from submerge._version import __version__
+from submerge.engine._merge import merge
+from submerge.engine.output import MergeReport, Progress, check_target, fingerprint
+from submerge.engine.plan import MergePlan, Settings, make_plan, planned_checkpoint
+from submerge.errors import Problem, RequestError, WorkError
+from submerge.recipe import Documents, Recipe
+from submerge.store import MANIFEST, strict_json
+
+if TYPE_CHECKING:
+    from submerge.calibrate import Step
+
+__all__ = ["merge_documents", "parts_folder", "plan_documents"]
+
+PARTS = ".parts"
+RECORD = "parts.json"
+"""In a folder of several results: from what each that is there was merged."""
+
+
+def plan_documents(documents: Documents, settings: Settings | None = None) -> dict[str, MergePlan]:
+    """Return the plan of each document by its name, in their order, before any of them is merged.
+
+    A document that merges the result of another is planned with the names, types and shapes that this will
+    have. Raises `RequestError` with the problems of all documents but those that need one with problems.
+    """
+    plans: dict[str, MergePlan] = {}
+    problems: list[Problem] = []
+    for recipe in documents.recipes:
+        uses = documents.uses[recipe.name]
+        if not all(name in plans for name in uses):
+            continue
+        try:
+            parts = {name: planned_checkpoint(plans[name], name) for name in uses}
+            plans[recipe.name] = make_plan(replace(recipe, parts=parts), settings)
+        except RequestError as error:
+            problems += error.problems
+    if problems:
+        raise RequestError(problems)
+    return plans
+
+
+def parts_folder(documents: Documents, out: Path) -> Path:
+    """Return where the results of named documents lie: beside `out`, or in it where all are wanted."""
+    return out if documents.result is None else out.with_name(out.name + PARTS)
+
+
+def merge_documents(
+    documents: Documents,
+    out: str | Path,
+    *,
+    settings: Settings | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    keep_parts: bool = False,
+    started: Callable[[str, MergePlan | None], None] = lambda name, plan: None,
+    progress: Callable[[Progress], None] = lambda _: None,
+    calibration_progress: Callable[[Step], None] | None = None,
+) -> dict[str, MergeReport]:
+    """Merge by each of several documents; return the report of each that was merged now, by its name.
+
+    The result of the document without a name is the folder `out`. Those of others lie in `OUT.parts` until
+    it is complete. Where all documents have names, `out` is a folder with a folder for each.
+
+    Args:
+        documents: from `recipe.load_documents`.
+        out: the folder to make.
+        settings: how to run.
+        resume: take the results that an interrupted run has finished, if they would be the same, and go on.
+        overwrite: replace a folder that is not empty.
+        keep_parts: leave `OUT.parts`, with the results that nothing needs, too.
+        started: called before each document's merge with its name and plan; without a plan for a result that
+            is there from an interrupted run.
+        progress: called about ten times a second.
+        calibration_progress: called after each step of calibration.
+
+    Raises:
+        RequestError: a document, an input or `out` is not right; nothing was written.
+        WorkError: the disk, a file or the values failed; finished parts stay for `resume`.
+    """
+    out = Path(out)
+    plans = plan_documents(documents, settings)
+    if documents.result is not None:
+        check_target(plans[""], out, overwrite)
+    parts = _NamedResults(parts_folder(documents, out), plans, resume=resume, overwrite=overwrite)
+    reports: dict[str, MergeReport] = {}
+    for recipe in documents.recipes if keep_parts else documents.needed:
+        plan = _final_plan(recipe, documents.uses[recipe.name], parts.folder, settings)
+        made_from = fingerprint(plan)
+        if recipe.name and parts.has(recipe.name, made_from):
+            started(recipe.name, None)
+            continue
+        started(recipe.name, plan)
+        reports[recipe.name] = merge(
+            plan,
+            parts.cleared(recipe.name) if recipe.name else out,
+            resume=resume,
+            overwrite=overwrite and not recipe.name,
+            progress=progress,
+            calibration_progress=calibration_progress,
+        )
+        if recipe.name:
+            parts.note(recipe.name, made_from)
+    if documents.result is not None and not keep_parts:
+        parts.remove()
+    return reports
+
+
+def _final_plan(recipe: Recipe, uses: tuple[str, ...], folder: Path, settings: Settings | None) -> MergePlan:
+    """Return the plan of a document whose inputs are all there."""
+    parts = {name: folder / name for name in uses}
+    return make_plan(replace(recipe, parts=parts), settings, download=True)
+
+
+class _NamedResults:
+    """The folder with the results of named documents, and a record of what each was merged from."""
+
+    def __init__(
+        self, folder: Path, plans: Mapping[str, MergePlan], *, resume: bool, overwrite: bool
+    ) -> None:
+        """Look at the folder; raise `RequestError` where it holds something else, or is one of the inputs."""
+        self.folder = folder
+        self.made_from: dict[str, str] = {}
+        record = folder / RECORD
+        if record.is_file() and resume:
+            self.made_from = dict(strict_json(record.read_bytes()))
+        elif folder.exists() and any(folder.iterdir()):
+            if not record.is_file() or (folder.suffix != PARTS and not overwrite):
+                what = "the folder for the results of several documents is not empty"
+                hint = "remove it, choose another output, or go on with --resume"
+                raise RequestError(Problem(what, str(folder), hint))
+            self.remove()
+        for name, plan in plans.items():
+            if name:
+                check_target(plan, folder / name, overwrite=(folder / name).exists())
+
+    def has(self, name: str, made_from: str) -> bool:
+        """Return whether the result of a document is there that is merged from this."""
+        return (
+            self.made_from.get(name) == f"{__version__} {made_from}"
+            and (self.folder / name / MANIFEST).is_file()
+        )
+
+    def cleared(self, name: str) -> Path:
+        """Return the folder for a result, without one that was merged from something else."""
+        place = self.folder / name
+        self.made_from.pop(name, None)
+        self._write()
+        if place.is_dir():
+            shutil.rmtree(place)
+        return place
+
+    def note(self, name: str, made_from: str) -> None:
+        """Note that a result is complete, and what it was merged from."""
+        self.made_from[name] = f"{__version__} {made_from}"
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part = self.folder / f".{RECORD}.part"
+            part.write_text(json.dumps(self.made_from, indent=1), encoding="utf-8")
+            os.replace(part, self.folder / RECORD)
+        except OSError as error:
+            hint = "free some space, or choose another folder"
+            raise WorkError(f"{self.folder}: cannot be written ({error.strerror}) — {hint}") from error
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
