@@ -99,7 +99,7 @@ def _ordered(recipes: Sequence[Recipe], sources: Mapping[str, RecipeSource]) -> 
     """Return recipes of several documents in the order of their needs."""
     uses = {name: _used(source.data, sources.keys() - {""}) for name, source in sources.items()}
     try:
-        order = list(TopologicalSorter(uses).static_order())
+        order = sorted(TopologicalSorter(uses).static_order(), key=lambda name: not name)  # the result last
     except CycleError as error:
         names = error.args[1]
         circle = " → ".join(name or "the result" for name in reversed(names))
