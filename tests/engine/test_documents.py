@@ -162,13 +162,14 @@ def test_an_adapter_is_no_part(root: Path) -> None:
         plan_documents(load_documents(text), ROOM)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(root: Path) -> None:
     recipe = root / "five.yaml"
     recipe.write_text(FIVE)
     argv = ["merge", recipe, root / "out", "--quiet", "--threads", 1, *FLAGS]
     calls = file_calls(argv, root / "log")
     expected = contents(root / "out")
-    for call in range(5, calls, max(1, calls // 12)):
+    for call in range(5, calls, max(1, calls // 6)):
         (root / "out").rename(root / f"kept{call}")
         shutil.rmtree(root / "out.parts", ignore_errors=True)
         killed_at(call, argv, root / "log")
@@ -241,6 +242,7 @@ def test_the_command_says_what_it_merges(root: Path) -> None:
     assert list(told["documents"]) == ["both", "further", ""]
 
 
+@pytest.mark.slow
 def test_the_result_is_that_of_mergekit_multi(root: Path) -> None:
     multi = pytest.importorskip("mergekit.scripts.multimerge")
     from click.testing import CliRunner
