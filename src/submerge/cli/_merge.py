@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -113,25 +113,28 @@ def merge(
 
     for line in documents.warnings if not quiet else ():
         print(f"warning: {line}", file=sys.stderr)
-    how: dict[str, Any] = {"resume": resume, "overwrite": overwrite}
     try:
         with progress(quiet) as show:
-            how |= {"progress": show, "calibration_progress": show}
-            if several:
-                how |= {"settings": chosen, "keep_parts": keep_parts, "started": started}
-                reports = engine.merge_documents(documents, out, **how)
-            else:
-                started("", plan := engine.make_plan(documents.recipes[0], chosen))
-                reports = {"": engine.merge(plan, out, **how)}
+            reports = engine.merge_documents(
+                documents,
+                out,
+                settings=chosen,
+                resume=resume,
+                overwrite=overwrite,
+                keep_parts=keep_parts,
+                started=started,
+                progress=show,
+                calibration_progress=show,
+            )
     except (KeyboardInterrupt, SystemExit):
         hint = "the same command with --resume goes on from here"
         print(f"interrupted: {out} is untouched; {hint}", file=sys.stderr)
         raise
     if json:
         printed = {name: report.to_dict() for name, report in reports.items()}
-        print_json({"out": str(out), "documents": printed} if several else printed[""])
+        print_json({"out": str(out), "documents": printed} if several else next(iter(printed.values())))
         return
-    typer.echo(str(out if several else reports[""].out))
+    typer.echo(str(out if several else next(iter(reports.values())).out))
     for name, report in reports.items() if not quiet else ():
         if several:
             typer.echo(f"document {name or 'of the result'}")

@@ -8,14 +8,14 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from submerge._version import __version__
 from submerge.engine._merge import merge
 from submerge.engine.output import MergeReport, Progress, check_target, fingerprint
 from submerge.engine.plan import MergePlan, Settings, make_plan, planned_checkpoint
 from submerge.errors import Problem, RequestError, WorkError
-from submerge.recipe import Documents, Recipe
+from submerge.recipe import Documents
 from submerge.store import MANIFEST, strict_json
 
 if TYPE_CHECKING:
@@ -90,36 +90,36 @@ def merge_documents(
     """
     out = Path(out)
     plans = plan_documents(documents, settings)
-    if documents.result is not None:
-        check_target(plans[""], out, overwrite)
-    parts = _NamedResults(parts_folder(documents, out), plans, resume=resume, overwrite=overwrite)
+    result = documents.result
+    if result is not None:
+        check_target(plans[result.name], out, overwrite)
+    named = {name: plan for name, plan in plans.items() if result is None or name != result.name}
+    parts = _NamedResults(parts_folder(documents, out), named, resume=resume, overwrite=overwrite)
+    how: dict[str, Any] = {
+        "resume": resume,
+        "progress": progress,
+        "calibration_progress": calibration_progress,
+    }
     reports: dict[str, MergeReport] = {}
     for recipe in documents.recipes if keep_parts else documents.needed:
-        plan = _final_plan(recipe, documents.uses[recipe.name], parts.folder, settings)
-        made_from = fingerprint(plan)
-        if recipe.name and parts.has(recipe.name, made_from):
-            started(recipe.name, None)
+        name, plan = recipe.name, plans[recipe.name]
+        if plan.pending:  # results of other documents are there now; or weights are worth their download
+            places = {other: parts.folder / other for other in documents.uses[name]}
+            plan = make_plan(replace(recipe, parts=places), settings, download=True)
+        if recipe is result:
+            started(name, plan)
+            reports[name] = merge(plan, out, overwrite=overwrite, **how)
             continue
-        started(recipe.name, plan)
-        reports[recipe.name] = merge(
-            plan,
-            parts.cleared(recipe.name) if recipe.name else out,
-            resume=resume,
-            overwrite=overwrite and not recipe.name,
-            progress=progress,
-            calibration_progress=calibration_progress,
-        )
-        if recipe.name:
-            parts.note(recipe.name, made_from)
-    if documents.result is not None and not keep_parts:
+        made_from = fingerprint(plan)
+        if parts.has(name, made_from):
+            started(name, None)
+            continue
+        started(name, plan)
+        reports[name] = merge(plan, parts.cleared(name), **how)
+        parts.note(name, made_from)
+    if result is not None and named and not keep_parts:
         parts.remove()
     return reports
-
-
-def _final_plan(recipe: Recipe, uses: tuple[str, ...], folder: Path, settings: Settings | None) -> MergePlan:
-    """Return the plan of a document whose inputs are all there."""
-    parts = {name: folder / name for name in uses}
-    return make_plan(replace(recipe, parts=parts), settings, download=True)
 
 
 class _NamedResults:
@@ -132,6 +132,8 @@ class _NamedResults:
         self.folder = folder
         self.made_from: dict[str, str] = {}
         record = folder / RECORD
+        if not plans:
+            return
         if record.is_file() and resume:
             self.made_from = dict(strict_json(record.read_bytes()))
         elif folder.exists() and any(folder.iterdir()):
@@ -141,8 +143,7 @@ class _NamedResults:
                 raise RequestError(Problem(what, str(folder), hint))
             self.remove()
         for name, plan in plans.items():
-            if name:
-                check_target(plan, folder / name, overwrite=(folder / name).exists())
+            check_target(plan, folder / name, overwrite=(folder / name).exists())
 
     def has(self, name: str, made_from: str) -> bool:
         """Return whether the result of a document is there that is merged from this."""
