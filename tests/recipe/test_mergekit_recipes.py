@@ -63,6 +63,12 @@ def test_there_are_fifty_of_them() -> None:
     assert AWAITED | RANDOM | OTHER_NAMES | HALF <= set(RECIPES)
 
 
+def test_the_documentation_says_how_many_run() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "migrating.md"
+    assert f"Of {len(RECIPES)} recipes" in page.read_text(encoding="utf-8")
+    assert f" {len(RECIPES) - len(AWAITED)} run: " in page.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_it_is_planned_as_it_is(name: str) -> None:
     result = cli("plan", FOLDER / f"{name}.yaml", "--mergekit", *FLAGS)

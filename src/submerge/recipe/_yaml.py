@@ -66,7 +66,8 @@ def parse_yaml(text: str, name: str, *, lenient: bool = False) -> Document:
     first, *others = parse_documents(text, name, lenient=lenient)
     if others:
         line = others[0].report.line(()) or 1
-        first.report.add_at("a second document starts here", line, "a recipe is one document; split the file")
+        hint = "a recipe is one document here; `submerge merge` takes several"
+        first.report.add_at("a second document starts here", line, hint)
     return first
 
 
