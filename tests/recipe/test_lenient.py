@@ -17,6 +17,16 @@ models:
     parameters: {weight: 0.3}
 """
 SLERP = "merge_method: slerp\nbase_model: base\nmodels: [{model: base}, {model: a}]\nparameters: {t: 0.5}\n"
+SLICES = """\
+merge_method: slerp
+base_model: base
+parameters: {t: 0.5}
+slices:
+  - sources:
+      - {model: base, layer_range: [0, 2]}
+      - model: a
+        layer_range: [0, 2]
+"""
 IGNORED = {
     "a key that is unknown": (TIES + "description: best of both\n", 9, "unknown key 'description'"),
     "a key of Submerge, misspelt": (TIES + "random_seed: 7\n", 9, "unknown key 'random_seed'"),
@@ -50,6 +60,18 @@ IGNORED = {
         7,
         "'override_architecture' is not supported",
     ),
+    "a key of a slice": (
+        SLICES.replace("  - sources", "  - residual_weight: 0.5\n    sources"),
+        5,
+        "'residual_weight'",
+    ),
+    "a key of a source": (SLICES + "        name: second\n", 9, "'name' has no place in a slice"),
+    "a key of a source that is unknown": (SLICES + "        weight: 1\n", 9, "unknown key 'weight'"),
+    "a parameter for all in a source": (
+        SLICES + "        parameters: {t: 0.3}\n",
+        9,
+        "'t' is one value for all models",
+    ),
     "a setting without values": (TIES + "parameters: {lambda: []}\n", 9, "lambda is an empty list"),
 }
 
@@ -78,7 +100,9 @@ def test_what_is_ignored_means_nothing(kind: str) -> None:
     recipe = load_recipe(text, mergekit=True)
     assert recipe.warnings
     assert load_recipe(recipe.resolved()).resolved() == recipe.resolved()
-    assert [entry.model for entry in recipe.models] == [str(entry.model.model) for entry in read.models]
+    assert {entry.model for entry in recipe.models} == {
+        str(model.model) for model in read.referenced_models()
+    }
 
 
 def test_duplicate_keys_hold_as_in_mergekit() -> None:

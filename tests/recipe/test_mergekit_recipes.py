@@ -22,9 +22,8 @@ from submerge.recipe import Documents, load_documents
 FOLDER = Path(__file__).parent / "mergekit_recipes"
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 AWAITED = {
-    "arcee-fusion", "chat-template", "chat-template-auto", "modules", "multislerp", "nearswap",
-    "passthrough-repeat", "passthrough-stack", "slerp-slices", "slices-ties-range",
-    "slices-two-methods-of-depth", "tokenizer-union", "tokenizer-union-added",
+    "arcee-fusion", "chat-template", "chat-template-auto", "multislerp", "nearswap", "tokenizer-union",
+    "tokenizer-union-added",
 }  # fmt: skip
 """What is refused as yet."""
 RANDOM = {"dare-linear", "dare-ties", "dare-ties-gradient", "della", "della-linear"}

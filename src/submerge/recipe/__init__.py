@@ -19,16 +19,19 @@ from submerge.recipe._documents import Documents, load_documents
 from submerge.recipe._load import load_recipe
 from submerge.recipe._mergekit import to_mergekit
 from submerge.recipe._recipe import (
+    LayerSource,
     ModalityTokens,
     ModelEntry,
+    ModuleSlices,
     OutputForm,
     ProjectorMix,
     Recipe,
     Rules,
+    Slice,
     TaskFolder,
     same_model,
 )
-from submerge.recipe._resolve import Resolved, ResolvedValues, resolve
+from submerge.recipe._resolve import Resolved, ResolvedValues, resolve, resolve_layers
 from submerge.recipe._rules import Rule, Setting
 
 __all__ = [
@@ -40,8 +43,10 @@ __all__ = [
     "DataSource",
     "DataSpec",
     "Documents",
+    "LayerSource",
     "ModalityTokens",
     "ModelEntry",
+    "ModuleSlices",
     "OutputForm",
     "ProjectorMix",
     "Recipe",
@@ -50,6 +55,7 @@ __all__ = [
     "Rule",
     "Rules",
     "Setting",
+    "Slice",
     "TaskFolder",
     "data_format",
     "data_spec",
@@ -58,6 +64,7 @@ __all__ = [
     "parse_coefficients",
     "read_coefficients",
     "resolve",
+    "resolve_layers",
     "same_model",
     "to_mergekit",
 ]

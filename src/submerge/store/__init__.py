@@ -22,6 +22,7 @@ from submerge.store._projectors import (
     read_projector_key,
 )
 from submerge.store._prototypes import PrototypeFile, write_prototypes
+from submerge.store._restacked import Restacker
 from submerge.store._side_by_side import side_by_side
 from submerge.store.adapter import (
     ADAPTER_CONFIG,
@@ -46,6 +47,7 @@ from submerge.store.folder import (
     MANIFEST,
     MODALITIES,
     MODALITY_GATE,
+    ConfiguredLayer,
     GateRecord,
     Manifest,
     ModelRecord,
@@ -67,6 +69,7 @@ from submerge.store.folder import (
     tied_embeddings,
     untied,
     vocabulary_size,
+    with_layers,
     with_vocabulary_size,
 )
 from submerge.store.format import (
@@ -133,6 +136,7 @@ __all__ = [
     "BankParts",
     "BankTensor",
     "Checkpoint",
+    "ConfiguredLayer",
     "DType",
     "FileSource",
     "FileTable",
@@ -152,6 +156,7 @@ __all__ = [
     "ProjectorSettings",
     "PrototypeFile",
     "Replace",
+    "Restacker",
     "Rows",
     "Shard",
     "ShardWriter",
@@ -215,6 +220,7 @@ __all__ = [
     "trained_adapter",
     "untied",
     "vocabulary_size",
+    "with_layers",
     "with_vocabulary_size",
     "write_bank",
     "write_moments",

@@ -17,6 +17,7 @@ from submerge.engine.plan._memory import Budget
 from submerge.engine.plan._projectors import ProjectorPlan
 from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._show import Fact, ModelRow, as_html, as_text
+from submerge.engine.plan._stack import StackPlan
 from submerge.engine.plan._tensor import TensorPlan
 from submerge.engine.plan._tokens import TokenPlan
 from submerge.errors import few, size
@@ -44,6 +45,7 @@ class MergePlan:
         projectors: those whose outputs are mixed.
         tokens: where the tokenizer comes from; an adapter, or a merge in memory, has none.
         unties: whether the output's configuration must untie its embeddings.
+        stack: the slices, where layers are stacked.
 
     Examples:
         >>> import submerge
@@ -67,6 +69,7 @@ class MergePlan:
     projectors: ProjectorPlan | None = None
     tokens: TokenPlan | None = None
     unties: bool = False
+    stack: StackPlan | None = None
 
     def __repr__(self) -> str:
         return as_text(f"MergePlan: {self.recipe.method.name}", self._model_rows(), self._facts())

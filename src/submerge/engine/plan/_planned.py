@@ -21,6 +21,7 @@ def planned_checkpoint(plan: MergePlan, name: str) -> Checkpoint:
         hint = "merge it by itself first, and name its folder"
         raise RequestError(Problem("another document needs the result, which is an adapter", name, hint))
     reference = plan.inputs.reference_model
+    config = (plan.stack.config if plan.stack else None) or reference.config
     entries = {tensor: entry for shard in plan.shards for tensor, entry in shard.entries.items()}
     return Checkpoint(
         label=name,
@@ -28,7 +29,7 @@ def planned_checkpoint(plan: MergePlan, name: str) -> Checkpoint:
         revision=None,
         tensors={tensor: replace(e, file=Path(name) / str(e.file)) for tensor, e in entries.items()},
         shards={tensor: str(entry.file) for tensor, entry in entries.items()},
-        config=untied(reference.config) if plan.unties and reference.config else reference.config,
+        config=untied(config) if plan.unties and config else config,
         side_files=reference.side_files,
         links=reference.links,
         pending=True,
