@@ -9,6 +9,7 @@ from typing import Any
 import submerge.methods as installed
 from submerge.errors import RequestError, did_you_mean
 from submerge.methods import CalibrationSpec, Method
+from submerge.recipe._chat_templates import read_chat_template
 from submerge.recipe._entries import read_models
 from submerge.recipe._modalities import check_composition, read_modality_tokens
 from submerge.recipe._moments import check_moments, read_moments_key
@@ -19,9 +20,10 @@ from submerge.recipe._projectors import check_projectors, read_projectors, read_
 from submerge.recipe._recipe import ModelEntry, OutputForm, ProjectorMix, Recipe, single_values
 from submerge.recipe._rules import Setting
 from submerge.recipe._schema import ABSENT_KEYS, ABSENT_METHODS, RECIPE_KEYS, RENAMED_KEYS
-from submerge.recipe._sections import read_dtype, read_output, read_rules, read_seed, read_tokenizer
+from submerge.recipe._sections import read_dtype, read_output, read_rules, read_seed
 from submerge.recipe._source import open_source
 from submerge.recipe._specs import read_spec
+from submerge.recipe._tokenizer import check_rows, read_tokenizer
 from submerge.recipe._weights import check_weights, read_coefficients_key
 
 __all__ = ["load_recipe"]
@@ -72,10 +74,12 @@ def load_recipe(
         "rules": read_rules(data.get("rules"), report),
         "dtype": read_dtype(data, "dtype", report),
         "out_dtype": read_dtype(data, "out_dtype", report),
-        "tokenizer_source": read_tokenizer(data, base, models, report),
+        "tokenizer": read_tokenizer(data, base, models, report),
+        "chat_template": read_chat_template(data.get("chat_template"), report),
         "seed": read_seed(data.get("seed"), report),
         "modality_tokens": read_modality_tokens(data, report),
     }
+    check_rows(sections["tokenizer"], sections["rules"], report)
     check_composition(data, method, models or (), base, form, report)
     check_projectors(projectors, prototypes, method, models or (), base, form, report)
     participants: tuple[ModelEntry, ...] = ()
@@ -178,8 +182,6 @@ def _check_keys(data: dict[str, Any], report: Report) -> None:
             report.add(f"unknown key '{key}'", path, f"did you mean '{RENAMED_KEYS[key]}'?")
         elif key not in RECIPE_KEYS:
             report.unknown("key", key, RECIPE_KEYS, path)
-    if data.get("chat_template") is not None:
-        report.add("'chat_template' is not supported", ("chat_template",), "the base's own template is kept")
 
 
 def _read_method(data: dict[str, Any], methods: Mapping[str, Method], report: Report) -> Method | None:

@@ -10,7 +10,7 @@ from submerge.engine.plan._settings import Settings
 from submerge.errors import Problem, RequestError
 from submerge.names import module_names
 from submerge.recipe import Recipe, same_model
-from submerge.store import Adapter, Checkpoint, lay_over, open_model, split_spec
+from submerge.store import Adapter, Checkpoint, lay_over, open_model, open_tokenizer, split_spec
 
 __all__ = ["Opener"]
 
@@ -68,6 +68,17 @@ class Opener:
             self.note("an adapter is named where a model is needed", spec, hint)
             return None
         return model
+
+    def tokenizer(self) -> Checkpoint | None:
+        """Return the model outside of the recipe's that gives the tokenizer, or None after noting why not."""
+        settings = self.recipe.tokenizer
+        try:
+            return open_tokenizer(settings.source or "", root=self.root)
+        except RequestError as error:
+            for problem in error.problems:
+                what = f"the tokenizer's source, {problem.where}: {problem.what}"
+                self.note(what, settings.where, problem.hint)
+        return None
 
     def _base_of(self, adapter: Adapter, spec: str) -> Checkpoint | None:
         """Return the model that an adapter alone is laid over: the recipe's base, else the one it names."""

@@ -1,5 +1,6 @@
 """Folders of models as people have them: weight files, configurations, tokenizers, the Hub."""
 
+from submerge.store.folder._chat_template import read_chat_template, write_chat_template
 from submerge.store.folder._config import (
     can_untie,
     edited_text_parts,
@@ -13,7 +14,7 @@ from submerge.store.folder._config import (
     vocabulary_size,
     with_vocabulary_size,
 )
-from submerge.store.folder._hub import Fetched, download_hint, fetch
+from submerge.store.folder._hub import Fetched, download_hint, fetch, fetch_tokenizer
 from submerge.store.folder._index import read_index
 from submerge.store.folder._load_tokenizer import load_tokenizer
 from submerge.store.folder._manifest import MANIFEST, MODALITIES, MODALITY_GATE, Manifest, reading_manifest
@@ -56,6 +57,7 @@ __all__ = [
     "download_hint",
     "edited_text_parts",
     "fetch",
+    "fetch_tokenizer",
     "is_readable",
     "is_t5",
     "is_tokenizer_file",
@@ -64,6 +66,7 @@ __all__ = [
     "locate",
     "pickle_refusal",
     "quantised_config",
+    "read_chat_template",
     "read_index",
     "read_vocabulary",
     "reading_manifest",
@@ -77,4 +80,5 @@ __all__ = [
     "weights_beside",
     "with_sibling",
     "with_vocabulary_size",
+    "write_chat_template",
 ]
