@@ -70,16 +70,7 @@ def load_recipe(
     if method is not None:
         check_required(method, data.get("parameters"), report)
         _check_base(data, method, form, report)
-    sections: dict[str, Any] = {
-        "rules": read_rules(data.get("rules"), report),
-        "dtype": read_dtype(data, "dtype", report),
-        "out_dtype": read_dtype(data, "out_dtype", report),
-        "tokenizer": read_tokenizer(data, base, models, report),
-        "chat_template": read_chat_template(data.get("chat_template"), report),
-        "seed": read_seed(data.get("seed"), report),
-        "modality_tokens": read_modality_tokens(data, report),
-    }
-    check_rows(sections["tokenizer"], sections["rules"], report)
+    sections = _read_sections(data, base, models, report)
     check_composition(data, method, models or (), base, form, report)
     check_projectors(projectors, prototypes, method, models or (), base, form, report)
     participants: tuple[ModelEntry, ...] = ()
@@ -117,6 +108,23 @@ def load_recipe(
         prototypes=prototypes,
         **sections,
     )
+
+
+def _read_sections(
+    data: dict[str, Any], base: str | None, models: Sequence[ModelEntry] | None, report: Report
+) -> dict[str, Any]:
+    """Return the small sections, by the fields of `Recipe`."""
+    rules, tokenizer = read_rules(data.get("rules"), report), read_tokenizer(data, base, models, report)
+    check_rows(tokenizer, rules, report)
+    return {
+        "rules": rules,
+        "dtype": read_dtype(data, "dtype", report),
+        "out_dtype": read_dtype(data, "out_dtype", report),
+        "tokenizer": tokenizer,
+        "chat_template": read_chat_template(data.get("chat_template"), report),
+        "seed": read_seed(data.get("seed"), report),
+        "modality_tokens": read_modality_tokens(data, report),
+    }
 
 
 def _check_mapping(data: Any, report: Report) -> None:

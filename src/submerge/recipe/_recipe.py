@@ -272,6 +272,11 @@ class Recipe:
         return self.tokenizer.source
 
     @property
+    def gathers_rows(self) -> bool:
+        """Whether rows of tables are merged by the tokens that they are of, and not by their place."""
+        return self.tokenizer_source is not None and self.rules.vocabulary == "refuse"
+
+    @property
     def composed(self) -> bool:
         """Whether a composed model is asked for: one language model with a specialist for each modality."""
         return any(entry.modality for entry in self.models)

@@ -73,6 +73,10 @@ def make_plan(
     inputs = open_models(recipe, settings, download=download)
     tokens, problems = (None, []) if recipe.composed else plan_tokens(recipe, inputs)
     problems += _links(recipe, inputs.reference_model)
+    if (
+        problems and recipe.tokenizer_source is not None
+    ):  # tables would lack the rows that make them one shape
+        raise RequestError(problems)
     try:
         plan = plan_models(recipe, inputs, settings, tokens.vocabulary if tokens else None)
     except RequestError as error:

@@ -131,7 +131,7 @@ class Opener:
     def _lay_over(
         self, base: Checkpoint, adapter: Adapter, spec: str, modules: Mapping[str, str] | None
     ) -> Checkpoint:
-        gate = self.recipe.method.gate
+        gate, checkpoint = self.recipe.method.gate, self.recipe.output.form == "checkpoint"
         own_heads = gate is not None and gate.own_heads
         return lay_over(
             base,
@@ -139,6 +139,7 @@ class Opener:
             spec,
             modules,
             heads=own_heads,
-            untie=self.recipe.output.form == "checkpoint",  # an adapter has no place for what its base lacks
+            untie=checkpoint,  # an adapter has no place for what its base lacks
             other_shapes=self.recipe.rules.shape == "base" and not own_heads,
+            other_rows=checkpoint and self.recipe.gathers_rows,
         )

@@ -96,12 +96,14 @@ def _by_tokens(recipe: Recipe, inputs: Inputs, source: TokenizerSource) -> tuple
 
 def _gathers_rows(recipe: Recipe, inputs: Inputs, tokenizer: Tokenizer, ours: Vocabulary | None) -> bool:
     """Return whether tables get other rows than the models have at the ids of the output's tokens."""
-    if recipe.tokenizer_source is None or recipe.rules.vocabulary == "by-position":
+    if not recipe.gathers_rows:
         return False
     rows = {token_rows(model.tensors) for model in inputs.involved.values()}
     if ours is None or not tokenizer.complete or token_rows(inputs.reference_model.tensors) is None:
         return False
-    if recipe.tokenizer.changes_tables or len(rows) > 1:
+    under = inputs.reference_model.under
+    is_resized = under is not None and token_rows(under.tensors) not in rows  # by an adapter, which saved all
+    if recipe.tokenizer.changes_tables or is_resized or len(rows) > 1:
         return True
     theirs = (read_vocabulary(folder) for folder in _folders(inputs) if folder != tokenizer.folder)
     return not all(other is None or compare_vocabularies(ours, other).equal for other in theirs)
