@@ -21,10 +21,7 @@ from submerge.recipe import Documents, load_documents
 
 FOLDER = Path(__file__).parent / "mergekit_recipes"
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-AWAITED = {
-    "arcee-fusion", "chat-template", "chat-template-auto", "multislerp", "nearswap", "tokenizer-union",
-    "tokenizer-union-added",
-}  # fmt: skip
+AWAITED = {"arcee-fusion", "multislerp", "nearswap"}
 """What is refused as yet."""
 RANDOM = {"dare-linear", "dare-ties", "dare-ties-gradient", "della", "della-linear"}
 """Masks are drawn from other streams than mergekit's: tensors have the same shapes, and other values."""

@@ -1,5 +1,6 @@
 """What the user asks for: recipes read, checked in full, and resolved to a value for each tensor."""
 
+from submerge.recipe._chat_templates import CHAT_TEMPLATES
 from submerge.recipe._coefficients import (
     COEFFICIENTS,
     Coefficients,
@@ -29,12 +30,15 @@ from submerge.recipe._recipe import (
     Rules,
     Slice,
     TaskFolder,
+    TokenizerSettings,
+    TokenRow,
     same_model,
 )
 from submerge.recipe._resolve import Resolved, ResolvedValues, resolve, resolve_layers
 from submerge.recipe._rules import Rule, Setting
 
 __all__ = [
+    "CHAT_TEMPLATES",
     "COEFFICIENTS",
     "COEFFICIENTS_VERSION",
     "COLUMNS",
@@ -57,6 +61,8 @@ __all__ = [
     "Setting",
     "Slice",
     "TaskFolder",
+    "TokenRow",
+    "TokenizerSettings",
     "data_format",
     "data_spec",
     "load_documents",

@@ -10,6 +10,7 @@ from typing import Any
 import submerge.methods as installed
 from submerge.errors import RequestError, did_you_mean
 from submerge.methods import CalibrationSpec, Method
+from submerge.recipe._chat_templates import read_chat_template
 from submerge.recipe._entries import read_models
 from submerge.recipe._modalities import check_composition, read_modality_tokens
 from submerge.recipe._moments import check_moments, read_moments_key
@@ -34,11 +35,11 @@ from submerge.recipe._sections import (
     read_output,
     read_rules,
     read_seed,
-    read_tokenizer,
 )
 from submerge.recipe._slices import SliceReader, has_slices
 from submerge.recipe._source import RecipeSource, open_source
 from submerge.recipe._specs import read_spec
+from submerge.recipe._tokenizer import check_rows, read_tokenizer
 from submerge.recipe._weights import check_weights, read_coefficients_key
 
 __all__ = ["load_recipe", "read_recipe"]
@@ -96,7 +97,7 @@ def read_recipe(
     if method is not None:
         check_required(method, data.get("parameters"), report)
         _check_base(data, method, form, report)
-    sections = _small_sections(data, base, models, report)
+    sections = _read_sections(data, base, models, report)
     check_composition(data, method, models or (), base, form, report)
     check_projectors(projectors, prototypes, method, models or (), base, form, report)
     participants: tuple[ModelEntry, ...] = ()
@@ -143,7 +144,7 @@ def _stacked(opened: RecipeSource, reader: SliceReader, form: OutputForm) -> Rec
     modules = reader.modules(data, form)
     slices = [piece for module in modules for piece in module.slices]
     models = _models_of(slices, reader.base)
-    sections = _small_sections(data, reader.base, models, report)
+    sections = _read_sections(data, reader.base, models, report)
     report.raise_if_any()
     assert reader.method is not None
     return Recipe(
@@ -175,15 +176,18 @@ def _models_of(slices: Sequence[Slice], base: str | None) -> list[ModelEntry]:
     return list(models.values())
 
 
-def _small_sections(
-    data: dict[str, Any], base: str | None, models: list[ModelEntry] | None, report: Report
+def _read_sections(
+    data: dict[str, Any], base: str | None, models: Sequence[ModelEntry] | None, report: Report
 ) -> dict[str, Any]:
-    """Return the sections that are read alike in every recipe."""
+    """Return the small sections, by the fields of `Recipe`."""
+    rules, tokenizer = read_rules(data.get("rules"), report), read_tokenizer(data, base, models, report)
+    check_rows(tokenizer, rules, report)
     return {
-        "rules": read_rules(data.get("rules"), report),
+        "rules": rules,
         "dtype": read_dtype(data, "dtype", report),
         "out_dtype": read_dtype(data, "out_dtype", report),
-        "tokenizer_source": read_tokenizer(data, base, models, report),
+        "tokenizer": tokenizer,
+        "chat_template": read_chat_template(data.get("chat_template"), report),
         "seed": read_seed(data.get("seed"), report),
         "name": read_name(data, report),
         "modality_tokens": read_modality_tokens(data, report),
@@ -253,8 +257,6 @@ def _check_keys(data: dict[str, Any], report: Report) -> None:
             report.add_ignored(f"unknown key '{key}'", path, f"did you mean '{RENAMED_KEYS[key]}'?")
         elif key not in RECIPE_KEYS:
             report.unknown("key", key, RECIPE_KEYS, path)
-    if data.get("chat_template") is not None:
-        report.add("'chat_template' is not supported", ("chat_template",), "the base's own template is kept")
 
 
 def _read_method(data: dict[str, Any], methods: Mapping[str, Method], report: Report) -> Method | None:

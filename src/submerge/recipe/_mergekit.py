@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -68,9 +69,6 @@ def to_mergekit(recipe: Recipe) -> str | None:
     named = {same_model(entry.model): entry.model for entry in recipe.models}
     if recipe.base is not None:
         named[same_model(recipe.base)] = recipe.base  # to mergekit 'base/' is not 'base'
-    source = named.get(same_model(recipe.tokenizer_source or ""), recipe.tokenizer_source)
-    if source is not None:  # of model+adapter mergekit would take the model's
-        source = source.partition("+")[2] or source
     sections = {
         "merge_method": recipe.method.name,
         "base_model": recipe.base,
@@ -78,7 +76,8 @@ def to_mergekit(recipe: Recipe) -> str | None:
         "parameters": top or None,
         "dtype": recipe.dtype,
         "out_dtype": recipe.out_dtype,
-        "tokenizer_source": source,
+        **_tokenizer(recipe, named),
+        "chat_template": recipe.chat_template,
     }
     given = {key: value for key, value in sections.items() if value is not None}
     return yaml.dump(given, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True)
@@ -105,6 +104,19 @@ def _top_parameters(recipe: Recipe, theirs: Mapping[str, Any]) -> dict[str, Any]
         else:  # where the defaults differ, ours is written out
             parameters[option.name] = _complete(setting, option.default)
     return parameters
+
+
+def _tokenizer(recipe: Recipe, named: Mapping[str, str]) -> dict[str, Any]:
+    """Return the keys for the tokenizer, with models as the entries name them."""
+    settings, wanted = recipe.tokenizer, recipe.tokenizer_source
+    source = named.get(same_model(wanted or ""), wanted)
+    if source is not None:  # of model+adapter mergekit would take the model's
+        source = source.partition("+")[2] or source
+    tokens = {
+        text: replace(row, model=named.get(same_model(row.model), row.model))
+        for text, row in settings.tokens.items()
+    }
+    return replace(settings, source=source, tokens=tokens).written()
 
 
 def _same_models(recipe: Recipe) -> bool:

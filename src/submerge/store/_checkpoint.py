@@ -10,6 +10,7 @@ from typing import Any
 from submerge.deferred import torch
 from submerge.errors import Problem, few
 from submerge.names import View
+from submerge.store._computed_rows import RowSource
 from submerge.store.adapter import Adapter
 from submerge.store.folder import Tokenizer
 from submerge.store.format import DTYPES, FileTable, MemorySource, Source, TensorEntry, ViewSource
@@ -33,7 +34,7 @@ class Checkpoint:
     read, and `under` is the model without it. `views` are tensors that go by another name than in the files,
     or are put together from several: views of the tensors of `stored`. `aliases` maps names under which other
     tensors of the file stand here, too, to the names of those. `token_tables` are views whose rows are those
-    of the tokens of several models.
+    of the tokens of several models, and `computed` rows that none of their files has.
     """
 
     label: str
@@ -53,6 +54,7 @@ class Checkpoint:
     under: Checkpoint | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     token_tables: frozenset[str] = frozenset()
+    computed: Mapping[str, RowSource] = field(default_factory=dict)
     given_tokenizer: Tokenizer | None = None
 
     @property
@@ -76,7 +78,7 @@ class Checkpoint:
         return self.given_tokenizer or Tokenizer.among(self.path, self.side_files, self.links)
 
     def source(self, name: str, table: FileTable) -> Source:
-        """Return where to read a tensor's values from: its file, opened in `table`, memory, or views."""
+        """Return where to read a tensor's values: its file, opened in `table`, memory, views, or rows."""
         entry = self.tensors[name]
         if name in self.views and self.stored is not None:
             view, stored = self.views[name], self.stored
@@ -84,6 +86,8 @@ class Checkpoint:
                 return stored.source(view.alias, table)
             parts = {source: stored.source(source, table) for source in view.sources}
             return ViewSource(view, DTYPES[entry.dtype].itemsize, parts)
+        if name in self.computed:
+            return self.computed[name].open(table)
         return MemorySource(self.memory[name]) if entry.file is None else table.source(entry)
 
     def in_memory(self, name: str) -> torch.Tensor | None:

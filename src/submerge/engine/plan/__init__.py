@@ -35,6 +35,7 @@ from submerge.engine.plan._tables import is_matrix
 from submerge.engine.plan._tensor import HELD, Input, TensorPlan, chunk_length, range_length, torch_dtype
 from submerge.engine.plan._token_rows import with_token_rows
 from submerge.engine.plan._tokens import beyond_rows, describe_beyond
+from submerge.engine.plan._vocabulary import OutputVocabulary
 
 __all__ = [
     "HELD",
@@ -42,6 +43,7 @@ __all__ = [
     "Input",
     "Inputs",
     "MergePlan",
+    "OutputVocabulary",
     "ProjectorPlan",
     "Settings",
     "SharedToken",

@@ -10,7 +10,7 @@ from submerge.engine.plan._settings import Settings
 from submerge.errors import Problem, RequestError
 from submerge.names import module_names
 from submerge.recipe import Recipe, same_model
-from submerge.store import Adapter, Checkpoint, lay_over, open_model, split_spec
+from submerge.store import Adapter, Checkpoint, lay_over, open_model, open_tokenizer, split_spec
 
 __all__ = ["Opener"]
 
@@ -77,6 +77,17 @@ class Opener:
             return None
         return model
 
+    def tokenizer(self) -> Checkpoint | None:
+        """Return the model outside of the recipe's that gives the tokenizer, or None after noting why not."""
+        settings = self.recipe.tokenizer
+        try:
+            return open_tokenizer(settings.source or "", root=self.root)
+        except RequestError as error:
+            for problem in error.problems:
+                what = f"the tokenizer's source, {problem.where}: {problem.what}"
+                self.note(what, settings.where, problem.hint)
+        return None
+
     def _base_of(self, adapter: Adapter, spec: str) -> Checkpoint | None:
         """Return the model that an adapter alone is laid over: the recipe's base, else the one it names."""
         base = self.recipe.base
@@ -128,7 +139,7 @@ class Opener:
     def _lay_over(
         self, base: Checkpoint, adapter: Adapter, spec: str, modules: Mapping[str, str] | None
     ) -> Checkpoint:
-        gate = self.recipe.method.gate
+        gate, checkpoint = self.recipe.method.gate, self.recipe.output.form == "checkpoint"
         own_heads = gate is not None and gate.own_heads
         return lay_over(
             base,
@@ -136,6 +147,7 @@ class Opener:
             spec,
             modules,
             heads=own_heads,
-            untie=self.recipe.output.form == "checkpoint",  # an adapter has no place for what its base lacks
+            untie=checkpoint,  # an adapter has no place for what its base lacks
             other_shapes=self.recipe.rules.shape == "base" and not own_heads,
+            other_rows=checkpoint and self.recipe.gathers_rows,
         )

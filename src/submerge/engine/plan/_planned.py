@@ -29,7 +29,7 @@ def planned_checkpoint(plan: MergePlan, name: str) -> Checkpoint:
         revision=None,
         tensors={tensor: replace(e, file=Path(name) / str(e.file)) for tensor, e in entries.items()},
         shards={tensor: str(entry.file) for tensor, entry in entries.items()},
-        config=untied(config) if plan.unties and config else config,
+        config=(untied(config) if plan.unties else dict(config)) if config else None,
         side_files=reference.side_files,
         links=reference.links,
         pending=True,
