@@ -12,7 +12,7 @@ import torch
 from _cli import ROOM as FLAGS
 from _cli import cli
 from _kills import file_calls, killed_at
-from _models import ROOM, contents, perturbed, read, state, write
+from _models import CONFIG, ROOM, SMALL, contents, perturbed, read, state, write
 from submerge.engine import MergePlan, merge, merge_documents, plan_documents
 from submerge.errors import RequestError
 from submerge.recipe import load_documents
@@ -153,13 +153,56 @@ def test_a_folder_that_is_not_ours_is_left_alone(root: Path) -> None:
     assert (root / "out.parts" / "letter").read_text() == "dear"
 
 
-def test_an_adapter_is_no_part(root: Path) -> None:
-    text = FIVE.replace("dtype: bfloat16\n", "output: {as: adapter}\n").replace("linear", "ties")
-    text = text.replace(
-        "models: [a, b]\nparameters: {weight: 1}", "base_model: base\nmodels: [a]\nparameters: {weight: 1}"
-    )
-    with pytest.raises(RequestError, match="which is an adapter"):
-        plan_documents(load_documents(text), ROOM)
+LATER = """\
+merge_method: task_arithmetic
+base_model: base
+models: [base+summed, a]
+parameters: {weight: 0.5}
+---
+name: summed
+merge_method: cat
+base_model: base
+models: [a, b]
+parameters: {weight: 0.5}
+output: {as: adapter, rank: 4}
+"""
+
+
+def test_what_needs_an_adapter_is_planned_when_that_is_merged(root: Path) -> None:
+    (root / "later.yaml").write_text(LATER)
+    documents = load_documents(LATER)
+    assert list(plan_documents(documents, ROOM)) == ["summed"]
+    told = cli("plan", "later.yaml", *FLAGS)
+    assert told.code == 0
+    assert "document of the result, from summed: planned when these are merged" in told.out
+    assert cli("plan", "later.yaml", "--json", *FLAGS).json["later"] == [""]
+
+    merge_documents(documents, "out", settings=ROOM, keep_parts=True)
+    by_hand = LATER.split("---")[0].replace("summed", "out.parts/summed")
+    merge(by_hand, "hand", settings=ROOM)
+    assert weights(root / "out") == weights(root / "hand")
+    assert (root / "out.parts" / "summed" / "adapter_model.safetensors").is_file()
+
+
+def test_a_vocabulary_of_several_can_be_merged_again(root: Path) -> None:
+    more = dict(TOKENS) | {"extra": 40}
+    shapes = {name: (41 if 40 in shape else shape[0], *shape[1:]) for name, shape in SMALL.items()}
+    write(root / "wide", state(shapes, 5), dict(CONFIG) | {"vocab_size": 41}, tokens=more)
+    text = """\
+name: united
+merge_method: linear
+models: [wide, a]
+parameters: {weight: 1}
+tokenizer_source: union
+---
+merge_method: linear
+models: [united, wide]
+parameters: {weight: 1}
+"""
+    documents = load_documents(text)
+    assert list(plan_documents(documents, ROOM)) == ["united"]
+    merge_documents(documents, "out", settings=ROOM)
+    assert read(root / "out")["lm_head.weight"].shape[0] >= 41
 
 
 @pytest.mark.slow

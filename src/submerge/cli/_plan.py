@@ -58,12 +58,12 @@ def plan(
     )
     from submerge import engine
 
-    described = {}
+    described: dict[str, dict[str, Any]] = {}
     for name, merge_plan in engine.plan_documents(documents, chosen).items():
         described[name] = engine.describe(merge_plan)
         described[name]["compute_seconds"] = engine.compute_seconds(merge_plan)
         described[name]["free"] = shutil.disk_usage(Path.cwd()).free
-    if len(described) > 1:
+    if len(documents.recipes) > 1:
         _print_documents(documents, described, json=json)
     elif json:
         print_json(*described.values())
@@ -75,13 +75,18 @@ def _print_documents(documents: Documents, described: dict[str, dict[str, Any]],
     """Print the plans of several documents, in the order in which they are merged."""
     if json:
         plans = [{"name": name, "uses": documents.uses[name]} | plan for name, plan in described.items()]
-        print_json({"documents": plans, "warnings": documents.warnings})
+        later = [recipe.name for recipe in documents.recipes if recipe.name not in described]
+        print_json({"documents": plans, "later": later, "warnings": documents.warnings})
         return
     for name, plan in described.items():
         uses = f", from {few(documents.uses[name], 8)}" if documents.uses[name] else ""
         typer.echo(f"document {name or 'of the result'}{uses}")
         _print(plan)
         typer.echo()
+    for recipe in documents.recipes:
+        if recipe.name not in described:
+            of = few(documents.uses[recipe.name], 8)
+            typer.echo(f"document {recipe.name or 'of the result'}, from {of}: planned when these are merged")
     for line in documents.warnings:
         typer.echo(f"warning  {line}")
 

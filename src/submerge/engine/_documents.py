@@ -32,16 +32,18 @@ def plan_documents(documents: Documents, settings: Settings | None = None) -> di
     """Return the plan of each document by its name, in their order, before any of them is merged.
 
     A document that merges the result of another is planned with the names, types and shapes that this will
-    have. Raises `RequestError` with the problems of all documents but those that need one with problems.
+    have. Where these are not known before the merge (`planned_checkpoint`), it has no plan yet. Raises
+    `RequestError` with the problems of all documents but those that need one with problems.
     """
     plans: dict[str, MergePlan] = {}
     problems: list[Problem] = []
     for recipe in documents.recipes:
         uses = documents.uses[recipe.name]
-        if not all(name in plans for name in uses):
+        known = {name: planned_checkpoint(plans[name], name) for name in uses if name in plans}
+        parts = {name: planned for name, planned in known.items() if planned is not None}
+        if len(parts) < len(uses):
             continue
         try:
-            parts = {name: planned_checkpoint(plans[name], name) for name in uses}
             plans[recipe.name] = make_plan(replace(recipe, parts=parts), settings)
         except RequestError as error:
             problems += error.problems
@@ -85,14 +87,15 @@ def merge_documents(
         calibration_progress: called after each step of calibration.
 
     Raises:
-        RequestError: a document, an input or `out` is not right; nothing was written.
+        RequestError: a document, an input or `out` is not right; nothing was written, but for the results
+            that a document without a plan needs.
         WorkError: the disk, a file or the values failed; finished parts stay for `resume`.
     """
     out = Path(out)
     plans = plan_documents(documents, settings)
     result = documents.result
-    if result is not None:
-        check_target(plans[result.name], out, overwrite)
+    for plan in plans.values() if result is not None else ():
+        check_target(plan, out, overwrite)
     named = {name: plan for name, plan in plans.items() if result is None or name != result.name}
     parts = _NamedResults(parts_folder(documents, out), named, resume=resume, overwrite=overwrite)
     how: dict[str, Any] = {
@@ -102,8 +105,10 @@ def merge_documents(
     }
     reports: dict[str, MergeReport] = {}
     for recipe in documents.recipes if keep_parts else documents.needed:
-        name, plan = recipe.name, plans[recipe.name]
-        if plan.pending:  # results of other documents are there now; or weights are worth their download
+        name = recipe.name
+        if name in plans and not plans[name].pending:
+            plan = plans[name]
+        else:  # results of other documents are there now; or weights are worth their download
             places = {other: parts.folder / other for other in documents.uses[name]}
             plan = make_plan(replace(recipe, parts=places), settings, download=True)
         if recipe is result:

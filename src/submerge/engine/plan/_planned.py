@@ -6,20 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from submerge.engine.plan._plan import MergePlan
-from submerge.errors import Problem, RequestError
 from submerge.store import Checkpoint, untied
 
 __all__ = ["planned_checkpoint"]
 
 
-def planned_checkpoint(plan: MergePlan, name: str) -> Checkpoint:
+def planned_checkpoint(plan: MergePlan, name: str) -> Checkpoint | None:
     """Return the checkpoint that a plan will write: names, types and shapes are known, values are not there.
 
-    Raises `RequestError` for an adapter, whose tensors the merge decides on.
+    None comes back for an adapter, whose tensors the merge decides on, and for a vocabulary of several
+    models, whose tokenizer is written by the merge.
     """
-    if plan.recipe.output.form == "adapter":
-        hint = "merge it by itself first, and name its folder"
-        raise RequestError(Problem("another document needs the result, which is an adapter", name, hint))
+    if plan.recipe.output.form == "adapter" or (plan.tokens and plan.tokens.vocabulary):
+        return None
     reference = plan.inputs.reference_model
     config = (plan.stack.config if plan.stack else None) or reference.config
     entries = {tensor: entry for shard in plan.shards for tensor, entry in shard.entries.items()}
