@@ -72,6 +72,11 @@ IGNORED = {
         9,
         "'t' is one value for all models",
     ),
+    "a base's tokenizer without a base": (
+        "merge_method: karcher\nmodels: [{model: a}, {model: b}]\ntokenizer_source: base\n",
+        3,
+        "the tokenizer is the base's, and there is no base_model",
+    ),
     "a setting without values": (TIES + "parameters: {lambda: []}\n", 9, "lambda is an empty list"),
 }
 

@@ -59,7 +59,9 @@ def _source(
 ) -> str | None:
     """Return None, `base`, `union`, or the spec of a model, which need not be one of the recipe's."""
     if raw == "base" and data.get("base_model") is None:
-        report.add("the tokenizer is the base's, and there is no base_model", path, "add 'base_model: …'")
+        what = "the tokenizer is the base's, and there is no base_model"
+        report.add_ignored(what, path, "add 'base_model: …'")
+        return None
     if raw is None or raw in ("base", "union"):
         return raw  # type: ignore[no-any-return] # None or one of the two words
     spec = read_spec(raw, path, report)
