@@ -13,7 +13,7 @@ import torch
 import yaml
 
 import submerge
-from _models import ROOM, TEXT, contents, quiet_transformers, read, write
+from _models import ROOM, TEXT, VISION, contents, quiet_transformers, read, write
 
 LAYERS = 4
 SIZES = TEXT | {
@@ -216,3 +216,57 @@ def test_what_layers_have_a_value_for_follows_them(tmp_path: Path, monkeypatch: 
     full, window = "full_attention", "sliding_attention"
     assert json.loads((out / "config.json").read_text())["layer_types"] == [full, window, full, window]
     assert answer(out, "Gemma2ForCausalLM")
+
+
+MODULES = """
+merge_method: linear
+modules:
+  text_decoder:
+    slices:
+    - sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [0, 2]}]
+    - sources: [{model: a, layer_range: [1, 4]}, {model: b, layer_range: [0, 3], parameters: {weight: 2}}]
+  vision_tower:
+    slices:
+    - sources: [{model: a, layer_range: [0, 3]}]
+    - sources: [{model: b, layer_range: [1, 4]}]
+    parameters: {weight: [{filter: mlp, value: 0.5}]}
+  multi_modal_projector:
+    slices:
+    - sources: [{model: a, layer_range: [0, 0]}, {model: b, layer_range: [0, 0]}]
+parameters: {weight: 1.0}
+"""
+
+
+def _write_vlm(t: Any, folder: Path, seed: int) -> None:
+    """Write a Gemma 3 that reads images, with the names that files had before transformers 5."""
+    text = SIZES | {"head_dim": 8, "sliding_window": 8, "model_type": "gemma3_text"}
+    vision = VISION | {
+        "num_hidden_layers": LAYERS,
+        "vision_use_head": False,
+        "model_type": "siglip_vision_model",
+    }
+    torch.manual_seed(seed)
+    config = t.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    t.Gemma3ForConditionalGeneration(config).save_pretrained(folder)
+    tensors = {
+        name.replace("vision_tower.", "vision_tower.vision_model."): tensor
+        for name, tensor in read(folder).items()
+    }
+    write(folder, tensors, json.loads((folder / "config.json").read_text()))
+
+
+def test_modules_are_stacked_as_by_mergekit(run_mergekit: Any, tmp_path: Path) -> None:
+    t = quiet_transformers()
+    for seed, name in enumerate("ab"):
+        _write_vlm(t, tmp_path / name, seed)
+    recipe = placed(MODULES, tmp_path)
+    theirs = run_mergekit(recipe, tmp_path / "theirs")
+    ours = submerge.merge(recipe, tmp_path / "ours", settings=ROOM).out
+    merged, expected = read(ours), read(theirs)
+    assert set(merged) == set(expected)
+    for tensor, values in merged.items():
+        torch.testing.assert_close(values, expected[tensor], rtol=1e-5, atol=2e-6, msg=tensor)
+    config = json.loads((ours / "config.json").read_text())
+    assert config["text_config"]["num_hidden_layers"] == len(config["text_config"]["layer_types"]) == 5
+    assert config["vision_config"]["num_hidden_layers"] == 6
+    assert submerge.verify(ours).problems == []

@@ -45,7 +45,7 @@ _STACK_WORDS = frozenset({"layer", "layers", "h", "block", "blocks", "resblocks"
 """What models call their list of layers."""
 _INPUT_WORDS = re.compile(
     r"(?!embed_out)(?:.*(?:emb|embd|embeds|embed|embedding|embeddings)(?:_.*)?|embedder|wte|wpe|shared|relative_pe"
-    r"|conv[12]|patch_conv|mm_.+|(?:layernorm|ln)_pre)"
+    r"|conv[12]|patch_conv|mm_.+|(?:layernorm|ln)_pre|pre_lay(?:er|r)norm)"
 )
 """Modules between a model's inputs and its first layer: tables, positions, the first convolutions."""
 
@@ -53,8 +53,8 @@ _INPUT_WORDS = re.compile(
 def layer_stacks(names: Iterable[str]) -> dict[str, int]:
     """Return the stacks of layers that tensors of these names are in, each with its number of layers.
 
-    A stack is a list of modules that is called as models call their layers. Where there is none, it is the
-    list with most tensors. Numbers must run from 0 on: others are those of a sequence of functions.
+    A stack is a list of modules in a model that is called as models call their layers. Where there is none,
+    it is the list with most tensors. Numbers must run from 0 on: others are those of a sequence of functions.
 
     Examples:
         >>> from submerge.names import layer_stacks
@@ -64,7 +64,7 @@ def layer_stacks(names: Iterable[str]) -> dict[str, int]:
     numbers: dict[str, list[int]] = {}
     for name in names:
         place = layer_of(name)
-        if place is not None:
+        if place is not None and place[0]:
             numbers.setdefault(place[0], []).append(place[1])
     counts = {stack: max(of) + 1 for stack, of in numbers.items() if set(of) == set(range(max(of) + 1))}
     called = {stack: n for stack, n in counts.items() if stack.rpartition(".")[2] in _STACK_WORDS}

@@ -14,7 +14,7 @@ from submerge.recipe._participants import check_participants, find_participants
 from submerge.recipe._problems import KeyPath, Report, show
 from submerge.recipe._recipe import LayerSource, ModelEntry, ModuleSlices, OutputForm, Slice, same_model
 from submerge.recipe._rules import Setting
-from submerge.recipe._schema import ABSENT_KEYS, ENTRY_KEYS
+from submerge.recipe._schema import ABSENT_KEYS, ENTRY_KEYS, RENAMED_KEYS
 from submerge.recipe._specs import read_spec
 
 __all__ = ["SliceReader", "has_slices"]
@@ -142,6 +142,9 @@ class SliceReader:
                     self.report.add_ignored(f"'{key}' is not supported", (*path, key), ABSENT_KEYS[key])
             elif key in ENTRY_KEYS and key not in valid:
                 self.report.add_ignored(f"'{key}' has no place in a slice", (*path, key), "remove the key")
+            elif key not in valid and RENAMED_KEYS.get(key) in valid:
+                hint = f"did you mean '{RENAMED_KEYS[key]}'?"
+                self.report.add_ignored(f"unknown key '{key}'", (*path, key), hint)
             elif key not in valid:
                 self.report.unknown("key", str(key), valid, (*path, key))
 
@@ -192,6 +195,8 @@ class SliceReader:
             self.report.add(what, path, "write [0, 16] for the first 16 layers")
             return None
         start, stop = raw
+        if (start, stop) == (0, 0) and path[0] == "modules":  # of a module without layers, as a projector
+            return 0, 0
         if start < 0 or stop <= start:
             why = "counts from 0 on" if start < 0 or stop < 0 else "has no layer"
             hint = "write [0, 16] for layers 0 to 15; a range does not run backwards"

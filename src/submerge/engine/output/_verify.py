@@ -188,10 +188,10 @@ def _base(model: Checkpoint, spec: str | None, named: bool, manifest: Manifest, 
         reason = str(error).splitlines()[0]
         report.skipped.append(f"names against the base: {spec} cannot be opened ({reason})")
         return
-    if manifest.stacked:
-        report.problems += _unlike_layers(model, base)
-        return
     new = {name for name, record in manifest.tensors.items() if record.new}
+    if manifest.stacked:
+        report.problems += _unlike_layers(model.tensors.keys() - new, base.tensors)
+        return
     grown = manifest.gate is not None and manifest.gate.method == MODALITY_GATE
     report.problems += _unlike(model, base, new, more_rows=grown, rows=manifest.token_rows)
     if not base.pending:
@@ -224,9 +224,9 @@ def _unlike(
     return problems
 
 
-def _unlike_layers(model: Checkpoint, base: Checkpoint) -> list[str]:
-    """Return which names are not the base's, whatever number their layers have."""
-    own, theirs = ({_in_first_layer(name) for name in of.tensors} for of in (model, base))
+def _unlike_layers(model: Iterable[str], base: Iterable[str]) -> list[str]:
+    """Return which names of tensors are not the base's, whatever number their layers have."""
+    own, theirs = (set(map(_in_first_layer, names)) for names in (model, base))
     return [
         f"{name}: only in {'the output' if name in own else 'the base'}, in any layer"
         for name in sorted(own ^ theirs)

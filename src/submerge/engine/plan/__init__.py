@@ -11,8 +11,8 @@ their own, their placeholders, and the tokenizer that they share. Where outputs 
 (`_projectors`), models must have changed no encoder (`_projector_changes`), and tasks have
 prototypes (`_prototypes`). What a merge will write can be a model of another plan (`_planned`).
 
-Layers that are stacked (`_stack`) are planned slice by slice (`_stacked_models`): each slice is a merge of
-models whose layers have the output's numbers.
+Layers that are stacked (`_stack`) are planned slice by slice (`_plan_stack`, `_stacked_models`): each slice
+is a merge of models whose layers have the output's numbers.
 """
 
 from submerge.engine.plan._adapter_form import adapter_file, lora_keys, stores_transposed

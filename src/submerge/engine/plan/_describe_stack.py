@@ -8,7 +8,7 @@ from typing import Any
 from submerge.engine.plan._stack import SliceLayers, StackPlan
 from submerge.names import layer_of, layer_stacks
 
-__all__ = ["describe_stack"]
+__all__ = ["describe_stack", "stack_facts"]
 
 _BAR = 48
 """The most cells of the bar that stands for a model's layers."""
@@ -22,6 +22,14 @@ def describe_stack(stack: StackPlan) -> list[dict[str, Any]]:
     """
     modules = dict.fromkeys(piece.module for piece in stack.slices if piece.module)
     return [_described(stack, module) for module in modules]
+
+
+def stack_facts(stack: StackPlan) -> list[tuple[str, str]]:
+    """Return a line on each stack of layers."""
+    return [
+        ("stack", f"{own['module']}: {own['layers']} layers, in {len(own['runs'])} runs")
+        for own in describe_stack(stack)
+    ]
 
 
 def _described(stack: StackPlan, module: str) -> dict[str, Any]:

@@ -25,9 +25,9 @@ from submerge.engine.plan._moments import add_moments, moment_bytes, moment_warn
 from submerge.engine.plan._naming import align_models, idle_models, naming_warnings
 from submerge.engine.plan._other_base import other_base_warnings
 from submerge.engine.plan._plan import MergePlan
+from submerge.engine.plan._plan_stack import as_models
 from submerge.engine.plan._projectors import ProjectorPlan, plan_projectors
 from submerge.engine.plan._settings import Settings
-from submerge.engine.plan._stack import as_models
 from submerge.engine.plan._stacked_models import plan_stacked
 from submerge.engine.plan._tensor import TensorPlan
 from submerge.engine.plan._token_rows import with_token_rows

@@ -11,6 +11,7 @@ from submerge.deprecated import warn_renamed
 from submerge.engine.plan._composition import Composition
 from submerge.engine.plan._describe_composition import composition_facts
 from submerge.engine.plan._describe_projectors import projector_facts
+from submerge.engine.plan._describe_stack import stack_facts
 from submerge.engine.plan._gate import GatePlan
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._memory import Budget
@@ -106,6 +107,7 @@ class MergePlan:
         if self.gate:
             facts.append(("keeps", f"a gate over {len(self.gate.tasks)} tasks"))
         facts += composition_facts(self.composition, self.models) if self.composition else []
+        facts += stack_facts(self.stack) if self.stack else []
         facts += projector_facts(self.projectors, self.recipe) if self.projectors else []
         if self.warnings:
             facts.append(("warnings", f"{len(self.warnings)}: {self.warnings[0]}"))

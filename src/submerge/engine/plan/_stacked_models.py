@@ -8,8 +8,8 @@ from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._memory import budget
 from submerge.engine.plan._naming import align_models
 from submerge.engine.plan._plan import MergePlan
+from submerge.engine.plan._plan_stack import plan_stack
 from submerge.engine.plan._settings import Settings
-from submerge.engine.plan._stack import plan_stack
 from submerge.engine.plan._vocabulary import OutputVocabulary
 from submerge.engine.plan._warnings import input_warnings, shape_warnings
 from submerge.engine.plan._weight_files import weight_files
@@ -34,7 +34,7 @@ def plan_stacked(
     lacks = [a.of(model).lacks for a, model in zip(alignments, copies.inputs.models, strict=True)]
     if problems:
         raise RequestError(problems)
-    stack = plan_stack(recipe, copies.inputs)
+    stack = plan_stack(recipe, copies.inputs, copies.copy_of)
     tensors, problems = stack.plan(lacks, copies.copy_of)
     if problems:
         raise RequestError(problems)
