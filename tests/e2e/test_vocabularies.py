@@ -30,6 +30,7 @@ from _vocabularies import (
 )
 from submerge.engine import explain
 from submerge.engine.output import _checkpoint_target
+from submerge.engine.plan import _token_rows
 
 Merge = Callable[[dict[str, Any], Path], Path]
 
@@ -264,6 +265,20 @@ def test_bytes_do_not_depend_on_threads_nor_on_a_break(
     assert again.resumed > 0
     assert contents(again.out) == contents(one)
     assert submerge.load_recipe(submerge.load_recipe(recipe).resolved()).tokenizer.pad_to_multiple_of == 64
+
+
+def test_many_runs_of_rows_are_gathered_to_the_same_values(
+    tmp_path: Path, llama: Zoo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = {
+        "merge_method": "linear",
+        "models": entries(llama.chat, llama.tool, llama.pieces),
+        "tokenizer": {"source": str(llama.pieces), "pad_to_multiple_of": 64},
+    }
+    one = submerge.merge(recipe, tmp_path / "one", settings=ROOM).out
+    monkeypatch.setattr(_token_rows, "_MANY", 1)
+    two = submerge.merge(recipe, tmp_path / "two", settings=ROOM).out
+    assert contents(one)["model.safetensors"] == contents(two)["model.safetensors"]
 
 
 def test_ids_follow_their_tokens(tmp_path: Path, llama: Zoo) -> None:

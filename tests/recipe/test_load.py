@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from submerge.errors import RequestError
 from submerge.methods import METHODS
@@ -90,6 +91,24 @@ def test_everything_else_is_read(toys):
     assert (recipe.dtype, recipe.out_dtype, recipe.tokenizer_source) == ("bfloat16", "float16", "a")
     assert recipe.rules == Rules(missing="base", vocabulary="by-position")
     assert recipe.seed == 42
+
+
+def test_a_tokenizer_is_read_and_written_back(toys):
+    tokens = {
+        "<|a|>": {"source": "a", "force": True},
+        "<|b|>": {"source": {"kind": "model_token", "model": "b", "token_id": 3}},
+        "<|c|>": {"source": {"kind": "model_token", "model": "b", "token": "x"}, "force": True},
+        "<|d|>": {"source": {"kind": "zero"}},
+        "<|e|>": {},
+    }
+    section = {"source": "elsewhere/model", "tokens": tokens, "pad_to_multiple_of": 8}
+    given = yaml.safe_load(GOOD) | {"tokenizer": section, "chat_template": "chatml"}
+    recipe = load_recipe(given, methods=toys)
+    assert recipe.tokenizer_source == "elsewhere/model"
+    assert recipe.resolved()["tokenizer"] == section
+    assert recipe.resolved()["chat_template"] == "chatml"
+    assert load_recipe(recipe.resolved(), methods=toys).resolved() == recipe.resolved()
+    assert load_recipe(GOOD + "tokenizer: {}\n", methods=toys).tokenizer_source == "union"
 
 
 def test_all_problems_come_together_in_the_order_of_lines(problems):

@@ -4,7 +4,7 @@ from submerge.store._adapter_on_base import lay_over, trained_adapter
 from submerge.store._aliases import Aliases, AliasGroup, find_aliases
 from submerge.store._align import Aligner, Alignment
 from submerge.store._checkpoint import Checkpoint, first_bytes, same_values
-from submerge.store._computed_rows import ComputedRows, MeanOfRows, RowSource, TableRows
+from submerge.store._computed_rows import ComputedRows, GatheredRows, MeanOfRows, RowSource, TableRows
 from submerge.store._lora_file import lora_file
 from submerge.store._moments import MomentFile, StoredMoments, write_moments
 from submerge.store._open import open_model, split_spec
@@ -145,6 +145,7 @@ __all__ = [
     "FileSource",
     "FileTable",
     "GateRecord",
+    "GatheredRows",
     "Header",
     "Journal",
     "Kind",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -11,7 +12,7 @@ from typing import Protocol
 from submerge.deferred import torch
 from submerge.store.format import DTYPES, FileTable, Source, byte_view
 
-__all__ = ["ComputedRows", "MeanOfRows", "RowSource", "TableRows"]
+__all__ = ["ComputedRows", "GatheredRows", "MeanOfRows", "RowSource", "TableRows"]
 
 _BLOCK = 1 << 20
 """Elements of a table that are held at a time."""
@@ -65,6 +66,43 @@ class _MeanSource:
         if len(self._parts) > 1:
             total /= len(self._parts)
         into.cast("B")[:] = byte_view(total.to(self._dtype))
+
+
+@dataclass(frozen=True)
+class GatheredRows:
+    """Rows of several tables of one type, in runs: for tables whose rows are too mixed for a view.
+
+    Run k begins at the row `starts[k]`, and is read from `sources[which[k]]`, from its row `first[k]` on. A
+    row has `width` elements of `itemsize` bytes.
+    """
+
+    sources: Sequence[RowSource]
+    starts: Sequence[int]
+    which: Sequence[int]
+    first: Sequence[int]
+    width: int
+    itemsize: int
+
+    def open(self, table: FileTable) -> Source:
+        """Return where to read them."""
+        return _GatherSource(self, [source.open(table) for source in self.sources])
+
+
+class _GatherSource:
+    def __init__(self, rows: GatheredRows, sources: Sequence[Source]) -> None:
+        self._rows, self._sources = rows, sources
+
+    def read(self, start: int, count: int, into: memoryview) -> None:
+        """Fill `into` with elements `start … start + count − 1`."""
+        rows, out, at, stop = self._rows, into.cast("B"), start, start + count
+        run = bisect_right(rows.starts, start // rows.width) - 1
+        while at < stop:
+            last = run + 1 == len(rows.starts)
+            end = stop if last else min(stop, rows.starts[run + 1] * rows.width)
+            target = out[(at - start) * rows.itemsize : (end - start) * rows.itemsize]
+            of_source = (rows.first[run] - rows.starts[run]) * rows.width + at
+            self._sources[rows.which[run]].read(of_source, end - at, target)
+            at, run = end, run + 1
 
 
 @dataclass(frozen=True)

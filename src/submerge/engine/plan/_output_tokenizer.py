@@ -42,22 +42,27 @@ def united_tokens(
     """Return the tokens that a tokenizer lacks and others have, in the order in which they get ids.
 
     Those that are a model's own pieces come first, model by model and by their ids, and then those that were
-    added to one. Where two models treat an added token in two ways the first counts, with a warning.
+    added to one, also if they are pieces of the tokenizer. Where two models treat an added token in two ways
+    the first counts, with a warning.
     """
     plain: dict[str, TokenFlags] = {}
     added: dict[str, TokenFlags] = {}
     warnings = []
     for label, theirs in others:
-        for text in theirs.ids:
-            flags = theirs.added.get(text)
-            if flags is None:
-                plain.setdefault(text, PLAIN)
-            elif added.setdefault(text, own.added.get(text, flags)) != flags:
-                warnings.append(
-                    f"{label}: {text!r} is treated otherwise in an earlier model, as which it counts"
-                )
-    tokens = {text: flags for text, flags in plain.items() if text not in added} | added
-    return {text: flags for text, flags in tokens.items() if text not in own.ids}, warnings
+        first = {**added, **own.added}
+        otherwise = [text for text, flags in theirs.added.items() if first.get(text, flags) != flags]
+        if otherwise:
+            what = f"{few(map(repr, otherwise))} treated as in an earlier model"
+            warnings.append(f"{label}: {what}, whose tokenizer splits or strips otherwise")
+        added |= {text: flags for text, flags in theirs.added.items() if text not in added}
+        pieces = [t for t in theirs.ids if t not in theirs.added and t not in own.ids and t not in plain]
+        if pieces:
+            plain |= dict.fromkeys(pieces, PLAIN)
+            what = f"{len(pieces)} of its tokenizer's own pieces ({few(map(repr, pieces))})"
+            warnings.append(f"{label}: {what} become added tokens: no merges of its tokenizer are taken")
+    tokens = {text: flags for text, flags in plain.items() if text not in added}
+    tokens |= {text: flags for text, flags in added.items() if text not in own.added}
+    return tokens, warnings
 
 
 def extend_tokenizer(files: Tokenizer, own: ModelTokens, tokens: Mapping[str, TokenFlags]) -> OutputTokenizer:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import TypeAlias
 
+from submerge.deferred import np
 from submerge.errors import Problem
 from submerge.recipe import TokenRow
 
-__all__ = ["Origin", "OriginSpan", "TokenOrigins", "places", "spans"]
+__all__ = ["Origin", "OriginSpan", "TokenOrigins", "places"]
 
 Origin: TypeAlias = tuple[tuple[int, int], ...]
 """The rows, as (model, row), whose mean a row is; a row of zeros where there are none."""
@@ -22,11 +24,6 @@ class OriginSpan:
 
     origin: Origin
     count: int
-
-    def continued_by(self, origin: Origin) -> bool:
-        """Return whether a row is the next one in every model."""
-        behind = tuple((model, row + self.count) for model, row in self.origin)
-        return origin == behind
 
 
 @dataclass(frozen=True)
@@ -48,15 +45,20 @@ class TokenOrigins:
     positions: Mapping[str, int] = field(default_factory=dict)
     holes: Mapping[int, Origin] = field(default_factory=dict)
 
-    def of(self, position: int) -> Iterator[Origin]:
-        """Yield the origin of each row of a model's table: its own, or that of all that lack the token."""
+    def of(self, position: int) -> Iterator[OriginSpan]:
+        """Yield where the rows of a model's table come from, in spans of rows that follow each other.
+
+        A row is the model's own, or that of all that lack the token.
+        """
         own = self.models[position]
-        for id_, text in enumerate(self.texts):
-            row = own.get(text) if text is not None else None
-            if row is None or id_ in self._forced:
-                yield self._shared[id_]
-            else:
-                yield ((position, row),)
+        rows = np.array([-1 if text is None else own.get(text, -1) for text in self.texts], dtype=np.int64)
+        rows[list(self._forced)] = -1
+        # rows that are not its own are spans of their own: none of these numbers follows another
+        steps = np.diff(np.where(rows < 0, -3 * np.arange(len(rows)) - 9, rows))
+        starts = [0, *(np.flatnonzero(steps != 1) + 1).tolist(), len(rows)]
+        for start, stop in pairwise(starts):
+            row = int(rows[start])
+            yield OriginSpan(((position, row),) if row >= 0 else self._shared(start), stop - start)
 
     @cached_property
     def texts(self) -> list[str | None]:
@@ -69,11 +71,8 @@ class TokenOrigins:
     @property
     def without_row(self) -> list[str]:
         """The tokens that no model has a row for, and for which the recipe names no source."""
-        return [
-            text
-            for text in self.texts
-            if text is not None and self._rule(text).kind == "default" and not self._holders(text)
-        ]
+        held = set[str]().union(*self.models.values())
+        return [text for text in self.ids if text not in held and self._rule(text).kind == "default"]
 
     def problems(self) -> list[Problem]:
         """Return what is wrong with the rules for single tokens."""
@@ -90,19 +89,13 @@ class TokenOrigins:
     def _forced(self) -> frozenset[int]:
         return frozenset(self.ids[text] for text, rule in self.rules.items() if rule.force)
 
-    @cached_property
-    def _shared(self) -> list[Origin]:
-        """For each id, the origin of its row in the models that lack the token."""
-        return [
-            self.holes.get(id_, ()) if text is None else self._of_rule(text)
-            for id_, text in enumerate(self.texts)
-        ]
+    def _shared(self, id_: int) -> Origin:
+        """Return the origin of a token's row in the models that lack it."""
+        text = self.texts[id_]
+        return self.holes.get(id_, ()) if text is None else self._of_rule(text)
 
     def _rule(self, text: str) -> TokenRow:
         return self.rules.get(text, TokenRow())
-
-    def _holders(self, text: str) -> list[int]:
-        return [position for position, rows in self.models.items() if text in rows]
 
     def _of_rule(self, text: str) -> Origin:
         """Return what a recipe says of a token; else the base's row, or else the mean of all that have it."""
@@ -115,21 +108,10 @@ class TokenOrigins:
             if row is None:
                 row = self.models[position][text if rule.token is None else rule.token]
             return ((position, row),)
-        holders = self._holders(text)
+        holders = [position for position, rows in self.models.items() if text in rows]
         if self.base in holders:
             holders = [self.base]
         return tuple((position, self.models[position][text]) for position in holders)
-
-
-def spans(origins: Iterable[Origin]) -> list[OriginSpan]:
-    """Return rows in spans, each as long as the rows of every model follow each other."""
-    found: list[OriginSpan] = []
-    for origin in origins:
-        if found and found[-1].continued_by(origin):
-            found[-1] = OriginSpan(found[-1].origin, found[-1].count + 1)
-        else:
-            found.append(OriginSpan(origin, 1))
-    return found
 
 
 def places(ids: Mapping[str, int], own: Mapping[str, int]) -> dict[int, int]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import accumulate
 
 from submerge.deferred import torch
 from submerge.engine.plan._inputs import Inputs
@@ -20,16 +21,21 @@ from submerge.store import (
     Adapter,
     Checkpoint,
     ComputedRows,
+    GatheredRows,
     MeanOfRows,
     Rows,
     RowSource,
     TableRows,
     TensorEntry,
+    digest,
     tied_embeddings,
     with_vocabulary_size,
 )
 
 __all__ = ["embedding_of", "with_rows", "with_token_rows"]
+
+_MANY = 512
+"""Runs of rows beyond which a table is gathered row by row."""
 
 
 def with_token_rows(inputs: Inputs, tokens: SharedTokens) -> Inputs:
@@ -91,9 +97,7 @@ class _TokenTables:
     ) -> Checkpoint:
         """Return a model with one table made of these rows; `own` is the model as it was."""
         stored, dtype = model.stored or model, own.tensors[name].dtype
-        pieces: list[_Piece] = []
-        for run in runs:
-            pieces.append(self._piece(run, name, dtype, position, pieces))
+        pieces = self._pieces(runs, name, dtype, position)
         view = View.joined([piece.view for piece in pieces], 0)
         return replace(
             model,
@@ -104,6 +108,39 @@ class _TokenTables:
             adapter=model.adapter and self._adapter(model.adapter, name, position),
             under=None if _is_replaced(own, name) else model.under,
         )
+
+    def _pieces(self, runs: Sequence[Run], name: str, dtype: str, position: int) -> list[_Piece]:
+        pieces: list[_Piece] = []
+        rows = [run for run in runs if not isinstance(run, PaddingRun)]
+        if len(rows) > _MANY:
+            pieces.append(self._gathered(rows, name, dtype))
+        for run in runs[len(rows) :] if pieces else runs:
+            pieces.append(self._piece(run, name, dtype, position, pieces))
+        return pieces
+
+    def _gathered(self, runs: Sequence[RowRun | MeanRun], name: str, dtype: str) -> _Piece:
+        """Return rows of many runs as one tensor: a view would have a block for each."""
+        sources: dict[tuple[int, str] | MeanRun, RowSource] = {}
+        keys: list[tuple[int, str] | MeanRun] = []
+        for run in runs:
+            key = run if isinstance(run, MeanRun) else (run.model, run.table)
+            keys.append(key)
+            if key not in sources:
+                of = run.of if isinstance(run, MeanRun) else (replace(run, start=0),)
+                sources[key] = self._mean(of, name, dtype)
+        numbers = {key: number for number, key in enumerate(sources)}
+        starts = [0, *accumulate(run.count for run in runs)]
+        shape = (starts.pop(), *self.inputs.reference_model.tensors[name].shape[1:])
+        rows = GatheredRows(
+            sources=list(sources.values()),
+            starts=starts,
+            which=[numbers[key] for key in keys],
+            first=[run.start if isinstance(run, RowRun) else 0 for run in runs],
+            width=math.prod(shape[1:]),
+            itemsize=DTYPES[dtype].itemsize,
+        )
+        order = digest(repr([(run, start) for run, start in zip(runs, starts, strict=True)]).encode())
+        return _piece_of(f"{shape[0]} rows of {name} in {len(runs)} runs ({order})", shape, dtype, rows)
 
     def _entry(self, name: str, dtype: str, view: View, runs: Sequence[Run]) -> TensorEntry:
         entry = TensorEntry(name, dtype, view.shape, None, 0, DTYPES[dtype].itemsize * view.numel)
@@ -136,15 +173,20 @@ class _TokenTables:
     def _computed(self, of: Sequence[RowRun], count: int, name: str, dtype: str) -> _Piece:
         """Return the mean of rows, in the type of the table `name`, or zeros."""
         shape = (count, *self.inputs.reference_model.tensors[name].shape[1:])
-        width = math.prod(shape[1:])
+        what = " and ".join(f"{run.table} of model {run.model} from row {run.start}" for run in of)
+        what = f"{count} rows of {what or 'zeros'} for {name}"
+        return _piece_of(what, shape, dtype, self._mean(of, name, dtype))
+
+    def _mean(self, of: Sequence[RowRun], name: str, dtype: str) -> RowSource:
+        """Return the mean of rows; those of one table in its own type are read as they lie."""
+        width = math.prod(self.inputs.reference_model.tensors[name].shape[1:])
         parts = [
             TableRows(partial(model.source, run.table), run.start * width, model.tensors[run.table].dtype)
             for run in of
             for model in (self.inputs.models[run.model],)
         ]
-        what = " and ".join(f"{run.table} of model {run.model} from row {run.start}" for run in of)
-        what = f"{count} rows of {what or 'zeros'} for {name}"
-        return _piece_of(what, shape, dtype, ComputedRows(parts, dtype))
+        is_plain = len(parts) == 1 and (parts[0].start, parts[0].dtype) == (0, dtype)
+        return parts[0] if is_plain else ComputedRows(parts, dtype)
 
     def _padding(
         self, run: PaddingRun, name: str, dtype: str, position: int, before: Sequence[_Piece]

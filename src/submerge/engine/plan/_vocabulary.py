@@ -11,7 +11,7 @@ from submerge.engine.plan._model_tokens import ModelTokens, TokenFlags, stored_t
 from submerge.engine.plan._output_tokenizer import PLAIN, OutputTokenizer, extend_tokenizer, united_tokens
 from submerge.engine.plan._table_rows import MeanRun, ModelTables, PaddingRun, RowRun, Run, joined_runs
 from submerge.engine.plan._tables import token_rows
-from submerge.engine.plan._token_origins import Origin, OriginSpan, TokenOrigins, places, spans
+from submerge.engine.plan._token_origins import Origin, OriginSpan, TokenOrigins, places
 from submerge.engine.plan._token_rows import embedding_of, with_rows
 from submerge.errors import Problem, RequestError, few
 from submerge.recipe import Recipe, same_model
@@ -72,7 +72,7 @@ class VocabularyRows:
     def of(self, position: int, name: str) -> list[Run]:
         """Return the rows of a model's table: of its own tokens, of others, and what fills up."""
         if position not in self._spans:
-            self._spans[position] = spans(self.vocabulary.origins.of(position))
+            self._spans[position] = list(self.vocabulary.origins.of(position))
         runs = list(_joined(self._run(span, name) for span in self._spans[position]))
         padding = self.rows - len(self.vocabulary.origins.texts)
         return [*runs, PaddingRun(padding)] if padding else runs
