@@ -245,6 +245,16 @@ def test_a_part_of_other_inputs_is_merged_again(root: Path) -> None:
     assert weights(root / "out") == weights(root / "second") != weights(root / "first")
 
 
+def test_a_damaged_record_counts_for_nothing(root: Path) -> None:
+    documents = load_documents(FIVE)
+    merge_documents(documents, "out", settings=ROOM, keep_parts=True)
+    (root / "out").rename(root / "first")
+    (root / "out.parts" / "parts.json").write_text('["both"')
+    again = merge_documents(documents, "out", settings=ROOM, resume=True)
+    assert list(again) == ["both", "further", ""]
+    assert weights(root / "out") == weights(root / "first")
+
+
 def test_the_command_says_what_it_merges(root: Path) -> None:
     recipe = root / "five.yaml"
     recipe.write_text(FIVE + "what: ever\n")

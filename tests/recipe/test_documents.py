@@ -69,6 +69,17 @@ def test_documents_that_nobody_needs_are_named() -> None:
     assert [recipe.name for recipe in documents.needed] == ["both", ""]
 
 
+def test_many_ways_to_one_document_are_walked_once() -> None:
+    step = "name: l{0}\nmerge_method: karcher\nmodels: [{1}, {2}]\n---\n"
+    text = "".join(
+        step.format(f"{i}{side}", f"l{i - 1}a" if i else "x", f"l{i - 1}b" if i else "y")
+        for i in range(40)
+        for side in "ab"
+    )
+    documents = load_documents(f"{text}merge_method: karcher\nmodels: [l39a, l39b]\n")
+    assert len(documents.needed) == 81
+
+
 def test_where_all_have_names_all_are_wanted() -> None:
     documents = load_documents(joined(SECOND, BOTH))
     assert documents.result is None

@@ -1,6 +1,6 @@
 """Plan, then run: from a recipe to a checkpoint."""
 
-from submerge.engine._documents import merge_documents, parts_folder, plan_documents
+from submerge.engine._documents import merge_documents, plan_documents
 from submerge.engine._extract import extract_lora
 from submerge.engine._inspect import InspectionProgress, inspect_updates
 from submerge.engine._inspection import Inspection, MatrixOverlap, PairOverlap
@@ -50,7 +50,6 @@ __all__ = [
     "merge_adapters",
     "merge_documents",
     "merge_state_dicts",
-    "parts_folder",
     "plan_documents",
     "stores_transposed",
     "verify",

@@ -21,7 +21,7 @@ from submerge.store import MANIFEST, strict_json
 if TYPE_CHECKING:
     from submerge.calibrate import Step
 
-__all__ = ["merge_documents", "parts_folder", "plan_documents"]
+__all__ = ["merge_documents", "plan_documents"]
 
 PARTS = ".parts"
 RECORD = "parts.json"
@@ -50,11 +50,6 @@ def plan_documents(documents: Documents, settings: Settings | None = None) -> di
     if problems:
         raise RequestError(problems)
     return plans
-
-
-def parts_folder(documents: Documents, out: Path) -> Path:
-    """Return where the results of named documents lie: beside `out`, or in it where all are wanted."""
-    return out if documents.result is None else out.with_name(out.name + PARTS)
 
 
 def merge_documents(
@@ -97,7 +92,7 @@ def merge_documents(
     for plan in plans.values() if result is not None else ():
         check_target(plan, out, overwrite)
     named = {name: plan for name, plan in plans.items() if result is None or name != result.name}
-    parts = _NamedResults(parts_folder(documents, out), named, resume=resume, overwrite=overwrite)
+    parts = _NamedResults(out, named, temporary=result is not None, resume=resume, overwrite=overwrite)
     how: dict[str, Any] = {
         "resume": resume,
         "progress": progress,
@@ -120,7 +115,8 @@ def merge_documents(
             started(name, None)
             continue
         started(name, plan)
-        reports[name] = merge(plan, parts.cleared(name), **how)
+        place = parts.begun(name)
+        reports[name] = merge(plan, place, overwrite=place.exists(), **how)
         parts.note(name, made_from)
     if result is not None and named and not keep_parts:
         parts.remove()
@@ -128,25 +124,29 @@ def merge_documents(
 
 
 class _NamedResults:
-    """The folder with the results of named documents, and a record of what each was merged from."""
+    """The folder with the results of named documents, and a record of what each was merged from.
+
+    It is `OUT.parts` while they are needed, and then `temporary`; and `OUT` itself where all are wanted.
+    """
 
     def __init__(
-        self, folder: Path, plans: Mapping[str, MergePlan], *, resume: bool, overwrite: bool
+        self, out: Path, plans: Mapping[str, MergePlan], *, temporary: bool, resume: bool, overwrite: bool
     ) -> None:
         """Look at the folder; raise `RequestError` where it holds something else, or is one of the inputs."""
-        self.folder = folder
+        out = out.resolve()
+        self.folder = folder = out.with_name(out.name + PARTS) if temporary else out
         self.made_from: dict[str, str] = {}
-        record = folder / RECORD
         if not plans:
             return
-        if record.is_file() and resume:
-            self.made_from = dict(strict_json(record.read_bytes()))
-        elif folder.exists() and any(folder.iterdir()):
-            if not record.is_file() or (folder.suffix != PARTS and not overwrite):
-                what = "the folder for the results of several documents is not empty"
-                hint = "remove it, choose another output, or go on with --resume"
-                raise RequestError(Problem(what, str(folder), hint))
+        is_ours = (folder / RECORD).is_file()
+        if is_ours and resume:
+            self.made_from = self._read()
+        elif is_ours and temporary:
             self.remove()
+        elif folder.exists() and any(folder.iterdir()) and not (is_ours and overwrite):
+            what = "the folder for the results of several documents is not empty"
+            hint = "remove it, choose another output, or go on with --resume"
+            raise RequestError(Problem(what, str(folder), hint))
         for name, plan in plans.items():
             check_target(plan, folder / name, overwrite=(folder / name).exists())
 
@@ -157,19 +157,23 @@ class _NamedResults:
             and (self.folder / name / MANIFEST).is_file()
         )
 
-    def cleared(self, name: str) -> Path:
-        """Return the folder for a result, without one that was merged from something else."""
-        place = self.folder / name
+    def begun(self, name: str) -> Path:
+        """Return the folder for a result, after noting that what is there does not count."""
         self.made_from.pop(name, None)
         self._write()
-        if place.is_dir():
-            shutil.rmtree(place)
-        return place
+        return self.folder / name
 
     def note(self, name: str, made_from: str) -> None:
         """Note that a result is complete, and what it was merged from."""
         self.made_from[name] = f"{__version__} {made_from}"
         self._write()
+
+    def _read(self) -> dict[str, str]:
+        """Return the record; an empty one where it is damaged, so that everything is merged again."""
+        try:
+            return dict(strict_json((self.folder / RECORD).read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return {}
 
     def _write(self) -> None:
         try:

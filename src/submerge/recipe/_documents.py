@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
@@ -108,17 +108,14 @@ def _ordered(recipes: Sequence[Recipe], sources: Mapping[str, RecipeSource]) -> 
         raise RequestError(Problem(f"these documents need each other: {circle}", where, hint)) from None
     by_name = {recipe.name: recipe for recipe in recipes}
     result = by_name.get("")
-    needed = _closure("", uses) if result else set(uses)
+    needed = {""} if result else set(uses)
+    for name in reversed(order):
+        needed.update(uses[name] if name in needed else ())
     unused = tuple(name for name in by_name if name not in needed)
     return Documents(tuple(by_name[name] for name in order), uses, result, unused)
 
 
-def _closure(name: str, uses: Mapping[str, Sequence[str]]) -> set[str]:
-    """Return a document and all that it needs."""
-    return {name}.union(*(_closure(other, uses) for other in uses[name]))
-
-
-def _used(data: Any, names: frozenset[str] | set[str]) -> tuple[str, ...]:
+def _used(data: Any, names: Collection[str]) -> tuple[str, ...]:
     """Return the names that a document's data has in the place of models, in its order."""
     parts = [part for text in _model_texts(data) for part in text.split("+")]
     return tuple(dict.fromkeys(part for part in parts if part in names))
