@@ -13,7 +13,6 @@ import typer
 from submerge.cli._common import print_json, settings, size
 from submerge.cli._merge import Device, Json, Memory, Rank, Shard, Threads
 from submerge.cli._progress import BatchProgress, progress
-from submerge.store import ProjectorSettings
 
 if TYPE_CHECKING:
     from submerge.continual import TaskRecord
@@ -198,11 +197,11 @@ def export(
     temperature: Annotated[
         float,
         typer.Option(min=0, help="τ of the softmax by which projectors are mixed; 0: the nearest alone."),
-    ] = ProjectorSettings.temperature,
+    ] = 0.03,
     top: Annotated[int | None, typer.Option(min=1, help="The most projectors that are mixed.")] = None,
     key: Annotated[
         str, typer.Option(help="What is compared with prototypes: image, text or both.")
-    ] = ProjectorSettings.key,
+    ] = "image",
     base: Base = None,
     threads: Threads = None,
     max_memory: Memory = None,

@@ -69,8 +69,7 @@ def make_plan(
         ()
     """
     settings = settings or Settings()
-    if settings.device != "cpu":
-        check_device(settings.device)
+    check_device(settings.device)
     recipe = source if isinstance(source, Recipe) else load_recipe(source)
     inputs = open_models(recipe, settings, download=download)
     if recipe.stack:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate
 
-from submerge.deferred import torch
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._row_runs import RowRuns
 from submerge.engine.plan._shared_tokens import SharedTokens
@@ -22,6 +21,7 @@ from submerge.store import (
     Checkpoint,
     ComputedRows,
     GatheredRows,
+    InMemory,
     MeanOfRows,
     Rows,
     RowSource,
@@ -258,7 +258,7 @@ class _Piece:
 
     view: View
     tensors: Mapping[str, TensorEntry] = field(default_factory=dict)
-    memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    memory: Mapping[str, InMemory] = field(default_factory=dict)
     computed: Mapping[str, RowSource] = field(default_factory=dict)
 
 
