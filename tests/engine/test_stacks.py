@@ -276,6 +276,36 @@ def test_an_overlap_is_one_of_whole_models() -> None:
         submerge.inspect_updates(ties())
 
 
+def test_layers_that_predict_further_tokens_are_no_layers_of_a_range(root: Path, tmp_path: Path) -> None:
+    """Files of DeepSeek V3 have one more layer than its configuration says."""
+    for number in (1, 2):
+        write(root / f"mtp{number}", state(shapes(), seed=number), {"num_hidden_layers": LAYERS - 1})
+    models = [source(f"mtp{number}", 0, LAYERS - 1) for number in (1, 2)]
+    out = submerge.merge(stacked(models, method="karcher"), tmp_path / "out", settings=ROOM).out
+    assert set(read(out)) == set(shapes())
+    assert "models" in json.loads((out / "submerge.json").read_text())["recipe"]
+
+
+def test_models_may_be_of_any_depth_and_have_other_prefixes(root: Path, tmp_path: Path) -> None:
+    write(
+        root / "small", state(shapes(3), seed=1), CONFIG | {"num_hidden_layers": 3, "layer_types": ["s"] * 3}
+    )
+    deep = state(shapes(7), seed=2)
+    write(root / "deep", deep, CONFIG | {"num_hidden_layers": 7, "layer_types": list("abcdefg")})
+    bare = {name.removeprefix("model."): tensor for name, tensor in deep.items()}
+    write(root / "bare", bare, CONFIG | {"num_hidden_layers": 7, "layer_types": list("abcdefg")})
+    outs = [
+        submerge.merge(
+            stacked([source("small", 0, 3)], [source(model, 4, 7)]), tmp_path / model, settings=ROOM
+        ).out
+        for model in ("deep", "bare")
+    ]
+    one, other = (read(out) for out in outs)
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert torch.equal(one["model.layers.5.norm.weight"], deep["model.layers.6.norm.weight"])
+    assert json.loads((outs[1] / "config.json").read_text())["layer_types"] == ["s", "s", "s", "e", "f", "g"]
+
+
 A, B = source("a", 0, 2), source("b", 1, 3)
 TOWERS = {"merge_method": "passthrough", "modules": {"vision": {"models": [{"model": "towers"}]}}}
 REFUSED = (

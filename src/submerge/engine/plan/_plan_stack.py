@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from submerge.engine.plan._stack import SliceLayers, StackPlan
 from submerge.errors import Problem, RequestError, few
 from submerge.names import depths, is_before_layers, layer_of, layer_stacks, module_of_each, with_layer
 from submerge.recipe import ModuleSlices, Recipe, Slice, same_model
-from submerge.store import Restacker, with_layers
+from submerge.store import Checkpoint, Restacker, layer_count, with_layers
 
 __all__ = ["as_models", "plan_stack"]
 
@@ -26,11 +26,22 @@ def as_models(recipe: Recipe, inputs: Inputs) -> tuple[Recipe, Inputs]:
     plain = recipe.of_slice(slices[0])
     specs = dict.fromkeys([*([plain.base] if plain.base else []), *(entry.model for entry in plain.models)])
     opened = {spec: inputs.models[_position(inputs, spec)] for spec in specs}
-    counts = [tuple(layer_stacks(model.tensors).values()) for model in opened.values()]
+    counts = {tuple(layer_stacks(model.tensors).values()) for model in opened.values()}
     ranges = {(source.start, source.stop) for source in slices[0].sources}
-    if len(set(counts)) > 1 or (ranges != {(0, None)} and {(0, count) for count in counts[0]} != ranges):
+    if len(counts) > 1 or not _are_all_layers(ranges, counts.pop(), list(opened.values())):
         return recipe, inputs
     return plain, Inputs.of(plain, opened)
+
+
+def _are_all_layers(
+    ranges: Set[tuple[int, int | None]], counts: Sequence[int], models: Sequence[Checkpoint]
+) -> bool:
+    """Return whether ranges have all layers of models with these stacks.
+
+    Files may have more layers than the configurations say: those that predict further tokens.
+    """
+    told = {layer_count(model.config) for model in models} if len(counts) == 1 else set()
+    return ranges in ({(0, None)}, {(0, count) for count in counts}, {(0, count) for count in told})
 
 
 def plan_stack(recipe: Recipe, inputs: Inputs, copies: Mapping[str, str]) -> StackPlan:

@@ -27,7 +27,7 @@ def plan_stacked(
     `vocabulary` has the rows of their tables, if those change. Raises `RequestError` with everything that is
     wrong.
     """
-    alignments, problems = align_models(inputs)
+    alignments, problems = align_models(inputs, of_any_depth=True)
     inputs = inputs.of_models([alignment.model for alignment in alignments])
     inputs = inputs if vocabulary is None else vocabulary.laid_over(inputs)
     copies = resolve_copies(recipe, inputs)
