@@ -73,9 +73,7 @@ def make_plan(
     inputs = open_models(recipe, settings, download=download)
     tokens, problems = (None, []) if recipe.composed else plan_tokens(recipe, inputs)
     problems += _links(recipe, inputs.reference_model)
-    if (
-        problems and recipe.tokenizer_source is not None
-    ):  # tables would lack the rows that make them one shape
+    if problems and recipe.gathers_rows:  # tables lack the rows that make them one shape
         raise RequestError(problems)
     try:
         plan = plan_models(recipe, inputs, settings, tokens.vocabulary if tokens else None)

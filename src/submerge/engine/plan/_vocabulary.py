@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from submerge.engine.plan._inputs import Inputs, TokenizerSource
 from submerge.engine.plan._model_tokens import ModelTokens, TokenFlags, stored_tokens
 from submerge.engine.plan._output_tokenizer import PLAIN, OutputTokenizer, extend_tokenizer, united_tokens
 from submerge.engine.plan._table_rows import MeanRun, ModelTables, PaddingRun, RowRun, Run, joined_runs
-from submerge.engine.plan._tables import token_rows
+from submerge.engine.plan._tables import token_rows, token_tables
 from submerge.engine.plan._token_origins import Origin, OriginSpan, TokenOrigins, places
 from submerge.engine.plan._token_rows import embedding_of, with_rows
 from submerge.errors import Problem, RequestError, few
 from submerge.recipe import Recipe, same_model
+from submerge.store import Checkpoint, tied_embeddings
 
 __all__ = ["OutputVocabulary", "plan_vocabulary"]
 
@@ -48,6 +49,7 @@ class OutputVocabulary:
         """
         embedding = embedding_of(inputs.reference_model)
         assert embedding is not None  # of a model without one no vocabulary is planned
+        inputs = inputs.of_models([_with_known_head(model) for model in inputs.models])
         return with_rows(inputs, VocabularyRows(ModelTables(inputs, embedding), self))
 
 
@@ -117,6 +119,31 @@ def _joined(runs: Iterator[Run]) -> Iterator[Run]:
         open_runs.clear()
         yield run
     yield from joined_runs(open_runs)
+
+
+def _with_known_head(model: Checkpoint) -> Checkpoint:
+    """Return a model in which a head that is tied to a table of other rows than before is that table.
+
+    PEFT saves a table of other rows with any adapter, and the head that is tied to it is the same. One that
+    was trained apart (`modules_to_save`) has a head with the rows from before, of which new ones are not
+    known: raise `RequestError`.
+    """
+    adapter, under = model.adapter, model.under
+    if adapter is None or under is None:
+        return model
+    tables = token_tables(model.tensors, token_rows(model.tensors) or 0)
+    replaced = [name for name in tables if name in adapter.replaced]
+    resized = [name for name in replaced if model.tensors[name].shape != under.tensors[name].shape]
+    if not resized:
+        return model
+    saved = adapter.config.get("modules_to_save") or ()
+    is_trained = any(f".{module}." in f".{name}" for module in saved for name in resized)
+    is_one = adapter.config.get("ensure_weight_tying") or len(tables) > 1
+    if is_trained and not is_one and tied_embeddings(model.config) is not False:
+        what = f"it trained {resized[0]} apart from the head, whose rows for new tokens it does not hold"
+        hint = "train it with ensure_weight_tying=True, or save the merged model"
+        raise RequestError(Problem(what, str(adapter.path), hint))
+    return replace(model, under=None)
 
 
 def plan_vocabulary(
