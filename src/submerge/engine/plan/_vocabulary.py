@@ -15,7 +15,7 @@ from submerge.engine.plan._token_origins import Origin, OriginSpan, TokenOrigins
 from submerge.engine.plan._token_rows import embedding_of, with_rows
 from submerge.errors import Problem, RequestError, few
 from submerge.recipe import Recipe, same_model
-from submerge.store import Checkpoint, tied_embeddings
+from submerge.store import Checkpoint, Rows, tied_embeddings
 
 __all__ = ["OutputVocabulary", "plan_vocabulary"]
 
@@ -75,7 +75,7 @@ class VocabularyRows:
         """Return the rows of a model's table: of its own tokens, of others, and what fills up."""
         if position not in self._spans:
             self._spans[position] = list(self.vocabulary.origins.of(position))
-        runs = list(_joined(self._run(span, name) for span in self._spans[position]))
+        runs = list(_joined(self._run(span, position, name) for span in self._spans[position]))
         padding = self.rows - len(self.vocabulary.origins.texts)
         return [*runs, PaddingRun(padding)] if padding else runs
 
@@ -88,7 +88,10 @@ class VocabularyRows:
         """Return where a row of a model's table is now; None where it is no token's any more."""
         return self.vocabulary.ids[position].get(row)
 
-    def _run(self, span: OriginSpan, name: str) -> Run:
+    def _run(self, span: OriginSpan, position: int, name: str) -> Run:
+        for model, row in span.origin:
+            if model != position:
+                self._check_adapter(model, range(row, row + span.count), name)
         rows = tuple(self._rows(model, row, span.count, name) for model, row in span.origin)
         return rows[0] if len(rows) == 1 else MeanRun(rows, span.count)
 
@@ -100,6 +103,20 @@ class VocabularyRows:
             hint = "merge models of one architecture"
             raise RequestError(Problem(what, self.tables.inputs.models[model].label, hint))
         return self._of_base(RowRun(model, own.table, row, count), name)
+
+    def _check_adapter(self, model: int, rows: range, name: str) -> None:
+        """Raise `RequestError` where an adapter changes rows that other models are to have, too.
+
+        They would have them as they were before.
+        """
+        adapter = self.tables.inputs.models[model].adapter
+        part = adapter.parts.get(name) if adapter else None
+        if adapter is None or part is None:
+            return
+        if not isinstance(part, Rows) or any(index in rows for index in part.indices):
+            what = f"the adapter changes rows of {name} that other models lack"
+            hint = "merge it into its model first: a recipe with merge_method: passthrough, this model alone"
+            raise RequestError(Problem(what, str(adapter.path), hint))
 
     def _of_base(self, rows: RowRun, name: str) -> RowRun:
         """Return rows of an adapter on the base as the base's: they are the same tensor's."""
