@@ -41,7 +41,7 @@ def test_rows_that_an_adapter_trained_are_nobody_elses(tmp_path: Path) -> None:
         "models": [{"model": f"{chat}+{adapter}", "parameters": {"weight": 1.0}}],
         "tokenizer_source": "union",
     }
-    with pytest.raises(submerge.RequestError, match="changes rows of .* that other models lack"):
+    with pytest.raises(submerge.RequestError, match="that other models lack"):
         submerge.plan(recipe, ROOM)
     with pytest.raises(submerge.RequestError, match="whose rows are others"):
         submerge.plan({**recipe, "tokenizer_source": "base"}, ROOM)

@@ -236,7 +236,11 @@ class _Planner:
             self.warnings += warnings
         known = own.ids.keys() | wanted.keys()
         wanted |= {text: PLAIN for text in self.recipe.tokenizer.tokens if text not in known}
-        return extend_tokenizer(files, own, wanted)
+        tokenizer = extend_tokenizer(files, own, wanted)
+        if tokenizer.unreached:
+            shown = few(map(repr, tokenizer.unreached))
+            self.warnings.append(f"{_count(tokenizer.unreached)} cannot be met in a text: {shown}")
+        return tokenizer
 
     def _with_rows(self, position: int) -> ModelTokens:
         """Return the tokens of a model that its tables have rows for."""
