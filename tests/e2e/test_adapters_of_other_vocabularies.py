@@ -26,6 +26,27 @@ TRAINED: dict[str, dict[str, Any]] = {
 }
 
 
+def test_rows_that_an_adapter_trained_are_nobody_elses(tmp_path: Path) -> None:
+    """Others would have the rows of new tokens from before the training."""
+    base = language_model(tmp_path / "base", "llama", bpe_tokenizer())
+    chat = perturbed_model(tmp_path / "chat", base, bpe_tokenizer(CHATML), 1)
+    adapter = tmp_path / "adapter"
+    model = AutoModelForCausalLM.from_pretrained(chat)
+    rows = {"embed_tokens": [300, 301]}
+    config = LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=rows)
+    get_peft_model(model, config).save_pretrained(adapter)
+    recipe = {
+        "merge_method": "task_arithmetic",
+        "base_model": str(base),
+        "models": [{"model": f"{chat}+{adapter}", "parameters": {"weight": 1.0}}],
+        "tokenizer_source": "union",
+    }
+    with pytest.raises(submerge.RequestError, match="that other models lack"):
+        submerge.plan(recipe, ROOM)
+    with pytest.raises(submerge.RequestError, match="whose rows are others"):
+        submerge.plan({**recipe, "tokenizer_source": "base"}, ROOM)
+
+
 def trained(folder: Path, base: Path, kind: str, *, tied: bool) -> dict[str, torch.Tensor]:
     """Write an adapter with the tokens of ChatML, or of its base, and return what PEFT makes of the base."""
     torch.manual_seed(5)

@@ -68,6 +68,13 @@ def test_tokens_follow_those_that_are_there(tmp_path: Path) -> None:
     assert backend.decode([4, count + 1, count]) == "w1 piece"
 
 
+def test_a_token_that_no_text_is_cut_into_is_told(tmp_path: Path) -> None:
+    """Special tokens are looked for first, and take a part of its text."""
+    files, own = saved(tmp_path), stored_tokens(saved(tmp_path).folder)
+    assert extend_tokenizer(files, own, {"a b": PLAIN, "<new>": SPECIAL}).unreached == ()
+    assert extend_tokenizer(files, own, {"a b": PLAIN, " ": SPECIAL}).unreached == ("a b",)
+
+
 def test_nothing_to_add_leaves_the_file(tmp_path: Path) -> None:
     files = saved(tmp_path)
     assert extend_tokenizer(files, stored_tokens(tmp_path), {}).text is None

@@ -76,9 +76,7 @@ def make_plan(
         recipe, inputs = as_models(recipe, inputs)
     tokens, problems = (None, []) if recipe.composed else plan_tokens(recipe, inputs)
     problems += _links(recipe, inputs.reference_model)
-    if (
-        problems and recipe.tokenizer_source is not None
-    ):  # tables would lack the rows that make them one shape
+    if problems and recipe.gathers_rows:  # tables lack the rows that make them one shape
         raise RequestError(problems)
     try:
         plan_inputs = plan_stacked if recipe.stack else plan_models

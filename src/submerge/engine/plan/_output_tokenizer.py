@@ -28,12 +28,14 @@ class OutputTokenizer:
         ids: all tokens with their ids.
         added: the tokens that the files lack, by their ids, and how each is treated.
         text: what `tokenizer.json` is to hold; None where it is copied as it is.
+        unreached: those of `added` that their own text is not cut into.
     """
 
     files: Tokenizer
     ids: Mapping[str, int]
     added: Mapping[str, TokenFlags] = field(default_factory=dict)
     text: str | None = None
+    unreached: tuple[str, ...] = ()
 
 
 def united_tokens(
@@ -83,7 +85,9 @@ def extend_tokenizer(files: Tokenizer, own: ModelTokens, tokens: Mapping[str, To
         what = f"new tokens would get ids that others have ({few(map(repr, moved)) or 'its ids have holes'})"
         raise RequestError(Problem(what, str(files.folder), "save the tokenizer with ids without a hole"))
     added = {text: tokens[text] for text in ids if text in tokens}
-    return OutputTokenizer(files, ids, added, backend.to_str(pretty=True))
+    encoded = {text: backend.encode(text, add_special_tokens=False).ids for text in added}
+    unreached = tuple(text for text in added if encoded[text] != [ids[text]])
+    return OutputTokenizer(files, ids, added, backend.to_str(pretty=True), unreached)
 
 
 def _backend(folder: Path) -> Any:

@@ -28,7 +28,6 @@ from submerge.store import (
     TableRows,
     TensorEntry,
     digest,
-    tied_embeddings,
     with_vocabulary_size,
 )
 
@@ -106,7 +105,6 @@ class _TokenTables:
             token_tables=model.token_tables | {name},
             stored=_with_pieces(stored, pieces),
             adapter=model.adapter and self._adapter(model.adapter, name, position),
-            under=None if _is_replaced(own, name) else model.under,
         )
 
     def _pieces(self, runs: Sequence[Run], name: str, dtype: str, position: int) -> list[_Piece]:
@@ -226,30 +224,6 @@ class _TokenTables:
         places = [self.runs.moved(position, row) for row in part.indices]
         known = tuple(place for place in places if place is not None)
         return replace(part, indices=known) if len(known) == len(places) else None
-
-
-def _is_replaced(model: Checkpoint, name: str) -> bool:
-    """Return whether a model's adapter was saved with all of a table, for a vocabulary of its own.
-
-    PEFT saves a table of other rows with any adapter, and a head that is tied to it is the same. One that was
-    trained (`modules_to_save`) has a head that keeps the rows from before, of which new ones are not known:
-    raise `RequestError`.
-    """
-    adapter = model.adapter
-    if adapter is None or model.under is None or name not in adapter.replaced:
-        return False
-    saved = adapter.config.get("modules_to_save") or ()
-    is_trained = any(f"{name}.".startswith(f"{module}.") or f".{module}." in name for module in saved)
-    head_is_known = adapter.config.get("ensure_weight_tying") or len(adapter.replaced & _tables(model)) > 1
-    if is_trained and not head_is_known and tied_embeddings(model.config) is not False:
-        what = f"it trained {name} apart from the head, whose rows for new tokens it does not hold"
-        hint = "train it with ensure_weight_tying=True, or save the merged model"
-        raise RequestError(Problem(what, str(adapter.path), hint))
-    return True
-
-
-def _tables(model: Checkpoint) -> set[str]:
-    return set(token_tables(model.tensors, token_rows(model.tensors) or 0))
 
 
 @dataclass(frozen=True)

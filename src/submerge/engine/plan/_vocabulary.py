@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from submerge.engine.plan._inputs import Inputs, TokenizerSource
 from submerge.engine.plan._model_tokens import ModelTokens, TokenFlags, stored_tokens
 from submerge.engine.plan._output_tokenizer import PLAIN, OutputTokenizer, extend_tokenizer, united_tokens
 from submerge.engine.plan._table_rows import MeanRun, ModelTables, PaddingRun, RowRun, Run, joined_runs
-from submerge.engine.plan._tables import token_rows
+from submerge.engine.plan._tables import token_rows, token_tables
 from submerge.engine.plan._token_origins import Origin, OriginSpan, TokenOrigins, places
 from submerge.engine.plan._token_rows import embedding_of, with_rows
 from submerge.errors import Problem, RequestError, few
 from submerge.recipe import Recipe, same_model
+from submerge.store import Checkpoint, Rows, tied_embeddings
 
 __all__ = ["OutputVocabulary", "plan_vocabulary"]
 
@@ -48,6 +49,7 @@ class OutputVocabulary:
         """
         embedding = embedding_of(inputs.reference_model)
         assert embedding is not None  # of a model without one no vocabulary is planned
+        inputs = inputs.of_models([_with_known_head(model) for model in inputs.models])
         return with_rows(inputs, VocabularyRows(ModelTables(inputs, embedding), self))
 
 
@@ -73,7 +75,7 @@ class VocabularyRows:
         """Return the rows of a model's table: of its own tokens, of others, and what fills up."""
         if position not in self._spans:
             self._spans[position] = list(self.vocabulary.origins.of(position))
-        runs = list(_joined(self._run(span, name) for span in self._spans[position]))
+        runs = list(_joined(self._run(span, position, name) for span in self._spans[position]))
         padding = self.rows - len(self.vocabulary.origins.texts)
         return [*runs, PaddingRun(padding)] if padding else runs
 
@@ -86,7 +88,10 @@ class VocabularyRows:
         """Return where a row of a model's table is now; None where it is no token's any more."""
         return self.vocabulary.ids[position].get(row)
 
-    def _run(self, span: OriginSpan, name: str) -> Run:
+    def _run(self, span: OriginSpan, position: int, name: str) -> Run:
+        for model, row in span.origin:
+            if model != position:
+                self._check_adapter(model, range(row, row + span.count), name)
         rows = tuple(self._rows(model, row, span.count, name) for model, row in span.origin)
         return rows[0] if len(rows) == 1 else MeanRun(rows, span.count)
 
@@ -98,6 +103,20 @@ class VocabularyRows:
             hint = "merge models of one architecture"
             raise RequestError(Problem(what, self.tables.inputs.models[model].label, hint))
         return self._of_base(RowRun(model, own.table, row, count), name)
+
+    def _check_adapter(self, model: int, rows: range, name: str) -> None:
+        """Raise `RequestError` where an adapter changes rows that other models are to have, too.
+
+        They would have them as they were before.
+        """
+        adapter = self.tables.inputs.models[model].adapter
+        part = adapter.parts.get(name) if adapter else None
+        if adapter is None or part is None:
+            return
+        if not isinstance(part, Rows) or any(index in rows for index in part.indices):
+            what = f"the adapter changes rows of {name} that other models lack"
+            hint = "merge it into its model first: a recipe with merge_method: passthrough, this model alone"
+            raise RequestError(Problem(what, str(adapter.path), hint))
 
     def _of_base(self, rows: RowRun, name: str) -> RowRun:
         """Return rows of an adapter on the base as the base's: they are the same tensor's."""
@@ -117,6 +136,31 @@ def _joined(runs: Iterator[Run]) -> Iterator[Run]:
         open_runs.clear()
         yield run
     yield from joined_runs(open_runs)
+
+
+def _with_known_head(model: Checkpoint) -> Checkpoint:
+    """Return a model in which a head that is tied to a table of other rows than before is that table.
+
+    PEFT saves a table of other rows with any adapter, and the head that is tied to it is the same. One that
+    was trained apart (`modules_to_save`) has a head with the rows from before, of which new ones are not
+    known: raise `RequestError`.
+    """
+    adapter, under = model.adapter, model.under
+    if adapter is None or under is None:
+        return model
+    tables = token_tables(model.tensors, token_rows(model.tensors) or 0)
+    replaced = [name for name in tables if name in adapter.replaced]
+    resized = [name for name in replaced if model.tensors[name].shape != under.tensors[name].shape]
+    if not resized:
+        return model
+    saved = adapter.config.get("modules_to_save") or ()
+    is_trained = any(f".{module}." in f".{name}" for module in saved for name in resized)
+    is_one = adapter.config.get("ensure_weight_tying") or len(tables) > 1
+    if is_trained and not is_one and tied_embeddings(model.config) is not False:
+        what = f"it trained {resized[0]} apart from the head, whose rows for new tokens it does not hold"
+        hint = "train it with ensure_weight_tying=True, or save the merged model"
+        raise RequestError(Problem(what, str(adapter.path), hint))
+    return replace(model, under=None)
 
 
 def plan_vocabulary(
@@ -192,7 +236,11 @@ class _Planner:
             self.warnings += warnings
         known = own.ids.keys() | wanted.keys()
         wanted |= {text: PLAIN for text in self.recipe.tokenizer.tokens if text not in known}
-        return extend_tokenizer(files, own, wanted)
+        tokenizer = extend_tokenizer(files, own, wanted)
+        if tokenizer.unreached:
+            shown = few(map(repr, tokenizer.unreached))
+            self.warnings.append(f"{_count(tokenizer.unreached)} cannot be met in a text: {shown}")
+        return tokenizer
 
     def _with_rows(self, position: int) -> ModelTokens:
         """Return the tokens of a model that its tables have rows for."""
