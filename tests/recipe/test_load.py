@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from submerge.errors import RequestError
 from submerge.methods import METHODS
@@ -92,6 +93,24 @@ def test_everything_else_is_read(toys):
     assert recipe.seed == 42
 
 
+def test_a_tokenizer_is_read_and_written_back(toys):
+    tokens = {
+        "<|a|>": {"source": "a", "force": True},
+        "<|b|>": {"source": {"kind": "model_token", "model": "b", "token_id": 3}},
+        "<|c|>": {"source": {"kind": "model_token", "model": "b", "token": "x"}, "force": True},
+        "<|d|>": {"source": {"kind": "zero"}},
+        "<|e|>": {},
+    }
+    section = {"source": "elsewhere/model", "tokens": tokens, "pad_to_multiple_of": 8}
+    given = yaml.safe_load(GOOD) | {"tokenizer": section, "chat_template": "chatml"}
+    recipe = load_recipe(given, methods=toys)
+    assert recipe.tokenizer_source == "elsewhere/model"
+    assert recipe.resolved()["tokenizer"] == section
+    assert recipe.resolved()["chat_template"] == "chatml"
+    assert load_recipe(recipe.resolved(), methods=toys).resolved() == recipe.resolved()
+    assert load_recipe(GOOD + "tokenizer: {}\n", methods=toys).tokenizer_source == "union"
+
+
 def test_all_problems_come_together_in_the_order_of_lines(problems):
     found = problems(
         "merge_method: updates\nmodels:\n  - model: a\n    parameters: {desnity: 1, lambda: 2}\n"
@@ -122,14 +141,41 @@ def test_all_problems_come_together_in_the_order_of_lines(problems):
         ("experts: []", "'experts' is not supported"),
         ("gate_mode: hidden", "'gate_mode' is not supported"),
         ("experts_per_token: 2", "'experts_per_token' is not supported"),
-        ("chat_template: chatml", "'chat_template' is not supported"),
-        ("tokenizer_source: union", "union of vocabularies is not supported yet"),
-        ("tokenizer_source: c", "'c' is no model of this recipe"),
-        ("tokenizer: {source: union}", "union of vocabularies is not supported yet"),
-        ("tokenizer: {tokens: {x: {}}, source: base}", "'tokens' is not supported yet"),
-        ("tokenizer: {pad_to_multiple_of: 8, source: base}", "'pad_to_multiple_of' is not supported yet"),
+        ("chat_template: chatmi", "unknown chat template 'chatmi' — one of auto, alpaca, chatml,"),
+        ("chat_template: {auto: 1}", "unknown chat template a mapping"),
+        ("tokenizer_source: 3", "a model is a folder or a Hub name, not 3"),
+        ("tokenizer: {tokens: [x]}", "'tokens' is a mapping, not a list"),
+        ("tokenizer: {tokens: {x: base}}", "the rule for a token is a mapping, not 'base'"),
+        ("tokenizer: {tokens: {x: {sauce: a}}}", "did you mean 'source'?"),
+        ("tokenizer: {tokens: {x: {force: 2}}}", "force is true or false, not 2"),
+        (
+            "tokenizer: {tokens: {x: {force: true}}}",
+            "recipe:11: a row is forced, and",
+        ),
+        ("tokenizer: {tokens: {x: {source: c}}}", "'c' is no model of this recipe"),
+        (
+            "tokenizer: {tokens: {x: {source: {kind: one}}}}",
+            "of a row is 'one' — one of 'model_token', 'zero'",
+        ),
+        ("tokenizer: {tokens: {x: {source: {kind: zero, model: a}}}}", "unknown key 'model'"),
+        ("tokenizer: {tokens: {x: {source: {kind: model_token, model: a}}}}", "give one of the two"),
+        (
+            "tokenizer: {tokens: {x: {source: {kind: model_token, model: a, token: y, token_id: 1}}}}",
+            "give one of the two",
+        ),
+        ("tokenizer: {tokens: {x: {source: {kind: model_token, token: y}}}}", "not nothing"),
+        (
+            "tokenizer: {tokens: {x: {source: {kind: model_token, model: a, token_id: -1}}}}",
+            "a token's id is a whole number from 0, not -1",
+        ),
+        ("tokenizer: {tokens: {x: {source: {kind: model_token, model: a, token: 7}}}}", "put it in quotes"),
+        ("tokenizer: {pad_to_multiple_of: 0}", "pad_to_multiple_of is a positive whole number, not 0"),
+        ("tokenizer: {pad_to_multiple_of: true}", "pad_to_multiple_of is a positive whole number, not true"),
         ("tokenizer: {sauce: base}", "did you mean 'source'?"),
-        ("tokenizer: {}", "names no source"),
+        (
+            "tokenizer_source: union\nrules: {vocabulary: by-position}",
+            "rows are merged by tokens and by their position",
+        ),
         ("tokenizer: base", "'tokenizer' is a mapping"),
         ("tokenizer: {source: base}\ntokenizer_source: base", "keep one"),
         ("dtype: 16", "unknown dtype 16"),
@@ -184,7 +230,7 @@ def test_a_parameter_of_another_method_is_told_so(problems):
         ("[]", "'models' is empty"),
         ("", "'models' is empty"),
         ("a", "'models' is a list, not 'a'"),
-        ("[a]", "an entry of 'models' is a mapping, not 'a' — write '- model: a'"),
+        ("[3]", "an entry of 'models' is a mapping, not 3 — write '- model: …'"),
         ("[{}]", "names no model"),
         ("[{modle: a}]", "did you mean 'model'?"),
         ("[{model: a, layer_range: [0, 2]}]", "'layer_range' is not supported"),

@@ -123,6 +123,11 @@ def test_specs_of_one_model_are_written_alike():
     found = yaml.safe_load(to_mergekit(load_recipe(text + "tokenizer_source: a\n")))
     assert [entry["model"] for entry in found["models"]] == ["x", "a/"]
     assert found["tokenizer_source"] == "a/"
+    section = "tokenizer: {tokens: {x: {source: a}}, pad_to_multiple_of: 8}\nchat_template: chatml\n"
+    found = yaml.safe_load(to_mergekit(load_recipe(text + section)))
+    tokens = {"x": {"source": "a/"}}
+    assert found["tokenizer"] == {"source": "union", "tokens": tokens, "pad_to_multiple_of": 8}
+    assert found["chat_template"] == "chatml"
 
 
 @pytest.mark.parametrize(("source", "theirs"), [("m+a", "a"), ("a", "a"), ("m", "m"), ("base", "base")])

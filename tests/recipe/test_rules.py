@@ -62,7 +62,7 @@ def test_forms_that_are_refused(problems, written, message):
     [
         ("layers: 2.5", "layers must be a whole number, not 2.5"),
         ("layers: .inf", "layers must be"),
-        ("normalize: 1", "normalize must be true or false, not 1"),
+        ("normalize: 2", "normalize must be true or false, not 2"),
         ("mode: medium", "mode must be one of fast, slow, 1e-3; found 'medium'"),
     ],
 )

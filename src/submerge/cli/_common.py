@@ -15,9 +15,9 @@ from submerge.errors import Problem, RequestError, size
 
 if TYPE_CHECKING:
     from submerge.engine import Settings
-    from submerge.recipe import Recipe
+    from submerge.recipe import Documents, Recipe
 
-__all__ = ["check_new_files", "load", "print_json", "settings", "size"]
+__all__ = ["check_new_files", "load", "load_documents", "print_json", "settings", "size"]
 
 _UNITS = {
     "": 1,
@@ -47,13 +47,45 @@ def settings(
     return engine.Settings(device=device, threads=threads, **flags)
 
 
-def load(path: Path, form: str | None = None, rank: int | None = None, energy: float | None = None) -> Recipe:
-    """Return the recipe (from standard input where it is called -), with the flags over its own output."""
+def load(path: Path) -> Recipe:
+    """Return the recipe, from standard input where it is called -."""
     from submerge.recipe import load_recipe
 
+    return load_recipe(_source(path))
+
+
+def load_documents(
+    path: Path,
+    form: str | None = None,
+    rank: int | None = None,
+    energy: float | None = None,
+    *,
+    mergekit: bool = False,
+) -> Documents:
+    """Return the recipes of a file, with the flags over the result's own output.
+
+    Where all that is wrong is what mergekit ignores, the error says so.
+    """
+    from submerge import recipe
+
     given = {"as": form, "rank": rank, "energy": energy}
-    source = f"{sys.stdin.read()}\n" if str(path) == "-" else path
-    return load_recipe(source, output={key: value for key, value in given.items() if value is not None})
+    output = {key: value for key, value in given.items() if value is not None}
+    source = _source(path)
+    try:
+        return recipe.load_documents(source, output=output, mergekit=mergekit)
+    except RequestError as error:
+        problems = error.problems
+    try:
+        recipe.load_documents(source, output=output, mergekit=True)
+    except RequestError:
+        raise RequestError(problems) from None
+    hint = "with --mergekit they are ignored, and named in warnings"
+    raise RequestError([*problems, Problem("mergekit ignores these", "", hint)])
+
+
+def _source(path: Path) -> str | Path:
+    """Return the path of a recipe, or the text on standard input where it is called -."""
+    return f"{sys.stdin.read()}\n" if str(path) == "-" else path
 
 
 def _parse_size(text: str, flag: str) -> int:

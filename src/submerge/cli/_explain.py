@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
 
-from submerge.cli._common import load, print_json, size
-from submerge.cli._merge import Json, Pickle, Recipe
+from submerge.cli._common import load_documents, print_json, size
+from submerge.cli._merge import Json, Lenient, Pickle, Recipe
 
 
 def explain(
@@ -16,19 +17,28 @@ def explain(
         str, typer.Option("--tensor", "-t", help="A part of a name, or a pattern with * and ?.")
     ],
     allow_pickle: Pickle = False,
+    mergekit: Lenient = False,
     json: Json = False,
 ) -> None:
     """Say what happens to the tensors that match, with which values, and where each comes from."""
     from submerge import engine
 
     unbounded = 2**62  # nothing is merged, so that no bound on memory can stand in the way
-    plan = engine.make_plan(load(recipe), engine.Settings(allow_pickle=allow_pickle, max_memory=unbounded))
-    explanations = engine.explain(plan, tensor)
+    documents = load_documents(recipe, mergekit=mergekit)
+    settings = engine.Settings(allow_pickle=allow_pickle, max_memory=unbounded)
+    plans = engine.plan_documents(documents, settings)
+    for line in (line for asked in documents.recipes for line in asked.warnings):
+        print(f"warning: {line}", file=sys.stderr)
+    explanations = {name: engine.explain(plan, tensor) for name, plan in plans.items()}
+    several = len(explanations) > 1
     if json:
-        print_json(explanations)
+        print_json(explanations if several else next(iter(explanations.values())))
         return
-    for explanation in explanations:
-        _print(explanation)
+    for name, of_document in explanations.items():
+        if several:
+            typer.echo(f"document {name or 'of the result'}")
+        for explanation in of_document:
+            _print(explanation)
 
 
 def _print(line: dict[str, Any]) -> None:

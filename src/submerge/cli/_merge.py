@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from submerge.cli._common import load, print_json, settings, size
+from submerge.cli._common import load_documents, print_json, settings, size
 from submerge.cli._progress import progress
 from submerge.errors import Problem, RequestError
 
@@ -42,6 +42,9 @@ Energy = Annotated[
     float | None, typer.Option(help="Of each update, the share of its squared norm that an adapter keeps.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Lenient = Annotated[
+    bool, typer.Option("--mergekit", help="Ignore what mergekit ignores, such as unknown keys, and name it.")
+]
 
 
 def merge(
@@ -61,6 +64,10 @@ def merge(
     shard_size: Shard = "5GB",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    keep_parts: Annotated[
+        bool, typer.Option("--keep-parts", help="Of several documents, keep all results, in OUT.parts.")
+    ] = False,
+    mergekit: Lenient = False,
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Finish even if NaN or Inf is met.")
     ] = False,
@@ -81,7 +88,7 @@ def merge(
     submerge merge adapters.yaml merged-lora/ --as adapter --rank 16
     """
     out = _target(folder, out)
-    asked = load(recipe, form, rank, energy)
+    documents = load_documents(recipe, form, rank, energy, mergekit=mergekit)
     chosen = settings(
         device=device,
         threads=threads,
@@ -92,19 +99,30 @@ def merge(
     )
     from submerge import engine
 
-    plan = engine.make_plan(asked, chosen)
-    if not quiet:
-        for warning in plan.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
-    if verbose:
-        _print_reasons(plan)
+    several = len(documents.recipes) > 1
+    plans: dict[str, MergePlan] = {}
+
+    def started(name: str, plan: MergePlan | None) -> None:
+        """Say what is merged now, and what deserves a look."""
+        if several and not quiet:
+            state = "merging" if plan else "is there from the interrupted run"
+            print(f"document {name or 'of the result'}: {state}", file=sys.stderr)
+        if plan is not None:
+            plans[name] = plan
+            _print_notes(plan, quiet=quiet, verbose=verbose)
+
+    for line in documents.warnings if not quiet else ():
+        print(f"warning: {line}", file=sys.stderr)
     try:
         with progress(quiet) as show:
-            report = engine.merge(
-                plan,
+            reports = engine.merge_documents(
+                documents,
                 out,
+                settings=chosen,
                 resume=resume,
                 overwrite=overwrite,
+                keep_parts=keep_parts,
+                started=started,
                 progress=show,
                 calibration_progress=show,
             )
@@ -113,11 +131,22 @@ def merge(
         print(f"interrupted: {out} is untouched; {hint}", file=sys.stderr)
         raise
     if json:
-        print_json(report.to_dict())
+        printed = {name: report.to_dict() for name, report in reports.items()}
+        print_json({"out": str(out), "documents": printed} if several else next(iter(printed.values())))
         return
-    typer.echo(str(report.out))
-    if not quiet:
-        _summary(report, plan.warnings)
+    typer.echo(str(out if several else next(iter(reports.values())).out))
+    for name, report in reports.items() if not quiet else ():
+        if several:
+            typer.echo(f"document {name or 'of the result'}")
+        _summary(report, plans[name].warnings)
+
+
+def _print_notes(plan: MergePlan, *, quiet: bool, verbose: bool) -> None:
+    """Print on standard error what deserves a look, and if asked for, what is not merged as it is."""
+    for warning in plan.warnings if not quiet else ():
+        print(f"warning: {warning}", file=sys.stderr)
+    if verbose:
+        _print_reasons(plan)
 
 
 def _print_reasons(plan: MergePlan) -> None:

@@ -1,18 +1,19 @@
-"""The flags of mergekit-yaml: each is turned into Submerge's own, or answered in a sentence."""
+"""The flags of mergekit-yaml and mergekit-multi: each is turned into our own, or answered in a sentence."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from typer.core import TyperCommand
 
+from submerge.deferred import torch
 from submerge.errors import Problem, RequestError
 
-__all__ = ["FLAGS", "Flag", "MergekitAware", "translated"]
+__all__ = ["FLAGS", "SAME", "Flag", "MergekitAware", "translated"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,15 @@ class Flag:
 _CUDA = ("--device", "cuda")
 _MEMORY = "memory is bounded by --max-memory"
 _ADAPTERS = "adapters are applied as they are read, in float32"
+_KEEP = ("--keep-parts",)
+_IN_PARTS = "results of documents with names are kept in OUT.parts"
 _ONE_GPU = "one GPU computes; the result is the same"
 
 FLAGS = {
     "--cuda": Flag(ours=_CUDA),
     "--gpu-rich": Flag(ours=_CUDA, note=_ONE_GPU),
     "--multi-gpu": Flag(ours=_CUDA, note=_ONE_GPU),
+    "--device": Flag(takes_value=True, ours=("--device", "{}")),
     "--num-threads": Flag(takes_value=True, ours=("--threads", "{}")),
     "-j": Flag(takes_value=True, ours=("--threads", "{}")),
     "--out-shard-size": Flag(takes_value=True, ours=("--shard-size", "{}")),
@@ -76,15 +80,29 @@ FLAGS = {
         refusal="embeddings are not cut",
         hint="merge models of one vocabulary (`submerge plan` compares them)",
     ),
+    "--out-path": Flag(takes_value=True, ours=("--out", "{}")),
+    "--intermediate-dir": Flag(takes_value=True, ours=_KEEP, note=_IN_PARTS),
+    "-I": Flag(takes_value=True, ours=_KEEP, note=_IN_PARTS),
+    "--lazy": Flag(ours=("--resume",)),
 }
-"""Beside these, `--no-…` of a flag that mergekit leaves off by default asks for nothing."""
+"""Beside these, `--no-…` of a flag that mergekit leaves off by default asks for nothing.
+
+The last four are those of mergekit-multi.
+"""
+
+SAME = ("--quiet", "-v")
+"""What mergekit has, too, and means the same."""
 
 _SIZE = re.compile(r"(\d+)([kmb])", re.IGNORECASE)
 _UNITS = {"k": "kB", "m": "MB", "b": "GB"}
 
 
-def translated(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def translated(
+    arguments: Sequence[str], options: Collection[str] | None = None
+) -> tuple[list[str], list[str]]:
     """Return the arguments in Submerge's words, and notes on those that are not needed.
+
+    Of these words those stay that are among the command's `options`: a dry run has no use for others.
 
     Raises:
         RequestError: some of them ask for what is not done; each is answered.
@@ -97,6 +115,8 @@ def translated(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if argument == "--":
             ours += [argument, *remaining]
             break
+        if argument in SAME and options is not None and argument not in options:
+            continue
         name, equals, value = argument.partition("=")
         if name.startswith("-j") and name[2:].isdigit():
             name, equals, value = "-j", "=", name[2:]
@@ -110,7 +130,10 @@ def translated(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             value = next(remaining, "")
         if name == "--out-shard-size":
             value = _SIZE.sub(lambda match: match[1] + _UNITS[match[2].lower()], value)
-        ours += [word.replace("{}", value) for word in flag.ours]
+        if (name, value) == ("--device", "auto"):
+            value = "cuda" if torch.cuda.is_available() else "cpu"
+        if options is None or set(flag.ours[:1]) <= set(options):
+            ours += [word.replace("{}", value) for word in flag.ours]
         if flag.note:
             notes.append(f"{name} is not needed: {flag.note}")
         if flag.refusal:
@@ -126,7 +149,7 @@ class MergekitAware(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments in Submerge's words; say on standard error what was not needed."""
         if not ctx.resilient_parsing:  # which is how a shell asks for completions
-            args, notes = translated(args)
+            args, notes = translated(args, [name for option in self.params for name in option.opts])
             for line in notes if not {"-q", "--quiet"} & set(args) else ():
                 print(f"note: {line}", file=sys.stderr)
         return super().parse_args(ctx, args)

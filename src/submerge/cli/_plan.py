@@ -9,12 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from submerge.cli._common import load, print_json, settings, size
-from submerge.cli._merge import Device, Energy, Form, Json, Memory, Pickle, Rank, Recipe, Shard, Threads
+from submerge.cli._common import load_documents, print_json, settings, size
+from submerge.cli._merge import (
+    Device,
+    Energy,
+    Form,
+    Json,
+    Lenient,
+    Memory,
+    Pickle,
+    Rank,
+    Recipe,
+    Shard,
+    Threads,
+)
 from submerge.errors import few
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from submerge.recipe import Documents
 
 
 def plan(
@@ -27,13 +41,14 @@ def plan(
     max_memory: Memory = None,
     shard_size: Shard = "5GB",
     allow_pickle: Pickle = False,
+    mergekit: Lenient = False,
     json: Json = False,
 ) -> None:
     """Check a recipe and its inputs, and say what a merge would read, compute and write.
 
     Only the recipe and the files' headers are read.
     """
-    asked = load(recipe, form, rank, energy)
+    documents = load_documents(recipe, form, rank, energy, mergekit=mergekit)
     chosen = settings(
         device=device,
         threads=threads,
@@ -43,14 +58,37 @@ def plan(
     )
     from submerge import engine
 
-    merge_plan = engine.make_plan(asked, chosen)
-    described = engine.describe(merge_plan)
-    described["compute_seconds"] = engine.compute_seconds(merge_plan)
-    described["free"] = shutil.disk_usage(Path.cwd()).free
-    if json:
-        print_json(described)
+    described: dict[str, dict[str, Any]] = {}
+    for name, merge_plan in engine.plan_documents(documents, chosen).items():
+        described[name] = engine.describe(merge_plan)
+        described[name]["compute_seconds"] = engine.compute_seconds(merge_plan)
+        described[name]["free"] = shutil.disk_usage(Path.cwd()).free
+    if len(documents.recipes) > 1:
+        _print_documents(documents, described, json=json)
+    elif json:
+        print_json(*described.values())
     else:
-        _print(described)
+        _print(*described.values())
+
+
+def _print_documents(documents: Documents, described: dict[str, dict[str, Any]], *, json: bool) -> None:
+    """Print the plans of several documents, in the order in which they are merged."""
+    if json:
+        plans = [{"name": name, "uses": documents.uses[name]} | plan for name, plan in described.items()]
+        later = [recipe.name for recipe in documents.recipes if recipe.name not in described]
+        print_json({"documents": plans, "later": later, "warnings": documents.warnings})
+        return
+    for name, plan in described.items():
+        uses = f", from {few(documents.uses[name], 8)}" if documents.uses[name] else ""
+        typer.echo(f"document {name or 'of the result'}{uses}")
+        _print(plan)
+        typer.echo()
+    for recipe in documents.recipes:
+        if recipe.name not in described:
+            of = few(documents.uses[recipe.name], 8)
+            typer.echo(f"document {recipe.name or 'of the result'}, from {of}: planned when these are merged")
+    for line in documents.warnings:
+        typer.echo(f"warning  {line}")
 
 
 def _print(plan: dict[str, Any]) -> None:

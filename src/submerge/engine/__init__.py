@@ -1,5 +1,6 @@
 """Plan, then run: from a recipe to a checkpoint."""
 
+from submerge.engine._documents import merge_documents, plan_documents
 from submerge.engine._extract import extract_lora
 from submerge.engine._inspect import InspectionProgress, inspect_updates
 from submerge.engine._inspection import Inspection, MatrixOverlap, PairOverlap
@@ -47,7 +48,9 @@ __all__ = [
     "make_plan",
     "merge",
     "merge_adapters",
+    "merge_documents",
     "merge_state_dicts",
+    "plan_documents",
     "stores_transposed",
     "verify",
     "vllm_command",

@@ -1,5 +1,6 @@
 """What the user asks for: recipes read, checked in full, and resolved to a value for each tensor."""
 
+from submerge.recipe._chat_templates import CHAT_TEMPLATES
 from submerge.recipe._coefficients import (
     COEFFICIENTS,
     Coefficients,
@@ -15,6 +16,7 @@ from submerge.recipe._data_spec import (
     data_format,
     data_spec,
 )
+from submerge.recipe._documents import Documents, load_documents
 from submerge.recipe._load import load_recipe
 from submerge.recipe._mergekit import to_mergekit
 from submerge.recipe._recipe import (
@@ -28,12 +30,15 @@ from submerge.recipe._recipe import (
     Rules,
     Slice,
     TaskFolder,
+    TokenizerSettings,
+    TokenRow,
     same_model,
 )
 from submerge.recipe._resolve import Resolved, ResolvedValues, resolve, resolve_layers
 from submerge.recipe._rules import Rule, Setting
 
 __all__ = [
+    "CHAT_TEMPLATES",
     "COEFFICIENTS",
     "COEFFICIENTS_VERSION",
     "COLUMNS",
@@ -41,6 +46,7 @@ __all__ = [
     "Coefficients",
     "DataSource",
     "DataSpec",
+    "Documents",
     "LayerSource",
     "ModalityTokens",
     "ModelEntry",
@@ -55,8 +61,11 @@ __all__ = [
     "Setting",
     "Slice",
     "TaskFolder",
+    "TokenRow",
+    "TokenizerSettings",
     "data_format",
     "data_spec",
+    "load_documents",
     "load_recipe",
     "parse_coefficients",
     "read_coefficients",

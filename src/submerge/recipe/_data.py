@@ -24,7 +24,7 @@ def read_data_source(
     if not (mixes or method is None or method.calibration or method.moments):
         hint = "calibrate a recipe with 'merge_method: nsc', and give its file here as 'coefficients: …'"
         hint += "; or leave data out, which mixes projectors where 'projectors: mixed' asks for it"
-        report.add(f"{method.name} learns nothing from data", path, hint)
+        report.add_ignored(f"{method.name} learns nothing from data", path, hint)
         return None
     if isinstance(raw, str):
         return raw if _names_something(raw, path, report) else None

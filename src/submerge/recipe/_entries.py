@@ -58,13 +58,15 @@ def read_entry(
     mixes: bool = False,
 ) -> ModelEntry | None:
     """Return the entry that was written at `path`, or None after noting why it could not be read."""
+    if isinstance(raw, str):
+        raw = {"model": raw}
     if not isinstance(raw, dict):
-        hint = f"write '- model: {raw}'" if isinstance(raw, str) else "write '- model: …'"
+        hint = "write '- model: …'"
         report.add(f"an entry of 'models' is a mapping, not {show(raw)}", path, hint)
         return None
     for key in raw:
         if key in ABSENT_KEYS:
-            report.add(f"'{key}' is not supported", (*path, key), ABSENT_KEYS[key])
+            report.add_ignored(f"'{key}' is not supported", (*path, key), ABSENT_KEYS[key])
         elif key not in ENTRY_KEYS:
             report.unknown("key", key, ENTRY_KEYS, (*path, key))
     parameters = read_parameters(

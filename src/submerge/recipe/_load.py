@@ -10,6 +10,7 @@ from typing import Any
 import submerge.methods as installed
 from submerge.errors import RequestError, did_you_mean
 from submerge.methods import CalibrationSpec, Method
+from submerge.recipe._chat_templates import read_chat_template
 from submerge.recipe._entries import read_models
 from submerge.recipe._modalities import check_composition, read_modality_tokens
 from submerge.recipe._moments import check_moments, read_moments_key
@@ -28,13 +29,20 @@ from submerge.recipe._recipe import (
 )
 from submerge.recipe._rules import Setting
 from submerge.recipe._schema import ABSENT_KEYS, ABSENT_METHODS, RECIPE_KEYS, RENAMED_KEYS
-from submerge.recipe._sections import read_dtype, read_output, read_rules, read_seed, read_tokenizer
+from submerge.recipe._sections import (
+    read_dtype,
+    read_name,
+    read_output,
+    read_rules,
+    read_seed,
+)
 from submerge.recipe._slices import SliceReader, has_slices
 from submerge.recipe._source import RecipeSource, open_source
 from submerge.recipe._specs import read_spec
+from submerge.recipe._tokenizer import check_rows, read_tokenizer
 from submerge.recipe._weights import check_weights, read_coefficients_key
 
-__all__ = ["load_recipe"]
+__all__ = ["load_recipe", "read_recipe"]
 
 
 def load_recipe(
@@ -42,6 +50,7 @@ def load_recipe(
     *,
     methods: Mapping[str, Method] | None = None,
     output: Mapping[str, Any] | None = None,
+    mergekit: bool = False,
 ) -> Recipe:
     """Return the recipe in `source`, checked in full: a file's path, YAML text, or a mapping.
 
@@ -49,6 +58,7 @@ def load_recipe(
         source: a str that holds a line end is text, any other a path.
         methods: those that the recipe may name, by name; all that are installed by default.
         output: takes precedence over the keys of the recipe's own section `output`.
+        mergekit: take for a warning what mergekit ignores: keys and parameters that it does not know.
 
     Raises:
         RequestError: holds every problem, each with its line and what to do.
@@ -59,9 +69,16 @@ def load_recipe(
         >>> recipe.method.name, recipe.base, [model.model for model in recipe.models]
         ('ties', 'base', ['chat', 'code', 'math'])
     """
-    if methods is None:
-        methods = installed.METHODS
-    opened = open_source(source)
+    return read_recipe(open_source(source, lenient=mergekit), methods, output)
+
+
+def read_recipe(
+    opened: RecipeSource,
+    methods: Mapping[str, Method] | None = None,
+    output: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """Return the recipe in the data of one document; arguments and errors are those of `load_recipe`."""
+    methods = installed.METHODS if methods is None else methods
     report, data = opened.report, opened.data
     _check_mapping(data, report)
     _check_keys(data, report)
@@ -80,7 +97,7 @@ def load_recipe(
     if method is not None:
         check_required(method, data.get("parameters"), report)
         _check_base(data, method, form, report)
-    sections = _small_sections(data, base, models, report)
+    sections = _read_sections(data, base, models, report)
     check_composition(data, method, models or (), base, form, report)
     check_projectors(projectors, prototypes, method, models or (), base, form, report)
     participants: tuple[ModelEntry, ...] = ()
@@ -116,6 +133,7 @@ def load_recipe(
         moments=moments,
         projectors=projectors,
         prototypes=prototypes,
+        warnings=report.warnings,
         **sections,
     )
 
@@ -126,7 +144,7 @@ def _stacked(opened: RecipeSource, reader: SliceReader, form: OutputForm) -> Rec
     modules = reader.modules(data, form)
     slices = [piece for module in modules for piece in module.slices]
     models = _models_of(slices, reader.base)
-    sections = _small_sections(data, reader.base, models, report)
+    sections = _read_sections(data, reader.base, models, report)
     report.raise_if_any()
     assert reader.method is not None
     return Recipe(
@@ -140,6 +158,7 @@ def _stacked(opened: RecipeSource, reader: SliceReader, form: OutputForm) -> Rec
         text=opened.text,
         positions=report.positions,
         stack=modules,
+        warnings=report.warnings,
         **sections,
     )
 
@@ -157,16 +176,20 @@ def _models_of(slices: Sequence[Slice], base: str | None) -> list[ModelEntry]:
     return list(models.values())
 
 
-def _small_sections(
-    data: dict[str, Any], base: str | None, models: list[ModelEntry] | None, report: Report
+def _read_sections(
+    data: dict[str, Any], base: str | None, models: Sequence[ModelEntry] | None, report: Report
 ) -> dict[str, Any]:
-    """Return the sections that are read alike in every recipe."""
+    """Return the small sections, by the fields of `Recipe`."""
+    rules, tokenizer = read_rules(data.get("rules"), report), read_tokenizer(data, base, models, report)
+    check_rows(tokenizer, rules, report)
     return {
-        "rules": read_rules(data.get("rules"), report),
+        "rules": rules,
         "dtype": read_dtype(data, "dtype", report),
         "out_dtype": read_dtype(data, "out_dtype", report),
-        "tokenizer_source": read_tokenizer(data, base, models, report),
+        "tokenizer": tokenizer,
+        "chat_template": read_chat_template(data.get("chat_template"), report),
         "seed": read_seed(data.get("seed"), report),
+        "name": read_name(data, report),
         "modality_tokens": read_modality_tokens(data, report),
     }
 
@@ -229,13 +252,11 @@ def _check_keys(data: dict[str, Any], report: Report) -> None:
         path: KeyPath = (key,)
         if key in ABSENT_KEYS:
             if value is not None:
-                report.add(f"'{key}' is not supported", path, ABSENT_KEYS[key])
+                report.add_ignored(f"'{key}' is not supported", path, ABSENT_KEYS[key])
         elif key in RENAMED_KEYS:
-            report.add(f"unknown key '{key}'", path, f"did you mean '{RENAMED_KEYS[key]}'?")
+            report.add_ignored(f"unknown key '{key}'", path, f"did you mean '{RENAMED_KEYS[key]}'?")
         elif key not in RECIPE_KEYS:
             report.unknown("key", key, RECIPE_KEYS, path)
-    if data.get("chat_template") is not None:
-        report.add("'chat_template' is not supported", ("chat_template",), "the base's own template is kept")
 
 
 def _read_method(data: dict[str, Any], methods: Mapping[str, Method], report: Report) -> Method | None:

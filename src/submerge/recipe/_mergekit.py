@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -47,8 +48,9 @@ def to_mergekit(recipe: Recipe) -> str | None:
     Left out are the seed and the section `rules`, which mergekit does not have, and options of ours
     at their defaults. None comes back for a method or an option that mergekit lacks, for an adapter as
     output, for a composed model, for projectors that are mixed, for weights from a file of coefficients, for
-    a model that is listed twice (mergekit keys parameters by model), for a base that takes no part in a
-    method which merges weights (mergekit would merge it), and for a slice without its base among the sources.
+    results of other documents, for a model that is listed twice (mergekit keys parameters by model), for a
+    base that takes no part in a method which merges weights (mergekit would merge it), and for a slice
+    without its base among the sources.
     """
     theirs = _PARAMETERS.get(recipe.method.name)
     if (
@@ -56,6 +58,7 @@ def to_mergekit(recipe: Recipe) -> str | None:
         or recipe.composed
         or isinstance(recipe.projectors, ProjectorMix)
         or recipe.coefficients is not None
+        or recipe.parts
         or recipe.output.form != "checkpoint"
         or not _same_models(recipe)
     ):
@@ -66,9 +69,6 @@ def to_mergekit(recipe: Recipe) -> str | None:
     named = {same_model(entry.model): entry.model for entry in recipe.models}
     if recipe.base is not None:
         named[same_model(recipe.base)] = recipe.base  # to mergekit 'base/' is not 'base'
-    source = named.get(same_model(recipe.tokenizer_source or ""), recipe.tokenizer_source)
-    if source is not None:  # of model+adapter mergekit would take the model's
-        source = source.partition("+")[2] or source
     sections = {
         "merge_method": recipe.method.name,
         "base_model": recipe.base,
@@ -76,7 +76,8 @@ def to_mergekit(recipe: Recipe) -> str | None:
         "parameters": top or None,
         "dtype": recipe.dtype,
         "out_dtype": recipe.out_dtype,
-        "tokenizer_source": source,
+        **_tokenizer(recipe, named),
+        "chat_template": recipe.chat_template,
     }
     given = {key: value for key, value in sections.items() if value is not None}
     return yaml.dump(given, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True)
@@ -103,6 +104,19 @@ def _top_parameters(recipe: Recipe, theirs: Mapping[str, Any]) -> dict[str, Any]
         else:  # where the defaults differ, ours is written out
             parameters[option.name] = _complete(setting, option.default)
     return parameters
+
+
+def _tokenizer(recipe: Recipe, named: Mapping[str, str]) -> dict[str, Any]:
+    """Return the keys for the tokenizer, with models as the entries name them."""
+    settings, wanted = recipe.tokenizer, recipe.tokenizer_source
+    source = named.get(same_model(wanted or ""), wanted)
+    if source is not None:  # of model+adapter mergekit would take the model's
+        source = source.partition("+")[2] or source
+    tokens = {
+        text: replace(row, model=named.get(same_model(row.model), row.model))
+        for text, row in settings.tokens.items()
+    }
+    return replace(settings, source=source, tokens=tokens).written()
 
 
 def _same_models(recipe: Recipe) -> bool:

@@ -111,9 +111,10 @@ def check_composition(
     if form.form == "adapter":
         what = "a composed model has encoders, and an adapter has no place for them"
         report.add(what, ("output",), "write a checkpoint; leave out 'modality' to merge the adapters alone")
-    if data.get("tokenizer_source", "base") not in (None, "base"):
-        what = "a composed model has the base's tokenizer, and the tokens that specialists added"
-        report.add(what, ("tokenizer_source",), "remove the key")
+    for key, plain in (("tokenizer_source", "base"), ("tokenizer", {"source": "base"})):
+        if data.get(key) not in (None, plain):
+            what = "a composed model has the base's tokenizer, and the tokens that specialists added"
+            report.add(what, (key,), "remove the key")
     if data.get("modality_tokens") == "merged":
         for place, entry in enumerate(entries):
             if entry.modality_lora:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from submerge.errors import did_you_mean
-from submerge.methods import REQUIRED, Method
+from submerge.methods import REQUIRED, Method, Option
 from submerge.recipe._problems import KeyPath, Report, listed, nearest_name, show
 from submerge.recipe._rules import Setting, read_setting
 
@@ -36,10 +36,10 @@ def read_parameters(
     named: dict[str, str] = {}
     for name, written in raw.items():
         here: KeyPath = (*path, name)
-        option = method.option(name) if method else None
+        option = _option(method, name, report)
         if option is not None and of_model and option.scope == "shared":
             hint = "move it to the recipe's top-level 'parameters'"
-            report.add(f"'{name}' is one value for all models", here, hint)
+            report.add_ignored(f"'{name}' is one value for all models", here, hint)
         elif option is None and method is not None:
             _no_option(name, here, method, methods, report)
         elif option is not None and (first := named.setdefault(option.name, name)) != name:
@@ -53,6 +53,12 @@ def read_parameters(
             elif setting is not None:
                 settings[option.name if option is not None else name] = setting
     return settings
+
+
+def _option(method: Method | None, name: str, report: Report) -> Option | None:
+    """Return the option of a name; where it is read as mergekit does, one that goes by no other name."""
+    option = method.option(name) if method else None
+    return None if option is not None and report.lenient and option.name != name else option
 
 
 def _no_option(
@@ -69,7 +75,7 @@ def _no_option(
         hint = near
     else:
         hint = f"it has {listed(valid)}" if valid else "it has none"
-    report.add(f"{method.name} has no parameter {show(name)}", path, hint)
+    report.add_ignored(f"{method.name} has no parameter {show(name)}", path, hint)
 
 
 def check_required(method: Method, raw: Any, report: Report) -> None:

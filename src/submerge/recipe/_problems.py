@@ -52,11 +52,16 @@ def nearest_name(name: str, valid: Iterable[str]) -> str | None:
 
 
 class Report:
-    """Collects the problems of one recipe, and knows on which line each value was written."""
+    """Collects the problems of one recipe, and knows on which line each value was written.
 
-    def __init__(self, name: str, positions: Positions) -> None:
+    `lenient` says that what mergekit ignores is a warning, and no problem.
+    """
+
+    def __init__(self, name: str, positions: Positions, *, lenient: bool = False) -> None:
         self.name = name
         self.positions = positions
+        self.lenient = lenient
+        self._warnings: list[tuple[int, str]] = []
         self._problems: list[tuple[int, Problem]] = []
         self._paths: set[KeyPath] = set()
 
@@ -77,6 +82,18 @@ class Report:
         self._problems.append((self.line(path) or 0, Problem(what, self.where(path), hint)))
         self._paths.update(path[:end] for end in range(len(path) + 1))
 
+    def add_ignored(self, what: str, path: KeyPath, hint: str = "") -> None:
+        """Note what mergekit does not read: as a problem at `path`, or as a warning where it is ignored."""
+        if not self.lenient:
+            self.add(what, path, hint)
+            return
+        warning = Problem(f"{what}; it is ignored, as by mergekit", self.where(path))
+        self._warnings.append((self.line(path) or 0, str(warning)))
+
+    def warn_at(self, what: str, line: int) -> None:
+        """Note a warning at a line."""
+        self._warnings.append((line, f"{self.name}:{line}: {what}"))
+
     def has(self, path: KeyPath) -> bool:
         """Return whether a problem was noted at `path` or inside it."""
         return path in self._paths
@@ -85,11 +102,22 @@ class Report:
         """Note a problem at a line."""
         self._problems.append((line, Problem(what, f"{self.name}:{line}", hint)))
 
-    def unknown(self, kind: str, name: str, valid: Sequence[str], path: KeyPath) -> None:
-        """Note a name that is not known, with the nearest that is, or all of them."""
+    def unknown(
+        self, kind: str, name: str, valid: Sequence[str], path: KeyPath, *, ours: bool = False
+    ) -> None:
+        """Note a name that is not known, with the nearest that is, or all of them.
+
+        mergekit ignores it, but for what stands in a section that is `ours`.
+        """
         others = f"valid here: {listed(valid)}" if valid else ""
         hint = did_you_mean(nearest_name(name, valid)) or others
-        self.add(f"unknown {kind} {show(name)}", path, hint)
+        note = self.add if ours else self.add_ignored
+        note(f"unknown {kind} {show(name)}", path, hint)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is ignored, in the order of its lines."""
+        return tuple(text for _, text in sorted(self._warnings, key=lambda entry: entry[0]))
 
     @property
     def problems(self) -> list[Problem]:

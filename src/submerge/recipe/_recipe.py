@@ -12,7 +12,7 @@ from submerge.recipe._coefficients import WEIGHT, Coefficients
 from submerge.recipe._data_spec import DataSource
 from submerge.recipe._problems import Positions
 from submerge.recipe._rules import Setting
-from submerge.store import ProjectorSettings
+from submerge.store import Checkpoint, ProjectorSettings
 
 __all__ = [
     "LayerSource",
@@ -25,6 +25,8 @@ __all__ = [
     "Rules",
     "Slice",
     "TaskFolder",
+    "TokenRow",
+    "TokenizerSettings",
     "projector_options",
     "same_model",
     "single_values",
@@ -159,6 +161,64 @@ class Rules:
 
 
 @dataclass(frozen=True)
+class TokenRow:
+    """Where a model has the row of a token from that it lacks; with `force`, that it has, too.
+
+    `kind` says what it is: `zero`, the row of this token in `model`, or that of another token of `model`
+    (`model_token`), which `token` or `token_id` names. What follows from the models that have the token is
+    the `default`. `where` is its line.
+    """
+
+    kind: Literal["default", "zero", "model", "model_token"] = "default"
+    model: str = ""
+    token: str | None = None
+    token_id: int | None = None
+    force: bool = False
+    where: str = ""
+
+    def written(self) -> dict[str, Any]:
+        """Return the mapping that a recipe has."""
+        token: dict[str, Any] = (
+            {"token": self.token} if self.token_id is None else {"token_id": self.token_id}
+        )
+        sources: dict[str, Any] = {
+            "zero": {"kind": "zero"},
+            "model": self.model,
+            "model_token": {"kind": "model_token", "model": self.model, **token},
+        }
+        source = {"source": sources[self.kind]} if self.kind in sources else {}
+        return source | ({"force": True} if self.force else {})
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """Whose tokens the output has: `source` is None, `base`, `union` or the spec of a model.
+
+    `tokens` are the rules for single tokens, by their texts; a tokenizer that lacks one gets it. The tables
+    have a number of rows that is a multiple of `pad_to_multiple_of`. `where` is the source's line.
+    """
+
+    source: str | None = None
+    tokens: Mapping[str, TokenRow] = field(default_factory=dict)
+    pad_to_multiple_of: int | None = None
+    where: str = ""
+
+    @property
+    def changes_tables(self) -> bool:
+        """Whether tables change though all models have one vocabulary."""
+        return bool(self.tokens) or self.pad_to_multiple_of is not None
+
+    def written(self) -> dict[str, Any]:
+        """Return the keys that a recipe has."""
+        if not self.changes_tables:
+            return {"tokenizer_source": self.source}
+        tokens = {text: row.written() for text, row in self.tokens.items()}
+        section: dict[str, Any] = {"source": self.source, "tokens": tokens or None}
+        section["pad_to_multiple_of"] = self.pad_to_multiple_of
+        return {"tokenizer": {key: value for key, value in section.items() if value is not None}}
+
+
+@dataclass(frozen=True)
 class OutputForm:
     """What comes out: an ordinary checkpoint, or a LoRA adapter; the section `output` of a recipe.
 
@@ -233,12 +293,16 @@ class Recipe:
             layer by layer. `models` are then all that stand there, and `participants` the same.
         dtype: number format of the result, such as `bfloat16`; the base's where it is None.
         out_dtype: the same, in mergekit's second spelling.
-        tokenizer_source: None, `"base"` or the spec of a model.
+        tokenizer: whose tokens the output has, and what rows they get.
+        chat_template: None, `"auto"`, the name of a template, or its text.
         rules: what is done where the models' tensors differ.
         output: what comes out: a checkpoint or an adapter.
         seed: for methods that draw at random.
         path: the recipe's file, if it was one.
         text: its YAML.
+        name: what the result is called, by which other documents of a file can name it as a model.
+        parts: results of other documents by their names: the folder of each, or what is planned of it.
+        warnings: what is ignored, as by mergekit.
         positions: the line of each key.
 
     Examples:
@@ -257,7 +321,8 @@ class Recipe:
     parameters: Mapping[str, Setting]
     dtype: str | None = None
     out_dtype: str | None = None
-    tokenizer_source: str | None = None
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    chat_template: str | None = None
     rules: Rules = Rules()
     output: OutputForm = OutputForm()
     seed: int = 0
@@ -271,6 +336,9 @@ class Recipe:
     prototypes: TaskFolder | None = None
     modality_tokens: ModalityTokens = "own"
     stack: tuple[ModuleSlices, ...] = ()
+    name: str = ""
+    parts: Mapping[str, Path | Checkpoint] = field(default_factory=dict, repr=False)
+    warnings: tuple[str, ...] = ()
 
     def of_slice(self, piece: Slice) -> Recipe:
         """Return the recipe by which the layers of a slice are merged."""
@@ -282,6 +350,16 @@ class Recipe:
             parameters=piece.parameters,
             stack=(),
         )
+
+    @property
+    def tokenizer_source(self) -> str | None:
+        """None, `base`, `union` or the spec of a model."""
+        return self.tokenizer.source
+
+    @property
+    def gathers_rows(self) -> bool:
+        """Whether rows of tables are merged by the tokens that they are of, and not by their place."""
+        return self.tokenizer_source is not None and self.rules.vocabulary == "refuse"
 
     @property
     def composed(self) -> bool:
@@ -371,7 +449,8 @@ class Recipe:
             "prototypes": (self.prototypes.named or None) if self.prototypes else None,
             "dtype": self.dtype,
             "out_dtype": self.out_dtype,
-            "tokenizer_source": self.tokenizer_source,
+            **self.tokenizer.written(),
+            "chat_template": self.chat_template,
             "modality_tokens": self.modality_tokens if self.composed else None,
             "rules": vars(self.rules) | {},
             "output": _form(self.output),

@@ -74,8 +74,18 @@ class Setting:
         ]
 
 
+TRUE, FALSE = ("1", "on", "t", "true", "y", "yes"), ("0", "off", "f", "false", "n", "no")
+"""What people write for true and false, as pydantic reads it, and so mergekit."""
+
+
 def checked(option: Option, value: Any) -> Any:
-    """Return `option.check(value)`; also numbers too large to compare raise `ValueError`."""
+    """Return `option.check(value)`; also numbers too large to compare raise `ValueError`.
+
+    Where true or false is asked for, 1 and 0 mean the same, and so do quoted words such as "yes".
+    """
+    if option.kind is bool and not isinstance(value, bool):
+        word = f"{value:g}" if isinstance(value, (int, float)) and value in (0, 1) else str(value).lower()
+        value = word in TRUE if word in (*TRUE, *FALSE) else value
     try:
         return option.check(value)
     except OverflowError:
@@ -134,7 +144,7 @@ class _SettingReader:
         if isinstance(raw, list):
             if not raw:
                 hint = "give a value, or several for a gradient"
-                self.report.add(f"{self.name} is an empty list", path, hint)
+                self.report.add_ignored(f"{self.name} is an empty list", path, hint)
                 return None
             points = [self.scalar(item, (*path, i)) for i, item in enumerate(raw)]
             readable = tuple(point for point in points if point is not None)
@@ -153,6 +163,8 @@ class _SettingReader:
             )
             self.report.add(what, path, "rules do not nest; a gradient is a list of numbers")
             return None
+        if self.report.lenient and isinstance(raw, bool) and self.option and self.option.kind is not bool:
+            raw = int(raw)  # mergekit takes true for 1
         if self.option is None:
             return raw  # type: ignore[no-any-return]  # plain data: a scalar is all that is left
         try:

@@ -33,6 +33,7 @@ RECIPE_KEYS = (
     "rules",
     "output",
     "seed",
+    "name",
 )
 """The keys of a recipe."""
 

@@ -1,15 +1,14 @@
-"""The small sections of a recipe: number formats, tokenizer, rules, output, seed."""
+"""The small sections of a recipe: number formats, rules, output, seed."""
 
 from __future__ import annotations
 
 from typing import Any, get_args, get_type_hints
 
-from submerge.recipe._problems import KeyPath, Report, listed, show
-from submerge.recipe._recipe import ModelEntry, OutputForm, Rules, same_model
+from submerge.recipe._problems import Report, listed, show
+from submerge.recipe._recipe import OutputForm, Rules
 from submerge.recipe._schema import DTYPES
-from submerge.recipe._specs import read_spec
 
-__all__ = ["read_dtype", "read_output", "read_rules", "read_seed", "read_tokenizer"]
+__all__ = ["read_dtype", "read_name", "read_output", "read_rules", "read_seed"]
 
 _MAX_SEED = 2**63 - 1
 
@@ -17,7 +16,7 @@ _MAX_SEED = 2**63 - 1
 def read_dtype(data: dict[str, Any], key: str, report: Report) -> str | None:
     """Return a number format's full name."""
     raw = data.get(key)
-    if raw is None:
+    if raw is None or raw == "":
         return None
     name = DTYPES.get(raw.lower().removeprefix("torch.")) if isinstance(raw, str) else None
     if name is None:
@@ -25,52 +24,13 @@ def read_dtype(data: dict[str, Any], key: str, report: Report) -> str | None:
     return name
 
 
-def read_tokenizer(
-    data: dict[str, Any], base: str | None, models: list[ModelEntry] | None, report: Report
-) -> str | None:
-    """Return where the tokenizer comes from: None, `base`, or the spec of one of the models."""
-    raw = data.get("tokenizer_source")
-    path: KeyPath = ("tokenizer_source",)
-    section = data.get("tokenizer")
-    if section is not None:
-        if raw is not None:
-            report.add("both 'tokenizer' and 'tokenizer_source' are given", ("tokenizer",), "keep one")
-            return None
-        raw, path = _tokenizer_section(section, report), ("tokenizer", "source")
-    if raw is None or raw == "base":
-        if raw == "base" and data.get("base_model") is None:
-            report.add("the tokenizer is the base's, and there is no base_model", path, "add 'base_model: …'")
-        return raw
-    if raw == "union":
-        hint = "name 'base' or one of the models"
-        report.add("a union of vocabularies is not supported yet", path, hint)
-        return None
-    spec = read_spec(raw, path, report)
-    if spec is None or models is None:
-        return spec
-    named = [*(entry.model for entry in models), *([base] if base else [])]
-    parts = [part for name in named for part in name.split("+")]  # also a model or an adapter of a `+` alone
-    known = {same_model(name): name for name in [*parts, *named]}
-    if same_model(spec) not in known:
-        report.add(f"{show(spec)} is no model of this recipe", path, "name 'base' or one of the models")
-    return known.get(same_model(spec))
-
-
-def _tokenizer_section(raw: Any, report: Report) -> Any:
-    """Return the `source` of a `tokenizer` section; mergekit's other keys are not supported."""
-    if not isinstance(raw, dict):
-        report.add(f"'tokenizer' is a mapping, not {show(raw)}", ("tokenizer",), "write {source: base}")
-        return None
-    for key, value in raw.items():
-        if key in ("tokens", "pad_to_multiple_of"):
-            if value is not None and value != {}:
-                report.add(f"'{key}' is not supported yet", ("tokenizer", key), "remove the key")
-        elif key != "source":
-            report.unknown("key", key, ("source",), ("tokenizer", key))
-    if raw.get("source") is None:
-        hint = "add 'source: base'; mergekit's default, a union of vocabularies, is not supported yet"
-        report.add("'tokenizer' names no source", ("tokenizer",), hint)
-    return raw.get("source")
+def read_name(data: dict[str, Any], report: Report) -> str:
+    """Return what the result is called, by which other documents of the file can name it; empty for none."""
+    raw = data.get("name")
+    if raw is None or isinstance(raw, str):
+        return raw or ""
+    report.add(f"a name is text, not {show(raw)}", ("name",), "put it in quotes")
+    return ""
 
 
 def read_rules(raw: Any, report: Report) -> Rules:
@@ -84,7 +44,7 @@ def read_rules(raw: Any, report: Report) -> Rules:
     chosen: dict[str, Any] = {}
     for key, value in raw.items():
         if key not in choices:
-            report.unknown("key", key, tuple(choices), ("rules", key))
+            report.unknown("key", key, tuple(choices), ("rules", key), ours=True)
         elif value not in choices[key]:
             report.add(f"{key} is {show(value)}", ("rules", key), f"one of {listed(choices[key])}")
         else:
@@ -101,7 +61,7 @@ def read_output(raw: Any, report: Report) -> OutputForm:
         return OutputForm()
     for key in raw:
         if key not in ("as", "rank", "energy"):
-            report.unknown("key", key, ("as", "rank", "energy"), ("output", key))
+            report.unknown("key", key, ("as", "rank", "energy"), ("output", key), ours=True)
     rank, energy = raw.get("rank"), raw.get("energy")
     form = raw.get("as", "checkpoint" if rank is None and energy is None else "adapter")
     if form not in ("checkpoint", "adapter"):

@@ -139,12 +139,12 @@ class SliceReader:
         for key, value in raw.items():
             if key in ABSENT_KEYS and key not in valid:
                 if value is not None:
-                    self.report.add(f"'{key}' is not supported", (*path, key), ABSENT_KEYS[key])
+                    self.report.add_ignored(f"'{key}' is not supported", (*path, key), ABSENT_KEYS[key])
             elif key in ENTRY_KEYS and key not in valid:
-                self.report.add(f"'{key}' has no place in a slice", (*path, key), "remove the key")
+                self.report.add_ignored(f"'{key}' has no place in a slice", (*path, key), "remove the key")
             elif key not in valid and RENAMED_KEYS.get(key) in valid:
                 hint = f"did you mean '{RENAMED_KEYS[key]}'?"
-                self.report.add(f"unknown key '{key}'", (*path, key), hint)
+                self.report.add_ignored(f"unknown key '{key}'", (*path, key), hint)
             elif key not in valid:
                 self.report.unknown("key", str(key), valid, (*path, key))
 

@@ -13,9 +13,9 @@ import yaml
 
 from submerge.errors import Problem, RequestError
 from submerge.recipe._problems import KeyPath, Report, show
-from submerge.recipe._yaml import MAX_BITS, MAX_BYTES, MAX_DEPTH, parse_yaml
+from submerge.recipe._yaml import MAX_BITS, MAX_BYTES, MAX_DEPTH, parse_documents, parse_yaml
 
-__all__ = ["RecipeSource", "open_source"]
+__all__ = ["RecipeSource", "open_documents", "open_source"]
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,34 @@ class RecipeSource:
     text: str
 
 
-def open_source(source: str | Path | Mapping[str, Any]) -> RecipeSource:
+def open_source(source: str | Path | Mapping[str, Any], *, lenient: bool = False) -> RecipeSource:
     """Return the data of a recipe file (a path), of YAML text (a str with a line end), or of a mapping."""
     if isinstance(source, Mapping):
-        return _from_mapping(source)
+        return _from_mapping(source, lenient=lenient)
+    text, name, path = _text(source)
+    document = parse_yaml(text, name, lenient=lenient)
+    return RecipeSource(document.data, document.report, path, text)
+
+
+def open_documents(source: str | Path | Mapping[str, Any], *, lenient: bool = False) -> list[RecipeSource]:
+    """Return the data of each document of a file or a text, but for empty ones beside others."""
+    if isinstance(source, Mapping):
+        return [_from_mapping(source, lenient=lenient)]
+    text, name, path = _text(source)
+    documents = parse_documents(text, name, lenient=lenient)
+    documents = [document for document in documents if document.data is not None] or documents[:1]
+    return [RecipeSource(document.data, document.report, path, text) for document in documents]
+
+
+def _text(source: str | Path) -> tuple[str, str, Path | None]:
+    """Return the text of a recipe, what messages call it, and its path if it is a file."""
     if isinstance(source, str) and "\n" in source:
-        document = parse_yaml(source, "recipe")
-        return RecipeSource(document.data, document.report, None, source)
+        return source, "recipe", None
     if not isinstance(source, (str, Path)):
         raise RequestError(f"a recipe is a path, YAML text or a mapping, not {show(source)}")
     text = _read(str(source))
     path = Path(source)
-    document = parse_yaml(text, path.name)
-    return RecipeSource(document.data, document.report, path, text)
+    return text, path.name, path
 
 
 def _read(name: str) -> str:
@@ -68,9 +83,9 @@ def _read(name: str) -> str:
         raise RequestError(Problem("this is not UTF-8 text", where, "is this a recipe?")) from None
 
 
-def _from_mapping(source: Mapping[str, Any]) -> RecipeSource:
+def _from_mapping(source: Mapping[str, Any], *, lenient: bool) -> RecipeSource:
     """Return a recipe that was written in Python; its problems have dotted paths for lines."""
-    report = Report("recipe", {})
+    report = Report("recipe", {}, lenient=lenient)
     data = _plain(source, (), report)
     report.raise_if_any()
     return RecipeSource(data, report, None, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))

@@ -46,8 +46,8 @@ def _spec_mapping(raw: dict[str, Any], path: KeyPath, report: Report) -> str | N
     """Return a model that is written as `{path:, revision:, lora:}`, or as mergekit's `{model: …, lora:}`."""
     if raw.get("override_architecture") is not None:
         hint = "Submerge goes by the files' tensor names; remove the key"
-        report.add("'override_architecture' is not supported", (*path, "override_architecture"), hint)
-        return None
+        what = "'override_architecture' is not supported"
+        report.add_ignored(what, (*path, "override_architecture"), hint)
     names = ("model",) if "model" in raw else ("path", "revision")
     for key in raw:
         if key not in (*names, "lora", "override_architecture"):

@@ -24,7 +24,7 @@ def read_task(
     refused = _refused(method, named) if method else {}
     given = [key for key in refused if raw.get(key) is not None]
     for key in given:
-        report.add(f"{key!r} says something about {refused[key]}", (*path, key), "remove the key")
+        report.add_ignored(f"{key!r} says something about {refused[key]}", (*path, key), "remove the key")
     if given:
         return "", ()
     name, head = raw.get("name", ""), raw.get("head", ())

@@ -9,7 +9,7 @@ import yaml
 
 from submerge.recipe._problems import KeyPath, Report, show
 
-__all__ = ["MAX_BITS", "MAX_BYTES", "MAX_DEPTH", "Document", "parse_yaml"]
+__all__ = ["MAX_BITS", "MAX_BYTES", "MAX_DEPTH", "Document", "parse_documents", "parse_yaml"]
 
 MAX_BYTES = 1 << 20
 """The largest text that is read as a recipe."""
@@ -58,24 +58,38 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def parse_yaml(text: str, name: str) -> Document:
+def parse_yaml(text: str, name: str, *, lenient: bool = False) -> Document:
     """Return the data of one YAML document and where each value was written.
 
-    Reads what `yaml.safe_load` reads, except that dates stay text and that keys must be text.
-    Duplicate keys, unknown tags and ill-formed scalars are noted in the document's report; text
-    that is no single YAML document raises `RequestError`. `name` stands before `:LINE` in messages.
+    As `parse_documents`; a second document is noted as a problem.
     """
-    positions: dict[KeyPath, tuple[int, int]] = {}
-    report = Report(name, positions)
+    first, *others = parse_documents(text, name, lenient=lenient)
+    if others:
+        line = others[0].report.line(()) or 1
+        hint = "a recipe is one document here; `submerge merge` takes several"
+        first.report.add_at("a second document starts here", line, hint)
+    return first
+
+
+def parse_documents(text: str, name: str, *, lenient: bool = False) -> list[Document]:
+    """Return the data of each YAML document and where each value was written; one without data for no text.
+
+    Reads what `yaml.safe_load_all` reads, except that dates stay text and that keys must be text.
+    Duplicate keys, unknown tags and ill-formed scalars are noted in the document's report; text
+    that is not YAML raises `RequestError`. `name` stands before `:LINE` in messages. Where the reports
+    are `lenient`, the last of duplicate keys holds, as in mergekit.
+    """
+    documents: list[Document] = []
+    report = Report(name, {}, lenient=lenient)
     loader: _Loader | None = None
     try:
         loader = _Loader(text)
-        node = loader.get_node() if loader.check_node() else None
-        if loader.check_node():
-            second = loader.get_node()
-            line = second.start_mark.line + 1 if second else loader.line + 1
-            report.add_at("a second document starts here", line, "a recipe is one document; split the file")
-        data = _Reader(loader, report, positions).value(node, ()) if node is not None else None
+        while loader.check_node():
+            positions: dict[KeyPath, tuple[int, int]] = {}
+            report = Report(name, positions, lenient=lenient)
+            node = loader.get_node()
+            data = None if node is None else _Reader(loader, report, positions).value(node, ())
+            documents.append(Document(data, report))
     except _BoundError as error:
         report.add_at(error.what, error.line)
     except RecursionError:
@@ -83,7 +97,7 @@ def parse_yaml(text: str, name: str) -> Document:
     except _PYYAML_RAISES as error:
         report.add_at(*_syntax(error, text, loader.line + 1 if loader else 1))
     else:
-        return Document(data, report)
+        return documents or [Document(None, report)]
     finally:
         if loader is not None:
             loader.dispose()
@@ -151,8 +165,12 @@ class _Reader:
                 self.report.add_at(f"keys are text; found {key}", line, "put the key in quotes")
                 continue
             if key in own:
-                self.report.add_at(f"key {show(key)} is given twice, on lines {own[key]} and {line}", line)
-                continue
+                what = f"key {show(key)} is given twice, on lines {own[key]} and {line}"
+                if not self.report.lenient:
+                    self.report.add_at(what, line)
+                    continue
+                self.report.warn_at(f"{what}; the last one holds, as in mergekit", line)
+                self.forget((*path, key))
             own[key] = line
             self.positions.setdefault((*path, key), (line, column))
             data[key] = self.value(child, (*path, key))
@@ -161,6 +179,11 @@ class _Reader:
             for key, value in (extra if isinstance(extra, dict) else {}).items():
                 data.setdefault(key, value)
         return data
+
+    def forget(self, path: KeyPath) -> None:
+        """Forget the lines of a value in whose place another one stands."""
+        for place in [place for place in self.positions if place[: len(path)] == path]:
+            del self.positions[place]
 
     def entries(self, node: yaml.MappingNode) -> list[tuple[yaml.Node, yaml.Node]]:
         """Return the entries that are no `<<`."""

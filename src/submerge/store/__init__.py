@@ -4,10 +4,11 @@ from submerge.store._adapter_on_base import lay_over, trained_adapter
 from submerge.store._aliases import Aliases, AliasGroup, find_aliases
 from submerge.store._align import Aligner, Alignment
 from submerge.store._checkpoint import Checkpoint, first_bytes, same_values
+from submerge.store._computed_rows import ComputedRows, GatheredRows, MeanOfRows, RowSource, TableRows
 from submerge.store._lora_file import lora_file
 from submerge.store._moments import MomentFile, StoredMoments, write_moments
 from submerge.store._open import open_model, split_spec
-from submerge.store._open_checkpoint import open_checkpoint
+from submerge.store._open_checkpoint import open_checkpoint, open_tokenizer
 from submerge.store._projector_bank import projector_bank_problems
 from submerge.store._projectors import (
     PROJECTOR_GATE,
@@ -63,6 +64,7 @@ from submerge.store.folder import (
     is_tokenizer_file,
     layer_count,
     load_tokenizer,
+    read_chat_template,
     read_vocabulary,
     reading_manifest,
     text_parts,
@@ -71,6 +73,7 @@ from submerge.store.folder import (
     vocabulary_size,
     with_layers,
     with_vocabulary_size,
+    write_chat_template,
 )
 from submerge.store.format import (
     BANK,
@@ -139,11 +142,13 @@ __all__ = [
     "BankParts",
     "BankTensor",
     "Checkpoint",
+    "ComputedRows",
     "ConfiguredLayer",
     "DType",
     "FileSource",
     "FileTable",
     "GateRecord",
+    "GatheredRows",
     "Header",
     "InMemory",
     "Journal",
@@ -151,6 +156,7 @@ __all__ = [
     "LoraKeys",
     "LowRankPart",
     "Manifest",
+    "MeanOfRows",
     "MemorySink",
     "MemorySource",
     "ModelRecord",
@@ -161,12 +167,14 @@ __all__ = [
     "PrototypeFile",
     "Replace",
     "Restacker",
+    "RowSource",
     "Rows",
     "Shard",
     "ShardWriter",
     "Sink",
     "Source",
     "StoredMoments",
+    "TableRows",
     "TensorEntry",
     "TensorRecord",
     "Tokenizer",
@@ -201,6 +209,7 @@ __all__ = [
     "open_adapter",
     "open_checkpoint",
     "open_model",
+    "open_tokenizer",
     "plan_shards",
     "preallocate",
     "projector_bank_problems",
@@ -208,6 +217,7 @@ __all__ = [
     "prototype_key",
     "question_key",
     "range_digest",
+    "read_chat_template",
     "read_header",
     "read_json",
     "read_projector_key",
@@ -229,6 +239,7 @@ __all__ = [
     "with_layers",
     "with_vocabulary_size",
     "write_bank",
+    "write_chat_template",
     "write_moments",
     "write_prototypes",
     "write_values",

@@ -24,6 +24,7 @@ def lay_over(
     heads: bool = False,
     untie: bool = False,
     other_shapes: bool = False,
+    other_rows: bool = False,
 ) -> Checkpoint:
     """Return the model that `adapter` makes of `base`, called `label`.
 
@@ -32,7 +33,8 @@ def lay_over(
     saved, that name. With `untie` an output head whose values the adapter saves, and that the base ties to
     its embeddings, is a tensor of the result besides; with `heads` so are all new tensors that the base
     has no place for. With `other_shapes` what the adapter has in another shape than the base is a tensor of
-    the result of that shape, without values. Raises `RequestError` if the adapter does not fit.
+    the result of that shape, without values; with `other_rows` a table that it saves whole may have another
+    number of rows. Raises `RequestError` if the adapter does not fit.
     """
     stored = {(modules or {}).get(name, name): name for name in base.tensors}
     own_heads = (
@@ -40,7 +42,7 @@ def lay_over(
     )
     adapter = replace(adapter, parts={n: p for n, p in adapter.parts.items() if n not in own_heads})
     shapes = {name: base.tensors[old].shape for name, old in stored.items()}
-    fitted = fit_adapter(adapter, shapes, other_shapes=other_shapes)
+    fitted = fit_adapter(adapter, shapes, other_shapes=other_shapes, other_rows=other_rows)
     parts = {stored[name]: part for name, part in fitted.parts.items()}
     replaced = {name: part for name, part in parts.items() if isinstance(part, Replace)}
     new = replaced | own_heads

@@ -9,6 +9,7 @@ from typing import Any
 
 from submerge.errors import Problem, few
 from submerge.names import View
+from submerge.store._computed_rows import RowSource
 from submerge.store.adapter import Adapter
 from submerge.store.folder import Tokenizer
 from submerge.store.format import (
@@ -34,12 +35,13 @@ class Checkpoint:
     file order; `shards` maps each to its weight file's name. `side_files` are relative to the folder and
     `other_weights` are weight files in subfolders that this checkpoint does not read; `links` says why some
     files must not be copied. `memory` holds the tensors of pickled weights, whose entries have no file.
-    `pending` says that weights of a Hub id are not downloaded yet: names, types and shapes are known, values
-    cannot be read. `adapter` is laid over the tensors: what it does to each is to be added to the values that
-    are read, and `under` is the model without it. `views` are tensors that go by another name than in the
-    files, or are put together from several: views of the tensors of `stored`. `aliases` maps names under
-    which other tensors of the file stand here, too, to the names of those. `token_tables` are views whose
-    rows are those of the tokens of several models.
+    `pending` says that weights of a Hub id are not downloaded yet, or that the model is still to be merged:
+    names, types and shapes are known, values cannot be read; `given_tokenizer` is the one that such a merge
+    will copy. `adapter` is laid over the tensors: what it does to each is to be added to the values that are
+    read, and `under` is the model without it. `views` are tensors that go by another name than in the files,
+    or are put together from several: views of the tensors of `stored`. `aliases` maps names under which other
+    tensors of the file stand here, too, to the names of those. `token_tables` are views whose rows are those
+    of the tokens of several models, and `computed` rows that none of their files has.
     """
 
     label: str
@@ -59,6 +61,8 @@ class Checkpoint:
     under: Checkpoint | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     token_tables: frozenset[str] = frozenset()
+    computed: Mapping[str, RowSource] = field(default_factory=dict)
+    given_tokenizer: Tokenizer | None = None
 
     @property
     def files(self) -> list[Path]:
@@ -78,10 +82,10 @@ class Checkpoint:
         brought = self.adapter.tokenizer if self.adapter else None
         if brought is not None and brought.complete:
             return brought
-        return Tokenizer.among(self.path, self.side_files, self.links)
+        return self.given_tokenizer or Tokenizer.among(self.path, self.side_files, self.links)
 
     def source(self, name: str, table: FileTable) -> Source:
-        """Return where to read a tensor's values from: its file, opened in `table`, memory, or views."""
+        """Return where to read a tensor's values: its file, opened in `table`, memory, views, or rows."""
         entry = self.tensors[name]
         if name in self.views and self.stored is not None:
             view, stored = self.views[name], self.stored
@@ -89,6 +93,8 @@ class Checkpoint:
                 return stored.source(view.alias, table)
             parts = {source: stored.source(source, table) for source in view.sources}
             return ViewSource(view, DTYPES[entry.dtype].itemsize, parts)
+        if name in self.computed:
+            return self.computed[name].open(table)
         return MemorySource(self.memory[name]) if entry.file is None else table.source(entry)
 
     def in_memory(self, name: str) -> InMemory | None:

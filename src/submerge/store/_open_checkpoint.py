@@ -17,6 +17,7 @@ from submerge.store.folder import (
     choose_weights,
     download_hint,
     fetch,
+    fetch_tokenizer,
     is_readable,
     locate,
     pickle_refusal,
@@ -27,7 +28,7 @@ from submerge.store.folder import (
 )
 from submerge.store.format import read_json
 
-__all__ = ["open_checkpoint"]
+__all__ = ["open_checkpoint", "open_tokenizer"]
 
 
 def open_checkpoint(
@@ -55,6 +56,25 @@ def open_checkpoint(
     if place.is_dir():
         return _open_folder(place, spec, allow_pickle, "copy or download the missing file")
     return _open_file(place, spec, allow_pickle)
+
+
+def open_tokenizer(spec: str, *, root: Path) -> Checkpoint:
+    """Return a model of which the tokenizer alone is there: a folder's or a repository's, without weights.
+
+    Raises `RequestError` where there is no such place.
+    """
+    place, commit = locate(spec, root), None
+    if isinstance(place, HubId):
+        try:
+            fetched = fetch_tokenizer(place.repo, place.revision)
+        except RequestError as error:
+            raise with_sibling(error, spec, root) from None
+        place, commit = fetched.folder, fetched.commit
+    if not place.is_dir():
+        hint = "name the folder that holds its files"
+        raise RequestError(Problem("a file is named where a tokenizer is needed", spec, hint))
+    beside = side_files(place)
+    return Checkpoint(spec, place, commit, {}, {}, side_files=beside.copied, links=beside.links)
 
 
 def _open_folder(

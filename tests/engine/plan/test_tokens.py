@@ -167,10 +167,10 @@ def test_an_adapter_has_the_vocabulary_of_its_model(tmp_path: Path, base: Path) 
 def test_models_that_extend_the_base_in_two_ways_are_refused(tmp_path: Path, base: Path) -> None:
     ours = adapter(tmp_path / "ours", CHAT)
     theirs = adapter(tmp_path / "theirs", TOKENS | {"[INST]": 30})
-    for source in ({}, {"tokenizer_source": str(ours)}):
-        told = problems(recipe(base, ours, theirs, **source))
-        assert "'[INST]'" in told[-1]
-        assert "by-position" in told[-1], "no tokenizer has all tokens"
+    told = problems(recipe(base, ours, theirs))
+    assert "'[INST]'" in told[-1]
+    assert "by-position" in told[-1], "no tokenizer has all tokens"
+    assert "tokenizer_source: union" in told[-1]
     _, found = merged(
         tmp_path,
         recipe(base, ours, theirs, tokenizer_source=str(ours), rules={"vocabulary": "by-position"}),
@@ -178,11 +178,12 @@ def test_models_that_extend_the_base_in_two_ways_are_refused(tmp_path: Path, bas
     assert found["tokenizer.json"] == (ours / "tokenizer.json").read_bytes()
 
 
-def test_a_token_with_another_id_is_refused_whatever_the_source(tmp_path: Path, base: Path) -> None:
+def test_a_token_with_another_id_is_refused_unless_rows_go_by_tokens(tmp_path: Path, base: Path) -> None:
     ours = adapter(tmp_path / "ours", CHAT | {"w0": 1, "w1": 0})
-    [told] = problems(recipe(base, ours, tokenizer_source=str(ours)))
-    assert told.startswith(f"{base}: the vocabularies differ: ")
+    [told] = problems(recipe(base, ours))
+    assert told.startswith(f"{ours}: the vocabularies differ: ")
     assert "2 tokens with other ids" in told
+    assert "tokenizer_source: union" in told
 
 
 # --- ids without rows -----------------------------------------------------------------------------

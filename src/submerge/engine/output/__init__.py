@@ -9,6 +9,7 @@ from submerge.engine.output._check_out import check_target
 from submerge.engine.output._checkpoint_target import CheckpointTarget
 from submerge.engine.output._describe import describe, explain
 from submerge.engine.output._estimate import compute_seconds
+from submerge.engine.output._fingerprint import fingerprint
 from submerge.engine.output._folder import (
     REPLACED,
     SUFFIX,
@@ -48,6 +49,7 @@ __all__ = [
     "compute_seconds",
     "describe",
     "explain",
+    "fingerprint",
     "give_name",
     "unfinished_folder",
     "verify",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from submerge.engine.output._side_files import write_text
+from submerge.engine.output._added_tokens import list_added_tokens, with_token_ids, write_json
 from submerge.engine.plan import SharedTokens, add_tokens
 from submerge.errors import WorkError, few
 from submerge.store import (
@@ -29,7 +27,6 @@ _PROCESSOR = frozenset(
     {"preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"}
 )
 _TOKENIZER_CONFIG = "tokenizer_config.json"
-_TOKEN_IDS = re.compile(r"\w+_token_(?:ids?|index)")
 _OF_PROCESSOR = frozenset({"processor_class", "padding_side", "chat_template", "extra_special_tokens"})
 """What a processor takes from its tokenizer's configuration, beside the tokens that have a name there."""
 
@@ -57,7 +54,7 @@ def write_modality_files(tokens: SharedTokens, modalities: Sequence[ModalityFile
     if (path := folder / "config.json").is_file():
         theirs = read_json(path)
         if (config := with_vocabulary_size(theirs, tokens.rows)) != theirs:
-            _write_json(path, config)
+            write_json(path, config)
     for number, modality in enumerate(modalities):
         _write_modality(modality, tokens.ids(number), tokens.rows, folder)
     for place in (folder, *(folder / MODALITIES / modality.name for modality in modalities)):
@@ -85,17 +82,8 @@ def _write_tokenizer(tokens: SharedTokens, folder: Path) -> None:
             beside = not (folder / path.name).exists() and not _is_template(path)
             if path.name == "tokenizer.json" or beside:
                 shutil.copyfile(path, folder / path.name)
-    decoder = {str(token.id): {"content": token.text, **vars(token.flags)} for token in new}
-    _extend(folder / _TOKENIZER_CONFIG, "added_tokens_decoder", decoder)
-    if (older := folder / "added_tokens.json").is_file():
-        _write_json(older, read_json(older) | {token.text: token.id for token in new})
-
-
-def _extend(path: Path, key: str, more: Mapping[str, Any]) -> None:
-    """Add to a table in a JSON file, if the file has that table."""
-    config = read_json(path)
-    if isinstance(config.get(key), dict):
-        _write_json(path, {**config, key: {**config[key], **more}})
+    ids = {token.text: token.id for token in new}
+    list_added_tokens(folder, ids, {token.text: vars(token.flags) for token in new})
 
 
 def _write_modality(modality: ModalityFiles, ids: Mapping[int, int], rows: int, root: Path) -> None:
@@ -108,11 +96,11 @@ def _write_modality(modality: ModalityFiles, ids: Mapping[int, int], rows: int, 
     for file in (path.relative_to(root) for path in root.iterdir() if path.is_file()):
         if is_tokenizer_file(file) and not _is_template(file):
             _copy(root, file, folder)
-    config = edited_text_parts(modality.config, lambda part: _with_ids(part, ids))
-    _write_json(folder / "config.json", with_vocabulary_size(config, rows))
+    config = edited_text_parts(modality.config, lambda part: with_token_ids(part, ids))
+    write_json(folder / "config.json", with_vocabulary_size(config, rows))
     own, shared = modality.folder / _TOKENIZER_CONFIG, folder / _TOKENIZER_CONFIG
     if shared.is_file() and Path(_TOKENIZER_CONFIG) in modality.files:
-        _write_json(shared, _for_processor(read_json(shared), read_json(own)))
+        write_json(shared, _for_processor(read_json(shared), read_json(own)))
 
 
 def _for_processor(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,17 +115,6 @@ def _for_processor(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[st
         if key in _OF_PROCESSOR or (key.endswith("_token") and config.get(key) is None)
     }
     return config | taken
-
-
-def _with_ids(part: Mapping[str, Any], ids: Mapping[int, int]) -> dict[str, Any]:
-    """Return a part of a configuration with the ids that its tokens have now."""
-
-    def renumbered(value: Any) -> Any:
-        if isinstance(value, list):
-            return [renumbered(each) for each in value]
-        return ids.get(value, value) if type(value) is int else value
-
-    return {key: renumbered(value) if _TOKEN_IDS.fullmatch(key) else value for key, value in part.items()}
 
 
 def _check_ids(tokens: SharedTokens, folder: Path) -> None:
@@ -160,7 +137,3 @@ def _copy(source: Path, file: Path, folder: Path) -> None:
     target = folder / file
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source / file, target)
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

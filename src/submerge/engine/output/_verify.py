@@ -199,17 +199,23 @@ def _base(model: Checkpoint, spec: str | None, named: bool, manifest: Manifest, 
         report.problems += _unlike_layers(model.tensors.keys() - new, base.tensors)
         return
     grown = manifest.gate is not None and manifest.gate.method == MODALITY_GATE
-    report.problems += _unlike(model, base, new, more_rows=grown)
+    report.problems += _unlike(model, base, new, more_rows=grown, rows=manifest.token_rows)
     if not base.pending:
         report.problems += unchanged(model, base, manifest)
 
 
 def _unlike(
-    model: Checkpoint, base: Checkpoint, new: Collection[str], *, more_rows: bool = False
+    model: Checkpoint,
+    base: Checkpoint,
+    new: Collection[str],
+    *,
+    more_rows: bool = False,
+    rows: int | None = None,
 ) -> list[str]:
     """Return which names and shapes are not the base's, but for tensors that a merge added.
 
-    With `more_rows` tensors outside of the layers may have rows for tokens that were added.
+    With `more_rows` tensors outside of the layers may have rows for tokens that were added, and with `rows`
+    that number of them.
     """
     problems = []
     for name in sorted(base.tensors.keys() ^ model.tensors.keys() - new):
@@ -217,8 +223,9 @@ def _unlike(
         problems.append(f"{name}: only in {where}")
     for name in sorted(base.tensors.keys() & model.tensors.keys()):
         theirs, ours = base.tensors[name].shape, model.tensors[name].shape
-        longer = more_rows and layer_of(name) is None and theirs[1:] == ours[1:] and theirs < ours
-        if theirs != ours and not longer:
+        is_table = layer_of(name) is None and theirs[1:] == ours[1:]
+        as_planned = is_table and (ours[:1] == (rows,) or (more_rows and theirs < ours))
+        if theirs != ours and not as_planned:
             problems.append(f"{name}: the base's shape is {list(base.tensors[name].shape)}")
     return problems
 

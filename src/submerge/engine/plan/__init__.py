@@ -9,7 +9,7 @@ output its tokenizer (`_tokens`), and memory is counted (`_memory`). All problem
 Specialists of a composed model are opened with their adapters (`_specialists`); `_composition` finds what is
 their own, their placeholders, and the tokenizer that they share. Where outputs of projectors are mixed
 (`_projectors`), models must have changed no encoder (`_projector_changes`), and tasks have
-prototypes (`_prototypes`).
+prototypes (`_prototypes`). What a merge will write can be a model of another plan (`_planned`).
 
 Layers that are stacked (`_stack`) are planned slice by slice (`_plan_stack`, `_stacked_models`): each slice
 is a merge of models whose layers have the output's numbers.
@@ -26,6 +26,7 @@ from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._make_plan import make_plan, plan_models
 from submerge.engine.plan._model_tokens import add_tokens
 from submerge.engine.plan._plan import MergePlan
+from submerge.engine.plan._planned import planned_checkpoint
 from submerge.engine.plan._projectors import ProjectorPlan
 from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._shared_tokens import SharedToken, SharedTokens, share_tokens
@@ -42,6 +43,7 @@ from submerge.engine.plan._tensor import (
 )
 from submerge.engine.plan._token_rows import with_token_rows
 from submerge.engine.plan._tokens import beyond_rows, describe_beyond
+from submerge.engine.plan._vocabulary import OutputVocabulary
 
 __all__ = [
     "HELD",
@@ -49,6 +51,7 @@ __all__ = [
     "Input",
     "Inputs",
     "MergePlan",
+    "OutputVocabulary",
     "ProjectorPlan",
     "Settings",
     "SharedToken",
@@ -71,6 +74,7 @@ __all__ = [
     "lora_keys",
     "make_plan",
     "plan_models",
+    "planned_checkpoint",
     "range_length",
     "read_length",
     "share_tokens",

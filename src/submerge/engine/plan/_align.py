@@ -159,10 +159,13 @@ class TensorPlanner:
         )
 
     def _notes(self, entry: TensorEntry, members: Sequence[Input]) -> list[str]:
-        """Return what the tensor is a copy of, and which members are not what their models store."""
+        """Return what a tensor is a copy of, whose its rows are, and which members no model stores so."""
         parameter = self.rules.parameter(entry)
         copy = [] if parameter == entry.name else [f"one parameter with {parameter}"]
-        return list(dict.fromkeys([*copy, *(member.note for member in members if member.note)]))
+        by_tokens = entry.name in self.rules.inputs.reference_model.token_tables
+        source = self.rules.recipe.tokenizer_source if by_tokens else None
+        rows = [f"a row for each token (tokenizer source: {source})"] if source else []
+        return list(dict.fromkeys([*copy, *rows, *(member.note for member in members if member.note)]))
 
 
 def _of_any_tensor(problem: Problem, name: str) -> Finding:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from submerge.recipe import Recipe, same_model
 from submerge.store import Checkpoint, split_spec
 
-__all__ = ["Inputs", "Specialist", "TokenizerSource"]
+__all__ = ["Inputs", "Specialist", "TokenizerSource", "names_no_model"]
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,13 @@ class Inputs:
     specialists: tuple[Specialist, ...] = ()
 
     @classmethod
-    def of(cls, recipe: Recipe, opened: Mapping[str, Checkpoint]) -> Inputs:
-        """Return the inputs of a recipe, from its models by their specs, where the reference comes first."""
+    def of(
+        cls, recipe: Recipe, opened: Mapping[str, Checkpoint], tokenizer: Checkpoint | None = None
+    ) -> Inputs:
+        """Return the inputs of a recipe, from its models by their specs, where the reference comes first.
+
+        `tokenizer` is the source of the tokenizer where that is none of the models.
+        """
         specs = tuple(opened)
         return cls(
             models=tuple(opened.values()),
@@ -79,7 +84,7 @@ class Inputs:
             base=None if recipe.base is None else specs.index(recipe.base),
             reference=0,
             participants=tuple(specs.index(entry.model) for entry in recipe.participants),
-            tokenizer=_tokenizer_source(recipe, opened, specs[0]),
+            tokenizer=_tokenizer_source(recipe, opened, specs[0], tokenizer),
         )
 
     @property
@@ -104,13 +109,30 @@ class Inputs:
         return replace(self, models=tuple(models))
 
 
+def names_no_model(recipe: Recipe) -> bool:
+    """Return whether the tokenizer is that of a model outside of the recipe's."""
+    wanted = recipe.tokenizer_source
+    if wanted in (None, "base", "union") or recipe.output.form == "adapter":
+        return False
+    specs = [*(entry.model for entry in recipe.models), *([recipe.base] if recipe.base else [])]
+    known = {same_model(part) for spec in specs for part in (spec, *split_spec(spec, recipe.root)) if part}
+    return same_model(wanted or "") not in known
+
+
 def _tokenizer_source(
-    recipe: Recipe, opened: Mapping[str, Checkpoint], reference: str
+    recipe: Recipe, opened: Mapping[str, Checkpoint], reference: str, outside: Checkpoint | None
 ) -> TokenizerSource | None:
-    """Return the model whose tokenizer is taken: also one that stands before or behind a `+` alone."""
+    """Return the model whose tokenizer is taken: also one that stands before or behind a `+` alone.
+
+    Of a union it is the first model that has one.
+    """
     if recipe.output.form == "adapter":
         return None
     wanted = recipe.tokenizer_source
+    if wanted == "union":
+        models = [opened[reference], *opened.values()]
+        model = next((model for model in models if model.tokenizer.complete), opened[reference])
+        return TokenizerSource(model.label, model, named=True)
     if wanted is None or wanted == "base":
         return TokenizerSource(opened[reference].label, opened[reference])
     if wanted in opened:
@@ -121,4 +143,6 @@ def _tokenizer_source(
             return TokenizerSource(wanted, model, named=True)
         if adapter is not None and same_model(wanted) == same_model(under):
             return TokenizerSource(wanted, replace(model, adapter=None), named=True)
-    raise ValueError(f"{wanted} is no model of this recipe")  # which the recipe's check refuses
+    if outside is None:
+        raise ValueError(f"{wanted} was not opened")
+    return TokenizerSource(wanted, outside, named=True)

@@ -31,7 +31,8 @@ from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._stacked_models import plan_stacked
 from submerge.engine.plan._tensor import TensorPlan
 from submerge.engine.plan._token_rows import with_token_rows
-from submerge.engine.plan._tokens import plan_tokens, shared_token_plan
+from submerge.engine.plan._tokens import plan_tokens, shared_token_plan, with_chat_template
+from submerge.engine.plan._vocabulary import OutputVocabulary
 from submerge.engine.plan._warnings import input_warnings, shape_warnings, unused_tensors
 from submerge.engine.plan._weight_files import weight_files
 from submerge.errors import Problem, RequestError
@@ -75,28 +76,35 @@ def make_plan(
         recipe, inputs = as_models(recipe, inputs)
     tokens, problems = (None, []) if recipe.composed else plan_tokens(recipe, inputs)
     problems += _links(recipe, inputs.reference_model)
+    if problems and recipe.gathers_rows:  # tables lack the rows that make them one shape
+        raise RequestError(problems)
     try:
         plan_inputs = plan_stacked if recipe.stack else plan_models
-        plan = plan_inputs(recipe, inputs, settings)
+        plan = plan_inputs(recipe, inputs, settings, tokens.vocabulary if tokens else None)
     except RequestError as error:
         problems += error.problems
     if problems:
         raise RequestError(problems)
     if plan.composition:
         tokens = shared_token_plan(plan.composition.tokens)
+    tokens = tokens and with_chat_template(tokens, recipe, inputs)
     warnings = tokens.warnings if tokens else _tokenizer_left_out(recipe)
-    return replace(plan, tokens=tokens, warnings=(*plan.warnings, *warnings))
+    return replace(plan, tokens=tokens, warnings=(*recipe.warnings, *plan.warnings, *warnings))
 
 
-def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan:
-    """Return the plan for models that are open.
+def plan_models(
+    recipe: Recipe, inputs: Inputs, settings: Settings, vocabulary: OutputVocabulary | None = None
+) -> MergePlan:
+    """Return the plan for models that are open; `vocabulary` has the rows of their tables, if those change.
 
     Tensors alone are looked at; vocabularies are not compared.
     """
     problems = _unfit_for_adapter(recipe)
     alignments, refusals = align_models(inputs)
     problems += refusals
-    copies = resolve_copies(recipe, inputs.of_models([alignment.model for alignment in alignments]))
+    inputs = inputs.of_models([alignment.model for alignment in alignments])
+    inputs = inputs if vocabulary is None else vocabulary.laid_over(inputs)
+    copies = resolve_copies(recipe, inputs)
     inputs = copies.inputs
     lacks = [a.of(model).lacks for a, model in zip(alignments, inputs.models, strict=True)]
     gate: GatePlan | None = None
@@ -205,7 +213,8 @@ def _links(recipe: Recipe, reference: Checkpoint) -> list[Problem]:
 
 
 def _tokenizer_left_out(recipe: Recipe) -> tuple[str, ...]:
-    """Return a warning where a recipe names a tokenizer and an adapter is to come out."""
-    if recipe.tokenizer_source is None:
-        return ()
-    return ("tokenizer_source: an adapter carries no tokenizer",)
+    """Return warnings where a recipe names a tokenizer or a template and an adapter is to come out."""
+    given = {"tokenizer_source": recipe.tokenizer_source, "chat_template": recipe.chat_template}
+    return tuple(
+        f"{key}: an adapter carries no tokenizer" for key, value in given.items() if value is not None
+    )

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from submerge.deferred import required
-from submerge.store import load_tokenizer, text_parts
+from submerge.store import load_tokenizer, read_json, read_vocabulary, text_parts
 
-__all__ = ["ModelTokens", "TokenFlags", "add_tokens", "placeholder_ids", "read_tokens"]
+__all__ = ["ModelTokens", "TokenFlags", "add_tokens", "placeholder_ids", "read_tokens", "stored_tokens"]
 
 _NEEDS = "the tokenizer of a composed model needs"
 _TOKEN_KEY = re.compile(r"(\w+)_token_(?:id|index)")
@@ -50,6 +50,31 @@ def read_tokens(folder: Path) -> ModelTokens:
     }
     # the library hands a vocabulary out in an order that changes from run to run
     return ModelTokens(dict(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])), flags)
+
+
+def stored_tokens(folder: Path) -> ModelTokens:
+    """Return the tokens that the files of a folder name, without loading a tokenizer where they name all.
+
+    A `tokenizer.json` does, with what `tokenizer_config.json` adds. Others are loaded by transformers.
+    Raises `RequestError` for a file that is broken.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return read_tokens(folder)
+    vocabulary = read_vocabulary(folder)
+    assert vocabulary is not None
+    assert vocabulary.tokens is not None  # those of the file that is there
+    config = folder / "tokenizer_config.json"
+    decoder = read_json(config).get("added_tokens_decoder") if config.is_file() else None
+    listed = [*(read_json(path).get("added_tokens") or ()), *(decoder or {}).values()]
+    names = [flag.name for flag in fields(TokenFlags)]
+    flags = {
+        row["content"]: TokenFlags(**{name: row[name] for name in names if type(row.get(name)) is bool})
+        for row in reversed(listed)  # what the vocabulary itself says of a token counts
+        if isinstance(row, Mapping)
+    }
+    ids = dict(sorted(vocabulary.tokens.items(), key=lambda item: item[1]))
+    return ModelTokens(ids, {text: flags[text] for text in ids if text in flags})
 
 
 def add_tokens(tokenizer: Any, tokens: Iterable[tuple[str, TokenFlags]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from submerge.engine.plan._inputs import Inputs
+from submerge.engine.plan._inputs import Inputs, names_no_model
 from submerge.engine.plan._opener import Opener
 from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._specialists import open_specialists
@@ -37,9 +37,11 @@ def open_models(recipe: Recipe, settings: Settings, *, download: bool) -> Inputs
             what = "the base's values are needed to make an adapter"
             opener.note(what, recipe.models[0].where, "add 'base_model: …'")
     opened = {spec: opener.model(spec) for spec in specs}
+    tokenizer = opener.tokenizer() if names_no_model(recipe) else None
     if opener.problems:
         raise RequestError(list(dict.fromkeys(opener.problems)))
-    return Inputs.of(recipe, {spec: model for spec, model in opened.items() if model is not None})
+    models = {spec: model for spec, model in opened.items() if model is not None}
+    return Inputs.of(recipe, models, tokenizer)
 
 
 def _adapters_alone(recipe: Recipe, specs: list[str], opener: Opener) -> dict[str, Checkpoint] | None:

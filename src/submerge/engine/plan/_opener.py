@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from submerge.engine.plan._settings import Settings
 from submerge.errors import Problem, RequestError
 from submerge.names import module_names
 from submerge.recipe import Recipe, same_model
-from submerge.store import Adapter, Checkpoint, lay_over, open_model, split_spec
+from submerge.store import Adapter, Checkpoint, lay_over, open_model, open_tokenizer, split_spec
 
 __all__ = ["Opener"]
 
@@ -39,17 +39,25 @@ class Opener:
         key = same_model(spec)
         if key not in self.opened:
             try:
-                self.opened[key] = open_model(
-                    spec,
-                    root=self.root,
-                    allow_pickle=self.settings.allow_pickle,
-                    download=self.download,
-                    adapter=adapter,
-                )
+                self.opened[key] = self._open(spec, adapter=adapter)
             except RequestError as error:
                 self.problems += error.problems
                 self.opened[key] = None
         return self.opened[key]
+
+    def _open(self, spec: str, *, adapter: bool) -> Checkpoint | Adapter:
+        """Return what a spec without `+` names: the result of another document of the recipe, or a model."""
+        part = self.recipe.parts.get(spec)
+        if isinstance(part, Checkpoint):
+            return part
+        model = open_model(
+            spec if part is None else str(part),
+            root=self.root,
+            allow_pickle=self.settings.allow_pickle,
+            download=self.download,
+            adapter=adapter,
+        )
+        return model if part is None else replace(model, label=spec)
 
     def model(self, spec: str) -> Checkpoint | None:
         """Return the model that a spec names, an adapter on its own model, else on the recipe's base."""
@@ -68,6 +76,17 @@ class Opener:
             self.note("an adapter is named where a model is needed", spec, hint)
             return None
         return model
+
+    def tokenizer(self) -> Checkpoint | None:
+        """Return the model outside of the recipe's that gives the tokenizer, or None after noting why not."""
+        settings = self.recipe.tokenizer
+        try:
+            return open_tokenizer(settings.source or "", root=self.root)
+        except RequestError as error:
+            for problem in error.problems:
+                what = f"the tokenizer's source, {problem.where}: {problem.what}"
+                self.note(what, settings.where, problem.hint)
+        return None
 
     def _base_of(self, adapter: Adapter, spec: str) -> Checkpoint | None:
         """Return the model that an adapter alone is laid over: the recipe's base, else the one it names."""
@@ -120,7 +139,7 @@ class Opener:
     def _lay_over(
         self, base: Checkpoint, adapter: Adapter, spec: str, modules: Mapping[str, str] | None
     ) -> Checkpoint:
-        gate = self.recipe.method.gate
+        gate, checkpoint = self.recipe.method.gate, self.recipe.output.form == "checkpoint"
         own_heads = gate is not None and gate.own_heads
         return lay_over(
             base,
@@ -128,6 +147,7 @@ class Opener:
             spec,
             modules,
             heads=own_heads,
-            untie=self.recipe.output.form == "checkpoint",  # an adapter has no place for what its base lacks
+            untie=checkpoint,  # an adapter has no place for what its base lacks
             other_shapes=self.recipe.rules.shape == "base" and not own_heads,
+            other_rows=checkpoint and self.recipe.gathers_rows,
         )

@@ -1,4 +1,4 @@
-"""Which model's rows a table has for the tokens of a shared tokenizer."""
+"""Which model's rows a table has for the tokens of a composed model's tokenizer."""
 
 from __future__ import annotations
 
@@ -8,20 +8,10 @@ from functools import cached_property
 
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._shared_tokens import SharedToken, SharedTokens
+from submerge.engine.plan._table_rows import ModelTables, RowRun, Run, joined_runs
 from submerge.errors import Problem, RequestError
-from submerge.store import Checkpoint, tied_embeddings
 
-__all__ = ["RowRun", "RowRuns"]
-
-
-@dataclass(frozen=True)
-class RowRun:
-    """Rows `start … start + count − 1` of a model's table, which follow each other in the new table, too."""
-
-    model: int
-    table: str
-    start: int
-    count: int
+__all__ = ["RowRuns"]
 
 
 @dataclass(frozen=True)
@@ -32,22 +22,31 @@ class RowRuns:
     tokens: SharedTokens
     embedding: str
 
+    @property
+    def rows(self) -> int:
+        """How many rows every table has."""
+        return self.tokens.rows
+
+    @property
+    def _tables(self) -> ModelTables:
+        return ModelTables(self.inputs, self.embedding)
+
     def of(self, position: int, name: str) -> list[RowRun]:
         """Return the rows of a model's table: its own, and for tokens that it lacks those of the base.
 
         Raises `RequestError` for a token that no model has a row for.
         """
         places = {token.id: self._of_base(name, token) for token in self.tokens.added}
-        if self._is_base(position, name):
+        if self._tables.is_base(position, name):
             position = self.inputs.reference
-        own = self._all_rows(position, name)
+        own = self._tables.all_rows(position, name)
         assert own is not None  # the model has the table
         number = self.numbers.get(position)
         for token in self.tokens.added:
             row = None if number is None else token.owners.get(number)
             if row is not None and row < own.count and position != self.inputs.reference:
                 places[token.id] = RowRun(position, own.table, row, 1)
-        return _joined(self._between(own, name, places))
+        return joined_runs(self._between(own, name, places))
 
     @cached_property
     def numbers(self) -> dict[int, int]:
@@ -59,22 +58,32 @@ class RowRuns:
         """The specialists' positions; a method may see the base before them."""
         return [own.model for own in self.inputs.specialists] or self.inputs.participants
 
-    def is_own(self, position: int, name: str, runs: list[RowRun]) -> bool:
+    def is_own(self, position: int, name: str, runs: Sequence[Run]) -> bool:
         """Return whether rows are all of a model's table, as they lie."""
-        return runs == [self._all_rows(position, name)]
+        return list(runs) == [self._tables.all_rows(position, name)]
+
+    def moved(self, position: int, row: int) -> int | None:
+        """Return where a row of a model's table is now; None where it is no token's any more."""
+        number = self.numbers.get(position)
+        ids = {} if number is None else self.tokens.ids(number)
+        if row in ids:
+            return ids[row]
+        is_anothers = row >= self.tokens.rows or any(row == token.id for token in self.tokens.added)
+        return None if is_anothers else row
 
     def _of_base(self, name: str, token: SharedToken) -> RowRun:
         """Return the base's row for a token that it lacks: that of the first specialist that has one."""
         for number, row in token.owners.items():
             position = self._models[number]
-            rows = None if self._is_base(position, name) else self._all_rows(position, name)
+            is_base = self._tables.is_base(position, name)
+            rows = None if is_base else self._tables.all_rows(position, name)
             if rows is not None and row < rows.count:
                 return RowRun(position, rows.table, row, 1)
         raise RequestError(self._without_row(name, token))
 
     def _without_row(self, name: str, token: SharedToken) -> Problem:
         """Return why there is no row: owners have none, or rows of another width, as other models have."""
-        base, width = self.inputs.reference_model, self._width(name)
+        base, width = self.inputs.reference_model, self._tables.width(name)
         for model in (self.inputs.models[self._models[number]] for number in token.owners):
             own = model.tensors.get(name)
             if own is not None and own.shape[1:] != width:
@@ -86,7 +95,7 @@ class RowRuns:
 
     def _between(self, own: RowRun, name: str, places: Mapping[int, RowRun]) -> Iterator[RowRun]:
         """Yield the rows of new tokens by their ids, and between them the model's own, then the base's."""
-        base = self._all_rows(self.inputs.reference, name)
+        base = self._tables.all_rows(self.inputs.reference, name)
         at = 0
         for id_ in (*sorted(places), self.tokens.rows):
             yield RowRun(own.model, own.table, at, min(id_, own.count) - at)
@@ -96,42 +105,3 @@ class RowRuns:
             if id_ in places:
                 yield places[id_]
             at = id_ + 1
-
-    def _is_base(self, position: int, name: str) -> bool:
-        """Return whether a model is an adapter on the base itself, which has no row of its own there."""
-        own, base = self.inputs.models[position].tensors, self.inputs.reference_model.tensors
-        return position != self.inputs.reference and name in own and own[name] is base.get(name)
-
-    def _all_rows(self, position: int, name: str) -> RowRun | None:
-        """Return all rows of a model's table, or None if it has none of this width.
-
-        Where a head is not stored they are those of the embedding that it is tied to.
-        """
-        model = self.inputs.models[position]
-        table = name if name in model.tensors else self.embedding if _ties(model) else None
-        if table is None or table not in model.tensors or model.tensors[table].shape[1:] != self._width(name):
-            return None
-        return RowRun(position, table, 0, model.tensors[table].shape[0])
-
-    def _width(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a row, in the base or else in the first model that has the table."""
-        models = (self.inputs.reference_model, *self.inputs.models)
-        return next(model.tensors[name].shape[1:] for model in models if name in model.tensors)
-
-
-def _ties(model: Checkpoint) -> bool:
-    return tied_embeddings(model.config) is not False
-
-
-def _joined(runs: Iterator[RowRun]) -> list[RowRun]:
-    """Return the runs that are not empty, those that continue another joined with it."""
-    joined: list[RowRun] = []
-    for run in runs:
-        last = joined[-1] if joined else None
-        if run.count <= 0:
-            continue
-        if last and (last.model, last.table, last.start + last.count) == (run.model, run.table, run.start):
-            joined[-1] = RowRun(last.model, last.table, last.start, last.count + run.count)
-        else:
-            joined.append(run)
-    return joined

@@ -10,6 +10,7 @@ from submerge.engine.plan._naming import align_models
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._plan_stack import plan_stack
 from submerge.engine.plan._settings import Settings
+from submerge.engine.plan._vocabulary import OutputVocabulary
 from submerge.engine.plan._warnings import input_warnings, shape_warnings
 from submerge.engine.plan._weight_files import weight_files
 from submerge.errors import RequestError
@@ -18,13 +19,18 @@ from submerge.recipe import Recipe
 __all__ = ["plan_stacked"]
 
 
-def plan_stacked(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan:
+def plan_stacked(
+    recipe: Recipe, inputs: Inputs, settings: Settings, vocabulary: OutputVocabulary | None = None
+) -> MergePlan:
     """Return the plan for models that are open, whose layers are stacked as the recipe's slices say.
 
-    Raises `RequestError` with everything that is wrong.
+    `vocabulary` has the rows of their tables, if those change. Raises `RequestError` with everything that is
+    wrong.
     """
     alignments, problems = align_models(inputs, of_any_depth=True)
-    copies = resolve_copies(recipe, inputs.of_models([alignment.model for alignment in alignments]))
+    inputs = inputs.of_models([alignment.model for alignment in alignments])
+    inputs = inputs if vocabulary is None else vocabulary.laid_over(inputs)
+    copies = resolve_copies(recipe, inputs)
     lacks = [a.of(model).lacks for a, model in zip(alignments, copies.inputs.models, strict=True)]
     if problems:
         raise RequestError(problems)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import accumulate
 
 from submerge.engine.plan._inputs import Inputs
-from submerge.engine.plan._row_runs import RowRun, RowRuns
+from submerge.engine.plan._row_runs import RowRuns
 from submerge.engine.plan._shared_tokens import SharedTokens
+from submerge.engine.plan._table_rows import MeanRun, PaddingRun, RowRun, Run, TableRuns
 from submerge.engine.plan._tables import token_rows, token_tables
 from submerge.errors import Problem, RequestError
 from submerge.names import View
@@ -15,16 +19,22 @@ from submerge.store import (
     DTYPES,
     Adapter,
     Checkpoint,
-    FileTable,
+    ComputedRows,
+    GatheredRows,
     InMemory,
+    MeanOfRows,
     Rows,
+    RowSource,
+    TableRows,
     TensorEntry,
-    read_values,
-    rounded,
+    digest,
     with_vocabulary_size,
 )
 
-__all__ = ["with_token_rows"]
+__all__ = ["embedding_of", "with_rows", "with_token_rows"]
+
+_MANY = 512
+"""Runs of rows beyond which a table is gathered row by row."""
 
 
 def with_token_rows(inputs: Inputs, tokens: SharedTokens) -> Inputs:
@@ -34,15 +44,24 @@ def with_token_rows(inputs: Inputs, tokens: SharedTokens) -> Inputs:
     base, W_0 [V, d], becomes W_0' [V', d]: rows of tokens that it lacks are those of the first specialist
     that has them. A table of a specialist becomes W_n' [V', d]: its own rows at the ids that its tokens have
     now, and those of W_0' for tokens that it lacks. So W_n' − W_0' is zero where a specialist has no token.
-    Values are read only to bring rows to the type of another model's.
 
     Raises `RequestError` for a token without a row, and where an adapter changes a table whose rows move.
     """
-    base = inputs.reference_model
-    embedding = next(iter(token_tables(base.tensors, token_rows(base.tensors) or 0)), None)
-    if embedding is None:
-        return inputs
-    tables = _TokenTables(inputs, tokens, RowRuns(inputs, tokens, embedding))
+    embedding = embedding_of(inputs.reference_model)
+    return inputs if embedding is None else with_rows(inputs, RowRuns(inputs, tokens, embedding))
+
+
+def embedding_of(model: Checkpoint) -> str | None:
+    """Return the table in which a model looks tokens up; None where none is known to hold them."""
+    return next(iter(token_tables(model.tensors, token_rows(model.tensors) or 0)), None)
+
+
+def with_rows(inputs: Inputs, runs: TableRuns) -> Inputs:
+    """Return the inputs with tables of these rows, in the base and in every participant.
+
+    No value is read: what is no view of rows as they are stored is computed when it is read.
+    """
+    tables = _TokenTables(inputs, runs)
     return inputs.of_models([tables.model(position) for position in range(len(inputs.models))])
 
 
@@ -55,9 +74,8 @@ class _TokenTables:
     """
 
     inputs: Inputs
-    tokens: SharedTokens
-    runs: RowRuns
-    entries: dict[tuple[str, tuple[RowRun, ...]], TensorEntry] = field(default_factory=dict)
+    runs: TableRuns
+    entries: dict[tuple[str, tuple[Run, ...]], TensorEntry] = field(default_factory=dict)
 
     def model(self, position: int) -> Checkpoint:
         """Return a model with all rows, or as it is where it is neither the base nor merged."""
@@ -69,45 +87,80 @@ class _TokenTables:
             runs = self.runs.of(position, name)
             if not self.runs.is_own(position, name, runs):
                 model = self._with_table(model, own, name, runs, position)
-        if model.config is None or embedding.shape[0] == self.tokens.rows:
+        if model.config is None or embedding.shape[0] == self.runs.rows:
             return model
-        return replace(model, config=with_vocabulary_size(model.config, self.tokens.rows))
+        return replace(model, config=with_vocabulary_size(model.config, self.runs.rows))
 
     def _with_table(
-        self, model: Checkpoint, own: Checkpoint, name: str, runs: Sequence[RowRun], position: int
+        self, model: Checkpoint, own: Checkpoint, name: str, runs: Sequence[Run], position: int
     ) -> Checkpoint:
         """Return a model with one table made of these rows; `own` is the model as it was."""
         stored, dtype = model.stored or model, own.tensors[name].dtype
-        pieces = [self._piece(run, dtype, own=run.model == position) for run in runs]
+        pieces = self._pieces(runs, name, dtype, position)
         view = View.joined([piece.view for piece in pieces], 0)
-        nbytes = DTYPES[dtype].itemsize * view.numel
-        entry = TensorEntry(name, dtype, view.shape, None, 0, nbytes)
-        others = [piece for piece in pieces if piece.tensors]
         return replace(
             model,
-            tensors={**model.tensors, name: self.entries.setdefault((name, tuple(runs)), entry)},
+            tensors={**model.tensors, name: self._entry(name, dtype, view, runs)},
             views={**model.views, name: view},
             token_tables=model.token_tables | {name},
-            stored=replace(
-                stored,
-                tensors={**stored.tensors, **{n: e for p in others for n, e in p.tensors.items()}},
-                memory={**stored.memory, **{n: t for p in others for n, t in p.memory.items()}},
-            ),
-            adapter=model.adapter
-            and self._adapter(model.adapter, own, name, self.runs.numbers.get(position)),
+            stored=_with_pieces(stored, pieces),
+            adapter=model.adapter and self._adapter(model.adapter, name, position),
         )
 
-    def _piece(self, run: RowRun, dtype: str, *, own: bool) -> _Piece:
-        """Return rows as a view of tensors as they are stored, those of another model under other names."""
+    def _pieces(self, runs: Sequence[Run], name: str, dtype: str, position: int) -> list[_Piece]:
+        pieces: list[_Piece] = []
+        rows = [run for run in runs if not isinstance(run, PaddingRun)]
+        if len(rows) > _MANY:
+            pieces.append(self._gathered(rows, name, dtype))
+        for run in runs[len(rows) :] if pieces else runs:
+            pieces.append(self._piece(run, name, dtype, position, pieces))
+        return pieces
+
+    def _gathered(self, runs: Sequence[RowRun | MeanRun], name: str, dtype: str) -> _Piece:
+        """Return rows of many runs as one tensor: a view would have a block for each."""
+        sources: dict[tuple[int, str] | MeanRun, RowSource] = {}
+        keys: list[tuple[int, str] | MeanRun] = []
+        for run in runs:
+            key = run if isinstance(run, MeanRun) else (run.model, run.table)
+            keys.append(key)
+            if key not in sources:
+                of = run.of if isinstance(run, MeanRun) else (replace(run, start=0),)
+                sources[key] = self._mean(of, name, dtype)
+        numbers = {key: number for number, key in enumerate(sources)}
+        starts = [0, *accumulate(run.count for run in runs)]
+        shape = (starts.pop(), *self.inputs.reference_model.tensors[name].shape[1:])
+        rows = GatheredRows(
+            sources=list(sources.values()),
+            starts=starts,
+            which=[numbers[key] for key in keys],
+            first=[run.start if isinstance(run, RowRun) else 0 for run in runs],
+            width=math.prod(shape[1:]),
+            itemsize=DTYPES[dtype].itemsize,
+        )
+        order = digest(repr([(run, start) for run, start in zip(runs, starts, strict=True)]).encode())
+        return _piece_of(f"{shape[0]} rows of {name} in {len(runs)} runs ({order})", shape, dtype, rows)
+
+    def _entry(self, name: str, dtype: str, view: View, runs: Sequence[Run]) -> TensorEntry:
+        entry = TensorEntry(name, dtype, view.shape, None, 0, DTYPES[dtype].itemsize * view.numel)
+        # rows that fill up are the mean of one model's own, and runs say of what
+        return self.entries.setdefault((name, tuple(runs)), entry)
+
+    def _piece(self, run: Run, name: str, dtype: str, position: int, before: Sequence[_Piece]) -> _Piece:
+        """Return rows as a view of tensors as they are stored, or of rows that are computed from them."""
+        if isinstance(run, PaddingRun):
+            return self._padding(run, name, dtype, position, before)
+        if isinstance(run, MeanRun):
+            return self._computed(run.of, run.count, name, dtype)
         model = self.inputs.models[run.model]
         view = model.views.get(run.table) or View.of(run.table, model.tensors[run.table].shape)
         view = view.narrow(0, run.start, run.count)
         # what is no view may be a second name of a tied parameter, which the files do not have
         stored = (model.stored or model) if run.table in model.views else model
-        if own and all(source in (model.stored or model).tensors for source in view.sources):
+        is_own = run.model == position
+        if is_own and all(source in (model.stored or model).tensors for source in view.sources):
             return _Piece(view)
         if model.tensors[run.table].dtype != dtype:
-            return _converted(model, run, dtype)
+            return self._computed((run,), run.count, name, dtype)
         names = {source: f"{source} of model {run.model}" for source in view.sources}
         return _Piece(
             View(view.shape, tuple(replace(b, source=names[b.source]) for b in view.blocks)),
@@ -115,45 +168,86 @@ class _TokenTables:
             {new: stored.memory[source] for source, new in names.items() if source in stored.memory},
         )
 
-    def _adapter(self, adapter: Adapter, own: Checkpoint, name: str, number: int | None) -> Adapter:
+    def _computed(self, of: Sequence[RowRun], count: int, name: str, dtype: str) -> _Piece:
+        """Return the mean of rows, in the type of the table `name`, or zeros."""
+        shape = (count, *self.inputs.reference_model.tensors[name].shape[1:])
+        what = " and ".join(f"{run.table} of model {run.model} from row {run.start}" for run in of)
+        what = f"{count} rows of {what or 'zeros'} for {name}"
+        return _piece_of(what, shape, dtype, self._mean(of, name, dtype))
+
+    def _mean(self, of: Sequence[RowRun], name: str, dtype: str) -> RowSource:
+        """Return the mean of rows; those of one table in its own type are read as they lie."""
+        width = math.prod(self.inputs.reference_model.tensors[name].shape[1:])
+        parts = [
+            TableRows(partial(model.source, run.table), run.start * width, model.tensors[run.table].dtype)
+            for run in of
+            for model in (self.inputs.models[run.model],)
+        ]
+        is_plain = len(parts) == 1 and (parts[0].start, parts[0].dtype) == (0, dtype)
+        return parts[0] if is_plain else ComputedRows(parts, dtype)
+
+    def _padding(
+        self, run: PaddingRun, name: str, dtype: str, position: int, before: Sequence[_Piece]
+    ) -> _Piece:
+        """Return rows that are the mean of those before them."""
+        view = View.joined([piece.view for piece in before], 0)
+        model = self.inputs.models[position]
+        table = f"the rows of {name} before"
+        filled = Checkpoint(
+            model.label,
+            model.path,
+            None,
+            {table: TensorEntry(table, dtype, view.shape, None, 0, DTYPES[dtype].itemsize * view.numel)},
+            {},
+            views={table: view},
+            stored=_with_pieces(model.stored or model, before),
+        )
+        mean = MeanOfRows(partial(filled.source, table), view.shape, dtype)
+        shape = (run.count, *view.shape[1:])
+        what = f"{run.count} rows that are the mean of {view.shape[0]} for {name}"
+        return _piece_of(what, shape, dtype, mean)
+
+    def _adapter(self, adapter: Adapter, name: str, position: int) -> Adapter:
         """Return a model's adapter for a table of other rows: trained rows go where their tokens are now."""
         part = adapter.parts.get(name)
         if part is None:
             return adapter
-        moved = self._moved(part, number) if isinstance(part, Rows) else None
+        moved = self._moved(part, position) if isinstance(part, Rows) else None
         if moved is None:
-            what = f"the adapter changes {name}, whose rows are others with the tokens of all specialists"
+            what = f"the adapter changes {name}, whose rows are others with the tokens of all models"
             hint = "merge it into its model first: a recipe with merge_method: passthrough, this model alone"
             raise RequestError(Problem(what, str(adapter.path), hint))
         return replace(adapter, parts={**adapter.parts, name: moved})
 
-    def _moved(self, part: Rows, number: int | None) -> Rows | None:
+    def _moved(self, part: Rows, position: int) -> Rows | None:
         """Return trained rows at the ids that their tokens have now; None if one is no token's any more."""
-        ids = {} if number is None else self.tokens.ids(number)
-        others = {token.id for token in self.tokens.added}
-        lost = [i for i in part.indices if i not in ids and (i in others or i >= self.tokens.rows)]
-        return None if lost else replace(part, indices=tuple(ids.get(i, i) for i in part.indices))
+        places = [self.runs.moved(position, row) for row in part.indices]
+        known = tuple(place for place in places if place is not None)
+        return replace(part, indices=known) if len(known) == len(places) else None
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Some rows as a view, and the tensors of other models that it is made of."""
+    """Some rows as a view, and the tensors of other models, or of none, that it is made of."""
 
     view: View
     tensors: Mapping[str, TensorEntry] = field(default_factory=dict)
     memory: Mapping[str, InMemory] = field(default_factory=dict)
+    computed: Mapping[str, RowSource] = field(default_factory=dict)
 
 
-def _converted(model: Checkpoint, run: RowRun, dtype: str) -> _Piece:
-    """Return rows in another type, in memory; without values where those are not downloaded yet."""
-    entry = model.tensors[run.table]
-    width = entry.numel // max(1, entry.shape[0])
-    shape = (run.count, *entry.shape[1:])
-    name = f"rows {run.start} to {run.start + run.count} of {run.table} of model {run.model}"
-    tensors = {name: TensorEntry(name, dtype, shape, None, 0, DTYPES[dtype].itemsize * run.count * width)}
-    if model.pending:
-        return _Piece(View.of(name, shape), tensors)
-    with FileTable() as table:
-        source = model.source(run.table, table)
-        values = read_values(source, entry.dtype, run.start * width, run.count * width)
-    return _Piece(View.of(name, shape), tensors, {name: rounded(values, dtype).reshape(shape)})
+def _piece_of(name: str, shape: tuple[int, ...], dtype: str, rows: RowSource) -> _Piece:
+    """Return rows that are computed as a piece of their own."""
+    view = View.of(name, shape)
+    entry = TensorEntry(name, dtype, shape, None, 0, DTYPES[dtype].itemsize * view.numel)
+    return _Piece(view, {name: entry}, computed={name: rows})
+
+
+def _with_pieces(stored: Checkpoint, pieces: Sequence[_Piece]) -> Checkpoint:
+    """Return a model's stored tensors, and beside them those that pieces are made of."""
+    return replace(
+        stored,
+        tensors={**stored.tensors, **{n: e for p in pieces for n, e in p.tensors.items()}},
+        memory={**stored.memory, **{n: t for p in pieces for n, t in p.memory.items()}},
+        computed={**stored.computed, **{n: r for p in pieces for n, r in p.computed.items()}},
+    )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from submerge.engine.plan._chat_template import choose_chat_template
 from submerge.engine.plan._inputs import Inputs, TokenizerSource
 from submerge.engine.plan._shared_tokens import SharedTokens
 from submerge.engine.plan._tables import token_rows
+from submerge.engine.plan._vocabulary import OutputVocabulary, plan_vocabulary
 from submerge.errors import Problem, few
 from submerge.recipe import Recipe
 from submerge.store import (
@@ -19,7 +22,14 @@ from submerge.store import (
     split_spec,
 )
 
-__all__ = ["TokenPlan", "beyond_rows", "describe_beyond", "plan_tokens", "shared_token_plan"]
+__all__ = [
+    "TokenPlan",
+    "beyond_rows",
+    "describe_beyond",
+    "plan_tokens",
+    "shared_token_plan",
+    "with_chat_template",
+]
 
 
 @dataclass(frozen=True)
@@ -27,21 +37,25 @@ class TokenPlan:
     """The tokenizer of the output, and what is said of the models' vocabularies.
 
     `lines` has one for each model that was compared. `beyond` are the tokens that the base's own embedding
-    has no rows for, as it was published.
+    has no rows for, as it was published. `vocabulary` has the rows of its tokens, where those of the
+    models are others. `chat_template` is the one that the recipe asks for, if the tokenizer's own does
+    not stay.
     """
 
     tokenizer: Tokenizer
     lines: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     beyond: tuple[str, ...] = ()
+    vocabulary: OutputVocabulary | None = None
+    chat_template: str | None = None
 
 
 def plan_tokens(recipe: Recipe, inputs: Inputs) -> tuple[TokenPlan | None, list[Problem]]:
     """Return the plan for the tokenizer that the recipe asks for, and what is wrong with it.
 
     The vocabulary of every model is compared with the output's. One that differs is refused, unless the rule
-    says otherwise. Where the recipe names the tokenizer's source, other models may lack some of its tokens:
-    their rows at these ids mean nothing else. An adapter has no tokenizer, and no plan for one.
+    says otherwise, or names the tokenizer's source: then the tables get a row for each of its tokens. An
+    adapter has no tokenizer, and no plan for one.
     """
     source = inputs.tokenizer
     if source is None:
@@ -50,6 +64,8 @@ def plan_tokens(recipe: Recipe, inputs: Inputs) -> tuple[TokenPlan | None, list[
     if tokenizer.links:  # what they lead to is neither read nor copied
         return TokenPlan(tokenizer), list(tokenizer.links.values())
     ours = read_vocabulary(tokenizer.folder)
+    if _gathers_rows(recipe, inputs, tokenizer, ours):
+        return _by_tokens(recipe, inputs, source)
     lines, problems = _compare(recipe, inputs, source, ours)
     warnings, missing = _without_tokenizer(recipe, source)
     problems += missing
@@ -65,9 +81,53 @@ def plan_tokens(recipe: Recipe, inputs: Inputs) -> tuple[TokenPlan | None, list[
     return plan, problems
 
 
+def _by_tokens(recipe: Recipe, inputs: Inputs, source: TokenizerSource) -> tuple[TokenPlan, list[Problem]]:
+    """Return the plan where tables get a row for each of the output's tokens, and what is wrong with it."""
+    tokenizer = source.model.tokenizer
+    vocabulary, problems = plan_vocabulary(recipe, inputs, source)
+    if vocabulary is None:
+        return TokenPlan(tokenizer), problems
+    if vocabulary.beyond:
+        what = describe_beyond(vocabulary.beyond, token_rows(inputs.reference_model.tensors) or 0)
+        where = _fallback(recipe, inputs.specs[inputs.reference], source)
+        return TokenPlan(tokenizer), [*problems, Problem(what, source.label, where)]
+    return TokenPlan(tokenizer, vocabulary.lines, vocabulary.warnings, vocabulary=vocabulary), problems
+
+
+def _gathers_rows(recipe: Recipe, inputs: Inputs, tokenizer: Tokenizer, ours: Vocabulary | None) -> bool:
+    """Return whether tables get other rows than the models have at the ids of the output's tokens."""
+    if not recipe.gathers_rows:
+        return False
+    rows = {token_rows(model.tensors) for model in inputs.involved.values()}
+    if ours is None or not tokenizer.complete or token_rows(inputs.reference_model.tensors) is None:
+        return False
+    under = inputs.reference_model.under
+    is_resized = under is not None and token_rows(under.tensors) not in rows  # by an adapter, which saved all
+    if recipe.tokenizer.changes_tables or is_resized or len(rows) > 1:
+        return True
+    theirs = (read_vocabulary(folder) for folder in _folders(inputs) if folder != tokenizer.folder)
+    return not all(other is None or compare_vocabularies(ours, other).equal for other in theirs)
+
+
+def _folders(inputs: Inputs) -> list[Path]:
+    """Return the folders of the models' tokenizers, each once."""
+    return list(dict.fromkeys(model.tokenizer.folder for model in inputs.involved.values()))
+
+
 def shared_token_plan(tokens: SharedTokens) -> TokenPlan:
     """Return the plan for the tokenizer of a composed model."""
     return TokenPlan(tokens.tokenizer, tokens.lines, tokens.warnings)
+
+
+def with_chat_template(plan: TokenPlan, recipe: Recipe, inputs: Inputs) -> TokenPlan:
+    """Return the plan with the chat template that the recipe asks for."""
+    text, described = choose_chat_template(recipe, inputs)
+    if not described:
+        return plan
+    if not plan.tokenizer.complete:
+        what = "chat_template: the output has no tokenizer that could carry it"
+        return replace(plan, warnings=(*plan.warnings, what))
+    return replace(plan, chat_template=text, lines=(*plan.lines, f"chat template: {described}"))
 
 
 def beyond_rows(model: Checkpoint) -> tuple[dict[str, int], int]:
@@ -165,7 +225,7 @@ def _hint(
 ) -> str:
     """Return what to do: name the model whose vocabulary holds all others', if there is one, or the rule."""
     by_position = "rules: {vocabulary: by-position} merges embedding rows by their position"
-    rule = f"merge models of one vocabulary; {by_position} and keeps {source.label}'s tokenizer"
+    rule = f"tokenizer_source: union merges the rows of each token; {by_position} and keeps {source.label}'s"
     for position, theirs in others.items():
         if theirs is None or not _holds_all(theirs, [ours, *others.values()]):
             continue

@@ -35,14 +35,19 @@ class _Settled:
 
 
 def fit_adapter(
-    adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], *, other_shapes: bool = False
+    adapter: Adapter,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    other_shapes: bool = False,
+    other_rows: bool = False,
 ) -> Adapter:
     """Return the adapter with its parts under the base's names, by the shapes of the base's tensors.
 
     Prefixes are matched as `match_names` does, packed experts are taken apart where the base keeps them
     apart, and what only the base can tell (whether a parameter is stored transposed) is settled. Raises
     `RequestError` with every part that the base has no place for, or a place of another shape. With
-    `other_shapes` parts of another shape are left out, and listed in `unfit`, unless all are.
+    `other_shapes` parts of another shape are left out, and listed in `unfit`, unless all are; with
+    `other_rows` tables that were saved whole may have another number of rows.
     """
     where, version = str(adapter.path), adapter.config.get("peft_version")
     version = version if isinstance(version, str) else None
@@ -60,7 +65,7 @@ def fit_adapter(
     for name, part in parts.items():
         target = matched.names[name]
         settled = _settled(part, shapes[target], either_layout=adapter.form == "peft")
-        if settled.fault:
+        if settled.fault and not (other_rows and _is_resized(name, part, shapes[target])):
             what = f"{name} {settled.fault}, but the base has {list(shapes[target])}"
             faults.append(Problem(what, where, _hint(name, part, shapes[target])))
             unfit[target] = _shape(part)
@@ -160,6 +165,11 @@ def _hint(name: str, part: Part, shape: tuple[int, ...]) -> str:
             "{shape: base} to leave the adapter's rows out"
         )
     return "was it trained on a base with another vocabulary, or of another size? Give that base"
+
+
+def _is_resized(name: str, part: Part, shape: tuple[int, ...]) -> bool:
+    """Return whether a part is a table that was saved whole, with rows for another vocabulary."""
+    return isinstance(part, Replace) and bool(_TABLE.search(name)) and part.entry.shape[1:] == shape[1:]
 
 
 def _settled(part: Part, shape: tuple[int, ...], *, either_layout: bool) -> _Settled:

@@ -27,9 +27,9 @@ _ROLES: tuple[tuple[str, str], ...] = (
     (".token_adapter.trainable_tokens_delta", "rows"),
 )
 _INERT = re.compile(r"\.lora_velora_embed$")
-# with bias="all" PEFT also saves the biases inside its wrappers of modules_to_save: the same values under the
-# wrapper's name, and the ones from before the training
-_WRAPPER = re.compile(r"\.(?:modules_to_save|original_module)(?=\..*bias$)")
+# with bias="all", and of embeddings that were resized, PEFT also saves what is inside its wrappers of
+# modules_to_save: the same values under the wrapper's name, and the ones from before the training
+_WRAPPER = re.compile(r"\.(?:modules_to_save|original_module)(?=\..*(?:bias|weight)$)")
 _NAMED = re.compile(r"\.modules_to_save\.[^.]+")
 _PREFIX = "base_model.model."
 _BASE = "base_layer"

@@ -1,5 +1,6 @@
 """Folders of models as people have them: weight files, configurations, tokenizers, the Hub."""
 
+from submerge.store.folder._chat_template import read_chat_template, write_chat_template
 from submerge.store.folder._config import (
     can_untie,
     edited_text_parts,
@@ -13,7 +14,7 @@ from submerge.store.folder._config import (
     vocabulary_size,
     with_vocabulary_size,
 )
-from submerge.store.folder._hub import Fetched, download_hint, fetch
+from submerge.store.folder._hub import Fetched, download_hint, fetch, fetch_tokenizer
 from submerge.store.folder._index import read_index
 from submerge.store.folder._layer_config import ConfiguredLayer, with_layers
 from submerge.store.folder._load_tokenizer import load_tokenizer
@@ -58,6 +59,7 @@ __all__ = [
     "download_hint",
     "edited_text_parts",
     "fetch",
+    "fetch_tokenizer",
     "is_readable",
     "is_t5",
     "is_tokenizer_file",
@@ -66,6 +68,7 @@ __all__ = [
     "locate",
     "pickle_refusal",
     "quantised_config",
+    "read_chat_template",
     "read_index",
     "read_vocabulary",
     "reading_manifest",
@@ -80,4 +83,5 @@ __all__ = [
     "with_layers",
     "with_sibling",
     "with_vocabulary_size",
+    "write_chat_template",
 ]

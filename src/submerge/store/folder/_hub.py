@@ -13,12 +13,12 @@ from typing import Any
 from submerge.deferred import required
 from submerge.errors import Problem, RequestError, WorkError
 from submerge.store.folder._config import quantised_config
-from submerge.store.folder._hub_files import needed_of_adapter, needed_of_model
+from submerge.store.folder._hub_files import needed_of_adapter, needed_of_model, tokenizer_files
 from submerge.store.folder._index import read_index
 from submerge.store.folder._weight_file import PICKLE_SUFFIXES, WeightFiles
 from submerge.store.format import DTYPES, TensorEntry, read_json
 
-__all__ = ["Fetched", "download_hint", "fetch"]
+__all__ = ["Fetched", "download_hint", "fetch", "fetch_tokenizer"]
 
 _TRUE = {"1", "true", "yes", "on"}
 
@@ -56,17 +56,9 @@ def fetch(
     only the headers of safetensors files that are not in the cache are read from the network.
     """
     hub = _library()
-    if _offline(hub):
-        return _cached(hub, repo_id, revision, "offline mode is on")
-    try:
-        info = hub.HfApi().repo_info(repo_id, revision=revision)
-    except Exception as error:  # the library's errors come from several families, by version
-        known = _known(hub, error, repo_id, revision)
-        if known is not None:
-            raise known from None
-        reason = f"the Hub cannot be reached ({type(error).__name__}: {error})"
-        return _cached(hub, repo_id, revision, reason)
-    names = [sibling.rfilename for sibling in info.siblings or ()]
+    names = _listed(hub, repo_id, revision)
+    if isinstance(names, Fetched):
+        return names
     needed = (needed_of_adapter if adapter else needed_of_model)(names, repo_id, allow_pickle)
     choice = needed.choice
     # by the revision as asked for, so that the cache remembers where a branch points
@@ -82,6 +74,31 @@ def fetch(
     missing = [name for name in files if not (folder / name).exists()]
     headers = {name: _header(hub, repo_id, folder, name) for name in missing}
     return Fetched(folder, folder.name, choice, headers, needed.beside)
+
+
+def fetch_tokenizer(repo_id: str, revision: str | None = None) -> Fetched:
+    """Return a repository of which the tokenizer's files alone are downloaded; raises as `fetch` does."""
+    hub = _library()
+    names = _listed(hub, repo_id, revision)
+    if isinstance(names, Fetched):
+        return names
+    folder = _download(hub, repo_id, revision, tokenizer_files(names))
+    return Fetched(folder, folder.name)
+
+
+def _listed(hub: ModuleType, repo_id: str, revision: str | None) -> list[str] | Fetched:
+    """Return the names of a repository's files, or what the cache has where the Hub is not to be asked."""
+    if _offline(hub):
+        return _cached(hub, repo_id, revision, "offline mode is on")
+    try:
+        info = hub.HfApi().repo_info(repo_id, revision=revision)
+    except Exception as error:  # the library's errors come from several families, by version
+        known = _known(hub, error, repo_id, revision)
+        if known is not None:
+            raise known from None
+        reason = f"the Hub cannot be reached ({type(error).__name__}: {error})"
+        return _cached(hub, repo_id, revision, reason)
+    return [sibling.rfilename for sibling in info.siblings or ()]
 
 
 def _header(hub: ModuleType, repo_id: str, folder: Path, name: str) -> dict[str, TensorEntry]:

@@ -9,7 +9,7 @@ from submerge.store.folder._side_files import is_side_file
 from submerge.store.folder._tokenizer import is_tokenizer_file
 from submerge.store.folder._weight_file import WeightFiles, choose_adapter, choose_weights, weights_beside
 
-__all__ = ["NeededFiles", "needed_of_adapter", "needed_of_model"]
+__all__ = ["NeededFiles", "needed_of_adapter", "needed_of_model", "tokenizer_files"]
 
 # a repository may also hold pictures and archives, which a merged model does not need
 _SIDE_SUFFIXES = (
@@ -44,8 +44,13 @@ class NeededFiles:
 def needed_of_adapter(names: list[str], repo_id: str, allow_pickle: bool) -> NeededFiles:
     """Return the files of an adapter's repository; raise `RequestError` where it holds no adapter."""
     choice = choose_adapter(names, repo_id, allow_pickle=allow_pickle)
-    tokenizer = [name for name in names if _is_small(name) and is_tokenizer_file(PurePosixPath(name))]
-    return NeededFiles(choice, ["adapter_config.json", *tokenizer], weights_beside(names))
+    small = ["adapter_config.json", *tokenizer_files(names)]
+    return NeededFiles(choice, small, weights_beside(names))
+
+
+def tokenizer_files(names: list[str]) -> list[str]:
+    """Return the files of a repository's tokenizer."""
+    return [name for name in names if _is_small(name) and is_tokenizer_file(PurePosixPath(name))]
 
 
 def needed_of_model(names: list[str], repo_id: str, allow_pickle: bool) -> NeededFiles:

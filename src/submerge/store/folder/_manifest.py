@@ -35,6 +35,7 @@ class Manifest:
         differs: for a tensor that was copied, the models whose values are other than the copy's.
         tensors: what was written, by name.
         beyond_rows: tokens that the base's embedding has no rows for, as it was published.
+        token_rows: how many rows the tables have, where they are other rows than the base's.
         gate: of a method that has one.
         bank: the tensors of the gate's bank, by name; None without a gate.
         coefficients: the file beside it that has the merge's coefficients, and a digest of its numbers.
@@ -60,6 +61,7 @@ class Manifest:
     differs: Mapping[str, Sequence[str]]
     tensors: Mapping[str, TensorRecord]
     beyond_rows: Sequence[str] = ()
+    token_rows: int | None = None
     gate: GateRecord | None = None
     bank: Mapping[str, TensorRecord] | None = None
     coefficients: Mapping[str, Any] | None = None
@@ -102,6 +104,7 @@ class Manifest:
             "nonfinite": self.nonfinite,
             "differs": self.differs,
             **({"beyond_rows": list(self.beyond_rows)} if self.beyond_rows else {}),
+            **({} if self.token_rows is None else {"token_rows": self.token_rows}),
             "tensors": _lines(self.tensors),
         }
         if self.gate is not None:
@@ -132,6 +135,7 @@ class Manifest:
             differs=content.get("differs", {}),
             tensors=_records(content["tensors"]),
             beyond_rows=content.get("beyond_rows", ()),
+            token_rows=content.get("token_rows"),
             gate=None if gate is None else GateRecord.from_json(gate),
             bank=None if gate is None else _records(content["bank"]["tensors"]),
             coefficients=content.get("coefficients"),
