@@ -244,7 +244,8 @@ class _Planner:
 
     def _with_rows(self, position: int) -> ModelTokens:
         """Return the tokens of a model that its tables have rows for."""
-        return ModelTokens(self._rows_of(position), self.tokens[position].added)
+        rows, added = self._rows_of(position), self.tokens[position].added
+        return ModelTokens(rows, {text: flags for text, flags in added.items() if text in rows})
 
     def _rows_of(self, position: int) -> dict[str, int]:
         rows = token_rows(self.inputs.models[position].tensors) or 0
@@ -305,7 +306,7 @@ class _Planner:
         parts = [f"{len(theirs.ids)} tokens"]
         parts += [f"brings {few(map(repr, new))}"] if new else []
         parts += [f"lacks {lacks} of the output's"] if lacks else []
-        parts += [f"{len(lost)} are not in the output ({few(map(repr, lost))})"] if lost else []
+        parts += [f"{len(lost)} not in the output ({few(map(repr, lost))})"] if lost else []
         return ", ".join(parts)
 
 
