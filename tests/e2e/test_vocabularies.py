@@ -301,6 +301,18 @@ def test_ids_follow_their_tokens(tmp_path: Path, llama: Zoo) -> None:
     assert submerge.verify(out, load=False).sound
 
 
+def test_a_token_without_a_row_is_no_part_of_a_union(tmp_path: Path, llama: Zoo) -> None:
+    """It is refused where the tokenizer's source itself has it."""
+    more = bpe_tokenizer((*CHATML, "<|late|>"))
+    late = perturbed_model(tmp_path / "late", llama.base, bpe_tokenizer(CHATML), 5)
+    more.save_pretrained(late)
+    keys = {"merge_method": "linear", "models": entries(llama.plain, late)}
+    plan = submerge.plan({**keys, "tokenizer_source": "union"}, ROOM)
+    assert plan.vocabulary[-1].endswith("1 not in the output ('<|late|>')")
+    with pytest.raises(submerge.RequestError, match="beyond the 300 rows"):
+        submerge.plan({**keys, "tokenizer_source": str(late)}, ROOM)
+
+
 def test_the_plan_tells_of_the_vocabulary(llama: Zoo) -> None:
     recipe = {
         "merge_method": "linear",

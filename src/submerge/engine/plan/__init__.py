@@ -6,6 +6,10 @@ that holds for it (`_align`), from what the recipe says of it (`_tensor_rules`) 
 parts come (`_members`). Then an adapter gets its form (`_adapter_form`), a gate its tasks (`_gate`), the
 output its tokenizer (`_tokens`), and memory is counted (`_memory`). All problems are told at once.
 
+Where a recipe names a tokenizer's source, `_plan_vocabulary` puts the models' tokens together,
+`_token_origins` says whose row each has, and `_token_rows` gives every model tables with these rows, before
+anything else is planned.
+
 Specialists of a composed model are opened with their adapters (`_specialists`); `_composition` finds what is
 their own, their placeholders, and the tokenizer that they share. Where outputs of projectors are mixed
 (`_projectors`), models must have changed no encoder (`_projector_changes`), and tasks have

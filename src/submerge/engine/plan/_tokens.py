@@ -8,9 +8,10 @@ from pathlib import Path
 
 from submerge.engine.plan._chat_template import choose_chat_template
 from submerge.engine.plan._inputs import Inputs, TokenizerSource
+from submerge.engine.plan._plan_vocabulary import plan_vocabulary
 from submerge.engine.plan._shared_tokens import SharedTokens
 from submerge.engine.plan._tables import token_rows
-from submerge.engine.plan._vocabulary import OutputVocabulary, plan_vocabulary
+from submerge.engine.plan._vocabulary import OutputVocabulary
 from submerge.errors import Problem, few
 from submerge.recipe import Recipe
 from submerge.store import (
