@@ -61,7 +61,7 @@ def test_a_checkpoint_with_its_gate(images: ImageTasks, tmp_path: Path) -> None:
     names = ["birds", "cars", "maps", "signs"]
     state = grown(images, tmp_path / "state", *names)
     options = {"temperature": 0.05, "top": 2}
-    report = state.export(tmp_path / "out", form="checkpoint", settings=ROOM, **options)
+    report = state.export(tmp_path / "out", form="checkpoint", settings=ROOM, score="prototypes", **options)
     assert (report.projectors, report.tasks) == (4, tuple(names))
     manifest = Manifest.read(report.out)
     assert manifest.gate is not None

@@ -13,7 +13,6 @@ import typer
 from submerge.cli._common import print_json, settings, size
 from submerge.cli._merge import Device, Json, Memory, Rank, Shard, Threads
 from submerge.cli._progress import BatchProgress, progress
-from submerge.store import ProjectorSettings
 
 if TYPE_CHECKING:
     from submerge.continual import TaskRecord
@@ -26,7 +25,7 @@ many = typer.Typer(
 
 LPM = ("preset", "scale", "ridge", "energy", "forget", "offdiag", "normalize", "missing")
 PASSES = ("samples", "batch_size", "max_length", "device")
-GATE = ("projectors", "temperature", "top", "key")
+GATE = ("projectors", "score", "temperature", "top", "key", "centred")
 """Arguments that are handed on by their names."""
 
 State = Annotated[Path, typer.Argument(readable=False, help="The state, a folder that `many init` made.")]
@@ -195,14 +194,29 @@ def export(
     projectors: Annotated[
         str, typer.Option(help="The tasks' projectors: mixed for each image, or merged into their mean.")
     ] = "mixed",
+    score: Annotated[
+        str | None,
+        typer.Option(
+            help="How images are compared: discriminant, the default where there is one, or prototypes."
+        ),
+    ] = None,
     temperature: Annotated[
-        float,
-        typer.Option(min=0, help="τ of the softmax by which projectors are mixed; 0: the nearest alone."),
-    ] = ProjectorSettings.temperature,
+        float | None,
+        typer.Option(
+            min=0,
+            help="τ of the softmax by which projectors are mixed, by default 1 of a discriminant and 0.03 of "
+            "prototypes; 0: the nearest alone.",
+        ),
+    ] = None,
     top: Annotated[int | None, typer.Option(min=1, help="The most projectors that are mixed.")] = None,
     key: Annotated[
-        str, typer.Option(help="What is compared with prototypes: image, text or both.")
-    ] = ProjectorSettings.key,
+        str | None,
+        typer.Option(help="What is compared: image, text or both; by default as images overlap."),
+    ] = None,
+    centred: Annotated[
+        bool,
+        typer.Option("--centred/--not-centred", help="Whether the mean of the prototypes is taken away."),
+    ] = True,
     base: Base = None,
     threads: Threads = None,
     max_memory: Memory = None,

@@ -76,6 +76,7 @@ class Export:
         merge: of the tasks.
         saved: values that are other than the base's, by the names that adapters have for them.
         gate: what mixes the tasks' projectors, if one has changed it.
+        warnings: what of the gate deserves a look.
     """
 
     manifest: StateManifest
@@ -83,6 +84,7 @@ class Export:
     merge: StoredTasks
     saved: Callable[[], Iterable[tuple[str, torch.Tensor]]] = tuple
     gate: ProjectorGate | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -205,9 +207,8 @@ def _write(export: Export, folder: Path, rank: int | None) -> ExportReport:
         largest, base = writer.rank, export.manifest.base
         writer.finish(base=base.model, base_revision=base.revision, task_type=export.merge.task_type)
     count = export.gate.count if export.gate else 0
-    return ExportReport(
-        folder, "adapter", export.tasks, largest, error, count, _left_out(export.merge.others)
-    )
+    warnings = (*_left_out(export.merge.others), *export.warnings)
+    return ExportReport(folder, "adapter", export.tasks, largest, error, count, warnings)
 
 
 def _left_out(others: Sequence[str]) -> tuple[str, ...]:
@@ -257,7 +258,7 @@ def write_checkpoint(
 def _write_tensors(export: Export, folder: Path, base: Checkpoint, rank: int | None) -> ExportReport:
     merged = MergedTensors(export.merge, base, rank)
     merged.write(folder, export.saved())
-    return ExportReport(folder, "checkpoint", export.tasks, rank or 0, merged.error)
+    return ExportReport(folder, "checkpoint", export.tasks, rank or 0, merged.error, warnings=export.warnings)
 
 
 def _card(name: str, export: Export, form: str) -> str:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from submerge.algebra import QUESTION_FLOOR, GroupStatistics, grouped_discriminant
 from submerge.continual._stored_task import StoredTask
 from submerge.continual._task_projector import IMAGES, TEXT
 from submerge.continual._whole_model import read_values
 from submerge.deferred import torch
 from submerge.engine.output import write_bank_tensors
+from submerge.engine.plan import ShownTask
 from submerge.errors import Problem, RequestError, WorkError, few
 from submerge.names import module_names, multimodal_parts
 from submerge.store import (
@@ -23,12 +25,17 @@ from submerge.store import (
     ProjectorSettings,
     TensorEntry,
     TensorRecord,
+    discriminant_key,
     module_key,
     prototype_key,
+    question_discriminant_key,
     question_key,
 )
 
 __all__ = ["ProjectorGate", "StoredProjectors"]
+
+KEYS = {IMAGES: prototype_key, TEXT: question_key}
+"""What the bank calls prototypes."""
 
 
 class StoredProjectors:
@@ -79,6 +86,11 @@ class StoredProjectors:
         """Whether a task has a projector of its own, which is not the base's."""
         return any(task.has_projector for group in self.groups for task in group)
 
+    @property
+    def shown(self) -> list[list[ShownTask]]:
+        """What is known of the images and questions of each group's tasks."""
+        return [[task.shown(k) for task in group] for k, group in enumerate(self.groups)]
+
     def prototypes(self, group: int, part: str) -> torch.Tensor:
         """Return the prototypes of all tasks of a group, of images or of questions.
 
@@ -100,7 +112,12 @@ class ProjectorGate:
     def __init__(self, projectors: StoredProjectors, settings: ProjectorSettings) -> None:
         self._projectors, self._settings = projectors, settings
         parts = (IMAGES,) if settings.key == "image" else (IMAGES, TEXT)
-        self._prototypes = [{p: projectors.prototypes(k, p) for p in parts} for k in range(self.count)]
+        self._tensors_of = [
+            {KEYS[p](k): projectors.prototypes(k, p) for p in parts} for k in range(self.count)
+        ]
+        if settings.score == "discriminant":
+            for k, rows in enumerate(_discriminants(projectors.shown, settings.key)):
+                self._tensors_of[k] |= rows
 
     @property
     def count(self) -> int:
@@ -131,8 +148,24 @@ class ProjectorGate:
             for name in projectors.names:
                 values = partial(projectors.parameter, k, name)
                 yield BankTensor(module_key(k, name), projectors.entry(name), partial(_source, values))
-            for part, prototypes in self._prototypes[k].items():
-                yield _in_memory((prototype_key if part == IMAGES else question_key)(k), prototypes)
+            for key, tensor in self._tensors_of[k].items():
+                yield _in_memory(key, tensor)
+
+
+def _discriminants(groups: Sequence[Sequence[ShownTask]], key: str) -> list[dict[str, torch.Tensor]]:
+    """Return what the bank has of a discriminant of each group: of images, and of questions that count."""
+    images = grouped_discriminant([[_known(task.images) for task in group] for group in groups])
+    own = [{discriminant_key(k): rows} for k, rows in enumerate(images)]
+    if key != "image":
+        asked = [[_known(task.questions) for task in group] for group in groups]
+        for k, rows in enumerate(grouped_discriminant(asked, floor=QUESTION_FLOOR)):
+            own[k][question_discriminant_key(k)] = rows
+    return own
+
+
+def _known(statistics: GroupStatistics | None) -> GroupStatistics:
+    assert statistics is not None  # the score was chosen by them
+    return statistics
 
 
 def _mean(values: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from submerge.algebra import QUESTION_FLOOR, GroupStatistics, grouped_discriminant
 from submerge.deferred import torch
 from submerge.engine.output._bank import trained_values
-from submerge.engine.plan import MergePlan, torch_dtype
+from submerge.engine.plan import MergePlan, ProjectorPlan, torch_dtype
 from submerge.store import (
     BankTensor,
     Checkpoint,
@@ -17,8 +18,10 @@ from submerge.store import (
     Source,
     TensorEntry,
     byte_view,
+    discriminant_key,
     module_key,
     prototype_key,
+    question_discriminant_key,
     question_key,
 )
 
@@ -28,16 +31,45 @@ __all__ = ["projector_bank"]
 def projector_bank(plan: MergePlan) -> Iterator[BankTensor]:
     """Yield `modules.k.NAME`, `prototypes.k` and, where texts count, `questions.k` of each projector k.
 
-    NAME is the checkpoint's; a projector has the prototypes of all of its tasks.
+    NAME is the checkpoint's; a projector has the prototypes of all of its tasks. By a discriminant there are
+    its rows for all prototypes, too.
     """
     assert plan.projectors is not None
+    rules = plan.projectors.settings
+    if rules.score == "discriminant":
+        yield from _discriminant(plan.projectors, "images", discriminant_key)
+        if rules.key != "image":
+            yield from _discriminant(plan.projectors, "text", question_discriminant_key, QUESTION_FLOOR)
     for number, group in enumerate(plan.projectors.groups):
         for name in plan.projectors.names:
             yield _parameter(module_key(number, name), [plan.models[model] for model in group.models], name)
         files = [plan.projectors.prototypes[task] for task in group.tasks]
         yield _joined(prototype_key(number), files, "images")
-        if plan.projectors.settings.key != "image":
+        if rules.key != "image":
             yield _joined(question_key(number), files, "text")
+
+
+def _discriminant(
+    projectors: ProjectorPlan, part: str, key: Callable[[int], str], floor: float = 0.0
+) -> Iterator[BankTensor]:
+    """Yield the rows of each group of the discriminant of all tasks, which is fitted here."""
+    groups = [
+        [_statistics(projectors.prototypes[task], part) for task in group.tasks]
+        for group in projectors.groups
+    ]
+    for number, rows in enumerate(grouped_discriminant(groups, floor=floor)):
+        entry = TensorEntry(key(number), "F32", tuple(rows.shape), None, 0, rows.nbytes)
+        yield BankTensor(key(number), entry, partial(_in_memory, rows.clone()))
+
+
+def _statistics(file: PrototypeFile, part: str) -> GroupStatistics:
+    own = file.statistics(part)
+    assert own is not None  # the plan has compared them
+    return own
+
+
+def _in_memory(rows: torch.Tensor, _: FileTable) -> Source:
+    return MemorySource(rows)
 
 
 def _parameter(key: str, models: Sequence[Checkpoint], name: str) -> BankTensor:

@@ -22,6 +22,13 @@ from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._make_plan import make_plan, plan_models
 from submerge.engine.plan._model_tokens import add_tokens
 from submerge.engine.plan._plan import MergePlan
+from submerge.engine.plan._projector_score import (
+    MUCH_OVERLAP,
+    ProjectorScore,
+    ShownTask,
+    choose_score,
+    overlaps_of,
+)
 from submerge.engine.plan._projectors import ProjectorPlan
 from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._shared_tokens import SharedToken, SharedTokens, share_tokens
@@ -33,14 +40,17 @@ from submerge.engine.plan._tokens import beyond_rows, describe_beyond
 
 __all__ = [
     "HELD",
+    "MUCH_OVERLAP",
     "Composition",
     "Input",
     "Inputs",
     "MergePlan",
     "ProjectorPlan",
+    "ProjectorScore",
     "Settings",
     "SharedToken",
     "SharedTokens",
+    "ShownTask",
     "SpecialistPlan",
     "TensorPlan",
     "adapter_file",
@@ -49,6 +59,7 @@ __all__ = [
     "bank_bytes",
     "beyond_rows",
     "check_device",
+    "choose_score",
     "chunk_length",
     "describe_beyond",
     "describe_projectors",
@@ -57,6 +68,7 @@ __all__ = [
     "is_plain",
     "lora_keys",
     "make_plan",
+    "overlaps_of",
     "plan_models",
     "range_length",
     "share_tokens",

@@ -1,0 +1,111 @@
+"""By what tasks are told apart: a discriminant or prototypes, by images, questions, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from submerge.algebra import QUESTION_FLOOR, GroupStatistics, Separation
+from submerge.deferred import torch
+from submerge.errors import Problem, RequestError, few
+
+__all__ = ["MUCH_OVERLAP", "ProjectorScore", "ShownTask", "choose_score", "overlaps_of"]
+
+MUCH_OVERLAP = 0.25
+"""The overlap from which on two tasks are not told apart: one image of eight is taken for the other's."""
+
+
+@dataclass(frozen=True)
+class ShownTask:
+    """A task: its name, the number of its projector, and the statistics of its images and questions."""
+
+    name: str
+    group: int
+    images: GroupStatistics | None
+    questions: GroupStatistics | None
+
+
+@dataclass(frozen=True)
+class ProjectorScore:
+    """What is compared, and how, as of `store.ProjectorSettings`; and what deserves a look."""
+
+    score: str
+    key: str
+    warnings: tuple[str, ...] = ()
+
+
+def choose_score(tasks: Sequence[ShownTask], score: str | None, key: str | None) -> ProjectorScore:
+    """Return the score and the key for some tasks; those that are given stay as they are.
+
+    By default it is a discriminant, where there are statistics of all tasks; and images alone are compared,
+    unless those of two tasks overlap much, and their questions do not. Raises `RequestError` where a
+    discriminant is asked for, and there are none.
+    """
+    images, questions = (_separation(tasks, questions=part) for part in (False, True))
+    alike = [] if images is None else list(_alike(tasks, images))
+    chosen = key or "image"
+    if key is None and alike and images is not None and questions is not None:
+        apart = _between_groups(tasks, images + questions)
+        chosen = "both" if any(apart[i, j] <= MUCH_OVERLAP for i, j, _ in alike) else chosen
+    compared = {"images": images} if chosen == "image" else {"images": images, "questions": questions}
+    lacking = [part for part, separation in compared.items() if separation is None]
+    if score == "discriminant" and lacking:
+        raise _refusal(tasks, lacking[0])
+    told = chosen == "image" or key is None  # who asks for questions knows
+    warnings = tuple(_warnings(tasks, alike, chosen)) if told else ()
+    return ProjectorScore(score or ("prototypes" if lacking else "discriminant"), chosen, warnings)
+
+
+def overlaps_of(tasks: Sequence[ShownTask]) -> torch.Tensor | None:
+    """Return how much the images of each task overlap with another's, [T, T] float64; 0 within a group.
+
+    None where statistics of some are missing, or say nothing.
+    """
+    separation = _separation(tasks, questions=False)
+    return None if separation is None else _between_groups(tasks, separation)
+
+
+def _between_groups(tasks: Sequence[ShownTask], separation: Separation) -> torch.Tensor:
+    overlaps = separation.overlaps()
+    groups = torch.tensor([task.group for task in tasks])
+    return overlaps.masked_fill(groups[:, None] == groups, 0.0)
+
+
+def _separation(tasks: Sequence[ShownTask], *, questions: bool) -> Separation | None:
+    """Return what tells tasks apart; None where statistics are missing, of other widths, or say nothing."""
+    each = [task.questions if questions else task.images for task in tasks]
+    own = [statistics for statistics in each if statistics is not None]
+    if len(own) < len(tasks) or len({one.means.shape[1] for one in own}) != 1:
+        return None
+    try:
+        return Separation.of(own, floor=QUESTION_FLOOR if questions else 0.0)
+    except ValueError:  # one image of each task has no scatter
+        return None
+
+
+def _refusal(tasks: Sequence[ShownTask], part: str) -> RequestError:
+    """Return that there is no discriminant of the images or questions of some tasks."""
+    lacking = [task.name for task in tasks if getattr(task, part) is None]
+    why = f"there are no statistics of {part} of {few(lacking, 8)}" if lacking else f"{part} are all alike"
+    hint = "add data again, with several images of each task; or choose score: prototypes"
+    return RequestError(Problem(f"score is discriminant, and {why}", "projectors", hint))
+
+
+def _alike(tasks: Sequence[ShownTask], separation: Separation) -> Iterator[tuple[int, int, float]]:
+    """Yield tasks whose images overlap much with another task's, that task, and how much."""
+    overlaps = _between_groups(tasks, separation)
+    for i in range(len(tasks)):
+        overlap, j = overlaps[i].max(0)
+        if overlap > MUCH_OVERLAP:
+            yield i, int(j), float(overlap)
+
+
+def _warnings(tasks: Sequence[ShownTask], alike: Sequence[tuple[int, int, float]], key: str) -> Iterator[str]:
+    """Yield whose images are taken for another task's; `key` is what is compared in the end."""
+    for i, j, overlap in alike:
+        one, other = tasks[i].name, tasks[j].name
+        what = (
+            f"{overlap:.0%} of the images of {one} are no nearer to its prototypes than to those of {other}"
+        )
+        hint = "let them share a projector, or set 'key: both'"
+        yield f"{what}: {hint if key == 'image' else 'their questions count, too (key: both)'}"
