@@ -25,7 +25,7 @@ class StateStatus:
 
     `cosines` are, where tasks have images, those of the nearest prototypes of any two groups of tasks, 1 for
     images that are alike. `overlaps` are, where all have statistics, how much the images of a task overlap
-    with those of another, 0 to 1, as a discriminant sees them, whose statistics have `statistics_bytes`. `str`
+    with those of another, 0 to 1, as a discriminant sees them; its statistics have `statistics_bytes`. `str`
     is a table of it.
     """
 
