@@ -87,6 +87,14 @@ def discriminant_of(
 
     Raises:
         ValueError: no group has two vectors that differ, and there is no floor.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import GroupStatistics, discriminant_of
+        >>> x = torch.tensor([[1.0, 1], [1, -1], [2, 0], [0, 0]])
+        >>> groups = [GroupStatistics.of(own, own.mean(0, keepdim=True)) for own in (x, -x)]
+        >>> discriminant_of(groups, 0.5).weights[:, 0] > 0
+        tensor([ True, False])
     """
     means = torch.cat([group.means.double() for group in groups])
     covariance = PooledCovariance.of(groups, shrinkage, floor=floor)

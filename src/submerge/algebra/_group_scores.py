@@ -27,7 +27,15 @@ bounded. Of six image tasks with questions, a larger one finds fewer, and a smal
 
 
 class GroupScores(Protocol):
-    """A score of K groups for vectors of one width, and of two kinds of vectors together."""
+    """A score of K groups for vectors of one width, and of two kinds of vectors together.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import DiscriminantScores, GroupScores
+        >>> groups: GroupScores = DiscriminantScores([torch.tensor([[1.0, 0.0]])])
+        >>> groups.scores(torch.tensor([[3.0]]))
+        tensor([[3.]], dtype=torch.float64)
+    """
 
     def scores(self, v: torch.Tensor) -> torch.Tensor:
         """Return the score [B, K], float64, of vectors [B, d]; raise `RequestError` for others."""
@@ -37,7 +45,15 @@ class GroupScores(Protocol):
 
 
 class CosineScores:
-    """The cosine with the nearest prototype of each group; of two kinds of vectors the mean counts."""
+    """The cosine with the nearest prototype of each group; of two kinds of vectors the mean counts.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import CosineScores, Prototypes
+        >>> groups = CosineScores(Prototypes(list(torch.eye(2))), centred=False)
+        >>> groups.scores(torch.tensor([[0.0, 2.0]]))
+        tensor([[0., 1.]], dtype=torch.float64)
+    """
 
     def __init__(self, prototypes: Prototypes, *, centred: bool) -> None:
         self.prototypes, self.centred = prototypes, centred
@@ -92,6 +108,14 @@ def grouped_discriminant(
 
     Tasks have equal priors; a group has what its tasks have together. `floor` and errors are those of
     `discriminant_of`.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import GroupStatistics, grouped_discriminant
+        >>> x = torch.tensor([[1.0, 1], [1, -1], [2, 0], [0, 0]])
+        >>> tasks = [GroupStatistics.of(own, own.mean(0, keepdim=True)) for own in (x, -x, x + 5)]
+        >>> [list(rows.shape) for rows in grouped_discriminant([tasks[:1], tasks[1:]])]
+        [[1, 3], [2, 3]]
     """
     fitted = discriminant_of([task for group in groups for task in group], floor=floor)
     rows = torch.cat([fitted.weights, fitted.offsets.unsqueeze(1)], dim=1)
