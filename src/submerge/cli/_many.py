@@ -218,6 +218,9 @@ def export(
         typer.Option("--centred/--not-centred", help="Whether the mean of the prototypes is taken away."),
     ] = True,
     base: Base = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of a checkpoint, such as bfloat16; the base's by default.")
+    ] = None,
     threads: Threads = None,
     max_memory: Memory = None,
     shard_size: Shard = "5GB",
@@ -239,6 +242,7 @@ def export(
         form=form,
         rank=rank,
         base=base,
+        dtype=dtype,
         overwrite=overwrite,
         settings=chosen,
         **gate,

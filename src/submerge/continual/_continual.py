@@ -209,6 +209,7 @@ class Continual:
         key: str | None = None,
         centred: bool = True,
         base: str | None = None,
+        dtype: str | None = None,
         overwrite: bool = False,
         settings: Settings | None = None,
         **lpm: Any,
@@ -236,6 +237,7 @@ class Continual:
             centred: whether the prototypes' common mean is taken away before they are compared.
             base: where the base is now, if it was moved; a checkpoint needs it, a gate, and tasks that are
                 whole checkpoints.
+            dtype: of a checkpoint, such as `bfloat16`; by default the base's.
             overwrite: replace a folder that is not empty.
             settings: how a checkpoint is written.
             **lpm: options of `submerge.algebra.LpmOptions` over those of the state, such as `scale`. A
@@ -247,6 +249,9 @@ class Continual:
         words = {"as": (("adapter", "checkpoint"), form), "projectors": (("mixed", "merged"), projectors)}
         if problems := [p for name, (all_, word) in words.items() if (p := _not_among(all_, name, word))]:
             raise RequestError(problems)
+        if form == "adapter" and dtype is not None:
+            hint = "leave it out, or write a checkpoint: --as checkpoint"
+            raise RequestError(Problem("an adapter is written in float32", "--dtype", hint))
         manifest = self._folder.read()
         options = _export_options(manifest, preset, lpm)
         if not manifest.tasks:
@@ -268,7 +273,7 @@ class Continual:
             if not whole:
                 return write_adapter(export, Path(out), rank=rank, overwrite=overwrite)
             assert opened is not None
-            how: dict[str, Any] = {"rank": rank, "overwrite": overwrite, "settings": settings}
+            how: dict[str, Any] = {"rank": rank, "overwrite": overwrite, "settings": settings, "dtype": dtype}
             return write_checkpoint(export, Path(out), opened, **how)
 
     def _export(

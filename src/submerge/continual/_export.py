@@ -104,6 +104,7 @@ class Export:
             tasks = map(self.manifest.task, self.tasks)
             models = [*made.models[:1], *map(_model_record, tasks)]
             recipe = self._recipe(form, made.recipe.get("base_model", self.manifest.base.spec))
+            recipe |= {"dtype": made.recipe["dtype"]} if "dtype" in made.recipe else {}
             made = replace(made, recipe=recipe, models=models, gate=record, bank=bank)
             (folder / MANIFEST).write_text(made.text, encoding="utf-8")
         card = _card(folder.name.removesuffix(SUFFIX), self, form)
@@ -227,6 +228,7 @@ def write_checkpoint(
     rank: int | None,
     overwrite: bool,
     settings: Settings | None,
+    dtype: str | None = None,
 ) -> ExportReport:
     """Write the base with the merged updates folded in, by the merge of one adapter.
 
@@ -246,6 +248,7 @@ def write_checkpoint(
         else:
             written = write_adapter(adapter, folder, rank=rank, overwrite=False)
         recipe = {"merge_method": "cat", "base_model": base.label, "models": [{"model": str(written.out)}]}
+        recipe |= {} if dtype is None else {"dtype": dtype}
 
         def describe(folder: Path, manifest: Manifest) -> None:
             export.describe(folder, "checkpoint", manifest)
