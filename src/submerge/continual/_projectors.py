@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from submerge.algebra import QUESTION_FLOOR, GroupStatistics, grouped_discriminant
 from submerge.continual._stored_task import StoredTask
 from submerge.continual._task_projector import IMAGES, TEXT
 from submerge.continual._whole_model import read_values
 from submerge.deferred import torch
 from submerge.engine.output import write_bank_tensors
-from submerge.engine.plan import ShownTask
+from submerge.engine.plan import ShownTask, bank_rows
 from submerge.errors import Problem, RequestError, WorkError, few
 from submerge.names import module_names, multimodal_parts
 from submerge.store import (
@@ -25,10 +24,8 @@ from submerge.store import (
     ProjectorSettings,
     TensorEntry,
     TensorRecord,
-    discriminant_key,
     module_key,
     prototype_key,
-    question_discriminant_key,
     question_key,
 )
 
@@ -116,8 +113,8 @@ class ProjectorGate:
             {KEYS[p](k): projectors.prototypes(k, p) for p in parts} for k in range(self.count)
         ]
         if settings.score == "discriminant":
-            for k, rows in enumerate(_discriminants(projectors.shown, settings.key)):
-                self._tensors_of[k] |= rows
+            for own, rows in zip(self._tensors_of, bank_rows(projectors.shown, settings.key), strict=True):
+                own |= rows
 
     @property
     def count(self) -> int:
@@ -150,22 +147,6 @@ class ProjectorGate:
                 yield BankTensor(module_key(k, name), projectors.entry(name), partial(_source, values))
             for key, tensor in self._tensors_of[k].items():
                 yield _in_memory(key, tensor)
-
-
-def _discriminants(groups: Sequence[Sequence[ShownTask]], key: str) -> list[dict[str, torch.Tensor]]:
-    """Return what the bank has of a discriminant of each group: of images, and of questions that count."""
-    images = grouped_discriminant([[_known(task.images) for task in group] for group in groups])
-    own = [{discriminant_key(k): rows} for k, rows in enumerate(images)]
-    if key != "image":
-        asked = [[_known(task.questions) for task in group] for group in groups]
-        for k, rows in enumerate(grouped_discriminant(asked, floor=QUESTION_FLOOR)):
-            own[k][question_discriminant_key(k)] = rows
-    return own
-
-
-def _known(statistics: GroupStatistics | None) -> GroupStatistics:
-    assert statistics is not None  # the score was chosen by them
-    return statistics
 
 
 def _mean(values: Sequence[torch.Tensor]) -> torch.Tensor:

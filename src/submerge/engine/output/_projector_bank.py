@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
-from submerge.algebra import QUESTION_FLOOR, GroupStatistics, grouped_discriminant
 from submerge.deferred import torch
 from submerge.engine.output._bank import trained_values
-from submerge.engine.plan import MergePlan, ProjectorPlan, torch_dtype
+from submerge.engine.plan import MergePlan, bank_rows, torch_dtype
 from submerge.store import (
     BankTensor,
     Checkpoint,
@@ -18,10 +17,8 @@ from submerge.store import (
     Source,
     TensorEntry,
     byte_view,
-    discriminant_key,
     module_key,
     prototype_key,
-    question_discriminant_key,
     question_key,
 )
 
@@ -37,9 +34,8 @@ def projector_bank(plan: MergePlan) -> Iterator[BankTensor]:
     assert plan.projectors is not None
     rules = plan.projectors.settings
     if rules.score == "discriminant":
-        yield from _discriminant(plan.projectors, "images", discriminant_key)
-        if rules.key != "image":
-            yield from _discriminant(plan.projectors, "text", question_discriminant_key, QUESTION_FLOOR)
+        for rows in bank_rows(plan.projectors.shown, rules.key):
+            yield from (_in_memory(key, tensor) for key, tensor in rows.items())
     for number, group in enumerate(plan.projectors.groups):
         for name in plan.projectors.names:
             yield _parameter(module_key(number, name), [plan.models[model] for model in group.models], name)
@@ -49,27 +45,9 @@ def projector_bank(plan: MergePlan) -> Iterator[BankTensor]:
             yield _joined(question_key(number), files, "text")
 
 
-def _discriminant(
-    projectors: ProjectorPlan, part: str, key: Callable[[int], str], floor: float = 0.0
-) -> Iterator[BankTensor]:
-    """Yield the rows of each group of the discriminant of all tasks, which is fitted here."""
-    groups = [
-        [_statistics(projectors.prototypes[task], part) for task in group.tasks]
-        for group in projectors.groups
-    ]
-    for number, rows in enumerate(grouped_discriminant(groups, floor=floor)):
-        entry = TensorEntry(key(number), "F32", tuple(rows.shape), None, 0, rows.nbytes)
-        yield BankTensor(key(number), entry, partial(_in_memory, rows.clone()))
-
-
-def _statistics(file: PrototypeFile, part: str) -> GroupStatistics:
-    own = file.statistics(part)
-    assert own is not None  # the plan has compared them
-    return own
-
-
-def _in_memory(rows: torch.Tensor, _: FileTable) -> Source:
-    return MemorySource(rows)
+def _in_memory(key: str, tensor: torch.Tensor) -> BankTensor:
+    entry = TensorEntry(key, "F32", tuple(tensor.shape), None, 0, tensor.nbytes)
+    return BankTensor(key, entry, lambda _: MemorySource(tensor.contiguous()))
 
 
 def _parameter(key: str, models: Sequence[Checkpoint], name: str) -> BankTensor:

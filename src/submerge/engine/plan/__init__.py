@@ -26,6 +26,7 @@ from submerge.engine.plan._projector_score import (
     MUCH_OVERLAP,
     ProjectorScore,
     ShownTask,
+    bank_rows,
     choose_score,
     overlaps_of,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "add_tokens",
     "bank_bounds",
     "bank_bytes",
+    "bank_rows",
     "beyond_rows",
     "check_device",
     "choose_score",

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from submerge.algebra import QUESTION_FLOOR, GroupStatistics, Separation
+from submerge.algebra import QUESTION_FLOOR, GroupStatistics, Separation, grouped_discriminant
 from submerge.deferred import torch
 from submerge.errors import Problem, RequestError, few
+from submerge.store import discriminant_key, question_discriminant_key
 
-__all__ = ["MUCH_OVERLAP", "ProjectorScore", "ShownTask", "choose_score", "overlaps_of"]
+__all__ = [
+    "MUCH_OVERLAP",
+    "ProjectorScore",
+    "ShownTask",
+    "bank_rows",
+    "choose_score",
+    "overlaps_of",
+]
 
 MUCH_OVERLAP = 0.25
 """The overlap from which on two tasks are not told apart: one image of eight is taken for the other's."""
@@ -54,6 +62,25 @@ def choose_score(tasks: Sequence[ShownTask], score: str | None, key: str | None)
     told = chosen == "image" or key is None  # who asks for questions knows
     warnings = tuple(_warnings(tasks, alike, chosen)) if told else ()
     return ProjectorScore(score or ("prototypes" if lacking else "discriminant"), chosen, warnings)
+
+
+def bank_rows(groups: Sequence[Sequence[ShownTask]], key: str) -> list[dict[str, torch.Tensor]]:
+    """Return what a bank has of the discriminant of each group: of images, and of questions that count.
+
+    All tasks have statistics of what is compared, as `choose_score` has found.
+    """
+    images = grouped_discriminant([[_known(task.images) for task in group] for group in groups])
+    own = [{discriminant_key(k): rows} for k, rows in enumerate(images)]
+    if key != "image":
+        asked = [[_known(task.questions) for task in group] for group in groups]
+        for k, rows in enumerate(grouped_discriminant(asked, floor=QUESTION_FLOOR)):
+            own[k][question_discriminant_key(k)] = rows
+    return own
+
+
+def _known(statistics: GroupStatistics | None) -> GroupStatistics:
+    assert statistics is not None
+    return statistics
 
 
 def overlaps_of(tasks: Sequence[ShownTask]) -> torch.Tensor | None:

@@ -62,6 +62,11 @@ class ProjectorPlan:
     prototypes: tuple[PrototypeFile, ...] = ()
     warnings: tuple[str, ...] = ()
 
+    @property
+    def shown(self) -> list[list[ShownTask]]:
+        """What the files of prototypes say of the tasks of each group."""
+        return [[_shown(self.tasks[k], self.prototypes[k]) for k in group.tasks] for group in self.groups]
+
     def record(self, models: Sequence[Checkpoint]) -> GateRecord:
         """Return what submerge.json says of the gate."""
         tasks = tuple(
@@ -158,11 +163,12 @@ def _score(
     if not prototypes:
         usual = "discriminant" if mix.options["pooling"] == "mean" else "prototypes"
         return ProjectorScore(score or usual, key or "image")
-    shown = [
-        ShownTask(task.name, task.group, file.statistics("images"), file.statistics("text"))
-        for task, file in zip(tasks, prototypes, strict=True)
-    ]
+    shown = [_shown(task, file) for task, file in zip(tasks, prototypes, strict=True)]
     return choose_score(shown, score, key)
+
+
+def _shown(task: ProjectorTask, file: PrototypeFile) -> ShownTask:
+    return ShownTask(task.name, task.group, file.statistics("images"), file.statistics("text"))
 
 
 def _group(
