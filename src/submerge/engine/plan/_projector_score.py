@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from submerge.algebra import QUESTION_FLOOR, GroupStatistics, Separation, grouped_discriminant
@@ -49,18 +49,18 @@ def choose_score(tasks: Sequence[ShownTask], score: str | None, key: str | None)
     unless those of two tasks overlap much, and their questions do not. Raises `RequestError` where a
     discriminant is asked for, and there are none.
     """
-    images, questions = (_separation(tasks, questions=part) for part in (False, True))
+    images = _separation(tasks, questions=False)
     alike = [] if images is None else list(_alike(tasks, images))
-    chosen = key or "image"
-    if key is None and alike and images is not None and questions is not None:
-        apart = _between_groups(tasks, images + questions)
-        chosen = "both" if any(apart[i, j] <= MUCH_OVERLAP for i, j, _ in alike) else chosen
+    asked = alike if key is None else key != "image"
+    questions = _separation(tasks, questions=True) if asked else None
+    resolved = _resolved(tasks, alike, images, questions) if key is None else set()
+    chosen = key or ("both" if resolved else "image")
     compared = {"images": images} if chosen == "image" else {"images": images, "questions": questions}
     lacking = [part for part, separation in compared.items() if separation is None]
     if score == "discriminant" and lacking:
         raise _refusal(tasks, lacking[0])
-    told = chosen == "image" or key is None  # who asks for questions knows
-    warnings = tuple(_warnings(tasks, alike, chosen)) if told else ()
+    told = key in (None, "image")  # who asks for questions knows
+    warnings = tuple(_warnings(tasks, alike, resolved)) if told else ()
     return ProjectorScore(score or ("prototypes" if lacking else "discriminant"), chosen, warnings)
 
 
@@ -127,12 +127,25 @@ def _alike(tasks: Sequence[ShownTask], separation: Separation) -> Iterator[tuple
             yield i, int(j), float(overlap)
 
 
-def _warnings(tasks: Sequence[ShownTask], alike: Sequence[tuple[int, int, float]], key: str) -> Iterator[str]:
-    """Yield whose images are taken for another task's; `key` is what is compared in the end."""
+def _resolved(
+    tasks: Sequence[ShownTask],
+    alike: Sequence[tuple[int, int, float]],
+    images: Separation | None,
+    questions: Separation | None,
+) -> set[int]:
+    """Return which of the tasks whose images are alike are told from others with their questions."""
+    if not alike or images is None or questions is None:
+        return set()
+    apart = _between_groups(tasks, images + questions).amax(1) <= MUCH_OVERLAP
+    return {i for i, _, _ in alike if apart[i]}
+
+
+def _warnings(
+    tasks: Sequence[ShownTask], alike: Sequence[tuple[int, int, float]], resolved: Collection[int]
+) -> Iterator[str]:
+    """Yield whose images are taken for another task's, and what was done about it or may be."""
+    hint = "let them share a projector" if resolved else "let them share a projector, or set 'key: both'"
     for i, j, overlap in alike:
-        one, other = tasks[i].name, tasks[j].name
-        what = (
-            f"{overlap:.0%} of the images of {one} are no nearer to its prototypes than to those of {other}"
-        )
-        hint = "let them share a projector, or set 'key: both'"
-        yield f"{what}: {hint if key == 'image' else 'their questions count, too (key: both)'}"
+        nearer = f"no nearer to its prototypes than to those of {tasks[j].name}"
+        what = f"{overlap:.0%} of the images of {tasks[i].name} are {nearer}"
+        yield f"{what}: {'their questions count, too (key: both)' if i in resolved else hint}"
