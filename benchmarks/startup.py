@@ -28,6 +28,9 @@ COMMANDS = {
     "plan unknown-method.yaml": 2,
     "plan absent-model.yaml": 2,
     "plan recipe.yaml": 0,
+    "explain recipe.yaml -t mlp": 0,
+    "merge recipe.yaml -o merged --overwrite": 0,
+    "verify merged --no-load": 0,
 }
 """Each command, and the exit code that it must have."""
 
@@ -81,7 +84,9 @@ def _median(words: list[str], code: int, work: Path, repeats: int) -> float:
 def _run(words: list[str], code: int, work: Path) -> float:
     argv = [sys.executable, "-m", "submerge", *words]
     quiet = subprocess.DEVNULL
-    child = subprocess.Popen(argv, cwd=work, stdout=quiet, stderr=quiet)
+    # an installed package has its bytecode on disk: without it, its compilation is all that one would see
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    child = subprocess.Popen(argv, cwd=work, env=environment, stdout=quiet, stderr=quiet)
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != code:
@@ -105,7 +110,8 @@ def markdown(results: dict[str, Any]) -> str:
         f"|---|{'---:|' * len(results)}",
     ]
     for command in COMMANDS:
-        cells = [f"{column['cpu_seconds'].get(command, float('nan')):.2f}" for column in results.values()]
+        seconds = [column["cpu_seconds"].get(command) for column in results.values()]
+        cells = ["–" if value is None else f"{value:.2f}" for value in seconds]
         lines.append(f"| `submerge {command}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

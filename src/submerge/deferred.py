@@ -1,8 +1,9 @@
 """torch and numpy, each imported at its first use; and packages that need not be there.
 
-A recipe is read and refused by what the methods are called and by their options, without any arithmetic.
-So the floors that the recipe stands on write `from submerge.deferred import torch`, and mean by it what
-`import torch` means, but a command that computes nothing does not wait for it.
+A recipe is read and refused by what the methods are called and by their options, without any arithmetic, and
+tensors that are merged by ranges need numpy alone. So the floors up to the engine write
+`from submerge.deferred import torch`, and mean by it what `import torch` means, but a command that computes
+nothing with it does not wait for it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class _Deferred(ModuleType):
     """Stands for the module of its name; what is looked up in it is looked up there."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(import_module(self.__name__), name)
+        value = getattr(import_module(self.__name__), name)
+        setattr(self, name, value)  # the next look costs what it costs in any module: loops look often
+        return value
 
     def __dir__(self) -> list[str]:
         return dir(import_module(self.__name__))

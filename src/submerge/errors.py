@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +36,8 @@ def few(items: Iterable[str], most: int = 3) -> str:
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """Return the candidate that is spelled most like `name`, or None where none is much like it."""
+    import difflib
+
     close = difflib.get_close_matches(name, list(candidates), n=1)
     return close[0] if close else None
 

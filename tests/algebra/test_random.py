@@ -134,4 +134,4 @@ def test_the_parts_of_a_key_cannot_be_confused() -> None:
 def test_the_stream_is_the_same_in_every_release() -> None:
     """A change here changes what `seed` means: every merge with DARE or DELLA would differ."""
     drawn = uniform(stream_key(0, "w", 0), 5, 4) * 2**24
-    assert drawn.tolist() == [2211721, 5208495, 1128033, 9960688]
+    assert drawn.tolist() == [14648379, 750933, 9830473, 13220657]

@@ -43,8 +43,8 @@ def test_column_gram_is_a_gram_for_each_column(rows: int) -> None:
     u = updates()
     gram = reduced(ColumnGram(), u, 30 * rows, width=30)
     columns = u.double().view(3, 40, 30)
-    assert gram.dtype == torch.float64
-    torch.testing.assert_close(gram, torch.einsum("sij,tij->stj", columns, columns))
+    assert gram.dtype == np.float64
+    np.testing.assert_allclose(gram, torch.einsum("sij,tij->stj", columns, columns).numpy(), rtol=1e-12)
 
 
 @LENGTHS
@@ -87,4 +87,4 @@ def test_column_gram_adds_in_the_order_of_the_chunks_whatever_comes_first() -> N
         reduction = ColumnGram()
         found = reduction.combine([reduction.observe(chunk) for chunk in order])
         wanted = found if wanted is None else wanted
-        assert torch.equal(found, wanted)
+        assert found.tobytes() == wanted.tobytes()

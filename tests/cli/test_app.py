@@ -9,8 +9,8 @@ import pytest
 from typer.main import get_command
 
 import submerge
-from _cli import cli, merge
-from _models import Family
+from _cli import ROOM, cli, merge
+from _models import Family, contents
 from submerge.cli._app import app
 
 COMMANDS = ["merge", "calibrate", "plan", "explain", "export", "extract-lora", "methods", "route", "verify"]
@@ -110,6 +110,19 @@ def test_python_m_submerge(recipe: Path, tmp_path: Path) -> None:
     assert submerge.verify(tmp_path / "out", load=False).sound
 
 
+def test_where_numba_fails_a_line_says_so_and_the_bytes_are_the_same(made: Family, tmp_path: Path) -> None:
+    (tmp_path / "numba.py").write_text("raise ImportError('no numba')")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    argv = ("-m", "submerge", "merge", made.write_recipe("ties"), *ROOM, "--out")
+    broken = python(*argv, tmp_path / "numpy" / "out", PYTHONPATH=path, SUBMERGE_KERNELS="numba")
+    usual = python(*argv, tmp_path / "numba" / "out", SUBMERGE_KERNELS="numba")
+    assert (broken.returncode, usual.returncode) == (0, 0)
+    (line,) = [line for line in broken.stderr.splitlines() if "numba cannot be used" in line]
+    assert line.startswith("warning: numba cannot be used (ImportError: no numba): ")
+    assert "numba" not in usual.stderr
+    assert contents(tmp_path / "numpy" / "out") == contents(tmp_path / "numba" / "out")
+
+
 def test_a_terminal_that_knows_only_ascii(recipe: Path) -> None:
     result = python("-m", "submerge", "plan", recipe, PYTHONIOENCODING="ascii", LC_ALL="C")
     assert result.returncode == 0, result.stderr
@@ -126,10 +139,10 @@ def test_a_reader_that_goes_away(recipe: Path) -> None:
 def test_the_package_and_its_help_are_light() -> None:
     code = (
         "import sys, submerge\n"
-        "heavy = {'torch', 'transformers', 'numpy', 'huggingface_hub', 'rich.table', 'yaml'}\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'numba', 'huggingface_hub', 'rich.table', 'yaml'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         "import submerge.cli\n"
-        "assert not {'torch', 'transformers', 'numpy', 'huggingface_hub'} & set(sys.modules)\n"
+        "assert not {*heavy, 'submerge.store'} & set(sys.modules), 'the frame of the commands'\n"
         "assert callable(submerge.merge) and callable(submerge.plan)\n"
         "assert not {'torch', 'transformers', 'numpy', 'huggingface_hub'} & set(sys.modules)\n"
         "assert all(hasattr(submerge, name) for name in submerge.__all__)\n"
@@ -175,7 +188,7 @@ def test_what_computes_nothing_loads_no_torch(made: Family, tmp_path: Path) -> N
         "        main()\n"
         "    except SystemExit as stop:\n"
         "        assert (stop.code or 0) == wanted, (words, stop.code)\n"
-        "    heavy = {'torch', 'transformers', 'numpy', 'huggingface_hub'} & set(sys.modules)\n"
+        "    heavy = {'torch', 'transformers', 'numpy', 'numba', 'huggingface_hub'} & set(sys.modules)\n"
         "    assert not heavy, (words, heavy)\n"
     )
     result = python("-c", code)

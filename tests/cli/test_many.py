@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from _cli import ROOM, Result, cli
 from continual.conftest import Tasks, made
-from submerge.cli._many import _added
+from submerge.cli._many import _added, export
 from submerge.continual import ProjectorRecord, TaskRecord
+from submerge.store import ProjectorSettings
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -35,6 +37,12 @@ def begun(made: Tasks, state: Path) -> Path:
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
+
+
+def test_the_defaults_are_those_of_a_gate_of_projectors() -> None:
+    defaults = {name: of.default for name, of in inspect.signature(export).parameters.items()}
+    assert defaults["temperature"] == ProjectorSettings.temperature
+    assert defaults["key"] == ProjectorSettings.key
 
 
 def test_a_week(made: Tasks, begun: Path, tmp_path: Path) -> None:

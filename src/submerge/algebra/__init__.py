@@ -23,9 +23,10 @@ from submerge.algebra._lora import Factored, factored
 from submerge.algebra._moment import Moment
 from submerge.algebra._overlap import KeptEnergy, kept_energy, principal_angles
 from submerge.algebra._prototypes import Prototypes, k_means, similarity_weights
-from submerge.algebra._random import bernoulli, stream_key, uniform
+from submerge.algebra._random import bernoulli, keep_random, random_words, stream_key, uniform
 from submerge.algebra._random import coins as coins  # the old name of bernoulli
 from submerge.algebra._reduce import ColumnGram, Gram, Reduction, Totals, exact_sum
+from submerge.algebra._rows import row_products
 from submerge.algebra._select import kth_largest
 from submerge.algebra._spectrum import GRAM_FLOOR, Svd, enough, inverse_root, polar, rooted, svd, tolerance
 from submerge.algebra._sphere import karcher_coefficients, slerp_coefficients
@@ -86,6 +87,7 @@ __all__ = [
     "inverse_root",
     "k_means",
     "karcher_coefficients",
+    "keep_random",
     "kept_energy",
     "kth_largest",
     "leading",
@@ -94,7 +96,9 @@ __all__ = [
     "merge_least_squares",
     "polar",
     "principal_angles",
+    "random_words",
     "rooted",
+    "row_products",
     "shared_subspace",
     "similarity_weights",
     "slerp_coefficients",

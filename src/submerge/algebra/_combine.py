@@ -3,24 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from submerge.deferred import torch
+from submerge.deferred import np, npt, torch
+from submerge.kernels import MOST_ROWS, add_rows, scale
 
 __all__ = ["combine", "total"]
 
+if TYPE_CHECKING:
+    Rows = TypeVar("Rows", "npt.NDArray[Any]", torch.Tensor)
 
-def combine(rows: torch.Tensor, coefficients: Sequence[float]) -> torch.Tensor:
+
+def combine(rows: Rows, coefficients: Sequence[float]) -> Rows:
     """Return Σ c_t rows[t], shape [n], for rows [T, n], in the place of rows[0]; taken in order.
 
+    Of an array (`chunk.values`) it is an array, by compiled loops; of a tensor (`chunk.updates`) a tensor.
+
     Examples:
-        >>> import torch
+        >>> import numpy as np
         >>> from submerge.algebra import combine
-        >>> combine(torch.tensor([[1.0, 2.0], [10.0, 20.0]]), [1.0, 0.5])
-        tensor([ 6., 12.])
+        >>> combine(np.array([[1.0, 2.0], [10.0, 20.0]]), [1.0, 0.5]).tolist()
+        [6.0, 12.0]
     """
+    if isinstance(rows, np.ndarray):
+        return _combine_arrays(rows, coefficients)
     result = rows[0].mul_(coefficients[0])
     for row, c in zip(rows[1:], coefficients[1:], strict=True):
         result.add_(row, alpha=c)
+    return result
+
+
+def _combine_arrays(rows: npt.NDArray[Any], coefficients: Sequence[float]) -> npt.NDArray[Any]:
+    result: npt.NDArray[Any] = rows[0]
+    others = rows[1:]
+    first, *rest = map(rows.dtype.type, coefficients)
+    if not rest:
+        scale(result, first)
+    for t in range(0, len(rest), MOST_ROWS):
+        end = t + MOST_ROWS
+        add_rows(result, first if t == 0 else rows.dtype.type(1), tuple(others[t:end]), tuple(rest[t:end]))
     return result
 
 

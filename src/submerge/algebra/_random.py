@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
 
+from submerge import kernels
 from submerge.deferred import np, npt, torch
 from submerge.deprecated import warn_renamed
 
-__all__ = ["bernoulli", "coins", "stream_key", "uniform"]
+__all__ = ["bernoulli", "coins", "keep_random", "random_words", "stream_key", "uniform"]
 
-_WORD = 8  # bytes that the generator makes in one step
-_GOLDEN = 0x9E3779B97F4A7C15  # 2⁶⁴ over the golden ratio: splitmix64's step
+_BLOCK = 1 << 32
+"""The positions that one key of the hash covers: it hashes 32 bits."""
 
 
 def stream_key(seed: int, name: str, model: int) -> int:
@@ -25,15 +29,39 @@ def stream_key(seed: int, name: str, model: int) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
 
 
-def _bytes(key: int, start: int, count: int) -> npt.NDArray[np.uint8]:
-    """Return bytes start … start + count − 1 of the stream.
+@lru_cache(maxsize=1024)
+def _hash_key(key: int, block: int) -> kernels.HashKey:
+    """Return the three words that key the hash of the positions of a block."""
+    data = key.to_bytes(16, "little") + block.to_bytes(8, "little")
+    digest = hashlib.blake2b(data, digest_size=12).digest()
+    first, second, third = (np.uint32(int.from_bytes(digest[k : k + 4], "little")) for k in (0, 4, 8))
+    return first, second, third
 
-    The generator (PCG64-DXSM, O'Neill 2014) can be advanced to any step at once, so chunks may be
-    drawn in any order, by any thread, in any length: the concatenation is always the same.
+
+def _runs(key: int, start: int, count: int) -> Iterator[tuple[slice, np.uint32, kernels.HashKey]]:
+    """Yield for each block that holds some of the positions which they are, the first one in it, its key."""
+    stop = start + count
+    for block in range(start // _BLOCK, -(-stop // _BLOCK)):
+        first, end = max(start, block * _BLOCK), min(stop, (block + 1) * _BLOCK)
+        yield slice(first - start, end - start), np.uint32(first % _BLOCK), _hash_key(key, block)
+
+
+def random_words(key: int, start: int, out: npt.NDArray[np.uint32]) -> None:
+    """Write words start … start + n − 1 of the stream, of 32 bits, into out [n].
+
+    A word is a hash of its position of 64 bits, keyed by the stream: so chunks may be drawn in any order, by
+    any thread, in any length, and the concatenation is always the same.
+
+    Examples:
+        >>> import numpy as np
+        >>> from submerge.algebra import random_words, stream_key
+        >>> words = np.empty(3, np.uint32)
+        >>> random_words(stream_key(0, "weight", 0), 5, words)
+        >>> bool((words != 0).all())
+        True
     """
-    step, skip = divmod(start, _WORD)
-    words = np.random.PCG64DXSM(key).advance(step).random_raw(-(-(skip + count) // _WORD))
-    return np.asarray(words).view(np.uint8)[skip : skip + count]
+    for places, first, hash_key in _runs(key, start, out.size):
+        kernels.random_words(out[places], first, hash_key)
 
 
 def uniform(key: int, start: int, count: int) -> torch.Tensor:
@@ -46,15 +74,14 @@ def uniform(key: int, start: int, count: int) -> torch.Tensor:
         >>> torch.equal(uniform(key, 0, 10)[6:], uniform(key, 6, 4))
         True
     """
-    top = _bytes(key, 4 * start, 4 * count).view(np.uint32) >> np.uint32(8)
-    return torch.from_numpy(top.astype(np.float32)).mul_(2.0**-24)
+    words = np.empty(count, np.uint32)
+    random_words(key, start, words)
+    words >>= np.uint32(8)
+    return torch.from_numpy(words.astype(np.float32)).mul_(2.0**-24)
 
 
 def bernoulli(key: int, start: int, count: int, probability: float) -> torch.Tensor:
-    """Return 1 with the given probability, else 0, uint8 [count]; exact to 2⁻⁴⁰.
-
-    One random byte decides all but 1 in 256 draws, those whose byte equals ⌊256 p⌋; they are
-    decided by 32 more bits, a hash (splitmix64) of their position.
+    """Return 1 with the given probability, else 0, uint8 [count]; exact to 2⁻³².
 
     Examples:
         >>> from submerge.algebra import bernoulli, stream_key
@@ -64,25 +91,39 @@ def bernoulli(key: int, start: int, count: int, probability: float) -> torch.Ten
     """
     if probability >= 1:
         return torch.ones(count, dtype=torch.uint8)
-    threshold, fraction = divmod(probability * 256, 1)
-    random_bytes = _bytes(key, start, count)
-    ones = np.less(random_bytes, np.uint8(threshold))
-    if fraction:
-        undecided = np.flatnonzero(random_bytes == np.uint8(threshold))
-        hashes = _hashed(key, undecided.astype(np.uint64) + np.uint64(start))
-        ones[undecided] = hashes < np.uint32(fraction * 2**32)
-    return torch.from_numpy(ones.view(np.uint8))  # torch is slow with booleans
+    words = np.empty(count, np.uint32)
+    random_words(key, start, words)
+    return torch.from_numpy((words < _threshold(probability)).view(np.uint8))  # torch is slow with booleans
+
+
+def keep_random(
+    values: npt.NDArray[Any], key: int, start: int, probability: float, factor: float = 1.0
+) -> None:
+    """Multiply the values [n] that `bernoulli` gives 1 by a factor, and the others by 0, in place.
+
+    Examples:
+        >>> import numpy as np
+        >>> from submerge.algebra import bernoulli, keep_random, stream_key
+        >>> key, values = stream_key(0, "weight", 0), np.ones(10)
+        >>> keep_random(values, key, 5, probability=0.5, factor=2.0)
+        >>> bool((values == 2 * bernoulli(key, 5, 10, 0.5).numpy()).all())
+        True
+    """
+    if probability >= 1:
+        kernels.scale(values, values.dtype.type(factor))
+        return
+    for places, first, hash_key in _runs(key, start, values.size):
+        kernels.keep_random(
+            values[places], first, hash_key, _threshold(probability), values.dtype.type(factor)
+        )
+
+
+def _threshold(probability: float) -> np.uint32:
+    """Return the word below which the words are whose share is the probability, which is less than 1."""
+    return np.uint32(probability * _BLOCK)
 
 
 def coins(key: int, start: int, count: int, probability: float) -> torch.Tensor:
     """Return what `bernoulli` does: its old name, which warns."""
     warn_renamed("coins", "bernoulli")
     return bernoulli(key, start, count, probability)
-
-
-def _hashed(key: int, positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
-    """Return 32 bits for each position: splitmix64 (Steele et al. 2014) from a start set by the key."""
-    z = positions * np.uint64(_GOLDEN) + np.uint64(key >> 64)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (z >> np.uint64(32)).astype(np.uint32)

@@ -5,21 +5,19 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import combinations_with_replacement
 from threading import Lock
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from submerge.algebra._chunk import Chunk
 from submerge.deferred import np, npt, torch
+from submerge.kernels import add_column_products, dot
 
 __all__ = ["ColumnGram", "Gram", "Reduction", "Totals", "exact_sum"]
 
 P = TypeVar("P")
 R = TypeVar("R")
 Matrix: TypeAlias = "npt.NDArray[np.float64]"
-
-RUN = 1 << 12
-"""Elements that inner products sum in the updates' type before they go on in float64: a cast of all of them
-would take longer than the product, and 4096 products of float32 still add up without loss that matters."""
 
 
 class Reduction(ABC, Generic[P, R]):
@@ -83,9 +81,9 @@ class Gram(Reduction[Matrix, Matrix]):
     """G[s, t] = ⟨Δ_s, Δ_t⟩ over the whole tensor, shape [T, T], float64.
 
     Examples:
-        >>> import torch
+        >>> import numpy as np
         >>> from submerge.algebra import Chunk, Gram
-        >>> chunk = Chunk(0, torch.tensor([[1.0, 2.0], [3.0, -1.0]]), width=1, finite=True, keys=[0, 1])
+        >>> chunk = Chunk(0, np.array([[1.0, 2.0], [3.0, -1.0]]), width=1, finite=True, keys=[0, 1])
         >>> gram = Gram()
         >>> gram.combine([gram.observe(chunk)]).tolist()
         [[5.0, 1.0], [1.0, 10.0]]
@@ -93,29 +91,27 @@ class Gram(Reduction[Matrix, Matrix]):
 
     def observe(self, chunk: Chunk) -> Matrix:
         """Return the chunk's T×T inner products."""
-        count, n = chunk.updates.shape
-        end = n // RUN * RUN
-        runs = chunk.updates[:, :end].view(count, n // RUN, RUN).transpose(0, 1)
-        rest = chunk.updates[:, end:]
-        gram = torch.bmm(runs, runs.transpose(1, 2)).sum(0, dtype=torch.float64)
-        gram += rest @ rest.T
-        return torch.triu(gram).add_(torch.triu(gram, 1).T).cpu().numpy()
+        rows = chunk.values
+        gram = np.empty((len(rows), len(rows)))
+        for s, t in combinations_with_replacement(range(len(rows)), 2):
+            gram[s, t] = gram[t, s] = dot(rows[s], rows[t])
+        return gram
 
     def combine(self, parts: Sequence[Matrix]) -> Matrix:
         """Return the sum over chunks."""
         return exact_sum(parts)
 
 
-class ColumnGram(Reduction[None, "torch.Tensor"]):
+class ColumnGram(Reduction[None, Matrix]):
     """G[s, t, j] = Σ_i Δ_s[i, j] Δ_t[i, j] over the rows i, shape [T, T, width], float64.
 
     A part is as large as the result, so that it cannot be held until the pass is over: parts are added as
     soon as all those before them are, for a sum in another order would have other bits.
 
     Examples:
-        >>> import torch
+        >>> import numpy as np
         >>> from submerge.algebra import Chunk, ColumnGram
-        >>> updates = torch.tensor([[1.0, 2.0, 3.0, 4.0]])  # one model; two rows of two columns
+        >>> updates = np.array([[1.0, 2.0, 3.0, 4.0]])  # one model; two rows of two columns
         >>> columns = ColumnGram()
         >>> columns.observe(Chunk(0, updates, width=2, finite=True, keys=[0]))
         >>> columns.combine([None]).tolist()
@@ -124,21 +120,24 @@ class ColumnGram(Reduction[None, "torch.Tensor"]):
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._early: dict[int, tuple[int, torch.Tensor]] = {}  # by first element; what follows, the part
+        self._early: dict[int, tuple[int, Matrix]] = {}  # by first element; what follows, the part
         self._next = 0
-        self._total: torch.Tensor | None = None
+        self._total: Matrix | None = None
 
     def observe(self, chunk: Chunk) -> None:
         """Add the chunk's inner products, one for each column, in the order of the chunks."""
-        u = chunk.rows.to(torch.float64)
-        part = torch.einsum("sij,tij->stj", u, u)
+        rows = chunk.values
+        part = np.zeros((len(rows), len(rows), chunk.width))
+        for s, t in combinations_with_replacement(range(len(rows)), 2):
+            add_column_products(part[s, t], rows[s], rows[t])
+            part[t, s] = part[s, t]
         with self._lock:
-            self._early[chunk.start] = chunk.start + chunk.updates.shape[1], part
+            self._early[chunk.start] = chunk.start + rows.shape[1], part
             while self._next in self._early:
                 self._next, part = self._early.pop(self._next)
-                self._total = part if self._total is None else self._total.add_(part)
+                self._total = part if self._total is None else np.add(self._total, part, out=self._total)
 
-    def combine(self, parts: Sequence[None]) -> torch.Tensor:
+    def combine(self, parts: Sequence[None]) -> Matrix:
         """Return the sum over chunks."""
         assert self._total is not None  # a tensor has at least one chunk
         return self._total
@@ -156,12 +155,15 @@ class Totals(Reduction[Matrix, Matrix]):
         [3.0, 4.0]
     """
 
-    def __init__(self, of: Callable[[Chunk], torch.Tensor]) -> None:
+    def __init__(self, of: Callable[[Chunk], list[Any] | npt.NDArray[Any] | torch.Tensor]) -> None:
         self.of = of
 
     def observe(self, chunk: Chunk) -> Matrix:
-        """Return f(chunk) in float64."""
-        return self.of(chunk).double().cpu().numpy()
+        """Return f(chunk), a list or an array or a tensor, in float64."""
+        sums: Any = self.of(chunk)
+        if isinstance(sums, (list, np.ndarray)):
+            return np.asarray(sums, np.float64)
+        return np.asarray(sums.double().cpu().numpy())
 
     def combine(self, parts: Sequence[Matrix]) -> Matrix:
         """Return the sum over chunks."""

@@ -18,10 +18,11 @@ from typing import Any, TypeAlias
 from submerge.algebra._chunk import Chunk
 from submerge.algebra._reduce import Reduction
 from submerge.deferred import np, npt, torch
+from submerge.kernels import count_above, count_around
 
 __all__ = ["kth_largest"]
 
-RowValues: TypeAlias = Callable[[Chunk, int], "torch.Tensor"]
+RowValues: TypeAlias = Callable[[Chunk, int], "npt.NDArray[Any] | torch.Tensor"]
 """Maps a chunk and a row to the values [n] that are searched."""
 Floats: TypeAlias = "npt.NDArray[Any]"
 
@@ -31,6 +32,8 @@ COLLECT_MOST = 1 << 20
 """The most values that one pass collects for one rank; above, it keeps every s-th."""
 BLOCK = 1 << 17
 """Values in one block of those that are collected."""
+INSIDE = -2
+"""The scratch row for the values inside a bracket; folds count theirs from 0."""
 DEVIATIONS = 4.0
 """Half-width of the first bracket, in standard deviations of the sample's rank: one in 16 000 misses."""
 
@@ -113,7 +116,8 @@ class _Collected:
 
 def _host(values: RowValues, chunk: Chunk, row: int) -> Floats:
     """Return a row's values as a float array on the CPU, NaN counted as infinitely large."""
-    on_host: Floats = values(chunk, row).cpu().numpy()
+    found = values(chunk, row)
+    on_host = found if isinstance(found, np.ndarray) else found.cpu().numpy()
     if chunk.finite:
         return on_host
     return np.nan_to_num(on_host, copy=True, nan=np.inf, posinf=np.inf, neginf=-np.inf)
@@ -151,7 +155,7 @@ class _Count(Reduction[list[_Census], list[_Census]]):
     def observe(self, chunk: Chunk) -> list[_Census]:
         """Collect the chunk's values inside each bracket, and return the counts around it."""
         return [
-            _count(_host(self.values, chunk, bracket.row), bracket, collected)
+            _count(_host(self.values, chunk, bracket.row), bracket, collected, chunk.row(INSIDE))
             for bracket, collected in zip(self.brackets, self.collected, strict=True)
         ]
 
@@ -170,20 +174,15 @@ class _Count(Reduction[list[_Census], list[_Census]]):
         ]
 
 
-def _count(x: Floats, bracket: _Bracket, collected: _Collected) -> _Census:
+def _count(x: Floats, bracket: _Bracket, collected: _Collected, inside: Floats) -> _Census:
     """Return the census of a chunk's values, and collect every stride-th of those inside."""
-    lo, hi = bracket.lo, bracket.hi
-    over = x > hi
-    above = int(np.count_nonzero(over))
-    # Two comparisons of all values. The others are of those from lo to hi: few, unless they tie with an end
-    # of the bracket, and then they are counted and need not be collected.
-    near = x[np.flatnonzero(np.logical_xor(x >= lo, over, out=over))]
-    at_hi = int(np.count_nonzero(near == hi))
-    at_lo = int(np.count_nonzero(near == lo)) if lo < hi else 0
-    inside = near[(near > lo) & (near < hi)]
-    collected.add(inside[:: bracket.stride])
-    positive = int(np.count_nonzero(x > 0)) if bracket.counts_positive else 0
-    return _Census(above, at_hi, len(inside), at_lo, positive)
+    lo, hi = x.dtype.type(bracket.lo), x.dtype.type(bracket.hi)
+    above_hi, from_hi, above_lo, from_lo = count_around(x, lo, hi, inside)
+    positive = count_above(x, x.dtype.type(0)) if bracket.counts_positive else 0
+    if lo == hi:
+        return _Census(above_hi, from_hi - above_hi, 0, 0, positive)
+    collected.add(inside[: above_lo - from_hi : bracket.stride])
+    return _Census(above_hi, from_hi - above_hi, above_lo - from_hi, from_lo - above_lo, positive)
 
 
 def _nth(values: Floats, rank: int) -> float:
@@ -196,10 +195,9 @@ def _bracket(sample: Floats, share: float, total: float) -> tuple[float, float, 
     """Return (lo, hi, expected count inside) around the value that a share of `sample` exceeds."""
     size = len(sample)
     spread = DEVIATIONS * math.sqrt(max(share * (1 - share), 1 / size) / size)
-    ordered = np.sort(sample)[::-1]
     first, last = math.floor((share - spread) * size) - 1, math.ceil((share + spread) * size)
-    hi = float(ordered[first]) if first >= 0 else math.inf
-    lo = float(ordered[last]) if last < size else -math.inf
+    hi = _nth(sample, first + 1) if first >= 0 else math.inf
+    lo = _nth(sample, last + 1) if last < size else -math.inf
     inside = min(last, size) - max(first, 0)
     return lo, hi, total * inside / size
 
@@ -252,17 +250,17 @@ def kth_largest(
 ) -> Generator[Reduction[Any, Any], Any, list[list[float]]]:
     """Return, for each row of values, its `ranks`-th largest ones over the tensor.
 
-    Use as `thresholds = yield from kth_largest(...)` in a method's plan. `values(chunk, row)` returns a
-    float tensor [n], which may be a scratch row. `ranks[row]` holds ranks from 1 (the maximum) to
-    `count` (the minimum), where `count` is the tensor's number of elements; or, as a float p in [0,
-    1], the rank ⌊p · number of positive values⌋, which is counted on the way (infinity if it is 0).
+    Use as `thresholds = yield from kth_largest(...)` in a method's plan. `values(chunk, row)` returns an
+    array or a tensor [n] of the updates' type, which may be a scratch row. `ranks[row]` holds ranks from 1
+    (the maximum) to `count` (the minimum), where `count` is the tensor's number of elements; or, as a float p
+    in [0, 1], the rank ⌊p · number of positive values⌋, which is counted on the way (infinity if it is 0).
     NaN counts as infinitely large.
 
     Examples:
-        >>> import torch
+        >>> import numpy as np
         >>> from submerge.algebra import Chunk, kth_largest
-        >>> chunk = Chunk(0, torch.tensor([[4.0, -9.0, 2.0, 1.0]]), width=1, finite=True, keys=[0])
-        >>> search = kth_largest(4, [[2]], lambda chunk, row: chunk.updates[row].abs())
+        >>> chunk = Chunk(0, np.array([[4.0, -9.0, 2.0, 1.0]]), width=1, finite=True, keys=[0])
+        >>> search = kth_largest(4, [[2]], lambda chunk, row: abs(chunk.values[row]))
         >>> reduction = next(search)  # what a plan yields to the engine
         >>> try:
         ...     search.send(reduction.combine([reduction.observe(chunk)]))

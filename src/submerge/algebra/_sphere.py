@@ -64,11 +64,11 @@ def karcher_coefficients(gram: Matrix, weights: Sequence[float], max_iter: int, 
     used = norms > tol
     if not used.any():
         return np.zeros_like(norms)
-    shares = np.where(used, alpha, 0.0) / alpha[used].sum()
+    shares = np.where(used, alpha, 0.0) / math.fsum(alpha[used])
     reciprocals = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
     cosines = gram * np.outer(reciprocals, reciprocals)
     mean = _mean_direction(cosines, shares, np.flatnonzero(used), max_iter, tol)
-    result: Matrix = float(alpha @ norms) * mean * reciprocals
+    result: Matrix = _inner(alpha, norms) * mean * reciprocals
     return result
 
 
@@ -100,7 +100,7 @@ def _mean_tangent(
     """Return Σ α_t log_u u_t, with log_u v = θ / sin θ (v − cos θ u) for the angle θ of u and v."""
     tangent = np.zeros_like(mean)
     for t in used:
-        dot = min(1.0, max(-1.0, float(mean @ cosines[t])))
+        dot = min(1.0, max(-1.0, _inner(mean, cosines[t])))
         theta = math.acos(dot)
         if theta <= tol or theta > math.pi - NOISE:
             continue
@@ -112,4 +112,9 @@ def _mean_tangent(
 
 def _norm(coefficients: Matrix, cosines: Matrix) -> float:
     """Return ‖Σ c_t u_t‖ for unit vectors u_t."""
-    return math.sqrt(max(0.0, float(coefficients @ cosines @ coefficients)))
+    return math.sqrt(max(0.0, _inner(np.outer(coefficients, coefficients).ravel(), cosines.ravel())))
+
+
+def _inner(x: Matrix, y: Matrix) -> float:
+    """Return ⟨x, y⟩, rounded once: a BLAS would round it by the processor."""
+    return math.fsum(x * y)

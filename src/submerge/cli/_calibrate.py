@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -161,6 +160,8 @@ def _print(calibration: Calibration) -> None:
 
 def _coefficient_lines(calibration: Calibration) -> Iterator[str]:
     """Yield a line for each adapter: the mean, the least and the largest of its coefficients."""
+    from statistics import fmean
+
     width = max(len("adapter"), *map(len, calibration.matrix.adapters))
     yield f"{'adapter':<{width}}      mean     least   largest"
     for name in calibration.matrix.adapters:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from submerge.deferred import torch
 from submerge.engine._inspection import Inspection, MatrixOverlap
 from submerge.engine._matrix_overlap import matrix_overlap
 from submerge.engine.plan import MergePlan, Settings, TensorPlan, make_plan
@@ -170,7 +169,7 @@ def _overlaps(
     tick()
     with FileTable() as files:
         jobs = (job(index, files) for index in range(len(tensors)))
-        run_jobs(jobs, threads=plan.budget.workers, device=torch.device("cpu"), tick=tick)
+        run_jobs(jobs, threads=plan.budget.workers, device="cpu", tick=tick)
     tick()
     return [overlaps[index] for index in range(len(tensors))]
 

@@ -71,8 +71,6 @@ def merge(
         >>> report.out.name, report.tensors
         ('merged', {'merge': 39})
     """
-    import torch  # noqa: F401 # its own start is no part of the merge's time
-
     begun = time.perf_counter()
     plan = recipe if isinstance(recipe, MergePlan) else make_plan(recipe, settings)
     if plan.pending:  # everything was checked by the headers: now the weights are worth their download

@@ -15,6 +15,7 @@ from submerge.engine.work import (
     Passes,
     memory_target,
     nonfinite_error,
+    prepared,
     range_passes,
     run_jobs,
 )
@@ -87,7 +88,8 @@ def merge_state_dicts(
         return range_passes(ChunkReader(tensor, sources, seed=seed), target)
 
     jobs = map(job, range(len(plan.tensors)))
-    run_jobs(jobs, threads=plan.budget.workers, device=check_device(device))
+    with prepared(plan.tensors):
+        run_jobs(jobs, threads=plan.budget.workers, device=check_device(device))
     nonfinite = records.nonfinite()
     if nonfinite and not allow_nonfinite:
         raise nonfinite_error(nonfinite)

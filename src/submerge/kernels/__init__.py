@@ -1,6 +1,53 @@
 """Loops over runs of elements, compiled by numba, with the same bits from numpy where numba is not there."""
 
-from submerge.kernels._kernel import Kernel, kernel, uses_numba
-from submerge.kernels._sums import add_scaled, scale
+from submerge.kernels._counts import count_above, count_around
+from submerge.kernels._finite import array_type, count_nonfinite, is_finite
+from submerge.kernels._kernel import Kernel, compiling_for, kernel, uses_numba, worth_compiling
+from submerge.kernels._load import load
+from submerge.kernels._masks import keep_between, keep_where
+from submerge.kernels._products import add_column_products, dot, sum_magnitudes
+from submerge.kernels._random import HashKey, keep_random, random_words
+from submerge.kernels._ranks import bound_ranks, compare_at_bounds, compare_open, rank
+from submerge.kernels._store import store
+from submerge.kernels._sums import MOST_ROWS, add_rows, add_scaled, scale
+from submerge.kernels._types import Floats, Number, Words
+from submerge.kernels._variance import add_deviations, subtract_square
+from submerge.kernels._vote import vote, vote_few
 
-__all__ = ["Kernel", "add_scaled", "kernel", "scale", "uses_numba"]
+__all__ = [
+    "MOST_ROWS",
+    "Floats",
+    "HashKey",
+    "Kernel",
+    "Number",
+    "Words",
+    "add_column_products",
+    "add_deviations",
+    "add_rows",
+    "add_scaled",
+    "array_type",
+    "bound_ranks",
+    "compare_at_bounds",
+    "compare_open",
+    "compiling_for",
+    "count_above",
+    "count_around",
+    "count_nonfinite",
+    "dot",
+    "is_finite",
+    "keep_between",
+    "keep_random",
+    "keep_where",
+    "kernel",
+    "load",
+    "random_words",
+    "rank",
+    "scale",
+    "store",
+    "subtract_square",
+    "sum_magnitudes",
+    "uses_numba",
+    "vote",
+    "vote_few",
+    "worth_compiling",
+]

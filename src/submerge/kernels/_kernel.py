@@ -8,15 +8,48 @@ fused or regrouped, and slices of one dimension, whose addresses advance by one 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["Kernel", "kernel", "uses_numba"]
+from submerge.deferred import np
+
+__all__ = ["Kernel", "compiling_for", "kernel", "uses_numba", "worth_compiling"]
 
 VARIABLE = "SUBMERGE_KERNELS"
-"""The environment variable that chooses: `numpy` never compiles."""
+"""The environment variable that chooses: `numpy` never compiles, `numba` whatever the size."""
+WORTHWHILE = 1 << 24
+"""Elements of a merge from which on kernels are compiled: the import of numba, and the code that is read from
+its cache, take as long as numpy needs for about so many."""
 
 Function = Callable[..., Any]
+
+
+class _Choice:
+    """Whether loops are compiled: of the whole process, for either way gives the same bytes.
+
+    Attributes:
+        possible: false by the environment, or after numba failed.
+        compiles: false, too, where what is computed now is too little to be worth it.
+    """
+
+    def __init__(self) -> None:
+        self.compiles = self.possible = os.environ.get(VARIABLE) != "numpy"
+
+    def fail(self, error: BaseException) -> None:
+        """Go on with numpy, and say why: once, for then nothing is compiled any more."""
+        self.compiles = self.possible = False
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        warnings.warn(
+            f"numba cannot be used ({reason}): numpy computes the same bytes, and takes several times as "
+            f"long — pip install --upgrade numba, or set {VARIABLE}=numpy to go without",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+_choice = _Choice()
 
 
 class Kernel:
@@ -32,27 +65,71 @@ class Kernel:
         self.reference = reference
         self.__doc__ = loop.__doc__
         self.__name__ = loop.__name__
-        self._chosen: Function | None = None
+        self._function: Function | None = None
 
     def __call__(self, *arguments: Any) -> Any:
         """Run on arrays of one dimension, and numbers of their type: numba would go on in float64."""
-        return (self._chosen or self._choose())(*arguments)
+        if _choice.compiles:
+            try:
+                return (self._function or self.compiled())(*arguments)
+            except Exception:  # numba compiles at the first call: no loop has begun
+                return self._without_cache(*arguments)
+        return self._by_numpy(*arguments)
 
-    def _choose(self) -> Function:
-        self._chosen = self.compiled() if uses_numba() else self.reference
-        return self._chosen
+    def _without_cache(self, *arguments: Any) -> Any:
+        """Compile without a cache, which cannot be written or read; if that fails, too, go on with numpy."""
+        try:
+            return self.compiled(cache=False)(*arguments)
+        except Exception as error:
+            _choice.fail(error)
+        return self._by_numpy(*arguments)
 
-    def compiled(self) -> Function:
-        """Return the loop as numba compiles it."""
+    def _by_numpy(self, *arguments: Any) -> Any:
+        with np.errstate(all="ignore"):  # a compiled loop warns of nothing either
+            return self.reference(*arguments)
+
+    def compiled(self, *, cache: bool = True) -> Function:
+        """Return the loop as numba compiles it; with a cache on disk, where there can be one."""
         import numba
+        import numpy
 
-        function: Function = numba.njit(self.loop, cache=True, nogil=True, error_model="numpy")
+        self.loop.__globals__["np"] = numpy  # some checks of numba's ask for the module itself
+        function: Function = numba.njit(self.loop, cache=cache, nogil=True, error_model="numpy")
+        self._function = function
         return function
 
 
 def uses_numba() -> bool:
     """Return whether kernels are compiled."""
-    return os.environ.get(VARIABLE, "") != "numpy"
+    return _choice.compiles
+
+
+@contextmanager
+def compiling_for(elements: int) -> Iterator[None]:
+    """Compile kernels inside where so many elements are to be merged that it is worth it.
+
+    numba is then imported at once, so that forked workers need not. Either way gives the same bytes.
+    """
+    before, _choice.compiles = _choice.compiles, worth_compiling(elements)
+    try:
+        if _choice.compiles:
+            import_numba()
+        yield
+    finally:
+        _choice.compiles = before and _choice.possible
+
+
+def worth_compiling(elements: int) -> bool:
+    """Return whether kernels are compiled where so many elements are to be merged."""
+    return _choice.possible and (elements >= WORTHWHILE or os.environ.get(VARIABLE) == "numba")
+
+
+def import_numba() -> None:
+    """Import numba; where that fails, say so, and go on with numpy."""
+    try:
+        import numba  # noqa: F401
+    except Exception as error:  # it is not there; or does not know this Python, this numpy, this processor
+        _choice.fail(error)
 
 
 def kernel(reference: Function) -> Callable[[Function], Kernel]:

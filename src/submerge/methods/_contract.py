@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from submerge.algebra import Chunk, LayerParameter, Moment, Reduction, Update
-from submerge.deferred import torch
+from submerge.deferred import npt, torch
 from submerge.deprecated import takes_old_arguments, warn_renamed
 
 __all__ = ["Fold", "FoldPlan", "MatrixFold", "Merged", "TensorSpec", "Values"]
@@ -46,8 +46,9 @@ class TensorSpec:
 Values: TypeAlias = Mapping[str, Any]
 """An option's value for one tensor: a plain value, or (scope `model`) a list with one a model."""
 
-Fold: TypeAlias = Callable[[Chunk], "torch.Tensor"]
-"""Maps a chunk to the merged update of its elements, shape [n]; may overwrite `chunk.updates`."""
+Fold: TypeAlias = Callable[[Chunk], "npt.NDArray[Any] | torch.Tensor"]
+"""Maps a chunk to the merged update of its elements, shape [n], an array or a tensor; may overwrite what the
+chunk holds, which is `chunk.values` for numpy and `chunk.updates` for torch."""
 
 FoldPlan: TypeAlias = Generator[Reduction[Any, Any], Any, Fold]
 """Yields the reductions that it needs over the tensor, receives their results, returns the fold."""

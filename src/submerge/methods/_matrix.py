@@ -52,7 +52,7 @@ def refused(spec: TensorSpec, what: str, hint: str) -> RequestError:
 def mean_plan(spec: TensorSpec, o: Values) -> FoldPlan:
     """Plan scale/T Σ w_t Δ_t: what becomes of tensors that have no singular vectors."""
     factors = [o["scale"] * w / spec.count for w in o["weight"]]
-    return lambda chunk: combine(chunk.updates, factors)
+    return lambda chunk: combine(chunk.values, factors)
     yield  # no statistic is needed
 
 

@@ -24,7 +24,7 @@ def _coefficients(o: Values) -> Sequence[float]:
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     factors = _coefficients(o)
-    return lambda chunk: combine(chunk.updates, factors)
+    return lambda chunk: combine(chunk.values, factors)
     yield  # no statistic is needed
 
 

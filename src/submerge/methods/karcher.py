@@ -20,11 +20,11 @@ OPTIONS = (
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     if spec.count == 1:
-        return lambda chunk: combine(chunk.updates, [1.0])
+        return lambda chunk: combine(chunk.values, [1.0])
     gram = yield Gram()
     weights = [1 / spec.count] * spec.count
     coefficients = karcher_coefficients(gram, weights, o["max_iter"], o["tol"]).tolist()
-    return lambda chunk: combine(chunk.updates, coefficients)
+    return lambda chunk: combine(chunk.values, coefficients)
 
 
 METHODS = (

@@ -39,7 +39,7 @@ def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     if o["normalize"]:
         total = math.fsum(weights)
         weights = [w / total for w in weights]
-    return lambda chunk: combine(chunk.updates, weights)
+    return lambda chunk: combine(chunk.values, weights)
     yield  # no statistic is needed
 
 

@@ -90,7 +90,7 @@ def _refuse(spec: TensorSpec, o: Values) -> None:
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     total = math.fsum(o["weight"])
     factors = [o["scale"] * w / total for w in o["weight"]]
-    return lambda chunk: combine(chunk.updates, factors)
+    return lambda chunk: combine(chunk.values, factors)
     yield  # no statistic is needed
 
 

@@ -6,8 +6,12 @@ per tensor, or (`filter_wise`) per row along the last axis. Jang et al. 2024, ar
 
 from __future__ import annotations
 
-from submerge.algebra import Chunk, Gram, combine, total
-from submerge.deferred import torch
+import sys
+from itertools import combinations, combinations_with_replacement
+from typing import Any
+
+from submerge.algebra import Chunk, Gram, combine, row_products
+from submerge.deferred import np, npt
 from submerge.methods._base import FoldPlan, Method, Option, TensorSpec, Values
 
 __all__ = ["METHODS"]
@@ -33,33 +37,44 @@ def _width(spec: TensorSpec, o: Values) -> int:
     return max(1, spec.shape[-1]) if o["filter_wise"] and spec.shape else 1
 
 
-def _ratio(gram: torch.Tensor, floor: float) -> torch.Tensor:
-    """Return r for Gram matrices [..., T, T]: 0 (the base) where 1 + (T−1)c vanishes."""
-    count = gram.shape[-1]
-    norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()
-    products = norms.unsqueeze(-1) * norms.unsqueeze(-2)
-    cosines = (gram / products.clamp(min=floor)).clamp(-1, 1)
-    pairs = torch.triu_indices(count, count, 1)
-    c = cosines[..., pairs[0], pairs[1]].mean(-1)
+def _ratio(gram: npt.NDArray[np.float64], floor: float) -> npt.NDArray[np.float64]:
+    """Return r for Gram matrices [T, T, ...]: 0 (the base) where 1 + (T−1)c vanishes."""
+    count = len(gram)
+    norms = [np.sqrt(gram[t, t]) for t in range(count)]
+    cosines = [
+        np.clip(gram[s, t] / np.maximum(norms[s] * norms[t], floor), -1, 1)
+        for s, t in combinations(range(count), 2)
+    ]
+    c = sum(cosines) / len(cosines)
     divisor = 1 + (count - 1) * c
-    singular = divisor.abs() < SINGULAR
-    return torch.where(singular, 0.0, count * c / torch.where(singular, 1.0, divisor))
+    singular = np.abs(divisor) < SINGULAR
+    return np.where(singular, 0.0, count * c / np.where(singular, 1.0, divisor))
 
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
-    floor = MERGEKIT_FLOOR if o["variant"] == "mergekit" else torch.finfo(torch.float64).tiny
+    floor = MERGEKIT_FLOOR if o["variant"] == "mergekit" else sys.float_info.min
     if not o["filter_wise"]:
         gram = yield Gram()
-        share = float(_ratio(torch.from_numpy(gram), floor)) / spec.count
-        return lambda chunk: combine(chunk.updates, [share] * spec.count)
+        share = float(_ratio(gram, floor)) / spec.count
+        return lambda chunk: combine(chunk.values, [share] * spec.count)
 
-    def fold(chunk: Chunk) -> torch.Tensor:
-        rows = chunk.rows.double().transpose(0, 1)
-        ratio = _ratio(rows @ rows.transpose(1, 2), floor).to(chunk.updates.dtype)
-        mean = total(chunk.updates, out=chunk.scratch(0)).div_(spec.count)
-        return (mean.view(-1, chunk.width) * ratio.unsqueeze(1)).reshape(-1)
+    def fold(chunk: Chunk) -> npt.NDArray[Any]:
+        rows = chunk.values.reshape(spec.count, -1, chunk.width)
+        ratio = _ratio(_row_grams(rows), floor)
+        merged = combine(chunk.values, [1.0] * spec.count).reshape(-1, chunk.width)
+        merged *= (ratio / spec.count).astype(merged.dtype)[:, np.newaxis]
+        return merged.reshape(-1)
 
     return fold
+
+
+def _row_grams(rows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return the inner products [T, T, m] of rows [T, m, width]."""
+    count, m, _ = rows.shape
+    grams = np.empty((count, count, m))
+    for s, t in combinations_with_replacement(range(count), 2):
+        grams[s, t] = grams[t, s] = row_products(rows[s], rows[t])
+    return grams
 
 
 METHODS = (

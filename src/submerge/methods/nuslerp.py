@@ -8,9 +8,10 @@ first axis. Shoemake 1985; names and defaults are mergekit's.
 from __future__ import annotations
 
 import math
+from typing import Any, TypeAlias
 
-from submerge.algebra import Chunk, ColumnGram, Gram, combine, slerp_coefficients
-from submerge.deferred import torch
+from submerge.algebra import Chunk, ColumnGram, Gram, combine, row_products, slerp_coefficients
+from submerge.deferred import np, npt
 from submerge.methods._base import REQUIRED, FoldPlan, Method, Option, TensorSpec, Values
 
 __all__ = ["METHODS"]
@@ -20,6 +21,8 @@ OPTIONS = (
     Option("nuslerp_flatten", bool, True, "one angle for the whole tensor"),
     Option("nuslerp_row_wise", bool, False, "without flatten: an angle for each column, not row"),
 )
+
+Vector: TypeAlias = "npt.NDArray[np.float64]"
 
 SHORTEST = 1e-7
 """The least length by which a vector is divided."""
@@ -45,38 +48,44 @@ def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
         gram = yield Gram()
         a, b = (max(math.sqrt(gram[i, i]), SHORTEST) for i in (0, 1))
         coefficients = slerp_coefficients(float(gram[0, 1]) / (a * b), t, COLLINEAR)
-        return lambda chunk: combine(chunk.updates, coefficients)
+        return lambda chunk: combine(chunk.values, coefficients)
     if o["nuslerp_row_wise"] and len(spec.shape) > 1:
         columns = yield ColumnGram()
         by_column = _coefficients(columns[0, 0], columns[1, 1], columns[0, 1], t)
         return lambda chunk: _mix(chunk, *by_column)
 
-    def fold(chunk: Chunk) -> torch.Tensor:
-        x, y = chunk.rows.double()
-        a, b = _coefficients((x * x).sum(1), (y * y).sum(1), (x * y).sum(1), t)
-        return _mix(chunk, a.unsqueeze(1), b.unsqueeze(1))
+    def fold(chunk: Chunk) -> npt.NDArray[Any]:
+        x, y = chunk.values.reshape(2, -1, chunk.width)
+        a, b = _coefficients(row_products(x, x), row_products(y, y), row_products(x, y), t)
+        return _mix(chunk, a[:, np.newaxis], b[:, np.newaxis])
 
     return fold
 
 
-def _coefficients(
-    xx: torch.Tensor, yy: torch.Tensor, xy: torch.Tensor, t: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the two slerp coefficients of every vector pair, from its inner products."""
-    cos = (xy / (xx.sqrt().clamp(min=SHORTEST) * yy.sqrt().clamp(min=SHORTEST))).clamp(-1, 1)
-    straight = cos.abs() >= COLLINEAR
-    omega = torch.acos(torch.where(straight, torch.zeros_like(cos), cos))
-    a = torch.where(straight, 1 - t, torch.sin((1 - t) * omega) / torch.sin(omega))
-    b = torch.where(straight, t, torch.sin(t * omega) / torch.sin(omega))
+def _coefficients(xx: Vector, yy: Vector, xy: Vector, t: float) -> tuple[Vector, Vector]:
+    """Return the two slerp coefficients of every vector pair, from its inner products.
+
+    One by one: of arrays, the last bit of a sine depends on the processor.
+    """
+    cosines = xy / (np.maximum(np.sqrt(xx), SHORTEST) * np.maximum(np.sqrt(yy), SHORTEST))
+    pairs = [_coefficients_of(cos, t) for cos in cosines.tolist()]
+    a, b = np.array(pairs).reshape(-1, 2).T
     return a, b
 
 
-def _mix(chunk: Chunk, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return a x + b y, for coefficients of each row [rows, 1] or each column [width]."""
-    x, y = chunk.rows
-    device, dtype = x.device, x.dtype
-    mixed: torch.Tensor = a.to(device, dtype) * x + b.to(device, dtype) * y
-    return mixed.reshape(-1)
+def _coefficients_of(cos: float, t: float) -> tuple[float, float]:
+    if abs(cos) >= COLLINEAR:
+        return 1 - t, t
+    return slerp_coefficients(cos, t, COLLINEAR)
+
+
+def _mix(chunk: Chunk, a: Vector, b: Vector) -> npt.NDArray[Any]:
+    """Return a x + b y, for coefficients of each row [rows, 1] or each column [width], in the place of x."""
+    x, y = chunk.values.reshape(2, -1, chunk.width)
+    x *= a.astype(x.dtype)
+    y *= b.astype(y.dtype)
+    x += y
+    return x.reshape(-1)
 
 
 METHODS = (

@@ -15,7 +15,7 @@ OPTIONS = (Option("scale", float, 1.0, "factor on the weights", scope="model"),)
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     scale = o["scale"]
-    return lambda chunk: combine(chunk.updates, scale)
+    return lambda chunk: combine(chunk.values, scale)
     yield  # no statistic is needed
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from submerge.algebra import Chunk, Totals, kth_largest
-from submerge.deferred import torch
+from submerge.deferred import np, npt
+from submerge.kernels import MOST_ROWS, add_deviations, dot, keep_where, subtract_square
 from submerge.methods._base import FoldPlan, Method, Option, TensorSpec, Values
 from submerge.methods._consensus import consensus
 from submerge.methods._masks import MaskPlan
@@ -33,24 +35,25 @@ OPTIONS = (
 
 MERGEKIT_FLOOR = 1e-6
 """The sum of mean squares below which mergekit weighs all models equally."""
+SMALLEST = 2.0**-126
+"""The smallest normal number of float32."""
 ROUNDING = 16 * 2.0**-23  # of float32
-"""The share of itself, for each model, that a variance may be off by: fused multiply-adds give another."""
+"""The share of itself, for each model, that a variance may be off by: the order of the models changes it."""
 
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     select = yield from _selection(spec, o)
 
-    def energies(chunk: Chunk) -> torch.Tensor:
+    def energies(chunk: Chunk) -> list[float]:
         select(chunk)
-        return torch.stack([torch.dot(row, row) for row in chunk.updates])
+        return [dot(row, row) for row in chunk.values]
 
-    floor = MERGEKIT_FLOOR if o["variant"] == "mergekit" else torch.finfo(torch.float32).tiny
+    floor = MERGEKIT_FLOOR if o["variant"] == "mergekit" else SMALLEST
     weights = _weights([e / max(1, spec.numel) for e in (yield Totals(energies)).tolist()], floor)
 
-    def fold(chunk: Chunk) -> torch.Tensor:
+    def fold(chunk: Chunk) -> npt.NDArray[Any]:
         select(chunk)
-        numerator, divisor, sign = consensus(chunk, weights, weights)
-        return numerator.mul_(sign).div_(divisor.clamp_(min=floor))
+        return consensus(chunk, [1.0] * spec.count, weights, weights, least=floor)
 
     return fold
 
@@ -64,25 +67,26 @@ def _selection(spec: TensorSpec, o: Values) -> MaskPlan:
     def select(chunk: Chunk) -> None:
         if threshold > 0:
             rounding = ROUNDING * spec.count + 4 * chunk.rounding
-            chunk.updates.mul_(_variance(chunk).ge_(threshold * (1 - rounding)))
+            keep = (_variance(chunk) >= threshold * (1 - rounding)).view(np.uint8)
+            for row in chunk.values:
+                keep_where(row, keep)
 
     return select
 
 
-def _variance(chunk: Chunk, row: int = 0) -> torch.Tensor:
+def _variance(chunk: Chunk, row: int = 0) -> npt.NDArray[Any]:
     """Return T times the variance of each element over the models, in a scratch row; 0 where all are equal.
 
     Σ d_t² − (Σ d_t)²/T with d_t = Δ_t − Δ_1: the difference loses at most a factor of T in precision.
     """
-    first, *others = chunk.updates
-    squares, sum_, difference = (chunk.scratch(k) for k in range(3))
-    squares.zero_()
-    sum_.zero_()
-    for other in others:
-        torch.sub(other, first, out=difference)
-        sum_.add_(difference)
-        squares.addcmul_(difference, difference)
-    return squares.addcmul_(sum_, sum_, value=-1 / len(chunk.updates))
+    first, *others = chunk.values
+    squares, sums = chunk.row(0), chunk.row(1)
+    squares[:] = 0
+    sums[:] = 0
+    for t in range(0, len(others), MOST_ROWS):
+        add_deviations(sums, squares, first, tuple(others[t : t + MOST_ROWS]))
+    subtract_square(squares, sums, squares.dtype.type(1 / len(chunk.values)))
+    return squares
 
 
 def _weights(energies: Sequence[float], floor: float) -> list[float]:

@@ -25,7 +25,7 @@ def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     gram = yield Gram()
     first, second = (norm if (norm := math.sqrt(gram[i, i])) > SHORTEST else 1.0 for i in (0, 1))
     coefficients = slerp_coefficients(float(gram[0, 1]) / (first * second), o["t"], LINEAR_ABOVE)
-    return lambda chunk: combine(chunk.updates, coefficients)
+    return lambda chunk: combine(chunk.values, coefficients)
 
 
 METHODS = (

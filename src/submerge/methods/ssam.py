@@ -70,7 +70,7 @@ def _refuse(spec: TensorSpec, o: Values) -> None:
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     scale = _linear_scale(spec, o)
     factors = [scale * w for w in o["weight"]]
-    return lambda chunk: combine(chunk.updates, factors)
+    return lambda chunk: combine(chunk.values, factors)
     yield  # no statistic is needed
 
 

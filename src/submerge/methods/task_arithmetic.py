@@ -1,7 +1,7 @@
 """Task arithmetic and its sparse relatives: mask × consensus × normaliser.
 
 θ = θ_0 + λ · merge_t( w_t · mask(Δ_t) ). A method of the family is a row of the table below:
-which entries of an update survive (`_masks`), whether models vote on each entry's sign, and
+which entries of an update survive (`_masks`, `_magprune`), whether models vote on each entry's sign, and
 whether the sum is divided by the weights that took part.
 
 Ilharco et al. 2022 (task arithmetic, arXiv 2212.04089), Yadav et al. 2023 (TIES, 2306.01708),
@@ -14,12 +14,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from submerge.algebra import Chunk, combine
-from submerge.deferred import torch
+from submerge.deferred import npt
 from submerge.methods import _masks
 from submerge.methods._base import REQUIRED, Fold, FoldPlan, Method, Option, TensorSpec, Values
 from submerge.methods._consensus import consensus
+from submerge.methods._magprune import magprune, refuse_magprune
+from submerge.methods._rescaled import rescaled
 
 __all__ = ["METHODS"]
 
@@ -57,7 +60,7 @@ def _options(row: _Row) -> tuple[Option, ...]:
         options.append(
             Option("gamma", float, 0.01, "share of the largest entries dropped", scope="model", low=0, high=1)
         )
-    if row.mask is _masks.magprune:
+    if row.mask is magprune:
         options.append(
             Option("epsilon", float, 0.15, "half-range of the probabilities", scope="model", low=0, high=0.5)
         )
@@ -67,7 +70,7 @@ def _options(row: _Row) -> tuple[Option, ...]:
 
 
 def _plan(row: _Row, spec: TensorSpec, o: Values) -> FoldPlan:
-    mask, factors = yield from _masks.rescaled(row.mask, spec, o)
+    mask, factors = yield from rescaled(row.mask, spec, o)
     return _elected_sum(mask, factors, o) if row.vote else _weighted_sum(mask, factors, o)
 
 
@@ -76,9 +79,9 @@ def _weighted_sum(mask: _masks.Mask, factors: Sequence[float], o: Values) -> Fol
     scale = _scale(o)
     coefficients = [w * f * scale for w, f in zip(o["weight"], factors, strict=True)]
 
-    def fold(chunk: Chunk) -> torch.Tensor:
+    def fold(chunk: Chunk) -> npt.NDArray[Any]:
         mask(chunk)
-        return combine(chunk.updates, coefficients)
+        return combine(chunk.values, coefficients)
 
     return fold
 
@@ -95,16 +98,9 @@ def _elected_sum(mask: _masks.Mask, factors: Sequence[float], o: Values) -> Fold
     else:
         ballots, shares, counts = [w * f for w, f in zip(weights, factors, strict=True)], ones, weights
 
-    def fold(chunk: Chunk) -> torch.Tensor:
+    def fold(chunk: Chunk) -> npt.NDArray[Any]:
         mask(chunk)
-        for update, ballot in zip(chunk.updates, ballots, strict=True):
-            if ballot != 1:
-                update.mul_(ballot)
-        result, divisor, sign = consensus(chunk, shares, counts)
-        if o["normalize"]:
-            none_agrees = torch.eq(divisor, 0, out=chunk.scratch(3))
-            result.div_(divisor.add_(none_agrees))
-        return result.mul_(sign.mul_(o["lambda"]))
+        return consensus(chunk, ballots, shares, counts if o["normalize"] else None, factor=o["lambda"])
 
     return fold
 
@@ -123,7 +119,7 @@ def _coefficients(o: Values) -> list[float]:
 
 
 def _width(row: _Row, spec: TensorSpec) -> int:
-    return max(1, spec.shape[-1]) if row.mask is _masks.magprune and spec.shape else 1
+    return max(1, spec.shape[-1]) if row.mask is magprune and spec.shape else 1
 
 
 def _method(row: _Row) -> Method:
@@ -142,7 +138,7 @@ def _method(row: _Row) -> Method:
         options=_options(row),
         width=lambda spec, o: _width(row, spec),
         coefficients=_coefficients if row.mask is _masks.keep_all else None,
-        refuse=_masks.refuse_magprune if row.mask is _masks.magprune else None,
+        refuse=refuse_magprune if row.mask is magprune else None,
         differs=row.paper,
     )
 
@@ -169,10 +165,10 @@ _ROWS = (
     _Row("dare_ties", "DARE-TIES", _masks.random_drop, True, False, True,
          "Yu et al. 2023, arXiv 2311.03099",
          "DARE's drops with the sign vote of TIES.", _DARE_TIES),
-    _Row("della", "DELLA", _masks.magprune, True, True, True,
+    _Row("della", "DELLA", magprune, True, True, True,
          "Deep et al. 2024, arXiv 2406.11617",
          "DARE-TIES where large entries are dropped less often.", _DELLA),
-    _Row("della_linear", "DELLA (linear)", _masks.magprune, False, False, True,
+    _Row("della_linear", "DELLA (linear)", magprune, False, False, True,
          "Deep et al. 2024, arXiv 2406.11617",
          "DELLA's drops without the vote.", _DELLA_LINEAR),
     _Row("breadcrumbs", "Model Breadcrumbs", _masks.mask_outliers, False, False, False,

@@ -7,12 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from submerge.deferred import torch
 from submerge.errors import Problem, few
 from submerge.names import View
 from submerge.store.adapter import Adapter
 from submerge.store.folder import Tokenizer
-from submerge.store.format import DTYPES, FileTable, MemorySource, Source, TensorEntry, ViewSource
+from submerge.store.format import (
+    DTYPES,
+    FileTable,
+    InMemory,
+    MemorySource,
+    Source,
+    TensorEntry,
+    ViewSource,
+)
 
 __all__ = ["Checkpoint", "first_bytes", "same_values"]
 
@@ -44,7 +51,7 @@ class Checkpoint:
     side_files: tuple[Path, ...] = ()
     other_weights: tuple[Path, ...] = ()
     links: Mapping[Path, Problem] = field(default_factory=dict)
-    memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    memory: Mapping[str, InMemory] = field(default_factory=dict)
     pending: bool = False
     adapter: Adapter | None = None
     views: Mapping[str, View] = field(default_factory=dict)
@@ -84,7 +91,7 @@ class Checkpoint:
             return ViewSource(view, DTYPES[entry.dtype].itemsize, parts)
         return MemorySource(self.memory[name]) if entry.file is None else table.source(entry)
 
-    def in_memory(self, name: str) -> torch.Tensor | None:
+    def in_memory(self, name: str) -> InMemory | None:
         """Return a tensor whose values are in memory, or None where they are to be read."""
         if name in self.views and self.stored is not None:
             alias = self.views[name].alias

@@ -7,7 +7,8 @@ from submerge.errors import RequestError
 
 
 def test_the_cpu_is_always_there() -> None:
-    assert check_device("cpu").type == "cpu"
+    assert check_device("cpu") == "cpu"
+    assert check_device("cpu:0") == "cpu"
 
 
 @pytest.mark.parametrize(

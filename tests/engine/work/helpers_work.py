@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from submerge.engine import Input, TensorPlan
+from submerge.engine.plan import torch_dtype
 from submerge.engine.work import ChunkReader, Range, Workspace
 from submerge.engine.work._range_log import RangeLog
+from submerge.engine.work._range_target import Run
 from submerge.methods import METHODS, Merged
 from submerge.store import MemorySource, TensorEntry, dtype_named
 
@@ -17,7 +19,7 @@ __all__ = ["NotingTarget", "reader_of", "space"]
 
 
 def space() -> Workspace:
-    return Workspace(torch.device("cpu"))
+    return Workspace()
 
 
 def reader_of(
@@ -57,15 +59,18 @@ class NotingTarget:
     """Takes ranges as `RangeTarget` does, and writes them nowhere."""
 
     def __init__(self, reader: ChunkReader, done: Sequence[int] = (), *, with_origin: bool = True) -> None:
-        self.dtype = getattr(torch, str(reader.dtype).partition(".")[2])
+        self.dtype = torch_dtype(reader.plan.dtype)
         self.done = frozenset(done)
         self.hashed = False
         self.with_origin = with_origin
         self.values: dict[int, torch.Tensor] = {}
         self.finished: list[tuple[int, dict[int, int], Mapping[str, Any], tuple[int, ...]]] = []
 
-    def write(self, start: int, values: torch.Tensor, space: Workspace, log: RangeLog) -> None:
-        self.values[start] = values.clone()
+    def write(self, start: int, stop: int, runs: Iterable[Run], space: Workspace, log: RangeLog) -> None:
+        for values, origin in runs:
+            self.values[start] = torch.from_numpy(values + (0 if origin is None else origin))
+            start += values.size
+        assert start == stop
 
     def copy(self, start: int, data: memoryview) -> None:
         self.values[start] = torch.frombuffer(bytearray(data), dtype=self.dtype)

@@ -31,21 +31,21 @@ def test_a_sample_is_spread_over_the_tensor(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_chunk_is_the_updates_in_the_type_of_the_arithmetic(dtype: torch.dtype) -> None:
     base, one, two = (torch.arange(12).to(dtype) * factor for factor in (1, 3, 5))
     reader = reader_of([one, two], base=base)
-    chunk = reader.read(2, 7, space())
+    (chunk,) = reader.chunks(2, 7, space())
     assert chunk.updates.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert chunk.updates.tolist() == [[4, 6, 8, 10, 12], [8, 12, 16, 20, 24]]
     assert (chunk.start, chunk.finite, chunk.rounding) == (2, True, 0.0)
     workspace = space()
-    chunk = reader.read(2, 7, workspace)
+    (chunk,) = reader.chunks(2, 7, workspace)
     assert reader.origin_of(chunk, workspace).tolist() == [2, 3, 4, 5, 6]
 
 
 def test_without_an_origin_a_chunk_is_the_values() -> None:
-    chunk = reader_of([torch.ones(4), torch.full((4,), 2.0)], "linear").read(0, 4, space())
+    (chunk,) = reader_of([torch.ones(4), torch.full((4,), 2.0)], "linear").chunks(0, 4, space())
     assert chunk.updates.tolist() == [[1.0] * 4, [2.0] * 4]
 
 
 def test_a_copied_parameter_has_the_random_numbers_of_its_own_name() -> None:
     one = reader_of([torch.ones(4)])
     other = reader_of([torch.ones(4)], parameter="v")
-    assert one.read(0, 4, space()).keys != other.read(0, 4, space()).keys
+    assert next(one.chunks(0, 4, space())).keys != next(other.chunks(0, 4, space())).keys

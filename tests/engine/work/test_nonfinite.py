@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from submerge.engine.work import count_nonfinite, nonfinite_error
-from submerge.engine.work._nonfinite import is_finite
+from submerge.engine.work import count_nonfinite, nonfinite_error, nonfinite_in_bytes
+from submerge.store import byte_view, dtype_named
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -15,21 +15,24 @@ def test_one_value_is_found_wherever_it_is(dtype: torch.dtype, bad: float) -> No
     for place in (0, 17, 99):
         values = torch.zeros(100, dtype=dtype)
         values[place] = bad
-        assert not is_finite(values)
         assert count_nonfinite(values) == 1
+        assert nonfinite_in_bytes(byte_view(values), dtype_named(dtype)) == 1
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_large_values_whose_sum_overflows_are_finite(dtype: torch.dtype) -> None:
     values = torch.full((1000,), torch.finfo(dtype).max, dtype=dtype)
-    assert is_finite(values)
-    assert is_finite(torch.empty(0, dtype=dtype))
     assert count_nonfinite(values) == 0
+    assert nonfinite_in_bytes(byte_view(values), dtype_named(dtype)) == 0
+    assert nonfinite_in_bytes(memoryview(b""), dtype_named(dtype)) == 0
 
 
 def test_values_that_cancel_are_found() -> None:
     assert count_nonfinite(torch.tensor([float("inf"), float("-inf"), 1.0])) == 2
-    assert not is_finite(torch.tensor([float("inf"), float("-inf"), 1.0]))
+
+
+def test_integers_have_none() -> None:
+    assert nonfinite_in_bytes(byte_view(torch.full((3,), -1)), "I64") == 0
 
 
 def test_the_error_names_the_first_tensors_and_counts_the_rest() -> None:

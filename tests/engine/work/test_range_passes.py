@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
 from engine.work.helpers_work import NotingTarget, reader_of, space
-from submerge.engine.work import ChunkReader, Pass, Passes, _chunk_reader, range_passes
+from submerge.engine.work import ChunkReader, Pass, Passes, _input_reader, range_passes
 from submerge.engine.work._passes import next_pass
 
 SUM = {"weight": [0.5, 0.25]}
@@ -131,16 +132,16 @@ def test_nan_and_inf_are_counted_by_member_and_only_where_values_are_written() -
 
 
 def test_chunks_that_one_pass_found_finite_are_not_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    searched: list[torch.Size] = []
-    is_finite = _chunk_reader.is_finite
+    searched: list[int] = []
+    count_nonfinite = _input_reader.count_nonfinite
 
-    def noted(values: torch.Tensor) -> bool:
-        searched.append(values.shape)
-        return is_finite(values)
+    def noted(code: str, values: np.ndarray) -> int:
+        searched.append(values.size)
+        return count_nonfinite(code, values)
 
     base, *tuned = draws(3, 47)
     reader = reader_of(tuned, "model_stock", base=base)
-    monkeypatch.setattr(_chunk_reader, "is_finite", noted)
+    monkeypatch.setattr(_input_reader, "count_nonfinite", noted)
     assert len(run(reader, NotingTarget(reader))) == 2
     assert len(searched) == 3 * 5, "once for each member of each chunk"
 
@@ -149,5 +150,5 @@ def test_what_is_read_into_is_the_workers_one_buffer() -> None:
     """The memory of a worker does not grow with the models or the tensor."""
     base, *tuned = draws(3, 3000)
     reader, workspace = reader_of(tuned, values=SUM, base=base), space()
-    chunks = [reader.read(start, start + 10, workspace) for start in range(0, 3000, 10)]
+    chunks = list(reader.chunks(0, 3000, workspace))
     assert len({chunk.updates.data_ptr() for chunk in chunks}) == 1

@@ -53,12 +53,10 @@ def test_the_last_of_the_active_runs_restores_torchs_threads() -> None:
     single = _SingleThreaded()
     try:
         torch.set_num_threads(2)
-        single.enter()
-        single.enter()
-        assert torch.get_num_threads() == 1
-        single.leave()
-        assert torch.get_num_threads() == 1, "the other run still needs it"
-        single.leave()
+        with single:
+            with single:
+                assert torch.get_num_threads() == 1
+            assert torch.get_num_threads() == 1, "the other run still needs it"
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -4,12 +4,13 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from submerge.errors import WorkError
-from submerge.store import FileTable, MemorySource, Source, TensorEntry, file_identity, read_header
+from submerge.store import FileTable, InMemory, MemorySource, Source, TensorEntry, file_identity, read_header
 from submerge.store.format import _source as module
 
 TYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool]
@@ -46,11 +47,18 @@ def test_scalars_and_empty_tensors_in_memory() -> None:
     assert torch.equal(pull(MemorySource(parameter), 1, 2, torch.float32), torch.ones(2))
 
 
-def test_memory_is_not_copied() -> None:
-    made = torch.zeros(4)
+@pytest.mark.parametrize("made", [torch.zeros(4), np.zeros(4, np.float32)])
+def test_memory_is_not_copied(made: InMemory) -> None:
     source = MemorySource(made)
     made[2] = 5
     assert pull(source, 2, 1, torch.float32).item() == 5
+
+
+def test_arrays_hold_bits() -> None:
+    made = sample(torch.bfloat16)
+    bits = made.view(torch.uint16).numpy()
+    for array in (bits, np.asfortranarray(bits)):
+        assert torch.equal(pull(MemorySource(array), 13, 20, torch.bfloat16), made.reshape(-1)[13:33])
 
 
 def test_buffers_may_be_of_any_format(tmp_path: Path) -> None:

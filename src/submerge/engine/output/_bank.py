@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from submerge.engine.plan import MergePlan, torch_dtype
+from submerge.engine.plan import MergePlan
 from submerge.engine.work import EditedSource, nonfinite_in_bytes
 from submerge.store import (
-    DTYPES,
     BankParts,
     BankTensor,
     Checkpoint,
@@ -72,8 +71,7 @@ class _NonfiniteCounter:
     def read(self, start: int, count: int, into: memoryview) -> None:
         """Fill `into` with elements `start … start + count − 1`."""
         self.source.read(start, count, into)
-        if count and DTYPES[self.tensor.entry.dtype].kind == "float":
-            self.count += nonfinite_in_bytes(into, torch_dtype(self.tensor.entry.dtype))
+        self.count += nonfinite_in_bytes(into, self.tensor.entry.dtype)
 
 
 def gate_bank(plan: MergePlan, parts: BankParts) -> Iterator[BankTensor]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from submerge.deferred import torch
-from submerge.engine.plan import torch_dtype
+from submerge.deferred import np
 from submerge.errors import RequestError, few
+from submerge.kernels import array_type
 from submerge.recipe import COEFFICIENTS, read_coefficients
 from submerge.store import (
     DIGEST,
@@ -21,6 +21,8 @@ from submerge.store import (
     byte_view,
     file_digest,
     find_aliases,
+    read_values,
+    rounded,
 )
 
 __all__ = ["changed_calibration", "changed_coefficients", "models_without_part", "split_copies", "unchanged"]
@@ -124,12 +126,12 @@ def _equal(model: Checkpoint, base: Checkpoint, name: str, table: FileTable) -> 
     entry, other = model.tensors[name], base.tensors[name]
     if entry.shape != other.shape or DTYPES[other.dtype].kind != "float":
         return False
-    dtype, sources = torch_dtype(entry.dtype), (model.source(name, table), base.source(name, table))
+    output, source = model.source(name, table), base.source(name, table)
     for start in range(0, entry.numel, BLOCK):
         count = min(BLOCK, entry.numel - start)
-        values = [torch.empty(count, dtype=d) for d in (dtype, torch_dtype(other.dtype))]
-        for source, held in zip(sources, values, strict=True):
-            source.read(start, count, byte_view(held))
-        if byte_view(values[0]) != byte_view(values[1].to(dtype)):
+        written = np.empty(count, array_type(entry.dtype))
+        output.read(start, count, byte_view(written))
+        expected = rounded(read_values(source, other.dtype, start, count), entry.dtype)
+        if not np.array_equal(written.view(np.uint8), expected.view(np.uint8)):
             return False
     return True

@@ -7,10 +7,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from submerge.algebra import Dense, LowRank, Update
-from submerge.deferred import torch
+from submerge.deferred import np, torch
 from submerge.engine.plan import Input, MergePlan, TensorPlan
-from submerge.engine.work import ChunkReader, RangeTarget, Workspace, range_passes, run_passes
-from submerge.store import MemorySource, TensorEntry
+from submerge.engine.work import (
+    ChunkReader,
+    RangeTarget,
+    Workspace,
+    range_passes,
+    run_passes,
+    single_threaded,
+)
+from submerge.kernels import compiling_for
+from submerge.store import MemorySource, TensorEntry, rounded
 
 __all__ = ["compute_seconds"]
 
@@ -27,28 +35,27 @@ class _Nowhere:
 def compute_seconds(plan: MergePlan) -> float:
     """Return an estimate of the workers' time, in seconds, without what the disk adds.
 
-    Folds a made-up tensor of a million elements with the options of the plan's largest tensor, merges one
-    made-up matrix where matrices are decomposed, and scales by elements, sizes and workers. Good to a
+    Folds a made-up tensor of a million elements at most with the options of the plan's largest tensor, merges
+    one made-up matrix where matrices are decomposed, and scales by elements, sizes and workers. Good to a
     factor of two or three on a quiet machine.
     """
     merged = [t for t in plan.tensors if t.action == "merge"]
     matrices = [t for t in merged if _is_decomposed(t)]  # others: next to nothing
     streamed = [t for t in merged if not t.matrix or t.by_rows]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    if matrices:
+        import torch  # noqa: F401 # `single_threaded` holds it to one thread if it is there
+    with single_threaded, compiling_for(sum(t.numel for t in plan.tensors)):
         spent = _streamed_seconds(streamed, plan.recipe.seed) + _matrix_seconds(matrices)
-    finally:
-        torch.set_num_threads(threads)
     return spent / plan.budget.workers
 
 
 def _streamed_seconds(tensors: Sequence[TensorPlan], seed: int) -> float:
     if not tensors:
         return 0.0
-    largest = max(tensors, key=lambda t: t.numel)
-    side = largest.shape[-1] if len(largest.shape) > 1 else ELEMENTS
-    shape = (max(1, ELEMENTS // side), side)
+    largest, total = max(tensors, key=lambda t: t.numel), sum(t.numel for t in tensors)
+    elements = max(1, min(ELEMENTS, total))
+    side = largest.shape[-1] if len(largest.shape) > 1 else elements
+    shape = (max(1, elements // side), side)
     entry = TensorEntry("trial", "BF16", shape, None, 0, 0)
     made_up = Input(0, entry)
     trial = replace(
@@ -59,19 +66,19 @@ def _streamed_seconds(tensors: Sequence[TensorPlan], seed: int) -> float:
         origin=made_up if largest.origin else None,
         matrix=False,
     )
-    generator = torch.Generator().manual_seed(0)
-    base = torch.randn(shape, generator=generator)
+    draw = np.random.default_rng(0)
+    base = draw.standard_normal(trial.numel, np.float32)
     sources = [
-        MemorySource((base + 0.01 * torch.randn(shape, generator=generator)).to(torch.bfloat16))
+        MemorySource(rounded(base + draw.standard_normal(trial.numel, np.float32) / 100, entry.dtype))
         for _ in trial.read
     ]
     reader = ChunkReader(trial, sources, seed=seed)
     target = RangeTarget(0, entry, _Nowhere(), lambda record: None)
-    space = Workspace(torch.device("cpu"))
+    space = Workspace()
     run_passes(range_passes(reader, target), space)  # the first time warms allocator and caches
     begun = time.perf_counter()
     run_passes(range_passes(reader, target), space)
-    return (time.perf_counter() - begun) * sum(t.numel for t in tensors) / trial.numel
+    return (time.perf_counter() - begun) * total / trial.numel
 
 
 def _matrix_seconds(tensors: Sequence[TensorPlan]) -> float:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from submerge.deferred import torch
 from submerge.engine.output._manifest import make_manifest
 from submerge.engine.output._records import Records
 from submerge.engine.output._report import Progress
@@ -17,11 +16,15 @@ from submerge.engine.work import (
     Finished,
     Passes,
     RangeRecord,
+    Workspace,
     can_fork,
     nonfinite_error,
+    prepared,
     ranges,
     run_forked,
     run_jobs,
+    run_passes,
+    single_threaded,
 )
 from submerge.store import FileTable, Manifest
 
@@ -29,6 +32,8 @@ __all__ = ["Run"]
 
 LARGE = 32
 """A tensor of more than one part in so many is begun before the others."""
+FIRST = 1 << 20
+"""Elements of a tensor that is merged before workers are forked, at least."""
 
 
 @dataclass
@@ -59,7 +64,7 @@ class Run:
         """The plan of the merge."""
         return self.target.plan
 
-    def execute(self, device: torch.device, progress: Callable[[Progress], None]) -> None:
+    def execute(self, device: str, progress: Callable[[Progress], None]) -> None:
         """Do what is left to do; raise `WorkError` where values, disk or inputs do not allow it."""
         meter, total = self.target.meter, self.target.total
 
@@ -70,7 +75,8 @@ class Run:
         with FileTable() as inputs, self.target.open() as writer:
             self._resume()
             self._count_adapters()
-            self._run_jobs(inputs, writer, device, tick)
+            with prepared(self.plan.tensors):
+                self._run_jobs(inputs, writer, device, tick)
             tick()
             self.seconds = time.perf_counter() - begun
             self._check_values()
@@ -94,9 +100,7 @@ class Run:
         files = {file for model in self.plan.models if model.adapter for file in model.adapter.files}
         self.target.meter.add_read(sum(file.stat().st_size for file in files), 0.0)
 
-    def _run_jobs(
-        self, inputs: FileTable, writer: Any, device: torch.device, tick: Callable[[], None]
-    ) -> None:
+    def _run_jobs(self, inputs: FileTable, writer: Any, device: str, tick: Callable[[], None]) -> None:
         """Run the jobs that are not done: in processes where they help, else in threads."""
         workers, tensors = self.plan.budget.workers, self.plan.tensors
         left = [i for i, t in enumerate(tensors) if len(self.records.done(i)) < len(ranges(t.numel, t.block))]
@@ -106,6 +110,10 @@ class Run:
             return self.target.job(index, inputs, writer, finished, self.records.done(index))
 
         if self.target.forks and can_fork(sizes, workers, device):
+            if (first := self._first(left)) is not None:
+                with single_threaded:
+                    run_passes(job(first, self._finished), Workspace())
+                left.remove(first)
             share = sum(sizes) // LARGE
             left.sort(key=lambda i: tensors[i].numel < share)  # the large ones first, for an even end
             self.peak = run_forked(
@@ -114,6 +122,16 @@ class Run:
         else:
             jobs = (job(index, self._finished) for index in left)
             run_jobs(jobs, threads=workers, device=device, tick=tick)
+
+    def _first(self, left: Sequence[int]) -> int | None:
+        """Return the tensor that is merged before the fork: workers inherit what it imports and compiles.
+
+        It is large enough to go the way of most, and no larger than need be.
+        """
+        tensors = self.plan.tensors
+        merged = [i for i in left if tensors[i].action == "merge" and not tensors[i].matrix]
+        large = [i for i in merged if tensors[i].numel >= FIRST]
+        return min(large, key=lambda i: tensors[i].numel, default=None)
 
     def _finished(self, record: RangeRecord) -> None:
         """Take the record of a range that was just finished: from any worker, or from a worker process."""

@@ -17,9 +17,10 @@ from submerge.engine.output._checks import (
     split_copies,
     unchanged,
 )
-from submerge.engine.plan import beyond_rows, describe_beyond, torch_dtype
+from submerge.engine.plan import beyond_rows, describe_beyond
 from submerge.engine.work import nonfinite_in_bytes
 from submerge.errors import RequestError, WorkError
+from submerge.kernels import compiling_for
 from submerge.names import layer_of
 from submerge.store import (
     BANK,
@@ -113,6 +114,15 @@ def verify(folder: str | Path, *, base: str | None = None, load: bool = True) ->
     except RequestError as error:
         report.problems += [str(p) for p in error.problems]
         return report
+    with compiling_for(sum(entry.numel for entry in model.tensors.values())):
+        _check(model, manifest, report, base=base, load=load)
+    return report
+
+
+def _check(
+    model: Checkpoint, manifest: Manifest, report: VerifyReport, *, base: str | None, load: bool
+) -> None:
+    folder = report.folder
     _names(model, manifest.tensors, report)
     report.problems += models_without_part(manifest)
     report.problems += changed_coefficients(folder, manifest)
@@ -120,23 +130,19 @@ def verify(folder: str | Path, *, base: str | None = None, load: bool = True) ->
     report.problems += damaged_modalities(folder, manifest)
     report.problems += damaged_projectors(manifest)
     report.problems += changed_calibration(folder, manifest)
-    if manifest.is_adapter:
-        _values(model, manifest.tensors, manifest.nonfinite, report)
-        if bank is not None:
-            _values(bank, manifest.bank or {}, manifest.nonfinite, report)
-        report.skipped.append("names against the base: an adapter has its own")
-        return report
-    report.problems += split_copies(model, manifest, ask=load)
-    _base(model, base or manifest.base, base is not None, manifest, report)
-    _tokens(model, manifest, report)
+    if not manifest.is_adapter:
+        report.problems += split_copies(model, manifest, ask=load)
+        _base(model, base or manifest.base, base is not None, manifest, report)
+        _tokens(model, manifest, report)
     _values(model, manifest.tensors, manifest.nonfinite, report)
     if bank is not None:
         _values(bank, manifest.bank or {}, manifest.nonfinite, report)
-    if load:
+    if manifest.is_adapter:
+        report.skipped.append("names against the base: an adapter has its own")
+    elif load:
         _load(folder, model, report)
     else:
         report.skipped.append("loading: not asked for")
-    return report
 
 
 def _adapter(folder: Path) -> Checkpoint:
@@ -267,10 +273,10 @@ def _read(entry: TensorEntry, block: int | None, model: Checkpoint, table: FileT
 
 def _read_block(source: Source, start: int, stop: int, code: str) -> tuple[str, int]:
     """Return the digest of some elements, and their count of NaN and Inf."""
-    digest, dtype, nonfinite = hasher(), torch_dtype(code), 0
+    digest, nonfinite = hasher(), 0
     for _, view in blocks(source, start, stop, DTYPES[code].itemsize):
         digest.update(view)
-        nonfinite += nonfinite_in_bytes(view, dtype)
+        nonfinite += nonfinite_in_bytes(view, code)
     return digest.hexdigest(), nonfinite
 
 

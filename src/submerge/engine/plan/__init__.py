@@ -35,7 +35,15 @@ from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._shared_tokens import SharedToken, SharedTokens, share_tokens
 from submerge.engine.plan._stream_parts import is_plain, stream_model, stream_parts
 from submerge.engine.plan._tables import is_matrix
-from submerge.engine.plan._tensor import HELD, Input, TensorPlan, chunk_length, range_length, torch_dtype
+from submerge.engine.plan._tensor import (
+    HELD,
+    Input,
+    TensorPlan,
+    chunk_length,
+    range_length,
+    read_length,
+    torch_dtype,
+)
 from submerge.engine.plan._token_rows import with_token_rows
 from submerge.engine.plan._tokens import beyond_rows, describe_beyond
 
@@ -73,6 +81,7 @@ __all__ = [
     "overlaps_of",
     "plan_models",
     "range_length",
+    "read_length",
     "share_tokens",
     "stores_transposed",
     "stream_model",

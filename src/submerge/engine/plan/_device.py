@@ -8,8 +8,10 @@ from submerge.errors import Problem, RequestError
 __all__ = ["check_device"]
 
 
-def check_device(name: str) -> torch.device:
-    """Return the torch device called `name`; raise `RequestError` if it is not one that can be used."""
+def check_device(name: str) -> str:
+    """Return the name of a torch device, `cpu` or `cuda:N`; raise `RequestError` if it cannot be used."""
+    if name == "cpu":  # which needs no torch to be known
+        return name
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -21,4 +23,4 @@ def check_device(name: str) -> torch.device:
         raise RequestError(Problem(what, "--device", f"{name} is none of them"))
     if device.type not in ("cpu", "cuda"):
         raise RequestError(Problem(f"{name} is not supported", "--device", "use cpu or cuda"))
-    return device
+    return "cpu" if device.type == "cpu" else str(device)

@@ -66,8 +66,7 @@ def make_plan(
         ()
     """
     settings = settings or Settings()
-    if settings.device != "cpu":
-        check_device(settings.device)
+    check_device(settings.device)
     recipe = source if isinstance(source, Recipe) else load_recipe(source)
     inputs = open_models(recipe, settings, download=download)
     tokens, problems = (None, []) if recipe.composed else plan_tokens(recipe, inputs)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from submerge.engine.plan._tensor import HELD, TensorPlan, chunk_length
+from submerge.engine.plan._tensor import HELD, TensorPlan, chunk_length, read_length
 from submerge.errors import Problem, RequestError
+from submerge.kernels import worth_compiling
 from submerge.process import peak_resident
 from submerge.store import DTYPES
 
@@ -15,6 +17,8 @@ __all__ = ["Budget", "budget", "resident"]
 
 RESERVE = 96 << 20
 """For what is not counted by the byte: allocator slack, thread stacks, the plan's own growth."""
+NUMBA, TORCH = 144 << 20, 192 << 20
+"""What the import of a package adds, and the first compiled loop."""
 COLLECTED = 1 << 20
 """Values that a search for a threshold collects for each model (see `algebra._select`)."""
 
@@ -48,7 +52,8 @@ def budget(tensors: Sequence[TensorPlan], workers: int, max_memory: int, calibra
     So it does where the `calibration` bytes that learning weights holds before the merge do not fit.
     """
     need, widest = max(((_worker_bytes(t), t.name) for t in tensors), default=(0, ""))
-    now = resident()
+    held = resident()
+    now = held + _imported(tensors)
     fitting = (max_memory - now - RESERVE) // need if need else workers
     if fitting < 1:
         least = -(-(now + RESERVE + need) // 10**6)
@@ -57,7 +62,7 @@ def budget(tensors: Sequence[TensorPlan], workers: int, max_memory: int, calibra
                 f"{max_memory / 1e6:.0f} MB do not hold one worker, whose largest need is tensor {widest}",
                 "--max-memory",
                 f"allow at least {least} MB (from Python: `Settings(max_memory=…)`); this process already "
-                f"holds {now // 10**6} MB",
+                f"holds {held // 10**6} MB",
             )
         )
     if calibration and now + RESERVE + calibration > max_memory:
@@ -67,6 +72,15 @@ def budget(tensors: Sequence[TensorPlan], workers: int, max_memory: int, calibra
             Problem(what, "--max-memory", f"allow at least {least} MB, and what activations take")
         )
     return Budget(int(min(workers, fitting)), need, now, calibration)
+
+
+def _imported(tensors: Sequence[TensorPlan]) -> int:
+    """Return what is held besides as soon as the packages are imported that the work needs."""
+    needs = {
+        "numba": NUMBA if worth_compiling(sum(tensor.numel for tensor in tensors)) else 0,
+        "torch": TORCH if any(tensor.uses_torch for tensor in tensors) else 0,
+    }
+    return sum(size for package, size in needs.items() if package not in sys.modules)
 
 
 def _worker_bytes(plan: TensorPlan) -> int:
@@ -79,14 +93,16 @@ def _worker_bytes(plan: TensorPlan) -> int:
 def _chunk_bytes(plan: TensorPlan) -> int:
     """Return what one worker holds for a chunk of all models, and for what is collected from all chunks."""
     count = len(plan.inputs)
-    elements = min(chunk_length(count, plan.width), max(1, plan.numel))
-    itemsizes = {member.entry.dtype: DTYPES[member.entry.dtype].itemsize for member in plan.read}
-    value = 8 if "F64" in itemsizes else 4  # an adapter's factors give float32
-    buffers = sum(itemsizes.values()) + 8  # one for each type that is read, and for what is written
+    chunk = chunk_length(count, plan.width)
+    elements, read = (min(n, max(1, plan.numel)) for n in (chunk, read_length(chunk)))
+    itemsizes = [DTYPES[member.entry.dtype].itemsize for member in plan.read]
+    wide = any(member.entry.dtype == "F64" for member in plan.read)
+    value = 8 if wide else 4  # an adapter's factors give float32
+    buffers = sum(itemsizes) + 8  # for each file that is read, and for what is written
     folding = value * (3 * count + 6)  # the updates, masked copies of them, and sums
-    ranking = 16 * max(itemsizes.values(), default=4) if plan.width > 1 else 0  # of the entries of each row
+    ranking = 16 * max(itemsizes, default=4) if plan.width > 1 else 0  # of the entries of each row
     collected = 4 * value * count * min(COLLECTED, plan.numel)  # its parts, joined, then partitioned
-    return elements * (buffers + folding + ranking) + collected
+    return read * buffers + elements * (folding + ranking) + collected
 
 
 def _matrix_bytes(plan: TensorPlan) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from submerge.deferred import torch
 from submerge.store import (
     Aliases,
     AliasGroup,
     Checkpoint,
     FileTable,
+    InMemory,
     Part,
     TensorEntry,
     same_values,
@@ -31,7 +31,7 @@ class NamedValue:
     stored: str
     key: Hashable
     part: Part | None = None
-    memory: torch.Tensor | None = None
+    memory: InMemory | None = None
 
 
 ValuesByName = Mapping[str, NamedValue]

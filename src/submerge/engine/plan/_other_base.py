@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from submerge.deferred import torch
+from submerge.deferred import np, npt
 from submerge.engine.plan._inputs import Inputs
-from submerge.engine.plan._tensor import torch_dtype
 from submerge.engine.plan._tensor_rules import is_float
 from submerge.names import layer_of
-from submerge.store import Checkpoint, FileTable, first_bytes
+from submerge.store import Checkpoint, FileTable, read_values
 
 __all__ = ["other_base_warnings"]
 
-_SAMPLED = 4
-"""Matrices of which the first values are read."""
+_SAMPLED, _VALUES = 4, 1 << 15
+"""Matrices of which the first values are read, and how many of each at most."""
 _CHANCE = 4.0
 """Standard deviations of the cosine of independent values, up to which two samples pass for independent."""
 
@@ -44,10 +44,11 @@ def _are_independent(model: Checkpoint, base: Checkpoint) -> bool:
     sample = names[:: max(1, len(names) // _SAMPLED)]
     with FileTable() as table:
         theirs, ours = (
-            torch.cat([_first_values(source, name, table) for name in sample]) for source in (model, base)
+            np.concatenate([_first_values(source, name, table) for name in sample])
+            for source in (model, base)
         )
-    cosine = torch.nn.functional.cosine_similarity(theirs, ours, dim=0)
-    return bool(cosine.abs() <= _CHANCE / len(ours) ** 0.5) and bool(theirs.any()) and bool(ours.any())
+    norms = np.linalg.norm(theirs) * np.linalg.norm(ours)
+    return bool(norms > 0 and abs(theirs @ ours) <= norms * _CHANCE / len(ours) ** 0.5)
 
 
 def _own_matrices(model: Checkpoint, base: Checkpoint) -> Iterator[str]:
@@ -60,6 +61,7 @@ def _own_matrices(model: Checkpoint, base: Checkpoint) -> Iterator[str]:
             yield name
 
 
-def _first_values(model: Checkpoint, name: str, table: FileTable) -> torch.Tensor:
-    raw = bytearray(first_bytes(model, name, table))
-    return torch.frombuffer(raw, dtype=torch_dtype(model.tensors[name].dtype)).double()
+def _first_values(model: Checkpoint, name: str, table: FileTable) -> npt.NDArray[Any]:
+    entry = model.tensors[name]
+    values = read_values(model.source(name, table), entry.dtype, 0, min(entry.numel, _VALUES))
+    return values.astype(np.float64)

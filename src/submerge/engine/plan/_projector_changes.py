@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from submerge.deferred import torch
+from submerge.deferred import np, npt
 from submerge.engine.plan._inputs import Inputs
-from submerge.engine.plan._tensor import torch_dtype
 from submerge.errors import Problem, few
 from submerge.names import MultimodalParts
-from submerge.store import Checkpoint, FileTable, byte_view
+from submerge.store import DTYPES, Checkpoint, FileTable, first_bytes, read_values, rounded
 
 __all__ = ["ProjectorChanges", "projector_changes"]
 
@@ -83,13 +83,18 @@ def _begins_alike(model: Checkpoint, base: Checkpoint, name: str, table: FileTab
     own, entry = model.tensors.get(name), base.tensors[name]
     if own is None or own is entry or own.shape != entry.shape or model.pending or base.pending:
         return True
-    values = [_first_values(one, name, table) for one in (model, base)]
-    coarse = min((value.dtype for value in values), key=lambda dtype: dtype.itemsize)
-    return torch.equal(values[0].to(coarse), values[1].to(coarse))
+    if own.dtype == entry.dtype:
+        return first_bytes(model, name, table) == first_bytes(base, name, table)
+    types = [DTYPES[own.dtype], DTYPES[entry.dtype]]
+    if any(dtype.kind != "float" for dtype in types):
+        return False
+    coarse = min(types, key=lambda dtype: dtype.bits).code
+    first, second = (_first_values(one, name, coarse, table) for one in (model, base))
+    return np.array_equal(first, second)
 
 
-def _first_values(model: Checkpoint, name: str, table: FileTable) -> torch.Tensor:
+def _first_values(model: Checkpoint, name: str, dtype: str, table: FileTable) -> npt.NDArray[Any]:
+    """Return the first values of a tensor of floats, rounded to a type."""
     entry = model.tensors[name]
-    values = torch.empty(min(entry.numel, SAMPLE), dtype=torch_dtype(entry.dtype))
-    model.source(name, table).read(0, len(values), byte_view(values))
-    return values
+    values = read_values(model.source(name, table), entry.dtype, 0, min(entry.numel, SAMPLE))
+    return rounded(values, dtype)

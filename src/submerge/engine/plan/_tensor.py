@@ -20,6 +20,7 @@ __all__ = [
     "TensorPlan",
     "chunk_length",
     "range_length",
+    "read_length",
     "torch_dtype",
 ]
 
@@ -31,9 +32,12 @@ place for; it is only compared with the base's."""
 TREATMENTS: dict[Action, str] = {"merge": "merge", "take_base": "base", "copy": "keep", "skip": "drop"}
 """What submerge.json, `--json` and reports call each action."""
 
-CHUNK_VALUES = 1 << 19
+CHUNK_VALUES = 1 << 17
 """Values of one chunk over all models: few enough for a core's own cache, many enough that the arithmetic
 outweighs the calls. A constant, for the boundaries of chunks decide how partial sums are grouped."""
+READ_ELEMENTS = 1 << 17
+"""Elements of each file that are read, digested and written at once: some chunks, for a call to the system
+takes longer than one to a compiled loop."""
 RANGE_ELEMENTS = 1 << 21
 """Elements that one worker takes at a time, and that one line of the journal covers."""
 HELD = 1 << 27
@@ -124,6 +128,13 @@ class TensorPlan:
         return math.prod(self.shape)
 
     @property
+    def uses_torch(self) -> bool:
+        """Whether torch merges it: as a matrix, with an adapter's edit, or by a method of another package."""
+        if self.matrix or self.module is not None or any(member.patch for member in self.members):
+            return True
+        return self.method is not None and not str(self.method.plan.__module__).startswith("submerge.")
+
+    @property
     def is_changed(self) -> bool:
         """Whether a model's own values, or its adapter, may change the tensor."""
         return any(member.patch or not member.relative for member in self.inputs)
@@ -183,6 +194,11 @@ def chunk_length(count: int, width: int) -> int:
 def range_length(chunk: int) -> int:
     """Return the elements in a range: a whole number of chunks."""
     return chunk * max(1, RANGE_ELEMENTS // chunk)
+
+
+def read_length(chunk: int) -> int:
+    """Return the elements that are read at once: a whole number of chunks."""
+    return chunk * max(1, READ_ELEMENTS // chunk)
 
 
 def torch_dtype(code: str) -> torch.dtype:

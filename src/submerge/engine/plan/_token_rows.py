@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from submerge.deferred import torch
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._row_runs import RowRun, RowRuns
 from submerge.engine.plan._shared_tokens import SharedTokens
 from submerge.engine.plan._tables import token_rows, token_tables
-from submerge.engine.plan._tensor import torch_dtype
 from submerge.errors import Problem, RequestError
 from submerge.names import View
 from submerge.store import (
@@ -18,9 +16,11 @@ from submerge.store import (
     Adapter,
     Checkpoint,
     FileTable,
+    InMemory,
     Rows,
     TensorEntry,
-    byte_view,
+    read_values,
+    rounded,
     with_vocabulary_size,
 )
 
@@ -141,7 +141,7 @@ class _Piece:
 
     view: View
     tensors: Mapping[str, TensorEntry] = field(default_factory=dict)
-    memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    memory: Mapping[str, InMemory] = field(default_factory=dict)
 
 
 def _converted(model: Checkpoint, run: RowRun, dtype: str) -> _Piece:
@@ -153,7 +153,7 @@ def _converted(model: Checkpoint, run: RowRun, dtype: str) -> _Piece:
     tensors = {name: TensorEntry(name, dtype, shape, None, 0, DTYPES[dtype].itemsize * run.count * width)}
     if model.pending:
         return _Piece(View.of(name, shape), tensors)
-    raw = torch.empty(run.count * width, dtype=torch_dtype(entry.dtype))
     with FileTable() as table:
-        model.source(run.table, table).read(run.start * width, raw.numel(), byte_view(raw))
-    return _Piece(View.of(name, shape), tensors, {name: raw.view(shape).to(torch_dtype(dtype))})
+        source = model.source(run.table, table)
+        values = read_values(source, entry.dtype, run.start * width, run.count * width)
+    return _Piece(View.of(name, shape), tensors, {name: rounded(values, dtype).reshape(shape)})

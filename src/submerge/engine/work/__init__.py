@@ -9,10 +9,11 @@ from submerge.engine.work._matrix import decomposing, input_updates
 from submerge.engine.work._meter import Meter
 from submerge.engine.work._nonfinite import count_nonfinite, nonfinite_error, nonfinite_in_bytes
 from submerge.engine.work._passes import Pass, Passes, Range, run_passes, single
+from submerge.engine.work._prepared import prepared
 from submerge.engine.work._range_passes import range_passes
 from submerge.engine.work._range_target import RangeTarget, memory_target
 from submerge.engine.work._record import RangeRecord
-from submerge.engine.work._threads import run_jobs
+from submerge.engine.work._threads import run_jobs, single_threaded
 from submerge.engine.work._workspace import Workspace
 
 __all__ = [
@@ -36,10 +37,12 @@ __all__ = [
     "memory_target",
     "nonfinite_error",
     "nonfinite_in_bytes",
+    "prepared",
     "range_passes",
     "ranges",
     "run_forked",
     "run_jobs",
     "run_passes",
     "single",
+    "single_threaded",
 ]

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from submerge.algebra import Dense, LowRank, Streamed, Update, factored, weighted_sum
 from submerge.deferred import torch
-from submerge.engine.plan import TensorPlan
+from submerge.engine.plan import TensorPlan, torch_dtype
 from submerge.engine.work._adapter_edit import AddedProduct
 from submerge.engine.work._chunk_reader import ChunkReader, ranges
 from submerge.engine.work._matrix import decomposing, decomposition
@@ -103,11 +103,10 @@ def _in_memory(
     Without `with_origin` that is the update alone. The record's counts of NaN and Inf become those of all
     ranges.
     """
-    values = torch.empty(reader.plan.shape, dtype=reader.dtype)
-    code = "F64" if reader.dtype == torch.float64 else "F32"
+    values = torch.empty(reader.plan.shape, dtype=torch_dtype(reader.code))
     finished: list[RangeRecord] = []  # which several workers may append to at once
     yield from range_passes(
-        reader, memory_target(record.tensor, values, code, finished.append, with_origin=with_origin)
+        reader, memory_target(record.tensor, values, reader.code, finished.append, with_origin=with_origin)
     )
     for of_range in finished:
         for key, count in of_range.nonfinite.items():
@@ -121,7 +120,7 @@ def _note_left_out(reader: ChunkReader, record: RangeRecord) -> None:
     first = len(reader.members) - len(reader.inputs)
     for _, start, stop in ranges(reader.plan.numel, BLOCK):
         for t, member in enumerate(reader.inputs):
-            update = member.difference(reader.origin, start, stop, reader.dtype)
+            update = member.difference(reader.origin, start, stop, torch_dtype(reader.code))
             if count := count_nonfinite(update):
                 record.nonfinite[t + first] = record.nonfinite.get(t + first, 0) + count
             squares[t] += float(update.double().square().sum())

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 from submerge.algebra import Chunk, stream_key
-from submerge.deferred import npt, torch
-from submerge.engine.plan import TensorPlan, chunk_length, range_length
+from submerge.deferred import np, npt
+from submerge.engine.plan import TensorPlan, chunk_length, range_length, read_length
 from submerge.engine.work._adapter_edit import AdapterEdit
 from submerge.engine.work._input_reader import input_readers
-from submerge.engine.work._nonfinite import is_finite
 from submerge.engine.work._passes import Range
 from submerge.engine.work._range_log import RangeLog
 from submerge.engine.work._workspace import Workspace
+from submerge.kernels import array_type
 from submerge.store import Source
 
 __all__ = ["ChunkReader", "ranges", "sample_spans"]
+
+Array: TypeAlias = "npt.NDArray[Any]"
 
 SAMPLE_RUNS = 64
 SAMPLE_LENGTH = 4096
@@ -34,6 +36,9 @@ class ChunkReader:
         edits: what adapters do to `plan.members`, one for each; empty where there are no adapters.
         seed: of the recipe.
         partner: reads the other parameter of the tensor's layer, where it is merged with it.
+
+    Attributes:
+        code: the safetensors dtype of the arithmetic: F64 where a member is, else F32.
     """
 
     def __init__(
@@ -51,8 +56,7 @@ class ChunkReader:
         self.members = members
         self.origin = members[0] if plan.origin else None
         self.inputs = members[1:] if plan.origin else members
-        wide = any(member.dtype == torch.float64 for member in members)
-        self.dtype = torch.float64 if wide else torch.float32
+        self.code = "F64" if any(member.code == "F64" for member in members) else "F32"
         self._width = plan.width
         self._length = chunk_length(len(plan.inputs), self._width)
         name = plan.parameter or plan.name
@@ -71,51 +75,80 @@ class ChunkReader:
         return [Range(0, 0, self.plan.numel)]
 
     def spans(self, one: Range) -> Iterator[tuple[int, int]]:
-        """Yield the chunks' first and last elements in a range."""
-        for start in range(one.start, one.stop, self._length):
-            yield start, min(start + self._length, one.stop)
+        """Yield the first and last elements of what is read at once, and written at once, in a range."""
+        step = read_length(self._length)
+        for start in range(one.start, one.stop, step):
+            yield start, min(start + step, one.stop)
 
-    def read(
-        self,
-        start: int,
-        stop: int,
-        space: Workspace,
-        log: RangeLog | None = None,
-        *,
-        edited: bool = True,
-    ) -> Chunk:
-        """Return a chunk with the updates of [start, stop), in the worker's buffers until its next read.
+    def chunks(
+        self, start: int, stop: int, space: Workspace, log: RangeLog | None = None, *, edited: bool = True
+    ) -> Iterator[Chunk]:
+        """Read [start, stop), and yield its chunks: each is in the worker's buffers until the next one.
 
         `log` takes in the bytes of each source, and counts NaN and Inf by member. Where nothing but the log
         is wanted, it spares time to leave values as they are before adapters change them: not `edited`.
         """
+        raws = self._read(start, stop, space, log)
+        for first in range(start, stop, self._length):
+            last = min(first + self._length, stop)
+            parts = [None if raw is None else raw[first - start : last - start] for raw in raws]
+            yield self._chunk(first, last, parts, space, log, edited)
+
+    def origin_of(self, chunk: Chunk, space: Workspace) -> Array:
+        """Return the origin's values [n] that a chunk was just read against."""
+        return space.row("origin", chunk.values.shape[1], self._dtype)
+
+    @cached_property
+    def _dtype(self) -> np.dtype[Any]:
+        return array_type(self.code)
+
+    def _read(self, start: int, stop: int, space: Workspace, log: RangeLog | None) -> list[Array | None]:
+        """Return each member's elements as its file has them; None for an update without values."""
+        raws: list[Array | None] = []
+        for member in self.members:
+            raw = None
+            if member.source is not None:
+                raw = space.row(f"raw {member.position}", stop - start, array_type(member.code))
+                view = raw.view(np.uint8).data
+                member.source.read(start, stop - start, view)
+                if log is not None:
+                    log.read(member.position, view)
+            raws.append(raw)
+        return raws
+
+    def _chunk(
+        self,
+        start: int,
+        stop: int,
+        raws: Sequence[Array | None],
+        space: Workspace,
+        log: RangeLog | None,
+        edited: bool,
+    ) -> Chunk:
+        """Return the updates of [start, stop)."""
         n = stop - start
-        updates, rows = space.stack("updates", len(self.inputs), n, self.dtype)
-        origin = space.work("origin", n, self.dtype) if self.origin else None
+        updates, rows = space.stack("updates", len(self.inputs), n, self._dtype)
+        origin = None
         # A chunk that one pass found finite is finite in the next ones: its values are the same. To look at
         # each value again in every pass would cost about as much as a cheap fold.
         known = (start, stop) in self._finite
         finite = True
-        buffers = rows if origin is None else [origin, *rows]
-        for i, (member, row) in enumerate(zip(self.members, buffers, strict=True)):
-            member.read_into(start, row, space, log, edited=edited)
-            if not known and not is_finite(row):
+        buffers = [space.row("origin", n, self._dtype), *rows] if self.origin else rows
+        for i, (member, raw, row) in enumerate(zip(self.members, raws, buffers, strict=True)):
+            nonfinite = member.fill(row, raw, start, origin, edited=edited, counted=not known)
+            if nonfinite:
                 finite = False
                 if log is not None:
-                    log.count(i, row)
-            if origin is not None and i and not member.relative:
-                row.sub_(origin)  # while the row is in the cache
+                    log.count(i, nonfinite)
+            if member is self.origin:
+                origin = row
         if finite:
             self._finite.add((start, stop))
 
-        def spare(index: int) -> npt.NDArray[Any]:
-            return space.host(f"scratch {index}", n, self.dtype)[0].numpy()
+        def spare(index: int) -> Array:
+            return space.row(f"scratch {index}", n, self._dtype)
 
-        return Chunk(start, updates, self._width, finite, self._keys, spare, self._rounding)
-
-    def origin_of(self, chunk: Chunk, space: Workspace) -> torch.Tensor:
-        """Return the origin's values [n] that a chunk was just read against."""
-        return space.work("origin", chunk.updates.shape[1], self.dtype)
+        return Chunk(start, updates, self._width, finite, self._keys, spare, self._rounding, space.device)
 
 
 def ranges(numel: int, length: int) -> list[Range]:

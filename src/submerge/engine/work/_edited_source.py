@@ -18,7 +18,7 @@ class EditedSource:
         assert editor.adapter is not None  # whoever has none changes nothing
         self._dtype = torch_dtype(model.tensors[name].dtype)
         edit = adapter_edit(editor.adapter, name, table)
-        self._reader = InputReader(model.source(name, table), self._dtype, edit, 0)
+        self._reader = InputReader(model.source(name, table), model.tensors[name].dtype, edit, 0)
 
     def read(self, start: int, count: int, into: memoryview) -> None:
         """Fill `into` with elements `start … start + count − 1`."""

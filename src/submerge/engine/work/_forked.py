@@ -25,6 +25,7 @@ from submerge.deferred import torch
 from submerge.engine.work._meter import Meter
 from submerge.engine.work._passes import Passes, run_passes
 from submerge.engine.work._record import RangeRecord
+from submerge.engine.work._threads import single_threaded
 from submerge.engine.work._workspace import Workspace
 from submerge.errors import WorkError
 from submerge.process import peak_resident
@@ -43,18 +44,22 @@ MakeJob: TypeAlias = Callable[[int, Finished], Passes]
 """Makes the job of a number, which tells what it finishes."""
 
 
-def can_fork(sizes: Sequence[int], workers: int, device: torch.device) -> bool:
+def can_fork(sizes: Sequence[int], workers: int, device: str | torch.device) -> bool:
     """Return whether forked workers are safe here, and share tensors of these sizes about evenly.
 
     Not where other Python threads run, which may hold locks that nobody in a child would release; nor
     for a tensor so large that the others would wait for the one worker that has it; nor for so little
     work that a process is not worth its start.
     """
-    if workers < 2 or sum(sizes) < WORTHWHILE or sys.platform != "linux" or device.type != "cpu":
+    if workers < 2 or sum(sizes) < WORTHWHILE or sys.platform != "linux" or str(device) != "cpu":
         return False
-    if threading.active_count() > 1 or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if threading.active_count() > 1 or _uses_cuda():
         return False
     return max(sizes) * 2 * workers <= sum(sizes)
+
+
+def _uses_cuda() -> bool:
+    return "torch" in sys.modules and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -109,42 +114,40 @@ def run_forked(
     written. The first error of any worker is raised. What the workers move is counted by `meter` as they do.
     """
     own = peak_resident()
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # so that no child meets torch's threads, which fork leaves behind
     queue, feed = os.pipe()
     running: dict[int, _Worker] = {}
     waiting = b"".join(_INDEX.pack(index) for index in indices)
     os.set_blocking(feed, False)
-    try:
-        for _ in range(workers):
-            worker = _fork(queue, feed, job, meter, list(running.values()))
-            running[worker.results.fileno()] = worker
-        os.close(queue)
-        queue = -1
-        peaks = 0
-        while running:
-            if feed >= 0 and not (waiting := _fed(feed, waiting)):
-                os.close(feed)
-                feed = -1
-            ready, _, _ = select.select(list(running), [feed] if feed >= 0 else [], [], 0.1)
-            for fd in ready:
-                message = running[fd].read()
-                if isinstance(message, RangeRecord):
-                    finished(message)
-                    continue
-                if message.error is not None:
-                    raise message.error
-                peaks += max(0, message.peak - own)
-                running.pop(fd).end(kill=False)
-            tick()
-        return own + peaks
-    finally:
-        for worker in running.values():
-            worker.end(kill=True)
-        for fd in (queue, feed):
-            if fd >= 0:
-                os.close(fd)
-        torch.set_num_threads(before)
+    with single_threaded:  # so that no child meets torch's threads, which fork leaves behind
+        try:
+            for _ in range(workers):
+                worker = _fork(queue, feed, job, meter, list(running.values()))
+                running[worker.results.fileno()] = worker
+            os.close(queue)
+            queue = -1
+            peaks = 0
+            while running:
+                if feed >= 0 and not (waiting := _fed(feed, waiting)):
+                    os.close(feed)
+                    feed = -1
+                ready, _, _ = select.select(list(running), [feed] if feed >= 0 else [], [], 0.1)
+                for fd in ready:
+                    message = running[fd].read()
+                    if isinstance(message, RangeRecord):
+                        finished(message)
+                        continue
+                    if message.error is not None:
+                        raise message.error
+                    peaks += max(0, message.peak - own)
+                    running.pop(fd).end(kill=False)
+                tick()
+            return own + peaks
+        finally:
+            for worker in running.values():
+                worker.end(kill=True)
+            for fd in (queue, feed):
+                if fd >= 0:
+                    os.close(fd)
 
 
 def _fed(feed: int, waiting: bytes) -> bytes:
@@ -191,7 +194,7 @@ def _work(queue: int, job: MakeJob, results: BinaryIO) -> None:
 
     error = None
     try:
-        space = Workspace(torch.device("cpu"))
+        space = Workspace()
         while len(taken := os.read(queue, _INDEX.size)) == _INDEX.size:
             run_passes(job(_INDEX.unpack(taken)[0], send), space)
     except BaseException as met:

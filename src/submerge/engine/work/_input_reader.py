@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from submerge.deferred import torch
+from submerge.deferred import np, npt, torch
 from submerge.engine.plan import Input, torch_dtype
 from submerge.engine.work._adapter_edit import AdapterEdit, AddedUpdate
-from submerge.engine.work._range_log import RangeLog
-from submerge.engine.work._workspace import Workspace
-from submerge.store import Source, blocks, byte_view
+from submerge.kernels import count_nonfinite, load
+from submerge.store import DTYPES, Source, blocks, byte_view
 
 __all__ = ["InputReader", "input_readers"]
 
@@ -19,11 +19,11 @@ __all__ = ["InputReader", "input_readers"]
 class InputReader:
     """One member of a fold: a source of values and an adapter's edit of them; or only an update.
 
-    `position` is that of the source among those that are read.
+    `code` is the safetensors dtype of the source, and `position` is its place among those that are read.
     """
 
     source: Source | None
-    dtype: torch.dtype
+    code: str
     edit: AdapterEdit | None
     position: int
 
@@ -32,46 +32,56 @@ class InputReader:
         """Whether it gives an update, with no values behind it."""
         return self.source is None
 
-    def read_into(
+    def fill(
         self,
+        row: npt.NDArray[Any],
+        raw: npt.NDArray[Any] | None,
         start: int,
-        row: torch.Tensor,
-        space: Workspace,
-        log: RangeLog | None = None,
+        origin: npt.NDArray[Any] | None = None,
         *,
-        edited: bool = True,
-    ) -> None:
-        """Put elements from `start` on into `row`: values, or the update of a relative one.
+        edited: bool,
+        counted: bool,
+    ) -> int:
+        """Put an update, elements from `start` on, into a row: values less the origin's, if there is one.
 
-        `log` takes in the bytes that are read. Without `edited` values are those of the source.
+        `raw` are the same elements as they were read; a relative input has none. Without `edited` values are
+        those of the source. Returns how many are NaN or Inf, where that is to be `counted`.
         """
-        n = row.numel()
+        edit = self.edit if edited or raw is None else None
+        if raw is not None and edit is None:
+            load(self.code, raw, row, origin)
+            return count_nonfinite(self.code, raw) if counted else 0
+        if raw is not None:
+            load(self.code, raw, row)
+        if edit is None:
+            row[:] = 0
+        else:
+            self._edit(edit, torch.from_numpy(row), start)
+        nonfinite = count_nonfinite(f"F{8 * row.itemsize}", row) if counted else 0
+        if raw is not None and origin is not None:
+            np.subtract(row, origin, out=row)
+        return nonfinite
+
+    def _edit(self, edit: AdapterEdit, row: torch.Tensor, start: int) -> None:
         if self.source is None:
-            row.copy_(self._update(start, start + n, row.dtype))
-            return
-        raw, view = space.host("raw", n, self.dtype)
-        self.source.read(start, n, view)
-        if log is not None:
-            log.read(self.position, view)
-        space.bring(raw, row)
-        if self.edit is not None and edited:
-            self.edit.apply_(start, row, lambda first, last: self.read(first, last, row.dtype))
+            row.copy_(self._update(start, start + row.numel(), row.dtype))
+        else:
+            edit.apply_(start, row, lambda first, last: self.read(first, last, row.dtype))
 
     def read(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
         """Return elements [start, stop) of the source as they are, without the edit."""
         assert self.source is not None
-        raw = torch.empty(stop - start, dtype=self.dtype)
+        raw = torch.empty(stop - start, dtype=torch_dtype(self.code))
         self.source.read(start, stop - start, byte_view(raw))
         return raw.to(dtype)
 
     def reads_as(self, other: InputReader, numel: int) -> bool:
         """Return whether the first `numel` elements of two sources are of one type and have equal bytes."""
-        if self.source is None or other.source is None or self.dtype != other.dtype or other.edit is not None:
+        if self.source is None or other.source is None or self.code != other.code or other.edit is not None:
             return False
+        itemsize = DTYPES[self.code].itemsize
         pairs = zip(
-            blocks(self.source, 0, numel, self.dtype.itemsize),
-            blocks(other.source, 0, numel, self.dtype.itemsize),
-            strict=True,
+            blocks(self.source, 0, numel, itemsize), blocks(other.source, 0, numel, itemsize), strict=True
         )
         return all(
             torch.equal(torch.frombuffer(own, dtype=torch.uint8), torch.frombuffer(others, dtype=torch.uint8))
@@ -109,6 +119,6 @@ def input_readers(
     position = 0
     for member, edit in zip(members, edits, strict=True):
         source = None if member.relative else sources[position]
-        readers.append(InputReader(source, torch_dtype(member.entry.dtype), edit, position))
+        readers.append(InputReader(source, member.entry.dtype, edit, position))
         position += source is not None
     return readers

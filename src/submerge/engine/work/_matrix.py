@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from submerge.algebra import Dense, LowRank, Streamed, Update, Zero, weighted_sum
 from submerge.deferred import torch
-from submerge.engine.plan import HELD, TensorPlan
+from submerge.engine.plan import HELD, TensorPlan, torch_dtype
 from submerge.engine.work._adapter_edit import AddedProduct
 from submerge.engine.work._chunk_reader import ChunkReader
 from submerge.engine.work._input_reader import InputReader
@@ -92,12 +92,14 @@ def _update(reader: ChunkReader, member: InputReader, relative: bool, held: bool
     if relative and isinstance(member.edit, AddedProduct):
         return LowRank(*member.edit.factors.pair)
 
+    dtype = torch_dtype(reader.code)
+
     def rows(start: int, stop: int) -> torch.Tensor:
         width = sides[1]
-        values = member.difference(reader.origin, start * width, stop * width, reader.dtype)
+        values = member.difference(reader.origin, start * width, stop * width, dtype)
         return values.view(-1, width)
 
-    streamed = Streamed(sides, rows, reader.dtype)
+    streamed = Streamed(sides, rows, dtype)
     return Dense(streamed.dense()) if held else streamed
 
 

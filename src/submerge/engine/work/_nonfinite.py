@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
-from submerge.deferred import torch
+from submerge import kernels
+from submerge.deferred import np, torch
 from submerge.errors import WorkError
+from submerge.kernels import array_type
+from submerge.store import DTYPES
 
-__all__ = ["count_nonfinite", "is_finite", "nonfinite_error", "nonfinite_in_bytes"]
+__all__ = ["count_nonfinite", "nonfinite_error", "nonfinite_in_bytes"]
 
 SHOWN = 10
 """Tensors that an error names."""
-
-
-def is_finite(values: torch.Tensor) -> bool:
-    """Return whether no value is NaN or Inf: a finite sum proves it; only otherwise each is looked at."""
-    total = values.sum(dtype=torch.float32 if values.dtype == torch.float16 else None)
-    return math.isfinite(total.item()) or count_nonfinite(values) == 0
 
 
 def count_nonfinite(values: torch.Tensor) -> int:
@@ -25,13 +21,11 @@ def count_nonfinite(values: torch.Tensor) -> int:
     return values.numel() - int(torch.isfinite(values).sum())
 
 
-def nonfinite_in_bytes(view: memoryview, dtype: torch.dtype) -> int:
-    """Return how many of the values that lie in these bytes are NaN or Inf."""
-    values = torch.frombuffer(view, dtype=dtype)
-    # a sum that is finite, as nearly all are, has no part that is not: it spares a pass that counts
-    if not dtype.is_floating_point or math.isfinite(values.sum(dtype=torch.float32).item()):
+def nonfinite_in_bytes(view: memoryview, code: str) -> int:
+    """Return how many of the values that lie in these bytes, of a safetensors dtype, are NaN or Inf."""
+    if DTYPES[code].kind != "float":
         return 0
-    return count_nonfinite(values)
+    return kernels.count_nonfinite(code, np.frombuffer(view, array_type(code)))
 
 
 def nonfinite_error(nonfinite: Mapping[str, Mapping[str, int]]) -> WorkError:

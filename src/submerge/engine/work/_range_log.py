@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from submerge.deferred import torch
-from submerge.engine.work._nonfinite import count_nonfinite
 from submerge.store import hasher
 
 __all__ = ["OUTPUT", "RangeLog"]
@@ -28,9 +26,9 @@ class RangeLog:
         if hashed:
             self._written = [self._read[0] if copy else hasher()]
 
-    def count(self, key: int, values: torch.Tensor) -> None:
-        """Add the NaN and Inf among `values` to those of a member, or of the `OUTPUT`."""
-        self.nonfinite[key] = self.nonfinite.get(key, 0) + count_nonfinite(values)
+    def count(self, key: int, nonfinite: int) -> None:
+        """Add NaN and Inf to those of a member, or of the `OUTPUT`."""
+        self.nonfinite[key] = self.nonfinite.get(key, 0) + nonfinite
 
     def read(self, source: int, data: memoryview) -> None:
         """Take in bytes of a source."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from submerge.algebra import Chunk, Reduction
-from submerge.deferred import torch
+from submerge.deferred import np, npt, torch
 from submerge.engine.work._chunk_reader import ChunkReader, sample_spans
 from submerge.engine.work._matrix import decomposition, elements
 from submerge.engine.work._passes import Pass, Passes, Range
 from submerge.engine.work._range_log import RangeLog
-from submerge.engine.work._range_target import RangeTarget
+from submerge.engine.work._range_target import RangeTarget, Run
 from submerge.engine.work._workspace import Workspace
 from submerge.methods import Fold, Merged
+from submerge.store import DTYPES
 
 __all__ = ["range_passes"]
 
@@ -38,7 +39,7 @@ def range_passes(reader: ChunkReader, target: RangeTarget) -> Passes:
         fold = yield from reductions(reader)
         yield fold_pass(reader, target, left, fold)
     else:
-        yield fold_pass(reader, target, left, lambda chunk: chunk.updates[0])
+        yield fold_pass(reader, target, left, lambda chunk: chunk.values[0])
 
 
 def reductions(reader: ChunkReader) -> Generator[Pass, Any, Fold]:
@@ -49,7 +50,8 @@ def reductions(reader: ChunkReader) -> Generator[Pass, Any, Fold]:
     result = None
     while True:
         try:
-            reduction = plan.send(result)
+            with np.errstate(all="ignore"):
+                reduction = plan.send(result)
         except StopIteration as end:
             fold: Fold = end.value
             return fold
@@ -61,7 +63,8 @@ def reduction_pass(reader: ChunkReader, reduction: Reduction[Any, Any]) -> Pass:
 
     def observe(one: Range, space: Workspace) -> list[Any]:
         spans = sample_spans(reader.plan.numel) if reduction.sample else reader.spans(one)
-        return [reduction.observe(reader.read(start, stop, space)) for start, stop in spans]
+        with np.errstate(all="ignore"):
+            return [reduction.observe(chunk) for span in spans for chunk in reader.chunks(*span, space)]
 
     def combine(parts: list[list[Any]]) -> Any:
         return reduction.combine([part for of_range in parts for part in of_range])
@@ -79,14 +82,16 @@ def fold_pass(
 
     edited = merged is None or not reader.plan.compares
 
+    def runs(start: int, stop: int, space: Workspace, log: RangeLog) -> Iterator[Run]:
+        for chunk in reader.chunks(start, stop, space, log, edited=edited):
+            added = reader.origin is not None and target.with_origin
+            yield _array(fold(chunk)), reader.origin_of(chunk, space) if added else None
+
     def write(one: Range, space: Workspace) -> None:
         log = RangeLog(len(reader.sources), hashed=target.hashed)
-        for start, stop in reader.spans(one):
-            chunk = reader.read(start, stop, space, log, edited=edited)
-            values = fold(chunk)
-            if reader.origin and target.with_origin:
-                values = values.add_(reader.origin_of(chunk, space))
-            target.write(start, values, space, log)
+        with np.errstate(all="ignore"):
+            for start, stop in reader.spans(one):
+                target.write(start, stop, runs(start, stop, space, log), space, log)
         target.finish(one, log, merged=merged)
 
     return Pass(ranges, write)
@@ -94,30 +99,35 @@ def fold_pass(
 
 def copy_pass(reader: ChunkReader, target: RangeTarget, ranges: list[Range]) -> Pass:
     """Return the pass that copies the first source bit for bit, and compares the others with it."""
+    itemsize, byte = DTYPES[reader.plan.dtype].itemsize, np.dtype(np.uint8)
 
     def copy(one: Range, space: Workspace) -> None:
         log = RangeLog(len(reader.sources), hashed=target.hashed, copy=True)
         differs: set[int] = set()
         for start, stop in reader.spans(one):
-            first, first_bytes = space.host("first", stop - start, target.dtype)
-            other, other_bytes = space.host("other", stop - start, target.dtype)
+            first, other = (space.row(use, (stop - start) * itemsize, byte) for use in ("first", "other"))
             for i, source in enumerate(reader.sources):
-                view = other_bytes if i else first_bytes
-                source.read(start, stop - start, view)
-                log.read(i, view)
-                if i and not torch.equal(first, other):
+                read = other if i else first
+                source.read(start, stop - start, read.data)
+                log.read(i, read.data)
+                if i and not np.array_equal(first, other):
                     differs.add(i)
-            target.copy(start, first_bytes)
+            target.copy(start, first.data)
         target.finish(one, log, differs=sorted(differs))
 
     return Pass(ranges, copy)
 
 
+def _array(values: npt.NDArray[Any] | torch.Tensor) -> npt.NDArray[Any]:
+    """Return what a fold gave, in the CPU's memory, one element after another, in float32 or float64."""
+    if not isinstance(values, np.ndarray):
+        exact = values.dtype in (torch.float32, torch.float64)
+        values = (values if exact else values.float()).detach().cpu().numpy()
+    dtype = values.dtype if values.dtype in (np.float32, np.float64) else np.float32
+    return np.ascontiguousarray(values, dtype).reshape(-1)
+
+
 def _elements_of(merged: Merged) -> Callable[[Chunk], torch.Tensor]:
     """Return the fold that takes a merged matrix's elements."""
 
-    def fold(chunk: Chunk) -> torch.Tensor:
-        n = chunk.updates.shape[1]
-        return elements(merged.update, chunk.start, n).to(chunk.updates.device)
-
-    return fold
+    return lambda chunk: elements(merged.update, chunk.start, chunk.values.shape[1])

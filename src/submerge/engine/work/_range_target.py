@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from submerge.deferred import torch
-from submerge.engine.plan import torch_dtype
-from submerge.engine.work._nonfinite import is_finite
+from submerge.deferred import np, npt
 from submerge.engine.work._passes import Range
 from submerge.engine.work._range_log import OUTPUT, RangeLog
 from submerge.engine.work._record import RangeRecord
 from submerge.engine.work._workspace import Workspace
+from submerge.kernels import array_type, count_nonfinite, store
 from submerge.methods import Merged
 from submerge.store import BankParts, MemorySink, Sink, TensorEntry
 
-__all__ = ["RangeTarget", "memory_target"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["RangeTarget", "Run", "memory_target"]
+
+Run: TypeAlias = "tuple[npt.NDArray[Any], npt.NDArray[Any] | None]"
+"""What a fold gave for consecutive elements, and the origin that is added to it, if any."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +48,16 @@ class RangeTarget:
     with_origin: bool = True
     bank: BankParts | None = None
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type that values are written in."""
-        return torch_dtype(self.entry.dtype)
-
-    def write(self, start: int, values: torch.Tensor, space: Workspace, log: RangeLog) -> None:
-        """Round the values of elements from `start` on to the output's type, and store them."""
-        out, view = space.host("out", values.numel(), self.dtype)
-        space.take(values, out)
-        if not is_finite(out):
-            log.count(OUTPUT, out)
+    def write(self, start: int, stop: int, runs: Iterable[Run], space: Workspace, log: RangeLog) -> None:
+        """Round runs, which together are [start, stop), to the output's type, and store them."""
+        code, first = self.entry.dtype, 0
+        out = space.row("out", stop - start, array_type(code))
+        for values, origin in runs:
+            part = out[first : first + values.size]
+            if not store(code, values, part, origin):
+                log.count(OUTPUT, count_nonfinite(code, part))
+            first += values.size
+        view = out.view(np.uint8).data
         log.wrote(view)
         self.sink.write(self.entry, start, view)
 

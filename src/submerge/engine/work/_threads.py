@@ -7,41 +7,46 @@ parts are combined in the order of the elements, and each range is written by on
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from submerge.deferred import torch
 from submerge.engine.work._passes import Passes, Range, next_pass
 from submerge.engine.work._workspace import Workspace
 
-__all__ = ["run_jobs"]
+__all__ = ["run_jobs", "single_threaded"]
 
 
 class _SingleThreaded:
-    """Torch's own threads, off while any run is active: the setting belongs to the whole process."""
+    """Torch's own threads, off while any run is active: the setting belongs to the whole process.
+
+    Where torch is not there, nothing that runs needs it (`prepared`).
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.runs = 0
-        self.before = 1
+        self.before: int | None = None
 
-    def enter(self) -> None:
+    def __enter__(self) -> None:
         with self.lock:
-            if self.runs == 0:
+            if self.runs == 0 and "torch" in sys.modules:
                 self.before = torch.get_num_threads()
                 torch.set_num_threads(1)  # the workers are the threads; and sums must not be regrouped
             self.runs += 1
 
-    def leave(self) -> None:
+    def __exit__(self, *_: object) -> None:
         with self.lock:
             self.runs -= 1
-            if self.runs == 0:
+            if self.runs == 0 and self.before is not None:
                 torch.set_num_threads(self.before)
+                self.before = None
 
 
-_single = _SingleThreaded()
+single_threaded = _SingleThreaded()
 
 
 class _Job:
@@ -79,7 +84,7 @@ class _RangeTask(NamedTuple):
 
 
 class _Pool:
-    def __init__(self, jobs: Iterator[Passes], device: torch.device) -> None:
+    def __init__(self, jobs: Iterator[Passes], device: str | torch.device) -> None:
         self.jobs = jobs
         self.device = device
         self.ready: deque[_RangeTask] = deque()
@@ -90,8 +95,8 @@ class _Pool:
 
     def work(self) -> None:
         """Take tasks until there are none, or someone failed."""
-        space = Workspace(self.device)
         try:
+            space = Workspace(self.device)
             while (task := self._next()) is not None:
                 self._execute(task, space)
                 del task  # or what its job holds would be there beside what the next one begins with
@@ -140,7 +145,7 @@ def run_jobs(
     jobs: Iterator[Passes],
     *,
     threads: int,
-    device: torch.device,
+    device: str | torch.device,
     tick: Callable[[], None] = lambda: None,
 ) -> None:
     """Run every job to its end with `threads` workers.
@@ -150,7 +155,13 @@ def run_jobs(
     """
     pool = _Pool(jobs, device)
     workers = [threading.Thread(target=pool.work, name=f"submerge-{i}", daemon=True) for i in range(threads)]
-    _single.enter()
+    with single_threaded:
+        _run(pool, workers, tick)
+    if pool.error is not None:
+        raise pool.error
+
+
+def _run(pool: _Pool, workers: Sequence[threading.Thread], tick: Callable[[], None]) -> None:
     try:
         for worker in workers:
             worker.start()
@@ -164,6 +175,3 @@ def run_jobs(
             pool.change.notify_all()
         for worker in workers:
             worker.join()
-        _single.leave()
-    if pool.error is not None:
-        raise pool.error

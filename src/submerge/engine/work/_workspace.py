@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from submerge.deferred import torch
-from submerge.store import byte_view
+from submerge.deferred import np, npt
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Workspace"]
 
 V = TypeVar("V")
 _VIEWS = 64  # distinct lengths that are remembered; a model has few
+_LINE = 64  # bytes of a cache line, at which buffers begin: no vector lies in two
 
 
 class Workspace:
@@ -19,48 +22,32 @@ class Workspace:
 
     Views of them are remembered by length, for most chunks are of one length and making a view
     costs as much as some of the arithmetic.
+
+    Attributes:
+        device: where folds that are written with torch compute.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: str | torch.device = "cpu") -> None:
         self.device = device
-        self._buffers: dict[tuple[str, torch.dtype], torch.Tensor] = {}
-        self._views: dict[tuple[str, torch.dtype, int, int], object] = {}
+        self._buffers: dict[tuple[str, np.dtype[Any]], npt.NDArray[Any]] = {}
+        self._views: dict[tuple[str, np.dtype[Any], int, int], object] = {}
 
-    def host(self, use: str, count: int, dtype: torch.dtype) -> tuple[torch.Tensor, memoryview]:
-        """Return a CPU buffer [count] and its bytes; page-locked where the device copies from it."""
-
-        def make() -> tuple[torch.Tensor, memoryview]:
-            buffer = self._get(use, count, dtype, torch.device("cpu"))
-            return buffer, byte_view(buffer)
-
-        return self._remembered((use, dtype, count, 0), make)
-
-    def work(self, use: str, count: int, dtype: torch.dtype) -> torch.Tensor:
-        """Return a buffer [count] on the worker's device."""
-        return self._remembered((use, dtype, count, 0), lambda: self._get(use, count, dtype, self.device))
+    def row(self, use: str, count: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """Return an array [count]."""
+        return self._remembered((use, dtype, count, 0), lambda: self._get(use, count, dtype))
 
     def stack(
-        self, use: str, rows: int, count: int, dtype: torch.dtype
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return a buffer [rows, count] on the worker's device, and its rows."""
+        self, use: str, rows: int, count: int, dtype: np.dtype[Any]
+    ) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]]]:
+        """Return an array [rows, count], and its rows."""
 
-        def make() -> tuple[torch.Tensor, list[torch.Tensor]]:
-            stacked = self._get(use, rows * count, dtype, self.device).view(rows, count)
+        def make() -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]]]:
+            stacked = self._get(use, rows * count, dtype).reshape(rows, count)
             return stacked, list(stacked)
 
         return self._remembered((use, dtype, count, rows), make)
 
-    def bring(self, raw: torch.Tensor, into: torch.Tensor) -> None:
-        """Copy a host buffer into a working one of another dtype; the cast is made on the device."""
-        if self.device.type != "cpu":
-            raw = self.work("brought", raw.numel(), raw.dtype).copy_(raw)
-        into.copy_(raw)
-
-    def take(self, result: torch.Tensor, into: torch.Tensor) -> None:
-        """Copy a result into a host buffer of another dtype; the cast is made on the device."""
-        into.copy_(result if self.device.type == "cpu" else result.to(into.dtype))
-
-    def _remembered(self, key: tuple[str, torch.dtype, int, int], make: Callable[[], V]) -> V:
+    def _remembered(self, key: tuple[str, np.dtype[Any], int, int], make: Callable[[], V]) -> V:
         view = self._views.get(key)
         if view is None:
             if len(self._views) >= _VIEWS:
@@ -69,11 +56,16 @@ class Workspace:
             self._views[key] = view
         return view  # type: ignore[return-value]
 
-    def _get(self, use: str, count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    def _get(self, use: str, count: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         buffer = self._buffers.get((use, dtype))
-        if buffer is None or buffer.numel() < count:
-            pin = self.device.type == "cuda" and device.type == "cpu"
-            buffer = torch.empty(count, dtype=dtype, device=device, pin_memory=pin)
+        if buffer is None or buffer.size < count:
+            buffer = _aligned(count, dtype)
             self._buffers[use, dtype] = buffer
             self._views.clear()  # they would keep the smaller buffer alive
         return buffer[:count]
+
+
+def _aligned(count: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    data = np.empty(count * dtype.itemsize + _LINE, np.uint8)
+    first = -data.ctypes.data % _LINE
+    return data[first : first + count * dtype.itemsize].view(dtype)

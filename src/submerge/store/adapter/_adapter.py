@@ -10,7 +10,7 @@ from typing import Any
 from submerge.deferred import torch
 from submerge.store.adapter._parts import Add, Form, LowRankPart, Part, Replace, Rows
 from submerge.store.folder import Tokenizer
-from submerge.store.format import DTYPES, FileTable, MemorySource, Source, TensorEntry, byte_view
+from submerge.store.format import DTYPES, FileTable, InMemory, MemorySource, Source, TensorEntry, byte_view
 
 __all__ = ["Adapter"]
 
@@ -38,7 +38,7 @@ class Adapter:
     parts: Mapping[str, Part]
     notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
-    memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    memory: Mapping[str, InMemory] = field(default_factory=dict)
     pending: bool = False
     replaced: frozenset[str] = frozenset()
     names: Mapping[str, str] = field(default_factory=dict)

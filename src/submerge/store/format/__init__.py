@@ -1,7 +1,7 @@
 """Tensors in files: safetensors headers, ranged reads, preallocated writes, the journal, a bank."""
 
 from submerge.store.format._bank import BANK, BankParts, BankTensor, write_bank
-from submerge.store.format._byte_view import byte_view
+from submerge.store.format._byte_view import InMemory, byte_view
 from submerge.store.format._digest import DIGEST, digest, file_digest, hasher, joined, range_digest
 from submerge.store.format._disk import pwrite_all, sync_file, sync_folder
 from submerge.store.format._dtypes import DTYPES, DType, dtype_named
@@ -14,6 +14,7 @@ from submerge.store.format._pickles import load_pickled, memory_entry
 from submerge.store.format._shards import Shard, index_json, plan_shards
 from submerge.store.format._source import FileSource, MemorySource, Source, blocks
 from submerge.store.format._spill import Spilled, SpillFile
+from submerge.store.format._values import read_values, rounded
 from submerge.store.format._view_source import ViewSource
 from submerge.store.format._writer import MemorySink, ShardWriter, Sink, preallocate
 
@@ -28,6 +29,7 @@ __all__ = [
     "FileSource",
     "FileTable",
     "Header",
+    "InMemory",
     "Journal",
     "MemorySink",
     "MemorySource",
@@ -58,6 +60,8 @@ __all__ = [
     "range_digest",
     "read_header",
     "read_json",
+    "read_values",
+    "rounded",
     "strict_json",
     "sync_file",
     "sync_folder",

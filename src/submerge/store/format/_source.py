@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from typing import Protocol
 
-from submerge.deferred import torch
+from submerge.deferred import np
 from submerge.errors import WorkError
-from submerge.store.format._byte_view import byte_view
+from submerge.store.format._byte_view import InMemory, byte_view
 from submerge.store.format._dtypes import DTYPES
 from submerge.store.format._header import TensorEntry
 
@@ -91,13 +91,16 @@ else:  # macOS
 
 
 class MemorySource:
-    """Ranges of a tensor in memory, of any type; only a non-contiguous tensor is copied, once."""
+    """Ranges of a tensor in memory, of any type; only one that is not contiguous is copied, once."""
 
-    def __init__(self, tensor: torch.Tensor) -> None:
-        flat = tensor.detach().contiguous().reshape(-1)
-        self._itemsize = flat.element_size()
-        self._numel = flat.numel()
-        self._bytes = byte_view(flat)
+    def __init__(self, values: InMemory) -> None:
+        if isinstance(values, np.ndarray):
+            values = np.ascontiguousarray(values)
+        else:
+            values = values.detach().contiguous()
+        self._itemsize = values.itemsize
+        self._bytes = byte_view(values)
+        self._numel = self._bytes.nbytes // self._itemsize
 
     def read(self, start: int, count: int, into: memoryview) -> None:
         """Fill `into` by one copy."""

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from submerge.deferred import torch
 from submerge.errors import WorkError
-from submerge.store.format._byte_view import byte_view
+from submerge.store.format._byte_view import InMemory, byte_view
 from submerge.store.format._disk import begin_writeback, pwrite_all, write_failure
 from submerge.store.format._dtypes import DTYPES
 from submerge.store.format._header import TensorEntry
@@ -124,14 +123,12 @@ class ShardWriter:
 
 
 class MemorySink:
-    """A sink into tensors in memory, by name."""
+    """A sink into tensors or arrays in memory, by name."""
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, InMemory]) -> None:
         self._tensors = tensors
 
     def write(self, entry: TensorEntry, start: int, data: memoryview) -> None:
         """Store `data` at element `start`."""
-        flat = self._tensors[entry.name].view(-1)
-        count = data.nbytes // flat.element_size()
-        if count:
-            byte_view(flat[start : start + count])[:] = data
+        first = start * DTYPES[entry.dtype].itemsize
+        byte_view(self._tensors[entry.name])[first : first + data.nbytes] = data

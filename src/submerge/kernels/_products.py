@@ -1,0 +1,94 @@
+"""Sums over runs: inner products and magnitudes, grouped alike on every processor.
+
+The terms of a run of `RUN` elements are added in halves, in the values' type: the first half and the second,
+the halves of what is left, and so on down to `LANES`. These are added one by one in float64, over all runs. A
+processor may add as many terms at a time as it likes: the sums are the same.
+"""
+
+from __future__ import annotations
+
+from submerge.deferred import np, npt
+from submerge.kernels._kernel import kernel
+from submerge.kernels._types import Floats
+
+__all__ = ["add_column_products", "dot", "sum_magnitudes"]
+
+RUN = 4096
+LANES = 64
+
+
+def _sum(terms: Floats) -> float:
+    runs = np.zeros((-(-terms.size // RUN), RUN), terms.dtype)
+    runs.reshape(-1)[: terms.size] = terms
+    half = RUN // 2
+    while half >= LANES:
+        runs[:, :half] += runs[:, half : 2 * half]
+        half //= 2
+    lanes = runs[:, :LANES].astype(np.float64).ravel()
+    return float(np.add.accumulate(lanes)[-1]) if lanes.size else 0.0
+
+
+def _dot(a: Floats, b: Floats) -> float:
+    return _sum(a * b)
+
+
+@kernel(_dot)
+def dot(a: Floats, b: Floats) -> float:
+    """Return Σ a_i b_i of a [n] and b [n]."""
+    terms = np.empty(RUN, a.dtype)
+    total = 0.0
+    for start in range(0, a.size, RUN):
+        x, y = a[start : start + RUN], b[start : start + RUN]
+        for i in range(x.size):
+            terms[i] = x[i] * y[i]
+        terms[x.size :] = 0
+        half = RUN // 2
+        while half >= LANES:
+            left, right = terms[:half], terms[half : 2 * half]
+            for i in range(half):
+                left[i] += right[i]
+            half //= 2
+        for j in range(LANES):
+            total += terms[j]
+    return total
+
+
+def _sum_magnitudes(values: Floats) -> float:
+    return _sum(np.abs(values))
+
+
+@kernel(_sum_magnitudes)
+def sum_magnitudes(values: Floats) -> float:
+    """Return Σ |x_i| of values [n]."""
+    terms = np.empty(RUN, values.dtype)
+    total = 0.0
+    for start in range(0, values.size, RUN):
+        x = values[start : start + RUN]
+        for i in range(x.size):
+            terms[i] = abs(x[i])
+        terms[x.size :] = 0
+        half = RUN // 2
+        while half >= LANES:
+            left, right = terms[:half], terms[half : 2 * half]
+            for i in range(half):
+                left[i] += right[i]
+            half //= 2
+        for j in range(LANES):
+            total += terms[j]
+    return total
+
+
+def _add_column_products(totals: npt.NDArray[np.float64], a: Floats, b: Floats) -> None:
+    x, y = (rows.reshape(-1, totals.size).astype(np.float64) for rows in (a, b))
+    for product in x * y:
+        totals += product
+
+
+@kernel(_add_column_products)
+def add_column_products(totals: npt.NDArray[np.float64], a: Floats, b: Floats) -> None:
+    """Add Σ_i a_ij b_ij to totals [width], in float64, for the rows i of a and b [rows · width] in order."""
+    width = totals.size
+    for start in range(0, a.size, width):
+        x, y = a[start : start + width], b[start : start + width]
+        for j in range(width):
+            totals[j] += np.float64(x[j]) * np.float64(y[j])

@@ -1,0 +1,75 @@
+"""Random words by position: a hash of the position, with a key.
+
+Word i is a hash of 32 bits of i, keyed by three further words: a Weyl sequence (i times an odd number near
+2³² over the golden ratio), then two rounds of a multiplication between shifts (the constants are those of
+C. Wellons' lowbias32, 2018), with a word of the key added before each round and after the last. So it is a
+permutation of the positions 0 … 2³² − 1, another one for each key. Without the Weyl sequence, words of
+positions that differ in one bit are not independent.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from submerge.deferred import np
+from submerge.kernels._kernel import kernel
+from submerge.kernels._types import Floats, Number, Words
+
+__all__ = ["HashKey", "keep_random", "random_words"]
+
+HashKey: TypeAlias = "tuple[np.uint32, np.uint32, np.uint32]"
+
+STEP, FIRST, SECOND = 0x9E3779B1, 0x7FEB352D, 0x846CA68B
+
+
+def _words(first: np.uint32, count: int, key: HashKey) -> Words:
+    words = np.arange(int(first), int(first) + count, dtype=np.uint64).astype(np.uint32)
+    words *= np.uint32(STEP)
+    words += key[0]
+    words ^= words >> np.uint32(16)
+    words *= np.uint32(FIRST)
+    words += key[1]
+    words ^= words >> np.uint32(15)
+    words *= np.uint32(SECOND)
+    words += key[2]
+    words ^= words >> np.uint32(16)
+    return words
+
+
+def _random_words(out: Words, first: np.uint32, key: HashKey) -> None:
+    out[:] = _words(first, out.size, key)
+
+
+@kernel(_random_words)
+def random_words(out: Words, first: np.uint32, key: HashKey) -> None:
+    """Write the words of positions `first` … `first` + n − 1 into out [n]."""
+    term = np.uint32(np.uint32(first * np.uint32(STEP)) + key[0])
+    for i in range(out.size):
+        word = np.uint32(np.uint32(term ^ (term >> np.uint32(16))) * np.uint32(FIRST))
+        word = np.uint32(word + key[1])
+        word = np.uint32(np.uint32(word ^ (word >> np.uint32(15))) * np.uint32(SECOND))
+        word = np.uint32(word + key[2])
+        out[i] = np.uint32(word ^ (word >> np.uint32(16)))
+        term = np.uint32(term + np.uint32(STEP))
+
+
+def _keep_random(
+    values: Floats, first: np.uint32, key: HashKey, threshold: np.uint32, factor: Number
+) -> None:
+    words = _words(first, values.size, key)
+    np.multiply(values, np.where(words < threshold, factor, values.dtype.type(0)), out=values)
+
+
+@kernel(_keep_random)
+def keep_random(values: Floats, first: np.uint32, key: HashKey, threshold: np.uint32, factor: Number) -> None:
+    """Multiply the values [n] whose words are below a threshold by a factor, and the others by 0."""
+    zero = values.dtype.type(0)
+    term = np.uint32(np.uint32(first * np.uint32(STEP)) + key[0])
+    for i in range(values.size):
+        word = np.uint32(np.uint32(term ^ (term >> np.uint32(16))) * np.uint32(FIRST))
+        word = np.uint32(word + key[1])
+        word = np.uint32(np.uint32(word ^ (word >> np.uint32(15))) * np.uint32(SECOND))
+        word = np.uint32(word + key[2])
+        word = np.uint32(word ^ (word >> np.uint32(16)))
+        values[i] *= factor if word < threshold else zero
+        term = np.uint32(term + np.uint32(STEP))

@@ -1,0 +1,135 @@
+"""MagPrune, the sparsifier of DELLA: entries are kept at random, those of large magnitude more often."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from submerge.algebra import Chunk, keep_random, random_words
+from submerge.deferred import np, npt
+from submerge.errors import Problem, RequestError
+from submerge.kernels import bound_ranks, compare_at_bounds, compare_open, keep_where, rank
+from submerge.methods._base import TensorSpec, Values
+from submerge.methods._masks import MaskPlan
+
+__all__ = ["magprune", "refuse_magprune"]
+
+WORDS = 2.0**32
+"""How many random words there are: a probability times it is a bound on them."""
+FINEST = 11
+"""The most bits of the mantissa by which levels of magnitude are told apart."""
+OCTAVES = 8
+"""Powers of two below the greatest magnitude of a row that are divided into levels."""
+SCANS = 64
+"""The most counts over a row, on average, by which ranks are found; where it takes more, rows are sorted."""
+REMEMBERED = 1 << 27
+"""The most elements of a tensor whose masks are kept from its first pass to its second: a bit for each model
+and element, and no more than the memory that is planned for searches of thresholds; MagPrune has none."""
+
+
+def refuse_magprune(spec: TensorSpec, o: Values) -> None:
+    """Raise `RequestError` where a probability of `magprune` would be none."""
+    for density, epsilon in zip(o["density"], o["epsilon"], strict=True):
+        if 0 < density < 1 and not (0 < density - epsilon and density + epsilon < 1):
+            what = f"density {density:g} ± epsilon {epsilon:g} leaves the range (0, 1)"
+            hint = "choose epsilon below both density and 1 − density"
+            raise RequestError(Problem(what, f"tensor {spec.name}", hint))
+
+
+def magprune(spec: TensorSpec, o: Values) -> MaskPlan:
+    """Keep entries with a probability that grows with their rank by magnitude in their row (DELLA, MagPrune).
+
+    p_i = density − ε + 2ε (rank_i − 1)/(n − 1), rank 1 the smallest, rows along the last axis.
+    `variant: paper` divides what is kept by p_i. (arXiv 2406.11617.)
+    """
+    unbiased = o["rescale"] and o["variant"] == "paper"
+    measured = o["rescale"] and not unbiased  # by a pass of its own, which makes the same masks
+    masks = _Masks(spec.count, spec.numel if measured and spec.numel <= REMEMBERED else 0)
+
+    def mask(chunk: Chunk) -> None:
+        for t, (density, epsilon) in enumerate(zip(o["density"], o["epsilon"], strict=True)):
+            row = chunk.values[t]
+            if density <= 0:
+                row[:] = 0
+            elif density < 1 and not epsilon:
+                keep_random(row, chunk.keys[t], chunk.start, density, 1 / density if unbiased else 1.0)
+            elif density < 1 and unbiased:
+                _keep_unbiased(chunk, t, density, epsilon)
+            elif density < 1:
+                keep = masks.get(t, chunk)
+                if keep is None:
+                    keep = _kept(chunk, t, density, epsilon)
+                    masks.put(t, chunk, keep)
+                keep_where(row, keep)
+
+    return mask
+    yield
+
+
+class _Masks:
+    """The masks of a tensor's chunks as bits [T, numel], without chunks that do not begin with a byte."""
+
+    def __init__(self, count: int, numel: int) -> None:
+        self._bits = np.empty((count, -(-numel // 8)), np.uint8)
+        self._known: set[tuple[int, int]] = set()
+
+    def put(self, t: int, chunk: Chunk, keep: npt.NDArray[np.uint8]) -> None:
+        """Take in the mask of one model in a chunk."""
+        if self._bits.size and chunk.start % 8 == 0:
+            bits = np.packbits(keep)
+            self._bits[t, chunk.start // 8 :][: bits.size] = bits
+            self._known.add((t, chunk.start))
+
+    def get(self, t: int, chunk: Chunk) -> npt.NDArray[np.uint8] | None:
+        """Return the mask that was put in, or None."""
+        if (t, chunk.start) not in self._known:
+            return None
+        return np.unpackbits(self._bits[t, chunk.start // 8 :], count=chunk.values.shape[1])
+
+
+def _line(chunk: Chunk, density: float, epsilon: float) -> tuple[float, float]:
+    """Return (a, b) such that an entry of rank r, from 0, is kept if its random word is below a + b r."""
+    if chunk.width == 1:
+        return density * WORDS, 0.0
+    return (density - epsilon) * WORDS, 2 * epsilon * WORDS / (chunk.width - 1)
+
+
+def _magnitudes(chunk: Chunk, t: int) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Return a row's magnitudes as integers, which ascend with them, in scratch row 0."""
+    magnitudes = np.abs(chunk.values[t], out=chunk.row(0))
+    bits: npt.NDArray[np.unsignedinteger[Any]] = magnitudes.view(f"u{magnitudes.itemsize}")
+    return bits
+
+
+def _words(chunk: Chunk, index: int) -> npt.NDArray[np.uint32]:
+    """Return scratch row `index` as 32-bit words [n]."""
+    return chunk.row(index).view(np.uint32)[: chunk.values.shape[1]]
+
+
+def _kept(chunk: Chunk, t: int, density: float, epsilon: float) -> npt.NDArray[np.uint8]:
+    """Return which entries are kept: 1 or 0 [n], in a scratch row."""
+    bits, width = _magnitudes(chunk, t), chunk.width
+    words, low, high, places = (_words(chunk, index) for index in range(1, 5))
+    keep = chunk.row(5).view(np.uint8)[: bits.size]
+    random_words(chunk.keys[t], chunk.start, words)
+    a, b = _line(chunk, density, epsilon)
+    fine = min(FINEST, max(0, width.bit_length() - 6))  # some four buckets for each eight entries
+    shift = int(np.finfo(chunk.values.dtype).nmant) - fine
+    bound_ranks(bits, width, shift, OCTAVES << fine, low, high)
+    count = compare_at_bounds(words, low, high, a, b, keep, places)
+    if count * width <= SCANS * bits.size:
+        compare_open(bits, width, words, a, b, keep, places[:count])
+    else:
+        rank(bits, width, low)
+        compare_at_bounds(words, low, low, a, b, keep, places)
+    return keep
+
+
+def _keep_unbiased(chunk: Chunk, t: int, density: float, epsilon: float) -> None:
+    """Divide the entries that are kept by their probabilities, and clear the others, in place."""
+    words, ranks = _words(chunk, 1), _words(chunk, 2)
+    random_words(chunk.keys[t], chunk.start, words)
+    rank(_magnitudes(chunk, t), chunk.width, ranks)
+    a, b = _line(chunk, density, epsilon)
+    bounds = a + b * ranks
+    row = chunk.values[t]
+    row *= np.where(words < bounds, WORDS / bounds, 0.0).astype(row.dtype)
