@@ -42,6 +42,38 @@ def test_plan(made: Family, recipe: Path, tmp_path: Path) -> None:
     assert found["writes"] == sum(found["files"].values())
 
 
+def test_a_stack_of_layers_is_shown_as_a_picture(made: Family, tmp_path: Path) -> None:
+    for folder in (made.base, *made.tuned):
+        (folder / "config.json").write_text('{"model_type": "toy", "num_hidden_layers": 2}')
+    one, other = made.tuned
+    recipe = tmp_path / "stack.yaml"
+    recipe.write_text(
+        "merge_method: linear\nparameters: {weight: 1}\nslices:\n"
+        f"- sources: [{{model: {one}, layer_range: [0, 2]}}]\n"
+        f"- sources: [{{model: {one}, layer_range: [0, 1]}}, {{model: {other}, layer_range: [1, 2]}}]\n"
+    )
+    result = cli("plan", recipe, *ROOM)
+    assert result.code == 0, result.err
+    lines = [
+        line.replace(str(one), "ONE").replace(str(other), "OTHER").split() for line in result.out.splitlines()
+    ]
+    start = next(i for i, line in enumerate(lines) if line[:1] == ["stack"])
+    assert lines[start : start + 7] == [
+        ["stack", "model.layers:", "3", "layers"],
+        ["0–1", "←", "ONE", "0–1", "██"],
+        ["2", "←", "ONE", "0", "█·"],
+        ["OTHER", "1", "·█"],
+        ["before", "the", "layers:", "ONE"],
+        ["behind", "the", "layers:", "ONE", "+", "OTHER"],
+        ["not", "read:", "0", "of", "OTHER"],
+    ]
+    told = cli("explain", recipe, "--tensor", "layers.2.norm")
+    assert [line.split()[2] for line in told.out.splitlines() if "reads" in line] == [
+        "model.layers.0.norm.weight",
+        "model.layers.1.norm.weight",
+    ]
+
+
 def test_plan_of_names_that_look_like_markup(tmp_path: Path) -> None:
     root = tmp_path / "[bold]x[" / "y]:smile:"
     shapes = {"a[0].weight": (2, 2), "[/INST].weight": (2,)}

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from _adapters import FIRST, SECOND, Tuned, make_tuned
 
@@ -19,3 +24,27 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
 def full(two: Tuned) -> list[Path]:
     """What the two adapters make of their base, as checkpoints."""
     return two.full()
+
+
+@pytest.fixture(scope="session")
+def run_mergekit() -> Iterator[Any]:
+    """What merges a recipe's text into a folder by mergekit."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        merge = pytest.importorskip("mergekit.merge")
+        config = pytest.importorskip("mergekit.config")
+        options = pytest.importorskip("mergekit.options")
+    level = logging.getLogger().level
+
+    def run(text: str, out: Path) -> Path:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            merge.run_merge(
+                config.MergeConfiguration.model_validate(yaml.safe_load(text)),
+                str(out),
+                options.MergeOptions(quiet=True, copy_tokenizer=False, write_model_card=False, random_seed=0),
+            )
+        return out
+
+    yield run
+    logging.getLogger().setLevel(level)

@@ -1,16 +1,12 @@
 """The same recipe file through mergekit and through Submerge, on disk: the same tensors come out."""
 
 import json
-import logging
 import shutil
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 
 import submerge
 from _models import ROOM, perturbed, read, state, write
@@ -58,29 +54,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, name in enumerate("abc"):
         write(found / name, perturbed(base, number, scale=0.3), CONFIG, shards=1 + number)
     return found
-
-
-@pytest.fixture(scope="module")
-def run_mergekit() -> Iterator[Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        merge = pytest.importorskip("mergekit.merge")
-        config = pytest.importorskip("mergekit.config")
-        options = pytest.importorskip("mergekit.options")
-    level = logging.getLogger().level
-
-    def run(text: str, out: Path) -> Path:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            merge.run_merge(
-                config.MergeConfiguration.model_validate(yaml.safe_load(text)),
-                str(out),
-                options.MergeOptions(quiet=True, copy_tokenizer=False, write_model_card=False, random_seed=0),
-            )
-        return out
-
-    yield run
-    logging.getLogger().setLevel(level)
 
 
 RECIPES = {

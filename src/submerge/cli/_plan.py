@@ -74,6 +74,8 @@ def _print_inputs(plan: dict[str, Any]) -> None:
     console = Console(highlight=False, markup=False, emoji=False, width=width)
     console.print(Text(plan["method"], "bold"), plan["equation"])
     console.print(_models(plan["models"]))
+    for stack in plan.get("stack", ()):
+        _print_stack(stack)
     console.print(_groups(plan["groups"]))
     for model in plan["models"]:
         if "names" in model:
@@ -91,6 +93,27 @@ def _print_inputs(plan: dict[str, Any]) -> None:
         console.print("weights    ", plan["coefficients"])
     for line in plan["warnings"]:
         console.print(Text("warning ", "yellow"), line)
+
+
+def _print_stack(stack: dict[str, Any]) -> None:
+    """Print a picture of a stack of layers: a row for each run of them, with the layers of each source."""
+    sources = [source for run in stack["runs"] for source in run["sources"]]
+    wide = max(len(run["layers"]) for run in stack["runs"])
+    widths = [max(len(source[key]) for source in sources) for key in ("model", "layers")]
+    typer.echo(f"stack       {stack['module']}: {stack['layers']} layers")
+    for run in stack["runs"]:
+        of_output = run["layers"]
+        for source in run["sources"]:
+            model, layers = source["model"].ljust(widths[0]), source["layers"].rjust(widths[1])
+            typer.echo(
+                f"  {of_output:>{wide}} {'←' if of_output else ' '} {model}  {layers}  {source['bar']}"
+            )
+            of_output = ""
+    for place in ("before", "behind"):
+        if stack[place]:
+            typer.echo(f"  {place} the layers: {' + '.join(stack[place])}")
+    for model, layers in stack["unread"].items():
+        typer.echo(f"  not read: {layers} of {model}")
 
 
 def _print_specialist(specialist: dict[str, Any]) -> None:

@@ -99,6 +99,11 @@ def _for_inspection(recipe: Recipe) -> Recipe:
     def bare(entries: Sequence[ModelEntry]) -> tuple[ModelEntry, ...]:
         return tuple(replace(entry, parameters={}, head=()) for entry in entries)
 
+    if recipe.stack:
+        hint = "list the models under 'models'"
+        raise RequestError(
+            Problem("an overlap is one of whole models, and layers are stacked", "slices", hint)
+        )
     base = None if recipe.base is None else same_model(recipe.base)
     tuned = [entry for entry in recipe.participants if same_model(entry.model) != base]
     if len(tuned) < 2:

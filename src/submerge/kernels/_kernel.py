@@ -66,6 +66,15 @@ class Kernel:
         self.__doc__ = loop.__doc__
         self.__name__ = loop.__name__
         self._function: Function | None = None
+        self._called: Function | None = None  # by other kernels
+
+    @property
+    def _numba_type_(self) -> Any:
+        """What numba takes a kernel for in the loop of another one, whose cache then has both."""
+        import numba
+
+        self._called = self._called or self._njit(cache=False)
+        return numba.types.Dispatcher(self._called)
 
     def __call__(self, *arguments: Any) -> Any:
         """Run on arrays of one dimension, and numbers of their type: numba would go on in float64."""
@@ -90,12 +99,15 @@ class Kernel:
 
     def compiled(self, *, cache: bool = True) -> Function:
         """Return the loop as numba compiles it; with a cache on disk, where there can be one."""
+        self._function = self._njit(cache=cache)
+        return self._function
+
+    def _njit(self, *, cache: bool) -> Function:
         import numba
         import numpy
 
         self.loop.__globals__["np"] = numpy  # some checks of numba's ask for the module itself
         function: Function = numba.njit(self.loop, cache=cache, nogil=True, error_model="numpy")
-        self._function = function
         return function
 
 

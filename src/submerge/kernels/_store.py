@@ -14,68 +14,84 @@ __all__ = ["store"]
 Array: TypeAlias = "npt.NDArray[Any]"
 
 
-def _round_bf16(row: Array, out: Array) -> None:
+def _nearest_bf16(row: Array) -> Array:
     bits = row.view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
-    np.copyto(out, np.where(np.isnan(row), np.uint32(0x7FC0), rounded), casting="unsafe")
+    return np.where(np.isnan(row), np.uint32(0x7FC0), rounded).astype(np.uint16)
 
 
-@kernel(_round_bf16)
-def round_bf16(row: Array, out: Array) -> None:
-    """Round a row [n] of float32 to bfloat16, as bits [n]; each NaN becomes 0x7FC0.
+@kernel(_nearest_bf16)
+def nearest_bf16(value: Any) -> Any:
+    """Return the bits of the bfloat16 number that is nearest to a float32; 0x7FC0 for each NaN.
 
     What is cut off is rounded by a carry: one less than a half is added, and one more to odd numbers.
     A carry out of the mantissa is the next exponent, and that out of the largest is ∞.
     """
+    bits = np.float32(value).view(np.uint32)
+    odd = np.uint32(bits >> np.uint32(16)) & np.uint32(1)
+    rounded = np.uint32(np.uint32(bits + np.uint32(0x7FFF)) + odd) >> np.uint32(16)
+    nan = np.uint32(bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+    return np.uint16(np.uint32(0x7FC0) if nan else np.uint32(rounded))
+
+
+def _nearest_f16(row: Array) -> Array:
+    halves = row.astype(np.float16)
+    return np.where(np.isnan(halves), np.uint16(0x7E00), halves.view(np.uint16))
+
+
+@kernel(_nearest_f16)
+def nearest_f16(value: Any) -> Any:
+    """Return the bits of the float16 number that is nearest to a float32; 0x7E00 for each NaN.
+
+    Normal numbers are rounded by a carry (see `nearest_bf16`) after the bias, 127, was made that of float16,
+    15. Below 2^-14 numbers are multiples of 2^-24, as float32 has them between 1/2 and 1: there an addition
+    rounds them.
+    """
+    bits = np.float32(value).view(np.uint32)
+    magnitude = np.uint32(bits & np.uint32(0x7FFFFFFF))
+    odd = np.uint32(magnitude >> np.uint32(13)) & np.uint32(1)
+    biased = np.uint32(magnitude - np.uint32((127 - 15) << 23))
+    normal = np.uint32(np.uint32(biased + np.uint32(0xFFF)) + odd) >> np.uint32(13)
+    above_half = np.uint32(magnitude).view(np.float32) + np.float32(0.5)
+    subnormal = np.uint32(np.float32(above_half).view(np.uint32) - np.float32(0.5).view(np.uint32))
+    rounded = subnormal if magnitude < np.uint32((127 - 14) << 23) else np.uint32(normal)
+    rounded = rounded if magnitude < np.uint32((127 + 16) << 23) else np.uint32(0x7C00)
+    sign = np.uint32(bits >> np.uint32(16)) & np.uint32(0x8000)
+    nan = magnitude > np.uint32(0x7F800000)
+    return np.uint16(np.uint32(0x7E00) if nan else np.uint32(rounded | sign))
+
+
+def _round_bf16(row: Array, out: Array) -> None:
+    out[:] = _nearest_bf16(row)
+
+
+@kernel(_round_bf16)
+def round_bf16(row: Array, out: Array) -> None:
+    """Round a row [n] of float32 to bfloat16, as bits [n]."""
     for i in range(row.size):
-        bits = np.float32(row[i]).view(np.uint32)
-        odd = np.uint32(bits >> np.uint32(16)) & np.uint32(1)
-        rounded = np.uint32(np.uint32(bits + np.uint32(0x7FFF)) + odd) >> np.uint32(16)
-        nan = np.uint32(bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
-        out[i] = np.uint16(np.uint32(0x7FC0) if nan else np.uint32(rounded))
+        out[i] = nearest_bf16(row[i])
 
 
 def _add_bf16(row: Array, origin: Array, out: Array) -> None:
-    _round_bf16(row + origin, out)
+    out[:] = _nearest_bf16(row + origin)
 
 
 @kernel(_add_bf16)
 def add_bf16(row: Array, origin: Array, out: Array) -> None:
-    """Round row + origin [n], of float32, to bfloat16, as bits [n], as `round_bf16` does."""
+    """Round row + origin [n], of float32, to bfloat16, as bits [n]."""
     for i in range(row.size):
-        bits = np.float32(row[i] + origin[i]).view(np.uint32)
-        odd = np.uint32(bits >> np.uint32(16)) & np.uint32(1)
-        rounded = np.uint32(np.uint32(bits + np.uint32(0x7FFF)) + odd) >> np.uint32(16)
-        nan = np.uint32(bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
-        out[i] = np.uint16(np.uint32(0x7FC0) if nan else np.uint32(rounded))
+        out[i] = nearest_bf16(row[i] + origin[i])
 
 
 def _round_f16(row: Array, out: Array) -> None:
-    halves = row.astype(np.float16)
-    np.copyto(out, np.where(np.isnan(halves), np.uint16(0x7E00), halves.view(np.uint16)))
+    out[:] = _nearest_f16(row)
 
 
 @kernel(_round_f16)
 def round_f16(row: Array, out: Array) -> None:
-    """Round a row [n] of float32 to float16, as bits [n]; each NaN becomes 0x7E00.
-
-    Normal numbers are rounded by a carry (see `round_bf16`) after the bias, 127, was made that of float16,
-    15. Below 2^-14 numbers are multiples of 2^-24, as float32 has them between 1/2 and 1: there an addition
-    rounds them.
-    """
+    """Round a row [n] of float32 to float16, as bits [n]."""
     for i in range(row.size):
-        bits = np.float32(row[i]).view(np.uint32)
-        magnitude = np.uint32(bits & np.uint32(0x7FFFFFFF))
-        odd = np.uint32(magnitude >> np.uint32(13)) & np.uint32(1)
-        biased = np.uint32(magnitude - np.uint32((127 - 15) << 23))
-        normal = np.uint32(np.uint32(biased + np.uint32(0xFFF)) + odd) >> np.uint32(13)
-        above_half = np.uint32(magnitude).view(np.float32) + np.float32(0.5)
-        subnormal = np.uint32(np.float32(above_half).view(np.uint32) - np.float32(0.5).view(np.uint32))
-        value = subnormal if magnitude < np.uint32((127 - 14) << 23) else np.uint32(normal)
-        value = value if magnitude < np.uint32((127 + 16) << 23) else np.uint32(0x7C00)
-        sign = np.uint32(bits >> np.uint32(16)) & np.uint32(0x8000)
-        nan = magnitude > np.uint32(0x7F800000)
-        out[i] = np.uint16(np.uint32(0x7E00) if nan else np.uint32(value | sign))
+        out[i] = nearest_f16(row[i])
 
 
 _ROUND: Mapping[str, Kernel] = {"BF16": round_bf16, "F16": round_f16}

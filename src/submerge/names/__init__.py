@@ -3,7 +3,7 @@
 from submerge.names._assembly import assembled
 from submerge.names._correspondence import correspond, is_buffer
 from submerge.names._family import is_composite, model_types, related
-from submerge.names._layers import depths, layer_of
+from submerge.names._layers import depths, is_before_layers, layer_of, layer_stacks, with_layer
 from submerge.names._match import NameMatch, match_names, respelling, same_parameters
 from submerge.names._modules import Loading, empty_model, loaded_names, loading, module_names
 from submerge.names._multimodal import (
@@ -14,6 +14,7 @@ from submerge.names._multimodal import (
     multimodal_parts,
     projector_of,
 )
+from submerge.names._sections import module_of_each
 from submerge.names._view import Block, Shape, View, contiguous_strides
 
 __all__ = [
@@ -29,19 +30,23 @@ __all__ = [
     "depths",
     "empty_model",
     "has_layers",
+    "is_before_layers",
     "is_buffer",
     "is_composite",
     "is_output_head",
     "layer_of",
+    "layer_stacks",
     "loaded_names",
     "loading",
     "match_names",
     "model_types",
     "module_names",
+    "module_of_each",
     "module_prefix",
     "multimodal_parts",
     "projector_of",
     "related",
     "respelling",
     "same_parameters",
+    "with_layer",
 ]

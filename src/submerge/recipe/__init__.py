@@ -18,16 +18,19 @@ from submerge.recipe._data_spec import (
 from submerge.recipe._load import load_recipe
 from submerge.recipe._mergekit import to_mergekit
 from submerge.recipe._recipe import (
+    LayerSource,
     ModalityTokens,
     ModelEntry,
+    ModuleSlices,
     OutputForm,
     ProjectorMix,
     Recipe,
     Rules,
+    Slice,
     TaskFolder,
     same_model,
 )
-from submerge.recipe._resolve import Resolved, ResolvedValues, resolve
+from submerge.recipe._resolve import Resolved, ResolvedValues, resolve, resolve_layers
 from submerge.recipe._rules import Rule, Setting
 
 __all__ = [
@@ -38,8 +41,10 @@ __all__ = [
     "Coefficients",
     "DataSource",
     "DataSpec",
+    "LayerSource",
     "ModalityTokens",
     "ModelEntry",
+    "ModuleSlices",
     "OutputForm",
     "ProjectorMix",
     "Recipe",
@@ -48,6 +53,7 @@ __all__ = [
     "Rule",
     "Rules",
     "Setting",
+    "Slice",
     "TaskFolder",
     "data_format",
     "data_spec",
@@ -55,6 +61,7 @@ __all__ = [
     "parse_coefficients",
     "read_coefficients",
     "resolve",
+    "resolve_layers",
     "same_model",
     "to_mergekit",
 ]

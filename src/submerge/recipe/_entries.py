@@ -16,7 +16,7 @@ from submerge.recipe._schema import ABSENT_KEYS, ENTRY_KEYS
 from submerge.recipe._specs import add_adapter, read_spec
 from submerge.recipe._tasks import check_names, read_task
 
-__all__ = ["read_models"]
+__all__ = ["read_entry", "read_models"]
 
 
 def read_models(
@@ -38,21 +38,26 @@ def read_models(
         what = "'models' is empty" if raw in (None, [], {}) else f"'models' is a list, not {show(raw)}"
         report.add(what, path, "write '- model: …', once for each model")
         return None
-    entries = [_entry(item, (*path, i), method, methods, report, named, mixes) for i, item in enumerate(raw)]
+    entries = [
+        read_entry(item, (*path, i), method, methods, report, named=named, mixes=mixes)
+        for i, item in enumerate(raw)
+    ]
     readable = [entry for entry in entries if entry is not None]
     check_names(readable, report)
     return readable if len(readable) == len(entries) else None
 
 
-def _entry(
+def read_entry(
     raw: Any,
     path: KeyPath,
     method: Method | None,
     methods: Mapping[str, Method],
     report: Report,
-    named: bool,
-    mixes: bool,
+    *,
+    named: bool = False,
+    mixes: bool = False,
 ) -> ModelEntry | None:
+    """Return the entry that was written at `path`, or None after noting why it could not be read."""
     if not isinstance(raw, dict):
         hint = f"write '- model: {raw}'" if isinstance(raw, str) else "write '- model: …'"
         report.add(f"an entry of 'models' is a mapping, not {show(raw)}", path, hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,20 @@ from submerge.recipe._parameters import check_required, read_parameters
 from submerge.recipe._participants import check_participants, find_participants
 from submerge.recipe._problems import KeyPath, Report, nearest_name, show
 from submerge.recipe._projectors import check_projectors, read_projectors, read_prototypes_key
-from submerge.recipe._recipe import ModelEntry, OutputForm, ProjectorMix, Recipe, single_values
+from submerge.recipe._recipe import (
+    ModelEntry,
+    OutputForm,
+    ProjectorMix,
+    Recipe,
+    Slice,
+    same_model,
+    single_values,
+)
 from submerge.recipe._rules import Setting
 from submerge.recipe._schema import ABSENT_KEYS, ABSENT_METHODS, RECIPE_KEYS, RENAMED_KEYS
 from submerge.recipe._sections import read_dtype, read_output, read_rules, read_seed, read_tokenizer
-from submerge.recipe._source import open_source
+from submerge.recipe._slices import SliceReader, has_slices
+from submerge.recipe._source import RecipeSource, open_source
 from submerge.recipe._specs import read_spec
 from submerge.recipe._weights import check_weights, read_coefficients_key
 
@@ -59,6 +69,8 @@ def load_recipe(
     form = read_output(_overridden(data.get("output"), output), report)
     top = read_parameters(data.get("parameters"), ("parameters",), method, methods, report)
     base = None if data.get("base_model") is None else read_spec(data["base_model"], ("base_model",), report)
+    if has_slices(data):
+        return _stacked(opened, SliceReader(method, methods, top, base, report), form)
     coefficients = read_coefficients_key(data.get("coefficients"), method, report)
     moments = read_moments_key(data.get("moments"), method, report)
     projectors = read_projectors(data, report)
@@ -68,14 +80,7 @@ def load_recipe(
     if method is not None:
         check_required(method, data.get("parameters"), report)
         _check_base(data, method, form, report)
-    sections: dict[str, Any] = {
-        "rules": read_rules(data.get("rules"), report),
-        "dtype": read_dtype(data, "dtype", report),
-        "out_dtype": read_dtype(data, "out_dtype", report),
-        "tokenizer_source": read_tokenizer(data, base, models, report),
-        "seed": read_seed(data.get("seed"), report),
-        "modality_tokens": read_modality_tokens(data, report),
-    }
+    sections = _small_sections(data, base, models, report)
     check_composition(data, method, models or (), base, form, report)
     check_projectors(projectors, prototypes, method, models or (), base, form, report)
     participants: tuple[ModelEntry, ...] = ()
@@ -113,6 +118,57 @@ def load_recipe(
         prototypes=prototypes,
         **sections,
     )
+
+
+def _stacked(opened: RecipeSource, reader: SliceReader, form: OutputForm) -> Recipe:
+    """Return a recipe of slices, or raise `RequestError` with every problem of it."""
+    data, report = opened.data, opened.report
+    modules = reader.modules(data, form)
+    slices = [piece for module in modules for piece in module.slices]
+    models = _models_of(slices, reader.base)
+    sections = _small_sections(data, reader.base, models, report)
+    report.raise_if_any()
+    assert reader.method is not None
+    return Recipe(
+        method=reader.method,
+        models=tuple(models),
+        base=reader.base,
+        participants=tuple(models),
+        parameters=reader.top,
+        output=form,
+        path=opened.path,
+        text=opened.text,
+        positions=report.positions,
+        stack=modules,
+        **sections,
+    )
+
+
+def _models_of(slices: Sequence[Slice], base: str | None) -> list[ModelEntry]:
+    """Return an entry for each model of slices; the parameters that it is given stand in those."""
+    spelled = {} if base is None else {same_model(base): base}
+    models: dict[str, ModelEntry] = {}
+    for piece in slices:
+        bases = [] if piece.base is None else [ModelEntry(piece.base, {}, piece.where)]
+        for entry in (*(source.entry for source in piece.sources), *bases):
+            name = same_model(entry.model)
+            model = spelled.setdefault(name, entry.model)
+            models.setdefault(name, replace(entry, model=model, parameters={}))
+    return list(models.values())
+
+
+def _small_sections(
+    data: dict[str, Any], base: str | None, models: list[ModelEntry] | None, report: Report
+) -> dict[str, Any]:
+    """Return the sections that are read alike in every recipe."""
+    return {
+        "rules": read_rules(data.get("rules"), report),
+        "dtype": read_dtype(data, "dtype", report),
+        "out_dtype": read_dtype(data, "out_dtype", report),
+        "tokenizer_source": read_tokenizer(data, base, models, report),
+        "seed": read_seed(data.get("seed"), report),
+        "modality_tokens": read_modality_tokens(data, report),
+    }
 
 
 def _check_mapping(data: Any, report: Report) -> None:
@@ -209,9 +265,7 @@ def _read_models(
     *,
     mixes: bool,
 ) -> list[ModelEntry] | None:
-    """Return the models, or None; a recipe of slices was refused already, so is not reported again."""
-    if data.get("models") is None and (data.get("slices") is not None or data.get("modules") is not None):
-        return None
+    """Return the models, or None."""
     if "models" not in data:
         report.add("the recipe lists no models", (), "add 'models:' with '- model: …' lines")
         return None

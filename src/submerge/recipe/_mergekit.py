@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
 
-from submerge.recipe._recipe import ProjectorMix, Recipe, same_model
+from submerge.recipe._recipe import ProjectorMix, Recipe, Slice, same_model
 from submerge.recipe._rules import Setting
 
 __all__ = ["to_mergekit"]
@@ -47,8 +47,8 @@ def to_mergekit(recipe: Recipe) -> str | None:
     Left out are the seed and the section `rules`, which mergekit does not have, and options of ours
     at their defaults. None comes back for a method or an option that mergekit lacks, for an adapter as
     output, for a composed model, for projectors that are mixed, for weights from a file of coefficients, for
-    a model that is listed twice (mergekit keys parameters by model), and for a base that takes no part in a
-    method which merges weights (mergekit would merge it).
+    a model that is listed twice (mergekit keys parameters by model), for a base that takes no part in a
+    method which merges weights (mergekit would merge it), and for a slice without its base among the sources.
     """
     theirs = _PARAMETERS.get(recipe.method.name)
     if (
@@ -72,9 +72,7 @@ def to_mergekit(recipe: Recipe) -> str | None:
     sections = {
         "merge_method": recipe.method.name,
         "base_model": recipe.base,
-        "models": [
-            _entry(named[same_model(entry.model)], entry.parameters, theirs) for entry in recipe.models
-        ],
+        **_layout(recipe, named, theirs),
         "parameters": top or None,
         "dtype": recipe.dtype,
         "out_dtype": recipe.out_dtype,
@@ -97,8 +95,7 @@ def _top_parameters(recipe: Recipe, theirs: Mapping[str, Any]) -> dict[str, Any]
     for option in recipe.method.options:
         setting = recipe.parameters.get(option.name)
         if option.name not in theirs:
-            levels = [recipe.parameters, *(entry.parameters for entry in recipe.models)]
-            if any(_changes(level.get(option.name), option.default) for level in levels):
+            if any(_changes(level.get(option.name), option.default) for level in _levels(recipe)):
                 return None
         elif option.default == theirs[option.name] or theirs[option.name] is _REQUIRED:
             if setting is not None:
@@ -110,12 +107,47 @@ def _top_parameters(recipe: Recipe, theirs: Mapping[str, Any]) -> dict[str, Any]
 
 def _same_models(recipe: Recipe) -> bool:
     """Return whether mergekit would give the method the models that Submerge gives it."""
+    if recipe.stack:
+        slices = [piece for module in recipe.stack for piece in module.slices]
+        return all(piece.base is None or same_model(piece.base) in _listed(piece) for piece in slices)
     specs = [same_model(entry.model) for entry in recipe.models]
     if len(set(specs)) < len(specs):
         return False
     if recipe.base is None or recipe.method.origin != "zero":
         return True
     return same_model(recipe.base) in {same_model(entry.model) for entry in recipe.participants}
+
+
+def _listed(piece: Slice) -> set[str]:
+    return {same_model(source.entry.model) for source in piece.sources}
+
+
+def _levels(recipe: Recipe) -> Iterator[Mapping[str, Setting]]:
+    """Yield the parameters of every place of a recipe."""
+    yield recipe.parameters
+    yield from (entry.parameters for entry in recipe.models)
+    for module in recipe.stack:
+        yield module.own
+        for piece in module.slices:
+            yield piece.own
+            yield from (source.entry.parameters for source in piece.sources)
+
+
+def _layout(recipe: Recipe, named: Mapping[str, str], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is merged, with models by the names in `named` and the parameters that mergekit has."""
+
+    def translated(key: str, value: Any) -> Any:
+        if key == "parameters":
+            return {name: setting for name, setting in value.items() if name in theirs}
+        if key in ("model", "base_model"):
+            return named.get(same_model(value), value)
+        if isinstance(value, dict):
+            return {k: new for k, own in value.items() if (new := translated(k, own)) != {}}
+        if key in ("models", "slices", "sources"):
+            return [translated("", item) for item in value]
+        return value
+
+    return {key: translated(key, value) for key, value in recipe.layout().items()}
 
 
 def _changes(setting: Setting | None, default: Any) -> bool:
@@ -137,9 +169,3 @@ def _complete(setting: Setting | None, default: Any) -> Any:
     if any(rule.filter is None for rule in setting.rules):
         return written
     return [*written, {"value": default}]
-
-
-def _entry(model: str, parameters: Mapping[str, Setting], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an entry of `models`."""
-    own = {name: setting.written() for name, setting in parameters.items() if name in theirs}
-    return {"model": model, "parameters": own} if own else {"model": model}

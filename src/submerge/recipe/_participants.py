@@ -54,13 +54,15 @@ def check_participants(
     report: Report,
     *,
     elsewhere: Collection[str] = (),
+    path: KeyPath = ("models",),
 ) -> None:
     """Note what participants lack, and a number of them that the method does not merge.
 
-    Options that come from `elsewhere` than the parameters are not missing there.
+    Options that come from `elsewhere` than the parameters are not missing there. `path` is where the models
+    are listed.
     """
-    _check_options(method, participants, models, top, report, elsewhere)
-    _check_number(method, len(participants), len(models), report)
+    _check_options(method, participants, models, top, report, elsewhere, path)
+    _check_number(method, len(participants), len(models), report, path)
 
 
 def _check_options(
@@ -70,9 +72,10 @@ def _check_options(
     top: Mapping[str, Setting],
     report: Report,
     elsewhere: Collection[str],
+    models_path: KeyPath,
 ) -> None:
     """Note the options that must be given for each participant and that one of them lacks."""
-    places = {id(entry): ("models", i) for i, entry in enumerate(models)}
+    places = {id(entry): (*models_path, i) for i, entry in enumerate(models)}
     for entry in participants:
         path: KeyPath = places.get(id(entry), ("base_model",))
         missing = [
@@ -88,7 +91,7 @@ def _check_options(
             report.add(f"{entry.model} lacks the {noun} {listed(missing)}", path, hint)
 
 
-def _check_number(method: Method, count: int, listed_count: int, report: Report) -> None:
+def _check_number(method: Method, count: int, listed_count: int, report: Report, path: KeyPath) -> None:
     """Note a number of participants that the method does not merge."""
     low, high = method.min_models, method.max_models
     if low <= count and (high is None or count <= high):
@@ -97,4 +100,4 @@ def _check_number(method: Method, count: int, listed_count: int, report: Report)
     noun = "model" if (high if low == high or count > low else low) == 1 else "models"
     beside = " besides the base" if method.origin == "base" else ""
     hint = "a base that is listed under 'models' does not count" if beside and listed_count > count else ""
-    report.add(f"{method.name} merges {allowed} {noun}{beside}; found {count}", ("models",), hint)
+    report.add(f"{method.name} merges {allowed} {noun}{beside}; found {count}", path, hint)

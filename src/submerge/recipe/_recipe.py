@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any, Literal, TypeAlias
 
@@ -15,12 +15,15 @@ from submerge.recipe._rules import Setting
 from submerge.store import ProjectorSettings
 
 __all__ = [
+    "LayerSource",
     "ModalityTokens",
     "ModelEntry",
+    "ModuleSlices",
     "OutputForm",
     "ProjectorMix",
     "Recipe",
     "Rules",
+    "Slice",
     "TaskFolder",
     "projector_options",
     "same_model",
@@ -77,6 +80,68 @@ class ModelEntry:
         """What coefficients call the model: its `name`, else the last part of its path, or its adapter's."""
         last = self.model.rpartition("+")[2]
         return self.name or PurePath(last.partition("@")[0]).name or last
+
+
+@dataclass(frozen=True)
+class LayerSource:
+    """Layers `start … stop − 1` of one model; all of its layers where `stop` is None."""
+
+    entry: ModelEntry
+    start: int = 0
+    stop: int | None = None
+
+    def written(self) -> dict[str, Any]:
+        """Return the source as a recipe writes it."""
+        layers = {} if self.stop is None else {"layer_range": [self.start, self.stop]}
+        return {"model": self.entry.model, **layers, "parameters": _written(self.entry.parameters)}
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """A run of the output's layers, each merged from one layer of each source.
+
+    `participants` are the entries that the method sees, and `base` is the base of these layers. `parameters`
+    have those of the module and of the recipe behind them; `own` are those of the slice alone. `where` is the
+    slice's line.
+    """
+
+    sources: tuple[LayerSource, ...]
+    participants: tuple[ModelEntry, ...]
+    base: str | None
+    parameters: Mapping[str, Setting]
+    own: Mapping[str, Setting]
+    where: str
+
+    def written(self, base: str | None) -> dict[str, Any]:
+        """Return the slice as it is written in a recipe with this base."""
+        parts = {
+            "sources": [source.written() for source in self.sources],
+            "base_model": self.base if self.base != base else None,
+            "parameters": _written(self.own),
+        }
+        return {key: value for key, value in parts.items() if value}
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleSlices:
+    """The slices of one module; its `name` is empty where a recipe has `slices` and no `modules`.
+
+    `own` are the module's parameters, and `where` is its line.
+    """
+
+    name: str
+    slices: tuple[Slice, ...]
+    own: Mapping[str, Setting]
+    where: str
+
+    def written(self, base: str | None) -> dict[str, Any]:
+        """Return the module as it is written in a recipe with this base."""
+        first = self.slices[0]
+        if any(source.stop is None for source in first.sources):
+            parts: dict[str, Any] = {"models": [source.written() for source in first.sources]}
+        else:
+            parts = {"slices": [piece.written(base) for piece in self.slices]}
+        return {**parts, **({"parameters": _written(self.own)} if self.own else {})}
 
 
 @dataclass(frozen=True)
@@ -174,6 +239,8 @@ class Recipe:
         prototypes: the folder of the prototypes by which they are mixed; None where there is none.
         calibrates: whether the weights are learned from the entries' data before the merge.
         modality_tokens: of a composed model, what tokens of a modality run with.
+        stack: the modules whose layers are stacked from layers of the models; empty where models are merged
+            layer by layer. `models` are then all that stand there, and `participants` the same.
         dtype: number format of the result, such as `bfloat16`; the base's where it is None.
         out_dtype: the same, in mergekit's second spelling.
         tokenizer_source: None, `"base"` or the spec of a model.
@@ -213,6 +280,18 @@ class Recipe:
     projectors: ProjectorMix | Literal["merged"] | None = None
     prototypes: TaskFolder | None = None
     modality_tokens: ModalityTokens = "own"
+    stack: tuple[ModuleSlices, ...] = ()
+
+    def of_slice(self, piece: Slice) -> Recipe:
+        """Return the recipe by which the layers of a slice are merged."""
+        return replace(
+            self,
+            models=tuple(source.entry for source in piece.sources),
+            base=piece.base,
+            participants=piece.participants,
+            parameters=piece.parameters,
+            stack=(),
+        )
 
     @property
     def composed(self) -> bool:
@@ -294,10 +373,7 @@ class Recipe:
         sections: dict[str, Any] = {
             "merge_method": self.method.name,
             "base_model": self.base,
-            "models": [
-                {"model": _spec(entry), "parameters": _written(entry.parameters)} | _about(entry)
-                for entry in self.models
-            ],
+            **self.layout(),
             "parameters": _defaults(self) | _written(self.parameters),
             "coefficients": (self.coefficients.path or None) if self.coefficients else None,
             "moments": (self.moments.named or None) if self.moments else None,
@@ -312,6 +388,20 @@ class Recipe:
             "seed": self.seed,
         }
         return {key: value for key, value in sections.items() if value is not None}
+
+    def layout(self) -> dict[str, Any]:
+        """Return what is merged, as a recipe writes it: `models`, `slices` or `modules`."""
+        modules = {module.name: module.written(self.base) for module in self.stack}
+        if "" in modules:
+            return {"slices": modules[""]["slices"]}
+        if modules:
+            return {"modules": modules}
+        return {
+            "models": [
+                {"model": _spec(entry), "parameters": _written(entry.parameters)} | _about(entry)
+                for entry in self.models
+            ]
+        }
 
 
 def single_values(method: Method, parameters: Mapping[str, Setting]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from submerge.recipe._coefficients import WEIGHT
 from submerge.recipe._recipe import Recipe
 from submerge.recipe._rules import Rule, Setting, checked
 
-__all__ = ["Resolved", "ResolvedValues", "resolve"]
+__all__ = ["Resolved", "ResolvedValues", "resolve", "resolve_layers"]
 
 _MEMO = 1 << 15  # distinct (rules, depth) pairs remembered for a recipe; a model has one depth a layer
 
@@ -57,6 +57,24 @@ def resolve(recipe: Recipe, tensor: str, depth: float) -> ResolvedValues:
     return _compiled(recipe).at(tensor, depth)
 
 
+def resolve_layers(recipe: Recipe, tensor: str, depth: float, sources: Sequence[str]) -> ResolvedValues:
+    """Return the value of each option where models give tensors of other layers than the output's.
+
+    A model's own options go by the name that its tensor has in the model, one of `sources`; options that all
+    models share go by `tensor`. Raises `RequestError` as `resolve` does.
+    """
+    shared = resolve(recipe, tensor, depth)
+    own = [resolve(recipe, source, depth) for source in sources]
+    return ResolvedValues(
+        {
+            name: [of_model[name][i] for i, of_model in enumerate(own)]  # type: ignore[index]  # a list, too
+            if isinstance(value, list)
+            else value
+            for name, value in shared.options.items()
+        }
+    )
+
+
 @lru_cache(maxsize=16)
 def _compiled(recipe: Recipe) -> _CompiledRecipe:
     return _CompiledRecipe(recipe)
@@ -68,7 +86,8 @@ class _Chain:
     def __init__(self, option: Option, settings: tuple[Setting, ...]) -> None:
         self.option = option
         self.rules: list[tuple[Rule, Setting]] = []
-        for rule, setting in [(rule, level) for level in settings for rule in level.rules]:
+        places = [place for level in settings for place in level.places]
+        for rule, setting in [(rule, place) for place in places for rule in place.rules]:
             self.rules.append((rule, setting))
             if rule.filter is None:
                 break  # nothing behind a rule for every tensor is ever reached

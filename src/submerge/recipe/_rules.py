@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from submerge.methods import Option
@@ -38,26 +38,39 @@ class Rule:
 class Setting:
     """What a recipe says of one parameter in one place: rules, of which the first that matches holds.
 
-    `path` is that place, such as `models[1].parameters.weight`.
+    `path` is that place, such as `models[1].parameters.weight`. `behind` is what the next place says, where
+    none of the rules holds: behind a slice's parameters stand those of its module, and of the recipe.
     """
 
     rules: tuple[Rule, ...]
     path: str
+    behind: Setting | None = None
 
     @property
     def plain(self) -> bool:
         """Whether it is one value for all tensors."""
         return len(self.rules) == 1 and self.rules[0].filter is None and not self.rules[0].is_gradient
 
+    def before(self, outer: Setting | None) -> Setting:
+        """Return the setting with another place behind it, as far as its own rules leave tensors over."""
+        covers = any(rule.filter is None for rule in self.rules)
+        return self if covers or outer is None else replace(self, behind=outer)
+
+    @property
+    def places(self) -> tuple[Setting, ...]:
+        """The setting, and those behind it."""
+        return (self, *(self.behind.places if self.behind else ()))
+
     def written(self) -> Any:
         """Return the setting as a recipe writes it: a value, a gradient, or a list of rules."""
-        if len(self.rules) == 1 and self.rules[0].filter is None:
-            return self.rules[0].written()
+        rules = [rule for place in self.places for rule in place.rules]
+        if len(rules) == 1 and rules[0].filter is None:
+            return rules[0].written()
         return [
             {"value": rule.written()}
             if rule.filter is None
             else {"filter": rule.filter, "value": rule.written()}
-            for rule in self.rules
+            for rule in rules
         ]
 
 

@@ -16,6 +16,8 @@ __all__ = [
 RECIPE_KEYS = (
     "merge_method",
     "models",
+    "slices",
+    "modules",
     "base_model",
     "parameters",
     "coefficients",
@@ -49,14 +51,11 @@ ENTRY_KEYS = (
 )
 """The keys of one entry of `models`."""
 
-_ENTIRE_MODELS = "list whole models under 'models'"
 _NO_MOE = "Submerge merges weights; it does not build mixtures of experts"
 
 ABSENT_KEYS: Mapping[str, str] = {
-    "slices": _ENTIRE_MODELS,
-    "modules": _ENTIRE_MODELS,
-    "layer_range": "models are merged whole",
-    "residual_weight": "models are merged whole",
+    "layer_range": "it belongs to a source of one of the 'slices'",
+    "residual_weight": "no merge uses it, and mergekit's neither; remove the key",
     "experts": _NO_MOE,
     "shared_experts": _NO_MOE,
     "gate_mode": _NO_MOE,

@@ -26,6 +26,7 @@ from submerge.store._projectors import (
     read_projector_key,
 )
 from submerge.store._prototypes import PrototypeFile, write_prototypes
+from submerge.store._restacked import Restacker
 from submerge.store._side_by_side import side_by_side
 from submerge.store.adapter import (
     ADAPTER_CONFIG,
@@ -50,6 +51,7 @@ from submerge.store.folder import (
     MANIFEST,
     MODALITIES,
     MODALITY_GATE,
+    ConfiguredLayer,
     GateRecord,
     Manifest,
     ModelRecord,
@@ -71,6 +73,7 @@ from submerge.store.folder import (
     tied_embeddings,
     untied,
     vocabulary_size,
+    with_layers,
     with_vocabulary_size,
 )
 from submerge.store.format import (
@@ -142,6 +145,7 @@ __all__ = [
     "BankParts",
     "BankTensor",
     "Checkpoint",
+    "ConfiguredLayer",
     "DType",
     "FileSource",
     "FileTable",
@@ -162,6 +166,7 @@ __all__ = [
     "ProjectorSettings",
     "PrototypeFile",
     "Replace",
+    "Restacker",
     "Rows",
     "Shard",
     "ShardWriter",
@@ -229,6 +234,7 @@ __all__ = [
     "trained_adapter",
     "untied",
     "vocabulary_size",
+    "with_layers",
     "with_vocabulary_size",
     "write_bank",
     "write_moments",

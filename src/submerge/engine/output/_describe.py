@@ -17,6 +17,7 @@ from submerge.engine.plan import (
     bank_bytes,
     describe_projectors,
     describe_specialist,
+    describe_stack,
     stream_parts,
 )
 from submerge.errors import Problem, RequestError
@@ -39,6 +40,7 @@ def describe(plan: MergePlan) -> dict[str, Any]:
         "method": recipe.method.name,
         "equation": recipe.method.equation,
         "models": [_model(plan, position) for position in range(len(plan.models))],
+        **({"stack": describe_stack(plan.stack)} if plan.stack else {}),
         "groups": _groups(plan.tensors),
         "vocabulary": list(plan.vocabulary),
         "warnings": list(plan.warnings),
@@ -58,7 +60,7 @@ def describe(plan: MergePlan) -> dict[str, Any]:
 
 def _model(plan: MergePlan, position: int) -> dict[str, Any]:
     """Return what is said of one model; tensors that stand there under a second name are counted once."""
-    model = plan.models[position]
+    model = (plan.stack.originals if plan.stack else plan.inputs).models[position]
     stored = {name: entry for name, entry in model.tensors.items() if name not in model.aliases}
     return {
         "model": model.label,
@@ -162,6 +164,8 @@ def explain(plan: MergePlan, pattern: str) -> list[dict[str, Any]]:
             Problem(f"no tensor matches {pattern!r}", "--tensor", f"names look like {names[0]!r}")
         )
     depth = depths(names)
+    if plan.stack:
+        depth = {name: plan.stack.of(name).depths[name] for name in names}
     return [_explained(plan, t, depth[t.parameter or t.name]) for t in plan.tensors if t.name in chosen]
 
 
@@ -194,7 +198,9 @@ def _member(plan: MergePlan, member: Input) -> dict[str, Any]:
 
 def _options(plan: MergePlan, tensor: TensorPlan, depth: float) -> dict[str, list[dict[str, Any]]]:
     """Return the value of each option and why, with one for each model where models may differ."""
-    participants = plan.recipe.participants
+    name = tensor.parameter or tensor.name
+    of_slice = plan.stack.of(name) if plan.stack else None
+    participants = (of_slice.recipe if of_slice else plan.recipe).participants
 
     def lines(resolved: Resolved | list[Resolved]) -> list[dict[str, Any]]:
         if isinstance(resolved, Resolved):
@@ -204,7 +210,7 @@ def _options(plan: MergePlan, tensor: TensorPlan, depth: float) -> dict[str, lis
             for own, entry in zip(resolved, participants, strict=True)
         ]
 
-    options = resolve(plan.recipe, tensor.parameter or tensor.name, depth).options
+    options = (of_slice.options(name) if of_slice else resolve(plan.recipe, name, depth)).options
     return {name: lines(resolved) for name, resolved in options.items()}
 
 

@@ -35,7 +35,8 @@ def _write_config(plan: MergePlan, folder: Path) -> None:
     if theirs is None:
         return
     dtype = dtype_named(plan.recipe.out_dtype or plan.recipe.dtype or "")
-    config = theirs if dtype is None else _with_dtype(theirs, DTYPE_NAMES[dtype])
+    config = (plan.stack.config if plan.stack else None) or theirs
+    config = config if dtype is None else _with_dtype(config, DTYPE_NAMES[dtype])
     config = untied(config) if plan.unties else config
     if config != theirs:
         write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")

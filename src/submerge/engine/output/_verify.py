@@ -21,7 +21,7 @@ from submerge.engine.plan import beyond_rows, describe_beyond
 from submerge.engine.work import nonfinite_in_bytes
 from submerge.errors import RequestError, WorkError
 from submerge.kernels import compiling_for
-from submerge.names import layer_of
+from submerge.names import layer_of, with_layer
 from submerge.store import (
     BANK,
     DTYPES,
@@ -195,6 +195,9 @@ def _base(model: Checkpoint, spec: str | None, named: bool, manifest: Manifest, 
         report.skipped.append(f"names against the base: {spec} cannot be opened ({reason})")
         return
     new = {name for name, record in manifest.tensors.items() if record.new}
+    if manifest.stacked:
+        report.problems += _unlike_layers(model.tensors.keys() - new, base.tensors)
+        return
     grown = manifest.gate is not None and manifest.gate.method == MODALITY_GATE
     report.problems += _unlike(model, base, new, more_rows=grown)
     if not base.pending:
@@ -218,6 +221,20 @@ def _unlike(
         if theirs != ours and not longer:
             problems.append(f"{name}: the base's shape is {list(base.tensors[name].shape)}")
     return problems
+
+
+def _unlike_layers(model: Iterable[str], base: Iterable[str]) -> list[str]:
+    """Return which names of tensors are not the base's, whatever number their layers have."""
+    own, theirs = (set(map(_in_first_layer, names)) for names in (model, base))
+    return [
+        f"{name}: only in {'the output' if name in own else 'the base'}, in any layer"
+        for name in sorted(own ^ theirs)
+    ]
+
+
+def _in_first_layer(name: str) -> str:
+    place = layer_of(name)
+    return name if place is None else with_layer(name, place[0], 0)
 
 
 def _tokens(model: Checkpoint, manifest: Manifest, report: VerifyReport) -> None:

@@ -10,6 +10,9 @@ Specialists of a composed model are opened with their adapters (`_specialists`);
 their own, their placeholders, and the tokenizer that they share. Where outputs of projectors are mixed
 (`_projectors`), models must have changed no encoder (`_projector_changes`), and tasks have
 prototypes (`_prototypes`).
+
+Layers that are stacked (`_stack`) are planned slice by slice (`_plan_stack`, `_stacked_models`): each slice
+is a merge of models whose layers have the output's numbers.
 """
 
 from submerge.engine.plan._adapter_form import adapter_file, lora_keys, stores_transposed
@@ -17,6 +20,7 @@ from submerge.engine.plan._bank_size import bank_bounds, bank_bytes
 from submerge.engine.plan._composition import Composition, SpecialistPlan
 from submerge.engine.plan._describe_composition import describe_specialist
 from submerge.engine.plan._describe_projectors import describe_projectors
+from submerge.engine.plan._describe_stack import describe_stack
 from submerge.engine.plan._device import check_device
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._make_plan import make_plan, plan_models
@@ -74,6 +78,7 @@ __all__ = [
     "describe_beyond",
     "describe_projectors",
     "describe_specialist",
+    "describe_stack",
     "is_matrix",
     "is_plain",
     "lora_keys",

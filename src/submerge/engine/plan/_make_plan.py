@@ -25,20 +25,22 @@ from submerge.engine.plan._moments import add_moments, moment_bytes, moment_warn
 from submerge.engine.plan._naming import align_models, idle_models, naming_warnings
 from submerge.engine.plan._other_base import other_base_warnings
 from submerge.engine.plan._plan import MergePlan
+from submerge.engine.plan._plan_stack import as_models
 from submerge.engine.plan._projectors import ProjectorPlan, plan_projectors
 from submerge.engine.plan._settings import Settings
+from submerge.engine.plan._stacked_models import plan_stacked
 from submerge.engine.plan._tensor import TensorPlan
 from submerge.engine.plan._token_rows import with_token_rows
 from submerge.engine.plan._tokens import plan_tokens, shared_token_plan
 from submerge.engine.plan._warnings import input_warnings, shape_warnings, unused_tensors
+from submerge.engine.plan._weight_files import weight_files
 from submerge.errors import Problem, RequestError
 from submerge.recipe import Recipe, load_recipe
-from submerge.store import Checkpoint, Shard, is_tokenizer_file, plan_shards
+from submerge.store import Checkpoint, is_tokenizer_file
 
 __all__ = ["make_plan", "plan_models"]
 
 ADAPTER_DTYPES = ("bfloat16", "float16", "float32")
-DIFFUSERS = "diffusion_pytorch_model"  # the only name under which Diffusers looks for weights
 
 
 def make_plan(
@@ -69,10 +71,13 @@ def make_plan(
     check_device(settings.device)
     recipe = source if isinstance(source, Recipe) else load_recipe(source)
     inputs = open_models(recipe, settings, download=download)
+    if recipe.stack:
+        recipe, inputs = as_models(recipe, inputs)
     tokens, problems = (None, []) if recipe.composed else plan_tokens(recipe, inputs)
     problems += _links(recipe, inputs.reference_model)
     try:
-        plan = plan_models(recipe, inputs, settings)
+        plan_inputs = plan_stacked if recipe.stack else plan_models
+        plan = plan_inputs(recipe, inputs, settings)
     except RequestError as error:
         problems += error.problems
     if problems:
@@ -120,7 +125,7 @@ def plan_models(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan
         settings=settings,
         inputs=inputs,
         tensors=tuple(tensors),
-        shards=() if as_adapter else _shards(inputs.reference_model, tensors, settings),
+        shards=() if as_adapter else weight_files(inputs.reference_model, tensors, settings),
         unused=unused,
         warnings=(
             *coefficient_warnings(recipe),
@@ -168,14 +173,6 @@ def _composition(recipe: Recipe, inputs: Inputs, problems: Sequence[Problem]) ->
     if problems:
         raise RequestError(problems)
     return composition
-
-
-def _shards(reference: Checkpoint, tensors: Sequence[TensorPlan], settings: Settings) -> tuple[Shard, ...]:
-    """Return the files of weights that are written, under the name that their reader looks for."""
-    diffusers = any(file.startswith(DIFFUSERS) for file in reference.shards.values())
-    stem = DIFFUSERS if diffusers else "model"
-    laid_out = [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
-    return tuple(plan_shards(laid_out, settings.shard_size, stem=stem))
 
 
 def _unfit_for_adapter(recipe: Recipe) -> list[Problem]:

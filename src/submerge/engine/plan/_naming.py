@@ -8,19 +8,28 @@ from importlib.util import find_spec
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._tensor import TensorPlan
 from submerge.errors import Problem, few
-from submerge.names import layer_of
-from submerge.store import DTYPES, Aligner, Alignment, Checkpoint, layer_count
+from submerge.names import layer_of, layer_stacks, with_layer
+from submerge.store import DTYPES, Aligner, Alignment, Checkpoint, Restacker, layer_count
 
 __all__ = ["align_models", "idle_models", "missing_tensors", "naming_warnings"]
 
 
-def align_models(inputs: Inputs) -> tuple[list[Alignment], list[Problem]]:
-    """Return each model with its tensors named as the reference has them, and what stands in the way."""
-    aligner = Aligner(inputs.reference_model)
+def align_models(inputs: Inputs, *, of_any_depth: bool = False) -> tuple[list[Alignment], list[Problem]]:
+    """Return each model with its tensors named as the reference has them, and what stands in the way.
+
+    Models `of_any_depth` may have more layers than the reference, whose names go on from its last layer.
+    """
+    reference = inputs.reference_model
+    aligner = Aligner(reference)
     streams = {own.stream for own in inputs.specialists if own.stream is not None}
     merged = {*inputs.participants, *streams} - {inputs.reference}
+
+    def aligned(model: Checkpoint) -> Alignment:
+        base = _as_deep(reference, model) if of_any_depth else reference
+        return (aligner if base is reference else Aligner(base)).align(model)
+
     alignments = [
-        aligner.align(model) if position in merged else Alignment(model)
+        aligned(model) if position in merged else Alignment(model)
         for position, model in enumerate(inputs.models)
     ]
     hint = "merge models of one base; if it is one, give its tensors the base's names"
@@ -30,6 +39,17 @@ def align_models(inputs: Inputs) -> tuple[list[Alignment], list[Problem]]:
         for line in a.refused
     ]
     return alignments, problems
+
+
+def _as_deep(reference: Checkpoint, model: Checkpoint) -> Checkpoint:
+    """Return the reference with as many layers as a model has, if these are more: its last one again."""
+    stacks, wanted = layer_stacks(reference.tensors), max(layer_stacks(model.tensors).values(), default=0)
+    if len(stacks) != 1 or wanted <= (count := next(iter(stacks.values()))):
+        return reference
+    stack = next(iter(stacks))
+    last = [name for name in reference.tensors if layer_of(name) == (stack, count - 1)]
+    more = {with_layer(name, stack, layer): name for layer in range(count, wanted) for name in last}
+    return Restacker().model(reference, {**{name: name for name in reference.tensors}, **more})
 
 
 def missing_tensors(model: Checkpoint, base: Checkpoint, names: Sequence[str]) -> Problem:

@@ -11,12 +11,14 @@ from submerge.deprecated import warn_renamed
 from submerge.engine.plan._composition import Composition
 from submerge.engine.plan._describe_composition import composition_facts
 from submerge.engine.plan._describe_projectors import projector_facts
+from submerge.engine.plan._describe_stack import stack_facts
 from submerge.engine.plan._gate import GatePlan
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._memory import Budget
 from submerge.engine.plan._projectors import ProjectorPlan
 from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._show import Fact, ModelRow, as_html, as_text
+from submerge.engine.plan._stack import StackPlan
 from submerge.engine.plan._tensor import TensorPlan
 from submerge.engine.plan._tokens import TokenPlan
 from submerge.errors import few, size
@@ -44,6 +46,7 @@ class MergePlan:
         projectors: those whose outputs are mixed.
         tokens: where the tokenizer comes from; an adapter, or a merge in memory, has none.
         unties: whether the output's configuration must untie its embeddings.
+        stack: the slices, where layers are stacked.
 
     Examples:
         >>> import submerge
@@ -67,6 +70,7 @@ class MergePlan:
     projectors: ProjectorPlan | None = None
     tokens: TokenPlan | None = None
     unties: bool = False
+    stack: StackPlan | None = None
 
     def __repr__(self) -> str:
         return as_text(f"MergePlan: {self.recipe.method.name}", self._model_rows(), self._facts())
@@ -103,6 +107,7 @@ class MergePlan:
         if self.gate:
             facts.append(("keeps", f"a gate over {len(self.gate.tasks)} tasks"))
         facts += composition_facts(self.composition, self.models) if self.composition else []
+        facts += stack_facts(self.stack) if self.stack else []
         facts += projector_facts(self.projectors, self.recipe) if self.projectors else []
         if self.warnings:
             facts.append(("warnings", f"{len(self.warnings)}: {self.warnings[0]}"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from submerge.engine.plan._tables import is_matrix, is_table
 from submerge.errors import RequestError
 from submerge.methods import GateSpec, TensorSpec
 from submerge.names import depths
-from submerge.recipe import Recipe, resolve
+from submerge.recipe import Recipe, ResolvedValues, resolve
 from submerge.store import DTYPES, TensorEntry, dtype_named
 
 __all__ = ["TensorRules", "is_float"]
@@ -29,13 +29,15 @@ def is_float(entry: TensorEntry) -> bool:
 class TensorRules:
     """What a recipe asks for, tensor by tensor; `copies` maps tensors to those that they are copies of.
 
-    `projectors` are those whose outputs are mixed.
+    `projectors` are those whose outputs are mixed. `options` gives the value of each option for a parameter
+    of this name, where layers are stacked: models then have it under other names, too.
     """
 
     recipe: Recipe
     inputs: Inputs
     copies: Mapping[str, str]
     projectors: ProjectorPlan | None = None
+    options: Callable[[str], ResolvedValues] | None = None
 
     @property
     def gate(self) -> GateSpec | None:
@@ -133,7 +135,8 @@ class TensorRules:
         Raises `RequestError` where the method refuses them.
         """
         parameter, method = self.parameter(entry), self.recipe.method
-        values = resolve(self.recipe, parameter, self._depths[parameter]).values()
+        options = self.options or (lambda name: resolve(self.recipe, name, self._depths[name]))
+        values = options(parameter).values()
         method.check(TensorSpec(entry.name, entry.shape, count), values)
         if self.as_adapter and method.coefficients:
             method.coefficients(values)

@@ -15,6 +15,7 @@ from submerge.store.folder._config import (
 )
 from submerge.store.folder._hub import Fetched, download_hint, fetch
 from submerge.store.folder._index import read_index
+from submerge.store.folder._layer_config import ConfiguredLayer, with_layers
 from submerge.store.folder._load_tokenizer import load_tokenizer
 from submerge.store.folder._manifest import MANIFEST, MODALITIES, MODALITY_GATE, Manifest, reading_manifest
 from submerge.store.folder._manifest_records import GateRecord, ModelRecord, TensorRecord
@@ -38,6 +39,7 @@ __all__ = [
     "MODALITIES",
     "MODALITY_GATE",
     "PICKLE_SUFFIXES",
+    "ConfiguredLayer",
     "Fetched",
     "GateRecord",
     "HoldsAdapterError",
@@ -75,6 +77,7 @@ __all__ = [
     "untied",
     "vocabulary_size",
     "weights_beside",
+    "with_layers",
     "with_sibling",
     "with_vocabulary_size",
 ]

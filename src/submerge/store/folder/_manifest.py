@@ -73,6 +73,11 @@ class Manifest:
         return self.recipe.get("base_model")
 
     @property
+    def stacked(self) -> bool:
+        """Whether the output's layers are stacked from those of several models, or from some of them."""
+        return "slices" in self.recipe or "modules" in self.recipe
+
+    @property
     def is_adapter(self) -> bool:
         """Whether the folder is an adapter's."""
         output = self.recipe.get("output")

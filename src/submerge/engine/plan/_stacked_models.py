@@ -1,0 +1,51 @@
+"""The plan of a merge whose layers are stacked."""
+
+from __future__ import annotations
+
+from submerge.engine.plan._adapter_form import adapter_warnings
+from submerge.engine.plan._copies import resolve_copies
+from submerge.engine.plan._inputs import Inputs
+from submerge.engine.plan._memory import budget
+from submerge.engine.plan._naming import align_models
+from submerge.engine.plan._plan import MergePlan
+from submerge.engine.plan._plan_stack import plan_stack
+from submerge.engine.plan._settings import Settings
+from submerge.engine.plan._warnings import input_warnings, shape_warnings
+from submerge.engine.plan._weight_files import weight_files
+from submerge.errors import RequestError
+from submerge.recipe import Recipe
+
+__all__ = ["plan_stacked"]
+
+
+def plan_stacked(recipe: Recipe, inputs: Inputs, settings: Settings) -> MergePlan:
+    """Return the plan for models that are open, whose layers are stacked as the recipe's slices say.
+
+    Raises `RequestError` with everything that is wrong.
+    """
+    alignments, problems = align_models(inputs, of_any_depth=True)
+    copies = resolve_copies(recipe, inputs.of_models([alignment.model for alignment in alignments]))
+    lacks = [a.of(model).lacks for a, model in zip(alignments, copies.inputs.models, strict=True)]
+    if problems:
+        raise RequestError(problems)
+    stack = plan_stack(recipe, copies.inputs, copies.copy_of)
+    tensors, problems = stack.plan(lacks, copies.copy_of)
+    if problems:
+        raise RequestError(problems)
+    return MergePlan(
+        recipe=recipe,
+        settings=settings,
+        inputs=stack.inputs,
+        tensors=tuple(tensors),
+        shards=weight_files(stack.inputs.reference_model, tensors, settings),
+        unused=stack.unused(tensors),
+        warnings=(
+            *input_warnings(stack.inputs, {}, tensors),
+            *shape_warnings(stack.inputs, tensors, as_adapter=False),
+            *adapter_warnings(inputs.models, of_one_base=False),
+            *copies.warnings,
+        ),
+        budget=budget(tensors, settings.workers, settings.max_memory),
+        unties=copies.unties,
+        stack=stack,
+    )
