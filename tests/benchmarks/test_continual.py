@@ -233,6 +233,11 @@ def test_a_fast_run_ends_with_a_report(cache: Cache, one_process: None) -> None:
         assert set(rows[name]["steps"][-1]) == set(SUITE.tasks)
         ways = {"uncentred", "question", "told"} if name.endswith("mixed") else set()
         assert {way for way in ("uncentred", "question", "told") if way in rows[name]} == ways
+        served = {"discriminant", "discriminant_question"} if name.endswith("mixed") else set()
+        assert {way for way in rows[name] if way.startswith("discriminant")} == served
+        assert {way for way in rows[name] if way.startswith("forgetting_")} == {
+            f"forgetting_{w}" for w in served
+        }
     assert str(cache.root.parent) not in json.dumps(results), "no path of this machine"
     assert len(list(cache.root.glob("*.png"))) == 2
 

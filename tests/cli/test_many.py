@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from _cli import ROOM, Result, cli
 from continual.conftest import Tasks, made
-from submerge.cli._many import _added, export
-from submerge.continual import ProjectorRecord, TaskRecord
+from submerge.cli._many import GATE, _added, export
+from submerge.continual import Continual, ProjectorRecord, TaskRecord
 from submerge.store import ProjectorSettings
 
 pytest.importorskip("transformers")
@@ -40,9 +40,11 @@ def state(tmp_path: Path) -> Path:
 
 
 def test_the_defaults_are_those_of_a_gate_of_projectors() -> None:
-    defaults = {name: of.default for name, of in inspect.signature(export).parameters.items()}
-    assert defaults["temperature"] == ProjectorSettings.temperature
-    assert defaults["key"] == ProjectorSettings.key
+    own, wanted = (inspect.signature(one).parameters for one in (export, Continual.export))
+    for name in GATE:
+        assert own[name].default == wanted[name].default, name
+    assert own["top"].default == ProjectorSettings.top
+    assert own["centred"].default == ProjectorSettings.centred
 
 
 def test_a_week(made: Tasks, begun: Path, tmp_path: Path) -> None:

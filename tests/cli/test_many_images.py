@@ -73,3 +73,41 @@ def test_what_is_no_data_of_a_task_with_images(made: LlavaTasks, state: Path, tm
     result = add(made, state, "red", tmp_path / "texts.jsonl")
     assert result.code == 2
     assert "no input has an image for the projector" in result.err
+
+
+def test_options_of_the_gate(made: LlavaTasks, state: Path, tmp_path: Path) -> None:
+    for task in ("red", "blue"):
+        assert add(made, state, task, made.path(f"{task}.jsonl")).code == 0
+    status = cli("many", "status", state).out
+    assert "statistics of images and questions, for a discriminant:" in status
+    assert "overlap of images, 1 where a discriminant tells nothing" in status
+    wanted = {"score": "discriminant", "temperature": 1.0, "key": "image"}
+    assert settings_of(state, tmp_path / "usual") | wanted == settings_of(state, tmp_path / "usual")
+    options = ("--score", "prototypes", "--not-centred", "--key", "both", "--top", 1)
+    settings = settings_of(state, tmp_path / "own", *options)
+    assert "score" not in settings
+    wanted = {"centred": False, "key": "both", "top": 1, "temperature": 0.03}
+    assert settings | wanted == settings
+    refused = cli("many", "export", state, "-o", tmp_path / "no", "--score", "nearest")
+    assert (refused.code, "score is 'nearest', and must be one of" in refused.err) == (2, True)
+
+
+def settings_of(state: Path, out: Path, *options: object) -> dict[str, object]:
+    result = cli("many", "export", state, "-o", out, "--overwrite", *options)
+    assert result.code == 0, result.err
+    settings: dict[str, object] = json.loads((out / "submerge.json").read_text())["gate"]["settings"]
+    return settings
+
+
+def test_a_checkpoint_in_another_dtype(made: LlavaTasks, state: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    assert add(made, state, "red", made.path("red.jsonl")).code == 0
+    as_checkpoint = ("many", "export", state, "-o", tmp_path / "out", "--as", "checkpoint", *ROOM)
+    assert cli(*as_checkpoint, "--dtype", "bfloat16").code == 0
+    assert {str(t.dtype) for t in load_file(tmp_path / "out/model.safetensors").values()} == {
+        "torch.bfloat16"
+    }
+    assert json.loads((tmp_path / "out/submerge.json").read_text())["recipe"]["dtype"] == "bfloat16"
+    refused = cli("many", "export", state, "-o", tmp_path / "no", "--dtype", "bfloat16")
+    assert (refused.code, "an adapter is written in float32" in refused.err) == (2, True)

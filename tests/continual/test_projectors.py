@@ -61,7 +61,7 @@ def test_a_checkpoint_with_its_gate(images: ImageTasks, tmp_path: Path) -> None:
     names = ["birds", "cars", "maps", "signs"]
     state = grown(images, tmp_path / "state", *names)
     options = {"temperature": 0.05, "top": 2}
-    report = state.export(tmp_path / "out", form="checkpoint", settings=ROOM, **options)
+    report = state.export(tmp_path / "out", form="checkpoint", settings=ROOM, score="prototypes", **options)
     assert (report.projectors, report.tasks) == (4, tuple(names))
     manifest = Manifest.read(report.out)
     assert manifest.gate is not None
@@ -257,6 +257,131 @@ def test_identity_statistics(images: ImageTasks, tmp_path: Path) -> None:
     assert found.export(tmp_path / "out").projectors == 1
 
 
+# --- tasks that a discriminant tells apart ----------------------------------------------------------------
+
+
+def fitted(images: ImageTasks, names: list[str]) -> torch.Tensor:
+    """Return the rows (w, b) of the discriminant of some tasks, from all of their vectors."""
+    groups = [features(images, name) for name in names]
+    found = submerge.algebra.linear_discriminant(groups)
+    return torch.cat([found.weights, found.offsets.unsqueeze(1)], dim=1).float()
+
+
+def test_a_discriminant_is_exported_with_its_score(images: ImageTasks, tmp_path: Path) -> None:
+    names = ["birds", "cars", "signs"]
+    state = grown(images, tmp_path / "state", *names)
+    out = state.export(tmp_path / "out").out
+    gate, bank = Manifest.read(out).gate, load_file(out / BANK)
+    assert gate is not None
+    assert (gate.settings["score"], gate.settings["key"], gate.settings["temperature"]) == (
+        "discriminant",
+        "image",
+        1.0,
+    )
+    rows = torch.cat([bank[f"discriminants.{k}"] for k in range(3)])
+    torch.testing.assert_close(rows, fitted(images, names), rtol=1e-3, atol=1e-3)
+    assert "question_discriminants.0" not in bank
+    both = load_file(state.export(tmp_path / "both", key="both", temperature=2.0).out / BANK)
+    assert both["question_discriminants.0"].shape == (1, 17)
+    assert torch.equal(both["discriminants.0"], bank["discriminants.0"])
+
+
+@pytest.mark.parametrize("key", ["image", "text", "both"])
+def test_shares_are_the_posteriors_of_a_discriminant(images: ImageTasks, tmp_path: Path, key: str) -> None:
+    names = ["birds", "cars"]
+    state = grown(images, tmp_path / "state", *names)
+    out = state.export(tmp_path / "out", form="checkpoint", key=key, settings=ROOM).out
+    bank = load_file(out / BANK)
+
+    def scores(vectors: torch.Tensor, kind: str) -> torch.Tensor:
+        rows = torch.cat([bank[f"{kind}.{k}"] for k in range(2)]).double()
+        return vectors.double() @ rows[:, :-1].T + rows[:, -1]
+
+    table = load_file(Path(images.base) / "model.safetensors")["language_model.model.embed_tokens.weight"]
+    (batch, _) = batches("cars")
+    ids = batch["input_ids"]
+    asked = torch.cat([table[ids[:, :1]], table[ids[:, 5:]]], dim=1).mean(1)
+    wanted = torch.zeros(4, 2, dtype=torch.float64)
+    wanted += scores(features(images, "cars")[:4], "discriminants") if key != "text" else 0
+    wanted += scores(asked, "question_discriminants") if key != "image" else 0
+    for temperature in (1.0, 5.0):
+        shares = submerge.load(out, temperature=temperature).shares(**batch)
+        torch.testing.assert_close(shares, (wanted / temperature).softmax(1).float(), rtol=1e-3, atol=1e-4)
+    prototypes = submerge.load(out, score="prototypes")
+    own = state.export(tmp_path / "own", form="checkpoint", key=key, score="prototypes", settings=ROOM).out
+    torch.testing.assert_close(prototypes.shares(**batch), submerge.load(own).shares(**batch))
+    with pytest.raises(submerge.RequestError, match="score is discriminant, and the bank has none"):
+        submerge.load(own, score="discriminant")
+
+
+def test_both_keys_are_chosen_where_images_overlap_and_questions_do_not(
+    images: ImageTasks, tmp_path: Path
+) -> None:
+    state = grown(images, tmp_path / "state", "birds")
+    asked = [{**batch, "input_ids": batch["input_ids"].clone()} for batch in batches("birds")]
+    for batch in asked:
+        batch["input_ids"][:, 5:] = 7
+    state.add("again", images.of("maps")[1], asked)
+    report = state.export(tmp_path / "out")
+    gate = Manifest.read(report.out).gate
+    assert gate is not None
+    assert (gate.settings["key"], gate.settings["score"]) == ("both", "discriminant")
+    assert [line.partition(": ")[2] for line in report.warnings] == [
+        "their questions count, too (key: both)"
+    ] * 2
+    shares = submerge.load(report.out).shares(**asked[0])
+    assert (shares.argmax(1) == 0).all(), "again is before birds"
+    by_image = state.export(tmp_path / "image", key="image")
+    assert all("let them share a projector, or set 'key: both'" in line for line in by_image.warnings)
+    assert Manifest.read(by_image.out).gate.settings["key"] == "image"  # type: ignore[union-attr]
+    state.remove("again")
+    assert state.export(tmp_path / "alone").warnings == ()
+
+
+def test_what_an_earlier_version_added_has_prototypes_alone(images: ImageTasks, tmp_path: Path) -> None:
+    state = grown(images, tmp_path / "state", "birds", "cars")
+    without_statistics(tmp_path / "state", "birds")
+    out = state.export(tmp_path / "out").out
+    gate = Manifest.read(out).gate
+    assert gate is not None
+    assert "score" not in gate.settings, "an earlier version reads it"
+    assert gate.settings["temperature"] == 0.03
+    with pytest.raises(submerge.RequestError, match="no statistics of images of birds"):
+        state.export(tmp_path / "no", score="discriminant")
+    assert state.status().overlaps is None
+    (warning,) = state.add("again", images.of("maps")[1], batches("birds"))
+    assert "100% of the images of again are as near to the prototypes of birds" in warning
+
+
+def without_statistics(state: Path, task: str) -> None:
+    """Make a task's file what a version without statistics would have written."""
+    (path,) = (state / "tasks").glob(f"{task}-*.safetensors")
+    tensors, metadata = load_file(path), submerge.store.read_header(path).metadata
+    parts = ("sizes", "factor", "moments")
+    kept = {n: t for n, t in tensors.items() if not (n.startswith("prototypes.") and n.endswith(parts))}
+    assert len(kept) == len(tensors) - 6
+    save_file(kept, path, dict(metadata))
+    text = json.loads((state / "state.json").read_text())
+    for record in text["tasks"]:
+        if record["name"] == task:
+            record |= {"bytes": path.stat().st_size, "digest": submerge.store.file_digest(path)}
+    (state / "state.json").write_text(json.dumps(text))
+
+
+def test_a_discriminant_is_of_means_over_positions(images: ImageTasks, tmp_path: Path) -> None:
+    state = grown(images, tmp_path / "state", "birds", "cars", pooling="position")
+    assert "score" not in Manifest.read(state.export(tmp_path / "out").out).gate.settings  # type: ignore[union-attr]
+    with pytest.raises(submerge.RequestError, match="score is 'discriminant', and must be prototypes"):
+        state.export(tmp_path / "no", score="discriminant")
+
+
+@pytest.mark.parametrize("wrong", [{"score": "nearest"}, {"key": "sound"}, {"centred": 1}])
+def test_settings_of_the_gate_are_checked(images: ImageTasks, tmp_path: Path, wrong: dict[str, Any]) -> None:
+    state = grown(images, tmp_path / "state", "birds", "cars")
+    with pytest.raises(submerge.RequestError, match=f"{next(iter(wrong))} is"):
+        state.export(tmp_path / "out", **wrong)
+
+
 # --- projectors that are shared ---------------------------------------------------------------------------
 
 
@@ -291,8 +416,15 @@ def test_status(images: ImageTasks, tmp_path: Path) -> None:
     assert status.cosines is not None
     assert list(status.cosines) == ["birds", "signs"]
     assert status.cosines["birds"]["signs"] == pytest.approx(status.cosines["signs"]["birds"])
+    assert status.overlaps is not None
+    assert status.overlaps["birds"]["cars"] == 0, "they share a projector"
+    assert 0 <= status.overlaps["birds"]["signs"] < 0.01
+    packed = [load_file(path) for path in (tmp_path / "state/tasks").iterdir()]
+    own = [t for task in packed for n, t in task.items() if n.startswith("prototypes.") and n.count(".") == 2]
+    assert status.statistics_bytes == sum(tensor.nbytes for tensor in own) > 0
     text = str(status)
-    for part in ("projectors", "birds, cars", "cosines of the nearest prototypes"):
+    parts = ("projectors", "birds, cars", "cosines of the nearest prototypes", "overlap of images")
+    for part in (*parts, "for a discriminant:"):
         assert part in text
     assert status.to_dict()["projector_bytes"] == status.projector_bytes
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import submerge
 from _cli import ROOM as ROOM_OPTIONS
@@ -20,8 +20,8 @@ from _cli import cli
 from _models import ROOM
 from _projectors import LANGUAGE, PROJECTOR, TASKS, LlavaTasks, make_llava_tasks
 from submerge.engine import describe, explain
-from submerge.errors import RequestError
-from submerge.store import Manifest
+from submerge.errors import RequestError, WorkError
+from submerge.store import Manifest, PrototypeFile, write_prototypes
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -167,6 +167,85 @@ def test_tasks_on_the_same_images_are_told(made: LlavaTasks, tmp_path: Path) -> 
     ]
     recipe["projectors"] = {"key": "both"}
     assert not submerge.merge(recipe, tmp_path / "two", settings=ROOM).warnings
+
+
+def test_questions_count_where_images_overlap_and_they_do_not(made: LlavaTasks, tmp_path: Path) -> None:
+    recipe = mixed(made)
+    lines = [json.loads(line) for line in made.path("red.jsonl").read_text().splitlines()]
+    asked = "".join(json.dumps({**line, "text": "h h h h"}) + "\n" for line in lines)
+    made.path("asked.jsonl").write_text(asked)
+    recipe["models"][1]["data"] = str(made.path("asked.jsonl"))
+    plan = submerge.plan(recipe, settings=ROOM)
+    open_key = "discriminant of images, and of questions where images of two tasks overlap"
+    assert describe(plan)["projectors"]["score"] == open_key
+    report = submerge.merge(recipe, tmp_path / "out", settings=ROOM)
+    assert [line.partition(": ")[2] for line in report.warnings] == [
+        "their questions count, too (key: both)"
+    ] * 2
+    gate = Manifest.read(report.out).gate
+    assert gate is not None
+    assert (gate.settings["score"], gate.settings["key"]) == ("discriminant", "both")
+    by_files = mixed(made, data=False, prototypes=str(tmp_path / "out.prototypes"))
+    plan = submerge.plan(by_files, settings=ROOM)
+    assert plan.warnings == report.warnings
+    assert describe(plan)["projectors"]["score"] == "discriminant of images and questions"
+    again = submerge.merge(by_files, tmp_path / "again", settings=ROOM).out
+    assert (again / "bank.safetensors").read_bytes() == (report.out / "bank.safetensors").read_bytes()
+    model = submerge.load(report.out)
+    answers = model(**made.inputs("red", 0, 1)).tasks, model(**made.inputs("asked", 0, 1)).tasks
+    assert answers == (["red", "red"], ["blue", "blue"])
+
+
+def test_prototypes_of_earlier_versions_are_compared_by_cosines(
+    made: LlavaTasks, merged: Path, tmp_path: Path
+) -> None:
+    for task in TASKS:
+        file = PrototypeFile.open(made.root / "merged.prototypes" / f"{task}.safetensors")
+        assert file.statistics("images") is not None
+        own = {"images": file.tensor("images"), "text": file.tensor("text")}
+        write_prototypes(tmp_path / "old" / file.path.name, own, file.count, file.source)
+    recipe = mixed(made, data=False, prototypes=str(tmp_path / "old"))
+    out = submerge.merge(recipe, tmp_path / "out", settings=ROOM).out
+    gate = Manifest.read(out).gate
+    assert gate is not None
+    assert "score" not in gate.settings
+    with pytest.raises(RequestError, match="there are no statistics of images of red, blue"):
+        submerge.plan(recipe | {"projectors": {"score": "discriminant"}}, settings=ROOM)
+    recipe["prototypes"] = str(made.root / "merged.prototypes")
+    asked = recipe | {"projectors": {"score": "prototypes"}}
+    by_cosine = submerge.merge(asked, tmp_path / "cosine", settings=ROOM).out
+    assert (by_cosine / "bank.safetensors").read_bytes() == (out / "bank.safetensors").read_bytes()
+
+
+def test_a_discriminant_needs_images_that_differ(made: LlavaTasks, tmp_path: Path) -> None:
+    for task in TASKS:
+        line = made.path(f"{task}.jsonl").read_text().splitlines()[0]
+        made.path(f"one-{task}.jsonl").write_text(line + "\n")
+    recipe = mixed(made)
+    for entry, task in zip(recipe["models"], TASKS, strict=True):
+        entry["data"] = str(made.path(f"one-{task}.jsonl"))
+    gate = Manifest.read(submerge.merge(recipe, tmp_path / "out", settings=ROOM).out).gate
+    assert gate is not None
+    assert gate.settings["temperature"] == 0.03
+    asked = recipe | {"projectors": {"score": "discriminant"}}
+    with pytest.raises(RequestError, match="images are all alike"):
+        submerge.merge(asked, tmp_path / "no", settings=ROOM)
+    position = recipe | {"projectors": {"score": "discriminant", "pooling": "position"}}
+    with pytest.raises(RequestError, match="must be prototypes, with pooling: position"):
+        submerge.plan(position, settings=ROOM)
+
+
+def test_a_model_that_gives_nan_is_told(made: LlavaTasks, tmp_path: Path) -> None:
+    recipe = made.recipe("many")
+    shutil.copytree(made.path("red-lora"), tmp_path / "red-lora")
+    path = tmp_path / "red-lora" / "adapter_model.safetensors"
+    weights = load_file(path)
+    next(t for n, t in weights.items() if "layers.0.mlp.down_proj.lora_B" in n).view(-1)[0] = torch.nan
+    save_file(weights, path, {"format": "pt"})
+    recipe["models"][0] |= {"model": str(tmp_path / "red-lora"), "name": "red"}
+    with pytest.raises(WorkError, match=r"red-lora: on its data the inputs of language_model.* NaN or Inf"):
+        submerge.merge(recipe, tmp_path / "out", settings=ROOM)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_file_of_others_is_not_replaced(made: LlavaTasks, tmp_path: Path) -> None:
@@ -325,6 +404,7 @@ def test_the_command_line_says_it(made: LlavaTasks, tmp_path: Path) -> None:
     for line in (
         f"projector   red: of {made.path('red-lora')} (2.18 kB)",
         f"prototypes  blue: at most 1, from {made.path('blue.jsonl')}",
+        "score       discriminant of images, and of questions where images of two tasks overlap",
         "keeps    a gate over the projectors of 2 tasks: red, blue",
     ):
         assert line in plan.out
@@ -389,6 +469,15 @@ def other_settings(made: LlavaTasks, **options: Any) -> dict[str, Any]:
     return mixed(made, data=False, projectors=options, prototypes=folder)
 
 
+def without_questions(made: LlavaTasks) -> dict[str, Any]:
+    for task in TASKS:
+        file = PrototypeFile.open(made.root / "merged.prototypes" / f"{task}.safetensors")
+        own = {"images": file.tensor("images")}
+        write_prototypes(made.root / "images.prototypes" / file.path.name, own, file.count, file.source)
+    folder = str(made.root / "images.prototypes")
+    return mixed(made, data=False, projectors={"key": "text"}, prototypes=folder)
+
+
 def in_a_circle(made: LlavaTasks) -> dict[str, Any]:
     recipe = mixed(made)
     for entry, other in zip(recipe["models"], reversed(TASKS), strict=True):
@@ -419,7 +508,7 @@ PROBLEMS = {
     ),
     "another pooling": (lambda m: other_settings(m, pooling="position"), "made with pooling: mean"),
     "another number": (lambda m: other_settings(m, prototypes=3), "made with prototypes: 1"),
-    "no questions": (lambda m: other_settings(m, key="text"), "its questions were not looked at"),
+    "no questions": (without_questions, "its questions were not looked at"),
 }
 
 
@@ -452,6 +541,11 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "prototypes": (lambda b: b["tensors"].pop("prototypes.0"), "lacks prototypes.0"),
     "a width": (lambda b: b["tensors"]["prototypes.0"].update(shape=[2, 8]), "no vectors of one width"),
     "no vector": (lambda b: b["tensors"]["prototypes.0"].update(shape=[16]), "no vectors of one width"),
+    "a discriminant": (lambda b: b["tensors"].pop("discriminants.1"), "lacks discriminants.1"),
+    "its width": (
+        lambda b: b["tensors"]["discriminants.1"].update(shape=[1, 16]),
+        "discriminants.1 are no rows for the prototypes",
+    ),
 }
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from _gated import Projector, normal
-from submerge.algebra import Prototypes
+from submerge.algebra import CosineScores, Prototypes
 from submerge.errors import RequestError
 from submerge.gating import (
     Gate,
@@ -35,8 +35,8 @@ def branched(modules: Sequence[nn.Module], prototypes: Prototypes, **rules: Any)
     """Return a module that mixes the others, and its gate."""
     gate, module = Gate(Recent(0)), copy.deepcopy(modules[0])
     sets = [dict(one.state_dict()) for one in modules]
-    settings = {"temperature": 0.2, "centred": True, **rules}
-    branch_module(module, PrototypeBranches(gate, sets, prototypes, **settings))
+    groups = CosineScores(prototypes, centred=True)
+    branch_module(module, PrototypeBranches(gate, sets, groups, **{"temperature": 0.2, **rules}))
     return module, gate
 
 

@@ -12,7 +12,7 @@ from benchmarks.replication import cache as store
 from benchmarks.replication.bench import Bench, MergeOptions, Scores
 from benchmarks.replication.cache import Cache, Result, cached, trained
 from benchmarks.replication.continual.hide import HIDE, fuse
-from benchmarks.replication.continual.rows import MIXED, SERVED, START, TOLD, ContinualRow
+from benchmarks.replication.continual.rows import DISCRIMINANT, MIXED, SERVED, START, TOLD, ContinualRow
 from benchmarks.replication.continual.scores import TaskScorer, final, forgetting, mean
 from benchmarks.replication.continual.states import GrownStates
 from benchmarks.replication.continual.suite import ContinualSuite
@@ -101,6 +101,7 @@ class ContinualBench(Bench):
             shutil.rmtree(merged)
 
         facts = {"tasks": list(self.suite.tasks), "samples": self.suite.samples, "by": row.compared}
+        facts["statistics"] = True  # of images, which files of earlier versions lack
         cached(folder, facts | {"base": store.read(self.base)}, make)
         return folder / files
 
@@ -137,13 +138,51 @@ class ContinualBench(Bench):
         facts = row.facts() | {"grid": list(self.grid(row.merge))}
         return self.measured(self.place(row.name), facts, tune_and_test, line)
 
+    def serve(self, row: ContinualRow) -> Result:
+        """Return the scores of a mixture that is served by a discriminant, at the scale of the row."""
+        last = self.run(row)
+
+        def make(part: Path, result: Result) -> None:
+            out = self.merge_tasks(row, last.get("scale"), part, self.suite.tasks)
+            for way in DISCRIMINANT:
+                model = self.scorer.load(out, row.projectors, way)
+                result[way] = self.scorer.scores(model, "test", self.suite.tasks)
+                self.say(f"seed {self.seed} {row.name}, {way}: {100 * final([result[way]]):.1f}")
+            shutil.rmtree(out)
+
+        return cached(self.place(f"{row.name}-discriminant"), self._served_config(row, last), make)
+
+    def _served_config(self, row: ContinualRow, last: Result) -> Result:
+        ways = {way: dict(settings) for way, settings in DISCRIMINANT.items()}
+        return self.config(row.facts() | {"served": ways, "scale": last.get("scale")})
+
+    def follow_served(self, row: ContinualRow) -> Result:
+        """Return way -> scores after each task, of the merges that `follow` looks at, by a discriminant."""
+        last, served = self.run(row), self.serve(row)
+
+        def make(part: Path, result: Result) -> None:
+            first = self._first_step()
+            result |= {way: [first] for way in DISCRIMINANT}
+            for count in range(2, len(self.order)):
+                out = self.merge_tasks(row, last.get("scale"), part, self.order[:count])
+                for way in DISCRIMINANT:
+                    model = self.scorer.load(out, row.projectors, way)
+                    result[way].append(self.scorer.scores(model, "test", self.order[:count]))
+            shutil.rmtree(part / "merged", ignore_errors=True)
+            for way in DISCRIMINANT:
+                result[way].append(served[way])
+                lost = forgetting(result[way]) or 0.0
+                self.say(f"seed {self.seed} {row.name}, {way}: forgetting {100 * lost:.1f}")
+
+        config = self._served_config(row, last) | {"order": list(self.order)}
+        return cached(self.place(f"{row.name}-discriminant-steps"), config, make)
+
     def follow(self, row: ContinualRow) -> Result:
         """Return the scores after each task, of merges of the tasks so far at the scale of all of them."""
         last = self.run(row)
 
         def make(part: Path, result: Result) -> None:
-            first = self.scorer.adapted(self.adapters[self.order[0]])
-            steps = [self.scorer.scores(first, "test", self.order[:1])]
+            steps = [self._first_step()]
             for count in range(2, len(self.order)):
                 out = self.merge_tasks(row, last.get("scale"), part, self.order[:count])
                 model = self.scorer.load(out, row.projectors)
@@ -155,6 +194,11 @@ class ContinualBench(Bench):
 
         facts = row.facts() | {"order": list(self.order), "scale": last.get("scale")}
         return cached(self.place(f"{row.name}-steps"), self.config(facts), make)
+
+    def _first_step(self) -> Scores:
+        """Return the score of the first task's own model, with which every growth begins."""
+        first = self.scorer.adapted(self.adapters[self.order[0]])
+        return self.scorer.scores(first, "test", self.order[:1])
 
     def _near(self, row: ContinualRow) -> float | None:
         """Return where the search for a scale begins: at the first seed's, or where the method usually is."""

@@ -12,7 +12,7 @@ from benchmarks.console import say
 from benchmarks.page import Table, percent, pyplot, save, spread
 from benchmarks.replication import cache as store
 from benchmarks.replication.cache import Cache, Result
-from benchmarks.replication.continual.rows import MERGED, MIXED, REFERENCES, TOLD, rows
+from benchmarks.replication.continual.rows import DISCRIMINANT, MERGED, MIXED, REFERENCES, TOLD, rows
 from benchmarks.replication.continual.scores import final, forgetting
 from benchmarks.replication.continual.suite import ContinualSuite
 from benchmarks.replication.lm.results import each, names_of
@@ -20,8 +20,18 @@ from benchmarks.replication.plots import CEILING, OURS
 
 __all__ = ["draw", "gather", "markdown", "sanity", "tables", "write"]
 
-WAYS = {"uncentred": "not centred", "question": "and question", TOLD: "task told"}
+WAYS = {
+    "uncentred": "not centred",
+    "question": "and question",
+    "discriminant": "discriminant",
+    "discriminant_question": "discriminant, and question",
+    TOLD: "task told",
+}
 """Other ways to serve a mixture -> their columns."""
+FORGETTING = {"discriminant": "by discriminant", "discriminant_question": "by it and question"}
+"""Ways to serve whose forgetting stands beside that by the image -> their columns."""
+MORE = ("steps", "discriminant", "discriminant-steps")
+"""What the folders of further results of a row are called, behind its name."""
 
 
 def write(suite: ContinualSuite, cache: Cache, options: argparse.Namespace) -> None:
@@ -46,24 +56,34 @@ def gather(cache: Cache, seeds: Iterable[int], names: Sequence[str]) -> dict[str
         place = cache.root / f"seed{seed}" / "results"
         results = {name: store.read(place / name) for name in (*REFERENCES, *names)}
         if results["individual"]:
-            followed = {name: store.read(place / f"{name}-steps") for name in names}
             finished[str(seed)] = {
-                name: _shown(result, followed.get(name)) for name, result in results.items() if result
+                name: _shown(result, *(store.read(place / f"{name}-{more}") for more in MORE))
+                for name, result in results.items()
+                if result
             }
     return finished
 
 
-def _shown(result: Result, followed: Result | None) -> Result:
-    """Return a result with the scores after each task, where it has them, and what they come to."""
+def _shown(
+    result: Result, followed: Result | None, served: Result | None, steps_served: Result | None
+) -> Result:
+    """Return a result with the scores after each task, where it has them, and what they come to.
+
+    What is served by a discriminant has results of its own.
+    """
     steps = result.get("steps") or (followed or {}).get("steps") or [result["test"]]
     facts = {"config": result.pop("config")["row"], "steps": steps}
+    for way in DISCRIMINANT:
+        facts |= {way: served[way]} if served else {}
+        facts |= {f"forgetting_{way}": forgetting(steps_served[way])} if steps_served else {}
     return result | facts | {"final": final(steps), "forgetting": forgetting(steps)}
 
 
 def tables(seeds: Mapping[str, Any]) -> list[Table]:
     """Return final accuracy and forgetting, by projector; what must hold."""
     tasks = sorted(each(seeds, "individual")[0]["steps"][-1])
-    columns = ["method", "final", *WAYS.values(), "forgetting", *tasks, "scales", "stored MB"]
+    ways = ["final", *WAYS.values(), "forgetting", *FORGETTING.values()]
+    columns = ["method", *ways, *tasks, "scales", "stored MB"]
     groups = {"References": list(REFERENCES)} | {
         f"Merges, {title}": [name for name in names_of(seeds) if name.endswith(f"-{projectors}")]
         for projectors, title in (
@@ -79,14 +99,19 @@ def tables(seeds: Mapping[str, Any]) -> list[Table]:
     return [*shown, page.checks("What must hold", sanity(seeds))]
 
 
+def _present(results: Sequence[Result], key: str) -> list[float]:
+    return [one[key] for one in results if one.get(key) is not None]
+
+
 def _line(name: str, results: Sequence[Result], tasks: Sequence[str]) -> list[str]:
-    lost = [one["forgetting"] for one in results if one["forgetting"] is not None]
+    lost = _present(results, "forgetting")
     ways = [[final([one[way]]) for one in results if way in one] for way in WAYS]
     return [
         name.rpartition("-")[0] or name,
         percent(one["final"] for one in results),
         *(percent(scores) if scores else "" for scores in ways),
         percent(lost) if lost else "",
+        *(percent(own) if (own := _present(results, f"forgetting_{way}")) else "" for way in FORGETTING),
         *(percent(one["steps"][-1][task] for one in results) for task in tasks),
         page.scales(results),
         f"{results[0]['bytes'] / 1e6:.0f}" if "bytes" in results[0] else "",
@@ -128,10 +153,11 @@ def markdown(results: Mapping[str, Any]) -> str:
 NOTE = """\
 Final: mean accuracy over all tasks after the last one. A merge does not depend on their order, so that a seed
 has one. Forgetting: how far each task but the last fell since it was best, by merges of the tasks so far.
-Mixtures are served by the image (τ = 0.1); not centred (τ = 0.03); by the image and the question (τ = 0.1);
-and with each question's task told. Scales: chosen on the validation of all tasks; with * one lies at an end
-of the grid. Individual: each task by its own model. Joint: one model of all tasks, with as many steps.
-Sequential: one adapter trained on one task after another; EWC: with a penalty on what changes."""
+Mixtures are served by prototypes of the image (τ = 0.1); not centred (τ = 0.03); of image and question
+(τ = 0.1); by a linear discriminant of the tasks' images, and of their questions, too (τ = 1); and with each
+question's task told. Scales: chosen on the validation of all tasks, by prototypes of the image; with * one
+lies at an end of the grid. Individual: each task by its own model. Joint: one model of all tasks, with as
+many steps. Sequential: one adapter trained on one task after another; EWC: with a penalty on what changes."""
 
 
 def draw(seeds: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:

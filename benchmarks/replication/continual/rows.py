@@ -12,6 +12,7 @@ from benchmarks.replication.methods import AVERAGE, MANY, ROWS, Merge
 
 __all__ = [
     "CONTINUAL_ROWS",
+    "DISCRIMINANT",
     "FOLLOWED",
     "MERGED",
     "MIXED",
@@ -33,7 +34,15 @@ SERVED: Mapping[str, Mapping[str, Any]] = {
     "uncentred": {"key": "image", "centred": False, "temperature": 0.03},
     "question": {"key": "both", "temperature": 0.1},
 }
-"""How a mixture is served: by the image, so that it is tuned; without centring; by the question, too."""
+"""How a mixture is served: by the image, so that it is tuned; without centring; by the question, too.
+
+Of prototypes, all of them.
+"""
+DISCRIMINANT: Mapping[str, Mapping[str, Any]] = {
+    "discriminant": {"key": "image", "score": "discriminant"},
+    "discriminant_question": {"key": "both", "score": "discriminant"},
+}
+"""The same by a linear discriminant of the tasks, with its defaults; of results of their own."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from benchmarks.replication.bench import Scores
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.continual.inputs import write_inputs
 from benchmarks.replication.continual.questions import ReadQuestion, accuracy, read_questions
-from benchmarks.replication.continual.rows import MIXED, SERVED
+from benchmarks.replication.continual.rows import DISCRIMINANT, MIXED, SERVED
 from benchmarks.replication.continual.suite import ContinualSuite
 from benchmarks.replication.multimodal.reader import ModalityReader
 
@@ -68,7 +68,8 @@ class TaskScorer:
     def load(self, out: Path, projectors: str, served: str = "image") -> Any:
         """Return a merged model: served in a way, an adapter on the base, or a checkpoint."""
         if projectors == MIXED:
-            return submerge.load(out, **SERVED[served])
+            by_prototypes = {way: {"score": "prototypes", **settings} for way, settings in SERVED.items()}
+            return submerge.load(out, **(by_prototypes | DISCRIMINANT)[served])
         is_adapter = (out / "adapter_config.json").exists()
         return self.adapted(out) if is_adapter else ModalityReader(out, "image").model
 

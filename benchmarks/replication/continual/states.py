@@ -47,7 +47,7 @@ class GrownStates:
                     measured[f"warnings_of_{task}"] = state.add(task, str(adapter), str(inputs[task]))
             measured["bytes"] = sum(file.stat().st_size for file in (part / STATE).rglob("*.safetensors"))
 
-        cached(
-            folder, {"begin": dict(begin), "trained": trainings, "samples": self.scorer.suite.samples}, make
-        )
+        facts = {"begin": dict(begin), "trained": trainings, "samples": self.scorer.suite.samples}
+        facts["statistics"] = True  # of images, which states of earlier versions lack
+        cached(folder, facts, make)
         return folder

@@ -9,7 +9,7 @@ from benchmarks.replication.bench import MergeOptions
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.continual import report
 from benchmarks.replication.continual.merge import ContinualBench
-from benchmarks.replication.continual.rows import FOLLOWED, REFERENCES, rows
+from benchmarks.replication.continual.rows import FOLLOWED, MIXED, REFERENCES, rows
 from benchmarks.replication.continual.scores import TaskScorer
 from benchmarks.replication.continual.suite import ContinualSuite
 from benchmarks.replication.continual.sweeps import sweep
@@ -59,9 +59,13 @@ def _merge_one(suite: ContinualSuite, cache: Cache, options: argparse.Namespace,
     chosen = rows(options.methods)
     for row in chosen:
         bench.run(row)
+    for row in (row for row in chosen if row.projectors == MIXED):
+        bench.serve(row)
     for row in chosen:
         if row.name in FOLLOWED:
             bench.follow(row)
+            if row.projectors == MIXED:
+                bench.follow_served(row)
     if options.methods is None:
         sweep(bench)
         compare_twins(bench)

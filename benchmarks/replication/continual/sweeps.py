@@ -22,15 +22,20 @@ from benchmarks.replication.continual.scores import final
 __all__ = ["SETTINGS", "TEMPERATURES", "sweep"]
 
 TEMPERATURES = (0.01, 0.03, 0.1, 0.3, 1.0)
+COSINE = {"score": "prototypes"}
 SETTINGS: tuple[Mapping[str, Any], ...] = (
     {},
-    {"centred": False},
-    {"pooling": "position"},
     {"prototypes": 4},
-    {"prototypes": 4, "centred": False},
-    {"prototypes": 16, "centred": False},
     {"key": "text"},
     {"key": "both"},
+    COSINE,
+    {"centred": False, **COSINE},
+    {"pooling": "position", **COSINE},
+    {"prototypes": 4, **COSINE},
+    {"prototypes": 4, "centred": False, **COSINE},
+    {"prototypes": 16, "centred": False, **COSINE},
+    {"key": "text", **COSINE},
+    {"key": "both", **COSINE},
 )
 """Of the mixture, beside its defaults: how images are compared with prototypes."""
 LPM_MIXED = next(row for row in CONTINUAL_ROWS if row.state is not None and row.projectors == MIXED)

@@ -15,13 +15,15 @@ from benchmarks.replication import cache as store
 from benchmarks.replication.bench import Scores
 from benchmarks.replication.cache import Result, cached
 from benchmarks.replication.continual.merge import ContinualBench
+from benchmarks.replication.continual.rows import MERGED
 from benchmarks.replication.continual.scores import TaskScorer, final
 
 __all__ = ["TWINS", "VARIANTS", "compare_twins"]
 
 TWINS = ("numbers", "strokes")
 VARIANTS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
-    "image": ({}, {}),
+    "default": ({}, {}),
+    "image": ({}, {"key": "image"}),
     "text": ({}, {"key": "text"}),
     "both": ({}, {"key": "both"}),
     "shared": ({"share_projector": TWINS[0]}, {"projectors": "merged"}),
@@ -69,5 +71,6 @@ def _scores(
         warnings = state.add(task, str(adapter), str(scorer.inputs[task]), **more)
     out = folder / "merged"
     state.export(out, form="checkpoint", **exported)
-    model = scorer.load(out, exported.get("projectors", "mixed"))
+    merged = exported.get("projectors") == MERGED
+    model = scorer.load(out, MERGED) if merged else submerge.load(out)  # by what was exported
     return scorer.scores(model, "test", TWINS), warnings

@@ -4,9 +4,18 @@ from submerge.algebra._block_moment import BlockMoment, add_products
 from submerge.algebra._chunk import Chunk
 from submerge.algebra._combine import combine, total
 from submerge.algebra._cores import CORES, Bank, Core, Triplets
-from submerge.algebra._discriminant import Discriminant, linear_discriminant
+from submerge.algebra._discriminant import Discriminant, discriminant_of, linear_discriminant
 from submerge.algebra._factor_moment import FactorMoment
 from submerge.algebra._frame import Frame, frame
+from submerge.algebra._group_overlap import Separation
+from submerge.algebra._group_scores import (
+    QUESTION_FLOOR,
+    CosineScores,
+    DiscriminantScores,
+    GroupScores,
+    grouped_discriminant,
+)
+from submerge.algebra._group_statistics import GroupStatistics
 from submerge.algebra._layer_parameters import LayerKind, LayerParameter, merge_layer
 from submerge.algebra._leading import Leading, leading
 from submerge.algebra._least_squares import LPM_PRESETS, LpmOptions, merge_least_squares
@@ -29,17 +38,22 @@ __all__ = [
     "CORES",
     "GRAM_FLOOR",
     "LPM_PRESETS",
+    "QUESTION_FLOOR",
     "Bank",
     "BlockMoment",
     "Chunk",
     "ColumnGram",
     "Core",
+    "CosineScores",
     "Dense",
     "Discriminant",
+    "DiscriminantScores",
     "FactorMoment",
     "Factored",
     "Frame",
     "Gram",
+    "GroupScores",
+    "GroupStatistics",
     "KeptEnergy",
     "LayerKind",
     "LayerParameter",
@@ -51,6 +65,7 @@ __all__ = [
     "Prototypes",
     "RankRule",
     "Reduction",
+    "Separation",
     "Shared",
     "Streamed",
     "Svd",
@@ -62,10 +77,12 @@ __all__ = [
     "add_products",
     "bernoulli",
     "combine",
+    "discriminant_of",
     "enough",
     "exact_sum",
     "factored",
     "frame",
+    "grouped_discriminant",
     "inner",
     "inverse_root",
     "k_means",

@@ -5,9 +5,10 @@ Of T groups with means μ_t and one covariance Σ, at equal priors,
     log p(t | x) = w_t x + b_t − log Σ_u exp(w_u x + b_u),
     w_t = Σ⁻¹ (μ_t − μ),     b_t = −½ (μ_t + μ)ᵀ w_t,     μ the mean of the μ_t
 
-(Fisher 1936, Rao 1948), where μ cancels, and keeps the terms small. There are often fewer vectors N than
-their length n, and then the covariance S of the residuals R [N, n], each row a vector less its group's mean,
-has no inverse. So Σ = (1 − γ) S + γ (tr S / n) I
+(Fisher 1936, Rao 1948), where μ cancels, and keeps the terms small. A group of several clusters is a mixture
+of them (Hastie & Tibshirani 1996), and p(t | x) the sum over its clusters, of which each has a prior within
+the group by its size. There are often fewer vectors N than their length n, and then the covariance S of the
+residuals R [N, n], each row a vector less its group's mean, has no inverse. So Σ = (1 − γ) S + γ (tr S / n) I
 with the share γ of Ledoit & Wolf (2004), which minimises the expected ‖Σ − E S‖² and needs no data beside. At
 γ = 1 the nearest mean is the best group.
 """
@@ -17,14 +18,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from submerge.algebra._group_statistics import GroupStatistics
+from submerge.algebra._pooled_covariance import PooledCovariance
 from submerge.deferred import torch
 
-__all__ = ["Discriminant", "linear_discriminant"]
-
-FLOOR = 1e-6
-"""The least share of the isotropic covariance that is chosen."""
-ROUNDING = 1e-12
-"""The variance within groups, beside the means' squares, of vectors that float32's rounding sets apart."""
+__all__ = ["Discriminant", "discriminant_of", "linear_discriminant"]
 
 
 @dataclass(frozen=True)
@@ -69,45 +67,38 @@ def linear_discriminant(groups: Sequence[torch.Tensor], shrinkage: float | None 
         >>> linear_discriminant(groups, 0.5).weights[:, 0]  # Σ = diag(0.5, 1.5)
         tensor([ 2., -2.], dtype=torch.float64)
     """
-    groups = [group.detach().double() for group in groups]
-    means = torch.stack([group.mean(0) for group in groups])  # [T, n]
-    residuals = torch.cat([group - mean for group, mean in zip(groups, means, strict=True)])
-    count, width = residuals.shape
-    freedom = max(1, count - len(groups))
-    variance = float(residuals.square().sum()) / freedom / width
-    if not variance > ROUNDING * float(means.square().mean()):
-        raise ValueError("the vectors of each group are all alike")
-    gamma = _ledoit_wolf(residuals) if shrinkage is None else shrinkage
-    centre = means.mean(0)
-    weights = _solved(residuals, (1 - gamma) / freedom, gamma * variance, means - centre)
-    return Discriminant(weights, -0.5 * (weights * (means + centre)).sum(1), gamma)
+    wide = [group.detach().double() for group in groups]
+    statistics = [GroupStatistics.of(group, group.mean(0, keepdim=True), rank=None) for group in wide]
+    return discriminant_of(statistics, shrinkage)
 
 
-def _ledoit_wolf(residuals: torch.Tensor) -> float:
-    """Return γ = min(β, δ) / δ with δ = ‖S − m I‖² and β = Σ_i ‖r_i r_iᵀ − S‖² / N², where m = tr S / n.
+def discriminant_of(
+    groups: Sequence[GroupStatistics], shrinkage: float | None = None, *, floor: float = 0.0
+) -> Discriminant:
+    """Return the discriminant of all means of groups, in their order, computed in float64.
 
-    It is not below `FLOOR`, for residuals of one length along one line have β = 0, and S has no inverse;
-    where δ is 0, too, S is isotropic, and γ is 1.
+    Where groups have several means, b has the logarithm of each one's share of its group's vectors.
+
+    Args:
+        groups: of which all means are of one length.
+        shrinkage: γ in (0, 1]; by default that of Ledoit and Wolf.
+        floor: the least variance of a direction, as a share of the mean squared distance of two means. It
+            bounds the evidence where the vectors of each group are alike, as of questions in a few words.
+
+    Raises:
+        ValueError: no group has two vectors that differ, and there is no floor.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import GroupStatistics, discriminant_of
+        >>> x = torch.tensor([[1.0, 1], [1, -1], [2, 0], [0, 0]])
+        >>> groups = [GroupStatistics.of(own, own.mean(0, keepdim=True)) for own in (x, -x)]
+        >>> discriminant_of(groups, 0.5).weights[:, 0] > 0
+        tensor([ True, False])
     """
-    count, width = residuals.shape
-    squares = residuals.square().sum(1)  # [N]
-    products = residuals @ residuals.T if count < width else residuals.T @ residuals
-    norm = float(products.square().sum()) / count**2  # ‖S‖²
-    delta = norm - (float(squares.sum()) / count) ** 2 / width
-    beta = (float(squares.square().sum()) / count - norm) / count
-    return min(1.0, max(FLOOR, beta / delta)) if delta > 0 else 1.0
-
-
-def _solved(residuals: torch.Tensor, a: float, c: float, rows: torch.Tensor) -> torch.Tensor:
-    """Return (a RᵀR + c I)⁻¹ d for rows d [T, n], where N < n by (d − Rᵀ (R Rᵀ + (c/a) I)⁻¹ R d) / c."""
-    count, width = residuals.shape
-    if a == 0:
-        return rows / c
-    if width <= count:
-        matrix = a * residuals.T @ residuals + c * torch.eye(width).to(rows)
-        solved: torch.Tensor = torch.linalg.solve(matrix, rows.T).T
-        return solved
-    gram = residuals @ residuals.T + c / a * torch.eye(count).to(rows)
-    inside = torch.linalg.solve(gram, residuals @ rows.T)  # [N, T]
-    inverted: torch.Tensor = (rows - inside.T @ residuals) / c
-    return inverted
+    means = torch.cat([group.means.double() for group in groups])
+    covariance = PooledCovariance.of(groups, shrinkage, floor=floor)
+    centre = means.mean(0)
+    weights = covariance.solve(means - centre)
+    priors = torch.cat([(sizes := g.sizes.double().clamp(min=1)).log() - sizes.sum().log() for g in groups])
+    return Discriminant(weights, -0.5 * (weights * (means + centre)).sum(1) + priors, covariance.shrinkage)

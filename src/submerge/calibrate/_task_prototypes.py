@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from submerge.algebra import k_means
+from submerge.algebra import GroupStatistics, k_means
 from submerge.calibrate._collect import ModelInputs, run_observed
 from submerge.calibrate._reducers import Mean
 from submerge.errors import Problem, RequestError
@@ -30,12 +30,17 @@ class TaskPrototypes:
         text: [1, h] float32, the mean of the questions' embeddings; None where it was not asked for.
         count: how many inputs of the projector they are made of: images, or tiles of images.
         vectors: [count, d] float32, what each of these was pooled to; None where it was not asked for.
+        image_statistics: what a discriminant needs to know of the images; None of positions side by side,
+            whose scatter is large.
+        text_statistics: the same of the questions, where these were asked for.
     """
 
     images: torch.Tensor
     text: torch.Tensor | None
     count: int
     vectors: torch.Tensor | None = None
+    image_statistics: GroupStatistics | None = None
+    text_statistics: GroupStatistics | None = None
 
 
 @torch.no_grad()
@@ -85,15 +90,14 @@ def task_prototypes(
         >>> task_prototypes(Tiny(), [{"pixel_values": images}], "projector").images
         tensor([[2., 3.]])
     """
-    observer = _ProjectorInputs(module, pooling, keep=vectors or count > 1)
-    questions: Mean | None = None
+    summed = pooling == "mean"
+    observer = _ProjectorInputs(module, pooling, keep=vectors or count > 1 or summed)
+    questions: list[torch.Tensor] = []
     for number, batch in enumerate(inputs, 1):
         observer.inputs = _count(batch)
         run_observed(model, batch, _watched(model, module), observer)
         if text and "input_ids" in batch:
-            own = question_vectors(model, batch)
-            questions = questions or Mean(own.shape[1])
-            questions.update(own)
+            questions.append(question_vectors(model, batch).cpu())
         if progress is not None:
             progress(number)
     if observer.mean is None:
@@ -101,12 +105,24 @@ def task_prototypes(
         raise RequestError(Problem("no input has an image for the projector", "data", hint))
     rows = torch.cat(observer.vectors) if observer.vectors else None
     mean = observer.mean.mean.float().unsqueeze(0)
+    means = mean if rows is None or count == 1 else k_means(rows, count)[0]
+    asked = torch.cat(questions) if questions else None
+    topic = None if asked is None else asked.double().mean(0, keepdim=True).float()
     return TaskPrototypes(
-        mean if rows is None or count == 1 else k_means(rows, count)[0],
-        None if questions is None else questions.mean.float().unsqueeze(0),
+        means,
+        topic,
         observer.mean.count,
         rows if vectors else None,
+        _statistics(rows, means) if summed else None,
+        _statistics(asked, topic),
     )
+
+
+def _statistics(vectors: torch.Tensor | None, means: torch.Tensor | None) -> GroupStatistics | None:
+    """Return the statistics of vectors; None of none, and of NaN and Inf, which callers refuse."""
+    if vectors is None or means is None or not bool(vectors.isfinite().all()):
+        return None
+    return GroupStatistics.of(vectors, means)
 
 
 def pooled(x: torch.Tensor, pooling: Pooling) -> torch.Tensor:

@@ -25,7 +25,7 @@ many = typer.Typer(
 
 LPM = ("preset", "scale", "ridge", "energy", "forget", "offdiag", "normalize", "missing")
 PASSES = ("samples", "batch_size", "max_length", "device")
-GATE = ("projectors", "temperature", "top", "key")
+GATE = ("projectors", "score", "temperature", "top", "key", "centred")
 """Arguments that are handed on by their names."""
 
 State = Annotated[Path, typer.Argument(readable=False, help="The state, a folder that `many init` made.")]
@@ -194,15 +194,33 @@ def export(
     projectors: Annotated[
         str, typer.Option(help="The tasks' projectors: mixed for each image, or merged into their mean.")
     ] = "mixed",
+    score: Annotated[
+        str | None,
+        typer.Option(
+            help="How images are compared: discriminant, the default where there is one, or prototypes."
+        ),
+    ] = None,
     temperature: Annotated[
-        float,
-        typer.Option(min=0, help="τ of the softmax by which projectors are mixed; 0: the nearest alone."),
-    ] = 0.03,
+        float | None,
+        typer.Option(
+            min=0,
+            help="τ of the softmax by which projectors are mixed, by default 1 of a discriminant and 0.03 of "
+            "prototypes; 0: the nearest alone.",
+        ),
+    ] = None,
     top: Annotated[int | None, typer.Option(min=1, help="The most projectors that are mixed.")] = None,
     key: Annotated[
-        str, typer.Option(help="What is compared with prototypes: image, text or both.")
-    ] = "image",
+        str | None,
+        typer.Option(help="What is compared: image, text or both; by default as images overlap."),
+    ] = None,
+    centred: Annotated[
+        bool,
+        typer.Option("--centred/--not-centred", help="Whether the mean of the prototypes is taken away."),
+    ] = True,
     base: Base = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of a checkpoint, such as bfloat16; the base's by default.")
+    ] = None,
     threads: Threads = None,
     max_memory: Memory = None,
     shard_size: Shard = "5GB",
@@ -224,6 +242,7 @@ def export(
         form=form,
         rank=rank,
         base=base,
+        dtype=dtype,
         overwrite=overwrite,
         settings=chosen,
         **gate,

@@ -175,6 +175,7 @@ def _print_projectors(projectors: dict[str, Any]) -> None:
         typer.echo(f"projector   {few(group['tasks'], 8)}: {what}")
     for task, place in projectors["from"].items():
         typer.echo(f"prototypes  {task}: at most {projectors['prototypes']}, from {place}")
+    typer.echo(f"score       {projectors['score']}")
 
 
 def _models(models: list[dict[str, Any]]) -> Table:

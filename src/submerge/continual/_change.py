@@ -30,6 +30,7 @@ from submerge.continual._task_projector import (
     group_prototypes,
     overlap_warning,
     shared_group,
+    shown_tasks,
 )
 from submerge.continual._tensor_file import TensorFileWriter
 from submerge.deferred import torch
@@ -124,7 +125,8 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
         projector = None
         if measured.prototypes is not None:
             means = group_prototypes(folder, manifest)
-            projector = add_projector(file, own, measured.prototypes, group, means)
+            shown = shown_tasks(folder, manifest)
+            projector = add_projector(file, own, measured.prototypes, group, means, shown)
         moments = seen.note(measured.moments)
         if manifest.options.keep == "full":
             moment_bytes = sum(add_moment(file, name, moment) for name, moment in moments)

@@ -19,6 +19,7 @@ from submerge.continual._projectors import ProjectorGate, StoredProjectors
 from submerge.continual._state_folder import StateFolder, new_folder
 from submerge.continual._status import StateStatus, status_of
 from submerge.engine import Settings
+from submerge.engine.plan import choose_score
 from submerge.errors import Problem, RequestError, did_you_mean, nearest
 from submerge.store import Checkpoint, FileTable, ProjectorSettings, open_checkpoint
 
@@ -202,10 +203,13 @@ class Continual:
         rank: int | None = None,
         preset: str | None = None,
         projectors: str = "mixed",
-        temperature: float = ProjectorSettings.temperature,
+        score: str | None = None,
+        temperature: float | None = None,
         top: int | None = None,
-        key: str = ProjectorSettings.key,
+        key: str | None = None,
+        centred: bool = True,
         base: str | None = None,
+        dtype: str | None = None,
         overwrite: bool = False,
         settings: Settings | None = None,
         **lpm: Any,
@@ -223,11 +227,17 @@ class Continual:
                 ranks. An adapter needs it where a task is a whole checkpoint.
             preset: in the place of the options with which the state was begun, `default` or `paper`.
             projectors: `mixed`, or `merged`: without a gate, with the mean of the projectors.
-            temperature: τ of the softmax over similarities; 0 leaves the nearest projector alone.
+            score: how images are compared: by a linear `discriminant` of the tasks, which is the default
+                where the state has the statistics of all of them, or by `prototypes`.
+            temperature: τ of the softmax over the scores, by default 1 of a discriminant and 0.03 of
+                prototypes; 0 leaves the nearest projector alone.
             top: the most projectors that the output for an image is mixed of; all by default.
-            key: what is compared with prototypes: the `image`, the `text`, or `both`.
+            key: what is compared: the `image`, the `text`, or `both`; by default images, and both where
+                images of two tasks overlap much and their questions do not.
+            centred: whether the prototypes' common mean is taken away before they are compared.
             base: where the base is now, if it was moved; a checkpoint needs it, a gate, and tasks that are
                 whole checkpoints.
+            dtype: of a checkpoint, such as `bfloat16`; by default the base's.
             overwrite: replace a folder that is not empty.
             settings: how a checkpoint is written.
             **lpm: options of `submerge.algebra.LpmOptions` over those of the state, such as `scale`. A
@@ -239,6 +249,9 @@ class Continual:
         words = {"as": (("adapter", "checkpoint"), form), "projectors": (("mixed", "merged"), projectors)}
         if problems := [p for name, (all_, word) in words.items() if (p := _not_among(all_, name, word))]:
             raise RequestError(problems)
+        if form == "adapter" and dtype is not None:
+            hint = "leave it out, or write a checkpoint: --as checkpoint"
+            raise RequestError(Problem("an adapter is written in float32", "--dtype", hint))
         manifest = self._folder.read()
         options = _export_options(manifest, preset, lpm)
         if not manifest.tasks:
@@ -248,7 +261,8 @@ class Continual:
             what = "tasks are whole checkpoints, whose updates have no low rank"
             hint = "say --rank 64, or write a checkpoint: --as checkpoint"
             raise RequestError(Problem(what, "--rank", hint))
-        gate = {"temperature": temperature, "top": top, "key": key} if projectors == "mixed" else None
+        given = {"score": score, "temperature": temperature, "top": top, "key": key, "centred": centred}
+        gate = given if projectors == "mixed" else None
         with FileTable() as table:
             whole = form == "checkpoint"
             needed = whole or manifest.has_projectors or manifest.has_checkpoints or base is not None
@@ -259,7 +273,7 @@ class Continual:
             if not whole:
                 return write_adapter(export, Path(out), rank=rank, overwrite=overwrite)
             assert opened is not None
-            how: dict[str, Any] = {"rank": rank, "overwrite": overwrite, "settings": settings}
+            how: dict[str, Any] = {"rank": rank, "overwrite": overwrite, "settings": settings, "dtype": dtype}
             return write_checkpoint(export, Path(out), opened, **how)
 
     def _export(
@@ -280,9 +294,14 @@ class Continual:
         export = replace(export, saved=projectors.saved)
         if gate is None or not projectors.are_changed:
             return export
-        pooling = manifest.options.pooling
-        chosen = ProjectorSettings(projectors.module, pooling=pooling, centred=True, **gate)
-        return replace(export, gate=ProjectorGate(projectors, chosen))
+        shown = [task for group in projectors.shown for task in group]
+        own = {"pooling": manifest.options.pooling, "score": "prototypes", "key": "image"}
+        known = {name: value for name, value in gate.items() if value is not None}
+        ProjectorSettings(projectors.module, **(own | known))  # of words that there are none of
+        chosen = choose_score(shown, gate["score"], gate["key"])
+        settings = own | known | {"score": chosen.score, "key": chosen.key}
+        made = ProjectorGate(projectors, ProjectorSettings(projectors.module, **settings))
+        return replace(export, gate=made, warnings=chosen.warnings)
 
     def status(self, *, condition: bool = False) -> StateStatus:
         """Return what the state holds, and with `condition` the condition number of each Φ = Σ C_t."""

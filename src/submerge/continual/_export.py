@@ -76,6 +76,7 @@ class Export:
         merge: of the tasks.
         saved: values that are other than the base's, by the names that adapters have for them.
         gate: what mixes the tasks' projectors, if one has changed it.
+        warnings: what of the gate deserves a look.
     """
 
     manifest: StateManifest
@@ -83,6 +84,7 @@ class Export:
     merge: StoredTasks
     saved: Callable[[], Iterable[tuple[str, torch.Tensor]]] = tuple
     gate: ProjectorGate | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -102,6 +104,7 @@ class Export:
             tasks = map(self.manifest.task, self.tasks)
             models = [*made.models[:1], *map(_model_record, tasks)]
             recipe = self._recipe(form, made.recipe.get("base_model", self.manifest.base.spec))
+            recipe |= {"dtype": made.recipe["dtype"]} if "dtype" in made.recipe else {}
             made = replace(made, recipe=recipe, models=models, gate=record, bank=bank)
             (folder / MANIFEST).write_text(made.text, encoding="utf-8")
         card = _card(folder.name.removesuffix(SUFFIX), self, form)
@@ -205,9 +208,8 @@ def _write(export: Export, folder: Path, rank: int | None) -> ExportReport:
         largest, base = writer.rank, export.manifest.base
         writer.finish(base=base.model, base_revision=base.revision, task_type=export.merge.task_type)
     count = export.gate.count if export.gate else 0
-    return ExportReport(
-        folder, "adapter", export.tasks, largest, error, count, _left_out(export.merge.others)
-    )
+    warnings = (*_left_out(export.merge.others), *export.warnings)
+    return ExportReport(folder, "adapter", export.tasks, largest, error, count, warnings)
 
 
 def _left_out(others: Sequence[str]) -> tuple[str, ...]:
@@ -226,6 +228,7 @@ def write_checkpoint(
     rank: int | None,
     overwrite: bool,
     settings: Settings | None,
+    dtype: str | None = None,
 ) -> ExportReport:
     """Write the base with the merged updates folded in, by the merge of one adapter.
 
@@ -245,6 +248,7 @@ def write_checkpoint(
         else:
             written = write_adapter(adapter, folder, rank=rank, overwrite=False)
         recipe = {"merge_method": "cat", "base_model": base.label, "models": [{"model": str(written.out)}]}
+        recipe |= {} if dtype is None else {"dtype": dtype}
 
         def describe(folder: Path, manifest: Manifest) -> None:
             export.describe(folder, "checkpoint", manifest)
@@ -257,7 +261,7 @@ def write_checkpoint(
 def _write_tensors(export: Export, folder: Path, base: Checkpoint, rank: int | None) -> ExportReport:
     merged = MergedTensors(export.merge, base, rank)
     merged.write(folder, export.saved())
-    return ExportReport(folder, "checkpoint", export.tasks, rank or 0, merged.error)
+    return ExportReport(folder, "checkpoint", export.tasks, rank or 0, merged.error, warnings=export.warnings)
 
 
 def _card(name: str, export: Export, form: str) -> str:

@@ -11,6 +11,7 @@ from submerge.continual._task_projector import IMAGES, TEXT
 from submerge.continual._whole_model import read_values
 from submerge.deferred import torch
 from submerge.engine.output import write_bank_tensors
+from submerge.engine.plan import ShownTask, bank_rows
 from submerge.errors import Problem, RequestError, WorkError, few
 from submerge.names import module_names, multimodal_parts
 from submerge.store import (
@@ -29,6 +30,9 @@ from submerge.store import (
 )
 
 __all__ = ["ProjectorGate", "StoredProjectors"]
+
+KEYS = {IMAGES: prototype_key, TEXT: question_key}
+"""What the bank calls prototypes."""
 
 
 class StoredProjectors:
@@ -79,6 +83,11 @@ class StoredProjectors:
         """Whether a task has a projector of its own, which is not the base's."""
         return any(task.has_projector for group in self.groups for task in group)
 
+    @property
+    def shown(self) -> list[list[ShownTask]]:
+        """What is known of the images and questions of each group's tasks."""
+        return [[task.shown(k) for task in group] for k, group in enumerate(self.groups)]
+
     def prototypes(self, group: int, part: str) -> torch.Tensor:
         """Return the prototypes of all tasks of a group, of images or of questions.
 
@@ -100,7 +109,12 @@ class ProjectorGate:
     def __init__(self, projectors: StoredProjectors, settings: ProjectorSettings) -> None:
         self._projectors, self._settings = projectors, settings
         parts = (IMAGES,) if settings.key == "image" else (IMAGES, TEXT)
-        self._prototypes = [{p: projectors.prototypes(k, p) for p in parts} for k in range(self.count)]
+        self._tensors_of = [
+            {KEYS[p](k): projectors.prototypes(k, p) for p in parts} for k in range(self.count)
+        ]
+        if settings.score == "discriminant":
+            for own, rows in zip(self._tensors_of, bank_rows(projectors.shown, settings.key), strict=True):
+                own |= rows
 
     @property
     def count(self) -> int:
@@ -131,8 +145,8 @@ class ProjectorGate:
             for name in projectors.names:
                 values = partial(projectors.parameter, k, name)
                 yield BankTensor(module_key(k, name), projectors.entry(name), partial(_source, values))
-            for part, prototypes in self._prototypes[k].items():
-                yield _in_memory((prototype_key if part == IMAGES else question_key)(k), prototypes)
+            for key, tensor in self._tensors_of[k].items():
+                yield _in_memory(key, tensor)
 
 
 def _mean(values: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from submerge.algebra import Prototypes
 from submerge.continual._lpm import StoredTasks
 from submerge.continual._manifest import StateManifest
 from submerge.continual._state_folder import StateFolder
-from submerge.continual._task_projector import group_prototypes
+from submerge.continual._task_projector import group_prototypes, shown_tasks, statistics_bytes
 from submerge.deferred import torch
+from submerge.engine.plan import ShownTask, overlaps_of
 from submerge.errors import size
 from submerge.store import FileTable
 
@@ -23,12 +24,16 @@ class StateStatus:
     """What a state holds: its manifest, and the condition number of each Φ if it was asked for.
 
     `cosines` are, where tasks have images, those of the nearest prototypes of any two groups of tasks, 1 for
-    images that are alike. `str` is a table of it.
+    images that are alike. `overlaps` are, where all have statistics, how much the images of a task overlap
+    with those of another, 0 to 1, as a discriminant sees them; its statistics have `statistics_bytes`. `str`
+    is a table of it.
     """
 
     manifest: StateManifest
     conditions: dict[str, float] | None = None
     cosines: dict[str, dict[str, float]] | None = None
+    overlaps: dict[str, dict[str, float]] | None = None
+    statistics_bytes: int = 0
 
     @property
     def bytes(self) -> int:
@@ -58,12 +63,14 @@ class StateStatus:
             "unlearning_bytes": self.unlearning_bytes,
             "projector_bytes": self.projector_bytes,
             "weight_bytes": self.weight_bytes,
+            "statistics_bytes": self.statistics_bytes,
         }
         return {
             **asdict(self.manifest),
             **figures,
             "conditions": self.conditions,
             "cosines": self.cosines,
+            "overlaps": self.overlaps,
         }
 
     def __str__(self) -> str:
@@ -99,7 +106,10 @@ class StateStatus:
             counts = f"prototypes: {sum(p.prototypes for p in own)}, of {sum(p.images for p in own)} images"
             kind = "own projector" if any(p.bytes for p in own) else "the base's projector"
             yield f"  {', '.join(task.name for task in tasks)}: {kind}; {counts}"
-        yield from _table(self.cosines or {})
+        if self.statistics_bytes:
+            yield f"statistics of images and questions, for a discriminant: {size(self.statistics_bytes)}"
+        yield from _table("cosines of the nearest prototypes, 1 where images are alike", self.cosines or {})
+        yield from _table("overlap of images, 1 where a discriminant tells nothing", self.overlaps or {})
 
     def _removal(self) -> str:
         if self.manifest.options.keep == "none":
@@ -107,26 +117,46 @@ class StateStatus:
         return f"removal is exact, and costs {size(self.unlearning_bytes)} of moments beside one sum of them"
 
 
-def _table(cosines: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
-    if len(cosines) < 2:
+def _table(title: str, figures: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    if len(figures) < 2:
         return
-    yield "cosines of the nearest prototypes, 1 where images are alike"
-    width = max(6, *map(len, cosines))
-    yield "  ".join(["", " " * width, *(f"{name:>{width}}" for name in cosines)])
-    for name, row in cosines.items():
-        cells = (f"{row[other]:{width}.3f}" if other in row else " " * width for other in cosines)
+    yield title
+    width = max(6, *map(len, figures))
+    yield "  ".join(["", " " * width, *(f"{name:>{width}}" for name in figures)])
+    for name, row in figures.items():
+        cells = (f"{row[other]:{width}.3f}" if other in row else " " * width for other in figures)
         yield "  ".join(["", f"{name:<{width}}", *cells]).rstrip()
 
 
 def status_of(folder: StateFolder, manifest: StateManifest, *, condition: bool) -> StateStatus:
     """Return the status of a state; with `condition` each Φ is summed and factorised, which may take long."""
-    cosines = _cosines(group_prototypes(folder, manifest)) if manifest.groups else None
+    status = StateStatus(manifest)
+    if manifest.groups:
+        shown = [task for tasks in manifest.groups.values() for task in tasks]
+        status = replace(
+            status,
+            cosines=_cosines(group_prototypes(folder, manifest)),
+            overlaps=_overlaps(shown_tasks(folder, manifest)),
+            statistics_bytes=sum(statistics_bytes(folder, task) for task in shown),
+        )
     if not condition or not manifest.tasks:
-        return StateStatus(manifest, None, cosines)
+        return status
     with FileTable() as table:
         tasks = StoredTasks(folder, manifest, manifest.lpm, table)
         conditions = {group.names[0]: tasks.phi(group).condition() for group in tasks.groups()}
-        return StateStatus(manifest, conditions, cosines)
+        return replace(status, conditions=conditions)
+
+
+def _overlaps(tasks: Sequence[ShownTask]) -> dict[str, dict[str, float]] | None:
+    """Return how much the images of each task overlap with another's; None without all statistics."""
+    overlaps = overlaps_of(tasks)
+    if overlaps is None:
+        return None
+    names = [task.name for task in tasks]
+    return {
+        name: {other: float(overlaps[i, j]) for j, other in enumerate(names) if i != j}
+        for i, name in enumerate(names)
+    }
 
 
 def _cosines(prototypes: Mapping[str, torch.Tensor]) -> dict[str, dict[str, float]]:

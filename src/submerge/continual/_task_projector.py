@@ -1,15 +1,20 @@
-"""What a task's file keeps for CPM: its own projector, the prototypes of its images, and of its questions."""
+"""What a task's file keeps for CPM: its own projector, prototypes of its images and questions, statistics.
+
+Statistics, by which a discriminant tells tasks apart, stand beside the prototypes that they are about. Files
+of earlier versions have none, and these do not look for any.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from submerge.algebra import Prototypes
+from submerge.algebra import GroupStatistics, Prototypes
 from submerge.calibrate import TaskPrototypes
 from submerge.continual._manifest import DAMAGED, ProjectorRecord, StateManifest, TaskRecord
 from submerge.continual._state_folder import StateFolder
 from submerge.continual._tensor_file import TensorFileWriter, read_tensor
 from submerge.deferred import torch
+from submerge.engine.plan import MUCH_OVERLAP, ShownTask, overlaps_of
 from submerge.errors import Problem, RequestError
 from submerge.store import FileTable, TensorEntry, read_header
 
@@ -21,13 +26,16 @@ __all__ = [
     "group_prototypes",
     "overlap_warning",
     "shared_group",
+    "shown_task",
+    "shown_tasks",
+    "statistics_bytes",
     "stored_prototypes",
 ]
 
 PROJECTOR = "projector"
 IMAGES, TEXT = "prototypes.images", "prototypes.text"
-MUCH = 0.25
-"""The share of images from which on two tasks are not told apart."""
+LEAST = 0.005
+"""An overlap that is told; what is less is none."""
 
 
 def shared_group(manifest: StateManifest, task: str, share: str | None) -> str:
@@ -47,20 +55,42 @@ def add_projector(
     prototypes: TaskPrototypes,
     group: str,
     others: Mapping[str, torch.Tensor],
+    shown: Sequence[ShownTask],
 ) -> ProjectorRecord:
     """Add a task's own projector, if it has one, and its prototypes; return what the manifest says of them.
 
-    `others` are the prototypes of all groups before it, by their first tasks.
+    `others` are the prototypes of all groups before it, by their first tasks, and `shown` what is known of
+    their tasks.
     """
     size = sum(file.add(f"{PROJECTOR}.{name}", tensor) for name, tensor in own.items())
     file.add(IMAGES, prototypes.images)
     if prototypes.text is not None:
         file.add(TEXT, prototypes.text)
-    nearest, overlap = _overlap(prototypes, group, others)
+    for name, statistics in ((IMAGES, prototypes.image_statistics), (TEXT, prototypes.text_statistics)):
+        for key, tensor in {} if statistics is None else statistics.tensors(name).items():
+            file.add(key, tensor)
+    nearest, overlap = _overlap(prototypes, group, others, shown)
     return ProjectorRecord(size, prototypes.count, len(prototypes.images), group, nearest, overlap)
 
 
-def _overlap(prototypes: TaskPrototypes, group: str, others: Mapping[str, torch.Tensor]) -> tuple[str, float]:
+def _overlap(
+    prototypes: TaskPrototypes, group: str, others: Mapping[str, torch.Tensor], shown: Sequence[ShownTask]
+) -> tuple[str, float]:
+    """Return the group with which a task's images overlap most, and how much.
+
+    Without statistics of all tasks it is the share of its images that are as near to the other's prototypes.
+    """
+    names = list(others)
+    number = names.index(group) if group in names else len(names)
+    own = ShownTask("", number, prototypes.image_statistics, prototypes.text_statistics)
+    overlaps = overlaps_of([*shown, own])
+    if overlaps is None:
+        return _taken(prototypes, group, others)
+    overlap, other = overlaps[-1].max(0)
+    return (names[shown[int(other)].group], float(overlap)) if overlap > LEAST else ("", 0.0)
+
+
+def _taken(prototypes: TaskPrototypes, group: str, others: Mapping[str, torch.Tensor]) -> tuple[str, float]:
     """Return the group to which most of a task's images are as near as to its own, and the share of these."""
     own = torch.cat([prototypes.images, *(others[name] for name in others if name == group)])
     rest = {name: means for name, means in others.items() if name != group}
@@ -78,7 +108,7 @@ def _overlap(prototypes: TaskPrototypes, group: str, others: Mapping[str, torch.
 def overlap_warning(record: TaskRecord) -> list[str]:
     """Return that a task's images are taken for those of another one, if many are, and what to do."""
     own = record.projector
-    if own is None or own.overlap <= MUCH:
+    if own is None or own.overlap <= MUCH_OVERLAP:
         return []
     what = f"{own.overlap:.0%} of the images of {record.name} are as near to the prototypes of {own.nearest}"
     hint = f"add it with --share-projector {own.nearest}, or let questions count: export with --key both"
@@ -106,3 +136,34 @@ def _images(folder: StateFolder, task: TaskRecord, table: FileTable) -> torch.Te
 def stored_prototypes(entries: Mapping[str, TensorEntry], table: FileTable) -> dict[str, torch.Tensor]:
     """Return a task's prototypes, of images and of questions, by their names in its file."""
     return {name: read_tensor(entries[name], table) for name in (IMAGES, TEXT) if name in entries}
+
+
+def stored_statistics(
+    entries: Mapping[str, TensorEntry], name: str, table: FileTable
+) -> GroupStatistics | None:
+    """Return the statistics of a task's images or questions; None where its file has none."""
+    own = {key: read_tensor(entry, table) for key, entry in entries.items() if key.startswith(name)}
+    return GroupStatistics.from_tensors(own[name], own, name) if name in own else None
+
+
+def shown_task(name: str, group: int, entries: Mapping[str, TensorEntry], table: FileTable) -> ShownTask:
+    """Return what a task's file says of its images and questions."""
+    images, questions = (stored_statistics(entries, part, table) for part in (IMAGES, TEXT))
+    return ShownTask(name, group, images, questions)
+
+
+def shown_tasks(folder: StateFolder, manifest: StateManifest) -> list[ShownTask]:
+    """Return what is known of the images and questions of all tasks that have some, group by group."""
+    with FileTable() as table:
+        return [
+            shown_task(task.name, k, read_header(folder.path / task.file).entries, table)
+            for k, tasks in enumerate(manifest.groups.values())
+            for task in tasks
+        ]
+
+
+def statistics_bytes(folder: StateFolder, task: TaskRecord) -> int:
+    """Return the bytes of the statistics in a task's file."""
+    entries = read_header(folder.path / task.file).entries
+    parts = (f"{IMAGES}.", f"{TEXT}.")
+    return sum(entry.nbytes for key, entry in entries.items() if key.startswith(parts))

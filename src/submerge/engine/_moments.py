@@ -13,6 +13,7 @@ from submerge.engine._calibrate import replanned
 from submerge.engine._described_data import described_data
 from submerge.engine.output import check_unfinished, unfinished_folder
 from submerge.engine.plan import MergePlan
+from submerge.errors import WorkError
 from submerge.recipe import ModelEntry, TaskFolder
 from submerge.store import Checkpoint, MomentFile, digest, file_digest, trained_adapter, write_moments
 
@@ -40,6 +41,7 @@ def with_moments(
     pending = [task for task in _tasks(plan, folder, tensors) if not (resume and task.is_collected())]
     for task in pending:
         collected = _collected(plan, task, tensors, progress)
+        _check_finite(collected, plan.models[task.position].label)
         write_moments(task.path, collected.moments, task.source, collected.kinds)
     return replanned(plan, replace(plan.recipe, moments=TaskFolder(folder)))
 
@@ -97,6 +99,14 @@ def _collected(
         device=plan.settings.device,
         progress=tell,
     )
+
+
+def _check_finite(collected: TaskMoments, model: str) -> None:
+    """Raise `WorkError` where a model gave NaN or Inf on its data: no merge can be made of that."""
+    for name, moment in collected.moments.items():
+        if not all(bool(tensor.isfinite().all()) for tensor in moment.tensors().values()):
+            what = f"{model}: on its data the inputs of {name} have NaN or Inf"
+            raise WorkError(f"{what} — look at the weights of this model, and at its data")
 
 
 def _below(plan: MergePlan, position: int) -> Checkpoint:

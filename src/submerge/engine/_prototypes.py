@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any, cast
 from submerge.deferred import torch
 from submerge.engine._calibrate import replanned
 from submerge.engine._described_data import described_data
-from submerge.engine._prototype_overlap import overlap_warnings
 from submerge.engine.output import check_unfinished, unfinished_folder
 from submerge.engine.plan import MergePlan, ProjectorPlan
 from submerge.errors import Problem, RequestError
 from submerge.names import projector_of
-from submerge.recipe import DataSource, TaskFolder
+from submerge.recipe import DataSource, ProjectorMix, TaskFolder
 from submerge.store import PrototypeFile, file_digest, write_prototypes
 
 if TYPE_CHECKING:
-    from submerge.calibrate import Item, Pooling, Step
+    from submerge.calibrate import Item, Pooling, Step, TaskPrototypes
 
 __all__ = ["with_prototypes"]
 
@@ -44,13 +43,9 @@ def with_prototypes(
     folder = TaskFolder(out.resolve().with_name(out.name + SUFFIX))
     tasks = _tasks(plan, plan.projectors, folder)
     pending = [task for task in tasks if not (resume and task.is_made())]
-    vectors = _made(plan, plan.projectors, pending, progress) if pending else {}
-    merged = replanned(plan, replace(plan.recipe, prototypes=folder))
-    if plan.projectors.settings.key != "image":
-        return merged
-    images = [PrototypeFile.open(task.path).tensor("images") for task in tasks]
-    warnings = overlap_warnings(plan.projectors, images, vectors)
-    return replace(merged, warnings=(*merged.warnings, *warnings))
+    if pending:
+        _make(plan, plan.projectors, pending, progress)
+    return replanned(plan, replace(plan.recipe, prototypes=folder))
 
 
 @dataclass(frozen=True)
@@ -69,13 +64,15 @@ class _Task:
 
 def _tasks(plan: MergePlan, projectors: ProjectorPlan, folder: TaskFolder) -> list[_Task]:
     """Return the tasks of a merge; raise `RequestError` where a file in the place of theirs is another."""
-    settings = projectors.settings
+    settings, mix = projectors.settings, plan.recipe.projectors
+    assert isinstance(mix, ProjectorMix)
     shared = {
         "base": [file_digest(file) for file in plan.inputs.reference_model.files],
         "module": settings.module,
         "pooling": settings.pooling,
         "prototypes": projectors.count,
-        "text": settings.key != "image",
+        "text": mix.options["key"] != "image",  # else they count where images tell too little
+        "statistics": True,
         **_sizes(plan),
     }
     tasks = []
@@ -95,16 +92,13 @@ def _sizes(plan: MergePlan) -> dict[str, int]:
     return {n: recipe.single_option(n) if recipe.method.option(n) else size for n, size in SIZES.items()}
 
 
-def _made(
+def _make(
     plan: MergePlan,
     projectors: ProjectorPlan,
     tasks: list[_Task],
     progress: Callable[[Step], None] | None,
-) -> dict[str, torch.Tensor]:
-    """Write the prototypes of tasks, one after the other; return what each image was pooled to, by task.
-
-    Of means over positions alone: all positions of all images are much.
-    """
+) -> None:
+    """Write the prototypes of tasks, one after the other."""
     from submerge.calibrate import Step, load_backbone, read_data, read_items, task_prototypes  # transformers
 
     items = {task.name: read_items(task.data) for task in tasks}
@@ -121,7 +115,6 @@ def _made(
         if progress is not None:
             progress(Step(next(done), total, measuring=True, what="prototypes of images"))
 
-    vectors = {}
     for task in tasks:
         made = task_prototypes(
             model,
@@ -130,17 +123,20 @@ def _made(
             pooling=pooling,
             count=projectors.count,
             text=task.source["text"],
-            vectors=pooling == "mean",
             progress=tell,
         )
         if not made.images.isfinite().all():
             what = f"the encoder gives NaN or Inf on images of {task.name}"
             raise RequestError(Problem(what, plan.inputs.reference_model.label, "look at its weights"))
-        tensors = {"images": made.images} | ({} if made.text is None else {"text": made.text})
-        write_prototypes(task.path, tensors, made.count, task.source)
-        if made.vectors is not None:
-            vectors[task.name] = made.vectors
-    return vectors
+        write_prototypes(task.path, _tensors(made), made.count, task.source)
+
+
+def _tensors(made: TaskPrototypes) -> dict[str, torch.Tensor]:
+    """Return what a file of prototypes holds."""
+    tensors = {"images": made.images} | ({} if made.text is None else {"text": made.text})
+    for name, statistics in (("images", made.image_statistics), ("text", made.text_statistics)):
+        tensors |= {} if statistics is None else statistics.tensors(name)
+    return tensors
 
 
 def _check_images(task: _Task, first: Item) -> None:

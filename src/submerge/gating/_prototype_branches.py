@@ -5,7 +5,8 @@ several: the tiles of a large image, the frames of a video. All its rows have th
 
     Z(x) = Σ_k α_k(x) g_k(E(x)),    α(x) = softmax(s(v(x)) / τ),    v(x) = pooled E(x)
 
-where s_k is the cosine of v(x) with the prototypes of set k. Nothing but the projector's own call is needed.
+where s_k is the cosine of v(x) with the prototypes of set k, or another score of it. Nothing but the
+projector's own call is needed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from submerge.algebra import Prototypes, similarity_weights
+from submerge.algebra import GroupScores, similarity_weights
 from submerge.errors import Problem, RequestError
 from submerge.gating._assignment import ResidentAssignment
 from submerge.gating._branches import MixedBranches
@@ -37,7 +38,7 @@ class ModuleInputs:
         count: N; None where it is not known, so that each row stands for itself.
         rows: of each input, where not all have equally many.
         weights: [N, K], or [1, K] for all, in the place of those that the module would find.
-        similarity: [N, K] of something else, as of the text: the mean of it and of the module's own counts.
+        similarity: [N, K] of something else, as of the text, which counts together with the module's own.
     """
 
     count: int | None = None
@@ -81,8 +82,8 @@ class PrototypeBranches(MixedBranches):
     Args:
         gate: what all gated modules of the model share.
         sets: of each of K branches the parameters, by their names in the module.
-        prototypes: of K groups.
-        temperature, top, centred: as of `Prototypes.weights`.
+        groups: the score of K groups that an input is weighed by.
+        temperature, top: as of `similarity_weights`.
         by_position: whether an input is compared by all its positions side by side, and not by their mean.
     """
 
@@ -90,17 +91,15 @@ class PrototypeBranches(MixedBranches):
         self,
         gate: Gate,
         sets: Sequence[Mapping[str, torch.Tensor]],
-        prototypes: Prototypes,
+        groups: GroupScores,
         *,
         temperature: float,
-        centred: bool,
         top: int | None = None,
         by_position: bool = False,
     ) -> None:
         super().__init__(gate, sets)
-        self.prototypes = prototypes
+        self.groups, self.by_position = groups, by_position
         self.temperature, self.top = temperature, top
-        self.centred, self.by_position = centred, by_position
 
     def forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         assignment = self.gate.assignment
@@ -119,10 +118,10 @@ class PrototypeBranches(MixedBranches):
 
     def weights(self, x: torch.Tensor, rows: torch.Tensor, inputs: ModuleInputs) -> torch.Tensor:
         """Return the weights [N, K] of inputs that have `rows` [N] rows each of x."""
-        similarity = self.prototypes.similarity(self._pooled(x, rows), centred=self.centred)
+        scores = self.groups.scores(self._pooled(x, rows))
         if inputs.similarity is not None:
-            similarity = (similarity + inputs.similarity.to(similarity)) / 2
-        return similarity_weights(similarity, temperature=self.temperature, top=self.top)
+            scores = self.groups.joined(scores, inputs.similarity.to(scores))
+        return similarity_weights(scores, temperature=self.temperature, top=self.top)
 
     def _pooled(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Return what each input is compared by, [N, d], in float32: the mean over its rows."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any, Literal, TypeAlias
 
@@ -245,9 +245,13 @@ class TaskFolder:
 
 
 def projector_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of `store.ProjectorSettings` but for the module, which no recipe says."""
-    settings = ProjectorSettings.from_mapping({**given, "module": "projector"}).to_mapping()
-    return {name: value for name, value in settings.items() if name != "module"}
+    """Return the fields of `store.ProjectorSettings` but for the module, which no recipe says.
+
+    Score, key and temperature are None where they are not given: they depend on the tasks' images.
+    """
+    settings = asdict(ProjectorSettings.from_mapping({**given, "module": "projector"}))
+    left_open = {name: given.get(name) for name in ("temperature", "key", "score")}
+    return {name: value for name, value in (settings | left_open).items() if name != "module"}
 
 
 @dataclass(frozen=True)
@@ -261,9 +265,15 @@ class ProjectorMix:
     options: Mapping[str, Any] = field(default_factory=lambda: projector_options({}))
     prototypes: int = 1
 
-    def settings(self, module: str) -> ProjectorSettings:
-        """Return the settings of the gate for the projector at this path."""
-        return ProjectorSettings(module, **self.options)
+    def settings(
+        self, module: str, score: str = "prototypes", key: str = ProjectorSettings.key
+    ) -> ProjectorSettings:
+        """Return the settings of the gate for the projector at this path.
+
+        `score` and `key` are what they are where the recipe says nothing of them.
+        """
+        chosen = {"score": self.options["score"] or score, "key": self.options["key"] or key}
+        return ProjectorSettings(module, **{**self.options, **chosen})
 
     def written(self) -> dict[str, Any]:
         """Return the mapping that a recipe has."""

@@ -74,7 +74,7 @@ def load(
         device: of the model; the CPU by default.
         cache: bytes of merged cores that are held for sets of tasks that come again.
         **settings: options of the gate of MASS, in the place of the recipe's: `select="threshold"`; of a gate
-            of projectors `temperature`, `top`, `centred` and `key`.
+            of projectors `score`, `temperature`, `top`, `centred` and `key`.
 
     Raises:
         RequestError: there is no gate, the bank is damaged, or the tasks' models do not fit together. Of a

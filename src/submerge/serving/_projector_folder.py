@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from submerge.algebra import CosineScores, DiscriminantScores, GroupScores, Prototypes
 from submerge.errors import Problem, RequestError, few
 from submerge.serving._folder import Folder, bank_names, gate_manifest
 from submerge.store import (
     BANK,
+    PROJECTOR_GROUP_KINDS,
     ProjectorSettings,
     projector_bank_problems,
     projector_groups,
@@ -36,6 +38,8 @@ class ProjectorFolder(Folder):
         projectors: of each group the parameters, by their names in the checkpoint.
         prototypes: of what the projector is given.
         questions: of the texts, where the bank has them.
+        discriminants: of each group its rows of the discriminant, where the bank has them.
+        question_discriminants: the same of the texts.
         rules: the gate's settings.
     """
 
@@ -43,6 +47,8 @@ class ProjectorFolder(Folder):
     projectors: tuple[dict[str, torch.Tensor], ...] = ()
     prototypes: tuple[torch.Tensor, ...] = ()
     questions: tuple[torch.Tensor, ...] = ()
+    discriminants: tuple[torch.Tensor, ...] = ()
+    question_discriminants: tuple[torch.Tensor, ...] = ()
     rules: ProjectorSettings = dataclasses.field(default_factory=lambda: ProjectorSettings("projector"))
 
     @property
@@ -53,15 +59,40 @@ class ProjectorFolder(Folder):
         """Return what a parameter is called in the projector."""
         return name.removeprefix(f"{self.rules.module}.")
 
+    @property
+    def image_scores(self) -> GroupScores:
+        """What an input of the projector is compared by."""
+        return self._scores(self.prototypes, self.discriminants)
+
+    @property
+    def question_scores(self) -> GroupScores | None:
+        """What a text is compared by; None where texts do not count."""
+        if self.rules.key == "image":
+            return None
+        return self._scores(self.questions, self.question_discriminants)
+
+    def _scores(
+        self, prototypes: tuple[torch.Tensor, ...], discriminants: tuple[torch.Tensor, ...]
+    ) -> GroupScores:
+        if self.rules.score == "discriminant":
+            return DiscriminantScores(discriminants)
+        return CosineScores(Prototypes(prototypes), centred=self.rules.centred)
+
     def configured(self, given: Mapping[str, Any]) -> ProjectorFolder:
         """Return the folder with a caller's settings; raise `RequestError` for those that cannot change."""
         if fixed := [name for name in given if name in FIXED]:
             what = f"the bank was made with the settings {few(fixed)}"
             raise RequestError(Problem(what, "load", "set them in the recipe, and merge again"))
-        rules = ProjectorSettings.from_mapping({**self.rules.to_mapping(), **given})
+        own = self.rules.to_mapping()
+        if given.get("score", self.rules.score) != self.rules.score:
+            del own["temperature"]  # which is of the other score
+        rules = ProjectorSettings.from_mapping({**own, **given})
         if rules.key != "image" and not self.questions:
             what = f"key is {rules.key}, and the bank has no prototypes of texts"
             raise RequestError(Problem(what, str(self.path), "merge again with that key"))
+        if rules.score == "discriminant" and not self.discriminants:
+            what = "score is discriminant, and the bank has none"
+            raise RequestError(Problem(what, str(self.path), "merge again with that score"))
         return dataclasses.replace(self, rules=rules)
 
 
@@ -74,15 +105,14 @@ def open_projector_folder(path: Path) -> ProjectorFolder:
         raise RequestError([Problem(what, str(path / BANK), "merge again") for what in problems])
     groups = projector_groups(gate.tasks)
     modules: list[dict[str, torch.Tensor]] = [{} for _ in groups]
-    prototypes: dict[int, torch.Tensor] = {}
-    questions: dict[int, torch.Tensor] = {}
+    of_kind: dict[str, dict[int, torch.Tensor]] = {kind: {} for kind in PROJECTOR_GROUP_KINDS}
     with safe_open(path / BANK, framework="pt") as file:
         for name in names:
             key = read_projector_key(name, len(groups))
             if key.is_module:
                 modules[key.group][key.name] = file.get_tensor(name)
             else:
-                (prototypes if key.is_prototype else questions)[key.group] = file.get_tensor(name)
+                of_kind[key.kind][key.group] = file.get_tensor(name)
     return ProjectorFolder(
         path,
         gate.tasks,
@@ -91,8 +121,10 @@ def open_projector_folder(path: Path) -> ProjectorFolder:
         heads=tuple({} for _ in gate.tasks),
         groups=groups,
         projectors=tuple(modules),
-        prototypes=_of_all(prototypes, len(groups)),
-        questions=_of_all(questions, len(groups)),
+        prototypes=_of_all(of_kind["prototypes"], len(groups)),
+        questions=_of_all(of_kind["questions"], len(groups)),
+        discriminants=_of_all(of_kind["discriminants"], len(groups)),
+        question_discriminants=_of_all(of_kind["question_discriminants"], len(groups)),
         rules=ProjectorSettings.from_mapping(gate.settings),
     )
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch.nn.functional import one_hot
 
-from submerge.algebra import Prototypes, similarity_weights
+from submerge.algebra import similarity_weights
 from submerge.errors import Problem, RequestError, few
 from submerge.gating import (
     Gate,
@@ -78,7 +78,7 @@ class ProjectorController(Controller):
     def __init__(self, folder: ProjectorFolder, gated: GatedModel) -> None:
         self.path, self.tasks, self.projectors = folder.path, folder.names, folder.groups
         self.gated, self.rules = gated, folder.rules
-        self.questions = Prototypes(folder.questions) if folder.questions else None
+        self.questions = folder.question_scores
 
     @classmethod
     def open(cls, path: Path) -> ProjectorFolder:
@@ -110,9 +110,8 @@ class ProjectorController(Controller):
         branches = PrototypeBranches(
             gate,
             sets,
-            Prototypes(folder.prototypes),
+            folder.image_scores,
             temperature=rules.temperature,
-            centred=rules.centred,
             top=rules.top,
             by_position=rules.pooling == "position",
         )
@@ -153,9 +152,9 @@ class ProjectorController(Controller):
         known, ids = partial(ModuleInputs, media.count, media.rows), inputs.get("input_ids")
         if forced is not None:
             return known(weights=media.of_samples(forced, ids))
-        if self.questions is None or self.rules.key == "image":
+        if self.questions is None:
             return known()
-        of_texts = self.questions.similarity(text_vectors(model, inputs), centred=self.rules.centred)
+        of_texts = self.questions.scores(text_vectors(model, inputs))
         similarity = media.of_samples(of_texts, ids)
         if self.rules.key == "both":
             return known(similarity=similarity)

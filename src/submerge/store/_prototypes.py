@@ -1,16 +1,19 @@
 """Prototypes of one task in a file: what a projector is given on its images, as a few vectors.
 
 A folder has a file `TASK.safetensors` for each task: `images` [m, d], and `text` [m, h] where its questions
-were looked at, too, in float32. Its metadata say what they were made of.
+were looked at, too, in float32. Beside each of them may be `images.sizes`, `images.factor` and
+`images.moments`, the statistics by which a discriminant tells tasks apart; files of earlier versions have
+none, and these ignore them. The metadata say what all was made of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from submerge.algebra import GroupStatistics
 from submerge.deferred import torch
 from submerge.store._task_file import other_file, read_content, write_task_file
 
@@ -25,7 +28,7 @@ class PrototypeFile:
 
     Attributes:
         path: the file.
-        shapes: of its tensors, `images` and perhaps `text`.
+        shapes: of its tensors, `images` and perhaps `text`, and of their statistics.
         count: how many inputs of the projector they are made of.
         source: what they were made of, as `write_prototypes` was told.
     """
@@ -47,11 +50,24 @@ class PrototypeFile:
 
     def tensor(self, name: str) -> torch.Tensor:
         """Return `images` or `text`, from the file."""
-        from safetensors import safe_open
+        return self._tensors([name])[name]
 
-        with safe_open(self.path, "pt") as file:
-            values: torch.Tensor = file.get_tensor(name)
-        return values
+    def statistics(self, name: str) -> GroupStatistics | None:
+        """Return the statistics of `images` or `text`; None where the file has none."""
+        names = [own for own in self.shapes if own == name or own.startswith(f"{name}.")]
+        if name not in names:
+            return None
+        tensors = self._tensors(names)
+        return GroupStatistics.from_tensors(tensors[name], tensors, name)
+
+    def _tensors(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path, "pt") as file:
+                return {name: file.get_tensor(name) for name in names}
+        except (OSError, SafetensorError) as error:
+            raise other_file(self.path, "prototypes", error) from error
 
 
 def write_prototypes(

@@ -7,7 +7,7 @@ from functools import partial
 
 from submerge.deferred import torch
 from submerge.engine.output._bank import trained_values
-from submerge.engine.plan import MergePlan, torch_dtype
+from submerge.engine.plan import MergePlan, bank_rows, torch_dtype
 from submerge.store import (
     BankTensor,
     Checkpoint,
@@ -28,16 +28,26 @@ __all__ = ["projector_bank"]
 def projector_bank(plan: MergePlan) -> Iterator[BankTensor]:
     """Yield `modules.k.NAME`, `prototypes.k` and, where texts count, `questions.k` of each projector k.
 
-    NAME is the checkpoint's; a projector has the prototypes of all of its tasks.
+    NAME is the checkpoint's; a projector has the prototypes of all of its tasks. By a discriminant there are
+    its rows for all prototypes, too.
     """
     assert plan.projectors is not None
+    rules = plan.projectors.settings
+    if rules.score == "discriminant":
+        for rows in bank_rows(plan.projectors.shown, rules.key):
+            yield from (_in_memory(key, tensor) for key, tensor in rows.items())
     for number, group in enumerate(plan.projectors.groups):
         for name in plan.projectors.names:
             yield _parameter(module_key(number, name), [plan.models[model] for model in group.models], name)
         files = [plan.projectors.prototypes[task] for task in group.tasks]
         yield _joined(prototype_key(number), files, "images")
-        if plan.projectors.settings.key != "image":
+        if rules.key != "image":
             yield _joined(question_key(number), files, "text")
+
+
+def _in_memory(key: str, tensor: torch.Tensor) -> BankTensor:
+    entry = TensorEntry(key, "F32", tuple(tensor.shape), None, 0, tensor.nbytes)
+    return BankTensor(key, entry, lambda _: MemorySource(tensor.contiguous()))
 
 
 def _parameter(key: str, models: Sequence[Checkpoint], name: str) -> BankTensor:

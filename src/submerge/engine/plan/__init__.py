@@ -31,6 +31,14 @@ from submerge.engine.plan._make_plan import make_plan, plan_models
 from submerge.engine.plan._model_tokens import add_tokens
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._planned import planned_checkpoint
+from submerge.engine.plan._projector_score import (
+    MUCH_OVERLAP,
+    ProjectorScore,
+    ShownTask,
+    bank_rows,
+    choose_score,
+    overlaps_of,
+)
 from submerge.engine.plan._projectors import ProjectorPlan
 from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._shared_tokens import SharedToken, SharedTokens, share_tokens
@@ -51,23 +59,28 @@ from submerge.engine.plan._vocabulary import OutputVocabulary
 
 __all__ = [
     "HELD",
+    "MUCH_OVERLAP",
     "Composition",
     "Input",
     "Inputs",
     "MergePlan",
     "OutputVocabulary",
     "ProjectorPlan",
+    "ProjectorScore",
     "Settings",
     "SharedToken",
     "SharedTokens",
+    "ShownTask",
     "SpecialistPlan",
     "TensorPlan",
     "adapter_file",
     "add_tokens",
     "bank_bounds",
     "bank_bytes",
+    "bank_rows",
     "beyond_rows",
     "check_device",
+    "choose_score",
     "chunk_length",
     "describe_beyond",
     "describe_projectors",
@@ -77,6 +90,7 @@ __all__ = [
     "is_plain",
     "lora_keys",
     "make_plan",
+    "overlaps_of",
     "plan_models",
     "planned_checkpoint",
     "range_length",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._projector_changes import ProjectorChanges, projector_changes
+from submerge.engine.plan._projector_score import ProjectorScore, ShownTask, choose_score
 from submerge.engine.plan._prototypes import open_prototypes
 from submerge.errors import Problem, RequestError, few
 from submerge.names import MultimodalParts, multimodal_parts
@@ -60,6 +61,11 @@ class ProjectorPlan:
     count: int
     prototypes: tuple[PrototypeFile, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> list[list[ShownTask]]:
+        """What the files of prototypes say of the tasks of each group."""
+        return [[_shown(self.tasks[k], self.prototypes[k]) for k in group.tasks] for group in self.groups]
 
     def record(self, models: Sequence[Checkpoint]) -> GateRecord:
         """Return what submerge.json says of the gate."""
@@ -125,8 +131,7 @@ def _planned(
         what = "all tasks share one projector, so that there is nothing to mix"
         hint = "leave share_projector out of an entry; or out of all, and write 'projectors: merged'"
         problems.append(Problem(what, "projectors", hint))
-    settings = mix.settings(parts.projector)
-    prototypes, unfit = open_prototypes(recipe, settings, mix.prototypes)
+    prototypes, unfit = open_prototypes(recipe, mix)
     if problems := [*problems, *unfit]:
         raise RequestError(problems)
     positions = [inputs.specs.index(entry.model) for entry in recipe.tasks]
@@ -137,16 +142,33 @@ def _planned(
     )
     groups = tuple(_group(owners, owner, positions, changes) for owner in numbers)
     base = inputs.reference_model.tensors
+    chosen = _score(mix, tasks, prototypes)
     return ProjectorPlan(
         parts=parts,
         names=tuple(filter(parts.in_projector, base)),
         tasks=tasks,
         groups=groups,
-        settings=settings,
+        settings=mix.settings(parts.projector, chosen.score, chosen.key),
         count=mix.prototypes,
         prototypes=prototypes,
-        warnings=tuple(_averaged(tasks, groups)),
+        warnings=(*_averaged(tasks, groups), *chosen.warnings),
     )
+
+
+def _score(
+    mix: ProjectorMix, tasks: Sequence[ProjectorTask], prototypes: Sequence[PrototypeFile]
+) -> ProjectorScore:
+    """Return by what tasks are told apart; before there are prototypes, what that will be if it can."""
+    score, key = mix.options["score"], mix.options["key"]
+    if not prototypes:
+        usual = "discriminant" if mix.options["pooling"] == "mean" else "prototypes"
+        return ProjectorScore(score or usual, key or "image")
+    shown = [_shown(task, file) for task, file in zip(tasks, prototypes, strict=True)]
+    return choose_score(shown, score, key)
+
+
+def _shown(task: ProjectorTask, file: PrototypeFile) -> ShownTask:
+    return ShownTask(task.name, task.group, file.statistics("images"), file.statistics("text"))
 
 
 def _group(

@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from submerge.errors import Problem, RequestError
-from submerge.recipe import Recipe
+from submerge.recipe import ProjectorMix, Recipe
 from submerge.store import Checkpoint, ProjectorSettings, PrototypeFile
 
 __all__ = ["open_prototypes", "prototype_bytes"]
 
 
-def open_prototypes(
-    recipe: Recipe, settings: ProjectorSettings, count: int
-) -> tuple[tuple[PrototypeFile, ...], list[Problem]]:
+def open_prototypes(recipe: Recipe, mix: ProjectorMix) -> tuple[tuple[PrototypeFile, ...], list[Problem]]:
     """Return the prototypes of each task, as far as the recipe has a folder of them, and what is wrong."""
     files: list[PrototypeFile] = []
     problems: list[Problem] = []
@@ -25,24 +23,24 @@ def open_prototypes(
         except RequestError as error:
             problems += error.problems
     for file in files:
-        problems += _unfit(file, settings, count)
+        problems += _unfit(file, mix)
     if len(shapes := {file.shapes["images"][1] for file in files if "images" in file.shapes}) > 1:
         what = f"prototypes of {', '.join(map(str, sorted(shapes)))} numbers are not of one encoder"
         problems.append(Problem(what, "prototypes", "make them again, with one base"))
     return tuple(files), problems
 
 
-def _unfit(file: PrototypeFile, settings: ProjectorSettings, count: int) -> list[Problem]:
+def _unfit(file: PrototypeFile, mix: ProjectorMix) -> list[Problem]:
     """Return in what prototypes were made otherwise than the recipe asks for."""
     problems = []
-    for name, wanted in {"pooling": settings.pooling, "prototypes": count}.items():
+    for name, wanted in {"pooling": mix.options["pooling"], "prototypes": mix.prototypes}.items():
         if (made := file.source.get(name)) != wanted:
             what = f"made with {name}: {made}, and the recipe has {wanted}"
             problems.append(Problem(what, str(file.path), f"add '{name}: {made}' to 'projectors'"))
     if "images" not in file.shapes:
         problems.append(Problem("it has no prototypes of images", str(file.path), "make them again"))
-    if settings.key != "image" and "text" not in file.shapes:
-        what = f"its questions were not looked at, and the recipe has key: {settings.key}"
+    if (key := mix.options["key"]) not in (None, "image") and "text" not in file.shapes:
+        what = f"its questions were not looked at, and the recipe has key: {key}"
         problems.append(Problem(what, str(file.path), "make them again from data, or write key: image"))
     return problems
 
@@ -50,13 +48,14 @@ def _unfit(file: PrototypeFile, settings: ProjectorSettings, count: int) -> list
 def prototype_bytes(
     base: Checkpoint, names: Sequence[str], settings: ProjectorSettings, tasks: int, count: int
 ) -> int:
-    """Return the most that the prototypes of all tasks take, by the shapes of the projector's matrices."""
+    """Return the most that prototypes and a discriminant of all tasks take, by the projector's matrices."""
     sides = [base.tensors[name].shape for name in names if len(base.tensors[name].shape) == 2]
     width = max((inputs for _, inputs in sides), default=0)
     if settings.pooling == "position":
         width *= _positions(base.config or {})
     text = max((outputs for outputs, _ in sides), default=0) if settings.key != "image" else 0
-    return 4 * tasks * (count * width + text)
+    twice = 2 if settings.score == "discriminant" else 1
+    return 4 * tasks * twice * (count * (width + 1) + text + 1)
 
 
 def _positions(config: dict[str, Any]) -> int:

@@ -131,8 +131,8 @@ def pickle_refusal(where: str) -> Problem:
     return Problem(
         "the weights are pickled, and a pickle can run any code when it is opened",
         where,
-        "if you trust it, allow it with --allow-pickle; or convert it once: load the model with "
-        "Transformers and save_pretrained() it, which writes safetensors",
+        "if you trust it, merge, plan and inspect take it with --allow-pickle; or convert it once, which all "
+        "commands take: load the model with Transformers or PEFT and save_pretrained() it as safetensors",
     )
 
 
