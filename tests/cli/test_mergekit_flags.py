@@ -112,7 +112,7 @@ def fate(flag: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("word", "flag"), [(word, flag) for word, of_fate in FATES.items() for flag in of_fate]
+    ("word", "flag"), [(word, flag) for word, of_fate in FATES.items() for flag in sorted(of_fate)]
 )
 def test_each_flag(word: str, flag: str, recipe: Path, tmp_path: Path) -> None:
     """It is understood by the command, or answered with a way out."""
