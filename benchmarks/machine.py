@@ -10,7 +10,7 @@ import psutil
 
 __all__ = ["describe", "same"]
 
-PACKAGES = ("submerge", "mergekit", "torch", "safetensors", "transformers")
+PACKAGES = ("submerge", "numba", "mergekit", "torch", "safetensors", "transformers")
 PEERS = ("mergekit", "torch", "safetensors", "transformers")
 
 

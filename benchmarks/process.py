@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,17 +65,26 @@ def merge_command(recipe: Path, out: Path, threads: int, *options: str) -> list[
     return [*program, "--threads", str(threads), *options]
 
 
-def measure_from_cache(command: Sequence[str], log: Path, out: Path, inputs: Iterable[Path]) -> ProcessRun:
+def measure_from_cache(
+    command: Sequence[str],
+    log: Path,
+    out: Path,
+    inputs: Iterable[Path],
+    look: Callable[[Path], None] | None = None,
+) -> ProcessRun:
     """Run a command that writes the folder `out`, with its input files in the page cache.
 
-    The folder is removed before and after. What earlier runs left to be written is written first, for it is
-    not this run's work.
+    The folder is removed before and after, and before that `look` is called with it. What earlier runs left
+    to be written is written first, for it is not this run's work.
     """
     shutil.rmtree(out, ignore_errors=True)
     os.sync()
     read_through(inputs)
     try:
-        return measure(command, log)
+        run = measure(command, log)
+        if look is not None:
+            look(out)
+        return run
     finally:
         shutil.rmtree(out, ignore_errors=True)
 

@@ -23,8 +23,6 @@ PRODUCTS = (
     (torch.Tensor, "addmm_"),
     (torch, "mm"),
     (torch, "bmm"),
-    (torch, "dot"),
-    (torch, "einsum"),
 )
 """The functions of torch by which the library multiplies matrices."""
 

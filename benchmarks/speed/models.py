@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,8 @@ import torch
 
 __all__ = [
     "BASE",
+    "DTYPES",
+    "EIGHT",
     "SIZES",
     "TUNED",
     "UPDATE_STD",
@@ -28,6 +30,9 @@ __all__ = [
 
 BASE = "base"
 TUNED = ("a", "b", "c")
+EIGHT = (*TUNED, "d", "e", "f", "g", "h")
+DTYPES = {"bfloat16": "BF16", "float32": "F32"}
+"""The number formats of models that are made, and their codes in safetensors."""
 WEIGHT_STD = 0.02
 """Of the base's weights, as in a freshly trained Llama."""
 UPDATE_STD = 0.0004
@@ -68,7 +73,7 @@ class Shape:
         """Return the number of parameters."""
         return sum(math.prod(shape) for shape in self.tensors().values())
 
-    def config(self) -> dict[str, object]:
+    def config(self, dtype: str = "bfloat16") -> dict[str, object]:
         """Return the `config.json` that transformers and mergekit accept."""
         return {
             "architectures": ["LlamaForCausalLM"],
@@ -82,12 +87,13 @@ class Shape:
             "max_position_embeddings": 2048,
             "rms_norm_eps": 1e-5,
             "tie_word_embeddings": False,
-            "dtype": "bfloat16",
+            "dtype": dtype,
         }
 
 
 SIZES = {
     "1.1b": Shape(hidden=2048, intermediate=5632, layers=22, vocabulary=32000, heads=32, kv_heads=4),
+    "110m": Shape(hidden=768, intermediate=2048, layers=12, vocabulary=16000, heads=12, kv_heads=4),
     "tiny": Shape(hidden=64, intermediate=176, layers=2, vocabulary=320, heads=4, kv_heads=1),
 }
 
@@ -118,12 +124,14 @@ def make_models(
     shape: Shape,
     say: Callable[[str], None],
     update: Callable[[tuple[int, ...], int], torch.Tensor] = flat,
+    tuned: Sequence[str] = TUNED,
+    dtype: str = "bfloat16",
 ) -> dict[str, Path]:
     """Return name -> folder of the base and the tuned models; makes those that `folder` lacks.
 
     `update` takes a shape and a seed, and returns what a tuned model adds to the base's tensor.
     """
-    models = {name: folder / name for name in (BASE, *TUNED)}
+    models = {name: folder / name for name in (BASE, *tuned)}
     for number, path in enumerate(models.values()):
         if path.exists():
             continue
@@ -131,21 +139,26 @@ def make_models(
         part = path.with_name(path.name + ".part")  # a model that has its name is complete
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        (part / "config.json").write_text(json.dumps(shape.config(), indent=2) + "\n")
-        _write_weights(weights_file(part), shape, number, update)
+        (part / "config.json").write_text(json.dumps(shape.config(dtype), indent=2) + "\n")
+        _write_weights(weights_file(part), shape, number, update, dtype)
         part.rename(path)
     return models
 
 
 def _write_weights(
-    path: Path, shape: Shape, model: int, update: Callable[[tuple[int, ...], int], torch.Tensor]
+    path: Path,
+    shape: Shape,
+    model: int,
+    update: Callable[[tuple[int, ...], int], torch.Tensor],
+    dtype: str,
 ) -> None:
     """Write one model; holds one tensor at a time. Model 0 is the base."""
+    stored: torch.dtype = getattr(torch, dtype)
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, dims in shape.tensors().items():
-        start, end = end, end + 2 * math.prod(dims)
-        header[name] = {"dtype": "BF16", "shape": dims, "data_offsets": [start, end]}
+        start, end = end, end + stored.itemsize * math.prod(dims)
+        header[name] = {"dtype": DTYPES[dtype], "shape": dims, "data_offsets": [start, end]}
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
     with open(path, "wb") as file:
@@ -156,7 +169,7 @@ def _write_weights(
                 weight += 1  # norms
             if model:
                 weight += update(dims, number + 1_000_000 * model)
-            file.write(weight.to(torch.bfloat16).view(torch.uint8).numpy().data)
+            file.write(weight.to(stored).view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())
 

@@ -1,160 +1,160 @@
-"""Shows the benchmark's results: a table in the terminal, Markdown, and a picture."""
+"""Shows the benchmark's results: tables in the terminal, and a page of Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from benchmarks.page import made_by, pyplot
-from benchmarks.speed.bench import median
+from benchmarks.page import made_by
+from benchmarks.speed.bench import Result, median
+from benchmarks.speed.rows import BARRED, BARRED_SIZE, Bar, Row, rows
 
-__all__ = ["markdown", "plot", "table"]
+__all__ = ["markdown", "part_title", "tables", "title"]
 
-COLUMNS = (
+TIMES = (
     "method",
     "models read",
     "mergekit s",
     "submerge s",
     "ratio",
+    "inside ÷ floor",
     "mergekit peak GB",
     "submerge peak GB",
-    "inside s ÷ floor",
 )
-REUSED = "†"
+DETAILS = (
+    "method",
+    "passes",
+    "inside s",
+    "÷ floor of its passes",
+    "read ×",
+    "CPU s",
+    "CPU ns an element",
+    "private GB",
+    "same bytes",
+    "as mergekit",
+)
+NOTES = """\
+Whole processes, one after another; medians. `inside`: what Submerge reports, without the start of Python.
+Floor: a program that only reads the inputs, writes the output's bytes and waits for the disk; `inside ÷
+floor` is over that of reading them once, `÷ floor of its passes` over that of reading them as often as
+the method goes over them. `read ×`: how often inputs were read, for what is kept in memory between passes
+is not read again. CPU: user and system time of all processes, the start included; ns for each element of
+the output. Peak GB is the largest resident set, mapped pages of files included; `private GB` is
+Submerge's without them (sampled). `same bytes`: of all runs, and of how many. `as mergekit`: the share of
+sampled values (one of 4096) that are equal up to two steps of bfloat16, in float32 up to 1e-5 of them;
+not of methods whose masks are drawn. In 16 bits mergekit computes in 16 bits, and many updates have one
+magnitude, of which each tool takes others. Behind a number stands what it is to be, and whether that is
+met."""
 
 
-def table(results: Mapping[str, Any]) -> Table:
-    """Return the results for the terminal."""
-    shown = Table(
-        title=_title(results),
-        caption=_notes(results, private=False),
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    shown.add_column(COLUMNS[0], no_wrap=True)
-    for name in COLUMNS[1:]:
-        shown.add_column(name.replace(" ", "\n", 1), justify="right")
-    for row in _rows(results, private=False):
-        shown.add_row(*row)
-    return shown
+def tables(results: Mapping[str, Any]) -> Iterator[Table]:
+    """Yield a table for each part, for the terminal."""
+    for part in results["parts"].values():
+        shown = Table(title=part_title(part), box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+        for name in TIMES:
+            shown.add_column(name.replace(" ", "\n", 1), justify="left" if name == "method" else "right")
+        for row in rows(results, part):
+            shown.add_row(*_times(row, {}))
+        yield shown
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """Return the results as a Markdown page that says how it was made."""
-    lines = [
-        f"# {_title(results)}",
-        "",
-        *made_by(results),
-        "| " + " | ".join(COLUMNS) + " |",
-        "|---" + "|---:" * (len(COLUMNS) - 1) + "|",
-        *("| " + " | ".join(row) + " |" for row in _rows(results)),
-        "",
-        _notes(results),
-        "",
-    ]
-    return "\n".join(lines)
+    """Return the results as a Markdown page that says how they were made."""
+    lines = [f"# {title(results)}", "", *made_by(results)]
+    for key, part in results["parts"].items():
+        shown = list(rows(results, part))
+        barred = key == BARRED and results["size"] == BARRED_SIZE
+        times = [_times(row, row.bars() if barred else {}) for row in shown]
+        lines += [f"## {part_title(part)}", "", *_lines(TIMES, times), *_floors(part)]
+        lines += [*_lines(DETAILS, [_details(row) for row in shown]), *_origin(part)]
+    return "\n".join([*lines, NOTES, ""])
 
 
-def plot(results: Mapping[str, Any], path: Path) -> None:
-    """Draw time and memory of both tools, and the floor."""
-    plt = pyplot()
-    methods = list(results["methods"])
-    tools = [t for t in ("mergekit", "submerge") if any(t in m for m in results["methods"].values())]
-    colours = {"mergekit": "#9aa5b1", "submerge": "#1f6feb"}
-    figure, (time, memory) = plt.subplots(
-        1, 2, figsize=(11, 1.4 + 0.55 * len(methods)), sharey=True, layout="constrained"
-    )
-    height = 0.8 / len(tools)
-    for place, tool in enumerate(tools):
-        for axes, key, unit in ((time, "seconds", 1), (memory, "peak_bytes", 1e9)):
-            at = [n + (place - (len(tools) - 1) / 2) * height for n in range(len(methods))]
-            values = [_value(results["methods"][m], tool, key, unit) for m in methods]
-            bars = axes.barh(at, [v or 0 for v in values], height * 0.92, color=colours[tool], label=tool)
-            text = ["" if v is None else f"{v:.3g}" for v in values]
-            axes.bar_label(bars, text, padding=3, fontsize=8)
-    for number, method in enumerate(methods):
-        floor = median(results["floors"][str(results["methods"][method]["inputs"])])
-        label = "floor: only reading and writing the bytes" if number == 0 else None
-        time.plot([floor, floor], [number - 0.45, number + 0.45], color="#d1242f", lw=2, label=label)
-    time.set_xscale("log")
-    time.set_xlabel("seconds for the whole process, logarithmic")
-    memory.set_xlabel("peak resident memory, GB (mapped file pages included)")
-    time.set_yticks(range(len(methods)), methods)
-    time.invert_yaxis()
-    for axes in (time, memory):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.margins(x=0.14)
-    handles, labels = time.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(_title(results))
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-def _title(results: Mapping[str, Any]) -> str:
+def title(results: Mapping[str, Any]) -> str:
+    """Return what was merged."""
     parameters = results["parameters"] / 1e6
     size = f"{parameters / 1e3:.1f} B" if parameters >= 1e3 else f"{parameters:.2g} M"
-    return f"Merging {size}-parameter bf16 models, {results['threads']} threads, warm page cache"
+    return f"Merging models of {size} parameters, {results['threads']} threads, warm page cache"
 
 
-def _rows(results: Mapping[str, Any], private: bool = True) -> list[list[str]]:
-    rows = []
-    for method, result in results["methods"].items():
-        ours = _value(result, "submerge", "seconds")
-        theirs = _value(result, "mergekit", "seconds")
-        floor = median(results["floors"][str(result["inputs"])], "seconds_inside")
-        inside = _value(result, "submerge", "seconds_inside")
-        mark = REUSED if result.get("mergekit", {}).get("reused") else ""
-        rows.append(
-            [
-                method,
-                str(result["inputs"]),
-                _show(theirs, ".1f") + mark,
-                _show(ours, ".1f" if ours is None or ours >= 10 else ".2f"),
-                "–" if ours is None or theirs is None else f"{theirs / ours:.1f}×",
-                _memory(result, "mergekit", private),
-                _memory(result, "submerge", private),
-                "–" if inside is None or not floor else f"{inside / floor:.2f}",
-            ]
-        )
-    return rows
+def part_title(part: Mapping[str, Any]) -> str:
+    """Return what is special to a part."""
+    return f"{part['models']} models, {part['dtype']}"
 
 
-def _memory(result: Mapping[str, Any], tool: str, with_private: bool) -> str:
-    peak, private = (_value(result, tool, key, 1e9) for key in ("peak_bytes", "private_bytes"))
-    if peak is None or private is None or not with_private:
-        return _show(peak, ".2f")
-    return f"{peak:.2f} ({private:.2f})"
-
-
-def _notes(results: Mapping[str, Any], private: bool = True) -> str:
-    floors = "; ".join(
-        f"{n} models read {median(floor, 'seconds_inside'):.2f} s"
-        for n, floor in sorted(results["floors"].items())
-    )
-    reused = any(result.get("mergekit", {}).get("reused") for result in results["methods"].values())
-    notes = [
-        "Whole processes, one after another, median of "
-        f"{results['repeats']} run{'s' if results['repeats'] > 1 else ''}.",
-        "Peak GB is the largest resident set, mapped pages of files included"
-        + ("; in brackets without them (sampled)." if private else "."),
-        "Floor: a program that only reads the inputs, writes the output's bytes and waits for the disk "
-        f"({floors}); both it and Submerge are compared without the start of Python and torch.",
+def _times(row: Row, bars: Mapping[str, Bar]) -> list[str]:
+    return [
+        row.method,
+        f"{row.inputs}",
+        _show(row.theirs, ".1f"),
+        _show(row.ours, ".2f"),
+        _show(row.ratio, ".1f", bars.get("ratio"), "×"),
+        _show(row.over_floor, ".2f", bars.get("over_floor")),
+        _show(row.their_peak_gb, ".2f"),
+        _show(row.peak_gb, ".2f", bars.get("peak_gb")),
     ]
-    if reused:
-        notes.append(f"{REUSED} measured in an earlier run on this machine.")
-    return " ".join(notes)
 
 
-def _value(result: Mapping[str, Any], tool: str, key: str, unit: float = 1) -> float | None:
-    value = median(result[tool], key) if tool in result else None
-    return None if value is None else value / unit
+def _details(row: Row) -> list[str]:
+    return [
+        row.method,
+        f"{row.passes}",
+        _show(row.inside, ".2f"),
+        _show(row.over_own_floor, ".2f"),
+        _show(row.reads, ".2f"),
+        _show(row.cpu, ".1f"),
+        _show(row.cpu_ns, ".1f"),
+        _show(row.private_gb, ".2f"),
+        _same_bytes(row),
+        "drawn" if row.draws else _show(row.agreement, ".2%", row.agrees),
+    ]
 
 
-def _show(value: float | None, spec: str) -> str:
-    return "–" if value is None else format(value, spec)
+def _same_bytes(row: Row) -> str:
+    if row.compared < 2:
+        return "–"
+    return f"yes, {row.compared}" if row.digests == 1 else f"**no**: {row.digests} of {row.compared}"
+
+
+def _show(value: float | None, spec: str, bar: Bar | None = None, unit: str = "") -> str:
+    """Return a number, with what it is to be and whether it is."""
+    if value is None:
+        return "–"
+    verdict = "" if bar is None else f"; {bar} {'met' if bar.met(value) else '**missed**'}"
+    return f"{value:{spec}}{unit}{verdict}"
+
+
+def _lines(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    head = ["| " + " | ".join(columns) + " |", "|---" + "|---:" * (len(columns) - 1) + "|"]
+    return [*head, *("| " + " | ".join(row) + " |" for row in cells), ""]
+
+
+def _floors(part: Mapping[str, Any]) -> list[str]:
+    if not part["floors"]:
+        return []
+    cells = []
+    for inputs, floors in sorted(part["floors"].items(), key=lambda item: int(item[0])):
+        seconds = (median(floors.get(passes), "seconds_inside") for passes in ("1", "2"))
+        cells.append([inputs, *(_show(value, ".2f") for value in seconds)])
+    return _lines(("models read", "floor of one pass s", "of two passes s"), cells)
+
+
+def _origin(part: Mapping[str, Any]) -> list[str]:
+    """Return by which commands a part was measured, when, and in how many runs."""
+    by_tool: dict[str, list[Result]] = {
+        "floors": [f for floors in part["floors"].values() for f in floors.values()]
+    }
+    for tool in ("submerge", "mergekit"):
+        by_tool[tool] = [row[tool] for row in part["methods"].values() if tool in row]
+    told = []
+    for tool, measured in by_tool.items():
+        if measured:
+            counts = sorted({len(result["runs"]) for result in measured})
+            dates = sorted(result["measured"] for result in measured)
+            runs = " or ".join(map(str, counts))
+            told.append(f"{tool} {dates[0]} to {dates[-1]}, runs of each: {runs}")
+    commands = ", ".join(f"`{command}`" for command in part["commands"])
+    return [f"By {commands}. Measured (UTC): {'; '.join(told)}.", ""]

@@ -9,8 +9,8 @@ import pytest
 from typer.main import get_command
 
 import submerge
-from _cli import cli, merge
-from _models import Family
+from _cli import ROOM, cli, merge
+from _models import Family, contents
 from submerge.cli._app import app
 
 COMMANDS = ["merge", "calibrate", "plan", "explain", "export", "extract-lora", "methods", "route", "verify"]
@@ -108,6 +108,19 @@ def test_python_m_submerge(recipe: Path, tmp_path: Path) -> None:
     result = python("-m", "submerge", "merge", recipe, "-o", tmp_path / "out", "--quiet")
     assert (result.returncode, result.stdout, result.stderr) == (0, f"{tmp_path / 'out'}\n", "")
     assert submerge.verify(tmp_path / "out", load=False).sound
+
+
+def test_where_numba_fails_a_line_says_so_and_the_bytes_are_the_same(made: Family, tmp_path: Path) -> None:
+    (tmp_path / "numba.py").write_text("raise ImportError('no numba')")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    argv = ("-m", "submerge", "merge", made.write_recipe("ties"), *ROOM, "--out")
+    broken = python(*argv, tmp_path / "numpy" / "out", PYTHONPATH=path, SUBMERGE_KERNELS="numba")
+    usual = python(*argv, tmp_path / "numba" / "out", SUBMERGE_KERNELS="numba")
+    assert (broken.returncode, usual.returncode) == (0, 0)
+    (line,) = [line for line in broken.stderr.splitlines() if "numba cannot be used" in line]
+    assert line.startswith("warning: numba cannot be used (ImportError: no numba): ")
+    assert "numba" not in usual.stderr
+    assert contents(tmp_path / "numpy" / "out") == contents(tmp_path / "numba" / "out")
 
 
 def test_a_terminal_that_knows_only_ascii(recipe: Path) -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from submerge.kernels import Kernel, array_type, count_nonfinite, is_finite, load, store
 from submerge.kernels._finite import greatest
-from submerge.kernels._load import widen_bf16, widen_f16
-from submerge.kernels._store import round_bf16, round_f16
+from submerge.kernels._load import subtract_bf16, widen_bf16, widen_f16
+from submerge.kernels._store import add_bf16, round_bf16, round_f16
 
 CODES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 SHORT = ("BF16", "F16")
@@ -96,6 +96,40 @@ def test_what_is_loaded_and_stored_is_what_torch_casts(code: str, dtype: Any, bi
     loaded = np.empty(row.size, dtype)
     load(code, out, loaded)
     assert same_values(loaded, cast.to(torch.from_numpy(row).dtype).numpy())
+
+
+@given(bits=bits_of_rows, others=bits_of_rows)
+def test_the_origin_is_subtracted_and_added_in_the_same_loop(bits: list[int], others: list[int]) -> None:
+    n = min(len(bits), len(others))
+    row, origin = (np.array(given[:n], np.uint32).view(np.float32) for given in (bits, others))
+    raw = (row.view(np.uint32) >> 16).astype(np.uint16)
+    updates, sums = [], []
+    for subtract, add in (
+        (f(subtract_bf16), f(add_bf16)) for f in (compiled, lambda kernel: kernel.reference)
+    ):
+        update, rounded = np.empty(n, np.float32), np.empty(n, np.uint16)
+        with np.errstate(all="ignore"):
+            subtract(raw, origin, update)
+            add(row, origin, rounded)
+        updates.append(update)
+        sums.append(rounded.tolist())
+    assert same_values(*updates)
+    assert sums[0] == sums[1]
+
+
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_is_loaded_less_an_origin_is_stored_with_it(code: str, dtype: Any) -> None:
+    if code == "F64" and dtype == np.float32:
+        return
+    origin = np.array([0.5, -3.0, 0.0, np.inf], dtype)
+    values, update, out = (np.empty(4, kind) for kind in (array_type(code), dtype, array_type(code)))
+    store(code, np.array([1.5, -2.0, -0.0, 1.0], dtype), values)
+    load(code, values, update, origin)
+    assert update.tolist() == [1.0, 1.0, 0.0, -np.inf]
+    assert store(code, update, out, origin) is False
+    assert tensor(code, out)[:3].tolist() == [1.5, -2.0, 0.0]
+    assert tensor(code, out)[3].isnan()
 
 
 @pytest.mark.parametrize("code", CODES)

@@ -101,6 +101,11 @@ def test_small_merges_do_without_numba() -> None:
     assert result.stdout.split("\n")[0] == f"{VALUES} False False"
 
 
+def test_numba_by_the_environment() -> None:
+    result = run(MERGE.replace("1 << 30", "1000"), SUBMERGE_KERNELS="numba")
+    assert result.stdout.split("\n")[0] == f"{VALUES} True True"
+
+
 def test_the_choice_is_of_the_merge_alone() -> None:
     before = uses_numba()
     with compiling_for(1):

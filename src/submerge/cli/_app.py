@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from types import FrameType
 
 import typer
@@ -71,6 +72,7 @@ def main() -> None:
     line, and in full where SUBMERGE_DEBUG is set.
     """
     signal.signal(signal.SIGTERM, _terminated)
+    warnings.showwarning = _show_warning
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks θ or — still shows the rest
     try:
@@ -96,6 +98,11 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Print a warning of Python's as commands print theirs."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

@@ -9,7 +9,7 @@ from submerge.kernels._logarithms import exponentials, logarithms
 from submerge.kernels._masks import clip, keep_between, keep_where
 from submerge.kernels._products import add_column_products, dot, sum_magnitudes
 from submerge.kernels._random import HashKey, keep_random, random_words
-from submerge.kernels._ranks import bound_ranks, compare_at_bounds, compare_open, rank
+from submerge.kernels._ranks import keep_by_rank, rank
 from submerge.kernels._store import store
 from submerge.kernels._sums import MOST_ROWS, add_rows, add_scaled, scale
 from submerge.kernels._types import Floats, Number, Words
@@ -29,10 +29,7 @@ __all__ = [
     "add_scaled",
     "add_shares",
     "array_type",
-    "bound_ranks",
     "clip",
-    "compare_at_bounds",
-    "compare_open",
     "compiling_for",
     "count_above",
     "count_around",
@@ -43,6 +40,7 @@ __all__ = [
     "exponentials",
     "is_finite",
     "keep_between",
+    "keep_by_rank",
     "keep_random",
     "keep_where",
     "kernel",

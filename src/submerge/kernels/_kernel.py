@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from submerge.deferred import np
@@ -18,7 +18,7 @@ from submerge.deferred import np
 __all__ = ["Kernel", "compiling_for", "kernel", "uses_numba", "worth_compiling"]
 
 VARIABLE = "SUBMERGE_KERNELS"
-"""The environment variable that chooses: `numpy` never compiles."""
+"""The environment variable that chooses: `numpy` never compiles, `numba` whatever the size."""
 WORTHWHILE = 1 << 24
 """Elements of a merge from which on kernels are compiled: the import of numba, and the code that is read from
 its cache, take as long as numpy needs for about so many."""
@@ -31,20 +31,15 @@ class _Choice:
 
     Attributes:
         possible: false by the environment, or after numba failed.
-        small: whether what is computed now is too little to be worth it.
+        compiles: false, too, where what is computed now is too little to be worth it.
     """
 
     def __init__(self) -> None:
-        self.possible = os.environ.get(VARIABLE) != "numpy"
-        self.small = False
-
-    @property
-    def compiles(self) -> bool:
-        return self.possible and not self.small
+        self.compiles = self.possible = os.environ.get(VARIABLE) != "numpy"
 
     def fail(self, error: BaseException) -> None:
         """Go on with numpy, and say why: once, for then nothing is compiled any more."""
-        self.possible = False
+        self.compiles = self.possible = False
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         warnings.warn(
             f"numba cannot be used ({reason}): numpy computes the same bytes, and takes several times as "
@@ -71,24 +66,44 @@ class Kernel:
         self.__doc__ = loop.__doc__
         self.__name__ = loop.__name__
         self._function: Function | None = None
+        self._called: Function | None = None  # by other kernels
+
+    @property
+    def _numba_type_(self) -> Any:
+        """What numba takes a kernel for in the loop of another one, whose cache then has both."""
+        import numba
+
+        if self._called is None:
+            self._called = numba.njit(self.loop, nogil=True, error_model="numpy")
+        return numba.types.Dispatcher(self._called)
 
     def __call__(self, *arguments: Any) -> Any:
         """Run on arrays of one dimension, and numbers of their type: numba would go on in float64."""
         if _choice.compiles:
-            # numba compiles at the first call, before it begins the loop: what fails has changed nothing
-            with suppress(Exception):
-                return (self._function or self.compiled())(*arguments)
             try:
-                return self.compiled(cache=False)(*arguments)
-            except Exception as error:
-                _choice.fail(error)
+                return (self._function or self.compiled())(*arguments)
+            except Exception:  # numba compiles at the first call: no loop has begun
+                return self._without_cache(*arguments)
+        return self._by_numpy(*arguments)
+
+    def _without_cache(self, *arguments: Any) -> Any:
+        """Compile without a cache, which cannot be written or read; if that fails, too, go on with numpy."""
+        try:
+            return self.compiled(cache=False)(*arguments)
+        except Exception as error:
+            _choice.fail(error)
+        return self._by_numpy(*arguments)
+
+    def _by_numpy(self, *arguments: Any) -> Any:
         with np.errstate(all="ignore"):  # a compiled loop warns of nothing either
             return self.reference(*arguments)
 
     def compiled(self, *, cache: bool = True) -> Function:
         """Return the loop as numba compiles it; with a cache on disk, where there can be one."""
         import numba
+        import numpy
 
+        self.loop.__globals__["np"] = numpy  # some checks of numba's ask for the module itself
         function: Function = numba.njit(self.loop, cache=cache, nogil=True, error_model="numpy")
         self._function = function
         return function
@@ -105,18 +120,18 @@ def compiling_for(elements: int) -> Iterator[None]:
 
     numba is then imported at once, so that forked workers need not. Either way gives the same bytes.
     """
-    before, _choice.small = _choice.small, not worth_compiling(elements)
+    before, _choice.compiles = _choice.compiles, worth_compiling(elements)
     try:
         if _choice.compiles:
             import_numba()
         yield
     finally:
-        _choice.small = before
+        _choice.compiles = before and _choice.possible
 
 
 def worth_compiling(elements: int) -> bool:
     """Return whether kernels are compiled where so many elements are to be merged."""
-    return _choice.possible and elements >= WORTHWHILE
+    return _choice.possible and (elements >= WORTHWHILE or os.environ.get(VARIABLE) == "numba")
 
 
 def import_numba() -> None:

@@ -19,10 +19,21 @@ def _widen_bf16(raw: Array, row: Array) -> None:
 
 @kernel(_widen_bf16)
 def widen_bf16(raw: Array, row: Array) -> None:
-    """Put bfloat16 values, as bits [n], into a row [n] of float32: its upper half."""
-    bits = row.view(np.uint32)
+    """Put bfloat16 values, as bits [n], into a row [n] of float32: they are its upper half."""
     for i in range(raw.size):
-        bits[i] = np.uint32(raw[i]) << np.uint32(16)
+        row[i] = np.uint32(np.uint32(raw[i]) << np.uint32(16)).view(np.float32)
+
+
+def _subtract_bf16(raw: Array, origin: Array, row: Array) -> None:
+    _widen_bf16(raw, row)
+    np.subtract(row, origin, out=row)
+
+
+@kernel(_subtract_bf16)
+def subtract_bf16(raw: Array, origin: Array, row: Array) -> None:
+    """Put bfloat16 values, as bits [n], less an origin [n], into a row [n], both of float32."""
+    for i in range(raw.size):
+        row[i] = np.uint32(np.uint32(raw[i]) << np.uint32(16)).view(np.float32) - origin[i]
 
 
 def _widen_f16(raw: Array, row: Array) -> None:
@@ -36,22 +47,23 @@ def widen_f16(raw: Array, row: Array) -> None:
     Read as bits of float32, exponent and mantissa are the value divided by 2^112, the difference of the two
     biases, subnormal numbers too. ∞ and NaN have the largest exponent in either type.
     """
-    bits = row.view(np.uint32)
     for i in range(raw.size):
-        bits[i] = np.uint32(raw[i] & np.uint16(0x7FFF)) << np.uint32(13)
-        row[i] *= np.float32(2.0**112)
-        special = (raw[i] & np.uint16(0x7C00)) == np.uint16(0x7C00)
+        magnitude = np.uint32(np.uint32(raw[i] & np.uint16(0x7FFF)) << np.uint32(13))
+        bits = np.float32(np.uint32(magnitude).view(np.float32) * np.float32(2.0**112)).view(np.uint32)
+        special = magnitude >= np.uint32(0x1F << 23)
         exponent = np.uint32(0x7F800000) if special else np.uint32(0)
-        bits[i] |= exponent | (np.uint32(raw[i] & np.uint16(0x8000)) << np.uint32(16))
+        sign = np.uint32(np.uint32(raw[i] & np.uint16(0x8000)) << np.uint32(16))
+        row[i] = np.uint32(bits | exponent | sign).view(np.float32)
 
 
 _WIDEN: Mapping[str, Kernel] = {"BF16": widen_bf16, "F16": widen_f16}
 
 
-def load(code: str, raw: Array, row: Array) -> None:
+def load(code: str, raw: Array, row: Array, origin: Array | None = None) -> None:
     """Put values [n] of a safetensors dtype, as `array_type` holds them, into a row of float32 or float64.
 
-    Nothing is rounded. NaN stays NaN; with which bits is not said.
+    Less an origin [n] of the row's type, where there is one. The conversion rounds nothing. NaN stays NaN;
+    with which bits is not said.
 
     Examples:
         >>> import numpy as np
@@ -61,13 +73,16 @@ def load(code: str, raw: Array, row: Array) -> None:
         >>> row.tolist()
         [1.0, -2.0]
     """
-    widen = _WIDEN.get(code)
-    if widen is not None and row.dtype == np.float32:
-        widen(raw, row)
+    if code == "BF16" and row.itemsize == 4 and origin is not None:
+        subtract_bf16(raw, origin, row)
         return
-    if widen is not None:
-        single = np.empty(raw.size, np.float32)
-        widen(raw, single)
+    if code in _WIDEN:
+        single = row if row.itemsize == 4 else np.empty(raw.size, np.float32)
+        _WIDEN[code](raw, single)
         raw = single
-    with np.errstate(invalid="ignore"):  # of a signalling NaN
-        np.copyto(row, raw)
+    if origin is not None:
+        with np.errstate(all="ignore"):  # ∞ − ∞
+            np.subtract(raw, origin, out=row)
+    elif raw is not row:
+        with np.errstate(invalid="ignore"):  # a signalling NaN
+            np.copyto(row, raw)

@@ -17,15 +17,37 @@ RUN = 4096
 LANES = 64
 
 
-def _sum(terms: Floats) -> float:
-    runs = np.zeros((-(-terms.size // RUN), RUN), terms.dtype)
-    runs.reshape(-1)[: terms.size] = terms
+def _add_run(total: float, terms: Floats) -> float:
     half = RUN // 2
     while half >= LANES:
-        runs[:, :half] += runs[:, half : 2 * half]
+        terms[:half] += terms[half : 2 * half]
         half //= 2
-    lanes = runs[:, :LANES].astype(np.float64).ravel()
-    return float(np.add.accumulate(lanes)[-1]) if lanes.size else 0.0
+    for term in terms[:LANES].tolist():
+        total += term
+    return total
+
+
+@kernel(_add_run)
+def add_run(total: float, terms: Floats) -> float:
+    """Return a total plus the sum of terms [RUN], which are overwritten."""
+    half = RUN // 2
+    while half >= LANES:
+        left, right = terms[:half], terms[half : 2 * half]
+        for i in range(half):
+            left[i] += right[i]
+        half //= 2
+    for j in range(LANES):
+        total += terms[j]
+    return total
+
+
+def _sum(terms: Floats) -> float:
+    total = 0.0
+    for start in range(0, terms.size, RUN):
+        run = np.zeros(RUN, terms.dtype)
+        run[: terms.size - start] = terms[start : start + RUN]
+        total = _add_run(total, run)
+    return total
 
 
 def _dot(a: Floats, b: Floats) -> float:
@@ -42,14 +64,7 @@ def dot(a: Floats, b: Floats) -> float:
         for i in range(x.size):
             terms[i] = x[i] * y[i]
         terms[x.size :] = 0
-        half = RUN // 2
-        while half >= LANES:
-            left, right = terms[:half], terms[half : 2 * half]
-            for i in range(half):
-                left[i] += right[i]
-            half //= 2
-        for j in range(LANES):
-            total += terms[j]
+        total = add_run(total, terms)
     return total
 
 
@@ -67,14 +82,7 @@ def sum_magnitudes(values: Floats) -> float:
         for i in range(x.size):
             terms[i] = abs(x[i])
         terms[x.size :] = 0
-        half = RUN // 2
-        while half >= LANES:
-            left, right = terms[:half], terms[half : 2 * half]
-            for i in range(half):
-                left[i] += right[i]
-            half //= 2
-        for j in range(LANES):
-            total += terms[j]
+        total = add_run(total, terms)
     return total
 
 

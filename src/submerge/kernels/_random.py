@@ -9,7 +9,7 @@ positions that differ in one bit are not independent.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from submerge.deferred import np
 from submerge.kernels._kernel import kernel
@@ -22,17 +22,18 @@ HashKey: TypeAlias = "tuple[np.uint32, np.uint32, np.uint32]"
 STEP, FIRST, SECOND = 0x9E3779B1, 0x7FEB352D, 0x846CA68B
 
 
+def _mixed(term: Any, key: HashKey) -> Any:
+    word = np.uint32(np.uint32((term ^ (term >> np.uint32(16))) * np.uint32(FIRST)) + key[1])
+    word = np.uint32(np.uint32((word ^ (word >> np.uint32(15))) * np.uint32(SECOND)) + key[2])
+    return word ^ (word >> np.uint32(16))
+
+
+mixed = kernel(_mixed)(_mixed)  # of a number or an array
+
+
 def _words(first: np.uint32, count: int, key: HashKey) -> Words:
-    words = np.arange(int(first), int(first) + count, dtype=np.uint64).astype(np.uint32)
-    words *= np.uint32(STEP)
-    words += key[0]
-    words ^= words >> np.uint32(16)
-    words *= np.uint32(FIRST)
-    words += key[1]
-    words ^= words >> np.uint32(15)
-    words *= np.uint32(SECOND)
-    words += key[2]
-    words ^= words >> np.uint32(16)
+    positions = np.arange(int(first), int(first) + count, dtype=np.uint64).astype(np.uint32)
+    words: Words = _mixed(positions * np.uint32(STEP) + key[0], key)
     return words
 
 
@@ -45,11 +46,7 @@ def random_words(out: Words, first: np.uint32, key: HashKey) -> None:
     """Write the words of positions `first` … `first` + n − 1 into out [n]."""
     term = np.uint32(np.uint32(first * np.uint32(STEP)) + key[0])
     for i in range(out.size):
-        word = np.uint32(np.uint32(term ^ (term >> np.uint32(16))) * np.uint32(FIRST))
-        word = np.uint32(word + key[1])
-        word = np.uint32(np.uint32(word ^ (word >> np.uint32(15))) * np.uint32(SECOND))
-        word = np.uint32(word + key[2])
-        out[i] = np.uint32(word ^ (word >> np.uint32(16)))
+        out[i] = np.uint32(mixed(term, key))
         term = np.uint32(term + np.uint32(STEP))
 
 
@@ -66,10 +63,5 @@ def keep_random(values: Floats, first: np.uint32, key: HashKey, threshold: np.ui
     zero = values.dtype.type(0)
     term = np.uint32(np.uint32(first * np.uint32(STEP)) + key[0])
     for i in range(values.size):
-        word = np.uint32(np.uint32(term ^ (term >> np.uint32(16))) * np.uint32(FIRST))
-        word = np.uint32(word + key[1])
-        word = np.uint32(np.uint32(word ^ (word >> np.uint32(15))) * np.uint32(SECOND))
-        word = np.uint32(word + key[2])
-        word = np.uint32(word ^ (word >> np.uint32(16)))
-        values[i] *= factor if word < threshold else zero
+        values[i] *= factor if np.uint32(mixed(term, key)) < threshold else zero
         term = np.uint32(term + np.uint32(STEP))

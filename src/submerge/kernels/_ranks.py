@@ -14,15 +14,25 @@ from typing import Any, TypeAlias
 
 from submerge.deferred import np, npt
 from submerge.kernels._kernel import kernel
-from submerge.kernels._types import Words
+from submerge.kernels._types import Floats, Words
 
-__all__ = ["bound_ranks", "compare_at_bounds", "compare_open", "rank"]
+__all__ = ["keep_by_rank", "rank"]
 
 Bits: TypeAlias = "npt.NDArray[np.unsignedinteger[Any]]"
 """Magnitudes of floats as integers, which ascend with them: uint32 of float32, uint64 of float64."""
 Bytes: TypeAlias = "npt.NDArray[np.uint8]"
 BLOCK = 64
 """Entries that are compared together before any is collected."""
+ROOM = 1 << 12
+"""Entries whose ranks are bounded before they are compared, or one row of more."""
+MANTISSA = {4: 23, 8: 52}
+"""The bits of the mantissa of floats, by their bytes."""
+OCTAVES = 8
+"""Powers of two below the greatest magnitude of a row that are divided into levels."""
+FINEST = 11
+"""The most bits of the mantissa by which levels are told apart."""
+SCANS = 64
+"""The most counts over a row, on average, by which ranks are found; where it takes more, rows are sorted."""
 
 
 def rank(bits: Bits, width: int, ranks: Words) -> None:
@@ -87,9 +97,8 @@ def bound_ranks(bits: Bits, width: int, shift: int, levels: int, low: Words, hig
         for i in range(width):
             equal = (of[i] & np.uint32(1)) == 1
             lowest[i] = np.uint32(starts[of[i]] + (lowest[i] if equal else np.uint32(0)))
-            highest[i] = np.uint32(
-                lowest[i] + (np.uint32(0) if equal else np.uint32(counts[of[i]] - np.uint32(1)))
-            )
+            others = np.uint32(0) if equal else np.uint32(counts[of[i]] - np.uint32(1))
+            highest[i] = np.uint32(lowest[i] + others)
 
 
 def _compare_at_bounds(
@@ -153,3 +162,79 @@ def compare_open(
         for i in range(before.size):
             count = np.uint32(count + np.uint32(before[i] == own))
         keep[place] = np.uint8(np.float64(words[place]) < least + step * np.float64(count))
+
+
+def keep_by_rank(values: Floats, width: int, words: Words, least: float, step: float, keep: Bytes) -> None:
+    """Write whether words [n] are below least + step · rank, for ranks by magnitude in rows of `width`.
+
+    Ranks count from 0, the smallest; of equal magnitudes the later has the greater rank. NaN is the greatest.
+
+    Args:
+        values: [n], a whole number of rows.
+        keep: 1 or 0 [n].
+    """
+    bits = values.view(f"u{values.itemsize}")
+    mask = bits.dtype.type((1 << 8 * values.itemsize - 1) - 1)
+    fine = min(FINEST, max(0, width.bit_length() - 6))  # some four buckets for each eight entries of a row
+    size = width * max(1, ROOM // width)
+    unsettled = np.empty(-(-bits.size // size), np.uint8)
+    shift = MANTISSA[values.itemsize] - fine
+    settle(bits, mask, width, shift, OCTAVES << fine, words, least, step, keep, unsettled)
+    for k in np.flatnonzero(unsettled).tolist():
+        block = slice(k * size, (k + 1) * size)
+        ranks = np.empty_like(words[block])
+        rank(bits[block] & mask, width, ranks)
+        keep[block] = words[block] < least + step * ranks
+
+
+def _settle(
+    bits: Bits,
+    mask: Any,
+    width: int,
+    shift: int,
+    levels: int,
+    words: Words,
+    least: float,
+    step: float,
+    keep: Bytes,
+    unsettled: Bytes,
+) -> None:
+    ranks = np.empty_like(words)
+    rank(bits & mask, width, ranks)
+    keep[:] = words < least + step * ranks
+    unsettled[:] = 0
+
+
+@kernel(_settle)
+def settle(
+    bits: Bits,
+    mask: Any,
+    width: int,
+    shift: int,
+    levels: int,
+    words: Words,
+    least: float,
+    step: float,
+    keep: Bytes,
+    unsettled: Bytes,
+) -> None:
+    """Do what `keep_by_rank` does, but for blocks where too many entries have the same leading bits.
+
+    Rows are compared by blocks, so that what is written meanwhile stays in the cache. A block is marked by 1
+    and left where more than `SCANS` comparisons a row are open.
+    """
+    size = width * max(1, ROOM // width)
+    magnitudes = np.empty(min(size, bits.size), bits.dtype)
+    low, high = np.empty(magnitudes.size, np.uint32), np.empty(magnitudes.size, np.uint32)
+    places = np.empty(magnitudes.size, np.uint32)
+    for k in range(unsettled.size):
+        start, stop = k * size, min((k + 1) * size, bits.size)
+        n = stop - start
+        part, own, kept = bits[start:stop], words[start:stop], keep[start:stop]
+        for i in range(n):
+            magnitudes[i] = part[i] & mask
+        bound_ranks(magnitudes[:n], width, shift, levels, low[:n], high[:n])
+        count = compare_at_bounds(own, low[:n], high[:n], least, step, kept, places)
+        unsettled[k] = count * width > SCANS * n
+        if unsettled[k] == 0:
+            compare_open(magnitudes[:n], width, own, least, step, kept, places[:count])

@@ -27,12 +27,26 @@ def round_bf16(row: Array, out: Array) -> None:
     What is cut off is rounded by a carry: one less than a half is added, and one more to odd numbers.
     A carry out of the mantissa is the next exponent, and that out of the largest is ∞.
     """
-    bits = row.view(np.uint32)
-    for i in range(bits.size):
-        b = bits[i]
-        odd = np.uint32(b >> np.uint32(16)) & np.uint32(1)
-        rounded = np.uint32(np.uint32(b + np.uint32(0x7FFF)) + odd) >> np.uint32(16)
-        nan = np.uint32(b & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+    for i in range(row.size):
+        bits = np.float32(row[i]).view(np.uint32)
+        odd = np.uint32(bits >> np.uint32(16)) & np.uint32(1)
+        rounded = np.uint32(np.uint32(bits + np.uint32(0x7FFF)) + odd) >> np.uint32(16)
+        nan = np.uint32(bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+        out[i] = np.uint16(np.uint32(0x7FC0) if nan else np.uint32(rounded))
+
+
+def _add_bf16(row: Array, origin: Array, out: Array) -> None:
+    _round_bf16(row + origin, out)
+
+
+@kernel(_add_bf16)
+def add_bf16(row: Array, origin: Array, out: Array) -> None:
+    """Round row + origin [n], of float32, to bfloat16, as bits [n], as `round_bf16` does."""
+    for i in range(row.size):
+        bits = np.float32(row[i] + origin[i]).view(np.uint32)
+        odd = np.uint32(bits >> np.uint32(16)) & np.uint32(1)
+        rounded = np.uint32(np.uint32(bits + np.uint32(0x7FFF)) + odd) >> np.uint32(16)
+        nan = np.uint32(bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
         out[i] = np.uint16(np.uint32(0x7FC0) if nan else np.uint32(rounded))
 
 
@@ -46,25 +60,20 @@ def round_f16(row: Array, out: Array) -> None:
     """Round a row [n] of float32 to float16, as bits [n]; each NaN becomes 0x7E00.
 
     Normal numbers are rounded by a carry (see `round_bf16`) after the bias, 127, was made that of float16,
-    15. Below 2^-14 numbers are multiples of 2^-24: the mantissa with its leading one is shifted there.
+    15. Below 2^-14 numbers are multiples of 2^-24, as float32 has them between 1/2 and 1: there an addition
+    rounds them.
     """
-    bits = row.view(np.uint32)
-    for i in range(bits.size):
-        b = bits[i]
-        magnitude = np.uint32(b & np.uint32(0x7FFFFFFF))
-        odd = np.uint32(np.uint32(magnitude >> np.uint32(13)) & np.uint32(1))
-        biased = np.uint32(magnitude - np.uint32(112 << 23))
+    for i in range(row.size):
+        bits = np.float32(row[i]).view(np.uint32)
+        magnitude = np.uint32(bits & np.uint32(0x7FFFFFFF))
+        odd = np.uint32(magnitude >> np.uint32(13)) & np.uint32(1)
+        biased = np.uint32(magnitude - np.uint32((127 - 15) << 23))
         normal = np.uint32(np.uint32(biased + np.uint32(0xFFF)) + odd) >> np.uint32(13)
-        shift = np.uint32(
-            min(np.uint32(np.uint32(126) - np.uint32(magnitude >> np.uint32(23))), np.uint32(25))
-        )
-        mantissa = np.uint32(magnitude & np.uint32(0x7FFFFF)) | np.uint32(0x800000)
-        below = np.uint32(np.uint32(np.uint32(1) << np.uint32(shift - np.uint32(1))) - np.uint32(1))
-        last = np.uint32(np.uint32(mantissa >> shift) & np.uint32(1))
-        subnormal = np.uint32(np.uint32(mantissa + below) + last) >> shift
-        value = np.uint32(subnormal) if magnitude < np.uint32(0x38800000) else np.uint32(normal)
-        value = np.uint32(0x7C00) if magnitude >= np.uint32(0x47800000) else value
-        sign = np.uint32(np.uint32(b >> np.uint32(16)) & np.uint32(0x8000))
+        above_half = np.uint32(magnitude).view(np.float32) + np.float32(0.5)
+        subnormal = np.uint32(np.float32(above_half).view(np.uint32) - np.float32(0.5).view(np.uint32))
+        value = subnormal if magnitude < np.uint32((127 - 14) << 23) else np.uint32(normal)
+        value = value if magnitude < np.uint32((127 + 16) << 23) else np.uint32(0x7C00)
+        sign = np.uint32(bits >> np.uint32(16)) & np.uint32(0x8000)
         nan = magnitude > np.uint32(0x7F800000)
         out[i] = np.uint16(np.uint32(0x7E00) if nan else np.uint32(value | sign))
 
@@ -72,7 +81,7 @@ def round_f16(row: Array, out: Array) -> None:
 _ROUND: Mapping[str, Kernel] = {"BF16": round_bf16, "F16": round_f16}
 
 
-def store(code: str, row: Array, out: Array) -> bool:
+def store(code: str, row: Array, out: Array, origin: Array | None = None) -> bool:
     """Round a row of float32 or float64 to values [n] of a safetensors dtype; return whether all are finite.
 
     float64 is rounded to 16 bits by way of float32, as torch does. What is too large becomes ∞, and all NaN
@@ -80,8 +89,9 @@ def store(code: str, row: Array, out: Array) -> bool:
 
     Args:
         code: the dtype.
-        row: the values; they are left as they are.
+        row: the values; with an origin they are overwritten.
         out: as `array_type` holds them.
+        origin: is added first, [n], of the row's type or a narrower one.
 
     Examples:
         >>> import numpy as np
@@ -90,7 +100,12 @@ def store(code: str, row: Array, out: Array) -> bool:
         >>> store("BF16", np.array([1.0, np.inf], np.float32), out), [hex(bits) for bits in out]
         (False, ['0x3f80', '0x7f80'])
     """
-    with np.errstate(over="ignore", invalid="ignore"):
+    if code == "BF16" and origin is not None and row.dtype == origin.dtype == np.float32:
+        add_bf16(row, origin, out)
+        return is_finite(code, out)
+    with np.errstate(all="ignore"):  # ∞ − ∞, what is too large, and a signalling NaN
+        if origin is not None:
+            np.add(row, origin, out=row)
         if code in _ROUND:
             _ROUND[code](row.astype(np.float32, copy=False), out)
         else:

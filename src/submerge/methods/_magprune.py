@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from submerge.algebra import Chunk, keep_random, random_words
 from submerge.deferred import np, npt
 from submerge.errors import Problem, RequestError
-from submerge.kernels import bound_ranks, compare_at_bounds, compare_open, keep_where, rank
+from submerge.kernels import keep_by_rank, keep_where, rank
 from submerge.methods._base import TensorSpec, Values
 from submerge.methods._masks import MaskPlan
 
@@ -15,12 +13,6 @@ __all__ = ["magprune", "refuse_magprune"]
 
 WORDS = 2.0**32
 """How many random words there are: a probability times it is a bound on them."""
-FINEST = 11
-"""The most bits of the mantissa by which levels of magnitude are told apart."""
-OCTAVES = 8
-"""Powers of two below the greatest magnitude of a row that are divided into levels."""
-SCANS = 64
-"""The most counts over a row, on average, by which ranks are found; where it takes more, rows are sorted."""
 REMEMBERED = 1 << 27
 """The most elements of a tensor whose masks are kept from its first pass to its second: a bit for each model
 and element, and no more than the memory that is planned for searches of thresholds; MagPrune has none."""
@@ -93,43 +85,26 @@ def _line(chunk: Chunk, density: float, epsilon: float) -> tuple[float, float]:
     return (density - epsilon) * WORDS, 2 * epsilon * WORDS / (chunk.width - 1)
 
 
-def _magnitudes(chunk: Chunk, t: int) -> npt.NDArray[np.unsignedinteger[Any]]:
-    """Return a row's magnitudes as integers, which ascend with them, in scratch row 0."""
-    magnitudes = np.abs(chunk.values[t], out=chunk.row(0))
-    bits: npt.NDArray[np.unsignedinteger[Any]] = magnitudes.view(f"u{magnitudes.itemsize}")
-    return bits
-
-
-def _words(chunk: Chunk, index: int) -> npt.NDArray[np.uint32]:
-    """Return scratch row `index` as 32-bit words [n]."""
-    return chunk.row(index).view(np.uint32)[: chunk.values.shape[1]]
+def _words(chunk: Chunk, t: int) -> npt.NDArray[np.uint32]:
+    """Return the random words [n] of a model, in a scratch row."""
+    words = chunk.row(0).view(np.uint32)[: chunk.values.shape[1]]
+    random_words(chunk.keys[t], chunk.start, words)
+    return words
 
 
 def _kept(chunk: Chunk, t: int, density: float, epsilon: float) -> npt.NDArray[np.uint8]:
     """Return which entries are kept: 1 or 0 [n], in a scratch row."""
-    bits, width = _magnitudes(chunk, t), chunk.width
-    words, low, high, places = (_words(chunk, index) for index in range(1, 5))
-    keep = chunk.row(5).view(np.uint8)[: bits.size]
-    random_words(chunk.keys[t], chunk.start, words)
-    a, b = _line(chunk, density, epsilon)
-    fine = min(FINEST, max(0, width.bit_length() - 6))  # some four buckets for each eight entries
-    shift = int(np.finfo(chunk.values.dtype).nmant) - fine
-    bound_ranks(bits, width, shift, OCTAVES << fine, low, high)
-    count = compare_at_bounds(words, low, high, a, b, keep, places)
-    if count * width <= SCANS * bits.size:
-        compare_open(bits, width, words, a, b, keep, places[:count])
-    else:
-        rank(bits, width, low)
-        compare_at_bounds(words, low, low, a, b, keep, places)
+    values = chunk.values[t]
+    keep = chunk.row(1).view(np.uint8)[: values.size]
+    keep_by_rank(values, chunk.width, _words(chunk, t), *_line(chunk, density, epsilon), keep)
     return keep
 
 
 def _keep_unbiased(chunk: Chunk, t: int, density: float, epsilon: float) -> None:
     """Divide the entries that are kept by their probabilities, and clear the others, in place."""
-    words, ranks = _words(chunk, 1), _words(chunk, 2)
-    random_words(chunk.keys[t], chunk.start, words)
-    rank(_magnitudes(chunk, t), chunk.width, ranks)
+    row = chunk.values[t]
+    ranks = np.empty(row.size, np.uint32)
+    rank(np.abs(row).view(f"u{row.itemsize}"), chunk.width, ranks)
     a, b = _line(chunk, density, epsilon)
     bounds = a + b * ranks
-    row = chunk.values[t]
-    row *= np.where(words < bounds, WORDS / bounds, 0.0).astype(row.dtype)
+    row *= np.where(_words(chunk, t) < bounds, WORDS / bounds, 0.0).astype(row.dtype)

@@ -61,7 +61,7 @@ def _probabilities(values: npt.NDArray[Any], width: int) -> Vector:
 
 
 def _of_elements(divergences: Vector, chunk: Chunk) -> npt.NDArray[Any]:
-    """Return the divergence of the row of each element [n]; a sample's chunk may begin and end within rows."""
+    """Return the divergence of each element's row [n]; a sample's chunk may begin and end within rows."""
     end = chunk.start + chunk.values.shape[1]
     first = chunk.start // chunk.width
     rows = divergences[first : -(-end // chunk.width)].astype(chunk.values.dtype)

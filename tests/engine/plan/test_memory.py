@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,6 +35,18 @@ def test_a_larger_tensor_takes_more(made: Family, tmp_path: Path) -> None:
 
 def test_matrices_that_are_decomposed_take_more_than_their_chunks(made: Family) -> None:
     assert per_worker(made, "iso_c") > per_worker(made, "task_arithmetic")
+
+
+def test_packages_that_are_still_to_be_imported_count(made: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_memory, "resident", lambda: 10**8)
+    monkeypatch.setattr(_memory, "worth_compiling", lambda elements: elements == 64 * 48 + 16)
+    for missing, method, more in (
+        ({"numba"}, "ties", _memory.NUMBA),
+        ({"torch"}, "ties", 0),
+        ({"numba", "torch"}, "tsv_m", _memory.NUMBA + _memory.TORCH),
+    ):
+        monkeypatch.setattr(_memory, "sys", SimpleNamespace(modules={"numba", "torch"} - missing))
+        assert submerge.plan(made.recipe(method), ROOM).budget.resident == 10**8 + more
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from submerge.engine import Input, TensorPlan
 from submerge.engine.plan import torch_dtype
 from submerge.engine.work import ChunkReader, Range, Workspace
 from submerge.engine.work._range_log import RangeLog
+from submerge.engine.work._range_target import Run
 from submerge.methods import METHODS, Merged
 from submerge.store import MemorySource, TensorEntry, dtype_named
 
@@ -66,11 +66,9 @@ class NotingTarget:
         self.values: dict[int, torch.Tensor] = {}
         self.finished: list[tuple[int, dict[int, int], Mapping[str, Any], tuple[int, ...]]] = []
 
-    def write(
-        self, start: int, stop: int, runs: Iterable[np.ndarray], space: Workspace, log: RangeLog
-    ) -> None:
-        for values in runs:
-            self.values[start] = torch.from_numpy(values.copy())
+    def write(self, start: int, stop: int, runs: Iterable[Run], space: Workspace, log: RangeLog) -> None:
+        for values, origin in runs:
+            self.values[start] = torch.from_numpy(values + (0 if origin is None else origin))
             start += values.size
         assert start == stop
 

@@ -24,7 +24,7 @@ def test_values_are_rounded_stored_and_digested() -> None:
     out, records = torch.zeros(6, dtype=torch.bfloat16), list[RangeRecord]()
     target, log = target_of(out, records), RangeLog(2)
     values = torch.tensor([1.0, 2.001, -3.0, torch.nan])
-    target.write(2, 6, [values[:3].numpy(), values[3:].numpy()], space(), log)
+    target.write(2, 6, [(values[:3].numpy(), None), (values[3:].numpy(), None)], space(), log)
     log.read(1, memoryview(b"read"))
     target.finish(Range(1, 2, 6), log)
     written = values.bfloat16()
@@ -53,7 +53,7 @@ def test_in_memory_nothing_is_digested() -> None:
     target = memory_target(0, out, "F32", records.append)
     log = RangeLog(2, hashed=target.hashed)
     log.read(1, memoryview(b"read"))
-    target.write(1, 6, [np.arange(5, dtype=np.float32)], space(), log)
+    target.write(1, 6, [(np.arange(5, dtype=np.float32), None)], space(), log)
     target.finish(Range(0, 0, 6), log)
     assert out.tolist() == [[0.0, 0.0, 1.0], [2.0, 3.0, 4.0]]
     assert (records[0].output, records[0].inputs) == ("", [])

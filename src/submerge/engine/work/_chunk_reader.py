@@ -128,20 +128,20 @@ class ChunkReader:
         """Return the updates of [start, stop)."""
         n = stop - start
         updates, rows = space.stack("updates", len(self.inputs), n, self._dtype)
-        origin = space.row("origin", n, self._dtype) if self.origin else None
+        origin = None
         # A chunk that one pass found finite is finite in the next ones: its values are the same. To look at
         # each value again in every pass would cost about as much as a cheap fold.
         known = (start, stop) in self._finite
         finite = True
-        buffers = rows if origin is None else [origin, *rows]
+        buffers = [space.row("origin", n, self._dtype), *rows] if self.origin else rows
         for i, (member, raw, row) in enumerate(zip(self.members, raws, buffers, strict=True)):
-            nonfinite = member.fill(row, raw, start, edited=edited, counted=not known)
+            nonfinite = member.fill(row, raw, start, origin, edited=edited, counted=not known)
             if nonfinite:
                 finite = False
                 if log is not None:
                     log.count(i, nonfinite)
-            if origin is not None and i and not member.relative:
-                np.subtract(row, origin, out=row)  # while the row is in the cache
+            if member is self.origin:
+                origin = row
         if finite:
             self._finite.add((start, stop))
 

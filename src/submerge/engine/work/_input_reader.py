@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from submerge.deferred import npt, torch
+from submerge.deferred import np, npt, torch
 from submerge.engine.plan import Input, torch_dtype
 from submerge.engine.work._adapter_edit import AdapterEdit, AddedUpdate
 from submerge.kernels import count_nonfinite, load
@@ -33,25 +33,34 @@ class InputReader:
         return self.source is None
 
     def fill(
-        self, row: npt.NDArray[Any], raw: npt.NDArray[Any] | None, start: int, *, edited: bool, counted: bool
+        self,
+        row: npt.NDArray[Any],
+        raw: npt.NDArray[Any] | None,
+        start: int,
+        origin: npt.NDArray[Any] | None = None,
+        *,
+        edited: bool,
+        counted: bool,
     ) -> int:
-        """Put elements from `start` on into a row: values, or the update of a relative one, which has no raw.
+        """Put an update, elements from `start` on, into a row: values less the origin's, if there is one.
 
-        `raw` are the same elements as they were read. Without `edited` values are those of the source.
-        Returns how many are NaN or Inf, where that is to be `counted`.
+        `raw` are the same elements as they were read; a relative input has none. Without `edited` values are
+        those of the source. Returns how many are NaN or Inf, where that is to be `counted`.
         """
         edit = self.edit if edited or raw is None else None
+        if raw is not None and edit is None:
+            load(self.code, raw, row, origin)
+            return count_nonfinite(self.code, raw) if counted else 0
         if raw is not None:
             load(self.code, raw, row)
-        if edit is not None:
-            self._edit(edit, torch.from_numpy(row), start)
-        elif raw is None:
+        if edit is None:
             row[:] = 0
-        if not counted:
-            return 0
-        if raw is not None and edit is None:  # the values as they were read are the shortest ones
-            return count_nonfinite(self.code, raw)
-        return count_nonfinite(f"F{8 * row.itemsize}", row)
+        else:
+            self._edit(edit, torch.from_numpy(row), start)
+        nonfinite = count_nonfinite(f"F{8 * row.itemsize}", row) if counted else 0
+        if raw is not None and origin is not None:
+            np.subtract(row, origin, out=row)
+        return nonfinite
 
     def _edit(self, edit: AdapterEdit, row: torch.Tensor, start: int) -> None:
         if self.source is None:

@@ -11,7 +11,7 @@ from submerge.engine.work._chunk_reader import ChunkReader, sample_spans
 from submerge.engine.work._matrix import decomposition, elements
 from submerge.engine.work._passes import Pass, Passes, Range
 from submerge.engine.work._range_log import RangeLog
-from submerge.engine.work._range_target import RangeTarget
+from submerge.engine.work._range_target import RangeTarget, Run
 from submerge.engine.work._workspace import Workspace
 from submerge.methods import Fold, Merged
 from submerge.store import DTYPES
@@ -82,12 +82,10 @@ def fold_pass(
 
     edited = merged is None or not reader.plan.compares
 
-    def runs(start: int, stop: int, space: Workspace, log: RangeLog) -> Iterator[npt.NDArray[Any]]:
+    def runs(start: int, stop: int, space: Workspace, log: RangeLog) -> Iterator[Run]:
         for chunk in reader.chunks(start, stop, space, log, edited=edited):
-            values = _array(fold(chunk))
-            if reader.origin and target.with_origin:
-                values += reader.origin_of(chunk, space)
-            yield values
+            added = reader.origin is not None and target.with_origin
+            yield _array(fold(chunk)), reader.origin_of(chunk, space) if added else None
 
     def write(one: Range, space: Workspace) -> None:
         log = RangeLog(len(reader.sources), hashed=target.hashed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from submerge.deferred import np, npt
 from submerge.engine.work._passes import Range
@@ -18,7 +18,10 @@ from submerge.store import BankParts, MemorySink, Sink, TensorEntry
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["RangeTarget", "memory_target"]
+__all__ = ["RangeTarget", "Run", "memory_target"]
+
+Run: TypeAlias = "tuple[npt.NDArray[Any], npt.NDArray[Any] | None]"
+"""What a fold gave for consecutive elements, and the origin that is added to it, if any."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +48,13 @@ class RangeTarget:
     with_origin: bool = True
     bank: BankParts | None = None
 
-    def write(
-        self, start: int, stop: int, runs: Iterable[npt.NDArray[Any]], space: Workspace, log: RangeLog
-    ) -> None:
-        """Round runs of values, which together are [start, stop), to the output's type, and store them."""
+    def write(self, start: int, stop: int, runs: Iterable[Run], space: Workspace, log: RangeLog) -> None:
+        """Round runs, which together are [start, stop), to the output's type, and store them."""
         code, first = self.entry.dtype, 0
         out = space.row("out", stop - start, array_type(code))
-        for values in runs:
+        for values, origin in runs:
             part = out[first : first + values.size]
-            if not store(code, values, part):
+            if not store(code, values, part, origin):
                 log.count(OUTPUT, count_nonfinite(code, part))
             first += values.size
         view = out.view(np.uint8).data

@@ -4,7 +4,7 @@ The same small models are merged by every method, as checkpoints and as adapters
 once as it is and once for each setting below. MKL (`MKL_CBWR`) and PyTorch (`ATEN_CPU_CAPABILITY`) can be
 set to compute as on older processors, as near as one machine comes to another. Each setting has a process of
 its own. A table goes to standard output: what differs from the first run, and by how much of the largest
-value of a tensor.
+value of a tensor. `python -m benchmarks.portable digests` compares with the bytes of other machines.
 """
 
 from __future__ import annotations
@@ -24,16 +24,21 @@ from safetensors.torch import load_file
 
 import submerge
 from benchmarks.adapters.models import make_adapters
+from benchmarks.portable import digests
+from benchmarks.portable.golden import ANY_PROCESSOR
 from benchmarks.speed.models import BASE, TUNED, Shape, make_models
 from submerge.methods import METHODS
 
 SHAPE = Shape(hidden=192, intermediate=520, layers=1, vocabulary=640, heads=4, kv_heads=1)
 ROOM = submerge.Settings(max_memory=4 * 10**9)
-PLAIN: dict[str, str] = {"OMP_NUM_THREADS": "1"}
+PLAIN: dict[str, str] = {"OMP_NUM_THREADS": "1", "SUBMERGE_KERNELS": "numba"}
 SETTINGS: dict[str, tuple[dict[str, str], submerge.Settings]] = {
     "as it is": (PLAIN, replace(ROOM, threads=1)),
     "4 workers": (PLAIN, replace(ROOM, threads=4)),
     "4 threads of PyTorch": ({"OMP_NUM_THREADS": "4"}, ROOM),
+    "numpy for numba": (PLAIN | {"SUBMERGE_KERNELS": "numpy"}, replace(ROOM, threads=1)),
+    "numpy for numba, 2 workers": (PLAIN | {"SUBMERGE_KERNELS": "numpy"}, replace(ROOM, threads=2)),
+    "numba for any processor": (PLAIN | ANY_PROCESSOR, replace(ROOM, threads=1)),
     "half the memory": (PLAIN, replace(ROOM, max_memory=2 * 10**9)),
     "another order of sets": (PLAIN | {"PYTHONHASHSEED": "7"}, ROOM),
     "MKL as with AVX2": (PLAIN | {"MKL_CBWR": "AVX2"}, ROOM),
@@ -89,12 +94,14 @@ def difference(one: Path, other: Path) -> float:
     return max(float((a[n].double() - b[n].double()).abs().max() / a[n].double().abs().max()) for n in a)
 
 
-def main() -> int:
-    """Merge under all settings, and print the table."""
+def main(arguments: list[str]) -> int:
+    """Merge under all settings, and print the table; return the exit status."""
+    if arguments[:1] == ["digests"]:
+        return digests.main(arguments[1:])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("methods", nargs="*", help="all by default")
     parser.add_argument("--child", nargs=3, metavar=("MODELS", "OUT", "SETTING"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     chosen, child = options.methods or list(METHODS), options.child
     if child:
         merge_all(Path(child[0]), Path(child[1]), SETTINGS[child[2]][1], chosen)
@@ -104,8 +111,8 @@ def main() -> int:
         make_models(models, SHAPE, lambda _: None)
         make_adapters(models, SHAPE, 3, 8, lambda _: None)
         for name, (environment, _) in SETTINGS.items():
-            arguments = [*chosen, "--child", str(models), f"{place}/{name}", name]
-            argv = [sys.executable, "-m", "benchmarks.portable", *arguments]
+            child = [*chosen, "--child", str(models), f"{place}/{name}", name]
+            argv = [sys.executable, "-m", "benchmarks.portable", *child]
             subprocess.run(argv, env={**os.environ, **environment}, check=True)
             print(name, file=sys.stderr)
         table(Path(place), [name for name, _ in recipes(models, chosen)])
@@ -133,4 +140,4 @@ def table(place: Path, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
