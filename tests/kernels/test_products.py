@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from _kernels import LENGTHS, assert_same, hard_values, runs
-from submerge.kernels import add_column_products, dot, sum_magnitudes
+from submerge.kernels import add_column_products, dot, gram, sum_magnitudes
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -18,6 +18,7 @@ def test_loop_and_reference_have_the_same_bits(values: np.ndarray, seed: int) ->
     other = hard_values(seed, values.size, values.dtype.type)
     assert_same(dot, values, other)
     assert_same(sum_magnitudes, values)
+    assert_same(gram, np.stack([values, other, values]), np.empty((3, 3)))
 
 
 @given(runs(), SEEDS, st.sampled_from([1, 3, 64, 70]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -38,12 +37,15 @@ def _hash_key(key: int, block: int) -> kernels.HashKey:
     return first, second, third
 
 
-def _runs(key: int, start: int, count: int) -> Iterator[tuple[slice, np.uint32, kernels.HashKey]]:
-    """Yield for each block that holds some of the positions which they are, the first one in it, its key."""
-    stop = start + count
-    for block in range(start // _BLOCK, -(-stop // _BLOCK)):
-        first, end = max(start, block * _BLOCK), min(stop, (block + 1) * _BLOCK)
-        yield slice(first - start, end - start), np.uint32(first % _BLOCK), _hash_key(key, block)
+def _runs(key: int, start: int, count: int) -> list[tuple[slice, np.uint32, kernels.HashKey]]:
+    """Return for each block that holds some of the positions which they are, the first one in it, its key."""
+    runs, done = [], 0
+    while done < count:
+        block, first = divmod(start + done, _BLOCK)
+        until = min(count, done + _BLOCK - first)
+        runs.append((slice(done, until), np.uint32(first), _hash_key(key, block)))
+        done = until
+    return runs
 
 
 def random_words(key: int, start: int, out: npt.NDArray[np.uint32]) -> None:
@@ -112,10 +114,9 @@ def keep_random(
     if probability >= 1:
         kernels.scale(values, values.dtype.type(factor))
         return
+    threshold, number = _threshold(probability), values.dtype.type(factor)
     for places, first, hash_key in _runs(key, start, values.size):
-        kernels.keep_random(
-            values[places], first, hash_key, _threshold(probability), values.dtype.type(factor)
-        )
+        kernels.keep_random(values[places], first, hash_key, threshold, number)
 
 
 def _threshold(probability: float) -> np.uint32:

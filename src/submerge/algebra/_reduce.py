@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from submerge.algebra._chunk import Chunk
 from submerge.deferred import np, npt, torch
-from submerge.kernels import add_column_products, dot
+from submerge.kernels import add_column_products, gram
 
 __all__ = ["ColumnGram", "Gram", "Reduction", "Totals", "exact_sum"]
 
@@ -91,11 +91,9 @@ class Gram(Reduction[Matrix, Matrix]):
 
     def observe(self, chunk: Chunk) -> Matrix:
         """Return the chunk's T×T inner products."""
-        rows = chunk.values
-        gram = np.empty((len(rows), len(rows)))
-        for s, t in combinations_with_replacement(range(len(rows)), 2):
-            gram[s, t] = gram[t, s] = dot(rows[s], rows[t])
-        return gram
+        products = np.empty((len(chunk.values),) * 2)
+        gram(chunk.values, products)
+        return products
 
     def combine(self, parts: Sequence[Matrix]) -> Matrix:
         """Return the sum over chunks."""

@@ -154,10 +154,12 @@ class _Count(Reduction[list[_Census], list[_Census]]):
 
     def observe(self, chunk: Chunk) -> list[_Census]:
         """Collect the chunk's values inside each bracket, and return the counts around it."""
-        return [
-            _count(_host(self.values, chunk, bracket.row), bracket, collected, chunk.row(INSIDE))
-            for bracket, collected in zip(self.brackets, self.collected, strict=True)
-        ]
+        row, x, censuses = -1, np.empty(0), []
+        for bracket, collected in zip(self.brackets, self.collected, strict=True):
+            if bracket.row != row:
+                row, x = bracket.row, _host(self.values, chunk, bracket.row)
+            censuses.append(_count(x, bracket, collected, chunk.row(INSIDE)))
+        return censuses
 
     def combine(self, parts: Sequence[list[_Census]]) -> list[_Census]:
         """Return the censuses of the whole tensor."""

@@ -7,13 +7,13 @@ from submerge.kernels._kernel import Kernel, compiling_for, kernel, uses_numba, 
 from submerge.kernels._load import load
 from submerge.kernels._logarithms import exponentials, logarithms
 from submerge.kernels._masks import clip, keep_between, keep_where
-from submerge.kernels._products import add_column_products, dot, sum_magnitudes
+from submerge.kernels._products import add_column_products, dot, gram, sum_magnitudes
 from submerge.kernels._random import HashKey, keep_random, random_words
 from submerge.kernels._ranks import keep_by_rank, rank
 from submerge.kernels._store import store
 from submerge.kernels._sums import MOST_ROWS, add_rows, add_scaled, scale
 from submerge.kernels._types import Floats, Number, Words
-from submerge.kernels._variance import add_deviations, subtract_square
+from submerge.kernels._variance import variance
 from submerge.kernels._vote import vote, vote_few
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "Number",
     "Words",
     "add_column_products",
-    "add_deviations",
     "add_rows",
     "add_scaled",
     "add_shares",
@@ -38,6 +37,7 @@ __all__ = [
     "count_unique",
     "dot",
     "exponentials",
+    "gram",
     "is_finite",
     "keep_between",
     "keep_by_rank",
@@ -50,9 +50,9 @@ __all__ = [
     "rank",
     "scale",
     "store",
-    "subtract_square",
     "sum_magnitudes",
     "uses_numba",
+    "variance",
     "vote",
     "vote_few",
     "worth_compiling",

@@ -11,7 +11,7 @@ from submerge.deferred import np, npt
 from submerge.kernels._kernel import kernel
 from submerge.kernels._types import Floats
 
-__all__ = ["add_column_products", "dot", "sum_magnitudes"]
+__all__ = ["add_column_products", "dot", "gram", "sum_magnitudes"]
 
 RUN = 4096
 LANES = 64
@@ -66,6 +66,31 @@ def dot(a: Floats, b: Floats) -> float:
         terms[x.size :] = 0
         total = add_run(total, terms)
     return total
+
+
+def _gram(rows: Floats, out: npt.NDArray[np.float64]) -> None:
+    for s in range(len(rows)):
+        for t in range(s, len(rows)):
+            out[s, t] = out[t, s] = _dot(rows[s], rows[t])
+
+
+@kernel(_gram)
+def gram(rows: Floats, out: npt.NDArray[np.float64]) -> None:
+    """Write the inner products [T, T] of rows [T, n], each as `dot` returns it."""
+    terms = np.empty(RUN, rows.dtype)
+    out[:] = 0
+    for start in range(0, rows.shape[1], RUN):
+        for s in range(rows.shape[0]):
+            x = rows[s, start : start + RUN]
+            for t in range(s, rows.shape[0]):
+                y = rows[t, start : start + RUN]
+                for i in range(x.size):
+                    terms[i] = x[i] * y[i]
+                terms[x.size :] = 0
+                out[s, t] = add_run(out[s, t], terms)
+    for s in range(rows.shape[0]):
+        for t in range(s):
+            out[s, t] = out[t, s]
 
 
 def _sum_magnitudes(values: Floats) -> float:

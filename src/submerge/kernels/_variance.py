@@ -6,35 +6,25 @@ from submerge.deferred import np
 from submerge.kernels._kernel import kernel
 from submerge.kernels._types import Floats, Number
 
-__all__ = ["add_deviations", "subtract_square"]
+__all__ = ["variance"]
 
 
-def _add_deviations(sums: Floats, squares: Floats, first: Floats, rows: tuple[Floats, ...]) -> None:
+def _variance(out: Floats, first: Floats, rows: tuple[Floats, ...], share: Number) -> None:
+    total, squares = np.zeros_like(first), np.zeros_like(first)
     for row in rows:
         deviation = row - first
-        np.add(sums, deviation, out=sums)
-        np.add(squares, deviation * deviation, out=squares)
+        total += deviation
+        squares += deviation * deviation
+    np.subtract(squares, total * total * share, out=out)
 
 
-@kernel(_add_deviations)
-def add_deviations(sums: Floats, squares: Floats, first: Floats, rows: tuple[Floats, ...]) -> None:
-    """Add Σ d_t to sums [n] and Σ d_t² to squares [n], for d_t = rows_t − first; one to `MOST_ROWS` rows."""
-    for i in range(sums.size):
-        total, square = sums[i], squares[i]
+@kernel(_variance)
+def variance(out: Floats, first: Floats, rows: tuple[Floats, ...], share: Number) -> None:
+    """Write Σ d_t² − (Σ d_t)² · share, for d_t = rows_t − first; one to `MOST_ROWS` rows."""
+    for i in range(out.size):
+        total, squares = out.dtype.type(0), out.dtype.type(0)
         for t in range(len(rows)):
             deviation = rows[t][i] - first[i]
             total += deviation
-            square += deviation * deviation
-        sums[i] = total
-        squares[i] = square
-
-
-def _subtract_square(squares: Floats, sums: Floats, factor: Number) -> None:
-    np.subtract(squares, sums * sums * factor, out=squares)
-
-
-@kernel(_subtract_square)
-def subtract_square(squares: Floats, sums: Floats, factor: Number) -> None:
-    """Subtract sums² · factor from squares [n], in place."""
-    for i in range(squares.size):
-        squares[i] -= sums[i] * sums[i] * factor
+            squares += deviation * deviation
+        out[i] = squares - total * total * share

@@ -85,7 +85,7 @@ class Method:
         >>> from submerge.methods import Method, Option
         >>> def plan(spec, values):
         ...     yield from ()  # no reduction is needed
-        ...     return lambda chunk: combine(chunk.updates, [values["scale"] / spec.count] * spec.count)
+        ...     return lambda chunk: combine(chunk.values, [values["scale"] / spec.count] * spec.count)
         >>> method = Method(
         ...     name="mean",
         ...     title="Mean update",

@@ -14,7 +14,7 @@ from typing import Any
 
 from submerge.algebra import Chunk, Totals, kth_largest
 from submerge.deferred import np, npt
-from submerge.kernels import MOST_ROWS, add_deviations, dot, keep_where, subtract_square
+from submerge.kernels import MOST_ROWS, dot, keep_where, variance
 from submerge.methods._base import FoldPlan, Method, Option, TensorSpec, Values
 from submerge.methods._consensus import consensus
 from submerge.methods._masks import MaskPlan
@@ -80,13 +80,10 @@ def _variance(chunk: Chunk, row: int = 0) -> npt.NDArray[Any]:
     Σ d_t² − (Σ d_t)²/T with d_t = Δ_t − Δ_1: the difference loses at most a factor of T in precision.
     """
     first, *others = chunk.values
-    squares, sums = chunk.row(0), chunk.row(1)
-    squares[:] = 0
-    sums[:] = 0
-    for t in range(0, len(others), MOST_ROWS):
-        add_deviations(sums, squares, first, tuple(others[t : t + MOST_ROWS]))
-    subtract_square(squares, sums, squares.dtype.type(1 / len(chunk.values)))
-    return squares
+    out, share = chunk.row(0), first.dtype.type(1 / (len(others) + 1))
+    write = variance if 0 < len(others) <= MOST_ROWS else variance.reference
+    write(out, first, tuple(others), share)
+    return out
 
 
 def _weights(energies: Sequence[float], floor: float) -> list[float]:

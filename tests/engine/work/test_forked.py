@@ -12,8 +12,8 @@ import torch
 
 import submerge
 from _models import ROOM, Family, contents, perturbed, state, write
-from submerge.engine.output import CheckpointTarget
-from submerge.engine.work import _forked
+from submerge.engine.output import CheckpointTarget, Run
+from submerge.engine.work import RangeRecord, _forked
 from submerge.engine.work._meter import Meter
 from submerge.engine.work._passes import Passes
 
@@ -73,9 +73,28 @@ def test_processes_give_the_bytes_of_threads(
     assert (report.bytes_read, report.bytes_written) == (plain.bytes_read, plain.bytes_written)
 
 
+def test_a_tensor_is_merged_before_the_fork_which_then_inherits_what_that_compiled(
+    family: Family, tmp_path: Path, forked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged: list[tuple[int, int]] = []
+    finished = Run._finished
+
+    def noted(run: Run, record: RangeRecord) -> None:
+        merged.append((len(forked), record.tensor))
+        finished(run, record)
+
+    monkeypatch.setattr(Run, "_finished", noted)
+    monkeypatch.setattr("submerge.engine.output._run.FIRST", 40 * 30)
+    merge(family, tmp_path / "forked" / "out")
+    assert [forks for forks, _ in merged] == [0] + [2] * 12
+    assert sorted(tensor for _, tensor in merged) == list(range(13))
+    merge(family, tmp_path / "threads" / "out", settings=replace(ROOM, threads=1))
+    assert contents(tmp_path / "forked" / "out") == contents(tmp_path / "threads" / "out")
+
+
 def merge(family: Family, out: Path, **arguments: Any) -> submerge.MergeReport:
     recipe = family.write_recipe("task_arithmetic")
-    return submerge.merge(recipe, out, settings=replace(ROOM, threads=2), **arguments)
+    return submerge.merge(recipe, out, **({"settings": replace(ROOM, threads=2)} | arguments))
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, what: Callable[[], None]) -> None:

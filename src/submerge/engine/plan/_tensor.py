@@ -132,7 +132,7 @@ class TensorPlan:
         """Whether torch merges it: as a matrix, with an adapter's edit, or by a method of another package."""
         if self.matrix or self.module is not None or any(member.patch for member in self.members):
             return True
-        return self.method is not None and not self.method.plan.__module__.startswith("submerge.")
+        return self.method is not None and not str(self.method.plan.__module__).startswith("submerge.")
 
     @property
     def is_changed(self) -> bool:
