@@ -25,16 +25,19 @@ TAYLOR = tuple(1 / math.factorial(k) for k in range(13, -1, -1))
 ARTANH = tuple(1 / k for k in range(21, 0, -2))
 ROOT_HALF = 0x3FE6A09E667F3BCD  # the bits of √½
 MANTISSA = 52
+WHOLE = 1.5 * 2.0**52
+"""A number that is added to a small one rounds it to a whole number."""
 
 
 def _exponentials(values: Doubles) -> None:
     x = np.where(values > LEAST, values, LEAST)
-    k = np.floor(x * LOG2_E + 0.5)
+    shifted = x * LOG2_E + WHOLE
+    k = shifted - WHOLE
     r = (x - k * LN2_HIGH) - k * LN2_LOW
     values[:] = 0
     for c in TAYLOR:
         np.add(values * r, c, out=values)
-    values.view(np.int64)[:] += k.astype(np.int64) << MANTISSA
+    values.view(np.int64)[:] += shifted.view(np.int64) << MANTISSA
 
 
 @kernel(_exponentials)
@@ -42,18 +45,20 @@ def exponentials(values: Doubles) -> None:
     """Replace values [n] of float64 that are not positive by their exponentials; NaN counts as −∞.
 
     With x = k ln 2 + r and |r| ≤ ln(2)/2, the polynomial of r is a number near 1, to whose exponent k is
-    added.
+    added: the last bits of k + WHOLE are those of k, which no conversion to integers has to find.
     """
     bits = values.view(np.int64)
     for i in range(values.size):
         x = values[i] if values[i] > LEAST else LEAST
-        k = math.floor(x * LOG2_E + 0.5)
+        values[i] = x * LOG2_E + WHOLE
+        exponent = bits[i] << MANTISSA
+        k = values[i] - WHOLE
         r = (x - k * LN2_HIGH) - k * LN2_LOW
         result = 0.0
         for c in TAYLOR:
             result = result * r + c
         values[i] = result
-        bits[i] += np.int64(k) << MANTISSA
+        bits[i] += exponent
 
 
 def _logarithms(values: Doubles) -> None:
