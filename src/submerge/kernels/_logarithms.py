@@ -18,7 +18,7 @@ Doubles: TypeAlias = "npt.NDArray[np.float64]"
 
 LEAST = -708.0
 """The exponential of less is no normal number."""
-LOG2_E = 1 / math.log(2)
+LOG2_E = 1.4426950408889634
 LN2_HIGH = float.fromhex("0x1.62e42fefap-1")  # 37 bits, so that products with whole numbers are exact
 LN2_LOW = float.fromhex("0x1.cf79abc9e3b39p-40")
 TAYLOR = tuple(1 / math.factorial(k) for k in range(13, -1, -1))

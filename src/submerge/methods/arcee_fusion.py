@@ -87,10 +87,11 @@ def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
 
     def fold(chunk: Chunk) -> npt.NDArray[Any]:
         keep = (importance(chunk) >= threshold * (1 - 4 * chunk.rounding)).view(np.uint8)
-        base, tuned = chunk.values
-        tuned -= base
-        keep_where(tuned, keep)
-        return np.add(base, tuned, out=tuned)
+        base, update = chunk.values
+        update -= base
+        keep_where(update, keep)
+        merged: npt.NDArray[Any] = np.add(base, update, out=update)
+        return merged
 
     return fold
 

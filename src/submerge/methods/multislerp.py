@@ -2,10 +2,9 @@
 
 θ = θ_0 + ℓ · m/‖m‖,  m = Σ w_t Δ_t/‖Δ_t‖,  ℓ = Σ w_t ‖Δ_t‖   (θ_0 = 0 without a base).
 
-Goddard's description takes one more step: logarithms at m/‖m‖ of all directions are averaged, and the mean is
-mapped back to the sphere. In mergekit those are projections to the tangent plane, whose weighted sum is
-m − ⟨m, m/‖m‖⟩ m/‖m‖ = 0 by the choice of m: the step has no length, and is left out here.
-https://goddard.blog/posts/multislerp-wow-what-a-cool-idea
+Goddard, https://goddard.blog/posts/multislerp-wow-what-a-cool-idea. mergekit takes one more step, to the weighted
+sum of the directions' projections to the tangent plane at m/‖m‖. That is m − ⟨m, m/‖m‖⟩ m/‖m‖ = 0 by the choice
+of m: the step has no length, and is left out here.
 """
 
 from __future__ import annotations
@@ -67,12 +66,13 @@ def _length(mean: Vector, gram: Vector) -> float:
 def _square(chunk: Chunk, coefficients: Vector) -> float:
     """Return the chunk's part of ‖Σ c_t Δ_t‖²."""
     mean = combine(chunk.values, coefficients.tolist())
-    return dot(mean, mean)
+    square: float = dot(mean, mean)
+    return square
 
 
 def _sum(terms: Vector) -> float:
     """Return the sum of the terms, rounded once; NaN where one of them is NaN or Inf."""
-    return math.fsum(terms.ravel()) if np.isfinite(terms).all() else math.nan
+    return math.fsum(terms.ravel().tolist()) if np.isfinite(terms).all() else math.nan
 
 
 METHODS = (
