@@ -2,9 +2,9 @@
 
 θ = θ_0 + ℓ · m/‖m‖,  m = Σ w_t Δ_t/‖Δ_t‖,  ℓ = Σ w_t ‖Δ_t‖   (θ_0 = 0 without a base).
 
-Goddard, https://goddard.blog/posts/multislerp-wow-what-a-cool-idea. mergekit takes one more step, to the weighted
-sum of the directions' projections to the tangent plane at m/‖m‖. That is m − ⟨m, m/‖m‖⟩ m/‖m‖ = 0 by the choice
-of m: the step has no length, and is left out here.
+Goddard, https://goddard.blog/posts/multislerp-wow-what-a-cool-idea. mergekit takes one more step, to the
+weighted sum of the directions' projections to the tangent plane at m/‖m‖. By the choice of m that is
+m − ⟨m, m/‖m‖⟩ m/‖m‖ = 0: the step has no length, and is left out here.
 """
 
 from __future__ import annotations
