@@ -6,8 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from _kernels import assert_same, both, hard_values
-from submerge.kernels import rank
-from submerge.kernels._ranks import bound_ranks, compare_at_bounds, compare_open
+from submerge.kernels import keep_by_rank, rank
+from submerge.kernels._ranks import (
+    MANTISSA,
+    ROOM,
+    bound_ranks,
+    compare_at_bounds,
+    compare_open,
+    settle,
+)
 
 SEEDS = st.integers(0, 2**32 - 1)
 WIDTHS = st.sampled_from([1, 2, 7, 64, 500])
@@ -63,3 +70,24 @@ def test_equal_magnitudes_are_ranked_by_their_places(value: float) -> None:
     exact = value != 0.3  # which has other bits than the leading ones
     np.testing.assert_array_equal(low, places if exact else 0)
     np.testing.assert_array_equal(high, places if exact else 299)
+
+
+@given(SEEDS, st.sampled_from([1, 16, 500, 5000]), st.integers(0, 9), DTYPES, st.booleans())
+def test_what_is_kept_is_by_rank(seed: int, width: int, rows: int, dtype: type, alike: bool) -> None:
+    """Also where all magnitudes have the same leading bits, so that rows are sorted after all."""
+    n, random = width * rows, np.random.default_rng(seed)
+    values = hard_values(seed, n, dtype)
+    if alike:
+        values = (1 + random.integers(0, 2000, n) * np.finfo(dtype).eps).astype(dtype)
+    words = random.integers(0, 2**32, n, dtype=np.uint32)
+    least, step = random.random() * 2**31, random.random() * 2**31 / width
+    keep = np.empty(n, np.uint8)
+    keep_by_rank(values, width, words, least, step, keep)
+    bits = np.abs(values).view(f"u{values.itemsize}")
+    np.testing.assert_array_equal(keep, words < least + step * by_sort(bits, width))
+    blocks = np.empty(-(-n // (width * max(1, ROOM // width))), np.uint8)
+    mask = bits.dtype.type(2 ** (8 * values.itemsize - 1) - 1)
+    arguments = (values.view(bits.dtype), mask, width, MANTISSA[values.itemsize] - 3, 8 << 3)
+    (_, loop), _ = both(settle, *arguments, words, least, step, np.empty_like(keep), blocks)
+    settled = np.repeat(loop[9] == 0, width * max(1, ROOM // width))[:n]
+    np.testing.assert_array_equal(loop[8][settled], keep[settled])

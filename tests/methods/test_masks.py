@@ -1,6 +1,7 @@
 """The random masks: who is kept how often, and that what is merged is right on average."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -113,3 +114,13 @@ def test_the_papers_ties_can_restore_the_l1_norm() -> None:
     tau = update()
     found = masked(tau, "ties", density=0.2, variant="paper", rescale=True)
     assert found.abs().sum().item() == pytest.approx(tau.abs().sum().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("length", [512, 500, 8192])
+def test_masks_that_are_kept_for_the_second_pass_are_those_that_are_made_again(
+    length: int, tiny_chunks: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_chunks(length)
+    found = masked(update(), "della_linear", density=0.4, epsilon=0.3)
+    monkeypatch.setattr("submerge.methods._magprune.REMEMBERED", 0)
+    assert torch.equal(found, masked(update(), "della_linear", density=0.4, epsilon=0.3))

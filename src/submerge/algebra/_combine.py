@@ -34,14 +34,14 @@ def combine(rows: Rows, coefficients: Sequence[float]) -> Rows:
 
 
 def _combine_arrays(rows: npt.NDArray[Any], coefficients: Sequence[float]) -> npt.NDArray[Any]:
-    result: npt.NDArray[Any] = rows[0]
-    others = rows[1:]
-    first, *rest = map(rows.dtype.type, coefficients)
+    number = rows.dtype.type
+    result: npt.NDArray[Any]
+    (result, *others), (first, *rest) = rows, map(number, coefficients)
     if not rest:
         scale(result, first)
     for t in range(0, len(rest), MOST_ROWS):
-        end = t + MOST_ROWS
-        add_rows(result, first if t == 0 else rows.dtype.type(1), tuple(others[t:end]), tuple(rest[t:end]))
+        group = slice(t, t + MOST_ROWS)
+        add_rows(result, first if t == 0 else number(1), tuple(others[group]), tuple(rest[group]))
     return result
 
 

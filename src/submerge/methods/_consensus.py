@@ -31,13 +31,12 @@ def consensus(
     sum of those of the entries that agree, but by no less than `least`. The result is scratch row 0.
     """
     updates, out = chunk.values, chunk.row(0)
-    counts = [0.0] * len(updates) if counts is None else counts
-    numbers = [np.array(given, out.dtype) for given in (ballots, shares, counts)]
-    ends = out.dtype.type(least), out.dtype.type(factor)
+    number = out.dtype.type
+    b, share, count = (tuple(map(number, x)) for x in (ballots, shares, counts or [0.0] * len(updates)))
     if 1 < len(updates) <= MOST_ROWS:
-        vote_few(out, tuple(updates), *map(tuple, numbers), *ends)
+        vote_few(out, tuple(updates), b, share, count, number(least), number(factor))
     else:
-        vote(out, updates, *numbers, *ends)
+        vote(out, updates, *map(np.array, (b, share, count)), number(least), number(factor))
     return out
 
 
