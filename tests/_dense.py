@@ -123,6 +123,48 @@ def karcher(x: torch.Tensor, o: Options, _: Streams) -> torch.Tensor:
     return (norms.mean() * u).view(x[0].shape)
 
 
+def multislerp(x: torch.Tensor, o: Options, _: Streams) -> torch.Tensor:
+    vectors = x.reshape(len(x), -1)
+    weights = torch.tensor(o["weight"], dtype=torch.float64).unsqueeze(1)
+    weights = weights / weights.sum() if o["normalize_weights"] else weights
+    norms = vectors.norm(dim=1, keepdim=True)
+    units = vectors / (norms + o["eps"])
+    mean = (weights * units).sum(0)
+    if mean.norm() < 1e-6:
+        return weighted(x, weights.flatten().tolist())
+    mean = mean / mean.norm()
+    tangent = (weights * (units - (units @ mean).unsqueeze(1) * mean)).sum(0)
+    angle = tangent.norm() + o["eps"]
+    u = torch.cos(angle) * mean + torch.sin(angle) / angle * tangent
+    return ((weights * norms).sum() * u).view(x[0].shape)
+
+
+def nearswap(x: torch.Tensor, o: Options, _: Streams) -> torch.Tensor:
+    return x[0] * (o["t"] / x[0].abs().clamp(min=1e-6)).clamp(0, 1)
+
+
+def arcee_fusion(x: torch.Tensor, o: Options, _: Streams) -> torch.Tensor:
+    q, p = (values.softmax(-1) + 1e-8 for values in x)
+    divergence = (p * (p / q).log()).sum(-1, keepdim=True)
+    importance = (x[1] - x[0]).abs() * (divergence if x[0].ndim else 0.0)
+    ordered = importance.flatten().sort().values
+    low, median, high = (ordered[k * (len(ordered) - 1) // 4] for k in (1, 2, 3))
+    return torch.where(importance >= SAME * (median + 1.5 * (high - low)), x[1], x[0])
+
+
+def ram(x: torch.Tensor, o: Options, _: Streams) -> torch.Tensor:
+    changed = x.abs() > o["epsilon"]
+    count = changed.sum(0)
+    unique = changed & (count == 1)
+    factors = torch.ones(len(x), dtype=torch.float64)
+    if "r" in o:
+        alone = unique.reshape(len(x), -1).sum(1)
+        shared = changed.reshape(len(x), -1).sum(1) - alone
+        factors = 1 + o["r"] * (shared.double() / alone.clamp(min=1)).clamp(max=o["alpha"])
+    rescaled = x * unique * factors.view(-1, *[1] * x[0].ndim)
+    return (rescaled + x * (changed & ~unique) / count.clamp(min=1)).sum(0)
+
+
 def model_stock(x: torch.Tensor, o: Options, _: Streams) -> torch.Tensor:
     count = len(x)
     floor = 1e-6 if o["variant"] == "mergekit" else 0.0
@@ -234,6 +276,11 @@ FORMULAS: dict[str, Callable[[torch.Tensor, Options, Streams], torch.Tensor]] = 
     "slerp": slerp,
     "nuslerp": nuslerp,
     "karcher": karcher,
+    "multislerp": multislerp,
+    "nearswap": nearswap,
+    "arcee_fusion": arcee_fusion,
+    "ram": ram,
+    "ramplus_tl": ram,
     "model_stock": model_stock,
     "sce": sce,
 } | {

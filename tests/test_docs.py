@@ -420,7 +420,7 @@ USUAL = {
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_passes_are_as_documented(method: Method, workplace: Path) -> None:
-    names = [] if method.name == "slerp" or method.max_models == 1 else ["chat"]
+    names = [] if method.name in ("slerp", "arcee_fusion") or method.max_models == 1 else ["chat"]
     recipe: dict[str, Any] = {
         "merge_method": method.name,
         "models": [{"model": name} for name in [*names, "code"]],

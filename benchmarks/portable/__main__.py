@@ -48,6 +48,9 @@ SETTINGS: dict[str, tuple[dict[str, str], submerge.Settings]] = {
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "slerp": {"t": 0.3},
+    "nearswap": {"t": 1e-3},
+    "ram": {"epsilon": 1e-5},
+    "ramplus_tl": {"epsilon": 1e-5},
     "ssam": {"rank": 8},
     "sce": {"select_topk": 0.5},
     "mass": {"rank": 8},
@@ -55,7 +58,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "regmean": {"statistics": "identity"},
 }
 SPARSE = {"density": 0.4, "gamma": 0.05, "epsilon": 0.2}
-MODELS = {"passthrough": 1, "slerp": 1, "nuslerp": 2}
+MODELS = {"passthrough": 1, "slerp": 1, "nearswap": 1, "arcee_fusion": 1, "nuslerp": 2}
 
 
 def recipes(folder: Path, chosen: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:

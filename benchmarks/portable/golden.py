@@ -27,9 +27,15 @@ BITS = {"F32": 20, "BF16": 7, "F16": 10}
 """Bits of the integers that are updates: each format holds them exactly."""
 DTYPES = ("float32", "bfloat16", "float16")
 """The number formats of the results."""
-COUNTS = {"passthrough": 1, "slerp": 1, "nuslerp": 2}
+COUNTS = {"passthrough": 1, "slerp": 1, "nearswap": 1, "arcee_fusion": 1, "nuslerp": 2}
 """Models that are merged, where it is not three."""
-OPTIONS: dict[str, dict[str, Any]] = {"slerp": {"t": 0.3}, "sce": {"select_topk": 0.5}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "slerp": {"t": 0.3},
+    "nearswap": {"t": 0.002},
+    "sce": {"select_topk": 0.5},
+    "ram": {"epsilon": 0.005},
+    "ramplus_tl": {"epsilon": 0.005},
+}
 SPARSE = {"density": 0.4, "gamma": 0.05, "epsilon": 0.2}
 
 

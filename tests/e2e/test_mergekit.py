@@ -142,6 +142,42 @@ merge_method: karcher
 models: [{model: a}, {model: b}, {model: c}]
 parameters: {max_iter: 20, tol: 1e-9}
 """,
+    "multislerp": """
+merge_method: multislerp
+models:
+- {model: a, parameters: {weight: 0.3}}
+- {model: b, parameters: {weight: [0.1, 0.9]}}
+- {model: c, parameters: {weight: 1}}
+""",
+    "multislerp of updates": """
+merge_method: multislerp
+base_model: base
+models: [{model: a}, {model: b}]
+parameters: {weight: 0.5, normalize_weights: false}
+""",
+    "nearswap": """
+merge_method: nearswap
+base_model: base
+models: [{model: base}, {model: a}]
+parameters: {t: [0.001, 0.02]}
+""",
+    "arcee_fusion": """
+merge_method: arcee_fusion
+base_model: base
+models: [{model: base}, {model: a}]
+""",
+    "ram": """
+merge_method: ram
+base_model: base
+models: [{model: a}, {model: b}, {model: c}]
+parameters: {epsilon: 0.01}
+""",
+    "ramplus_tl": """
+merge_method: ramplus_tl
+base_model: base
+models: [{model: a}, {model: b}, {model: c}]
+parameters: {epsilon: [0.001, 0.05], r: 0.3, alpha: 0.6}
+""",
     "model_stock": """
 merge_method: model_stock
 base_model: base

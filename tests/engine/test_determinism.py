@@ -38,6 +38,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "nuslerp": {"nuslerp_flatten": False},
     "nuslerp columns": {"nuslerp_flatten": False, "nuslerp_row_wise": True},
     "karcher": {},
+    "multislerp": {},
+    "nearswap": {"t": 0.01},
+    "arcee_fusion": {},
+    "ram": {"epsilon": 0.01},
+    "ramplus_tl": {"epsilon": 0.01},
     "model_stock": {"filter_wise": True},
     "sce": {"select_topk": 0.3},
     "cat": {"scale": 0.5},
@@ -49,7 +54,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ssam": {"rank": 20, "residual": 0.1},
 }
 ELEMENTWISE = list(METHODS)[:9]
-MODELS = {"passthrough": 1, "slerp": 1, "nuslerp": 2}
+MODELS = {"passthrough": 1, "slerp": 1, "nearswap": 1, "arcee_fusion": 1, "nuslerp": 2}
 
 Merge = Callable[..., dict[str, bytes]]
 

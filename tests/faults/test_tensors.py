@@ -42,7 +42,9 @@ def run(made: Family, tmp_path: Path, method: str = "task_arithmetic", **more: A
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "ties", "dare_ties", "sce", "karcher"])
+@pytest.mark.parametrize(
+    "method", ["linear", "task_arithmetic", "ties", "dare_ties", "sce", "karcher", "multislerp", "ram"]
+)
 @pytest.mark.parametrize("where", ["base", "tuned"])
 def test_nan_and_inf_are_named(
     base: State, tuned: list[State], tmp_path: Path, method: str, value: float, where: str
@@ -218,10 +220,15 @@ def test_a_merge_of_equal_models_is_that_model(tmp_path: Path, dtype: torch.dtyp
         "sce",
         "breadcrumbs",
         "karcher",
+        "multislerp",
+        "nearswap",
+        "arcee_fusion",
+        "ram",
+        "ramplus_tl",
     ):
-        if method == "slerp":
+        if method in ("slerp", "nearswap", "arcee_fusion"):
             made = replace(made, tuned=made.tuned[:1])
-        recipe = made.recipe(method, {"t": 0.4} if method == "slerp" else {})
+        recipe = made.recipe(method, {"t": 0.4} if method in ("slerp", "nearswap") else {})
         out = read(submerge.merge(recipe, tmp_path / method, settings=ROOM).out)
         for name, value in out.items():
             torch.testing.assert_close(value, base[name], rtol=1e-6 if dtype.itemsize >= 4 else 0, atol=0)

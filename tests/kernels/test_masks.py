@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from _kernels import assert_bits, assert_same, both, runs
-from submerge.kernels import count_above, count_around, keep_between, keep_where
+from submerge.kernels import clip, count_above, count_around, keep_between, keep_where
 
 ENDS = st.one_of(st.sampled_from([0.0, 1.0, 2.0, 1e-45, float("inf"), -1.0]), st.floats(0, 4, width=32))
 
@@ -20,6 +20,7 @@ def test_loop_and_reference_have_the_same_bits(
     assert_same(keep_between, values, kind(low), kind(high))
     assert_same(keep_where, values, keep)
     assert_same(count_above, values, kind(low))
+    assert_same(clip, values, kind(abs(low)))
 
 
 @given(runs(special=False), ENDS, ENDS)

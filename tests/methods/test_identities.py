@@ -12,7 +12,13 @@ from submerge.errors import WorkError
 from submerge.methods import METHODS
 
 SMALL = {"matrix": (24, 17), "norm": (37,), "scalar": (), "conv": (4, 3, 2, 5)}
-BY_ENERGY = [case for case in UPDATES if case.method == "sce" and case.values["variant"] == "mergekit"]
+BY_SIZE = [
+    case
+    for case in CASES
+    if case.method in ("multislerp", "nearswap", "arcee_fusion", "ram", "ramplus_tl")
+    or (case.method == "sce" and case.values["variant"] == "mergekit")
+]
+"""Cases in which an option, or the method itself, says how large weights are."""
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -32,7 +38,9 @@ def test_copies_of_the_base_give_the_base(case: Case, dtype: torch.dtype) -> Non
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", ["linear", "slerp", "nuslerp-weights", "karcher", "karcher-base"])
+@pytest.mark.parametrize(
+    "name", ["linear", "slerp", "nuslerp-weights", "karcher", "karcher-base", "arcee_fusion"]
+)
 def test_copies_of_16_bit_weights_come_back_exactly(name: str, dtype: torch.dtype) -> None:
     """Methods that average the weights themselves: what float32 rounds off is far below 16 bits."""
     (case,) = [case for case in CASES if case.name == name]
@@ -54,6 +62,9 @@ EQUAL = [
     ("model_stock", {}),
     ("model_stock", {"filter_wise": True, "variant": "paper"}),
     ("karcher", {}),
+    ("multislerp", {"weight": [0.3, 0.3, 0.4]}),
+    ("ram", {}),
+    ("ramplus_tl", {}),
 ]
 
 
@@ -76,12 +87,9 @@ def test_order_of_models_does_not_matter(case: Case) -> None:
     assert_close(case.merge(base, models), again, atol=3e-6)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in BY_ENERGY], ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case not in BY_SIZE], ids=str)
 def test_scaled_weights_give_the_scaled_merge(case: Case) -> None:
-    """All weights times 4, which is exact: no method has a natural size of weights.
-
-    Save SCE's mergekit variant, which weighs by energy only where there is enough of it.
-    """
+    """All weights times 4, which is exact: but for those above, no method has a natural size of weights."""
     base, models = family(case.models)
     times = [{key: 4 * value for key, value in one.items()} for one in (base, *models)]
     assert_equal(case.merge(times[0], times[1:]), {k: 4 * v for k, v in case.merge(base, models).items()})

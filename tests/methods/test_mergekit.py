@@ -198,14 +198,25 @@ def test_della_ranks_a_row_of_one(mergekit: ModuleType, shape: tuple[int, ...]) 
 
 
 @pytest.mark.parametrize(
-    "name", ["ties", "task_arithmetic", "sce", "model_stock", "breadcrumbs_ties", "karcher"]
+    "name",
+    [
+        "ties",
+        "task_arithmetic",
+        "sce",
+        "model_stock",
+        "breadcrumbs_ties",
+        "karcher",
+        "multislerp",
+        "nearswap",
+        "ram",
+    ],
 )
 def test_16_bit_weights_are_merged_more_exactly(mergekit: ModuleType, name: str) -> None:
     """mergekit computes in the dtype of its inputs, we in float32, rounding once at the end."""
     (case,) = [case for case in CASES if case.name == name]
     if "density" in case.options:  # ties in magnitude are another matter
         case = Case(name, name, case.options | {"density": 1.0})
-    base, models = family(3, {"w": (64, 64)}, torch.bfloat16)
+    base, models = family(case.models, {"w": (64, 64)}, torch.bfloat16)
     exact = expected(case, base, models)["w"]
     ours = (case.merge(base, models)["w"].double() - exact).abs()
     other = (theirs(mergekit, case, base, models)["w"].double() - exact).abs()
@@ -213,6 +224,55 @@ def test_16_bit_weights_are_merged_more_exactly(mergekit: ModuleType, name: str)
     assert (ours <= half_an_ulp).all(), "the result is the exact one, rounded"
     assert (other > half_an_ulp).double().mean() > 0.005
     assert ours.mean() < other.mean()
+
+
+def test_multislerp_of_updates_that_are_zero_is_the_base(mergekit: ModuleType) -> None:
+    """mergekit merges two models so, and refuses three, of which a tensor may well be the base's."""
+    base, _ = family(1, MATRICES)
+    for count in (2, 3):
+        case = Case("multislerp", "multislerp", {"weight": [0.5] * count}, models=count)
+        assert_close(case.merge(base, [base] * count), base, tolerance=0)
+    with pytest.raises(ValueError, match="sum of the input tensors is zero"):
+        theirs(mergekit, case, base, [base] * count)
+
+
+@pytest.mark.parametrize("size", [1e-3, 0.1])
+@pytest.mark.parametrize("seed", range(5))
+def test_arcee_fusion_takes_the_elements_that_mergekit_takes_in_float64(
+    mergekit: ModuleType, seed: int, size: float
+) -> None:
+    """All of them: mergekit's divergences have enough digits there."""
+    shapes = {"w": (64, 300), "norm": (512,), "conv": (40, 3, 5)}
+    base, models = family(1, shapes, torch.float64, seed, size)
+    case = Case("arcee_fusion", "arcee_fusion", models=1)
+    assert_close(case.merge(base, models), theirs(mergekit, case, base, models), tolerance=1e-15)
+
+
+def test_arcee_fusion_takes_few_others_in_float32_where_models_are_unlike(mergekit: ModuleType) -> None:
+    base, models = family(1, {"w": (200, 1000)}, size=0.3)
+    case = Case("arcee_fusion", "arcee_fusion", models=1)
+    taken = case.merge(base, models)["w"] != base["w"]
+    other = theirs(mergekit, case, base, models)["w"] != base["w"]
+    assert 0.02 < taken.double().mean() < 0.2
+    assert (taken != other).sum() < 0.002 * taken.sum()
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 1e-3), (torch.bfloat16, 0.02)])
+def test_arcee_fusion_of_fine_tunes_does_not_follow_rounding(
+    mergekit: ModuleType, dtype: torch.dtype, size: float
+) -> None:
+    """The terms of a divergence cancel but for about size² / 2: what is left in mergekit is their rounding.
+
+    In float64 it takes the elements that we take of the same weights.
+    """
+    base, models = family(1, {"w": (200, 1000)}, dtype, size=size)
+    case = Case("arcee_fusion", "arcee_fusion", models=1)
+    wide, *others = [{"w": one["w"].double()} for one in (base, *models)]
+    exact = theirs(mergekit, case, wide, others)["w"] != wide["w"]
+    ours = case.merge(base, models)["w"] != base["w"]
+    other = theirs(mergekit, case, base, models)["w"] != base["w"]
+    assert (ours != exact).sum() <= 2
+    assert (other != exact).sum() > 0.2 * exact.sum(), "mergekit has mended this: drop the difference"
 
 
 def test_nuslerp_of_opposites_is_straight(mergekit: ModuleType) -> None:

@@ -83,4 +83,4 @@ def test_a_check_of_its_own_starts_no_plan() -> None:
 
 def test_our_methods_that_refuse_do_it_without_a_plan() -> None:
     refusing = {name for name, one in METHODS.items() if one.refuse}
-    assert refusing == {"linear", "ssam", "mass", "della", "della_linear", "many", "regmean"}
+    assert refusing == {"linear", "multislerp", "ssam", "mass", "della", "della_linear", "many", "regmean"}

@@ -127,6 +127,39 @@ merge_method: karcher
 models: [{model: a}, {model: b}]
 parameters: {tol: 1e-9, max_iter: 20}
 """,
+    "multislerp": """\
+merge_method: multislerp
+base_model: x
+models:
+  - model: a
+    parameters: {weight: 0.4}
+  - model: b
+    parameters: {weight: 0.6}
+parameters: {normalize_weights: false, eps: 1e-9}
+""",
+    "nearswap": """\
+merge_method: nearswap
+base_model: x
+models: [{model: x}, {model: a}]
+parameters: {t: [0.0001, 0.01]}
+""",
+    "arcee_fusion": """\
+merge_method: arcee_fusion
+base_model: x
+models: [{model: a}]
+""",
+    "ram": """\
+merge_method: ram
+base_model: x
+models: [{model: a}, {model: b}]
+parameters: {epsilon: 1e-4}
+""",
+    "ramplus_tl": """\
+merge_method: ramplus_tl
+base_model: x
+models: [{model: a}, {model: b}]
+parameters: {r: 0.2, alpha: 0.5}
+""",
     "sce": """\
 merge_method: sce
 base_model: x

@@ -26,7 +26,7 @@ from submerge.algebra._prototypes import Prototypes, k_means, similarity_weights
 from submerge.algebra._random import bernoulli, keep_random, random_words, stream_key, uniform
 from submerge.algebra._random import coins as coins  # the old name of bernoulli
 from submerge.algebra._reduce import ColumnGram, Gram, Reduction, Totals, exact_sum
-from submerge.algebra._rows import row_products
+from submerge.algebra._rows import row_products, row_sums
 from submerge.algebra._select import kth_largest
 from submerge.algebra._spectrum import GRAM_FLOOR, Svd, enough, inverse_root, polar, rooted, svd, tolerance
 from submerge.algebra._sphere import karcher_coefficients, slerp_coefficients
@@ -99,6 +99,7 @@ __all__ = [
     "random_words",
     "rooted",
     "row_products",
+    "row_sums",
     "shared_subspace",
     "similarity_weights",
     "slerp_coefficients",

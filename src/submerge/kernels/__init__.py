@@ -1,10 +1,12 @@
 """Loops over runs of elements, compiled by numba, with the same bits from numpy where numba is not there."""
 
+from submerge.kernels._changes import add_shares, count_changed, count_unique
 from submerge.kernels._counts import count_above, count_around
 from submerge.kernels._finite import array_type, count_nonfinite, is_finite
 from submerge.kernels._kernel import Kernel, compiling_for, kernel, uses_numba, worth_compiling
 from submerge.kernels._load import load
-from submerge.kernels._masks import keep_between, keep_where
+from submerge.kernels._logarithms import exponentials, logarithms
+from submerge.kernels._masks import clip, keep_between, keep_where
 from submerge.kernels._products import add_column_products, dot, gram, sum_magnitudes
 from submerge.kernels._random import HashKey, keep_random, random_words
 from submerge.kernels._ranks import keep_by_rank, rank
@@ -24,12 +26,17 @@ __all__ = [
     "add_column_products",
     "add_rows",
     "add_scaled",
+    "add_shares",
     "array_type",
+    "clip",
     "compiling_for",
     "count_above",
     "count_around",
+    "count_changed",
     "count_nonfinite",
+    "count_unique",
     "dot",
+    "exponentials",
     "gram",
     "is_finite",
     "keep_between",
@@ -38,6 +45,7 @@ __all__ = [
     "keep_where",
     "kernel",
     "load",
+    "logarithms",
     "random_words",
     "rank",
     "scale",

@@ -1,4 +1,4 @@
-"""Masks on runs of values: by magnitude, and as told."""
+"""Masks on runs of values, by magnitude and as told, and limits of magnitudes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from submerge.deferred import np, npt
 from submerge.kernels._kernel import kernel
 from submerge.kernels._types import Floats, Number
 
-__all__ = ["keep_between", "keep_where"]
+__all__ = ["clip", "keep_between", "keep_where"]
 
 
 def _keep_between(values: Floats, least: Number, most: Number) -> None:
@@ -38,3 +38,16 @@ def keep_where(values: Floats, keep: npt.NDArray[np.uint8]) -> None:
     """Multiply the values [n] by 1 or 0, in place."""
     for i in range(values.size):
         values[i] *= values.dtype.type(keep[i])
+
+
+def _clip(values: Floats, most: Number) -> None:
+    np.clip(values, -most, most, out=values)
+
+
+@kernel(_clip)
+def clip(values: Floats, most: Number) -> None:
+    """Limit the values [n] to −most … most, in place; NaN stays NaN."""
+    for i in range(values.size):
+        value = values[i]
+        value = most if value > most else value
+        values[i] = -most if value < -most else value

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from submerge.algebra import combine
 from submerge.errors import Problem, RequestError
 from submerge.methods._base import REQUIRED, FoldPlan, Method, Option, TensorSpec, Values
+from submerge.methods._weights import normalised, refuse_cancelled
 
 __all__ = ["METHODS"]
 
@@ -20,25 +21,17 @@ OPTIONS = (
     Option("normalize", bool, True, "divide by the sum of the weights"),
 )
 
-CANCELLED = 1e-12
-"""The share of the weights' magnitudes below which their sum is rounding: 0.1 + 0.2 − 0.3 is not 0."""
 SUMS_TO_ONE = 1e-9
 """What the sum of weights may be off by and count as 1."""
 
 
 def _refuse(spec: TensorSpec, o: Values) -> None:
-    weights = o["weight"]
-    if o["normalize"] and abs(math.fsum(weights)) <= CANCELLED * math.fsum(map(abs, weights)):
-        what = "the weights sum to zero and cannot be normalised"
-        hint = "change the weights, or set normalize: false"
-        raise RequestError(Problem(what, f"tensor {spec.name}", hint))
+    if o["normalize"]:
+        refuse_cancelled(spec, o["weight"], "normalize")
 
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
-    weights = o["weight"]
-    if o["normalize"]:
-        total = math.fsum(weights)
-        weights = [w / total for w in weights]
+    weights = normalised(o["weight"]) if o["normalize"] else o["weight"]
     return lambda chunk: combine(chunk.values, weights)
     yield  # no statistic is needed
 
@@ -48,7 +41,7 @@ def _coefficients(o: Values) -> Sequence[float]:
     weights = o["weight"]
     total = math.fsum(weights)
     if o["normalize"] and total:
-        return [w / total for w in weights]
+        return normalised(weights)
     if abs(total - 1) > SUMS_TO_ONE:
         what = f"the weights sum to {total:g}: the base would be scaled, which no update can say"
         raise RequestError(Problem(what, "", "set normalize: true, or use task_arithmetic"))

@@ -27,6 +27,8 @@ _PARAMETERS: Mapping[str, Mapping[str, Any]] = {
     "slerp": {"t": _REQUIRED},
     "nuslerp": {"weight": _REQUIRED, "nuslerp_row_wise": False, "nuslerp_flatten": True},
     "karcher": {"max_iter": 10, "tol": 1e-5},
+    "multislerp": {"weight": _REQUIRED, "normalize_weights": True, "eps": 1e-8},
+    "nearswap": {"t": _REQUIRED},
     "task_arithmetic": _arithmetic(False, False),
     "ties": _arithmetic(True, False),
     "dare_linear": _arithmetic(False, True),
@@ -37,6 +39,9 @@ _PARAMETERS: Mapping[str, Mapping[str, Any]] = {
     "della_linear": _arithmetic(False, True, epsilon=0.15),
     "model_stock": {"filter_wise": False},
     "sce": {"select_topk": 1.0, "int8_mask": False},
+    "arcee_fusion": {},
+    "ram": {"epsilon": 1e-5},
+    "ramplus_tl": {"r": 0.1, "alpha": 0.2, "epsilon": 1e-5},
     "passthrough": {"scale": 1.0},
 }
 """The methods and parameters of mergekit 0.1.5, with its defaults."""
