@@ -28,7 +28,7 @@ from submerge.recipe._recipe import (
     single_values,
 )
 from submerge.recipe._rules import Setting
-from submerge.recipe._schema import ABSENT_KEYS, ABSENT_METHODS, RECIPE_KEYS, RENAMED_KEYS
+from submerge.recipe._schema import ABSENT_KEYS, RECIPE_KEYS, RENAMED_KEYS
 from submerge.recipe._sections import (
     read_dtype,
     read_name,
@@ -269,8 +269,6 @@ def _read_method(data: dict[str, Any], methods: Mapping[str, Method], report: Re
         report.add(f"merge_method is a name, not {show(name)}", path, "`submerge methods` lists all")
     elif name in methods:
         return methods[name]
-    elif name in ABSENT_METHODS:
-        report.add(f"the method '{name}' is not supported yet", path, "`submerge methods` lists all")
     else:
         near = did_you_mean(nearest_name(name, methods))
         hint = f"{near} `submerge methods` lists all".lstrip()

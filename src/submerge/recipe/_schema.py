@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 __all__ = [
     "ABSENT_KEYS",
-    "ABSENT_METHODS",
     "DTYPES",
     "ENTRY_KEYS",
     "RECIPE_KEYS",
@@ -70,9 +69,6 @@ ABSENT_KEYS: Mapping[str, str] = {
 
 RENAMED_KEYS: Mapping[str, str] = {"random_seed": "seed", "method": "merge_method", "base": "base_model"}
 """Keys that people write, with the key that they mean."""
-
-ABSENT_METHODS = frozenset({"multislerp", "nearswap", "arcee_fusion", "ram", "ramplus_tl"})
-"""Methods that mergekit has and Submerge does not support."""
 
 DTYPES: Mapping[str, str] = {
     spelling: name
