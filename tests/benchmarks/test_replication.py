@@ -422,6 +422,11 @@ def test_methods_that_are_not_compared_are_few() -> None:
     assert set(METHODS) - compared == {
         "slerp",
         "nuslerp",
+        "multislerp",
+        "nearswap",
+        "arcee_fusion",
+        "ram",
+        "ramplus_tl",
         "passthrough",
         "mass",
         "many",  # with the inputs of each task, which its suites do not have yet

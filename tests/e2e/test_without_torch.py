@@ -93,7 +93,8 @@ def test_methods_that_go_by_ranges(tmp_path: Path) -> None:
     made = family(tmp_path / "models", dtype=torch.bfloat16)
     one = Family(made.base, made.tuned[:1], made.architecture)
     recipes = {name: made.recipe(name) for name in STREAMED}
-    recipes |= {"slerp": one.recipe("slerp", {"t": 0.3}), "passthrough": one.recipe("passthrough")}
+    recipes |= {name: one.recipe(name) for name in ("passthrough", "arcee_fusion")}
+    recipes |= {name: one.recipe(name, {"t": 0.3}) for name in ("slerp", "nearswap")}
     check_bytes(recipes, tmp_path)
 
 

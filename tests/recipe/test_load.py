@@ -201,8 +201,6 @@ def test_keys(problems, line, message):
         ),
         ("Updates", "did you mean 'updates'?"),
         ("qqq", "recipe:1: unknown method 'qqq' — `submerge methods` lists all"),
-        ("multislerp", "the method 'multislerp' is not supported yet"),
-        ("ramplus_tl", "the method 'ramplus_tl' is not supported yet"),
         ("[updates]", "merge_method is a name, not a list"),
         ("", "names no merge_method"),
     ],

@@ -48,12 +48,15 @@ class Uses(TorchFunctionMode):
         super().__init__()
         self.changing = False
         self._watched: dict[int, tuple[torch.Tensor, HeldTensor]] = {}
+        self._alive: set[int] = (
+            set()
+        )  # of those that are watched: another tensor may have had the number before
         self._used: set[int] = set()
         self._paused = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not self._paused and func not in FORM:
-            self._used.update(id(x) for x in tensors((args, kwargs or {})))
+            self._used.update(self._alive.intersection(map(id, tensors((args, kwargs or {})))))
         return func(*args, **(kwargs or {}))
 
     @contextmanager
@@ -70,6 +73,7 @@ class Uses(TorchFunctionMode):
         self.changing |= x.requires_grad
         held = HeldTensor(x.detach().to("cpu", copy=True), x.device)
         self._watched[id(held)] = (x, held)
+        self._alive.add(id(x))
         return held
 
     def settled(self, held: HeldTensor) -> HeldTensor:
