@@ -37,17 +37,16 @@ DETAILS = (
     "as mergekit",
 )
 NOTES = """\
-Whole processes, one after another; medians. `inside`: what Submerge reports, without the start of Python.
-Floor: a program that only reads the inputs, writes the output's bytes and waits for the disk; `inside ÷
-floor` is over that of reading them once, `÷ floor of its passes` over that of reading them as often as
-the method goes over them. `read ×`: how often inputs were read, for what is kept in memory between passes
-is not read again. CPU: user and system time of all processes, the start included; ns for each element of
-the output. Peak GB is the largest resident set, mapped pages of files included; `private GB` is
-Submerge's without them (sampled). `same bytes`: of all runs, and of how many. `as mergekit`: the share of
-sampled values (one of 4096) that are equal up to two steps of bfloat16, in float32 up to 1e-5 of them;
-not of methods whose masks are drawn. In 16 bits mergekit computes in 16 bits, and many updates have one
-magnitude, of which each tool takes others. Behind a number stands what it is to be, and whether that is
-met."""
+Whole processes, one after another; medians. `inside`: what Submerge reports, without the start of
+Python. Floor: a program that only reads the inputs, writes the output's bytes and waits for the disk;
+`inside ÷ floor` is over that of reading them once, `÷ floor of its passes` over that of reading them
+as often as the method goes over them. `read ×`: how often inputs were read. CPU: user and system time
+of all processes, the start included; ns for each element of the output. Peak GB is the largest
+resident set, mapped pages of files included; `private GB` is Submerge's without them (sampled). `same
+bytes`: of all runs, and of how many. `as mergekit`: the share of sampled values (one of 4096) that
+are equal up to two steps of bfloat16, in float32 up to 1e-5 of them; not of methods whose masks are
+drawn. In 16 bits mergekit computes in 16 bits, and many updates have one magnitude, of which each
+tool takes others. Behind a number stands what it is to be, and whether that is met."""
 
 
 def tables(results: Mapping[str, Any]) -> Iterator[Table]:

@@ -28,7 +28,7 @@ def full(two: Tuned) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def run_mergekit() -> Iterator[Any]:
-    """What merges a recipe's text into a folder by mergekit."""
+    """What merges a recipe, as text or as a mapping, into a folder by mergekit."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         merge = pytest.importorskip("mergekit.merge")
@@ -36,11 +36,12 @@ def run_mergekit() -> Iterator[Any]:
         options = pytest.importorskip("mergekit.options")
     level = logging.getLogger().level
 
-    def run(text: str, out: Path) -> Path:
+    def run(recipe: str | dict[str, Any], out: Path) -> Path:
+        given = yaml.safe_load(recipe) if isinstance(recipe, str) else recipe
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             merge.run_merge(
-                config.MergeConfiguration.model_validate(yaml.safe_load(text)),
+                config.MergeConfiguration.model_validate(given),
                 str(out),
                 options.MergeOptions(quiet=True, copy_tokenizer=False, write_model_card=False, random_seed=0),
             )

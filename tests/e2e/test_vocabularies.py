@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +28,6 @@ from _vocabularies import (
 from submerge.engine import explain
 from submerge.engine.output import _checkpoint_target
 from submerge.engine.plan import _token_rows
-
-Merge = Callable[[dict[str, Any], Path], Path]
 
 
 @dataclass(frozen=True)
@@ -61,29 +56,6 @@ def zoo(root: Path, family: str, *, tied: bool, dtype: str = "float32") -> Zoo:
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     return zoo(tmp_path_factory.mktemp("llama"), "llama", tied=False)
-
-
-@pytest.fixture(scope="module")
-def mergekit() -> Iterator[Merge]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        merge = pytest.importorskip("mergekit.merge")
-        config = pytest.importorskip("mergekit.config")
-        options = pytest.importorskip("mergekit.options")
-    level = logging.getLogger().level
-
-    def run(recipe: dict[str, Any], out: Path) -> Path:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            merge.run_merge(
-                config.MergeConfiguration.model_validate(recipe),
-                str(out),
-                options.MergeOptions(quiet=True, copy_tokenizer=False, write_model_card=False),
-            )
-        return out
-
-    yield run
-    logging.getLogger().setLevel(level)
 
 
 def entries(*models: Path, **more: float) -> list[dict[str, Any]]:
@@ -130,14 +102,14 @@ FORMS = [(family, tied) for family in FAMILIES for tied in (False, True) if tied
 
 @pytest.mark.parametrize(("family", "tied"), FORMS)
 def test_a_chat_model_merges_with_one_without_its_tokens(
-    tmp_path: Path, mergekit: Merge, family: str, tied: bool
+    tmp_path: Path, run_mergekit: Any, family: str, tied: bool
 ) -> None:
     models = zoo(tmp_path, family, tied=tied)
     chat, plain = bpe_tokenizer(CHATML), bpe_tokenizer()
     for method, keys in methods(models).items():
         recipe = {"merge_method": method, **keys, "tokenizer_source": "union", "dtype": "float32"}
         out = submerge.merge(recipe, tmp_path / method, settings=ROOM).out
-        assert_equal_tables(out, mergekit(recipe, tmp_path / f"{method}-mergekit"))
+        assert_equal_tables(out, run_mergekit(recipe, tmp_path / f"{method}-mergekit"))
         assert submerge.verify(out).problems == []
         tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
         ids = tokenizer.get_vocab()
@@ -217,13 +189,13 @@ def cases(models: Zoo, root: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_tables_are_mergekits(tmp_path: Path, mergekit: Merge, dtype: str) -> None:
+def test_tables_are_mergekits(tmp_path: Path, run_mergekit: Any, dtype: str) -> None:
     models = zoo(tmp_path, "llama", tied=False, dtype=dtype)
     for name, recipe in cases(models, tmp_path).items():
         out = submerge.merge(recipe, tmp_path / name, settings=ROOM).out
         # half of mergekit's arithmetic is in the type of the models
         tolerance = 1e-6 if dtype == "float32" else 2**-7
-        assert_equal_tables(out, mergekit(recipe, tmp_path / f"{name}-mergekit"), tolerance)
+        assert_equal_tables(out, run_mergekit(recipe, tmp_path / f"{name}-mergekit"), tolerance)
         assert submerge.verify(out).problems == []
 
 
