@@ -42,7 +42,7 @@ def test_a_manifest_that_is_damaged(grown: submerge.Continual, tmp_path: Path) -
     for broken, part in (
         (text[:50], "is not valid JSON"),
         (text.replace('"rank"', '"rnak"'), "is damaged"),
-        (text.replace('"version": 1', '"version": 4'), "version 4"),
+        (text.replace('"version": 1', '"version": 5'), "version 5"),
         (text.replace('"rows": ', '"rows": "many", "more": '), "is damaged"),
         (text.replace('"per_token"', '"sometimes"'), "is damaged"),
         (text.replace('"full"', '"whole"'), "statistics is 'whole'"),

@@ -62,7 +62,10 @@ def init(
     ],
     out: New,
     statistics: Annotated[
-        str, typer.Option(help="Of each map's inputs: full, diag, lowrank, or identity, which needs no data.")
+        str,
+        typer.Option(
+            help="Of each map's inputs: full, block, diag, lowrank, or identity, which needs no data."
+        ),
     ] = "full",
     keep: Annotated[
         str,

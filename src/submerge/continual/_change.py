@@ -150,6 +150,7 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
         projector=projector,
         weight_bytes=weight_bytes,
         others=len(others),
+        packed=manifest.options.keep == "none",
     )
     if measured.without:
         warnings.append(f"images of {task.name} are not told from those of other tasks: {measured.without}")
@@ -226,7 +227,7 @@ def _add_to_sum(
             moment = manifest.lpm.prepared(measured)
             running.add(name, moment)
             for own in (own for own, first in layout.inputs.items() if first == name and own in down):
-                file.add(f"maps.{own}.H", moment.times(down[own]).to(moment.dtype))
+                file.add_packed(f"maps.{own}.H", moment.times(down[own]).to(moment.dtype))
         return running.finish()
 
 

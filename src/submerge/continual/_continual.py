@@ -27,7 +27,7 @@ from submerge.store import Checkpoint, FileTable, ProjectorSettings, open_checkp
 __all__ = ["Continual"]
 
 CHOICES = {
-    "statistics": ("full", "diag", "lowrank", "identity"),
+    "statistics": ("full", "block", "diag", "lowrank", "identity"),
     "keep": ("full", "none"),
     "pooling": ("mean", "position"),
 }
@@ -89,9 +89,9 @@ class Continual:
         Args:
             state: the folder to make.
             base: the model that all tasks are tuned from, a folder or a Hub id.
-            statistics: of each input: `full` second moments, their `diag`onal, `lowrank` ones that hold
-                99.9 % of the trace, or `identity`, none, with which the merge is a mean of the updates and
-                needs no data.
+            statistics: of each input: `full` second moments, their diagonal `block`s of at most 256 inputs,
+                their `diag`onal, `lowrank` ones that hold 99.9 % of the trace, or `identity`, none, with
+                which the merge is a mean of the updates and needs no data.
             keep: `full` keeps each task's moments, and removal is exact and needs nothing else; `none`
                 keeps their sum alone, which takes less room, and removal needs the task's adapter and data
                 again.
@@ -346,23 +346,27 @@ def _check_together(options: StateOptions, lpm: LpmOptions) -> None:
     """Raise `RequestError` for options that exclude each other."""
     problems = []
     if options.keep == "none":
-        if options.statistics not in ("full", "diag"):
+        if options.statistics not in ("full", "block", "diag"):
             what = f"--keep none saves nothing with {options.statistics} statistics"
             problems.append(Problem(what, "--keep", "leave it out"))
         for name in ("energy", "forget"):
             if getattr(lpm, name) != 1:
                 what = f"{name} needs each task's own moments"
                 problems.append(Problem(what, "--keep", "begin a state with --keep full"))
-    if options.statistics != "full" and (
-        lpm.energy != 1 or (options.statistics == "lowrank" and lpm.offdiag != 1)
-    ):
-        what = f"energy and offdiag need full statistics, not {options.statistics}"
-        problems.append(Problem(what, "--statistics", "leave one of them out"))
+    if options.statistics != "full" and lpm.energy != 1:
+        problems.append(_needs_full("energy", options))
+    if options.statistics == "lowrank" and lpm.offdiag != 1:
+        problems.append(_needs_full("offdiag", options))
     if options.statistics == "identity" and lpm.missing == "zero":
         what = "with identity statistics nothing is known of maps that a task does not adapt"
         problems.append(Problem(what, "--missing", "leave one of them out"))
     if problems:
         raise RequestError(problems)
+
+
+def _needs_full(name: str, options: StateOptions) -> Problem:
+    what = f"{name} needs full statistics, not {options.statistics}"
+    return Problem(what, "--statistics", "leave one of them out")
 
 
 def _export_options(manifest: StateManifest, preset: str | None, lpm: dict[str, Any]) -> LpmOptions:
