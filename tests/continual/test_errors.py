@@ -42,11 +42,19 @@ def test_a_manifest_that_is_damaged(grown: submerge.Continual, tmp_path: Path) -
     for broken, part in (
         (text[:50], "is not valid JSON"),
         (text.replace('"rank"', '"rnak"'), "is damaged"),
-        (text.replace('"version": 1', '"version": 5'), "version 5"),
+        (text.replace('"version": 1', '"version": 5'), "install that one, or a later one"),
+        (text.replace('"submerge.continual"', '"other"'), "versions 1 to 4"),
         (text.replace('"rows": ', '"rows": "many", "more": '), "is damaged"),
         (text.replace('"per_token"', '"sometimes"'), "is damaged"),
         (text.replace('"full"', '"whole"'), "statistics is 'whole'"),
         (json.dumps({**json.loads(text), "tasks": "law"}), "is damaged"),
+        (
+            json.dumps({**json.loads(text), "tasks": 2 * json.loads(text)["tasks"]}),
+            "'law' is no name, or there",
+        ),
+        (text.replace('"name": "law"', '"name": "a/b"'), "'a/b' is no name"),
+        (text.replace('"file": "tasks/', '"file": "tasks/../../'), "is damaged"),
+        (text.replace('"file": "tasks/', '"file": "/tasks/'), "is damaged"),
     ):
         path.write_text(broken)
         with pytest.raises(submerge.RequestError, match=part):
@@ -117,6 +125,16 @@ def test_an_adapter_of_another_base(grown: submerge.Continual, made: Tasks, tmp_
     named(str(other_base(made, tmp_path / "other")))
     with pytest.raises(submerge.RequestError, match="another model than the state's base"):
         grown.add(task, str(adapter), data)
+    half = tmp_path / "half"
+    shutil.copytree(made.base, half)
+    tensors = load_file(half / "model.safetensors")
+    save_file({n: t.bfloat16() for n, t in tensors.items()}, half / "model.safetensors", {"format": "pt"})
+    named(str(half))
+    assert any(f"trained on {half}" in warning for warning in grown.add("half", str(adapter), data))
+    config_of = json.loads((half / "config.json").read_text())
+    quantised = {**config_of, "quantization_config": {"quant_method": "bitsandbytes"}}
+    (half / "config.json").write_text(json.dumps(quantised))
+    assert any(f"trained on {half}" in warning for warning in grown.add("quantised", str(adapter), data))
     named("someone/else")
     assert any("trained on someone/else" in warning for warning in grown.add(task, str(adapter), data))
     named(made.base)
@@ -198,7 +216,7 @@ def test_states_that_do_not_go_together(made: Tasks, grown: submerge.Continual, 
     with pytest.raises(submerge.RequestError) as caught:
         submerge.Continual.join(tmp_path / "state", tmp_path / "other", tmp_path / "out")
     assert "two bases" in str(caught.value)
-    assert "other options" in str(caught.value)
+    assert "other options: ridge 0.001 and 0.1" in str(caught.value)
     assert not list(tmp_path.glob("out*"))
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from submerge.algebra import LpmOptions, Moment
 from submerge.continual._base import adapter_warnings, open_base
-from submerge.continual._manifest import FileRecord, StateManifest, TaskRecord
+from submerge.continual._manifest import TASK_NAME, FileRecord, StateManifest, TaskRecord
 from submerge.continual._measure import (
     Data,
     MeasuredTask,
@@ -38,8 +37,6 @@ from submerge.errors import Problem, RequestError
 from submerge.store import FileTable
 
 __all__ = ["NewTask", "add_task", "remove_task"]
-
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
     group = shared_group(manifest, task.name, task.share)
     model = open_task_model(task.model, open_base(manifest.base, task.base))
     _check_kept(manifest, model, task)
-    warnings = adapter_warnings(model.adapter, manifest.base) if model.adapter else []
+    warnings = adapter_warnings(model.adapter, manifest.base, model.base) if model.adapter else []
     seen = _Seen(manifest.lpm)
     with FileTable() as table:
         own = model.own_projector(table)
@@ -159,9 +156,10 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
 
 
 def _check_name(manifest: StateManifest, name: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not TASK_NAME.fullmatch(name):
         what = f"{name!r} is no name of a task, which is a part of a file's name"
-        raise RequestError(Problem(what, "--task", "use letters, digits, '.', '-' and '_', such as 'week-1'"))
+        hint = "use up to 100 of A-Z, a-z, 0-9, '.', '-' and '_', and begin with a letter or digit: 'week-1'"
+        raise RequestError(Problem(what, "--task", hint))
     if name in manifest.names:
         hint = f"choose another name, or remove it first: submerge many remove STATE --task {name}"
         raise RequestError(Problem(f"there is a task {name!r} already", "--task", hint))

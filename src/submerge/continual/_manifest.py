@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from submerge.store import read_json
 
 __all__ = [
     "STATE_FILE",
+    "TASK_NAME",
     "BaseRecord",
     "FileRecord",
     "ProjectorRecord",
@@ -32,6 +34,12 @@ Version 2 has projectors and prototypes, version 3 tasks that are whole checkpoi
 and `block` statistics. A state is written in the first version that can say what it holds, to the same bytes
 as before there was a later one, so that earlier versions of Submerge read it.
 """
+
+TASK_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
+"""What a task may be called."""
+
+_FILE = re.compile(r"(tasks/[A-Za-z0-9][\w.-]*|moments-\w+)\.safetensors", re.ASCII)
+"""What a file of a state is called: none lies outside of its folder, whoever wrote the manifest."""
 
 DAMAGED = "restore the folder from a copy, or begin a new state"
 
@@ -210,6 +218,14 @@ class StateManifest:
                 del task[key]
         return json.dumps({**head, **content}, indent=1, ensure_ascii=False) + "\n"
 
+    def _check(self) -> None:
+        """Raise `ValueError` for names that no state has: of tasks, or of files that lie elsewhere."""
+        wrong = [name for name in self.names if not TASK_NAME.fullmatch(name)]
+        wrong += [record.file for record in self.files if not _FILE.fullmatch(record.file)]
+        wrong += [name for name in set(self.names) if self.names.count(name) > 1]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is no name, or there twice")
+
     @classmethod
     def read(cls, folder: Path) -> StateManifest:
         """Return the manifest of a state; raise `RequestError` where there is none, or it is damaged."""
@@ -219,21 +235,30 @@ class StateManifest:
             raise RequestError(Problem("is no state: it has no state.json", str(folder), hint))
         content = read_json(path, DAMAGED)
         if content.get("format") != FORMAT or content.get("version") not in VERSIONS:
-            what = f"is of format {content.get('format')!r}, version {content.get('version')!r}"
-            raise RequestError(
-                Problem(what, str(path), f"this Submerge reads {FORMAT}, version {VERSIONS[-1]}")
-            )
+            raise RequestError(_other_format(content, path))
         try:
             running = content["running"]
-            return cls(
+            manifest = cls(
                 _record(BaseRecord, content["base"]),
                 _record(StateOptions, content["options"]),
                 LpmOptions(**content["lpm"]),
                 tuple(map(_task, content["tasks"])),
                 None if running is None else _record(FileRecord, running),
             )
+            manifest._check()
+            return manifest
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RequestError(Problem(f"is damaged ({error!r})", str(path), DAMAGED)) from None
+
+
+def _other_format(content: Mapping[str, Any], path: Path) -> Problem:
+    """Return that a manifest is none that this version reads, and who reads it."""
+    version = content.get("version")
+    what = f"is of format {content.get('format')!r}, version {version!r}"
+    hint = f"this Submerge, {__version__}, reads {FORMAT}, versions {VERSIONS[0]} to {VERSIONS[-1]}"
+    if content.get("format") == FORMAT and isinstance(version, int) and version > VERSIONS[-1]:
+        hint += f"; Submerge {content.get('submerge')} wrote it: install that one, or a later one"
+    return Problem(what, str(path), hint)
 
 
 def _regrouped(tasks: Sequence[TaskRecord], removed: str) -> tuple[TaskRecord, ...]:
