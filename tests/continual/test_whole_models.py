@@ -283,3 +283,19 @@ def test_a_damaged_weight_is_told(whole: Tasks, tmp_path: Path) -> None:
     with pytest.raises(submerge.RequestError, match="its content is not what was written"):
         state.export(tmp_path / "out", form="checkpoint")
     assert not list(tmp_path.glob("submerge-*"))
+
+
+def test_tied_embeddings_stay_tied(made: Tasks, tmp_path: Path) -> None:
+    t = quiet_transformers()
+    shutil.copytree(made.base, tmp_path / "base")
+    config = t.AutoConfig.from_pretrained(made.base)
+    config.tie_word_embeddings = True
+    t.LlamaForCausalLM(config).double().save_pretrained(tmp_path / "base")
+    task = tuned(tmp_path / "base", tmp_path / "task", 1, ("embed_tokens", "q_proj.weight"))
+    state = submerge.Continual.begin(tmp_path / "state", str(tmp_path / "base"))
+    state.add("task", task, made.of("law")[2])
+    found = exported(state, tmp_path / "out")
+    assert "lm_head.weight" not in found
+    same_state(found, load_file(tmp_path / "task/model.safetensors"), 1e-9)
+    model = t.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.lm_head.weight is model.model.embed_tokens.weight
