@@ -16,6 +16,10 @@ from _adapters import peft_model
 from _models import quiet_transformers
 from continual.conftest import Tasks, save_quietly
 from store.helpers_adapter import MODELS
+from submerge.algebra import TriangleMoment
+from submerge.continual import MeasuredTask
+
+MAPS = ("self_attn.q_proj", "mlp.up_proj")
 
 
 @pytest.fixture
@@ -236,3 +240,39 @@ def test_a_conv1d_base(tmp_path: Path, made: Tasks) -> None:
     scale = adapter.peft_config["default"].lora_alpha / 2
     torch.testing.assert_close(two, scale * one, atol=1e-5, rtol=1e-4)
     assert json.loads((out / "adapter_config.json").read_text())["fan_in_fan_out"] is True
+
+
+# --- inputs -----------------------------------------------------------------------------------------------
+
+
+def test_inputs_that_are_all_padding(grown: submerge.Continual, made: Tasks) -> None:
+    ids = torch.ones(2, 5, dtype=torch.long)
+    inputs = [{"input_ids": ids, "attention_mask": torch.zeros_like(ids)}]
+    with pytest.raises(submerge.RequestError, match="no input of 'chess' reaches a linear map"):
+        grown.add("chess", made.of("chess")[1], inputs)
+    assert grown.tasks == ("law",)
+
+
+def test_tokens_that_the_model_does_not_know(grown: submerge.Continual, made: Tasks) -> None:
+    with pytest.raises(submerge.RequestError, match="look whether the tokenizer is the model's own"):
+        grown.add("chess", made.of("chess")[1], [{"input_ids": torch.full((2, 5), 9999)}])
+    assert grown.tasks == ("law",)
+
+
+def test_a_map_that_no_input_reaches(made: Tasks, tmp_path: Path) -> None:
+    """As an expert to which no token is sent."""
+
+    def moments(unreached: str) -> MeasuredTask:
+        names = {f"model.layers.{layer}.{m}": f"model.layers.{layer}.{m}" for layer in (0, 1) for m in MAPS}
+        rows = {name: 0 if name == unreached else 20 for name in names}
+        drawn = ((name, TriangleMoment.of(torch.randn(rows[name], 16).double())) for name in names)
+        return MeasuredTask(names, drawn, 4, "some")
+
+    state = submerge.Continual.begin(tmp_path / "state", made.base)
+    name = "model.layers.1.mlp.up_proj"
+    (warning,) = state.add("chess", made.of("chess")[1], moments(name))
+    assert f"no input reaches {name}, so that the task has no say there" in warning
+    with pytest.raises(submerge.WorkError, match=rf"{name}: no task has inputs here — remove one of chess"):
+        state.export(tmp_path / "out")
+    state.add("again", made.of("chess")[1], moments(""))
+    assert state.export(tmp_path / "out").tasks == ("again", "chess")

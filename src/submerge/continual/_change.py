@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from submerge.algebra import LpmOptions, Moment
 from submerge.continual._base import adapter_warnings, open_base
@@ -33,7 +33,7 @@ from submerge.continual._task_projector import (
 )
 from submerge.continual._tensor_file import TensorFileWriter
 from submerge.deferred import torch
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, few
 from submerge.store import FileTable
 
 __all__ = ["NewTask", "add_task", "remove_task"]
@@ -58,28 +58,47 @@ class NewTask:
 
 @dataclass
 class _Seen:
-    """What is noted of a task's moments as they pass: the rows, and the one with the fewest for its width."""
+    """What is noted of a task's moments as they pass: the rows, and the one with the fewest for its width.
+
+    `unreached` are those of no rows.
+    """
 
     lpm: LpmOptions
     rows: int = 0
     fewest: tuple[float, str, Moment] | None = None
+    unreached: list[str] = field(default_factory=list)
 
     def note(self, moments: Iterator[tuple[str, Moment]]) -> Iterator[tuple[str, Moment]]:
         for name, moment in moments:
             self.rows = max(self.rows, round(moment.count))
             share = moment.count / moment.width
-            if moment.kind == "full" and share < 1 and (self.fewest is None or share < self.fewest[0]):
+            if not moment.count:
+                self.unreached.append(name)
+            elif moment.kind == "full" and share < 1 and (self.fewest is None or share < self.fewest[0]):
                 self.fewest = (share, name, moment)
             yield name, moment
 
+    def check(self, task: NewTask) -> None:
+        """Raise `RequestError` where no input has a token that is no padding."""
+        if self.rows == 0:
+            what = f"no input of {task.name!r} reaches a linear map: all are padding"
+            raise RequestError(Problem(what, "--data", "look at the attention mask, and at the texts"))
+
     @property
     def warnings(self) -> list[str]:
-        if self.fewest is None:
-            return []
-        _, name, moment = self.fewest
-        condition = _condition_of_few(moment, self.lpm)
-        what = f"{moment.count:.0f} rows of inputs are few for the {moment.width} inputs of {name}"
-        return [f"{what}: the condition number is {condition:.2g} with the ridge — add more samples"]
+        return [*self._none(), *self._few()]
+
+    def _none(self) -> Iterator[str]:
+        if self.unreached:
+            what = f"no input reaches {few(self.unreached)}, so that the task has no say there"
+            yield f"{what} — add inputs that do"
+
+    def _few(self) -> Iterator[str]:
+        if self.fewest is not None:
+            _, name, moment = self.fewest
+            condition = _condition_of_few(moment, self.lpm)
+            what = f"{moment.count:.0f} rows of inputs are few for the {moment.width} inputs of {name}"
+            yield f"{what}: the condition number is {condition:.2g} with the ridge — add more samples"
 
 
 def _condition_of_few(moment: Moment, lpm: LpmOptions) -> float:
@@ -131,6 +150,8 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
         else:
             moment_bytes = 0
             running = _add_to_sum(folder, manifest, layout, moments, down, file)
+        if manifest.options.statistics != "identity":
+            seen.check(task)
         stored = file.finish(layout.metadata)
     record = TaskRecord(
         stored.file,

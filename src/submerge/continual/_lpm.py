@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 
@@ -12,6 +12,7 @@ from submerge.continual._state_folder import StateFolder
 from submerge.continual._stored_task import StoredTask, stored_moment
 from submerge.continual._stored_weights import mean_values, weight_update
 from submerge.deferred import torch
+from submerge.errors import WorkError
 from submerge.names import respelling
 from submerge.store import Checkpoint, FileTable
 
@@ -112,7 +113,18 @@ class StoredTasks:
     def _dense(self, group: MapGroup, name: str) -> Update:
         """Return the merged update of a map of which a task has a weight: one matrix at a time."""
         updates = [self._update(task, name) for task in group.tasks]
-        return merge_least_squares(updates, self._moments(group, name), replace(self._lpm, forget=1.0))
+        return self._solved(group, name, updates, self._lpm)
+
+    def _solved(
+        self, group: MapGroup, name: str, updates: Sequence[Update | None], lpm: LpmOptions
+    ) -> Update:
+        """Return the merge of updates; raise `WorkError` where no task's inputs reach the map."""
+        try:
+            return merge_least_squares(updates, self._moments(group, name), replace(lpm, forget=1.0))
+        except ValueError as error:
+            tasks = ", ".join(task.record.name for task in group.tasks)
+            hint = f"remove one of {tasks}, and add it again with inputs that reach it"
+            raise WorkError(f"{name}: {error} — {hint}") from error
 
     def _update(self, task: StoredTask, name: str) -> Update | None:
         if name not in task.layout.maps:  # it wants the base's responses here
@@ -198,7 +210,6 @@ class StoredTasks:
                 start += len(down)
             else:  # it wants the base's responses here
                 updates.append(None)
-        moments = self._moments(group, group.names[0])
-        merged = merge_least_squares(updates, moments, replace(self._lpm, scale=1.0, forget=1.0))
+        merged = self._solved(group, group.names[0], updates, replace(self._lpm, scale=1.0))
         assert isinstance(merged, LowRank)
         return merged.right
