@@ -118,5 +118,5 @@ def test_they_take_less_room(wide: Tasks, tmp_path: Path) -> None:
 
 
 def test_eigenpairs_are_of_full_moments(wide: Tasks, tmp_path: Path) -> None:
-    with pytest.raises(submerge.RequestError, match="energy needs full statistics, not block"):
+    with pytest.raises(submerge.RequestError, match="leading eigenpairs need full statistics, not block"):
         submerge.Continual.begin(tmp_path / "state", wide.base, statistics="block", energy=0.9)

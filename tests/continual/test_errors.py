@@ -215,6 +215,13 @@ def test_options_that_there_are_not(made: Tasks, tmp_path: Path) -> None:
         found.export(tmp_path / "out", missing="zero")
 
 
+@pytest.mark.parametrize("option", [{"scale": 1e300}, {"ridge": 1e308}])
+def test_a_merge_that_has_no_numbers(grown: submerge.Continual, tmp_path: Path, option: Any) -> None:
+    with pytest.raises(submerge.WorkError, match=r"NaN or Inf in the update of model\.layers\.0"):
+        grown.export(tmp_path / "out", **option)
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_states_that_do_not_go_together(made: Tasks, grown: submerge.Continual, tmp_path: Path) -> None:
     submerge.Continual.begin(tmp_path / "other", str(other_base(made, tmp_path / "base")), ridge=0.1)
     with pytest.raises(submerge.RequestError) as caught:

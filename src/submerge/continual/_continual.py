@@ -354,19 +354,16 @@ def _check_together(options: StateOptions, lpm: LpmOptions) -> None:
                 what = f"{name} needs each task's own moments"
                 problems.append(Problem(what, "--keep", "begin a state with --keep full"))
     if options.statistics != "full" and lpm.energy != 1:
-        problems.append(_needs_full("energy", options))
+        what = f"leading eigenpairs need full statistics, not {options.statistics}"
+        problems.append(Problem(what, "--energy", "leave it out"))
     if options.statistics == "lowrank" and lpm.offdiag != 1:
-        problems.append(_needs_full("offdiag", options))
+        what = "products beside the diagonal need full statistics, not lowrank"
+        problems.append(Problem(what, "--offdiag", "leave it out"))
     if options.statistics == "identity" and lpm.missing == "zero":
         what = "with identity statistics nothing is known of maps that a task does not adapt"
         problems.append(Problem(what, "--missing", "leave one of them out"))
     if problems:
         raise RequestError(problems)
-
-
-def _needs_full(name: str, options: StateOptions) -> Problem:
-    what = f"{name} needs full statistics, not {options.statistics}"
-    return Problem(what, "--statistics", "leave one of them out")
 
 
 def _export_options(manifest: StateManifest, preset: str | None, lpm: dict[str, Any]) -> LpmOptions:

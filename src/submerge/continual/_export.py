@@ -207,6 +207,7 @@ def _write(export: Export, folder: Path, rank: int | None) -> ExportReport:
             error = max(error, fit.error)
             if isinstance(fit.update, LowRank):
                 b, a = fit.update.left.float(), fit.update.right.float()
+                _check_finite(folder, merged.name, b, a)
                 left, right = (a.T, b.T) if merged.transposed else (b, a)
                 writer.add(merged.spelled, left, right, transposed=merged.transposed)
         if not writer.rank:
@@ -218,6 +219,13 @@ def _write(export: Export, folder: Path, rank: int | None) -> ExportReport:
     count = export.gate.count if export.gate else 0
     warnings = (*_left_out(export.merge.others), *export.warnings)
     return ExportReport(folder, "adapter", export.tasks, largest, error, count, warnings, export.weights)
+
+
+def _check_finite(folder: Path, name: str, *factors: torch.Tensor) -> None:
+    """Raise `WorkError` where factors have values that float32 cannot hold."""
+    if not all(bool(factor.isfinite().all()) for factor in factors):
+        out = folder.name.removesuffix(SUFFIX)
+        raise WorkError(f"{out}: NaN or Inf in the update of {name} — look at the scale, and at the ridge")
 
 
 def _left_out(others: Sequence[str]) -> tuple[str, ...]:
