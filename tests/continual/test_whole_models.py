@@ -115,6 +115,16 @@ def test_what_is_no_linear_map_is_the_mean(whole: Tasks, tmp_path: Path) -> None
         torch.testing.assert_close(found[name], (both[0][name] + both[1][name]) / 2)
 
 
+def test_that_mean_has_the_tasks_weights(whole: Tasks, tmp_path: Path) -> None:
+    state = grown(whole, tmp_path / "state", "chess")
+    again = tuned(whole.base, tmp_path / "again", 7, CHANGED["chess"])
+    state.add("again", again, whole.of("chess")[2])
+    found = exported(state, tmp_path / "out", weights={"chess": 3.0})
+    one, other = (load_file(folder / "model.safetensors") for folder in (whole.root / "chess", Path(again)))
+    name = "model.norm.weight"
+    torch.testing.assert_close(found[name], 0.75 * one[name] + 0.25 * other[name])
+
+
 def test_one_task_is_exported_as_it_was_trained(whole: Tasks, tmp_path: Path) -> None:
     found = exported(grown(whole, tmp_path / "state", "chess"), tmp_path / "out")
     same_state(found, load_file(whole.root / "chess/model.safetensors"), 1e-9)
