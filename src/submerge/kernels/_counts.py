@@ -8,8 +8,9 @@ from submerge.kernels._types import Floats, Number
 
 __all__ = ["count_above", "count_around"]
 
-BLOCK = 64
-"""Values that are counted together before any is collected: most blocks have none inside the bracket."""
+BLOCK, PART = 64, 16
+"""Values that are counted together before any is collected: most blocks have none inside the bracket, nor has
+most of a block that has one. So only such parts are looked at one by one."""
 
 
 def _count_around(values: Floats, lo: Number, hi: Number, inside: Floats) -> tuple[int, int, int, int]:
@@ -42,10 +43,16 @@ def count_around(values: Floats, lo: Number, hi: Number, inside: Floats) -> tupl
         above_lo += int(counts >> 16 & 255)
         from_lo += int(counts >> 24)
         if counts >> 16 & 255 > counts >> 8 & 255:
-            for i in range(block.size):
-                value = block[i]
-                inside[place] = value
-                place = np.uint64(place + np.uint64((value > lo) & (value < hi)))
+            for first in range(0, block.size, PART):
+                part = block[first : first + PART]
+                count = np.uint32(0)
+                for i in range(part.size):
+                    count = np.uint32(count + np.uint32((part[i] > lo) & (part[i] < hi)))
+                if count > 0:
+                    for i in range(part.size):
+                        value = part[i]
+                        inside[place] = value
+                        place = np.uint64(place + np.uint64((value > lo) & (value < hi)))
     return above_hi, from_hi, above_lo, from_lo
 
 
