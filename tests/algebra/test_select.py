@@ -109,6 +109,15 @@ def test_a_share_is_of_the_positive_values(
     assert search(values[None], [[share, 3]]) == [[wanted, by_sort(values, 3)]]
 
 
+@pytest.mark.usefixtures("bracketed")
+@pytest.mark.parametrize("values", SHAPES.values(), ids=SHAPES)
+def test_without_a_function_magnitudes_are_searched(values: torch.Tensor) -> None:
+    found = drive(kth_largest(N, [[1, N // 5, 0.5]]), values[None], length=500)
+    positive = int((torch.nan_to_num(values, nan=torch.inf) != 0).sum())
+    wanted = [by_sort(values.abs(), rank) if rank else math.inf for rank in (1, N // 5, positive // 2)]
+    assert found == [wanted]
+
+
 def test_nothing_asked_reads_nothing() -> None:
     assert search(normal(2, 10), [[], []], seen=lambda reduction: pytest.fail("a pass was made")) == [[], []]
 

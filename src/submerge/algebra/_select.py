@@ -117,9 +117,12 @@ class _Collected:
         return np.concatenate([*self._blocks[:-1], self._blocks[-1][: BLOCK - self._free]])
 
 
-def _host(values: RowValues, chunk: Chunk, row: int) -> Floats:
-    """Return a row's values as a float array on the CPU, NaN counted as infinitely large."""
-    found = values(chunk, row)
+def _host(values: RowValues | None, chunk: Chunk, row: int) -> Floats:
+    """Return a row's values as a float array on the CPU, NaN counted as infinitely large.
+
+    Without a function they are the updates, whose magnitudes are searched.
+    """
+    found = values(chunk, row) if values else chunk.values[row]
     on_host = found if isinstance(found, np.ndarray) else found.cpu().numpy()
     if chunk.finite:
         return on_host
@@ -129,7 +132,7 @@ def _host(values: RowValues, chunk: Chunk, row: int) -> Floats:
 class _Collect(Reduction[list[Floats], dict[int, Floats]]):
     """All values of the visited chunks, by row."""
 
-    def __init__(self, values: RowValues, rows: Sequence[int], sample: bool) -> None:
+    def __init__(self, values: RowValues | None, rows: Sequence[int], sample: bool) -> None:
         self.values = values
         self.rows = rows
         self.sample = sample
@@ -137,7 +140,8 @@ class _Collect(Reduction[list[Floats], dict[int, Floats]]):
 
     def observe(self, chunk: Chunk) -> list[Floats]:
         """Return a copy of the chunk's values, for the buffers are reused."""
-        return [np.array(_host(self.values, chunk, row)[:: self.stride]) for row in self.rows]
+        copy = np.array if self.values else np.abs
+        return [copy(_host(self.values, chunk, row)[:: self.stride]) for row in self.rows]
 
     def combine(self, parts: Sequence[list[Floats]]) -> dict[int, Floats]:
         """Return the values side by side."""
@@ -148,7 +152,7 @@ class _Collect(Reduction[list[Floats], dict[int, Floats]]):
 class _Count(Reduction[list[_Census], list[_Census]]):
     """A census around each bracket."""
 
-    def __init__(self, values: RowValues, searches: Sequence[_Search]) -> None:
+    def __init__(self, values: RowValues | None, searches: Sequence[_Search]) -> None:
         self.values = values
         self.brackets = [
             _Bracket(s.row, s.lo, s.hi, max(1, math.ceil(s.expected / COLLECT_MOST)), s.share is not None)
@@ -162,7 +166,7 @@ class _Count(Reduction[list[_Census], list[_Census]]):
         for bracket, collected in zip(self.brackets, self.collected, strict=True):
             if bracket.row != row:
                 row, x = bracket.row, _host(self.values, chunk, bracket.row)
-            censuses.append(_count(x, bracket, collected, chunk.row(INSIDE)))
+            censuses.append(_count(x, self.values is None, bracket, collected, chunk.row(INSIDE)))
         return censuses
 
     def combine(self, parts: Sequence[list[_Census]]) -> list[_Census]:
@@ -180,11 +184,13 @@ class _Count(Reduction[list[_Census], list[_Census]]):
         ]
 
 
-def _count(x: Floats, bracket: _Bracket, collected: _Collected, inside: Floats) -> _Census:
-    """Return the census of a chunk's values, and collect every stride-th of those inside."""
+def _count(x: Floats, magnitudes: bool, bracket: _Bracket, collected: _Collected, inside: Floats) -> _Census:
+    """Return the census of a chunk's values, or their magnitudes; collect every stride-th of those inside."""
     lo, hi = x.dtype.type(bracket.lo), x.dtype.type(bracket.hi)
-    above_hi, from_hi, above_lo, from_lo = count_around(x, lo, hi, inside)
-    positive = count_above(x, x.dtype.type(0)) if bracket.counts_positive else 0
+    above_hi, from_hi, above_lo, from_lo = count_around(x, lo, hi, inside, magnitudes)
+    positive = 0
+    if bracket.counts_positive:
+        positive = count_above(np.abs(x) if magnitudes else x, x.dtype.type(0))
     if lo == hi:
         return _Census(above_hi, from_hi - above_hi, 0, 0, positive)
     collected.add(inside[: above_lo - from_hi : bracket.stride])
@@ -252,21 +258,21 @@ def _first_bracket(search: _Search, sample: Floats, count: int) -> None:
 
 
 def kth_largest(
-    count: int, ranks: Sequence[Sequence[int | float]], values: RowValues
+    count: int, ranks: Sequence[Sequence[int | float]], values: RowValues | None = None
 ) -> Generator[Reduction[Any, Any], Any, list[list[float]]]:
     """Return, for each row of values, its `ranks`-th largest ones over the tensor.
 
-    Use as `thresholds = yield from kth_largest(...)` in a method's plan. `values(chunk, row)` returns an
-    array or a tensor [n] of the updates' type, which may be a scratch row. `ranks[row]` holds ranks from 1
-    (the maximum) to `count` (the minimum), where `count` is the tensor's number of elements; or, as a float p
-    in [0, 1], the rank ⌊p · number of positive values⌋, which is counted on the way (infinity if it is 0).
-    NaN counts as infinitely large.
+    Use as `thresholds = yield from kth_largest(...)` in a method's plan. `values(chunk, row)` returns an array or
+    a tensor [n] of the updates' type, which may be a scratch row; without it the magnitudes of the updates are
+    searched, row t those of model t. `ranks[row]` holds ranks from 1 (the maximum) to `count` (the minimum),
+    where `count` is the tensor's number of elements; or, as a float p in [0, 1], the rank ⌊p · number of positive
+    values⌋, which is counted on the way (infinity if it is 0). NaN counts as infinitely large.
 
     Examples:
         >>> import numpy as np
         >>> from submerge.algebra import Chunk, kth_largest
         >>> chunk = Chunk(0, np.array([[4.0, -9.0, 2.0, 1.0]]), width=1, finite=True, keys=[0])
-        >>> search = kth_largest(4, [[2]], lambda chunk, row: abs(chunk.values[row]))
+        >>> search = kth_largest(4, [[2]])
         >>> reduction = next(search)  # what a plan yields to the engine
         >>> try:
         ...     search.send(reduction.combine([reduction.observe(chunk)]))
