@@ -31,13 +31,15 @@ def test_loop_and_reference_have_the_same_bits(
     seed: int, width: int, rows: int, dtype: type, sure: bool
 ) -> None:
     random, n = np.random.default_rng(seed), width * rows
-    magnitudes = np.abs(hard_values(seed, n, dtype))
+    values = hard_values(seed, n, dtype)
     words = random.integers(0, 2**32, n, dtype=np.uint32)
     always = int(random.integers(0, 2**32))
     drawn = 0 if sure else int(random.integers(0, 2**32 - always))
     numbers = map(np.uint64, _reciprocal(drawn, width - 1))
-    bits, keep = magnitudes.view(f"u{magnitudes.itemsize}"), np.empty(n, np.uint8)
-    assert_same(keep_by_partner, bits, width, words, np.uint32(always), np.uint32(drawn), *numbers, keep)
+    bits, keep = values.view(f"u{values.itemsize}"), np.empty(n, np.uint8)
+    magnitude = bits.dtype.type(2 ** (8 * values.itemsize - 1) - 1)
+    limits = np.uint32(always), np.uint32(drawn)
+    assert_same(keep_by_partner, bits, magnitude, width, words, *limits, *numbers, keep)
 
 
 @pytest.mark.parametrize("width", [2, 3, 8, 60])
@@ -50,11 +52,11 @@ def test_each_rank_is_kept_by_its_share_of_all_words(width: int, kind: str) -> N
         "equal": np.full(width, 0.3),
         "some equal": random.integers(0, 4, width).astype(float),
     }[kind]
-    magnitudes, count = np.abs(row).astype(np.float32), 20_000
+    values, count = row.astype(np.float32), 20_000
     words = np.repeat((np.arange(count) * (2**32 // count)).astype(np.uint32), width)
     keep = np.empty(words.size, np.uint8)
-    keep_by_rank(np.tile(magnitudes, count), width, words, 0.2, 0.7, keep)
-    wanted = 0.2 + 0.5 * by_sort(magnitudes, width) / (width - 1)
+    keep_by_rank(np.tile(values, count), width, words, 0.2, 0.7, keep)
+    wanted = 0.2 + 0.5 * by_sort(np.abs(values), width) / (width - 1)
     np.testing.assert_allclose(keep.reshape(count, width).mean(0), wanted, atol=width / count)
 
 

@@ -262,11 +262,12 @@ def kth_largest(
 ) -> Generator[Reduction[Any, Any], Any, list[list[float]]]:
     """Return, for each row of values, its `ranks`-th largest ones over the tensor.
 
-    Use as `thresholds = yield from kth_largest(...)` in a method's plan. `values(chunk, row)` returns an array or
-    a tensor [n] of the updates' type, which may be a scratch row; without it the magnitudes of the updates are
-    searched, row t those of model t. `ranks[row]` holds ranks from 1 (the maximum) to `count` (the minimum),
-    where `count` is the tensor's number of elements; or, as a float p in [0, 1], the rank ⌊p · number of positive
-    values⌋, which is counted on the way (infinity if it is 0). NaN counts as infinitely large.
+    Use as `thresholds = yield from kth_largest(...)` in a method's plan. `values(chunk, row)` returns an
+    array or a tensor [n] of the updates' type, which may be a scratch row; without it the magnitudes of the
+    updates are searched, row t those of model t. `ranks[row]` holds ranks from 1 (the maximum) to `count`
+    (the minimum), where `count` is the tensor's number of elements; or, as a float p in [0, 1], the rank
+    ⌊p · number of positive values⌋, which is counted on the way (infinity if it is 0). NaN counts as
+    infinitely large.
 
     Examples:
         >>> import numpy as np

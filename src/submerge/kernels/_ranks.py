@@ -52,19 +52,19 @@ def _ascending(rows: Bits) -> npt.NDArray[np.signedinteger[Any]]:
     return keys
 
 
-def keep_by_rank(
-    magnitudes: Floats, width: int, words: Words, least: float, most: float, keep: Bytes
-) -> None:
+def keep_by_rank(values: Floats, width: int, words: Words, least: float, most: float, keep: Bytes) -> None:
     """Write which entries [n] are kept, by one random word [n] for each: 1 or 0.
 
-    The probability rises by equal steps with the rank of the magnitude in its row: from `least` to `most`,
-    which is below 1. Rows have a `width` of two or more.
+    The probability rises by equal steps with the rank of the value's magnitude in its row: from `least` to
+    `most`, which is below 1. Rows have a `width` of two or more.
     """
     always = int(least * WORDS)
     drawn = int(most * WORDS) - always
     factor, shift = _reciprocal(drawn, width - 1)
     arguments = np.uint32(always), np.uint32(drawn), np.uint64(factor), np.uint64(shift)
-    keep_by_partner(magnitudes.view(f"u{magnitudes.itemsize}"), width, words, *arguments, keep)
+    bits = values.view(f"u{values.itemsize}")
+    magnitude = bits.dtype.type((1 << 8 * values.itemsize - 1) - 1)
+    keep_by_partner(bits, magnitude, width, words, *arguments, keep)
 
 
 def _reciprocal(size: int, count: int) -> tuple[int, int]:
@@ -76,7 +76,8 @@ def _reciprocal(size: int, count: int) -> tuple[int, int]:
 
 
 def _keep_by_partner(
-    magnitudes: Bits,
+    bits: Bits,
+    magnitude: Any,
     width: int,
     words: Words,
     always: np.uint32,
@@ -85,6 +86,7 @@ def _keep_by_partner(
     shift: np.uint64,
     keep: Bytes,
 ) -> None:
+    magnitudes = bits & magnitude
     offsets = words - always
     is_drawn = offsets < drawn
     places = np.arange(words.size, dtype=np.int64) % width
@@ -97,7 +99,8 @@ def _keep_by_partner(
 
 @kernel(_keep_by_partner)
 def keep_by_partner(
-    magnitudes: Bits,
+    bits: Bits,
+    magnitude: Any,
     width: int,
     words: Words,
     always: np.uint32,
@@ -110,10 +113,13 @@ def keep_by_partner(
 
     Those whose word is below `always` are. The next `drawn` words stand for the others of the row, in equal
     shares: an entry with such a word is kept if that one is smaller, or as large and before it.
+
+    Args:
+        bits: those of floats [n], of which `magnitude` has all but the sign.
     """
-    partners, theirs = np.empty(min(BLOCK, width), np.uint32), np.empty(min(BLOCK, width), magnitudes.dtype)
-    for first in range(0, magnitudes.size, width):
-        row = magnitudes[first : first + width]
+    partners, theirs = np.empty(min(BLOCK, width), np.uint32), np.empty(min(BLOCK, width), bits.dtype)
+    for first in range(0, bits.size, width):
+        row = bits[first : first + width]
         for start in range(0, width, BLOCK):
             own = row[start : start + BLOCK]
             block = slice(first + start, first + start + own.size)
@@ -123,8 +129,8 @@ def keep_by_partner(
                 partner = np.uint32(np.uint64(offset if offset < drawn else np.uint32(0)) * factor >> shift)
                 partners[i] = np.uint32(partner + np.uint32(partner >= np.uint32(start + i)))
             for i in range(own.size):
-                theirs[i] = row[partners[i]]
+                theirs[i] = row[partners[i]] & magnitude
             for i in range(own.size):
-                before = magnitudes.dtype.type(partners[i] < np.uint32(start + i))
-                above = theirs[i] < own[i] + before
+                before = bits.dtype.type(partners[i] < np.uint32(start + i))
+                above = theirs[i] < (own[i] & magnitude) + before
                 kept[i] = (word[i] < always) | ((np.uint32(word[i] - always) < drawn) & above)

@@ -79,9 +79,9 @@ class _Masks:
 
 def _kept(chunk: Chunk, t: int, density: float, epsilon: float) -> npt.NDArray[np.uint8]:
     """Return which entries are kept: 1 or 0 [n], in a scratch row."""
-    magnitudes = np.abs(chunk.values[t], out=chunk.row(0))
-    words = chunk.row(1).view(np.uint32)[: magnitudes.size]
-    keep = chunk.row(2).view(np.uint8)[: magnitudes.size]
+    values = chunk.values[t]
+    words = chunk.row(0).view(np.uint32)[: values.size]
+    keep = chunk.row(1).view(np.uint8)[: values.size]
     random_words(chunk.keys[t], chunk.start, words)
-    keep_by_rank(magnitudes, chunk.width, words, density - epsilon, density + epsilon, keep)
+    keep_by_rank(values, chunk.width, words, density - epsilon, density + epsilon, keep)
     return keep
