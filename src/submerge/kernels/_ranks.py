@@ -93,8 +93,8 @@ def _keep_by_partner(
     partners = (np.where(is_drawn, offsets, 0).astype(np.uint64) * factor >> shift).astype(np.int64)
     partners += partners >= places
     theirs = np.take_along_axis(magnitudes.reshape(-1, width), partners.reshape(-1, width), 1).reshape(-1)
-    above = (theirs < magnitudes) | ((theirs == magnitudes) & (partners < places))
-    keep[:] = (words < always) | (is_drawn & above)
+    is_above = (theirs < magnitudes) | ((theirs == magnitudes) & (partners < places))
+    keep[:] = (words < always) | (is_drawn & is_above)
 
 
 @kernel(_keep_by_partner)
@@ -132,5 +132,5 @@ def keep_by_partner(
                 theirs[i] = row[partners[i]] & magnitude
             for i in range(own.size):
                 before = bits.dtype.type(partners[i] < np.uint32(start + i))
-                above = theirs[i] < (own[i] & magnitude) + before
-                kept[i] = (word[i] < always) | ((np.uint32(word[i] - always) < drawn) & above)
+                is_above = theirs[i] < (own[i] & magnitude) + before
+                kept[i] = word[i] < np.uint32(always + (drawn if is_above else np.uint32(0)))
