@@ -32,11 +32,12 @@ def consensus(
     """
     updates, out = chunk.values, chunk.row(0)
     number = out.dtype.type
+    if counts is None and not 1 < len(updates) < MOST_ROWS:  # of `MOST_ROWS`, sums alone are not vectorised
+        counts = [0.0] * len(updates)
     b, share, count = (tuple(map(number, x)) for x in (ballots, shares, counts or ()))
     if 1 < len(updates) <= MOST_ROWS:
         vote_few(out, tuple(updates), b, share, count, number(least), number(factor))
     else:
-        count = count or (number(0),) * len(updates)
         vote(out, updates, *map(np.array, (b, share, count)), number(least), number(factor))
     return out
 
