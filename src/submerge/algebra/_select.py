@@ -28,6 +28,8 @@ Floats: TypeAlias = "npt.NDArray[Any]"
 
 COLLECT_ALL = 1 << 20
 """Of tensors of at most so many elements all values are collected: one pass and a partition."""
+PARTITION_MOST, SORTED = 1 << 16, 1 << 15
+"""Up to so many collected values are partitioned at once; of more, about so many are sorted first."""
 COLLECT_MOST = 1 << 20
 """The most values that one pass collects for one rank; above, it keeps every s-th."""
 STRIDE = 3
@@ -71,6 +73,11 @@ class _Bracket:
     hi: float
     stride: int
     counts_positive: bool
+
+    @classmethod
+    def of(cls, search: _Search) -> _Bracket:
+        stride = max(1, math.ceil(search.expected / COLLECT_MOST))
+        return cls(search.row, search.lo, search.hi, stride, search.share is not None)
 
 
 @dataclass
@@ -154,10 +161,7 @@ class _Count(Reduction[list[_Census], list[_Census]]):
 
     def __init__(self, values: RowValues | None, searches: Sequence[_Search]) -> None:
         self.values = values
-        self.brackets = [
-            _Bracket(s.row, s.lo, s.hi, max(1, math.ceil(s.expected / COLLECT_MOST)), s.share is not None)
-            for s in searches
-        ]
+        self.brackets = [_Bracket.of(search) for search in searches]
         self.collected = [_Collected() for _ in searches]
 
     def observe(self, chunk: Chunk) -> list[_Census]:
@@ -244,10 +248,22 @@ def _advance(search: _Search, census: _Census, count: int) -> None:
 
 
 def _answer_directly(search: _Search, values: Floats) -> None:
-    """Answer the search from all of the row's values."""
-    search.fix_rank(int(np.count_nonzero(values > 0)))
-    if search.answer is None:
-        search.answer = _nth(values, search.rank)
+    """Answer the search from all of the row's values, by the same steps where there are many.
+
+    Introselect alone takes several times as long, most of all where many values are equal.
+    """
+    if len(values) <= PARTITION_MOST:
+        search.fix_rank(int(np.count_nonzero(values > 0)))
+        if search.answer is None:
+            search.answer = _nth(values, search.rank)
+        return
+    _first_bracket(search, np.sort(values[:: max(1, len(values) // SORTED)]), len(values))
+    inside = np.empty_like(values)
+    while search.answer is None:
+        collected = _Collected()
+        census = _count(values, False, _Bracket.of(search), collected, inside)
+        census.values = collected.all()
+        _advance(search, census, len(values))
 
 
 def _first_bracket(search: _Search, sample: Floats, count: int) -> None:
