@@ -55,7 +55,13 @@ def test_votes(count: int, seed: int, n: int, dtype: type, least: float, weighte
     numbers[2] *= weighted
     ends = dtype(least), dtype(1.5)
     assert_same(vote, out, rows, *numbers, *ends)
-    assert_same(vote_few, out, tuple(rows), *map(tuple, numbers), *ends)
+    ballots, shares, counts = map(tuple, numbers)
+    assert_same(vote_few, out, tuple(rows), ballots, shares, counts, *ends)
+    assert_same(vote_few, out, tuple(rows), ballots, shares, (), *ends)
+    uncounted = np.empty_like(out)
+    vote_few(out, tuple(rows), ballots, shares, (), *ends)
+    vote(uncounted, rows, *numbers[:2], np.zeros(count, dtype), *ends)
+    np.testing.assert_array_equal(out, uncounted)
 
 
 @pytest.mark.parametrize("count", [1, 3, 11])

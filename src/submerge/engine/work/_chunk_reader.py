@@ -157,10 +157,14 @@ def ranges(numel: int, length: int) -> list[Range]:
     return [Range(k, start, min(start + length, numel)) for k, start in enumerate(starts)]
 
 
-def sample_spans(numel: int) -> list[tuple[int, int]]:
-    """Return a few short runs, evenly spread over the tensor: those of every run alike."""
-    if numel <= SAMPLE_RUNS * SAMPLE_LENGTH:
+def sample_spans(numel: int, width: int = 1) -> list[tuple[int, int]]:
+    """Return a few short runs, evenly spread over the tensor: those of every run alike.
+
+    They hold whole rows of `width`, as all chunks do.
+    """
+    length = width * max(1, SAMPLE_LENGTH // width)
+    if numel <= SAMPLE_RUNS * length:
         return [(0, numel)]
-    last = numel - SAMPLE_LENGTH
-    starts = [last * k // (SAMPLE_RUNS - 1) for k in range(SAMPLE_RUNS)]
-    return [(start, start + SAMPLE_LENGTH) for start in starts]
+    last = (numel - length) // width
+    starts = [last * k // (SAMPLE_RUNS - 1) * width for k in range(SAMPLE_RUNS)]
+    return [(start, start + length) for start in starts]

@@ -62,7 +62,7 @@ def reduction_pass(reader: ChunkReader, reduction: Reduction[Any, Any]) -> Pass:
     """Return the pass of a reduction: its parts, one a chunk, come together in the order of the chunks."""
 
     def observe(one: Range, space: Workspace) -> list[Any]:
-        spans = sample_spans(reader.plan.numel) if reduction.sample else reader.spans(one)
+        spans = sample_spans(reader.plan.numel, reader.plan.width) if reduction.sample else reader.spans(one)
         with np.errstate(all="ignore"):
             return [reduction.observe(chunk) for span in spans for chunk in reader.chunks(*span, space)]
 
