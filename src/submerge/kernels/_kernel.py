@@ -159,7 +159,7 @@ def _import_registries() -> None:
 
         ensure_blas, linalg.ensure_blas = linalg.ensure_blas, lambda: None
         try:
-            import numba.np.arraymath  # noqa: F401
+            import numba.np.arraymath
         finally:
             linalg.ensure_blas = ensure_blas
         numba.core.registry.cpu_target.target_context.refresh()

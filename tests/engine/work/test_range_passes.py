@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 
 from engine.work.helpers_work import NotingTarget, reader_of, space
-from submerge.engine.work import ChunkReader, Pass, Passes, _input_reader, range_passes
+from submerge.engine.work import ChunkReader, Pass, Passes, range_passes
 from submerge.engine.work._passes import next_pass
 
 SUM = {"weight": [0.5, 0.25]}
@@ -129,21 +128,6 @@ def test_nan_and_inf_are_counted_by_member_and_only_where_values_are_written() -
     target = NotingTarget(reader)
     run(reader, target)
     assert [nonfinite for _, nonfinite, *_ in target.finished] == [{2: 1}, {}, {1: 2}]
-
-
-def test_chunks_that_one_pass_found_finite_are_not_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    searched: list[int] = []
-    count_nonfinite = _input_reader.count_nonfinite
-
-    def noted(code: str, values: np.ndarray) -> int:
-        searched.append(values.size)
-        return count_nonfinite(code, values)
-
-    base, *tuned = draws(3, 47)
-    reader = reader_of(tuned, "model_stock", base=base)
-    monkeypatch.setattr(_input_reader, "count_nonfinite", noted)
-    assert len(run(reader, NotingTarget(reader))) == 2
-    assert len(searched) == 3 * 5, "once for each member of each chunk"
 
 
 def test_what_is_read_into_is_the_workers_one_buffer() -> None:

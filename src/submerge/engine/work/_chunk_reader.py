@@ -62,7 +62,6 @@ class ChunkReader:
         name = plan.parameter or plan.name
         self._keys = [stream_key(seed, name, t) for t in range(len(plan.inputs))]
         self._rounding = 0.0 if all(member.edit is None for member in members) else ROUNDING
-        self._finite: set[tuple[int, int]] = set()
 
     @cached_property
     def ranges(self) -> list[Range]:
@@ -129,21 +128,16 @@ class ChunkReader:
         n = stop - start
         updates, rows = space.stack("updates", len(self.inputs), n, self._dtype)
         origin = None
-        # A chunk that one pass found finite is finite in the next ones: its values are the same. To look at
-        # each value again in every pass would cost about as much as a cheap fold.
-        known = (start, stop) in self._finite
         finite = True
         buffers = [space.row("origin", n, self._dtype), *rows] if self.origin else rows
         for i, (member, raw, row) in enumerate(zip(self.members, raws, buffers, strict=True)):
-            nonfinite = member.fill(row, raw, start, origin, edited=edited, counted=not known)
+            nonfinite = member.fill(row, raw, start, origin, edited=edited)
             if nonfinite:
                 finite = False
                 if log is not None:
                     log.count(i, nonfinite)
             if member is self.origin:
                 origin = row
-        if finite:
-            self._finite.add((start, stop))
 
         def spare(index: int) -> Array:
             return space.row(f"scratch {index}", n, self._dtype)

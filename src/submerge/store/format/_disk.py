@@ -46,8 +46,8 @@ _begin_writing = _find_writeback()
 def begin_writeback(fd: int, offset: int, length: int) -> None:
     """Begin to write to the disk the blocks of a file that end in a range, so that the last flush is short.
 
-    A tensor's ranges are written from its first element to its last, so that what ends a block is written last
-    but where a block has parts of two tensors: what comes after is left to the flush.
+    Within a tensor what ends a block is mostly written last. What is written into it later, as of another
+    tensor, is left to the flush.
     """
     first, end = offset // WRITEBACK, (offset + length) // WRITEBACK
     if first < end:
