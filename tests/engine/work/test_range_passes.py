@@ -130,6 +130,28 @@ def test_nan_and_inf_are_counted_by_member_and_only_where_values_are_written() -
     assert [nonfinite for _, nonfinite, *_ in target.finished] == [{2: 1}, {}, {1: 2}]
 
 
+@pytest.mark.parametrize("with_origin", [True, False])
+@pytest.mark.parametrize("relative", [True, False])
+def test_weighted_sums_of_what_is_read_are_those_of_chunks(relative: bool, with_origin: bool) -> None:
+    base, *tuned = (t.bfloat16() for t in draws(4, 47))
+    tuned[2][30] = torch.nan
+    method = "task_arithmetic" if relative else "linear"
+    values = {"weight": [0.5, 0.25, -3.0]}
+    reader = reader_of(tuned, method, values, base=base if relative else None)
+    by_chunks = reader_of(tuned, method, values, base=base if relative else None)
+    by_chunks.__class__ = type("Chunks", (ChunkReader,), {"sums_raw": False})
+    targets = [NotingTarget(one, with_origin=with_origin) for one in (reader, by_chunks)]
+    assert reader.sums_raw
+    for one, target in zip((reader, by_chunks), targets, strict=True):
+        run(one, target)
+    written, expected = (target.all.view(torch.int32) for target in targets)
+    there = ~targets[0].all.isnan()
+    assert there.sum() == 46
+    assert torch.equal(written[there], expected[there])
+    counts = [[nonfinite for _, nonfinite, *_ in target.finished] for target in targets]
+    assert counts[0] == counts[1] == [{}, {2 + relative: 1}, {}]
+
+
 def test_what_is_read_into_is_the_workers_one_buffer() -> None:
     """The memory of a worker does not grow with the models or the tensor."""
     base, *tuned = draws(3, 3000)
