@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -152,8 +153,10 @@ def _import_registries() -> None:
     """Import what numba would import at its first call, but scipy's linear algebra.
 
     numba asks whether a BLAS is there by that import, which takes longer than all the rest, and no kernel
-    uses one. Whoever does is asked again by numba, before it is called.
+    uses one. It asks again before it calls one. scipy itself, which has it, numba has imported already.
     """
+    if "scipy" not in sys.modules:
+        return
     with suppress(ImportError, AttributeError):  # another version of numba, which has other names
         from numba.np import linalg
 
