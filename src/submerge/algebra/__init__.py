@@ -2,7 +2,7 @@
 
 from submerge.algebra._block_moment import BlockMoment, add_products
 from submerge.algebra._chunk import Chunk
-from submerge.algebra._combine import combine, total
+from submerge.algebra._combine import WeightedSum, combine, total
 from submerge.algebra._cores import CORES, Bank, Core, Triplets
 from submerge.algebra._discriminant import Discriminant, discriminant_of, linear_discriminant
 from submerge.algebra._factor_moment import FactorMoment
@@ -73,6 +73,7 @@ __all__ = [
     "TriangleMoment",
     "Triplets",
     "Update",
+    "WeightedSum",
     "Zero",
     "add_products",
     "bernoulli",

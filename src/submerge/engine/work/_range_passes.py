@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
-from submerge.algebra import Chunk, Reduction
+from submerge.algebra import Chunk, Reduction, WeightedSum
 from submerge.deferred import np, npt, torch
 from submerge.engine.work._chunk_reader import ChunkReader, sample_spans
 from submerge.engine.work._matrix import decomposition, elements
@@ -79,13 +79,17 @@ def fold_pass(
 
     `merged` is the result that the fold is of, where a matrix was decomposed.
     """
-
     edited = merged is None or not reader.plan.compares
 
+    adds_origin = reader.origin is not None and target.with_origin
+
     def runs(start: int, stop: int, space: Workspace, log: RangeLog) -> Iterator[Run]:
+        if isinstance(fold, WeightedSum) and reader.sums_raw:
+            for values, origin in reader.sums(start, stop, fold.coefficients, space, log):
+                yield values, origin if adds_origin else None
+            return
         for chunk in reader.chunks(start, stop, space, log, edited=edited):
-            added = reader.origin is not None and target.with_origin
-            yield _array(fold(chunk)), reader.origin_of(chunk, space) if added else None
+            yield _array(fold(chunk)), reader.origin_of(chunk, space) if adds_origin else None
 
     def write(one: Range, space: Workspace) -> None:
         log = RangeLog(len(reader.sources), hashed=target.hashed)
