@@ -100,7 +100,7 @@ def read_recipe(
     base_is_read = base is not None or data.get("base_model") is None
     in_parameters = not report.has(("coefficients",))
     if method is not None and models is not None and base_is_read:
-        participants = find_participants(method, models, base, top, report.where(("base_model",)))
+        participants = find_participants(method, models, base, top, report)
         if in_parameters:
             in_parameters = check_weights(method, participants, models, top, coefficients, report, mixes)
         elsewhere = () if in_parameters else ("weight",)

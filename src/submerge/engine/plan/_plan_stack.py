@@ -99,7 +99,7 @@ class _StackPlanner:
         stacks, stops = layer_stacks(own), {source.stop for p in module.slices for source in p.sources}
         if stops == {None} or (stops == {0} and not stacks):
             return [self._all_layers(module.slices[0], names)]
-        if len(stacks) == 1 and 0 not in stops:
+        if len(stacks) == 1 and stops != {0}:
             return self._stacked(module, next(iter(stacks)), names)
         if len(stacks) > 1:
             what = f"{reference.label} has several stacks of layers ({', '.join(stacks)})"
