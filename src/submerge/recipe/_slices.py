@@ -191,8 +191,8 @@ class SliceReader:
             )
             return None
         path = (*path, "layer_range")
-        numbers = [_whole(value) for value in raw] if isinstance(raw, list) else []
-        if len(numbers) != 2 or None in numbers:
+        numbers = [n for n in map(_whole, raw) if n is not None] if isinstance(raw, list) else []
+        if len(numbers) != 2 or len(raw) != 2:
             what = f"layer_range is a list of two whole numbers, not {show(raw)}"
             self.report.add(what, path, "write [0, 16] for the first 16 layers")
             return None
