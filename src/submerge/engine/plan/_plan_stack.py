@@ -213,7 +213,8 @@ class _StackPlanner:
     def _config(self, slices: Sequence[SliceLayers]) -> Mapping[str, Any] | None:
         """Return the output's configuration: the reference's with the layers that each stack has."""
         reference = self.inputs.reference_model
-        config, counts = reference.config, _stack_sizes(reference)
+        config: Mapping[str, Any] | None = reference.config
+        counts = _stack_sizes(reference)
         for stack in dict.fromkeys(piece.module for piece in slices if piece.module):
             layers = list(_layers_of(stack, slices))
             if config is None or layers == [(self.inputs.reference, i) for i in range(counts[stack])]:
