@@ -1,5 +1,7 @@
 """What mergekit ignores: a problem by default, a warning where recipes are read as mergekit does."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -248,3 +250,16 @@ def test_what_has_no_effect_may_stand_anywhere() -> None:
     recipe = load_recipe(own.replace("t: 0.5", "t: 0.5, int8_mask: 1.0"))
     assert set(recipe.parameters) == {"t"}
     assert not recipe.warnings
+
+
+def test_revisions_of_local_paths_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b@c"):
+        (tmp_path / folder).mkdir()
+    text = "merge_method: karcher\nmodels: [a@v1, {model: {path: a, revision: v2}}, b@c, org/d@v1, e+a@v3]\n"
+    recipe = load_recipe(text, mergekit=True)
+    assert [entry.model for entry in recipe.models] == ["a", "a", "b@c", "org/d@v1", "e+a"]
+    assert len(recipe.warnings) == 3
+    told = "recipe:2: a is a local path, which has no revision 'v1'; it is ignored, as by mergekit"
+    assert recipe.warnings[0] == told
+    assert load_recipe(text).models[0].model == "a@v1"
