@@ -176,7 +176,8 @@ def _read_sections(
     data: dict[str, Any], base: str | None, models: Sequence[ModelEntry] | None, report: Report
 ) -> dict[str, Any]:
     """Return the small sections, by the fields of `Recipe`."""
-    rules, tokenizer = read_rules(data.get("rules"), report), read_tokenizer(data, base, models, report)
+    tokenizer = read_tokenizer(data, base, models, report)
+    rules = read_rules(data.get("rules"), report, by_position=report.lenient and tokenizer.is_open)
     check_rows(tokenizer, rules, report)
     return {
         "rules": rules,
