@@ -71,8 +71,8 @@ def read_name(data: dict[str, Any], report: Report) -> str:
 def read_rules(raw: Any, report: Report, *, by_position: bool = False) -> Rules:
     """Return the `rules` section.
 
-    `by_position` says that tables are merged by position where the section says nothing of vocabularies: as by
-    mergekit, which does not compare tokens unless a tokenizer is named.
+    `by_position` says that tables are merged by position where the section says nothing of vocabularies: so
+    does mergekit, which does not compare tokens unless a tokenizer is named.
     """
     default = Rules(vocabulary="by-position") if by_position else Rules()
     if raw is None:
