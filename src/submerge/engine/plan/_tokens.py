@@ -208,12 +208,8 @@ def _compare(
         if not accepted:
             unlike.append((model.label, text))
     if recipe.rules.vocabulary != "refuse":
-        by_position = "their rows are merged by position"
-        return (
-            lines,
-            [f"{label}: the vocabularies differ: {text}; {by_position}" for label, text in unlike],
-            [],
-        )
+        what = "the vocabularies differ, and rows are merged by position"
+        return lines, [f"{label}: {what}: {text}" for label, text in unlike], []
     hint = _hint(inputs, source, ours, others) if unlike else ""
     return lines, [], [Problem(f"the vocabularies differ: {text}", label, hint) for label, text in unlike]
 
