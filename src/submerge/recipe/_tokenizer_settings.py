@@ -53,6 +53,11 @@ class TokenizerSettings:
     where: str = ""
 
     @property
+    def is_open(self) -> bool:
+        """Whether nothing is said of the output's tokens."""
+        return self.source is None and not self.changes_tables
+
+    @property
     def changes_tables(self) -> bool:
         """Whether tables change though all models have one vocabulary."""
         return bool(self.tokens) or self.pad_to_multiple_of is not None

@@ -13,7 +13,7 @@ from submerge.engine.plan._shared_tokens import SharedTokens
 from submerge.engine.plan._tables import token_rows
 from submerge.engine.plan._vocabulary import OutputVocabulary
 from submerge.errors import Problem, few
-from submerge.recipe import Recipe
+from submerge.recipe import Recipe, same_model
 from submerge.store import (
     Checkpoint,
     Tokenizer,
@@ -67,9 +67,9 @@ def plan_tokens(recipe: Recipe, inputs: Inputs) -> tuple[TokenPlan | None, list[
     ours = read_vocabulary(tokenizer.folder)
     if _gathers_rows(recipe, inputs, tokenizer, ours):
         return _by_tokens(recipe, inputs, source)
-    lines, problems = _compare(recipe, inputs, source, ours)
+    lines, unlike, problems = _compare(recipe, inputs, source, ours)
     warnings, missing = _without_tokenizer(recipe, source)
-    problems += missing
+    warnings, problems = [*unlike, *warnings], [*problems, *missing]
     rows = token_rows(inputs.reference_model.tensors)
     beyond = {} if ours is None or rows is None else ours.beyond(rows)
     published = _published(inputs.reference_model, ours, rows)
@@ -186,12 +186,18 @@ def _published(reference: Checkpoint, ours: Vocabulary | None, rows: int | None)
 
 def _compare(
     recipe: Recipe, inputs: Inputs, source: TokenizerSource, ours: Vocabulary | None
-) -> tuple[list[str], list[Problem]]:
-    """Return a line for each model but the source, and a problem for each that is refused."""
+) -> tuple[list[str], list[str], list[Problem]]:
+    """Return a line for each model but the source, and a warning or a problem for each that differs.
+
+    Where layers are stacked, models that give layers alone have no say.
+    """
     lines: list[str] = []
-    refused: list[tuple[str, str]] = []
+    unlike: list[tuple[str, str]] = []
     others: dict[int, Vocabulary | None] = {}
+    with_tables = _with_tables(recipe)
     for position, model in inputs.involved.items():
+        if with_tables and same_model(inputs.specs[position]) not in with_tables:
+            continue
         if model.tokenizer.folder == source.model.tokenizer.folder:
             if position != inputs.reference:
                 lines.append(f"{model.label}: the output's own tokenizer")
@@ -199,10 +205,20 @@ def _compare(
         others[position] = theirs = read_vocabulary(model.tokenizer.folder)
         text, accepted = _difference(source, model.label, ours, theirs)
         lines.append(f"{model.label}: {text}")
-        if not accepted and recipe.rules.vocabulary == "refuse":
-            refused.append((model.label, text))
-    hint = _hint(inputs, source, ours, others) if refused else ""
-    return lines, [Problem(f"the vocabularies differ: {text}", label, hint) for label, text in refused]
+        if not accepted:
+            unlike.append((model.label, text))
+    if recipe.rules.vocabulary != "refuse":
+        what = "the vocabularies differ, and rows are merged by position"
+        return lines, [f"{label}: {what}: {text}" for label, text in unlike], []
+    hint = _hint(inputs, source, ours, others) if unlike else ""
+    return lines, [], [Problem(f"the vocabularies differ: {text}", label, hint) for label, text in unlike]
+
+
+def _with_tables(recipe: Recipe) -> set[str]:
+    """Return the models of the slices that have what is before or behind the layers; none without slices."""
+    slices = [piece for module in recipe.stack for piece in (module.slices[0], module.slices[-1])]
+    models = [source.entry.model for piece in slices for source in piece.sources]
+    return {same_model(spec) for spec in (*models, *(piece.base for piece in slices if piece.base))}
 
 
 def _difference(
