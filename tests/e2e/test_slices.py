@@ -218,6 +218,47 @@ def test_what_layers_have_a_value_for_follows_them(tmp_path: Path, monkeypatch: 
     assert answer(out, "Gemma2ForCausalLM")
 
 
+def qwen2_moe(t: Any) -> Any:
+    experts = {"num_experts": 2, "moe_intermediate_size": 8, "shared_expert_intermediate_size": 8}
+    return t.Qwen2MoeForCausalLM(t.Qwen2MoeConfig(**SIZES, **experts, decoder_sparse_step=2))
+
+
+def t5(t: Any) -> Any:
+    return t.T5ForConditionalGeneration(
+        t.T5Config(
+            vocab_size=64, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_decoder_layers=2, num_heads=2
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe", "told"),
+    [
+        (
+            qwen2_moe,
+            "slices: [{sources: [{model: a, layer_range: [1, 3]}]}]",
+            "as a Qwen2MoeForCausalLM the stack has no place for model.layers.0.mlp.experts.0",
+        ),
+        (
+            t5,
+            "modules: {default: {models: [{model: a}]}, decoder: {models: [{model: a}]}, "
+            "encoder: {slices: [{sources: [{model: a, layer_range: [1, 2]}]}]}}",
+            "lacks encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        ),
+    ],
+)
+def test_a_layer_that_is_another_kind_at_its_number_is_refused(
+    kind: Callable[[Any], Any], recipe: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every other layer has experts, and only the first looks distances up."""
+    monkeypatch.chdir(tmp_path)
+    kind(quiet_transformers()).save_pretrained("a")
+    with pytest.raises(submerge.RequestError, match=re.escape(told)):
+        submerge.plan(f"merge_method: passthrough\n{recipe}\n", ROOM)
+    later = recipe.replace("[1, 3]", "[2, 4]").replace("[1, 2]", "[0, 1]")
+    assert submerge.plan(f"merge_method: passthrough\n{later}\n", ROOM).tensors
+
+
 MODULES = """
 merge_method: linear
 modules:

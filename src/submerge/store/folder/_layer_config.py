@@ -24,9 +24,15 @@ _COUNTS = (
     "num_decoder_layers",
 )
 """What configurations call the number of layers."""
-_NUMBERS = ("mlp_only_layers", "full_attn_idxs", "fullatt_block_indexes", "deepstack_visual_indexes")
+_NUMBERS = (
+    "mlp_only_layers",
+    "moe_layers",
+    "full_attn_idxs",
+    "fullatt_block_indexes",
+    "deepstack_visual_indexes",
+)
 """Lists of the numbers of those layers that differ from the others."""
-_NO_VALUES = ("_id", "_ids", "_indexes", "_indices", "_section", "architectures")
+_NO_VALUES = ("_id", "_ids", "_indexes", "_indices", "_section", "_features", "_names", "architectures")
 """Ends of keys whose lists have other things than a value for each layer."""
 _TOWERS = {
     "vision_config": ("vision", "visual", "image"),
@@ -56,6 +62,7 @@ def with_layers(
             continue
         sources = [(_at(of_source, place), number) for of_source, number in layers]
         new = {**part, **dict.fromkeys(counts, len(layers)), **dict(_lists(part, count, sources))}
+        new |= _stages(part, count, len(layers))
         edited = {**edited, place: new} if place else new
         changed = True
     return edited if changed else None
@@ -95,6 +102,17 @@ def _lists(
                 key,
                 [own[n] if n < len(own) else value[-1] for own, n in zip(of_sources, numbers, strict=True)],
             )
+
+
+def _stages(part: Mapping[str, Any], count: int, layers: int) -> dict[str, Any]:
+    """Return whose outputs a backbone of so many layers hands on: those that it did, the last for the last."""
+    names = part.get("stage_names")
+    if not isinstance(names, list) or len(names) != count + 1:
+        return {}
+    stages = [names[0], *(f"stage{number + 1}" for number in range(layers))]
+    numbers = {number % len(names) for number in part.get("out_indices") or [count]}
+    now = sorted({layers if number == count else min(number, layers) for number in numbers})
+    return {"stage_names": stages, "out_indices": now, "out_features": [stages[number] for number in now]}
 
 
 def _value(source: ConfiguredLayer, key: str, value: list[Any]) -> list[Any]:
