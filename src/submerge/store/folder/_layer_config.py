@@ -105,7 +105,7 @@ def _lists(
 
 
 def _stages(part: Mapping[str, Any], count: int, layers: int) -> dict[str, Any]:
-    """Return whose outputs a backbone of so many layers hands on: those that it did, the last for the last."""
+    """Return whose outputs a backbone of so many layers hands on: as before, and the last for the last."""
     names = part.get("stage_names")
     if not isinstance(names, list) or len(names) != count + 1:
         return {}
