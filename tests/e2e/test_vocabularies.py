@@ -385,6 +385,23 @@ def test_a_token_without_a_row_is_no_part_of_a_union(tmp_path: Path, llama: Zoo)
         submerge.plan({**keys, "tokenizer_source": str(late)}, ROOM)
 
 
+def test_a_template_needs_its_tokens_and_a_length_for_all_texts_hides_none(
+    tmp_path: Path, llama: Zoo
+) -> None:
+    keys = {"merge_method": "linear", "models": entries(llama.plain, llama.chat), "chat_template": "chatml"}
+    [told] = submerge.plan({**keys, "tokenizer_source": str(llama.plain)}, ROOM).warnings
+    assert "the tokenizer lacks '<|im_start|>', '<|im_end|>'" in told
+    assert submerge.plan({**keys, "tokenizer_source": "union"}, ROOM).warnings == ()
+
+    own = bpe_tokenizer()
+    own.backend_tokenizer.enable_padding(length=16, pad_id=0, pad_token="<pad>")
+    own.backend_tokenizer.enable_truncation(4)
+    padded = perturbed_model(tmp_path / "padded", llama.base, bpe_tokenizer(), 7)
+    own.backend_tokenizer.save(str(padded / "tokenizer.json"))
+    keys = {**keys, "models": entries(padded, llama.chat), "tokenizer_source": "union"}
+    assert submerge.plan(keys, ROOM).warnings == ()
+
+
 def test_the_plan_tells_of_the_vocabulary(llama: Zoo) -> None:
     recipe = {
         "merge_method": "linear",
