@@ -238,6 +238,28 @@ def test_experts_are_where_a_stacked_model_looks_for_them(
     assert not loading["unexpected_keys"]
 
 
+def test_a_layer_that_is_another_kind_at_its_number_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the first layer of T5's encoder looks distances up."""
+    t = quiet_transformers()
+    monkeypatch.chdir(tmp_path)
+    sizes = {"vocab_size": 64, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_heads": 2}
+    config = t.T5Config(**sizes, num_layers=2, num_decoder_layers=2)
+    t.T5ForConditionalGeneration(config).save_pretrained("a")
+    recipe = """
+merge_method: passthrough
+modules:
+  default: {models: [{model: a}]}
+  decoder: {models: [{model: a}]}
+  encoder: {slices: [{sources: [{model: a, layer_range: [1, 2]}]}]}
+"""
+    told = "lacks encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    with pytest.raises(submerge.RequestError, match=re.escape(told)):
+        submerge.plan(recipe, ROOM)
+    assert submerge.plan(recipe.replace("[1, 2]", "[0, 1]"), ROOM).tensors
+
+
 MODULES = """
 merge_method: linear
 modules:

@@ -78,6 +78,8 @@ def _tokens(raw: Any, known: Mapping[str, str], report: Report) -> dict[str, Tok
     if not isinstance(raw, dict):
         report.add(f"'tokens' is a mapping, not {show(raw)}", path, "write {'<|tool|>': {source: MODEL}}")
         return {}
+    if "" in raw:
+        report.add("a token has no text", (*path, ""), "write what it is called, such as '<|tool|>'")
     return {text: _token_row(rule, (*path, text), known, report) for text, rule in raw.items()}
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from submerge.engine.output._added_tokens import list_added_tokens, with_token_ids, write_json
+from submerge.engine.output._added_tokens import list_added_tokens, write_json
 from submerge.engine.output._side_files import write_text
-from submerge.engine.plan import OutputVocabulary
+from submerge.engine.plan import OutputVocabulary, with_token_ids
 from submerge.errors import WorkError, few
 from submerge.store import edited_text_parts, read_json, read_vocabulary, with_vocabulary_size
 
@@ -19,7 +19,8 @@ def write_vocabulary_files(vocabulary: OutputVocabulary, reference: int, folder:
     """Write the vocabulary over the files of a folder, which are those that were copied into it.
 
     `tokenizer.json` gets the tokens, config.json `vocab_size`, and both configurations the ids that tokens of
-    the model at the position `reference` have now. Raises `WorkError` if a token has another id in the
+    the model at the position `reference` have now; for one that the output lacks, what the tokenizer's own
+    model has under the same key. Raises `WorkError` if a token has another id in the
     tokenizer that was written than the row that was merged for it.
     """
     tokenizer = vocabulary.tokenizer
@@ -31,7 +32,7 @@ def write_vocabulary_files(vocabulary: OutputVocabulary, reference: int, folder:
     ids = vocabulary.ids[reference]
 
     def renumbered(part: Mapping[str, Any]) -> dict[str, Any]:
-        return with_token_ids(part, ids)
+        return with_token_ids(part, ids, vocabulary.token_ids)
 
     _edit(folder / "config.json", lambda config: _resized(edited_text_parts(config, renumbered), vocabulary))
     _edit(folder / "generation_config.json", renumbered)

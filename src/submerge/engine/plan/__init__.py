@@ -53,6 +53,7 @@ from submerge.engine.plan._tensor import (
     read_length,
     torch_dtype,
 )
+from submerge.engine.plan._token_ids import with_token_ids
 from submerge.engine.plan._token_rows import with_token_rows
 from submerge.engine.plan._tokens import beyond_rows, describe_beyond
 from submerge.engine.plan._vocabulary import OutputVocabulary
@@ -100,5 +101,6 @@ __all__ = [
     "stream_model",
     "stream_parts",
     "torch_dtype",
+    "with_token_ids",
     "with_token_rows",
 ]

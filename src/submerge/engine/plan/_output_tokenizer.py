@@ -85,9 +85,12 @@ def extend_tokenizer(files: Tokenizer, own: ModelTokens, tokens: Mapping[str, To
         what = f"new tokens would get ids that others have ({few(map(repr, moved)) or 'its ids have holes'})"
         raise RequestError(Problem(what, str(files.folder), "save the tokenizer with ids without a hole"))
     added = {text: tokens[text] for text in ids if text in tokens}
+    written = backend.to_str(pretty=True)
+    backend.no_padding()  # of a file that was saved with a length for all texts
+    backend.no_truncation()
     encoded = {text: backend.encode(text, add_special_tokens=False).ids for text in added}
     unreached = tuple(text for text in added if encoded[text] != [ids[text]])
-    return OutputTokenizer(files, ids, added, backend.to_str(pretty=True), unreached)
+    return OutputTokenizer(files, ids, added, written, unreached)
 
 
 def _backend(folder: Path) -> Any:

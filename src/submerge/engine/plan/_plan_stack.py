@@ -72,7 +72,7 @@ class _StackPlanner:
         owners = module_of_each(names, [module.name for module in self.recipe.stack])
         reference = self.inputs.reference_model
         if left := [name for name in reference.tensors if owners[name] is None]:
-            hint = "add the modules that they are in, with 'models: …' or 'slices: …'"
+            hint = "add the modules that they are in, or 'default' for all others, with 'models' or 'slices'"
             self._note(f"no module has the tensors {few(left)}", self.recipe.stack[0].where, hint)
         slices = [
             piece

@@ -166,6 +166,7 @@ class _TokenTables:
             View(view.shape, tuple(replace(b, source=names[b.source]) for b in view.blocks)),
             {new: stored.tensors[source] for source, new in names.items()},
             {new: stored.memory[source] for source, new in names.items() if source in stored.memory},
+            {new: stored.computed[source] for source, new in names.items() if source in stored.computed},
         )
 
     def _computed(self, of: Sequence[RowRun], count: int, name: str, dtype: str) -> _Piece:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from submerge.engine.plan._chat_template import choose_chat_template
+from submerge.engine.plan._chat_template import choose_chat_template, lacking_tokens
 from submerge.engine.plan._inputs import Inputs, TokenizerSource
 from submerge.engine.plan._plan_vocabulary import plan_vocabulary
 from submerge.engine.plan._shared_tokens import SharedTokens
@@ -128,7 +128,18 @@ def with_chat_template(plan: TokenPlan, recipe: Recipe, inputs: Inputs) -> Token
     if not plan.tokenizer.complete:
         what = "chat_template: the output has no tokenizer that could carry it"
         return replace(plan, warnings=(*plan.warnings, what))
+    known = _known_tokens(plan)
+    if text is not None and known is not None and (lacking := lacking_tokens(text, known)):
+        plan = replace(plan, warnings=(*plan.warnings, lacking))
     return replace(plan, chat_template=text, lines=(*plan.lines, f"chat template: {described}"))
+
+
+def _known_tokens(plan: TokenPlan) -> Mapping[str, int] | None:
+    """Return the tokens of the output; None where its files do not name them."""
+    if plan.vocabulary is not None:
+        return plan.vocabulary.tokenizer.ids
+    vocabulary = read_vocabulary(plan.tokenizer.folder)
+    return None if vocabulary is None else vocabulary.tokens
 
 
 def beyond_rows(model: Checkpoint) -> tuple[dict[str, int], int]:

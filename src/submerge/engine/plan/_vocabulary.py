@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from submerge.engine.plan._inputs import Inputs
+from submerge.engine.plan._logits_bias import with_flat_bias, with_row_bias
 from submerge.engine.plan._output_tokenizer import OutputTokenizer
 from submerge.engine.plan._table_rows import MeanRun, ModelTables, PaddingRun, RowRun, Run, joined_runs
 from submerge.engine.plan._tables import token_rows, token_tables
@@ -25,7 +27,8 @@ class OutputVocabulary:
         tokenizer: has the tokens.
         origins: of the rows of the tokens, in every model.
         rows: how many the tables have, with those that fill up.
-        ids: for the position of each model, where its rows are now.
+        ids: for the position of each model, where its rows are now; None for those of no token any more.
+        token_ids: what the configuration of the tokenizer's own model calls its tokens, by their keys.
         lines: what is said of each model.
         warnings: what deserves a look.
         beyond: the tokens of models, by their ids there, that no model has a row for.
@@ -34,7 +37,8 @@ class OutputVocabulary:
     tokenizer: OutputTokenizer
     origins: TokenOrigins
     rows: int
-    ids: Mapping[int, Mapping[int, int]]
+    ids: Mapping[int, Mapping[int, int | None]]
+    token_ids: Mapping[str, Any] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     beyond: Mapping[str, int] = field(default_factory=dict)
@@ -47,7 +51,8 @@ class OutputVocabulary:
         embedding = embedding_of(inputs.reference_model)
         assert embedding is not None  # of a model without one no vocabulary is planned
         inputs = inputs.of_models([_with_known_head(model) for model in inputs.models])
-        return with_rows(inputs, VocabularyRows(ModelTables(inputs, embedding), self))
+        inputs = with_flat_bias(inputs)
+        return with_row_bias(with_rows(inputs, VocabularyRows(ModelTables(inputs, embedding), self)))
 
 
 @dataclass(frozen=True)

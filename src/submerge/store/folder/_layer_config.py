@@ -37,7 +37,7 @@ _NUMBERS = (
 """Lists of the numbers of those layers that differ from the others."""
 _FURTHER = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
 """Numbers of layers that predict further tokens, which no slice has."""
-_NO_VALUES = ("_id", "_ids", "_indexes", "_indices", "_section", "architectures")
+_NO_VALUES = ("_id", "_ids", "_indexes", "_indices", "_section", "_features", "_names", "architectures")
 """Ends of keys whose lists have other things than a value for each layer."""
 _TOWERS = {
     "vision_config": ("vision", "visual", "image"),
@@ -71,6 +71,7 @@ def with_layers(
         new = {**part, **dict.fromkeys(counts, len(layers)), **dict(_lists(part, count, sources))}
         new |= {key: 0 for key in _FURTHER if key in part}
         new = with_patterns(new, part, [(own or part, number) for own, number in sources])
+        new |= _stages(part, count, len(layers))
         edited = {**edited, place: new} if place else new
         changed = True
     return edited if changed else None
@@ -110,6 +111,17 @@ def _lists(
                 key,
                 [own[n] if n < len(own) else value[-1] for own, n in zip(of_sources, numbers, strict=True)],
             )
+
+
+def _stages(part: Mapping[str, Any], count: int, layers: int) -> dict[str, Any]:
+    """Return whose outputs a backbone of so many layers hands on: as before, and the last for the last."""
+    names = part.get("stage_names")
+    if not isinstance(names, list) or len(names) != count + 1:
+        return {}
+    stages = [names[0], *(f"stage{number + 1}" for number in range(layers))]
+    numbers = {number % len(names) for number in part.get("out_indices") or [count]}
+    now = sorted({layers if number == count else min(number, layers) for number in numbers})
+    return {"stage_names": stages, "out_indices": now, "out_features": [stages[number] for number in now]}
 
 
 def _value(source: ConfiguredLayer, key: str, value: list[Any]) -> list[Any]:
