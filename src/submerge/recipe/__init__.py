@@ -18,7 +18,9 @@ from submerge.recipe._data_spec import (
 )
 from submerge.recipe._documents import Documents, load_documents
 from submerge.recipe._load import load_recipe
+from submerge.recipe._load_mixture import load_mixture
 from submerge.recipe._mergekit import to_mergekit
+from submerge.recipe._mixture import Expert, MixtureRecipe
 from submerge.recipe._recipe import (
     LayerSource,
     ModalityTokens,
@@ -47,7 +49,9 @@ __all__ = [
     "DataSource",
     "DataSpec",
     "Documents",
+    "Expert",
     "LayerSource",
+    "MixtureRecipe",
     "ModalityTokens",
     "ModelEntry",
     "ModuleSlices",
@@ -66,6 +70,7 @@ __all__ = [
     "data_format",
     "data_spec",
     "load_documents",
+    "load_mixture",
     "load_recipe",
     "parse_coefficients",
     "read_coefficients",
