@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -15,9 +15,11 @@ from submerge.errors import Problem, RequestError, size
 
 if TYPE_CHECKING:
     from submerge.engine import Settings
-    from submerge.recipe import Documents, Recipe
+    from submerge.recipe import Documents, MixtureRecipe, Recipe
 
-__all__ = ["check_new_files", "load", "load_documents", "print_json", "settings", "size"]
+__all__ = ["check_new_files", "load", "load_documents", "load_mixture", "print_json", "settings", "size"]
+
+T = TypeVar("T")
 
 _UNITS = {
     "": 1,
@@ -71,12 +73,25 @@ def load_documents(
     given = {"as": form, "rank": rank, "energy": energy}
     output = {key: value for key, value in given.items() if value is not None}
     source = _source(path)
+    return _hinted(lambda lenient: recipe.load_documents(source, output=output, mergekit=lenient), mergekit)
+
+
+def load_mixture(path: Path, *, mergekit: bool = False) -> MixtureRecipe:
+    """Return the recipe for a mixture of experts, from standard input where it is called -."""
+    from submerge import recipe
+
+    source = _source(path)
+    return _hinted(lambda lenient: recipe.load_mixture(source, mergekit=lenient), mergekit)
+
+
+def _hinted(load: Callable[[bool], T], mergekit: bool) -> T:
+    """Return what is loaded; where all that is wrong is what mergekit ignores, the error says so."""
     try:
-        return recipe.load_documents(source, output=output, mergekit=mergekit)
+        return load(mergekit)
     except RequestError as error:
         problems = error.problems
     try:
-        recipe.load_documents(source, output=output, mergekit=True)
+        load(True)
     except RequestError:
         raise RequestError(problems) from None
     hint = "with --mergekit they are ignored, and named in warnings"

@@ -68,7 +68,7 @@ def plan(
     elif json:
         print_json(*described.values())
     else:
-        _print(*described.values())
+        print_plan(*described.values())
 
 
 def _print_documents(documents: Documents, described: dict[str, dict[str, Any]], *, json: bool) -> None:
@@ -81,7 +81,7 @@ def _print_documents(documents: Documents, described: dict[str, dict[str, Any]],
     for name, plan in described.items():
         uses = f", from {few(documents.uses[name], 8)}" if documents.uses[name] else ""
         typer.echo(f"document {name or 'of the result'}{uses}")
-        _print(plan)
+        print_plan(plan)
         typer.echo()
     for recipe in documents.recipes:
         if recipe.name not in described:
@@ -91,7 +91,7 @@ def _print_documents(documents: Documents, described: dict[str, dict[str, Any]],
         typer.echo(f"warning  {line}")
 
 
-def _print(plan: dict[str, Any]) -> None:
+def print_plan(plan: dict[str, Any]) -> None:
     _print_inputs(plan)
     if plan["files"]:
         _print_checkpoint(plan)
@@ -114,6 +114,8 @@ def _print_inputs(plan: dict[str, Any]) -> None:
     console.print(_models(plan["models"]))
     for stack in plan.get("stack", ()):
         _print_stack(stack)
+    if "mixture" in plan:
+        _print_mixture(plan["mixture"])
     console.print(_groups(plan["groups"]))
     for model in plan["models"]:
         if "names" in model:
@@ -152,6 +154,20 @@ def _print_stack(stack: dict[str, Any]) -> None:
             typer.echo(f"  {place} the layers: {' + '.join(stack[place])}")
     for model, layers in stack["unread"].items():
         typer.echo(f"  not read: {layers} of {model}")
+
+
+def _print_mixture(mixture: dict[str, Any]) -> None:
+    """Print what a mixture of experts will be."""
+    count = mixture["experts_per_token"]
+    total, active = (f"{mixture[key]:,}" for key in ("parameters", "active_parameters"))
+    typer.echo(f"mixture     {mixture['architecture']}: {mixture['layers']} layers")
+    experts = [(str(number), expert) for number, expert in enumerate(mixture["experts"])]
+    for number, expert in [*experts, *(("shared", own) for own in mixture.get("shared_experts", ()))]:
+        prompts = len(expert.get("positive_prompts", ())) + len(expert.get("negative_prompts", ()))
+        of = f", {prompts} prompts" if prompts else ""
+        typer.echo(f"  expert {number:<6} {expert['source_model']}{of}")
+    typer.echo(f"  gates         {mixture['gates']}; {count} of {len(experts)} experts for a token")
+    typer.echo(f"  parameters    {total}, of which {active} act on a token")
 
 
 def _print_specialist(specialist: dict[str, Any]) -> None:

@@ -73,7 +73,7 @@ def _model(plan: MergePlan, position: int) -> dict[str, Any]:
     stored = {name: entry for name, entry in model.tensors.items() if name not in model.aliases}
     return {
         "model": model.label,
-        "role": plan.inputs.role(position),
+        "role": plan.role(position),
         "tensors": len(stored),
         "bytes": sum(entry.nbytes for entry in stored.values()),
         **({"revision": model.revision} if model.revision else {}),

@@ -87,7 +87,7 @@ class MergePlan:
         return [
             ModelRow(
                 name=model.label,
-                role=self.inputs.role(position),
+                role=self.role(position),
                 tensors=str(len(model.tensors)),
                 size=size(sum(entry.nbytes for entry in model.tensors.values())),
             )
@@ -147,8 +147,9 @@ class MergePlan:
         return self.inputs.reference
 
     def role(self, index: int) -> str:
-        """Return what a model takes part as: base, merged, both, or with its files only."""
-        return self.inputs.role(index)
+        """Return what a model takes part as: base, merged or an expert, both, or with its files only."""
+        role = self.inputs.role(index)
+        return role.replace("merged", "expert") if self.mixture else role
 
     @property
     def carried(self) -> list[tuple[Path, Path]]:

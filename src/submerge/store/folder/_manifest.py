@@ -81,7 +81,7 @@ class Manifest:
 
     @property
     def is_mixture(self) -> bool:
-        """Whether the output is a mixture of experts, whose feed-forward blocks are those of several models."""
+        """Whether the output is a mixture of experts: it has the feed-forward blocks of several models."""
         return "experts" in self.recipe
 
     @property

@@ -1,0 +1,125 @@
+"""`submerge moe`: a mixture of experts from dense models."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from submerge.cli._common import load_mixture, print_json, settings
+from submerge.cli._merge import (
+    Device,
+    Json,
+    Lenient,
+    Memory,
+    Pickle,
+    Shard,
+    Threads,
+    print_notes,
+    print_summary,
+    target_of,
+)
+from submerge.cli._plan import print_plan
+from submerge.cli._progress import progress
+from submerge.errors import Problem, RequestError
+
+if TYPE_CHECKING:
+    from submerge.engine import MergePlan
+
+Recipe = Annotated[
+    Path, typer.Argument(readable=False, help="The recipe, a YAML file, or - (mergekit-moe's form).")
+]
+Quantised = Annotated[bool, typer.Option("--load-in-4bit", "--load-in-8bit", hidden=True)]
+Understood = Annotated[bool, typer.Option("--i-understand-this-is-not-useful-without-training", hidden=True)]
+
+
+def moe(
+    recipe: Recipe,
+    folder: Annotated[
+        Path | None, typer.Argument(readable=False, help="The folder to make; --out names it, too.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", readable=False, help="The folder to make.")
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", "--dry-run", help="Say what would be made, from the headers alone.")
+    ] = False,
+    device: Device = "cpu",
+    threads: Threads = None,
+    max_memory: Memory = None,
+    shard_size: Shard = "5GB",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    mergekit: Lenient = False,
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Finish even if NaN or Inf is met.")
+    ] = False,
+    allow_pickle: Pickle = False,
+    json: Json = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, no summary: the path only.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say of each tensor where it comes from.")
+    ] = False,
+    quantised: Quantised = False,
+    understood: Understood = False,
+) -> None:
+    """Make a mixture of experts of dense models: each model's feed-forward blocks are an expert.
+
+    Examples:
+    submerge moe recipe.yaml --plan
+    submerge moe recipe.yaml mixture/
+    """
+    if quantised:
+        hint = "leave the flag out; 'gate_mode: cheap_embed' runs no model"
+        what = "prompts run through the base in its own number format"
+        raise RequestError(Problem(what, "--load-in-4bit, --load-in-8bit", hint))
+    out = None if plan else target_of(folder, out)
+    asked = load_mixture(recipe, mergekit=mergekit)
+    chosen = settings(
+        device=device,
+        threads=threads,
+        max_memory=max_memory,
+        shard_size=shard_size,
+        allow_pickle=allow_pickle,
+        allow_nonfinite=allow_nonfinite,
+    )
+    from submerge import engine
+
+    planned = engine.plan_mixture(asked, chosen)
+    if out is None:
+        _print_plan(planned, json=json)
+        return
+    print_notes(planned, quiet=quiet, verbose=verbose)
+    try:
+        with progress(quiet) as show:
+            report = engine.moe(
+                planned, out, resume=resume, overwrite=overwrite, progress=show, prompt_progress=show
+            )
+    except (KeyboardInterrupt, SystemExit):
+        hint = "the same command with --resume goes on from here"
+        print(f"interrupted: {out} is untouched; {hint}", file=sys.stderr)
+        raise
+    if json:
+        print_json(report.to_dict())
+        return
+    typer.echo(str(report.out))
+    if not quiet:
+        print_summary(report, planned.warnings)
+
+
+def _print_plan(planned: MergePlan, *, json: bool) -> None:
+    """Print what would be made."""
+    from submerge import engine
+
+    described = engine.describe(planned)
+    described["compute_seconds"] = engine.compute_seconds(planned)
+    described["free"] = shutil.disk_usage(Path.cwd()).free
+    if json:
+        print_json(described)
+    else:
+        print_plan(described)
