@@ -17,11 +17,11 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from submerge.deferred import np, npt, quietly, required, torch
+from submerge.deferred import np, npt, torch
 from submerge.engine.plan import MergePlan
 from submerge.errors import Problem, RequestError, WorkError, few
 from submerge.recipe import Expert, MixtureRecipe
-from submerge.store import Checkpoint, FileTable, digest, read_values, trained_adapter
+from submerge.store import Checkpoint, FileTable, digest, load_tokenizer, read_values, trained_adapter
 
 if TYPE_CHECKING:
     from submerge.calibrate import Step
@@ -95,16 +95,11 @@ class _Tokens:
     """The tokenizer of a base, which gives prompts as ids with the token that begins a text before them."""
 
     def __init__(self, base: Checkpoint) -> None:
-        transformers = required("transformers", "prompts of experts need")
         self._folder: Path = base.tokenizer.folder
-        try:
-            with quietly(transformers.logging):
-                kind = transformers.AutoTokenizer
-                self._tokenizer: Any = kind.from_pretrained(self._folder, local_files_only=True)
-        except (OSError, ValueError, ImportError, KeyError) as error:
-            what = f"there is no tokenizer for the prompts ({str(error).splitlines()[0]})"
-            hint = "copy one into the folder, or write 'gate_mode: random'"
-            raise RequestError(Problem(what, str(self._folder), hint)) from error
+        if not base.tokenizer.complete:
+            hint = "copy one into its folder, or write 'gate_mode: random'"
+            raise RequestError(Problem("there is no tokenizer for the prompts", base.label, hint))
+        self._tokenizer = load_tokenizer(self._folder)
 
     def of(self, prompts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of prompts, each at least one."""

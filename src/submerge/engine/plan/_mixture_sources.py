@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._mixture_forms import PROJECTIONS, MixtureForm
 from submerge.errors import Problem, few
-from submerge.names import is_buffer, layer_of
+from submerge.names import is_buffer, layer_of, layer_stacks
 from submerge.store import (
     DTYPES,
     Checkpoint,
@@ -17,7 +17,14 @@ from submerge.store import (
     tied_embeddings,
 )
 
-__all__ = ["LAYERS", "dense_name", "is_feed_forward", "source_problems", "vocabulary_findings"]
+__all__ = [
+    "LAYERS",
+    "count_layers",
+    "dense_name",
+    "is_feed_forward",
+    "source_problems",
+    "vocabulary_findings",
+]
 
 LAYERS = "model.layers"
 """The stack of layers in the files of all models that mixtures are made of."""
@@ -28,6 +35,12 @@ _HEAD = "lm_head.weight"
 def dense_name(layer: int, projection: str) -> str:
     """Return the name of a weight of a dense model's feed-forward block."""
     return f"{LAYERS}.{layer}.mlp.{projection}.weight"
+
+
+def count_layers(model: Checkpoint) -> int:
+    """Return how many layers a model has, as its configuration says, or else its tensors."""
+    said = layer_count(model.config)
+    return layer_stacks(model.tensors).get(LAYERS, 0) if said is None else said
 
 
 def is_feed_forward(name: str) -> bool:
@@ -50,12 +63,11 @@ def source_problems(form: MixtureForm, inputs: Inputs) -> list[Problem]:
 
 def _base_problems(form: MixtureForm, base: Checkpoint) -> Iterator[Problem]:
     """Yield what is wrong with the model that gives all but the experts."""
-    count = layer_count(base.config)
-    if count is None:
-        yield Problem(
-            "its config.json names no number of layers", base.label, "write num_hidden_layers there"
-        )
+    if type((base.config or {}).get("num_attention_heads")) is not int:
+        hint = "complete its config.json"
+        yield Problem("its config.json does not say num_attention_heads", base.label, hint)
         return
+    count = count_layers(base)
     needed = [*_OUTSIDE, *(() if tied_embeddings(base.config) else (_HEAD,))]
     needed += [f"{LAYERS}.{i}.{name}" for i in range(count) for name in sorted(_common(form))]
     if lacking := [name for name in needed if name not in base.tensors]:
@@ -86,9 +98,9 @@ def _has_place(form: MixtureForm, name: str, count: int) -> bool:
 
 def _block_problems(model: Checkpoint, base: Checkpoint) -> Iterator[Problem]:
     """Yield what is wrong with the feed-forward blocks of one model."""
-    count, own = layer_count(base.config) or 0, layer_count(model.config)
-    if own is not None and own != count:
-        what = f"its config says {own} layers, that of {base.label} {count}"
+    count, own = count_layers(base), count_layers(model)
+    if own != count:
+        what = f"it has {own} layers, and {base.label} has {count}"
         yield Problem(what, model.label, "experts are models of the base's size")
         return
     names = [dense_name(layer, projection) for layer in range(count) for projection in PROJECTIONS]

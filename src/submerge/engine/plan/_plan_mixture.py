@@ -28,6 +28,7 @@ from submerge.engine.plan._mixture_config import mixture_config
 from submerge.engine.plan._mixture_forms import DEEPSEEK, PROJECTIONS, MixtureForm
 from submerge.engine.plan._mixture_sources import (
     LAYERS,
+    count_layers,
     dense_name,
     is_feed_forward,
     source_problems,
@@ -53,7 +54,6 @@ from submerge.store import (
     RowSource,
     TensorEntry,
     dtype_named,
-    layer_count,
 )
 
 __all__ = ["plan_mixture"]
@@ -151,7 +151,7 @@ class _MixturePlanner:
     @cached_property
     def layers(self) -> list[str]:
         """The prefixes of the layers."""
-        return [f"{LAYERS}.{layer}" for layer in range(layer_count(self.base.config) or 0)]
+        return [f"{LAYERS}.{layer}" for layer in range(count_layers(self.base))]
 
     @cached_property
     def width(self) -> int:
