@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from _models import quiet_transformers
+from _models import quiet_transformers, state, write
 from _tokenizers import fast_tokenizer
 
-__all__ = ["DENSE", "NAMES", "dense_models", "mixture_recipe"]
+__all__ = ["DENSE", "NAMES", "dense_folder", "dense_models", "layer_shapes", "mixture_recipe"]
 
 TEXT = {"vocab_size": 16, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}  # fmt: skip
@@ -33,6 +33,45 @@ def dense_models(root: Path, kind: str, dtype: torch.dtype = torch.float32) -> P
         getattr(t, f"{name}ForCausalLM")(config).to(dtype).save_pretrained(root / folder)
         fast_tokenizer().save_pretrained(root / folder)
     return root
+
+
+def layer_shapes(layer: int, width: int = 8, inner: int = 12) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of a layer of a Llama with two heads."""
+    attention = {f"self_attn.{side}_proj.weight": (width, width) for side in "qkvo"}
+    norms = {f"{name}_layernorm.weight": (width,) for name in ("input", "post_attention")}
+    block = {"gate_proj": (inner, width), "up_proj": (inner, width), "down_proj": (width, inner)}
+    shapes = attention | norms | {f"mlp.{name}.weight": shape for name, shape in block.items()}
+    return {f"model.layers.{layer}.{name}": shape for name, shape in shapes.items()}
+
+
+def dense_folder(
+    folder: Path,
+    seed: int,
+    *,
+    layers: int = 2,
+    width: int = 8,
+    inner: int = 12,
+    model_type: str = "llama",
+    dtype: torch.dtype = torch.float32,
+    tokens: dict[str, int] | None = None,
+    without: str = "",
+    more: dict[str, tuple[int, ...]] | None = None,
+) -> Path:
+    """Write a Llama by hand, without tensors whose names have `without` in them, and with `more`."""
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (10, width)}
+    for layer in range(layers):
+        shapes |= layer_shapes(layer, width, inner)
+    shapes |= {"model.norm.weight": (width,), "lm_head.weight": (10, width), **(more or {})}
+    shapes = {name: shape for name, shape in shapes.items() if not without or without not in name}
+    config = {
+        "model_type": model_type,
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "vocab_size": 10,
+    }
+    return write(folder, state(shapes, seed, dtype), config, tokens=tokens)
 
 
 def mixture_recipe(root: Path, gate_mode: str = "cheap_embed", **more: Any) -> dict[str, Any]:
