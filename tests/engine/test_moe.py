@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from _mixtures import dense_folder
 from _models import ROOM, contents, read
@@ -98,13 +98,10 @@ def test_types_are_those_of_the_base_or_of_the_recipe(models: Path, tmp_path: Pa
         assert {tensor.dtype for tensor in read(tmp_path / out).values()} == {expected}
 
 
-def test_the_same_bytes_of_any_number_of_workers(
-    models: Path, tmp_path: Path, tiny_chunks: Callable[..., None]
-) -> None:
+def test_the_same_bytes_of_any_number_of_workers(models: Path, tmp_path: Path) -> None:
     recipe = recipe_of(models)
     recipe["experts"][0]["noise_scale"] = 0.1
     moe(recipe, tmp_path / "one", settings=Settings(threads=1, max_memory=ROOM.max_memory))
-    tiny_chunks(16)
     moe(recipe, tmp_path / "four", settings=Settings(threads=4, max_memory=ROOM.max_memory))
     one, four = contents(tmp_path / "one"), contents(tmp_path / "four")
     assert one["model.safetensors"] == four["model.safetensors"]
@@ -195,8 +192,6 @@ def test_a_failure_leaves_what_is_there(models: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="the output exists and is not empty"):
         moe(recipe_of(models), tmp_path / "out", settings=ROOM)
     broken = read(models / "a") | {"model.layers.0.mlp.up_proj.weight": torch.full((12, 8), torch.nan)}
-    from safetensors.torch import save_file
-
     save_file(broken, models / "a" / "model.safetensors")
     with pytest.raises(WorkError, match="NaN or Inf"):
         moe(recipe_of(models), tmp_path / "out", settings=ROOM, overwrite=True)
