@@ -94,7 +94,7 @@ def normal(key: int, start: int, count: int) -> npt.NDArray[np.float32]:
     Examples:
         >>> from submerge.algebra import normal, stream_key
         >>> numbers = normal(stream_key(0, "weight", 0), 0, 10_000)
-        >>> abs(numbers.mean()) < 0.03, abs(numbers.std() - 1) < 0.03
+        >>> bool(abs(numbers.mean()) < 0.03), bool(abs(numbers.std() - 1) < 0.03)
         (True, True)
     """
     words = np.empty(count * _SUMMED, np.uint32)

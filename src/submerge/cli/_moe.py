@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,7 @@ from submerge.cli._merge import (
     print_summary,
     target_of,
 )
+from submerge.cli._mergekit import MergekitAware
 from submerge.cli._plan import print_plan
 from submerge.cli._progress import progress
 from submerge.errors import Problem, RequestError
@@ -32,8 +33,20 @@ if TYPE_CHECKING:
 Recipe = Annotated[
     Path, typer.Argument(readable=False, help="The recipe, a YAML file, or - (mergekit-moe's form).")
 ]
-Quantised = Annotated[bool, typer.Option("--load-in-4bit", "--load-in-8bit", hidden=True)]
-Understood = Annotated[bool, typer.Option("--i-understand-this-is-not-useful-without-training", hidden=True)]
+TAKEN = "--i-understand-this-is-not-useful-without-training"
+REFUSED = ("--load-in-4bit", "--load-in-8bit")
+
+
+class MergekitMoeAware(MergekitAware):
+    """A command that understands the flags of mergekit-moe besides its own."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; experts that are all the same are warned of without a flag, too."""
+        if asked := set(REFUSED).intersection(args):
+            what = "prompts run through the base in its own number format"
+            hint = "leave the flag out; 'gate_mode: cheap_embed' runs no model"
+            raise RequestError(Problem(what, ", ".join(sorted(asked)), hint))
+        return super().parse_args(ctx, [argument for argument in args if argument != TAKEN])
 
 
 def moe(
@@ -65,8 +78,6 @@ def moe(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say of each tensor where it comes from.")
     ] = False,
-    quantised: Quantised = False,
-    understood: Understood = False,
 ) -> None:
     """Make a mixture of experts of dense models: each model's feed-forward blocks are an expert.
 
@@ -74,10 +85,6 @@ def moe(
     submerge moe recipe.yaml --plan
     submerge moe recipe.yaml mixture/
     """
-    if quantised:
-        hint = "leave the flag out; 'gate_mode: cheap_embed' runs no model"
-        what = "prompts run through the base in its own number format"
-        raise RequestError(Problem(what, "--load-in-4bit, --load-in-8bit", hint))
     out = None if plan else target_of(folder, out)
     asked = load_mixture(recipe, mergekit=mergekit)
     chosen = settings(

@@ -87,7 +87,7 @@ def plan_mixture(
         >>> experts = [{"source_model": "chat"}, {"source_model": "code"}]
         >>> plan = submerge.plan_moe({"base_model": "base", "gate_mode": "random", "experts": experts})
         >>> plan.mixture.form.architecture, plan.mixture.parameters, plan.mixture.active
-        ('MixtralForCausalLM', 173888, 173888)
+        ('MixtralForCausalLM', 296000, 296000)
     """
     settings = settings or Settings()
     check_device(settings.device)
