@@ -10,8 +10,8 @@ from typing import Any
 from submerge.errors import did_you_mean
 from submerge.methods import MIXTURE
 from submerge.recipe._mixture import GATE_MODES, PROMPT_MODES, Expert, MixtureRecipe
+from submerge.recipe._model_entry import ModelEntry, same_model
 from submerge.recipe._problems import KeyPath, Report, nearest_name, show
-from submerge.recipe._recipe import ModelEntry, same_model
 from submerge.recipe._sections import read_dtype, read_seed
 from submerge.recipe._source import open_source
 from submerge.recipe._specs import read_spec
