@@ -96,10 +96,16 @@ def test_flags_of_mergekit_moe(recipe: Path) -> None:
 
 
 def test_merges_say_where_mixtures_are_made(recipe: Path) -> None:
-    for command in ("merge", "plan"):
-        refused = cli(command, recipe, *(["merged"] if command == "merge" else []), *ROOM)
-        assert refused.code == 2
-        assert refused.err == (
-            "error: recipe.yaml:3: this recipe is for a mixture of experts, and not for a merge — "
-            "submerge moe RECIPE OUT makes one\n"
-        )
+    refused = cli("merge", recipe, "merged", *ROOM)
+    assert refused.code == 2
+    assert refused.err == (
+        "error: recipe.yaml:3: this recipe is for a mixture of experts, and not for a merge — "
+        "submerge moe RECIPE OUT makes one\n"
+    )
+
+
+def test_plan_takes_mixtures_too(recipe: Path) -> None:
+    assert cli("plan", recipe, *ROOM).out == cli("moe", recipe, "--plan", *ROOM).out
+    recipe.write_text(f"{RECIPE}name: mine\n")
+    assert "unknown key 'name'" in cli("plan", recipe, *ROOM).err
+    assert cli("plan", recipe, "--mergekit", "--json", *ROOM).json["mixture"]["layers"] == 2

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from submerge.engine import Settings
     from submerge.recipe import Documents, MixtureRecipe, Recipe
 
-__all__ = ["check_new_files", "load", "load_documents", "load_mixture", "print_json", "settings", "size"]
+__all__ = [
+    "check_new_files",
+    "load",
+    "load_documents",
+    "load_mixture",
+    "print_json",
+    "settings",
+    "size",
+    "source_of",
+]
 
 T = TypeVar("T")
 
@@ -53,18 +62,18 @@ def load(path: Path) -> Recipe:
     """Return the recipe, from standard input where it is called -."""
     from submerge.recipe import load_recipe
 
-    return load_recipe(_source(path))
+    return load_recipe(source_of(path))
 
 
 def load_documents(
-    path: Path,
+    path: Path | str,
     form: str | None = None,
     rank: int | None = None,
     energy: float | None = None,
     *,
     mergekit: bool = False,
 ) -> Documents:
-    """Return the recipes of a file, with the flags over the result's own output.
+    """Return the recipes of a file, or of a text, with the flags over the result's own output.
 
     Where all that is wrong is what mergekit ignores, the error says so.
     """
@@ -72,15 +81,15 @@ def load_documents(
 
     given = {"as": form, "rank": rank, "energy": energy}
     output = {key: value for key, value in given.items() if value is not None}
-    source = _source(path)
+    source = source_of(path) if isinstance(path, Path) else path
     return _hinted(lambda lenient: recipe.load_documents(source, output=output, mergekit=lenient), mergekit)
 
 
-def load_mixture(path: Path, *, mergekit: bool = False) -> MixtureRecipe:
-    """Return the recipe for a mixture of experts, from standard input where it is called -."""
+def load_mixture(path: Path | str, *, mergekit: bool = False) -> MixtureRecipe:
+    """Return the recipe for a mixture of experts of a file, or of a text."""
     from submerge import recipe
 
-    source = _source(path)
+    source = source_of(path) if isinstance(path, Path) else path
     return _hinted(lambda lenient: recipe.load_mixture(source, mergekit=lenient), mergekit)
 
 
@@ -98,7 +107,7 @@ def _hinted(load: Callable[[bool], T], mergekit: bool) -> T:
     raise RequestError([*problems, Problem("mergekit ignores these", "", hint)])
 
 
-def _source(path: Path) -> str | Path:
+def source_of(path: Path) -> str | Path:
     """Return the path of a recipe, or the text on standard input where it is called -."""
     return f"{sys.stdin.read()}\n" if str(path) == "-" else path
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -23,12 +22,9 @@ from submerge.cli._merge import (
     target_of,
 )
 from submerge.cli._mergekit import MergekitAware
-from submerge.cli._plan import print_plan
+from submerge.cli._plan import print_plan_of
 from submerge.cli._progress import progress
 from submerge.errors import Problem, RequestError
-
-if TYPE_CHECKING:
-    from submerge.engine import MergePlan
 
 Recipe = Annotated[
     Path, typer.Argument(readable=False, help="The recipe, a YAML file, or - (mergekit-moe's form).")
@@ -99,7 +95,7 @@ def moe(
 
     planned = engine.plan_mixture(asked, chosen)
     if out is None:
-        _print_plan(planned, json=json)
+        print_plan_of(planned, json=json)
         return
     print_notes(planned, quiet=quiet, verbose=verbose)
     try:
@@ -117,16 +113,3 @@ def moe(
     typer.echo(str(report.out))
     if not quiet:
         print_summary(report, planned.warnings)
-
-
-def _print_plan(planned: MergePlan, *, json: bool) -> None:
-    """Print what would be made."""
-    from submerge import engine
-
-    described = engine.describe(planned)
-    described["compute_seconds"] = engine.compute_seconds(planned)
-    described["free"] = shutil.disk_usage(Path.cwd()).free
-    if json:
-        print_json(described)
-    else:
-        print_plan(described)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from submerge.cli._common import load_documents, print_json, settings, size
+from submerge.cli._common import load_documents, load_mixture, print_json, settings, size, source_of
 from submerge.cli._merge import (
     Device,
     Energy,
@@ -28,6 +28,7 @@ from submerge.errors import few
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from submerge.engine import MergePlan
     from submerge.recipe import Documents
 
 
@@ -46,9 +47,9 @@ def plan(
 ) -> None:
     """Check a recipe and its inputs, and say what a merge would read, compute and write.
 
-    Only the recipe and the files' headers are read.
+    Only the recipe and the files' headers are read. It may be one for a mixture of experts, too.
     """
-    documents = load_documents(recipe, form, rank, energy, mergekit=mergekit)
+    source = source_of(recipe)
     chosen = settings(
         device=device,
         threads=threads,
@@ -57,18 +58,39 @@ def plan(
         allow_pickle=allow_pickle,
     )
     from submerge import engine
+    from submerge.recipe import is_mixture
 
-    described: dict[str, dict[str, Any]] = {}
-    for name, merge_plan in engine.plan_documents(documents, chosen).items():
-        described[name] = engine.describe(merge_plan)
-        described[name]["compute_seconds"] = engine.compute_seconds(merge_plan)
-        described[name]["free"] = shutil.disk_usage(Path.cwd()).free
+    if is_mixture(source):
+        print_plan_of(engine.plan_mixture(load_mixture(source, mergekit=mergekit), chosen), json=json)
+        return
+    documents = load_documents(source, form, rank, energy, mergekit=mergekit)
+    plans = engine.plan_documents(documents, chosen)
+    described = {name: _described(merge_plan) for name, merge_plan in plans.items()}
     if len(documents.recipes) > 1:
         _print_documents(documents, described, json=json)
     elif json:
         print_json(*described.values())
     else:
         print_plan(*described.values())
+
+
+def print_plan_of(merge_plan: MergePlan, *, json: bool) -> None:
+    """Print one plan."""
+    described = _described(merge_plan)
+    if json:
+        print_json(described)
+    else:
+        print_plan(described)
+
+
+def _described(merge_plan: MergePlan) -> dict[str, Any]:
+    """Return a plan as plain data, with the time and the space that it is about."""
+    from submerge import engine
+
+    described = engine.describe(merge_plan)
+    described["compute_seconds"] = engine.compute_seconds(merge_plan)
+    described["free"] = shutil.disk_usage(Path.cwd()).free
+    return described
 
 
 def _print_documents(documents: Documents, described: dict[str, dict[str, Any]], *, json: bool) -> None:

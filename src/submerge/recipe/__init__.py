@@ -18,7 +18,7 @@ from submerge.recipe._data_spec import (
 )
 from submerge.recipe._documents import Documents, load_documents
 from submerge.recipe._load import load_recipe
-from submerge.recipe._load_mixture import load_mixture
+from submerge.recipe._load_mixture import is_mixture, load_mixture
 from submerge.recipe._mergekit import to_mergekit
 from submerge.recipe._mixture import Expert, MixtureRecipe
 from submerge.recipe._modalities import ModalityTokens
@@ -62,6 +62,7 @@ __all__ = [
     "TokenizerSettings",
     "data_format",
     "data_spec",
+    "is_mixture",
     "load_documents",
     "load_mixture",
     "load_recipe",

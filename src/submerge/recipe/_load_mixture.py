@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from submerge.errors import did_you_mean
+from submerge.errors import RequestError, did_you_mean
 from submerge.methods import MIXTURE
 from submerge.recipe._mixture import GATE_MODES, PROMPT_MODES, Expert, MixtureRecipe
 from submerge.recipe._model_entry import ModelEntry, same_model
@@ -16,7 +16,7 @@ from submerge.recipe._sections import read_dtype, read_seed
 from submerge.recipe._source import open_source
 from submerge.recipe._specs import read_spec
 
-__all__ = ["load_mixture"]
+__all__ = ["is_mixture", "load_mixture"]
 
 KEYS = (
     "base_model",
@@ -86,6 +86,15 @@ def load_mixture(source: str | Path | Mapping[str, Any], *, mergekit: bool = Fal
         experts_per_token=count,
         **sections,
     )
+
+
+def is_mixture(source: str | Path | Mapping[str, Any]) -> bool:
+    """Return whether a source is a recipe for a mixture of experts, as far as it can be read."""
+    try:
+        data = open_source(source).data
+    except RequestError:
+        return False
+    return isinstance(data, dict) and "experts" in data and "merge_method" not in data
 
 
 def _entries(experts: Sequence[Expert]) -> tuple[ModelEntry, ...]:
