@@ -115,7 +115,7 @@ def test_what_is_wrong_is_said_with_its_line(text: str, expected: str) -> None:
     [
         ("positive_prompts: code", "positive_prompts is a list of texts, not 'code'"),
         ("positive_prompts: [1]", "a prompt is a text, not 1"),
-        ('negative_prompts: [" "]', "a prompt is a text, not ' '"),
+        ("negative_prompts: [[a]]", "a prompt is a text, not a list"),
         ("residual_scale: half", "residual_scale is a number, not 'half'"),
         ("noise_scale: .inf", "noise_scale is a number, not inf"),
         ("prompts: [a]", "unknown key 'prompts'"),

@@ -182,7 +182,7 @@ def _read_expert(raw: Any, path: KeyPath, report: Report) -> Expert | None:
 
 
 def _read_prompts(raw: dict[str, Any], key: str, path: KeyPath, report: Report) -> tuple[str, ...]:
-    """Return prompts, each a text that is not blank."""
+    """Return prompts; a blank one stands for any text, as in recipes whose gates are drawn at random."""
     prompts = raw.get(key)
     if prompts is None:
         return ()
@@ -190,9 +190,9 @@ def _read_prompts(raw: dict[str, Any], key: str, path: KeyPath, report: Report) 
         report.add(f"{key} is a list of texts, not {show(prompts)}", (*path, key), "write '- …' lines")
         return ()
     for i, prompt in enumerate(prompts):
-        if not isinstance(prompt, str) or not prompt.strip():
+        if not isinstance(prompt, str):
             what = f"a prompt is a text, not {show(prompt)}"
-            report.add(what, (*path, key, i), "put it in quotes, or leave it out")
+            report.add(what, (*path, key, i), "put it in quotes")
     return tuple(prompt for prompt in prompts if isinstance(prompt, str))
 
 
