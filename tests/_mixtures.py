@@ -14,9 +14,12 @@ __all__ = ["DENSE", "NAMES", "dense_folder", "dense_models", "layer_shapes", "mi
 
 TEXT = {"vocab_size": 16, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}  # fmt: skip
+LONG = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 8}  # fmt: skip
 DENSE: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
-    "mistral": ("Mistral", {"sliding_window": 8}),
+    "mistral": ("Mistral", {"sliding_window": 4}),
+    "llama3": ("Llama", {"rope_parameters": LONG, "head_dim": 8, "tie_word_embeddings": True}),
     "qwen2": ("Qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("Qwen3", {"head_dim": 8}),
 }

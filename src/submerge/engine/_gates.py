@@ -13,18 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submerge.deferred import np, npt, torch
-from submerge.engine.plan import MergePlan
+from submerge.engine.plan import MergePlan, MixturePlan
 from submerge.errors import Problem, RequestError, WorkError, few
-from submerge.recipe import Expert, MixtureRecipe
+from submerge.recipe import Expert
 from submerge.store import Checkpoint, FileTable, digest, load_tokenizer, read_values, trained_adapter
 
 if TYPE_CHECKING:
-    from submerge.calibrate import Step
+    from submerge.calibrate import PromptPooling, Step
 
 __all__ = ["with_gates"]
 
@@ -47,9 +46,9 @@ def with_gates(plan: MergePlan, progress: Callable[[Step], None] | None) -> Merg
     if not recipe.reads_prompts:
         return plan
     experts = [*recipe.experts, *(recipe.shared_experts if recipe.gates_shared else ())]
-    rows = _rows(plan, recipe, experts, progress)  # [L, experts, n]
+    rows = _rows(mixture, experts, plan.settings.device, progress)  # [L, experts, n]
     if not bool(rows.isfinite().all()):
-        what = f"{plan.inputs.reference_model.label} makes NaN or Inf of prompts"
+        what = f"{mixture.base.label} makes NaN or Inf of prompts"
         raise WorkError(f"{what} — look at its weights, or write 'gate_mode: random'")
     chosen = len(recipe.experts)
     memory = {
@@ -68,17 +67,17 @@ def with_gates(plan: MergePlan, progress: Callable[[Step], None] | None) -> Merg
 
 
 def _rows(
-    plan: MergePlan, recipe: MixtureRecipe, experts: Sequence[Expert], progress: Callable[[Step], None] | None
+    mixture: MixturePlan, experts: Sequence[Expert], device: str, progress: Callable[[Step], None] | None
 ) -> torch.Tensor:
     """Return the rows [L, experts, n] of all gates, each of length 1, in float64."""
-    base = plan.inputs.reference_model
+    base, mode = mixture.base, mixture.recipe.gate_mode
     tokens = _Tokens(base)
-    positive = [tokens.of(expert.positive) for expert in experts]
-    negative = [tokens.of(expert.negative) for expert in experts]
-    if recipe.gate_mode == "cheap_embed":
-        states = _embedded(base, [*positive, *negative], len(plan.mixture.gate_names))  # type: ignore[union-attr]
+    prompts = [tokens.of(expert.positive) for expert in experts]
+    prompts += [tokens.of(expert.negative) for expert in experts]
+    if mode == "cheap_embed":
+        states = _embedded(base, prompts, len(mixture.gate_names))
     else:
-        states = _hidden(plan, recipe, [*positive, *negative], progress)
+        states = _hidden(base, prompts, "mean" if mode == "hidden_avg" else "last", device, progress)
     rows = states[: len(experts)].clone()  # [experts, L, n]
     for number, expert in enumerate(experts):
         if expert.negative:
@@ -136,28 +135,28 @@ def _table_rows(base: Checkpoint, ids: Sequence[int], table: FileTable) -> npt.N
 
 
 def _hidden(
-    plan: MergePlan,
-    recipe: MixtureRecipe,
+    base: Checkpoint,
     prompts: Sequence[list[list[int]]],
+    pooling: PromptPooling,
+    device: str,
     progress: Callable[[Step], None] | None,
 ) -> torch.Tensor:
     """Return the mean states of each set of prompts before each layer [sets, L, n]; zeros for no prompts."""
     from submerge.calibrate import Step, prompt_states  # here: it loads transformers
 
-    base = plan.inputs.reference_model
-    total, done = sum(map(len, prompts)), count(1)
+    total = sum(map(len, prompts))
 
-    def tell(_: int) -> None:
+    def tell(done: int) -> None:
         if progress is not None:
-            progress(Step(next(done), total, measuring=True, what="prompts"))
+            progress(Step(done, total, measuring=True, what="prompts"))
 
     used = [number for number, of_set in enumerate(prompts) if of_set]
     states = prompt_states(
         base.under or base,
         trained_adapter(base),
         [prompts[number] for number in used],
-        pooling="mean" if recipe.gate_mode == "hidden_avg" else "last",
-        device=plan.settings.device,
+        pooling=pooling,
+        device=device,
         progress=tell,
     )
     result = states.new_zeros(len(prompts), *states.shape[1:])

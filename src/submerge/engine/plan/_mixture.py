@@ -9,6 +9,7 @@ from typing import Any
 from submerge.engine.plan._mixture_forms import MixtureForm
 from submerge.engine.plan._show import Fact
 from submerge.recipe import MixtureRecipe
+from submerge.store import Checkpoint
 
 __all__ = ["MixturePlan", "describe_mixture", "mixture_facts"]
 
@@ -20,6 +21,7 @@ class MixturePlan:
     Attributes:
         form: its architecture.
         recipe: what was asked for.
+        base: the base with all of its tensors, as it answers prompts.
         config: its configuration.
         gates: the position of the model that has the gates' weights, and what else no file has.
         gate_names: for each layer, the tensors of its gate and of that of the shared expert, if there is one
@@ -31,6 +33,7 @@ class MixturePlan:
 
     form: MixtureForm
     recipe: MixtureRecipe
+    base: Checkpoint
     config: Mapping[str, Any]
     gates: int
     gate_names: tuple[tuple[str, ...], ...]

@@ -342,6 +342,7 @@ class _MixturePlanner:
         return MixturePlan(
             form=self.form,
             recipe=recipe,
+            base=base,
             config=mixture_config(base.config, self.form.architecture, own, head),
             gates=self.gates,
             gate_names=tuple(tuple(names[i : i + step]) for i in range(0, len(names), step)),
