@@ -95,6 +95,7 @@ class _Tokens:
 
     def __init__(self, base: Checkpoint) -> None:
         self._folder: Path = base.tokenizer.folder
+        self._rows = base.tensors[EMBEDDINGS].shape[0]
         if not base.tokenizer.complete:
             hint = "copy one into its folder, or write 'gate_mode: random'"
             raise RequestError(Problem("there is no tokenizer for the prompts", base.label, hint))
@@ -107,6 +108,10 @@ class _Tokens:
         if empty := [prompt for prompt, ids in zip(prompts, encoded, strict=True) if not ids]:
             what = f"prompts without any token: {few([repr(prompt) for prompt in empty])}"
             raise RequestError(Problem(what, str(self._folder), "leave them out"))
+        if beyond := [token for ids in encoded for token in ids if token >= self._rows]:
+            what = f"a prompt has the token {beyond[0]}, beyond the {self._rows} rows of the embedding"
+            hint = "give prompts without tokens that were added later"
+            raise RequestError(Problem(what, str(self._folder), hint))
         return encoded
 
 
@@ -127,9 +132,6 @@ def _embedded(base: Checkpoint, prompts: Sequence[list[list[int]]], layers: int)
 def _table_rows(base: Checkpoint, ids: Sequence[int], table: FileTable) -> npt.NDArray[Any]:
     """Return the embeddings of tokens, one a row."""
     entry = base.tensors[EMBEDDINGS]
-    if beyond := [token for token in ids if token >= entry.shape[0]]:
-        what = f"a prompt has the token {beyond[0]}, beyond the {entry.shape[0]} rows of the embedding"
-        raise RequestError(Problem(what, base.label, "give prompts without tokens that were added later"))
     source, width = base.source(EMBEDDINGS, table), entry.shape[1]
     return np.stack([read_values(source, entry.dtype, token * width, width) for token in ids])
 

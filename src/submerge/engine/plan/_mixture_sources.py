@@ -68,6 +68,10 @@ def _base_problems(form: MixtureForm, base: Checkpoint) -> Iterator[Problem]:
         yield Problem("its config.json does not say num_attention_heads", base.label, hint)
         return
     count = count_layers(base)
+    if not count:
+        hint = "give a complete language model, whose tensors have the names of transformers"
+        yield Problem("it has no layers", base.label, hint)
+        return
     needed = [*_OUTSIDE, *(() if tied_embeddings(base.config) else (_HEAD,))]
     needed += [f"{LAYERS}.{i}.{name}" for i in range(count) for name in sorted(_common(form))]
     if lacking := [name for name in needed if name not in base.tensors]:
@@ -86,10 +90,10 @@ def _common(form: MixtureForm) -> Iterable[str]:
 def _has_place(form: MixtureForm, name: str, count: int) -> bool:
     """Return whether a tensor of the base is one of the mixture's, or gives a block its shape."""
     place = layer_of(name)
-    if place is None:
-        return name in (*_OUTSIDE, _HEAD)
     if is_buffer(name):
         return True
+    if place is None:
+        return name in (*_OUTSIDE, _HEAD)
     stack, layer = place
     inner = name.removeprefix(f"{stack}.{layer}.")
     blocks = {f"mlp.{projection}.weight" for projection in PROJECTIONS}
@@ -134,15 +138,8 @@ def vocabulary_findings(inputs: Inputs) -> tuple[list[Problem], list[str]]:
     problems: list[Problem] = []
     warnings: list[str] = []
     for model in inputs.models[1:]:
-        theirs = (
-            None
-            if model.tokenizer.folder == base.tokenizer.folder
-            else read_vocabulary(model.tokenizer.folder)
-        )
-        if ours is None or theirs is None:
-            continue
-        difference = compare_vocabularies(ours, theirs)
-        if difference.equal:
+        theirs = read_vocabulary(model.tokenizer.folder)
+        if ours is None or theirs is None or (difference := compare_vocabularies(ours, theirs)).equal:
             continue
         text = difference.describe(base.label, model.label)
         size = len(ours.tokens or ())
