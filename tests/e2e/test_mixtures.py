@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from _mixtures import DENSE, dense_models, mixture_recipe
+from _hub_server import run, serving
+from _mixtures import DENSE, NAMES, dense_models, mixture_recipe
 from _models import ROOM, quiet_transformers, read
 from _tokenizers import fast_tokenizer
 from submerge.engine import moe, verify
@@ -209,6 +211,22 @@ def _write_adapter(root: Path) -> None:
     wrapped.save_pretrained(str(root / "adapter"))
     wrapped.merge_and_unload().save_pretrained(root / "full")
     fast_tokenizer().save_pretrained(root / "full")
+
+
+def test_models_of_the_hub(models: Callable[[str], Path], tmp_path: Path) -> None:
+    """They are planned by their headers, and fetched for the work."""
+    root, weights = models("llama"), "model.safetensors"
+    recipe = mixture_recipe(Path("org"))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with serving({f"org/{name}": root / name for name in NAMES}) as hub:
+        planned = run(hub, tmp_path, "moe", "recipe.yaml", "--plan", "--json")
+        assert planned.code == 0, planned.err
+        assert hub.whole(weights) == 0
+        made = run(hub, tmp_path, "moe", "recipe.yaml", "mixture", "-q")
+        assert made.code == 0, made.err
+        assert hub.whole(weights) == len(NAMES)
+    moe(mixture_recipe(root), tmp_path / "local", settings=ROOM)
+    assert (tmp_path / "mixture" / weights).read_bytes() == (tmp_path / "local" / weights).read_bytes()
 
 
 def test_a_window_of_attention_stays(models: Callable[[str], Path], tmp_path: Path) -> None:

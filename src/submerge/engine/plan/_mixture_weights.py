@@ -88,14 +88,12 @@ class MixtureWeights:
         return "weights" if self.recipe.gates_shared or is_drawn else "constant"
 
     @cached_property
-    def gate_names(self) -> list[str]:
-        """The tensors of gates that prompts or chance decide on."""
-        shared = self.shared_gate == "weights"
-        return [
-            name
-            for layer in self.layers
-            for name in (self.form.gate(layer), *((self.form.shared_gate(layer),) if shared else ()))
-        ]
+    def gate_names(self) -> tuple[tuple[str, ...], ...]:
+        """The tensors of each layer's gates that prompts or chance decide on."""
+        form, shared = self.form, self.shared_gate == "weights"
+        return tuple(
+            (form.gate(layer), *((form.shared_gate(layer),) if shared else ())) for layer in self.layers
+        )
 
     @cached_property
     def all(self) -> tuple[Weight, ...]:

@@ -155,7 +155,8 @@ class _MixturePlanner:
     def _why(self, weight: Weight) -> str:
         """Return where a tensor comes from."""
         if weight.model == self.weights.gates:
-            return "a gate" if weight.name in self.weights.gate_names else "zeros"
+            gates = {name for names in self.weights.gate_names for name in names}
+            return "a gate" if weight.name in gates else "zeros"
         return f"of {self.inputs.models[weight.model].label}"
 
     def _unused(self) -> dict[int, tuple[str, ...]]:
@@ -183,15 +184,13 @@ class _MixturePlanner:
         assert base.config is not None  # its type chose the architecture
         query = base.tensors[f"{self.weights.layers[0]}.self_attn.q_proj.weight"].shape[0]
         head = query // int(base.config["num_attention_heads"])
-        names = self.weights.gate_names
-        step = len(names) // len(self.weights.layers)
         return MixturePlan(
             form=form,
             recipe=recipe,
             base=base,
             config=mixture_config(base.config, form.architecture, own, head),
             gates=self.weights.gates,
-            gate_names=tuple(tuple(names[i : i + step]) for i in range(0, len(names), step)),
+            gate_names=self.weights.gate_names,
             parameters=parameters,
             active=parameters - expert * (len(recipe.experts) - count),
         )
