@@ -45,7 +45,7 @@ from submerge.cli import main
 from submerge.cli._app import app
 from submerge.errors import RequestError
 from submerge.methods import METHODS, REQUIRED, Method, Option
-from submerge.recipe import load_documents, load_recipe
+from submerge.recipe import load_documents, load_mixture, load_recipe
 from submerge.recipe._schema import RECIPE_KEYS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -144,6 +144,8 @@ def test_recipes_load(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     elif block.mark.startswith("part of: "):
         method = METHODS[block.mark.removeprefix("part of: ")]
         load_recipe(completed(yaml.safe_load(block.body), method))
+    elif re.search("^experts:", block.body, re.M):
+        load_mixture(block.body)
     else:
         load_documents(block.body, methods=methods_of(block.page))
 

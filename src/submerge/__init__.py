@@ -3,6 +3,7 @@
 `merge(recipe, out)` writes a checkpoint or an adapter, `plan(recipe)` says beforehand what it will do,
 `merge_state_dicts(states, ...)` and `merge_adapters(peft_model, ...)` merge in memory,
 `extract_lora(model, out, base=...)` makes an adapter of a fine-tune, and `verify(folder)` checks a result.
+`moe(recipe, out)` makes a mixture of experts, of which `plan_moe(recipe)` says what it will be.
 `inspect_updates(recipe)` says how the updates of its models overlap.
 `load(folder)` gives the model of a merge that finds out the tasks of its inputs (`merge_method: mass`),
 `calibrate_router(folder, data)` lets some inputs of each task help it,
@@ -41,9 +42,11 @@ if TYPE_CHECKING:
         merge,
         merge_adapters,
         merge_state_dicts,
+        moe,
         verify,
     )
     from submerge.engine import make_plan as plan
+    from submerge.engine import plan_mixture as plan_moe
     from submerge.recipe import Recipe, load_recipe
     from submerge.serving import calibrate_router, load, load_processor
 
@@ -74,9 +77,11 @@ __all__ = [
     "merge_adapters",
     "merge_state_dicts",
     "methods",
+    "moe",
     "null_space_curve",
     "null_space_ratio",
     "plan",
+    "plan_moe",
     "verify",
 ]
 
@@ -91,8 +96,10 @@ _ENGINE = {
     "merge",
     "merge_adapters",
     "merge_state_dicts",
+    "moe",
     "verify",
 }
+_PLANS = {"plan": "make_plan", "plan_moe": "plan_mixture"}
 _CALIBRATE = {
     "Calibration",
     "NullSpaceCurve",
@@ -105,10 +112,10 @@ _CALIBRATE = {
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for: torch is not loaded by `import submerge` alone."""
-    if name in _ENGINE or name == "plan":
+    if name in _ENGINE or name in _PLANS:
         from submerge import engine
 
-        return getattr(engine, "make_plan" if name == "plan" else name)
+        return getattr(engine, _PLANS.get(name, name))
     if name in ("Recipe", "load_recipe"):
         from submerge import recipe
 

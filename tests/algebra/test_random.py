@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from submerge.algebra import bernoulli, stream_key, uniform
+from submerge.algebra import bernoulli, normal, stream_key, uniform
 
 KEY = stream_key(0, "model.layers.0.weight", 1)
 KEYS = st.integers(0, 2**128 - 1)
@@ -22,6 +23,25 @@ def test_pieces_are_the_whole(key: int, start: int, lengths: list[int]) -> None:
         pieces.append(uniform(key, at, length))
         at += length
     assert torch.equal(torch.cat(pieces), at_once)
+
+
+@given(KEYS, st.integers(0, 2**40), st.lists(st.integers(0, 40), max_size=8))
+def test_pieces_of_normal_numbers_are_the_whole(key: int, start: int, lengths: list[int]) -> None:
+    at_once = normal(key, start, sum(lengths))
+    at = start
+    for length in lengths:
+        piece = normal(key, at, length)
+        assert np.array_equal(piece, at_once[at - start : at - start + length])
+        at += length
+
+
+def test_normal_numbers_are_normal() -> None:
+    """Means of powers are those of the normal distribution, but for the fourth: that of a sum is 2.9."""
+    numbers = normal(KEY, 0, 1 << 18).astype(np.float64)
+    moments = [(numbers**power).mean() for power in (1, 2, 3, 4)]
+    assert moments == pytest.approx([0, 1, 0, 2.9], abs=0.05)
+    beyond = (np.abs(numbers) > 2).mean()
+    assert beyond == pytest.approx(math.erfc(2 / math.sqrt(2)), abs=0.003)
 
 
 @given(KEYS, st.integers(0, 2**40), st.lists(st.integers(0, 40), max_size=8), st.floats(0, 1))

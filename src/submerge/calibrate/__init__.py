@@ -6,6 +6,7 @@ moments      second_moments, layer_input, Mean      what least squares need of t
 prototypes   task_prototypes, question_vectors      by which an image, or a question, is told to be of a task
 adapters     attached                               adapters at a model's modules, with scales λ
 null space   null_space_ratio, null_space_curve     which adapter knows which inputs, and ω(λ)
+prompts      prompt_states                          what a model makes of a few texts, layer by layer
 learning     learn_coefficients, calibrate_recipe   merge coefficients from unlabelled inputs
 """
 
@@ -23,6 +24,7 @@ from submerge.calibrate._null_space import null_space_curve, null_space_ratio
 from submerge.calibrate._null_space_results import NullSpaceCurve, NullSpaceMatrix
 from submerge.calibrate._options import Step
 from submerge.calibrate._processors import load_processor, processor_for
+from submerge.calibrate._prompt_states import PromptPooling, PromptStates, prompt_states
 from submerge.calibrate._recipe import calibrate_recipe
 from submerge.calibrate._record import describe_inputs, folder_names, record_inputs
 from submerge.calibrate._reducers import (
@@ -60,6 +62,8 @@ __all__ = [
     "NullSpaceMatrix",
     "NullSpaceRatio",
     "Pooling",
+    "PromptPooling",
+    "PromptStates",
     "Reducer",
     "SecondMoment",
     "Step",
@@ -82,6 +86,7 @@ __all__ = [
     "null_space_ratio",
     "pooled",
     "processor_for",
+    "prompt_states",
     "question_vectors",
     "read_data",
     "read_items",

@@ -21,6 +21,7 @@ from submerge.cli import (
     _many,
     _merge,
     _methods,
+    _moe,
     _plan,
     _route,
     _verify,
@@ -45,6 +46,7 @@ app.command("inspect")(_inspect.inspect)
 app.command("export")(_export.export)
 app.command("extract-lora")(_extract.extract_lora)
 app.add_typer(_many.many, name="many")
+app.command("moe", cls=_moe.MergekitMoeAware)(_moe.moe)
 app.command("methods")(_methods.methods)
 app.command("route")(_route.route)
 app.command("verify")(_verify.verify)

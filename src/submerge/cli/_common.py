@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -15,9 +15,20 @@ from submerge.errors import Problem, RequestError, size
 
 if TYPE_CHECKING:
     from submerge.engine import Settings
-    from submerge.recipe import Documents, Recipe
+    from submerge.recipe import Documents, MixtureRecipe, Recipe
 
-__all__ = ["check_new_files", "load", "load_documents", "print_json", "settings", "size"]
+__all__ = [
+    "check_new_files",
+    "load",
+    "load_documents",
+    "load_mixture",
+    "print_json",
+    "settings",
+    "size",
+    "source_of",
+]
+
+T = TypeVar("T")
 
 _UNITS = {
     "": 1,
@@ -51,18 +62,18 @@ def load(path: Path) -> Recipe:
     """Return the recipe, from standard input where it is called -."""
     from submerge.recipe import load_recipe
 
-    return load_recipe(_source(path))
+    return load_recipe(source_of(path))
 
 
 def load_documents(
-    path: Path,
+    path: Path | str,
     form: str | None = None,
     rank: int | None = None,
     energy: float | None = None,
     *,
     mergekit: bool = False,
 ) -> Documents:
-    """Return the recipes of a file, with the flags over the result's own output.
+    """Return the recipes of a file, or of a text, with the flags over the result's own output.
 
     Where all that is wrong is what mergekit ignores, the error says so.
     """
@@ -70,20 +81,33 @@ def load_documents(
 
     given = {"as": form, "rank": rank, "energy": energy}
     output = {key: value for key, value in given.items() if value is not None}
-    source = _source(path)
+    source = source_of(path) if isinstance(path, Path) else path
+    return _hinted(lambda lenient: recipe.load_documents(source, output=output, mergekit=lenient), mergekit)
+
+
+def load_mixture(path: Path | str, *, mergekit: bool = False) -> MixtureRecipe:
+    """Return the recipe for a mixture of experts of a file, or of a text."""
+    from submerge import recipe
+
+    source = source_of(path) if isinstance(path, Path) else path
+    return _hinted(lambda lenient: recipe.load_mixture(source, mergekit=lenient), mergekit)
+
+
+def _hinted(load: Callable[[bool], T], mergekit: bool) -> T:
+    """Return what is loaded; where all that is wrong is what mergekit ignores, the error says so."""
     try:
-        return recipe.load_documents(source, output=output, mergekit=mergekit)
+        return load(mergekit)
     except RequestError as error:
         problems = error.problems
     try:
-        recipe.load_documents(source, output=output, mergekit=True)
+        load(True)
     except RequestError:
         raise RequestError(problems) from None
     hint = "with --mergekit they are ignored, and named in warnings"
     raise RequestError([*problems, Problem("mergekit ignores these", "", hint)])
 
 
-def _source(path: Path) -> str | Path:
+def source_of(path: Path) -> str | Path:
     """Return the path of a recipe, or the text on standard input where it is called -."""
     return f"{sys.stdin.read()}\n" if str(path) == "-" else path
 

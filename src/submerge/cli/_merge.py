@@ -87,7 +87,7 @@ def merge(
     submerge merge recipe.yaml merged/ --resume
     submerge merge adapters.yaml merged-lora/ --as adapter --rank 16
     """
-    out = _target(folder, out)
+    out = target_of(folder, out)
     documents = load_documents(recipe, form, rank, energy, mergekit=mergekit)
     chosen = settings(
         device=device,
@@ -109,7 +109,7 @@ def merge(
             print(f"document {name or 'of the result'}: {state}", file=sys.stderr)
         if plan is not None:
             plans[name] = plan
-            _print_notes(plan, quiet=quiet, verbose=verbose)
+            print_notes(plan, quiet=quiet, verbose=verbose)
 
     for line in documents.warnings if not quiet else ():
         print(f"warning: {line}", file=sys.stderr)
@@ -138,10 +138,10 @@ def merge(
     for name, report in reports.items() if not quiet else ():
         if several:
             typer.echo(f"document {name or 'of the result'}")
-        _summary(report, plans[name].warnings)
+        print_summary(report, plans[name].warnings)
 
 
-def _print_notes(plan: MergePlan, *, quiet: bool, verbose: bool) -> None:
+def print_notes(plan: MergePlan, *, quiet: bool, verbose: bool) -> None:
     """Print on standard error what deserves a look, and if asked for, what is not merged as it is."""
     for warning in plan.warnings if not quiet else ():
         print(f"warning: {warning}", file=sys.stderr)
@@ -158,7 +158,7 @@ def _print_reasons(plan: MergePlan) -> None:
             print(f"{tensor.name}: {_TREATED[tensor.treatment]}: {tensor.why}", file=sys.stderr)
 
 
-def _target(folder: Path | None, out: Path | None) -> Path:
+def target_of(folder: Path | None, out: Path | None) -> Path:
     """Return the folder to make, as the argument or the option names it."""
     if folder is not None and out is not None and folder != out:
         raise RequestError(Problem(f"two folders are named, {folder} and {out}", "merge", "name one"))
@@ -169,7 +169,7 @@ def _target(folder: Path | None, out: Path | None) -> Path:
     return target
 
 
-def _summary(report: MergeReport, printed: Sequence[str]) -> None:
+def print_summary(report: MergeReport, printed: Sequence[str]) -> None:
     """Print what a merge did and cost, without the warnings that were printed before it began."""
     tensors = ", ".join(f"{count} {_TREATED[kind]}" for kind, count in report.tensors.items())
     lines = [
@@ -214,8 +214,9 @@ def _figures(report: MergeReport) -> list[str]:
 
 _TREATED = {
     "merge": "merged",
+    "mixture": "of experts and gates",
     "mix": "projectors, mixed for each image",
     "keep": "kept (integer or boolean)",
-    "base": "taken from the base by rule",
+    "base": "taken from the base",
     "drop": "left to the base",
 }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from submerge.cli._common import load_documents, print_json, settings, size
+from submerge.cli._common import load_documents, load_mixture, print_json, settings, size, source_of
 from submerge.cli._merge import (
     Device,
     Energy,
@@ -28,6 +28,7 @@ from submerge.errors import few
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from submerge.engine import MergePlan
     from submerge.recipe import Documents
 
 
@@ -46,9 +47,9 @@ def plan(
 ) -> None:
     """Check a recipe and its inputs, and say what a merge would read, compute and write.
 
-    Only the recipe and the files' headers are read.
+    Only the recipe and the files' headers are read. It may be one for a mixture of experts, too.
     """
-    documents = load_documents(recipe, form, rank, energy, mergekit=mergekit)
+    source = source_of(recipe)
     chosen = settings(
         device=device,
         threads=threads,
@@ -57,18 +58,39 @@ def plan(
         allow_pickle=allow_pickle,
     )
     from submerge import engine
+    from submerge.recipe import is_mixture
 
-    described: dict[str, dict[str, Any]] = {}
-    for name, merge_plan in engine.plan_documents(documents, chosen).items():
-        described[name] = engine.describe(merge_plan)
-        described[name]["compute_seconds"] = engine.compute_seconds(merge_plan)
-        described[name]["free"] = shutil.disk_usage(Path.cwd()).free
+    if is_mixture(source):
+        print_plan_of(engine.plan_mixture(load_mixture(source, mergekit=mergekit), chosen), json=json)
+        return
+    documents = load_documents(source, form, rank, energy, mergekit=mergekit)
+    plans = engine.plan_documents(documents, chosen)
+    described = {name: _described(merge_plan) for name, merge_plan in plans.items()}
     if len(documents.recipes) > 1:
         _print_documents(documents, described, json=json)
     elif json:
         print_json(*described.values())
     else:
-        _print(*described.values())
+        print_plan(*described.values())
+
+
+def print_plan_of(merge_plan: MergePlan, *, json: bool) -> None:
+    """Print one plan."""
+    described = _described(merge_plan)
+    if json:
+        print_json(described)
+    else:
+        print_plan(described)
+
+
+def _described(merge_plan: MergePlan) -> dict[str, Any]:
+    """Return a plan as plain data, with the time and the space that it is about."""
+    from submerge import engine
+
+    described = engine.describe(merge_plan)
+    described["compute_seconds"] = engine.compute_seconds(merge_plan)
+    described["free"] = shutil.disk_usage(Path.cwd()).free
+    return described
 
 
 def _print_documents(documents: Documents, described: dict[str, dict[str, Any]], *, json: bool) -> None:
@@ -81,7 +103,7 @@ def _print_documents(documents: Documents, described: dict[str, dict[str, Any]],
     for name, plan in described.items():
         uses = f", from {few(documents.uses[name], 8)}" if documents.uses[name] else ""
         typer.echo(f"document {name or 'of the result'}{uses}")
-        _print(plan)
+        print_plan(plan)
         typer.echo()
     for recipe in documents.recipes:
         if recipe.name not in described:
@@ -91,7 +113,7 @@ def _print_documents(documents: Documents, described: dict[str, dict[str, Any]],
         typer.echo(f"warning  {line}")
 
 
-def _print(plan: dict[str, Any]) -> None:
+def print_plan(plan: dict[str, Any]) -> None:
     _print_inputs(plan)
     if plan["files"]:
         _print_checkpoint(plan)
@@ -114,6 +136,8 @@ def _print_inputs(plan: dict[str, Any]) -> None:
     console.print(_models(plan["models"]))
     for stack in plan.get("stack", ()):
         _print_stack(stack)
+    if "mixture" in plan:
+        _print_mixture(plan["mixture"])
     console.print(_groups(plan["groups"]))
     for model in plan["models"]:
         if "names" in model:
@@ -152,6 +176,20 @@ def _print_stack(stack: dict[str, Any]) -> None:
             typer.echo(f"  {place} the layers: {' + '.join(stack[place])}")
     for model, layers in stack["unread"].items():
         typer.echo(f"  not read: {layers} of {model}")
+
+
+def _print_mixture(mixture: dict[str, Any]) -> None:
+    """Print what a mixture of experts will be."""
+    count = mixture["experts_per_token"]
+    total, active = (f"{mixture[key]:,}" for key in ("parameters", "active_parameters"))
+    typer.echo(f"mixture     {mixture['architecture']}: {mixture['layers']} layers")
+    experts = [(str(number), expert) for number, expert in enumerate(mixture["experts"])]
+    for number, expert in [*experts, *(("shared", own) for own in mixture.get("shared_experts", ()))]:
+        prompts = len(expert.get("positive_prompts", ())) + len(expert.get("negative_prompts", ()))
+        of = f", {prompts} prompts" if prompts else ""
+        typer.echo(f"  expert {number:<6} {expert['source_model']}{of}")
+    typer.echo(f"  gates         {mixture['gates']}; {count} of {len(experts)} experts for a token")
+    typer.echo(f"  parameters    {total}, of which {active} act on a token")
 
 
 def _print_specialist(specialist: dict[str, Any]) -> None:

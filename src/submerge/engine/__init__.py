@@ -5,6 +5,7 @@ from submerge.engine._extract import extract_lora
 from submerge.engine._inspect import InspectionProgress, inspect_updates
 from submerge.engine._inspection import Inspection, MatrixOverlap, PairOverlap
 from submerge.engine._merge import merge
+from submerge.engine._moe import moe
 from submerge.engine._peft import merge_adapters
 from submerge.engine._states import merge_state_dicts
 from submerge.engine.output import (
@@ -24,6 +25,7 @@ from submerge.engine.plan import (
     TensorPlan,
     is_matrix,
     make_plan,
+    plan_mixture,
     stores_transposed,
 )
 
@@ -50,7 +52,9 @@ __all__ = [
     "merge_adapters",
     "merge_documents",
     "merge_state_dicts",
+    "moe",
     "plan_documents",
+    "plan_mixture",
     "stores_transposed",
     "verify",
     "vllm_command",

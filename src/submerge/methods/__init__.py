@@ -30,9 +30,11 @@ from submerge.methods._base import (
     TensorSpec,
     Values,
 )
+from submerge.methods._mixture import MIXTURE
 
 __all__ = [
     "METHODS",
+    "MIXTURE",
     "REQUIRED",
     "BankBound",
     "CalibrationSettings",

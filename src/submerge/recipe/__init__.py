@@ -18,7 +18,9 @@ from submerge.recipe._data_spec import (
 )
 from submerge.recipe._documents import Documents, load_documents
 from submerge.recipe._load import load_recipe
+from submerge.recipe._load_mixture import is_mixture, load_mixture
 from submerge.recipe._mergekit import to_mergekit
+from submerge.recipe._mixture import Expert, MixtureRecipe
 from submerge.recipe._modalities import ModalityTokens
 from submerge.recipe._model_entry import ModelEntry, same_model
 from submerge.recipe._projector_mix import ProjectorMix
@@ -40,7 +42,9 @@ __all__ = [
     "DataSource",
     "DataSpec",
     "Documents",
+    "Expert",
     "LayerSource",
+    "MixtureRecipe",
     "ModalityTokens",
     "ModelEntry",
     "ModuleSlices",
@@ -58,7 +62,9 @@ __all__ = [
     "TokenizerSettings",
     "data_format",
     "data_spec",
+    "is_mixture",
     "load_documents",
+    "load_mixture",
     "load_recipe",
     "parse_coefficients",
     "read_coefficients",

@@ -77,6 +77,7 @@ def read_recipe(
     methods = installed.METHODS if methods is None else methods
     report, data = opened.report, opened.data
     _check_mapping(data, report)
+    _check_no_mixture(data, report)
     _check_keys(data, report)
     method = _read_method(data, methods, report)
     form = read_output(_overridden(data.get("output"), output), report)
@@ -199,6 +200,14 @@ def _check_mapping(data: Any, report: Report) -> None:
         what = "the recipe is empty" if data is None else f"a recipe is a mapping, not {show(data)}"
         report.add(what, (), "start with 'merge_method: …'")
     report.raise_if_any()
+
+
+def _check_no_mixture(data: dict[str, Any], report: Report) -> None:
+    """Raise `RequestError` for a recipe of mergekit-moe, of which no line is that of a merge."""
+    if "experts" in data and "merge_method" not in data:
+        hint = "submerge moe RECIPE OUT makes one"
+        report.add("this recipe is for a mixture of experts, and not for a merge", ("experts",), hint)
+        report.raise_if_any()
 
 
 def _check_base(data: dict[str, Any], method: Method, form: OutputForm, report: Report) -> None:

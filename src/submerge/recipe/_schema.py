@@ -51,7 +51,7 @@ ENTRY_KEYS = (
 )
 """The keys of one entry of `models`."""
 
-_NO_MOE = "Submerge merges weights; it does not build mixtures of experts"
+_NO_MOE = "it belongs to a mixture of experts: submerge moe RECIPE OUT makes one"
 
 ABSENT_KEYS: Mapping[str, str] = {
     "layer_range": "it belongs to a source of one of the 'slices'",

@@ -15,6 +15,7 @@ from submerge.engine.plan import (
     adapter_file,
     bank_bounds,
     bank_bytes,
+    describe_mixture,
     describe_projectors,
     describe_specialist,
     describe_stack,
@@ -39,8 +40,11 @@ def describe(plan: MergePlan) -> dict[str, Any]:
     return {
         "method": recipe.method.name,
         "equation": recipe.method.equation,
-        "models": [_model(plan, position) for position in range(len(plan.models))],
+        "models": [
+            _model(plan, position) for position in range(len(plan.models)) if not _is_computed(plan, position)
+        ],
         **({"stack": describe_stack(plan.stack)} if plan.stack else {}),
+        **({"mixture": describe_mixture(plan.mixture)} if plan.mixture else {}),
         "groups": _groups(plan.tensors),
         "vocabulary": list(plan.vocabulary),
         "warnings": list(plan.warnings),
@@ -58,13 +62,18 @@ def describe(plan: MergePlan) -> dict[str, Any]:
     }
 
 
+def _is_computed(plan: MergePlan, position: int) -> bool:
+    """Return whether a model is none of the recipe's: it has what no file of a mixture has."""
+    return plan.mixture is not None and plan.mixture.gates == position
+
+
 def _model(plan: MergePlan, position: int) -> dict[str, Any]:
     """Return what is said of one model; tensors that stand there under a second name are counted once."""
     model = (plan.stack.originals if plan.stack else plan.inputs).models[position]
     stored = {name: entry for name, entry in model.tensors.items() if name not in model.aliases}
     return {
         "model": model.label,
-        "role": plan.inputs.role(position),
+        "role": plan.role(position),
         "tensors": len(stored),
         "bytes": sum(entry.nbytes for entry in stored.values()),
         **({"revision": model.revision} if model.revision else {}),

@@ -34,6 +34,8 @@ def fingerprint(plan: MergePlan) -> str:
     }
     if plan.recipe.coefficients is not None:
         described["coefficients"] = plan.recipe.coefficients.digest
+    if plan.mixture:
+        described["gates"] = plan.mixture.digest
     if views := [(model.label, repr(model.views)) for model in plan.models if model.views]:
         described["views"] = views
     text = json.dumps(described, sort_keys=True, default=str)

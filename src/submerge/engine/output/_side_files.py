@@ -35,7 +35,7 @@ def _write_config(plan: MergePlan, folder: Path) -> None:
     if theirs is None:
         return
     dtype = dtype_named(plan.recipe.out_dtype or plan.recipe.dtype or "")
-    config = (plan.stack.config if plan.stack else None) or theirs
+    config = plan.config or theirs
     config = config if dtype is None else _with_dtype(config, DTYPE_NAMES[dtype])
     config = untied(config) if plan.unties else config
     if config != theirs:

@@ -17,11 +17,11 @@ from submerge.engine.output._checks import (
     split_copies,
     unchanged,
 )
-from submerge.engine.plan import beyond_rows, describe_beyond
+from submerge.engine.plan import beyond_rows, describe_beyond, is_feed_forward
 from submerge.engine.work import nonfinite_in_bytes
 from submerge.errors import RequestError, WorkError
 from submerge.kernels import compiling_for
-from submerge.names import layer_of, with_layer
+from submerge.names import is_buffer, layer_of, with_layer
 from submerge.store import (
     BANK,
     DTYPES,
@@ -194,6 +194,9 @@ def _base(model: Checkpoint, spec: str | None, named: bool, manifest: Manifest, 
         reason = str(error).splitlines()[0]
         report.skipped.append(f"names against the base: {spec} cannot be opened ({reason})")
         return
+    if manifest.is_mixture:
+        report.problems += _unlike_beside_experts(model, base)
+        return
     new = {name for name, record in manifest.tensors.items() if record.new}
     if manifest.stacked:
         report.problems += _unlike_layers(model.tensors.keys() - new, base.tensors)
@@ -228,6 +231,20 @@ def _unlike(
         as_planned |= theirs[:-1] == (1,) and ours == (1, rows)  # a bias of logits that is one row
         if theirs != ours and not as_planned:
             problems.append(f"{name}: the base's shape is {list(base.tensors[name].shape)}")
+    return problems
+
+
+def _unlike_beside_experts(model: Checkpoint, base: Checkpoint) -> list[str]:
+    """Return which of the base's tensors a mixture of experts lacks, or has in another shape."""
+    problems = []
+    for name, entry in base.tensors.items():
+        own = model.tensors.get(name)
+        if is_feed_forward(name) or is_buffer(name):
+            continue
+        if own is None:
+            problems.append(f"{name}: only in the base")
+        elif own.shape != entry.shape:
+            problems.append(f"{name}: the base's shape is {list(entry.shape)}")
     return problems
 
 

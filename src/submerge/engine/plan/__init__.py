@@ -17,6 +17,9 @@ prototypes (`_prototypes`). What a merge will write can be a model of another pl
 
 Layers that are stacked (`_stack`) are planned slice by slice (`_plan_stack`, `_stacked_models`): each slice
 is a merge of models whose layers have the output's numbers.
+
+`plan_mixture` is the way of a mixture of experts, in which no tensor is merged: what its tensors are called
+is said in `_mixture_forms`, what its models must have in `_mixture_sources`.
 """
 
 from submerge.engine.plan._adapter_form import adapter_file, lora_keys, stores_transposed
@@ -28,8 +31,11 @@ from submerge.engine.plan._describe_stack import describe_stack
 from submerge.engine.plan._device import check_device
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._make_plan import make_plan, plan_models
+from submerge.engine.plan._mixture import MixturePlan, describe_mixture
+from submerge.engine.plan._mixture_sources import is_feed_forward
 from submerge.engine.plan._model_tokens import add_tokens
 from submerge.engine.plan._plan import MergePlan
+from submerge.engine.plan._plan_mixture import plan_mixture
 from submerge.engine.plan._planned import planned_checkpoint
 from submerge.engine.plan._projector_score import (
     MUCH_OVERLAP,
@@ -65,6 +71,7 @@ __all__ = [
     "Input",
     "Inputs",
     "MergePlan",
+    "MixturePlan",
     "OutputVocabulary",
     "ProjectorPlan",
     "ProjectorScore",
@@ -84,14 +91,17 @@ __all__ = [
     "choose_score",
     "chunk_length",
     "describe_beyond",
+    "describe_mixture",
     "describe_projectors",
     "describe_specialist",
     "describe_stack",
+    "is_feed_forward",
     "is_matrix",
     "is_plain",
     "lora_keys",
     "make_plan",
     "overlaps_of",
+    "plan_mixture",
     "plan_models",
     "planned_checkpoint",
     "range_length",

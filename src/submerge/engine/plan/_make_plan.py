@@ -75,7 +75,7 @@ def make_plan(
     if recipe.stack:
         recipe, inputs = as_models(recipe, inputs)
     tokens, problems = (None, []) if recipe.composed else plan_tokens(recipe, inputs)
-    problems += _links(recipe, inputs.reference_model)
+    problems += link_problems(recipe, inputs.reference_model)
     if problems and recipe.gathers_rows:  # tables lack the rows that make them one shape
         raise RequestError(problems)
     try:
@@ -205,7 +205,7 @@ def _unfit_for_adapter(recipe: Recipe) -> list[Problem]:
     return problems
 
 
-def _links(recipe: Recipe, reference: Checkpoint) -> list[Problem]:
+def link_problems(recipe: Recipe, reference: Checkpoint) -> list[Problem]:
     """Return why files beside the weights cannot be copied into the output, but for the tokenizer's."""
     if recipe.output.form == "adapter":
         return []

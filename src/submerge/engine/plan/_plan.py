@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from submerge.deprecated import warn_renamed
 from submerge.engine.plan._composition import Composition
@@ -15,6 +16,7 @@ from submerge.engine.plan._describe_stack import stack_facts
 from submerge.engine.plan._gate import GatePlan
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._memory import Budget
+from submerge.engine.plan._mixture import MixturePlan, mixture_facts
 from submerge.engine.plan._projectors import ProjectorPlan
 from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._show import Fact, ModelRow, as_html, as_text
@@ -47,6 +49,7 @@ class MergePlan:
         tokens: where the tokenizer comes from; an adapter, or a merge in memory, has none.
         unties: whether the output's configuration must untie its embeddings.
         stack: the slices, where layers are stacked.
+        mixture: of a mixture of experts, its architecture and its gates.
 
     Examples:
         >>> import submerge
@@ -71,6 +74,7 @@ class MergePlan:
     tokens: TokenPlan | None = None
     unties: bool = False
     stack: StackPlan | None = None
+    mixture: MixturePlan | None = None
 
     def __repr__(self) -> str:
         return as_text(f"MergePlan: {self.recipe.method.name}", self._model_rows(), self._facts())
@@ -83,11 +87,12 @@ class MergePlan:
         return [
             ModelRow(
                 name=model.label,
-                role=self.inputs.role(position),
+                role=self.role(position),
                 tensors=str(len(model.tensors)),
                 size=size(sum(entry.nbytes for entry in model.tensors.values())),
             )
             for position, model in enumerate(self.models)
+            if self.mixture is None or position != self.mixture.gates  # which is none of the recipe's
         ]
 
     def _facts(self) -> list[Fact]:
@@ -108,6 +113,7 @@ class MergePlan:
             facts.append(("keeps", f"a gate over {len(self.gate.tasks)} tasks"))
         facts += composition_facts(self.composition, self.models) if self.composition else []
         facts += stack_facts(self.stack) if self.stack else []
+        facts += mixture_facts(self.mixture) if self.mixture else []
         facts += projector_facts(self.projectors, self.recipe) if self.projectors else []
         if self.warnings:
             facts.append(("warnings", f"{len(self.warnings)}: {self.warnings[0]}"))
@@ -118,6 +124,11 @@ class MergePlan:
         """What `submerge.json` says of the gate: a method's, that of modalities, or that of projectors."""
         gate = self.gate or self.composition or self.projectors
         return gate.record(self.models) if gate else None
+
+    @property
+    def config(self) -> Mapping[str, Any] | None:
+        """The output's configuration, where it is another than the reference's."""
+        return self.mixture.config if self.mixture else self.stack.config if self.stack else None
 
     @property
     def models(self) -> tuple[Checkpoint, ...]:
@@ -136,8 +147,9 @@ class MergePlan:
         return self.inputs.reference
 
     def role(self, index: int) -> str:
-        """Return what a model takes part as: base, merged, both, or with its files only."""
-        return self.inputs.role(index)
+        """Return what a model takes part as: base, merged or an expert, both, or with its files only."""
+        role = self.inputs.role(index)
+        return role.replace("merged", "expert") if self.mixture else role
 
     @property
     def carried(self) -> list[tuple[Path, Path]]:

@@ -20,7 +20,7 @@ def planned_checkpoint(plan: MergePlan, name: str) -> Checkpoint | None:
     if plan.recipe.output.form == "adapter" or (plan.tokens and plan.tokens.vocabulary):
         return None
     reference = plan.inputs.reference_model
-    config = (plan.stack.config if plan.stack else None) or reference.config
+    config = plan.config or reference.config
     entries = {tensor: entry for shard in plan.shards for tensor, entry in shard.entries.items()}
     return Checkpoint(
         label=name,

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from submerge.algebra import LayerParameter
 from submerge.deferred import torch
-from submerge.methods import Method, TensorSpec
+from submerge.methods import MIXTURE, Method, TensorSpec
 from submerge.store import DTYPES, Kind, StoredMoments, TensorEntry
 
 __all__ = [
@@ -121,7 +121,9 @@ class TensorPlan:
     @property
     def treatment(self) -> str:
         """The action, as submerge.json, `--json` and reports call it."""
-        return "mix" if self.mixed else TREATMENTS[self.action]
+        if self.mixed:
+            return "mix"
+        return "mixture" if self.method is MIXTURE else TREATMENTS[self.action]
 
     @property
     def numel(self) -> int:

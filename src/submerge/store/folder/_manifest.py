@@ -80,6 +80,11 @@ class Manifest:
         return "slices" in self.recipe or "modules" in self.recipe
 
     @property
+    def is_mixture(self) -> bool:
+        """Whether the output is a mixture of experts: it has the feed-forward blocks of several models."""
+        return "experts" in self.recipe
+
+    @property
     def is_adapter(self) -> bool:
         """Whether the folder is an adapter's."""
         output = self.recipe.get("output")

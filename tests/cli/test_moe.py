@@ -1,0 +1,112 @@
+"""`submerge moe`: what it prints and writes, its exit codes, and the flags of mergekit-moe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from _cli import ROOM, cli
+from _mixtures import dense_folder
+from _models import contents
+
+RECIPE = """\
+base_model: base
+gate_mode: random
+experts:
+  - source_model: a
+  - source_model: b
+    positive_prompts: [code]
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("base", "a", "b")):
+        dense_folder(tmp_path / name, seed)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_it_makes_a_folder(recipe: Path) -> None:
+    made = cli("moe", recipe, "mixture", *ROOM)
+    assert (made.code, made.err) == (0, "")
+    assert made.out.splitlines()[0] == str(Path("mixture").resolve())
+    assert "15 taken from the base, 14 of experts and gates" in made.out
+    assert cli("verify", "mixture", "--no-load").code == 0
+    quiet = cli("moe", recipe, "--out", "again", "--quiet", *ROOM)
+    assert quiet.out == f"{Path('again').resolve()}\n"
+    assert contents(Path("again"))["model.safetensors"] == contents(Path("mixture"))["model.safetensors"]
+
+
+def test_a_plan_writes_nothing(recipe: Path) -> None:
+    before = contents(recipe.parent)
+    planned = cli("moe", recipe, "--plan", *ROOM)
+    assert (planned.code, planned.err) == (0, "")
+    for line in (
+        "mixture     MixtralForCausalLM: 2 layers",
+        "  expert 0      a",
+        "  expert 1      b, 1 prompts",
+        "  gates         at random, from a normal distribution; 2 of 2 experts for a token",
+        "  parameters    ",
+    ):
+        assert line in planned.out
+    assert cli("moe", recipe, "--dry-run", "--json", *ROOM).json["mixture"]["experts_per_token"] == 2
+    assert contents(recipe.parent) == before
+
+
+def test_the_report_as_json(recipe: Path) -> None:
+    report = cli("moe", recipe, "mixture", "--json", *ROOM).json
+    assert report["tensors"] == {"base": 15, "mixture": 14}
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "expected"),
+    [
+        ("experts_per_token: 3\n", 2, "recipe.yaml:7: experts_per_token is 3, and there are 2 experts"),
+        ("dtype: int8\n", 2, "recipe.yaml:7: unknown dtype 'int8'"),
+        ("name: mine\n", 2, "mergekit ignores these — with --mergekit they are ignored"),
+    ],
+)
+def test_requests_that_are_wrong(text: str, code: int, expected: str, recipe: Path) -> None:
+    recipe.write_text(RECIPE + text)
+    made = cli("moe", recipe, "mixture", *ROOM)
+    assert made.code == code
+    assert expected in made.err
+    assert not Path("mixture").exists()
+
+
+def test_what_mergekit_ignores(recipe: Path) -> None:
+    recipe.write_text(f"{RECIPE}name: mine\n")
+    made = cli("moe", recipe, "mixture", "--mergekit", *ROOM)
+    assert made.code == 0
+    assert made.err == "warning: recipe.yaml:7: unknown key 'name'; it is ignored, as by mergekit\n"
+
+
+def test_flags_of_mergekit_moe(recipe: Path) -> None:
+    """Those of all its commands are translated; its own are answered."""
+    useless = "--i-understand-this-is-not-useful-without-training"
+    made = cli("moe", recipe, "mixture", "--copy-tokenizer", "--out-shard-size", "2B", useless, *ROOM)
+    assert made.code == 0
+    refused = cli("moe", recipe, "other", "--load-in-4bit", *ROOM)
+    assert refused.code == 2
+    assert "prompts run through the base in its own number format" in refused.err
+
+
+def test_merges_say_where_mixtures_are_made(recipe: Path) -> None:
+    refused = cli("merge", recipe, "merged", *ROOM)
+    assert refused.code == 2
+    assert refused.err == (
+        "error: recipe.yaml:3: this recipe is for a mixture of experts, and not for a merge — "
+        "submerge moe RECIPE OUT makes one\n"
+    )
+
+
+def test_plan_takes_mixtures_too(recipe: Path) -> None:
+    planned, made = (cli(*words, *ROOM).out for words in (("plan", recipe), ("moe", recipe, "--plan")))
+    assert planned.partition("reads ")[0] == made.partition("reads ")[0] != ""
+    recipe.write_text(f"{RECIPE}name: mine\n")
+    assert "unknown key 'name'" in cli("plan", recipe, *ROOM).err
+    assert cli("plan", recipe, "--mergekit", "--json", *ROOM).json["mixture"]["layers"] == 2
