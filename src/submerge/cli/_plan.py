@@ -61,7 +61,9 @@ def plan(
     described: dict[str, dict[str, Any]] = {}
     for name, merge_plan in engine.plan_documents(documents, chosen).items():
         described[name] = engine.describe(merge_plan)
-        described[name]["compute_seconds"] = engine.compute_seconds(merge_plan)
+        described[name]["compute_seconds"] = engine.compute_seconds(merge_plan) * (
+            merge_plan.virtual_reads or 1
+        )
         described[name]["free"] = shutil.disk_usage(Path.cwd()).free
     if len(documents.recipes) > 1:
         _print_documents(documents, described, json=json)
@@ -204,6 +206,12 @@ def _groups(groups: list[dict[str, Any]]) -> Table:
 
 def _print_checkpoint(plan: dict[str, Any]) -> None:
     """Print what a checkpoint will hold, and the bank beside it if there is one."""
+    if "virtual_reads" in plan:
+        reads, count = size(plan["reads"]), plan["virtual_reads"]
+        times = "once in all" if count == 1 else f"{count} times in all"
+        typer.echo(f"reads    {reads} each time")
+        typer.echo(f"writes   needs no folder: it is merged as others read it, {times}")
+        return
     files = ", ".join(f"{name} ({size(count)})" for name, count in list(plan["files"].items())[:4])
     more = f" and {len(plan['files']) - 4} more" if len(plan["files"]) > 4 else ""
     typer.echo(f"reads    {size(plan['reads'])}, once or more as the method needs")
