@@ -53,7 +53,9 @@ def test_one_of_several_documents_is_looked_at(made: Family, recipe: Path, tmp_p
     plain = cli("inspect", recipe, "--rank", 4, "--json", "-q", *ROOM).json
     named = yaml.safe_dump({"name": "first", **yaml.safe_load(recipe.read_text())})
     several = tmp_path / "several.yaml"
-    several.write_text(f"{named}\n---\nmerge_method: linear\nmodels: [first, {made.base}]\n")
+    several.write_text(
+        f"{named}\n---\nmerge_method: linear\nmodels: [first, {made.base}]\nparameters: {{weight: 1}}\n"
+    )
     arguments = (several, "--rank", 4, "--json", "-q", *ROOM)
     assert cli("inspect", *arguments, "--document", "first").json == plain
     for more, told in (
