@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -30,13 +31,18 @@ def digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-def sample(folder: Path) -> Sample:
-    """Return values of every tensor of a folder, evenly spread over its elements: the same of every tool."""
+def sample(folder: Path, rows: Sequence[int] | None = None) -> Sample:
+    """Return values of every tensor of a folder, evenly spread over its elements: the same of every tool.
+
+    Tables that have as many rows as there are `rows` are taken in the order of these.
+    """
     values = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 # a file is no mapping
-                values[name] = _spread(file.get_tensor(name))
+                tensor = file.get_tensor(name)
+                by_token = rows is not None and tensor.ndim == 2 and len(tensor) == len(rows)
+                values[name] = _spread(tensor[list(rows)] if rows and by_token else tensor)
     return values
 
 
