@@ -1,4 +1,4 @@
-"""The benchmark of recipes: its recipes are both tools', rows are compared by tokens, the page says what holds."""
+"""The benchmark of recipes: both tools read them, rows are compared by tokens, the page says what holds."""
 
 from __future__ import annotations
 
@@ -53,10 +53,7 @@ def test_the_recipes_are_understood(name: str, tmp_path: Path) -> None:
     plans = plan_documents(load_documents(tmp_path / "recipe.yaml"), ROOM)
     counts = {"stack": 120 * 9 + 3, "documents": 21, "vocabularies": 21}
     assert len(plans[""].tensors) == counts[name]
-    assert (
-        list(plans) == (["moved", "soup", "arc", "trimmed", ""] if name == "documents" else [""])
-        or len(plans) == 5
-    )
+    assert len(plans) == (5 if name == "documents" else 1)
 
 
 @pytest.mark.usefixtures("_small")
