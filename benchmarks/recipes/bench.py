@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.console import Say
 from benchmarks.process import measure_from_cache, merge_command
 from benchmarks.recipes.cases import RecipeCase
+from benchmarks.recipes.sampled import sampled
 from benchmarks.speed import outputs
 from benchmarks.speed.models import weights_file
 
@@ -74,7 +75,7 @@ class RecipeBench:
         samples: dict[str, outputs.Sample],
     ) -> dict[str, Any]:
         def look(out: Path) -> None:
-            samples[tool] = outputs.sample(out, _rows_by_token(out))
+            samples[tool] = sampled(out)
 
         self.say(f"{name}: {tool}")
         files = [weights_file(folder) for folder in models.values()]
@@ -98,13 +99,3 @@ def _has_command(name: str) -> bool:
     """Return whether this version of Submerge has a command of this name."""
     command = [sys.executable, "-m", "submerge", name, "--help"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def _rows_by_token(out: Path) -> list[int] | None:
-    """Return the rows of an output's tokens in the order of their texts: tools number new ones otherwise."""
-    if not (out / "tokenizer.json").is_file():
-        return None
-    from tokenizers import Tokenizer
-
-    ids = Tokenizer.from_file(str(out / "tokenizer.json")).get_vocab()
-    return [ids[text] for text in sorted(ids)]

@@ -28,8 +28,9 @@ NOTES = """\
 Whole processes, ours and mergekit's in turn; medians. The inputs lie in the page cache. CPU: user and system
 time of all processes. Peak GB is the largest resident set, mapped pages of files included. `as mergekit`: the
 share of sampled values (one of 4096) that are equal up to two steps of bfloat16, rows of tables by their
-tokens. mergekit computes in bfloat16 where its models are: it rounds on the way, and TIES keeps others of the
-entries of one magnitude. Behind a number stands what it is to be, and whether that is met."""
+tokens, and each expert by itself. mergekit computes in bfloat16 where its models are: it rounds on the way,
+and TIES keeps others of the entries of one magnitude. Behind a number stands what it is to be, and whether
+that is met."""
 
 
 def markdown(results: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,7 +9,7 @@ import xxhash
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-__all__ = ["Sample", "agreement", "digest", "load_sample", "sample", "save_sample"]
+__all__ = ["Sample", "agreement", "digest", "load_sample", "sample", "save_sample", "spread"]
 
 Sample = dict[str, torch.Tensor]
 """Tensor name -> some of its values, in float32."""
@@ -31,22 +30,18 @@ def digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-def sample(folder: Path, rows: Sequence[int] | None = None) -> Sample:
-    """Return values of every tensor of a folder, evenly spread over its elements: the same of every tool.
-
-    Tables that have as many rows as there are `rows` are taken in the order of these.
-    """
+def sample(folder: Path) -> Sample:
+    """Return values of every tensor of a folder, evenly spread over its elements: the same of every tool."""
     values = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 # a file is no mapping
-                tensor = file.get_tensor(name)
-                by_token = rows is not None and tensor.ndim == 2 and len(tensor) == len(rows)
-                values[name] = _spread(tensor[list(rows)] if rows and by_token else tensor)
+                values[name] = spread(file.get_tensor(name))
     return values
 
 
-def _spread(tensor: torch.Tensor) -> torch.Tensor:
+def spread(tensor: torch.Tensor) -> torch.Tensor:
+    """Return one of so many values of a tensor, in float32."""
     count = min(tensor.numel(), max(LEAST, tensor.numel() // ONE_OF))
     return tensor.flatten()[torch.arange(count) * tensor.numel() // max(count, 1)].float()
 

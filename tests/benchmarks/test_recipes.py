@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 pytest.importorskip("psutil")
 pytest.importorskip("tokenizers")
@@ -18,7 +18,9 @@ from benchmarks.console import silent
 from benchmarks.recipes import __main__ as command
 from benchmarks.recipes import bench, report, subjects
 from benchmarks.recipes.cases import CASES
-from benchmarks.speed.models import SIZES
+from benchmarks.recipes.sampled import rows_by_token, sampled
+from benchmarks.speed import outputs
+from benchmarks.speed.models import SIZES, weights_file
 
 from submerge.engine import Settings, plan_documents
 from submerge.recipe import load_documents
@@ -59,17 +61,33 @@ def test_the_recipes_are_understood(name: str, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_small")
 def test_rows_are_compared_by_their_tokens(tmp_path: Path) -> None:
     large = subjects.vocabularies(tmp_path, silent)["large"]
-    rows = bench._rows_by_token(large)
+    rows = rows_by_token(large)
     assert rows is not None
     assert sorted(rows) == list(range(SIZES["tiny"].vocabulary + subjects.NEW_TOKENS))
-    table = torch.arange(3.0)[:, None].repeat(1, 16)
-    for folder, order in (("one", [0, 1, 2]), ("other", [2, 0, 1])):
-        (tmp_path / folder).mkdir()
-        save_file({"lm_head.weight": table[order].clone()}, tmp_path / folder / "model.safetensors")
-    ours = bench.outputs.sample(tmp_path / "one", [0, 1, 2])
-    theirs = bench.outputs.sample(tmp_path / "other", [1, 2, 0])
-    assert bench.outputs.agreement(ours, theirs, "bfloat16") == 1
-    assert bench._rows_by_token(tmp_path) is None
+    assert rows_by_token(tmp_path) is None
+    shown = sampled(large)["lm_head.weight"]
+    weights = load_file(weights_file(large))["lm_head.weight"]
+    assert torch.equal(shown, outputs.spread(weights[rows]))
+
+
+def test_experts_are_compared_one_by_one(tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    gates, ups, downs = (torch.randn(2, *shape, generator=draw) for shape in ((6, 4), (6, 4), (4, 6)))
+    router = torch.randn(2, 4, generator=draw)
+    packed = {
+        "l.0.mlp.gate.weight": router,
+        "l.0.mlp.experts.gate_up_proj": torch.cat([gates, ups], 1),
+        "l.0.mlp.experts.down_proj": downs,
+    }
+    own = {"l.0.block_sparse_moe.gate.weight": router}
+    for kind, experts in (("w1", gates), ("w3", ups), ("w2", downs)):
+        own |= {f"l.0.block_sparse_moe.experts.{i}.{kind}.weight": experts[i].clone() for i in range(2)}
+    samples = []
+    for name, tensors in (("packed", packed), ("own", own)):
+        (tmp_path / name).mkdir()
+        save_file(tensors, tmp_path / name / "model.safetensors")
+        samples.append(sampled(tmp_path / name))
+    assert outputs.agreement(samples[0], samples[1], "float32") == 1
 
 
 def test_the_page_says_what_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
