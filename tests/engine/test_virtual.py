@@ -308,3 +308,12 @@ def test_the_commands_say_so(root: Path) -> None:
     merged = cli("merge", "two.yaml", "out", *FLAGS)
     assert "document both: merged as it is read" in merged.err
     assert "document both" not in merged.out
+
+
+def test_its_tokenizer_can_be_taken(root: Path) -> None:
+    for number, name in enumerate("abc"):
+        shutil.rmtree(root / name)
+        write(root / name, perturbed(state(), number), tokens=TOKENS)
+    text = "merge_method: linear\nmodels: [c, base]\nparameters: {weight: 1}\ntokenizer_source: both\n---\n"
+    same_with_folders(root, text + LINEAR)
+    assert (root / "out" / "tokenizer.json").read_bytes() == (root / "a" / "tokenizer.json").read_bytes()
