@@ -35,7 +35,7 @@ from _vocabularies import (
     vocabulary,
 )
 from submerge.engine import explain
-from submerge.engine.output import _checkpoint_target
+from submerge.engine.output import _checkpoint_files
 from submerge.engine.plan import _token_rows
 
 
@@ -312,7 +312,7 @@ def test_bytes_do_not_depend_on_threads_nor_on_a_break(
         def refuse(*_: object) -> None:
             raise OSError(28, "no space left")
 
-        broken.setattr(_checkpoint_target, "write_vocabulary_files", refuse)
+        broken.setattr(_checkpoint_files, "write_vocabulary_files", refuse)
         with pytest.raises(submerge.WorkError):
             submerge.merge(recipe, tmp_path / "3" / "out", settings=ROOM)
     again = submerge.merge(recipe, tmp_path / "3" / "out", settings=ROOM, resume=True)

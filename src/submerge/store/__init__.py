@@ -29,6 +29,7 @@ from submerge.store._projectors import (
 from submerge.store._prototypes import PrototypeFile, write_prototypes
 from submerge.store._restacked import Restacker
 from submerge.store._side_by_side import side_by_side
+from submerge.store._virtual import VirtualModel
 from submerge.store.adapter import (
     ADAPTER_CONFIG,
     ADAPTER_STEM,
@@ -184,6 +185,7 @@ __all__ = [
     "TensorEntry",
     "TensorRecord",
     "Tokenizer",
+    "VirtualModel",
     "Vocabulary",
     "VocabularyDiff",
     "blocks",

@@ -38,6 +38,8 @@ def fingerprint(plan: MergePlan) -> str:
         described["gates"] = plan.mixture.digest
     if views := [(model.label, repr(model.views)) for model in plan.models if model.views]:
         described["views"] = views
+    if virtual := [(model.label, model.virtual.digest) for model in plan.models if model.virtual]:
+        described["virtual"] = virtual
     text = json.dumps(described, sort_keys=True, default=str)
     return f"{DIGEST}:{digest(text.encode())}"
 

@@ -50,6 +50,7 @@ class MergePlan:
         unties: whether the output's configuration must untie its embeddings.
         stack: the slices, where layers are stacked.
         mixture: of a mixture of experts, its architecture and its gates.
+        virtual_reads: how often others read the result, where it is merged as it is read; 0 for a folder.
 
     Examples:
         >>> import submerge
@@ -75,6 +76,7 @@ class MergePlan:
     unties: bool = False
     stack: StackPlan | None = None
     mixture: MixturePlan | None = None
+    virtual_reads: int = 0
 
     def __repr__(self) -> str:
         return as_text(f"MergePlan: {self.recipe.method.name}", self._model_rows(), self._facts())
@@ -175,9 +177,11 @@ class MergePlan:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of input that the result depends on, each counted once."""
+        """Bytes of input that the result depends on, each counted once for each model that it is of."""
         adapters = {file for m in self.models if m.adapter for file in m.adapter.files if file.exists()}
-        values = sum(i.entry.nbytes for t in self.tensors for i in t.read)
+        read = [i for t in self.tensors for i in t.read]
+        values = sum(i.entry.nbytes for i in read if self.models[i.model].virtual is None)
+        values += sum(m.virtual.nbytes for m in self.models if m.virtual)
         return values + sum(file.stat().st_size for file in adapters)
 
     @property

@@ -53,7 +53,7 @@ def plan_stacked(
             *adapter_warnings(inputs.models, of_one_base=False),
             *copies.warnings,
         ),
-        budget=budget(tensors, settings.workers, settings.max_memory),
+        budget=budget(tensors, stack.inputs.models, settings.workers, settings.max_memory),
         unties=copies.unties,
         stack=stack,
     )

@@ -16,7 +16,7 @@ from submerge.engine.work._workspace import Workspace
 from submerge.methods import Fold, Merged
 from submerge.store import DTYPES
 
-__all__ = ["range_passes"]
+__all__ = ["fold_pass", "fold_without_reductions", "range_passes"]
 
 
 def range_passes(reader: ChunkReader, target: RangeTarget) -> Passes:
@@ -39,7 +39,25 @@ def range_passes(reader: ChunkReader, target: RangeTarget) -> Passes:
         fold = yield from reductions(reader)
         yield fold_pass(reader, target, left, fold)
     else:
-        yield fold_pass(reader, target, left, lambda chunk: chunk.values[0])
+        yield fold_pass(reader, target, left, first_row)
+
+
+def fold_without_reductions(reader: ChunkReader) -> Fold:
+    """Return the fold of a tensor that is merged in one pass, or taken from the base."""
+    if reader.plan.action != "merge" or not reader.plan.numel:
+        return first_row
+    try:
+        next(reductions(reader))
+    except StopIteration as end:
+        fold: Fold = end.value
+        return fold
+    raise ValueError(f"{reader.plan.name} is merged in several passes")
+
+
+def first_row(chunk: Chunk) -> npt.NDArray[Any]:
+    """Return the values of the first model."""
+    row: npt.NDArray[Any] = chunk.values[0]
+    return row
 
 
 def reductions(reader: ChunkReader) -> Generator[Pass, Any, Fold]:
