@@ -3,6 +3,7 @@
 `merge(recipe, out)` writes a checkpoint or an adapter, `plan(recipe)` says beforehand what it will do,
 `merge_state_dicts(states, ...)` and `merge_adapters(peft_model, ...)` merge in memory,
 `extract_lora(model, out, base=...)` makes an adapter of a fine-tune, and `verify(folder)` checks a result.
+`transplant(model, donor, out)` gives a model the tokenizer of another.
 `inspect_updates(recipe)` says how the updates of its models overlap.
 `load(folder)` gives the model of a merge that finds out the tasks of its inputs (`merge_method: mass`),
 `calibrate_router(folder, data)` lets some inputs of each task help it,
@@ -35,12 +36,14 @@ if TYPE_CHECKING:
         MergePlan,
         MergeReport,
         Settings,
+        TransplantReport,
         VerifyReport,
         extract_lora,
         inspect_updates,
         merge,
         merge_adapters,
         merge_state_dicts,
+        transplant,
         verify,
     )
     from submerge.engine import make_plan as plan
@@ -60,6 +63,7 @@ __all__ = [
     "RequestError",
     "Settings",
     "SubmergeError",
+    "TransplantReport",
     "VerifyReport",
     "WorkError",
     "__version__",
@@ -77,6 +81,7 @@ __all__ = [
     "null_space_curve",
     "null_space_ratio",
     "plan",
+    "transplant",
     "verify",
 ]
 
@@ -85,12 +90,14 @@ _ENGINE = {
     "MergePlan",
     "MergeReport",
     "Settings",
+    "TransplantReport",
     "VerifyReport",
     "extract_lora",
     "inspect_updates",
     "merge",
     "merge_adapters",
     "merge_state_dicts",
+    "transplant",
     "verify",
 }
 _CALIBRATE = {

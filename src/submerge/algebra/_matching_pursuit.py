@@ -39,10 +39,10 @@ def matching_pursuit(targets: torch.Tensor, atoms: torch.Tensor, k: int, *, thre
 
         s_t = argmax_j |⟨r_(t−1), a_j⟩| / ‖a_j‖,    c = argmin ‖y − A_S c‖,    r_t = y − A_S c.
 
-    The least squares are those of a QR factorisation A_S = Q R that grows by a column a step: r loses its part
-    along the new direction, and c = R⁻¹ Qᵀ y comes at the end. Q is orthogonalised twice, in float64; only
-    the correlations, which take nearly all of the time, are in float32. A target whose residual is rounding
-    takes no more atoms, so one that is a multiple of an atom has this atom alone.
+    The least squares are those of a QR factorisation A_S = Q R that grows by a column a step: r loses its
+    part along the new direction, and c = R⁻¹ Qᵀ y comes at the end. Q is orthogonalised twice, in float64;
+    only the correlations, which take nearly all of the time, are in float32. A target whose residual is
+    rounding takes no more atoms, so one that is a multiple of an atom has this atom alone.
 
     Blocks of targets are cut alike for any number of threads.
 
@@ -63,17 +63,22 @@ def matching_pursuit(targets: torch.Tensor, atoms: torch.Tensor, k: int, *, thre
         ([[2, 1]], [[-4.0, 3.0]])
     """
     k = min(k, *atoms.shape)
-    lengths = atoms.double().norm(dim=1, keepdim=True)
-    directions = torch.where(lengths > 0, atoms / lengths, 0).float()
-    tiles = [tile.T.contiguous() for tile in directions.split(_ATOMS)]
+    tiles = [_directions(tile) for tile in torch.split(atoms, _ATOMS)]
     size = max(16, min(_TARGETS, _HELD // max(1, targets.shape[1] * k)))
     with ThreadPoolExecutor(threads) as pool:
-        codes = list(pool.map(lambda block: _pursued(block, atoms, tiles, k), targets.split(size)))
+        codes = list(pool.map(lambda block: _pursued(block, atoms, tiles, k), torch.split(targets, size)))
     return SparseCodes(
         torch.cat([own.indices for own in codes]),
         torch.cat([own.coefficients for own in codes]),
         torch.cat([own.residuals for own in codes]),
     )
+
+
+def _directions(atoms: torch.Tensor) -> torch.Tensor:
+    """Return atoms [m, d] divided by their lengths, as columns, in float32."""
+    columns = atoms.float().T.contiguous()
+    lengths = columns.norm(dim=0)
+    return columns.mul_(torch.where(lengths > 0, 1 / lengths, 0))
 
 
 def _pursued(targets: torch.Tensor, atoms: torch.Tensor, tiles: list[torch.Tensor], k: int) -> SparseCodes:
@@ -131,9 +136,7 @@ class _Pursuit:
         self.left[rows] = self.residuals.norm(dim=1)
         self._keep(self.left[rows] > TOLERANCE * self.lengths[rows])
 
-    def _orthogonalised(
-        self, atoms: torch.Tensor, basis: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _orthogonalised(self, atoms: torch.Tensor, basis: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what of each atom is orthogonal to its basis [a, t, d], and its shares [a, t] along that."""
         shares = atoms.new_zeros(basis.shape[:2])
         for _ in range(2):  # once more, for what rounding leaves of the others' directions

@@ -23,6 +23,7 @@ from submerge.cli import (
     _methods,
     _plan,
     _route,
+    _transplant,
     _verify,
 )
 from submerge.cli._mergekit import MergekitAware
@@ -47,6 +48,7 @@ app.command("extract-lora")(_extract.extract_lora)
 app.add_typer(_many.many, name="many")
 app.command("methods")(_methods.methods)
 app.command("route")(_route.route)
+app.command("transplant")(_transplant.transplant)
 app.command("verify")(_verify.verify)
 
 

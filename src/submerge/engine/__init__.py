@@ -7,6 +7,7 @@ from submerge.engine._inspection import Inspection, MatrixOverlap, PairOverlap
 from submerge.engine._merge import merge
 from submerge.engine._peft import merge_adapters
 from submerge.engine._states import merge_state_dicts
+from submerge.engine._transplant import TransplantReport, plan_transplant, transplant
 from submerge.engine.output import (
     MergeReport,
     Progress,
@@ -38,6 +39,7 @@ __all__ = [
     "Progress",
     "Settings",
     "TensorPlan",
+    "TransplantReport",
     "VerifyReport",
     "compute_seconds",
     "describe",
@@ -51,7 +53,9 @@ __all__ = [
     "merge_documents",
     "merge_state_dicts",
     "plan_documents",
+    "plan_transplant",
     "stores_transposed",
+    "transplant",
     "verify",
     "vllm_command",
 ]

@@ -19,6 +19,7 @@ from submerge.recipe._data_spec import (
 from submerge.recipe._documents import Documents, load_documents
 from submerge.recipe._load import load_recipe
 from submerge.recipe._mergekit import to_mergekit
+from submerge.recipe._new_tokens import NEW_TOKEN_METHODS, NewTokens
 from submerge.recipe._recipe import (
     LayerSource,
     ModalityTokens,
@@ -43,6 +44,7 @@ __all__ = [
     "COEFFICIENTS_VERSION",
     "COLUMNS",
     "DATA_FORMATS",
+    "NEW_TOKEN_METHODS",
     "Coefficients",
     "DataSource",
     "DataSpec",
@@ -51,6 +53,7 @@ __all__ = [
     "ModalityTokens",
     "ModelEntry",
     "ModuleSlices",
+    "NewTokens",
     "OutputForm",
     "ProjectorMix",
     "Recipe",

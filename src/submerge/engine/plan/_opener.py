@@ -80,6 +80,8 @@ class Opener:
     def tokenizer(self) -> Checkpoint | None:
         """Return the model outside of the recipe's that gives the tokenizer, or None after noting why not."""
         settings = self.recipe.tokenizer
+        if settings.new_tokens and settings.new_tokens.method == "omp":
+            return self.full_model(settings.source or "")
         try:
             return open_tokenizer(settings.source or "", root=self.root)
         except RequestError as error:

@@ -12,6 +12,7 @@ from submerge.engine.plan._composition import Composition
 from submerge.engine.plan._describe_composition import composition_facts
 from submerge.engine.plan._describe_projectors import projector_facts
 from submerge.engine.plan._describe_stack import stack_facts
+from submerge.engine.plan._donor_rows import DonorRows
 from submerge.engine.plan._gate import GatePlan
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._memory import Budget
@@ -120,6 +121,12 @@ class MergePlan:
         return gate.record(self.models) if gate else None
 
     @property
+    def donor_rows(self) -> DonorRows | None:
+        """The rows of a donor's tokens, where the output has a donor's tokenizer."""
+        vocabulary = self.tokens.vocabulary if self.tokens else None
+        return vocabulary.donor if vocabulary else None
+
+    @property
     def models(self) -> tuple[Checkpoint, ...]:
         """The distinct models."""
         return self.inputs.models
@@ -159,7 +166,8 @@ class MergePlan:
     @property
     def pending(self) -> bool:
         """Whether weights of models on the Hub are still to be downloaded."""
-        return any(model.pending for model in self.models)
+        donor = [self.inputs.tokenizer.model] if self.inputs.tokenizer else []
+        return any(model.pending for model in (*self.models, *donor))
 
     @property
     def bytes_read(self) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from submerge.names import layer_of
 from submerge.store import TensorEntry
 
-__all__ = ["is_matrix", "is_table", "token_rows", "token_tables"]
+__all__ = ["is_head", "is_matrix", "is_table", "token_rows", "token_tables"]
 
 _TOKENS = re.compile(
     r"(?:text_)?(?:embed_tokens|tok(?:ens?)?_embeddings?|tok(?:ens?)?_embed|tok(?:ens?)?_emb)|word_embeddings?"
@@ -90,6 +90,11 @@ def token_tables(tensors: Mapping[str, TensorEntry], rows: int) -> list[str]:
     biases = {f"{name.removesuffix('.weight')}.bias" for name in heads}
     embeddings = [name for name in matrices if _has_tokens(name)]
     return [*embeddings, *heads, *(name for name in long if name in biases)]
+
+
+def is_head(name: str) -> bool:
+    """Return whether a table with a row for each token is an output head, and no embedding."""
+    return not _has_tokens(name)
 
 
 def _has_tokens(name: str) -> bool:
