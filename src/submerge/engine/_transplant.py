@@ -21,9 +21,9 @@ class TransplantReport:
 
     Attributes:
         merge: where the result is, and what it cost.
-        tokens: how many of the donor's tokens are `shared` with the model, and how many rows each method gave.
+        tokens: how many of the donor's tokens are `shared`, and how many rows each method gave.
         unused: tokens of the model that the donor does not have.
-        residuals: for each table with rows by `omp`, the mean of ‖e − Σ_j c_j e_j‖ / ‖e‖ over the donor's rows.
+        residuals: for each table with rows by `omp`, the mean of ‖e − Σ_j c_j e_j‖ / ‖e‖ of the donor's.
 
     Examples:
         >>> import submerge
@@ -60,8 +60,8 @@ def transplant(
     """Write `model` with the tokenizer of `donor` to the folder `out`; return the report.
 
     Tokens that both have keep the model's rows, by the text that they stand for. The rows of all others are
-    approximated, in the input embeddings and in the output head, each by the donor's own. All else of the model
-    stays as it is.
+    approximated, in the input embeddings and in the output head, each by the donor's own. All else of the
+    model stays as it is.
 
     Args:
         model: a folder or a Hub id of a language model with its tokenizer.

@@ -34,7 +34,7 @@ class TokenKeys:
         keys: the key of each token's id.
         roles: the special tokens by their roles, as their texts.
         style: how the tokenizer writes tokens: `bytes`, `spaces`, `words` or `plain`.
-        prefix: what stands before the tokens that continue a word (WordPiece).
+        unknown: the id of the token for what no other token stands for.
     """
 
     folder: Path
@@ -42,7 +42,7 @@ class TokenKeys:
     keys: Mapping[int, TokenKey]
     roles: Mapping[str, str] = field(default_factory=dict)
     style: str = "plain"
-    prefix: str = "##"
+    unknown: int | None = None
 
     def find(self, key: TokenKey, roles: Mapping[str, str]) -> int | None:
         """Return the id of a token of another tokenizer, whose special tokens have these `roles`.
@@ -63,7 +63,7 @@ class TokenKeys:
             text = data.decode()
         except UnicodeDecodeError:
             text = ""
-        cut = [token.id for token in self._cut(text) if token.value != self._unknown] if text else []
+        cut = [token.id for token in self._cut(text) if token.id != self.unknown]
         if cut:
             return cut
         of_bytes = [self.ids.get(bytes([byte])) for byte in data]
@@ -82,11 +82,6 @@ class TokenKeys:
     @cached_property
     def _model(self) -> Any:
         return fast_backend(self.folder).model
-
-    @cached_property
-    def _unknown(self) -> str | None:
-        unknown = getattr(self._model, "unk_token", None)
-        return unknown if isinstance(unknown, str) else None
 
 
 def token_keys(folder: Path, tokens: ModelTokens) -> TokenKeys:
@@ -108,7 +103,7 @@ def token_keys(folder: Path, tokens: ModelTokens) -> TokenKeys:
     ordered = sorted(keys, key=lambda id_: (id_ not in is_byte, -id_))  # what comes last counts
     ids = {keys[id_]: id_ for id_ in ordered}
     roles = {role: text for role, text in _roles(folder) if text in ids}
-    return TokenKeys(folder, ids, keys, roles, style, prefix)
+    return TokenKeys(folder, ids, keys, roles, style, _unknown(content, tokens.ids))
 
 
 def _style(content: Mapping[str, Any]) -> tuple[str, str]:
@@ -123,6 +118,13 @@ def _style(content: Mapping[str, Any]) -> tuple[str, str]:
     texts = vocabulary if isinstance(vocabulary, dict) else (row[0] for row in vocabulary)
     has_spaces = "Metaspace" in kinds or any(text.startswith(_SPACE) for text in texts)
     return ("spaces" if has_spaces else "plain"), ""
+
+
+def _unknown(content: Mapping[str, Any], ids: Mapping[str, int]) -> int | None:
+    """Return the id of the token for what no other stands for: named by its id (Unigram), or by its text."""
+    model = content.get("model") or {}
+    by_id, text = model.get("unk_id"), model.get("unk_token")
+    return by_id if isinstance(by_id, int) else ids.get(text) if isinstance(text, str) else None
 
 
 def _kinds(part: Any) -> Iterator[str]:
