@@ -25,6 +25,12 @@ class SparseCodes:
         indices: s [n, k], int64; atoms that a vector does not need are the first, with a coefficient of 0.
         coefficients: c [n, k], float64.
         residuals: ‖y_i − Σ_j c_ij a_(s_ij)‖ / ‖y_i‖ [n], float64; 0 for a vector of zeros.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import matching_pursuit
+        >>> matching_pursuit(torch.tensor([[3.0, 4.0]]), torch.eye(2), k=1).residuals
+        tensor([0.6000], dtype=torch.float64)
     """
 
     indices: torch.Tensor

@@ -26,10 +26,14 @@ class TransplantReport:
         residuals: for each table with rows by `omp`, the mean of ‖e − Σ_j c_j e_j‖ / ‖e‖ of the donor's.
 
     Examples:
+        >>> from tokenizers import Tokenizer, models
         >>> import submerge
-        >>> report = submerge.transplant("chat", "other", "chat-other", method="omp", k=8)
-        >>> report.tokens["shared"] > 0, report.merge.out.name
-        (True, 'chat-other')
+        >>> for folder, words in {"chat": ["the", "cat"], "code": ["a", "the"]}.items():
+        ...     words = {word: id_ for id_, word in enumerate(words)}
+        ...     Tokenizer(models.WordLevel(words, "the")).save(f"{folder}/tokenizer.json")
+        >>> report = submerge.transplant("chat", "code", "other", method="omp", k=8)
+        >>> report.tokens, report.unused, sorted(report.residuals)
+        ({'shared': 1, 'omp': 1}, 1, ['lm_head.weight', 'model.embed_tokens.weight'])
     """
 
     merge: MergeReport
@@ -84,9 +88,13 @@ def transplant(
     arXiv 2506.06607.
 
     Examples:
+        >>> from tokenizers import Tokenizer, models
         >>> import submerge
-        >>> report = submerge.transplant("chat", "other", "chat-other", method="subword")
-        >>> submerge.verify("chat-other").problems
+        >>> for folder, words in {"chat": ["the", "cat"], "code": ["a", "the"]}.items():
+        ...     words = {word: id_ for id_, word in enumerate(words)}
+        ...     Tokenizer(models.WordLevel(words, "the")).save(f"{folder}/tokenizer.json")
+        >>> report = submerge.transplant("chat", "code", "other", method="mean")
+        >>> submerge.verify("other").problems
         []
     """
     asked: dict[str, Any] = {
