@@ -12,6 +12,7 @@ import gzip
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,7 +28,15 @@ from benchmarks.replication import smollm
 from benchmarks.replication.data import data_folder
 from benchmarks.replication.multimodal.whisper import write_tokens
 
-METHODS = ("subword", "mean", "zero", "omp")
+METHODS: Mapping[str, tuple[str, ...]] = {
+    "subword": ("--method", "subword"),
+    "mean": ("--method", "mean"),
+    "zero": ("--method", "zero"),
+    "omp, k = 16": ("--method", "omp", "-k", "16"),
+    "omp, k = 64": ("--method", "omp", "-k", "64"),
+}
+"""The rows of the table, and the options of the command."""
+MERGEKIT = "mergekit-tokensurgeon, omp, k = 64"
 SETS = {"news": "agnews", "questions": "gsm8k", "sentences": "asset"}
 """The sets of texts, and what they are called in the folder of data."""
 SEPARATOR = "<|endoftext|>"
@@ -40,7 +49,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("transplant-work"))
     parser.add_argument("--texts", type=int, default=40, help="of each set")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--mergekit", action="store_true", help="measure mergekit-tokensurgeon, too")
+    parser.add_argument("--rows", nargs="*", default=list(METHODS), help="those measured; others stay")
     parser.add_argument("--out", type=Path, default=page.RESULTS)
     options = parser.parse_args()
     model, donor = options.work / "model", options.work / "donor"
@@ -49,6 +58,8 @@ def main() -> None:
     if not donor.exists():
         write_tokens(donor)
     texts = {name: read_texts(folder, options.texts) for name, folder in SETS.items()}
+    path = options.out / "transplant.json"
+    before = json.loads(path.read_text()) if path.exists() else {"rows": {}}
     results = page.header("benchmarks.transplant")
     results |= {
         "load_before": os.getloadavg()[0],
@@ -56,26 +67,27 @@ def main() -> None:
         "texts": options.texts,
         "rows": {},
     }
-    results["rows"]["before"] = {"bits": bits_of(model, texts)}
-    for method in (*METHODS, *(["mergekit omp"] if options.mergekit else [])):
-        say(method)
-        results["rows"][method] = measured(method, options, texts)
+    results["rows"] = before["rows"] or {"before": {"bits": bits_of(model, texts)}}
+    for name in options.rows:
+        say(name)
+        results["rows"][name] = measured(name, options, texts)
         page.write(options.out, "transplant", results, markdown(results))
 
 
-def measured(method: str, options: Any, texts: Mapping[str, list[str]]) -> dict[str, Any]:
+def measured(name: str, options: Any, texts: Mapping[str, list[str]]) -> dict[str, Any]:
     """Return what a transplant takes, what it says of itself, and what its result is worth."""
     model, donor = str(options.work / "model"), str(options.work / "donor")
-    out, log = options.work / method.replace(" ", "-"), options.work / f"{method}.log"
-    if method in METHODS:
-        more = ["--method", method, "--threads", str(options.threads), "--overwrite", "--json"]
-        command = [sys.executable, "-m", "submerge", "transplant", model, donor, "-o", str(out), *more]
-    else:
+    out, log = options.work / "out", options.work / "log.txt"
+    shutil.rmtree(out, ignore_errors=True)
+    if name == MERGEKIT:
         program = Path(sys.executable).with_name("mergekit-tokensurgeon")
         command = [str(program), model, donor, str(out), "-a", "omp", "-k", "64"]
+    else:
+        more = [*METHODS[name], "--threads", str(options.threads), "--json"]
+        command = [sys.executable, "-m", "submerge", "transplant", model, donor, "-o", str(out), *more]
     run = measure(command, log)
     report = {}
-    if method in METHODS:
+    if name != MERGEKIT:
         text = log.read_text()
         report = json.loads(text[text.index("{") :])
     kept = {key: report[key] for key in ("tokens", "unused", "residuals") if key in report}

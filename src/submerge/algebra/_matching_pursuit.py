@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from submerge.deferred import torch
 
-__all__ = ["SparseCodes", "matching_pursuit"]
+__all__ = ["SparseCodes", "matching_pursuit", "pursuit_bytes"]
 
 TOLERANCE = 1e-6
 """The share of a vector's length below which its residual is rounding: it is represented exactly."""
@@ -70,7 +70,7 @@ def matching_pursuit(targets: torch.Tensor, atoms: torch.Tensor, k: int, *, thre
     """
     k = min(k, *atoms.shape)
     tiles = [_directions(tile) for tile in torch.split(atoms, _ATOMS)]
-    size = max(16, min(_TARGETS, _HELD // max(1, targets.shape[1] * k)))
+    size = _block(targets.shape[1], k)
     with ThreadPoolExecutor(threads) as pool:
         codes = list(pool.map(lambda block: _pursued(block, atoms, tiles, k), torch.split(targets, size)))
     return SparseCodes(
@@ -78,6 +78,22 @@ def matching_pursuit(targets: torch.Tensor, atoms: torch.Tensor, k: int, *, thre
         torch.cat([own.coefficients for own in codes]),
         torch.cat([own.residuals for own in codes]),
     )
+
+
+def pursuit_bytes(targets: int, width: int, k: int) -> int:
+    """Return the bytes that one thread of a pursuit holds at most: orthogonal directions, and copies of them.
+
+    Examples:
+        >>> from submerge.algebra import pursuit_bytes
+        >>> pursuit_bytes(targets=20_000, width=576, k=64) // 10**6
+        200
+    """
+    return 8 * 3 * min(targets, _block(width, k)) * width * k
+
+
+def _block(width: int, k: int) -> int:
+    """Return how many targets are worked on at a time."""
+    return max(16, min(_TARGETS, _HELD // max(1, width * k)))
 
 
 def _directions(atoms: torch.Tensor) -> torch.Tensor:

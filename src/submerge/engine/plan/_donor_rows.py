@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
+from submerge.algebra import pursuit_bytes
 from submerge.deferred import np
 from submerge.engine.plan._table_rows import ComputedRun, MeanRun
 from submerge.engine.plan._tables import is_head, token_rows, token_tables
@@ -130,14 +132,17 @@ class DonorRows:
             self._codes[position, table] = codes
         return self._codes[position, table]
 
-    @property
-    def memory(self) -> int:
-        """Bytes that approximating rows holds at most: a donor's table twice, and rows of a model's."""
-        of_donor = (codes.donor for codes in self._codes.values())
-        tables = (rows.table for rows in self.approximated.values())
-        return sum(4 * 3 * t.shape[0] * t.shape[1] for t in of_donor) + sum(
-            4 * 2 * len(self.texts) * t.shape[1] for t in tables
-        )
+    def memory(self, threads: int) -> int:
+        """Return the bytes that approximating rows holds at most, and that the rows hold from then on.
+
+        Of a donor's table it holds rows as they are stored, and their directions; of a model's, rows as they
+        are stored, and those that are new; besides what each thread works on.
+        """
+        codes, rows = self._codes.values(), self.approximated.values()
+        donors = [2 * math.prod(own.donor.shape) for own in codes]
+        models = [2 * len(self.texts) * own.table.shape[1] for own in rows]
+        work = [pursuit_bytes(len(own.new), own.donor.shape[1], own.k) for own in codes]
+        return 4 * sum([*donors, *models]) + threads * max(work, default=0)
 
     def approximate(self, threads: int) -> None:
         """Compute all rows, so that they are there when they are read."""

@@ -74,6 +74,7 @@ class _Planner:
         for text, id_ in tokens.ids.items():
             texts[id_] = text
         multiple = self.recipe.tokenizer.pad_to_multiple_of or 1
+        special = self._special_ids(donor)
         return OutputVocabulary(
             tokenizer=OutputTokenizer(self.source.model.tokenizer, tokens.ids),
             origins=DonorRows(self.source.model, texts, rows, self.settings),
@@ -81,7 +82,7 @@ class _Planner:
             ids={position: _moved(keys, donor) for position, keys in own.items()},
             lines=tuple(self._lines(tokens, rows)),
             warnings=tuple(self.warnings),
-            special=self._special_ids(donor),
+            special=special,
         )
 
     def _check_donor(self) -> None:
