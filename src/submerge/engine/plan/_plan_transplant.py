@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from submerge.engine.plan._donor_rows import DonorRows, RowOrigin, TokenRows
@@ -63,22 +65,18 @@ class _Planner:
         donor = token_keys(folder, tokens)
         own = {position: self._keys(model) for position, model in involved}
         rows = {position: self._rows(keys, donor) for position, keys in own.items()}
-        for position, found in rows.items():
-            if not found.shared:
+        for position, of_model in rows.items():
+            if not of_model.shared:
                 what = f"no token of {self.source.label} is one of its own"
-                self.problems.append(
-                    Problem(what, self.inputs.models[position].label, "choose another donor")
-                )
-        count = max(tokens.ids.values(), default=-1) + 1
-        texts: list[str | None] = [None] * count
-        for text, id_ in tokens.ids.items():
-            texts[id_] = text
+                where = self.inputs.models[position].label
+                self.problems.append(Problem(what, where, "choose another donor"))
+        texts = _texts(tokens)
         multiple = self.recipe.tokenizer.pad_to_multiple_of or 1
         special = self._special_ids(donor)
         return OutputVocabulary(
             tokenizer=OutputTokenizer(self.source.model.tokenizer, tokens.ids),
             origins=DonorRows(self.source.model, texts, rows, self.settings),
-            rows=-(-count // multiple) * multiple,
+            rows=-(-len(texts) // multiple) * multiple,
             ids={position: _moved(keys, donor) for position, keys in own.items()},
             lines=tuple(self._lines(tokens, rows)),
             warnings=tuple(self.warnings),
@@ -96,7 +94,7 @@ class _Planner:
             hint = "name a donor with weights, or choose the method subword or mean"
             self.problems.append(Problem(what, self.source.label, hint))
 
-    @property
+    @cached_property
     def _donor_rows(self) -> int:
         """The rows of the donor's tables; 0 where there are none, or none is needed."""
         tensors = self.source.model.tensors
@@ -156,15 +154,23 @@ class _Planner:
         return SpecialIds(keys, {key: generation.get(key, value) for key, value in keys.items()})
 
 
-def _read(folder: Any, name: str) -> dict[str, Any]:
+def _texts(tokens: ModelTokens) -> list[str | None]:
+    """Return the tokens by their ids."""
+    texts: list[str | None] = [None] * (max(tokens.ids.values(), default=-1) + 1)
+    for text, id_ in tokens.ids.items():
+        texts[id_] = text
+    return texts
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     return read_json(path) if path.is_file() else {}
 
 
 def _moved(own: TokenKeys, donor: TokenKeys) -> dict[int, int]:
     """Return where each row of a model is in the output, for the tokens that a donor has."""
-    found = ((own.find(key, donor.roles), id_) for id_, key in sorted(donor.keys.items(), reverse=True))
-    return {row: id_ for row, id_ in found if row is not None}
+    rows = ((own.find(key, donor.roles), id_) for id_, key in sorted(donor.keys.items(), reverse=True))
+    return {row: id_ for row, id_ in rows if row is not None}
 
 
 def _model_problems(model: Checkpoint) -> Iterator[Problem]:
