@@ -59,7 +59,7 @@ class TokenRows:
     def spans(self, position: int, rows: int) -> Iterator[OriginSpan | ComputedSpan]:
         """Yield the origins of so many rows of the model at a position, as spans."""
         place = {id_: number for number, id_ in enumerate(self.pursued)}
-        numbers = np.array([self._number(id_, place, rows) for id_ in range(rows)], dtype=np.int64)
+        numbers = np.array([self._number(id_, place) for id_ in range(rows)], dtype=np.int64)
         starts = [0, *(np.flatnonzero(np.diff(numbers) != 1) + 1).tolist(), rows]
         for start, stop in pairwise(starts):
             origin = self.origins.get(start, ())
@@ -69,7 +69,7 @@ class TokenRows:
                 own = (origin,) if isinstance(origin, int) else origin
                 yield OriginSpan(tuple((position, row) for row in own), stop - start)
 
-    def _number(self, id_: int, place: Mapping[int, int], rows: int) -> int:
+    def _number(self, id_: int, place: Mapping[int, int]) -> int:
         """Return a number that follows that of the row before where both are one span."""
         origin = self.origins.get(id_, ())
         if isinstance(origin, int):
@@ -88,6 +88,8 @@ class DonorRows:
         texts: its tokens by their ids.
         models: where the rows of each model come from, by its position.
         settings: how rows of new tokens are approximated.
+        approximated: those by `omp`, by the position of a model and a tensor's name; they are known once the
+            tables are laid over the models.
     """
 
     donor: Checkpoint
@@ -96,6 +98,7 @@ class DonorRows:
     settings: NewTokens
     approximated: dict[tuple[int, str], ApproximatedRows] = field(default_factory=dict)
     _codes: dict[tuple[int, str], DonorCodes] = field(default_factory=dict)
+    _means: dict[tuple[int, str], MeanOfRows] = field(default_factory=dict)
 
     def of(self, position: int) -> Iterator[OriginSpan | ComputedSpan]:
         """Yield where the rows of a model's table come from."""
@@ -108,20 +111,20 @@ class DonorRows:
 
         The table of the donor is its embedding, or for an output head its head. A bias of new tokens is 0.
         """
-        entry = model.tensors[table]
+        entry, key = model.tensors[table], (position, name)
         stored = StoredTable(partial(model.source, table), entry.shape, entry.dtype)
         if span.method == "mean":
-            mean = MeanOfRows(stored.open, stored.shape, stored.dtype)
-            return ComputedRun(mean, f"mean of {table}", 0, span.count)
+            if key not in self._means:
+                self._means[key] = MeanOfRows(stored.open, stored.shape, stored.dtype)
+            return ComputedRun(self._means[key], f"mean of {table}", 0, span.count)
         if len(entry.shape) == 1:
             return MeanRun((), span.count)
-        rows = self.approximated.get((position, name))
-        if rows is None:
+        if key not in self.approximated:
             codes = self._of_donor(position, donor_table(self.donor, name))
             shared = list(self.models[position].shared.values())
-            rows = self.approximated[position, name] = ApproximatedRows(stored, shared, codes)
+            self.approximated[key] = ApproximatedRows(stored, shared, codes)
         what = f"omp of {self.settings.k} from {self.donor.label}"
-        return ComputedRun(rows, what, span.first, span.count)
+        return ComputedRun(self.approximated[key], what, span.first, span.count)
 
     def _of_donor(self, position: int, table: str) -> DonorCodes:
         """Return the codes in a table of the donor: one object for all tables of a model that need them."""
