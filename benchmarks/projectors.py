@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from safetensors.torch import save_file
 
 import submerge
 from benchmarks import page
-from benchmarks.streams import timed
+from benchmarks.prefill import Seconds, Ways, run
 from submerge.store import (
     PROJECTOR_GATE,
     GateRecord,
@@ -38,6 +36,7 @@ from submerge.store import (
     prototype_key,
 )
 
+DEFAULTS = {"hidden": 512, "layers": 32, "tasks": 6, "repeats": 5, "threads": 2}
 PLACEHOLDER, VOCABULARY = 999, 1000
 PATCHES, PATCH_SIDE, TEXT_TOKENS = 576, 14, 74
 MODULE = "multi_modal_projector"
@@ -88,9 +87,11 @@ def write_folder(folder: Path, model: Any, tasks: int) -> None:
     (folder / "submerge.json").write_text(manifest.text)
 
 
-def ways(folder: Path, options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
-    """Return what is timed, by name: prefills, and the projectors alone."""
+def ways(folder: Path, options: argparse.Namespace) -> Ways:
+    """Write the model to a folder, and return what is timed, by name: prefills, and the projectors alone."""
     import transformers
+
+    write_folder(folder, model_of(options), options.tasks)
 
     models = {
         "plain": transformers.LlavaForConditionalGeneration.from_pretrained(folder).eval(),
@@ -112,27 +113,7 @@ def ways(folder: Path, options: argparse.Namespace) -> dict[str, Callable[[], An
     return prefills | projectors
 
 
-def main() -> int:
-    """Time all ways, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    defaults = {"hidden": 512, "layers": 32, "tasks": 6, "repeats": 5, "threads": 2}
-    for option, default in defaults.items():
-        parser.add_argument(f"--{option}", type=int, default=default)
-    parser.add_argument("--out", type=Path, default=page.RESULTS)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        write_folder(Path(place), model_of(options), options.tasks)
-        seconds = timed(ways(Path(place), options), options.repeats)
-    report = table(seconds, options)
-    print(report)
-    (options.out / "projectors.md").write_text(report + "\n", encoding="utf-8")
-    return 0
-
-
-def table(seconds: dict[str, list[float]], options: argparse.Namespace) -> str:
+def table(seconds: Seconds, options: argparse.Namespace) -> str:
     """Return the report: each way in ms, and the projectors' share of a prefill."""
     head = page.header("benchmarks.projectors")
     shape = f"{options.layers} layers of {options.hidden}, float32, {options.tasks} tasks"
@@ -154,10 +135,10 @@ def table(seconds: dict[str, list[float]], options: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def _beyond(seconds: dict[str, list[float]], name: str, form: Callable[[Any], float]) -> float:
+def _beyond(seconds: Seconds, name: str, form: Callable[[Any], float]) -> float:
     more = form(seconds[name]) - form(seconds["plain, projectors"])
     return more / form(seconds["plain"])
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(__doc__, DEFAULTS, ways, table, "projectors.md"))

@@ -16,10 +16,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
-import time
-import warnings
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +23,10 @@ import torch
 
 import submerge
 from benchmarks import page
+from benchmarks.prefill import Seconds, Ways, run
 from submerge.gating import TokenAssignment
 
+DEFAULTS = {"layers": 8, "length": 512, "rank": 128, "repeats": 7, "threads": 2}
 PLACEHOLDER = 999
 TEXT = {
     "hidden_size": 1024,
@@ -89,11 +87,13 @@ def composed(root: Path) -> Any:
     return submerge.load(root / "composed")
 
 
-def ways(root: Path, length: int, rank: int) -> dict[str, Callable[[], Any]]:
-    """Return what is timed, by name."""
+def ways(root: Path, options: argparse.Namespace) -> Ways:
+    """Write the models below a folder, and return what is timed, by name."""
     import transformers
     from peft import LoraConfig, get_peft_model
 
+    length, rank = options.length, options.rank
+    write_models(root, options.layers, rank)
     ids = torch.randint(0, PLACEHOLDER, (1, length))
     labels = torch.zeros(1, length, dtype=torch.long)
     labels[:, length // 4 : length // 4 + length // 2] = 1
@@ -117,39 +117,7 @@ def ways(root: Path, length: int, rank: int) -> dict[str, Callable[[], Any]]:
     }
 
 
-def timed(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Return the seconds of each run, taken in turns after one of each that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    with torch.no_grad():
-        for turn in range(repeats + 1):
-            for name, run in runs.items():
-                begun = time.perf_counter()
-                run()
-                if turn:
-                    seconds[name].append(time.perf_counter() - begun)
-    return seconds
-
-
-def main() -> int:
-    """Time all ways, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for option, default in {"layers": 8, "length": 512, "rank": 128, "repeats": 7, "threads": 2}.items():
-        parser.add_argument(f"--{option}", type=int, default=default)
-    parser.add_argument("--out", type=Path, default=page.RESULTS)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        write_models(Path(place), options.layers, options.rank)
-        seconds = timed(ways(Path(place), options.length, options.rank), options.repeats)
-    report = table(seconds, options)
-    print(report)
-    (options.out / "streams.md").write_text(report + "\n", encoding="utf-8")
-    return 0
-
-
-def table(seconds: Mapping[str, list[float]], options: argparse.Namespace) -> str:
+def table(seconds: Seconds, options: argparse.Namespace) -> str:
     """Return the report: each way in ms, and over one LoRA."""
     head = page.header("benchmarks.streams")
     shape = f"{options.layers} layers of {TEXT['hidden_size']}, float32, rank {options.rank}"
@@ -171,4 +139,4 @@ def table(seconds: Mapping[str, list[float]], options: argparse.Namespace) -> st
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(__doc__, DEFAULTS, ways, table, "streams.md"))

@@ -1,4 +1,4 @@
-"""What the demos that train several models share: their options, and lines that say what took how long."""
+"""What the demos share: their options, and lines that say what took how long."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ from transformers.utils import logging as transformers_logging
 __all__ = ["options_of", "timed"]
 
 
-def options_of(about: str, out: Path) -> argparse.Namespace:
-    """Return the options of the command line, after torch and transformers were told how to run."""
+def options_of(about: str, out: Path, has_fast: bool = False) -> argparse.Namespace:
+    """Return the options of the command line, after torch and transformers were told how to run.
+
+    Where `has_fast`, `--fast` is one of them.
+    """
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--out", type=Path, default=out)
     parser.add_argument("--reuse", action="store_true", help="keep the models that an earlier run trained")
-    parser.add_argument("--fast", action="store_true", help="train hardly at all, to see that it runs")
+    if has_fast:
+        parser.add_argument("--fast", action="store_true", help="train hardly at all, to see that it runs")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     transformers_logging.set_verbosity_error()

@@ -35,7 +35,7 @@ Scores = list[dict[str, float]]
 
 def main() -> None:
     """Run the demo."""
-    options = options_of(__doc__, OUT)
+    options = options_of(__doc__, OUT, has_fast=True)
     console, started = Console(), time.perf_counter()
     models = options.out / "models"
     trained, tested = load_pictures()

@@ -6,25 +6,23 @@ them with the `submerge` command, and judges every merge on held-out images. All
 
 from __future__ import annotations
 
-import argparse
 import copy
 import os
 import shlex
 import shutil
 import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from transformers import ViTForImageClassification
-from transformers.utils import logging as transformers_logging
 
 from _calibrate import IMAGES, learn
 from _merge import ADAPTER_RECIPES, RECIPES, SERVED, Recipe, merge_all
 from _models import accuracies, load, save
 from _report import Row, draw, table
+from _run import options_of
 from _serve import answers
 from _tasks import BASE_TASK, TASKS, TUNED_TASKS, Split, Task, load_splits
 from _train import finetune, finetune_adapter, pretrain
@@ -38,15 +36,7 @@ SERVINGS = {"mass, each image": 1, "mass, groups of 4": 4}
 
 def main() -> None:
     """Run the demo."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--reuse", action="store_true", help="keep the models that an earlier run trained")
-    options = parser.parse_args()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    torch.set_num_threads(1)  # the same sums everywhere; for so small a model more threads gain nothing
-    torch.use_deterministic_algorithms(True)
+    options = options_of(__doc__, OUT)
 
     console = Console()
     started = time.perf_counter()

@@ -43,7 +43,7 @@ COUNT = 400
 
 def main() -> None:
     """Run the demo."""
-    options = options_of(__doc__, OUT)
+    options = options_of(__doc__, OUT, has_fast=True)
     console, started = Console(), time.perf_counter()
     count = 20 if options.fast else COUNT
     learned, asked = load_examples(100 if options.fast else SOUNDS)

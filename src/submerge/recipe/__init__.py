@@ -19,24 +19,17 @@ from submerge.recipe._data_spec import (
 from submerge.recipe._documents import Documents, load_documents
 from submerge.recipe._load import load_recipe
 from submerge.recipe._mergekit import to_mergekit
+from submerge.recipe._modalities import ModalityTokens
+from submerge.recipe._model_entry import ModelEntry, same_model
 from submerge.recipe._new_tokens import NEW_TOKEN_METHODS, NewTokens
-from submerge.recipe._recipe import (
-    LayerSource,
-    ModalityTokens,
-    ModelEntry,
-    ModuleSlices,
-    OutputForm,
-    ProjectorMix,
-    Recipe,
-    Rules,
-    Slice,
-    TaskFolder,
-    TokenizerSettings,
-    TokenRow,
-    same_model,
-)
+from submerge.recipe._projector_mix import ProjectorMix
+from submerge.recipe._recipe import Recipe
 from submerge.recipe._resolve import Resolved, ResolvedValues, resolve, resolve_layers
 from submerge.recipe._rules import Rule, Setting
+from submerge.recipe._sections import OutputForm, Rules
+from submerge.recipe._stack import LayerSource, ModuleSlices, Slice
+from submerge.recipe._task_folder import TaskFolder
+from submerge.recipe._tokenizer_settings import TokenizerSettings, TokenRow
 
 __all__ = [
     "CHAT_TEMPLATES",

@@ -8,10 +8,10 @@ from typing import Any
 from submerge.methods import Method
 from submerge.recipe._data import read_data_source
 from submerge.recipe._modalities import read_specialist
+from submerge.recipe._model_entry import ModelEntry
 from submerge.recipe._parameters import read_parameters
 from submerge.recipe._problems import KeyPath, Report, show
 from submerge.recipe._projectors import read_share
-from submerge.recipe._recipe import ModelEntry
 from submerge.recipe._schema import ABSENT_KEYS, ENTRY_KEYS
 from submerge.recipe._specs import add_adapter, read_spec
 from submerge.recipe._tasks import check_names, read_task

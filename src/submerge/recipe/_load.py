@@ -13,23 +13,18 @@ from submerge.methods import CalibrationSpec, Method
 from submerge.recipe._chat_templates import read_chat_template
 from submerge.recipe._entries import read_models
 from submerge.recipe._modalities import check_composition, read_modality_tokens
+from submerge.recipe._model_entry import ModelEntry, same_model
 from submerge.recipe._moments import check_moments, read_moments_key
-from submerge.recipe._parameters import check_required, read_parameters
+from submerge.recipe._parameters import check_required, read_parameters, single_values
 from submerge.recipe._participants import check_participants, find_participants
 from submerge.recipe._problems import KeyPath, Report, nearest_name, show
+from submerge.recipe._projector_mix import ProjectorMix
 from submerge.recipe._projectors import check_projectors, read_projectors, read_prototypes_key
-from submerge.recipe._recipe import (
-    ModelEntry,
-    OutputForm,
-    ProjectorMix,
-    Recipe,
-    Slice,
-    same_model,
-    single_values,
-)
+from submerge.recipe._recipe import Recipe
 from submerge.recipe._rules import Setting
 from submerge.recipe._schema import ABSENT_KEYS, RECIPE_KEYS, RENAMED_KEYS
 from submerge.recipe._sections import (
+    OutputForm,
     read_dtype,
     read_name,
     read_output,
@@ -39,6 +34,7 @@ from submerge.recipe._sections import (
 from submerge.recipe._slices import SliceReader, has_slices
 from submerge.recipe._source import RecipeSource, open_source
 from submerge.recipe._specs import read_spec
+from submerge.recipe._stack import Slice
 from submerge.recipe._tokenizer import check_rows, read_tokenizer
 from submerge.recipe._weights import check_weights, read_coefficients_key
 

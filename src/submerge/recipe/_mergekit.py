@@ -8,8 +8,11 @@ from typing import Any
 
 import yaml
 
-from submerge.recipe._recipe import ProjectorMix, Recipe, Slice, same_model
+from submerge.recipe._model_entry import same_model
+from submerge.recipe._projector_mix import ProjectorMix
+from submerge.recipe._recipe import Recipe
 from submerge.recipe._rules import Setting
+from submerge.recipe._stack import Slice
 
 __all__ = ["to_mergekit"]
 

@@ -6,14 +6,18 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from submerge.methods import Method
+from submerge.recipe._model_entry import ModelEntry, same_model
 from submerge.recipe._problems import KeyPath, Report, show
-from submerge.recipe._recipe import ModalityTokens, ModelEntry, OutputForm, same_model
+from submerge.recipe._sections import OutputForm
 from submerge.recipe._specs import read_spec
 
-__all__ = ["SpecialistKeys", "check_composition", "read_modality_tokens", "read_specialist"]
+__all__ = ["ModalityTokens", "SpecialistKeys", "check_composition", "read_modality_tokens", "read_specialist"]
+
+ModalityTokens: TypeAlias = Literal["own", "merged"]
+"""What tokens of a modality run with: their specialist's own parameters, or the merged language model's."""
 
 _NAME = re.compile(r"(?!(?:text|language)$)[A-Za-z][A-Za-z0-9_-]*")
 """A modality's name; text and language are those of the language model itself."""

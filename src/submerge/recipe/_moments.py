@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from submerge.methods import Method
+from submerge.recipe._model_entry import ModelEntry
+from submerge.recipe._parameters import single_values
 from submerge.recipe._problems import KeyPath, Report, show
-from submerge.recipe._recipe import ModelEntry, TaskFolder, single_values
 from submerge.recipe._rules import Setting
+from submerge.recipe._task_folder import TaskFolder
 from submerge.recipe._tasks import check_file_names
 
 __all__ = ["check_moments", "read_moments_key"]

@@ -10,7 +10,7 @@ from submerge.methods import REQUIRED, Method, Option
 from submerge.recipe._problems import KeyPath, Report, listed, nearest_name, show
 from submerge.recipe._rules import Setting, read_setting
 
-__all__ = ["check_required", "read_parameters"]
+__all__ = ["check_required", "read_parameters", "single_values"]
 
 
 def read_parameters(
@@ -90,3 +90,9 @@ def check_required(method: Method, raw: Any, report: Report) -> None:
                 path,
                 "add it to the recipe's top-level 'parameters'",
             )
+
+
+def single_values(method: Method, parameters: Mapping[str, Setting]) -> dict[str, Any]:
+    """Return the options that are given once for all models and all tensors, as plain values."""
+    single = [o.name for o in method.options if o.single and o.scope == "shared"]
+    return {name: parameters[name].rules[0].value for name in single if name in parameters}

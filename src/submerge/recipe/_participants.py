@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from submerge.methods import REQUIRED, Method
+from submerge.recipe._model_entry import ModelEntry, same_model
 from submerge.recipe._problems import KeyPath, Report, listed
-from submerge.recipe._recipe import ModelEntry, same_model
 from submerge.recipe._rules import Setting
 
 __all__ = ["check_participants", "find_participants"]

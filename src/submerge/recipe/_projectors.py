@@ -8,15 +8,11 @@ from typing import Any, Literal
 
 from submerge.errors import RequestError
 from submerge.methods import Method
+from submerge.recipe._model_entry import ModelEntry, same_model
 from submerge.recipe._problems import KeyPath, Report, listed, show
-from submerge.recipe._recipe import (
-    ModelEntry,
-    OutputForm,
-    ProjectorMix,
-    TaskFolder,
-    projector_options,
-    same_model,
-)
+from submerge.recipe._projector_mix import ProjectorMix, projector_options
+from submerge.recipe._sections import OutputForm
+from submerge.recipe._task_folder import TaskFolder
 from submerge.recipe._tasks import check_file_names
 
 __all__ = ["check_projectors", "read_projectors", "read_prototypes_key", "read_share"]

@@ -3,286 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path, PurePath
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
 
 from submerge.methods import Method
 from submerge.recipe._coefficients import WEIGHT, Coefficients
-from submerge.recipe._data_spec import DataSource
-from submerge.recipe._new_tokens import NewTokens
+from submerge.recipe._modalities import ModalityTokens
+from submerge.recipe._model_entry import ModelEntry, same_model
+from submerge.recipe._parameters import single_values
 from submerge.recipe._problems import Positions
-from submerge.recipe._rules import Setting
-from submerge.store import Checkpoint, ProjectorSettings
+from submerge.recipe._projector_mix import ProjectorMix
+from submerge.recipe._rules import Setting, written_settings
+from submerge.recipe._sections import OutputForm, Rules
+from submerge.recipe._stack import ModuleSlices, Slice
+from submerge.recipe._task_folder import TaskFolder
+from submerge.recipe._tokenizer_settings import TokenizerSettings
+from submerge.store import Checkpoint
 
-__all__ = [
-    "LayerSource",
-    "ModalityTokens",
-    "ModelEntry",
-    "ModuleSlices",
-    "OutputForm",
-    "ProjectorMix",
-    "Recipe",
-    "Rules",
-    "Slice",
-    "TaskFolder",
-    "TokenRow",
-    "TokenizerSettings",
-    "projector_options",
-    "same_model",
-    "single_values",
-]
-
-ModalityTokens: TypeAlias = Literal["own", "merged"]
-"""What tokens of a modality run with: their specialist's own parameters, or the merged language model's."""
-
-
-def same_model(spec: str) -> str:
-    """Return what two specs of one model have in common: the spec without slashes at its end."""
-    parts = []
-    for part in spec.split("+"):
-        path, at, revision = part.partition("@")
-        parts.append((path.rstrip("/") or path) + at + revision)
-    return "+".join(parts)
-
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """One model as the recipe lists it: its spec and parameters.
-
-    A spec is `path` or `org/name@revision`, of a model or of an adapter, or `model+adapter`. `where` is
-    its line, such as `recipe.yaml:7`. Where the method has a gate, `name` is what the task is called at run
-    time, and `head` names by patterns what of the model is its own. Where weights come from a file, `name`
-    is what the model is called there; `data` are the inputs from which they are learned.
-
-    A specialist of a composed model has a `modality`. Where text and the modality's tokens were trained with
-    adapters of their own, `language_lora` (which `model` has behind its `+`) and `modality_lora` name them.
-    `placeholder` is how a prompt marks an input of the modality. Where projectors are mixed,
-    `share_projector` names another task whose projector this one has.
-    """
-
-    model: str
-    parameters: Mapping[str, Setting]
-    where: str
-    name: str = ""
-    head: tuple[str, ...] = ()
-    data: DataSource | None = None
-    modality: str = ""
-    language_lora: str = ""
-    modality_lora: str = ""
-    placeholder: str = ""
-    share_projector: str = ""
-
-    @property
-    def decoupled(self) -> bool:
-        """Whether text and the modality's tokens have adapters of their own."""
-        return bool(self.language_lora or self.modality_lora)
-
-    @property
-    def adapter_name(self) -> str:
-        """What coefficients call the model: its `name`, else the last part of its path, or its adapter's."""
-        last = self.model.rpartition("+")[2]
-        return self.name or PurePath(last.partition("@")[0]).name or last
-
-
-@dataclass(frozen=True)
-class LayerSource:
-    """Layers `start … stop − 1` of one model; all of its layers where `stop` is None."""
-
-    entry: ModelEntry
-    start: int = 0
-    stop: int | None = None
-
-    def written(self) -> dict[str, Any]:
-        """Return the source as a recipe writes it."""
-        layers = {} if self.stop is None else {"layer_range": [self.start, self.stop]}
-        return {"model": self.entry.model, **layers, "parameters": _written(self.entry.parameters)}
-
-
-@dataclass(frozen=True, eq=False)
-class Slice:
-    """A run of the output's layers, each merged from one layer of each source.
-
-    `participants` are the entries that the method sees, and `base` is the base of these layers. `parameters`
-    have those of the module and of the recipe behind them; `own` are those of the slice alone. `where` is the
-    slice's line.
-    """
-
-    sources: tuple[LayerSource, ...]
-    participants: tuple[ModelEntry, ...]
-    base: str | None
-    parameters: Mapping[str, Setting]
-    own: Mapping[str, Setting]
-    where: str
-
-    def written(self, base: str | None) -> dict[str, Any]:
-        """Return the slice as it is written in a recipe with this base."""
-        parts = {
-            "sources": [source.written() for source in self.sources],
-            "base_model": self.base if self.base != base else None,
-            "parameters": _written(self.own),
-        }
-        return {key: value for key, value in parts.items() if value}
-
-
-@dataclass(frozen=True, eq=False)
-class ModuleSlices:
-    """The slices of one module; its `name` is empty where a recipe has `slices` and no `modules`.
-
-    `own` are the module's parameters, and `where` is its line.
-    """
-
-    name: str
-    slices: tuple[Slice, ...]
-    own: Mapping[str, Setting]
-    where: str
-
-    def written(self, base: str | None) -> dict[str, Any]:
-        """Return the module as it is written in a recipe with this base."""
-        first = self.slices[0]
-        if any(source.stop is None for source in first.sources):
-            parts: dict[str, Any] = {"models": [source.written() for source in first.sources]}
-        else:
-            parts = {"slices": [piece.written(base) for piece in self.slices]}
-        return {**parts, **({"parameters": _written(self.own)} if self.own else {})}
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What is done where the models' tensors differ; Submerge's own section `rules` of a recipe.
-
-    `missing`: a tensor that a model lacks is refused, or read from the base. `shape`: likewise where
-    the shapes differ. `vocabulary`: models whose tokens differ are refused, or merged row by row as
-    if they did not.
-    """
-
-    missing: Literal["refuse", "base"] = "refuse"
-    shape: Literal["refuse", "base"] = "refuse"
-    vocabulary: Literal["refuse", "by-position"] = "refuse"
-
-
-@dataclass(frozen=True)
-class TokenRow:
-    """Where a model has the row of a token from that it lacks; with `force`, that it has, too.
-
-    `kind` says what it is: `zero`, the row of this token in `model`, or that of another token of `model`
-    (`model_token`), which `token` or `token_id` names. What follows from the models that have the token is
-    the `default`. `where` is its line.
-    """
-
-    kind: Literal["default", "zero", "model", "model_token"] = "default"
-    model: str = ""
-    token: str | None = None
-    token_id: int | None = None
-    force: bool = False
-    where: str = ""
-
-    def written(self) -> dict[str, Any]:
-        """Return the mapping that a recipe has."""
-        token: dict[str, Any] = (
-            {"token": self.token} if self.token_id is None else {"token_id": self.token_id}
-        )
-        sources: dict[str, Any] = {
-            "zero": {"kind": "zero"},
-            "model": self.model,
-            "model_token": {"kind": "model_token", "model": self.model, **token},
-        }
-        source = {"source": sources[self.kind]} if self.kind in sources else {}
-        return source | ({"force": True} if self.force else {})
-
-
-@dataclass(frozen=True)
-class TokenizerSettings:
-    """Whose tokens the output has: `source` is None, `base`, `union` or the spec of a model.
-
-    `tokens` are the rules for single tokens, by their texts; a tokenizer that lacks one gets it. The tables
-    have a number of rows that is a multiple of `pad_to_multiple_of`. With `new_tokens` the source is a donor,
-    whose tokenizer the models get in the place of their own. `where` is the source's line.
-    """
-
-    source: str | None = None
-    tokens: Mapping[str, TokenRow] = field(default_factory=dict)
-    pad_to_multiple_of: int | None = None
-    new_tokens: NewTokens | None = None
-    where: str = ""
-
-    @property
-    def changes_tables(self) -> bool:
-        """Whether tables change though all models have one vocabulary."""
-        return bool(self.tokens) or self.pad_to_multiple_of is not None or self.new_tokens is not None
-
-    def written(self) -> dict[str, Any]:
-        """Return the keys that a recipe has."""
-        if not self.changes_tables:
-            return {"tokenizer_source": self.source}
-        tokens = {text: row.written() for text, row in self.tokens.items()}
-        section: dict[str, Any] = {"source": self.source, "tokens": tokens or None}
-        section["pad_to_multiple_of"] = self.pad_to_multiple_of
-        section["new_tokens"] = self.new_tokens and self.new_tokens.written()
-        return {"tokenizer": {key: value for key, value in section.items() if value is not None}}
-
-
-@dataclass(frozen=True)
-class OutputForm:
-    """What comes out: an ordinary checkpoint, or a LoRA adapter; the section `output` of a recipe.
-
-    `rank` is the most that the adapter may have; None keeps all that the merged updates hold, up to the
-    sum of the inputs' ranks. `energy` in (0, 1] asks for the smallest rank that keeps this share of each
-    update's squared norm.
-    """
-
-    form: Literal["checkpoint", "adapter"] = "checkpoint"
-    rank: int | None = None
-    energy: float | None = None
-
-
-@dataclass(frozen=True)
-class TaskFolder:
-    """A folder with a file for each task: where it is, and how the recipe names it, if it does."""
-
-    path: Path
-    named: str = ""
-
-    def file(self, task: str) -> Path:
-        """Return the place of a task's file."""
-        return self.path / f"{task}.safetensors"
-
-
-def projector_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of `store.ProjectorSettings` but for the module, which no recipe says.
-
-    Score, key and temperature are None where they are not given: they depend on the tasks' images.
-    """
-    settings = asdict(ProjectorSettings.from_mapping({**given, "module": "projector"}))
-    left_open = {name: given.get(name) for name in ("temperature", "key", "score")}
-    return {name: value for name, value in (settings | left_open).items() if name != "module"}
-
-
-@dataclass(frozen=True)
-class ProjectorMix:
-    """How the outputs of the tasks' projectors are mixed (CPM); the mapping `projectors` of a recipe.
-
-    `options` are the fields of `store.ProjectorSettings` but for the module, and `prototypes` is the
-    most that a task has.
-    """
-
-    options: Mapping[str, Any] = field(default_factory=lambda: projector_options({}))
-    prototypes: int = 1
-
-    def settings(
-        self, module: str, score: str = "prototypes", key: str = ProjectorSettings.key
-    ) -> ProjectorSettings:
-        """Return the settings of the gate for the projector at this path.
-
-        `score` and `key` are what they are where the recipe says nothing of them.
-        """
-        chosen = {"score": self.options["score"] or score, "key": self.options["key"] or key}
-        return ProjectorSettings(module, **{**self.options, **chosen})
-
-    def written(self) -> dict[str, Any]:
-        """Return the mapping that a recipe has."""
-        given = {name: value for name, value in self.options.items() if value is not None}
-        return {"mix": "prototypes", **given, "prototypes": self.prototypes}
+__all__ = ["Recipe"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -335,10 +74,10 @@ class Recipe:
     parameters: Mapping[str, Setting]
     dtype: str | None = None
     out_dtype: str | None = None
-    tokenizer: TokenizerSettings = TokenizerSettings()
+    tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
     chat_template: str | None = None
-    rules: Rules = Rules()
-    output: OutputForm = OutputForm()
+    rules: Rules = field(default_factory=Rules)
+    output: OutputForm = field(default_factory=OutputForm)
     seed: int = 0
     path: Path | None = None
     text: str = ""
@@ -456,7 +195,7 @@ class Recipe:
             "merge_method": self.method.name,
             "base_model": self.base,
             **self.layout(),
-            "parameters": _defaults(self) | _written(self.parameters),
+            "parameters": _defaults(self) | written_settings(self.parameters),
             "coefficients": (self.coefficients.path or None) if self.coefficients else None,
             "moments": (self.moments.named or None) if self.moments else None,
             "projectors": p.written() if isinstance(p := self.projectors, ProjectorMix) else p,
@@ -467,7 +206,7 @@ class Recipe:
             "chat_template": self.chat_template,
             "modality_tokens": self.modality_tokens if self.composed else None,
             "rules": vars(self.rules) | {},
-            "output": _form(self.output),
+            "output": self.output.written(),
             "seed": self.seed,
         }
         return {key: value for key, value in sections.items() if value is not None}
@@ -479,43 +218,7 @@ class Recipe:
             return {"slices": modules[""]["slices"]}
         if modules:
             return {"modules": modules}
-        return {
-            "models": [
-                {"model": _spec(entry), "parameters": _written(entry.parameters)} | _about(entry)
-                for entry in self.models
-            ]
-        }
-
-
-def single_values(method: Method, parameters: Mapping[str, Setting]) -> dict[str, Any]:
-    """Return the options that are given once for all models and all tensors, as plain values."""
-    single = [o.name for o in method.options if o.single and o.scope == "shared"]
-    return {name: parameters[name].rules[0].value for name in single if name in parameters}
-
-
-def _spec(entry: ModelEntry) -> str:
-    """Return the model of an entry as it is written beside its `language_lora`, if it has one."""
-    return entry.model.removesuffix(f"+{entry.language_lora}") if entry.language_lora else entry.model
-
-
-def _about(entry: ModelEntry) -> dict[str, Any]:
-    """Return what an entry says of its task, its data and its modality, if anything."""
-    own = ("modality", "language_lora", "modality_lora", "placeholder", "share_projector")
-    keys = {"name": entry.name, "head": list(entry.head), "data": entry.data}
-    keys |= {key: getattr(entry, key) for key in own}
-    return {key: value for key, value in keys.items() if value}
-
-
-def _form(output: OutputForm) -> dict[str, Any] | None:
-    """Return the section `output`, or None where it would only say the default."""
-    if output == OutputForm():
-        return None
-    limits = {"rank": output.rank, "energy": output.energy}
-    return {"as": output.form} | {key: value for key, value in limits.items() if value is not None}
-
-
-def _written(parameters: Mapping[str, Setting]) -> dict[str, Any]:
-    return {name: setting.written() for name, setting in parameters.items()}
+        return {"models": [entry.written() for entry in self.models]}
 
 
 def _defaults(recipe: Recipe) -> dict[str, Any]:

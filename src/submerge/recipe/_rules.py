@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from submerge.methods import Option
 from submerge.recipe._problems import KeyPath, Report, dotted, show
 
-__all__ = ["Rule", "Scalar", "Setting", "checked", "read_setting"]
+__all__ = ["Rule", "Scalar", "Setting", "checked", "read_setting", "written_settings"]
 
 Scalar: TypeAlias = bool | int | float | str
 
@@ -172,3 +173,8 @@ class _SettingReader:
         except ValueError as error:
             self.report.add(str(error), path)
             return None
+
+
+def written_settings(settings: Mapping[str, Setting]) -> dict[str, Any]:
+    """Return settings by their names as a recipe writes them."""
+    return {name: setting.written() for name, setting in settings.items()}

@@ -2,15 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args, get_type_hints
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_type_hints
 
 from submerge.recipe._problems import Report, listed, show
-from submerge.recipe._recipe import OutputForm, Rules
 from submerge.recipe._schema import DTYPES
 
-__all__ = ["read_dtype", "read_name", "read_output", "read_rules", "read_seed"]
+__all__ = ["OutputForm", "Rules", "read_dtype", "read_name", "read_output", "read_rules", "read_seed"]
 
 _MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is done where the models' tensors differ; Submerge's own section `rules` of a recipe.
+
+    `missing`: a tensor that a model lacks is refused, or read from the base. `shape`: likewise where
+    the shapes differ. `vocabulary`: models whose tokens differ are refused, or merged row by row as
+    if they did not.
+    """
+
+    missing: Literal["refuse", "base"] = "refuse"
+    shape: Literal["refuse", "base"] = "refuse"
+    vocabulary: Literal["refuse", "by-position"] = "refuse"
+
+
+@dataclass(frozen=True)
+class OutputForm:
+    """What comes out: an ordinary checkpoint, or a LoRA adapter; the section `output` of a recipe.
+
+    `rank` is the most that the adapter may have; None keeps all that the merged updates hold, up to the
+    sum of the inputs' ranks. `energy` in (0, 1] asks for the smallest rank that keeps this share of each
+    update's squared norm.
+    """
+
+    form: Literal["checkpoint", "adapter"] = "checkpoint"
+    rank: int | None = None
+    energy: float | None = None
+
+    def written(self) -> dict[str, Any] | None:
+        """Return the mapping that a recipe has, or None where it would only say the default."""
+        if self == OutputForm():
+            return None
+        limits = {"rank": self.rank, "energy": self.energy}
+        return {"as": self.form} | {key: value for key, value in limits.items() if value is not None}
 
 
 def read_dtype(data: dict[str, Any], key: str, report: Report) -> str | None:

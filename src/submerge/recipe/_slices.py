@@ -9,13 +9,15 @@ from typing import Any
 from submerge.errors import few
 from submerge.methods import REQUIRED, Method
 from submerge.recipe._entries import read_entry
+from submerge.recipe._model_entry import ModelEntry, same_model
 from submerge.recipe._parameters import read_parameters
 from submerge.recipe._participants import check_participants, find_participants
 from submerge.recipe._problems import KeyPath, Report, show
-from submerge.recipe._recipe import LayerSource, ModelEntry, ModuleSlices, OutputForm, Slice, same_model
 from submerge.recipe._rules import Setting
 from submerge.recipe._schema import ABSENT_KEYS, ENTRY_KEYS, RENAMED_KEYS
+from submerge.recipe._sections import OutputForm
 from submerge.recipe._specs import read_spec
+from submerge.recipe._stack import LayerSource, ModuleSlices, Slice
 
 __all__ = ["SliceReader", "has_slices"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from submerge.errors import few
 from submerge.methods import Method
+from submerge.recipe._model_entry import ModelEntry
 from submerge.recipe._problems import KeyPath, Report, show
-from submerge.recipe._recipe import ModelEntry
 
 __all__ = ["check_file_names", "check_names", "read_task"]
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from submerge.recipe._model_entry import ModelEntry, same_model
 from submerge.recipe._new_tokens import read_new_tokens
 from submerge.recipe._problems import KeyPath, Report, listed, show
-from submerge.recipe._recipe import ModelEntry, Rules, TokenizerSettings, TokenRow, same_model
+from submerge.recipe._sections import Rules
 from submerge.recipe._specs import read_spec
+from submerge.recipe._tokenizer_settings import TokenizerSettings, TokenRow
 
 __all__ = ["check_rows", "read_tokenizer"]
 

@@ -9,8 +9,8 @@ from typing import Any
 from submerge.errors import RequestError, few
 from submerge.methods import Method
 from submerge.recipe._coefficients import WEIGHT, Coefficients, read_coefficients
+from submerge.recipe._model_entry import ModelEntry
 from submerge.recipe._problems import KeyPath, Report, listed, show
-from submerge.recipe._recipe import ModelEntry
 from submerge.recipe._rules import Setting
 
 __all__ = ["check_weights", "read_coefficients_key"]
