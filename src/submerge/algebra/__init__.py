@@ -20,6 +20,7 @@ from submerge.algebra._layer_parameters import LayerKind, LayerParameter, merge_
 from submerge.algebra._leading import Leading, leading
 from submerge.algebra._least_squares import LPM_PRESETS, LpmOptions, merge_least_squares
 from submerge.algebra._lora import Factored, factored
+from submerge.algebra._matching_pursuit import SparseCodes, matching_pursuit, pursuit_bytes
 from submerge.algebra._moment import Moment
 from submerge.algebra._overlap import KeptEnergy, kept_energy, principal_angles
 from submerge.algebra._prototypes import Prototypes, k_means, similarity_weights
@@ -75,6 +76,7 @@ __all__ = [
     "Reduction",
     "Separation",
     "Shared",
+    "SparseCodes",
     "Streamed",
     "Svd",
     "Totals",
@@ -102,11 +104,13 @@ __all__ = [
     "leading",
     "linear_discriminant",
     "masked_norms",
+    "matching_pursuit",
     "merge_layer",
     "merge_least_squares",
     "normal",
     "polar",
     "principal_angles",
+    "pursuit_bytes",
     "random_words",
     "rooted",
     "row_products",

@@ -24,6 +24,7 @@ from submerge.cli import (
     _moe,
     _plan,
     _route,
+    _transplant,
     _verify,
 )
 from submerge.cli._mergekit import MergekitAware
@@ -49,6 +50,7 @@ app.add_typer(_many.many, name="many")
 app.command("moe", cls=_moe.MergekitMoeAware)(_moe.moe)
 app.command("methods")(_methods.methods)
 app.command("route")(_route.route)
+app.command("transplant")(_transplant.transplant)
 app.command("verify")(_verify.verify)
 
 

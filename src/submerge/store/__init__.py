@@ -3,6 +3,7 @@
 from submerge.store._adapter_on_base import lay_over, trained_adapter
 from submerge.store._aliases import Aliases, AliasGroup, find_aliases
 from submerge.store._align import Aligner, Alignment
+from submerge.store._approximated_rows import ApproximatedRows, DonorCodes, StoredTable
 from submerge.store._checkpoint import Checkpoint, first_bytes, same_values
 from submerge.store._computed_rows import ComputedRows, GatheredRows, MeanOfRows, RowSource, TableRows
 from submerge.store._lora_file import lora_file
@@ -146,12 +147,14 @@ __all__ = [
     "Aliases",
     "Aligner",
     "Alignment",
+    "ApproximatedRows",
     "BankParts",
     "BankTensor",
     "Checkpoint",
     "ComputedRows",
     "ConfiguredLayer",
     "DType",
+    "DonorCodes",
     "FileSource",
     "FileTable",
     "GateRecord",
@@ -181,6 +184,7 @@ __all__ = [
     "Sink",
     "Source",
     "StoredMoments",
+    "StoredTable",
     "TableRows",
     "TensorEntry",
     "TensorRecord",

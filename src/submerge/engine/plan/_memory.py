@@ -52,15 +52,18 @@ def budget(
     workers: int,
     max_memory: int,
     calibration: int = 0,
+    *,
+    beside: int = 0,
 ) -> Budget:
     """Return the workers that fit into `max_memory` bytes; raise `RequestError` if not even one does.
 
-    So it does where the `calibration` bytes that learning weights holds before the merge do not fit.
+    `beside` are bytes that rows of new tokens hold beside the workers. It raises, too, where the
+    `calibration` bytes that learning weights holds before the merge do not fit.
     """
     need, widest = max(((_worker_bytes(t), t.name) for t in tensors), default=(0, ""))
     need += _virtual_bytes(models)
     held = resident()
-    now = held + _imported(tensors)
+    now = held + _imported(tensors) + beside
     fitting = (max_memory - now - RESERVE) // need if need else workers
     if fitting < 1:
         least = -(-(now + RESERVE + need) // 10**6)

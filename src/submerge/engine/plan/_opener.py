@@ -81,6 +81,8 @@ class Opener:
         """Return the model outside of the recipe's that gives the tokenizer, or None after noting why not."""
         settings = self.recipe.tokenizer
         source = settings.source or ""
+        if settings.new_tokens and settings.new_tokens.method == "omp":
+            return self.full_model(source)
         part = self.recipe.parts.get(source)
         if isinstance(part, Checkpoint):
             return part

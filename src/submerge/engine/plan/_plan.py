@@ -13,6 +13,7 @@ from submerge.engine.plan._composition import Composition
 from submerge.engine.plan._describe_composition import composition_facts
 from submerge.engine.plan._describe_projectors import projector_facts
 from submerge.engine.plan._describe_stack import stack_facts
+from submerge.engine.plan._donor_rows import DonorRows
 from submerge.engine.plan._gate import GatePlan
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._memory import Budget
@@ -133,6 +134,12 @@ class MergePlan:
         return self.mixture.config if self.mixture else self.stack.config if self.stack else None
 
     @property
+    def donor_rows(self) -> DonorRows | None:
+        """The rows of a donor's tokens, where the output has a donor's tokenizer."""
+        vocabulary = self.tokens.vocabulary if self.tokens else None
+        return vocabulary.donor if vocabulary else None
+
+    @property
     def models(self) -> tuple[Checkpoint, ...]:
         """The distinct models."""
         return self.inputs.models
@@ -173,7 +180,8 @@ class MergePlan:
     @property
     def pending(self) -> bool:
         """Whether weights of models on the Hub are still to be downloaded."""
-        return any(model.pending for model in self.models)
+        donor = [self.inputs.tokenizer.model] if self.inputs.tokenizer else []
+        return any(model.pending for model in (*self.models, *donor))
 
     @property
     def bytes_read(self) -> int:

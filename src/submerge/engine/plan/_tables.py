@@ -12,7 +12,7 @@ from typing import Any
 from submerge.names import layer_of
 from submerge.store import TensorEntry
 
-__all__ = ["is_matrix", "is_table", "token_rows", "token_tables"]
+__all__ = ["is_head", "is_matrix", "is_table", "token_rows", "token_tables"]
 
 _TOKENS = re.compile(
     r"(?:text_)?(?:embed_tokens|tok(?:ens?)?_embeddings?|tok(?:ens?)?_embed|tok(?:ens?)?_emb)|word_embeddings?"
@@ -94,6 +94,11 @@ def token_tables(tensors: Mapping[str, TensorEntry], rows: int) -> list[str]:
     embeddings = [name for name in matrices if _has_tokens(name)]
     by_layer = [name for name in matrices if _module(name)[1] == _BY_LAYER]
     return [*embeddings, *by_layer, *heads, *(name for name in long if _is_head_bias(name))]
+
+
+def is_head(name: str) -> bool:
+    """Return whether a table with a row for each token is an output head, and no embedding."""
+    return not _has_tokens(name)
 
 
 def _has_tokens(name: str) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from submerge.engine.plan._chat_template import choose_chat_template, lacking_tokens
 from submerge.engine.plan._inputs import Inputs, TokenizerSource
+from submerge.engine.plan._plan_transplant import plan_transplant
 from submerge.engine.plan._plan_vocabulary import plan_vocabulary
 from submerge.engine.plan._shared_tokens import SharedTokens
 from submerge.engine.plan._tables import token_rows
@@ -64,6 +65,8 @@ def plan_tokens(recipe: Recipe, inputs: Inputs) -> tuple[TokenPlan | None, list[
     tokenizer = source.model.tokenizer
     if tokenizer.links:  # what they lead to is neither read nor copied
         return TokenPlan(tokenizer), list(tokenizer.links.values())
+    if recipe.tokenizer.new_tokens:
+        return _of_vocabulary(tokenizer, *plan_transplant(recipe, inputs, source))
     ours = read_vocabulary(tokenizer.folder)
     if _gathers_rows(recipe, inputs, tokenizer, ours):
         return _by_tokens(recipe, inputs, source)
@@ -82,17 +85,24 @@ def plan_tokens(recipe: Recipe, inputs: Inputs) -> tuple[TokenPlan | None, list[
     return plan, problems
 
 
+def _of_vocabulary(
+    tokenizer: Tokenizer, vocabulary: OutputVocabulary | None, problems: list[Problem]
+) -> tuple[TokenPlan, list[Problem]]:
+    """Return the plan with a vocabulary, if there is one, and what is wrong with that."""
+    if vocabulary is None:
+        return TokenPlan(tokenizer), problems
+    return TokenPlan(tokenizer, vocabulary.lines, vocabulary.warnings, vocabulary=vocabulary), problems
+
+
 def _by_tokens(recipe: Recipe, inputs: Inputs, source: TokenizerSource) -> tuple[TokenPlan, list[Problem]]:
     """Return the plan where tables get a row for each of the output's tokens, and what is wrong with it."""
     tokenizer = source.model.tokenizer
     vocabulary, problems = plan_vocabulary(recipe, inputs, source)
-    if vocabulary is None:
-        return TokenPlan(tokenizer), problems
-    if vocabulary.beyond:
+    if vocabulary is not None and vocabulary.beyond:
         what = describe_beyond(vocabulary.beyond, token_rows(inputs.reference_model.tensors) or 0)
         where = _fallback(recipe, inputs.specs[inputs.reference], source)
         return TokenPlan(tokenizer), [*problems, Problem(what, source.label, where)]
-    return TokenPlan(tokenizer, vocabulary.lines, vocabulary.warnings, vocabulary=vocabulary), problems
+    return _of_vocabulary(tokenizer, vocabulary, problems)
 
 
 def _gathers_rows(recipe: Recipe, inputs: Inputs, tokenizer: Tokenizer, ours: Vocabulary | None) -> bool:
