@@ -23,7 +23,7 @@ from submerge.algebra._lora import Factored, factored
 from submerge.algebra._moment import Moment
 from submerge.algebra._overlap import KeptEnergy, kept_energy, principal_angles
 from submerge.algebra._prototypes import Prototypes, k_means, similarity_weights
-from submerge.algebra._random import bernoulli, keep_random, masked_norms, random_words, stream_key, uniform
+from submerge.algebra._random import bernoulli, keep_random, random_words, stream_key, uniform
 from submerge.algebra._random import coins as coins  # the old name of bernoulli
 from submerge.algebra._reduce import ColumnGram, Gram, Reduction, Totals, exact_sum
 from submerge.algebra._rows import row_products, row_sums
@@ -92,7 +92,6 @@ __all__ = [
     "kth_largest",
     "leading",
     "linear_discriminant",
-    "masked_norms",
     "merge_layer",
     "merge_least_squares",
     "polar",
