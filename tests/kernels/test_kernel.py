@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 import submerge
+from submerge import kernels
 from submerge.kernels import Kernel, _kernel, compiling_for, kernel, uses_numba
 
 SOURCE = Path(submerge.__file__).parents[1]
@@ -130,3 +133,11 @@ def test_numba_is_imported_without_linear_algebra_and_knows_of_it() -> None:
         "print(arraymath._HAVE_BLAS, linalg.ensure_blas.__module__)\n"
     )
     assert result.stdout.split("\n")[:2] == ["False True", "True numba.np.linalg"]
+
+
+def test_kernels_call_only_kernels_of_their_own_file() -> None:
+    """numba's cache has what a loop calls, too, and is dropped where the file of the loop itself changes."""
+    for name in (info.name for info in pkgutil.iter_modules(kernels.__path__, "submerge.kernels.")):
+        module = importlib.import_module(name)
+        own = {key: value for key, value in vars(module).items() if isinstance(value, Kernel)}
+        assert [key for key, value in own.items() if value.loop.__module__ != name] == []

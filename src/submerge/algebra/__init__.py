@@ -24,15 +24,7 @@ from submerge.algebra._matching_pursuit import SparseCodes, matching_pursuit, pu
 from submerge.algebra._moment import Moment
 from submerge.algebra._overlap import KeptEnergy, kept_energy, principal_angles
 from submerge.algebra._prototypes import Prototypes, k_means, similarity_weights
-from submerge.algebra._random import (
-    bernoulli,
-    keep_random,
-    masked_norms,
-    normal,
-    random_words,
-    stream_key,
-    uniform,
-)
+from submerge.algebra._random import bernoulli, keep_random, normal, random_words, stream_key, uniform
 from submerge.algebra._random import coins as coins  # the old name of bernoulli
 from submerge.algebra._reduce import ColumnGram, Gram, Reduction, Totals, exact_sum
 from submerge.algebra._rows import row_products, row_sums
@@ -103,7 +95,6 @@ __all__ = [
     "kth_largest",
     "leading",
     "linear_discriminant",
-    "masked_norms",
     "matching_pursuit",
     "merge_layer",
     "merge_least_squares",

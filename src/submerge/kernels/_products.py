@@ -18,7 +18,7 @@ LANES = 64
 
 
 def _add_run(total: float, terms: Floats) -> float:
-    half = RUN // 2
+    half = terms.size // 2
     while half >= LANES:
         terms[:half] += terms[half : 2 * half]
         half //= 2
@@ -29,8 +29,8 @@ def _add_run(total: float, terms: Floats) -> float:
 
 @kernel(_add_run)
 def add_run(total: float, terms: Floats) -> float:
-    """Return a total plus the sum of terms [RUN], which are overwritten."""
-    half = RUN // 2
+    """Return a total plus the sum of terms [RUN], or of half as many, which are overwritten."""
+    half = terms.size // 2
     while half >= LANES:
         left, right = terms[:half], terms[half : 2 * half]
         for i in range(half):
@@ -41,17 +41,34 @@ def add_run(total: float, terms: Floats) -> float:
     return total
 
 
-def _sum(terms: Floats) -> float:
-    total = 0.0
-    for start in range(0, terms.size, RUN):
-        run = np.zeros(RUN, terms.dtype)
-        run[: terms.size - start] = terms[start : start + RUN]
-        total = _add_run(total, run)
+def _add_products(total: float, x: Floats, y: Floats, terms: Floats) -> float:
+    terms[: x.size] = x * y
+    terms[x.size :] = 0
+    return _add_run(total, terms)
+
+
+@kernel(_add_products)
+def add_products(total: float, x: Floats, y: Floats, terms: Floats) -> float:
+    """Return a total plus Σ x_i y_i of up to `RUN` elements, by way of terms [RUN]."""
+    half = RUN // 2
+    if x.size == RUN:  # its halves are added at once
+        left_x, right_x, left_y, right_y = x[:half], x[half:], y[:half], y[half:]
+        for i in range(half):
+            terms[i] = left_x[i] * left_y[i] + right_x[i] * right_y[i]
+        total = add_run(total, terms[:half])
+    else:
+        for i in range(x.size):
+            terms[i] = x[i] * y[i]
+        terms[x.size :] = 0
+        total = add_run(total, terms)
     return total
 
 
 def _dot(a: Floats, b: Floats) -> float:
-    return _sum(a * b)
+    terms, total = np.empty(RUN, a.dtype), 0.0
+    for start in range(0, a.size, RUN):
+        total = _add_products(total, a[start : start + RUN], b[start : start + RUN], terms)
+    return total
 
 
 @kernel(_dot)
@@ -60,11 +77,7 @@ def dot(a: Floats, b: Floats) -> float:
     terms = np.empty(RUN, a.dtype)
     total = 0.0
     for start in range(0, a.size, RUN):
-        x, y = a[start : start + RUN], b[start : start + RUN]
-        for i in range(x.size):
-            terms[i] = x[i] * y[i]
-        terms[x.size :] = 0
-        total = add_run(total, terms)
+        total = add_products(total, a[start : start + RUN], b[start : start + RUN], terms)
     return total
 
 
@@ -83,14 +96,19 @@ def gram(rows: Floats, out: npt.NDArray[np.float64]) -> None:
         for s in range(rows.shape[0]):
             x = rows[s, start : start + RUN]
             for t in range(s, rows.shape[0]):
-                y = rows[t, start : start + RUN]
-                for i in range(x.size):
-                    terms[i] = x[i] * y[i]
-                terms[x.size :] = 0
-                out[s, t] = add_run(out[s, t], terms)
+                out[s, t] = add_products(out[s, t], x, rows[t, start : start + RUN], terms)
     for s in range(rows.shape[0]):
         for t in range(s):
             out[s, t] = out[t, s]
+
+
+def _sum(terms: Floats) -> float:
+    total = 0.0
+    for start in range(0, terms.size, RUN):
+        run = np.zeros(RUN, terms.dtype)
+        run[: terms.size - start] = terms[start : start + RUN]
+        total = _add_run(total, run)
+    return total
 
 
 def _sum_magnitudes(values: Floats) -> float:

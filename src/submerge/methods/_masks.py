@@ -7,10 +7,10 @@ the masked updates.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from typing import Any, TypeAlias
 
-from submerge.algebra import Chunk, Reduction, keep_random, kth_largest, masked_norms
+from submerge.algebra import Chunk, Reduction, keep_random, kth_largest
 from submerge.deferred import npt
 from submerge.kernels import keep_between
 from submerge.methods._base import TensorSpec, Values
@@ -19,7 +19,6 @@ __all__ = [
     "Mask",
     "MaskPlan",
     "Sparsifier",
-    "dropped_norms",
     "keep_all",
     "mask_outliers",
     "random_drop",
@@ -105,9 +104,3 @@ def random_drop(spec: TensorSpec, o: Values) -> MaskPlan:
 
     return mask
     yield
-
-
-def dropped_norms(chunk: Chunk, densities: Sequence[float]) -> list[tuple[float, ...]]:
-    """Return the L1 norms of a chunk's updates, and those of what `random_drop` leaves of them."""
-    triples = zip(chunk.values, chunk.keys, densities, strict=True)
-    return list(zip(*(masked_norms(row, key, chunk.start, p) for row, key, p in triples), strict=True))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from functools import partial
 from typing import Any
 
 from submerge.algebra import Chunk, Reduction, Totals
 from submerge.kernels import sum_magnitudes
 from submerge.methods._base import TensorSpec, Values
 from submerge.methods._magprune import magprune
-from submerge.methods._masks import Mask, Sparsifier, dropped_norms, random_drop
+from submerge.methods._masks import Mask, Sparsifier, random_drop
 
 __all__ = ["rescaled"]
 
@@ -31,13 +30,12 @@ def rescaled(
     if not o["rescale"] or by_probability:
         return mask, [1.0] * spec.count
 
-    def norms(chunk: Chunk) -> list[Any]:
+    def norms(chunk: Chunk) -> list[list[float]]:
         before = [sum_magnitudes(row) for row in chunk.values]
         mask(chunk)
         return [before, [sum_magnitudes(row) for row in chunk.values]]
 
-    is_drop = sparsifier is random_drop  # whose norms take no mask
-    before, after = yield Totals(partial(dropped_norms, densities=o["density"]) if is_drop else norms)
+    before, after = yield Totals(norms)
     return mask, [
         b / a if b >= SHORTEST and a >= SHORTEST else 1.0
         for b, a in zip(before.tolist(), after.tolist(), strict=True)
