@@ -148,15 +148,15 @@ def markdown(results: Mapping[str, Any]) -> str:
     columns = ["rows of new tokens", *sets, "residual", "seconds", "CPU seconds", "peak memory"]
     lines += [f"| {' | '.join(columns)} |", f"|---{'|---:' * (len(columns) - 1)}|"]
     lines += [_line(name, row) for name, row in rows.items()]
+    lines += ["", results["note"]] if "note" in results else []
     return "\n".join(lines) + "\n"
 
 
 def _line(name: str, row: Mapping[str, Any]) -> str:
     bits = [f"{value:.3f}" for value in row["bits"].values()]
     residual = [f"{value:.3f}" for value in row.get("residuals", {}).values()] or ["–"]
-    cost = ["–"] * 3
-    if "seconds" in row:
-        cost = [f"{row['seconds']:.0f}", f"{row['cpu_seconds']:.0f}", f"{row['peak_bytes'] / 1e6:.0f} MB"]
+    units = {"seconds": (1, ""), "cpu_seconds": (1, ""), "peak_bytes": (1e6, " MB")}
+    cost = [f"{row[key] / unit:.0f}{end}" if key in row else "–" for key, (unit, end) in units.items()]
     label = "the model before" if name == "before" else name
     return f"| {' | '.join([label, *bits, ', '.join(residual), *cost])} |"
 

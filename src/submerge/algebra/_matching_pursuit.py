@@ -115,7 +115,11 @@ def _pursued(targets: torch.Tensor, atoms: torch.Tensor, tiles: list[torch.Tenso
 
 
 def _most_correlated(residuals: torch.Tensor, tiles: list[torch.Tensor]) -> torch.Tensor:
-    """Return for each residual the number of the direction that it is most correlated with."""
+    """Return for each residual the number of the direction that it is most correlated with.
+
+    Directions that were taken are not left out: the residual is orthogonal to them, so that one of them wins
+    only where nothing else is left.
+    """
     best = residuals.new_full((len(residuals),), -1)
     chosen = torch.zeros(len(residuals), dtype=torch.int64)
     first = 0

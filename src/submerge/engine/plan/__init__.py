@@ -10,6 +10,9 @@ Where a recipe names a tokenizer's source, `_plan_vocabulary` puts the models' t
 `_token_origins` says whose row each has, and `_token_rows` gives every model tables with these rows, before
 anything else is planned.
 
+Where that source is a donor, `_plan_transplant` finds the tokens that it shares with the models, by what they
+stand for (`_token_keys`), and `_donor_rows` how the rows of all others are approximated.
+
 Specialists of a composed model are opened with their adapters (`_specialists`); `_composition` finds what is
 their own, their placeholders, and the tokenizer that they share. Where outputs of projectors are mixed
 (`_projectors`), models must have changed no encoder (`_projector_changes`), and tasks have
