@@ -154,6 +154,17 @@ def test_a_terminal_that_knows_only_ascii(recipe: Path) -> None:
     assert "model.layers.*.mlp.up.weight" in result.stdout
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is full")
+def test_output_that_cannot_be_written(recipe: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        argv = [sys.executable, "-m", "submerge", "plan", str(recipe), "--json"]
+        result = subprocess.run(
+            argv, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False
+        )
+    assert result.returncode == 1
+    assert "the output of the command cannot be written (No space left on device) — free" in result.stderr
+
+
 def test_a_reader_that_goes_away(recipe: Path) -> None:
     command = f'"{sys.executable}" -m submerge methods --json | head -c 1; echo "${{PIPESTATUS[0]}}"'
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)

@@ -133,7 +133,8 @@ class Calibration:
             os.replace(unfinished, path)
         except OSError as error:
             unfinished.unlink(missing_ok=True)
-            raise WorkError(f"{path}: writing the coefficients failed ({error.strerror})") from error
+            what = f"{path}: writing the coefficients failed ({error.strerror})"
+            raise WorkError(f"{what} — free some space, or choose another folder") from error
 
 
 def _without_nan(value: Any) -> Any:

@@ -51,11 +51,11 @@ def _readable(path: Path) -> Iterator[None]:
     """Say of what a file's reading raises which file it is."""
     try:
         yield
-    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
-        is_text = not isinstance(error, UnicodeDecodeError)
-        reason = (getattr(error, "strerror", None) or str(error)) if is_text else "not UTF-8"
-        hint = "check the path" if is_text else "save it as UTF-8"
-        raise RequestError(Problem(f"cannot be read ({reason})", str(path), hint)) from error
+    except UnicodeDecodeError as error:
+        raise RequestError(Problem("cannot be read (not UTF-8)", str(path), "save it as UTF-8")) from error
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RequestError(Problem(f"cannot be read ({reason})", str(path), "check the path")) from error
 
 
 def _opened(path: Path) -> TextIO:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -108,6 +109,9 @@ def _report(error: Exception) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     elif isinstance(error, MemoryError):
         print("error: the machine's memory is used up — allow less with --max-memory", file=sys.stderr)
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        what = f"the output of the command cannot be written ({error.strerror})"
+        print(f"error: {what} — free some space, or print elsewhere", file=sys.stderr)
     elif os.environ.get("SUBMERGE_DEBUG"):
         raise error
     else:

@@ -63,6 +63,20 @@ def test_sentencepiece_by_digest(tmp_path: Path) -> None:
     assert "cannot be compared" in compare_vocabularies(a, c).describe()
 
 
+def test_tokens_that_were_added_to_one_sentencepiece_file(tmp_path: Path) -> None:
+    for name, added in (("a", {}), ("b", {"<new>": 9})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer.model").write_bytes(b"")
+        (tmp_path / name / "added_tokens.json").write_text(json.dumps(added))
+    a, b = read_vocabulary(tmp_path / "a"), read_vocabulary(tmp_path / "b")
+    assert a is not None
+    assert b is not None
+    difference = compare_vocabularies(a, b)
+    assert difference.within_b
+    assert not difference.within_a
+    assert difference.describe("a", "b") == "1 token missing in a ('<new>')"
+
+
 def test_differences(tmp_path: Path) -> None:
     left = {f"t{number}": number for number in range(10)} | {"x": 10, "y": 11}
     right = {"x": 11, "y": 10, "new": 12}

@@ -29,7 +29,8 @@ def with_token_ids(
         if not _TOKEN_IDS.fullmatch(key):
             return value
         now = renumbered(value)
-        return (instead or {}).get(key) if value and now in (None, []) else now
+        is_lost = now in (None, []) and value not in (None, [])
+        return (instead or {}).get(key) if is_lost else now
 
     return {key: of_key(key, value) for key, value in part.items()}
 

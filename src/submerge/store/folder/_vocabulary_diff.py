@@ -40,7 +40,7 @@ class VocabularyDiff:
         if self.equal:
             return "the vocabularies are equal"
         if not self.comparable:
-            return "the vocabularies differ (their files are of kinds that cannot be compared by token)"
+            return "their files are of kinds that cannot be compared by token"
         parts = []
         for count, side, shown in (
             (self.missing_in_a, a, self.examples_missing_in_a),
@@ -64,11 +64,16 @@ def _list(shown: Iterable[str], count: int) -> str:
 
 
 def compare_vocabularies(a: Vocabulary, b: Vocabulary) -> VocabularyDiff:
-    """Return how two vocabularies differ, token by token where both are known, else by digest."""
-    if a.tokens is None or b.tokens is None:
-        alike = a.tokens is not None or b.tokens is not None or a.added == b.added
-        return VocabularyDiff(equal=a.digest is not None and a.digest == b.digest and alike, comparable=False)
+    """Return how two vocabularies differ, token by token where both are known, else by digest.
+
+    Of one sentencepiece file the tokens that were added to it are compared.
+    """
     in_a, in_b = a.tokens, b.tokens
+    is_one_file = a.digest is not None and a.digest == b.digest
+    if is_one_file and in_a is None and in_b is None:
+        in_a, in_b = a.added, b.added
+    if in_a is None or in_b is None:
+        return VocabularyDiff(equal=is_one_file, comparable=False)
     if in_a == in_b:
         return VocabularyDiff(equal=True, comparable=True)
     only_a = sorted((token for token in in_a if token not in in_b), key=in_a.__getitem__)
