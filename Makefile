@@ -9,8 +9,8 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip -q --disable-pip-version-check install -c constraints.txt
 LISTS = pyproject.toml constraints.txt
 
-.PHONY: help demo demo-multimodal demo-continual test test-portable lint types check bench-speed bench-adapters bench-replication \
-	bench-serving docs docs-check clean distclean
+.PHONY: help demo demo-multimodal demo-continual test test-portable lint types check bench-speed bench-recipes bench-adapters \
+	bench-replication bench-serving docs docs-check clean distclean
 
 help: ## show this list
 	@awk -F ' *:.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,9 @@ check: lint types test ## all of the above three
 
 bench-speed: $(VENV)/.bench ## time whole merges; ARGS="--size tiny" and others, see --help
 	$(BIN)/python -m benchmarks.speed $(ARGS)
+
+bench-recipes: $(VENV)/.bench ## time whole recipes beside mergekit; ARGS="--only stack" and others, see --help
+	$(BIN)/python -m benchmarks.recipes $(ARGS)
 
 bench-adapters: $(VENV)/.bench ## time methods on singular vectors; ARGS="--size tiny" and others, see --help
 	$(BIN)/python -m benchmarks.adapters $(ARGS)

@@ -41,6 +41,8 @@ class ProcessRun:
 def measure(command: Sequence[str], log: Path) -> ProcessRun:
     """Run `command` to its end, output to `log`; raise `FailedRunError` if it does not succeed."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    # an installed package has its bytecode on disk: without it, its compilation would be measured, too
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     with open(log, "wb") as output:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
@@ -59,9 +61,9 @@ def measure(command: Sequence[str], log: Path) -> ProcessRun:
     return ProcessRun(seconds, peak, watcher.private, usage.ru_utime + usage.ru_stime)
 
 
-def merge_command(recipe: Path, out: Path, threads: int, *options: str) -> list[str]:
-    """Return the command that merges by a recipe."""
-    program = [sys.executable, "-m", "submerge", "merge", str(recipe), "-o", str(out)]
+def merge_command(recipe: Path, out: Path, threads: int, *options: str, command: str = "merge") -> list[str]:
+    """Return the command line that merges by a recipe, by this command of `submerge`."""
+    program = [sys.executable, "-m", "submerge", command, str(recipe), "-o", str(out)]
     return [*program, "--threads", str(threads), *options]
 
 

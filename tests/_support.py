@@ -6,9 +6,10 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
-from submerge.algebra import Chunk, Reduction, bernoulli, uniform
+from submerge.algebra import Chunk, Reduction, bernoulli, random_words
 from submerge.engine import merge_state_dicts
 from submerge.methods import METHODS
 
@@ -171,7 +172,24 @@ def random_mask(method: str, stream: int, probabilities: torch.Tensor) -> torch.
     count = probabilities.numel()
     if method.startswith("dare"):
         return bernoulli(stream, 0, count, probabilities.flatten()[0].item()).view_as(probabilities) > 0
-    return uniform(stream, 0, count).view_as(probabilities) < probabilities
+    width = probabilities.shape[-1] if probabilities.dim() else 1
+    rows = probabilities.double().numpy().reshape(-1, max(1, width))
+    words = np.empty(count, np.uint32)
+    random_words(stream, 0, words)
+    kept = np.empty(rows.shape, bool)
+    for row, own, out in zip(rows, words.reshape(rows.shape), kept, strict=True):
+        out[:] = _kept_of_row(row, own)
+    return torch.from_numpy(kept).view_as(probabilities)
+
+
+def _kept_of_row(probabilities: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Return which entries of a row are kept: those of the least probability, and by a random other one."""
+    least, most = (int(p * 2**32) for p in (probabilities.min(), probabilities.max()))
+    kept = words < least
+    for i in np.flatnonzero((words >= least) & (words < most)):
+        others = np.delete(probabilities, i)
+        kept[i] = others[(int(words[i]) - least) * others.size // (most - least)] < probabilities[i]
+    return kept
 
 
 def pieces(updates: torch.Tensor, spans: Sequence[tuple[int, int]], width: int = 1) -> Iterator[Chunk]:

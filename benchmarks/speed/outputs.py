@@ -9,7 +9,7 @@ import xxhash
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-__all__ = ["Sample", "agreement", "digest", "load_sample", "sample", "save_sample"]
+__all__ = ["Sample", "agreement", "digest", "load_sample", "sample", "save_sample", "spread"]
 
 Sample = dict[str, torch.Tensor]
 """Tensor name -> some of its values, in float32."""
@@ -36,11 +36,12 @@ def sample(folder: Path) -> Sample:
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 # a file is no mapping
-                values[name] = _spread(file.get_tensor(name))
+                values[name] = spread(file.get_tensor(name))
     return values
 
 
-def _spread(tensor: torch.Tensor) -> torch.Tensor:
+def spread(tensor: torch.Tensor) -> torch.Tensor:
+    """Return one of so many values of a tensor, in float32."""
     count = min(tensor.numel(), max(LEAST, tensor.numel() // ONE_OF))
     return tensor.flatten()[torch.arange(count) * tensor.numel() // max(count, 1)].float()
 

@@ -4,6 +4,7 @@
 `merge_state_dicts(states, ...)` and `merge_adapters(peft_model, ...)` merge in memory,
 `extract_lora(model, out, base=...)` makes an adapter of a fine-tune, and `verify(folder)` checks a result.
 `moe(recipe, out)` makes a mixture of experts, of which `plan_moe(recipe)` says what it will be.
+`transplant(model, donor, out)` gives a model the tokenizer of another.
 `inspect_updates(recipe)` says how the updates of its models overlap.
 `load(folder)` gives the model of a merge that finds out the tasks of its inputs (`merge_method: mass`),
 `calibrate_router(folder, data)` lets some inputs of each task help it,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         MergePlan,
         MergeReport,
         Settings,
+        TransplantReport,
         VerifyReport,
         extract_lora,
         inspect_updates,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
         merge_adapters,
         merge_state_dicts,
         moe,
+        transplant,
         verify,
     )
     from submerge.engine import make_plan as plan
@@ -63,6 +66,7 @@ __all__ = [
     "RequestError",
     "Settings",
     "SubmergeError",
+    "TransplantReport",
     "VerifyReport",
     "WorkError",
     "__version__",
@@ -82,6 +86,7 @@ __all__ = [
     "null_space_ratio",
     "plan",
     "plan_moe",
+    "transplant",
     "verify",
 ]
 
@@ -90,6 +95,7 @@ _ENGINE = {
     "MergePlan",
     "MergeReport",
     "Settings",
+    "TransplantReport",
     "VerifyReport",
     "extract_lora",
     "inspect_updates",
@@ -97,6 +103,7 @@ _ENGINE = {
     "merge_adapters",
     "merge_state_dicts",
     "moe",
+    "transplant",
     "verify",
 }
 _PLANS = {"plan": "make_plan", "plan_moe": "plan_mixture"}

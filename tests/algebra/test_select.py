@@ -76,6 +76,20 @@ def test_collected_whole(values: torch.Tensor) -> None:
     assert_sorted(values[None], [RANKS])
 
 
+@pytest.mark.parametrize("most", [64, 1 << 16])
+@pytest.mark.parametrize("share", [0.0, 0.4])
+@pytest.mark.parametrize("values", SHAPES.values(), ids=SHAPES)
+def test_bracketed_among_what_is_collected(
+    values: torch.Tensor, share: float, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{SELECT}.PARTITION_MOST", 64)
+    monkeypatch.setattr(f"{SELECT}.SORTED", most // 2)
+    monkeypatch.setattr(f"{SELECT}.COLLECT_MOST", most)
+    rank = int(share * int((torch.nan_to_num(values, nan=torch.inf) > 0).sum()))
+    wanted = by_sort(values, rank) if rank else math.inf
+    assert search(values[None], [[*RANKS, share]]) == [[*(by_sort(values, r) for r in RANKS), wanted]]
+
+
 @pytest.mark.usefixtures("bracketed")
 @pytest.mark.parametrize("values", SHAPES.values(), ids=SHAPES)
 def test_bracketed_by_a_sample(values: torch.Tensor) -> None:
@@ -107,6 +121,15 @@ def test_a_share_is_of_the_positive_values(
     rank = int(share * int((torch.nan_to_num(values, nan=torch.inf) > 0).sum()))
     wanted = by_sort(values, rank) if rank else math.inf
     assert search(values[None], [[share, 3]]) == [[wanted, by_sort(values, 3)]]
+
+
+@pytest.mark.usefixtures("bracketed")
+@pytest.mark.parametrize("values", SHAPES.values(), ids=SHAPES)
+def test_without_a_function_magnitudes_are_searched(values: torch.Tensor) -> None:
+    found = drive(kth_largest(N, [[1, N // 5, 0.5]]), values[None], length=500)
+    positive = int((torch.nan_to_num(values, nan=torch.inf) != 0).sum())
+    wanted = [by_sort(values.abs(), rank) if rank else math.inf for rank in (1, N // 5, positive // 2)]
+    assert found == [wanted]
 
 
 def test_nothing_asked_reads_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 import pytest
@@ -50,8 +51,31 @@ def test_lines_of_text(tmp_path: Path) -> None:
 
 def test_a_cell_may_have_several_lines(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_text('text\n"a\nb"\nc,more\n')
+    path.write_text('text\n"a\nb"\nc,\n')
     assert list(read_rows(path)) == [(f"{path}:3", {"text": "a\nb"}), (f"{path}:4", {"text": "c"})]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("text,task\na,b\nyes, but,c\n", "a.csv:3: has 3 cells, and the header 2 — put texts that hold ','"),
+        ('text\na\n"b\nc\n', r"a.csv:3: is no table (unexpected end of data) — a text between double quotes"),
+        ('text\n"a" b\n', "a.csv:2: is no table (',' expected after '\"')"),
+    ],
+)
+def test_no_text_of_a_table_is_cut_or_runs_on(tmp_path: Path, text: str, told: str) -> None:
+    """A comma in a text that is not quoted, and a quotation mark that is not closed."""
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    with pytest.raises(RequestError, match=re.escape(told)):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_cells_are_told_apart_by_what_the_header_has(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"\ufefftext{mark}task\na. b{mark}t\n")
+    assert [row for _, row in read_rows(path)] == [{"text": "a. b", "task": "t"}]
 
 
 def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
@@ -86,8 +110,8 @@ def test_a_folder_without_images_says_what_it_has(tmp_path: Path) -> None:
     [
         ("nothing.jsonl", None, "nothing.jsonl: cannot be read (No such file or directory) — check the path"),
         ("nothing", None, "nothing: cannot be read (No such file or directory)"),
-        ("a.jsonl", b"\xff\xfe", "a.jsonl: cannot be read (not UTF-8)"),
-        ("a.csv", b"text\n" + b"x" * 200_000, "a.csv: cannot be read (field larger than field limit"),
+        ("a.jsonl", b"\xff\xfe", "a.jsonl: cannot be read (not UTF-8) — save it as UTF-8"),
+        ("a.csv", b"text\n" + b"x" * 200_000, "a.csv:2: is no table (field larger than field limit"),
         ("a.jsonl.gz", b"text", "a.jsonl.gz: cannot be read (Not a gzipped file"),
         ("a.txt.gz", CUT, "a.txt.gz: cannot be read (Compressed file ended"),
         (

@@ -1,8 +1,10 @@
 """The frame of all commands: help, wrong usage, and what a process of its own shows."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,29 @@ def test_a_bug_is_told_in_one_line(recipe: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("SUBMERGE_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         merge(recipe, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_counts_whatever_a_library_makes_of_it(
+    number: signal.Signals, code: int, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An import that is interrupted comes out of transformers as a module that cannot be found."""
+
+    def importing(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(1)  # the handler runs in here, at the latest
+        except BaseException as error:
+            raise ModuleNotFoundError("could not import module") from error
+
+    monkeypatch.setattr("submerge.engine.plan._make_plan.plan_tensors", importing)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = merge(recipe, tmp_path / "out")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (result.code, result.err) == (code, "")
 
 
 # --- as a user starts it --------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 import submerge
 from _cli import ROOM, cli
@@ -46,6 +47,26 @@ def test_progress_tells_the_matrices(recipe: Path, monkeypatch: pytest.MonkeyPat
     assert lines[0] == "inspecting: 0%, 0 of 4 matrices"
     assert lines[-1] == "inspecting: 100%, 4 of 4 matrices, about 0 s left"
     assert "inspecting" in cli("inspect", recipe, *ROOM, terminal=True).err
+
+
+def test_one_of_several_documents_is_looked_at(made: Family, recipe: Path, tmp_path: Path) -> None:
+    plain = cli("inspect", recipe, "--rank", 4, "--json", "-q", *ROOM).json
+    named = yaml.safe_dump({"name": "first", **yaml.safe_load(recipe.read_text())})
+    several = tmp_path / "several.yaml"
+    several.write_text(
+        f"{named}\n---\nmerge_method: linear\nmodels: [first, {made.base}]\nparameters: {{weight: 1}}\n"
+    )
+    arguments = (several, "--rank", 4, "--json", "-q", *ROOM)
+    assert cli("inspect", *arguments, "--document", "first").json == plain
+    for more, told in (
+        ((), "it merges results of other documents, which are not there: first"),
+        (("--document", "second"), "no document is called 'second' — there is 'first'"),
+    ):
+        refused = cli("inspect", *arguments, *more)
+        assert refused.code == 2
+        assert told in refused.err
+    several.write_text(f"{named}\n---\n{named.replace('name: first', 'name: last')}")
+    assert cli("inspect", *arguments).json == plain
 
 
 def test_wrong_requests_end_with_2(made: Family, recipe: Path, tmp_path: Path) -> None:

@@ -185,3 +185,19 @@ def test_what_is_refused(made: Tasks, begun: Path, tmp_path: Path) -> None:
 def test_options_that_cannot_be(made: Tasks, state: Path, flags: list[object], part: str) -> None:
     assert part in refused(state, "init", made.base, "-o", state, *flags)
     assert not state.exists()
+
+
+def test_weights(made: Tasks, begun: Path, tmp_path: Path) -> None:
+    for name in ("law", "poems"):
+        done("add", begun, *made.option(name))
+    result = done("export", begun, "-o", tmp_path / "a", "--weight", "law=0.5", "--scale", "1.4")
+    assert result.out.endswith("adapter of law × 0.5, poems · rank 6\n")
+    for wrong, told in (
+        (["law"], "'law' is not TASK=NUMBER"),
+        (["law=much"], "'law=much' is not TASK=NUMBER"),
+        (["law=1", "--weight", "law=2"], "law has a weight twice"),
+        (["lav=1"], "did you mean 'law'"),
+    ):
+        refused = cli("many", "export", begun, "-o", tmp_path / "b", "--weight", *wrong)
+        assert refused.code == 2
+        assert told in refused.err

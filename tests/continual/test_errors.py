@@ -16,6 +16,10 @@ from _adapters import peft_model
 from _models import quiet_transformers
 from continual.conftest import Tasks, save_quietly
 from store.helpers_adapter import MODELS
+from submerge.algebra import TriangleMoment
+from submerge.continual import MeasuredTask
+
+MAPS = ("self_attn.q_proj", "mlp.up_proj")
 
 
 @pytest.fixture
@@ -42,11 +46,19 @@ def test_a_manifest_that_is_damaged(grown: submerge.Continual, tmp_path: Path) -
     for broken, part in (
         (text[:50], "is not valid JSON"),
         (text.replace('"rank"', '"rnak"'), "is damaged"),
-        (text.replace('"version": 1', '"version": 4'), "version 4"),
+        (text.replace('"version": 1', '"version": 5'), "install that one, or a later one"),
+        (text.replace('"submerge.continual"', '"other"'), "versions 1 to 4"),
         (text.replace('"rows": ', '"rows": "many", "more": '), "is damaged"),
         (text.replace('"per_token"', '"sometimes"'), "is damaged"),
         (text.replace('"full"', '"whole"'), "statistics is 'whole'"),
         (json.dumps({**json.loads(text), "tasks": "law"}), "is damaged"),
+        (
+            json.dumps({**json.loads(text), "tasks": 2 * json.loads(text)["tasks"]}),
+            "'law' is no name, or there",
+        ),
+        (text.replace('"name": "law"', '"name": "a/b"'), "'a/b' is no name"),
+        (text.replace('"file": "tasks/', '"file": "tasks/../../'), "is damaged"),
+        (text.replace('"file": "tasks/', '"file": "/tasks/'), "is damaged"),
     ):
         path.write_text(broken)
         with pytest.raises(submerge.RequestError, match=part):
@@ -117,6 +129,16 @@ def test_an_adapter_of_another_base(grown: submerge.Continual, made: Tasks, tmp_
     named(str(other_base(made, tmp_path / "other")))
     with pytest.raises(submerge.RequestError, match="another model than the state's base"):
         grown.add(task, str(adapter), data)
+    half = tmp_path / "half"
+    shutil.copytree(made.base, half)
+    tensors = load_file(half / "model.safetensors")
+    save_file({n: t.bfloat16() for n, t in tensors.items()}, half / "model.safetensors", {"format": "pt"})
+    named(str(half))
+    assert any(f"trained on {half}" in warning for warning in grown.add("half", str(adapter), data))
+    config_of = json.loads((half / "config.json").read_text())
+    quantised = {**config_of, "quantization_config": {"quant_method": "bitsandbytes"}}
+    (half / "config.json").write_text(json.dumps(quantised))
+    assert any(f"trained on {half}" in warning for warning in grown.add("quantised", str(adapter), data))
     named("someone/else")
     assert any("trained on someone/else" in warning for warning in grown.add(task, str(adapter), data))
     named(made.base)
@@ -193,12 +215,19 @@ def test_options_that_there_are_not(made: Tasks, tmp_path: Path) -> None:
         found.export(tmp_path / "out", missing="zero")
 
 
+@pytest.mark.parametrize("option", [{"scale": 1e300}, {"ridge": 1e308}])
+def test_a_merge_that_has_no_numbers(grown: submerge.Continual, tmp_path: Path, option: Any) -> None:
+    with pytest.raises(submerge.WorkError, match=r"NaN or Inf in the update of model\.layers\.0"):
+        grown.export(tmp_path / "out", **option)
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_states_that_do_not_go_together(made: Tasks, grown: submerge.Continual, tmp_path: Path) -> None:
     submerge.Continual.begin(tmp_path / "other", str(other_base(made, tmp_path / "base")), ridge=0.1)
     with pytest.raises(submerge.RequestError) as caught:
         submerge.Continual.join(tmp_path / "state", tmp_path / "other", tmp_path / "out")
     assert "two bases" in str(caught.value)
-    assert "other options" in str(caught.value)
+    assert "other options: ridge 0.001 and 0.1" in str(caught.value)
     assert not list(tmp_path.glob("out*"))
 
 
@@ -218,3 +247,39 @@ def test_a_conv1d_base(tmp_path: Path, made: Tasks) -> None:
     scale = adapter.peft_config["default"].lora_alpha / 2
     torch.testing.assert_close(two, scale * one, atol=1e-5, rtol=1e-4)
     assert json.loads((out / "adapter_config.json").read_text())["fan_in_fan_out"] is True
+
+
+# --- inputs -----------------------------------------------------------------------------------------------
+
+
+def test_inputs_that_are_all_padding(grown: submerge.Continual, made: Tasks) -> None:
+    ids = torch.ones(2, 5, dtype=torch.long)
+    inputs = [{"input_ids": ids, "attention_mask": torch.zeros_like(ids)}]
+    with pytest.raises(submerge.RequestError, match="no input of 'chess' reaches a linear map"):
+        grown.add("chess", made.of("chess")[1], inputs)
+    assert grown.tasks == ("law",)
+
+
+def test_tokens_that_the_model_does_not_know(grown: submerge.Continual, made: Tasks) -> None:
+    with pytest.raises(submerge.RequestError, match="look whether the tokenizer is the model's own"):
+        grown.add("chess", made.of("chess")[1], [{"input_ids": torch.full((2, 5), 9999)}])
+    assert grown.tasks == ("law",)
+
+
+def test_a_map_that_no_input_reaches(made: Tasks, tmp_path: Path) -> None:
+    """As an expert to which no token is sent."""
+
+    def moments(unreached: str) -> MeasuredTask:
+        names = {f"model.layers.{layer}.{m}": f"model.layers.{layer}.{m}" for layer in (0, 1) for m in MAPS}
+        rows = {name: 0 if name == unreached else 20 for name in names}
+        drawn = ((name, TriangleMoment.of(torch.randn(rows[name], 16).double())) for name in names)
+        return MeasuredTask(names, drawn, 4, "some")
+
+    state = submerge.Continual.begin(tmp_path / "state", made.base)
+    name = "model.layers.1.mlp.up_proj"
+    (warning,) = state.add("chess", made.of("chess")[1], moments(name))
+    assert f"no input reaches {name}, so that the task has no say there" in warning
+    with pytest.raises(submerge.WorkError, match=rf"{name}: no task has inputs here — remove one of chess"):
+        state.export(tmp_path / "out")
+    state.add("again", made.of("chess")[1], moments(""))
+    assert state.export(tmp_path / "out").tasks == ("again", "chess")

@@ -115,6 +115,16 @@ def test_what_is_no_linear_map_is_the_mean(whole: Tasks, tmp_path: Path) -> None
         torch.testing.assert_close(found[name], (both[0][name] + both[1][name]) / 2)
 
 
+def test_that_mean_has_the_tasks_weights(whole: Tasks, tmp_path: Path) -> None:
+    state = grown(whole, tmp_path / "state", "chess")
+    again = tuned(whole.base, tmp_path / "again", 7, CHANGED["chess"])
+    state.add("again", again, whole.of("chess")[2])
+    found = exported(state, tmp_path / "out", weights={"chess": 3.0})
+    one, other = (load_file(folder / "model.safetensors") for folder in (whole.root / "chess", Path(again)))
+    name = "model.norm.weight"
+    torch.testing.assert_close(found[name], 0.75 * one[name] + 0.25 * other[name])
+
+
 def test_one_task_is_exported_as_it_was_trained(whole: Tasks, tmp_path: Path) -> None:
     found = exported(grown(whole, tmp_path / "state", "chess"), tmp_path / "out")
     same_state(found, load_file(whole.root / "chess/model.safetensors"), 1e-9)
@@ -283,3 +293,19 @@ def test_a_damaged_weight_is_told(whole: Tasks, tmp_path: Path) -> None:
     with pytest.raises(submerge.RequestError, match="its content is not what was written"):
         state.export(tmp_path / "out", form="checkpoint")
     assert not list(tmp_path.glob("submerge-*"))
+
+
+def test_tied_embeddings_stay_tied(made: Tasks, tmp_path: Path) -> None:
+    t = quiet_transformers()
+    shutil.copytree(made.base, tmp_path / "base")
+    config = t.AutoConfig.from_pretrained(made.base)
+    config.tie_word_embeddings = True
+    t.LlamaForCausalLM(config).double().save_pretrained(tmp_path / "base")
+    task = tuned(tmp_path / "base", tmp_path / "task", 1, ("embed_tokens", "q_proj.weight"))
+    state = submerge.Continual.begin(tmp_path / "state", str(tmp_path / "base"))
+    state.add("task", task, made.of("law")[2])
+    found = exported(state, tmp_path / "out")
+    assert "lm_head.weight" not in found
+    same_state(found, load_file(tmp_path / "task/model.safetensors"), 1e-9)
+    model = t.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.lm_head.weight is model.model.embed_tokens.weight

@@ -22,6 +22,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "trained, resized": {"modules_to_save": ["embed_tokens", "lm_head"]},
     "trained as one": {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
     "rows": {"trainable_token_indices": {"embed_tokens": [7, 20]}},
+    "rows, resized": {"trainable_token_indices": {"embed_tokens": [301, 7, 300]}},
     "low rank": {"target_modules": ["q_proj", "embed_tokens"]},
 }
 

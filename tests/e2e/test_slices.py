@@ -218,6 +218,48 @@ def test_what_layers_have_a_value_for_follows_them(tmp_path: Path, monkeypatch: 
     assert answer(out, "Gemma2ForCausalLM")
 
 
+def test_experts_are_where_a_stacked_model_looks_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every other layer has experts, also where layers are taken in an order that no step says."""
+    t = quiet_transformers()
+    monkeypatch.chdir(tmp_path)
+    moe = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "decoder_sparse_step": 2}
+    config = t.Qwen2MoeConfig(**SIZES, **moe, shared_expert_intermediate_size=8)
+    t.Qwen2MoeForCausalLM(config).save_pretrained("a")
+    recipe = "merge_method: passthrough\nslices:\n" + "".join(
+        f"- sources: [{{model: a, layer_range: [{start}, {stop}]}}]\n"
+        for start, stop in ((1, 3), (1, 2), (0, 1))
+    )
+    out = submerge.merge(recipe, "out", settings=ROOM).out
+    assert json.loads((out / "config.json").read_text())["mlp_only_layers"] == [1, 3]
+    _, loading = t.Qwen2MoeForCausalLM.from_pretrained(out, output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+
+
+def test_a_layer_that_is_another_kind_at_its_number_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the first layer of T5's encoder looks distances up."""
+    t = quiet_transformers()
+    monkeypatch.chdir(tmp_path)
+    sizes = {"vocab_size": 64, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_heads": 2}
+    config = t.T5Config(**sizes, num_layers=2, num_decoder_layers=2)
+    t.T5ForConditionalGeneration(config).save_pretrained("a")
+    recipe = """
+merge_method: passthrough
+modules:
+  default: {models: [{model: a}]}
+  decoder: {models: [{model: a}]}
+  encoder: {slices: [{sources: [{model: a, layer_range: [1, 2]}]}]}
+"""
+    told = "lacks encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    with pytest.raises(submerge.RequestError, match=re.escape(told)):
+        submerge.plan(recipe, ROOM)
+    assert submerge.plan(recipe.replace("[1, 2]", "[0, 1]"), ROOM).tensors
+
+
 MODULES = """
 merge_method: linear
 modules:

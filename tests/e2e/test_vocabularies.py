@@ -10,10 +10,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForMaskedLM,
+    Gemma3nForCausalLM,
+    Gemma3nTextConfig,
+    MarianConfig,
+    MarianMTModel,
+    PreTrainedTokenizerFast,
+)
 
 import submerge
-from _models import ROOM, contents
+from _models import ROOM, contents, read
 from _vocabularies import (
     CHATML,
     FAMILIES,
@@ -26,7 +35,7 @@ from _vocabularies import (
     vocabulary,
 )
 from submerge.engine import explain
-from submerge.engine.output import _checkpoint_target
+from submerge.engine.output import _checkpoint_files
 from submerge.engine.plan import _token_rows
 
 
@@ -211,6 +220,79 @@ def test_equal_vocabularies_cost_nothing(tmp_path: Path, llama: Zoo) -> None:
         other.rmdir()
 
 
+OF_BERT = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+OF_MARIAN = {
+    "d_model": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 24,
+    "decoder_ffn_dim": 24,
+    "pad_token_id": 0,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+}
+OF_GEMMA = {
+    **OF_BERT,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "hidden_size_per_layer_input": 4,
+    "laurel_rank": 4,
+    "altup_num_inputs": 2,
+    "num_kv_shared_layers": 0,
+    "layer_types": ["full_attention"],
+    "activation_sparsity_pattern": [0.0],
+}
+
+
+def masked_bert(rows: int) -> Any:
+    return BertForMaskedLM(BertConfig(vocab_size=rows, **OF_BERT))
+
+
+def marian(rows: int) -> Any:
+    return MarianMTModel(MarianConfig(vocab_size=rows, **OF_MARIAN))
+
+
+def gemma_3n(rows: int) -> Any:
+    config = Gemma3nTextConfig(vocab_size=rows, vocab_size_per_layer_input=rows, **OF_GEMMA)
+    return Gemma3nForCausalLM(config)
+
+
+def drawn(model: Any, seed: int) -> Any:
+    """Return a model after all of its values were drawn anew, those of biases in buffers, too."""
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.copy_(torch.randn(tensor.shape, generator=draw) * 0.1 if tensor.is_floating_point() else 0)
+    return model
+
+
+@pytest.mark.parametrize("kind", [masked_bert, marian, gemma_3n])
+def test_all_that_has_a_value_for_each_token_gets_one_for_new_ones(tmp_path: Path, kind: Any) -> None:
+    """Biases of heads that are tied to the embeddings, biases of logits, and second tables."""
+    models = {"plain": bpe_tokenizer(), "chat": bpe_tokenizer(CHATML)}
+    for seed, (name, tokenizer) in enumerate(models.items()):
+        model = drawn(kind(len(tokenizer)), seed)
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    keys = {"merge_method": "linear", "models": entries(tmp_path / "plain", tmp_path / "chat")}
+    out = submerge.merge({**keys, "tokenizer_source": "union"}, tmp_path / "out", settings=ROOM).out
+    assert submerge.verify(out).problems == []
+    _, told = type(model).from_pretrained(out, output_loading_info=True)
+    assert not any(told.values())
+    plain, chat = read(tmp_path / "plain"), read(tmp_path / "chat")
+    for name, tensor in read(out).items():
+        wanted, common = chat[name], tuple(map(slice, plain[name].shape))
+        wanted[common] = (0.3 * plain[name] + 0.4 * wanted[common]) / 0.7
+        torch.testing.assert_close(tensor, wanted, rtol=0, atol=1e-6)
+
+
 def test_bytes_do_not_depend_on_threads_nor_on_a_break(
     tmp_path: Path, llama: Zoo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,7 +312,7 @@ def test_bytes_do_not_depend_on_threads_nor_on_a_break(
         def refuse(*_: object) -> None:
             raise OSError(28, "no space left")
 
-        broken.setattr(_checkpoint_target, "write_vocabulary_files", refuse)
+        broken.setattr(_checkpoint_files, "write_vocabulary_files", refuse)
         with pytest.raises(submerge.WorkError):
             submerge.merge(recipe, tmp_path / "3" / "out", settings=ROOM)
     again = submerge.merge(recipe, tmp_path / "3" / "out", settings=ROOM, resume=True)
@@ -273,6 +355,24 @@ def test_ids_follow_their_tokens(tmp_path: Path, llama: Zoo) -> None:
     assert submerge.verify(out, load=False).sound
 
 
+def test_ids_of_tokens_that_the_output_lacks_are_those_of_the_tokenizers_model(
+    tmp_path: Path, llama: Zoo
+) -> None:
+    """A padding token that was added to the base alone would be an id without a row."""
+    own = bpe_tokenizer(("<|pad|>", "<|stop|>"))
+    padded = language_model(tmp_path / "padded", "llama", own, pad_token_id=300, unused_token_id=300)
+    generation = {"eos_token_id": [2, 301], "pad_token_id": 300, "suppress_tokens": [300, 5], "top_k": 300}
+    (padded / "generation_config.json").write_text(json.dumps(generation))
+    keys = {"merge_method": "linear", "models": entries(padded, llama.plain)}
+    plan = submerge.plan({**keys, "tokenizer_source": str(llama.plain)}, ROOM)
+    assert any("pad_token_id: '<|pad|>'" in warning for warning in plan.warnings)
+    out = submerge.merge(plan, tmp_path / "out", settings=ROOM).out
+    assert (config_of(out)["pad_token_id"], config_of(out)["unused_token_id"]) == (0, None)
+    written = json.loads((out / "generation_config.json").read_text())
+    assert written == {"eos_token_id": [2], "pad_token_id": 0, "suppress_tokens": [5], "top_k": 300}
+    AutoModelForCausalLM.from_pretrained(out)
+
+
 def test_a_token_without_a_row_is_no_part_of_a_union(tmp_path: Path, llama: Zoo) -> None:
     """It is refused where the tokenizer's source itself has it."""
     more = bpe_tokenizer((*CHATML, "<|late|>"))
@@ -283,6 +383,23 @@ def test_a_token_without_a_row_is_no_part_of_a_union(tmp_path: Path, llama: Zoo)
     assert plan.vocabulary[-1].endswith("1 not in the output ('<|late|>')")
     with pytest.raises(submerge.RequestError, match="beyond the 300 rows"):
         submerge.plan({**keys, "tokenizer_source": str(late)}, ROOM)
+
+
+def test_a_template_needs_its_tokens_and_a_length_for_all_texts_hides_none(
+    tmp_path: Path, llama: Zoo
+) -> None:
+    keys = {"merge_method": "linear", "models": entries(llama.plain, llama.chat), "chat_template": "chatml"}
+    [told] = submerge.plan({**keys, "tokenizer_source": str(llama.plain)}, ROOM).warnings
+    assert "the tokenizer lacks '<|im_start|>', '<|im_end|>'" in told
+    assert submerge.plan({**keys, "tokenizer_source": "union"}, ROOM).warnings == ()
+
+    own = bpe_tokenizer()
+    own.backend_tokenizer.enable_padding(length=16, pad_id=0, pad_token="<pad>")
+    own.backend_tokenizer.enable_truncation(4)
+    padded = perturbed_model(tmp_path / "padded", llama.base, bpe_tokenizer(), 7)
+    own.backend_tokenizer.save(str(padded / "tokenizer.json"))
+    keys = {**keys, "models": entries(padded, llama.chat), "tokenizer_source": "union"}
+    assert submerge.plan(keys, ROOM).warnings == ()
 
 
 def test_the_plan_tells_of_the_vocabulary(llama: Zoo) -> None:

@@ -362,3 +362,25 @@ def test_modules_are_stacked_apart(root: Path, tmp_path: Path) -> None:
         ("model.layers", 3),
         ("vision.blocks", 4),
     ]
+
+
+def test_layers_that_predict_further_tokens_are_in_no_stack(tmp_path: Path) -> None:
+    """They lie behind the layers that the configuration counts, and are left out when those move."""
+    config = {"num_hidden_layers": LAYERS, "num_nextn_predict_layers": 1}
+    write(tmp_path / "m", state(shapes(LAYERS + 1)), config)
+    ranges = [[0, 3], [2, 5]]
+    slices = [{"sources": [{"model": str(tmp_path / "m"), "layer_range": layers}]} for layers in ranges]
+    recipe = {"merge_method": "passthrough", "slices": slices}
+    out = submerge.merge(recipe, tmp_path / "out", settings=ROOM).out
+    given, stacked = read(tmp_path / "m"), read(out)
+    assert json.loads((out / "config.json").read_text()) == config | {
+        "num_hidden_layers": 6,
+        "num_nextn_predict_layers": 0,
+    }
+    for new, old in enumerate([0, 1, 2, 2, 3, 4]):
+        name = f"model.layers.{new}.norm.weight"
+        assert torch.equal(stacked[name], given[with_layer(name, "model.layers", old)])
+
+    slices[1]["sources"][0]["layer_range"] = [3, 6]
+    with pytest.raises(RequestError, match=r"layer_range \[3, 6\] is outside of"):
+        submerge.merge(recipe, tmp_path / "more", settings=ROOM)

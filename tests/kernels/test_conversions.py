@@ -36,12 +36,13 @@ def compiled(kernel: Kernel) -> Callable[..., Any]:
 
 def both(kernel: Kernel, values: np.ndarray, dtype: Any) -> list[np.ndarray]:
     """Return what the loop and the reference make of the values, as bits."""
-    results = []
+    results, finite = [], []
     for function in (compiled(kernel), kernel.reference):
         out = np.empty(values.size, dtype)
         with np.errstate(all="ignore"):
-            function(values, out)
+            finite.append(bool(function(values, out)))
         results.append(out)
+    assert finite[0] is finite[1]
     return results
 
 
@@ -94,7 +95,7 @@ def test_what_is_loaded_and_stored_is_what_torch_casts(code: str, dtype: Any, bi
     assert finite == is_finite(code, out) == bool(torch.isfinite(cast).all())
     assert count_nonfinite(code, out) == int((~torch.isfinite(cast)).sum())
     loaded = np.empty(row.size, dtype)
-    load(code, out, loaded)
+    assert load(code, out, loaded) is finite
     assert same_values(loaded, cast.to(torch.from_numpy(row).dtype).numpy())
 
 
@@ -109,8 +110,8 @@ def test_the_origin_is_subtracted_and_added_in_the_same_loop(bits: list[int], ot
     ):
         update, rounded = np.empty(n, np.float32), np.empty(n, np.uint16)
         with np.errstate(all="ignore"):
-            subtract(raw, origin, update)
-            add(row, origin, rounded)
+            assert subtract(raw, origin, update) == is_finite("BF16", raw)
+            assert add(row, origin, rounded) == is_finite("BF16", rounded)
         updates.append(update)
         sums.append(rounded.tolist())
     assert same_values(*updates)

@@ -119,3 +119,14 @@ def test_a_reference_warns_of_nothing() -> None:
         values = np.array([3e38], np.float32)
         twice(values)
     assert values.tolist() == [np.inf]
+
+
+def test_numba_is_imported_without_linear_algebra_and_knows_of_it() -> None:
+    result = run(
+        "import gc, sys\n"
+        "from submerge.kernels import compiling_for\n"
+        "with compiling_for(1 << 30): print('scipy.linalg' in sys.modules, gc.isenabled())\n"
+        "from numba.np import arraymath, linalg\n"
+        "print(arraymath._HAVE_BLAS, linalg.ensure_blas.__module__)\n"
+    )
+    assert result.stdout.split("\n")[:2] == ["False True", "True numba.np.linalg"]

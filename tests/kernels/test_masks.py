@@ -23,11 +23,12 @@ def test_loop_and_reference_have_the_same_bits(
     assert_same(clip, values, kind(abs(low)))
 
 
-@given(runs(special=False), ENDS, ENDS)
-def test_counts_around_a_bracket(values: np.ndarray, one: float, other: float) -> None:
+@given(runs(special=False), ENDS, ENDS, st.booleans())
+def test_counts_around_a_bracket(values: np.ndarray, one: float, other: float, magnitudes: bool) -> None:
     lo, hi = sorted(map(values.dtype.type, (one, other)))
     inside = np.empty(values.size, values.dtype)
-    (counts, loop), (wanted, reference) = both(count_around, values, lo, hi, inside)
+    (counts, loop), (wanted, reference) = both(count_around, values, lo, hi, inside, magnitudes)
+    values = np.abs(values) if magnitudes else values
     assert (
         counts
         == wanted

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from _kernels import assert_same, runs
 from submerge.algebra import random_words, stream_key
-from submerge.kernels import keep_random
+from submerge.kernels import keep_random, masked_norms
 from submerge.kernels import random_words as kernel
 
 WORDS = st.integers(0, 2**32 - 1).map(np.uint32)
@@ -33,6 +33,7 @@ def test_masks_of_loop_and_reference(
     values: np.ndarray, key: tuple, first: np.uint32, threshold: np.uint32, factor: float
 ) -> None:
     assert_same(keep_random, values, first, key, threshold, values.dtype.type(factor))
+    assert_same(masked_norms, values, first, key, threshold)
 
 
 @pytest.mark.parametrize("block", [1, 2, 2**31])

@@ -11,6 +11,8 @@ from submerge.kernels import (
     add_rows,
     add_scaled,
     scale,
+    sum_bf16,
+    sum_updates_bf16,
     variance,
     vote,
     vote_few,
@@ -40,6 +42,20 @@ def test_sums_of_rows(count: int, seed: int, n: int, dtype: type, data: st.DataO
     assert_same(variance, np.empty(n, dtype), total, tuple(rows), first)
 
 
+@pytest.mark.parametrize("count", [1, 2, MOST_ROWS])
+@given(SEEDS, st.sampled_from(LENGTHS), st.booleans(), st.data())
+def test_sums_of_bfloat16_values(count: int, seed: int, n: int, special: bool, data: st.DataObject) -> None:
+    rows = [hard_values(seed + t, n, np.float32, special=special) for t in range(count + 1)]
+    origin, *raws = ((row.view(np.uint32) >> 16).astype(np.uint16) for row in rows)
+    factors = tuple(np.float32(data.draw(FACTORS)) for _ in range(count))
+    base = (origin.astype(np.uint32) << 16).view(np.float32)
+    assert_same(sum_bf16, np.empty(n, np.float32), tuple(raws), factors)
+    assert_same(sum_updates_bf16, np.empty(n, np.float32), base, tuple(raws), factors)
+    finite = all(np.isfinite(row).all() for row in rows[1:])
+    with np.errstate(all="ignore"):
+        assert sum_bf16.reference(np.empty(n, np.float32), tuple(raws), factors) == finite
+
+
 @pytest.mark.parametrize("count", [2, 3, MOST_ROWS])
 @given(
     SEEDS,
@@ -55,7 +71,13 @@ def test_votes(count: int, seed: int, n: int, dtype: type, least: float, weighte
     numbers[2] *= weighted
     ends = dtype(least), dtype(1.5)
     assert_same(vote, out, rows, *numbers, *ends)
-    assert_same(vote_few, out, tuple(rows), *map(tuple, numbers), *ends)
+    ballots, shares, counts = map(tuple, numbers)
+    assert_same(vote_few, out, tuple(rows), ballots, shares, counts, *ends)
+    assert_same(vote_few, out, tuple(rows), ballots, shares, (), *ends)
+    uncounted = np.empty_like(out)
+    vote_few(out, tuple(rows), ballots, shares, (), *ends)
+    vote(uncounted, rows, *numbers[:2], np.zeros(count, dtype), *ends)
+    np.testing.assert_array_equal(out, uncounted)
 
 
 @pytest.mark.parametrize("count", [1, 3, 11])

@@ -43,3 +43,14 @@ def test_sce_paper_weighs_small_updates_by_energy() -> None:
     assert_close(merge_state_dicts(small, base=base, method="sce", variant="paper"), scaled, atol=0)
     equal = merge_state_dicts(small, base=base, method="sce")
     assert (equal["matrix"] - scaled["matrix"]).abs().max() > 1e-6
+
+
+def test_updates_too_small_for_energies_are_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = zeros(state(0))
+    _, models = family(3)
+    small = [{k: v * 2.0**-15 for k, v in model.items()} for model in models]
+    with monkeypatch.context() as patch:
+        patch.setattr("submerge.methods.sce._weights", lambda energies, floor: pytest.fail("they were"))
+        merged = merge_state_dicts(small, base=base, method="sce", select_topk=0.5)
+    monkeypatch.setattr("submerge.methods.sce.SURELY", 0.0)
+    assert_equal(merge_state_dicts(small, base=base, method="sce", select_topk=0.5), merged)

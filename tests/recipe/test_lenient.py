@@ -1,5 +1,7 @@
 """What mergekit ignores: a problem by default, a warning where recipes are read as mergekit does."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -201,3 +203,63 @@ def test_true_is_one_where_mergekit_takes_it_for_a_number() -> None:
 def test_a_model_may_be_a_word() -> None:
     recipe = load_recipe("merge_method: karcher\nmodels: [a, org/b@v1, c+adapter]\n")
     assert [entry.model for entry in recipe.models] == ["a", "org/b@v1", "c+adapter"]
+
+
+def test_ranges_without_layers_are_those_of_mergekit() -> None:
+    """They add no layer; the first and the last slice still have what is beside the layers."""
+    text = SLICES + "  - sources: [{model: base, layer_range: [2, 2]}, {model: a, layer_range: [4, 3]}]\n"
+    with pytest.raises(RequestError, match=r"recipe:9: layer_range \[2, 2\] has no layer"):
+        load_recipe(text)
+    recipe = load_recipe(text, mergekit=True)
+    last = recipe.stack[0].slices[-1]
+    assert [(source.start, source.stop) for source in last.sources] == [(2, 2), (4, 4)]
+    assert recipe.warnings == (
+        "recipe:9: layer_range [2, 2] has no layer; it is ignored, as by mergekit",
+        "recipe:9: layer_range [4, 3] has no layer; it is ignored, as by mergekit",
+    )
+    with pytest.raises(RequestError, match="counts from 0 on"):
+        load_recipe(text.replace("[4, 3]", "[-1, 3]"), mergekit=True)
+
+
+def test_numbers_of_layers_may_be_in_quotes_or_have_a_point() -> None:
+    first = load_recipe(SLICES.replace("[0, 2]", '["0", 2.0]')).stack[0].slices[0].sources[0]
+    assert (first.start, first.stop) == (0, 2)
+    for wrong in ("[0, 2.5]", "[0, true]", "[0, two]", "[0, 2, 4]", "0-2"):
+        with pytest.raises(RequestError, match="layer_range is a list of two whole numbers"):
+            load_recipe(SLICES.replace("[0, 2]", wrong))
+
+
+ALONE = "merge_method: ties\nbase_model: base+adapter\nmodels: [{model: base+adapter}]\n"
+
+
+def test_a_base_alone_is_copied() -> None:
+    """So people make a model of an adapter."""
+    with pytest.raises(RequestError, match="ties merges at least 1 model besides the base; found 0"):
+        load_recipe(ALONE)
+    recipe = load_recipe(ALONE, mergekit=True)
+    assert [entry.model for entry in recipe.participants] == ["base+adapter"]
+    assert recipe.warnings == (
+        "recipe:1: ties merges no model besides the base, and the result is a copy of it",
+    )
+    with pytest.raises(RequestError, match="nearswap merges exactly 1 model"):
+        load_recipe(ALONE.replace("ties", "nearswap") + "parameters: {t: 1}\n", mergekit=True)
+
+
+def test_what_has_no_effect_may_stand_anywhere() -> None:
+    own = SLERP.replace("{model: a}", "{model: a, parameters: {int8_mask: true}}")
+    recipe = load_recipe(own.replace("t: 0.5", "t: 0.5, int8_mask: 1.0"))
+    assert set(recipe.parameters) == {"t"}
+    assert not recipe.warnings
+
+
+def test_revisions_of_local_paths_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b@c"):
+        (tmp_path / folder).mkdir()
+    text = "merge_method: karcher\nmodels: [a@v1, {model: {path: a, revision: v2}}, b@c, org/d@v1, e+a@v3]\n"
+    recipe = load_recipe(text, mergekit=True)
+    assert [entry.model for entry in recipe.models] == ["a", "a", "b@c", "org/d@v1", "e+a"]
+    assert len(recipe.warnings) == 3
+    told = "recipe:2: a is a local path, which has no revision 'v1'; it is ignored, as by mergekit"
+    assert recipe.warnings[0] == told
+    assert load_recipe(text).models[0].model == "a@v1"

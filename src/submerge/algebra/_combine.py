@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from submerge.algebra._chunk import Chunk
 from submerge.deferred import np, npt, torch
 from submerge.kernels import MOST_ROWS, add_rows, scale
 
-__all__ = ["combine", "total"]
+__all__ = ["WeightedSum", "combine", "total"]
 
 if TYPE_CHECKING:
     Rows = TypeVar("Rows", "npt.NDArray[Any]", torch.Tensor)
@@ -43,6 +45,28 @@ def _combine_arrays(rows: npt.NDArray[Any], coefficients: Sequence[float]) -> np
         group = slice(t, t + MOST_ROWS)
         add_rows(result, first if t == 0 else number(1), tuple(others[group]), tuple(rest[group]))
     return result
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """The fold Σ c_t Δ_t: `combine` with the chunk's values.
+
+    As an object it says what it computes: an engine may take the sum in the loop that converts what it reads,
+    with the same bits.
+
+    Examples:
+        >>> import numpy as np
+        >>> from submerge.algebra import Chunk, WeightedSum
+        >>> updates = np.array([[1.0, 2.0], [10.0, 20.0]])
+        >>> chunk = Chunk(start=0, updates=updates, width=1, finite=True, keys=[0, 1])
+        >>> WeightedSum([1.0, 0.5])(chunk).tolist()
+        [6.0, 12.0]
+    """
+
+    coefficients: Sequence[float]
+
+    def __call__(self, chunk: Chunk) -> npt.NDArray[Any]:
+        return combine(chunk.values, self.coefficients)
 
 
 def total(rows: torch.Tensor | Sequence[torch.Tensor], out: torch.Tensor) -> torch.Tensor:

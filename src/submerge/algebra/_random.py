@@ -10,7 +10,16 @@ from submerge import kernels
 from submerge.deferred import np, npt, torch
 from submerge.deprecated import warn_renamed
 
-__all__ = ["bernoulli", "coins", "keep_random", "normal", "random_words", "stream_key", "uniform"]
+__all__ = [
+    "bernoulli",
+    "coins",
+    "keep_random",
+    "masked_norms",
+    "normal",
+    "random_words",
+    "stream_key",
+    "uniform",
+]
 
 _BLOCK = 1 << 32
 """The positions that one key of the hash covers: it hashes 32 bits."""
@@ -139,6 +148,26 @@ def keep_random(
     threshold, number = _threshold(probability), values.dtype.type(factor)
     for places, first, hash_key in _runs(key, start, values.size):
         kernels.keep_random(values[places], first, hash_key, threshold, number)
+
+
+def masked_norms(values: npt.NDArray[Any], key: int, start: int, probability: float) -> tuple[float, float]:
+    """Return the L1 norms of the values [n] and of what `keep_random` makes of them; they stay as they are.
+
+    Examples:
+        >>> import numpy as np
+        >>> from submerge.algebra import bernoulli, stream_key, masked_norms
+        >>> key = stream_key(0, "weight", 0)
+        >>> masked_norms(np.ones(10), key, 5, probability=0.5) == (10, bernoulli(key, 5, 10, 0.5).sum())
+        True
+    """
+    if probability >= 1:
+        total = kernels.sum_magnitudes(values)
+        return total, total
+    sums = [
+        kernels.masked_norms(values[places], first, hash_key, _threshold(probability))
+        for places, first, hash_key in _runs(key, start, values.size)
+    ]
+    return sum(total for total, _ in sums), sum(kept for _, kept in sums)
 
 
 def _threshold(probability: float) -> np.uint32:

@@ -28,8 +28,13 @@ Floats: TypeAlias = "npt.NDArray[Any]"
 
 COLLECT_ALL = 1 << 20
 """Of tensors of at most so many elements all values are collected: one pass and a partition."""
+PARTITION_MOST, SORTED = 1 << 16, 1 << 15
+"""Up to so many collected values are partitioned at once; of more, about so many are sorted first."""
 COLLECT_MOST = 1 << 20
 """The most values that one pass collects for one rank; above, it keeps every s-th."""
+STRIDE = 3
+"""Every third value of the sample's runs brackets the answer: neighbours are alike, and to sort all of them
+takes longer than the narrower bracket saves."""
 BLOCK = 1 << 17
 """Values in one block of those that are collected."""
 INSIDE = -2
@@ -68,6 +73,11 @@ class _Bracket:
     hi: float
     stride: int
     counts_positive: bool
+
+    @classmethod
+    def of(cls, search: _Search) -> _Bracket:
+        stride = max(1, math.ceil(search.expected / COLLECT_MOST))
+        return cls(search.row, search.lo, search.hi, stride, search.share is not None)
 
 
 @dataclass
@@ -114,9 +124,12 @@ class _Collected:
         return np.concatenate([*self._blocks[:-1], self._blocks[-1][: BLOCK - self._free]])
 
 
-def _host(values: RowValues, chunk: Chunk, row: int) -> Floats:
-    """Return a row's values as a float array on the CPU, NaN counted as infinitely large."""
-    found = values(chunk, row)
+def _host(values: RowValues | None, chunk: Chunk, row: int) -> Floats:
+    """Return a row's values as a float array on the CPU, NaN counted as infinitely large.
+
+    Without a function they are the updates, whose magnitudes are searched.
+    """
+    found = values(chunk, row) if values else chunk.values[row]
     on_host = found if isinstance(found, np.ndarray) else found.cpu().numpy()
     if chunk.finite:
         return on_host
@@ -126,14 +139,16 @@ def _host(values: RowValues, chunk: Chunk, row: int) -> Floats:
 class _Collect(Reduction[list[Floats], dict[int, Floats]]):
     """All values of the visited chunks, by row."""
 
-    def __init__(self, values: RowValues, rows: Sequence[int], sample: bool) -> None:
+    def __init__(self, values: RowValues | None, rows: Sequence[int], sample: bool) -> None:
         self.values = values
         self.rows = rows
         self.sample = sample
+        self.stride = STRIDE if sample else 1
 
     def observe(self, chunk: Chunk) -> list[Floats]:
         """Return a copy of the chunk's values, for the buffers are reused."""
-        return [np.array(_host(self.values, chunk, row)) for row in self.rows]
+        copy = np.array if self.values else np.abs
+        return [copy(_host(self.values, chunk, row)[:: self.stride]) for row in self.rows]
 
     def combine(self, parts: Sequence[list[Floats]]) -> dict[int, Floats]:
         """Return the values side by side."""
@@ -144,12 +159,9 @@ class _Collect(Reduction[list[Floats], dict[int, Floats]]):
 class _Count(Reduction[list[_Census], list[_Census]]):
     """A census around each bracket."""
 
-    def __init__(self, values: RowValues, searches: Sequence[_Search]) -> None:
+    def __init__(self, values: RowValues | None, searches: Sequence[_Search]) -> None:
         self.values = values
-        self.brackets = [
-            _Bracket(s.row, s.lo, s.hi, max(1, math.ceil(s.expected / COLLECT_MOST)), s.share is not None)
-            for s in searches
-        ]
+        self.brackets = [_Bracket.of(search) for search in searches]
         self.collected = [_Collected() for _ in searches]
 
     def observe(self, chunk: Chunk) -> list[_Census]:
@@ -158,7 +170,7 @@ class _Count(Reduction[list[_Census], list[_Census]]):
         for bracket, collected in zip(self.brackets, self.collected, strict=True):
             if bracket.row != row:
                 row, x = bracket.row, _host(self.values, chunk, bracket.row)
-            censuses.append(_count(x, bracket, collected, chunk.row(INSIDE)))
+            censuses.append(_count(x, self.values is None, bracket, collected, chunk.row(INSIDE)))
         return censuses
 
     def combine(self, parts: Sequence[list[_Census]]) -> list[_Census]:
@@ -176,11 +188,13 @@ class _Count(Reduction[list[_Census], list[_Census]]):
         ]
 
 
-def _count(x: Floats, bracket: _Bracket, collected: _Collected, inside: Floats) -> _Census:
-    """Return the census of a chunk's values, and collect every stride-th of those inside."""
+def _count(x: Floats, magnitudes: bool, bracket: _Bracket, collected: _Collected, inside: Floats) -> _Census:
+    """Return the census of a chunk's values, or their magnitudes; collect every stride-th of those inside."""
     lo, hi = x.dtype.type(bracket.lo), x.dtype.type(bracket.hi)
-    above_hi, from_hi, above_lo, from_lo = count_around(x, lo, hi, inside)
-    positive = count_above(x, x.dtype.type(0)) if bracket.counts_positive else 0
+    above_hi, from_hi, above_lo, from_lo = count_around(x, lo, hi, inside, magnitudes)
+    positive = 0
+    if bracket.counts_positive:
+        positive = count_above(np.abs(x) if magnitudes else x, x.dtype.type(0))
     if lo == hi:
         return _Census(above_hi, from_hi - above_hi, 0, 0, positive)
     collected.add(inside[: above_lo - from_hi : bracket.stride])
@@ -194,12 +208,12 @@ def _nth(values: Floats, rank: int) -> float:
 
 
 def _bracket(sample: Floats, share: float, total: float) -> tuple[float, float, float]:
-    """Return (lo, hi, expected count inside) around the value that a share of `sample` exceeds."""
+    """Return (lo, hi, expected count inside) around the value that a share of an ascending sample exceeds."""
     size = len(sample)
     spread = DEVIATIONS * math.sqrt(max(share * (1 - share), 1 / size) / size)
     first, last = math.floor((share - spread) * size) - 1, math.ceil((share + spread) * size)
-    hi = _nth(sample, first + 1) if first >= 0 else math.inf
-    lo = _nth(sample, last + 1) if last < size else -math.inf
+    hi = float(sample[size - 1 - first]) if first >= 0 else math.inf
+    lo = float(sample[size - 1 - last]) if last < size else -math.inf
     inside = min(last, size) - max(first, 0)
     return lo, hi, total * inside / size
 
@@ -224,7 +238,7 @@ def _advance(search: _Search, census: _Census, count: int) -> None:
         if len(census.values) == census.inside:
             search.answer = _nth(census.values, rank)
         else:  # every s-th value was kept: a sample of the bracket, and much better than the first
-            lo, hi, expected = _bracket(census.values, rank / census.inside, census.inside)
+            lo, hi, expected = _bracket(np.sort(census.values), rank / census.inside, census.inside)
             search.lo, search.hi = max(lo, search.lo), min(hi, search.hi)
             search.expected = expected
     elif rank - census.inside <= census.at_lo or search.lo == -math.inf:  # (only NaN is below −inf)
@@ -234,35 +248,48 @@ def _advance(search: _Search, census: _Census, count: int) -> None:
 
 
 def _answer_directly(search: _Search, values: Floats) -> None:
-    """Answer the search from all of the row's values."""
-    search.fix_rank(int(np.count_nonzero(values > 0)))
-    if search.answer is None:
-        search.answer = _nth(values, search.rank)
+    """Answer the search from all of the row's values, by the same steps where there are many.
+
+    Introselect alone takes several times as long, most of all where many values are equal.
+    """
+    if len(values) <= PARTITION_MOST:
+        search.fix_rank(int(np.count_nonzero(values > 0)))
+        if search.answer is None:
+            search.answer = _nth(values, search.rank)
+        return
+    _first_bracket(search, np.sort(values[:: max(1, len(values) // SORTED)]), len(values))
+    inside = np.empty_like(values)
+    while search.answer is None:
+        collected = _Collected()
+        census = _count(values, False, _Bracket.of(search), collected, inside)
+        census.values = collected.all()
+        _advance(search, census, len(values))
 
 
 def _first_bracket(search: _Search, sample: Floats, count: int) -> None:
-    """Bracket the answer by a sample of the row's `count` values."""
-    positive = np.count_nonzero(sample > 0) / sample.size
+    """Bracket the answer by a sample of the row's `count` values, which ascends."""
+    positive = 1 - np.searchsorted(sample, 0, "right") / sample.size
     share = search.rank / count if search.share is None else search.share * positive
     search.lo, search.hi, search.expected = _bracket(sample, share, count)
 
 
 def kth_largest(
-    count: int, ranks: Sequence[Sequence[int | float]], values: RowValues
+    count: int, ranks: Sequence[Sequence[int | float]], values: RowValues | None = None
 ) -> Generator[Reduction[Any, Any], Any, list[list[float]]]:
     """Return, for each row of values, its `ranks`-th largest ones over the tensor.
 
     Use as `thresholds = yield from kth_largest(...)` in a method's plan. `values(chunk, row)` returns an
-    array or a tensor [n] of the updates' type, which may be a scratch row. `ranks[row]` holds ranks from 1
-    (the maximum) to `count` (the minimum), where `count` is the tensor's number of elements; or, as a float p
-    in [0, 1], the rank ⌊p · number of positive values⌋, which is counted on the way (infinity if it is 0).
-    NaN counts as infinitely large.
+    array or a tensor [n] of the updates' type, which may be a scratch row; without it the magnitudes of the
+    updates are searched, row t those of model t. `ranks[row]` holds ranks from 1 (the maximum) to `count`
+    (the minimum), where `count` is the tensor's number of elements; or, as a float p in [0, 1], the rank
+    ⌊p · number of positive values⌋, which is counted on the way (infinity if it is 0). NaN counts as
+    infinitely large.
 
     Examples:
         >>> import numpy as np
         >>> from submerge.algebra import Chunk, kth_largest
         >>> chunk = Chunk(0, np.array([[4.0, -9.0, 2.0, 1.0]]), width=1, finite=True, keys=[0])
-        >>> search = kth_largest(4, [[2]], lambda chunk, row: abs(chunk.values[row]))
+        >>> search = kth_largest(4, [[2]])
         >>> reduction = next(search)  # what a plan yields to the engine
         >>> try:
         ...     search.send(reduction.combine([reduction.observe(chunk)]))
@@ -282,6 +309,8 @@ def kth_largest(
             _answer_directly(search, collected[search.row])
     elif searches:
         sample = yield _Collect(values, rows, sample=True)
+        for column in sample.values():
+            column.sort()
         for search in searches:
             _first_bracket(search, sample[search.row], count)
     while pending := [s for s in searches if s.answer is None]:

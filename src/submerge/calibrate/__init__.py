@@ -27,7 +27,14 @@ from submerge.calibrate._processors import load_processor, processor_for
 from submerge.calibrate._prompt_states import PromptPooling, PromptStates, prompt_states
 from submerge.calibrate._recipe import calibrate_recipe
 from submerge.calibrate._record import describe_inputs, folder_names, record_inputs
-from submerge.calibrate._reducers import MOMENT_KINDS, Mean, NullSpaceRatio, SecondMoment, row_space
+from submerge.calibrate._reducers import (
+    MOMENT_KINDS,
+    Mean,
+    NullSpaceRatio,
+    SecondMoment,
+    block_size,
+    row_space,
+)
 from submerge.calibrate._second_moments import second_moments, shared_inputs
 from submerge.calibrate._sources import Data, Inputs, load_backbone, read_data
 from submerge.calibrate._task_moments import TaskMoments, task_moments
@@ -64,6 +71,7 @@ __all__ = [
     "TaskPrototypes",
     "attached",
     "batches",
+    "block_size",
     "calibrate_recipe",
     "choose_hooks",
     "collect",

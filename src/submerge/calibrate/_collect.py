@@ -90,14 +90,16 @@ def run_observed(model: nn.Module, batch: ModelInputs, names: Iterable[str], obs
 
 
 def _run(model: nn.Module, inputs: Mapping[str, Any]) -> None:
-    """Run a model; what it refuses as `TypeError` or `ValueError` is the request's fault."""
+    """Run a model; what it refuses as `TypeError`, `ValueError` or `IndexError` is the request's fault."""
     try:
         model(**inputs)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, IndexError) as error:
         what = f"it refuses inputs of {', '.join(inputs)} ({_first_line(error)})"
         hint = "give inputs of the kind that it takes, or hooks that these inputs reach"
         if "pixel_values" in inputs and "input_ids" not in inputs:
             hint = "give images with their questions, where the model reads text: columns image and text"
+        if isinstance(error, IndexError):  # of an embedding: of tokens, or of positions
+            hint = "look whether the tokenizer is the model's own, with no more tokens, and at max_length"
         raise RequestError(Problem(what, type(model).__name__, hint)) from error
 
 

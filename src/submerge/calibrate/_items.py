@@ -93,12 +93,13 @@ def _item(row: Any, where: str, root: Path, names: Mapping[str, tuple[str, ...]]
         raise RequestError(Problem("has no text and no image", where, f"columns are {', '.join(COLUMNS)}"))
     values = {ours: next((row[n] for n in own if row.get(n)), None) for ours, own in names.items()}
     images = _images(values.get("image"), root, where)
-    text, pair, task = (_text(values.get(key)) for key in ("text", "text_pair", "task"))
     # a "prompt" may itself be a chat
     chat = values.get("messages") or (values["text"] if isinstance(values.get("text"), list) else None)
+    task = _text(values.get("task"), where)
     if chat:
         messages = read_messages(chat, images, where, resolve=lambda image: _image(image, root, where))
         return Item(task=task, messages=tuple(messages), where=where)
+    text, pair = (_text(values.get(key), where) for key in ("text", "text_pair"))
     if not text and not images:
         raise RequestError(Problem("has no text and no image", where, _columns_hint(row, names)))
     if pair and (images or not text):
@@ -114,14 +115,18 @@ def _columns_hint(row: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) 
     """Return what to do about a row in which there is nothing to read."""
     if empty := [name for key in ("text", "image", "messages") for name in names.get(key, ()) if name in row]:
         return f"{empty[0]} is empty: fill it, or leave the row out"
-    other = next((name for name in row if not any(name in own for own in names.values())), None)
+    known = {name for own in names.values() for name in own}
+    other = next((name for name, value in row.items() if name not in known and isinstance(value, str)), None)
     if other is None:
         return f"columns are {', '.join(COLUMNS)}"
     return f"columns are {few(row, 20)}; name one with columns: {{text: {other}}}"
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, where: str) -> str:
     """Return a cell as text, which is empty where it is blank."""
+    if isinstance(value, (list, Mapping)):
+        what = f"a text is a {'list' if isinstance(value, list) else 'mapping'}"
+        raise RequestError(Problem(what, where, "name a column of texts with columns: {text: …}"))
     text = str(value or "")
     return text if text.strip() else ""
 

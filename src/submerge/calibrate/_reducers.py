@@ -20,7 +20,15 @@ from submerge.algebra import (
 )
 from submerge.calibrate._collect import Reducer
 
-__all__ = ["MOMENT_KINDS", "Mean", "MomentReducer", "NullSpaceRatio", "SecondMoment", "row_space"]
+__all__ = [
+    "MOMENT_KINDS",
+    "Mean",
+    "MomentReducer",
+    "NullSpaceRatio",
+    "SecondMoment",
+    "block_size",
+    "row_space",
+]
 
 MOMENT_KINDS = ("full", "block", "diag", "identity")
 """What a `SecondMoment` may hold of the products of inputs."""
@@ -162,8 +170,7 @@ class SecondMoment(MomentReducer):
         self._sums: torch.Tensor | None = None  # [n / b, b, b]
         self._products = ProductSum(width, dtype) if kind == "full" else None
         if kind in ("block", "diag"):
-            divisors = (b for b in range(min(block, width), 0, -1) if width % b == 0)
-            b = 1 if kind == "diag" else next(divisors)
+            b = 1 if kind == "diag" else block_size(width, block)
             self._sums = torch.zeros(width // b, b, b, dtype=dtype)
 
     @property
@@ -182,6 +189,17 @@ class SecondMoment(MomentReducer):
         elif self._sums is not None:
             self._sums = self._sums.to(rows.device)
             add_products(self._sums, rows)
+
+
+def block_size(width: int, most: int = BLOCK) -> int:
+    """Return how many inputs of n a block of a `block` moment has: the largest divisor of n up to `most`.
+
+    Examples:
+        >>> from submerge.calibrate import block_size
+        >>> block_size(4096), block_size(11008), block_size(64)
+        (256, 256, 64)
+    """
+    return next(b for b in range(min(most, width), 0, -1) if width % b == 0)
 
 
 class Mean(Reducer):

@@ -51,10 +51,11 @@ def _readable(path: Path) -> Iterator[None]:
     """Say of what a file's reading raises which file it is."""
     try:
         yield
-    except (OSError, UnicodeDecodeError, EOFError, zlib.error, csv.Error) as error:
-        encoding = "not UTF-8" if isinstance(error, UnicodeDecodeError) else None
-        reason = encoding or getattr(error, "strerror", None) or str(error)
-        raise RequestError(Problem(f"cannot be read ({reason})", str(path), "check the path")) from error
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
+        is_text = not isinstance(error, UnicodeDecodeError)
+        reason = (getattr(error, "strerror", None) or str(error)) if is_text else "not UTF-8"
+        hint = "check the path" if is_text else "save it as UTF-8"
+        raise RequestError(Problem(f"cannot be read ({reason})", str(path), hint)) from error
 
 
 def _opened(path: Path) -> TextIO:
@@ -92,10 +93,28 @@ def _parsed(text: str, where: str, hint: str) -> Any:
 
 def _table(file: TextIO, path: Path) -> Iterator[Row]:
     """Yield each row of a table with a header, with the number of the line at which it ends."""
-    reader = csv.DictReader(file, delimiter="\t" if data_format(path) == ".tsv" else ",")
-    for row in reader:
-        row.pop(None, None)  # the cells beyond the header's
-        yield f"{path}:{reader.line_num}", row
+    delimiter = _delimiter(file, path)
+    reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+    try:
+        for row in reader:
+            if any(beyond := row.pop(None, None) or ()):
+                what = f"has {len(row) + len(beyond)} cells, and the header {len(row)}"
+                hint = f"put texts that hold {delimiter!r} between double quotes"
+                raise RequestError(Problem(what, f"{path}:{reader.line_num}", hint))
+            yield f"{path}:{reader.line_num}", row
+    except csv.Error as error:
+        hint = 'a text between double quotes ends with one, and those within it are doubled: ""'
+        line = reader.line_num + 1  # behind the last row that was read
+        raise RequestError(Problem(f"is no table ({error})", f"{path}:{line}", hint)) from error
+
+
+def _delimiter(file: TextIO, path: Path) -> str:
+    """Return what stands between the cells of a table: spreadsheets write semicolons in many languages."""
+    header = file.readline()
+    file.seek(0)
+    if data_format(path) == ".tsv":
+        return "\t"
+    return next((mark for mark in ",;\t" if mark in header), ",")
 
 
 def _text_lines(file: TextIO, path: Path) -> Iterator[Row]:

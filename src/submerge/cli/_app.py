@@ -24,6 +24,7 @@ from submerge.cli import (
     _moe,
     _plan,
     _route,
+    _transplant,
     _verify,
 )
 from submerge.cli._mergekit import MergekitAware
@@ -49,6 +50,7 @@ app.add_typer(_many.many, name="many")
 app.command("moe", cls=_moe.MergekitMoeAware)(_moe.moe)
 app.command("methods")(_methods.methods)
 app.command("route")(_route.route)
+app.command("transplant")(_transplant.transplant)
 app.command("verify")(_verify.verify)
 
 
@@ -67,39 +69,54 @@ def _root(
     """Merge fine-tuned models of one base, without training."""
 
 
+_received: list[int] = []
+"""The signals that are to end the command: a library may have made another error of what they raised."""
+
+
 def main() -> None:
     """Run the command line; exit 0 when all is fine, 1 when the work failed, 2 for a wrong request.
 
     Ctrl-C exits with 130 and SIGTERM with 143. Any other error is a bug: it is reported in one
     line, and in full where SUBMERGE_DEBUG is set.
     """
-    signal.signal(signal.SIGTERM, _terminated)
+    _received.clear()
+    signal.signal(signal.SIGTERM, _stopped)
+    is_heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # in the background it is not
+    if is_heeded:
+        signal.signal(signal.SIGINT, _stopped)
     warnings.showwarning = _show_warning
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks θ or — still shows the rest
     try:
         app(prog_name="submerge")
-    except SubmergeError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}" if not line.startswith("  ") else line, file=sys.stderr)
-        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except MemoryError:
-        print("error: the machine's memory is used up — allow less with --max-memory", file=sys.stderr)
-        sys.exit(1)
     except Exception as error:
-        if os.environ.get("SUBMERGE_DEBUG"):
-            raise
+        sys.exit(128 + _received[0] if _received else _report(error))
+    finally:
+        if is_heeded:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _report(error: Exception) -> int:
+    """Print an error; return what to exit with."""
+    if isinstance(error, SubmergeError):
+        for line in str(error).splitlines():
+            print(f"error: {line}" if not line.startswith("  ") else line, file=sys.stderr)
+        return error.exit_code
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    elif isinstance(error, MemoryError):
+        print("error: the machine's memory is used up — allow less with --max-memory", file=sys.stderr)
+    elif os.environ.get("SUBMERGE_DEBUG"):
+        raise error
+    else:
         print(
             f"error: {type(error).__name__}: {error} — this is a bug in submerge; set SUBMERGE_DEBUG=1 "
             "to see where, and please report it",
             file=sys.stderr,
         )
-        sys.exit(1)
+    return 1
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
@@ -107,5 +124,6 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def _terminated(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+def _stopped(number: int, frame: FrameType | None) -> None:
+    _received.append(number)
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)

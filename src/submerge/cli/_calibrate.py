@@ -11,7 +11,7 @@ import typer
 
 from submerge.cli._calibrate_router import calibrate_router
 from submerge.cli._common import check_new_files, load, print_json, size
-from submerge.cli._merge import Device, Json
+from submerge.cli._merge import Device, Document, Json
 from submerge.cli._progress import progress
 from submerge.errors import Problem, RequestError, few
 
@@ -38,6 +38,7 @@ def calibrate(
     samples: Annotated[
         int | None, typer.Option(min=4, help="Of a folder: inputs of a task that are used; 32 by default.")
     ] = None,
+    document: Document = None,
     device: Device = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
     json: Json = False,
@@ -58,12 +59,12 @@ def calibrate(
     Example:  submerge calibrate served/ --data reviews=reviews.jsonl --data questions=questions.csv
     """
     if recipe.is_dir():
-        _check_flags("a folder", {"--out": out, "--steps": steps, "--plot": plot})
+        _check_flags("a folder", {"--out": out, "--steps": steps, "--plot": plot, "--document": document})
         calibrate_router(recipe, data or [], samples, device, json=json, quiet=quiet)
         return
     _check_flags("a recipe", {"--data": data, "--samples": samples})
     _check_files(recipe, out, plot, steps, overwrite=overwrite)
-    asked = load(recipe)
+    asked = load(recipe, document)
     _check_inputs(asked, [path for path in (out, plot) if path is not None])
     from submerge.calibrate import calibrate_recipe
     from submerge.engine.plan import check_device

@@ -58,11 +58,11 @@ def settings(
     return engine.Settings(device=device, threads=threads, **flags)
 
 
-def load(path: Path) -> Recipe:
-    """Return the recipe, from standard input where it is called -."""
-    from submerge.recipe import load_recipe
+def load(path: Path, document: str | None = None) -> Recipe:
+    """Return the recipe, from standard input where it is called -; of several documents the one named."""
+    from submerge import recipe
 
-    return load_recipe(source_of(path))
+    return recipe.load_documents(source_of(path)).one(document)
 
 
 def load_documents(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from submerge.cli._common import check_new_files, load, print_json, settings
-from submerge.cli._merge import Json, Memory, Pickle, Recipe, Threads
+from submerge.cli._merge import Document, Json, Memory, Pickle, Recipe, Threads
 from submerge.cli._progress import progress
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def inspect(
         ),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="A picture to draw, .png or .svg.")] = None,
+    document: Document = None,
     threads: Threads = None,
     max_memory: Memory = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a picture that exists.")] = False,
@@ -50,7 +51,7 @@ def inspect(
 
         report.check_picture(plot)
         check_new_files([plot], recipe, overwrite=overwrite)
-    asked = load(recipe)
+    asked = load(recipe, document)
     chosen = settings(
         device="cpu", threads=threads, max_memory=max_memory, shard_size="5GB", allow_pickle=allow_pickle
     )

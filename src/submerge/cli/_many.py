@@ -13,6 +13,7 @@ import typer
 from submerge.cli._common import print_json, settings, size
 from submerge.cli._merge import Device, Json, Memory, Rank, Shard, Threads
 from submerge.cli._progress import BatchProgress, progress
+from submerge.errors import Problem, RequestError
 
 if TYPE_CHECKING:
     from submerge.continual import TaskRecord
@@ -44,6 +45,10 @@ Offdiag = Annotated[float | None, typer.Option(help="A factor on what is beside 
 Normalize = Annotated[
     str | None, typer.Option(help="per_token, so that long texts do not outweigh short ones; or sum.")
 ]
+Weight = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TASK=NUMBER", help="A factor on a task's moments, 1 by default; once for each."),
+]
 Missing = Annotated[
     str | None,
     typer.Option(help="Whether a task has a say in maps that it does not adapt: skip (no) or zero (yes)."),
@@ -57,7 +62,10 @@ def init(
     ],
     out: New,
     statistics: Annotated[
-        str, typer.Option(help="Of each map's inputs: full, diag, lowrank, or identity, which needs no data.")
+        str,
+        typer.Option(
+            help="Of each map's inputs: full, block, diag, lowrank, or identity, which needs no data."
+        ),
     ] = "full",
     keep: Annotated[
         str,
@@ -191,6 +199,7 @@ def export(
     forget: Forget = None,
     offdiag: Offdiag = None,
     normalize: Normalize = None,
+    weight: Weight = None,
     projectors: Annotated[
         str, typer.Option(help="The tasks' projectors: mixed for each image, or merged into their mean.")
     ] = "mixed",
@@ -231,6 +240,7 @@ def export(
 
     Examples:
     submerge many export state/ -o merged-lora/
+    submerge many export state/ -o merged-lora/ --weight law=0.5 --scale 1.4
     submerge many export state/ -o merged/ --as checkpoint --preset paper
     """
     lpm, gate = _given(locals(), LPM), _given(locals(), GATE)
@@ -243,6 +253,7 @@ def export(
         rank=rank,
         base=base,
         dtype=dtype,
+        weights=_weights(weight or ()),
         overwrite=overwrite,
         settings=chosen,
         **gate,
@@ -257,7 +268,24 @@ def export(
     error = f", relative error of the updates at most {report.error:.3g}" if report.error > 1e-6 else ""
     mixed = f" · {report.projectors} projectors mixed by image" if report.projectors else ""
     rank_told = f"rank {report.rank}" if report.rank else "dense updates"
-    typer.echo(f"{report.form} of {', '.join(report.tasks)} · {rank_told}{error}{mixed}")
+    told = (f"{n} × {report.weights[n]:g}" if n in report.weights else n for n in report.tasks)
+    typer.echo(f"{report.form} of {', '.join(told)} · {rank_told}{error}{mixed}")
+
+
+def _weights(given: Sequence[str]) -> dict[str, float]:
+    """Return weights by task; raise `RequestError` for what is none, and for two of one task."""
+    weights: dict[str, float] = {}
+    for pair in given:
+        task, _, number = pair.partition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            hint = "write --weight law=0.5, once for each task"
+            raise RequestError(Problem(f"{pair!r} is not TASK=NUMBER", "--weight", hint)) from None
+        if task in weights:
+            raise RequestError(Problem(f"{task} has a weight twice", "--weight", "give it one"))
+        weights[task] = weight
+    return weights
 
 
 @many.command("status")

@@ -46,6 +46,10 @@ Lenient = Annotated[
     bool, typer.Option("--mergekit", help="Ignore what mergekit ignores, such as unknown keys, and name it.")
 ]
 
+Document = Annotated[
+    str | None, typer.Option(help="Of several documents, the name of the one; by default the result's.")
+]
+
 
 def merge(
     recipe: Recipe,
@@ -106,6 +110,7 @@ def merge(
         """Say what is merged now, and what deserves a look."""
         if several and not quiet:
             state = "merging" if plan else "is there from the interrupted run"
+            state = "merged as it is read" if plan and plan.virtual_reads else state
             print(f"document {name or 'of the result'}: {state}", file=sys.stderr)
         if plan is not None:
             plans[name] = plan

@@ -88,7 +88,7 @@ def _described(merge_plan: MergePlan) -> dict[str, Any]:
     from submerge import engine
 
     described = engine.describe(merge_plan)
-    described["compute_seconds"] = engine.compute_seconds(merge_plan)
+    described["compute_seconds"] = engine.compute_seconds(merge_plan) * (merge_plan.virtual_reads or 1)
     described["free"] = shutil.disk_usage(Path.cwd()).free
     return described
 
@@ -242,6 +242,12 @@ def _groups(groups: list[dict[str, Any]]) -> Table:
 
 def _print_checkpoint(plan: dict[str, Any]) -> None:
     """Print what a checkpoint will hold, and the bank beside it if there is one."""
+    if "virtual_reads" in plan:
+        reads, count = size(plan["reads"]), plan["virtual_reads"]
+        times = "once in all" if count == 1 else f"{count} times in all"
+        typer.echo(f"reads    {reads} each time")
+        typer.echo(f"writes   needs no folder: it is merged as others read it, {times}")
+        return
     files = ", ".join(f"{name} ({size(count)})" for name, count in list(plan["files"].items())[:4])
     more = f" and {len(plan['files']) - 4} more" if len(plan["files"]) > 4 else ""
     typer.echo(f"reads    {size(plan['reads'])}, once or more as the method needs")

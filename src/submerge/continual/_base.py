@@ -63,21 +63,41 @@ def open_base(record: BaseRecord, instead: str | None = None) -> Checkpoint:
     return base
 
 
-def adapter_warnings(adapter: Adapter, record: BaseRecord) -> list[str]:
+def adapter_warnings(adapter: Adapter, record: BaseRecord, base: Checkpoint) -> list[str]:
     """Return that an adapter names another base than the state's, if it does.
 
-    Raises `RequestError` where the base that it names is there, and is another model.
+    The base that it names may be the same in another precision, or quantised. Raises `RequestError` where it
+    is there, and is another model.
     """
     named = adapter.base
     if not named or same_model(named) == record.model:
         return []
     if Path(named).is_dir():
-        if base_digest(open_checkpoint(named)) == record.digest:
+        other = _unquantised(named)
+        if other is not None and base_digest(other) == record.digest:
             return []
-        what = f"was trained on {named}, which is another model than the state's base {record.model}"
-        raise RequestError(Problem(what, str(adapter.path), "begin a state of that base for it"))
-    if Path(named).name == Path(record.model).name:
+        if other is not None and not _differs_in_precision(other, base):
+            what = f"was trained on {named}, which is another model than the state's base {record.model}"
+            raise RequestError(Problem(what, str(adapter.path), "begin a state of that base for it"))
+    elif Path(named).name == Path(record.model).name:
         return []
     return [
         f"{adapter.path} was trained on {named}, and the state's base is {record.model}: are they the same?"
     ]
+
+
+def _unquantised(folder: str) -> Checkpoint | None:
+    """Return the model of a folder; None where its weights cannot be compared, as those in 4 bits."""
+    try:
+        return open_checkpoint(folder)
+    except RequestError:
+        return None
+
+
+def _differs_in_precision(one: Checkpoint, other: Checkpoint) -> bool:
+    """Return whether two models have the same tensors, in other dtypes."""
+    shapes, dtypes = (
+        [{name: getattr(entry, field) for name, entry in model.tensors.items()} for model in (one, other)]
+        for field in ("shape", "dtype")
+    )
+    return shapes[0] == shapes[1] and dtypes[0] != dtypes[1]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from submerge.algebra import LpmOptions, Moment
 from submerge.continual._base import adapter_warnings, open_base
-from submerge.continual._manifest import FileRecord, StateManifest, TaskRecord
+from submerge.continual._manifest import TASK_NAME, FileRecord, StateManifest, TaskRecord
 from submerge.continual._measure import (
     Data,
     MeasuredTask,
@@ -34,12 +33,10 @@ from submerge.continual._task_projector import (
 )
 from submerge.continual._tensor_file import TensorFileWriter
 from submerge.deferred import torch
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, few
 from submerge.store import FileTable
 
 __all__ = ["NewTask", "add_task", "remove_task"]
-
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -61,28 +58,47 @@ class NewTask:
 
 @dataclass
 class _Seen:
-    """What is noted of a task's moments as they pass: the rows, and the one with the fewest for its width."""
+    """What is noted of a task's moments as they pass: the rows, and the one with the fewest for its width.
+
+    `unreached` are those of no rows.
+    """
 
     lpm: LpmOptions
     rows: int = 0
     fewest: tuple[float, str, Moment] | None = None
+    unreached: list[str] = field(default_factory=list)
 
     def note(self, moments: Iterator[tuple[str, Moment]]) -> Iterator[tuple[str, Moment]]:
         for name, moment in moments:
             self.rows = max(self.rows, round(moment.count))
             share = moment.count / moment.width
-            if moment.kind == "full" and share < 1 and (self.fewest is None or share < self.fewest[0]):
+            if not moment.count:
+                self.unreached.append(name)
+            elif moment.kind == "full" and share < 1 and (self.fewest is None or share < self.fewest[0]):
                 self.fewest = (share, name, moment)
             yield name, moment
 
+    def check(self, task: NewTask) -> None:
+        """Raise `RequestError` where no input has a token that is no padding."""
+        if self.rows == 0:
+            what = f"no input of {task.name!r} reaches a linear map: all are padding"
+            raise RequestError(Problem(what, "--data", "look at the attention mask, and at the texts"))
+
     @property
     def warnings(self) -> list[str]:
-        if self.fewest is None:
-            return []
-        _, name, moment = self.fewest
-        condition = _condition_of_few(moment, self.lpm)
-        what = f"{moment.count:.0f} rows of inputs are few for the {moment.width} inputs of {name}"
-        return [f"{what}: the condition number is {condition:.2g} with the ridge — add more samples"]
+        return [*self._none(), *self._few()]
+
+    def _none(self) -> Iterator[str]:
+        if self.unreached:
+            what = f"no input reaches {few(self.unreached)}, so that the task has no say there"
+            yield f"{what} — add inputs that do"
+
+    def _few(self) -> Iterator[str]:
+        if self.fewest is not None:
+            _, name, moment = self.fewest
+            condition = _condition_of_few(moment, self.lpm)
+            what = f"{moment.count:.0f} rows of inputs are few for the {moment.width} inputs of {name}"
+            yield f"{what}: the condition number is {condition:.2g} with the ridge — add more samples"
 
 
 def _condition_of_few(moment: Moment, lpm: LpmOptions) -> float:
@@ -106,7 +122,7 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
     group = shared_group(manifest, task.name, task.share)
     model = open_task_model(task.model, open_base(manifest.base, task.base))
     _check_kept(manifest, model, task)
-    warnings = adapter_warnings(model.adapter, manifest.base) if model.adapter else []
+    warnings = adapter_warnings(model.adapter, manifest.base, model.base) if model.adapter else []
     seen = _Seen(manifest.lpm)
     with FileTable() as table:
         own = model.own_projector(table)
@@ -134,6 +150,8 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
         else:
             moment_bytes = 0
             running = _add_to_sum(folder, manifest, layout, moments, down, file)
+        if manifest.options.statistics != "identity":
+            seen.check(task)
         stored = file.finish(layout.metadata)
     record = TaskRecord(
         stored.file,
@@ -150,6 +168,7 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
         projector=projector,
         weight_bytes=weight_bytes,
         others=len(others),
+        packed=manifest.options.keep == "none",
     )
     if measured.without:
         warnings.append(f"images of {task.name} are not told from those of other tasks: {measured.without}")
@@ -158,9 +177,10 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
 
 
 def _check_name(manifest: StateManifest, name: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not TASK_NAME.fullmatch(name):
         what = f"{name!r} is no name of a task, which is a part of a file's name"
-        raise RequestError(Problem(what, "--task", "use letters, digits, '.', '-' and '_', such as 'week-1'"))
+        hint = "use up to 100 of A-Z, a-z, 0-9, '.', '-' and '_', and begin with a letter or digit: 'week-1'"
+        raise RequestError(Problem(what, "--task", hint))
     if name in manifest.names:
         hint = f"choose another name, or remove it first: submerge many remove STATE --task {name}"
         raise RequestError(Problem(f"there is a task {name!r} already", "--task", hint))
@@ -226,7 +246,7 @@ def _add_to_sum(
             moment = manifest.lpm.prepared(measured)
             running.add(name, moment)
             for own in (own for own, first in layout.inputs.items() if first == name and own in down):
-                file.add(f"maps.{own}.H", moment.times(down[own]).to(moment.dtype))
+                file.add_packed(f"maps.{own}.H", moment.times(down[own]).to(moment.dtype))
         return running.finish()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from submerge.continual._measure import Data, Passes
 from submerge.continual._projectors import ProjectorGate, StoredProjectors
 from submerge.continual._state_folder import StateFolder, new_folder
 from submerge.continual._status import StateStatus, status_of
+from submerge.continual._weights import checked_weights
 from submerge.engine import Settings
 from submerge.engine.plan import choose_score
 from submerge.errors import Problem, RequestError, did_you_mean, nearest
@@ -26,7 +27,7 @@ from submerge.store import Checkpoint, FileTable, ProjectorSettings, open_checkp
 __all__ = ["Continual"]
 
 CHOICES = {
-    "statistics": ("full", "diag", "lowrank", "identity"),
+    "statistics": ("full", "block", "diag", "lowrank", "identity"),
     "keep": ("full", "none"),
     "pooling": ("mean", "position"),
 }
@@ -88,9 +89,9 @@ class Continual:
         Args:
             state: the folder to make.
             base: the model that all tasks are tuned from, a folder or a Hub id.
-            statistics: of each input: `full` second moments, their `diag`onal, `lowrank` ones that hold
-                99.9 % of the trace, or `identity`, none, with which the merge is a mean of the updates and
-                needs no data.
+            statistics: of each input: `full` second moments, their diagonal `block`s of at most 256 inputs,
+                their `diag`onal, `lowrank` ones that hold 99.9 % of the trace, or `identity`, none, with
+                which the merge is a mean of the updates and needs no data.
             keep: `full` keeps each task's moments, and removal is exact and needs nothing else; `none`
                 keeps their sum alone, which takes less room, and removal needs the task's adapter and data
                 again.
@@ -202,6 +203,7 @@ class Continual:
         form: str = "adapter",
         rank: int | None = None,
         preset: str | None = None,
+        weights: Mapping[str, float] | None = None,
         projectors: str = "mixed",
         score: str | None = None,
         temperature: float | None = None,
@@ -226,6 +228,8 @@ class Continual:
             rank: the most rank of each update; by default all that the merge has, the sum of the tasks'
                 ranks. An adapter needs it where a task is a whole checkpoint.
             preset: in the place of the options with which the state was begun, `default` or `paper`.
+            weights: factors on the moments of tasks, by name: 1 by default, as `weight` of the recipe's
+                `merge_method: many`. A task of weight 0 has no say; its projector stays in the gate.
             projectors: `mixed`, or `merged`: without a gate, with the mean of the projectors.
             score: how images are compared: by a linear `discriminant` of the tasks, which is the default
                 where the state has the statistics of all of them, or by `prototypes`.
@@ -241,7 +245,7 @@ class Continual:
             overwrite: replace a folder that is not empty.
             settings: how a checkpoint is written.
             **lpm: options of `submerge.algebra.LpmOptions` over those of the state, such as `scale`. A
-                state that keeps no moments has all but `scale` in its sums.
+                state that keeps no moments has all but `scale` in its sums, and takes no weights.
 
         Raises:
             RequestError: there are no tasks, an option cannot be changed, or `out` must not be written.
@@ -254,6 +258,7 @@ class Continual:
             raise RequestError(Problem("an adapter is written in float32", "--dtype", hint))
         manifest = self._folder.read()
         options = _export_options(manifest, preset, lpm)
+        other_than_1 = checked_weights(manifest, weights or {})
         if not manifest.tasks:
             hint = "add one: submerge many add STATE --task NAME --model ADAPTER --data INPUTS"
             raise RequestError(Problem("there are no tasks to merge", str(self._folder.path), hint))
@@ -269,7 +274,7 @@ class Continual:
             opened = open_base(manifest.base, base) if needed else None
             if base is not None and opened is not None:  # what is written names the place where it is now
                 manifest = replace(manifest, base=base_record(opened))
-            export = self._export(manifest, options, opened, gate, table)
+            export = self._export(manifest, options, other_than_1, opened, gate, table)
             if not whole:
                 return write_adapter(export, Path(out), rank=rank, overwrite=overwrite)
             assert opened is not None
@@ -280,13 +285,14 @@ class Continual:
         self,
         manifest: StateManifest,
         options: LpmOptions,
+        weights: Mapping[str, float],
         base: Checkpoint | None,
         gate: dict[str, Any] | None,
         table: FileTable,
     ) -> Export:
         """Return what is exported; with `gate` its settings, where tasks changed the projector."""
-        tasks = StoredTasks(self._folder, manifest, options, table, base)
-        export = Export(manifest, options, tasks)
+        tasks = StoredTasks(self._folder, manifest, options, table, base, weights)
+        export = Export(manifest, options, tasks, weights=weights)
         if not manifest.has_projectors:
             return export
         assert base is not None
@@ -340,18 +346,19 @@ def _check_together(options: StateOptions, lpm: LpmOptions) -> None:
     """Raise `RequestError` for options that exclude each other."""
     problems = []
     if options.keep == "none":
-        if options.statistics not in ("full", "diag"):
+        if options.statistics not in ("full", "block", "diag"):
             what = f"--keep none saves nothing with {options.statistics} statistics"
             problems.append(Problem(what, "--keep", "leave it out"))
         for name in ("energy", "forget"):
             if getattr(lpm, name) != 1:
                 what = f"{name} needs each task's own moments"
                 problems.append(Problem(what, "--keep", "begin a state with --keep full"))
-    if options.statistics != "full" and (
-        lpm.energy != 1 or (options.statistics == "lowrank" and lpm.offdiag != 1)
-    ):
-        what = f"energy and offdiag need full statistics, not {options.statistics}"
-        problems.append(Problem(what, "--statistics", "leave one of them out"))
+    if options.statistics != "full" and lpm.energy != 1:
+        what = f"leading eigenpairs need full statistics, not {options.statistics}"
+        problems.append(Problem(what, "--energy", "leave it out"))
+    if options.statistics == "lowrank" and lpm.offdiag != 1:
+        what = "products beside the diagonal need full statistics, not lowrank"
+        problems.append(Problem(what, "--offdiag", "leave it out"))
     if options.statistics == "identity" and lpm.missing == "zero":
         what = "with identity statistics nothing is known of maps that a task does not adapt"
         problems.append(Problem(what, "--missing", "leave one of them out"))

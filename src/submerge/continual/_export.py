@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class ExportReport:
 
     `error` is ‖Δ − B A‖ / ‖Δ‖ of the linear map of which the rank that was asked for keeps least.
     `rank` is 0 of a checkpoint into which dense updates are folded. `projectors` is how many projectors the
-    folder's gate mixes; 0 without a gate.
+    folder's gate mixes; 0 without a gate. `weights` are those other than 1.
     """
 
     out: Path
@@ -64,6 +64,7 @@ class ExportReport:
     error: float
     projectors: int = 0
     warnings: tuple[str, ...] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Export:
         saved: values that are other than the base's, by the names that adapters have for them.
         gate: what mixes the tasks' projectors, if one has changed it.
         warnings: what of the gate deserves a look.
+        weights: of tasks that do not have the weight 1.
     """
 
     manifest: StateManifest
@@ -85,6 +87,7 @@ class Export:
     saved: Callable[[], Iterable[tuple[str, torch.Tensor]]] = tuple
     gate: ProjectorGate | None = None
     warnings: tuple[str, ...] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -94,9 +97,10 @@ class Export:
     def describe(self, folder: Path, form: str, made: Manifest | None = None) -> None:
         """Write what stands beside the weights: the gate's bank, if there is one, `submerge.json`, a card.
 
-        `made` is what the merge into a checkpoint says of it. An adapter has the file only with a gate.
+        `made` is what the merge into a checkpoint says of it. An adapter has the file only with a gate, or
+        with weights.
         """
-        if made is None and self.gate is not None:
+        if made is None and (self.gate is not None or self.weights):
             made = Manifest(__version__, {}, (), (), {}, {}, _tensor_records(folder))
         if made is not None:
             record = self.gate.record if self.gate else None
@@ -112,14 +116,18 @@ class Export:
 
     def _recipe(self, form: str, base: str) -> dict[str, Any]:
         """Return the recipe of the same merge, with the state's tasks for models."""
-        lpm = {name: value for name, value in asdict(self.lpm).items() if name != "weight"}
+        lpm = asdict(self.lpm)
         return {
             "merge_method": "many",
             "base_model": base,
-            "models": [{"model": name} for name in self.tasks],
+            "models": [self._recipe_model(name) for name in self.tasks],
             "parameters": {"statistics": self.manifest.options.statistics, **lpm},
             **({"output": {"as": "adapter"}} if form == "adapter" else {}),
         }
+
+    def _recipe_model(self, task: str) -> dict[str, Any]:
+        weight = {"parameters": {"weight": self.weights[task]}} if task in self.weights else {}
+        return {"model": task, **weight}
 
 
 def _model_record(task: TaskRecord) -> ModelRecord:
@@ -199,6 +207,7 @@ def _write(export: Export, folder: Path, rank: int | None) -> ExportReport:
             error = max(error, fit.error)
             if isinstance(fit.update, LowRank):
                 b, a = fit.update.left.float(), fit.update.right.float()
+                _check_finite(folder, merged.name, b, a)
                 left, right = (a.T, b.T) if merged.transposed else (b, a)
                 writer.add(merged.spelled, left, right, transposed=merged.transposed)
         if not writer.rank:
@@ -209,7 +218,14 @@ def _write(export: Export, folder: Path, rank: int | None) -> ExportReport:
         writer.finish(base=base.model, base_revision=base.revision, task_type=export.merge.task_type)
     count = export.gate.count if export.gate else 0
     warnings = (*_left_out(export.merge.others), *export.warnings)
-    return ExportReport(folder, "adapter", export.tasks, largest, error, count, warnings)
+    return ExportReport(folder, "adapter", export.tasks, largest, error, count, warnings, export.weights)
+
+
+def _check_finite(folder: Path, name: str, *factors: torch.Tensor) -> None:
+    """Raise `WorkError` where factors have values that float32 cannot hold."""
+    if not all(bool(factor.isfinite().all()) for factor in factors):
+        out = folder.name.removesuffix(SUFFIX)
+        raise WorkError(f"{out}: NaN or Inf in the update of {name} — look at the scale, and at the ridge")
 
 
 def _left_out(others: Sequence[str]) -> tuple[str, ...]:
@@ -261,7 +277,15 @@ def write_checkpoint(
 def _write_tensors(export: Export, folder: Path, base: Checkpoint, rank: int | None) -> ExportReport:
     merged = MergedTensors(export.merge, base, rank)
     merged.write(folder, export.saved())
-    return ExportReport(folder, "checkpoint", export.tasks, rank or 0, merged.error, warnings=export.warnings)
+    return ExportReport(
+        folder,
+        "checkpoint",
+        export.tasks,
+        rank or 0,
+        merged.error,
+        warnings=export.warnings,
+        weights=export.weights,
+    )
 
 
 def _card(name: str, export: Export, form: str) -> str:
@@ -288,7 +312,11 @@ def _card(name: str, export: Export, form: str) -> str:
         *((mixed, "") if export.gate else ()),
         "Tasks:",
         "",
-        *(f"* `{task}`" for task in export.tasks),
+        *(f"* `{task}`{_weight(export, task)}" for task in export.tasks),
         "",
     ]
     return "\n".join(lines)
+
+
+def _weight(export: Export, task: str) -> str:
+    return f", weight {export.weights[task]:g}" if task in export.weights else ""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 from submerge.continual._manifest import FileRecord, StateManifest
 from submerge.continual._running import RunningSum
 from submerge.continual._state_folder import StateFolder, new_folder
-from submerge.errors import Problem, RequestError, WorkError
+from submerge.errors import Problem, RequestError, WorkError, few
 from submerge.store import sync_file
 
 __all__ = ["join_states"]
@@ -42,14 +43,19 @@ def _refusals(
     if one.base.digest != other.base.digest:
         what = f"are of two bases, {one.base.model} and {other.base.model}"
         problems.append(Problem(what, where, "join states of one base"))
-    if (one.options, one.lpm) != (other.options, other.lpm):
-        problems.append(
-            Problem("were begun with other options", where, "begin both alike: submerge many init")
-        )
+    if differing := _differing(one, other):
+        what = f"were begun with other options: {few(differing)}"
+        problems.append(Problem(what, where, "begin both alike: submerge many init"))
     if both := sorted(set(one.names) & set(other.names)):
         hint = "remove it from one of them, or add it there under another name"
         problems.append(Problem(f"both have a task {', '.join(both)}", where, hint))
     return problems
+
+
+def _differing(one: StateManifest, other: StateManifest) -> list[str]:
+    """Return the options that two states were begun with, where they differ."""
+    first, second = ({**asdict(state.options), **asdict(state.lpm)} for state in (one, other))
+    return [f"{name} {first[name]} and {second[name]}" for name in first if first[name] != second[name]]
 
 
 def _copied(folder: StateFolder, record: FileRecord, path: Path) -> FileRecord:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 
 from submerge.algebra import LowRank, LpmOptions, Moment, Update, merge_least_squares, weighted_sum
 from submerge.continual._manifest import StateManifest
@@ -12,6 +12,7 @@ from submerge.continual._state_folder import StateFolder
 from submerge.continual._stored_task import StoredTask, stored_moment
 from submerge.continual._stored_weights import mean_values, weight_update
 from submerge.deferred import torch
+from submerge.errors import WorkError
 from submerge.names import respelling
 from submerge.store import Checkpoint, FileTable
 
@@ -53,8 +54,9 @@ class StoredTasks:
     """The tasks of a state, opened to be merged.
 
     They are taken in the order of their names, so that the merge does not depend on the order in which they
-    were added; where earlier tasks count less, in the order in which they were added. The `base` is needed
-    where tasks are whole checkpoints, to form their updates.
+    were added; where earlier tasks count less, in the order in which they were added. Their moments count by
+    `weights`, 1 by default, as those of the models of a recipe do. The `base` is needed where tasks are whole
+    checkpoints, to form their updates.
     """
 
     def __init__(
@@ -64,8 +66,13 @@ class StoredTasks:
         lpm: LpmOptions,
         table: FileTable,
         base: Checkpoint | None = None,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         self._lpm, self._table, self._base = lpm, table, base
+        self._factors = {
+            name: (weights or {}).get(name, 1.0) * lpm.forget**age
+            for age, name in enumerate(reversed(manifest.names))
+        }
         records = sorted(manifest.tasks, key=lambda task: task.name) if lpm.forget == 1 else manifest.tasks
         self.tasks = tuple(StoredTask(folder, record, table) for record in records)
         self._running = folder.entries(manifest.running)[0] if manifest.running else None
@@ -106,8 +113,18 @@ class StoredTasks:
     def _dense(self, group: MapGroup, name: str) -> Update:
         """Return the merged update of a map of which a task has a weight: one matrix at a time."""
         updates = [self._update(task, name) for task in group.tasks]
-        moments = (task.moment(name) for task in group.tasks)
-        return merge_least_squares(updates, moments, self._lpm)
+        return self._solved(group, name, updates, self._lpm)
+
+    def _solved(
+        self, group: MapGroup, name: str, updates: Sequence[Update | None], lpm: LpmOptions
+    ) -> Update:
+        """Return the merge of updates; raise `WorkError` where no task's inputs reach the map."""
+        try:
+            return merge_least_squares(updates, self._moments(group, name), replace(lpm, forget=1.0))
+        except ValueError as error:
+            tasks = ", ".join(task.record.name for task in group.tasks)
+            hint = f"remove one of {tasks}, and add it again with inputs that reach it"
+            raise WorkError(f"{name}: {error} — {hint}") from error
 
     def _update(self, task: StoredTask, name: str) -> Update | None:
         if name not in task.layout.maps:  # it wants the base's responses here
@@ -119,23 +136,34 @@ class StoredTasks:
 
     @property
     def maps(self) -> list[str]:
-        """The linear maps that a task changes, by the base's names."""
-        return sorted({name for task in self.tasks for name in task.layout.maps})
+        """The linear maps that a task with a weight changes, by the base's names."""
+        return sorted({name for task in self._counting for name in task.layout.maps})
 
     @property
     def others(self) -> list[str]:
-        """The tensors that are no linear maps, and that a task changes, by the base's names."""
-        return sorted({name for task in self.tasks for name in task.others})
+        """The tensors that are no linear maps, and that a task with a weight changes, by the base's names."""
+        return sorted({name for task in self._counting for name in task.others})
 
     def mean(self, name: str) -> torch.Tensor:
         """Return the mean of such a tensor over the tasks that have a say there, as `missing` tells."""
         assert self._base is not None
-        tasks = [task for task in self.tasks if task.has_values(name) or self._lpm.missing == "zero"]
-        return mean_values(name, self._aged(tasks), self._base, self._table, self._lpm.scale)
+        tasks = [task for task in self._counting if task.has_values(name) or self._lpm.missing == "zero"]
+        factors = [(task, self._factor(task)) for task in tasks]
+        return mean_values(name, factors, self._base, self._table, self._lpm.scale)
 
-    def _aged(self, tasks: Sequence[StoredTask]) -> list[tuple[StoredTask, float]]:
-        """Return tasks with the factor by which they count, for the number of later ones."""
-        return [(task, self._lpm.forget ** (len(tasks) - 1 - t)) for t, task in enumerate(tasks)]
+    @property
+    def _counting(self) -> list[StoredTask]:
+        return [task for task in self.tasks if self._factor(task)]
+
+    def _factor(self, task: StoredTask) -> float:
+        """Return w_t γ^k of a task, which k tasks came after."""
+        return self._factors[task.record.name]
+
+    def _moments(self, group: MapGroup, name: str) -> Iterator[Moment]:
+        """Yield the tasks' moments of a map, each by its factor; no copy is made for a factor of 1."""
+        for task in group.tasks:
+            moment, factor = task.moment(name), self._factor(task)
+            yield moment if factor == 1 else moment.scaled(factor)
 
     @property
     def task_type(self) -> str | None:
@@ -146,22 +174,19 @@ class StoredTasks:
     def groups(self) -> list[MapGroup]:
         """Return the maps that tasks change, those together whose inputs are the same in the same tasks."""
         groups: dict[tuple[tuple[int, str], ...], list[str]] = {}
+        tasks = self._counting
         for name in self.maps:
-            counting = [t for t, task in enumerate(self.tasks) if task.counts_at(name, self._lpm.missing)]
-            key = tuple((t, self.tasks[t].layout.inputs[name]) for t in counting)
+            counting = [t for t, task in enumerate(tasks) if task.counts_at(name, self._lpm.missing)]
+            key = tuple((t, tasks[t].layout.inputs[name]) for t in counting)
             groups.setdefault(key, []).append(name)
-        return [MapGroup(tuple(names), tuple(self.tasks[t] for t, _ in key)) for key, names in groups.items()]
+        return [MapGroup(tuple(names), tuple(tasks[t] for t, _ in key)) for key, names in groups.items()]
 
     def phi(self, group: MapGroup) -> Moment:
         """Return Φ, the sum of the tasks' moments as they enter the merge."""
         if self._running is not None:
             return stored_moment(self._running, group.tasks[0].layout.inputs[group.names[0]], self._table)
-        total: Moment | None = None
-        for task, factor in self._aged(group.tasks):
-            moment = self._lpm.prepared(task.moment(group.names[0])).scaled(factor)
-            total = moment if total is None else total.added(moment)
-        assert total is not None
-        return total
+        prepared = map(self._lpm.prepared, self._moments(group, group.names[0]))
+        return reduce(lambda total, moment: total.added(moment), prepared)
 
     def _running_rows(self, group: MapGroup) -> torch.Tensor:
         """Return the A C Φ⁻¹ of all updates, one below the other, from the A C that were kept."""
@@ -185,7 +210,6 @@ class StoredTasks:
                 start += len(down)
             else:  # it wants the base's responses here
                 updates.append(None)
-        moments = (task.moment(group.names[0]) for task in group.tasks)
-        merged = merge_least_squares(updates, moments, replace(self._lpm, scale=1.0))
+        merged = self._solved(group, group.names[0], updates, replace(self._lpm, scale=1.0))
         assert isinstance(merged, LowRank)
         return merged.right

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from submerge.store import read_json
 
 __all__ = [
     "STATE_FILE",
+    "TASK_NAME",
     "BaseRecord",
     "FileRecord",
     "ProjectorRecord",
@@ -25,13 +27,19 @@ __all__ = [
 
 STATE_FILE = "state.json"
 FORMAT = "submerge.continual"
-VERSIONS = (1, 2, 3)
+VERSIONS = (1, 2, 3, 4)
 """Of what the files hold. A state of another version is refused: nothing of it is guessed.
 
-Version 2 has projectors and prototypes, version 3 tasks that are whole checkpoints. A state is written in the
-first version that can say what it holds, to the same bytes as before there was a later one, so that earlier
-versions of Submerge read it.
+Version 2 has projectors and prototypes, version 3 tasks that are whole checkpoints, version 4 packed factors
+and `block` statistics. A state is written in the first version that can say what it holds, to the same bytes
+as before there was a later one, so that earlier versions of Submerge read it.
 """
+
+TASK_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
+"""What a task may be called."""
+
+_FILE = re.compile(r"(tasks/[A-Za-z0-9][\w.-]*|moments-\w+)\.safetensors", re.ASCII)
+"""What a file of a state is called: none lies outside of its folder, whoever wrote the manifest."""
 
 DAMAGED = "restore the folder from a copy, or begin a new state"
 
@@ -98,6 +106,7 @@ class TaskRecord(FileRecord):
         projector: of a task with images, whose base has a projector.
         weight_bytes: what of its file are weights of a whole checkpoint; 0 of an adapter.
         others: how many of these tensors are no linear maps: they are merged as a mean.
+        packed: whether its factors are packed, as `_packed` has it.
     """
 
     name: str
@@ -111,6 +120,7 @@ class TaskRecord(FileRecord):
     projector: ProjectorRecord | None = None
     weight_bytes: int = 0
     others: int = 0
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,15 +128,15 @@ class StateOptions:
     """What is measured and kept of every task of a state; it does not change once the state is begun.
 
     Attributes:
-        statistics: of the inputs of each linear map: `full` second moments, their `diag`onal, `lowrank`
-            ones that hold 99.9 % of the trace, or none (`identity`: a mean of the updates, which needs no
-            data).
+        statistics: of the inputs of each linear map: `full` second moments, their diagonal `block`s of at
+            most 256 inputs, their `diag`onal, `lowrank` ones that hold 99.9 % of the trace, or none
+            (`identity`: a mean of the updates, which needs no data).
         keep: `full` keeps each task's moments, so that removal is exact and needs nothing; `none` keeps their
             sum alone, so that removal needs the task's adapter and data again.
         pooling: an image is compared by the `mean` of its positions, or by all of them (`position`).
     """
 
-    statistics: Literal["full", "diag", "lowrank", "identity"] = "full"
+    statistics: Literal["full", "block", "diag", "lowrank", "identity"] = "full"
     keep: Literal["full", "none"] = "full"
     pooling: Literal["mean", "position"] = "mean"
 
@@ -187,6 +197,8 @@ class StateManifest:
     @property
     def version(self) -> int:
         """The first version that can say what the state holds."""
+        if self.options.statistics == "block" or any(task.packed for task in self.tasks):
+            return 4
         if self.has_checkpoints:
             return 3
         return 2 if self.groups or self.options.pooling != "mean" else 1
@@ -196,7 +208,8 @@ class StateManifest:
         """The file's content: the same for the same state."""
         head = {"format": FORMAT, "version": self.version, "submerge": __version__}
         content = asdict(self)
-        later = ["weight_bytes", "others"] if self.version < 3 else []
+        later = ["packed"] if self.version < 4 else []
+        later += ["weight_bytes", "others"] if self.version < 3 else []
         if self.version == 1:
             del content["options"]["pooling"]
             later.append("projector")
@@ -204,6 +217,14 @@ class StateManifest:
             for key in later:
                 del task[key]
         return json.dumps({**head, **content}, indent=1, ensure_ascii=False) + "\n"
+
+    def _check(self) -> None:
+        """Raise `ValueError` for names that no state has: of tasks, or of files that lie elsewhere."""
+        wrong = [name for name in self.names if not TASK_NAME.fullmatch(name)]
+        wrong += [record.file for record in self.files if not _FILE.fullmatch(record.file)]
+        wrong += [name for name in set(self.names) if self.names.count(name) > 1]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is no name, or there twice")
 
     @classmethod
     def read(cls, folder: Path) -> StateManifest:
@@ -214,21 +235,30 @@ class StateManifest:
             raise RequestError(Problem("is no state: it has no state.json", str(folder), hint))
         content = read_json(path, DAMAGED)
         if content.get("format") != FORMAT or content.get("version") not in VERSIONS:
-            what = f"is of format {content.get('format')!r}, version {content.get('version')!r}"
-            raise RequestError(
-                Problem(what, str(path), f"this Submerge reads {FORMAT}, version {VERSIONS[-1]}")
-            )
+            raise RequestError(_other_format(content, path))
         try:
             running = content["running"]
-            return cls(
+            manifest = cls(
                 _record(BaseRecord, content["base"]),
                 _record(StateOptions, content["options"]),
                 LpmOptions(**content["lpm"]),
                 tuple(map(_task, content["tasks"])),
                 None if running is None else _record(FileRecord, running),
             )
+            manifest._check()
+            return manifest
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RequestError(Problem(f"is damaged ({error!r})", str(path), DAMAGED)) from None
+
+
+def _other_format(content: Mapping[str, Any], path: Path) -> Problem:
+    """Return that a manifest is none that this version reads, and who reads it."""
+    version = content.get("version")
+    what = f"is of format {content.get('format')!r}, version {version!r}"
+    hint = f"this Submerge, {__version__}, reads {FORMAT}, versions {VERSIONS[0]} to {VERSIONS[-1]}"
+    if content.get("format") == FORMAT and isinstance(version, int) and version > VERSIONS[-1]:
+        hint += f"; Submerge {content.get('submerge')} wrote it: install that one, or a later one"
+    return Problem(what, str(path), hint)
 
 
 def _regrouped(tasks: Sequence[TaskRecord], removed: str) -> tuple[TaskRecord, ...]:
@@ -258,6 +288,6 @@ def _record(kind: type[Record], content: Mapping[str, Any]) -> Record:
     for field_ in fields(kind):  # type: ignore[arg-type]
         value, wanted = getattr(record, field_.name), types[field_.name]
         choices = get_args(wanted) if get_origin(wanted) is Literal else ()
-        if (choices and value not in choices) or (wanted in (str, int) and type(value) is not wanted):
+        if (choices and value not in choices) or (wanted in (str, int, bool) and type(value) is not wanted):
             raise ValueError(f"{field_.name} is {value!r}")
     return record

@@ -19,6 +19,7 @@ from submerge.calibrate import (
     SecondMoment,
     TaskPrototypes,
     attached,
+    block_size,
     collect,
     describe_inputs,
     folder_names,
@@ -243,7 +244,7 @@ def _moments(
     groups = list(_groups(model, modules, statistics, passes.room))
     for number, group in enumerate(groups):
         done = number * len(inputs)
-        kind = "diag" if statistics == "diag" else "full"
+        kind = "full" if statistics == "lowrank" else statistics
         widths = {name: _width(model.get_submodule(name)) for name in group}
         reducers = {name: SecondMoment(width, kind, dtype=_dtype(model)) for name, width in widths.items()}
 
@@ -263,13 +264,19 @@ def _groups(model: nn.Module, modules: Sequence[str], statistics: str, room: int
     used = 0
     for name in modules:
         width = _width(model.get_submodule(name))
-        need = _dtype(model).itemsize * width * (1 if statistics == "diag" else (width + 1) // 2)
+        need = _dtype(model).itemsize * moment_numbers(width, statistics)
         if group and used + need > room:
             yield group
             group, used = [], 0
         group.append(name)
         used += need
     yield group
+
+
+def moment_numbers(width: int, statistics: str) -> int:
+    """Return how many numbers are summed of n inputs."""
+    per_input = {"diag": 1.0, "block": block_size(width)}
+    return round(width * per_input.get(statistics, (width + 1) / 2))
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
@@ -317,7 +324,7 @@ def checked_task(
         for name, moment in task.moments:
             if (
                 name not in left
-                or moment.kind != statistics
+                or moment.kind != _kind(moment.width, statistics)
                 or moment.width != widths.get(name, moment.width)
             ):
                 what = f"the moment of {name} is a {moment.kind} one of {moment.width} inputs"
@@ -329,6 +336,11 @@ def checked_task(
             raise RequestError(Problem(f"there are no moments of {few(sorted(left))}", "data", "give all"))
 
     return replace(task, moments=moments())
+
+
+def _kind(width: int, statistics: str) -> str:
+    """Return what a moment of n inputs is called: blocks are all of it where n is no more than one has."""
+    return "full" if statistics == "block" and block_size(width) == width else statistics
 
 
 def _widths(base: Checkpoint, maps: Mapping[str, StoredMap]) -> dict[str, int]:

@@ -1,8 +1,9 @@
 """The folder of a state: one writer at a time, each change complete or not made at all.
 
 A change writes its new files first, down to the disk, and then puts a new `state.json` into the place of the
-old one by one rename. Before that rename the state is the old one, after it the new one; what a process
-that was killed has left beside them is not named by `state.json`, and the next writer removes it.
+old one by one rename. Before that rename the state is the old one, after it the new one, and then what it no
+longer names is removed. What a process that was killed has left is not named by `state.json` either: the next
+writer removes it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from submerge.continual._manifest import DAMAGED, STATE_FILE, FileRecord, StateManifest
@@ -44,6 +45,8 @@ class StateFolder:
         """Return the manifest, after a look at the size of every file that it names."""
         manifest = StateManifest.read(self.path)
         problems = [problem for record in manifest.files if (problem := self._fault(record))]
+        if problems and StateManifest.read(self.path) != manifest:  # a task was removed in the meantime
+            return self.read()
         if problems:
             raise RequestError(problems)
         return manifest
@@ -79,12 +82,14 @@ class StateFolder:
         StateManifest.read(self.path)  # no lock is left in a folder that is no state
         with _locked(self.path):
             manifest = self.read()
-            named = {self.path / record.file for record in manifest.files}
-            _remove_all_but(self.path, {*named, self.path / STATE_FILE})
+            self._remove_unnamed(manifest)
             yield manifest
 
     def commit(self, manifest: StateManifest) -> None:
-        """Make the state what a manifest says; every file that it names is on the disk."""
+        """Make the state what a manifest says; every file that it names is on the disk.
+
+        Files that it no longer names, as that of a task that is removed, are gone then.
+        """
         path = self.path / STATE_FILE
         unfinished = path.with_name(STATE_FILE + UNFINISHED)
         try:
@@ -97,6 +102,12 @@ class StateFolder:
             hint = "free some space; the state is as it was"
             raise WorkError(f"{path}: cannot be written ({error.strerror}) — {hint}") from error
         sync_folder(self.path)
+        with suppress(OSError):  # the change is made; else the next writer removes them
+            self._remove_unnamed(manifest)
+
+    def _remove_unnamed(self, manifest: StateManifest) -> None:
+        named = {self.path / record.file for record in manifest.files}
+        _remove_all_but(self.path, {*named, self.path / STATE_FILE})
 
 
 @contextmanager

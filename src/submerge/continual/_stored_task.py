@@ -9,6 +9,7 @@ from pathlib import Path
 
 from submerge.algebra import Moment
 from submerge.continual._manifest import DAMAGED, TaskRecord
+from submerge.continual._packed import unpacked
 from submerge.continual._state_folder import StateFolder
 from submerge.continual._task_projector import PROJECTOR, shown_task, stored_prototypes
 from submerge.continual._tensor_file import TensorFileWriter, read_tensor
@@ -73,16 +74,18 @@ def map_of(fitted: Adapter) -> dict[str, StoredMap]:
 def add_factors(file: TensorFileWriter, fitted: Adapter, *, keep_down: bool) -> dict[str, torch.Tensor]:
     """Add B_t of each map, Δ_t = B_t A_t as y = W x has it, and with `keep_down` A_t; return the A_t [r, n].
 
-    They are stored in the narrowest format that holds them exactly: an adapter in bfloat16 stays one.
+    They are stored in the narrowest format that holds them exactly: an adapter in bfloat16 stays one. Beside
+    moments of a task's own factors take next to no room; without them they are packed.
     """
     down = {}
+    add = file.add if keep_down else file.add_packed
     with FileTable() as table:
         for name, stored in map_of(fitted).items():
             left, right = fitted.factors(f"{name}.weight", table)
             b, a = (right.T, left.T) if stored.transposed else (left, right)
-            file.add(f"maps.{name}.B", _narrowed(b))
+            add(f"maps.{name}.B", _narrowed(b))
             if keep_down:
-                file.add(f"maps.{name}.A", _narrowed(a))
+                add(f"maps.{name}.A", _narrowed(a))
             down[name] = a
     return down
 
@@ -125,7 +128,10 @@ class StoredTask:
 
     def tensor(self, name: str, part: str) -> torch.Tensor:
         """Return `B` [m, r] of a map, and `A` [r, n], or where moments are not kept `H` = A C [r, n]."""
-        return read_tensor(self._entries[f"maps.{name}.{part}"], self._table)
+        key = f"maps.{name}.{part}"
+        if key in self._entries:
+            return read_tensor(self._entries[key], self._table)
+        return unpacked(self._entries, key, lambda entry: read_tensor(entry, self._table))
 
     def entry(self, key: str) -> TensorEntry:
         """Return what the file says of a tensor in it."""

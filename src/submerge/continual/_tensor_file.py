@@ -9,6 +9,7 @@ from io import BufferedRandom
 from pathlib import Path
 
 from submerge.continual._manifest import FileRecord
+from submerge.continual._packed import packed
 from submerge.deferred import torch
 from submerge.errors import Problem, RequestError, WorkError
 from submerge.store import (
@@ -63,9 +64,7 @@ class TensorFileWriter:
         Raises `WorkError` where the disk refuses, and `RequestError` for NaN and Inf, which no removal would
         take out of a sum again.
         """
-        if tensor.numel() and not all(map(torch.isfinite, torch.aminmax(tensor))):
-            hint = "look at the adapter, and at what its model gives on the inputs; the state is as it was"
-            raise RequestError(Problem(f"{name} has NaN or Inf", self.stem, hint))
+        self._check_finite(name, tensor)
         nbytes = tensor.numel() * tensor.element_size()
         if nbytes < LARGE:
             self._small[name] = self._spill.put(tensor)
@@ -74,6 +73,16 @@ class TensorFileWriter:
             if gap := -self._end % 8:  # programs that map the file can use every tensor where it lies
                 self._append(f"gap.{len(self._large)}", torch.zeros(gap, dtype=torch.uint8))
         return nbytes
+
+    def add_packed(self, name: str, tensor: torch.Tensor) -> int:
+        """Take a tensor in fewer bytes, and return these; errors are those of `add`."""
+        self._check_finite(name, tensor)
+        return sum(self.add(key, part) for key, part in packed(name, tensor).items())
+
+    def _check_finite(self, name: str, tensor: torch.Tensor) -> None:
+        if tensor.numel() and not all(map(torch.isfinite, torch.aminmax(tensor))):
+            hint = "look at the adapter, and at what its model gives on the inputs; the state is as it was"
+            raise RequestError(Problem(f"{name} has NaN or Inf", self.stem, hint))
 
     def _append(self, name: str, tensor: torch.Tensor) -> None:
         self._write(byte_view(tensor), self._end)

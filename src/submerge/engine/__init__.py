@@ -8,6 +8,7 @@ from submerge.engine._merge import merge
 from submerge.engine._moe import moe
 from submerge.engine._peft import merge_adapters
 from submerge.engine._states import merge_state_dicts
+from submerge.engine._transplant import TransplantReport, plan_transplant, transplant
 from submerge.engine.output import (
     MergeReport,
     Progress,
@@ -40,6 +41,7 @@ __all__ = [
     "Progress",
     "Settings",
     "TensorPlan",
+    "TransplantReport",
     "VerifyReport",
     "compute_seconds",
     "describe",
@@ -55,7 +57,9 @@ __all__ = [
     "moe",
     "plan_documents",
     "plan_mixture",
+    "plan_transplant",
     "stores_transposed",
+    "transplant",
     "verify",
     "vllm_command",
 ]

@@ -1,22 +1,23 @@
-"""Several recipes of one file: planned all together, and merged one after another."""
+"""Several recipes of one file: planned all together, and merged one after another or in one go."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submerge._version import __version__
 from submerge.engine._merge import merge
+from submerge.engine._virtual import virtual_checkpoint, virtual_reads
 from submerge.engine.output import MergeReport, Progress, check_target, fingerprint
-from submerge.engine.plan import MergePlan, Settings, make_plan, planned_checkpoint
+from submerge.engine.plan import MergePlan, Settings, can_be_virtual, make_plan, planned_checkpoint
 from submerge.errors import Problem, RequestError, WorkError
-from submerge.recipe import Documents
-from submerge.store import MANIFEST, strict_json
+from submerge.recipe import Documents, Recipe
+from submerge.store import MANIFEST, Checkpoint, strict_json
 
 if TYPE_CHECKING:
     from submerge.calibrate import Step
@@ -28,13 +29,25 @@ RECORD = "parts.json"
 """In a folder of several results: from what each that is there was merged."""
 
 
-def plan_documents(documents: Documents, settings: Settings | None = None) -> dict[str, MergePlan]:
+def plan_documents(
+    documents: Documents, settings: Settings | None = None, *, keep_parts: bool = False
+) -> dict[str, MergePlan]:
     """Return the plan of each document by its name, in their order, before any of them is merged.
 
     A document that merges the result of another is planned with the names, types and shapes that this will
-    have. Where these are not known before the merge (`planned_checkpoint`), it has no plan yet. Raises
-    `RequestError` with the problems of all documents but those that need one with problems.
+    have. Where these are not known before the merge (`planned_checkpoint`), it has no plan yet. Results that
+    need no folder (`virtual_reads`) are planned as such, unless parts are to be kept. Raises `RequestError`
+    with the problems of all documents but those that need one with problems.
     """
+    plans = _planned(documents, settings, {})
+    reads = {} if keep_parts or len(plans) < 2 else virtual_reads(documents, plans)
+    return _planned(documents, settings, reads) if reads else plans
+
+
+def _planned(
+    documents: Documents, settings: Settings | None, reads: Mapping[str, int]
+) -> dict[str, MergePlan]:
+    """Return the plans, where those results need no folder that have a number of `reads`."""
     plans: dict[str, MergePlan] = {}
     problems: list[Problem] = []
     for recipe in documents.recipes:
@@ -44,7 +57,8 @@ def plan_documents(documents: Documents, settings: Settings | None = None) -> di
         if len(parts) < len(uses):
             continue
         try:
-            plans[recipe.name] = make_plan(replace(recipe, parts=parts), settings)
+            plan = make_plan(replace(recipe, parts=parts), settings)
+            plans[recipe.name] = replace(plan, virtual_reads=reads.get(recipe.name, 0))
         except RequestError as error:
             problems += error.problems
     if problems:
@@ -67,7 +81,8 @@ def merge_documents(
     """Merge by each of several documents; return the report of each that was merged now, by its name.
 
     The result of the document without a name is the folder `out`. Those of others lie in `OUT.parts` until
-    it is complete. Where all documents have names, `out` is a folder with a folder for each.
+    it is complete, or are merged whenever others read them, where that moves fewer bytes; the bytes of `out`
+    are the same. Where all documents have names, `out` is a folder with a folder for each.
 
     Args:
         documents: from `recipe.load_documents`.
@@ -75,9 +90,9 @@ def merge_documents(
         settings: how to run.
         resume: take the results that an interrupted run has finished, if they would be the same, and go on.
         overwrite: replace a folder that is not empty.
-        keep_parts: leave `OUT.parts`, with the results that nothing needs, too.
+        keep_parts: write all results, those that nothing needs, too, and leave them in `OUT.parts`.
         started: called before each document's merge with its name and plan; without a plan for a result that
-            is there from an interrupted run.
+            is there from an interrupted run. Of a plan with `virtual_reads` nothing is merged now.
         progress: called about ten times a second.
         calibration_progress: called after each step of calibration.
 
@@ -87,7 +102,7 @@ def merge_documents(
         WorkError: the disk, a file or the values failed; finished parts stay for `resume`.
     """
     out = Path(out)
-    plans = plan_documents(documents, settings)
+    plans = plan_documents(documents, settings, keep_parts=keep_parts)
     result = documents.result
     for plan in plans.values() if result is not None else ():
         check_target(plan, out, overwrite)
@@ -99,28 +114,46 @@ def merge_documents(
         "calibration_progress": calibration_progress,
     }
     reports: dict[str, MergeReport] = {}
+    places: dict[str, Path | Checkpoint] = {}
     for recipe in documents.recipes if keep_parts else documents.needed:
         name = recipe.name
         if name in plans and not plans[name].pending:
             plan = plans[name]
         else:  # results of other documents are there now; or weights are worth their download
-            places = {other: parts.folder / other for other in documents.uses[name]}
-            plan = make_plan(replace(recipe, parts=places), settings, download=True)
+            plan = _planned_again(recipe, plans.get(name), documents.uses[name], places, settings)
         if recipe is result:
             started(name, plan)
             reports[name] = merge(plan, out, overwrite=overwrite, **how)
             continue
-        made_from = fingerprint(plan)
+        made_from, places[name] = fingerprint(plan), parts.folder / name
         if parts.has(name, made_from):
             started(name, None)
             continue
         started(name, plan)
         place = parts.begun(name)
+        if plan.virtual_reads:
+            places[name] = virtual_checkpoint(plan, name, place)
+            continue
         reports[name] = merge(plan, place, overwrite=place.exists(), **how)
         parts.note(name, made_from)
     if result is not None and named and not keep_parts:
         parts.remove()
     return reports
+
+
+def _planned_again(
+    recipe: Recipe,
+    before: MergePlan | None,
+    uses: Sequence[str],
+    places: Mapping[str, Path | Checkpoint],
+    settings: Settings | None,
+) -> MergePlan:
+    """Return the plan of a document whose models are there now; `before` is what was planned without them."""
+    parts = {name: places[name] for name in uses}
+    plan = make_plan(replace(recipe, parts=parts), settings, download=True)
+    if before is None or not before.virtual_reads or not can_be_virtual(plan):
+        return plan
+    return replace(plan, virtual_reads=before.virtual_reads)
 
 
 class _NamedResults:

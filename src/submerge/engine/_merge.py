@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from submerge.deferred import torch
 from submerge.engine._calibrate import calibrated, calibration_report
 from submerge.engine._moments import with_moments
 from submerge.engine._prototypes import with_prototypes
@@ -20,7 +21,7 @@ from submerge.engine.output import (
     check_target,
 )
 from submerge.engine.plan import MergePlan, Settings, check_device, make_plan
-from submerge.engine.work import Meter
+from submerge.engine.work import Meter, single_threaded
 from submerge.process import peak_resident
 from submerge.recipe import Recipe
 from submerge.store import Manifest
@@ -85,6 +86,10 @@ def merge(
         plan = calibrated(plan, out, resume=resume, progress=calibration_progress)
     if plan.recipe.collects_moments:
         plan = with_moments(plan, out, resume=resume, progress=calibration_progress)
+    if plan.donor_rows is not None:  # before workers are forked, which inherit the rows
+        torch.get_num_threads()  # torch's own threads can only be switched off where it is there
+        with single_threaded:
+            plan.donor_rows.approximate(plan.budget.workers)
     output = Output(plan, out, resume=resume, overwrite=overwrite)
     target = TARGETS[plan.recipe.output.form](plan, output, Meter())
     run = Run(target)

@@ -8,10 +8,10 @@ from submerge.kernels._load import load
 from submerge.kernels._logarithms import exponentials, logarithms
 from submerge.kernels._masks import clip, keep_between, keep_where
 from submerge.kernels._products import add_column_products, dot, gram, sum_magnitudes
-from submerge.kernels._random import HashKey, keep_random, random_words
+from submerge.kernels._random import HashKey, keep_random, masked_norms, random_words
 from submerge.kernels._ranks import keep_by_rank, rank
 from submerge.kernels._store import store
-from submerge.kernels._sums import MOST_ROWS, add_rows, add_scaled, scale
+from submerge.kernels._sums import MOST_ROWS, add_rows, add_scaled, scale, sum_bf16, sum_updates_bf16
 from submerge.kernels._types import Floats, Number, Words
 from submerge.kernels._variance import variance
 from submerge.kernels._vote import vote, vote_few
@@ -46,11 +46,14 @@ __all__ = [
     "kernel",
     "load",
     "logarithms",
+    "masked_norms",
     "random_words",
     "rank",
     "scale",
     "store",
+    "sum_bf16",
     "sum_magnitudes",
+    "sum_updates_bf16",
     "uses_numba",
     "variance",
     "vote",

@@ -8,11 +8,15 @@ from submerge.kernels._types import Floats, Number
 
 __all__ = ["count_above", "count_around"]
 
-BLOCK = 64
-"""Values that are counted together before any is collected: most blocks have none inside the bracket."""
+BLOCK, PART = 64, 16
+"""Values that are counted together before any is collected: most blocks have none inside the bracket, nor has
+most of a block that has one. So only such parts are looked at one by one."""
 
 
-def _count_around(values: Floats, lo: Number, hi: Number, inside: Floats) -> tuple[int, int, int, int]:
+def _count_around(
+    values: Floats, lo: Number, hi: Number, inside: Floats, magnitudes: bool
+) -> tuple[int, int, int, int]:
+    values = np.abs(values) if magnitudes else values
     between = values[(values > lo) & (values < hi)]
     inside[: between.size] = between
     counts = (np.count_nonzero(mask) for mask in (values > hi, values >= hi, values > lo, values >= lo))
@@ -21,8 +25,10 @@ def _count_around(values: Floats, lo: Number, hi: Number, inside: Floats) -> tup
 
 
 @kernel(_count_around)
-def count_around(values: Floats, lo: Number, hi: Number, inside: Floats) -> tuple[int, int, int, int]:
-    """Return how many values [n] are > hi, ≥ hi, > lo and ≥ lo, and collect those strictly between.
+def count_around(
+    values: Floats, lo: Number, hi: Number, inside: Floats, magnitudes: bool
+) -> tuple[int, int, int, int]:
+    """Return how many values [n], or their magnitudes, are > hi, ≥ hi, > lo and ≥ lo; collect those between.
 
     They are written, in their order, to the first places of `inside` [n + 1], whose other places are
     overwritten. Four counts of a block are the four bytes of one number, so that they are added at once.
@@ -33,7 +39,7 @@ def count_around(values: Floats, lo: Number, hi: Number, inside: Floats) -> tupl
         block = values[start : start + BLOCK]
         counts = np.uint32(0)
         for i in range(block.size):
-            value = block[i]
+            value = abs(block[i]) if magnitudes else block[i]
             bytes_ = np.uint32(value > hi) + (np.uint32(value >= hi) << np.uint32(8))
             bytes_ += (np.uint32(value > lo) << np.uint32(16)) + (np.uint32(value >= lo) << np.uint32(24))
             counts = np.uint32(counts + np.uint32(bytes_))
@@ -42,10 +48,17 @@ def count_around(values: Floats, lo: Number, hi: Number, inside: Floats) -> tupl
         above_lo += int(counts >> 16 & 255)
         from_lo += int(counts >> 24)
         if counts >> 16 & 255 > counts >> 8 & 255:
-            for i in range(block.size):
-                value = block[i]
-                inside[place] = value
-                place = np.uint64(place + np.uint64((value > lo) & (value < hi)))
+            for first in range(0, block.size, PART):
+                part = block[first : first + PART]
+                count = np.uint32(0)
+                for i in range(part.size):
+                    value = abs(part[i]) if magnitudes else part[i]
+                    count = np.uint32(count + np.uint32((value > lo) & (value < hi)))
+                if count > 0:
+                    for i in range(part.size):
+                        value = abs(part[i]) if magnitudes else part[i]
+                        inside[place] = value
+                        place = np.uint64(place + np.uint64((value > lo) & (value < hi)))
     return above_hi, from_hi, above_lo, from_lo
 
 

@@ -7,10 +7,12 @@ fused or regrouped, and slices of one dimension, whose addresses advance by one 
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from submerge.deferred import np
@@ -139,9 +141,43 @@ def worth_compiling(elements: int) -> bool:
 def import_numba() -> None:
     """Import numba; where that fails, say so, and go on with numpy."""
     try:
-        import numba  # noqa: F401
+        with _without_collection():
+            import numba  # noqa: F401
+
+            _import_registries()
     except Exception as error:  # it is not there; or does not know this Python, this numpy, this processor
         _choice.fail(error)
+
+
+def _import_registries() -> None:
+    """Import what numba would import at its first call, but scipy's linear algebra.
+
+    numba asks whether a BLAS is there by that import, which takes longer than all the rest, and no kernel
+    uses one. It asks again before it calls one. scipy itself, which has it, numba has imported already.
+    """
+    if "scipy" not in sys.modules:
+        return
+    with suppress(ImportError, AttributeError):  # another version of numba, which has other names
+        from numba.np import linalg
+
+        ensure_blas, linalg.ensure_blas = linalg.ensure_blas, lambda: None
+        try:
+            import numba.np.arraymath
+        finally:
+            linalg.ensure_blas = ensure_blas
+        numba.core.registry.cpu_target.target_context.refresh()
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Collect no garbage inside: an import makes many objects, and lets go of few."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def kernel(reference: Function) -> Callable[[Function], Kernel]:

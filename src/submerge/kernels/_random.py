@@ -13,9 +13,10 @@ from typing import Any, TypeAlias
 
 from submerge.deferred import np
 from submerge.kernels._kernel import kernel
+from submerge.kernels._products import RUN, _sum, add_run
 from submerge.kernels._types import Floats, Number, Words
 
-__all__ = ["HashKey", "keep_random", "random_words"]
+__all__ = ["HashKey", "keep_random", "masked_norms", "random_words"]
 
 HashKey: TypeAlias = "tuple[np.uint32, np.uint32, np.uint32]"
 
@@ -65,3 +66,30 @@ def keep_random(values: Floats, first: np.uint32, key: HashKey, threshold: np.ui
     for i in range(values.size):
         values[i] *= factor if np.uint32(mixed(term, key)) < threshold else zero
         term = np.uint32(term + np.uint32(STEP))
+
+
+def _masked_norms(
+    values: Floats, first: np.uint32, key: HashKey, threshold: np.uint32
+) -> tuple[float, float]:
+    kept = values.copy()
+    _keep_random(kept, first, key, threshold, values.dtype.type(1))
+    return _sum(np.abs(values)), _sum(np.abs(kept))
+
+
+@kernel(_masked_norms)
+def masked_norms(values: Floats, first: np.uint32, key: HashKey, threshold: np.uint32) -> tuple[float, float]:
+    """Return Σ |x_i| of values [n] as `sum_magnitudes` does, and of what `keep_random` makes of them."""
+    zero, one = values.dtype.type(0), values.dtype.type(1)
+    terms, kept = np.empty(RUN, values.dtype), np.empty(RUN, values.dtype)
+    total, total_kept = 0.0, 0.0
+    term = np.uint32(np.uint32(first * np.uint32(STEP)) + key[0])
+    for start in range(0, values.size, RUN):
+        x = values[start : start + RUN]
+        for i in range(x.size):
+            magnitude = abs(x[i])
+            terms[i] = magnitude
+            kept[i] = magnitude * (one if np.uint32(mixed(term, key)) < threshold else zero)
+            term = np.uint32(term + np.uint32(STEP))
+        terms[x.size :], kept[x.size :] = zero, zero
+        total, total_kept = add_run(total, terms), add_run(total_kept, kept)
+    return total, total_kept

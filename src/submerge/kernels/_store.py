@@ -61,37 +61,51 @@ def nearest_f16(value: Any) -> Any:
     return np.uint16(np.uint32(0x7E00) if nan else np.uint32(rounded | sign))
 
 
-def _round_bf16(row: Array, out: Array) -> None:
+def _round_bf16(row: Array, out: Array) -> bool:
     out[:] = _nearest_bf16(row)
+    return is_finite("BF16", out)
 
 
 @kernel(_round_bf16)
-def round_bf16(row: Array, out: Array) -> None:
-    """Round a row [n] of float32 to bfloat16, as bits [n]."""
+def round_bf16(row: Array, out: Array) -> bool:
+    """Round a row [n] of float32 to bfloat16, as bits [n]; return whether all that comes out is finite."""
+    greatest = np.uint16(0)
     for i in range(row.size):
-        out[i] = nearest_bf16(row[i])
+        bits = nearest_bf16(row[i])
+        out[i] = bits
+        greatest = max(greatest, np.uint16(bits & np.uint16(0x7FFF)))
+    return bool(greatest < np.uint16(0x7F80))
 
 
-def _add_bf16(row: Array, origin: Array, out: Array) -> None:
-    out[:] = _nearest_bf16(row + origin)
+def _add_bf16(row: Array, origin: Array, out: Array) -> bool:
+    return _round_bf16(row + origin, out)
 
 
 @kernel(_add_bf16)
-def add_bf16(row: Array, origin: Array, out: Array) -> None:
-    """Round row + origin [n], of float32, to bfloat16, as bits [n]."""
+def add_bf16(row: Array, origin: Array, out: Array) -> bool:
+    """Round row + origin [n], of float32, to bfloat16, as bits [n]; return whether all are finite."""
+    greatest = np.uint16(0)
     for i in range(row.size):
-        out[i] = nearest_bf16(row[i] + origin[i])
+        bits = nearest_bf16(row[i] + origin[i])
+        out[i] = bits
+        greatest = max(greatest, np.uint16(bits & np.uint16(0x7FFF)))
+    return bool(greatest < np.uint16(0x7F80))
 
 
-def _round_f16(row: Array, out: Array) -> None:
+def _round_f16(row: Array, out: Array) -> bool:
     out[:] = _nearest_f16(row)
+    return is_finite("F16", out)
 
 
 @kernel(_round_f16)
-def round_f16(row: Array, out: Array) -> None:
-    """Round a row [n] of float32 to float16, as bits [n]."""
+def round_f16(row: Array, out: Array) -> bool:
+    """Round a row [n] of float32 to float16, as bits [n]; return whether all that comes out is finite."""
+    greatest = np.uint16(0)
     for i in range(row.size):
-        out[i] = nearest_f16(row[i])
+        bits = nearest_f16(row[i])
+        out[i] = bits
+        greatest = max(greatest, np.uint16(bits & np.uint16(0x7FFF)))
+    return bool(greatest < np.uint16(0x7C00))
 
 
 _ROUND: Mapping[str, Kernel] = {"BF16": round_bf16, "F16": round_f16}
@@ -117,17 +131,14 @@ def store(code: str, row: Array, out: Array, origin: Array | None = None) -> boo
         (False, ['0x3f80', '0x7f80'])
     """
     if code == "BF16" and origin is not None and row.dtype == origin.dtype == np.float32:
-        add_bf16(row, origin, out)
-        return is_finite(code, out)
+        return bool(add_bf16(row, origin, out))
     with np.errstate(all="ignore"):  # ∞ − ∞, what is too large, and a signalling NaN
         if origin is not None:
             np.add(row, origin, out=row)
         if code in _ROUND:
-            _ROUND[code](row.astype(np.float32, copy=False), out)
-        else:
-            np.copyto(out, row, casting="same_kind")
+            return bool(_ROUND[code](row.astype(np.float32, copy=False), out))
+        np.copyto(out, row, casting="same_kind")
     if is_finite(code, out):
         return True
-    if code not in _ROUND:
-        out[np.isnan(out)] = np.nan
+    out[np.isnan(out)] = np.nan
     return False

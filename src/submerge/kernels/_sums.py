@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from submerge.deferred import np
+from typing import TYPE_CHECKING
+
+from submerge.deferred import np, npt
 from submerge.kernels._kernel import kernel
+from submerge.kernels._load import subtract_bf16
 from submerge.kernels._types import Floats, Number
 
-__all__ = ["MOST_ROWS", "add_rows", "add_scaled", "scale"]
+if TYPE_CHECKING:
+    Words16 = tuple[npt.NDArray[np.uint16], ...]
+
+__all__ = ["MOST_ROWS", "add_rows", "add_scaled", "scale", "sum_bf16", "sum_updates_bf16"]
 
 MOST_ROWS = 8
 """The most rows that a kernel takes as a tuple. The compiler unrolls the loop over a tuple, so that the sums
@@ -49,3 +55,54 @@ def add_rows(total: Floats, factor: Number, rows: tuple[Floats, ...], factors: t
         for t in range(len(rows)):
             value += rows[t][i] * factors[t]
         total[i] = value
+
+
+def _sum_bf16(total: Floats, raws: Words16, factors: tuple[Number, ...]) -> bool:
+    return _sum_updates_bf16(total, np.zeros_like(total), raws, factors)
+
+
+@kernel(_sum_bf16)
+def sum_bf16(total: Floats, raws: Words16, factors: tuple[Number, ...]) -> bool:
+    """Set a total [n] of float32 to Σ factors_t raws_t, of bfloat16 values as bits, added in order.
+
+    One to `MOST_ROWS` of them. Return whether all are finite. The bits are those of `add_rows` over rows that
+    `widen_bf16` fills, which takes twice as long: here no row is written, and none is read again.
+    """
+    greatest = np.uint32(0)
+    for i in range(total.size):
+        bits = np.uint32(np.uint32(raws[0][i]) << np.uint32(16))
+        value = bits.view(np.float32) * factors[0]
+        greatest = max(greatest, np.uint32(bits & np.uint32(0x7FFFFFFF)))
+        for t in range(1, len(raws)):
+            bits = np.uint32(np.uint32(raws[t][i]) << np.uint32(16))
+            value += bits.view(np.float32) * factors[t]
+            greatest = max(greatest, np.uint32(bits & np.uint32(0x7FFFFFFF)))
+        total[i] = value
+    return bool(greatest < np.uint32(0x7F800000))
+
+
+def _sum_updates_bf16(total: Floats, origin: Floats, raws: Words16, factors: tuple[Number, ...]) -> bool:
+    finite, row = True, np.empty_like(total)
+    for t, (raw, c) in enumerate(zip(raws, factors, strict=True)):
+        finite &= subtract_bf16.reference(raw, origin, row)
+        if t == 0:
+            np.multiply(row, c, out=total)
+        else:
+            _add_scaled(total, row, c)
+    return finite
+
+
+@kernel(_sum_updates_bf16)
+def sum_updates_bf16(total: Floats, origin: Floats, raws: Words16, factors: tuple[Number, ...]) -> bool:
+    """Set a total [n] to Σ factors_t (raws_t − origin), as `sum_bf16` does, for an origin [n] of float32."""
+    greatest = np.uint32(0)
+    for i in range(total.size):
+        bits = np.uint32(np.uint32(raws[0][i]) << np.uint32(16))
+        value = (bits.view(np.float32) - origin[i]) * factors[0]
+        greatest = max(greatest, np.uint32(bits & np.uint32(0x7FFFFFFF)))
+        for t in range(1, len(raws)):
+            bits = np.uint32(np.uint32(raws[t][i]) << np.uint32(16))
+            value += (bits.view(np.float32) - origin[i]) * factors[t]
+            greatest = max(greatest, np.uint32(bits & np.uint32(0x7FFFFFFF)))
+        total[i] = value
+    return bool(greatest < np.uint32(0x7F800000))

@@ -27,7 +27,8 @@ def _vote(
         total += term
     sign = (total >= 0).astype(out.dtype) * 2 - 1
     sum_, divisor = np.zeros_like(out), np.zeros_like(out)
-    for term, share, count in zip(terms, shares, counts, strict=True):
+    none = np.zeros(len(terms), out.dtype)
+    for term, share, count in zip(terms, shares, counts if len(counts) else none, strict=True):
         agreeing = term * sign
         sum_ += np.maximum(agreeing, 0) * share
         divisor += (agreeing > 0) * count
@@ -46,7 +47,7 @@ def vote_few(
     least: Number,
     factor: Number,
 ) -> None:
-    """Write what `vote` does, of two to `MOST_ROWS` rows."""
+    """Write what `vote` does, of two to `MOST_ROWS` rows; no counts are counts of 0."""
     zero = out.dtype.type(0)
     for i in range(out.size):
         total = rows[0][i] * ballots[0]
@@ -58,11 +59,13 @@ def vote_few(
             term = rows[t][i] * ballots[t]
             agreeing = term if positive else -term
             sum_ += (zero if agreeing < zero else agreeing) * shares[t]
-            divisor += counts[t] if agreeing > zero else zero
-        if abs(divisor) < least:
-            divisor = least if divisor != zero else zero
-        quotient = sum_ / (divisor if divisor != zero else out.dtype.type(1))
-        out[i] = quotient * (factor if positive else -factor)
+            if len(counts) > 0:
+                divisor += counts[t] if agreeing > zero else zero
+        if len(counts) > 0:  # which is known where the loop is compiled
+            if abs(divisor) < least:
+                divisor = least if divisor != zero else zero
+            sum_ /= divisor if divisor != zero else out.dtype.type(1)
+        out[i] = sum_ * (factor if positive else -factor)
 
 
 @kernel(_vote)

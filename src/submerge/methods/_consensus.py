@@ -32,7 +32,9 @@ def consensus(
     """
     updates, out = chunk.values, chunk.row(0)
     number = out.dtype.type
-    b, share, count = (tuple(map(number, x)) for x in (ballots, shares, counts or [0.0] * len(updates)))
+    if counts is None and not 1 < len(updates) < MOST_ROWS:  # of `MOST_ROWS`, sums alone are not vectorised
+        counts = [0.0] * len(updates)
+    b, share, count = (tuple(map(number, x)) for x in (ballots, shares, counts or ()))
     if 1 < len(updates) <= MOST_ROWS:
         vote_few(out, tuple(updates), b, share, count, number(least), number(factor))
     else:

@@ -11,8 +11,6 @@ from submerge.methods._masks import MaskPlan
 
 __all__ = ["magprune", "refuse_magprune"]
 
-WORDS = 2.0**32
-"""How many random words there are: a probability times it is a bound on them."""
 REMEMBERED = 1 << 27
 """The most elements of a tensor whose masks are kept from its first pass to its second: a bit for each model
 and element, and no more than the memory that is planned for searches of thresholds; MagPrune has none."""
@@ -42,15 +40,16 @@ def magprune(spec: TensorSpec, o: Values) -> MaskPlan:
             row = chunk.values[t]
             if density <= 0:
                 row[:] = 0
-            elif density < 1 and not epsilon:
+            elif density < 1 and (not epsilon or chunk.width == 1):
                 keep_random(row, chunk.keys[t], chunk.start, density, 1 / density if unbiased else 1.0)
-            elif density < 1 and unbiased:
-                _keep_unbiased(chunk, t, density, epsilon)
             elif density < 1:
                 keep = masks.get(t, chunk)
                 if keep is None:
                     keep = _kept(chunk, t, density, epsilon)
                     masks.put(t, chunk, keep)
+                if unbiased:
+                    ranks = rank(row, chunk.width)
+                    np.divide(row, density - epsilon + 2 * epsilon / (chunk.width - 1) * ranks, out=row)
                 keep_where(row, keep)
 
     return mask
@@ -78,33 +77,11 @@ class _Masks:
         return np.unpackbits(self._bits[t, chunk.start // 8 :], count=chunk.values.shape[1])
 
 
-def _line(chunk: Chunk, density: float, epsilon: float) -> tuple[float, float]:
-    """Return (a, b) such that an entry of rank r, from 0, is kept if its random word is below a + b r."""
-    if chunk.width == 1:
-        return density * WORDS, 0.0
-    return (density - epsilon) * WORDS, 2 * epsilon * WORDS / (chunk.width - 1)
-
-
-def _words(chunk: Chunk, t: int) -> npt.NDArray[np.uint32]:
-    """Return the random words [n] of a model, in a scratch row."""
-    words = chunk.row(0).view(np.uint32)[: chunk.values.shape[1]]
-    random_words(chunk.keys[t], chunk.start, words)
-    return words
-
-
 def _kept(chunk: Chunk, t: int, density: float, epsilon: float) -> npt.NDArray[np.uint8]:
     """Return which entries are kept: 1 or 0 [n], in a scratch row."""
     values = chunk.values[t]
+    words = chunk.row(0).view(np.uint32)[: values.size]
     keep = chunk.row(1).view(np.uint8)[: values.size]
-    keep_by_rank(values, chunk.width, _words(chunk, t), *_line(chunk, density, epsilon), keep)
+    random_words(chunk.keys[t], chunk.start, words)
+    keep_by_rank(values, chunk.width, words, density - epsilon, density + epsilon, keep)
     return keep
-
-
-def _keep_unbiased(chunk: Chunk, t: int, density: float, epsilon: float) -> None:
-    """Divide the entries that are kept by their probabilities, and clear the others, in place."""
-    row = chunk.values[t]
-    ranks = np.empty(row.size, np.uint32)
-    rank(np.abs(row).view(f"u{row.itemsize}"), chunk.width, ranks)
-    a, b = _line(chunk, density, epsilon)
-    bounds = a + b * ranks
-    row *= np.where(_words(chunk, t) < bounds, WORDS / bounds, 0.0).astype(row.dtype)

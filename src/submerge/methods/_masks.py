@@ -7,11 +7,11 @@ the masked updates.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeAlias
 
-from submerge.algebra import Chunk, Reduction, keep_random, kth_largest
-from submerge.deferred import np, npt
+from submerge.algebra import Chunk, Reduction, keep_random, kth_largest, masked_norms
+from submerge.deferred import npt
 from submerge.kernels import keep_between
 from submerge.methods._base import TensorSpec, Values
 
@@ -19,6 +19,7 @@ __all__ = [
     "Mask",
     "MaskPlan",
     "Sparsifier",
+    "dropped_norms",
     "keep_all",
     "mask_outliers",
     "random_drop",
@@ -37,11 +38,6 @@ def keep_all(spec: TensorSpec, o: Values) -> MaskPlan:
     yield
 
 
-def _magnitudes(chunk: Chunk, row: int) -> npt.NDArray[Any]:
-    magnitudes: npt.NDArray[Any] = np.abs(chunk.values[row], out=chunk.row(0))
-    return magnitudes
-
-
 def _keep(values: npt.NDArray[Any], least: float, most: float = math.inf) -> None:
     """Clear entries of magnitudes below `least` or above `most`, in place."""
     if least > 0 or most < math.inf:
@@ -56,7 +52,7 @@ def trim(spec: TensorSpec, o: Values) -> MaskPlan:
     """
     densities = o["density"]
     ranks = [[max(1, int(d * spec.numel))] if 0 < d < 1 else [] for d in densities]
-    smallest = yield from kth_largest(spec.numel, ranks, _magnitudes)  # of those that are kept
+    smallest = yield from kth_largest(spec.numel, ranks)  # of those that are kept
     thresholds = [
         s[0] if s else (0.0 if d >= 1 else math.inf) for s, d in zip(smallest, densities, strict=True)
     ]
@@ -82,7 +78,7 @@ def mask_outliers(spec: TensorSpec, o: Values) -> MaskPlan:
         keep = int(density * n)
         outliers = min(int(gamma * n), n - keep)
         ranks.append([] if density >= 1 or keep == 0 else [outliers + 1, outliers + keep])
-    extremes = yield from kth_largest(n, ranks, _magnitudes)  # the largest and the smallest that are kept
+    extremes = yield from kth_largest(n, ranks)  # the largest and the smallest that are kept
     everything, nothing = [math.inf, 0.0], [-1.0, math.inf]
     ends = [e or (everything if d >= 1 else nothing) for e, d in zip(extremes, o["density"], strict=True)]
 
@@ -109,3 +105,9 @@ def random_drop(spec: TensorSpec, o: Values) -> MaskPlan:
 
     return mask
     yield
+
+
+def dropped_norms(chunk: Chunk, densities: Sequence[float]) -> list[tuple[float, ...]]:
+    """Return the L1 norms of a chunk's updates, and those of what `random_drop` leaves of them."""
+    triples = zip(chunk.values, chunk.keys, densities, strict=True)
+    return list(zip(*(masked_norms(row, key, chunk.start, p) for row, key, p in triples), strict=True))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import partial
 from typing import Any
 
 from submerge.algebra import Chunk, Reduction, Totals
 from submerge.kernels import sum_magnitudes
 from submerge.methods._base import TensorSpec, Values
 from submerge.methods._magprune import magprune
-from submerge.methods._masks import Mask, Sparsifier, random_drop
+from submerge.methods._masks import Mask, Sparsifier, dropped_norms, random_drop
 
 __all__ = ["rescaled"]
 
@@ -30,12 +31,13 @@ def rescaled(
     if not o["rescale"] or by_probability:
         return mask, [1.0] * spec.count
 
-    def norms(chunk: Chunk) -> list[list[float]]:
+    def norms(chunk: Chunk) -> list[Any]:
         before = [sum_magnitudes(row) for row in chunk.values]
         mask(chunk)
         return [before, [sum_magnitudes(row) for row in chunk.values]]
 
-    before, after = yield Totals(norms)
+    is_drop = sparsifier is random_drop  # whose norms take no mask
+    before, after = yield Totals(partial(dropped_norms, densities=o["density"]) if is_drop else norms)
     return mask, [
         b / a if b >= SHORTEST and a >= SHORTEST else 1.0
         for b, a in zip(before.tolist(), after.tolist(), strict=True)

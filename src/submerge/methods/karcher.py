@@ -7,7 +7,7 @@ The iteration runs in the T×T Gram matrix: one pass to read it, one to write th
 
 from __future__ import annotations
 
-from submerge.algebra import Gram, combine, karcher_coefficients
+from submerge.algebra import Gram, WeightedSum, karcher_coefficients
 from submerge.methods._base import FoldPlan, Method, Option, TensorSpec, Values
 
 __all__ = ["METHODS"]
@@ -20,11 +20,11 @@ OPTIONS = (
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     if spec.count == 1:
-        return lambda chunk: combine(chunk.values, [1.0])
+        return WeightedSum([1.0])
     gram = yield Gram()
     weights = [1 / spec.count] * spec.count
     coefficients = karcher_coefficients(gram, weights, o["max_iter"], o["tol"]).tolist()
-    return lambda chunk: combine(chunk.values, coefficients)
+    return WeightedSum(coefficients)
 
 
 METHODS = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from submerge.algebra import combine
+from submerge.algebra import WeightedSum
 from submerge.errors import Problem, RequestError
 from submerge.methods._base import REQUIRED, FoldPlan, Method, Option, TensorSpec, Values
 from submerge.methods._weights import normalised, refuse_cancelled
@@ -32,7 +32,7 @@ def _refuse(spec: TensorSpec, o: Values) -> None:
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     weights = normalised(o["weight"]) if o["normalize"] else o["weight"]
-    return lambda chunk: combine(chunk.values, weights)
+    return WeightedSum(weights)
     yield  # no statistic is needed
 
 

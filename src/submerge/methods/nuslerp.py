@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any, TypeAlias
 
-from submerge.algebra import Chunk, ColumnGram, Gram, combine, row_products, slerp_coefficients
+from submerge.algebra import Chunk, ColumnGram, Gram, WeightedSum, row_products, slerp_coefficients
 from submerge.deferred import np, npt
 from submerge.methods._base import REQUIRED, FoldPlan, Method, Option, TensorSpec, Values
 
@@ -48,7 +48,7 @@ def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
         gram = yield Gram()
         a, b = (max(math.sqrt(gram[i, i]), SHORTEST) for i in (0, 1))
         coefficients = slerp_coefficients(float(gram[0, 1]) / (a * b), t, COLLINEAR)
-        return lambda chunk: combine(chunk.values, coefficients)
+        return WeightedSum(coefficients)
     if o["nuslerp_row_wise"] and len(spec.shape) > 1:
         columns = yield ColumnGram()
         by_column = _coefficients(columns[0, 0], columns[1, 1], columns[0, 1], t)

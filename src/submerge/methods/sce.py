@@ -15,9 +15,10 @@ from typing import Any
 from submerge.algebra import Chunk, Totals, kth_largest
 from submerge.deferred import np, npt
 from submerge.kernels import MOST_ROWS, dot, keep_where, variance
+from submerge.methods._alongside import alongside
 from submerge.methods._base import FoldPlan, Method, Option, TensorSpec, Values
 from submerge.methods._consensus import consensus
-from submerge.methods._masks import MaskPlan
+from submerge.methods._masks import Mask
 
 __all__ = ["METHODS"]
 
@@ -35,6 +36,8 @@ OPTIONS = (
 
 MERGEKIT_FLOOR = 1e-6
 """The sum of mean squares below which mergekit weighs all models equally."""
+SURELY = 0.999
+"""The share of that sum below which that of a part of the entries is below it, however sums are rounded."""
 SMALLEST = 2.0**-126
 """The smallest normal number of float32."""
 ROUNDING = 16 * 2.0**-23  # of float32
@@ -42,14 +45,23 @@ ROUNDING = 16 * 2.0**-23  # of float32
 
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
-    select = yield from _selection(spec, o)
-
-    def energies(chunk: Chunk) -> list[float]:
-        select(chunk)
-        return [dot(row, row) for row in chunk.values]
-
     floor = MERGEKIT_FLOOR if o["variant"] == "mergekit" else SMALLEST
-    weights = _weights([e / max(1, spec.numel) for e in (yield Totals(energies)).tolist()], floor)
+    threshold, bounds = 0.0, None
+    if o["select_topk"] < 1:
+        search = kth_largest(spec.numel, [[float(o["select_topk"])]], _variance)
+        ((threshold,),), bounds = yield from alongside(search, Totals(_energies))
+    select = _selection(spec, threshold)
+
+    def selected_energies(chunk: Chunk) -> list[float]:
+        select(chunk)
+        return _energies(chunk)
+
+    if bounds is not None and bounds.sum() < SURELY * floor * spec.numel:
+        weights = [1 / spec.count] * spec.count
+    else:
+        weights = _weights(
+            [e / max(1, spec.numel) for e in (yield Totals(selected_energies)).tolist()], floor
+        )
 
     def fold(chunk: Chunk) -> npt.NDArray[Any]:
         select(chunk)
@@ -58,11 +70,13 @@ def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     return fold
 
 
-def _selection(spec: TensorSpec, o: Values) -> MaskPlan:
-    """Plan the mask that keeps the elements of largest variance, and those that tie with the last of them."""
-    threshold = 0.0
-    if o["select_topk"] < 1:
-        ((threshold,),) = yield from kth_largest(spec.numel, [[float(o["select_topk"])]], _variance)
+def _energies(chunk: Chunk) -> list[float]:
+    """Return Σ Δ_t² over the chunk, for each model."""
+    return [dot(row, row) for row in chunk.values]
+
+
+def _selection(spec: TensorSpec, threshold: float) -> Mask:
+    """Return the mask that keeps the elements whose variance is the threshold, as rounded, or larger."""
 
     def select(chunk: Chunk) -> None:
         if threshold > 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from submerge.algebra import Gram, combine, slerp_coefficients
+from submerge.algebra import Gram, WeightedSum, slerp_coefficients
 from submerge.methods._base import REQUIRED, FoldPlan, Method, Option, TensorSpec, Values
 
 __all__ = ["METHODS"]
@@ -25,7 +25,7 @@ def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
     gram = yield Gram()
     first, second = (norm if (norm := math.sqrt(gram[i, i])) > SHORTEST else 1.0 for i in (0, 1))
     coefficients = slerp_coefficients(float(gram[0, 1]) / (first * second), o["t"], LINEAR_ABOVE)
-    return lambda chunk: combine(chunk.values, coefficients)
+    return WeightedSum(coefficients)
 
 
 METHODS = (

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from submerge.algebra import Chunk, combine
+from submerge.algebra import Chunk, WeightedSum, combine
 from submerge.deferred import npt
 from submerge.methods import _masks
 from submerge.methods._base import REQUIRED, Fold, FoldPlan, Method, Option, TensorSpec, Values
@@ -71,13 +71,15 @@ def _options(row: _Row) -> tuple[Option, ...]:
 
 def _plan(row: _Row, spec: TensorSpec, o: Values) -> FoldPlan:
     mask, factors = yield from rescaled(row.mask, spec, o)
-    return _elected_sum(mask, factors, o) if row.vote else _weighted_sum(mask, factors, o)
+    return _elected_sum(mask, factors, o) if row.vote else _weighted_sum(row, mask, factors, o)
 
 
-def _weighted_sum(mask: _masks.Mask, factors: Sequence[float], o: Values) -> Fold:
+def _weighted_sum(row: _Row, mask: _masks.Mask, factors: Sequence[float], o: Values) -> Fold:
     """Return the fold λ Σ w_t f_t mask(Δ_t), divided by Σ w_t if `normalize`; f_t rescales the mask."""
     scale = _scale(o)
     coefficients = [w * f * scale for w, f in zip(o["weight"], factors, strict=True)]
+    if row.mask is _masks.keep_all:
+        return WeightedSum(coefficients)
 
     def fold(chunk: Chunk) -> npt.NDArray[Any]:
         mask(chunk)

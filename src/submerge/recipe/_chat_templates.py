@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from submerge.recipe._problems import Report, show
@@ -85,7 +86,25 @@ def read_chat_template(raw: object, report: Report) -> str | None:
     if raw is None:
         return None
     if isinstance(raw, str) and (raw == "auto" or raw in CHAT_TEMPLATES or "{" in raw):
+        if fault := _syntax_fault(raw):
+            hint = "mend it, or name a format, such as chatml"
+            report.add(f"the chat template is no Jinja ({fault})", ("chat_template",), hint)
         return raw
     names = ", ".join(("auto", *CHAT_TEMPLATES))
     report.add(f"unknown chat template {show(raw)}", ("chat_template",), f"one of {names}, or Jinja")
     return None
+
+
+def _syntax_fault(text: str) -> str:
+    """Return what is wrong with a template, and in which line of it; empty where jinja2 is not installed."""
+    try:
+        import jinja2
+    except ImportError:
+        return ""
+    # transformers knows one tag more, which marks what the model says
+    known = re.sub(r"\{%-?\s*(?:end)?generation\s*-?%\}", "", text)
+    try:
+        jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(known)
+    except jinja2.TemplateSyntaxError as error:
+        return f"{error.message}, in its line {error.lineno}"
+    return ""

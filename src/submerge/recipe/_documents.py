@@ -9,7 +9,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, few
 from submerge.methods import Method
 from submerge.recipe._load import read_recipe
 from submerge.recipe._problems import show
@@ -57,6 +57,27 @@ class Documents:
     def needed(self) -> tuple[Recipe, ...]:
         """The recipes that the wanted results need, in their order."""
         return tuple(recipe for recipe in self.recipes if recipe.name not in self.unused)
+
+    def one(self, name: str | None = None) -> Recipe:
+        """Return the recipe of this name, whose models must all be there; without a name that of the result.
+
+        Where all have names, that is the last one. Raises `RequestError` where there is none of the name, or
+        it merges results of others.
+        """
+        by_name = {recipe.name: recipe for recipe in self.recipes}
+        recipe = by_name.get(name) if name else self.result or self.recipes[-1]
+        if recipe is None:
+            named = few([show(other) for other in by_name if other], 8) or "none with a name"
+            raise RequestError(
+                Problem(f"no document is called {show(name)}", "--document", f"there is {named}")
+            )
+        if uses := self.uses[recipe.name]:
+            what = f"it merges results of other documents, which are not there: {few(uses)}"
+            hint = (
+                "merge all with --keep-parts, and name OUT.parts/NAME in their place; or choose a --document"
+            )
+            raise RequestError(Problem(what, recipe.name or "the result's document", hint))
+        return recipe
 
 
 def load_documents(

@@ -101,7 +101,7 @@ def read_recipe(
     base_is_read = base is not None or data.get("base_model") is None
     in_parameters = not report.has(("coefficients",))
     if method is not None and models is not None and base_is_read:
-        participants = find_participants(method, models, base, top, report.where(("base_model",)))
+        participants = find_participants(method, models, base, top, report)
         if in_parameters:
             in_parameters = check_weights(method, participants, models, top, coefficients, report, mixes)
         elsewhere = () if in_parameters else ("weight",)
@@ -177,7 +177,8 @@ def _read_sections(
     data: dict[str, Any], base: str | None, models: Sequence[ModelEntry] | None, report: Report
 ) -> dict[str, Any]:
     """Return the small sections, by the fields of `Recipe`."""
-    rules, tokenizer = read_rules(data.get("rules"), report), read_tokenizer(data, base, models, report)
+    tokenizer = read_tokenizer(data, base, models, report)
+    rules = read_rules(data.get("rules"), report, by_position=report.lenient and tokenizer.is_open)
     check_rows(tokenizer, rules, report)
     return {
         "rules": rules,

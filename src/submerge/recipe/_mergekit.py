@@ -56,9 +56,9 @@ def to_mergekit(recipe: Recipe) -> str | None:
     Left out are the seed and the section `rules`, which mergekit does not have, and options of ours
     at their defaults. None comes back for a method or an option that mergekit lacks, for an adapter as
     output, for a composed model, for projectors that are mixed, for weights from a file of coefficients, for
-    results of other documents, for a model that is listed twice (mergekit keys parameters by model), for a
-    base that takes no part in a method which merges weights (mergekit would merge it), and for a slice
-    without its base among the sources.
+    results of other documents, for a donor's tokenizer, for a model that is listed twice (mergekit keys
+    parameters by model), for a base that takes no part in a method which merges weights (mergekit would merge
+    it), and for a slice without its base among the sources.
     """
     theirs = _PARAMETERS.get(recipe.method.name)
     if (
@@ -67,6 +67,7 @@ def to_mergekit(recipe: Recipe) -> str | None:
         or isinstance(recipe.projectors, ProjectorMix)
         or recipe.coefficients is not None
         or recipe.parts
+        or recipe.tokenizer.new_tokens is not None
         or recipe.output.form != "checkpoint"
         or not _same_models(recipe)
     ):

@@ -12,6 +12,9 @@ from submerge.recipe._rules import Setting, read_setting
 
 __all__ = ["check_required", "read_parameters", "single_values"]
 
+_NO_EFFECT = ("int8_mask",)
+"""Parameters of mergekit that change no result: it reads them for any method, in any place."""
+
 
 def read_parameters(
     raw: Any,
@@ -37,6 +40,8 @@ def read_parameters(
     for name, written in raw.items():
         here: KeyPath = (*path, name)
         option = _option(method, name, report)
+        if name in _NO_EFFECT and (option is None or of_model):
+            continue
         if option is not None and of_model and option.scope == "shared":
             hint = "move it to the recipe's top-level 'parameters'"
             report.add_ignored(f"'{name}' is one value for all models", here, hint)

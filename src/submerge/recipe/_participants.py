@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from submerge.methods import REQUIRED, Method
 from submerge.recipe._model_entry import ModelEntry, same_model
 from submerge.recipe._problems import KeyPath, Report, listed
-from submerge.recipe._rules import Setting
+from submerge.recipe._rules import Rule, Setting
 
 __all__ = ["check_participants", "find_participants"]
 
 
 def find_participants(
-    method: Method, models: list[ModelEntry], base: str | None, top: Mapping[str, Setting], where: str
+    method: Method, models: list[ModelEntry], base: str | None, top: Mapping[str, Setting], report: Report
 ) -> tuple[ModelEntry, ...]:
-    """Return the models that the method sees, in its order; `where` is the line of `base_model`.
+    """Return the models that the method sees, in its order.
 
     A method that merges updates sees every model but the base. One that takes the base as a model
     sees it first, also where it is not listed, unless it would lack an option that must be given.
@@ -25,13 +26,30 @@ def find_participants(
     base_entries = [entry for entry in models if same_model(entry.model) == same_model(base)]
     others = tuple(entry for entry in models if same_model(entry.model) != same_model(base))
     if method.origin != "zero":
-        return others
+        return others or _base_alone(method, base_entries, top, report)
     if not method.base_is_model:
         return tuple(models)
     if not base_entries:
-        unlisted = ModelEntry(base, {}, where)
+        unlisted = ModelEntry(base, {}, report.where(("base_model",)))
         base_entries = [] if _lacking(method, unlisted, top) and not method.base_required else [unlisted]
     return (*base_entries, *others)
+
+
+def _base_alone(
+    method: Method, listed: list[ModelEntry], top: Mapping[str, Setting], report: Report
+) -> tuple[ModelEntry, ...]:
+    """Return the base as the one model that is merged, where it is as by mergekit; else nothing.
+
+    Its update is zero, whatever its weight, and the result is a copy of it: so an adapter becomes a model.
+    """
+    any_number = method.min_models <= 1 and method.max_models is None
+    if not listed or not report.lenient or method.origin != "base" or not any_number:
+        return ()
+    what = f"{method.name} merges no model besides the base, and the result is a copy of it"
+    report.warn(what, ("merge_method",))
+    zero = Setting((Rule(0.0, None, listed[0].where),), listed[0].where)
+    unnamed = dict.fromkeys(_lacking(method, listed[0], top), zero)
+    return (replace(listed[0], parameters={**listed[0].parameters, **unnamed}),)
 
 
 def _lacking(method: Method, entry: ModelEntry, top: Mapping[str, Setting]) -> list[str]:

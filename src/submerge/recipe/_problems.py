@@ -87,8 +87,11 @@ class Report:
         if not self.lenient:
             self.add(what, path, hint)
             return
-        warning = Problem(f"{what}; it is ignored, as by mergekit", self.where(path))
-        self._warnings.append((self.line(path) or 0, str(warning)))
+        self.warn(f"{what}; it is ignored, as by mergekit", path)
+
+    def warn(self, what: str, path: KeyPath) -> None:
+        """Note a warning at `path`."""
+        self._warnings.append((self.line(path) or 0, str(Problem(what, self.where(path)))))
 
     def warn_at(self, what: str, line: int) -> None:
         """Note a warning at a line."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_type_hints
 
 from submerge.recipe._problems import Report, listed, show
@@ -68,13 +68,18 @@ def read_name(data: dict[str, Any], report: Report) -> str:
     return ""
 
 
-def read_rules(raw: Any, report: Report) -> Rules:
-    """Return the `rules` section."""
+def read_rules(raw: Any, report: Report, *, by_position: bool = False) -> Rules:
+    """Return the `rules` section.
+
+    `by_position` says that tables are merged by position where the section says nothing of vocabularies: so
+    does mergekit, which does not compare tokens unless a tokenizer is named.
+    """
+    default = Rules(vocabulary="by-position") if by_position else Rules()
     if raw is None:
-        return Rules()
+        return default
     if not isinstance(raw, dict):
         report.add(f"'rules' is a mapping, not {show(raw)}", ("rules",), "write 'missing: refuse'")
-        return Rules()
+        return default
     choices = {name: get_args(hint) for name, hint in get_type_hints(Rules).items()}
     chosen: dict[str, Any] = {}
     for key, value in raw.items():
@@ -84,7 +89,7 @@ def read_rules(raw: Any, report: Report) -> Rules:
             report.add(f"{key} is {show(value)}", ("rules", key), f"one of {listed(choices[key])}")
         else:
             chosen[key] = value
-    return Rules(**chosen)
+    return replace(default, **chosen)
 
 
 def read_output(raw: Any, report: Report) -> OutputForm:

@@ -191,19 +191,20 @@ class SliceReader:
             )
             return None
         path = (*path, "layer_range")
-        numbers = isinstance(raw, list) and len(raw) == 2 and all(type(value) is int for value in raw)
-        if not numbers:
+        numbers = [n for n in map(_whole, raw) if n is not None] if isinstance(raw, list) else []
+        if len(numbers) != 2 or len(raw) != 2:
             what = f"layer_range is a list of two whole numbers, not {show(raw)}"
             self.report.add(what, path, "write [0, 16] for the first 16 layers")
             return None
-        start, stop = raw
+        start, stop = numbers
         if (start, stop) == (0, 0) and path[0] == "modules":  # of a module without layers, as a projector
             return 0, 0
         if start < 0 or stop <= start:
             why = "counts from 0 on" if start < 0 or stop < 0 else "has no layer"
             hint = "write [0, 16] for layers 0 to 15; a range does not run backwards"
-            self.report.add(f"layer_range [{start}, {stop}] {why}", path, hint)
-            return None
+            note = self.report.add if min(start, stop) < 0 else self.report.add_ignored
+            note(f"layer_range [{start}, {stop}] {why}", path, hint)
+            return (start, start) if start >= 0 else None  # the source still has what is beside the layers
         return start, stop
 
     def _participants(
@@ -217,8 +218,7 @@ class SliceReader:
         if self.method is None or not sources or self.report.has(path):
             return ()
         entries = [source.entry for source in sources]
-        where = self.report.where(("base_model",))
-        participants = find_participants(self.method, entries, base, parameters, where)
+        participants = find_participants(self.method, entries, base, parameters, self.report)
         check_participants(self.method, participants, entries, parameters, self.report, path=path)
         self._check_shared(self.method, parameters, path)
         if base is None and self.method.needs_base:
@@ -238,6 +238,14 @@ class SliceReader:
             if option.scope == "shared" and option.default is REQUIRED and option.name not in parameters:
                 hint = "add it to the slice's 'parameters', or to those of the recipe"
                 self.report.add(f"{method.name} needs the parameter '{option.name}'", path, hint)
+
+
+def _whole(raw: Any) -> int | None:
+    """Return a whole number, also from one in quotes or one with a point; None for anything else."""
+    text = str(raw) if isinstance(raw, (str, int)) and not isinstance(raw, bool) else ""
+    if isinstance(raw, float) and raw.is_integer():
+        text = str(int(raw))
+    return int(text) if len(text) < 10 and text.removeprefix("-").isdecimal() else None
 
 
 def _over(own: Mapping[str, Setting], outer: Mapping[str, Setting]) -> dict[str, Setting]:

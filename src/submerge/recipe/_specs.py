@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from submerge.recipe._problems import KeyPath, Report, show
@@ -28,7 +29,16 @@ def read_spec(raw: Any, path: KeyPath, report: Report) -> str | None:
             hint = "write 'org/name@revision', 'model+adapter', or both"
             report.add(f"cannot read the model {show(raw)}", path, hint)
             return None
-    return raw
+    return "+".join(_without_revision(part, path, report) for part in parts) if report.lenient else raw
+
+
+def _without_revision(spec: str, path: KeyPath, report: Report) -> str:
+    """Return a spec, of a local path without the revision that mergekit asks nobody for."""
+    name, at, revision = spec.partition("@")
+    if not at or not os.path.exists(name) or os.path.exists(spec):  # a folder may be called a@b
+        return spec
+    report.add_ignored(f"{name} is a local path, which has no revision {show(revision)}", path)
+    return name
 
 
 def add_adapter(spec: str, raw: Any, path: KeyPath, report: Report) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from submerge.recipe._model_entry import ModelEntry, same_model
+from submerge.recipe._new_tokens import read_new_tokens
 from submerge.recipe._problems import KeyPath, Report, listed, show
 from submerge.recipe._sections import Rules
 from submerge.recipe._specs import read_spec
@@ -13,7 +14,7 @@ from submerge.recipe._tokenizer_settings import TokenizerSettings, TokenRow
 
 __all__ = ["check_rows", "read_tokenizer"]
 
-_KEYS = ("source", "tokens", "pad_to_multiple_of")
+_KEYS = ("source", "tokens", "pad_to_multiple_of", "new_tokens")
 _RULE_KEYS = ("source", "force")
 _KINDS = ("model_token", "zero")
 
@@ -41,12 +42,17 @@ def read_tokenizer(
             report.unknown("key", key, _KEYS, ("tokenizer", key))
     path = ("tokenizer", "source")
     raw = "union" if section.get("source") is None else section["source"]
-    return TokenizerSettings(
+    settings = TokenizerSettings(
         source=_source(raw, path, data, known, report),
         tokens=_tokens(section.get("tokens"), {same_model(name): name for name in named}, report),
         pad_to_multiple_of=_multiple(section.get("pad_to_multiple_of"), report),
+        new_tokens=read_new_tokens(section.get("new_tokens"), section.get("source"), report),
         where=report.where(path),
     )
+    if settings.new_tokens and settings.tokens:
+        what = "rows of single tokens are not chosen where all tokens are a donor's"
+        report.add(what, ("tokenizer", "tokens"), "leave 'tokens' or 'new_tokens' out")
+    return settings
 
 
 def check_rows(tokenizer: TokenizerSettings, rules: Rules, report: Report) -> None:
@@ -78,6 +84,8 @@ def _tokens(raw: Any, known: Mapping[str, str], report: Report) -> dict[str, Tok
     if not isinstance(raw, dict):
         report.add(f"'tokens' is a mapping, not {show(raw)}", path, "write {'<|tool|>': {source: MODEL}}")
         return {}
+    if "" in raw:
+        report.add("a token has no text", (*path, ""), "write what it is called, such as '<|tool|>'")
     return {text: _token_row(rule, (*path, text), known, report) for text, rule in raw.items()}
 
 

@@ -3,6 +3,7 @@
 from submerge.store._adapter_on_base import lay_over, trained_adapter
 from submerge.store._aliases import Aliases, AliasGroup, find_aliases
 from submerge.store._align import Aligner, Alignment
+from submerge.store._approximated_rows import ApproximatedRows, DonorCodes, StoredTable
 from submerge.store._checkpoint import Checkpoint, first_bytes, same_values
 from submerge.store._computed_rows import ComputedRows, GatheredRows, MeanOfRows, RowSource, TableRows
 from submerge.store._lora_file import lora_file
@@ -29,6 +30,7 @@ from submerge.store._projectors import (
 from submerge.store._prototypes import PrototypeFile, write_prototypes
 from submerge.store._restacked import Restacker
 from submerge.store._side_by_side import side_by_side
+from submerge.store._virtual import VirtualModel
 from submerge.store.adapter import (
     ADAPTER_CONFIG,
     ADAPTER_STEM,
@@ -146,12 +148,14 @@ __all__ = [
     "Aliases",
     "Aligner",
     "Alignment",
+    "ApproximatedRows",
     "BankParts",
     "BankTensor",
     "Checkpoint",
     "ComputedRows",
     "ConfiguredLayer",
     "DType",
+    "DonorCodes",
     "FileSource",
     "FileTable",
     "GateRecord",
@@ -181,10 +185,12 @@ __all__ = [
     "Sink",
     "Source",
     "StoredMoments",
+    "StoredTable",
     "TableRows",
     "TensorEntry",
     "TensorRecord",
     "Tokenizer",
+    "VirtualModel",
     "Vocabulary",
     "VocabularyDiff",
     "blocks",

@@ -9,7 +9,8 @@ from submerge.errors import RequestError
 from submerge.names import match_names
 from submerge.store._aliases import find_aliases
 from submerge.store._checkpoint import Checkpoint
-from submerge.store.adapter import Adapter, Replace, fit_adapter
+from submerge.store._trained_rows import trained_table
+from submerge.store.adapter import Adapter, Replace, Rows, fit_adapter
 from submerge.store.format import TensorEntry
 
 __all__ = ["lay_over", "trained_adapter"]
@@ -45,6 +46,11 @@ def lay_over(
     fitted = fit_adapter(adapter, shapes, other_shapes=other_shapes, other_rows=other_rows)
     parts = {stored[name]: part for name, part in fitted.parts.items()}
     replaced = {name: part for name, part in parts.items() if isinstance(part, Replace)}
+    resized = {
+        name: trained_table(fitted, name, part)
+        for name, part in parts.items()
+        if isinstance(part, Rows) and part.table and part.table.shape != base.tensors[name].shape
+    }
     new = replaced | own_heads
     unfit = {
         stored[name]: TensorEntry(stored[name], base.tensors[stored[name]].dtype, shape, None, 0, 0)
@@ -52,17 +58,19 @@ def lay_over(
     }
     memory = {name: adapter.memory[part.entry.name] for name, part in new.items() if adapter.memory}
     entries = {name: replace(part.entry, name=name) for name, part in new.items()}
+    entries |= {name: entry for name, (entry, _) in resized.items()}
     return replace(
         base,
         label=label,
         tensors={**base.tensors, **entries, **unfit},
         memory={**base.memory, **memory},
+        computed={**base.computed, **{name: rows for name, (_, rows) in resized.items()}},
         under=base,
         adapter=replace(
             fitted,
-            parts={name: part for name, part in parts.items() if name not in new},
+            parts={name: part for name, part in parts.items() if name not in entries},
             names={stored[name]: own for name, own in fitted.names.items()},
-            replaced=frozenset(replaced.keys() - own_heads.keys()),
+            replaced=frozenset({*replaced, *resized} - own_heads.keys()),
         ),
         pending=base.pending or adapter.pending,
     )

@@ -10,6 +10,7 @@ from typing import Any
 from submerge.errors import Problem, few
 from submerge.names import View
 from submerge.store._computed_rows import RowSource
+from submerge.store._virtual import VirtualModel
 from submerge.store.adapter import Adapter
 from submerge.store.folder import Tokenizer
 from submerge.store.format import (
@@ -41,7 +42,8 @@ class Checkpoint:
     read, and `under` is the model without it. `views` are tensors that go by another name than in the files,
     or are put together from several: views of the tensors of `stored`. `aliases` maps names under which other
     tensors of the file stand here, too, to the names of those. `token_tables` are views whose rows are those
-    of the tokens of several models, and `computed` rows that none of their files has.
+    of the tokens of several models, and `computed` are rows or tensors that no file has. All tensors of a
+    `virtual` model are: they are merged as they are read.
     """
 
     label: str
@@ -63,10 +65,16 @@ class Checkpoint:
     token_tables: frozenset[str] = frozenset()
     computed: Mapping[str, RowSource] = field(default_factory=dict)
     given_tokenizer: Tokenizer | None = None
+    virtual: VirtualModel | None = None
 
     @property
     def files(self) -> list[Path]:
-        """The weight files, sorted; the adapter's come last."""
+        """The files that its values are read from."""
+        return [*(self.virtual.files if self.virtual else ()), *self.own_files]
+
+    @property
+    def own_files(self) -> list[Path]:
+        """Its own weight files, sorted; the adapter's come last. A virtual model has none."""
         folder = self.path if self.path.is_dir() else self.path.parent
         own = sorted({folder / shard for shard in self.shards.values()})
         return [*own, *(self.adapter.files if self.adapter else ())]
@@ -74,7 +82,8 @@ class Checkpoint:
     @property
     def places(self) -> list[Path]:
         """The folders or bare files that it was read from."""
-        return [self.path, *([self.adapter.path] if self.adapter else [])]
+        virtual = self.virtual.places if self.virtual else ()
+        return [self.path, *virtual, *([self.adapter.path] if self.adapter else [])]
 
     @property
     def tokenizer(self) -> Tokenizer:

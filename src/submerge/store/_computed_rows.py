@@ -12,7 +12,7 @@ from typing import Protocol
 from submerge.deferred import torch
 from submerge.store.format import DTYPES, FileTable, Source, byte_view
 
-__all__ = ["ComputedRows", "GatheredRows", "MeanOfRows", "RowSource", "TableRows"]
+__all__ = ["ComputedRows", "GatheredRows", "MeanOfRows", "RowSource", "TableRows", "torch_type"]
 
 _BLOCK = 1 << 20
 """Elements of a table that are held at a time."""
@@ -52,7 +52,7 @@ class ComputedRows:
 
 class _MeanSource:
     def __init__(self, parts: Sequence[tuple[Source, int, str]], dtype: str) -> None:
-        self._parts, self._dtype = parts, _torch_type(dtype)
+        self._parts, self._dtype = parts, torch_type(dtype)
         wide = any(own == "F64" for _, _, own in parts)
         self._sum_dtype = torch.float64 if wide else torch.float32
 
@@ -60,7 +60,7 @@ class _MeanSource:
         """Fill `into` with elements `start … start + count − 1`."""
         total = torch.zeros(count, dtype=self._sum_dtype)
         for source, first, dtype in self._parts:
-            values = torch.empty(count, dtype=_torch_type(dtype))
+            values = torch.empty(count, dtype=torch_type(dtype))
             source.read(first + start, count, byte_view(values))
             total += values
         if len(self._parts) > 1:
@@ -134,10 +134,10 @@ class MeanOfRows:
         source, step = self.table(table), max(1, _BLOCK // max(1, width))
         total = torch.zeros(width, dtype=torch.float64)
         for first in range(0, rows, step):
-            values = torch.empty(min(step, rows - first), width, dtype=_torch_type(self.dtype))
+            values = torch.empty(min(step, rows - first), width, dtype=torch_type(self.dtype))
             source.read(first * width, values.numel(), byte_view(values))
             total += values.double().sum(0)
-        return (total / max(1, rows)).to(_torch_type(self.dtype))
+        return (total / max(1, rows)).to(torch_type(self.dtype))
 
 
 class _RepeatedRow:
@@ -151,7 +151,7 @@ class _RepeatedRow:
         into.cast("B")[:] = byte_view(mean[places])
 
 
-def _torch_type(dtype: str) -> torch.dtype:
+def torch_type(dtype: str) -> torch.dtype:
     """Return the torch type of a table's values, which are floats."""
     found = DTYPES[dtype].torch
     assert found is not None

@@ -17,7 +17,7 @@ import torch
 import submerge
 from _models import ROOM, Family, contents, perturbed, state, write
 from _victim import start, until
-from submerge.engine.output import _checkpoint_target, _folder, _run
+from submerge.engine.output import _checkpoint_files, _folder, _run
 from submerge.engine.work import ChunkReader, RangeRecord
 from submerge.store import JOURNAL
 
@@ -161,7 +161,7 @@ def test_stopped_while_it_finishes(
 
     with pytest.MonkeyPatch.context() as patch:
         if step == "write_side_files":
-            patch.setattr(_checkpoint_target, step, fail)
+            patch.setattr(_checkpoint_files, step, fail)
         elif step.startswith("_"):
             patch.setattr(_folder.Output, step, fail)
         elif step == "rename":

@@ -73,3 +73,4 @@ def test_a_rule_whose_model_lacks_the_token_is_told_with_its_line() -> None:
 
 def test_where_rows_are_now() -> None:
     assert places(IDS, MODELS[CHAT]) == {0: 1, 1: 0, 2: 2, 3: 3}
+    assert places({"b": 0}, MODELS[BASE]) == {0: None, 1: 0}

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import submerge
 from _cli import cli
-from _models import ROOM, contents, perturbed, state, write
+from _models import CONFIG, ROOM, SMALL, contents, perturbed, state, write
 
 TOKENS = {f"w{i}": i for i in range(30)}
 CHAT = TOKENS | {"<|im_start|>": 30, "<|im_end|>": 31}
@@ -337,3 +337,41 @@ def test_verify_of_a_broken_tokenizer(tmp_path: Path, base: Path) -> None:
     assert any(
         "tokenizer.json: is not valid JSON" in p for p in submerge.verify(report.out, load=False).problems
     )
+
+
+def test_tokens_that_differ_are_a_warning_where_recipes_are_read_as_by_mergekit(
+    base: Path, tmp_path: Path
+) -> None:
+    """It compares tokens only where a tokenizer is named."""
+    chat = fast(write(tmp_path / "chat", perturbed(state(), 1)), CHAT)
+    made = recipe(base, chat)
+    with pytest.raises(submerge.RequestError, match="the vocabularies differ"):
+        submerge.plan(made, ROOM)
+    plan = submerge.plan(submerge.load_recipe(made, mergekit=True), ROOM)
+    told = f"{chat}: the vocabularies differ, and rows are merged by position: 2 tokens missing in {base}"
+    assert [w for w in plan.warnings if w.startswith(told)], plan.warnings
+
+    named = submerge.load_recipe(made | {"tokenizer_source": "base"}, mergekit=True)
+    assert named.rules.vocabulary == "refuse"
+    strict = submerge.load_recipe(made | {"rules": {"vocabulary": "refuse"}}, mergekit=True)
+    with pytest.raises(submerge.RequestError, match="the vocabularies differ"):
+        submerge.plan(strict, ROOM)
+
+
+def test_models_that_give_layers_alone_may_have_other_tokens(base: Path, tmp_path: Path) -> None:
+    chat = fast(write(tmp_path / "chat", perturbed(state(), 1)), CHAT)
+
+    def stacked(*models: Path) -> dict[str, Any]:
+        sources = [{"model": str(model), "layer_range": [i, i + 1]} for i, model in enumerate(models)]
+        return {"merge_method": "passthrough", "slices": [{"sources": [source]} for source in sources]}
+
+    layers = {name: shape for name, shape in SMALL.items() if ".0." not in name and ".1." not in name}
+    of_layer = {name: shape for name, shape in SMALL.items() if ".0." in name}
+    deep = layers | {n.replace(".0.", f".{i}."): shape for i in range(3) for n, shape in of_layer.items()}
+    config = CONFIG | {"num_hidden_layers": 3}
+    for folder, seed in ((base, 0), (chat, 1)):
+        write(folder, perturbed(state(deep), seed), config)
+    plan = submerge.plan(stacked(base, chat, base), ROOM)
+    assert not [warning for warning in plan.warnings if "vocabular" in warning]
+    with pytest.raises(submerge.RequestError, match="the vocabularies differ"):
+        submerge.plan(stacked(base, base, chat), ROOM)

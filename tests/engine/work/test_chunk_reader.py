@@ -25,6 +25,9 @@ def test_a_sample_is_spread_over_the_tensor(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(_chunk_reader, "SAMPLE_LENGTH", 10)
     assert sample_spans(30) == [(0, 30)]
     assert sample_spans(1000) == [(0, 10), (495, 505), (990, 1000)]
+    assert sample_spans(18, width=6) == [(0, 18)]
+    assert sample_spans(1002, width=6) == [(0, 6), (498, 504), (996, 1002)]
+    assert sample_spans(100, width=25) == [(0, 25), (25, 50), (75, 100)]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

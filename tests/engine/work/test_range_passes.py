@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 
 from engine.work.helpers_work import NotingTarget, reader_of, space
-from submerge.engine.work import ChunkReader, Pass, Passes, _input_reader, range_passes
+from submerge.engine.work import ChunkReader, Pass, Passes, range_passes
 from submerge.engine.work._passes import next_pass
 
 SUM = {"weight": [0.5, 0.25]}
@@ -131,19 +130,26 @@ def test_nan_and_inf_are_counted_by_member_and_only_where_values_are_written() -
     assert [nonfinite for _, nonfinite, *_ in target.finished] == [{2: 1}, {}, {1: 2}]
 
 
-def test_chunks_that_one_pass_found_finite_are_not_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    searched: list[int] = []
-    count_nonfinite = _input_reader.count_nonfinite
-
-    def noted(code: str, values: np.ndarray) -> int:
-        searched.append(values.size)
-        return count_nonfinite(code, values)
-
-    base, *tuned = draws(3, 47)
-    reader = reader_of(tuned, "model_stock", base=base)
-    monkeypatch.setattr(_input_reader, "count_nonfinite", noted)
-    assert len(run(reader, NotingTarget(reader))) == 2
-    assert len(searched) == 3 * 5, "once for each member of each chunk"
+@pytest.mark.parametrize("with_origin", [True, False])
+@pytest.mark.parametrize("relative", [True, False])
+def test_weighted_sums_of_what_is_read_are_those_of_chunks(relative: bool, with_origin: bool) -> None:
+    base, *tuned = (t.bfloat16() for t in draws(4, 47))
+    tuned[2][30] = torch.nan
+    method = "task_arithmetic" if relative else "linear"
+    values = {"weight": [0.5, 0.25, -3.0]}
+    reader = reader_of(tuned, method, values, base=base if relative else None)
+    by_chunks = reader_of(tuned, method, values, base=base if relative else None)
+    by_chunks.__class__ = type("Chunks", (ChunkReader,), {"sums_raw": False})
+    targets = [NotingTarget(one, with_origin=with_origin) for one in (reader, by_chunks)]
+    assert reader.sums_raw
+    for one, target in zip((reader, by_chunks), targets, strict=True):
+        run(one, target)
+    written, expected = (target.all.view(torch.int32) for target in targets)
+    there = ~targets[0].all.isnan()
+    assert there.sum() == 46
+    assert torch.equal(written[there], expected[there])
+    counts = [[nonfinite for _, nonfinite, *_ in target.finished] for target in targets]
+    assert counts[0] == counts[1] == [{}, {2 + relative: 1}, {}]
 
 
 def test_what_is_read_into_is_the_workers_one_buffer() -> None:

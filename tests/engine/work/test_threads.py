@@ -48,6 +48,24 @@ def test_a_tick_that_raises_stops_the_workers() -> None:
     assert done
 
 
+def test_an_interruption_may_come_before_all_workers_have_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = threading.Thread.start, []
+
+    def interrupted(thread: threading.Thread) -> None:
+        if started:
+            raise KeyboardInterrupt
+        started.append(thread)
+        start(thread)
+
+    def job() -> Passes:
+        yield Pass(RANGES, lambda *_: None)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(iter([job()]), threads=3, device=CPU)
+    assert not started[0].is_alive()
+
+
 def test_the_last_of_the_active_runs_restores_torchs_threads() -> None:
     before = torch.get_num_threads()
     single = _SingleThreaded()

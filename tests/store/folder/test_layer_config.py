@@ -36,6 +36,12 @@ def edited(config: dict[str, Any], stack: str, count: int, layers: list[int]) ->
             [1, 2, 0, 1],
             {"num_hidden_layers": 4, "mlp_only_layers": [1, 2]},
         ),
+        (
+            {"num_hidden_layers": 3, "moe_layers": [1, 2]},
+            "model.layers",
+            [0, 2],
+            {"num_hidden_layers": 2, "moe_layers": [1]},
+        ),
         ({"num_layers": 3, "num_decoder_layers": 3}, "encoder.block", [0], {"num_layers": 1}),
         ({"num_layers": 3, "num_decoder_layers": 3}, "decoder.block", [0], {"num_decoder_layers": 1}),
     ],
@@ -52,6 +58,27 @@ def test_each_part_of_a_model_has_its_own_layers() -> None:
     assert edited(VLM, "model.visual.blocks", 2, [0, 1, 1]) == {"vision_config": {"depth": 3}}
     assert edited(WHISPER, "model.decoder.layers", 2, [0]) == {"decoder_layers": 1}
     assert edited(WHISPER, "model.encoder.layers", 2, [0]) == {"encoder_layers": 1, "num_hidden_layers": 1}
+
+
+def test_a_backbone_hands_on_what_it_did() -> None:
+    """The last stage stays the last, and one that is not there any more becomes it."""
+    stages = ["stem", "stage1", "stage2", "stage3"]
+    config = {"num_hidden_layers": 3, "stage_names": stages}
+    last = {**config, "out_features": ["stage1", "stage3"], "out_indices": [1, 3]}
+    longer = edited(last, "encoder.layer", 3, [0, 1, 2, 2])
+    assert longer == {
+        "num_hidden_layers": 4,
+        "stage_names": [*stages, "stage4"],
+        "out_indices": [1, 4],
+        "out_features": ["stage1", "stage4"],
+    }
+    shorter = edited({**config, "out_indices": [-1]}, "encoder.layer", 3, [0])
+    assert shorter == {
+        "num_hidden_layers": 1,
+        "stage_names": ["stem", "stage1"],
+        "out_indices": [1],
+        "out_features": ["stage1"],
+    }
 
 
 def test_a_value_is_that_of_the_model_that_a_layer_comes_from() -> None:

@@ -153,3 +153,12 @@ def test_preallocating_replaces(tmp_path: Path) -> None:
     preallocate(tmp_path, shard)
     assert torch.equal(load_file(tmp_path / shard.file)["a"], torch.zeros(8))
     assert module._FULL
+
+
+def test_the_disk_is_asked_to_write_what_ends_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(module, "WRITEBACK", 100)
+    monkeypatch.setattr(module, "_begin_writing", lambda fd, offset, length: asked.append((offset, length)))
+    for offset, length in [(8, 50), (58, 41), (99, 1), (100, 99), (199, 202), (401, 10)]:
+        module.begin_writeback(3, offset, length)
+    assert asked == [(0, 100), (100, 300)]

@@ -6,9 +6,10 @@ from typing import Any
 from submerge.engine.output._adapter_target import AdapterTarget
 from submerge.engine.output._bank import write_bank_tensors
 from submerge.engine.output._check_out import check_target
+from submerge.engine.output._checkpoint_files import write_checkpoint_files
 from submerge.engine.output._checkpoint_target import CheckpointTarget
 from submerge.engine.output._describe import describe, explain
-from submerge.engine.output._estimate import compute_seconds
+from submerge.engine.output._estimate import compute_seconds, count_passes
 from submerge.engine.output._fingerprint import fingerprint
 from submerge.engine.output._folder import (
     REPLACED,
@@ -47,6 +48,7 @@ __all__ = [
     "check_target",
     "check_unfinished",
     "compute_seconds",
+    "count_passes",
     "describe",
     "explain",
     "fingerprint",
@@ -55,5 +57,6 @@ __all__ = [
     "verify",
     "vllm_command",
     "write_bank_tensors",
+    "write_checkpoint_files",
     "write_modality_files",
 ]

@@ -1,9 +1,8 @@
-"""Files that name tokens and their ids, after tokens were added or got other ids."""
+"""Files that name tokens and their ids, after tokens were added."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,7 @@ from typing import Any
 from submerge.engine.output._side_files import write_text
 from submerge.store import read_json
 
-__all__ = ["list_added_tokens", "with_token_ids", "write_json"]
-
-_TOKEN_IDS = re.compile(r"\w+_token_(?:ids?|index)")
+__all__ = ["list_added_tokens", "write_json"]
 
 
 def list_added_tokens(folder: Path, ids: Mapping[str, int], flags: Mapping[str, Mapping[str, Any]]) -> None:
@@ -27,17 +24,6 @@ def list_added_tokens(folder: Path, ids: Mapping[str, int], flags: Mapping[str, 
             write_json(path, {**config, "added_tokens_decoder": table})
     if (older := folder / "added_tokens.json").is_file():
         write_json(older, read_json(older) | {text: ids[text] for text in flags})
-
-
-def with_token_ids(part: Mapping[str, Any], ids: Mapping[int, int]) -> dict[str, Any]:
-    """Return a part of a configuration with the ids that its tokens have now."""
-
-    def renumbered(value: Any) -> Any:
-        if isinstance(value, list):
-            return [renumbered(each) for each in value]
-        return ids.get(value, value) if type(value) is int else value
-
-    return {key: renumbered(value) if _TOKEN_IDS.fullmatch(key) else value for key, value in part.items()}
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

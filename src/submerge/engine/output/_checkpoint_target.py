@@ -8,14 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from submerge.engine.output._bank import gate_bank, write_bank_tensors
+from submerge.engine.output._checkpoint_files import write_checkpoint_files
 from submerge.engine.output._composed_bank import composed_bank
-from submerge.engine.output._modality_files import ModalityFiles, write_modality_files
 from submerge.engine.output._projector_bank import projector_bank
 from submerge.engine.output._records import Records
-from submerge.engine.output._side_files import write_side_files
 from submerge.engine.output._target import OutputTarget
-from submerge.engine.output._vocabulary_files import write_vocabulary_files
-from submerge.engine.plan import SpecialistPlan
 from submerge.engine.work import Finished, Passes, Range, RangeRecord, RangeTarget, range_passes, ranges
 from submerge.store import (
     DTYPES,
@@ -27,7 +24,6 @@ from submerge.store import (
     TensorRecord,
     joined,
     range_digest,
-    write_chat_template,
 )
 
 __all__ = ["CheckpointTarget"]
@@ -129,20 +125,7 @@ class CheckpointTarget(OutputTarget[ShardWriter]):
 
     def write_side_files(self) -> None:
         """Write the reference's side files, configuration and index of shards, and those of modalities."""
-        folder, tokens = self.output.folder, self.plan.tokens
-        write_side_files(self.plan, folder)
-        if tokens and tokens.vocabulary:
-            write_vocabulary_files(tokens.vocabulary, self.plan.inputs.reference, folder)
-        composition = self.plan.composition
-        if composition is not None:
-            files = [self._modality_files(own) for own in composition.specialists]
-            write_modality_files(composition.tokens, files, folder)
-        if tokens and tokens.chat_template is not None:
-            write_chat_template(folder, tokens.chat_template)
-
-    def _modality_files(self, own: SpecialistPlan) -> ModalityFiles:
-        model = self.plan.models[own.specialist.model]
-        return ModalityFiles(own.modality, model.path, model.side_files, model.config or {})
+        write_checkpoint_files(self.plan, self.output.folder)
 
     def manifest_fields(self, records: Records) -> dict[str, Any]:
         """Return the gate, what its bank holds, and the rows of tables that have others than the base's."""

@@ -50,6 +50,7 @@ def describe(plan: MergePlan) -> dict[str, Any]:
         "warnings": list(plan.warnings),
         **({"coefficients": recipe.weights_from} if recipe.weights_from else {}),
         "reads": plan.bytes_read,
+        **({"virtual_reads": plan.virtual_reads} if plan.virtual_reads else {}),
         "writes": plan.bytes_written,
         **({"bank": _bank(plan)} if plan.gate_record else {}),
         **({"specialists": _specialists(plan)} if plan.composition else {}),

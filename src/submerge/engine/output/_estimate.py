@@ -13,6 +13,7 @@ from submerge.engine.work import (
     ChunkReader,
     RangeTarget,
     Workspace,
+    next_pass,
     range_passes,
     run_passes,
     single_threaded,
@@ -20,9 +21,11 @@ from submerge.engine.work import (
 from submerge.kernels import compiling_for
 from submerge.store import MemorySource, TensorEntry, rounded
 
-__all__ = ["compute_seconds"]
+__all__ = ["compute_seconds", "count_passes"]
 
 ELEMENTS = 1 << 20
+FEW = 1 << 12
+"""Elements of a made-up tensor whose passes are counted."""
 SIDE = 512
 """The longest side of a made-up matrix."""
 
@@ -52,18 +55,50 @@ def compute_seconds(plan: MergePlan) -> float:
 def _streamed_seconds(tensors: Sequence[TensorPlan], seed: int) -> float:
     if not tensors:
         return 0.0
-    largest, total = max(tensors, key=lambda t: t.numel), sum(t.numel for t in tensors)
-    elements = max(1, min(ELEMENTS, total))
-    side = largest.shape[-1] if len(largest.shape) > 1 else elements
+    total = sum(t.numel for t in tensors)
+    reader, target = _trial(max(tensors, key=lambda t: t.numel), max(1, min(ELEMENTS, total)), seed)
+    space = Workspace()
+    run_passes(range_passes(reader, target), space)  # the first time warms allocator and caches
+    begun = time.perf_counter()
+    run_passes(range_passes(reader, target), space)
+    return (time.perf_counter() - begun) * total / reader.plan.numel
+
+
+def count_passes(plan: MergePlan) -> int:
+    """Return how often a merge goes over its inputs, as it does with made-up values.
+
+    A matrix is read to be decomposed, and once more when its ranges are written.
+    """
+    streamed = [t for t in plan.tensors if t.action == "merge" and not t.matrix]
+    counts = [2] if any(t.matrix for t in plan.tensors) else [1]
+    if streamed:
+        largest = max(streamed, key=lambda t: t.numel)
+        counts.append(_passes_of(*_trial(largest, min(FEW, largest.numel), plan.recipe.seed)))
+    return max(counts)
+
+
+def _passes_of(reader: ChunkReader, target: RangeTarget) -> int:
+    """Run the passes that merge a tensor, and return how many there are."""
+    job, space, count = range_passes(reader, target), Workspace(), 0
+    step = next_pass(job, None)
+    while step is not None:
+        count += 1
+        step = next_pass(job, step.combine([step.work(one, space) for one in step.ranges]))
+    return count
+
+
+def _trial(tensor: TensorPlan, elements: int, seed: int) -> tuple[ChunkReader, RangeTarget]:
+    """Return a made-up tensor of so many elements that is merged as this one, and a target for it."""
+    side = tensor.shape[-1] if len(tensor.shape) > 1 else elements
     shape = (max(1, elements // side), side)
     entry = TensorEntry("trial", "BF16", shape, None, 0, 0)
     made_up = Input(0, entry)
     trial = replace(
-        largest,
+        tensor,
         name="trial",
         shape=shape,
-        inputs=(made_up,) * len(largest.inputs),
-        origin=made_up if largest.origin else None,
+        inputs=(made_up,) * len(tensor.inputs),
+        origin=made_up if tensor.origin else None,
         matrix=False,
     )
     draw = np.random.default_rng(0)
@@ -72,13 +107,8 @@ def _streamed_seconds(tensors: Sequence[TensorPlan], seed: int) -> float:
         MemorySource(rounded(base + draw.standard_normal(trial.numel, np.float32) / 100, entry.dtype))
         for _ in trial.read
     ]
-    reader = ChunkReader(trial, sources, seed=seed)
     target = RangeTarget(0, entry, _Nowhere(), lambda record: None)
-    space = Workspace()
-    run_passes(range_passes(reader, target), space)  # the first time warms allocator and caches
-    begun = time.perf_counter()
-    run_passes(range_passes(reader, target), space)
-    return (time.perf_counter() - begun) * total / trial.numel
+    return ChunkReader(trial, sources, seed=seed), target
 
 
 def _matrix_seconds(tensors: Sequence[TensorPlan]) -> float:

@@ -17,7 +17,8 @@ __all__ = ["fingerprint"]
 def fingerprint(plan: MergePlan) -> str:
     """Return a digest of all that the output's bytes depend on, files by size and time of change."""
     try:
-        read = {file for model in plan.models for file in model.files}
+        source = [plan.inputs.tokenizer.model] if plan.inputs.tokenizer else []
+        read = {file for model in (*plan.models, *source) for file in model.files}
         tasks = plan.gate.tasks if plan.gate else ()
         read |= _data_files(plan.recipe) | set(plan.recipe.moment_files) | set(plan.recipe.prototype_files)
         read |= {entry.file for task in tasks for entry in task.head.values() if entry.file}
@@ -38,6 +39,8 @@ def fingerprint(plan: MergePlan) -> str:
         described["gates"] = plan.mixture.digest
     if views := [(model.label, repr(model.views)) for model in plan.models if model.views]:
         described["views"] = views
+    if virtual := [(model.label, model.virtual.digest) for model in plan.models if model.virtual]:
+        described["virtual"] = virtual
     text = json.dumps(described, sort_keys=True, default=str)
     return f"{DIGEST}:{digest(text.encode())}"
 

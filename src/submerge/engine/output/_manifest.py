@@ -53,12 +53,16 @@ def _takes_part(tensor: TensorPlan, model: int, reference: int) -> bool:
 def _model_record(
     model: Checkpoint, unused: Sequence[str], read: Mapping[str, Any], used: int | None
 ) -> ModelRecord:
-    """Return what submerge.json says of a model; `used` counts the tensors that it had a part in."""
+    """Return what submerge.json says of a model; `used` counts the tensors that it had a part in.
+
+    Of a virtual model that is what it would say if the model lay in a folder.
+    """
+    own = {file.name: file.stat().st_size for file in model.own_files}
     return ModelRecord(
         model=model.label,
         revision=model.revision,
         adapter=_adapter(model.adapter) if model.adapter else None,
-        files={file.name: file.stat().st_size for file in model.files},
+        files={**model.virtual.weights, **own} if model.virtual else own,
         names=model.renamed,
         read=read,
         used=used,

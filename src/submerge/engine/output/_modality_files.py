@@ -9,8 +9,8 @@ from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from submerge.engine.output._added_tokens import list_added_tokens, with_token_ids, write_json
-from submerge.engine.plan import SharedTokens, add_tokens
+from submerge.engine.output._added_tokens import list_added_tokens, write_json
+from submerge.engine.plan import SharedTokens, add_tokens, with_token_ids
 from submerge.errors import WorkError, few
 from submerge.store import (
     MODALITIES,

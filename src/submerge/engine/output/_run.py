@@ -32,7 +32,7 @@ __all__ = ["Run"]
 
 LARGE = 32
 """A tensor of more than one part in so many is begun before the others."""
-FIRST = 1 << 20
+FIRST = 1 << 19
 """Elements of a tensor that is merged before workers are forked, at least."""
 
 

@@ -9,9 +9,17 @@ from typing import Any, Generic, TypeVar
 
 from submerge.engine.output._folder import Output
 from submerge.engine.output._records import Records
-from submerge.engine.plan import MergePlan, TensorPlan
-from submerge.engine.work import ChunkReader, Finished, Meter, Passes, RangeRecord, adapter_edits
-from submerge.store import FileTable, TensorRecord
+from submerge.engine.plan import Input, MergePlan, TensorPlan
+from submerge.engine.work import (
+    ChunkReader,
+    Finished,
+    Meter,
+    MeteredTable,
+    Passes,
+    RangeRecord,
+    adapter_edits,
+)
+from submerge.store import FileTable, Source, TensorRecord
 
 __all__ = ["OutputTarget"]
 
@@ -95,6 +103,13 @@ class OutputTarget(ABC, Generic[W]):
 
     def _reader(self, tensor: TensorPlan, inputs: FileTable) -> ChunkReader:
         models, seed = self.plan.models, self.plan.recipe.seed
-        sources = [self.meter.source(models[i.model].source(i.entry.name, inputs)) for i in tensor.read]
+        sources = [self._source(member, inputs) for member in tensor.read]
         partner = self._reader(tensor.partner, inputs) if tensor.partner else None
         return ChunkReader(tensor, sources, adapter_edits(models, tensor, inputs), seed, partner)
+
+    def _source(self, member: Input, inputs: FileTable) -> Source:
+        """Return where to read one input; of a virtual model the reads are counted that it makes itself."""
+        model, name = self.plan.models[member.model], member.entry.name
+        if model.virtual is not None:
+            return model.source(name, MeteredTable(inputs, self.meter))
+        return self.meter.source(model.source(name, inputs))

@@ -228,6 +228,7 @@ def _unlike(
         theirs, ours = base.tensors[name].shape, model.tensors[name].shape
         is_table = layer_of(name) is None and theirs[1:] == ours[1:]
         as_planned = is_table and (ours[:1] == (rows,) or (more_rows and theirs < ours))
+        as_planned |= theirs[:-1] == (1,) and ours == (1, rows)  # a bias of logits that is one row
         if theirs != ours and not as_planned:
             problems.append(f"{name}: the base's shape is {list(base.tensors[name].shape)}")
     return problems

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from submerge.engine.output._added_tokens import list_added_tokens, with_token_ids, write_json
+from submerge.engine.output._added_tokens import list_added_tokens, write_json
 from submerge.engine.output._side_files import write_text
-from submerge.engine.plan import OutputVocabulary
+from submerge.engine.plan import OutputVocabulary, with_token_ids
 from submerge.errors import WorkError, few
 from submerge.store import edited_text_parts, read_json, read_vocabulary, with_vocabulary_size
 
@@ -19,8 +20,9 @@ def write_vocabulary_files(vocabulary: OutputVocabulary, reference: int, folder:
     """Write the vocabulary over the files of a folder, which are those that were copied into it.
 
     `tokenizer.json` gets the tokens, config.json `vocab_size`, and both configurations the ids that tokens of
-    the model at the position `reference` have now. Raises `WorkError` if a token has another id in the
-    tokenizer that was written than the row that was merged for it.
+    the model at the position `reference` have now, or those of a donor's special tokens. For one that the
+    output lacks they get what the tokenizer's own model has under the same key. Raises `WorkError` if a
+    token has another id in the tokenizer that was written than the row that was merged for it.
     """
     tokenizer = vocabulary.tokenizer
     if tokenizer.text is not None:
@@ -30,11 +32,13 @@ def write_vocabulary_files(vocabulary: OutputVocabulary, reference: int, folder:
         )
     ids = vocabulary.ids[reference]
 
-    def renumbered(part: Mapping[str, Any]) -> dict[str, Any]:
-        return with_token_ids(part, ids)
+    def renumbered(part: Mapping[str, Any], special: Mapping[str, Any]) -> dict[str, Any]:
+        known = {key: id_ for key, id_ in special.items() if key in part or id_ is not None}
+        return with_token_ids(part, ids, vocabulary.token_ids) | known
 
-    _edit(folder / "config.json", lambda config: _resized(edited_text_parts(config, renumbered), vocabulary))
-    _edit(folder / "generation_config.json", renumbered)
+    of_config = partial(renumbered, special=vocabulary.special.config)
+    _edit(folder / "config.json", lambda config: _resized(edited_text_parts(config, of_config), vocabulary))
+    _edit(folder / "generation_config.json", partial(renumbered, special=vocabulary.special.generation))
     _check(vocabulary, folder)
 
 

@@ -13,7 +13,8 @@ anything else is planned.
 Specialists of a composed model are opened with their adapters (`_specialists`); `_composition` finds what is
 their own, their placeholders, and the tokenizer that they share. Where outputs of projectors are mixed
 (`_projectors`), models must have changed no encoder (`_projector_changes`), and tasks have
-prototypes (`_prototypes`). What a merge will write can be a model of another plan (`_planned`).
+prototypes (`_prototypes`). What a merge will write can be a model of another plan (`_planned`), and may need
+no folder for that (`_virtual`).
 
 Layers that are stacked (`_stack`) are planned slice by slice (`_plan_stack`, `_stacked_models`): each slice
 is a merge of models whose layers have the output's numbers.
@@ -59,8 +60,10 @@ from submerge.engine.plan._tensor import (
     read_length,
     torch_dtype,
 )
+from submerge.engine.plan._token_ids import with_token_ids
 from submerge.engine.plan._token_rows import with_token_rows
 from submerge.engine.plan._tokens import beyond_rows, describe_beyond
+from submerge.engine.plan._virtual import can_be_virtual, reads_values_alone, virtual_model
 from submerge.engine.plan._vocabulary import OutputVocabulary
 
 __all__ = [
@@ -86,6 +89,7 @@ __all__ = [
     "bank_bytes",
     "bank_rows",
     "beyond_rows",
+    "can_be_virtual",
     "check_device",
     "choose_score",
     "chunk_length",
@@ -105,10 +109,13 @@ __all__ = [
     "planned_checkpoint",
     "range_length",
     "read_length",
+    "reads_values_alone",
     "share_tokens",
     "stores_transposed",
     "stream_model",
     "stream_parts",
     "torch_dtype",
+    "virtual_model",
+    "with_token_ids",
     "with_token_rows",
 ]

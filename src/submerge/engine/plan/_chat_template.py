@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Container
 
 from submerge.engine.plan._inputs import Inputs
+from submerge.errors import few
 from submerge.recipe import CHAT_TEMPLATES, Recipe
 from submerge.store import read_chat_template
 
-__all__ = ["choose_chat_template"]
+__all__ = ["choose_chat_template", "lacking_tokens"]
+
+_TOKEN = re.compile(r"<\|[^\s|<>]+\|>")
+"""What looks like a token of its own: `<|im_start|>`."""
 
 
 def choose_chat_template(recipe: Recipe, inputs: Inputs) -> tuple[str | None, str]:
@@ -29,3 +35,11 @@ def choose_chat_template(recipe: Recipe, inputs: Inputs) -> tuple[str | None, st
         return None, "auto: no model has one"
     text, count = Counter(templates).most_common(1)[0]
     return text, f"auto: that of {count} of {len(templates)} models that have one"
+
+
+def lacking_tokens(template: str, known: Container[str]) -> str:
+    """Return a warning where a template writes tokens that the tokenizer lacks; else an empty text."""
+    lacking = [token for token in dict.fromkeys(_TOKEN.findall(template)) if token not in known]
+    if not lacking:
+        return ""
+    return f"chat_template: the tokenizer lacks {few(map(repr, lacking))}: add them under 'tokens'"

@@ -104,6 +104,7 @@ def plan_models(
     problems += refusals
     inputs = inputs.of_models([alignment.model for alignment in alignments])
     inputs = inputs if vocabulary is None else vocabulary.laid_over(inputs)
+    donor = vocabulary.donor if vocabulary else None
     copies = resolve_copies(recipe, inputs)
     inputs = copies.inputs
     lacks = [a.of(model).lacks for a, model in zip(alignments, inputs.models, strict=True)]
@@ -148,7 +149,14 @@ def plan_models(
             *(composition.warnings if composition else ()),
             *mixing_warnings,
         ),
-        budget=budget(tensors, settings.workers, settings.max_memory, _data_bytes(recipe, inputs, tensors)),
+        budget=budget(
+            tensors,
+            inputs.models,
+            settings.workers,
+            settings.max_memory,
+            _data_bytes(recipe, inputs, tensors),
+            beside=donor.memory(settings.workers) if donor else 0,
+        ),
         gate=gate,
         composition=composition,
         projectors=projectors,

@@ -11,9 +11,9 @@ from submerge.engine.plan._tensor import HELD, TensorPlan, chunk_length, read_le
 from submerge.errors import Problem, RequestError
 from submerge.kernels import worth_compiling
 from submerge.process import peak_resident
-from submerge.store import DTYPES
+from submerge.store import DTYPES, Checkpoint
 
-__all__ = ["Budget", "budget", "resident"]
+__all__ = ["Budget", "budget", "reading_bytes", "resident"]
 
 RESERVE = 96 << 20
 """For what is not counted by the byte: allocator slack, thread stacks, the plan's own growth."""
@@ -46,14 +46,24 @@ class Budget:
         return self.resident + RESERVE + max(self.workers * self.per_worker, self.calibration)
 
 
-def budget(tensors: Sequence[TensorPlan], workers: int, max_memory: int, calibration: int = 0) -> Budget:
+def budget(
+    tensors: Sequence[TensorPlan],
+    models: Sequence[Checkpoint],
+    workers: int,
+    max_memory: int,
+    calibration: int = 0,
+    *,
+    beside: int = 0,
+) -> Budget:
     """Return the workers that fit into `max_memory` bytes; raise `RequestError` if not even one does.
 
-    So it does where the `calibration` bytes that learning weights holds before the merge do not fit.
+    `beside` are bytes that rows of new tokens hold beside the workers. It raises, too, where the
+    `calibration` bytes that learning weights holds before the merge do not fit.
     """
     need, widest = max(((_worker_bytes(t), t.name) for t in tensors), default=(0, ""))
+    need += _virtual_bytes(models)
     held = resident()
-    now = held + _imported(tensors)
+    now = held + _imported(tensors) + beside
     fitting = (max_memory - now - RESERVE) // need if need else workers
     if fitting < 1:
         least = -(-(now + RESERVE + need) // 10**6)
@@ -83,6 +93,16 @@ def _imported(tensors: Sequence[TensorPlan]) -> int:
     return sum(size for package, size in needs.items() if package not in sys.modules)
 
 
+def reading_bytes(tensors: Sequence[TensorPlan], models: Sequence[Checkpoint]) -> int:
+    """Return what a worker holds while it merges chunks of these tensors whenever the result is read."""
+    return max(map(_buffer_bytes, tensors), default=0) + _virtual_bytes(models)
+
+
+def _virtual_bytes(models: Sequence[Checkpoint]) -> int:
+    """Return what a worker holds besides to read those of the models that are merged as they are read."""
+    return sum(model.virtual.worker_bytes for model in models if model.virtual)
+
+
 def _worker_bytes(plan: TensorPlan) -> int:
     """Return what one worker holds for this tensor: buffers, temporaries, statistics, matrices."""
     if plan.matrix or plan.module:
@@ -92,17 +112,26 @@ def _worker_bytes(plan: TensorPlan) -> int:
 
 def _chunk_bytes(plan: TensorPlan) -> int:
     """Return what one worker holds for a chunk of all models, and for what is collected from all chunks."""
+    count, value = len(plan.inputs), _value_bytes(plan)
+    collected = 4 * value * count * min(COLLECTED, plan.numel)  # its parts, joined, then partitioned
+    return _buffer_bytes(plan) + collected
+
+
+def _value_bytes(plan: TensorPlan) -> int:
+    """Return the bytes of a value in the arithmetic; an adapter's factors give float32."""
+    return 8 if any(member.entry.dtype == "F64" for member in plan.read) else 4
+
+
+def _buffer_bytes(plan: TensorPlan) -> int:
+    """Return what one worker holds for a chunk of all models."""
     count = len(plan.inputs)
     chunk = chunk_length(count, plan.width)
     elements, read = (min(n, max(1, plan.numel)) for n in (chunk, read_length(chunk)))
     itemsizes = [DTYPES[member.entry.dtype].itemsize for member in plan.read]
-    wide = any(member.entry.dtype == "F64" for member in plan.read)
-    value = 8 if wide else 4  # an adapter's factors give float32
     buffers = sum(itemsizes) + 8  # for each file that is read, and for what is written
-    folding = value * (3 * count + 6)  # the updates, masked copies of them, and sums
+    folding = _value_bytes(plan) * (3 * count + 6)  # the updates, masked copies of them, and sums
     ranking = 16 * max(itemsizes, default=4) if plan.width > 1 else 0  # of the entries of each row
-    collected = 4 * value * count * min(COLLECTED, plan.numel)  # its parts, joined, then partitioned
-    return read * buffers + elements * (folding + ranking) + collected
+    return read * buffers + elements * (folding + ranking)
 
 
 def _matrix_bytes(plan: TensorPlan) -> int:

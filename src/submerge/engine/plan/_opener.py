@@ -80,8 +80,15 @@ class Opener:
     def tokenizer(self) -> Checkpoint | None:
         """Return the model outside of the recipe's that gives the tokenizer, or None after noting why not."""
         settings = self.recipe.tokenizer
+        source = settings.source or ""
+        if settings.new_tokens and settings.new_tokens.method == "omp":
+            return self.full_model(source)
+        part = self.recipe.parts.get(source)
+        if isinstance(part, Checkpoint):
+            return part
         try:
-            return open_tokenizer(settings.source or "", root=self.root)
+            model = open_tokenizer(source if part is None else str(part), root=self.root)
+            return replace(model, label=source)
         except RequestError as error:
             for problem in error.problems:
                 what = f"the tokenizer's source, {problem.where}: {problem.what}"

@@ -12,7 +12,7 @@ from submerge.engine.plan._model_tokens import ModelTokens, TokenFlags
 from submerge.errors import Problem, RequestError, few
 from submerge.store import Tokenizer, load_tokenizer
 
-__all__ = ["PLAIN", "OutputTokenizer", "extend_tokenizer", "united_tokens"]
+__all__ = ["PLAIN", "OutputTokenizer", "extend_tokenizer", "fast_backend", "united_tokens"]
 
 PLAIN = TokenFlags(special=False, normalized=True)
 """How a token is treated that no tokenizer treats in a way of its own."""
@@ -74,7 +74,7 @@ def extend_tokenizer(files: Tokenizer, own: ModelTokens, tokens: Mapping[str, To
     """
     if not tokens:
         return OutputTokenizer(files, own.ids)
-    backend = _backend(files.folder)
+    backend = fast_backend(files.folder)
     known = backend.get_vocab(with_added_tokens=True)
     beside = {text: own.added.get(text, PLAIN) for text in own.ids if text not in known}
     token_of = required("tokenizers", _NEEDS).AddedToken
@@ -85,12 +85,15 @@ def extend_tokenizer(files: Tokenizer, own: ModelTokens, tokens: Mapping[str, To
         what = f"new tokens would get ids that others have ({few(map(repr, moved)) or 'its ids have holes'})"
         raise RequestError(Problem(what, str(files.folder), "save the tokenizer with ids without a hole"))
     added = {text: tokens[text] for text in ids if text in tokens}
+    written = backend.to_str(pretty=True)
+    backend.no_padding()  # of a file that was saved with a length for all texts
+    backend.no_truncation()
     encoded = {text: backend.encode(text, add_special_tokens=False).ids for text in added}
     unreached = tuple(text for text in added if encoded[text] != [ids[text]])
-    return OutputTokenizer(files, ids, added, backend.to_str(pretty=True), unreached)
+    return OutputTokenizer(files, ids, added, written, unreached)
 
 
-def _backend(folder: Path) -> Any:
+def fast_backend(folder: Path) -> Any:
     """Return the tokenizer of a folder, of a class of the library `tokenizers`."""
     library, path = required("tokenizers", _NEEDS), folder / "tokenizer.json"
     if path.is_file():

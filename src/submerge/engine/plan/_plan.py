@@ -13,6 +13,7 @@ from submerge.engine.plan._composition import Composition
 from submerge.engine.plan._describe_composition import composition_facts
 from submerge.engine.plan._describe_projectors import projector_facts
 from submerge.engine.plan._describe_stack import stack_facts
+from submerge.engine.plan._donor_rows import DonorRows
 from submerge.engine.plan._gate import GatePlan
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._memory import Budget
@@ -50,6 +51,7 @@ class MergePlan:
         unties: whether the output's configuration must untie its embeddings.
         stack: the slices, where layers are stacked.
         mixture: of a mixture of experts, its architecture and its gates.
+        virtual_reads: how often others read the result, where it is merged as it is read; 0 for a folder.
 
     Examples:
         >>> import submerge
@@ -75,6 +77,7 @@ class MergePlan:
     unties: bool = False
     stack: StackPlan | None = None
     mixture: MixturePlan | None = None
+    virtual_reads: int = 0
 
     def __repr__(self) -> str:
         return as_text(f"MergePlan: {self.recipe.method.name}", self._model_rows(), self._facts())
@@ -131,6 +134,12 @@ class MergePlan:
         return self.mixture.config if self.mixture else self.stack.config if self.stack else None
 
     @property
+    def donor_rows(self) -> DonorRows | None:
+        """The rows of a donor's tokens, where the output has a donor's tokenizer."""
+        vocabulary = self.tokens.vocabulary if self.tokens else None
+        return vocabulary.donor if vocabulary else None
+
+    @property
     def models(self) -> tuple[Checkpoint, ...]:
         """The distinct models."""
         return self.inputs.models
@@ -171,13 +180,16 @@ class MergePlan:
     @property
     def pending(self) -> bool:
         """Whether weights of models on the Hub are still to be downloaded."""
-        return any(model.pending for model in self.models)
+        donor = [self.inputs.tokenizer.model] if self.inputs.tokenizer else []
+        return any(model.pending for model in (*self.models, *donor))
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of input that the result depends on, each counted once."""
+        """Bytes of input that the result depends on, each counted once for each model that it is of."""
         adapters = {file for m in self.models if m.adapter for file in m.adapter.files if file.exists()}
-        values = sum(i.entry.nbytes for t in self.tensors for i in t.read)
+        read = [i for t in self.tensors for i in t.read]
+        values = sum(i.entry.nbytes for i in read if self.models[i.model].virtual is None)
+        values += sum(m.virtual.nbytes for m in self.models if m.virtual)
         return values + sum(file.stat().st_size for file in adapters)
 
     @property

@@ -116,7 +116,7 @@ class _MixturePlanner:
                 *adapter_warnings(self.inputs.models, of_one_base=False),
                 *self.copies.warnings,
             ),
-            budget=budget(tensors, settings.workers, settings.max_memory, self._held()),
+            budget=budget(tensors, inputs.models, settings.workers, settings.max_memory, self._held()),
             unties=self.copies.unties,
             mixture=self._mixture(tensors),
         )

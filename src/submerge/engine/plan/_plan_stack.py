@@ -12,7 +12,7 @@ from submerge.engine.plan._stack import SliceLayers, StackPlan
 from submerge.errors import Problem, RequestError, few
 from submerge.names import depths, is_before_layers, layer_of, layer_stacks, module_of_each, with_layer
 from submerge.recipe import ModuleSlices, Recipe, Slice, same_model
-from submerge.store import Checkpoint, Restacker, layer_count, with_layers
+from submerge.store import Checkpoint, ConfiguredLayer, Restacker, layer_count, with_layers
 
 __all__ = ["as_models", "plan_stack"]
 
@@ -72,7 +72,7 @@ class _StackPlanner:
         owners = module_of_each(names, [module.name for module in self.recipe.stack])
         reference = self.inputs.reference_model
         if left := [name for name in reference.tensors if owners[name] is None]:
-            hint = "add the modules that they are in, with 'models: …' or 'slices: …'"
+            hint = "add the modules that they are in, or 'default' for all others, with 'models' or 'slices'"
             self._note(f"no module has the tensors {few(left)}", self.recipe.stack[0].where, hint)
         slices = [
             piece
@@ -99,7 +99,7 @@ class _StackPlanner:
         stacks, stops = layer_stacks(own), {source.stop for p in module.slices for source in p.sources}
         if stops == {None} or (stops == {0} and not stacks):
             return [self._all_layers(module.slices[0], names)]
-        if len(stacks) == 1 and 0 not in stops:
+        if len(stacks) == 1 and stops != {0}:
             return self._stacked(module, next(iter(stacks)), names)
         if len(stacks) > 1:
             what = f"{reference.label} has several stacks of layers ({', '.join(stacks)})"
@@ -147,7 +147,7 @@ class _StackPlanner:
             source = own.get(position, piece.sources[0])
             starts[position] = source.start
             model = self.inputs.models[position]
-            count = layer_stacks(model.tensors).get(stack, 0)
+            count = _stack_sizes(model).get(stack, 0)
             if source.start + length > count:
                 what = f"layer_range [{source.start}, {source.start + length}] is outside of {model.label}"
                 self._note(what, source.entry.where, f"it has {count} layers: 0 to {count - 1}")
@@ -199,7 +199,7 @@ class _StackPlanner:
         reference = self.inputs.reference_model
         unlike: defaultdict[int, list[str]] = defaultdict(list)
         for piece in slices:
-            last = layer_stacks(reference.tensors).get(piece.module, 1) - 1
+            last = _stack_sizes(reference).get(piece.module, 1) - 1
             for position, names in piece.sources.items():
                 for name in names.values():
                     other = reference.tensors.get(_within(name, piece.module, last))
@@ -213,19 +213,31 @@ class _StackPlanner:
     def _config(self, slices: Sequence[SliceLayers]) -> Mapping[str, Any] | None:
         """Return the output's configuration: the reference's with the layers that each stack has."""
         reference = self.inputs.reference_model
-        config, counts = reference.config, layer_stacks(reference.tensors)
+        config: Mapping[str, Any] | None = reference.config
+        counts = _stack_sizes(reference)
         for stack in dict.fromkeys(piece.module for piece in slices if piece.module):
             layers = list(_layers_of(stack, slices))
             if config is None or layers == [(self.inputs.reference, i) for i in range(counts[stack])]:
                 continue
             sources = [(self.inputs.models[i].config, number) for i, number in layers]
-            edited = with_layers(config, stack, counts[stack], sources)
-            if edited is None:
-                what = f"it does not say that {stack} has {counts[stack]} layers, and gets {len(layers)}"
-                hint = "write the number there, such as num_hidden_layers"
-                self._note(what, f"{reference.label}/config.json", hint)
-            config = edited or config
+            config = self._with_layers(config, stack, counts[stack], sources)
         return config
+
+    def _with_layers(
+        self, config: Mapping[str, Any], stack: str, count: int, sources: Sequence[ConfiguredLayer]
+    ) -> Mapping[str, Any]:
+        """Return a configuration with other layers of a stack, or as it was after noting why it has none."""
+        where = f"{self.inputs.reference_model.label}/config.json"
+        try:
+            edited = with_layers(config, stack, count, sources)
+        except ValueError as error:
+            hint = "take layers in an order that its models have: dense ones, and then sparse ones"
+            self._note(str(error), where, hint)
+            return config
+        if edited is None:
+            what = f"it does not say that {stack} has {count} layers, and gets {len(sources)}"
+            self._note(what, where, "write the number there, such as num_hidden_layers")
+        return edited or config
 
     def _stack_plan(self, slices: Sequence[SliceLayers], config: Mapping[str, Any] | None) -> StackPlan:
         """Return the plan with all models under the output's names."""
@@ -238,6 +250,17 @@ class _StackPlanner:
         merged = dict.fromkeys(i for piece in slices for i in piece.inputs.participants)
         inputs = replace(self.inputs.of_models(models), participants=tuple(merged))
         return StackPlan(tuple(slices), inputs, self.inputs, config)
+
+
+def _stack_sizes(model: Checkpoint) -> dict[str, int]:
+    """Return the number of layers of each stack of a model.
+
+    Files may have more than the configuration says: layers that predict further tokens, behind all others.
+    """
+    counts, told = layer_stacks(model.tensors), layer_count(model.config)
+    if len(counts) == 1 and told is not None:
+        return {stack: min(count, told) for stack, count in counts.items()}
+    return counts
 
 
 def _layers_of(stack: str, slices: Iterable[SliceLayers]) -> Iterator[tuple[int, int]]:

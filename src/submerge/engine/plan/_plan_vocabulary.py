@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from submerge.engine.plan._inputs import Inputs, TokenizerSource
 from submerge.engine.plan._model_tokens import ModelTokens, TokenFlags, stored_tokens
 from submerge.engine.plan._output_tokenizer import PLAIN, OutputTokenizer, extend_tokenizer, united_tokens
 from submerge.engine.plan._tables import token_rows
+from submerge.engine.plan._token_ids import lost_token_ids
 from submerge.engine.plan._token_origins import Origin, TokenOrigins, places
 from submerge.engine.plan._vocabulary import OutputVocabulary
 from submerge.errors import Problem, RequestError, few
 from submerge.recipe import Recipe, same_model
+from submerge.store import Checkpoint, read_json, text_parts
 
 __all__ = ["plan_vocabulary"]
 
@@ -56,12 +59,15 @@ class _Planner:
         )
         self.problems += origins.problems()
         self._note_token_ids()
+        ids = {position: places(tokenizer.ids, self.tokens[position].ids) for position in self.tokens}
+        self._note_lost_ids(ids[self.inputs.reference])
         beyond = self._beyond(origins.without_row)
         return OutputVocabulary(
             tokenizer=tokenizer,
             origins=origins,
             rows=self._rows(len(origins.texts)),
-            ids={position: places(tokenizer.ids, self.tokens[position].ids) for position in self.tokens},
+            ids=ids,
+            token_ids=self._named_ids(self.source.model),
             lines=tuple(self._lines(tokenizer, origins)),
             warnings=tuple(self.warnings),
             beyond=beyond,
@@ -133,6 +139,22 @@ class _Planner:
             if rule.token_id >= rows:
                 what = f"{rule.model} has {rows} rows, and none for the id {rule.token_id}"
                 self.problems.append(Problem(what, rule.where, "name a token's id"))
+
+    def _named_ids(self, model: Checkpoint) -> dict[str, Any]:
+        """Return what a configuration says of ids and all else; what it says outermost counts."""
+        return {key: value for part in reversed(text_parts(model.config)) for key, value in part.items()}
+
+    def _note_lost_ids(self, ids: Mapping[int, int | None]) -> None:
+        """Note tokens that the reference's configurations name and the output lacks."""
+        reference = self.inputs.reference_model
+        texts = {id_: text for text, id_ in self.tokens[self.inputs.reference].ids.items()}
+        beside = reference.path / "generation_config.json"
+        parts = [*text_parts(reference.config), *([read_json(beside)] if beside.is_file() else [])]
+        lost = dict.fromkeys(pair for part in parts for pair in lost_token_ids(part, ids))
+        if lost:
+            shown = few([f"{key}: {texts[id_]!r}" for key, id_ in lost])
+            what = f"its configuration names what the output lacks ({shown})"
+            self.warnings.append(f"{reference.label}: {what}; ids of {self.source.label} are taken, or none")
 
     def _beyond(self, texts: Sequence[str]) -> dict[str, int]:
         """Return those of tokens without a row that a model has; note that others get rows of zeros."""

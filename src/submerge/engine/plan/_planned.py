@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from submerge.engine.plan._plan import MergePlan
+from submerge.engine.plan._virtual import virtual_model
 from submerge.store import Checkpoint, untied
 
 __all__ = ["planned_checkpoint"]
@@ -22,15 +23,17 @@ def planned_checkpoint(plan: MergePlan, name: str) -> Checkpoint | None:
     reference = plan.inputs.reference_model
     config = plan.config or reference.config
     entries = {tensor: entry for shard in plan.shards for tensor, entry in shard.entries.items()}
+    virtual = virtual_model(plan) if plan.virtual_reads else None
     return Checkpoint(
         label=name,
         path=reference.path,
         revision=None,
         tensors={tensor: replace(e, file=Path(name) / str(e.file)) for tensor, e in entries.items()},
-        shards={tensor: str(entry.file) for tensor, entry in entries.items()},
+        shards={} if virtual else {tensor: str(entry.file) for tensor, entry in entries.items()},
         config=(untied(config) if plan.unties else dict(config)) if config else None,
         side_files=reference.side_files,
         links=reference.links,
         pending=True,
         given_tokenizer=plan.tokens.tokenizer if plan.tokens else None,
+        virtual=virtual,
     )

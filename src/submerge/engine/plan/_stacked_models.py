@@ -10,6 +10,7 @@ from submerge.engine.plan._naming import align_models
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._plan_stack import plan_stack
 from submerge.engine.plan._settings import Settings
+from submerge.engine.plan._stack_architecture import architecture_problems
 from submerge.engine.plan._vocabulary import OutputVocabulary
 from submerge.engine.plan._warnings import input_warnings, shape_warnings
 from submerge.engine.plan._weight_files import weight_files
@@ -36,6 +37,7 @@ def plan_stacked(
         raise RequestError(problems)
     stack = plan_stack(recipe, copies.inputs, copies.copy_of)
     tensors, problems = stack.plan(lacks, copies.copy_of)
+    problems = problems or architecture_problems(stack, tensors, recipe.stack[0].where)
     if problems:
         raise RequestError(problems)
     return MergePlan(
@@ -51,7 +53,7 @@ def plan_stacked(
             *adapter_warnings(inputs.models, of_one_base=False),
             *copies.warnings,
         ),
-        budget=budget(tensors, settings.workers, settings.max_memory),
+        budget=budget(tensors, stack.inputs.models, settings.workers, settings.max_memory),
         unties=copies.unties,
         stack=stack,
     )

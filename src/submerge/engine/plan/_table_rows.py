@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from submerge.engine.plan._inputs import Inputs
-from submerge.store import Checkpoint, tied_embeddings
+from submerge.store import Checkpoint, RowSource, tied_embeddings
 
-__all__ = ["MeanRun", "ModelTables", "PaddingRun", "RowRun", "Run", "TableRuns", "joined_runs"]
+__all__ = ["ComputedRun", "MeanRun", "ModelTables", "PaddingRun", "RowRun", "Run", "TableRuns", "joined_runs"]
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,23 @@ class MeanRun:
 
 
 @dataclass(frozen=True)
+class ComputedRun:
+    """Rows `start … start + count − 1` of a table that is computed as a whole; `what` says how."""
+
+    rows: RowSource = field(repr=False)
+    what: str
+    start: int
+    count: int
+
+
+@dataclass(frozen=True)
 class PaddingRun:
     """Rows that no token has; each is the mean of all rows before them."""
 
     count: int
 
 
-Run: TypeAlias = RowRun | MeanRun | PaddingRun
+Run: TypeAlias = RowRun | MeanRun | ComputedRun | PaddingRun
 
 
 class TableRuns(Protocol):

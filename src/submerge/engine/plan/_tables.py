@@ -12,7 +12,7 @@ from typing import Any
 from submerge.names import layer_of
 from submerge.store import TensorEntry
 
-__all__ = ["is_matrix", "is_table", "token_rows", "token_tables"]
+__all__ = ["is_head", "is_matrix", "is_table", "token_rows", "token_tables"]
 
 _TOKENS = re.compile(
     r"(?:text_)?(?:embed_tokens|tok(?:ens?)?_embeddings?|tok(?:ens?)?_embed|tok(?:ens?)?_emb)|word_embeddings?"
@@ -45,6 +45,10 @@ _GENERAL_HEAD = re.compile(
     r"(?:output|out|head|decoder|proj_out|output_projection|output_layer|logits|fc_out)"
 )
 """Names that output maps share with others: a head has a row for each token, outside of the layers."""
+_BY_LAYER = "embed_tokens_per_layer"
+"""The module with a second row for each token (Gemma 3n), whose parts are added in the layers."""
+_HEAD_BIAS = re.compile(r"(?:.+_)?predictions|mlm_score|embedding_decoder")
+"""Modules that hold an output head's bias, and not its matrix."""
 
 
 def is_matrix(name: str, shape: Sequence[int], config: Mapping[str, Any] | None) -> bool:
@@ -87,15 +91,27 @@ def token_tables(tensors: Mapping[str, TensorEntry], rows: int) -> list[str]:
     long = [name for name, entry in tensors.items() if entry.shape[:1] == (rows,)]
     matrices = [name for name in long if len(tensors[name].shape) == 2]
     heads = [name for name in matrices if _is_head(name, True)]
-    biases = {f"{name.removesuffix('.weight')}.bias" for name in heads}
     embeddings = [name for name in matrices if _has_tokens(name)]
-    return [*embeddings, *heads, *(name for name in long if name in biases)]
+    by_layer = [name for name in matrices if _module(name)[1] == _BY_LAYER]
+    return [*embeddings, *by_layer, *heads, *(name for name in long if _is_head_bias(name))]
+
+
+def is_head(name: str) -> bool:
+    """Return whether a table with a row for each token is an output head, and no embedding."""
+    return not _has_tokens(name)
 
 
 def _has_tokens(name: str) -> bool:
     """Return whether a matrix of this name has a row for each token id."""
     path, module = _module(name)
     return bool(_TOKENS.fullmatch(module) or _ROOT_TOKENS.fullmatch(path))
+
+
+def _is_head_bias(name: str) -> bool:
+    """Return whether a name is that of an output head's bias, whose matrix may be tied to the embeddings."""
+    path, _, last = name.rpartition(".")
+    is_beside_head = _is_head(path, True) or bool(_HEAD_BIAS.fullmatch(_module(path)[1]))
+    return last == "final_logits_bias" or (last == "bias" and is_beside_head)
 
 
 def _is_head(name: str, fits: bool) -> bool:

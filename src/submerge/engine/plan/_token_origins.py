@@ -114,6 +114,6 @@ class TokenOrigins:
         return tuple((position, self.models[position][text]) for position in holders)
 
 
-def places(ids: Mapping[str, int], own: Mapping[str, int]) -> dict[int, int]:
-    """Return where each row of a model is in the output, for the tokens that this has."""
-    return {row: ids[text] for text, row in own.items() if text in ids}
+def places(ids: Mapping[str, int], own: Mapping[str, int]) -> dict[int, int | None]:
+    """Return where each row of a model is in the output; None for a token that this lacks."""
+    return {row: ids.get(text) for text, row in own.items()}

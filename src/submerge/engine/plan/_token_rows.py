@@ -11,7 +11,7 @@ from itertools import accumulate
 from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._row_runs import RowRuns
 from submerge.engine.plan._shared_tokens import SharedTokens
-from submerge.engine.plan._table_rows import MeanRun, PaddingRun, RowRun, Run, TableRuns
+from submerge.engine.plan._table_rows import ComputedRun, MeanRun, PaddingRun, RowRun, Run, TableRuns
 from submerge.engine.plan._tables import token_rows, token_tables
 from submerge.errors import Problem, RequestError
 from submerge.names import View
@@ -110,22 +110,22 @@ class _TokenTables:
     def _pieces(self, runs: Sequence[Run], name: str, dtype: str, position: int) -> list[_Piece]:
         pieces: list[_Piece] = []
         rows = [run for run in runs if not isinstance(run, PaddingRun)]
-        if len(rows) > _MANY:
+        if len(rows) > _MANY or any(isinstance(run, ComputedRun) for run in rows):
             pieces.append(self._gathered(rows, name, dtype))
         for run in runs[len(rows) :] if pieces else runs:
+            assert not isinstance(run, ComputedRun)  # such rows are gathered
             pieces.append(self._piece(run, name, dtype, position, pieces))
         return pieces
 
-    def _gathered(self, runs: Sequence[RowRun | MeanRun], name: str, dtype: str) -> _Piece:
+    def _gathered(self, runs: Sequence[RowRun | MeanRun | ComputedRun], name: str, dtype: str) -> _Piece:
         """Return rows of many runs as one tensor: a view would have a block for each."""
-        sources: dict[tuple[int, str] | MeanRun, RowSource] = {}
-        keys: list[tuple[int, str] | MeanRun] = []
+        sources: dict[tuple[int, str] | MeanRun | RowSource, RowSource] = {}
+        keys: list[tuple[int, str] | MeanRun | RowSource] = []
         for run in runs:
-            key = run if isinstance(run, MeanRun) else (run.model, run.table)
+            key = self._source_key(run)
             keys.append(key)
             if key not in sources:
-                of = run.of if isinstance(run, MeanRun) else (replace(run, start=0),)
-                sources[key] = self._mean(of, name, dtype)
+                sources[key] = self._source(run, name, dtype)
         numbers = {key: number for number, key in enumerate(sources)}
         starts = [0, *accumulate(run.count for run in runs)]
         shape = (starts.pop(), *self.inputs.reference_model.tensors[name].shape[1:])
@@ -133,19 +133,37 @@ class _TokenTables:
             sources=list(sources.values()),
             starts=starts,
             which=[numbers[key] for key in keys],
-            first=[run.start if isinstance(run, RowRun) else 0 for run in runs],
+            first=[0 if isinstance(run, MeanRun) else run.start for run in runs],
             width=math.prod(shape[1:]),
             itemsize=DTYPES[dtype].itemsize,
         )
         order = digest(repr([(run, start) for run, start in zip(runs, starts, strict=True)]).encode())
         return _piece_of(f"{shape[0]} rows of {name} in {len(runs)} runs ({order})", shape, dtype, rows)
 
+    def _source_key(self, run: RowRun | MeanRun | ComputedRun) -> tuple[int, str] | MeanRun | RowSource:
+        """Return what is one for all runs that are read from one source."""
+        if isinstance(run, ComputedRun):
+            return run.rows
+        return run if isinstance(run, MeanRun) else (run.model, run.table)
+
+    def _source(self, run: RowRun | MeanRun | ComputedRun, name: str, dtype: str) -> RowSource:
+        if isinstance(run, ComputedRun):
+            return run.rows
+        return self._mean(run.of if isinstance(run, MeanRun) else (replace(run, start=0),), name, dtype)
+
     def _entry(self, name: str, dtype: str, view: View, runs: Sequence[Run]) -> TensorEntry:
         entry = TensorEntry(name, dtype, view.shape, None, 0, DTYPES[dtype].itemsize * view.numel)
         # rows that fill up are the mean of one model's own, and runs say of what
         return self.entries.setdefault((name, tuple(runs)), entry)
 
-    def _piece(self, run: Run, name: str, dtype: str, position: int, before: Sequence[_Piece]) -> _Piece:
+    def _piece(
+        self,
+        run: RowRun | MeanRun | PaddingRun,
+        name: str,
+        dtype: str,
+        position: int,
+        before: Sequence[_Piece],
+    ) -> _Piece:
         """Return rows as a view of tensors as they are stored, or of rows that are computed from them."""
         if isinstance(run, PaddingRun):
             return self._padding(run, name, dtype, position, before)
@@ -166,6 +184,7 @@ class _TokenTables:
             View(view.shape, tuple(replace(b, source=names[b.source]) for b in view.blocks)),
             {new: stored.tensors[source] for source, new in names.items()},
             {new: stored.memory[source] for source, new in names.items() if source in stored.memory},
+            {new: stored.computed[source] for source, new in names.items() if source in stored.computed},
         )
 
     def _computed(self, of: Sequence[RowRun], count: int, name: str, dtype: str) -> _Piece:

@@ -6,14 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from submerge.engine.plan._chat_template import choose_chat_template
+from submerge.engine.plan._chat_template import choose_chat_template, lacking_tokens
 from submerge.engine.plan._inputs import Inputs, TokenizerSource
+from submerge.engine.plan._plan_transplant import plan_transplant
 from submerge.engine.plan._plan_vocabulary import plan_vocabulary
 from submerge.engine.plan._shared_tokens import SharedTokens
 from submerge.engine.plan._tables import token_rows
 from submerge.engine.plan._vocabulary import OutputVocabulary
 from submerge.errors import Problem, few
-from submerge.recipe import Recipe
+from submerge.recipe import Recipe, same_model
 from submerge.store import (
     Checkpoint,
     Tokenizer,
@@ -64,12 +65,14 @@ def plan_tokens(recipe: Recipe, inputs: Inputs) -> tuple[TokenPlan | None, list[
     tokenizer = source.model.tokenizer
     if tokenizer.links:  # what they lead to is neither read nor copied
         return TokenPlan(tokenizer), list(tokenizer.links.values())
+    if recipe.tokenizer.new_tokens:
+        return _of_vocabulary(tokenizer, *plan_transplant(recipe, inputs, source))
     ours = read_vocabulary(tokenizer.folder)
     if _gathers_rows(recipe, inputs, tokenizer, ours):
         return _by_tokens(recipe, inputs, source)
-    lines, problems = _compare(recipe, inputs, source, ours)
+    lines, unlike, problems = _compare(recipe, inputs, source, ours)
     warnings, missing = _without_tokenizer(recipe, source)
-    problems += missing
+    warnings, problems = [*unlike, *warnings], [*problems, *missing]
     rows = token_rows(inputs.reference_model.tensors)
     beyond = {} if ours is None or rows is None else ours.beyond(rows)
     published = _published(inputs.reference_model, ours, rows)
@@ -82,17 +85,24 @@ def plan_tokens(recipe: Recipe, inputs: Inputs) -> tuple[TokenPlan | None, list[
     return plan, problems
 
 
+def _of_vocabulary(
+    tokenizer: Tokenizer, vocabulary: OutputVocabulary | None, problems: list[Problem]
+) -> tuple[TokenPlan, list[Problem]]:
+    """Return the plan with a vocabulary, if there is one, and what is wrong with that."""
+    if vocabulary is None:
+        return TokenPlan(tokenizer), problems
+    return TokenPlan(tokenizer, vocabulary.lines, vocabulary.warnings, vocabulary=vocabulary), problems
+
+
 def _by_tokens(recipe: Recipe, inputs: Inputs, source: TokenizerSource) -> tuple[TokenPlan, list[Problem]]:
     """Return the plan where tables get a row for each of the output's tokens, and what is wrong with it."""
     tokenizer = source.model.tokenizer
     vocabulary, problems = plan_vocabulary(recipe, inputs, source)
-    if vocabulary is None:
-        return TokenPlan(tokenizer), problems
-    if vocabulary.beyond:
+    if vocabulary is not None and vocabulary.beyond:
         what = describe_beyond(vocabulary.beyond, token_rows(inputs.reference_model.tensors) or 0)
         where = _fallback(recipe, inputs.specs[inputs.reference], source)
         return TokenPlan(tokenizer), [*problems, Problem(what, source.label, where)]
-    return TokenPlan(tokenizer, vocabulary.lines, vocabulary.warnings, vocabulary=vocabulary), problems
+    return _of_vocabulary(tokenizer, vocabulary, problems)
 
 
 def _gathers_rows(recipe: Recipe, inputs: Inputs, tokenizer: Tokenizer, ours: Vocabulary | None) -> bool:
@@ -128,7 +138,18 @@ def with_chat_template(plan: TokenPlan, recipe: Recipe, inputs: Inputs) -> Token
     if not plan.tokenizer.complete:
         what = "chat_template: the output has no tokenizer that could carry it"
         return replace(plan, warnings=(*plan.warnings, what))
+    known = _known_tokens(plan)
+    if text is not None and known is not None and (lacking := lacking_tokens(text, known)):
+        plan = replace(plan, warnings=(*plan.warnings, lacking))
     return replace(plan, chat_template=text, lines=(*plan.lines, f"chat template: {described}"))
+
+
+def _known_tokens(plan: TokenPlan) -> Mapping[str, int] | None:
+    """Return the tokens of the output; None where its files do not name them."""
+    if plan.vocabulary is not None:
+        return plan.vocabulary.tokenizer.ids
+    vocabulary = read_vocabulary(plan.tokenizer.folder)
+    return None if vocabulary is None else vocabulary.tokens
 
 
 def beyond_rows(model: Checkpoint) -> tuple[dict[str, int], int]:
@@ -186,12 +207,18 @@ def _published(reference: Checkpoint, ours: Vocabulary | None, rows: int | None)
 
 def _compare(
     recipe: Recipe, inputs: Inputs, source: TokenizerSource, ours: Vocabulary | None
-) -> tuple[list[str], list[Problem]]:
-    """Return a line for each model but the source, and a problem for each that is refused."""
+) -> tuple[list[str], list[str], list[Problem]]:
+    """Return a line for each model but the source, and a warning or a problem for each that differs.
+
+    Where layers are stacked, models that give layers alone have no say.
+    """
     lines: list[str] = []
-    refused: list[tuple[str, str]] = []
+    unlike: list[tuple[str, str]] = []
     others: dict[int, Vocabulary | None] = {}
+    with_tables = _with_tables(recipe)
     for position, model in inputs.involved.items():
+        if with_tables and same_model(inputs.specs[position]) not in with_tables:
+            continue
         if model.tokenizer.folder == source.model.tokenizer.folder:
             if position != inputs.reference:
                 lines.append(f"{model.label}: the output's own tokenizer")
@@ -199,10 +226,20 @@ def _compare(
         others[position] = theirs = read_vocabulary(model.tokenizer.folder)
         text, accepted = _difference(source, model.label, ours, theirs)
         lines.append(f"{model.label}: {text}")
-        if not accepted and recipe.rules.vocabulary == "refuse":
-            refused.append((model.label, text))
-    hint = _hint(inputs, source, ours, others) if refused else ""
-    return lines, [Problem(f"the vocabularies differ: {text}", label, hint) for label, text in refused]
+        if not accepted:
+            unlike.append((model.label, text))
+    if recipe.rules.vocabulary != "refuse":
+        what = "the vocabularies differ, and rows are merged by position"
+        return lines, [f"{label}: {what}: {text}" for label, text in unlike], []
+    hint = _hint(inputs, source, ours, others) if unlike else ""
+    return lines, [], [Problem(f"the vocabularies differ: {text}", label, hint) for label, text in unlike]
+
+
+def _with_tables(recipe: Recipe) -> set[str]:
+    """Return the models of the slices that have what is before or behind the layers; none without slices."""
+    slices = [piece for module in recipe.stack for piece in (module.slices[0], module.slices[-1])]
+    models = [source.entry.model for piece in slices for source in piece.sources]
+    return {same_model(spec) for spec in (*models, *(piece.base for piece in slices if piece.base))}
 
 
 def _difference(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from submerge.engine.plan._donor_rows import ComputedSpan, DonorRows
 from submerge.engine.plan._inputs import Inputs
+from submerge.engine.plan._logits_bias import with_flat_bias, with_row_bias
 from submerge.engine.plan._output_tokenizer import OutputTokenizer
 from submerge.engine.plan._table_rows import MeanRun, ModelTables, PaddingRun, RowRun, Run, joined_runs
 from submerge.engine.plan._tables import token_rows, token_tables
@@ -14,7 +17,15 @@ from submerge.engine.plan._token_rows import embedding_of, with_rows
 from submerge.errors import Problem, RequestError
 from submerge.store import Checkpoint, Rows, tied_embeddings
 
-__all__ = ["OutputVocabulary", "VocabularyRows"]
+__all__ = ["OutputVocabulary", "SpecialIds", "VocabularyRows"]
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """What a donor's `config.json` and `generation_config.json` call its special tokens: `eos_token_id`."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    generation: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -23,21 +34,30 @@ class OutputVocabulary:
 
     Attributes:
         tokenizer: has the tokens.
-        origins: of the rows of the tokens, in every model.
+        origins: of the rows of the tokens, in every model; `DonorRows` where the tokenizer is a donor's.
         rows: how many the tables have, with those that fill up.
-        ids: for the position of each model, where its rows are now.
+        ids: for the position of each model, where its rows are now; None for those of no token any more.
+        token_ids: what the configuration of the tokenizer's own model calls its tokens, by their keys.
         lines: what is said of each model.
         warnings: what deserves a look.
         beyond: the tokens of models, by their ids there, that no model has a row for.
+        special: of a donor, the ids of its special tokens in the two configurations.
     """
 
     tokenizer: OutputTokenizer
-    origins: TokenOrigins
+    origins: TokenOrigins | DonorRows
     rows: int
-    ids: Mapping[int, Mapping[int, int]]
+    ids: Mapping[int, Mapping[int, int | None]]
+    token_ids: Mapping[str, Any] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     beyond: Mapping[str, int] = field(default_factory=dict)
+    special: SpecialIds = SpecialIds()
+
+    @property
+    def donor(self) -> DonorRows | None:
+        """The rows of a donor's tokens, where the tokenizer is a donor's."""
+        return self.origins if isinstance(self.origins, DonorRows) else None
 
     def laid_over(self, inputs: Inputs) -> Inputs:
         """Return the inputs, which have the reference's names, with tables that have these rows.
@@ -47,7 +67,8 @@ class OutputVocabulary:
         embedding = embedding_of(inputs.reference_model)
         assert embedding is not None  # of a model without one no vocabulary is planned
         inputs = inputs.of_models([_with_known_head(model) for model in inputs.models])
-        return with_rows(inputs, VocabularyRows(ModelTables(inputs, embedding), self))
+        inputs = with_flat_bias(inputs)
+        return with_row_bias(with_rows(inputs, VocabularyRows(ModelTables(inputs, embedding), self)))
 
 
 @dataclass(frozen=True)
@@ -56,7 +77,7 @@ class VocabularyRows:
 
     tables: ModelTables
     vocabulary: OutputVocabulary
-    _spans: dict[int, list[OriginSpan]] = field(default_factory=dict)
+    _spans: dict[int, list[OriginSpan | ComputedSpan]] = field(default_factory=dict)
 
     @property
     def embedding(self) -> str:
@@ -85,12 +106,25 @@ class VocabularyRows:
         """Return where a row of a model's table is now; None where it is no token's any more."""
         return self.vocabulary.ids[position].get(row)
 
-    def _run(self, span: OriginSpan, position: int, name: str) -> Run:
+    def _run(self, span: OriginSpan | ComputedSpan, position: int, name: str) -> Run:
+        if isinstance(span, ComputedSpan):
+            return self._computed(span, position, name)
         for model, row in span.origin:
             if model != position:
                 self._check_adapter(model, range(row, row + span.count), name)
         rows = tuple(self._rows(model, row, span.count, name) for model, row in span.origin)
         return rows[0] if len(rows) == 1 else MeanRun(rows, span.count)
+
+    def _computed(self, span: ComputedSpan, position: int, name: str) -> Run:
+        """Return rows that are computed from those of a model's own table."""
+        own, model, donor = (
+            self.tables.all_rows(position, name),
+            self.tables.inputs.models[position],
+            self.vocabulary.donor,
+        )
+        assert own is not None  # the model has the table
+        assert donor is not None  # only its tokens have such rows
+        return donor.run(span, position, model, name, own.table)
 
     def _rows(self, model: int, row: int, count: int, name: str) -> RowRun:
         """Return rows of a model's table; raise `RequestError` where it has none, or too few."""

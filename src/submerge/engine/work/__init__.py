@@ -6,9 +6,11 @@ from submerge.engine.work._chunk_reader import ChunkReader, ranges
 from submerge.engine.work._edited_source import EditedSource
 from submerge.engine.work._forked import Finished, can_fork, run_forked
 from submerge.engine.work._matrix import decomposing, input_updates
+from submerge.engine.work._merged_source import merged_tensors
 from submerge.engine.work._meter import Meter
+from submerge.engine.work._metered_table import MeteredTable
 from submerge.engine.work._nonfinite import count_nonfinite, nonfinite_error, nonfinite_in_bytes
-from submerge.engine.work._passes import Pass, Passes, Range, run_passes, single
+from submerge.engine.work._passes import Pass, Passes, Range, next_pass, run_passes, single
 from submerge.engine.work._prepared import prepared
 from submerge.engine.work._range_passes import range_passes
 from submerge.engine.work._range_target import RangeTarget, memory_target
@@ -21,6 +23,7 @@ __all__ = [
     "EditedSource",
     "Finished",
     "Meter",
+    "MeteredTable",
     "ModuleTarget",
     "Pass",
     "Passes",
@@ -35,6 +38,8 @@ __all__ = [
     "decomposing",
     "input_updates",
     "memory_target",
+    "merged_tensors",
+    "next_pass",
     "nonfinite_error",
     "nonfinite_in_bytes",
     "prepared",

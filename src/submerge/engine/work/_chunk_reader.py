@@ -14,7 +14,14 @@ from submerge.engine.work._input_reader import input_readers
 from submerge.engine.work._passes import Range
 from submerge.engine.work._range_log import RangeLog
 from submerge.engine.work._workspace import Workspace
-from submerge.kernels import array_type
+from submerge.kernels import (
+    MOST_ROWS,
+    array_type,
+    count_nonfinite,
+    load,
+    sum_bf16,
+    sum_updates_bf16,
+)
 from submerge.store import Source
 
 __all__ = ["ChunkReader", "ranges", "sample_spans"]
@@ -62,7 +69,6 @@ class ChunkReader:
         name = plan.parameter or plan.name
         self._keys = [stream_key(seed, name, t) for t in range(len(plan.inputs))]
         self._rounding = 0.0 if all(member.edit is None for member in members) else ROUNDING
-        self._finite: set[tuple[int, int]] = set()
 
     @cached_property
     def ranges(self) -> list[Range]:
@@ -93,6 +99,35 @@ class ChunkReader:
             last = min(first + self._length, stop)
             parts = [None if raw is None else raw[first - start : last - start] for raw in raws]
             yield self._chunk(first, last, parts, space, log, edited)
+
+    @property
+    def sums_raw(self) -> bool:
+        """Whether `sums` can be had: of bfloat16 values, as they are read."""
+        plain = all(m.source is not None and m.edit is None and m.code == "BF16" for m in self.members)
+        return plain and len(self.inputs) <= MOST_ROWS
+
+    def sums(
+        self, start: int, stop: int, coefficients: Sequence[float], space: Workspace, log: RangeLog
+    ) -> Iterator[tuple[Array, Array | None]]:
+        """Read [start, stop), and yield of each chunk Σ c_t Δ_t [n], as by `combine`, and the origin [n].
+
+        The loop that converts what was read adds it up: no row of an input is written, nor read again.
+        """
+        raws = [raw for raw in self._read(start, stop, space, log) if raw is not None]
+        factors = tuple(map(self._dtype.type, coefficients))
+        for first in range(0, stop - start, self._length):
+            parts = [raw[first : first + self._length] for raw in raws]
+            total, origin = space.row("sum", parts[0].size, self._dtype), None
+            if self.origin is None:
+                finite = sum_bf16(total, tuple(parts), factors)
+            else:
+                origin = space.row("origin", parts[0].size, self._dtype)
+                finite = load("BF16", parts[0], origin)
+                finite &= sum_updates_bf16(total, origin, tuple(parts[1:]), factors)
+            for i, part in enumerate(() if finite else parts):
+                if nonfinite := count_nonfinite("BF16", part):
+                    log.count(i, nonfinite)
+            yield total, origin
 
     def origin_of(self, chunk: Chunk, space: Workspace) -> Array:
         """Return the origin's values [n] that a chunk was just read against."""
@@ -129,21 +164,16 @@ class ChunkReader:
         n = stop - start
         updates, rows = space.stack("updates", len(self.inputs), n, self._dtype)
         origin = None
-        # A chunk that one pass found finite is finite in the next ones: its values are the same. To look at
-        # each value again in every pass would cost about as much as a cheap fold.
-        known = (start, stop) in self._finite
         finite = True
         buffers = [space.row("origin", n, self._dtype), *rows] if self.origin else rows
         for i, (member, raw, row) in enumerate(zip(self.members, raws, buffers, strict=True)):
-            nonfinite = member.fill(row, raw, start, origin, edited=edited, counted=not known)
+            nonfinite = member.fill(row, raw, start, origin, edited=edited)
             if nonfinite:
                 finite = False
                 if log is not None:
                     log.count(i, nonfinite)
             if member is self.origin:
                 origin = row
-        if finite:
-            self._finite.add((start, stop))
 
         def spare(index: int) -> Array:
             return space.row(f"scratch {index}", n, self._dtype)
@@ -157,10 +187,14 @@ def ranges(numel: int, length: int) -> list[Range]:
     return [Range(k, start, min(start + length, numel)) for k, start in enumerate(starts)]
 
 
-def sample_spans(numel: int) -> list[tuple[int, int]]:
-    """Return a few short runs, evenly spread over the tensor: those of every run alike."""
-    if numel <= SAMPLE_RUNS * SAMPLE_LENGTH:
+def sample_spans(numel: int, width: int = 1) -> list[tuple[int, int]]:
+    """Return a few short runs, evenly spread over the tensor: those of every run alike.
+
+    They hold whole rows of `width`, as all chunks do.
+    """
+    length = width * max(1, SAMPLE_LENGTH // width)
+    if numel <= SAMPLE_RUNS * length:
         return [(0, numel)]
-    last = numel - SAMPLE_LENGTH
-    starts = [last * k // (SAMPLE_RUNS - 1) for k in range(SAMPLE_RUNS)]
-    return [(start, start + SAMPLE_LENGTH) for start in starts]
+    last = (numel - length) // width
+    starts = [last * k // (SAMPLE_RUNS - 1) * width for k in range(SAMPLE_RUNS)]
+    return [(start, start + length) for start in starts]

@@ -40,24 +40,22 @@ class InputReader:
         origin: npt.NDArray[Any] | None = None,
         *,
         edited: bool,
-        counted: bool,
     ) -> int:
         """Put an update, elements from `start` on, into a row: values less the origin's, if there is one.
 
         `raw` are the same elements as they were read; a relative input has none. Without `edited` values are
-        those of the source. Returns how many are NaN or Inf, where that is to be `counted`.
+        those of the source. Returns how many are NaN or Inf.
         """
         edit = self.edit if edited or raw is None else None
         if raw is not None and edit is None:
-            load(self.code, raw, row, origin)
-            return count_nonfinite(self.code, raw) if counted else 0
+            return 0 if load(self.code, raw, row, origin) else count_nonfinite(self.code, raw)
         if raw is not None:
             load(self.code, raw, row)
         if edit is None:
             row[:] = 0
         else:
             self._edit(edit, torch.from_numpy(row), start)
-        nonfinite = count_nonfinite(f"F{8 * row.itemsize}", row) if counted else 0
+        nonfinite = count_nonfinite(f"F{8 * row.itemsize}", row)
         if raw is not None and origin is not None:
             np.subtract(row, origin, out=row)
         return nonfinite

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
-from submerge.algebra import Chunk, Reduction
+from submerge.algebra import Chunk, Reduction, WeightedSum
 from submerge.deferred import np, npt, torch
 from submerge.engine.work._chunk_reader import ChunkReader, sample_spans
 from submerge.engine.work._matrix import decomposition, elements
@@ -16,7 +16,7 @@ from submerge.engine.work._workspace import Workspace
 from submerge.methods import Fold, Merged
 from submerge.store import DTYPES
 
-__all__ = ["range_passes"]
+__all__ = ["fold_pass", "fold_without_reductions", "range_passes"]
 
 
 def range_passes(reader: ChunkReader, target: RangeTarget) -> Passes:
@@ -39,7 +39,25 @@ def range_passes(reader: ChunkReader, target: RangeTarget) -> Passes:
         fold = yield from reductions(reader)
         yield fold_pass(reader, target, left, fold)
     else:
-        yield fold_pass(reader, target, left, lambda chunk: chunk.values[0])
+        yield fold_pass(reader, target, left, first_row)
+
+
+def fold_without_reductions(reader: ChunkReader) -> Fold:
+    """Return the fold of a tensor that is merged in one pass, or taken from the base."""
+    if reader.plan.action != "merge" or not reader.plan.numel:
+        return first_row
+    try:
+        next(reductions(reader))
+    except StopIteration as end:
+        fold: Fold = end.value
+        return fold
+    raise ValueError(f"{reader.plan.name} is merged in several passes")
+
+
+def first_row(chunk: Chunk) -> npt.NDArray[Any]:
+    """Return the values of the first model."""
+    row: npt.NDArray[Any] = chunk.values[0]
+    return row
 
 
 def reductions(reader: ChunkReader) -> Generator[Pass, Any, Fold]:
@@ -62,7 +80,7 @@ def reduction_pass(reader: ChunkReader, reduction: Reduction[Any, Any]) -> Pass:
     """Return the pass of a reduction: its parts, one a chunk, come together in the order of the chunks."""
 
     def observe(one: Range, space: Workspace) -> list[Any]:
-        spans = sample_spans(reader.plan.numel) if reduction.sample else reader.spans(one)
+        spans = sample_spans(reader.plan.numel, reader.plan.width) if reduction.sample else reader.spans(one)
         with np.errstate(all="ignore"):
             return [reduction.observe(chunk) for span in spans for chunk in reader.chunks(*span, space)]
 
@@ -79,13 +97,17 @@ def fold_pass(
 
     `merged` is the result that the fold is of, where a matrix was decomposed.
     """
-
     edited = merged is None or not reader.plan.compares
 
+    adds_origin = reader.origin is not None and target.with_origin
+
     def runs(start: int, stop: int, space: Workspace, log: RangeLog) -> Iterator[Run]:
+        if isinstance(fold, WeightedSum) and reader.sums_raw:
+            for values, origin in reader.sums(start, stop, fold.coefficients, space, log):
+                yield values, origin if adds_origin else None
+            return
         for chunk in reader.chunks(start, stop, space, log, edited=edited):
-            added = reader.origin is not None and target.with_origin
-            yield _array(fold(chunk)), reader.origin_of(chunk, space) if added else None
+            yield _array(fold(chunk)), reader.origin_of(chunk, space) if adds_origin else None
 
     def write(one: Range, space: Workspace) -> None:
         log = RangeLog(len(reader.sources), hashed=target.hashed)

@@ -174,4 +174,5 @@ def _run(pool: _Pool, workers: Sequence[threading.Thread], tick: Callable[[], No
             pool.stopped = True
             pool.change.notify_all()
         for worker in workers:
-            worker.join()
+            if worker.is_alive():  # an interruption may come before all of them have started
+                worker.join()

@@ -141,7 +141,7 @@ def _add_factors(keys: FactorKeys, name: str, wrapped: dict[str, TensorEntry], b
     module, roles, config = keys.module, dict(keys.roles), build.config
     rows = roles.pop("rows", None)
     if rows is not None:
-        _add_rows(module, rows, build)
+        _add_rows(module, rows, wrapped.pop(f"{module}.token_adapter.weight", None), build)
         if not roles:
             return
     embedding = "embedding_A" in roles or "embedding_B" in roles
@@ -183,14 +183,18 @@ def _add_factors(keys: FactorKeys, name: str, wrapped: dict[str, TensorEntry], b
         build.put(f"{module}.bias", Add(bias, part.scale))
 
 
-def _add_rows(module: str, entry: TensorEntry, build: _Build) -> None:
+def _add_rows(module: str, entry: TensorEntry, table: TensorEntry | None, build: _Build) -> None:
     indices = build.config.tokens_of(module)
+    if indices is None and table is not None and module.rpartition(".")[2] in _EMBEDDINGS:
+        # of a resized vocabulary PEFT saves a tied head, too, which has the rows of the embeddings
+        build.notes.append(f"{module} is tied to the embeddings, whose rows were trained")
+        return
     if indices is None or len(entry.shape) != 2 or len(indices) != entry.shape[0]:
         given = "none" if indices is None else str(len(indices))
         what = f"holds trained rows of {module} of the shape {entry.shape}, but trainable_token_indices "
         build.wrong(f"{what}names {given}")
         return
-    build.put(f"{module}.weight", Rows(entry, indices))
+    build.put(f"{module}.weight", Rows(entry, indices, table))
 
 
 def _add_plain(entries: Mapping[str, TensorEntry], build: _Build) -> None:

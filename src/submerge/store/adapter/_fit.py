@@ -149,6 +149,8 @@ def _shape(part: Part) -> tuple[int, ...]:
     if isinstance(part, LowRankPart):
         return part.stored
     if isinstance(part, Rows):
+        if part.table is not None:
+            return part.table.shape
         return (max(part.indices, default=0) + 1, *part.entry.shape[1:])
     return part.entry.shape
 
@@ -169,12 +171,15 @@ def _hint(name: str, part: Part, shape: tuple[int, ...]) -> str:
 
 def _is_resized(name: str, part: Part, shape: tuple[int, ...]) -> bool:
     """Return whether a part is a table that was saved whole, with rows for another vocabulary."""
-    return isinstance(part, Replace) and bool(_TABLE.search(name)) and part.entry.shape[1:] == shape[1:]
+    is_whole = isinstance(part, Replace) or (isinstance(part, Rows) and part.table is not None)
+    return is_whole and bool(_TABLE.search(name)) and _shape(part)[1:] == shape[1:]
 
 
 def _settled(part: Part, shape: tuple[int, ...], *, either_layout: bool) -> _Settled:
     """Return the part in the layout of its parameter; with `either_layout` it may be stored transposed."""
     if isinstance(part, Rows):
+        if part.table is not None and part.table.shape != shape:
+            return _Settled(part, f"has the shape {list(part.table.shape)}")
         last = max(part.indices, default=0)
         fits = len(shape) == 2 and part.entry.shape[1] == shape[1] and last < shape[0]
         return _Settled(part, "" if fits else f"has new values for rows up to {last}")

@@ -96,15 +96,20 @@ class Add:
 
 @dataclass(frozen=True)
 class Rows:
-    """New values of some rows, which `indices` names in the order of the entry's rows."""
+    """New values of some rows, which `indices` names in the order of the entry's rows.
+
+    `table` is the parameter from before the training, where it was saved beside them: PEFT does so when the
+    vocabulary was resized.
+    """
 
     entry: TensorEntry
     indices: tuple[int, ...]
+    table: TensorEntry | None = None
 
     @property
     def shape(self) -> Shape | None:
-        """None: how many rows the parameter has is not known."""
-        return None
+        """The table's; None where it was not saved: how many rows the parameter has is not known."""
+        return None if self.table is None else self.table.shape
 
 
 Part: TypeAlias = LowRankPart | Replace | Add | Rows

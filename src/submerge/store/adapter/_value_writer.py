@@ -32,7 +32,8 @@ def write_values(
     Args:
         folder: is made.
         entries: shape and dtype of each parameter, by the name that adapters have for it.
-        values: each of them once, in any order. They are cast to their entry's dtype.
+        values: each of them once, in any order. They are cast to their entry's dtype. Those of embeddings are
+            those of a head that is tied to them, too.
 
     Raises `WorkError` where the disk fails.
     """
@@ -45,6 +46,7 @@ def write_values(
             entry = shard.entries[file_key(name)]
             writer.write(entry, 0, byte_view(tensor.to(DTYPES[entry.dtype].torch).contiguous()))
         writer.sync()
-    write_config(folder, portable_config({}, entries, rank=1, base=None, revision=None, task_type=None))
+    config = portable_config({}, entries, rank=1, base=None, revision=None, task_type=None)
+    write_config(folder, {**config, "ensure_weight_tying": True})
     sync_folder(folder)
     return folder

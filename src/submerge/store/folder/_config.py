@@ -26,6 +26,7 @@ __all__ = [
 _DEQUANTISE = "give the original checkpoint, or dequantise this one first (Transformers: model.dequantize())"
 _TEXT_PARTS = ("text_config", "llm_config", "language_config")
 _T5 = frozenset({"t5", "mt5", "umt5", "longt5", "switch_transformers", "pop2piano", "udop"})
+_VOCABULARY_KEYS = ("vocab_size", "vocab_size_per_layer_input")
 _QUANTISED_ENDS = (
     ".qweight",
     ".qzeros",
@@ -105,7 +106,11 @@ def with_vocabulary_size(config: Mapping[str, Any], rows: int) -> dict[str, Any]
 
     def sized(part: Mapping[str, Any]) -> Mapping[str, Any]:
         outer = part is config and not is_text
-        return part if outer and "vocab_size" not in part else {**part, "vocab_size": rows}
+        if "vocab_size" not in part:
+            return part if outer else {**part, "vocab_size": rows}
+        # Gemma 3n says the rows of its second table besides, which need not be as many
+        keys = [key for key in _VOCABULARY_KEYS if part.get(key) == part["vocab_size"]]
+        return {**part, **dict.fromkeys(keys, rows)}
 
     return edited_text_parts(config, sized)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from submerge.store.folder._config import text_parts
+from submerge.store.folder._layer_pattern import with_patterns
 
 __all__ = ["ConfiguredLayer", "with_layers"]
 
@@ -24,9 +25,19 @@ _COUNTS = (
     "num_decoder_layers",
 )
 """What configurations call the number of layers."""
-_NUMBERS = ("mlp_only_layers", "full_attn_idxs", "fullatt_block_indexes", "deepstack_visual_indexes")
+_NUMBERS = (
+    "mlp_only_layers",
+    "moe_layers",
+    "cross_attention_layers",
+    "hybrid_layer_ids",
+    "full_attn_idxs",
+    "fullatt_block_indexes",
+    "deepstack_visual_indexes",
+)
 """Lists of the numbers of those layers that differ from the others."""
-_NO_VALUES = ("_id", "_ids", "_indexes", "_indices", "_section", "architectures")
+_FURTHER = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
+"""Numbers of layers that predict further tokens, which no slice has."""
+_NO_VALUES = ("_id", "_ids", "_indexes", "_indices", "_section", "_features", "_names", "architectures")
 """Ends of keys whose lists have other things than a value for each layer."""
 _TOWERS = {
     "vision_config": ("vision", "visual", "image"),
@@ -41,7 +52,9 @@ def with_layers(
     """Return a configuration whose `stack` has these layers in the place of its `count`.
 
     The number changes, and with it each list that has a value for each layer: the value of an output's layer
-    is that of the layer it comes from. None comes back where the configuration does not say the number.
+    is that of the layer it comes from. So change the rules by which layers differ, such as
+    `first_k_dense_replace`. None comes back where the configuration does not say the number; `ValueError` is
+    raised where its rules cannot say which layers are which.
 
     Examples:
         >>> config = {"num_hidden_layers": 2, "layer_types": ["sliding", "full"]}
@@ -56,6 +69,9 @@ def with_layers(
             continue
         sources = [(_at(of_source, place), number) for of_source, number in layers]
         new = {**part, **dict.fromkeys(counts, len(layers)), **dict(_lists(part, count, sources))}
+        new |= {key: 0 for key in _FURTHER if key in part}
+        new = with_patterns(new, part, [(own or part, number) for own, number in sources])
+        new |= _stages(part, count, len(layers))
         edited = {**edited, place: new} if place else new
         changed = True
     return edited if changed else None
@@ -95,6 +111,17 @@ def _lists(
                 key,
                 [own[n] if n < len(own) else value[-1] for own, n in zip(of_sources, numbers, strict=True)],
             )
+
+
+def _stages(part: Mapping[str, Any], count: int, layers: int) -> dict[str, Any]:
+    """Return whose outputs a backbone of so many layers hands on: as before, and the last for the last."""
+    names = part.get("stage_names")
+    if not isinstance(names, list) or len(names) != count + 1:
+        return {}
+    stages = [names[0], *(f"stage{number + 1}" for number in range(layers))]
+    numbers = {number % len(names) for number in part.get("out_indices") or [count]}
+    now = sorted({layers if number == count else min(number, layers) for number in numbers})
+    return {"stage_names": stages, "out_indices": now, "out_features": [stages[number] for number in now]}
 
 
 def _value(source: ConfiguredLayer, key: str, value: list[Any]) -> list[Any]:

@@ -16,6 +16,8 @@ __all__ = ["begin_writeback", "pwrite_all", "sync_file", "sync_folder", "write_f
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES)
+WRITEBACK = 1 << 24
+"""Bytes of a block that the disk is asked to write: to ask for every write takes longer than the write."""
 
 
 def pwrite_all(fd: int, data: memoryview, offset: int) -> None:
@@ -38,8 +40,18 @@ def _find_writeback() -> Callable[[int, int, int], object]:
 
 
 _WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin, and do not wait
-begin_writeback = _find_writeback()
-"""Begin to write a range (fd, offset, length) to the disk, so that the last flush finds little left to do."""
+_begin_writing = _find_writeback()
+
+
+def begin_writeback(fd: int, offset: int, length: int) -> None:
+    """Begin to write to the disk the blocks of a file that end in a range, so that the last flush is short.
+
+    Within a tensor what ends a block is mostly written last. What is written into it later, as of another
+    tensor, is left to the flush.
+    """
+    first, end = offset // WRITEBACK, (offset + length) // WRITEBACK
+    if first < end:
+        _begin_writing(fd, first * WRITEBACK, (end - first) * WRITEBACK)
 
 
 def sync_file(path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Whole recipes beside mergekit: a stack of layers, several documents, a mixture of experts, vocabularies."""
