@@ -213,6 +213,22 @@ def _write_adapter(root: Path) -> None:
     fast_tokenizer().save_pretrained(root / "full")
 
 
+@pytest.mark.parametrize("gate_mode", ["cheap_embed", "hidden"])
+def test_an_interrupted_run_goes_on(gate_mode: str, models: Callable[[str], Path], tmp_path: Path) -> None:
+    """Gates are computed again, and are those of the run that was interrupted."""
+    recipe, out = mixture_recipe(models("llama"), gate_mode), tmp_path / "out"
+
+    def stop(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        moe(recipe, out, settings=ROOM, progress=stop)
+    assert not out.exists()
+    assert moe(recipe, out, settings=ROOM, resume=True).resumed > 0
+    moe(recipe, tmp_path / "again", settings=ROOM)
+    assert all(torch.equal(t, read(tmp_path / "again")[name]) for name, t in read(out).items())
+
+
 def test_models_of_the_hub(models: Callable[[str], Path], tmp_path: Path) -> None:
     """They are planned by their headers, and fetched for the work."""
     root, weights = models("llama"), "model.safetensors"

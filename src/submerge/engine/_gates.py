@@ -14,18 +14,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from submerge.deferred import np, npt, torch
+from submerge.deferred import np, npt
 from submerge.engine.plan import MergePlan, MixturePlan
 from submerge.errors import Problem, RequestError, WorkError, few
 from submerge.recipe import Expert
-from submerge.store import Checkpoint, FileTable, digest, load_tokenizer, read_values, trained_adapter
+from submerge.store import Checkpoint, FileTable, digest, read_values, text_encoder, trained_adapter
 
 if TYPE_CHECKING:
     from submerge.calibrate import PromptPooling, Step
 
 __all__ = ["with_gates"]
+
+Array: TypeAlias = "npt.NDArray[Any]"
 
 EMBEDDINGS = "model.embed_tokens.weight"
 LEAST = 1e-8
@@ -47,13 +49,14 @@ def with_gates(plan: MergePlan, progress: Callable[[Step], None] | None) -> Merg
         return plan
     experts = [*recipe.experts, *(recipe.shared_experts if recipe.gates_shared else ())]
     rows = _rows(mixture, experts, plan.settings.device, progress)  # [L, experts, n]
-    if not bool(rows.isfinite().all()):
+    if not np.isfinite(rows).all():
         what = f"{mixture.base.label} makes NaN or Inf of prompts"
         raise WorkError(f"{what} — look at its weights, or write 'gate_mode: random'")
     chosen = len(recipe.experts)
+    weights = rows.astype(np.float32)
     memory = {
-        name: part.contiguous()
-        for names, of_layer in zip(mixture.gate_names, rows.float(), strict=True)
+        name: part
+        for names, of_layer in zip(mixture.gate_names, weights, strict=True)
         for name, part in zip(names, (of_layer[:chosen], of_layer[chosen:]), strict=False)
     }
     models = list(plan.models)
@@ -61,14 +64,14 @@ def with_gates(plan: MergePlan, progress: Callable[[Step], None] | None) -> Merg
     return replace(
         plan,
         inputs=plan.inputs.of_models(models),
-        mixture=replace(mixture, digest=digest(rows.float().numpy().tobytes())),
+        mixture=replace(mixture, digest=digest(weights.tobytes())),
         warnings=(*plan.warnings, *_alike(rows)),
     )
 
 
 def _rows(
     mixture: MixturePlan, experts: Sequence[Expert], device: str, progress: Callable[[Step], None] | None
-) -> torch.Tensor:
+) -> Array:
     """Return the rows [L, experts, n] of all gates, each of length 1, in float64."""
     base, mode = mixture.base, mixture.recipe.gate_mode
     tokens = _Tokens(base)
@@ -78,15 +81,15 @@ def _rows(
         states = _embedded(base, prompts, len(mixture.gate_names))
     else:
         states = _hidden(base, prompts, "mean" if mode == "hidden_avg" else "last", device, progress)
-    rows = states[: len(experts)].clone()  # [experts, L, n]
+    rows = states[: len(experts)].copy()  # [experts, L, n]
     for number, expert in enumerate(experts):
         if expert.negative:
             rows[number] -= states[len(experts) + number]
-    return _normalised(rows).transpose(0, 1)
+    return np.ascontiguousarray(_normalised(rows).swapaxes(0, 1))
 
 
-def _normalised(rows: torch.Tensor) -> torch.Tensor:
-    lengths: torch.Tensor = rows.norm(dim=-1, keepdim=True).clamp(min=LEAST)
+def _normalised(rows: Array) -> Array:
+    lengths: Array = np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), LEAST)
     return rows / lengths
 
 
@@ -99,12 +102,11 @@ class _Tokens:
         if not base.tokenizer.complete:
             hint = "copy one into its folder, or write 'gate_mode: random'"
             raise RequestError(Problem("there is no tokenizer for the prompts", base.label, hint))
-        self._tokenizer = load_tokenizer(self._folder)
+        self._encode = text_encoder(self._folder)
 
     def of(self, prompts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of prompts, each at least one."""
-        first = self._tokenizer.bos_token or ""
-        encoded = [self._tokenizer(first + p, add_special_tokens=False)["input_ids"] for p in prompts]
+        encoded = [self._encode(prompt) for prompt in prompts]
         if empty := [prompt for prompt, ids in zip(prompts, encoded, strict=True) if not ids]:
             what = f"prompts without any token: {few([repr(prompt) for prompt in empty])}"
             raise RequestError(Problem(what, str(self._folder), "leave them out"))
@@ -115,21 +117,21 @@ class _Tokens:
         return encoded
 
 
-def _embedded(base: Checkpoint, prompts: Sequence[list[list[int]]], layers: int) -> torch.Tensor:
+def _embedded(base: Checkpoint, prompts: Sequence[list[list[int]]], layers: int) -> Array:
     """Return the mean embedding of each set's tokens, of length 1, for all layers alike [sets, L, n]."""
     if base.adapter is not None and EMBEDDINGS in base.adapter.parts:
         hint = "merge it into its model first, or write 'gate_mode: hidden'"
         raise RequestError(Problem("the adapter changes the embeddings", str(base.adapter.path), hint))
     width = base.tensors[EMBEDDINGS].shape[1]
-    rows = torch.zeros(len(prompts), width, dtype=torch.float64)
+    rows = np.zeros((len(prompts), width))
     with FileTable() as table:
         for number, of_set in enumerate(prompts):
             for ids in of_set:
-                rows[number] += torch.from_numpy(_table_rows(base, ids, table)).double().sum(0)
-    return _normalised(rows).unsqueeze(1).expand(-1, layers, -1)
+                rows[number] += _table_rows(base, ids, table).sum(0, dtype=np.float64)
+    return np.repeat(_normalised(rows)[:, np.newaxis], layers, axis=1)
 
 
-def _table_rows(base: Checkpoint, ids: Sequence[int], table: FileTable) -> npt.NDArray[Any]:
+def _table_rows(base: Checkpoint, ids: Sequence[int], table: FileTable) -> Array:
     """Return the embeddings of tokens, one a row."""
     entry = base.tensors[EMBEDDINGS]
     source, width = base.source(EMBEDDINGS, table), entry.shape[1]
@@ -142,7 +144,7 @@ def _hidden(
     pooling: PromptPooling,
     device: str,
     progress: Callable[[Step], None] | None,
-) -> torch.Tensor:
+) -> Array:
     """Return the mean states of each set of prompts before each layer [sets, L, n]; zeros for no prompts."""
     from submerge.calibrate import Step, prompt_states  # here: it loads transformers
 
@@ -161,14 +163,14 @@ def _hidden(
         device=device,
         progress=tell,
     )
-    result = states.new_zeros(len(prompts), *states.shape[1:])
-    result[used] = states
+    result = np.zeros((len(prompts), *states.shape[1:]))
+    result[used] = states.numpy()
     return result
 
 
-def _alike(rows: torch.Tensor) -> list[str]:
+def _alike(rows: Array) -> list[str]:
     """Return a warning where rows of a layer's gate are so much alike that some experts are hardly chosen."""
-    ill = [str(layer) for layer, gate in enumerate(rows) if float(torch.linalg.cond(gate)) > ILL]
+    ill = [str(layer) for layer, gate in enumerate(rows) if not np.linalg.cond(gate) <= ILL]
     if not ill:
         return []
     where = "all layers" if len(ill) == len(rows) else f"layers {few(ill, 8)}"

@@ -150,7 +150,7 @@ def _read_architecture(raw: Any, report: Report) -> str | None:
 
 
 def _read_experts(raw: Any, key: str, report: Report) -> list[Expert]:
-    """Return the experts of a list; None in the place of those that could not be read are left out."""
+    """Return the experts of a list, as far as they could be read."""
     if key == "shared_experts" and (raw is None or raw == []):
         return []
     if not isinstance(raw, list) or not raw:

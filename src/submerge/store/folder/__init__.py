@@ -22,6 +22,7 @@ from submerge.store.folder._manifest import MANIFEST, MODALITIES, MODALITY_GATE,
 from submerge.store.folder._manifest_records import GateRecord, ModelRecord, TensorRecord
 from submerge.store.folder._side_files import side_files
 from submerge.store.folder._spec import HubId, is_readable, locate, sibling_hint, with_sibling
+from submerge.store.folder._text_encoder import text_encoder
 from submerge.store.folder._tokenizer import Tokenizer, is_tokenizer_file
 from submerge.store.folder._vocabulary import Vocabulary, read_vocabulary
 from submerge.store.folder._vocabulary_diff import VocabularyDiff, compare_vocabularies
@@ -74,6 +75,7 @@ __all__ = [
     "reading_manifest",
     "sibling_hint",
     "side_files",
+    "text_encoder",
     "text_parts",
     "tied_embeddings",
     "unmergeable_tensors",
