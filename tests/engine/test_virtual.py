@@ -15,6 +15,7 @@ from _kills import file_calls, killed_at
 from _models import ROOM, contents, perturbed, state, write
 from _vocabularies import CHATML, bpe_tokenizer, language_model, perturbed_model
 from submerge.engine import MergePlan, Settings, _virtual, extract_lora, merge_documents, plan_documents
+from submerge.engine.plan import _virtual as _planned_virtual
 from submerge.engine.work import _forked
 from submerge.errors import WorkError
 from submerge.recipe import load_documents
@@ -225,6 +226,12 @@ def test_memory_counts_what_is_computed_on_the_way(root: Path) -> None:
     documents = load_documents(TWO)
     needs = [plan_documents(documents, ROOM, keep_parts=kept)[""].budget.per_worker for kept in (False, True)]
     assert needs[0] > needs[1]
+
+
+def test_what_memory_does_not_hold_has_a_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_planned_virtual, "reading_bytes", lambda tensors, models: 1 << 62)
+    assert not virtual(TWO)
+    assert list(merge_documents(load_documents(TWO), "out", settings=ROOM)) == ["both", ""]
 
 
 def test_what_needs_a_reduction_or_costs_more_has_a_folder(root: Path) -> None:

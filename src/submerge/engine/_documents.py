@@ -36,12 +36,16 @@ def plan_documents(
 
     A document that merges the result of another is planned with the names, types and shapes that this will
     have. Where these are not known before the merge (`planned_checkpoint`), it has no plan yet. Results that
-    need no folder (`virtual_reads`) are planned as such, unless parts are to be kept. Raises `RequestError`
-    with the problems of all documents but those that need one with problems.
+    need no folder (`virtual_reads`) are planned as such, unless parts are to be kept, or memory does not
+    hold what reading them takes. Raises `RequestError` with the problems of all documents but those that need
+    one with problems.
     """
     plans = _planned(documents, settings, {})
     reads = {} if keep_parts or len(plans) < 2 else virtual_reads(documents, plans)
-    return _planned(documents, settings, reads) if reads else plans
+    try:
+        return _planned(documents, settings, reads) if reads else plans
+    except RequestError:  # with folders all was right: not even one worker fits
+        return plans
 
 
 def _planned(

@@ -73,7 +73,8 @@ def count_passes(plan: MergePlan) -> int:
     counts = [2] if any(t.matrix for t in plan.tensors) else [1]
     if streamed:
         largest = max(streamed, key=lambda t: t.numel)
-        counts.append(_passes_of(*_trial(largest, min(FEW, largest.numel), plan.recipe.seed)))
+        with compiling_for(FEW):
+            counts.append(_passes_of(*_trial(largest, max(1, min(FEW, largest.numel)), plan.recipe.seed)))
     return max(counts)
 
 
