@@ -18,6 +18,7 @@ SIZES = {
     "num_attention_heads": 2, "max_position_embeddings": 32, "bos_token_id": 1, "eos_token_id": 2,
     "pad_token_id": 0,
 }  # fmt: skip
+EXPERTS = {"num_key_value_heads": 1, "num_experts_per_tok": 2, "tie_word_embeddings": False}
 FAMILIES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "heron": (
         "Llama",
@@ -33,16 +34,33 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "opal": ("Gemma", {"num_key_value_heads": 1, "head_dim": 8}, ("base", "it", "roleplay")),
     "fable": ("Phi", {}, ("base", "teacher", "student")),
     "mesa": ("GPTNeoX", {"tie_word_embeddings": False}, ("base", "dialog", "news")),
+    "onyx": ("Gemma2", {"num_key_value_heads": 1, "head_dim": 8}, ("it", "roleplay")),
+    "saga": ("Phi3", {"num_key_value_heads": 2}, ("base", "teacher", "student")),
+    "fern": ("StableLm", {"num_key_value_heads": 2, "tie_word_embeddings": False}, ("base", "chat", "code")),
+    "swarm": ("Mixtral", EXPERTS | {"num_local_experts": 4}, ("base", "chat", "math")),
+    "hive": (
+        "Qwen2Moe",
+        EXPERTS
+        | {
+            "num_experts": 4,
+            "moe_intermediate_size": 8,
+            "shared_expert_intermediate_size": 12,
+            "decoder_sparse_step": 1,
+        },
+        ("base", "chat"),
+    ),
 }
 """The class in transformers, its settings, and the models of each family."""
 CHATML = ("<|im_start|>", "<|im_end|>")
+TOOLS = ("<|call|>", "<|result|>")
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
 
 
 def write_published_models(root: Path) -> Path:
     """Write all families below a folder, and return it.
 
-    Beside them `heron/chatml` has two tokens more than `heron/base`, and `heron/lora` is an adapter.
+    Beside them `heron/chatml` has two tokens more than `heron/base`, `heron/tools` two others at their ids,
+    and `heron/lora` and `heron/second-lora` are adapters. The models of `lens` see.
     """
     t = quiet_transformers()
     for number, (family, (name, settings, members)) in enumerate(FAMILIES.items()):
@@ -54,8 +72,27 @@ def write_published_models(root: Path) -> Path:
     chatml = t.LlamaForCausalLM.from_pretrained(root / "heron" / "chat")
     chatml.resize_token_embeddings(VOCABULARY + len(CHATML), mean_resizing=False)
     _save(chatml, root / "heron" / "chatml", CHATML)
-    _write_adapter(root / "heron" / "lora", chatml.config.num_hidden_layers)
+    _move(chatml)
+    _save(chatml, root / "heron" / "tools", TOOLS)
+    for name in ("lora", "second-lora"):
+        _write_adapter(root / "heron" / name, chatml.config.num_hidden_layers)
+    _write_vision_models(root / "lens")
     return root
+
+
+def _write_vision_models(root: Path) -> None:
+    t = quiet_transformers()
+    own = {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": None, "tie_word_embeddings": False}
+    text = SIZES | own | {"model_type": "mistral"}
+    vision = {
+        "model_type": "pixtral", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "head_dim": 8, "image_size": 8, "patch_size": 4,
+    }  # fmt: skip
+    config = t.Mistral3Config(text_config=text, vision_config=vision, image_token_index=VOCABULARY - 1)
+    model = t.Mistral3ForConditionalGeneration(config)
+    for member in ("base", "charts"):
+        _save(model, root / member)
+        _move(model)
 
 
 def _move(model: Any, scale: float = 0.05) -> None:
@@ -83,7 +120,7 @@ def _save(model: Any, folder: Path, added: tuple[str, ...] = ()) -> None:
 def _write_adapter(folder: Path, layers: int) -> None:
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True)
+    folder.mkdir()
     prefix = "base_model.model.model.layers"
     factors = {}
     for layer in range(layers):

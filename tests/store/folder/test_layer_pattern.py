@@ -29,6 +29,7 @@ def changed(config: dict[str, Any], layers: list[int]) -> dict[str, Any]:
         (EVERY_SECOND, [0, 1, 2, 3, 0, 1], {}),
         (EVERY_SECOND, [0, 1, 3], {"decoder_sparse_step": 1, "mlp_only_layers": [0]}),
         (EVERY_SECOND | {"mlp_only_layers": [1]}, [0, 1, 2, 3, 1], {"mlp_only_layers": [1, 4]}),
+        (EVERY_SECOND | {"encoder_sparse_step": 2}, [0, 1, 3], {}),
         (FIRST_DENSE, [0, 1, 2, 3, 3], {}),
         (FIRST_DENSE, [0, 1, 0, 1, 2, 3], {"first_k_dense_replace": 4}),
         (FIRST_DENSE, [2, 3], {"first_k_dense_replace": 0}),

@@ -53,7 +53,7 @@ def _says(read: Callable[[_Config], _Kind | None], config: _Config, kinds: Seque
 def _sparse_step(config: _Config) -> _Kind | None:
     """Return whether a layer has experts, as for Qwen's mixtures: every n-th one, but for those listed."""
     step, dense = config.get("decoder_sparse_step"), config.get("mlp_only_layers") or ()
-    if type(step) is not int or step < 1:
+    if type(step) is not int or step < 1 or "encoder_sparse_step" in config:  # which counts in another way
         return None
     return lambda number: number not in dense and (number + 1) % step == 0
 
