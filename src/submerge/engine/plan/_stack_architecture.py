@@ -9,7 +9,8 @@ from typing import Any
 from submerge.engine.plan._stack import StackPlan
 from submerge.engine.plan._tensor import TensorPlan
 from submerge.errors import Problem, few
-from submerge.names import Loading, empty_model, loading
+from submerge.names import Loading, empty_model, layer_of, layer_stacks, loading, with_layer
+from submerge.store import Checkpoint
 
 __all__ = ["architecture_problems"]
 
@@ -24,9 +25,12 @@ def architecture_problems(stack: StackPlan, tensors: Sequence[TensorPlan], where
 
     A configuration may say by a layer's number whether it has experts, attention or a norm
     (`first_k_dense_replace`, `attn_layer_period`). Only what the reference itself loads counts. Nothing where
-    transformers is not installed or does not know the class. `where` is the line of the stack.
+    transformers is not installed or does not know the class; nor is it asked, for it takes seconds to import,
+    where all layers of the reference hold the same. `where` is the line of the stack.
     """
     reference = stack.originals.reference_model
+    if _layers_are_alike(reference):
+        return []
     before = empty_model(reference.config)
     if before is None or stack.config is None:
         return []
@@ -46,6 +50,18 @@ def architecture_problems(stack: StackPlan, tensors: Sequence[TensorPlan], where
     parts += [f"lacks {few(sorted(lacking))}"] if lacking else []
     what = f"as a {name} the stack {' and '.join(parts)}"
     return [Problem(what, where, _HINT)] if parts else []
+
+
+def _layers_are_alike(model: Checkpoint) -> bool:
+    """Return whether all layers of each stack have tensors of the same names and shapes."""
+    held: dict[str, dict[int, set[tuple[str, tuple[int, ...]]]]] = {
+        stack: {} for stack in layer_stacks(model.tensors)
+    }
+    for name, entry in model.tensors.items():
+        stack, number = layer_of(name) or ("", 0)
+        if stack in held:
+            held[stack].setdefault(number, set()).add((with_layer(name, stack, 0), entry.shape))
+    return all(len(set(map(frozenset, layers.values()))) == 1 for layers in held.values())
 
 
 def _missing(model: Any, loaded: Loading) -> Iterator[str]:
