@@ -98,6 +98,13 @@ def test_methods_that_go_by_ranges(tmp_path: Path) -> None:
     check_bytes(recipes, tmp_path)
 
 
+def test_a_stack(tmp_path: Path) -> None:
+    llama = {**CONFIG, "model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2}
+    folders = [write(tmp_path / name, state(seed=seed), llama) for seed, name in enumerate("ab")]
+    sources = [{"sources": [{"model": str(folder), "layer_range": [0, 2]}]} for folder in folders]
+    check_bytes({"stack": {"merge_method": "passthrough", "slices": sources}}, tmp_path)
+
+
 def test_types_that_differ_tied_copies_and_integers(tmp_path: Path) -> None:
     base = state(dtype=torch.float16) | {"steps": torch.arange(5)}
     base["lm_head.weight"] = base["model.embed_tokens.weight"].clone()
