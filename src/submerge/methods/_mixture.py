@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from submerge.algebra import Chunk, combine, normal
+from submerge.algebra import Chunk, WeightedSum, normal
 from submerge.deferred import npt
 from submerge.methods._base import FoldPlan, Method, Option, TensorSpec, Values
 
@@ -22,14 +22,13 @@ OPTIONS = (
 
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
-    noise, scale = o["noise_scale"], o["residual_scale"]
+    noise, scaled = o["noise_scale"], WeightedSum([o["residual_scale"]])
 
-    def fold(chunk: Chunk) -> npt.NDArray[Any]:
-        if noise:
-            chunk.values[0] += noise * normal(chunk.keys[0], chunk.start, chunk.values.shape[1])
-        return combine(chunk.values, [scale])
+    def with_noise(chunk: Chunk) -> npt.NDArray[Any]:
+        chunk.values[0] += noise * normal(chunk.keys[0], chunk.start, chunk.values.shape[1])
+        return scaled(chunk)
 
-    return fold
+    return with_noise if noise else scaled
     yield  # no statistic is needed
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from submerge.algebra import combine
+from submerge.algebra import WeightedSum
 from submerge.methods._base import FoldPlan, Method, Option, TensorSpec, Values
 
 __all__ = ["METHODS"]
@@ -14,8 +14,7 @@ OPTIONS = (Option("scale", float, 1.0, "factor on the weights", scope="model"),)
 
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
-    scale = o["scale"]
-    return lambda chunk: combine(chunk.values, scale)
+    return WeightedSum(o["scale"])
     yield  # no statistic is needed
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from submerge.algebra import Dense, LowRank, Update
 from submerge.deferred import np, torch
-from submerge.engine.plan import Input, MergePlan, TensorPlan
+from submerge.engine.plan import Input, MergePlan, TensorPlan, computed_elements
 from submerge.engine.work import (
     ChunkReader,
     RangeTarget,
@@ -47,7 +47,7 @@ def compute_seconds(plan: MergePlan) -> float:
     streamed = [t for t in merged if not t.matrix or t.by_rows]
     if matrices:
         import torch  # noqa: F401 # `single_threaded` holds it to one thread if it is there
-    with single_threaded, compiling_for(sum(t.numel for t in plan.tensors)):
+    with single_threaded, compiling_for(computed_elements(plan.tensors)):
         spent = _streamed_seconds(streamed, plan.recipe.seed) + _matrix_seconds(matrices)
     return spent / plan.budget.workers
 

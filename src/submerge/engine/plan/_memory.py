@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from submerge.engine.plan._tensor import HELD, TensorPlan, chunk_length, read_length
+from submerge.engine.plan._tensor import HELD, TensorPlan, chunk_length, computed_elements, read_length
 from submerge.errors import Problem, RequestError
 from submerge.kernels import worth_compiling
 from submerge.process import peak_resident
@@ -87,7 +87,7 @@ def budget(
 def _imported(tensors: Sequence[TensorPlan]) -> int:
     """Return what is held besides as soon as the packages are imported that the work needs."""
     needs = {
-        "numba": NUMBA if worth_compiling(sum(tensor.numel for tensor in tensors)) else 0,
+        "numba": NUMBA if worth_compiling(computed_elements(tensors)) else 0,
         "torch": TORCH if any(tensor.uses_torch for tensor in tensors) else 0,
     }
     return sum(size for package, size in needs.items() if package not in sys.modules)

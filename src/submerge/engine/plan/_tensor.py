@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from submerge.algebra import LayerParameter
+from submerge.algebra import LayerParameter, WeightedSum
 from submerge.deferred import torch
 from submerge.methods import MIXTURE, Method, TensorSpec
 from submerge.store import DTYPES, Kind, StoredMoments, TensorEntry
@@ -19,6 +20,7 @@ __all__ = [
     "Module",
     "TensorPlan",
     "chunk_length",
+    "computed_elements",
     "range_length",
     "read_length",
     "torch_dtype",
@@ -137,6 +139,16 @@ class TensorPlan:
         return self.method is not None and not str(self.method.plan.__module__).startswith("submerge.")
 
     @property
+    def keeps_values(self) -> bool:
+        """Whether nothing is computed: the values are those of the one tensor that is read, in its type."""
+        if len(self.members) != 1 or self.matrix or self.module is not None or self.mixed or self.has_streams:
+            return False
+        (only,) = self.members
+        if only.patch or only.relative or only.entry.dtype != self.dtype:
+            return False
+        return self.action == "take_base" or (self.action == "merge" and _is_identity(self))
+
+    @property
     def is_changed(self) -> bool:
         """Whether a model's own values, or its adapter, may change the tensor."""
         return any(member.patch or not member.relative for member in self.inputs)
@@ -185,6 +197,21 @@ class TensorPlan:
         if self.matrix:
             return max(1, self.numel)
         return range_length(chunk_length(len(self.inputs), self.width))
+
+
+def computed_elements(tensors: Sequence[TensorPlan]) -> int:
+    """Return of how many elements the values are computed, and not those of a file."""
+    return sum(tensor.numel for tensor in tensors if not tensor.keeps_values)
+
+
+def _is_identity(tensor: TensorPlan) -> bool:
+    """Return whether the method's fold of one update is the update."""
+    assert tensor.method is not None
+    try:
+        next(tensor.method.plan(tensor.spec, tensor.values))
+    except StopIteration as end:
+        return isinstance(end.value, WeightedSum) and list(end.value.coefficients) == [1.0]
+    return False
 
 
 def chunk_length(count: int, width: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from submerge.engine.plan import TensorPlan
+from submerge.engine.plan import TensorPlan, computed_elements
 from submerge.kernels import compiling_for
 
 __all__ = ["prepared"]
@@ -20,5 +20,5 @@ def prepared(tensors: Sequence[TensorPlan]) -> Iterator[None]:
     """
     if any(tensor.uses_torch for tensor in tensors):
         import torch  # noqa: F401
-    with compiling_for(sum(tensor.numel for tensor in tensors)):
+    with compiling_for(computed_elements(tensors)):
         yield

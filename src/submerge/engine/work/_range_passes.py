@@ -13,6 +13,7 @@ from submerge.engine.work._passes import Pass, Passes, Range
 from submerge.engine.work._range_log import RangeLog
 from submerge.engine.work._range_target import RangeTarget, Run
 from submerge.engine.work._workspace import Workspace
+from submerge.kernels import array_type, is_finite
 from submerge.methods import Fold, Merged
 from submerge.store import DTYPES
 
@@ -32,6 +33,8 @@ def range_passes(reader: ChunkReader, target: RangeTarget) -> Passes:
         return
     if plan.action == "copy":
         yield copy_pass(reader, target, left)
+    elif plan.keeps_values:
+        yield unchanged_pass(reader, target, left)
     elif plan.matrix:
         merged: Merged = yield decomposition(reader)
         yield fold_pass(reader, target, left, _elements_of(merged), merged)
@@ -136,6 +139,30 @@ def copy_pass(reader: ChunkReader, target: RangeTarget, ranges: list[Range]) -> 
                     differs.add(i)
             target.copy(start, first.data)
         target.finish(one, log, differs=sorted(differs))
+
+    return Pass(ranges, copy)
+
+
+def unchanged_pass(reader: ChunkReader, target: RangeTarget, ranges: list[Range]) -> Pass:
+    """Return the pass that writes floats as they are read.
+
+    A range with NaN or Inf is folded as others are, which counts them, and stores one NaN for all.
+    """
+    code = reader.plan.dtype
+    folded = fold_pass(reader, target, ranges, first_row)
+
+    def copy(one: Range, space: Workspace) -> None:
+        log = RangeLog(len(reader.sources), hashed=target.hashed, copy=True)
+        for start, stop in reader.spans(one):
+            values = space.row("first", stop - start, array_type(code))
+            data = values.view(np.uint8).data
+            reader.sources[0].read(start, stop - start, data)
+            if not is_finite(code, values):
+                folded.work(one, space)
+                return
+            log.read(0, data)
+            target.copy(start, data)
+        target.finish(one, log)
 
     return Pass(ranges, copy)
 
