@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from submerge.deferred import np, npt
 from submerge.kernels._kernel import kernel
-from submerge.kernels._load import subtract_bf16
 from submerge.kernels._types import Floats, Number
 
 if TYPE_CHECKING:
@@ -82,9 +81,11 @@ def sum_bf16(total: Floats, raws: Words16, factors: tuple[Number, ...]) -> bool:
 
 
 def _sum_updates_bf16(total: Floats, origin: Floats, raws: Words16, factors: tuple[Number, ...]) -> bool:
-    finite, row = True, np.empty_like(total)
+    finite = True
     for t, (raw, c) in enumerate(zip(raws, factors, strict=True)):
-        finite &= subtract_bf16.reference(raw, origin, row)
+        bits = raw.astype(np.uint32) << np.uint32(16)
+        finite &= bool((bits & np.uint32(0x7FFFFFFF)).max(initial=0) < np.uint32(0x7F800000))
+        row = bits.view(np.float32) - origin
         if t == 0:
             np.multiply(row, c, out=total)
         else:
