@@ -59,7 +59,7 @@ def main() -> None:
         write_tokens(donor)
     texts = {name: read_texts(folder, options.texts) for name, folder in SETS.items()}
     path = options.out / "transplant.json"
-    before = json.loads(path.read_text()) if path.exists() else {"rows": {}}
+    before = json.loads(path.read_text()) if path.exists() else {}
     results = page.header("benchmarks.transplant")
     results |= {
         "load_before": os.getloadavg()[0],
@@ -67,7 +67,8 @@ def main() -> None:
         "texts": options.texts,
         "rows": {},
     }
-    results["rows"] = before["rows"] or {"before": {"bits": bits_of(model, texts)}}
+    stay = before.get("texts") == options.texts  # others are rows of other texts
+    results["rows"] = before["rows"] if stay else {"before": {"bits": bits_of(model, texts)}}
     for name in options.rows:
         say(name)
         results["rows"][name] = measured(name, options, texts)
