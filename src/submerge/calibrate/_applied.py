@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
-from submerge.calibrate._attached import fitted_to
+from submerge.calibrate._attached import attached, fitted_to
 from submerge.calibrate._scaled_parts import unscaled_parameters
 from submerge.gating import parameter_of
 from submerge.store import Adapter, FileTable, LowRankPart, Replace, Rows
 
-__all__ = ["apply_adapter", "is_scaled"]
+__all__ = ["apply_adapter", "is_scaled", "with_adapter"]
+
+
+@contextmanager
+def with_adapter(model: nn.Module, adapter: Adapter | None) -> Iterator[None]:
+    """Let a model run with an adapter as it was trained: attached to it, or applied to its weights for good.
+
+    Raises `RequestError` where the adapter does not fit the model.
+    """
+    if adapter is None or not is_scaled(model, adapter):
+        if adapter is not None:
+            apply_adapter(model, adapter)
+        yield
+        return
+    with attached(model, {"task": adapter}) as at, at.over(torch.ones(1)):
+        yield
 
 
 def is_scaled(model: nn.Module, adapter: Adapter) -> bool:

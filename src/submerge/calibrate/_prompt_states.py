@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import Literal, TypeAlias
 
 import torch
 from torch import nn
 
-from submerge.calibrate._applied import apply_adapter, is_scaled
-from submerge.calibrate._attached import attached
+from submerge.calibrate._applied import with_adapter
 from submerge.calibrate._collect import Reducer, collect
 from submerge.calibrate._sources import load_backbone
 from submerge.store import Adapter, Checkpoint
@@ -82,12 +80,7 @@ def prompt_states(
     names = _layers(model)
     width, done = int(model.get_input_embeddings().weight.shape[1]), 0  # type: ignore[operator]
     states = []
-    with ExitStack() as stack:
-        if adapter is not None and not is_scaled(model, adapter):
-            apply_adapter(model, adapter)
-        elif adapter is not None:
-            at = stack.enter_context(attached(model, {"task": adapter}))
-            stack.enter_context(at.over(torch.ones(1)))
+    with with_adapter(model, adapter):
         for of_set in prompts:
             reducers = {name: PromptStates(width, pooling) for name in names}
             batches = [{"input_ids": torch.tensor([ids])} for ids in of_set]

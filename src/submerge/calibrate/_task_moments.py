@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from submerge.algebra import LayerKind, Moment
-from submerge.calibrate._applied import apply_adapter, is_scaled
-from submerge.calibrate._attached import attached
+from submerge.calibrate._applied import with_adapter
 from submerge.calibrate._collect import ModelInputs
 from submerge.calibrate._layer_inputs import LayerInput, LayerMoment, layer_input
 from submerge.calibrate._measurement import BatchCounter, Progress
@@ -75,12 +73,7 @@ def task_moments(
     sizes = {"batch_size": batch_size, "max_length": max_length}
     (inputs,) = read_data([data], ["the task"], model, processor=None, **sizes).values()
     layers = _layers(model, current)
-    with ExitStack() as stack:
-        if adapter is not None and not is_scaled(model, adapter):
-            apply_adapter(model, adapter)
-        elif adapter is not None:
-            at = stack.enter_context(attached(model, {"task": adapter}))
-            stack.enter_context(at.over(torch.ones(1)))
+    with with_adapter(model, adapter):
         by_path = {layer.path: layer for layer in layers.values()}
         counter = BatchCounter(progress, len(inputs))
         moments = _moments(model, inputs, by_path, statistics, counter)

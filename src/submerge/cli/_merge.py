@@ -46,6 +46,14 @@ Lenient = Annotated[
     bool, typer.Option("--mergekit", help="Ignore what mergekit ignores, such as unknown keys, and name it.")
 ]
 
+Folder = Annotated[
+    Path | None, typer.Argument(readable=False, help="The folder to make; --out names it, too.")
+]
+Out = Annotated[Path | None, typer.Option("--out", "-o", readable=False, help="The folder to make.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")]
+Nonfinite = Annotated[bool, typer.Option("--allow-nonfinite", help="Finish even if NaN or Inf is met.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary: the path only.")]
 Document = Annotated[
     str | None, typer.Option(help="Of several documents, the name of the one; by default the result's.")
 ]
@@ -53,12 +61,8 @@ Document = Annotated[
 
 def merge(
     recipe: Recipe,
-    folder: Annotated[
-        Path | None, typer.Argument(readable=False, help="The folder to make; --out names it, too.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", readable=False, help="The folder to make.")
-    ] = None,
+    folder: Folder = None,
+    out: Out = None,
     form: Form = None,
     rank: Rank = None,
     energy: Energy = None,
@@ -66,20 +70,16 @@ def merge(
     threads: Threads = None,
     max_memory: Memory = None,
     shard_size: Shard = "5GB",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     keep_parts: Annotated[
         bool, typer.Option("--keep-parts", help="Of several documents, keep all results, in OUT.parts.")
     ] = False,
     mergekit: Lenient = False,
-    allow_nonfinite: Annotated[
-        bool, typer.Option("--allow-nonfinite", help="Finish even if NaN or Inf is met.")
-    ] = False,
+    allow_nonfinite: Nonfinite = False,
     allow_pickle: Pickle = False,
     json: Json = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress, no summary: the path only.")
-    ] = False,
+    quiet: Quiet = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say what is not merged as it is, and why.")
     ] = False,

@@ -11,10 +11,16 @@ import typer
 from submerge.cli._common import load_mixture, print_json, settings
 from submerge.cli._merge import (
     Device,
+    Folder,
     Json,
     Lenient,
     Memory,
+    Nonfinite,
+    Out,
+    Overwrite,
     Pickle,
+    Quiet,
+    Resume,
     Shard,
     Threads,
     print_notes,
@@ -47,12 +53,8 @@ class MergekitMoeAware(MergekitAware):
 
 def moe(
     recipe: Recipe,
-    folder: Annotated[
-        Path | None, typer.Argument(readable=False, help="The folder to make; --out names it, too.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", readable=False, help="The folder to make.")
-    ] = None,
+    folder: Folder = None,
+    out: Out = None,
     plan: Annotated[
         bool, typer.Option("--plan", "--dry-run", help="Say what would be made, from the headers alone.")
     ] = False,
@@ -60,17 +62,13 @@ def moe(
     threads: Threads = None,
     max_memory: Memory = None,
     shard_size: Shard = "5GB",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     mergekit: Lenient = False,
-    allow_nonfinite: Annotated[
-        bool, typer.Option("--allow-nonfinite", help="Finish even if NaN or Inf is met.")
-    ] = False,
+    allow_nonfinite: Nonfinite = False,
     allow_pickle: Pickle = False,
     json: Json = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress, no summary: the path only.")
-    ] = False,
+    quiet: Quiet = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say of each tensor where it comes from.")
     ] = False,

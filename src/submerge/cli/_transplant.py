@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from submerge.cli._common import print_json, settings, size
-from submerge.cli._merge import Json, Memory, Pickle, Shard, Threads
+from submerge.cli._merge import Json, Memory, Overwrite, Pickle, Resume, Shard, Threads
 from submerge.cli._progress import progress
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def transplant(
     threads: Threads = None,
     max_memory: Memory = None,
     shard_size: Shard = "5GB",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run.")] = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
     allow_pickle: Pickle = False,
     json: Json = False,
