@@ -128,7 +128,7 @@ def _run(
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     from submerge.cli import main
-    from submerge.engine.plan import _tensor
+    from submerge.engine.plan.tensors import _tensor
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     if small:

@@ -64,7 +64,7 @@ def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             "submerge.engine.work._chunk_reader.chunk_length",
             lambda _, width: width * max(1, length // width),
         )
-        monkeypatch.setattr("submerge.engine.plan._tensor.RANGE_ELEMENTS", tasks * length)
+        monkeypatch.setattr("submerge.engine.plan.tensors._tensor.RANGE_ELEMENTS", tasks * length)
         monkeypatch.setattr("submerge.engine.work._chunk_reader.SAMPLE_RUNS", 4)
         monkeypatch.setattr("submerge.engine.work._chunk_reader.SAMPLE_LENGTH", 100)
         monkeypatch.setattr("submerge.algebra._select.COLLECT_ALL", 1000)

@@ -183,7 +183,7 @@ def workplace(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     Memory is counted as in a fresh process, for this one holds whatever other tests have loaded.
     """
     shutil.copytree(models, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr(sys.modules["submerge.engine.plan._memory"], "resident", lambda: 300_000_000)
+    monkeypatch.setattr(sys.modules["submerge.engine.plan.tensors._memory"], "resident", lambda: 300_000_000)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     handler = signal.getsignal(signal.SIGTERM)

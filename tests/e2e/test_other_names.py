@@ -161,8 +161,8 @@ def test_explained_and_resumed(other: str, tmp_path: Path, monkeypatch: pytest.M
     path = recipe(tmp_path, base, tuned, tmp_path / "sharded", parameters={"lambda": 0.5})
     submerge.merge(path, tmp_path / "out", settings=ROOM)
     assert same(tmp_path / "out", model)
-    monkeypatch.setattr("submerge.engine.plan._tensor.CHUNK_VALUES", 1)
-    monkeypatch.setattr("submerge.engine.plan._tensor.RANGE_ELEMENTS", 1)
+    monkeypatch.setattr("submerge.engine.plan.tensors._tensor.CHUNK_VALUES", 1)
+    monkeypatch.setattr("submerge.engine.plan.tensors._tensor.RANGE_ELEMENTS", 1)
     submerge.merge(
         path, tmp_path / "again", settings=submerge.Settings(threads=2, max_memory=ROOM.max_memory)
     )

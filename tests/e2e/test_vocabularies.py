@@ -36,7 +36,7 @@ from _vocabularies import (
 )
 from submerge.engine import explain
 from submerge.engine.output import _checkpoint_files
-from submerge.engine.plan import _token_rows
+from submerge.engine.plan.tokens import _token_rows
 
 
 @dataclass(frozen=True)

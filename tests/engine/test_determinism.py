@@ -75,8 +75,8 @@ def merge(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Me
     count = iter(range(1000))
 
     def run(name: str, chunk: int = 1, task: int = 1, **settings: Any) -> dict[str, bytes]:
-        monkeypatch.setattr("submerge.engine.plan._tensor.CHUNK_VALUES", chunk)
-        monkeypatch.setattr("submerge.engine.plan._tensor.RANGE_ELEMENTS", task)
+        monkeypatch.setattr("submerge.engine.plan.tensors._tensor.CHUNK_VALUES", chunk)
+        monkeypatch.setattr("submerge.engine.plan.tensors._tensor.RANGE_ELEMENTS", task)
         method = name.partition(" ")[0]
         weight = [0.5, 0.3, 0.7]
         weighted = CARRIED[method].option("weight") is not None

@@ -17,7 +17,7 @@ import submerge
 from _cli import cli, merge, refused
 from _models import ROOM, Family, contents, family
 from _victim import start
-from submerge.engine.plan import _settings
+from submerge.engine.plan.inputs import _settings
 
 SHAPES = {f"model.layers.{i}.weight": (300, 300) for i in range(4)}  # 1.4 MB in float32
 

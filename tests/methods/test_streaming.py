@@ -60,8 +60,8 @@ def test_chunks_may_hold_one_element(case: Case, tiny_chunks: Callable[..., None
 def test_constants_of_the_engine_make_no_difference(
     merge: Callable[..., State], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("submerge.engine.plan._tensor.CHUNK_VALUES", 1)
-    monkeypatch.setattr("submerge.engine.plan._tensor.RANGE_ELEMENTS", 1)
+    monkeypatch.setattr("submerge.engine.plan.tensors._tensor.CHUNK_VALUES", 1)
+    monkeypatch.setattr("submerge.engine.plan.tensors._tensor.RANGE_ELEMENTS", 1)
     assert_as_whole(merge, merge())
 
 

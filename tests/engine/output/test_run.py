@@ -45,8 +45,8 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
 
 @pytest.fixture(autouse=True)
 def _small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("submerge.engine.plan._tensor.CHUNK_VALUES", 1)
-    monkeypatch.setattr("submerge.engine.plan._tensor.RANGE_ELEMENTS", 1)
+    monkeypatch.setattr("submerge.engine.plan.tensors._tensor.CHUNK_VALUES", 1)
+    monkeypatch.setattr("submerge.engine.plan.tensors._tensor.RANGE_ELEMENTS", 1)
 
 
 @pytest.fixture(scope="module")

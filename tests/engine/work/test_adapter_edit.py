@@ -66,7 +66,7 @@ def test_chunks_do_not_matter(
     recipe = two.recipe(method, models=joined, own={"weight": 0.5, **own})
     submerge.merge(recipe, tmp_path / "whole", settings=ROOM)
     tiny_chunks(100)
-    monkeypatch.setattr("submerge.engine.plan._tensor.chunk_length", _chunk_reader.chunk_length)
+    monkeypatch.setattr("submerge.engine.plan.tensors._tensor.chunk_length", _chunk_reader.chunk_length)
     submerge.merge(recipe, tmp_path / "pieces", settings=ROOM)
     same_state(read(tmp_path / "pieces"), read(tmp_path / "whole"), 1e-6)
 

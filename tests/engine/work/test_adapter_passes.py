@@ -9,7 +9,7 @@ import torch
 
 from engine.work.helpers_work import reader_of, space
 from submerge.engine import TensorPlan
-from submerge.engine.plan._tensor import Module
+from submerge.engine.plan.tensors._tensor import Module
 from submerge.engine.work import ChunkReader, ModuleTarget, RangeRecord, adapter_passes, run_passes
 from submerge.recipe import OutputForm
 

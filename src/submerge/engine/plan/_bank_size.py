@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from submerge.engine.plan._plan import MergePlan
-from submerge.engine.plan._projectors import ProjectorPlan
-from submerge.engine.plan._prototypes import prototype_bytes
 from submerge.engine.plan._stream_parts import composed_bytes
-from submerge.engine.plan._tensor import TensorPlan
+from submerge.engine.plan.projectors import ProjectorPlan, prototype_bytes
+from submerge.engine.plan.tensors import TensorPlan
 from submerge.methods import BankBound
 
 __all__ = ["bank_bounds", "bank_bytes"]

@@ -7,34 +7,40 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from submerge.engine.plan._adapter_form import adapter_warnings
-from submerge.engine.plan._align import plan_tensors
-from submerge.engine.plan._coefficients import (
+from submerge.engine.plan._device import check_device
+from submerge.engine.plan._plan import MergePlan
+from submerge.engine.plan._stacked_models import plan_stacked
+from submerge.engine.plan._warnings import input_warnings, shape_warnings, unused_tensors
+from submerge.engine.plan.composition import Composition, plan_composition, stream_warnings
+from submerge.engine.plan.inputs import Inputs, Settings, open_models, resolve_copies
+from submerge.engine.plan.projectors import ProjectorPlan, plan_projectors
+from submerge.engine.plan.stacks import as_models
+from submerge.engine.plan.tensors import (
+    GatePlan,
+    TensorPlan,
+    adapter_warnings,
+    add_moments,
+    align_models,
+    budget,
     calibration_bytes,
     coefficient_problems,
     coefficient_warnings,
+    idle_models,
+    moment_bytes,
+    moment_warnings,
+    naming_warnings,
+    other_base_warnings,
+    plan_gate,
+    plan_tensors,
+    weight_files,
 )
-from submerge.engine.plan._composition import Composition, plan_composition, stream_warnings
-from submerge.engine.plan._copies import resolve_copies
-from submerge.engine.plan._device import check_device
-from submerge.engine.plan._gate import GatePlan, plan_gate
-from submerge.engine.plan._inputs import Inputs
-from submerge.engine.plan._memory import budget
-from submerge.engine.plan._models import open_models
-from submerge.engine.plan._moments import add_moments, moment_bytes, moment_warnings
-from submerge.engine.plan._naming import align_models, idle_models, naming_warnings
-from submerge.engine.plan._other_base import other_base_warnings
-from submerge.engine.plan._plan import MergePlan
-from submerge.engine.plan._plan_stack import as_models
-from submerge.engine.plan._projectors import ProjectorPlan, plan_projectors
-from submerge.engine.plan._settings import Settings
-from submerge.engine.plan._stacked_models import plan_stacked
-from submerge.engine.plan._tensor import TensorPlan
-from submerge.engine.plan._token_rows import with_token_rows
-from submerge.engine.plan._tokens import plan_tokens, shared_token_plan, with_chat_template
-from submerge.engine.plan._vocabulary import OutputVocabulary
-from submerge.engine.plan._warnings import input_warnings, shape_warnings, unused_tensors
-from submerge.engine.plan._weight_files import weight_files
+from submerge.engine.plan.tokens import (
+    OutputVocabulary,
+    plan_tokens,
+    shared_token_plan,
+    with_chat_template,
+    with_token_rows,
+)
 from submerge.errors import Problem, RequestError
 from submerge.recipe import Recipe, load_recipe
 from submerge.store import Checkpoint, is_tokenizer_file

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from submerge.engine.plan._mixture_forms import MixtureForm
 from submerge.engine.plan._show import Fact
+from submerge.engine.plan.mixtures import MixtureForm
 from submerge.recipe import MixtureRecipe
 from submerge.store import Checkpoint
 

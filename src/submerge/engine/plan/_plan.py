@@ -9,21 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from submerge.deprecated import warn_renamed
-from submerge.engine.plan._composition import Composition
-from submerge.engine.plan._describe_composition import composition_facts
-from submerge.engine.plan._describe_projectors import projector_facts
-from submerge.engine.plan._describe_stack import stack_facts
-from submerge.engine.plan._donor_rows import DonorRows
-from submerge.engine.plan._gate import GatePlan
-from submerge.engine.plan._inputs import Inputs
-from submerge.engine.plan._memory import Budget
 from submerge.engine.plan._mixture import MixturePlan, mixture_facts
-from submerge.engine.plan._projectors import ProjectorPlan
-from submerge.engine.plan._settings import Settings
 from submerge.engine.plan._show import Fact, ModelRow, as_html, as_text
-from submerge.engine.plan._stack import StackPlan
-from submerge.engine.plan._tensor import TensorPlan
-from submerge.engine.plan._tokens import TokenPlan
+from submerge.engine.plan.composition import Composition, composition_facts
+from submerge.engine.plan.inputs import Inputs, Settings
+from submerge.engine.plan.projectors import ProjectorPlan, projector_facts
+from submerge.engine.plan.stacks import StackPlan, stack_facts
+from submerge.engine.plan.tensors import Budget, GatePlan, TensorPlan
+from submerge.engine.plan.tokens import DonorRows, TokenPlan
 from submerge.errors import few, size
 from submerge.recipe import Recipe
 from submerge.store import Checkpoint, GateRecord, Shard, is_tokenizer_file

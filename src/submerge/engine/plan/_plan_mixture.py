@@ -7,26 +7,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from submerge.engine.plan._adapter_form import adapter_warnings
-from submerge.engine.plan._choose_form import choose_form
-from submerge.engine.plan._copies import Copies, resolve_copies
 from submerge.engine.plan._device import check_device
-from submerge.engine.plan._inputs import Inputs
 from submerge.engine.plan._make_plan import link_problems
-from submerge.engine.plan._memory import budget
 from submerge.engine.plan._mixture import MixturePlan
-from submerge.engine.plan._mixture_config import mixture_config
-from submerge.engine.plan._mixture_forms import DEEPSEEK, PROJECTIONS, MixtureForm
-from submerge.engine.plan._mixture_sources import dense_name, source_problems, vocabulary_findings
-from submerge.engine.plan._mixture_weights import MixtureWeights, Weight
-from submerge.engine.plan._models import open_models
-from submerge.engine.plan._naming import align_models
 from submerge.engine.plan._plan import MergePlan
-from submerge.engine.plan._settings import Settings
-from submerge.engine.plan._tensor import Input, TensorPlan
-from submerge.engine.plan._tokens import plan_tokens
 from submerge.engine.plan._warnings import input_warnings
-from submerge.engine.plan._weight_files import weight_files
+from submerge.engine.plan.inputs import Copies, Inputs, Settings, open_models, resolve_copies
+from submerge.engine.plan.mixtures import (
+    DEEPSEEK,
+    PROJECTIONS,
+    MixtureForm,
+    MixtureWeights,
+    Weight,
+    choose_form,
+    dense_name,
+    mixture_config,
+    source_problems,
+    vocabulary_findings,
+)
+from submerge.engine.plan.tensors import (
+    Input,
+    TensorPlan,
+    adapter_warnings,
+    align_models,
+    budget,
+    weight_files,
+)
+from submerge.engine.plan.tokens import plan_tokens
 from submerge.errors import RequestError
 from submerge.methods import MIXTURE
 from submerge.recipe import MixtureRecipe, load_mixture, same_model

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from submerge.engine.plan._adapter_form import adapter_warnings
-from submerge.engine.plan._copies import resolve_copies
-from submerge.engine.plan._inputs import Inputs
-from submerge.engine.plan._memory import budget
-from submerge.engine.plan._naming import align_models
 from submerge.engine.plan._plan import MergePlan
-from submerge.engine.plan._plan_stack import plan_stack
-from submerge.engine.plan._settings import Settings
-from submerge.engine.plan._stack_architecture import architecture_problems
-from submerge.engine.plan._vocabulary import OutputVocabulary
 from submerge.engine.plan._warnings import input_warnings, shape_warnings
-from submerge.engine.plan._weight_files import weight_files
+from submerge.engine.plan.inputs import Inputs, Settings, resolve_copies
+from submerge.engine.plan.stacks import architecture_problems, plan_stack
+from submerge.engine.plan.tensors import adapter_warnings, align_models, budget, weight_files
+from submerge.engine.plan.tokens import OutputVocabulary
 from submerge.errors import RequestError
 from submerge.recipe import Recipe
 

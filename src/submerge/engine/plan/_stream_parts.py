@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from submerge.engine.plan._inputs import Specialist
 from submerge.engine.plan._plan import MergePlan
-from submerge.engine.plan._tensor import TensorPlan
+from submerge.engine.plan.inputs import Specialist
+from submerge.engine.plan.tensors import TensorPlan
 from submerge.store import Checkpoint, FileTable, LowRankPart, Part, first_bytes
 
 __all__ = ["StreamPart", "composed_bytes", "is_plain", "stream_model", "stream_parts"]

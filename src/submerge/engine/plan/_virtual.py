@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from submerge.deferred import np
-from submerge.engine.plan._memory import reading_bytes
 from submerge.engine.plan._plan import MergePlan
-from submerge.engine.plan._tensor import TensorPlan
+from submerge.engine.plan.tensors import TensorPlan, reading_bytes
 from submerge.store import VirtualModel
 
 __all__ = ["can_be_virtual", "reads_values_alone", "virtual_model"]

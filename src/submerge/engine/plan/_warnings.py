@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from submerge.engine.plan._composition import Composition
-from submerge.engine.plan._gate import GatePlan
-from submerge.engine.plan._inputs import Inputs
-from submerge.engine.plan._projectors import ProjectorPlan
-from submerge.engine.plan._tensor import TensorPlan
+from submerge.engine.plan.composition import Composition
+from submerge.engine.plan.inputs import Inputs
+from submerge.engine.plan.projectors import ProjectorPlan
+from submerge.engine.plan.tensors import GatePlan, TensorPlan
 from submerge.errors import few
 
 __all__ = ["input_warnings", "shape_warnings", "unused_tensors"]

@@ -1,0 +1,8 @@
+"""The models of a merge, opened, and which of their names are one parameter."""
+
+from submerge.engine.plan.inputs._copies import Copies, resolve_copies
+from submerge.engine.plan.inputs._inputs import Inputs, Specialist, TokenizerSource
+from submerge.engine.plan.inputs._models import open_models
+from submerge.engine.plan.inputs._settings import Settings
+
+__all__ = ["Copies", "Inputs", "Settings", "Specialist", "TokenizerSource", "open_models", "resolve_copies"]

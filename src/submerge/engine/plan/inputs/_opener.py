@@ -1,0 +1,160 @@
+"""What the specs of a recipe name, opened once, with what cannot be opened noted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from submerge.engine.plan.inputs._settings import Settings
+from submerge.errors import Problem, RequestError
+from submerge.names import module_names
+from submerge.recipe import Recipe, same_model
+from submerge.store import Adapter, Checkpoint, lay_over, open_model, open_tokenizer, split_spec
+
+__all__ = ["Opener"]
+
+
+@dataclass
+class Opener:
+    """Opens what specs name, and notes what cannot be opened."""
+
+    recipe: Recipe
+    settings: Settings
+    download: bool
+    opened: dict[str, Checkpoint | Adapter | None] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def root(self) -> Path:
+        """The folder that relative paths start from."""
+        return self.recipe.root
+
+    def note(self, what: str, where: str, hint: str) -> None:
+        """Note one problem."""
+        self.problems.append(Problem(what, where, hint))
+
+    def open(self, spec: str, *, adapter: bool = False) -> Checkpoint | Adapter | None:
+        """Return what a spec without `+` names, or None after noting why it cannot be opened."""
+        key = same_model(spec)
+        if key not in self.opened:
+            try:
+                self.opened[key] = self._open(spec, adapter=adapter)
+            except RequestError as error:
+                self.problems += error.problems
+                self.opened[key] = None
+        return self.opened[key]
+
+    def _open(self, spec: str, *, adapter: bool) -> Checkpoint | Adapter:
+        """Return what a spec without `+` names: the result of another document of the recipe, or a model."""
+        part = self.recipe.parts.get(spec)
+        if isinstance(part, Checkpoint):
+            return part
+        model = open_model(
+            spec if part is None else str(part),
+            root=self.root,
+            allow_pickle=self.settings.allow_pickle,
+            download=self.download,
+            adapter=adapter,
+        )
+        return model if part is None else replace(model, label=spec)
+
+    def model(self, spec: str) -> Checkpoint | None:
+        """Return the model that a spec names, an adapter on its own model, else on the recipe's base."""
+        under, adapter_spec = split_spec(spec, self.root)
+        named = self.open(adapter_spec, adapter=True) if adapter_spec else self.open(under)
+        if not isinstance(named, Adapter):
+            return named
+        base = self.full_model(under) if adapter_spec else self._base_of(named, spec)
+        return None if base is None else self.on_base(base, named, spec)
+
+    def full_model(self, spec: str) -> Checkpoint | None:
+        """Return the model that a spec names, which must not be an adapter."""
+        model = self.open(spec)
+        if isinstance(model, Adapter):
+            hint = "name the model that it was trained on"
+            self.note("an adapter is named where a model is needed", spec, hint)
+            return None
+        return model
+
+    def tokenizer(self) -> Checkpoint | None:
+        """Return the model outside of the recipe's that gives the tokenizer, or None after noting why not."""
+        settings = self.recipe.tokenizer
+        source = settings.source or ""
+        if settings.new_tokens and settings.new_tokens.method == "omp":
+            return self.full_model(source)
+        part = self.recipe.parts.get(source)
+        if isinstance(part, Checkpoint):
+            return part
+        try:
+            model = open_tokenizer(source if part is None else str(part), root=self.root)
+            return replace(model, label=source)
+        except RequestError as error:
+            for problem in error.problems:
+                what = f"the tokenizer's source, {problem.where}: {problem.what}"
+                self.note(what, settings.where, problem.hint)
+        return None
+
+    def _base_of(self, adapter: Adapter, spec: str) -> Checkpoint | None:
+        """Return the model that an adapter alone is laid over: the recipe's base, else the one it names."""
+        base = self.recipe.base
+        if base and split_spec(base, self.root)[1]:
+            hint = "write model+adapter, with the model that it was trained on"
+            self.note("an adapter cannot be laid on a base that has one already", spec, hint)
+            return None
+        if base:
+            return self.full_model(base)
+        if adapter.base is not None:
+            return self.named_base(adapter, adapter.base)
+        hint = "add 'base_model: …', or write model+adapter; for an adapter again, add output: {as: adapter}"
+        form = "" if adapter.form == "peft" else f"is a LoRA file of {adapter.form}; "
+        self.note(f"{form}the adapter does not say what it was trained on", spec, hint)
+        return None
+
+    def named_base(self, adapter: Adapter, spec: str) -> Checkpoint | None:
+        """Return the model that an adapter's configuration names; its problems say who named it."""
+        if adapter.base_revision and "@" not in spec and not (self.root / spec).exists():
+            spec = f"{spec}@{adapter.base_revision}"
+        before = len(self.problems)
+        base = self.full_model(spec)
+        if base is None:
+            self.problems[before:] = [
+                Problem(
+                    f"names the base {adapter.base} (base_model_name_or_path): {problem.what}",
+                    str(adapter.path / "adapter_config.json"),
+                    "add 'base_model: …' to the recipe, or write model+adapter, with the base's place here",
+                )
+                for problem in self.problems[before:]
+            ]
+        return base
+
+    def on_base(self, base: Checkpoint, adapter: Adapter, spec: str) -> Checkpoint | None:
+        """Return the adapter on a model, by the names of its files or else by those of its modules."""
+        try:
+            return self._lay_over(base, adapter, spec, None)
+        except RequestError as error:
+            refusal = error
+        modules = module_names(base.config, base.tensors)
+        try:
+            if modules:
+                return self._lay_over(base, adapter, spec, modules)
+        except RequestError as error:
+            refusal = error
+        self.problems += refusal.problems
+        return None
+
+    def _lay_over(
+        self, base: Checkpoint, adapter: Adapter, spec: str, modules: Mapping[str, str] | None
+    ) -> Checkpoint:
+        gate, checkpoint = self.recipe.method.gate, self.recipe.output.form == "checkpoint"
+        own_heads = gate is not None and gate.own_heads
+        return lay_over(
+            base,
+            adapter,
+            spec,
+            modules,
+            heads=own_heads,
+            untie=checkpoint,  # an adapter has no place for what its base lacks
+            other_shapes=self.recipe.rules.shape == "base" and not own_heads,
+            other_rows=checkpoint and self.recipe.gathers_rows,
+        )

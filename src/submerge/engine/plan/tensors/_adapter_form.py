@@ -1,0 +1,155 @@
+"""Which updates an adapter can hold, and how."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from submerge.engine.plan.inputs import Inputs
+from submerge.engine.plan.tensors._tensor import Module, TensorPlan
+from submerge.engine.plan.tokens import is_matrix
+from submerge.errors import Problem, few
+from submerge.store import ADAPTER_STEM, LORA_STEM, Adapter, Checkpoint, LoraKeys, LowRankPart
+
+__all__ = ["adapter_file", "adapter_form", "adapter_warnings", "lora_keys", "stores_transposed"]
+
+_QUANTISED = re.compile(r"[-_.](?:unsloth|bnb|[48]bit|gptq|awq|gguf|fp8|int[48]|nf4|hf)(?=$|[-_.])")
+_CACHED = re.compile(r"models--(?P<owner>[^/]+)--(?P<name>[^/]+)/snapshots/")
+
+
+def adapter_form(tensors: Sequence[TensorPlan], inputs: Inputs) -> tuple[list[TensorPlan], list[Problem]]:
+    """Return the tensors that an adapter holds or leaves out, and problems.
+
+    A matrix, and whatever an adapter has factors of, becomes factors. What an adapter replaces (a head,
+    `modules_to_save`) is saved with all its values, if it is all parameters of its module. Others have no
+    place.
+    """
+    replaced = _replaced_modules(inputs)
+    transposed = stores_transposed(inputs.reference_model)
+    planned: list[TensorPlan] = []
+    packed: list[str] = []
+    for tensor in tensors:
+        if tensor.action == "take_base":  # named in a warning, and neither read nor written
+            planned.append(replace(tensor, inputs=()))
+        elif tensor.action == "merge" and any(i.patch or not i.relative for i in tensor.inputs):
+            factors = _factors(tensor, inputs)
+            if any(part.experts and part.expert is None for part in factors):
+                packed.append(tensor.name)
+            elif tensor.name in replaced:
+                planned.append(tensor)
+            elif factors:
+                planned.append(_as_factors(tensor, _module(factors[0])))
+            elif is_matrix(tensor.name, tensor.shape, inputs.reference_model.config):
+                planned.append(_as_factors(tensor, Module(transposed=transposed)))
+            else:
+                why = "an adapter has no place for it"
+                planned.append(replace(tensor, action="skip", matrix=False, why=why))
+    return planned, _problems(planned, packed)
+
+
+def _factors(tensor: TensorPlan, inputs: Inputs) -> list[LowRankPart]:
+    """Return the low-rank updates that the models' adapters have for a tensor."""
+    adapters = [inputs.models[member.model].adapter for member in tensor.inputs]
+    parts = [adapter.parts.get(tensor.name) for adapter in adapters if adapter is not None]
+    return [part for part in parts if isinstance(part, LowRankPart)]
+
+
+def _as_factors(tensor: TensorPlan, module: Module) -> TensorPlan:
+    """Return the plan for a tensor whose merged update is factored.
+
+    Where all updates are factors that come in, the values of the base are not needed, and not read.
+    """
+    relative = all(member.relative for member in tensor.inputs)
+    return replace(tensor, module=module, origin=None if relative else tensor.origin)
+
+
+def _module(part: LowRankPart) -> Module:
+    return Module(part.kind, part.transposed and part.kind != "embedding", part.kernel)
+
+
+def _problems(planned: Sequence[TensorPlan], packed: Sequence[str]) -> list[Problem]:
+    """Return that an adapter cannot hold some tensor, or that there is none for it to hold."""
+    if packed:
+        hint = "write a checkpoint (output: {as: checkpoint})"
+        what = f"the portable form of an adapter has no place for packed experts: {few(packed)}"
+        return [Problem(what, "output", hint)]
+    if not any(tensor.action == "merge" for tensor in planned):
+        return [Problem("no model changes a matrix: there is nothing for an adapter to hold", "output")]
+    return []
+
+
+def _replaced_modules(inputs: Inputs) -> set[str]:
+    """Return the tensors that adapters replace, of modules of which they replace all."""
+    replaced = {name for model in inputs.models if model.adapter for name in model.adapter.replaced}
+    others = {name.rpartition(".")[0] for name in inputs.reference_model.tensors.keys() - replaced}
+    return {name for name in replaced if name.rpartition(".")[0] not in others}
+
+
+def lora_keys(tensors: Sequence[TensorPlan], models: Sequence[Checkpoint]) -> dict[str, LoraKeys] | None:
+    """Return the keys of a LoRA file like those that come in, or None where PEFT's form is written.
+
+    Each parameter has the keys of the first file that has it.
+    """
+    keys: dict[str, LoraKeys] = {}
+    for model in reversed(models):
+        if model.adapter is None or model.adapter.form == "peft":
+            continue
+        for name, part in model.adapter.parts.items():
+            if isinstance(part, LowRankPart):
+                alpha = part.alpha.name if part.alpha else None
+                keys[name] = LoraKeys(part.right_entry.name, part.left_entry.name, alpha)
+    merged = {tensor.name for tensor in tensors if tensor.action == "merge"}
+    return keys if merged <= keys.keys() else None
+
+
+def adapter_file(tensors: Sequence[TensorPlan], models: Sequence[Checkpoint]) -> str:
+    """Return the name of the file that the merged updates go into."""
+    return f"{ADAPTER_STEM if lora_keys(tensors, models) is None else LORA_STEM}.safetensors"
+
+
+def adapter_warnings(models: Sequence[Checkpoint], *, of_one_base: bool = True) -> list[str]:
+    """Return what of the adapters is not merged, and whether they say that they are of different models.
+
+    Those of a composed model are of different models, and not `of_one_base`.
+    """
+    adapters = [model.adapter for model in models if model.adapter is not None]
+    left_out = [f"{adapter.label}: {what}" for adapter in adapters for what in adapter.left_out]
+    return list(dict.fromkeys([*left_out, *(_different_bases(adapters) if of_one_base else ())]))
+
+
+def _different_bases(adapters: Sequence[Adapter]) -> list[str]:
+    """Return that adapters name different models as their base, among paths or among Hub ids.
+
+    A path and a Hub id are not compared: they may well be one model.
+    """
+    by_name = {_base_name(adapter.base): adapter for adapter in adapters if adapter.base}
+    warnings = []
+    for kind in dict.fromkeys(is_path for is_path, _ in by_name):
+        group = [adapter for (is_path, _), adapter in by_name.items() if is_path == kind]
+        if len(group) > 1:
+            shown = few([f"{adapter.label} on {adapter.base}" for adapter in group])
+            warnings.append(f"the adapters were trained on different models, as their files say: {shown}")
+    return warnings
+
+
+def _base_name(base: str) -> tuple[bool, str]:
+    """Return whether a base is named by a path, and what names of the same model have in common.
+
+    Owners (copies on the Hub), upper case and the words for quantised copies make no other model.
+    """
+    if match := _CACHED.search(base):
+        base = f"{match['owner']}/{match['name']}"
+    is_path = base.startswith(("/", ".", "~")) or base.count("/") != 1
+    name = base.rstrip("/").rpartition("/")[2].lower()
+    return is_path, _QUANTISED.sub("", name).removeprefix("meta-")
+
+
+def stores_transposed(base: Checkpoint) -> bool:
+    """Return whether the base stores its linear maps as [in, out], as GPT-2 does; their biases tell."""
+    votes = 0
+    for name, entry in base.tensors.items():
+        bias = base.tensors.get(f"{name.removesuffix('.weight')}.bias")
+        if bias is not None and len(entry.shape) == 2 and entry.shape[0] != entry.shape[1]:
+            votes += (bias.shape == entry.shape[1:]) - (bias.shape == entry.shape[:1])
+    return votes > 0

@@ -1,0 +1,94 @@
+"""Whether a recipe's coefficients fit its models, and whether weights can be learned from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from submerge.engine.plan.inputs import Inputs
+from submerge.engine.plan.tensors._tensor import TensorPlan
+from submerge.errors import Problem, few
+from submerge.recipe import Recipe
+from submerge.store import DTYPES, Checkpoint
+
+__all__ = ["calibration_bytes", "coefficient_problems", "coefficient_warnings"]
+
+FACTORS = 2
+"""Bytes held for one of an adapter's file: factors are held in float32, and stored in 16 bits or more."""
+
+
+def coefficient_problems(recipe: Recipe, inputs: Inputs, tensors: Sequence[TensorPlan]) -> list[Problem]:
+    """Return why coefficients do not fit the models, or why none can be learned from them."""
+    if recipe.calibrates:
+        return _not_adapters(recipe, inputs)
+    if recipe.coefficients is None:
+        return []
+    return [*_unknown_modules(recipe, inputs.reference_model), *_unfit_units(inputs, tensors)]
+
+
+def coefficient_warnings(recipe: Recipe) -> list[str]:
+    """Return that the file has coefficients of adapters which the recipe does not name, if it has."""
+    if recipe.coefficients is None:
+        return []
+    named = {entry.adapter_name for entry in recipe.participants}
+    others = [name for name in recipe.coefficients.adapters if name not in named]
+    place = recipe.coefficients.path
+    return [f"{place}: the coefficients of {few(others)} act on no model of the recipe"] if others else []
+
+
+def _not_adapters(recipe: Recipe, inputs: Inputs) -> list[Problem]:
+    """Return which participants are no adapters, and which lie on another model than the base."""
+    assert inputs.base is not None
+    base = inputs.models[inputs.base]
+    problems = []
+    for entry, position in zip(recipe.participants, inputs.participants, strict=True):
+        model = inputs.models[position]
+        if model.adapter is None:
+            what = f"{entry.model} is a whole model, and {recipe.method.name} learns weights of adapters"
+            hint = "`submerge extract-lora` makes an adapter of it; or give 'coefficients: file.json'"
+            problems.append(Problem(what, entry.where, hint))
+        elif model.under is not None and model.under.path != base.path:
+            what = f"{entry.model} is an adapter on {model.under.label}, and the base is {base.label}"
+            problems.append(Problem(what, entry.where, "learn weights of adapters of one base"))
+    return problems
+
+
+def _unknown_modules(recipe: Recipe, reference: Checkpoint) -> list[Problem]:
+    """Return that the file names modules which the output does not have, if it does."""
+    coefficients = recipe.coefficients
+    assert coefficients is not None
+    known = {part for name in reference.tensors for part in (name, name.rpartition(".")[0])}
+    unknown = [module for module in coefficients.weights if module not in known]
+    if not unknown:
+        return []
+    what = f"no tensor of {reference.label or 'the adapters'} is of the modules {few(unknown)}"
+    hint = "the coefficients must be of this base: its modules are called by its tensors, without .weight"
+    return [Problem(what, coefficients.path, hint)]
+
+
+def _unfit_units(inputs: Inputs, tensors: Sequence[TensorPlan]) -> list[Problem]:
+    """Return the tensors that have coefficients by rank-one unit, and other factors, or none."""
+    problems = []
+    for tensor in tensors:
+        for member, weight in zip(tensor.inputs, tensor.values.get("weight", ()), strict=False):
+            rank = member.rank if tensor.matrix and member.relative else 0
+            if isinstance(weight, tuple) and member.patch and rank != len(weight):
+                has = f"rank {rank}" if rank else "no factors of it"
+                label = inputs.models[member.model].label
+                what = f"there are {len(weight)} coefficients by rank-one unit, and {label} has {has}"
+                problems.append(Problem(what, f"tensor {tensor.name}", "calibrate with these adapters"))
+    return problems
+
+
+def calibration_bytes(recipe: Recipe, inputs: Inputs) -> int:
+    """Return what passes over data hold at least: the base and the adapters' factors; 0 without passes.
+
+    Activations come on top, which depend on the inputs.
+    """
+    passes = recipe.calibrates or recipe.collects_moments or recipe.makes_prototypes
+    if not passes or inputs.base is None:
+        return 0
+    base = inputs.models[inputs.base]
+    adapters = {model.label: model.adapter for model in inputs.models if model.adapter is not None}
+    factors = sum(file.stat().st_size for a in adapters.values() for file in a.files if file.exists())
+    stored = (entry for name, entry in base.tensors.items() if name not in base.aliases)
+    return sum(DTYPES[e.dtype].nbytes(e.shape) or 0 for e in stored) + FACTORS * factors

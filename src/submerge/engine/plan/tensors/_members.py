@@ -1,0 +1,136 @@
+"""Where each model's part in a tensor comes from: the model's own tensor, or the base's in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from submerge.engine.plan.tensors._findings import Finding, Findings
+from submerge.engine.plan.tensors._tensor import Input
+from submerge.engine.plan.tensors._tensor_rules import TensorRules, is_float
+from submerge.names import layer_of
+from submerge.store import Checkpoint, FileTable, LowRankPart, Part, TensorEntry, first_bytes, is_relative
+
+__all__ = ["Members"]
+
+
+@dataclass(frozen=True)
+class Members:
+    """Finds the models' parts in tensors of the reference, and notes what stands in the way.
+
+    `lacks` has for each model the tensors that it rightly has none for, with the reason.
+    """
+
+    rules: TensorRules
+    lacks: Sequence[Mapping[str, str]]
+    findings: Findings
+
+    def of_all(self, entry: TensorEntry) -> tuple[Input, ...] | None:
+        """Return the part of each participant, or None after noting the problems of any."""
+        members = [self.of(position, entry) for position in self.rules.inputs.participants]
+        present = tuple(member for member in members if member is not None)
+        return present if len(present) == len(members) else None
+
+    def of(self, position: int, entry: TensorEntry) -> Input | None:
+        """Return one model's part, or None after noting why it can have none."""
+        model = self.rules.inputs.models[position]
+        stored = model.tensors.get(entry.name)
+        if stored is None:
+            return self._of_missing(position, model, entry)
+        if refusal := self._type_refusal(model, stored, entry) or self._shape_refusal(model, stored, entry):
+            self.findings.add(refusal)
+            return None
+        return self._of_stored(position, model, stored, entry)
+
+    def of_reference(self, entry: TensorEntry) -> Input:
+        """Return the reference's own tensor, with what its adapter does to it."""
+        position = self.rules.inputs.reference
+        return Input(position, entry, patch=self._part(position, entry) is not None)
+
+    def alike(self, entry: TensorEntry) -> list[Input]:
+        """Return the tensors of this name, type and shape that other participants have."""
+        inputs = self.rules.inputs
+        return [
+            Input(position, other)
+            for position in dict.fromkeys(inputs.participants)
+            if position != inputs.reference
+            and (other := inputs.models[position].tensors.get(entry.name)) is not None
+            and (other.dtype, other.shape) == (entry.dtype, entry.shape)
+        ]
+
+    def _of_missing(self, position: int, model: Checkpoint, entry: TensorEntry) -> Input | None:
+        """Return the base's tensor, where the recipe or the model's kind lets it stand in."""
+        reason = self.lacks[position].get(entry.name)
+        absent = entry.name in self.lacks[position] or self._is_of_no_use(model, entry)
+        if not absent and self.rules.recipe.rules.missing == "refuse":
+            self.findings.add_missing(position, entry.name)
+            return None
+        note = f"{model.label}: missing, read from the base" + (f" ({reason})" if reason else "")
+        return Input(self.rules.inputs.reference, entry, note)
+
+    def _is_of_no_use(self, model: Checkpoint, entry: TensorEntry) -> bool:
+        """Return whether a task has no use for a tensor: a pooler or a tower, beside layers that it has.
+
+        Only a gate runs tasks apart, so that what one lacks is not missing in the others.
+        """
+        if not (self.rules.gate and self.rules.gate.partial_models):
+            return False
+        layer, stacks = layer_of(entry.name), _stacks(model.tensors)
+        shared = stacks & _stacks(self.rules.inputs.reference_model.tensors)
+        return bool(shared) and (layer is None or layer[0] not in stacks)
+
+    def _type_refusal(self, model: Checkpoint, stored: TensorEntry, entry: TensorEntry) -> Finding | None:
+        if is_float(stored):
+            return None
+        reference = self.rules.inputs.reference_model.label
+        what = f"tensors are {stored.dtype} here and {entry.dtype} in {reference}"
+        return Finding(what, model.label, "merge models of one base", entry.name)
+
+    def _shape_refusal(self, model: Checkpoint, stored: TensorEntry, entry: TensorEntry) -> Finding | None:
+        if stored.shape == entry.shape or self.rules.allows_other_shape(entry):
+            return None
+        what = f"shapes differ from {self.rules.inputs.reference_model.label}'s"
+        hint = "merge models of one base, or set rules: {shape: base} to keep the base's tensor"
+        shown = f"{entry.name} ({list(stored.shape)}, there {list(entry.shape)})"
+        return Finding(what, model.label, hint, shown)
+
+    def _of_stored(self, position: int, model: Checkpoint, stored: TensorEntry, entry: TensorEntry) -> Input:
+        """Return the model's own tensor, and whether it is the origin with an adapter's update.
+
+        A model under an adapter has the very entry of the reference: then the update is known without the
+        values, if the adapter only adds to them, and nothing else is laid over the reference itself.
+        """
+        part = self._part(position, entry)
+        adds = part is None or is_relative(part)
+        plain_origin = self._part(self.rules.inputs.reference, entry) is None
+        tied = model.aliases.get(entry.name)
+        return Input(
+            model=position,
+            entry=stored,
+            note=f"{model.label}: tied to {tied}" if tied else "",
+            patch=part is not None,
+            relative=self.rules.takes_updates and stored is entry and adds and plain_origin,
+            rank=part.rank if isinstance(part, LowRankPart) else 0,
+            unchanged=adds
+            and plain_origin
+            and self.rules.compares(entry)
+            and self._begins_alike(model, entry),
+        )
+
+    def _begins_alike(self, model: Checkpoint, entry: TensorEntry) -> bool:
+        """Return whether the first values of a model's own tensor are the reference's."""
+        reference = self.rules.inputs.reference_model
+        if model.pending or reference.pending or model.tensors[entry.name].dtype != entry.dtype:
+            return False
+        with FileTable() as table:
+            return first_bytes(model, entry.name, table) == first_bytes(reference, entry.name, table)
+
+    def _part(self, position: int, entry: TensorEntry) -> Part | None:
+        """Return what a model's adapter does to a tensor."""
+        adapter = self.rules.inputs.models[position].adapter
+        return adapter.parts.get(entry.name) if adapter else None
+
+
+def _stacks(names: Iterable[str]) -> set[str]:
+    """Return the prefixes of all stacks of layers."""
+    return {layer[0] for name in names if (layer := layer_of(name)) is not None}

@@ -1,0 +1,23 @@
+"""The files of weights that a merge writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from submerge.engine.plan.inputs import Settings
+from submerge.engine.plan.tensors._tensor import TensorPlan
+from submerge.store import Checkpoint, Shard, plan_shards
+
+__all__ = ["weight_files"]
+
+DIFFUSERS = "diffusion_pytorch_model"  # the only name under which Diffusers looks for weights
+
+
+def weight_files(
+    reference: Checkpoint, tensors: Sequence[TensorPlan], settings: Settings
+) -> tuple[Shard, ...]:
+    """Return the files of weights that are written, under the name that their reader looks for."""
+    diffusers = any(file.startswith(DIFFUSERS) for file in reference.shards.values())
+    stem = DIFFUSERS if diffusers else "model"
+    laid_out = [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
+    return tuple(plan_shards(laid_out, settings.shard_size, stem=stem))

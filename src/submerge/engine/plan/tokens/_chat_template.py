@@ -1,0 +1,45 @@
+"""The chat template that a recipe asks for."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Container
+
+from submerge.engine.plan.inputs import Inputs
+from submerge.errors import few
+from submerge.recipe import CHAT_TEMPLATES, Recipe
+from submerge.store import read_chat_template
+
+__all__ = ["choose_chat_template", "lacking_tokens"]
+
+_TOKEN = re.compile(r"<\|[^\s|<>]+\|>")
+"""What looks like a token of its own: `<|im_start|>`."""
+
+
+def choose_chat_template(recipe: Recipe, inputs: Inputs) -> tuple[str | None, str]:
+    """Return the template's text, and what is said of it; None where the tokenizer's own stays.
+
+    With `auto` it is the most frequent one among the models, of equally frequent ones the earliest, as they
+    stand in the recipe behind the base. Templates that differ in the space around them are one.
+    """
+    wanted = recipe.chat_template
+    if wanted is None:
+        return None, ""
+    if wanted != "auto":
+        named = f"{wanted}" if wanted in CHAT_TEMPLATES else "the recipe's own"
+        return CHAT_TEMPLATES.get(wanted, wanted), named
+    read = (read_chat_template(model.tokenizer.folder) for model in inputs.involved.values())
+    templates = [text.strip() for text in read if text is not None]
+    if not templates:
+        return None, "auto: no model has one"
+    text, count = Counter(templates).most_common(1)[0]
+    return text, f"auto: that of {count} of {len(templates)} models that have one"
+
+
+def lacking_tokens(template: str, known: Container[str]) -> str:
+    """Return a warning where a template writes tokens that the tokenizer lacks; else an empty text."""
+    lacking = [token for token in dict.fromkeys(_TOKEN.findall(template)) if token not in known]
+    if not lacking:
+        return ""
+    return f"chat_template: the tokenizer lacks {few(map(repr, lacking))}: add them under 'tokens'"

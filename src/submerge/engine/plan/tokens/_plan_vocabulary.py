@@ -1,0 +1,196 @@
+"""The vocabulary that a recipe asks for: the tokens of its models, put together, and where their rows are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from submerge.engine.plan.inputs import Inputs, TokenizerSource
+from submerge.engine.plan.tokens._model_tokens import ModelTokens, TokenFlags, stored_tokens
+from submerge.engine.plan.tokens._output_tokenizer import (
+    PLAIN,
+    OutputTokenizer,
+    extend_tokenizer,
+    united_tokens,
+)
+from submerge.engine.plan.tokens._tables import token_rows
+from submerge.engine.plan.tokens._token_ids import lost_token_ids
+from submerge.engine.plan.tokens._token_origins import Origin, TokenOrigins, places
+from submerge.engine.plan.tokens._vocabulary import OutputVocabulary
+from submerge.errors import Problem, RequestError, few
+from submerge.recipe import Recipe, same_model
+from submerge.store import Checkpoint, read_json, text_parts
+
+__all__ = ["plan_vocabulary"]
+
+
+def plan_vocabulary(
+    recipe: Recipe, inputs: Inputs, source: TokenizerSource
+) -> tuple[OutputVocabulary | None, list[Problem]]:
+    """Return the vocabulary that the recipe asks for, and what is wrong with it.
+
+    Rows are those of mergekit: in a model that lacks a token it is what the recipe says of it, else the
+    base's, else the mean of all that have it. So the updates are zero where a model has no say.
+    """
+    planner = _Planner(recipe, inputs, source)
+    try:
+        vocabulary = planner.vocabulary()
+    except RequestError as error:
+        return None, [*planner.problems, *error.problems]
+    return (None if planner.problems else vocabulary), planner.problems
+
+
+@dataclass
+class _Planner:
+    recipe: Recipe
+    inputs: Inputs
+    source: TokenizerSource
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def vocabulary(self) -> OutputVocabulary:
+        """Return the vocabulary; problems are noted or raised."""
+        tokenizer = self._tokenizer()
+        rules = self.recipe.tokenizer.tokens
+        origins = TokenOrigins(
+            ids=tokenizer.ids,
+            models={position: self._rows_of(position) for position in self.inputs.involved},
+            base=self.inputs.base,
+            rules=rules,
+            positions={rule.model: self._position(rule.model) for rule in rules.values() if rule.model},
+            holes=self._holes(tokenizer),
+        )
+        self.problems += origins.problems()
+        self._note_token_ids()
+        ids = {position: places(tokenizer.ids, self.tokens[position].ids) for position in self.tokens}
+        self._note_lost_ids(ids[self.inputs.reference])
+        beyond = self._beyond(origins.without_row)
+        return OutputVocabulary(
+            tokenizer=tokenizer,
+            origins=origins,
+            rows=self._rows(len(origins.texts)),
+            ids=ids,
+            token_ids=self._named_ids(self.source.model),
+            lines=tuple(self._lines(tokenizer, origins)),
+            warnings=tuple(self.warnings),
+            beyond=beyond,
+        )
+
+    @cached_property
+    def tokens(self) -> dict[int, ModelTokens]:
+        """The tokens of each model; of one without a tokenizer, those of the reference."""
+        read: dict[str, ModelTokens] = {}
+        reference = self.inputs.reference_model
+        first = reference if reference.tokenizer.complete else self.source.model
+        tokens = {}
+        for position, model in self.inputs.involved.items():
+            folder = (model if model.tokenizer.complete else first).tokenizer.folder
+            if str(folder) not in read:
+                read[str(folder)] = stored_tokens(folder)
+            tokens[position] = read[str(folder)]
+        return tokens
+
+    def _tokenizer(self) -> OutputTokenizer:
+        files = self.source.model.tokenizer
+        own = stored_tokens(files.folder)
+        wanted: dict[str, TokenFlags] = {}
+        if self.recipe.tokenizer_source == "union":
+            others = [(self.inputs.models[p].label, self._with_rows(p)) for p in self.tokens]
+            wanted, warnings = united_tokens(own, others)
+            self.warnings += warnings
+        known = own.ids.keys() | wanted.keys()
+        wanted |= {text: PLAIN for text in self.recipe.tokenizer.tokens if text not in known}
+        tokenizer = extend_tokenizer(files, own, wanted)
+        if tokenizer.unreached:
+            shown = few(map(repr, tokenizer.unreached))
+            self.warnings.append(f"{_count(tokenizer.unreached)} cannot be met in a text: {shown}")
+        return tokenizer
+
+    def _with_rows(self, position: int) -> ModelTokens:
+        """Return the tokens of a model that its tables have rows for."""
+        rows, added = self._rows_of(position), self.tokens[position].added
+        return ModelTokens(rows, {text: flags for text, flags in added.items() if text in rows})
+
+    def _rows_of(self, position: int) -> dict[str, int]:
+        rows = token_rows(self.inputs.models[position].tensors) or 0
+        return {text: id_ for text, id_ in self.tokens[position].ids.items() if id_ < rows}
+
+    def _holes(self, tokenizer: OutputTokenizer) -> dict[int, Origin]:
+        """Return the rows of ids without a token: the reference's own, where the tokenizer is."""
+        reference = self.inputs.reference
+        if self.inputs.reference_model.tokenizer.folder != tokenizer.files.folder:
+            return {}
+        used, rows = set(tokenizer.ids.values()), token_rows(self.inputs.reference_model.tensors) or 0
+        last = max(used, default=-1)
+        return {id_: ((reference, id_),) for id_ in range(min(last, rows)) if id_ not in used}
+
+    def _rows(self, tokens: int) -> int:
+        multiple = self.recipe.tokenizer.pad_to_multiple_of or 1
+        return -(-tokens // multiple) * multiple
+
+    def _position(self, spec: str) -> int:
+        """Return the position of a model that a rule names."""
+        names = [same_model(name) for name in self.inputs.specs]
+        return names.index(same_model(spec))
+
+    def _note_token_ids(self) -> None:
+        """Note rules that name a row which a model does not have."""
+        for rule in self.recipe.tokenizer.tokens.values():
+            if rule.token_id is None or not rule.model:
+                continue
+            rows = token_rows(self.inputs.models[self._position(rule.model)].tensors) or 0
+            if rule.token_id >= rows:
+                what = f"{rule.model} has {rows} rows, and none for the id {rule.token_id}"
+                self.problems.append(Problem(what, rule.where, "name a token's id"))
+
+    def _named_ids(self, model: Checkpoint) -> dict[str, Any]:
+        """Return what a configuration says of ids and all else; what it says outermost counts."""
+        return {key: value for part in reversed(text_parts(model.config)) for key, value in part.items()}
+
+    def _note_lost_ids(self, ids: Mapping[int, int | None]) -> None:
+        """Note tokens that the reference's configurations name and the output lacks."""
+        reference = self.inputs.reference_model
+        texts = {id_: text for text, id_ in self.tokens[self.inputs.reference].ids.items()}
+        beside = reference.path / "generation_config.json"
+        parts = [*text_parts(reference.config), *([read_json(beside)] if beside.is_file() else [])]
+        lost = dict.fromkeys(pair for part in parts for pair in lost_token_ids(part, ids))
+        if lost:
+            shown = few([f"{key}: {texts[id_]!r}" for key, id_ in lost])
+            what = f"its configuration names what the output lacks ({shown})"
+            self.warnings.append(f"{reference.label}: {what}; ids of {self.source.label} are taken, or none")
+
+    def _beyond(self, texts: Sequence[str]) -> dict[str, int]:
+        """Return those of tokens without a row that a model has; note that others get rows of zeros."""
+        beyond = {
+            text: tokens.ids[text] for tokens in self.tokens.values() for text in texts if text in tokens.ids
+        }
+        if others := [text for text in texts if text not in beyond]:
+            what = f"{_count(others)} of no model have rows of zeros ({few(map(repr, others))})"
+            self.warnings.append(f"{self.source.label}: {what}")
+        return beyond
+
+    def _lines(self, tokenizer: OutputTokenizer, origins: TokenOrigins) -> Iterator[str]:
+        """Yield what is said of each model's tokens, and of the output's."""
+        rows, tokens = self._rows(len(origins.texts)), len(tokenizer.ids)
+        padding = rows - len(origins.texts)
+        filled = f", {padding} of them the mean of the others" if padding else ""
+        yield f"output: {tokens} tokens, {rows} rows{filled}"
+        own = self.tokens[self.inputs.reference].ids
+        for position, theirs in self.tokens.items():
+            yield f"{self.inputs.models[position].label}: {self._line(theirs, own, tokenizer)}"
+
+    def _line(self, theirs: ModelTokens, own: Mapping[str, int], tokenizer: OutputTokenizer) -> str:
+        new = [text for text in theirs.ids if text not in own and text in tokenizer.ids]
+        lost = [text for text in theirs.ids if text not in tokenizer.ids]
+        lacks = sum(text not in theirs.ids for text in tokenizer.ids)
+        parts = [f"{len(theirs.ids)} tokens"]
+        parts += [f"brings {few(map(repr, new))}"] if new else []
+        parts += [f"lacks {lacks} of the output's"] if lacks else []
+        parts += [f"{len(lost)} not in the output ({few(map(repr, lost))})"] if lost else []
+        return ", ".join(parts)
+
+
+def _count(texts: Sequence[str]) -> str:
+    return "1 token" if len(texts) == 1 else f"{len(texts)} tokens"
