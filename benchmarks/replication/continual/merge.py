@@ -12,7 +12,7 @@ from benchmarks.replication import cache as store
 from benchmarks.replication.bench import Bench, MergeOptions, Scores
 from benchmarks.replication.cache import Cache, Result, cached, trained
 from benchmarks.replication.continual.hide import HIDE, fuse
-from benchmarks.replication.continual.rows import DISCRIMINANT, MIXED, SERVED, START, TOLD, ContinualRow
+from benchmarks.replication.continual.rows import DISCRIMINANT, MIXED, NSC, SERVED, START, TOLD, ContinualRow
 from benchmarks.replication.continual.scores import TaskScorer, final, forgetting, mean
 from benchmarks.replication.continual.states import GrownStates
 from benchmarks.replication.continual.suite import ContinualSuite
@@ -86,7 +86,8 @@ class ContinualBench(Bench):
         if row.merge is HIDE:
             adapters = fuse(adapters, part / "fused")
         prototypes = self._prototypes(row) if row.projectors == MIXED else None
-        recipe = row.recipe(self.base, adapters, scale, prototypes=prototypes)
+        inputs = self.scorer.inputs if row.merge is NSC else None
+        recipe = row.recipe(self.base, adapters, scale, inputs=inputs, prototypes=prototypes)
         return self.merge_by(write_recipe(recipe, part / "recipe.yaml"))
 
     def _prototypes(self, row: ContinualRow) -> Path:

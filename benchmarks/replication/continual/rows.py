@@ -16,6 +16,7 @@ __all__ = [
     "FOLLOWED",
     "MERGED",
     "MIXED",
+    "NSC",
     "REFERENCES",
     "SERVED",
     "START",
@@ -82,7 +83,7 @@ class ContinualRow:
         """Return the recipe of a merge of these tasks.
 
         To mix projectors it needs `inputs`, task -> file of unlabelled inputs, or the folder of `prototypes`
-        that another merge made of them.
+        that another merge made of them. A method that looks at inputs itself needs them besides.
         """
         if self.projectors == MERGED:
             return self.merge.recipe(base, list(adapters.values()), scale, "lora")
@@ -101,6 +102,10 @@ class ContinualRow:
         served = {name: dict(SERVED[name]) for name in self.served}
         mixed = {"projectors": self.projectors, "mix": dict(self.mix), "served": served}
         return self.merge.facts() | mixed | {"state": state}
+
+
+NSC = Merge("nsc", kinds=("lora",))
+"""Of coefficients that are learned from the tasks' unlabelled inputs."""
 
 
 def _method(name: str) -> Merge:
@@ -138,7 +143,7 @@ START = {
 
 
 CONTINUAL_ROWS = (
-    *(ContinualRow(method, MIXED, MIX, _begun(method), _ways(method)) for method in (*METHODS, HIDE)),
+    *(ContinualRow(method, MIXED, MIX, _begun(method), _ways(method)) for method in (*METHODS, HIDE, NSC)),
     *(ContinualRow(method, MERGED, state=_begun(method)) for method in METHODS),
 )
 
