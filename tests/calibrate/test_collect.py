@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from _models import CONFIGS, TEXT, inputs, quiet_transformers
 from calibrate.helpers_null_space import all_inputs, batch
 from submerge.calibrate import Reducer, collect
-from submerge.errors import RequestError
+from submerge.errors import RequestError, WorkError
 
 pytest.importorskip("transformers")
 NAMES = [f"model.layers.{i}.{m}_proj" for i in (0, 1) for m in ("self_attn.q", "self_attn.v", "mlp.up")]
@@ -132,3 +133,16 @@ def test_a_text_s_mask_is_none_of_an_image_tower() -> None:
 def test_inputs_that_the_model_refuses_are_told() -> None:
     with pytest.raises(RequestError, match=r"LlamaForCausalLM: it refuses inputs of attention_mask"):
         collect(model(), [{"attention_mask": torch.ones(1, 4).long()}], {NAMES[0]: Rows()})
+
+
+def test_shapes_that_the_model_refuses_are_told() -> None:
+    embeds = {"inputs_embeds": torch.zeros(1, 4, 7)}  # the model has other rows
+    with pytest.raises(RequestError, match=r"LlamaForCausalLM: it refuses inputs of inputs_embeds"):
+        collect(model(), [embeds], {NAMES[0]: Rows()})
+
+
+def test_memory_that_does_not_suffice_is_no_fault_of_the_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, text = model(), "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+    monkeypatch.setattr(lm, "forward", Mock(side_effect=RuntimeError(text)))
+    with pytest.raises(WorkError, match=r"the memory does not suffice for a batch .* smaller batch_size"):
+        collect(lm, [{"input_ids": torch.ones(1, 4).long()}], {NAMES[0]: Rows()})

@@ -57,6 +57,15 @@ def test_texts_are_cut() -> None:
     assert encode([Item("a b c d")], tokenizer)["input_ids"].shape == (1, 4)
 
 
+def test_a_length_of_the_tokenizer_s_own_tokens_alone_is_refused() -> None:
+    words = {word: i for i, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"))}
+    tokenizer = quiet_transformers().BertTokenizer(vocab=words)
+    for item, own in ((Item("a a a"), 2), (Item("a a", "a"), 3)):
+        with pytest.raises(RequestError, match=rf"max_length is {own}, and {own} tokens .* give {own + 1} or"):
+            encode([item], tokenizer, max_length=own)
+        assert encode([item], tokenizer, max_length=own + 1)["input_ids"].shape == (1, own + 1)
+
+
 # --- chats ------------------------------------------------------------------------------------------------
 
 
@@ -179,6 +188,38 @@ def test_images_as_their_processor_takes_them(mode: str, tmp_path: Path) -> None
         found = encode([item], processor)["pixel_values"]
         assert found.shape == (1, 1 if processor is grey else 3, 8, 8)
         assert torch.equal(found, expected)
+
+
+def _values(path: Path, **sizes: int) -> torch.Tensor:
+    """Return what a processor that changes nothing but the size makes of an image."""
+    processor = quiet_transformers().ViTImageProcessor(
+        size=sizes, do_rescale=False, do_normalize=False, image_mean=[0.0], image_std=[1.0]
+    )
+    return encode([Item(image=path)], processor)["pixel_values"][0, 0].float()
+
+
+def test_images_that_lie_on_a_side_are_set_upright(tmp_path: Path) -> None:
+    """As transformers' own loading does: cameras store the turn beside the pixels."""
+    from PIL import Image
+
+    lying = torch.arange(48, dtype=torch.uint8).view(6, 8)
+    turn = Image.Exif()
+    turn[0x0112] = 6  # to be turned by 90° to the right
+    Image.fromarray(lying.numpy()).save(tmp_path / "lying.png", exif=turn)
+    assert torch.equal(_values(tmp_path / "lying.png", height=8, width=6), lying.float().rot90(-1))
+
+
+def test_grey_values_of_16_bits_are_not_cut_off(tmp_path: Path) -> None:
+    from PIL import Image
+
+    grey = torch.arange(64, dtype=torch.int32).view(8, 8) * 1023
+    for name, values in (("a.png", grey.to(torch.uint16)), ("b.tif", grey)):
+        Image.fromarray(values.numpy()).save(tmp_path / name)
+        assert torch.equal(_values(tmp_path / name, height=8, width=8), (grey >> 8).float())
+    for values in (grey.float(), grey * 2, -grey):
+        Image.fromarray(values.numpy()).save(tmp_path / "c.tif")
+        with pytest.raises(RequestError, match=r"c.tif cannot be read .its values have neither 8 nor 16 bits"):
+            _values(tmp_path / "c.tif", height=8, width=8)
 
 
 # --- images that cannot be read ---------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, WorkError
 from submerge.gating import Observer, StopForward, observe
 
 __all__ = ["ModelInputs", "Reducer", "collect", "run_observed"]
@@ -90,10 +90,13 @@ def run_observed(model: nn.Module, batch: ModelInputs, names: Iterable[str], obs
 
 
 def _run(model: nn.Module, inputs: Mapping[str, Any]) -> None:
-    """Run a model; what it refuses as `TypeError`, `ValueError` or `IndexError` is the request's fault."""
+    """Run a model; what it refuses is the request's fault, but for memory that does not suffice."""
     try:
         model(**inputs)
-    except (TypeError, ValueError, IndexError) as error:
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            what = f"the memory does not suffice for a batch ({_first_line(error)})"
+            raise WorkError(Problem(what, type(model).__name__, "take a smaller batch_size")) from error
         what = f"it refuses inputs of {', '.join(inputs)} ({_first_line(error)})"
         hint = "give inputs of the kind that it takes, or hooks that these inputs reach"
         if "pixel_values" in inputs and "input_ids" not in inputs:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from submerge.calibrate._item import ImageFile, Item
+from submerge.calibrate._images import image_processor, opened
+from submerge.calibrate._item import Item
 from submerge.calibrate._messages import Message, as_parts, read_messages
 from submerge.calibrate._processors import tokenizer_of
-from submerge.deferred import required, torch
+from submerge.deferred import torch
 from submerge.errors import Problem, RequestError
 
 __all__ = ["MAX_LENGTH", "encode"]
 
 MAX_LENGTH = 512
 """Tokens to which texts are cut."""
-
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-"""Pillow's names of images by their channels."""
 
 
 def encode(items: Sequence[Item], processor: Any, *, max_length: int = MAX_LENGTH) -> dict[str, torch.Tensor]:
@@ -62,19 +58,25 @@ def _chats(items: Sequence[Item], processor: Any, max_length: int) -> dict[str, 
 
 def _tokens(tokenizer: Any, max_length: int, *texts: Any, **more: Any) -> dict[str, torch.Tensor]:
     length = min(max_length, tokenizer.model_max_length)
+    own = tokenizer.num_special_tokens_to_add(pair=len(texts) > 1 and texts[1] is not None)
+    if more.get("add_special_tokens", True) and length <= own:  # tokenizers leave texts whole then
+        what = (
+            f"max_length is {length}, and {own} tokens are the tokenizer's own ({type(tokenizer).__name__})"
+        )
+        raise RequestError(Problem(what, hint=f"give {own + 1} or more"))
     encoded = tokenizer(*texts, padding=True, truncation=True, max_length=length, return_tensors="pt", **more)
     return dict(encoded)
 
 
 def _images(items: Sequence[Item], processor: Any, max_length: int) -> dict[str, torch.Tensor]:
-    images = [_opened(image, processor, item.where) for item in items for image in item.images]
-    return dict(_image_processor(processor)(images=images, return_tensors="pt"))
+    images = [opened(image, processor, item.where) for item in items for image in item.images]
+    return dict(image_processor(processor)(images=images, return_tensors="pt"))
 
 
 def _images_with_texts(items: Sequence[Item], processor: Any, max_length: int) -> dict[str, torch.Tensor]:
     tokenizer = processor.tokenizer
     prompts = [_prompt(item, processor) for item in items]
-    images = [[_opened(image, processor, item.where) for image in item.images] for item in items]
+    images = [[opened(image, processor, item.where) for image in item.images] for item in items]
     token = getattr(processor, "image_token_id", None)
     text: dict[str, Any] = {"padding": True}
     if token is None:  # two towers: no image stands in the text
@@ -127,31 +129,6 @@ def _templated(messages: Sequence[Message], processor: Any, where: str) -> str:
     if isinstance(last, str) and last.strip() not in text:  # templates that take parts alone drop a text
         return rendered(as_parts(messages))
     return text
-
-
-def _image_processor(processor: Any) -> Any:
-    """Return a processor's image processor, or an image processor itself."""
-    return getattr(processor, "image_processor", processor)
-
-
-def _opened(image: ImageFile, processor: Any, where: str) -> Any:
-    """Return an image as its processor takes it.
-
-    One that converts images itself gets them as they are, since it lays transparent ones on a background of
-    its own. Others take the channels that they are given: as many as they have means.
-    """
-    pil = required("PIL.Image", "images need")
-    try:
-        with pil.open(image if isinstance(image, Path) else io.BytesIO(image.read())) as file:
-            own = _image_processor(processor)
-            if getattr(own, "do_convert_rgb", None):
-                return file.copy()
-            means = getattr(own, "image_mean", None)
-            channels = file.convert("RGBA") if "transparency" in file.info else file  # palettes warn
-            return channels.convert(_MODES[len(means) if isinstance(means, Sequence) else 3])
-    except (OSError, ValueError, SyntaxError, pil.DecompressionBombError) as error:
-        what = f"the image {image} cannot be read ({_first_line(error)})"
-        raise RequestError(Problem(what, where, "replace it, or leave its row out")) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -198,9 +198,10 @@ class Answers:
     def _inputs(self, item: str) -> dict[str, Any]:
         if not self.images:
             return dict(self.processor(item, return_tensors="pt"))
-        from PIL import Image
+        from PIL import Image, ImageOps
 
-        return dict(self.processor(images=Image.open(item).convert("RGB"), return_tensors="pt"))
+        image = ImageOps.exif_transpose(Image.open(item)).convert("RGB")
+        return dict(self.processor(images=image, return_tensors="pt"))
 
 
 def main() -> None:

@@ -1,0 +1,62 @@
+"""Images of the user's data, opened as the processors of models take them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from submerge.calibrate._item import ImageFile
+from submerge.deferred import required
+from submerge.errors import Problem, RequestError
+
+__all__ = ["image_processor", "opened"]
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+"""Pillow's names of images by their channels."""
+_DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+"""Its names of grey values of 16 bits, in files or as they are in memory."""
+
+
+def image_processor(processor: Any) -> Any:
+    """Return a processor's image processor, or an image processor itself."""
+    return getattr(processor, "image_processor", processor)
+
+
+def opened(image: ImageFile, processor: Any, where: str) -> Any:
+    """Return an image as its processor takes it, upright where its file says that it lies on a side.
+
+    One that converts images itself gets them as they are, since it lays transparent ones on a background of
+    its own. Others take the channels that they are given: as many as they have means. Grey values of 16 bits
+    become the 8 that processors expect; Pillow would cut off all above 255.
+    """
+    pil = required("PIL.Image", "images need")
+    operations = required("PIL.ImageOps", "images need")
+    try:
+        with pil.open(image if isinstance(image, Path) else io.BytesIO(image.read())) as file:
+            upright = operations.exif_transpose(file)
+            shown = _of_8_bits(upright, pil) if upright.mode in (*_DEEP, "F") else upright
+            own = image_processor(processor)
+            if getattr(own, "do_convert_rgb", None):
+                return shown
+            means = getattr(own, "image_mean", None)
+            channels = shown.convert("RGBA") if "transparency" in shown.info else shown  # palettes warn
+            return channels.convert(_MODES[len(means) if isinstance(means, Sequence) else 3])
+    except (OSError, ValueError, SyntaxError, pil.DecompressionBombError) as error:
+        what = f"the image {image} cannot be read ({_first_line(error)})"
+        raise RequestError(Problem(what, where, "replace it, or leave its row out")) from error
+
+
+def _of_8_bits(image: Any, pil: Any) -> Any:
+    """Return grey values of 16 bits as 8: the upper ones; other depths have no range that is known."""
+    import numpy as np
+
+    values = np.asarray(image)
+    if values.dtype.kind == "f" or not 0 <= values.min() <= values.max() < 1 << 16:
+        raise ValueError("its values have neither 8 nor 16 bits")
+    return pil.fromarray((values >> 8).astype(np.uint8))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
