@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -21,6 +23,7 @@ from benchmarks.replication import __main__ as command
 from benchmarks.replication import cache as store
 from benchmarks.replication import smollm
 from benchmarks.replication.nli import tasks
+from benchmarks.replication.nli.boundary import best_accuracy
 from benchmarks.replication.nli.model import Prompts, accuracy, load, logits, word_ids
 from benchmarks.replication.nli.observation import third_quarter, without_last
 from benchmarks.replication.nli.specialists import at_step, like_lengths
@@ -196,3 +199,13 @@ def _check_observed(observed: dict[str, Any]) -> None:
 def test_an_adapter_of_an_earlier_step_lies_in_the_folder_of_the_last(tmp_path: Path) -> None:
     assert at_step(tmp_path, NLI_6.training.steps, NLI_6.training) == tmp_path
     assert at_step(tmp_path, 25, NLI_6.training) == tmp_path / "step25"
+
+
+@given(st.lists(st.tuples(st.integers(-4, 4), st.integers(0, 1)), min_size=1, max_size=12))
+def test_the_best_boundary_is_the_best_of_all(pairs: list[tuple[int, int]]) -> None:
+    """Equal margins are on one side of it, or on the other."""
+    margins = torch.tensor([float(margin) for margin, _ in pairs])
+    labels = torch.tensor([label for _, label in pairs])
+    cuts = [margin + 0.5 for margin in range(-6, 6)]
+    right = [((margins > cut).long() == labels).double().mean().item() for cut in cuts]
+    assert best_accuracy(margins, labels) == pytest.approx(max(right))
