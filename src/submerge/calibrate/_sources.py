@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -115,7 +115,7 @@ def read_data(
 
 def _check_several(values: Any, name: str, of: str) -> None:
     """Raise `RequestError` for one path in the place of several."""
-    if isinstance(values, (str, Path)) or not isinstance(values, (Mapping, Sequence)):
+    if isinstance(values, (str, Path)) or not isinstance(values, Collection):
         what = f"{values!r:.80} is neither a list nor a mapping of {of}"
         raise RequestError(Problem(what, name, "put it into a list: […]"))
 
