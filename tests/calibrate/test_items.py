@@ -84,7 +84,10 @@ def test_images_start_at_the_files_folder(tmp_path: Path) -> None:
         ("a.jsonl", '{"text_pair": "a", "image": "a.jsonl"}', "a.jsonl:1: has a text_pair, and an image"),
         ("a.jsonl", '{"image": ["a.jsonl", "a.jsonl"]}', "a.jsonl:1: has several images and no text"),
         ("a.jsonl", '{"messages": [{"role": "user"}]}', "a.jsonl:1: a message's content is neither"),
-        ("a.jsonl", '{"image": "data:' + "A" * 5000 + '"}', "a.jsonl:1: there is no image"),
+        ("a.jsonl", '{"image": "' + "A" * 5000 + '"}', "a.jsonl:1: there is no image"),
+        ("a.jsonl", '{"image": "data:' + "A" * 5000 + '"}', "a.jsonl:1: an image is data:AAA"),
+        ("a.jsonl", '{"image": "https://a.org/a.png"}', "and not a path — save it, and give its path"),
+        ("a.jsonl", '{"text": NaN}', "a.jsonl:1: has no text and no image — text is empty"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -95,6 +98,13 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, name: str, text: st
     with pytest.raises(RequestError) as error:
         read_items(tmp_path / name)
     assert message in str(error.value)
+
+
+def test_numbers_are_read_as_texts_also_zero(tmp_path: Path) -> None:
+    """As classes of a column `task` are numbered, from 0 on."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a", "task": 0}\n{"text": 0, "text_pair": 0, "task": 1}\n')
+    assert read_items(path) == [Item("a", task="0"), Item("0", "0", task="1")]
 
 
 def test_columns_and_a_limit(tmp_path: Path) -> None:

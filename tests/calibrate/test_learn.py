@@ -252,7 +252,12 @@ def test_a_model_in_float32_and_its_parameters(tuned: Tuned) -> None:
         ({"steps": -1}, "steps: -1 is below 0 — give 0 or more"),
         ({"steps": 1.5, "seed": 0.5}, "steps: 1.5 is no whole number[\\s\\S]*seed: 0.5 is no whole number"),
         ({"bounds": (0.5,)}, r"bounds: \[0.5\] are no two numbers"),
+        ({"steps": "3", "learning_rate": "1e-3"}, "steps: '3' is no whole number[\\s\\S]*'1e-3' is no rate"),
         ({"learning_rate": 0.0}, "learning_rate: 0.0 is no rate"),
+        ({"pull": float("inf")}, "pull: inf is no finite number from 0 on"),
+        ({"weight_decay": -1}, "weight_decay: -1 is no finite number from 0 on"),
+        ({"hooks": ["v_proj"]}, r"hooks: \['v_proj'\] is no regular expression"),
+        ({"device": "gpu"}, "device: gpu cannot be used"),
         ({"initial": float("nan")}, "initial: nan is no coefficient"),
         ({"objective": "nullspace"}, "there is no objective 'nullspace' — did you mean 'null_space'"),
         (
@@ -269,6 +274,19 @@ def test_a_model_in_float32_and_its_parameters(tuned: Tuned) -> None:
 def test_requests_that_are_wrong(tuned: Tuned, options: dict[str, Any], what: str) -> None:
     with pytest.raises(RequestError, match=what):
         learned(tuned, **options)
+
+
+def test_a_loss_that_is_no_number_ends_it(tuned: Tuned) -> None:
+    with pytest.raises(RequestError, match="loss is nan after 1 steps — take a smaller learning_rate"):
+        learned(tuned, steps=3, learning_rate=1e300)
+    padding = {"input_ids": torch.ones(1, 4, dtype=torch.long), "attention_mask": torch.zeros(1, 4)}
+    with pytest.raises(RequestError, match="loss is nan before any step — run it in float32"):
+        learn_coefficients(base_model(tuned), list(tuned.adapters), [[padding], [padding]], **LEARN)
+
+
+def test_bounds_may_be_infinite(tuned: Tuned) -> None:
+    found = learned(tuned, steps=1, bounds=(0, float("inf")))
+    assert json.loads(found.to_json())["settings"]["bounds"] == [0, None]
 
 
 def test_each_adapter_needs_data(tuned: Tuned) -> None:

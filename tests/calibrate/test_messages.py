@@ -29,6 +29,18 @@ def test_the_last_answer_is_removed_and_others_stay() -> None:
     assert read_messages([user("a"), answer, user("c"), answer, answer]) == [user("a"), answer, user("c")]
 
 
+@pytest.mark.parametrize("content", [None, [{"type": "thinking", "thinking": "b"}], {"parts": 1}])
+def test_an_answer_that_is_removed_may_have_any_content(content: Any) -> None:
+    assert read_messages([user("a"), {"role": "assistant", "content": content}]) == [user("a")]
+
+
+def test_columns_that_other_rows_have_are_none() -> None:
+    """As `datasets` gives messages of two forms, and calls of functions in the form of 2023."""
+    assert read_messages([{"role": None, "content": None, "from": "human", "value": "a"}]) == [user("a")]
+    call = {"role": "assistant", "content": None, "function_call": {"name": "f"}}
+    assert read_messages([user("a"), call, user("b")]) == [user("a"), call | {"content": ""}, user("b")]
+
+
 def test_sharegpt() -> None:
     rows = [("system", "s"), ("human", "a"), ("gpt", "b"), ("human", "c"), ("gpt", "d")]
     found = read_messages([{"from": role, "value": value} for role, value in rows])

@@ -78,6 +78,21 @@ def test_cells_are_told_apart_by_what_the_header_has(tmp_path: Path, mark: str) 
     assert [row for _, row in read_rows(path)] == [{"text": "a. b", "task": "t"}]
 
 
+def test_names_of_columns_are_as_they_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(" text , task,,\na,b,,\n")
+    assert [row for _, row in read_rows(tmp_path / "a.csv")] == [{"text": "a", "task": "b", "": ""}]
+    (tmp_path / "a.csv").write_text("text,label,text\na,b,c\n")
+    with pytest.raises(RequestError, match=r"a.csv:1: there are two columns text — rename one of them"):
+        list(read_rows(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize("name", ["A.JSONL", "A.CSV", "A.Jsonl.GZ"])
+def test_endings_in_capitals(tmp_path: Path, name: str) -> None:
+    content = b"text\na\n" if ".CSV" in name else b'{"text": "a"}'
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("GZ") else content)
+    assert [row for _, row in read_rows(tmp_path / name)] == [{"text": "a"}]
+
+
 def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a"}\n{"text"\n')
@@ -90,6 +105,7 @@ def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
 def test_images_of_a_folder_by_their_paths(tmp_path: Path) -> None:
     pytest.importorskip("PIL.Image")
     write_images(tmp_path, "b/2.png", "b/10.JPEG", "a.webp", "c.bmp")
+    write_images(tmp_path, ".thumbnails/a.png", "b/.ipynb_checkpoints/2.png")
     for name in ("labels.csv", "b/._2.png"):
         (tmp_path / name).touch()
     names = [row["image"] for _, row in folder_rows(tmp_path)]
@@ -111,7 +127,12 @@ def test_a_folder_without_images_says_what_it_has(tmp_path: Path) -> None:
         ("nothing.jsonl", None, "nothing.jsonl: cannot be read (No such file or directory) — check the path"),
         ("nothing", None, "nothing: cannot be read (No such file or directory)"),
         ("a.jsonl", b"\xff\xfe", "a.jsonl: cannot be read (not UTF-8) — save it as UTF-8"),
-        ("a.csv", b"text\n" + b"x" * 200_000, "a.csv:2: is no table (field larger than field limit"),
+        (
+            "a.csv",
+            b"text\n" + b"x" * 200_000,
+            "a.csv:2: is no table (field larger than field limit (131072)) — write texts of such a length as",
+        ),
+        ("a.jsonl", b"[" * 100_000, "a.jsonl:1: is no JSON (maximum recursion depth"),
         ("a.jsonl.gz", b"text", "a.jsonl.gz: cannot be read (Not a gzipped file"),
         ("a.txt.gz", CUT, "a.txt.gz: cannot be read (Compressed file ended"),
         (

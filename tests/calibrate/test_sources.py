@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from _models import quiet_transformers
 from calibrate.helpers_processors import (
     ids,
     image_processor,
@@ -17,9 +18,10 @@ from calibrate.helpers_processors import (
     word_tokenizer,
     write_images,
 )
+from store.helpers_adapter import MODELS
 from submerge import null_space_ratio
 from submerge.calibrate import Item
-from submerge.calibrate._sources import read_data
+from submerge.calibrate._sources import load_backbone, open_adapters, read_data
 from submerge.errors import RequestError
 
 pytest.importorskip("transformers")
@@ -114,6 +116,7 @@ def test_a_vision_language_model_takes_all_kinds(tmp_path: Path) -> None:
     ("source", "message"),
     [
         ([], "data of k: there are no inputs — give a few dozen"),
+        (3, "data of k: is neither a file, nor texts, items, rows, or batches of tensors by name"),
         ([3], "data of k: is neither a file, nor texts, items, rows, or batches of tensors by name"),
         (["a", {"input_ids": torch.zeros(1)}], "data of k: is neither a file"),
         (
@@ -129,3 +132,26 @@ def test_what_is_no_data(source: Any, message: str) -> None:
     with pytest.raises(RequestError) as error:
         inputs_of(source, word_tokenizer())
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("one", ["a.jsonl", Path("a.jsonl"), None])
+def test_one_path_in_the_place_of_several(one: Any) -> None:
+    with pytest.raises(RequestError, match=r"^adapters: .* is neither a list nor a mapping .* put it"):
+        open_adapters(one)
+    with pytest.raises(RequestError, match=r"^data: .* is neither a list nor a mapping of the data"):
+        read_data(one, ["k"], None, processor=None, batch_size=1, max_length=8)
+
+
+def test_an_adapter_that_is_there_twice() -> None:
+    with pytest.raises(RequestError, match="adapters: an adapter is there twice: a, b, a — name them"):
+        open_adapters(["a", "b", Path("a")])
+
+
+def test_a_damaged_base(tmp_path: Path) -> None:
+    MODELS["llama"](quiet_transformers()).save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:4000])
+    with pytest.raises(RequestError, match="transformers cannot load it"):
+        load_backbone(tmp_path)
+    with pytest.raises(RequestError, match="transformers cannot load it"):
+        load_backbone(tmp_path / "nothing")

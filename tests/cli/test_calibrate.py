@@ -185,13 +185,20 @@ def test_wrong_recipes_are_told_with_their_lines(made: Calibrated, tmp_path: Pat
     assert "bad.yaml:5: ties learns nothing from data" in refusal(path, "-o", tmp_path / "c.json")
 
 
-def test_inputs_are_not_written_over(made: Calibrated, recipe: Path, tmp_path: Path) -> None:
+def test_inputs_are_not_written_over(
+    made: Calibrated, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for path in (made.root / "law.jsonl", made.base / "config.json", made.root / "chess/adapter_config.json"):
         before = path.read_bytes()
         result = cli("calibrate", recipe, "-o", path, "--overwrite")
         assert result.code == 2
         assert f"{path}: would be written over the input" in result.err
         assert path.read_bytes() == before
+    monkeypatch.setenv("HOME", str(made.root))
+    asked = made.recipe()
+    asked["models"][0]["data"] = "~/law.jsonl"
+    recipe = made.write("from-home.yaml", asked)
+    assert cli("calibrate", recipe, "-o", made.root / "law.jsonl", "--overwrite").code == 2
 
 
 def test_the_file_and_the_picture_are_two(recipe: Path, tmp_path: Path) -> None:

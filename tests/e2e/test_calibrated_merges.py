@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import submerge
-from _adapters import far, make_tuned
+from _adapters import far, make_tuned, peft_model
 from _calibrated import Calibrated, make_calibrated
 from _models import ROOM, quiet_transformers
 from store.helpers_adapter import loaded
@@ -143,6 +145,28 @@ def test_numbers_by_unit_of_another_rank_are_refused(made: Calibrated, tmp_path:
         submerge.plan(made.recipe(data=False, coefficients=str(path)), ROOM)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"target_modules": ["q_proj", "embed_tokens"]}, {"target_modules": ["q_proj"], "lora_bias": True}],
+    ids=["table", "biases"],
+)
+def test_what_has_no_units_has_one_number(made: Calibrated, options: Any, tmp_path: Path) -> None:
+    """What is learned of a module with numbers by unit, and of tables, can be merged."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peft_model("llama", made.state, 5, r=3, **options).save_pretrained(str(tmp_path / "a"))
+    model = {"model": str(tmp_path / "a"), "data": str(made.root / "law.jsonl")}
+    units = {"parametrisation": "unit", "steps": 0, "initial": 0.3}
+    recipe = made.recipe(models=[model], parameters=units)
+    submerge.merge(recipe, tmp_path / "out", settings=ROOM)
+    learned = coefficients(tmp_path / "out")["coefficients"]
+    assert learned[Q] == {"a": [0.3] * 3}
+    assert learned.get("model.embed_tokens", {"a": 0.3}) == {"a": 0.3}
+    by_hand = made.recipe(models=[{"model": model["model"]}], parameters={"weight": 0.3})
+    submerge.merge(by_hand, tmp_path / "by-hand", settings=ROOM)
+    assert far(weights(tmp_path / "out"), weights(tmp_path / "by-hand")) < 1e-6
+
+
 def test_new_values_and_biases_are_scaled_too(made: Calibrated, tmp_path: Path) -> None:
     options = {"r": 2, "target_modules": ["q_proj"], "bias": "lora_only", "modules_to_save": ["lm_head"]}
     tuned = make_tuned(tmp_path, "llama", options, options | {"modules_to_save": None})
@@ -266,6 +290,27 @@ def test_modules_of_another_base_are_refused(made: Calibrated, tmp_path: Path) -
         recipe = made.recipe(data=False, coefficients=str(path), output={"as": output})
         with pytest.raises(RequestError, match=r"no tensor of .* is of the modules h\.0\.attn"):
             submerge.plan(recipe, ROOM)
+
+
+def test_another_adapter_of_the_same_name_is_refused(by_file: dict[str, Any], tmp_path: Path) -> None:
+    """Unless the file is told to say nothing of the adapters, as one by hand does."""
+    other = tmp_path / "law"
+    shutil.copytree(by_file["models"][0]["model"], other)
+    by_file["models"][0]["model"] = str(other)
+    submerge.plan(by_file, ROOM)
+    tensors = load_file(other / "adapter_model.safetensors")
+    save_file({name: 2 * tensor for name, tensor in tensors.items()}, other / "adapter_model.safetensors")
+    with pytest.raises(
+        RequestError, match=r"law is not the adapter with which .*coefficients\.json was"
+    ) as caught:
+        submerge.plan(by_file, ROOM)
+    assert [problem.where for problem in caught.value.problems] == ["models[0]"]
+
+    content = json.loads(Path(by_file["coefficients"]).read_text())
+    del content["inputs"]
+    by_file["coefficients"] = str(tmp_path / "numbers.json")
+    Path(by_file["coefficients"]).write_text(json.dumps(content))
+    submerge.plan(by_file, ROOM)
 
 
 # --- calibrate_recipe -------------------------------------------------------------------------------------

@@ -59,6 +59,15 @@ def test_numbers_by_unit() -> None:
     found = read_coefficients(written({"coefficients": {"q": {"a": [0.5, 1]}}}))
     assert found.weights["q"]["a"] == (0.5, 1.0)
     assert found.by_unit
+    assert found.of("q.weight") == found.of("q") == found.weights["q"]
+    assert found.of("q.bias") == {"a": 0.75}, "which has no units"
+
+
+def test_digests_of_adapters_are_those_of_a_calibration() -> None:
+    inputs = {"a": {"adapter": "12ab", "data": "cd"}, "b": {"data": "cd"}, "c": 1}
+    assert read_coefficients(written({"coefficients": MODULES, "inputs": inputs})).digests == {"a": "12ab"}
+    for other in ({}, {"inputs": ["a"]}):
+        assert read_coefficients(written({"coefficients": MODULES} | other)).digests == {}
 
 
 def test_the_digest_is_that_of_the_numbers_alone() -> None:

@@ -51,7 +51,7 @@ class AttachedAdapters:
     """Adapters at a model's `modules`: `down` [r_k, n] are their A_k by module and adapter.
 
     `units` are, by module and by the adapters that change it, how many scales `over` takes for units of rank
-    one: r_k, or 1 where there are no factors.
+    one: r_k of a linear map, or 1.
     Embeddings and new values have none: their modules are among `modules` alone. `unsupported` names, by
     adapter, the parameters that it changes in a way that scales do not act on (DoRA, and factors of other
     than linear maps), and `left_out` those that the model does not have.
@@ -71,9 +71,9 @@ class AttachedAdapters:
         """Run what is inside with scales λ [K], or with scales by module; None is the base.
 
         Those of a module are a tensor [K], or a mapping from adapters' numbers to scales [r_k] of their
-        rank-one units, in the order of the rows of A_k; what an adapter changes beside the factors (new
-        values, biases) takes the mean of these. Modules, and adapters of such a mapping, that are not named
-        act not. Scales may require gradients.
+        rank-one units, in the order of the rows of A_k, or one for all; what an adapter changes beside the
+        factors (new values, biases) takes the mean of these. Modules, and adapters of such a mapping, that
+        are not named act not. Scales may require gradients.
 
         Raises `RequestError` as soon as a module runs that an adapter with a scale other than 0 changes in
         a way that scales do not act on.

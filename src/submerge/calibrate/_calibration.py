@@ -93,9 +93,9 @@ class Calibration:
         return dict(zip(self.matrix.data, by_adapter, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as what JSON can hold; None stands for NaN."""
+        """Return all of it as what JSON can hold; None stands for NaN, and for a bound that is infinite."""
         values = zip(self.curve.adapters, self.curve.values.tolist(), strict=True)
-        content: dict[str, Any] = _without_nan(
+        content: dict[str, Any] = _finite(
             {
                 "version": COEFFICIENTS_VERSION,
                 "submerge": __version__,
@@ -137,10 +137,10 @@ class Calibration:
             raise WorkError(f"{what} — free some space, or choose another folder") from error
 
 
-def _without_nan(value: Any) -> Any:
-    """Return a value with lists for sequences, and None for NaN."""
+def _finite(value: Any) -> Any:
+    """Return a value with lists for sequences, and None for numbers that are not finite."""
     if isinstance(value, Mapping):
-        return {key: _without_nan(one) for key, one in value.items()}
+        return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(one) for one in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -49,7 +49,7 @@ def is_dataset(spec: DataSpec) -> bool:
     """
     path = Path(spec.path)
     if path.is_file():
-        return path.suffix == PARQUET
+        return path.suffix.lower() == PARQUET
     named = bool(spec.name or spec.split)
     if path.exists():
         return named or _is_saved(path)

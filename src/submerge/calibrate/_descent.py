@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from submerge.calibrate._objectives import Objective
 from submerge.calibrate._options import LearnOptions, Step
 from submerge.calibrate._parametrisation import Parametrisation
 from submerge.calibrate._sources import Inputs
+from submerge.errors import Problem, RequestError
 
 __all__ = ["Descent"]
 
@@ -56,10 +58,22 @@ class Descent:
                 self.seconds = time.perf_counter() - start
             with torch.set_grad_enabled(not last):
                 self.loss.append(self._measure())
+            self._check_loss()
             if progress is not None:
                 progress(Step(number, steps, self.loss[-1]))
             if not last:
                 self._step(optimiser)
+
+    def _check_loss(self) -> None:
+        """Raise `RequestError` where the last loss is no number: nor would coefficients be after it."""
+        loss, number = self.loss[-1], len(self.loss) - 1
+        if math.isfinite(loss):
+            return
+        if number:
+            hint = "take a smaller learning_rate, or bounds of the coefficients"
+            raise RequestError(Problem(f"the loss is {loss} after {number} steps", "learning_rate", hint))
+        hint = "run it in float32 (dtype, or compute_dtype of a recipe), and give inputs beside padding"
+        raise RequestError(Problem(f"the loss is {loss} before any step", "the base with its adapters", hint))
 
     def _measure(self) -> float:
         """Return L on the next batches; where gradients are enabled the coefficients have them then."""

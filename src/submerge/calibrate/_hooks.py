@@ -21,6 +21,9 @@ def choose_hooks(model: nn.Module, adapted: Sequence[str], hooks: str) -> list[s
     They are in the model's order. A pattern is a regular expression that is searched for in the module's
     name; `last_quarter: PATTERN` is both at once. Raises `RequestError` where there is no such module.
     """
+    if not isinstance(hooks, str):
+        hint = f"for example {LAST_QUARTER!r} or 'q_proj|v_proj'"
+        raise RequestError(Problem(f"{hooks!r} is no regular expression", "hooks", hint))
     among = set(adapted)
     adapted = [name for name, _ in model.named_modules() if name in among]
     chosen, pattern = adapted, hooks

@@ -91,7 +91,7 @@ def _check_columns(row: Any, columns: Mapping[str, str], where: str) -> None:
 def _item(row: Any, where: str, root: Path, names: Mapping[str, tuple[str, ...]]) -> Item:
     if not isinstance(row, Mapping):
         raise RequestError(Problem("has no text and no image", where, f"columns are {', '.join(COLUMNS)}"))
-    values = {ours: next((row[n] for n in own if row.get(n)), None) for ours, own in names.items()}
+    values = {ours: next((row[n] for n in own if _is_given(row.get(n))), None) for ours, own in names.items()}
     images = _images(values.get("image"), root, where)
     # a "prompt" may itself be a chat
     chat = values.get("messages") or (values["text"] if isinstance(values.get("text"), list) else None)
@@ -111,6 +111,11 @@ def _item(row: Any, where: str, root: Path, names: Mapping[str, tuple[str, ...]]
     return Item(text, pair, image, task, where=where)
 
 
+def _is_given(value: Any) -> bool:
+    """Return whether a cell has a value, as the number 0 is one; NaN stands for none in tables of numbers."""
+    return value == value if isinstance(value, (int, float)) else bool(value)
+
+
 def _columns_hint(row: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) -> str:
     """Return what to do about a row in which there is nothing to read."""
     if empty := [name for key in ("text", "image", "messages") for name in names.get(key, ()) if name in row]:
@@ -127,7 +132,7 @@ def _text(value: Any, where: str) -> str:
     if isinstance(value, (list, Mapping)):
         what = f"a text is a {'list' if isinstance(value, list) else 'mapping'}"
         raise RequestError(Problem(what, where, "name a column of texts with columns: {text: …}"))
-    text = str(value or "")
+    text = "" if value is None else str(value)
     return text if text.strip() else ""
 
 
@@ -142,5 +147,8 @@ def _image(value: Any, root: Path, where: str) -> ImageFile:
     image = root / str(value)
     if not os.path.isfile(image):  # False where a name is too long for a path, as one with the bytes in it is
         what = f"there is no image {str(image)[:200]}"
-        raise RequestError(Problem(what, where, "paths start at the file's folder"))
+        hint = "paths start at the file's folder"
+        if str(value).startswith(("http:", "https:", "data:")):
+            what, hint = f"an image is {str(value)[:60]}, and not a path", "save it, and give its path"
+        raise RequestError(Problem(what, where, hint))
     return image

@@ -178,6 +178,8 @@ def _places(model: str | Path | nn.Module, adapters: Specs) -> dict[str, Any]:
 
 
 def _loaded(model: str | Path | nn.Module, dtype: str | None, device: str | None) -> nn.Module:
+    if device is not None:
+        _check_device(device)
     if not isinstance(model, nn.Module):
         return load_backbone(model).to(device, None if dtype is None else DTYPES[dtype])
     if device is not None and next(model.parameters()).device != torch.device(device):
@@ -187,6 +189,14 @@ def _loaded(model: str | Path | nn.Module, dtype: str | None, device: str | None
         what = f"a model in memory is not converted to {dtype}"
         raise RequestError(Problem(what, "dtype", "convert it before, or give its folder"))
     return model
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # of a torch without CUDA
+        what = f"{device} cannot be used ({str(error).splitlines()[0]})"
+        raise RequestError(Problem(what, "device", "use cpu or cuda")) from error
 
 
 @contextmanager

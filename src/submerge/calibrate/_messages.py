@@ -44,7 +44,7 @@ def read_messages(
     if not isinstance(value, (list, tuple)) or not all(isinstance(message, Mapping) for message in value):
         raise RequestError(Problem("its messages are no list of objects", where, _FORM))
     reader = _MessageReader(images, where, resolve)
-    messages = [reader.message(message) for message in value]
+    messages = [reader.message(message) for message in value[: _count_to_the_answer(value)]]
     first = next((at for at, message in enumerate(messages) if message["role"] == "user"), None)
     if first is None:
         raise RequestError(Problem("its messages have none of the user", where, _FORM))
@@ -54,10 +54,22 @@ def read_messages(
     elif reader.placed < len(images):
         what = f"there are {len(images)} images for {reader.placed} placeholders"
         raise RequestError(Problem(what, where, f"write {IMAGE} for each"))
-    while messages[-1]["role"] == "assistant":
-        messages.pop()
     has_images = any(isinstance(message["content"], list) for message in messages)
     return as_parts(messages) if has_images else messages
+
+
+def _count_to_the_answer(messages: Sequence[Message]) -> int:
+    """Return how many messages come before the answers at the end, which may have any content."""
+    count = len(messages)
+    while count and _role(messages[count - 1]) == "assistant":
+        count -= 1
+    return count
+
+
+def _role(message: Message) -> Any:
+    """Return who speaks; columns of a data set that others of its rows have are None."""
+    role = message.get("role") or message.get("from")
+    return _ROLES.get(role, role) if isinstance(role, str) else None
 
 
 def as_parts(messages: Sequence[Message]) -> list[Message]:
@@ -87,13 +99,14 @@ class _MessageReader:
 
     def message(self, message: Message) -> Message:
         """Return a message with role and content; what else it has (`name`, `tool_calls`) stays."""
-        role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
-        if not isinstance(role, str):
+        role, content = _role(message), message.get("content")
+        if role is None:
             raise RequestError(Problem("a message has no role", self._where, _FORM))
-        if content is None and message.get("tool_calls"):
+        content = message.get("value") if content is None else content
+        if content is None and role == "assistant":  # which called a tool
             content = ""
         rest = {key: v for key, v in message.items() if key not in ("from", "value") and v is not None}
-        return {**rest, "role": _ROLES.get(role, role), "content": self._content(content)}
+        return {**rest, "role": role, "content": self._content(content)}
 
     def _content(self, content: Any) -> str | list[Any]:
         """Return a text, or a list of parts where images are among them."""

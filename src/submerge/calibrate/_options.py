@@ -20,6 +20,8 @@ CHOICES = {
     "parametrisation": PARAMETRISATIONS,
     "where_rising": ("keep", "learn"),
 }
+WHOLE_NUMBERS = {"steps": 0, "batch_size": 1, "max_length": 1, "seed": 0}
+"""The arguments that are whole numbers, and the least of each."""
 DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "bfloat16", "float16")}
 
 
@@ -76,20 +78,21 @@ class LearnOptions:
                 yield Problem(f"there is no {name} {word!r}", name, hint)
 
     def _wrong_numbers(self) -> Iterator[Problem]:
-        least = {"steps": 0, "batch_size": 1, "max_length": 1, "weight_decay": 0, "pull": 0, "seed": 0}
-        for name, bound in least.items():
-            if not getattr(self, name) >= bound:
-                yield Problem(f"{getattr(self, name)} is below {bound}", name, f"give {bound} or more")
-        for name in ("steps", "batch_size", "max_length", "seed"):
-            if not isinstance(getattr(self, name), int):
-                yield Problem(f"{getattr(self, name)!r} is no whole number", name, "give one")
-        if not 0 < self.learning_rate < math.inf:
-            yield Problem(f"{self.learning_rate} is no rate", "learning_rate", "for example 1e-3")
-        if not math.isfinite(self.initial):
-            yield Problem(f"{self.initial} is no coefficient", "initial", "for example 0.4")
+        for name, bound in WHOLE_NUMBERS.items():
+            if not isinstance(value := getattr(self, name), int):
+                yield Problem(f"{value!r} is no whole number", name, "give one")
+            elif value < bound:
+                yield Problem(f"{value} is below {bound}", name, f"give {bound} or more")
+        for name in ("weight_decay", "pull"):
+            if not (_is_finite(value := getattr(self, name)) and value >= 0):
+                yield Problem(f"{value!r} is no finite number from 0 on", name, "give 0 or more")
+        if not (_is_finite(self.learning_rate) and self.learning_rate > 0):
+            yield Problem(f"{self.learning_rate!r} is no rate", "learning_rate", "for example 1e-3")
+        if not _is_finite(self.initial):
+            yield Problem(f"{self.initial!r} is no coefficient", "initial", "for example 0.4")
 
     def _wrong_bounds(self) -> Iterator[Problem]:
-        if self.bounds is None:
+        if self.bounds is None or not _is_finite(self.initial):
             return
         if len(self.bounds) != 2:
             yield Problem(f"{list(self.bounds)} are no two numbers", "bounds", "for example (0, 1)")
@@ -98,3 +101,7 @@ class LearnOptions:
         if not low <= self.initial <= high:
             what = f"the initial coefficient {self.initial:g} is not in [{low:g}, {high:g}]"
             yield Problem(what, "bounds", "give the lower bound first, and bounds around it, such as (0, 1)")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -12,7 +12,7 @@ from submerge.calibrate._collect import ModelInputs
 from submerge.calibrate._sources import Inputs
 from submerge.names import match_names, module_names
 from submerge.process import peak_resident
-from submerge.store import Adapter, byte_view, file_digest, hasher, joined, open_checkpoint
+from submerge.store import Adapter, byte_view, hasher, open_checkpoint
 
 __all__ = ["count_items", "describe_inputs", "folder_names", "peak_memory", "record_inputs"]
 
@@ -21,7 +21,7 @@ def record_inputs(adapters: Mapping[str, Adapter], data: Mapping[str, Inputs]) -
     """Return, by adapter, the digests of its file and of its encoded data, and the number of items."""
     return {
         name: {
-            "adapter": joined([file_digest(path) for path in adapter.files]),
+            "adapter": adapter.digest(),
             **describe_inputs(data[name]),
         }
         for name, adapter in adapters.items()

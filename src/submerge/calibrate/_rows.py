@@ -6,7 +6,8 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
@@ -36,14 +37,22 @@ def read_rows(path: Path) -> Rows:
 
 
 def folder_rows(folder: Path) -> Rows:
-    """Yield the images of a folder and of those in it, sorted by their paths, without hidden ones."""
-    files = sorted(file for file in folder.rglob("[!.]*") if file.suffix.lower() in IMAGES and file.is_file())
+    """Yield the images of a folder and of those in it, sorted by their paths, without hidden ones.
+
+    Hidden folders are left out, too: notebooks and file managers hold copies and thumbnails there.
+    """
+    images = (file for file in folder.rglob("*") if file.suffix.lower() in IMAGES and file.is_file())
+    files = sorted(file for file in images if not _is_hidden(file.relative_to(folder)))
     if not files:
         names = sorted(file.name for file in folder.iterdir())
         what = f"there are no images in the folder; it has {few(names, 5) or 'nothing'}"
         raise RequestError(Problem(what, str(folder), "name a file, or a folder of images"))
     for file in files:
         yield str(file), {"image": file.relative_to(folder).as_posix()}
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 @contextmanager
@@ -60,7 +69,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 def _opened(path: Path) -> TextIO:
     """Return a file as text, whose lines end as they end there: a cell of a table may hold several."""
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")
 
@@ -87,7 +96,7 @@ def _json(file: TextIO, path: Path) -> Iterator[Row]:
 def _parsed(text: str, where: str, hint: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(Problem(f"is no JSON ({error})", where, hint)) from error
 
 
@@ -96,6 +105,7 @@ def _table(file: TextIO, path: Path) -> Iterator[Row]:
     delimiter = _delimiter(file, path)
     reader = csv.DictReader(file, delimiter=delimiter, strict=True)
     try:
+        reader.fieldnames = _names(reader.fieldnames or (), path)
         for row in reader:
             if any(beyond := row.pop(None, None) or ()):
                 what = f"has {len(row) + len(beyond)} cells, and the header {len(row)}"
@@ -104,8 +114,18 @@ def _table(file: TextIO, path: Path) -> Iterator[Row]:
             yield f"{path}:{reader.line_num}", row
     except csv.Error as error:
         hint = 'a text between double quotes ends with one, and those within it are doubled: ""'
+        if "field limit" in str(error):
+            hint = "write texts of such a length as .jsonl, or cut them; or a double quote has no end"
         line = reader.line_num + 1  # behind the last row that was read
         raise RequestError(Problem(f"is no table ({error})", f"{path}:{line}", hint)) from error
+
+
+def _names(header: Sequence[str], path: Path) -> list[str]:
+    """Return the names of a table's columns; of two columns of one name the second would be read alone."""
+    names = [name.strip() for name in header]
+    if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+        raise RequestError(Problem(f"there are two columns {few(twice)}", f"{path}:1", "rename one of them"))
+    return names
 
 
 def _delimiter(file: TextIO, path: Path) -> str:

@@ -38,8 +38,12 @@ class ScaledParameter:
 
     @property
     def units(self) -> dict[int, int]:
-        """How many rank-one units each adapter's update has: its rank, or 1 without factors."""
-        return {**dict.fromkeys(self.dense, 1), **{k: own.rank for k, own in self.factors.items()}}
+        """How many scales each adapter's update takes: one a rank-one unit of a linear map, or 1.
+
+        Those of tables and of new values are merged as they are, without their factors.
+        """
+        every = dict.fromkeys((*self.factors, *self.dense), 1)
+        return every | {k: self.factors[k].rank for k in self.low_rank}
 
     def add(self, k: int, adapter: Adapter, value: torch.Tensor, table: FileTable) -> None:
         """Add what an adapter does to the parameter, which has this value."""

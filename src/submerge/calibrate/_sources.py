@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from submerge.calibrate._batches import EncodedItems
@@ -16,7 +17,7 @@ from submerge.calibrate._item import Item
 from submerge.calibrate._items import check_one_kind, items_of, read_items
 from submerge.calibrate._processors import processor_for
 from submerge.deferred import quietly, required
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, few
 from submerge.recipe import DataSource
 from submerge.store import Adapter, open_model
 
@@ -42,8 +43,10 @@ def load_backbone(folder: str | Path, *, head: str | None = None) -> nn.Module:
         with warnings.catch_warnings(), quietly(transformers.logging):
             warnings.simplefilter("ignore")
             kind = getattr(transformers, head or "AutoModel")
-            model: nn.Module = kind.from_pretrained(folder, dtype="auto", local_files_only=True)
-    except (OSError, ValueError) as error:
+            model: nn.Module = kind.from_pretrained(
+                folder, dtype="auto", local_files_only=True, adapter_kwargs={"local_files_only": True}
+            )
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         what = f"transformers cannot load it ({str(error).splitlines()[0]})"
         raise RequestError(Problem(what, str(folder), "give a folder, or the model itself")) from error
     return model
@@ -54,8 +57,12 @@ def open_adapters(adapters: Specs) -> dict[str, Adapter]:
 
     Raises `RequestError` with all that is wrong with them.
     """
+    _check_several(adapters, "adapters", "the paths of adapters")
     if not isinstance(adapters, Mapping):
         short = [Path(spec).name for spec in adapters]
+        if len(set(map(str, adapters))) < len(short):
+            what = f"an adapter is there twice: {few(map(str, adapters))}"
+            raise RequestError(Problem(what, "adapters", "name them by a mapping: {'a': …, 'b': …}"))
         distinct = len(set(short)) == len(short)
         adapters = dict(zip(short if distinct else map(str, adapters), adapters, strict=True))
     opened: dict[str, Adapter] = {}
@@ -91,6 +98,7 @@ def read_data(
 
     Raises `RequestError` where there are no inputs, or they cannot be read.
     """
+    _check_several(data, "data", "the data of each adapter")
     if not isinstance(data, Mapping):
         if len(data) != len(names):
             what = f"there are {len(data)} data sets for {len(names)} adapters"
@@ -105,6 +113,13 @@ def read_data(
     return by_name
 
 
+def _check_several(values: Any, name: str, of: str) -> None:
+    """Raise `RequestError` for one path in the place of several."""
+    if isinstance(values, (str, Path)) or not isinstance(values, Collection):
+        what = f"{values!r:.80} is neither a list nor a mapping of {of}"
+        raise RequestError(Problem(what, name, "put it into a list: […]"))
+
+
 def _batches(
     name: str, source: Data, model: Any, processor: Any, encoding: tuple[int, int], samples: int | None
 ) -> Inputs:
@@ -113,7 +128,7 @@ def _batches(
     if isinstance(source, (str, Path, Mapping)):
         items = read_items(source)
     else:
-        values: list[Any] = list(source)
+        values: list[Any] = list(source) if isinstance(source, Iterable) else [source]
         if not values:
             raise RequestError(Problem("there are no inputs", where, "give a few dozen"))
         if all(isinstance(value, Mapping) and _is_batch(value) for value in values):

@@ -121,10 +121,10 @@ def _check_files(
 
 def _check_inputs(asked: LoadedRecipe, paths: Sequence[Path]) -> None:
     """Refuse to write over a recipe's data, or over a file of one of its models."""
+    from submerge.recipe import data_spec
     from submerge.store import split_spec
 
-    sources = [entry.data for entry in asked.participants]
-    names = [source["path"] if isinstance(source, Mapping) else source for source in sources if source]
+    names = [data_spec(entry.data).path for entry in asked.participants if entry.data is not None]
     for model in (asked.base or "", *(entry.model for entry in asked.participants)):
         names += [part for part in split_spec(model, asked.root) if part]
     problems = [

@@ -51,7 +51,7 @@ class TaskModel:
     @property
     def digest(self) -> str:
         """The digest of the files of the adapter, or of the checkpoint."""
-        return joined([file_digest(path) for path in (self.adapter or self.model).files])
+        return self.adapter.digest() if self.adapter else joined(list(map(file_digest, self.model.files)))
 
     @property
     def rank(self) -> int:

@@ -76,9 +76,9 @@ class ConstantAssignment(Assignment):
     """All rows get all members' updates by scales [K], one for all modules or by the module's name.
 
     Modules that a mapping does not name keep their resident parameters. A module may have a mapping from
-    members to scales [r_k] of their rank-one units; a dense update takes the mean of these, and members that
-    it does not name act not. Scales may be parameters that are learned: gradients flow to them, and nothing
-    that depends on them is stored.
+    members to scales [r_k] of their rank-one units, or [1] for all units of a member; a dense update takes
+    the mean of these, and members that it does not name act not. Scales may be parameters that are learned:
+    gradients flow to them, and nothing that depends on them is stored.
     """
 
     def __init__(self, scales: ConstantScales) -> None:

@@ -79,9 +79,12 @@ class Group:
         return replace(self, members=tuple(self.members[i] for i in places), weights=weights)
 
     def unit_weights(self, ranks: Sequence[int]) -> torch.Tensor:
-        """Return the weights of all rank-one units [Σ r_k], for the ranks r_k of the members."""
+        """Return the weights of all rank-one units [Σ r_k], for the ranks r_k of the members.
+
+        One weight in the place of r_k is that of all units.
+        """
         if isinstance(self.weights, tuple):
-            return torch.cat(self.weights)
+            return torch.cat([own.expand(rank) for own, rank in zip(self.weights, ranks, strict=True)])
         assert self.weights is not None
         counts = torch.tensor(ranks, device=self.weights.device)
         return self.weights.repeat_interleave(counts, output_size=sum(ranks))

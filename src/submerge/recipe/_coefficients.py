@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeAlias
 
 from submerge.errors import Problem, RequestError
@@ -47,12 +48,14 @@ class Coefficients:
         initial: the weight of what the file does not name; None where it does not say.
         text: all of the file, of which a calibration's has more.
         path: as the recipe names it; empty for coefficients that the merge itself has learned.
+        digests: of the adapters with which they were learned, by name, as far as the file has some.
     """
 
     weights: Mapping[str, Mapping[str, Coefficient]]
     initial: float | None = None
     text: str = ""
     path: str = ""
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:
@@ -71,8 +74,17 @@ class Coefficients:
         return any(isinstance(c, tuple) for of_module in self.weights.values() for c in of_module.values())
 
     def of(self, tensor: str) -> Mapping[str, Coefficient]:
-        """Return the coefficients of a tensor's module by adapter; none where the file does not name it."""
-        return self.weights.get(tensor) or self.weights.get(tensor.rpartition(".")[0]) or {}
+        """Return the coefficients of a tensor's module by adapter; none where the file does not name it.
+
+        Of numbers by rank-one unit, which a module's weight alone has, its bias takes the mean.
+        """
+        if own := self.weights.get(tensor):
+            return own
+        module, _, parameter = tensor.rpartition(".")
+        of_module = self.weights.get(module) or {}
+        if parameter == "weight":
+            return of_module
+        return {name: fmean(c) if isinstance(c, tuple) else c for name, c in of_module.items()}
 
 
 def read_coefficients(path: str | Path) -> Coefficients:
@@ -108,7 +120,7 @@ def parse_coefficients(raw: bytes, path: str = "") -> Coefficients:
         more = len(reader.problems) - MOST
         rest = [Problem(f"{more} more of its values are wrong", path, HINT)] if more > 0 else []
         raise RequestError([*reader.problems[:MOST], *rest])
-    return Coefficients(weights, initial, raw.decode("utf-8"), path)
+    return Coefficients(weights, initial, raw.decode("utf-8"), path, _digests(content))
 
 
 class _Reader:
@@ -158,6 +170,14 @@ class _Reader:
         """Return the weight of what is not named."""
         raw = content.get("initial") if isinstance(content, dict) else None
         return None if raw is None else self._number("initial", raw)
+
+
+def _digests(content: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests of adapters that a calibration's file has under `inputs`."""
+    inputs = content.get("inputs")
+    entries = inputs.items() if isinstance(inputs, dict) else ()
+    named = ((name, entry.get("adapter")) for name, entry in entries if isinstance(entry, dict))
+    return {name: of_adapter for name, of_adapter in named if isinstance(of_adapter, str)}
 
 
 def _finite(raw: Any) -> float | None:

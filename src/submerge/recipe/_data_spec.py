@@ -83,8 +83,8 @@ def problems_of_data(source: Mapping[str, Any]) -> Iterator[tuple[str, str, str]
 
 
 def data_format(path: Path) -> str:
-    """Return the ending that says how a file is read: that before `.gz`, if it ends so."""
-    return (path.with_suffix("") if path.suffix == ".gz" else path).suffix
+    """Return the ending that says how a file is read, in small letters: that before `.gz`, if it ends so."""
+    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
 
 
 def _is_text(value: Any) -> bool:

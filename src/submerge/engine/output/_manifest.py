@@ -10,7 +10,7 @@ from submerge.engine.output._records import Records
 from submerge.engine.output._target import OutputTarget
 from submerge.engine.plan import MergePlan, TensorPlan
 from submerge.recipe import COEFFICIENTS
-from submerge.store import DIGEST, Adapter, Checkpoint, Manifest, ModelRecord, file_digest, joined
+from submerge.store import DIGEST, Adapter, Checkpoint, Manifest, ModelRecord, file_digest
 
 __all__ = ["make_manifest"]
 
@@ -73,6 +73,6 @@ def _model_record(
 def _adapter(adapter: Adapter) -> dict[str, Any]:
     return {
         **({"revision": adapter.revision} if adapter.revision else {}),
-        DIGEST: joined([file_digest(file) for file in adapter.files]),
+        DIGEST: adapter.digest(),
         "notes": list(adapter.notes),
     }

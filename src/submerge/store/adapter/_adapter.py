@@ -10,7 +10,17 @@ from typing import Any
 from submerge.deferred import torch
 from submerge.store.adapter._parts import Add, Form, LowRankPart, Part, Replace, Rows
 from submerge.store.folder import Tokenizer
-from submerge.store.format import DTYPES, FileTable, InMemory, MemorySource, Source, TensorEntry, byte_view
+from submerge.store.format import (
+    DTYPES,
+    FileTable,
+    InMemory,
+    MemorySource,
+    Source,
+    TensorEntry,
+    byte_view,
+    file_digest,
+    joined,
+)
 
 __all__ = ["Adapter"]
 
@@ -51,6 +61,10 @@ class Adapter:
     def rank(self) -> int:
         """The largest rank of its factors; 0 if it has none."""
         return max((part.rank for part in self.parts.values() if isinstance(part, LowRankPart)), default=0)
+
+    def digest(self) -> str:
+        """Return the digest of its files' bytes; raise `OSError` where they cannot be read."""
+        return joined([file_digest(path) for path in self.files])
 
     def dense_only(self, name: str) -> str | None:
         """Return why a part is no low-rank update without the base's values, or None if it is one."""

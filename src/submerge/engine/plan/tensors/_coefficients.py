@@ -22,7 +22,11 @@ def coefficient_problems(recipe: Recipe, inputs: Inputs, tensors: Sequence[Tenso
         return _not_adapters(recipe, inputs)
     if recipe.coefficients is None:
         return []
-    return [*_unknown_modules(recipe, inputs.reference_model), *_unfit_units(inputs, tensors)]
+    return [
+        *_other_adapters(recipe, inputs),
+        *_unknown_modules(recipe, inputs.reference_model),
+        *_unfit_units(inputs, tensors),
+    ]
 
 
 def coefficient_warnings(recipe: Recipe) -> list[str]:
@@ -52,6 +56,23 @@ def _not_adapters(recipe: Recipe, inputs: Inputs) -> list[Problem]:
     return problems
 
 
+def _other_adapters(recipe: Recipe, inputs: Inputs) -> list[Problem]:
+    """Return the adapters with the name of one that the coefficients were learned with, and other files."""
+    coefficients = recipe.coefficients
+    assert coefficients is not None
+    problems = []
+    for entry, position in zip(recipe.participants, inputs.participants, strict=True):
+        adapter = inputs.models[position].adapter
+        learned_with = coefficients.digests.get(entry.adapter_name)
+        if adapter is None or adapter.pending or learned_with is None or not coefficients.path:
+            continue
+        if adapter.digest() != learned_with:
+            what = f"{entry.model} is not the adapter with which {coefficients.path} was learned"
+            hint = "calibrate again; or remove 'inputs' from the file, to take its numbers all the same"
+            problems.append(Problem(what, entry.where, hint))
+    return problems
+
+
 def _unknown_modules(recipe: Recipe, reference: Checkpoint) -> list[Problem]:
     """Return that the file names modules which the output does not have, if it does."""
     coefficients = recipe.coefficients
@@ -74,8 +95,9 @@ def _unfit_units(inputs: Inputs, tensors: Sequence[TensorPlan]) -> list[Problem]
             if isinstance(weight, tuple) and member.patch and rank != len(weight):
                 has = f"rank {rank}" if rank else "no factors of it"
                 label = inputs.models[member.model].label
+                hint = "calibrate with these adapters, or with another parametrisation than unit"
                 what = f"there are {len(weight)} coefficients by rank-one unit, and {label} has {has}"
-                problems.append(Problem(what, f"tensor {tensor.name}", "calibrate with these adapters"))
+                problems.append(Problem(what, f"tensor {tensor.name}", hint))
     return problems
 
 
