@@ -80,6 +80,23 @@ def no_placeholder(made: Specialists, folder: Path) -> Recipe:
     return one(made, vision)
 
 
+def unknown_placeholder(made: Specialists, folder: Path) -> Recipe:
+    vision = copied(made, "vision", folder)
+    with_config(vision, image_token_index=5000)
+    return one(made, vision)
+
+
+def negative_placeholder(made: Specialists, folder: Path) -> Recipe:
+    vision = copied(made, "vision", folder)
+    with_config(vision, image_token_index=-200)
+    return one(made, vision)
+
+
+def model_as_adapter(made: Specialists, folder: Path) -> Recipe:
+    vision = str(made.path("vision"))
+    return made.recipe("task_arithmetic", made.entry("vision", "image") | {"lora": vision}, **ONE)
+
+
 def two_kinds(made: Specialists, folder: Path) -> Recipe:
     vision = copied(made, "vision", folder)
     with_config(vision, video_token_index=65)
@@ -136,6 +153,9 @@ FAULTS: list[tuple[Change, str]] = [
     (composite_base, "its configuration has parts of others — give the language model"),
     (no_processor, "there is no processor: none of preprocessor_config.json.* — copy these files"),
     (no_placeholder, "config.json: it names no placeholder token.* — give a model that transformers loads"),
+    (unknown_placeholder, "config.json: its placeholder of the kind image is 5000, and no token has this id"),
+    (negative_placeholder, "config.json: it names no placeholder token"),
+    (model_as_adapter, "vision: is a whole model, and an adapter is needed — name the folder in which PEFT"),
     (
         two_kinds,
         "placeholders for image and video, and the modality is called 'sight' — write 'modality: image'",

@@ -107,6 +107,9 @@ def test_inputs_may_be_given_beside_the_messages(processor: ModalityProcessor) -
     ("item", "message"),
     [
         ({"type": "smell"}, "content of type 'smell'; there are text, image, audio, depth"),
+        ({"text": "a"}, "an item of a message's content is .*'text': 'a'.* — write"),
+        ({"type": "text"}, "an item of a message's content is .*'type': 'text'"),
+        ("a", "an item of a message's content is 'a'"),
         ({"type": "image", "url": "https://a.org/b.png"}, "no file is fetched from the net"),
         ({"type": "image"}, "1 <image> in the text, 0 images given"),
     ],
