@@ -121,6 +121,12 @@ def test_content_that_cannot_be_read_is_told(
         processor.apply_chat_template(user(item), tokenize=True)
 
 
+def test_content_that_is_no_list_is_told(processor: ModalityProcessor) -> None:
+    message = {"role": "user", "content": {"type": "text", "text": "a"}}
+    with pytest.raises(submerge.RequestError, match="content is an item by itself — write a list"):
+        processor.apply_chat_template([message])
+
+
 def test_a_base_without_a_chat_template_is_told_and_another_may_be_given(tmp_path: Path) -> None:
     processor = submerge.load_processor(composed(tmp_path, ["image"], chat=None))
     with pytest.raises(

@@ -87,13 +87,8 @@ def _kind(item: Any) -> str:
 def _with_content(message: Mapping[str, Any], written: Callable[[Any], str]) -> dict[str, Any]:
     content = message.get("content")
     if isinstance(content, Mapping):
-        raise RequestError(
-            Problem(
-                "a message's content is one item, not a list",
-                "apply_chat_template",
-                "write it as a list of one",
-            )
-        )
+        what = "a message's content is an item by itself"
+        raise RequestError(Problem(what, "apply_chat_template", "write a list of one item"))
     if not isinstance(content, list | tuple):
         return dict(message)
     return {**message, "content": "".join(map(written, content))}

@@ -21,7 +21,6 @@ from torch import nn
 from submerge.deferred import quietly, required
 from submerge.errors import Problem, RequestError, few
 from submerge.gating import StopForward, each, tensors
-from submerge.names import is_output_head
 from submerge.serving._input_names import specialist_class
 
 __all__ = ["ENCODERS", "Encoder", "Encoders", "read_encoder"]
@@ -237,7 +236,7 @@ def _built(
     missing = [
         name
         for name in loading["missing_keys"]
-        if not name.startswith(f"{inner}.") and not is_output_head(name)
+        if not name.startswith(f"{inner}.") and "lm_head" not in name.split(".")
     ]
     return model.requires_grad_(False).eval(), sorted(missing)
 

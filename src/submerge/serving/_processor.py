@@ -187,7 +187,8 @@ class ModalityProcessor:
         problems = []
         for name, specialist in self.specialists.items():
             marked, values = [text.count(specialist.placeholder) for text in texts], inputs.get(name)
-            given, listed = count_inputs(specialist.kind, values), counts_by_text(specialist.kind, values)
+            given = count_inputs(specialist.kind, without_empty(values))
+            listed = counts_by_text(specialist.kind, values)
             if sum(marked) != given:
                 noun = name if given == 1 else specialist.argument
                 what = f"{sum(marked)} {specialist.placeholder} in the text, {given} {noun} given"

@@ -90,10 +90,8 @@ class Composition:
         if mark.token and (count := mark.text.count(mark.token)) != 1:
             yield f"placeholder {mark.text!r} has {count or 'no'} {mark.token!r}: load_processor refuses it"
         if own.placeholder_id in self.tokens.of_text:
-            what = (
-                f"its placeholder {mark.token or mark.text!r} ({own.placeholder_id}) is a token of texts, too"
-            )
-            yield f"{what}: wherever a text has it, an input is expected"
+            token = f"{mark.token or mark.text!r} ({own.placeholder_id})"
+            yield f"its placeholder {token} is a token of texts, too: each of them stands for an input"
         if own.modality in KINDS and mark.kind != own.modality:
             yield f"its configuration has a placeholder of the kind {mark.kind}: that is what it takes"
         if own.specialist.decoupled and not self.has_streams:
