@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import submerge
 from _cli import cli
 from _models import ROOM
-from _specialists import TEXT, Specialists, State, make_specialists, quiet
+from _specialists import ROWS, TEXT, Specialists, State, make_specialists, quiet
 from submerge.engine.output import describe, explain
 from submerge.errors import RequestError, WorkError
 from submerge.store import Manifest
@@ -375,6 +375,37 @@ def test_a_placeholder_without_its_token_is_told(made: Specialists) -> None:
     entry = made.entry("vision", "image") | {"placeholder": "a picture"}
     (warning,) = submerge.plan(made.recipe("task_arithmetic", entry, **ONE)).warnings
     assert warning == "image: placeholder 'a picture' has no '<image>': load_processor refuses it"
+
+
+def test_a_placeholder_with_its_token_twice_is_told(made: Specialists) -> None:
+    entry = made.entry("vision", "image", placeholder="<image><image>")
+    (warning,) = submerge.plan(made.recipe("task_arithmetic", entry, **ONE)).warnings
+    assert warning == "image: placeholder '<image><image>' has 2 '<image>': load_processor refuses it"
+
+
+@pytest.mark.parametrize(("id_", "token"), [(7, "w7"), (2, "</s>")])
+def test_a_placeholder_that_texts_have_is_told(
+    made: Specialists, id_: int, token: str, tmp_path: Path
+) -> None:
+    """An ordinary word, or what ends a text: every one of them would be taken for an image."""
+    vision = _with_config(made, tmp_path, image_token_index=id_)
+    (warning,) = submerge.plan(made.recipe("task_arithmetic", vision, **ONE)).warnings
+    assert warning.startswith(f"image: its placeholder {token!r} ({id_}) is a token of texts, too")
+
+
+def test_a_placeholder_of_another_kind_without_its_token(made: Specialists, tmp_path: Path) -> None:
+    """It has a name of its own, and not that of the modality's."""
+    vision = _with_config(made, tmp_path, video_token_id=ROWS + 1)
+    (warning,) = submerge.plan(made.recipe("task_arithmetic", vision, **ONE)).warnings
+    assert warning == "image: no tokenizer names its token 65 (video): it is called '<video>'"
+
+
+def _with_config(made: Specialists, folder: Path, **changes: Any) -> dict[str, Any]:
+    """Return the entry of a copy of `vision` with another configuration."""
+    shutil.copytree(made.path("vision"), folder / "vision")
+    path = folder / "vision" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return {"model": str(folder / "vision"), "modality": "image"}
 
 
 @pytest.mark.parametrize("method", ["task_arithmetic", "ties", "ssam"])

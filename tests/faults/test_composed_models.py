@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import submerge
 from _models import ROOM
-from _specialists import IMAGE, TEXT, Specialists, make_specialists, quiet
+from _specialists import IMAGE, ROWS, TEXT, WORDS, Specialists, make_specialists, quiet
 from _tokenizers import fast_tokenizer, special
 
 Recipe = dict[str, Any]
@@ -80,6 +80,51 @@ def no_placeholder(made: Specialists, folder: Path) -> Recipe:
     return one(made, vision)
 
 
+def unknown_placeholder(made: Specialists, folder: Path) -> Recipe:
+    vision = copied(made, "vision", folder)
+    with_config(vision, image_token_index=5000)
+    return one(made, vision)
+
+
+def negative_placeholder(made: Specialists, folder: Path) -> Recipe:
+    vision = copied(made, "vision", folder)
+    with_config(vision, image_token_index=-200)
+    return one(made, vision)
+
+
+def packed_experts(made: Specialists, folder: Path) -> Recipe:
+    """Of a mixture whose experts were tuned: transformers has one tensor for all of them."""
+    from transformers import (
+        CLIPVisionConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        MixtralConfig,
+        MixtralForCausalLM,
+    )
+
+    own, text = Specialists(folder), TEXT | {"num_local_experts": 2}
+    base = MixtralForCausalLM(MixtralConfig(**text))
+    with quiet():
+        base.save_pretrained(own.path("base"))
+    fast_tokenizer([], WORDS).save_pretrained(own.path("base"))
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlavaConfig(
+        text_config=MixtralConfig(**text | {"vocab_size": ROWS + 4}),
+        vision_config=CLIPVisionConfig(**tower, image_size=8, patch_size=4),
+        image_token_index=ROWS,
+        vision_feature_layer=-1,
+        tie_word_embeddings=False,
+    )
+    own.write("vision", LlavaForConditionalGeneration(config), base, IMAGE)
+    own.tune("vision", "tuned", 1)
+    return own.recipe("task_arithmetic", own.entry("tuned", "image"), **ONE)
+
+
+def model_as_adapter(made: Specialists, folder: Path) -> Recipe:
+    vision = str(made.path("vision"))
+    return made.recipe("task_arithmetic", made.entry("vision", "image") | {"lora": vision}, **ONE)
+
+
 def two_kinds(made: Specialists, folder: Path) -> Recipe:
     vision = copied(made, "vision", folder)
     with_config(vision, video_token_index=65)
@@ -136,6 +181,10 @@ FAULTS: list[tuple[Change, str]] = [
     (composite_base, "its configuration has parts of others — give the language model"),
     (no_processor, "there is no processor: none of preprocessor_config.json.* — copy these files"),
     (no_placeholder, "config.json: it names no placeholder token.* — give a model that transformers loads"),
+    (unknown_placeholder, "config.json: its placeholder of the kind image is 5000, and no token has this id"),
+    (negative_placeholder, "config.json: it names no placeholder token"),
+    (packed_experts, "packs parameters together .*experts.* — add 'modality_tokens: merged'"),
+    (model_as_adapter, "vision: is a whole model, and an adapter is needed — name the folder in which PEFT"),
     (
         two_kinds,
         "placeholders for image and video, and the modality is called 'sight' — write 'modality: image'",

@@ -55,7 +55,7 @@ class Specialist:
         config = self.model.config.text_config
         lm = getattr(t, f"{type(self.decoder).__name__.removesuffix('Model')}ForCausalLM")(config)
         lm.model.load_state_dict(self.decoder.state_dict())
-        lm.lm_head.load_state_dict(self.model.lm_head.state_dict())
+        lm.lm_head.load_state_dict(self.model.get_output_embeddings().state_dict())
         return lm.eval()
 
     def modules(self) -> dict[str, torch.Tensor]:
@@ -180,6 +180,45 @@ def _llava_onevision(t: Any, lm: str) -> tuple[Any, ...]:
     return model, "image", IMAGE, 10, image
 
 
+def _got_ocr2(t: Any, lm: str) -> tuple[Any, ...]:
+    encoder = {
+        "hidden_size": 16,
+        "mlp_dim": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "window_size": 4,
+    }
+    config = t.GotOcr2Config(
+        vision_config={
+            **encoder,
+            "output_channels": 8,
+            "image_size": 64,
+            "patch_size": 8,
+            "global_attn_indexes": [0],
+        },
+        text_config=_text(t, lm),
+        image_token_index=IMAGE,
+    )
+    model = t.GotOcr2ForConditionalGeneration(config)
+    return model, "image", IMAGE, 4, lambda seed: {"pixel_values": normal(seed, 1, 3, 64, 64)}
+
+
+def _instruct_blip(t: Any, lm: str) -> tuple[Any, ...]:
+    sizes = {name: size for name, size in VISION.items() if not name.startswith(("image", "patch"))}
+    config = t.InstructBlipConfig(
+        vision_config=VISION,
+        qformer_config={**sizes, "vocab_size": 8, "encoder_hidden_size": 16},
+        text_config=_text(t, lm),
+        num_query_tokens=4,
+        image_token_index=IMAGE,
+    )
+
+    def image(seed: int) -> dict[str, torch.Tensor]:
+        return {"pixel_values": normal(seed, 1, 3, 16, 16), "qformer_input_ids": torch.tensor([[1, 2]])}
+
+    return t.InstructBlipForConditionalGeneration(config), "image", IMAGE, 4, image
+
+
 BUILDERS = {
     "llava": _llava,
     "llava_next": _llava_next,
@@ -189,6 +228,8 @@ BUILDERS = {
     "video_llava": _video_llava,
     "vipllava": _vipllava,
     "llava_onevision": _llava_onevision,
+    "got_ocr2": _got_ocr2,
+    "instruct_blip": _instruct_blip,
 }
 
 

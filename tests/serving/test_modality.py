@@ -28,7 +28,8 @@ from serving.helpers_composed import (
 pytest.importorskip("transformers")
 
 KINDS = [("llava", "llama"), ("llava", "qwen2"), ("qwen2_audio", "qwen2"), ("voxtral", "llama"),
-         ("next_video", "llama"), ("video_llava", "llama"), ("llava_next", "qwen2")]  # fmt: skip
+         ("next_video", "llama"), ("video_llava", "llama"), ("llava_next", "qwen2"),
+         ("got_ocr2", "qwen2")]  # fmt: skip
 Pair = tuple[Specialist, Specialist]
 Composed = tuple[Any, list[Any]]
 HOW: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
@@ -65,6 +66,14 @@ def test_one_tuned_specialist_is_that_specialist(kind: str, lm: str, tmp_path: P
     # transformers gives beams the inputs of other samples where samples have several sounds
     batch, inputs = padded(prompt(1, 4, one, 3), prompt(2, 2, one, 6)), one.inputs(1, 2)
     same_tokens(model, one.model, **batch, **inputs, num_beams=3, num_return_sequences=2)
+
+
+@torch.no_grad()
+def test_a_class_whose_language_model_has_the_head(tmp_path: Path) -> None:
+    one = specialist("instruct_blip", seed=1)
+    model = submerge.load(write_composed(tmp_path, one.lm(), [one], {}))
+    ids, inputs = prompt(1, 4, one, 3), one.inputs(1)
+    close(model(ids, **inputs).logits, one.model(input_ids=ids, **inputs).logits)
 
 
 # --- streams ------------------------------------------------------------------------------------------

@@ -65,6 +65,7 @@ def test_inputs_and_placeholders_must_go_together(model: Any, one: Specialist) -
     embeddings = model.get_input_embeddings()(ids)
     refusal(lambda: model(inputs_embeds=embeddings, **inputs), "pixel_values without input_ids")
     refusal(lambda: model(ids, pixel_values="a picture"), "modality image", "do not fit")
+    refusal(lambda: model(ids[0], **inputs), "input_ids have the shape [11]", "give a batch [B, L]")
 
 
 def test_features_of_a_class_that_counts_with_the_prompt_alone(tmp_path: Path) -> None:

@@ -204,6 +204,12 @@ def test_a_processor_that_counts_texts_sees_those_of_its_own_inputs() -> None:
     assert all(torch.equal(outputs[name], theirs[name]) for name in names)
 
 
+def test_a_sound_may_be_a_list_of_its_values(pair: ModalityProcessor) -> None:
+    values = sound(0).tolist()
+    outputs = [pair(text=AUDIO, audio=own, sampling_rate=RATE) for own in (values, [values], [[values]])]
+    assert len({str(one["input_ids"]) for one in outputs}) == 1
+
+
 # --- refused -----------------------------------------------------------------------------------------------
 
 
@@ -218,6 +224,12 @@ def test_a_processor_that_counts_texts_sees_those_of_its_own_inputs() -> None:
         ({"text": "<image>", "images": "https://a.org/b.png"}, "no file is fetched from the net"),
         ({"images": image(0)}, "text is a string or a list of strings"),
         ({"text": [["a", "b"]]}, "text is a string or a list of strings"),
+        ({"text": 3}, "text is a string or a list of strings"),
+        (
+            {"text": ["<image> <image>", "a"], "images": [[image(0)], [image(1)]]},
+            "each text has [2, 0] <image>, and its list [1, 1] image",
+        ),
+        ({"text": "<image>", "images": [[image(0)], []]}, "each text has [1] <image>, and its list [1, 0]"),
         (
             {"text": "<image>", "images": image(0), "truncation": True, "max_length": 3},
             "5 tokens <image> in the text, 3 in its ids",

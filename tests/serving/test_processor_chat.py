@@ -107,6 +107,9 @@ def test_inputs_may_be_given_beside_the_messages(processor: ModalityProcessor) -
     ("item", "message"),
     [
         ({"type": "smell"}, "content of type 'smell'; there are text, image, audio, depth"),
+        ({"text": "a"}, "an item of a message's content is .*'text': 'a'.* — write"),
+        ({"type": "text"}, "an item of a message's content is .*'type': 'text'"),
+        ("a", "an item of a message's content is 'a'"),
         ({"type": "image", "url": "https://a.org/b.png"}, "no file is fetched from the net"),
         ({"type": "image"}, "1 <image> in the text, 0 images given"),
     ],
@@ -116,6 +119,12 @@ def test_content_that_cannot_be_read_is_told(
 ) -> None:
     with pytest.raises(submerge.RequestError, match=message):
         processor.apply_chat_template(user(item), tokenize=True)
+
+
+def test_content_that_is_no_list_is_told(processor: ModalityProcessor) -> None:
+    message = {"role": "user", "content": {"type": "text", "text": "a"}}
+    with pytest.raises(submerge.RequestError, match="content is an item by itself — write a list"):
+        processor.apply_chat_template([message])
 
 
 def test_a_base_without_a_chat_template_is_told_and_another_may_be_given(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def as_strings(
     inputs: dict[str, list[Any]] = {name: [] for name in specialists}
 
     def written(item: Any) -> str:
-        kind = item["type"].removesuffix("_url")
+        kind = _kind(item)
         if kind == "text":
             return str(item["text"])
         if kind not in specialists:
@@ -74,8 +74,21 @@ def _beginning(specialist: SpecialistProcessor, count: int) -> str:
     return str(rendered).partition(END)[0]
 
 
+def _kind(item: Any) -> str:
+    """Return what an item of a content is, such as `text`; raise `RequestError` where it does not say it."""
+    kind = item.get("type") if isinstance(item, Mapping) else None
+    if not isinstance(kind, str) or (kind == "text" and item.get("text") is None):
+        what = f"an item of a message's content is {str(item)[:80]!r}"
+        hint = 'write {"type": "text", "text": …}, or another type with its input'
+        raise RequestError(Problem(what, "apply_chat_template", hint))
+    return kind.removesuffix("_url")
+
+
 def _with_content(message: Mapping[str, Any], written: Callable[[Any], str]) -> dict[str, Any]:
     content = message.get("content")
+    if isinstance(content, Mapping):
+        what = "a message's content is an item by itself"
+        raise RequestError(Problem(what, "apply_chat_template", "write a list of one item"))
     if not isinstance(content, list | tuple):
         return dict(message)
     return {**message, "content": "".join(map(written, content))}

@@ -25,7 +25,15 @@ from submerge.serving._input_names import specialist_class
 
 __all__ = ["ENCODERS", "Encoder", "Encoders", "read_encoder"]
 
-PASSED = {"inputs_embeds", "attention_mask", "position_ids", "past_key_values", "use_cache", "cache_position"}
+PASSED = {
+    "inputs_embeds",
+    "attention_mask",
+    "position_ids",
+    "past_key_values",
+    "use_cache",
+    "cache_position",
+    "logits_to_keep",
+}
 """What a multimodal class may hand to its language model, beside flags."""
 FLAGS = ("return_", "output_")
 UNFIT = (AttributeError, TypeError, ValueError)
@@ -225,7 +233,11 @@ def _built(
     if decoder is model:
         raise ValueError("it has no language model of its own")
     inner = next(path for path, module in model.named_modules() if module is decoder)
-    missing = [name for name in loading["missing_keys"] if not name.startswith((f"{inner}.", "lm_head."))]
+    missing = [
+        name
+        for name in loading["missing_keys"]
+        if not name.startswith(f"{inner}.") and "lm_head" not in name.split(".")
+    ]
     return model.requires_grad_(False).eval(), sorted(missing)
 
 

@@ -62,9 +62,12 @@ def _specialist(
     """
     token = tokenizer.convert_ids_to_tokens(task["placeholder_id"])
     markup = task.get("markup") or task["placeholder"]
-    if not token or token not in markup:
-        what = f"an input is marked by {markup!r}, which has no token {task['placeholder_id']} ({token})"
-        hint = "write 'placeholder:' with that token in the recipe, and merge again"
+    if (count := markup.count(token) if token else 0) != 1:
+        number = f"{count} times" if count else "no"
+        what = (
+            f"an input is marked by {markup!r}, which has {number} token {task['placeholder_id']} ({token})"
+        )
+        hint = "write 'placeholder:' with that token in the recipe, once, and merge again"
         raise RequestError(Problem(what, f"modality {task['name']}", hint))
     return SpecialistProcessor(
         name=task["name"],

@@ -7,21 +7,16 @@ from typing import Any
 
 from submerge.errors import Problem, RequestError
 
-__all__ = ["count_inputs", "local_inputs"]
+__all__ = ["count_inputs", "counts_by_text", "local_inputs", "without_empty"]
 
 REMOTE = ("http://", "https://", "ftp://")
 FILE = "file://"
 
 
 def local_inputs(inputs: Any) -> Any:
-    """Return the inputs with paths as texts, without the empty lists of texts that have none; None for none.
-
-    Raises:
-        RequestError: one of them lies on another machine.
-    """
+    """Return the inputs with paths as texts; raise `RequestError` where one lies on another machine."""
     if isinstance(inputs, list | tuple):
-        parts = [part for part in map(local_inputs, inputs) if part is not None]
-        return parts or None
+        return list(map(local_inputs, inputs))
     if isinstance(inputs, Path):
         return str(inputs)
     if isinstance(inputs, str) and inputs.startswith(REMOTE):
@@ -29,6 +24,13 @@ def local_inputs(inputs: Any) -> Any:
             Problem("no file is fetched from the net", inputs, "download it and name the file")
         )
     return inputs.removeprefix(FILE) if isinstance(inputs, str) else inputs
+
+
+def without_empty(inputs: Any) -> Any:
+    """Return the inputs without the empty lists of texts that have none; None where that leaves nothing."""
+    if not isinstance(inputs, list | tuple) or _is_waveform(inputs):
+        return inputs
+    return [part for part in map(without_empty, inputs) if part is not None] or None
 
 
 def count_inputs(kind: str, inputs: Any) -> int:
@@ -39,7 +41,28 @@ def count_inputs(kind: str, inputs: Any) -> int:
         from transformers.video_utils import make_batched_videos
 
         return len(make_batched_videos(inputs))
+    if _is_waveform(inputs):
+        return 1
     if isinstance(inputs, list | tuple):
         return sum(count_inputs(kind, part) for part in inputs)
     batch = kind == "image" and getattr(inputs, "ndim", 0) == 4  # [N, C, h, w]
     return len(inputs) if batch else 1
+
+
+def counts_by_text(kind: str, inputs: Any) -> list[int] | None:
+    """Return how many inputs each text has, where these are a list for each text; None where they are not.
+
+    A list of videos is not told from one of frames.
+    """
+    if kind == "video" or not isinstance(inputs, list | tuple) or not inputs:
+        return None
+    if any(
+        part is not None and (not isinstance(part, list | tuple) or _is_waveform(part)) for part in inputs
+    ):
+        return None
+    return [count_inputs(kind, part) for part in inputs]
+
+
+def _is_waveform(inputs: Any) -> bool:
+    """Return whether these are the values of one sound."""
+    return isinstance(inputs, list | tuple) and bool(inputs) and isinstance(inputs[0], int | float)

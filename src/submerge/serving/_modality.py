@@ -50,7 +50,8 @@ class ModalityController(Controller):
     def configured(cls, folder: Folder, settings: Mapping[str, Any]) -> Folder:
         if settings:
             what = f"a composed model has no settings: {few(settings)}"
-            raise RequestError(Problem(what, str(folder.path), "set them in the recipe, and merge again"))
+            hint = "load takes dtype and device; what the gate does is said in the recipe"
+            raise RequestError(Problem(what, str(folder.path), hint))
         return folder
 
     @classmethod
@@ -141,6 +142,9 @@ class ModalityController(Controller):
                 what = f"{few(name for own in request for name in own)} without input_ids"
                 raise RequestError(Problem(what, type(model).__name__, "give the ids with the placeholders"))
             return None
+        if ids.ndim != 2:
+            what = f"input_ids have the shape {list(ids.shape)}"
+            raise RequestError(Problem(what, type(model).__name__, "give a batch [B, L] of prompts"))
         labels = torch.zeros_like(ids)
         for label, encoder in enumerate(self._listed, 1):
             labels[ids == encoder.placeholder] = label

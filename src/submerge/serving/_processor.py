@@ -9,7 +9,7 @@ from typing import Any
 from submerge.deferred import required
 from submerge.errors import Problem, RequestError, few
 from submerge.serving._chat import as_strings, is_batch
-from submerge.serving._media import count_inputs, local_inputs
+from submerge.serving._media import count_inputs, counts_by_text, local_inputs, without_empty
 from submerge.serving._specialist_processor import TEXT_OUTPUTS, SpecialistProcessor
 from submerge.store import MANIFEST, MODALITIES
 
@@ -75,6 +75,7 @@ class ModalityProcessor:
         self._check_numbers(texts, inputs)
         features: dict[str, Any] = {}
         for name, values in inputs.items():
+            values = without_empty(values)
             others = [s.placeholder for s in self.specialists.values() if s.name != name]
             expand = self.specialists[name].expand
             texts, own = expand(texts, values, options[name], others)
@@ -150,7 +151,9 @@ class ModalityProcessor:
         names = {s.argument: name for name, s in self.specialists.items()}
         given |= {argument: kwargs.pop(argument) for argument in names if argument in kwargs}
         inputs = {argument: local_inputs(values) for argument, values in given.items()}
-        inputs = {argument: values for argument, values in inputs.items() if values is not None}
+        inputs = {
+            argument: values for argument, values in inputs.items() if without_empty(values) is not None
+        }
         for argument in inputs.keys() - names.keys():
             what = f"there is no specialist for {argument}; there are {few(names, 9)}"
             raise RequestError(Problem(what, "processor"))
@@ -183,12 +186,16 @@ class ModalityProcessor:
         """Raise `RequestError` where texts have more or fewer placeholders than there are inputs."""
         problems = []
         for name, specialist in self.specialists.items():
-            marked = sum(text.count(specialist.placeholder) for text in texts)
-            given = count_inputs(specialist.kind, inputs.get(name))
-            if marked != given:
+            marked, values = [text.count(specialist.placeholder) for text in texts], inputs.get(name)
+            given = count_inputs(specialist.kind, without_empty(values))
+            listed = counts_by_text(specialist.kind, values)
+            if sum(marked) != given:
                 noun = name if given == 1 else specialist.argument
-                what = f"{marked} {specialist.placeholder} in the text, {given} {noun} given"
+                what = f"{sum(marked)} {specialist.placeholder} in the text, {given} {noun} given"
                 problems.append(Problem(what, "processor", "write one where each of them stands"))
+            elif listed not in (None, marked):
+                what = f"each text has {marked} {specialist.placeholder}, and its list {listed} {name}"
+                problems.append(Problem(what, "processor", "give a list for each text, or one for all"))
         if problems:
             raise RequestError(problems)
 
@@ -209,7 +216,7 @@ class ModalityProcessor:
 
 def _texts(text: Any) -> list[str]:
     """Return one or several texts as a list."""
-    texts = [text] if isinstance(text, str) else list(text or ())
+    texts = [text] if isinstance(text, str) else list(text) if isinstance(text, list | tuple) else []
     if not texts or not all(isinstance(part, str) for part in texts):
         hint = "write a prompt with placeholders, or use apply_chat_template"
         raise RequestError(Problem("text is a string or a list of strings", "processor", hint))

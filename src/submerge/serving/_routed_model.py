@@ -68,7 +68,7 @@ def _run(controller: Controller, forward: Any, call: Call) -> Any:
             out = controller.gated.run(forward, call.inputs, call.assignment, call.join)
         except UnsplitError as error:
             what = "a module of the model is given inputs in which the gate cannot tell rows apart"
-            hint = "models of this class cannot be merged with a gate"
+            hint = "merge models of this class without a gate: composed ones with modality_tokens: merged"
             raise RequestError(Problem(what, "", hint)) from error
     return call.restore(out)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from submerge.engine.plan._device import check_device
+from submerge.engine.plan._packed_streams import packed_streams
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._stacked_models import plan_stacked
 from submerge.engine.plan._warnings import input_warnings, shape_warnings, unused_tensors
@@ -92,6 +93,8 @@ def make_plan(
     if problems:
         raise RequestError(problems)
     if plan.composition:
+        if problems := packed_streams(plan):
+            raise RequestError(problems)
         tokens = shared_token_plan(plan.composition.tokens)
     tokens = tokens and with_chat_template(tokens, recipe, inputs)
     warnings = tokens.warnings if tokens else _tokenizer_left_out(recipe)

@@ -87,8 +87,11 @@ class Composition:
     def _doubts(self, own: SpecialistPlan) -> Iterator[str]:
         """Yield what a processor cannot use, and where tokens run with others than they were trained with."""
         mark = own.placeholder
-        if mark.token and mark.token not in mark.text:
-            yield f"placeholder {mark.text!r} has no {mark.token!r}: load_processor refuses it"
+        if mark.token and (count := mark.text.count(mark.token)) != 1:
+            yield f"placeholder {mark.text!r} has {count or 'no'} {mark.token!r}: load_processor refuses it"
+        if own.placeholder_id in self.tokens.of_text:
+            token = f"{mark.token or mark.text!r} ({own.placeholder_id})"
+            yield f"its placeholder {token} is a token of texts, too: each of them stands for an input"
         if own.modality in KINDS and mark.kind != own.modality:
             yield f"its configuration has a placeholder of the kind {mark.kind}: that is what it takes"
         if own.specialist.decoupled and not self.has_streams:
@@ -132,7 +135,9 @@ def plan_composition(recipe: Recipe, inputs: Inputs) -> Composition:
             zip(inputs.specialists, modules, placeholders, strict=True)
         )
     )
-    if problems := clashing_placeholders({own.modality: own.placeholder_id for own in plans}):
+    problems = [problem for own in plans for problem in _without_token(own, tokens, inputs)]
+    problems += clashing_placeholders({own.modality: own.placeholder_id for own in plans})
+    if problems:
         raise RequestError(problems)
     return Composition(plans, tokens, recipe.modality_tokens)
 
@@ -148,6 +153,16 @@ def _shared_tokens(inputs: Inputs, placeholders: Sequence[PlaceholderToken]) -> 
     if problems:
         raise RequestError(problems)
     return tokens
+
+
+def _without_token(own: SpecialistPlan, tokens: SharedTokens, inputs: Inputs) -> list[Problem]:
+    """Return a problem where no token of the output has a placeholder's id."""
+    if own.placeholder_id < tokens.rows:
+        return []
+    config = inputs.models[own.specialist.model].path / "config.json"
+    kind, id_ = own.placeholder.kind, own.placeholder.id
+    what = f"its placeholder of the kind {kind} is {id_}, and no token has this id"
+    return [Problem(what, str(config), "write the id that its tokenizer gives the placeholder")]
 
 
 def _composite_base(base: Checkpoint) -> list[Problem]:

@@ -56,7 +56,8 @@ def find_placeholder(
 
 def _token_id(config: Mapping[str, Any], kind: str) -> int | None:
     values = (config.get(f"{kind}_{suffix}") for suffix in SUFFIXES)
-    return next((value for value in values if type(value) is int), None)
+    # LLaVA's first code wrote −200 for a token that has no row
+    return next((value for value in values if type(value) is int and value >= 0), None)
 
 
 def _token_of(model: Checkpoint, id_: int) -> str | None:

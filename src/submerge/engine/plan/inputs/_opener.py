@@ -35,7 +35,10 @@ class Opener:
         self.problems.append(Problem(what, where, hint))
 
     def open(self, spec: str, *, adapter: bool = False) -> Checkpoint | Adapter | None:
-        """Return what a spec without `+` names, or None after noting why it cannot be opened."""
+        """Return what a spec without `+` names, or None after noting why it cannot be opened.
+
+        With `adapter` a whole model is noted, too, where the same spec was opened as one before.
+        """
         key = same_model(spec)
         if key not in self.opened:
             try:
@@ -43,7 +46,12 @@ class Opener:
             except RequestError as error:
                 self.problems += error.problems
                 self.opened[key] = None
-        return self.opened[key]
+        opened = self.opened[key]
+        if adapter and isinstance(opened, Checkpoint) and spec not in self.recipe.parts:
+            hint = "name the folder in which PEFT saved the adapter"
+            self.note("is a whole model, and an adapter is needed", spec, hint)
+            return None
+        return opened
 
     def _open(self, spec: str, *, adapter: bool) -> Checkpoint | Adapter:
         """Return what a spec without `+` names: the result of another document of the recipe, or a model."""

@@ -11,7 +11,15 @@ from typing import Any
 from submerge.deferred import required
 from submerge.store import load_tokenizer, read_json, read_vocabulary, text_parts
 
-__all__ = ["ModelTokens", "TokenFlags", "add_tokens", "placeholder_ids", "read_tokens", "stored_tokens"]
+__all__ = [
+    "ModelTokens",
+    "TokenFlags",
+    "add_tokens",
+    "ids_of_text",
+    "placeholder_ids",
+    "read_tokens",
+    "stored_tokens",
+]
 
 _NEEDS = "the tokenizer of a composed model needs"
 _TOKEN_KEY = re.compile(r"(\w+)_token_(?:id|index)")
@@ -81,6 +89,14 @@ def add_tokens(tokenizer: Any, tokens: Iterable[tuple[str, TokenFlags]]) -> None
     """Add tokens to a tokenizer of transformers, in this order, as each is to be treated."""
     added_token = required("tokenizers", _NEEDS).AddedToken
     tokenizer.add_tokens([added_token(text, **vars(flags)) for text, flags in tokens])
+
+
+def ids_of_text(tokens: ModelTokens, config: Mapping[str, Any] | None) -> frozenset[int]:
+    """Return the ids of ordinary words, and of what begins, ends, or fills up a text: no input has them."""
+    named = [part.get(f"{kind}_token_id") for part in text_parts(config) for kind in _OF_TEXT]
+    listed = [id_ for ids in named for id_ in (ids if isinstance(ids, list) else [ids])]
+    words = (id_ for text, id_ in tokens.ids.items() if text not in tokens.added)
+    return frozenset([*words, *(id_ for id_ in listed if type(id_) is int)])
 
 
 def placeholder_ids(config: Mapping[str, Any] | None) -> dict[str, int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from submerge.engine.plan.tokens._model_tokens import ModelTokens, TokenFlags, add_tokens
+from submerge.engine.plan.tokens._model_tokens import ModelTokens, TokenFlags, add_tokens, ids_of_text
 from submerge.engine.plan.tokens._specialist_tokens import SpecialistTokens
 from submerge.engine.plan.tokens._tables import token_rows
 from submerge.errors import Problem, few
@@ -43,6 +43,7 @@ class SharedTokens:
         rows: how many rows the output's tables have.
         lines: what is said of each specialist.
         warnings: what deserves a look.
+        of_text: the ids that a text of the base has without any input: words, and what begins or ends it.
     """
 
     tokenizer: Tokenizer
@@ -50,6 +51,7 @@ class SharedTokens:
     rows: int = 0
     lines: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    of_text: frozenset[int] = field(default=frozenset(), repr=False)
 
     def ids(self, number: int) -> dict[int, int]:
         """Return the output's id of each token that a specialist adds, by its own; all others are alike."""
@@ -94,6 +96,7 @@ def share_tokens(
         rows=max([rows, *(token.id + 1 for token in added)]),
         lines=tuple(_line(number, name, added) for number, name in enumerate(names)),
         warnings=(*reader.warnings, *numbering.warnings),
+        of_text=ids_of_text(ours, base.config),
     )
     return shared, problems
 
@@ -145,7 +148,7 @@ class _Numbering:
 def _alike(placeholders: Mapping[str, str | None]) -> list[Problem]:
     """Return a problem for each specialist whose inputs a prompt would mark as those of an earlier one."""
     first: dict[str, str] = {}
-    hint = "train one of them with a token of its own, or name another with 'placeholder:'"
+    hint = "train one of them with a token of its own: in its tokenizer, and as its id in config.json"
     return [
         Problem(f"{first[text]} and {name} both mark their inputs with {text!r}", name, hint)
         for name, text in placeholders.items()

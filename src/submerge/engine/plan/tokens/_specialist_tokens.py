@@ -59,7 +59,8 @@ class SpecialistTokens:
         unknown = dict(self._unknown(model, own))
         texts: dict[str, int] = {}
         for kind, id_ in unknown.items():
-            text = placeholder if placeholder and len(unknown) == 1 else f"<{kind}>"
+            is_meant = len(unknown) == 1 and placeholder not in own.ids  # else it is the modality's own
+            text = placeholder if placeholder and is_meant else f"<{kind}>"
             if text in own.ids:
                 what = f"its configuration gives {kind} the id {id_}, and {text!r} is {own.ids[text]}"
                 self.problems.append(Problem(what, name, "add its tokenizer to the folder, with this token"))
