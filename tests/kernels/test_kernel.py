@@ -54,6 +54,13 @@ def test_numpy_by_the_environment() -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.parametrize(("disabled", "compiles"), [("1", False), ("0", True), ("", True)])
+def test_numpy_where_numba_is_told_to_compile_nothing(disabled: str, compiles: bool) -> None:
+    """Not the loops as Python, which would take days, and warn of integers that overflow."""
+    code = "from submerge.kernels import uses_numba; print(uses_numba())"
+    assert run(code, NUMBA_DISABLE_JIT=disabled).stdout.strip() == str(compiles)
+
+
 @pytest.mark.parametrize(
     "broken", ["raise ImportError('no numba here')", "raise OSError('an unknown processor')"]
 )

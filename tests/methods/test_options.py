@@ -148,7 +148,7 @@ def test_a_value_comes_back_in_the_options_type(option: Option, value: Any, chec
         (SHARE, None, "share must be a number, not None"),
         (SHARE, [0.5], "share must be a number"),
         (SHARE, True, "share must be a number, not True"),
-        (Option("w", float, 1.0, ""), math.inf, "w must lie in"),
+        (Option("w", float, 1.0, ""), math.inf, "w must be a finite number; found inf"),
         (COUNT, 2.5, "count must be a whole number, not 2.5"),
         (COUNT, math.inf, "count must be a whole number"),
         (COUNT, math.nan, "count must be a whole number"),

@@ -30,7 +30,7 @@ def count_around(
 ) -> tuple[int, int, int, int]:
     """Return how many values [n], or their magnitudes, are > hi, ≥ hi, > lo and ≥ lo; collect those between.
 
-    They are written, in their order, to the first places of `inside` [n + 1], whose other places are
+    They are written, in their order, to the first places of `inside` [n], whose other places are
     overwritten. Four counts of a block are the four bytes of one number, so that they are added at once.
     """
     above_hi, from_hi, above_lo, from_lo = 0, 0, 0, 0

@@ -21,6 +21,8 @@ __all__ = ["Kernel", "compiling_for", "kernel", "uses_numba", "worth_compiling"]
 
 VARIABLE = "SUBMERGE_KERNELS"
 """The environment variable that chooses: `numpy` never compiles, `numba` whatever the size."""
+DISABLED = "NUMBA_DISABLE_JIT"
+"""With this variable of numba's own, loops would be run by Python, which takes thousands of times as long."""
 WORTHWHILE = 1 << 24
 """Elements of a merge from which on kernels are compiled: the import of numba, and the code that is read from
 its cache, take as long as numpy needs for about so many."""
@@ -37,7 +39,8 @@ class _Choice:
     """
 
     def __init__(self) -> None:
-        self.compiles = self.possible = os.environ.get(VARIABLE) != "numpy"
+        compiling = os.environ.get(DISABLED, "0") in ("", "0")
+        self.compiles = self.possible = compiling and os.environ.get(VARIABLE) != "numpy"
 
     def fail(self, error: BaseException) -> None:
         """Go on with numpy, and say why: once, for then nothing is compiled any more."""

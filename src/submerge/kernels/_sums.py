@@ -11,7 +11,7 @@ from submerge.kernels._types import Floats, Number
 if TYPE_CHECKING:
     Words16 = tuple[npt.NDArray[np.uint16], ...]
 
-__all__ = ["MOST_ROWS", "add_rows", "add_scaled", "scale", "sum_bf16", "sum_updates_bf16"]
+__all__ = ["MOST_ROWS", "add_rows", "scale", "sum_bf16", "sum_updates_bf16"]
 
 MOST_ROWS = 8
 """The most rows that a kernel takes as a tuple. The compiler unrolls the loop over a tuple, so that the sums
@@ -31,13 +31,6 @@ def scale(values: Floats, factor: Number) -> None:
 
 def _add_scaled(total: Floats, values: Floats, factor: Number) -> None:
     np.add(total, values * factor, out=total)
-
-
-@kernel(_add_scaled)
-def add_scaled(total: Floats, values: Floats, factor: Number) -> None:
-    """Add factor · values [n] to a total, in place."""
-    for i in range(total.size):
-        total[i] += values[i] * factor
 
 
 def _add_rows(total: Floats, factor: Number, rows: tuple[Floats, ...], factors: tuple[Number, ...]) -> None:

@@ -97,6 +97,8 @@ class Option:
             raise ValueError(f"{self.name} must be {wanted}, not {value!r}") from None
         if self.kind is int and not number.is_integer():
             raise ValueError(f"{self.name} must be a whole number, not {value!r}")
-        if not math.isfinite(number) or not self.low <= number <= self.high:
+        if not math.isfinite(number) and math.isinf(self.high - self.low):
+            raise ValueError(f"{self.name} must be a finite number; found {value!r}")
+        if not self.low <= number <= self.high:  # nor NaN
             raise ValueError(f"{self.name} must lie in [{self.low:g}, {self.high:g}]; found {value!r}")
         return int(number) if self.kind is int else number

@@ -68,15 +68,9 @@ def _coefficients(xx: Vector, yy: Vector, xy: Vector, t: float) -> tuple[Vector,
     One by one: of arrays, the last bit of a sine depends on the processor.
     """
     cosines = xy / (np.maximum(np.sqrt(xx), SHORTEST) * np.maximum(np.sqrt(yy), SHORTEST))
-    pairs = [_coefficients_of(cos, t) for cos in cosines.tolist()]
+    pairs = [slerp_coefficients(cos, t, COLLINEAR) for cos in cosines.tolist()]
     a, b = np.array(pairs).reshape(-1, 2).T
     return a, b
-
-
-def _coefficients_of(cos: float, t: float) -> tuple[float, float]:
-    if abs(cos) >= COLLINEAR:
-        return 1 - t, t
-    return slerp_coefficients(cos, t, COLLINEAR)
 
 
 def _mix(chunk: Chunk, a: Vector, b: Vector) -> npt.NDArray[Any]:

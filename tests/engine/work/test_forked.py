@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -184,6 +185,16 @@ def test_more_jobs_than_the_queue_holds() -> None:
     run: Any = _forked.run_forked
     peak = run(range(count), lambda *_: nothing(), print, meter=Meter(), workers=2, tick=lambda: None)
     assert peak > 0
+
+
+def test_an_error_of_all_workers_is_the_runs_though_jobs_are_left_that_none_takes() -> None:
+    def fail(*_: object) -> Passes:
+        time.sleep(0.2)  # until the queue is full
+        raise submerge.WorkError("the disk is full")
+
+    run: Any = _forked.run_forked
+    with pytest.raises(submerge.WorkError, match="the disk is full"):
+        run(range(30_000), fail, print, meter=Meter(), workers=2, tick=lambda: time.sleep(0.4))
 
 
 def test_where_processes_are_not_forked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,3 +43,10 @@ def test_the_error_names_the_first_tensors_and_counts_the_rest() -> None:
     assert "13 tensors" in many[0]
     assert len(many) == 1 + 10 + 1
     assert many[-1] == "  … and 3 tensors more"
+
+
+def test_what_is_too_large_for_the_output_is_not_to_be_mended_in_the_inputs() -> None:
+    of_output = str(nonfinite_error({"a.weight": {"the output": 1}, "b.weight": {"the output": 2}}))
+    assert "choose dtype: bfloat16 or float32, or smaller weights" in of_output
+    assert "mend the inputs" not in of_output
+    assert "mend the inputs" in str(nonfinite_error({"a": {"the output": 1}, "b": {"chat": 1}}))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from submerge.engine.plan import MergePlan, TensorPlan
-from submerge.engine.work import RangeRecord
+from submerge.engine.work import IN_OUTPUT, RangeRecord
 from submerge.store import DIGEST, joined
 
 __all__ = ["Records"]
@@ -55,7 +55,7 @@ class Records:
 
     def _whose(self, tensor: TensorPlan, key: int) -> str:
         """Return the model that a count of NaN and Inf is of, or that it is the output."""
-        return "the output" if key < 0 else self._plan.models[tensor.members[key].model].label
+        return IN_OUTPUT if key < 0 else self._plan.models[tensor.members[key].model].label
 
     def differs(self) -> dict[str, list[str]]:
         """Return, by tensor that is copied, the models whose values are other than the copy's."""

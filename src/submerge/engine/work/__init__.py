@@ -9,7 +9,7 @@ from submerge.engine.work._matrix import decomposing, input_updates
 from submerge.engine.work._merged_source import merged_tensors
 from submerge.engine.work._meter import Meter
 from submerge.engine.work._metered_table import MeteredTable
-from submerge.engine.work._nonfinite import count_nonfinite, nonfinite_error, nonfinite_in_bytes
+from submerge.engine.work._nonfinite import IN_OUTPUT, count_nonfinite, nonfinite_error, nonfinite_in_bytes
 from submerge.engine.work._passes import Pass, Passes, Range, next_pass, run_passes, single
 from submerge.engine.work._prepared import prepared
 from submerge.engine.work._range_passes import range_passes
@@ -19,6 +19,7 @@ from submerge.engine.work._threads import run_jobs, single_threaded
 from submerge.engine.work._workspace import Workspace
 
 __all__ = [
+    "IN_OUTPUT",
     "ChunkReader",
     "EditedSource",
     "Finished",

@@ -154,7 +154,7 @@ def _fed(feed: int, waiting: bytes) -> bytes:
     """Put what fits into the queue, and return the rest."""
     try:
         return waiting[os.write(feed, waiting) :] if waiting else b""
-    except BlockingIOError:
+    except (BlockingIOError, BrokenPipeError):  # it is full, or no worker is left, which its results tell
         return waiting
 
 

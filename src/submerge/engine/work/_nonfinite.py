@@ -10,10 +10,17 @@ from submerge.errors import WorkError
 from submerge.kernels import array_type
 from submerge.store import DTYPES
 
-__all__ = ["count_nonfinite", "nonfinite_error", "nonfinite_in_bytes"]
+__all__ = ["IN_OUTPUT", "count_nonfinite", "nonfinite_error", "nonfinite_in_bytes"]
 
 SHOWN = 10
 """Tensors that an error names."""
+IN_OUTPUT = "the output"
+"""Whose NaN and Inf those are that were counted in what is written."""
+MEND_INPUTS = "mend the inputs"
+WIDEN_OUTPUT = (
+    "the result is beyond the range of its type: choose dtype: bfloat16 or float32, or smaller weights; "
+    "or an adapter holds them: mend it"
+)
 
 
 def count_nonfinite(values: torch.Tensor) -> int:
@@ -36,5 +43,7 @@ def nonfinite_error(nonfinite: Mapping[str, Mapping[str, int]]) -> WorkError:
     ]
     shown += [f"  … and {len(nonfinite) - SHOWN} tensors more"] if len(nonfinite) > SHOWN else []
     tensors = "1 tensor" if len(nonfinite) == 1 else f"{len(nonfinite)} tensors"
-    hint = "mend the inputs, or allow them with --allow-nonfinite (--resume keeps the work that is done)"
+    of_inputs = any(counts.keys() - {IN_OUTPUT} for counts in nonfinite.values())
+    hint = MEND_INPUTS if of_inputs else WIDEN_OUTPUT
+    hint += ", or allow them with --allow-nonfinite (--resume keeps the work that is done)"
     return WorkError("\n".join([f"NaN or Inf in {tensors} — {hint}:", *shown]))

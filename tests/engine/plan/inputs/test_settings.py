@@ -16,6 +16,8 @@ def test_threads_are_the_workers() -> None:
     ("settings", "text"),
     [
         ({"threads": 0}, "--threads must be at least 1; found 0"),
+        ({"threads": "2"}, "threads is a whole number; found '2'"),
+        ({"threads": 1.5}, "threads is a whole number; found 1.5"),
         ({"shard_size": 0}, "--shard-size must be positive; found 0"),
         ({"max_memory": "1GB"}, "max_memory is a number of bytes; found '1GB'"),
         ({"shard_size": None}, "shard_size is a number of bytes; found None"),

@@ -184,6 +184,15 @@ def test_a_float_of_the_base_that_is_an_integer_elsewhere_is_refused() -> None:
     ]
 
 
+def test_an_integer_of_the_base_that_is_a_float_elsewhere_is_refused() -> None:
+    """A copy of the base's would drop what the model has learned."""
+    refused = of_tensors(recipe_of(), same(dtype="I8"), same(dtype="I8"), same())
+    assert refused.plan_all() == []
+    assert problems(refused) == [
+        f"two: tensors are F32 here and I8 in base: {NAME} — merge models of one base"
+    ]
+
+
 def test_another_shape_is_refused() -> None:
     refused = of_tensors(recipe_of(), same(), same(TALL), same())
     assert refused.plan_all() == []

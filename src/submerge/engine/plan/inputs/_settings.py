@@ -61,6 +61,8 @@ class Settings:
         for name in ("max_memory", "shard_size"):
             if not isinstance(getattr(self, name), (int, float)):
                 raise RequestError(f"{name} is a number of bytes; found {getattr(self, name)!r}")
+        if not isinstance(self.threads, (int, type(None))):
+            raise RequestError(f"threads is a whole number; found {self.threads!r}")
         if self.threads is not None and self.threads < 1:
             raise RequestError(f"--threads must be at least 1; found {self.threads}")
         if self.shard_size < 1:

@@ -76,15 +76,18 @@ class TensorPlanner:
     def _members(self) -> Members:
         return Members(self.rules, self.lacks, self.findings)
 
-    def _copied(self, entry: TensorEntry) -> TensorPlan:
+    def _copied(self, entry: TensorEntry) -> TensorPlan | None:
         """Plan for an integer or boolean tensor: the reference's bytes, compared with every model's."""
         own, label = self._members.of_reference(entry), self.rules.inputs.reference_model.label
+        alike = self._members.alike(entry)
+        if alike is None:
+            return None
         return TensorPlan(
             name=entry.name,
             shape=entry.shape,
             dtype=entry.dtype,
             action="copy",
-            inputs=(own, *self._members.alike(entry)),
+            inputs=(own, *alike),
             why=f"{entry.dtype} is not averaged: copied from {label}",
         )
 

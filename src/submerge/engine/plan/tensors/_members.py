@@ -47,16 +47,29 @@ class Members:
         position = self.rules.inputs.reference
         return Input(position, entry, patch=self._part(position, entry) is not None)
 
-    def alike(self, entry: TensorEntry) -> list[Input]:
-        """Return the tensors of this name, type and shape that other participants have."""
+    def alike(self, entry: TensorEntry) -> list[Input] | None:
+        """Return the tensors of this name, type and shape that other participants have.
+
+        None, after noting whose they are, where there are floats among those of this name.
+        """
         inputs = self.rules.inputs
-        return [
-            Input(position, other)
-            for position in dict.fromkeys(inputs.participants)
-            if position != inputs.reference
-            and (other := inputs.models[position].tensors.get(entry.name)) is not None
-            and (other.dtype, other.shape) == (entry.dtype, entry.shape)
+        positions = [p for p in dict.fromkeys(inputs.participants) if p != inputs.reference]
+        others = [
+            (position, other)
+            for position in positions
+            if (other := inputs.models[position].tensors.get(entry.name)) is not None
         ]
+        refusals = [
+            refusal
+            for position, other in others
+            if (refusal := self._type_refusal(inputs.models[position], other, entry))
+        ]
+        for refusal in refusals:
+            self.findings.add(refusal)
+        if refusals:
+            return None
+        kind = entry.dtype, entry.shape
+        return [Input(position, other) for position, other in others if (other.dtype, other.shape) == kind]
 
     def _of_missing(self, position: int, model: Checkpoint, entry: TensorEntry) -> Input | None:
         """Return the base's tensor, where the recipe or the model's kind lets it stand in."""
@@ -80,7 +93,7 @@ class Members:
         return bool(shared) and (layer is None or layer[0] not in stacks)
 
     def _type_refusal(self, model: Checkpoint, stored: TensorEntry, entry: TensorEntry) -> Finding | None:
-        if is_float(stored):
+        if is_float(stored) == is_float(entry):
             return None
         reference = self.rules.inputs.reference_model.label
         what = f"tensors are {stored.dtype} here and {entry.dtype} in {reference}"
