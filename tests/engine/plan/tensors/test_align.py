@@ -193,6 +193,16 @@ def test_an_integer_of_the_base_that_is_a_float_elsewhere_is_refused() -> None:
     ]
 
 
+@pytest.mark.parametrize("mask", ["U8", "BOOL"])
+def test_a_mask_is_the_base_s_whatever_its_type(mask: str) -> None:
+    """Versions of transformers have stored GPT-2's causal masks in three types."""
+    square = (1, 1, 4, 4)
+    floats = planned(of_tensors(recipe_of(), same(square), same(square, mask), same(square)))
+    assert (floats.action, floats.dtype, floats.why) == ("take_base", "F32", "a mask in one")
+    bits = planned(of_tensors(recipe_of(), same(square, mask), same(square), same(square, mask)))
+    assert (bits.action, bits.dtype, [part.model for part in bits.inputs]) == ("copy", mask, [0, 2])
+
+
 def test_another_shape_is_refused() -> None:
     refused = of_tensors(recipe_of(), same(), same(TALL), same())
     assert refused.plan_all() == []

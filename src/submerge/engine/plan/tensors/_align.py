@@ -12,7 +12,7 @@ from submerge.engine.plan.tensors._findings import Finding, Findings
 from submerge.engine.plan.tensors._members import Members
 from submerge.engine.plan.tensors._tensor import Input, TensorPlan
 from submerge.engine.plan.tensors._tensor_rules import TensorRules, is_float
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, few
 from submerge.methods import METHODS
 from submerge.recipe import Recipe
 from submerge.store import TensorEntry
@@ -65,6 +65,8 @@ class TensorPlanner:
             return self._taken_from_base(entry, "an encoder, which all projectors share")
         if self.rules.projectors and entry.name in self.rules.projectors.names:
             return self._mean_of_projectors(entry, self.rules.projectors)
+        if masks := self._members.masks(entry):
+            return self._taken_from_base(entry, f"a mask in {few(masks)}")
         members = self._members.of_all(entry)
         if members is None:
             return None

@@ -92,8 +92,14 @@ class Members:
         shared = stacks & _stacks(self.rules.inputs.reference_model.tensors)
         return bool(shared) and (layer is None or layer[0] not in stacks)
 
+    def masks(self, entry: TensorEntry) -> list[str]:
+        """Return the models in which a tensor of the reference's floats is a mask, by their labels."""
+        models = (self.rules.inputs.models[position] for position in self.rules.inputs.participants)
+        stored = ((model.label, model.tensors.get(entry.name)) for model in models)
+        return [label for label, other in stored if other is not None and _is_mask(other, entry)]
+
     def _type_refusal(self, model: Checkpoint, stored: TensorEntry, entry: TensorEntry) -> Finding | None:
-        if is_float(stored) == is_float(entry):
+        if is_float(stored) == is_float(entry) or _is_mask(stored, entry):
             return None
         reference = self.rules.inputs.reference_model.label
         what = f"tensors are {stored.dtype} here and {entry.dtype} in {reference}"
@@ -147,3 +153,13 @@ class Members:
 def _stacks(names: Iterable[str]) -> set[str]:
     """Return the prefixes of all stacks of layers."""
     return {layer[0] for name in names if (layer := layer_of(name)) is not None}
+
+
+def _is_mask(one: TensorEntry, other: TensorEntry) -> bool:
+    """Return whether one of two tensors is a mask of attention, [1, 1, L, L], and the other it as floats.
+
+    GPT-2's `attn.bias` is stored as floats, bytes or booleans, by the version of transformers.
+    """
+    if one.shape != other.shape or len(one.shape) != 4 or one.shape[:2] != (1, 1):
+        return False
+    return is_float(one) != is_float(other) and not {"BOOL", "U8"}.isdisjoint((one.dtype, other.dtype))
