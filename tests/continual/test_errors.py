@@ -349,6 +349,15 @@ def test_outputs_that_cannot_be(grown: submerge.Continual, tmp_path: Path) -> No
                 grown.export(tmp_path / out, form=form)
 
 
+def test_what_no_export_wrote_stays(grown: submerge.Continual, tmp_path: Path) -> None:
+    own = tmp_path / "out.incomplete" / "notes.txt"
+    own.parent.mkdir()
+    own.write_text("mine")
+    with pytest.raises(submerge.RequestError, match="that no export wrote"):
+        grown.export(tmp_path / "out")
+    assert own.read_text() == "mine"
+
+
 @pytest.mark.parametrize("rank", [0, -1, 2.5])
 def test_ranks_that_are_none(grown: submerge.Continual, tmp_path: Path, rank: Any) -> None:
     with pytest.raises(submerge.RequestError, match=f"--rank: {rank} is no whole number from 1"):

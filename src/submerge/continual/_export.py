@@ -175,17 +175,18 @@ def write_adapter(export: Export, out: Path, *, rank: int | None, overwrite: boo
     try:
         check_out(place, overwrite=overwrite)
         _discard(unfinished)
-        report = _write(export, unfinished, rank)
-        export.describe(unfinished, "adapter")
-        for path in unfinished.iterdir():
-            sync_file(path)
-        sync_folder(unfinished)
-        give_name(unfinished, place, overwrite=overwrite)
+        try:
+            report = _write(export, unfinished, rank)
+            export.describe(unfinished, "adapter")
+            for path in unfinished.iterdir():
+                sync_file(path)
+            sync_folder(unfinished)
+            give_name(unfinished, place, overwrite=overwrite)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
         hint = "free some space, or choose another folder"
         raise WorkError(f"{out}: cannot be written ({error.strerror}) — {hint}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return replace(report, out=out)
 
 
