@@ -117,6 +117,15 @@ def test_a_nearly_singular_moment_is_not_inverted_into_noise(of: Callable[[torch
     assert moment.solve(a).norm() < 1
 
 
+def test_directions_that_two_factors_share_are_counted_once() -> None:
+    """Kept in float32, two factors of one direction differ by rounding, which no sum is to be inverted on."""
+    a = normal(0, 1, N)
+    alike = (a + 3e-8 * normal(1, 1, N), a + 3e-8 * normal(2, 1, N))
+    moment = FactorMoment(alike[0], 0.0, 1).added(FactorMoment(alike[1], 0.0, 1))
+    assert moment.singular
+    assert_close(moment.solve(alike[0]), a / (2 * a.square().sum()), 1e-6)
+
+
 @pytest.mark.parametrize("of", [BlockMoment.of, TriangleMoment.of])
 def test_channels_of_very_different_sizes_are_no_singularity(of: Callable[[torch.Tensor], Moment]) -> None:
     sizes = torch.logspace(-9, 3, N, dtype=torch.float64)

@@ -307,6 +307,16 @@ def test_inputs_in_memory_and_fewer_of_them(made: Tasks, tmp_path: Path) -> None
     assert found.record("law").data == found.record("again").data
 
 
+def test_samples_of_batches_are_inputs(made: Tasks, tmp_path: Path) -> None:
+    model = made.of("law")[1]
+    ids = torch.arange(5, 59).view(9, 6)
+    found = submerge.Continual.begin(tmp_path / "state", made.base)
+    found.add("three", model, ({"input_ids": part} for part in ids.split(3)), samples=5)
+    found.add("five", model, [{"input_ids": ids[:3]}, {"input_ids": ids[3:5]}])
+    assert found.record("three").samples == 5
+    assert found.record("three").data == found.record("five").data
+
+
 @pytest.mark.parametrize("keep", ["full", "none"])
 def test_moments_of_a_model_in_float32_are_kept_in_it(made: Tasks, tmp_path: Path, keep: str) -> None:
     t = quiet_transformers()

@@ -283,3 +283,106 @@ def test_a_map_that_no_input_reaches(made: Tasks, tmp_path: Path) -> None:
         state.export(tmp_path / "out")
     state.add("again", made.of("chess")[1], moments(""))
     assert state.export(tmp_path / "out").tasks == ("again", "chess")
+
+
+def test_a_single_batch_is_no_list_of_them(grown: submerge.Continual, made: Tasks) -> None:
+    with pytest.raises(submerge.RequestError, match=r"is one batch, and not several — .*\[batch\]"):
+        grown.add("chess", made.of("chess")[1], {"input_ids": torch.ones(2, 5, dtype=torch.long)})
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"samples": 0}, "--samples: 0 is no whole number from 1"),
+        ({"samples": -1}, "--samples: -1 is no whole number from 1"),
+        ({"batch_size": 0}, "--batch-size: 0 is no whole number from 1"),
+        ({"max_length": "9"}, "--max-length: '9' is no whole number from 1"),
+        ({"prototypes": 0}, "--prototypes: 0 is no whole number from 1"),
+        ({"device": "gpu"}, "--device: no such device: gpu"),
+    ],
+)
+def test_ways_to_run_inputs(
+    grown: submerge.Continual, made: Tasks, options: dict[str, Any], why: str
+) -> None:
+    task, model, data = made.of("chess")
+    with pytest.raises(submerge.RequestError) as caught:
+        grown.add(task, model, data, **options)
+    assert why in str(caught.value)
+    assert grown.tasks == ("law",)
+
+
+def test_a_task_is_named_by_words(grown: submerge.Continual, made: Tasks) -> None:
+    with pytest.raises(submerge.RequestError, match="3 is no name of a task"):
+        grown.add(3, *made.of("chess")[1:])  # type: ignore[arg-type]
+
+
+def test_a_batch_whose_rows_are_not_its_inputs(grown: submerge.Continual, made: Tasks) -> None:
+    """The images of a batch need not be as many as its texts."""
+    batch = {"input_ids": torch.ones(4, 5, dtype=torch.long), "pixel_values": torch.ones(3, 3, 8, 8)}
+    with pytest.raises(submerge.RequestError, match=r"2 of a batch's 4 inputs .* pixel_values has not a row"):
+        grown.add("chess", made.of("chess")[1], [batch], samples=2)
+
+
+# --- outputs ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["adapter", "checkpoint"])
+@pytest.mark.parametrize("out", ["state", "state/tasks", "."])
+@pytest.mark.parametrize("keep", ["full", "none"])
+def test_an_export_does_not_replace_the_state(
+    made: Tasks, tmp_path: Path, form: str, out: str, keep: str
+) -> None:
+    found = submerge.Continual.begin(tmp_path / "state", made.base, keep=keep)
+    found.add(*made.of("law"))
+    found.export(tmp_path / "lora")  # an adapter, whose folder has the state in it
+    shutil.copytree(tmp_path / "lora", tmp_path, dirs_exist_ok=True)
+    with pytest.raises(submerge.RequestError, match="would take the place of the state"):
+        found.export(tmp_path / out, form=form, overwrite=True)
+    assert found.export(tmp_path / "state" / "lora").tasks == ("law",)
+
+
+def test_outputs_that_cannot_be(grown: submerge.Continual, tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for form in ("adapter", "checkpoint"):
+        for out in ("circle", "x" * 300):
+            with pytest.raises(submerge.SubmergeError, match="cannot be"):
+                grown.export(tmp_path / out, form=form)
+
+
+def test_what_no_export_wrote_stays(grown: submerge.Continual, tmp_path: Path) -> None:
+    own = tmp_path / "out.incomplete" / "notes.txt"
+    own.parent.mkdir()
+    own.write_text("mine")
+    with pytest.raises(submerge.RequestError, match="that no export wrote"):
+        grown.export(tmp_path / "out")
+    assert own.read_text() == "mine"
+
+
+@pytest.mark.parametrize("rank", [0, -1, 2.5])
+def test_ranks_that_are_none(grown: submerge.Continual, tmp_path: Path, rank: Any) -> None:
+    with pytest.raises(submerge.RequestError, match=f"--rank: {rank} is no whole number from 1"):
+        grown.export(tmp_path / "out", rank=rank)
+
+
+@pytest.mark.parametrize("wrong", [{"score": "cosine"}, {"key": "images"}, {"top": 0}, {"temperature": -1}])
+def test_settings_of_a_gate_are_checked_without_one(
+    grown: submerge.Continual, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    with pytest.raises(submerge.RequestError, match=f"{next(iter(wrong))} is .*, and must be"):
+        grown.export(tmp_path / "out", **wrong)
+
+
+def test_a_merge_of_nothing(grown: submerge.Continual, tmp_path: Path) -> None:
+    for form in ("adapter", "checkpoint"):
+        with pytest.raises(submerge.WorkError, match=r"^every merged update of law is zero — look at"):
+            grown.export(tmp_path / "out", form=form, scale=0)
+
+
+def test_an_adapter_is_no_base(made: Tasks, tmp_path: Path) -> None:
+    with pytest.raises(submerge.RequestError, match="name the model that it was trained on"):
+        submerge.Continual.begin(tmp_path / "state", made.of("law")[1])
+
+
+def test_the_command_that_begins_a_state_can_be_copied(tmp_path: Path) -> None:
+    with pytest.raises(submerge.RequestError, match=r"-o '.*/my state'"):
+        submerge.Continual(tmp_path / "my state")

@@ -30,6 +30,10 @@ def test_named_tasks() -> None:
         RoutingRequest(task="four").tasks(NAMES, 1)
     with pytest.raises(RequestError, match="task names 1 inputs, and there are 2"):
         RoutingRequest(task=["one"]).tasks(NAMES, 2)
+    with pytest.raises(RequestError, match="task names 0 inputs, and there are 2"):
+        RoutingRequest(task=[]).tasks(NAMES, 2)
+    with pytest.raises(RequestError, match="there is no task 1 — there are one"):
+        RoutingRequest(task=1).tasks(NAMES, 2)
 
 
 def test_groups_and_forms() -> None:

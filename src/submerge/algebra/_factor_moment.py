@@ -105,7 +105,12 @@ class FactorMoment(Moment):
 
     @cached_property
     def _spectrum(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The singular values [p] of S above rounding, descending, and its right singular vectors [n, p]."""
+        """The singular values [p] of S above rounding, descending, and its right singular vectors [n, p].
+
+        Their squares are what C has, and what a full moment tells from rounding in float64. So directions
+        that S has twice, and that differ by the rounding of float32 in which it was kept, count once.
+        """
         _, s, vh = torch.linalg.svd(self.factor.double(), full_matrices=False)
-        rank = int((s > s[:1] * max(self.factor.shape) * torch.finfo(torch.float64).eps).sum())
+        least = math.sqrt(max(self.factor.shape) * torch.finfo(torch.float64).eps)
+        rank = int((s > s[:1] * least).sum())
         return s[:rank], vh[:rank].T

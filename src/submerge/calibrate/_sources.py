@@ -21,7 +21,7 @@ from submerge.errors import Problem, RequestError, few
 from submerge.recipe import DataSource
 from submerge.store import Adapter, open_model
 
-__all__ = ["DataSets", "Inputs", "Specs", "load_backbone", "open_adapters", "read_data"]
+__all__ = ["DataSets", "Inputs", "Specs", "is_batch", "load_backbone", "open_adapters", "read_data"]
 
 Inputs: TypeAlias = Sequence[ModelInputs]
 """Batches of a model's inputs."""
@@ -125,13 +125,15 @@ def _batches(
 ) -> Inputs:
     """Return one data set as batches: encoded, unless it is batches already."""
     where = f"data of {name}"
+    if is_batch(source):
+        raise RequestError(Problem("is one batch, and not several", where, "write a list of it: [batch]"))
     if isinstance(source, (str, Path, Mapping)):
         items = read_items(source)
     else:
         values: list[Any] = list(source) if isinstance(source, Iterable) else [source]
         if not values:
             raise RequestError(Problem("there are no inputs", where, "give a few dozen"))
-        if all(isinstance(value, Mapping) and _is_batch(value) for value in values):
+        if all(map(is_batch, values)):
             return values
         items = [_item(value, where, number) for number, value in enumerate(values, 1)]
         check_one_kind(items, where)
@@ -142,16 +144,16 @@ def _batches(
     return EncodedItems(items, processor, *encoding)
 
 
-def _is_batch(value: Mapping[str, Any]) -> bool:
-    """Whether a mapping holds a model's inputs, and no row of data."""
-    return any(isinstance(tensor, torch.Tensor) for tensor in value.values())
+def is_batch(value: Any) -> bool:
+    """Return whether something is a mapping that holds a model's inputs, and no row of data."""
+    return isinstance(value, Mapping) and any(isinstance(tensor, torch.Tensor) for tensor in value.values())
 
 
 def _item(value: Any, where: str, number: int) -> Item:
     if isinstance(value, Item):
         return value
     row = {"text": value} if isinstance(value, str) else value
-    if not isinstance(row, Mapping) or _is_batch(row):
+    if not isinstance(row, Mapping) or is_batch(row):
         what = "is neither a file, nor texts, items, rows, or batches of tensors by name"
         raise RequestError(Problem(what, where, "see the documentation of null_space_ratio"))
     return items_of([(f"{where}, item {number}", row)], Path())[0]

@@ -13,11 +13,12 @@ from submerge.store import (
     Adapter,
     Checkpoint,
     FileTable,
+    HoldsAdapterError,
     hasher,
     open_checkpoint,
 )
 
-__all__ = ["adapter_warnings", "base_record", "open_base"]
+__all__ = ["adapter_warnings", "base_record", "open_base", "opened_base"]
 
 SAMPLE = 256
 """Values from the middle of each tensor that a base's digest is of, beside names, types and shapes."""
@@ -47,6 +48,15 @@ def base_digest(base: Checkpoint) -> str:
     return str(of_base.hexdigest())
 
 
+def opened_base(spec: str) -> Checkpoint:
+    """Return a model that may be a base; raise `RequestError` where it cannot be opened, as an adapter."""
+    try:
+        return open_checkpoint(spec)
+    except HoldsAdapterError as error:
+        hint = "name the model that it was trained on, and add the adapter as a task"
+        raise RequestError([replace(problem, hint=hint) for problem in error.problems]) from None
+
+
 def open_base(record: BaseRecord, instead: str | None = None) -> Checkpoint:
     """Return the base of a state, from another place if one is given.
 
@@ -54,7 +64,7 @@ def open_base(record: BaseRecord, instead: str | None = None) -> Checkpoint:
     """
     spec = instead or record.spec
     try:
-        base = open_checkpoint(spec)
+        base = opened_base(spec)
     except RequestError as error:
         raise RequestError([replace(p, hint=f"{p.hint}; {MOVED}") for p in error.problems]) from None
     if base_digest(base) != record.digest:

@@ -11,14 +11,13 @@ from submerge.algebra import LpmOptions, Moment
 from submerge.continual._base import adapter_warnings, open_base
 from submerge.continual._manifest import TASK_NAME, FileRecord, StateManifest, TaskRecord
 from submerge.continual._measure import (
-    Data,
     MeasuredTask,
-    Passes,
     PrototypeOptions,
     checked_task,
     identity_moments,
     measuring_task,
 )
+from submerge.continual._passes import Data, Passes, check_count
 from submerge.continual._running import RunningSum
 from submerge.continual._state_folder import StateFolder
 from submerge.continual._stored_task import TaskLayout, add_factors, add_moment
@@ -119,6 +118,7 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
     data is.
     """
     _check_name(manifest, task.name)
+    check_count("prototypes", task.prototypes)
     group = shared_group(manifest, task.name, task.share)
     model = open_task_model(task.model, open_base(manifest.base, task.base))
     _check_kept(manifest, model, task)
@@ -177,7 +177,7 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
 
 
 def _check_name(manifest: StateManifest, name: str) -> None:
-    if not TASK_NAME.fullmatch(name):
+    if not isinstance(name, str) or not TASK_NAME.fullmatch(name):
         what = f"{name!r} is no name of a task, which is a part of a file's name"
         hint = "use up to 100 of A-Z, a-z, 0-9, '.', '-' and '_', and begin with a letter or digit: 'week-1'"
         raise RequestError(Problem(what, "--task", hint))

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from submerge.algebra import LPM_PRESETS, LpmOptions
-from submerge.continual._base import base_record, open_base
+from submerge.continual._base import base_record, open_base, opened_base
 from submerge.continual._change import NewTask, add_task, remove_task
 from submerge.continual._export import Export, ExportReport, write_adapter, write_checkpoint
 from submerge.continual._join import join_states
 from submerge.continual._lpm import StoredTasks
 from submerge.continual._manifest import StateManifest, StateOptions, TaskRecord
-from submerge.continual._measure import Data, Passes
+from submerge.continual._passes import Data, Passes, check_count
 from submerge.continual._projectors import ProjectorGate, StoredProjectors
 from submerge.continual._state_folder import StateFolder, new_folder
 from submerge.continual._status import StateStatus, status_of
@@ -22,7 +22,7 @@ from submerge.continual._weights import checked_weights
 from submerge.engine import Settings
 from submerge.engine.plan import choose_score
 from submerge.errors import Problem, RequestError, did_you_mean, nearest
-from submerge.store import Checkpoint, FileTable, ProjectorSettings, open_checkpoint
+from submerge.store import Checkpoint, FileTable, ProjectorSettings
 
 __all__ = ["Continual"]
 
@@ -108,7 +108,7 @@ class Continual:
         options = _state_options(statistics=statistics, keep=keep, pooling=pooling)
         chosen = _lpm_options(LpmOptions(missing="skip"), preset, lpm)
         _check_together(options, chosen)
-        record = base_record(open_checkpoint(base))
+        record = base_record(opened_base(base))
         with new_folder(Path(state)) as path:
             StateFolder(path).commit(StateManifest(record, options, chosen))
         return cls(state)
@@ -256,7 +256,11 @@ class Continual:
         if form == "adapter" and dtype is not None:
             hint = "leave it out, or write a checkpoint: --as checkpoint"
             raise RequestError(Problem("an adapter is written in float32", "--dtype", hint))
+        check_count("rank", rank)
+        self._folder.check_apart(Path(out))
         manifest = self._folder.read()
+        given = {"score": score, "temperature": temperature, "top": top, "key": key, "centred": centred}
+        gate = _gate_settings(manifest, given)
         options = _export_options(manifest, preset, lpm)
         other_than_1 = checked_weights(manifest, weights or {})
         if not manifest.tasks:
@@ -266,15 +270,14 @@ class Continual:
             what = "tasks are whole checkpoints, whose updates have no low rank"
             hint = "say --rank 64, or write a checkpoint: --as checkpoint"
             raise RequestError(Problem(what, "--rank", hint))
-        given = {"score": score, "temperature": temperature, "top": top, "key": key, "centred": centred}
-        gate = given if projectors == "mixed" else None
         with FileTable() as table:
             whole = form == "checkpoint"
             needed = whole or manifest.has_projectors or manifest.has_checkpoints or base is not None
             opened = open_base(manifest.base, base) if needed else None
             if base is not None and opened is not None:  # what is written names the place where it is now
                 manifest = replace(manifest, base=base_record(opened))
-            export = self._export(manifest, options, other_than_1, opened, gate, table)
+            mixed = gate if projectors == "mixed" else None
+            export = self._export(manifest, options, other_than_1, opened, mixed, table)
             if not whole:
                 return write_adapter(export, Path(out), rank=rank, overwrite=overwrite)
             assert opened is not None
@@ -301,17 +304,22 @@ class Continual:
         if gate is None or not projectors.are_changed:
             return export
         shown = [task for group in projectors.shown for task in group]
-        own = {"pooling": manifest.options.pooling, "score": "prototypes", "key": "image"}
-        known = {name: value for name, value in gate.items() if value is not None}
-        ProjectorSettings(projectors.module, **(own | known))  # of words that there are none of
-        chosen = choose_score(shown, gate["score"], gate["key"])
-        settings = own | known | {"score": chosen.score, "key": chosen.key}
+        chosen = choose_score(shown, gate.get("score"), gate.get("key"))
+        settings = gate | {"score": chosen.score, "key": chosen.key}
         made = ProjectorGate(projectors, ProjectorSettings(projectors.module, **settings))
         return replace(export, gate=made, warnings=chosen.warnings)
 
     def status(self, *, condition: bool = False) -> StateStatus:
         """Return what the state holds, and with `condition` the condition number of each Φ = Σ C_t."""
         return status_of(self._folder, self._folder.read(), condition=condition)
+
+
+def _gate_settings(manifest: StateManifest, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was said of a gate; raise `RequestError` for what no gate takes, be there one or none."""
+    settings = {name: value for name, value in given.items() if value is not None}
+    settings["pooling"] = manifest.options.pooling
+    ProjectorSettings("projector", **({"score": "prototypes", "key": "image"} | settings))
+    return settings
 
 
 def _state_options(**given: str) -> StateOptions:

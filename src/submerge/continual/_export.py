@@ -171,21 +171,22 @@ def check_out(out: Path, *, overwrite: bool) -> None:
 def write_adapter(export: Export, out: Path, *, rank: int | None, overwrite: bool) -> ExportReport:
     """Write the merged updates as an adapter, into a folder that has its name when it is complete."""
     place = out.resolve()
-    check_out(place, overwrite=overwrite)
     unfinished = place.with_name(place.name + SUFFIX)
-    _discard(unfinished)
     try:
-        report = _write(export, unfinished, rank)
-        export.describe(unfinished, "adapter")
-        for path in unfinished.iterdir():
-            sync_file(path)
-        sync_folder(unfinished)
-        give_name(unfinished, place, overwrite=overwrite)
+        check_out(place, overwrite=overwrite)
+        _discard(unfinished)
+        try:
+            report = _write(export, unfinished, rank)
+            export.describe(unfinished, "adapter")
+            for path in unfinished.iterdir():
+                sync_file(path)
+            sync_folder(unfinished)
+            give_name(unfinished, place, overwrite=overwrite)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
         hint = "free some space, or choose another folder"
         raise WorkError(f"{out}: cannot be written ({error.strerror}) — {hint}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return replace(report, out=out)
 
 
@@ -207,11 +208,12 @@ def _write(export: Export, folder: Path, rank: int | None) -> ExportReport:
             error = max(error, fit.error)
             if isinstance(fit.update, LowRank):
                 b, a = fit.update.left.float(), fit.update.right.float()
-                _check_finite(folder, merged.name, b, a)
+                _check_finite(merged.name, b, a)
                 left, right = (a.T, b.T) if merged.transposed else (b, a)
                 writer.add(merged.spelled, left, right, transposed=merged.transposed)
         if not writer.rank:
-            raise WorkError(f"{folder}: every merged update is zero — look at the adapters, and at the scale")
+            what = f"every merged update of {', '.join(export.tasks)} is zero"
+            raise WorkError(f"{what} — look at the adapters, and at the scale")
         for name, values in export.saved() if export.gate is None else ():
             writer.save(name, values)
         largest, base = writer.rank, export.manifest.base
@@ -221,11 +223,10 @@ def _write(export: Export, folder: Path, rank: int | None) -> ExportReport:
     return ExportReport(folder, "adapter", export.tasks, largest, error, count, warnings, export.weights)
 
 
-def _check_finite(folder: Path, name: str, *factors: torch.Tensor) -> None:
+def _check_finite(name: str, *factors: torch.Tensor) -> None:
     """Raise `WorkError` where factors have values that float32 cannot hold."""
     if not all(bool(factor.isfinite().all()) for factor in factors):
-        out = folder.name.removesuffix(SUFFIX)
-        raise WorkError(f"{out}: NaN or Inf in the update of {name} — look at the scale, and at the ridge")
+        raise WorkError(f"NaN or Inf in the update of {name} — look at the scale, and at the ridge")
 
 
 def _left_out(others: Sequence[str]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from submerge._version import __version__
@@ -231,7 +232,7 @@ class StateManifest:
         """Return the manifest of a state; raise `RequestError` where there is none, or it is damaged."""
         path = folder / STATE_FILE
         if not path.is_file():
-            hint = f"begin one: submerge many init BASE -o {folder}"
+            hint = f"begin one: submerge many init BASE -o {quote(str(folder))}"
             raise RequestError(Problem("is no state: it has no state.json", str(folder), hint))
         content = read_json(path, DAMAGED)
         if content.get("format") != FORMAT or content.get("version") not in VERSIONS:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,6 +27,7 @@ from submerge.calibrate import (
     shared_inputs,
     task_prototypes,
 )
+from submerge.continual._passes import Data, Passes, limited
 from submerge.continual._stored_task import StoredMap
 from submerge.continual._task_model import TaskModel
 from submerge.errors import Problem, RequestError, few
@@ -36,42 +36,15 @@ from submerge.names import layer_of, projector_of
 from submerge.store import Adapter, Checkpoint
 
 __all__ = [
-    "Data",
     "MeasuredTask",
-    "Passes",
     "PrototypeOptions",
     "checked_task",
     "identity_moments",
     "measuring_task",
 ]
 
-Data: TypeAlias = Any
-"""What `submerge.null_space_ratio` takes as one data set, or a `MeasuredTask`."""
-
 ENERGY = 0.999
 """The share of a moment's trace that `lowrank` statistics keep."""
-
-
-@dataclass(frozen=True)
-class Passes:
-    """How a task's inputs are run: how many of them, in which batches, where, and in how much memory.
-
-    Attributes:
-        samples: the most inputs that are read; all by default.
-        batch_size: of a pass.
-        max_length: tokens of a text.
-        device: where the model runs.
-        room: bytes that moments may take at a time; what is more is measured in several passes over the data.
-        processor: what encodes the inputs; that of the base's folder by default.
-    """
-
-    samples: int | None = None
-    batch_size: int = 16
-    max_length: int = 512
-    device: str = "cpu"
-    room: int = 3 * 10**9
-    processor: Any = None
-    progress: Callable[[int, int], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -175,8 +148,8 @@ def _loaded(task: TaskModel, data: Data, passes: Passes) -> tuple[nn.Module, Inp
         "batch_size": passes.batch_size,
         "max_length": passes.max_length,
     }
-    limited = {"the task": _limited(data, passes.samples)}
-    (inputs,) = read_data(limited, ["the task"], model, **encoding).values()
+    first = limited(data, passes.samples)
+    (inputs,) = read_data([first], ["the task"], model, **encoding).values()
     return model, inputs
 
 
@@ -200,17 +173,6 @@ def _shown(
         if options.needed:
             raise
         return None, error.problems[0].what
-
-
-def _limited(data: Data, samples: int | None) -> Data:
-    """Return the first inputs of a data set."""
-    if samples is None:
-        return data
-    if isinstance(data, (str, Path)):
-        return {"path": str(data), "limit": samples}
-    if isinstance(data, Mapping):
-        return {**data, "limit": min(samples, data.get("limit") or samples)}
-    return list(data)[:samples]
 
 
 def _check_complete(at: AttachedAdapters, adapter: Adapter) -> None:

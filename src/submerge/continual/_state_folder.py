@@ -25,6 +25,7 @@ __all__ = ["LOCK", "StateFolder", "new_folder"]
 LOCK = ".lock"
 UNFINISHED = ".unfinished"
 INCOMPLETE = ".incomplete"
+TASKS = "tasks"
 PATTERNS = (
     STATE_FILE,
     "moments-*.safetensors",
@@ -72,6 +73,19 @@ class StateFolder:
             raise RequestError(Problem("its content is not what was written", str(path), DAMAGED))
         header = read_header(path)
         return header.entries, header.metadata
+
+    def check_apart(self, out: Path) -> None:
+        """Raise `RequestError` where an output would take the place of the state, or of a part of it."""
+        try:
+            own, place = self.path.resolve(), out.resolve()
+        except (OSError, RuntimeError) as error:  # a name too long, links in a circle
+            reason = getattr(error, "strerror", None) or error
+            raise RequestError(
+                Problem(f"cannot be looked at ({reason})", str(out), "choose another folder")
+            ) from None
+        if place in (own, own / TASKS, *own.parents):
+            what = f"would take the place of the state {self.path}, or of a part of it"
+            raise RequestError(Problem(what, str(out), "choose another folder"))
 
     @contextmanager
     def writing(self) -> Iterator[StateManifest]:

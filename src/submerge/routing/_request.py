@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -50,15 +50,17 @@ class RoutingRequest:
         """
         if self.task is None and len(names) > 1:
             return None
-        wanted = [self.task] * size if isinstance(self.task, str) else list(self.task or [names[0]] * size)
+        task = names[0] if self.task is None else self.task
+        several = isinstance(task, Iterable) and not isinstance(task, str)
+        wanted = list(task) if several else [task] * size
         if len(wanted) != size:
             what = f"task names {len(wanted)} inputs, and there are {size}"
             raise RequestError(Problem(what, "task", "give one name, or one for each input"))
-        for task in wanted:
-            if task not in names:
+        for name in wanted:
+            if name not in names:
                 hint = f"there are {few(names, 20)}"
-                raise RequestError(Problem(f"there is no task {task!r}", "task", hint))
-        return [names.index(task) for task in wanted]
+                raise RequestError(Problem(f"there is no task {name!r}", "task", hint))
+        return [names.index(name) for name in wanted]
 
     def groups(self, size: int, device: torch.device, *, batch_is_group: bool) -> torch.Tensor | None:
         """Return the number of each input's group [B]; None where each stands for itself."""
