@@ -107,7 +107,9 @@ def test_a_run_that_fails_leaves_what_it_would_have_replaced(
     assert snapshot(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize("holds", ["code.py", "recipe.yaml", "notes/model.safetensors"])
+@pytest.mark.parametrize(
+    "holds", ["code.py", "recipe.yaml", "notes/model.safetensors", "moments-1.safetensors"]
+)
 def test_overwrite_does_not_take_a_folder_that_holds_no_model(
     made: Family, tmp_path: Path, holds: str
 ) -> None:

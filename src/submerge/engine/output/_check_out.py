@@ -52,7 +52,7 @@ def check_target(plan: MergePlan, out: Path, overwrite: bool) -> None:
 def _cannot_replace(plan: MergePlan, target: Path, files: Sequence[str]) -> list[Problem]:
     """Return why --overwrite must leave a folder alone: what would be lost may be more than a model."""
     hint = "choose another folder, or remove this one yourself"
-    if not any(name in (MANIFEST, "config.json") or name.endswith(".safetensors") for name in files):
+    if not any(map(_is_of_a_model, files)):
         return [Problem("the folder to replace holds no model", str(target), hint)]
     if plan.recipe.path is not None and target in plan.recipe.path.resolve().parents:
         return [Problem("the folder to replace holds the recipe", str(target), hint)]
@@ -61,3 +61,9 @@ def _cannot_replace(plan: MergePlan, target: Path, files: Sequence[str]) -> list
         what = "what an earlier --overwrite set aside is still there"
         return [Problem(what, str(old), "look whether you need it, then remove it")]
     return []
+
+
+def _is_of_a_model(name: str) -> bool:
+    """Return whether models have a file of this name; states, and data, have other safetensors."""
+    weights = name.endswith(".safetensors") and "model" in name
+    return weights or name in (MANIFEST, "config.json", "adapter_config.json")
