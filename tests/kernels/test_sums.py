@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from _kernels import DTYPES, LENGTHS, assert_same, hard_values, runs
 from submerge.kernels import (
+    MOST_RAWS,
     MOST_ROWS,
     add_rows,
     scale,
@@ -39,18 +40,20 @@ def test_sums_of_rows(count: int, seed: int, n: int, dtype: type, data: st.DataO
     assert_same(variance, np.empty(n, dtype), total, tuple(rows), first)
 
 
-@pytest.mark.parametrize("count", [1, 2, MOST_ROWS])
-@given(SEEDS, st.sampled_from(LENGTHS), st.booleans(), st.data())
-def test_sums_of_bfloat16_values(count: int, seed: int, n: int, special: bool, data: st.DataObject) -> None:
-    rows = [hard_values(seed + t, n, np.float32, special=special) for t in range(count + 1)]
+@pytest.mark.parametrize("count", [1, 2, MOST_RAWS])
+@given(SEEDS, st.sampled_from(LENGTHS), st.booleans(), st.booleans(), st.data())
+def test_sums_of_bfloat16_values(
+    count: int, seed: int, n: int, special: bool, more: bool, data: st.DataObject
+) -> None:
+    total, *rows = (hard_values(seed + t, n, np.float32, special=special) for t in range(count + 2))
     origin, *raws = ((row.view(np.uint32) >> 16).astype(np.uint16) for row in rows)
     factors = tuple(np.float32(data.draw(FACTORS)) for _ in range(count))
     base = (origin.astype(np.uint32) << 16).view(np.float32)
-    assert_same(sum_bf16, np.empty(n, np.float32), tuple(raws), factors)
-    assert_same(sum_updates_bf16, np.empty(n, np.float32), base, tuple(raws), factors)
+    assert_same(sum_bf16, total, tuple(raws), factors, more)
+    assert_same(sum_updates_bf16, total, base, tuple(raws), factors, more)
     finite = all(np.isfinite(row).all() for row in rows[1:])
     with np.errstate(all="ignore"):
-        assert sum_bf16.reference(np.empty(n, np.float32), tuple(raws), factors) == finite
+        assert sum_bf16.reference(total, tuple(raws), factors, more) == finite
 
 
 @pytest.mark.parametrize("count", [2, 3, MOST_ROWS])

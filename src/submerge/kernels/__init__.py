@@ -11,12 +11,13 @@ from submerge.kernels._products import add_column_products, dot, gram, sum_magni
 from submerge.kernels._random import HashKey, keep_random, random_words
 from submerge.kernels._ranks import keep_by_rank, rank
 from submerge.kernels._store import store
-from submerge.kernels._sums import MOST_ROWS, add_rows, scale, sum_bf16, sum_updates_bf16
+from submerge.kernels._sums import MOST_RAWS, MOST_ROWS, add_rows, scale, sum_bf16, sum_updates_bf16
 from submerge.kernels._types import Floats, Number, Words
 from submerge.kernels._variance import variance
 from submerge.kernels._vote import vote, vote_few
 
 __all__ = [
+    "MOST_RAWS",
     "MOST_ROWS",
     "Floats",
     "HashKey",

@@ -132,11 +132,14 @@ def test_nan_and_inf_are_counted_by_member_and_only_where_values_are_written() -
 
 @pytest.mark.parametrize("with_origin", [True, False])
 @pytest.mark.parametrize("relative", [True, False])
-def test_weighted_sums_of_what_is_read_are_those_of_chunks(relative: bool, with_origin: bool) -> None:
-    base, *tuned = (t.bfloat16() for t in draws(4, 47))
+@pytest.mark.parametrize("count", [3, 9])
+def test_weighted_sums_of_what_is_read_are_those_of_chunks(
+    count: int, relative: bool, with_origin: bool
+) -> None:
+    base, *tuned = (t.bfloat16() for t in draws(count + 1, 47))
     tuned[2][30] = torch.nan
     method = "task_arithmetic" if relative else "linear"
-    values = {"weight": [0.5, 0.25, -3.0]}
+    values = {"weight": [0.5, 0.25, -3.0] * (count // 3)}
     reader = reader_of(tuned, method, values, base=base if relative else None)
     by_chunks = reader_of(tuned, method, values, base=base if relative else None)
     by_chunks.__class__ = type("Chunks", (ChunkReader,), {"sums_raw": False})

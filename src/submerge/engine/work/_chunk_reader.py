@@ -15,7 +15,7 @@ from submerge.engine.work._passes import Range
 from submerge.engine.work._range_log import RangeLog
 from submerge.engine.work._workspace import Workspace
 from submerge.kernels import (
-    MOST_ROWS,
+    MOST_RAWS,
     array_type,
     count_nonfinite,
     load,
@@ -103,8 +103,7 @@ class ChunkReader:
     @property
     def sums_raw(self) -> bool:
         """Whether `sums` can be had: of bfloat16 values, as they are read."""
-        plain = all(m.source is not None and m.edit is None and m.code == "BF16" for m in self.members)
-        return plain and len(self.inputs) <= MOST_ROWS
+        return all(m.source is not None and m.edit is None and m.code == "BF16" for m in self.members)
 
     def sums(
         self, start: int, stop: int, coefficients: Sequence[float], space: Workspace, log: RangeLog
@@ -117,13 +116,17 @@ class ChunkReader:
         factors = tuple(map(self._dtype.type, coefficients))
         for first in range(0, stop - start, self._length):
             parts = [raw[first : first + self._length] for raw in raws]
-            total, origin = space.row("sum", parts[0].size, self._dtype), None
-            if self.origin is None:
-                finite = sum_bf16(total, tuple(parts), factors)
-            else:
+            total, origin, finite = space.row("sum", parts[0].size, self._dtype), None, True
+            if self.origin is not None:
                 origin = space.row("origin", parts[0].size, self._dtype)
                 finite = load("BF16", parts[0], origin)
-                finite &= sum_updates_bf16(total, origin, tuple(parts[1:]), factors)
+            inputs = parts if origin is None else parts[1:]
+            for t in range(0, len(inputs), MOST_RAWS):
+                group, weights = tuple(inputs[t : t + MOST_RAWS]), factors[t : t + MOST_RAWS]
+                if origin is None:
+                    finite &= sum_bf16(total, group, weights, t > 0)
+                else:
+                    finite &= sum_updates_bf16(total, origin, group, weights, t > 0)
             for i, part in enumerate(() if finite else parts):
                 if nonfinite := count_nonfinite("BF16", part):
                     log.count(i, nonfinite)
