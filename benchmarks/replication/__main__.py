@@ -104,7 +104,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--kinds", type=listed(kinds), help="train and merge only these kinds, of: " + ", ".join(kinds)
     )
-    parser.add_argument("--seeds", type=int, help="0 … n − 1 (default 3, with --fast 1)")
+    parser.add_argument("--seeds", type=int, help="how many (default 3, with --fast 1)")
+    parser.add_argument("--first-seed", type=int, default=0, help="where they begin (default 0)")
     parser.add_argument(
         "--fast", action="store_true", help="a slice of three minutes: says nothing about methods"
     )
@@ -137,7 +138,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"{options.step} is not for {options.suite}")
     if unknown := [task for task in options.tasks or () if task not in suite.known]:
         parser.error(f"unknown tasks: {', '.join(unknown)}; there are {', '.join(suite.known)}")
-    options.seeds = options.seeds or (1 if options.fast else suite.seeds)
+    count = options.seeds or (1 if options.fast else suite.seeds)
+    options.seeds = range(options.first_seed, options.first_seed + count)
     if options.fast and options.methods is None:
         options.methods = list(methods.FAST)
     return options

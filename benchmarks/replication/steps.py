@@ -38,11 +38,11 @@ def _train(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     quiet()
     say(f"{suite.name}: the base, the heads, then {len(suite.tasks)} models for each seed and kind")
     train.write_base(suite, cache)
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         train.heads(suite, cache, lambda: _splits(suite.home), seed)
     jobs = [
         (kind, seed, task)
-        for seed in range(options.seeds)
+        for seed in options.seeds
         for kind in _kinds(suite, options)
         for task in suite.tasks
     ]
@@ -65,7 +65,7 @@ def _train_one(
 def admit(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     """Train all candidates that the suite was chosen from, on seed 0, and say which are admitted."""
     home = suite.home
-    _train(home, cache, argparse.Namespace(**vars(options) | {"seeds": 1}))
+    _train(home, cache, argparse.Namespace(**vars(options) | {"seeds": range(1)}))
     kinds = {
         kind: admission(_specialists(home, cache, kind, 0), options.device) for kind in _kinds(home, options)
     }
@@ -83,7 +83,7 @@ def admit(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
 def _merge(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     """Merge the first seed of all kinds, then the later ones, which look for scales near its own."""
     kinds = _kinds(suite, options)
-    for seeds in (range(1), range(1, options.seeds)):
+    for seeds in (options.seeds[:1], options.seeds[1:]):
         jobs = [(suite, cache, options, kind, seed) for kind in kinds for seed in seeds]
         run_all(_merge_one, jobs, options.jobs)
 
@@ -109,9 +109,9 @@ def _merge_one(suite: Suite, cache: Cache, options: argparse.Namespace, kind: st
 
 def serve(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     """Serve the specialists as one model in every way, with nobody to name the task; write tables."""
-    jobs = [(kind, seed) for seed in range(options.seeds) for kind in _kinds(suite, options)]
+    jobs = [(kind, seed) for seed in options.seeds for kind in _kinds(suite, options)]
     run_all(_serve_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
-    kinds = routing.gather(suite, cache, range(options.seeds))
+    kinds = routing.gather(suite, cache, options.seeds)
     _say_outdated(kinds)
     out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}-served"
     results = _facts(suite, f"{suite.name}, the task unknown", kinds)
@@ -128,7 +128,7 @@ def _serve_one(suite: Suite, cache: Cache, options: argparse.Namespace, kind: st
 
 
 def _report(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
-    kinds = report.gather(suite, cache, range(options.seeds), options.methods)
+    kinds = report.gather(suite, cache, options.seeds, options.methods)
     page.need(kinds, options.suite)
     _say_outdated(kinds)
     results = _facts(suite, suite.name, kinds)

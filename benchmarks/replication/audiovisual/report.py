@@ -25,7 +25,7 @@ TITLES = {"decoupled": "Language LoRA and modality LoRA (decoupled)", "naive": "
 
 def write(suite: AudioVisual, cache: Cache, options: argparse.Namespace) -> None:
     """Write JSON, tables and pictures of what is finished."""
-    ways = gather(suite, cache, range(options.seeds), [row.name for row in suite.rows(options)])
+    ways = gather(suite, cache, options.seeds, [row.name for row in suite.rows(options)])
     page.need(ways, options.suite)
     results = page.facts(suite.name, suite.facts()) | {
         "work": store.work(cache.root),

@@ -33,7 +33,7 @@ def _train(suite: AudioVisual, cache: Cache, options: argparse.Namespace) -> Non
     jobs = [
         (seed, way, name)
         for way in options.kinds or suite.trainings
-        for seed in range(options.seeds)
+        for seed in options.seeds
         for name in (*STREAMS, JOINT)
     ]
     run_all(_train_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
@@ -51,7 +51,7 @@ def _train_one(
 
 def _merge(suite: AudioVisual, cache: Cache, options: argparse.Namespace) -> None:
     """Score what is no merge, and merge by every method."""
-    jobs = [(seed, way) for way in options.kinds or suite.trainings for seed in range(options.seeds)]
+    jobs = [(seed, way) for way in options.kinds or suite.trainings for seed in options.seeds]
     run_all(_merge_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
 
 

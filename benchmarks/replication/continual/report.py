@@ -36,7 +36,7 @@ MORE = ("steps", "discriminant", "discriminant-steps")
 
 def write(suite: ContinualSuite, cache: Cache, options: argparse.Namespace) -> None:
     """Write JSON, tables and pictures of what is finished."""
-    seeds = gather(cache, range(options.seeds), [row.name for row in rows(options.methods)])
+    seeds = gather(cache, options.seeds, [row.name for row in rows(options.methods)])
     page.need(seeds, options.suite)
     results = page.facts(suite.name, suite.facts()) | {
         "work": store.work(cache.root),

@@ -28,11 +28,11 @@ def _train(suite: ContinualSuite, cache: Cache, options: argparse.Namespace) -> 
     kinds = options.kinds or suite.trainings
     jobs = [
         (suite, cache, options, seed, what)
-        for seed in range(options.seeds)
+        for seed in options.seeds
         for kind in kinds
         for what in (suite.orders[seed] if kind == "individual" else (kind,))
     ]
-    if "individual" in kinds:
+    if "individual" in kinds and 0 in options.seeds:
         jobs.append((suite, cache, options, 0, TWINS[1]))
     run_all(_train_one, jobs, options.jobs)
 
@@ -46,7 +46,7 @@ def _train_one(
 
 def _merge(suite: ContinualSuite, cache: Cache, options: argparse.Namespace) -> None:
     """Score what is trained, merge by every method, and follow the most telling merges task by task."""
-    for seeds in (range(1), range(1, options.seeds)):  # later seeds look for scales near the first one's
+    for seeds in (options.seeds[:1], options.seeds[1:]):  # later seeds look for scales near the first one's
         run_all(_merge_one, [(suite, cache, options, seed) for seed in seeds], options.jobs)
 
 

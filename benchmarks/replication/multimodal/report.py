@@ -27,7 +27,7 @@ REFERENCES = (BASE, *ALONE, *(row.name for row in COMPOSED))
 
 def write(suite: Multimodal, cache: Cache, options: argparse.Namespace) -> None:
     """Write JSON and tables of what is finished."""
-    seeds = gather(cache, range(options.seeds), [row.name for row in merges(options.methods)])
+    seeds = gather(cache, options.seeds, [row.name for row in merges(options.methods)])
     page.need(seeds, options.suite)
     results = page.facts(suite.name, suite.facts()) | {
         "work": store.work(cache.root),

@@ -25,7 +25,7 @@ def _train(suite: Multimodal, cache: Cache, options: argparse.Namespace) -> None
     quiet(options.threads)
     for modality in SKILLS:
         write_union(suite, cache, modality, data_folder())
-    jobs = [(seed, name) for seed in range(options.seeds) for name in (*SKILLS, JOINT_MODEL)]
+    jobs = [(seed, name) for seed in options.seeds for name in (*SKILLS, JOINT_MODEL)]
     run_all(_train_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
 
 
@@ -40,7 +40,7 @@ def _train_one(suite: Multimodal, cache: Cache, options: argparse.Namespace, see
 
 def _merge(suite: Multimodal, cache: Cache, options: argparse.Namespace) -> None:
     """Score specialists and the base, and compose the specialists by every method."""
-    for seeds in (range(1), range(1, options.seeds)):  # later seeds look for scales near the first one's
+    for seeds in (options.seeds[:1], options.seeds[1:]):  # later seeds look for scales near the first one's
         run_all(_merge_one, [(suite, cache, options, seed) for seed in seeds], options.jobs)
 
 

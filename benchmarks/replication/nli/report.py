@@ -40,7 +40,7 @@ def gather(suite: Nli, cache: Cache, options: argparse.Namespace) -> dict[str, A
         "ceilings": {name: {} for name in REFERENCES},
         "methods": {row.name: row.facts() for row in methods},
     }
-    return rows.finished(suite.tasks, cache, range(options.seeds), dict.fromkeys(suite.trainings, wanted))
+    return rows.finished(suite.tasks, cache, options.seeds, dict.fromkeys(suite.trainings, wanted))
 
 
 def observations(suite: Nli, cache: Cache) -> dict[str, Any]:

@@ -30,9 +30,9 @@ def _train(suite: Nli, cache: Cache, options: argparse.Namespace) -> None:
             smollm.write(folder)
 
     cached(cache.base, {"base": "SmolLM2-135M-Instruct"}, make)
-    jobs = [(seed, task, suite.training) for seed in range(options.seeds) for task in suite.tasks]
+    jobs = [(seed, task, suite.training) for seed in options.seeds for task in suite.tasks]
     others = [one[:2] for one in suite.observations() if one[1] != suite.training]
-    jobs += [(0, *one) for one in others]
+    jobs += [(0, *one) for one in others if 0 in options.seeds]
     run_all(_train_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
 
 
@@ -58,7 +58,7 @@ def _merge(suite: Nli, cache: Cache, options: argparse.Namespace) -> None:
     """Observe the adapters of the first seed, and merge those of each by every method."""
     quiet(options.threads)
     _observe(suite, cache)
-    for seeds in (range(1), range(1, options.seeds)):  # later seeds look for scales near the first one's
+    for seeds in (options.seeds[:1], options.seeds[1:]):  # later seeds look for scales near the first one's
         run_all(_merge_one, [(suite, cache, options, seed) for seed in seeds], options.jobs)
 
 

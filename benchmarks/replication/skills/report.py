@@ -30,7 +30,7 @@ GAIN = 10
 
 def write(suite: Skills, cache: Cache, options: argparse.Namespace) -> None:
     """Write JSON, tables and the picture of what is finished."""
-    seeds = gather(suite, cache, range(options.seeds))
+    seeds = gather(suite, cache, options.seeds)
     page.need(seeds, options.suite)
     results = page.facts(suite.name, suite.facts()) | {"work": store.work(cache.root), "seeds": seeds}
     out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"

@@ -29,7 +29,7 @@ def _train(suite: Skills, cache: Cache, options: argparse.Namespace) -> None:
     """Write the LM, then train an adapter for each skill and seed."""
     quiet(options.threads)
     cached(suite.lm_folder(cache), {"base": suite.base.home}, lambda folder, _: suite.base.write(folder))
-    jobs = [(seed, skill) for seed in range(options.seeds) for skill in suite.skills]
+    jobs = [(seed, skill) for seed in options.seeds for skill in suite.skills]
     run_all(_train_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
 
 
@@ -56,7 +56,7 @@ def _train_one(suite: Skills, cache: Cache, options: argparse.Namespace, seed: i
 
 def _merge(suite: Skills, cache: Cache, options: argparse.Namespace) -> None:
     """Score base and adapters, merge by every method, let MASS find the skills, and measure null spaces."""
-    for seeds in (range(1), range(1, options.seeds)):  # later seeds look for scales near the first one's
+    for seeds in (options.seeds[:1], options.seeds[1:]):  # later seeds look for scales near the first one's
         run_all(_merge_one, [(suite, cache, options, seed) for seed in seeds], options.jobs)
 
 
