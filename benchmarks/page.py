@@ -23,6 +23,7 @@ __all__ = [
     "header",
     "made_by",
     "markdown",
+    "named",
     "need",
     "out_folder",
     "percent",
@@ -98,7 +99,19 @@ def made_by(results: Mapping[str, Any]) -> list[str]:
         f"{where['cpu']}, {where['cores']} cores, {where['memory_gb']} GB memory; {where['system']}, "
         f"Python {where['python']}, {versions(where)}.{load}",
         "",
+        *_made_elsewhere(results),
     ]
+
+
+def _made_elsewhere(results: Mapping[str, Any]) -> list[str]:
+    """Return a line on the seeds of earlier reports, where there are such."""
+    ours = {"date": results["date"], "machine": results["machine"]}
+    earlier = [
+        f"{seed} on {how['date']} ({how['machine']['cpu']})"
+        for seed, how in results.get("made", {}).items()
+        if any(how[key] != value for key, value in ours.items())
+    ]
+    return [f"Measured earlier, each with models of its own: {'; '.join(earlier)}.", ""] if earlier else []
 
 
 def table_lines(shown: Sequence[Table]) -> list[str]:
@@ -139,6 +152,11 @@ def spread(values: Iterable[float]) -> tuple[float, float]:
     """Return mean and standard deviation (of the sample; 0 for a single value)."""
     numbers = list(values)
     return statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else 0.0
+
+
+def named(title: str, results: Sequence[Any], seeds: Mapping[str, Any]) -> str:
+    """Return how a row is called, with the number of its seeds where others have more."""
+    return title if len(results) == len(seeds) else f"{title} ({len(results)} of {len(seeds)} seeds)"
 
 
 def scales(results: Iterable[Mapping[str, Any]]) -> str:

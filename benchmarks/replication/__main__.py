@@ -104,8 +104,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--kinds", type=listed(kinds), help="train and merge only these kinds, of: " + ", ".join(kinds)
     )
-    parser.add_argument("--seeds", type=int, help="how many (default 3, with --fast 1)")
-    parser.add_argument("--first-seed", type=int, default=0, help="where they begin (default 0)")
+    parser.add_argument("--seeds", type=int, help="how many (default: to the third, with --fast one)")
+    parser.add_argument("--first-seed", type=int, default=0, help="the number of the first (default 0)")
     parser.add_argument(
         "--fast", action="store_true", help="a slice of three minutes: says nothing about methods"
     )
@@ -138,11 +138,16 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"{options.step} is not for {options.suite}")
     if unknown := [task for task in options.tasks or () if task not in suite.known]:
         parser.error(f"unknown tasks: {', '.join(unknown)}; there are {', '.join(suite.known)}")
-    count = options.seeds or (1 if options.fast else suite.seeds)
-    options.seeds = range(options.first_seed, options.first_seed + count)
+    options.seeds = _seeds(options, 1 if options.fast else suite.seeds)
     if options.fast and options.methods is None:
         options.methods = list(methods.FAST)
     return options
+
+
+def _seeds(options: argparse.Namespace, usual: int) -> range:
+    """Return the seeds that are asked for: `usual` says where they end if nothing else does."""
+    first = options.first_seed
+    return range(first, first + options.seeds) if options.seeds else range(first, max(usual, first + 1))
 
 
 if __name__ == "__main__":

@@ -123,7 +123,9 @@ def _methods(kind: str, seeds: Mapping[str, Any]) -> Table:
         seconds = f"{spread(c['seconds'] for c in costs)[0]:.1f}" if costs else ""
         peak = f"{max(c['peak_bytes'] for c in costs) / 1e6:.0f}" if costs else ""
         stored = f"{results[0]['bytes'] / 1e6:.1f}" if "bytes" in results[0] else ""
-        lines.append([title, mean, worst, page.scales(results), seconds, peak, stored])
+        lines.append(
+            [page.named(title, results, seeds), mean, worst, page.scales(results), seconds, peak, stored]
+        )
     columns = ["method", "mean %", "worst task %", "scales", "s", "peak MB", "stored MB"]
     return (
         f"{KINDS[kind]}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}, score ÷ individual",

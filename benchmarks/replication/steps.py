@@ -19,6 +19,7 @@ from benchmarks.replication.admit import admission, markdown
 from benchmarks.replication.bench import MergeOptions
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.calibrated import calibrated_rows
+from benchmarks.replication.earlier import with_earlier
 from benchmarks.replication.jobs import quiet, run_all
 from benchmarks.replication.merge import SuiteBench
 from benchmarks.replication.plots import draw
@@ -114,7 +115,8 @@ def serve(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     kinds = routing.gather(suite, cache, options.seeds)
     _say_outdated(kinds)
     out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}-served"
-    results = _facts(suite, f"{suite.name}, the task unknown", kinds)
+    results = with_earlier(out / f"{stem}.json", _facts(suite, f"{suite.name}, the task unknown", kinds))
+    kinds = results["kinds"]
     page.write(out, stem, results, report.markdown(results, routing.tables(kinds), note=routing.NOTE))
     routing.draw(kinds, out / f"{stem}.png")
     say(f"wrote {stem}.json, .md and .png in {out}")
@@ -131,9 +133,10 @@ def _report(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     kinds = report.gather(suite, cache, options.seeds, options.methods)
     page.need(kinds, options.suite)
     _say_outdated(kinds)
-    results = _facts(suite, suite.name, kinds)
     out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"
-    page.write(out, stem, results, report.markdown(results, report.tables(results), report.work(kinds)))
+    results = with_earlier(out / f"{stem}.json", _facts(suite, suite.name, kinds))
+    work = report.work(results["kinds"])
+    page.write(out, stem, results, report.markdown(results, report.tables(results), work))
     draw(results, out, stem)
     say(f"wrote {stem}.json, .md and .png in {out}")
 

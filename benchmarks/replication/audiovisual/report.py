@@ -15,6 +15,7 @@ from benchmarks.replication.audiovisual.probes import GROUPS, MEAN, groups
 from benchmarks.replication.audiovisual.rows import CEILINGS, INDIVIDUAL, NOTHING
 from benchmarks.replication.audiovisual.suite import AudioVisual
 from benchmarks.replication.cache import Cache
+from benchmarks.replication.earlier import with_earlier
 from benchmarks.replication.lm.pretrain import PASS
 from benchmarks.replication.lm.results import each, names_of
 
@@ -27,15 +28,16 @@ def write(suite: AudioVisual, cache: Cache, options: argparse.Namespace) -> None
     """Write JSON, tables and pictures of what is finished."""
     ways = gather(suite, cache, options.seeds, [row.name for row in suite.rows(options)])
     page.need(ways, options.suite)
-    results = page.facts(suite.name, suite.facts()) | {
+    out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"
+    found = page.facts(suite.name, suite.facts()) | {
         "work": store.work(cache.root),
         "lm": store.read(suite.lm_folder(cache)),
         "encoders": {slot: store.read(suite.encoder_folder(cache, slot)) for slot in suite.facts()["senses"]},
         "ways": ways,
     }
-    out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"
+    results = with_earlier(out / f"{stem}.json", found)
     page.write(out, stem, results, markdown(results))
-    plots.draw(ways, out, stem)
+    plots.draw(results["ways"], out, stem)
     say(f"wrote {stem}.json, .md and .png in {out}")
 
 
@@ -67,7 +69,7 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
                 percent(one["groups"][group] for one in rows) if group in rows[0]["groups"] else ""
                 for group in ("mean", *GROUPS)
             ]
-            lines.append([name, *cells, page.scales(rows)])
+            lines.append([page.named(name, rows, seeds), *cells, page.scales(rows)])
         shown.append((f"{TITLES[way]}, {len(seeds)} seed{'s' * (len(seeds) > 1)}, test", columns, lines))
         if costs := _costs(seeds):
             shown.append(("What a merge costs", ["method", "s", "peak MB", "stored MB"], costs))

@@ -15,6 +15,7 @@ from benchmarks.replication.cache import Cache, Result
 from benchmarks.replication.continual.rows import DISCRIMINANT, MERGED, MIXED, REFERENCES, TOLD, rows
 from benchmarks.replication.continual.scores import final, forgetting
 from benchmarks.replication.continual.suite import ContinualSuite
+from benchmarks.replication.earlier import with_earlier
 from benchmarks.replication.lm.results import each, names_of
 from benchmarks.replication.plots import CEILING, OURS
 
@@ -38,14 +39,15 @@ def write(suite: ContinualSuite, cache: Cache, options: argparse.Namespace) -> N
     """Write JSON, tables and pictures of what is finished."""
     seeds = gather(cache, options.seeds, [row.name for row in rows(options.methods)])
     page.need(seeds, options.suite)
-    results = page.facts(suite.name, suite.facts()) | {
+    out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"
+    found = page.facts(suite.name, suite.facts()) | {
         "work": store.work(cache.root),
         "base": store.read(suite.base(cache)),
         "seeds": seeds,
     }
-    out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"
+    results = with_earlier(out / f"{stem}.json", found)
     page.write(out, stem, results, markdown(results))
-    draw(seeds, out, stem)
+    draw(results["seeds"], out, stem)
     say(f"wrote {stem}.json, .md and .png in {out}")
 
 
@@ -94,7 +96,10 @@ def tables(seeds: Mapping[str, Any]) -> list[Table]:
     shown: list[Table] = []
     for title, names in groups.items():
         present = [(name, each(seeds, name)) for name in names if each(seeds, name)]
-        lines = [_line(name, results, tasks) for name, results in present]
+        lines = [
+            [page.named(name.rpartition("-")[0] or name, results, seeds), *_cells(results, tasks)]
+            for name, results in present
+        ]
         shown.append((f"{title}, {len(seeds)} order{'s' * (len(seeds) > 1)}", columns, lines))
     return [*shown, page.checks("What must hold", sanity(seeds))]
 
@@ -103,11 +108,10 @@ def _present(results: Sequence[Result], key: str) -> list[float]:
     return [one[key] for one in results if one.get(key) is not None]
 
 
-def _line(name: str, results: Sequence[Result], tasks: Sequence[str]) -> list[str]:
+def _cells(results: Sequence[Result], tasks: Sequence[str]) -> list[str]:
     lost = _present(results, "forgetting")
     ways = [[final([one[way]]) for one in results if way in one] for way in WAYS]
     return [
-        name.rpartition("-")[0] or name,
         percent(one["final"] for one in results),
         *(percent(scores) if scores else "" for scores in ways),
         percent(lost) if lost else "",

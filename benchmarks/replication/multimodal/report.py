@@ -11,7 +11,8 @@ from benchmarks.console import say
 from benchmarks.page import Table, percent, spread
 from benchmarks.replication import cache as store
 from benchmarks.replication.cache import Cache
-from benchmarks.replication.lm.results import each, names_of
+from benchmarks.replication.earlier import with_earlier
+from benchmarks.replication.lm.results import by_row, each, names_of
 from benchmarks.replication.multimodal.merge import BASE
 from benchmarks.replication.multimodal.plots import draw
 from benchmarks.replication.multimodal.probes import GROUPS, MEAN, PROBES, groups
@@ -29,14 +30,15 @@ def write(suite: Multimodal, cache: Cache, options: argparse.Namespace) -> None:
     """Write JSON and tables of what is finished."""
     seeds = gather(cache, options.seeds, [row.name for row in merges(options.methods)])
     page.need(seeds, options.suite)
-    results = page.facts(suite.name, suite.facts()) | {
+    out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"
+    found = page.facts(suite.name, suite.facts()) | {
         "work": store.work(cache.root),
         "encoder": store.read(suite.encoder_folder(cache)),
         "seeds": seeds,
     }
-    out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"
+    results = with_earlier(out / f"{stem}.json", found)
     page.write(out, stem, results, markdown(results))
-    draw(seeds, out, stem)
+    draw(results["seeds"], out, stem)
     say(f"wrote {stem}.json and .md in {out}")
 
 
@@ -59,7 +61,10 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
     seeds = results["seeds"]
     count = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}, test"
     columns = ["method", "mean", *GROUPS, "ARC", "log-likelihood", "scales"]
-    lines = [[name, *_groups(each(seeds, name)), page.scales(each(seeds, name))] for name in names_of(seeds)]
+    lines = [
+        [page.named(name, found, seeds), *_groups(found), page.scales(found)]
+        for name, found in by_row(seeds).items()
+    ]
     shown: list[Table] = [(f"Groups of questions, {count}", columns, lines)]
     shown.append(_questions(seeds, count))
     if curves := _curves(seeds):

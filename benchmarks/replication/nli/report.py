@@ -14,6 +14,7 @@ from benchmarks.replication import cache as store
 from benchmarks.replication import plots
 from benchmarks.replication import report as rows
 from benchmarks.replication.cache import Cache
+from benchmarks.replication.earlier import with_earlier
 from benchmarks.replication.nli.merge import REFERENCES
 from benchmarks.replication.nli.observation import HOOKS
 from benchmarks.replication.nli.suite import Nli
@@ -25,9 +26,10 @@ def write(suite: Nli, cache: Cache, options: argparse.Namespace) -> None:
     """Write JSON, tables and pictures of what is finished."""
     kinds, observed = gather(suite, cache, options), observations(suite, cache)
     page.need(kinds or observed, options.suite)
-    results = page.facts(suite.name, suite.facts()) | {"kinds": kinds, "observed": observed}
     out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"
-    work = [rows.work(kinds)] if kinds else []
+    found = page.facts(suite.name, suite.facts()) | {"kinds": kinds, "observed": observed}
+    results = with_earlier(out / f"{stem}.json", found, "observed")
+    work = [rows.work(results["kinds"])] if results["kinds"] else []
     page.write(out, stem, results, rows.markdown(results, tables(results), *work, note=NOTE))
     draw(results, out, stem)
     say(f"wrote {stem}.json, .md and .png in {out}")

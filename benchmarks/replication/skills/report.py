@@ -12,6 +12,7 @@ from benchmarks.page import Table, percent, pyplot, save, spread
 from benchmarks.replication import cache as store
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.calibrated import calibrated_rows
+from benchmarks.replication.earlier import with_earlier
 from benchmarks.replication.lm.results import by_row, each
 from benchmarks.replication.methods import MANY, rows
 from benchmarks.replication.plots import bars
@@ -32,10 +33,11 @@ def write(suite: Skills, cache: Cache, options: argparse.Namespace) -> None:
     """Write JSON, tables and the picture of what is finished."""
     seeds = gather(suite, cache, options.seeds)
     page.need(seeds, options.suite)
-    results = page.facts(suite.name, suite.facts()) | {"work": store.work(cache.root), "seeds": seeds}
     out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"
+    found = page.facts(suite.name, suite.facts()) | {"work": store.work(cache.root), "seeds": seeds}
+    results = with_earlier(out / f"{stem}.json", found)
     page.write(out, stem, results, markdown(results))
-    save(bars(pyplot(), _scored(seeds)), out / f"{stem}-bars.png")
+    save(bars(pyplot(), _scored(results["seeds"])), out / f"{stem}-bars.png")
     say(f"wrote {stem}.json, .md and -bars.png in {out}")
 
 
@@ -79,7 +81,7 @@ def _scored(seeds: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 def tables(seeds: Mapping[str, Any]) -> list[Table]:
     """Return the methods, the skills, MASS's choices, the null-space ratios, and what must hold."""
     count = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
-    shown = [_methods(f"Merges, {count}, score ÷ individual", _scored(seeds)), _skills(_scored(seeds))]
+    shown = [_methods(f"Merges, {count}, score ÷ individual", seeds), _skills(_scored(seeds))]
     if served := each(seeds, MASS):
         shown.append(_choices(served))
     if curves := each(seeds, NULL_SPACE):
@@ -87,13 +89,13 @@ def tables(seeds: Mapping[str, Any]) -> list[Table]:
     return [*shown, page.checks("What must hold", sanity(seeds))]
 
 
-def _methods(title: str, scored: Mapping[str, list[dict[str, Any]]]) -> Table:
+def _methods(title: str, seeds: Mapping[str, Any]) -> Table:
     lines = []
-    for name, results in scored.items():
+    for name, results in _scored(seeds).items():
         costs = [one["cost"]["seconds"] for one in results if "cost" in one]
         lines.append(
             [
-                TITLES.get(name, name),
+                page.named(TITLES.get(name, name), results, seeds),
                 percent(one["summary"]["mean"] for one in results),
                 percent(one["summary"]["worst"] for one in results),
                 ", ".join(dict.fromkeys(one["summary"]["worst_task"] for one in results)),
