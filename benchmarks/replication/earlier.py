@@ -1,20 +1,39 @@
-"""Seeds that an earlier report has, and whose models lie in another cache than this one's."""
+"""Writes a report, with the seeds that an earlier one has, and whose models lie in another cache."""
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import page
 from benchmarks.console import say
 
-__all__ = ["GROUPED", "with_earlier"]
+__all__ = ["GROUPED", "publish", "with_earlier"]
 
 GROUPED = ("kinds", "ways")
 """Where a report has its seeds if it has several groups of them; else they are in "seeds"."""
 Seeds = dict[tuple[str, str], Any]
 """(Group, number) -> the rows of a seed; one group has no name."""
+
+
+def publish(
+    found: Mapping[str, Any],
+    stem: str,
+    root: Path,
+    options: argparse.Namespace,
+    markdown: Callable[[Mapping[str, Any]], str],
+    draw: Callable[[Mapping[str, Any], Path, str], list[Path]],
+    *mappings: str,
+) -> None:
+    """Write what was found in the cache `root`, completed by the earlier report: JSON, page and pictures."""
+    out = page.out_folder(root, options)
+    results = with_earlier(out / f"{stem}.json", found, *mappings)
+    page.write(out, stem, results, markdown(results))
+    pictures = draw(results, out, stem)
+    say(f"wrote in {out}: {', '.join([f'{stem}.json', f'{stem}.md', *(one.name for one in pictures)])}")
 
 
 def with_earlier(file: Path, results: Mapping[str, Any], *mappings: str) -> dict[str, Any]:

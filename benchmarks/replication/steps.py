@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from benchmarks.replication.admit import admission, markdown
 from benchmarks.replication.bench import MergeOptions
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.calibrated import calibrated_rows
-from benchmarks.replication.earlier import with_earlier
+from benchmarks.replication.earlier import publish
 from benchmarks.replication.jobs import quiet, run_all
 from benchmarks.replication.merge import SuiteBench
 from benchmarks.replication.plots import draw
@@ -114,12 +114,9 @@ def serve(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     run_all(_serve_one, [(suite, cache, options, *job) for job in jobs], options.jobs)
     kinds = routing.gather(suite, cache, options.seeds)
     _say_outdated(kinds)
-    out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}-served"
-    results = with_earlier(out / f"{stem}.json", _facts(suite, f"{suite.name}, the task unknown", kinds))
-    kinds = results["kinds"]
-    page.write(out, stem, results, report.markdown(results, routing.tables(kinds), note=routing.NOTE))
-    routing.draw(kinds, out / f"{stem}.png")
-    say(f"wrote {stem}.json, .md and .png in {out}")
+    found = _facts(suite, f"{suite.name}, the task unknown", kinds)
+    stem = f"replication-{suite.name}-served"
+    publish(found, stem, cache.root, options, routing.markdown, routing.draw)
 
 
 def _serve_one(suite: Suite, cache: Cache, options: argparse.Namespace, kind: str, seed: int) -> None:
@@ -133,12 +130,12 @@ def _report(suite: Suite, cache: Cache, options: argparse.Namespace) -> None:
     kinds = report.gather(suite, cache, options.seeds, options.methods)
     page.need(kinds, options.suite)
     _say_outdated(kinds)
-    out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"
-    results = with_earlier(out / f"{stem}.json", _facts(suite, suite.name, kinds))
-    work = report.work(results["kinds"])
-    page.write(out, stem, results, report.markdown(results, report.tables(results), work))
-    draw(results, out, stem)
-    say(f"wrote {stem}.json, .md and .png in {out}")
+    found = _facts(suite, suite.name, kinds)
+    publish(found, f"replication-{suite.name}", cache.root, options, _markdown, draw)
+
+
+def _markdown(results: Mapping[str, Any]) -> str:
+    return report.markdown(results, report.tables(results), report.work(results["kinds"]))
 
 
 def _say_outdated(kinds: dict[str, Any]) -> None:

@@ -270,10 +270,10 @@ def test_scores_are_drawn_along_scale_and_rank(tmp_path: Path) -> None:
     rows = {name: row(rank / 100, "0.5", "1.0") for name, rank in SSAM_RANKS.items()}
     rows |= {"average": row(0.1), "ties": row(0.2, "1.0"), "no language LoRA": row(0.0)}
     seeds = {"0": rows, "1": {**rows, "ties": row(0.3, "1.5")}}
-    drawn = draw(seeds, tmp_path, "fake")
+    drawn = draw({"seeds": seeds}, tmp_path, "fake")
     assert [path.name for path in drawn] == ["fake-scale.png", "fake-rank.png"]
     assert all(imread(path).std() > 0 for path in drawn)
-    assert draw({"0": {"average": row(0.1)}}, tmp_path, "none") == []
+    assert draw({"seeds": {"0": {"average": row(0.1)}}}, tmp_path, "none") == []
 
 
 def test_ranks_of_ssam_are_rows_of_the_suite() -> None:

@@ -18,12 +18,12 @@ LEAST = 50
 """Joint questions below which nothing is of interest, %."""
 
 
-def draw(ways: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
+def draw(results: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
     """Draw three pictures for each way of training; return their paths."""
     plt = pyplot()
     return [
         save(paint(plt, by_row(seeds)), folder / f"{stem}-{way}-{name}.png")
-        for way, seeds in ways.items()
+        for way, seeds in results["ways"].items()
         for name, paint in (("bars", _bars), ("questions", _heat), ("trade-off", _curves))
     ]
 

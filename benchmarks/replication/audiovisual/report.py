@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks import page
-from benchmarks.console import say
 from benchmarks.page import Table, percent, spread
 from benchmarks.replication import cache as store
 from benchmarks.replication.audiovisual import plots
@@ -15,7 +14,7 @@ from benchmarks.replication.audiovisual.probes import GROUPS, MEAN, groups
 from benchmarks.replication.audiovisual.rows import CEILINGS, INDIVIDUAL, NOTHING
 from benchmarks.replication.audiovisual.suite import AudioVisual
 from benchmarks.replication.cache import Cache
-from benchmarks.replication.earlier import with_earlier
+from benchmarks.replication.earlier import publish
 from benchmarks.replication.lm.pretrain import PASS
 from benchmarks.replication.lm.results import each, names_of
 
@@ -28,17 +27,13 @@ def write(suite: AudioVisual, cache: Cache, options: argparse.Namespace) -> None
     """Write JSON, tables and pictures of what is finished."""
     ways = gather(suite, cache, options.seeds, [row.name for row in suite.rows(options)])
     page.need(ways, options.suite)
-    out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"
     found = page.facts(suite.name, suite.facts()) | {
         "work": store.work(cache.root),
         "lm": store.read(suite.lm_folder(cache)),
         "encoders": {slot: store.read(suite.encoder_folder(cache, slot)) for slot in suite.facts()["senses"]},
         "ways": ways,
     }
-    results = with_earlier(out / f"{stem}.json", found)
-    page.write(out, stem, results, markdown(results))
-    plots.draw(results["ways"], out, stem)
-    say(f"wrote {stem}.json, .md and .png in {out}")
+    publish(found, f"replication-{suite.name}", cache.root, options, markdown, plots.draw)
 
 
 def gather(suite: AudioVisual, cache: Cache, seeds: Iterable[int], names: Sequence[str]) -> dict[str, Any]:

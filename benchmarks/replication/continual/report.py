@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import page
-from benchmarks.console import say
 from benchmarks.page import Table, percent, pyplot, save, spread
 from benchmarks.replication import cache as store
 from benchmarks.replication.cache import Cache, Result
 from benchmarks.replication.continual.rows import DISCRIMINANT, MERGED, MIXED, REFERENCES, TOLD, rows
 from benchmarks.replication.continual.scores import final, forgetting
 from benchmarks.replication.continual.suite import ContinualSuite
-from benchmarks.replication.earlier import with_earlier
+from benchmarks.replication.earlier import publish
 from benchmarks.replication.lm.results import each, names_of
 from benchmarks.replication.plots import CEILING, OURS
 
@@ -39,16 +38,12 @@ def write(suite: ContinualSuite, cache: Cache, options: argparse.Namespace) -> N
     """Write JSON, tables and pictures of what is finished."""
     seeds = gather(cache, options.seeds, [row.name for row in rows(options.methods)])
     page.need(seeds, options.suite)
-    out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"
     found = page.facts(suite.name, suite.facts()) | {
         "work": store.work(cache.root),
         "base": store.read(suite.base(cache)),
         "seeds": seeds,
     }
-    results = with_earlier(out / f"{stem}.json", found)
-    page.write(out, stem, results, markdown(results))
-    draw(results["seeds"], out, stem)
-    say(f"wrote {stem}.json, .md and .png in {out}")
+    publish(found, f"replication-{suite.name}", cache.root, options, markdown, draw)
 
 
 def gather(cache: Cache, seeds: Iterable[int], names: Sequence[str]) -> dict[str, Any]:
@@ -164,9 +159,9 @@ lies at an end of the grid. Individual: each task by its own model. Joint: one m
 many steps. Sequential: one adapter trained on one task after another; EWC: with a penalty on what changes."""
 
 
-def draw(seeds: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
+def draw(results: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
     """Draw final accuracies as bars, and the mean over the tasks so far after each task; return paths."""
-    plt = pyplot()
+    plt, seeds = pyplot(), results["seeds"]
     names = names_of(seeds)
     bars, axes = plt.subplots(figsize=(8, 1 + 0.25 * len(names)))
     for place, name in enumerate(names):

@@ -18,9 +18,9 @@ SHOWN = ("mean", "joint")
 """The groups of questions that have a picture of their own."""
 
 
-def draw(seeds: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
+def draw(results: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
     """Draw the score along λ and along k, as far as rows have them; return the paths of the pictures."""
-    plt, rows = pyplot(), by_row(seeds)
+    plt, rows = pyplot(), by_row(results["seeds"])
     painted = {"scale": _along_scale(plt, rows), "rank": _along_rank(plt, rows)}
     return [
         save(figure, folder / f"{stem}-{name}.png") for name, figure in painted.items() if figure is not None

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks import page
-from benchmarks.console import say
 from benchmarks.page import Table, percent, spread
 from benchmarks.replication import cache as store
 from benchmarks.replication.cache import Cache
-from benchmarks.replication.earlier import with_earlier
+from benchmarks.replication.earlier import publish
 from benchmarks.replication.lm.results import by_row, each, names_of
 from benchmarks.replication.multimodal.merge import BASE
 from benchmarks.replication.multimodal.plots import draw
@@ -30,16 +29,12 @@ def write(suite: Multimodal, cache: Cache, options: argparse.Namespace) -> None:
     """Write JSON and tables of what is finished."""
     seeds = gather(cache, options.seeds, [row.name for row in merges(options.methods)])
     page.need(seeds, options.suite)
-    out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"
     found = page.facts(suite.name, suite.facts()) | {
         "work": store.work(cache.root),
         "encoder": store.read(suite.encoder_folder(cache)),
         "seeds": seeds,
     }
-    results = with_earlier(out / f"{stem}.json", found)
-    page.write(out, stem, results, markdown(results))
-    draw(results["seeds"], out, stem)
-    say(f"wrote {stem}.json and .md in {out}")
+    publish(found, f"replication-{suite.name}", cache.root, options, markdown, draw)
 
 
 def gather(cache: Cache, seeds: Iterable[int], names: Iterable[str]) -> dict[str, Any]:

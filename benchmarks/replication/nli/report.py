@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import page
-from benchmarks.console import say
 from benchmarks.page import Table, pyplot, save
 from benchmarks.replication import cache as store
 from benchmarks.replication import plots
 from benchmarks.replication import report as rows
 from benchmarks.replication.cache import Cache
-from benchmarks.replication.earlier import with_earlier
+from benchmarks.replication.earlier import publish
 from benchmarks.replication.nli.merge import REFERENCES
 from benchmarks.replication.nli.observation import HOOKS
 from benchmarks.replication.nli.suite import Nli
@@ -26,13 +25,14 @@ def write(suite: Nli, cache: Cache, options: argparse.Namespace) -> None:
     """Write JSON, tables and pictures of what is finished."""
     kinds, observed = gather(suite, cache, options), observations(suite, cache)
     page.need(kinds or observed, options.suite)
-    out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"
     found = page.facts(suite.name, suite.facts()) | {"kinds": kinds, "observed": observed}
-    results = with_earlier(out / f"{stem}.json", found, "observed")
+    publish(found, f"replication-{suite.name}", cache.root, options, markdown, draw, "observed")
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """Return a page that says how it was made."""
     work = [rows.work(results["kinds"])] if results["kinds"] else []
-    page.write(out, stem, results, rows.markdown(results, tables(results), *work, note=NOTE))
-    draw(results, out, stem)
-    say(f"wrote {stem}.json, .md and .png in {out}")
+    return rows.markdown(results, tables(results), *work, note=NOTE)
 
 
 def gather(suite: Nli, cache: Cache, options: argparse.Namespace) -> dict[str, Any]:

@@ -98,9 +98,14 @@ def _names(seeds: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return [(g, n, t) for g, n, t in known + rows if any(n in entry[g] for entry in seeds.values())]
 
 
-def draw(kinds: Mapping[str, Any], path: Path) -> None:
-    """Draw all rows as bars, one panel for each kind."""
-    plt = pyplot()
+def markdown(results: Mapping[str, Any]) -> str:
+    """Return a page that says how it was made."""
+    return report.markdown(results, tables(results["kinds"]), note=NOTE)
+
+
+def draw(results: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
+    """Draw all rows as bars, one panel for each kind; return the path."""
+    plt, kinds = pyplot(), results["kinds"]
     height = 1 + 0.3 * max(len(_names(seeds)) for seeds in kinds.values())
     figure, panels = plt.subplots(1, len(kinds), figsize=(7.5 * len(kinds), height), squeeze=False)
     for axes, (kind, seeds) in zip(panels[0], kinds.items(), strict=True):
@@ -120,4 +125,4 @@ def draw(kinds: Mapping[str, Any], path: Path) -> None:
         axes.set_title(f"{KINDS[kind]}; grey: the task is known, or labels are", fontsize=9)
         axes.set_xlabel("strict, % of the individual models; dots: the worst task")
         axes.spines[["top", "right"]].set_visible(False)
-    save(figure, path)
+    return [save(figure, folder / f"{stem}.png")]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from benchmarks import page
-from benchmarks.console import say
 from benchmarks.page import Table, percent, pyplot, save, spread
 from benchmarks.replication import cache as store
 from benchmarks.replication.cache import Cache
 from benchmarks.replication.calibrated import calibrated_rows
-from benchmarks.replication.earlier import with_earlier
+from benchmarks.replication.earlier import publish
 from benchmarks.replication.lm.results import by_row, each
 from benchmarks.replication.methods import MANY, rows
 from benchmarks.replication.plots import bars
@@ -33,12 +33,13 @@ def write(suite: Skills, cache: Cache, options: argparse.Namespace) -> None:
     """Write JSON, tables and the picture of what is finished."""
     seeds = gather(suite, cache, options.seeds)
     page.need(seeds, options.suite)
-    out, stem = page.out_folder(cache.root, options), f"replication-{suite.name}"
     found = page.facts(suite.name, suite.facts()) | {"work": store.work(cache.root), "seeds": seeds}
-    results = with_earlier(out / f"{stem}.json", found)
-    page.write(out, stem, results, markdown(results))
-    save(bars(pyplot(), _scored(results["seeds"])), out / f"{stem}-bars.png")
-    say(f"wrote {stem}.json, .md and -bars.png in {out}")
+    publish(found, f"replication-{suite.name}", cache.root, options, markdown, draw)
+
+
+def draw(results: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
+    """Draw all rows as bars; return the path."""
+    return [save(bars(pyplot(), _scored(results["seeds"])), folder / f"{stem}-bars.png")]
 
 
 def gather(suite: Skills, cache: Cache, seeds: Iterable[int]) -> dict[str, Any]:
