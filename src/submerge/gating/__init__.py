@@ -5,6 +5,7 @@ It knows no method, no folder and no recipe: an `Assignment` says which updates 
 
     assignments   SampleAssignment, TokenAssignment, …        which updates act on which rows
     updates       GatedFactors, GatedDense, GatedTable        what members add to a parameter
+                  GatedAssembly                               the same, of the tensors that it is made of
                   GatedValues                                 what they replace it by
     modules       GatedLinear, GatedEmbedding, …              how a kind of module runs with them
     branches      SelectedBranches, MixedBranches, Heads      parameter sets of one module
@@ -13,6 +14,7 @@ It knows no method, no folder and no recipe: an `Assignment` says which updates 
     reroute       rerouted                                    passes in which a function runs modules
 """
 
+from submerge.gating._assembled import GatedAssembly, place_blocks
 from submerge.gating._assignment import (
     Assignment,
     ConstantAssignment,
@@ -49,6 +51,7 @@ __all__ = [
     "ConstantAssignment",
     "ConstantScales",
     "Gate",
+    "GatedAssembly",
     "GatedDense",
     "GatedEmbedding",
     "GatedFactors",
@@ -93,6 +96,7 @@ __all__ = [
     "observe",
     "parameter_of",
     "parameter_places",
+    "place_blocks",
     "reordered",
     "rerouted",
     "tensors",
