@@ -27,8 +27,9 @@ class GatedModel:
     """The gated modules of a model by name, and the module that the members' outputs come from.
 
     `sequential` says that a gated parameter is used for all samples at once (as a table that is looked up by
-    distance), so that a batch of several groups of samples must run group by group. `replaced` are the
-    parameters that a module around their own reads: they are replaced while a group runs.
+    distance), so that a batch of several groups of samples must run group by group. `unordered` modules are
+    why: the rows that they are given are not those of one sample after another. `replaced` are the parameters
+    that a module around their own reads, another reason: they are replaced while a group runs.
     """
 
     def __init__(self, gate: Gate) -> None:
@@ -36,6 +37,7 @@ class GatedModel:
         self.modules: dict[str, GatedModule] = {}
         self.heads: Heads | None = None
         self.sequential = False
+        self.unordered: frozenset[str] = frozenset()
         self.replaced: list[_Replaced] = []
 
     def add(

@@ -52,7 +52,8 @@ def attach(
     if routes_on_base(folder.settings) or folder.settings["fixed"] == "base":
         _make_base_resident(model, updates)
     gated.add(model, updates)
-    gated.sequential |= any(_is_for_all_samples(model, path) for path in updates)
+    gated.unordered = frozenset(path for path in updates if _is_unordered(model, path))
+    gated.sequential |= bool(gated.unordered)
     if heads:
         gated.heads = attach_heads(model, folder, gate, names)
     return gated
@@ -138,7 +139,7 @@ def _assembly(folder: Folder, gate: Gate, key: str, view: View, shapes: Mapping[
     return GatedAssembly(gate, key, view, {name: shapes[name] for name in own}, parts)
 
 
-def _is_for_all_samples(model: Any, path: str) -> bool:
+def _is_unordered(model: Any, path: str) -> bool:
     """Return whether the rows that a module is given, or gives, are not those of one sample after another.
 
     It is so of a table of relative positions, and of experts that are given the tokens that they take: those
