@@ -1,7 +1,7 @@
 """MASS of models whose parameters are others than the files' tensors, or are read by other modules.
 
-transformers packs the experts of most mixtures into one parameter, and gives some experts the tokens that they
-take, in an order of its own. A named task's logits must be those of its own model, alone and in a batch.
+transformers packs the experts of most mixtures into one parameter, and gives some experts the tokens that
+they take, in an order of its own. A named task's logits must be those of its own model, alone and in a batch.
 """
 
 from __future__ import annotations
@@ -53,7 +53,13 @@ def gpt_oss(t: Any) -> Any:
 
 def deepseek(t: Any) -> Any:
     sizes = SIZES | {"num_key_value_heads": 2, "moe_intermediate_size": 8, "n_routed_experts": 4}
-    heads = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 4}
+    heads = {
+        "kv_lora_rank": 8,
+        "q_lora_rank": 8,
+        "qk_rope_head_dim": 4,
+        "qk_nope_head_dim": 4,
+        "v_head_dim": 4,
+    }
     groups = {"first_k_dense_replace": 0, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2}
     return t.DeepseekV3ForCausalLM(t.DeepseekV3Config(**sizes, **heads, **groups, n_shared_experts=1))
 
@@ -78,7 +84,7 @@ def moved(model: Any, seed: int, scale: float = 0.1) -> Any:
 
 
 def written(model: Any, root: Path) -> tuple[dict[str, Any], list[Any]]:
-    """Write a base and two fine-tunes; return a recipe that keeps all of their updates, and the fine-tunes."""
+    """Write a base and two fine-tunes; return a recipe that keeps all of their updates."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.1)  # some are left as they come
@@ -137,7 +143,9 @@ def test_a_gate_that_does_not_assemble_is_refused_before_the_merge(mixtral: dict
     assert mass.gate is not None
     method = replace(mass, name="gated", gate=replace(mass.gate, assembles=False))
     recipe = submerge.load_recipe(mixtral | {"merge_method": "gated"}, methods={"gated": method})
-    with pytest.raises(RequestError, match=r"other parameters .*experts\.0\.w1.* choose a method without a gate"):
+    with pytest.raises(
+        RequestError, match=r"other parameters .*experts\.0\.w1.* choose a method without a gate"
+    ):
         submerge.plan(recipe, ROOM)
 
 
@@ -158,3 +166,55 @@ def test_tensors_without_a_parameter_are_named_before_the_merge(
     with torch.no_grad():
         wanted = own(input_ids=IDS).logits
         torch.testing.assert_close(model(input_ids=IDS, task="a").logits, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_adapters_on_packed_experts(tmp_path: Path) -> None:
+    """PEFT's `target_parameters`: each expert of a parameter has a product of its own."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    t = quiet_transformers()
+    written(MODELS["gpt_oss"](t), tmp_path)
+    config = {"r": 2, "target_modules": ["q_proj"], "target_parameters": ["mlp.experts.gate_up_proj"]}
+    tuned = []
+    for seed, name in enumerate(("a", "b")):
+        base = t.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+        adapted = peft.get_peft_model(base, peft.LoraConfig(**config, task_type="CAUSAL_LM"))
+        draw = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for own, parameter in adapted.named_parameters():
+                if "lora_" in own:
+                    parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.3)
+        adapted.save_pretrained(tmp_path / f"lora-{name}")
+        tuned.append(adapted.eval())
+    models = [{"model": str(tmp_path / f"lora-{name}"), "name": name} for name in ("a", "b")]
+    recipe = {"merge_method": "mass", "base_model": str(tmp_path / "base"), "models": models}
+    submerge.merge(recipe, tmp_path / "out", settings=ROOM)
+    model = submerge.load(tmp_path / "out")
+    with torch.no_grad():
+        for name, one in zip("ab", tuned, strict=True):
+            wanted = one(input_ids=IDS).logits
+            torch.testing.assert_close(model(input_ids=IDS, task=name).logits, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_relative_positions_are_no_inputs(tmp_path: Path) -> None:
+    """DeBERTa maps its relative positions, a table that it reads itself, as it maps the tokens' states."""
+    torch.manual_seed(0)
+    t = quiet_transformers()
+    sizes = {name: size for name, size in SIZES.items() if name != "num_key_value_heads"}
+    own = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}
+    config = t.DebertaV2Config(**sizes, **own, position_biased_input=False)
+    recipe, tuned = written(t.DebertaV2Model(config), tmp_path)
+    submerge.merge(recipe, tmp_path / "out", settings=ROOM)
+    model = submerge.load(tmp_path / "out")
+    with torch.no_grad():
+        wanted = [one(input_ids=IDS).last_hidden_state for one in tuned]
+        mixed = model(input_ids=IDS, task=["a", "b", "b"]).last_hidden_state
+        rows = torch.stack([wanted[0][0], wanted[1][1], wanted[1][2]])
+        torch.testing.assert_close(mixed, rows, rtol=1e-4, atol=1e-5)
+        routed = model(input_ids=IDS)
+        for row, task in enumerate(routed.tasks):
+            own_states = wanted["ab".index(task)][row]
+            torch.testing.assert_close(routed.last_hidden_state[row], own_states, rtol=1e-4, atol=1e-5)
+    maps = [name for site in model.router.sites for name in site.maps]
+    assert any("query_proj" in name for name in maps)
+    assert not any("pos_" in name for name in maps)

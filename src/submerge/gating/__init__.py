@@ -27,6 +27,7 @@ from submerge.gating._branches import Branches, MixedBranches, SelectedBranches,
 from submerge.gating._by_sample import SampleAssignment
 from submerge.gating._by_token import TokenAssignment
 from submerge.gating._cache import Recent
+from submerge.gating._foreign_reads import is_read_elsewhere
 from submerge.gating._gate import Gate
 from submerge.gating._gated_dense import GatedDense, GatedSum
 from submerge.gating._gated_embedding import GatedEmbedding
@@ -38,7 +39,7 @@ from submerge.gating._gated_rows import GatedLayerNorm, GatedRows
 from submerge.gating._gated_update import GatedUpdate
 from submerge.gating._heads import CompetingHeads, Heads, best_head
 from submerge.gating._layout import Group, Layout, Span, UnsplitError
-from submerge.gating._modules import gate_module, ungate_module
+from submerge.gating._modules import gate_module, maps_rows, ungate_module
 from submerge.gating._observe import Observer, StopForward, is_same, observe
 from submerge.gating._prototype_branches import ModuleInputs, PrototypeAssignment, PrototypeBranches
 from submerge.gating._reroute import Run, rerouted
@@ -89,10 +90,12 @@ __all__ = [
     "cut",
     "each",
     "gate_module",
+    "is_read_elsewhere",
     "is_same",
     "is_transposed",
     "joined",
     "leaves",
+    "maps_rows",
     "observe",
     "parameter_of",
     "parameter_places",

@@ -1,8 +1,8 @@
 """Parameters that are not read by their own module alone.
 
-A few modules compute with a parameter of a module inside them, which they do not call for it: the experts of
-DBRX slice `self.mlp.w1`, Mamba multiplies by `self.conv1d.weight`, and JetMoE calls other methods of its experts
-than forward. What the module inside does when it is called then says nothing of that parameter.
+A few modules compute with a parameter of a module inside them, which they do not call for it: the experts
+of DBRX slice `self.mlp.w1`, Mamba multiplies by `self.conv1d.weight`, and JetMoE calls other methods of its
+experts than forward. What the module inside does when it is called then says nothing of that parameter.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import inspect
 import sys
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 from torch import nn
 
@@ -35,10 +36,11 @@ def is_read_elsewhere(model: nn.Module, path: str, name: str) -> bool:
         path: of the module that has the parameter.
         name: of the parameter in it.
     """
-    inside = type(model.get_submodule(path))
+    inside: Any = type(model.get_submodule(path))
     parts = path.split(".")
     for depth in range(max(0, len(parts) - DEPTH), len(parts)):
-        around, own = type(model.get_submodule(".".join(parts[:depth]))), tuple(parts[depth:])
+        around: Any = type(model.get_submodule(".".join(parts[:depth])))
+        own = tuple(parts[depth:])
         taken = {read[-1] for read in _reads(around, "forward") if read[:-1] == own}
         if name in taken or any((name,) in _reads(inside, method) for method in taken - {"forward"}):
             return True
@@ -46,7 +48,7 @@ def is_read_elsewhere(model: nn.Module, path: str, name: str) -> bool:
 
 
 @cache
-def _reads(kind: type[nn.Module], method: str) -> frozenset[tuple[str, ...]]:
+def _reads(kind: type[Any], method: str) -> frozenset[tuple[str, ...]]:
     """Return what a class' method takes from `self`, and the methods that it calls, as paths."""
     methods: dict[str, ast.AST] = {}
     for parent in kind.__mro__:

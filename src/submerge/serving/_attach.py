@@ -114,8 +114,8 @@ def _updates(model: nn.Module, folder: Folder, gate: Gate, places: _Places) -> U
     stands = parameter_places(model)
     updates: Updates = {}
     updated: set[int] = set()
-    named = ((places.names[name], name) for name in folder.updated if name in places.names)
-    for name, tensor in (*named, *places.packed.items()):
+    made: list[tuple[str, str | View]] = list(places.packed.items())
+    for name, tensor in [(places.names[n], n) for n in folder.updated if n in places.names] + made:
         parameter = parameter_of(model, name)
         if id(parameter) in updated:
             continue

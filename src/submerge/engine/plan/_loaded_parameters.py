@@ -1,7 +1,7 @@
-"""What a bank would hold of parameters that the loaded model has in another form than the files, or not at all.
+"""What a bank would hold of parameters that the loaded model has in another form than the files, or not.
 
-transformers packs the experts of a layer into one parameter, renames others, and leaves out what a class has no
-use for. A gate acts on parameters of the loaded model, so that this is decided before anything is merged.
+transformers packs the experts of a layer into one parameter, renames others, and leaves out what a class has
+no use for. A gate acts on parameters of the loaded model: this is decided before anything is merged.
 """
 
 from __future__ import annotations
@@ -31,16 +31,28 @@ def packed_streams(plan: MergePlan) -> list[Problem]:
     if model is None:
         return []
     loaded = loaded_names(model, [tensor.name for tensor in streamed])
-    packed = [
-        tensor.name
-        for tensor in streamed
-        if tensor.name not in loaded and any(part.rank != 0 for part in stream_parts(plan, tensor).values())
-    ]
-    if not packed:
-        return []
-    what = f"transformers packs parameters together that tokens of a modality have otherwise: {few(packed)}"
+    own = [t.name for t in streamed if any(part.rank != 0 for part in stream_parts(plan, t).values())]
+    kinds = {
+        "transformers packs parameters together": [name for name in own if name not in loaded],
+        "parameters act on several tokens at once": [
+            name for name in own if name in loaded and not _acts_by_token(model, loaded[name])
+        ],
+    }
+    where = plan.inputs.reference_model.label
     hint = "add 'modality_tokens: merged': all tokens run with the merged language model"
-    return [Problem(what, plan.inputs.reference_model.label, hint)]
+    return [
+        Problem(f"{what} that tokens of a modality have otherwise: {few(names)}", where, hint)
+        for what, names in kinds.items()
+        if names
+    ]
+
+
+def _acts_by_token(model: Any, name: str) -> bool:
+    """Return whether each token can have a parameter of its own: of a linear map, or a norm of rows."""
+    from submerge.gating import is_read_elsewhere, maps_rows  # here: they need torch
+
+    path, _, local = name.rpartition(".")
+    return maps_rows(model.get_submodule(path)) and not is_read_elsewhere(model, path, local)
 
 
 def unplaced_updates(plan: MergePlan) -> tuple[list[Problem], list[str]]:

@@ -166,6 +166,6 @@ def _is_mask(one: TensorEntry, other: TensorEntry) -> bool:
 
 
 def _rank(part: Part | None) -> int:
-    """Return the rank of an update that is the product of two matrices; 0 where it is none, or one of many."""
+    """Return the rank of an update that is the product of two matrices; 0 where it is none."""
     is_packed = isinstance(part, LowRankPart) and bool(part.experts) and part.expert is None
     return part.rank if isinstance(part, LowRankPart) and not is_packed else 0
