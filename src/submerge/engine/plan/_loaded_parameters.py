@@ -15,7 +15,7 @@ from submerge.engine.plan._stream_parts import stream_parts
 from submerge.errors import Problem, few
 from submerge.names import Shape, empty_model, loaded_names, loading
 
-__all__ = ["packed_streams", "unplaced_updates"]
+__all__ = ["packed_streams", "unplaced_projectors", "unplaced_updates"]
 
 
 def packed_streams(plan: MergePlan) -> list[Problem]:
@@ -53,6 +53,20 @@ def _acts_by_token(model: Any, name: str) -> bool:
 
     path, _, local = name.rpartition(".")
     return maps_rows(model.get_submodule(path)) and not is_read_elsewhere(model, path, local)
+
+
+def unplaced_projectors(plan: MergePlan) -> list[Problem]:
+    """Return a problem where projectors that are mixed have tensors that no parameter is loaded from."""
+    reference = plan.inputs.reference_model
+    model = empty_model(reference.config) if plan.projectors else None
+    if plan.projectors is None or model is None:
+        return []
+    loaded = loaded_names(model, plan.projectors.names)
+    if lost := [name for name in plan.projectors.names if name not in loaded]:
+        what = f"{type(model).__name__} has no parameters for tensors of the projector: {few(lost)}"
+        hint = "use projectors that transformers loads, or write 'projectors: merged'"
+        return [Problem(what, reference.label, hint)]
+    return []
 
 
 def unplaced_updates(plan: MergePlan) -> tuple[list[Problem], list[str]]:
