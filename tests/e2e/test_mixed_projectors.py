@@ -519,6 +519,21 @@ def test_what_cannot_be_mixed_is_refused_before_any_work(made: LlavaTasks, merge
         submerge.plan(recipe(made), settings=ROOM)
 
 
+def test_tensors_that_no_projector_loads_are_refused_before_any_work(
+    made: LlavaTasks, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(made.path("base"), base)
+    weights = load_file(base / "model.safetensors")
+    name = next(name for name in weights if f"{PROJECTOR}.linear_1.weight" in name)
+    extra = name.replace("linear_1", "linear_9")
+    save_file(weights | {extra: weights[name].clone()}, base / "model.safetensors", metadata={"format": "pt"})
+    recipe = made.recipe("many", projectors="mixed") | {"base_model": str(base)}
+    with pytest.raises(RequestError, match=r"no parameters for .*linear_9.* write 'projectors: merged'"):
+        submerge.plan(recipe, settings=ROOM)
+    assert submerge.plan(recipe | {"projectors": "merged"}, settings=ROOM).projectors is None
+
+
 def test_data_must_have_images_and_questions(made: LlavaTasks, tmp_path: Path) -> None:
     for row, kind in (({"text": "a"}, "texts"), ({"image": "red-0.png"}, "images")):
         made.path("bare.jsonl").write_text(json.dumps(row) + "\n")

@@ -94,22 +94,30 @@ def negative_placeholder(made: Specialists, folder: Path) -> Recipe:
 
 def packed_experts(made: Specialists, folder: Path) -> Recipe:
     """Of a mixture whose experts were tuned: transformers has one tensor for all of them."""
-    from transformers import (
-        CLIPVisionConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        MixtralConfig,
-        MixtralForCausalLM,
-    )
+    return mixture(folder, "Mixtral")
 
-    own, text = Specialists(folder), TEXT | {"num_local_experts": 2}
-    base = MixtralForCausalLM(MixtralConfig(**text))
+
+def experts_in_one_piece(made: Specialists, folder: Path) -> Recipe:
+    """Of a mixture whose files have that one tensor, too: it acts on all tokens at once."""
+    return mixture(folder, "GptOss", head_dim=8, layer_types=["full_attention"] * 2, num_experts_per_tok=1)
+
+
+def mixture(folder: Path, kind: str, **sizes: Any) -> Recipe:
+    import transformers
+    from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    own, text = Specialists(folder), TEXT | sizes | {"num_local_experts": 2}
+    config_class = getattr(transformers, f"{kind}Config")
+    base = getattr(transformers, f"{kind}ForCausalLM")(config_class(**text))
+    with torch.no_grad():
+        for parameter in base.parameters():
+            parameter.normal_(std=0.02)  # some are left as they come
     with quiet():
         base.save_pretrained(own.path("base"))
     fast_tokenizer([], WORDS).save_pretrained(own.path("base"))
     tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = LlavaConfig(
-        text_config=MixtralConfig(**text | {"vocab_size": ROWS + 4}),
+        text_config=config_class(**text | {"vocab_size": ROWS + 4}),
         vision_config=CLIPVisionConfig(**tower, image_size=8, patch_size=4),
         image_token_index=ROWS,
         vision_feature_layer=-1,
@@ -183,6 +191,7 @@ FAULTS: list[tuple[Change, str]] = [
     (no_placeholder, "config.json: it names no placeholder token.* — give a model that transformers loads"),
     (unknown_placeholder, "config.json: its placeholder of the kind image is 5000, and no token has this id"),
     (negative_placeholder, "config.json: it names no placeholder token"),
+    (experts_in_one_piece, "act on several tokens at once .*experts.* — add 'modality_tokens: merged'"),
     (packed_experts, "packs parameters together .*experts.* — add 'modality_tokens: merged'"),
     (model_as_adapter, "vision: is a whole model, and an adapter is needed — name the folder in which PEFT"),
     (

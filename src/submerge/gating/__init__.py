@@ -5,6 +5,7 @@ It knows no method, no folder and no recipe: an `Assignment` says which updates 
 
     assignments   SampleAssignment, TokenAssignment, …        which updates act on which rows
     updates       GatedFactors, GatedDense, GatedTable        what members add to a parameter
+                  GatedAssembly                               the same, of the tensors that it is made of
                   GatedValues                                 what they replace it by
     modules       GatedLinear, GatedEmbedding, …              how a kind of module runs with them
     branches      SelectedBranches, MixedBranches, Heads      parameter sets of one module
@@ -13,6 +14,7 @@ It knows no method, no folder and no recipe: an `Assignment` says which updates 
     reroute       rerouted                                    passes in which a function runs modules
 """
 
+from submerge.gating._assembled import GatedAssembly, place_blocks
 from submerge.gating._assignment import (
     Assignment,
     ConstantAssignment,
@@ -25,6 +27,7 @@ from submerge.gating._branches import Branches, MixedBranches, SelectedBranches,
 from submerge.gating._by_sample import SampleAssignment
 from submerge.gating._by_token import TokenAssignment
 from submerge.gating._cache import Recent
+from submerge.gating._foreign_reads import is_read_elsewhere
 from submerge.gating._gate import Gate
 from submerge.gating._gated_dense import GatedDense, GatedSum
 from submerge.gating._gated_embedding import GatedEmbedding
@@ -36,7 +39,7 @@ from submerge.gating._gated_rows import GatedLayerNorm, GatedRows
 from submerge.gating._gated_update import GatedUpdate
 from submerge.gating._heads import CompetingHeads, Heads, best_head
 from submerge.gating._layout import Group, Layout, Span, UnsplitError
-from submerge.gating._modules import gate_module, ungate_module
+from submerge.gating._modules import gate_module, maps_rows, ungate_module
 from submerge.gating._observe import Observer, StopForward, is_same, observe
 from submerge.gating._prototype_branches import ModuleInputs, PrototypeAssignment, PrototypeBranches
 from submerge.gating._reroute import Run, rerouted
@@ -49,6 +52,7 @@ __all__ = [
     "ConstantAssignment",
     "ConstantScales",
     "Gate",
+    "GatedAssembly",
     "GatedDense",
     "GatedEmbedding",
     "GatedFactors",
@@ -86,13 +90,16 @@ __all__ = [
     "cut",
     "each",
     "gate_module",
+    "is_read_elsewhere",
     "is_same",
     "is_transposed",
     "joined",
     "leaves",
+    "maps_rows",
     "observe",
     "parameter_of",
     "parameter_places",
+    "place_blocks",
     "reordered",
     "rerouted",
     "tensors",

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["cut", "each", "joined", "leaves", "mapped", "reordered", "tensors"]
+__all__ = ["cut", "each", "is_plain", "joined", "leaves", "mapped", "reordered", "tensors"]
 
 _Leaf = TypeVar("_Leaf")
 
@@ -40,6 +40,18 @@ def each(values: Any, change: Callable[[Any], Any], kind: type[Any] = torch.Tens
 def mapped(values: Any, change: Callable[[torch.Tensor], torch.Tensor], rows: int) -> Any:
     """Return values with every tensor that has `rows` rows changed, and all else as it is."""
     return each(values, lambda x: change(x) if x.ndim and x.shape[0] == rows else x)
+
+
+def is_plain(values: Any) -> bool:
+    """Return whether values are tensors, numbers, texts and collections of those alone.
+
+    What else a module may be given, such as a cache, has a state, and is not cut into samples.
+    """
+    if isinstance(values, Mapping):
+        return all(map(is_plain, values.values()))
+    if isinstance(values, (list, tuple)):
+        return all(map(is_plain, values))
+    return values is None or isinstance(values, (torch.Tensor, torch.dtype, torch.device, str, int, float))
 
 
 def _like(values: Mapping[str, Any], items: dict[str, Any]) -> Any:

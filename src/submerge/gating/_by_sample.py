@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from submerge.gating._assignment import Assignment
-from submerge.gating._batch import cut, tensors
+from submerge.gating._batch import cut, is_plain, tensors
 from submerge.gating._layout import Group, Layout, Span, UnsplitError
 
 __all__ = ["SampleAssignment"]
@@ -68,6 +68,8 @@ class SampleAssignment(Assignment):
         if len(self.spans) == 1:
             yield Group(self.spans[0].members, 0, self.size), inputs, self
             return
+        if not is_plain(inputs):  # a cache is for all samples, and is filled once
+            raise UnsplitError
         rows = self._rows(inputs)
         each = rows // self.size
         for span in self.spans:

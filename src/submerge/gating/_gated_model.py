@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,11 +12,12 @@ from torch import nn
 
 from submerge.gating._assignment import Assignment
 from submerge.gating._batch import cut, joined
+from submerge.gating._foreign_reads import is_read_elsewhere
 from submerge.gating._gate import Gate
 from submerge.gating._gated_module import GatedModule
 from submerge.gating._gated_update import GatedUpdate
 from submerge.gating._heads import Heads
-from submerge.gating._layout import UnsplitError
+from submerge.gating._layout import Group, UnsplitError
 from submerge.gating._modules import gate_module
 
 __all__ = ["GatedModel", "parameter_of", "parameter_places"]
@@ -24,7 +27,9 @@ class GatedModel:
     """The gated modules of a model by name, and the module that the members' outputs come from.
 
     `sequential` says that a gated parameter is used for all samples at once (as a table that is looked up by
-    distance), so that a batch of several groups of samples must run group by group.
+    distance), so that a batch of several groups of samples must run group by group. `unordered` modules are
+    why: the rows that they are given are not those of one sample after another. `replaced` are the parameters
+    that a module around their own reads, another reason: they are replaced while a group runs.
     """
 
     def __init__(self, gate: Gate) -> None:
@@ -32,11 +37,26 @@ class GatedModel:
         self.modules: dict[str, GatedModule] = {}
         self.heads: Heads | None = None
         self.sequential = False
+        self.unordered: frozenset[str] = frozenset()
+        self.replaced: list[_Replaced] = []
 
-    def add(self, model: nn.Module, updates: Mapping[str, Mapping[str, GatedUpdate]]) -> None:
-        """Gate modules in place, by the updates of each module's own parameters."""
+    def add(
+        self, model: nn.Module, updates: Mapping[str, Mapping[str, GatedUpdate]], *, by_token: bool = False
+    ) -> None:
+        """Gate modules in place, by the updates of each module's own parameters.
+
+        With `by_token` tokens of one sample have different members, so that no parameter can be replaced.
+        """
         for path, own in updates.items():
-            self.modules[path] = gate_module(self.gate, model.get_submodule(path), own, path)
+            module = model.get_submodule(path)
+            taken = [] if by_token else [name for name in own if is_read_elsewhere(model, path, name)]
+            if taken:
+                replaced = nn.ModuleDict({name: own[name] for name in taken})
+                module.add_module("submerge_replaced", replaced)  # so that it moves with the model
+                self.replaced += [_Replaced(module, path, name, own[name]) for name in taken]
+                self.sequential = True
+            if inside := {name: own[name] for name in own if name not in taken}:
+                self.modules[path] = gate_module(self.gate, module, inside, path)
 
     def run(
         self,
@@ -54,16 +74,49 @@ class GatedModel:
         with self.gate.over(assignment):
             if len(spans) < 2 or not self.sequential:
                 try:
-                    return forward(**inputs)
+                    return self._run(forward, inputs, assignment)
                 except UnsplitError:
                     if len(spans) < 2:
                         raise
                     self.sequential = True  # for the batches to come, too
         results = []
         for span in spans:
-            with self.gate.over(assignment.within(span)):
-                results.append(forward(**cut(inputs, slice(span.start, span.stop), spans[-1].stop)))
+            within = assignment.within(span)
+            with self.gate.over(within):
+                own = cut(inputs, slice(span.start, span.stop), spans[-1].stop)
+                results.append(self._run(forward, own, within))
         return join(results)
+
+    def _run(self, forward: Callable[..., Any], inputs: Mapping[str, Any], assignment: Assignment) -> Any:
+        """Return what a forward makes of inputs, with the parameters that are replaced for one group."""
+        with ExitStack() as stack:
+            for one in self.replaced:
+                if assignment.acts_on(one.path):
+                    ((group, _, _),) = assignment.split(one.path, ())
+                    stack.enter_context(one.holding(group))
+            return forward(**inputs)
+
+
+@dataclass(frozen=True)
+class _Replaced:
+    """A parameter that is replaced by its values for a group, wherever it is read."""
+
+    module: nn.Module
+    path: str
+    name: str
+    update: GatedUpdate
+
+    @contextmanager
+    def holding(self, group: Group) -> Iterator[None]:
+        """Let the module have a group's values inside."""
+        module, name = self.module, self.name
+        tensors: dict[str, Any] = module._parameters if name in module._parameters else module._buffers
+        before = tensors[name]
+        tensors[name] = self.update.dense(before, group)
+        try:
+            yield
+        finally:
+            tensors[name] = before
 
 
 def parameter_places(model: nn.Module) -> dict[int, list[tuple[str, str]]]:

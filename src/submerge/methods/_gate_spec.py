@@ -50,6 +50,8 @@ class GateSpec:
         own_heads: whether tensors that the base lacks, or has in another shape, are a task's own, and go to
             the bank. Without a gate they are reported, or refused.
         partial_models: whether a model may lack what its task has no use for, such as a pooler or a tower.
+        assembles: whether its controller gates parameters that transformers makes of several tensors of the
+            files, such as packed experts. Else a model with updates of such tensors is refused.
         adapter_output: whether the result may be an adapter, which holds the static merge alone.
 
     Examples:
@@ -66,4 +68,5 @@ class GateSpec:
     every_tensor: bool = False
     own_heads: bool = False
     partial_models: bool = False
+    assembles: bool = False
     adapter_output: bool = False

@@ -159,6 +159,7 @@ METHODS = (
             every_tensor=True,
             own_heads=True,
             partial_models=True,
+            assembles=True,
             adapter_output=False,
         ),
         refuse=refuse,

@@ -22,12 +22,13 @@ from submerge.gating import (
     cut,
     is_same,
     observe,
+    reordered,
 )
 from submerge.methods.mass import RoutingSettings
 from submerge.routing._choose import log_evidence
 from submerge.routing._replay import Replay
 from submerge.routing._scores import SiteScore, TokenPooling, site_score
-from submerge.routing._sites import Site, choose_sites, discover_sites
+from submerge.routing._sites import Site, choose_sites, discover_sites, read_by_input
 
 __all__ = ["Evidence", "FirstPass"]
 
@@ -131,7 +132,8 @@ class FirstPass:
         """Find the sites of the model, unless they are known, by running the first of `size` inputs."""
         if not self.sites:
             part, own = _first_part(model, inputs)
-            self._look_around(model, part, cut(own, slice(0, 1), size))
+            one, two = cut(own, slice(0, 1), size), reordered(own, torch.tensor([0, 0]), size)
+            self._look_around(model, part, one, two)
 
     def _reader(
         self, inputs: Mapping[str, Any], size: int, gathered: Collection[int], *, early: bool
@@ -146,10 +148,17 @@ class FirstPass:
         modules = self.gated.modules.items()
         return {name: model.get_submodule(name) for name, gated in modules if isinstance(gated, kind)}
 
-    def _look_around(self, model: Any, part: Any, one: Mapping[str, Any]) -> None:
-        """Find the sites that are looked at, by running one input, and make ready what is asked there."""
+    def _look_around(self, model: Any, part: Any, one: Mapping[str, Any], two: Mapping[str, Any]) -> None:
+        """Find the sites that are looked at, and make ready what is asked there.
+
+        It takes a run of one input, and one of it twice: what a map is given of both is twice as much, or it
+        is not of inputs, as the relative positions of DeBERTa.
+        """
+        maps = self._modules(model, GatedLinear)
+        maps = {name: module for name, module in maps.items() if name not in self.gated.unordered}
         with self.gated.gate.over(ResidentAssignment()):
-            sites = discover_sites(self._modules(model, GatedLinear), lambda: part(**one))
+            of_inputs = read_by_input(maps, lambda: part(**one), lambda: part(**two))
+            sites = discover_sites(of_inputs, lambda: part(**one))
         stacks = {site.stack for site in sites}
         counts = {stack: len(list(model.get_submodule(stack).children())) for stack in stacks}
         self.sites = choose_sites(sites, self.settings, counts)

@@ -18,7 +18,7 @@ from submerge.gating import Observer, is_same, observe
 from submerge.methods.mass import POSITIONS, RoutingSettings
 from submerge.names import layer_of
 
-__all__ = ["Site", "choose_sites", "discover_sites"]
+__all__ = ["Site", "choose_sites", "discover_sites", "read_by_input"]
 
 
 @dataclass
@@ -56,6 +56,30 @@ def discover_sites(maps: Mapping[str, nn.Module], run: Callable[[], Any]) -> lis
     with observe(maps, finder):
         run()
     return finder.sites
+
+
+class _Counter(Observer):
+    """Counts the elements that modules take in."""
+
+    def __init__(self) -> None:
+        self.elements: dict[str, int] = {}
+
+    def on_input(self, name: str, module: nn.Module, x: Any) -> None:
+        self.elements[name] = self.elements.get(name, 0) + x.numel()
+
+
+def read_by_input(
+    maps: Mapping[str, nn.Module], run_one: Callable[[], Any], run_two: Callable[[], Any]
+) -> dict[str, nn.Module]:
+    """Return the maps that are given as much again where a model is run on one input and on two."""
+    counts = []
+    for run in (run_one, run_two):
+        counter = _Counter()
+        with observe(maps, counter):
+            run()
+        counts.append(counter.elements)
+    one, two = counts
+    return {name: module for name, module in maps.items() if name in one and two.get(name) == 2 * one[name]}
 
 
 def choose_sites(sites: Sequence[Site], settings: RoutingSettings, counts: Mapping[str, int]) -> list[Site]:

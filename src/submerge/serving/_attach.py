@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from submerge.algebra import Bank, LowRank
 from submerge.errors import Problem, RequestError, few
 from submerge.gating import (
     Gate,
+    GatedAssembly,
     GatedDense,
     GatedFactors,
     GatedModel,
@@ -20,11 +23,13 @@ from submerge.gating import (
     is_transposed,
     parameter_of,
     parameter_places,
+    place_blocks,
 )
 from submerge.methods.mass import routes_on_base
-from submerge.names import layer_of
+from submerge.names import Shape, View, empty_model, layer_of, loading
 from submerge.serving._folder import Folder
 from submerge.serving._heads import attach_heads
+from submerge.store import open_checkpoint
 
 __all__ = ["attach", "check_names"]
 
@@ -40,19 +45,58 @@ def attach(
     `names` are the model's names of the folder's tensors. With `partial` the model is only a part of the
     checkpoint, and tensors outside of its layers may be missing.
     """
-    check_names(model, folder, names, partial=partial)
+    places = _places(model, folder, names, partial=partial)
+    check_names(model, folder, places.found, partial=partial)
     gated = GatedModel(gate)
-    updates = _updates(model, folder, gate, names)
+    updates = _updates(model, folder, gate, places)
     if routes_on_base(folder.settings) or folder.settings["fixed"] == "base":
         _make_base_resident(model, updates)
-    gated.sequential = any(_is_looked_up_by_distance(model, path) for path in updates)
     gated.add(model, updates)
+    gated.unordered = frozenset(path for path in updates if _is_unordered(model, path))
+    gated.sequential |= bool(gated.unordered)
     if heads:
         gated.heads = attach_heads(model, folder, gate, names)
     return gated
 
 
-def check_names(model: Any, folder: Folder, names: Mapping[str, str], *, partial: bool) -> None:
+@dataclass(frozen=True)
+class _Places:
+    """Where the tensors of a bank are in a model.
+
+    `names` are the parameters that they become, and `packed` those that are made of several of them, or of a
+    part of one, as experts are; `shapes` are the tensors' own. `ignored` are those that the model's class has
+    no place for in any file.
+    """
+
+    names: Mapping[str, str]
+    packed: Mapping[str, View]
+    shapes: Mapping[str, Shape]
+    ignored: frozenset[str]
+
+    @property
+    def found(self) -> set[str]:
+        """The tensors that have a place, or need none."""
+        inside = {source for view in self.packed.values() for source in view.sources}
+        return {*self.names, *inside, *self.ignored}
+
+
+def _places(model: Any, folder: Folder, names: Mapping[str, str], *, partial: bool) -> _Places:
+    """Return where a folder's updates go, of which `names` become parameters as they are."""
+    lost = {name for name in folder.updated if name not in names}
+    if not lost:
+        return _Places(names, {}, {}, frozenset())
+    checkpoint = open_checkpoint(str(folder.path.resolve()))
+    shapes = {name: entry.shape for name, entry in checkpoint.tensors.items()}
+    made = loading(model, shapes)
+    packed = {name: view for name, view in made.views.items() if lost.intersection(view.sources)}
+    ignored = made.ignored
+    if partial:
+        own = empty_model(checkpoint.config)
+        ignored = frozenset() if own is None else loading(own, shapes).ignored
+    return _Places(names, packed, shapes, ignored)
+
+
+def check_names(model: Any, folder: Folder, names: Container[str], *, partial: bool) -> None:
     """Raise `RequestError` where the model lacks a parameter for an update in the bank."""
     missing = [n for n in folder.updated if n not in names]
     lost = [n for n in missing if not partial or layer_of(n) is not None]
@@ -62,30 +106,57 @@ def check_names(model: Any, folder: Folder, names: Mapping[str, str], *, partial
         raise RequestError(Problem(what, str(folder.path), hint))
 
 
-def _updates(model: nn.Module, folder: Folder, gate: Gate, names: Mapping[str, str]) -> Updates:
+def _updates(model: nn.Module, folder: Folder, gate: Gate, places: _Places) -> Updates:
     """Return the updates of all parameters, at every place where a parameter stands.
 
     A parameter under two names (a head that is tied to the embeddings) is updated once, by the first.
     """
-    places = parameter_places(model)
+    stands = parameter_places(model)
     updates: Updates = {}
     updated: set[int] = set()
-    for name in (n for n in folder.updated if n in names):
-        parameter = parameter_of(model, names[name])
+    made: list[tuple[str, str | View]] = list(places.packed.items())
+    for name, tensor in [(places.names[n], n) for n in folder.updated if n in places.names] + made:
+        parameter = parameter_of(model, name)
         if id(parameter) in updated:
             continue
         updated.add(id(parameter))
-        base = _base_values(folder, name, parameter)
-        for path, local in places[id(parameter)]:
-            update = _update(folder, gate, name, model.get_submodule(path), path)
-            update.base = base
+        for path, local in stands[id(parameter)]:
+            module = model.get_submodule(path)
+            if isinstance(tensor, View):
+                update: GatedUpdate = _assembly(folder, gate, f"{path}:{local}", tensor, places.shapes)
+                update.base = _packed_base_values(folder, tensor, places.shapes, parameter)
+            else:
+                update = _update(folder, gate, tensor, module, path)
+                update.base = _base_values(folder, tensor, parameter)
             updates.setdefault(path, {})[local] = update
     return updates
 
 
-def _is_looked_up_by_distance(model: nn.Module, path: str) -> bool:
-    """Return whether a module is a table of relative positions: what it gives is for all samples at once."""
-    return isinstance(model.get_submodule(path), nn.Embedding) and "relative_attention_bias" in path
+def _assembly(folder: Folder, gate: Gate, key: str, view: View, shapes: Mapping[str, Shape]) -> GatedUpdate:
+    """Return the update of a parameter that is made of several tensors, or of parts of some."""
+    own = [name for name in view.sources if name in folder.factors or name in folder.dense]
+    parts = {name: _update(folder, gate, name, nn.Identity(), key) for name in own}
+    return GatedAssembly(gate, key, view, {name: shapes[name] for name in own}, parts)
+
+
+def _is_unordered(model: Any, path: str) -> bool:
+    """Return whether the rows that a module is given, or gives, are not those of one sample after another.
+
+    It is so of a table of relative positions, and of experts that are given the tokens that they take: those
+    that are told which these are get all tokens as they lie.
+    """
+    module = model.get_submodule(path)
+    if isinstance(module, nn.Embedding) and "relative_attention_bias" in path:
+        return True
+    names = path.split(".")
+    around = [model.get_submodule(".".join(names[:depth])) for depth in range(len(names))]
+    if _is_of_experts(module) and len(inspect.signature(type(module).forward).parameters) > 3:
+        return False
+    return any(map(_is_of_experts, (module, *around)))
+
+
+def _is_of_experts(module: nn.Module) -> bool:
+    return "Expert" in type(module).__name__
 
 
 def _update(folder: Folder, gate: Gate, name: str, module: nn.Module, path: str) -> GatedUpdate:
@@ -118,6 +189,20 @@ def _base_values(folder: Folder, name: str, parameter: torch.Tensor) -> torch.Te
     tasks = folder.fixed.get(name, tuple(parts))
     update = bank.merged(tasks, folder.settings["fixed"], folder.settings["scale"])
     return (merged - update.dense() if isinstance(update, LowRank) else merged).to(parameter.dtype)
+
+
+def _packed_base_values(
+    folder: Folder, view: View, shapes: Mapping[str, Shape], parameter: torch.Tensor
+) -> torch.Tensor | None:
+    """Return the base's values of a parameter made of several tensors; None as `_base_values` does."""
+    less = {}
+    for name in view.sources:
+        if name in folder.factors or name in folder.dense:
+            base = _base_values(folder, name, torch.zeros(shapes[name], device=parameter.device))
+            if base is None:
+                return None
+            less[name] = base
+    return place_blocks(parameter.detach().float(), view, less).to(parameter.dtype)
 
 
 def _make_base_resident(model: nn.Module, updates: Updates) -> None:

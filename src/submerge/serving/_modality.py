@@ -62,7 +62,7 @@ class ModalityController(Controller):
         check_names(model, folder, names, partial=partial)
         gated = GatedModel(gate)
         with folder.reading() as read:
-            gated.add(model, stream_updates(model, folder, gate, names, read))
+            gated.add(model, stream_updates(model, folder, gate, names, read), by_token=True)
             encoders = Encoders(
                 read_encoder(
                     task, folder.files(n), {own: read(name) for own, name in modules.items()}, model.dtype

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from submerge.engine.plan._device import check_device
-from submerge.engine.plan._packed_streams import packed_streams
+from submerge.engine.plan._loaded_parameters import (
+    packed_streams,
+    unplaced_projectors,
+    unplaced_updates,
+)
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._stacked_models import plan_stacked
 from submerge.engine.plan._warnings import input_warnings, shape_warnings, unused_tensors
@@ -96,9 +100,12 @@ def make_plan(
         if problems := packed_streams(plan):
             raise RequestError(problems)
         tokens = shared_token_plan(plan.composition.tokens)
+    problems, unplaced = unplaced_updates(plan)
+    if problems := [*problems, *unplaced_projectors(plan)]:
+        raise RequestError(problems)
     tokens = tokens and with_chat_template(tokens, recipe, inputs)
     warnings = tokens.warnings if tokens else _tokenizer_left_out(recipe)
-    return replace(plan, tokens=tokens, warnings=(*recipe.warnings, *plan.warnings, *warnings))
+    return replace(plan, tokens=tokens, warnings=(*recipe.warnings, *plan.warnings, *unplaced, *warnings))
 
 
 def plan_models(

@@ -92,6 +92,11 @@ class AddedProduct(AddedUpdate):
     def __init__(self, factors: _FactorPair) -> None:
         self.factors = factors
 
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it is one product, and not one for each of packed experts."""
+        return self.factors.pair[0].ndim == 2
+
     def update(self, start: int, stop: int) -> torch.Tensor:
         width = self.factors.width
         top, bottom = _touched_rows(start, stop, width)

@@ -89,7 +89,7 @@ def _update(reader: ChunkReader, member: InputReader, relative: bool, held: bool
     sides = reader.plan.sides
     if relative and member.edit is None:
         return Zero(sides)
-    if relative and isinstance(member.edit, AddedProduct):
+    if relative and isinstance(member.edit, AddedProduct) and member.edit.is_matrix:
         return LowRank(*member.edit.factors.pair)
 
     dtype = torch_dtype(reader.code)

@@ -129,7 +129,7 @@ class Members:
             note=f"{model.label}: tied to {tied}" if tied else "",
             patch=part is not None,
             relative=self.rules.takes_updates and stored is entry and adds and plain_origin,
-            rank=part.rank if isinstance(part, LowRankPart) else 0,
+            rank=_rank(part),
             unchanged=adds
             and plain_origin
             and self.rules.compares(entry)
@@ -163,3 +163,9 @@ def _is_mask(one: TensorEntry, other: TensorEntry) -> bool:
     if one.shape != other.shape or len(one.shape) != 4 or one.shape[:2] != (1, 1):
         return False
     return is_float(one) != is_float(other) and not {"BOOL", "U8"}.isdisjoint((one.dtype, other.dtype))
+
+
+def _rank(part: Part | None) -> int:
+    """Return the rank of an update that is the product of two matrices; 0 where it is none."""
+    is_packed = isinstance(part, LowRankPart) and bool(part.experts) and part.expert is None
+    return part.rank if isinstance(part, LowRankPart) and not is_packed else 0

@@ -68,7 +68,7 @@ class Input:
     @property
     def dense(self) -> bool:
         """Whether its update is planned for as one without factors."""
-        return not (self.relative or self.unchanged)
+        return not (self.relative or self.unchanged) or (self.patch and not self.rank)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,106 @@
+"""Parameters that are not read by their own module alone.
+
+A few modules compute with a parameter of a module inside them, which they do not call for it: the experts
+of DBRX slice `self.mlp.w1`, Mamba multiplies by `self.conv1d.weight`, and JetMoE calls other methods of its
+experts than forward. What the module inside does when it is called then says nothing of that parameter.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from torch import nn
+
+__all__ = ["is_read_elsewhere"]
+
+DEPTH = 3
+"""The modules around one that are looked at, from the inside."""
+_ABOUT = frozenset({"dtype", "device", "shape", "ndim", "size", "dim", "numel", "is_cuda", "requires_grad"})
+"""What is asked of a parameter without its values."""
+_RESIZING = "interpolate_pos_encoding"
+"""A method of models of images for those of another size than the model's own, which asks for it."""
+
+
+def is_read_elsewhere(model: nn.Module, path: str, name: str) -> bool:
+    """Return whether a module around another computes with a parameter of it, without a call of its forward.
+
+    It is looked for in the source text of the classes; without it nothing is found.
+
+    Args:
+        model: that both are in.
+        path: of the module that has the parameter.
+        name: of the parameter in it.
+    """
+    inside: Any = type(model.get_submodule(path))
+    parts = path.split(".")
+    for depth in range(max(0, len(parts) - DEPTH), len(parts)):
+        around: Any = type(model.get_submodule(".".join(parts[:depth])))
+        own = tuple(parts[depth:])
+        taken = {read[-1] for read in _reads(around, "forward") if read[:-1] == own}
+        if name in taken or any((name,) in _reads(inside, method) for method in taken - {"forward"}):
+            return True
+    return False
+
+
+@cache
+def _reads(kind: type[Any], method: str) -> frozenset[tuple[str, ...]]:
+    """Return what a class' method takes from `self`, and the methods that it calls, as paths."""
+    methods: dict[str, ast.AST] = {}
+    for parent in kind.__mro__:
+        if parent is not nn.Module and issubclass(parent, nn.Module):
+            methods = {**_methods(parent), **methods}
+    found: set[tuple[str, ...]] = set()
+    seen, waiting = {_RESIZING}, [method]
+    while waiting:
+        name = waiting.pop()
+        if name not in seen and name in methods:
+            paths = set(_paths(methods[name]))
+            found |= paths
+            waiting += [path[0] for path in paths if len(path) == 1]
+        seen.add(name)
+    return frozenset(found)
+
+
+def _methods(kind: type[nn.Module]) -> dict[str, ast.AST]:
+    """Return the methods that a class defines, by name; none where it has no source text."""
+    defined = _classes(kind.__module__).get(kind.__qualname__)
+    body = defined.body if defined else []
+    return {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
+
+
+@cache
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    """Return the classes that stand in a module's source text, by name."""
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
+    except (KeyError, OSError, TypeError, SyntaxError):
+        return {}
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _paths(method: ast.AST) -> Iterator[tuple[str, ...]]:
+    """Yield what a method takes from `self`, as paths: ("mlp", "w1") of `self.mlp.w1`."""
+    only_asked: set[int] = set()
+    for node in ast.walk(method):
+        if isinstance(node, ast.Attribute) and node.attr in _ABOUT:
+            only_asked.add(id(node.value))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+            only_asked.update(map(id, node.args))
+    for node in ast.walk(method):
+        path = _path(node)
+        if path and id(node) not in only_asked:
+            yield path
+
+
+def _path(node: ast.AST) -> tuple[str, ...]:
+    """Return the names after `self` of a chain of attributes that is read; empty for what is none."""
+    names: list[str] = []
+    while isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+        names.insert(0, node.attr)
+        node = node.value
+    return tuple(names) if isinstance(node, ast.Name) and node.id == "self" else ()
