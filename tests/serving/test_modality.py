@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,28 @@ def test_one_tuned_specialist_is_that_specialist(kind: str, lm: str, tmp_path: P
     # transformers gives beams the inputs of other samples where samples have several sounds
     batch, inputs = padded(prompt(1, 4, one, 3), prompt(2, 2, one, 6)), one.inputs(1, 2)
     same_tokens(model, one.model, **batch, **inputs, num_beams=3, num_return_sequences=2)
+
+
+@pytest.mark.parametrize("words", [1, 3])
+@torch.no_grad()
+def test_norms_that_see_heads_before_positions_are_those_of_each_token(words: int, tmp_path: Path) -> None:
+    """Also where there are as many heads as positions, and where there is one head of keys."""
+    one, text = specialist("llava", "gemma3", seed=1), specialist("llava", "gemma3", seed=2).lm()
+    assert (text.config.num_attention_heads, text.config.num_key_value_heads) == (8, 1)
+    own = {name: x for name, x in values(0, one.lm(), text).items() if "_norm" in name}
+    assert any("q_norm" in name for name in own)
+    model = submerge.load(write_composed(tmp_path, text, [one], own))
+    twin = copy.deepcopy(text)
+    for name, x in own.items():
+        twin.get_parameter(name.removeprefix("streams.0.").removesuffix(".values")).copy_(x)
+    ids, inputs = prompt(1, 1, one, words), one.inputs(1)
+    features, of_text = prompt_embeddings(one, ids, inputs), text.get_input_embeddings()(ids)
+    embeddings = torch.where((ids == IMAGE).unsqueeze(-1), features, of_text)
+    wanted = by_token([text, twin], (ids == IMAGE).long(), inputs_embeds=embeddings)
+    close(model(input_ids=ids, **inputs).logits, wanted)
+    how = {**HOW, "suppress_tokens": [IMAGE]}
+    cached, again = (model.generate(input_ids=ids, **inputs, **how, use_cache=use) for use in (True, False))
+    assert torch.equal(cached, again)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ It knows no method, no folder and no recipe: an `Assignment` says which updates 
     branches      SelectedBranches, MixedBranches, Heads      parameter sets of one module
                   PrototypeBranches                           mixed by what the module is given
     observe       Observer, StopForward                       passes that only look
+    kinds         token_modules                               in which tokens may have parameters of their own
     reroute       rerouted                                    passes in which a function runs modules
 """
 
@@ -40,6 +41,7 @@ from submerge.gating._modules import gate_module, ungate_module
 from submerge.gating._observe import Observer, StopForward, is_same, observe
 from submerge.gating._prototype_branches import ModuleInputs, PrototypeAssignment, PrototypeBranches
 from submerge.gating._reroute import Run, rerouted
+from submerge.gating._token_modules import TokenModules, token_modules
 from submerge.gating._values import GatedValues
 
 __all__ = [
@@ -80,6 +82,7 @@ __all__ = [
     "Span",
     "StopForward",
     "TokenAssignment",
+    "TokenModules",
     "UnsplitError",
     "best_head",
     "branch_module",
@@ -96,5 +99,6 @@ __all__ = [
     "reordered",
     "rerouted",
     "tensors",
+    "token_modules",
     "ungate_module",
 ]
