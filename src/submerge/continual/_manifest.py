@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -220,36 +221,59 @@ class StateManifest:
         return json.dumps({**head, **content}, indent=1, ensure_ascii=False) + "\n"
 
     def _check(self) -> None:
-        """Raise `ValueError` for names that no state has: of tasks, or of files that lie elsewhere."""
+        """Raise `ValueError` for names that no state has, of tasks or of files that lie elsewhere.
+
+        And for a sum of moments beside tasks that keep them, or none where they do not.
+        """
         wrong = [name for name in self.names if not TASK_NAME.fullmatch(name)]
         wrong += [record.file for record in self.files if not _FILE.fullmatch(record.file)]
         wrong += [name for name in set(self.names) if self.names.count(name) > 1]
         if wrong:
             raise ValueError(f"{wrong[0]!r} is no name, or there twice")
+        if (self.running is not None) != (self.options.keep == "none" and bool(self.tasks)):
+            raise ValueError(f"keep is {self.options.keep!r}, and running is {self.running!r}")
 
     @classmethod
     def read(cls, folder: Path) -> StateManifest:
         """Return the manifest of a state; raise `RequestError` where there is none, or it is damaged."""
         path = folder / STATE_FILE
         if not path.is_file():
-            hint = f"begin one: submerge many init BASE -o {quote(str(folder))}"
-            raise RequestError(Problem("is no state: it has no state.json", str(folder), hint))
+            raise RequestError(_no_state(folder))
         content = read_json(path, DAMAGED)
         if content.get("format") != FORMAT or content.get("version") not in VERSIONS:
             raise RequestError(_other_format(content, path))
         try:
-            running = content["running"]
+            running, tasks = content["running"], content["tasks"]
+            if not isinstance(tasks, list):
+                raise ValueError(f"tasks is {tasks!r}")
             manifest = cls(
                 _record(BaseRecord, content["base"]),
                 _record(StateOptions, content["options"]),
-                LpmOptions(**content["lpm"]),
-                tuple(map(_task, content["tasks"])),
+                _lpm(content["lpm"]),
+                tuple(map(_task, tasks)),
                 None if running is None else _record(FileRecord, running),
             )
             manifest._check()
             return manifest
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RequestError(Problem(f"is damaged ({error!r})", str(path), DAMAGED)) from None
+
+
+def _no_state(folder: Path) -> Problem:
+    """Return that a folder has no manifest: it never was a state, or has lost it."""
+    path = folder / STATE_FILE
+    if os.path.lexists(path):
+        return Problem("is no file", str(path), DAMAGED)
+    lost = folder.is_dir() and any(_FILE.fullmatch(f"tasks/{p.name}") for p in folder.glob("tasks/*"))
+    hint = DAMAGED if lost else f"begin one: submerge many init BASE -o {quote(str(folder))}"
+    return Problem("is no state: it has no state.json", str(folder), hint)
+
+
+def _lpm(content: Mapping[str, Any]) -> LpmOptions:
+    """Return the options of the merge; raise `ValueError` where one is not said: none is guessed."""
+    if missing := {option.name for option in fields(LpmOptions)} - content.keys():
+        raise ValueError(f"{min(missing)} is not said")
+    return LpmOptions(**content)
 
 
 def _other_format(content: Mapping[str, Any], path: Path) -> Problem:
