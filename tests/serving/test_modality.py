@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +258,33 @@ def test_text_is_bitwise_that_of_the_plain_language_model(pair: Pair, composed: 
     model(ids, **inputs)
     assert torch.equal(model(**batch).logits, lms[0](**batch).logits), "nothing is left of the call before"
     assert model.controller.gated.gate.assignment is None
+
+
+@torch.no_grad()
+def test_pickle_and_copies_keep_the_gate(pair: Pair, composed: Composed) -> None:
+    one, model = pair[0], submerge.load(composed[0].controller.path)
+    ids, inputs = prompt(1, 3, one, 2), one.inputs(1)
+    pickled = pickle.loads(pickle.dumps(model))  # transformers' hooks, which a forward adds, cannot be
+    wanted = model(input_ids=ids, **inputs).logits
+    for again in (pickled, copy.deepcopy(model)):
+        assert type(again) is type(model)
+        assert torch.equal(again(input_ids=ids, **inputs).logits, wanted)
+        assert not {id(p) for p in again.parameters()} & {id(p) for p in model.parameters()}
+        again.double()  # a copy that ran the modules it was made from would not notice
+        assert again(input_ids=ids, **inputs).logits.dtype == torch.float64
+        assert torch.equal(model(input_ids=ids, **inputs).logits, wanted)
+
+
+def test_gradient_checkpoints_are_refused(pair: Pair, composed: Composed) -> None:
+    """Layers that are run again in the backward pass would be those of text."""
+    one, model = pair[0], copy.deepcopy(composed[0]).train()
+    model.requires_grad_(True)
+    ids, inputs = prompt(1, 3, one, 2), one.inputs(1)
+    model(input_ids=ids, **inputs, labels=ids).loss.backward()
+    model.activation_checkpointing_enable()
+    with pytest.raises(submerge.RequestError, match="run again without the gate"):
+        model(input_ids=ids, **inputs, labels=ids)
+    text = prompt(2, 5)
+    model(input_ids=text, labels=text).loss.backward()
+    with torch.no_grad():
+        model(input_ids=ids, **inputs)
