@@ -69,6 +69,36 @@ def test_a_manifest_that_is_damaged(grown: submerge.Continual, tmp_path: Path) -
     assert submerge.Continual(tmp_path / "state").tasks == ("law",)
 
 
+def test_what_a_manifest_says_of_a_projector_is_checked(grown: submerge.Continual, tmp_path: Path) -> None:
+    path = tmp_path / "state/state.json"
+    content = json.loads(path.read_text())
+    whole = {"bytes": 0, "images": 8, "prototypes": 1, "group": "law", "nearest": "", "overlap": 0.25}
+    content["options"]["pooling"] = "mean"
+
+    def write(**changes: object) -> None:
+        content["tasks"][0]["projector"] = whole | changes
+        path.write_text(json.dumps(content))
+
+    write(overlap=1)
+    assert grown.record("law").projector is not None
+    for key, value in (
+        ("overlap", "much"),
+        ("overlap", None),
+        ("overlap", True),
+        ("images", 1.5),
+        ("nearest", None),
+        ("group", "chess"),
+    ):
+        write(**{key: value})
+        with pytest.raises(submerge.RequestError, match=f"is damaged .*{key} is {value!r}"):
+            submerge.Continual(tmp_path / "state")
+    write()
+    content["base"]["revision"] = 5
+    write()
+    with pytest.raises(submerge.RequestError, match="revision is 5"):
+        submerge.Continual(tmp_path / "state")
+
+
 def test_files_that_are_damaged(grown: submerge.Continual, made: Tasks, tmp_path: Path) -> None:
     (file,) = (tmp_path / "state/tasks").iterdir()
     data = file.read_bytes()

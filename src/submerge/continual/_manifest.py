@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -230,6 +231,8 @@ class StateManifest:
         wrong += [name for name in set(self.names) if self.names.count(name) > 1]
         if wrong:
             raise ValueError(f"{wrong[0]!r} is no name, or there twice")
+        if lost := [name for name in self.groups if name not in self.names]:
+            raise ValueError(f"group is {lost[0]!r}, which is no task")
         if (self.running is not None) != (self.options.keep == "none" and bool(self.tasks)):
             raise ValueError(f"keep is {self.options.keep!r}, and running is {self.running!r}")
 
@@ -312,7 +315,17 @@ def _record(kind: type[Record], content: Mapping[str, Any]) -> Record:
     types = get_type_hints(kind)
     for field_ in fields(kind):  # type: ignore[arg-type]
         value, wanted = getattr(record, field_.name), types[field_.name]
-        choices = get_args(wanted) if get_origin(wanted) is Literal else ()
-        if (choices and value not in choices) or (wanted in (str, int, bool) and type(value) is not wanted):
+        if not _is_of(value, wanted):
             raise ValueError(f"{field_.name} is {value!r}")
     return record
+
+
+def _is_of(value: Any, wanted: Any) -> bool:
+    """Return whether a value of JSON is of the type of a record's field; records in records are their own."""
+    if get_origin(wanted) is Literal:
+        return value in get_args(wanted)
+    if wanted is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    if wanted == str | None:
+        return value is None or type(value) is str
+    return wanted not in (str, int, bool) or type(value) is wanted

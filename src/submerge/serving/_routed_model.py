@@ -66,7 +66,7 @@ def gated_class(kind: type, controller: type[Controller]) -> type:
 
 def _empty(kind: type, controller: type[Controller]) -> Any:
     """Return a model of a gated class, which no module has by name, for pickle to fill."""
-    made = gated_class(kind, controller)
+    made: Any = gated_class(kind, controller)
     return made.__new__(made)
 
 

@@ -58,9 +58,11 @@ def tell_heads(model: Any, gated: GatedModel) -> None:
     }
     if not norms:
         return
+    config = copy.deepcopy(model.config)
+    config._attn_implementation = "eager"  # kernels of others may ask for a device
     try:
         with torch.device("meta"):
-            twin = type(model)(copy.deepcopy(model.config))
+            twin = type(model)(config)
     except Exception:  # a class that needs more to be made: then shapes have to tell
         return
     for path in token_modules(twin, norms).heads_first:
