@@ -51,7 +51,9 @@ def test_a_manifest_that_is_damaged(grown: submerge.Continual, tmp_path: Path) -
         (text.replace('"rows": ', '"rows": "many", "more": '), "is damaged"),
         (text.replace('"per_token"', '"sometimes"'), "is damaged"),
         (text.replace('"full"', '"whole"'), "statistics is 'whole'"),
-        (json.dumps({**json.loads(text), "tasks": "law"}), "is damaged"),
+        *((json.dumps({**json.loads(text), "tasks": tasks}), "tasks is") for tasks in ("law", "", {}, None)),
+        (json.dumps({**json.loads(text), "lpm": {}}), "energy is not said"),
+        (text.replace('"keep": "full"', '"keep": "none"'), "keep is 'none', and running is None"),
         (
             json.dumps({**json.loads(text), "tasks": 2 * json.loads(text)["tasks"]}),
             "'law' is no name, or there",
@@ -65,6 +67,36 @@ def test_a_manifest_that_is_damaged(grown: submerge.Continual, tmp_path: Path) -
             submerge.Continual(tmp_path / "state")
     path.write_text(text)
     assert submerge.Continual(tmp_path / "state").tasks == ("law",)
+
+
+def test_what_a_manifest_says_of_a_projector_is_checked(grown: submerge.Continual, tmp_path: Path) -> None:
+    path = tmp_path / "state/state.json"
+    content = json.loads(path.read_text())
+    whole = {"bytes": 0, "images": 8, "prototypes": 1, "group": "law", "nearest": "", "overlap": 0.25}
+    content["options"]["pooling"] = "mean"
+
+    def write(**changes: object) -> None:
+        content["tasks"][0]["projector"] = whole | changes
+        path.write_text(json.dumps(content))
+
+    write(overlap=1)
+    assert grown.record("law").projector is not None
+    for key, value in (
+        ("overlap", "much"),
+        ("overlap", None),
+        ("overlap", True),
+        ("images", 1.5),
+        ("nearest", None),
+        ("group", "chess"),
+    ):
+        write(**{key: value})
+        with pytest.raises(submerge.RequestError, match=f"is damaged .*{key} is {value!r}"):
+            submerge.Continual(tmp_path / "state")
+    write()
+    content["base"]["revision"] = 5
+    write()
+    with pytest.raises(submerge.RequestError, match="revision is 5"):
+        submerge.Continual(tmp_path / "state")
 
 
 def test_files_that_are_damaged(grown: submerge.Continual, made: Tasks, tmp_path: Path) -> None:
@@ -82,6 +114,36 @@ def test_files_that_are_damaged(grown: submerge.Continual, made: Tasks, tmp_path
     assert not (tmp_path / "out").exists()
     file.write_bytes(data)
     assert grown.export(tmp_path / "out").rank == 4
+
+
+def test_a_state_that_has_lost_its_manifest_is_no_place_for_a_new_one(
+    grown: submerge.Continual, tmp_path: Path
+) -> None:
+    path = tmp_path / "state/state.json"
+    path.unlink()
+    with pytest.raises(submerge.RequestError, match=r"no state\.json — restore the folder from a copy"):
+        submerge.Continual(tmp_path / "state")
+    path.mkdir()
+    with pytest.raises(submerge.RequestError, match=r"state\.json: is no file"):
+        submerge.Continual(tmp_path / "state")
+
+
+def test_folders_in_the_place_of_files(grown: submerge.Continual, made: Tasks, tmp_path: Path) -> None:
+    """One that no manifest names is the user's; of one that it does, the size may be right."""
+    for name in ("tasks/own.safetensors", "state.json.unfinished.unfinished", "moments-0.safetensors"):
+        (tmp_path / "state" / name).mkdir()
+    grown.add(*made.of("poems"))
+    grown.remove("poems")
+    assert (tmp_path / "state/tasks/own.safetensors").is_dir()
+    (file,) = (path for path in (tmp_path / "state/tasks").iterdir() if path.is_file())
+    file.rename(tmp_path / "elsewhere")
+    file.mkdir()
+    manifest = tmp_path / "state/state.json"
+    content = json.loads(manifest.read_text())
+    content["tasks"][0]["bytes"] = file.stat().st_size
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(submerge.RequestError, match="is no file — restore the folder"):
+        grown.export(tmp_path / "out")
 
 
 def test_there_is_nothing_to_export(made: Tasks, tmp_path: Path) -> None:

@@ -94,37 +94,50 @@ def negative_placeholder(made: Specialists, folder: Path) -> Recipe:
 
 def packed_experts(made: Specialists, folder: Path) -> Recipe:
     """Of a mixture whose experts were tuned: transformers has one tensor for all of them."""
-    return mixture(folder, "Mixtral")
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    return tuned_vision(folder, MixtralForCausalLM, MixtralConfig, {"num_local_experts": 2}, "")
 
 
-def experts_in_one_piece(made: Specialists, folder: Path) -> Recipe:
-    """Of a mixture whose files have that one tensor, too: it acts on all tokens at once."""
-    return mixture(folder, "GptOss", head_dim=8, layer_types=["full_attention"] * 2, num_experts_per_tok=1)
+def sinks_of_attention(made: Specialists, folder: Path) -> Recipe:
+    """Of a module that mixes tokens, a parameter of its own."""
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    more = {"num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8}
+    return tuned_vision(folder, GptOssForCausalLM, GptOssConfig, more, "sinks")
 
 
-def mixture(folder: Path, kind: str, **sizes: Any) -> Recipe:
-    import transformers
+def convolution_over_tokens(made: Specialists, folder: Path) -> Recipe:
+    from transformers import Lfm2Config, Lfm2ForCausalLM
+
+    more = {"layer_types": ["conv", "full_attention"]}
+    return tuned_vision(folder, Lfm2ForCausalLM, Lfm2Config, more, "conv.conv")
+
+
+def tuned_vision(folder: Path, kind: Any, config_of: Any, more: Recipe, changed: str) -> Recipe:
+    """Return a recipe of a LLaVA on a language model of some class, whose parameters of a name were tuned."""
     from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 
-    own, text = Specialists(folder), TEXT | sizes | {"num_local_experts": 2}
-    config_class = getattr(transformers, f"{kind}Config")
-    base = getattr(transformers, f"{kind}ForCausalLM")(config_class(**text))
-    with torch.no_grad():
-        for parameter in base.parameters():
-            parameter.normal_(std=0.02)  # some are left as they come
+    own, text = Specialists(folder), TEXT | more
+    base = kind(config_of(**text))
     with quiet():
         base.save_pretrained(own.path("base"))
     fast_tokenizer([], WORDS).save_pretrained(own.path("base"))
     tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = LlavaConfig(
-        text_config=config_class(**text | {"vocab_size": ROWS + 4}),
+        text_config=config_of(**text | {"vocab_size": ROWS + 4}),
         vision_config=CLIPVisionConfig(**tower, image_size=8, patch_size=4),
         image_token_index=ROWS,
         vision_feature_layer=-1,
         tie_word_embeddings=False,
     )
     own.write("vision", LlavaForConditionalGeneration(config), base, IMAGE)
-    own.tune("vision", "tuned", 1)
+    tuned = own.load("vision")
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if changed in name:
+                parameter += 0.05 * torch.randn_like(parameter)
+    own.save(tuned, "tuned", own.path("vision"))
     return own.recipe("task_arithmetic", own.entry("tuned", "image"), **ONE)
 
 
@@ -191,8 +204,12 @@ FAULTS: list[tuple[Change, str]] = [
     (no_placeholder, "config.json: it names no placeholder token.* — give a model that transformers loads"),
     (unknown_placeholder, "config.json: its placeholder of the kind image is 5000, and no token has this id"),
     (negative_placeholder, "config.json: it names no placeholder token"),
-    (experts_in_one_piece, "act on several tokens at once .*experts.* — add 'modality_tokens: merged'"),
     (packed_experts, "packs parameters together .*experts.* — add 'modality_tokens: merged'"),
+    (
+        sinks_of_attention,
+        "values of their own of .*sinks.*GptOssAttention does not map .* — add 'modality_to",
+    ),
+    (convolution_over_tokens, "their own of .*conv.conv.weight: Conv1d does not map .* — add 'modality_tok"),
     (model_as_adapter, "vision: is a whole model, and an adapter is needed — name the folder in which PEFT"),
     (
         two_kinds,
@@ -214,3 +231,12 @@ def test_it_is_refused_before_work(made: Specialists, change: Change, message: s
         submerge.merge(recipe, tmp_path / "out", settings=ROOM)
     assert caught.value.exit_code == 2
     assert not list(tmp_path.glob("out*"))
+
+
+def test_what_no_stream_can_have_is_merged_for_all_tokens(made: Specialists, tmp_path: Path) -> None:
+    recipe = convolution_over_tokens(made, tmp_path) | {"modality_tokens": "merged"}
+    out = submerge.merge(recipe, tmp_path / "out", settings=ROOM).out
+    name = "layers.0.conv.conv.weight"
+    tuned = load_file(tmp_path / "tuned" / "model.safetensors")
+    wanted = next(tensor for own, tensor in tuned.items() if own.endswith(name))
+    torch.testing.assert_close(load_file(out / "model.safetensors")[f"model.{name}"], wanted)

@@ -53,7 +53,8 @@ class Specialist:
         """Return its language model as a model of its own."""
         t = quiet_transformers()
         config = self.model.config.text_config
-        lm = getattr(t, f"{type(self.decoder).__name__.removesuffix('Model')}ForCausalLM")(config)
+        family = type(self.decoder).__name__.removesuffix("Model").removesuffix("Text")
+        lm = getattr(t, f"{family}ForCausalLM")(config)
         lm.model.load_state_dict(self.decoder.state_dict())
         lm.lm_head.load_state_dict(self.model.get_output_embeddings().state_dict())
         return lm.eval()
@@ -67,6 +68,8 @@ class Specialist:
 
 
 def _text(t: Any, lm: str) -> Any:
+    if lm == "gemma3":  # norms of queries and keys, with heads before positions
+        return t.Gemma3TextConfig(**TEXT | {"num_attention_heads": 8}, head_dim=16)
     return (t.Qwen2Config if lm == "qwen2" else t.LlamaConfig)(**TEXT)
 
 
@@ -376,8 +379,10 @@ def by_token(lms: Sequence[Any], labels: torch.Tensor, **inputs: Any) -> torch.T
 
 def _picking(twins: Sequence[Any], labels: torch.Tensor) -> Any:
     def pick(module: Any, args: tuple[Any, ...], out: torch.Tensor) -> torch.Tensor:
+        has_heads_first = out.ndim == 4 and type(module).__name__ == "Gemma3RMSNorm"
+        rows = labels[:, None, :, None] if has_heads_first else labels.unsqueeze(-1)
         for label, twin in enumerate(twins, 1):
-            out = torch.where((labels == label).unsqueeze(-1), twin(*args), out)
+            out = torch.where(rows == label, twin(*args), out)
         return out
 
     return pick

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,28 @@ def test_one_tuned_specialist_is_that_specialist(kind: str, lm: str, tmp_path: P
     # transformers gives beams the inputs of other samples where samples have several sounds
     batch, inputs = padded(prompt(1, 4, one, 3), prompt(2, 2, one, 6)), one.inputs(1, 2)
     same_tokens(model, one.model, **batch, **inputs, num_beams=3, num_return_sequences=2)
+
+
+@pytest.mark.parametrize("words", [1, 3])
+@torch.no_grad()
+def test_norms_that_see_heads_before_positions_are_those_of_each_token(words: int, tmp_path: Path) -> None:
+    """Also where there are as many heads as positions, and where there is one head of keys."""
+    one, text = specialist("llava", "gemma3", seed=1), specialist("llava", "gemma3", seed=2).lm()
+    assert (text.config.num_attention_heads, text.config.num_key_value_heads) == (8, 1)
+    own = {name: x for name, x in values(0, one.lm(), text).items() if "_norm" in name}
+    assert any("q_norm" in name for name in own)
+    model = submerge.load(write_composed(tmp_path, text, [one], own))
+    twin = copy.deepcopy(text)
+    for name, x in own.items():
+        twin.get_parameter(name.removeprefix("streams.0.").removesuffix(".values")).copy_(x)
+    ids, inputs = prompt(1, 1, one, words), one.inputs(1)
+    features, of_text = prompt_embeddings(one, ids, inputs), text.get_input_embeddings()(ids)
+    embeddings = torch.where((ids == IMAGE).unsqueeze(-1), features, of_text)
+    wanted = by_token([text, twin], (ids == IMAGE).long(), inputs_embeds=embeddings)
+    close(model(input_ids=ids, **inputs).logits, wanted)
+    how = {**HOW, "suppress_tokens": [IMAGE]}
+    cached, again = (model.generate(input_ids=ids, **inputs, **how, use_cache=use) for use in (True, False))
+    assert torch.equal(cached, again)
 
 
 @torch.no_grad()
@@ -234,3 +258,33 @@ def test_text_is_bitwise_that_of_the_plain_language_model(pair: Pair, composed: 
     model(ids, **inputs)
     assert torch.equal(model(**batch).logits, lms[0](**batch).logits), "nothing is left of the call before"
     assert model.controller.gated.gate.assignment is None
+
+
+@torch.no_grad()
+def test_pickle_and_copies_keep_the_gate(pair: Pair, composed: Composed) -> None:
+    one, model = pair[0], submerge.load(composed[0].controller.path)
+    ids, inputs = prompt(1, 3, one, 2), one.inputs(1)
+    pickled = pickle.loads(pickle.dumps(model))  # transformers' hooks, which a forward adds, cannot be
+    wanted = model(input_ids=ids, **inputs).logits
+    for again in (pickled, copy.deepcopy(model)):
+        assert type(again) is type(model)
+        assert torch.equal(again(input_ids=ids, **inputs).logits, wanted)
+        assert not {id(p) for p in again.parameters()} & {id(p) for p in model.parameters()}
+        again.double()  # a copy that ran the modules it was made from would not notice
+        assert again(input_ids=ids, **inputs).logits.dtype == torch.float64
+        assert torch.equal(model(input_ids=ids, **inputs).logits, wanted)
+
+
+def test_gradient_checkpoints_are_refused(pair: Pair, composed: Composed) -> None:
+    """Layers that are run again in the backward pass would be those of text."""
+    one, model = pair[0], copy.deepcopy(composed[0]).train()
+    model.requires_grad_(True)
+    ids, inputs = prompt(1, 3, one, 2), one.inputs(1)
+    model(input_ids=ids, **inputs, labels=ids).loss.backward()
+    model.activation_checkpointing_enable()
+    with pytest.raises(submerge.RequestError, match="run again without the gate"):
+        model(input_ids=ids, **inputs, labels=ids)
+    text = prompt(2, 5)
+    model(input_ids=text, labels=text).loss.backward()
+    with torch.no_grad():
+        model(input_ids=ids, **inputs)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -220,36 +222,61 @@ class StateManifest:
         return json.dumps({**head, **content}, indent=1, ensure_ascii=False) + "\n"
 
     def _check(self) -> None:
-        """Raise `ValueError` for names that no state has: of tasks, or of files that lie elsewhere."""
+        """Raise `ValueError` for names that no state has, of tasks or of files that lie elsewhere.
+
+        And for a sum of moments beside tasks that keep them, or none where they do not.
+        """
         wrong = [name for name in self.names if not TASK_NAME.fullmatch(name)]
         wrong += [record.file for record in self.files if not _FILE.fullmatch(record.file)]
         wrong += [name for name in set(self.names) if self.names.count(name) > 1]
         if wrong:
             raise ValueError(f"{wrong[0]!r} is no name, or there twice")
+        if lost := [name for name in self.groups if name not in self.names]:
+            raise ValueError(f"group is {lost[0]!r}, which is no task")
+        if (self.running is not None) != (self.options.keep == "none" and bool(self.tasks)):
+            raise ValueError(f"keep is {self.options.keep!r}, and running is {self.running!r}")
 
     @classmethod
     def read(cls, folder: Path) -> StateManifest:
         """Return the manifest of a state; raise `RequestError` where there is none, or it is damaged."""
         path = folder / STATE_FILE
         if not path.is_file():
-            hint = f"begin one: submerge many init BASE -o {quote(str(folder))}"
-            raise RequestError(Problem("is no state: it has no state.json", str(folder), hint))
+            raise RequestError(_no_state(folder))
         content = read_json(path, DAMAGED)
         if content.get("format") != FORMAT or content.get("version") not in VERSIONS:
             raise RequestError(_other_format(content, path))
         try:
-            running = content["running"]
+            running, tasks = content["running"], content["tasks"]
+            if not isinstance(tasks, list):
+                raise ValueError(f"tasks is {tasks!r}")
             manifest = cls(
                 _record(BaseRecord, content["base"]),
                 _record(StateOptions, content["options"]),
-                LpmOptions(**content["lpm"]),
-                tuple(map(_task, content["tasks"])),
+                _lpm(content["lpm"]),
+                tuple(map(_task, tasks)),
                 None if running is None else _record(FileRecord, running),
             )
             manifest._check()
             return manifest
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RequestError(Problem(f"is damaged ({error!r})", str(path), DAMAGED)) from None
+
+
+def _no_state(folder: Path) -> Problem:
+    """Return that a folder has no manifest: it never was a state, or has lost it."""
+    path = folder / STATE_FILE
+    if os.path.lexists(path):
+        return Problem("is no file", str(path), DAMAGED)
+    lost = folder.is_dir() and any(_FILE.fullmatch(f"tasks/{p.name}") for p in folder.glob("tasks/*"))
+    hint = DAMAGED if lost else f"begin one: submerge many init BASE -o {quote(str(folder))}"
+    return Problem("is no state: it has no state.json", str(folder), hint)
+
+
+def _lpm(content: Mapping[str, Any]) -> LpmOptions:
+    """Return the options of the merge; raise `ValueError` where one is not said: none is guessed."""
+    if missing := {option.name for option in fields(LpmOptions)} - content.keys():
+        raise ValueError(f"{min(missing)} is not said")
+    return LpmOptions(**content)
 
 
 def _other_format(content: Mapping[str, Any], path: Path) -> Problem:
@@ -288,7 +315,17 @@ def _record(kind: type[Record], content: Mapping[str, Any]) -> Record:
     types = get_type_hints(kind)
     for field_ in fields(kind):  # type: ignore[arg-type]
         value, wanted = getattr(record, field_.name), types[field_.name]
-        choices = get_args(wanted) if get_origin(wanted) is Literal else ()
-        if (choices and value not in choices) or (wanted in (str, int, bool) and type(value) is not wanted):
+        if not _is_of(value, wanted):
             raise ValueError(f"{field_.name} is {value!r}")
     return record
+
+
+def _is_of(value: Any, wanted: Any) -> bool:
+    """Return whether a value of JSON is of the type of a record's field; records in records are their own."""
+    if get_origin(wanted) is Literal:
+        return value in get_args(wanted)
+    if wanted is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    if wanted == str | None:
+        return value is None or type(value) is str
+    return wanted not in (str, int, bool) or type(value) is wanted

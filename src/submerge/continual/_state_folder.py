@@ -55,9 +55,11 @@ class StateFolder:
     def _fault(self, record: FileRecord) -> Problem | None:
         path = self.path / record.file
         try:
-            size = path.stat().st_size
+            is_file, size = path.is_file(), path.stat().st_size
         except OSError as error:
             return Problem(f"cannot be read ({error.strerror})", str(path), DAMAGED)
+        if not is_file:
+            return Problem("is no file", str(path), DAMAGED)
         if size != record.bytes:
             return Problem(f"has {size} bytes, not {record.bytes}", str(path), DAMAGED)
         return None
@@ -96,7 +98,11 @@ class StateFolder:
         StateManifest.read(self.path)  # no lock is left in a folder that is no state
         with _locked(self.path):
             manifest = self.read()
-            self._remove_unnamed(manifest)
+            try:
+                self._remove_unnamed(manifest)
+            except OSError as error:
+                what = f"{error.filename}: cannot be removed ({error.strerror})"
+                raise WorkError(f"{what} — choose a folder that you may write to") from error
             yield manifest
 
     def commit(self, manifest: StateManifest) -> None:
@@ -189,5 +195,5 @@ def _remove_all_but(folder: Path, named: Collection[Path]) -> None:
     """
     for pattern in PATTERNS:
         for path in folder.glob(pattern):
-            if path not in named:
+            if path not in named and (path.is_symlink() or not path.is_dir()):
                 path.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ It knows no method, no folder and no recipe: an `Assignment` says which updates 
     branches      SelectedBranches, MixedBranches, Heads      parameter sets of one module
                   PrototypeBranches                           mixed by what the module is given
     observe       Observer, StopForward                       passes that only look
+    kinds         token_modules                               in which tokens may have parameters of their own
     reroute       rerouted                                    passes in which a function runs modules
 """
 
@@ -27,7 +28,6 @@ from submerge.gating._branches import Branches, MixedBranches, SelectedBranches,
 from submerge.gating._by_sample import SampleAssignment
 from submerge.gating._by_token import TokenAssignment
 from submerge.gating._cache import Recent
-from submerge.gating._foreign_reads import is_read_elsewhere
 from submerge.gating._gate import Gate
 from submerge.gating._gated_dense import GatedDense, GatedSum
 from submerge.gating._gated_embedding import GatedEmbedding
@@ -39,10 +39,11 @@ from submerge.gating._gated_rows import GatedLayerNorm, GatedRows
 from submerge.gating._gated_update import GatedUpdate
 from submerge.gating._heads import CompetingHeads, Heads, best_head
 from submerge.gating._layout import Group, Layout, Span, UnsplitError
-from submerge.gating._modules import gate_module, maps_rows, ungate_module
+from submerge.gating._modules import gate_module, ungate_module
 from submerge.gating._observe import Observer, StopForward, is_same, observe
 from submerge.gating._prototype_branches import ModuleInputs, PrototypeAssignment, PrototypeBranches
 from submerge.gating._reroute import Run, rerouted
+from submerge.gating._token_modules import TokenModules, token_modules
 from submerge.gating._values import GatedValues
 
 __all__ = [
@@ -84,18 +85,17 @@ __all__ = [
     "Span",
     "StopForward",
     "TokenAssignment",
+    "TokenModules",
     "UnsplitError",
     "best_head",
     "branch_module",
     "cut",
     "each",
     "gate_module",
-    "is_read_elsewhere",
     "is_same",
     "is_transposed",
     "joined",
     "leaves",
-    "maps_rows",
     "observe",
     "parameter_of",
     "parameter_places",
@@ -103,5 +103,6 @@ __all__ = [
     "reordered",
     "rerouted",
     "tensors",
+    "token_modules",
     "ungate_module",
 ]

@@ -22,18 +22,24 @@ _NOT_BY_ROW = (nn.GroupNorm, nn.modules.batchnorm._NormBase)
 class GatedRows(GatedOther):
     """A module that maps each row of its one input by itself, as the norms of transformers' models do.
 
-    Streams of tokens are run one by one, y[rows of g] = f(x[rows of g]; θ_g).
+    Streams of tokens are run one by one, y[rows of g] = f(x[rows of g]; θ_g). With `heads_first` inputs of
+    several heads are [B, H, L, n], which shapes alone do not always tell from [B, L, H, n].
     """
+
+    heads_first = False
 
     def run(self, module: nn.Module, assignment: Assignment, *args: Any, **kwargs: Any) -> Any:
         """Return the outputs [B, L, …, n] of all groups, each with its own parameters."""
         inputs = (*args, *kwargs.values())
         if not assignment.picks_rows or len(inputs) != 1 or not self.has_rows(module, inputs[0]):
             return super().run(module, assignment, *args, **kwargs)
-        layout = assignment.layout(self.name, inputs[0].shape[:-1])
+        swaps = self.heads_first and inputs[0].ndim == 4
+        x = inputs[0].transpose(1, 2) if swaps else inputs[0]
+        layout = assignment.layout(self.name, x.shape[:-1])
         if layout.is_resident:
             return type(module).forward(module, *args, **kwargs)
-        return self.by_token(module, layout, inputs[0])
+        y = self.by_token(module, layout, x)
+        return y.transpose(1, 2) if swaps else y
 
     def has_rows(self, module: nn.Module, x: Any) -> bool:
         """Return whether an input has the rows that the module maps: [n] for parameters [n]."""

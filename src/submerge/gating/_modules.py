@@ -19,7 +19,7 @@ from submerge.gating._gated_module import GatedModule, GatedOther
 from submerge.gating._gated_rows import GatedLayerNorm, GatedRows, is_row_wise
 from submerge.gating._gated_update import GatedUpdate
 
-__all__ = ["GatedForward", "gate_module", "maps_rows", "ungate_module"]
+__all__ = ["GatedForward", "gate_module", "ungate_module"]
 
 
 def _kind(module: nn.Module, updates: Mapping[str, GatedUpdate]) -> type[GatedModule]:
@@ -33,12 +33,6 @@ def _kind(module: nn.Module, updates: Mapping[str, GatedUpdate]) -> type[GatedMo
     if plain is nn.LayerNorm.forward:
         return GatedLayerNorm
     return GatedRows if is_row_wise(module) else GatedOther
-
-
-def maps_rows(module: nn.Module) -> bool:
-    """Return whether each row of a module's input may have its own updates: a linear map, a norm of rows."""
-    linear = type(module).forward is nn.Linear.forward or is_transposed(module)
-    return linear or type(module).forward is nn.LayerNorm.forward or is_row_wise(module)
 
 
 def gate_module(gate: Gate, module: nn.Module, updates: Mapping[str, GatedUpdate], name: str) -> GatedModule:

@@ -18,7 +18,7 @@ from submerge.serving._folder import Folder, copy_beside
 from submerge.serving._input_names import input_kind, input_names
 from submerge.serving._modality_folder import ModalityFolder, open_modality_folder
 from submerge.serving._prompt import Prompt
-from submerge.serving._streams import stream_updates
+from submerge.serving._streams import stream_updates, tell_heads
 
 __all__ = ["ModalityController"]
 
@@ -63,6 +63,7 @@ class ModalityController(Controller):
         gated = GatedModel(gate)
         with folder.reading() as read:
             gated.add(model, stream_updates(model, folder, gate, names, read), by_token=True)
+            tell_heads(model, gated)
             encoders = Encoders(
                 read_encoder(
                     task, folder.files(n), {own: read(name) for own, name in modules.items()}, model.dtype

@@ -16,6 +16,7 @@ from submerge.serving._controller import Call, Controller
 __all__ = ["gated_class", "input_count"]
 
 
+@functools.cache  # a copy, and what was pickled, is of the same class
 def gated_class(kind: type, controller: type[Controller]) -> type:
     """Return a subclass of a transformers class whose forward and generate are begun by a controller.
 
@@ -30,7 +31,9 @@ def gated_class(kind: type, controller: type[Controller]) -> type:
         if own is None or own.gated.gate.assignment is not None:  # being made, or within a pass of its own
             return plain(*args, **kwargs)
         request = own.request(kwargs)
-        return _run(own, plain, own.begin(self, _by_name(kind, args, kwargs), request))
+        call = own.begin(self, _by_name(kind, args, kwargs), request)
+        _check_checkpoints(self, call)
+        return _run(own, plain, call)
 
     def generate(self: Any, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Begin once, on the prompt; then generate as transformers does."""
@@ -50,6 +53,7 @@ def gated_class(kind: type, controller: type[Controller]) -> type:
     members: dict[str, Any] = {
         "forward": forward,
         "save_pretrained": save_pretrained,
+        "__reduce_ex__": lambda self, protocol: (_empty, (kind, controller), self.__dict__),
         **controller.members,
         "__module__": kind.__module__,
         "__qualname__": f"Routed{kind.__qualname__}",
@@ -58,6 +62,22 @@ def gated_class(kind: type, controller: type[Controller]) -> type:
         members["generate"] = generate
     # transformers finds by a class's name what the tensors of older files are called in it
     return type(kind.__name__, (kind,), members)
+
+
+def _empty(kind: type, controller: type[Controller]) -> Any:
+    """Return a model of a gated class, which no module has by name, for pickle to fill."""
+    made: Any = gated_class(kind, controller)
+    return made.__new__(made)
+
+
+def _check_checkpoints(model: Any, call: Call) -> None:
+    """Raise `RequestError` where layers are to be run again in a backward pass, when the gate is over."""
+    if call.assignment is None or not (model.training and torch.is_grad_enabled()):
+        return
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        what = "with gradient checkpoints layers would be run again without the gate"
+        hint = "switch them off, and give smaller batches"
+        raise RequestError(Problem(what, type(model).__name__, hint))
 
 
 def _run(controller: Controller, forward: Any, call: Call) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,15 +13,19 @@ from submerge.algebra import Triplets
 from submerge.gating import (
     Gate,
     GatedFactors,
+    GatedMap,
+    GatedModel,
+    GatedRows,
     GatedUpdate,
     GatedValues,
     is_transposed,
     parameter_of,
     parameter_places,
+    token_modules,
 )
 from submerge.serving._modality_folder import ModalityFolder, Read, StreamParts
 
-__all__ = ["stream_updates"]
+__all__ = ["stream_updates", "tell_heads"]
 
 
 def stream_updates(
@@ -39,6 +44,29 @@ def stream_updates(
             reader = _StreamReader(gate, f"{path}:{local}", parameter, read)
             updates.setdefault(path, {})[local] = reader.update(parts, len(folder.tasks), module)
     return updates
+
+
+def tell_heads(model: Any, gated: GatedModel) -> None:
+    """Tell gated norms which heads come before positions in their inputs, as in the attention of Gemma 3.
+
+    The model's class is run once more, without values: shapes of a prompt may look like either.
+    """
+    norms = {
+        path: module
+        for path, module in gated.modules.items()
+        if isinstance(module, GatedRows) and not isinstance(module, GatedMap)
+    }
+    if not norms:
+        return
+    config = copy.deepcopy(model.config)
+    config._attn_implementation = "eager"  # kernels of others may ask for a device
+    try:
+        with torch.device("meta"):
+            twin = type(model)(config)
+    except Exception:  # a class that needs more to be made: then shapes have to tell
+        return
+    for path in token_modules(twin, norms).heads_first:
+        norms[path].heads_first = True
 
 
 class _StreamReader:

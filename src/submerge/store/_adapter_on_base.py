@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from submerge.deferred import torch
 from submerge.errors import RequestError
 from submerge.names import match_names
 from submerge.store._aliases import find_aliases
 from submerge.store._checkpoint import Checkpoint
-from submerge.store._trained_rows import trained_table
-from submerge.store.adapter import Adapter, Replace, Rows, fit_adapter
-from submerge.store.format import TensorEntry
+from submerge.store._trained_rows import own_tables
+from submerge.store.adapter import Adapter, Replace, fit_adapter
+from submerge.store.format import DTYPES, FileTable, InMemory, TensorEntry, byte_view
 
 __all__ = ["lay_over", "trained_adapter"]
 
@@ -26,6 +27,7 @@ def lay_over(
     untie: bool = False,
     other_shapes: bool = False,
     other_rows: bool = False,
+    saved_tables: bool = False,
 ) -> Checkpoint:
     """Return the model that `adapter` makes of `base`, called `label`.
 
@@ -35,7 +37,9 @@ def lay_over(
     its embeddings, is a tensor of the result besides; with `heads` so are all new tensors that the base
     has no place for. With `other_shapes` what the adapter has in another shape than the base is a tensor of
     the result of that shape, without values; with `other_rows` a table that it saves whole may have another
-    number of rows. Raises `RequestError` if the adapter does not fit.
+    number of rows. Of tables that it saves beside what it trained of them, the base's values are read with
+    `saved_tables`: where these are others, as after a vocabulary was resized, what was saved counts, as in
+    PEFT. Raises `RequestError` if the adapter does not fit.
     """
     stored = {(modules or {}).get(name, name): name for name in base.tensors}
     own_heads = (
@@ -46,11 +50,7 @@ def lay_over(
     fitted = fit_adapter(adapter, shapes, other_shapes=other_shapes, other_rows=other_rows)
     parts = {stored[name]: part for name, part in fitted.parts.items()}
     replaced = {name: part for name, part in parts.items() if isinstance(part, Replace)}
-    resized = {
-        name: trained_table(fitted, name, part)
-        for name, part in parts.items()
-        if isinstance(part, Rows) and part.table and part.table.shape != base.tensors[name].shape
-    }
+    tables = own_tables(base, fitted, parts, compare=saved_tables)
     new = replaced | own_heads
     unfit = {
         stored[name]: TensorEntry(stored[name], base.tensors[stored[name]].dtype, shape, None, 0, 0)
@@ -58,19 +58,20 @@ def lay_over(
     }
     memory = {name: adapter.memory[part.entry.name] for name, part in new.items() if adapter.memory}
     entries = {name: replace(part.entry, name=name) for name, part in new.items()}
-    entries |= {name: entry for name, (entry, _) in resized.items()}
+    entries |= {name: entry for name, (entry, _) in tables.items()}
     return replace(
         base,
         label=label,
         tensors={**base.tensors, **entries, **unfit},
         memory={**base.memory, **memory},
-        computed={**base.computed, **{name: rows for name, (_, rows) in resized.items()}},
+        computed={**base.computed, **{name: rows for name, (_, rows) in tables.items()}},
         under=base,
         adapter=replace(
             fitted,
             parts={name: part for name, part in parts.items() if name not in entries},
             names={stored[name]: own for name, own in fitted.names.items()},
-            replaced=frozenset({*replaced, *resized} - own_heads.keys()),
+            replaced=frozenset({*replaced, *tables} - own_heads.keys()),
+            folded={name: parts[name] for name in tables},
         ),
         pending=base.pending or adapter.pending,
     )
@@ -82,7 +83,20 @@ def trained_adapter(model: Checkpoint) -> Adapter | None:
     if adapter is None:
         return None
     saved = {name: Replace(model.tensors[name]) for name in adapter.replaced}
-    return replace(adapter, parts={**adapter.parts, **saved}, memory={**adapter.memory, **model.memory})
+    memory = {**adapter.memory, **model.memory, **_computed(model, adapter.replaced)}
+    return replace(adapter, parts={**adapter.parts, **saved}, memory=memory)
+
+
+def _computed(model: Checkpoint, names: Iterable[str]) -> dict[str, InMemory]:
+    """Return the values of those tensors that no file has as they are, and no memory."""
+    values: dict[str, InMemory] = {}
+    with FileTable() as table:
+        for name in names:
+            entry = model.tensors[name]
+            if entry.file is None and name not in model.memory:
+                values[name] = tensor = torch.empty(entry.shape, dtype=DTYPES[entry.dtype].torch)
+                model.source(name, table).read(0, entry.numel, byte_view(tensor))
+    return values
 
 
 def _untied_heads(adapter: Adapter, base: Checkpoint) -> dict[str, Replace]:

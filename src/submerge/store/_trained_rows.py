@@ -1,26 +1,91 @@
-"""Tables that an adapter saves whole, for another vocabulary, and of which it trained some rows alone."""
+"""Tables that an adapter saves whole, and of which it trained some rows, or factors of an update, alone.
+
+PEFT does so for embeddings that an adapter changes, and loads them in the place of the base's. They differ
+from those where the vocabulary was resized, or reserved tokens were given values before the training.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 
-from submerge.store._computed_rows import ComputedRows, GatheredRows, RowSource, TableRows
-from submerge.store.adapter import Adapter, Rows
-from submerge.store.format import DTYPES, TensorEntry
+from submerge.deferred import torch
+from submerge.errors import Problem, RequestError
+from submerge.store._checkpoint import Checkpoint
+from submerge.store._computed_rows import ComputedRows, GatheredRows, RowSource, TableRows, torch_type
+from submerge.store.adapter import Adapter, LowRankPart, Part, Rows
+from submerge.store.format import DTYPES, FileTable, Source, TensorEntry, byte_view
 
-__all__ = ["trained_table"]
+__all__ = ["own_tables"]
+
+_BLOCK = 1 << 20
 
 
-def trained_table(adapter: Adapter, name: str, part: Rows) -> tuple[TensorEntry, RowSource]:
+def own_tables(
+    base: Checkpoint, adapter: Adapter, parts: Mapping[str, Part], *, compare: bool
+) -> dict[str, tuple[TensorEntry, RowSource]]:
+    """Return the tables that `parts` were trained on, and that are not the base's, with what was trained.
+
+    The base's values are read with `compare`, where they have been downloaded; else shapes alone tell. Raises
+    `RequestError` for a table that DoRA was trained on, of which the norms are those of its own rows.
+    """
+    tables, problems = {}, []
+    for name, part in parts.items():
+        saved = _saved_table(part)
+        if saved is None or (
+            saved.shape == base.tensors[name].shape and not (compare and _differs(saved, adapter, base, name))
+        ):
+            continue
+        if isinstance(part, LowRankPart) and part.magnitude is not None:
+            what = f"{name} was trained by DoRA on other values than the base's, which are saved beside it"
+            hint = "merge it with PEFT (merge_and_unload), and give that model"
+            problems.append(Problem(what, str(adapter.path), hint))
+        elif isinstance(part, LowRankPart):
+            tables[name] = _updated_table(adapter, name, part, saved)
+        elif isinstance(part, Rows):
+            tables[name] = _trained_table(adapter, name, part, saved)
+    if problems:
+        raise RequestError(problems)
+    return tables
+
+
+def _saved_table(part: Part) -> TensorEntry | None:
+    """Return the table from before the training that was saved beside a part, if one was."""
+    if isinstance(part, Rows):
+        return part.table
+    if isinstance(part, LowRankPart) and part.copy and part.copy.shape == part.stored:
+        return part.copy
+    return None
+
+
+def _differs(saved: TensorEntry, adapter: Adapter, base: Checkpoint, name: str) -> bool:
+    """Return whether values differ by more than by the narrower of both types; no, if they cannot be read."""
+    entry = base.tensors[name]
+    if base.pending or base.virtual or adapter.pending:
+        return False
+    types = torch_type(saved.dtype), torch_type(entry.dtype)
+    narrow = min(types, key=lambda dtype: dtype.itemsize)
+    with FileTable() as files:
+        sources = adapter.source(saved, files), base.source(name, files)
+        for start in range(0, entry.numel, _BLOCK):
+            blocks = [torch.empty(min(_BLOCK, entry.numel - start), dtype=dtype) for dtype in types]
+            for source, block in zip(sources, blocks, strict=True):
+                source.read(start, block.numel(), byte_view(block))
+            if not torch.equal(*(block.to(narrow) for block in blocks)):
+                return True
+    return False
+
+
+def _trained_table(
+    adapter: Adapter, name: str, part: Rows, table: TensorEntry
+) -> tuple[TensorEntry, RowSource]:
     """Return the table `name` with the rows that were trained in their places, as it is read from the file.
 
-    `part` holds both: the table from before the training, and the rows. They may be of two types, for PEFT
-    trains rows of a bfloat16 table in float32; the result is of the table's.
+    `table` is from before the training. The rows may be of another type, for PEFT trains rows of a bfloat16
+    table in float32; the result is of the table's.
     """
-    table = part.table
-    assert table is not None  # what was not saved is the base's
     size, itemsize = math.prod(table.shape), DTYPES[table.dtype].itemsize
     sources: list[RowSource] = [
         ComputedRows([TableRows(partial(adapter.source, entry), 0, entry.dtype)], table.dtype)
@@ -36,6 +101,72 @@ def trained_table(adapter: Adapter, name: str, part: Rows) -> tuple[TensorEntry,
         itemsize=itemsize,
     )
     return TensorEntry(name, table.dtype, table.shape, None, 0, size * itemsize), rows
+
+
+def _updated_table(
+    adapter: Adapter, name: str, part: LowRankPart, table: TensorEntry
+) -> tuple[TensorEntry, RowSource]:
+    """Return the table `name` with the update of its factors, as it is computed when it is read.
+
+    `table` is W [V, d] from before the training, and `part` has the factors of an update s · B A or of its
+    transpose. The sum is float32, or float64 where the table is: nothing is rounded before the merge.
+    """
+    dtype = "F64" if table.dtype == "F64" else "F32"
+    entry = TensorEntry(name, dtype, table.shape, None, 0, table.numel * DTYPES[dtype].itemsize)
+    return entry, _UpdatedTable(adapter, part, table, dtype)
+
+
+@dataclass(frozen=True)
+class _UpdatedTable:
+    """Opens the rows of a table with an update by factors, in the type `dtype`."""
+
+    adapter: Adapter
+    part: LowRankPart
+    table: TensorEntry
+    dtype: str
+
+    def open(self, table: FileTable) -> Source:
+        """Return where to read them."""
+        return _UpdatedSource(self, table)
+
+
+class _UpdatedSource:
+    """Reads rows of W and of U as they are asked for, and V once: the update of W is s · U V, U [V, r]."""
+
+    def __init__(self, of: _UpdatedTable, files: FileTable) -> None:
+        self._of, self._files = of, files
+        self._dtype = torch_type(of.dtype)
+        self._width = of.table.shape[1]
+
+    def read(self, start: int, count: int, into: memoryview) -> None:
+        """Fill `into` with elements `start … start + count − 1`."""
+        first, last = start // self._width, -(-(start + count) // self._width)
+        update = (self._left(first, last) @ self._right).mul_(self._of.part.scale).view(-1)
+        values = self._values(self._of.table, start, count)
+        values += update[start - first * self._width :][:count]
+        into.cast("B")[:] = byte_view(values)
+
+    def _left(self, first: int, last: int) -> torch.Tensor:
+        """Return rows [first, last) of U, which is Aᵀ where the update is transposed, or else B."""
+        part, rank = self._of.part, self._of.part.rank
+        if not part.transposed:
+            return self._values(part.left_entry, first * rank, (last - first) * rank).view(-1, rank)
+        entry = part.right_entry  # A [r, V]
+        starts = (row * entry.shape[1] + first for row in range(rank))
+        return torch.stack([self._values(entry, at, last - first) for at in starts], dim=1)
+
+    @cached_property
+    def _right(self) -> torch.Tensor:
+        """V [r, d]."""
+        part = self._of.part
+        entry = part.left_entry if part.transposed else part.right_entry
+        values = self._values(entry, 0, entry.numel).view(entry.shape)
+        return values.T if part.transposed else values
+
+    def _values(self, entry: TensorEntry, start: int, count: int) -> torch.Tensor:
+        values = torch.empty(count, dtype=torch_type(entry.dtype))
+        self._of.adapter.source(entry, self._files).read(start, count, byte_view(values))
+        return values.to(self._dtype)
 
 
 def _runs(indices: Sequence[int], rows: int) -> list[tuple[int, int, int]]:

@@ -11,48 +11,10 @@ from typing import Any
 
 from submerge.engine.plan._bank_size import bank_bounds
 from submerge.engine.plan._plan import MergePlan
-from submerge.engine.plan._stream_parts import stream_parts
 from submerge.errors import Problem, few
 from submerge.names import Shape, empty_model, loaded_names, loading
 
-__all__ = ["packed_streams", "unplaced_projectors", "unplaced_updates"]
-
-
-def packed_streams(plan: MergePlan) -> list[Problem]:
-    """Return a problem where tokens of a modality have parameters of their own that cannot be loaded.
-
-    `submerge.load` gates a parameter by its name in the files, which transformers must keep in one piece.
-    Models that are not fetched yet, or that transformers does not know, are not looked at.
-    """
-    streamed = [tensor for tensor in plan.tensors if tensor.has_streams]
-    if not streamed or any(model.pending for model in plan.models):
-        return []
-    model = empty_model(plan.inputs.reference_model.config)
-    if model is None:
-        return []
-    loaded = loaded_names(model, [tensor.name for tensor in streamed])
-    own = [t.name for t in streamed if any(part.rank != 0 for part in stream_parts(plan, t).values())]
-    kinds = {
-        "transformers packs parameters together": [name for name in own if name not in loaded],
-        "parameters act on several tokens at once": [
-            name for name in own if name in loaded and not _acts_by_token(model, loaded[name])
-        ],
-    }
-    where = plan.inputs.reference_model.label
-    hint = "add 'modality_tokens: merged': all tokens run with the merged language model"
-    return [
-        Problem(f"{what} that tokens of a modality have otherwise: {few(names)}", where, hint)
-        for what, names in kinds.items()
-        if names
-    ]
-
-
-def _acts_by_token(model: Any, name: str) -> bool:
-    """Return whether each token can have a parameter of its own: of a linear map, or a norm of rows."""
-    from submerge.gating import is_read_elsewhere, maps_rows  # here: they need torch
-
-    path, _, local = name.rpartition(".")
-    return maps_rows(model.get_submodule(path)) and not is_read_elsewhere(model, path, local)
+__all__ = ["unplaced_projectors", "unplaced_updates"]
 
 
 def unplaced_projectors(plan: MergePlan) -> list[Problem]:

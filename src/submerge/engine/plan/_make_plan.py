@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from submerge.engine.plan._device import check_device
-from submerge.engine.plan._loaded_parameters import (
-    packed_streams,
-    unplaced_projectors,
-    unplaced_updates,
-)
+from submerge.engine.plan._loaded_parameters import unplaced_projectors, unplaced_updates
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._stacked_models import plan_stacked
+from submerge.engine.plan._unfit_streams import unfit_streams
 from submerge.engine.plan._warnings import input_warnings, shape_warnings, unused_tensors
 from submerge.engine.plan.composition import Composition, plan_composition, stream_warnings
 from submerge.engine.plan.inputs import Inputs, Settings, open_models, resolve_copies
@@ -97,7 +94,7 @@ def make_plan(
     if problems:
         raise RequestError(problems)
     if plan.composition:
-        if problems := packed_streams(plan):
+        if problems := unfit_streams(plan):
             raise RequestError(problems)
         tokens = shared_token_plan(plan.composition.tokens)
     problems, unplaced = unplaced_updates(plan)

@@ -14,7 +14,7 @@ from submerge.engine.plan.inputs import Specialist
 from submerge.engine.plan.tensors import TensorPlan
 from submerge.store import Checkpoint, FileTable, LowRankPart, Part, first_bytes
 
-__all__ = ["StreamPart", "composed_bytes", "is_plain", "stream_model", "stream_parts"]
+__all__ = ["StreamPart", "composed_bytes", "is_gated", "is_plain", "stream_model", "stream_parts"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,12 @@ def stream_parts(plan: MergePlan, tensor: TensorPlan) -> dict[str, StreamPart]:
         return {}
     specialists = (own.specialist for own in plan.composition.specialists)
     return {place.modality: _stream_part(plan, place, tensor) for place in specialists}
+
+
+def is_gated(plan: MergePlan, tensor: TensorPlan) -> bool:
+    """Return whether some tokens seem to run with other values of a parameter than others."""
+    parts = stream_parts(plan, tensor).values()
+    return any(part.rank != 0 for part in parts) or bool(parts and not _text_is_base(plan, tensor))
 
 
 def composed_bytes(plan: MergePlan) -> int:

@@ -33,10 +33,10 @@ class Adapter:
     was recognised. `memory` holds the tensors of a pickled file, whose entries have no file. `pending`
     says that the weights of a Hub id are not downloaded yet: shapes are known, values cannot be read.
     `replaced` names tensors that a model took over from the adapter in place of its own; they are no parts
-    any more. `names` are the adapter's own names of that model's parameters, and `unfit` the shapes of those
-    that it has in another shape, and does not change. `tokenizer` is what of one lies beside it. `form`
-    says whose file it is; those of diffusers and kohya have no configuration. `left_out` tells what of the
-    files is used by no merge.
+    any more, but `folded` has what the adapter trained of tables that it saved besides. `names` are the
+    adapter's own names of that model's parameters, and `unfit` the shapes of those that it has in another
+    shape, and does not change. `tokenizer` is what of one lies beside it. `form` says whose file it is; those
+    of diffusers and kohya have no configuration. `left_out` tells what of the files is used by no merge.
     """
 
     label: str
@@ -51,6 +51,7 @@ class Adapter:
     memory: Mapping[str, InMemory] = field(default_factory=dict)
     pending: bool = False
     replaced: frozenset[str] = frozenset()
+    folded: Mapping[str, Part] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     tokenizer: Tokenizer | None = None
     unfit: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

@@ -161,18 +161,27 @@ def _hint(name: str, part: Part, shape: tuple[int, ...]) -> str:
     if len(own) != len(shape) or sum(differs) != 1:
         return "give the base that it was trained on"
     if differs[0] and _TABLE.search(name):
+        leave = "or set rules: {shape: base} to leave the adapter's rows out"
+        if not _is_saved(part):  # a base that is resized anew has other rows for the new tokens
+            return f"give the base of {own[0]} rows that it was trained on, saved before training, {leave}"
         return (
-            f"it was trained with another vocabulary: give a base with {own[0]} rows "
-            f"(resize_token_embeddings({own[0]}), saved with the adapter's tokenizer), or set rules: "
-            "{shape: base} to leave the adapter's rows out"
+            "it was trained with another vocabulary: set tokenizer_source: union to merge rows by token, "
+            f"give a base with {own[0]} rows (resize_token_embeddings({own[0]}), saved with the adapter's "
+            f"tokenizer), {leave}"
         )
     return "was it trained on a base with another vocabulary, or of another size? Give that base"
 
 
 def _is_resized(name: str, part: Part, shape: tuple[int, ...]) -> bool:
     """Return whether a part is a table that was saved whole, with rows for another vocabulary."""
-    is_whole = isinstance(part, Replace) or (isinstance(part, Rows) and part.table is not None)
-    return is_whole and bool(_TABLE.search(name)) and _shape(part)[1:] == shape[1:]
+    return _is_saved(part) and bool(_TABLE.search(name)) and _shape(part)[1:] == shape[1:]
+
+
+def _is_saved(part: Part) -> bool:
+    """Return whether a part tells all values of its parameter, without those of the base."""
+    if isinstance(part, LowRankPart):  # the norms of DoRA are those of another parameter's rows
+        return part.copy is not None and part.copy.shape == part.stored and part.magnitude is None
+    return isinstance(part, Replace) or (isinstance(part, Rows) and part.table is not None)
 
 
 def _settled(part: Part, shape: tuple[int, ...], *, either_layout: bool) -> _Settled:

@@ -151,11 +151,12 @@ def _adapter_warnings(group: TiedNames, inputs: Inputs) -> list[str]:
     warnings = []
     for position, values in group.values.items():
         model, adapter = inputs.models[position], inputs.models[position].adapter
-        adapted = [name for name in group.names if adapter is not None and name in adapter.parts]
+        parts = {**adapter.parts, **adapter.folded} if adapter else {}
+        adapted = [name for name in group.names if name in parts and name in values]
         if adapter is None or len(adapted) != 1 or adapter.config.get("ensure_weight_tying"):
             continue
-        part = adapter.parts[adapted[0]]
-        others = [n for n, value in values.items() if n != adapted[0] and value.part is part]
+        part, key = parts[adapted[0]], values[adapted[0]].key
+        others = [n for n, value in values.items() if n != adapted[0] and value.key == key]
         trained_in_both = isinstance(part, Rows) and adapted[0] == group.names[0]
         if others and not trained_in_both and isinstance(part, LowRankPart | Rows):
             what = f"adapts {adapted[0]} alone, and {_base_label(model)} ties {few(others)} to it"

@@ -139,6 +139,8 @@ class NamedValues:
         adapter, under = model.adapter, model.under
         if adapter is None or under is None or source not in adapter.replaced or _trained_as_one(model):
             return None
+        if source in adapter.folded:  # PEFT loads the table for all names
+            return None
         entry = under.tensors.get(source)
         if entry is None or len(entry.shape) != 2 or self.ties(model) is False:
             return None

@@ -130,10 +130,20 @@ class VocabularyRows:
         """Return rows of a model's table; raise `RequestError` where it has none, or too few."""
         own = self.tables.all_rows(model, name)
         if own is None or row + count > own.count:
-            what = f"it has no rows of {name} for tokens {row} to {row + count - 1}"
-            hint = "merge models of one architecture"
-            raise RequestError(Problem(what, self.tables.inputs.models[model].label, hint))
+            raise RequestError(self._without_rows(model, row, count, name))
         return self._of_base(RowRun(model, own.table, row, count), name)
+
+    def _without_rows(self, model: int, row: int, count: int, name: str) -> Problem:
+        """Return why a model has no rows of a table for some of its tokens.
+
+        PEFT saves of a resized model those tables alone that an adapter changes.
+        """
+        opened = self.tables.inputs.models[model]
+        tokens = f"tokens {row} to {row + count - 1}" if count > 1 else f"token {row}"
+        hint = "merge models of one architecture"
+        if (adapter := opened.adapter) is not None and adapter.replaced:
+            hint = f"its adapter was saved without {name}: train this, too, or save the merged model"
+        return Problem(f"it has no rows of {name} for {tokens}", opened.label, hint)
 
     def _check_adapter(self, model: int, rows: range, name: str) -> None:
         """Raise `RequestError` where an adapter changes rows that other models are to have, too.
@@ -181,7 +191,11 @@ def _with_known_head(model: Checkpoint) -> Checkpoint:
         return model
     tables = token_tables(model.tensors, token_rows(model.tensors) or 0)
     replaced = [name for name in tables if name in adapter.replaced]
-    resized = [name for name in replaced if model.tensors[name].shape != under.tensors[name].shape]
+    resized = [
+        name
+        for name in replaced
+        if name in adapter.folded or model.tensors[name].shape != under.tensors[name].shape
+    ]
     if not resized:
         return model
     saved = adapter.config.get("modules_to_save") or ()
