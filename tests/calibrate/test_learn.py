@@ -25,7 +25,7 @@ from submerge import (
 from submerge.calibrate import Step
 from submerge.calibrate._objectives import OBJECTIVES
 from submerge.gating import Observer, observe
-from submerge.store import file_digest
+from submerge.store import file_digest, model_digest, open_checkpoint
 
 pytest.importorskip("peft")
 DATA = {"a0": [batch(0), batch(1, size=2)], "a1": [batch(2)]}
@@ -315,6 +315,8 @@ def test_a_folder_and_its_file(tuned: Tuned, tmp_path: Path) -> None:
     assert [inputs["items"] for inputs in read["inputs"].values()] == [5, 3]
     assert read["inputs"]["a0"]["adapter"] == file_digest(tuned.adapters[0] / "adapter_model.safetensors")
     assert read["inputs"] == memory.to_dict()["inputs"]
+    assert read["base"] == model_digest(open_checkpoint(str(tmp_path / "base")))
+    assert memory.base is None
     assert read["settings"]["model"] == str(tmp_path / "base")
     assert read["settings"]["where_rising"] == "learn"
     assert list(tmp_path.glob("*.unfinished")) == []

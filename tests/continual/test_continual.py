@@ -20,6 +20,7 @@ from continual.conftest import Tasks
 from store.helpers_adapter import copied
 from submerge.algebra import BlockMoment, Moment, TriangleMoment
 from submerge.continual import MeasuredTask
+from submerge.store import file_digest
 
 WEIGHTS = "adapter_model.safetensors"
 RIDGE = 1e-3
@@ -232,6 +233,27 @@ def test_earlier_tasks_count_less_in_the_order_of_adding(made: Tasks, tmp_path: 
 # --- sums alone -------------------------------------------------------------------------------------------
 
 
+def rescaled(adapter: Path | str, out: Path) -> str:
+    """Return a copy of an adapter whose configuration has another alpha."""
+    shutil.copytree(adapter, out)
+    config = json.loads((out / "adapter_config.json").read_text())
+    (out / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 3 * config["lora_alpha"]}))
+    return str(out)
+
+
+def test_a_task_of_an_earlier_version_is_known_by_its_weights(made: Tasks, tmp_path: Path) -> None:
+    """Their records have the digest of the file alone."""
+    found = grown(made, tmp_path / "state", "law", "poems", keep="none")
+    name, model, data = made.of("law")
+    path = tmp_path / "state" / "state.json"
+    content = json.loads(path.read_text())
+    content["tasks"][0]["adapter"] = file_digest(Path(model) / "adapter_model.safetensors")
+    path.write_text(json.dumps(content))
+    found = submerge.Continual(tmp_path / "state")
+    found.remove(name, model=model, data=data)
+    assert found.tasks == ("poems",)
+
+
 def test_removal_from_a_sum_needs_the_data_again(made: Tasks, tmp_path: Path) -> None:
     found = grown(made, tmp_path / "state", "law", "poems", keep="none")
     with pytest.raises(submerge.RequestError, match="only their sum was"):
@@ -239,6 +261,8 @@ def test_removal_from_a_sum_needs_the_data_again(made: Tasks, tmp_path: Path) ->
     name, model, data = made.of("law")
     with pytest.raises(submerge.RequestError, match="is another adapter than"):
         found.remove(name, model=made.of("poems")[1], data=data)
+    with pytest.raises(submerge.RequestError, match="or has another scale"):
+        found.remove(name, model=rescaled(model, tmp_path / "law"), data=data)
     with pytest.raises(submerge.RequestError, match="the inputs are others than the 12"):
         found.remove(name, model=model, data=made.of("poems")[2])
     with pytest.raises(submerge.RequestError, match="the inputs are others than the 12"):

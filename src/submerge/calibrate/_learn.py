@@ -23,6 +23,7 @@ from submerge.calibrate._record import folder_names, peak_memory, record_inputs
 from submerge.calibrate._run import CalibrationRun, renamed
 from submerge.calibrate._sources import DataSets, Specs, load_backbone, open_adapters
 from submerge.errors import Problem, RequestError
+from submerge.store import model_digest, open_checkpoint
 
 __all__ = ["learn_coefficients"]
 
@@ -160,6 +161,7 @@ def learn_coefficients(
             seconds=time.perf_counter() - start,
             seconds_per_step=run.descent.seconds / run.steps if run.steps else math.nan,
             peak_memory_bytes=peak_memory(loaded),
+            base=None if isinstance(model, nn.Module) else model_digest(open_checkpoint(str(model))),
         )
 
 

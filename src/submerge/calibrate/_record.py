@@ -18,14 +18,23 @@ __all__ = ["count_items", "describe_inputs", "folder_names", "peak_memory", "rec
 
 
 def record_inputs(adapters: Mapping[str, Adapter], data: Mapping[str, Inputs]) -> dict[str, dict[str, Any]]:
-    """Return, by adapter, the digests of its file and of its encoded data, and the number of items."""
+    """Return, by adapter, the digests of its file and of its encoded data, its scales, and how many items.
+
+    The scales are one number where all updates have the same, else one by the name of each in the file.
+    """
     return {
         name: {
             "adapter": adapter.digest(),
+            "scales": _one_or_all(adapter.scales),
             **describe_inputs(data[name]),
         }
         for name, adapter in adapters.items()
     }
+
+
+def _one_or_all(scales: Mapping[str, float]) -> float | dict[str, float]:
+    distinct = set(scales.values())
+    return distinct.pop() if len(distinct) == 1 else dict(scales)
 
 
 def count_items(batch: ModelInputs) -> int:
