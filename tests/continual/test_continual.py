@@ -326,9 +326,11 @@ def test_inputs_in_memory_and_fewer_of_them(made: Tasks, tmp_path: Path) -> None
     texts = [json.loads(line)["text"] for line in Path(data).read_text().splitlines()]
     found = submerge.Continual.begin(tmp_path / "state", made.base)
     found.add(task, model, texts, samples=5)
-    found.add("again", model, {"path": data, "limit": 5})
-    assert found.record("law").samples == found.record("again").samples == 5
-    assert found.record("law").data == found.record("again").data
+    found.add("again", model, data, samples=5)
+    found.add("spaced", model, [texts[place] for place in (0, 2, 4, 7, 9)])
+    assert len(texts) == 12
+    assert found.record("law").samples == 5
+    assert len({found.record(name).data for name in ("law", "again", "spaced")}) == 1
 
 
 def test_samples_of_batches_are_inputs(made: Tasks, tmp_path: Path) -> None:
@@ -336,7 +338,8 @@ def test_samples_of_batches_are_inputs(made: Tasks, tmp_path: Path) -> None:
     ids = torch.arange(5, 59).view(9, 6)
     found = submerge.Continual.begin(tmp_path / "state", made.base)
     found.add("three", model, ({"input_ids": part} for part in ids.split(3)), samples=5)
-    found.add("five", model, [{"input_ids": ids[:3]}, {"input_ids": ids[3:5]}])
+    spaced = [{"input_ids": ids[rows]} for rows in ([0, 1], [3, 5], [7])]
+    found.add("five", model, spaced)
     assert found.record("three").samples == 5
     assert found.record("three").data == found.record("five").data
 

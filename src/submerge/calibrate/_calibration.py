@@ -31,7 +31,7 @@ class Calibration:
         coefficients: λ by module and adapter; of units a list, in the order of the rows of A_k.
         initial: λ before the first step.
         matrix: the ratio ω of all data for each adapter in the merged model with these coefficients.
-        curve: ω(λ) of each adapter alone on the first of its own inputs.
+        curve: ω(λ) of each adapter alone on up to 64 of its own inputs.
         unreached: modules whose coefficients got no gradient and are `initial`, as all behind the last hook.
         kept: adapters whose coefficients were not learned, because their ω does not fall with λ.
         warnings: what to know before the coefficients are used, a sentence each.

@@ -63,8 +63,8 @@ def learn_coefficients(
     of torch but for rate and weight decay). A pass ends at the last hooked module; coefficients that no
     gradient reaches, as those behind it, keep their initial value to the bit, and are named in `unreached`.
 
-    First the curve ω(λ) of each adapter alone is measured on up to 64 of its own inputs. Where it does not
-    fall, to minimise ω would only weaken the adapter: its coefficients stay what they are, unless
+    First the curve ω(λ) of each adapter alone is measured on up to 64 of its own inputs, evenly spaced. Where
+    it does not fall, to minimise ω would only weaken the adapter: its coefficients stay what they are, unless
     `where_rising` is "learn". The same inputs and number of threads give the same coefficients.
 
     Args:

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from submerge.calibrate._collect import ModelInputs
 from submerge.calibrate._sources import Inputs
+from submerge.calibrate._spaced import count_items
 from submerge.names import match_names, module_names
 from submerge.process import peak_resident
 from submerge.store import Adapter, byte_view, hasher, open_checkpoint
 
-__all__ = ["count_items", "describe_inputs", "folder_names", "peak_memory", "record_inputs"]
+__all__ = ["describe_inputs", "folder_names", "peak_memory", "record_inputs"]
 
 
 def record_inputs(adapters: Mapping[str, Adapter], data: Mapping[str, Inputs]) -> dict[str, dict[str, Any]]:
@@ -35,11 +35,6 @@ def record_inputs(adapters: Mapping[str, Adapter], data: Mapping[str, Inputs]) -
 def _one_or_all(scales: Mapping[str, float]) -> float | dict[str, float]:
     distinct = set(scales.values())
     return distinct.pop() if len(distinct) == 1 else dict(scales)
-
-
-def count_items(batch: ModelInputs) -> int:
-    """Return how many inputs a batch has: rows of its texts where it has some, as images may have several."""
-    return len(batch["input_ids"] if "input_ids" in batch else next(iter(batch.values())))
 
 
 def describe_inputs(batches: Inputs) -> dict[str, Any]:

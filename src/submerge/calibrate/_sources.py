@@ -16,6 +16,7 @@ from submerge.calibrate._collect import ModelInputs
 from submerge.calibrate._item import Item
 from submerge.calibrate._items import check_one_kind, items_of, read_items
 from submerge.calibrate._processors import processor_for
+from submerge.calibrate._spaced import spaced, spaced_rows
 from submerge.deferred import quietly, required
 from submerge.errors import Problem, RequestError, few
 from submerge.recipe import DataSource
@@ -94,7 +95,7 @@ def read_data(
 ) -> dict[str, Inputs]:
     """Return the batches of each data set, by name; a sequence has one for each of the adapters' `names`.
 
-    With `samples` there are at most so many items of each, evenly spaced, of what are no batches yet.
+    With `samples` there are at most so many inputs of each, evenly spaced: of batches of tensors, too.
 
     Raises `RequestError` where there are no inputs, or they cannot be read.
     """
@@ -134,14 +135,12 @@ def _batches(
         if not values:
             raise RequestError(Problem("there are no inputs", where, "give a few dozen"))
         if all(map(is_batch, values)):
-            return values
+            return spaced_rows(values, samples) if samples is not None else values
         items = [_item(value, where, number) for number, value in enumerate(values, 1)]
         check_one_kind(items, where)
     if processor is None:
         processor = processor_for(items[0], Path(model.name_or_path))
-    if samples is not None and len(items) > samples:  # files are often sorted, as by classes
-        items = [items[number * len(items) // samples] for number in range(samples)]
-    return EncodedItems(items, processor, *encoding)
+    return EncodedItems(spaced(items, samples), processor, *encoding)
 
 
 def is_batch(value: Any) -> bool:
