@@ -141,6 +141,28 @@ def test_shapes_that_the_model_refuses_are_told() -> None:
         collect(model(), [embeds], {NAMES[0]: Rows()})
 
 
+@pytest.mark.parametrize("error", [RuntimeError("no CPU kernel"), ValueError("odd"), IndexError("5")])
+def test_what_a_reducer_raises_is_no_word_of_the_model(error: Exception) -> None:
+    """A fault of this package, which no other inputs would mend."""
+
+    class Faulty(Reducer):
+        def update(self, rows: torch.Tensor) -> None:
+            raise error
+
+    with pytest.raises(type(error), match=str(error)) as caught:
+        collect(model(), [{"input_ids": torch.ones(1, 4).long()}], {NAMES[0]: Faulty()})
+    assert caught.value is error
+
+
+def test_memory_that_does_not_suffice_for_a_reducer_is_told() -> None:
+    class Large(Reducer):
+        def update(self, rows: torch.Tensor) -> None:
+            raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(WorkError, match=r"the memory does not suffice for a batch"):
+        collect(model(), [{"input_ids": torch.ones(1, 4).long()}], {NAMES[0]: Large()})
+
+
 def test_memory_that_does_not_suffice_is_no_fault_of_the_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     lm, text = model(), "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
     monkeypatch.setattr(lm, "forward", Mock(side_effect=RuntimeError(text)))

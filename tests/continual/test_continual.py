@@ -367,6 +367,29 @@ def test_moments_of_a_model_in_float32_are_kept_in_it(made: Tasks, tmp_path: Pat
     same_state(products(found.export(tmp_path / "one").out), products(made.root / "poems"), 1e-4)
 
 
+@pytest.mark.parametrize("keep", ["full", "none"])
+def test_sums_in_float32_without_a_ridge_are_told(made: Tasks, tmp_path: Path, keep: str) -> None:
+    """What the base's dtype is decides in what sums are; those of two texts have no full rank."""
+    t = quiet_transformers()
+    shutil.copytree(made.base, tmp_path / "base")
+    t.AutoModelForCausalLM.from_pretrained(made.base, dtype=torch.float32).save_pretrained(tmp_path / "base")
+
+    def warned(base: str, ridge: float) -> list[str]:
+        """Return the warnings of an export, of a state that was begun with the ridge where it is summed."""
+        state = tmp_path / f"{Path(base).parent.name} {ridge > 0}"
+        begun = {"ridge": ridge} if keep == "none" else {}
+        found = submerge.Continual.begin(state, base, keep=keep, **begun)
+        found.add(*made.of("law"), samples=2)
+        report = found.export(state.with_name(f"{state.name} out"), ridge=ridge)
+        return [line for line in report.warnings if "ill-conditioned" in line]
+
+    (line,) = warned(str(tmp_path / "base"), 0.0)
+    assert "the sums of moments at model.layers" in line
+    assert "give a --ridge of 1e-3" in line
+    assert not warned(str(tmp_path / "base"), 1e-3)
+    assert not warned(made.base, 0.0), "in float64 a sum without full rank is inverted on its range"
+
+
 def moments_of(made: Tasks, name: str) -> dict[str, TriangleMoment]:
     return {
         path: TriangleMoment.of(x)

@@ -20,6 +20,8 @@ __all__ = ["ModelInputs", "Reducer", "collect", "run_observed"]
 ModelInputs: TypeAlias = Mapping[str, torch.Tensor]
 """The keyword arguments of a model for one batch."""
 
+_LATE = getattr(torch, "AcceleratorError", ())
+"""What a GPU tells of a model's work when it has gone on; torch before 2.8 has no name for it."""
 _TOWER = re.compile(r"(?:^|\.)(?:\w+_tower|visual|vision_model)\.")
 
 
@@ -85,11 +87,28 @@ def run_observed(model: nn.Module, batch: ModelInputs, names: Iterable[str], obs
     modules = {name: model.get_submodule(name) for name in names}
     like = next(model.parameters())
     inputs = {name: _moved(value, like) for name, value in batch.items()}
-    with _without_cache(model), observe(modules, observer):
-        _run(model, inputs)
+    watched = _Watched(observer)
+    with _without_cache(model), observe(modules, watched):
+        _run(model, inputs, watched)
 
 
-def _run(model: nn.Module, inputs: Mapping[str, Any]) -> None:
+class _Watched(Observer):
+    """An observer, and what it raised: that is no word of the model's on its inputs."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self.error: Exception | None = None
+
+    def on_input(self, name: str, module: nn.Module, x: Any) -> None:
+        try:
+            self._observer.on_input(name, module, x)
+        except Exception as error:
+            if not isinstance(error, _LATE):
+                self.error = error
+            raise
+
+
+def _run(model: nn.Module, inputs: Mapping[str, Any], watched: _Watched) -> None:
     """Run a model; what it refuses is the request's fault, but for memory that does not suffice."""
     try:
         model(**inputs)
@@ -97,6 +116,8 @@ def _run(model: nn.Module, inputs: Mapping[str, Any]) -> None:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             what = f"the memory does not suffice for a batch ({_first_line(error)})"
             raise WorkError(Problem(what, type(model).__name__, "take a smaller batch_size")) from error
+        if error is watched.error:
+            raise
         what = f"it refuses inputs of {', '.join(inputs)} ({_first_line(error)})"
         hint = "give inputs of the kind that it takes, or hooks that these inputs reach"
         if "pixel_values" in inputs and "input_ids" not in inputs:
