@@ -141,6 +141,16 @@ def test_shapes_that_the_model_refuses_are_told() -> None:
         collect(model(), [embeds], {NAMES[0]: Rows()})
 
 
+def test_texts_beyond_the_model_s_positions_are_told() -> None:
+    """Of a tokenizer that does not say how long texts may be."""
+    t = quiet_transformers()
+    config = t.BertConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=8)  # fmt: skip
+    query = "encoder.layer.0.attention.self.query"
+    with pytest.raises(RequestError, match="have up to 12 tokens, and the model 8 positions: set max_length"):
+        collect(t.BertModel(config).eval(), [batch(0, length=12)], {query: Rows()})
+
+
 @pytest.mark.parametrize("error", [RuntimeError("no CPU kernel"), ValueError("odd"), IndexError("5")])
 def test_what_a_reducer_raises_is_no_word_of_the_model(error: Exception) -> None:
     """A fault of this package, which no other inputs would mend."""

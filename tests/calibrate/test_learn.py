@@ -251,7 +251,10 @@ def test_a_model_in_float32_and_its_parameters(tuned: Tuned) -> None:
     [
         ({"steps": -1}, "steps: -1 is below 0 — give 0 or more"),
         ({"steps": 1.5, "seed": 0.5}, "steps: 1.5 is no whole number[\\s\\S]*seed: 0.5 is no whole number"),
-        ({"bounds": (0.5,)}, r"bounds: \[0.5\] are no two numbers"),
+        ({"steps": True}, "steps: True is no whole number"),
+        ({"bounds": (0.5,)}, r"bounds: \(0.5,\) are no two numbers"),
+        ({"bounds": 1}, "bounds: 1 are no two numbers"),
+        ({"bounds": (None, 1)}, "bounds: .* are no two numbers — .*math.inf"),
         ({"steps": "3", "learning_rate": "1e-3"}, "steps: '3' is no whole number[\\s\\S]*'1e-3' is no rate"),
         ({"learning_rate": 0.0}, "learning_rate: 0.0 is no rate"),
         ({"pull": float("inf")}, "pull: inf is no finite number from 0 on"),

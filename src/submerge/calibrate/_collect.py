@@ -124,7 +124,25 @@ def _run(model: nn.Module, inputs: Mapping[str, Any], watched: _Watched) -> None
             hint = "give images with their questions, where the model reads text: columns image and text"
         if isinstance(error, IndexError):  # of an embedding: of tokens, or of positions
             hint = "look whether the tokenizer is the model's own, with no more tokens, and at max_length"
+        if beyond := _beyond_positions(model, inputs):
+            hint = f"{beyond}: set max_length, or cut them"
         raise RequestError(Problem(what, type(model).__name__, hint)) from error
+
+
+def _beyond_positions(model: nn.Module, inputs: Mapping[str, Any]) -> str:
+    """Return that texts are longer than the model has positions, if they are."""
+    most, ids = (
+        getattr(getattr(model, "config", None), "max_position_embeddings", None),
+        inputs.get("input_ids"),
+    )
+    if (
+        not isinstance(most, int)
+        or not isinstance(ids, torch.Tensor)
+        or ids.ndim != 2
+        or ids.shape[1] <= most
+    ):
+        return ""
+    return f"the texts have up to {ids.shape[1]} tokens, and the model {most} positions"
 
 
 def _first_line(error: Exception) -> str:

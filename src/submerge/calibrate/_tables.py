@@ -90,8 +90,13 @@ class _Reading:
 
     def _cells(self, file: TextIO, path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         """Yield where each row stands, the names of its columns, and its cells."""
-        quoting = csv.QUOTE_NONE if self.literal else csv.QUOTE_MINIMAL
-        reader, last = csv.reader(file, delimiter=self.delimiter, quoting=quoting, strict=True), 0
+        last = 0
+        reader = csv.reader(
+            file,
+            delimiter=self.delimiter,
+            quoting=csv.QUOTE_NONE if self.literal else csv.QUOTE_MINIMAL,
+            strict=True,
+        )
         try:
             header = next(filter(None, reader), [])
             last = reader.line_num
