@@ -135,6 +135,14 @@ def test_inputs_that_the_model_refuses_are_told() -> None:
         collect(model(), [{"attention_mask": torch.ones(1, 4).long()}], {NAMES[0]: Rows()})
 
 
+def test_inputs_that_a_model_looks_for_in_vain_are_told() -> None:
+    """CLIP asks the images that it was not given for their shape."""
+    clip = model("clip")
+    reducers = {"vision_model.encoder.layers.1.self_attn.q_proj": Rows()}
+    with pytest.raises(RequestError, match=r"CLIPModel: it refuses inputs of input_ids, attention_mask"):
+        collect(clip, [batch(0, size=1)], reducers)
+
+
 def test_shapes_that_the_model_refuses_are_told() -> None:
     embeds = {"inputs_embeds": torch.zeros(1, 4, 7)}  # the model has other rows
     with pytest.raises(RequestError, match=r"LlamaForCausalLM: it refuses inputs of inputs_embeds"):

@@ -112,7 +112,7 @@ def _run(model: nn.Module, inputs: Mapping[str, Any], watched: _Watched) -> None
     """Run a model; what it refuses is the request's fault, but for memory that does not suffice."""
     try:
         model(**inputs)
-    except (TypeError, ValueError, IndexError, RuntimeError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             what = f"the memory does not suffice for a batch ({_first_line(error)})"
             raise WorkError(Problem(what, type(model).__name__, "take a smaller batch_size")) from error
