@@ -341,6 +341,8 @@ def test_another_base_of_the_same_names_is_refused(
     with pytest.raises(RequestError, match=told) as caught:
         submerge.plan(by_file, ROOM)
     assert [problem.where for problem in caught.value.problems] == ["base_model"]
+    with pytest.raises(RequestError, match=told):
+        submerge.plan(by_file | {"output": {"as": "adapter"}}, ROOM)
     on_it = by_file | {"merge_method": "linear", "base_model": None}
     on_it["models"] = [{"model": f"{copy}+{entry['model']}"} for entry in by_file["models"]]
     with pytest.raises(RequestError, match=told):

@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 from submerge.engine.plan.inputs import Inputs
 from submerge.engine.plan.tensors._tensor import TensorPlan
-from submerge.errors import Problem, few
+from submerge.errors import Problem, RequestError, few
 from submerge.recipe import Coefficients, Recipe
-from submerge.store import DTYPES, Adapter, Checkpoint, model_digest
+from submerge.store import DTYPES, Adapter, Checkpoint, model_digest, open_checkpoint
 
 __all__ = ["calibration_bytes", "coefficient_problems", "coefficient_warnings"]
 
@@ -76,19 +76,34 @@ def _not_adapters(recipe: Recipe, inputs: Inputs) -> list[Problem]:
 def _other_base(recipe: Recipe, inputs: Inputs) -> list[Problem]:
     """Return that the coefficients were learned on another base, of the same names, if they were.
 
-    Where adapters alone make an adapter, no base is opened, nor has one a part in it.
+    One that is not downloaded is not looked at.
     """
-    coefficients, base = recipe.coefficients, inputs.reference_model
+    coefficients = recipe.coefficients
     assert coefficients is not None
-    base = base.under or base
-    unread = base.pending or not (base.shards or base.memory or base.virtual)
-    if coefficients.base is None or not coefficients.path or unread:
+    if coefficients.base is None or not coefficients.path:
         return []
-    if model_digest(base) == coefficients.base:
+    base = _readable_base(recipe, inputs)
+    if base is None or model_digest(base) == coefficients.base:
         return []
     what = f"{base.label} is not the model on which {coefficients.path} was learned"
     hint = "calibrate again; or remove 'base' from the file, to take its numbers all the same"
     return [Problem(what, "base_model" if recipe.base else "models", hint)]
+
+
+def _readable_base(recipe: Recipe, inputs: Inputs) -> Checkpoint | None:
+    """Return the base, if its values can be read.
+
+    Where adapters alone make an adapter, it was not opened: the reference has names without values.
+    """
+    base = inputs.reference_model.under or inputs.reference_model
+    if base.pending:
+        return None
+    if base.shards or base.memory or base.virtual:
+        return base
+    try:
+        return open_checkpoint(str(base.path)) if recipe.base and base.path.is_dir() else None
+    except RequestError:
+        return None
 
 
 def _other_adapters(recipe: Recipe, inputs: Inputs) -> list[Problem]:
