@@ -200,3 +200,22 @@ def test_what_does_not_fit_is_refused() -> None:
     for tensors in ({}, {"sum": torch.ones(3)}, {"sum": torch.ones(3), "count": torch.tensor(1)}):
         with pytest.raises(ValueError, match="is no moment"):
             Moment.from_tensors(tensors)
+
+
+@pytest.mark.parametrize("kind", ["full", "triangle", "block", "diag"])
+def test_the_least_share_is_what_other_inputs_leave(kind: str) -> None:
+    """Of an input that is another one but for 1e-3 of it; sizes of channels do not count."""
+    x = torch.randn(64, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[:, 1] = x[:, 0] + 1e-3 * x[:, 1]
+    x = x * torch.tensor([1e4, 1, 1e-4, 1])
+    block = {"block": 2, "diag": 1}.get(kind)
+    moment = TriangleMoment.of(x) if kind == "triangle" else BlockMoment.of(x, block)
+    assert moment.least_share == pytest.approx(1 if kind == "diag" else 1e-6, rel=0.5)
+
+
+def test_the_least_share_of_a_sum_without_full_rank_is_that_of_its_range() -> None:
+    singular = BlockMoment.of(normal(0, 3, 5))
+    eigenvalues = torch.linalg.eigvalsh(singular.sum[0])[-3:]
+    assert singular.singular
+    assert singular.least_share == pytest.approx(float(eigenvalues.min() / eigenvalues.max()))
+    assert FactorMoment.identity(3, count=2).least_share == 1

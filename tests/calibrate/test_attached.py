@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import warnings
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from _adapters import FIRST, SECOND, Tuned, make_tuned, peft_model
 from calibrate.helpers_null_space import all_inputs, base_model, batch, normal, on_base, opened, projected
@@ -314,6 +316,21 @@ def test_adapters_that_do_not_fit(tuned: Tuned, tmp_path: Any) -> None:
     with pytest.raises(RequestError, match="c_attn"), attached(model, both):
         pass
     assert not any("forward" in m.__dict__ for m in model.modules())
+
+
+@pytest.mark.parametrize(("part", "value"), [("lora_A", torch.nan), ("lora_B", torch.inf)])
+def test_adapters_that_are_not_finite(tuned: Tuned, tmp_path: Any, part: str, value: float) -> None:
+    shutil.copytree(tuned.adapters[0], tmp_path / "a0")
+    path = tmp_path / "a0" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    next(tensor for name, tensor in tensors.items() if part in name)[0, 0] = value
+    save_file(tensors, path)
+    told = r"a0: what it does to model\.layers\..* has NaN or Inf — train it again"
+    with (
+        pytest.raises(RequestError, match=told),
+        attached(base_model(tuned), {"a0": open_adapter(str(path.parent))}),
+    ):
+        pass
 
 
 def test_models_with_adapters_already(tuned: Tuned) -> None:

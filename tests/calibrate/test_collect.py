@@ -135,10 +135,50 @@ def test_inputs_that_the_model_refuses_are_told() -> None:
         collect(model(), [{"attention_mask": torch.ones(1, 4).long()}], {NAMES[0]: Rows()})
 
 
+def test_inputs_that_a_model_looks_for_in_vain_are_told() -> None:
+    """CLIP asks the images that it was not given for their shape."""
+    clip = model("clip")
+    reducers = {"vision_model.encoder.layers.1.self_attn.q_proj": Rows()}
+    with pytest.raises(RequestError, match=r"CLIPModel: it refuses inputs of input_ids, attention_mask"):
+        collect(clip, [batch(0, size=1)], reducers)
+
+
 def test_shapes_that_the_model_refuses_are_told() -> None:
     embeds = {"inputs_embeds": torch.zeros(1, 4, 7)}  # the model has other rows
     with pytest.raises(RequestError, match=r"LlamaForCausalLM: it refuses inputs of inputs_embeds"):
         collect(model(), [embeds], {NAMES[0]: Rows()})
+
+
+def test_texts_beyond_the_model_s_positions_are_told() -> None:
+    """Of a tokenizer that does not say how long texts may be."""
+    t = quiet_transformers()
+    config = t.BertConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=8)  # fmt: skip
+    query = "encoder.layer.0.attention.self.query"
+    with pytest.raises(RequestError, match="have up to 12 tokens, and the model 8 positions: set max_length"):
+        collect(t.BertModel(config).eval(), [batch(0, length=12)], {query: Rows()})
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no CPU kernel"), ValueError("odd"), IndexError("5")])
+def test_what_a_reducer_raises_is_no_word_of_the_model(error: Exception) -> None:
+    """A fault of this package, which no other inputs would mend."""
+
+    class Faulty(Reducer):
+        def update(self, rows: torch.Tensor) -> None:
+            raise error
+
+    with pytest.raises(type(error), match=str(error)) as caught:
+        collect(model(), [{"input_ids": torch.ones(1, 4).long()}], {NAMES[0]: Faulty()})
+    assert caught.value is error
+
+
+def test_memory_that_does_not_suffice_for_a_reducer_is_told() -> None:
+    class Large(Reducer):
+        def update(self, rows: torch.Tensor) -> None:
+            raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(WorkError, match=r"the memory does not suffice for a batch"):
+        collect(model(), [{"input_ids": torch.ones(1, 4).long()}], {NAMES[0]: Large()})
 
 
 def test_memory_that_does_not_suffice_is_no_fault_of_the_inputs(monkeypatch: pytest.MonkeyPatch) -> None:

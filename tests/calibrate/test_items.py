@@ -80,6 +80,7 @@ def test_images_start_at_the_files_folder(tmp_path: Path) -> None:
         ),
         ("a.jsonl", '{"text": {"en": "a"}}', "a.jsonl:1: a text is a mapping — name a column of texts"),
         ("a.jsonl", '{"text": "a", "text_pair": ["b"]}', "a.jsonl:1: a text is a list"),
+        ("a.jsonl", '{"text": ["a", "b"]}', "a.jsonl:1: a text is a list — name a column of texts"),
         ("a.jsonl", '{"messages": []}', "a.jsonl:1: has no text and no image — messages is empty: fill it"),
         ("a.jsonl", '{"text_pair": "a", "image": "a.jsonl"}', "a.jsonl:1: has a text_pair, and an image"),
         ("a.jsonl", '{"image": ["a.jsonl", "a.jsonl"]}', "a.jsonl:1: has several images and no text"),

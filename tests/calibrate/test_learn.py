@@ -25,7 +25,7 @@ from submerge import (
 from submerge.calibrate import Step
 from submerge.calibrate._objectives import OBJECTIVES
 from submerge.gating import Observer, observe
-from submerge.store import file_digest
+from submerge.store import file_digest, model_digest, open_checkpoint
 
 pytest.importorskip("peft")
 DATA = {"a0": [batch(0), batch(1, size=2)], "a1": [batch(2)]}
@@ -251,7 +251,10 @@ def test_a_model_in_float32_and_its_parameters(tuned: Tuned) -> None:
     [
         ({"steps": -1}, "steps: -1 is below 0 — give 0 or more"),
         ({"steps": 1.5, "seed": 0.5}, "steps: 1.5 is no whole number[\\s\\S]*seed: 0.5 is no whole number"),
-        ({"bounds": (0.5,)}, r"bounds: \[0.5\] are no two numbers"),
+        ({"steps": True}, "steps: True is no whole number"),
+        ({"bounds": (0.5,)}, r"bounds: \(0.5,\) are no two numbers"),
+        ({"bounds": 1}, "bounds: 1 are no two numbers"),
+        ({"bounds": (None, 1)}, "bounds: .* are no two numbers — .*math.inf"),
         ({"steps": "3", "learning_rate": "1e-3"}, "steps: '3' is no whole number[\\s\\S]*'1e-3' is no rate"),
         ({"learning_rate": 0.0}, "learning_rate: 0.0 is no rate"),
         ({"pull": float("inf")}, "pull: inf is no finite number from 0 on"),
@@ -315,6 +318,8 @@ def test_a_folder_and_its_file(tuned: Tuned, tmp_path: Path) -> None:
     assert [inputs["items"] for inputs in read["inputs"].values()] == [5, 3]
     assert read["inputs"]["a0"]["adapter"] == file_digest(tuned.adapters[0] / "adapter_model.safetensors")
     assert read["inputs"] == memory.to_dict()["inputs"]
+    assert read["base"] == model_digest(open_checkpoint(str(tmp_path / "base")))
+    assert memory.base is None
     assert read["settings"]["model"] == str(tmp_path / "base")
     assert read["settings"]["where_rising"] == "learn"
     assert list(tmp_path.glob("*.unfinished")) == []

@@ -110,6 +110,8 @@ def test_what_else_a_message_has_stays() -> None:
         ([], [], "its messages have none of the user"),
         ([{"role": "assistant", "content": "a"}], [], "its messages have none of the user"),
         ([{"content": "a"}], [], "a message has no role"),
+        ([user(" ")], [], "its messages of the user are empty"),
+        ([{"role": "system", "content": "s"}, user([text("")])], [], "its messages of the user are empty"),
         ([user(None)], [], "a message's content is neither a text nor a list of parts"),
         ([user([{"type": "audio"}])], [], "a part of a message is of type audio, which cannot be read"),
         ([user([{"type": "text"}])], [], "a part of a message is of type text, which cannot be read"),

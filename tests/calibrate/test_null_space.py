@@ -178,6 +178,9 @@ def test_hooks(tuned: Tuned) -> None:
     assert choose_hooks(deep, [f"layers.{i}" for i in range(30)], "last_quarter")[0] == "layers.23"
 
 
+PADDING = {"input_ids": torch.ones(2, 4).long(), "attention_mask": torch.zeros(2, 4).long()}
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [
@@ -189,6 +192,12 @@ def test_hooks(tuned: Tuned) -> None:
         ({"data": {"a0": [7]}}, "data of a0: is neither a file, nor texts"),
         ({"data": {"a0": "nowhere.jsonl"}}, "nowhere.jsonl: cannot be read"),
         ({"data": {"a0": ["a text"]}}, "there is no tokenizer"),
+        ({"data": {"a0": [{"input_ids": [[5, 6]]}]}}, "item 1: holds input_ids, and no tensors of torch"),
+        ({"batch_size": 0}, "batch_size: 0 is no whole number from 1"),
+        ({"max_length": "8"}, "max_length: '8' is no whole number from 1"),
+        ({"scales": float("nan")}, "scales: nan has what is no finite number"),
+        ({"scales": ["a", 1]}, "scales: .* has what is no finite number"),
+        ({"data": {"a0": [PADDING]}}, "no position of a0 is measured: all are padding"),
         ({"hooks": "v_proj"}, "a1 changes none of the modules that are measured: .*v_proj"),
         ({"hooks": "norm"}, "no module with an adapter matches 'norm' — the adapters change model.layers"),
         ({"model": "nowhere"}, "nowhere: transformers cannot load it"),
@@ -207,6 +216,9 @@ def test_curves_need_data_for_each_adapter_and_two_scales(tuned: Tuned) -> None:
         null_space_curve(model, list(tuned.adapters), {"a0": DATA["a0"]})
     with pytest.raises(RequestError, match="a curve needs two values of λ"):
         null_space_curve(model, list(tuned.adapters), DATA, scales=[1, 1])
+    for wrong in ("a", float("nan")):
+        with pytest.raises(RequestError, match=r"scales: .* is no finite number"):
+            null_space_curve(model, list(tuned.adapters), DATA, scales=[0, wrong])  # type: ignore[list-item]
 
 
 def test_ranks_that_are_not_below_the_width(tmp_path: Path) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from _adapters import Tuned, make_tuned
 from calibrate.helpers_null_space import base_model, batch, normal
 from calibrate.helpers_plain import Plain
-from submerge import learn_coefficients
+from submerge import learn_coefficients, null_space_ratio
 from submerge.calibrate._measurement import Measurement, measuring
 from submerge.calibrate._objectives import OBJECTIVES
 
@@ -77,6 +80,69 @@ def test_loss_and_gradients_are_those_of_a_plain_implementation(
             if ours is not None and theirs is not None:
                 assert float(ours) == pytest.approx(float(theirs), abs=1e-6), key
         assert any(g is not None and g.abs() > 1e-4 for g in gradients[0])
+
+
+def right_padded(seed: int) -> dict[str, torch.Tensor]:
+    """Return token ids of inputs of four lengths, one of them of a single token."""
+    ids = torch.randint(5, 60, (4, 8), generator=torch.Generator().manual_seed(seed))
+    mask = torch.arange(8) < torch.tensor([[8], [5], [1], [6]])
+    return {"input_ids": ids * mask, "attention_mask": mask.long()}
+
+
+def dependent(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if "lora_A" in name:
+        tensor[1], tensor[-1] = tensor[0], 2 * tensor[0]
+    return tensor
+
+
+ODD: dict[str, Any] = {
+    "rows of A that depend on others": dependent,
+    "A of zeros": lambda name, tensor: 0 * tensor if "lora_A" in name else tensor,
+    "B of zeros": lambda name, tensor: 0 * tensor if "lora_B" in name else tensor,
+    "in bfloat16": lambda name, tensor: tensor.bfloat16(),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_factors_and_lengths_are_those_of_a_plain_implementation(
+    odd: str, tuned: Tuned, tmp_path: Path
+) -> None:
+    """Of the ratio of all data for each adapter, too, which `Plain` gives where data and adapter are one."""
+    if tuned.kind not in ("bert", "gpt2"):
+        pytest.skip("encoders with padding on the right, and weights that are stored transposed, will do")
+    folder = tmp_path / "a0"
+    shutil.copytree(tuned.adapters[0], folder)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    changed = {name: ODD[odd](name, tensor.clone()).contiguous() for name, tensor in tensors.items()}
+    save_file(changed, folder / "adapter_model.safetensors")
+    folders, data = (
+        [folder, tuned.adapters[1]],
+        {name: [right_padded(k)] for k, name in enumerate(("a0", "a1"))},
+    )
+    how = {"batch_size": 1, "max_length": 1, "processor": None}
+    with measuring(base_model(tuned), folders, data, "last_quarter", how) as measurement:
+        plain = Plain(base_model(tuned), folders, list(measurement.hooked))
+        scales = {key: torch.tensor(0.4, dtype=torch.float64, requires_grad=True) for key in plain.keys}
+        zero = torch.zeros((), dtype=torch.float64)
+        by_module = {
+            path: torch.stack([scales.get((path, k), zero) for k in range(2)])
+            for path in measurement.adapters.modules
+        }
+        objective = OBJECTIVES["null_space"](measurement.adapters, measurement.factors())
+        for k, name in enumerate(data):
+            found = objective(k, data[name][0], by_module)
+            wanted = plain.task(k, scales, data[name][0], "null_space")
+            assert float(found.detach()) == pytest.approx(float(wanted.detach()), abs=1e-7)
+            ours, theirs = (
+                torch.autograd.grad(x, [*scales.values()], allow_unused=True) for x in (found, wanted)
+            )
+            for key, one, other in zip(scales, ours, theirs, strict=True):
+                one, other = (0.0 if g is None else float(g) for g in (one, other))
+                assert one == pytest.approx(other, abs=1e-6), key
+    matrix = null_space_ratio(base_model(tuned), folders, data, scales=0.4).matrix
+    for k, name in enumerate(data):
+        wanted = plain.task(k, scales, data[name][0], "null_space").detach()
+        assert float(matrix[k, k]) == pytest.approx(float(wanted), abs=1e-7)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -71,6 +71,47 @@ def test_no_text_of_a_table_is_cut_or_runs_on(tmp_path: Path, text: str, told: s
         list(read_rows(path))
 
 
+GLUE = ['"A" is a letter.', 'He said "yes', '"Why?" he asked.', 'a "b" c', '"']
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([f"{text}\tt" for text in GLUE], GLUE),
+        (['"a\tb"\tt', '"c ""d"""\tt', '"e\nf"\tt'], ["a\tb", 'c "d"', "e\nf"]),
+        (['"a" b\t"t"', '"c\td"'], ['"a" b', '"c']),
+        (['"a"\tt', "b\tt"], ["a", "b"]),
+        (["a\tt", '"b"', '"c"\tt'], ["a", "b", "c"]),
+    ],
+    ids=["as GLUE", "as pandas", "cells of one row", "both", "rows without all cells"],
+)
+def test_quotes_of_a_tsv_have_the_meaning_that_all_rows_allow(
+    tmp_path: Path, rows: list[str], told: list[str]
+) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("\n".join(["text\ttask", *rows]))
+    assert [row["text"] for _, row in read_rows(path)] == told
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('text\na\n"b\nc"\n', "a.tsv:3: a double quote begins here that a later line ends"),
+        (
+            'text\ttask\n"a" b\tc\nd\te\tf\n',
+            "a.tsv:2: is no table ('\t' expected after '\"') — a text between double quotes ends with one,",
+        ),
+        ('text\ttask\n"a" b\tc\nd\te\tf\n', "a.tsv:3 has 3 cells, and the header 2"),
+        ('"text"\t"task"\n"a" b\tc\n', "a.tsv:1 has names of columns between double quotes"),
+    ],
+)
+def test_a_tsv_that_may_be_read_in_two_ways_or_in_none(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text(text)
+    with pytest.raises(RequestError, match=re.escape(told)):
+        list(read_rows(path))
+
+
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
 def test_cells_are_told_apart_by_what_the_header_has(tmp_path: Path, mark: str) -> None:
     path = tmp_path / "a.csv"

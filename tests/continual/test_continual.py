@@ -20,6 +20,7 @@ from continual.conftest import Tasks
 from store.helpers_adapter import copied
 from submerge.algebra import BlockMoment, Moment, TriangleMoment
 from submerge.continual import MeasuredTask
+from submerge.store import file_digest
 
 WEIGHTS = "adapter_model.safetensors"
 RIDGE = 1e-3
@@ -232,6 +233,27 @@ def test_earlier_tasks_count_less_in_the_order_of_adding(made: Tasks, tmp_path: 
 # --- sums alone -------------------------------------------------------------------------------------------
 
 
+def rescaled(adapter: Path | str, out: Path) -> str:
+    """Return a copy of an adapter whose configuration has another alpha."""
+    shutil.copytree(adapter, out)
+    config = json.loads((out / "adapter_config.json").read_text())
+    (out / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 3 * config["lora_alpha"]}))
+    return str(out)
+
+
+def test_a_task_of_an_earlier_version_is_known_by_its_weights(made: Tasks, tmp_path: Path) -> None:
+    """Their records have the digest of the file alone."""
+    found = grown(made, tmp_path / "state", "law", "poems", keep="none")
+    name, model, data = made.of("law")
+    path = tmp_path / "state" / "state.json"
+    content = json.loads(path.read_text())
+    content["tasks"][0]["adapter"] = file_digest(Path(model) / "adapter_model.safetensors")
+    path.write_text(json.dumps(content))
+    found = submerge.Continual(tmp_path / "state")
+    found.remove(name, model=model, data=data)
+    assert found.tasks == ("poems",)
+
+
 def test_removal_from_a_sum_needs_the_data_again(made: Tasks, tmp_path: Path) -> None:
     found = grown(made, tmp_path / "state", "law", "poems", keep="none")
     with pytest.raises(submerge.RequestError, match="only their sum was"):
@@ -239,6 +261,8 @@ def test_removal_from_a_sum_needs_the_data_again(made: Tasks, tmp_path: Path) ->
     name, model, data = made.of("law")
     with pytest.raises(submerge.RequestError, match="is another adapter than"):
         found.remove(name, model=made.of("poems")[1], data=data)
+    with pytest.raises(submerge.RequestError, match="or has another scale"):
+        found.remove(name, model=rescaled(model, tmp_path / "law"), data=data)
     with pytest.raises(submerge.RequestError, match="the inputs are others than the 12"):
         found.remove(name, model=model, data=made.of("poems")[2])
     with pytest.raises(submerge.RequestError, match="the inputs are others than the 12"):
@@ -302,9 +326,11 @@ def test_inputs_in_memory_and_fewer_of_them(made: Tasks, tmp_path: Path) -> None
     texts = [json.loads(line)["text"] for line in Path(data).read_text().splitlines()]
     found = submerge.Continual.begin(tmp_path / "state", made.base)
     found.add(task, model, texts, samples=5)
-    found.add("again", model, {"path": data, "limit": 5})
-    assert found.record("law").samples == found.record("again").samples == 5
-    assert found.record("law").data == found.record("again").data
+    found.add("again", model, data, samples=5)
+    found.add("spaced", model, [texts[place] for place in (0, 2, 4, 7, 9)])
+    assert len(texts) == 12
+    assert found.record("law").samples == 5
+    assert len({found.record(name).data for name in ("law", "again", "spaced")}) == 1
 
 
 def test_samples_of_batches_are_inputs(made: Tasks, tmp_path: Path) -> None:
@@ -312,7 +338,8 @@ def test_samples_of_batches_are_inputs(made: Tasks, tmp_path: Path) -> None:
     ids = torch.arange(5, 59).view(9, 6)
     found = submerge.Continual.begin(tmp_path / "state", made.base)
     found.add("three", model, ({"input_ids": part} for part in ids.split(3)), samples=5)
-    found.add("five", model, [{"input_ids": ids[:3]}, {"input_ids": ids[3:5]}])
+    spaced = [{"input_ids": ids[rows]} for rows in ([0, 1], [3, 5], [7])]
+    found.add("five", model, spaced)
     assert found.record("three").samples == 5
     assert found.record("three").data == found.record("five").data
 
@@ -338,6 +365,29 @@ def test_moments_of_a_model_in_float32_are_kept_in_it(made: Tasks, tmp_path: Pat
     _, model, data = made.of("law")
     found.remove("law", model=model, data=data)
     same_state(products(found.export(tmp_path / "one").out), products(made.root / "poems"), 1e-4)
+
+
+@pytest.mark.parametrize("keep", ["full", "none"])
+def test_sums_in_float32_without_a_ridge_are_told(made: Tasks, tmp_path: Path, keep: str) -> None:
+    """What the base's dtype is decides in what sums are; those of two texts have no full rank."""
+    t = quiet_transformers()
+    shutil.copytree(made.base, tmp_path / "base")
+    t.AutoModelForCausalLM.from_pretrained(made.base, dtype=torch.float32).save_pretrained(tmp_path / "base")
+
+    def warned(base: str, ridge: float) -> list[str]:
+        """Return the warnings of an export, of a state that was begun with the ridge where it is summed."""
+        state = tmp_path / f"{Path(base).parent.name} {ridge > 0}"
+        begun = {"ridge": ridge} if keep == "none" else {}
+        found = submerge.Continual.begin(state, base, keep=keep, **begun)
+        found.add(*made.of("law"), samples=2)
+        report = found.export(state.with_name(f"{state.name} out"), ridge=ridge)
+        return [line for line in report.warnings if "ill-conditioned" in line]
+
+    (line,) = warned(str(tmp_path / "base"), 0.0)
+    assert "the sums of moments at model.layers" in line
+    assert "give a --ridge of 1e-3" in line
+    assert not warned(str(tmp_path / "base"), 1e-3)
+    assert not warned(made.base, 0.0), "in float64 a sum without full rank is inverted on its range"
 
 
 def moments_of(made: Tasks, name: str) -> dict[str, TriangleMoment]:

@@ -313,6 +313,58 @@ def test_another_adapter_of_the_same_name_is_refused(by_file: dict[str, Any], tm
     submerge.plan(by_file, ROOM)
 
 
+def test_an_adapter_with_another_scale_is_refused(by_file: dict[str, Any], tmp_path: Path) -> None:
+    """The scale stands in the configuration, and not in the file of weights."""
+    other = tmp_path / "chess"
+    shutil.copytree(by_file["models"][1]["model"], other)
+    by_file["models"][1]["model"] = str(other)
+    config = json.loads((other / "adapter_config.json").read_text())
+    (other / "adapter_config.json").write_text(json.dumps(config | {"inference_mode": False}))
+    submerge.plan(by_file, ROOM)
+    for changed in ({"lora_alpha": config["lora_alpha"] + 1}, {"alpha_pattern": {"layers.0.*q_proj": 9}}):
+        (other / "adapter_config.json").write_text(json.dumps(config | changed))
+        with pytest.raises(RequestError, match=r"chess scales .*lora_B.* by .* was learned") as caught:
+            submerge.plan(by_file, ROOM)
+        assert [problem.where for problem in caught.value.problems] == ["models[1]"]
+
+
+def test_another_base_of_the_same_names_is_refused(
+    made: Calibrated, by_file: dict[str, Any], tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(made.base, copy)
+    by_file["base_model"] = str(copy)
+    submerge.plan(by_file, ROOM)
+    tensors = load_file(copy / "model.safetensors")
+    save_file({name: tensor + 1e-3 for name, tensor in tensors.items()}, copy / "model.safetensors")
+    told = r"copy is not the model on which .*coefficients\.json was learned"
+    with pytest.raises(RequestError, match=told) as caught:
+        submerge.plan(by_file, ROOM)
+    assert [problem.where for problem in caught.value.problems] == ["base_model"]
+    with pytest.raises(RequestError, match=told):
+        submerge.plan(by_file | {"output": {"as": "adapter"}}, ROOM)
+    on_it = by_file | {"merge_method": "linear", "base_model": None}
+    on_it["models"] = [{"model": f"{copy}+{entry['model']}"} for entry in by_file["models"]]
+    with pytest.raises(RequestError, match=told):
+        submerge.plan({key: value for key, value in on_it.items() if value}, ROOM)
+
+    content = json.loads(Path(by_file["coefficients"]).read_text())
+    del content["base"]
+    by_file["coefficients"] = str(tmp_path / "c.json")
+    Path(by_file["coefficients"]).write_text(json.dumps(content))
+    (line,) = (line for line in submerge.plan(by_file, ROOM).warnings if "c.json" in line)
+    assert line.partition(": ")[2].startswith("whether it was learned with this base was not checked: ")
+
+
+def test_files_of_earlier_versions_serve_with_a_warning(by_file: dict[str, Any], tmp_path: Path) -> None:
+    content = json.loads(Path(by_file["coefficients"]).read_text())
+    del content["base"], content["inputs"]["law"]["scales"]
+    by_file["coefficients"] = str(tmp_path / "c.json")
+    Path(by_file["coefficients"]).write_text(json.dumps(content))
+    (line,) = (line for line in submerge.plan(by_file, ROOM).warnings if "c.json" in line)
+    assert "was learned with this base and these scales of the adapters was not checked" in line
+
+
 # --- calibrate_recipe -------------------------------------------------------------------------------------
 
 
@@ -412,6 +464,23 @@ def test_a_resumed_merge_by_other_coefficients_is_refused(
     content["coefficients"][Q]["law"] += 1e-6
     path.write_text(json.dumps(content))
     with pytest.raises(RequestError, match="made from another recipe"):
+        submerge.merge(recipe, tmp_path / "out", settings=ROOM, resume=True)
+
+
+def test_a_resumed_merge_of_other_scales_is_refused(
+    made: Calibrated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of adapters, which stand in their configurations: half of the tensors would have other ones."""
+    shutil.copytree(made.root / "law", tmp_path / "law")
+    recipe = made.recipe(data=False, models=[{"model": str(tmp_path / "law")}], parameters={"weight": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr("submerge.engine._merge.Run.execute", lambda *_: (_ for _ in ()).throw(Stop))
+        with pytest.raises(Stop):
+            submerge.merge(recipe, tmp_path / "out", settings=ROOM)
+    path = tmp_path / "law" / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"lora_alpha": 2 * config["lora_alpha"]}))
+    with pytest.raises(RequestError, match="from inputs that have changed"):
         submerge.merge(recipe, tmp_path / "out", settings=ROOM, resume=True)
 
 

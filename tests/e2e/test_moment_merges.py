@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,15 @@ def test_an_interrupted_run_takes_up_its_moments(
     recipe["parameters"] = {"max_length": 3}
     submerge.merge(recipe, tmp_path / "out", settings=ROOM, resume=True, overwrite=True)
     assert len(collected) == 4
+    law = tmp_path / "law"
+    shutil.copytree(recipe["models"][0]["model"], law)
+    recipe["models"][0]["model"] = str(law)
+    submerge.merge(recipe, tmp_path / "out", settings=ROOM, resume=True, overwrite=True)
+    assert len(collected) == 4
+    config = json.loads((law / "adapter_config.json").read_text())
+    (law / "adapter_config.json").write_text(json.dumps(config | {"use_rslora": not config["use_rslora"]}))
+    submerge.merge(recipe, tmp_path / "out", settings=ROOM, resume=True, overwrite=True)
+    assert len(collected) == 5, "another scale, other inputs of layers"
 
 
 def test_a_run_that_stops_between_two_models_goes_on_with_the_second(

@@ -70,6 +70,15 @@ def test_digests_of_adapters_are_those_of_a_calibration() -> None:
         assert read_coefficients(written({"coefficients": MODULES} | other)).digests == {}
 
 
+def test_scales_and_the_base_are_those_of_a_calibration() -> None:
+    inputs = {"a": {"scales": 2}, "b": {"scales": {"q": 0.5, "k": "x"}}, "c": {"scales": "2"}}
+    found = read_coefficients(written({"coefficients": MODULES, "inputs": inputs, "base": "12ab"}))
+    assert (found.scales, found.base) == ({"a": 2.0, "b": {"q": 0.5}}, "12ab")
+    for other in ({}, {"inputs": ["a"], "base": 3}):
+        found = read_coefficients(written({"coefficients": MODULES} | other))
+        assert (found.scales, found.base) == ({}, None)
+
+
 def test_the_digest_is_that_of_the_numbers_alone() -> None:
     plain = read_coefficients(written()).digest
     assert read_coefficients(written({"loss": [1], "coefficients": MODULES, "version": 1})).digest == plain

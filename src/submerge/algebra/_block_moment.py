@@ -62,6 +62,10 @@ class BlockMoment(Moment):
         return self._inverse.singular
 
     @property
+    def least_share(self) -> float:
+        return self._inverse.least_share
+
+    @property
     def _diagonals(self) -> torch.Tensor:
         return self.sum.diagonal(dim1=1, dim2=2)  # [k, b], a view
 

@@ -92,7 +92,10 @@ LPM_PRESETS: Mapping[str, Mapping[str, float]] = {"default": {}, "paper": {"scal
 
 
 def merge_least_squares(
-    updates: Sequence[Update | None], moments: Iterable[Moment], options: LpmOptions | None = None
+    updates: Sequence[Update | None],
+    moments: Iterable[Moment],
+    options: LpmOptions | None = None,
+    on_sum: Callable[[Moment], None] = lambda _: None,
 ) -> Update:
     """Return λ (Σ_t Δ_t C_t) Φ⁻¹: low-rank where every update is low-rank, else dense.
 
@@ -102,6 +105,7 @@ def merge_least_squares(
         updates: Δ_t of each task, in the order of the tasks; None or `Zero` where a task has none.
         moments: C_t of each task, of one kind, as they were collected.
         options: `LpmOptions()` by default.
+        on_sum: called with Φ when it has been solved.
 
     Returns:
         The merged update, in the dtype of the first update.
@@ -133,7 +137,9 @@ def merge_least_squares(
     assert weighted is not None
     if not phi.trace:
         raise ValueError("no task has inputs here")
-    return _cast(_by_inputs(weighted, phi.width, phi.solve).scaled(options.scale), dtype)
+    solved = _by_inputs(weighted, phi.width, phi.solve)
+    on_sum(phi)
+    return _cast(solved.scaled(options.scale), dtype)
 
 
 def entering(

@@ -77,6 +77,15 @@ class Moment(ABC):
     def singular(self) -> bool:
         """Whether C has no inverse in float64, so that `solve` takes the pseudo-inverse."""
 
+    @property
+    def least_share(self) -> float:
+        """About the least share of an input's squares that `solve` divides by; 1 where no inputs are mixed.
+
+        Where it is no more than the rounding of the sums, `solve` magnifies that rounding. Channels of very
+        different sizes do not make it small, as they do the reciprocal of `condition`.
+        """
+        return 1.0
+
     @abstractmethod
     def added(self, other: Moment) -> Moment:
         """Return C + C', with all rows of both; `ValueError` where they are of different kinds or widths."""

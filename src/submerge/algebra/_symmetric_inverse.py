@@ -32,6 +32,19 @@ class SymmetricInverse:
         """Whether C has no inverse in float64, so that it is the pseudo-inverse."""
         return self._cholesky is None
 
+    @property
+    def least_share(self) -> float:
+        """The least of what is inverted, as a share: of an input's own squares, or of the largest eigenvalue.
+
+        The first is what the inputs before it do not explain, a pivot of C with a unit diagonal; the second
+        holds for the pseudo-inverse.
+        """
+        if self._cholesky is not None:
+            return float(self._cholesky[0].diagonal(dim1=1, dim2=2).min()) ** 2
+        inverted = self._eigenpairs[0]
+        kept = inverted[inverted > 0]
+        return float(kept.min() / kept.max()) if len(kept) else 0.0
+
     def applied(self, right: torch.Tensor) -> torch.Tensor:
         """Return R C⁻¹ for R [k, r, b], float64."""
         if self._cholesky is None:

@@ -71,6 +71,10 @@ class TriangleMoment(Moment):
         return self._inverse.singular
 
     @property
+    def least_share(self) -> float:
+        return self._inverse.least_share
+
+    @property
     def _diagonal(self) -> torch.Tensor:
         """Where the diagonal lies in the triangle [n]."""
         i = torch.arange(self.width, device=self.triangle.device)

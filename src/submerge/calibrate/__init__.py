@@ -26,7 +26,7 @@ from submerge.calibrate._options import Step
 from submerge.calibrate._processors import load_processor, processor_for
 from submerge.calibrate._prompt_states import PromptPooling, PromptStates, prompt_states
 from submerge.calibrate._recipe import calibrate_recipe
-from submerge.calibrate._record import count_items, describe_inputs, folder_names, record_inputs
+from submerge.calibrate._record import describe_inputs, folder_names, record_inputs
 from submerge.calibrate._reducers import (
     MOMENT_KINDS,
     Mean,
@@ -37,6 +37,7 @@ from submerge.calibrate._reducers import (
 )
 from submerge.calibrate._second_moments import second_moments, shared_inputs
 from submerge.calibrate._sources import Data, Inputs, is_batch, load_backbone, read_data
+from submerge.calibrate._spaced import count_items
 from submerge.calibrate._task_moments import TaskMoments, task_moments
 from submerge.calibrate._task_prototypes import (
     Pooling,

@@ -116,7 +116,8 @@ def attached(model: nn.Module, adapters: Mapping[str, Adapter]) -> Iterator[Atta
         adapters: opened, by name.
 
     Raises:
-        RequestError: an adapter does not fit the model, or the model has adapters or a gate already.
+        RequestError: an adapter does not fit the model or has NaN or Inf, or the model has adapters or a gate
+            already.
 
     Examples:
         >>> import torch

@@ -8,6 +8,7 @@ from typing import Any, overload
 
 from submerge.calibrate._encode import MAX_LENGTH, encode
 from submerge.calibrate._item import Item
+from submerge.calibrate._spaced import spaced
 from submerge.deferred import torch
 
 __all__ = ["Batch", "EncodedItems", "batches"]
@@ -73,8 +74,12 @@ class EncodedItems(Sequence[Mapping[str, torch.Tensor]]):
 
     def __init__(self, items: Sequence[Item], processor: Any, size: int, max_length: int) -> None:
         self.items = items
-        self._processor, self._max_length = processor, max_length
+        self._processor, self._size, self._max_length = processor, size, max_length
         self._groups = _groups(items, size)
+
+    def spaced(self, most: int) -> EncodedItems:
+        """Return at most so many of the items, evenly spaced."""
+        return EncodedItems(spaced(self.items, most), self._processor, self._size, self._max_length)
 
     def __len__(self) -> int:
         return len(self._groups)

@@ -31,15 +31,17 @@ class Calibration:
         coefficients: λ by module and adapter; of units a list, in the order of the rows of A_k.
         initial: λ before the first step.
         matrix: the ratio ω of all data for each adapter in the merged model with these coefficients.
-        curve: ω(λ) of each adapter alone on the first of its own inputs.
+        curve: ω(λ) of each adapter alone on up to 64 of its own inputs.
         unreached: modules whose coefficients got no gradient and are `initial`, as all behind the last hook.
         kept: adapters whose coefficients were not learned, because their ω does not fall with λ.
         warnings: what to know before the coefficients are used, a sentence each.
         settings: the arguments.
-        inputs: digests of each adapter's file and of its encoded data, and how many items these are.
+        inputs: digests of each adapter's file and of its encoded data, the scales that its configuration puts
+            on its updates, and how many items these are.
         seconds: of all, with what was measured before and after.
         seconds_per_step: NaN where there was no step.
         peak_memory_bytes: the most that the process has held; on a GPU, of its memory.
+        base: a digest of the base's names, types, shapes and some values; None of a model in memory.
 
     Examples:
         >>> import torch
@@ -66,6 +68,7 @@ class Calibration:
     seconds: float
     seconds_per_step: float
     peak_memory_bytes: int
+    base: str | None = None
 
     @property
     def hooks(self) -> tuple[str, ...]:
@@ -112,6 +115,7 @@ class Calibration:
                 "kept": self.kept,
                 "warnings": self.warnings,
                 "settings": self.settings,
+                "base": self.base,
                 "inputs": self.inputs,
                 "seconds": self.seconds,
                 "seconds_per_step": self.seconds_per_step,

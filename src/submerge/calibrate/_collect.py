@@ -20,6 +20,8 @@ __all__ = ["ModelInputs", "Reducer", "collect", "run_observed"]
 ModelInputs: TypeAlias = Mapping[str, torch.Tensor]
 """The keyword arguments of a model for one batch."""
 
+_LATE = getattr(torch, "AcceleratorError", ())
+"""What a GPU tells of a model's work when it has gone on; torch before 2.8 has no name for it."""
 _TOWER = re.compile(r"(?:^|\.)(?:\w+_tower|visual|vision_model)\.")
 
 
@@ -85,25 +87,62 @@ def run_observed(model: nn.Module, batch: ModelInputs, names: Iterable[str], obs
     modules = {name: model.get_submodule(name) for name in names}
     like = next(model.parameters())
     inputs = {name: _moved(value, like) for name, value in batch.items()}
-    with _without_cache(model), observe(modules, observer):
-        _run(model, inputs)
+    watched = _Watched(observer)
+    with _without_cache(model), observe(modules, watched):
+        _run(model, inputs, watched)
 
 
-def _run(model: nn.Module, inputs: Mapping[str, Any]) -> None:
+class _Watched(Observer):
+    """An observer, and what it raised: that is no word of the model's on its inputs."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self.error: Exception | None = None
+
+    def on_input(self, name: str, module: nn.Module, x: Any) -> None:
+        try:
+            self._observer.on_input(name, module, x)
+        except Exception as error:
+            if not isinstance(error, _LATE):
+                self.error = error
+            raise
+
+
+def _run(model: nn.Module, inputs: Mapping[str, Any], watched: _Watched) -> None:
     """Run a model; what it refuses is the request's fault, but for memory that does not suffice."""
     try:
         model(**inputs)
-    except (TypeError, ValueError, IndexError, RuntimeError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             what = f"the memory does not suffice for a batch ({_first_line(error)})"
             raise WorkError(Problem(what, type(model).__name__, "take a smaller batch_size")) from error
+        if error is watched.error:
+            raise
         what = f"it refuses inputs of {', '.join(inputs)} ({_first_line(error)})"
         hint = "give inputs of the kind that it takes, or hooks that these inputs reach"
         if "pixel_values" in inputs and "input_ids" not in inputs:
             hint = "give images with their questions, where the model reads text: columns image and text"
         if isinstance(error, IndexError):  # of an embedding: of tokens, or of positions
             hint = "look whether the tokenizer is the model's own, with no more tokens, and at max_length"
+        if beyond := _beyond_positions(model, inputs):
+            hint = f"{beyond}: set max_length, or cut them"
         raise RequestError(Problem(what, type(model).__name__, hint)) from error
+
+
+def _beyond_positions(model: nn.Module, inputs: Mapping[str, Any]) -> str:
+    """Return that texts are longer than the model has positions, if they are."""
+    most, ids = (
+        getattr(getattr(model, "config", None), "max_position_embeddings", None),
+        inputs.get("input_ids"),
+    )
+    if (
+        not isinstance(most, int)
+        or not isinstance(ids, torch.Tensor)
+        or ids.ndim != 2
+        or ids.shape[1] <= most
+    ):
+        return ""
+    return f"the texts have up to {ids.shape[1]} tokens, and the model {most} positions"
 
 
 def _first_line(error: Exception) -> str:

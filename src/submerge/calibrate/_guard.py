@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from submerge.calibrate._batches import EncodedItems
 from submerge.calibrate._measurement import BatchCounter, Measurement, Progress
 from submerge.calibrate._null_space import CURVE, curve_of
 from submerge.calibrate._null_space_results import NullSpaceCurve
-from submerge.calibrate._record import count_items
 from submerge.calibrate._sources import Inputs
+from submerge.calibrate._spaced import count_items, spaced
 
 __all__ = ["first_curve", "rising"]
 
@@ -18,9 +19,9 @@ INPUTS = 64
 def first_curve(
     measurement: Measurement, data: Sequence[Inputs], progress: Progress | None = None
 ) -> NullSpaceCurve:
-    """Return ω(λ) of each adapter alone, on the first batches of its own, up to 64 inputs or one batch."""
-    first = [_first(batches) for batches in data]
-    return curve_of(measurement, CURVE, first, BatchCounter(progress, len(CURVE) * sum(map(len, first))))
+    """Return ω(λ) of each adapter alone, on up to 64 inputs of its own, evenly spaced, or one batch."""
+    some = [_some(batches) for batches in data]
+    return curve_of(measurement, CURVE, some, BatchCounter(progress, len(CURVE) * sum(map(len, some))))
 
 
 def rising(curve: NullSpaceCurve) -> frozenset[int]:
@@ -28,10 +29,10 @@ def rising(curve: NullSpaceCurve) -> frozenset[int]:
     return frozenset(k for k, falls in enumerate(curve.falls) if not falls)
 
 
-def _first(batches: Inputs) -> Inputs:
-    count = 0
-    for place, batch in enumerate(batches):
-        count += count_items(batch)
-        if count > INPUTS:
-            return batches[: max(place, 1)]
-    return batches
+def _some(batches: Inputs) -> Inputs:
+    """Return inputs of all parts of the data; batches of tensors are taken whole."""
+    if isinstance(batches, EncodedItems):
+        return batches.spaced(INPUTS)
+    sizes = [count_items(batch) for batch in batches]
+    counts = range(min(len(sizes), INPUTS), 0, -1)
+    return spaced(batches, next((n for n in counts if sum(spaced(sizes, n)) <= INPUTS), 1))

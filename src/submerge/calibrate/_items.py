@@ -94,7 +94,7 @@ def _item(row: Any, where: str, root: Path, names: Mapping[str, tuple[str, ...]]
     values = {ours: next((row[n] for n in own if _is_given(row.get(n))), None) for ours, own in names.items()}
     images = _images(values.get("image"), root, where)
     # a "prompt" may itself be a chat
-    chat = values.get("messages") or (values["text"] if isinstance(values.get("text"), list) else None)
+    chat = values.get("messages") or (values["text"] if _is_chat(values.get("text")) else None)
     task = _text(values.get("task"), where)
     if chat:
         messages = read_messages(chat, images, where, resolve=lambda image: _image(image, root, where))
@@ -109,6 +109,10 @@ def _item(row: Any, where: str, root: Path, names: Mapping[str, tuple[str, ...]]
         raise RequestError(Problem("has several images and no text", where, "make a row of each image"))
     image = images[0] if len(images) == 1 else tuple(images) or None
     return Item(text, pair, image, task, where=where)
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(message, Mapping) for message in value)
 
 
 def _is_given(value: Any) -> bool:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from submerge.algebra import BlockMoment, LayerKind, Moment
 from submerge.calibrate._reducers import MomentReducer, SecondMoment
+from submerge.errors import Problem, RequestError
 from submerge.gating import is_transposed
 
 __all__ = ["LayerInput", "LayerMoment", "layer_input"]
@@ -129,6 +130,15 @@ def _is_norm(module: nn.Module, normalised: Callable[[torch.Tensor], torch.Tenso
     return found.shape == x.shape and bool(torch.allclose(found, wanted, atol=1e-4))
 
 
+def _check_ids(ids: torch.Tensor, rows: int) -> None:
+    """Raise `RequestError` for ids that the table, which has not looked them up yet, has no rows for."""
+    beyond = ids[(ids < 0) | (ids >= rows)]
+    if len(beyond):
+        what = f"there is a token {int(beyond.flatten()[0])}, and a table of {rows} rows"
+        hint = "look whether the tokenizer is the model's own, with no more tokens"
+        raise RequestError(Problem(what, "data", hint))
+
+
 class LayerMoment(MomentReducer):
     """The second moment of x̃ of one layer, or of several with one input.
 
@@ -175,6 +185,7 @@ class LayerMoment(MomentReducer):
     @torch.no_grad()
     def update(self, rows: torch.Tensor) -> None:
         if self._layer.kind == "embedding":
+            _check_ids(rows, len(self._counts))
             self._counts += torch.bincount(rows.flatten().long().cpu(), minlength=len(self._counts))
             return
         if self._joint and self._layer.kind == "norm":

@@ -23,6 +23,7 @@ from submerge.calibrate._record import folder_names, peak_memory, record_inputs
 from submerge.calibrate._run import CalibrationRun, renamed
 from submerge.calibrate._sources import DataSets, Specs, load_backbone, open_adapters
 from submerge.errors import Problem, RequestError
+from submerge.store import model_digest, open_checkpoint
 
 __all__ = ["learn_coefficients"]
 
@@ -62,8 +63,8 @@ def learn_coefficients(
     of torch but for rate and weight decay). A pass ends at the last hooked module; coefficients that no
     gradient reaches, as those behind it, keep their initial value to the bit, and are named in `unreached`.
 
-    First the curve ω(λ) of each adapter alone is measured on up to 64 of its own inputs. Where it does not
-    fall, to minimise ω would only weaken the adapter: its coefficients stay what they are, unless
+    First the curve ω(λ) of each adapter alone is measured on up to 64 of its own inputs, evenly spaced. Where
+    it does not fall, to minimise ω would only weaken the adapter: its coefficients stay what they are, unless
     `where_rising` is "learn". The same inputs and number of threads give the same coefficients.
 
     Args:
@@ -160,6 +161,7 @@ def learn_coefficients(
             seconds=time.perf_counter() - start,
             seconds_per_step=run.descent.seconds / run.steps if run.steps else math.nan,
             peak_memory_bytes=peak_memory(loaded),
+            base=None if isinstance(model, nn.Module) else model_digest(open_checkpoint(str(model))),
         )
 
 

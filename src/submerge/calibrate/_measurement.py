@@ -100,7 +100,13 @@ class Measurement:
         return {path: self._row(row) for path, row in scales.items()}
 
     def _row(self, values: float | Sequence[float] | torch.Tensor) -> torch.Tensor:
-        row = torch.as_tensor(values, dtype=torch.float64)
+        try:
+            row = torch.as_tensor(values, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            row = torch.tensor(torch.nan)
+        if not row.isfinite().all():
+            hint = "give one for each adapter, or one number for all"
+            raise RequestError(Problem(f"{values!r:.60} has what is no finite number", "scales", hint))
         row = row.expand(len(self.names)) if row.ndim == 0 else row
         if row.shape != (len(self.names),):
             what = f"there are {list(row.shape)} values for {len(self.names)} adapters"

@@ -54,6 +54,10 @@ def read_messages(
     elif reader.placed < len(images):
         what = f"there are {len(images)} images for {reader.placed} placeholders"
         raise RequestError(Problem(what, where, f"write {IMAGE} for each"))
+    if not any(_says_something(message) for message in messages if message["role"] == "user"):
+        raise RequestError(
+            Problem("its messages of the user are empty", where, "fill one, or leave the row out")
+        )
     has_images = any(isinstance(message["content"], list) for message in messages)
     return as_parts(messages) if has_images else messages
 
@@ -80,6 +84,10 @@ def as_parts(messages: Sequence[Message]) -> list[Message]:
 def _parts(message: Message) -> list[Any]:
     content = message["content"]
     return content if isinstance(content, list) else [_text_part(content)] if content else []
+
+
+def _says_something(message: Message) -> bool:
+    return any(part["type"] == "image" or part["text"].strip() for part in _parts(message))
 
 
 def _text_part(text: str) -> dict[str, Any]:

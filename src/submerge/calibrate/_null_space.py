@@ -20,8 +20,9 @@ from submerge.calibrate._measurement import (
     measuring,
 )
 from submerge.calibrate._null_space_results import NullSpaceCurve, NullSpaceMatrix
+from submerge.calibrate._numbers import is_finite_number
 from submerge.calibrate._sources import DataSets, Inputs, Specs
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, few
 
 __all__ = ["CURVE", "SIZE", "curve_of", "matrix_of", "null_space_curve", "null_space_ratio"]
 
@@ -114,6 +115,8 @@ def null_space_curve(
         >>> curve.adapters, curve.scales, curve.values.shape
         (('chat-lora',), (0.0, 1.0), torch.Size([1, 2]))
     """
+    if wrong := [value for value in scales if not is_finite_number(value)]:
+        raise RequestError(Problem(f"{wrong[0]!r} is no finite number", "scales", "for example [0, 0.5, 1]"))
     points = sorted({float(value) for value in scales})
     if len(points) < 2:
         raise RequestError(Problem("a curve needs two values of λ", "scales", "for example [0, 0.5, 1]"))
@@ -131,14 +134,17 @@ def matrix_of(measurement: Measurement, lambdas: Lambdas, counter: BatchCounter)
         measurement.ratios(inputs, lambdas, range(len(measurement.names)), counter)
         for inputs in measurement.data.values()
     ]
-    first = ratios[0]
+    first, counts = ratios[0], [max(r.count for r in one.values()) for one in ratios]
+    if unseen := [name for name, count in zip(measurement.data, counts, strict=True) if not count]:
+        what = f"no position of {few(unseen)} is measured: all are padding, or no input reaches the hooks"
+        raise RequestError(Problem(what, "data", "look at the attention mask, and at the hooks"))
     return NullSpaceMatrix(
         data=tuple(measurement.data),
         adapters=measurement.names,
         modules=tuple(first),
         values=torch.stack([torch.stack([r.mean for r in one.values()]) for one in ratios], dim=1),
         isotropic=torch.stack([ratio.isotropic for ratio in first.values()]),
-        counts=tuple(max(r.count for r in one.values()) for one in ratios),
+        counts=tuple(counts),
         left_out=measurement.left_out,
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from submerge.calibrate._numbers import is_finite_number, is_whole_number
 from submerge.calibrate._objectives import OBJECTIVES
 from submerge.calibrate._parametrisation import PARAMETRISATIONS
 from submerge.errors import Problem, RequestError, did_you_mean, nearest
@@ -79,29 +80,27 @@ class LearnOptions:
 
     def _wrong_numbers(self) -> Iterator[Problem]:
         for name, bound in WHOLE_NUMBERS.items():
-            if not isinstance(value := getattr(self, name), int):
+            if not is_whole_number(value := getattr(self, name)):
                 yield Problem(f"{value!r} is no whole number", name, "give one")
             elif value < bound:
                 yield Problem(f"{value} is below {bound}", name, f"give {bound} or more")
         for name in ("weight_decay", "pull"):
-            if not (_is_finite(value := getattr(self, name)) and value >= 0):
+            if not (is_finite_number(value := getattr(self, name)) and value >= 0):
                 yield Problem(f"{value!r} is no finite number from 0 on", name, "give 0 or more")
-        if not (_is_finite(self.learning_rate) and self.learning_rate > 0):
+        if not (is_finite_number(self.learning_rate) and self.learning_rate > 0):
             yield Problem(f"{self.learning_rate!r} is no rate", "learning_rate", "for example 1e-3")
-        if not _is_finite(self.initial):
+        if not is_finite_number(self.initial):
             yield Problem(f"{self.initial!r} is no coefficient", "initial", "for example 0.4")
 
     def _wrong_bounds(self) -> Iterator[Problem]:
-        if self.bounds is None or not _is_finite(self.initial):
+        if self.bounds is None or not is_finite_number(self.initial):
             return
-        if len(self.bounds) != 2:
-            yield Problem(f"{list(self.bounds)} are no two numbers", "bounds", "for example (0, 1)")
+        two = isinstance(self.bounds, (tuple, list)) and len(self.bounds) == 2
+        if not two or not all(isinstance(bound, (int, float)) for bound in self.bounds):
+            hint = "for example (0, 1); where there is none, -math.inf or math.inf"
+            yield Problem(f"{self.bounds!r} are no two numbers", "bounds", hint)
             return
         low, high = self.bounds
         if not low <= self.initial <= high:
             what = f"the initial coefficient {self.initial:g} is not in [{low:g}, {high:g}]"
             yield Problem(what, "bounds", "give the lower bound first, and bounds around it, such as (0, 1)")
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -8,29 +8,33 @@ from typing import Any
 import torch
 from torch import nn
 
-from submerge.calibrate._collect import ModelInputs
 from submerge.calibrate._sources import Inputs
+from submerge.calibrate._spaced import count_items
 from submerge.names import match_names, module_names
 from submerge.process import peak_resident
 from submerge.store import Adapter, byte_view, hasher, open_checkpoint
 
-__all__ = ["count_items", "describe_inputs", "folder_names", "peak_memory", "record_inputs"]
+__all__ = ["describe_inputs", "folder_names", "peak_memory", "record_inputs"]
 
 
 def record_inputs(adapters: Mapping[str, Adapter], data: Mapping[str, Inputs]) -> dict[str, dict[str, Any]]:
-    """Return, by adapter, the digests of its file and of its encoded data, and the number of items."""
+    """Return, by adapter, the digests of its file and of its encoded data, its scales, and how many items.
+
+    The scales are one number where all updates have the same, else one by the name of each in the file.
+    """
     return {
         name: {
             "adapter": adapter.digest(),
+            "scales": _one_or_all(adapter.scales),
             **describe_inputs(data[name]),
         }
         for name, adapter in adapters.items()
     }
 
 
-def count_items(batch: ModelInputs) -> int:
-    """Return how many inputs a batch has: rows of its texts where it has some, as images may have several."""
-    return len(batch["input_ids"] if "input_ids" in batch else next(iter(batch.values())))
+def _one_or_all(scales: Mapping[str, float]) -> float | dict[str, float]:
+    distinct = set(scales.values())
+    return distinct.pop() if len(distinct) == 1 else dict(scales)
 
 
 def describe_inputs(batches: Inputs) -> dict[str, Any]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 import zlib
-from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
+from submerge.calibrate._tables import read_tabbed_table, read_table
 from submerge.errors import Problem, RequestError, few
 from submerge.recipe import data_format
 
@@ -100,43 +99,6 @@ def _parsed(text: str, where: str, hint: str) -> Any:
         raise RequestError(Problem(f"is no JSON ({error})", where, hint)) from error
 
 
-def _table(file: TextIO, path: Path) -> Iterator[Row]:
-    """Yield each row of a table with a header, with the number of the line at which it ends."""
-    delimiter = _delimiter(file, path)
-    reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-    try:
-        reader.fieldnames = _names(reader.fieldnames or (), path)
-        for row in reader:
-            if any(beyond := row.pop(None, None) or ()):
-                what = f"has {len(row) + len(beyond)} cells, and the header {len(row)}"
-                hint = f"put texts that hold {delimiter!r} between double quotes"
-                raise RequestError(Problem(what, f"{path}:{reader.line_num}", hint))
-            yield f"{path}:{reader.line_num}", row
-    except csv.Error as error:
-        hint = 'a text between double quotes ends with one, and those within it are doubled: ""'
-        if "field limit" in str(error):
-            hint = "write texts of such a length as .jsonl, or cut them; or a double quote has no end"
-        line = reader.line_num + 1  # behind the last row that was read
-        raise RequestError(Problem(f"is no table ({error})", f"{path}:{line}", hint)) from error
-
-
-def _names(header: Sequence[str], path: Path) -> list[str]:
-    """Return the names of a table's columns; of two columns of one name the second would be read alone."""
-    names = [name.strip() for name in header]
-    if twice := [name for name, count in Counter(names).items() if name and count > 1]:
-        raise RequestError(Problem(f"there are two columns {few(twice)}", f"{path}:1", "rename one of them"))
-    return names
-
-
-def _delimiter(file: TextIO, path: Path) -> str:
-    """Return what stands between the cells of a table: spreadsheets write semicolons in many languages."""
-    header = file.readline()
-    file.seek(0)
-    if data_format(path) == ".tsv":
-        return "\t"
-    return next((mark for mark in ",;\t" if mark in header), ",")
-
-
 def _text_lines(file: TextIO, path: Path) -> Iterator[Row]:
     for number, line in enumerate(file, 1):
         if line.strip():
@@ -146,7 +108,7 @@ def _text_lines(file: TextIO, path: Path) -> Iterator[Row]:
 FORMATS: dict[str, Callable[[TextIO, Path], Iterator[Row]]] = {
     ".jsonl": _json_lines,
     ".json": _json,
-    ".csv": _table,
-    ".tsv": _table,
+    ".csv": read_table,
+    ".tsv": read_tabbed_table,
     ".txt": _text_lines,
 }

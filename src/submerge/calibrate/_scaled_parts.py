@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from submerge.algebra import Triplets
+from submerge.errors import Problem, RequestError
 from submerge.gating import Gate, GatedDense, GatedFactors, GatedSum, GatedUpdate, is_transposed, parameter_of
 from submerge.store import Adapter, FileTable, LowRankPart, Replace, Rows
 
@@ -52,11 +53,13 @@ class ScaledParameter:
         old = value.detach().to(torch.promote_types(torch.float32, value.dtype))
         if isinstance(part, LowRankPart):
             left, right = (factor.to(old) for factor in adapter.factors(name, table))
+            _check_finite(adapter, name, left, right)
             self.factors[k] = Triplets(left, left.new_ones(left.shape[1]), right)
             if part.kind != "embedding":
                 self.low_rank.append(k)
             return
         new = adapter.tensor(name, table).to(old)
+        _check_finite(adapter, name, new)
         if isinstance(part, Rows):
             rows = torch.tensor(part.indices, device=old.device)
             left = F.one_hot(rows, len(old)).T.to(old)
@@ -85,10 +88,18 @@ class ScaledParameter:
         return terms[0] if len(terms) == 1 else GatedSum(gate, key, terms)
 
 
+def _check_finite(adapter: Adapter, name: str, *values: torch.Tensor) -> None:
+    """Raise `RequestError` where an adapter has NaN or Inf, as all that a model makes would have."""
+    if not all(bool(value.isfinite().all()) for value in values):
+        what = f"what it does to {name} has NaN or Inf"
+        raise RequestError(Problem(what, str(adapter.path), "train it again, or leave it out"))
+
+
 def scaled_parameters(model: nn.Module, adapters: Sequence[Adapter]) -> list[ScaledParameter]:
     """Return the parameters that scales of adapters act on; these are fitted to the model.
 
-    Updates are in float32, or the parameter's dtype where that is wider, and on its device.
+    Updates are in float32, or the parameter's dtype where that is wider, and on its device. Raises
+    `RequestError` where one has NaN or Inf.
     """
     scaled: dict[str, ScaledParameter] = {}
     with FileTable() as table:

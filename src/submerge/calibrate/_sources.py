@@ -15,7 +15,9 @@ from submerge.calibrate._batches import EncodedItems
 from submerge.calibrate._collect import ModelInputs
 from submerge.calibrate._item import Item
 from submerge.calibrate._items import check_one_kind, items_of, read_items
+from submerge.calibrate._numbers import is_whole_number
 from submerge.calibrate._processors import processor_for
+from submerge.calibrate._spaced import spaced, spaced_rows
 from submerge.deferred import quietly, required
 from submerge.errors import Problem, RequestError, few
 from submerge.recipe import DataSource
@@ -23,6 +25,7 @@ from submerge.store import Adapter, open_model
 
 __all__ = ["DataSets", "Inputs", "Specs", "is_batch", "load_backbone", "open_adapters", "read_data"]
 
+_MODEL_INPUTS = frozenset({"input_ids", "inputs_embeds", "pixel_values", "input_features"})
 Inputs: TypeAlias = Sequence[ModelInputs]
 """Batches of a model's inputs."""
 Data: TypeAlias = DataSource | Iterable[str | Item | Mapping[str, Any]]
@@ -94,10 +97,11 @@ def read_data(
 ) -> dict[str, Inputs]:
     """Return the batches of each data set, by name; a sequence has one for each of the adapters' `names`.
 
-    With `samples` there are at most so many items of each, evenly spaced, of what are no batches yet.
+    With `samples` there are at most so many inputs of each, evenly spaced: of batches of tensors, too.
 
-    Raises `RequestError` where there are no inputs, or they cannot be read.
+    Raises `RequestError` where there are no inputs, or they cannot be read, and for sizes that are none.
     """
+    _check_counts(batch_size=batch_size, max_length=max_length, samples=samples)
     _check_several(data, "data", "the data of each adapter")
     if not isinstance(data, Mapping):
         if len(data) != len(names):
@@ -111,6 +115,16 @@ def read_data(
     if not by_name:
         raise RequestError(Problem("there are no data sets", "data", "give one or several"))
     return by_name
+
+
+def _check_counts(**counts: int | None) -> None:
+    """Raise `RequestError` for sizes that are no whole numbers from 1 on; None is none."""
+    wrong = {name: n for name, n in counts.items() if n is not None and (not is_whole_number(n) or n < 1)}
+    if wrong:
+        problems = [
+            Problem(f"{n!r} is no whole number from 1", name, "give such as 16") for name, n in wrong.items()
+        ]
+        raise RequestError(problems)
 
 
 def _check_several(values: Any, name: str, of: str) -> None:
@@ -134,14 +148,12 @@ def _batches(
         if not values:
             raise RequestError(Problem("there are no inputs", where, "give a few dozen"))
         if all(map(is_batch, values)):
-            return values
+            return spaced_rows(values, samples) if samples is not None else values
         items = [_item(value, where, number) for number, value in enumerate(values, 1)]
         check_one_kind(items, where)
     if processor is None:
         processor = processor_for(items[0], Path(model.name_or_path))
-    if samples is not None and len(items) > samples:  # files are often sorted, as by classes
-        items = [items[number * len(items) // samples] for number in range(samples)]
-    return EncodedItems(items, processor, *encoding)
+    return EncodedItems(spaced(items, samples), processor, *encoding)
 
 
 def is_batch(value: Any) -> bool:
@@ -153,6 +165,9 @@ def _item(value: Any, where: str, number: int) -> Item:
     if isinstance(value, Item):
         return value
     row = {"text": value} if isinstance(value, str) else value
+    if isinstance(row, Mapping) and not is_batch(row) and not _MODEL_INPUTS.isdisjoint(row):
+        what = f"holds {few(sorted(_MODEL_INPUTS.intersection(row)))}, and no tensors of torch"
+        raise RequestError(Problem(what, f"{where}, item {number}", "make them: torch.as_tensor(…)"))
     if not isinstance(row, Mapping) or is_batch(row):
         what = "is neither a file, nor texts, items, rows, or batches of tensors by name"
         raise RequestError(Problem(what, where, "see the documentation of null_space_ratio"))

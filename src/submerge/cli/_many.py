@@ -33,7 +33,9 @@ State = Annotated[Path, typer.Argument(readable=False, help="The state, a folder
 New = Annotated[Path, typer.Option("--out", "-o", readable=False, help="The folder to make.")]
 Task = Annotated[str, typer.Option("--task", "-t", help="The name of the task.")]
 Base = Annotated[str | None, typer.Option(help="Where the base is now, if it was moved.")]
-Samples = Annotated[int | None, typer.Option(min=1, help="The most inputs that are read; all by default.")]
+Samples = Annotated[
+    int | None, typer.Option(min=1, help="The most inputs that run, evenly spaced; all by default.")
+]
 Batch = Annotated[int, typer.Option(min=1, help="Inputs that run at a time.")]
 Length = Annotated[int, typer.Option(min=1, help="The most tokens of a text.")]
 Preset = Annotated[str | None, typer.Option(help="Options of the merge to begin with: default or paper.")]

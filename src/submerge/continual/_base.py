@@ -8,20 +8,9 @@ from pathlib import Path
 from submerge.continual._manifest import BaseRecord
 from submerge.errors import Problem, RequestError
 from submerge.recipe import same_model
-from submerge.store import (
-    DTYPES,
-    Adapter,
-    Checkpoint,
-    FileTable,
-    HoldsAdapterError,
-    hasher,
-    open_checkpoint,
-)
+from submerge.store import Adapter, Checkpoint, HoldsAdapterError, model_digest, open_checkpoint
 
 __all__ = ["adapter_warnings", "base_record", "open_base", "opened_base"]
-
-SAMPLE = 256
-"""Values from the middle of each tensor that a base's digest is of, beside names, types and shapes."""
 
 MOVED = "if the base was moved, say where it is now with --base"
 
@@ -29,23 +18,7 @@ MOVED = "if the base was moved, say where it is now with --base"
 def base_record(base: Checkpoint) -> BaseRecord:
     """Return how a state knows its base: a folder by its full path, a model of the Hub by its name."""
     model = base.label.partition("@")[0] if base.revision else str(base.path.resolve())
-    return BaseRecord(model, base.revision, base_digest(base))
-
-
-def base_digest(base: Checkpoint) -> str:
-    """Return a digest of a model's names, types and shapes, and of some values of each tensor.
-
-    A fine-tune of the base has another one, a copy in another folder, or of other shards, has the same.
-    """
-    of_base = hasher()
-    with FileTable() as table:
-        for name, entry in sorted(base.tensors.items()):
-            of_base.update(f"{name} {entry.dtype} {list(entry.shape)}\n".encode())
-            count = min(SAMPLE, entry.numel)
-            values = bytearray(count * DTYPES[entry.dtype].itemsize)
-            base.source(name, table).read((entry.numel - count) // 2, count, memoryview(values))
-            of_base.update(values)
-    return str(of_base.hexdigest())
+    return BaseRecord(model, base.revision, model_digest(base))
 
 
 def opened_base(spec: str) -> Checkpoint:
@@ -67,7 +40,7 @@ def open_base(record: BaseRecord, instead: str | None = None) -> Checkpoint:
         base = opened_base(spec)
     except RequestError as error:
         raise RequestError([replace(p, hint=f"{p.hint}; {MOVED}") for p in error.problems]) from None
-    if base_digest(base) != record.digest:
+    if model_digest(base) != record.digest:
         what = "is another model than the base with which the state was begun"
         raise RequestError(Problem(what, spec, f"that was {record.spec}; {MOVED}"))
     return base
@@ -84,7 +57,7 @@ def adapter_warnings(adapter: Adapter, record: BaseRecord, base: Checkpoint) -> 
         return []
     if Path(named).is_dir():
         other = _unquantised(named)
-        if other is not None and base_digest(other) == record.digest:
+        if other is not None and model_digest(other) == record.digest:
             return []
         if other is not None and not _differs_in_precision(other, base):
             what = f"was trained on {named}, which is another model than the state's base {record.model}"

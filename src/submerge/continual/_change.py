@@ -267,9 +267,9 @@ def remove_task(
         )
         raise RequestError(Problem(what, str(folder.path), hint))
     model = open_task_model(again.model, open_base(manifest.base, again.base))
-    if model.digest != record.adapter:
-        what = f"is another adapter than the one that {name!r} was added with"
-        raise RequestError(Problem(what, again.model, "give that one"))
+    if not model.is_as(record.adapter):
+        what = f"is another adapter than the one that {name!r} was added with, or has another scale"
+        raise RequestError(Problem(what, again.model, "give that one, with the configuration that it had"))
     with _measured(manifest, model, again, None) as measured:
         if measured.data != record.data:
             what = f"the inputs are others than the {record.samples} that {name!r} was added with"

@@ -161,9 +161,9 @@ class Continual:
             share_projector: a task with the same images: the two then have one projector, the mean of theirs.
             prototypes: the most prototypes of its images, which are means of clusters.
             base: where the base is now, if it was moved.
-            **passes: `samples` (the most inputs that are read), `batch_size`, `max_length`, `device`,
-                `processor`, `room` (bytes that moments take at a time) and `progress` (called with batches
-                done, and all).
+            **passes: `samples` (the most inputs that run, evenly spaced), `batch_size`, `max_length`,
+                `device`, `processor`, `room` (bytes that moments take at a time) and `progress` (called with
+                batches done, and all).
 
         Raises:
             RequestError: the name is taken; the model does not fit the base or changes the encoder, or an

@@ -219,7 +219,7 @@ def _write(export: Export, folder: Path, rank: int | None) -> ExportReport:
         largest, base = writer.rank, export.manifest.base
         writer.finish(base=base.model, base_revision=base.revision, task_type=export.merge.task_type)
     count = export.gate.count if export.gate else 0
-    warnings = (*_left_out(export.merge.others), *export.warnings)
+    warnings = (*_left_out(export.merge.others), *export.merge.warnings, *export.warnings)
     return ExportReport(folder, "adapter", export.tasks, largest, error, count, warnings, export.weights)
 
 
@@ -284,7 +284,7 @@ def _write_tensors(export: Export, folder: Path, base: Checkpoint, rank: int | N
         export.tasks,
         rank or 0,
         merged.error,
-        warnings=export.warnings,
+        warnings=(*export.merge.warnings, *export.warnings),
         weights=export.weights,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
@@ -9,10 +10,10 @@ from functools import cached_property, reduce
 from submerge.algebra import LowRank, LpmOptions, Moment, Update, merge_least_squares, weighted_sum
 from submerge.continual._manifest import StateManifest
 from submerge.continual._state_folder import StateFolder
-from submerge.continual._stored_task import StoredTask, stored_moment
+from submerge.continual._stored_task import StoredTask, is_rounded, stored_moment
 from submerge.continual._stored_weights import mean_values, weight_update
 from submerge.deferred import torch
-from submerge.errors import WorkError
+from submerge.errors import WorkError, few
 from submerge.names import respelling
 from submerge.store import Checkpoint, FileTable
 
@@ -76,6 +77,7 @@ class StoredTasks:
         records = sorted(manifest.tasks, key=lambda task: task.name) if lpm.forget == 1 else manifest.tasks
         self.tasks = tuple(StoredTask(folder, record, table) for record in records)
         self._running = folder.entries(manifest.running)[0] if manifest.running else None
+        self._uncertain: list[str] = []
 
     def merged(self) -> Iterator[MergedMap]:
         """Yield the merged update of each linear map that a task changes.
@@ -119,8 +121,13 @@ class StoredTasks:
         self, group: MapGroup, name: str, updates: Sequence[Update | None], lpm: LpmOptions
     ) -> Update:
         """Return the merge of updates; raise `WorkError` where no task's inputs reach the map."""
+        rounded = any(task.has_rounded_moment(name) for task in group.tasks)
+
+        def note(phi: Moment) -> None:
+            self._note(name, phi, rounded=rounded)
+
         try:
-            return merge_least_squares(updates, self._moments(group, name), replace(lpm, forget=1.0))
+            return merge_least_squares(updates, self._moments(group, name), replace(lpm, forget=1.0), note)
         except ValueError as error:
             tasks = ", ".join(task.record.name for task in group.tasks)
             hint = f"remove one of {tasks}, and add it again with inputs that reach it"
@@ -190,7 +197,26 @@ class StoredTasks:
 
     def _running_rows(self, group: MapGroup) -> torch.Tensor:
         """Return the A C Φ⁻¹ of all updates, one below the other, from the A C that were kept."""
-        return self.phi(group).solve(torch.cat([task.tensor(name, "H") for task, name in group.updates]))
+        phi, first = self.phi(group), group.names[0]
+        solved = phi.solve(torch.cat([task.tensor(name, "H") for task, name in group.updates]))
+        assert self._running is not None
+        self._note(first, phi, rounded=is_rounded(self._running, group.tasks[0].layout.inputs[first]))
+        return solved
+
+    def _note(self, name: str, phi: Moment, *, rounded: bool) -> None:
+        """Note a Φ that divides by what rounding in float32 may have made, for want of a ridge."""
+        noise = math.sqrt(phi.width) * torch.finfo(torch.float32).eps  # the norm of rounding of n inputs
+        if rounded and self._lpm.ridge < LpmOptions().ridge and phi.least_share < noise:
+            self._uncertain.append(name)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What of the merge that was made deserves a look."""
+        if not self._uncertain:
+            return []
+        what = f"the sums of moments at {few(self._uncertain)} are in float32, and ill-conditioned for that"
+        where = "in directions that hardly any input has, updates are what rounding makes of them"
+        return [f"{what}: {where} — give a --ridge of 1e-3, or add the tasks with more inputs"]
 
     def _kept_rows(self, group: MapGroup) -> torch.Tensor:
         """Return the A C Φ⁻¹ of all updates, one below the other.

@@ -103,7 +103,7 @@ class TaskRecord(FileRecord):
         maps: how many linear maps it changes.
         rows: of inputs that were counted: tokens that are no padding.
         samples: the inputs that these are tokens of.
-        adapter: the digest of the files of its adapter, or of its checkpoint.
+        adapter: the digest of the files of its adapter and of its scales, or of the files of its checkpoint.
         data: the digest of the encoded inputs; empty where no inputs were needed.
         moment_bytes: what of its file serves removal alone: the second moments.
         projector: of a task with images, whose base has a projector.

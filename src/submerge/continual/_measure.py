@@ -27,7 +27,7 @@ from submerge.calibrate import (
     shared_inputs,
     task_prototypes,
 )
-from submerge.continual._passes import Data, Passes, limited
+from submerge.continual._passes import Data, Passes
 from submerge.continual._stored_task import StoredMap
 from submerge.continual._task_model import TaskModel
 from submerge.errors import Problem, RequestError, few
@@ -147,9 +147,9 @@ def _loaded(task: TaskModel, data: Data, passes: Passes) -> tuple[nn.Module, Inp
         "processor": passes.processor,
         "batch_size": passes.batch_size,
         "max_length": passes.max_length,
+        "samples": passes.samples,
     }
-    first = limited(data, passes.samples)
-    (inputs,) = read_data([first], ["the task"], model, **encoding).values()
+    (inputs,) = read_data([data], ["the task"], model, **encoding).values()
     return model, inputs
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
-from submerge.calibrate import count_items, is_batch
 from submerge.engine.plan import check_device
-from submerge.errors import Problem, RequestError, few
+from submerge.errors import Problem, RequestError
 
-__all__ = ["Data", "Passes", "check_count", "limited"]
+__all__ = ["Data", "Passes", "check_count"]
 
 Data: TypeAlias = Any
 """What `submerge.null_space_ratio` takes as one data set, or a `MeasuredTask`."""
@@ -22,7 +20,7 @@ class Passes:
     """How a task's inputs are run: how many of them, in which batches, where, and in how much memory.
 
     Attributes:
-        samples: the most inputs that are read; all by default.
+        samples: the most inputs that run, evenly spaced over the data; all by default.
         batch_size: of a pass.
         max_length: tokens of a text.
         device: where the model runs.
@@ -49,37 +47,3 @@ def check_count(name: str, value: int | None) -> None:
     if value is not None and (not isinstance(value, int) or value < 1):
         option = f"--{name.replace('_', '-')}"
         raise RequestError(Problem(f"{value!r} is no whole number from 1", option, "give such as 16"))
-
-
-def limited(data: Data, samples: int | None) -> Data:
-    """Return the first inputs of a data set."""
-    if samples is None:
-        return data
-    if isinstance(data, (str, Path)):
-        return {"path": str(data), "limit": samples}
-    if isinstance(data, Mapping):
-        return {**data, "limit": min(samples, data.get("limit") or samples)}
-    return list(_first(data, samples))
-
-
-def _first(data: Iterable[Any], samples: int) -> Iterator[Any]:
-    """Yield the first inputs, of which a batch of tensors by name has several: the last one is cut."""
-    left = samples
-    for value in data:
-        batch = is_batch(value)
-        own = _cut(value, left) if batch else value
-        yield own
-        left -= count_items(own) if batch else 1
-        if left <= 0:
-            return
-
-
-def _cut(batch: Mapping[str, Any], most: int) -> Mapping[str, Any]:
-    """Return the first inputs of a batch; raise `RequestError` where not all of it has a row for each."""
-    count = count_items(batch)
-    if count <= most:
-        return batch
-    if other := sorted(name for name, tensor in batch.items() if len(tensor) != count):
-        what = f"{most} of a batch's {count} inputs are to be read, and {few(other)} has not a row for each"
-        raise RequestError(Problem(what, "--samples", "give smaller batches"))
-    return {name: tensor[:most] for name, tensor in batch.items()}

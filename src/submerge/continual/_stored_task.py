@@ -18,7 +18,16 @@ from submerge.engine.plan import ShownTask
 from submerge.errors import Problem, RequestError
 from submerge.store import Adapter, FileTable, LowRankPart, TensorEntry
 
-__all__ = ["StoredMap", "StoredTask", "TaskLayout", "add_factors", "add_moment", "map_of", "stored_moment"]
+__all__ = [
+    "StoredMap",
+    "StoredTask",
+    "TaskLayout",
+    "add_factors",
+    "add_moment",
+    "is_rounded",
+    "map_of",
+    "stored_moment",
+]
 
 LAYOUT = "submerge"
 VALUES = "values."
@@ -103,6 +112,13 @@ def add_moment(file: TensorFileWriter, name: str, moment: Moment) -> int:
     return sum(file.add(f"inputs.{name}.{part}", tensor) for part, tensor in moment.tensors().items())
 
 
+def is_rounded(entries: Mapping[str, TensorEntry], name: str) -> bool:
+    """Return whether the moment of a map's inputs was summed and stored in float32."""
+    return any(
+        (e := entries.get(f"inputs.{name}.{part}")) and e.dtype == "F32" for part in ("triangle", "sum")
+    )
+
+
 def stored_moment(
     entries: Mapping[str, TensorEntry], name: str, table: FileTable, *, as_stored: bool = False
 ) -> Moment:
@@ -153,6 +169,10 @@ class StoredTask:
     def moment(self, name: str) -> Moment:
         """Return the moment of a map's inputs as it was measured."""
         return stored_moment(self._entries, self.layout.inputs[name], self._table)
+
+    def has_rounded_moment(self, name: str) -> bool:
+        """Return whether the moment of a map's inputs was summed and stored in float32."""
+        return is_rounded(self._entries, self.layout.inputs[name])
 
     @property
     def has_projector(self) -> bool:

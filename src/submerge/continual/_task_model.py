@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from submerge.store import (
     Checkpoint,
     FileTable,
     LowRankPart,
+    digest,
     file_digest,
     joined,
     lay_over,
@@ -50,8 +52,15 @@ class TaskModel:
 
     @property
     def digest(self) -> str:
-        """The digest of the files of the adapter, or of the checkpoint."""
-        return self.adapter.digest() if self.adapter else joined(list(map(file_digest, self.model.files)))
+        """The digest of the files of the adapter and of its scales, or of the files of the checkpoint."""
+        if self.adapter is None:
+            return joined(list(map(file_digest, self.model.files)))
+        scales = json.dumps(self.adapter.scales, sort_keys=True)
+        return joined([self.adapter.digest(), digest(scales.encode())])
+
+    def is_as(self, recorded: str) -> bool:
+        """Return whether a digest that was recorded is this model's; earlier versions left out the scales."""
+        return recorded in (self.digest, self.adapter.digest() if self.adapter else self.digest)
 
     @property
     def rank(self) -> int:

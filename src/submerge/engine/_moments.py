@@ -130,6 +130,7 @@ def _source(
     assert entry.data is not None
     return {
         "model": [digest_of(file) for file in files],
+        "scales": model.adapter.scales if model.adapter else {},
         "data": described_data(entry.data),
         "statistics": recipe.statistics,
         "batch_size": recipe.single_option("batch_size"),

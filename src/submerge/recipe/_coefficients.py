@@ -49,6 +49,9 @@ class Coefficients:
         text: all of the file, of which a calibration's has more.
         path: as the recipe names it; empty for coefficients that the merge itself has learned.
         digests: of the adapters with which they were learned, by name, as far as the file has some.
+        scales: which these adapters put on their updates, by name: one for all, or by the name of each in
+            the adapter's file.
+        base: the digest of the model on which they were learned; None where the file has none.
     """
 
     weights: Mapping[str, Mapping[str, Coefficient]]
@@ -56,6 +59,8 @@ class Coefficients:
     text: str = ""
     path: str = ""
     digests: Mapping[str, str] = field(default_factory=dict)
+    scales: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict)
+    base: str | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -120,7 +125,16 @@ def parse_coefficients(raw: bytes, path: str = "") -> Coefficients:
         more = len(reader.problems) - MOST
         rest = [Problem(f"{more} more of its values are wrong", path, HINT)] if more > 0 else []
         raise RequestError([*reader.problems[:MOST], *rest])
-    return Coefficients(weights, initial, raw.decode("utf-8"), path, _digests(content))
+    base, inputs = content.get("base"), _inputs(content)
+    return Coefficients(
+        weights,
+        initial,
+        raw.decode("utf-8"),
+        path,
+        digests={name: one["adapter"] for name, one in inputs.items() if isinstance(one.get("adapter"), str)},
+        scales={name: s for name, one in inputs.items() if (s := _scales(one.get("scales"))) is not None},
+        base=base if isinstance(base, str) else None,
+    )
 
 
 class _Reader:
@@ -172,12 +186,18 @@ class _Reader:
         return None if raw is None else self._number("initial", raw)
 
 
-def _digests(content: Mapping[str, Any]) -> dict[str, str]:
-    """Return the digests of adapters that a calibration's file has under `inputs`."""
+def _inputs(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return what a calibration's file says, by adapter, of what they were learned from."""
     inputs = content.get("inputs")
     entries = inputs.items() if isinstance(inputs, dict) else ()
-    named = ((name, entry.get("adapter")) for name, entry in entries if isinstance(entry, dict))
-    return {name: of_adapter for name, of_adapter in named if isinstance(of_adapter, str)}
+    return {name: entry for name, entry in entries if isinstance(entry, dict)}
+
+
+def _scales(raw: Any) -> float | dict[str, float] | None:
+    """Return an adapter's scales as a calibration's file has them; None where it has none."""
+    if not isinstance(raw, dict):
+        return _finite(raw)
+    return {name: scale for name, value in raw.items() if (scale := _finite(value)) is not None}
 
 
 def _finite(raw: Any) -> float | None:

@@ -45,7 +45,7 @@ def calibrate_router(
         folder: what `submerge merge` wrote by `mass`.
         data: inputs of every task by its name: what `submerge.calibrate.read_items` reads, or texts, items,
             rows, or batches of the model's inputs as they are.
-        samples: how many inputs of a task are looked at, evenly spaced; of batches all are.
+        samples: how many inputs of a task are looked at, evenly spaced, of batches of tensors, too.
         batch_size: inputs in a pass.
         max_length: how many tokens a text has at most.
         device: of the model; the CPU by default.

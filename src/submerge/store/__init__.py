@@ -7,6 +7,7 @@ from submerge.store._approximated_rows import ApproximatedRows, DonorCodes, Stor
 from submerge.store._checkpoint import Checkpoint, first_bytes, same_values
 from submerge.store._computed_rows import ComputedRows, GatheredRows, MeanOfRows, RowSource, TableRows
 from submerge.store._lora_file import lora_file
+from submerge.store._model_digest import model_digest
 from submerge.store._moments import MomentFile, StoredMoments, write_moments
 from submerge.store._open import open_model, split_spec
 from submerge.store._open_checkpoint import open_checkpoint, open_tokenizer
@@ -221,6 +222,7 @@ __all__ = [
     "layer_count",
     "load_tokenizer",
     "lora_file",
+    "model_digest",
     "module_key",
     "open_adapter",
     "open_checkpoint",

@@ -63,6 +63,19 @@ class Adapter:
         """The largest rank of its factors; 0 if it has none."""
         return max((part.rank for part in self.parts.values() if isinstance(part, LowRankPart)), default=0)
 
+    @property
+    def scales(self) -> dict[str, float]:
+        """The factors that the configuration puts on updates, by the name in the file of B, or of its bias.
+
+        They are no part of the file of weights, nor of its digest. 1 where the file has an alpha itself.
+        """
+        named = (
+            (part.left_entry.name if isinstance(part, LowRankPart) else part.entry.name, part.scale)
+            for part in self.parts.values()
+            if isinstance(part, LowRankPart | Add)
+        )
+        return dict(sorted(named))
+
     def digest(self) -> str:
         """Return the digest of its files' bytes; raise `OSError` where they cannot be read."""
         return joined([file_digest(path) for path in self.files])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 
 from submerge.engine.plan.inputs import Inputs
 from submerge.engine.plan.tensors._tensor import TensorPlan
-from submerge.errors import Problem, few
-from submerge.recipe import Recipe
-from submerge.store import DTYPES, Checkpoint
+from submerge.errors import Problem, RequestError, few
+from submerge.recipe import Coefficients, Recipe
+from submerge.store import DTYPES, Adapter, Checkpoint, model_digest, open_checkpoint
 
 __all__ = ["calibration_bytes", "coefficient_problems", "coefficient_warnings"]
 
+_AGAIN = "calibrate again; or remove 'inputs' from the file, to take its numbers all the same"
 FACTORS = 2
 """Bytes held for one of an adapter's file: factors are held in float32, and stored in 16 bits or more."""
 
@@ -23,6 +25,7 @@ def coefficient_problems(recipe: Recipe, inputs: Inputs, tensors: Sequence[Tenso
     if recipe.coefficients is None:
         return []
     return [
+        *_other_base(recipe, inputs),
         *_other_adapters(recipe, inputs),
         *_unknown_modules(recipe, inputs.reference_model),
         *_unfit_units(inputs, tensors),
@@ -30,13 +33,27 @@ def coefficient_problems(recipe: Recipe, inputs: Inputs, tensors: Sequence[Tenso
 
 
 def coefficient_warnings(recipe: Recipe) -> list[str]:
-    """Return that the file has coefficients of adapters which the recipe does not name, if it has."""
-    if recipe.coefficients is None:
+    """Return that a file has coefficients of adapters which the recipe does not name, or lacks digests."""
+    coefficients = recipe.coefficients
+    if coefficients is None:
         return []
     named = {entry.adapter_name for entry in recipe.participants}
-    others = [name for name in recipe.coefficients.adapters if name not in named]
-    place = recipe.coefficients.path
-    return [f"{place}: the coefficients of {few(others)} act on no model of the recipe"] if others else []
+    others = [name for name in coefficients.adapters if name not in named]
+    warnings = [f"the coefficients of {few(others)} act on no model of the recipe"] if others else []
+    if unknown := _unknown(coefficients, named):
+        why = "it was written by an earlier version, or for a model in memory"
+        warnings.append(f"whether it was learned with {unknown} was not checked: {why}")
+    return [f"{coefficients.path}: {warning}" for warning in warnings]
+
+
+def _unknown(coefficients: Coefficients, named: Collection[str]) -> str:
+    """Return what a calibration's file does not tell of the base and the adapters it was learned with."""
+    learned_with = [name for name in coefficients.digests if name in named]
+    if not learned_with or not coefficients.path:
+        return ""
+    scaled = all(name in coefficients.scales for name in learned_with)
+    missing = {"this base": coefficients.base is None, "these scales of the adapters": not scaled}
+    return " and ".join(what for what, is_missing in missing.items() if is_missing)
 
 
 def _not_adapters(recipe: Recipe, inputs: Inputs) -> list[Problem]:
@@ -56,6 +73,39 @@ def _not_adapters(recipe: Recipe, inputs: Inputs) -> list[Problem]:
     return problems
 
 
+def _other_base(recipe: Recipe, inputs: Inputs) -> list[Problem]:
+    """Return that the coefficients were learned on another base, of the same names, if they were.
+
+    One that is not downloaded is not looked at.
+    """
+    coefficients = recipe.coefficients
+    assert coefficients is not None
+    if coefficients.base is None or not coefficients.path:
+        return []
+    base = _readable_base(recipe, inputs)
+    if base is None or model_digest(base) == coefficients.base:
+        return []
+    what = f"{base.label} is not the model on which {coefficients.path} was learned"
+    hint = "calibrate again; or remove 'base' from the file, to take its numbers all the same"
+    return [Problem(what, "base_model" if recipe.base else "models", hint)]
+
+
+def _readable_base(recipe: Recipe, inputs: Inputs) -> Checkpoint | None:
+    """Return the base, if its values can be read.
+
+    Where adapters alone make an adapter, it was not opened: the reference has names without values.
+    """
+    base = inputs.reference_model.under or inputs.reference_model
+    if base.pending:
+        return None
+    if base.shards or base.memory or base.virtual:
+        return base
+    try:
+        return open_checkpoint(str(base.path)) if recipe.base and base.path.is_dir() else None
+    except RequestError:
+        return None
+
+
 def _other_adapters(recipe: Recipe, inputs: Inputs) -> list[Problem]:
     """Return the adapters with the name of one that the coefficients were learned with, and other files."""
     coefficients = recipe.coefficients
@@ -68,9 +118,21 @@ def _other_adapters(recipe: Recipe, inputs: Inputs) -> list[Problem]:
             continue
         if adapter.digest() != learned_with:
             what = f"{entry.model} is not the adapter with which {coefficients.path} was learned"
-            hint = "calibrate again; or remove 'inputs' from the file, to take its numbers all the same"
+            problems.append(Problem(what, entry.where, _AGAIN))
+        elif scaled := _other_scale(adapter, coefficients.scales.get(entry.adapter_name)):
+            what = f"{entry.model} {scaled} when {coefficients.path} was learned"
+            hint = f"set lora_alpha, alpha_pattern and use_rslora as they were; or {_AGAIN}"
             problems.append(Problem(what, entry.where, hint))
     return problems
+
+
+def _other_scale(adapter: Adapter, learned_with: float | Mapping[str, float] | None) -> str:
+    """Return by what an adapter scales an update otherwise than it did; empty where it does not."""
+    for name, scale in adapter.scales.items():
+        before = learned_with.get(name) if isinstance(learned_with, Mapping) else learned_with
+        if before is not None and not math.isclose(before, scale, rel_tol=1e-9):
+            return f"scales {name} by {scale:g}, and by {before:g}"
+    return ""
 
 
 def _unknown_modules(recipe: Recipe, reference: Checkpoint) -> list[Problem]:

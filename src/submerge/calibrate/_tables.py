@@ -1,0 +1,130 @@
+"""The rows of tables with a header, and what double quotes mean in them."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, TextIO
+
+from submerge.errors import Problem, RequestError, few
+
+__all__ = ["read_tabbed_table", "read_table"]
+
+
+def read_table(file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield each row of a table in which texts may stand between double quotes.
+
+    What stands between its cells is told from the header: spreadsheets write semicolons in many languages.
+    """
+    header = next((line for line in file if line.strip()), "")
+    return _Reading(next((mark for mark in ",;\t" if mark in header), ",")).rows(file, path)
+
+
+def read_tabbed_table(file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield each row of a table with tabs, in which double quotes have a meaning or none, as its rows tell.
+
+    pandas and spreadsheets write texts with quotes between quotes, and double those within. The files of GLUE
+    and of other data sets have no quoting: each line is a row, and quotes belong to the text. Where both fit,
+    quotes have their meaning, unless the rows would be others.
+    """
+    quoted, plain = _Reading("\t"), _Reading("\t", literal=True)
+    if not any('"' in line for line in file):
+        return quoted.rows(file, path)
+    of_quoted, of_plain = (replace(one, exact=True).fit(file, path) for one in (quoted, plain))
+    chosen = plain if of_quoted.problem and not of_plain.problem else quoted
+    if not of_quoted.problem and not of_plain.problem and of_quoted.rows != of_plain.rows:
+        raise RequestError(_ambiguous(file, path))
+    if of_quoted.problem and of_plain.problem and (found := quoted.fit(file, path).problem):
+        more = f"; without a meaning of quotes {of_plain.problem.where} {of_plain.problem.what}"
+        raise RequestError(replace(found, hint=found.hint + more))
+    return chosen.rows(file, path)
+
+
+def _ambiguous(file: TextIO, path: Path) -> Problem:
+    """Return the problem of a table whose quotes may hold several lines, or stand in each of them."""
+    ends = [
+        [where for where, _ in _Reading("\t", literal=literal).rows(file, path)] for literal in (False, True)
+    ]
+    where = next(plain for quoted, plain in zip(*ends, strict=False) if quoted != plain)
+    what = "a double quote begins here that a later line ends: this may be one text, or several rows"
+    hint = "name the file .csv if it is one text, and write it as .jsonl if quotes belong to the texts"
+    return Problem(what, where, hint)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """How many rows a reading of a table gave, up to what was wrong with one."""
+
+    rows: int
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A way to read a table; of one that is `exact` each row has as many cells as the header."""
+
+    delimiter: str
+    literal: bool = False
+    exact: bool = False
+
+    def fit(self, file: TextIO, path: Path) -> _Fit:
+        """Return whether a table can be read so."""
+        file.seek(0)
+        count = 0
+        try:
+            for _ in self._cells(file, path):
+                count += 1
+        except RequestError as error:
+            return _Fit(count, error.problems[0])
+        return _Fit(count)
+
+    def rows(self, file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
+        """Yield each row by column, with the number of the line at which it ends."""
+        file.seek(0)
+        for where, names, cells in self._cells(file, path):
+            yield where, dict(zip_longest(names, cells[: len(names)]))
+
+    def _cells(self, file: TextIO, path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Yield where each row stands, the names of its columns, and its cells."""
+        last = 0
+        reader = csv.reader(
+            file,
+            delimiter=self.delimiter,
+            quoting=csv.QUOTE_NONE if self.literal else csv.QUOTE_MINIMAL,
+            strict=True,
+        )
+        try:
+            header = next(filter(None, reader), [])
+            last = reader.line_num
+            names = self._names(header, f"{path}:{last}")
+            for cells in filter(None, reader):
+                where = f"{path}:{reader.line_num}"
+                self._check_count(names, cells, where)
+                last = reader.line_num
+                yield where, names, cells
+        except csv.Error as error:
+            hint = 'a text between double quotes ends with one, and those within it are doubled: ""'
+            if "field limit" in str(error):
+                hint = "write texts of such a length as .jsonl, or cut them; or a double quote has no end"
+            where = f"{path}:{last + 1}"  # behind the last row that was read
+            raise RequestError(Problem(f"is no table ({error})", where, hint)) from error
+
+    def _names(self, header: Sequence[str], where: str) -> list[str]:
+        """Return the names of columns; of two columns of one name the second would be read alone."""
+        names = [name.strip() for name in header]
+        if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+            raise RequestError(Problem(f"there are two columns {few(twice)}", where, "rename one of them"))
+        if self.literal and any('"' in name for name in names):
+            raise RequestError(Problem("has names of columns between double quotes", where, "remove these"))
+        return names
+
+    def _check_count(self, names: Sequence[str], cells: Sequence[str], where: str) -> None:
+        """Raise `RequestError` where a row has more cells than the header, or of an exact table fewer."""
+        if any(cells[len(names) :]) or (self.exact and len(cells) < len(names)):
+            what = f"has {len(cells)} cells, and the header {len(names)}"
+            hint = f"put texts that hold {self.delimiter!r} between double quotes"
+            raise RequestError(Problem(what, where, hint))
