@@ -20,8 +20,8 @@ from submerge.gating import (
     Span,
     UnsplitError,
     gate_module,
-    is_read_elsewhere,
 )
+from submerge.gating._foreign_reads import is_read_elsewhere
 from submerge.names import View
 
 SHAPES = {f"{e}.{w}": (3, 4) for e in range(2) for w in ("w1", "w3")}
