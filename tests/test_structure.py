@@ -10,9 +10,9 @@ import pytest
 from _structure import Source, circles, long_functions, private, same_classes, upward
 
 FLOORS = (
-    ("_version", "errors", "deprecated", "process"),
+    ("_version", "errors", "environment", "deprecated", "process"),
     ("deferred",),
-    ("kernels",),
+    ("kernels", "device"),
     ("algebra", "names"),
     ("store.format",),
     ("store.folder",),

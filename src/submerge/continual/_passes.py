@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from submerge.calibrate import count_items, is_batch
-from submerge.engine.plan import check_device
+from submerge.device import check_device
 from submerge.errors import Problem, RequestError, few
 
 __all__ = ["Data", "Passes", "check_count", "limited"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from submerge.engine.plan._device import check_device
+from submerge.device import check_device
 from submerge.engine.plan._packed_streams import packed_streams
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._stacked_models import plan_stacked
