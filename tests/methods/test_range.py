@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
 from _support import CASES, MATRIX_CASES, Case, State, family
-from submerge.algebra import Chunk, Gram, slerp_coefficients
+from submerge.algebra import Chunk, Gram, lengths, slerp_coefficients
 from submerge.engine import merge_state_dicts
+from submerge.engine.work._adapter_edit import Dora
 from submerge.errors import WorkError
 
 SHAPES = {"matrix": (24, 17), "norm": (37,), "conv": (4, 3, 2, 5)}
@@ -99,6 +102,43 @@ def test_what_float64_cannot_square_is_refused(method: str) -> None:
     own = first if method == "slerp" else base
     with pytest.raises(WorkError, match="NaN or Inf in 1 tensor"):
         merge_state_dicts(models, base=own, method=method, **options.get(method, {}))
+
+
+@pytest.mark.parametrize("size", [1e-44, 1e-30, 1e-20, 1.0, 1e18, 1e25, 1e36])
+def test_lengths_are_exact_at_any_size(size: float) -> None:
+    x = (torch.rand(5, 300, generator=torch.Generator().manual_seed(0)).double() + 0.5) * size
+    x = x.float()
+    for dim in (0, 1, [0, 1]):
+        wanted = torch.linalg.vector_norm(x.double(), dim=dim, keepdim=True)
+        found = lengths(x, dim, keepdim=True).double()
+        assert found.shape == wanted.shape
+        assert torch.allclose(found, wanted, rtol=1e-5, atol=2e-45)
+
+
+def test_a_length_beyond_its_type_is_no_number() -> None:
+    x = torch.tensor([[3e38, 3e38], [1.0, 0.0]])
+    assert lengths(x, 1).isnan().tolist() == [True, False]
+    wide = torch.tensor([[1e200, 0.0], [1.0, 0.0]], dtype=torch.float64)
+    assert lengths(wide, 1).isnan().tolist() == [True, False]
+
+
+@dataclass
+class Factors:
+    """A pair of factors whose product is zero, and a magnitude."""
+
+    magnitude: torch.Tensor
+    width: int = 8
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return torch.zeros(stop - start, self.width)
+
+
+@pytest.mark.parametrize("exponent", [-90, 0, 66, 100])
+def test_dora_of_weights_of_any_size(exponent: int) -> None:
+    weight = torch.randn(6, 8, generator=torch.Generator().manual_seed(0)) * 2.0**exponent
+    values, read = weight.flatten().clone(), lambda start, stop: weight.flatten()[start:stop].clone()
+    Dora(cast(Any, Factors(torch.arange(1.0, 7.0)))).apply_(0, values, read)
+    assert torch.allclose(values.view(6, 8).norm(dim=1), torch.arange(1.0, 7.0))
 
 
 def test_slerp_of_no_number_is_no_number() -> None:

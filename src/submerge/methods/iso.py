@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from submerge.algebra import Frame, Update, Zero, frame, rooted, weighted_sum
+from submerge.algebra import Frame, Update, Zero, frame, lengths, rooted, weighted_sum
 from submerge.deferred import torch
 from submerge.methods._base import Merged, Method, Option, TensorSpec, Values
 from submerge.methods._matrix import (
@@ -41,8 +41,6 @@ __all__ = ["METHODS"]
 
 SCALE = Option("scale", float, 1.0, "factor λ on the merged update", tune=True)
 FRACTION = Option("fraction", float, 0.8, "share of the directions that are common", low=0, high=1)
-SHORT, LONG = 2.0**-50, 2.0**60
-"""Lengths between which squares of entries are in the range of float32."""
 
 
 def _iso_c(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
@@ -104,18 +102,10 @@ def _task_specific(core: Update, left: torch.Tensor, weight: float, share: float
         squares -= (squares @ left) @ left.T
         _, short = rooted(squares, 0, k)
         long = short_side_matmul(core, short - left @ (left.T @ short))
-    s = _lengths(long)
+    s = lengths(long, 0).double()
     outside = s > share * norm
     sign = math.copysign(1, weight)
     return SingularBlock(s[outside] * abs(weight), short[:, outside], long[:, outside] * sign)
-
-
-def _lengths(columns: torch.Tensor) -> torch.Tensor:
-    """Return the lengths of columns [m, k] in float64; their squares may leave the range of float32."""
-    lengths: torch.Tensor = columns.norm(dim=0).double()
-    if not bool(((lengths > SHORT) & (lengths < LONG)).all()):
-        lengths = columns.double().norm(dim=0)
-    return lengths
 
 
 _SOURCE = "Marczak et al. 2025, arXiv 2502.04959"
