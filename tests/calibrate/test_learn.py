@@ -23,6 +23,7 @@ from submerge import (
     null_space_ratio,
 )
 from submerge.calibrate import Step
+from submerge.calibrate._learn import _is_on
 from submerge.calibrate._objectives import OBJECTIVES
 from submerge.gating import Observer, observe
 from submerge.store import file_digest, model_digest, open_checkpoint
@@ -260,7 +261,7 @@ def test_a_model_in_float32_and_its_parameters(tuned: Tuned) -> None:
         ({"pull": float("inf")}, "pull: inf is no finite number from 0 on"),
         ({"weight_decay": -1}, "weight_decay: -1 is no finite number from 0 on"),
         ({"hooks": ["v_proj"]}, r"hooks: \['v_proj'\] is no regular expression"),
-        ({"device": "gpu"}, "device: gpu cannot be used"),
+        ({"device": "gpu"}, "device: no such device: gpu — use cpu or cuda"),
         ({"initial": float("nan")}, "initial: nan is no coefficient"),
         ({"objective": "nullspace"}, "there is no objective 'nullspace' — did you mean 'null_space'"),
         (
@@ -277,6 +278,14 @@ def test_a_model_in_float32_and_its_parameters(tuned: Tuned) -> None:
 def test_requests_that_are_wrong(tuned: Tuned, options: dict[str, Any], what: str) -> None:
     with pytest.raises(RequestError, match=what):
         learned(tuned, **options)
+
+
+def test_a_model_in_memory_may_be_where_the_device_says(tuned: Tuned) -> None:
+    assert learned(tuned, steps=0, device="cpu:0").loss == learned(tuned, steps=0).loss
+    cuda = torch.device("cuda")
+    assert _is_on(torch.device("cuda:1"), cuda)
+    assert not _is_on(torch.device("cuda:1"), torch.device("cuda:0"))
+    assert not _is_on(torch.device("cpu"), cuda)
 
 
 def test_a_loss_that_is_no_number_ends_it(tuned: Tuned) -> None:

@@ -1,16 +1,19 @@
 """The frame of all commands: help, wrong usage, and what a process of its own shows."""
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
 import submerge
+import submerge.__main__
 from _cli import ROOM, cli, merge
 from _models import Family, contents
 from submerge.cli._app import app
@@ -94,6 +97,8 @@ def test_a_bug_is_told_in_one_line(recipe: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("SUBMERGE_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         merge(recipe, tmp_path / "out")
+    monkeypatch.setenv("SUBMERGE_DEBUG", "0")
+    assert merge(recipe, tmp_path / "out").err == result.err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -127,6 +132,45 @@ def python(*argv: object, **environment: str) -> subprocess.CompletedProcess[str
         [sys.executable, *map(str, argv)],
         capture_output=True, text=True, timeout=120, env={**os.environ, **environment}, check=False,
     )  # fmt: skip
+
+
+INTERRUPTED = {
+    "as it is": "send()",
+    "by a library that makes another error of it": """
+try:
+    send()
+except BaseException as error:
+    raise ImportError("no typer") from error
+""",
+    "where Python drops it": """
+class Closed:
+    def __del__(self):
+        send()
+Closed()
+""",
+}
+
+
+@pytest.mark.parametrize("how", INTERRUPTED)
+def test_ctrl_c_while_the_commands_are_imported(how: str, tmp_path: Path) -> None:
+    send = "import os, signal, time\ndef send():\n    os.kill(os.getpid(), 2)\n    time.sleep(9)\n"
+    (tmp_path / "typer.py").write_text(send + INTERRUPTED[how])
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    result = python("-m", "submerge", "methods", PYTHONPATH=path)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
+def test_the_script_runs_what_python_m_runs() -> None:
+    script = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, function = script["submerge"].partition(":")
+    assert getattr(importlib.import_module(module), function) is submerge.__main__.main
+
+
+def test_a_misspelt_setting_of_the_environment_is_told_once(recipe: Path, tmp_path: Path) -> None:
+    argv = ("-m", "submerge", "merge", recipe, "-o", tmp_path / "out", "--quiet")
+    result = python(*argv, SUBMERGE_KERNELS="nunpy")
+    told = "warning: environment: SUBMERGE_KERNELS is 'nunpy', which is ignored — did you mean 'numpy'?\n"
+    assert (result.returncode, result.stderr) == (0, told)
 
 
 def test_python_m_submerge(recipe: Path, tmp_path: Path) -> None:

@@ -10,13 +10,18 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import submerge
 from _cli import cli
+from _images import FORMS, write_image
 from _mass_tasks import image_inputs, text_inputs
 from _models import ROOM, TEXT, VISION, quiet_transformers
+from submerge.calibrate import open_image
+from submerge.serving import _route_template
 
 peft = pytest.importorskip("peft")
 NAMES = ("first", "second", "third")
@@ -214,6 +219,30 @@ def test_the_script_runs_as_written(
         logits = answer.logits[0, : LABELS[NAMES.index(task)]]
         shown = f"{task}-{int(logits.argmax())}" if len(logits) > 1 else f"{float(logits[0]):.4g}"
         assert line == f"{task}\t{shown}\t{text}"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_script_reads_images_as_calibration_does(form: str, tmp_path: Path) -> None:
+    """The two have no code in common, because the script runs without Submerge."""
+    t, image = quiet_transformers(), write_image(tmp_path, form)
+    for options in ({}, {"image_mean": [0.5], "image_std": [0.5]}, {"do_convert_rgb": True}):
+        processor = t.ViTImageProcessor(**options)
+        ours = open_image(image, processor, "")
+        found = _route_template.open_image(str(image), processor)
+        assert found.mode == ours.mode
+        assert found.tobytes() == ours.tobytes()
+
+
+def test_the_script_names_an_image_that_it_cannot_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, out = headed("vit", tmp_path), tmp_path / "adapters"
+    quiet_transformers().ViTImageProcessor().save_pretrained(tmp_path / "base")
+    assert cli("export", served, "-o", out).code == 0
+    Image.fromarray(np.ones((9, 12), np.float32)).save(tmp_path / "one.tif")
+    monkeypatch.setattr(sys, "argv", [str(out / "route.py"), str(tmp_path / "one.tif")])
+    with pytest.raises(SystemExit, match=r"error: .*one.tif: its values have neither 8 nor 16 bits"):
+        runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def test_what_is_refused(served: Path, tmp_path: Path) -> None:

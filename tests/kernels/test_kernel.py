@@ -54,7 +54,25 @@ def test_numpy_by_the_environment() -> None:
     assert result.stderr == ""
 
 
-@pytest.mark.parametrize(("disabled", "compiles"), [("1", False), ("0", True), ("", True)])
+def test_a_choice_that_is_not_known_is_told_once() -> None:
+    result = run(f"{MERGE}\nimport submerge.engine.work", SUBMERGE_KERNELS="numbaa", SUBMERGE_KERNEL="numpy")
+    assert result.stdout.split("\n")[0] == f"{VALUES} True True"
+    told = [line for line in result.stderr.splitlines() if "RuntimeWarning" in line]
+    assert [line.partition("RuntimeWarning: ")[2] for line in told] == [
+        "environment: SUBMERGE_KERNELS is 'numbaa', which is ignored — did you mean 'numba'?",
+        "environment: SUBMERGE_KERNEL is ignored — did you mean 'SUBMERGE_KERNELS'?",
+    ]
+
+
+def test_what_is_known_is_not_told() -> None:
+    result = run(MERGE, SUBMERGE_KERNELS=" NumPy", SUBMERGE_DATA="x", SUBMERGE_SERVICE_HOST="x")
+    assert result.stdout.split("\n")[0] == f"{VALUES} False False"
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("disabled", "compiles"), [("1", False), ("0", True), ("", True), ("2", False), ("no", True)]
+)
 def test_numpy_where_numba_is_told_to_compile_nothing(disabled: str, compiles: bool) -> None:
     """Not the loops as Python, which would take days, and warn of integers that overflow."""
     code = "from submerge.kernels import uses_numba; print(uses_numba())"

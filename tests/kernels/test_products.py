@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from _kernels import LENGTHS, assert_same, hard_values, runs
-from submerge.kernels import add_column_products, dot, gram, sum_magnitudes
+from submerge.kernels import _guarded_sums, sum_squares
+from submerge.kernels._products import add_column_products, dot, gram, sum_magnitudes
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -35,3 +36,22 @@ def test_sums_are_those_of_exact_arithmetic(n: int) -> None:
     bound = 3e-7 * math.fsum(np.abs(a.astype(float) * b))
     assert dot(a, b) == pytest.approx(exact, abs=bound)
     assert sum_magnitudes(a) == pytest.approx(math.fsum(np.abs(a.astype(float))), rel=3e-7)
+
+
+@given(runs(special=False))
+def test_guarded_sums_are_exact_wherever_float64_has_them(values: np.ndarray) -> None:
+    exact = values.astype(float)
+    squares, magnitudes = (math.fsum(x.tolist()) for x in (np.square(exact), np.abs(exact)))
+    if values.dtype == np.float32:
+        assert sum_squares(values) == pytest.approx(squares, rel=1e-5, abs=0)
+        assert _guarded_sums.sum_magnitudes(values) == pytest.approx(magnitudes, rel=1e-5, abs=0)
+    rows, out = np.stack([values, values[::-1]]), np.empty((2, 2))
+    _guarded_sums.gram(rows, out)
+    assert out[0, 0] == sum_squares(values)
+
+
+def test_guarded_sums_have_the_bits_of_plain_ones_where_these_hold() -> None:
+    values = np.random.default_rng(0).standard_normal(9000).astype(np.float32) * np.float32(1e-9)
+    assert sum_squares(values) == dot(values, values)
+    assert _guarded_sums.sum_magnitudes(values) == sum_magnitudes(values)
+    assert sum_squares(np.zeros(9000, np.float32)) == 0

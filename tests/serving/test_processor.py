@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import torch
 from PIL import Image
 
 import submerge
+from _images import FORMS, write_image
 from _processors import RATE, assert_same, composed, image, llava, own_processor, sound, tokenizer, tokens_of
+from submerge.calibrate import open_image
 from submerge.serving import ModalityProcessor
 from submerge.serving._specialist_processor import SpecialistProcessor
 
@@ -210,7 +213,23 @@ def test_a_sound_may_be_a_list_of_its_values(pair: ModalityProcessor) -> None:
     assert len({str(one["input_ids"]) for one in outputs}) == 1
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_images_of_files_and_of_pillow_are_read_as_calibration_reads_them(
+    form: str, pair: ModalityProcessor, tmp_path: Path
+) -> None:
+    file, own = write_image(tmp_path, form), own_processor("image")
+    inner = own.image_processor(open_image(file, own, ""), return_tensors="pt")["pixel_values"]
+    encoded = base64.b64encode(file.read_bytes()).decode()
+    opened = Image.open(file)
+    for given in (file, str(file), f"file://{file}", opened, encoded, f"data:image/any;base64,{encoded}"):
+        assert torch.equal(pair(text="<image>", images=given, return_tensors="pt")["pixel_values"], inner)
+    found = pair(text="<image> <image>", images=[[file, opened]], return_tensors="pt")
+    assert torch.equal(found["pixel_values"], inner.repeat(2, 1, 1, 1))
+
+
 # --- refused -----------------------------------------------------------------------------------------------
+
+DEEP = Image.fromarray(np.full((9, 9), 70_000, np.int32))
 
 
 @pytest.mark.parametrize(
@@ -222,6 +241,12 @@ def test_a_sound_may_be_a_list_of_its_values(pair: ModalityProcessor) -> None:
         ({"text": "a", "videos": [image(0)]}, "no specialist for videos; there are images, audio, depth"),
         ({"text": "a", "thermal": [image(0)]}, "thermal is neither a modality of the model nor an option"),
         ({"text": "<image>", "images": "https://a.org/b.png"}, "no file is fetched from the net"),
+        (
+            {"text": "<image>", "images": "missing.png"},
+            "the image missing.png cannot be read ([Errno 2]",
+        ),
+        ({"text": "<image>", "images": "missing"}, "modality image: the image missing… cannot be read"),
+        ({"text": "<image>", "images": DEEP}, "the image given cannot be read (its values have neither 8"),
         ({"images": image(0)}, "text is a string or a list of strings"),
         ({"text": [["a", "b"]]}, "text is a string or a list of strings"),
         ({"text": 3}, "text is a string or a list of strings"),

@@ -22,7 +22,7 @@ def test_names_are_read_as_they_are_written():
     assert module_key(1, NAME) == f"modules.1.{NAME}"
     assert read_projector_key(module_key(1, NAME), 2) == ProjectorKey("modules", 1, NAME)
     assert read_projector_key(module_key(1, NAME), 2).is_module
-    assert read_projector_key(prototype_key(0), 2).is_prototype
+    assert not read_projector_key(prototype_key(0), 2).is_module
     assert read_projector_key(question_key(0), 2) == ProjectorKey("questions", 0)
 
 

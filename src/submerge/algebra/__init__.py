@@ -19,6 +19,7 @@ from submerge.algebra._group_statistics import GroupStatistics
 from submerge.algebra._layer_parameters import LayerKind, LayerParameter, merge_layer
 from submerge.algebra._leading import Leading, leading
 from submerge.algebra._least_squares import LPM_PRESETS, LpmOptions, merge_least_squares
+from submerge.algebra._lengths import lengths
 from submerge.algebra._lora import Factored, factored
 from submerge.algebra._matching_pursuit import SparseCodes, matching_pursuit, pursuit_bytes
 from submerge.algebra._moment import Moment
@@ -94,6 +95,7 @@ __all__ = [
     "kept_energy",
     "kth_largest",
     "leading",
+    "lengths",
     "linear_discriminant",
     "matching_pursuit",
     "merge_layer",

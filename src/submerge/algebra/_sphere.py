@@ -26,7 +26,8 @@ def slerp_coefficients(cos: float, t: float, linear_above: float) -> tuple[float
 
     a = sin((1−t)Ω)/sinΩ, b = sin(tΩ)/sinΩ with Ω = arccos(cos) (Shoemake 1985); straight
     interpolation where |cos| > linear_above, for the arc is then a line, and between opposites, where
-    it is not defined: near π its coefficients would amplify the rounding of cos without bound.
+    it is not defined: near π its coefficients would amplify the rounding of cos without bound. Of NaN, as
+    inner products beyond float64 give it, both are NaN.
 
     Examples:
         >>> from submerge.algebra import slerp_coefficients
@@ -35,6 +36,8 @@ def slerp_coefficients(cos: float, t: float, linear_above: float) -> tuple[float
         >>> slerp_coefficients(cos=1.0, t=0.25, linear_above=0.9995)
         (0.75, 0.25)
     """
+    if math.isnan(cos):
+        return math.nan, math.nan
     cos = min(1.0, max(-1.0, cos))
     omega = math.acos(cos)
     if abs(cos) > linear_above or omega == 0 or omega > math.pi - NOISE:

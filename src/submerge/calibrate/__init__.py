@@ -1,6 +1,7 @@
 """Passes over the user's data: what reducers gather of a model's activations, and the null-space ratio.
 
 batches      read_items, batches                    data as batches of a model's inputs
+images       open_image, prepare_image              in the form that a model's processor takes
 passes       collect, Reducer, NullSpaceRatio       what is gathered of the inputs of modules
 moments      second_moments, layer_input, Mean      what least squares need of them
 prototypes   task_prototypes, question_vectors      by which an image, or a question, is told to be of a task
@@ -16,6 +17,7 @@ from submerge.calibrate._calibration import Calibration
 from submerge.calibrate._collect import ModelInputs, Reducer, collect
 from submerge.calibrate._encode import encode
 from submerge.calibrate._hooks import choose_hooks
+from submerge.calibrate._images import open_image, prepare_image
 from submerge.calibrate._item import Item
 from submerge.calibrate._items import read_items
 from submerge.calibrate._layer_inputs import LayerInput, LayerMoment, layer_input
@@ -87,7 +89,9 @@ __all__ = [
     "load_processor",
     "null_space_curve",
     "null_space_ratio",
+    "open_image",
     "pooled",
+    "prepare_image",
     "processor_for",
     "prompt_states",
     "question_vectors",

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from submerge.algebra import lengths
 from submerge.calibrate._attached import attached, fitted_to
 from submerge.calibrate._scaled_parts import unscaled_parameters
 from submerge.gating import parameter_of
@@ -70,5 +71,5 @@ def _rescaled(values: torch.Tensor, magnitude: torch.Tensor, transposed: bool) -
     """Return m ∘ W / ‖W‖, with norms over the inputs of each output (DoRA, arXiv 2402.09353)."""
     outputs = 1 if transposed else 0
     inputs = [axis for axis in range(values.ndim) if axis != outputs]
-    norms = values.square().sum(inputs, keepdim=True).sqrt()
+    norms = lengths(values, inputs, keepdim=True)
     return values * magnitude.view_as(norms) / norms

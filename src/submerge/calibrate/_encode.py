@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from submerge.calibrate._images import image_processor, opened
+from submerge.calibrate._images import image_processor, open_image
 from submerge.calibrate._item import Item
 from submerge.calibrate._messages import Message, as_parts, read_messages
 from submerge.calibrate._processors import tokenizer_of
@@ -69,14 +69,14 @@ def _tokens(tokenizer: Any, max_length: int, *texts: Any, **more: Any) -> dict[s
 
 
 def _images(items: Sequence[Item], processor: Any, max_length: int) -> dict[str, torch.Tensor]:
-    images = [opened(image, processor, item.where) for item in items for image in item.images]
+    images = [open_image(image, processor, item.where) for item in items for image in item.images]
     return dict(image_processor(processor)(images=images, return_tensors="pt"))
 
 
 def _images_with_texts(items: Sequence[Item], processor: Any, max_length: int) -> dict[str, torch.Tensor]:
     tokenizer = processor.tokenizer
     prompts = [_prompt(item, processor) for item in items]
-    images = [[opened(image, processor, item.where) for image in item.images] for item in items]
+    images = [[open_image(image, processor, item.where) for image in item.images] for item in items]
     token = getattr(processor, "image_token_id", None)
     text: dict[str, Any] = {"padding": True}
     if token is None:  # two towers: no image stands in the text

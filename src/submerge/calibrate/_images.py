@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from submerge.calibrate._item import ImageFile
 from submerge.deferred import required
 from submerge.errors import Problem, RequestError
 
-__all__ = ["image_processor", "opened"]
+__all__ = ["ImageSource", "image_processor", "open_image", "prepare_image"]
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Pillow's names of images by their channels."""
@@ -24,28 +24,55 @@ def image_processor(processor: Any) -> Any:
     return getattr(processor, "image_processor", processor)
 
 
-def opened(image: ImageFile, processor: Any, where: str) -> Any:
-    """Return an image as its processor takes it, upright where its file says that it lies on a side.
+class ImageSource(Protocol):
+    """An image that is not a file by itself, such as one in a column of a data set; `str` names it."""
+
+    def read(self) -> bytes:
+        """Return what a file of the image would hold."""
+        ...
+
+
+def open_image(image: Path | ImageSource, processor: Any, where: str) -> Any:
+    """Return an image as its processor takes it: see `prepare_image`.
+
+    Raises `RequestError`, with the place where the image is named, for one that cannot be read.
+    """
+    with (
+        _readable(str(image), where) as pil,
+        pil.open(image if isinstance(image, Path) else io.BytesIO(image.read())) as file,
+    ):
+        return prepare_image(file, processor, str(image), where)
+
+
+def prepare_image(image: Any, processor: Any, name: str, where: str) -> Any:
+    """Return an image of Pillow's as a processor takes it, upright where its file says that it lies.
 
     One that converts images itself gets them as they are, since it lays transparent ones on a background of
     its own. Others take the channels that they are given: as many as they have means. Grey values of 16 bits
-    become the 8 that processors expect; Pillow would cut off all above 255.
+    become the 8 that processors expect; Pillow would cut off all above 255. `serving/_route_template.py`,
+    which stands alone, does the same.
     """
-    pil = required("PIL.Image", "images need")
     operations = required("PIL.ImageOps", "images need")
+    with _readable(name, where) as pil:
+        upright = operations.exif_transpose(image)
+        shown = _of_8_bits(upright, pil) if upright.mode in (*_DEEP, "F") else upright
+        own = image_processor(processor)
+        if getattr(own, "do_convert_rgb", None):
+            return shown
+        means = getattr(own, "image_mean", None)
+        channels = shown.convert("RGBA") if "transparency" in shown.info else shown  # palettes warn
+        return channels.convert(_MODES[len(means) if isinstance(means, Sequence) else 3])
+
+
+@contextmanager
+def _readable(name: str, where: str) -> Iterator[Any]:
+    """Give Pillow, and say of what it raises which image it is."""
+    pil = required("PIL.Image", "images need")
     try:
-        with pil.open(image if isinstance(image, Path) else io.BytesIO(image.read())) as file:
-            upright = operations.exif_transpose(file)
-            shown = _of_8_bits(upright, pil) if upright.mode in (*_DEEP, "F") else upright
-            own = image_processor(processor)
-            if getattr(own, "do_convert_rgb", None):
-                return shown
-            means = getattr(own, "image_mean", None)
-            channels = shown.convert("RGBA") if "transparency" in shown.info else shown  # palettes warn
-            return channels.convert(_MODES[len(means) if isinstance(means, Sequence) else 3])
+        yield pil
     except (OSError, ValueError, SyntaxError, pil.DecompressionBombError) as error:
-        what = f"the image {image} cannot be read ({_first_line(error)})"
-        raise RequestError(Problem(what, where, "replace it, or leave its row out")) from error
+        what = f"the image {name} cannot be read ({_first_line(error)})"
+        raise RequestError(Problem(what, where, "replace it, or leave it out")) from error
 
 
 def _of_8_bits(image: Any, pil: Any) -> Any:

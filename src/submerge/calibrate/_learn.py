@@ -22,6 +22,7 @@ from submerge.calibrate._options import DTYPES, LearnOptions, Step
 from submerge.calibrate._record import folder_names, peak_memory, record_inputs
 from submerge.calibrate._run import CalibrationRun, renamed
 from submerge.calibrate._sources import DataSets, Specs, load_backbone, open_adapters
+from submerge.device import check_device
 from submerge.errors import Problem, RequestError
 from submerge.store import model_digest, open_checkpoint
 
@@ -181,10 +182,10 @@ def _places(model: str | Path | nn.Module, adapters: Specs) -> dict[str, Any]:
 
 def _loaded(model: str | Path | nn.Module, dtype: str | None, device: str | None) -> nn.Module:
     if device is not None:
-        _check_device(device)
+        device = check_device(device, "device")
     if not isinstance(model, nn.Module):
         return load_backbone(model).to(device, None if dtype is None else DTYPES[dtype])
-    if device is not None and next(model.parameters()).device != torch.device(device):
+    if device is not None and not _is_on(next(model.parameters()).device, torch.device(device)):
         what = f"a model in memory is not moved to {device}"
         raise RequestError(Problem(what, "device", "move it before, or give its folder"))
     if dtype is not None and next(model.parameters()).dtype != DTYPES[dtype]:
@@ -193,12 +194,9 @@ def _loaded(model: str | Path | nn.Module, dtype: str | None, device: str | None
     return model
 
 
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # of a torch without CUDA
-        what = f"{device} cannot be used ({str(error).splitlines()[0]})"
-        raise RequestError(Problem(what, "device", "use cpu or cuda")) from error
+def _is_on(found: torch.device, wanted: torch.device) -> bool:
+    """Return whether one device is the other; `cuda` is any of its devices."""
+    return found.type == wanted.type and wanted.index in (None, found.index)
 
 
 @contextmanager

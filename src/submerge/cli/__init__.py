@@ -1,4 +1,4 @@
-"""The command line: `submerge merge | calibrate | plan | explain | export | methods | route | verify`."""
+"""The command line: `submerge COMMAND`; `submerge --help` lists the commands."""
 
 from submerge.cli._app import main
 

@@ -29,6 +29,7 @@ from submerge.cli import (
     _verify,
 )
 from submerge.cli._mergekit import MergekitAware
+from submerge.environment import check_environment, shows_tracebacks
 from submerge.errors import SubmergeError
 
 __all__ = ["app", "main"]
@@ -89,6 +90,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks θ or — still shows the rest
     try:
+        check_environment()
         app(prog_name="submerge")
     except KeyboardInterrupt:
         sys.exit(130)
@@ -112,7 +114,7 @@ def _report(error: Exception) -> int:
     elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         what = f"the output of the command cannot be written ({error.strerror})"
         print(f"error: {what} — free some space, or print elsewhere", file=sys.stderr)
-    elif os.environ.get("SUBMERGE_DEBUG"):
+    elif shows_tracebacks():
         raise error
     else:
         print(

@@ -67,7 +67,7 @@ def calibrate(
     asked = load(recipe, document)
     _check_inputs(asked, [path for path in (out, plot) if path is not None])
     from submerge.calibrate import calibrate_recipe
-    from submerge.engine.plan import check_device
+    from submerge.device import check_device
 
     check_device(device)
 

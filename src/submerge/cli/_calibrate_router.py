@@ -23,7 +23,7 @@ def calibrate_router(
     """Calibrate a folder's router, and print what it found."""
     sources = _sources(data)
     import submerge
-    from submerge.engine.plan import check_device
+    from submerge.device import check_device
 
     check_device(device)
     given = {} if samples is None else {"samples": samples}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from submerge.engine.plan import check_device
+from submerge.device import check_device
 from submerge.errors import Problem, RequestError
 
 __all__ = ["Data", "Passes", "check_count"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submerge.deferred import torch
+from submerge.device import check_device
 from submerge.engine._calibrate import calibrated, calibration_report
 from submerge.engine._moments import with_moments
 from submerge.engine._prototypes import with_prototypes
@@ -20,7 +21,7 @@ from submerge.engine.output import (
     by_treatment,
     check_target,
 )
-from submerge.engine.plan import MergePlan, Settings, check_device, make_plan
+from submerge.engine.plan import MergePlan, Settings, make_plan
 from submerge.engine.work import Meter, single_threaded
 from submerge.process import peak_resident
 from submerge.recipe import Recipe

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from submerge.deferred import torch
+from submerge.device import check_device
 from submerge.engine._arguments import recipe_of
 from submerge.engine.output import Records
-from submerge.engine.plan import Inputs, Settings, check_device, plan_models, torch_dtype
+from submerge.engine.plan import Inputs, Settings, plan_models, torch_dtype
 from submerge.engine.work import (
     ChunkReader,
     Passes,

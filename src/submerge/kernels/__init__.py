@@ -3,11 +3,12 @@
 from submerge.kernels._changes import add_shares, count_changed, count_unique
 from submerge.kernels._counts import count_above, count_around
 from submerge.kernels._finite import array_type, count_nonfinite, is_finite
+from submerge.kernels._guarded_sums import gram, sum_magnitudes, sum_squares
 from submerge.kernels._kernel import Kernel, compiling_for, kernel, uses_numba, worth_compiling
 from submerge.kernels._load import load
 from submerge.kernels._logarithms import exponentials, logarithms
 from submerge.kernels._masks import clip, keep_between, keep_where
-from submerge.kernels._products import add_column_products, dot, gram, sum_magnitudes
+from submerge.kernels._products import add_column_products
 from submerge.kernels._random import HashKey, keep_random, random_words
 from submerge.kernels._ranks import keep_by_rank, rank
 from submerge.kernels._store import store
@@ -35,7 +36,6 @@ __all__ = [
     "count_changed",
     "count_nonfinite",
     "count_unique",
-    "dot",
     "exponentials",
     "gram",
     "is_finite",
@@ -52,6 +52,7 @@ __all__ = [
     "store",
     "sum_bf16",
     "sum_magnitudes",
+    "sum_squares",
     "sum_updates_bf16",
     "uses_numba",
     "variance",

@@ -16,11 +16,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from submerge.deferred import np
+from submerge.environment import check_environment, kernels_choice
 
 __all__ = ["Kernel", "compiling_for", "kernel", "uses_numba", "worth_compiling"]
 
-VARIABLE = "SUBMERGE_KERNELS"
-"""The environment variable that chooses: `numpy` never compiles, `numba` whatever the size."""
 DISABLED = "NUMBA_DISABLE_JIT"
 """With this variable of numba's own, loops would be run by Python, which takes thousands of times as long."""
 WORTHWHILE = 1 << 24
@@ -39,8 +38,8 @@ class _Choice:
     """
 
     def __init__(self) -> None:
-        compiling = os.environ.get(DISABLED, "0") in ("", "0")
-        self.compiles = self.possible = compiling and os.environ.get(VARIABLE) != "numpy"
+        check_environment()
+        self.compiles = self.possible = kernels_choice() != "numpy" and not _is_disabled()
 
     def fail(self, error: BaseException) -> None:
         """Go on with numpy, and say why: once, for then nothing is compiled any more."""
@@ -48,10 +47,18 @@ class _Choice:
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         warnings.warn(
             f"numba cannot be used ({reason}): numpy computes the same bytes, and takes several times as "
-            f"long — pip install --upgrade numba, or set {VARIABLE}=numpy to go without",
+            f"long — pip install --upgrade numba, or set SUBMERGE_KERNELS=numpy to go without",
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+def _is_disabled() -> bool:
+    """Return whether numba is told to compile nothing; it says itself of a value that it cannot read."""
+    try:
+        return int(os.environ.get(DISABLED) or 0) != 0
+    except ValueError:
+        return False
 
 
 _choice = _Choice()
@@ -138,7 +145,7 @@ def compiling_for(elements: int) -> Iterator[None]:
 
 def worth_compiling(elements: int) -> bool:
     """Return whether kernels are compiled where so many elements are to be merged."""
-    return _choice.possible and (elements >= WORTHWHILE or os.environ.get(VARIABLE) == "numba")
+    return _choice.possible and (elements >= WORTHWHILE or kernels_choice() == "numba")
 
 
 def import_numba() -> None:

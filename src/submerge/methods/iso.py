@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from submerge.algebra import Frame, Update, Zero, frame, rooted, weighted_sum
+from submerge.algebra import Frame, Update, Zero, frame, lengths, rooted, weighted_sum
 from submerge.deferred import torch
 from submerge.methods._base import Merged, Method, Option, TensorSpec, Values
 from submerge.methods._matrix import (
@@ -102,7 +102,7 @@ def _task_specific(core: Update, left: torch.Tensor, weight: float, share: float
         squares -= (squares @ left) @ left.T
         _, short = rooted(squares, 0, k)
         long = short_side_matmul(core, short - left @ (left.T @ short))
-    s = long.norm(dim=0).double()
+    s = lengths(long, 0).double()
     outside = s > share * norm
     sign = math.copysign(1, weight)
     return SingularBlock(s[outside] * abs(weight), short[:, outside], long[:, outside] * sign)

@@ -38,7 +38,7 @@ def _width(spec: TensorSpec, o: Values) -> int:
 
 
 def _ratio(gram: npt.NDArray[np.float64], floor: float) -> npt.NDArray[np.float64]:
-    """Return r for Gram matrices [T, T, ...]: 0 (the base) where 1 + (T−1)c vanishes."""
+    """Return r for Gram matrices [T, T, ...]: 0 (the base) where 1 + (T−1)c vanishes, NaN for NaN and Inf."""
     count = len(gram)
     norms = [np.sqrt(gram[t, t]) for t in range(count)]
     cosines = [
@@ -48,7 +48,8 @@ def _ratio(gram: npt.NDArray[np.float64], floor: float) -> npt.NDArray[np.float6
     c = sum(cosines) / len(cosines)
     divisor = 1 + (count - 1) * c
     singular = np.abs(divisor) < SINGULAR
-    return np.where(singular, 0.0, count * c / np.where(singular, 1.0, divisor))
+    ratio = np.where(singular, 0.0, count * c / np.where(singular, 1.0, divisor))
+    return np.where(np.isfinite(gram).all((0, 1)), ratio, np.nan)  # norms may be beyond float64
 
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:

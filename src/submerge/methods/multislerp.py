@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from submerge.algebra import Chunk, Gram, Totals, combine
 from submerge.deferred import np, npt
-from submerge.kernels import dot
+from submerge.kernels import sum_squares
 from submerge.methods._base import REQUIRED, FoldPlan, Method, Option, TensorSpec, Values
 from submerge.methods._weights import normalised, refuse_cancelled
 
@@ -30,6 +30,8 @@ OPTIONS = (
 
 CANCELLED = 1e-6
 """The ‖m‖ below which the directions cancel: what is left of them is float32's rounding."""
+SMALL = 2.0**-100
+"""Coefficients below this are not precise in float32, nor are the products with them."""
 MEASURED = 0.1
 """The ‖m‖ below which it is measured by a pass of its own: as a difference of products it is not precise."""
 
@@ -65,9 +67,10 @@ def _length(mean: Vector, gram: Vector) -> float:
 
 def _square(chunk: Chunk, coefficients: Vector) -> float:
     """Return the chunk's part of ‖Σ c_t Δ_t‖²."""
-    mean = combine(chunk.values, coefficients.tolist())
-    square: float = dot(mean, mean)
-    return square
+    values = chunk.values
+    if np.any((coefficients != 0) & (np.abs(coefficients) < SMALL)):  # as updates of 1e30 have them
+        values = values.astype(np.float64)
+    return sum_squares(combine(values, coefficients.tolist()))
 
 
 def _sum(terms: Vector) -> float:

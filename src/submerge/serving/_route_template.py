@@ -15,9 +15,11 @@ on the base model, and send the name that it returns.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -198,10 +200,30 @@ class Answers:
     def _inputs(self, item: str) -> dict[str, Any]:
         if not self.images:
             return dict(self.processor(item, return_tensors="pt"))
-        from PIL import Image, ImageOps
+        return dict(self.processor(images=open_image(item, self.processor), return_tensors="pt"))
 
-        image = ImageOps.exif_transpose(Image.open(item)).convert("RGB")
-        return dict(self.processor(images=image, return_tensors="pt"))
+
+def open_image(path: str | Path, processor: Any) -> Any:
+    """Return an image as its processor takes it: upright, and grey values of 16 bits as 8, the upper ones.
+
+    Processors that convert images themselves get them as they are, others as many channels as they have
+    means. Raises `ValueError` where an image has neither 8 nor 16 bits.
+    """
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as file:
+        image = ImageOps.exif_transpose(file)
+    if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N", "F"):
+        values = np.asarray(image)
+        if values.dtype.kind == "f" or not 0 <= values.min() <= values.max() < 1 << 16:
+            raise ValueError(f"{path}: its values have neither 8 nor 16 bits")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    if getattr(processor, "do_convert_rgb", None):
+        return image
+    means = getattr(processor, "image_mean", None)
+    count = len(means) if isinstance(means, (list, tuple)) else 3
+    channels = image.convert("RGBA") if "transparency" in image.info else image
+    return channels.convert({1: "L", 3: "RGB", 4: "RGBA"}[count])
 
 
 def main() -> None:
@@ -216,7 +238,10 @@ def main() -> None:
         return
     answers = Answers(tasks)
     for item in options.inputs:
-        print("\t".join((*answers(item), item)))
+        try:
+            print("\t".join((*answers(item), item)))
+        except (OSError, ValueError) as error:  # an image that cannot be read
+            sys.exit(f"error: {item}: {error}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from inspect import signature
 from typing import Any
 
 from submerge.errors import Problem, RequestError
+from submerge.serving._images import read_images
 
 __all__ = ["TEXT_OUTPUTS", "SpecialistProcessor"]
 
@@ -77,10 +78,13 @@ class SpecialistProcessor:
         both.
 
         Raises:
-            RequestError: the processor takes no such inputs beside texts, as that of Voxtral.
+            RequestError: the processor takes no such inputs beside texts, as that of Voxtral; or an image
+                cannot be read.
         """
         if self._own_argument not in signature(type(self.processor).__call__).parameters:
             raise self._unfit(f"takes no {self._own_argument} beside texts")
+        if self.kind == "image":
+            inputs = read_images(inputs, self.processor, f"modality {self.name}")
         own = [number for number, text in enumerate(texts) if self.placeholder in text]
         hidden = _stand_ins(texts, others)
         recorder, processor = _RecordingTokenizer(self.processor.tokenizer), copy(self.processor)

@@ -93,11 +93,6 @@ class ProjectorKey:
         """Whether it is a parameter of a projector."""
         return self.kind == MODULE
 
-    @property
-    def is_prototype(self) -> bool:
-        """Whether it is a group's prototypes."""
-        return self.kind == PROTOTYPES
-
 
 def read_projector_key(key: str, count: int) -> ProjectorKey:
     """Return what a tensor of the bank of `count` groups is; raise `RequestError` for any other name."""

@@ -72,7 +72,7 @@ def test_tokens_that_were_added_to_one_sentencepiece_file(tmp_path: Path) -> Non
     assert a is not None
     assert b is not None
     difference = compare_vocabularies(a, b)
-    assert difference.within_b
+    assert not difference.missing_in_b
     assert not difference.within_a
     assert difference.describe("a", "b") == "1 token missing in a ('<new>')"
 

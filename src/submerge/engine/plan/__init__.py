@@ -24,7 +24,6 @@ have the output's numbers (`_stacked_models`).
 """
 
 from submerge.engine.plan._bank_size import bank_bounds, bank_bytes
-from submerge.engine.plan._device import check_device
 from submerge.engine.plan._make_plan import make_plan, plan_models
 from submerge.engine.plan._mixture import MixturePlan, describe_mixture
 from submerge.engine.plan._plan import MergePlan
@@ -96,7 +95,6 @@ __all__ = [
     "bank_rows",
     "beyond_rows",
     "can_be_virtual",
-    "check_device",
     "choose_score",
     "chunk_length",
     "computed_elements",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from submerge.engine.plan._device import check_device
+from submerge.device import check_device
 from submerge.engine.plan._loaded_parameters import unplaced_projectors, unplaced_updates
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._stacked_models import plan_stacked
@@ -130,38 +130,22 @@ def plan_models(
         composition = _composition(recipe, inputs, problems)
         inputs = with_token_rows(inputs, composition.tokens)
     recipe, projectors, mixing_warnings = _projectors(recipe, inputs, problems)
-    tensors, refusals = plan_tensors(recipe, inputs, lacks, copies.copy_of, projectors)
-    problems += [*refusals, *coefficient_problems(recipe, inputs, tensors)]
-    tensors, refusals = add_moments(recipe, tensors)
+    tensors, refusals = _tensors(recipe, inputs, lacks, copies.copy_of, projectors)
     problems += refusals
-    if not inputs.reference_model.tensors:
-        problems.append(Problem("there is no tensor to merge", inputs.reference_model.label))
     of_models = [t for t in tensors if not (projectors and projectors.parts.in_encoder(t.name))]
     problems = problems or idle_models(of_models, inputs)
     if problems:
         raise RequestError(problems)
     as_adapter = recipe.output.form == "adapter"
     unused = {} if as_adapter else unused_tensors(inputs, tensors, gate, composition, projectors)
-    return MergePlan(
+    plan = MergePlan(
         recipe=recipe,
         settings=settings,
         inputs=inputs,
         tensors=tuple(tensors),
         shards=() if as_adapter else weight_files(inputs.reference_model, tensors, settings),
         unused=unused,
-        warnings=(
-            *coefficient_warnings(recipe),
-            *moment_warnings(recipe, tensors),
-            *naming_warnings(of_models, inputs, lacks),
-            *input_warnings(inputs, unused, tensors),
-            *(() if gate else shape_warnings(inputs, of_models, as_adapter=as_adapter)),
-            *adapter_warnings(inputs.models, of_one_base=composition is None),
-            *copies.warnings,
-            *stream_warnings(inputs, tensors),
-            *other_base_warnings(inputs),
-            *(composition.warnings if composition else ()),
-            *mixing_warnings,
-        ),
+        warnings=(),
         budget=budget(
             tensors,
             inputs.models,
@@ -175,6 +159,46 @@ def plan_models(
         projectors=projectors,
         unties=copies.unties,
     )
+    return replace(plan, warnings=(*_warnings(plan, of_models, lacks, copies.warnings), *mixing_warnings))
+
+
+def _tensors(
+    recipe: Recipe,
+    inputs: Inputs,
+    lacks: Sequence[Mapping[str, str]],
+    copy_of: Mapping[str, str],
+    projectors: ProjectorPlan | None,
+) -> tuple[list[TensorPlan], list[Problem]]:
+    """Return how each tensor is merged, and what is wrong with tensors, coefficients and moments."""
+    tensors, problems = plan_tensors(recipe, inputs, lacks, copy_of, projectors)
+    problems = [*problems, *coefficient_problems(recipe, inputs, tensors)]
+    tensors, refusals = add_moments(recipe, tensors)
+    problems += refusals
+    if not inputs.reference_model.tensors:
+        problems.append(Problem("there is no tensor to merge", inputs.reference_model.label))
+    return tensors, problems
+
+
+def _warnings(
+    plan: MergePlan,
+    of_models: Sequence[TensorPlan],
+    lacks: Sequence[Mapping[str, str]],
+    copied: Iterable[str],
+) -> Iterator[str]:
+    """Yield what is said of a plan; `of_models` are the tensors but for those of projectors of tasks."""
+    inputs, tensors = plan.inputs, plan.tensors
+    yield from coefficient_warnings(plan.recipe)
+    yield from moment_warnings(plan.recipe, tensors)
+    yield from naming_warnings(of_models, inputs, lacks)
+    yield from input_warnings(inputs, plan.unused, tensors)
+    if not plan.gate:
+        yield from shape_warnings(inputs, of_models, as_adapter=plan.recipe.output.form == "adapter")
+    yield from adapter_warnings(inputs.models, of_one_base=plan.composition is None)
+    yield from copied
+    yield from stream_warnings(inputs, tensors)
+    yield from other_base_warnings(inputs)
+    if plan.composition:
+        yield from plan.composition.warnings
 
 
 def _data_bytes(recipe: Recipe, inputs: Inputs, tensors: Sequence[TensorPlan]) -> int:

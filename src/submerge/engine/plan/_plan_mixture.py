@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from submerge.engine.plan._device import check_device
+from submerge.device import check_device
 from submerge.engine.plan._make_plan import link_problems
 from submerge.engine.plan._mixture import MixturePlan
 from submerge.engine.plan._plan import MergePlan

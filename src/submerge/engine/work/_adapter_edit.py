@@ -8,6 +8,7 @@ from functools import cached_property
 from threading import RLock
 from typing import TypeAlias
 
+from submerge.algebra import lengths
 from submerge.deferred import torch
 from submerge.engine.plan import TensorPlan
 from submerge.store import Adapter, Checkpoint, FileTable, LowRankPart, Rows
@@ -137,7 +138,7 @@ class Dora(AdapterEdit):
     def _scale(self, top: int, rows: torch.Tensor, read: Read) -> torch.Tensor:
         """Return what rows of W + B A, the first of which is row `top`, are multiplied by."""
         own: torch.Tensor = self._magnitude[top : top + len(rows)].to(rows)
-        return own.div(rows.norm(dim=1)).unsqueeze(1)
+        return own.div(lengths(rows, 1)).unsqueeze(1)
 
     @property
     def _magnitude(self) -> torch.Tensor:

@@ -30,11 +30,6 @@ class VocabularyDiff:
         """Whether the first has all tokens of the second, with the same ids."""
         return self.equal or (self.comparable and not self.missing_in_a and not self.moved)
 
-    @property
-    def within_b(self) -> bool:
-        """Whether the second has all tokens of the first, with the same ids."""
-        return self.equal or (self.comparable and not self.missing_in_b and not self.moved)
-
     def describe(self, a: str = "the first", b: str = "the second") -> str:
         """Return the difference as text, with `a` and `b` naming the two sides."""
         if self.equal:

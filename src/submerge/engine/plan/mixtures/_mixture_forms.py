@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 __all__ = ["FORMS", "PROJECTIONS", "MixtureForm"]
 
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 """The linear maps of a dense feed-forward block, E(x) = W_down (σ(W_gate x) ∘ W_up x)."""
-
-Config: TypeAlias = Mapping[str, Any]
 
 _ATTENTION = frozenset(f"self_attn.{side}_proj.weight" for side in "qkvo")
 _LAYER = _ATTENTION | {"input_layernorm.weight", "post_attention_layernorm.weight"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from submerge.engine.plan.tokens._output_tokenizer import OutputTokenizer
 from submerge.engine.plan.tokens._tables import token_rows, token_tables
 from submerge.engine.plan.tokens._token_keys import SPECIAL_ROLES, TokenKeys, token_keys
 from submerge.engine.plan.tokens._vocabulary import OutputVocabulary, SpecialIds
-from submerge.errors import Problem, RequestError, few
+from submerge.engine.plan.tokens._vocabulary_planner import VocabularyPlanner
+from submerge.errors import Problem, few
 from submerge.recipe import NewTokens, Recipe
 from submerge.store import Checkpoint, read_json, text_parts
 
@@ -31,21 +31,11 @@ def plan_transplant(
     tokenizers write it, or a special token of the same text or else the same role. The rows of all others are
     approximated as the recipe says of its `new_tokens`.
     """
-    planner = _Planner(recipe, inputs, source)
-    try:
-        vocabulary = planner.vocabulary()
-    except RequestError as error:
-        return None, [*planner.problems, *error.problems]
-    return (None if planner.problems else vocabulary), planner.problems
+    return _DonorTokens(recipe, inputs, source).plan()
 
 
-@dataclass
-class _Planner:
-    recipe: Recipe
-    inputs: Inputs
-    source: TokenizerSource
-    problems: list[Problem] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+class _DonorTokens(VocabularyPlanner):
+    """The tokens of a donor, in the place of the models' own."""
 
     @property
     def settings(self) -> NewTokens:
@@ -71,12 +61,11 @@ class _Planner:
                 where = self.inputs.models[position].label
                 self.problems.append(Problem(what, where, "choose another donor"))
         texts = _texts(tokens)
-        multiple = self.recipe.tokenizer.pad_to_multiple_of or 1
         special = self._special_ids(donor)
         return OutputVocabulary(
             tokenizer=OutputTokenizer(self.source.model.tokenizer, tokens.ids),
             origins=DonorRows(self.source.model, texts, rows, self.settings),
-            rows=-(-len(texts) // multiple) * multiple,
+            rows=self.padded(len(texts)),
             ids={position: _moved(keys, donor) for position, keys in own.items()},
             lines=tuple(self._lines(tokens, rows)),
             warnings=tuple(self.warnings),
@@ -103,9 +92,9 @@ class _Planner:
 
     def _keys(self, model: Checkpoint) -> TokenKeys:
         """Return what a model's tokens stand for, of those that its tables have rows for."""
-        tokens, rows = stored_tokens(model.tokenizer.folder), token_rows(model.tensors) or 0
-        within = {text: id_ for text, id_ in tokens.ids.items() if id_ < rows}
-        return token_keys(model.tokenizer.folder, ModelTokens(within, tokens.added))
+        tokens = stored_tokens(model.tokenizer.folder)
+        within = ModelTokens(self.ids_with_rows(tokens, model), tokens.added)
+        return token_keys(model.tokenizer.folder, within)
 
     def _rows(self, own: TokenKeys, donor: TokenKeys) -> TokenRows:
         origins: dict[int, RowOrigin] = {}

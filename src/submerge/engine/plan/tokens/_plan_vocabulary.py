@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +18,8 @@ from submerge.engine.plan.tokens._tables import token_rows
 from submerge.engine.plan.tokens._token_ids import lost_token_ids
 from submerge.engine.plan.tokens._token_origins import Origin, TokenOrigins, places
 from submerge.engine.plan.tokens._vocabulary import OutputVocabulary
-from submerge.errors import Problem, RequestError, few
+from submerge.engine.plan.tokens._vocabulary_planner import VocabularyPlanner
+from submerge.errors import Problem, few
 from submerge.recipe import Recipe, same_model
 from submerge.store import Checkpoint, read_json, text_parts
 
@@ -34,21 +34,11 @@ def plan_vocabulary(
     Rows are those of mergekit: in a model that lacks a token it is what the recipe says of it, else the
     base's, else the mean of all that have it. So the updates are zero where a model has no say.
     """
-    planner = _Planner(recipe, inputs, source)
-    try:
-        vocabulary = planner.vocabulary()
-    except RequestError as error:
-        return None, [*planner.problems, *error.problems]
-    return (None if planner.problems else vocabulary), planner.problems
+    return _MergedTokens(recipe, inputs, source).plan()
 
 
-@dataclass
-class _Planner:
-    recipe: Recipe
-    inputs: Inputs
-    source: TokenizerSource
-    problems: list[Problem] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+class _MergedTokens(VocabularyPlanner):
+    """The tokens of the recipe's models, put together."""
 
     def vocabulary(self) -> OutputVocabulary:
         """Return the vocabulary; problems are noted or raised."""
@@ -70,7 +60,7 @@ class _Planner:
         return OutputVocabulary(
             tokenizer=tokenizer,
             origins=origins,
-            rows=self._rows(len(origins.texts)),
+            rows=self.padded(len(origins.texts)),
             ids=ids,
             token_ids=self._named_ids(self.source.model),
             lines=tuple(self._lines(tokenizer, origins)),
@@ -114,8 +104,7 @@ class _Planner:
         return ModelTokens(rows, {text: flags for text, flags in added.items() if text in rows})
 
     def _rows_of(self, position: int) -> dict[str, int]:
-        rows = token_rows(self.inputs.models[position].tensors) or 0
-        return {text: id_ for text, id_ in self.tokens[position].ids.items() if id_ < rows}
+        return self.ids_with_rows(self.tokens[position], self.inputs.models[position])
 
     def _holes(self, tokenizer: OutputTokenizer) -> dict[int, Origin]:
         """Return the rows of ids without a token: the reference's own, where the tokenizer is."""
@@ -125,10 +114,6 @@ class _Planner:
         used, rows = set(tokenizer.ids.values()), token_rows(self.inputs.reference_model.tensors) or 0
         last = max(used, default=-1)
         return {id_: ((reference, id_),) for id_ in range(min(last, rows)) if id_ not in used}
-
-    def _rows(self, tokens: int) -> int:
-        multiple = self.recipe.tokenizer.pad_to_multiple_of or 1
-        return -(-tokens // multiple) * multiple
 
     def _position(self, spec: str) -> int:
         """Return the position of a model that a rule names."""
@@ -173,7 +158,7 @@ class _Planner:
 
     def _lines(self, tokenizer: OutputTokenizer, origins: TokenOrigins) -> Iterator[str]:
         """Yield what is said of each model's tokens, and of the output's."""
-        rows, tokens = self._rows(len(origins.texts)), len(tokenizer.ids)
+        rows, tokens = self.padded(len(origins.texts)), len(tokenizer.ids)
         padding = rows - len(origins.texts)
         filled = f", {padding} of them the mean of the others" if padding else ""
         yield f"output: {tokens} tokens, {rows} rows{filled}"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from submerge.engine.plan import check_device
+from submerge.device import check_device
 from submerge.errors import RequestError
 
 

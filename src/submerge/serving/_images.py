@@ -1,0 +1,49 @@
+"""Images of a call as its specialist's processor takes them, in the form in which calibration reads them."""
+
+from __future__ import annotations
+
+import base64
+import os.path
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from submerge.calibrate import open_image, prepare_image
+
+__all__ = ["read_images"]
+
+
+_ADDRESSES = ("http://", "https://")
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """An image in a text, `data:image/png;base64,…` or what follows the comma."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.text[:24]}…"
+
+    def read(self) -> bytes:
+        return base64.b64decode(self.text.rpartition(",")[2])
+
+
+def read_images(images: Any, processor: Any, where: str) -> Any:
+    """Return images with those of files, of texts in base64, and of Pillow read as `prepare_image` does.
+
+    transformers would read a file as colours at once: it cuts grey values of 16 bits off at 255, and drops
+    what is transparent. Arrays, tensors and web addresses are left to it. Raises `RequestError` for what cannot be read.
+    """
+    if isinstance(images, list | tuple):
+        return [read_images(image, processor, where) for image in images]
+    if isinstance(images, str) and not images.startswith(_ADDRESSES):
+        return open_image(_Encoded(images) if _is_encoded(images) else Path(images), processor, where)
+    if type(images).__module__.startswith("PIL."):
+        return prepare_image(images, processor, "given", where)
+    return images
+
+
+def _is_encoded(text: str) -> bool:
+    """Return whether a text is an image in base64, which has no dot, and not the path of one."""
+    return text.startswith("data:") or ("." not in text and not os.path.isfile(text))
