@@ -219,3 +219,11 @@ def test_the_least_share_of_a_sum_without_full_rank_is_that_of_its_range() -> No
     assert singular.singular
     assert singular.least_share == pytest.approx(float(eigenvalues.min() / eigenvalues.max()))
     assert FactorMoment.identity(3, count=2).least_share == 1
+
+
+def test_the_least_share_is_that_of_a_block() -> None:
+    """Inputs that are not mixed have shares of 1, of whatever size they are, and though one is zero."""
+    rows = torch.tensor([[1e4, 0.0, 1e-4], [-1e4, 0.0, 1e-4]])
+    assert BlockMoment.of(rows, 1).singular
+    assert BlockMoment.of(rows, 1).least_share == 1
+    assert BlockMoment.of(torch.zeros(2, 3)).least_share == 1

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from _adapters import FIRST, peft_model
 from _models import quiet_transformers
 from calibrate.helpers_processors import (
     ids,
@@ -18,8 +19,8 @@ from calibrate.helpers_processors import (
     word_tokenizer,
     write_images,
 )
-from store.helpers_adapter import MODELS
-from submerge import null_space_ratio
+from store.helpers_adapter import MODELS, copied
+from submerge import learn_coefficients, null_space_curve, null_space_ratio
 from submerge.calibrate import Item
 from submerge.calibrate._sources import load_backbone, open_adapters, read_data
 from submerge.errors import RequestError
@@ -50,6 +51,26 @@ def test_samples_are_evenly_spaced() -> None:
     for samples, wanted in ((2, "a c"), (3, "a b c"), (9, "a b c d")):
         (own,) = read_data([["a", "b", "c", "d"]], ["k"], None, **how, samples=samples).values()
         assert [item.text for item in own.items] == wanted.split(), samples
+
+
+@pytest.mark.parametrize("texts", [["Ein Hund.", "Zwei Hunde."], ["Ein Hund.", "a dog"]])
+def test_texts_of_which_no_word_is_known_are_told(texts: list[str]) -> None:
+    with pytest.warns(UserWarning, match="of 2 texts that were looked at are unknown tokens alone to the"):
+        inputs_of(texts, word_tokenizer())
+
+
+def test_a_few_texts_of_unknown_words_are_no_warning() -> None:
+    inputs_of(["a dog", "Hunde", "a dog"], word_tokenizer())
+
+
+@pytest.mark.parametrize("measure", [null_space_ratio, null_space_curve, learn_coefficients])
+def test_a_model_without_values_is_refused(tmp_path: Path, measure: Any) -> None:
+    t = quiet_transformers()
+    model = MODELS["llama"](t)
+    adapter = peft_model("llama", copied(model), 1, **FIRST)
+    adapter.save_pretrained(str(tmp_path / "k"))
+    with pytest.raises(RequestError, match="is on the device meta, and has no values"):
+        measure(model.to("meta"), [tmp_path / "k"], [[{"input_ids": torch.tensor([[1, 2]])}]])
 
 
 def test_batches_of_tensors_are_taken_as_they_are() -> None:

@@ -467,3 +467,44 @@ def test_adapters_in_16_bits_stay_so(made: Tasks, tmp_path: Path) -> None:
     found.add(task, str(half), data)
     (file,) = (tmp_path / "state/tasks").iterdir()
     assert {t.dtype for name, t in load_file(file).items() if name.startswith("maps.")} == {torch.bfloat16}
+
+
+def test_a_state_stays_where_it_was_begun(
+    made: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the process goes to another folder; and every place may be a `Path`."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    found = submerge.Continual.begin("state", Path(made.base))
+    monkeypatch.chdir(tmp_path / "there")
+    _, model, data = made.of("law")
+    found.add("law", Path(model), data, base=Path(made.base))
+    found.export("out", base=Path(made.base))
+    assert submerge.Continual(tmp_path / "here" / "state").tasks == found.tasks == ("law",)
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_tasks_whose_names_differ_in_case_have_files_of_their_own(
+    made: Tasks, tmp_path: Path, earlier: bool
+) -> None:
+    """Where they are of one content, and where the file of one has the name that earlier versions gave it."""
+    _, model, data = made.of("law")
+    states = []
+    for name in ("law", "Law"):
+        state = submerge.Continual.begin(tmp_path / name, made.base)
+        state.add(name, model, data)
+        states.append(tmp_path / name)
+    if earlier:
+        manifest = states[1] / "state.json"
+        content = json.loads(manifest.read_text())
+        record = content["tasks"][0]
+        old = f"tasks/Law-{record['digest'][:16]}.safetensors"
+        (states[1] / record["file"]).rename(states[1] / old)
+        manifest.write_text(manifest.read_text().replace(record["file"], old))
+    joined = submerge.Continual.join(*states, tmp_path / "both")
+    assert len({joined.record(name).file.lower() for name in joined.tasks}) == 2
+    before = products(joined.export(tmp_path / "out").out)
+    joined.remove("Law")
+    same_state(products(joined.export(tmp_path / "one").out), before, 1e-9)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from submerge import WorkError
 from submerge.continual import _tensor_file
+from submerge.continual._manifest import FileRecord
 from submerge.continual._tensor_file import TensorFileWriter
 from submerge.store import file_digest, read_header
 
@@ -70,3 +71,27 @@ def test_a_header_without_room_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(WorkError, match="more tensors than one file has room for"):
         written(tmp_path)
     assert not list((tmp_path / "tasks").iterdir())
+
+
+def stored(folder: Path, name: str) -> FileRecord:
+    with TensorFileWriter(folder, f"tasks/{name}") as file:
+        file.add("a", torch.ones(3))
+        return file.finish({})
+
+
+@pytest.mark.parametrize("names", [("law", "Law", "LAW"), ("LAW", "Law", "law")])
+def test_files_of_one_content_differ_in_more_than_their_case(tmp_path: Path, names: tuple[str, ...]) -> None:
+    records = [stored(tmp_path, name) for name in names]
+    assert len({record.digest for record in records}) == 1
+    assert len({record.file.lower() for record in records}) == 3
+    assert [stored(tmp_path, name) for name in names] == records
+
+
+def test_a_file_that_an_earlier_version_named_keeps_its_name_to_itself(tmp_path: Path) -> None:
+    plain = stored(tmp_path, "law")
+    path = tmp_path / plain.file
+    before = path.rename(path.with_name(path.name.replace("law", "Law")))
+    after = stored(tmp_path, "law")
+    assert before.exists()
+    assert after.file.lower() != plain.file
+    assert after.digest == plain.digest

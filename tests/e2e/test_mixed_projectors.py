@@ -20,8 +20,8 @@ from _cli import cli
 from _models import ROOM
 from _projectors import LANGUAGE, PROJECTOR, TASKS, LlavaTasks, make_llava_tasks
 from submerge.engine import describe, explain
-from submerge.errors import RequestError, WorkError
-from submerge.store import Manifest, PrototypeFile, write_prototypes
+from submerge.errors import RequestError
+from submerge.store import Manifest, PrototypeFile, model_digest, open_checkpoint, write_prototypes
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -217,6 +217,27 @@ def test_prototypes_of_earlier_versions_are_compared_by_cosines(
     assert (by_cosine / "bank.safetensors").read_bytes() == (out / "bank.safetensors").read_bytes()
 
 
+def test_prototypes_of_another_base_are_refused_and_of_an_unknown_one_told(
+    made: LlavaTasks, merged: Path, tmp_path: Path
+) -> None:
+    recipe = mixed(made, data=False, prototypes=str(tmp_path))
+
+    def unchecked(digest: dict[str, str]) -> list[str]:
+        for task in TASKS:
+            file = PrototypeFile.open(made.root / "merged.prototypes" / f"{task}.safetensors")
+            source = {key: value for key, value in file.source.items() if key != "model_digest"} | digest
+            tensors = {name: file.tensor(name) for name in file.shapes}
+            write_prototypes(tmp_path / file.path.name, tensors, file.count, source)
+        return [line for line in submerge.plan(recipe, settings=ROOM).warnings if "was not checked" in line]
+
+    assert unchecked({"model_digest": model_digest(open_checkpoint(recipe["base_model"]))}) == []
+    (line,) = unchecked({})
+    assert line.startswith("red.safetensors, blue.safetensors: whether these prototypes are of this base")
+    with pytest.raises(RequestError, match="made with another base than") as other:
+        unchecked({"model_digest": "another"})
+    assert len(other.value.problems) == 2
+
+
 def test_a_discriminant_needs_images_that_differ(made: LlavaTasks, tmp_path: Path) -> None:
     for task in TASKS:
         line = made.path(f"{task}.jsonl").read_text().splitlines()[0]
@@ -243,7 +264,7 @@ def test_a_model_that_gives_nan_is_told(made: LlavaTasks, tmp_path: Path) -> Non
     next(t for n, t in weights.items() if "layers.0.mlp.down_proj.lora_B" in n).view(-1)[0] = torch.nan
     save_file(weights, path, {"format": "pt"})
     recipe["models"][0] |= {"model": str(tmp_path / "red-lora"), "name": "red"}
-    with pytest.raises(WorkError, match=r"red-lora: on its data the inputs of language_model.* NaN or Inf"):
+    with pytest.raises(RequestError, match=r"red-lora: what it does to language_model.* has NaN or Inf"):
         submerge.merge(recipe, tmp_path / "out", settings=ROOM)
     assert not (tmp_path / "out").exists()
 

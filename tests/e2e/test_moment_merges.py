@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import submerge
@@ -17,6 +17,7 @@ from _calibrated import Calibrated, make_calibrated
 from _models import ROOM, quiet_transformers
 from calibrate.helpers_plain import factors
 from submerge.errors import RequestError
+from submerge.store import MomentFile, write_moments
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -103,8 +104,8 @@ def test_regmean_shrinks_what_is_beside_the_diagonal(made: Calibrated, tmp_path:
         assert (found[name] - weight).norm() < 2e-3 * update, name
 
 
-def by_moments(made: Calibrated, **more: Any) -> dict[str, Any]:
-    return made.recipe("many", data=False, moments=str(made.root / "merged.moments"), **more)
+def by_moments(made: Calibrated, method: str = "many", **more: Any) -> dict[str, Any]:
+    return made.recipe(method, data=False, moments=str(made.root / "merged.moments"), **more)
 
 
 def test_a_merge_by_its_folder_of_moments_gives_the_same_bytes(
@@ -199,6 +200,73 @@ def test_a_file_of_others_is_not_replaced(made: Calibrated, tmp_path: Path) -> N
     with pytest.raises(RequestError, match="is no file of second moments"):
         submerge.merge(made.recipe("many"), tmp_path / "out", settings=ROOM)
     assert {path.name for path in tmp_path.rglob("*")} == {"out.moments", "chess.safetensors"}
+
+
+@pytest.mark.parametrize("form", ["checkpoint", "adapter"])
+def test_sums_in_float32_without_a_ridge_are_told(made: Calibrated, tmp_path: Path, form: str) -> None:
+    """Of 24 tokens, which have fewer dimensions than a map has inputs: no sum has full rank."""
+
+    def warned(method: str, **parameters: Any) -> list[str]:
+        moments = tmp_path / "first.moments"
+        given = {"moments": str(moments)} if moments.exists() else {}
+        parameters |= {} if given else {"max_length": 3}
+        recipe = made.recipe(method, data=not given, parameters=parameters, output={"as": form}, **given)
+        out = tmp_path / ("out" if given else "first")
+        report = submerge.merge(recipe, out, settings=ROOM, overwrite=True)
+        return [line for line in report.warnings if "ill-conditioned" in line]
+
+    (line,) = warned("many", ridge=0.0)
+    assert line.startswith("model.layers.")
+    assert "set ridge to 1e-3" in line
+    assert not warned("many")
+    assert not warned("regmean"), "what is beside the diagonal is shrunk"
+    assert warned("regmean", offdiag=1.0) == [line]
+
+
+def test_moments_of_other_models_are_refused(made: Calibrated, merged: Path, tmp_path: Path) -> None:
+    """Another adapter, another scale and another base, all of the same widths."""
+    recipe = by_moments(made)
+    law, base = tmp_path / "law", tmp_path / "base"
+    shutil.copytree(made.root / "law", law)
+    shutil.copytree(made.base, base)
+    recipe["models"][0]["model"], recipe["base_model"] = str(law), str(base)
+    plain = submerge.plan(recipe, ROOM)
+    assert not [line for line in plain.warnings if "was not checked" in line]
+
+    config = json.loads((law / "adapter_config.json").read_text())
+    (law / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 2 * config["lora_alpha"]}))
+    with pytest.raises(RequestError, match="were collected when it scaled otherwise: now it scales") as scale:
+        submerge.plan(recipe, ROOM)
+    assert [problem.where for problem in scale.value.problems] == ["models[0]"]
+    (law / "adapter_config.json").write_text(json.dumps(config))
+
+    values = load_file(law / "adapter_model.safetensors")
+    save_file({name: 2 * tensor for name, tensor in values.items()}, law / "adapter_model.safetensors")
+    with pytest.raises(RequestError, match=r"law\.safetensors were collected with another adapter"):
+        submerge.plan(recipe, ROOM)
+    recipe["models"][0]["model"] = str(made.root / "law")
+
+    values = load_file(base / "model.safetensors")
+    save_file({n: 2 * t for n, t in values.items()}, base / "model.safetensors", {"format": "pt"})
+    for form in ("checkpoint", "adapter"):
+        with pytest.raises(RequestError, match="were collected on another base") as other:
+            submerge.plan({**recipe, "output": {"as": form}}, ROOM)
+        assert len(other.value.problems) == 2
+
+
+def test_moments_of_an_earlier_version_are_taken_with_a_warning(
+    made: Calibrated, merged: Path, tmp_path: Path
+) -> None:
+    moments = tmp_path / "moments"
+    moments.mkdir()
+    for name in NAMES:
+        file = MomentFile.open(made.root / "merged.moments" / f"{name}.safetensors")
+        source = {key: value for key, value in file.source.items() if not key.endswith("_digest")}
+        kept = {layer: file.of(layer) for layer in file.inputs}
+        write_moments(moments / f"{name}.safetensors", kept, source, file.kinds)
+    recipe = by_moments(made) | {"moments": str(moments)}
+    (line,) = [line for line in submerge.plan(recipe, ROOM).warnings if "was not checked" in line]
+    assert "law.safetensors, chess.safetensors: whether these moments are of this base and these" in line
 
 
 def test_memory_for_moments_is_planned(made: Calibrated) -> None:

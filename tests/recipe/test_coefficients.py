@@ -322,9 +322,15 @@ def test_data_and_weights_exclude_each_other() -> None:
 
 def test_a_file_of_coefficients_makes_data_needless() -> None:
     written({"coefficients": {"q": {"m0": 1, "m1": 2}}})
-    one = data_recipe("x", None, coefficients="c.json")
+    one = data_recipe(None, None, coefficients="c.json")
     assert not one.calibrates
     assert weights(one, "q.weight") == [1.0, 2.0]
+
+
+def test_data_and_a_file_of_coefficients_exclude_each_other() -> None:
+    written({"coefficients": {"q": {"m0": 1, "m1": 2}}})
+    (message,) = data_refused(None, "x", coefficients="c.json")
+    assert message.startswith("models[1].data: 'data' is given, and so is a file of coefficients")
 
 
 def test_a_base_is_needed_to_run_data_through() -> None:

@@ -21,7 +21,7 @@ for which each update is multiplied by one vector.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -58,6 +58,7 @@ def merge_layer(
     partner: Sequence[Update] | None,
     moments: Iterable[Moment],
     options: LpmOptions | None = None,
+    on_sum: Callable[[Moment], None] = lambda _: None,
 ) -> Update:
     """Return the merged update of one parameter of a layer: low-rank where `merge_least_squares` is.
 
@@ -71,6 +72,7 @@ def merge_layer(
             either. They are read twice for a bias.
         options: `LpmOptions()` by default. `energy` is for linear maps alone: what is diagonal is not
             truncated.
+        on_sum: called with Φ when it has been solved; not for an embedding, whose Φ is diagonal.
 
     Raises:
         ValueError: as of `merge_least_squares`.
@@ -92,17 +94,18 @@ def merge_layer(
     if parameter.kind == "norm":
         options = replace(options, energy=1.0)
     if partner is None or not (_any_change(updates) and _any_change(partner)):
-        return _merge_alone(parameter, updates, moments, options)
+        return _merge_alone(parameter, updates, moments, options, on_sum)
     pairs = zip(updates, partner, strict=True)
     if parameter.name == "bias":
         pairs = zip(partner, updates, strict=True)
     if parameter.kind == "norm":
-        merged = merge_least_squares([_interleaved(*pair) for pair in pairs], moments, options)
+        merged = merge_least_squares([_interleaved(*pair) for pair in pairs], moments, options, on_sum)
         return Dense(merged.dense().view(-1, 2)[:, [0 if parameter.name == "weight" else 1]])
     joined = [_joined(_as_map(parameter.kind, weight), bias) for weight, bias in pairs]
     if parameter.name == "bias":
-        return _last_column(joined, moments, options)
-    return _as_map(parameter.kind, _without_last(merge_least_squares(joined, moments, options)))
+        return _last_column(joined, moments, options, on_sum)
+    merged = merge_least_squares(joined, moments, options, on_sum)
+    return _as_map(parameter.kind, _without_last(merged))
 
 
 def _any_change(updates: Sequence[Update]) -> bool:
@@ -115,7 +118,11 @@ def _any_change(updates: Sequence[Update]) -> bool:
 
 
 def _merge_alone(
-    parameter: LayerParameter, updates: Sequence[Update], moments: Iterable[Moment], options: LpmOptions
+    parameter: LayerParameter,
+    updates: Sequence[Update],
+    moments: Iterable[Moment],
+    options: LpmOptions,
+    on_sum: Callable[[Moment], None],
 ) -> Update:
     """Return the merge of a parameter whose layer has no other one, or one that no model changes."""
     turned = parameter.name == "weight" or parameter.kind == "norm"
@@ -124,7 +131,7 @@ def _merge_alone(
     if not _any_change(rows):
         return Zero(updates[0].shape)
     own = (_alone(moment, parameter, rows[0].shape[1]) for moment in moments)
-    return _as_map(kind, merge_least_squares(rows, own, options))
+    return _as_map(kind, merge_least_squares(rows, own, options, on_sum))
 
 
 def _alone(moment: Moment, parameter: LayerParameter, n: int) -> Moment:
@@ -141,7 +148,12 @@ def _alone(moment: Moment, parameter: LayerParameter, n: int) -> Moment:
     return moment
 
 
-def _last_column(updates: Sequence[Update], moments: Iterable[Moment], options: LpmOptions) -> Update:
+def _last_column(
+    updates: Sequence[Update],
+    moments: Iterable[Moment],
+    options: LpmOptions,
+    on_sum: Callable[[Moment], None],
+) -> Update:
     """Return λ Σ_t Θ_t (C_t φ), [m, 1]: the last column of Θ̂."""
     phi: Moment | None = None
     for _, moment in entering(updates, moments, options):
@@ -150,6 +162,7 @@ def _last_column(updates: Sequence[Update], moments: Iterable[Moment], options: 
     last = torch.zeros(1, phi.width, dtype=torch.float64)
     last[0, -1] = 1
     solved = phi.solve(last)
+    on_sum(phi)
     terms = (
         update.matmul(moment.times(solved).cpu().T)
         for update, moment in entering(updates, moments, options)

@@ -86,6 +86,11 @@ class LpmOptions:
             moment = moment.truncated(self.energy)
         return moment.ridged(self.ridge)
 
+    def divides_by_rounding(self, phi: Moment) -> bool:
+        """Return whether Φ, of sums in float32, is near to singular for these, and hardly has a ridge."""
+        noise = math.sqrt(phi.width) * torch.finfo(torch.float32).eps  # the norm of rounding of n inputs
+        return self.ridge < type(self).ridge and phi.least_share < noise
+
 
 LPM_PRESETS: Mapping[str, Mapping[str, float]] = {"default": {}, "paper": {"scale": 3.0, "energy": 0.999}}
 """Options by the name of a preset; `paper` has the two constants that are known of LPM's experiments."""

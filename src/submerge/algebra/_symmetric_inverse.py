@@ -34,16 +34,16 @@ class SymmetricInverse:
 
     @property
     def least_share(self) -> float:
-        """The least of what is inverted, as a share: of an input's own squares, or of the largest eigenvalue.
+        """The least of what is inverted, as a share: of an input's squares, or of the largest eigenvalue.
 
         The first is what the inputs before it do not explain, a pivot of C with a unit diagonal; the second
-        holds for the pseudo-inverse.
+        holds for the pseudo-inverse, by blocks. 1 where nothing is inverted.
         """
         if self._cholesky is not None:
             return float(self._cholesky[0].diagonal(dim1=1, dim2=2).min()) ** 2
         inverted = self._eigenpairs[0]
-        kept = inverted[inverted > 0]
-        return float(kept.min() / kept.max()) if len(kept) else 0.0
+        least = torch.where(inverted > 0, inverted, torch.inf).amin(1)
+        return float((least / inverted.amax(1)).nan_to_num(1.0, 1.0).min())
 
     def applied(self, right: torch.Tensor) -> torch.Tensor:
         """Return R C⁻¹ for R [k, r, b], float64."""

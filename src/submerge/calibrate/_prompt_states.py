@@ -11,6 +11,7 @@ from torch import nn
 from submerge.calibrate._applied import with_adapter
 from submerge.calibrate._collect import Reducer, collect
 from submerge.calibrate._sources import load_backbone
+from submerge.device import check_device
 from submerge.store import Adapter, Checkpoint
 
 __all__ = ["PromptPooling", "PromptStates", "prompt_states"]
@@ -76,7 +77,7 @@ def prompt_states(
     Raises:
         RequestError: the model cannot be loaded, or the adapter does not fit it.
     """
-    model = load_backbone(base.path).to(device).eval()
+    model = load_backbone(base.path).to(check_device(device, "device")).eval()
     names = _layers(model)
     width, done = int(model.get_input_embeddings().weight.shape[1]), 0  # type: ignore[operator]
     states = []

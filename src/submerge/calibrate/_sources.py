@@ -18,6 +18,7 @@ from submerge.calibrate._items import check_one_kind, items_of, read_items
 from submerge.calibrate._numbers import is_whole_number
 from submerge.calibrate._processors import processor_for
 from submerge.calibrate._spaced import spaced, spaced_rows
+from submerge.calibrate._unknown_texts import warn_of_unknown
 from submerge.deferred import quietly, required
 from submerge.errors import Problem, RequestError, few
 from submerge.recipe import DataSource
@@ -99,8 +100,10 @@ def read_data(
 
     With `samples` there are at most so many inputs of each, evenly spaced: of batches of tensors, too.
 
-    Raises `RequestError` where there are no inputs, or they cannot be read, and for sizes that are none.
+    Where half of the texts or more are unknown tokens alone, a Python warning tells it. Raises `RequestError`
+    where there are no inputs, or they cannot be read, for sizes that are none, or a model without values.
     """
+    _check_values(model)
     _check_counts(batch_size=batch_size, max_length=max_length, samples=samples)
     _check_several(data, "data", "the data of each adapter")
     if not isinstance(data, Mapping):
@@ -115,6 +118,13 @@ def read_data(
     if not by_name:
         raise RequestError(Problem("there are no data sets", "data", "give one or several"))
     return by_name
+
+
+def _check_values(model: Any) -> None:
+    """Raise `RequestError` for a model on torch's device `meta`, through which no data runs."""
+    if isinstance(model, nn.Module) and any(parameter.is_meta for parameter in model.parameters()):
+        what = f"{type(model).__name__} is on the device meta, and has no values"
+        raise RequestError(Problem(what, "device", "use cpu or cuda, and a model whose weights are loaded"))
 
 
 def _check_counts(**counts: int | None) -> None:
@@ -153,7 +163,9 @@ def _batches(
         check_one_kind(items, where)
     if processor is None:
         processor = processor_for(items[0], Path(model.name_or_path))
-    return EncodedItems(spaced(items, samples), processor, *encoding)
+    items = spaced(items, samples)
+    warn_of_unknown(items, processor, where)
+    return EncodedItems(items, processor, *encoding)
 
 
 def is_batch(value: Any) -> bool:

@@ -16,6 +16,7 @@ from submerge.calibrate._measurement import BatchCounter, Progress
 from submerge.calibrate._reducers import MomentReducer
 from submerge.calibrate._second_moments import collected_moments, first_of_shared
 from submerge.calibrate._sources import load_backbone, read_data
+from submerge.device import check_device
 from submerge.names import empty_model, module_names
 from submerge.recipe import DataSource
 from submerge.store import Adapter, Checkpoint
@@ -67,6 +68,7 @@ def task_moments(
     Raises:
         RequestError: the model cannot be loaded, the adapter does not fit it, or the data cannot be read.
     """
+    device = check_device(device, "device")
     names = module_names(reference.config, reference.tensors)
     current = {name: names.get(name, name) for name in tensors}
     model = load_backbone(tuned.path, head=_head(tuned, reference, current.values())).to(device)

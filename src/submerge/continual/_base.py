@@ -21,21 +21,21 @@ def base_record(base: Checkpoint) -> BaseRecord:
     return BaseRecord(model, base.revision, model_digest(base))
 
 
-def opened_base(spec: str) -> Checkpoint:
+def opened_base(spec: str | Path) -> Checkpoint:
     """Return a model that may be a base; raise `RequestError` where it cannot be opened, as an adapter."""
     try:
-        return open_checkpoint(spec)
+        return open_checkpoint(str(spec))
     except HoldsAdapterError as error:
         hint = "name the model that it was trained on, and add the adapter as a task"
         raise RequestError([replace(problem, hint=hint) for problem in error.problems]) from None
 
 
-def open_base(record: BaseRecord, instead: str | None = None) -> Checkpoint:
+def open_base(record: BaseRecord, instead: str | Path | None = None) -> Checkpoint:
     """Return the base of a state, from another place if one is given.
 
     Raises `RequestError` where it is gone, or another model than the one that the state was begun with.
     """
-    spec = instead or record.spec
+    spec = str(instead or record.spec)
     try:
         base = opened_base(spec)
     except RequestError as error:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from submerge.algebra import LpmOptions, Moment
 from submerge.continual._base import adapter_warnings, open_base
@@ -50,7 +51,7 @@ class NewTask:
     model: str
     data: Data
     passes: Passes
-    base: str | None = None
+    base: str | Path | None = None
     share: str | None = None
     prototypes: int = 1
 

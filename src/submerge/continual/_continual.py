@@ -69,14 +69,14 @@ class Continual:
     """
 
     def __init__(self, state: str | Path) -> None:
-        self._folder = StateFolder(Path(state))
+        self._folder = StateFolder(Path(state).absolute())  # the process may go to another folder
         self._folder.read()
 
     @classmethod
     def begin(
         cls,
         state: str | Path,
-        base: str,
+        base: str | Path,
         *,
         statistics: str = "full",
         keep: str = "full",
@@ -135,12 +135,12 @@ class Continual:
     def add(
         self,
         task: str,
-        model: str,
+        model: str | Path,
         data: Data = None,
         *,
         share_projector: str | None = None,
         prototypes: int = 1,
-        base: str | None = None,
+        base: str | Path | None = None,
         **passes: Any,
     ) -> list[str]:
         """Add a task, and return warnings: too few inputs, images like those of another task, another base.
@@ -180,9 +180,9 @@ class Continual:
         self,
         task: str,
         *,
-        model: str | None = None,
+        model: str | Path | None = None,
         data: Data = None,
-        base: str | None = None,
+        base: str | Path | None = None,
         **passes: Any,
     ) -> None:
         """Remove a task: what is exported then is what would be had it never been added.
@@ -210,7 +210,7 @@ class Continual:
         top: int | None = None,
         key: str | None = None,
         centred: bool = True,
-        base: str | None = None,
+        base: str | Path | None = None,
         dtype: str | None = None,
         overwrite: bool = False,
         settings: Settings | None = None,

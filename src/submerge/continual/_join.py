@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TypeVar
 
-from submerge.continual._manifest import FileRecord, StateManifest
+from submerge.continual._manifest import FileRecord, StateManifest, TaskRecord
 from submerge.continual._running import RunningSum
 from submerge.continual._state_folder import StateFolder, new_folder
+from submerge.continual._tensor_file import free_path
 from submerge.errors import Problem, RequestError, WorkError, few
 from submerge.store import sync_file
 
 __all__ = ["join_states"]
+
+Record = TypeVar("Record", bound=FileRecord)
 
 
 def join_states(first: StateFolder, second: StateFolder, out: Path) -> None:
@@ -26,11 +30,13 @@ def join_states(first: StateFolder, second: StateFolder, out: Path) -> None:
         raise RequestError(problems)
     with new_folder(out) as path:
         (path / "tasks").mkdir(exist_ok=True)
-        for folder, manifest in ((first, one), (second, other)):
-            for record in manifest.tasks:
-                _copied(folder, record, path)
+        tasks = tuple(
+            _copied(folder, record, path)
+            for folder, manifest in ((first, one), (second, other))
+            for record in manifest.tasks
+        )
         running = _sum(first, one, second, other, path)
-        joined = StateManifest(one.base, one.options, one.lpm, (*one.tasks, *other.tasks), running)
+        joined = StateManifest(one.base, one.options, one.lpm, tasks, running)
         StateFolder(path).commit(joined)
 
 
@@ -58,16 +64,26 @@ def _differing(one: StateManifest, other: StateManifest) -> list[str]:
     return [f"{name} {first[name]} and {second[name]}" for name in first if first[name] != second[name]]
 
 
-def _copied(folder: StateFolder, record: FileRecord, path: Path) -> FileRecord:
-    """Copy a file of a state, whose content is what its manifest says, and return its record."""
+def _copied(folder: StateFolder, record: Record, path: Path) -> Record:
+    """Copy a file of a state, whose content is what its manifest says, and return its record.
+
+    A task's file of an earlier version may have the name of another one but for its case: it gets another.
+    """
     folder.entries(record)
     target = path / record.file
+    if isinstance(record, TaskRecord) and target.name.lower() in _names(target.parent):
+        target = free_path(path, f"tasks/{record.name}", record.digest)
     try:
         shutil.copyfile(folder.path / record.file, target)
     except OSError as error:
         raise WorkError(f"{target}: cannot be written ({error.strerror}) — free some space") from error
     sync_file(target)
-    return record
+    return replace(record, file=str(target.relative_to(path)))
+
+
+def _names(folder: Path) -> set[str]:
+    """Return the names of files in lower case."""
+    return {path.name.lower() for path in folder.iterdir()}
 
 
 def _sum(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
@@ -205,8 +204,7 @@ class StoredTasks:
 
     def _note(self, name: str, phi: Moment, *, rounded: bool) -> None:
         """Note a Φ that divides by what rounding in float32 may have made, for want of a ridge."""
-        noise = math.sqrt(phi.width) * torch.finfo(torch.float32).eps  # the norm of rounding of n inputs
-        if rounded and self._lpm.ridge < LpmOptions().ridge and phi.least_share < noise:
+        if rounded and self._lpm.divides_by_rounding(phi):
             self._uncertain.append(name)
 
     @property

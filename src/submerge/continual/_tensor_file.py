@@ -17,6 +17,7 @@ from submerge.store import (
     FileTable,
     TensorEntry,
     byte_view,
+    digest,
     dtype_named,
     encode_header,
     file_digest,
@@ -24,7 +25,7 @@ from submerge.store import (
 )
 from submerge.store.format import Spilled, SpillFile, TensorSpec, pwrite_all
 
-__all__ = ["TensorFileWriter", "read_tensor"]
+__all__ = ["TensorFileWriter", "free_path", "read_tensor"]
 
 LARGE = 1 << 24
 """Bytes from which on a tensor is written to its place at once: there moments of GB are on the disk once."""
@@ -109,10 +110,10 @@ class TensorFileWriter:
             self._write(byte_view(self._spill.get(self._small[name])), offsets[name])
         with self._failing():
             sync_file(self._unfinished)
-            digest = file_digest(self._unfinished)
-            path = self.root / f"{self.stem}-{digest[:16]}.safetensors"
+            content = file_digest(self._unfinished)
+            path = free_path(self.root, self.stem, content)
             os.replace(self._unfinished, path)
-            return FileRecord(str(path.relative_to(self.root)), path.stat().st_size, digest)
+            return FileRecord(str(path.relative_to(self.root)), path.stat().st_size, content)
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
@@ -121,6 +122,23 @@ class TensorFileWriter:
         except OSError as error:
             hint = "free some space; the state is as it was"
             raise WorkError(f"{self._unfinished}: writing failed ({error.strerror}) — {hint}") from error
+
+
+def free_path(root: Path, stem: str, content: str) -> Path:
+    """Return the path of a file with content of this digest, another than those of all other stems.
+
+    That holds on disks, too, to which `Law` and `law` are one name: there, two tasks of one content would be
+    one file, which is gone with the first of them. States of earlier versions may have such a file already.
+    """
+    plain, marked = (root / f"{stem}-{mark[:16]}.safetensors" for mark in (content, _mark(stem, content)))
+    if stem != stem.lower():
+        return marked
+    there = {path.name for path in plain.parent.glob("*.safetensors")} - {plain.name}
+    return marked if plain.name.lower() in {name.lower() for name in there} else plain
+
+
+def _mark(stem: str, content: str) -> str:
+    return digest(f"{stem} {content}".encode())
 
 
 def read_tensor(entry: TensorEntry, table: FileTable) -> torch.Tensor:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from submerge.engine._calibrate import replanned
 from submerge.engine._described_data import described_data
 from submerge.engine.output import check_unfinished, unfinished_folder
-from submerge.engine.plan import MergePlan
+from submerge.engine.plan import MergePlan, stored_digest
 from submerge.errors import WorkError
 from submerge.recipe import ModelEntry, TaskFolder
-from submerge.store import Checkpoint, MomentFile, digest, file_digest, trained_adapter, write_moments
+from submerge.store import MomentFile, digest, file_digest, trained_adapter, write_moments
 
 if TYPE_CHECKING:
     from submerge.calibrate import Step, TaskMoments
@@ -81,14 +81,16 @@ def _collected(
     from submerge.calibrate import Step, task_moments  # here: it loads transformers
 
     recipe = plan.recipe
+    below = plan.inputs.below(task.position)
     assert task.entry.data is not None  # the recipe was checked
+    assert below is not None
 
     def tell(done: int, total: int) -> None:
         if progress is not None:
             progress(Step(done, total, measuring=True, what="inputs of layers"))
 
     return task_moments(
-        _below(plan, task.position),
+        below,
         trained_adapter(plan.models[task.position]),
         task.entry.data,
         plan.inputs.reference_model,
@@ -109,27 +111,21 @@ def _check_finite(collected: TaskMoments, model: str) -> None:
             raise WorkError(f"{what} — look at the weights of this model, and at its data")
 
 
-def _below(plan: MergePlan, position: int) -> Checkpoint:
-    """Return a model without its adapter: itself, or what the adapter lies on."""
-    model = plan.models[position]
-    if model.adapter is None:
-        return model
-    assert plan.inputs.base is not None
-    return model.under or plan.models[plan.inputs.base]
-
-
 def _source(
     plan: MergePlan, entry: ModelEntry, position: int, digest_of: Callable[[Path], str]
 ) -> dict[str, Any]:
     """Return digests of all that a model's moments depend on."""
-    model, recipe = plan.models[position], plan.recipe
+    model, below, recipe = plan.models[position], plan.inputs.below(position), plan.recipe
+    assert entry.data is not None
+    assert below is not None
     files = [
         *(model.adapter.files if model.adapter else ()),
-        *sorted(_below(plan, position).path.glob("*.safetensors")),
+        *sorted(below.path.glob("*.safetensors")),
     ]
-    assert entry.data is not None
     return {
         "model": [digest_of(file) for file in files],
+        "model_digest": stored_digest(below),
+        "adapter_digest": model.adapter.digest() if model.adapter else None,
         "scales": model.adapter.scales if model.adapter else {},
         "data": described_data(entry.data),
         "statistics": recipe.statistics,

@@ -13,7 +13,7 @@ from submerge.deferred import torch
 from submerge.engine._calibrate import replanned
 from submerge.engine._described_data import described_data
 from submerge.engine.output import check_unfinished, unfinished_folder
-from submerge.engine.plan import MergePlan, ProjectorPlan
+from submerge.engine.plan import MergePlan, ProjectorPlan, stored_digest
 from submerge.errors import Problem, RequestError
 from submerge.names import projector_of
 from submerge.recipe import DataSource, ProjectorMix, TaskFolder
@@ -68,6 +68,7 @@ def _tasks(plan: MergePlan, projectors: ProjectorPlan, folder: TaskFolder) -> li
     assert isinstance(mix, ProjectorMix)
     shared = {
         "base": [file_digest(file) for file in plan.inputs.reference_model.files],
+        "model_digest": stored_digest(plan.inputs.reference_model),
         "module": settings.module,
         "pooling": settings.pooling,
         "prototypes": projectors.count,

@@ -65,6 +65,9 @@ def _to_bank(given: dict[str, Any]) -> None:
 class Merged:
     """The merged update of one weight matrix, and figures about it for the report.
 
+    The figure `warning`, if there is one, is a sentence about the matrix. A merge reports each such sentence
+    once, with the names of the matrices that have it.
+
     `bank` is what the method's gate needs of the matrix at run time, by a name of the method's own.
 
     Examples:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from submerge.algebra import (
     FactorMoment,
@@ -27,6 +28,7 @@ from submerge.algebra import (
 from submerge.errors import WorkError
 from submerge.methods._base import FoldPlan, Merged, Method, Option, TensorSpec, Values
 from submerge.methods._matrix import refused
+from submerge.store import StoredMoments
 
 __all__ = ["METHODS"]
 
@@ -53,6 +55,11 @@ STATISTICS = Option(
 COLLECTING = (
     Option("batch_size", int, 16, "inputs in a pass over the data", low=1, single=True),
     Option("max_length", int, 512, "tokens to which texts are cut", low=1, single=True),
+)
+
+ILL_CONDITIONED = (
+    "the sums of moments are in float32, and ill-conditioned for that: in directions that hardly any input "
+    "has, updates are what rounding makes of them — set ridge to 1e-3, or give more data"
 )
 
 
@@ -101,10 +108,22 @@ def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
     weighted = _WeightedMoments(moments, o["weight"])
     names = ("ridge", "scale", "energy", "forget", "offdiag", "normalize", "missing")
     options = LpmOptions(**{name: o[name] for name in names if name in o})
+    figures: dict[str, Any] = {}
+
+    def note(phi: Moment) -> None:
+        if _rounded(spec) and options.divides_by_rounding(phi):
+            figures["warning"] = ILL_CONDITIONED
+
+    layer = spec.layer or LayerParameter()
     try:
-        return Merged(merge_layer(spec.layer or LayerParameter(), updates, spec.partner, weighted, options))
+        return Merged(merge_layer(layer, updates, spec.partner, weighted, options, note), figures)
     except ValueError as error:  # the data of all models that have a say there does not reach it
         raise WorkError(f"tensor {spec.name}: {error} — give other data, or missing: zero") from error
+
+
+def _rounded(spec: TensorSpec) -> bool:
+    """Return whether moments were summed and stored in float32, as those that a merge collects are."""
+    return isinstance(spec.moments, StoredMoments) and spec.moments.rounded
 
 
 @dataclass(frozen=True)

@@ -66,17 +66,25 @@ def check_weights(
             what = f"'{WEIGHT}' is given, and so is a file of coefficients, which are weights"
             report.add(what, path, "keep one of them")
         _check_names(participants, coefficients, places, report)
+        if method.calibration is not None and not mixes:
+            _note_data(participants, places, "a file of coefficients", report)
         return False
     if method.calibration is not None and not given:
         _check_data(participants, places, report)
         return False
-    for entry in participants if method.calibration is not None and not mixes else ():
-        if entry.data is not None:
-            path = (*places[id(entry)], "data")
-            report.add(
-                f"'data' is given, and so is '{WEIGHT}', which would be learned from it", path, "keep one"
-            )
+    if method.calibration is not None and not mixes:
+        _note_data(participants, places, f"'{WEIGHT}'", report)
     return True
+
+
+def _note_data(
+    participants: Sequence[ModelEntry], places: Mapping[int, KeyPath], given: str, report: Report
+) -> None:
+    """Note data from which nothing would be learned, as what would be is given."""
+    for entry in participants:
+        if entry.data is not None:
+            what = f"'data' is given, and so is {given}, which would be learned from it"
+            report.add(what, (*places[id(entry)], "data"), "keep one")
 
 
 def _check_data(participants: Sequence[ModelEntry], places: Mapping[int, KeyPath], report: Report) -> None:

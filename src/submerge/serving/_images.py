@@ -33,7 +33,8 @@ def read_images(images: Any, processor: Any, where: str) -> Any:
     """Return images with those of files, of texts in base64, and of Pillow read as `prepare_image` does.
 
     transformers would read a file as colours at once: it cuts grey values of 16 bits off at 255, and drops
-    what is transparent. Arrays, tensors and web addresses are left to it. Raises `RequestError` for what cannot be read.
+    what is transparent. Arrays, tensors and web addresses are left to it. Raises `RequestError` for what
+    cannot be read.
     """
     if isinstance(images, list | tuple):
         return [read_images(image, processor, where) for image in images]

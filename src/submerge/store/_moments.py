@@ -73,6 +73,14 @@ class MomentFile:
             parts = [key for key in file.keys() if key.rpartition("/")[0] == name]  # noqa: SIM118
             return Moment.from_tensors({key.rpartition("/")[2]: file.get_tensor(key) for key in parts})
 
+    def is_rounded(self, module: str) -> bool:
+        """Return whether the sums of a module's inputs are in float32."""
+        from safetensors import safe_open
+
+        keys = {f"{self.inputs[module]}/{part}" for part in ("triangle", "sum")}
+        with safe_open(self.path, "pt") as file:
+            return any(file.get_slice(key).get_dtype() == "F32" for key in keys & set(file.keys()))
+
 
 @dataclass(frozen=True)
 class StoredMoments(Sequence[Moment]):
@@ -94,6 +102,11 @@ class StoredMoments(Sequence[Moment]):
         if isinstance(task, slice):
             return StoredMoments(self.files[task], self.module)
         return self.files[task].of(self.module)
+
+    @property
+    def rounded(self) -> bool:
+        """Whether a task's sums are in float32."""
+        return any(file.is_rounded(self.module) for file in self.files)
 
 
 def write_moments(

@@ -131,13 +131,14 @@ class AdapterTarget(OutputTarget[AdapterWriter]):
         return vllm_command({out.name: out}, self.plan.inputs.reference_model.config)
 
     def warnings(self, records: Records) -> list[str]:
-        """Return what was found to be left out, if anything was."""
+        """Return what the method warns of, and what was found to be left out, if anything was."""
+        warnings = super().warnings(records)
         left_out = [name for name, figures in records.figures().items() if figures.get("left_out")]
         if not left_out:
-            return []
+            return warnings
         count = "1 tensor differs" if len(left_out) == 1 else f"{len(left_out)} tensors differ"
         have = "has" if len(left_out) == 1 else "have"
-        return [f"{count} from the base and {have} no place in an adapter: {few(left_out)}"]
+        return [*warnings, f"{count} from the base and {have} no place in an adapter: {few(left_out)}"]
 
 
 def spelling(plan: MergePlan) -> Callable[[str], str]:

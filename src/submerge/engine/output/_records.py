@@ -8,6 +8,7 @@ from typing import Any
 
 from submerge.engine.plan import MergePlan, TensorPlan
 from submerge.engine.work import IN_OUTPUT, RangeRecord
+from submerge.errors import few
 from submerge.store import DIGEST, joined
 
 __all__ = ["Records"]
@@ -72,6 +73,14 @@ class Records:
             if (first := self._of.get(index, {}).get(0)) and first.figures:
                 figures[tensor.name] = first.figures
         return figures
+
+    def warnings(self) -> list[str]:
+        """Return what the method warns of, each sentence once, with the tensors that it is about."""
+        names: dict[str, list[str]] = defaultdict(list)
+        for name, figures in self.figures().items():
+            if warning := figures.get("warning"):
+                names[str(warning)].append(name)
+        return [f"{few(of)}: {warning}" for warning, of in names.items()]
 
     def read(self) -> dict[int, dict[str, Any]]:
         """Return, by model, how many of its tensors were read and a digest of all their bytes."""

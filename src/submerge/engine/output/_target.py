@@ -95,7 +95,7 @@ class OutputTarget(ABC, Generic[W]):
 
     def warnings(self, records: Records) -> list[str]:
         """Return what the run found to be worth a look, beside the plan's warnings."""
-        return []
+        return records.warnings()
 
     def reader(self, index: int, inputs: FileTable) -> ChunkReader:
         """Return what reads a tensor's inputs, with every read counted."""

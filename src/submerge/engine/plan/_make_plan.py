@@ -172,7 +172,7 @@ def _tensors(
     """Return how each tensor is merged, and what is wrong with tensors, coefficients and moments."""
     tensors, problems = plan_tensors(recipe, inputs, lacks, copy_of, projectors)
     problems = [*problems, *coefficient_problems(recipe, inputs, tensors)]
-    tensors, refusals = add_moments(recipe, tensors)
+    tensors, refusals = add_moments(recipe, inputs, tensors)
     problems += refusals
     if not inputs.reference_model.tensors:
         problems.append(Problem("there is no tensor to merge", inputs.reference_model.label))

@@ -92,6 +92,13 @@ class Inputs:
         """The model whose names, shapes, configuration and side files the output has."""
         return self.models[self.reference]
 
+    def below(self, position: int) -> Checkpoint | None:
+        """Return a model without its adapter: itself, or what the adapter lies on, if that was opened."""
+        model = self.models[position]
+        if model.adapter is None:
+            return model
+        return model.under or (None if self.base is None else self.models[self.base])
+
     @property
     def involved(self) -> dict[int, Checkpoint]:
         """The reference, and the models that are merged, by their positions."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from submerge.engine.plan.inputs import Inputs
 from submerge.engine.plan.projectors._projector_changes import ProjectorChanges, projector_changes
 from submerge.engine.plan.projectors._projector_score import ProjectorScore, ShownTask, choose_score
-from submerge.engine.plan.projectors._prototypes import open_prototypes
+from submerge.engine.plan.projectors._prototypes import open_prototypes, unchecked_base
 from submerge.errors import Problem, RequestError, few
 from submerge.names import MultimodalParts, multimodal_parts
 from submerge.recipe import ModelEntry, ProjectorMix, Recipe
@@ -131,7 +131,7 @@ def _planned(
         what = "all tasks share one projector, so that there is nothing to mix"
         hint = "leave share_projector out of an entry; or out of all, and write 'projectors: merged'"
         problems.append(Problem(what, "projectors", hint))
-    prototypes, unfit = open_prototypes(recipe, mix)
+    prototypes, unfit = open_prototypes(recipe, mix, inputs.reference_model)
     if problems := [*problems, *unfit]:
         raise RequestError(problems)
     positions = [inputs.specs.index(entry.model) for entry in recipe.tasks]
@@ -151,7 +151,7 @@ def _planned(
         settings=mix.settings(parts.projector, chosen.score, chosen.key),
         count=mix.prototypes,
         prototypes=prototypes,
-        warnings=(*_averaged(tasks, groups), *chosen.warnings),
+        warnings=(*unchecked_base(prototypes), *_averaged(tasks, groups), *chosen.warnings),
     )
 
 

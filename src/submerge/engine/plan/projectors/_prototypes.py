@@ -6,14 +6,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from submerge.errors import Problem, RequestError
+from submerge.engine.plan.inputs import stored_digest
+from submerge.errors import Problem, RequestError, few
 from submerge.recipe import ProjectorMix, Recipe
 from submerge.store import Checkpoint, ProjectorSettings, PrototypeFile
 
-__all__ = ["open_prototypes", "prototype_bytes"]
+__all__ = ["open_prototypes", "prototype_bytes", "unchecked_base"]
 
 
-def open_prototypes(recipe: Recipe, mix: ProjectorMix) -> tuple[tuple[PrototypeFile, ...], list[Problem]]:
+def open_prototypes(
+    recipe: Recipe, mix: ProjectorMix, base: Checkpoint
+) -> tuple[tuple[PrototypeFile, ...], list[Problem]]:
     """Return the prototypes of each task, as far as the recipe has a folder of them, and what is wrong."""
     files: list[PrototypeFile] = []
     problems: list[Problem] = []
@@ -24,10 +27,29 @@ def open_prototypes(recipe: Recipe, mix: ProjectorMix) -> tuple[tuple[PrototypeF
             problems += error.problems
     for file in files:
         problems += _unfit(file, mix)
+    problems += _other_base(files, base)
     if len(shapes := {file.shapes["images"][1] for file in files if "images" in file.shapes}) > 1:
         what = f"prototypes of {', '.join(map(str, sorted(shapes)))} numbers are not of one encoder"
         problems.append(Problem(what, "prototypes", "make them again, with one base"))
     return tuple(files), problems
+
+
+def unchecked_base(files: Sequence[PrototypeFile]) -> list[str]:
+    """Return that files do not tell of which base their prototypes are, if some do not."""
+    names = [file.path.name for file in files if file.source.get("model_digest") is None]
+    if not names:
+        return []
+    what = "was not checked: an earlier version wrote them"
+    return [f"{few(names)}: whether these prototypes are of this base {what}"]
+
+
+def _other_base(files: Sequence[PrototypeFile], base: Checkpoint) -> list[Problem]:
+    """Return which prototypes were made by the encoder of another base."""
+    known = [file for file in files if file.source.get("model_digest") is not None]
+    if not known or (digest := stored_digest(base)) is None:
+        return []
+    what, hint = f"made with another base than {base.label}", "make them again: merge with 'data'"
+    return [Problem(what, str(f.path), hint) for f in known if f.source["model_digest"] != digest]
 
 
 def _unfit(file: PrototypeFile, mix: ProjectorMix) -> list[Problem]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
-from submerge.engine.plan.inputs import Inputs
+from submerge.engine.plan.inputs import Inputs, stored_digest
+from submerge.engine.plan.tensors._measured_models import other_scale
 from submerge.engine.plan.tensors._tensor import TensorPlan
-from submerge.errors import Problem, RequestError, few
+from submerge.errors import Problem, few
 from submerge.recipe import Coefficients, Recipe
-from submerge.store import DTYPES, Adapter, Checkpoint, model_digest, open_checkpoint
+from submerge.store import DTYPES, Checkpoint
 
 __all__ = ["calibration_bytes", "coefficient_problems", "coefficient_warnings"]
 
@@ -82,28 +82,12 @@ def _other_base(recipe: Recipe, inputs: Inputs) -> list[Problem]:
     assert coefficients is not None
     if coefficients.base is None or not coefficients.path:
         return []
-    base = _readable_base(recipe, inputs)
-    if base is None or model_digest(base) == coefficients.base:
+    base = inputs.reference_model.under or inputs.reference_model
+    if (found := stored_digest(base)) is None or found == coefficients.base:
         return []
     what = f"{base.label} is not the model on which {coefficients.path} was learned"
     hint = "calibrate again; or remove 'base' from the file, to take its numbers all the same"
     return [Problem(what, "base_model" if recipe.base else "models", hint)]
-
-
-def _readable_base(recipe: Recipe, inputs: Inputs) -> Checkpoint | None:
-    """Return the base, if its values can be read.
-
-    Where adapters alone make an adapter, it was not opened: the reference has names without values.
-    """
-    base = inputs.reference_model.under or inputs.reference_model
-    if base.pending:
-        return None
-    if base.shards or base.memory or base.virtual:
-        return base
-    try:
-        return open_checkpoint(str(base.path)) if recipe.base and base.path.is_dir() else None
-    except RequestError:
-        return None
 
 
 def _other_adapters(recipe: Recipe, inputs: Inputs) -> list[Problem]:
@@ -119,20 +103,11 @@ def _other_adapters(recipe: Recipe, inputs: Inputs) -> list[Problem]:
         if adapter.digest() != learned_with:
             what = f"{entry.model} is not the adapter with which {coefficients.path} was learned"
             problems.append(Problem(what, entry.where, _AGAIN))
-        elif scaled := _other_scale(adapter, coefficients.scales.get(entry.adapter_name)):
+        elif scaled := other_scale(adapter, coefficients.scales.get(entry.adapter_name)):
             what = f"{entry.model} {scaled} when {coefficients.path} was learned"
             hint = f"set lora_alpha, alpha_pattern and use_rslora as they were; or {_AGAIN}"
             problems.append(Problem(what, entry.where, hint))
     return problems
-
-
-def _other_scale(adapter: Adapter, learned_with: float | Mapping[str, float] | None) -> str:
-    """Return by what an adapter scales an update otherwise than it did; empty where it does not."""
-    for name, scale in adapter.scales.items():
-        before = learned_with.get(name) if isinstance(learned_with, Mapping) else learned_with
-        if before is not None and not math.isclose(before, scale, rel_tol=1e-9):
-            return f"scales {name} by {scale:g}, and by {before:g}"
-    return ""
 
 
 def _unknown_modules(recipe: Recipe, reference: Checkpoint) -> list[Problem]:

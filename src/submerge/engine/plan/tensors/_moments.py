@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from submerge.algebra import LayerParameter
+from submerge.engine.plan.inputs import Inputs
+from submerge.engine.plan.tensors._measured_models import other_models, unchecked_models
 from submerge.engine.plan.tensors._tensor import TensorPlan
 from submerge.errors import Problem, RequestError, few
 from submerge.recipe import Recipe
@@ -27,7 +29,9 @@ BLOCK = 256
 """The most inputs of a block of a `block` moment."""
 
 
-def add_moments(recipe: Recipe, tensors: Sequence[TensorPlan]) -> tuple[list[TensorPlan], list[Problem]]:
+def add_moments(
+    recipe: Recipe, inputs: Inputs, tensors: Sequence[TensorPlan]
+) -> tuple[list[TensorPlan], list[Problem]]:
     """Return the tensors, those of layers with the moments of their inputs, and what is wrong."""
     if recipe.moments is None:
         return list(tensors), []
@@ -41,6 +45,7 @@ def add_moments(recipe: Recipe, tensors: Sequence[TensorPlan]) -> tuple[list[Ten
             continue
         files.append(file)
         problems += _other_statistics(file, recipe)
+    problems = problems or other_models(files, recipe, inputs)
     if problems:
         return list(tensors), problems
     layers = _LayerMoments(tuple(files), {tensor.parameter: tensor for tensor in tensors})
@@ -49,15 +54,16 @@ def add_moments(recipe: Recipe, tensors: Sequence[TensorPlan]) -> tuple[list[Ten
 
 
 def moment_warnings(recipe: Recipe, tensors: Sequence[TensorPlan]) -> list[str]:
-    """Return that some tensors other than vectors have no moments and are averaged, if there are such."""
+    """Return which tensors other than vectors have no moments and are averaged, and what was not checked."""
     if recipe.moments is None:
         return []
+    unchecked = unchecked_models([MomentFile.open(path) for path in recipe.moment_files])
     merged = [t for t in tensors if t.treatment == "merge" and t.is_changed and len(t.shape) > 1]
     averaged = [t.name for t in merged if t.moments is None]
     if not averaged:
-        return []
+        return unchecked
     what = f"{len(averaged)} tensors have no moments of their inputs and are averaged"
-    return [f"{what}: {few(averaged)}"]
+    return [*unchecked, f"{what}: {few(averaged)}"]
 
 
 @dataclass(frozen=True)
