@@ -75,8 +75,11 @@ class Slicing(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.sliced, self.called, self.asked = nn.Linear(4, 4), nn.Linear(4, 4), Shifted()
+        self.parts, self.exact = 1, False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.parts > 1 and self.exact:
+            return x @ self.called.weight
         return self.called(self.asked.shifted(x.to(self.called.weight.dtype)) @ self.sliced.weight)
 
 
@@ -96,6 +99,13 @@ def test_what_another_module_reads_is_found() -> None:
     model = nn.ModuleDict({"inside": Slicing()})
     found = {name for name, _ in model.named_parameters() if is_read_elsewhere(model, *name.rsplit(".", 1))}
     assert found == {"inside.sliced.weight", "inside.asked.shift"}
+
+
+def test_what_is_read_behind_a_setting_that_is_off_does_not_count() -> None:
+    model = nn.ModuleDict({"inside": Slicing()})
+    assert not is_read_elsewhere(model, "inside.called", "weight")
+    model["inside"].exact = True
+    assert is_read_elsewhere(model, "inside.called", "weight")
 
 
 @pytest.mark.parametrize("path", ["inside.sliced", "inside.called", "inside.asked"])

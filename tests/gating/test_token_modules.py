@@ -15,15 +15,15 @@ MIXED: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "gpt_oss": (
         {"num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8},
         {
-            "model.layers.0.self_attn": "GptOssAttention does not map",
-            "model.layers.0.mlp.router": "GptOssTopKRouter does not map",
+            "model.layers.0.self_attn": "GptOssAttention is not known to map",
+            "model.layers.0.mlp.router": "GptOssTopKRouter is not known to map",
         },
     ),
     "mamba": (
         {"state_size": 4},
         {
-            "backbone.layers.0.mixer": "MambaMixer does not map",
-            "backbone.layers.0.mixer.conv1d": "Conv1d does not map",
+            "backbone.layers.0.mixer": "MambaMixer is not known to map",
+            "backbone.layers.0.mixer.conv1d": "Conv1d is not known to map",
             "backbone.layers.0.mixer.dt_proj": "another module reads its parameters",
         },
     ),

@@ -245,7 +245,10 @@ DEEP = Image.fromarray(np.full((9, 9), 70_000, np.int32))
             {"text": "<image>", "images": "missing.png"},
             "the image missing.png cannot be read ([Errno 2]",
         ),
-        ({"text": "<image>", "images": "missing"}, "modality image: the image missing… cannot be read"),
+        (
+            {"text": "<image>", "images": "missing"},
+            "modality image: the image missing cannot be read (there is no such file, and",
+        ),
         ({"text": "<image>", "images": DEEP}, "the image given cannot be read (its values have neither 8"),
         ({"images": image(0)}, "text is a string or a list of strings"),
         ({"text": [["a", "b"]]}, "text is a string or a list of strings"),

@@ -131,18 +131,12 @@ def _run(model: nn.Module, inputs: Mapping[str, Any], watched: _Watched) -> None
 
 def _beyond_positions(model: nn.Module, inputs: Mapping[str, Any]) -> str:
     """Return that texts are longer than the model has positions, if they are."""
-    most, ids = (
-        getattr(getattr(model, "config", None), "max_position_embeddings", None),
-        inputs.get("input_ids"),
-    )
-    if (
-        not isinstance(most, int)
-        or not isinstance(ids, torch.Tensor)
-        or ids.ndim != 2
-        or ids.shape[1] <= most
-    ):
+    most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    ids = inputs.get("input_ids")
+    if not isinstance(most, int) or not isinstance(ids, torch.Tensor) or ids.ndim != 2:
         return ""
-    return f"the texts have up to {ids.shape[1]} tokens, and the model {most} positions"
+    length = ids.shape[1]
+    return f"the texts have up to {length} tokens, and the model {most} positions" if length > most else ""
 
 
 def _first_line(error: Exception) -> str:

@@ -71,7 +71,9 @@ def _readable(name: str, where: str) -> Iterator[Any]:
     try:
         yield pil
     except (OSError, ValueError, SyntaxError, pil.DecompressionBombError) as error:
-        what = f"the image {name} cannot be read ({_first_line(error)})"
+        unknown = isinstance(error, pil.UnidentifiedImageError)  # whose own words hold an address in memory
+        reason = "its format is unknown" if unknown else _first_line(error)
+        what = f"the image {name} cannot be read ({reason})"
         raise RequestError(Problem(what, where, "replace it, or leave it out")) from error
 
 

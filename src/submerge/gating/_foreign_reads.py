@@ -36,20 +36,31 @@ def is_read_elsewhere(model: nn.Module, path: str, name: str) -> bool:
         path: of the module that has the parameter.
         name: of the parameter in it.
     """
-    inside: Any = type(model.get_submodule(path))
+    inside = model.get_submodule(path)
+    kind: Any = type(inside)
+    off = _off(inside)
     parts = path.split(".")
     for depth in range(max(0, len(parts) - DEPTH), len(parts)):
-        around: Any = type(model.get_submodule(".".join(parts[:depth])))
+        around = model.get_submodule(".".join(parts[:depth]))
+        outer: Any = type(around)
         own = tuple(parts[depth:])
-        taken = {read[-1] for read in _reads(around, "forward") if read[:-1] == own}
-        if name in taken or any((name,) in _reads(inside, method) for method in taken - {"forward"}):
+        taken = {read[-1] for read in _reads(outer, "forward", _off(around)) if read[:-1] == own}
+        if name in taken or any((name,) in _reads(kind, other, off) for other in taken - {"forward"}):
             return True
     return False
 
 
+def _off(module: nn.Module) -> frozenset[str]:
+    """Return the settings of a module that are off; whether it is trained may change."""
+    return frozenset(name for name, value in vars(module).items() if value is False and name != "training")
+
+
 @cache
-def _reads(kind: type[Any], method: str) -> frozenset[tuple[str, ...]]:
-    """Return what a class' method takes from `self`, and the methods that it calls, as paths."""
+def _reads(kind: type[Any], method: str, off: frozenset[str]) -> frozenset[tuple[str, ...]]:
+    """Return what a class' method takes from `self`, and the methods that it calls, as paths.
+
+    What it does if a setting is on that is `off` does not count, such as BLOOM's `slow_but_exact`.
+    """
     methods: dict[str, ast.AST] = {}
     for parent in kind.__mro__:
         if parent is not nn.Module and issubclass(parent, nn.Module):
@@ -59,7 +70,7 @@ def _reads(kind: type[Any], method: str) -> frozenset[tuple[str, ...]]:
     while waiting:
         name = waiting.pop()
         if name not in seen and name in methods:
-            paths = set(_paths(methods[name]))
+            paths = set(_paths(methods[name], off))
             found |= paths
             waiting += [path[0] for path in paths if len(path) == 1]
         seen.add(name)
@@ -83,18 +94,36 @@ def _classes(module: str) -> dict[str, ast.ClassDef]:
     return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
-def _paths(method: ast.AST) -> Iterator[tuple[str, ...]]:
+def _paths(method: ast.AST, off: frozenset[str]) -> Iterator[tuple[str, ...]]:
     """Yield what a method takes from `self`, as paths: ("mlp", "w1") of `self.mlp.w1`."""
+    nodes = list(_nodes(method, off))
     only_asked: set[int] = set()
-    for node in ast.walk(method):
+    for node in nodes:
         if isinstance(node, ast.Attribute) and node.attr in _ABOUT:
             only_asked.add(id(node.value))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
             only_asked.update(map(id, node.args))
-    for node in ast.walk(method):
+    for node in nodes:
         path = _path(node)
         if path and id(node) not in only_asked:
             yield path
+
+
+def _nodes(node: ast.AST, off: frozenset[str]) -> Iterator[ast.AST]:
+    """Yield all nodes of a method but those behind a condition that is never met."""
+    yield node
+    left_out = node.body if isinstance(node, ast.If) and _is_never_met(node.test, off) else []
+    for child in ast.iter_child_nodes(node):
+        if child not in left_out:
+            yield from _nodes(child, off)
+
+
+def _is_never_met(test: ast.AST, off: frozenset[str]) -> bool:
+    """Return whether a condition asks for a setting that is off."""
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
+        return any(_is_never_met(value, off) for value in test.values)
+    path = _path(test)
+    return len(path) == 1 and path[0] in off
 
 
 def _path(node: ast.AST) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def _refused_kind(module: nn.Module) -> str:
     """Return why a module of this kind does not map token by token; an empty text where it does."""
     if _is_map(module) or is_row_wise(module):
         return ""
-    return f"{type(module).__name__} does not map each token by itself"
+    return f"{type(module).__name__} is not known to map each token by itself"
 
 
 def _is_map(module: nn.Module) -> bool:

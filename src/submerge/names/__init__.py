@@ -5,7 +5,14 @@ from submerge.names._correspondence import correspond, is_buffer
 from submerge.names._family import is_composite, model_types, related
 from submerge.names._layers import depths, is_before_layers, layer_of, layer_stacks, with_layer
 from submerge.names._match import NameMatch, match_names, respelling, same_parameters
-from submerge.names._modules import Loading, empty_model, loaded_names, loading, module_names
+from submerge.names._modules import (
+    Loading,
+    empty_model,
+    loadable_model,
+    loaded_names,
+    loading,
+    module_names,
+)
 from submerge.names._multimodal import (
     MultimodalParts,
     has_layers,
@@ -36,6 +43,7 @@ __all__ = [
     "is_output_head",
     "layer_of",
     "layer_stacks",
+    "loadable_model",
     "loaded_names",
     "loading",
     "match_names",

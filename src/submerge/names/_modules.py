@@ -11,7 +11,7 @@ from typing import Any
 
 from submerge.names._view import Shape, View
 
-__all__ = ["Loading", "empty_model", "loaded_names", "loading", "module_names"]
+__all__ = ["Loading", "empty_model", "loadable_model", "loaded_names", "loading", "module_names"]
 
 
 def module_names(config: Mapping[str, Any] | None, names: Iterable[str]) -> dict[str, str]:
@@ -49,6 +49,21 @@ def empty_model(config: Mapping[str, Any] | None) -> Any | None:
             return kind(kind.config_class.from_dict(dict(config or {})))
     except Exception:
         return None
+
+
+def loadable_model(config: Mapping[str, Any] | None) -> Any | None:
+    """Return `empty_model(config)`, for `loaded_names` and `loading` to tell what it makes of a file.
+
+    None, too, where transformers has no steps of loading that could be asked, before its version 5.
+    """
+    model = empty_model(config)
+    if model is None:
+        return None
+    try:
+        import transformers.core_model_loading  # noqa: F401
+    except ImportError:
+        return None
+    return model
 
 
 @contextmanager

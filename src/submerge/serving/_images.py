@@ -12,8 +12,8 @@ from submerge.calibrate import open_image, prepare_image
 
 __all__ = ["read_images"]
 
-
-_ADDRESSES = ("http://", "https://")
+SHOWN = 24
+"""Characters of an image in a text that messages show."""
 
 
 @dataclass(frozen=True)
@@ -23,22 +23,24 @@ class _Encoded:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.text[:24]}…"
+        return self.text if len(self.text) <= SHOWN else f"{self.text[:SHOWN]}…"
 
     def read(self) -> bytes:
-        return base64.b64decode(self.text.rpartition(",")[2])
+        try:
+            return base64.b64decode(self.text.rpartition(",")[2])
+        except ValueError as error:
+            raise ValueError(f"there is no such file, and it is not base64: {error}") from error
 
 
 def read_images(images: Any, processor: Any, where: str) -> Any:
     """Return images with those of files, of texts in base64, and of Pillow read as `prepare_image` does.
 
     transformers would read a file as colours at once: it cuts grey values of 16 bits off at 255, and drops
-    what is transparent. Arrays, tensors and web addresses are left to it. Raises `RequestError` for what
-    cannot be read.
+    what is transparent. Arrays and tensors are left to it. Raises `RequestError` for what cannot be read.
     """
     if isinstance(images, list | tuple):
         return [read_images(image, processor, where) for image in images]
-    if isinstance(images, str) and not images.startswith(_ADDRESSES):
+    if isinstance(images, str):
         return open_image(_Encoded(images) if _is_encoded(images) else Path(images), processor, where)
     if type(images).__module__.startswith("PIL."):
         return prepare_image(images, processor, "given", where)

@@ -12,16 +12,18 @@ from typing import Any
 from submerge.engine.plan._bank_size import bank_bounds
 from submerge.engine.plan._plan import MergePlan
 from submerge.errors import Problem, few
-from submerge.names import Shape, empty_model, loaded_names, loading
+from submerge.names import Shape, loadable_model, loaded_names, loading
 
 __all__ = ["unplaced_projectors", "unplaced_updates"]
 
 
 def unplaced_projectors(plan: MergePlan) -> list[Problem]:
     """Return a problem where projectors that are mixed have tensors that no parameter is loaded from."""
+    if plan.projectors is None:
+        return []
     reference = plan.inputs.reference_model
-    model = empty_model(reference.config) if plan.projectors else None
-    if plan.projectors is None or model is None:
+    model = loadable_model(reference.config)
+    if model is None:
         return []
     loaded = loaded_names(model, plan.projectors.names)
     if lost := [name for name in plan.projectors.names if name not in loaded]:
@@ -34,17 +36,20 @@ def unplaced_projectors(plan: MergePlan) -> list[Problem]:
 def unplaced_updates(plan: MergePlan) -> tuple[list[Problem], list[str]]:
     """Return why updates in the bank of a method's gate cannot be loaded, and warnings of those without use.
 
-    A model that transformers does not know is not looked at.
+    A model that transformers does not know is not looked at. For a method without a gate transformers, which
+    takes seconds to import, is not asked.
     """
-    method = plan.recipe.method
+    gate = plan.recipe.method.gate
+    if gate is None:
+        return [], []
     changed = [t.name for t in plan.tensors if any(b.nbytes for b in bank_bounds(plan, t).values())]
     shapes = {tensor.name: tensor.shape for tensor in plan.tensors}
     found = [_without_place(model, changed, shapes) for model in _loaded_models(plan)] if changed else []
-    if not found or method.gate is None:
+    if not found:
         return [], []
     where = plan.inputs.reference_model.label
     packed, absent = (set.intersection(*sets) for sets in zip(*found, strict=True))
-    refused = [name for name in changed if name in packed and not method.gate.assembles]
+    refused = [name for name in changed if name in packed and not gate.assembles]
     refused += [name for name in changed if name in absent and name not in _ignored(plan, shapes)]
     if refused:
         what = f"transformers makes other parameters of tensors that the gate acts on: {few(refused)}"
@@ -62,7 +67,7 @@ def _loaded_models(plan: MergePlan) -> list[Any]:
         str((model.config or {}).get("architectures")): model.config
         for model in (plan.inputs.reference_model, *(plan.models[index] for index in plan.participants))
     }
-    return [model for model in map(empty_model, configs.values()) if model is not None]
+    return [model for model in map(loadable_model, configs.values()) if model is not None]
 
 
 def _without_place(model: Any, names: list[str], shapes: Mapping[str, Shape]) -> tuple[set[str], set[str]]:
@@ -76,5 +81,5 @@ def _without_place(model: Any, names: list[str], shapes: Mapping[str, Shape]) ->
 
 def _ignored(plan: MergePlan, shapes: Mapping[str, Shape]) -> frozenset[str]:
     """Return the tensors that the class of the output's own configuration has no place for."""
-    model = empty_model(plan.inputs.reference_model.config)
+    model = loadable_model(plan.inputs.reference_model.config)
     return frozenset() if model is None else loading(model, shapes).ignored

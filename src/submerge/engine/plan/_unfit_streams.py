@@ -8,7 +8,7 @@ from typing import Any
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._stream_parts import is_gated
 from submerge.errors import Problem, few
-from submerge.names import empty_model, loaded_names
+from submerge.names import loadable_model, loaded_names
 
 __all__ = ["unfit_streams"]
 
@@ -25,7 +25,7 @@ def unfit_streams(plan: MergePlan) -> list[Problem]:
     streamed = [tensor for tensor in plan.tensors if tensor.has_streams]
     if not streamed or any(model.pending for model in plan.models):
         return []
-    model = empty_model(plan.inputs.reference_model.config)
+    model = loadable_model(plan.inputs.reference_model.config)
     if model is None:
         return []
     gated = [tensor.name for tensor in streamed if is_gated(plan, tensor)]

@@ -33,7 +33,7 @@ def coefficient_problems(recipe: Recipe, inputs: Inputs, tensors: Sequence[Tenso
 
 
 def coefficient_warnings(recipe: Recipe) -> list[str]:
-    """Return that a file has coefficients of adapters which the recipe does not name, or lacks digests."""
+    """Return that a file names adapters beyond the recipe's, or does not tell what it was learned with."""
     coefficients = recipe.coefficients
     if coefficients is None:
         return []
@@ -41,7 +41,7 @@ def coefficient_warnings(recipe: Recipe) -> list[str]:
     others = [name for name in coefficients.adapters if name not in named]
     warnings = [f"the coefficients of {few(others)} act on no model of the recipe"] if others else []
     if unknown := _unknown(coefficients, named):
-        why = "it was written by an earlier version, or for a model in memory"
+        why = "the file does not tell (earlier versions, and models in memory, left that out)"
         warnings.append(f"whether it was learned with {unknown} was not checked: {why}")
     return [f"{coefficients.path}: {warning}" for warning in warnings]
 
