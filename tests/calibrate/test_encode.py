@@ -235,7 +235,7 @@ def test_damaged_images(tmp_path: Path, pictures: list[Path]) -> None:
         ):
             encode(items, processor)
     damaged.write_text("no image")
-    with pytest.raises(RequestError, match=r"cannot be read .cannot identify image file"):
+    with pytest.raises(RequestError, match=r"cannot be read .its format is unknown"):
         encode([Item(image=damaged)], llava_processor())
 
 

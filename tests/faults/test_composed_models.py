@@ -207,9 +207,12 @@ FAULTS: list[tuple[Change, str]] = [
     (packed_experts, "packs parameters together .*experts.* — add 'modality_tokens: merged'"),
     (
         sinks_of_attention,
-        "values of their own of .*sinks.*GptOssAttention does not map .* — add 'modality_to",
+        "values of their own of .*sinks.*GptOssAttention is not known to map .* — add 'modality_to",
     ),
-    (convolution_over_tokens, "their own of .*conv.conv.weight: Conv1d does not map .* — add 'modality_tok"),
+    (
+        convolution_over_tokens,
+        "their own of .*conv.conv.weight: Conv1d is not known to map .* — add 'modality_tok",
+    ),
     (model_as_adapter, "vision: is a whole model, and an adapter is needed — name the folder in which PEFT"),
     (
         two_kinds,
