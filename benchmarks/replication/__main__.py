@@ -139,6 +139,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if unknown := [task for task in options.tasks or () if task not in suite.known]:
         parser.error(f"unknown tasks: {', '.join(unknown)}; there are {', '.join(suite.known)}")
     options.seeds = _seeds(options, 1 if options.fast else suite.seeds)
+    if not options.seeds or options.first_seed < 0:
+        parser.error("--seeds is a number from 1 on, and --first-seed one from 0 on")
+    if options.suite == CONTINUAL_6.name and options.seeds.stop > suite.seeds:
+        parser.error(f"{options.suite} has {suite.seeds} orders of its tasks, one for each seed")
     if options.fast and options.methods is None:
         options.methods = list(methods.FAST)
     return options
@@ -147,7 +151,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _seeds(options: argparse.Namespace, usual: int) -> range:
     """Return the seeds that are asked for: `usual` says where they end if nothing else does."""
     first = options.first_seed
-    return range(first, first + options.seeds) if options.seeds else range(first, max(usual, first + 1))
+    return range(first, max(usual, first + 1) if options.seeds is None else first + options.seeds)
 
 
 if __name__ == "__main__":

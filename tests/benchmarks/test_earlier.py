@@ -102,3 +102,21 @@ def test_a_row_that_some_seeds_lack_says_so() -> None:
 )
 def test_seeds_begin_where_they_should(asked: tuple[str, ...], seeds: range) -> None:
     assert command._options(["train", "text-8", *asked]).seeds == seeds
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("text-8", "--seeds", "0"),
+        ("text-8", "--seeds", "-1"),
+        ("text-8", "--first-seed", "-1"),
+        ("continual-6", "--first-seed", "3"),
+        ("continual-6", "--seeds", "4"),
+    ],
+)
+def test_seeds_that_there_are_not_are_refused(
+    asked: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command._options(["train", *asked])
+    assert "seed" in capsys.readouterr().err
