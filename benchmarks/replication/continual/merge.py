@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.console import Say, silent
 from benchmarks.replication import cache as store
@@ -79,7 +80,8 @@ class ContinualBench(Bench):
         """Merge the adapters of these tasks, or export a state of them; return the new folder."""
         if row.state is not None:
             state, out = self.states.of(row.state, tasks), part / "merged"
-            how = {"form": "checkpoint", "projectors": row.projectors, "scale": scale, "overwrite": True}
+            scaled: dict[str, Any] = {} if scale is None else {"scale": scale}
+            how = {"form": "checkpoint", "projectors": row.projectors, "overwrite": True} | scaled
             state.export(out, **how, **row.mix)
             return out
         adapters = {task: self.adapters[task] for task in tasks}

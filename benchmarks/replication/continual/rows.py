@@ -108,17 +108,21 @@ NSC = Merge("nsc", kinds=("lora",))
 """Of coefficients that are learned from the tasks' unlabelled inputs."""
 
 
+MANY_DEFAULT = Merge("many_default", method="many", kinds=("lora",))
+"""LPM at its default scale, 1, which nothing tunes: 30 validation questions a task may choose a worse one."""
+
+
 def _method(name: str) -> Merge:
     return next(row for row in (AVERAGE, *ROWS) if row.name == name)
 
 
 def _begun(method: Merge) -> Mapping[str, Any] | None:
-    return {"statistics": "full"} if method is MANY else None
+    return {"statistics": "full"} if method in (MANY, MANY_DEFAULT) else None
 
 
 def _ways(method: Merge) -> tuple[str, ...]:
     """Return all ways to serve for MAny and CPM alone; others are told the task, or are not."""
-    return tuple(SERVED) if method in (MANY, AVERAGE) else ("image",)
+    return tuple(SERVED) if method in (MANY, MANY_DEFAULT, AVERAGE) else ("image",)
 
 
 METHODS = (
@@ -143,7 +147,10 @@ START = {
 
 
 CONTINUAL_ROWS = (
-    *(ContinualRow(method, MIXED, MIX, _begun(method), _ways(method)) for method in (*METHODS, HIDE, NSC)),
+    *(
+        ContinualRow(method, MIXED, MIX, _begun(method), _ways(method))
+        for method in (*METHODS, MANY_DEFAULT, HIDE, NSC)
+    ),
     *(ContinualRow(method, MERGED, state=_begun(method)) for method in METHODS),
 )
 
