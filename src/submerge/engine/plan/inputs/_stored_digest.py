@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from submerge.errors import RequestError
-from submerge.store import Checkpoint, model_digest, open_checkpoint
+from collections.abc import Sequence
 
-__all__ = ["stored_digest"]
+from submerge.errors import RequestError, few
+from submerge.store import Checkpoint, MomentFile, PrototypeFile, model_digest, open_checkpoint
+
+__all__ = ["stored_digest", "unchecked"]
 
 
 def stored_digest(model: Checkpoint) -> str | None:
@@ -23,3 +25,9 @@ def stored_digest(model: Checkpoint) -> str | None:
         return model_digest(open_checkpoint(str(model.path)))
     except RequestError:
         return None
+
+
+def unchecked(files: Sequence[MomentFile | PrototypeFile], what: str) -> list[str]:
+    """Return that some files do not tell of which models they are; `what` is what they leave open."""
+    names = [file.path.name for file in files if file.source.get("model_digest") is None]
+    return [f"{few(names)}: whether {what} was not checked: an earlier version wrote them"] if names else []

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from submerge.engine.plan.inputs import stored_digest
-from submerge.errors import Problem, RequestError, few
+from submerge.engine.plan.inputs import stored_digest, unchecked
+from submerge.errors import Problem, RequestError
 from submerge.recipe import ProjectorMix, Recipe
 from submerge.store import Checkpoint, ProjectorSettings, PrototypeFile
 
@@ -36,11 +36,7 @@ def open_prototypes(
 
 def unchecked_base(files: Sequence[PrototypeFile]) -> list[str]:
     """Return that files do not tell of which base their prototypes are, if some do not."""
-    names = [file.path.name for file in files if file.source.get("model_digest") is None]
-    if not names:
-        return []
-    what = "was not checked: an earlier version wrote them"
-    return [f"{few(names)}: whether these prototypes are of this base {what}"]
+    return unchecked(files, "these prototypes are of this base")
 
 
 def _other_base(files: Sequence[PrototypeFile], base: Checkpoint) -> list[Problem]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from submerge.engine.plan.inputs import Inputs, stored_digest
-from submerge.errors import Problem, few
+from submerge.engine.plan.inputs import Inputs, stored_digest, unchecked
+from submerge.errors import Problem
 from submerge.recipe import Recipe
 from submerge.store import Adapter, Checkpoint, MomentFile
 
@@ -35,11 +35,7 @@ def other_models(files: Sequence[MomentFile], recipe: Recipe, inputs: Inputs) ->
 
 def unchecked_models(files: Sequence[MomentFile]) -> list[str]:
     """Return that files do not tell of which models their moments are, if some do not."""
-    names = [file.path.name for file in files if file.source.get("model_digest") is None]
-    if not names:
-        return []
-    what = "was not checked: an earlier version wrote them"
-    return [f"{few(names)}: whether these moments are of this base and these adapters {what}"]
+    return unchecked(files, "these moments are of this base and these adapters")
 
 
 def _differs(file: MomentFile, model: Checkpoint, digest: str | None) -> str:
