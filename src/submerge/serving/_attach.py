@@ -120,14 +120,16 @@ def _updates(model: nn.Module, folder: Folder, gate: Gate, places: _Places) -> U
         if id(parameter) in updated:
             continue
         updated.add(id(parameter))
+        if isinstance(tensor, View):
+            base = _packed_base_values(folder, tensor, places.shapes, parameter)
+        else:
+            base = _base_values(folder, tensor, parameter)
         for path, local in stands[id(parameter)]:
-            module = model.get_submodule(path)
             if isinstance(tensor, View):
                 update: GatedUpdate = _assembly(folder, gate, f"{path}:{local}", tensor, places.shapes)
-                update.base = _packed_base_values(folder, tensor, places.shapes, parameter)
             else:
-                update = _update(folder, gate, tensor, module, path)
-                update.base = _base_values(folder, tensor, parameter)
+                update = _update(folder, gate, tensor, model.get_submodule(path), path)
+            update.base = base
             updates.setdefault(path, {})[local] = update
     return updates
 
