@@ -129,7 +129,7 @@ METHODS = (
     MANY,
     *map(_method, ("average", "task_arithmetic", "ties", "knots_ties", "tsv_m", "wudi", "ssam")),
 )
-FOLLOWED = ("many-mixed", "average-mixed", "task_arithmetic-merged", "many-merged")
+FOLLOWED = ("many-mixed", "many_default-mixed", "average-mixed", "task_arithmetic-merged", "many-merged")
 """Rows whose merges of the first tasks are scored, too, for their forgetting."""
 TOLD = "told"
 """What results call the scores of a mixture that is told each question's task."""
