@@ -71,7 +71,7 @@ class Plain:
         rows = self.rows(scales, batch)
         single = self.rows({key: torch.ones(()) for key in self.keys if key[1] == k}, batch)
         terms = []
-        for path in (path for path in self.hooks if path in self.factors[k]):
+        for path in (path for path in self.hooks if path in self.factors[k] and path in rows):
             x, a = rows[path], self.factors[k][path][0]
             projected = x @ (torch.eye(a.shape[1], dtype=torch.float64) - torch.linalg.pinv(a) @ a)
             terms.append(

@@ -15,7 +15,7 @@ from _adapters import FIRST, SECOND, Tuned, make_tuned, peft_model
 from calibrate.helpers_null_space import all_inputs, base_model, batch, normal, on_base, opened, projected
 from submerge.calibrate import NullSpaceRatio, attached, collect
 from submerge.errors import RequestError
-from submerge.store import open_adapter
+from submerge.store import FileTable, open_adapter
 
 peft = pytest.importorskip("peft")
 DOUBLE = torch.float64
@@ -357,15 +357,43 @@ class _Attends(torch.nn.Module):
         return y
 
 
-def test_a_projection_that_never_runs_is_refused_where_it_is_read(tmp_path: Any) -> None:
+def test_a_projection_that_never_runs_acts_where_it_is_read(tmp_path: Any) -> None:
     """`nn.MultiheadAttention` reads its output projection's weight, past all gates and hooks of that."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         config = peft.LoraConfig(r=2, target_modules=["out_proj", "head"], init_lora_weights=False)
         peft.get_peft_model(_Attends(), config).save_pretrained(tmp_path)
-    model, x = _Attends().eval(), normal(0, 1, 3, 8, dtype=torch.float32)
-    with attached(model, {"one": open_adapter(str(tmp_path))}) as adapters:
-        assert "attention.out_proj" not in adapters.modules
-        what = "attention: one changes attention.out_proj.weight, .* reads it without running"
-        with pytest.raises(RequestError, match=what), adapters.over(torch.ones(1)):
-            model(x)
+    model, x = _Attends().double().eval(), normal(0, 1, 3, 8)
+    adapter, name = open_adapter(str(tmp_path)), "attention.out_proj"
+    own = model.attention.out_proj.weight
+    with FileTable() as table:
+        left, right = (factor.double() for factor in adapter.factors(f"{name}.weight", table))
+    with attached(model, {"one": adapter}) as adapters:
+        assert adapters.units[name] == {0: 2}
+        plain = model(x)
+        for value in (1.0, 0.3):
+            scale = torch.tensor([value], dtype=DOUBLE, requires_grad=True)
+            wanted = torch.func.functional_call(
+                model, {f"{name}.weight": own + scale * (left @ right)}, (x,)
+            ).sum()
+            with adapters.over({name: scale}):
+                found = model(x).sum()
+            assert found.item() == pytest.approx(wanted.item(), abs=1e-12)
+            gradients = [torch.autograd.grad(y, scale)[0].item() for y in (found, wanted)]
+            assert gradients[0] == pytest.approx(gradients[1], abs=1e-12)
+        with adapters.over({name: {0: scale.detach()}}), adapters.over({name: torch.zeros(1)}):
+            assert torch.equal(model(x), plain), "values count from the module's own"
+    assert model.attention.out_proj.weight is own
+    assert not any("submerge" in path for path, _ in model.named_modules())
+
+
+def test_what_scales_do_not_act_on_is_refused_where_another_module_reads_it(tmp_path: Any) -> None:
+    options = {"r": 2, "target_modules": ["dt_proj"], "use_dora": True}
+    tuned = make_tuned(tmp_path, "mamba", options)
+    what = r"backbone\.layers\.0\.mixer: a0 changes backbone\.layers\.0\.mixer\.dt_proj\.weight, .*DoRA"
+    with (
+        on_base(tuned) as (model, adapters),
+        pytest.raises(RequestError, match=what),
+        adapters.over(torch.ones(1)),
+    ):
+        model(**batch(0))

@@ -10,6 +10,7 @@ import torch
 
 from _models import TEXT, VISION, quiet_transformers
 from submerge.calibrate import Item, batches, load_processor
+from submerge.calibrate._batches import EncodedItems
 
 pytest.importorskip("transformers")
 WORDS = {word: i for i, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"))}
@@ -45,6 +46,23 @@ def test_another_pass_gives_the_same_batches(tokenizer: Any) -> None:
         torch.equal(a.inputs["input_ids"], b.inputs["input_ids"]) for a, b in zip(one, other, strict=True)
     )
     assert list(batches([], tokenizer)) == []
+
+
+def test_batches_are_held_while_there_is_room(tokenizer: Any) -> None:
+    plain = EncodedItems(ITEMS, tokenizer, 2, 16)
+    assert plain[0] is not plain[0]
+    held = plain.holding(1 << 20)
+    assert all(one is again for one, again in zip(held, held[:], strict=True))
+    assert held[-1] is held[len(held) - 1]
+    assert held.holding(1) is held, "what is held already stays"
+    assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(plain, held, strict=True))
+    first = sum(tensor.nbytes for tensor in plain[0].values())
+    tight = plain.holding(first)
+    assert [tight[place] is tight[place] for place in range(len(tight))] == [True, *[False] * 2]
+    assert plain.spaced(6) is plain
+    assert [item.text for item in held.spaced(2).items] == ["a b c", "e f g h a b"]
+    with pytest.raises(IndexError):
+        plain[3]
 
 
 def test_texts_are_cut(tokenizer: Any) -> None:

@@ -22,7 +22,7 @@ from submerge import (
     null_space_curve,
     null_space_ratio,
 )
-from submerge.calibrate import Step
+from submerge.calibrate import Item, Step
 from submerge.calibrate._learn import _is_on
 from submerge.calibrate._objectives import OBJECTIVES
 from submerge.gating import Observer, observe
@@ -88,9 +88,14 @@ class Count(Observer):
         self.calls[self.place] += 1
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "bert", "mamba"])
 def test_checkpointing_changes_nothing(kind: str, tmp_path: Path) -> None:
-    names = {"llama": ["q_proj", "up_proj"], "gpt2": ["c_attn", "c_fc"], "bert": ["query", "output.dense"]}
+    names = {
+        "llama": ["q_proj", "up_proj"],
+        "gpt2": ["c_attn", "c_fc"],
+        "bert": ["query", "output.dense"],
+        "mamba": ["in_proj", "dt_proj"],
+    }
     option = {"r": 2, "target_modules": names[kind], "fan_in_fan_out": kind == "gpt2"}
     tuned = make_tuned(tmp_path, kind, option, {**option, "r": 3})
     model = base_model(tuned)
@@ -231,6 +236,17 @@ def test_hooks_that_nothing_comes_before(tuned: Tuned) -> None:
     assert len(set(found.loss[::2])) == 1
 
 
+def test_hooks_that_no_input_reaches_are_told(tmp_path: Path) -> None:
+    """Mamba's mixer reads the weight of `dt_proj`, and never runs it."""
+    tuned = make_tuned(tmp_path, "mamba", {"r": 2, "target_modules": ["in_proj", "dt_proj"]})
+    found = learn_coefficients(base_model(tuned), tuned.adapters, [DATA["a0"]], steps=2, **LEARN)
+    first, last = (f"backbone.layers.{layer}.mixer.dt_proj" for layer in range(2))
+    assert found.warnings[0] == f"no input reached {last}, which have no ratio"
+    assert found.coefficients[first]["a0"] != 0.4 == found.coefficients[last]["a0"]
+    with pytest.raises(RequestError, match=r"loss is nan before any step — .* inputs that reach the hooks"):
+        learn_coefficients(base_model(tuned), tuned.adapters, [DATA["a0"]], hooks="dt_proj")
+
+
 def test_batches_come_in_turn_or_in_an_order_of_the_seed(tuned: Tuned) -> None:
     plain, again, drawn = (learned(tuned, steps=5, seed=seed) for seed in (0, 0, 3))
     assert plain.loss == again.loss
@@ -336,6 +352,23 @@ def test_a_folder_and_its_file(tuned: Tuned, tmp_path: Path) -> None:
         found.save(tmp_path / "nowhere" / "coefficients.json")
 
 
+def test_inputs_are_encoded_once(tuned: Tuned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the digest, the curves, all steps and the ratios at the end."""
+    calls: list[int] = []
+
+    def encode(items: Sequence[Item], *_: Any, **__: Any) -> Any:
+        calls.append(len(items))
+        return batch(len(items[0].text), size=len(items))
+
+    monkeypatch.setattr("submerge.calibrate._batches.encode", encode)
+    texts = ["a", "ab", "abc", "abcd", "abcde"]
+    found = learn_coefficients(
+        base_model(tuned), list(tuned.adapters), [texts, texts], steps=4, batch_size=2, processor=len, **LEARN
+    )
+    assert calls == [2, 2, 1] * 2
+    assert [one["items"] for one in found.inputs.values()] == [5, 5]
+
+
 def test_a_folder_in_bfloat16(tuned: Tuned, tmp_path: Path) -> None:
     base_model(tuned, torch.float32).save_pretrained(tmp_path / "base")
     wide, narrow = (
@@ -421,7 +454,6 @@ def test_batches_that_are_encoded_anew_each_time(tuned: Tuned, objective: str, m
         def __getitem__(self, index: Any) -> Any:
             return copy.deepcopy(self.batches[index])
 
-    monkeypatch.setattr("submerge.calibrate._descent.HELD", 0)
     wanted = learned(tuned, steps=5, objective=objective)
     monkeypatch.setattr(
         "submerge.calibrate._measurement.read_data",

@@ -15,7 +15,7 @@ from _adapters import FIRST, SECOND, Tuned, make_tuned
 from _models import quiet_transformers
 from calibrate.helpers_null_space import all_inputs, base_model, batch, projected
 from store.helpers_adapter import MODELS
-from submerge import RequestError, null_space_curve, null_space_ratio
+from submerge import RequestError, learn_coefficients, null_space_curve, null_space_ratio
 from submerge.calibrate import Item, choose_hooks
 from submerge.store import FileTable, open_adapter
 
@@ -86,7 +86,7 @@ def test_scales_by_module(tuned: Tuned) -> None:
     }
     found, wanted = (null_space_ratio(model, adapters, DATA, scales=s) for s in (every, 0.3))
     assert torch.allclose(found.values, wanted.values, atol=1e-12, equal_nan=True)
-    with pytest.raises(RequestError, match="no adapter changes elsewhere"):
+    with pytest.raises(RequestError, match=r"no adapter changes elsewhere"):
         null_space_ratio(model, adapters, DATA, scales={"elsewhere": [1, 1]})
     with pytest.raises(RequestError, match=r"there are \[3\] values for 2 adapters"):
         null_space_ratio(model, adapters, DATA, scales=[1, 2, 3])
@@ -210,6 +210,27 @@ def test_requests_that_are_wrong(tuned: Tuned, change: dict[str, Any], what: str
         null_space_ratio(**request)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "hint"),
+    [(torch.float64, "look at the weights of the base"), (torch.bfloat16, "run it in float32")],
+)
+def test_activations_that_are_no_numbers_are_not_left_out(
+    tuned: Tuned, dtype: torch.dtype, hint: str
+) -> None:
+    """NaN at the last position alone, of a decoder: all others have a ratio."""
+    model = base_model(tuned, dtype)
+    model.model.embed_tokens.weight[61] = torch.nan
+    wrong = batch(0)
+    wrong["input_ids"][0, -1] = 61
+    data = {"a0": [batch(1), wrong], "a1": [batch(2)]}
+    what = f"the inputs of .*layers.1.self_attn.q_proj.* have NaN or Inf, in {dtype}".replace("torch.", "")
+    with pytest.raises(RequestError, match=f"{what} — {hint}"):
+        null_space_ratio(model, list(tuned.adapters), data)
+    for objective in ("null_space", "match"):
+        with pytest.raises(RequestError, match=what):
+            learn_coefficients(model, list(tuned.adapters), data, steps=1, objective=objective)
+
+
 def test_curves_need_data_for_each_adapter_and_two_scales(tuned: Tuned) -> None:
     model = base_model(tuned)
     with pytest.raises(RequestError, match="there is no data for a1 — there is data for a0"):
@@ -231,6 +252,18 @@ def test_ranks_that_are_not_below_the_width(tmp_path: Path) -> None:
         null_space_ratio(model, adapters, DATA, hooks="q_proj")
     found = null_space_ratio(model, adapters, DATA, hooks="layers.1.*(q|down)_proj")
     assert found.values.isnan().any(1).tolist() == [[True, False], [False, True]]
+
+
+def test_adapters_without_factors_of_linear_maps(tuned: Tuned, tmp_path: Path) -> None:
+    option = {"r": 2, "target_modules": ["embed_tokens"]}
+    only = make_tuned(tmp_path, "llama", option)
+    with pytest.raises(
+        RequestError, match=r"no adapter changes a linear map by factors.* — give adapters of"
+    ):
+        null_space_ratio(base_model(only), only.adapters, [DATA["a0"]])
+    adapters = {"a0": tuned.adapters[0], "embeddings": only.adapters[0]}
+    with pytest.raises(RequestError, match=r"embeddings changes none .* — it has no factors .* leave it out"):
+        null_space_ratio(base_model(tuned), adapters, DATA)
 
 
 def test_adapters_of_another_base(tuned: Tuned, tmp_path: Path) -> None:

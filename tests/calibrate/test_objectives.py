@@ -1,4 +1,4 @@
-"""Losses, gradients and steps beside a plain implementation, on models of four kinds."""
+"""Losses, gradients and steps beside a plain implementation, on models of five kinds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ TARGETS = {
     "gpt2": (["c_attn", "attn.c_proj", "c_fc"], ["c_attn", "c_fc"]),
     "bert": (["query", "value", "intermediate.dense"], ["query", "intermediate.dense"]),
     "vit": (["q_proj", "v_proj", "fc1"], ["q_proj", "fc1"]),
+    "mamba": (["in_proj", "x_proj", "dt_proj"], ["in_proj", "dt_proj"]),
 }
+"""Mamba's mixer reads the weight of `dt_proj`, which never runs."""
 
 
 def images(seed: int, size: int = 2) -> dict[str, torch.Tensor]:
@@ -67,10 +69,11 @@ def test_loss_and_gradients_are_those_of_a_plain_implementation(
         path: torch.stack([scales.get((path, k), zero) for k in range(2)]) for path in adapters.modules
     }
     objective = OBJECTIVES[name](adapters, measurement.factors())
+    close = 1e-6 if tuned.kind == "mamba" else 1e-7  # its scan works in float32
     for k in range(2):
         one = batches(tuned, k)[1]
         found, wanted = objective(k, one, by_module), plain.task(k, scales, one, name)
-        assert float(found.detach()) == pytest.approx(float(wanted.detach()), abs=1e-7)
+        assert float(found.detach()) == pytest.approx(float(wanted.detach()), abs=close, rel=close)
         gradients = [
             torch.autograd.grad(loss, list(scales.values()), retain_graph=True, allow_unused=True)
             for loss in (found, wanted)
@@ -78,7 +81,7 @@ def test_loss_and_gradients_are_those_of_a_plain_implementation(
         for key, ours, theirs in zip(scales, *gradients, strict=True):
             assert (ours is None) == (theirs is None), key
             if ours is not None and theirs is not None:
-                assert float(ours) == pytest.approx(float(theirs), abs=1e-6), key
+                assert float(ours) == pytest.approx(float(theirs), abs=10 * close, rel=10 * close), key
         assert any(g is not None and g.abs() > 1e-4 for g in gradients[0])
 
 
@@ -172,8 +175,8 @@ def test_steps_are_those_of_a_plain_implementation(name: str, tuned: Tuned) -> N
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_gradients_are_those_of_finite_differences(name: str, tuned: Tuned, measurement: Measurement) -> None:
-    if tuned.kind == "llama":
-        pytest.skip("its norms work in float32")
+    if tuned.kind in ("llama", "mamba"):
+        pytest.skip("norms, or scans, that work in float32")
     objective = OBJECTIVES[name](measurement.adapters, measurement.factors())
     paths = measurement.adapters.modules
 

@@ -102,6 +102,17 @@ def test_parts_of_the_rows_add_up_and_zeros_do_not_count() -> None:
     assert (ratio.mean - mean([a], x)).abs() < 1e-12
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_rows_that_are_not_finite_are_not_left_out(value: float) -> None:
+    ratio, x = NullSpaceRatio([normal(0, 3, 10)]), normal(1, 9, 10)
+    ratio.update(x[:4])
+    assert ratio.is_finite
+    x[6, 2] = value
+    ratio.update(x[4:])
+    assert not ratio.is_finite
+    assert ratio.mean.isnan().all()
+
+
 def test_autocast_and_16_bits_do_not_reach_it() -> None:
     a, x = normal(0, 3, 64), normal(1, 50, 64)
     wanted = mean([a], x)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,6 +111,35 @@ def test_a_tsv_that_may_be_read_in_two_ways_or_in_none(tmp_path: Path, text: str
     path = tmp_path / "a.tsv"
     path.write_text(text)
     with pytest.raises(RequestError, match=re.escape(told)):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize(
+    ("rows", "passes"),
+    [(["a\tt", "b\tt"], 1), (['"a"\tt', '"b ""c"""\tt'], 2), ([f"{text}\tt" for text in GLUE], 3)],
+)
+def test_how_often_a_tsv_is_parsed(
+    tmp_path: Path, rows: list[str], passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once more where it has quotes that have a meaning, as a rule, and twice where they have none."""
+    readers: list[object] = []
+    reader = csv.reader
+
+    def counted(*args: Any, **how: Any) -> Any:
+        readers.append(how)
+        return reader(*args, **how)
+
+    monkeypatch.setattr("csv.reader", counted)
+    path = tmp_path / "a.tsv"
+    path.write_text("\n".join(["text\ttask", *rows]))
+    assert len(list(read_rows(path))) == len(rows)
+    assert len(readers) == passes
+
+
+def test_an_error_of_a_table_is_told_behind_blank_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('text\na\n\n\n"b\nc\n')
+    with pytest.raises(RequestError, match=re.escape("a.csv:5: is no table (unexpected end of data)")):
         list(read_rows(path))
 
 

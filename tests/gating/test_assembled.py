@@ -21,7 +21,7 @@ from submerge.gating import (
     UnsplitError,
     gate_module,
 )
-from submerge.gating._foreign_reads import is_read_elsewhere
+from submerge.gating._foreign_reads import reader_of
 from submerge.names import View
 
 SHAPES = {f"{e}.{w}": (3, 4) for e in range(2) for w in ("w1", "w3")}
@@ -97,15 +97,16 @@ class Shifted(nn.Module):
 
 def test_what_another_module_reads_is_found() -> None:
     model = nn.ModuleDict({"inside": Slicing()})
-    found = {name for name, _ in model.named_parameters() if is_read_elsewhere(model, *name.rsplit(".", 1))}
-    assert found == {"inside.sliced.weight", "inside.asked.shift"}
+    readers = {name: reader_of(model, *name.rsplit(".", 1)) for name, _ in model.named_parameters()}
+    found = {name: reader for name, reader in readers.items() if reader is not None}
+    assert found == {"inside.sliced.weight": "inside", "inside.asked.shift": "inside"}
 
 
 def test_what_is_read_behind_a_setting_that_is_off_does_not_count() -> None:
     model = nn.ModuleDict({"inside": Slicing()})
-    assert not is_read_elsewhere(model, "inside.called", "weight")
+    assert reader_of(model, "inside.called", "weight") is None
     model["inside"].exact = True
-    assert is_read_elsewhere(model, "inside.called", "weight")
+    assert reader_of(model, "inside.called", "weight") == "inside"
 
 
 @pytest.mark.parametrize("path", ["inside.sliced", "inside.called", "inside.asked"])

@@ -62,6 +62,15 @@ MODELS: dict[str, Callable[[Any], Any]] = {
             image_token_index=63,
         )
     ),
+    "mamba": lambda t: t.MambaForCausalLM(
+        t.MambaConfig(
+            vocab_size=TEXT["vocab_size"],
+            hidden_size=16,
+            num_hidden_layers=2,
+            state_size=4,
+            time_step_rank=6,
+        )
+    ),
     "convolutions": lambda _: Convolutions(),
 }
 

@@ -24,6 +24,7 @@ from submerge.calibrate._layer_inputs import LayerInput, LayerMoment, layer_inpu
 from submerge.calibrate._learn import learn_coefficients
 from submerge.calibrate._null_space import null_space_curve, null_space_ratio
 from submerge.calibrate._null_space_results import NullSpaceCurve, NullSpaceMatrix
+from submerge.calibrate._numbers import check_counts
 from submerge.calibrate._options import Step
 from submerge.calibrate._processors import load_processor, processor_for
 from submerge.calibrate._prompt_states import PromptPooling, PromptStates, prompt_states
@@ -76,6 +77,7 @@ __all__ = [
     "batches",
     "block_size",
     "calibrate_recipe",
+    "check_counts",
     "choose_hooks",
     "collect",
     "count_items",

@@ -6,7 +6,8 @@ K adapters of one base are one low-rank update of each module that they change:
 
 where the ranks r_k may differ, and the scale s_k (alpha / r, or alpha / √r of rsLoRA) is in the factors. New
 values Θ_k of a parameter (`modules_to_save`, biases, norms) act as W + Σ_k λ_k (Θ_k − W). With λ = 0 the
-model is the base, with λ = e_k it is the base with adapter k, with λ = c · 1 task arithmetic.
+model is the base, with λ = e_k it is the base with adapter k, with λ = c · 1 task arithmetic. A parameter
+that another module reads, past its own (as Mamba's mixer the weight of `dt_proj`), is replaced in each pass.
 """
 
 from __future__ import annotations
@@ -29,13 +30,17 @@ from submerge.calibrate._scaled_parts import (
 )
 from submerge.errors import Problem, RequestError, few
 from submerge.gating import (
+    Assignment,
     ConstantAssignment,
     ConstantScales,
     Gate,
     Observer,
     Recent,
+    ReplacedParameter,
     gate_module,
     observe,
+    replace_parameters,
+    restore_parameters,
     ungate_module,
 )
 from submerge.names import layer_of, match_names
@@ -65,6 +70,19 @@ class AttachedAdapters:
     units: dict[str, dict[int, int]] = field(default_factory=dict)
     unsupported: tuple[dict[str, str], ...] = ()
     left_out: tuple[tuple[str, ...], ...] = ()
+    replaced: list[ReplacedParameter] = field(default_factory=list)
+
+    @contextmanager
+    def under(self, assignment: Assignment, within: str = "") -> Iterator[None]:
+        """Run the model, or the module `within` it, with an assignment in force."""
+        with ExitStack() as stack:
+            stack.enter_context(self.gate.over(assignment))
+            for one in self._replaced_in(within):
+                stack.enter_context(one.over(assignment))
+            yield
+
+    def _replaced_in(self, module: str) -> list[ReplacedParameter]:
+        return [one for one in self.replaced if not module or one.path.startswith(f"{module}.")]
 
     @contextmanager
     def over(self, scales: ConstantScales | None) -> Iterator[None]:
@@ -84,7 +102,7 @@ class AttachedAdapters:
         acting = _acting(scales) if any(self.unsupported) else set()
         reasons = {path: why for k in sorted(acting) for path, why in self.unsupported[k].items()}
         modules = {path: self.model.get_submodule(path) for path in reasons}
-        with self.gate.over(ConstantAssignment(scales)), observe(modules, _Refusal(reasons)):
+        with self.under(ConstantAssignment(scales)), observe(modules, _Refusal(reasons)):
             yield
 
 
@@ -158,8 +176,7 @@ def attached(model: nn.Module, adapters: Mapping[str, Adapter]) -> Iterator[Atta
         path_of = attrgetter("path")
         scaled = scaled_parameters(model, [one for one, _ in fitted.values()])
         for path, parameters in groupby(sorted(scaled, key=path_of), path_of):
-            _attach(result, path, list(parameters))
-            stack.callback(ungate_module, model.get_submodule(path))
+            _attach(result, path, list(parameters), stack)
         yield result
 
 
@@ -190,10 +207,19 @@ def _unsupported(model: nn.Module, label: str, adapter: Adapter) -> dict[str, st
     }
 
 
-def _attach(adapters: AttachedAdapters, path: str, parameters: Sequence[ScaledParameter]) -> None:
-    """Gate one module by the updates of its parameters."""
+def _attach(
+    adapters: AttachedAdapters, path: str, parameters: Sequence[ScaledParameter], stack: ExitStack
+) -> None:
+    """Gate one module by the updates of its parameters, until the stack is left."""
     module = adapters.model.get_submodule(path)
-    gate_module(adapters.gate, module, {p.name: p.gated(adapters.gate, module) for p in parameters}, path)
+    updates = {p.name: p.gated(adapters.gate, module) for p in parameters}
+    taken = {n: u for n, u in updates.items() if runner_of(adapters.model, f"{path}.{n}") != path}
+    if taken:
+        adapters.replaced += replace_parameters(module, path, taken)
+        stack.callback(restore_parameters, module)
+    if inside := {name: update for name, update in updates.items() if name not in taken}:
+        gate_module(adapters.gate, module, inside, path)
+        stack.callback(ungate_module, module)
     adapters.modules.append(path)
     units = adapters.units.setdefault(path, {})
     for parameter in parameters:

@@ -70,16 +70,30 @@ def _groups(items: Sequence[Item], size: int) -> list[tuple[int, ...]]:
 
 
 class EncodedItems(Sequence[Mapping[str, torch.Tensor]]):
-    """The inputs of `batches` as a sequence, each encoded anew when it is asked for: nothing is held."""
+    """The inputs of `batches` as a sequence, each encoded when it is asked for.
 
-    def __init__(self, items: Sequence[Item], processor: Any, size: int, max_length: int) -> None:
+    With `room`, so many bytes of them are held for the passes to come: they are the same objects then.
+    """
+
+    def __init__(
+        self, items: Sequence[Item], processor: Any, size: int, max_length: int, room: int = 0
+    ) -> None:
         self.items = items
-        self._processor, self._size, self._max_length = processor, size, max_length
+        self._processor, self._size, self._max_length, self._room = processor, size, max_length, room
         self._groups = _groups(items, size)
+        self._held: dict[int, Mapping[str, torch.Tensor]] = {}
 
     def spaced(self, most: int) -> EncodedItems:
-        """Return at most so many of the items, evenly spaced."""
+        """Return at most so many of the items, evenly spaced, with nothing held; itself if it has no more."""
+        if len(self.items) <= most:
+            return self
         return EncodedItems(spaced(self.items, most), self._processor, self._size, self._max_length)
+
+    def holding(self, room: int) -> EncodedItems:
+        """Return the same, of which so many bytes are held; itself where it holds some already."""
+        if self._room:
+            return self
+        return EncodedItems(self.items, self._processor, self._size, self._max_length, room)
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -91,7 +105,15 @@ class EncodedItems(Sequence[Mapping[str, torch.Tensor]]):
     def __getitem__(self, index: slice) -> Sequence[Mapping[str, torch.Tensor]]: ...
 
     def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        chosen = [self.items[place] for place in self._groups[index]]
-        return encode(chosen, self._processor, max_length=self._max_length)
+        places = range(len(self))[index]
+        return [self._batch(place) for place in places] if isinstance(places, range) else self._batch(places)
+
+    def _batch(self, place: int) -> Mapping[str, torch.Tensor]:
+        if (held := self._held.get(place)) is not None:
+            return held
+        chosen = [self.items[place] for place in self._groups[place]]
+        batch = encode(chosen, self._processor, max_length=self._max_length)
+        size = sum(getattr(value, "nbytes", 0) for value in batch.values())
+        if size <= self._room:
+            self._held[place], self._room = batch, max(1, self._room - size)
+        return batch

@@ -15,15 +15,16 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from submerge.calibrate._attached import AttachedAdapters
 from submerge.errors import Problem, RequestError
-from submerge.gating import Gate, StopForward, rerouted
+from submerge.gating import StopForward, rerouted
 
 __all__ = ["checkpointed"]
 
 
 @contextmanager
-def checkpointed(model: nn.Module, gate: Gate) -> Iterator[None]:
-    """Let the layers of all stacks hold no activations inside.
+def checkpointed(adapters: AttachedAdapters) -> Iterator[None]:
+    """Let the layers of all stacks of a model with adapters hold no activations inside.
 
     The passes must not fill caches of keys and values, as those of `collect` do not: a layer that is computed
     again would extend them again.
@@ -32,11 +33,11 @@ def checkpointed(model: nn.Module, gate: Gate) -> Iterator[None]:
     """
 
     def run(name: str, forward: Any, args: Any, kwargs: Any) -> Any:
-        assignment, ends = gate.assignment, []
+        assignment, ends = adapters.gate.assignment, []
 
         def again(*args: Any, **kwargs: Any) -> Any:
             assert assignment is not None
-            with gate.over(assignment):
+            with adapters.under(assignment, name):
                 try:
                     return forward(*args, **kwargs)
                 except StopForward:  # is not to leave `checkpoint`, which would not know of it
@@ -49,9 +50,9 @@ def checkpointed(model: nn.Module, gate: Gate) -> Iterator[None]:
             raise StopForward
         return output
 
-    layers = _layers(model)
+    layers = _layers(adapters.model)
     if not layers:
-        what = f"{type(model).__name__} has no stack of layers"
+        what = f"{type(adapters.model).__name__} has no stack of layers"
         raise RequestError(Problem(what, "checkpointing", "do without it, or give smaller batches"))
     with rerouted(layers, run):
         yield

@@ -18,9 +18,6 @@ from submerge.errors import Problem, RequestError
 
 __all__ = ["Descent"]
 
-HELD = 1 << 28
-"""Bytes of encoded inputs that are held of each task."""
-
 
 class Descent:
     """The minimisation of L(λ) = 1/K Σ_k Ω_k + pull · mean (λ − λ_init)².
@@ -72,7 +69,7 @@ class Descent:
         if number:
             hint = "take a smaller learning_rate, or bounds of the coefficients"
             raise RequestError(Problem(f"the loss is {loss} after {number} steps", "learning_rate", hint))
-        hint = "run it in float32 (dtype, or compute_dtype of a recipe), and give inputs beside padding"
+        hint = "run it in float32 (dtype, or compute_dtype of a recipe), and give inputs that reach the hooks"
         raise RequestError(Problem(f"the loss is {loss} before any step", "the base with its adapters", hint))
 
     def _measure(self) -> float:
@@ -102,24 +99,11 @@ class Descent:
 
 
 def _in_turn(batches: Inputs, seed: int) -> Iterator[ModelInputs]:
-    """Yield batches without end, in their order, or with a seed in another one at each pass over them.
-
-    Those that come again are the same objects as far as there is room for them, so that they are not encoded
-    again, and what does not depend on coefficients can be held for them.
-    """
+    """Yield batches without end, in their order, or with a seed in another one at each pass over them."""
     draw = random.Random(seed)
     order = list(range(len(batches)))
-    held: dict[int, ModelInputs] = {}
-    room = HELD
     while True:
         if seed:
             draw.shuffle(order)
         for place in order:
-            batch = held[place] if place in held else batches[place]
-            if place not in held and (size := _bytes(batch)) <= room:
-                held[place], room = batch, room - size
-            yield batch
-
-
-def _bytes(batch: ModelInputs) -> int:
-    return sum(getattr(value, "nbytes", 0) for value in batch.values())
+            yield batches[place]

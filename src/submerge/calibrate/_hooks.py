@@ -31,6 +31,9 @@ def choose_hooks(model: nn.Module, adapted: Sequence[str], hooks: str) -> list[s
         first, pattern = _first_of_last_quarter(model), hooks.partition(":")[2].strip()
         chosen = [n for n in adapted if (place := layer_of(n)) and place[1] >= first[place[0]]]
     chosen = [n for n in chosen if _pattern(pattern).search(n)]
+    if not adapted:
+        what = "no adapter changes a linear map by factors, of whose inputs there would be a ratio"
+        raise RequestError(Problem(what, "hooks", "give adapters of LoRA on linear maps"))
     if not chosen:
         hint = f"the adapters change {few(adapted)}: choose among these"
         raise RequestError(Problem(f"no module with an adapter matches {hooks!r}", "hooks", hint))

@@ -21,7 +21,7 @@ from submerge.calibrate._null_space import SIZE
 from submerge.calibrate._options import DTYPES, LearnOptions, Step
 from submerge.calibrate._record import folder_names, peak_memory, record_inputs
 from submerge.calibrate._run import CalibrationRun, renamed
-from submerge.calibrate._sources import DataSets, Specs, load_backbone, open_adapters
+from submerge.calibrate._sources import DataSets, Specs, load_backbone
 from submerge.device import check_device
 from submerge.errors import Problem, RequestError
 from submerge.store import model_digest, open_checkpoint
@@ -138,25 +138,26 @@ def learn_coefficients(
     encoding = {"batch_size": batch_size, "max_length": max_length, "processor": processor}
     loaded = _loaded(model, dtype, device)
     with ExitStack() as stack:
-        measurement = stack.enter_context(measuring(loaded, adapters, data, hooks, encoding))
+        measurement = stack.enter_context(measuring(loaded, adapters, data, hooks, encoding)).holding()
         stack.enter_context(_frozen(loaded))
         if checkpointing:
-            stack.enter_context(checkpointed(loaded, measurement.adapters.gate))
+            stack.enter_context(checkpointed(measurement.adapters))
         measurement.check_own_data()
-        inputs = record_inputs(open_adapters(adapters), measurement.data)
+        inputs = record_inputs(measurement.opened, measurement.data)
         names = _names(model, loaded, measurement.adapters.modules)
         run = CalibrationRun(measurement, options, progress or (lambda _: None))
         run.learn()
+        matrix = renamed(run.matrix(), names)
         return Calibration(
             objective=objective,
             loss=tuple(run.descent.loss),
             coefficients={names[path]: own for path, own in run.coefficients.values(run.names).items()},
             initial=float(initial),
-            matrix=renamed(run.matrix(), names),
+            matrix=matrix,
             curve=renamed(run.curve, names),
             unreached=tuple(names[path] for path in run.unreached),
             kept=tuple(run.names[k] for k in sorted(run.kept)),
-            warnings=tuple(run.warnings()),
+            warnings=tuple(run.warnings(matrix)),
             settings={**_places(model, adapters), **options.to_dict()},
             inputs=inputs,
             seconds=time.perf_counter() - start,

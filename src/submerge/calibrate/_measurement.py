@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,9 +15,19 @@ from submerge.calibrate._attached import AttachedAdapters, attached
 from submerge.calibrate._collect import collect
 from submerge.calibrate._hooks import choose_hooks
 from submerge.calibrate._reducers import NullSpaceRatio, row_space
-from submerge.calibrate._sources import DataSets, Inputs, Specs, load_backbone, open_adapters, read_data
+from submerge.calibrate._sources import (
+    HELD,
+    DataSets,
+    Inputs,
+    Specs,
+    holding,
+    load_backbone,
+    open_adapters,
+    read_data,
+)
 from submerge.errors import Problem, RequestError, few
 from submerge.gating import ConstantScales
+from submerge.store import Adapter
 
 __all__ = ["BatchCounter", "Lambdas", "Measurement", "Progress", "Scales", "measuring"]
 
@@ -47,6 +57,12 @@ class Measurement:
     adapters: AttachedAdapters
     data: Mapping[str, Inputs]
     hooked: Mapping[str, Sequence[torch.Tensor | None]]
+    opened: Mapping[str, Adapter]
+
+    def holding(self) -> Measurement:
+        """Return the same, with data that is held, as far as there is room, for several passes over it."""
+        room = HELD // len(self.data)
+        return replace(self, data={name: holding(inputs, room) for name, inputs in self.data.items()})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,7 +95,19 @@ class Measurement:
         }
         with self.adapters.over(scales):
             collect(self.adapters.model, inputs, reducers, progress=counter)
+        self._check_finite(reducers)
         return reducers
+
+    def _check_finite(self, ratios: Mapping[str, NullSpaceRatio]) -> None:
+        """Raise `RequestError` where activations were NaN or Inf, of which there is no ratio."""
+        wrong = [path for path, ratio in ratios.items() if ratio.count and not ratio.is_finite]
+        if wrong:
+            dtype = str(next(self.adapters.model.parameters()).dtype).removeprefix("torch.")
+            what = f"the inputs of {few(wrong)} have NaN or Inf, in {dtype}"
+            hint = "run it in float32 (dtype, or compute_dtype of a recipe)"
+            if dtype in ("float32", "float64"):
+                hint = "look at the weights of the base and of its adapters, and at the inputs"
+            raise RequestError(Problem(what, "the base with its adapters", hint))
 
     def alone(self, k: int, scale: float, inputs: Inputs, counter: BatchCounter) -> torch.Tensor:
         """Return ω of an adapter's own inputs, as a mean over modules, with that adapter alone."""
@@ -135,9 +163,8 @@ def measuring(
         chosen = choose_hooks(model, list(at.down), hooks)
         hooked = {path: _with_null_space(at.down[path], len(opened)) for path in chosen}
         _check_hooks(at, hooked)
-        yield Measurement(
-            at, inputs, {p: own for p, own in hooked.items() if any(a is not None for a in own)}
-        )
+        measured = {p: own for p, own in hooked.items() if any(a is not None for a in own)}
+        yield Measurement(at, inputs, measured, opened)
 
 
 def _with_null_space(down: Mapping[int, torch.Tensor], count: int) -> list[torch.Tensor | None]:
@@ -165,7 +192,10 @@ def _check_hooks(at: AttachedAdapters, hooked: Mapping[str, Sequence[torch.Tenso
         else:
             what = f"{name} changes none of the modules that are measured: {few(hooked)}"
         own_modules = [path for path, down in at.down.items() if k in down]
-        problems.append(Problem(what, "hooks", f"it changes {few(own_modules)}: choose among these"))
+        hint = f"it changes {few(own_modules)}: choose among these"
+        if not own_modules:
+            hint = "it has no factors of a linear map that can be measured anywhere: leave it out"
+        problems.append(Problem(what, "hooks", hint))
     if problems:
         raise RequestError(problems)
 

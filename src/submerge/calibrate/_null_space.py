@@ -21,7 +21,7 @@ from submerge.calibrate._measurement import (
 )
 from submerge.calibrate._null_space_results import NullSpaceCurve, NullSpaceMatrix
 from submerge.calibrate._numbers import is_finite_number
-from submerge.calibrate._sources import DataSets, Inputs, Specs
+from submerge.calibrate._sources import DataSets, Inputs, Specs, holding
 from submerge.errors import Problem, RequestError, few
 
 __all__ = ["CURVE", "SIZE", "curve_of", "matrix_of", "null_space_curve", "null_space_ratio"]
@@ -153,10 +153,9 @@ def curve_of(
     measurement: Measurement, points: Sequence[float], own: Sequence[Inputs], counter: BatchCounter
 ) -> NullSpaceCurve:
     """Return ω(λ) at `points` of each adapter alone, on inputs of its own."""
-    values = torch.stack(
-        [
-            torch.stack([measurement.alone(k, point, inputs, counter) for point in points])
-            for k, inputs in enumerate(own)
-        ]
-    )
+
+    def of(k: int, inputs: Inputs) -> torch.Tensor:
+        return torch.stack([measurement.alone(k, point, inputs, counter) for point in points])
+
+    values = torch.stack([of(k, holding(inputs)) for k, inputs in enumerate(own)])
     return NullSpaceCurve(measurement.names, tuple(points), tuple(measurement.hooked), values)

@@ -36,6 +36,11 @@ class Term(Reducer):
 
     @property
     @abstractmethod
+    def is_empty(self) -> bool:
+        """Whether no row has come that counts, so that there is no number."""
+
+    @property
+    @abstractmethod
     def value(self) -> torch.Tensor:
         """The number, a function of the rows so far."""
 
@@ -55,7 +60,8 @@ class Objective(ABC):
         terms = self.terms(k, batch)
         with self.adapters.over(scales), self._reused.over(batch):
             collect(self.adapters.model, [batch], terms)
-        return torch.stack([term.value for term in terms.values()]).nanmean()
+        values = [term.value for term in terms.values() if not term.is_empty]
+        return torch.stack(values).mean() if values else torch.tensor(torch.nan)
 
     @abstractmethod
     def terms(self, k: int, batch: ModelInputs) -> dict[str, Term]:
@@ -68,6 +74,10 @@ class _Ratio(Term):
 
     def update(self, rows: torch.Tensor) -> None:
         self._ratio.update(rows)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._ratio.count
 
     @property
     def value(self) -> torch.Tensor:
@@ -99,6 +109,10 @@ class _Quotient(Term):
     @abstractmethod
     def squares(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what rows [N, n] add to either sum."""
+
+    @property
+    def is_empty(self) -> bool:
+        return bool(self._below == 0)
 
     @property
     def value(self) -> torch.Tensor:

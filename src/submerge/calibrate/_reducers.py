@@ -51,7 +51,7 @@ class NullSpaceRatio(Reducer):
     are, outside of autocast: of inputs without any structure E ω² = 1 − r/n, so that all that the ratio says
     lies in a narrow band below 1. Gradients flow to the inputs; the A_k are constants.
 
-    Rows of zeros have no ratio, and do not count.
+    Rows of zeros have no ratio, and do not count; a row with NaN or Inf makes the mean NaN.
 
     Args:
         factors: A_k [r_k, n] of each adapter, of any ranks, which may be deficient; None for an adapter that
@@ -98,6 +98,11 @@ class NullSpaceRatio(Reducer):
         shares = torch.tensor(self.ranks, dtype=torch.float64) / len(self._basis)
         return level.index_copy(0, torch.tensor(self.defined), (1 - shares).sqrt())
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether no row had NaN or Inf so far."""
+        return bool(self._sums.isfinite().all())
+
     def anew(self) -> NullSpaceRatio:
         """Return one of the same factors that has taken in no rows."""
         other = copy.copy(self)
@@ -108,7 +113,7 @@ class NullSpaceRatio(Reducer):
         with torch.autocast(rows.device.type, enabled=False):
             x = rows if rows.dtype == torch.float64 else rows.float()
             totals = x.square().sum(-1)
-            if not (nonzero := totals > 0).all():
+            if not (nonzero := totals != 0).all():  # NaN is none, and makes the mean NaN
                 x, totals = x[nonzero], totals[nonzero]
             squares = (x @ self._basis_like(x)).square()  # [N, Σ r_k]
             seen = x.new_zeros(len(x), len(self.defined)).index_add(1, self._owner.to(x.device), squares)

@@ -16,6 +16,7 @@ from submerge.calibrate._null_space_results import NullSpaceCurve, NullSpaceMatr
 from submerge.calibrate._objectives import OBJECTIVES
 from submerge.calibrate._options import LearnOptions, Step
 from submerge.calibrate._parametrisation import Parametrisation
+from submerge.errors import few
 
 __all__ = ["CalibrationRun", "renamed"]
 
@@ -62,7 +63,11 @@ class CalibrationRun:
     def _measuring(self, number: int, total: int) -> None:
         self._progress(Step(number, total, measuring=True))
 
-    def warnings(self) -> Iterator[str]:
+    def warnings(self, matrix: NullSpaceMatrix) -> Iterator[str]:
+        """Yield what to know before the coefficients are used, with the ratios that came out at the end."""
+        values = zip(matrix.modules, matrix.values, strict=True)
+        if unseen := [name for name, of_module in values if of_module.isnan().all()]:
+            yield f"no input reached {few(unseen)}, which have no ratio"
         if self._rising:
             yield from self.curve.warnings
         if self.options.steps and not self.steps:

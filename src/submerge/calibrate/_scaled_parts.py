@@ -17,7 +17,16 @@ from torch.nn import functional as F
 
 from submerge.algebra import Triplets
 from submerge.errors import Problem, RequestError
-from submerge.gating import Gate, GatedDense, GatedFactors, GatedSum, GatedUpdate, is_transposed, parameter_of
+from submerge.gating import (
+    Gate,
+    GatedDense,
+    GatedFactors,
+    GatedSum,
+    GatedUpdate,
+    is_transposed,
+    parameter_of,
+    reader_of,
+)
 from submerge.store import Adapter, FileTable, LowRankPart, Replace, Rows
 
 __all__ = ["ScaledParameter", "runner_of", "scaled_parameters", "unscaled_parameters"]
@@ -119,14 +128,10 @@ def unscaled_parameters(model: nn.Module, adapter: Adapter) -> Iterator[tuple[st
 
 
 def runner_of(model: nn.Module, name: str) -> str:
-    """Return the module whose forward reads a parameter: its own, or the one around it.
-
-    `nn.MultiheadAttention` reads the weight of its output projection, and never runs that module, so that
-    neither gates nor hooks there come to anything.
-    """
-    path = name.rpartition(".")[0]
-    around = path.rpartition(".")[0]
-    return around if isinstance(model.get_submodule(around), nn.MultiheadAttention) else path
+    """Return the module whose forward reads a parameter: its own, or one around it (`reader_of`)."""
+    path, _, local = name.rpartition(".")
+    reader = reader_of(model, path, local)
+    return path if reader is None else reader
 
 
 def _why_unscaled(model: nn.Module, adapter: Adapter, name: str) -> str | None:
@@ -134,8 +139,6 @@ def _why_unscaled(model: nn.Module, adapter: Adapter, name: str) -> str | None:
     module, part = model.get_submodule(path), adapter.parts[name]
     if not parameter_of(model, name).is_floating_point():
         return "it holds no floating-point numbers"
-    if runner_of(model, name) != path:
-        return f"{runner_of(model, name)} reads it without running {path}"
     if not isinstance(part, LowRankPart):
         return None
     if part.magnitude is not None:

@@ -15,7 +15,7 @@ from submerge.calibrate._batches import EncodedItems
 from submerge.calibrate._collect import ModelInputs
 from submerge.calibrate._item import Item
 from submerge.calibrate._items import check_one_kind, items_of, read_items
-from submerge.calibrate._numbers import is_whole_number
+from submerge.calibrate._numbers import check_counts
 from submerge.calibrate._processors import processor_for
 from submerge.calibrate._spaced import spaced, spaced_rows
 from submerge.calibrate._unknown_texts import warn_of_unknown
@@ -24,9 +24,21 @@ from submerge.errors import Problem, RequestError, few
 from submerge.recipe import DataSource
 from submerge.store import Adapter, open_model
 
-__all__ = ["DataSets", "Inputs", "Specs", "is_batch", "load_backbone", "open_adapters", "read_data"]
+__all__ = [
+    "HELD",
+    "DataSets",
+    "Inputs",
+    "Specs",
+    "holding",
+    "is_batch",
+    "load_backbone",
+    "open_adapters",
+    "read_data",
+]
 
 _MODEL_INPUTS = frozenset({"input_ids", "inputs_embeds", "pixel_values", "input_features"})
+HELD = 1 << 31
+"""Bytes of encoded inputs that are held where there are several passes, of all tasks together."""
 Inputs: TypeAlias = Sequence[ModelInputs]
 """Batches of a model's inputs."""
 Data: TypeAlias = DataSource | Iterable[str | Item | Mapping[str, Any]]
@@ -104,7 +116,7 @@ def read_data(
     where there are no inputs, or they cannot be read, for sizes that are none, or a model without values.
     """
     _check_values(model)
-    _check_counts(batch_size=batch_size, max_length=max_length, samples=samples)
+    check_counts({"batch_size": batch_size, "max_length": max_length, "samples": samples})
     _check_several(data, "data", "the data of each adapter")
     if not isinstance(data, Mapping):
         if len(data) != len(names):
@@ -125,16 +137,6 @@ def _check_values(model: Any) -> None:
     if isinstance(model, nn.Module) and any(parameter.is_meta for parameter in model.parameters()):
         what = f"{type(model).__name__} is on the device meta, and has no values"
         raise RequestError(Problem(what, "device", "use cpu or cuda, and a model whose weights are loaded"))
-
-
-def _check_counts(**counts: int | None) -> None:
-    """Raise `RequestError` for sizes that are no whole numbers from 1 on; None is none."""
-    wrong = {name: n for name, n in counts.items() if n is not None and (not is_whole_number(n) or n < 1)}
-    if wrong:
-        problems = [
-            Problem(f"{n!r} is no whole number from 1", name, "give such as 16") for name, n in wrong.items()
-        ]
-        raise RequestError(problems)
 
 
 def _check_several(values: Any, name: str, of: str) -> None:
@@ -166,6 +168,11 @@ def _batches(
     items = spaced(items, samples)
     warn_of_unknown(items, processor, where)
     return EncodedItems(items, processor, *encoding)
+
+
+def holding(inputs: Inputs, room: int = HELD) -> Inputs:
+    """Return inputs that hold so many bytes of what they encode, for several passes over them."""
+    return inputs.holding(room) if isinstance(inputs, EncodedItems) else inputs
 
 
 def is_batch(value: Any) -> bool:

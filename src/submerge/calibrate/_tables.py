@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from submerge.errors import Problem, RequestError, few
 
@@ -34,7 +34,10 @@ def read_tabbed_table(file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
     quoted, plain = _Reading("\t"), _Reading("\t", literal=True)
     if not any('"' in line for line in file):
         return quoted.rows(file, path)
-    of_quoted, of_plain = (replace(one, exact=True).fit(file, path) for one in (quoted, plain))
+    of_quoted = replace(quoted, exact=True).fit(file, path)
+    if not of_quoted.problem and not of_quoted.joins_lines:  # then without quoting the rows are the same
+        return quoted.rows(file, path)
+    of_plain = replace(plain, exact=True).fit(file, path)
     chosen = plain if of_quoted.problem and not of_plain.problem else quoted
     if not of_quoted.problem and not of_plain.problem and of_quoted.rows != of_plain.rows:
         raise RequestError(_ambiguous(file, path))
@@ -55,11 +58,24 @@ def _ambiguous(file: TextIO, path: Path) -> Problem:
     return Problem(what, where, hint)
 
 
+class _TableRow(NamedTuple):
+    """Where a row ends, the names of its columns, its cells, and how many lines it takes."""
+
+    where: str
+    names: list[str]
+    cells: list[str]
+    lines: int
+
+
 @dataclass(frozen=True)
 class _Fit:
-    """How many rows a reading of a table gave, up to what was wrong with one."""
+    """How many rows a reading of a table gave, up to what was wrong with one.
+
+    `joins_lines` says that a row holds several lines.
+    """
 
     rows: int
+    joins_lines: bool = False
     problem: Problem | None = None
 
 
@@ -74,22 +90,23 @@ class _Reading:
     def fit(self, file: TextIO, path: Path) -> _Fit:
         """Return whether a table can be read so."""
         file.seek(0)
-        count = 0
+        count, joins = 0, False
         try:
-            for _ in self._cells(file, path):
+            for row in self._cells(file, path):
                 count += 1
+                joins |= row.lines > 1
         except RequestError as error:
-            return _Fit(count, error.problems[0])
-        return _Fit(count)
+            return _Fit(count, joins, error.problems[0])
+        return _Fit(count, joins)
 
     def rows(self, file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
         """Yield each row by column, with the number of the line at which it ends."""
         file.seek(0)
-        for where, names, cells in self._cells(file, path):
-            yield where, dict(zip_longest(names, cells[: len(names)]))
+        for row in self._cells(file, path):
+            yield row.where, dict(zip_longest(row.names, row.cells[: len(row.names)]))
 
-    def _cells(self, file: TextIO, path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-        """Yield where each row stands, the names of its columns, and its cells."""
+    def _cells(self, file: TextIO, path: Path) -> Iterator[_TableRow]:
+        """Yield each row but the header and blank ones."""
         last = 0
         reader = csv.reader(
             file,
@@ -101,11 +118,12 @@ class _Reading:
             header = next(filter(None, reader), [])
             last = reader.line_num
             names = self._names(header, f"{path}:{last}")
-            for cells in filter(None, reader):
-                where = f"{path}:{reader.line_num}"
-                self._check_count(names, cells, where)
-                last = reader.line_num
-                yield where, names, cells
+            for cells in reader:
+                lines, last = reader.line_num - last, reader.line_num
+                if cells:
+                    where = f"{path}:{last}"
+                    self._check_count(names, cells, where)
+                    yield _TableRow(where, names, cells, lines)
         except csv.Error as error:
             hint = 'a text between double quotes ends with one, and those within it are doubled: ""'
             if "field limit" in str(error):

@@ -18,7 +18,7 @@ from submerge.continual._measure import (
     identity_moments,
     measuring_task,
 )
-from submerge.continual._passes import Data, Passes, check_count
+from submerge.continual._passes import Data, Passes, check_options
 from submerge.continual._running import RunningSum
 from submerge.continual._state_folder import StateFolder
 from submerge.continual._stored_task import TaskLayout, add_factors, add_moment
@@ -119,7 +119,7 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
     data is.
     """
     _check_name(manifest, task.name)
-    check_count("prototypes", task.prototypes)
+    check_options({"prototypes": task.prototypes})
     group = shared_group(manifest, task.name, task.share)
     model = open_task_model(task.model, open_base(manifest.base, task.base))
     _check_kept(manifest, model, task)

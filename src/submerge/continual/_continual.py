@@ -14,7 +14,7 @@ from submerge.continual._export import Export, ExportReport, write_adapter, writ
 from submerge.continual._join import join_states
 from submerge.continual._lpm import StoredTasks
 from submerge.continual._manifest import StateManifest, StateOptions, TaskRecord
-from submerge.continual._passes import Data, Passes, check_count
+from submerge.continual._passes import Data, Passes, check_options
 from submerge.continual._projectors import ProjectorGate, StoredProjectors
 from submerge.continual._state_folder import StateFolder, new_folder
 from submerge.continual._status import StateStatus, status_of
@@ -256,7 +256,7 @@ class Continual:
         if form == "adapter" and dtype is not None:
             hint = "leave it out, or write a checkpoint: --as checkpoint"
             raise RequestError(Problem("an adapter is written in float32", "--dtype", hint))
-        check_count("rank", rank)
+        check_options({"rank": rank})
         self._folder.check_apart(Path(out))
         manifest = self._folder.read()
         given = {"score": score, "temperature": temperature, "top": top, "key": key, "centred": centred}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from submerge.calibrate import check_counts
 from submerge.device import check_device
-from submerge.errors import Problem, RequestError
 
-__all__ = ["Data", "Passes", "check_count"]
+__all__ = ["Data", "Passes", "check_options"]
 
 Data: TypeAlias = Any
 """What `submerge.null_space_ratio` takes as one data set, or a `MeasuredTask`."""
@@ -38,12 +38,9 @@ class Passes:
 
     def __post_init__(self) -> None:
         check_device(self.device)
-        for name in ("samples", "batch_size", "max_length"):
-            check_count(name, getattr(self, name))
+        check_options({name: getattr(self, name) for name in ("samples", "batch_size", "max_length")})
 
 
-def check_count(name: str, value: int | None) -> None:
-    """Raise `RequestError` where an option is neither left out nor a whole number from 1."""
-    if value is not None and (not isinstance(value, int) or value < 1):
-        option = f"--{name.replace('_', '-')}"
-        raise RequestError(Problem(f"{value!r} is no whole number from 1", option, "give such as 16"))
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise `RequestError`, under the names of the command's options, for what is no whole number from 1."""
+    check_counts({f"--{name.replace('_', '-')}": value for name, value in options.items()})

@@ -13,6 +13,7 @@ It knows no method, no folder and no recipe: an `Assignment` says which updates 
     observe       Observer, StopForward                       passes that only look
     kinds         token_modules                               in which tokens may have parameters of their own
     reroute       rerouted                                    passes in which a function runs modules
+    replaced      replace_parameters, reader_of               parameters that other modules read
 """
 
 from submerge.gating._assembled import GatedAssembly, place_blocks
@@ -28,6 +29,7 @@ from submerge.gating._branches import Branches, MixedBranches, SelectedBranches,
 from submerge.gating._by_sample import SampleAssignment
 from submerge.gating._by_token import TokenAssignment
 from submerge.gating._cache import Recent
+from submerge.gating._foreign_reads import reader_of
 from submerge.gating._gate import Gate
 from submerge.gating._gated_dense import GatedDense, GatedSum
 from submerge.gating._gated_embedding import GatedEmbedding
@@ -42,6 +44,7 @@ from submerge.gating._layout import Group, Layout, Span, UnsplitError
 from submerge.gating._modules import gate_module, ungate_module
 from submerge.gating._observe import Observer, StopForward, is_same, observe
 from submerge.gating._prototype_branches import ModuleInputs, PrototypeAssignment, PrototypeBranches
+from submerge.gating._replaced import ReplacedParameter, replace_parameters, restore_parameters
 from submerge.gating._reroute import Run, rerouted
 from submerge.gating._token_modules import TokenModules, token_modules
 from submerge.gating._values import GatedValues
@@ -78,6 +81,7 @@ __all__ = [
     "PrototypeAssignment",
     "PrototypeBranches",
     "Recent",
+    "ReplacedParameter",
     "ResidentAssignment",
     "Run",
     "SampleAssignment",
@@ -100,8 +104,11 @@ __all__ = [
     "parameter_of",
     "parameter_places",
     "place_blocks",
+    "reader_of",
     "reordered",
+    "replace_parameters",
     "rerouted",
+    "restore_parameters",
     "tensors",
     "token_modules",
     "ungate_module",

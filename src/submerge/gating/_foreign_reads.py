@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["is_read_elsewhere"]
+__all__ = ["reader_of"]
 
 DEPTH = 3
 """The modules around one that are looked at, from the inside."""
@@ -26,10 +26,10 @@ _RESIZING = "interpolate_pos_encoding"
 """A method of models of images for those of another size than the model's own, which asks for it."""
 
 
-def is_read_elsewhere(model: nn.Module, path: str, name: str) -> bool:
-    """Return whether a module around another computes with a parameter of it, without a call of its forward.
+def reader_of(model: nn.Module, path: str, name: str) -> str | None:
+    """Return the module around another that computes with a parameter of it, without a call of its forward.
 
-    It is looked for in the source text of the classes; without it nothing is found.
+    None stands for none. It is looked for in the source text of the classes; without it nothing is found.
 
     Args:
         model: that both are in.
@@ -46,8 +46,8 @@ def is_read_elsewhere(model: nn.Module, path: str, name: str) -> bool:
         own = tuple(parts[depth:])
         taken = {read[-1] for read in _reads(outer, "forward", _off(around)) if read[:-1] == own}
         if name in taken or any((name,) in _reads(kind, other, off) for other in taken - {"forward"}):
-            return True
-    return False
+            return ".".join(parts[:depth])
+    return None
 
 
 def _off(module: nn.Module) -> frozenset[str]:

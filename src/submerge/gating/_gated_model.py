@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -12,13 +11,14 @@ from torch import nn
 
 from submerge.gating._assignment import Assignment
 from submerge.gating._batch import cut, joined
-from submerge.gating._foreign_reads import is_read_elsewhere
+from submerge.gating._foreign_reads import reader_of
 from submerge.gating._gate import Gate
 from submerge.gating._gated_module import GatedModule
 from submerge.gating._gated_update import GatedUpdate
 from submerge.gating._heads import Heads
-from submerge.gating._layout import Group, UnsplitError
+from submerge.gating._layout import UnsplitError
 from submerge.gating._modules import gate_module
+from submerge.gating._replaced import ReplacedParameter, replace_parameters
 
 __all__ = ["GatedModel", "parameter_of", "parameter_places"]
 
@@ -38,7 +38,7 @@ class GatedModel:
         self.heads: Heads | None = None
         self.sequential = False
         self.unordered: frozenset[str] = frozenset()
-        self.replaced: list[_Replaced] = []
+        self.replaced: list[ReplacedParameter] = []
 
     def add(
         self, model: nn.Module, updates: Mapping[str, Mapping[str, GatedUpdate]], *, by_token: bool = False
@@ -49,11 +49,9 @@ class GatedModel:
         """
         for path, own in updates.items():
             module = model.get_submodule(path)
-            taken = [] if by_token else [name for name in own if is_read_elsewhere(model, path, name)]
+            taken = [] if by_token else [name for name in own if reader_of(model, path, name) is not None]
             if taken:
-                replaced = nn.ModuleDict({name: own[name] for name in taken})
-                module.add_module("submerge_replaced", replaced)  # so that it moves with the model
-                self.replaced += [_Replaced(module, path, name, own[name]) for name in taken]
+                self.replaced += replace_parameters(module, path, {name: own[name] for name in taken})
                 self.sequential = True
             if inside := {name: own[name] for name in own if name not in taken}:
                 self.modules[path] = gate_module(self.gate, module, inside, path)
@@ -91,32 +89,8 @@ class GatedModel:
         """Return what a forward makes of inputs, with the parameters that are replaced for one group."""
         with ExitStack() as stack:
             for one in self.replaced:
-                if assignment.acts_on(one.path):
-                    ((group, _, _),) = assignment.split(one.path, ())
-                    stack.enter_context(one.holding(group))
+                stack.enter_context(one.over(assignment))
             return forward(**inputs)
-
-
-@dataclass(frozen=True)
-class _Replaced:
-    """A parameter that is replaced by its values for a group, wherever it is read."""
-
-    module: nn.Module
-    path: str
-    name: str
-    update: GatedUpdate
-
-    @contextmanager
-    def holding(self, group: Group) -> Iterator[None]:
-        """Let the module have a group's values inside."""
-        module, name = self.module, self.name
-        tensors: dict[str, Any] = module._parameters if name in module._parameters else module._buffers
-        before = tensors[name]
-        tensors[name] = self.update.dense(before, group)
-        try:
-            yield
-        finally:
-            tensors[name] = before
 
 
 def parameter_places(model: nn.Module) -> dict[int, list[tuple[str, str]]]:
