@@ -186,3 +186,64 @@ def test_memory_that_does_not_suffice_is_no_fault_of_the_inputs(monkeypatch: pyt
     monkeypatch.setattr(lm, "forward", Mock(side_effect=RuntimeError(text)))
     with pytest.raises(WorkError, match=r"the memory does not suffice for a batch .* smaller batch_size"):
         collect(lm, [{"input_ids": torch.ones(1, 4).long()}], {NAMES[0]: Rows()})
+
+
+MASKED = {"encoder": 10, "decoder": 9}
+"""Tokens of two texts of six, of which some are padding, that the encoder and the decoder are given."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows"),
+    [
+        (
+            "T5",
+            {
+                "encoder.block.1.layer.0.SelfAttention.q": "encoder",
+                "decoder.block.0.layer.0.SelfAttention.q": "decoder",
+                "decoder.block.0.layer.1.EncDecAttention.q": "decoder",
+                "decoder.block.0.layer.1.EncDecAttention.v": "encoder",
+                "decoder.block.1.layer.2.DenseReluDense.wo": "decoder",
+            },
+        ),
+        (
+            "Bart",
+            {
+                "encoder.layers.1.fc1": "encoder",
+                "decoder.layers.0.self_attn.k_proj": "decoder",
+                "decoder.layers.0.encoder_attn.k_proj": "encoder",
+                "decoder.layers.0.encoder_attn.out_proj": "decoder",
+                "decoder.layers.1.fc2": "decoder",
+            },
+        ),
+    ],
+)
+def test_a_decoder_has_a_mask_of_its_own(kind: str, rows: dict[str, str]) -> None:
+    """Though both texts have as many tokens."""
+    t = quiet_transformers()
+    sizes = {"d_model": 16, "vocab_size": 64}
+    if kind == "T5":
+        sizes |= {"num_layers": 2, "num_heads": 2, "d_kv": 8, "d_ff": 24}
+    for part in MASKED if kind == "Bart" else ():
+        sizes |= {f"{part}_layers": 2, f"{part}_attention_heads": 2, f"{part}_ffn_dim": 24}
+    model = getattr(t, f"{kind}Model")(getattr(t, f"{kind}Config")(**sizes)).eval()
+    ids, masks = torch.randint(5, 64, (2, 6)), {part: torch.ones(2, 6).long() for part in MASKED}
+    for part, count in MASKED.items():
+        masks[part][1, count - 6 :] = 0
+    given = {"input_ids": ids, "attention_mask": masks["encoder"], "decoder_input_ids": ids}
+    found = {name: Rows() for name in rows}
+    collect(model, [{**given, "decoder_attention_mask": masks["decoder"]}], found)
+    assert {name: len(found[name].rows[0]) for name in rows} == {
+        name: MASKED[part] for name, part in rows.items()
+    }
+    last = list(rows)[-1]
+    found = {last: Rows()}
+    collect(model, [given], found)
+    assert len(found[last].rows[0]) == 12, "without a mask no token of the decoder is padding"
+
+
+def test_a_model_of_two_parts_needs_inputs_for_both() -> None:
+    t = quiet_transformers()
+    config = t.T5Config(d_model=16, vocab_size=64, num_layers=1, num_heads=2, d_kv=8, d_ff=24)
+    name = "decoder.block.0.layer.0.SelfAttention.q"
+    with pytest.raises(RequestError, match="give batches of tensors with decoder_input_ids, too"):
+        collect(t.T5Model(config).eval(), [batch(0)], {name: Rows()})

@@ -59,7 +59,7 @@ def test_a_week(made: Tasks, begun: Path, tmp_path: Path) -> None:
     status = done("status", begun)
     assert "law       6     4       12" in status.out
     assert "removal is exact" in status.out
-    assert done("status", begun, "--condition", "--json").json["conditions"]
+    assert all(done("status", begun, "--condition", "--json").json["conditions"].values())
     result = done("export", begun, "-o", tmp_path / "lora")
     assert result.out == f"{tmp_path / 'lora'}\nadapter of chess, law · rank 7\n"
     result = done("export", begun, "-o", tmp_path / "small", "--rank", 2, "--preset", "paper")
@@ -112,7 +112,7 @@ def test_progress_is_told(made: Tasks, begun: Path, monkeypatch: pytest.MonkeyPa
 def test_what_is_told_of_a_projector() -> None:
     own = ProjectorRecord(2048, 12, 3, "cars", "birds", 0.25)
     task = TaskRecord("f", 10, "", "cars", 4, 6, 99, 12, "", "", 0, own)
-    wanted = "a projector of 2.05 kB; prototypes: 3, of 12 images, of which 25% are as near to birds"
+    wanted = "a projector of 2.05 kB; prototypes: 3, of 12 images; overlap of 25% with birds"
     assert list(_added(task))[-1] == wanted
     frozen = replace(task, projector=ProjectorRecord(0, 12, 1, "cars"))
     assert list(_added(frozen))[-1] == "the base's projector; prototypes: 1, of 12 images"
@@ -180,11 +180,29 @@ def test_what_is_refused(made: Tasks, begun: Path, tmp_path: Path) -> None:
         (["--pooling", "max"], "choose among mean, position"),
         (["--missing", "maybe"], "missing is zero or skip"),
         (["--missing", "zero", "--statistics", "identity"], "nothing is known of maps"),
+        (["--preset", "paper", "--statistics", "block"], "or with --preset paper say --energy 1"),
     ],
 )
 def test_options_that_cannot_be(made: Tasks, state: Path, flags: list[object], part: str) -> None:
     assert part in refused(state, "init", made.base, "-o", state, *flags)
     assert not state.exists()
+
+
+def test_a_preset_goes_with_other_statistics(made: Tasks, state: Path) -> None:
+    """By what the error above says."""
+    done("init", made.base, "-o", state, "--preset", "paper", "--statistics", "block", "--energy", 1)
+    assert done("status", state, "--json").json["lpm"]["scale"] == 3
+
+
+def test_a_condition_number_that_is_none_is_no_number_of_json(
+    made: Tasks, state: Path, tmp_path: Path
+) -> None:
+    done("init", made.base, "-o", state, "--ridge", 0)
+    done("add", state, *made.option("law"), "--samples", 1)
+    printed = done("status", state, "--condition", "--json")
+    assert "Infinity" not in printed.out
+    assert set(printed.json["conditions"].values()) == {None}
+    assert "number of Φ: inf" in done("status", state, "--condition").out
 
 
 def test_weights(made: Tasks, begun: Path, tmp_path: Path) -> None:

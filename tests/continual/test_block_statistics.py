@@ -17,6 +17,8 @@ from _models import ROOM, quiet_transformers
 from calibrate.helpers_plain import factors
 from continual.conftest import Tasks, save_quietly
 from continual.test_continual import RIDGE, exported, grown, inputs_of, products
+from submerge.algebra import BlockMoment
+from submerge.continual import MeasuredTask
 
 WIDTH, BLOCK = 288, 144
 NAMES = ("law", "chess")
@@ -50,6 +52,30 @@ def blocks_of(rows: torch.Tensor) -> torch.Tensor:
     of_block = torch.arange(len(c)) // size
     c = c * (of_block[:, None] == of_block)
     return c + RIDGE * c.trace() / len(c) * torch.eye(len(c), dtype=c.dtype)
+
+
+def test_blocks_of_another_size_are_refused(wide: Tasks, tmp_path: Path) -> None:
+    state = submerge.Continual.begin(tmp_path / "state", wide.base, statistics="block")
+    maps = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
+    names = {name: name for name in (f"model.layers.0.{one}" for one in maps)}
+
+    def measured(block: int, small: str) -> MeasuredTask:
+        rows = {name: torch.randn(9, 16 if "down" in name else WIDTH) for name in names}
+        blocks = {name: (4 if small == "block" else None) if "down" in name else block for name in names}
+        drawn = ((name, BlockMoment.of(rows[name], blocks[name])) for name in names)
+        return MeasuredTask(names, drawn, 3, "some")
+
+    model = wide.of("law")[1]
+    with pytest.raises(
+        submerge.RequestError, match=r"is a block \(of 96\) one .* give a block \(of 144\) one of"
+    ):
+        state.add("law", model, measured(96, "full"))
+    with pytest.raises(
+        submerge.RequestError, match=r"is a block \(of 4\) one of 16 inputs — give a full one"
+    ):
+        state.add("law", model, measured(BLOCK, "block"))
+    state.add("law", model, measured(BLOCK, "full"))
+    assert state.export(tmp_path / "out").rank == 3
 
 
 @pytest.mark.parametrize("keep", ["full", "none"])

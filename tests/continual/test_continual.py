@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import submerge
 from _adapters import same_state
 from _models import ROOM, quiet_transformers
+from _updates import normal
 from calibrate.helpers_plain import factors
 from continual.conftest import Tasks
 from store.helpers_adapter import copied
@@ -147,6 +148,9 @@ def test_options_of_an_export(made: Tasks, state: Path, tmp_path: Path) -> None:
     assert plain != paper
     other = exported(grown_state, tmp_path / "c", preset="paper", energy=1.0, scale=1.0)
     assert other == plain
+    begun_so = grown(made, tmp_path / "paper", "law", "chess", preset="paper")
+    assert exported(begun_so, tmp_path / "e") == paper
+    assert exported(begun_so, tmp_path / "f", preset="default") == plain
     same_state(
         products(grown_state.export(tmp_path / "d", scale=3.0).out),
         {name: 3 * value for name, value in products(tmp_path / "a").items()},
@@ -233,11 +237,12 @@ def test_earlier_tasks_count_less_in_the_order_of_adding(made: Tasks, tmp_path: 
 # --- sums alone -------------------------------------------------------------------------------------------
 
 
-def rescaled(adapter: Path | str, out: Path) -> str:
+def rescaled(adapter: Path | str, out: Path, factor: float = 3.0) -> str:
     """Return a copy of an adapter whose configuration has another alpha."""
     shutil.copytree(adapter, out)
     config = json.loads((out / "adapter_config.json").read_text())
-    (out / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 3 * config["lora_alpha"]}))
+    config["lora_alpha"] *= factor
+    (out / "adapter_config.json").write_text(json.dumps(config))
     return str(out)
 
 
@@ -265,8 +270,9 @@ def test_removal_from_a_sum_needs_the_data_again(made: Tasks, tmp_path: Path) ->
         found.remove(name, model=rescaled(model, tmp_path / "law"), data=data)
     with pytest.raises(submerge.RequestError, match="the inputs are others than the 12"):
         found.remove(name, model=model, data=made.of("poems")[2])
-    with pytest.raises(submerge.RequestError, match="the inputs are others than the 12"):
-        found.remove(name, model=model, data=data, samples=5)
+    for other in ({"samples": 5}, {"batch_size": 5}):
+        with pytest.raises(submerge.RequestError, match=r"the inputs are others than the 12 .* batch size"):
+            found.remove(name, model=model, data=data, **other)
     assert found.tasks == ("law", "poems")
     found.remove(name, model=model, data=data)
     never = grown(made, tmp_path / "never", "poems", keep="none")
@@ -399,6 +405,28 @@ def moments_of(made: Tasks, name: str) -> dict[str, TriangleMoment]:
 
 
 @pytest.mark.parametrize("keep", ["full", "none"])
+def test_a_checkpoint_of_a_base_in_float64_is_exact(made: Tasks, tmp_path: Path, keep: str) -> None:
+    """An adapter is in float32, and its scale here one that changes no bit."""
+    state = submerge.Continual.begin(tmp_path / "state", made.base, keep=keep)
+    total: dict[str, torch.Tensor] = {}
+    weighted: dict[str, torch.Tensor] = {}
+    for name, rank in (("law", 4), ("poems", 2)):
+        adapter = Path(rescaled(made.root / name, tmp_path / name, rank / 6))
+        moments = {path: TriangleMoment.of(normal(rank + len(path), 40, 16)) for path in factors(adapter)}
+        state.add(name, adapter, MeasuredTask({n: n for n in moments}, iter(moments.items()), 12, name))
+        for path, (a, b) in factors(adapter).items():
+            c = moments[path].times(torch.eye(16)) / 40
+            c += RIDGE * c.trace() / 16 * torch.eye(16)
+            total[path] = total.get(path, 0) + c
+            weighted[path] = weighted.get(path, 0) + b @ a @ c
+    report = state.export(tmp_path / "out", form="checkpoint", settings=ROOM)
+    assert report.rank == 6
+    base, found = (load_file(Path(f) / "model.safetensors") for f in (made.base, report.out))
+    wanted = {path: torch.linalg.solve(total[path], weighted[path].T).T for path in total}
+    same_state({path: found[f"{path}.weight"] - base[f"{path}.weight"] for path in wanted}, wanted, 1e-10)
+
+
+@pytest.mark.parametrize("keep", ["full", "none"])
 def test_moments_that_were_measured_elsewhere(made: Tasks, tmp_path: Path, keep: str) -> None:
     found = submerge.Continual.begin(tmp_path / "state", made.base, keep=keep)
     for name in ("law", "poems"):
@@ -421,7 +449,7 @@ def test_moments_that_do_not_fit_are_refused(made: Tasks, tmp_path: Path) -> Non
         (names, {first: moments[first]}, "there are no moments of"),
         (names, {**moments, first: diag}, "is a diag one of"),
         (names, {**moments, first: TriangleMoment.of(torch.eye(3))}, "is a full one of 3 inputs"),
-        (names, {**moments, "other": moments[first]}, "the moment of other is"),
+        (names, {**moments, "other": moments[first]}, "there is a moment of other, which is no distinct"),
     ]
     for given, parts, what in wrong:
         with pytest.raises(submerge.RequestError, match=what):

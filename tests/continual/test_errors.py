@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from safetensors.torch import load_file, save_file
 
 import submerge
 from _adapters import peft_model
-from _models import quiet_transformers
+from _models import ROOM, quiet_transformers
 from continual.conftest import Tasks, save_quietly
 from store.helpers_adapter import MODELS
-from submerge.algebra import TriangleMoment
+from submerge.algebra import BlockMoment, TriangleMoment
 from submerge.continual import MeasuredTask
 
 MAPS = ("self_attn.q_proj", "mlp.up_proj")
@@ -314,6 +315,30 @@ def test_a_conv1d_base(tmp_path: Path, made: Tasks) -> None:
 # --- inputs -----------------------------------------------------------------------------------------------
 
 
+def test_experts_that_the_model_packs(tmp_path: Path) -> None:
+    """A file of Mixtral has a matrix of each expert, and so may adapters of it; the model has one of all."""
+    t = quiet_transformers()
+    MODELS["mixtral"](t).save_pretrained(tmp_path / "base")
+    save_quietly(peft_model("mixtral", None, 1, r=2, target_modules=["q_proj"]), tmp_path / "lora")
+    weights = tmp_path / "lora/adapter_model.safetensors"
+    expert = "model.layers.0.block_sparse_moe.experts.1.w1"
+    shape = load_file(tmp_path / "base/model.safetensors")[f"{expert}.weight"].shape
+    own = {"lora_A": torch.randn(2, shape[1]), "lora_B": torch.randn(shape[0], 2)}
+    own = {f"base_model.model.{expert}.{part}.weight": value for part, value in own.items()}
+    save_file(load_file(weights) | own, weights, {"format": "pt"})
+    config = json.loads((tmp_path / "lora/adapter_config.json").read_text())
+    config["target_modules"] += ["w1"]
+    (tmp_path / "lora/adapter_config.json").write_text(json.dumps(config))
+    data = [{"input_ids": torch.arange(5, 25).view(2, 10)}]
+    state = submerge.Continual.begin(tmp_path / "state", tmp_path / "base")
+    with pytest.raises(submerge.RequestError, match=rf"changes {expert}, which MixtralModel holds packed"):
+        state.add("law", tmp_path / "lora", data)
+    mean = submerge.Continual.begin(tmp_path / "mean", tmp_path / "base", statistics="identity")
+    mean.add("law", tmp_path / "lora")
+    mean.export(tmp_path / "out")
+    assert any(expert in name for name in load_file(tmp_path / "out/adapter_model.safetensors"))
+
+
 def test_inputs_that_are_all_padding(grown: submerge.Continual, made: Tasks) -> None:
     ids = torch.ones(2, 5, dtype=torch.long)
     inputs = [{"input_ids": ids, "attention_mask": torch.zeros_like(ids)}]
@@ -328,22 +353,26 @@ def test_tokens_that_the_model_does_not_know(grown: submerge.Continual, made: Ta
     assert grown.tasks == ("law",)
 
 
-def test_a_map_that_no_input_reaches(made: Tasks, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep", ["full", "none"])
+@pytest.mark.parametrize("kind", ["full", "diag"])
+def test_a_map_that_no_input_reaches(made: Tasks, tmp_path: Path, keep: str, kind: str) -> None:
     """As an expert to which no token is sent."""
 
-    def moments(unreached: str) -> MeasuredTask:
+    def moments(unreached: str, kind: str = "full") -> MeasuredTask:
         names = {f"model.layers.{layer}.{m}": f"model.layers.{layer}.{m}" for layer in (0, 1) for m in MAPS}
         rows = {name: 0 if name == unreached else 20 for name in names}
-        drawn = ((name, TriangleMoment.of(torch.randn(rows[name], 16).double())) for name in names)
+        inputs = {name: torch.randn(rows[name], 16).double() for name in names}
+        made_of = TriangleMoment.of if kind == "full" else partial(BlockMoment.of, block=1)
+        drawn = ((name, made_of(own)) for name, own in inputs.items())
         return MeasuredTask(names, drawn, 4, "some")
 
-    state = submerge.Continual.begin(tmp_path / "state", made.base)
+    state = submerge.Continual.begin(tmp_path / "state", made.base, keep=keep, statistics=kind)
     name = "model.layers.1.mlp.up_proj"
-    (warning,) = state.add("chess", made.of("chess")[1], moments(name))
+    (warning,) = state.add("chess", made.of("chess")[1], moments(name, kind))
     assert f"no input reaches {name}, so that the task has no say there" in warning
     with pytest.raises(submerge.WorkError, match=rf"{name}: no task has inputs here — remove one of chess"):
         state.export(tmp_path / "out")
-    state.add("again", made.of("chess")[1], moments(""))
+    state.add("again", made.of("chess")[1], moments("", kind))
     assert state.export(tmp_path / "out").tasks == ("again", "chess")
 
 
@@ -434,10 +463,14 @@ def test_settings_of_a_gate_are_checked_without_one(
         grown.export(tmp_path / "out", **wrong)
 
 
-def test_a_merge_of_nothing(grown: submerge.Continual, tmp_path: Path) -> None:
-    for form in ("adapter", "checkpoint"):
-        with pytest.raises(submerge.WorkError, match=r"^every merged update of law is zero — look at"):
-            grown.export(tmp_path / "out", form=form, scale=0)
+def test_a_merge_of_nothing(grown: submerge.Continual, made: Tasks, tmp_path: Path) -> None:
+    """Is no adapter, and the base as a checkpoint."""
+    with pytest.raises(submerge.WorkError, match=r"^every merged update of law is zero — look at"):
+        grown.export(tmp_path / "out", scale=0)
+    grown.export(tmp_path / "out", form="checkpoint", scale=0, settings=ROOM)
+    base, found = (load_file(Path(folder) / "model.safetensors") for folder in (made.base, tmp_path / "out"))
+    assert base.keys() == found.keys()
+    assert all(torch.equal(base[name], found[name]) for name in base)
 
 
 def test_an_adapter_is_no_base(made: Tasks, tmp_path: Path) -> None:

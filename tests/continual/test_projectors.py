@@ -350,7 +350,7 @@ def test_what_an_earlier_version_added_has_prototypes_alone(images: ImageTasks, 
         state.export(tmp_path / "no", score="discriminant")
     assert state.status().overlaps is None
     (warning,) = state.add("again", images.of("maps")[1], batches("birds"))
-    assert "100% of the images of again are as near to the prototypes of birds" in warning
+    assert "the images of again overlap by 100% with those of birds: by images alone" in warning
 
 
 def without_statistics(state: Path, task: str) -> None:
@@ -405,7 +405,7 @@ def test_tasks_with_the_same_images_are_told(images: ImageTasks, tmp_path: Path)
     assert state.record("signs").projector.overlap == 0  # type: ignore[union-attr]
     (warning,) = state.add("again", images.of("maps")[1], batches("birds"), prototypes=1)
     assert "--share-projector birds" in warning
-    assert "100% of the images of again are as near to the prototypes of birds" in warning
+    assert "the images of again overlap by 100% with those of birds: by images alone" in warning
 
 
 def test_status(images: ImageTasks, tmp_path: Path) -> None:

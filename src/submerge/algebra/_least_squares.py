@@ -92,7 +92,10 @@ class LpmOptions:
         return self.ridge < type(self).ridge and phi.least_share < noise
 
 
-LPM_PRESETS: Mapping[str, Mapping[str, float]] = {"default": {}, "paper": {"scale": 3.0, "energy": 0.999}}
+LPM_PRESETS: Mapping[str, Mapping[str, float]] = {
+    "default": {"scale": 1.0, "energy": 1.0},
+    "paper": {"scale": 3.0, "energy": 0.999},
+}
 """Options by the name of a preset; `paper` has the two constants that are known of LPM's experiments."""
 
 

@@ -23,6 +23,11 @@ ModelInputs: TypeAlias = Mapping[str, torch.Tensor]
 _LATE = getattr(torch, "AcceleratorError", ())
 """What a GPU tells of a model's work when it has gone on; torch before 2.8 has no name for it."""
 _TOWER = re.compile(r"(?:^|\.)(?:\w+_tower|visual|vision_model)\.")
+_DECODER = re.compile(r"(?:^|\.)decoder\.")
+_OF_ENCODED = re.compile(
+    r"(?i)\.(?:EncDecAttention|encoder_attn|cross_?attn|cross_?attention)\.(?:\w+\.)?[kv]"
+)
+"""Maps of a decoder whose inputs are the encoder's: keys and values of its attention to these."""
 
 
 class Reducer(ABC):
@@ -51,9 +56,10 @@ def collect(
     do, the first input counts. Positions that `attention_mask` [B, L] excludes are left out of inputs
     [B, L, n], [B, L, …, n] and [B · L, n], and of [1, L, n], which all B share and each counts for itself. In
     an image or audio tower another mask counts, as `feature_attention_mask` [B, F] of F frames, of which a
-    layer with inputs [B, F / 2, n] sees every second. The model runs as it is, in the mode that it is in, and
-    gradients are recorded unless the caller disables them: then the reducers' sums are functions of what the
-    model depends on.
+    layer with inputs [B, F / 2, n] sees every second. In the decoder of a model that is given
+    `decoder_input_ids` it is `decoder_attention_mask`, if there is one. The model runs as it is, in the mode
+    that it is in, and gradients are recorded unless the caller disables them: then the reducers' sums are
+    functions of what the model depends on.
 
     Args:
         model: a model that takes the batches as keyword arguments.
@@ -124,9 +130,16 @@ def _run(model: nn.Module, inputs: Mapping[str, Any], watched: _Watched) -> None
             hint = "give images with their questions, where the model reads text: columns image and text"
         if isinstance(error, IndexError):  # of an embedding: of tokens, or of positions
             hint = "look whether the tokenizer is the model's own, with no more tokens, and at max_length"
+        if _lacks_decoder_inputs(model, inputs):
+            hint = "it has an encoder and a decoder: give batches of tensors with decoder_input_ids, too"
         if beyond := _beyond_positions(model, inputs):
             hint = f"{beyond}: set max_length, or cut them"
         raise RequestError(Problem(what, type(model).__name__, hint)) from error
+
+
+def _lacks_decoder_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
+    two = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    return bool(two) and not any(name.startswith("decoder_input") for name in inputs)
 
 
 def _beyond_positions(model: nn.Module, inputs: Mapping[str, Any]) -> str:
@@ -164,6 +177,8 @@ class _Collector(Observer):
         self._reducers, self._left = reducers, set(reducers)
         masks = {name: value for name, value in inputs.items() if name.endswith("attention_mask")}
         self._mask: torch.Tensor | None = masks.pop("attention_mask", None)
+        self._decoder_mask: torch.Tensor | None = masks.pop("decoder_attention_mask", None)
+        self._has_decoder = any(name.startswith("decoder_input") for name in inputs)
         self._tower_mask: torch.Tensor | None = next(iter(masks.values()), None)
 
     def on_input(self, name: str, module: nn.Module, x: Any) -> None:
@@ -178,6 +193,8 @@ class _Collector(Observer):
 
     def _mask_of(self, name: str, x: torch.Tensor) -> torch.Tensor | None:
         """Return the mask of a module's positions: in a tower that of the frames, thinned to its length."""
+        if self._has_decoder and _DECODER.search(name) and not _OF_ENCODED.search(name):
+            return self._decoder_mask
         if not _TOWER.search(name):
             return self._mask
         frames = self._tower_mask

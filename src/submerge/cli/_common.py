@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -129,8 +130,16 @@ def _parse_size(text: str, flag: str) -> int:
 
 
 def print_json(data: Any) -> None:
-    """Write data as JSON to standard output."""
-    typer.echo(json.dumps(data, indent=1, ensure_ascii=False, default=str))
+    """Write data as JSON to standard output; infinities and NaN, for which JSON has no number, as null."""
+    typer.echo(json.dumps(_numbers(data), indent=1, ensure_ascii=False, default=str))
+
+
+def _numbers(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _numbers(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_numbers(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def check_new_files(paths: Sequence[Path], recipe: Path, *, overwrite: bool) -> None:

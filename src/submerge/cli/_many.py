@@ -39,7 +39,7 @@ Samples = Annotated[
 Batch = Annotated[int, typer.Option(min=1, help="Inputs that run at a time.")]
 Length = Annotated[int, typer.Option(min=1, help="The most tokens of a text.")]
 Preset = Annotated[str | None, typer.Option(help="Options of the merge to begin with: default or paper.")]
-Scale = Annotated[float | None, typer.Option(help="λ, a factor on the merged update.")]
+Scale = Annotated[float | None, typer.Option(help="λ, a factor on the merged update: best left at 1.")]
 Ridge = Annotated[float | None, typer.Option(min=0, help="ε of each task's ridge ε tr(C)/n.")]
 Energy = Annotated[float | None, typer.Option(help="The share of each C's trace that is kept, at most 1.")]
 Forget = Annotated[float | None, typer.Option(help="γ, the factor on all earlier tasks with each new one.")]
@@ -160,7 +160,7 @@ def _added(record: TaskRecord) -> Iterator[str]:
     yield f"{size(record.bytes)}{kept}"
     if (own := record.projector) is not None:
         kind = f"a projector of {size(own.bytes)}" if own.bytes else "the base's projector"
-        near = f", of which {own.overlap:.0%} are as near to {own.nearest}" if own.nearest else ""
+        near = f"; overlap of {own.overlap:.0%} with {own.nearest}" if own.nearest else ""
         yield f"{kind}; prototypes: {own.prototypes}, of {own.images} images{near}"
 
 
@@ -242,8 +242,8 @@ def export(
 
     Examples:
     submerge many export state/ -o merged-lora/
-    submerge many export state/ -o merged-lora/ --weight law=0.5 --scale 1.4
-    submerge many export state/ -o merged/ --as checkpoint --preset paper
+    submerge many export state/ -o merged-lora/ --weight law=0.5 --rank 32
+    submerge many export state/ -o merged/ --as checkpoint --dtype bfloat16
     """
     lpm, gate = _given(locals(), LPM), _given(locals(), GATE)
     from submerge.continual import Continual

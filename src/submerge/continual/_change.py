@@ -274,7 +274,9 @@ def remove_task(
     with _measured(manifest, model, again, None) as measured:
         if measured.data != record.data:
             what = f"the inputs are others than the {record.samples} that {name!r} was added with"
-            raise RequestError(Problem(what, "--data", "give the same file, samples and length of texts"))
+            raise RequestError(
+                Problem(what, "--data", "give the same file, samples, length of texts and batch size")
+            )
         with RunningSum(folder, manifest.running) as running:
             for own, moment in measured.moments:
                 running.subtract(own, manifest.lpm.prepared(moment))

@@ -97,7 +97,7 @@ class Continual:
                 again.
             pooling: how images are compared, of tasks whose base has an encoder and a projector: by the
                 `mean` of what the projector is given, over positions, or by all `position`s side by side.
-            preset: `default` or `paper`: where options of the merge begin.
+            preset: `default` or `paper`: the `scale` and the `energy` to begin with.
             **lpm: options of `submerge.algebra.LpmOptions`. `missing` is `skip` here by default: a task has
                 no say in maps that it does not adapt; for `zero` every map of the layers is measured.
 
@@ -227,7 +227,8 @@ class Continual:
             form: `adapter` or `checkpoint`.
             rank: the most rank of each update; by default all that the merge has, the sum of the tasks'
                 ranks. An adapter needs it where a task is a whole checkpoint.
-            preset: in the place of the options with which the state was begun, `default` or `paper`.
+            preset: `default` or `paper`: its `scale` and `energy` in the place of those with which the state
+                was begun.
             weights: factors on the moments of tasks, by name: 1 by default, as `weight` of the recipe's
                 `merge_method: many`. A task of weight 0 has no say; its projector stays in the gate.
             projectors: `mixed`, or `merged`: without a gate, with the mean of the projectors.
@@ -345,7 +346,7 @@ def _lpm_options(given: LpmOptions, preset: str | None, lpm: dict[str, Any]) -> 
         hint = did_you_mean(nearest(unknown[0], asdict(given))) or f"there are {', '.join(asdict(given))}"
         raise RequestError(Problem(f"there is no option {unknown[0]!r}", "", hint))
     try:
-        return replace(given, **{**LPM_PRESETS[preset or "default"], **lpm})
+        return replace(given, **{**({} if preset is None else LPM_PRESETS[preset]), **lpm})
     except (TypeError, ValueError) as error:
         raise RequestError(Problem(str(error), "", "see submerge many init --help")) from None
 
@@ -363,7 +364,7 @@ def _check_together(options: StateOptions, lpm: LpmOptions) -> None:
                 problems.append(Problem(what, "--keep", "begin a state with --keep full"))
     if options.statistics != "full" and lpm.energy != 1:
         what = f"leading eigenpairs need full statistics, not {options.statistics}"
-        problems.append(Problem(what, "--energy", "leave it out"))
+        problems.append(Problem(what, "--energy", "leave it out, or with --preset paper say --energy 1"))
     if options.statistics == "lowrank" and lpm.offdiag != 1:
         what = "products beside the diagonal need full statistics, not lowrank"
         problems.append(Problem(what, "--offdiag", "leave it out"))

@@ -53,8 +53,8 @@ class ExportReport:
     """What was exported: the folder, its form, the tasks in it, and the rank of the adapter.
 
     `error` is ‖Δ − B A‖ / ‖Δ‖ of the linear map of which the rank that was asked for keeps least.
-    `rank` is 0 of a checkpoint into which dense updates are folded. `projectors` is how many projectors the
-    folder's gate mixes; 0 without a gate. `weights` are those other than 1.
+    `rank` is 0 of a checkpoint into which updates are folded of which one is dense. `projectors` is how many
+    projectors the folder's gate mixes; 0 without a gate. `weights` are those other than 1.
     """
 
     out: Path
@@ -250,9 +250,10 @@ def write_checkpoint(
     """Write the base with the merged updates folded in, by the merge of one adapter.
 
     That adapter does not stay. What the folder says of itself is about the tasks, and complete when it is.
-    Where tasks are whole checkpoints, it has no factors, but the merged tensors themselves.
+    Where tasks are whole checkpoints it has no factors, but the merged tensors themselves; and so it has
+    where λ = 0, for no adapter is without an update, and of a base in float64, which factors are not.
     """
-    dense = export.manifest.has_checkpoints
+    dense = export.manifest.has_checkpoints or not export.lpm.scale or _is_double(base)
     place = out.resolve().parent if dense else None  # where there is room for another checkpoint
     if place is not None:
         if not overwrite:  # before all is computed
@@ -275,6 +276,10 @@ def write_checkpoint(
     return replace(written, out=out, form="checkpoint", projectors=count)
 
 
+def _is_double(base: Checkpoint) -> bool:
+    return any(entry.dtype == "F64" for entry in base.tensors.values())
+
+
 def _write_tensors(export: Export, folder: Path, base: Checkpoint, rank: int | None) -> ExportReport:
     merged = MergedTensors(export.merge, base, rank)
     merged.write(folder, export.saved())
@@ -282,7 +287,7 @@ def _write_tensors(export: Export, folder: Path, base: Checkpoint, rank: int | N
         folder,
         "checkpoint",
         export.tasks,
-        rank or 0,
+        merged.largest,
         merged.error,
         warnings=(*export.merge.warnings, *export.warnings),
         weights=export.weights,

@@ -128,9 +128,7 @@ class StoredTasks:
         try:
             return merge_least_squares(updates, self._moments(group, name), replace(lpm, forget=1.0), note)
         except ValueError as error:
-            tasks = ", ".join(task.record.name for task in group.tasks)
-            hint = f"remove one of {tasks}, and add it again with inputs that reach it"
-            raise WorkError(f"{name}: {error} — {hint}") from error
+            raise _unreached(group, name, str(error)) from error
 
     def _update(self, task: StoredTask, name: str) -> Update | None:
         if name not in task.layout.maps:  # it wants the base's responses here
@@ -195,8 +193,13 @@ class StoredTasks:
         return reduce(lambda total, moment: total.added(moment), prepared)
 
     def _running_rows(self, group: MapGroup) -> torch.Tensor:
-        """Return the A C Φ⁻¹ of all updates, one below the other, from the A C that were kept."""
+        """Return the A C Φ⁻¹ of all updates, one below the other, from the A C that were kept.
+
+        Raises `WorkError` where no task's inputs reach the maps.
+        """
         phi, first = self.phi(group), group.names[0]
+        if not phi.trace:
+            raise _unreached(group, first, "no task has inputs here")
         solved = phi.solve(torch.cat([task.tensor(name, "H") for task, name in group.updates]))
         assert self._running is not None
         self._note(first, phi, rounded=is_rounded(self._running, group.tasks[0].layout.inputs[first]))
@@ -237,3 +240,9 @@ class StoredTasks:
         merged = self._solved(group, group.names[0], updates, replace(self._lpm, scale=1.0))
         assert isinstance(merged, LowRank)
         return merged.right
+
+
+def _unreached(group: MapGroup, name: str, why: str) -> WorkError:
+    """Return that a map has no merge, because the inputs of no task reach it."""
+    tasks = ", ".join(task.record.name for task in group.tasks)
+    return WorkError(f"{name}: {why} — remove one of {tasks}, and add it again with inputs that reach it")

@@ -81,9 +81,10 @@ class ProjectorRecord:
         images: the inputs of the projector that the prototypes are means of.
         prototypes: how many there are.
         group: the first of the tasks that share one projector, which is the mean of theirs.
-        nearest: the other group to whose prototypes most images were as near as to the task's own, or nearer,
-            when the task was added; empty where none was.
-        overlap: the share of these images.
+        nearest: the other group with whose images the task's overlapped most when it was added; empty where
+            none did.
+        overlap: how much they did, 0 to 1: as a discriminant sees it, or without statistics of all tasks the
+            share of its images that were as near to the other's prototypes.
     """
 
     bytes: int

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from submerge.algebra import FactorMoment, Moment
+from submerge.algebra import BlockMoment, FactorMoment, Moment
 from submerge.calibrate import (
     AttachedAdapters,
     Inputs,
@@ -130,9 +130,23 @@ def _as_trained(model: nn.Module, task: TaskModel) -> Iterator[list[str]]:
         names = folder_names(str(task.base.path), model, own)
         yield [name for name in own if names[name] in task.maps]
         return
+    _check_present(model, task)
     with attached(model, {"the task": task.adapter}) as at, at.over(torch.ones(1)):
         _check_complete(at, task.adapter)
         yield list(at.down)
+
+
+def _check_present(model: nn.Module, task: TaskModel) -> None:
+    """Raise `RequestError` for maps of an adapter that the base's files have, and the loaded model packs."""
+    own = _linear_maps(model)
+    present = set(folder_names(str(task.base.path), model, own).values())
+    packed = [name for name in task.maps if layer_of(name) is not None and name not in present]
+    if packed and task.adapter is not None:
+        what = (
+            f"changes {few(packed)}, which {type(model).__name__} holds packed, so that nothing is measured"
+        )
+        hint = "train the task without them, or begin a state with --statistics identity"
+        raise RequestError(Problem(what, str(task.adapter.path), hint))
 
 
 def _loaded(task: TaskModel, data: Data, passes: Passes) -> tuple[nn.Module, Inputs]:
@@ -284,14 +298,14 @@ def checked_task(
     def moments() -> Iterator[tuple[str, Moment]]:
         left = set(task.inputs.values())
         for name, moment in task.moments:
-            if (
-                name not in left
-                or moment.kind != _kind(moment.width, statistics)
-                or moment.width != widths.get(name, moment.width)
-            ):
-                what = f"the moment of {name} is a {moment.kind} one of {moment.width} inputs"
-                hint = f"give one {statistics} moment of each distinct input"
-                raise RequestError(Problem(what, "data", hint))
+            if name not in left:
+                what = f"there is a moment of {name}, which is no distinct input, or has one already"
+                raise RequestError(Problem(what, "data", "give one moment of each distinct input"))
+            found = f"a {_form(moment)} one of {moment.width} inputs"
+            width = widths.get(name, moment.width)
+            if found != (wanted := f"a {_wanted(width, statistics)} one of {width} inputs"):
+                what = f"the moment of {name} is {found}"
+                raise RequestError(Problem(what, "data", f"give {wanted}"))
             left.remove(name)
             yield name, moment
         if left:
@@ -300,9 +314,19 @@ def checked_task(
     return replace(task, moments=moments())
 
 
-def _kind(width: int, statistics: str) -> str:
-    """Return what a moment of n inputs is called: blocks are all of it where n is no more than one has."""
-    return "full" if statistics == "block" and block_size(width) == width else statistics
+def _form(moment: Moment) -> str:
+    """Return what kind of a moment one is, and of blocks how large they are."""
+    if isinstance(moment, BlockMoment) and moment.kind == "block":
+        return f"block (of {moment.sum.shape[1]})"
+    return moment.kind
+
+
+def _wanted(width: int, statistics: str) -> str:
+    """Return the same of what a state has of n inputs: blocks are all of it where one has them all."""
+    if statistics != "block":
+        return statistics
+    size = block_size(width)
+    return "full" if size == width else "diag" if size == 1 else f"block (of {size})"
 
 
 def _widths(base: Checkpoint, maps: Mapping[str, StoredMap]) -> dict[str, int]:

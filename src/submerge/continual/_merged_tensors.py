@@ -1,4 +1,4 @@
-"""The merged tensors of tasks of which some are whole checkpoints, with all their values.
+"""The merged tensors of tasks, with all their values: of tasks of which some are whole checkpoints, mostly.
 
 Such a merge is no adapter of a low rank. Its tensors are written one after another, as an adapter without
 factors, which the merge into a checkpoint then lays over the base.
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from submerge.algebra import factored
+from submerge.algebra import LowRank, Zero, factored
 from submerge.continual._lpm import MergedMap, StoredTasks
 from submerge.continual._whole_model import read_values
 from submerge.deferred import torch
@@ -29,12 +29,19 @@ class MergedTensors:
         base: which is read.
         rank: to which updates of linear maps are cut, if it is given.
         error: ‖Δ − B A‖ / ‖Δ‖ of the map of which that keeps least, among those that were written.
+        ranks: of the updates of maps that were written; 0 of one that is dense.
     """
 
     tasks: StoredTasks
     base: Checkpoint
     rank: int | None
     error: float = field(default=0.0, init=False)
+    ranks: set[int] = field(default_factory=set, init=False)
+
+    @property
+    def largest(self) -> int:
+        """The largest rank of the updates that were written; 0 where one is dense."""
+        return max(self.ranks) if self.ranks and 0 not in self.ranks else 0
 
     def write(self, folder: Path, saved: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Write them into a folder, and `saved` values, which come by the names that adapters have."""
@@ -59,5 +66,8 @@ class MergedTensors:
         """Return the update of a weight as it is stored, in float32 or wider."""
         fit = factored(merged.update, self.rank) if self.rank is not None else None
         self.error = max(self.error, fit.error if fit else 0.0)
-        update = (fit.update if fit else merged.update).dense()
-        return update.T if merged.transposed else update
+        update = fit.update if fit else merged.update
+        if not isinstance(update, Zero):
+            self.ranks.add(update.rank if isinstance(update, LowRank) else 0)
+        dense = update.dense()
+        return dense.T if merged.transposed else dense

@@ -106,13 +106,14 @@ def _taken(prototypes: TaskPrototypes, group: str, others: Mapping[str, torch.Te
 
 
 def overlap_warning(record: TaskRecord) -> list[str]:
-    """Return that a task's images are taken for those of another one, if many are, and what to do."""
+    """Return that a task's images overlap much with those of another one, if they do, and what to do."""
     own = record.projector
     if own is None or own.overlap <= MUCH_OVERLAP:
         return []
-    what = f"{own.overlap:.0%} of the images of {record.name} are as near to the prototypes of {own.nearest}"
-    hint = f"add it with --share-projector {own.nearest}, or let questions count: export with --key both"
-    return [f"{what} as to its own, or nearer: by images alone the two are not told apart — {hint}"]
+    what = f"the images of {record.name} overlap by {own.overlap:.0%} with those of {own.nearest}"
+    shared = f"train it from the projector of {own.nearest}, and add it with --share-projector {own.nearest}"
+    hint = f"let questions count: export with --key both; or {shared}"
+    return [f"{what}: by images alone the two are not told apart — {hint}"]
 
 
 def group_prototypes(folder: StateFolder, manifest: StateManifest) -> dict[str, torch.Tensor]:

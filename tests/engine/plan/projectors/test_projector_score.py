@@ -10,7 +10,8 @@ from submerge.algebra import GroupStatistics
 from submerge.engine.plan import ShownTask, choose_score, overlaps_of
 from submerge.errors import RequestError
 
-SHARE, BOTH = "let them share a projector", "their questions count, too (key: both)"
+SHARE = "let them share a projector, if one was trained from the other's"
+BOTH = "their questions count, too (key: both)"
 
 
 def statistics(vectors: torch.Tensor) -> GroupStatistics:
@@ -41,15 +42,15 @@ def test_questions_count_where_images_are_alike() -> None:
     alike = [task("a", 0, 1, 1), task("b", 1, 1, 2), task("c", 2, 3, 3)]
     assert told(alike) == ("discriminant", "both", [BOTH] * 2)
     by_image = told(alike, key="image")
-    assert by_image == ("discriminant", "image", [f"{SHARE}, or set 'key: both'"] * 2)
+    assert by_image == ("discriminant", "image", [f"set 'key: both', or {SHARE}"] * 2)
     assert told(alike, key="text") == ("discriminant", "text", [])
     (first, _) = choose_score(alike, None, None).warnings
-    assert first.startswith("100% of the images of a are no nearer to its prototypes than to those of b")
+    assert first.startswith("the images of a overlap by 100% with those of b: ")
 
 
 def test_questions_that_are_alike_do_not_help() -> None:
     same = [task("a", 0, 1, 1), task("b", 1, 1, 1)]
-    assert told(same) == ("discriminant", "image", [f"{SHARE}, or set 'key: both'"] * 2)
+    assert told(same) == ("discriminant", "image", [f"set 'key: both', or {SHARE}"] * 2)
     half = [*same, task("c", 2, 2, 2), task("d", 3, 2, 3)]
     assert told(half) == ("discriminant", "both", [SHARE, SHARE, BOTH, BOTH])
 

@@ -143,9 +143,9 @@ def _resolved(
 def _warnings(
     tasks: Sequence[ShownTask], alike: Sequence[tuple[int, int, float]], resolved: Collection[int]
 ) -> Iterator[str]:
-    """Yield whose images are taken for another task's, and what was done about it or may be."""
-    hint = "let them share a projector" if resolved else "let them share a projector, or set 'key: both'"
+    """Yield whose images overlap with another task's, and what was done about it or may be."""
+    hint = "let them share a projector, if one was trained from the other's"
+    hint = hint if resolved else f"set 'key: both', or {hint}"
     for i, j, overlap in alike:
-        nearer = f"no nearer to its prototypes than to those of {tasks[j].name}"
-        what = f"{overlap:.0%} of the images of {tasks[i].name} are {nearer}"
+        what = f"the images of {tasks[i].name} overlap by {overlap:.0%} with those of {tasks[j].name}"
         yield f"{what}: {'their questions count, too (key: both)' if i in resolved else hint}"
