@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from submerge.cli._common import print_json
-from submerge.cli._merge import Json
+from submerge.cli._options import Json
 
 if TYPE_CHECKING:
     from submerge.methods import Method, Option
