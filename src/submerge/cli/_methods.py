@@ -80,6 +80,7 @@ def _print(method: Method) -> None:
     typer.echo(f"use      {method.use}")
     typer.echo(f"models   {count}; base model {'required' if method.needs_base else 'optional'}")
     typer.echo(f"source   {method.source}")
+    typer.echo(f"code     {(method.matrix or method.plan).__module__}")
     if method.differs:
         typer.echo(f"differs  {method.differs}")
     typer.echo("options" if method.options else "no options")
