@@ -161,6 +161,14 @@ MATRIX_CASES = (
 )
 """The methods that merge weight matrices whole (and `cat`), which have tests of their own."""
 
+
+def case_of(method: str) -> Case:
+    """Return the first case of a method."""
+    case = next((case for case in (*CASES, *MATRIX_CASES) if case.method == method), None)
+    assert case is not None, f"{method} has no case: CASES or MATRIX_CASES of tests/_support.py needs one"
+    return case
+
+
 DETERMINISTIC = [case for case in CASES if not case.random]
 RANDOM = [case for case in CASES if case.random]
 UPDATES = [case for case in CASES if case.base and METHODS[case.method].origin != "zero"]

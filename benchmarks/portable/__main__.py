@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 import submerge
 from benchmarks.adapters.models import make_adapters
 from benchmarks.portable import digests
-from benchmarks.portable.golden import ANY_PROCESSOR
+from benchmarks.portable.golden import ANY_PROCESSOR, SPARSE, model_count
 from benchmarks.speed.models import BASE, TUNED, Shape, make_models
 from submerge.methods import METHODS
 
@@ -57,8 +57,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "many": {"statistics": "identity"},
     "regmean": {"statistics": "identity"},
 }
-SPARSE = {"density": 0.4, "gamma": 0.05, "epsilon": 0.2}
-MODELS = {"passthrough": 1, "slerp": 1, "nearswap": 1, "arcee_fusion": 1, "nuslerp": 2}
 
 
 def recipes(folder: Path, chosen: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -67,7 +65,7 @@ def recipes(folder: Path, chosen: Sequence[str]) -> Iterator[tuple[str, dict[str
         for name, method in ((name, METHODS[name]) for name in chosen):
             options = {o: value for o, value in SPARSE.items() if method.option(o)} | OPTIONS.get(name, {})
             own = {"parameters": {"weight": 0.4}} if method.option("weight") else {}
-            paths = [str(folder / model) for model in named[: MODELS.get(name, 3)]]
+            paths = [str(folder / model) for model in named[: model_count(method)]]
             if form == "adapters":
                 paths = [f"{folder / BASE}+{path}" for path in paths]
             for dtype in ("float32", "bfloat16"):

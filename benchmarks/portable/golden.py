@@ -13,9 +13,17 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from submerge.methods import METHODS
+from submerge.methods import METHODS, Method
 
-__all__ = ["ANY_PROCESSOR", "DTYPES", "data_digest", "golden_recipes", "make_golden"]
+__all__ = [
+    "ANY_PROCESSOR",
+    "DTYPES",
+    "SPARSE",
+    "data_digest",
+    "golden_recipes",
+    "make_golden",
+    "model_count",
+]
 
 ANY_PROCESSOR = {"SUBMERGE_KERNELS": "numba", "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
 """The environment in which numba compiles for the oldest processor of the architecture."""
@@ -27,8 +35,6 @@ BITS = {"F32": 20, "BF16": 7, "F16": 10}
 """Bits of the integers that are updates: each format holds them exactly."""
 DTYPES = ("float32", "bfloat16", "float16")
 """The number formats of the results."""
-COUNTS = {"passthrough": 1, "slerp": 1, "nearswap": 1, "arcee_fusion": 1, "nuslerp": 2}
-"""Models that are merged, where it is not three."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "slerp": {"t": 0.3},
     "nearswap": {"t": 0.002},
@@ -37,6 +43,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ramplus_tl": {"epsilon": 0.005},
 }
 SPARSE = {"density": 0.4, "gamma": 0.05, "epsilon": 0.2}
+"""Options of all methods that have them."""
 
 
 def make_golden(folder: Path) -> None:
@@ -82,12 +89,17 @@ def golden_recipes(folder: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
             continue
         options = {o: value for o, value in SPARSE.items() if method.option(o)} | OPTIONS.get(name, {})
         own = {"parameters": {"weight": 0.4}} if method.option("weight") else {}
-        models = [{"model": str(folder / model), **own} for model in "abc"[: COUNTS.get(name, 3)]]
+        models = [{"model": str(folder / model), **own} for model in "abc"[: model_count(method)]]
         for dtype in DTYPES:
             recipe = {"merge_method": name, "models": models, "parameters": options, "dtype": dtype}
             if name != "passthrough":
                 recipe["base_model"] = str(folder / "base")
             yield name, dtype, recipe
+
+
+def model_count(method: Method) -> int:
+    """Return how many models are merged besides a base: three, or as many as the method takes."""
+    return 3 if method.max_models is None else method.max_models - method.base_is_model
 
 
 def data_digest(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""The folder of data, and arrays of it."""
+"""Arrays of a file in the folder of data."""
 
 from __future__ import annotations
 

@@ -90,58 +90,48 @@ __all__ = [
     "verify",
 ]
 
-_ENGINE = {
-    "Inspection",
-    "MergePlan",
-    "MergeReport",
-    "Settings",
-    "TransplantReport",
-    "VerifyReport",
-    "extract_lora",
-    "inspect_updates",
-    "merge",
-    "merge_adapters",
-    "merge_state_dicts",
-    "moe",
-    "transplant",
-    "verify",
+_PUBLIC = {
+    "calibrate": (
+        "Calibration",
+        "NullSpaceCurve",
+        "NullSpaceMatrix",
+        "learn_coefficients",
+        "null_space_curve",
+        "null_space_ratio",
+    ),
+    "continual": ("Continual",),
+    "engine": (
+        "Inspection",
+        "MergePlan",
+        "MergeReport",
+        "Settings",
+        "TransplantReport",
+        "VerifyReport",
+        "extract_lora",
+        "inspect_updates",
+        "merge",
+        "merge_adapters",
+        "merge_state_dicts",
+        "moe",
+        "plan",
+        "plan_moe",
+        "transplant",
+        "verify",
+    ),
+    "recipe": ("Recipe", "load_recipe"),
+    "serving": ("calibrate_router", "load", "load_processor"),
 }
-_PLANS = {"plan": "make_plan", "plan_moe": "plan_mixture"}
-_CALIBRATE = {
-    "Calibration",
-    "NullSpaceCurve",
-    "NullSpaceMatrix",
-    "learn_coefficients",
-    "null_space_curve",
-    "null_space_ratio",
-}
+_PACKAGE_OF = {name: package for package, names in _PUBLIC.items() for name in names}
+_NAME_THERE = {"plan": "make_plan", "plan_moe": "plan_mixture"}
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for: torch is not loaded by `import submerge` alone."""
-    if name in _ENGINE or name in _PLANS:
-        from submerge import engine
-
-        return getattr(engine, _PLANS.get(name, name))
-    if name in ("Recipe", "load_recipe"):
-        from submerge import recipe
-
-        return getattr(recipe, name)
-    if name in _CALIBRATE:
-        from submerge import calibrate
-
-        return getattr(calibrate, name)
-    if name == "Continual":
-        from submerge import continual
-
-        return continual.Continual
-    if name in ("calibrate_router", "load", "load_processor"):
-        from submerge import serving
-
-        return getattr(serving, name)
     if name == "methods":
         return import_module("submerge.methods")
-    raise AttributeError(f"module 'submerge' has no attribute {name!r}")
+    if name not in _PACKAGE_OF:
+        raise AttributeError(f"module 'submerge' has no attribute {name!r}")
+    return getattr(import_module(f"submerge.{_PACKAGE_OF[name]}"), _NAME_THERE.get(name, name))
 
 
 def __dir__() -> list[str]:

@@ -5,6 +5,17 @@ import pytest
 from _cli import cli
 from submerge.methods import METHODS
 
+FAMILIES = {
+    "task_arithmetic": (
+        "ties", "dare_linear", "dare_ties", "della", "della_linear", "breadcrumbs", "breadcrumbs_ties"
+    ),
+    "iso": ("iso_c", "iso_cts"),
+    "ram": ("ramplus_tl",),
+    "many": ("regmean",),
+}  # fmt: skip
+MODULES = {name: module for module, names in FAMILIES.items() for name in names}
+"""Where methods are that are not in a module of their name."""
+
 
 @pytest.mark.parametrize("name", ["TIES", "Ties", "dare-ties", "DARE ties", "Model Stock", "TASK_arithmetic"])
 def test_methods_are_found_in_any_spelling(name: str) -> None:
@@ -31,6 +42,7 @@ def test_one_method(name: str) -> None:
     method = METHODS[name]
     assert method.equation in result.out
     assert method.source in result.out
+    assert f"\ncode     submerge.methods.{MODULES.get(name, name)}\n" in result.out
     for option in method.options:
         assert f"  {option.name} (" in result.out
         assert option.help in result.out

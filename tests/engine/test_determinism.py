@@ -10,7 +10,8 @@ import torch
 
 import submerge
 from _models import ROOM, Family, contents, perturbed, read, state, write
-from submerge.methods import METHODS as CARRIED
+from _support import case_of
+from submerge.methods import METHODS
 
 SHAPES = {
     "model.embed_tokens.weight": (400, 130),
@@ -23,7 +24,7 @@ SHAPES = {
     "model.empty": (0, 5),
 }
 
-METHODS: dict[str, dict[str, Any]] = {
+RECIPES: dict[str, dict[str, Any]] = {
     "linear": {},
     "passthrough": {"scale": 0.3},
     "task_arithmetic": {"lambda": 0.7},
@@ -53,8 +54,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "wudi": {},
     "ssam": {"rank": 20, "residual": 0.1},
 }
-ELEMENTWISE = list(METHODS)[:9]
-MODELS = {"passthrough": 1, "slerp": 1, "nearswap": 1, "arcee_fusion": 1, "nuslerp": 2}
+"""Options of methods, by their names and a word for which they are; those of all others are their cases'."""
+ELEMENTWISE = list(RECIPES)[:9]
+RECIPES |= {name: dict(case_of(name).options) for name in METHODS if name not in RECIPES}
 
 Merge = Callable[..., dict[str, bytes]]
 
@@ -79,14 +81,15 @@ def merge(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Me
         monkeypatch.setattr("submerge.engine.plan.tensors._tensor.RANGE_ELEMENTS", task)
         method = name.partition(" ")[0]
         weight = [0.5, 0.3, 0.7]
-        weighted = CARRIED[method].option("weight") is not None
+        weighted = METHODS[method].option("weight") is not None
         models = [
             {"model": str(t), **({"parameters": {"weight": w}} if weighted else {})}
             for t, w in zip(family.tuned, weight, strict=True)
-        ][: MODELS.get(method, 3)]
+        ][: case_of(method).models]
+        options = {key: value for key, value in RECIPES[name].items() if key != "weight"}
         with_base = {} if method in ("linear", "passthrough") else {"base_model": str(family.base)}
         recipe = {
-            "merge_method": method, "models": models, "parameters": METHODS[name], "seed": 7, **with_base
+            "merge_method": method, "models": models, "parameters": options, "seed": 7, **with_base
         }  # fmt: skip
         out = tmp_path / f"out{next(count)}" / "merged"
         return contents(submerge.merge(recipe, out, settings=replace(ROOM, **settings)).out)
@@ -94,7 +97,7 @@ def merge(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Me
     return run
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", RECIPES)
 def test_threads_and_memory_do_not_matter(name: str, merge: Merge) -> None:
     alone = merge(name, threads=1)
     assert merge(name, threads=2) == alone

@@ -6,13 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from _support import CASES, MATRIX_CASES, Case, family
+from _support import Case, case_of, family
 from submerge.engine import merge_state_dicts
 from submerge.errors import RequestError
 from submerge.methods import METHODS, REQUIRED, Method, Option
 from submerge.recipe import load_recipe
 
-CASE = {case.method: case for case in reversed(CASES + MATRIX_CASES)}
 OPTIONS = [(name, option) for name, method in METHODS.items() for option in method.options]
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 each_option = pytest.mark.parametrize(("name", "option"), OPTIONS, ids=[f"{n}-{o.name}" for n, o in OPTIONS])
@@ -183,7 +182,7 @@ def test_a_wrong_option_is_refused(name: str, option: Option) -> None:
     wrong: list[Any] = [math.nan, "nonsense"] if option.name not in PATTERNS else ["("]
     wrong += [] if option.high == math.inf else [option.high + 1]
     wrong += [] if option.low == -math.inf else [option.low - 1]
-    case = CASE[name]
+    case = case_of(name)
     for value in wrong:
         given = [value] * case.models if option.scope == "model" and value == wrong[-1] else value
         base, models = family(case.models, {"w": (4, 3)})
@@ -196,7 +195,7 @@ def test_a_wrong_option_is_refused(name: str, option: Option) -> None:
 def test_what_is_required_must_be_given(name: str, option: Option) -> None:
     if option.default is not REQUIRED:
         return
-    case = CASE[name]
+    case = case_of(name)
     options = {k: v for k, v in case.options.items() if k != option.name}
     base, models = family(case.models, {"w": (4, 3)})
     with pytest.raises(RequestError, match=option.name):
@@ -205,20 +204,20 @@ def test_what_is_required_must_be_given(name: str, option: Option) -> None:
 
 @each_method
 def test_an_unknown_option_is_refused(method: Method) -> None:
-    assert "nonsense" in refused(CASE[method.name], nonsense=1)
+    assert "nonsense" in refused(case_of(method.name), nonsense=1)
 
 
 @each_method
 def test_a_number_of_values_that_is_not_that_of_models_is_refused(method: Method) -> None:
     own = [option.name for option in method.options if option.scope == "model"]
     for name in own:
-        count = CASE[method.name].models + 1
-        assert f"{count} values" in refused(CASE[method.name], **{name: [0.5] * count})
+        count = case_of(method.name).models + 1
+        assert f"{count} values" in refused(case_of(method.name), **{name: [0.5] * count})
 
 
 @each_method
 def test_a_number_of_models_that_it_cannot_merge_is_refused(method: Method) -> None:
-    case = CASE[method.name]
+    case = case_of(method.name)
     own = {o.name for o in method.options if o.scope == "model"}
     options = {k: (v[0] if k in own and isinstance(v, list) else v) for k, v in case.options.items()}
     counts = [] if method.max_models is None else [method.max_models + 1]
@@ -234,14 +233,14 @@ def test_a_number_of_models_that_it_cannot_merge_is_refused(method: Method) -> N
 
 @each_method
 def test_no_models_are_refused(method: Method) -> None:
-    case = CASE[method.name]
+    case = case_of(method.name)
     with pytest.raises(RequestError, match="models"):
         merge_state_dicts([], base=family(0)[0] if case.base else None, method=case.method)
 
 
 @each_method
 def test_a_base_that_is_needed_must_be_given(method: Method) -> None:
-    case = CASE[method.name]
+    case = case_of(method.name)
     assert method.needs_base == (method.origin == "base" or method.base_required)
     if method.needs_base:
         _, models = family(case.models, {"w": (4, 3)})
@@ -255,7 +254,7 @@ def test_an_unknown_method_is_refused() -> None:
 
 
 def test_weights_that_sum_to_zero_cannot_be_normalised() -> None:
-    case = CASE["linear"]
+    case = case_of("linear")
     assert "the weights sum to zero" in refused(case, weight=[1, -0.5, -0.5])
     base, models = family(3, {"w": (4, 3)})
     case.merge(base, models, weight=[1, -0.5, -0.5], normalize=False)

@@ -15,6 +15,7 @@ import submerge
 from _cli import cli
 from _mass_tasks import Served
 from _models import ROOM
+from submerge.serving import MassController
 
 pytest.importorskip("transformers")
 
@@ -77,6 +78,22 @@ def test_a_damaged_bank_is_told(bert: Served, tmp_path: Path) -> None:
     del manifest["gate"]["settings"]
     (out / "submerge.json").write_text(json.dumps(manifest))
     refusal(lambda: submerge.load(out), "damaged")
+
+
+def test_a_gate_of_another_package_is_found(
+    bert: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = damaged(bert.merged("default"), tmp_path)
+    manifest = json.loads((out / "submerge.json").read_text())
+    manifest["gate"]["method"] = "elsewhere"
+    (out / "submerge.json").write_text(json.dumps(manifest))
+    refusal(lambda: submerge.load(out), "the gate of elsewhere is not known", "install the package")
+    info = tmp_path / "submerge_test_gate-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: submerge-test-gate\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[submerge.gates]\nelsewhere = submerge.serving:MassController\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert isinstance(submerge.load(out).controller, MassController)
 
 
 def test_heads_of_several_kinds_are_told(bert: Served) -> None:

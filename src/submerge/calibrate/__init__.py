@@ -29,7 +29,7 @@ from submerge.calibrate._options import Step
 from submerge.calibrate._processors import load_processor, processor_for
 from submerge.calibrate._prompt_states import PromptPooling, PromptStates, prompt_states
 from submerge.calibrate._recipe import calibrate_recipe
-from submerge.calibrate._record import describe_inputs, folder_names, record_inputs
+from submerge.calibrate._record import describe_inputs, folder_names
 from submerge.calibrate._reducers import (
     MOMENT_KINDS,
     Mean,
@@ -39,8 +39,7 @@ from submerge.calibrate._reducers import (
     row_space,
 )
 from submerge.calibrate._second_moments import second_moments, shared_inputs
-from submerge.calibrate._sources import Data, Inputs, is_batch, load_backbone, read_data
-from submerge.calibrate._spaced import count_items
+from submerge.calibrate._sources import Data, Inputs, load_backbone, read_data
 from submerge.calibrate._task_moments import TaskMoments, task_moments
 from submerge.calibrate._task_prototypes import (
     Pooling,
@@ -80,11 +79,9 @@ __all__ = [
     "check_counts",
     "choose_hooks",
     "collect",
-    "count_items",
     "describe_inputs",
     "encode",
     "folder_names",
-    "is_batch",
     "layer_input",
     "learn_coefficients",
     "load_backbone",
@@ -99,7 +96,6 @@ __all__ = [
     "question_vectors",
     "read_data",
     "read_items",
-    "record_inputs",
     "row_space",
     "second_moments",
     "shared_inputs",

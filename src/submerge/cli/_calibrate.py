@@ -11,7 +11,7 @@ import typer
 
 from submerge.cli._calibrate_router import calibrate_router
 from submerge.cli._common import check_new_files, load, print_json, size
-from submerge.cli._merge import Device, Document, Json
+from submerge.cli._options import Device, Document, Json, Plot, Quiet
 from submerge.cli._progress import progress
 from submerge.errors import Problem, RequestError, few
 
@@ -31,7 +31,7 @@ def calibrate(
     steps: Annotated[
         int | None, typer.Option(min=0, help="In the place of the recipe's; 0 only measures.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="A picture to draw, .png or .svg.")] = None,
+    plot: Plot = None,
     data: Annotated[
         list[str] | None, typer.Option(help="Of a folder: TASK=INPUTS, once for each of its tasks.")
     ] = None,
@@ -42,9 +42,7 @@ def calibrate(
     device: Device = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
     json: Json = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress, no summary: the path only.")
-    ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Learn merge coefficients of adapters from unlabelled inputs, and write them to a file.
 

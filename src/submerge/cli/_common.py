@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,9 +25,11 @@ __all__ = [
     "load_documents",
     "load_mixture",
     "print_json",
+    "resumable",
     "settings",
     "size",
     "source_of",
+    "target_of",
 ]
 
 T = TypeVar("T")
@@ -162,3 +165,25 @@ def _unwritable(path: Path, recipe: Path, overwrite: bool) -> Iterator[Problem]:
             yield Problem("there is no such folder", str(path.parent), "make it first")
     except OSError as error:
         yield Problem(f"cannot be looked at ({error.strerror})", str(path), "choose another name")
+
+
+def target_of(folder: Path | None, out: Path | None) -> Path:
+    """Return the folder to make, as the argument or the option names it."""
+    if folder is not None and out is not None and folder != out:
+        raise RequestError(Problem(f"two folders are named, {folder} and {out}", "merge", "name one"))
+    target = folder or out
+    if target is None:
+        hint = "write it after the recipe: submerge merge recipe.yaml merged/"
+        raise RequestError(Problem("no folder to make is named", "merge", hint))
+    return target
+
+
+@contextmanager
+def resumable(out: Path) -> Iterator[None]:
+    """Say of work that is interrupted inside how it can go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        hint = "the same command with --resume goes on from here"
+        print(f"interrupted: {out} is untouched; {hint}", file=sys.stderr)
+        raise

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from submerge.cli._common import load_documents, print_json, size
-from submerge.cli._merge import Json, Lenient, Pickle, Recipe
+from submerge.cli._options import Json, Lenient, Pickle, Recipe
 
 
 def explain(

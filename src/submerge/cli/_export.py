@@ -8,16 +8,16 @@ from typing import Annotated
 import typer
 
 from submerge.cli._common import print_json
-from submerge.cli._merge import Json
+from submerge.cli._options import Json, NewFolder, Overwrite
 from submerge.errors import Problem, RequestError, few
 
 
 def export(
     folder: Annotated[Path, typer.Argument(help="A folder that `submerge merge` made by mass.")],
-    out: Annotated[Path, typer.Option("--out", "-o", readable=False, help="The folder to make.")],
+    out: NewFolder,
     to: Annotated[str, typer.Option(help="What to make of it: adapters.")] = "adapters",
     depth: Annotated[float, typer.Option(min=0, max=0.999, help="Of the layer that routes.")] = 0.5,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Write each task's subspace as a LoRA adapter, with a small router and an example that uses it.

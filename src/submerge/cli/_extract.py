@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from submerge.cli._common import print_json, settings, size
-from submerge.cli._merge import Json, Memory, Pickle, Threads
+from submerge.cli._options import Json, Memory, NewFolder, Overwrite, Pickle, Threads
 from submerge.cli._progress import progress
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ _WORST = 5
 def extract_lora(
     model: Annotated[str, typer.Argument(help="The fine-tune: a folder, a file or a Hub id.")],
     base: Annotated[str, typer.Option(help="What it was tuned from.")],
-    out: Annotated[Path, typer.Option("--out", "-o", readable=False, help="The folder to make.")],
+    out: NewFolder,
     rank: Annotated[int | None, typer.Option(min=1, help="The most rank of the adapter.")] = None,
     energy: Annotated[
         float | None, typer.Option(help="The share of each update's squared norm to keep, at most 1.")
@@ -29,7 +28,7 @@ def extract_lora(
     dtype: Annotated[str | None, typer.Option(help="Of the factors; float32 by default.")] = None,
     threads: Threads = None,
     max_memory: Memory = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    overwrite: Overwrite = False,
     allow_pickle: Pickle = False,
     json: Json = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the error of every layer.")] = False,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from submerge.cli._common import check_new_files, load, print_json, settings
-from submerge.cli._merge import Document, Json, Memory, Pickle, Recipe, Threads
+from submerge.cli._options import Document, Json, Memory, Pickle, Plot, Recipe, Threads
 from submerge.cli._progress import progress
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ def inspect(
             min=1, help="The most singular directions of an update; default: a LoRA's all, else 32."
         ),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="A picture to draw, .png or .svg.")] = None,
+    plot: Plot = None,
     document: Document = None,
     threads: Threads = None,
     max_memory: Memory = None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from submerge.cli._common import print_json, settings, size
-from submerge.cli._merge import Device, Json, Memory, Rank, Shard, Threads
+from submerge.cli._options import Device, Json, Memory, NewFolder, Overwrite, Rank, Shard, Threads
 from submerge.cli._progress import BatchProgress, progress
 from submerge.errors import Problem, RequestError
 
@@ -30,7 +30,6 @@ GATE = ("projectors", "score", "temperature", "top", "key", "centred")
 """Arguments that are handed on by their names."""
 
 State = Annotated[Path, typer.Argument(readable=False, help="The state, a folder that `many init` made.")]
-New = Annotated[Path, typer.Option("--out", "-o", readable=False, help="The folder to make.")]
 Task = Annotated[str, typer.Option("--task", "-t", help="The name of the task.")]
 Base = Annotated[str | None, typer.Option(help="Where the base is now, if it was moved.")]
 Samples = Annotated[
@@ -62,7 +61,7 @@ def init(
     base: Annotated[
         str, typer.Argument(help="The model that all tasks are tuned from: a folder or a Hub id.")
     ],
-    out: New,
+    out: NewFolder,
     statistics: Annotated[
         str,
         typer.Option(
@@ -191,7 +190,7 @@ def remove(
 @many.command("export")
 def export(
     state: State,
-    out: New,
+    out: NewFolder,
     form: Annotated[str, typer.Option("--as", help="What to write: adapter or checkpoint.")] = "adapter",
     rank: Rank = None,
     preset: Preset = None,
@@ -235,7 +234,7 @@ def export(
     threads: Threads = None,
     max_memory: Memory = None,
     shard_size: Shard = "5GB",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Write the merge of all tasks, as an adapter or folded into the base, with the gate of their projectors.
@@ -315,7 +314,7 @@ def status(
 def join(
     first: State,
     second: Annotated[Path, typer.Argument(readable=False, help="Another state of the same base.")],
-    out: New,
+    out: NewFolder,
 ) -> None:
     """Make one state of two, with the tasks of both.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from submerge.cli._common import print_json
-from submerge.cli._merge import Json
+from submerge.cli._options import Json
 
 if TYPE_CHECKING:
     from submerge.methods import Method, Option
@@ -80,6 +80,7 @@ def _print(method: Method) -> None:
     typer.echo(f"use      {method.use}")
     typer.echo(f"models   {count}; base model {'required' if method.needs_base else 'optional'}")
     typer.echo(f"source   {method.source}")
+    typer.echo(f"code     {(method.matrix or method.plan).__module__}")
     if method.differs:
         typer.echo(f"differs  {method.differs}")
     typer.echo("options" if method.options else "no options")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from submerge.cli._common import load_mixture, print_json, settings
-from submerge.cli._merge import (
+from submerge.cli._common import load_mixture, print_json, resumable, settings, target_of
+from submerge.cli._mergekit import MergekitAware
+from submerge.cli._options import (
     Device,
     Folder,
     Json,
@@ -23,13 +23,10 @@ from submerge.cli._merge import (
     Resume,
     Shard,
     Threads,
-    print_notes,
-    print_summary,
-    target_of,
 )
-from submerge.cli._mergekit import MergekitAware
 from submerge.cli._plan import print_plan_of
 from submerge.cli._progress import progress
+from submerge.cli._summary import print_notes, print_summary
 from submerge.errors import Problem, RequestError
 
 Recipe = Annotated[
@@ -96,15 +93,10 @@ def moe(
         print_plan_of(planned, json=json)
         return
     print_notes(planned, quiet=quiet, verbose=verbose)
-    try:
-        with progress(quiet) as show:
-            report = engine.moe(
-                planned, out, resume=resume, overwrite=overwrite, progress=show, prompt_progress=show
-            )
-    except (KeyboardInterrupt, SystemExit):
-        hint = "the same command with --resume goes on from here"
-        print(f"interrupted: {out} is untouched; {hint}", file=sys.stderr)
-        raise
+    with resumable(out), progress(quiet) as show:
+        report = engine.moe(
+            planned, out, resume=resume, overwrite=overwrite, progress=show, prompt_progress=show
+        )
     if json:
         print_json(report.to_dict())
         return

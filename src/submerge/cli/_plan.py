@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from submerge.cli._common import load_documents, load_mixture, print_json, settings, size, source_of
-from submerge.cli._merge import (
+from submerge.cli._options import (
     Device,
     Energy,
     Form,

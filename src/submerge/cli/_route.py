@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from submerge.cli._common import print_json
-from submerge.cli._merge import Json
+from submerge.cli._options import Json, Plot
 from submerge.deferred import required
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def route(
             help="Inputs: .jsonl, .csv, .txt and others, or a folder of images; with task if known."
         ),
     ],
-    plot: Annotated[Path | None, typer.Option(help="A picture to draw, .png or .svg.")] = None,
+    plot: Plot = None,
     json: Json = False,
 ) -> None:
     """Say which task each input is given, and how that agrees with the tasks that the file names.

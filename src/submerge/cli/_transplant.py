@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from submerge.cli._common import print_json, settings, size
-from submerge.cli._merge import Json, Memory, Overwrite, Pickle, Resume, Shard, Threads
+from submerge.cli._common import print_json, resumable, settings, size
+from submerge.cli._options import Json, Memory, NewFolder, Overwrite, Pickle, Resume, Shard, Threads
 from submerge.cli._progress import progress
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ _METHODS = {"omp": "OMP", "subword": "their pieces", "mean": "the mean", "zero":
 def transplant(
     model: Annotated[str, typer.Argument(help="The model: a folder or a Hub id.")],
     donor: Annotated[str, typer.Argument(help="The model whose tokenizer is taken.")],
-    out: Annotated[Path, typer.Option("--out", "-o", readable=False, help="The folder to make.")],
+    out: NewFolder,
     method: Annotated[
         str, typer.Option(help="For tokens that the model lacks: omp, subword, mean or zero.")
     ] = "omp",
@@ -68,7 +67,7 @@ def transplant(
     if dry_run:
         _print_plan(engine.plan_transplant(model, donor, **asked), json=json)
         return
-    with progress(quiet=False) as show:
+    with resumable(out), progress(quiet=False) as show:
         report = engine.transplant(
             model, donor, out, **asked, overwrite=overwrite, resume=resume, progress=show
         )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from submerge.cli._common import print_json, size
-from submerge.cli._merge import Json
+from submerge.cli._options import Json
 
 
 def verify(

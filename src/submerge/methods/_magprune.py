@@ -31,6 +31,7 @@ def magprune(spec: TensorSpec, o: Values) -> MaskPlan:
     p_i = density − ε + 2ε (rank_i − 1)/(n − 1), rank 1 the smallest, rows along the last axis.
     `variant: paper` divides what is kept by p_i. (arXiv 2406.11617.)
     """
+    yield from ()  # no reduction is needed
     unbiased = o["rescale"] and o["variant"] == "paper"
     measured = o["rescale"] and not unbiased  # by a pass of its own, which makes the same masks
     masks = _Masks(spec.count, spec.numel if measured and spec.numel <= REMEMBERED else 0)
@@ -53,7 +54,6 @@ def magprune(spec: TensorSpec, o: Values) -> MaskPlan:
                 keep_where(row, keep)
 
     return mask
-    yield
 
 
 class _Masks:

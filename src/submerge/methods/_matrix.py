@@ -51,9 +51,9 @@ def refused(spec: TensorSpec, what: str, hint: str) -> RequestError:
 
 def mean_plan(spec: TensorSpec, o: Values) -> FoldPlan:
     """Plan scale/T Σ w_t Δ_t: what becomes of tensors that have no singular vectors."""
+    yield from ()  # no reduction is needed
     factors = [o["scale"] * w / spec.count for w in o["weight"]]
     return lambda chunk: combine(chunk.values, factors)
-    yield  # no statistic is needed
 
 
 def touching(core_space: Frame, weights: Sequence[float]) -> list[tuple[Update, float]]:

@@ -22,6 +22,7 @@ OPTIONS = (
 
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
+    yield from ()  # no reduction is needed
     noise, scaled = o["noise_scale"], WeightedSum([o["residual_scale"]])
 
     def with_noise(chunk: Chunk) -> npt.NDArray[Any]:
@@ -29,7 +30,6 @@ def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
         return scaled(chunk)
 
     return with_noise if noise else scaled
-    yield  # no statistic is needed
 
 
 MIXTURE = Method(

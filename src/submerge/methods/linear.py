@@ -31,9 +31,9 @@ def _refuse(spec: TensorSpec, o: Values) -> None:
 
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
+    yield from ()  # no reduction is needed
     weights = normalised(o["weight"]) if o["normalize"] else o["weight"]
     return WeightedSum(weights)
-    yield  # no statistic is needed
 
 
 def _coefficients(o: Values) -> Sequence[float]:

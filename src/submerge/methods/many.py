@@ -95,10 +95,10 @@ def _refuse(spec: TensorSpec, o: Values) -> None:
 
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
+    yield from ()  # no reduction is needed
     total = math.fsum(o["weight"])
     factors = [o["scale"] * w / total for w in o["weight"]]
     return lambda chunk: combine(chunk.values, factors)
-    yield  # no statistic is needed
 
 
 def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:

@@ -23,7 +23,7 @@ from submerge.recipe._mergekit import to_mergekit
 from submerge.recipe._mixture import Expert, MixtureRecipe
 from submerge.recipe._modalities import ModalityTokens
 from submerge.recipe._model_entry import ModelEntry, same_model
-from submerge.recipe._new_tokens import NEW_TOKEN_METHODS, NewTokens
+from submerge.recipe._new_tokens import NewTokens
 from submerge.recipe._projector_mix import ProjectorMix
 from submerge.recipe._recipe import Recipe
 from submerge.recipe._resolve import Resolved, ResolvedValues, resolve, resolve_layers
@@ -39,7 +39,6 @@ __all__ = [
     "COEFFICIENTS_VERSION",
     "COLUMNS",
     "DATA_FORMATS",
-    "NEW_TOKEN_METHODS",
     "Coefficients",
     "DataSource",
     "DataSpec",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ CONTROLLERS: Mapping[str, type[Controller]] = {
     MODALITY_GATE: ModalityController,
     PROJECTOR_GATE: ProjectorController,
 }
-"""The kinds of gates, by the method whose gate it is, as submerge.json names it."""
+"""The kinds of gates of the library, by the method whose gate it is, as submerge.json names it."""
 
 
 def load(
@@ -109,12 +110,16 @@ def load(
 
 
 def _controller(path: Path) -> type[Controller]:
-    """Return the row of a folder's kind of gate."""
+    """Return the controller of a folder's kind of gate: ours, or one that another package registers."""
     _, gate = gate_manifest(path)
-    controller = CONTROLLERS.get(gate.method)
-    if controller is None:
+    if gate.method in CONTROLLERS:
+        return CONTROLLERS[gate.method]
+    registered = next(iter(entry_points(group="submerge.gates", name=gate.method)), None)
+    if registered is None:
         what = f"the gate of {gate.method} is not known; there are {few(list(CONTROLLERS))}"
-        raise RequestError(Problem(what, str(path), "use the version of Submerge that merged it"))
+        hint = "use the version of Submerge that merged it, or install the package whose method it is"
+        raise RequestError(Problem(what, str(path), hint))
+    controller: type[Controller] = registered.load()
     return controller
 
 

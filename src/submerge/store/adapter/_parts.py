@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -113,7 +112,6 @@ class Rows:
 
 
 Part: TypeAlias = LowRankPart | Replace | Add | Rows
-Parts: TypeAlias = Mapping[str, Part]
 
 
 def is_relative(part: Part) -> bool:

@@ -1,0 +1,85 @@
+"""What is said of a merge: what deserves a look before it begins, and what it did and cost."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+from submerge.cli._common import size
+
+if TYPE_CHECKING:
+    from submerge.engine import MergePlan, MergeReport
+
+__all__ = ["print_notes", "print_summary"]
+
+_TREATED = {
+    "merge": "merged",
+    "mixture": "of experts and gates",
+    "mix": "projectors, mixed for each image",
+    "keep": "kept (integer or boolean)",
+    "base": "taken from the base",
+    "drop": "left to the base",
+}
+
+
+def print_notes(plan: MergePlan, *, quiet: bool, verbose: bool) -> None:
+    """Print on standard error what deserves a look, and if asked for, what is not merged as it is."""
+    for warning in plan.warnings if not quiet else ():
+        print(f"warning: {warning}", file=sys.stderr)
+    if verbose:
+        _print_reasons(plan)
+
+
+def _print_reasons(plan: MergePlan) -> None:
+    """Print how vocabularies differ, and why tensors are not merged as they are."""
+    for line in plan.vocabulary:
+        print(f"vocabulary: {line}", file=sys.stderr)
+    for tensor in plan.tensors:
+        if tensor.why:
+            print(f"{tensor.name}: {_TREATED[tensor.treatment]}: {tensor.why}", file=sys.stderr)
+
+
+def print_summary(report: MergeReport, printed: Sequence[str]) -> None:
+    """Print what a merge did and cost, without the warnings that were printed before it began."""
+    tensors = ", ".join(f"{count} {_TREATED[kind]}" for kind, count in report.tensors.items())
+    lines = [
+        f"{report.seconds:.1f} s · read {size(report.bytes_read)}, wrote {size(report.bytes_written)} · "
+        f"{size(report.rate)}/s",
+        f"{report.workers} workers: {report.reading:.0%} of their time reading, {report.writing:.0%} "
+        f"writing · peak memory {size(report.peak_memory_bytes)}",
+        f"tensors: {tensors}",
+    ]
+    if report.calibration is not None:
+        first, last = report.calibration["loss"]
+        steps, seconds = report.calibration["steps"], report.calibration["seconds"]
+        lines.append(f"weights learned in {steps} steps, {seconds:.1f} s: loss {first:.5f} → {last:.5f}")
+    lines += _figures(report)
+    lines += [f"warning: {line}" for line in report.warnings if line not in printed]
+    if report.resumed:
+        lines.append(f"{report.resumed} ranges taken over from the interrupted run")
+    for name, models in list(report.differs.items())[:10]:
+        lines.append(f"note: {name} is kept from the base; it is not the same in {', '.join(models)}")
+    for name, counts in list(report.nonfinite.items())[:10]:
+        places = ", ".join(f"{count} in {where}" for where, count in counts.items())
+        lines.append(f"warning: NaN or Inf in {name}: {places}")
+    if report.serve:
+        lines.append(f"serve it with vLLM: {report.serve}")
+    for line in lines:
+        typer.echo(line)
+
+
+def _figures(report: MergeReport) -> list[str]:
+    """Return one line for each share that the method or the adapter's rank keeps of the updates."""
+    lines = []
+    for key, what in (("kept", "kept by the shared subspaces"), ("kept_by_rank", "kept by the rank")):
+        shares = [(float(figures[key]), name) for name, figures in report.figures.items() if key in figures]
+        if shares:
+            worst, where = min(shares)
+            mean = sum(share for share, _ in shares) / len(shares)
+            lines.append(
+                f"{what}: {mean:.1%} of the updates' energy on average, least {worst:.1%} in {where}"
+            )
+    return lines
