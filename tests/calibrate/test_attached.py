@@ -318,6 +318,29 @@ def test_adapters_that_do_not_fit(tuned: Tuned, tmp_path: Any) -> None:
     assert not any("forward" in m.__dict__ for m in model.modules())
 
 
+@pytest.mark.parametrize("more", [2, -3])
+def test_tables_of_more_or_fewer_tokens(tmp_path: Any, more: int) -> None:
+    """Rows are of the model's tokens: of others the model keeps its own, or has none."""
+    tuned = make_tuned(tmp_path, "llama", {**ON_Q, "modules_to_save": ["embed_tokens"]})
+    path, name = tuned.adapters[0] / "adapter_model.safetensors", "model.embed_tokens.weight"
+    tensors = load_file(path)
+    (key,) = (key for key in tensors if "embed_tokens" in key)
+    table, rows = tensors[key], len(tensors[key])
+    tensors[key] = torch.cat([table, table[:2]]) if more > 0 else table[:more].contiguous()
+    save_file(tensors, path, {"format": "pt"})
+    merged = {n: value.double() for n, value in tuned.merged[0].items()}
+    merged[name][min(rows, rows + more) :] = tuned.state[name][min(rows, rows + more) :]
+    wanted = base_model(tuned)
+    wanted.load_state_dict(merged)
+    inputs = {"input_ids": torch.arange(rows).view(4, -1)}
+    model = base_model(tuned)
+    with attached(model, opened(tuned), other_rows=True) as at, at.over(torch.ones(1)):
+        assert at.left_out == (((f"{name}[{rows}:]",) if more > 0 else ()),)
+        assert (output(model, inputs) - output(wanted, inputs)).abs().max() < 1e-5
+    with pytest.raises(RequestError, match="another vocabulary"), attached(model, opened(tuned)):
+        pass
+
+
 @pytest.mark.parametrize(("part", "value"), [("lora_A", torch.nan), ("lora_B", torch.inf)])
 def test_adapters_that_are_not_finite(tuned: Tuned, tmp_path: Any, part: str, value: float) -> None:
     shutil.copytree(tuned.adapters[0], tmp_path / "a0")

@@ -394,6 +394,13 @@ def test_a_folder_with_the_names_of_an_earlier_version(tmp_path: Path) -> None:
     stored = {name.removesuffix(".weight") for name in load_file(tmp_path / "folder" / "model.safetensors")}
     assert set(found.coefficients) <= stored
     assert "vit.encoder.layer.0.attention.attention.query" in found.coefficients
+    name = "vit.encoder.layer.1.attention.attention.query"
+    for hooks in (name, "1.attention.q_proj", "last_quarter: query"):
+        assert learn_coefficients(tmp_path / "folder", tuned.adapters, data, steps=0, hooks=hooks).hooks == (
+            name,
+        )
+    with pytest.raises(RequestError, match=r"matches 'w_proj' — the adapters change vit\.encoder"):
+        null_space_ratio(tmp_path / "folder", tuned.adapters, data, hooks="w_proj")
 
 
 # --- identities of the loss -------------------------------------------------------------------------------

@@ -165,6 +165,15 @@ def test_endings_in_capitals(tmp_path: Path, name: str) -> None:
     assert [row for _, row in read_rows(tmp_path / name)] == [{"text": "a"}]
 
 
+def test_a_line_that_is_no_json(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}\n{"text": 3\n')
+    with pytest.raises(
+        RequestError, match=re.escape("a.jsonl:2: is no JSON (Expecting ',' delimiter: line 1 col")
+    ):
+        list(read_rows(path))
+
+
 def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a"}\n{"text"\n')

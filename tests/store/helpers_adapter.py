@@ -41,12 +41,19 @@ def _bert(t: Any) -> Any:
     return t.BertForSequenceClassification(t.BertConfig(**text, num_labels=3))
 
 
+def _roberta(t: Any) -> Any:
+    """With a head of two linear maps."""
+    text = {key: value for key, value in TEXT.items() if key != "num_key_value_heads"}
+    return t.RobertaForSequenceClassification(t.RobertaConfig(**text, num_labels=3, pad_token_id=1))
+
+
 MODELS: dict[str, Callable[[Any], Any]] = {
     "llama": lambda t: t.LlamaForCausalLM(t.LlamaConfig(**TEXT, attention_bias=True)),
     "tied": lambda t: t.LlamaForCausalLM(t.LlamaConfig(**TEXT, tie_word_embeddings=True)),
     "gpt2": _gpt2,
     "gpt2-untied": lambda t: _gpt2(t, tie_word_embeddings=False),
     "bert": _bert,
+    "roberta": _roberta,
     "vit": lambda t: t.ViTForImageClassification(t.ViTConfig(**VISION, num_labels=3)),
     "mixtral": lambda t: t.MixtralForCausalLM(t.MixtralConfig(**TEXT, num_local_experts=4)),
     "qwen3-moe": lambda t: t.Qwen3MoeForCausalLM(

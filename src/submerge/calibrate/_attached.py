@@ -44,7 +44,7 @@ from submerge.gating import (
     ungate_module,
 )
 from submerge.names import layer_of, match_names
-from submerge.store import Adapter, LowRankPart, fit_adapter
+from submerge.store import Adapter, LowRankPart, Part, Replace, Rows, fit_adapter
 
 __all__ = ["AttachedAdapters", "attached", "fitted_to"]
 
@@ -123,7 +123,9 @@ class _Refusal(Observer):
 
 
 @contextmanager
-def attached(model: nn.Module, adapters: Mapping[str, Adapter]) -> Iterator[AttachedAdapters]:
+def attached(
+    model: nn.Module, adapters: Mapping[str, Adapter], *, other_rows: bool = False
+) -> Iterator[AttachedAdapters]:
     """Attach adapters to a model in place, and detach them at the end; without scales it runs as the base.
 
     A parameter outside of the layers that the model does not have, as a task's own head, is left out: the
@@ -132,6 +134,9 @@ def attached(model: nn.Module, adapters: Mapping[str, Adapter]) -> Iterator[Atta
     Args:
         model: a model of transformers without adapters, in any dtype and on any device.
         adapters: opened, by name.
+        other_rows: whether tables that an adapter saved whole may have rows of more or of fewer tokens than
+            the model's. A row is of one token in both: of the others the model keeps its own, and what it
+            has no rows for is left out.
 
     Raises:
         RequestError: an adapter does not fit the model or has NaN or Inf, or the model has adapters or a gate
@@ -159,7 +164,7 @@ def attached(model: nn.Module, adapters: Mapping[str, Adapter]) -> Iterator[Atta
     problems: list[Problem] = []
     for name, adapter in adapters.items():
         try:
-            fitted[name] = fitted_to(model, adapter)
+            fitted[name] = fitted_to(model, adapter, other_rows=other_rows)
         except RequestError as error:
             problems += error.problems
     paths = {n.rpartition(".")[0] for one, _ in fitted.values() for n in one.parts}
@@ -180,15 +185,34 @@ def attached(model: nn.Module, adapters: Mapping[str, Adapter]) -> Iterator[Atta
         yield result
 
 
-def fitted_to(model: nn.Module, adapter: Adapter) -> tuple[Adapter, tuple[str, ...]]:
-    """Return an adapter under the model's names, and its parameters that the model does not have."""
+def fitted_to(
+    model: nn.Module, adapter: Adapter, *, other_rows: bool = False
+) -> tuple[Adapter, tuple[str, ...]]:
+    """Return an adapter under the model's names, and its parameters, or rows, that the model has not."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     left_out = tuple(n for n in adapter.parts if layer_of(n) is None and not _has_place(n, shapes))
     parts = {name: part for name, part in adapter.parts.items() if name not in left_out}
     if not any(isinstance(part, LowRankPart) for part in parts.values()):
         what = f"changes nothing that {type(model).__name__} has"
         raise RequestError(Problem(what, str(adapter.path), "give the base that it was trained on"))
-    return fit_adapter(replace(adapter, parts=parts), shapes), left_out
+    known = replace(adapter, parts=parts)
+    if other_rows:
+        fitted = fit_adapter(known, shapes, other_rows=True)
+        resized = {
+            name: shapes[name] for name, part in fitted.parts.items() if _is_resized(part, shapes[name])
+        }
+        if all(isinstance(fitted.parts[name], Replace) for name in resized):
+            longer = (n for n, shape in resized.items() if fitted.parts[n].entry.shape[0] > shape[0])
+            return fitted, (*left_out, *(f"{name}[{shapes[name][0]}:]" for name in longer))
+    return fit_adapter(known, shapes), left_out
+
+
+def _is_resized(part: Part, shape: tuple[int, ...]) -> bool:
+    """Return whether a table that was saved whole has another number of rows."""
+    if isinstance(part, LowRankPart):
+        return part.copy is not None and part.copy.shape != shape
+    table = part.entry if isinstance(part, Replace) else part.table if isinstance(part, Rows) else None
+    return table is not None and tuple(table.shape) != shape
 
 
 def _has_place(name: str, shapes: Shapes) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from torch import nn
 
@@ -15,11 +16,14 @@ __all__ = ["LAST_QUARTER", "choose_hooks"]
 LAST_QUARTER = "last_quarter"
 
 
-def choose_hooks(model: nn.Module, adapted: Sequence[str], hooks: str) -> list[str]:
+def choose_hooks(
+    model: nn.Module, adapted: Sequence[str], hooks: str, stored: Mapping[str, str] = MappingProxyType({})
+) -> list[str]:
     """Return the adapted modules of the last quarter of each stack of layers, or those of a pattern.
 
     They are in the model's order. A pattern is a regular expression that is searched for in the module's
-    name; `last_quarter: PATTERN` is both at once. Raises `RequestError` where there is no such module.
+    name; `last_quarter: PATTERN` is both at once. Where no name has it, those are looked at that the model's
+    files have for the modules, if they are `stored`. Raises `RequestError` where there is no such module.
     """
     if not isinstance(hooks, str):
         hint = f"for example {LAST_QUARTER!r} or 'q_proj|v_proj'"
@@ -30,12 +34,14 @@ def choose_hooks(model: nn.Module, adapted: Sequence[str], hooks: str) -> list[s
     if hooks.partition(":")[0] == LAST_QUARTER:
         first, pattern = _first_of_last_quarter(model), hooks.partition(":")[2].strip()
         chosen = [n for n in adapted if (place := layer_of(n)) and place[1] >= first[place[0]]]
-    chosen = [n for n in chosen if _pattern(pattern).search(n)]
+    expression = _pattern(pattern)
+    by_name = [n for n in chosen if expression.search(n)]
+    chosen = by_name or [n for n in chosen if expression.search(stored.get(n, n))]
     if not adapted:
         what = "no adapter changes a linear map by factors, of whose inputs there would be a ratio"
         raise RequestError(Problem(what, "hooks", "give adapters of LoRA on linear maps"))
     if not chosen:
-        hint = f"the adapters change {few(adapted)}: choose among these"
+        hint = f"the adapters change {few([stored.get(n, n) for n in adapted])}: choose among these"
         raise RequestError(Problem(f"no module with an adapter matches {hooks!r}", "hooks", hint))
     return chosen
 

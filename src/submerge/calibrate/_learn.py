@@ -136,9 +136,11 @@ def learn_coefficients(
     )
     start = time.perf_counter()
     encoding = {"batch_size": batch_size, "max_length": max_length, "processor": processor}
-    loaded = _loaded(model, dtype, device)
+    loaded, folder = _loaded(model, dtype, device), None if isinstance(model, nn.Module) else model
     with ExitStack() as stack:
-        measurement = stack.enter_context(measuring(loaded, adapters, data, hooks, encoding)).holding()
+        measurement = stack.enter_context(
+            measuring(loaded, adapters, data, hooks, encoding, folder)
+        ).holding()
         stack.enter_context(_frozen(loaded))
         if checkpointing:
             stack.enter_context(checkpointed(measurement.adapters))

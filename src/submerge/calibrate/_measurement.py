@@ -14,6 +14,7 @@ from torch import nn
 from submerge.calibrate._attached import AttachedAdapters, attached
 from submerge.calibrate._collect import collect
 from submerge.calibrate._hooks import choose_hooks
+from submerge.calibrate._record import folder_names
 from submerge.calibrate._reducers import NullSpaceRatio, row_space
 from submerge.calibrate._sources import (
     HELD,
@@ -150,21 +151,36 @@ class Measurement:
 
 @contextmanager
 def measuring(
-    model: str | Path | nn.Module, adapters: Specs, data: DataSets, hooks: str, encoding: Mapping[str, Any]
+    model: str | Path | nn.Module,
+    adapters: Specs,
+    data: DataSets,
+    hooks: str,
+    encoding: Mapping[str, Any],
+    folder: str | Path | None = None,
 ) -> Iterator[Measurement]:
     """Attach adapters to a model, in the mode for evaluation, and leave it as it was at the end.
 
-    `encoding` is what `read_data` encodes by: the processor, and the sizes of batches and of texts.
+    `encoding` is what `read_data` encodes by: the processor, and the sizes of batches and of texts. `folder`
+    is what the model was loaded from, if it was.
     """
     opened = open_adapters(adapters)
-    model = model if isinstance(model, nn.Module) else load_backbone(model)
+    if not isinstance(model, nn.Module):
+        model, folder = load_backbone(model), model
     inputs = read_data(data, list(opened), model, **encoding)
-    with attached(model, opened) as at, _evaluating(model):
-        chosen = choose_hooks(model, list(at.down), hooks)
+    with attached(model, opened, other_rows=True) as at, _evaluating(model):
+        chosen = choose_hooks(model, list(at.down), hooks, _stored_names(folder, model, at.down))
         hooked = {path: _with_null_space(at.down[path], len(opened)) for path in chosen}
         _check_hooks(at, hooked)
         measured = {p: own for p, own in hooked.items() if any(a is not None for a in own)}
         yield Measurement(at, inputs, measured, opened)
+
+
+def _stored_names(folder: str | Path | None, model: nn.Module, modules: Iterable[str]) -> dict[str, str]:
+    """Return what a folder calls modules of the model that was loaded from it, where that shows."""
+    try:
+        return {} if folder is None else folder_names(str(folder), model, modules)
+    except RequestError:
+        return {}
 
 
 def _with_null_space(down: Mapping[int, torch.Tensor], count: int) -> list[torch.Tensor | None]:

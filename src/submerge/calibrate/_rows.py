@@ -76,7 +76,7 @@ def _opened(path: Path) -> TextIO:
 def _json_lines(file: TextIO, path: Path) -> Iterator[Row]:
     for number, line in enumerate(file, 1):
         if line.strip():
-            yield f"{path}:{number}", _parsed(line, f"{path}:{number}", "one object a line")
+            yield f"{path}:{number}", _parsed(line.strip(), f"{path}:{number}", "one object a line")
 
 
 def _json(file: TextIO, path: Path) -> Iterator[Row]:

@@ -68,6 +68,8 @@ class ScaledParameter:
                 self.low_rank.append(k)
             return
         new = adapter.tensor(name, table).to(old)
+        if isinstance(part, Replace):
+            new = _with_rows_of(new, old)
         _check_finite(adapter, name, new)
         if isinstance(part, Rows):
             rows = torch.tensor(part.indices, device=old.device)
@@ -95,6 +97,13 @@ class ScaledParameter:
         if self.dense:
             terms.append(GatedDense(gate, key, self.dense))
         return terms[0] if len(terms) == 1 else GatedSum(gate, key, terms)
+
+
+def _with_rows_of(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    """Return the new values of the rows that a table has, and its own where there are none."""
+    if len(new) == len(old):
+        return new
+    return torch.cat([new[: len(old)], old[len(new) :]])
 
 
 def _check_finite(adapter: Adapter, name: str, *values: torch.Tensor) -> None:

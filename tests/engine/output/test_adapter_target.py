@@ -87,6 +87,19 @@ def test_a_module_that_one_adapter_saved_and_another_tuned(tmp_path: Path) -> No
     same_state(made.loaded(tmp_path / "adapter"), read(tmp_path / "checkpoint"), 1e-5)
 
 
+@pytest.mark.parametrize("task_type", ["SEQ_CLS", None])
+def test_a_head_of_several_modules(tmp_path: Path, task_type: str | None) -> None:
+    """PEFT saves `classifier` by itself for the type of the task, and allows no module to save within it."""
+    option = {"r": 2, "target_modules": ["query"], "task_type": task_type, "modules_to_save": ["classifier"]}
+    made = make_tuned(tmp_path, "roberta", option, option)
+    for form in ("checkpoint", "adapter"):
+        made.merge(tmp_path / form, own={"weight": 0.5}, output={"as": form})
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    one, several = ["classifier"], ["classifier.dense", "classifier.out_proj"]
+    assert config["modules_to_save"] == (one if task_type else several)
+    same_state(made.loaded(tmp_path / "adapter"), read(tmp_path / "checkpoint"), 1e-5)
+
+
 def test_the_base_is_not_opened_where_it_is_not_needed(two: Tuned, tmp_path: Path) -> None:
     """Neither its weights nor its shapes are asked for: adapters merge where the base is not."""
     two.merge(tmp_path / "here", output={"as": "adapter"})

@@ -209,6 +209,15 @@ def test_whole_parameters(tmp_path: Path) -> None:
     same(loaded("llama", tmp_path, base), base | {name: base[name] + left @ right, "lm_head.weight": head})
 
 
+def test_no_module_to_save_is_inside_of_another(tmp_path: Path) -> None:
+    with AdapterWriter(tmp_path) as writer:
+        writer.add("q.weight", *factors(3, 4, 2))
+        for name in ("head.weight", "head.dense.weight", "header.weight", "head.dense.inner.bias"):
+            writer.save(name, torch.ones(2, 2))
+        writer.finish(task_type="CAUSAL_LM")
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["modules_to_save"] == ["head", "header"]
+
+
 def test_nothing_is_left_of_what_was_not_finished(tmp_path: Path) -> None:
     def fail() -> None:
         with AdapterWriter(tmp_path) as writer:

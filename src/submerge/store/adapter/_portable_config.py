@@ -13,6 +13,14 @@ from submerge.store.format import sync_file
 
 __all__ = ["portable_config", "write_config"]
 
+_CLASSIFIERS = ("classifier", "score")
+_HEADS: Mapping[str, tuple[str, ...]] = {
+    "SEQ_CLS": _CLASSIFIERS,
+    "TOKEN_CLS": _CLASSIFIERS,
+    "QUESTION_ANS": ("qa_outputs",),
+}
+"""What PEFT saves besides for a type of task, whatever `modules_to_save` names."""
+
 
 def portable_config(
     updates: Mapping[str, LoraModule],
@@ -27,7 +35,7 @@ def portable_config(
     modules = {name: update for name, update in updates.items() if update.kind != "parameter"}
     transposed = [update.transposed for update in modules.values() if update.kind == "linear"]
     bare = sorted(set(updates) - set(modules))
-    saved_modules = sorted({name.rpartition(".")[0] for name in saved})
+    saved_modules = _outermost({name.rpartition(".")[0] for name in saved}, _HEADS.get(task_type or "", ()))
     return {
         "alpha_pattern": {},
         "auto_mapping": None,
@@ -51,6 +59,21 @@ def portable_config(
         "use_dora": False,
         "use_rslora": False,
     }
+
+
+def _outermost(modules: Collection[str], heads: Collection[str]) -> list[str]:
+    """Return the modules to save, of which PEFT allows none inside of another one.
+
+    A head that it adds to them by itself, for the type of the task, stands for all modules in it.
+    """
+    named = {_head_around(module, heads) for module in modules}
+    return sorted(one for one in named if not any(one.startswith(f"{other}.") for other in named))
+
+
+def _head_around(module: str, heads: Collection[str]) -> str:
+    parts = module.split(".")
+    depths = (depth for depth, part in enumerate(parts, 1) if part in heads)
+    return ".".join(parts[: next(depths, len(parts))])
 
 
 def write_config(folder: Path, config: Mapping[str, object]) -> None:
