@@ -56,10 +56,10 @@ def gated_class(kind: type, controller: type[Controller], load: Callable[..., An
         if self.controller.saves_weights:
             kind.save_pretrained(self, save_directory, *args, **kwargs)  # type: ignore[attr-defined]
 
-    def from_pretrained(cls: type, folder: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls: type, /, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """Load a folder with its gate; the class alone would make a model that answers without it."""
         assert load is not None
-        return load(folder, **kwargs)
+        return load(pretrained_model_name_or_path, **kwargs)
 
     members: dict[str, Any] = {
         "forward": forward,
