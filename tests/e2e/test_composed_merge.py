@@ -273,6 +273,17 @@ def test_what_the_folder_says_of_its_specialists(made: Specialists, tmp_path: Pa
     assert json.loads((out / "config.json").read_text())["vocab_size"] == 66
 
 
+def test_a_composed_model_as_an_input_is_its_language_model(made: Specialists, tmp_path: Path) -> None:
+    text = merged(made, tmp_path / "out", "task_arithmetic", made.entry("vision-tuned", "image"), **ONE)
+    again = {"merge_method": "passthrough", "models": [{"model": str(tmp_path / "out")}]}
+    report = submerge.merge(again, tmp_path / "again", settings=ROOM)
+    (warning,) = report.warnings
+    assert warning.endswith("its gate and bank.safetensors are left out: what is merged is the checkpoint "
+                            "beside them")  # fmt: skip
+    same(load_file(tmp_path / "again" / "model.safetensors"), text)
+    assert not (tmp_path / "again" / "modalities").exists()
+
+
 def test_bytes_do_not_depend_on_threads_nor_on_a_stop(
     made: Specialists, tmp_path: Path, tiny_chunks: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

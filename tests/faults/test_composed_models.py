@@ -218,7 +218,7 @@ FAULTS: list[tuple[Change, str]] = [
         two_kinds,
         "placeholders for image and video, and the modality is called 'sight' — write 'modality: image'",
     ),
-    (one_placeholder, "mark their inputs with '<image>' — train one of them with a token of its own"),
+    (one_placeholder, "mark their inputs with '<image>' — give one of them a token of its own"),
     (positions, "LlavaForConditionalGeneration gives its language model positions of several dimensions"),
     (deep_features, "features in layers behind the first"),
     (masks, "PaliGemmaForConditionalGeneration gives its language model masks"),

@@ -71,6 +71,14 @@ def test_other_recipes_say_nothing_of_modalities() -> None:
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"models": [VISION, {"model": "other"}]}, r"models\[1\]: other has no modality, and others have one"),
     ({"models": [VISION, HEARING | {"modality": "image"}]}, "2 specialists have the modality 'image'"),
+    (
+        {"models": [VISION, HEARING | {"modality": "images"}]},
+        "the modalities 'image' and 'images' would",
+    ),
+    (
+        {"models": [VISION, HEARING | {"modality": "Image"}]},
+        "the modalities 'image' and 'Image' would",
+    ),
     ({"models": [VISION, HEARING | {"model": "base"}]}, r"models\[1\]: base is the base"),
     ({"models": [VISION | {"modality": "a.b"}]}, "modality is 'a.b' — a word such as image"),
     ({"models": [VISION | {"modality": "text"}]}, "modality is 'text' — a word such as image"),

@@ -63,7 +63,11 @@ def test_inputs_and_placeholders_must_go_together(model: Any, one: Specialist) -
         refusal(lambda c=call: c(ids), "image", "4 placeholders", "0 features", "give pixel_values")
         refusal(lambda c=call: c(prompt(1, 9), **inputs), "image", "0 placeholders", "4 features")
     embeddings = model.get_input_embeddings()(ids)
-    refusal(lambda: model(inputs_embeds=embeddings, **inputs), "pixel_values without input_ids")
+    refusal(lambda: model(**inputs), "pixel_values without input_ids")
+    for call in (model, model.generate):
+        both = {"inputs_embeds": embeddings, **inputs}
+        refusal(lambda c=call, b=both: c(**b), "inputs_embeds beside pixel_values", "give input_ids")
+        refusal(lambda c=call, b=both: c(ids, **b), "inputs_embeds beside pixel_values")
     refusal(lambda: model(ids, pixel_values="a picture"), "modality image", "do not fit")
     refusal(lambda: model(ids[0], **inputs), "input_ids have the shape [11]", "give a batch [B, L]")
 

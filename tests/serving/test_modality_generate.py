@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,53 @@ def test_a_generated_placeholder_is_text(model: Any, request_: dict[str, Any]) -
     assert found[0, -6:].tolist() == [IMAGE] * 6
 
 
+@torch.no_grad()
+def test_a_call_of_another_thread_waits(model: Any, one: Specialist, request_: dict[str, Any]) -> None:
+    """What a gate decides holds for all of the model: calls would see the prompt of another."""
+    other = {"input_ids": prompt(2, 2, one, 4), **one.inputs(3)}
+    wanted, found = model(**other).logits, list[torch.Tensor]()
+    thread = threading.Thread(target=lambda: found.append(model(**other).logits))
+
+    class Streamer:
+        def put(self, value: torch.Tensor) -> None:
+            if thread.ident is None:
+                thread.start()
+                thread.join(timeout=0.2)  # what does not wait is done by then
+
+        def end(self) -> None:
+            pass
+
+    assert torch.equal(model.generate(**request_, **HOW, streamer=Streamer()), by_hand(model, request_))
+    thread.join()
+    assert torch.equal(found[0], wanted)
+
+
 # --- files and copies -----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_the_class_of_a_model_loads_its_gate(model: Any, folder: Path, request_: dict[str, Any]) -> None:
+    again = type(model).from_pretrained(folder, dtype="float64")
+    assert again.dtype == torch.float64
+    assert type(again) is type(model)
+    assert (again(**request_).logits - model(**request_).logits).abs().max() < 1e-4
+    with pytest.raises(submerge.RequestError, match="no settings: device_map"):
+        type(model).from_pretrained(folder, device_map="auto")
+
+
+def test_a_model_is_saved_from_another_place(
+    folder: Path, request_: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder, tmp_path / "own")
+    monkeypatch.chdir(tmp_path)
+    model = submerge.load("own")
+    monkeypatch.chdir("/")
+    model.save_pretrained(tmp_path / "copy")
+    assert submerge.load(tmp_path / "copy").modalities == model.modalities
+    shutil.rmtree(tmp_path / "own")
+    with pytest.raises(submerge.RequestError, match="the folder that the model was loaded from is gone"):
+        model.save_pretrained(tmp_path / "late")
+    assert not (tmp_path / "late").exists(), "weights alone would look whole"
 
 
 @torch.no_grad()

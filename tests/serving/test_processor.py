@@ -121,6 +121,26 @@ def test_a_class_of_two_kinds_does_not_see_the_other_specialists_inputs() -> Non
     assert torch.equal(ours["pixel_values_videos"], alone["pixel_values_videos"])
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "I;16", "mixed"])
+def test_frames_of_pillow_have_the_channels_of_arrays(mode: str) -> None:
+    shared = tokenizer(["<video>"])
+    own = VideoProcessor(None, FramesOfBytes(), shared, patch_size=8)
+    movies = specialist("video", "video", own, "<video>", ["pixel_values_videos"])
+    processor = ModalityProcessor(shared, [movies], "")
+    grey = [Image.fromarray(image(n, 16, 16)).convert("L") for n in range(2)]
+    arrays = [np.asarray(frame.convert("RGB")) for frame in grey]
+    frames = [frame if mode == "I;16" else frame.convert("L" if mode == "mixed" else mode) for frame in grey]
+    if mode == "I;16":
+        frames = [Image.fromarray(np.asarray(frame).astype(np.uint16) << 8) for frame in grey]
+    if mode == "mixed":
+        frames[1] = frames[1].convert("P")
+    for count in (1, 2):
+        text = "<video>" * count
+        found = processor(text=text, videos=[frames] * count, return_tensors="pt")
+        expected = processor(text=text, videos=[arrays] * count, return_tensors="pt")
+        assert torch.equal(found["pixel_values_videos"], expected["pixel_values_videos"])
+
+
 # --- several -----------------------------------------------------------------------------------------------
 
 

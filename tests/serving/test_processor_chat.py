@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 import submerge
-from _processors import RATE, composed, image, own_processor, sound
+from _processors import IMAGES_FIRST, RATE, composed, image, own_processor, sound, tokens_of
 from submerge.serving import ModalityProcessor
 from submerge.serving._chat import markup
 
@@ -127,11 +128,39 @@ def test_content_that_is_no_list_is_told(processor: ModalityProcessor) -> None:
         processor.apply_chat_template([message])
 
 
+def test_a_template_that_takes_lists_alone_gets_lists(tmp_path: Path) -> None:
+    """That of a specialist's processor leaves strings out, and the first token to the tokenizer."""
+    from tokenizers.processors import TemplateProcessing
+
+    processor, own = submerge.load_processor(composed(tmp_path, ["image"])), own_processor("image")
+    for one in (processor.tokenizer, own.tokenizer):
+        begun = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", one.bos_token_id)])
+        one.backend_tokenizer.post_processor = begun
+    picture = Image.fromarray(image(0))
+    system = {"role": "system", "content": "be short"}
+    messages = [system, *user({"type": "image", "image": picture}, text("what?"))]
+    prompt = processor.apply_chat_template(messages, chat_template=IMAGES_FIRST)
+    assert prompt == "system: be shortuser: <image>\nwhat?"
+    listed = [{**system, "content": [text("be short")]}, messages[1]]
+    assert prompt == own.apply_chat_template(listed)
+    process = {"tokenize": True, "return_dict": True}
+    for begin in ("", "{{ bos_token }}"):
+        template = begin + IMAGES_FIRST
+        ours = processor.apply_chat_template(messages, chat_template=template, **process)
+        theirs = own.apply_chat_template(copy.deepcopy(listed), chat_template=template, **process)
+        assert tokens_of(processor.tokenizer, ours) == tokens_of(own.tokenizer, theirs)
+        assert tokens_of(own.tokenizer, theirs)[0][:2] == ["<s>", "s"]
+
+
 def test_a_base_without_a_chat_template_is_told_and_another_may_be_given(tmp_path: Path) -> None:
     processor = submerge.load_processor(composed(tmp_path, ["image"], chat=None))
     with pytest.raises(
-        submerge.RequestError, match=r"no chat template — give chat_template=.*<image> for image"
+        submerge.RequestError, match=r"no chat template — give chat_template=, such as .*<image> for image"
     ):
         processor.apply_chat_template(user({"type": "image"}))
+    theirs = processor.specialists["image"].processor.chat_template
+    assert processor.apply_chat_template(user({"type": "image"}, text("a")), chat_template=theirs) == (
+        "user: <image>\na"
+    )
     template = "{{ messages[0]['content'] }}!"
     assert processor.apply_chat_template(user({"type": "image"}), chat_template=template) == "<image>\n!"

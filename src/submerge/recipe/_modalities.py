@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -21,6 +21,7 @@ ModalityTokens: TypeAlias = Literal["own", "merged"]
 
 _NAME = re.compile(r"(?!(?:text|language)$)[A-Za-z][A-Za-z0-9_-]*")
 """A modality's name; text and language are those of the language model itself."""
+_PLURALS = {"images": "image", "videos": "video"}
 _DECOUPLED = ("language_lora", "modality_lora")
 _CHOICES: tuple[ModalityTokens, ...] = ("own", "merged")
 
@@ -142,3 +143,14 @@ def _check_entries(entries: Sequence[ModelEntry], base: str | None, report: Repo
             what = f"{count} specialists have the modality {show(name)}"
             hint = "keep one; or call them image and image2, say, if their placeholders differ"
             report.add(what, ("models",), hint)
+    for alike in _alike(names):
+        what = f"the modalities {' and '.join(map(show, alike))} would have one argument, or one folder"
+        report.add(what, ("models",), "call them image and image2, say")
+
+
+def _alike(names: Iterable[str]) -> list[list[str]]:
+    """Return names that are one to processors, whose argument for `image` is `images`, or to some disks."""
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[_PLURALS.get(name.casefold(), name.casefold())].append(name)
+    return [group for group in groups.values() if len(group) > 1]

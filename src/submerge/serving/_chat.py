@@ -9,7 +9,7 @@ from typing import Any
 from submerge.errors import Problem, RequestError, few
 from submerge.serving._specialist_processor import SpecialistProcessor
 
-__all__ = ["as_strings", "is_batch"]
+__all__ = ["as_lists", "as_strings", "is_batch", "takes_lists"]
 
 END = "\ue000"
 """A character that no template writes by itself."""
@@ -46,6 +46,32 @@ def as_strings(
 
     strings = [_with_content(message, written) for message in messages]
     return strings, inputs
+
+
+def as_lists(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a conversation each of whose contents is a list of one text, where it is a string."""
+
+    def content(value: Any) -> Any:
+        return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+    return [{key: content(x) if key == "content" else x for key, x in m.items()} for m in messages]
+
+
+def takes_lists(render: Callable[[list[dict[str, Any]]], Any]) -> bool:
+    """Return whether a chat template leaves out contents that are strings, and writes those that are lists.
+
+    Templates of processors may do so: they look for a message's images among its items. `render` returns the
+    prompt of a conversation.
+    """
+    from jinja2 import TemplateError
+
+    def writes(content: Any) -> bool:
+        try:
+            return END in str(render([{"role": "user", "content": content}]))
+        except (TemplateError, TypeError, ValueError):
+            return False
+
+    return not writes(END) and writes([{"type": "text", "text": END}])
 
 
 def markup(specialist: SpecialistProcessor, number: int) -> str:

@@ -15,7 +15,7 @@ from submerge.algebra import Triplets
 from submerge.errors import Problem, RequestError, few
 from submerge.store import BANK, MANIFEST, GateRecord, Manifest, read_header, reading_manifest
 
-__all__ = ["Folder", "bank_names", "copy_beside", "gate_manifest", "open_folder"]
+__all__ = ["Folder", "bank_names", "copy_beside", "copy_folder", "gate_manifest", "open_folder"]
 
 ROUNDING = 1e-5
 """The share of an update's energy that rounding loses at most."""
@@ -109,15 +109,31 @@ def bank_names(path: Path, manifest: Manifest) -> tuple[str, ...]:
     return tuple(entries)
 
 
+def copy_folder(source: Path, folder: Path) -> None:
+    """Copy all of a merged folder, if it is not where the copy is to be."""
+    if _is_elsewhere(source, folder):
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+
+
 def copy_beside(source: Path, folder: Path) -> None:
     """Copy all of a merged folder but the checkpoint: bank, manifest, tokenizer, processor, folders in it."""
-    if folder.resolve() == source.resolve():  # where they are
+    if not _is_elsewhere(source, folder):
         return
+    folder.mkdir(parents=True, exist_ok=True)
     for file in source.iterdir():
         if file.is_dir():
             shutil.copytree(file, folder / file.name, dirs_exist_ok=True)
-        elif file.name == BANK or not ((folder / file.name).exists() or _is_weights(file.name)):
+        elif file.name in (BANK, MANIFEST) or not ((folder / file.name).exists() or _is_weights(file.name)):
             shutil.copy2(file, folder / file.name)
+
+
+def _is_elsewhere(source: Path, folder: Path) -> bool:
+    """Return whether a copy has other files than its source; raise `RequestError` where that is gone."""
+    if not source.is_dir():
+        what = "the folder that the model was loaded from is gone: bank and processor would be copied from it"
+        hint = "put it back where it was, or load the model from where it is now"
+        raise RequestError(Problem(what, str(source), hint))
+    return folder.resolve() != source.resolve()
 
 
 def _is_weights(name: str) -> bool:

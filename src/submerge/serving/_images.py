@@ -10,7 +10,7 @@ from typing import Any
 
 from submerge.calibrate import open_image, prepare_image
 
-__all__ = ["read_images"]
+__all__ = ["is_pillow", "read_frames", "read_images"]
 
 SHOWN = 24
 """Characters of an image in a text that messages show."""
@@ -42,9 +42,31 @@ def read_images(images: Any, processor: Any, where: str) -> Any:
         return [read_images(image, processor, where) for image in images]
     if isinstance(images, str):
         return open_image(_Encoded(images) if _is_encoded(images) else Path(images), processor, where)
-    if type(images).__module__.startswith("PIL."):
-        return prepare_image(images, processor, "given", where)
-    return images
+    return prepare_image(images, processor, "given", where) if is_pillow(images) else images
+
+
+def read_frames(videos: Any, processor: Any, where: str) -> Any:
+    """Return videos with frames of Pillow read as `prepare_image` does, all with the channels of a processor.
+
+    transformers would make arrays of them as they are: of palettes' indices, and of other shapes for grey
+    frames. Raises `RequestError` for a frame that cannot be read.
+    """
+    if isinstance(videos, list | tuple):
+        return [read_frames(video, processor, where) for video in videos]
+    means = getattr(getattr(processor, "video_processor", None), "image_mean", None)
+    return prepare_image(videos, _Channels(means), "given", where) if is_pillow(videos) else videos
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """Stands for the processor of frames, which are arrays before it might convert them."""
+
+    image_mean: Any
+
+
+def is_pillow(value: Any) -> bool:
+    """Return whether a value is an image of Pillow."""
+    return type(value).__module__.startswith("PIL.")
 
 
 def _is_encoded(text: str) -> bool:

@@ -65,7 +65,8 @@ def load(
     model. `task=`, a name or one for each sample, forces a projector, in `generate`, too. A call with text
     alone uses no projector. `save_pretrained` writes a folder that can be loaded again.
 
-    These models are for use, not for training.
+    These models are for use, not for training. Calls of several threads run one after another: what a gate
+    decides is the model's own state. `from_pretrained` of the model's class is this function.
 
     Args:
         folder: what `submerge merge` wrote, or `submerge many export`; an adapter needs PEFT, and its base.
@@ -100,7 +101,7 @@ def load(
     heads = any(opened.heads) and not features
     kind, partial = model_class(transformers, opened, config, architecture, heads=heads)
     sizes = head_sizes(opened, heads=heads)
-    model = _pretrained(transformers, gated_class(kind, controller), opened.path, dtype, sizes)
+    model = _pretrained(transformers, gated_class(kind, controller, load), opened.path, dtype, sizes)
     names = loaded_names(model, [*opened.updated, *{n for head in opened.heads for n in head}])
     model.controller = controller.attach(
         model, opened, Gate(Recent(cache)), names, heads=heads, partial=partial
@@ -136,6 +137,7 @@ def _pretrained(transformers: Any, kind: Any, path: Path, dtype: Any, sizes: Map
     """Return the model of the checkpoint; heads that it lacks are made, and replaced later."""
     with warnings.catch_warnings(), quietly(transformers.logging):
         warnings.simplefilter("ignore")
-        return kind.from_pretrained(
+        # that of the class itself is `load`
+        return super(kind, kind).from_pretrained(
             path, dtype=dtype or "auto", local_files_only=True, ignore_mismatched_sizes=True, **sizes
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import shutil
 from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -21,7 +20,7 @@ from submerge.serving._attach import attach
 from submerge.serving._calibration_file import read_calibration
 from submerge.serving._clip import HEAD
 from submerge.serving._controller import Call, Controller
-from submerge.serving._folder import Folder
+from submerge.serving._folder import Folder, copy_folder
 from submerge.serving._labels import named
 from submerge.serving._routed_model import input_count
 from submerge.serving._settings import with_settings
@@ -53,7 +52,7 @@ class MassController(Controller):
         images = model.main_input_name == "pixel_values"
         rules = RoutingSettings.from_mapping(folder.settings, images=images, low_rank=folder.low_rank)
         settings = {**folder.settings, "pooling": rules.pooling.value, "score": rules.score.value}
-        self.path, self.gated = folder.path, gated
+        self.path, self.gated = folder.path.absolute(), gated
         calibration = read_calibration(folder) if rules.calibration else None
         if calibration is not None:
             calibration.check(rules.first_pass_words, str(folder.path))
@@ -74,8 +73,7 @@ class MassController(Controller):
 
     def save(self, folder: Path) -> None:
         """Copy the served folder: the model that runs has the base's weights, and its folder the merge's."""
-        if folder.resolve() != self.path.resolve():
-            shutil.copytree(self.path, folder, dirs_exist_ok=True)
+        copy_folder(self.path, folder)
 
     def request(self, arguments: MutableMapping[str, Any]) -> RoutingRequest:
         return RoutingRequest.taken_from(arguments)

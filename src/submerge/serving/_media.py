@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from submerge.errors import Problem, RequestError
+from submerge.serving._images import is_pillow
 
 __all__ = ["count_inputs", "counts_by_text", "local_inputs", "without_empty"]
 
@@ -40,13 +41,22 @@ def count_inputs(kind: str, inputs: Any) -> int:
     if kind == "video":
         from transformers.video_utils import make_batched_videos
 
-        return len(make_batched_videos(inputs))
+        return len(make_batched_videos(_without_pixels(inputs)))
     if _is_waveform(inputs):
         return 1
     if isinstance(inputs, list | tuple):
         return sum(count_inputs(kind, part) for part in inputs)
     batch = kind == "image" and getattr(inputs, "ndim", 0) == 4  # [N, C, h, w]
     return len(inputs) if batch else 1
+
+
+def _without_pixels(frames: Any) -> Any:
+    """Return frames with those of Pillow as arrays of one shape, whatever their modes are."""
+    import numpy as np
+
+    if isinstance(frames, list | tuple):
+        return list(map(_without_pixels, frames))
+    return np.zeros((1, 1, 3), np.uint8) if is_pillow(frames) else frames
 
 
 def counts_by_text(kind: str, inputs: Any) -> list[int] | None:

@@ -36,7 +36,7 @@ class ModalityController(Controller):
     members: ClassVar[Mapping[str, Any]] = {"modalities": property(lambda self: self.controller.names)}
 
     def __init__(self, folder: ModalityFolder, gated: GatedModel, encoders: Encoders) -> None:
-        self.path, self.names, self.streams = folder.path, folder.names, folder.streams
+        self.path, self.names, self.streams = folder.path.absolute(), folder.names, folder.streams
         self.inputs = input_names(folder.tasks)
         self.gated, self.encoders = gated, encoders
         self.is_gated = bool(gated.modules)
@@ -85,6 +85,10 @@ class ModalityController(Controller):
         if unknown:
             what = f"there is no specialist for {few(unknown)}"
             hint = f"there are those of {few(self.names, 9)}, which take {few(sorted(known), 9)}"
+            raise RequestError(Problem(what, str(self.path), hint))
+        if (own := known & given.keys()) and given.get("inputs_embeds") is not None:
+            what = f"inputs_embeds beside {few(sorted(own))}, whose features are put in embeddings of ids"
+            hint = "give input_ids with the placeholders, and no embeddings"
             raise RequestError(Problem(what, str(self.path), hint))
         for name in known & arguments.keys():
             del arguments[name]

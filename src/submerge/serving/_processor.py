@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from submerge.deferred import required
 from submerge.errors import Problem, RequestError, few
-from submerge.serving._chat import as_strings, is_batch
+from submerge.serving._chat import as_lists, as_strings, is_batch, takes_lists
 from submerge.serving._media import count_inputs, counts_by_text, local_inputs, without_empty
 from submerge.serving._specialist_processor import TEXT_OUTPUTS, SpecialistProcessor
 from submerge.store import MANIFEST, MODALITIES
@@ -97,11 +98,12 @@ class ModalityProcessor:
 
         A message's content is a string, or a list of `{"type": "text", "text": ...}` and
         `{"type": "image", "image": ...}` with any modality in the place of `image`, in any order. Where an
-        image is, the prompt has its specialist's mark-up.
+        image is, the prompt has its specialist's mark-up. A template that writes lists alone, as those of
+        processors may, gets the text with its mark-ups as a list of one item.
 
         Args:
             conversation: messages, or a list of conversations.
-            chat_template: in the place of the base's.
+            chat_template: in the place of the base's, such as that of a specialist's own processor.
             tokenize: whether to process the prompt with the inputs that the messages hold.
             return_dict: whether to return then what a call returns, and not the ids alone.
             processor_kwargs: options of a call; they may stand among the others, too.
@@ -112,20 +114,26 @@ class ModalityProcessor:
         """
         if chat_template is None and self.tokenizer.chat_template is None:
             marks = ", ".join(f"{s.placeholder} for {s.name}" for s in self.specialists.values())
-            hint = f"give chat_template=, or write the prompt yourself with {marks}"
+            own = [n for n, s in self.specialists.items() if getattr(s.processor, "chat_template", None)]
+            such = f", such as .specialists[{own[0]!r}].processor.chat_template" if own else ""
+            hint = f"give chat_template={such}, or write the prompt yourself with {marks}"
             raise RequestError(Problem("the base has no chat template", "", hint))
         conversations = conversation if is_batch(conversation) else [conversation]
         pairs = [as_strings(messages, self.specialists) for messages in conversations]
         options = {key: kwargs.pop(key) for key in list(kwargs) if self._is_option(key)}
-        prompts = self.tokenizer.apply_chat_template(
-            [strings for strings, _ in pairs], chat_template=chat_template, tokenize=False, **kwargs
-        )
+        written = [strings for strings, _ in pairs]
+        render = partial(self.tokenizer.apply_chat_template, chat_template=chat_template, tokenize=False)
+        if lists := takes_lists(render):
+            written = [as_lists(messages) for messages in written]
+        prompts = render(written, **kwargs)
         if not tokenize:
             return prompts if is_batch(conversation) else prompts[0]
         media = {s.argument: [inputs[name] for _, inputs in pairs] for name, s in self.specialists.items()}
         media = {argument: values for argument, values in media.items() if any(values)}
-        # a chat template writes the special tokens itself
-        options = {"add_special_tokens": False, **media, **options, **(processor_kwargs or {})}
+        options = {**media, **options, **(processor_kwargs or {})}
+        # that of a language model writes the special tokens itself; that of a processor need not
+        begun = self.tokenizer.bos_token is not None and prompts[0].startswith(self.tokenizer.bos_token)
+        options = {"add_special_tokens": lists and not begun, **options}
         outputs = self(text=prompts, **options)
         return outputs if return_dict else outputs["input_ids"]
 

@@ -76,7 +76,7 @@ class ProjectorController(Controller):
     }
 
     def __init__(self, folder: ProjectorFolder, gated: GatedModel) -> None:
-        self.path, self.tasks, self.projectors = folder.path, folder.names, folder.groups
+        self.path, self.tasks, self.projectors = folder.path.absolute(), folder.names, folder.groups
         self.gated, self.rules = gated, folder.rules
         self.questions = folder.question_scores
 

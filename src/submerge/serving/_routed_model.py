@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,56 +18,81 @@ __all__ = ["gated_class", "input_count"]
 
 
 @functools.cache  # a copy, and what was pickled, is of the same class
-def gated_class(kind: type, controller: type[Controller]) -> type:
+def gated_class(kind: type, controller: type[Controller], load: Callable[..., Any] | None = None) -> type:
     """Return a subclass of a transformers class whose forward and generate are begun by a controller.
 
     It takes what the class takes, and besides what the controller's requests say; it has the controller's
-    members, too.
+    members, too. What a call decides for all modules is the model's own state: calls of several threads run
+    one after another. `load` is what its `from_pretrained` calls.
     """
 
     @functools.wraps(kind.forward)  # type: ignore[attr-defined]  # transformers looks at its signature
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         plain = functools.partial(kind.forward, self)  # type: ignore[attr-defined]
         own: Controller | None = getattr(self, "controller", None)
-        if own is None or own.gated.gate.assignment is not None:  # being made, or within a pass of its own
+        if own is None:  # being made
             return plain(*args, **kwargs)
-        request = own.request(kwargs)
-        call = own.begin(self, _by_name(kind, args, kwargs), request)
-        _check_checkpoints(self, call)
-        return _run(own, plain, call)
+        with own.gated.gate.turn:
+            if own.gated.gate.assignment is not None:  # within a pass of its own
+                return plain(*args, **kwargs)
+            request = own.request(kwargs)
+            call = own.begin(self, _by_name(kind, args, kwargs), request)
+            _check_checkpoints(self, call)
+            return _run(own, plain, call)
 
     def generate(self: Any, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Begin once, on the prompt; then generate as transformers does."""
         plain = functools.partial(kind.generate, self)  # type: ignore[attr-defined]
         if inputs is not None:
             kwargs[self.main_input_name] = inputs
-        request = self.controller.request(kwargs)
-        call = self.controller.begin_generate(self, kwargs, request)
-        return _run(self.controller, lambda **inputs: plain(*args, **inputs), call)
+        with self.controller.gated.gate.turn:
+            request = self.controller.request(kwargs)
+            call = self.controller.begin_generate(self, kwargs, request)
+            return _run(self.controller, lambda **inputs: plain(*args, **inputs), call)
 
     @functools.wraps(kind.save_pretrained)  # type: ignore[attr-defined]
     def save_pretrained(self: Any, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        self.controller.save(Path(save_directory))  # first: without it the weights would look whole
         if self.controller.saves_weights:
             kind.save_pretrained(self, save_directory, *args, **kwargs)  # type: ignore[attr-defined]
-        self.controller.save(Path(save_directory))
+
+    def from_pretrained(cls: type, /, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """Load a folder with its gate; the class alone would make a model that answers without it."""
+        assert load is not None
+        return load(pretrained_model_name_or_path, **kwargs)
 
     members: dict[str, Any] = {
         "forward": forward,
         "save_pretrained": save_pretrained,
-        "__reduce_ex__": lambda self, protocol: (_empty, (kind, controller), self.__dict__),
-        **controller.members,
+        "__reduce_ex__": lambda self, protocol: (_empty, (kind, controller, load), self.__dict__),
+        **{name: _in_turn(member) for name, member in controller.members.items()},
         "__module__": kind.__module__,
         "__qualname__": f"Routed{kind.__qualname__}",
     }
     if hasattr(kind, "generate"):
         members["generate"] = generate
+    if load is not None:
+        members["from_pretrained"] = classmethod(from_pretrained)
     # transformers finds by a class's name what the tensors of older files are called in it
     return type(kind.__name__, (kind,), members)
 
 
-def _empty(kind: type, controller: type[Controller]) -> Any:
+def _in_turn(member: Any) -> Any:
+    """Return a member of a gated class; a method waits for calls of other threads."""
+    if not inspect.isfunction(member):
+        return member
+
+    @functools.wraps(member)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self.controller.gated.gate.turn:
+            return member(self, *args, **kwargs)
+
+    return method
+
+
+def _empty(kind: type, controller: type[Controller], load: Callable[..., Any] | None) -> Any:
     """Return a model of a gated class, which no module has by name, for pickle to fill."""
-    made: Any = gated_class(kind, controller)
+    made: Any = gated_class(kind, controller, load)
     return made.__new__(made)
 
 

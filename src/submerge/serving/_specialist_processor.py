@@ -9,7 +9,7 @@ from inspect import signature
 from typing import Any
 
 from submerge.errors import Problem, RequestError
-from submerge.serving._images import read_images
+from submerge.serving._images import read_frames, read_images
 
 __all__ = ["TEXT_OUTPUTS", "SpecialistProcessor"]
 
@@ -83,8 +83,8 @@ class SpecialistProcessor:
         """
         if self._own_argument not in signature(type(self.processor).__call__).parameters:
             raise self._unfit(f"takes no {self._own_argument} beside texts")
-        if self.kind == "image":
-            inputs = read_images(inputs, self.processor, f"modality {self.name}")
+        if read := {"image": read_images, "video": read_frames}.get(self.kind):
+            inputs = read(inputs, self.processor, f"modality {self.name}")
         own = [number for number, text in enumerate(texts) if self.placeholder in text]
         hidden = _stand_ins(texts, others)
         recorder, processor = _RecordingTokenizer(self.processor.tokenizer), copy(self.processor)

@@ -28,6 +28,7 @@ from submerge.store._projectors import (
 from submerge.store._prototypes import PrototypeFile, write_prototypes
 from submerge.store._restacked import Restacker
 from submerge.store._side_by_side import side_by_side
+from submerge.store._trained_rows import with_folded_table
 from submerge.store._virtual import VirtualModel
 from submerge.store.adapter import (
     ADAPTER_CONFIG,
@@ -250,6 +251,7 @@ __all__ = [
     "trained_adapter",
     "untied",
     "vocabulary_size",
+    "with_folded_table",
     "with_layers",
     "with_vocabulary_size",
     "write_bank",

@@ -1,24 +1,26 @@
-"""Tables that an adapter saves whole, and of which it trained some rows, or factors of an update, alone.
+"""Tables with what an adapter trained of them: some rows, or factors of an update.
 
-PEFT does so for embeddings that an adapter changes, and loads them in the place of the base's. They differ
-from those where the vocabulary was resized, or reserved tokens were given values before the training.
+PEFT saves embeddings that an adapter changes whole beside these, and loads them in the place of the base's.
+They differ from those where the vocabulary was resized, or reserved tokens were given values before the
+training. A table whose rows are to be moved has no place for an update beside it, either.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from submerge.deferred import torch
 from submerge.errors import Problem, RequestError
+from submerge.names import View
 from submerge.store._checkpoint import Checkpoint
 from submerge.store._computed_rows import ComputedRows, GatheredRows, RowSource, TableRows, torch_type
 from submerge.store.adapter import Adapter, LowRankPart, Part, Rows
 from submerge.store.format import DTYPES, FileTable, Source, TensorEntry, byte_view
 
-__all__ = ["own_tables"]
+__all__ = ["own_tables", "with_folded_table"]
 
 _BLOCK = 1 << 20
 
@@ -42,13 +44,72 @@ def own_tables(
             what = f"{name} was trained by DoRA on other values than the base's, which are saved beside it"
             hint = "merge it with PEFT (merge_and_unload), and give that model"
             problems.append(Problem(what, str(adapter.path), hint))
-        elif isinstance(part, LowRankPart):
-            tables[name] = _updated_table(adapter, name, part, saved)
-        elif isinstance(part, Rows):
-            tables[name] = _trained_table(adapter, name, part, saved)
+        else:
+            of_file = _Table(saved, partial(adapter.source, saved))
+            tables[name] = _folded(adapter, name, part, of_file)
     if problems:
         raise RequestError(problems)
     return tables
+
+
+def with_folded_table(model: Checkpoint, name: str) -> Checkpoint:
+    """Return a model whose table `name` has what its adapter trained of it, and no update beside it.
+
+    The adapter's part is rows, or factors without a magnitude. No value is read. Sums are float32, or float64
+    where the table is, and rows are of the wider type of both.
+    """
+    adapter = model.adapter
+    assert adapter is not None
+    part, own, stored = adapter.parts[name], model.tensors[name], model.stored or model
+    assert isinstance(part, LowRankPart | Rows)
+    key = f"{name} with what was trained of it"
+    wide = own.dtype if isinstance(part, LowRankPart) else _wider(own.dtype, part.entry.dtype)
+    table = _Table(replace(own, dtype=wide), partial(_values_of, model, name, wide))
+    entry, rows = _folded(adapter, name, part, table)
+    return replace(
+        model,
+        tensors={**model.tensors, name: entry},
+        views={**model.views, name: View.of(key, entry.shape)},
+        stored=replace(
+            stored,
+            tensors={**stored.tensors, key: replace(entry, name=key)},
+            computed={**stored.computed, key: rows},
+        ),
+        adapter=replace(
+            adapter,
+            parts={own: part for own, part in adapter.parts.items() if own != name},
+            replaced=adapter.replaced | {name},
+            folded={**adapter.folded, name: part},
+        ),
+    )
+
+
+def _wider(one: str, other: str) -> str:
+    """Return the type that holds the values of two."""
+    types = torch.promote_types(torch_type(one), torch_type(other))
+    return next(code for code, dtype in DTYPES.items() if dtype.torch == types)
+
+
+def _values_of(model: Checkpoint, name: str, dtype: str, files: FileTable) -> Source:
+    """Return where to read a tensor of a model in a type."""
+    own = TableRows(partial(model.source, name), 0, model.tensors[name].dtype)
+    return own.open(files) if own.dtype == dtype else ComputedRows([own], dtype).open(files)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table [V, d] from before the training: its type and shape, and where its values are read."""
+
+    entry: TensorEntry
+    open: Callable[[FileTable], Source]
+
+
+def _folded(adapter: Adapter, name: str, part: Part, table: _Table) -> tuple[TensorEntry, RowSource]:
+    """Return a table with what was trained of it, as it is computed when it is read."""
+    if isinstance(part, LowRankPart):
+        return _updated_table(adapter, name, part, table)
+    assert isinstance(part, Rows)
+    return _trained_table(adapter, name, part, table)
 
 
 def _saved_table(part: Part) -> TensorEntry | None:
@@ -78,18 +139,20 @@ def _differs(saved: TensorEntry, adapter: Adapter, base: Checkpoint, name: str) 
     return False
 
 
-def _trained_table(
-    adapter: Adapter, name: str, part: Rows, table: TensorEntry
-) -> tuple[TensorEntry, RowSource]:
+def _trained_table(adapter: Adapter, name: str, part: Rows, before: _Table) -> tuple[TensorEntry, RowSource]:
     """Return the table `name` with the rows that were trained in their places, as it is read from the file.
 
-    `table` is from before the training. The rows may be of another type, for PEFT trains rows of a bfloat16
-    table in float32; the result is of the table's.
+    The rows may be of another type, for PEFT trains rows of a bfloat16 table in float32; the result is of the
+    type of the table `before`.
     """
+    table = before.entry
     size, itemsize = math.prod(table.shape), DTYPES[table.dtype].itemsize
     sources: list[RowSource] = [
-        ComputedRows([TableRows(partial(adapter.source, entry), 0, entry.dtype)], table.dtype)
-        for entry in (table, part.entry)
+        ComputedRows([TableRows(opened, 0, dtype)], table.dtype)
+        for opened, dtype in (
+            (before.open, table.dtype),
+            (partial(adapter.source, part.entry), part.entry.dtype),
+        )
     ]
     runs = _runs(part.indices, table.shape[0])
     rows = GatheredRows(
@@ -104,16 +167,17 @@ def _trained_table(
 
 
 def _updated_table(
-    adapter: Adapter, name: str, part: LowRankPart, table: TensorEntry
+    adapter: Adapter, name: str, part: LowRankPart, before: _Table
 ) -> tuple[TensorEntry, RowSource]:
     """Return the table `name` with the update of its factors, as it is computed when it is read.
 
-    `table` is W [V, d] from before the training, and `part` has the factors of an update s · B A or of its
-    transpose. The sum is float32, or float64 where the table is: nothing is rounded before the merge.
+    The table `before` is W [V, d], and `part` has the factors of an update s · B A or of its transpose. The
+    sum is float32, or float64 where the table is: nothing is rounded before the merge.
     """
+    table = before.entry
     dtype = "F64" if table.dtype == "F64" else "F32"
     entry = TensorEntry(name, dtype, table.shape, None, 0, table.numel * DTYPES[dtype].itemsize)
-    return entry, _UpdatedTable(adapter, part, table, dtype)
+    return entry, _UpdatedTable(adapter, part, before, dtype)
 
 
 @dataclass(frozen=True)
@@ -122,7 +186,7 @@ class _UpdatedTable:
 
     adapter: Adapter
     part: LowRankPart
-    table: TensorEntry
+    before: _Table
     dtype: str
 
     def open(self, table: FileTable) -> Source:
@@ -136,13 +200,14 @@ class _UpdatedSource:
     def __init__(self, of: _UpdatedTable, files: FileTable) -> None:
         self._of, self._files = of, files
         self._dtype = torch_type(of.dtype)
-        self._width = of.table.shape[1]
+        self._width = of.before.entry.shape[1]
 
     def read(self, start: int, count: int, into: memoryview) -> None:
         """Fill `into` with elements `start … start + count − 1`."""
         first, last = start // self._width, -(-(start + count) // self._width)
         update = (self._left(first, last) @ self._right).mul_(self._of.part.scale).view(-1)
-        values = self._values(self._of.table, start, count)
+        before = self._of.before
+        values = self._read(before.open(self._files), before.entry.dtype, start, count)
         values += update[start - first * self._width :][:count]
         into.cast("B")[:] = byte_view(values)
 
@@ -164,8 +229,11 @@ class _UpdatedSource:
         return values.T if part.transposed else values
 
     def _values(self, entry: TensorEntry, start: int, count: int) -> torch.Tensor:
-        values = torch.empty(count, dtype=torch_type(entry.dtype))
-        self._of.adapter.source(entry, self._files).read(start, count, byte_view(values))
+        return self._read(self._of.adapter.source(entry, self._files), entry.dtype, start, count)
+
+    def _read(self, source: Source, dtype: str, start: int, count: int) -> torch.Tensor:
+        values = torch.empty(count, dtype=torch_type(dtype))
+        source.read(start, count, byte_view(values))
         return values.to(self._dtype)
 
 

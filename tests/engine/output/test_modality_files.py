@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from transformers.models.clip import CLIPImageProcessorPil
 from _tokenizers import BASE_TOKENS, fast_tokenizer, language_model, multimodal_model, special
 from submerge.engine.output import ModalityFiles, write_modality_files
 from submerge.engine.plan import SharedTokens, share_tokens
-from submerge.errors import WorkError
+from submerge.errors import RequestError, WorkError
 from submerge.store import Checkpoint, open_checkpoint
 
 AUDIO = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
@@ -73,6 +74,62 @@ def written(out: Path, base: Checkpoint, **specialists: Checkpoint) -> SharedTok
     (out / "config.json").write_text((base.path / "config.json").read_text())
     write_modality_files(tokens, [files_of(n, m) for n, m in specialists.items()], out)
     return tokens
+
+
+def ending_model(folder: Path, ends: Any, *, beside: bool = True) -> Checkpoint:
+    """Write an image specialist with tokens `<image>` 16 and `<end>` 17 that ends its texts at some ids."""
+    where = "generation_config.json" if beside else "config.json"
+    multimodal_model(folder, 20, image_token_index=16)
+    fast_tokenizer(special("<image>", "<end>")).save_pretrained(folder)
+    path = folder / where
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**known, "eos_token_id": ends}))
+    return open_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["generation", "config"])
+def test_text_ends_where_a_specialist_ends_it(tmp_path: Path, beside: bool) -> None:
+    base = base_model(tmp_path / "lm")
+    first = ending_model(tmp_path / "v", [2, 17, 5], beside=beside)  # 5 is a word
+    second = ending_model(tmp_path / "d", 17, beside=beside)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "generation_config.json").write_text('{"eos_token_id": 2, "top_k": 3}')
+    (base.path / "generation_config.json").write_text('{"eos_token_id": 2, "top_k": 3}')
+    tokens = written(out, base, image=first, depth=second)
+    assert tokens.ends == (17,)
+    assert any("image: text ends at <end> 17, too" in line for line in tokens.lines)
+    config = json.loads((out / "generation_config.json").read_text())
+    assert config == {"eos_token_id": [2, 17], "top_k": 3}
+    (base.path / "generation_config.json").unlink()
+    assert written(tmp_path / "other", base, image=first).ends == (17,)
+    assert json.loads((tmp_path / "other" / "config.json").read_text())["eos_token_id"] == [2, 17]
+    unknown = replace(base, config={k: v for k, v in (base.config or {}).items() if k != "eos_token_id"})
+    assert not share_tokens(unknown, [("image", first)])[0].ends, "what ends its text is a class's default"
+    (first.path / "generation_config.json").write_text("{")
+    with pytest.raises(RequestError, match=r"generation_config\.json"):
+        share_tokens(base, [("image", first)])
+
+
+def test_a_specialists_token_fills_up_where_the_base_has_none(tmp_path: Path) -> None:
+    base, models = base_model(tmp_path / "lm"), dict[str, Checkpoint]()
+    for name in ("image", "depth"):
+        multimodal_model(tmp_path / name, 20, image_token_index=16)
+        tokenizer = fast_tokenizer(special("<image>", f"<{name} pad>"))
+        tokenizer.pad_token = f"<{name} pad>"
+        tokenizer.save_pretrained(tmp_path / name)
+        models[name] = open_checkpoint(str(tmp_path / name))
+    tokens = written(tmp_path / "out", base, **models)
+    assert "image: <image pad> fills up the shorter texts of a batch: the base has no token for that" in (
+        tokens.lines
+    )
+    made = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert (made.pad_token, made.pad_token_id) == ("<image pad>", 17)
+    assert made(["w1", "w1 w2"], padding=True)["input_ids"] == [[4, 17], [4, 5]]
+    tokenizer = fast_tokenizer()
+    tokenizer.pad_token = "</s>"
+    tokenizer.save_pretrained(base.path)
+    assert written(tmp_path / "own", open_checkpoint(str(base.path)), image=models["image"]).pad is None
 
 
 def test_processors_load_with_the_shared_ids(tmp_path: Path) -> None:

@@ -44,9 +44,10 @@ class ModalityFiles:
 def write_modality_files(tokens: SharedTokens, modalities: Sequence[ModalityFiles], folder: Path) -> None:
     """Write the tokenizer and the configurations of a composed model into its folder.
 
-    At the root: the base's tokenizer with the tokens that were added, and `vocab_size` in config.json, if
-    that is there. In `modalities/NAME`: the processor's files of specialist n, which is `modalities[n]`; its
-    configuration, whose token ids are those of the shared tokenizer; and that tokenizer.
+    At the root: the base's tokenizer with the tokens that were added, and one that fills up if it has none;
+    `vocab_size` in config.json, if that is there; and where `generate` stops. In `modalities/NAME`: the
+    processor's files of specialist n, which is `modalities[n]`; its configuration, whose token ids are those
+    of the shared tokenizer; and that tokenizer.
 
     Raises `WorkError` if the tokenizer that was written has another id for a token than was planned.
     """
@@ -55,6 +56,7 @@ def write_modality_files(tokens: SharedTokens, modalities: Sequence[ModalityFile
         theirs = read_json(path)
         if (config := with_vocabulary_size(theirs, tokens.rows)) != theirs:
             write_json(path, config)
+    _write_ends(tokens.ends, folder)
     for number, modality in enumerate(modalities):
         _write_modality(modality, tokens.ids(number), tokens.rows, folder)
     for place in (folder, *(folder / MODALITIES / modality.name for modality in modalities)):
@@ -70,6 +72,8 @@ def _write_tokenizer(tokens: SharedTokens, folder: Path) -> None:
     source = tokens.tokenizer
     for file in source.files:
         _copy(source.folder, file, folder)
+    if tokens.pad is not None and (config := folder / _TOKENIZER_CONFIG).is_file():
+        write_json(config, {**read_json(config), "pad_token": tokens.pad})
     tokenizer = load_tokenizer(source.folder)
     known = tokenizer.get_vocab()
     new = [token for token in tokens.added if token.text not in known]
@@ -84,6 +88,18 @@ def _write_tokenizer(tokens: SharedTokens, folder: Path) -> None:
                 shutil.copyfile(path, folder / path.name)
     ids = {token.text: token.id for token in new}
     list_added_tokens(folder, ids, {token.text: vars(token.flags) for token in new})
+
+
+def _write_ends(ends: Sequence[int], folder: Path) -> None:
+    """Let `generate` stop where a specialist ends its text, too."""
+    if not ends:
+        return
+    path = folder / "generation_config.json"
+    path = path if path.is_file() else folder / "config.json"
+    config = read_json(path)
+    own = config.get("eos_token_id")
+    listed = own if isinstance(own, list) else [] if own is None else [own]
+    write_json(path, {**config, "eos_token_id": [*listed, *ends]})
 
 
 def _write_modality(modality: ModalityFiles, ids: Mapping[int, int], rows: int, root: Path) -> None:

@@ -19,7 +19,7 @@ from submerge.engine.plan.tensors import Budget, GatePlan, TensorPlan
 from submerge.engine.plan.tokens import DonorRows, TokenPlan
 from submerge.errors import few, size
 from submerge.recipe import Recipe
-from submerge.store import Checkpoint, GateRecord, Shard, is_tokenizer_file
+from submerge.store import MANIFEST, MODALITIES, Checkpoint, GateRecord, Shard, is_tokenizer_file
 
 __all__ = ["MergePlan"]
 
@@ -159,6 +159,8 @@ class MergePlan:
         reference = self.inputs.reference_model
         tokenizer = self.tokens.tokenizer if self.tokens else reference.tokenizer
         files = [file for file in reference.side_files if not is_tokenizer_file(file)]
+        if (reference.path / MANIFEST).is_file():  # the specialists of a composed model are left out
+            files = [file for file in files if file.parts[0] != MODALITIES]
         return [
             *((reference.path, file) for file in files),
             *((tokenizer.folder, file) for file in tokenizer.files),

@@ -9,6 +9,7 @@ from submerge.engine.plan.inputs import Inputs
 from submerge.engine.plan.projectors import ProjectorPlan
 from submerge.engine.plan.tensors import GatePlan, TensorPlan
 from submerge.errors import few
+from submerge.store import BANK, MANIFEST
 
 __all__ = ["input_warnings", "shape_warnings", "unused_tensors"]
 
@@ -49,6 +50,7 @@ def input_warnings(
     """Return what is copied unmerged, what has no place in the output, and which types the models have."""
     return [
         *_copied_subfolders(inputs),
+        *_without_gate(inputs),
         *_without_place(inputs, unused, {tensor.name for tensor in tensors}),
         *_model_types(inputs),
     ]
@@ -60,6 +62,17 @@ def _copied_subfolders(inputs: Inputs) -> list[str]:
         return []
     copied = ", ".join(str(path) for path in reference.other_weights[:3])
     return [f"{reference.label}: the weights in its subfolders are copied, not merged ({copied})"]
+
+
+def _without_gate(inputs: Inputs) -> list[str]:
+    """Return which models are results of merges with a gate, of which the checkpoint alone is read."""
+    what = f"its gate and {BANK} are left out: what is merged is the checkpoint beside them"
+    models = {model.label: model.path for model in inputs.involved.values()}
+    return [
+        f"{label}: {what}"
+        for label, path in models.items()
+        if all((path / name).is_file() for name in (BANK, MANIFEST))
+    ]
 
 
 def _without_place(inputs: Inputs, unused: Mapping[int, Sequence[str]], written: set[str]) -> list[str]:

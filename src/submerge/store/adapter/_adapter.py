@@ -61,7 +61,8 @@ class Adapter:
     @property
     def rank(self) -> int:
         """The largest rank of its factors; 0 if it has none."""
-        return max((part.rank for part in self.parts.values() if isinstance(part, LowRankPart)), default=0)
+        parts = (*self.parts.values(), *self.folded.values())
+        return max((part.rank for part in parts if isinstance(part, LowRankPart)), default=0)
 
     @property
     def scales(self) -> dict[str, float]:

@@ -184,26 +184,62 @@ def test_adapters_on_the_base_itself_still_have_its_very_tables(tmp_path: Path) 
     assert torch.equal(values(lora, EMBEDDING), values(new_base, EMBEDDING))
 
 
-def test_trained_rows_go_where_their_tokens_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["", "language_model."])
+@pytest.mark.parametrize("how", ["rows", "factors", "transposed factors"])
+def test_what_was_trained_of_a_table_goes_where_its_tokens_are(tmp_path: Path, how: str, prefix: str) -> None:
+    """And the row of a token that is a specialist's alone is as it was trained, in the base, too."""
     base, one = base_model(tmp_path / "lm"), specialist(tmp_path / "v", special("<image>"))
-    two = specialist(tmp_path / "a", special("<audio>"))
-    part = Rows(TensorEntry("rows", "F32", (2, 4), None, 0, 0), (3, 16))
+    two = specialist(tmp_path / "a", special("<audio>"), prefix=prefix)
+    aligned = Aligner(base).align(two).model
+    before = values(aligned, EMBEDDING)
+    trained, memory = before.clone(), dict[str, torch.Tensor]()
+    part: Any = Rows(TensorEntry("rows", "F32", (2, 4), None, 0, 0), (3, 16))
+    if how == "rows":
+        memory["rows"] = torch.randn(2, 4)
+        trained[[3, 16]] = memory["rows"]
+    else:
+        part = low_rank(shape=(20, 4) if how == "factors" else (4, 20))
+        part = replace(part, scale=0.5, transposed=how != "factors")
+        memory = {e.name: torch.randn(e.shape) for e in (part.left_entry, part.right_entry)}
+        update = 0.5 * memory["B"] @ memory["A"]
+        trained += update if how == "factors" else update.T
+    changed = adapted(aligned, {EMBEDDING: part})
+    assert changed.adapter is not None
+    changed = replace(changed, adapter=replace(changed.adapter, memory=memory))
     tokens, _ = share_tokens(base, [("m0", one), ("m1", two)])
-    models = with_token_rows(_inputs(base, one, adapted(two, {EMBEDDING: part})), tokens).models
-    assert models[2].adapter is not None
-    assert models[2].adapter.parts == {EMBEDDING: replace(part, indices=(3, 17))}
+    new_base, _, audio = with_token_rows(_inputs(base, one, changed), tokens).models
+    found = values(audio, EMBEDDING)
+    torch.testing.assert_close(found[:16], trained[:16])
+    torch.testing.assert_close(found[17], trained[16])
+    assert torch.equal(values(new_base, EMBEDDING)[17], found[17])
+    assert torch.equal(values(new_base, EMBEDDING)[:16], values(base, EMBEDDING))
+    assert audio.adapter is not None
+    assert not audio.adapter.parts
+    assert audio.adapter.replaced == {EMBEDDING}
+
+
+def test_a_row_of_one_alone_is_as_it_was_trained_where_no_row_moves(tmp_path: Path) -> None:
+    base, one = base_model(tmp_path / "lm"), specialist(tmp_path / "v", special("<image>"), rows=17)
+    part = Rows(TensorEntry("rows", "F32", (1, 4), None, 0, 0), (16,))
+    changed = adapted(one, {EMBEDDING: part})
+    assert changed.adapter is not None
+    changed = replace(changed, adapter=replace(changed.adapter, memory={"rows": torch.randn(1, 4)}))
+    tokens, _ = share_tokens(base, [("m0", one)])
+    new_base, image = with_token_rows(_inputs(base, changed), tokens).models
+    for model in (new_base, image):
+        assert torch.equal(values(model, EMBEDDING)[16], changed.adapter.memory["rows"][0])
 
 
 @pytest.mark.parametrize(
     "part",
     [
-        low_rank(shape=(20, 4)),
+        replace(low_rank(shape=(20, 4)), magnitude=TensorEntry("m", "F32", (20,), None, 0, 0)),
         Rows(TensorEntry("rows", "F32", (1, 4), None, 0, 0), (17,)),
         Rows(TensorEntry("rows", "F32", (1, 4), None, 0, 0), (19,)),
     ],
-    ids=["an update of all rows", "a row that is another token's now", "a row that is left out"],
+    ids=["norms of all rows", "a row that is another token's now", "a row that is left out"],
 )
-def test_updates_of_tables_whose_rows_move_are_refused(tmp_path: Path, part: Any) -> None:
+def test_what_cannot_move_with_the_rows_of_a_table_is_refused(tmp_path: Path, part: Any) -> None:
     base, one = base_model(tmp_path / "lm"), specialist(tmp_path / "v", special("<image>", "<pad>"))
     two = specialist(tmp_path / "a", special("<audio>"))
     tokens, _ = share_tokens(base, [("m0", one), ("m1", two)])

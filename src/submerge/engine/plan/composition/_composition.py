@@ -216,7 +216,8 @@ def _edited_twice(
     if not both:
         return []
     what = f"both adapters of {specialist.modality} change its own modules: {few(both)}"
-    return [Problem(what, specialist.where or "models", "train one of them without these modules")]
+    hint = "train one of them without these, or take them out of its file and of its modules_to_save"
+    return [Problem(what, specialist.where or "models", hint)]
 
 
 def _changed(model: Checkpoint) -> Collection[str]:

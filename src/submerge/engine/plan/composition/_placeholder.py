@@ -74,7 +74,7 @@ def clashing_placeholders(ids: Mapping[str, int]) -> list[Problem]:
     owners: defaultdict[int, list[str]] = defaultdict(list)
     for modality, id_ in ids.items():
         owners[id_].append(modality)
-    hint = "give one of them a token of its own: in its tokenizer, and as its id in config.json"
+    hint = "give one of them a token of its own: in its tokenizer, its processor and, by its id, config.json"
     return [
         Problem(f"{' and '.join(names)} have the same placeholder, token {id_}", "models", hint)
         for id_, names in owners.items()

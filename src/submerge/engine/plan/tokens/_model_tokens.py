@@ -42,10 +42,14 @@ class TokenFlags:
 
 @dataclass(frozen=True)
 class ModelTokens:
-    """A model's tokens with their ids, in that order, and how those are treated that were added to them."""
+    """A model's tokens with their ids, in that order, and how those are treated that were added to them.
+
+    `pad` fills up the shorter texts of a batch, where one is known to.
+    """
 
     ids: Mapping[str, int]
     added: Mapping[str, TokenFlags]
+    pad: str | None = None
 
 
 def read_tokens(folder: Path) -> ModelTokens:
@@ -57,7 +61,8 @@ def read_tokens(folder: Path) -> ModelTokens:
         for token in tokenizer.added_tokens_decoder.values()
     }
     # the library hands a vocabulary out in an order that changes from run to run
-    return ModelTokens(dict(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])), flags)
+    ids = dict(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
+    return ModelTokens(ids, flags, tokenizer.pad_token)
 
 
 def stored_tokens(folder: Path) -> ModelTokens:

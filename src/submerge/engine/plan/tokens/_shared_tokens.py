@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from submerge.engine.plan.tokens._model_tokens import ModelTokens, TokenFlags, add_tokens, ids_of_text
 from submerge.engine.plan.tokens._specialist_tokens import SpecialistTokens
 from submerge.engine.plan.tokens._tables import token_rows
+from submerge.engine.plan.tokens._text_ends import further_ends
 from submerge.errors import Problem, few
 from submerge.store import Checkpoint, Tokenizer, load_tokenizer
 
@@ -44,6 +45,8 @@ class SharedTokens:
         lines: what is said of each specialist.
         warnings: what deserves a look.
         of_text: the ids that a text of the base has without any input: words, and what begins or ends it.
+        ends: the ids at which specialists end their text, and the base does not.
+        pad: the token that fills up shorter texts of a batch, where the base has none.
     """
 
     tokenizer: Tokenizer
@@ -52,6 +55,8 @@ class SharedTokens:
     lines: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     of_text: frozenset[int] = field(default=frozenset(), repr=False)
+    ends: tuple[int, ...] = ()
+    pad: str | None = None
 
     def ids(self, number: int) -> dict[int, int]:
         """Return the output's id of each token that a specialist adds, by its own; all others are alike."""
@@ -98,7 +103,36 @@ def share_tokens(
         warnings=(*reader.warnings, *numbering.warnings),
         of_text=ids_of_text(ours, base.config),
     )
-    return shared, problems
+    if problems:
+        return shared, problems
+    return _with_ends(_with_pad(shared, names, theirs, ours), base, dict(specialists), ours), problems
+
+
+def _with_pad(
+    shared: SharedTokens, names: Sequence[str], theirs: Sequence[ModelTokens], ours: ModelTokens
+) -> SharedTokens:
+    """Return the tokens with the first specialist's token that fills up, where the base has none."""
+    pads = [(name, own.pad) for name, own in zip(names, theirs, strict=True) if own.pad is not None]
+    if ours.pad is not None or not pads:
+        return shared
+    name, pad = pads[0]
+    line = f"{name}: {pad} fills up the shorter texts of a batch: the base has no token for that"
+    return replace(shared, pad=pad, lines=(*shared.lines, line))
+
+
+def _with_ends(
+    shared: SharedTokens, base: Checkpoint, specialists: Mapping[str, Checkpoint], ours: ModelTokens
+) -> SharedTokens:
+    """Return the tokens with what ends a text of specialists, beside what ends one of the base."""
+    texts = {token.id: token.text for token in shared.added}
+    texts |= {ours.ids[text]: text for text, flags in ours.added.items() if flags.special}
+    each = ((model, shared.ids(number)) for number, model in enumerate(specialists.values()))
+    ends, lines = list[int](), list[str]()
+    for name, own in zip(specialists, further_ends(base, each, texts), strict=True):
+        ends += own
+        if own:
+            lines.append(f"{name}: text ends at {few([f'{texts[id_]} {id_}' for id_ in own])}, too")
+    return replace(shared, ends=tuple(ends), lines=(*shared.lines, *lines))
 
 
 @dataclass(frozen=True)
@@ -148,7 +182,7 @@ class _Numbering:
 def _alike(placeholders: Mapping[str, str | None]) -> list[Problem]:
     """Return a problem for each specialist whose inputs a prompt would mark as those of an earlier one."""
     first: dict[str, str] = {}
-    hint = "train one of them with a token of its own: in its tokenizer, and as its id in config.json"
+    hint = "give one of them a token of its own: in its tokenizer, its processor and, by its id, config.json"
     return [
         Problem(f"{first[text]} and {name} both mark their inputs with {text!r}", name, hint)
         for name, text in placeholders.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from submerge.engine.plan.tokens._model_tokens import ModelTokens, TokenFlags, placeholder_ids, read_tokens
 from submerge.engine.plan.tokens._tables import token_rows
@@ -67,7 +67,8 @@ class SpecialistTokens:
             texts[text] = id_
             unnamed = f"no tokenizer names its token {id_} ({kind})"
             self.warnings.append(f"{name}: {unnamed}: it is called {text!r}")
-        return ModelTokens({**own.ids, **texts}, {**own.added, **dict.fromkeys(texts, TokenFlags())})
+        added = {**own.added, **dict.fromkeys(texts, TokenFlags())}
+        return replace(own, ids={**own.ids, **texts}, added=added)
 
     def _unknown(self, model: Checkpoint, own: ModelTokens) -> Iterator[tuple[str, int]]:
         """Yield the tokens of a configuration that no tokenizer has.

@@ -22,12 +22,15 @@ from submerge.store import (
     ComputedRows,
     GatheredRows,
     InMemory,
+    LowRankPart,
     MeanOfRows,
+    Part,
     Rows,
     RowSource,
     TableRows,
     TensorEntry,
     digest,
+    with_folded_table,
     with_vocabulary_size,
 )
 
@@ -44,11 +47,47 @@ def with_token_rows(inputs: Inputs, tokens: SharedTokens) -> Inputs:
     base, W_0 [V, d], becomes W_0' [V', d]: rows of tokens that it lacks are those of the first specialist
     that has them. A table of a specialist becomes W_n' [V', d]: its own rows at the ids that its tokens have
     now, and those of W_0' for tokens that it lacks. So W_n' − W_0' is zero where a specialist has no token.
+    Rows are as they were trained: what an adapter changes of a table is in W_n before rows move.
 
-    Raises `RequestError` for a token without a row, and where an adapter changes a table whose rows move.
+    Raises `RequestError` for a token without a row, and where a part of an adapter cannot move with the rows.
     """
     embedding = embedding_of(inputs.reference_model)
-    return inputs if embedding is None else with_rows(inputs, RowRuns(inputs, tokens, embedding))
+    if embedding is None:
+        return inputs
+    inputs = _with_folded_tables(inputs, RowRuns(inputs, tokens, embedding))
+    return with_rows(inputs, RowRuns(inputs, tokens, embedding))
+
+
+def _with_folded_tables(inputs: Inputs, runs: RowRuns) -> Inputs:
+    """Return the inputs with adapters' updates in the tables whose rows others take, or that move.
+
+    So a row is as its owner trained it, wherever it is. What cannot be in a table stays beside it.
+    """
+    return inputs.of_models(
+        [_with_folded(model, position, runs) for position, model in enumerate(inputs.models)]
+    )
+
+
+def _with_folded(model: Checkpoint, position: int, runs: RowRuns) -> Checkpoint:
+    embedding = model.tensors.get(runs.embedding)
+    if model.adapter is None or embedding is None or position not in runs.inputs.involved:
+        return model
+    parts, number = model.adapter.parts, runs.numbers.get(position)
+    owns = number is not None and bool(runs.tokens.ids(number))
+    for name in token_tables(model.tensors, embedding.shape[0]):
+        part = parts.get(name)
+        if part is None or not _folds(part, position, runs):
+            continue
+        if owns or not runs.is_own(position, name, runs.of(position, name)):
+            model = with_folded_table(model, name)
+    return model
+
+
+def _folds(part: Part, position: int, runs: RowRuns) -> bool:
+    """Return whether a table can have a part: rows of tokens, or an update that is not one of norms, too."""
+    if isinstance(part, Rows):
+        return all(runs.moved(position, row) is not None for row in part.indices)
+    return isinstance(part, LowRankPart) and part.magnitude is None
 
 
 def embedding_of(model: Checkpoint) -> str | None:
