@@ -19,6 +19,9 @@ from continual.conftest import Tasks, save_quietly
 from store.helpers_adapter import MODELS
 from submerge.algebra import BlockMoment, TriangleMoment
 from submerge.continual import MeasuredTask
+from submerge.continual._lpm import StoredTasks
+from submerge.continual._state_folder import StateFolder
+from submerge.store import FileTable
 
 MAPS = ("self_attn.q_proj", "mlp.up_proj")
 
@@ -127,6 +130,30 @@ def test_a_state_that_has_lost_its_manifest_is_no_place_for_a_new_one(
     path.mkdir()
     with pytest.raises(submerge.RequestError, match=r"state\.json: is no file"):
         submerge.Continual(tmp_path / "state")
+
+
+@pytest.mark.parametrize("keep", ["full", "none"])
+def test_a_state_that_another_process_changes_meanwhile(made: Tasks, tmp_path: Path, keep: str) -> None:
+    """A merge goes on with the files that it has open; one that has not opened them says what happened."""
+    state = submerge.Continual.begin(tmp_path / "state", made.base, keep=keep)
+    for name in ("law", "poems"):
+        state.add(*made.of(name))
+    reader = StateFolder(tmp_path / "state")
+    manifest = reader.read()
+    with FileTable() as table:
+        tasks = StoredTasks(reader, manifest, manifest.lpm, table)
+        before = {merged.name: merged.update.dense() for merged in tasks.merged()}
+        tasks = StoredTasks(reader, manifest, manifest.lpm, table)
+        again = {} if keep == "full" else {"model": made.of("law")[1], "data": made.of("law")[2]}
+        state.remove("law", **again)
+        after = {merged.name: merged.update.dense() for merged in tasks.merged()}
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    with (
+        FileTable() as table,
+        pytest.raises(submerge.RequestError, match=r"another process.* run the command"),
+    ):
+        StoredTasks(reader, manifest, manifest.lpm, table)
 
 
 def test_folders_in_the_place_of_files(grown: submerge.Continual, made: Tasks, tmp_path: Path) -> None:

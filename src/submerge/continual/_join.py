@@ -73,9 +73,12 @@ def _copied(folder: StateFolder, record: Record, path: Path) -> Record:
     target = path / record.file
     if isinstance(record, TaskRecord) and target.name.lower() in _names(target.parent):
         target = free_path(path, f"tasks/{record.name}", record.digest)
+    source = folder.path / record.file
     try:
-        shutil.copyfile(folder.path / record.file, target)
+        shutil.copyfile(source, target)
     except OSError as error:
+        if not source.exists():
+            raise RequestError(folder.unreadable(record, str(error.strerror))) from None
         raise WorkError(f"{target}: cannot be written ({error.strerror}) — free some space") from error
     sync_file(target)
     return replace(record, file=str(target.relative_to(path)))

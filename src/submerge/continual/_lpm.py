@@ -75,7 +75,7 @@ class StoredTasks:
         }
         records = sorted(manifest.tasks, key=lambda task: task.name) if lpm.forget == 1 else manifest.tasks
         self.tasks = tuple(StoredTask(folder, record, table) for record in records)
-        self._running = folder.entries(manifest.running)[0] if manifest.running else None
+        self._running = folder.entries(manifest.running, table)[0] if manifest.running else None
         self._uncertain: list[str] = []
 
     def merged(self) -> Iterator[MergedMap]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -130,23 +130,26 @@ def _as_trained(model: nn.Module, task: TaskModel) -> Iterator[list[str]]:
         names = folder_names(str(task.base.path), model, own)
         yield [name for name in own if names[name] in task.maps]
         return
-    _check_present(model, task)
-    with attached(model, {"the task": task.adapter}) as at, at.over(torch.ones(1)):
+    with ExitStack() as stack:
+        try:
+            at = stack.enter_context(attached(model, {"the task": task.adapter}))
+        except RequestError:
+            _check_present(model, task, task.adapter)
+            raise
+        stack.enter_context(at.over(torch.ones(1)))
         _check_complete(at, task.adapter)
         yield list(at.down)
 
 
-def _check_present(model: nn.Module, task: TaskModel) -> None:
+def _check_present(model: nn.Module, task: TaskModel, adapter: Adapter) -> None:
     """Raise `RequestError` for maps of an adapter that the base's files have, and the loaded model packs."""
     own = _linear_maps(model)
     present = set(folder_names(str(task.base.path), model, own).values())
     packed = [name for name in task.maps if layer_of(name) is not None and name not in present]
-    if packed and task.adapter is not None:
-        what = (
-            f"changes {few(packed)}, which {type(model).__name__} holds packed, so that nothing is measured"
-        )
+    if packed:
+        held = f"which {type(model).__name__} holds packed, so that nothing is measured"
         hint = "train the task without them, or begin a state with --statistics identity"
-        raise RequestError(Problem(what, str(task.adapter.path), hint))
+        raise RequestError(Problem(f"changes {few(packed)}, {held}", str(adapter.path), hint))
 
 
 def _loaded(task: TaskModel, data: Data, passes: Passes) -> tuple[nn.Module, Inputs]:

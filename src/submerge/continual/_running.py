@@ -30,9 +30,9 @@ class RunningSum:
 
     def __init__(self, folder: StateFolder, record: FileRecord | None, out: Path | None = None) -> None:
         self._folder = folder
-        self._entries, metadata = folder.entries(record) if record else ({}, {})
-        self.inputs: Mapping[str, str] = json.loads(metadata.get(INPUTS, "{}"))
         self._table = FileTable()
+        self._entries, metadata = folder.entries(record, self._table) if record else ({}, {})
+        self.inputs: Mapping[str, str] = json.loads(metadata.get(INPUTS, "{}"))
         self._file = TensorFileWriter(out or folder.path, "moments")
 
     def __enter__(self) -> RunningSum:

@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from submerge.continual._manifest import DAMAGED, STATE_FILE, FileRecord, StateManifest
-from submerge.errors import Problem, RequestError, WorkError
-from submerge.store import TensorEntry, file_digest, read_header, sync_file, sync_folder
+from submerge.errors import Problem, RequestError, SubmergeError, WorkError
+from submerge.store import FileTable, TensorEntry, file_digest, read_header, sync_file, sync_folder
 
 __all__ = ["LOCK", "StateFolder", "new_folder"]
 
@@ -64,17 +64,37 @@ class StateFolder:
             return Problem(f"has {size} bytes, not {record.bytes}", str(path), DAMAGED)
         return None
 
-    def entries(self, record: FileRecord) -> tuple[Mapping[str, TensorEntry], Mapping[str, str]]:
-        """Return the tensors and the metadata of a file, whose digest is compared with the manifest's."""
+    def entries(
+        self, record: FileRecord, table: FileTable | None = None
+    ) -> tuple[Mapping[str, TensorEntry], Mapping[str, str]]:
+        """Return the tensors and the metadata of a file, whose digest is compared with the manifest's.
+
+        With a `table` the file is open in it from then on, and is read whatever another process removes.
+        """
         path = self.path / record.file
         try:
             digest = file_digest(path)
         except OSError as error:
-            raise RequestError(Problem(f"cannot be read ({error.strerror})", str(path), DAMAGED)) from None
+            raise RequestError(self.unreadable(record, str(error.strerror))) from None
         if digest != record.digest:
             raise RequestError(Problem("its content is not what was written", str(path), DAMAGED))
-        header = read_header(path)
+        try:
+            header = read_header(path)
+            if table is not None:
+                table.source(next(iter(header.entries.values())))
+        except SubmergeError as error:
+            if path.exists():
+                raise
+            raise RequestError(self.unreadable(record, str(error))) from None
         return header.entries, header.metadata
+
+    def unreadable(self, record: FileRecord, why: str) -> Problem:
+        """Return why a file of the manifest cannot be read: another process may have changed the state."""
+        path = self.path / record.file
+        if not path.exists() and record not in StateManifest.read(self.path).files:
+            what = f"was changed by another process, and has no {record.file} any more"
+            return Problem(what, str(self.path), "run the command again")
+        return Problem(f"cannot be read ({why})", str(path), DAMAGED)
 
     def check_apart(self, out: Path) -> None:
         """Raise `RequestError` where an output would take the place of the state, or of a part of it."""

@@ -135,7 +135,7 @@ class StoredTask:
 
     def __init__(self, folder: StateFolder, record: TaskRecord, table: FileTable) -> None:
         self.record, self._table = record, table
-        self._entries, metadata = folder.entries(record)
+        self._entries, metadata = folder.entries(record, table)
         try:
             self.layout = TaskLayout.read(metadata)
         except (KeyError, TypeError, ValueError) as error:
