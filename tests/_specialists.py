@@ -33,7 +33,6 @@ TEXT: dict[str, Any] = {
     "pad_token_id": 0,
     "tie_word_embeddings": False,
 }
-ALL_LAYERS = r".*layers\.\d+\.(?:self_attn|mlp)\.\w+_proj"
 LANGUAGE = r".*language_model.*layers\.\d+\.(?:self_attn|mlp)\.(?:q|v|o|up|down)_proj"
 
 

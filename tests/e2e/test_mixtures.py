@@ -24,7 +24,6 @@ pytest.importorskip("transformers")
 
 IDS = torch.tensor([[2, 5, 3, 8, 4, 7, 9, 6]])
 SHARED = [{"positive_prompts": ["w2 w9"]}]
-UNGATED: list[dict[str, Any]] = [{}]
 MIXTURES = {
     "llama": ("mixtral", None),
     "mistral": ("mixtral", None),

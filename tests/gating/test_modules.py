@@ -26,9 +26,8 @@ from submerge.gating import (
     ungate_module,
 )
 
-SETS = [(0,), (0, 2), (1, 2, 3), (7,)]
-"""Task 7 does not touch any layer."""
 SPANS = [Span((0,), 0, 3), Span((0, 2), 3, 5), Span((1, 2, 3), 5, 6), Span((7,), 6, 7)]
+"""Task 7 does not touch any layer."""
 ASSIGNMENT = SampleAssignment(SPANS)
 
 

@@ -17,7 +17,6 @@ from submerge.kernels._load import subtract_bf16, widen_bf16, widen_f16
 from submerge.kernels._store import add_bf16, round_bf16, round_f16
 
 CODES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
-SHORT = ("BF16", "F16")
 EVERY_16_BITS = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16)
 
 # NaN with either sign and a payload, ∞, ±0, subnormal numbers, and what lies half-way between two of 16 bits

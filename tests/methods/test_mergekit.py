@@ -15,9 +15,10 @@ from _support import CASES, DETERMINISTIC, SHAPES, Case, State, family, random_m
 from submerge.algebra import stream_key
 from submerge.engine import merge_state_dicts
 from submerge.methods import METHODS
+from submerge.recipe._mergekit import _PARAMETERS
 
-SHARED = [case for case in CASES if case.values.get("variant") != "paper"]
-THEIRS = sorted({case.method for case in SHARED})
+THEIRS = sorted(_PARAMETERS)
+SHARED = [case for case in CASES if case.method in THEIRS and case.values.get("variant") != "paper"]
 MATRICES = {"w": (24, 17), "long": (6, 200), "norm": (37,)}
 TOLERANCE = 2e-6
 """Of the largest weight: a few roundings in float32, in another order."""
@@ -109,6 +110,10 @@ def test_slerp_of_short_vectors_is_mergekits(mergekit: ModuleType, size: float) 
     case = Case("slerp", "slerp", {"t": 0.5}, models=1)
     assert_close(case.merge(base, [model]), theirs(mergekit, case, base, [model]))
     assert_close(case.merge(model, [base]), theirs(mergekit, case, model, [base]))
+
+
+def test_what_mergekit_has_too_is_known(registry: Mapping[str, Any]) -> None:
+    assert sorted(registry.keys() & METHODS.keys()) == THEIRS, "_PARAMETERS of recipe/_mergekit.py"
 
 
 @pytest.mark.parametrize("name", THEIRS)

@@ -95,13 +95,6 @@ class VideoProcessor(transformers.VideoLlavaProcessor):
         return type(argument)
 
 
-def video_specialist(shared: Any) -> SpecialistProcessor:
-    own = VideoProcessor(None, FramesOfBytes(), shared, patch_size=8)
-    number = shared.convert_tokens_to_ids("<video>")
-    names = {"pixel_values_videos": "pixel_values_videos"}
-    return SpecialistProcessor("video", "video", "<video>", number, own, names)
-
-
 def specialist(name: str, kind: str, own: Any, placeholder: str, names: Sequence[str]) -> SpecialistProcessor:
     number = own.tokenizer.convert_tokens_to_ids(placeholder)
     return SpecialistProcessor(name, kind, placeholder, number, own, {key: key for key in names})

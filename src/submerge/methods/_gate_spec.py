@@ -53,6 +53,8 @@ class GateSpec:
         assembles: whether its controller gates parameters that transformers makes of several tensors of the
             files, such as packed experts. Else a model with updates of such tensors is refused.
         adapter_output: whether the result may be an adapter, which holds the static merge alone.
+        usage: lines of Python for the model card, in which `model` is what `submerge.load` gave; `{task}`
+            stands for the name of the first task, in quotes.
 
     Examples:
         >>> from submerge.methods import METHODS, GateSpec
@@ -70,3 +72,4 @@ class GateSpec:
     partial_models: bool = False
     assembles: bool = False
     adapter_output: bool = False
+    usage: tuple[str, ...] = ()

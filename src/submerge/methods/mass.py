@@ -160,7 +160,11 @@ METHODS = (
             own_heads=True,
             partial_models=True,
             assembles=True,
-            adapter_output=False,
+            usage=(
+                "out = model(**inputs)  # finds the task of each; inputs as the base's processor gives them",
+                "out.tasks, out.logits  # and of classifiers out.labels",
+                "model(**inputs, task={task})  # where the task is known",
+            ),
         ),
         refuse=refuse,
         differs="the default router averages over all layers and runs one task; preset: paper is the paper's",

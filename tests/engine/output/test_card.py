@@ -51,7 +51,8 @@ def test_the_recipe_stands_in_it() -> None:
 
 
 def test_tasks_of_a_gate_come_with_the_code_that_loads_them() -> None:
-    text = model_card(**FIELDS | {"tasks": ("law", "chess")})
+    usage = ("out = model(**inputs, shares={{task}: 1})",)
+    text = model_card(**FIELDS | {"tasks": ("law", "chess"), "usage": usage})
     assert "serves 2 tasks as one model: `law`, `chess`" in text
     assert "submerge.load('merged')" in text
-    assert "task='law'" in text
+    assert "out = model(**inputs, shares={'law': 1})\n```" in text

@@ -31,14 +31,15 @@ def model_card(
     adapter: bool,
     version: str,
     tasks: Sequence[str] = (),
+    usage: Sequence[str] = (),
     specialists: Sequence[Mapping[str, Any]] = (),
     projectors: Sequence[str] = (),
 ) -> str:
     """Return the text of README.md: front matter with `base_model_relation`, then the recipe.
 
-    `tasks` are those of the merge's gate, if it has one; the card says how to load it. So it does for the
-    `specialists` of a composed model, each as `submerge.json` has it, and for tasks whose `projectors` are
-    mixed.
+    `tasks` are those of the merge's gate, if it has one: the card says how to load it, and shows its `usage`,
+    as `GateSpec` has it. So it does for the `specialists` of a composed model, each as `submerge.json` has
+    it, and for tasks whose `projectors` are mixed.
 
     Only models that were `fetched` from the Hub stand in the front matter, for the Hub looks them
     up; local paths are listed in the text. The licence of the inputs is not guessed.
@@ -56,7 +57,7 @@ def model_card(
         "",
         *(f"* `{m}`" + (" (base)" if m == base else "") for m in named),
         "",
-        *(_gated(name, tasks) if tasks else ()),
+        *(_gated(name, tasks, usage) if tasks else ()),
         *(_composed(name, specialists) if specialists else ()),
         *(_mixed(name, projectors) if projectors else ()),
         "Recipe:",
@@ -82,19 +83,17 @@ def _front_matter(repos: Sequence[str], adapter: bool) -> dict[str, object]:
     return front
 
 
-def _gated(name: str, tasks: Sequence[str]) -> list[str]:
+def _gated(name: str, tasks: Sequence[str], usage: Sequence[str]) -> list[str]:
     """Return how a merge with a gate is loaded."""
     listed = ", ".join(f"`{task}`" for task in tasks)
     return [
-        f"It serves {len(tasks)} tasks as one model: {listed}. Which one an input needs is found by itself:",
+        f"It serves {len(tasks)} tasks as one model: {listed}. With its gate it is loaded by Submerge:",
         "",
         "```python",
         "import submerge  # which needs transformers here",
         "",
         f"model = submerge.load({name!r})  # this folder; a transformers model",
-        "out = model(**inputs)  # as the base's tokenizer or processor gives them",
-        "out.tasks, out.logits  # and of classifiers out.labels",
-        f"model(**inputs, task={tasks[0]!r})  # where the task is known",
+        *(line.replace("{task}", repr(tasks[0])) for line in usage),
         "```",
         "",
         "Loaded with transformers alone, this folder is one plain checkpoint, which knows no tasks.",

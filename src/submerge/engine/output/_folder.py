@@ -184,6 +184,7 @@ class Output:
             adapter=is_adapter,
             version=__version__,
             tasks=[task.name for task in self.plan.gate.tasks] if self.plan.gate else (),
+            usage=recipe.method.gate.usage if recipe.method.gate else (),
             specialists=composition.record(self.plan.models).tasks if composition else (),
             projectors=[task.name for task in self.plan.projectors.tasks] if self.plan.projectors else (),
         )
