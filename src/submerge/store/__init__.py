@@ -30,7 +30,7 @@ from submerge.store._projectors import (
 )
 from submerge.store._prototypes import PrototypeFile, write_prototypes
 from submerge.store._restacked import Restacker
-from submerge.store._side_by_side import side_by_side
+from submerge.store._side_by_side import UnlikeTablesError, side_by_side
 from submerge.store._virtual import VirtualModel
 from submerge.store.adapter import (
     ADAPTER_CONFIG,
@@ -49,6 +49,7 @@ from submerge.store.adapter import (
     is_adapter,
     is_relative,
     open_adapter,
+    saved_table,
     write_values,
 )
 from submerge.store.folder import (
@@ -193,6 +194,7 @@ __all__ = [
     "TensorEntry",
     "TensorRecord",
     "Tokenizer",
+    "UnlikeTablesError",
     "VirtualModel",
     "Vocabulary",
     "VocabularyDiff",
@@ -245,6 +247,7 @@ __all__ = [
     "reading_manifest",
     "rounded",
     "same_values",
+    "saved_table",
     "side_by_side",
     "split_spec",
     "strict_json",

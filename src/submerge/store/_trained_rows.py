@@ -15,28 +15,26 @@ from submerge.deferred import torch
 from submerge.errors import Problem, RequestError
 from submerge.store._checkpoint import Checkpoint
 from submerge.store._computed_rows import ComputedRows, GatheredRows, RowSource, TableRows, torch_type
-from submerge.store.adapter import Adapter, LowRankPart, Part, Rows
+from submerge.store.adapter import Adapter, LowRankPart, Part, Rows, saved_table
 from submerge.store.format import DTYPES, FileTable, Source, TensorEntry, byte_view
 
-__all__ = ["own_tables"]
+__all__ = ["differ", "own_tables"]
 
 _BLOCK = 1 << 20
 
 
 def own_tables(
-    base: Checkpoint, adapter: Adapter, parts: Mapping[str, Part], *, compare: bool
+    base: Checkpoint, adapter: Adapter, parts: Mapping[str, Part]
 ) -> dict[str, tuple[TensorEntry, RowSource]]:
     """Return the tables that `parts` were trained on, and that are not the base's, with what was trained.
 
-    The base's values are read with `compare`, where they have been downloaded; else shapes alone tell. Raises
-    `RequestError` for a table that DoRA was trained on, of which the norms are those of its own rows.
+    Values are compared where they have been downloaded; else shapes alone tell. Raises `RequestError` for a
+    table that DoRA was trained on, of which the norms are those of its own rows.
     """
     tables, problems = {}, []
     for name, part in parts.items():
-        saved = _saved_table(part)
-        if saved is None or (
-            saved.shape == base.tensors[name].shape and not (compare and _differs(saved, adapter, base, name))
-        ):
+        saved = saved_table(part)
+        if saved is None or not _is_other(saved, adapter, base, name):
             continue
         if isinstance(part, LowRankPart) and part.magnitude is not None:
             what = f"{name} was trained by DoRA on other values than the base's, which are saved beside it"
@@ -51,30 +49,26 @@ def own_tables(
     return tables
 
 
-def _saved_table(part: Part) -> TensorEntry | None:
-    """Return the table from before the training that was saved beside a part, if one was."""
-    if isinstance(part, Rows):
-        return part.table
-    if isinstance(part, LowRankPart) and part.copy and part.copy.shape == part.stored:
-        return part.copy
-    return None
-
-
-def _differs(saved: TensorEntry, adapter: Adapter, base: Checkpoint, name: str) -> bool:
-    """Return whether values differ by more than by the narrower of both types; no, if they cannot be read."""
+def _is_other(saved: TensorEntry, adapter: Adapter, base: Checkpoint, name: str) -> bool:
+    """Return whether a table is not the base's; values that cannot be read yet are taken for the same."""
     entry = base.tensors[name]
-    if base.pending or base.virtual or adapter.pending:
-        return False
-    types = torch_type(saved.dtype), torch_type(entry.dtype)
-    narrow = min(types, key=lambda dtype: dtype.itemsize)
+    if saved.shape != entry.shape or base.pending or base.virtual or adapter.pending:
+        return saved.shape != entry.shape
     with FileTable() as files:
-        sources = adapter.source(saved, files), base.source(name, files)
-        for start in range(0, entry.numel, _BLOCK):
-            blocks = [torch.empty(min(_BLOCK, entry.numel - start), dtype=dtype) for dtype in types]
-            for source, block in zip(sources, blocks, strict=True):
-                source.read(start, block.numel(), byte_view(block))
-            if not torch.equal(*(block.to(narrow) for block in blocks)):
-                return True
+        own = (saved.dtype, adapter.source(saved, files))
+        return differ(own, (entry.dtype, base.source(name, files)), entry.numel)
+
+
+def differ(one: tuple[str, Source], other: tuple[str, Source], count: int) -> bool:
+    """Return whether `count` values of two types differ by more than by the narrower of both."""
+    types = torch_type(one[0]), torch_type(other[0])
+    narrow = min(types, key=lambda dtype: dtype.itemsize)
+    for start in range(0, count, _BLOCK):
+        blocks = [torch.empty(min(_BLOCK, count - start), dtype=dtype) for dtype in types]
+        for (_, source), block in zip((one, other), blocks, strict=True):
+            source.read(start, block.numel(), byte_view(block))
+        if not torch.equal(*(block.to(narrow) for block in blocks)):
+            return True
     return False
 
 

@@ -155,7 +155,9 @@ def _reads(member: Input) -> str:
 
 def _writes(tensor: TensorPlan) -> str:
     """Return what is written for a tensor: factors, or values of a dtype."""
-    return "factors" if tensor.module else tensor.dtype
+    if tensor.module is None:
+        return tensor.dtype
+    return "factors" if tensor.module.table is None else "factors and the values without them"
 
 
 def explain(plan: MergePlan, pattern: str) -> list[dict[str, Any]]:

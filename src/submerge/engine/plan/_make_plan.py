@@ -34,6 +34,8 @@ from submerge.engine.plan.tensors import (
     other_base_warnings,
     plan_gate,
     plan_tensors,
+    table_warnings,
+    tied_to_heads,
     weight_files,
 )
 from submerge.engine.plan.tokens import (
@@ -158,6 +160,7 @@ def plan_models(
         composition=composition,
         projectors=projectors,
         unties=copies.unties,
+        ties=tied_to_heads(tensors, inputs, copies.tied) if as_adapter else {},
     )
     return replace(plan, warnings=(*_warnings(plan, of_models, lacks, copies.warnings), *mixing_warnings))
 
@@ -194,6 +197,7 @@ def _warnings(
     if not plan.gate:
         yield from shape_warnings(inputs, of_models, as_adapter=plan.recipe.output.form == "adapter")
     yield from adapter_warnings(inputs.models, of_one_base=plan.composition is None)
+    yield from table_warnings(tensors, inputs.models)
     yield from copied
     yield from stream_warnings(inputs, tensors)
     yield from other_base_warnings(inputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class MergePlan:
         projectors: those whose outputs are mixed.
         tokens: where the tokenizer comes from; an adapter, or a merge in memory, has none.
         unties: whether the output's configuration must untie its embeddings.
+        ties: embeddings that an adapter changes together with a head that the base ties to them, and the
+            names of that which get their new values, too.
         stack: the slices, where layers are stacked.
         mixture: of a mixture of experts, its architecture and its gates.
         virtual_reads: how often others read the result, where it is merged as it is read; 0 for a folder.
@@ -68,6 +70,7 @@ class MergePlan:
     projectors: ProjectorPlan | None = None
     tokens: TokenPlan | None = None
     unties: bool = False
+    ties: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     stack: StackPlan | None = None
     mixture: MixturePlan | None = None
     virtual_reads: int = 0
