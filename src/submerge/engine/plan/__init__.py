@@ -25,7 +25,7 @@ have the output's numbers (`_stacked_models`).
 
 from submerge.engine.plan._bank_size import bank_bounds, bank_bytes
 from submerge.engine.plan._make_plan import make_plan, plan_models
-from submerge.engine.plan._mixture import MixturePlan, describe_mixture
+from submerge.engine.plan._mixture import MixturePlan, describe_mixture, explain_mixed
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._plan_mixture import plan_mixture
 from submerge.engine.plan._planned import planned_checkpoint
@@ -103,6 +103,7 @@ __all__ = [
     "describe_projectors",
     "describe_specialist",
     "describe_stack",
+    "explain_mixed",
     "is_feed_forward",
     "is_matrix",
     "is_plain",

@@ -200,4 +200,5 @@ class _MixturePlanner:
             gate_names=self.weights.gate_names,
             parameters=parameters,
             active=parameters - expert * (len(recipe.experts) - count),
+            expert_of={w.name: w.expert for w in self.weights.all if w.expert is not None},
         )
