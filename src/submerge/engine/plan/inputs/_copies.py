@@ -45,7 +45,7 @@ def resolve_copies(recipe: Recipe, inputs: Inputs) -> Copies:
     tensor of the output, where the reference's class has a place for it.
     """
     base = inputs.reference_model
-    if not base.shards and not base.memory:  # adapters alone: a list of names without values
+    if not base.has_values:
         return Copies(inputs)
     with FileTable() as table:
         named, groups = find_tied_names(inputs, table, by_module=recipe.output.form == "adapter")
@@ -151,7 +151,7 @@ def _copy_of(groups: Iterable[TiedNames], names: Iterable[Sequence[str]]) -> dic
 
 def _tied(groups: Iterable[TiedNames], names: Iterable[Sequence[str]]) -> dict[str, tuple[str, ...]]:
     """Return, for names of the output, those that stand for the same, and that it does not have."""
-    tied = {}
+    tied: dict[str, tuple[str, ...]] = {}
     for group, of_output in zip(groups, names, strict=True):
         keys = group.keys
         for name in of_output:
