@@ -186,6 +186,7 @@ class Output:
             tasks=[task.name for task in self.plan.gate.tasks] if self.plan.gate else (),
             specialists=composition.record(self.plan.models).tasks if composition else (),
             projectors=[task.name for task in self.plan.projectors.tasks] if self.plan.projectors else (),
+            licences=self.plan.licences,
         )
 
 

@@ -32,7 +32,7 @@ from submerge.engine.plan._planned import planned_checkpoint
 from submerge.engine.plan._stream_parts import is_plain, stream_model, stream_parts
 from submerge.engine.plan._virtual import can_be_virtual, reads_values_alone, virtual_model
 from submerge.engine.plan.composition import Composition, SpecialistPlan, describe_specialist
-from submerge.engine.plan.inputs import Inputs, Settings, stored_digest
+from submerge.engine.plan.inputs import Inputs, Settings, common_licence, stored_digest
 from submerge.engine.plan.mixtures import is_feed_forward
 from submerge.engine.plan.projectors import (
     MUCH_OVERLAP,
@@ -97,6 +97,7 @@ __all__ = [
     "can_be_virtual",
     "choose_score",
     "chunk_length",
+    "common_licence",
     "computed_elements",
     "describe_beyond",
     "describe_mixture",

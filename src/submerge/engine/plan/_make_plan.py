@@ -14,7 +14,7 @@ from submerge.engine.plan._stacked_models import plan_stacked
 from submerge.engine.plan._unfit_streams import unfit_streams
 from submerge.engine.plan._warnings import input_warnings, shape_warnings, unused_tensors
 from submerge.engine.plan.composition import Composition, plan_composition, stream_warnings
-from submerge.engine.plan.inputs import Inputs, Settings, open_models, resolve_copies
+from submerge.engine.plan.inputs import Inputs, Settings, licence_warnings, open_models, resolve_copies
 from submerge.engine.plan.projectors import ProjectorPlan, plan_projectors
 from submerge.engine.plan.stacks import as_models
 from submerge.engine.plan.tensors import (
@@ -103,8 +103,8 @@ def make_plan(
     if problems := [*problems, *unplaced_projectors(plan)]:
         raise RequestError(problems)
     tokens = tokens and with_chat_template(tokens, recipe, inputs)
-    warnings = tokens.warnings if tokens else _tokenizer_left_out(recipe)
-    return replace(plan, tokens=tokens, warnings=(*recipe.warnings, *plan.warnings, *unplaced, *warnings))
+    more = (*(tokens.warnings if tokens else _tokenizer_left_out(recipe)), *licence_warnings(plan.licences))
+    return replace(plan, tokens=tokens, warnings=(*recipe.warnings, *plan.warnings, *unplaced, *more))
 
 
 def plan_models(

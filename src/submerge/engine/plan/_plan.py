@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from submerge.deprecated import warn_renamed
 from submerge.engine.plan._mixture import MixturePlan, mixture_facts
 from submerge.engine.plan._show import Fact, ModelRow, as_html, as_text
 from submerge.engine.plan.composition import Composition, composition_facts
-from submerge.engine.plan.inputs import Inputs, Settings
+from submerge.engine.plan.inputs import Inputs, Settings, stated_licences
 from submerge.engine.plan.projectors import ProjectorPlan, projector_facts
 from submerge.engine.plan.stacks import StackPlan, stack_facts
 from submerge.engine.plan.tensors import Budget, GatePlan, TensorPlan
@@ -74,6 +75,12 @@ class MergePlan:
     stack: StackPlan | None = None
     mixture: MixturePlan | None = None
     virtual_reads: int = 0
+
+    @cached_property
+    def licences(self) -> Mapping[str, Mapping[str, str]]:
+        """What the cards of the models say of their licences, by the models' names."""
+        computed = self.mixture.gates if self.mixture else None
+        return stated_licences([model for place, model in enumerate(self.models) if place != computed])
 
     def __repr__(self) -> str:
         return as_text(f"MergePlan: {self.recipe.method.name}", self._model_rows(), self._facts())
