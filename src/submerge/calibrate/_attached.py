@@ -39,7 +39,7 @@ from submerge.gating import (
     ungate_module,
 )
 from submerge.names import layer_of, match_names
-from submerge.store import Adapter, LowRankPart, fit_adapter
+from submerge.store import Adapter, LowRankPart, fit_adapter, was_trained_on
 
 __all__ = ["AttachedAdapters", "attached", "fitted_to"]
 
@@ -171,7 +171,13 @@ def fitted_to(model: nn.Module, adapter: Adapter) -> tuple[Adapter, tuple[str, .
     if not any(isinstance(part, LowRankPart) for part in parts.values()):
         what = f"changes nothing that {type(model).__name__} has"
         raise RequestError(Problem(what, str(adapter.path), "give the base that it was trained on"))
-    return fit_adapter(replace(adapter, parts=parts), shapes), left_out
+    fitted = fit_adapter(replace(adapter, parts=parts), shapes)
+    values = model.state_dict()
+    others = [n for n, part in fitted.parts.items() if not was_trained_on(fitted, part, values[n])]
+    if others:
+        what = f"was trained on other values of {few(others)} than the model's, which it has saved"
+        raise RequestError(Problem(what, str(adapter.path), "give the model that it was trained on"))
+    return fitted, left_out
 
 
 def _has_place(name: str, shapes: Shapes) -> bool:

@@ -31,6 +31,7 @@ from submerge.store._projectors import (
 from submerge.store._prototypes import PrototypeFile, write_prototypes
 from submerge.store._restacked import Restacker
 from submerge.store._side_by_side import UnlikeTablesError, side_by_side
+from submerge.store._trained_rows import was_trained_on
 from submerge.store._virtual import VirtualModel
 from submerge.store.adapter import (
     ADAPTER_CONFIG,
@@ -259,6 +260,7 @@ __all__ = [
     "trained_adapter",
     "untied",
     "vocabulary_size",
+    "was_trained_on",
     "with_layers",
     "with_vocabulary_size",
     "write_bank",

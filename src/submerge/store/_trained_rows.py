@@ -16,9 +16,17 @@ from submerge.errors import Problem, RequestError
 from submerge.store._checkpoint import Checkpoint
 from submerge.store._computed_rows import ComputedRows, GatheredRows, RowSource, TableRows, torch_type
 from submerge.store.adapter import Adapter, LowRankPart, Part, Rows, saved_table
-from submerge.store.format import DTYPES, FileTable, Source, TensorEntry, byte_view
+from submerge.store.format import (
+    DTYPES,
+    FileTable,
+    MemorySource,
+    Source,
+    TensorEntry,
+    byte_view,
+    dtype_named,
+)
 
-__all__ = ["differ", "own_tables"]
+__all__ = ["differ", "own_tables", "was_trained_on"]
 
 _BLOCK = 1 << 20
 
@@ -57,6 +65,19 @@ def _is_other(saved: TensorEntry, adapter: Adapter, base: Checkpoint, name: str)
     with FileTable() as files:
         own = (saved.dtype, adapter.source(saved, files))
         return differ(own, (entry.dtype, base.source(name, files)), entry.numel)
+
+
+def was_trained_on(adapter: Adapter, part: Part, values: torch.Tensor) -> bool:
+    """Return whether a parameter's values [V, d] are those that an adapter saved beside what it trained.
+
+    So they are where it saved none, or has not been downloaded.
+    """
+    saved, code = saved_table(part), dtype_named(str(values.dtype).removeprefix("torch."))
+    if saved is None or adapter.pending or values.is_meta or code is None:
+        return True
+    with FileTable() as files:
+        own = (code, MemorySource(values.detach().cpu()))
+        return not differ((saved.dtype, adapter.source(saved, files)), own, saved.numel)
 
 
 def differ(one: tuple[str, Source], other: tuple[str, Source], count: int) -> bool:

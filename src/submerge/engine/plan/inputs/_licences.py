@@ -49,8 +49,10 @@ def licence_warnings(stated: Mapping[str, Mapping[str, str]]) -> list[str]:
 def _places(models: Sequence[Checkpoint]) -> Iterator[tuple[str, Path]]:
     """Yield what models and their adapters are called, and their folders."""
     for model in models:
-        for part in (model.under or model, *([model.adapter] if model.adapter else [])):
-            yield part.label, part.path
+        below = model.under or model
+        yield below.label, below.path
+        if model.adapter is not None:
+            yield model.adapter.label, model.adapter.path
 
 
 def _stated(folder: Path) -> dict[str, str]:
