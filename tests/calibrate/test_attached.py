@@ -420,3 +420,30 @@ def test_what_scales_do_not_act_on_is_refused_where_another_module_reads_it(tmp_
         adapters.over(torch.ones(1)),
     ):
         model(**batch(0))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"r": 2, "target_modules": ["embed_tokens", "q_proj"]},
+        {**ON_Q, "trainable_token_indices": {"embed_tokens": [7, 3]}},
+    ],
+)
+def test_a_model_with_another_table_than_was_trained_on_is_refused(
+    options: dict[str, Any], tmp_path: Any
+) -> None:
+    """PEFT would load the table that it saved, in the place of the model's."""
+    tuned = make_tuned(tmp_path, "llama", SECOND)
+    wrapped = peft_model("llama", tuned.state, 3, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapped.save_pretrained(str(tmp_path / "saved"), save_embedding_layers=True)
+    adapters = {"saved": open_adapter(str(tmp_path / "saved"))}
+    model = base_model(tuned).to(torch.bfloat16)
+    with attached(model, adapters):
+        pass
+    with torch.no_grad():
+        model.get_input_embeddings().weight[5] += 1
+    message = r"other values of model\.embed_tokens\.weight than the model's"
+    with pytest.raises(RequestError, match=message), attached(model, adapters):
+        pass

@@ -9,6 +9,7 @@ import pytest
 from _cli import ROOM, cli
 from _mixtures import dense_folder
 from _models import contents
+from submerge.recipe import load_mixture
 
 RECIPE = """\
 base_model: base
@@ -110,3 +111,54 @@ def test_plan_takes_mixtures_too(recipe: Path) -> None:
     recipe.write_text(f"{RECIPE}name: mine\n")
     assert "unknown key 'name'" in cli("plan", recipe, *ROOM).err
     assert cli("plan", recipe, "--mergekit", "--json", *ROOM).json["mixture"]["layers"] == 2
+
+
+def test_explain_takes_mixtures_too(recipe: Path) -> None:
+    recipe.write_text(RECIPE.replace("source_model: b", "source_model: b\n    residual_scale: 0.5"))
+    explained = cli("explain", recipe, "-t", "experts.1.w")
+    assert (explained.code, explained.err) == (0, "")
+    w1, w3, w2 = explained.out.split("model.layers.0.block_sparse_moe")[1:4]
+    assert w2.startswith(".experts.1.w2.weight")
+    assert "reads  b model.layers.0.mlp.down_proj.weight (F32)" in explained.out
+    assert "residual_scale = 0.5   (recipe.yaml:5)" in w2
+    assert "residual_scale = 1.0   the expert's is for its down-projection" in w1
+    assert "noise_scale = 0.0   default" in w3
+    recipe.write_text(
+        RECIPE.replace("random", "cheap_embed").replace(
+            "source_model: a", "source_model: a\n    positive_prompts: [law]"
+        )
+    )
+    (gate, _) = cli("explain", recipe, "-t", "gate.weight", "--json").json
+    assert [line["value"] for line in gate["options"]["positive_prompts"]] == [["law"], ["code"]]
+    assert [line["model"] for line in gate["options"]["positive_prompts"]] == ["a", "b"]
+    assert gate["options"]["gate_mode"][0]["value"] == "cheap_embed"
+    (norm,) = cli("explain", recipe, "-t", "model.norm", "--json").json
+    assert (norm["treatment"], norm["why"]) == ("base", "of base")
+    assert "options" not in norm
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_mixture_is_a_recipe_of_its_own(recipe: Path, first: bool) -> None:
+    merge = "name: ab\nmerge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}\n"
+    recipe.write_text("---\n".join([RECIPE, merge] if first else [merge, RECIPE]))
+    for words in (
+        ("moe", recipe, "out"),
+        ("merge", recipe, "out"),
+        ("plan", recipe),
+        ("explain", recipe, "-t", "w"),
+    ):
+        refused = cli(*words, *(ROOM if words[0] != "explain" else ()))
+        assert refused.code == 2, words
+        assert "this is one of several documents" in refused.err, words
+        assert "give `submerge moe` a file that names their results" in refused.err
+
+
+def test_mergekit_gets_its_recipe(recipe: Path) -> None:
+    """Where it makes the same: it asks for prompts, but where gates are drawn at random."""
+    assert cli("moe", recipe, "mixture", *ROOM).code == 0
+    written = Path("mixture/mergekit_moe_config.yml")
+    assert load_mixture(written).resolved() == load_mixture(recipe).resolved()
+    assert not Path("mixture/mergekit_config.yml").exists()
+    recipe.write_text(RECIPE.replace("gate_mode: random", "gate_mode: uniform_random"))
+    assert cli("moe", recipe, "other", *ROOM).code == 0
+    assert not Path("other/mergekit_moe_config.yml").exists()

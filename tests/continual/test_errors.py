@@ -273,6 +273,21 @@ def test_what_least_squares_has_no_rule_for(
     assert grown.tasks == ("law",)
 
 
+def test_a_head_that_was_trained_on_other_values_than_the_bases(
+    grown: submerge.Continual, made: Tasks, tmp_path: Path
+) -> None:
+    """PEFT saves them beside the factors, and loads them in the place of the base's."""
+    adapter = peft_model("llama", None, 5, r=2, target_modules=["q_proj", "lm_head"])
+    save_quietly(adapter, tmp_path / "a")
+    file = tmp_path / "a/adapter_model.safetensors"
+    tensors = load_file(file)
+    tensors["base_model.model.lm_head.base_layer.weight"] += 1
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(submerge.RequestError, match=r"other values of lm_head\.weight than the base's"):
+        grown.add("other", str(tmp_path / "a"), made.of("law")[2])
+    assert grown.tasks == ("law",)
+
+
 @pytest.mark.parametrize("keep", ["full", "none"])
 def test_numbers_that_are_none(made: Tasks, tmp_path: Path, keep: str) -> None:
     state = submerge.Continual.begin(tmp_path / "state", made.base, keep=keep)

@@ -384,3 +384,23 @@ def test_layers_that_predict_further_tokens_are_in_no_stack(tmp_path: Path) -> N
     slices[1]["sources"][0]["layer_range"] = [3, 6]
     with pytest.raises(RequestError, match=r"layer_range \[3, 6\] is outside of"):
         submerge.merge(recipe, tmp_path / "more", settings=ROOM)
+
+
+def test_a_list_with_embeddings_and_head_is_no_stack(tmp_path: Path) -> None:
+    """Phi-1 was so at first: its layers 0 and n + 1 are none, and n_layer does not count them."""
+    block = {"ln.weight": (8,), "mixer.Wqkv.weight": (24, 8), "mlp.fc1.weight": (16, 8)}
+    tensors: dict[str, tuple[int, ...]] = {"layers.0.wte.weight": (10, 8)}
+    tensors |= {f"layers.{i}.{name}": shape for i in (1, 2, 3) for name, shape in block.items()}
+    tensors |= {"layers.4.ln.weight": (8,), "layers.4.linear.weight": (10, 8)}
+    config = {"model_type": "mixformer-sequential", "n_layer": 3}
+    folder = write(tmp_path / "phi", state(tensors), config)
+
+    def recipe(*ranges: list[int]) -> dict[str, Any]:
+        sources = [{"sources": [{"model": str(folder), "layer_range": own}]} for own in ranges]
+        return {"merge_method": "passthrough", "slices": sources}
+
+    for ranges in ([[0, 2], [1, 3]], [[0, 2]]):
+        with pytest.raises(RequestError, match=r"layers\.0\.wte\.weight as layer 0, which has nothing of"):
+            submerge.plan(recipe(*ranges), ROOM)
+    whole = submerge.merge(recipe([0, 3]), tmp_path / "out", settings=ROOM)
+    assert read(whole.out).keys() == tensors.keys()

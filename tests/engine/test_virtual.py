@@ -12,7 +12,7 @@ import torch
 from _cli import ROOM as FLAGS
 from _cli import cli
 from _kills import file_calls, killed_at
-from _models import ROOM, contents, perturbed, state, write
+from _models import ROOM, contents, perturbed, read, state, write
 from _vocabularies import CHATML, bpe_tokenizer, language_model, perturbed_model
 from submerge.engine import MergePlan, Settings, _virtual, extract_lora, merge_documents, plan_documents
 from submerge.engine.plan import _virtual as _planned_virtual
@@ -118,6 +118,22 @@ def same_with_folders(root: Path, text: str, settings: Settings = ROOM) -> None:
     assert contents(root / "out") == contents(root / "kept")
     assert not (root / "out.parts").exists()
     assert cli("verify", root / "out", "--no-load").code == 0
+
+
+def test_a_head_that_a_model_unties_is_in_the_output(root: Path) -> None:
+    """The base that is merged as it is read ties it, and stores no head."""
+    shapes = {"model.embed_tokens.weight": (12, 8), "model.layers.0.up.weight": (16, 8)}
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 12}
+    tied = state(shapes)
+    write(root / "tied", tied, {**config, "tie_word_embeddings": True})
+    write(root / "tied2", perturbed(tied, 1), {**config, "tie_word_embeddings": True})
+    untied = {**perturbed(tied, 2), "lm_head.weight": torch.ones(12, 8)}
+    write(root / "untied", untied, {**config, "tie_word_embeddings": False})
+    inner = "name: both\nmerge_method: linear\nmodels: [tied, tied2]\nparameters: {weight: 1}\n"
+    outer = "merge_method: task_arithmetic\nbase_model: both\nmodels: [untied]\nparameters: {weight: 0.5}\n"
+    assert virtual(f"{outer}---\n{inner}") == {"both": 1}
+    same_with_folders(root, f"{outer}---\n{inner}")
+    assert "lm_head.weight" in read(root / "out")
 
 
 STACK = """\

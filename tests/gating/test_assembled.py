@@ -153,3 +153,55 @@ def test_what_has_a_state_is_not_cut_into_samples() -> None:
         assert module(x, None)[:, 0].tolist() == [0.0, 2.0]
         with pytest.raises(UnsplitError):
             module(x, cache=Cache())
+
+
+class Positions(nn.Module):
+    """Looks up a table of positions, or reads it where images are of another size, as CLIP does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position_embedding = nn.Embedding(4, 3)
+
+    def interpolate_pos_encoding(self, x: torch.Tensor) -> torch.Tensor:
+        table = self.position_embedding.weight
+        return nn.functional.interpolate(table.T[None], size=x.shape[1], mode="linear")[0].T
+
+    def forward(self, x: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
+        if interpolate_pos_encoding:
+            return x + self.interpolate_pos_encoding(x)
+        return x + self.position_embedding(torch.arange(4)[None])
+
+
+class AlwaysOther(Positions):
+    """Reads it for images of any size."""
+
+    def forward(self, x: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
+        return x + self.interpolate_pos_encoding(x)
+
+
+@pytest.mark.parametrize("kind", [Positions, AlwaysOther])
+@pytest.mark.parametrize("length", [4, 7])
+@pytest.mark.parametrize("spans", [1, 2])
+def test_a_table_that_is_read_for_images_of_another_size(
+    kind: type[Positions], length: int, spans: int
+) -> None:
+    model, gate = nn.ModuleDict({"inside": kind()}), Gate(Recent(0))
+    asked = {"interpolate_pos_encoding": True} if length != 4 else {}
+    path, table = "inside.position_embedding", model["inside"].position_embedding
+    factors = {k: Triplets(normal(k, 4, 2), torch.tensor([2.0, 1.0]), normal(k + 5, 2, 3)) for k in range(2)}
+    before, x = table.weight.detach().clone(), normal(7, spans, length, 3)
+    wanted = []
+    with torch.no_grad():
+        for k in range(spans):
+            table.weight += factors[k].left * factors[k].values @ factors[k].right
+            wanted.append(model["inside"](x[k : k + 1], **asked))
+            table.weight.copy_(before)
+        gated = GatedModel(gate)
+        update = GatedFactors(gate, path, factors, rule="sum", scale=1.0, table=True)
+        gated.add(model, {path: {"weight": update}})
+        assignment = SampleAssignment(tuple(Span((k,), k, k + 1) for k in range(spans)))
+        for _ in range(2):
+            found = gated.run(model["inside"], {"x": x, **asked}, assignment)
+            torch.testing.assert_close(found, torch.cat(wanted), rtol=1e-5, atol=1e-5)
+    assert gated.sequential == (kind is AlwaysOther), "a batch at the model's own size runs at once"
+    assert torch.equal(table.weight, before)

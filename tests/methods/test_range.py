@@ -153,3 +153,46 @@ def test_inner_products_are_exact_at_any_size(size: float) -> None:
     gram = Gram()
     found = gram.combine([gram.observe(Chunk(0, rows, width=1, finite=True, keys=[0, 1, 2]))])
     np.testing.assert_allclose(found, rows.astype(np.float64) @ rows.astype(np.float64).T, rtol=1e-5)
+
+
+VOTES: dict[str, dict[str, Any]] = {
+    "ties": {"weight": 1.0, "density": 1.0},
+    "ties, paper": {"weight": 0.1, "density": 1.0, "variant": "paper"},
+    "dare_ties": {"weight": 1.0, "lambda": 0.1, "density": 1.0, "rescale": False},
+    "breadcrumbs_ties": {"weight": 1.0, "lambda": 0.1, "density": 1.0, "gamma": 0.0},
+    "sce": {"variant": "paper"},
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("count", [5, 11])
+@pytest.mark.parametrize("case", VOTES)
+def test_a_vote_on_values_whose_sums_overflow(
+    case: str, count: int, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was left of a partial sum, infinity, elected the sign of the models that came first."""
+    monkeypatch.setattr("submerge.kernels._kernel.WORTHWHILE", PATHS[path])
+    updates = torch.full((count, 4), -3e38)
+    updates[: count // 2] *= -1  # fewer are positive, and they come first
+    updates[:, 2] *= -1
+    updates[:, 3] *= 1e-38
+    method, options = case.partition(",")[0], VOTES[case]
+
+    def merged(size: float) -> torch.Tensor:
+        states = [{"w": (row.double() * size).view(2, 2)} for row in updates]
+        dtype = torch.float64 if size < 1 else torch.float32
+        states = [{name: x.to(dtype) for name, x in state.items()} for state in states]
+        base = {"w": torch.zeros(2, 2, dtype=dtype)}
+        return merge_state_dicts(states, base=base, method=method, **options)["w"].double() / size
+
+    wanted = merged(2.0**-20)
+    assert wanted.sign().flatten().tolist() == [-1, -1, 1, -1]
+    torch.testing.assert_close(merged(1.0), wanted, rtol=1e-6, atol=0)
+
+
+def test_a_sum_that_no_type_holds_is_refused() -> None:
+    states = [{"w": torch.full((4,), 3e38)}] * 2
+    with pytest.raises(WorkError, match="NaN or Inf in 1 tensor"):
+        merge_state_dicts(
+            states, base={"w": torch.zeros(4)}, method="ties", weight=1.0, density=1.0, normalize=False
+        )

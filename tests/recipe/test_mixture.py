@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from submerge.errors import RequestError
-from submerge.recipe import MixtureRecipe, load_mixture, load_recipe
+from submerge.recipe import MixtureRecipe, load_mixture, load_recipe, to_mergekit_moe
 
 FULL = """\
 base_model: org/base
@@ -157,3 +158,20 @@ def test_a_merge_says_where_mixtures_are_made(tmp_path: Path) -> None:
         "recipe.yaml:7: this recipe is for a mixture of experts, and not for a merge — "
         "submerge moe RECIPE OUT makes one"
     )
+
+
+def test_mergekit_reads_what_is_written_for_it() -> None:
+    config = pytest.importorskip("mergekit.moe.config")
+    text = to_mergekit_moe(load_mixture(FULL))
+    assert text is not None
+    read = config.MoEMergeConfig.model_validate(yaml.safe_load(text))
+    assert not config.is_bad_config(read)
+    assert str(read.experts[1].source_model.lora.path) == "org/adapter"
+    assert "seed" not in text
+    for unlike in (
+        FULL.replace("architecture: qwen\n", ""),  # it would take DeepSeek's
+        FULL.replace("  - source_model: org/base\n    positive_prompts: [all]", "  - source_model: org/base"),
+    ):
+        assert to_mergekit_moe(load_mixture(unlike)) is None
+    assert to_mergekit_moe(load_mixture(edited())) is not None
+    assert to_mergekit_moe(load_mixture(edited(gate_mode="uniform_random"))) is None

@@ -77,6 +77,25 @@ def test_a_named_task_is_the_papers_classifier(form: str, base: str, tmp_path: P
     assert features.shape == (6, 8)
 
 
+def test_images_of_another_size(tmp_path: Path) -> None:
+    """Their positions are interpolated from the table of the task, which the model reads by itself."""
+    made(tmp_path, "CLIPModel")
+    out = submerge.merge(recipe(tmp_path, rank=1000), tmp_path / "out", settings=ROOM).out
+    large = {"pixel_values": torch.randn(4, 3, 24, 24, generator=torch.Generator().manual_seed(1))}
+    large["interpolate_pos_encoding"] = True  # type: ignore[assignment]
+    model, numbers = submerge.load(out, features=True), (0, 2, 1, 0)
+    found = model(**large, task=[f"task{number}" for number in numbers]).image_embeds
+    for number in set(numbers):
+        own = quiet_transformers().CLIPVisionModelWithProjection.from_pretrained(tmp_path / f"whole{number}")
+        with torch.no_grad():
+            wanted = own.eval()(**large).image_embeds
+        rows = [row for row, other in enumerate(numbers) if other == number]
+        torch.testing.assert_close(found[rows], wanted[rows], rtol=1e-3, atol=1e-4)
+        alone = model(**large, task=f"task{number}").image_embeds
+        torch.testing.assert_close(alone, wanted, rtol=1e-3, atol=1e-4)
+    assert set(model(**large).tasks) <= {"task0", "task1", "task2"}
+
+
 def test_it_routes_and_hears_its_texts(tmp_path: Path) -> None:
     made(tmp_path, "CLIPModel")
     out = submerge.merge(recipe(tmp_path), tmp_path / "out", settings=ROOM).out

@@ -44,7 +44,7 @@ from submerge.gating import (
     ungate_module,
 )
 from submerge.names import layer_of, match_names
-from submerge.store import Adapter, LowRankPart, Part, Replace, Rows, fit_adapter
+from submerge.store import Adapter, LowRankPart, Part, Replace, Rows, fit_adapter, was_trained_on
 
 __all__ = ["AttachedAdapters", "attached", "fitted_to"]
 
@@ -195,16 +195,25 @@ def fitted_to(
     if not any(isinstance(part, LowRankPart) for part in parts.values()):
         what = f"changes nothing that {type(model).__name__} has"
         raise RequestError(Problem(what, str(adapter.path), "give the base that it was trained on"))
-    known = replace(adapter, parts=parts)
+    fitted, longer = _fitted(replace(adapter, parts=parts), shapes, other_rows=other_rows)
+    values = model.state_dict()
+    others = [n for n, part in fitted.parts.items() if not was_trained_on(fitted, part, values[n])]
+    if others:
+        what = f"was trained on other values of {few(others)} than the model's, which it has saved"
+        raise RequestError(Problem(what, str(adapter.path), "give the model that it was trained on"))
+    return fitted, (*left_out, *longer)
+
+
+def _fitted(adapter: Adapter, shapes: Shapes, *, other_rows: bool) -> tuple[Adapter, tuple[str, ...]]:
+    """Return an adapter that fits the shapes, and what of its longer tables is beyond them."""
     if other_rows:
-        fitted = fit_adapter(known, shapes, other_rows=True)
-        resized = {
-            name: shapes[name] for name, part in fitted.parts.items() if _is_resized(part, shapes[name])
-        }
-        if all(isinstance(fitted.parts[name], Replace) for name in resized):
-            longer = (n for n, shape in resized.items() if fitted.parts[n].entry.shape[0] > shape[0])
-            return fitted, (*left_out, *(f"{name}[{shapes[name][0]}:]" for name in longer))
-    return fit_adapter(known, shapes), left_out
+        fitted = fit_adapter(adapter, shapes, other_rows=True)
+        resized = [name for name, part in fitted.parts.items() if _is_resized(part, shapes[name])]
+        tables = {name: part for name in resized if isinstance(part := fitted.parts[name], Replace)}
+        if len(tables) == len(resized):
+            longer = (n for n, part in tables.items() if part.entry.shape[0] > shapes[n][0])
+            return fitted, tuple(f"{name}[{shapes[name][0]}:]" for name in longer)
+    return fit_adapter(adapter, shapes), ()
 
 
 def _is_resized(part: Part, shape: tuple[int, ...]) -> bool:

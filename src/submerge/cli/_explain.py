@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from submerge.cli._common import load_documents, print_json, size
+from submerge.cli._common import load_documents, load_mixture, print_json, size, source_of
 from submerge.cli._options import Json, Lenient, Pickle, Recipe
+
+if TYPE_CHECKING:
+    from submerge.engine import MergePlan
+    from submerge.recipe import Recipe as AnyRecipe
 
 
 def explain(
@@ -20,14 +25,23 @@ def explain(
     mergekit: Lenient = False,
     json: Json = False,
 ) -> None:
-    """Say what happens to the tensors that match, with which values, and where each comes from."""
+    """Say what happens to the tensors that match, with which values, and where each comes from.
+
+    The recipe may be one for a mixture of experts, too.
+    """
     from submerge import engine
+    from submerge.recipe import is_mixture
 
     unbounded = 2**62  # nothing is merged, so that no bound on memory can stand in the way
-    documents = load_documents(recipe, mergekit=mergekit)
-    settings = engine.Settings(allow_pickle=allow_pickle, max_memory=unbounded)
-    plans = engine.plan_documents(documents, settings)
-    for line in (line for asked in documents.recipes for line in asked.warnings):
+    settings, source = engine.Settings(allow_pickle=allow_pickle, max_memory=unbounded), source_of(recipe)
+    if is_mixture(source):
+        mixture = load_mixture(source, mergekit=mergekit)
+        recipes: Sequence[AnyRecipe] = [mixture]
+        plans: Mapping[str, MergePlan] = {"": engine.plan_mixture(mixture, settings)}
+    else:
+        documents = load_documents(source, mergekit=mergekit)
+        recipes, plans = documents.recipes, engine.plan_documents(documents, settings)
+    for line in (line for asked in recipes for line in asked.warnings):
         print(f"warning: {line}", file=sys.stderr)
     explanations = {name: engine.explain(plan, tensor) for name, plan in plans.items()}
     several = len(explanations) > 1

@@ -114,6 +114,11 @@ def _adapted(adapter: Adapter, spec: str, base: Checkpoint, parts: MultimodalPar
     model = lay_over(base, adapter, spec, module_names(base.config, base.tensors))
     fitted = model.adapter
     assert fitted is not None
+    if fitted.folded:
+        what = f"was trained on other values of {few(fitted.folded)} than the base's, which it saved besides"
+        raise RequestError(
+            Problem(what, str(adapter.path), "begin a state on the base that it was trained on")
+        )
     own = {name: part for name, part in fitted.parts.items() if parts is None or not parts.in_projector(name)}
     updates = replace(fitted, parts=own)
     return TaskModel(base, model, parts, map_of(updates), adapter, updates)

@@ -16,20 +16,22 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["reader_of"]
+__all__ = ["RESIZING", "reader_of"]
 
 DEPTH = 3
 """The modules around one that are looked at, from the inside."""
 _ABOUT = frozenset({"dtype", "device", "shape", "ndim", "size", "dim", "numel", "is_cuda", "requires_grad"})
 """What is asked of a parameter without its values."""
-_RESIZING = "interpolate_pos_encoding"
-"""A method of models of images for those of another size than the model's own, which asks for it."""
+RESIZING = "interpolate_pos_encoding"
+"""What asks models of images to take images of another size than their own: they read the table of positions
+then, which they call otherwise."""
 
 
-def reader_of(model: nn.Module, path: str, name: str) -> str | None:
+def reader_of(model: nn.Module, path: str, name: str, *, resizing: bool = False) -> str | None:
     """Return the module around another that computes with a parameter of it, without a call of its forward.
 
     None stands for none. It is looked for in the source text of the classes; without it nothing is found.
+    What is read for images of another size alone counts with `resizing`.
 
     Args:
         model: that both are in.
@@ -38,13 +40,15 @@ def reader_of(model: nn.Module, path: str, name: str) -> str | None:
     """
     inside = model.get_submodule(path)
     kind: Any = type(inside)
-    off = _off(inside)
+    unasked = frozenset() if resizing else frozenset({RESIZING})
+    off = _off(inside) | unasked
     parts = path.split(".")
     for depth in range(max(0, len(parts) - DEPTH), len(parts)):
         around = model.get_submodule(".".join(parts[:depth]))
         outer: Any = type(around)
         own = tuple(parts[depth:])
-        taken = {read[-1] for read in _reads(outer, "forward", _off(around)) if read[:-1] == own}
+        reads = _reads(outer, "forward", _off(around) | unasked)
+        taken = {read[-1] for read in reads if read[:-1] == own}
         if name in taken or any((name,) in _reads(kind, other, off) for other in taken - {"forward"}):
             return ".".join(parts[:depth])
     return None
@@ -59,14 +63,15 @@ def _off(module: nn.Module) -> frozenset[str]:
 def _reads(kind: type[Any], method: str, off: frozenset[str]) -> frozenset[tuple[str, ...]]:
     """Return what a class' method takes from `self`, and the methods that it calls, as paths.
 
-    What it does if a setting is on that is `off` does not count, such as BLOOM's `slow_but_exact`.
+    What it does if a setting, or an argument, is on that is `off` does not count, such as BLOOM's
+    `slow_but_exact`.
     """
     methods: dict[str, ast.AST] = {}
     for parent in kind.__mro__:
         if parent is not nn.Module and issubclass(parent, nn.Module):
             methods = {**_methods(parent), **methods}
     found: set[tuple[str, ...]] = set()
-    seen, waiting = {_RESIZING}, [method]
+    seen, waiting = set[str](), [method]
     while waiting:
         name = waiting.pop()
         if name not in seen and name in methods:
@@ -112,17 +117,19 @@ def _paths(method: ast.AST, off: frozenset[str]) -> Iterator[tuple[str, ...]]:
 def _nodes(node: ast.AST, off: frozenset[str]) -> Iterator[ast.AST]:
     """Yield all nodes of a method but those behind a condition that is never met."""
     yield node
-    left_out = node.body if isinstance(node, ast.If) and _is_never_met(node.test, off) else []
+    left_out: list[ast.AST] = []
+    if isinstance(node, (ast.If, ast.IfExp)) and _is_never_met(node.test, off):
+        left_out += node.body if isinstance(node, ast.If) else [node.body]
     for child in ast.iter_child_nodes(node):
         if child not in left_out:
             yield from _nodes(child, off)
 
 
 def _is_never_met(test: ast.AST, off: frozenset[str]) -> bool:
-    """Return whether a condition asks for a setting that is off."""
+    """Return whether a condition asks for a setting, or an argument, that is off."""
     if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
         return any(_is_never_met(value, off) for value in test.values)
-    path = _path(test)
+    path = (test.id,) if isinstance(test, ast.Name) else _path(test)
     return len(path) == 1 and path[0] in off
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from submerge.gating._assignment import Assignment
 from submerge.gating._batch import cut, joined
-from submerge.gating._foreign_reads import reader_of
+from submerge.gating._foreign_reads import RESIZING, reader_of
 from submerge.gating._gate import Gate
 from submerge.gating._gated_module import GatedModule
 from submerge.gating._gated_update import GatedUpdate
@@ -29,7 +29,8 @@ class GatedModel:
     `sequential` says that a gated parameter is used for all samples at once (as a table that is looked up by
     distance), so that a batch of several groups of samples must run group by group. `unordered` modules are
     why: the rows that they are given are not those of one sample after another. `replaced` are the parameters
-    that a module around their own reads, another reason: they are replaced while a group runs.
+    that a module around their own reads, another reason: they are replaced while a group runs. So are those
+    that are `resized`, where a call asks for images of another size than the model's: tables of positions.
     """
 
     def __init__(self, gate: Gate) -> None:
@@ -39,6 +40,7 @@ class GatedModel:
         self.sequential = False
         self.unordered: frozenset[str] = frozenset()
         self.replaced: list[ReplacedParameter] = []
+        self.resized: list[ReplacedParameter] = []
 
     def add(
         self, model: nn.Module, updates: Mapping[str, Mapping[str, GatedUpdate]], *, by_token: bool = False
@@ -55,6 +57,8 @@ class GatedModel:
                 self.sequential = True
             if inside := {name: own[name] for name in own if name not in taken}:
                 self.modules[path] = gate_module(self.gate, module, inside, path)
+                if not by_token and any(reader_of(model, path, n, resizing=True) is not None for n in inside):
+                    self.resized += [ReplacedParameter(module, path, n, inside[n]) for n in inside]
 
     def run(
         self,
@@ -69,10 +73,11 @@ class GatedModel:
         are joined.
         """
         spans = assignment.spans
+        resized = self.resized if inputs.get(RESIZING) else []
         with self.gate.over(assignment):
-            if len(spans) < 2 or not self.sequential:
+            if len(spans) < 2 or not (self.sequential or resized):
                 try:
-                    return self._run(forward, inputs, assignment)
+                    return self._run(forward, inputs, assignment, resized)
                 except UnsplitError:
                     if len(spans) < 2:
                         raise
@@ -82,13 +87,21 @@ class GatedModel:
             within = assignment.within(span)
             with self.gate.over(within):
                 own = cut(inputs, slice(span.start, span.stop), spans[-1].stop)
-                results.append(self._run(forward, own, within))
+                results.append(self._run(forward, own, within, resized))
         return join(results)
 
-    def _run(self, forward: Callable[..., Any], inputs: Mapping[str, Any], assignment: Assignment) -> Any:
+    def _run(
+        self,
+        forward: Callable[..., Any],
+        inputs: Mapping[str, Any],
+        assignment: Assignment,
+        resized: Sequence[ReplacedParameter],
+    ) -> Any:
         """Return what a forward makes of inputs, with the parameters that are replaced for one group."""
         with ExitStack() as stack:
-            for one in self.replaced:
+            for one in resized:
+                stack.enter_context(self.modules[one.path].aside())
+            for one in (*self.replaced, *resized):
                 stack.enter_context(one.over(assignment))
             return forward(**inputs)
 

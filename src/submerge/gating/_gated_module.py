@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,6 +37,15 @@ class GatedModule(nn.Module, ABC):
         if self._entered or assignment is None or not assignment.acts_on(self.name):
             return type(module).forward(module, *args, **kwargs)
         return self.run(module, assignment, *args, **kwargs)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Let the module run with the parameters that it has, inside."""
+        before, self._entered = self._entered, True
+        try:
+            yield
+        finally:
+            self._entered = before
 
     @abstractmethod
     def run(self, module: nn.Module, assignment: Assignment, *args: Any, **kwargs: Any) -> Any:
@@ -78,8 +88,5 @@ class GatedOther(GatedModule):
         self, module: nn.Module, values: Mapping[str, torch.Tensor], args: Any, kwargs: Mapping[str, Any]
     ) -> Any:
         """Return what the module makes of inputs with other values of its parameters."""
-        self._entered = True  # the module's own forward comes back here
-        try:
+        with self.aside():  # the module's own forward comes back here
             return functional_call(module, dict(values), args, dict(kwargs))
-        finally:
-            self._entered = False

@@ -32,6 +32,7 @@ def _vote(
         agreeing = term * sign
         sum_ += np.maximum(agreeing, 0) * share
         divisor += (agreeing > 0) * count
+    sum_ += total - total
     divisor[(np.abs(divisor) < least) & (divisor != 0)] = least
     divisor[divisor == 0] = 1
     np.multiply(sum_ / divisor, sign * factor, out=out)
@@ -54,7 +55,7 @@ def vote_few(
         for t in range(1, len(rows)):
             total += rows[t][i] * ballots[t]
         positive = total >= zero
-        sum_, divisor = zero, zero
+        sum_, divisor = total - total, zero  # 0, or NaN where the total is beyond the type
         for t in range(len(rows)):
             term = rows[t][i] * ballots[t]
             agreeing = term if positive else -term
@@ -85,7 +86,8 @@ def vote(
         factor · s · Σ share_t |b_t x_t| / Σ count_t   over the t with s b_t x_t > 0.
 
     A divisor nearer to 0 than `least` counts as `least`, and one of 0 as 1: nothing is divided where no
-    entry agrees, or all counts are 0. NaN stays NaN.
+    entry agrees, or all counts are 0. NaN stays NaN, and stands, too, where Σ_t b_t x_t is beyond the type:
+    what is left of such a sum does not say its sign.
 
     Args:
         out: [n], no part of the rows.
@@ -120,5 +122,6 @@ def vote(
             d = divisor[i]
             if abs(d) < least:
                 d = least if d != zero else zero
+            sums[i] += total[i] - total[i]
             quotient = sums[i] / (d if d != zero else out.dtype.type(1))
             sums[i] = quotient * (factor if total[i] >= zero else -factor)

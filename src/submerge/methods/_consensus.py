@@ -11,7 +11,7 @@ from typing import Any
 
 from submerge.algebra import Chunk, total
 from submerge.deferred import np, npt, torch
-from submerge.kernels import MOST_ROWS, vote, vote_few
+from submerge.kernels import MOST_ROWS, is_finite, vote, vote_few
 
 __all__ = ["consensus", "disjoint_merge"]
 
@@ -28,7 +28,8 @@ def consensus(
     """Return factor · s · Σ share_t |b_t Δ_t| over the entries that agree with the elected sign s.
 
     The elected sign is that of Σ b_t Δ_t, and + where that is 0 (as in mergekit). With counts, divided by the
-    sum of those of the entries that agree, but by no less than `least`. The result is scratch row 0.
+    sum of those of the entries that agree, but by no less than `least`. The result is scratch row 0. A chunk
+    whose sums are beyond float32 is merged in float64.
     """
     updates, out = chunk.values, chunk.row(0)
     number = out.dtype.type
@@ -39,7 +40,23 @@ def consensus(
         vote_few(out, tuple(updates), b, share, count, number(least), number(factor))
     else:
         vote(out, updates, *map(np.array, (b, share, count)), number(least), number(factor))
+    if out.dtype == np.float32 and not is_finite("F32", out):
+        _in_float64(out, updates, (ballots, shares, counts or ()), least, factor)
     return out
+
+
+def _in_float64(
+    out: npt.NDArray[Any],
+    updates: npt.NDArray[Any],
+    numbers: Sequence[Sequence[float]],
+    least: float,
+    factor: float,
+) -> None:
+    """Write what `consensus` returns of updates [T, n] of which sums leave the range of float32."""
+    wide = np.empty(out.shape, np.float64)
+    with np.errstate(all="ignore"):
+        vote.reference(wide, updates.astype(np.float64), *map(np.array, numbers), least, factor)
+        out[:] = wide
 
 
 def disjoint_merge(terms: Sequence[torch.Tensor], weights: Sequence[float] | None) -> torch.Tensor:

@@ -20,6 +20,7 @@ from submerge.recipe._documents import Documents, load_documents
 from submerge.recipe._load import load_recipe
 from submerge.recipe._load_mixture import is_mixture, load_mixture
 from submerge.recipe._mergekit import to_mergekit
+from submerge.recipe._mergekit_moe import to_mergekit_moe
 from submerge.recipe._mixture import Expert, MixtureRecipe
 from submerge.recipe._modalities import ModalityTokens
 from submerge.recipe._model_entry import ModelEntry, same_model
@@ -74,4 +75,5 @@ __all__ = [
     "resolve_layers",
     "same_model",
     "to_mergekit",
+    "to_mergekit_moe",
 ]

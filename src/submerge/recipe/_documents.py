@@ -12,6 +12,7 @@ from typing import Any
 from submerge.errors import Problem, RequestError, few
 from submerge.methods import Method
 from submerge.recipe._load import read_recipe
+from submerge.recipe._load_mixture import beside_others, describes_mixture
 from submerge.recipe._problems import show
 from submerge.recipe._recipe import Recipe
 from submerge.recipe._source import RecipeSource, open_documents
@@ -104,6 +105,9 @@ def load_documents(
     problems: list[Problem] = _name_problems(sources) if len(sources) > 1 else []
     recipes: list[Recipe] = []
     for opened in sources:
+        if len(sources) > 1 and describes_mixture(opened.data):
+            problems.append(beside_others(opened))
+            continue
         is_result = len(sources) == 1 or not _name(opened)
         try:
             recipes.append(read_recipe(opened, methods, output if is_result else None))

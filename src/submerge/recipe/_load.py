@@ -12,6 +12,7 @@ from submerge.errors import RequestError, did_you_mean
 from submerge.methods import CalibrationSpec, Method
 from submerge.recipe._chat_templates import read_chat_template
 from submerge.recipe._entries import read_models
+from submerge.recipe._load_mixture import describes_mixture
 from submerge.recipe._modalities import check_composition, read_modality_tokens
 from submerge.recipe._model_entry import ModelEntry, same_model
 from submerge.recipe._moments import check_moments, read_moments_key
@@ -204,7 +205,7 @@ def _check_mapping(data: Any, report: Report) -> None:
 
 def _check_no_mixture(data: dict[str, Any], report: Report) -> None:
     """Raise `RequestError` for a recipe of mergekit-moe, of which no line is that of a merge."""
-    if "experts" in data and "merge_method" not in data:
+    if describes_mixture(data):
         hint = "submerge moe RECIPE OUT makes one"
         report.add("this recipe is for a mixture of experts, and not for a merge", ("experts",), hint)
         report.raise_if_any()

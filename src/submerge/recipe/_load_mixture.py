@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from submerge.errors import RequestError, did_you_mean
+from submerge.errors import Problem, RequestError, did_you_mean
 from submerge.methods import MIXTURE
 from submerge.recipe._mixture import GATE_MODES, PROMPT_MODES, Expert, MixtureRecipe
 from submerge.recipe._model_entry import ModelEntry, same_model
 from submerge.recipe._problems import KeyPath, Report, nearest_name, show
 from submerge.recipe._sections import read_dtype, read_seed
-from submerge.recipe._source import open_source
+from submerge.recipe._source import RecipeSource, open_documents, open_source
 from submerge.recipe._specs import read_spec
 
-__all__ = ["is_mixture", "load_mixture"]
+__all__ = ["beside_others", "describes_mixture", "is_mixture", "load_mixture"]
 
 KEYS = (
     "base_model",
@@ -47,7 +47,9 @@ def load_mixture(source: str | Path | Mapping[str, Any], *, mergekit: bool = Fal
         >>> load_mixture({"base_model": "base", "experts": experts}).gate_mode
         'hidden'
     """
-    opened = open_source(source, lenient=mergekit)
+    opened, *others = open_documents(source, lenient=mergekit)
+    if others:
+        raise RequestError(beside_others(others[0]))
     data, report = opened.data, opened.report
     if not isinstance(data, dict):
         what = "the recipe is empty" if data is None else f"a recipe is a mapping, not {show(data)}"
@@ -94,7 +96,19 @@ def is_mixture(source: str | Path | Mapping[str, Any]) -> bool:
         data = open_source(source).data
     except RequestError:
         return False
+    return describes_mixture(data)
+
+
+def describes_mixture(data: Any) -> bool:
+    """Return whether the data of a recipe are those of mergekit-moe."""
     return isinstance(data, dict) and "experts" in data and "merge_method" not in data
+
+
+def beside_others(document: RecipeSource) -> Problem:
+    """Return the problem that a document stands in one file with others, of which one is for a mixture."""
+    what = "this is one of several documents, and a mixture of experts is made by a recipe of its own"
+    hint = "merge the others (`submerge merge`), and give `submerge moe` a file that names their results"
+    return Problem(what, document.report.where(()), hint)
 
 
 def _entries(experts: Sequence[Expert]) -> tuple[ModelEntry, ...]:

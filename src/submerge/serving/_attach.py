@@ -151,14 +151,20 @@ def _is_unordered(model: Any, path: str) -> bool:
     if isinstance(module, nn.Embedding) and "relative_attention_bias" in path:
         return True
     names = path.split(".")
-    around = [model.get_submodule(".".join(names[:depth])) for depth in range(len(names))]
-    if _is_of_experts(module) and len(inspect.signature(type(module).forward).parameters) > 3:
+    if _is_of_experts(names[-1], module) and len(inspect.signature(type(module).forward).parameters) > 3:
         return False
-    return any(map(_is_of_experts, (module, *around)))
+    around = [(names[i - 1], model.get_submodule(".".join(names[:i]))) for i in range(1, len(names))]
+    return any(_is_of_experts(name, inside) for name, inside in (*around, (names[-1], module)))
 
 
-def _is_of_experts(module: nn.Module) -> bool:
-    return "Expert" in type(module).__name__
+def _is_of_experts(name: str, module: nn.Module) -> bool:
+    """Return whether a module that is called so is of experts, or a list of them: MLPs as any, for a block.
+
+    No attribute of transformers' tells of all classes, nor do shapes. But all are named so, and lists are
+    `experts`, as in the files; shared experts, which are given all tokens, are not.
+    """
+    is_list = name == "experts" and type(module) in (nn.ModuleList, nn.ModuleDict)
+    return is_list or "Expert" in type(module).__name__
 
 
 def _update(folder: Folder, gate: Gate, name: str, module: nn.Module, path: str) -> GatedUpdate:

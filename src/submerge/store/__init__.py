@@ -27,8 +27,8 @@ from submerge.store._projectors import (
 )
 from submerge.store._prototypes import PrototypeFile, write_prototypes
 from submerge.store._restacked import Restacker
-from submerge.store._side_by_side import side_by_side
-from submerge.store._trained_rows import with_folded_table
+from submerge.store._side_by_side import UnlikeTablesError, side_by_side
+from submerge.store._trained_rows import was_trained_on, with_folded_table
 from submerge.store._virtual import VirtualModel
 from submerge.store.adapter import (
     ADAPTER_CONFIG,
@@ -47,6 +47,7 @@ from submerge.store.adapter import (
     is_adapter,
     is_relative,
     open_adapter,
+    saved_table,
     write_values,
 )
 from submerge.store.folder import (
@@ -188,6 +189,7 @@ __all__ = [
     "TensorEntry",
     "TensorRecord",
     "Tokenizer",
+    "UnlikeTablesError",
     "VirtualModel",
     "Vocabulary",
     "VocabularyDiff",
@@ -240,6 +242,7 @@ __all__ = [
     "reading_manifest",
     "rounded",
     "same_values",
+    "saved_table",
     "side_by_side",
     "split_spec",
     "strict_json",
@@ -251,6 +254,7 @@ __all__ = [
     "trained_adapter",
     "untied",
     "vocabulary_size",
+    "was_trained_on",
     "with_folded_table",
     "with_layers",
     "with_vocabulary_size",

@@ -27,7 +27,6 @@ def lay_over(
     untie: bool = False,
     other_shapes: bool = False,
     other_rows: bool = False,
-    saved_tables: bool = False,
 ) -> Checkpoint:
     """Return the model that `adapter` makes of `base`, called `label`.
 
@@ -37,9 +36,9 @@ def lay_over(
     its embeddings, is a tensor of the result besides; with `heads` so are all new tensors that the base
     has no place for. With `other_shapes` what the adapter has in another shape than the base is a tensor of
     the result of that shape, without values; with `other_rows` a table that it saves whole may have another
-    number of rows. Of tables that it saves beside what it trained of them, the base's values are read with
-    `saved_tables`: where these are others, as after a vocabulary was resized, what was saved counts, as in
-    PEFT. Raises `RequestError` if the adapter does not fit.
+    number of rows. A table that it saves beside what it trained of it is compared with the base's: where that
+    is another, as after a vocabulary was resized, what was saved counts, as in PEFT. Raises `RequestError` if
+    the adapter does not fit.
     """
     stored = {(modules or {}).get(name, name): name for name in base.tensors}
     own_heads = (
@@ -50,7 +49,7 @@ def lay_over(
     fitted = fit_adapter(adapter, shapes, other_shapes=other_shapes, other_rows=other_rows)
     parts = {stored[name]: part for name, part in fitted.parts.items()}
     replaced = {name: part for name, part in parts.items() if isinstance(part, Replace)}
-    tables = own_tables(base, fitted, parts, compare=saved_tables)
+    tables = own_tables(base, fitted, parts)
     new = replaced | own_heads
     unfit = {
         stored[name]: TensorEntry(stored[name], base.tensors[stored[name]].dtype, shape, None, 0, 0)

@@ -68,6 +68,11 @@ class Checkpoint:
     virtual: VirtualModel | None = None
 
     @property
+    def has_values(self) -> bool:
+        """Whether its tensors have values: the base of adapters alone is a list of names and shapes."""
+        return bool(self.shards or self.memory or self.virtual)
+
+    @property
     def files(self) -> list[Path]:
         """The files that its values are read from."""
         return [*(self.virtual.files if self.virtual else ()), *self.own_files]

@@ -8,17 +8,24 @@ from dataclasses import dataclass, field, replace
 from submerge.errors import Problem, RequestError, few
 from submerge.names import same_parameters
 from submerge.store._checkpoint import Checkpoint
-from submerge.store.adapter import Adapter, LowRankPart, Part
-from submerge.store.format import TensorEntry
+from submerge.store._trained_rows import differ
+from submerge.store.adapter import Adapter, LowRankPart, Part, saved_table
+from submerge.store.format import FileTable, TensorEntry
 
-__all__ = ["side_by_side"]
+__all__ = ["UnlikeTablesError", "side_by_side"]
+
+
+class UnlikeTablesError(RequestError):
+    """Adapters were trained on other values of one parameter, so that they are not updates of one base."""
 
 
 def side_by_side(adapters: Sequence[Adapter]) -> list[Checkpoint]:
     """Return a base that is not there, and after it each adapter as a model over that base.
 
     The base has every parameter that an adapter updates, under the first name that it has, and no values.
-    Raises `RequestError` where a part is no low-rank update, or where shapes differ.
+    Raises `RequestError` where a part is no low-rank update, or where shapes differ. Raises
+    `UnlikeTablesError` where that is not so, and adapters saved other values of a table than each other,
+    beside what they trained of it.
     """
     _check_forms(adapters)
     names = same_parameters([list(adapter.parts) for adapter in adapters])
@@ -27,6 +34,8 @@ def side_by_side(adapters: Sequence[Adapter]) -> list[Checkpoint]:
         union.add(adapter, common_names)
     if union.problems:
         raise RequestError(union.problems)
+    if problems := union.unlike_tables():
+        raise UnlikeTablesError(problems)
     base = Checkpoint("", adapters[0].path, None, union.entries, {})
     return [base, *(_alone(base, a, parts) for a, parts in zip(adapters, union.parts, strict=True))]
 
@@ -45,13 +54,15 @@ def _check_forms(adapters: Sequence[Adapter]) -> None:
 class _Union:
     """The parameters that several adapters update, each adapter's parts under their names, and problems.
 
-    `owners` names the adapter that a parameter's shape is from.
+    `owners` names the adapter that a parameter's shape is from. `tables` are the values from before the
+    training that adapters have saved, by the parameter.
     """
 
     entries: dict[str, TensorEntry] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
     parts: list[dict[str, Part]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    tables: dict[str, list[tuple[Adapter, TensorEntry]]] = field(default_factory=dict)
 
     def add(self, adapter: Adapter, common_names: Mapping[str, str]) -> None:
         """Add an adapter, whose parameters go by other names here."""
@@ -71,6 +82,8 @@ class _Union:
                 what = f"{name} is {list(part.stored)} here and {list(shape)} in {owner}"
                 self.problems.append(Problem(what, str(adapter.path), "merge adapters of one base"))
             parts[common] = part
+            if (table := saved_table(part)) is not None:
+                self.tables.setdefault(common, []).append((adapter, table))
         self.parts.append(parts)
         for why, listed in dense.items():
             what = f"{few(listed)} {'is' if len(listed) == 1 else 'are'} no low-rank update: {why}"
@@ -79,6 +92,29 @@ class _Union:
                 "of different tasks are kept side by side by merge_method: mass"
             )
             self.problems.append(Problem(what, str(adapter.path), hint))
+
+    def unlike_tables(self) -> list[Problem]:
+        """Return which adapters were trained on other values of a table than the first one that has it.
+
+        Where some are not downloaded yet, nothing is compared.
+        """
+        unlike: dict[tuple[str, str], list[str]] = {}
+        for name, ((first, table), *others) in self.tables.items():
+            for adapter, other in others:
+                if not (adapter.pending or first.pending) and _unlike(first, table, adapter, other):
+                    unlike.setdefault((str(adapter.path), first.label), []).append(name)
+        hint = "name the base as base_model: what they have saved then counts against its values"
+        return [
+            Problem(f"was trained on other values of {few(names)} than {first}; both saved them", path, hint)
+            for (path, first), names in unlike.items()
+        ]
+
+
+def _unlike(first: Adapter, table: TensorEntry, adapter: Adapter, other: TensorEntry) -> bool:
+    """Return whether two adapters have saved other values of a table, which has one shape in both."""
+    with FileTable() as files:
+        own = (other.dtype, adapter.source(other, files))
+        return differ((table.dtype, first.source(table, files)), own, table.numel)
 
 
 def _alone(base: Checkpoint, adapter: Adapter, parts: Mapping[str, Part]) -> Checkpoint:

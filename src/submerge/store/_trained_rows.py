@@ -17,35 +17,41 @@ from submerge.errors import Problem, RequestError
 from submerge.names import View
 from submerge.store._checkpoint import Checkpoint
 from submerge.store._computed_rows import ComputedRows, GatheredRows, RowSource, TableRows, torch_type
-from submerge.store.adapter import Adapter, LowRankPart, Part, Rows
-from submerge.store.format import DTYPES, FileTable, Source, TensorEntry, byte_view
+from submerge.store.adapter import Adapter, LowRankPart, Part, Rows, saved_table
+from submerge.store.format import (
+    DTYPES,
+    FileTable,
+    MemorySource,
+    Source,
+    TensorEntry,
+    byte_view,
+    dtype_named,
+)
 
-__all__ = ["own_tables", "with_folded_table"]
+__all__ = ["differ", "own_tables", "was_trained_on", "with_folded_table"]
 
 _BLOCK = 1 << 20
 
 
 def own_tables(
-    base: Checkpoint, adapter: Adapter, parts: Mapping[str, Part], *, compare: bool
+    base: Checkpoint, adapter: Adapter, parts: Mapping[str, Part]
 ) -> dict[str, tuple[TensorEntry, RowSource]]:
     """Return the tables that `parts` were trained on, and that are not the base's, with what was trained.
 
-    The base's values are read with `compare`, where they have been downloaded; else shapes alone tell. Raises
-    `RequestError` for a table that DoRA was trained on, of which the norms are those of its own rows.
+    Values are compared where they have been downloaded; else shapes alone tell. Raises `RequestError` for a
+    table that DoRA was trained on, of which the norms are those of its own rows.
     """
     tables, problems = {}, []
     for name, part in parts.items():
-        saved = _saved_table(part)
-        if saved is None or (
-            saved.shape == base.tensors[name].shape and not (compare and _differs(saved, adapter, base, name))
-        ):
+        saved = saved_table(part)
+        if saved is None or not _is_other(saved, adapter, base, name):
             continue
         if isinstance(part, LowRankPart) and part.magnitude is not None:
             what = f"{name} was trained by DoRA on other values than the base's, which are saved beside it"
             hint = "merge it with PEFT (merge_and_unload), and give that model"
             problems.append(Problem(what, str(adapter.path), hint))
         else:
-            of_file = _Table(saved, partial(adapter.source, saved))
+            of_file = _TableBefore(saved, partial(adapter.source, saved))
             tables[name] = _folded(adapter, name, part, of_file)
     if problems:
         raise RequestError(problems)
@@ -64,7 +70,7 @@ def with_folded_table(model: Checkpoint, name: str) -> Checkpoint:
     assert isinstance(part, LowRankPart | Rows)
     key = f"{name} with what was trained of it"
     wide = own.dtype if isinstance(part, LowRankPart) else _wider(own.dtype, part.entry.dtype)
-    table = _Table(replace(own, dtype=wide), partial(_values_of, model, name, wide))
+    table = _TableBefore(replace(own, dtype=wide), partial(_values_of, model, name, wide))
     entry, rows = _folded(adapter, name, part, table)
     return replace(
         model,
@@ -97,14 +103,14 @@ def _values_of(model: Checkpoint, name: str, dtype: str, files: FileTable) -> So
 
 
 @dataclass(frozen=True)
-class _Table:
+class _TableBefore:
     """A table [V, d] from before the training: its type and shape, and where its values are read."""
 
     entry: TensorEntry
     open: Callable[[FileTable], Source]
 
 
-def _folded(adapter: Adapter, name: str, part: Part, table: _Table) -> tuple[TensorEntry, RowSource]:
+def _folded(adapter: Adapter, name: str, part: Part, table: _TableBefore) -> tuple[TensorEntry, RowSource]:
     """Return a table with what was trained of it, as it is computed when it is read."""
     if isinstance(part, LowRankPart):
         return _updated_table(adapter, name, part, table)
@@ -112,34 +118,45 @@ def _folded(adapter: Adapter, name: str, part: Part, table: _Table) -> tuple[Ten
     return _trained_table(adapter, name, part, table)
 
 
-def _saved_table(part: Part) -> TensorEntry | None:
-    """Return the table from before the training that was saved beside a part, if one was."""
-    if isinstance(part, Rows):
-        return part.table
-    if isinstance(part, LowRankPart) and part.copy and part.copy.shape == part.stored:
-        return part.copy
-    return None
-
-
-def _differs(saved: TensorEntry, adapter: Adapter, base: Checkpoint, name: str) -> bool:
-    """Return whether values differ by more than by the narrower of both types; no, if they cannot be read."""
+def _is_other(saved: TensorEntry, adapter: Adapter, base: Checkpoint, name: str) -> bool:
+    """Return whether a table is not the base's; values that cannot be read yet are taken for the same."""
     entry = base.tensors[name]
-    if base.pending or base.virtual or adapter.pending:
-        return False
-    types = torch_type(saved.dtype), torch_type(entry.dtype)
-    narrow = min(types, key=lambda dtype: dtype.itemsize)
+    if saved.shape != entry.shape or base.pending or base.virtual or adapter.pending:
+        return saved.shape != entry.shape
     with FileTable() as files:
-        sources = adapter.source(saved, files), base.source(name, files)
-        for start in range(0, entry.numel, _BLOCK):
-            blocks = [torch.empty(min(_BLOCK, entry.numel - start), dtype=dtype) for dtype in types]
-            for source, block in zip(sources, blocks, strict=True):
-                source.read(start, block.numel(), byte_view(block))
-            if not torch.equal(*(block.to(narrow) for block in blocks)):
-                return True
+        own = (saved.dtype, adapter.source(saved, files))
+        return differ(own, (entry.dtype, base.source(name, files)), entry.numel)
+
+
+def was_trained_on(adapter: Adapter, part: Part, values: torch.Tensor) -> bool:
+    """Return whether a parameter's values [V, d] are those that an adapter saved beside what it trained.
+
+    So they are where it saved none, or has not been downloaded.
+    """
+    saved, code = saved_table(part), dtype_named(str(values.dtype).removeprefix("torch."))
+    if saved is None or adapter.pending or values.is_meta or code is None:
+        return True
+    with FileTable() as files:
+        own = (code, MemorySource(values.detach().cpu()))
+        return not differ((saved.dtype, adapter.source(saved, files)), own, saved.numel)
+
+
+def differ(one: tuple[str, Source], other: tuple[str, Source], count: int) -> bool:
+    """Return whether `count` values of two types differ by more than by the narrower of both."""
+    types = torch_type(one[0]), torch_type(other[0])
+    narrow = min(types, key=lambda dtype: dtype.itemsize)
+    for start in range(0, count, _BLOCK):
+        blocks = [torch.empty(min(_BLOCK, count - start), dtype=dtype) for dtype in types]
+        for (_, source), block in zip((one, other), blocks, strict=True):
+            source.read(start, block.numel(), byte_view(block))
+        if not torch.equal(*(block.to(narrow) for block in blocks)):
+            return True
     return False
 
 
-def _trained_table(adapter: Adapter, name: str, part: Rows, before: _Table) -> tuple[TensorEntry, RowSource]:
+def _trained_table(
+    adapter: Adapter, name: str, part: Rows, before: _TableBefore
+) -> tuple[TensorEntry, RowSource]:
     """Return the table `name` with the rows that were trained in their places, as it is read from the file.
 
     The rows may be of another type, for PEFT trains rows of a bfloat16 table in float32; the result is of the
@@ -167,7 +184,7 @@ def _trained_table(adapter: Adapter, name: str, part: Rows, before: _Table) -> t
 
 
 def _updated_table(
-    adapter: Adapter, name: str, part: LowRankPart, before: _Table
+    adapter: Adapter, name: str, part: LowRankPart, before: _TableBefore
 ) -> tuple[TensorEntry, RowSource]:
     """Return the table `name` with the update of its factors, as it is computed when it is read.
 
@@ -186,7 +203,7 @@ class _UpdatedTable:
 
     adapter: Adapter
     part: LowRankPart
-    before: _Table
+    before: _TableBefore
     dtype: str
 
     def open(self, table: FileTable) -> Source:

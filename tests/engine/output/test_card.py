@@ -56,3 +56,22 @@ def test_tasks_of_a_gate_come_with_the_code_that_loads_them() -> None:
     assert "serves 2 tasks as one model: `law`, `chess`" in text
     assert "submerge.load('merged')" in text
     assert "out = model(**inputs, shares={'law': 1})\n```" in text
+
+
+APACHE = {"license": "apache-2.0"}
+LLAMA = {"license": "other", "license_name": "llama3", "license_link": "https://example.org/llama"}
+
+
+def test_a_licence_that_all_models_state_is_the_results() -> None:
+    text = model_card(**FIELDS | {"licences": {"a": LLAMA, "b": dict(LLAMA)}})
+    assert front(text).items() >= LLAMA.items()
+    assert "Licences" not in text
+
+
+def test_licences_that_differ_are_listed() -> None:
+    for licences in ({"a": LLAMA, "b": APACHE, "c": {}}, {"a": APACHE, "c": {}}):
+        text = model_card(**FIELDS | {"licences": licences})
+        assert not [key for key in front(text) if key.startswith("license")]
+        assert "* `c`: not stated\n" in text
+    assert "* `a`: apache-2.0\n" in text
+    assert "Licences" not in model_card(**FIELDS | {"licences": {"a": {}, "b": {}}})

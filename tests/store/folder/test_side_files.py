@@ -31,6 +31,7 @@ LEFT = [
     "checkpoint-500/config.json",
     "flax_model.msgpack",
     "mergekit_config.yml",
+    "mergekit_moe_config.yml",
     "model.gguf",
     "model.safetensors.index.json",
     "model.safetensors.index.fp16.json",

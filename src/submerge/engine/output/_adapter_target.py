@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from submerge.names import module_names, respelling
 from submerge.store import (
     DTYPES,
     AdapterWriter,
+    Checkpoint,
     FileTable,
     LoraKeys,
     LowRankPart,
@@ -33,10 +34,15 @@ __all__ = ["AdapterModules", "AdapterTarget"]
 
 @dataclass(frozen=True)
 class AdapterModules:
-    """Hands an adapter's modules to its writer, with names as `spelled` has them."""
+    """Hands an adapter's modules to its writer, with names as `spelled` has them.
+
+    Tables are the `models`'. With a parameter in `ties` its other names get its new values.
+    """
 
     writer: AdapterWriter
     spelled: Callable[[str], str]
+    models: Sequence[Checkpoint]
+    ties: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def add_factors(self, plan: TensorPlan, left: torch.Tensor, right: torch.Tensor) -> None:
         """Take the update left [m, r] · right [r, n] of a tensor."""
@@ -46,10 +52,15 @@ class AdapterModules:
         self.writer.add(
             name, left, right, kind=module.kind, transposed=module.transposed, kernel=module.kernel
         )
+        if module.table is not None:
+            adapter, entry = self.models[module.table.model].adapter, module.table.entry
+            assert adapter is not None  # which has saved it
+            self.writer.keep(name, entry, partial(adapter.source, entry))
 
     def save_values(self, plan: TensorPlan, values: torch.Tensor) -> None:
         """Take new values of all of a tensor."""
-        self.writer.save(self.spelled(plan.name), values)
+        for name in (plan.name, *self.ties.get(plan.name, ())):
+            self.writer.save(self.spelled(name), values)
 
 
 class AdapterTarget(OutputTarget[AdapterWriter]):
@@ -75,7 +86,7 @@ class AdapterTarget(OutputTarget[AdapterWriter]):
         self, index: int, inputs: FileTable, writer: AdapterWriter, finished: Finished, done: frozenset[int]
     ) -> Passes:
         """Return the passes that make a tensor a module of the adapter."""
-        modules = AdapterModules(writer, self._spelled)
+        modules = AdapterModules(writer, self._spelled, self.plan.models, self.plan.ties)
         dtype = getattr(torch, adapter_dtype(self.plan))
         target = ModuleTarget(index, modules, finished, self.plan.recipe.output, dtype)
         return adapter_passes(self.reader(index, inputs), target)
@@ -95,6 +106,7 @@ class AdapterTarget(OutputTarget[AdapterWriter]):
             base_revision=revision,
             dtype=adapter_dtype(self.plan),
             task_type=agreed([m.adapter.config.get("task_type") for m in self.plan.models if m.adapter]),
+            ties=bool(self.plan.ties),
         )
         self._nbytes = self._file.stat().st_size
 

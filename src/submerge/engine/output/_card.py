@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import yaml
+
+from submerge.engine.plan import common_licence
 
 __all__ = ["model_card"]
 
@@ -34,6 +37,7 @@ def model_card(
     usage: Sequence[str] = (),
     specialists: Sequence[Mapping[str, Any]] = (),
     projectors: Sequence[str] = (),
+    licences: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> str:
     """Return the text of README.md: front matter with `base_model_relation`, then the recipe.
 
@@ -42,12 +46,16 @@ def model_card(
     it, and for tasks whose `projectors` are mixed.
 
     Only models that were `fetched` from the Hub stand in the front matter, for the Hub looks them
-    up; local paths are listed in the text. The licence of the inputs is not guessed.
+    up; local paths are listed in the text. `licences` are what the cards of models say of theirs, if they
+    do: where all say the same, so does this one. It is never guessed.
     """
     named = list(dict.fromkeys([*([base] if base else []), *models]))
     lines = [
         "---",
-        yaml.safe_dump(_front_matter([m for m in named if m in fetched], adapter), sort_keys=False).rstrip(),
+        yaml.safe_dump(
+            {**common_licence(licences), **_front_matter([m for m in named if m in fetched], adapter)},
+            sort_keys=False,
+        ).rstrip(),
         "---",
         f"# {name}",
         "",
@@ -57,6 +65,7 @@ def model_card(
         "",
         *(f"* `{m}`" + (" (base)" if m == base else "") for m in named),
         "",
+        *_licence_lines(licences),
         *(_gated(name, tasks, usage) if tasks else ()),
         *(_composed(name, specialists) if specialists else ()),
         *(_mixed(name, projectors) if projectors else ()),
@@ -81,6 +90,18 @@ def _front_matter(repos: Sequence[str], adapter: bool) -> dict[str, object]:
     front["library_name"] = "peft" if adapter else "transformers"
     front["tags"] = ["merge", "submerge", *(["lora"] if adapter else [])]
     return front
+
+
+def _licence_lines(licences: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return what licences models state, where that is not one for all."""
+    if common_licence(licences) or not any(licences.values()):
+        return []
+    lines = [
+        f"* `{name}`: {fields.get('license_name') or fields.get('license') or 'not stated'}"
+        + (f" ({link})" if (link := fields.get("license_link")) else "")
+        for name, fields in licences.items()
+    ]
+    return ["Licences, as the cards of the models state them:", "", *lines, ""]
 
 
 def _gated(name: str, tasks: Sequence[str], usage: Sequence[str]) -> list[str]:

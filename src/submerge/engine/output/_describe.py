@@ -19,6 +19,7 @@ from submerge.engine.plan import (
     describe_projectors,
     describe_specialist,
     describe_stack,
+    explain_mixed,
     stream_parts,
 )
 from submerge.errors import Problem, RequestError
@@ -155,7 +156,9 @@ def _reads(member: Input) -> str:
 
 def _writes(tensor: TensorPlan) -> str:
     """Return what is written for a tensor: factors, or values of a dtype."""
-    return "factors" if tensor.module else tensor.dtype
+    if tensor.module is None:
+        return tensor.dtype
+    return "factors" if tensor.module.table is None else "factors and the values without them"
 
 
 def explain(plan: MergePlan, pattern: str) -> list[dict[str, Any]]:
@@ -189,7 +192,7 @@ def _explained(plan: MergePlan, tensor: TensorPlan, depth: float) -> dict[str, A
         "writes": _writes(tensor),
         "reads": [_member(plan, member) for member in tensor.members],
         **({"why": tensor.why} if tensor.why else {}),
-        **({"options": _options(plan, tensor, depth)} if tensor.treatment == "merge" else {}),
+        **({"options": options} if (options := _options(plan, tensor, depth)) else {}),
         **({"keeps": parts} if (parts := _bank_parts(plan, tensor)) else {}),
         **({"streams": _streams(plan, tensor)} if plan.composition else {}),
     }
@@ -207,7 +210,15 @@ def _member(plan: MergePlan, member: Input) -> dict[str, Any]:
 
 
 def _options(plan: MergePlan, tensor: TensorPlan, depth: float) -> dict[str, list[dict[str, Any]]]:
-    """Return the value of each option and why, with one for each model where models may differ."""
+    """Return the value of each option and why, with one for each model where models may differ.
+
+    What is copied has none.
+    """
+    if tensor.treatment == "mixture":
+        assert plan.mixture is not None
+        return explain_mixed(plan.mixture, tensor.name, tensor.values)
+    if tensor.treatment != "merge":
+        return {}
     name = tensor.parameter or tensor.name
     of_slice = plan.stack.of(name) if plan.stack else None
     participants = (of_slice.recipe if of_slice else plan.recipe).participants

@@ -13,7 +13,7 @@ from submerge.engine.output._fingerprint import fingerprint
 from submerge.engine.output._side_files import write_text
 from submerge.engine.plan import MergePlan
 from submerge.errors import Problem, RequestError, WorkError
-from submerge.recipe import COEFFICIENTS, to_mergekit
+from submerge.recipe import COEFFICIENTS, MixtureRecipe, Recipe, to_mergekit, to_mergekit_moe
 from submerge.store import (
     JOURNAL,
     MANIFEST,
@@ -160,9 +160,9 @@ class Output:
         """Write what says how the folder was made."""
         write_text(self.folder / MANIFEST, manifest.text)
         write_text(self.folder / "README.md", self._card(manifest.is_adapter))
-        mergekit_recipe = to_mergekit(self.plan.recipe)
+        name, mergekit_recipe = _for_mergekit(self.plan.recipe)
         if mergekit_recipe is not None:
-            write_text(self.folder / "mergekit_config.yml", mergekit_recipe)
+            write_text(self.folder / name, mergekit_recipe)
 
     def _flush(self) -> None:
         """Wait until all files but the journal are on the disk."""
@@ -187,4 +187,12 @@ class Output:
             usage=recipe.method.gate.usage if recipe.method.gate else (),
             specialists=composition.record(self.plan.models).tasks if composition else (),
             projectors=[task.name for task in self.plan.projectors.tasks] if self.plan.projectors else (),
+            licences=self.plan.licences,
         )
+
+
+def _for_mergekit(recipe: Recipe) -> tuple[str, str | None]:
+    """Return the name that mergekit gives its recipes, and the recipe for it, where it can do the same."""
+    if isinstance(recipe, MixtureRecipe):
+        return "mergekit_moe_config.yml", to_mergekit_moe(recipe)
+    return "mergekit_config.yml", to_mergekit(recipe)

@@ -25,14 +25,14 @@ have the output's numbers (`_stacked_models`).
 
 from submerge.engine.plan._bank_size import bank_bounds, bank_bytes
 from submerge.engine.plan._make_plan import make_plan, plan_models
-from submerge.engine.plan._mixture import MixturePlan, describe_mixture
+from submerge.engine.plan._mixture import MixturePlan, describe_mixture, explain_mixed
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._plan_mixture import plan_mixture
 from submerge.engine.plan._planned import planned_checkpoint
 from submerge.engine.plan._stream_parts import is_plain, stream_model, stream_parts
 from submerge.engine.plan._virtual import can_be_virtual, reads_values_alone, virtual_model
 from submerge.engine.plan.composition import Composition, SpecialistPlan, describe_specialist
-from submerge.engine.plan.inputs import Inputs, Settings, stored_digest
+from submerge.engine.plan.inputs import Inputs, Settings, common_licence, stored_digest
 from submerge.engine.plan.mixtures import is_feed_forward
 from submerge.engine.plan.projectors import (
     MUCH_OVERLAP,
@@ -97,12 +97,14 @@ __all__ = [
     "can_be_virtual",
     "choose_score",
     "chunk_length",
+    "common_licence",
     "computed_elements",
     "describe_beyond",
     "describe_mixture",
     "describe_projectors",
     "describe_specialist",
     "describe_stack",
+    "explain_mixed",
     "is_feed_forward",
     "is_matrix",
     "is_plain",

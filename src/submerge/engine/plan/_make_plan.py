@@ -14,7 +14,7 @@ from submerge.engine.plan._stacked_models import plan_stacked
 from submerge.engine.plan._unfit_streams import unfit_streams
 from submerge.engine.plan._warnings import input_warnings, shape_warnings, unused_tensors
 from submerge.engine.plan.composition import Composition, plan_composition, stream_warnings
-from submerge.engine.plan.inputs import Inputs, Settings, open_models, resolve_copies
+from submerge.engine.plan.inputs import Inputs, Settings, licence_warnings, open_models, resolve_copies
 from submerge.engine.plan.projectors import ProjectorPlan, plan_projectors
 from submerge.engine.plan.stacks import as_models
 from submerge.engine.plan.tensors import (
@@ -34,6 +34,8 @@ from submerge.engine.plan.tensors import (
     other_base_warnings,
     plan_gate,
     plan_tensors,
+    table_warnings,
+    tied_to_heads,
     weight_files,
 )
 from submerge.engine.plan.tokens import (
@@ -101,8 +103,8 @@ def make_plan(
     if problems := [*problems, *unplaced_projectors(plan)]:
         raise RequestError(problems)
     tokens = tokens and with_chat_template(tokens, recipe, inputs)
-    warnings = tokens.warnings if tokens else _tokenizer_left_out(recipe)
-    return replace(plan, tokens=tokens, warnings=(*recipe.warnings, *plan.warnings, *unplaced, *warnings))
+    more = (*(tokens.warnings if tokens else _tokenizer_left_out(recipe)), *licence_warnings(plan.licences))
+    return replace(plan, tokens=tokens, warnings=(*recipe.warnings, *plan.warnings, *unplaced, *more))
 
 
 def plan_models(
@@ -158,6 +160,7 @@ def plan_models(
         composition=composition,
         projectors=projectors,
         unties=copies.unties,
+        ties=tied_to_heads(tensors, inputs, copies.tied) if as_adapter else {},
     )
     return replace(plan, warnings=(*_warnings(plan, of_models, lacks, copies.warnings), *mixing_warnings))
 
@@ -194,6 +197,7 @@ def _warnings(
     if not plan.gate:
         yield from shape_warnings(inputs, of_models, as_adapter=plan.recipe.output.form == "adapter")
     yield from adapter_warnings(inputs.models, of_one_base=plan.composition is None)
+    yield from table_warnings(tensors, inputs.models)
     yield from copied
     yield from stream_warnings(inputs, tensors)
     yield from other_base_warnings(inputs)

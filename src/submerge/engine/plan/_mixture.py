@@ -8,10 +8,10 @@ from typing import Any
 
 from submerge.engine.plan._show import Fact
 from submerge.engine.plan.mixtures import MixtureForm
-from submerge.recipe import MixtureRecipe
+from submerge.recipe import Expert, MixtureRecipe
 from submerge.store import Checkpoint
 
-__all__ = ["MixturePlan", "describe_mixture", "mixture_facts"]
+__all__ = ["MixturePlan", "describe_mixture", "explain_mixed", "mixture_facts"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class MixturePlan:
             that prompts or chance decide on.
         parameters: how many there are.
         active: how many of them act on one token.
+        expert_of: by its name, the expert that a tensor is of.
         digest: of the gates' weights, once they are computed from prompts.
     """
 
@@ -39,6 +40,7 @@ class MixturePlan:
     gate_names: tuple[tuple[str, ...], ...]
     parameters: int
     active: int
+    expert_of: Mapping[str, Expert]
     digest: str = ""
 
 
@@ -79,3 +81,35 @@ def mixture_facts(plan: MixturePlan) -> list[Fact]:
         ("parameters", f"{plan.parameters:,}, of which {plan.active:,} act on a token"),
         ("gates", _GATES[recipe.gate_mode]),
     ]
+
+
+def explain_mixed(plan: MixturePlan, name: str, values: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return what a tensor of experts or gates is made with, each value with why, as JSON-able data.
+
+    `values` are the options with which it is copied.
+    """
+    expert, recipe = plan.expert_of.get(name), plan.recipe
+    if expert is not None:
+        why = {key: _place(expert.where if key in expert.written() else None) for key in values}
+        if values["residual_scale"] != expert.residual_scale:
+            is_scaled = values["residual_scale"] != 1
+            doubled = "twice the expert's: a constant gate halves what it adds"
+            why["residual_scale"] = doubled if is_scaled else "the expert's is for its down-projection"
+        return {key: [{"value": value, "why": why[key]}] for key, value in values.items()}
+    gate = next((names for names in plan.gate_names if name in names), None)
+    if gate is None:
+        return {}
+    of = recipe.experts if name == gate[0] else recipe.shared_experts
+    lines: dict[str, list[dict[str, Any]]] = {
+        "gate_mode": [{"value": recipe.gate_mode, "why": _GATES[recipe.gate_mode]}]
+    }
+    for key, prompts in (("positive_prompts", "positive"), ("negative_prompts", "negative")):
+        rows = [(own, list(getattr(own, prompts))) for own in of if recipe.reads_prompts]
+        if any(texts for _, texts in rows):
+            lines[key] = [{"value": t, "why": _place(own.where), "model": own.model} for own, t in rows]
+    return lines
+
+
+def _place(where: str | None) -> str:
+    """Return where a value stands in the recipe, as an explanation shows it."""
+    return f"({where})" if where else "default"

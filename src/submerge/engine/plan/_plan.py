@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from submerge.deprecated import warn_renamed
 from submerge.engine.plan._mixture import MixturePlan, mixture_facts
 from submerge.engine.plan._show import Fact, ModelRow, as_html, as_text
 from submerge.engine.plan.composition import Composition, composition_facts
-from submerge.engine.plan.inputs import Inputs, Settings
+from submerge.engine.plan.inputs import Inputs, Settings, stated_licences
 from submerge.engine.plan.projectors import ProjectorPlan, projector_facts
 from submerge.engine.plan.stacks import StackPlan, stack_facts
 from submerge.engine.plan.tensors import Budget, GatePlan, TensorPlan
@@ -42,6 +43,8 @@ class MergePlan:
         projectors: those whose outputs are mixed.
         tokens: where the tokenizer comes from; an adapter, or a merge in memory, has none.
         unties: whether the output's configuration must untie its embeddings.
+        ties: embeddings that an adapter changes together with a head that the base ties to them, and the
+            names of that which get their new values, too.
         stack: the slices, where layers are stacked.
         mixture: of a mixture of experts, its architecture and its gates.
         virtual_reads: how often others read the result, where it is merged as it is read; 0 for a folder.
@@ -68,9 +71,16 @@ class MergePlan:
     projectors: ProjectorPlan | None = None
     tokens: TokenPlan | None = None
     unties: bool = False
+    ties: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     stack: StackPlan | None = None
     mixture: MixturePlan | None = None
     virtual_reads: int = 0
+
+    @cached_property
+    def licences(self) -> Mapping[str, Mapping[str, str]]:
+        """What the cards of the models say of their licences, by the models' names."""
+        computed = self.mixture.gates if self.mixture else None
+        return stated_licences([model for place, model in enumerate(self.models) if place != computed])
 
     def __repr__(self) -> str:
         return as_text(f"MergePlan: {self.recipe.method.name}", self._model_rows(), self._facts())

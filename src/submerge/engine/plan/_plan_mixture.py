@@ -12,7 +12,14 @@ from submerge.engine.plan._make_plan import link_problems
 from submerge.engine.plan._mixture import MixturePlan
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._warnings import input_warnings
-from submerge.engine.plan.inputs import Copies, Inputs, Settings, open_models, resolve_copies
+from submerge.engine.plan.inputs import (
+    Copies,
+    Inputs,
+    Settings,
+    licence_warnings,
+    open_models,
+    resolve_copies,
+)
 from submerge.engine.plan.mixtures import (
     DEEPSEEK,
     PROJECTIONS,
@@ -84,7 +91,8 @@ def plan_mixture(
         raise RequestError(problems)
     plan = _MixturePlanner(recipe, inputs, copies, MixtureWeights(recipe, form, inputs)).plan(settings)
     tokenizer_warnings = tokens.warnings if tokens else ()
-    own = (*recipe.warnings, *plan.warnings, *_warnings(recipe, form), *warnings, *tokenizer_warnings)
+    more = (*warnings, *tokenizer_warnings, *licence_warnings(plan.licences))
+    own = (*recipe.warnings, *plan.warnings, *_warnings(recipe, form), *more)
     return replace(plan, tokens=tokens, warnings=own)
 
 
@@ -200,4 +208,5 @@ class _MixturePlanner:
             gate_names=self.weights.gate_names,
             parameters=parameters,
             active=parameters - expert * (len(recipe.experts) - count),
+            expert_of={w.name: w.expert for w in self.weights.all if w.expert is not None},
         )

@@ -7,7 +7,16 @@ from submerge.store.adapter._fit import fit_adapter
 from submerge.store.adapter._layout import LoraKeys
 from submerge.store.adapter._lora_names import LoraNames, component_of, lora_names
 from submerge.store.adapter._open_adapter import is_adapter, open_adapter
-from submerge.store.adapter._parts import Add, Kind, LowRankPart, Part, Replace, Rows, is_relative
+from submerge.store.adapter._parts import (
+    Add,
+    Kind,
+    LowRankPart,
+    Part,
+    Replace,
+    Rows,
+    is_relative,
+    saved_table,
+)
 from submerge.store.adapter._value_writer import write_values
 from submerge.store.adapter._writer import ADAPTER_STEM, LORA_STEM, AdapterWriter
 
@@ -34,5 +43,6 @@ __all__ = [
     "is_relative",
     "lora_names",
     "open_adapter",
+    "saved_table",
     "write_values",
 ]

@@ -165,7 +165,8 @@ def _hint(name: str, part: Part, shape: tuple[int, ...]) -> str:
         if not _is_saved(part):  # a base that is resized anew has other rows for the new tokens
             return f"give the base of {own[0]} rows that it was trained on, saved before training, {leave}"
         return (
-            "it was trained with another vocabulary: set tokenizer_source: union to merge rows by token, "
+            "it was trained with another vocabulary: merge rows by token (tokenizer_source: union, into a "
+            "checkpoint), "
             f"give a base with {own[0]} rows (resize_token_embeddings({own[0]}), saved with the adapter's "
             f"tokenizer), {leave}"
         )

@@ -11,7 +11,7 @@ from submerge.errors import Problem, few
 from submerge.store.adapter._parts import PACKED_ORDER, Kind
 from submerge.store.format import Spilled, TensorSpec
 
-__all__ = ["LoraKeys", "LoraModule", "file_key", "padded", "plan_entries", "plan_keys"]
+__all__ = ["LoraKeys", "LoraModule", "file_key", "padded", "plan_entries", "plan_keys", "table_key"]
 
 Keys = tuple[str, str]
 """The keys of A and of B."""
@@ -50,6 +50,12 @@ class LoraKeys:
 def file_key(name: str) -> str:
     """Return the key of a parameter whose new values are saved."""
     return f"base_model.model.{name}"
+
+
+def table_key(name: str) -> str:
+    """Return the key of the values that a parameter with factors has without them."""
+    module, _, last = name.rpartition(".")
+    return file_key(f"{module}.base_layer.{last}")
 
 
 def _pair(module: str, kind: Kind) -> Keys:

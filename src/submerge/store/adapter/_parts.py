@@ -7,7 +7,18 @@ from typing import Literal, TypeAlias
 
 from submerge.store.format import TensorEntry
 
-__all__ = ["PACKED_ORDER", "Add", "Form", "Kind", "LowRankPart", "Part", "Replace", "Rows", "is_relative"]
+__all__ = [
+    "PACKED_ORDER",
+    "Add",
+    "Form",
+    "Kind",
+    "LowRankPart",
+    "Part",
+    "Replace",
+    "Rows",
+    "is_relative",
+    "saved_table",
+]
 
 Shape: TypeAlias = tuple[int, ...]
 # the order in which modules of Transformers define them; PEFT wraps the first one first
@@ -117,3 +128,12 @@ Part: TypeAlias = LowRankPart | Replace | Add | Rows
 def is_relative(part: Part) -> bool:
     """Return whether the part is an update as it stands, which the base's values do not change."""
     return isinstance(part, Add) or (isinstance(part, LowRankPart) and part.magnitude is None)
+
+
+def saved_table(part: Part) -> TensorEntry | None:
+    """Return the table from before the training that was saved beside a part, if one was."""
+    if isinstance(part, Rows):
+        return part.table
+    if isinstance(part, LowRankPart) and part.copy and part.copy.shape == part.stored:
+        return part.copy
+    return None

@@ -30,8 +30,12 @@ def portable_config(
     base: str | None,
     revision: str | None,
     task_type: str | None,
+    ties: bool = False,
 ) -> dict[str, object]:
-    """Return PEFT's configuration of low-rank updates, and of parameters whose new values are saved."""
+    """Return PEFT's configuration of low-rank updates, and of parameters whose new values are saved.
+
+    With `ties` those of embeddings are those of a head, too, that is tied to them.
+    """
     modules = {name: update for name, update in updates.items() if update.kind != "parameter"}
     transposed = [update.transposed for update in modules.values() if update.kind == "linear"]
     bare = sorted(set(updates) - set(modules))
@@ -41,6 +45,7 @@ def portable_config(
         "auto_mapping": None,
         "base_model_name_or_path": base,
         "bias": "none",
+        **({"ensure_weight_tying": True} if ties else {}),
         "fan_in_fan_out": bool(transposed) and all(transposed) and len(modules) == len(updates),
         "inference_mode": True,
         "init_lora_weights": True,

@@ -6,22 +6,35 @@ target modules, keys and configuration as PEFT has them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from submerge.deferred import torch
+from submerge.deferred import np, torch
 from submerge.errors import Problem, RequestError, WorkError
-from submerge.store.adapter._layout import LoraKeys, LoraModule, file_key, padded, plan_entries, plan_keys
+from submerge.kernels import array_type, is_finite
+from submerge.store.adapter._layout import (
+    LoraKeys,
+    LoraModule,
+    file_key,
+    padded,
+    plan_entries,
+    plan_keys,
+    table_key,
+)
 from submerge.store.adapter._parts import Kind
 from submerge.store.adapter._portable_config import portable_config, write_config
 from submerge.store.format import (
     DTYPES,
+    FileTable,
     Shard,
     ShardWriter,
+    Source,
     Spilled,
     SpillFile,
     TensorEntry,
+    blocks,
     byte_view,
     dtype_named,
     plan_shards,
@@ -36,6 +49,14 @@ LORA_STEM = "pytorch_lora_weights"
 """The names, without `.safetensors`, under which PEFT and diffusers look for weights."""
 
 _DTYPES = ("F32", "BF16", "F16")
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The values that a parameter has without its factors: their entry in a file, and where to read them."""
+
+    entry: TensorEntry
+    open: Callable[[FileTable], Source]
 
 
 class AdapterWriter:
@@ -53,6 +74,7 @@ class AdapterWriter:
         folder.mkdir(parents=True, exist_ok=True)
         self._updates: dict[str, LoraModule] = {}
         self._saved: dict[str, Spilled] = {}
+        self._tables: dict[str, _Table] = {}
         self._lock = Lock()
         self._file = SpillFile(folder)
 
@@ -98,6 +120,15 @@ class AdapterWriter:
                 raise ValueError(f"{name} is saved twice")
             self._saved[name] = spilled
 
+    def keep(self, name: str, entry: TensorEntry, source: Callable[[FileTable], Source]) -> None:
+        """Add the values that a parameter has without its factors, which are read when all is written.
+
+        PEFT saves those of embeddings, and loads them in the place of the base's. They stay in their type.
+        Without factors they are not written.
+        """
+        with self._lock:
+            self._tables[name] = _Table(entry, source)
+
     @property
     def rank(self) -> int:
         """The largest rank that was added so far."""
@@ -112,11 +143,13 @@ class AdapterWriter:
         base_revision: str | None = None,
         dtype: str = "float32",
         task_type: str | None = None,
+        ties: bool = False,
     ) -> Path:
         """Write `adapter_model.safetensors` and `adapter_config.json`, and return the folder.
 
         With `keys` that is `pytorch_lora_weights.safetensors` alone.
-        `rank` is the common rank (default: the largest that was added). Files of these names are
+        `rank` is the common rank (default: the largest that was added). With `ties` what embeddings get is
+        what the head gets that is tied to them. Files of these names are
         replaced. Raises `RequestError` if nothing was added or `rank` is too small, `WorkError` if the
         disk fails or a value does not fit `dtype`.
         """
@@ -149,6 +182,7 @@ class AdapterWriter:
                     base=base,
                     revision=base_revision,
                     task_type=task_type,
+                    ties=ties,
                 )
                 write_config(self.folder, config)
         except BaseException:
@@ -174,8 +208,14 @@ class AdapterWriter:
             own = dtype_named(saved.dtype) or ""
             specs.append((file_key(name), code if saved.dtype.is_floating_point else own, saved.shape))
         specs += [(key, code, ()) for key in self._alphas()]
+        specs += [(table_key(name), own.entry.dtype, own.entry.shape) for name, own in self._kept.items()]
         stem = ADAPTER_STEM if self.keys is None else LORA_STEM
         return plan_shards(sorted(specs), stem=stem)[0]
+
+    @property
+    def _kept(self) -> dict[str, _Table]:
+        """The values of parameters that have factors."""
+        return {name: table for name, table in self._tables.items() if name in self._updates}
 
     def _alphas(self) -> list[str]:
         """Return the keys of alpha, one for each update that has one."""
@@ -192,6 +232,8 @@ class AdapterWriter:
                 self._write(writer, shard.entries[key], torch.tensor(float(rank)))
             for name, saved in sorted(self._saved.items()):
                 self._write(writer, shard.entries[file_key(name)], self._file.get(saved))
+            for name, table in sorted(self._kept.items()):
+                _copy(table, writer, shard.entries[table_key(name)])
             writer.sync()
 
     def _write(self, writer: ShardWriter, entry: TensorEntry, values: torch.Tensor) -> None:
@@ -201,3 +243,12 @@ class AdapterWriter:
             what = f"tensor {entry.name}: a value is too large for {kind.torch}"
             raise WorkError(f"{self.folder}: {what} — write the adapter in bfloat16 or float32")
         writer.write(entry, 0, byte_view(written))
+
+
+def _copy(table: _Table, writer: ShardWriter, entry: TensorEntry) -> None:
+    """Write the values of a table, a block at a time; raise `WorkError` where they are no numbers."""
+    with FileTable() as files:
+        for start, view in blocks(table.open(files), 0, entry.numel, DTYPES[entry.dtype].itemsize):
+            if not is_finite(entry.dtype, np.frombuffer(view, array_type(entry.dtype))):
+                raise WorkError(f"{table.entry.file}: tensor {table.entry.name} holds NaN or Inf — mend it")
+            writer.write(entry, start, view)

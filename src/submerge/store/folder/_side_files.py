@@ -16,7 +16,10 @@ __all__ = ["SideFiles", "is_side_file", "is_side_folder", "side_files"]
 _INDEX = re.compile(r"\.(safetensors|bin|h5|msgpack)\.index(\.[^.]+)?\.json$")
 # what another run says about itself would be false of the output; an adapter_config.json would even
 # make Transformers look for an adapter there
-_NOT_COPIED = {"submerge.json", "coefficients.json", "mergekit_config.yml", "adapter_config.json"}
+_NOT_COPIED = {
+    "submerge.json", "coefficients.json", "mergekit_config.yml", "mergekit_moe_config.yml",
+    "adapter_config.json",
+}  # fmt: skip
 _NOT_AT_ROOT = {"README.md"}  # a new card is written
 # copies of the model in other formats, and what training leaves behind
 _NOT_ENTERED = {"onnx", "openvino", "coreml", "original", "runs", "wandb", "logs", "__pycache__"}

@@ -25,12 +25,14 @@ _ONE_OF_TWO = (
 class Copies:
     """The inputs with a tensor under every name that the output has, and what is one parameter there.
 
-    `copy_of` maps a tensor of the output to the one that it is a copy of. `unties` says that the output's
-    configuration must say `tie_word_embeddings: false`.
+    `copy_of` maps a tensor of the output to the one that it is a copy of. `tied` maps a tensor of the
+    output to names for which it stands, too, and which the output does not have. `unties` says that the
+    output's configuration must say `tie_word_embeddings: false`.
     """
 
     inputs: Inputs
     copy_of: Mapping[str, str] = field(default_factory=dict)
+    tied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unties: bool = False
     warnings: tuple[str, ...] = ()
 
@@ -43,7 +45,7 @@ def resolve_copies(recipe: Recipe, inputs: Inputs) -> Copies:
     tensor of the output, where the reference's class has a place for it.
     """
     base = inputs.reference_model
-    if not base.shards and not base.memory:  # adapters alone: a list of names without values
+    if not base.has_values:
         return Copies(inputs)
     with FileTable() as table:
         named, groups = find_tied_names(inputs, table, by_module=recipe.output.form == "adapter")
@@ -57,10 +59,11 @@ def resolve_copies(recipe: Recipe, inputs: Inputs) -> Copies:
     return Copies(
         inputs=inputs.of_models(list(placer.models.values())),
         copy_of=_copy_of(groups, names),
+        tied=_tied(groups, names),
         unties=unties,
         warnings=(
             *(warning for _, warnings in verdicts for warning in warnings),
-            *(warning for group in groups for warning in _adapter_warnings(group, inputs)),
+            *(w for group in groups for w in _adapter_warnings(group, inputs, recipe.output.form)),
         ),
     )
 
@@ -146,12 +149,26 @@ def _copy_of(groups: Iterable[TiedNames], names: Iterable[Sequence[str]]) -> dic
     return copy_of
 
 
-def _adapter_warnings(group: TiedNames, inputs: Inputs) -> list[str]:
-    """Return which adapters were trained on one of several names, and are merged into all of them."""
+def _tied(groups: Iterable[TiedNames], names: Iterable[Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Return, for names of the output, those that stand for the same, and that it does not have."""
+    tied: dict[str, tuple[str, ...]] = {}
+    for group, of_output in zip(groups, names, strict=True):
+        keys = group.keys
+        for name in of_output:
+            others = [n for n, key in keys.items() if n not in of_output and key == keys.get(name)]
+            tied |= {name: tuple(others)} if others else {}
+    return tied
+
+
+def _adapter_warnings(group: TiedNames, inputs: Inputs, form: str) -> list[str]:
+    """Return which adapters were trained on one of several names, and are merged into all of them.
+
+    An adapter as output has factors on that one alone, too.
+    """
     warnings = []
     for position, values in group.values.items():
         model, adapter = inputs.models[position], inputs.models[position].adapter
-        parts = {**adapter.parts, **adapter.folded} if adapter else {}
+        parts = {**(adapter.parts if form == "checkpoint" else {}), **adapter.folded} if adapter else {}
         adapted = [name for name in group.names if name in parts and name in values]
         if adapter is None or len(adapted) != 1 or adapter.config.get("ensure_weight_tying"):
             continue

@@ -11,7 +11,7 @@ from submerge.engine.plan.inputs._settings import Settings
 from submerge.engine.plan.inputs._specialists import open_specialists
 from submerge.errors import RequestError
 from submerge.recipe import Coefficients, Recipe, same_model
-from submerge.store import Adapter, Checkpoint, side_by_side, split_spec
+from submerge.store import Adapter, Checkpoint, UnlikeTablesError, saved_table, side_by_side, split_spec
 
 __all__ = ["open_models"]
 
@@ -47,9 +47,14 @@ def open_models(recipe: Recipe, settings: Settings, *, download: bool) -> Inputs
 def _adapters_alone(recipe: Recipe, specs: list[str], opener: Opener) -> dict[str, Checkpoint] | None:
     """Return the adapters over a base without values, or None where that is not all that there is."""
     adapters = _adapters_of_one_base(recipe, specs, opener)
-    if not adapters or (recipe.base and _needs_base(recipe, list(adapters.values()))):
+    if not adapters or (recipe.base and _needs_base(recipe, list(adapters.values()), opener)):
         return None
-    valueless, *laid = side_by_side(list(adapters.values()))
+    try:
+        valueless, *laid = side_by_side(list(adapters.values()))
+    except UnlikeTablesError:
+        if recipe.base is None:
+            raise
+        return None
     models = dict(zip(adapters, laid, strict=True))
     if recipe.base is None:
         return {NO_BASE: valueless, **models}
@@ -78,11 +83,12 @@ def _adapters_of_one_base(recipe: Recipe, specs: list[str], opener: Opener) -> d
     return adapters if len(bases) < 2 else {}
 
 
-def _needs_base(recipe: Recipe, adapters: Sequence[Adapter]) -> bool:
-    """Return whether the base's tensors must be known.
+def _needs_base(recipe: Recipe, adapters: Sequence[Adapter], opener: Opener) -> bool:
+    """Return whether the base's tensors must be known, or are looked at because they are at hand.
 
     That is for names of two forms, for updates of its values, for data that runs through it, and for
-    coefficients of modules under its names.
+    coefficients of modules under its names. Tables that adapters saved beside what they trained of them are
+    compared with a base on this disk.
     """
     if (
         recipe.calibrates
@@ -92,7 +98,13 @@ def _needs_base(recipe: Recipe, adapters: Sequence[Adapter]) -> bool:
         return True
     forms = {adapter.form for adapter in adapters}
     mixed = "kohya" in forms and len(forms) > 1
-    return mixed or any(adapter.dense_only(name) for adapter in adapters for name in adapter.parts)
+    parts = [(adapter, name, part) for adapter in adapters for name, part in adapter.parts.items()]
+    is_here = recipe.base in recipe.parts or (opener.root / str(recipe.base)).exists()
+    return (
+        mixed
+        or any(adapter.dense_only(name) for adapter, name, _ in parts)
+        or (is_here and any(saved_table(part) is not None for _, _, part in parts))
+    )
 
 
 def _names_others(coefficients: Coefficients, adapters: Sequence[Adapter]) -> bool:

@@ -12,6 +12,7 @@ from submerge.store import (
     FileTable,
     InMemory,
     Part,
+    RowSource,
     TensorEntry,
     same_values,
     tied_embeddings,
@@ -24,7 +25,8 @@ __all__ = ["NamedValue", "NamedValues", "ValuesByName"]
 class NamedValue:
     """What a model has under one name: the tensor called `stored` in its file, with an adapter's part on it.
 
-    Two names of a model are one parameter if their `key` is the same.
+    Its values may be in `memory`, or be `rows` that are computed when they are read. Two names of a model are
+    one parameter if their `key` is the same.
     """
 
     entry: TensorEntry
@@ -32,6 +34,7 @@ class NamedValue:
     key: Hashable
     part: Part | None = None
     memory: InMemory | None = None
+    rows: RowSource | None = None
 
 
 ValuesByName = Mapping[str, NamedValue]
@@ -87,6 +90,7 @@ class NamedValues:
             key=(classes[name], adapted),
             part=parts[adapted] if adapted else None,
             memory=model.in_memory(name),
+            rows=model.computed.get(name),
         )
 
     def _classes(self, model: Checkpoint, group: AliasGroup, stored: Sequence[str]) -> dict[str, str]:
@@ -144,8 +148,13 @@ class NamedValues:
         entry = under.tensors.get(source)
         if entry is None or len(entry.shape) != 2 or self.ties(model) is False:
             return None
-        key = ("replaced", source)
-        return NamedValue(entry=entry, stored=source, key=key, memory=under.in_memory(source))
+        return NamedValue(
+            entry=entry,
+            stored=source,
+            key=("replaced", source),
+            memory=under.in_memory(source),
+            rows=under.computed.get(source),
+        )
 
 
 def _trained_as_one(model: Checkpoint) -> bool:

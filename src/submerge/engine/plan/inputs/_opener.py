@@ -165,5 +165,4 @@ class Opener:
             untie=checkpoint,  # an adapter has no place for what its base lacks
             other_shapes=self.recipe.rules.shape == "base" and not own_heads,
             other_rows=checkpoint and self.recipe.gathers_rows,
-            saved_tables=checkpoint,
         )

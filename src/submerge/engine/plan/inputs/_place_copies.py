@@ -34,6 +34,7 @@ class CopyPlacer:
         tensors |= {name: self._renamed(value.entry, name) for name, value in own.items()}
         new = {name: value.stored for name, value in own.items() if name not in model.tensors}
         memory = {name: value.memory for name, value in own.items() if value.memory is not None}
+        computed = {name: value.rows for name, value in own.items() if value.rows is not None}
         views = {
             name: model.views[source]
             for name, source in new.items()
@@ -45,6 +46,7 @@ class CopyPlacer:
             shards={**model.shards} | {n: model.shards[s] for n, s in new.items() if s in model.shards},
             memory={**model.memory, **memory},
             views={**model.views, **views},
+            computed={**model.computed, **computed},
             adapter=None if model.adapter is None else _adapter_with(model.adapter, own, redundant),
             aliases={**model.aliases, **new},
         )

@@ -100,7 +100,15 @@ class _StackPlanner:
         if stops == {None} or (stops == {0} and not stacks):
             return [self._all_layers(module.slices[0], names)]
         if len(stacks) == 1 and stops != {0}:
-            return self._stacked(module, next(iter(stacks)), names)
+            stack = next(iter(stacks))
+            if unlike := _unlike_first(own, stack):
+                what = f"{reference.label} counts {few(unlike)} as layer 0, which has nothing of layer 1"
+                hint = (
+                    "its layers cannot be told from its embeddings and its head: merge it whole (models: …)"
+                )
+                self._note(what, module.where, hint)
+                return []
+            return self._stacked(module, stack, names)
         if len(stacks) > 1:
             what = f"{reference.label} has several stacks of layers ({', '.join(stacks)})"
             hint = "name each under 'modules', with its own slices"
@@ -250,6 +258,18 @@ class _StackPlanner:
         merged = dict.fromkeys(i for piece in slices for i in piece.inputs.participants)
         inputs = replace(self.inputs.of_models(models), participants=tuple(merged))
         return StackPlan(tuple(slices), inputs, self.inputs, config)
+
+
+def _unlike_first(names: Iterable[str], stack: str) -> list[str]:
+    """Return the tensors of a stack's layer 0 if layer 1 has none of them: then it is no layer.
+
+    So are embeddings in models that are one list of modules, such as Phi-1 was at first.
+    """
+    layers: dict[int, dict[str, str]] = {0: {}, 1: {}}
+    for name in names:
+        if (place := layer_of(name)) is not None and place[0] == stack and place[1] in layers:
+            layers[place[1]][with_layer(name, stack, 0)] = name
+    return list(layers[0].values()) if layers[1] and not layers[0].keys() & layers[1].keys() else []
 
 
 def _stack_sizes(model: Checkpoint) -> dict[str, int]:

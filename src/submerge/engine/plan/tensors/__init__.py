@@ -5,6 +5,8 @@ from submerge.engine.plan.tensors._adapter_form import (
     adapter_warnings,
     lora_keys,
     stores_transposed,
+    table_warnings,
+    tied_to_heads,
 )
 from submerge.engine.plan.tensors._align import TensorPlanner, plan_tensors
 from submerge.engine.plan.tensors._coefficients import (
@@ -60,6 +62,8 @@ __all__ = [
     "read_length",
     "reading_bytes",
     "stores_transposed",
+    "table_warnings",
+    "tied_to_heads",
     "torch_dtype",
     "weight_files",
 ]

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from submerge.engine.plan.inputs import Inputs
-from submerge.engine.plan.tensors._tensor import Module, TensorPlan
+from submerge.engine.plan.tensors._tensor import Input, Module, TensorPlan
 from submerge.engine.plan.tokens import is_matrix
 from submerge.errors import Problem, few
-from submerge.store import ADAPTER_STEM, LORA_STEM, Adapter, Checkpoint, LoraKeys, LowRankPart
+from submerge.store import (
+    ADAPTER_STEM,
+    LORA_STEM,
+    Adapter,
+    Checkpoint,
+    LoraKeys,
+    LowRankPart,
+    TensorEntry,
+    saved_table,
+)
 
-__all__ = ["adapter_file", "adapter_form", "adapter_warnings", "lora_keys", "stores_transposed"]
+__all__ = [
+    "adapter_file",
+    "adapter_form",
+    "adapter_warnings",
+    "lora_keys",
+    "stores_transposed",
+    "table_warnings",
+    "tied_to_heads",
+]
 
 _QUANTISED = re.compile(r"[-_.](?:unsloth|bnb|[48]bit|gptq|awq|gguf|fp8|int[48]|nf4|hf)(?=$|[-_.])")
 _CACHED = re.compile(r"models--(?P<owner>[^/]+)--(?P<name>[^/]+)/snapshots/")
@@ -23,7 +40,8 @@ def adapter_form(tensors: Sequence[TensorPlan], inputs: Inputs) -> tuple[list[Te
 
     A matrix, and whatever an adapter has factors of, becomes factors. What an adapter replaces (a head,
     `modules_to_save`) is saved with all its values, if it is all parameters of its module. Others have no
-    place.
+    place. Adapters alone may have saved a table beside what they trained of it; the result has it, too, for
+    what the base has there is not known.
     """
     replaced = _replaced_modules(inputs)
     transposed = stores_transposed(inputs.reference_model)
@@ -39,7 +57,8 @@ def adapter_form(tensors: Sequence[TensorPlan], inputs: Inputs) -> tuple[list[Te
             elif tensor.name in replaced:
                 planned.append(tensor)
             elif factors:
-                planned.append(_as_factors(tensor, _module(factors[0])))
+                module = _module(factors[0])
+                planned.append(_as_factors(tensor, replace(module, table=_table(tensor, inputs))))
             elif is_matrix(tensor.name, tensor.shape, inputs.reference_model.config):
                 planned.append(_as_factors(tensor, Module(transposed=transposed)))
             else:
@@ -66,6 +85,66 @@ def _as_factors(tensor: TensorPlan, module: Module) -> TensorPlan:
 
 def _module(part: LowRankPart) -> Module:
     return Module(part.kind, part.transposed and part.kind != "embedding", part.kernel)
+
+
+def _table(tensor: TensorPlan, inputs: Inputs) -> Input | None:
+    """Return the first table that an adapter has saved beside its factors, where there is no base."""
+    if inputs.reference_model.has_values:  # with which tables were compared: those that differ are no factors
+        return None
+    tables = _saved_tables(tensor, inputs.models)
+    return next((replace(own, entry=entry) for own, entry in tables if entry is not None), None)
+
+
+def _saved_tables(
+    tensor: TensorPlan, models: Sequence[Checkpoint]
+) -> Iterator[tuple[Input, TensorEntry | None]]:
+    """Yield the table that the adapter of each input has saved beside its factors, or None for none."""
+    for member in tensor.inputs:
+        adapter = models[member.model].adapter
+        part = adapter.parts.get(tensor.name) if adapter else None
+        yield member, None if part is None else saved_table(part)
+
+
+def table_warnings(tensors: Sequence[TensorPlan], models: Sequence[Checkpoint]) -> list[str]:
+    """Return of which saved tables it is not known that all adapters were trained on them."""
+    without: dict[tuple[str, ...], list[str]] = {}
+    for tensor in tensors:
+        if tensor.module and tensor.module.table:
+            tables = _saved_tables(tensor, models)
+            labels = tuple(models[member.model].label for member, entry in tables if entry is None)
+            without.setdefault(labels, []).append(tensor.name)
+    return [
+        f"{few(names)}: the adapter has the values that others were trained on and saved; that {few(labels)} "
+        "had the same is not known (name the base as base_model, on this disk, and it is looked up)"
+        for labels, names in without.items()
+        if labels
+    ]
+
+
+def tied_to_heads(
+    tensors: Sequence[TensorPlan], inputs: Inputs, tied: Mapping[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
+    """Return the embeddings that an adapter changes together with a head that the base ties to them.
+
+    So do new values of a parameter in `tied`, whose other names have the same values in all models: with them
+    stand these names, which PEFT looks for, too. So do factors that it trained for both; where there is no
+    base, the adapters that come in tell.
+    """
+    trained = {
+        name
+        for model in inputs.models
+        if model.adapter is not None and model.adapter.config.get("ensure_weight_tying")
+        for name in model.adapter.parts
+    }
+    found: dict[str, tuple[str, ...]] = {}
+    for tensor in tensors:
+        if tensor.action == "merge" and tensor.module is None and tensor.name in tied:
+            found[tensor.name] = tied[tensor.name]
+        elif tensor.action == "merge" and tensor.module is not None and tensor.name in trained:
+            is_embedding = tensor.module.kind == "embedding" and not inputs.reference_model.has_values
+            if tensor.name in tied or is_embedding:
+                found[tensor.name] = ()
+    return found
 
 
 def _problems(planned: Sequence[TensorPlan], packed: Sequence[str]) -> list[Problem]:

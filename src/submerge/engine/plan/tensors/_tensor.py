@@ -73,11 +73,15 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """How an adapter's module stores its weight: see `store.AdapterWriter.add`."""
+    """How an adapter's module stores its weight: see `store.AdapterWriter.add`.
+
+    `table` has the values that the weight has without its factors, where the adapter holds those, too.
+    """
 
     kind: Kind = "linear"
     transposed: bool = False
     kernel: tuple[int, ...] = ()
+    table: Input | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

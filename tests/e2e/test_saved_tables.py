@@ -1,0 +1,239 @@
+"""Tables that PEFT saved beside factors of them, where an adapter comes out."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+import submerge
+from _models import ROOM
+from submerge.engine import describe
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's, of embeddings that it saves
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+KEPT = f"base_model.model.{EMBEDDING.replace('.weight', '.base_layer.weight')}"
+IDS = torch.arange(8)[None]
+TABLES: dict[str, tuple[int, dict[str, Any]]] = {
+    "same": (0, {"target_modules": ["q_proj", "embed_tokens"]}),
+    "same too": (0, {"target_modules": ["q_proj", "embed_tokens"]}),
+    "other": (7, {"target_modules": ["q_proj", "embed_tokens"]}),
+    "other too": (7, {"target_modules": ["q_proj", "embed_tokens"]}),
+    "third": (8, {"target_modules": ["q_proj", "embed_tokens"]}),
+    "none": (0, {"target_modules": ["q_proj"]}),
+    "whole": (0, {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}),
+    "as one": (
+        0,
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    ),
+    "factors as one": (0, {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True}),
+}
+"""What adapters were trained on: the number of the values in the embedding (0: the base's), and of what."""
+
+
+def language_model(*, tied: bool, table: int = 0) -> Any:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "vocab_size": 32}
+    model = LlamaForCausalLM(
+        LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=tied)
+    )
+    if table:
+        with torch.no_grad():
+            weight = model.get_input_embeddings().weight
+            weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(table))
+    return model
+
+
+class Family:
+    """A base, and adapters of it."""
+
+    def __init__(self, root: Path, *, tied: bool) -> None:
+        self.base = root / "base"
+        language_model(tied=tied).save_pretrained(self.base)
+        self.adapters = {}
+        for seed, (kind, (table, options)) in enumerate(TABLES.items()):
+            if "ensure_weight_tying" in options and not tied:
+                continue
+            wrapped = get_peft_model(language_model(tied=tied, table=table), LoraConfig(r=2, **options))
+            draw = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                for parameter in wrapped.parameters():
+                    if parameter.requires_grad:
+                        parameter += 0.2 * torch.randn(parameter.shape, generator=draw)
+            wrapped.save_pretrained(root / kind)
+            self.adapters[kind] = root / kind
+
+    def recipe(self, *kinds: str, base: bool, method: str = "task_arithmetic") -> dict[str, Any]:
+        models = [
+            {"model": str(self.adapters[kind]), "parameters": {"weight": 1 / len(kinds)}} for kind in kinds
+        ]
+        return {"merge_method": method, "models": models, **({"base_model": str(self.base)} if base else {})}
+
+    def adapter(self, out: Path, *kinds: str, base: bool, method: str = "task_arithmetic") -> Any:
+        recipe = self.recipe(*kinds, base=base, method=method) | {"output": {"as": "adapter"}}
+        return submerge.merge(recipe, out, settings=ROOM)
+
+    def loaded(self, adapter: Path) -> Any:
+        return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(self.base), str(adapter)).eval()
+
+    def checkpoint(self, out: Path, *kinds: str, method: str = "task_arithmetic") -> Any:
+        report = submerge.merge(self.recipe(*kinds, base=True, method=method), out, settings=ROOM)
+        return AutoModelForCausalLM.from_pretrained(report.out).eval()
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Family]:
+    made: dict[bool, Family] = {}
+
+    def family(tied: bool) -> Family:
+        if tied not in made:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                made[tied] = Family(tmp_path_factory.mktemp("family"), tied=tied)
+        return made[tied]
+
+    return family
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=IDS).logits  # type: ignore[no-any-return]
+
+
+OTHER = [("other",), ("other", "third"), ("other", "none"), ("other", "same")]
+
+
+@pytest.mark.parametrize(
+    ("tied", "kinds"),
+    [(False, ("other", "whole")), *((tied, kinds) for tied in (False, True) for kinds in OTHER)],
+)
+def test_a_table_that_is_not_the_bases_is_merged_into_the_adapter(
+    tied: bool, kinds: tuple[str, ...], families: Callable[[bool], Family], tmp_path: Path
+) -> None:
+    family = families(tied)
+    report = family.adapter(tmp_path / "adapter", *kinds, base=True)
+    assert submerge.verify(report.out).sound
+    found = logits(family.loaded(report.out))
+    wanted = logits(family.checkpoint(tmp_path / "checkpoint", *kinds))
+    assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
+    assert (found - logits(language_model(tied=tied))).abs().max() > 0.01 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("method", ["cat", "ties", "linear", "tsv_m", "knots_ties", "nsc"])
+def test_every_method_merges_the_table(
+    method: str, families: Callable[[bool], Family], tmp_path: Path
+) -> None:
+    family = families(False)
+    recipe = family.recipe("other", "third", base=True, method=method)
+    if method == "ties":
+        recipe["parameters"] = {"density": 1.0}
+    made = {
+        form: submerge.merge(recipe | {"output": {"as": form}}, tmp_path / form, settings=ROOM).out
+        for form in ("adapter", "checkpoint")
+    }
+    saved = load_file(made["adapter"] / "adapter_model.safetensors")[f"base_model.model.{EMBEDDING}"]
+    wanted = load_file(made["checkpoint"] / "model.safetensors")[EMBEDDING]
+    torch.testing.assert_close(saved, wanted)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_bases_own_table_is_not_in_the_adapter(
+    tied: bool, families: Callable[[bool], Family], tmp_path: Path
+) -> None:
+    report = families(tied).adapter(tmp_path / "out", "same", "same too", base=True)
+    assert report.warnings == ()
+    written = load_file(report.out / "adapter_model.safetensors")
+    assert not [name for name in written if "lora_" not in name]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kinds", [("other",), ("other", "other too"), ("same", "same too")])
+def test_without_a_base_the_table_goes_along(
+    kinds: tuple[str, ...], tied: bool, families: Callable[[bool], Family], tmp_path: Path
+) -> None:
+    family = families(tied)
+    report = family.adapter(tmp_path / "out", *kinds, base=False)
+    assert report.warnings == ()
+    assert submerge.verify(report.out).sound
+    written = load_file(report.out / "adapter_model.safetensors")
+    given = load_file(family.adapters[kinds[0]] / "adapter_model.safetensors")
+    assert torch.equal(written[KEPT], given[KEPT])
+    assert "factors and the values without them" in {
+        group["writes"]
+        for group in describe(
+            submerge.plan(family.recipe(*kinds, base=False) | {"output": {"as": "adapter"}}, ROOM)
+        )["groups"]
+    }
+    if len(kinds) == 1:
+        torch.testing.assert_close(
+            logits(family.loaded(report.out)), logits(family.loaded(family.adapters[kinds[0]]))
+        )
+    else:  # half of each update, on the values that both were trained on
+        merged = family.checkpoint(tmp_path / "checkpoint", *kinds).state_dict()
+        found = family.loaded(report.out).merge_and_unload().state_dict()
+        torch.testing.assert_close(found[EMBEDDING], merged[EMBEDDING], rtol=1e-4, atol=1e-5)
+
+
+def test_tables_that_differ_need_the_base(families: Callable[[bool], Family], tmp_path: Path) -> None:
+    family = families(False)
+    with pytest.raises(submerge.RequestError, match="both saved them — name the base as base_model") as error:
+        family.adapter(tmp_path / "out", "other", "third", base=False)
+    assert EMBEDDING in str(error.value)
+    assert not (tmp_path / "out.incomplete").exists()
+
+
+def test_adapters_without_a_table_are_told(families: Callable[[bool], Family], tmp_path: Path) -> None:
+    family = families(False)
+    report = family.adapter(tmp_path / "out", "other", "none", base=False)
+    (warning,) = report.warnings
+    assert warning.startswith(f"{EMBEDDING}: the adapter has the values that others were trained on")
+    assert str(family.adapters["none"]) in warning
+    assert str(family.adapters["other"]) not in warning
+
+
+@pytest.mark.parametrize(
+    ("base", "kinds"),
+    [
+        (True, ("as one",)),
+        (True, ("as one", "none")),
+        (True, ("factors as one",)),
+        (False, ("factors as one",)),
+    ],
+)
+def test_a_head_that_was_trained_with_the_embedding_stays_tied_to_it(
+    base: bool, kinds: tuple[str, ...], families: Callable[[bool], Family], tmp_path: Path
+) -> None:
+    family = families(True)
+    report = family.adapter(tmp_path / "out", *kinds, base=base)
+    wanted = logits(family.checkpoint(tmp_path / "checkpoint", *kinds))
+    assert (logits(family.loaded(report.out)) - wanted).abs().max() < 1e-4 * wanted.abs().max()
+
+
+def test_values_that_are_no_numbers_are_not_kept(families: Callable[[bool], Family], tmp_path: Path) -> None:
+    family, folder = families(False), tmp_path / "broken"
+    shutil.copytree(family.adapters["other"], folder)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors[KEPT][3, 2] = float("nan")
+    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    recipe = {"merge_method": "cat", "models": [{"model": str(folder)}], "output": {"as": "adapter"}}
+    with pytest.raises(submerge.WorkError, match=r"embed_tokens\.base_layer\.weight holds NaN or Inf"):
+        submerge.merge(recipe, tmp_path / "out", settings=ROOM)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_that_unties_the_head_meets_one_with_a_table(
+    families: Callable[[bool], Family], tmp_path: Path
+) -> None:
+    """The table is computed when it is read, under the head's name, too."""
+    model = families(True).checkpoint(tmp_path / "out", "other", "whole")
+    state = model.state_dict()
+    assert not torch.equal(state[HEAD], state[EMBEDDING])
