@@ -170,6 +170,23 @@ def test_a_generated_placeholder_is_text(model: Any, request_: dict[str, Any]) -
 
 
 @torch.no_grad()
+def test_a_call_within_a_generate_has_its_own_inputs(
+    model: Any, one: Specialist, request_: dict[str, Any]
+) -> None:
+    other = {"input_ids": prompt(2, 2, one, 4), **one.inputs(3)}
+    wanted, found = model(**other).logits, list[torch.Tensor]()
+
+    def contrast(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        found.append(model(**other).logits)
+        return scores
+
+    sequences = model.generate(**request_, **HOW, logits_processor=[contrast])
+    assert torch.equal(sequences, by_hand(model, request_))
+    assert len(found) == 6
+    assert all(torch.equal(logits, wanted) for logits in found)
+
+
+@torch.no_grad()
 def test_a_call_of_another_thread_waits(model: Any, one: Specialist, request_: dict[str, Any]) -> None:
     """What a gate decides holds for all of the model: calls would see the prompt of another."""
     other = {"input_ids": prompt(2, 2, one, 4), **one.inputs(3)}

@@ -98,7 +98,8 @@ class ModalityController(Controller):
 
     def begin(self, model: Any, inputs: dict[str, Any], request: Inputs) -> Call:
         ids: Any = inputs.get("input_ids")
-        if self._prompt is None:  # no forward of a `generate`: the ids are all that there is
+        # no forward of a `generate`, but a call of its own, as in a streamer: the ids are all that there is
+        if self._prompt is None or any(request):
             prompt, past = self._encoded(model, ids, request), 0
         else:
             prompt, past = self._prompt, _cached(inputs)
