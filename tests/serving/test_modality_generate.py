@@ -88,9 +88,12 @@ def test_ways_to_generate_agree(model: Any, request_: dict[str, Any], how: dict[
 @torch.no_grad()
 def test_an_assistant_drafts(model: Any, request_: dict[str, Any], folder: Path) -> None:
     t = quiet_transformers()
-    assistant = t.AutoModelForCausalLM.from_pretrained(folder)
-    found = model.generate(**request_, **HOW, assistant_model=assistant)
-    assert torch.equal(found, by_hand(model, request_))
+    plain, composed = t.AutoModelForCausalLM.from_pretrained(folder), submerge.load(folder)
+    for assistant in (plain, composed):
+        found = model.generate(**request_, **HOW, assistant_model=assistant)
+        assert torch.equal(found, by_hand(model, request_))
+    with pytest.raises(submerge.RequestError, match="0 features"):
+        composed.generate(request_["input_ids"], **HOW)
 
 
 @torch.no_grad()
