@@ -237,7 +237,7 @@ def test_a_parameter_of_another_method_is_told_so(problems):
         ("[{}]", "names no model"),
         ("[{modle: a}]", "did you mean 'model'?"),
         ("[{model: a, layer_range: [0, 2]}]", "'layer_range' is not supported"),
-        ("[{model: a, lora: b+c}]", "more than one adapter on a model"),
+        ("[{model: a, lora: b+c}]", "keep one; a folder with a '+' in its name must be renamed"),
         ("[{model: a+b, lora: c}]", "more than one adapter on a model"),
         ("[{model: a+}]", "cannot read the model 'a+'"),
         ("[{model: {path: a, lora: 3}}]", "a model is a folder or a Hub name, not 3"),

@@ -88,9 +88,12 @@ def test_ways_to_generate_agree(model: Any, request_: dict[str, Any], how: dict[
 @torch.no_grad()
 def test_an_assistant_drafts(model: Any, request_: dict[str, Any], folder: Path) -> None:
     t = quiet_transformers()
-    assistant = t.AutoModelForCausalLM.from_pretrained(folder)
-    found = model.generate(**request_, **HOW, assistant_model=assistant)
-    assert torch.equal(found, by_hand(model, request_))
+    plain, composed = t.AutoModelForCausalLM.from_pretrained(folder), submerge.load(folder)
+    for assistant in (plain, composed):
+        found = model.generate(**request_, **HOW, assistant_model=assistant)
+        assert torch.equal(found, by_hand(model, request_))
+    with pytest.raises(submerge.RequestError, match="0 features"):
+        composed.generate(request_["input_ids"], **HOW)
 
 
 @torch.no_grad()
@@ -167,6 +170,23 @@ def test_a_generated_placeholder_is_text(model: Any, request_: dict[str, Any]) -
 
     found = model.generate(**request_, **HOW, prefix_allowed_tokens_fn=always)
     assert found[0, -6:].tolist() == [IMAGE] * 6
+
+
+@torch.no_grad()
+def test_a_call_within_a_generate_has_its_own_inputs(
+    model: Any, one: Specialist, request_: dict[str, Any]
+) -> None:
+    other = {"input_ids": prompt(2, 2, one, 4), **one.inputs(3)}
+    wanted, found = model(**other).logits, list[torch.Tensor]()
+
+    def contrast(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        found.append(model(**other).logits)
+        return scores
+
+    sequences = model.generate(**request_, **HOW, logits_processor=[contrast])
+    assert torch.equal(sequences, by_hand(model, request_))
+    assert len(found) == 6
+    assert all(torch.equal(logits, wanted) for logits in found)
 
 
 @torch.no_grad()

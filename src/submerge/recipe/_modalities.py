@@ -12,7 +12,7 @@ from submerge.methods import Method
 from submerge.recipe._model_entry import ModelEntry, same_model
 from submerge.recipe._problems import KeyPath, Report, show
 from submerge.recipe._sections import OutputForm
-from submerge.recipe._specs import read_spec
+from submerge.recipe._specs import RENAME, read_spec
 
 __all__ = ["ModalityTokens", "SpecialistKeys", "check_composition", "read_modality_tokens", "read_specialist"]
 
@@ -75,7 +75,8 @@ def _adapter(raw: dict[str, Any], key: str, path: KeyPath, report: Report) -> st
         return ""
     spec = read_spec(raw[key], (*path, key), report)
     if spec is not None and "+" in spec:
-        report.add(f"{show(spec)} is an adapter on a model", (*path, key), "name the adapter alone")
+        hint = f"name the adapter alone; {RENAME}"
+        report.add(f"{show(spec)} is an adapter on a model", (*path, key), hint)
         return ""
     return spec or ""
 

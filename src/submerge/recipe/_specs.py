@@ -7,7 +7,10 @@ from typing import Any
 
 from submerge.recipe._problems import KeyPath, Report, show
 
-__all__ = ["add_adapter", "read_spec"]
+__all__ = ["RENAME", "add_adapter", "read_spec"]
+
+RENAME = "a folder with a '+' in its name must be renamed"
+"""What else to do where two adapters seem to be named."""
 
 
 def read_spec(raw: Any, path: KeyPath, report: Report) -> str | None:
@@ -20,7 +23,7 @@ def read_spec(raw: Any, path: KeyPath, report: Report) -> str | None:
         return None
     parts = raw.split("+")
     if len(parts) > 2:
-        hint = "merge one of them first; a folder with a '+' in its name must be renamed"
+        hint = f"merge one of them first; {RENAME}"
         report.add(f"more than one adapter on a model: {show(raw)}", path, hint)
         return None
     for part in parts:
@@ -47,7 +50,8 @@ def add_adapter(spec: str, raw: Any, path: KeyPath, report: Report) -> str | Non
     if adapter is None:
         return None
     if "+" in spec or "+" in adapter:
-        report.add(f"more than one adapter on a model: {show(f'{spec}+{adapter}')}", path, "keep one")
+        what = f"more than one adapter on a model: {show(f'{spec}+{adapter}')}"
+        report.add(what, path, f"keep one; {RENAME}")
         return None
     return f"{spec}+{adapter}"
 

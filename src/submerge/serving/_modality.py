@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -41,6 +41,7 @@ class ModalityController(Controller):
         self.gated, self.encoders = gated, encoders
         self.is_gated = bool(gated.modules)
         self._prompt: Prompt | None = None
+        self._lent: dict[str, Any] = {}
 
     @classmethod
     def open(cls, path: Path) -> ModalityFolder:
@@ -98,7 +99,8 @@ class ModalityController(Controller):
 
     def begin(self, model: Any, inputs: dict[str, Any], request: Inputs) -> Call:
         ids: Any = inputs.get("input_ids")
-        if self._prompt is None:  # no forward of a `generate`: the ids are all that there is
+        # no forward of a `generate`, but a call of its own, as in a streamer: the ids are all that there is
+        if self._prompt is None or any(request):
             prompt, past = self._encoded(model, ids, request), 0
         else:
             prompt, past = self._prompt, _cached(inputs)
@@ -112,8 +114,29 @@ class ModalityController(Controller):
         return Call({**inputs, "input_ids": None, "inputs_embeds": embeddings}, assignment)
 
     def begin_generate(self, model: Any, inputs: dict[str, Any], request: Inputs) -> Call:
+        if self._lent and not any(request):
+            request = self.request(dict(self._lent))
         prompt = self._generated_from(model, inputs, request)
-        return Call(inputs, None, context=self._prompted(prompt or Prompt.of_text()))
+        context = self._prompted(prompt or Prompt.of_text())
+        assistant = getattr(inputs.get("assistant_model"), "controller", None)
+        if isinstance(assistant, ModalityController):
+            context = assistant._lending(self._named(request), context)
+        return Call(inputs, None, context=context)
+
+    def _named(self, request: Inputs) -> dict[str, Any]:
+        """Return a request's inputs by the names that a call of the composed model has for them."""
+        pairs = zip(self.inputs, request, strict=True)
+        return {name: own[inner] for names, own in pairs for name, inner in names.items() if inner in own}
+
+    @contextmanager
+    def _lending(self, inputs: dict[str, Any], context: AbstractContextManager[None]) -> Iterator[None]:
+        """Let a model that drafts for another have its inputs, with which it is not called."""
+        before, self._lent = self._lent, inputs
+        try:
+            with context:
+                yield
+        finally:
+            self._lent = before
 
     @contextmanager
     def _prompted(self, prompt: Prompt) -> Iterator[None]:
