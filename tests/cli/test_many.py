@@ -69,6 +69,8 @@ def test_a_week(made: Tasks, begun: Path, tmp_path: Path) -> None:
         done("export", begun, "-o", whole, "--as", "checkpoint", "--json", *ROOM).json["form"] == "checkpoint"
     )
     assert (whole / "model.safetensors").is_file()
+    told = done("export", begun, "-o", tmp_path / "base", "--as", "checkpoint", "--scale", 0, *ROOM).out
+    assert told.endswith("checkpoint of chess, law · no updates, for the scale is 0\n")
     assert done("remove", begun, "--task", "law").out == "law is removed\n"
     assert "law" not in done("status", begun).out.split("task")[1]
 

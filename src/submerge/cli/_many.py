@@ -268,7 +268,8 @@ def export(
     typer.echo(str(report.out))
     error = f", relative error of the updates at most {report.error:.3g}" if report.error > 1e-6 else ""
     mixed = f" · {report.projectors} projectors mixed by image" if report.projectors else ""
-    rank_told = f"rank {report.rank}" if report.rank else "dense updates"
+    dense = "dense updates" if report.scale else "no updates, for the scale is 0"
+    rank_told = f"rank {report.rank}" if report.rank else dense
     told = (f"{n} × {report.weights[n]:g}" if n in report.weights else n for n in report.tasks)
     typer.echo(f"{report.form} of {', '.join(told)} · {rank_told}{error}{mixed}")
 

@@ -54,7 +54,7 @@ class ExportReport:
 
     `error` is ‖Δ − B A‖ / ‖Δ‖ of the linear map of which the rank that was asked for keeps least.
     `rank` is 0 of a checkpoint into which updates are folded of which one is dense. `projectors` is how many
-    projectors the folder's gate mixes; 0 without a gate. `weights` are those other than 1.
+    projectors the folder's gate mixes; 0 without a gate. `weights` are those other than 1, and `scale` is λ.
     """
 
     out: Path
@@ -65,6 +65,7 @@ class ExportReport:
     projectors: int = 0
     warnings: tuple[str, ...] = ()
     weights: Mapping[str, float] = field(default_factory=dict)
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def write_adapter(export: Export, out: Path, *, rank: int | None, overwrite: boo
     except OSError as error:
         hint = "free some space, or choose another folder"
         raise WorkError(f"{out}: cannot be written ({error.strerror}) — {hint}") from error
-    return replace(report, out=out)
+    return replace(report, out=out, scale=export.lpm.scale)
 
 
 def _discard(unfinished: Path) -> None:
@@ -291,6 +292,7 @@ def _write_tensors(export: Export, folder: Path, base: Checkpoint, rank: int | N
         merged.error,
         warnings=(*export.merge.warnings, *export.warnings),
         weights=export.weights,
+        scale=export.lpm.scale,
     )
 
 

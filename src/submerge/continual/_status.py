@@ -25,8 +25,8 @@ class StateStatus:
 
     `cosines` are, where tasks have images, those of the nearest prototypes of any two groups of tasks, 1 for
     images that are alike. `overlaps` are, where all have statistics, how much the images of a task overlap
-    with those of another, 0 to 1, as a discriminant sees them; its statistics have `statistics_bytes`. `str`
-    is a table of it.
+    with those of another that does not share its projector, 0 to 1, as a discriminant sees them; its
+    statistics have `statistics_bytes`. `str` is a table of it.
     """
 
     manifest: StateManifest
@@ -118,7 +118,7 @@ class StateStatus:
 
 
 def _table(title: str, figures: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
-    if len(figures) < 2:
+    if not any(figures.values()):
         return
     yield title
     width = max(6, *map(len, figures))
@@ -148,14 +148,18 @@ def status_of(folder: StateFolder, manifest: StateManifest, *, condition: bool) 
 
 
 def _overlaps(tasks: Sequence[ShownTask]) -> dict[str, dict[str, float]] | None:
-    """Return how much the images of each task overlap with another's; None without all statistics."""
+    """Return how much the images of each task overlap with those of tasks with other projectors.
+
+    None without the statistics of all tasks.
+    """
     overlaps = overlaps_of(tasks)
     if overlaps is None:
         return None
-    names = [task.name for task in tasks]
     return {
-        name: {other: float(overlaps[i, j]) for j, other in enumerate(names) if i != j}
-        for i, name in enumerate(names)
+        own.name: {
+            other.name: float(overlaps[i, j]) for j, other in enumerate(tasks) if own.group != other.group
+        }
+        for i, own in enumerate(tasks)
     }
 
 

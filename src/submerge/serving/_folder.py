@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from submerge.algebra import Triplets
 from submerge.errors import Problem, RequestError, few
-from submerge.store import BANK, MANIFEST, GateRecord, Manifest, read_header, reading_manifest
+from submerge.store import BANK, MANIFEST, GateRecord, Manifest, is_adapter, read_header, reading_manifest
 
 __all__ = ["Folder", "bank_names", "copy_beside", "copy_folder", "gate_manifest", "open_folder"]
 
@@ -58,10 +58,14 @@ class Folder:
 
 def gate_manifest(path: Path) -> tuple[Manifest, GateRecord]:
     """Return the manifest of a folder and its gate; raise `RequestError` where there is none."""
+    adapter = is_adapter(path)
+    without = "this merge keeps no gate: it is " + ("an adapter" if adapter else "a plain checkpoint")
+    problem = Problem(without, str(path), f"load it with {'PEFT' if adapter else 'transformers'}")
+    if adapter and not (path / MANIFEST).exists():  # which adapters have with a gate alone, or with weights
+        raise RequestError(problem)
     manifest = Manifest.read(path)
     if manifest.gate is None or manifest.bank is None:
-        hint = "load it with transformers"
-        raise RequestError(Problem("this merge keeps no gate: it is a plain checkpoint", str(path), hint))
+        raise RequestError(problem)
     return manifest, manifest.gate
 
 

@@ -125,12 +125,21 @@ def _controller(path: Path) -> type[Controller]:
 
 
 def _configuration(transformers: Any, path: Path) -> Any:
-    """Return the configuration of a folder's model: of an adapter that of its base, which it lies on."""
+    """Return the configuration of a folder's model: of an adapter that of its base, which it lies on.
+
+    Raises `RequestError` where that base is not here.
+    """
     place: dict[str, Any] = {"pretrained_model_name_or_path": path}
-    if is_adapter(path):
-        adapter = open_adapter(str(path))
-        place = {"pretrained_model_name_or_path": adapter.base, "revision": adapter.base_revision}
-    return transformers.AutoConfig.from_pretrained(**place, local_files_only=True)
+    if not is_adapter(path):
+        return transformers.AutoConfig.from_pretrained(**place, local_files_only=True)
+    adapter = open_adapter(str(path))
+    place = {"pretrained_model_name_or_path": adapter.base, "revision": adapter.base_revision}
+    try:
+        return transformers.AutoConfig.from_pretrained(**place, local_files_only=True)
+    except OSError:
+        what = f"lies on the base {adapter.base}, which is not here"
+        hint = "download it, or where it was moved export again with --base, or say so in adapter_config.json"
+        raise RequestError(Problem(what, str(path), hint)) from None
 
 
 def _pretrained(transformers: Any, kind: Any, path: Path, dtype: Any, sizes: Mapping[str, int]) -> Any:
