@@ -165,7 +165,8 @@ def measuring(
     """
     opened = open_adapters(adapters)
     if not isinstance(model, nn.Module):
-        model, folder = load_backbone(model), model
+        folder = model
+        model = load_backbone(folder)
     inputs = read_data(data, list(opened), model, **encoding)
     with attached(model, opened, other_rows=True) as at, _evaluating(model):
         chosen = choose_hooks(model, list(at.down), hooks, _stored_names(folder, model, at.down))
