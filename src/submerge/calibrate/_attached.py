@@ -193,8 +193,14 @@ def fitted_to(
     left_out = tuple(n for n in adapter.parts if layer_of(n) is None and not _has_place(n, shapes))
     parts = {name: part for name, part in adapter.parts.items() if name not in left_out}
     if not any(isinstance(part, LowRankPart) for part in parts.values()):
-        what = f"changes nothing that {type(model).__name__} has"
-        raise RequestError(Problem(what, str(adapter.path), "give the base that it was trained on"))
+        what, hint = (
+            f"changes nothing that {type(model).__name__} has",
+            "give the base that it was trained on",
+        )
+        if left_out:
+            what = f"{what}, but {few(left_out)} alone"
+            hint += "; if that is a head, leave the adapter out: the model runs without heads"
+        raise RequestError(Problem(what, str(adapter.path), hint))
     known = replace(adapter, parts=parts)
     if other_rows:
         fitted = fit_adapter(known, shapes, other_rows=True)
