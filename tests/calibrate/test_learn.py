@@ -264,6 +264,19 @@ def test_a_model_in_float32_and_its_parameters(tuned: Tuned) -> None:
 
 
 @pytest.mark.parametrize(
+    "context", [torch.inference_mode(), torch.no_grad(), torch.autocast("cpu", torch.bfloat16)], ids=str
+)
+def test_contexts_of_the_caller_change_nothing(tuned: Tuned, context: Any) -> None:
+    model, wanted = base_model(tuned, torch.float32), learned(tuned, steps=2)
+    with context:
+        data = {name: [copy.deepcopy(one) for one in batches] for name, batches in DATA.items()}
+        found = learn_coefficients(model, list(tuned.adapters), data, steps=2, **LEARN)
+    assert found.loss == pytest.approx(wanted.loss, abs=1e-5)
+    assert found.unreached == wanted.unreached
+    assert found.coefficients[Q0] == pytest.approx(wanted.coefficients[Q0], abs=1e-4)
+
+
+@pytest.mark.parametrize(
     ("options", "what"),
     [
         ({"steps": -1}, "steps: -1 is below 0 — give 0 or more"),

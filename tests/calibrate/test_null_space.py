@@ -266,6 +266,17 @@ def test_adapters_without_factors_of_linear_maps(tuned: Tuned, tmp_path: Path) -
         null_space_ratio(base_model(tuned), adapters, DATA)
 
 
+def test_adapters_that_change_heads_alone_or_are_of_dora(tuned: Tuned, tmp_path: Path) -> None:
+    heads = make_tuned(tmp_path / "heads", "llama", {"r": 2, "target_modules": ["lm_head"]})
+    what = r"changes nothing that LlamaModel has, but lm_head.weight alone — .* if that is a head, leave"
+    with pytest.raises(RequestError, match=what):
+        null_space_ratio(base_model(tuned).model, heads.adapters, [DATA["a0"]])
+    dora = {"r": 2, "target_modules": ["q_proj"], "use_dora": True}
+    both = make_tuned(tmp_path / "dora", "llama", dora, dora)
+    with pytest.raises(RequestError, match=r"a0 changes .* DoRA rescales[\s\S]*a1 changes .* DoRA rescales"):
+        null_space_ratio(base_model(both), list(both.adapters), DATA)
+
+
 def test_adapters_of_another_base(tuned: Tuned, tmp_path: Path) -> None:
     wide = copy.deepcopy(base_model(tuned).config)
     wide.hidden_size, wide.head_dim = 32, 16

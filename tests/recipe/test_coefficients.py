@@ -336,6 +336,8 @@ def test_data_and_a_file_of_coefficients_exclude_each_other() -> None:
 def test_a_base_is_needed_to_run_data_through() -> None:
     (message,) = data_refused("x", base_model=None, output={"as": "adapter"})
     assert "nsc needs a base_model, through which the data runs" in message
+    messages = data_refused("x", base_model=None)
+    assert any(message.endswith("nsc needs a base_model — add 'base_model: …'") for message in messages)
 
 
 def test_data_is_for_methods_that_learn() -> None:

@@ -194,7 +194,11 @@ def fitted_to(
     parts = {name: part for name, part in adapter.parts.items() if name not in left_out}
     if not any(isinstance(part, LowRankPart) for part in parts.values()):
         what = f"changes nothing that {type(model).__name__} has"
-        raise RequestError(Problem(what, str(adapter.path), "give the base that it was trained on"))
+        hint = "give the base that it was trained on"
+        if left_out:
+            what = f"{what}, but {few(left_out)} alone"
+            hint += "; if that is a head, leave the adapter out: the model runs without heads"
+        raise RequestError(Problem(what, str(adapter.path), hint))
     fitted, longer = _fitted(replace(adapter, parts=parts), shapes, other_rows=other_rows)
     values = model.state_dict()
     others = [n for n, part in fitted.parts.items() if not was_trained_on(fitted, part, values[n])]

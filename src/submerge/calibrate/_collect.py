@@ -58,8 +58,8 @@ def collect(
     an image or audio tower another mask counts, as `feature_attention_mask` [B, F] of F frames, of which a
     layer with inputs [B, F / 2, n] sees every second. In the decoder of a model that is given
     `decoder_input_ids` it is `decoder_attention_mask`, if there is one. The model runs as it is, in the mode
-    that it is in, and gradients are recorded unless the caller disables them: then the reducers' sums are
-    functions of what the model depends on.
+    that it is in, outside of autocast, and gradients are recorded unless the caller disables them: then the
+    reducers' sums are functions of what the model depends on.
 
     Args:
         model: a model that takes the batches as keyword arguments.
@@ -94,7 +94,8 @@ def run_observed(model: nn.Module, batch: ModelInputs, names: Iterable[str], obs
     like = next(model.parameters())
     inputs = {name: _moved(value, like) for name, value in batch.items()}
     watched = _Watched(observer)
-    with _without_cache(model), observe(modules, watched):
+    exact = torch.autocast(like.device.type, enabled=False)  # the caller's
+    with exact, _without_cache(model), observe(modules, watched):
         _run(model, inputs, watched)
 
 
@@ -229,4 +230,6 @@ def _rows(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
 def _moved(value: Any, like: torch.Tensor) -> Any:
     if not isinstance(value, torch.Tensor):
         return value
+    if value.is_inference():  # of which autograd saves nothing
+        value = value.clone()
     return value.to(like.device, like.dtype if value.is_floating_point() else None)

@@ -134,15 +134,28 @@ def learn_coefficients(
         checkpointing=checkpointing,
         dtype=dtype,
     )
+    with torch.inference_mode(False):  # in which nothing has gradients
+        return _learned(options, model, adapters, data, processor, device, progress)
+
+
+def _learned(
+    options: LearnOptions,
+    model: str | Path | nn.Module,
+    adapters: Specs,
+    data: DataSets,
+    processor: Any,
+    device: str | None,
+    progress: Callable[[Step], None] | None,
+) -> Calibration:
     start = time.perf_counter()
-    encoding = {"batch_size": batch_size, "max_length": max_length, "processor": processor}
-    loaded, folder = _loaded(model, dtype, device), None if isinstance(model, nn.Module) else model
+    encoding = {"batch_size": options.batch_size, "max_length": options.max_length, "processor": processor}
+    loaded, folder = _loaded(model, options.dtype, device), None if isinstance(model, nn.Module) else model
     with ExitStack() as stack:
         measurement = stack.enter_context(
-            measuring(loaded, adapters, data, hooks, encoding, folder)
+            measuring(loaded, adapters, data, options.hooks, encoding, folder)
         ).holding()
         stack.enter_context(_frozen(loaded))
-        if checkpointing:
+        if options.checkpointing:
             stack.enter_context(checkpointed(measurement.adapters))
         measurement.check_own_data()
         inputs = record_inputs(measurement.opened, measurement.data)
@@ -151,10 +164,10 @@ def learn_coefficients(
         run.learn()
         matrix = renamed(run.matrix(), names)
         return Calibration(
-            objective=objective,
+            objective=options.objective,
             loss=tuple(run.descent.loss),
             coefficients={names[path]: own for path, own in run.coefficients.values(run.names).items()},
-            initial=float(initial),
+            initial=float(options.initial),
             matrix=matrix,
             curve=renamed(run.curve, names),
             unreached=tuple(names[path] for path in run.unreached),

@@ -169,6 +169,7 @@ def measuring(
         model = load_backbone(folder)
     inputs = read_data(data, list(opened), model, **encoding)
     with attached(model, opened, other_rows=True) as at, _evaluating(model):
+        _check_supported(at)
         chosen = choose_hooks(model, list(at.down), hooks, _stored_names(folder, model, at.down))
         hooked = {path: _with_null_space(at.down[path], len(opened)) for path in chosen}
         _check_hooks(at, hooked)
@@ -192,15 +193,20 @@ def _with_null_space(down: Mapping[int, torch.Tensor], count: int) -> list[torch
     ]
 
 
+def _check_supported(at: AttachedAdapters) -> None:
+    """Raise `RequestError` for each adapter whose factors are all of a kind that scales do not act on."""
+    measured = {k for down in at.down.values() for k in down}
+    wrong = [reasons for k, reasons in enumerate(at.unsupported) if reasons and k not in measured]
+    if wrong:
+        hint = "leave this adapter out, or train without it"
+        raise RequestError([Problem(*next((why, path) for path, why in one.items()), hint) for one in wrong])
+
+
 def _check_hooks(at: AttachedAdapters, hooked: Mapping[str, Sequence[torch.Tensor | None]]) -> None:
     """Raise `RequestError` for each adapter that has a ratio at none of the modules."""
     problems = []
     for k, name in enumerate(at.names):
         if any(own[k] is not None for own in hooked.values()):
-            continue
-        if not any(k in down for down in at.down.values()) and at.unsupported[k]:
-            path, why = next(iter(at.unsupported[k].items()))
-            problems.append(Problem(why, path, "leave this adapter out, or train without it"))
             continue
         full = [path for path in hooked if k in at.down[path]]
         if full:

@@ -214,7 +214,9 @@ def _check_no_mixture(data: dict[str, Any], report: Report) -> None:
 def _check_base(data: dict[str, Any], method: Method, form: OutputForm, report: Report) -> None:
     """Note that a base is missing, which a method needs but for adapters that become one."""
     if method.needs_base and data.get("base_model") is None and form.form == "checkpoint":
-        hint = "add 'base_model: …' (adapters need none for output: {as: adapter})"
+        hint = "add 'base_model: …'"
+        if method.calibration is None or data.get("coefficients") is not None:  # else data runs through it
+            hint += " (adapters need none for output: {as: adapter})"
         report.add(f"{method.name} needs a base_model", ("merge_method",), hint)
 
 
