@@ -268,7 +268,7 @@ def test_adapters_without_factors_of_linear_maps(tuned: Tuned, tmp_path: Path) -
 
 def test_adapters_that_change_heads_alone_or_are_of_dora(tuned: Tuned, tmp_path: Path) -> None:
     heads = make_tuned(tmp_path / "heads", "llama", {"r": 2, "target_modules": ["lm_head"]})
-    what = r"changes nothing that LlamaModel has, but lm_head.weight alone — .* if that is a head, leave"
+    what = r"changes lm_head.weight alone, which LlamaModel does not have — .* if that is a head, leave"
     with pytest.raises(RequestError, match=what):
         null_space_ratio(base_model(tuned).model, heads.adapters, [DATA["a0"]])
     dora = {"r": 2, "target_modules": ["q_proj"], "use_dora": True}

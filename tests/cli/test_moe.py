@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from _cli import ROOM, cli
 from _mixtures import dense_folder
-from _models import contents
+from _models import contents, read
 from submerge.recipe import load_mixture
 
 RECIPE = """\
@@ -137,20 +138,53 @@ def test_explain_takes_mixtures_too(recipe: Path) -> None:
     assert "options" not in norm
 
 
+MERGE = "name: ab\nmerge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}\n"
+
+
 @pytest.mark.parametrize("first", [True, False])
-def test_a_mixture_is_a_recipe_of_its_own(recipe: Path, first: bool) -> None:
-    merge = "name: ab\nmerge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}\n"
-    recipe.write_text("---\n".join([RECIPE, merge] if first else [merge, RECIPE]))
-    for words in (
-        ("moe", recipe, "out"),
-        ("merge", recipe, "out"),
-        ("plan", recipe),
-        ("explain", recipe, "-t", "w"),
+def test_experts_may_be_results_of_other_documents(recipe: Path, first: bool) -> None:
+    mixture = RECIPE.replace("source_model: b", "source_model: ab")
+    recipe.write_text("---\n".join([mixture, MERGE] if first else [MERGE, mixture]))
+    planned = cli("plan", recipe, *ROOM)
+    assert (planned.code, planned.err) == (0, "")
+    assert "document of the result, from ab" in planned.out
+    assert "  expert 1      ab, 1 prompts" in planned.out
+    explained = cli("explain", recipe, "-t", "experts.1.w2")
+    assert (explained.code, explained.err) == (0, "")
+    assert "reads  ab model.layers.0.mlp.down_proj.weight (F32)" in explained.out
+    made = cli("merge", recipe, "out", *ROOM)
+    assert (made.code, made.err) == (0, "document ab: merging\ndocument of the result: merging\n")
+    assert cli("verify", "out", "--no-load").code == 0
+    assert not Path("out/mergekit_moe_config.yml").exists()
+
+    Path("one.yaml").write_text(MERGE.replace("name: ab\n", ""))
+    assert cli("merge", "one.yaml", "alone", *ROOM).code == 0
+    recipe.write_text(RECIPE.replace("source_model: b", "source_model: alone"))
+    assert cli("moe", recipe, "apart", *ROOM).code == 0
+    weights = "model.safetensors"
+    assert contents(Path("out"))[weights] == contents(Path("apart"))[weights]
+
+
+def test_a_mixture_may_have_a_name(recipe: Path) -> None:
+    result = "merge_method: passthrough\nmodels: [{model: mix}]\ndtype: bfloat16\n"
+    recipe.write_text(f"name: mix\n{RECIPE}---\n{result}")
+    made = cli("merge", recipe, "out", "--keep-parts", *ROOM)
+    assert (made.code, made.out.count("document")) == (0, 2)
+    written, mixture = read(Path("out")), read(Path("out.parts/mix"))
+    assert all(torch.equal(written[name], tensor.bfloat16()) for name, tensor in mixture.items())
+
+
+def test_mixtures_where_they_cannot_be(recipe: Path) -> None:
+    recipe.write_text(f"{MERGE}---\n{RECIPE}")
+    for words, expected in (
+        (("moe", recipe, "out", *ROOM), "a second document starts here — submerge merge takes several"),
+        (("merge", recipe, "out", "--as", "adapter", *ROOM), "a mixture of experts is no adapter — leave"),
+        (("inspect", recipe), "it makes a mixture of experts, and merges nothing — choose a --document"),
+        (("explain", recipe, "-t", "nothing"), "no tensor matches 'nothing'"),
     ):
-        refused = cli(*words, *(ROOM if words[0] != "explain" else ()))
+        refused = cli(*words)
         assert refused.code == 2, words
-        assert "this is one of several documents" in refused.err, words
-        assert "give `submerge moe` a file that names their results" in refused.err
+        assert expected in refused.err
 
 
 def test_mergekit_gets_its_recipe(recipe: Path) -> None:

@@ -196,7 +196,7 @@ def fitted_to(
         what = f"changes nothing that {type(model).__name__} has"
         hint = "give the base that it was trained on"
         if left_out:
-            what = f"{what}, but {few(left_out)} alone"
+            what = f"changes {few(left_out)} alone, which {type(model).__name__} does not have"
             hint += "; if that is a head, leave the adapter out: the model runs without heads"
         raise RequestError(Problem(what, str(adapter.path), hint))
     fitted, longer = _fitted(replace(adapter, parts=parts), shapes, other_rows=other_rows)

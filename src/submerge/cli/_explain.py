@@ -10,6 +10,7 @@ import typer
 
 from submerge.cli._common import load_documents, load_mixture, print_json, size, source_of
 from submerge.cli._options import Json, Lenient, Pickle, Recipe
+from submerge.errors import RequestError
 
 if TYPE_CHECKING:
     from submerge.engine import MergePlan
@@ -43,8 +44,8 @@ def explain(
         recipes, plans = documents.recipes, engine.plan_documents(documents, settings)
     for line in (line for asked in recipes for line in asked.warnings):
         print(f"warning: {line}", file=sys.stderr)
-    explanations = {name: engine.explain(plan, tensor) for name, plan in plans.items()}
-    several = len(explanations) > 1
+    several = len(plans) > 1
+    explanations = _explanations(plans, tensor)
     if json:
         print_json(explanations if several else next(iter(explanations.values())))
         return
@@ -53,6 +54,22 @@ def explain(
             typer.echo(f"document {name or 'of the result'}")
         for explanation in of_document:
             _print(explanation)
+
+
+def _explanations(plans: Mapping[str, MergePlan], tensor: str) -> dict[str, list[dict[str, Any]]]:
+    """Return what happens to matching tensors, by document, but for documents that have none."""
+    from submerge import engine
+
+    found: dict[str, list[dict[str, Any]]] = {}
+    refusal: RequestError | None = None
+    for name, plan in plans.items():
+        try:
+            found[name] = engine.explain(plan, tensor)
+        except RequestError as error:
+            refusal = refusal or error
+    if refusal is not None and not found:
+        raise refusal
+    return found
 
 
 def _print(line: dict[str, Any]) -> None:

@@ -11,12 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submerge._version import __version__
+from submerge.engine._gates import with_gates
 from submerge.engine._merge import merge
 from submerge.engine._virtual import virtual_checkpoint, virtual_reads
 from submerge.engine.output import MergeReport, Progress, check_target, fingerprint
-from submerge.engine.plan import MergePlan, Settings, can_be_virtual, make_plan, planned_checkpoint
+from submerge.engine.plan import (
+    MergePlan,
+    Settings,
+    can_be_virtual,
+    make_plan,
+    plan_mixture,
+    planned_checkpoint,
+)
 from submerge.errors import Problem, RequestError, WorkError
-from submerge.recipe import Documents, Recipe
+from submerge.recipe import Documents, MixtureRecipe, Recipe
 from submerge.store import MANIFEST, Checkpoint, strict_json
 
 if TYPE_CHECKING:
@@ -61,7 +69,7 @@ def _planned(
         if len(parts) < len(uses):
             continue
         try:
-            plan = make_plan(replace(recipe, parts=parts), settings)
+            plan = _plan(replace(recipe, parts=parts), settings)
             plans[recipe.name] = replace(plan, virtual_reads=reads.get(recipe.name, 0))
         except RequestError as error:
             problems += error.problems
@@ -127,7 +135,7 @@ def merge_documents(
             plan = _planned_again(recipe, plans.get(name), documents.uses[name], places, settings)
         if recipe is result:
             started(name, plan)
-            reports[name] = merge(plan, out, overwrite=overwrite, **how)
+            reports[name] = _make(plan, out, overwrite=overwrite, **how)
             continue
         made_from, places[name] = fingerprint(plan), parts.folder / name
         if parts.has(name, made_from):
@@ -138,11 +146,26 @@ def merge_documents(
         if plan.virtual_reads:
             places[name] = virtual_checkpoint(plan, name, place)
             continue
-        reports[name] = merge(plan, place, overwrite=place.exists(), **how)
+        reports[name] = _make(plan, place, overwrite=place.exists(), **how)
         parts.note(name, made_from)
     if result is not None and named and not keep_parts:
         parts.remove()
     return reports
+
+
+def _plan(recipe: Recipe, settings: Settings | None, *, download: bool = False) -> MergePlan:
+    """Return the plan of one document: of a merge, or of a mixture of experts."""
+    if isinstance(recipe, MixtureRecipe):
+        return plan_mixture(recipe, settings, download=download)
+    return make_plan(recipe, settings, download=download)
+
+
+def _make(
+    plan: MergePlan, out: Path, *, calibration_progress: Callable[[Step], None] | None, **how: Any
+) -> MergeReport:
+    """Make the result of one document."""
+    plan = with_gates(plan, calibration_progress) if plan.mixture else plan
+    return merge(plan, out, calibration_progress=calibration_progress, **how)
 
 
 def _planned_again(
@@ -154,7 +177,7 @@ def _planned_again(
 ) -> MergePlan:
     """Return the plan of a document whose models are there now; `before` is what was planned without them."""
     parts = {name: places[name] for name in uses}
-    plan = make_plan(replace(recipe, parts=parts), settings, download=True)
+    plan = _plan(replace(recipe, parts=parts), settings, download=True)
     if before is None or not before.virtual_reads or not can_be_virtual(plan):
         return plan
     return replace(plan, virtual_reads=before.virtual_reads)

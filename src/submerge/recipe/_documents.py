@@ -12,21 +12,22 @@ from typing import Any
 from submerge.errors import Problem, RequestError, few
 from submerge.methods import Method
 from submerge.recipe._load import read_recipe
-from submerge.recipe._load_mixture import beside_others, describes_mixture
+from submerge.recipe._load_mixture import describes_mixture, read_mixture
+from submerge.recipe._mixture import MixtureRecipe
 from submerge.recipe._problems import show
 from submerge.recipe._recipe import Recipe
 from submerge.recipe._source import RecipeSource, open_documents
 
 __all__ = ["Documents", "load_documents"]
 
-MODEL_KEYS = frozenset({"model", "base_model", "tokenizer_source", "source", "path", "lora"})
+MODEL_KEYS = frozenset({"model", "base_model", "source_model", "tokenizer_source", "source", "path", "lora"})
 """The keys of mergekit whose values can name a model, wherever they stand."""
 _HINT = "give every document but the last a 'name: …' of its own"
 
 
 @dataclass(frozen=True)
 class Documents:
-    """The recipes of one file, as mergekit-multi reads them.
+    """The recipes of one file, as mergekit-multi reads them, and those for mixtures of experts among them.
 
     Attributes:
         recipes: in an order in which each comes after those whose results it merges.
@@ -72,6 +73,9 @@ class Documents:
             raise RequestError(
                 Problem(f"no document is called {show(name)}", "--document", f"there is {named}")
             )
+        if isinstance(recipe, MixtureRecipe):
+            what = "it makes a mixture of experts, and merges nothing"
+            raise RequestError(Problem(what, recipe.name or "the result's document", "choose a --document"))
         if uses := self.uses[recipe.name]:
             what = f"it merges results of other documents, which are not there: {few(uses)}"
             hint = (
@@ -105,12 +109,14 @@ def load_documents(
     problems: list[Problem] = _name_problems(sources) if len(sources) > 1 else []
     recipes: list[Recipe] = []
     for opened in sources:
-        if len(sources) > 1 and describes_mixture(opened.data):
-            problems.append(beside_others(opened))
-            continue
         is_result = len(sources) == 1 or not _name(opened)
         try:
-            recipes.append(read_recipe(opened, methods, output if is_result else None))
+            if len(sources) > 1 and describes_mixture(opened.data):
+                recipes.append(read_mixture(opened, named=True))
+                if is_result and output:
+                    problems.append(_no_adapter(opened))
+            else:
+                recipes.append(read_recipe(opened, methods, output if is_result else None))
         except RequestError as error:
             problems += error.problems
     if problems:
@@ -138,6 +144,12 @@ def _ordered(recipes: Sequence[Recipe], sources: Mapping[str, RecipeSource]) -> 
         needed.update(uses[name] if name in needed else ())
     unused = tuple(name for name in by_name if name not in needed)
     return Documents(tuple(by_name[name] for name in order), uses, result, unused)
+
+
+def _no_adapter(opened: RecipeSource) -> Problem:
+    """Return the problem that the form of an output is asked for, and that is a mixture of experts."""
+    hint = "leave --as, --rank and --energy out"
+    return Problem("a mixture of experts is no adapter", opened.report.where(("experts",)), hint)
 
 
 def _used(data: Any, names: Collection[str]) -> tuple[str, ...]:

@@ -12,11 +12,11 @@ from submerge.methods import MIXTURE
 from submerge.recipe._mixture import GATE_MODES, PROMPT_MODES, Expert, MixtureRecipe
 from submerge.recipe._model_entry import ModelEntry, same_model
 from submerge.recipe._problems import KeyPath, Report, nearest_name, show
-from submerge.recipe._sections import read_dtype, read_seed
-from submerge.recipe._source import RecipeSource, open_documents, open_source
+from submerge.recipe._sections import read_dtype, read_name, read_seed
+from submerge.recipe._source import RecipeSource, open_documents
 from submerge.recipe._specs import read_spec
 
-__all__ = ["beside_others", "describes_mixture", "is_mixture", "load_mixture"]
+__all__ = ["describes_mixture", "is_mixture", "load_mixture", "read_mixture"]
 
 KEYS = (
     "base_model",
@@ -49,13 +49,23 @@ def load_mixture(source: str | Path | Mapping[str, Any], *, mergekit: bool = Fal
     """
     opened, *others = open_documents(source, lenient=mergekit)
     if others:
-        raise RequestError(beside_others(others[0]))
+        where = others[0].report.where(())
+        hint = "submerge merge takes several, with mixtures among them"
+        raise RequestError(Problem("a second document starts here", where, hint))
+    return read_mixture(opened)
+
+
+def read_mixture(opened: RecipeSource, *, named: bool = False) -> MixtureRecipe:
+    """Return the recipe for a mixture in the data of one document, which may have a name.
+
+    Errors are those of `load_mixture`.
+    """
     data, report = opened.data, opened.report
     if not isinstance(data, dict):
         what = "the recipe is empty" if data is None else f"a recipe is a mapping, not {show(data)}"
         report.add(what, (), "start with 'base_model: …'")
         report.raise_if_any()
-    _check_keys(data, report)
+    _check_keys(data, report, named=named)
     base = _read_base(data, report)
     mode = _read_gate_mode(data.get("gate_mode"), report)
     experts = _read_experts(data.get("experts"), "experts", report)
@@ -69,6 +79,7 @@ def load_mixture(source: str | Path | Mapping[str, Any], *, mergekit: bool = Fal
         "dtype": read_dtype(data, "dtype", report),
         "seed": read_seed(data.get("seed"), report),
         "architecture": _read_architecture(data.get("architecture"), report),
+        "name": read_name(data, report) if named else "",
     }
     report.raise_if_any()
     entries = _entries([*experts, *shared])
@@ -91,24 +102,17 @@ def load_mixture(source: str | Path | Mapping[str, Any], *, mergekit: bool = Fal
 
 
 def is_mixture(source: str | Path | Mapping[str, Any]) -> bool:
-    """Return whether a source is a recipe for a mixture of experts, as far as it can be read."""
+    """Return whether a source is one recipe for a mixture of experts, as far as it can be read."""
     try:
-        data = open_source(source).data
+        opened, *others = open_documents(source)
     except RequestError:
         return False
-    return describes_mixture(data)
+    return not others and describes_mixture(opened.data)
 
 
 def describes_mixture(data: Any) -> bool:
     """Return whether the data of a recipe are those of mergekit-moe."""
     return isinstance(data, dict) and "experts" in data and "merge_method" not in data
-
-
-def beside_others(document: RecipeSource) -> Problem:
-    """Return the problem that a document stands in one file with others, of which one is for a mixture."""
-    what = "this is one of several documents, and a mixture of experts is made by a recipe of its own"
-    hint = "merge the others (`submerge merge`), and give `submerge moe` a file that names their results"
-    return Problem(what, document.report.where(()), hint)
 
 
 def _entries(experts: Sequence[Expert]) -> tuple[ModelEntry, ...]:
@@ -117,12 +121,12 @@ def _entries(experts: Sequence[Expert]) -> tuple[ModelEntry, ...]:
     return tuple(reversed(distinct.values()))
 
 
-def _check_keys(data: dict[str, Any], report: Report) -> None:
+def _check_keys(data: dict[str, Any], report: Report, *, named: bool) -> None:
     """Note keys that are unknown; one who names a method wants a merge."""
     for key in data:
         if key == "merge_method" or (key in ("models", "slices", "modules") and "experts" not in data):
             report.add(f"'{key}' belongs to a merge", (key,), "submerge merge makes one")
-        elif key not in KEYS:
+        elif key not in KEYS and not (named and key == "name"):
             report.unknown("key", key, KEYS, (key,))
 
 

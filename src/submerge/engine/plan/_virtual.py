@@ -15,9 +15,9 @@ def can_be_virtual(plan: MergePlan) -> bool:
 
     Each tensor is then merged in one pass without a reduction, element by element, or copied. Updates of
     adapters are not: they are products, which are rounded otherwise in other ranges. Nor are copies that are
-    compared with other models' tensors.
+    compared with other models' tensors, and mixtures of experts.
     """
-    kept = plan.gate_record or plan.recipe.output.form == "adapter"
+    kept = plan.gate_record or plan.recipe.output.form == "adapter" or plan.mixture
     subfolders = plan.inputs.reference_model.other_weights
     return not (kept or subfolders) and all(map(_is_local, plan.tensors))
 
@@ -26,7 +26,7 @@ def reads_values_alone(plan: MergePlan) -> bool:
     """Return whether a merge takes values of its models alone: it runs none of them, and keeps none."""
     recipe = plan.recipe
     runs_models = recipe.calibrates or recipe.collects_moments or recipe.makes_prototypes
-    return not (runs_models or recipe.composed or plan.gate_record)
+    return not (runs_models or recipe.composed or plan.gate_record or plan.mixture)
 
 
 def virtual_model(plan: MergePlan, digest: str = "") -> VirtualModel:
