@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import submerge
 from _models import ROOM
-from submerge.engine import describe
+from submerge.engine import describe, merge_documents, plan_documents
+from submerge.recipe import load_documents
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's, of embeddings that it saves
 
@@ -237,3 +239,26 @@ def test_one_that_unties_the_head_meets_one_with_a_table(
     model = families(True).checkpoint(tmp_path / "out", "other", "whole")
     state = model.state_dict()
     assert not torch.equal(state[HEAD], state[EMBEDDING])
+
+
+@pytest.mark.parametrize("form", ["checkpoint", "adapter"])
+def test_a_base_that_is_merged_as_it_is_read(
+    form: str, families: Callable[[bool], Family], tmp_path: Path
+) -> None:
+    family = families(False)
+    inner = {"merge_method": "passthrough", "models": [{"model": str(family.base)}], "name": "inner"}
+    outer = family.recipe("other", "none", base=True) | {"base_model": "inner", "output": {"as": form}}
+    text = "---\n".join(yaml.safe_dump(recipe, sort_keys=False) for recipe in (inner, outer))
+    documents = load_documents(text)
+    assert plan_documents(documents, ROOM)["inner"].virtual_reads
+    made = {
+        kept: merge_documents(documents, tmp_path / str(kept), settings=ROOM, keep_parts=kept)[""].out
+        for kept in (True, False)
+    }
+    name = "model" if form == "checkpoint" else "adapter_model"
+    with_folder, without = (load_file(made[kept] / f"{name}.safetensors") for kept in (True, False))
+    assert with_folder.keys() == without.keys()
+    assert all(torch.equal(with_folder[key], without[key]) for key in with_folder)
+    own = load_file(family.base / "model.safetensors")[EMBEDDING]
+    table = without[EMBEDDING if form == "checkpoint" else f"base_model.model.{EMBEDDING}"]
+    assert (table - own).abs().max() > 0.1

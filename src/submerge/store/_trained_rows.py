@@ -121,7 +121,7 @@ def _folded(adapter: Adapter, name: str, part: Part, table: _TableBefore) -> tup
 def _is_other(saved: TensorEntry, adapter: Adapter, base: Checkpoint, name: str) -> bool:
     """Return whether a table is not the base's; values that cannot be read yet are taken for the same."""
     entry = base.tensors[name]
-    if saved.shape != entry.shape or base.pending or base.virtual or adapter.pending:
+    if saved.shape != entry.shape or base.pending or adapter.pending:
         return saved.shape != entry.shape
     with FileTable() as files:
         own = (saved.dtype, adapter.source(saved, files))
