@@ -193,23 +193,20 @@ def fitted_to(
     left_out = tuple(n for n in adapter.parts if layer_of(n) is None and not _has_place(n, shapes))
     parts = {name: part for name, part in adapter.parts.items() if name not in left_out}
     if not any(isinstance(part, LowRankPart) for part in parts.values()):
-        what, hint = (
-            f"changes nothing that {type(model).__name__} has",
-            "give the base that it was trained on",
-        )
+        what = f"changes nothing that {type(model).__name__} has"
+        hint = "give the base that it was trained on"
         if left_out:
-            what = f"{what}, but {few(left_out)} alone"
+            what += f", but {few(left_out)} alone"
             hint += "; if that is a head, leave the adapter out: the model runs without heads"
         raise RequestError(Problem(what, str(adapter.path), hint))
     known = replace(adapter, parts=parts)
     if other_rows:
         fitted = fit_adapter(known, shapes, other_rows=True)
-        resized = {
-            name: shapes[name] for name, part in fitted.parts.items() if _is_resized(part, shapes[name])
-        }
-        if all(isinstance(fitted.parts[name], Replace) for name in resized):
-            longer = (n for n, shape in resized.items() if fitted.parts[n].entry.shape[0] > shape[0])
-            return fitted, (*left_out, *(f"{name}[{shapes[name][0]}:]" for name in longer))
+        resized = {name: part for name, part in fitted.parts.items() if _is_resized(part, shapes[name])}
+        rows = {name: part.entry.shape[0] for name, part in resized.items() if isinstance(part, Replace)}
+        if len(rows) == len(resized):
+            beyond = (f"{n}[{shapes[n][0]}:]" for n, count in rows.items() if count > shapes[n][0])
+            return fitted, (*left_out, *beyond)
     return fit_adapter(known, shapes), left_out
 
 
