@@ -120,7 +120,7 @@ def test_checkpoints_give_the_same_gradients(kind: str, tmp_path: Path) -> None:
         hooks = list(adapters.down)
         wanted = measured(adapters, inputs, hooks, nullcontext())
         held: list[int] = []
-        for around in (nullcontext(), checkpointed(model, adapters.gate)):
+        for around in (nullcontext(), checkpointed(adapters)):
             sizes: list[int] = []
             with torch.autograd.graph.saved_tensors_hooks(
                 lambda x, sizes=sizes: (sizes.append(x.nbytes), x)[1], lambda x: x
@@ -130,7 +130,7 @@ def test_checkpoints_give_the_same_gradients(kind: str, tmp_path: Path) -> None:
             held.append(sum(sizes))
         reused = ReusedOutputs(model, hooks)
         for _ in range(3):
-            with checkpointed(model, adapters.gate):
+            with checkpointed(adapters):
                 assert same(measured(adapters, inputs, hooks, reused.over(inputs)), wanted)
     assert held[1] < held[0]
     assert not any("forward" in module.__dict__ for module in model.modules())

@@ -212,11 +212,11 @@ def _fitted(adapter: Adapter, shapes: Shapes, *, other_rows: bool) -> tuple[Adap
     """Return an adapter that fits the shapes, and what of its longer tables is beyond them."""
     if other_rows:
         fitted = fit_adapter(adapter, shapes, other_rows=True)
-        resized = [name for name, part in fitted.parts.items() if _is_resized(part, shapes[name])]
-        tables = {name: part for name in resized if isinstance(part := fitted.parts[name], Replace)}
-        if len(tables) == len(resized):
-            longer = (n for n, part in tables.items() if part.entry.shape[0] > shapes[n][0])
-            return fitted, tuple(f"{name}[{shapes[name][0]}:]" for name in longer)
+        resized = {name: part for name, part in fitted.parts.items() if _is_resized(part, shapes[name])}
+        rows = {name: part.entry.shape[0] for name, part in resized.items() if isinstance(part, Replace)}
+        if len(rows) == len(resized):
+            beyond = (f"{n}[{shapes[n][0]}:]" for n, count in rows.items() if count > shapes[n][0])
+            return fitted, tuple(beyond)
     return fit_adapter(adapter, shapes), ()
 
 

@@ -164,13 +164,14 @@ def measuring(
     is what the model was loaded from, if it was.
     """
     opened = open_adapters(adapters)
-    if not isinstance(model, nn.Module):
-        folder = model
-        model = load_backbone(folder)
-    inputs = read_data(data, list(opened), model, **encoding)
-    with attached(model, opened, other_rows=True) as at, _evaluating(model):
+    if isinstance(model, nn.Module):
+        loaded = model
+    else:
+        loaded, folder = load_backbone(model), model
+    inputs = read_data(data, list(opened), loaded, **encoding)
+    with attached(loaded, opened, other_rows=True) as at, _evaluating(loaded):
         _check_supported(at)
-        chosen = choose_hooks(model, list(at.down), hooks, _stored_names(folder, model, at.down))
+        chosen = choose_hooks(loaded, list(at.down), hooks, _stored_names(folder, loaded, at.down))
         hooked = {path: _with_null_space(at.down[path], len(opened)) for path in chosen}
         _check_hooks(at, hooked)
         measured = {p: own for p, own in hooked.items() if any(a is not None for a in own)}
