@@ -18,6 +18,7 @@ from _models import ROOM, quiet_transformers
 from continual.conftest import Tasks, save_quietly
 from continual.helpers_images import PROJECTOR, ImageTasks, batches
 from store.helpers_adapter import MODELS, copied
+from submerge.continual._state_folder import LOCK, locked
 
 NAMES = ("law", "chess", "poems")
 CHANGED = {
@@ -277,6 +278,20 @@ def test_an_output_that_exists_is_not_written_over(whole: Tasks, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "state"]
 
 
+def test_what_a_killed_export_left_is_removed(whole: Tasks, tmp_path: Path) -> None:
+    """But not what another one is at, nor what is the user's."""
+    state = grown(whole, tmp_path / "state", "law")
+    left, used, own = (tmp_path / f"out.tasks-{name}" for name in ("left", "used", "own"))
+    for folder in (left, used, own):
+        (folder / "merged-tasks").mkdir(parents=True)
+        (folder / LOCK).write_text("1")
+    (own / "notes.txt").write_text("mine")
+    with locked(used):
+        exported(state, tmp_path / "out")
+    assert not left.exists()
+    assert {path.name for path in tmp_path.glob("out*")} == {"out", used.name, own.name}
+
+
 def test_sums_are_of_adapters_alone(whole: Tasks, tmp_path: Path) -> None:
     state = submerge.Continual.begin(tmp_path / "state", whole.base, keep="none")
     with pytest.raises(submerge.RequestError, match="has sums of adapters alone") as caught:
@@ -292,7 +307,7 @@ def test_a_damaged_weight_is_told(whole: Tasks, tmp_path: Path) -> None:
     file.write_bytes(data)
     with pytest.raises(submerge.RequestError, match="its content is not what was written"):
         state.export(tmp_path / "out", form="checkpoint")
-    assert not list(tmp_path.glob("submerge-*"))
+    assert not list(tmp_path.glob("out.tasks-*"))
 
 
 def test_tied_embeddings_stay_tied(made: Tasks, tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from submerge.continual._lpm import StoredTasks
 from submerge.continual._manifest import StateManifest, TaskRecord
 from submerge.continual._merged_tensors import MergedTensors
 from submerge.continual._projectors import ProjectorGate
+from submerge.continual._state_folder import LOCK, locked
 from submerge.deferred import torch
 from submerge.engine import Settings, merge
 from submerge.engine.output import REPLACED, SUFFIX, give_name
@@ -44,6 +47,8 @@ from submerge.store import (
 __all__ = ["Export", "ExportReport", "write_adapter", "write_checkpoint"]
 
 
+BESIDE, MERGED = ".tasks-", "merged-tasks"
+"""What a folder beside an output is called after the output's name, and what is in it."""
 WRITTEN = frozenset((ADAPTER_CONFIG, f"{ADAPTER_STEM}.safetensors", BANK, MANIFEST, "README.md"))
 """The files of an exported adapter."""
 
@@ -173,7 +178,7 @@ def write_adapter(export: Export, out: Path, *, rank: int | None, overwrite: boo
     """Write the merged updates as an adapter, into a folder that has its name when it is complete."""
     place = out.resolve()
     unfinished = place.with_name(place.name + SUFFIX)
-    try:
+    with _telling(out):
         check_out(place, overwrite=overwrite)
         _discard(unfinished)
         try:
@@ -185,10 +190,17 @@ def write_adapter(export: Export, out: Path, *, rank: int | None, overwrite: boo
             give_name(unfinished, place, overwrite=overwrite)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+    return replace(report, out=out, scale=export.lpm.scale)
+
+
+@contextmanager
+def _telling(out: Path) -> Iterator[None]:
+    """Raise `WorkError` for what the disk refuses."""
+    try:
+        yield
     except OSError as error:
         hint = "free some space, or choose another folder"
         raise WorkError(f"{out}: cannot be written ({error.strerror}) — {hint}") from error
-    return replace(report, out=out, scale=export.lpm.scale)
 
 
 def _discard(unfinished: Path) -> None:
@@ -255,13 +267,10 @@ def write_checkpoint(
     where λ = 0, for no adapter is without an update, and of a base in float64, which factors are not.
     """
     dense = export.manifest.has_checkpoints or not export.lpm.scale or _is_double(base)
-    place = out.resolve().parent if dense else None  # where there is room for another checkpoint
-    if place is not None:
-        if not overwrite:  # before all is computed
+    with _telling(out), _beside(out.resolve()) as temporary:
+        if dense and not overwrite:  # before all is computed
             check_out(out, overwrite=False)
-        place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="submerge-", dir=place) as temporary:
-        folder, adapter = Path(temporary) / "merged-tasks", replace(export, gate=None)
+        folder, adapter = temporary / MERGED, replace(export, gate=None)
         if dense:
             written = _write_tensors(adapter, folder, base, rank)
         else:
@@ -275,6 +284,25 @@ def write_checkpoint(
         merge(recipe, out, overwrite=overwrite, settings=settings, add_files=describe)
     count = export.gate.count if export.gate else 0
     return replace(written, out=out, form="checkpoint", projectors=count)
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """Give a folder beside an output, where there is room for what becomes a part of it.
+
+    Those that exports of the same output have left, which were killed, are removed.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    own = {LOCK, MERGED, MERGED + SUFFIX}
+    for left in out.parent.glob(f"{escape(out.name)}{BESIDE}*"):
+        if (left / LOCK).is_file() and own.issuperset(path.name for path in left.iterdir()):
+            with suppress(RequestError, WorkError), locked(left):  # else another export runs
+                shutil.rmtree(left)
+    with (
+        tempfile.TemporaryDirectory(prefix=out.name + BESIDE, dir=out.parent) as folder,
+        locked(Path(folder)),
+    ):
+        yield Path(folder)
 
 
 def _is_double(base: Checkpoint) -> bool:

@@ -20,7 +20,7 @@ from submerge.continual._manifest import DAMAGED, STATE_FILE, FileRecord, StateM
 from submerge.errors import Problem, RequestError, SubmergeError, WorkError
 from submerge.store import FileTable, TensorEntry, file_digest, read_header, sync_file, sync_folder
 
-__all__ = ["LOCK", "StateFolder", "new_folder"]
+__all__ = ["LOCK", "StateFolder", "locked", "new_folder"]
 
 LOCK = ".lock"
 UNFINISHED = ".unfinished"
@@ -116,7 +116,7 @@ class StateFolder:
         Raises `RequestError` while another process has that right.
         """
         StateManifest.read(self.path)  # no lock is left in a folder that is no state
-        with _locked(self.path):
+        with locked(self.path):
             manifest = self.read()
             try:
                 self._remove_unnamed(manifest)
@@ -151,7 +151,7 @@ class StateFolder:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder. The system drops that of a process which has ended, however it ended."""
     path = folder / LOCK
     try:
@@ -188,7 +188,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise RequestError(Problem(what, str(unfinished), "remove it, or choose another name"))
     try:
         unfinished.mkdir(parents=True, exist_ok=True)
-        with _locked(unfinished):
+        with locked(unfinished):
             try:
                 _remove_all_but(unfinished, ())
                 yield unfinished
