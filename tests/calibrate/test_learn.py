@@ -264,7 +264,12 @@ def test_a_model_in_float32_and_its_parameters(tuned: Tuned) -> None:
 
 
 @pytest.mark.parametrize(
-    "context", [torch.inference_mode(), torch.no_grad(), torch.autocast("cpu", torch.bfloat16)], ids=str
+    "context",
+    [
+        pytest.param(torch.inference_mode(), id="inference_mode"),
+        pytest.param(torch.no_grad(), id="no_grad"),
+        pytest.param(torch.autocast("cpu", torch.bfloat16), id="autocast"),
+    ],
 )
 def test_contexts_of_the_caller_change_nothing(tuned: Tuned, context: Any) -> None:
     model, wanted = base_model(tuned, torch.float32), learned(tuned, steps=2)
