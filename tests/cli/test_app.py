@@ -131,7 +131,13 @@ def python(*argv: object, **environment: str) -> subprocess.CompletedProcess[str
     return subprocess.run(
         [sys.executable, *map(str, argv)],
         capture_output=True, text=True, timeout=120, env={**os.environ, **environment}, check=False,
+        preexec_fn=heeding_ctrl_c,
     )  # fmt: skip
+
+
+def heeding_ctrl_c() -> None:
+    """Let a process heed Ctrl-C, which those of a shell's background, tests among them, ignore."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 INTERRUPTED = {
