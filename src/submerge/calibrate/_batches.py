@@ -72,11 +72,12 @@ def _groups(items: Sequence[Item], size: int) -> list[tuple[int, ...]]:
 class EncodedItems(Sequence[Mapping[str, torch.Tensor]]):
     """The inputs of `batches` as a sequence, each encoded when it is asked for.
 
-    With `room`, so many bytes of them are held for the passes to come: they are the same objects then.
+    With `room`, so many bytes of them are held for the passes to come: they are the same objects then. With
+    None nothing is held.
     """
 
     def __init__(
-        self, items: Sequence[Item], processor: Any, size: int, max_length: int, room: int = 0
+        self, items: Sequence[Item], processor: Any, size: int, max_length: int, room: int | None = None
     ) -> None:
         self.items = items
         self._processor, self._size, self._max_length, self._room = processor, size, max_length, room
@@ -91,7 +92,7 @@ class EncodedItems(Sequence[Mapping[str, torch.Tensor]]):
 
     def holding(self, room: int) -> EncodedItems:
         """Return the same, of which so many bytes are held; itself where it holds some already."""
-        if self._room:
+        if self._room is not None:
             return self
         return EncodedItems(self.items, self._processor, self._size, self._max_length, room)
 
@@ -111,9 +112,10 @@ class EncodedItems(Sequence[Mapping[str, torch.Tensor]]):
     def _batch(self, place: int) -> Mapping[str, torch.Tensor]:
         if (held := self._held.get(place)) is not None:
             return held
-        chosen = [self.items[place] for place in self._groups[place]]
+        chosen = [self.items[number] for number in self._groups[place]]
         batch = encode(chosen, self._processor, max_length=self._max_length)
-        size = sum(getattr(value, "nbytes", 0) for value in batch.values())
-        if size <= self._room:
-            self._held[place], self._room = batch, max(1, self._room - size)
+        if self._room is not None:
+            size = sum(getattr(value, "nbytes", 0) for value in batch.values())
+            if size <= self._room:
+                self._held[place], self._room = batch, self._room - size
         return batch

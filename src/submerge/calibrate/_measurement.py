@@ -197,10 +197,11 @@ def _with_null_space(down: Mapping[int, torch.Tensor], count: int) -> list[torch
 def _check_supported(at: AttachedAdapters) -> None:
     """Raise `RequestError` for each adapter whose factors are all of a kind that scales do not act on."""
     measured = {k for down in at.down.values() for k in down}
-    wrong = [reasons for k, reasons in enumerate(at.unsupported) if reasons and k not in measured]
-    if wrong:
-        hint = "leave this adapter out, or train without it"
-        raise RequestError([Problem(*next((why, path) for path, why in one.items()), hint) for one in wrong])
+    unmeasured = [reasons for k, reasons in enumerate(at.unsupported) if reasons and k not in measured]
+    firsts = [next(iter(reasons.items())) for reasons in unmeasured]
+    hint = "leave this adapter out, or train without it"
+    if problems := [Problem(why, path, hint) for path, why in firsts]:
+        raise RequestError(problems)
 
 
 def _check_hooks(at: AttachedAdapters, hooked: Mapping[str, Sequence[torch.Tensor | None]]) -> None:

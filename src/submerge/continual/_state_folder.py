@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
 from submerge.continual._manifest import DAMAGED, STATE_FILE, FileRecord, StateManifest
@@ -81,7 +82,8 @@ class StateFolder:
         try:
             header = read_header(path)
             if table is not None:
-                table.source(next(iter(header.entries.values())))
+                for entry in islice(header.entries.values(), 1):  # opens the file, if it has a tensor
+                    table.source(entry)
         except SubmergeError as error:
             if path.exists():
                 raise
