@@ -67,6 +67,21 @@ def test_padding_changes_no_row() -> None:
         assert (found.rows[0] - torch.cat(alone.rows)).abs().max() < 1e-5
 
 
+def test_what_a_model_draws_is_drawn_alike_in_every_pass() -> None:
+    """ViTMAE hides patches at random, when it is evaluated, too."""
+    t = quiet_transformers()
+    config = t.ViTMAEConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, image_size=16,
+        patch_size=4,
+    )  # fmt: skip
+    mae, images = t.ViTMAEModel(config).eval(), {"pixel_values": torch.randn(2, 3, 16, 16)}
+    name = next(n for n, m in mae.named_modules() if n.endswith(("query", "q_proj")))
+    before, found = torch.get_rng_state(), Rows()
+    collect(mae, [images, images], {name: found})
+    assert torch.equal(*found.rows)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_module_that_runs_twice_counts_once() -> None:
     t = quiet_transformers()
     config = t.AlbertConfig(

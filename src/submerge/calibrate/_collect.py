@@ -59,7 +59,8 @@ def collect(
     layer with inputs [B, F / 2, n] sees every second. In the decoder of a model that is given
     `decoder_input_ids` it is `decoder_attention_mask`, if there is one. The model runs as it is, in the mode
     that it is in, outside of autocast, and gradients are recorded unless the caller disables them: then the
-    reducers' sums are functions of what the model depends on.
+    reducers' sums are functions of what the model depends on. What a model draws at random, as ViTMAE the
+    patches that it hides, is drawn alike in every pass, and the caller's generator is left as it is.
 
     Args:
         model: a model that takes the batches as keyword arguments.
@@ -95,8 +96,19 @@ def run_observed(model: nn.Module, batch: ModelInputs, names: Iterable[str], obs
     inputs = {name: _moved(value, like) for name, value in batch.items()}
     watched = _Watched(observer)
     exact = torch.autocast(like.device.type, enabled=False)  # the caller's
-    with exact, _without_cache(model), observe(modules, watched):
+    with exact, _drawing_alike(like.device), _without_cache(model), observe(modules, watched):
         _run(model, inputs, watched)
+
+
+@contextmanager
+def _drawing_alike(device: torch.device) -> Iterator[None]:
+    """Let what is drawn at random inside depend on nothing before it, nor anything after on it."""
+    on_cpu = device.type == "cpu"
+    with torch.random.fork_rng([] if on_cpu else [device], device_type=None if on_cpu else device.type):
+        torch.default_generator.manual_seed(0)
+        if not on_cpu:
+            torch.get_device_module(device).manual_seed(0)
+        yield
 
 
 class _Watched(Observer):
