@@ -3,7 +3,7 @@
 from submerge.names._assembly import assembled
 from submerge.names._correspondence import correspond, is_buffer
 from submerge.names._family import is_composite, model_types, related
-from submerge.names._layers import depths, is_before_layers, layer_of, layer_stacks, with_layer
+from submerge.names._layers import depths, is_before_layers, is_further, layer_of, layer_stacks, with_layer
 from submerge.names._match import NameMatch, match_names, respelling, same_parameters
 from submerge.names._modules import (
     Loading,
@@ -40,6 +40,7 @@ __all__ = [
     "is_before_layers",
     "is_buffer",
     "is_composite",
+    "is_further",
     "is_output_head",
     "layer_of",
     "layer_stacks",
