@@ -72,7 +72,7 @@ def _check_disjoint(fitting: Mapping[str, Mapping[str, Part]], where: str) -> No
 def _by_names(names: list[str], shapes: Shapes) -> dict[str, str]:
     try:
         return match_names(names, list(shapes)).names
-    except RequestError:  # one that the base lacks hinders all: then each by itself, where only one can be meant
+    except RequestError:  # one that the base lacks hinders all: then each by itself
         ends = {name: [target for target in shapes if f".{target}".endswith(f".{name}")] for name in names}
         return {name: targets[0] for name, targets in ends.items() if len(targets) == 1}
 
