@@ -49,7 +49,7 @@ _QUANTISED_ENDS = (
     ".weight_scales",
 )
 _QUANTISED_BYTES = ("_blocks", "_scales", ".weight")
-"""Ends of names that bytes have as quantised weights alone: MXFP4, and what has no tensors of its own beside."""
+"""Ends of names that bytes have as quantised weights alone, such as those of MXFP4."""
 
 
 def text_parts(config: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
@@ -63,8 +63,8 @@ def quantised_config(
 ) -> list[Problem]:
     """Return a problem if the configuration says that the weights are quantised.
 
-    `tensors` are those of the files, where they are known: if all are plain floats, the configuration may have
-    been left as it was when the weights were dequantised.
+    `tensors` are those of the files, where they are known: if all are plain floats, the configuration may
+    have been left as it was when the weights were dequantised.
     """
     for part in text_parts(config):
         settings = part.get("quantization_config")
@@ -73,7 +73,7 @@ def quantised_config(
             kind = f" ({method})" if method else ""
             what = f"the weights are quantised{kind}, as quantization_config says; they cannot be merged"
             if tensors and not unmergeable_tensors(tensors, "") and all(map(_has_floats, tensors)):
-                what = f"quantization_config says that the weights are quantised{kind}, and the files have floats"
+                what = f"quantization_config says that weights are quantised{kind}, and the files have floats"
                 hint = "if they were dequantised, remove quantization_config there; else " + _DEQUANTISE
                 return [Problem(what, str(path), hint)]
             return [Problem(what, str(path), _DEQUANTISE)]
