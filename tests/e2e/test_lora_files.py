@@ -111,6 +111,29 @@ def test_parts_of_other_models_of_the_pipeline_are_named(base: Path, tmp_path: P
     torch.testing.assert_close(found, 1 + 0.5 * update, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["kohya", "diffusers"])
+def test_a_part_that_the_model_lacks_hinders_all_of_its_kind(form: str, tmp_path: Path) -> None:
+    """One module too many is no reason to leave out the others, while a text encoder's part fits."""
+    modules = [f"unet.blocks.{i}.to_q" for i in range(3)] + ["text_encoder.layers.0.fc1"]
+    base = {f"{module}.weight": torch.ones(6, 8) for module in modules}
+    save_file(base, tmp_path / "base.safetensors")
+    lora = {}
+    for module in [*modules, "unet.blocks.9.to_q"]:
+        key = module
+        if form == "kohya":
+            key = module.replace(".", "_").replace("unet_", "lora_unet_").replace("text_encoder_", "lora_te_")
+        lora[f"{key}.lora_down.weight"], lora[f"{key}.lora_up.weight"] = torch.ones(2, 8), torch.ones(6, 2)
+    save_file(lora, tmp_path / "pytorch_lora_weights.safetensors")
+    with pytest.raises(submerge.RequestError, match=r"blocks[._]9[._]to_q") as caught:
+        submerge.plan(
+            recipe(
+                "linear", tmp_path / "pytorch_lora_weights.safetensors", base=tmp_path / "base.safetensors"
+            ),
+            settings=ROOM,
+        )
+    assert "blocks.1" not in str(caught.value)
+
+
 def test_state_dicts_of_adapters_are_refused(tmp_path: Path) -> None:
     states = [load_file(write(tmp_path, "kohya", seed, 2)[0]) for seed in (1, 2)]
     with pytest.raises(submerge.RequestError, match="must not be merged one by one"):

@@ -386,6 +386,25 @@ def test_layers_that_predict_further_tokens_are_in_no_stack(tmp_path: Path) -> N
         submerge.merge(recipe, tmp_path / "more", settings=ROOM)
 
 
+def test_modules_that_predict_further_tokens_are_no_stack(tmp_path: Path) -> None:
+    """Qwen3-Next and Qwen3.5 have them beside the model, as `mtp`; a stack of all layers keeps them."""
+    config = {"num_hidden_layers": LAYERS, "mtp_num_hidden_layers": 1}
+    further = {"mtp.fc.weight": (8, 16), "mtp.layers.0.attn.q.weight": (8, 8), "mtp.norm.weight": (8,)}
+    write(tmp_path / "m", state(shapes() | further), config)
+
+    def merged(*ranges: list[int]) -> tuple[set[str], dict[str, int]]:
+        slices = [{"sources": [{"model": str(tmp_path / "m"), "layer_range": layers}]} for layers in ranges]
+        recipe = {"merge_method": "passthrough", "slices": slices}
+        out = submerge.merge(recipe, tmp_path / f"out{len(ranges)}", settings=ROOM).out
+        return set(read(out)), json.loads((out / "config.json").read_text())
+
+    names, written = merged([0, 3], [2, 5])
+    assert names == set(shapes(6))
+    assert written == {"num_hidden_layers": 6, "mtp_num_hidden_layers": 0}
+    names, written = merged([0, LAYERS])
+    assert (names, written) == (set(shapes() | further), config)
+
+
 def test_a_list_with_embeddings_and_head_is_no_stack(tmp_path: Path) -> None:
     """Phi-1 was so at first: its layers 0 and n + 1 are none, and n_layer does not count them."""
     block = {"ln.weight": (8,), "mixer.Wqkv.weight": (24, 8), "mlp.fc1.weight": (16, 8)}

@@ -14,10 +14,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import submerge
-from _adapters import Tuned, make_tuned
+from _adapters import CLOSE, Tuned, make_tuned, same_state
 from _cli import ROOM as BIG
 from _cli import cli, merge, refused
-from _models import contents
+from _models import ROOM, contents
 from _victim import start, until
 from store.helpers_adapter import State, by_hand
 from submerge.store import JOURNAL
@@ -241,3 +241,68 @@ def test_an_interrupted_run_leaves_nothing_that_looks_whole(how: str, pair: Tune
         assert again.code == 0, again.err
         assert not left.exists()
     assert submerge.verify(out).sound
+
+
+SPELLINGS = {
+    "compiled": lambda key: f"_orig_mod.{key}",
+    "fsdp": lambda key: key.replace("layers.0.", "layers.0._fsdp_wrapped_module._checkpoint_wrapped_module."),
+    "ddp": lambda key: f"module.{key}",
+    "twice": lambda key: f"base_model.model.{key}",
+    "named": lambda key: key.replace(".weight", ".default.weight"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_state_dicts_that_training_saved(spelling: str, form: str, pair: Tuned, tmp_path: Path) -> None:
+    """PEFT loads nothing of these keys; what comes out is as of PEFT's own, and has PEFT's keys."""
+    spelled = SPELLINGS[spelling]
+    shutil.copytree(pair.adapters[0], tmp_path / "a")
+    state = load_file(weights(tmp_path / "a"))
+    save_file({spelled(key): tensor for key, tensor in state.items()}, weights(tmp_path / "a"))
+    outs = []
+    for folder in (pair.adapters[0], tmp_path / "a"):
+        recipe = {
+            "merge_method": "cat",
+            "base_model": str(pair.base),
+            "models": [str(folder)],
+            "parameters": {"weight": 0.5},
+            "output": {"as": form},
+        }
+        report = submerge.merge(recipe, tmp_path / f"out{len(outs)}", settings=ROOM)
+        assert not report.warnings
+        outs.append(load_file(next(report.out.glob("*.safetensors"))))
+    assert outs[0].keys() == outs[1].keys()
+    assert all(torch.equal(outs[1][key], tensor) for key, tensor in outs[0].items())
+
+
+def test_what_the_file_lacks_of_its_configuration_is_told(pair: Tuned, tmp_path: Path) -> None:
+    """As PEFT's `Found missing adapter keys`: modules that stay the base's, and adapters that do nothing."""
+    shutil.copytree(pair.adapters[0], tmp_path / "a")
+    change = config(
+        target_modules=["q_proj", "v_proj", "up_proj", "k_proj", "query"], modules_to_save=["norm"]
+    )
+    change(tmp_path / "a")
+    plan = submerge.plan({"merge_method": "passthrough", "models": [f"{pair.base}+{tmp_path / 'a'}"]})
+    assert [w.partition(": ")[2] for w in plan.warnings] == [
+        f"{field} in its configuration names {name}, of which the file holds nothing: the base's values stay "
+        "there; was it saved in full?"
+        for field, name in (("target_modules", "k_proj"), ("modules_to_save", "norm"))
+    ]
+    config(exclude_modules=["k_proj"], modules_to_save=None)(tmp_path / "a")
+    tensors(lambda state: state.update({k: v * 0 for k, v in state.items() if "lora_B" in k}))(tmp_path / "a")
+    for recipe in (
+        {"merge_method": "passthrough", "models": [f"{pair.base}+{tmp_path / 'a'}"]},
+        {"merge_method": "cat", "models": [str(tmp_path / "a")], "output": {"as": "adapter"}},
+    ):
+        (warning,) = submerge.plan(recipe | {"parameters": {}}).warnings
+        assert "all of its updates are zero: it changes nothing" in warning
+
+
+def test_a_wrong_flag_for_transposed_weights(tmp_path: Path) -> None:
+    """Of square matrices the others of the layer tell the layout, where no bias of the base does."""
+    tuned = make_tuned(tmp_path, "llama", OPTIONS)
+    config(fan_in_fan_out=True)(tuned.adapters[0])
+    recipe = {"merge_method": "passthrough", "models": [f"{tuned.base}+{tuned.adapters[0]}"]}
+    out = submerge.merge(recipe, tmp_path / "out", settings=ROOM).out
+    same_state(load_file(out / "model.safetensors"), tuned.merged[0], CLOSE)

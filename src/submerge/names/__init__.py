@@ -3,8 +3,14 @@
 from submerge.names._assembly import assembled
 from submerge.names._correspondence import correspond, is_buffer
 from submerge.names._family import is_composite, model_types, related
-from submerge.names._layers import depths, is_before_layers, layer_of, layer_stacks, with_layer
-from submerge.names._match import NameMatch, match_names, respelling, same_parameters
+from submerge.names._layers import depths, is_before_layers, is_further, layer_of, layer_stacks, with_layer
+from submerge.names._match import (
+    NameMatch,
+    match_names,
+    respelling,
+    same_parameters,
+    without_training_wrappers,
+)
 from submerge.names._modules import (
     Loading,
     empty_model,
@@ -40,6 +46,7 @@ __all__ = [
     "is_before_layers",
     "is_buffer",
     "is_composite",
+    "is_further",
     "is_output_head",
     "layer_of",
     "layer_stacks",
@@ -57,4 +64,5 @@ __all__ = [
     "respelling",
     "same_parameters",
     "with_layer",
+    "without_training_wrappers",
 ]

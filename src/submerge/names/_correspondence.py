@@ -11,14 +11,19 @@ from typing import TypeAlias
 
 from submerge.errors import few
 from submerge.names._layers import layer_of
-from submerge.names._match import differing_prefixes, grouped, layer_position, without_wrappers
+from submerge.names._match import (
+    differing_prefixes,
+    grouped,
+    layer_position,
+    without_training_wrappers,
+    without_wrappers,
+)
 from submerge.names._view import Shape
 
 __all__ = ["Correspondence", "correspond", "is_buffer"]
 
-# spellings of earlier versions of PyTorch and transformers, and words that training puts in
+# spellings of earlier versions of PyTorch and transformers
 _SPELLINGS = (
-    (re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."), ""),
     (re.compile(r"\bLayerNorm\.gamma$"), "LayerNorm.weight"),
     (re.compile(r"\bLayerNorm\.beta$"), "LayerNorm.bias"),
     (re.compile(r"\.weight_g$"), ".parametrizations.weight.original0"),
@@ -174,7 +179,8 @@ def is_buffer(name: str) -> bool:
 
 
 def _spelled(name: str) -> str:
-    """Return the name as today's versions spell its end."""
+    """Return the name as today's versions spell its end, without what training put in."""
+    name = without_training_wrappers(name)
     for old, new in _SPELLINGS:
         name = old.sub(new, name)
     return name

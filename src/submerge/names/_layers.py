@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-__all__ = ["depths", "is_before_layers", "layer_of", "layer_stacks", "with_layer"]
+__all__ = ["depths", "is_before_layers", "is_further", "layer_of", "layer_stacks", "with_layer"]
 
 
 def layer_of(name: str) -> tuple[str, int] | None:
@@ -50,11 +50,20 @@ _INPUT_WORDS = re.compile(
 """Modules between a model's inputs and its first layer: tables, positions, the first convolutions."""
 
 
+def is_further(name: str) -> bool:
+    """Return whether a tensor is of a module that predicts further tokens, beside the model's own layers.
+
+    Qwen3-Next and Qwen3.5 call it `mtp`. transformers does not load it.
+    """
+    return "mtp" in name.split(".")
+
+
 def layer_stacks(names: Iterable[str]) -> dict[str, int]:
     """Return the stacks of layers that tensors of these names are in, each with its number of layers.
 
     A stack is a list of modules in a model that is called as models call their layers. Where there is none,
     it is the list with most tensors. Numbers must run from 0 on: others are those of a sequence of functions.
+    Modules that predict further tokens do not count.
 
     Examples:
         >>> from submerge.names import layer_stacks
@@ -64,7 +73,7 @@ def layer_stacks(names: Iterable[str]) -> dict[str, int]:
     numbers: dict[str, list[int]] = {}
     for name in names:
         place = layer_of(name)
-        if place is not None and place[0]:
+        if place is not None and place[0] and not is_further(name):
             numbers.setdefault(place[0], []).append(place[1])
     counts = {stack: max(of) + 1 for stack, of in numbers.items() if set(of) == set(range(max(of) + 1))}
     called = {stack: n for stack, n in counts.items() if stack.rpartition(".")[2] in _STACK_WORDS}

@@ -14,6 +14,10 @@ __all__ = ["NameMatch", "match_names", "respelling", "same_parameters"]
 
 # words that only say which wrapper a module sits in; versions of Transformers add, drop and swap them
 _WRAPPERS = frozenset(("base_model", "language_model", "llm", "model", "module", "thinker", "vlm"))
+_TRAINING = re.compile(
+    r"^(?:(?:module|_orig_mod|_fsdp_wrapped_module)\.)+(?=(?:base_)?model\.)"
+    r"|(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 # a tower's own model, which newer versions do without
 _TOWER = re.compile(r"\b((?:vision|image|audio|video)_tower|visual)\.(?:vision_model|visual|model)\b")
 _TOWER_NAME = re.compile(r"\w+_tower|visual|lm_head")
@@ -102,6 +106,14 @@ def respelling(names: Mapping[str, str]) -> Callable[[str], str]:
 def layer_position(parts: Sequence[str]) -> int:
     """Return the place of the first layer's index in a name's words; of the last word where there is none."""
     return next((place for place, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
+
+
+def without_training_wrappers(name: str) -> str:
+    """Return the name without the words of `torch.compile`, FSDP, activation checkpoints and DDP.
+
+    They are put in while a model is trained, and are in no model's own names.
+    """
+    return _TRAINING.sub("", name)
 
 
 def without_wrappers(name: str) -> str:

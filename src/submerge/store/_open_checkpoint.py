@@ -85,12 +85,10 @@ def _open_folder(
     weights = WeightReader(headers=fetched.headers if fetched else {})
     config_path = folder / "config.json"
     config = weights.attempt(lambda: read_json(config_path)) if config_path.is_file() else None
-    if config is not None:
-        weights.problems.extend(quantised_config(config, config_path))
     choice = fetched.choice if fetched else None
     choice = choice or weights.attempt(lambda: _choose(folder, allow_pickle))
     if choice is None:
-        raise RequestError(weights.problems)
+        raise RequestError([*(quantised_config(config, config_path) if config else ()), *weights.problems])
     if choice.index:
         weights.add_indexed(folder / choice.name, pickled=choice.pickled, hint=hint)
     elif not weights.exists(folder / choice.name):  # a link of the Hub cache whose blob is gone
@@ -99,6 +97,9 @@ def _open_folder(
         )
     else:
         weights.add(choice.name, weights.read(folder / choice.name, pickled=choice.pickled) or {})
+    if config is not None:
+        found = list(weights.tensors.values())
+        weights.problems[:0] = quantised_config(config, config_path, found)
     beside = side_files(folder)
     model = Checkpoint(
         label=label,

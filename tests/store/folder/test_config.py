@@ -26,7 +26,9 @@ from submerge.store import (
 
 def test_quantised_models(tmp_path: Path) -> None:
     write_single(tmp_path / "c", config={"quantization_config": {"quant_method": "gptq"}})
-    assert "quantised (gptq)" in refused(tmp_path / "c")
+    text = refused(tmp_path / "c")
+    assert "quantised (gptq), and the files have floats" in text
+    assert "if they were dequantised, remove quantization_config there; else give the original" in text
     write_single(tmp_path / "t", config={"text_config": {"quantization_config": {"bits": 4}}})
     assert "quantised" in refused(tmp_path / "t")
     write_single(tmp_path / "ok", config={"quantization_config": None})
@@ -37,6 +39,8 @@ def test_quantised_models(tmp_path: Path) -> None:
             {"a.weight.absmax": torch.ones(2)},
             {"a.weight.quant_state.bitsandbytes__nf4": torch.ones(2, dtype=torch.uint8)},
             {"a.SCB": torch.ones(2)},
+            {"a.weight": torch.ones((2, 2), dtype=torch.int8)},
+            {"experts.gate_up_proj_blocks": torch.ones((2, 2), dtype=torch.uint8)},
             {"a.weight": torch.ones(2).to(torch.float8_e4m3fn)},
         )
     ):

@@ -9,7 +9,7 @@ from submerge.engine.plan.inputs import Inputs
 from submerge.engine.plan.projectors import ProjectorPlan
 from submerge.engine.plan.tensors import GatePlan, TensorPlan
 from submerge.errors import few
-from submerge.store import BANK, MANIFEST
+from submerge.store import BANK, MANIFEST, unlike_computation
 
 __all__ = ["input_warnings", "shape_warnings", "unused_tensors"]
 
@@ -53,6 +53,7 @@ def input_warnings(
         *_without_gate(inputs),
         *_without_place(inputs, unused, {tensor.name for tensor in tensors}),
         *_model_types(inputs),
+        *_unlike_computation(inputs),
     ]
 
 
@@ -95,6 +96,22 @@ def _model_types(inputs: Inputs) -> list[str]:
     if len(types) < 2:
         return []
     return [f"the configs name different model types: {', '.join(sorted(map(str, types)))}"]
+
+
+def _unlike_computation(inputs: Inputs) -> list[str]:
+    """Return which models compute otherwise than the output will, as their configurations say."""
+    if inputs.specialists:
+        return []
+    base = inputs.reference_model
+    warnings = []
+    for index in inputs.participants:
+        model = inputs.models[index]
+        unlike = unlike_computation(model.config, base.config)
+        if unlike:
+            shown = few([f"{key} {own} and not {theirs}" for key, (own, theirs) in unlike.items()])
+            what = f"its weights were trained with {shown}, as its config says; the output computes as"
+            warnings.append(f"{model.label}: {what} {base.label}")
+    return list(dict.fromkeys(warnings))
 
 
 def shape_warnings(inputs: Inputs, tensors: Sequence[TensorPlan], *, as_adapter: bool) -> list[str]:

@@ -81,6 +81,22 @@ class Adapter:
         """Return the digest of its files' bytes; raise `OSError` where they cannot be read."""
         return joined([file_digest(path) for path in self.files])
 
+    def is_idle(self) -> bool:
+        """Return whether all updates are zero, as those of an adapter are before any training.
+
+        Factors are read until one update is not zero: of most adapters those of one module. False for a Hub
+        id that is not downloaded, and for adapters with more than factors, of which that is not read.
+        """
+        plain = all(
+            isinstance(part, LowRankPart) and part.magnitude is None and part.copy is None
+            for part in self.parts.values()
+        )
+        if self.pending or not plain:
+            return False
+        with FileTable() as table:
+            factors = (self.factors(name, table) for name in self.parts)
+            return all(not (left.any() and right.any()) for left, right in factors)
+
     def dense_only(self, name: str) -> str | None:
         """Return why a part is no low-rank update without the base's values, or None if it is one."""
         part = self.parts[name]

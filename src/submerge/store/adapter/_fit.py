@@ -12,6 +12,7 @@ from submerge.store.adapter._adapter import Adapter
 from submerge.store.adapter._experts import experts_apart, settled_experts
 from submerge.store.adapter._lora_fit import of_one_model
 from submerge.store.adapter._parts import Add, LowRankPart, Part, Replace, Rows
+from submerge.store.adapter._untold import lacking_parts
 
 __all__ = ["fit_adapter"]
 
@@ -80,9 +81,17 @@ def fit_adapter(
         *(f"{name} is tied to the embeddings" for name in sorted(tied)),
         f"names matched with the base: {matched.description}",
     )
+    lacking = lacking_parts(adapter.config, adapter.parts, shapes)
     fitted = _squares(settled_experts(fitted, shapes, version, where), shapes)
     names = {target: name for name, target in matched.names.items() if name in adapter.parts}
-    return replace(adapter, parts=dict(sorted(fitted.items())), notes=notes, names=names, unfit=unfit)
+    return replace(
+        adapter,
+        parts=dict(sorted(fitted.items())),
+        notes=notes,
+        names=names,
+        unfit=unfit,
+        left_out=(*adapter.left_out, *lacking),
+    )
 
 
 def _tied_head(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> tuple[set[str], list[Problem]]:
@@ -215,18 +224,26 @@ def _squares(parts: dict[str, Part], shapes: Mapping[str, tuple[int, ...]]) -> d
     """Return the parts with square matrices in the layout of the base's other matrices of that layer.
 
     The adapter has one flag for all modules, which is wrong for some if it has both kinds. A bias of the
-    base tells which side of its weight are the outputs.
+    base tells which side of its weight are the outputs; where no bias does, the adapter's own matrices of
+    that layer that are not square.
     """
     votes: dict[tuple[str, int] | None, set[bool]] = {}
     for name, shape in shapes.items():
         bias = shapes.get(f"{name.removesuffix('.weight')}.bias")
         if len(shape) == 2 and shape[0] != shape[1] and bias in ((shape[0],), (shape[1],)):
             votes.setdefault(layer_of(name), set()).add(bias == (shape[1],))
-    for name, part in parts.items():
-        if not isinstance(part, LowRankPart) or part.experts or len(set(part.stored)) > 1 or part.kernel:
-            continue
-        layouts = votes.get(layer_of(name), set())
-        if len(layouts) == 1 and part.kind == "linear":
+    linear = {
+        name: part
+        for name, part in parts.items()
+        if isinstance(part, LowRankPart) and part.kind == "linear" and not (part.experts or part.kernel)
+    }
+    own_votes: dict[tuple[str, int] | None, set[bool]] = {}
+    for name, part in linear.items():
+        if len(set(part.stored)) > 1:
+            own_votes.setdefault(layer_of(name), set()).add(part.transposed)
+    for name, part in linear.items():
+        layouts = votes.get(layer_of(name)) or own_votes.get(layer_of(name), set())
+        if len(set(part.stored)) == 1 and len(layouts) == 1:
             parts[name] = replace(part, transposed=layouts == {True})
     return parts
 

@@ -4,15 +4,20 @@
 `.lora_embedding_B`, `.lora_magnitude_vector`, `.token_adapter.trainable_tokens_delta`; everything else is
 a plain parameter. A wrapped module is also called `<module>.base_layer`; two parameters of one module that
 are adapted by themselves are wrapped twice, and the one inside is below `base_layer`.
+
+A state dict that a training program saved by itself has more: the adapter's name (`.lora_A.default.weight`),
+and the wrappers of `torch.compile`, FSDP and others. PEFT loads nothing of such a file, and says so in a
+warning alone; here they are read for what they are.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from submerge.errors import Problem, few
+from submerge.names import without_training_wrappers
 from submerge.store.format import TensorEntry
 
 __all__ = ["FactorKeys", "SortedKeys", "sort_keys"]
@@ -32,6 +37,10 @@ _INERT = re.compile(r"\.lora_velora_embed$")
 _WRAPPER = re.compile(r"\.(?:modules_to_save|original_module)(?=\..*(?:bias|weight)$)")
 _NAMED = re.compile(r"\.modules_to_save\.[^.]+")
 _PREFIX = "base_model.model."
+_OF_ADAPTER = re.compile(
+    r"(?P<role>\.lora_(?:[AB]|embedding_[AB]|magnitude_vector)|\.trainable_tokens_(?:delta|original))"
+    r"\.(?P<adapter>(?!(?:weight|bias)$)[^.]+)(?=$|\.(?:weight|bias)$)"
+)
 _BASE = "base_layer"
 
 
@@ -58,9 +67,10 @@ def sort_keys(entries: Mapping[str, TensorEntry], where: str) -> SortedKeys:
     """Return the tensors, given by PEFT's keys, by module and role; keys that no LoRA has are problems."""
     by_role = SortedKeys()
     unknown: list[str] = []
-    stripped = {key.removeprefix(_PREFIX) for key in entries}
+    names = _names(entries)
+    stripped = set(names.values())
     for key, entry in entries.items():
-        name = key.removeprefix(_PREFIX)
+        name = names[key]
         module, role = _split(name)
         if role is not None:
             _add_factor(by_role, module, role, entry, where)
@@ -79,6 +89,20 @@ def sort_keys(entries: Mapping[str, TensorEntry], where: str) -> SortedKeys:
         hint = "save the adapter with PEFT's save_pretrained; a variant of LoRA must be merged by PEFT"
         by_role.problems.append(Problem(what, where, hint))
     return by_role
+
+
+def _names(keys: Iterable[str]) -> dict[str, str]:
+    """Return for each key its name in the model: without PEFT's prefix, wrappers and the adapter's name."""
+    names = {key: without_training_wrappers(key) for key in keys}
+    adapters = {match["adapter"] for name in names.values() for match in _OF_ADAPTER.finditer(name)}
+    for key, name in names.items():
+        while name.startswith(_PREFIX):
+            name = name.removeprefix(_PREFIX)
+        names[key] = name
+    if len(adapters) == 1:
+        unnamed = {key: _OF_ADAPTER.sub(r"\g<role>", name) for key, name in names.items()}
+        return unnamed if len(set(unnamed.values())) == len(unnamed) else names
+    return names
 
 
 def _split(name: str) -> tuple[str, str | None]:

@@ -24,8 +24,9 @@ def of_one_model(adapter: Adapter, shapes: Shapes, fits: Callable[[Part, tuple[i
 
     A file may hold parts for a denoiser and for text encoders, each under a prefix of its own. Those of which
     every part has a place in the base, of the right shape by `fits`, come under the base's names. The others
-    are named in `left_out`. Where no component fits entirely, those of the nearest one are returned, for the
-    caller to tell what does not fit. Raises `RequestError` where two components fit one and the same model.
+    are named in `left_out`. Components of which most parts have a place are of this model, too, and come with
+    those that have none, for the caller to tell what does not fit; so does the nearest one where no component
+    fits. Raises `RequestError` where two components fit one and the same model.
     """
     components: dict[str, dict[str, Part]] = {}
     for name, part in adapter.parts.items():
@@ -39,12 +40,17 @@ def of_one_model(adapter: Adapter, shapes: Shapes, fits: Callable[[Part, tuple[i
         if len(set(names.values())) == len(components[component])
         and all(fits(part, shapes[names[name]]) for name, part in components[component].items())
     }
-    _check_disjoint(fitting, str(adapter.path))
     if not fitting:
         nearest = max(matched, key=lambda component: len(matched[component]))
         names = matched[nearest]
         parts = {names.get(name, name): part for name, part in components[nearest].items()}
         return replace(adapter, parts=parts) if names else adapter
+    for component in components.keys() - fitting.keys():
+        names, parts = matched[component], components[component]
+        in_place = [name for name, target in names.items() if fits(parts[name], shapes[target])]
+        if 2 * len(in_place) > len(parts):
+            fitting[component] = {names.get(name, name): part for name, part in parts.items()}
+    _check_disjoint(fitting, str(adapter.path))
     left_out = tuple(
         f"{len(parts)} parameters of {component} are not of this model, and are left out"
         for component, parts in components.items()
@@ -66,8 +72,9 @@ def _check_disjoint(fitting: Mapping[str, Mapping[str, Part]], where: str) -> No
 def _by_names(names: list[str], shapes: Shapes) -> dict[str, str]:
     try:
         return match_names(names, list(shapes)).names
-    except RequestError:
-        return {}
+    except RequestError:  # one that the base lacks hinders all: then each by itself
+        ends = {name: [target for target in shapes if f".{target}".endswith(f".{name}")] for name in names}
+        return {name: targets[0] for name, targets in ends.items() if len(targets) == 1}
 
 
 def _by_flat_names(names: list[str], shapes: Shapes) -> dict[str, str]:

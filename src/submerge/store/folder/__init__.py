@@ -1,6 +1,7 @@
 """Folders of models as people have them: weight files, configurations, tokenizers, the Hub."""
 
 from submerge.store.folder._chat_template import read_chat_template, write_chat_template
+from submerge.store.folder._computation import unlike_computation
 from submerge.store.folder._config import (
     can_untie,
     edited_text_parts,
@@ -78,6 +79,7 @@ __all__ = [
     "text_encoder",
     "text_parts",
     "tied_embeddings",
+    "unlike_computation",
     "unmergeable_tensors",
     "untied",
     "vocabulary_size",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,15 @@ _QUANTISED_ENDS = (
     ".weight_packed",
     ".weight_format",
     ".SCB",
+    ".W_q",
+    ".codebooks",
+    ".comfy_quant",
+    ".scale_weight",
+    ".weight._data",
+    ".weight_scales",
 )
+_QUANTISED_BYTES = ("_blocks", "_scales", ".weight")
+"""Ends of names that bytes have as quantised weights alone, such as those of MXFP4."""
 
 
 def text_parts(config: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
@@ -50,16 +58,31 @@ def text_parts(config: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     return [part for part in (config, *map(config.get, _TEXT_PARTS)) if isinstance(part, Mapping)]
 
 
-def quantised_config(config: Mapping[str, Any], path: Path | str) -> list[Problem]:
-    """Return a problem if the configuration says that the weights are quantised."""
+def quantised_config(
+    config: Mapping[str, Any], path: Path | str, tensors: Collection[TensorEntry] = ()
+) -> list[Problem]:
+    """Return a problem if the configuration says that the weights are quantised.
+
+    `tensors` are those of the files, where they are known: if all are plain floats, the configuration may
+    have been left as it was when the weights were dequantised.
+    """
     for part in text_parts(config):
         settings = part.get("quantization_config")
         if settings:
             method = settings.get("quant_method") if isinstance(settings, Mapping) else None
             kind = f" ({method})" if method else ""
             what = f"the weights are quantised{kind}, as quantization_config says; they cannot be merged"
+            if tensors and not unmergeable_tensors(tensors, "") and all(map(_has_floats, tensors)):
+                what = f"quantization_config says that weights are quantised{kind}, and the files have floats"
+                hint = "if they were dequantised, remove quantization_config there; else " + _DEQUANTISE
+                return [Problem(what, str(path), hint)]
             return [Problem(what, str(path), _DEQUANTISE)]
     return []
+
+
+def _has_floats(entry: TensorEntry) -> bool:
+    """Return whether a tensor is of floats, or of what no weights are packed into."""
+    return DTYPES[entry.dtype].kind == "float" or entry.dtype in ("BOOL", "I64") or len(entry.shape) < 2
 
 
 def unmergeable_tensors(tensors: Iterable[TensorEntry], where: Path | str) -> list[Problem]:
@@ -67,7 +90,9 @@ def unmergeable_tensors(tensors: Iterable[TensorEntry], where: Path | str) -> li
     by_name: list[str] = []
     by_type: dict[str, list[str]] = {}
     for entry in tensors:
-        if entry.name.endswith(_QUANTISED_ENDS) or ".quant_state." in entry.name:
+        is_bytes = entry.dtype in ("I8", "U8") and len(entry.shape) > 1
+        ends = (*_QUANTISED_ENDS, *(_QUANTISED_BYTES if is_bytes else ()))
+        if entry.name.endswith(ends) or ".quant_state." in entry.name:
             by_name.append(entry.name)
         if not DTYPES[entry.dtype].supported:
             by_type.setdefault(entry.dtype, []).append(entry.name)

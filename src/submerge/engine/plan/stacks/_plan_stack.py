@@ -10,7 +10,15 @@ from typing import Any
 from submerge.engine.plan.inputs import Inputs
 from submerge.engine.plan.stacks._stack import SliceLayers, StackPlan
 from submerge.errors import Problem, RequestError, few
-from submerge.names import depths, is_before_layers, layer_of, layer_stacks, module_of_each, with_layer
+from submerge.names import (
+    depths,
+    is_before_layers,
+    is_further,
+    layer_of,
+    layer_stacks,
+    module_of_each,
+    with_layer,
+)
 from submerge.recipe import ModuleSlices, Recipe, Slice, same_model
 from submerge.store import Checkpoint, ConfiguredLayer, Restacker, layer_count, with_layers
 
@@ -131,7 +139,7 @@ class _StackPlanner:
 
         Those behind the layers are in the last.
         """
-        outside = [name for name in names if (layer_of(name) or ("",))[0] != stack]
+        outside = [name for name in names if (layer_of(name) or ("",))[0] != stack and not is_further(name)]
         # a head that is tied to embeddings is one parameter with them, and merged where they are
         before = [name for name in outside if is_before_layers(self.copies.get(name, name))]
         behind = [name for name in outside if not is_before_layers(self.copies.get(name, name))]

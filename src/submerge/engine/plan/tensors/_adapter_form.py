@@ -31,6 +31,7 @@ __all__ = [
     "tied_to_heads",
 ]
 
+_IDLE = "all of its updates are zero: it changes nothing; was it saved without what it had learned?"
 _QUANTISED = re.compile(r"[-_.](?:unsloth|bnb|[48]bit|gptq|awq|gguf|fp8|int[48]|nf4|hf)(?=$|[-_.])")
 _CACHED = re.compile(r"models--(?P<owner>[^/]+)--(?P<name>[^/]+)/snapshots/")
 
@@ -188,13 +189,14 @@ def adapter_file(tensors: Sequence[TensorPlan], models: Sequence[Checkpoint]) ->
 
 
 def adapter_warnings(models: Sequence[Checkpoint], *, of_one_base: bool = True) -> list[str]:
-    """Return what of the adapters is not merged, and whether they say that they are of different models.
+    """Return what of the adapters is not merged, which change nothing, and which are of different models.
 
     Those of a composed model are of different models, and not `of_one_base`.
     """
     adapters = [model.adapter for model in models if model.adapter is not None]
     left_out = [f"{adapter.label}: {what}" for adapter in adapters for what in adapter.left_out]
-    return list(dict.fromkeys([*left_out, *(_different_bases(adapters) if of_one_base else ())]))
+    idle = [f"{adapter.label}: {_IDLE}" for adapter in adapters if adapter.is_idle()]
+    return list(dict.fromkeys([*left_out, *idle, *(_different_bases(adapters) if of_one_base else ())]))
 
 
 def _different_bases(adapters: Sequence[Adapter]) -> list[str]:

@@ -1,0 +1,51 @@
+"""What a LoRA configuration says was trained, and of which the file holds nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from submerge.errors import few
+from submerge.store.adapter._parts import LowRankPart, Part, Replace, Rows
+
+__all__ = ["lacking_parts"]
+
+_CHOICES = ("exclude_modules", "layers_to_transform")
+"""Fields that say which of the modules of a name were trained."""
+
+
+def lacking_parts(config: Mapping[str, Any], parts: Mapping[str, Part], base: Iterable[str]) -> list[str]:
+    """Return which trained modules of a base have no part in the file, in words.
+
+    A name that `target_modules`, `modules_to_save` or `target_parameters` lists counts where the base has
+    parameters of that name and no part of the adapter is of any of them. PEFT tells such keys in a warning
+    while it loads, and goes on with what the modules had before the training. An adapter that was trained
+    with tied weights has one update for both of them, one with `target_parameters` those of experts there.
+    """
+    names = list(base)
+    if config.get("target_parameters"):
+        names = [name for name in names if ".experts." not in name]
+    factors = [name for name, part in parts.items() if isinstance(part, LowRankPart)]
+    whole = [name for name, part in parts.items() if isinstance(part, Replace | Rows)]
+    tied = {"lm_head"} if config.get("ensure_weight_tying") else set()
+    lists = (("target_modules", factors), ("modules_to_save", whole), ("target_parameters", factors))
+    messages = []
+    for field, held in lists:
+        if field == "target_modules" and any(map(config.get, _CHOICES)):
+            continue
+        listed = [name for name in _names(config.get(field)) if name not in tied]
+        lacking = [name for name in listed if _has(names, name) and not _has([*held, *whole], name)]
+        if lacking:
+            what = f"{field} in its configuration names {few(lacking)}, of which the file holds nothing"
+            messages.append(f"{what}: the base's values stay there; was it saved in full?")
+    return messages
+
+
+def _names(listed: object) -> list[str]:
+    """Return the names of a list; a text is a pattern, which may well match nothing."""
+    return [name for name in listed if isinstance(name, str) and name] if isinstance(listed, list) else []
+
+
+def _has(names: Iterable[str], module: str) -> bool:
+    """Return whether one of the names is a parameter of such a module, or that parameter itself."""
+    return any(f".{module}." in f".{name}." for name in names)
