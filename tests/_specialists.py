@@ -130,12 +130,14 @@ def _inner(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in ("model", "language_model"))
 
 
-def make_specialists(root: Path) -> Specialists:
-    """Return the base and two specialists of it, `vision` (Llava) and `hearing` (Qwen2-Audio)."""
+def make_specialists(root: Path, language: str = "Llama") -> Specialists:
+    """Return the base and two specialists of it, `vision` (Llava) and `hearing` (Qwen2-Audio).
+
+    `language` is the class of the language model.
+    """
+    import transformers
     from transformers import (
         CLIPVisionConfig,
-        LlamaConfig,
-        LlamaForCausalLM,
         LlavaConfig,
         LlavaForConditionalGeneration,
         Qwen2AudioConfig,
@@ -144,13 +146,14 @@ def make_specialists(root: Path) -> Specialists:
 
     made = Specialists(root)
     torch.manual_seed(0)
-    base = LlamaForCausalLM(LlamaConfig(**TEXT))
+    config, model = (getattr(transformers, f"{language}{kind}") for kind in ("Config", "ForCausalLM"))
+    base = model(config(**TEXT))
     with quiet():
         base.save_pretrained(made.path("base"))
     fast_tokenizer([], WORDS).save_pretrained(made.path("base"))
     tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     vision = CLIPVisionConfig(**tower, image_size=8, patch_size=4)
-    text = {"text_config": LlamaConfig(**TEXT | {"vocab_size": ROWS + 4}), "tie_word_embeddings": False}
+    text = {"text_config": config(**TEXT | {"vocab_size": ROWS + 4}), "tie_word_embeddings": False}
     llava = LlavaConfig(**text, vision_config=vision, image_token_index=ROWS, vision_feature_layer=-1)
     audio = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
     qwen = Qwen2AudioConfig(

@@ -1,12 +1,14 @@
 """SSAM: the identities of its definition (T1 to T13 and T16), its options, and its formula by plain eigh."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 
+import submerge
 from _matrices import truncated
 from _updates import (
     FILLING,
@@ -23,8 +25,10 @@ from _updates import (
     options,
     rotated,
     rotation,
+    spec,
+    streamed,
 )
-from submerge.algebra import LowRank, RankRule, Update, Zero, shared_subspace
+from submerge.algebra import Dense, FusedLayout, LowRank, RankRule, Update, Zero, shared_subspace
 from submerge.errors import RequestError
 from submerge.methods import METHODS, TensorSpec
 
@@ -326,3 +330,123 @@ def test_a_large_side_is_found_by_iteration(shape: tuple[int, int]) -> None:
     updates = [type(u)(u.dense() * 0.05 + signal * (t + 1)) for t, u in enumerate(full(shape))]
     o = {"rank": "6", "scale": 1.0}
     assert_close(merged("ssam", updates, **o), formula("ssam", updates, **o), 1e-6)
+
+
+# Fused matrices
+
+LAYOUTS = [
+    FusedLayout(("q", "k", "v"), (12, 6, 6)),
+    FusedLayout(("q", "k", "v"), (4, 2, 2), groups=3),
+    FusedLayout(("q", "k", "v"), (10, 10, 10), axis=1),
+]
+
+
+def fused(updates: Sequence[Update], layout: FusedLayout, **given: Any) -> Any:
+    rule = METHODS["ssam"].matrix
+    assert rule is not None
+    o = options("ssam", len(updates), **given)
+    return rule(updates, replace(spec(updates), fused=layout), o)
+
+
+def densely_streamed(shape: tuple[int, int]) -> list[Update]:
+    return streamed(full(shape))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["in a row", "by group", "columns"])
+@pytest.mark.parametrize("bank", [*BANKS, densely_streamed])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"rank": "3"},
+        {"rank": "2", "weight": [1.0, -0.5, 2.0], "scale": 0.7},
+        {"rank": "energy:0.8", "residual": 0.3, "core_merge": "ties"},
+        {"rank": "2", "sides": "left", "normalize": "fro"},
+    ],
+)
+def test_each_map_of_a_fused_matrix_is_merged_as_it_is_alone(
+    layout: FusedLayout, bank: Any, given: dict[str, Any]
+) -> None:
+    updates = bank((24, 30))
+    found = fused(updates, layout, **given)
+    parts = zip(*(layout.split(Dense(matrix(u))) for u in updates), strict=True)
+    low_rank = zip(*map(layout.split, updates), strict=True)
+    for name, part, own, forms in zip(
+        layout.maps, layout.split(Dense(matrix(found.update))), parts, low_rank, strict=True
+    ):
+        alone = fold("ssam", forms, **given)
+        assert_close(matrix(part), matrix(alone.update), 1e-12)
+        for figure, value in alone.figures.items():
+            assert found.figures["maps"][name][figure] == pytest.approx(value)
+        if bank is full:
+            assert_close(matrix(part), merged("ssam", own, **given), 1e-12)
+    whole = merged("ssam", updates, **given)
+    assert float((matrix(found.update) - whole).norm()) > 1e-3 * float(whole.norm())
+
+
+def test_factors_of_a_fused_matrix_stay_factors() -> None:
+    found = fused(adapters((24, 30)), LAYOUTS[1]).update
+    assert isinstance(found, LowRank)
+    assert found.left.shape == (24, 12), "the rank of one map is that of the largest update, 4"
+    zero = fused([Zero((24, 30))] * 3, LAYOUTS[1])
+    assert isinstance(zero.update, Zero)
+    assert set(zero.figures["maps"]) == {"q", "k", "v"}
+
+
+def test_a_map_that_one_model_alone_touches_may_be_kept() -> None:
+    first, second = adapters((24, 30), [3, 3])
+    assert isinstance(first, LowRank)
+    layout = LAYOUTS[0]
+    left = first.left.clone()
+    left[12:18] = 0  # the first leaves the keys as they are
+    updates = [LowRank(left, first.right), second]
+    found = fused(updates, layout, rank="1", single="keep")
+    q, k, v = layout.split(found.update)
+    assert_close(matrix(k), matrix(layout.split(second)[1]))
+    assert found.figures["maps"]["k"] == {"k": 0, "passed": True}
+    for part, own in ((q, 0), (v, 2)):
+        alone = [layout.split(u)[own] for u in updates]
+        assert_close(matrix(part), merged("ssam", alone, rank="1", single="keep"))
+
+
+# What T counts, and ties
+
+
+@pytest.mark.parametrize("bank", [adapters, lambda shape, ranks: densely(adapters(shape, ranks))])
+@pytest.mark.parametrize("core_merge", ["sum", "mean", "median"])
+@pytest.mark.parametrize("residual", [0.0, 0.5])
+def test_those_that_change_a_matrix_alone_may_be_counted(bank: Any, core_merge: str, residual: float) -> None:
+    updates = bank((24, 30), [3, 0, 2])
+    o = {"rank": "2", "core_merge": core_merge, "residual": residual}
+    found = fold("ssam", updates, denominator="present", weight=[1.0, 5.0, 0.5], **o)
+    changing = fold("ssam", [updates[0], updates[2]], weight=[1.0, 0.5], **o)
+    assert_close(matrix(found.update), matrix(changing.update))
+    assert len(found.figures["kept_each"]) == 3
+    everyone = merged("ssam", updates, **o)
+    if core_merge == "sum":
+        assert_close(1.5 * everyone, merged("ssam", updates, denominator="present", **o))
+
+
+@pytest.mark.parametrize("core_merge", ["sum", "mean"])
+def test_of_vectors_those_that_change_them_are_counted(core_merge: str) -> None:
+    base = {"norm": torch.ones(8), "other": torch.ones(8)}
+    tuned = [base | {"norm": torch.full((8,), 1 + x)} for x in (1.0, 3.0)] + [base]
+    for denominator, wanted in (("all", 1 + 4 / 3), ("present", 3.0)):
+        found = submerge.merge_state_dicts(
+            tuned, base=base, method="ssam", denominator=denominator, core_merge=core_merge
+        )
+        torch.testing.assert_close(found["norm"], torch.full((8,), wanted))
+        assert torch.equal(found["other"], base["other"])
+    scaled = submerge.merge_state_dicts(tuned, base=base, method="ssam", denominator="present", scale=1.0)
+    torch.testing.assert_close(scaled["norm"], torch.full((8,), 5.0))
+
+
+def test_a_cut_between_equal_values_is_warned_of() -> None:
+    u, v = rotation(1, 24), rotation(2, 30)
+    flat = [LowRank(u[:, :4], v[:, :4].T), LowRank(u[:, 4:5] * 3, v[:, 4:5].T)]
+    assert "choose another rank" in fold("ssam", flat, rank="3").figures["warning"]
+    assert "warning" not in fold("ssam", flat, rank="5").figures
+    layout = FusedLayout(("k", "v"), (12, 12))
+    first = LowRank(torch.eye(24, 4, dtype=torch.float64), v[:, :4].T)
+    found = fused([first, Zero((24, 30))], layout, rank="3")
+    assert "choose another rank" in found.figures["warning"]
+    assert "warning" not in found.figures["maps"]["k"]

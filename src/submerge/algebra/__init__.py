@@ -7,6 +7,7 @@ from submerge.algebra._cores import CORES, Bank, Core, Triplets
 from submerge.algebra._discriminant import Discriminant, discriminant_of, linear_discriminant
 from submerge.algebra._factor_moment import FactorMoment
 from submerge.algebra._frame import Frame, frame
+from submerge.algebra._fused import FusedLayout
 from submerge.algebra._group_overlap import Separation
 from submerge.algebra._group_scores import (
     QUESTION_FLOOR,
@@ -53,6 +54,7 @@ __all__ = [
     "FactorMoment",
     "Factored",
     "Frame",
+    "FusedLayout",
     "Gram",
     "GroupScores",
     "GroupStatistics",

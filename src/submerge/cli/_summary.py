@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -74,8 +74,9 @@ def print_summary(report: MergeReport, printed: Sequence[str]) -> None:
 def _figures(report: MergeReport) -> list[str]:
     """Return one line for each share that the method or the adapter's rank keeps of the updates."""
     lines = []
+    matrices = [of for name, figures in report.figures.items() for of in _by_matrix(name, figures)]
     for key, what in (("kept", "kept by the shared subspaces"), ("kept_by_rank", "kept by the rank")):
-        shares = [(float(figures[key]), name) for name, figures in report.figures.items() if key in figures]
+        shares = [(float(figures[key]), name) for name, figures in matrices if key in figures]
         if shares:
             worst, where = min(shares)
             mean = sum(share for share, _ in shares) / len(shares)
@@ -83,3 +84,9 @@ def _figures(report: MergeReport) -> list[str]:
                 f"{what}: {mean:.1%} of the updates' energy on average, least {worst:.1%} in {where}"
             )
     return lines
+
+
+def _by_matrix(name: str, figures: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the figures of a tensor, and those of each map where it is a fused matrix, with names."""
+    maps = figures.get("maps", {}).items()
+    return [(name, figures), *((f"{name} ({which})", of_map) for which, of_map in maps)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from submerge.algebra import Chunk, LayerParameter, Moment, Reduction, Update
+from submerge.algebra import Chunk, FusedLayout, LayerParameter, Moment, Reduction, Update
 from submerge.deferred import npt, torch
 from submerge.deprecated import takes_old_arguments, warn_renamed
 
@@ -21,7 +21,8 @@ class TensorSpec:
     A `table` has two dimensions, and is no linear map: its rows are looked up, or are logits. Of methods with
     `moments`, `moments` has the second moments of a layer's inputs for each update; None where there are
     none. `layer` says which parameter of the layer the tensor is, and `partner` has the updates of its other
-    one, where models change it: see `submerge.algebra.merge_layer`.
+    one, where models change it: see `submerge.algebra.merge_layer`. `fused` says which rows of a matrix are
+    those of each of several maps, which are merged one by one; None where the matrix is merged as it is.
 
     Examples:
         >>> from submerge.methods import TensorSpec
@@ -36,6 +37,7 @@ class TensorSpec:
     moments: Sequence[Moment] | None = None
     layer: LayerParameter | None = None
     partner: Sequence[Update] | None = None
+    fused: FusedLayout | None = None
 
     @property
     def numel(self) -> int:

@@ -10,7 +10,7 @@ may come first: SSAM is task arithmetic behind one filter, except with the merge
 M_t that have the sign of their sum) and `median`.
 
 `single: keep` passes what one model alone touches as it is, w_t Δ_t. Tensors that are no matrices have no
-subspace and become λ Σ w_t Δ_t.
+subspace and become λ Σ w_t Δ_t. Queries, keys and values that are stored as one matrix have bases each.
 SSAM, arXiv 2603.21584; 2DSVD, Ding & Ye 2005. The paper's rank and λ are not known to us; the default
 rank makes the result as large as the largest update.
 """
@@ -24,6 +24,7 @@ from functools import reduce
 from typing import Any
 
 from submerge.algebra import (
+    Gram,
     LowRank,
     RankRule,
     Shared,
@@ -37,6 +38,7 @@ from submerge.algebra import (
 from submerge.deferred import torch
 from submerge.methods._base import FoldPlan, Merged, Method, Option, TensorSpec, Values
 from submerge.methods._consensus import disjoint_merge
+from submerge.methods._fused import FUSED, by_map
 from submerge.methods._matrix import WEIGHT, refused
 
 __all__ = ["METHODS"]
@@ -52,10 +54,13 @@ OPTIONS = (
     Option("core", str, "full", "diag: only M_t's diagonal", choices=("full", "diag")),
     Option("core_merge", str, "sum", "how the M_t are merged", choices=("sum", "mean", "ties", "median")),
     Option("single", str, "truncate", "what one model alone touches", choices=("truncate", "keep")),
+    Option("denominator", str, "all", "present: T counts who changes the tensor", choices=("all", "present")),
+    FUSED,
 )
 
 AVERAGES = ("mean", "median")
 """Values of `core_merge` that divide by T themselves."""
+TIED = "the rank cuts between equal directions: which of them are shared is arbitrary (choose another rank)"
 
 
 def _refuse(spec: TensorSpec, o: Values) -> None:
@@ -68,22 +73,25 @@ def _refuse(spec: TensorSpec, o: Values) -> None:
 
 
 def _plan(spec: TensorSpec, o: Values) -> FoldPlan:
-    yield from ()  # no reduction is needed
-    scale = _linear_scale(spec, o)
+    count = spec.count
+    if o["denominator"] == "present":
+        gram = yield Gram()
+        count = int((gram.diagonal() > 0).sum())
+    scale = _linear_scale(count, o)
     factors = [scale * w for w in o["weight"]]
     return lambda chunk: combine(chunk.values, factors)
 
 
-def _scale(spec: TensorSpec, o: Values) -> float:
-    """Return λ; `auto` makes an average of whatever the merger returns."""
+def _scale(count: int, o: Values) -> float:
+    """Return λ for so many models; `auto` makes an average of whatever the merger returns."""
     if o["scale"] != "auto":
         return float(o["scale"])
-    return 1.0 if o["core_merge"] in AVERAGES else 1 / spec.count
+    return 1.0 if o["core_merge"] in AVERAGES else 1 / max(1, count)
 
 
-def _linear_scale(spec: TensorSpec, o: Values) -> float:
+def _linear_scale(count: int, o: Values) -> float:
     """Return the factor on Σ w_t Δ_t where no merger of cores has divided by T."""
-    return _scale(spec, o) / (spec.count if o["core_merge"] in AVERAGES else 1)
+    return _scale(count, o) / (max(1, count) if o["core_merge"] in AVERAGES else 1)
 
 
 def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
@@ -95,14 +103,15 @@ def _matrix(updates: Sequence[Update], spec: TensorSpec, o: Values) -> Merged:
     if len(touching) == 1 and o["single"] == "keep":
         (t,) = touching
         return Merged(updates[t].scaled(weights[t]), {"k": 0, "passed": True})
+    counted = touching if o["denominator"] == "present" else range(spec.count)
     shared = _shared_bases(updates, o)
     cores = [_core(shared, update, o) for update in updates]  # M_t
     inside = [float(core.square().sum()) for core in cores]
-    weighted = [core * w for core, w in zip(cores, weights, strict=True)]
-    merged = _scale(spec, o) * _merge_cores(weighted, o["core_merge"])
+    weighted = [cores[t] * weights[t] for t in counted]
+    merged = _scale(len(counted), o) * _merge_cores(weighted, o["core_merge"])
     terms, factors = list[Update](), list[float]()
     if o["residual"]:  # β Σ w_t (Δ_t − U M_t Vᵀ): all of the updates, less the cores
-        beta = _scale(spec, o) * o["residual"] / (spec.count if o["core_merge"] in AVERAGES else 1)
+        beta = _linear_scale(len(counted), o) * o["residual"]
         merged -= beta * reduce(torch.add, weighted)
         terms, factors = list(updates), [beta * w for w in weights]
     result = weighted_sum([_lift(shared, merged, o["sides"]), *terms], [1.0, *factors])
@@ -118,6 +127,7 @@ def _figures(shared: Shared, inside: Sequence[float], energies: Sequence[float])
         "kept": min(1.0, math.fsum(inside) / math.fsum(energies)),
         "kept_each": [min(1.0, i / e) if e else 1.0 for i, e in zip(inside, energies, strict=True)],
         "tied": shared.tied,
+        **({"warning": TIED} if shared.tied else {}),
     }
 
 
@@ -174,7 +184,7 @@ METHODS = (
         use="Adapters of one base, one for a modality each: one of the same rank holds what they share.",
         plan=_plan,
         refuse=_refuse,
-        matrix=_matrix,
+        matrix=by_map(_matrix),
         both_sides=True,
         options=OPTIONS,
         differs="rank and λ of the paper are not known; here max and 1/T",

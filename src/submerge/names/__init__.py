@@ -3,6 +3,7 @@
 from submerge.names._assembly import assembled
 from submerge.names._correspondence import correspond, is_buffer
 from submerge.names._family import is_composite, model_types, related
+from submerge.names._fused import fused_layout, is_fused, may_be_fused
 from submerge.names._layers import depths, is_before_layers, is_further, layer_of, layer_stacks, with_layer
 from submerge.names._match import (
     NameMatch,
@@ -42,11 +43,13 @@ __all__ = [
     "correspond",
     "depths",
     "empty_model",
+    "fused_layout",
     "has_layers",
     "is_before_layers",
     "is_buffer",
     "is_composite",
     "is_further",
+    "is_fused",
     "is_output_head",
     "layer_of",
     "layer_stacks",
@@ -54,6 +57,7 @@ __all__ = [
     "loaded_names",
     "loading",
     "match_names",
+    "may_be_fused",
     "model_types",
     "module_names",
     "module_of_each",

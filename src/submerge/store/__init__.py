@@ -10,7 +10,7 @@ from submerge.store._lora_file import lora_file
 from submerge.store._model_digest import model_digest
 from submerge.store._moments import MomentFile, StoredMoments, write_moments
 from submerge.store._open import open_model, split_spec
-from submerge.store._open_checkpoint import open_checkpoint, open_tokenizer
+from submerge.store._open_checkpoint import open_checkpoint, open_config, open_tokenizer
 from submerge.store._projector_bank import projector_bank_problems
 from submerge.store._projectors import (
     PROJECTOR_GATE,
@@ -224,6 +224,7 @@ __all__ = [
     "module_key",
     "open_adapter",
     "open_checkpoint",
+    "open_config",
     "open_model",
     "open_tokenizer",
     "plan_shards",

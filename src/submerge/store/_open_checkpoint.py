@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from submerge.errors import Problem, RequestError
 from submerge.store._checkpoint import Checkpoint
@@ -17,6 +18,7 @@ from submerge.store.folder import (
     choose_weights,
     download_hint,
     fetch,
+    fetch_config,
     fetch_tokenizer,
     is_readable,
     locate,
@@ -28,7 +30,7 @@ from submerge.store.folder import (
 )
 from submerge.store.format import read_json
 
-__all__ = ["open_checkpoint", "open_tokenizer"]
+__all__ = ["open_checkpoint", "open_config", "open_tokenizer"]
 
 
 def open_checkpoint(
@@ -56,6 +58,18 @@ def open_checkpoint(
     if place.is_dir():
         return _open_folder(place, spec, allow_pickle, "copy or download the missing file")
     return _open_file(place, spec, allow_pickle)
+
+
+def open_config(spec: str, *, root: Path) -> dict[str, Any] | None:
+    """Return the configuration of a model whose weights need not be there; None where it has none.
+
+    Raises `RequestError` where there is no such place, or where the file is damaged, and `WorkError` where
+    the network fails.
+    """
+    place = locate(spec, root)
+    folder = fetch_config(place.repo, place.revision).folder if isinstance(place, HubId) else place
+    path = (folder if folder.is_dir() else folder.parent) / "config.json"
+    return read_json(path) if path.is_file() else None
 
 
 def open_tokenizer(spec: str, *, root: Path) -> Checkpoint:

@@ -116,6 +116,7 @@ def _matrix_seconds(tensors: Sequence[TensorPlan]) -> float:
     """Return how long the matrices take, by the time of a small one of the largest's proportions."""
     if not tensors:
         return 0.0
+    tensors = [replace(t, shape=sides, fused=None) for t in tensors for sides in t.matrices]
     largest = max(tensors, key=_work)
     shrunk = min(1.0, SIDE / max(largest.sides))
     m, n = (max(2, round(side * shrunk)) for side in largest.sides)

@@ -12,7 +12,7 @@ from submerge.engine.plan._loaded_parameters import unplaced_projectors, unplace
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._stacked_models import plan_stacked
 from submerge.engine.plan._unfit_streams import unfit_streams
-from submerge.engine.plan._warnings import input_warnings, shape_warnings, unused_tensors
+from submerge.engine.plan._warnings import fused_warnings, input_warnings, shape_warnings, unused_tensors
 from submerge.engine.plan.composition import Composition, plan_composition, stream_warnings
 from submerge.engine.plan.inputs import Inputs, Settings, licence_warnings, open_models, resolve_copies
 from submerge.engine.plan.projectors import ProjectorPlan, plan_projectors
@@ -198,6 +198,7 @@ def _warnings(
         yield from shape_warnings(inputs, of_models, as_adapter=plan.recipe.output.form == "adapter")
     yield from adapter_warnings(inputs.models, of_one_base=plan.composition is None)
     yield from table_warnings(tensors, inputs.models)
+    yield from fused_warnings(inputs, tensors)
     yield from copied
     yield from stream_warnings(inputs, tensors)
     yield from other_base_warnings(inputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from submerge.engine.plan._plan import MergePlan
-from submerge.engine.plan._warnings import input_warnings, shape_warnings
+from submerge.engine.plan._warnings import fused_warnings, input_warnings, shape_warnings
 from submerge.engine.plan.inputs import Inputs, Settings, resolve_copies
 from submerge.engine.plan.stacks import architecture_problems, plan_stack
 from submerge.engine.plan.tensors import adapter_warnings, align_models, budget, weight_files
@@ -45,6 +45,7 @@ def plan_stacked(
             *input_warnings(stack.inputs, {}, tensors),
             *shape_warnings(stack.inputs, tensors, as_adapter=False),
             *adapter_warnings(inputs.models, of_one_base=False),
+            *fused_warnings(stack.inputs, tensors),
             *copies.warnings,
         ),
         budget=budget(tensors, stack.inputs.models, settings.workers, settings.max_memory),

@@ -98,7 +98,8 @@ def _base_bytes(plan: MergePlan, tensor: TensorPlan) -> int:
     values = plan.inputs.reference_model.tensors[tensor.name].nbytes
     if not tensor.matrix or any(member.dense for member in tensor.inputs):
         return values
-    return min(values, 4 * sum(member.rank for member in tensor.inputs) * sum(tensor.sides))
+    rank = sum(member.rank for member in tensor.inputs) * len(tensor.matrices)
+    return min(values, 4 * rank * sum(tensor.sides))
 
 
 def _text_is_base(plan: MergePlan, tensor: TensorPlan) -> bool:

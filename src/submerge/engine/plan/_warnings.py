@@ -9,9 +9,10 @@ from submerge.engine.plan.inputs import Inputs
 from submerge.engine.plan.projectors import ProjectorPlan
 from submerge.engine.plan.tensors import GatePlan, TensorPlan
 from submerge.errors import few
+from submerge.names import is_fused
 from submerge.store import BANK, MANIFEST, unlike_computation
 
-__all__ = ["input_warnings", "shape_warnings", "unused_tensors"]
+__all__ = ["fused_warnings", "input_warnings", "shape_warnings", "unused_tensors"]
 
 
 def unused_tensors(
@@ -123,3 +124,21 @@ def shape_warnings(inputs: Inputs, tensors: Sequence[TensorPlan], *, as_adapter:
     taken = f"taken from {inputs.reference_model.label} as it is"
     done = "not in the adapter" if as_adapter else taken
     return [f"{few(names)}: {done} ({why})" for why, names in reasons.items()]
+
+
+def fused_warnings(inputs: Inputs, tensors: Sequence[TensorPlan]) -> list[str]:
+    """Return which matrices are fused by their names, and merged as they are: their layout is not known."""
+    whole = [
+        tensor.name
+        for tensor in tensors
+        if tensor.matrix
+        and tensor.is_changed
+        and tensor.values.get("fused") == "split"
+        and tensor.fused is None
+        and is_fused(tensor.name)
+    ]
+    if not whole:
+        return []
+    kind = (inputs.base_config or {}).get("model_type")
+    why = f"in a model of type {kind}" if kind else "without the base's config.json: name it as base_model"
+    return [f"{few(whole)}: each merged as one matrix, for which rows are whose is not known {why}"]

@@ -15,7 +15,7 @@ from submerge.store.folder._config import (
     vocabulary_size,
     with_vocabulary_size,
 )
-from submerge.store.folder._hub import Fetched, download_hint, fetch, fetch_tokenizer
+from submerge.store.folder._hub import Fetched, download_hint, fetch, fetch_config, fetch_tokenizer
 from submerge.store.folder._index import read_index
 from submerge.store.folder._layer_config import ConfiguredLayer, with_layers
 from submerge.store.folder._load_tokenizer import load_tokenizer
@@ -61,6 +61,7 @@ __all__ = [
     "download_hint",
     "edited_text_parts",
     "fetch",
+    "fetch_config",
     "fetch_tokenizer",
     "is_readable",
     "is_t5",

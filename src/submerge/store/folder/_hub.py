@@ -18,7 +18,7 @@ from submerge.store.folder._index import read_index
 from submerge.store.folder._weight_file import PICKLE_SUFFIXES, WeightFiles
 from submerge.store.format import DTYPES, TensorEntry, read_json
 
-__all__ = ["Fetched", "download_hint", "fetch", "fetch_tokenizer"]
+__all__ = ["Fetched", "download_hint", "fetch", "fetch_config", "fetch_tokenizer"]
 
 _TRUE = {"1", "true", "yes", "on"}
 
@@ -83,6 +83,16 @@ def fetch_tokenizer(repo_id: str, revision: str | None = None) -> Fetched:
     if isinstance(names, Fetched):
         return names
     folder = _download(hub, repo_id, revision, tokenizer_files(names))
+    return Fetched(folder, folder.name)
+
+
+def fetch_config(repo_id: str, revision: str | None = None) -> Fetched:
+    """Return a repository of which the configuration alone is downloaded; raises as `fetch` does."""
+    hub = _library()
+    names = _listed(hub, repo_id, revision)
+    if isinstance(names, Fetched):
+        return names
+    folder = _download(hub, repo_id, revision, {"config.json"}.intersection(names))
     return Fetched(folder, folder.name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from submerge.recipe import Recipe, same_model
 from submerge.store import Checkpoint, split_spec
@@ -59,6 +60,7 @@ class Inputs:
         tokenizer: where the output's tokenizer comes from; None for an adapter, which has no rows that tokens
             could name.
         specialists: of a composed model, in the order of the recipe.
+        told_config: the configuration of a base of which nothing else is opened, where it is needed.
     """
 
     models: tuple[Checkpoint, ...]
@@ -68,6 +70,7 @@ class Inputs:
     participants: tuple[int, ...]
     tokenizer: TokenizerSource | None = None
     specialists: tuple[Specialist, ...] = ()
+    told_config: Mapping[str, Any] | None = None
 
     @classmethod
     def of(
@@ -91,6 +94,11 @@ class Inputs:
     def reference_model(self) -> Checkpoint:
         """The model whose names, shapes, configuration and side files the output has."""
         return self.models[self.reference]
+
+    @property
+    def base_config(self) -> Mapping[str, Any] | None:
+        """The reference's configuration, also of one that is not opened."""
+        return self.reference_model.config or self.told_config
 
     def below(self, position: int) -> Checkpoint | None:
         """Return a model without its adapter: itself, or what the adapter lies on, if that was opened."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from submerge.engine.plan.inputs._inputs import Inputs, names_no_model
 from submerge.engine.plan.inputs._opener import Opener
 from submerge.engine.plan.inputs._settings import Settings
 from submerge.engine.plan.inputs._specialists import open_specialists
 from submerge.errors import RequestError
+from submerge.names import may_be_fused
 from submerge.recipe import Coefficients, Recipe, same_model
 from submerge.store import Adapter, Checkpoint, UnlikeTablesError, saved_table, side_by_side, split_spec
 
@@ -32,7 +34,7 @@ def open_models(recipe: Recipe, settings: Settings, *, download: bool) -> Inputs
     if recipe.output.form == "adapter":
         alone = _adapters_alone(recipe, specs, opener)
         if alone is not None:
-            return Inputs.of(recipe, alone)
+            return replace(Inputs.of(recipe, alone), told_config=_told_config(alone, recipe, opener))
         if not opener.problems and recipe.base is None:
             what = "the base's values are needed to make an adapter"
             opener.note(what, recipe.models[0].where, "add 'base_model: …'")
@@ -61,6 +63,17 @@ def _adapters_alone(recipe: Recipe, specs: list[str], opener: Opener) -> dict[st
     place = opener.root / recipe.base  # not opened, and yet no place for an output
     base = replace(valueless, label=recipe.base, path=place if place.exists() else valueless.path)
     return {spec: models.get(spec, base) for spec in specs}
+
+
+def _told_config(
+    models: Mapping[str, Checkpoint], recipe: Recipe, opener: Opener
+) -> Mapping[str, Any] | None:
+    """Return the base's configuration, where it tells how matrices that adapters change are fused."""
+    adapters = {spec: model.adapter for spec, model in models.items() if model.adapter is not None}
+    names = {name for adapter in adapters.values() for name in adapter.parts}
+    if recipe.method.option("fused") is None or not any(map(may_be_fused, names)):
+        return None
+    return opener.told_config(adapters)
 
 
 def _adapters_of_one_base(recipe: Recipe, specs: list[str], opener: Opener) -> dict[str, Adapter]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from submerge.engine.plan.inputs._settings import Settings
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, SubmergeError
 from submerge.names import module_names
 from submerge.recipe import Recipe, same_model
-from submerge.store import Adapter, Checkpoint, lay_over, open_model, open_tokenizer, split_spec
+from submerge.store import Adapter, Checkpoint, lay_over, open_config, open_model, open_tokenizer, split_spec
 
 __all__ = ["Opener"]
 
@@ -119,12 +120,37 @@ class Opener:
         self.note(f"{form}the adapter does not say what it was trained on", spec, hint)
         return None
 
+    def told_config(self, adapters: Mapping[str, Adapter]) -> Mapping[str, Any] | None:
+        """Return the configuration of the base of adapters, by their specs, without opening the base.
+
+        That is the recipe's base, or the one that all of them name. None where it is not to be had.
+        """
+        of_each = [self.recipe.base or self._trained_on(*each) for each in adapters.items()]
+        bases = {same_model(spec): spec for spec in of_each if spec}
+        if len(bases) != 1:
+            return None
+        (spec,) = bases.values()
+        part = self.recipe.parts.get(spec, spec)
+        try:
+            return part.config if isinstance(part, Checkpoint) else open_config(str(part), root=self.root)
+        except SubmergeError:
+            return None
+
+    def _trained_on(self, spec: str, adapter: Adapter) -> str | None:
+        """Return the model that an adapter stands behind in a spec, else the one that its files name."""
+        model, own = split_spec(spec, self.root)
+        return model if own else adapter.base and self._named(adapter, adapter.base)
+
+    def _named(self, adapter: Adapter, spec: str) -> str:
+        """Return the spec of a base that an adapter names, with the revision."""
+        if adapter.base_revision and "@" not in spec and not (self.root / spec).exists():
+            return f"{spec}@{adapter.base_revision}"
+        return spec
+
     def named_base(self, adapter: Adapter, spec: str) -> Checkpoint | None:
         """Return the model that an adapter's configuration names; its problems say who named it."""
-        if adapter.base_revision and "@" not in spec and not (self.root / spec).exists():
-            spec = f"{spec}@{adapter.base_revision}"
         before = len(self.problems)
-        base = self.full_model(spec)
+        base = self.full_model(self._named(adapter, spec))
         if base is None:
             self.problems[before:] = [
                 Problem(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from submerge.algebra import FusedLayout
 from submerge.engine.plan.inputs import Inputs
 from submerge.engine.plan.projectors import ProjectorPlan
 from submerge.engine.plan.tensors._adapter_form import adapter_form
@@ -144,7 +145,7 @@ class TensorPlanner:
             for problem in error.problems:
                 self.findings.add(_of_any_tensor(problem, entry.name))
             return None
-        low_rank = self.rules.keeps_low_rank(entry, values)
+        low_rank, fused = self.rules.keeps_low_rank(entry, values), self.rules.fused(entry, values)
         on_origin = self.rules.takes_updates or low_rank
         return TensorPlan(
             name=entry.name,
@@ -155,22 +156,24 @@ class TensorPlanner:
             inputs=members,
             origin=self._members.of_reference(entry) if on_origin else None,
             values=values,
-            why="; ".join(self._notes(entry, members)),
+            why="; ".join(self._notes(entry, members, fused)),
             matrix=self.rules.by_matrix_rule(entry) or low_rank,
             table=len(entry.shape) == 2 and not self.rules.is_matrix(entry),
             parameter=self.rules.parameter(entry),
             compares=self.rules.compares(entry),
             has_streams=self.rules.has_streams(entry),
+            fused=fused,
         )
 
-    def _notes(self, entry: TensorEntry, members: Sequence[Input]) -> list[str]:
+    def _notes(self, entry: TensorEntry, members: Sequence[Input], fused: FusedLayout | None) -> list[str]:
         """Return what a tensor is a copy of, whose its rows are, and which members no model stores so."""
         parameter = self.rules.parameter(entry)
         copy = [] if parameter == entry.name else [f"one parameter with {parameter}"]
         by_tokens = entry.name in self.rules.inputs.reference_model.token_tables
         source = self.rules.recipe.tokenizer_source if by_tokens else None
         rows = [f"a row for each token (tokenizer source: {source})"] if source else []
-        return list(dict.fromkeys([*copy, *rows, *(member.note for member in members if member.note)]))
+        maps = [f"{few(fused.maps, 4)} one by one"] if fused else []
+        return list(dict.fromkeys([*copy, *rows, *maps, *(member.note for member in members if member.note)]))
 
 
 def _of_any_tensor(problem: Problem, name: str) -> Finding:

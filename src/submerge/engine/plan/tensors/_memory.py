@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -144,13 +145,14 @@ def _matrix_bytes(plan: TensorPlan) -> int:
     """Return what one worker holds for a tensor that is merged as a matrix: updates, bases, their products.
 
     Factors are few. Dense updates are held in float32 (up to `HELD` elements, else a block of rows), and
-    are decomposed through float64 matrices of their short side, or of both.
+    are decomposed through float64 matrices of their short side, or of both. The maps of a fused matrix are
+    merged one after another, from copies of their rows, and their factors become ones of the rank of all.
     """
     (m, n), method = plan.sides, plan.method
     assert method is not None  # what else would merge it
     dense = sum(i.dense for i in plan.inputs)
     rank = min(m, n, sum(i.rank for i in plan.inputs))
-    factors = 8 * FACTORS * (m + n) * max(1, rank)
+    factors = 8 * FACTORS * (m + n) * max(1, rank) * len(plan.matrices)
     if plan.by_rows:  # weights of rows, and updates that are held
         return factors + 8 * MOMENTS * m + (4 * dense * m * n if dense * m * n <= HELD else 0)
     if method.moments and plan.values["statistics"] != "identity":
@@ -158,7 +160,9 @@ def _matrix_bytes(plan: TensorPlan) -> int:
     if not dense and (method.matrix is not None or method.coefficients is not None):
         return factors
     held = dense * m * n if dense * m * n <= HELD else 0
-    side = max(m, n) if method.both_sides else min(m, n)
+    if plan.fused and held:
+        held += dense * max(map(math.prod, plan.matrices))
+    side = max(max(sides) if method.both_sides else min(sides) for sides in plan.matrices)
     if method.gate and method.gate.bound:  # factors of all updates, in float64 while orthogonalised
         factors += 8 * RESULTS * (m + n) * side
     return factors + 4 * (held + RESULTS * m * n) + 8 * SQUARES * side**2

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from submerge.algebra import LayerParameter, WeightedSum
+from submerge.algebra import FusedLayout, LayerParameter, WeightedSum
 from submerge.deferred import torch
 from submerge.methods import MIXTURE, Method, TensorSpec
 from submerge.store import DTYPES, Kind, StoredMoments, TensorEntry
@@ -101,7 +101,8 @@ class TensorPlan:
     `has_streams` tokens run with other values than the merged ones, too, and the bank gets what those need.
     `moments` are those of the inputs of a layer, where the recipe has them, `layer` says which parameter of
     it the tensor is, and `partner` is its other one, where models change that and moments are of both. A
-    `mixed` tensor is one of a projector: what is written is the mean of those whose outputs are mixed.
+    `mixed` tensor is one of a projector: what is written is the mean of those whose outputs are mixed. With a
+    `fused` layout a matrix is several, which the method merges one by one.
     """
 
     name: str
@@ -123,6 +124,7 @@ class TensorPlan:
     mixed: bool = False
     layer: LayerParameter | None = None
     partner: TensorPlan | None = None
+    fused: FusedLayout | None = None
 
     @property
     def treatment(self) -> str:
@@ -173,7 +175,9 @@ class TensorPlan:
         gate = self.method.gate if self.method else None
         real = gate is not None and gate.every_tensor  # such a method's rule goes by the real dimensions
         shape = self.sides if self.matrix and not real else self.shape
-        return TensorSpec(self.name, shape, len(self.inputs), self.table, self.moments, self.layer)
+        return TensorSpec(
+            self.name, shape, len(self.inputs), self.table, self.moments, self.layer, fused=self.fused
+        )
 
     @property
     def width(self) -> int:
@@ -194,6 +198,11 @@ class TensorPlan:
     def sides(self) -> tuple[int, int]:
         """The tensor as a matrix: rows, and all other dimensions as one."""
         return (self.shape[0], math.prod(self.shape[1:])) if self.shape else (1, 1)
+
+    @property
+    def matrices(self) -> list[tuple[int, int]]:
+        """The sides of the matrices that the method's rule for matrices merges: one, or each map's."""
+        return self.fused.shapes(self.sides) if self.fused else [self.sides]
 
     @property
     def block(self) -> int:

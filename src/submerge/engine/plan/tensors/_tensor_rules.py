@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from submerge.algebra import FusedLayout
 from submerge.engine.plan.inputs import Inputs
 from submerge.engine.plan.projectors import ProjectorPlan
 from submerge.engine.plan.tensors._gate import is_head
 from submerge.engine.plan.tokens import is_matrix, is_table
 from submerge.errors import RequestError
 from submerge.methods import GateSpec, TensorSpec
-from submerge.names import depths
+from submerge.names import depths, fused_layout
 from submerge.recipe import Recipe, ResolvedValues, resolve
 from submerge.store import DTYPES, TensorEntry, dtype_named
 
@@ -81,6 +82,12 @@ class TensorRules:
         if self.gate and self.gate.every_tensor:
             return entry.numel > 0
         return self.recipe.method.matrix is not None and self.is_matrix(entry)
+
+    def fused(self, entry: TensorEntry, values: Mapping[str, Any]) -> FusedLayout | None:
+        """Return the layout of a matrix whose maps the method is to merge one by one."""
+        if values.get("fused") != "split" or not self.by_matrix_rule(entry):
+            return None
+        return fused_layout(self.parameter(entry), entry.shape, self.inputs.base_config)
 
     def keeps_low_rank(self, entry: TensorEntry, values: Mapping[str, Any]) -> bool:
         """Return whether a method without a rule for matrices merges a composed model's as Σ c_t Δ_t.
