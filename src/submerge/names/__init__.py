@@ -4,7 +4,13 @@ from submerge.names._assembly import assembled
 from submerge.names._correspondence import correspond, is_buffer
 from submerge.names._family import is_composite, model_types, related
 from submerge.names._layers import depths, is_before_layers, layer_of, layer_stacks, with_layer
-from submerge.names._match import NameMatch, match_names, respelling, same_parameters
+from submerge.names._match import (
+    NameMatch,
+    match_names,
+    respelling,
+    same_parameters,
+    without_training,
+)
 from submerge.names._modules import (
     Loading,
     empty_model,
@@ -57,4 +63,5 @@ __all__ = [
     "respelling",
     "same_parameters",
     "with_layer",
+    "without_training",
 ]
