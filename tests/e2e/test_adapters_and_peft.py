@@ -217,3 +217,48 @@ def test_errors_leave_the_model_alone(
     assert model.active_adapters == ["a0"]
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_one_adapter_twice_has_both_weights(two: Tuned) -> None:
+    model = live(two)
+    submerge.merge_adapters(model, ["a0", "a0"], weight=[0.5, 0.25])
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    found, own = layer.get_delta_weight("merged"), layer.get_delta_weight("a0")
+    torch.testing.assert_close(found, 0.75 * own, rtol=0, atol=CLOSE)
+
+
+def test_names_by_which_peft_drops_parts_of_adapters_are_refused(two: Tuned) -> None:
+    """PEFT saves none of the tensors with a word that is another adapter's name (huggingface/peft#3584)."""
+    model = live(two)
+    model.load_adapter(str(two.adapters[0]), adapter_name="mlp")
+    with pytest.raises(submerge.RequestError, match="an adapter is called 'mlp'"):
+        submerge.merge_adapters(model, ["a0", "a1"])
+    with pytest.raises(submerge.RequestError, match="an adapter is called 'weight'"):
+        submerge.merge_adapters(live(two), ["a0", "a1"], name="weight")
+
+
+def test_models_that_do_not_save_adapters_one_by_one_are_refused(two: Tuned) -> None:
+    import peft
+
+    model = MODELS["llama"](quiet_transformers())
+    model.add_adapter(peft.LoraConfig(r=2, target_modules=["q_proj"]), adapter_name="x")
+    with pytest.raises(submerge.RequestError, match=r"LlamaForCausalLM: is no peft\.PeftModel"):
+        submerge.merge_adapters(model, ["x"])
+
+
+def test_problems_are_told_by_the_names_of_adapters(tmp_path: Path) -> None:
+    model = peft_model("llama", None, 0, r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    with pytest.raises(
+        submerge.RequestError, match=r"^adapter 'default': lm_head\.weight is no low-rank update"
+    ):
+        submerge.merge_adapters(model, ["default"])
+
+
+def test_buffers_of_saved_modules_are_saved(tmp_path: Path) -> None:
+    """PEFT looks for all tensors of a module that is saved: of a batch norm also the number of batches."""
+    made = make_tuned(
+        tmp_path, "batch-norm", {"r": 2, "target_modules": ["plane"], "modules_to_save": ["norm"]}
+    )
+    made.merge(tmp_path / "out", output=ADAPTER)
+    assert stored(tmp_path / "out")["base_model.model.norm.num_batches_tracked"].dtype == torch.int64
+    same_state(made.loaded(tmp_path / "out"), made.merged[0], CLOSE)

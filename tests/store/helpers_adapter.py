@@ -31,6 +31,25 @@ class Convolutions(torch.nn.Module):
         self.head = torch.nn.Linear(7, 3)
 
 
+class BatchNorm(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.plane = torch.nn.Conv2d(3, 5, 3)
+        self.norm = torch.nn.BatchNorm2d(5)
+
+
+class Experts(torch.nn.Module):
+    """Experts in parameters of their own, without gates (Nemotron-H), and in a module's `weight` (JetMoE)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = torch.nn.Module()
+        self.experts.up_proj = torch.nn.Parameter(torch.randn(3, 10, 6))
+        self.experts.down_proj = torch.nn.Parameter(torch.randn(3, 6, 10))
+        self.input_linear = torch.nn.Module()
+        self.input_linear.weight = torch.nn.Parameter(torch.randn(3, 5, 6))
+
+
 def _gpt2(t: Any, **more: Any) -> Any:
     sizes = {"vocab_size": 64, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 16}
     return t.GPT2LMHeadModel(t.GPT2Config(**sizes, **more))
@@ -79,6 +98,8 @@ MODELS: dict[str, Callable[[Any], Any]] = {
         )
     ),
     "convolutions": lambda _: Convolutions(),
+    "batch-norm": lambda _: BatchNorm(),
+    "experts": lambda _: Experts(),
 }
 
 
@@ -131,6 +152,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"r": 2, "target_modules": "all-linear", "target_parameters": ["gate_up_proj", "down_proj"]},
     ),
     "square-experts": ("gpt-oss", {"r": 2, "target_modules": [], "target_parameters": ["experts.down_proj"]}),
+    "ungated-experts": (
+        "experts",
+        {
+            "r": 2,
+            "target_modules": [],
+            "target_parameters": ["experts.down_proj", "experts.up_proj", "input_linear.weight"],
+            "rank_pattern": {"input_linear.weight": 3},
+        },
+    ),
     "mica": ("llama", {"r": 2, "target_modules": ["q_proj"], "init_lora_weights": "mica"}),
     "velora": (
         "llama",

@@ -22,7 +22,7 @@ def recipe_of(
 ) -> dict[str, Any]:
     """Return the recipe that the arguments amount to."""
     shared: dict[str, Any] = {}
-    own: dict[str, dict[str, Any]] = {name: {} for name in names}
+    own: list[dict[str, Any]] = [{} for _ in names]  # a model may be there twice
     known = METHODS.get(method)
     for name, value in options.items():
         option = known.option(name) if known else None
@@ -30,11 +30,11 @@ def recipe_of(
         if by_model is None:
             shared[name] = value
             continue
-        for model, of_model in by_model.items():
-            own[model][name] = of_model
+        for place, of_model in by_model.items():
+            own[place][name] = of_model
     given: dict[str, Any] = {
         "merge_method": method,
-        "models": [{"model": name, "parameters": own[name]} for name in names],
+        "models": [{"model": name, "parameters": one} for name, one in zip(names, own, strict=True)],
         "parameters": shared,
         "base_model": "base" if has_base else None,
         "dtype": dtype,
@@ -44,14 +44,14 @@ def recipe_of(
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _by_model(name: str, value: Any, models: Sequence[str]) -> Mapping[str, Any] | None:
-    """Return the value for each model, by its name; None where one value is for all of them."""
+def _by_model(name: str, value: Any, models: Sequence[str]) -> dict[int, Any] | None:
+    """Return the value for each model, by its place; None where one value is for all of them."""
     if isinstance(value, Mapping) and not {"value", "filter"} & set(value):
         if unknown := [model for model in value if model not in models]:
             raise RequestError(Problem(f"{name} names models that are not there: {unknown}"))
-        return value
+        return {place: value[model] for place, model in enumerate(models) if model in value}
     if isinstance(value, Sequence) and not isinstance(value, str):
         if len(value) != len(models):
             raise RequestError(Problem(f"{name} has {len(value)} values for {len(models)} models"))
-        return dict(zip(models, value, strict=True))
+        return dict(enumerate(value))
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,10 @@ def merge_adapters(
         >>> sorted(model.peft_config)
         ['both', 'chess', 'law']
     """
-    if problems := _refusals(list(model.peft_config), adapters, name):
+    _check_model(model)
+    problems = _refusals(list(model.peft_config), adapters, name)
+    problems += [_clash(one) for one in sorted({*model.peft_config, name} & _words(model))]
+    if problems:
         raise RequestError(problems)
     recipe = recipe_of(list(adapters), False, method, None, None, seed, options)
     recipe["output"] = {
@@ -83,9 +86,57 @@ def merge_adapters(
         for entry, adapter in zip(recipe["models"], adapters, strict=True):
             subfolder = "" if adapter == "default" else adapter  # PEFT saves that one beside the others
             entry["model"] = str(folder / "in" / subfolder)
-        report = merge(recipe, folder / "out", settings=settings)
+        try:
+            report = merge(recipe, folder / "out", settings=settings)
+        except RequestError as error:
+            raise _by_name(
+                error, {entry["model"]: a for entry, a in zip(recipe["models"], adapters, strict=True)}
+            ) from None
         model.load_adapter(str(folder / "out"), adapter_name=name)
     return report
+
+
+def _check_model(model: Any) -> None:
+    """Raise `RequestError` for a model that does not save its adapters one by one, in PEFT's form."""
+    from peft import PeftModel  # here: it takes seconds to import
+
+    if not isinstance(model, PeftModel):
+        hint = (
+            "wrap the model with peft.get_peft_model or PeftModel.from_pretrained, or save the adapters, and "
+            "merge their folders with submerge.merge"
+        )
+        raise RequestError(
+            Problem("is no peft.PeftModel, whose adapters are merged", type(model).__name__, hint)
+        )
+
+
+def _words(model: PeftModel) -> set[str]:
+    """Return the words of the names under which a model's state has what adapters change."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import AuxiliaryTrainingWrapper
+
+    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    paths = [path for path, module in model.named_modules() if isinstance(module, kinds)]
+    return {word for path in paths for word in path.split(".")} | {"weight", "bias", "base_layer"}
+
+
+def _clash(name: str) -> Problem:
+    what = (
+        f"an adapter is called {name!r}, a word of the model's own names: PEFT leaves what has that word out"
+    )
+    return Problem(what, "", "load it under another name (load_adapter(…, adapter_name=…))")
+
+
+def _by_name(error: RequestError, names: Mapping[str, str]) -> RequestError:
+    """Return what is wrong with adapters by their names, and not by the files that they were saved in."""
+    problems = []
+    for problem in error.problems:
+        own = next((folder for folder in names if problem.where.startswith(folder)), None)
+        if own is not None:
+            hint = "save the adapters, and merge their folders with submerge.merge, and with a base_model"
+            problem = Problem(problem.what, f"adapter {names[own]!r}", hint)
+        problems.append(problem)
+    return RequestError(problems)
 
 
 def _refusals(loaded: Sequence[str], adapters: Sequence[str], name: str) -> list[Problem]:

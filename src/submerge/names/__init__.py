@@ -10,7 +10,7 @@ from submerge.names._match import (
     match_names,
     respelling,
     same_parameters,
-    without_training_wrappers,
+    without_training,
 )
 from submerge.names._modules import (
     Loading,
@@ -68,5 +68,5 @@ __all__ = [
     "respelling",
     "same_parameters",
     "with_layer",
-    "without_training_wrappers",
+    "without_training",
 ]

@@ -15,20 +15,13 @@ from submerge.names._match import (
     differing_prefixes,
     grouped,
     layer_position,
-    without_training_wrappers,
+    newly_spelled,
     without_wrappers,
 )
 from submerge.names._view import Shape
 
 __all__ = ["Correspondence", "correspond", "is_buffer"]
 
-# spellings of earlier versions of PyTorch and transformers
-_SPELLINGS = (
-    (re.compile(r"\bLayerNorm\.gamma$"), "LayerNorm.weight"),
-    (re.compile(r"\bLayerNorm\.beta$"), "LayerNorm.bias"),
-    (re.compile(r"\.weight_g$"), ".parametrizations.weight.original0"),
-    (re.compile(r"\.weight_v$"), ".parametrizations.weight.original1"),
-)
 # what some versions save beside the parameters of a layer: masks, positions and frequencies
 _BUFFER = re.compile(
     r"\b(attn|attention)\.(masked_)?bias$|inv_freq$|(cos|sin)_cached$|position_ids$|relative_position_index$"
@@ -79,8 +72,8 @@ class _Matcher:
     def __init__(self, own: Mapping[str, Shape], base: Mapping[str, Shape]) -> None:
         self.own, self.base = own, base
         self.result = Correspondence({name: name for name in base if name in own})
-        self.own_unmatched = {_spelled(name): name for name in own if name not in base}
-        self.base_unmatched = {_spelled(name): name for name in base if name not in own}
+        self.own_unmatched = {newly_spelled(name): name for name in own if name not in base}
+        self.base_unmatched = {newly_spelled(name): name for name in base if name not in own}
 
     def matched(self) -> Correspondence:
         pairs, self.result.refused = self._alike(self._without_wrappers())
@@ -176,14 +169,6 @@ class _Matcher:
 def is_buffer(name: str) -> bool:
     """Return whether a name is that of a mask, of positions or of frequencies, which some versions save."""
     return _BUFFER.search(name) is not None
-
-
-def _spelled(name: str) -> str:
-    """Return the name as today's versions spell its end, without what training put in."""
-    name = without_training_wrappers(name)
-    for old, new in _SPELLINGS:
-        name = old.sub(new, name)
-    return name
 
 
 def _stack(name: str) -> str:

@@ -10,19 +10,24 @@ from typing import TypeAlias
 
 from submerge.errors import Problem, RequestError, did_you_mean, few, nearest
 
-__all__ = ["NameMatch", "match_names", "respelling", "same_parameters"]
+__all__ = ["NameMatch", "match_names", "respelling", "same_parameters", "without_training"]
 
 # words that only say which wrapper a module sits in; versions of Transformers add, drop and swap them
 _WRAPPERS = frozenset(("base_model", "language_model", "llm", "model", "module", "thinker", "vlm"))
-_TRAINING = re.compile(
-    r"^(?:(?:module|_orig_mod|_fsdp_wrapped_module)\.)+(?=(?:base_)?model\.)"
-    r"|(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
-)
 # a tower's own model, which newer versions do without
 _TOWER = re.compile(r"\b((?:vision|image|audio|video)_tower|visual)\.(?:vision_model|visual|model)\b")
 _TOWER_NAME = re.compile(r"\w+_tower|visual|lm_head")
 # modules that got another name
 _RENAMED = ((re.compile(r"\.block_sparse_moe\."), ".mlp."),)
+# words that torch.compile, FSDP and checkpoints of activations put into names
+_TRAINING = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# spellings of earlier versions of PyTorch and transformers
+_SPELLINGS = (
+    (re.compile(r"\bLayerNorm\.gamma$"), "LayerNorm.weight"),
+    (re.compile(r"\bLayerNorm\.beta$"), "LayerNorm.bias"),
+    (re.compile(r"\.weight_g$"), ".parametrizations.weight.original0"),
+    (re.compile(r"\.weight_v$"), ".parametrizations.weight.original1"),
+)
 _MOST_COMPARED = 20_000
 """How many names are searched for a similar one at most, for a hint: each takes a while."""
 
@@ -108,17 +113,22 @@ def layer_position(parts: Sequence[str]) -> int:
     return next((place for place, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
 
 
-def without_training_wrappers(name: str) -> str:
-    """Return the name without the words of `torch.compile`, FSDP, activation checkpoints and DDP.
-
-    They are put in while a model is trained, and are in no model's own names.
-    """
+def without_training(name: str) -> str:
+    """Return the name without the words that training puts into it, wherever they stand."""
     return _TRAINING.sub("", name)
+
+
+def newly_spelled(name: str) -> str:
+    """Return the name as today's versions spell it, without words that training puts into it."""
+    name = without_training(name)
+    for old, new in _SPELLINGS:
+        name = old.sub(new, name)
+    return name
 
 
 def without_wrappers(name: str) -> str:
     """Return the name as today's, without the wrappers before its first layer."""
-    name = _TOWER.sub(r"\1", name)
+    name = _TOWER.sub(r"\1", newly_spelled(name))
     for old, new in _RENAMED:
         name = old.sub(new, name)
     parts = name.split(".")

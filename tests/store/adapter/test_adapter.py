@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from store.helpers_adapter import (
     ATTENTION,
@@ -159,7 +160,11 @@ def test_scale_is_in_the_factors_once(
         ({"k.lora_B.weight": torch.ones(3, 2)}, "k lacks its factor A"),
         ({"k.weight": torch.ones(3)}, "does not account for (base_model.model.k.weight)"),
         ({"k.bias": torch.ones(3)}, "does not account for"),
-        ({"q.lora_A.default.weight": torch.ones(2, 4)}, "are not known of LoRA"),
+        ({"q.lora_A.default.weight": torch.ones(2, 4)}, "which are one tensor"),
+        (
+            {f"k.lora_{side}.{own}.weight": torch.ones(2, 2) for side in "AB" for own in ("law", "chess")},
+            "holds several adapters (chess, law)",
+        ),
         ({"q.lora_diag": torch.ones(2)}, "are not known of LoRA"),
         ({"q.lora_magnitude_vector": torch.ones(3)}, "holds a magnitude"),
         ({"q.lora_A.weight": torch.ones(3, 4)}, "do not fit each other"),
@@ -182,6 +187,26 @@ def test_files_that_are_refused(tmp_path: Path, tensors: dict[str, torch.Tensor]
     text = refused(by_hand(tmp_path, tensors))
     assert expected in text
     assert "adapter_model.safetensors" in text
+
+
+@pytest.mark.parametrize("wrapped", ["_orig_mod.{}", "module.{}", "base_model.model.{}", "{}"])
+def test_keys_of_other_savers(wrapped: str, tmp_path: Path) -> None:
+    """State dicts that are saved by hand have the adapter's name, and words of wrappers."""
+    options = CASES["whole"][1] | {"trainable_token_indices": [3, 5], "use_dora": True}
+    wrapped_model, base = wrap("llama", **options)
+    wrapped_model.save_pretrained(str(tmp_path))
+    made = open_adapter(str(tmp_path))
+    wanted = applied(base, made)
+    kinds = ("lora_", "modules_to_save", "original_module", "trainable_tokens_delta")
+    state = {
+        wrapped.format(key.replace("layers.1.", "layers.1._checkpoint_wrapped_module.")): value.clone()
+        for key, value in wrapped_model.state_dict().items()
+        if any(kind in key for kind in kinds)
+    }
+    save_file(state, tmp_path / "adapter_model.safetensors")
+    found = open_adapter(str(tmp_path))
+    assert found.parts.keys() == made.parts.keys()
+    same(applied(base, found), wanted)
 
 
 def test_all_problems_are_told_together(tmp_path: Path) -> None:

@@ -90,6 +90,60 @@ def test_experts_of_older_versions(tmp_path: Path, inner: int, adapted: tuple[st
         assert "peft_version" in unfit(open_adapter(str(folder)), shapes)
 
 
+def test_single_experts_of_a_packed_base(tmp_path: Path) -> None:
+    """Adapters of transformers 4 have factors for each expert, which transformers 5 packs."""
+    draw = torch.Generator().manual_seed(0)
+    head, hidden, inner, experts = "model.layers.1.mlp.experts", 6, 4, 3
+    base = {
+        f"{head}.gate_up_proj": torch.randn(experts, 2 * inner, hidden, generator=draw),
+        f"{head}.down_proj": torch.randn(experts, hidden, inner, generator=draw),
+    }
+    merged, tensors = {name: tensor.clone() for name, tensor in base.items()}, {}
+    # not all experts are adapted, nor all matrices of one
+    adapted = [(0, "w1", 2), (0, "w3", 2), (2, "w1", 3), (1, "w3", 2), (2, "w2", 2)]
+    for expert, leaf, rank in adapted:
+        rows, columns = (hidden, inner) if leaf == "w2" else (inner, hidden)
+        a, b = torch.randn(rank, columns, generator=draw), torch.randn(rows, rank, generator=draw)
+        own = f"model.layers.1.block_sparse_moe.experts.{expert}.{leaf}"
+        tensors |= {f"{own}.lora_A.weight": a, f"{own}.lora_B.weight": b}
+        packed = merged[f"{head}.{'down_proj' if leaf == 'w2' else 'gate_up_proj'}"]
+        top = inner if leaf == "w3" else 0
+        packed[expert, top : top + rows] += 4 / rank * b @ a
+    nothing = {f"q.lora_{side}.weight": torch.ones(()) for side in "AB"}
+    folder = by_hand(tmp_path, nothing | tensors, rank_pattern={"experts.2.w1": 3})
+    adapter = fit_adapter(open_adapter(str(folder)), {n: tuple(t.shape) for n, t in base.items()})
+    assert {name: part.shape for name, part in adapter.parts.items()} == {
+        name: tuple(tensor.shape) for name, tensor in base.items()
+    }
+    assert len(adapter.scales) == len(adapted)
+    same(applied(base, adapter), merged)
+    text = unfit(
+        open_adapter(str(folder)), {f"{head}.gate_up_proj": (3, 6, 8), f"{head}.down_proj": (2, 6, 4)}
+    )
+    assert "w1.weight" in text
+    assert "but the base packs experts as [3, 6, 8]" in text
+    assert "but the base packs experts as [2, 6, 4]" in text
+
+
+@pytest.mark.parametrize("inner", [3, 6])
+def test_lists_of_experts_maps(inner: int, tmp_path: Path) -> None:
+    """Copies of gpt-oss in 4 bits have a linear map for each expert, and packed parameters are transposed."""
+    draw = torch.Generator().manual_seed(0)
+    head, hidden = "model.layers.0.mlp.experts", 6
+    sizes = {"gate_up_proj": (hidden, 2 * inner), "down_proj": (inner, hidden)}
+    base = {f"{head}.{leaf}": torch.randn(2, *size, generator=draw) for leaf, size in sizes.items()}
+    merged, tensors = {name: tensor.clone() for name, tensor in base.items()}, {}
+    for leaf, (inputs, outputs) in sizes.items():
+        for expert in range(2):
+            a, b = torch.randn(2, inputs, generator=draw), torch.randn(outputs, 2, generator=draw)
+            own = f"{head}.{leaf}s.{expert}"
+            tensors |= {f"{own}.lora_A.weight": a, f"{own}.lora_B.weight": b}
+            merged[f"{head}.{leaf}"][expert] += 2 * (b @ a).T
+    nothing = {f"q.lora_{side}.weight": torch.ones(()) for side in "AB"}
+    adapter = open_adapter(str(by_hand(tmp_path, nothing | tensors)))
+    same(applied(base, fit_adapter(adapter, {n: tuple(t.shape) for n, t in base.items()})), merged)
+
+
 def test_parameters_of_unknown_order_are_refused(tmp_path: Path) -> None:
     pair = {f"x.{deep}lora_{f}.weight": torch.ones(2, 2) for deep in ("", "base_layer.") for f in "AB"}
     text = refused(by_hand(tmp_path, pair, target_parameters=["x.one", "x.two"]))

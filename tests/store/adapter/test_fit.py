@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from store.helpers_adapter import (
     Made,
@@ -82,3 +83,14 @@ def test_old_prefixes(tmp_path: Path) -> None:
     adapter = fit_adapter(open_adapter(str(tmp_path)), made.shapes)
     same(applied(made.base, adapter), made.merged)
     assert "'language_model.model' read as 'model.language_model'" in adapter.notes[-1]
+
+
+def test_targets_that_the_file_has_nothing_of_are_told(tmp_path: Path) -> None:
+    """In a model with an adapter `mlp` PEFT saves the others without their MLPs."""
+    made = make("llama", tmp_path, r=2, target_modules=["q_proj", "up_proj", "lm_head"])
+    fitted = fit_adapter(open_adapter(str(tmp_path)), made.shapes)
+    assert not fitted.left_out
+    kept = {key: value for key, value in stored(tmp_path).items() if ".mlp." not in key}
+    save_file(kept, tmp_path / "adapter_model.safetensors")
+    (told,) = fit_adapter(open_adapter(str(tmp_path)), made.shapes).left_out
+    assert told.startswith("target_modules in its configuration names up_proj")

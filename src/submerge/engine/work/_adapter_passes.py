@@ -20,6 +20,7 @@ from submerge.engine.work._range_target import memory_target
 from submerge.engine.work._record import RangeRecord
 from submerge.methods import Merged
 from submerge.recipe import OutputForm
+from submerge.store import DTYPES, byte_view
 
 __all__ = ["AdapterSink", "ModuleTarget", "adapter_passes"]
 
@@ -66,6 +67,8 @@ def adapter_passes(reader: ChunkReader, target: ModuleTarget) -> Passes:
         yield _last(target, record, lambda: None)
     elif plan.action == "skip":
         yield _last(target, record, lambda: _note_left_out(reader, record))
+    elif plan.action == "copy":
+        yield _last(target, record, lambda: target.adapter.save_values(plan, _copied(reader)))
     elif plan.module is None:
         values = yield from _in_memory(reader, record, with_origin=True)
         yield _last(target, record, lambda: target.adapter.save_values(plan, values))
@@ -111,6 +114,13 @@ def _in_memory(
     for of_range in finished:
         for key, count in of_range.nonfinite.items():
             record.nonfinite[key] = record.nonfinite.get(key, 0) + count
+    return values
+
+
+def _copied(reader: ChunkReader) -> torch.Tensor:
+    """Return the reference's values of a tensor that is not merged."""
+    values = torch.empty(reader.plan.shape, dtype=DTYPES[reader.plan.dtype].torch)
+    reader.sources[0].read(0, reader.plan.numel, byte_view(values))
     return values
 
 

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from submerge.deferred import torch
-from submerge.store.adapter._parts import Add, Form, LowRankPart, Part, Replace, Rows
+from submerge.store.adapter._parts import (
+    Add,
+    Form,
+    LowRankPart,
+    PackedExperts,
+    Part,
+    Replace,
+    Rows,
+    single_parts,
+)
 from submerge.store.folder import Tokenizer
 from submerge.store.format import (
     DTYPES,
@@ -72,7 +81,8 @@ class Adapter:
         """
         named = (
             (part.left_entry.name if isinstance(part, LowRankPart) else part.entry.name, part.scale)
-            for part in self.parts.values()
+            for whole in self.parts.values()
+            for part in single_parts(whole)
             if isinstance(part, LowRankPart | Add)
         )
         return dict(sorted(named))
@@ -118,6 +128,32 @@ class Adapter:
         part = self.parts[name]
         if not isinstance(part, LowRankPart):
             raise ValueError(f"{name} is no low-rank update: {self.dense_only(name)}")
+        if isinstance(part, PackedExperts):
+            left, right = self._packed(part, table)
+            return (right.mT.contiguous(), left.mT.contiguous()) if part.transposed else (left, right)
+        return self._pair(part, table)
+
+    def _packed(self, part: PackedExperts, table: FileTable) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return B [E, height, r] and A [E, r, in] of experts' matrices, which B has one below another."""
+        pairs = [self._pair(matrix.part, table) for matrix in part.matrices]
+        dtype = (
+            torch.float64 if any(f.dtype == torch.float64 for pair in pairs for f in pair) else torch.float32
+        )
+        b = torch.zeros(part.experts, part.height, part.rank, dtype=dtype)
+        a = torch.zeros(part.experts, part.rank, pairs[0][1].shape[1], dtype=dtype)
+        tops = sorted({matrix.top for matrix in part.matrices})
+        places, place = {}, 0
+        for top in tops:
+            places[top] = place
+            place += max(matrix.part.rank for matrix in part.matrices if matrix.top == top)
+        for matrix, (left, right) in zip(part.matrices, pairs, strict=True):
+            ranks = slice(places[matrix.top], places[matrix.top] + matrix.part.rank)
+            b[matrix.expert, matrix.top : matrix.top + left.shape[0], ranks] = left
+            a[matrix.expert, ranks] = right
+        return b, a
+
+    def _pair(self, part: LowRankPart, table: FileTable) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (left, right) of a part with factors of its own."""
         b, a = (
             self._floats(part.left_entry, table),
             self._floats(part.right_entry, table),

@@ -151,9 +151,10 @@ def _add_factors(keys: FactorKeys, name: str, wrapped: dict[str, TensorEntry], b
         what = f"the adapter of {module} lacks its factor {'B' if left is None else 'A'}"
         build.wrong(what, "copy or download it again; if it was trained sharded, save it gathered")
         return
-    own = module if name.endswith(".weight") else name
+    bare = module in build.bare
+    own = name if bare else module
     rank = config.rank_of(own)
-    experts = expert_count(left, right, rank) if own != module else 0
+    experts = expert_count(left, right, rank) if bare else 0
     magnitude = roles.get("magnitude")
     fault = shape_fault(left, right, rank=rank, experts=experts, embedding=embedding)
     if not fault and "lora_A" in roles:
@@ -172,7 +173,7 @@ def _add_factors(keys: FactorKeys, name: str, wrapped: dict[str, TensorEntry], b
         experts=experts,
         settled=not experts,
         copy=wrapped.pop(f"{module}.weight", None),
-        kind="embedding" if embedding else "parameter" if module in build.bare else "linear",
+        kind="embedding" if embedding else "parameter" if bare else "linear",
     )
     if part.copy is not None:
         build.notes.append(f"{module}: the weight itself was saved beside the factors")

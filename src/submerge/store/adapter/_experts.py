@@ -13,15 +13,19 @@ from dataclasses import dataclass, replace
 
 from submerge.errors import Problem, RequestError, few
 from submerge.names import layer_of
-from submerge.store.adapter._parts import LowRankPart, Part
+from submerge.store.adapter._parts import LowRankPart, PackedExperts, Part
 
 __all__ = ["experts_apart", "settled_experts"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_PACKED = re.compile(r"(?P<head>.+)\.experts\.(?P<leaf>gate_up_proj|down_proj)")
-# the names under which checkpoints keep an expert's matrices apart: two that are packed as one, and one alone
-_APART = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
+_PACKED = re.compile(r"(?P<head>.+)\.experts\.(?P<leaf>gate_up_proj|up_proj|down_proj)")
+# for each packed parameter the names under which checkpoints keep an expert's matrices apart
+_APART = {
+    "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")),
+    "up_proj": (("up_proj",),),
+    "down_proj": (("down_proj",), ("w2",)),
+}
 _FIRST = re.compile(r"\.experts\.0\.(?P<leaf>gate_proj|up_proj|down_proj|w[123])\.weight$")
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?(\.?dev|rc)?")
 
@@ -75,7 +79,10 @@ def settled_experts(
     packed = {
         name: part
         for name, part in parts.items()
-        if isinstance(part, LowRankPart) and part.experts and part.expert is None
+        if isinstance(part, LowRankPart)
+        and part.experts
+        and part.expert is None
+        and not isinstance(part, PackedExperts)
     }
     sizes = {name: (shapes[name][-2], shapes[name][-1]) for name in packed}
     transposed = _transposed(packed, sizes, _inputs_first(shapes), version, where)
@@ -168,13 +175,12 @@ def _layer(name: str) -> int:
 
 def _matrices(leaf: str, layer: int, first: Mapping[tuple[int, str], tuple[int, int]]) -> _Matrices | None:
     """Return how a packed parameter of a layer is cut into matrices, or None where none lie apart."""
-    for one, two, down in _APART:
-        leaves = (down,) if leaf == "down_proj" else (one, two)
+    for leaves in _APART[leaf]:
         sizes = [first[layer, own] for own in leaves if (layer, own) in first]
         if len(sizes) < len(leaves):
             continue
         rows = sum(size[0] for size in sizes)
-        if leaf == "down_proj":
-            return _Matrices((rows, sizes[0][1]), {down: None})
-        return _Matrices((rows, sizes[0][1]), {one: (0, sizes[0][0]), two: (sizes[0][0], rows)})
+        if len(leaves) == 1:
+            return _Matrices((rows, sizes[0][1]), {leaves[0]: None})
+        return _Matrices((rows, sizes[0][1]), {leaves[0]: (0, sizes[0][0]), leaves[1]: (sizes[0][0], rows)})
     return None

@@ -10,8 +10,9 @@ from submerge.errors import Problem, RequestError, few
 from submerge.names import NameMatch, layer_of, match_names
 from submerge.store.adapter._adapter import Adapter
 from submerge.store.adapter._experts import experts_apart, settled_experts
+from submerge.store.adapter._experts_together import experts_together
 from submerge.store.adapter._lora_fit import of_one_model
-from submerge.store.adapter._parts import Add, LowRankPart, Part, Replace, Rows
+from submerge.store.adapter._parts import Add, LowRankPart, PackedExperts, Part, Replace, Rows
 from submerge.store.adapter._untold import lacking_parts
 
 __all__ = ["fit_adapter"]
@@ -58,7 +59,7 @@ def fit_adapter(
         )
     tied, problems = _tied_head(adapter, shapes)
     parts = {name: part for name, part in adapter.parts.items() if name not in tied}
-    parts = experts_apart(parts, shapes, version, where)
+    parts = experts_together(experts_apart(parts, shapes, version, where), shapes, where)
     matched = _matched(parts, list(shapes), where, problems)
     fitted: dict[str, Part] = {}
     unfit: dict[str, tuple[int, ...]] = {}
@@ -84,14 +85,9 @@ def fit_adapter(
     lacking = lacking_parts(adapter.config, adapter.parts, shapes)
     fitted = _squares(settled_experts(fitted, shapes, version, where), shapes)
     names = {target: name for name, target in matched.names.items() if name in adapter.parts}
-    return replace(
-        adapter,
-        parts=dict(sorted(fitted.items())),
-        notes=notes,
-        names=names,
-        unfit=unfit,
-        left_out=(*adapter.left_out, *lacking),
-    )
+    left_out = (*adapter.left_out, *lacking)
+    parts = dict(sorted(fitted.items()))
+    return replace(adapter, parts=parts, notes=notes, names=names, unfit=unfit, left_out=left_out)
 
 
 def _tied_head(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> tuple[set[str], list[Problem]]:
@@ -202,6 +198,10 @@ def _settled(part: Part, shape: tuple[int, ...], *, either_layout: bool) -> _Set
         last = max(part.indices, default=0)
         fits = len(shape) == 2 and part.entry.shape[1] == shape[1] and last < shape[0]
         return _Settled(part, "" if fits else f"has new values for rows up to {last}")
+    if isinstance(part, PackedExperts):
+        return _Settled(
+            part, "" if part.stored == shape else f"is an update of the shape {list(part.stored)}"
+        )
     if not isinstance(part, LowRankPart):
         return _Settled(part, "" if part.entry.shape == shape else f"has the shape {list(part.entry.shape)}")
     # rows of packed experts were cut out of a parameter whose layout was settled before

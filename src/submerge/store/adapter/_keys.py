@@ -4,20 +4,16 @@
 `.lora_embedding_B`, `.lora_magnitude_vector`, `.token_adapter.trainable_tokens_delta`; everything else is
 a plain parameter. A wrapped module is also called `<module>.base_layer`; two parameters of one module that
 are adapted by themselves are wrapped twice, and the one inside is below `base_layer`.
-
-A state dict that a training program saved by itself has more: the adapter's name (`.lora_A.default.weight`),
-and the wrappers of `torch.compile`, FSDP and others. PEFT loads nothing of such a file, and says so in a
-warning alone; here they are read for what they are.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from submerge.errors import Problem, few
-from submerge.names import without_training_wrappers
+from submerge.names import without_training
 from submerge.store.format import TensorEntry
 
 __all__ = ["FactorKeys", "SortedKeys", "sort_keys"]
@@ -31,16 +27,18 @@ _ROLES: tuple[tuple[str, str], ...] = (
     (".lora_magnitude_vector.weight", "magnitude"),
     (".token_adapter.trainable_tokens_delta", "rows"),
 )
+# where a state dict was saved by other means than PEFT's, keys have the adapter's name, which PEFT leaves out
+_OWNED = re.compile(
+    r"\.(?:lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|token_adapter\.trainable_tokens_delta)"
+    r"(?P<name>\.(?!(?:weight|bias)$)[^.]+)(?=\.(?:weight|bias)$|$)"
+)
 _INERT = re.compile(r"\.lora_velora_embed$")
 # with bias="all", and of embeddings that were resized, PEFT also saves what is inside its wrappers of
 # modules_to_save: the same values under the wrapper's name, and the ones from before the training
 _WRAPPER = re.compile(r"\.(?:modules_to_save|original_module)(?=\..*(?:bias|weight)$)")
 _NAMED = re.compile(r"\.modules_to_save\.[^.]+")
-_PREFIX = "base_model.model."
-_OF_ADAPTER = re.compile(
-    r"(?P<role>\.lora_(?:[AB]|embedding_[AB]|magnitude_vector)|\.trainable_tokens_(?:delta|original))"
-    r"\.(?P<adapter>(?!(?:weight|bias)$)[^.]+)(?=$|\.(?:weight|bias)$)"
-)
+# PEFT's prefix, also where the model was wrapped, or was an adapted one already
+_PREFIX = re.compile(r"^(?:(?:module|pretrained_model)\.)*(?:base_model\.model\.)+")
 _BASE = "base_layer"
 
 
@@ -67,15 +65,13 @@ def sort_keys(entries: Mapping[str, TensorEntry], where: str) -> SortedKeys:
     """Return the tensors, given by PEFT's keys, by module and role; keys that no LoRA has are problems."""
     by_role = SortedKeys()
     unknown: list[str] = []
-    names = _names(entries)
-    stripped = set(names.values())
-    for key, entry in entries.items():
-        name = names[key]
+    named = _by_path(entries, where, by_role.problems)
+    for name, entry in named.items():
         module, role = _split(name)
         if role is not None:
             _add_factor(by_role, module, role, entry, where)
         elif _WRAPPER.search(name):
-            if not stripped & {_WRAPPER.sub("", name), _NAMED.sub("", name)}:
+            if not named.keys() & {_WRAPPER.sub("", name), _NAMED.sub("", name)}:
                 unknown.append(entry.name)
         elif ".lora_" in name or name.startswith("lora_") or ".modules_to_save." in name:
             if not _INERT.search(name):
@@ -91,18 +87,37 @@ def sort_keys(entries: Mapping[str, TensorEntry], where: str) -> SortedKeys:
     return by_role
 
 
-def _names(keys: Iterable[str]) -> dict[str, str]:
-    """Return for each key its name in the model: without PEFT's prefix, wrappers and the adapter's name."""
-    names = {key: without_training_wrappers(key) for key in keys}
-    adapters = {match["adapter"] for name in names.values() for match in _OF_ADAPTER.finditer(name)}
-    for key, name in names.items():
-        while name.startswith(_PREFIX):
-            name = name.removeprefix(_PREFIX)
-        names[key] = name
-    if len(adapters) == 1:
-        unnamed = {key: _OF_ADAPTER.sub(r"\g<role>", name) for key, name in names.items()}
-        return unnamed if len(set(unnamed.values())) == len(unnamed) else names
-    return names
+def _by_path(
+    entries: Mapping[str, TensorEntry], where: str, problems: list[Problem]
+) -> dict[str, TensorEntry]:
+    """Return the tensors by the names that PEFT gives them, without its prefix.
+
+    They say neither how the model was wrapped in training, nor which of its adapters they are of.
+    """
+    paths = {key: _PREFIX.sub("", without_training(key)) for key in entries}
+    adapters = {match["name"] for path in paths.values() if (match := _OWNED.search(path))}
+    if len(adapters) > 1:
+        what = f"holds several adapters ({few(sorted(adapter[1:] for adapter in adapters))})"
+        problems.append(Problem(what, where, "save each by itself, with PEFT's save_pretrained"))
+        return {}
+    named: dict[str, TensorEntry] = {}
+    for key, name in _without_adapter(paths, *adapters).items() if adapters else paths.items():
+        if name in named:
+            what = f"holds {named[name].name} and {entries[key].name}, which are one tensor"
+            problems.append(Problem(what, where, "keep one of them"))
+        named[name] = entries[key]
+    return named
+
+
+def _without_adapter(paths: Mapping[str, str], adapter: str) -> dict[str, str]:
+    """Return the names without the adapter's, and none of modules as they were before the training."""
+    own = f".modules_to_save{adapter}."
+    before = {path.replace(own, ".original_module.") for path in paths.values() if own in path}
+    return {
+        key: _OWNED.sub(lambda match: match[0].removesuffix(adapter), path).replace(own, ".")
+        for key, path in paths.items()
+        if path not in before
+    }
 
 
 def _split(name: str) -> tuple[str, str | None]:

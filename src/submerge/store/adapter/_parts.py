@@ -10,19 +10,24 @@ from submerge.store.format import TensorEntry
 __all__ = [
     "PACKED_ORDER",
     "Add",
+    "ExpertMatrix",
     "Form",
     "Kind",
     "LowRankPart",
+    "PackedExperts",
     "Part",
     "Replace",
     "Rows",
     "is_relative",
     "saved_table",
+    "single_parts",
 ]
 
 Shape: TypeAlias = tuple[int, ...]
 # the order in which modules of Transformers define them; PEFT wraps the first one first
-PACKED_ORDER = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
+PACKED_ORDER = (
+    "gate_up_proj", "gate_up_proj_bias", "up_proj", "down_proj", "down_proj_bias", "w1", "v1", "w2",
+)  # fmt: skip
 Kind: TypeAlias = Literal["linear", "embedding", "parameter"]
 Form: TypeAlias = Literal["peft", "diffusers", "kohya"]
 
@@ -80,6 +85,41 @@ class LowRankPart:
 
 
 @dataclass(frozen=True)
+class ExpertMatrix:
+    """The update of one matrix of an expert, whose rows begin at `top` among all rows of the expert."""
+
+    part: LowRankPart
+    expert: int
+    top: int
+
+
+@dataclass(frozen=True)
+class PackedExperts(LowRankPart):
+    """Updates of single experts as one of the parameter [E, …] that packs them.
+
+    An expert of it is [`height`, inputs], or the transpose. `left_entry`, `right_entry` and `scale` are those
+    of the first matrix. Experts, and matrices of an expert, that `matrices` does not name have no update.
+    """
+
+    matrices: tuple[ExpertMatrix, ...] = ()
+    height: int = 0
+
+    @property
+    def rank(self) -> int:
+        """The rank of an expert's update: the sum of those of its matrices."""
+        ranks: dict[int, int] = {}
+        for matrix in self.matrices:
+            ranks[matrix.top] = max(ranks.get(matrix.top, 0), matrix.part.rank)
+        return sum(ranks.values())
+
+    @property
+    def stored(self) -> Shape:
+        """The parameter's shape."""
+        inputs = self.right_entry.shape[1]
+        return (self.experts, *((inputs, self.height) if self.transposed else (self.height, inputs)))
+
+
+@dataclass(frozen=True)
 class Replace:
     """All new values of the parameter: `modules_to_save`, trained biases, a resized embedding."""
 
@@ -123,6 +163,11 @@ class Rows:
 
 
 Part: TypeAlias = LowRankPart | Replace | Add | Rows
+
+
+def single_parts(part: Part) -> tuple[Part, ...]:
+    """Return the parts that a file has factors of: of packed experts those that were put together."""
+    return tuple(m.part for m in part.matrices) if isinstance(part, PackedExperts) else (part,)
 
 
 def is_relative(part: Part) -> bool:

@@ -51,6 +51,8 @@ def adapter_form(tensors: Sequence[TensorPlan], inputs: Inputs) -> tuple[list[Te
     for tensor in tensors:
         if tensor.action == "take_base":  # named in a warning, and neither read nor written
             planned.append(replace(tensor, inputs=()))
+        elif tensor.action == "copy" and tensor.name in replaced:  # PEFT looks for all of a module's tensors
+            planned.append(tensor)
         elif tensor.action == "merge" and any(i.patch or not i.relative for i in tensor.inputs):
             factors = _factors(tensor, inputs)
             if any(part.experts and part.expert is None for part in factors):
