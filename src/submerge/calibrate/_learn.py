@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,6 @@ def _learned(
         measurement = stack.enter_context(
             measuring(loaded, adapters, data, options.hooks, encoding, folder)
         ).holding()
-        stack.enter_context(_frozen(loaded))
         if options.checkpointing:
             stack.enter_context(checkpointed(measurement.adapters))
         measurement.check_own_data()
@@ -213,16 +212,3 @@ def _loaded(model: str | Path | nn.Module, dtype: str | None, device: str | None
 def _is_on(found: torch.device, wanted: torch.device) -> bool:
     """Return whether one device is the other; `cuda` is any of its devices."""
     return found.type == wanted.type and wanted.index in (None, found.index)
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """Let no parameter of a model get a gradient inside."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
