@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from submerge.arguments import checked
 from submerge.calibrate._calibration import Calibration
 from submerge.calibrate._checkpointing import checkpointed
 from submerge.calibrate._encode import MAX_LENGTH
@@ -29,6 +30,7 @@ from submerge.store import model_digest, open_checkpoint
 __all__ = ["learn_coefficients"]
 
 
+@checked
 def learn_coefficients(
     model: str | Path | nn.Module,
     adapters: Specs,
@@ -50,7 +52,7 @@ def learn_coefficients(
     processor: Any = None,
     checkpointing: bool = False,
     dtype: str | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     progress: Callable[[Step], None] | None = None,
 ) -> Calibration:
     """Return merge coefficients λ of adapters that were learned from unlabelled inputs of each task.
@@ -144,7 +146,7 @@ def _learned(
     adapters: Specs,
     data: DataSets,
     processor: Any,
-    device: str | None,
+    device: str | torch.device | None,
     progress: Callable[[Step], None] | None,
 ) -> Calibration:
     start = time.perf_counter()
@@ -195,7 +197,7 @@ def _places(model: str | Path | nn.Module, adapters: Specs) -> dict[str, Any]:
     return {"model": where, "adapters": [str(spec) for spec in specs]}
 
 
-def _loaded(model: str | Path | nn.Module, dtype: str | None, device: str | None) -> nn.Module:
+def _loaded(model: str | Path | nn.Module, dtype: str | None, device: str | torch.device | None) -> nn.Module:
     if device is not None:
         device = check_device(device, "device")
     if not isinstance(model, nn.Module):

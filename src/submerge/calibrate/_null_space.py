@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from submerge.arguments import checked
 from submerge.calibrate._encode import MAX_LENGTH
 from submerge.calibrate._hooks import LAST_QUARTER
 from submerge.calibrate._measurement import (
@@ -31,6 +32,7 @@ SIZE = 16
 CURVE = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
+@checked
 def null_space_ratio(
     model: str | Path | nn.Module,
     adapters: Specs,
@@ -84,6 +86,7 @@ def null_space_ratio(
         return matrix_of(measurement, measurement.lambdas(scales), counter)
 
 
+@checked
 def null_space_curve(
     model: str | Path | nn.Module,
     adapters: Specs,

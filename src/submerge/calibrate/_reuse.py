@@ -86,7 +86,7 @@ class ReusedOutputs:
         if kind in self._constant or any(value.is_inference() for value in values):
             return
         scales = torch.ones(len(adapters.names), requires_grad=True)
-        unsaved = saved_tensors_hooks(lambda _: None, lambda _: None)
+        unsaved = saved_tensors_hooks(lambda _: None, lambda held: held)
         with torch.enable_grad(), unsaved, adapters.under(ConstantAssignment(scales)), self._finding(kind):
             collect(self._model, [batch], {name: _Unread() for name in self._hooked})
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from submerge.arguments import checked
 from submerge.deferred import quietly
 from submerge.engine.output._check_modalities import damaged_modalities
 from submerge.engine.output._check_projectors import damaged_projectors
@@ -37,7 +38,8 @@ from submerge.store import (
 __all__ = ["verify"]
 
 
-def verify(folder: str | Path, *, base: str | None = None, load: bool = True) -> VerifyReport:
+@checked
+def verify(folder: str | Path, *, base: str | Path | None = None, load: bool = True) -> VerifyReport:
     """Check a merged folder against its submerge.json and its base; return what was found.
 
     Names, shapes and dtypes against the manifest and against the base (the recipe's, where it can be
@@ -69,7 +71,7 @@ def verify(folder: str | Path, *, base: str | None = None, load: bool = True) ->
         report.problems += [str(p) for p in error.problems]
         return report
     with compiling_for(sum(entry.numel for entry in model.tensors.values())):
-        _check(model, manifest, report, base=base, load=load)
+        _check(model, manifest, report, base=None if base is None else str(base), load=load)
     return report
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from submerge.arguments import checked
 from submerge.device import check_device
 from submerge.engine.plan._loaded_parameters import unplaced_projectors, unplaced_updates
 from submerge.engine.plan._plan import MergePlan
@@ -54,6 +55,7 @@ __all__ = ["make_plan", "plan_models"]
 ADAPTER_DTYPES = ("bfloat16", "float16", "float32")
 
 
+@checked
 def make_plan(
     source: str | Path | Mapping[str, Any] | Recipe,
     settings: Settings | None = None,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from submerge.arguments import checked
 from submerge.device import check_device
 from submerge.engine.plan._make_plan import link_problems
 from submerge.engine.plan._mixture import MixturePlan
@@ -49,6 +50,7 @@ from submerge.store import Restacker, dtype_named
 __all__ = ["plan_mixture"]
 
 
+@checked
 def plan_mixture(
     source: str | Path | Mapping[str, Any] | MixtureRecipe,
     settings: Settings | None = None,
