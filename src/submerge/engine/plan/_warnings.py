@@ -9,9 +9,9 @@ from submerge.engine.plan.inputs import Inputs
 from submerge.engine.plan.projectors import ProjectorPlan
 from submerge.engine.plan.tensors import GatePlan, TensorPlan
 from submerge.errors import few
-from submerge.store import BANK, MANIFEST
+from submerge.store import BANK, DTYPES, MANIFEST
 
-__all__ = ["input_warnings", "shape_warnings", "unused_tensors"]
+__all__ = ["input_warnings", "rounding_warnings", "shape_warnings", "unused_tensors"]
 
 
 def unused_tensors(
@@ -95,6 +95,27 @@ def _model_types(inputs: Inputs) -> list[str]:
     if len(types) < 2:
         return []
     return [f"the configs name different model types: {', '.join(sorted(map(str, types)))}"]
+
+
+def rounding_warnings(inputs: Inputs, tensors: Sequence[TensorPlan], dtype: str | None) -> list[str]:
+    """Return which models have more digits than the output, where the recipe gives that no `dtype`."""
+    rounded: dict[tuple[int, str, str], int] = {}
+    for tensor in tensors if dtype is None else ():
+        wide = [member for member in tensor.inputs if _is_wider(member.entry.dtype, tensor.dtype)]
+        for member in wide if tensor.action == "merge" else ():
+            key = member.model, member.entry.dtype, tensor.dtype
+            rounded[key] = rounded.get(key, 0) + 1
+    return [
+        f"{inputs.models[model].label}: {count} of its tensors are {found}, and are rounded to {written}, "
+        f"as the base has them; say dtype: {DTYPES[found].name} to keep what that loses"
+        for (model, found, written), count in rounded.items()
+    ]
+
+
+def _is_wider(found: str, written: str) -> bool:
+    """Return whether a type of floats has more digits than another one."""
+    kinds = {DTYPES[found].kind, DTYPES[written].kind}
+    return kinds == {"float"} and DTYPES[found].bits > DTYPES[written].bits
 
 
 def shape_warnings(inputs: Inputs, tensors: Sequence[TensorPlan], *, as_adapter: bool) -> list[str]:
