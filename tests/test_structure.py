@@ -11,7 +11,7 @@ from _structure import Source, circles, long_functions, private, same_classes, u
 
 FLOORS = (
     ("_version", "errors", "environment", "deprecated", "process"),
-    ("deferred",),
+    ("arguments", "deferred"),
     ("kernels", "device"),
     ("algebra", "names"),
     ("store.format",),

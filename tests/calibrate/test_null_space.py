@@ -194,7 +194,7 @@ PADDING = {"input_ids": torch.ones(2, 4).long(), "attention_mask": torch.zeros(2
         ({"data": {"a0": ["a text"]}}, "there is no tokenizer"),
         ({"data": {"a0": [{"input_ids": [[5, 6]]}]}}, "item 1: holds input_ids, and no tensors of torch"),
         ({"batch_size": 0}, "batch_size: 0 is no whole number from 1"),
-        ({"max_length": "8"}, "max_length: '8' is no whole number from 1"),
+        ({"max_length": "8"}, "max_length: takes a whole number, and not '8'"),
         ({"scales": float("nan")}, "scales: nan has what is no finite number"),
         ({"scales": ["a", 1]}, "scales: .* has what is no finite number"),
         ({"data": {"a0": [PADDING]}}, "no position of a0 is measured: all are padding"),

@@ -12,8 +12,10 @@ import torch
 from _adapters import make_tuned
 from calibrate.helpers_null_space import base_model, batch, on_base, opened
 from calibrate.test_attached import inputs_of
+from submerge import null_space_curve
 from submerge.calibrate import AttachedAdapters, NullSpaceRatio, attached, collect
 from submerge.calibrate._checkpointing import checkpointed
+from submerge.calibrate._null_space import CURVE
 from submerge.calibrate._reuse import ReusedOutputs
 
 pytest.importorskip("peft")
@@ -134,3 +136,38 @@ def test_checkpoints_give_the_same_gradients(kind: str, tmp_path: Path) -> None:
                 assert same(measured(adapters, inputs, hooks, reused.over(inputs)), wanted)
     assert held[1] < held[0]
     assert not any("forward" in module.__dict__ for module in model.modules())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_curves_compute_them_once_a_batch(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, options, _ = CASES[case]
+    tuned = make_tuned(tmp_path, kind, options, options)
+    batches = [inputs_of(kind), inputs_of(kind)]
+    batches[1]["input_ids"][:, 0] = 9
+    model, ran = base_model(tuned).requires_grad_(True), []
+    tower = model.model.vision_tower if kind == "llava" else model.model
+    linear = next(m for name, m in tower.named_modules() if name.endswith("layers.0.self_attn.q_proj"))
+    linear.register_forward_hook(lambda *_: ran.append(1))
+
+    def curve() -> torch.Tensor:
+        ran.clear()
+        data = {"a0": batches, "a1": batches[:1]}
+        values = null_space_curve(model, dict(zip(data, tuned.adapters, strict=True)), data).values
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        assert not any("forward" in module.__dict__ for module in model.modules())
+        return values
+
+    found = curve()
+    assert len(ran) == 1 + 3, "one pass finds what can be held; each adapter has its batches"
+    with torch.inference_mode():
+        assert torch.equal(curve(), found)
+    assert len(ran) == 1 + 3
+    monkeypatch.setattr(ReusedOutputs, "over", lambda *_: nullcontext())
+    assert torch.equal(curve(), found)
+    assert len(ran) == 1 + 3 * len(CURVE)
+    with torch.inference_mode():  # of such a model it does not show what depends on scales
+        for module in model.modules():
+            for name, value in list(module.named_parameters(recurse=False)):
+                setattr(module, name, torch.nn.Parameter(value.clone(), requires_grad=False))
+    values = null_space_curve(model, list(tuned.adapters), [batches, batches[:1]]).values
+    assert torch.equal(values, found)

@@ -76,7 +76,7 @@ def test_verify_finds(merged: Path, made: Family, damage: str) -> None:
         part = "index"
     elif damage == "resaved":
         save({n: t.to(torch.bfloat16) for n, t in read_shard(shard).items()}, shard)
-        part = f"{first}: is BF16"
+        part = f"BF16, not F32 as written ({first}"
     elif damage == "other base":
         other = state({"model.norm.weight": (3,)})
         argv += ["--base", write(merged.parent / "other", other)]
@@ -85,6 +85,35 @@ def test_verify_finds(merged: Path, made: Family, damage: str) -> None:
     assert result.code == 1, result.out
     assert part in result.out
     assert "bug in submerge" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("written", "copied"),
+    [(torch.bfloat16, torch.float32), (torch.float16, torch.float64), (torch.float32, torch.bfloat16)],
+)
+def test_verify_of_a_copy_in_another_dtype(
+    written: torch.dtype, copied: torch.dtype, made: Family, tmp_path: Path
+) -> None:
+    recipe = {
+        "merge_method": "linear",
+        "models": [{"model": str(made.base), "parameters": {"weight": 1.0}}],
+        "dtype": str(written).removeprefix("torch."),
+    }
+    out = submerge.merge(recipe, tmp_path / "copy", settings=SETTINGS).out
+    file = out / "model.safetensors"
+    tensors = {name: tensor.to(copied) for name, tensor in read_shard(file).items()}
+    save(tensors, file)
+    report = submerge.verify(out, load=False)
+    [once] = report.problems
+    assert once.startswith(f"{len(tensors)} tensors are ")
+    wider = written.itemsize < copied.itemsize
+    assert any("not compared" in note for note in report.skipped) is not wider
+    norm = "model.norm.weight"
+    tensors[norm][0] += 0.5
+    save(tensors, file)
+    problems = submerge.verify(out, load=False).problems
+    assert problems[0] == once
+    assert [p.split(":")[0] for p in problems[1:]] == ([norm] if wider else [])
 
 
 def read_shard(file: Path) -> dict[str, torch.Tensor]:

@@ -445,7 +445,7 @@ def test_ways_to_run_inputs(
 
 
 def test_a_task_is_named_by_words(grown: submerge.Continual, made: Tasks) -> None:
-    with pytest.raises(submerge.RequestError, match="3 is no name of a task"):
+    with pytest.raises(submerge.RequestError, match="task: takes text, and not 3"):
         grown.add(3, *made.of("chess")[1:])  # type: ignore[arg-type]
 
 
@@ -491,7 +491,7 @@ def test_what_no_export_wrote_stays(grown: submerge.Continual, tmp_path: Path) -
     assert own.read_text() == "mine"
 
 
-@pytest.mark.parametrize("rank", [0, -1, 2.5])
+@pytest.mark.parametrize("rank", [0, -1])
 def test_ranks_that_are_none(grown: submerge.Continual, tmp_path: Path, rank: Any) -> None:
     with pytest.raises(submerge.RequestError, match=f"--rank: {rank} is no whole number from 1"):
         grown.export(tmp_path / "out", rank=rank)

@@ -349,3 +349,20 @@ def test_verify_knows_an_adapter(two: Tuned, tmp_path: Path) -> None:
     assert "are not those that were written" in report.problems[0]
     (tmp_path / "out" / "adapter_config.json").unlink()
     assert not submerge.verify(tmp_path / "out").sound
+
+
+# --- the base's digits ----------------------------------------------------------------------------
+
+
+def test_on_a_base_in_float64_nothing_is_rounded_to_float32(tmp_path: Path) -> None:
+    """alpha / rank is 1/3, by which float32 factors are not multiplied without rounding."""
+    options = {"r": 3, "lora_alpha": 1, "target_modules": ["q_proj"], "lora_bias": True}
+    made = make_tuned(tmp_path, "llama", options)
+    base = {name: tensor.double() for name, tensor in made.state.items()}
+    save_file(base, made.base / "model.safetensors", metadata={"format": "pt"})
+    made.merge(tmp_path / "out", method="task_arithmetic", parameters={"weight": 1.0})
+    merged, factors = read(tmp_path / "out"), load_file(made.adapters[0] / "adapter_model.safetensors")
+    name = "model.layers.0.self_attn.q_proj"
+    a, b = (factors[f"base_model.model.{name}.lora_{side}.weight"].double() for side in "AB")
+    wanted = base[f"{name}.weight"] + b @ a / 3
+    assert float((merged[f"{name}.weight"] - wanted).abs().max()) < 1e-13

@@ -55,12 +55,13 @@ def _applied(adapter: Adapter, name: str, parameter: torch.Tensor, table: FileTa
     """Return a parameter's new values, in float32 or wider."""
     part = adapter.parts[name]
     values = parameter.to(torch.promote_types(torch.float32, parameter.dtype), copy=True)
+    double = values.dtype == torch.float64
     if isinstance(part, LowRankPart):
-        left, right = (factor.to(values) for factor in adapter.factors(name, table))
+        left, right = (factor.to(values) for factor in adapter.factors(name, table, double=double))
         values += (left @ right).view_as(values)
         magnitude = adapter.magnitude(name, table)
         return values if magnitude is None else _rescaled(values, magnitude.to(values), part.transposed)
-    new = adapter.tensor(name, table).to(values)
+    new = adapter.tensor(name, table, double=double).to(values)
     if isinstance(part, Rows):
         values[list(part.indices)] = new
         return values

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from submerge.arguments import checked
 from submerge.calibrate._calibration import Calibration
 from submerge.calibrate._checkpointing import checkpointed
 from submerge.calibrate._encode import MAX_LENGTH
@@ -29,6 +30,7 @@ from submerge.store import model_digest, open_checkpoint
 __all__ = ["learn_coefficients"]
 
 
+@checked
 def learn_coefficients(
     model: str | Path | nn.Module,
     adapters: Specs,
@@ -50,7 +52,7 @@ def learn_coefficients(
     processor: Any = None,
     checkpointing: bool = False,
     dtype: str | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     progress: Callable[[Step], None] | None = None,
 ) -> Calibration:
     """Return merge coefficients λ of adapters that were learned from unlabelled inputs of each task.
@@ -144,7 +146,7 @@ def _learned(
     adapters: Specs,
     data: DataSets,
     processor: Any,
-    device: str | None,
+    device: str | torch.device | None,
     progress: Callable[[Step], None] | None,
 ) -> Calibration:
     start = time.perf_counter()
@@ -154,7 +156,6 @@ def _learned(
         measurement = stack.enter_context(
             measuring(loaded, adapters, data, options.hooks, encoding, folder)
         ).holding()
-        stack.enter_context(_frozen(loaded))
         if options.checkpointing:
             stack.enter_context(checkpointed(measurement.adapters))
         measurement.check_own_data()
@@ -196,7 +197,7 @@ def _places(model: str | Path | nn.Module, adapters: Specs) -> dict[str, Any]:
     return {"model": where, "adapters": [str(spec) for spec in specs]}
 
 
-def _loaded(model: str | Path | nn.Module, dtype: str | None, device: str | None) -> nn.Module:
+def _loaded(model: str | Path | nn.Module, dtype: str | None, device: str | torch.device | None) -> nn.Module:
     if device is not None:
         device = check_device(device, "device")
     if not isinstance(model, nn.Module):
@@ -213,16 +214,3 @@ def _loaded(model: str | Path | nn.Module, dtype: str | None, device: str | None
 def _is_on(found: torch.device, wanted: torch.device) -> bool:
     """Return whether one device is the other; `cuda` is any of its devices."""
     return found.type == wanted.type and wanted.index in (None, found.index)
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """Let no parameter of a model get a gradient inside."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)

@@ -16,6 +16,7 @@ from submerge.calibrate._collect import collect
 from submerge.calibrate._hooks import choose_hooks
 from submerge.calibrate._record import folder_names
 from submerge.calibrate._reducers import NullSpaceRatio, row_space
+from submerge.calibrate._reuse import ReusedOutputs
 from submerge.calibrate._sources import (
     HELD,
     DataSets,
@@ -87,17 +88,19 @@ class Measurement:
         self, inputs: Inputs, scales: Lambdas, members: Iterable[int], counter: BatchCounter
     ) -> dict[str, NullSpaceRatio]:
         """Return the ratios of some adapters at each module that one of them changes."""
+        ratios = self._no_ratios(members)
+        with self.adapters.over(scales):
+            collect(self.adapters.model, inputs, ratios, progress=counter)
+        self._check_finite(ratios)
+        return ratios
+
+    def _no_ratios(self, members: Iterable[int]) -> dict[str, NullSpaceRatio]:
+        """Return ratios without any rows, of some adapters at each module that one of them changes."""
         among = set(members)
         factors = {
             path: [a if k in among else None for k, a in enumerate(own)] for path, own in self.hooked.items()
         }
-        reducers = {
-            path: NullSpaceRatio(own) for path, own in factors.items() if any(a is not None for a in own)
-        }
-        with self.adapters.over(scales):
-            collect(self.adapters.model, inputs, reducers, progress=counter)
-        self._check_finite(reducers)
-        return reducers
+        return {path: NullSpaceRatio(own) for path, own in factors.items() if any(a is not None for a in own)}
 
     def _check_finite(self, ratios: Mapping[str, NullSpaceRatio]) -> None:
         """Raise `RequestError` where activations were NaN or Inf, of which there is no ratio."""
@@ -110,12 +113,31 @@ class Measurement:
                 hint = "look at the weights of the base and of its adapters, and at the inputs"
             raise RequestError(Problem(what, "the base with its adapters", hint))
 
-    def alone(self, k: int, scale: float, inputs: Inputs, counter: BatchCounter) -> torch.Tensor:
-        """Return ω of an adapter's own inputs, as a mean over modules, with that adapter alone."""
+    @torch.no_grad()
+    def alone(
+        self, k: int, points: Sequence[float], inputs: Inputs, reused: ReusedOutputs, counter: BatchCounter
+    ) -> torch.Tensor:
+        """Return ω [L] of an adapter's own inputs, as a mean over modules, with it alone at each of L scales.
+
+        Each batch is run with all scales before the next one comes, so that it is encoded once, and that what
+        no scale changes is held for one batch alone.
+        """
+        first = self._no_ratios([k])
+        ratios = [{path: ratio.anew() for path, ratio in first.items()} for _ in points]
+        for batch in inputs:
+            reused.find(batch, self.adapters)
+            for point, own in zip(points, ratios, strict=True):
+                with self.adapters.over(self._only(k, point)), reused.over(batch):
+                    collect(self.adapters.model, [batch], own, progress=counter)
+                self._check_finite(own)
+            reused.forget()
+        return torch.stack([torch.stack([r.mean[k] for r in own.values()]).nanmean() for own in ratios])
+
+    def _only(self, k: int, scale: float) -> Lambdas:
+        """Return the scales of the base with one adapter."""
         scales = torch.zeros(len(self.names), dtype=torch.float64)
         scales[k] = scale
-        ratios = self.ratios(inputs, scales if scale else None, [k], counter)
-        return torch.stack([ratio.mean[k] for ratio in ratios.values()]).nanmean()
+        return scales if scale else None
 
     def lambdas(self, scales: Scales | None) -> Lambdas:
         """Return scales [K], or such by module; None for the base."""
@@ -158,7 +180,7 @@ def measuring(
     encoding: Mapping[str, Any],
     folder: str | Path | None = None,
 ) -> Iterator[Measurement]:
-    """Attach adapters to a model, in the mode for evaluation, and leave it as it was at the end.
+    """Attach adapters to a model, frozen and in the mode for evaluation; leave it as it was at the end.
 
     `encoding` is what `read_data` encodes by: the processor, and the sizes of batches and of texts. `folder`
     is what the model was loaded from, if it was.
@@ -169,7 +191,7 @@ def measuring(
     else:
         loaded, folder = load_backbone(model), model
     inputs = read_data(data, list(opened), loaded, **encoding)
-    with attached(loaded, opened, other_rows=True) as at, _evaluating(loaded):
+    with attached(loaded, opened, other_rows=True) as at, _evaluating(loaded), _frozen(loaded):
         _check_supported(at)
         chosen = choose_hooks(loaded, list(at.down), hooks, _stored_names(folder, loaded, at.down))
         hooked = {path: _with_null_space(at.down[path], len(opened)) for path in chosen}
@@ -235,3 +257,16 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Let no parameter of a model get a gradient inside."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from submerge.arguments import checked
 from submerge.calibrate._encode import MAX_LENGTH
 from submerge.calibrate._hooks import LAST_QUARTER
 from submerge.calibrate._measurement import (
@@ -21,7 +22,8 @@ from submerge.calibrate._measurement import (
 )
 from submerge.calibrate._null_space_results import NullSpaceCurve, NullSpaceMatrix
 from submerge.calibrate._numbers import is_finite_number
-from submerge.calibrate._sources import DataSets, Inputs, Specs, holding
+from submerge.calibrate._reuse import ReusedOutputs
+from submerge.calibrate._sources import DataSets, Inputs, Specs
 from submerge.errors import Problem, RequestError, few
 
 __all__ = ["CURVE", "SIZE", "curve_of", "matrix_of", "null_space_curve", "null_space_ratio"]
@@ -30,6 +32,7 @@ SIZE = 16
 CURVE = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
+@checked
 def null_space_ratio(
     model: str | Path | nn.Module,
     adapters: Specs,
@@ -83,6 +86,7 @@ def null_space_ratio(
         return matrix_of(measurement, measurement.lambdas(scales), counter)
 
 
+@checked
 def null_space_curve(
     model: str | Path | nn.Module,
     adapters: Specs,
@@ -102,7 +106,8 @@ def null_space_curve(
     for which it does not fall, and `str` is a table.
 
     Args:
-        scales: the values of λ, of which there must be two; each is one pass over all data.
+        scales: the values of λ, of which there must be two; each is one pass over all data, in which
+            what comes before the first adapter (an image tower, blocks) is computed for the first one alone.
 
     The other arguments, and the errors, are those of `null_space_ratio`; there must be data for each adapter.
 
@@ -121,7 +126,8 @@ def null_space_curve(
     if len(points) < 2:
         raise RequestError(Problem("a curve needs two values of λ", "scales", "for example [0, 0.5, 1]"))
     encoding = {"batch_size": batch_size, "max_length": max_length, "processor": processor}
-    with measuring(model, adapters, data, hooks, encoding) as measurement:
+    normal = torch.inference_mode(False)  # in it, nothing shows what depends on the scales
+    with normal, measuring(model, adapters, data, hooks, encoding) as measurement:
         measurement.check_own_data()
         own = [measurement.data[name] for name in measurement.names]
         counter = BatchCounter(progress, len(points) * sum(map(len, own)))
@@ -153,9 +159,6 @@ def curve_of(
     measurement: Measurement, points: Sequence[float], own: Sequence[Inputs], counter: BatchCounter
 ) -> NullSpaceCurve:
     """Return ω(λ) at `points` of each adapter alone, on inputs of its own."""
-
-    def of(k: int, inputs: Inputs) -> torch.Tensor:
-        return torch.stack([measurement.alone(k, point, inputs, counter) for point in points])
-
-    values = torch.stack([of(k, holding(inputs)) for k, inputs in enumerate(own)])
-    return NullSpaceCurve(measurement.names, tuple(points), tuple(measurement.hooked), values)
+    reused = ReusedOutputs(measurement.adapters.model, measurement.hooked)
+    values = [measurement.alone(k, points, inputs, reused, counter) for k, inputs in enumerate(own)]
+    return NullSpaceCurve(measurement.names, tuple(points), tuple(measurement.hooked), torch.stack(values))

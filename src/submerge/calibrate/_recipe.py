@@ -10,6 +10,7 @@ from submerge.calibrate._calibration import Calibration
 from submerge.calibrate._learn import learn_coefficients
 from submerge.calibrate._options import Step
 from submerge.errors import Problem, RequestError
+from submerge.methods import methods_with
 from submerge.recipe import DataSource, ModelEntry, Recipe, load_recipe
 from submerge.store import Checkpoint, open_model, split_spec
 
@@ -58,8 +59,9 @@ def calibrate_recipe(
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
     if recipe.method.calibration is None:
-        what, hint = f"{recipe.method.name} learns no weights", "write 'merge_method: nsc' to calibrate"
-        raise RequestError(Problem(what, "merge_method", f"{hint}, and name the file as 'coefficients' here"))
+        what, learns = f"{recipe.method.name} learns no weights", methods_with(lambda m: m.calibration)
+        hint = f"write 'merge_method: {learns}' to calibrate, and name the file as 'coefficients' here"
+        raise RequestError(Problem(what, "merge_method", hint))
     base, adapters, data = _opened(recipe)
     vision = _is_of_images(base.config or {})
     arguments = recipe.calibration_settings(vision=vision) | {"seed": recipe.seed}

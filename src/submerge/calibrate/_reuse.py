@@ -1,9 +1,9 @@
 """Outputs of modules that do not depend on learned scales, held for batches that come again.
 
-A frozen image tower, or the blocks before the first adapter, give the same outputs in every step. The first
-pass of all finds these modules: gradients flow neither to their inputs nor to their outputs. The next pass of
-a batch holds the outputs of the outermost ones, and a later pass of it takes them from there: the same bits,
-without computing anything inside of the modules.
+A frozen image tower, or the blocks before the first adapter, give the same outputs in every step, and at
+every point of a curve over λ. A pass with gradients to the scales finds these modules: they flow neither to
+their inputs nor to their outputs. The next pass of a batch holds the outputs of the outermost ones, and a
+later pass of it takes them from there: the same bits, without computing anything inside of the modules.
 
 Of what these modules return most is not looked at again: of a stack of blocks only the last output, of a
 tower's hidden states one, or none where a projector follows. Which it is, the order of the modules does not
@@ -17,14 +17,17 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 
-from submerge.calibrate._collect import ModelInputs
+from submerge.calibrate._attached import AttachedAdapters
+from submerge.calibrate._collect import ModelInputs, Reducer, collect
 from submerge.calibrate._uses import HeldTensor, Uses
-from submerge.gating import each, leaves, rerouted, tensors
+from submerge.gating import ConstantAssignment, each, leaves, rerouted, tensors
 
 __all__ = ["ReusedOutputs"]
 
@@ -33,6 +36,11 @@ LIMIT = 1 << 30
 Modules = Mapping[str, nn.Module]
 Call = tuple[str, int]
 """A module, and how often it ran before in the pass."""
+
+
+class _Unread(Reducer):
+    def update(self, rows: torch.Tensor) -> None:
+        pass
 
 
 class ReusedOutputs:
@@ -45,7 +53,8 @@ class ReusedOutputs:
     """
 
     def __init__(self, model: nn.Module, hooked: Collection[str], limit: int = LIMIT) -> None:
-        self._model, self._room = model, limit
+        self._model, self._hooked = model, frozenset(hooked)
+        self._limit = self._room = limit
         around = {name.rsplit(".", depth)[0] for name in hooked for depth in range(1, name.count(".") + 1)}
         self._running = around | {""}
         self._constant: dict[frozenset[str], Modules] = {}
@@ -58,14 +67,33 @@ class ReusedOutputs:
         Passes inside may differ in the values of learned scales, and in nothing else.
         """
         run: AbstractContextManager[None] = nullcontext()
+        kind = frozenset(batch)
         if id(batch) in self._held:
             run = self._given(self._held[id(batch)][1])
-        elif torch.is_grad_enabled():  # else it does not show which outputs are constant
-            kind = frozenset(batch)
-            known = self._constant.get(kind)
-            run = self._finding(kind) if known is None else self._holding(batch, known)
+        elif known := self._constant.get(kind):
+            run = self._holding(batch, known)
+        elif known is None and torch.is_grad_enabled():  # else it does not show which outputs are constant
+            run = self._finding(kind)
         with run:
             yield
+
+    def find(self, batch: ModelInputs, adapters: AttachedAdapters) -> None:
+        """Find the constant modules of batches of this kind, for passes without gradients, if it can be done.
+
+        It takes one pass, with gradients to all scales of the adapters, in which nothing is saved for them.
+        """
+        kind, values = frozenset(batch), chain(self._model.parameters(), self._model.buffers())
+        if kind in self._constant or any(value.is_inference() for value in values):
+            return
+        scales = torch.ones(len(adapters.names), requires_grad=True)
+        unsaved = saved_tensors_hooks(lambda _: None, lambda held: held)
+        with torch.enable_grad(), unsaved, adapters.under(ConstantAssignment(scales)), self._finding(kind):
+            collect(self._model, [batch], {name: _Unread() for name in self._hooked})
+
+    def forget(self) -> None:
+        """Hold the outputs of no batch any more."""
+        self._held.clear()
+        self._room = self._limit
 
     @contextmanager
     def _finding(self, kind: frozenset[str]) -> Iterator[None]:

@@ -60,14 +60,15 @@ class ScaledParameter:
         name = f"{self.path}.{self.name}"
         part = adapter.parts[name]
         old = value.detach().to(torch.promote_types(torch.float32, value.dtype))
+        double = old.dtype == torch.float64
         if isinstance(part, LowRankPart):
-            left, right = (factor.to(old) for factor in adapter.factors(name, table))
+            left, right = (factor.to(old) for factor in adapter.factors(name, table, double=double))
             _check_finite(adapter, name, left, right)
             self.factors[k] = Triplets(left, left.new_ones(left.shape[1]), right)
             if part.kind != "embedding":
                 self.low_rank.append(k)
             return
-        new = adapter.tensor(name, table).to(old)
+        new = adapter.tensor(name, table, double=double).to(old)
         if isinstance(part, Replace):
             new = _with_rows_of(new, old)
         _check_finite(adapter, name, new)

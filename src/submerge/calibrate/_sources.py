@@ -74,6 +74,10 @@ def open_adapters(adapters: Specs) -> dict[str, Adapter]:
     Raises `RequestError` with all that is wrong with them.
     """
     _check_several(adapters, "adapters", "the paths of adapters")
+    specs: Collection[Any] = adapters.values() if isinstance(adapters, Mapping) else adapters
+    if wrong := [spec for spec in specs if not isinstance(spec, (str, Path))]:
+        hint = "give a folder, a file or a Hub id for each"
+        raise RequestError(Problem(f"{wrong[0]!r:.80} is no path of an adapter", "adapters", hint))
     if not isinstance(adapters, Mapping):
         short = [Path(spec).name for spec in adapters]
         if len(set(map(str, adapters))) < len(short):

@@ -178,7 +178,7 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
 
 
 def _check_name(manifest: StateManifest, name: str) -> None:
-    if not isinstance(name, str) or not TASK_NAME.fullmatch(name):
+    if not TASK_NAME.fullmatch(name):
         what = f"{name!r} is no name of a task, which is a part of a file's name"
         hint = "use up to 100 of A-Z, a-z, 0-9, '.', '-' and '_', and begin with a letter or digit: 'week-1'"
         raise RequestError(Problem(what, "--task", hint))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from submerge.algebra import LPM_PRESETS, LpmOptions
+from submerge.arguments import checked
 from submerge.continual._base import base_record, open_base, opened_base
 from submerge.continual._change import NewTask, add_task, remove_task
 from submerge.continual._export import Export, ExportReport, write_adapter, write_checkpoint
@@ -68,11 +69,13 @@ class Continual:
         ('code',)
     """
 
+    @checked
     def __init__(self, state: str | Path) -> None:
         self._folder = StateFolder(Path(state).absolute())  # the process may go to another folder
         self._folder.read()
 
     @classmethod
+    @checked
     def begin(
         cls,
         state: str | Path,
@@ -114,6 +117,7 @@ class Continual:
         return cls(state)
 
     @classmethod
+    @checked
     def join(cls, first: str | Path, second: str | Path, state: str | Path) -> Continual:
         """Return a state with the tasks of two, in a new folder.
 
@@ -128,10 +132,12 @@ class Continual:
         """The names of the tasks, in the order in which they were added."""
         return self._folder.read().names
 
+    @checked
     def record(self, task: str) -> TaskRecord:
         """Return what the state says of a task; raise `RequestError` where there is none of this name."""
         return self._folder.read().task(task)
 
+    @checked
     def add(
         self,
         task: str,
@@ -170,12 +176,13 @@ class Continual:
                 adapter what least squares has no rule for; or the inputs cannot be read. The state is as it
                 was.
         """
-        new = NewTask(task, str(model), data, Passes(**passes), base, share_projector, prototypes)
+        new = NewTask(task, str(model), data, Passes.of(passes), base, share_projector, prototypes)
         with self._folder.writing() as manifest:
             changed, warnings = add_task(self._folder, manifest, new)
             self._folder.commit(changed)
         return warnings
 
+    @checked
     def remove(
         self,
         task: str,
@@ -192,10 +199,11 @@ class Continual:
 
         Raises `RequestError` where there is no such task, or what is needed is missing or another one.
         """
-        again = None if model is None else NewTask(task, str(model), data, Passes(**passes), base)
+        again = None if model is None else NewTask(task, str(model), data, Passes.of(passes), base)
         with self._folder.writing() as manifest:
             self._folder.commit(remove_task(self._folder, manifest, task, again))
 
+    @checked
     def export(
         self,
         out: str | Path,
@@ -310,6 +318,7 @@ class Continual:
         made = ProjectorGate(projectors, ProjectorSettings(projectors.module, **settings))
         return replace(export, gate=made, warnings=chosen.warnings)
 
+    @checked
     def status(self, *, condition: bool = False) -> StateStatus:
         """Return what the state holds, and with `condition` the condition number of each Φ = Σ C_t."""
         return status_of(self._folder, self._folder.read(), condition=condition)

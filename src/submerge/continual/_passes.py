@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
+from submerge.arguments import check_fields
 from submerge.calibrate import check_counts
+from submerge.deferred import torch
 from submerge.device import check_device
+from submerge.errors import Problem, RequestError, did_you_mean, nearest
 
 __all__ = ["Data", "Passes", "check_options"]
 
@@ -31,7 +34,7 @@ class Passes:
     samples: int | None = None
     batch_size: int = 16
     max_length: int = 512
-    device: str = "cpu"
+    device: str | torch.device = "cpu"
     room: int = 3 * 10**9
     processor: Any = None
     progress: Callable[[int, int], None] | None = None
@@ -39,6 +42,16 @@ class Passes:
     def __post_init__(self) -> None:
         check_device(self.device)
         check_options({name: getattr(self, name) for name in ("samples", "batch_size", "max_length")})
+        check_fields(self)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Passes:
+        """Return what arguments of these names say; raise `RequestError` where there is none of a name."""
+        names = [field.name for field in fields(cls)]
+        if unknown := [name for name in given if name not in names]:
+            hint = did_you_mean(nearest(unknown[0], names)) or f"there are {', '.join(names)}"
+            raise RequestError(Problem(f"there is no argument {unknown[0]!r}", "", hint))
+        return cls(**given)
 
 
 def check_options(options: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from submerge.arguments import checked
 from submerge.engine._merge import merge
 from submerge.engine.output import MergeReport, Progress
 from submerge.engine.plan import Settings
@@ -19,11 +20,12 @@ from submerge.recipe import same_model
 __all__ = ["extract_lora"]
 
 
+@checked
 def extract_lora(
-    model: str,
+    model: str | Path,
     out: str | Path,
     *,
-    base: str,
+    base: str | Path,
     rank: int | None = None,
     energy: float | None = None,
     dtype: str | None = None,
@@ -59,6 +61,7 @@ def extract_lora(
         >>> report.figures["model.layers.0.mlp.up_proj.weight"]["rank"]
         16
     """
+    model, base = str(model), str(base)
     if rank is None and energy is None:
         raise RequestError(
             Problem("neither a rank nor an energy is given", "", "say --rank 16 or --energy 0.9")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from submerge.arguments import checked
 from submerge.engine._inspection import Inspection, MatrixOverlap
 from submerge.engine._matrix_overlap import matrix_overlap
 from submerge.engine.plan import MergePlan, Settings, TensorPlan, make_plan
@@ -41,6 +42,7 @@ class InspectionProgress(NamedTuple):
     seconds: float
 
 
+@checked
 def inspect_updates(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     *,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from submerge.arguments import checked
 from submerge.deferred import torch
 from submerge.device import check_device
 from submerge.engine._calibrate import calibrated, calibration_report
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["merge"]
 
 
+@checked
 def merge(
     recipe: str | Path | Mapping[str, Any] | Recipe | MergePlan,
     out: str | Path,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from submerge.arguments import checked
 from submerge.engine._gates import with_gates
 from submerge.engine._merge import merge
 from submerge.engine.output import MergeReport, Progress, check_target
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["moe"]
 
 
+@checked
 def moe(
     recipe: str | Path | Mapping[str, Any] | MixtureRecipe | MergePlan,
     out: str | Path,

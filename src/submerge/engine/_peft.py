@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from submerge.arguments import checked
 from submerge.engine._arguments import recipe_of
 from submerge.engine._merge import merge
 from submerge.engine.output import MergeReport
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["merge_adapters"]
 
 
+@checked
 def merge_adapters(
     model: PeftModel,
     adapters: Sequence[str],

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from submerge.arguments import checked
 from submerge.deferred import torch
 from submerge.device import check_device
 from submerge.engine._arguments import recipe_of
@@ -29,6 +30,7 @@ __all__ = ["merge_state_dicts"]
 State: TypeAlias = "Mapping[str, torch.Tensor] | torch.nn.Module"
 
 
+@checked
 def merge_state_dicts(
     states: Sequence[State] | Mapping[str, State],
     *,
@@ -37,7 +39,7 @@ def merge_state_dicts(
     dtype: str | None = None,
     rules: Mapping[str, str] | None = None,
     seed: int = 0,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     threads: int | None = None,
     allow_nonfinite: bool = False,
     **options: Any,
@@ -75,7 +77,8 @@ def merge_state_dicts(
     if base is not None and "base" in named:
         raise RequestError("a model is called 'base'; give it another name")
     recipe = load_recipe(recipe_of(list(named), base is not None, method, dtype, rules, seed, options))
-    settings = Settings(device=device, threads=threads, max_memory=1 << 62, allow_nonfinite=allow_nonfinite)
+    place = check_device(device)
+    settings = Settings(device=place, threads=threads, max_memory=1 << 62, allow_nonfinite=allow_nonfinite)
     opened = {name: _checkpoint(name, _state(name, state)) for name, state in everything.items()}
     plan = plan_models(recipe, Inputs.of(recipe, opened), settings)
     merged = {t.name: torch.empty(t.shape, dtype=torch_dtype(t.dtype)) for t in plan.tensors}
@@ -90,7 +93,7 @@ def merge_state_dicts(
 
     jobs = map(job, range(len(plan.tensors)))
     with prepared(plan.tensors):
-        run_jobs(jobs, threads=plan.budget.workers, device=check_device(device))
+        run_jobs(jobs, threads=plan.budget.workers, device=place)
     nonfinite = records.nonfinite()
     if nonfinite and not allow_nonfinite:
         raise nonfinite_error(nonfinite)

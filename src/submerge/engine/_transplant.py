@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from submerge.arguments import checked
 from submerge.engine._merge import merge
 from submerge.engine.output import MergeReport, Progress, check_target
 from submerge.engine.plan import MergePlan, Settings, make_plan
@@ -47,9 +48,10 @@ class TransplantReport:
         return {**self.merge.to_dict(), **own}
 
 
+@checked
 def transplant(
-    model: str,
-    donor: str,
+    model: str | Path,
+    donor: str | Path,
     out: str | Path,
     *,
     method: str = "omp",
@@ -104,10 +106,10 @@ def transplant(
         "chat_template": chat_template,
         "settings": settings,
     }
-    plan = plan_transplant(model, donor, **asked)
+    plan = plan_transplant(str(model), str(donor), **asked)
     check_target(plan, Path(out), overwrite)
     if plan.pending:  # here, for the report is made from the plan that was run
-        plan = plan_transplant(model, donor, **asked, download=True)
+        plan = plan_transplant(str(model), str(donor), **asked, download=True)
     report = merge(plan, out, resume=resume, overwrite=overwrite, progress=progress)
     donor_rows = plan.donor_rows
     assert donor_rows is not None  # the recipe asks for them

@@ -6,7 +6,7 @@ A package adds methods through the entry point group `submerge.methods`: each en
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -50,6 +50,7 @@ __all__ = [
     "TensorSpec",
     "Values",
     "find_method",
+    "methods_with",
 ]
 
 _OURS = (
@@ -112,6 +113,18 @@ def _add(methods: dict[str, Method], new: Iterable[Method], origin: str) -> None
 
 METHODS: Mapping[str, Method] = _Registry()
 """All merge methods by name, ours first, then those of other packages; `METHODS["ties"].options`."""
+
+
+def methods_with(test: Callable[[Method], object]) -> str:
+    """Return the names of the methods of which something is true, as a hint has them.
+
+    Examples:
+        >>> from submerge.methods import methods_with
+        >>> methods_with(lambda method: method.moments)
+        'many or regmean'
+    """
+    *others, last = [name for name, method in METHODS.items() if test(method)]
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 _RENAMED = {"Keeps": "BankBound", "Settings": "GateSettings"}

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from submerge.algebra import LowRank, Update, Zero, frame, leading, tolerance
 from submerge.deferred import np, npt, torch
 from submerge.methods._base import Merged, Method, Option, TensorSpec, Values
-from submerge.methods._consensus import disjoint_merge
 from submerge.methods._matrix import WEIGHT, mean_plan
+from submerge.methods._sign_consensus import disjoint_merge
 
 __all__ = ["METHODS"]
 

@@ -18,8 +18,8 @@ from submerge.deferred import np, npt
 from submerge.kernels import MOST_ROWS, keep_where, sum_squares, variance
 from submerge.methods._alongside import alongside
 from submerge.methods._base import FoldPlan, Method, Option, TensorSpec, Values
-from submerge.methods._consensus import consensus
 from submerge.methods._masks import Mask
+from submerge.methods._sign_consensus import consensus
 
 __all__ = ["METHODS"]
 

@@ -37,9 +37,9 @@ from submerge.algebra import (
 )
 from submerge.deferred import torch
 from submerge.methods._base import FoldPlan, Merged, Method, Option, TensorSpec, Values
-from submerge.methods._consensus import disjoint_merge
 from submerge.methods._fused import FUSED, by_map
 from submerge.methods._matrix import WEIGHT, refused
+from submerge.methods._sign_consensus import disjoint_merge
 
 __all__ = ["METHODS"]
 

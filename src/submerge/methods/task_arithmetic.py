@@ -20,9 +20,9 @@ from submerge.algebra import Chunk, WeightedSum, combine
 from submerge.deferred import npt
 from submerge.methods import _masks
 from submerge.methods._base import REQUIRED, Fold, FoldPlan, Method, Option, TensorSpec, Values
-from submerge.methods._consensus import consensus
 from submerge.methods._magprune import magprune, refuse_magprune
 from submerge.methods._rescaled import rescaled
+from submerge.methods._sign_consensus import consensus
 
 __all__ = ["METHODS"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from submerge.methods import Method
+from submerge.methods import Method, methods_with
 from submerge.recipe._data_spec import DATA_FORMATS, DataSource, data_format, problems_of_data
 from submerge.recipe._problems import KeyPath, Report, show
 
@@ -22,7 +22,10 @@ def read_data_source(
     if raw is None:
         return None
     if not (mixes or method is None or method.calibration or method.moments):
-        hint = "calibrate a recipe with 'merge_method: nsc', and give its file here as 'coefficients: …'"
+        learns = methods_with(lambda m: m.calibration)
+        hint = (
+            f"calibrate a recipe with 'merge_method: {learns}', and give its file here as 'coefficients: …'"
+        )
         hint += "; or leave data out, which mixes projectors where 'projectors: mixed' asks for it"
         report.add_ignored(f"{method.name} learns nothing from data", path, hint)
         return None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import submerge.methods as installed
+from submerge.arguments import checked
 from submerge.errors import RequestError, did_you_mean
 from submerge.methods import CalibrationSpec, Method
 from submerge.recipe._chat_templates import read_chat_template
@@ -42,6 +43,7 @@ from submerge.recipe._weights import check_weights, read_coefficients_key
 __all__ = ["load_recipe", "read_recipe"]
 
 
+@checked
 def load_recipe(
     source: str | Path | Mapping[str, Any],
     *,

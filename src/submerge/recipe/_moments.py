@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from submerge.methods import Method
+from submerge.methods import Method, methods_with
 from submerge.recipe._model_entry import ModelEntry
 from submerge.recipe._parameters import single_values
 from submerge.recipe._problems import KeyPath, Report, show
@@ -25,7 +25,7 @@ def read_moments_key(raw: Any, method: Method | None, report: Report) -> TaskFol
     if not isinstance(raw, str):
         report.add(f"moments are in a folder, and not {show(raw)}", path, "name it: 'moments: out.moments'")
     elif method is not None and not method.moments:
-        hint = "merge by many or regmean, or remove the key"
+        hint = f"merge by {methods_with(lambda m: m.moments)}, or remove the key"
         report.add(f"{method.name} has no use for moments", path, hint)
     else:
         return TaskFolder(Path(raw).expanduser(), raw)

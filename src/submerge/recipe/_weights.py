@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from submerge.errors import RequestError, few
-from submerge.methods import Method
+from submerge.methods import Method, methods_with
 from submerge.recipe._coefficients import WEIGHT, Coefficients, read_coefficients
 from submerge.recipe._model_entry import ModelEntry
 from submerge.recipe._problems import KeyPath, Report, listed, show
@@ -40,7 +40,8 @@ def read_coefficients_key(raw: Any, method: Method | None, report: Report) -> Co
         return None
     if method is not None and coefficients.by_unit and method.calibration is None:
         what = f"{raw} has numbers for rank-one units, and {method.name} has one weight for an update"
-        report.add(what, path, "merge by nsc, or calibrate with another parametrisation")
+        hint = f"merge by {methods_with(lambda m: m.calibration)}, or calibrate with another parametrisation"
+        report.add(what, path, hint)
     return coefficients
 
 

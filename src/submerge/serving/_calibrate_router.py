@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from submerge.arguments import checked
 from submerge.calibrate import Data, Inputs, ModelInputs, read_data
 from submerge.errors import Problem, RequestError, few
 from submerge.routing import Router, RouterCalibration, fit_calibration
@@ -25,6 +26,7 @@ MOST_BYTES = 1 << 30
 """What the inputs' vectors may take in memory. Of larger models every k-th site is looked at."""
 
 
+@checked
 def calibrate_router(
     folder: str | Path,
     data: Mapping[str, Data],

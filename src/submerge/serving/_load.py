@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
+from submerge.arguments import checked
 from submerge.deferred import quietly, required
+from submerge.device import find_device
 from submerge.errors import Problem, RequestError, few
 from submerge.gating import Gate, Recent
 from submerge.names import loaded_names
@@ -21,7 +23,7 @@ from submerge.serving._mass import MassController
 from submerge.serving._modality import ModalityController
 from submerge.serving._projectors import ProjectorController
 from submerge.serving._routed_model import gated_class
-from submerge.store import MODALITY_GATE, PROJECTOR_GATE, is_adapter, open_adapter
+from submerge.store import MODALITY_GATE, PROJECTOR_GATE, dtype_named, is_adapter, open_adapter
 
 __all__ = ["CONTROLLERS", "load"]
 
@@ -35,6 +37,7 @@ CONTROLLERS: Mapping[str, type[Controller]] = {
 """The kinds of gates of the library, by the method whose gate it is, as submerge.json names it."""
 
 
+@checked
 def load(
     folder: str | Path,
     *,
@@ -94,6 +97,8 @@ def load(
         (torch.Size([1, 3, 256]), ['code'])
     """
     transformers = required("transformers", "submerge.load needs")
+    device = None if device is None else find_device(device)
+    _check_dtype(dtype)
     required("transformers.conversion_mapping", "submerge.load needs")  # new in its version 5
     controller = _controller(Path(folder))
     opened = with_linear_heads(controller.configured(controller.open(Path(folder)), settings))
@@ -108,6 +113,13 @@ def load(
     )
     model.requires_grad_(False).eval()
     return model if device is None else model.to(device)
+
+
+def _check_dtype(dtype: torch.dtype | str | None) -> None:
+    """Raise `RequestError` where torch has no type of this name."""
+    if isinstance(dtype, str) and dtype != "auto" and dtype_named(dtype) is None:
+        hint = "give one of torch's, such as bfloat16, or leave it out: that of the folder"
+        raise RequestError(Problem(f"there is no dtype {dtype!r}", "dtype", hint))
 
 
 def _controller(path: Path) -> type[Controller]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from submerge.arguments import checked
 from submerge.deferred import quietly, required
 from submerge.errors import Problem, RequestError
 from submerge.serving._input_names import input_names
@@ -18,6 +19,7 @@ __all__ = ["load_processor"]
 HINT = "put its files beside the model's weights, and merge again"
 
 
+@checked
 def load_processor(folder: str | Path) -> ModalityProcessor:
     """Return the processor of a composed model, for texts with inputs of its modalities in any order.
 

@@ -21,7 +21,7 @@ from safetensors import safe_open
 
 from submerge.errors import Problem, RequestError
 from submerge.serving._folder import Folder, bank_names, gate_manifest
-from submerge.store import BANK, MODALITIES
+from submerge.store import BANK, MODALITIES, SHARED_PARTS
 
 __all__ = ["ModalityFolder", "Read", "StreamParts", "open_modality_folder"]
 
@@ -99,6 +99,7 @@ def open_modality_folder(path: Path) -> ModalityFolder:
     folder = ModalityFolder(path, gate.tasks, gate.settings, gate.method, modules=modules)
     for name in bank_names(path, manifest):
         _sort_in(folder, name)
+    _share(folder)
     for name, parts in folder.parameters.items():
         if not parts.is_complete:
             raise RequestError(Problem(f"{name} lacks some of its factors", str(path / BANK), "merge again"))
@@ -128,6 +129,23 @@ def _sort_in(folder: ModalityFolder, name: str) -> None:
         parts.values[int(number)] = name
     else:
         parts.factors.setdefault(int(number), {})[part] = name
+
+
+def _share(folder: ModalityFolder) -> None:
+    """Give specialists that share the parts of another one the names of these."""
+    for number, task in enumerate(folder.tasks):
+        if (shared := task.get(SHARED_PARTS)) is None:
+            continue
+        if shared not in folder.names[:number]:
+            what = f"{task['name']} has the parts of {shared!r}, of which there are none before it"
+            raise RequestError(Problem(what, str(folder.path), "merge again"))
+        first = folder.names.index(shared)
+        folder.modules[number].update(folder.modules[first])
+        for parts in folder.parameters.values():
+            if first in parts.values:
+                parts.values[number] = parts.values[first]
+            if first in parts.factors:
+                parts.factors[number] = parts.factors[first]
 
 
 def _parts(parameters: dict[str, Any], tensor: str) -> StreamParts:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from _models import state, write
 from engine.plan.helpers_plan import entry, inputs_of, model, recipe_of
 from submerge.engine import MergePlan, Settings
-from submerge.engine.plan import plan_models
+from submerge.engine.plan import make_plan, plan_models
+from submerge.store import DTYPES
 
 NAMES = ("embed_tokens.weight", "norm.weight")
 
@@ -37,3 +41,34 @@ def test_tensors_are_in_the_references_order(plan: MergePlan) -> None:
 def test_the_old_name_of_the_reference(plan: MergePlan) -> None:
     with pytest.warns(DeprecationWarning, match=r"called MergePlan\.inputs\.reference now"):
         assert plan.donor == 0
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "dtype", "told"),
+    [
+        ("BF16", "F32", None, 1),
+        ("BF16", "F32", "bfloat16", 0),
+        ("BF16", "F32", "float32", 0),
+        ("F32", "BF16", None, 0),
+        ("BF16", "F16", None, 0),
+    ],
+)
+def test_models_with_more_digits_than_the_base_are_told(
+    base: str, tuned: str, dtype: str | None, told: int, tmp_path: Path
+) -> None:
+    """What is merged is rounded to the base's type, if nobody says another."""
+    dtypes = {"base": base, "tuned": tuned}
+    for name, code in dtypes.items():
+        tensors = {n: t.to(DTYPES[code].torch) for n, t in state().items()}
+        write(tmp_path / name, tensors)
+    recipe = {
+        "merge_method": "task_arithmetic",
+        "base_model": str(tmp_path / "base"),
+        "models": [{"model": str(tmp_path / "tuned"), "parameters": {"weight": 1.0}}],
+        **({} if dtype is None else {"dtype": dtype}),
+    }
+    warnings = [line for line in make_plan(recipe).warnings if "are rounded" in line]
+    assert len(warnings) == told
+    if told:
+        assert "9 of its tensors are F32, and are rounded to BF16" in warnings[0]
+        assert "dtype: float32" in warnings[0]

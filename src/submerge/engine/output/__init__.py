@@ -24,7 +24,8 @@ from submerge.engine.output._records import Records
 from submerge.engine.output._report import MergeReport, Progress, by_treatment
 from submerge.engine.output._run import Run
 from submerge.engine.output._target import OutputTarget
-from submerge.engine.output._verify import VerifyReport, verify
+from submerge.engine.output._verify import verify
+from submerge.engine.output._verify_report import VerifyReport
 from submerge.engine.output._vllm import vllm_command
 
 TARGETS: Mapping[str, type[OutputTarget[Any]]] = {"checkpoint": CheckpointTarget, "adapter": AdapterTarget}

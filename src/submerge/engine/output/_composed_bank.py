@@ -29,12 +29,13 @@ def composed_bank(plan: MergePlan, parts: BankParts, records: Records) -> Iterat
 
     `modules.n.NAME` is a tensor of a specialist's own. `streams.n.T.values` is all of a parameter as the
     tokens of its modality have it, `streams.n.T.left` [m, r] and `.right` [r, n] are the factors of its
-    update against the base's values: W_n = W_0 + left · right. Where text has others, W_0 are `base.T`, or
+    update against the base's values: W_n = W_0 + left · right; of specialists that share their parts n is the
+    first. Where text has others, W_0 are `base.T`, or
     follow from the merged update, `merged.T.left` and `.right`: W_0 = W − left · right. What is not there is
     W_0 itself.
     """
     assert plan.composition is not None
-    for number, own in enumerate(plan.composition.specialists):
+    for number, own in plan.composition.stored.items():
         for name in own.modules:
             owner = plan.models[own.owner(name, plan.models)]
             yield trained_values(module_key(number, name), owner, name)
@@ -56,9 +57,8 @@ class _Streams:
     def of(self, index: int, tensor: TensorPlan) -> Iterator[BankTensor]:
         """Yield what the streams need of a parameter, and of its base's values where they need those."""
         assert self.plan.composition is not None
-        specialists = self.plan.composition.specialists
         needs_base = False
-        for number, own in enumerate(specialists):
+        for number, own in self.plan.composition.stored.items():
             of_stream = list(self._stream(f"streams.{number}.{tensor.name}", own, index, tensor))
             yield from of_stream
             needs_base |= not any(item.name.endswith(".values") for item in of_stream)

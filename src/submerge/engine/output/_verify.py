@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from submerge.arguments import checked
 from submerge.deferred import quietly
 from submerge.engine.output._check_modalities import damaged_modalities
 from submerge.engine.output._check_projectors import damaged_projectors
@@ -17,73 +17,29 @@ from submerge.engine.output._checks import (
     split_copies,
     unchanged,
 )
+from submerge.engine.output._verify_report import VerifyReport
+from submerge.engine.output._verify_values import check_dtypes, check_values
 from submerge.engine.plan import beyond_rows, describe_beyond, is_feed_forward
-from submerge.engine.work import nonfinite_in_bytes
 from submerge.errors import RequestError, WorkError
 from submerge.kernels import compiling_for
 from submerge.names import is_buffer, layer_of, with_layer
 from submerge.store import (
     BANK,
-    DTYPES,
     MODALITY_GATE,
     Adapter,
     Checkpoint,
-    FileTable,
     Manifest,
-    Source,
-    TensorEntry,
     TensorRecord,
-    blocks,
-    hasher,
-    joined,
     open_checkpoint,
     open_model,
     read_header,
 )
 
-__all__ = ["VerifyReport", "verify"]
+__all__ = ["verify"]
 
 
-@dataclass
-class VerifyReport:
-    """What was checked of a folder, and what was found.
-
-    Attributes:
-        folder: what was checked.
-        tensors: how many were read.
-        bytes: of them.
-        nonfinite: for a tensor, how many values are NaN or Inf.
-        problems: what is wrong; empty for a sound folder.
-        skipped: what was not checked, and why.
-        loaded: the class of transformers that loaded the folder.
-
-    Examples:
-        >>> import submerge
-        >>> report = submerge.merge("recipe.yaml", "merged")
-        >>> found = submerge.verify("merged")
-        >>> found.sound, found.tensors, found.loaded
-        (True, 39, 'LlamaForCausalLM')
-    """
-
-    folder: Path
-    tensors: int = 0
-    bytes: int = 0
-    nonfinite: dict[str, int] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    loaded: str = ""
-
-    @property
-    def sound(self) -> bool:
-        """Whether no problem was found."""
-        return not self.problems
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data for JSON."""
-        return {**vars(self), "folder": str(self.folder), "sound": self.sound}
-
-
-def verify(folder: str | Path, *, base: str | None = None, load: bool = True) -> VerifyReport:
+@checked
+def verify(folder: str | Path, *, base: str | Path | None = None, load: bool = True) -> VerifyReport:
     """Check a merged folder against its submerge.json and its base; return what was found.
 
     Names, shapes and dtypes against the manifest and against the base (the recipe's, where it can be
@@ -115,7 +71,7 @@ def verify(folder: str | Path, *, base: str | None = None, load: bool = True) ->
         report.problems += [str(p) for p in error.problems]
         return report
     with compiling_for(sum(entry.numel for entry in model.tensors.values())):
-        _check(model, manifest, report, base=base, load=load)
+        _check(model, manifest, report, base=None if base is None else str(base), load=load)
     return report
 
 
@@ -134,9 +90,9 @@ def _check(
         report.problems += split_copies(model, manifest, ask=load)
         _base(model, base or manifest.base, base is not None, manifest, report)
         _tokens(model, manifest, report)
-    _values(model, manifest.tensors, manifest.nonfinite, report)
+    check_values(model, manifest.tensors, manifest.nonfinite, report)
     if bank is not None:
-        _values(bank, manifest.bank or {}, manifest.nonfinite, report)
+        check_values(bank, manifest.bank or {}, manifest.nonfinite, report)
     if manifest.is_adapter:
         report.skipped.append("names against the base: an adapter has its own")
     elif load:
@@ -172,10 +128,7 @@ def _names(model: Checkpoint, records: Mapping[str, TensorRecord], report: Verif
         report.problems.append(f"{name}: missing from the weight files")
     for name in sorted(model.tensors.keys() - records.keys()):
         report.problems.append(f"{name}: not a tensor that the merge wrote")
-    for name, entry in model.tensors.items():
-        record = records.get(name)
-        if record and (record.dtype, record.shape) != (entry.dtype, entry.shape):
-            report.problems.append(f"{name}: is {entry.dtype} {list(entry.shape)}, not as written")
+    check_dtypes(model, records, report)
 
 
 def _base(model: Checkpoint, spec: str | None, named: bool, manifest: Manifest, report: VerifyReport) -> None:
@@ -273,53 +226,6 @@ def _tokens(model: Checkpoint, manifest: Manifest, report: VerifyReport) -> None
         report.problems.append(describe_beyond(new, rows))
     elif beyond:
         report.skipped.append(f"{describe_beyond(beyond, rows)}, as in the base")
-
-
-def _values(
-    model: Checkpoint, records: Mapping[str, TensorRecord], allowed: Iterable[str], report: VerifyReport
-) -> None:
-    """Compare all values with their digests; `allowed` are the tensors that may hold NaN and Inf."""
-    may_hold = {name for tensor in allowed for name in (tensor, *_factors(tensor))}
-    with FileTable() as table:
-        for name, entry in model.tensors.items():
-            record = records.get(name)
-            digest, bad = _read(entry, record.block if record else None, model, table)
-            report.tensors += 1
-            report.bytes += entry.nbytes
-            if record and digest != record.digest:
-                report.problems.append(
-                    f"{name}: the values are not those that were written (in {entry.file})"
-                )
-            if bad:
-                report.nonfinite[name] = bad
-                if name not in may_hold:
-                    report.problems.append(f"{name}: {bad} values are NaN or Inf")
-
-
-def _factors(name: str) -> list[str]:
-    """Return the keys of an adapter's factors of a parameter."""
-    module = f"base_model.model.{name.removesuffix('.weight')}"
-    return [
-        f"{module}.{role}"
-        for role in ("lora_A.weight", "lora_B.weight", "lora_embedding_A", "lora_embedding_B")
-    ]
-
-
-def _read(entry: TensorEntry, block: int | None, model: Checkpoint, table: FileTable) -> tuple[str, int]:
-    """Return a tensor's digest, by the blocks that the manifest names, and its count of NaN and Inf."""
-    step = max(1, (block or max(1, entry.nbytes)) // DTYPES[entry.dtype].itemsize)
-    source, starts = model.source(entry.name, table), range(0, max(1, entry.numel), step)
-    read = [_read_block(source, start, min(entry.numel, start + step), entry.dtype) for start in starts]
-    return joined([digest for digest, _ in read]), sum(nonfinite for _, nonfinite in read)
-
-
-def _read_block(source: Source, start: int, stop: int, code: str) -> tuple[str, int]:
-    """Return the digest of some elements, and their count of NaN and Inf."""
-    digest, nonfinite = hasher(), 0
-    for _, view in blocks(source, start, stop, DTYPES[code].itemsize):
-        digest.update(view)
-        nonfinite += nonfinite_in_bytes(view, code)
-    return digest.hexdigest(), nonfinite
 
 
 def _load(folder: Path, model: Checkpoint, report: VerifyReport) -> None:

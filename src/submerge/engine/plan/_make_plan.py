@@ -7,12 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from submerge.arguments import checked
 from submerge.device import check_device
 from submerge.engine.plan._loaded_parameters import unplaced_projectors, unplaced_updates
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._stacked_models import plan_stacked
 from submerge.engine.plan._unfit_streams import unfit_streams
-from submerge.engine.plan._warnings import fused_warnings, input_warnings, shape_warnings, unused_tensors
+from submerge.engine.plan._warnings import (
+    fused_warnings,
+    input_warnings,
+    rounding_warnings,
+    shape_warnings,
+    unused_tensors,
+)
 from submerge.engine.plan.composition import Composition, plan_composition, stream_warnings
 from submerge.engine.plan.inputs import Inputs, Settings, licence_warnings, open_models, resolve_copies
 from submerge.engine.plan.projectors import ProjectorPlan, plan_projectors
@@ -54,6 +61,7 @@ __all__ = ["make_plan", "plan_models"]
 ADAPTER_DTYPES = ("bfloat16", "float16", "float32")
 
 
+@checked
 def make_plan(
     source: str | Path | Mapping[str, Any] | Recipe,
     settings: Settings | None = None,
@@ -194,8 +202,11 @@ def _warnings(
     yield from moment_warnings(plan.recipe, tensors)
     yield from naming_warnings(of_models, inputs, lacks)
     yield from input_warnings(inputs, plan.unused, tensors)
+    as_adapter = plan.recipe.output.form == "adapter"
     if not plan.gate:
-        yield from shape_warnings(inputs, of_models, as_adapter=plan.recipe.output.form == "adapter")
+        yield from shape_warnings(inputs, of_models, as_adapter=as_adapter)
+    if not as_adapter:
+        yield from rounding_warnings(inputs, tensors, plan.recipe.out_dtype or plan.recipe.dtype)
     yield from adapter_warnings(inputs.models, of_one_base=plan.composition is None)
     yield from table_warnings(tensors, inputs.models)
     yield from fused_warnings(inputs, tensors)

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from submerge.arguments import checked
 from submerge.device import check_device
 from submerge.engine.plan._make_plan import link_problems
 from submerge.engine.plan._mixture import MixturePlan
 from submerge.engine.plan._plan import MergePlan
-from submerge.engine.plan._warnings import input_warnings
+from submerge.engine.plan._warnings import input_warnings, rounding_warnings
 from submerge.engine.plan.inputs import (
     Copies,
     Inputs,
@@ -49,6 +50,7 @@ from submerge.store import Restacker, dtype_named
 __all__ = ["plan_mixture"]
 
 
+@checked
 def plan_mixture(
     source: str | Path | Mapping[str, Any] | MixtureRecipe,
     settings: Settings | None = None,
@@ -128,6 +130,7 @@ class _MixturePlanner:
             unused=self._unused(),
             warnings=(
                 *input_warnings(self.inputs, {}, tensors),
+                *rounding_warnings(inputs, tensors, self.recipe.dtype),
                 *adapter_warnings(self.inputs.models, of_one_base=False),
                 *self.copies.warnings,
             ),

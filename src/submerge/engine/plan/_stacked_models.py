@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from submerge.engine.plan._plan import MergePlan
-from submerge.engine.plan._warnings import fused_warnings, input_warnings, shape_warnings
+from submerge.engine.plan._warnings import (
+    fused_warnings,
+    input_warnings,
+    rounding_warnings,
+    shape_warnings,
+)
 from submerge.engine.plan.inputs import Inputs, Settings, resolve_copies
 from submerge.engine.plan.stacks import architecture_problems, plan_stack
 from submerge.engine.plan.tensors import adapter_warnings, align_models, budget, weight_files
@@ -44,6 +49,7 @@ def plan_stacked(
         warnings=(
             *input_warnings(stack.inputs, {}, tensors),
             *shape_warnings(stack.inputs, tensors, as_adapter=False),
+            *rounding_warnings(stack.inputs, tensors, recipe.out_dtype or recipe.dtype),
             *adapter_warnings(inputs.models, of_one_base=False),
             *fused_warnings(stack.inputs, tensors),
             *copies.warnings,

@@ -69,7 +69,7 @@ def is_gated(plan: MergePlan, tensor: TensorPlan) -> bool:
 def composed_bytes(plan: MergePlan) -> int:
     """Return the bytes of a composed model's bank: the specialists' own modules, and all streams."""
     assert plan.composition is not None
-    modules = sum(entry.nbytes for own in plan.composition.specialists for entry in own.modules.values())
+    modules = sum(entry.nbytes for own in plan.composition.stored.values() for entry in own.modules.values())
     return modules + sum(_stream_bytes(plan, tensor) for tensor in plan.tensors)
 
 
@@ -88,7 +88,10 @@ def _stream_part(plan: MergePlan, place: Specialist, tensor: TensorPlan) -> Stre
 
 def _stream_bytes(plan: MergePlan, tensor: TensorPlan) -> int:
     """Return what the bank has of a parameter: of each stream, and of the base where one counts from that."""
-    parts = stream_parts(plan, tensor).values()
+    assert plan.composition is not None
+    of_streams = stream_parts(plan, tensor)
+    stored = {own.modality for own in plan.composition.stored.values()}
+    parts = [part for modality, part in of_streams.items() if modality in stored]
     counts_from_base = any(part.rank is not None for part in parts) and not _text_is_base(plan, tensor)
     return sum(part.nbytes for part in parts) + (_base_bytes(plan, tensor) if counts_from_base else 0)
 

@@ -10,9 +10,9 @@ from submerge.engine.plan.projectors import ProjectorPlan
 from submerge.engine.plan.tensors import GatePlan, TensorPlan
 from submerge.errors import few
 from submerge.names import is_fused
-from submerge.store import BANK, MANIFEST, unlike_computation
+from submerge.store import BANK, DTYPES, MANIFEST, unlike_computation
 
-__all__ = ["fused_warnings", "input_warnings", "shape_warnings", "unused_tensors"]
+__all__ = ["fused_warnings", "input_warnings", "rounding_warnings", "shape_warnings", "unused_tensors"]
 
 
 def unused_tensors(
@@ -113,6 +113,27 @@ def _unlike_computation(inputs: Inputs) -> list[str]:
             what = f"its weights were trained with {shown}, as its config says; the output computes as"
             warnings.append(f"{model.label}: {what} {base.label}")
     return list(dict.fromkeys(warnings))
+
+
+def rounding_warnings(inputs: Inputs, tensors: Sequence[TensorPlan], dtype: str | None) -> list[str]:
+    """Return which models have more digits than the output, where the recipe gives that no `dtype`."""
+    rounded: dict[tuple[int, str, str], int] = {}
+    for tensor in tensors if dtype is None else ():
+        wide = [member for member in tensor.inputs if _is_wider(member.entry.dtype, tensor.dtype)]
+        for member in wide if tensor.action == "merge" else ():
+            key = member.model, member.entry.dtype, tensor.dtype
+            rounded[key] = rounded.get(key, 0) + 1
+    return [
+        f"{inputs.models[model].label}: {count} of its tensors are {found}, and are rounded to {written}, "
+        f"as the base has them; say dtype: {DTYPES[found].name} to keep what that loses"
+        for (model, found, written), count in rounded.items()
+    ]
+
+
+def _is_wider(found: str, written: str) -> bool:
+    """Return whether a type of floats has more digits than another one."""
+    kinds = {DTYPES[found].kind, DTYPES[written].kind}
+    return kinds == {"float"} and DTYPES[found].bits > DTYPES[written].bits
 
 
 def shape_warnings(inputs: Inputs, tensors: Sequence[TensorPlan], *, as_adapter: bool) -> list[str]:

@@ -44,13 +44,13 @@ class AddedUpdate(AdapterEdit):
 class _FactorPair:
     """The factors of a low-rank part, [.., m, r] and [.., r, n], read once."""
 
-    def __init__(self, adapter: Adapter, name: str, table: FileTable) -> None:
-        self._adapter, self._name, self._table = adapter, name, table
+    def __init__(self, adapter: Adapter, name: str, table: FileTable, *, double: bool) -> None:
+        self._adapter, self._name, self._table, self._double = adapter, name, table, double
         self._lock = RLock()
 
     @cached_property
     def _pair(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._adapter.factors(self._name, self._table)
+        return self._adapter.factors(self._name, self._table, double=self._double)
 
     @property
     def pair(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,12 +108,12 @@ class AddedProduct(AddedUpdate):
 class AddedVector(AddedUpdate):
     """Adds an update that is stored as it is, element by element."""
 
-    def __init__(self, adapter: Adapter, name: str, table: FileTable) -> None:
-        self._adapter, self._name, self._table = adapter, name, table
+    def __init__(self, adapter: Adapter, name: str, table: FileTable, *, double: bool) -> None:
+        self._adapter, self._name, self._table, self._double = adapter, name, table, double
 
     @cached_property
     def values(self) -> torch.Tensor:
-        return self._adapter.tensor(self._name, self._table).reshape(-1)
+        return self._adapter.tensor(self._name, self._table, double=self._double).reshape(-1)
 
     def update(self, start: int, stop: int) -> torch.Tensor:
         return self.values[start:stop]
@@ -192,17 +192,20 @@ class ReplacedRows(AdapterEdit):
                 values[low - start : high - start] = row[low - index * width : high - index * width]
 
 
-def adapter_edit(adapter: Adapter, name: str, table: FileTable) -> AdapterEdit:
-    """Return what the adapter does to the tensor called `name`; nothing is read yet."""
-    part = adapter.parts[name]
+def adapter_edit(adapter: Adapter, name: str, dtype: str, table: FileTable) -> AdapterEdit:
+    """Return what the adapter does to the tensor called `name`, whose values are of a dtype.
+
+    Nothing is read yet.
+    """
+    part, double = adapter.parts[name], dtype == "F64"
     if isinstance(part, LowRankPart):
-        factors = _FactorPair(adapter, name, table)
+        factors = _FactorPair(adapter, name, table, double=double)
         if part.magnitude is None:
             return AddedProduct(factors)
         return TransposedDora(factors) if part.transposed else Dora(factors)
     if isinstance(part, Rows):
         return ReplacedRows(adapter, name, table, part.indices)
-    return AddedVector(adapter, name, table)
+    return AddedVector(adapter, name, table, double=double)
 
 
 def adapter_edits(
@@ -212,5 +215,8 @@ def adapter_edits(
     edits: list[AdapterEdit | None] = []
     for member in tensor.members:
         adapter = models[member.model].adapter
-        edits.append(adapter_edit(adapter, tensor.name, table) if member.patch and adapter else None)
+        if adapter is None or not member.patch:
+            edits.append(None)
+        else:
+            edits.append(adapter_edit(adapter, tensor.name, member.entry.dtype, table))
     return edits

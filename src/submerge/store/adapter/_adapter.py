@@ -118,12 +118,14 @@ class Adapter:
             return "some of its rows were saved, as new values"
         return "it is an update of a bias, which has no factors"
 
-    def factors(self, name: str, table: FileTable) -> tuple[torch.Tensor, torch.Tensor]:
+    def factors(
+        self, name: str, table: FileTable, *, double: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (left, right), whose product is the update of a parameter of `LowRankPart`.
 
         left [m, r] holds the scale, right is [r, n]: the update has the parameter's stored shape, with
         all dimensions after the first as one. Experts give [E, m, r] and [E, r, n]. float32, or float64
-        where the file is.
+        where the file is, or with `double`, as for a base in float64: to multiply by the scale rounds.
         """
         part = self.parts[name]
         if not isinstance(part, LowRankPart):
@@ -158,7 +160,7 @@ class Adapter:
             self._floats(part.left_entry, table),
             self._floats(part.right_entry, table),
         )  # [out, r], [r, in]
-        if a.dtype != b.dtype:
+        if double or a.dtype != b.dtype:
             a, b = a.double(), b.double()
         if part.experts:
             a = a.reshape(part.experts, part.rank, a.shape[1])  # [E·r, in] → [E, r, in]
@@ -180,15 +182,17 @@ class Adapter:
         entry = part.magnitude if isinstance(part, LowRankPart) else None
         return None if entry is None else self._floats(entry, table).flatten()
 
-    def tensor(self, name: str, table: FileTable) -> torch.Tensor:
+    def tensor(self, name: str, table: FileTable, *, double: bool = False) -> torch.Tensor:
         """Return the values of `Replace` and `Rows`, or the update of `Add`, with its scale.
 
-        Floats are float32, or float64 where the file is; anything else stays as it is.
+        Floats are float32, or float64 where the file is, or with `double`; anything else stays as it is.
         """
         part = self.parts[name]
         if isinstance(part, LowRankPart):
             raise ValueError(f"{name} is a low-rank update: read its factors")
         values = self._floats(part.entry, table)
+        if double and values.is_floating_point():
+            values = values.double()
         return values * part.scale if isinstance(part, Add) else values
 
     def source(self, entry: TensorEntry, table: FileTable) -> Source:

@@ -19,7 +19,14 @@ from submerge.store.folder._hub import Fetched, download_hint, fetch, fetch_conf
 from submerge.store.folder._index import read_index
 from submerge.store.folder._layer_config import ConfiguredLayer, with_layers
 from submerge.store.folder._load_tokenizer import load_tokenizer
-from submerge.store.folder._manifest import MANIFEST, MODALITIES, MODALITY_GATE, Manifest, reading_manifest
+from submerge.store.folder._manifest import (
+    MANIFEST,
+    MODALITIES,
+    MODALITY_GATE,
+    SHARED_PARTS,
+    Manifest,
+    reading_manifest,
+)
 from submerge.store.folder._manifest_records import GateRecord, ModelRecord, TensorRecord
 from submerge.store.folder._side_files import side_files
 from submerge.store.folder._spec import HubId, is_readable, locate, sibling_hint, with_sibling
@@ -42,6 +49,7 @@ __all__ = [
     "MODALITIES",
     "MODALITY_GATE",
     "PICKLE_SUFFIXES",
+    "SHARED_PARTS",
     "ConfiguredLayer",
     "Fetched",
     "GateRecord",

@@ -13,13 +13,15 @@ from submerge.errors import Problem, RequestError
 from submerge.store.folder._manifest_records import GateRecord, ModelRecord, TensorRecord
 from submerge.store.format import BANK
 
-__all__ = ["MANIFEST", "MODALITIES", "MODALITY_GATE", "Manifest", "reading_manifest"]
+__all__ = ["MANIFEST", "MODALITIES", "MODALITY_GATE", "SHARED_PARTS", "Manifest", "reading_manifest"]
 
 MANIFEST = "submerge.json"
 MODALITIES = "modalities"
 """The folder beside it that has one for each modality of a composed model."""
 MODALITY_GATE = "modality"
 """What it calls the gate of a composed model: a token's modality chooses its parameters."""
+SHARED_PARTS = "parts_of"
+"""Where it names, of a specialist of such a model, the one before it whose modules and stream it has."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from submerge.engine.plan.tokens import SharedTokens, share_tokens
 from submerge.errors import Problem, RequestError, few
 from submerge.names import is_composite
 from submerge.recipe import ModalityTokens, Recipe
-from submerge.store import MODALITY_GATE, Checkpoint, GateRecord, TensorEntry
+from submerge.store import MODALITY_GATE, SHARED_PARTS, Checkpoint, GateRecord, TensorEntry
 
 __all__ = ["Composition", "SpecialistPlan", "plan_composition", "stream_warnings"]
 
@@ -53,6 +53,11 @@ class SpecialistPlan:
         """Return the position of the model that has one of its own tensors as it was trained."""
         stream = self.specialist.stream
         return self.specialist.model if stream is None or name not in _changed(models[stream]) else stream
+
+    @property
+    def parts(self) -> tuple[int, bool, int | None]:
+        """What its parts follow from: specialists of one model that was trained in one way share them."""
+        return self.specialist.model, self.specialist.decoupled, self.specialist.stream
 
     def described(self, model: Checkpoint) -> dict[str, Any]:
         """Return what `submerge.json` says of it."""
@@ -97,9 +102,20 @@ class Composition:
         if own.specialist.decoupled and not self.has_streams:
             yield "its tokens were trained with the base's parameters, and run with the merged ones"
 
+    @property
+    def stored(self) -> dict[int, SpecialistPlan]:
+        """The specialists whose parts are stored, by their numbers: the first of those that share them."""
+        first = {own.parts: number for number, own in reversed([*enumerate(self.specialists)])}
+        return {number: self.specialists[number] for number in sorted(first.values())}
+
     def record(self, models: Sequence[Checkpoint]) -> GateRecord:
         """Return what `submerge.json` says of the gate."""
-        tasks = tuple(s.described(models[s.specialist.model]) for s in self.specialists)
+        names = {own.parts: own.modality for own in self.stored.values()}
+        tasks = tuple(
+            s.described(models[s.specialist.model])
+            | ({} if (first := names[s.parts]) == s.modality else {SHARED_PARTS: first})
+            for s in self.specialists
+        )
         return GateRecord(MODALITY_GATE, tasks, {"modality_tokens": self.modality_tokens})
 
 

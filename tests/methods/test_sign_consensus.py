@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from _support import pieces
-from submerge.methods._consensus import consensus, disjoint_merge
+from submerge.methods._sign_consensus import consensus, disjoint_merge
 
 TERMS = [[1.0, 4.0, -1.0, 2.0, 0.0], [3.0, -1.0, -2.0, 0.0, 0.0], [-2.0, -2.0, 1.0, -2.0, 0.0]]
 
