@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 import submerge
 from _cli import cli
 from _models import CONFIG, ROOM, SMALL, contents, perturbed, state, write
+from _tokenizers import fast_tokenizer, language_model
 
 TOKENS = {f"w{i}": i for i in range(30)}
 CHAT = TOKENS | {"<|im_start|>": 30, "<|im_end|>": 31}
@@ -375,3 +376,26 @@ def test_models_that_give_layers_alone_may_have_other_tokens(base: Path, tmp_pat
     assert not [warning for warning in plan.warnings if "vocabular" in warning]
     with pytest.raises(submerge.RequestError, match="the vocabularies differ"):
         submerge.plan(stacked(base, base, chat), ROOM)
+
+
+def test_padded_tables_of_one_vocabulary(tmp_path: Path) -> None:
+    """Tables of another length are merged by token where both have a tokenizer, as the error says."""
+    for seed, (name, rows) in enumerate({"base": 16, "padded": 24}.items()):
+        language_model(tmp_path / name, rows, seed)
+    recipe = {
+        "merge_method": "linear",
+        "models": [str(tmp_path / "base"), str(tmp_path / "padded")],
+        "parameters": {"weight": 1},
+    }
+    by_token = "tokenizer_source: union (or a model) merges rows by token"
+    with pytest.raises(submerge.RequestError) as caught:
+        submerge.plan(recipe)
+    assert by_token not in str(caught.value)
+    for name in ("base", "padded"):
+        fast_tokenizer().save_pretrained(tmp_path / name)
+    with pytest.raises(submerge.RequestError) as caught:
+        submerge.plan(recipe)
+    assert by_token in str(caught.value)
+    rows = len(fast_tokenizer())
+    plan = submerge.plan(recipe | {"tokenizer_source": "union"})
+    assert max(tensor.shape[0] for tensor in plan.tensors) == rows
