@@ -233,3 +233,19 @@ def test_in_memory() -> None:
     found = submerge.merge_state_dicts([tuned], base=base, method="task_arithmetic", weight=1.0)
     assert found.keys() == base.keys()
     assert all(bool((tensor == 1).all()) for tensor in found.values())
+
+
+def test_a_base_that_training_wrapped(tmp_path: Path) -> None:
+    """Its names are the output's, which transformers cannot load: a warning says so, and what to do."""
+    base, tuned, _ = pair("gpt2", tmp_path, other="base")
+    folder = tmp_path / "wrapped"
+    folder.mkdir()
+    save_file(
+        {f"_orig_mod.{name}": tensor for name, tensor in read(base).items()}, folder / "model.safetensors"
+    )
+    (folder / "config.json").write_bytes((base / "config.json").read_bytes())
+    models = [str(folder), str(tuned)]
+    recipe = {"merge_method": "linear", "models": models, "parameters": {"weight": 1}}
+    (warning,) = submerge.plan(recipe).warnings
+    assert "names that training put words in (_orig_mod." in warning
+    assert not submerge.plan(recipe | {"models": models[::-1]}).warnings

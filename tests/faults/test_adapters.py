@@ -297,6 +297,11 @@ def test_what_the_file_lacks_of_its_configuration_is_told(pair: Tuned, tmp_path:
     ):
         (warning,) = submerge.plan(recipe | {"parameters": {}}).warnings
         assert "all of its updates are zero: it changes nothing" in warning
+    config(lora_alpha=0)(tmp_path / "a")  # as verl's merger of checkpoints writes it
+    (warning,) = submerge.plan(
+        {"merge_method": "passthrough", "models": [f"{pair.base}+{tmp_path / 'a'}"]}
+    ).warnings
+    assert "lora_alpha is 0 in its configuration" in warning
 
 
 def test_a_wrong_flag_for_transposed_weights(tmp_path: Path) -> None:

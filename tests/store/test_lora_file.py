@@ -313,3 +313,13 @@ def test_weights_beside_an_adapter(tmp_path: Path) -> None:
     save_file({"v_head.weight": A}, folder / "value_head.safetensors")
     (note,) = open_model(".", root=folder).left_out  # type: ignore[union-attr]
     assert note.endswith("left out: non_lora_trainables.bin, value_head.safetensors")
+
+
+def test_more_than_factors_in_a_lora_file(tmp_path: Path) -> None:
+    """LoRAs for Wan hold differences of biases and norms besides, some for Flux the norms themselves."""
+    module = "diffusion_model.blocks.0.q"
+    factors = {f"{module}.lora_A.weight": torch.ones(2, 8), f"{module}.lora_B.weight": torch.ones(8, 2)}
+    for more in (f"{module}.diff_b", "diffusion_model.blocks.0.norm3.diff"):
+        save_file(factors | {more: torch.ones(8)}, tmp_path / "wan.safetensors")
+        with pytest.raises(RequestError, match="LoRA files may hold factors alone: merge it into its model"):
+            open_model("wan.safetensors", root=tmp_path)

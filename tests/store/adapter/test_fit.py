@@ -39,6 +39,20 @@ def test_bases_that_do_not_fit(tmp_path: Path) -> None:
     assert "rows up to 9" in unfit(adapter, {"q.weight": (3, 4), "e.weight": (9, 4)})
 
 
+def test_updates_of_single_experts_on_packed_ones(tmp_path: Path) -> None:
+    """As adapters that were trained with transformers 4 have them: the base's other form takes them."""
+    factors = {}
+    for expert in range(2):
+        key = f"base_model.model.layers.0.mlp.experts.{expert}.up_proj"
+        factors[f"{key}.lora_A.weight"], factors[f"{key}.lora_B.weight"] = torch.ones(2, 4), torch.ones(3, 2)
+    adapter = open_adapter(str(by_hand(tmp_path, factors)))
+    text = unfit(adapter, {"q.weight": (3, 4), "model.layers.0.mlp.experts.up_proj": (2, 3, 4)})
+    assert "has updates of single experts, which the base packs in one tensor" in text
+    assert "give the base with each expert by itself" in text
+    apart = {f"model.layers.0.mlp.experts.{expert}.up_proj.weight": (3, 4) for expert in range(2)}
+    assert set(fit_adapter(adapter, apart | {"q.weight": (3, 4)}).parts) >= set(apart)
+
+
 @pytest.mark.parametrize("option", ["target_modules", "modules_to_save"])
 def test_tied_heads(tmp_path: Path, option: str) -> None:
     """What was trained as one is one; a head that was trained by itself has no place in a tied base."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from submerge.engine.output._modality_files import ModalityFiles, write_modality_files
+from submerge.engine.output._modality_files import ModalityFiles, write_ends, write_modality_files
 from submerge.engine.output._side_files import write_side_files
 from submerge.engine.output._vocabulary_files import write_vocabulary_files
 from submerge.engine.plan import MergePlan, SpecialistPlan
@@ -19,6 +19,8 @@ def write_checkpoint_files(plan: MergePlan, folder: Path) -> None:
     write_side_files(plan, folder)
     if tokens and tokens.vocabulary:
         write_vocabulary_files(tokens.vocabulary, plan.inputs.reference, folder)
+    if tokens:
+        write_ends(tokens.ends, folder)
     if composition is not None:
         files = [_modality_files(own, plan) for own in composition.specialists]
         write_modality_files(composition.tokens, files, folder)

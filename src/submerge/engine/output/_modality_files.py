@@ -21,7 +21,7 @@ from submerge.store import (
     with_vocabulary_size,
 )
 
-__all__ = ["ModalityFiles", "write_modality_files"]
+__all__ = ["ModalityFiles", "write_ends", "write_modality_files"]
 
 _PROCESSOR = frozenset(
     {"preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"}
@@ -56,7 +56,7 @@ def write_modality_files(tokens: SharedTokens, modalities: Sequence[ModalityFile
         theirs = read_json(path)
         if (config := with_vocabulary_size(theirs, tokens.rows)) != theirs:
             write_json(path, config)
-    _write_ends(tokens.ends, folder)
+    write_ends(tokens.ends, folder)
     for number, modality in enumerate(modalities):
         _write_modality(modality, tokens.ids(number), tokens.rows, folder)
     for place in (folder, *(folder / MODALITIES / modality.name for modality in modalities)):
@@ -90,8 +90,8 @@ def _write_tokenizer(tokens: SharedTokens, folder: Path) -> None:
     list_added_tokens(folder, ids, {token.text: vars(token.flags) for token in new})
 
 
-def _write_ends(ends: Sequence[int], folder: Path) -> None:
-    """Let `generate` stop where a specialist ends its text, too."""
+def write_ends(ends: Sequence[int], folder: Path) -> None:
+    """Let `generate` stop at further tokens than those at which the base ends its text."""
     if not ends:
         return
     path = folder / "generation_config.json"

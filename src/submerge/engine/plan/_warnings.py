@@ -9,7 +9,7 @@ from submerge.engine.plan.inputs import Inputs
 from submerge.engine.plan.projectors import ProjectorPlan
 from submerge.engine.plan.tensors import GatePlan, TensorPlan
 from submerge.errors import few
-from submerge.names import is_fused
+from submerge.names import is_fused, without_training
 from submerge.store import BANK, DTYPES, MANIFEST, unlike_computation
 
 __all__ = ["fused_warnings", "input_warnings", "rounding_warnings", "shape_warnings", "unused_tensors"]
@@ -51,6 +51,7 @@ def input_warnings(
     """Return what is copied unmerged, what has no place in the output, and which types the models have."""
     return [
         *_copied_subfolders(inputs),
+        *_named_by_training(inputs),
         *_without_gate(inputs),
         *_without_place(inputs, unused, {tensor.name for tensor in tensors}),
         *_model_types(inputs),
@@ -64,6 +65,17 @@ def _copied_subfolders(inputs: Inputs) -> list[str]:
         return []
     copied = ", ".join(str(path) for path in reference.other_weights[:3])
     return [f"{reference.label}: the weights in its subfolders are copied, not merged ({copied})"]
+
+
+def _named_by_training(inputs: Inputs) -> list[str]:
+    """Return that the output gets names which hold words of a training program, as the reference's do."""
+    reference = inputs.reference_model
+    wrapped = [name for name in reference.tensors if without_training(name) != name]
+    if not wrapped:
+        return []
+    what = f"{len(wrapped)} of its tensors have names that training put words in ({few(wrapped)})"
+    hint = "the output has them, too, and transformers loads nothing of these: save that model unwrapped"
+    return [f"{reference.label}: {what}; {hint}, or name one that is as the base, or first"]
 
 
 def _without_gate(inputs: Inputs) -> list[str]:

@@ -131,16 +131,17 @@ class Adapter:
         if not isinstance(part, LowRankPart):
             raise ValueError(f"{name} is no low-rank update: {self.dense_only(name)}")
         if isinstance(part, PackedExperts):
-            left, right = self._packed(part, table)
+            left, right = self._packed(part, table, double=double)
             return (right.mT.contiguous(), left.mT.contiguous()) if part.transposed else (left, right)
-        return self._pair(part, table)
+        return self._pair(part, table, double=double)
 
-    def _packed(self, part: PackedExperts, table: FileTable) -> tuple[torch.Tensor, torch.Tensor]:
+    def _packed(
+        self, part: PackedExperts, table: FileTable, *, double: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return B [E, height, r] and A [E, r, in] of experts' matrices, which B has one below another."""
-        pairs = [self._pair(matrix.part, table) for matrix in part.matrices]
-        dtype = (
-            torch.float64 if any(f.dtype == torch.float64 for pair in pairs for f in pair) else torch.float32
-        )
+        pairs = [self._pair(matrix.part, table, double=double) for matrix in part.matrices]
+        is_double = any(factor.dtype == torch.float64 for pair in pairs for factor in pair)
+        dtype = torch.float64 if is_double else torch.float32
         b = torch.zeros(part.experts, part.height, part.rank, dtype=dtype)
         a = torch.zeros(part.experts, part.rank, pairs[0][1].shape[1], dtype=dtype)
         tops = sorted({matrix.top for matrix in part.matrices})
@@ -154,12 +155,12 @@ class Adapter:
             a[matrix.expert, ranks] = right
         return b, a
 
-    def _pair(self, part: LowRankPart, table: FileTable) -> tuple[torch.Tensor, torch.Tensor]:
+    def _pair(
+        self, part: LowRankPart, table: FileTable, *, double: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (left, right) of a part with factors of its own."""
-        b, a = (
-            self._floats(part.left_entry, table),
-            self._floats(part.right_entry, table),
-        )  # [out, r], [r, in]
+        b = self._floats(part.left_entry, table)  # [out, r]
+        a = self._floats(part.right_entry, table)  # [r, in]
         if double or a.dtype != b.dtype:
             a, b = a.double(), b.double()
         if part.experts:

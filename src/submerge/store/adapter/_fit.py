@@ -25,6 +25,8 @@ _UNTIE = (
     "untie the base: load it with from_pretrained(…, tie_word_embeddings=False), copy the embedding's weight "
     "into the head's, save that with save_pretrained and name it; or train with ensure_weight_tying=True"
 )
+_EXPERT = re.compile(r"\.experts\.\d+\.")
+_PACKED = re.compile(r"\.experts\.(?:gate_up|gate|up|down)_proj(?:\.weight)?$")
 _TABLE = re.compile(r"(?:embed\w*|lm_head|wte|shared|word_embeddings)\.weight$")
 
 
@@ -117,6 +119,7 @@ def _matched(
         new = {name for name in dense if not _has_match(name, available)}
         heads = {name: part for name, part in parts.items() if name in new and isinstance(part, Replace)}
         biases = [name for name in new if isinstance(parts[name], Add)]
+        experts = _of_packed_experts(parts, available)
     if heads:
         rows = max(part.entry.shape[:1] for part in heads.values())
         what = f"has a head of its own, which the base has not: {few(sorted(heads))}"
@@ -132,13 +135,28 @@ def _matched(
             "in the configuration makes them), or train without lora_bias"
         )
         problems.append(Problem(what, where, hint))
+    if experts:
+        what = f"has updates of single experts, which the base packs in one tensor: {few(sorted(experts))}"
+        hint = (
+            "give the base with each expert by itself, as save_pretrained of transformers writes it "
+            "(AutoModelFor….from_pretrained(base).save_pretrained(folder))"
+        )
+        problems.append(Problem(what, where, hint))
     try:
-        matched = match_names([name for name in parts if name not in new], available, where)
+        rest = [name for name in parts if name not in new and name not in experts]
+        matched = match_names(rest, available, where)
     except RequestError as error:
         problems.extend(error.problems)
     if problems:
         raise RequestError(problems)
     return matched
+
+
+def _of_packed_experts(parts: Mapping[str, Part], available: Sequence[str]) -> set[str]:
+    """Return the parts of single experts, where the base has tensors of all experts of a layer."""
+    single = {name for name in parts if _EXPERT.search(name)}
+    packs = any(_PACKED.search(name) for name in available)
+    return single if packs and single and not _has_match(min(single), available) else set()
 
 
 def _has_match(name: str, available: Sequence[str]) -> bool:

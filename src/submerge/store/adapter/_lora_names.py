@@ -105,6 +105,10 @@ def lora_names(
         hint = (
             "if it is a model with an adapter in it, merge that with PEFT (merge_and_unload) and save again"
         )
+        if all(
+            _PIPELINE.fullmatch(name) or _KOHYA.fullmatch(name) for name in (*roles.modules, *roles.others)
+        ):
+            hint = f"LoRA files may hold factors alone: {_MERGE}"
         raise RequestError(Problem(what, where, hint))
     return LoraNames(_form(roles.modules, like, where, configured), roles.keys, roles.alphas)
 

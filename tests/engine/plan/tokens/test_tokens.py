@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 import submerge
 from _cli import cli
 from _models import CONFIG, ROOM, SMALL, contents, perturbed, state, write
+from _tokenizers import fast_tokenizer, language_model, special
 
 TOKENS = {f"w{i}": i for i in range(30)}
 CHAT = TOKENS | {"<|im_start|>": 30, "<|im_end|>": 31}
@@ -375,3 +376,60 @@ def test_models_that_give_layers_alone_may_have_other_tokens(base: Path, tmp_pat
     assert not [warning for warning in plan.warnings if "vocabular" in warning]
     with pytest.raises(submerge.RequestError, match="the vocabularies differ"):
         submerge.plan(stacked(base, base, chat), ROOM)
+
+
+def test_padded_tables_of_one_vocabulary(tmp_path: Path) -> None:
+    """Tables of another length are merged by token where both have a tokenizer, as the error says."""
+    for seed, (name, rows) in enumerate({"base": 16, "padded": 24}.items()):
+        language_model(tmp_path / name, rows, seed)
+    recipe = {
+        "merge_method": "linear",
+        "models": [str(tmp_path / "base"), str(tmp_path / "padded")],
+        "parameters": {"weight": 1},
+    }
+    by_token = "tokenizer_source: union (or a model) merges rows by token"
+    with pytest.raises(submerge.RequestError) as caught:
+        submerge.plan(recipe)
+    assert by_token not in str(caught.value)
+    for name in ("base", "padded"):
+        fast_tokenizer().save_pretrained(tmp_path / name)
+    with pytest.raises(submerge.RequestError) as caught:
+        submerge.plan(recipe)
+    assert by_token in str(caught.value)
+    rows = len(fast_tokenizer())
+    plan = submerge.plan(recipe | {"tokenizer_source": "union"})
+    assert max(tensor.shape[0] for tensor in plan.tensors) == rows
+
+
+@pytest.mark.parametrize("rows", [24, 26])
+@pytest.mark.parametrize("generation", [True, False])
+def test_texts_end_where_the_tokenizer_says(generation: bool, rows: int, tmp_path: Path) -> None:
+    """A chat model's tokenizer on a base: `generate` stops at the end of a turn, too, in its new id."""
+    tokens = {"base": special("<|im_end|>"), "chat": special("<|im_start|>", "<|im_end|>")}
+    if rows == 24:
+        tokens["base"] = tokens["chat"]
+    for seed, (name, added) in enumerate(tokens.items()):
+        language_model(tmp_path / name, 24 if name == "base" else rows, seed)
+        tokenizer = fast_tokenizer(added)
+        if name == "chat":
+            tokenizer.eos_token = "<|im_end|>"
+        tokenizer.save_pretrained(tmp_path / name)
+        path = tmp_path / name / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": 2}))
+        if generation:
+            (tmp_path / name / "generation_config.json").write_text('{"eos_token_id": 2}')
+    recipe: dict[str, Any] = {
+        "merge_method": "linear",
+        "base_model": str(tmp_path / "base"),
+        "models": [str(tmp_path / "base"), str(tmp_path / "chat")],
+        "parameters": {"weight": 1},
+        "tokenizer_source": str(tmp_path / "chat"),
+    }
+    out = submerge.merge(recipe, tmp_path / "out", settings=ROOM).out
+    where = "generation_config.json" if generation else "config.json"
+    end = fast_tokenizer(tokens["chat"]).convert_tokens_to_ids("<|im_end|>")
+    assert json.loads((out / where).read_text())["eos_token_id"] == [2, end]
+    plans = [submerge.plan(recipe), submerge.plan(recipe | {"tokenizer_source": "base"})]
+    (named, plain) = (plan.tokens for plan in plans if plan.tokens)
+    assert f"text ends at <|im_end|> {end}, too" in named.lines
+    assert not plain.ends

@@ -31,7 +31,6 @@ __all__ = [
     "tied_to_heads",
 ]
 
-_IDLE = "all of its updates are zero: it changes nothing; was it saved without what it had learned?"
 _QUANTISED = re.compile(r"[-_.](?:unsloth|bnb|[48]bit|gptq|awq|gguf|fp8|int[48]|nf4|hf)(?=$|[-_.])")
 _CACHED = re.compile(r"models--(?P<owner>[^/]+)--(?P<name>[^/]+)/snapshots/")
 
@@ -197,8 +196,15 @@ def adapter_warnings(models: Sequence[Checkpoint], *, of_one_base: bool = True) 
     """
     adapters = [model.adapter for model in models if model.adapter is not None]
     left_out = [f"{adapter.label}: {what}" for adapter in adapters for what in adapter.left_out]
-    idle = [f"{adapter.label}: {_IDLE}" for adapter in adapters if adapter.is_idle()]
+    idle = [f"{adapter.label}: {_idle(adapter)}" for adapter in adapters if adapter.is_idle()]
     return list(dict.fromkeys([*left_out, *idle, *(_different_bases(adapters) if of_one_base else ())]))
+
+
+def _idle(adapter: Adapter) -> str:
+    """Return why an adapter changes nothing: by its configuration, or by its factors."""
+    if adapter.config.get("lora_alpha") == 0:
+        return "lora_alpha is 0 in its configuration: it changes nothing; write the one it was trained with"
+    return "all of its updates are zero: it changes nothing; was it saved without what it had learned?"
 
 
 def _different_bases(adapters: Sequence[Adapter]) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from submerge.engine.plan.tensors._findings import Finding, Findings
 from submerge.engine.plan.tensors._tensor import Input
 from submerge.engine.plan.tensors._tensor_rules import TensorRules, is_float
+from submerge.engine.plan.tokens import token_tables
 from submerge.names import layer_of
 from submerge.store import Checkpoint, FileTable, LowRankPart, Part, TensorEntry, first_bytes, is_relative
 
@@ -110,8 +111,18 @@ class Members:
             return None
         what = f"shapes differ from {self.rules.inputs.reference_model.label}'s"
         hint = "merge models of one base, or set rules: {shape: base} to keep the base's tensor"
+        if self._differs_in_token_rows(model, stored, entry):
+            by_token = "tokenizer_source: union (or a model) merges rows by token, without padding"
+            hint = f"{by_token}; rules: {{shape: base}} keeps the base's tensor unmerged"
         shown = f"{entry.name} ({list(stored.shape)}, there {list(entry.shape)})"
         return Finding(what, model.label, hint, shown)
+
+    def _differs_in_token_rows(self, model: Checkpoint, stored: TensorEntry, entry: TensorEntry) -> bool:
+        """Return whether a table has rows for other tokens, of which both models' tokenizers tell."""
+        reference = self.rules.inputs.reference_model
+        is_of_tokens = entry.name in token_tables(reference.tensors, next(iter(entry.shape), 0))
+        told = model.tokenizer.complete and reference.tokenizer.complete
+        return told and is_of_tokens and stored.shape[1:] == entry.shape[1:]
 
     def _of_stored(self, position: int, model: Checkpoint, stored: TensorEntry, entry: TensorEntry) -> Input:
         """Return the model's own tensor, and whether it is the origin with an adapter's update.

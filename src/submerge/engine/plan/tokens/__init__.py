@@ -3,7 +3,7 @@
 from submerge.engine.plan.tokens._donor_rows import DonorRows
 from submerge.engine.plan.tokens._model_tokens import add_tokens
 from submerge.engine.plan.tokens._shared_tokens import SharedToken, SharedTokens, share_tokens
-from submerge.engine.plan.tokens._tables import is_matrix, is_table
+from submerge.engine.plan.tokens._tables import is_matrix, is_table, token_tables
 from submerge.engine.plan.tokens._token_ids import with_token_ids
 from submerge.engine.plan.tokens._token_rows import with_token_rows
 from submerge.engine.plan.tokens._tokens import (
@@ -30,6 +30,7 @@ __all__ = [
     "plan_tokens",
     "share_tokens",
     "shared_token_plan",
+    "token_tables",
     "with_chat_template",
     "with_token_ids",
     "with_token_rows",

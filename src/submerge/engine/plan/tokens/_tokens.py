@@ -11,6 +11,7 @@ from submerge.engine.plan.tokens._chat_template import choose_chat_template, lac
 from submerge.engine.plan.tokens._plan_transplant import plan_transplant
 from submerge.engine.plan.tokens._plan_vocabulary import plan_vocabulary
 from submerge.engine.plan.tokens._shared_tokens import SharedTokens
+from submerge.engine.plan.tokens._source_ends import source_ends
 from submerge.engine.plan.tokens._tables import token_rows
 from submerge.engine.plan.tokens._vocabulary import OutputVocabulary
 from submerge.errors import Problem, few
@@ -41,7 +42,7 @@ class TokenPlan:
     `lines` has one for each model that was compared. `beyond` are the tokens that the base's own embedding
     has no rows for, as it was published. `vocabulary` has the rows of its tokens, where those of the
     models are others. `chat_template` is the one that the recipe asks for, if the tokenizer's own does
-    not stay.
+    not stay. `ends` are the ids at which a text ends by a tokenizer of another model, and not by the base.
     """
 
     tokenizer: Tokenizer
@@ -50,6 +51,14 @@ class TokenPlan:
     beyond: tuple[str, ...] = ()
     vocabulary: OutputVocabulary | None = None
     chat_template: str | None = None
+    ends: tuple[int, ...] = ()
+
+    def with_ends(self, ends: Mapping[str, int]) -> TokenPlan:
+        """Return the plan with further ends of texts, and a line that names them."""
+        if not ends:
+            return self
+        line = f"text ends at {few([f'{text} {id_}' for text, id_ in ends.items()])}, too"
+        return replace(self, ends=tuple(ends.values()), lines=(*self.lines, line))
 
 
 def plan_tokens(recipe: Recipe, inputs: Inputs) -> tuple[TokenPlan | None, list[Problem]]:
@@ -82,7 +91,7 @@ def plan_tokens(recipe: Recipe, inputs: Inputs) -> tuple[TokenPlan | None, list[
     elif beyond:
         warnings.append(f"{source.label}: {describe_beyond(beyond, rows or 0)}, as it was published")
     plan = TokenPlan(tokenizer, lines=tuple(lines), warnings=tuple(warnings), beyond=tuple(beyond))
-    return plan, problems
+    return plan.with_ends(source_ends(inputs, source)), problems
 
 
 def _of_vocabulary(
@@ -102,7 +111,8 @@ def _by_tokens(recipe: Recipe, inputs: Inputs, source: TokenizerSource) -> tuple
         what = describe_beyond(vocabulary.beyond, token_rows(inputs.reference_model.tensors) or 0)
         where = _fallback(recipe, inputs.specs[inputs.reference], source)
         return TokenPlan(tokenizer), [*problems, Problem(what, source.label, where)]
-    return _of_vocabulary(tokenizer, vocabulary, problems)
+    plan, problems = _of_vocabulary(tokenizer, vocabulary, problems)
+    return plan.with_ends(source_ends(inputs, source, vocabulary) if vocabulary else {}), problems
 
 
 def _gathers_rows(recipe: Recipe, inputs: Inputs, tokenizer: Tokenizer, ours: Vocabulary | None) -> bool:
