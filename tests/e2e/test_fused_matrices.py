@@ -298,6 +298,18 @@ def test_plans_say_which_maps_a_matrix_has(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["gpt2", "falcon"])
+def test_rows_may_be_read_anew(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of matrices are that do not fit the memory."""
+    base = base_of(tmp_path, KINDS[name])
+    config = json.loads((base / "config.json").read_text())
+    tuned = [write(tmp_path / f"t{i}", perturbed(read(base), i), config) for i in range(2)]
+    asked = recipe(base, tuned, parameters={"residual": 0.5})
+    held = read(submerge.merge(asked, tmp_path / "held", settings=ROOM).out)
+    monkeypatch.setattr("submerge.engine.work._matrix.HELD", 0)
+    close(read(submerge.merge(asked, tmp_path / "streamed", settings=ROOM).out), held)
+
+
 def test_a_module_tells_its_layout_and_a_state_dict_does_not() -> None:
     kind, transformers = KINDS["phi3"], quiet_transformers()
     torch.manual_seed(0)
