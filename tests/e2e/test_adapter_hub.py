@@ -36,3 +36,28 @@ def test_an_adapter_and_its_base_are_fetched(tmp_path: Path) -> None:
     same_state(made.loaded(tmp_path / "lora"), made.merged[0], 1e-5)
     manifest = json.loads((tmp_path / "merged" / "submerge.json").read_text())
     assert "revision" in manifest["models"][0]["adapter"]
+
+
+def test_of_a_base_on_the_hub_the_configuration_alone_tells_what_is_fused(tmp_path: Path) -> None:
+    options = {"r": 2, "target_modules": ["c_attn"]}
+    made = make_tuned(tmp_path / "made", "gpt2", options, options)
+    recipe = made.recipe("ssam", base="org/base", output={"as": "adapter"})
+    (tmp_path / "r.yaml").write_text(json.dumps(recipe))
+    with serving({"org/base": made.base}) as hub:
+        told = run(hub, tmp_path, "merge", "r.yaml", "-o", "alone", HF_HUB_OFFLINE="1")
+        assert told.code == 0
+        assert "without the base's config.json" in told.err
+        submerge(hub, tmp_path, "merge", "r.yaml", "-o", "out")
+        assert hub.whole("config.json") == 1
+        assert hub.whole("model.safetensors") == 0
+        hub.asked.clear()
+        submerge(hub, tmp_path, "merge", "r.yaml", "-o", "again", HF_HUB_OFFLINE="1")
+        assert not hub.asked
+    ranks = {
+        folder: {
+            module["rank"]
+            for module in json.loads((tmp_path / folder / "submerge.json").read_text())["modules"].values()
+        }
+        for folder in ("alone", "out", "again")
+    }
+    assert ranks == {"alone": {2}, "out": {6}, "again": {6}}

@@ -14,11 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import submerge
+from _cli import cli
 from _models import CONFIG, ROOM, perturbed, quiet_transformers, read, write
 from _specialists import make_specialists
 from submerge.algebra import FusedLayout
 from submerge.engine import Settings
-from submerge.engine.output import describe, explain
+from submerge.engine.output import compute_seconds, describe, explain, fingerprint
+from submerge.store import Manifest
 
 State = Mapping[str, torch.Tensor]
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 40}
@@ -281,6 +283,9 @@ def test_plans_say_which_maps_a_matrix_has(tmp_path: Path) -> None:
     (line,) = explain(plan, qkv)
     assert line["why"] == "q, k, v one by one"
     assert line["options"]["fused"][0]["value"] == "split"
+    whole = submerge.plan(recipe(base, tuned, parameters={"fused": "whole"}), settings=ROOM)
+    assert plan.budget.per_worker < whole.budget.per_worker, "no Gram matrix has the side of all maps"
+    assert compute_seconds(plan) > 0
     groups = {group["tensors"]: group.get("why") for group in describe(plan)["groups"]}
     assert groups["model.layers.*.mlp.gate_up_proj.weight"] == "gate, up one by one"
     assert groups["model.layers.*.mlp.down_proj.weight"] is None
@@ -291,6 +296,62 @@ def test_plans_say_which_maps_a_matrix_has(tmp_path: Path) -> None:
     assert {t.name for t in mixed.tensors if t.fused} == {
         f"model.layers.1.{module}.weight" for module in ("self_attn.qkv_proj", "mlp.gate_up_proj")
     }
+
+
+@pytest.mark.parametrize("name", ["gpt2", "falcon"])
+def test_rows_may_be_read_anew(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of matrices are that do not fit the memory."""
+    base = base_of(tmp_path, KINDS[name])
+    config = json.loads((base / "config.json").read_text())
+    tuned = [write(tmp_path / f"t{i}", perturbed(read(base), i), config) for i in range(2)]
+    asked = recipe(base, tuned, parameters={"residual": 0.5})
+    held = read(submerge.merge(asked, tmp_path / "held", settings=ROOM).out)
+    monkeypatch.setattr("submerge.engine.work._matrix.HELD", 0)
+    close(read(submerge.merge(asked, tmp_path / "streamed", settings=ROOM).out), held)
+
+
+def test_a_module_tells_its_layout_and_a_state_dict_does_not() -> None:
+    kind, transformers = KINDS["phi3"], quiet_transformers()
+    torch.manual_seed(0)
+    base = getattr(transformers, kind.model)(getattr(transformers, kind.config)(**kind.sizes))
+    state = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    tuned = [perturbed(state, seed) for seed in range(2)]
+    apart = [split(one, kind) for one in (state, *tuned)]
+    wanted = submerge.merge_state_dicts(apart[1:], base=apart[0], method="ssam", rank="3")
+    found = submerge.merge_state_dicts(tuned, base=base, method="ssam", rank="3")
+    close(split(found, kind), wanted)
+    with pytest.warns(UserWarning, match="qkv_proj.weight.*pass the base as a module"):
+        told = submerge.merge_state_dicts(tuned, base=state, method="ssam", rank="3")
+    whole = submerge.merge_state_dicts(tuned, base=base, method="ssam", rank="3", fused="whole")
+    close(told, whole)
+
+
+def test_what_each_map_keeps_is_printed(tmp_path: Path) -> None:
+    base = base_of(tmp_path, KINDS["neox"])
+    config = json.loads((base / "config.json").read_text())
+    tuned = [write(tmp_path / f"t{i}", perturbed(read(base), i), config) for i in range(2)]
+    (tmp_path / "r.yaml").write_text(json.dumps(recipe(base, tuned)))
+    result = cli("merge", tmp_path / "r.yaml", "-o", tmp_path / "out", "--max-memory", "64GB")
+    assert result.code == 0, result.err
+    kept = {
+        f"{name} ({which})": figures["kept"]
+        for name, tensor in Manifest.read(tmp_path / "out").tensors.items()
+        for which, figures in tensor.figures.get("maps", {}).items()
+    }
+    assert len(kept) == 6
+    others = Manifest.read(tmp_path / "out").figures("kept")
+    worst = min({**kept, **others}.items(), key=lambda one: one[1])
+    assert f"least {worst[1]:.1%} in {worst[0]}" in result.out
+
+
+def test_another_configuration_is_another_merge(tmp_path: Path) -> None:
+    """So that no run goes on that began with other maps."""
+    base = base_of(tmp_path, KINDS["falcon"])
+    config = json.loads((base / "config.json").read_text())
+    tuned = [write(tmp_path / f"t{i}", perturbed(read(base), i), config) for i in range(2)]
+    plan = submerge.plan(recipe(base, tuned), settings=ROOM)
+    other = [replace(t, fused=None) for t in plan.tensors]
+    assert fingerprint(plan) != fingerprint(replace(plan, tensors=tuple(other)))
 
 
 def test_a_layout_that_is_not_known_is_told_once(tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ ATTENTIONS = (
         SIZES | {"multi_query": False, "alibi": True},
     ),
     Case("gpt2", "GPT2Config", "GPT2Model", "c_attn", "c_proj", GPT),
+    Case("imagegpt", "ImageGPTConfig", "ImageGPTModel", "c_attn", "c_proj", GPT),
     Case("openai-gpt", "OpenAIGPTConfig", "OpenAIGPTModel", "c_attn", "c_proj", GPT),
     Case("bigcode", "GPTBigCodeConfig", "GPTBigCodeModel", "c_attn", "c_proj", GPT),
     Case(
@@ -121,6 +122,29 @@ ATTENTIONS = (
         },
     ),
     Case("modernbert", "ModernBertConfig", "ModernBertModel", "Wqkv", "Wo", WIDE),
+    Case(
+        "vitdet",
+        "VitDetConfig",
+        "VitDetModel",
+        "qkv",
+        "proj",
+        {k: v for k, v in SIZES.items() if k != "vocab_size"}
+        | {"image_size": 16, "pretrain_image_size": 16, "patch_size": 4},
+        IMAGE,
+    ),
+    Case(
+        "exaone-vision",
+        "Exaone4_5_VisionConfig",
+        "models.exaone4_5.modeling_exaone4_5.Exaone4_5_VisionAttention",
+        "qkv",
+        "proj",
+        {"hidden_size": 32, "num_heads": 4, "num_key_value_heads": 2, "depth": 1},
+        {
+            "hidden_states": torch.randn(6, 32, generator=torch.Generator().manual_seed(0)),
+            "cu_seqlens": torch.tensor([0, 6], dtype=torch.int32),
+            "position_embeddings": (torch.ones(6, 8), torch.zeros(6, 8)),
+        },
+    ),
     Case("deberta", "DebertaConfig", "DebertaModel", "in_proj", "dense", WIDE),
     Case(
         "blip",
@@ -150,6 +174,7 @@ ATTENTIONS = (
 OTHERS = (
     Case("phi3", "Phi3Config", "Phi3Model", "gate_up_proj", "down_proj", GROUPED),
     Case("glm", "GlmConfig", "GlmModel", "gate_up_proj", "down_proj", GROUPED | {"head_dim": 8}),
+    Case("glm4", "Glm4Config", "Glm4Model", "gate_up_proj", "down_proj", GROUPED | {"head_dim": 8}),
     Case("modernbert", "ModernBertConfig", "ModernBertModel", "Wi", "Wo", WIDE),
     Case(
         "granite",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,7 +13,7 @@ from submerge.deferred import torch
 from submerge.device import check_device
 from submerge.engine._arguments import recipe_of
 from submerge.engine.output import Records
-from submerge.engine.plan import Inputs, Settings, plan_models, torch_dtype
+from submerge.engine.plan import Inputs, Settings, of_unknown_layout, plan_models, torch_dtype
 from submerge.engine.work import (
     ChunkReader,
     Passes,
@@ -21,7 +23,7 @@ from submerge.engine.work import (
     range_passes,
     run_jobs,
 )
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, few
 from submerge.recipe import load_recipe
 from submerge.store import DTYPES, Checkpoint, FileTable, TensorEntry, dtype_named, lora_file
 
@@ -60,6 +62,10 @@ def merge_state_dicts(
             one for each model, or a mapping from the models' names. A shared option takes
             one value, or a setting as in a recipe (a gradient, or a list of `{filter, value}`).
 
+    Warns:
+        UserWarning: the method merges fused matrices (`qkv_proj`) map by map, and nothing says which rows are
+            whose. The configuration of a base that is a module of transformers does.
+
     Raises:
         RequestError: the request is wrong; every problem is named.
         WorkError: the values hold NaN or Inf, and `allow_nonfinite` is false.
@@ -80,7 +86,12 @@ def merge_state_dicts(
     place = check_device(device)
     settings = Settings(device=place, threads=threads, max_memory=1 << 62, allow_nonfinite=allow_nonfinite)
     opened = {name: _checkpoint(name, _state(name, state)) for name, state in everything.items()}
-    plan = plan_models(recipe, Inputs.of(recipe, opened), settings)
+    inputs = replace(Inputs.of(recipe, opened), told_config=_config(base))
+    plan = plan_models(recipe, inputs, settings)
+    if whole := of_unknown_layout(plan.tensors):
+        what = "each merged as one matrix, for nothing says which rows are whose"
+        hint = "pass the base as a module of transformers; or say fused='whole'"
+        warnings.warn(f"{few(whole)}: {what} ({hint})", stacklevel=2)
     merged = {t.name: torch.empty(t.shape, dtype=torch_dtype(t.dtype)) for t in plan.tensors}
     files = FileTable()  # of which none is opened
     records = Records(plan)
@@ -123,6 +134,12 @@ def _state(name: str, model: State) -> Mapping[str, torch.Tensor]:
         raise RequestError(Problem(what, name, hint))
     state: Mapping[str, torch.Tensor] = model.state_dict()
     return state
+
+
+def _config(model: State | None) -> dict[str, Any] | None:
+    """Return the configuration that a module of transformers has."""
+    to_dict = getattr(getattr(model, "config", None), "to_dict", None)
+    return dict(to_dict()) if callable(to_dict) else None
 
 
 def _checkpoint(name: str, state: Mapping[str, torch.Tensor]) -> Checkpoint:

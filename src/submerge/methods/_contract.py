@@ -22,7 +22,8 @@ class TensorSpec:
     `moments`, `moments` has the second moments of a layer's inputs for each update; None where there are
     none. `layer` says which parameter of the layer the tensor is, and `partner` has the updates of its other
     one, where models change it: see `submerge.algebra.merge_layer`. `fused` says which rows of a matrix are
-    those of each of several maps, which are merged one by one; None where the matrix is merged as it is.
+    those of each of several maps, where an option `fused` of the method is `split`; None where the matrix is
+    to be merged as it is.
 
     Examples:
         >>> from submerge.methods import TensorSpec

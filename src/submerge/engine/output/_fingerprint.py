@@ -33,6 +33,8 @@ def fingerprint(plan: MergePlan) -> str:
         "files": [shard.file for shard in plan.shards],
         "copies": {tensor.name: tensor.parameter for tensor in plan.tensors if tensor.is_copy},
     }
+    if fused := {tensor.name: repr(tensor.fused) for tensor in plan.tensors if tensor.fused}:
+        described["fused"] = fused  # which the base's configuration tells
     if scales := [(model.label, m.scales) for model in plan.models if (m := model.adapter)]:
         described["scales"] = scales  # which stand in no file of weights
     if plan.recipe.coefficients is not None:

@@ -31,6 +31,7 @@ from submerge.engine.plan._plan_mixture import plan_mixture
 from submerge.engine.plan._planned import planned_checkpoint
 from submerge.engine.plan._stream_parts import is_plain, stream_model, stream_parts
 from submerge.engine.plan._virtual import can_be_virtual, reads_values_alone, virtual_model
+from submerge.engine.plan._warnings import of_unknown_layout
 from submerge.engine.plan.composition import Composition, SpecialistPlan, describe_specialist
 from submerge.engine.plan.inputs import Inputs, Settings, common_licence, stored_digest
 from submerge.engine.plan.mixtures import is_feed_forward
@@ -110,6 +111,7 @@ __all__ = [
     "is_plain",
     "lora_keys",
     "make_plan",
+    "of_unknown_layout",
     "overlaps_of",
     "plan_mixture",
     "plan_models",

@@ -12,7 +12,14 @@ from submerge.errors import few
 from submerge.names import is_fused, without_training
 from submerge.store import BANK, DTYPES, MANIFEST, unlike_computation
 
-__all__ = ["fused_warnings", "input_warnings", "rounding_warnings", "shape_warnings", "unused_tensors"]
+__all__ = [
+    "fused_warnings",
+    "input_warnings",
+    "of_unknown_layout",
+    "rounding_warnings",
+    "shape_warnings",
+    "unused_tensors",
+]
 
 
 def unused_tensors(
@@ -159,9 +166,9 @@ def shape_warnings(inputs: Inputs, tensors: Sequence[TensorPlan], *, as_adapter:
     return [f"{few(names)}: {done} ({why})" for why, names in reasons.items()]
 
 
-def fused_warnings(inputs: Inputs, tensors: Sequence[TensorPlan]) -> list[str]:
-    """Return which matrices are fused by their names, and merged as they are: their layout is not known."""
-    whole = [
+def of_unknown_layout(tensors: Sequence[TensorPlan]) -> list[str]:
+    """Return the matrices that are fused by their names, and merged as one: their layout is not known."""
+    return [
         tensor.name
         for tensor in tensors
         if tensor.matrix
@@ -170,8 +177,12 @@ def fused_warnings(inputs: Inputs, tensors: Sequence[TensorPlan]) -> list[str]:
         and tensor.fused is None
         and is_fused(tensor.name)
     ]
-    if not whole:
-        return []
+
+
+def fused_warnings(inputs: Inputs, tensors: Sequence[TensorPlan]) -> list[str]:
+    """Return which fused matrices are merged as one, and why."""
+    whole = of_unknown_layout(tensors)
     kind = (inputs.base_config or {}).get("model_type")
     why = f"in a model of type {kind}" if kind else "without the base's config.json: name it as base_model"
-    return [f"{few(whole)}: each merged as one matrix, for which rows are whose is not known {why}"]
+    what = f"each merged as one matrix, for which rows are whose is not known {why}"
+    return [f"{few(whole)}: {what}"] if whole else []

@@ -60,7 +60,8 @@ class Inputs:
         tokenizer: where the output's tokenizer comes from; None for an adapter, which has no rows that tokens
             could name.
         specialists: of a composed model, in the order of the recipe.
-        told_config: the configuration of a base of which nothing else is opened, where it is needed.
+        told_config: the configuration of a base that has none of its own here: of adapters alone nothing else
+            of it is opened.
     """
 
     models: tuple[Checkpoint, ...]
@@ -97,7 +98,7 @@ class Inputs:
 
     @property
     def base_config(self) -> Mapping[str, Any] | None:
-        """The reference's configuration, also of one that is not opened."""
+        """The reference's configuration, or what is told of it."""
         return self.reference_model.config or self.told_config
 
     def below(self, position: int) -> Checkpoint | None:
