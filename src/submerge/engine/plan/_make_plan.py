@@ -27,6 +27,7 @@ from submerge.engine.plan.tensors import (
     calibration_bytes,
     coefficient_problems,
     coefficient_warnings,
+    expert_warnings,
     idle_models,
     moment_bytes,
     moment_warnings,
@@ -198,6 +199,7 @@ def _warnings(
         yield from shape_warnings(inputs, of_models, as_adapter=plan.recipe.output.form == "adapter")
     yield from adapter_warnings(inputs.models, of_one_base=plan.composition is None)
     yield from table_warnings(tensors, inputs.models)
+    yield from expert_warnings(tensors, inputs)
     yield from copied
     yield from stream_warnings(inputs, tensors)
     yield from other_base_warnings(inputs)
