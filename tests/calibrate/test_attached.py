@@ -57,6 +57,11 @@ OPTIONS: dict[str, tuple[str, tuple[dict[str, Any], ...]]] = {
         ),
     ),
     "head": ("bert", ({"r": 2, "target_modules": ["query"], "task_type": "SEQ_CLS", "bias": "all"},) * 2),
+    "kernels": ("llava", ({"r": 2, "target_modules": ["q_proj", "patch_embedding"]}, SECOND)),
+    "packed experts": (
+        "qwen3-moe",
+        ({**ON_Q, "target_parameters": ["experts.gate_up_proj", "experts.down_proj", "gate.weight"]}, ON_Q),
+    ),
     "projector": ("llava", ({**ON_Q, "modules_to_save": ["multi_modal_projector"]},) * 2),
 }
 
@@ -75,6 +80,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
 
 
 def output(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    model.config._experts_implementation = "eager"  # grouped products are of at most 32 bits
     found: torch.Tensor = model(**inputs).logits
     return found
 

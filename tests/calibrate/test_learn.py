@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from _adapters import FIRST, SECOND, Tuned, make_tuned
+from _adapters import FIRST, SECOND, Tuned, make_tuned, peft_model
+from _models import quiet_transformers
 from calibrate.helpers_null_space import base_model, batch
+from store.helpers_adapter import MODELS
 from submerge import (
     NullSpaceCurve,
     RequestError,
@@ -494,3 +497,20 @@ def test_batches_that_are_encoded_anew_each_time(tuned: Tuned, objective: str, m
     assert found.loss == wanted.loss
     assert found.coefficients == wanted.coefficients
     assert found.inputs == wanted.inputs
+
+
+def test_weights_of_experts_have_the_names_of_the_files(tmp_path: Path) -> None:
+    """The model packs the experts of a layer, with one weight for all, and the files have them apart."""
+    options = {"r": 2, "target_modules": ["q_proj", "o_proj"], "target_parameters": ["experts.down_proj"]}
+    wrapped = peft_model("mixtral", None, 1, **options)
+    MODELS["mixtral"](quiet_transformers()).save_pretrained(tmp_path / "base")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapped.save_pretrained(str(tmp_path / "a0"))
+    data = {"a0": [{"input_ids": torch.arange(3, 13)[None]}]}
+    found = learn_coefficients(
+        str(tmp_path / "base"), {"a0": str(tmp_path / "a0")}, data, steps=1, where_rising="learn"
+    )
+    experts = [f"model.layers.0.block_sparse_moe.experts.{expert}.w2" for expert in range(4)]
+    assert found.coefficients.keys() >= {*experts, "model.layers.1.self_attn.q_proj"}
+    assert len({str(found.coefficients[name]) for name in experts}) == 1

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from _models import quiet_transformers
+from _models import TEXT, VISION, quiet_transformers
 from calibrate.helpers_processors import image_processor, llava_processor, word_tokenizer, write_images
 from submerge.calibrate import Item, encode, load_processor, processor_for
 from submerge.errors import RequestError
 
 pytest.importorskip("transformers")
-pytest.importorskip("PIL.Image")
+Image = pytest.importorskip("PIL.Image")
 
 
 def test_items_get_what_encodes_them(tmp_path: Path) -> None:
@@ -63,3 +63,27 @@ def test_without_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(RequestError, match="the inputs need the package transformers"):
         load_processor(tmp_path, images=False)
+
+
+@pytest.mark.parametrize(
+    ("tower", "strategy", "count"), [("CLIP", "default", 4), ("CLIP", "full", 5), ("Siglip", "full", 4)]
+)
+def test_images_have_the_tokens_that_the_model_makes(
+    tower: str, strategy: str, count: int, tmp_path: Path
+) -> None:
+    """Processors that were saved by earlier versions say neither the size of a patch nor the strategy."""
+    t = quiet_transformers()
+    t.LlavaConfig(
+        vision_config=getattr(t, f"{tower}VisionConfig")(**VISION),
+        text_config=t.LlamaConfig(**TEXT),
+        vision_feature_select_strategy=strategy,
+    ).save_pretrained(tmp_path)
+    saved = llava_processor()
+    saved.patch_size = saved.vision_feature_select_strategy = None
+    saved.num_additional_image_tokens = 0
+    size = {"height": VISION["image_size"], "width": VISION["image_size"]}
+    saved.image_processor.crop_size, saved.image_processor.size = size, {"shortest_edge": size["height"]}
+    saved.save_pretrained(tmp_path)
+    processor = load_processor(tmp_path, images=True, texts=True)
+    ids = processor(text="<image>", images=Image.new("RGB", (16, 16)))["input_ids"][0]
+    assert ids.count(processor.image_token_id) == count

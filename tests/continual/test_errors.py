@@ -379,6 +379,10 @@ def test_experts_that_the_model_packs(tmp_path: Path) -> None:
     mean.add("law", tmp_path / "lora")
     mean.export(tmp_path / "out")
     assert any(expert in name for name in load_file(tmp_path / "out/adapter_model.safetensors"))
+    MODELS["mixtral"](t).save_pretrained(tmp_path / "packed", save_original_format=False)
+    packed = submerge.Continual.begin(tmp_path / "other", tmp_path / "packed", statistics="identity")
+    with pytest.raises(submerge.RequestError, match=r"single experts, which the base packs: .*gate_up_proj"):
+        packed.add("law", tmp_path / "lora")
 
 
 def test_inputs_that_are_all_padding(grown: submerge.Continual, made: Tasks) -> None:

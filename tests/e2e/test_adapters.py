@@ -37,7 +37,7 @@ LEFT_OUT = {  # what an adapter in portable form has no place for, and how much 
     "rows-by-name": 2,
     "classifier-biases": 17,
 }
-PACKED = {case for case, (kind, _) in CASES.items() if kind in ("mixtral", "qwen3-moe", "gpt-oss")}
+PACKED = {case for case, (kind, _) in CASES.items() if kind in ("mixtral", "qwen3-moe", "gpt-oss", "experts")}
 ALONE = {"linear", "rslora", "patterns", "embedding", "conv1d", "both-kinds", "mica", "velora"}
 
 

@@ -17,6 +17,7 @@ from submerge.calibrate._calibration import Calibration
 from submerge.calibrate._collect import ModelInputs, Reducer, collect
 from submerge.calibrate._encode import encode
 from submerge.calibrate._hooks import choose_hooks
+from submerge.calibrate._image_tokens import count_as_model
 from submerge.calibrate._images import open_image, prepare_image
 from submerge.calibrate._item import Item
 from submerge.calibrate._items import read_items
@@ -79,6 +80,7 @@ __all__ = [
     "check_counts",
     "choose_hooks",
     "collect",
+    "count_as_model",
     "describe_inputs",
     "encode",
     "folder_names",

@@ -57,9 +57,9 @@ class AttachedAdapters:
 
     `units` are, by module and by the adapters that change it, how many scales `over` takes for units of rank
     one: r_k of a linear map, or 1.
-    Embeddings and new values have none: their modules are among `modules` alone. `unsupported` names, by
-    adapter, the parameters that it changes in a way that scales do not act on (DoRA, and factors of other
-    than linear maps), and `left_out` those that the model does not have.
+    Embeddings, kernels, packed experts and new values have none: their modules are among `modules` alone.
+    `unsupported` names, by adapter, the parameters that it changes in a way that scales do not act on (DoRA),
+    and `left_out` those that the model does not have.
     """
 
     model: nn.Module

@@ -20,7 +20,7 @@ from submerge.calibrate._hooks import LAST_QUARTER
 from submerge.calibrate._measurement import measuring
 from submerge.calibrate._null_space import SIZE
 from submerge.calibrate._options import DTYPES, LearnOptions, Step
-from submerge.calibrate._record import folder_names, peak_memory, record_inputs
+from submerge.calibrate._record import folder_modules, peak_memory, record_inputs
 from submerge.calibrate._run import CalibrationRun, renamed
 from submerge.calibrate._sources import DataSets, Specs, load_backbone
 from submerge.device import check_device
@@ -160,18 +160,21 @@ def _learned(
             stack.enter_context(checkpointed(measurement.adapters))
         measurement.check_own_data()
         inputs = record_inputs(measurement.opened, measurement.data)
-        names = _names(model, loaded, measurement.adapters.modules)
+        stored = _names(model, loaded, measurement.adapters.modules)
+        names = {path: own[0] for path, own in stored.items()}
         run = CalibrationRun(measurement, options, progress or (lambda _: None))
         run.learn()
         matrix = renamed(run.matrix(), names)
         return Calibration(
             objective=options.objective,
             loss=tuple(run.descent.loss),
-            coefficients={names[path]: own for path, own in run.coefficients.values(run.names).items()},
+            coefficients={
+                name: own for path, own in run.coefficients.values(run.names).items() for name in stored[path]
+            },
             initial=float(options.initial),
             matrix=matrix,
             curve=renamed(run.curve, names),
-            unreached=tuple(names[path] for path in run.unreached),
+            unreached=tuple(name for path in run.unreached for name in stored[path]),
             kept=tuple(run.names[k] for k in sorted(run.kept)),
             warnings=tuple(run.warnings(matrix)),
             settings={**_places(model, adapters), **options.to_dict()},
@@ -183,11 +186,16 @@ def _learned(
         )
 
 
-def _names(model: str | Path | nn.Module, loaded: nn.Module, modules: Sequence[str]) -> dict[str, str]:
-    """Return what the result calls the modules: as the base's files do, or the model that was given."""
+def _names(
+    model: str | Path | nn.Module, loaded: nn.Module, modules: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """Return what the result calls the modules: as the base's files do, or the model that was given.
+
+    Those that the model packs, as experts, have several names in the files.
+    """
     if isinstance(model, nn.Module):
-        return {path: path for path in modules}
-    return folder_names(str(model), loaded, modules)
+        return {path: (path,) for path in modules}
+    return folder_modules(str(model), loaded, modules)
 
 
 def _places(model: str | Path | nn.Module, adapters: Specs) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from submerge.calibrate._image_tokens import count_as_model
 from submerge.calibrate._item import Item
 from submerge.deferred import quietly, required
 from submerge.errors import Problem, RequestError
@@ -34,6 +35,8 @@ def load_processor(folder: Path, *, images: bool, texts: bool | None = None) -> 
     except (OSError, ValueError, ImportError) as error:
         what = f"there is no {what} ({str(error).splitlines()[0]})"
         raise RequestError(Problem(what, str(folder), "copy the base's into the folder")) from error
+    if images and texts:
+        count_as_model(processor, folder)
     if images and texts and not (hasattr(processor, "image_processor") and hasattr(processor, "tokenizer")):
         what = f"{type(processor).__name__} does not take images with texts"
         raise RequestError(Problem(what, str(folder), "give one of them: columns: {image: image}"))

@@ -10,11 +10,12 @@ from torch import nn
 
 from submerge.calibrate._sources import Inputs
 from submerge.calibrate._spaced import count_items
-from submerge.names import match_names, module_names
+from submerge.errors import RequestError
+from submerge.names import View, loading, match_names, module_names
 from submerge.process import peak_resident
 from submerge.store import Adapter, byte_view, hasher, open_checkpoint
 
-__all__ = ["describe_inputs", "folder_names", "peak_memory", "record_inputs"]
+__all__ = ["describe_inputs", "folder_modules", "folder_names", "peak_memory", "record_inputs"]
 
 
 def record_inputs(adapters: Mapping[str, Adapter], data: Mapping[str, Inputs]) -> dict[str, dict[str, Any]]:
@@ -61,6 +62,29 @@ def folder_names(folder: str, model: nn.Module, modules: Iterable[str]) -> dict[
     parameters = {path: _a_parameter(model, path) for path in modules}
     matched = match_names(list(parameters.values()), list(stored), folder).names
     return {path: stored[matched[name]].rpartition(".")[0] for path, name in parameters.items()}
+
+
+def folder_modules(folder: str, model: nn.Module, modules: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return what the tensors of a folder call some modules: several names where the model packs these.
+
+    Raises `RequestError` where the folder has none of a module's tensors.
+    """
+    paths = list(modules)
+    try:
+        return {path: (name,) for path, name in folder_names(folder, model, paths).items()}
+    except RequestError:
+        tensors = open_checkpoint(folder).tensors
+        views = loading(model, {name: entry.shape for name, entry in tensors.items()}).views
+        sources = {path: _sources(model.get_submodule(path), path, views) for path in paths}
+        if not all(sources.values()):
+            raise
+    return {path: tuple(sorted({s.rpartition(".")[0] for s in own})) for path, own in sources.items()}
+
+
+def _sources(module: nn.Module, path: str, views: Mapping[str, View]) -> set[str]:
+    """Return the tensors of a folder that a module's own parameters are made of."""
+    own = [f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)]
+    return {source for name in own if name in views for source in views[name].sources}
 
 
 def _a_parameter(model: nn.Module, path: str) -> str:

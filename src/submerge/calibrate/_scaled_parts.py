@@ -1,6 +1,7 @@
 """What adapters do to a model's parameters, as updates that scales act on.
 
 factors of a linear map or an embedding    Δ_k = s_k B_k A_k
+factors of a kernel, or of packed experts  Δ_k = s_k B_k A_k, for each expert
 new values Θ_k (`modules_to_save`)         Δ_k = Θ_k − W
 new values of some rows i of a table       Δ_k = Σ_i e_i (Θ_k − W)_i, of as many rank-one units
 a bias of B (`lora_bias`)                  Δ_k = s_k b_k
@@ -21,6 +22,7 @@ from submerge.gating import (
     Gate,
     GatedDense,
     GatedFactors,
+    GatedProducts,
     GatedSum,
     GatedUpdate,
     is_transposed,
@@ -42,6 +44,7 @@ class ScaledParameter:
     path: str
     name: str
     factors: dict[int, Triplets] = field(default_factory=dict)
+    products: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     dense: dict[int, torch.Tensor] = field(default_factory=dict)
     low_rank: list[int] = field(default_factory=list)
     down: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -52,11 +55,11 @@ class ScaledParameter:
 
         Those of tables and of new values are merged as they are, without their factors.
         """
-        every = dict.fromkeys((*self.factors, *self.dense), 1)
+        every = dict.fromkeys((*self.factors, *self.products, *self.dense), 1)
         return every | {k: self.factors[k].rank for k in self.low_rank}
 
-    def add(self, k: int, adapter: Adapter, value: torch.Tensor, table: FileTable) -> None:
-        """Add what an adapter does to the parameter, which has this value."""
+    def add(self, k: int, adapter: Adapter, value: torch.Tensor, table: FileTable, *, is_map: bool) -> None:
+        """Add what an adapter does to the parameter, which has this value, and is that of a map or not."""
         name = f"{self.path}.{self.name}"
         part = adapter.parts[name]
         old = value.detach().to(torch.promote_types(torch.float32, value.dtype))
@@ -64,6 +67,9 @@ class ScaledParameter:
         if isinstance(part, LowRankPart):
             left, right = (factor.to(old) for factor in adapter.factors(name, table, double=double))
             _check_finite(adapter, name, left, right)
+            if not is_map:
+                self.products[k] = left, right
+                return
             self.factors[k] = Triplets(left, left.new_ones(left.shape[1]), right)
             if part.kind != "embedding":
                 self.low_rank.append(k)
@@ -95,6 +101,8 @@ class ScaledParameter:
             )
             self.down = {k: factors.down[factors.places[k]] for k in self.low_rank}
             terms.append(factors)
+        if self.products:
+            terms.append(GatedProducts(gate, key, self.products))
         if self.dense:
             terms.append(GatedDense(gate, key, self.dense))
         return terms[0] if len(terms) == 1 else GatedSum(gate, key, terms)
@@ -126,7 +134,8 @@ def scaled_parameters(model: nn.Module, adapters: Sequence[Adapter]) -> list[Sca
             for name in (n for n in adapter.parts if _why_unscaled(model, adapter, n) is None):
                 path, _, local = name.rpartition(".")
                 parameter = scaled.setdefault(name, ScaledParameter(path, local))
-                parameter.add(k, adapter, parameter_of(model, name), table)
+                is_map = _is_map(model, name)
+                parameter.add(k, adapter, parameter_of(model, name), table, is_map=is_map)
     return list(scaled.values())
 
 
@@ -145,13 +154,16 @@ def runner_of(model: nn.Module, name: str) -> str:
 
 
 def _why_unscaled(model: nn.Module, adapter: Adapter, name: str) -> str | None:
-    path, _, local = name.rpartition(".")
-    module, part = model.get_submodule(path), adapter.parts[name]
+    part = adapter.parts[name]
     if not parameter_of(model, name).is_floating_point():
         return "it holds no floating-point numbers"
-    if not isinstance(part, LowRankPart):
-        return None
-    if part.magnitude is not None:
+    if isinstance(part, LowRankPart) and part.magnitude is not None:
         return adapter.dense_only(name)
-    is_map = isinstance(module, (nn.Linear, nn.Embedding)) or is_transposed(module)
-    return None if is_map and local == "weight" else "it is no linear map"
+    return None
+
+
+def _is_map(model: nn.Module, name: str) -> bool:
+    """Return whether a parameter is the weight of a linear map or of an embedding."""
+    path, _, local = name.rpartition(".")
+    module = model.get_submodule(path)
+    return local == "weight" and (isinstance(module, (nn.Linear, nn.Embedding)) or is_transposed(module))

@@ -133,9 +133,10 @@ def _as_trained(model: nn.Module, task: TaskModel) -> Iterator[list[str]]:
     with ExitStack() as stack:
         try:
             at = stack.enter_context(attached(model, {"the task": task.adapter}))
-        except RequestError:
+        except RequestError:  # perhaps because the model packs maps
             _check_present(model, task, task.adapter)
             raise
+        _check_present(model, task, task.adapter)
         stack.enter_context(at.over(torch.ones(1)))
         _check_complete(at, task.adapter)
         yield list(at.down)

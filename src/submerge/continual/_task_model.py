@@ -120,6 +120,12 @@ def _adapted(adapter: Adapter, spec: str, base: Checkpoint, parts: MultimodalPar
             Problem(what, str(adapter.path), "begin a state on the base that it was trained on")
         )
     own = {name: part for name, part in fitted.parts.items() if parts is None or not parts.in_projector(name)}
+    if packed := [
+        name for name, part in own.items() if isinstance(part, LowRankPart) and len(part.stored) > 2
+    ]:
+        what = f"changes single experts, which the base packs: {few(packed)}"
+        hint = "begin a state on the base with experts apart, or train the task on other linear maps"
+        raise RequestError(Problem(what, str(adapter.path), hint))
     updates = replace(fitted, parts=own)
     return TaskModel(base, model, parts, map_of(updates), adapter, updates)
 

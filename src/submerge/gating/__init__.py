@@ -5,6 +5,7 @@ It knows no method, no folder and no recipe: an `Assignment` says which updates 
 
     assignments   SampleAssignment, TokenAssignment, …        which updates act on which rows
     updates       GatedFactors, GatedDense, GatedTable        what members add to a parameter
+                  GatedProducts                               the same, of kernels and packed experts
                   GatedAssembly                               the same, of the tensors that it is made of
                   GatedValues                                 what they replace it by
     modules       GatedLinear, GatedEmbedding, …              how a kind of module runs with them
@@ -37,6 +38,7 @@ from submerge.gating._gated_factors import GatedFactors, GatedTable
 from submerge.gating._gated_linear import GatedLinear, GatedMap, is_transposed
 from submerge.gating._gated_model import GatedModel, parameter_of, parameter_places
 from submerge.gating._gated_module import GatedModule, GatedOther
+from submerge.gating._gated_products import GatedProducts
 from submerge.gating._gated_rows import GatedLayerNorm, GatedRows
 from submerge.gating._gated_update import GatedUpdate
 from submerge.gating._heads import CompetingHeads, Heads, best_head
@@ -66,6 +68,7 @@ __all__ = [
     "GatedModel",
     "GatedModule",
     "GatedOther",
+    "GatedProducts",
     "GatedRows",
     "GatedSum",
     "GatedTable",

@@ -160,7 +160,10 @@ class Encoder(nn.Module):
         what = f"the prompt has {tokens} placeholders, and the inputs do not fit: {why}"
         if features not in (None, tokens):
             what = f"the prompt has {tokens} placeholders, and the inputs have {features} features"
-        hint = "give what the processor of the folder returns: submerge.load_processor"
+        hint = (
+            "give what the processor of the folder returns (submerge.load_processor); if it is, the "
+            "processor's settings are not the model's"
+        )
         return RequestError(Problem(what, f"modality {self.name}", hint))
 
 

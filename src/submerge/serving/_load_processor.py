@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from submerge.arguments import checked
+from submerge.calibrate import count_as_model
 from submerge.deferred import quietly, required
 from submerge.errors import Problem, RequestError
 from submerge.serving._input_names import input_names
@@ -88,6 +89,7 @@ def _own_processor(transformers: Any, folder: Path) -> Any:
     if not hasattr(processor, "tokenizer"):
         what = f"{type(processor).__name__} is not the processor of a multimodal model"
         raise RequestError(Problem(what, str(folder), HINT))
+    count_as_model(processor, folder)
     return processor
 
 

@@ -34,6 +34,7 @@ from submerge.engine.plan.tensors import (
     calibration_bytes,
     coefficient_problems,
     coefficient_warnings,
+    expert_warnings,
     idle_models,
     moment_bytes,
     moment_warnings,
@@ -210,6 +211,7 @@ def _warnings(
     yield from adapter_warnings(inputs.models, of_one_base=plan.composition is None)
     yield from table_warnings(tensors, inputs.models)
     yield from fused_warnings(inputs, tensors)
+    yield from expert_warnings(tensors, inputs)
     yield from copied
     yield from stream_warnings(inputs, tensors)
     yield from other_base_warnings(inputs)

@@ -3,6 +3,7 @@
 from submerge.engine.plan.tensors._adapter_form import (
     adapter_file,
     adapter_warnings,
+    expert_warnings,
     lora_keys,
     stores_transposed,
     table_warnings,
@@ -50,6 +51,7 @@ __all__ = [
     "coefficient_problems",
     "coefficient_warnings",
     "computed_elements",
+    "expert_warnings",
     "idle_models",
     "lora_keys",
     "moment_bytes",

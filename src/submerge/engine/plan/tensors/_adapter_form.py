@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from submerge.engine.plan.inputs import Inputs
+from submerge.engine.plan.tensors._adapter_places import adapter_places
 from submerge.engine.plan.tensors._tensor import Input, Module, TensorPlan
 from submerge.engine.plan.tokens import is_matrix
 from submerge.errors import Problem, few
@@ -25,6 +26,7 @@ __all__ = [
     "adapter_file",
     "adapter_form",
     "adapter_warnings",
+    "expert_warnings",
     "lora_keys",
     "stores_transposed",
     "table_warnings",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 _QUANTISED = re.compile(r"[-_.](?:unsloth|bnb|[48]bit|gptq|awq|gguf|fp8|int[48]|nf4|hf)(?=$|[-_.])")
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 _CACHED = re.compile(r"models--(?P<owner>[^/]+)--(?P<name>[^/]+)/snapshots/")
 
 
@@ -45,6 +48,10 @@ def adapter_form(tensors: Sequence[TensorPlan], inputs: Inputs) -> tuple[list[Te
     """
     replaced = _replaced_modules(inputs)
     transposed = stores_transposed(inputs.reference_model)
+    config = inputs.reference_model.config
+    own = {tensor.name: _factors(tensor, inputs) for tensor in tensors if tensor.action == "merge"}
+    matrices = [t.name for t in tensors if not own.get(t.name, True) and is_matrix(t.name, t.shape, config)]
+    places = adapter_places([name for name in matrices if name not in replaced], config)
     planned: list[TensorPlan] = []
     packed: list[str] = []
     for tensor in tensors:
@@ -53,7 +60,7 @@ def adapter_form(tensors: Sequence[TensorPlan], inputs: Inputs) -> tuple[list[Te
         elif tensor.action == "copy" and tensor.name in replaced:  # PEFT looks for all of a module's tensors
             planned.append(tensor)
         elif tensor.action == "merge" and any(i.patch or not i.relative for i in tensor.inputs):
-            factors = _factors(tensor, inputs)
+            factors = own[tensor.name]
             if any(part.experts and part.expert is None for part in factors):
                 packed.append(tensor.name)
             elif tensor.name in replaced:
@@ -61,12 +68,18 @@ def adapter_form(tensors: Sequence[TensorPlan], inputs: Inputs) -> tuple[list[Te
             elif factors:
                 module = _module(factors[0])
                 planned.append(_as_factors(tensor, replace(module, table=_table(tensor, inputs))))
-            elif is_matrix(tensor.name, tensor.shape, inputs.reference_model.config):
+            elif tensor.name in places.parameters:
+                planned.append(_as_factors(tensor, Module("parameter")))
+            elif tensor.name in matrices and tensor.name not in places.reasons and _is_weight(tensor):
                 planned.append(_as_factors(tensor, Module(transposed=transposed)))
             else:
-                why = "an adapter has no place for it"
+                why = places.reasons.get(tensor.name, "an adapter has no place for it")
                 planned.append(replace(tensor, action="skip", matrix=False, why=why))
     return planned, _problems(planned, packed)
+
+
+def _is_weight(tensor: TensorPlan) -> bool:
+    return tensor.name.endswith(".weight")
 
 
 def _factors(tensor: TensorPlan, inputs: Inputs) -> list[LowRankPart]:
@@ -120,6 +133,21 @@ def table_warnings(tensors: Sequence[TensorPlan], models: Sequence[Checkpoint]) 
         "had the same is not known (name the base as base_model, on this disk, and it is looked up)"
         for labels, names in without.items()
         if labels
+    ]
+
+
+def expert_warnings(tensors: Sequence[TensorPlan], inputs: Inputs) -> list[str]:
+    """Return that the adapter will have factors of single experts where no adapter had them before."""
+    experts = [
+        tensor.name
+        for tensor in tensors
+        if tensor.module and _EXPERT.search(tensor.name) and not _factors(tensor, inputs)
+    ]
+    if not experts:
+        return []
+    what = f"the adapter has factors of single experts ({few(experts)}), as vLLM and transformers 4 take them"
+    return [
+        f"{what}: with transformers 5 PEFT loads those of Mixtral, of Qwen's mixtures and of their kin alone"
     ]
 
 
