@@ -20,6 +20,7 @@ from _specialists import make_specialists
 from submerge.algebra import FusedLayout
 from submerge.engine import Settings
 from submerge.engine.output import compute_seconds, describe, explain, fingerprint
+from submerge.errors import RequestError
 from submerge.store import Manifest
 
 State = Mapping[str, torch.Tensor]
@@ -218,10 +219,21 @@ def test_the_base_of_adapters_alone_need_only_have_a_configuration(named: bool, 
     assert tensor.fused == FusedLayout(("q", "k", "v"), (32, 16, 16))
     assert not plan.warnings
     (base / "config.json").write_text("{")
+    with pytest.raises(RequestError, match="fused: whole to take each as one"):
+        submerge.plan(asked, settings=ROOM)
+    asked["parameters"] = {**asked.get("parameters", {}), "fused": "whole"}
+    assert submerge.plan(asked, settings=ROOM).tensors[0].fused is None
+
+
+def test_a_base_that_adapters_alone_name_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
+    """No network is asked for what the recipe does not name."""
+    folders = [lora(tmp_path / f"a{i}", "org/base", i) for i in range(2)]
+    asked = recipe(tmp_path / "base", folders, output={"as": "adapter"})
+    del asked["base_model"]
     plan = submerge.plan(asked, settings=ROOM)
     assert plan.tensors[0].fused is None
     (told,) = plan.warnings
-    assert "without the base's config.json" in told
+    assert "without the base's config.json: name it as base_model" in told
 
 
 def test_language_models_of_specialists(tmp_path: Path) -> None:

@@ -71,7 +71,9 @@ def _told_config(
     """Return the base's configuration, where it tells how matrices that adapters change are fused."""
     adapters = {spec: model.adapter for spec, model in models.items() if model.adapter is not None}
     names = {name for adapter in adapters.values() for name in adapter.parts}
-    if recipe.method.option("fused") is None or not any(map(may_be_fused, names)):
+    told = recipe.parameters.get("fused")
+    is_whole = told is not None and all(rule.value == "whole" for rule in told.rules)
+    if recipe.method.option("fused") is None or is_whole or not any(map(may_be_fused, names)):
         return None
     return opener.told_config(adapters)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from submerge.engine.plan.inputs._settings import Settings
-from submerge.errors import Problem, RequestError, SubmergeError
+from submerge.errors import Problem, RequestError
 from submerge.names import module_names
 from submerge.recipe import Recipe, same_model
 from submerge.store import Adapter, Checkpoint, lay_over, open_config, open_model, open_tokenizer, split_spec
@@ -123,34 +123,38 @@ class Opener:
     def told_config(self, adapters: Mapping[str, Adapter]) -> Mapping[str, Any] | None:
         """Return the configuration of the base of adapters, by their specs, without opening the base.
 
-        That is the recipe's base, or the one that all of them name. None where it is not to be had.
+        That is the base that the recipe names, or the one that all adapters' files name, if it is on this
+        disk: the network is not asked for what no recipe names. None where there is none. Raises
+        `RequestError` where it cannot be read.
         """
-        of_each = [self.recipe.base or self._trained_on(*each) for each in adapters.items()]
-        bases = {same_model(spec): spec for spec in of_each if spec}
-        if len(bases) != 1:
-            return None
-        (spec,) = bases.values()
+        named = [self.recipe.base or self._trained_on(*each) for each in adapters.items()]
+        bases = {same_model(spec): spec for spec in named if spec}
+        return self._config(*bases.values()) if len(bases) == 1 else None
+
+    def _config(self, spec: str) -> Mapping[str, Any] | None:
         part = self.recipe.parts.get(spec, spec)
+        if isinstance(part, Checkpoint):
+            return part.config
         try:
-            return part.config if isinstance(part, Checkpoint) else open_config(str(part), root=self.root)
-        except SubmergeError:
-            return None
+            return open_config(str(part), root=self.root)
+        except RequestError as error:
+            hint = "it tells how matrices are fused: mend that, or say fused: whole to take each as one"
+            unread = Problem("its config.json cannot be read", spec, hint)
+            raise RequestError([*error.problems, unread]) from None
 
     def _trained_on(self, spec: str, adapter: Adapter) -> str | None:
-        """Return the model that an adapter stands behind in a spec, else the one that its files name."""
+        """Return the model that an adapter stands behind in a spec, else the folder that its files name."""
         model, own = split_spec(spec, self.root)
-        return model if own else adapter.base and self._named(adapter, adapter.base)
-
-    def _named(self, adapter: Adapter, spec: str) -> str:
-        """Return the spec of a base that an adapter names, with the revision."""
-        if adapter.base_revision and "@" not in spec and not (self.root / spec).exists():
-            return f"{spec}@{adapter.base_revision}"
-        return spec
+        if own:
+            return model
+        return adapter.base if adapter.base and (self.root / adapter.base).exists() else None
 
     def named_base(self, adapter: Adapter, spec: str) -> Checkpoint | None:
         """Return the model that an adapter's configuration names; its problems say who named it."""
+        if adapter.base_revision and "@" not in spec and not (self.root / spec).exists():
+            spec = f"{spec}@{adapter.base_revision}"
         before = len(self.problems)
-        base = self.full_model(self._named(adapter, spec))
+        base = self.full_model(spec)
         if base is None:
             self.problems[before:] = [
                 Problem(
