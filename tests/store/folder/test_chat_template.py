@@ -44,3 +44,13 @@ def test_a_file_that_is_broken(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text("{")
     with pytest.raises(RequestError):
         read_chat_template(tmp_path)
+
+
+def test_templates_beside_the_one_that_is_written_stay(tmp_path: Path) -> None:
+    """A configuration of an older form lists them; the file of the new one would hide them."""
+    rows = [{"name": name, "template": name.upper()} for name in ("default", "rag", "../out")]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": rows}))
+    write_chat_template(tmp_path, "one")
+    assert read_chat_template(tmp_path) == "one"
+    others = {path.name: path.read_text() for path in (tmp_path / "additional_chat_templates").iterdir()}
+    assert others == {"rag.jinja": "RAG"}

@@ -433,3 +433,22 @@ def test_texts_end_where_the_tokenizer_says(generation: bool, rows: int, tmp_pat
     (named, plain) = (plan.tokens for plan in plans if plan.tokens)
     assert f"text ends at <|im_end|> {end}, too" in named.lines
     assert not plain.ends
+
+
+def test_turns_end_as_the_chosen_template_says(tmp_path: Path) -> None:
+    """With another model's template, or the tokenizer of an adapter on the base."""
+    for seed, name in enumerate(("base", "chat")):
+        language_model(tmp_path / name, 24, seed)
+        tokenizer = fast_tokenizer(special("<|im_end|>"))
+        if name == "chat":
+            tokenizer.eos_token, tokenizer.chat_template = "<|im_end|>", "{{ 'chat' }}"
+        tokenizer.save_pretrained(tmp_path / name)
+        path = tmp_path / name / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": 2}))
+    end = fast_tokenizer(special("<|im_end|>")).convert_tokens_to_ids("<|im_end|>")
+    models = [str(tmp_path / "base"), str(tmp_path / "chat")]
+    recipe = {"merge_method": "linear", "models": models, "parameters": {"weight": 1}}
+    for template, ends in (("auto", (end,)), ("{{ 'mine' }}", ())):
+        tokens = submerge.plan(recipe | {"chat_template": template}).tokens
+        assert tokens is not None
+        assert tokens.ends == ends

@@ -6,12 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Container
 
-from submerge.engine.plan.inputs import Inputs
+from submerge.engine.plan.inputs import Inputs, TokenizerSource
 from submerge.errors import few
 from submerge.recipe import CHAT_TEMPLATES, Recipe
 from submerge.store import read_chat_template
 
-__all__ = ["choose_chat_template", "lacking_tokens"]
+__all__ = ["choose_chat_template", "lacking_tokens", "template_owner"]
 
 _TOKEN = re.compile(r"<\|[^\s|<>]+\|>")
 """What looks like a token of its own: `<|im_start|>`."""
@@ -35,6 +35,14 @@ def choose_chat_template(recipe: Recipe, inputs: Inputs) -> tuple[str | None, st
         return None, "auto: no model has one"
     text, count = Counter(templates).most_common(1)[0]
     return text, f"auto: that of {count} of {len(templates)} models that have one"
+
+
+def template_owner(text: str, inputs: Inputs) -> TokenizerSource | None:
+    """Return the first model that has a template, unless the base has it: its turns end as it says."""
+    models = (inputs.reference_model, *inputs.involved.values())
+    owners = (m for m in models if (read_chat_template(m.tokenizer.folder) or "").strip() == text.strip())
+    owner = next(owners, None)
+    return None if owner in (None, inputs.reference_model) else TokenizerSource(owner.label, owner)
 
 
 def lacking_tokens(template: str, known: Container[str]) -> str:

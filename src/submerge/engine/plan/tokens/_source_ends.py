@@ -15,25 +15,29 @@ __all__ = ["source_ends"]
 
 
 def source_ends(
-    inputs: Inputs, source: TokenizerSource, vocabulary: OutputVocabulary | None = None
+    inputs: Inputs,
+    source: TokenizerSource,
+    vocabulary: OutputVocabulary | None = None,
+    tokens: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """Return the special tokens that end a text of the tokenizer's model, and none of the base: text → id.
 
     A chat model ends its turns with another token than the base ends its texts, and `generate` goes by
     `generation_config.json`, which is the base's. What the tokenizer calls `eos_token` counts, and what the
-    configurations of its model do. Empty where the base does not say what ends its text, for then that is a
-    default of its class; ids are those of the output.
+    configurations of its model do. Empty where both are the base's, or where that does not say what ends its
+    text, for then that is a default of its class. Ids are those of the output, of which `tokens` are; without
+    them the source's own are.
     """
     base, folder = inputs.reference_model, source.model.tokenizer.folder
     of_base = text_ends(base)
-    if not source.named or of_base is None or folder == base.tokenizer.folder:
+    if of_base is None or folder == base.path:
         return {}
     own = read_vocabulary(folder)
     if own is None or own.tokens is None:
         return {}
     moved: Mapping[int, int | None] = vocabulary.ids[inputs.reference] if vocabulary else {}
     known = {moved.get(id_, id_) for id_ in of_base}
-    ids = vocabulary.tokenizer.ids if vocabulary else own.tokens
+    ids = vocabulary.tokenizer.ids if vocabulary else tokens or own.tokens
     texts = {id_: text for text, id_ in own.tokens.items()}
     config = _json(folder / "tokenizer_config.json")
     named = [_text(config.get("eos_token")), *(texts.get(id_) for id_ in text_ends(source.model) or ())]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from submerge.engine.plan.inputs import Inputs, TokenizerSource
-from submerge.engine.plan.tokens._chat_template import choose_chat_template, lacking_tokens
+from submerge.engine.plan.tokens._chat_template import choose_chat_template, lacking_tokens, template_owner
 from submerge.engine.plan.tokens._plan_transplant import plan_transplant
 from submerge.engine.plan.tokens._plan_vocabulary import plan_vocabulary
 from submerge.engine.plan.tokens._shared_tokens import SharedTokens
@@ -58,7 +58,7 @@ class TokenPlan:
         if not ends:
             return self
         line = f"text ends at {few([f'{text} {id_}' for text, id_ in ends.items()])}, too"
-        return replace(self, ends=tuple(ends.values()), lines=(*self.lines, line))
+        return replace(self, ends=(*self.ends, *ends.values()), lines=(*self.lines, line))
 
 
 def plan_tokens(recipe: Recipe, inputs: Inputs) -> tuple[TokenPlan | None, list[Problem]]:
@@ -151,6 +151,9 @@ def with_chat_template(plan: TokenPlan, recipe: Recipe, inputs: Inputs) -> Token
     known = _known_tokens(plan)
     if text is not None and known is not None and (lacking := lacking_tokens(text, known)):
         plan = replace(plan, warnings=(*plan.warnings, lacking))
+    if text is not None and known and (owner := template_owner(text, inputs)) is not None:
+        ends = source_ends(inputs, owner, plan.vocabulary, known)
+        plan = plan.with_ends({token: id_ for token, id_ in ends.items() if id_ not in plan.ends})
     return replace(plan, chat_template=text, lines=(*plan.lines, f"chat template: {described}"))
 
 
