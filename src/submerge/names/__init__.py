@@ -10,6 +10,7 @@ from submerge.names._match import (
     respelling,
     same_parameters,
     without_training,
+    without_wrappers,
 )
 from submerge.names._modules import (
     Loading,
@@ -64,4 +65,5 @@ __all__ = [
     "same_parameters",
     "with_layer",
     "without_training",
+    "without_wrappers",
 ]
