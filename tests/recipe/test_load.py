@@ -121,8 +121,8 @@ def test_all_problems_come_together_in_the_order_of_lines(problems):
         "(adapters need none for output: {as: adapter})",
         "recipe:4: updates has no parameter 'desnity' — did you mean 'density'?",
         "recipe:4: 'lambda' is one value for all models — move it to the recipe's top-level 'parameters'",
-        "recipe:5: more than one adapter on a model: 'b+c+d' — merge one of them first; "
-        "a folder with a '+' in its name must be renamed",
+        "recipe:5: more than one adapter on a model: 'b+c+d' — merge one of them first, or both by "
+        "merge_method: cat, which adds their updates; a folder with a '+' in its name must be renamed",
         "recipe:7: updates has no parameter 'normalise' — did you mean 'normalize'?",
         "recipe:8: unknown dtype 'int3' — one of 'bfloat16', 'float16', 'float32', 'float64'",
         f"recipe:9: seed is a whole number from 0 to {2**63 - 1}, not -1",

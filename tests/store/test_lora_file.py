@@ -210,7 +210,7 @@ def refused(folder: Path, tensors: State, name: str = "file", config: str | None
         (f"{FLAT}_to_q.lora_mid.weight", "lora_mid"),
         (f"{FLAT}_to_q.dora_scale", "DoRA"),
         ("base_model.model.layers.0.mlp.down_proj.ia3_l", "IA3"),
-        ("prompt_embeddings", "prompt or prefix tuning"),
+        ("prompt_embeddings", "leave it out"),
         ("base_model.model.layers.0.q_proj.vera_lambda_b", "VeRA"),
         ("base_model.model.layers.0.q_proj.oft_R.weight", "OFT"),
         ("base_model.model.layers.0.q_proj.lora_E", "AdaLoRA"),

@@ -11,6 +11,7 @@ from submerge.names._match import (
     respelling,
     same_parameters,
     without_training,
+    without_wrappers,
 )
 from submerge.names._modules import (
     Loading,
@@ -69,4 +70,5 @@ __all__ = [
     "same_parameters",
     "with_layer",
     "without_training",
+    "without_wrappers",
 ]

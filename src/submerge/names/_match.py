@@ -10,7 +10,14 @@ from typing import TypeAlias
 
 from submerge.errors import Problem, RequestError, did_you_mean, few, nearest
 
-__all__ = ["NameMatch", "match_names", "respelling", "same_parameters", "without_training"]
+__all__ = [
+    "NameMatch",
+    "match_names",
+    "respelling",
+    "same_parameters",
+    "without_training",
+    "without_wrappers",
+]
 
 # words that only say which wrapper a module sits in; versions of Transformers add, drop and swap them
 _WRAPPERS = frozenset(("base_model", "language_model", "llm", "model", "module", "thinker", "vlm"))

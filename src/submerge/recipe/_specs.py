@@ -23,7 +23,7 @@ def read_spec(raw: Any, path: KeyPath, report: Report) -> str | None:
         return None
     parts = raw.split("+")
     if len(parts) > 2:
-        hint = f"merge one of them first; {RENAME}"
+        hint = f"merge one of them first, or both by merge_method: cat, which adds their updates; {RENAME}"
         report.add(f"more than one adapter on a model: {show(raw)}", path, hint)
         return None
     for part in parts:

@@ -209,6 +209,11 @@ def test_keys_of_other_savers(wrapped: str, tmp_path: Path) -> None:
     same(applied(base, found), wanted)
 
 
+def test_heads_by_the_name_of_another_program(tmp_path: Path) -> None:
+    factors = {f"model.unembed_tokens.lora_{side}.weight": torch.ones(2, 2) for side in "AB"}
+    assert "lm_head.weight" in open_adapter(str(by_hand(tmp_path, factors))).parts
+
+
 def test_all_problems_are_told_together(tmp_path: Path) -> None:
     text = refused(by_hand(tmp_path, use_qalora=True, init_lora_weights="pissa", r=0))
     assert text.count("\n") == 2

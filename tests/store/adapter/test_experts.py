@@ -125,6 +125,19 @@ def test_single_experts_of_a_packed_base(tmp_path: Path) -> None:
     assert "but the base packs experts as [2, 6, 4]" in text
 
 
+def test_single_experts_of_one_of_two_stacks(tmp_path: Path) -> None:
+    """Both stacks of a model that speaks have a layer 0, of other sizes."""
+    own = "thinker.model.layers.0.mlp.experts.1.down_proj"
+    nothing = {f"q.lora_{side}.weight": torch.ones(()) for side in "AB"}
+    factors = {f"{own}.lora_A.weight": torch.ones(2, 4), f"{own}.lora_B.weight": torch.ones(6, 2)}
+    adapter = open_adapter(str(by_hand(tmp_path, nothing | factors)))
+    shapes = {
+        f"{stack}.model.layers.0.mlp.experts.down_proj": (3, 6, size)
+        for stack, size in (("thinker", 4), ("talker", 5))
+    }
+    assert fit_adapter(adapter, shapes).parts.keys() == {"thinker.model.layers.0.mlp.experts.down_proj"}
+
+
 @pytest.mark.parametrize("inner", [3, 6])
 def test_lists_of_experts_maps(inner: int, tmp_path: Path) -> None:
     """Copies of gpt-oss in 4 bits have a linear map for each expert, and packed parameters are transposed."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from submerge.errors import Problem, RequestError
-from submerge.store.adapter._unsupported import MERGE_FIRST, refusals, remarks
+from submerge.store.adapter._unsupported import refusals, remarks, way_on
 from submerge.store.format import read_json
 
 __all__ = ["ADAPTER_CONFIG", "AdapterConfig", "adapter_config", "read_adapter_config"]
@@ -64,7 +64,7 @@ def read_adapter_config(path: Path) -> AdapterConfig:
     kind = raw.get("peft_type")
     if kind != "LORA":
         what = f"is a {kind} adapter; only LoRA adapters can be merged" if kind else "names no peft_type"
-        raise RequestError(Problem(what, str(path), MERGE_FIRST))
+        raise RequestError(Problem(what, str(path), way_on(str(kind))))
     return adapter_config(raw, str(path))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from submerge.errors import Problem, RequestError, few
-from submerge.names import layer_of
+from submerge.names import layer_of, without_wrappers
 from submerge.store.adapter._parts import ExpertMatrix, LowRankPart, PackedExperts, Part
 
 __all__ = ["experts_together"]
@@ -25,7 +25,7 @@ _SINGLE = re.compile(
     r"(?P<head>.+\.experts)\.(?:(?P<expert>\d+)\.(?P<leaf>gate_proj|up_proj|down_proj|w[123])"
     r"|(?P<list>gate_up_projs|down_projs)\.(?P<number>\d+))\.weight"
 )
-_PACKED = re.compile(r".+\.experts\.(?P<leaf>gate_up_proj|up_proj|down_proj)")
+_PACKED = re.compile(r"(?P<head>.+\.experts)\.(?P<leaf>gate_up_proj|up_proj|down_proj)")
 # which matrices are in which packed parameter, one below the other
 _MATRICES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3"), ("gate_up_projs",)),
@@ -53,14 +53,14 @@ def experts_together(parts: Mapping[str, Part], shapes: Shapes, where: str) -> d
     """
     packed = _packed_parameters(shapes)
     groups: defaultdict[str, list[_Single]] = defaultdict(list)
-    for name, part in parts.items() if packed else ():
+    for name, part in parts.items() if packed.places else ():
         match = _SINGLE.fullmatch(name)
         if match is None or name in shapes or not isinstance(part, LowRankPart) or part.magnitude is not None:
             continue
         own = match["leaf"] or match["list"]
         for leaf, matrices in _MATRICES.items():
             among = next((names for names in matrices if own in names), None)
-            if among and (_layer(name), leaf) in packed:
+            if among and packed.shape(match["head"], leaf):
                 expert = int(match["expert"] or match["number"])
                 groups[f"{match['head']}.{leaf}"].append(_Single(name, part, expert, among.index(own), among))
                 break
@@ -68,7 +68,8 @@ def experts_together(parts: Mapping[str, Part], shapes: Shapes, where: str) -> d
     together = {name: part for name, part in parts.items() if name not in grouped}
     problems = []
     for name, group in groups.items():
-        shape = packed[_layer(name), name.rpartition(".")[2]]
+        shape = packed.shape(*name.rsplit(".", 1))
+        assert shape is not None  # of which the group was made
         if (made := _together(group, shape)) is not None:
             together[name] = made
             continue
@@ -81,13 +82,28 @@ def experts_together(parts: Mapping[str, Part], shapes: Shapes, where: str) -> d
     return together
 
 
-def _packed_parameters(shapes: Shapes) -> dict[tuple[int, str], tuple[int, ...]]:
-    """Return the shapes of a base's packed experts, by the layer's index and the parameter's name."""
-    return {
-        (_layer(name), match["leaf"]): shape
-        for name, shape in shapes.items()
-        if len(shape) == 3 and (match := _PACKED.fullmatch(name))
-    }
+@dataclass(frozen=True)
+class _PackedShapes:
+    """The shapes of packed experts: by the layer's index and the parameter's name, and then by the stack."""
+
+    places: Mapping[tuple[int, str], Mapping[str, tuple[int, ...]]]
+
+    def shape(self, head: str, leaf: str) -> tuple[int, ...] | None:
+        """Return the shape of `leaf` of the experts that an adapter calls `head`; None where it is not known.
+
+        A base may have several stacks of layers with experts. That of another name counts where it is alone.
+        """
+        stacks = self.places.get((_layer(head), leaf), {})
+        alone = next(iter(stacks.values())) if len(stacks) == 1 else None
+        return stacks.get(without_wrappers(head), alone)
+
+
+def _packed_parameters(shapes: Shapes) -> _PackedShapes:
+    places: defaultdict[tuple[int, str], dict[str, tuple[int, ...]]] = defaultdict(dict)
+    for name, shape in shapes.items():
+        if len(shape) == 3 and (match := _PACKED.fullmatch(name)):
+            places[_layer(name), match["leaf"]][without_wrappers(match["head"])] = shape
+    return _PackedShapes(dict(places))
 
 
 def _layer(name: str) -> int:

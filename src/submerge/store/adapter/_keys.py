@@ -39,6 +39,8 @@ _WRAPPER = re.compile(r"\.(?:modules_to_save|original_module)(?=\..*(?:bias|weig
 _NAMED = re.compile(r"\.modules_to_save\.[^.]+")
 # PEFT's prefix, also where the model was wrapped, or was an adapted one already
 _PREFIX = re.compile(r"^(?:(?:module|pretrained_model)\.)*(?:base_model\.model\.)+")
+# what Tinker calls an output head
+_UNEMBED = re.compile(r"^(?:model\.)?unembed_tokens(?=\.)")
 _BASE = "base_layer"
 
 
@@ -94,7 +96,7 @@ def _by_path(
 
     They say neither how the model was wrapped in training, nor which of its adapters they are of.
     """
-    paths = {key: _PREFIX.sub("", without_training(key)) for key in entries}
+    paths = {key: _UNEMBED.sub("lm_head", _PREFIX.sub("", without_training(key))) for key in entries}
     adapters = {match["name"] for path in paths.values() if (match := _OWNED.search(path))}
     if len(adapters) > 1:
         what = f"holds several adapters ({few(sorted(adapter[1:] for adapter in adapters))})"

@@ -15,6 +15,7 @@ from pathlib import PurePath
 
 from submerge.errors import Problem, RequestError, few
 from submerge.store.adapter._parts import Form
+from submerge.store.adapter._unsupported import NO_UPDATE
 
 __all__ = ["LoraNames", "component_of", "lora_names"]
 
@@ -89,7 +90,8 @@ def lora_names(
         return None
     if kinds:
         what = f"is an adapter that is no plain LoRA: {'; '.join(f'{k} ({n})' for k, n in kinds.items())}"
-        raise RequestError(Problem(what, where, _MERGE))
+        hint = NO_UPDATE if any("prompt" in kind for kind in kinds) else _MERGE
+        raise RequestError(Problem(what, where, hint))
     roles = _roles(names)
     if any(name.startswith(_PEFT_PREFIX) for name in like):
         raise RequestError(_without_configuration(like, where))

@@ -7,18 +7,23 @@ from typing import Any
 
 from submerge.errors import Problem, few
 
-__all__ = ["MERGE_FIRST", "refusals", "remarks"]
+__all__ = ["MERGE_FIRST", "NO_UPDATE", "refusals", "remarks", "way_on"]
 
 MERGE_FIRST = "merge it with PEFT (merge_and_unload) and give the checkpoint, or leave it out"
-_NO_PLAIN = "the adapter is no plain update of the weights: leave it out"
+NO_UPDATE = "the adapter is no plain update of the weights: leave it out"
+# kinds that PEFT cannot merge: what they add depends on the input, or is put before it
+_UNMERGEABLE = frozenset({
+    "ADAPTION_PROMPT", "CARTRIDGE", "CPT", "LILY", "MULTITASK_PROMPT_TUNING", "POLY", "PREFIX_TUNING",
+    "PROMPT_TUNING", "P_TUNING", "SHADOW", "XLORA",
+})  # fmt: skip
 # a field that is set → why no update of the weights can be read off the file, and what to do
 _REFUSED: Mapping[str, tuple[str, str]] = {
     "layer_replication": ("builds a model with other layers than the base", MERGE_FIRST),
-    "alora_invocation_tokens": ("acts only after certain tokens of the input (aLoRA)", _NO_PLAIN),
-    "arrow_config": ("chooses among adapters for each token (Arrow)", _NO_PLAIN),
-    "use_qalora": ("acts on averages of a quantised layer's inputs (QALoRA)", _NO_PLAIN),
+    "alora_invocation_tokens": ("acts only after certain tokens of the input (aLoRA)", NO_UPDATE),
+    "arrow_config": ("chooses among adapters for each token (Arrow)", NO_UPDATE),
+    "use_qalora": ("acts on averages of a quantised layer's inputs (QALoRA)", NO_UPDATE),
     "kasa_config": ("subtracts a part of the base and scales singular values (KaSA)", MERGE_FIRST),
-    "monteclora_config": ("draws its update at random (MonteCLoRA)", _NO_PLAIN),
+    "monteclora_config": ("draws its update at random (MonteCLoRA)", NO_UPDATE),
     "use_bdlora": ("stores block-diagonal factors (BD-LoRA)", MERGE_FIRST),
     "megatron_config": ("is cut over Megatron's parallel layers", "save it as one whole with PEFT first"),
 }
@@ -43,6 +48,11 @@ _READ = frozenset({
     "velora_config",
 })  # fmt: skip
 _KNOWN = _READ | _INERT | set(_REFUSED)
+
+
+def way_on(kind: str) -> str:
+    """Return what to do with an adapter of a kind that is not LoRA."""
+    return NO_UPDATE if kind in _UNMERGEABLE else MERGE_FIRST
 
 
 def refusals(raw: Mapping[str, Any], where: str) -> list[Problem]:
