@@ -27,7 +27,7 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,9 @@ import yaml
 import submerge
 import submerge.algebra
 import submerge.engine
+import submerge.gating
 import submerge.methods
+import submerge.serving
 from _structure import Source
 from submerge.cli import main
 from submerge.cli._app import app
@@ -277,8 +279,22 @@ def test_examples_run(
 
 # --- docstrings -------------------------------------------------------------------------------------------
 
-SURFACE = {"index.md": submerge, "methods.md": submerge.methods, "algebra.md": submerge.algebra}
+SURFACE = {
+    "index.md": submerge,
+    "methods.md": submerge.methods,
+    "algebra.md": submerge.algebra,
+    "gating.md": submerge.gating,
+    "serving.md": submerge.serving,
+}
 """The pages of docs/api, and the packages whose public names they show."""
+OTHERS = tuple(
+    importlib.import_module(f"submerge.{name}")
+    for name in (
+        "arguments", "calibrate", "continual", "engine", "errors", "kernels", "names", "recipe", "report",
+        "routing", "store",
+    )
+)  # fmt: skip
+"""The packages whose public names have no page."""
 
 
 def public(name: str) -> Any:
@@ -287,11 +303,33 @@ def public(name: str) -> Any:
     return getattr(sys.modules[package], attribute)
 
 
-PUBLIC = [
-    name
-    for name in (f"{package.__name__}.{name}" for package in SURFACE.values() for name in package.__all__)
-    if not name.endswith("__") and not inspect.ismodule(public(name))
-]
+def names_of(packages: Iterable[Any]) -> list[str]:
+    """Return the public names of packages but for modules, each with its package's name in front."""
+    names = (f"{package.__name__}.{name}" for package in packages for name in package.__all__)
+    return [name for name in names if not name.endswith("__") and not inspect.ismodule(public(name))]
+
+
+def is_described(name: str) -> bool:
+    return inspect.isfunction(public(name)) or inspect.isclass(public(name))
+
+
+def has_example(name: str) -> bool:
+    return is_described(name) and ">>>" in (public(name).__doc__ or "")
+
+
+PUBLIC = names_of(SURFACE.values())
+WITHOUT_EXAMPLE = {
+    f"submerge.gating.{name}"
+    for name in (
+        "Assignment", "Branches", "CompetingHeads", "GatedEmbedding", "GatedLayerNorm", "GatedLinear",
+        "GatedMap", "GatedModule", "GatedOther", "GatedRows", "GatedSum", "GatedTable", "GatedUpdate",
+        "Heads", "MixedBranches", "ModuleInputs", "PrototypeAssignment", "PrototypeBranches",
+        "ReplacedParameter",
+        "SelectedBranches", "StopForward", "TokenModules", "UnsplitError", "branch_module",
+        "replace_parameters", "restore_parameters", "token_modules",
+    )
+}  # fmt: skip
+"""What gates are built of, behind the functions and classes that have one."""
 
 
 @pytest.mark.parametrize("page", SURFACE)
@@ -301,9 +339,17 @@ def test_the_reference_has_all_public_names(page: str) -> None:
     assert sorted(listed) == sorted(name for name in PUBLIC if name.rpartition(".")[0] == package)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in PUBLIC if inspect.isfunction(public(name)) or inspect.isclass(public(name))]
-)
+def test_all_public_names_have_docstrings() -> None:
+    described = filter(is_described, [*PUBLIC, *names_of(OTHERS)])
+    assert [name for name in described if not public(name).__doc__] == []
+
+
+EXAMPLES = [name for name in PUBLIC if is_described(name) and name not in WITHOUT_EXAMPLE]
+SHOWN = {id(public(name)) for name in EXAMPLES}
+EXAMPLES += [n for n in names_of(OTHERS) if has_example(n) and id(public(n)) not in SHOWN]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_docstrings_have_an_example_that_holds(
     name: str, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -74,7 +74,16 @@ class GatedAssembly(GatedUpdate):
 
 
 def place_blocks(values: torch.Tensor, view: View, changes: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Return a parameter plus changes of the tensors that it is made of, at their places; a new tensor."""
+    """Return a parameter plus changes of the tensors that it is made of, at their places; a new tensor.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.gating import place_blocks
+        >>> from submerge.names import View
+        >>> view = View.joined([View.of("w1", (1, 2)), View.of("w3", (1, 2))], 0)
+        >>> place_blocks(torch.zeros(2, 2), view, {"w3": torch.ones(1, 2)}).tolist()
+        [[0.0, 0.0], [1.0, 1.0]]
+    """
     result = values.clone()
     for block in view.blocks:
         if (change := changes.get(block.source)) is not None:

@@ -79,6 +79,13 @@ class ConstantAssignment(Assignment):
     members to scales [r_k] of their rank-one units, or [1] for all units of a member; a dense update takes
     the mean of these, and members that it does not name act not. Scales may be parameters that are learned:
     gradients flow to them, and nothing that depends on them is stored.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.gating import ConstantAssignment
+        >>> [group] = ConstantAssignment(torch.tensor([1.0, 0.5])).layout("up_proj", (2, 3)).groups
+        >>> group.members, group.size, group.weights.tolist()
+        ((0, 1), 6, [1.0, 0.5])
     """
 
     def __init__(self, scales: ConstantScales) -> None:
@@ -105,6 +112,11 @@ class ResidentAssignment(Assignment):
     """No updates act: the model runs with the parameters that are resident.
 
     It differs from no assignment at all in that the model knows itself to be inside of a pass of a gate.
+
+    Examples:
+        >>> from submerge.gating import ResidentAssignment
+        >>> ResidentAssignment().acts_on("up_proj")
+        False
     """
 
     def __init__(self, *, every_branch: bool = False) -> None:
@@ -121,7 +133,14 @@ class ResidentAssignment(Assignment):
 
 
 class MixtureAssignment(ResidentAssignment):
-    """No updates act, and the outputs of K members' own modules are mixed by weights [B, K]."""
+    """No updates act, and the outputs of K members' own modules are mixed by weights [B, K].
+
+    Examples:
+        >>> import torch
+        >>> from submerge.gating import MixtureAssignment
+        >>> MixtureAssignment(torch.tensor([[0.9, 0.1]])).acts_on("up_proj")
+        False
+    """
 
     def __init__(self, weights: torch.Tensor) -> None:
         super().__init__()

@@ -13,12 +13,25 @@ _Leaf = TypeVar("_Leaf")
 
 
 def tensors(values: Any) -> list[torch.Tensor]:
-    """Return all tensors in lists, tuples and mappings."""
+    """Return all tensors in lists, tuples and mappings.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.gating import tensors
+        >>> [x.item() for x in tensors({"a": torch.tensor(1), "b": [torch.tensor(2), "text"]})]
+        [1, 2]
+    """
     return leaves(values, torch.Tensor)
 
 
 def leaves(values: Any, kind: type[_Leaf]) -> list[_Leaf]:
-    """Return all objects of a kind in lists, tuples and mappings."""
+    """Return all objects of a kind in lists, tuples and mappings.
+
+    Examples:
+        >>> from submerge.gating import leaves
+        >>> leaves({"a": 1, "b": [2, "text"]}, str)
+        ['text']
+    """
     if isinstance(values, kind):
         return [values]
     if isinstance(values, Mapping):
@@ -27,7 +40,14 @@ def leaves(values: Any, kind: type[_Leaf]) -> list[_Leaf]:
 
 
 def each(values: Any, change: Callable[[Any], Any], kind: type[Any] = torch.Tensor) -> Any:
-    """Return values with every tensor, or every object of another kind, changed, and all else as it is."""
+    """Return values with every tensor, or every object of another kind, changed, and all else as it is.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.gating import each
+        >>> each({"a": torch.tensor(1), "b": ["text"]}, lambda x: x + 1)
+        {'a': tensor(2), 'b': ['text']}
+    """
     if isinstance(values, kind):
         return change(values)
     if isinstance(values, Mapping):
@@ -59,17 +79,38 @@ def _like(values: Mapping[str, Any], items: dict[str, Any]) -> Any:
 
 
 def cut(values: Any, at: slice, rows: int) -> Any:
-    """Return values for some samples: tensors with `rows` rows are cut."""
+    """Return values for some samples: tensors with `rows` rows are cut.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.gating import cut
+        >>> cut({"ids": torch.arange(3), "scale": torch.ones(1)}, slice(1, 3), 3)
+        {'ids': tensor([1, 2]), 'scale': tensor([1.])}
+    """
     return mapped(values, lambda x: x[at], rows)
 
 
 def reordered(values: Any, order: torch.Tensor, rows: int) -> Any:
-    """Return values with samples in another order: row i is what was row order[i]."""
+    """Return values with samples in another order: row i is what was row order[i].
+
+    Examples:
+        >>> import torch
+        >>> from submerge.gating import reordered
+        >>> reordered([torch.tensor([10, 11, 12])], torch.tensor([2, 0, 1]), 3)
+        [tensor([12, 10, 11])]
+    """
     return mapped(values, lambda x: x[order.to(x.device)], rows)
 
 
 def joined(results: Sequence[Any]) -> Any:
-    """Return one value from those of several slices of a batch, in their order."""
+    """Return one value from those of several slices of a batch, in their order.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.gating import joined
+        >>> joined([(torch.tensor([1]),), (torch.tensor([2, 3]),)])
+        (tensor([1, 2, 3]),)
+    """
     first = results[0]
     if len(results) == 1:
         return first

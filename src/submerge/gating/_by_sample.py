@@ -21,6 +21,12 @@ class SampleAssignment(Assignment):
     """Each sample gets one set of members: spans of samples cover the batch without gaps, the largest first.
 
     Modules in `resident` use their resident parameters for all samples.
+
+    Examples:
+        >>> from submerge.gating import SampleAssignment, Span
+        >>> two = SampleAssignment((Span((0,), 0, 3), Span((0, 1), 3, 5)))
+        >>> [(group.members, group.size) for group in two.layout("up_proj", (5, 7)).groups]
+        [((0,), 21), ((0, 1), 14)]
     """
 
     spans: Sequence[Span]

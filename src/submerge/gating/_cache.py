@@ -11,7 +11,16 @@ __all__ = ["Recent"]
 
 
 class Recent(MutableMapping[Hashable, torch.Tensor]):
-    """Tensors by key; when they are more than `limit` bytes, those that were used longest ago go."""
+    """Tensors by key; when they are more than `limit` bytes, those that were used longest ago go.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.gating import Recent
+        >>> recent = Recent(8)
+        >>> recent.update({"a": torch.zeros(1), "b": torch.zeros(1), "c": torch.zeros(1)})
+        >>> sorted(recent)
+        ['b', 'c']
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

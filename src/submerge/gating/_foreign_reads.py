@@ -37,6 +37,12 @@ def reader_of(model: nn.Module, path: str, name: str, *, resizing: bool = False)
         model: that both are in.
         path: of the module that has the parameter.
         name: of the parameter in it.
+
+    Examples:
+        >>> from torch import nn
+        >>> from submerge.gating import reader_of
+        >>> reader_of(nn.Sequential(nn.Linear(2, 2)), "0", "weight") is None  # but its own
+        True
     """
     inside = model.get_submodule(path)
     kind: Any = type(inside)

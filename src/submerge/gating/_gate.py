@@ -21,6 +21,16 @@ class Gate:
     While `assignment` is None every gated module is the plain module of the checkpoint; within `over` it runs
     with the updates that the assignment gives its rows. There is one for all threads: who runs a model does
     so within its `turn`.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.gating import ConstantAssignment, Gate, Recent
+        >>> gate = Gate(Recent(0))
+        >>> with gate.over(ConstantAssignment(torch.ones(2))):
+        ...     gate.assignment.acts_on("layers.0.mlp.up_proj")
+        True
+        >>> gate.assignment is None
+        True
     """
 
     def __init__(self, cache: Recent) -> None:

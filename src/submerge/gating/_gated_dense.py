@@ -15,7 +15,15 @@ __all__ = ["GatedDense", "GatedSum"]
 
 
 class GatedDense(GatedUpdate):
-    """A parameter of which each member has a dense update; a set of members gets their mean."""
+    """A parameter of which each member has a dense update; a set of members gets their mean.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.gating import Gate, GatedDense, Group, Recent
+        >>> bias = GatedDense(Gate(Recent(0)), "bias", {0: torch.tensor([1.0]), 1: torch.tensor([3.0])})
+        >>> bias.dense(torch.zeros(1), Group((0, 1), 0, 5)).tolist()
+        [2.0]
+    """
 
     updates: torch.Tensor
 

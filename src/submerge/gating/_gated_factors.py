@@ -47,6 +47,15 @@ class GatedFactors(GatedUpdate):
 
     A set of members S is merged by `rule`; of members with weights it is the sum Σ_k w_k α Δ_k, whose core is
     diagonal, and which is differentiable in the weights.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.algebra import Triplets
+        >>> from submerge.gating import Gate, GatedFactors, Group, Recent
+        >>> parts = {0: Triplets(torch.tensor([[1.0], [2.0]]), torch.ones(1), torch.tensor([[3.0, 0.0]]))}
+        >>> update = GatedFactors(Gate(Recent(0)), "up_proj", parts, rule="sum", scale=1.0)
+        >>> update.dense(torch.ones(2, 2), Group((0,), 0, 5)).tolist()
+        [[4.0, 1.0], [7.0, 1.0]]
     """
 
     down: torch.Tensor

@@ -105,5 +105,13 @@ class GatedLinear(GatedMap):
 
 
 def is_transposed(module: nn.Module) -> bool:
-    """Return whether a module is a linear map that stores its weight as [n, m]."""
+    """Return whether a module is a linear map that stores its weight as [n, m].
+
+    Examples:
+        >>> from torch import nn
+        >>> from transformers.pytorch_utils import Conv1D
+        >>> from submerge.gating import is_transposed
+        >>> is_transposed(Conv1D(3, 2)), is_transposed(nn.Linear(2, 3))
+        (True, False)
+    """
     return type(module).__name__ == "Conv1D"

@@ -31,6 +31,19 @@ class GatedModel:
     why: the rows that they are given are not those of one sample after another. `replaced` are the parameters
     that a module around their own reads, another reason: they are replaced while a group runs. So are those
     that are `resized`, where a call asks for images of another size than the model's: tables of positions.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from submerge.gating import ConstantAssignment, Gate, GatedDense, GatedModel, Recent
+        >>> model, gate = nn.Sequential(nn.Linear(2, 1)), Gate(Recent(0))
+        >>> gated = GatedModel(gate)
+        >>> gated.add(model, {"0": {"bias": GatedDense(gate, "0.bias", {0: torch.tensor([2.0])})}})
+        >>> x = torch.ones(1, 2)
+        >>> plain = model(x)
+        >>> with gate.over(ConstantAssignment(torch.ones(1))):
+        ...     round((model(x) - plain).item(), 4)
+        2.0
     """
 
     def __init__(self, gate: Gate) -> None:
@@ -110,6 +123,14 @@ def parameter_places(model: nn.Module) -> dict[int, list[tuple[str, str]]]:
     """Return where each parameter and buffer stands, by its identity: several places where it is tied.
 
     A place is the path of a module, and the name of the parameter in it.
+
+    Examples:
+        >>> from torch import nn
+        >>> from submerge.gating import parameter_places
+        >>> model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+        >>> model[1].weight = model[0].weight
+        >>> parameter_places(model)[id(model[0].weight)]
+        [('0', 'weight'), ('1', 'weight')]
     """
     places: dict[int, list[tuple[str, str]]] = {}
     for path, module in model.named_modules(remove_duplicate=True):
@@ -120,7 +141,14 @@ def parameter_places(model: nn.Module) -> dict[int, list[tuple[str, str]]]:
 
 
 def parameter_of(model: nn.Module, name: str) -> torch.Tensor:
-    """Return a parameter or buffer of a model by its name."""
+    """Return a parameter or buffer of a model by its name.
+
+    Examples:
+        >>> from torch import nn
+        >>> from submerge.gating import parameter_of
+        >>> parameter_of(nn.Sequential(nn.Linear(3, 2)), "0.weight").shape
+        torch.Size([2, 3])
+    """
     path, _, local = name.rpartition(".")
     tensor: torch.Tensor = getattr(model.get_submodule(path), local)
     return tensor

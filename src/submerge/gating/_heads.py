@@ -127,6 +127,13 @@ def best_head(logits: torch.Tensor, count: int, how: str) -> tuple[torch.Tensor,
     """Return the outputs [B, .., C] of the head with the largest (`max` or mean) output, and its member [B].
 
     For outputs [B, .., count · C] side by side with −inf where there is none.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.gating import best_head
+        >>> best, member = best_head(torch.tensor([[0.1, 0.2, 0.9, 0.3]]), 2, "max")
+        >>> member.tolist(), [round(x, 1) for x in best[0].tolist()]
+        ([1], [0.9, 0.3])
     """
     outputs = logits.reshape(*logits.shape[:-1], count, -1)
     flat = outputs.movedim(-2, 1).flatten(2)  # [B, K, all of the member's outputs]

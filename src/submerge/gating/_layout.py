@@ -20,7 +20,13 @@ class UnsplitError(Exception):
 
 @dataclass(frozen=True)
 class Span:
-    """Samples [start, stop) of the batch, and the members, in ascending order, whose updates they get."""
+    """Samples [start, stop) of the batch, and the members, in ascending order, whose updates they get.
+
+    Examples:
+        >>> from submerge.gating import Span
+        >>> Span((0, 2), 3, 5).size
+        2
+    """
 
     members: tuple[int, ...]
     start: int
@@ -38,6 +44,13 @@ class Group:
     `resident` rows keep the module's own parameters, whatever the updates of other groups count from.
     With `weights` the update is Σ_k w_k Δ_k, or Σ_k Σ_i w_ki u_ki v_kiᵀ with weights of rank-one units;
     without, the members are a set, which the update merges by a rule of its own.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.gating import Group
+        >>> group = Group((0,), 1, 3)
+        >>> group.size, group.of(torch.arange(4)).tolist(), group.resident
+        (2, [1, 2], False)
     """
 
     members: tuple[int, ...]
@@ -103,6 +116,11 @@ class Layout:
 
     Each group is a slice of the rows as they lie, or, with `places`, where its rows are picked out of them: a
     place is a slice where they lie together, else the numbers of the rows.
+
+    Examples:
+        >>> from submerge.gating import Group, Layout
+        >>> Layout((Group((0,), 0, 2), Group((1,), 2, 3))).is_resident
+        False
     """
 
     groups: tuple[Group, ...]

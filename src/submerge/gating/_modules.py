@@ -43,6 +43,20 @@ def gate_module(gate: Gate, module: nn.Module, updates: Mapping[str, GatedUpdate
         module: any module; its forward is replaced.
         updates: by the names of the module's own parameters.
         name: of the module, as assignments name it.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from submerge.gating import ConstantAssignment, Gate, GatedDense, Recent, gate_module
+        >>> gate, linear = Gate(Recent(0)), nn.Linear(2, 1)
+        >>> own = {"bias": GatedDense(gate, "bias", {0: torch.tensor([2.0])})}
+        >>> type(gate_module(gate, linear, own, "proj")).__name__
+        'GatedMap'
+        >>> x = torch.ones(1, 2)
+        >>> plain = linear(x)
+        >>> with gate.over(ConstantAssignment(torch.ones(1))):
+        ...     round((linear(x) - plain).item(), 4)
+        2.0
     """
     gated = _kind(module, updates)(gate, updates, name)
     module.add_module("submerge", gated)  # so that it moves with the model
@@ -51,7 +65,18 @@ def gate_module(gate: Gate, module: nn.Module, updates: Mapping[str, GatedUpdate
 
 
 def ungate_module(module: nn.Module) -> None:
-    """Undo `gate_module`, in place: the module runs as its class does, and has no updates."""
+    """Undo `gate_module`, in place: the module runs as its class does, and has no updates.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from submerge.gating import Gate, GatedDense, Recent, gate_module, ungate_module
+        >>> gate, linear = Gate(Recent(0)), nn.Linear(2, 1)
+        >>> layer = gate_module(gate, linear, {"bias": GatedDense(gate, "bias", {0: torch.ones(1)})}, "proj")
+        >>> ungate_module(linear)
+        >>> "forward" in vars(linear)
+        False
+    """
     del module.submerge
     del module.forward
 

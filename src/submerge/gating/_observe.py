@@ -23,7 +23,14 @@ class StopForward(Exception):  # noqa: N818 — it is no error
 
 
 class Observer(ABC):
-    """What looks at the inputs of modules."""
+    """What looks at the inputs of modules.
+
+    Examples:
+        >>> from submerge.gating import Observer
+        >>> class Widths(Observer):
+        ...     def on_input(self, name, module, x):
+        ...         print(name, x.shape[-1])
+    """
 
     @abstractmethod
     def on_input(self, name: str, module: nn.Module, x: Any) -> None:
@@ -67,5 +74,13 @@ def _call(
 
 
 def is_same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Return whether two tensors are the same values in the same place."""
+    """Return whether two tensors are the same values in the same place.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.gating import is_same
+        >>> x = torch.ones(2, 3)
+        >>> is_same(x, x.view(2, 3)), is_same(x, x.clone())
+        (True, False)
+    """
     return a is b or (a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride())

@@ -32,6 +32,7 @@ def module_of_each(names: Iterable[str], modules: Sequence[str]) -> dict[str, st
     decides; the language model has all tensors that are in no other module.
 
     Examples:
+        >>> from submerge.names import module_of_each
         >>> names = ["visual.blocks.0.norm.weight", "visual.merger.norm.weight", "lm_head.weight"]
         >>> list(module_of_each(names, ["text_decoder", "vision_tower", "multi_modal_projector"]).values())
         ['vision_tower', 'multi_modal_projector', 'text_decoder']

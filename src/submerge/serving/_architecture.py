@@ -91,7 +91,18 @@ def with_linear_heads(folder: Folder) -> Folder:
 
 
 def architectures(folder: Folder) -> tuple[tuple[str, Any], tuple[str, Any]]:
-    """Return the architectures of the base and of the tasks: names, and models without values."""
+    """Return the architectures of the base and of the tasks: names, and models without values.
+
+    Examples:
+        >>> import submerge
+        >>> models = [{"model": "chat"}, {"model": "code"}]
+        >>> recipe = {"merge_method": "mass", "base_model": "base", "models": models}
+        >>> report = submerge.merge(recipe, "served")
+        >>> from pathlib import Path
+        >>> from submerge.serving import architectures, open_folder
+        >>> [name for name, model in architectures(open_folder(Path("served")))]
+        ['LlamaForCausalLM', 'LlamaForCausalLM']
+    """
     transformers = required("transformers", "the tasks' models need")
     config = transformers.AutoConfig.from_pretrained(folder.path, local_files_only=True)
     own = (config.architectures or ["AutoModel"])[0]

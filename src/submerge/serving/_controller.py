@@ -37,6 +37,14 @@ class Call:
         restore: from the output of the run to that of the call, in the order of the caller's inputs.
         join: of the outputs of a batch that has to run group by group.
         context: in which the run takes place.
+
+    Examples:
+        >>> import torch
+        >>> from submerge.gating import ConstantAssignment
+        >>> from submerge.serving import Call
+        >>> call = Call({"input_ids": torch.tensor([[3, 14]])}, ConstantAssignment(torch.ones(2)))
+        >>> call.restore("the output")
+        'the output'
     """
 
     inputs: dict[str, Any]
@@ -50,6 +58,11 @@ class Controller(ABC):
     """The gate of a loaded model, as its class uses it: one row in the table that `load` reads.
 
     `members` are what the class has beside `forward` and `generate`, such as methods that only route.
+
+    Examples:
+        >>> from submerge.serving import CONTROLLERS, Controller
+        >>> all(issubclass(kind, Controller) for kind in CONTROLLERS.values())
+        True
     """
 
     members: ClassVar[Mapping[str, Any]] = {}

@@ -39,6 +39,16 @@ class Exported:
     """The folder that was made, the largest rank, the layer that routes, and what adapters leave out.
 
     `heads` says that tasks have heads of their own; `serve` is vLLM's command, where it takes the adapters.
+
+    Examples:
+        >>> import submerge
+        >>> models = [{"model": "chat"}, {"model": "code"}]
+        >>> recipe = {"merge_method": "mass", "base_model": "base", "models": models}
+        >>> report = submerge.merge(recipe, "served")
+        >>> from submerge.serving import export_adapters
+        >>> exported = export_adapters("served", "adapters")
+        >>> exported.heads, exported.rank > 0
+        (False, True)
     """
 
     out: Path
@@ -61,6 +71,16 @@ def export_adapters(
         overwrite: replace a folder that is not empty.
 
     Raises `RequestError` where there is nothing that an adapter could hold.
+
+    Examples:
+        >>> import submerge
+        >>> models = [{"model": "chat"}, {"model": "code"}]
+        >>> recipe = {"merge_method": "mass", "base_model": "base", "models": models}
+        >>> report = submerge.merge(recipe, "served")
+        >>> from submerge.serving import export_adapters
+        >>> exported = export_adapters("served", "adapters")
+        >>> sorted(path.name for path in exported.out.iterdir())
+        ['chat', 'code', 'route.py', 'router.json', 'router.safetensors']
     """
     _check_tasks(Path(folder))
     opened, out = open_folder(Path(folder)), Path(out)

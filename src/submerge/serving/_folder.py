@@ -30,6 +30,17 @@ class Folder:
     `merged` is what the checkpoint adds to the base's values of them. `low_rank` says that most matrices have
     complete updates at ranks below 1/T of theirs, as with adapters. `calibration` is what the manifest says
     of the file of what inputs of the tasks showed.
+
+    Examples:
+        >>> import submerge
+        >>> models = [{"model": "chat"}, {"model": "code"}]
+        >>> recipe = {"merge_method": "mass", "base_model": "base", "models": models}
+        >>> report = submerge.merge(recipe, "served")
+        >>> from pathlib import Path
+        >>> from submerge.serving import open_folder
+        >>> folder = open_folder(Path("served"))
+        >>> folder.names, len(folder.updated) > 0
+        (('chat', 'code'), True)
     """
 
     path: Path
@@ -70,7 +81,18 @@ def gate_manifest(path: Path) -> tuple[Manifest, GateRecord]:
 
 
 def open_folder(path: Path) -> Folder:
-    """Return what the folder holds; raise `RequestError` where it has no gate, or something is damaged."""
+    """Return what the folder holds; raise `RequestError` where it has no gate, or something is damaged.
+
+    Examples:
+        >>> import submerge
+        >>> models = [{"model": "chat"}, {"model": "code"}]
+        >>> recipe = {"merge_method": "mass", "base_model": "base", "models": models}
+        >>> report = submerge.merge(recipe, "served")
+        >>> from pathlib import Path
+        >>> from submerge.serving import open_folder
+        >>> open_folder(Path("served")).method
+        'mass'
+    """
     manifest, gate = gate_manifest(path)
     tasks, settings, method = gate.tasks, gate.settings, gate.method
     with reading_manifest(path):

@@ -50,6 +50,7 @@ def input_names(tasks: Sequence[Mapping[str, Any]]) -> tuple[dict[str, str], ...
         RequestError: transformers does not have the class of a specialist.
 
     Examples:
+        >>> from submerge.serving import input_names
         >>> llava = {"name": "image", "architectures": ["LlavaForConditionalGeneration"], "kind": "image"}
         >>> qwen = {"name": "audio", "architectures": ["Qwen2AudioForConditionalGeneration"], "kind": "audio"}
         >>> input_names([llava, qwen])[1]

@@ -43,7 +43,13 @@ def _route(self: Any, *, details: bool = False, **inputs: Any) -> Routing:
 
 
 class MassController(Controller):
-    """Routes the inputs of a call, runs them by their tasks, and names the outputs by the tasks' labels."""
+    """Routes the inputs of a call, runs them by their tasks, and names the outputs by the tasks' labels.
+
+    Examples:
+        >>> from submerge.serving import CONTROLLERS, MassController
+        >>> MassController in CONTROLLERS.values()
+        True
+    """
 
     members: ClassVar[Mapping[str, Any]] = {"route": _route}
     saves_weights: ClassVar[bool] = False

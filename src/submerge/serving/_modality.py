@@ -31,6 +31,11 @@ class ModalityController(Controller):
 
     What the gate does follows from the ids of every forward. In a `generate` the features are computed once,
     of the prompt, and what it adds is text.
+
+    Examples:
+        >>> from submerge.serving import CONTROLLERS, ModalityController
+        >>> ModalityController in CONTROLLERS.values()
+        True
     """
 
     members: ClassVar[Mapping[str, Any]] = {"modalities": property(lambda self: self.controller.names)}

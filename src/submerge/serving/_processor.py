@@ -27,6 +27,13 @@ class ModalityProcessor:
     Attributes:
         tokenizer: of transformers, shared by all.
         specialists: by modality.
+
+    Examples:
+        >>> import submerge
+        >>> from submerge.serving import ModalityProcessor
+        >>> def ask(folder: str, question: str, image: object) -> object:
+        ...     processor: ModalityProcessor = submerge.load_processor(folder)
+        ...     return processor(text=question, images=[image], return_tensors="pt")
     """
 
     def __init__(self, tokenizer: Any, specialists: Sequence[SpecialistProcessor], manifest: str) -> None:

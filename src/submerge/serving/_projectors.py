@@ -67,6 +67,11 @@ class ProjectorController(Controller):
     """Tells the projector what is known of a call's inputs, and names its answer.
 
     `tasks` are all tasks' names, and `projectors` those of each of K groups of tasks, which share one.
+
+    Examples:
+        >>> from submerge.serving import CONTROLLERS, ProjectorController
+        >>> ProjectorController in CONTROLLERS.values()
+        True
     """
 
     members: ClassVar[Mapping[str, Any]] = {

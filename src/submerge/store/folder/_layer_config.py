@@ -57,6 +57,7 @@ def with_layers(
     raised where its rules cannot say which layers are which.
 
     Examples:
+        >>> from submerge.store import with_layers
         >>> config = {"num_hidden_layers": 2, "layer_types": ["sliding", "full"]}
         >>> with_layers(config, "model.layers", 2, [(config, 0), (config, 1), (config, 1)])
         {'num_hidden_layers': 3, 'layer_types': ['sliding', 'full', 'full']}
