@@ -39,13 +39,15 @@ def test_bases_that_do_not_fit(tmp_path: Path) -> None:
     assert "rows up to 9" in unfit(adapter, {"q.weight": (3, 4), "e.weight": (9, 4)})
 
 
-def test_updates_of_single_experts_on_packed_ones(tmp_path: Path) -> None:
-    """As adapters that were trained with transformers 4 have them: the base's other form takes them."""
+def test_dora_of_single_experts_on_packed_ones(tmp_path: Path) -> None:
+    """As adapters that were trained with transformers 4 have it: the base's other form takes it."""
     factors = {}
     for expert in range(2):
         key = f"base_model.model.layers.0.mlp.experts.{expert}.up_proj"
         factors[f"{key}.lora_A.weight"], factors[f"{key}.lora_B.weight"] = torch.ones(2, 4), torch.ones(3, 2)
-    adapter = open_adapter(str(by_hand(tmp_path, factors)))
+        factors[f"{key}.lora_magnitude_vector"] = torch.ones(3)
+    factors["q.lora_magnitude_vector"] = torch.ones(3)
+    adapter = open_adapter(str(by_hand(tmp_path, factors, use_dora=True)))
     text = unfit(adapter, {"q.weight": (3, 4), "model.layers.0.mlp.experts.up_proj": (2, 3, 4)})
     assert "has updates of single experts, which the base packs in one tensor" in text
     assert "give the base with each expert by itself" in text
