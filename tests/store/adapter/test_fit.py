@@ -55,6 +55,14 @@ def test_dora_of_single_experts_on_packed_ones(tmp_path: Path) -> None:
     assert set(fit_adapter(adapter, apart | {"q.weight": (3, 4)}).parts) >= set(apart)
 
 
+def test_updates_of_convolutions_in_groups(tmp_path: Path) -> None:
+    """Of Mamba's, in Falcon-H1 and others: PEFT trained them as if there were no groups, and merges none."""
+    key = "base_model.model.conv1d"
+    factors = {f"{key}.lora_A.weight": torch.ones(2, 8, 4), f"{key}.lora_B.weight": torch.ones(8, 2, 1)}
+    adapter = open_adapter(str(by_hand(tmp_path, factors)))
+    assert "convolution is in groups" in unfit(adapter, {"q.weight": (3, 4), "conv1d.weight": (8, 1, 4)})
+
+
 @pytest.mark.parametrize("option", ["target_modules", "modules_to_save"])
 def test_tied_heads(tmp_path: Path, option: str) -> None:
     """What was trained as one is one; a head that was trained by itself has no place in a tied base."""

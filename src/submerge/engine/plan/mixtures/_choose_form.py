@@ -68,11 +68,21 @@ def _none_fits(forms: Sequence[MixtureForm], recipe: MixtureRecipe, kind: str) -
         known = ", ".join(sorted({dense for form in forms for dense in form.dense}))
         what = f"no mixture of experts is made of {kind} models"
         return [Problem(what, "base_model", f"give models of the types {known}")]
-    shared = len(recipe.shared_experts)
-    hint = "list one model as 'shared_experts'" if not shared else "list another number of 'shared_experts'"
-    if recipe.gates_shared:
-        hint = "leave out its prompts, or name another architecture"
     return [
-        Problem(f"{form.name} does not fit: {_misfit(form, recipe, kind)}", "shared_experts", hint)
+        Problem(
+            f"{form.name} does not fit: {_misfit(form, recipe, kind)}", "shared_experts", _hint(form, recipe)
+        )
         for form in near
     ]
+
+
+def _hint(form: MixtureForm, recipe: MixtureRecipe) -> str:
+    """Return what to do about the shared experts of a recipe."""
+    shared = len(recipe.shared_experts)
+    if not shared:
+        return "list one model as 'shared_experts'"
+    if not any(form.shared):
+        return "leave 'shared_experts' out, or list that model among the experts"
+    if shared in form.shared and recipe.gates_shared:
+        return "leave out its prompts, or name another architecture"
+    return "list another number of 'shared_experts'"
