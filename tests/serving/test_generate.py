@@ -43,3 +43,27 @@ def test_encoder_decoders_generate(tmp_path_factory: pytest.TempPathFactory) -> 
     for row in range(len(labels)):
         alone = model.generate(**one(inputs, row), task=names[row], **options)
         assert whole[row, : alone.shape[1]].tolist() == alone[0].tolist()
+
+
+def test_a_call_within_a_generate_runs_by_its_tasks_unless_it_names_others(llama: Served) -> None:
+    """As of a logits processor, which may ask the model something else in between."""
+    model = submerge.load(llama.merged("default"))
+    ids = llama.mixed()[0]["input_ids"]
+    wanted = {task: model(input_ids=ids, task=task).logits for task in ("task0", "task1")}
+    assert not torch.allclose(wanted["task0"], wanted["task1"], atol=1e-3)
+    asked: list[dict[str, torch.Tensor]] = []
+
+    def asks(so_far: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        prompt = so_far[:, : ids.shape[1]]
+        named = model(input_ids=prompt, task="task1")
+        assert named.tasks == ["task1"] * len(ids)
+        asked.append({"task0": model(input_ids=prompt).logits, "task1": named.logits})
+        return scores
+
+    options = {"task": "task0", "max_new_tokens": 2, "do_sample": False, "pad_token_id": 0}
+    answer = model.generate(input_ids=ids, logits_processor=[asks], **options)
+    assert len(asked) == 2
+    for found in asked:
+        for task, logits in found.items():
+            torch.testing.assert_close(logits, wanted[task], rtol=1e-4, atol=1e-4)
+    assert torch.equal(answer, model.generate(input_ids=ids, **options))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import submerge.methods as installed
 from submerge.arguments import checked
 from submerge.errors import RequestError, did_you_mean
 from submerge.methods import CalibrationSpec, Method
 from submerge.recipe._chat_templates import read_chat_template
+from submerge.recipe._coefficients import Coefficients
 from submerge.recipe._entries import read_models
 from submerge.recipe._load_mixture import describes_mixture
 from submerge.recipe._modalities import check_composition, read_modality_tokens
@@ -37,6 +38,7 @@ from submerge.recipe._slices import SliceReader, has_slices
 from submerge.recipe._source import RecipeSource, open_source
 from submerge.recipe._specs import read_spec
 from submerge.recipe._stack import Slice
+from submerge.recipe._task_folder import TaskFolder
 from submerge.recipe._tokenizer import check_rows, read_tokenizer
 from submerge.recipe._weights import check_weights, read_coefficients_key
 
@@ -88,12 +90,14 @@ def read_recipe(
     base = None if data.get("base_model") is None else read_spec(data["base_model"], ("base_model",), report)
     if has_slices(data):
         return _stacked(opened, SliceReader(method, methods, top, base, report), form)
-    coefficients = read_coefficients_key(data.get("coefficients"), method, report)
-    moments = read_moments_key(data.get("moments"), method, report)
     projectors = read_projectors(data, report)
     prototypes = read_prototypes_key(data.get("prototypes"), report)
-    mixes = isinstance(projectors, ProjectorMix) or report.has(("projectors",))
-    models = _read_models(data, method, methods, report, mixes=mixes)
+    given = _Given(
+        read_coefficients_key(data.get("coefficients"), method, report),
+        read_moments_key(data.get("moments"), method, report),
+        mixes=isinstance(projectors, ProjectorMix) or report.has(("projectors",)),
+    )
+    models = _read_models(data, method, methods, report, mixes=given.mixes)
     if method is not None:
         check_required(method, data.get("parameters"), report)
         _check_base(data, method, form, report)
@@ -101,20 +105,10 @@ def read_recipe(
     check_composition(data, method, models or (), base, form, report)
     check_projectors(projectors, prototypes, method, models or (), base, form, report)
     participants: tuple[ModelEntry, ...] = ()
+    in_parameters = True
     base_is_read = base is not None or data.get("base_model") is None
-    in_parameters = not report.has(("coefficients",))
     if method is not None and models is not None and base_is_read:
-        participants = find_participants(method, models, base, top, report)
-        if in_parameters:
-            in_parameters = check_weights(method, participants, models, top, coefficients, report, mixes)
-        elsewhere = () if in_parameters else ("weight",)
-        if method.calibration is not None:
-            _check_settings(method.calibration, method, top, report)
-            if coefficients is None and not in_parameters and not report.has(("coefficients",)):
-                _check_calibration(method, base, models, report)
-        if method.moments and not report.has(("moments",)):
-            check_moments(method, models, base, top, moments, report, mixes=mixes)
-        check_participants(method, participants, models, top, report, elsewhere=elsewhere)
+        participants, in_parameters = _read_participants(method, models, base, top, given, report)
     report.raise_if_any()
     assert method is not None
     assert models is not None
@@ -128,14 +122,53 @@ def read_recipe(
         path=opened.path,
         text=opened.text,
         positions=report.positions,
-        coefficients=coefficients,
-        calibrates=coefficients is None and not in_parameters,
-        moments=moments,
+        coefficients=given.coefficients,
+        calibrates=given.coefficients is None and not in_parameters,
+        moments=given.moments,
         projectors=projectors,
         prototypes=prototypes,
         warnings=report.warnings,
         **sections,
     )
+
+
+class _Given(NamedTuple):
+    """What a recipe names in the place of what would be made of its data.
+
+    `mixes` says that data is read for prototypes, too.
+    """
+
+    coefficients: Coefficients | None
+    moments: TaskFolder | None
+    mixes: bool
+
+
+def _read_participants(
+    method: Method,
+    models: list[ModelEntry],
+    base: str | None,
+    top: Mapping[str, Setting],
+    given: _Given,
+    report: Report,
+) -> tuple[tuple[ModelEntry, ...], bool]:
+    """Return the models that the method sees, and whether their weights are in the parameters.
+
+    What is wrong with them, with their weights, and with what is made of their data, is noted.
+    """
+    participants = find_participants(method, models, base, top, report)
+    is_read = not report.has(("coefficients",))
+    in_parameters = is_read and check_weights(
+        method, participants, models, top, given.coefficients, report, given.mixes
+    )
+    if method.calibration is not None:
+        _check_settings(method.calibration, method, top, report)
+        if is_read and given.coefficients is None and not in_parameters:
+            _check_calibration(method, base, models, report)
+    if method.moments and not report.has(("moments",)):
+        check_moments(method, models, base, top, given.moments, report, mixes=given.mixes)
+    elsewhere = () if in_parameters else ("weight",)
+    check_participants(method, participants, models, top, report, elsewhere=elsewhere)
+    return participants, in_parameters
 
 
 def _stacked(opened: RecipeSource, reader: SliceReader, form: OutputForm) -> Recipe:

@@ -33,9 +33,10 @@ def gated_class(kind: type, controller: type[Controller], load: Callable[..., An
         if own is None:  # being made
             return plain(*args, **kwargs)
         with own.gated.gate.turn:
-            if own.gated.gate.assignment is not None:  # within a pass of its own
-                return plain(*args, **kwargs)
+            given = dict(kwargs)
             request = own.request(kwargs)
+            if own.gated.gate.assignment is not None and len(given) == len(kwargs):
+                return plain(*args, **given)  # within a pass of its own, of which it asks nothing
             call = own.begin(self, _by_name(kind, args, kwargs), request)
             _check_checkpoints(self, call)
             return _run(own, plain, call)
