@@ -13,8 +13,8 @@ from submerge.store import open_adapter
 
 pytest.importorskip("peft")
 
-SCALED = {"linear", "bias", "tokens", "whole", "embedding"}
-OTHERS = {"dora", "conv1d-dora", "convolutions", "convolutions-dora", "gpt-oss"}
+SCALED = {"linear", "bias", "tokens", "whole", "embedding", "convolutions", "gpt-oss"}
+OTHERS = {"dora", "conv1d-dora", "convolutions-dora"}
 
 
 @pytest.mark.parametrize("case", sorted(SCALED | OTHERS))

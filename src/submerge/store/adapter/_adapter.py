@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from submerge.deferred import torch
+from submerge.deferred import np, torch
 from submerge.store.adapter._parts import (
     Add,
     Form,
@@ -26,6 +26,7 @@ from submerge.store.format import (
     MemorySource,
     Source,
     TensorEntry,
+    blocks,
     byte_view,
     file_digest,
     joined,
@@ -103,9 +104,26 @@ class Adapter:
         )
         if self.pending or not plain:
             return False
+        parts = [part for part in self.parts.values() if isinstance(part, LowRankPart)]
+        own = [m.part for part in parts if isinstance(part, PackedExperts) for m in part.matrices]
+        own += [part for part in parts if not isinstance(part, PackedExperts)]
         with FileTable() as table:
-            factors = (self.factors(name, table) for name in self.parts)
-            return all(not (left.any() and right.any()) for left, right in factors)
+            return all(self._is_zero(part, table) for part in own)
+
+    def _is_zero(self, part: LowRankPart, table: FileTable) -> bool:
+        """Return whether the scale is zero, or all values of a factor are: a plan does not load torch."""
+        if part.alpha is None and part.scale == 0:
+            return True
+        return any(self._has_zeros_alone(entry, table) for entry in (part.left_entry, part.right_entry))
+
+    def _has_zeros_alone(self, entry: TensorEntry, table: FileTable) -> bool:
+        """Return whether all values are 0 or -0: no bit is set but the first, which is in the last byte."""
+        source, itemsize = self.source(entry, table), DTYPES[entry.dtype].itemsize
+        magnitude = np.array([0xFF] * (itemsize - 1) + [0x7F], np.uint8)
+        views = (view for _, view in blocks(source, 0, entry.numel, itemsize))
+        return not any(
+            (np.frombuffer(view, np.uint8).reshape(-1, itemsize) & magnitude).any() for view in views
+        )
 
     def dense_only(self, name: str) -> str | None:
         """Return why a part is no low-rank update without the base's values, or None if it is one."""

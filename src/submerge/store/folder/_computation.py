@@ -48,6 +48,7 @@ def unlike_computation(own: Mapping[str, Any] | None, base: Mapping[str, Any] | 
     multimodal models are compared.
 
     Examples:
+        >>> from submerge.store import unlike_computation
         >>> unlike_computation({"rope_theta": 1e6, "rms_norm_eps": 1e-5}, {"rope_theta": 1e4})
         {'rope_theta': (1000000.0, 10000.0)}
     """
