@@ -121,9 +121,8 @@ class Adapter:
         source, itemsize = self.source(entry, table), DTYPES[entry.dtype].itemsize
         magnitude = np.array([0xFF] * (itemsize - 1) + [0x7F], np.uint8)
         views = (view for _, view in blocks(source, 0, entry.numel, itemsize))
-        return not any(
-            (np.frombuffer(view, np.uint8).reshape(-1, itemsize) & magnitude).any() for view in views
-        )
+        rows = (np.frombuffer(view, np.uint8).reshape(-1, itemsize) for view in views)
+        return not any((values & magnitude).any() for values in rows)
 
     def dense_only(self, name: str) -> str | None:
         """Return why a part is no low-rank update without the base's values, or None if it is one."""
