@@ -104,11 +104,9 @@ class Adapter:
         )
         if self.pending or not plain:
             return False
-        parts = [part for part in self.parts.values() if isinstance(part, LowRankPart)]
-        own = [m.part for part in parts if isinstance(part, PackedExperts) for m in part.matrices]
-        own += [part for part in parts if not isinstance(part, PackedExperts)]
+        single = (part for whole in self.parts.values() for part in single_parts(whole))
         with FileTable() as table:
-            return all(self._is_zero(part, table) for part in own)
+            return all(self._is_zero(part, table) for part in single if isinstance(part, LowRankPart))
 
     def _is_zero(self, part: LowRankPart, table: FileTable) -> bool:
         """Return whether the scale is zero, or all values of a factor are: a plan does not load torch."""
