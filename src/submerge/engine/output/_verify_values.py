@@ -45,7 +45,7 @@ def check_dtypes(model: Checkpoint, records: Mapping[str, TensorRecord], report:
     for (found, written), names in copied.items():
         count = "1 tensor is" if len(names) == 1 else f"{len(names)} tensors are"
         report.problems.append(f"{count} {found}, not {written} as written ({few(names)})")
-        if not _is_wider(found, written):
+        if not DTYPES[found].is_wider(DTYPES[written]):
             what = f"values of {few(names)}: not compared, as the digests are of {written}"
             report.skipped.append(what)
 
@@ -77,11 +77,6 @@ def _is_copy(entry: TensorEntry, record: TensorRecord) -> bool:
     return entry.shape == record.shape and entry.dtype != record.dtype and kinds == {"float"}
 
 
-def _is_wider(found: str, written: str) -> bool:
-    """Return whether a dtype of floats holds all values of another one."""
-    return DTYPES[found].bits > DTYPES[written].bits
-
-
 def _factors(name: str) -> list[str]:
     """Return the keys of an adapter's factors of a parameter."""
     module = f"base_model.model.{name.removesuffix('.weight')}"
@@ -106,7 +101,7 @@ def _read(entry: TensorEntry, record: TensorRecord | None, source: Source) -> tu
             nonfinite += nonfinite_in_bytes(view, entry.dtype)
             digest.update(view if entry.dtype == written else _rounded_back(view, entry.dtype, written))
         digests.append(digest.hexdigest())
-    comparable = entry.dtype == written or _is_wider(entry.dtype, written)
+    comparable = entry.dtype == written or DTYPES[entry.dtype].is_wider(DTYPES[written])
     return (joined(digests) if comparable else None), nonfinite
 
 

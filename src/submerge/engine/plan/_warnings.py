@@ -138,7 +138,8 @@ def rounding_warnings(inputs: Inputs, tensors: Sequence[TensorPlan], dtype: str 
     """Return which models have more digits than the output, where the recipe gives that no `dtype`."""
     rounded: dict[tuple[int, str, str], int] = {}
     for tensor in tensors if dtype is None else ():
-        wide = [member for member in tensor.inputs if _is_wider(member.entry.dtype, tensor.dtype)]
+        written = DTYPES[tensor.dtype]
+        wide = [member for member in tensor.inputs if DTYPES[member.entry.dtype].is_wider(written)]
         for member in wide if tensor.action == "merge" else ():
             key = member.model, member.entry.dtype, tensor.dtype
             rounded[key] = rounded.get(key, 0) + 1
@@ -147,12 +148,6 @@ def rounding_warnings(inputs: Inputs, tensors: Sequence[TensorPlan], dtype: str 
         f"as the base has them; say dtype: {DTYPES[found].name} to keep what that loses"
         for (model, found, written), count in rounded.items()
     ]
-
-
-def _is_wider(found: str, written: str) -> bool:
-    """Return whether a type of floats has more digits than another one."""
-    kinds = {DTYPES[found].kind, DTYPES[written].kind}
-    return kinds == {"float"} and DTYPES[found].bits > DTYPES[written].bits
 
 
 def shape_warnings(inputs: Inputs, tensors: Sequence[TensorPlan], *, as_adapter: bool) -> list[str]:

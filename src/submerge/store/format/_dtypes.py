@@ -40,6 +40,10 @@ class DType:
         """True for the types that Submerge reads and writes: floats, integers, booleans."""
         return self.kind in ("float", "integer", "bool")
 
+    def is_wider(self, other: DType) -> bool:
+        """Return whether both are floats, and this has more bits: it holds all values of the other."""
+        return self.kind == other.kind == "float" and self.bits > other.bits
+
     def nbytes(self, shape: tuple[int, ...]) -> int | None:
         """Bytes of a tensor of `shape`, or None if its bits do not fill whole bytes."""
         bits = math.prod(shape) * self.bits
