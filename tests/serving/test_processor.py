@@ -226,6 +226,16 @@ def test_a_sound_may_be_a_list_of_its_values(pair: ModalityProcessor) -> None:
     assert len({str(one["input_ids"]) for one in outputs}) == 1
 
 
+def test_sounds_may_be_tensors_and_arrays_of_one_channel(pair: ModalityProcessor) -> None:
+    first, second = sound(0), sound(1, 0.3)
+    options = {"text": AUDIO * 2, "sampling_rate": RATE, "return_tensors": "pt"}
+    expected = pair(audio=[first, second], **options)
+    tensors = pair(audio=[torch.from_numpy(first), torch.from_numpy(second)], **options)
+    channels = pair(audio=[first[None], torch.from_numpy(second)[:, None]], **options)
+    for outputs in (tensors, channels):
+        assert all(torch.equal(outputs[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_images_of_files_and_of_pillow_are_read_as_calibration_reads_them(
     form: str, pair: ModalityProcessor, tmp_path: Path
@@ -262,6 +272,11 @@ DEEP = Image.fromarray(np.full((9, 9), 70_000, np.int32))
             {"text": "<image>", "images": "missing"},
             "modality image: the image missing cannot be read (there is no such file, and",
         ),
+        (
+            {"text": AUDIO, "audio": np.zeros((2, 800))},
+            "a sound has the shape [2, 800], and processors take one",
+        ),
+        ({"text": AUDIO, "audio": [np.zeros(800, np.int16)]}, "a sound has values of int16 — give floats"),
         ({"text": "<image>", "images": DEEP}, "the image given cannot be read (its values have neither 8"),
         ({"images": image(0)}, "text is a string or a list of strings"),
         ({"text": [["a", "b"]]}, "text is a string or a list of strings"),

@@ -8,7 +8,7 @@ from typing import Any
 from submerge.errors import Problem, RequestError
 from submerge.serving._images import is_pillow
 
-__all__ = ["count_inputs", "counts_by_text", "local_inputs", "without_empty"]
+__all__ = ["count_inputs", "counts_by_text", "is_waveform", "local_inputs", "without_empty"]
 
 REMOTE = ("http://", "https://", "ftp://")
 FILE = "file://"
@@ -29,7 +29,7 @@ def local_inputs(inputs: Any) -> Any:
 
 def without_empty(inputs: Any) -> Any:
     """Return the inputs without the empty lists of texts that have none; None where that leaves nothing."""
-    if not isinstance(inputs, list | tuple) or _is_waveform(inputs):
+    if not isinstance(inputs, list | tuple) or is_waveform(inputs):
         return inputs
     return [part for part in map(without_empty, inputs) if part is not None] or None
 
@@ -42,7 +42,7 @@ def count_inputs(kind: str, inputs: Any) -> int:
         from transformers.video_utils import make_batched_videos
 
         return len(make_batched_videos(_without_pixels(inputs)))
-    if _is_waveform(inputs):
+    if is_waveform(inputs):
         return 1
     if isinstance(inputs, list | tuple):
         return sum(count_inputs(kind, part) for part in inputs)
@@ -66,13 +66,11 @@ def counts_by_text(kind: str, inputs: Any) -> list[int] | None:
     """
     if kind == "video" or not isinstance(inputs, list | tuple) or not inputs:
         return None
-    if any(
-        part is not None and (not isinstance(part, list | tuple) or _is_waveform(part)) for part in inputs
-    ):
+    if any(part is not None and (not isinstance(part, list | tuple) or is_waveform(part)) for part in inputs):
         return None
     return [count_inputs(kind, part) for part in inputs]
 
 
-def _is_waveform(inputs: Any) -> bool:
+def is_waveform(inputs: Any) -> bool:
     """Return whether these are the values of one sound."""
     return isinstance(inputs, list | tuple) and bool(inputs) and isinstance(inputs[0], int | float)

@@ -10,6 +10,7 @@ from typing import Any
 
 from submerge.errors import Problem, RequestError
 from submerge.serving._images import read_frames, read_images
+from submerge.serving._sounds import read_sounds
 
 __all__ = ["TEXT_OUTPUTS", "SpecialistProcessor"]
 
@@ -17,6 +18,8 @@ ARGUMENTS = {"image": "images", "video": "videos"}
 """What transformers' processors call the inputs of a kind, where it is not the kind's own name."""
 ENCODERS = {"image": "image_processor", "video": "video_processor", "audio": "feature_extractor"}
 """The attribute of a processor that makes a kind's inputs into arrays."""
+READERS = {"image": read_images, "video": read_frames, "audio": read_sounds}
+"""What brings a kind's inputs into the form that processors take."""
 TEXT_OUTPUTS = {"mm_token_type_ids", "text_replacement_offsets"}
 """What a processor adds to the outputs of its tokenizer that is about the text."""
 STAND_INS = range(0xE000, 0xF900)
@@ -78,12 +81,12 @@ class SpecialistProcessor:
         both.
 
         Raises:
-            RequestError: the processor takes no such inputs beside texts, as that of Voxtral; or an image
-                cannot be read.
+            RequestError: the processor takes no such inputs beside texts, as that of Voxtral; an image
+                cannot be read, or a sound has several channels or integers.
         """
         if self._own_argument not in signature(type(self.processor).__call__).parameters:
             raise self._unfit(f"takes no {self._own_argument} beside texts")
-        if read := {"image": read_images, "video": read_frames}.get(self.kind):
+        if read := READERS.get(self.kind):
             inputs = read(inputs, self.processor, f"modality {self.name}")
         own = [number for number, text in enumerate(texts) if self.placeholder in text]
         hidden = _stand_ins(texts, others)
