@@ -9,8 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from submerge.algebra import LpmOptions, Moment
+from submerge.calibrate import TaskPrototypes
 from submerge.continual._base import adapter_warnings, open_base
-from submerge.continual._manifest import TASK_NAME, FileRecord, StateManifest, TaskRecord
+from submerge.continual._manifest import (
+    TASK_NAME,
+    FileRecord,
+    ProjectorRecord,
+    StateManifest,
+    StateOptions,
+    TaskRecord,
+)
 from submerge.continual._measure import (
     MeasuredTask,
     PrototypeOptions,
@@ -57,7 +65,7 @@ class NewTask:
 
 
 @dataclass
-class _Seen:
+class _CountedRows:
     """What is noted of a task's moments as they pass: the rows, and the one with the fewest for its width.
 
     `unreached` are those of no rows.
@@ -124,36 +132,23 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
     model = open_task_model(task.model, open_base(manifest.base, task.base))
     _check_kept(manifest, model, task)
     warnings = adapter_warnings(model.adapter, manifest.base, model.base) if model.adapter else []
-    seen = _Seen(manifest.lpm)
     with FileTable() as table:
         own = model.own_projector(table)
     how = PrototypeOptions(manifest.options.pooling, task.prototypes, bool(own) or task.share is not None)
+    counted = _CountedRows(manifest.lpm)
     with (
         _measured(manifest, model, task, how) as measured,
         TensorFileWriter(folder.path, f"tasks/{task.name}") as file,
     ):
         layout = model.layout(measured.inputs)
-        down: Mapping[str, torch.Tensor] = {}
-        weight_bytes, others = 0, model.unmeasured(layout)
-        if model.updates is None:
-            weight_bytes = add_weights(file, model, layout)
-        else:
-            down = add_factors(file, model.updates, keep_down=manifest.options.keep == "full")
-        projector = None
-        if measured.prototypes is not None:
-            means = group_prototypes(folder, manifest)
-            shown = shown_tasks(folder, manifest)
-            projector = add_projector(file, own, measured.prototypes, group, means, shown)
-        moments = seen.note(measured.moments)
-        if manifest.options.keep == "full":
-            moment_bytes = sum(add_moment(file, name, moment) for name, moment in moments)
-            running = None
-        else:
-            moment_bytes = 0
-            running = _add_to_sum(folder, manifest, layout, moments, down, file)
+        down, weight_bytes = _add_updates(file, model, layout, manifest.options)
+        projector = _add_projector(file, own, measured.prototypes, group, folder, manifest)
+        moments = counted.note(measured.moments)
+        moment_bytes, running = _add_moments(folder, manifest, layout, moments, down, file)
         if manifest.options.statistics != "identity":
-            seen.check(task)
+            counted.check(task)
         stored = file.finish(layout.metadata)
+    others = model.unmeasured(layout)
     record = TaskRecord(
         stored.file,
         stored.bytes,
@@ -161,7 +156,7 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
         name=task.name,
         rank=model.rank,
         maps=len(layout.maps),
-        rows=seen.rows,
+        rows=counted.rows,
         samples=measured.samples,
         adapter=model.digest,
         data=measured.data,
@@ -169,11 +164,11 @@ def add_task(folder: StateFolder, manifest: StateManifest, task: NewTask) -> tup
         projector=projector,
         weight_bytes=weight_bytes,
         others=len(others),
-        packed=manifest.options.keep == "none",
+        packed=not manifest.options.keeps_moments,
     )
     if measured.without:
         warnings.append(f"images of {task.name} are not told from those of other tasks: {measured.without}")
-    warnings += [*others_warning(task.name, others), *seen.warnings, *overlap_warning(record)]
+    warnings += [*others_warning(task.name, others), *counted.warnings, *overlap_warning(record)]
     return manifest.with_task(record, running), warnings
 
 
@@ -189,7 +184,7 @@ def _check_name(manifest: StateManifest, name: str) -> None:
 
 def _check_kept(manifest: StateManifest, model: TaskModel, task: NewTask) -> None:
     """Raise `RequestError` for a whole checkpoint where moments are not kept."""
-    if model.adapter is None and manifest.options.keep == "none":
+    if model.adapter is None and not manifest.options.keeps_moments:
         what = "is a whole checkpoint, and a state of --keep none has sums of adapters alone"
         hint = (
             f"begin one with --keep full; or submerge extract-lora {task.model} --base … --rank 16 -o ADAPTER"
@@ -232,6 +227,53 @@ def _measured(
         yield measured
 
 
+def _add_updates(
+    file: TensorFileWriter, model: TaskModel, layout: TaskLayout, options: StateOptions
+) -> tuple[Mapping[str, torch.Tensor], int]:
+    """Write the factors of an adapter, or the weights of a whole checkpoint that differ from the base's.
+
+    Returns the factors A_t [r, n] by linear map, and the bytes of the weights: one of the two is empty.
+    """
+    if model.updates is None:
+        return {}, add_weights(file, model, layout)
+    return add_factors(file, model.updates, keep_down=options.keeps_moments), 0
+
+
+def _add_projector(
+    file: TensorFileWriter,
+    own: Mapping[str, torch.Tensor],
+    prototypes: TaskPrototypes | None,
+    group: str,
+    folder: StateFolder,
+    manifest: StateManifest,
+) -> ProjectorRecord | None:
+    """Write a task's own projector and its prototypes, where its images have some.
+
+    They are compared with those of the tasks before.
+    """
+    if prototypes is None:
+        return None
+    means, shown = group_prototypes(folder, manifest), shown_tasks(folder, manifest)
+    return add_projector(file, own, prototypes, group, means, shown)
+
+
+def _add_moments(
+    folder: StateFolder,
+    manifest: StateManifest,
+    layout: TaskLayout,
+    moments: Iterator[tuple[str, Moment]],
+    down: Mapping[str, torch.Tensor],
+    file: TensorFileWriter,
+) -> tuple[int, FileRecord | None]:
+    """Write the moments of a task, or where these are not kept what a state has in their place.
+
+    Returns the bytes of the moments in the task's file, and the file of the sum of all tasks' moments.
+    """
+    if manifest.options.keeps_moments:
+        return sum(add_moment(file, name, moment) for name, moment in moments), None
+    return 0, _add_to_sum(folder, manifest, layout, moments, down, file)
+
+
 def _add_to_sum(
     folder: StateFolder,
     manifest: StateManifest,
@@ -259,7 +301,7 @@ def remove_task(
     Raises `RequestError` where there is no such task, or its adapter and data are needed and not the same.
     """
     record = manifest.task(name)
-    if manifest.options.keep == "full" or len(manifest.tasks) == 1:
+    if manifest.options.keeps_moments or len(manifest.tasks) == 1:
         return manifest.without_task(name, None)
     if again is None or again.data is None:
         what = f"the moments of {name!r} were not kept: only their sum was (--keep none)"

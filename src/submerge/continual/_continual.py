@@ -348,9 +348,8 @@ def _not_among(words: Sequence[str], name: str, word: str) -> Problem | None:
 
 def _lpm_options(given: LpmOptions, preset: str | None, lpm: dict[str, Any]) -> LpmOptions:
     """Return options with others over them; raise `RequestError` where one is out of its range."""
-    if preset is not None and preset not in LPM_PRESETS:
-        hint = did_you_mean(nearest(preset, LPM_PRESETS)) or f"choose among {', '.join(LPM_PRESETS)}"
-        raise RequestError(Problem(f"there is no preset {preset!r}", "--preset", hint))
+    if preset is not None and (problem := _not_among(tuple(LPM_PRESETS), "preset", preset)):
+        raise RequestError(problem)
     if unknown := sorted(set(lpm) - set(asdict(given))):
         hint = did_you_mean(nearest(unknown[0], asdict(given))) or f"there are {', '.join(asdict(given))}"
         raise RequestError(Problem(f"there is no option {unknown[0]!r}", "", hint))
@@ -363,7 +362,7 @@ def _lpm_options(given: LpmOptions, preset: str | None, lpm: dict[str, Any]) -> 
 def _check_together(options: StateOptions, lpm: LpmOptions) -> None:
     """Raise `RequestError` for options that exclude each other."""
     problems = []
-    if options.keep == "none":
+    if not options.keeps_moments:
         if options.statistics not in ("full", "block", "diag"):
             what = f"--keep none saves nothing with {options.statistics} statistics"
             problems.append(Problem(what, "--keep", "leave it out"))
@@ -389,7 +388,7 @@ def _export_options(manifest: StateManifest, preset: str | None, lpm: dict[str, 
     options = _lpm_options(manifest.lpm, preset, lpm)
     before, after = asdict(manifest.lpm), asdict(options)
     changed = {name for name in before if before[name] != after[name]}
-    fixed = {"missing"} if manifest.options.keep == "full" else set(before) - {"scale"}
+    fixed = {"missing"} if manifest.options.keeps_moments else set(before) - {"scale"}
     if wrong := sorted(changed & fixed):
         what = f"{', '.join(wrong)} cannot be changed: the state was begun with {before[wrong[0]]!r}"
         raise RequestError(

@@ -93,7 +93,7 @@ def _sum(
     first: StateFolder, one: StateManifest, second: StateFolder, other: StateManifest, path: Path
 ) -> FileRecord | None:
     """Write the sum of two states' sums, where they keep no moments, and return its file."""
-    if one.options.keep == "full":
+    if one.options.keeps_moments:
         return None
     if not one.tasks or not other.tasks:
         folder, record = (first, one.running) if one.tasks else (second, other.running)

@@ -144,6 +144,11 @@ class StateOptions:
     keep: Literal["full", "none"] = "full"
     pooling: Literal["mean", "position"] = "mean"
 
+    @property
+    def keeps_moments(self) -> bool:
+        """Whether each task's moments are kept, and not their sum alone."""
+        return self.keep == "full"
+
 
 @dataclass(frozen=True)
 class StateManifest:
@@ -234,7 +239,7 @@ class StateManifest:
             raise ValueError(f"{wrong[0]!r} is no name, or there twice")
         if lost := [name for name in self.groups if name not in self.names]:
             raise ValueError(f"group is {lost[0]!r}, which is no task")
-        if (self.running is not None) != (self.options.keep == "none" and bool(self.tasks)):
+        if (self.running is not None) != (not self.options.keeps_moments and bool(self.tasks)):
             raise ValueError(f"keep is {self.options.keep!r}, and running is {self.running!r}")
 
     @classmethod

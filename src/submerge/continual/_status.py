@@ -112,7 +112,7 @@ class StateStatus:
         yield from _table("overlap of images, 1 where a discriminant tells nothing", self.overlaps or {})
 
     def _removal(self) -> str:
-        if self.manifest.options.keep == "none":
+        if not self.manifest.options.keeps_moments:
             return "removal needs a task's adapter and data again: its moments are not kept"
         return f"removal is exact, and costs {size(self.unlearning_bytes)} of moments beside one sum of them"
 

@@ -25,7 +25,7 @@ def checked_weights(manifest: StateManifest, weights: Mapping[str, float]) -> di
     if weights and all(weights.get(name, 1) == 0 for name in manifest.names):
         raise RequestError(Problem("all weights are 0", "--weight", "give one task a weight"))
     chosen = {name: float(weights[name]) for name in sorted(weights) if weights[name] != 1}
-    if chosen and manifest.options.keep == "none":
+    if chosen and not manifest.options.keeps_moments:
         what = "weights need each task's own moments, and this state has their sum alone (--keep none)"
         raise RequestError(Problem(what, "--weight", "begin a state with --keep full"))
     return chosen

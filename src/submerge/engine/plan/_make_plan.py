@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from submerge.arguments import checked
 from submerge.device import check_device
+from submerge.engine.plan._aligned_inputs import AlignedInputs, align_inputs
 from submerge.engine.plan._loaded_parameters import unplaced_projectors, unplaced_updates
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._stacked_models import plan_stacked
@@ -21,15 +22,14 @@ from submerge.engine.plan._warnings import (
     unused_tensors,
 )
 from submerge.engine.plan.composition import Composition, plan_composition, stream_warnings
-from submerge.engine.plan.inputs import Inputs, Settings, licence_warnings, open_models, resolve_copies
+from submerge.engine.plan.inputs import Inputs, Settings, licence_warnings, open_models
 from submerge.engine.plan.projectors import ProjectorPlan, plan_projectors
 from submerge.engine.plan.stacks import as_models
 from submerge.engine.plan.tensors import (
-    GatePlan,
+    Budget,
     TensorPlan,
     adapter_warnings,
     add_moments,
-    align_models,
     budget,
     calibration_bytes,
     coefficient_problems,
@@ -123,66 +123,49 @@ def plan_models(
 
     Tensors alone are looked at; vocabularies are not compared.
     """
-    problems = _unfit_for_adapter(recipe)
-    alignments, refusals = align_models(inputs)
+    aligned, refusals = align_inputs(recipe, inputs, vocabulary)
+    problems = [*_unfit_for_adapter(recipe), *refusals]
+    inputs, copies = aligned.inputs, aligned.copies
+    gate, refusals = plan_gate(recipe, inputs) if recipe.method.gate else (None, [])
     problems += refusals
-    inputs = inputs.of_models([alignment.model for alignment in alignments])
-    inputs = inputs if vocabulary is None else vocabulary.laid_over(inputs)
-    donor = vocabulary.donor if vocabulary else None
-    copies = resolve_copies(recipe, inputs)
-    inputs = copies.inputs
-    lacks = [a.of(model).lacks for a, model in zip(alignments, inputs.models, strict=True)]
-    gate: GatePlan | None = None
     composition: Composition | None = None
-    if recipe.method.gate:
-        gate, refusals = plan_gate(recipe, inputs)
-        problems += refusals
     if recipe.composed:
         composition = _composition(recipe, inputs, problems)
         inputs = with_token_rows(inputs, composition.tokens)
     recipe, projectors, mixing_warnings = _projectors(recipe, inputs, problems)
-    tensors, refusals = _tensors(recipe, inputs, lacks, copies.copy_of, projectors)
+    tensors, refusals = _tensors(recipe, inputs, aligned, projectors)
     problems += refusals
     of_models = [t for t in tensors if not (projectors and projectors.parts.in_encoder(t.name))]
     problems = problems or idle_models(of_models, inputs)
     if problems:
         raise RequestError(problems)
     as_adapter = recipe.output.form == "adapter"
-    unused = {} if as_adapter else unused_tensors(inputs, tensors, gate, composition, projectors)
     plan = MergePlan(
         recipe=recipe,
         settings=settings,
         inputs=inputs,
         tensors=tuple(tensors),
         shards=() if as_adapter else weight_files(inputs.reference_model, tensors, settings),
-        unused=unused,
+        unused={} if as_adapter else unused_tensors(inputs, tensors, gate, composition, projectors),
         warnings=(),
-        budget=budget(
-            tensors,
-            inputs.models,
-            settings.workers,
-            settings.max_memory,
-            _data_bytes(recipe, inputs, tensors),
-            beside=donor.memory(settings.workers) if donor else 0,
-        ),
+        budget=_budget(recipe, inputs, tensors, settings, vocabulary),
         gate=gate,
         composition=composition,
         projectors=projectors,
         unties=copies.unties,
         ties=tied_to_heads(tensors, inputs, copies.tied) if as_adapter else {},
     )
-    return replace(plan, warnings=(*_warnings(plan, of_models, lacks, copies.warnings), *mixing_warnings))
+    return replace(plan, warnings=(*_warnings(plan, of_models, aligned), *mixing_warnings))
 
 
 def _tensors(
     recipe: Recipe,
     inputs: Inputs,
-    lacks: Sequence[Mapping[str, str]],
-    copy_of: Mapping[str, str],
+    aligned: AlignedInputs,
     projectors: ProjectorPlan | None,
 ) -> tuple[list[TensorPlan], list[Problem]]:
     """Return how each tensor is merged, and what is wrong with tensors, coefficients and moments."""
-    tensors, problems = plan_tensors(recipe, inputs, lacks, copy_of, projectors)
+    tensors, problems = plan_tensors(recipe, inputs, aligned.lacks, aligned.copies.copy_of, projectors)
     problems = [*problems, *coefficient_problems(recipe, inputs, tensors)]
     tensors, refusals = add_moments(recipe, inputs, tensors)
     problems += refusals
@@ -191,17 +174,12 @@ def _tensors(
     return tensors, problems
 
 
-def _warnings(
-    plan: MergePlan,
-    of_models: Sequence[TensorPlan],
-    lacks: Sequence[Mapping[str, str]],
-    copied: Iterable[str],
-) -> Iterator[str]:
+def _warnings(plan: MergePlan, of_models: Sequence[TensorPlan], aligned: AlignedInputs) -> Iterator[str]:
     """Yield what is said of a plan; `of_models` are the tensors but for those of projectors of tasks."""
     inputs, tensors = plan.inputs, plan.tensors
     yield from coefficient_warnings(plan.recipe)
     yield from moment_warnings(plan.recipe, tensors)
-    yield from naming_warnings(of_models, inputs, lacks)
+    yield from naming_warnings(of_models, inputs, aligned.lacks)
     yield from input_warnings(inputs, plan.unused, tensors)
     as_adapter = plan.recipe.output.form == "adapter"
     if not plan.gate:
@@ -212,16 +190,33 @@ def _warnings(
     yield from table_warnings(tensors, inputs.models)
     yield from fused_warnings(inputs, tensors)
     yield from expert_warnings(tensors, inputs)
-    yield from copied
+    yield from aligned.copies.warnings
     yield from stream_warnings(inputs, tensors)
     yield from other_base_warnings(inputs)
     if plan.composition:
         yield from plan.composition.warnings
 
 
-def _data_bytes(recipe: Recipe, inputs: Inputs, tensors: Sequence[TensorPlan]) -> int:
-    """Return what passes over data before the merge hold, without activations."""
-    return calibration_bytes(recipe, inputs) + moment_bytes(recipe, tensors)
+def _budget(
+    recipe: Recipe,
+    inputs: Inputs,
+    tensors: Sequence[TensorPlan],
+    settings: Settings,
+    vocabulary: OutputVocabulary | None,
+) -> Budget:
+    """Return how many workers fit into memory, beside passes over data and the rows of a donor's tokens.
+
+    Raises `RequestError` where not even one does.
+    """
+    donor = vocabulary.donor if vocabulary else None
+    return budget(
+        tensors,
+        inputs.models,
+        settings.workers,
+        settings.max_memory,
+        calibration_bytes(recipe, inputs) + moment_bytes(recipe, tensors),
+        beside=donor.memory(settings.workers) if donor else 0,
+    )
 
 
 def _projectors(

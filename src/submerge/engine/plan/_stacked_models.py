@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from submerge.engine.plan._aligned_inputs import align_inputs
 from submerge.engine.plan._plan import MergePlan
 from submerge.engine.plan._warnings import (
     fused_warnings,
@@ -9,9 +10,9 @@ from submerge.engine.plan._warnings import (
     rounding_warnings,
     shape_warnings,
 )
-from submerge.engine.plan.inputs import Inputs, Settings, resolve_copies
+from submerge.engine.plan.inputs import Inputs, Settings
 from submerge.engine.plan.stacks import architecture_problems, plan_stack
-from submerge.engine.plan.tensors import adapter_warnings, align_models, budget, weight_files
+from submerge.engine.plan.tensors import adapter_warnings, budget, weight_files
 from submerge.engine.plan.tokens import OutputVocabulary
 from submerge.errors import RequestError
 from submerge.recipe import Recipe
@@ -27,15 +28,12 @@ def plan_stacked(
     `vocabulary` has the rows of their tables, if those change. Raises `RequestError` with everything that is
     wrong.
     """
-    alignments, problems = align_models(inputs, of_any_depth=True)
-    inputs = inputs.of_models([alignment.model for alignment in alignments])
-    inputs = inputs if vocabulary is None else vocabulary.laid_over(inputs)
-    copies = resolve_copies(recipe, inputs)
-    lacks = [a.of(model).lacks for a, model in zip(alignments, copies.inputs.models, strict=True)]
+    aligned, problems = align_inputs(recipe, inputs, vocabulary, of_any_depth=True)
     if problems:
         raise RequestError(problems)
+    copies = aligned.copies
     stack = plan_stack(recipe, copies.inputs, copies.copy_of)
-    tensors, problems = stack.plan(lacks, copies.copy_of)
+    tensors, problems = stack.plan(aligned.lacks, copies.copy_of)
     problems = problems or architecture_problems(stack, tensors, recipe.stack[0].where)
     if problems:
         raise RequestError(problems)
@@ -50,7 +48,7 @@ def plan_stacked(
             *input_warnings(stack.inputs, {}, tensors),
             *shape_warnings(stack.inputs, tensors, as_adapter=False),
             *rounding_warnings(stack.inputs, tensors, recipe.out_dtype or recipe.dtype),
-            *adapter_warnings(inputs.models, of_one_base=False),
+            *adapter_warnings(copies.inputs.models, of_one_base=False),
             *fused_warnings(stack.inputs, tensors),
             *copies.warnings,
         ),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from submerge.engine.plan.inputs import Inputs
-from submerge.engine.plan.tensors._adapter_places import adapter_places
+from submerge.engine.plan.tensors._adapter_places import AdapterPlaces, adapter_places
 from submerge.engine.plan.tensors._tensor import Input, Module, TensorPlan
 from submerge.engine.plan.tokens import is_matrix
 from submerge.errors import Problem, few
@@ -46,36 +46,69 @@ def adapter_form(tensors: Sequence[TensorPlan], inputs: Inputs) -> tuple[list[Te
     place. Adapters alone may have saved a table beside what they trained of it; the result has it, too, for
     what the base has there is not known.
     """
-    replaced = _replaced_modules(inputs)
-    transposed = stores_transposed(inputs.reference_model)
+    factors = {tensor.name: _factors(tensor, inputs) for tensor in tensors if tensor.action == "merge"}
     config = inputs.reference_model.config
-    own = {tensor.name: _factors(tensor, inputs) for tensor in tensors if tensor.action == "merge"}
-    matrices = [t.name for t in tensors if not own.get(t.name, True) and is_matrix(t.name, t.shape, config)]
+    replaced = _replaced_modules(inputs)
+    matrices = [
+        t.name for t in tensors if not factors.get(t.name, True) and is_matrix(t.name, t.shape, config)
+    ]
     places = adapter_places([name for name in matrices if name not in replaced], config)
-    planned: list[TensorPlan] = []
-    packed: list[str] = []
-    for tensor in tensors:
-        if tensor.action == "take_base":  # named in a warning, and neither read nor written
-            planned.append(replace(tensor, inputs=()))
-        elif tensor.action == "copy" and tensor.name in replaced:  # PEFT looks for all of a module's tensors
-            planned.append(tensor)
-        elif tensor.action == "merge" and any(i.patch or not i.relative for i in tensor.inputs):
-            factors = own[tensor.name]
-            if any(part.experts and part.expert is None for part in factors):
-                packed.append(tensor.name)
-            elif tensor.name in replaced:
-                planned.append(tensor)
-            elif factors:
-                module = _module(factors[0])
-                planned.append(_as_factors(tensor, replace(module, table=_table(tensor, inputs))))
-            elif tensor.name in places.parameters:
-                planned.append(_as_factors(tensor, Module("parameter")))
-            elif tensor.name in matrices and tensor.name not in places.reasons and _is_weight(tensor):
-                planned.append(_as_factors(tensor, Module(transposed=transposed)))
-            else:
-                why = places.reasons.get(tensor.name, "an adapter has no place for it")
-                planned.append(replace(tensor, action="skip", matrix=False, why=why))
+    form = _AdapterForm(
+        inputs, factors, replaced, frozenset(matrices), places, stores_transposed(inputs.reference_model)
+    )
+    packed = [tensor.name for tensor in tensors if form.is_changed(tensor) and form.is_packed(tensor)]
+    planned = [held for tensor in tensors if (held := form.held(tensor)) is not None]
     return planned, _problems(planned, packed)
+
+
+@dataclass(frozen=True)
+class _AdapterForm:
+    """Decides what an adapter holds of each tensor.
+
+    Attributes:
+        inputs: the models.
+        factors: for each tensor that is merged, the low-rank updates that models have for it.
+        replaced: the tensors of modules that adapters replace.
+        matrices: those that no adapter has factors of, and that are matrices.
+        places: which of these an adapter has a place for.
+        transposed: whether the base stores its linear maps as [in, out].
+    """
+
+    inputs: Inputs
+    factors: Mapping[str, Sequence[LowRankPart]]
+    replaced: Collection[str]
+    matrices: Collection[str]
+    places: AdapterPlaces
+    transposed: bool
+
+    def is_changed(self, tensor: TensorPlan) -> bool:
+        """Return whether a tensor is merged, and a model has another value of it than the base."""
+        return tensor.action == "merge" and any(i.patch or not i.relative for i in tensor.inputs)
+
+    def is_packed(self, tensor: TensorPlan) -> bool:
+        """Return whether adapters have factors of all experts in one tensor."""
+        return any(part.experts and part.expert is None for part in self.factors[tensor.name])
+
+    def held(self, tensor: TensorPlan) -> TensorPlan | None:
+        """Return the plan of a tensor in an adapter, or None for one of which the adapter says nothing."""
+        if tensor.action == "take_base":  # named in a warning, and neither read nor written
+            return replace(tensor, inputs=())
+        if tensor.action == "copy":  # PEFT looks for all of a module's tensors
+            return tensor if tensor.name in self.replaced else None
+        if not self.is_changed(tensor) or self.is_packed(tensor):
+            return None
+        return tensor if tensor.name in self.replaced else self._as_update(tensor)
+
+    def _as_update(self, tensor: TensorPlan) -> TensorPlan:
+        """Return the plan of a tensor whose update is factored, or that an adapter has no place for."""
+        if factors := self.factors[tensor.name]:
+            return _as_factors(tensor, replace(_module(factors[0]), table=_table(tensor, self.inputs)))
+        if tensor.name in self.places.parameters:
+            return _as_factors(tensor, Module("parameter"))
+        if tensor.name in self.matrices and tensor.name not in self.places.reasons and _is_weight(tensor):
+            return _as_factors(tensor, Module(transposed=self.transposed))
+        why = self.places.reasons.get(tensor.name, "an adapter has no place for it")
+        return replace(tensor, action="skip", matrix=False, why=why)
 
 
 def _is_weight(tensor: TensorPlan) -> bool:

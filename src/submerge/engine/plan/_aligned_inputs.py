@@ -1,0 +1,48 @@
+"""The models of a merge under the names that the output has for their tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from submerge.engine.plan.inputs import Copies, Inputs, resolve_copies
+from submerge.engine.plan.tensors import align_models
+from submerge.engine.plan.tokens import OutputVocabulary
+from submerge.errors import Problem
+from submerge.recipe import Recipe
+
+__all__ = ["AlignedInputs", "align_inputs"]
+
+
+@dataclass(frozen=True)
+class AlignedInputs:
+    """The models with the reference's names, and a tensor under each name of a parameter that has several.
+
+    Attributes:
+        copies: the models, and which tensors of the output are one parameter.
+        lacks: for each model the tensors that it rightly has none for, with the reason.
+    """
+
+    copies: Copies
+    lacks: tuple[Mapping[str, str], ...]
+
+    @property
+    def inputs(self) -> Inputs:
+        """The models, and what part each takes."""
+        return self.copies.inputs
+
+
+def align_inputs(
+    recipe: Recipe, inputs: Inputs, vocabulary: OutputVocabulary | None, *, of_any_depth: bool = False
+) -> tuple[AlignedInputs, list[Problem]]:
+    """Return the models with their tensors named as in the output, and what stands in the way.
+
+    `vocabulary` has the rows of their tables, if those change. Models `of_any_depth` may have more layers
+    than the reference.
+    """
+    alignments, problems = align_models(inputs, of_any_depth=of_any_depth)
+    inputs = inputs.of_models([alignment.model for alignment in alignments])
+    inputs = inputs if vocabulary is None else vocabulary.laid_over(inputs)
+    copies = resolve_copies(recipe, inputs)
+    lacks = (a.of(model).lacks for a, model in zip(alignments, copies.inputs.models, strict=True))
+    return AlignedInputs(copies, tuple(lacks)), problems
