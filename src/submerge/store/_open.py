@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, few
 from submerge.store._checkpoint import Checkpoint
 from submerge.store._lora_file import lora_file
 from submerge.store._open_checkpoint import open_checkpoint
@@ -47,12 +47,25 @@ def open_model(
         lora = lora_file(checkpoint)
     except HoldsAdapterError:
         return open_adapter(spec, root=root, **how)
+    if lora is None and isinstance(place, Path):
+        _check_form(place, checkpoint)
     if lora is None and adapter:
         if isinstance(place, HubId):
             raise not_peft
         hint = "name the folder in which PEFT saved the adapter, or a LoRA file of diffusers or kohya"
         raise RequestError(Problem("holds no adapter, but a whole model", spec, hint))
     return lora or checkpoint
+
+
+def _check_form(place: Path, checkpoint: Checkpoint) -> None:
+    """Raise `RequestError` for an adapter of an unknown form, whose parts must not be merged one by one."""
+    if (place / ADAPTER_CONFIG).is_file() and checkpoint.config is None:
+        what = f"holds an {ADAPTER_CONFIG}, no config.json, and nothing of LoRA ({few(checkpoint.tensors)})"
+        hint = (
+            "merge the adapter into its model with the program that made it, and give that model; of a whole "
+            f"model remove {ADAPTER_CONFIG}"
+        )
+        raise RequestError(Problem(what, str(place), hint))
 
 
 def _peft_folder(place: Path) -> Path | None:

@@ -109,6 +109,9 @@ def choose_adapter(names: Collection[str], where: str, *, allow_pickle: bool = F
             raise RequestError(pickle_refusal(f"{where}: adapter_model.bin"))
         return WeightFiles("adapter_model.bin", pickled=True)
     what = "holds an adapter_config.json, but no adapter_model.safetensors"
+    if other := [*weights_beside(names), *sorted(name for name in names if name.endswith(".npz"))]:
+        what = f"{what}: {few(other)} is of another program than PEFT"
+        raise RequestError(Problem(what, where, "convert the adapter to PEFT's form with that program"))
     raise RequestError(Problem(what, where, "copy or download the missing file"))
 
 

@@ -154,6 +154,14 @@ class Opener:
         if adapter.base_revision and "@" not in spec and not (self.root / spec).exists():
             spec = f"{spec}@{adapter.base_revision}"
         before = len(self.problems)
+        if isinstance(self.open(spec), Adapter):
+            what = f"was trained on a model with the adapter {adapter.base} (base_model_name_or_path)"
+            hint = (
+                f"merge {adapter.base} into its own model first (merge_method: passthrough), and name the "
+                "result as base_model"
+            )
+            self.note(what, str(adapter.path / "adapter_config.json"), hint)
+            return None
         base = self.full_model(spec)
         if base is None:
             self.problems[before:] = [
@@ -193,6 +201,11 @@ class Opener:
             modules,
             heads=own_heads,
             untie=checkpoint,  # an adapter has no place for what its base lacks
-            other_shapes=self.recipe.rules.shape == "base" and not own_heads,
+            other_shapes=self.recipe.rules.shape == "base" and not own_heads and not self._is_reference(spec),
             other_rows=checkpoint and self.recipe.gathers_rows,
         )
+
+    def _is_reference(self, spec: str) -> bool:
+        """Return whether a spec is the base, or the first model without one: the output has its shapes."""
+        first = self.recipe.base or self.recipe.models[0].model
+        return same_model(spec) == same_model(first)
