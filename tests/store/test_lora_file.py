@@ -237,7 +237,6 @@ def test_factors_without_a_scale_are_refused(prefix: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "ends",
     [
-        ("lora_a", "lora_b"),  # MLX
         ("lora_a.weight", "lora_b.weight"),  # torchtune
         ("processor.qkv_lora1.down.weight", "processor.qkv_lora1.up.weight"),  # XLabs
     ],

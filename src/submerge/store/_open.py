@@ -9,6 +9,7 @@ from typing import Any
 from submerge.errors import Problem, RequestError, few
 from submerge.store._checkpoint import Checkpoint
 from submerge.store._lora_file import lora_file
+from submerge.store._mlx_adapter import mlx_adapter
 from submerge.store._open_checkpoint import open_checkpoint
 from submerge.store.adapter import ADAPTER_CONFIG, Adapter, is_adapter, open_adapter
 from submerge.store.folder import HoldsAdapterError, HubId, is_readable, locate
@@ -29,8 +30,8 @@ def open_model(
 ) -> Checkpoint | Adapter:
     """Return the checkpoint or the adapter, whichever it is, that a spec without `+` names.
 
-    An adapter may be a folder that PEFT saved, the file in it, or a LoRA file of diffusers or kohya's
-    scripts. With `adapter` it must be one. Raises `RequestError` with all that is wrong with the files.
+    An adapter may be a folder that PEFT or MLX-LM saved, the file in it, or a LoRA file of diffusers or
+    kohya's scripts. With `adapter` it must be one. Raises `RequestError` with all that is wrong with the files.
     """
     place = locate(spec, root)
     how: dict[str, Any] = {"allow_pickle": allow_pickle, "download": download}
@@ -44,7 +45,7 @@ def open_model(
             not_peft = error
     try:
         checkpoint = open_checkpoint(spec, root=root, **how)
-        lora = lora_file(checkpoint)
+        lora = mlx_adapter(checkpoint) or lora_file(checkpoint)
     except HoldsAdapterError:
         return open_adapter(spec, root=root, **how)
     if lora is None and isinstance(place, Path):

@@ -11,7 +11,16 @@ from submerge.engine.plan.inputs._settings import Settings
 from submerge.errors import Problem, RequestError
 from submerge.names import module_names
 from submerge.recipe import Recipe, same_model
-from submerge.store import Adapter, Checkpoint, lay_over, open_config, open_model, open_tokenizer, split_spec
+from submerge.store import (
+    Adapter,
+    Checkpoint,
+    is_of_pipeline,
+    lay_over,
+    open_config,
+    open_model,
+    open_tokenizer,
+    split_spec,
+)
 
 __all__ = ["Opener"]
 
@@ -116,7 +125,7 @@ class Opener:
         if adapter.base is not None:
             return self.named_base(adapter, adapter.base)
         hint = "add 'base_model: …', or write model+adapter; for an adapter again, add output: {as: adapter}"
-        form = "" if adapter.form == "peft" else f"is a LoRA file of {adapter.form}; "
+        form = f"is a LoRA file of {adapter.form}; " if is_of_pipeline(adapter.form) else ""
         self.note(f"{form}the adapter does not say what it was trained on", spec, hint)
         return None
 

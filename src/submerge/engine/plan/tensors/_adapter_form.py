@@ -21,6 +21,7 @@ from submerge.store import (
     LowRankPart,
     TensorEntry,
     is_adapter,
+    is_of_pipeline,
     saved_table,
 )
 
@@ -204,7 +205,7 @@ def lora_keys(tensors: Sequence[TensorPlan], models: Sequence[Checkpoint]) -> di
     """
     keys: dict[str, LoraKeys] = {}
     for model in reversed(models):
-        if model.adapter is None or model.adapter.form == "peft":
+        if model.adapter is None or not is_of_pipeline(model.adapter.form):
             continue
         for name, part in model.adapter.parts.items():
             if isinstance(part, LowRankPart):
