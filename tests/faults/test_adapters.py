@@ -174,6 +174,49 @@ def test_requests_that_cannot_be(pair: Tuned, tmp_path: Path) -> None:
     refused(merge(nothing, out, "--as", "adapter"), out, 1, "every merged update is zero")
 
 
+def test_an_adapter_trained_on_a_model_with_an_adapter(pair: Tuned, tmp_path: Path) -> None:
+    """Its update is one of that model: on the plain base the other adapter's would be missing."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, source, base in ((first, 0, pair.base), (second, 1, first)):
+        shutil.copytree(pair.adapters[source], folder)
+        config(base_model_name_or_path=str(base))(folder)
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(pair.recipe("passthrough", [second], base=False)))
+    out = tmp_path / "out"
+    refused(merge(path, out), out, 2, "was trained on a model with the adapter", "merge_method: passthrough")
+    path.write_text(yaml.safe_dump(pair.recipe("passthrough", [f"{pair.base}+{second}"], base=False)))
+    found = merge(path, out)
+    assert f"is that the model with {first} merged into it?" in found.err
+    pair.merge(tmp_path / "middle", "passthrough", [f"{pair.base}+{first}"], base=False)  # as the hint says
+    report = pair.merge(tmp_path / "whole", "passthrough", [second], base=str(tmp_path / "middle"))
+    found = load_file(report.out / "model.safetensors")
+    both = {n: t + pair.merged[1][n] - pair.state[n] for n, t in pair.merged[0].items()}
+    same_state(found, both, to=CLOSE)
+
+
+def test_what_was_saved_empty(pair: Tuned, tmp_path: Path) -> None:
+    """DeepSpeed's third stage leaves one value of nothing for what was not gathered."""
+    folder = tmp_path / "a"
+    shutil.copytree(pair.adapters[0], folder)
+    config(modules_to_save=["lm_head"])(folder)
+    tensors(lambda s: s.update({"base_model.model.lm_head.weight": torch.ones(0)}))(folder)
+    with pytest.raises(submerge.RequestError, match="sharded training without gathering"):
+        submerge.plan(pair.recipe("cat", [folder]), settings=ROOM)
+
+
+def test_another_shape_in_the_model_that_the_output_is_like(pair: Tuned, tmp_path: Path) -> None:
+    """Without a base the rule `shape: base` has no values to take: it ended with a KeyError."""
+    folder = tmp_path / "a"
+    shutil.copytree(pair.adapters[0], folder)
+    config(modules_to_save=["lm_head"])(folder)
+    rows = len(pair.state["lm_head.weight"]) + 3
+    tensors(lambda s: s.update({"base_model.model.lm_head.weight": torch.ones(rows, 16)}))(folder)
+    one = f"{pair.base}+{folder}"
+    recipe = pair.recipe("passthrough", [one], base=False, rules={"shape": "base"})
+    with pytest.raises(submerge.RequestError, match=rf"shape \[{rows}, 16\], but the base has"):
+        submerge.merge(recipe, tmp_path / "out", settings=ROOM)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_models_that_cannot_be(form: str, pair: Tuned, tmp_path: Path) -> None:
     full = pair.full()[0]

@@ -214,6 +214,8 @@ def refused(folder: Path, tensors: State, name: str = "file", config: str | None
         ("base_model.model.layers.0.q_proj.vera_lambda_b", "VeRA"),
         ("base_model.model.layers.0.q_proj.oft_R.weight", "OFT"),
         ("base_model.model.layers.0.q_proj.lora_E", "AdaLoRA"),
+        ("unet:0:up", "cloneofsimo"),
+        ("lora_controlnet", "Control-LoRA"),
     ],
 )
 def test_other_adapters_are_refused_by_name(name: str, kind: str, tmp_path: Path) -> None:
@@ -235,8 +237,6 @@ def test_factors_without_a_scale_are_refused(prefix: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "ends",
     [
-        ("lora_A.default.weight", "lora_B.default.weight"),  # a live model's, before PEFT picks its own
-        ("lora_a", "lora_b"),  # MLX
         ("lora_a.weight", "lora_b.weight"),  # torchtune
         ("processor.qkv_lora1.down.weight", "processor.qkv_lora1.up.weight"),  # XLabs
     ],
@@ -253,7 +253,7 @@ def test_models_with_an_adapter_in_them_are_refused(tmp_path: Path) -> None:
         "model.layers.0.q_proj.lora_B.default.weight": B,
         "model.norm.weight": draw(8),
     }
-    assert "in a form that is not known" in refused(tmp_path, tensors, "model")
+    assert "merge_and_unload" in refused(tmp_path, tensors, "model")
     plain = {name.replace(".default", ""): tensor for name, tensor in tensors.items()}
     assert "merge_and_unload" in refused(tmp_path, plain, "model")
 
@@ -270,6 +270,56 @@ def test_models_that_have_such_modules_themselves(tmp_path: Path) -> None:
         (tmp_path / "other").mkdir(exist_ok=True)
         save_file({name: A}, tmp_path / "other" / "model.safetensors")
         assert isinstance(open_model("other", root=tmp_path), Checkpoint)
+
+
+ATTENTION = "base_model.model.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        ([f"{ATTENTION}.shira_weight"], "another kind of PEFT's"),
+        ([f"{ATTENTION}.hira_A", f"{ATTENTION}.hira_B"], "another kind of PEFT's"),
+        (["base_model.model.norm.ln_tuning_layers.weight"], "another kind of PEFT's"),
+        (["base_model.model.wte.token_adapter.trainable_tokens_delta"], "another kind of PEFT's"),
+        ([f"diffusion_model.x.{end}.weight" for end in ("a1", "a2", "b1", "b2")], "GLoRA"),
+        (["language_model.layers.0.q_proj.A", "language_model.layers.0.q_proj.B"], "MLX-VLM"),
+    ],
+)
+def test_adapters_without_words_of_lora_are_no_models(names: list[str], kind: str, tmp_path: Path) -> None:
+    """Their parts would be merged one by one, as parameters of a model."""
+    assert kind in refused(tmp_path, {name: torch.ones(2, 2) for name in names}, "downloaded")
+
+
+def test_folders_of_unknown_adapters_are_no_models(tmp_path: Path) -> None:
+    """An adapter's configuration beside weights of no known form; a model may have one left over."""
+    (tmp_path / "adapter_config.json").write_text('{"rank": 2}')
+    assert "nothing of LoRA (x.gain)" in refused(tmp_path, {"x.gain": torch.ones(2)}, "weights")
+    (tmp_path / "config.json").write_text("{}")
+    assert isinstance(open_model(".", root=tmp_path), Checkpoint)
+
+
+def test_names_with_that_of_the_adapter(tmp_path: Path) -> None:
+    """DiffSynth-Studio saves `lora_A.default.weight`, with no name of the component and no scale."""
+    module = "transformer_blocks.0.attn.to_q"
+    tensors = {f"{module}.lora_A.default.weight": A, f"{module}.lora_B.default.weight": B}
+    text = refused(tmp_path, tensors)
+    assert "nothing says their scale" in text
+    (tmp_path / "file.safetensors").rename(tmp_path / "pytorch_lora_weights.safetensors")  # as the hint says
+    base = {f"{module}.weight": torch.zeros(6, 8)}
+    found = open_model("pytorch_lora_weights.safetensors", root=tmp_path)
+    assert isinstance(found, Adapter)
+    same(merged(found, base), {f"{module}.weight": B @ A})
+    tensors[f"{module}.alpha"] = torch.tensor(3.0)  # then the file says the scale itself
+    same(merged(opened(tmp_path / "scaled", tensors), base), {f"{module}.weight": 1.5 * B @ A})
+
+
+def test_embeddings_that_are_bundled(tmp_path: Path) -> None:
+    """OneTrainer writes the textual inversions that it trained into the file."""
+    module, tensors, scale = FORMS["kohya"]
+    adapter = opened(tmp_path, tensors | {"bundle_emb.ink.clip_l": draw(1, 8)})
+    same(merged(adapter, {f"{module}.weight": torch.zeros(6, 8)}), {f"{module}.weight": scale * B @ A})
+    assert "bundle_emb.ink.clip_l" in adapter.left_out[0]
 
 
 def test_damaged_files(tmp_path: Path) -> None:

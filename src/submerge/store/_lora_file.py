@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from submerge.errors import Problem, RequestError
+from submerge.errors import Problem, RequestError, few
 from submerge.store._checkpoint import Checkpoint
 from submerge.store.adapter import (
     Adapter,
@@ -59,7 +59,16 @@ def lora_file(model: Checkpoint) -> Adapter | None:
         memory=model.memory,
         pending=model.pending,
         form=names.form,
+        left_out=_left_out(names),
     )
+
+
+def _left_out(names: LoraNames) -> tuple[str, ...]:
+    """Return what of a file is no part of any model, in words."""
+    if not names.texts:
+        return ()
+    what = f"holds embeddings of tokens that were trained with it ({few(names.texts)})"
+    return (f"{what}: they are left out, and are to be loaded from that file",)
 
 
 @dataclass(frozen=True)

@@ -231,9 +231,9 @@ class _UpdatedSource:
     def _left(self, first: int, last: int) -> torch.Tensor:
         """Return rows [first, last) of U, which is Aᵀ where the update is transposed, or else B."""
         part, rank = self._of.part, self._of.part.rank
-        if not part.transposed:
-            return self._values(part.left_entry, first * rank, (last - first) * rank).view(-1, rank)
-        entry = part.right_entry  # A [r, V]
+        entry = part.right_entry if part.transposed else part.left_entry
+        if part.transposed == part.swapped:  # stored as [V, r]
+            return self._values(entry, first * rank, (last - first) * rank).view(-1, rank)
         starts = (row * entry.shape[1] + first for row in range(rank))
         return torch.stack([self._values(entry, at, last - first) for at in starts], dim=1)
 
@@ -243,7 +243,7 @@ class _UpdatedSource:
         part = self._of.part
         entry = part.left_entry if part.transposed else part.right_entry
         values = self._values(entry, 0, entry.numel).view(entry.shape)
-        return values.T if part.transposed else values
+        return values.T if part.transposed != part.swapped else values
 
     def _values(self, entry: TensorEntry, start: int, count: int) -> torch.Tensor:
         return self._read(self._of.adapter.source(entry, self._files), entry.dtype, start, count)

@@ -170,6 +170,7 @@ def test_scale_is_in_the_factors_once(
         ({"q.lora_A.weight": torch.ones(3, 4)}, "do not fit each other"),
         ({"q.lora_A.weight": torch.ones(2, 4, 3, 3)}, "impossible shapes"),
         ({"q.lora_A.weight": torch.ones(2, 0)}, "empty factors"),
+        ({"q.lora_A.weight": torch.ones(0)}, "empty factors"),
         ({"q.lora_B.bias": torch.ones(4)}, "the bias of q"),
         (
             {"q.lora_A.weight": torch.ones(2, 4, 3), "q.lora_B.weight": torch.ones(3, 1, 1)},

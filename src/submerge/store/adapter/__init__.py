@@ -14,6 +14,7 @@ from submerge.store.adapter._parts import (
     Part,
     Replace,
     Rows,
+    is_of_pipeline,
     is_relative,
     saved_table,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "component_of",
     "fit_adapter",
     "is_adapter",
+    "is_of_pipeline",
     "is_relative",
     "lora_names",
     "open_adapter",

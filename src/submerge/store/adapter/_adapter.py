@@ -46,7 +46,7 @@ class Adapter:
     any more, but `folded` has what the adapter trained of tables that it saved besides. `names` are the
     adapter's own names of that model's parameters, and `unfit` the shapes of those that it has in another
     shape, and does not change. `tokenizer` is what of one lies beside it. `form` says whose file it is; those
-    of diffusers and kohya have no configuration. `left_out` tells what of the files is used by no merge.
+    of diffusers and kohya have no configuration, and that of MLX is no part of `config`. `left_out` tells what of the files is used by no merge.
     """
 
     label: str
@@ -176,6 +176,8 @@ class Adapter:
         """Return (left, right) of a part with factors of its own."""
         b = self._floats(part.left_entry, table)  # [out, r]
         a = self._floats(part.right_entry, table)  # [r, in]
+        if part.swapped:
+            a, b = a.mT, b.mT
         if double or a.dtype != b.dtype:
             a, b = a.double(), b.double()
         if part.experts:

@@ -16,6 +16,7 @@ from submerge.store.format import DTYPES, TensorEntry
 
 __all__ = ["build_parts"]
 
+_GATHER = "save it gathered (DeepSpeed: stage3_gather_16bit_weights_on_model_save, or zero_to_fp32.py)"
 _AGAIN = "the file is not what the configuration describes: save the adapter again with PEFT"
 # the embeddings whose new values PEFT saves when the vocabulary was resized
 _EMBEDDINGS = frozenset({
@@ -162,7 +163,7 @@ def _add_factors(keys: FactorKeys, name: str, wrapped: dict[str, TensorEntry], b
     if not fault and (magnitude is not None) != bool(config.raw.get("use_dora")) and not experts:
         fault = f"{'lacks' if magnitude is None else 'holds'} a magnitude, but use_dora says otherwise"
     if fault:
-        build.wrong(f"the adapter of {own} {fault}")
+        build.wrong(f"the adapter of {own} {fault}", _GATHER if "without gathering" in fault else _AGAIN)
         return
     part = LowRankPart(
         left_entry=left,
@@ -202,6 +203,10 @@ def _add_plain(entries: Mapping[str, TensorEntry], build: _Build) -> None:
     """Add the parameters that were saved with all their values."""
     unknown = []
     for name, entry in entries.items():
+        if 0 in entry.shape:
+            what = f"holds no values of {name}, shape {list(entry.shape)}"
+            build.wrong(f"{what}: it was saved from a sharded training without gathering", _GATHER)
+            continue
         module = name.rpartition(".")[0]
         biases = build.config.bias != "none" and name.rpartition(".")[2] == "bias"
         saved = any(f"{path}." in f"{module}." for path in build.config.saved)  # PEFT takes any ending

@@ -19,10 +19,10 @@ def shape_fault(
 ) -> str | None:
     """Return what is wrong with the shapes of B and A, or None."""
     shapes = f"B {left.shape} and A {right.shape}"
-    if len(left.shape) != len(right.shape) or len(left.shape) < 2 or (embedding and len(left.shape) != 2):
-        return f"has factors of impossible shapes, {shapes}"
     if 0 in (*left.shape, *right.shape):
         return f"has empty factors, {shapes}: it was saved from a sharded training without gathering"
+    if len(left.shape) != len(right.shape) or len(left.shape) < 2 or (embedding and len(left.shape) != 2):
+        return f"has factors of impossible shapes, {shapes}"
     if any(size != 1 for size in left.shape[2:]):
         return f"has a B with a kernel of its own, {shapes}"
     if left.shape[1] != right.shape[0]:

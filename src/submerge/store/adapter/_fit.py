@@ -12,7 +12,15 @@ from submerge.store.adapter._adapter import Adapter
 from submerge.store.adapter._experts import experts_apart, settled_experts
 from submerge.store.adapter._experts_together import experts_together
 from submerge.store.adapter._lora_fit import of_one_model
-from submerge.store.adapter._parts import Add, LowRankPart, PackedExperts, Part, Replace, Rows
+from submerge.store.adapter._parts import (
+    Add,
+    LowRankPart,
+    PackedExperts,
+    Part,
+    Replace,
+    Rows,
+    is_of_pipeline,
+)
 from submerge.store.adapter._untold import lacking_parts
 
 __all__ = ["fit_adapter"]
@@ -55,7 +63,7 @@ def fit_adapter(
     """
     where, version = str(adapter.path), adapter.config.get("peft_version")
     version = version if isinstance(version, str) else None
-    if adapter.form != "peft":
+    if is_of_pipeline(adapter.form):
         adapter = of_one_model(
             adapter, shapes, lambda part, shape: not _settled(part, shape, either_layout=False).fault
         )
@@ -68,7 +76,7 @@ def fit_adapter(
     faults: list[Problem] = []
     for name, part in parts.items():
         target = matched.names[name]
-        settled = _settled(part, shapes[target], either_layout=adapter.form == "peft")
+        settled = _settled(part, shapes[target], either_layout=not is_of_pipeline(adapter.form))
         if settled.fault and not (other_rows and _is_resized(name, part, shapes[target])):
             what = f"{name} {settled.fault}, but the base has {list(shapes[target])}"
             faults.append(Problem(what, where, _hint(name, part, shapes[target])))

@@ -4,6 +4,8 @@ diffusers writes `<component>.<module>` with `.lora_A.weight` or `.lora.down.wei
 `.processor.to_q_lora.down.weight`, `.lora_linear_layer.down.weight`), kohya's scripts write
 `lora_unet_<module with _ for .>` with `.lora_down.weight`. Either may add `.alpha`: the scale is alpha /
 rank, and 1 without it. PEFT's own files have the same factors, but their configuration has the scale.
+Where a state dict was saved by other means than theirs, names have PEFT's name of the adapter
+(`.lora_A.default.weight`, of DiffSynth-Studio).
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from submerge.store.adapter._unsupported import NO_UPDATE
 __all__ = ["LoraNames", "component_of", "lora_names"]
 
 _FACTOR = re.compile(
-    r"(?P<module>.+)\.(?:lora_(?P<letter>[AB])|(?:lora_|lora\.|lora_linear_layer\.)(?P<way>down|up))\.weight"
+    r"(?P<module>.+)\.(?:lora_(?P<letter>[AB])(?:\.default)?|(?:lora_|lora\.|lora_linear_layer\.)(?P<way>down|up))"
+    r"\.weight"
 )
 _OLD_FACTOR = re.compile(r"(?P<parent>.+)\.(?P<leaf>to_(?:[qkv]|out))_lora\.(?P<way>down|up)\.weight")
 _TEXT_LEAVES = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
@@ -31,6 +34,7 @@ _LIKE = re.compile(
     r"(?:^|[._])lora_(?:[AaBb]|up|down|embedding_[AB]|magnitude_vector)(?:\.[\w-]+)*$"
     r"|[._]lora\d*\.(?:up|down)\.weight$|\.lora_linear_layer\.|^(?:lora_(?:unet|te\d*|transformer)|lycoris)_"
 )
+_PEFT_KIND = "another kind of PEFT's"
 # names that only other adapters have
 _OTHERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), kind)
@@ -50,8 +54,21 @@ _OTHERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\.fourierft_spectrum|\.waveft_spectrum", "FourierFT or WaveFT"),
         (r"\.hra_u(?:\.|$)", "HRA"),
         (r"\.(?:bone_|miss_block)", "Bone or MiSS"),
+        # the prefixes that PEFT's other tuners give their parameters
+        (
+            r"^base_model\.model\..+\.(?:adamss|beft|c3a|deft|delora|frod|glora|gralora|hira|lily|ln_tuning|osf"
+            r"|peanut|poly|psoft|pvera_lambda|road|shadow|shira|supertuning|tinylora|trainable_tokens|unilora)_\w",
+            _PEFT_KIND,
+        ),
+        (r"^(?:unet|text_encoder):\d+:(?:up|down)$", "LoRA that numbers its modules (cloneofsimo's scripts)"),
+        (r"^lora_controlnet$", "Control-LoRA"),
     )
 )
+# of GLoRA, and of MLX-VLM: names that a model may have, too, but not all of these together
+_GLORA = ("a1.weight", "a2.weight", "b1.weight", "b2.weight")
+_MLX_VLM = (".A", ".B")
+_TEXTS = "bundle_emb."  # textual inversions that were trained with the factors
+
 _KOHYA = re.compile(
     r"(?P<component>lora_(?:unet|te\d*|transformer|prior_unet|prior_te|clip_[lg]|[a-z0-9]+)|lycoris)"
     r"_(?P<module>[^.]+(?:\.(?:weight|bias))?)"
@@ -68,11 +85,15 @@ _MERGE = "merge it into its model with the program that made it, and give that m
 
 @dataclass(frozen=True)
 class LoraNames:
-    """The tensors of a LoRA file: PEFT's key for each of the file's keys, and the keys of alpha by module."""
+    """The tensors of a LoRA file: PEFT's key for each of the file's keys, and the keys of alpha by module.
+
+    `texts` are the keys of embeddings of tokens (textual inversions), which no model has a place for.
+    """
 
     form: Form
     keys: dict[str, str] = field(default_factory=dict)
     alphas: dict[str, str] = field(default_factory=dict)
+    texts: tuple[str, ...] = ()
 
 
 def lora_names(
@@ -85,7 +106,9 @@ def lora_names(
     of other adapters, for factors without a scale, and for models whose adapter was never merged.
     """
     like = [name for name in names if _LIKE.search(name)]
-    kinds = {kind: name for name in names for pattern, kind in _OTHERS if pattern.search(name)}
+    kinds = _other_kinds(names)
+    if like:  # rows of new tokens are trained with LoRA, too
+        kinds.pop(_PEFT_KIND, None)
     if has_lora or not (like or kinds):
         return None
     if kinds:
@@ -112,7 +135,22 @@ def lora_names(
         ):
             hint = f"LoRA files may hold factors alone: {_MERGE}"
         raise RequestError(Problem(what, where, hint))
-    return LoraNames(_form(roles.modules, like, where, configured), roles.keys, roles.alphas)
+    scaled = configured or roles.modules == roles.alphas.keys()
+    form = _form(roles.modules, like, where, scaled)
+    return LoraNames(form, roles.keys, roles.alphas, tuple(roles.texts))
+
+
+def _other_kinds(names: Collection[str]) -> dict[str, str]:
+    """Return which other kinds of adapters there are tensors of, and one of each."""
+    kinds = {kind: name for name in names for pattern, kind in _OTHERS if pattern.search(name)}
+    if names and all(name.endswith(_MLX_VLM) for name in names):
+        kinds["LoRA of MLX-VLM"] = min(names)
+    known = set(names)
+    for name in names:
+        module = name.removesuffix(_GLORA[0])
+        if name.endswith(f".{_GLORA[0]}") and all(module + leaf in known for leaf in _GLORA):
+            kinds["GLoRA"] = name
+    return kinds
 
 
 @dataclass
@@ -123,6 +161,7 @@ class _Roles:
     alphas: dict[str, str] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
     twice: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
     @property
     def modules(self) -> set[str]:
@@ -135,7 +174,7 @@ def _roles(names: Iterable[str]) -> _Roles:
     for name in names:
         module, role = _split(name)
         if not role:
-            roles.others.append(name)
+            (roles.texts if name.startswith(_TEXTS) else roles.others).append(name)
             continue
         table, key = (roles.alphas, module) if role == "alpha" else (roles.keys, f"{module}.{role}")
         if key in table:
@@ -172,8 +211,8 @@ def _plain(module: str) -> str:
     return module.replace(".processor.", ".").removesuffix(".processor")
 
 
-def _form(modules: Iterable[str], like: Collection[str], where: str, configured: bool) -> Form:
-    """Return whose form it is; raise `RequestError` where PEFT's configuration would say the scale."""
+def _form(modules: Iterable[str], like: Collection[str], where: str, scaled: bool) -> Form:
+    """Return whose form it is; raise `RequestError` where nothing says the scale but PEFT's configuration."""
     modules = list(modules)
     # kohya's prefixes stand in no other form, while PEFT and newer diffusers both write lora_A and lora_B
     if all(_KOHYA.fullmatch(module) for module in modules):
@@ -181,7 +220,7 @@ def _form(modules: Iterable[str], like: Collection[str], where: str, configured:
     by_letter = any(re.search(r"\.lora_[AB]\.", name) for name in like)
     named = PurePath(where).name.startswith(_OWN_NAME)
     of_pipeline = all(_PIPELINE.fullmatch(m) and not _LANGUAGE.match(m) for m in modules)
-    if not by_letter or configured or named or of_pipeline:
+    if not by_letter or scaled or named or of_pipeline:
         return "diffusers"
     raise RequestError(_without_configuration(like, where))
 
@@ -189,4 +228,8 @@ def _form(modules: Iterable[str], like: Collection[str], where: str, configured:
 def _without_configuration(like: Collection[str], where: str) -> Problem:
     what = f"holds factors of LoRA ({few(like)}), and nothing says their scale"
     hint = "give the folder in which PEFT saved adapter_model.safetensors beside its adapter_config.json"
+    if not any(name.startswith(_PEFT_PREFIX) for name in like):
+        hint += (
+            f"; a file of an image or video model, whose scale is 1, is to be called {_OWN_NAME}.safetensors"
+        )
     return Problem(what, where, hint)

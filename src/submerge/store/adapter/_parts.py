@@ -18,6 +18,7 @@ __all__ = [
     "Part",
     "Replace",
     "Rows",
+    "is_of_pipeline",
     "is_relative",
     "saved_table",
     "single_parts",
@@ -29,7 +30,12 @@ PACKED_ORDER = (
     "gate_up_proj", "gate_up_proj_bias", "up_proj", "down_proj", "down_proj_bias", "w1", "v1", "w2",
 )  # fmt: skip
 Kind: TypeAlias = Literal["linear", "embedding", "parameter"]
-Form: TypeAlias = Literal["peft", "diffusers", "kohya"]
+Form: TypeAlias = Literal["peft", "mlx", "diffusers", "kohya"]
+
+
+def is_of_pipeline(form: Form) -> bool:
+    """Return whether files of a form may hold parts for several models, under prefixes of their own."""
+    return form in ("diffusers", "kohya")
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class LowRankPart:
     new weight is m · (W + update) / ‖W + update‖, the norm over all inputs of one output. `copy` is the
     weight itself, as saved beside the factors. `expert` and `rows` choose one expert, and of the parameter's
     rows those from the first up to the last. Where the file holds an `alpha`, the scale is alpha / rank.
+    `swapped` factors are stored transposed, B as [r, out] and A as [in, r].
     """
 
     left_entry: TensorEntry
@@ -57,11 +64,12 @@ class LowRankPart:
     rows: tuple[int, int] | None = None
     kind: Kind = "linear"
     alpha: TensorEntry | None = None
+    swapped: bool = False
 
     @property
     def rank(self) -> int:
         """The rank of the factors, of one expert where there are several."""
-        return self.right_entry.shape[0] // max(1, self.experts)
+        return self.right_entry.shape[int(self.swapped)] // max(1, self.experts)
 
     @property
     def kernel(self) -> Shape:
@@ -71,7 +79,8 @@ class LowRankPart:
     @property
     def stored(self) -> Shape:
         """The parameter's shape as far as the adapter knows: the one that `transposed` stands for."""
-        outputs, inputs = self.left_entry.shape[0], self.right_entry.shape[1]
+        at_out, at_in = (1, 0) if self.swapped else (0, 1)
+        outputs, inputs = self.left_entry.shape[at_out], self.right_entry.shape[at_in]
         rows, columns = (inputs, outputs) if self.transposed else (outputs, inputs)
         if self.rows is not None:
             rows = self.rows[1] - self.rows[0]

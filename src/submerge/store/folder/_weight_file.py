@@ -20,6 +20,7 @@ __all__ = [
     "weights_beside",
 ]
 
+_MLX_ADAPTERS = "adapters.safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 WEIGHT_SUFFIXES = (
     ".safetensors",
@@ -109,6 +110,9 @@ def choose_adapter(names: Collection[str], where: str, *, allow_pickle: bool = F
             raise RequestError(pickle_refusal(f"{where}: adapter_model.bin"))
         return WeightFiles("adapter_model.bin", pickled=True)
     what = "holds an adapter_config.json, but no adapter_model.safetensors"
+    if other := [*weights_beside(names), *sorted(name for name in names if name.endswith(".npz"))]:
+        what = f"{what}: {few(other)} is of another program than PEFT"
+        raise RequestError(Problem(what, where, "convert the adapter to PEFT's form with that program"))
     raise RequestError(Problem(what, where, "copy or download the missing file"))
 
 
@@ -141,7 +145,10 @@ def _is_adapter(names: Collection[str]) -> bool:
 
 
 def _safetensors(names: list[str], where: str) -> WeightFiles | None:
-    return _standard(names, ".safetensors", pickled=False) or _single(
+    standard = _standard(names, ".safetensors", pickled=False)
+    if standard is None and _MLX_ADAPTERS in names:  # those of earlier steps lie beside them
+        return WeightFiles(_MLX_ADAPTERS)
+    return standard or _single(
         [name for name in names if name.endswith(".safetensors") and name != "bank.safetensors"],
         [name for name in names if (index := _INDEX.search(name)) and index[1] == "safetensors"],
         where,

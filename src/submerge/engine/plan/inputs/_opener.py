@@ -11,7 +11,16 @@ from submerge.engine.plan.inputs._settings import Settings
 from submerge.errors import Problem, RequestError
 from submerge.names import module_names
 from submerge.recipe import Recipe, same_model
-from submerge.store import Adapter, Checkpoint, lay_over, open_config, open_model, open_tokenizer, split_spec
+from submerge.store import (
+    Adapter,
+    Checkpoint,
+    is_of_pipeline,
+    lay_over,
+    open_config,
+    open_model,
+    open_tokenizer,
+    split_spec,
+)
 
 __all__ = ["Opener"]
 
@@ -116,7 +125,7 @@ class Opener:
         if adapter.base is not None:
             return self.named_base(adapter, adapter.base)
         hint = "add 'base_model: …', or write model+adapter; for an adapter again, add output: {as: adapter}"
-        form = "" if adapter.form == "peft" else f"is a LoRA file of {adapter.form}; "
+        form = f"is a LoRA file of {adapter.form}; " if is_of_pipeline(adapter.form) else ""
         self.note(f"{form}the adapter does not say what it was trained on", spec, hint)
         return None
 
@@ -154,6 +163,14 @@ class Opener:
         if adapter.base_revision and "@" not in spec and not (self.root / spec).exists():
             spec = f"{spec}@{adapter.base_revision}"
         before = len(self.problems)
+        if isinstance(self.open(spec), Adapter):
+            what = f"was trained on a model with the adapter {adapter.base} (base_model_name_or_path)"
+            hint = (
+                f"merge {adapter.base} into its own model first (merge_method: passthrough), and name the "
+                "result as base_model"
+            )
+            self.note(what, str(adapter.path / "adapter_config.json"), hint)
+            return None
         base = self.full_model(spec)
         if base is None:
             self.problems[before:] = [
@@ -193,6 +210,11 @@ class Opener:
             modules,
             heads=own_heads,
             untie=checkpoint,  # an adapter has no place for what its base lacks
-            other_shapes=self.recipe.rules.shape == "base" and not own_heads,
+            other_shapes=self.recipe.rules.shape == "base" and not own_heads and not self._is_reference(spec),
             other_rows=checkpoint and self.recipe.gathers_rows,
         )
+
+    def _is_reference(self, spec: str) -> bool:
+        """Return whether a spec is the base, or the first model without one: the output has its shapes."""
+        first = self.recipe.base or self.recipe.models[0].model
+        return same_model(spec) == same_model(first)

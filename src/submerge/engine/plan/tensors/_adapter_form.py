@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from submerge.engine.plan.inputs import Inputs
 from submerge.engine.plan.tensors._adapter_places import AdapterPlaces, adapter_places
@@ -19,6 +20,8 @@ from submerge.store import (
     LoraKeys,
     LowRankPart,
     TensorEntry,
+    is_adapter,
+    is_of_pipeline,
     saved_table,
 )
 
@@ -235,7 +238,7 @@ def lora_keys(tensors: Sequence[TensorPlan], models: Sequence[Checkpoint]) -> di
     """
     keys: dict[str, LoraKeys] = {}
     for model in reversed(models):
-        if model.adapter is None or model.adapter.form == "peft":
+        if model.adapter is None or not is_of_pipeline(model.adapter.form):
             continue
         for name, part in model.adapter.parts.items():
             if isinstance(part, LowRankPart):
@@ -258,7 +261,9 @@ def adapter_warnings(models: Sequence[Checkpoint], *, of_one_base: bool = True) 
     adapters = [model.adapter for model in models if model.adapter is not None]
     left_out = [f"{adapter.label}: {what}" for adapter in adapters for what in adapter.left_out]
     idle = [f"{adapter.label}: {_idle(adapter)}" for adapter in adapters if adapter.is_idle()]
-    return list(dict.fromkeys([*left_out, *idle, *(_different_bases(adapters) if of_one_base else ())]))
+    chained = [f"{model.label}: {what}" for model in models if (what := _trained_on_adapter(model))]
+    bases = _different_bases(adapters) if of_one_base else ()
+    return list(dict.fromkeys([*left_out, *idle, *chained, *bases]))
 
 
 def _idle(adapter: Adapter) -> str:
@@ -266,6 +271,17 @@ def _idle(adapter: Adapter) -> str:
     if adapter.config.get("lora_alpha") == 0:
         return "lora_alpha is 0 in its configuration: it changes nothing; write the one it was trained with"
     return "all of its updates are zero: it changes nothing; was it saved without what it had learned?"
+
+
+def _trained_on_adapter(model: Checkpoint) -> str:
+    """Return what is to be told of an adapter that was trained on a model with an adapter, or nothing."""
+    named = model.adapter.base if model.adapter else None
+    if model.under is None or not named or not is_adapter(Path(named)):
+        return ""
+    what = (
+        f"was trained on a model with the adapter {named}, as its file says, and lies on {model.under.label}"
+    )
+    return f"{what}: is that the model with {named} merged into it?"
 
 
 def _different_bases(adapters: Sequence[Adapter]) -> list[str]:

@@ -1,0 +1,135 @@
+"""Adapters of MLX-LM, and what its own layers do with the same factors (mlx_lm/tuner/lora.py, dora.py)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import submerge
+from _models import ROOM
+from store.helpers_adapter import State, applied
+from submerge.errors import RequestError
+from submerge.store import Adapter, fit_adapter, open_model
+
+Q, UP, TABLE = "model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj", "model.embed_tokens"
+SHAPES = {
+    f"{Q}.weight": (8, 8),
+    f"{UP}.weight": (12, 8),
+    f"{TABLE}.weight": (20, 8),
+    "lm_head.weight": (20, 8),
+}
+CONFIG = {
+    "model": "mlx-community/Toy-4bit",
+    "fine_tune_type": "lora",
+    "num_layers": 1,
+    "lora_parameters": {"rank": 2, "scale": 20.0, "dropout": 0.0},
+}
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+def factors(*modules: str, seed: int = 0) -> State:
+    """Return `lora_a` [in, r] and `lora_b` [r, out] of linear maps; [V, r] and [r, d] of an embedding."""
+    tensors = {}
+    for module in modules:
+        first, last = SHAPES[f"{module}.weight"][:: 1 if module == TABLE else -1]
+        tensors[f"{module}.lora_a"] = draw(first, 2, seed=seed)
+        tensors[f"{module}.lora_b"] = draw(2, last, seed=seed + 1)
+    return tensors
+
+
+def base() -> State:
+    return {name: draw(*shape, seed=seed) for seed, (name, shape) in enumerate(SHAPES.items())}
+
+
+def fused(state: State, tensors: State, scale: float = 20.0) -> State:
+    """Return what `mlx_lm.fuse` makes of a base in float32."""
+    found = dict(state)
+    for key, a in tensors.items():
+        module = key.removesuffix(".lora_a")
+        if module == key:
+            continue
+        update = scale * a @ tensors[f"{module}.lora_b"]
+        weight = state[f"{module}.weight"] + (update if module == TABLE else update.T)
+        if (m := tensors.get(f"{module}.m")) is not None:
+            weight = (m / weight.norm(dim=1))[:, None] * weight
+        found[f"{module}.weight"] = weight
+    return found
+
+
+def write(folder: Path, tensors: State, config: dict[str, Any] | None = None, **fields: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    save_file(tensors, folder / "adapters.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps((CONFIG if config is None else config) | fields))
+    return folder
+
+
+def opened(folder: Path) -> Adapter:
+    adapter = open_model(".", root=folder)
+    assert isinstance(adapter, Adapter)
+    return adapter
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_into_a_base(dora: bool, tmp_path: Path) -> None:
+    """Square matrices, others, embeddings and heads; a transposed factor would fit the square ones, too."""
+    modules = (Q, UP) if dora else (Q, UP, TABLE, "lm_head")
+    tensors = factors(*modules)
+    if dora:
+        tensors |= {f"{module}.m": draw(SHAPES[f"{module}.weight"][0]).abs() for module in modules}
+    adapter = opened(write(tmp_path, tensors, fine_tune_type="dora" if dora else "lora"))
+    assert (adapter.form, adapter.rank, adapter.base) == ("mlx", 2, "mlx-community/Toy-4bit")
+    found = applied(base(), fit_adapter(adapter, SHAPES))
+    for name, wanted in fused(base(), tensors).items():
+        torch.testing.assert_close(found[name], wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_two_of_them_to_an_adapter_of_peft(tmp_path: Path) -> None:
+    """What comes out is in PEFT's form: merged into the base it is the sum of both."""
+    both = [factors(Q, UP, TABLE, seed=seed) for seed in (1, 5)]
+    folders = [write(tmp_path / f"a{i}", tensors) for i, tensors in enumerate(both)]
+    (tmp_path / "base").mkdir()
+    save_file(base(), tmp_path / "base" / "model.safetensors")
+    models = [{"model": str(folder), "parameters": {"weight": 1.0}} for folder in folders]
+    recipe = {"merge_method": "task_arithmetic", "models": models, "output": {"as": "adapter"}}
+    submerge.merge(recipe, tmp_path / "both", settings=ROOM)
+    last = {"merge_method": "passthrough", "models": [{"model": f"{tmp_path / 'base'}+{tmp_path / 'both'}"}]}
+    report = submerge.merge(last, tmp_path / "out", settings=ROOM)
+    found = load_file(report.out / "model.safetensors")
+    for name, wanted in fused(fused(base(), both[0]), both[1]).items():
+        torch.testing.assert_close(found[name], wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_the_last_of_several_steps(tmp_path: Path) -> None:
+    save_file(factors(UP), write(tmp_path, factors(Q)) / "0000100_adapters.safetensors")
+    assert list(opened(tmp_path).parts) == [f"{Q}.weight"]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "fields", "message"),
+    [
+        (factors(Q), {"lora_parameters": {"rank": 2}}, "says no scale"),
+        (factors(Q), {"lora_parameters": {"scale": 10.0, "alpha": 16.0}}, "scale and alpha"),
+        (factors(Q) | {f"{Q}.m": torch.ones(3)}, {}, "a magnitude of the shape [3]"),
+        (factors(Q) | {f"{UP}.bias": torch.ones(3)}, {}, "beside factors"),
+        ({f"{Q}.lora_a": torch.ones(4, 2, 8), f"{Q}.lora_b": torch.ones(4, 8, 2)}, {}, "packed experts"),
+        ({f"{Q}.lora_a": torch.ones(8, 2), f"{Q}.lora_b": torch.ones(3, 8)}, {}, "do not fit each other"),
+    ],
+)
+def test_what_is_refused(tensors: State, fields: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(RequestError) as caught:
+        open_model(".", root=write(tmp_path, tensors, **fields))
+    assert message in str(caught.value)
+
+
+def test_without_its_configuration(tmp_path: Path) -> None:
+    (write(tmp_path, factors(Q)) / "adapter_config.json").unlink()
+    with pytest.raises(RequestError, match=r"no adapter_config.json says their scale"):
+        open_model("adapters.safetensors", root=tmp_path)
