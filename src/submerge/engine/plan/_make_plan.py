@@ -171,7 +171,8 @@ def plan_models(
         unties=copies.unties,
         ties=tied_to_heads(tensors, inputs, copies.tied) if as_adapter else {},
     )
-    return replace(plan, warnings=(*_warnings(plan, of_models, lacks, copies.warnings), *mixing_warnings))
+    said = [*copies.warnings, *(note for alignment in alignments for note in alignment.notes)]
+    return replace(plan, warnings=(*_warnings(plan, of_models, lacks, said), *mixing_warnings))
 
 
 def _tensors(

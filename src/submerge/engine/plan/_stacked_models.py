@@ -53,6 +53,7 @@ def plan_stacked(
             *adapter_warnings(inputs.models, of_one_base=False),
             *fused_warnings(stack.inputs, tensors),
             *copies.warnings,
+            *(note for alignment in alignments for note in alignment.notes),
         ),
         budget=budget(tensors, stack.inputs.models, settings.workers, settings.max_memory),
         unties=copies.unties,
