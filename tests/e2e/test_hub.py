@@ -41,6 +41,11 @@ def recipe(folder: Path, prefix: str, *models: str) -> str:
 
 
 def test_a_hub_model_is_planned_by_its_header_and_fetched_for_the_merge(hub: Hub, tmp_path: Path) -> None:
+    dense = tmp_path / "base" / "2_Dense"
+    dense.mkdir()
+    save_file({"linear.weight": torch.ones(2, 2)}, dense / WEIGHTS)
+    modules = [{"path": "", "type": "st.Transformer"}, {"path": "2_Dense", "type": "st.Dense"}]
+    (tmp_path / "base" / "modules.json").write_text(json.dumps(modules))
     written = recipe(tmp_path, "org/", "one", "two")
     planned = run(hub, tmp_path, "plan", written, "--json")
     assert planned.code == 0, planned.err
@@ -51,7 +56,8 @@ def test_a_hub_model_is_planned_by_its_header_and_fetched_for_the_merge(hub: Hub
 
     merged = run(hub, tmp_path, "merge", written, "-o", "merged", "-q")
     assert merged.code == 0, merged.err
-    assert hub.whole(WEIGHTS) == 3
+    assert hub.whole(WEIGHTS) == 4, "the base's dense layer, too, which is copied"
+    assert (tmp_path / "merged" / "2_Dense" / WEIGHTS).read_bytes() == (dense / WEIGHTS).read_bytes()
     local = recipe(tmp_path, "./", "one", "two")
     assert run(hub, tmp_path, "merge", local, "-o", "local", "-q").code == 0
     assert (tmp_path / "merged" / WEIGHTS).read_bytes() == (tmp_path / "local" / WEIGHTS).read_bytes()

@@ -11,6 +11,7 @@ import torch
 import submerge
 from _cli import cli, merge, refused
 from _models import CONFIG, ROOM, TOKENIZER, Family, perturbed, read, state, write
+from submerge.errors import WorkError
 
 UP = "model.layers.1.mlp.up.weight"
 NORM = "model.norm.weight"
@@ -89,6 +90,32 @@ def test_large_finite_values_are_no_fault(base: State, tuned: list[State], tmp_p
     report, out = run(models(tmp_path, base, *tuned), tmp_path)
     assert not report.nonfinite
     assert torch.equal(out[UP], base[UP])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_variances_below_zero_are_told(
+    base: State, tuned: list[State], tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """Updates that are added up take a small variance below zero; a batch norm gives NaN with it."""
+    name, hint = "bn.running_var", {"filter": "running_", "value": 0}
+    base[name] = torch.tensor([0.1, 0.0, 2.0]).to(dtype)
+    for one in tuned:
+        one[name] = torch.tensor([0.02, 0.0, 1.5]).to(dtype)
+    made = models(tmp_path, base, *tuned)
+    recipe = made.recipe("task_arithmetic")
+    for model in recipe["models"]:
+        model["parameters"] = {"weight": 1.0}
+    told = "Negative variances in 1 tensor — updates have taken them below zero: choose smaller weights"
+    with pytest.raises(WorkError, match=told) as error:
+        submerge.merge(recipe, tmp_path / "out", settings=ROOM)
+    assert f"{name}: 1 in the output" in str(error.value)
+    with pytest.raises(WorkError, match=told):
+        submerge.merge_state_dicts(tuned, base=base, method="task_arithmetic", weight=1.0)
+    for model in recipe["models"]:
+        model["parameters"] = {"weight": [hint, {"value": 1.0}]}
+    report = submerge.merge(recipe, tmp_path / "kept", settings=ROOM)
+    assert torch.equal(read(report.out)[name], base[name])
+    assert any("are not those of the merged model" in warning for warning in report.warnings)
 
 
 # --- names ----------------------------------------------------------------------------------------

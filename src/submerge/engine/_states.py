@@ -99,7 +99,7 @@ def merge_state_dicts(
     def job(index: int) -> Passes:
         tensor = plan.tensors[index]
         sources = [plan.models[i.model].source(i.entry.name, files) for i in tensor.read]
-        target = memory_target(index, merged[tensor.name], tensor.dtype, records.add)
+        target = memory_target(index, merged[tensor.name], tensor.dtype, records.add, name=tensor.name)
         return range_passes(ChunkReader(tensor, sources, seed=seed), target)
 
     jobs = map(job, range(len(plan.tensors)))

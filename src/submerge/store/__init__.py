@@ -5,6 +5,7 @@ from submerge.store._aliases import Aliases, AliasGroup, find_aliases
 from submerge.store._align import Aligner, Alignment
 from submerge.store._approximated_rows import ApproximatedRows, DonorCodes, StoredTable
 from submerge.store._checkpoint import Checkpoint, first_bytes, same_values
+from submerge.store._class_rows import class_names
 from submerge.store._computed_rows import ComputedRows, GatheredRows, MeanOfRows, RowSource, TableRows
 from submerge.store._lora_file import lora_file
 from submerge.store._model_digest import model_digest
@@ -69,9 +70,11 @@ from submerge.store.folder import (
     compare_vocabularies,
     edited_text_parts,
     fetch,
+    input_settings,
     is_t5,
     is_tokenizer_file,
     layer_count,
+    left_out,
     load_tokenizer,
     read_chat_template,
     read_vocabulary,
@@ -200,6 +203,7 @@ __all__ = [
     "blocks",
     "byte_view",
     "can_untie",
+    "class_names",
     "compare_vocabularies",
     "digest",
     "discriminant_key",
@@ -214,6 +218,7 @@ __all__ = [
     "fit_adapter",
     "hasher",
     "index_json",
+    "input_settings",
     "is_adapter",
     "is_of_pipeline",
     "is_relative",
@@ -222,6 +227,7 @@ __all__ = [
     "joined",
     "lay_over",
     "layer_count",
+    "left_out",
     "load_tokenizer",
     "lora_file",
     "model_digest",

@@ -24,12 +24,14 @@ from submerge.names import (
     related,
 )
 from submerge.store._checkpoint import Checkpoint
+from submerge.store._class_rows import class_views
 from submerge.store.adapter import Adapter
 from submerge.store.format import DTYPES, TensorEntry
 
 __all__ = ["Aligner", "Alignment"]
 
 HEAD = "lm_head.weight"
+_LABELS = ("id2label", "label2id")
 NO_PARAMETER = "no parameter of the model"
 OTHER_PART = "of a part that it lacks"
 NO_MODULE = "of a module that its class lacks"
@@ -40,12 +42,14 @@ class Alignment:
     """A model under the base's names.
 
     `lacks` are tensors of the base that it rightly has none for, with the reason; `refused` says why
-    tensors that look alike were not taken for the same parameters.
+    tensors that look alike were not taken for the same parameters, and `notes` what is to be said of rows of
+    classes.
     """
 
     model: Checkpoint
     lacks: Mapping[str, str] = field(default_factory=dict)
     refused: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     def of(self, model: Checkpoint) -> Alignment:
         """Return the alignment of the same model, after more of its tensors have the base's names."""
@@ -64,12 +68,24 @@ class Aligner:
         """Return the model with its tensors named and packed as the same parameters are in the base.
 
         Names and shapes decide (`correspond`), and for the other tensors what transformers makes of both
-        files, if it is installed. Tensors that stand for nothing keep their own names. Raises `RequestError`
-        where the model's adapter changes a tensor that the base packs otherwise.
+        files, if it is installed. Tensors that stand for nothing keep their own names. Classifiers of the
+        same classes get the base's order of them. Raises `RequestError` where the model's adapter changes a
+        tensor that the base packs otherwise.
         """
+        aligned = self._by_names(model)
+        if aligned.refused:
+            return aligned
+        views, note = class_views(aligned.model, self.base)
+        if not views:
+            return replace(aligned, notes=[note] if note else [])
+        labels = {key: value for key, value in (self.base.config or {}).items() if key in _LABELS}
+        named = replace(aligned.model, config={**(model.config or {}), **labels})
+        return replace(aligned, model=_renamed(named, views), notes=[note])
+
+    def _by_names(self, model: Checkpoint) -> Alignment:
         base = self.base
         if base.config is None and model.config is not None:  # a bare file: of the model's own kind
-            return Aligner(replace(base, config=model.config)).align(model)
+            return Aligner(replace(base, config=model.config))._by_names(model)
         floats = [name for name, entry in base.tensors.items() if DTYPES[entry.dtype].kind == "float"]
         if why := self._unlike(model, floats):
             return Alignment(model, refused=[why])

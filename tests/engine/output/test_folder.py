@@ -259,15 +259,20 @@ def test_shards_and_their_index(made: Family, tmp_path: Path, size: int) -> None
     assert submerge.verify(report.out, load=False).sound
 
 
-@pytest.mark.parametrize("size", [2_000, 10**6])
-def test_diffusers_finds_its_weights(made: Family, tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize(
+    ("stem", "size"),
+    [("diffusion_pytorch_model", 2_000), ("diffusion_pytorch_model", 10**6), ("open_clip_model", 10**6)],
+)
+def test_diffusers_and_open_clip_find_their_weights(
+    made: Family, tmp_path: Path, stem: str, size: int
+) -> None:
     for folder in (made.base, *made.tuned):
-        (folder / "model.safetensors").rename(folder / "diffusion_pytorch_model.safetensors")
+        (folder / "model.safetensors").rename(folder / f"{stem}.safetensors")
     out = submerge.merge(made.recipe("linear"), tmp_path / "out", settings=replace(ROOM, shard_size=size)).out
     names = [p.name for p in out.iterdir() if ".safetensors" in p.name]
     assert names
-    assert all(name.startswith("diffusion_pytorch_model") for name in names)
-    assert ("diffusion_pytorch_model.safetensors.index.json" in names) == (size == 2_000)
+    assert all(name.startswith(stem) for name in names)
+    assert (f"{stem}.safetensors.index.json" in names) == (size == 2_000)
     assert submerge.verify(out, load=False).sound
 
 

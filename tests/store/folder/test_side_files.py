@@ -7,16 +7,18 @@ import pytest
 
 from store.helpers_store import write_single
 from submerge.errors import RequestError
-from submerge.store import open_checkpoint
+from submerge.store import left_out, open_checkpoint
 
 CARRIED = [
     "1_Pooling/config.json",
     "LICENSE",
     "chat_template.jinja",
     "config.json",
+    "mel_filters.npz",
     "modeling_custom.py",
     "modules.json",
     "preprocessor_config.json",
+    "spk_dict.pt",
     "tokenizer.json",
     "tokenizer.model",
     "vocab.txt",
@@ -110,3 +112,16 @@ def test_weights_may_be_links(tmp_path: Path) -> None:
     (tmp_path / "a" / "model.safetensors").unlink()
     with pytest.raises(RequestError, match=r"model\.safetensors is a link that leads nowhere"):
         open_checkpoint("b", root=tmp_path)
+
+
+def test_weights_of_something_else_are_told(tmp_path: Path) -> None:
+    write_single(tmp_path)
+    told = ["2_Dense/pytorch_model.bin", "mm_projector.bin", "open_clip_model.safetensors", "voices/a.pt"]
+    for name in (*CARRIED, *LEFT, *told, "model.fp16.safetensors", "3_Dense/model.safetensors"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name != "config.json":
+            path.touch()
+    (tmp_path / "3_Dense" / "pytorch_model.bin").touch()
+    read = [tmp_path / "model.safetensors"]
+    assert [str(path) for path in left_out(tmp_path, read)] == told

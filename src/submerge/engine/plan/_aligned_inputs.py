@@ -21,10 +21,12 @@ class AlignedInputs:
     Attributes:
         copies: the models, and which tensors of the output are one parameter.
         lacks: for each model the tensors that it rightly has none for, with the reason.
+        warnings: what is to be said of copies that differ, and of the order of classes.
     """
 
     copies: Copies
     lacks: tuple[Mapping[str, str], ...]
+    warnings: tuple[str, ...]
 
     @property
     def inputs(self) -> Inputs:
@@ -45,4 +47,5 @@ def align_inputs(
     inputs = inputs if vocabulary is None else vocabulary.laid_over(inputs)
     copies = resolve_copies(recipe, inputs)
     lacks = (a.of(model).lacks for a, model in zip(alignments, copies.inputs.models, strict=True))
-    return AlignedInputs(copies, tuple(lacks)), problems
+    notes = (note for alignment in alignments for note in alignment.notes)
+    return AlignedInputs(copies, tuple(lacks), (*copies.warnings, *notes)), problems

@@ -190,7 +190,7 @@ def _warnings(plan: MergePlan, of_models: Sequence[TensorPlan], aligned: Aligned
     yield from table_warnings(tensors, inputs.models)
     yield from fused_warnings(inputs, tensors)
     yield from expert_warnings(tensors, inputs)
-    yield from aligned.copies.warnings
+    yield from aligned.warnings
     yield from stream_warnings(inputs, tensors)
     yield from other_base_warnings(inputs)
     if plan.composition:

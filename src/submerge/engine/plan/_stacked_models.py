@@ -50,7 +50,7 @@ def plan_stacked(
             *rounding_warnings(stack.inputs, tensors, recipe.out_dtype or recipe.dtype),
             *adapter_warnings(copies.inputs.models, of_one_base=False),
             *fused_warnings(stack.inputs, tensors),
-            *copies.warnings,
+            *aligned.warnings,
         ),
         budget=budget(tensors, stack.inputs.models, settings.workers, settings.max_memory),
         unties=copies.unties,

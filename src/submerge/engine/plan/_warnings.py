@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from submerge.engine.plan._beside_warnings import beside_warnings
 from submerge.engine.plan.composition import Composition
 from submerge.engine.plan.inputs import Inputs
 from submerge.engine.plan.projectors import ProjectorPlan
@@ -63,6 +64,8 @@ def input_warnings(
         *_without_place(inputs, unused, {tensor.name for tensor in tensors}),
         *_model_types(inputs),
         *_unlike_computation(inputs),
+        *_running_statistics(tensors),
+        *beside_warnings(inputs),
     ]
 
 
@@ -71,7 +74,8 @@ def _copied_subfolders(inputs: Inputs) -> list[str]:
     if not reference.other_weights:
         return []
     copied = ", ".join(str(path) for path in reference.other_weights[:3])
-    return [f"{reference.label}: the weights in its subfolders are copied, not merged ({copied})"]
+    what = f"the weights in its subfolders are copied, not merged ({copied})"
+    return [f"{reference.label}: {what}; a recipe that names these folders merges them"]
 
 
 def _named_by_training(inputs: Inputs) -> list[str]:
@@ -132,6 +136,22 @@ def _unlike_computation(inputs: Inputs) -> list[str]:
             what = f"its weights were trained with {shown}, as its config says; the output computes as"
             warnings.append(f"{model.label}: {what} {base.label}")
     return list(dict.fromkeys(warnings))
+
+
+def _running_statistics(tensors: Sequence[TensorPlan]) -> list[str]:
+    """Return that the statistics of batch norms are merged, which are of the models' own activations."""
+    names = [
+        tensor.name
+        for tensor in tensors
+        if tensor.action == "merge"
+        and len(tensor.members) > 1
+        and tensor.name.endswith(("running_mean", "running_var"))
+    ]
+    if not names:
+        return []
+    what = "running statistics of batch norms are merged as weights, and are not those of the merged model"
+    hint = "pass some inputs through it in training mode before use (torch.optim.swa_utils.update_bn)"
+    return [f"{few(names)}: {what}: {hint}"]
 
 
 def rounding_warnings(inputs: Inputs, tensors: Sequence[TensorPlan], dtype: str | None) -> list[str]:

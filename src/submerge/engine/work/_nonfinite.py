@@ -1,16 +1,27 @@
-"""NaN and Inf: whether values hold any, how many, and the error that says where."""
+"""NaN and Inf: whether values hold any, how many, and the error that says where.
+
+Variances below zero count, too: a batch norm divides by their root, and gives NaN.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from submerge import kernels
-from submerge.deferred import np, torch
+from submerge.deferred import np, npt, torch
 from submerge.errors import WorkError
 from submerge.kernels import array_type
 from submerge.store import DTYPES
 
-__all__ = ["IN_OUTPUT", "count_nonfinite", "nonfinite_error", "nonfinite_in_bytes"]
+__all__ = [
+    "IN_OUTPUT",
+    "count_negative",
+    "count_nonfinite",
+    "is_variance",
+    "nonfinite_error",
+    "nonfinite_in_bytes",
+]
 
 SHOWN = 10
 """Tensors that an error names."""
@@ -21,6 +32,22 @@ WIDEN_OUTPUT = (
     "the result is beyond the range of its type: choose dtype: bfloat16 or float32, or smaller weights; "
     "or an adapter holds them: mend it"
 )
+MEND_VARIANCES = (
+    "updates have taken them below zero: choose smaller weights, or 0 for these alone, which keeps the "
+    "base's (weight: [{filter: running_, value: 0}, {value: …}])"
+)
+
+
+def is_variance(name: str) -> bool:
+    """Return whether a tensor holds the running variances of a batch norm, by its name."""
+    return name.endswith(("running_var", "moving_variance"))
+
+
+def count_negative(values: npt.NDArray[Any]) -> int:
+    """Return how many floats are below zero, of an array of their type or of their bits."""
+    bits = values.view(f"u{values.itemsize}")
+    sign = bits.dtype.type(1 << (8 * values.itemsize - 1))
+    return int(np.count_nonzero(bits > sign))
 
 
 def count_nonfinite(values: torch.Tensor) -> int:
@@ -44,6 +71,8 @@ def nonfinite_error(nonfinite: Mapping[str, Mapping[str, int]]) -> WorkError:
     shown += [f"  … and {len(nonfinite) - SHOWN} tensors more"] if len(nonfinite) > SHOWN else []
     tensors = "1 tensor" if len(nonfinite) == 1 else f"{len(nonfinite)} tensors"
     of_inputs = any(counts.keys() - {IN_OUTPUT} for counts in nonfinite.values())
-    hint = MEND_INPUTS if of_inputs else WIDEN_OUTPUT
+    of_variances = not of_inputs and all(map(is_variance, nonfinite))
+    what = "Negative variances" if of_variances else "NaN or Inf"
+    hint = MEND_INPUTS if of_inputs else MEND_VARIANCES if of_variances else WIDEN_OUTPUT
     hint += ", or allow them with --allow-nonfinite (--resume keeps the work that is done)"
-    return WorkError("\n".join([f"NaN or Inf in {tensors} — {hint}:", *shown]))
+    return WorkError("\n".join([f"{what} in {tensors} — {hint}:", *shown]))

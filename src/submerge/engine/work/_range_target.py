@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from submerge.deferred import np, npt
+from submerge.engine.work._nonfinite import count_negative, is_variance
 from submerge.engine.work._passes import Range
 from submerge.engine.work._range_log import OUTPUT, RangeLog
 from submerge.engine.work._record import RangeRecord
@@ -56,6 +57,8 @@ class RangeTarget:
             part = out[first : first + values.size]
             if not store(code, values, part, origin):
                 log.count(OUTPUT, count_nonfinite(code, part))
+            if is_variance(self.entry.name) and (negative := count_negative(part)):
+                log.count(OUTPUT, negative)
             first += values.size
         view = out.view(np.uint8).data
         log.wrote(view)
@@ -92,9 +95,10 @@ def memory_target(
     finished: Callable[[RangeRecord], None],
     *,
     with_origin: bool = True,
+    name: str = "",
 ) -> RangeTarget:
     """Return a target that fills `values`, whose type is called `dtype` in files of safetensors."""
-    entry = TensorEntry("", dtype, tuple(values.shape), None, 0, 0)
+    entry = TensorEntry(name, dtype, tuple(values.shape), None, 0, 0)
     return RangeTarget(
-        index, entry, MemorySink({"": values}), finished, hashed=False, with_origin=with_origin
+        index, entry, MemorySink({name: values}), finished, hashed=False, with_origin=with_origin
     )

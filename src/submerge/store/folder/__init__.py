@@ -17,6 +17,7 @@ from submerge.store.folder._config import (
 )
 from submerge.store.folder._hub import Fetched, download_hint, fetch, fetch_config, fetch_tokenizer
 from submerge.store.folder._index import read_index
+from submerge.store.folder._input_settings import input_settings, module_folders
 from submerge.store.folder._layer_config import ConfiguredLayer, with_layers
 from submerge.store.folder._load_tokenizer import load_tokenizer
 from submerge.store.folder._manifest import (
@@ -28,7 +29,7 @@ from submerge.store.folder._manifest import (
     reading_manifest,
 )
 from submerge.store.folder._manifest_records import GateRecord, ModelRecord, TensorRecord
-from submerge.store.folder._side_files import side_files
+from submerge.store.folder._side_files import left_out, side_files
 from submerge.store.folder._spec import HubId, is_readable, locate, sibling_hint, with_sibling
 from submerge.store.folder._text_encoder import text_encoder
 from submerge.store.folder._tokenizer import Tokenizer, is_tokenizer_file
@@ -71,12 +72,15 @@ __all__ = [
     "fetch",
     "fetch_config",
     "fetch_tokenizer",
+    "input_settings",
     "is_readable",
     "is_t5",
     "is_tokenizer_file",
     "layer_count",
+    "left_out",
     "load_tokenizer",
     "locate",
+    "module_folders",
     "pickle_refusal",
     "quantised_config",
     "read_chat_template",

@@ -15,6 +15,7 @@ from submerge.errors import Problem, RequestError, WorkError
 from submerge.store.folder._config import quantised_config
 from submerge.store.folder._hub_files import needed_of_adapter, needed_of_model, tokenizer_files
 from submerge.store.folder._index import read_index
+from submerge.store.folder._input_settings import module_folders
 from submerge.store.folder._weight_file import PICKLE_SUFFIXES, WeightFiles
 from submerge.store.format import DTYPES, TensorEntry, read_json
 
@@ -68,10 +69,13 @@ def fetch(
         if problems:
             raise RequestError(problems)
     files = list(_weights(folder, choice))
+    if not adapter:
+        inner = tuple(f"{place}/" for place in module_folders(folder))
+        files += [name for name in names if name.startswith(inner) and name.endswith(".safetensors")]
     if weights or choice.pickled:
         complete = _download(hub, repo_id, folder.name, files)
         return Fetched(complete, folder.name, choice, beside=needed.beside)
-    missing = [name for name in files if not (folder / name).exists()]
+    missing = [name for name in _weights(folder, choice) if not (folder / name).exists()]
     headers = {name: _header(hub, repo_id, folder, name) for name in missing}
     return Fetched(folder, folder.name, choice, headers, needed.beside)
 

@@ -25,6 +25,9 @@ _SIDE_SUFFIXES = (
     ".tiktoken",
     ".tsv",
     ".codes",
+    ".npy",
+    ".npz",
+    "spk_dict.pt",
 )
 _LICENCES = ("license", "licence", "notice", "use_policy", "copying")
 

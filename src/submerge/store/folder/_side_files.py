@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from submerge.errors import Problem
 from submerge.store.folder._weight_file import WEIGHT_SUFFIXES, is_training_state
 
-__all__ = ["SideFiles", "is_side_file", "is_side_folder", "side_files"]
+__all__ = ["SideFiles", "is_side_file", "is_side_folder", "left_out", "side_files"]
 
 _INDEX = re.compile(r"\.(safetensors|bin|h5|msgpack)\.index(\.[^.]+)?\.json$")
 # what another run says about itself would be false of the output; an adapter_config.json would even
@@ -20,6 +20,13 @@ _NOT_COPIED = {
     "submerge.json", "coefficients.json", "mergekit_config.yml", "mergekit_moe_config.yml",
     "adapter_config.json",
 }  # fmt: skip
+# of formats of weights, and none of the model: voices of Qwen2.5-Omni, filters of Qwen-Audio and others
+_NO_WEIGHTS = {"spk_dict.pt", "mel_filters.npz"}
+_COPIES = re.compile(
+    r"((pytorch|diffusion_pytorch|flax|tf|rust)_)?model\b.*|pytorch_model_fsdp.*|weights\..*|consolidated\b.*|ggml.*"
+    r"|adapter_model\b.*|bank\.safetensors"
+)
+_EXPORTS = (".gguf", ".ggml", ".h5", ".msgpack", ".onnx", ".onnx_data", ".tflite", ".mlmodel", ".nemo")
 _NOT_AT_ROOT = {"README.md"}  # a new card is written
 # copies of the model in other formats, and what training leaves behind
 _NOT_ENTERED = {"onnx", "openvino", "coreml", "original", "runs", "wandb", "logs", "__pycache__"}
@@ -37,12 +44,33 @@ def is_side_file(path: PurePath) -> bool:
     return (
         all(is_side_folder(part) for part in path.parts[:-1])
         and not name.startswith(".")
-        and not name.endswith(WEIGHT_SUFFIXES)
+        and (not name.endswith(WEIGHT_SUFFIXES) or name in _NO_WEIGHTS)
         and not _INDEX.search(name)
         and not is_training_state(name)
         and name not in _NOT_COPIED
         and not (len(path.parts) == 1 and name in _NOT_AT_ROOT)
     )
+
+
+def left_out(folder: Path, read: Collection[Path]) -> tuple[Path, ...]:
+    """Return files of weights that are neither read nor copied, and by their names no copy of the model.
+
+    Another reader of the model may need them: a projector, a head, voices. `read` are the files that the
+    merge reads.
+    """
+    home, found = folder.resolve(), []
+    for place, folders, files in os.walk(home):
+        folders[:] = sorted(name for name in folders if is_side_folder(name))
+        inside, at_root = Path(place).relative_to(home), Path(place) == home
+        has_weights = at_root or any(name.endswith(".safetensors") for name in files)
+        for name in sorted(files):
+            is_copy = (has_weights and _COPIES.fullmatch(name)) or name.endswith(_EXPORTS)
+            is_none = name in _NO_WEIGHTS or is_training_state(name) or not name.endswith(WEIGHT_SUFFIXES)
+            is_copied = not at_root and name.endswith(".safetensors")
+            is_known = is_copy or is_none or is_copied or name.startswith(".")
+            if not is_known and folder / inside / name not in read:
+                found.append(inside / name)
+    return tuple(sorted(found))
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ WEIGHT_SUFFIXES = (
     ".nemo",
     ".npz",
 )
-_STEMS = ("model", "diffusion_pytorch_model", "pytorch_model", "pytorch_lora_weights")
+_STEMS = ("model", "diffusion_pytorch_model", "pytorch_model", "pytorch_lora_weights", "open_clip_model")
 _INDEX = re.compile(r"\.(safetensors|bin)\.index(\.[^.]+)?\.json$")
 _PIECE = re.compile(r"-\d{5}-of-(\d{5})\.")
 _TRAINING = re.compile(

@@ -10,14 +10,15 @@ from submerge.store import Checkpoint, Shard, plan_shards
 
 __all__ = ["weight_files"]
 
-DIFFUSERS = "diffusion_pytorch_model"  # the only name under which Diffusers looks for weights
+NAMED = ("diffusion_pytorch_model", "open_clip_model")
+"""The only names under which Diffusers and OpenCLIP look for weights."""
 
 
 def weight_files(
     reference: Checkpoint, tensors: Sequence[TensorPlan], settings: Settings
 ) -> tuple[Shard, ...]:
     """Return the files of weights that are written, under the name that their reader looks for."""
-    diffusers = any(file.startswith(DIFFUSERS) for file in reference.shards.values())
-    stem = DIFFUSERS if diffusers else "model"
+    files = set(reference.shards.values())
+    stem = next((name for name in NAMED if any(file.startswith(name) for file in files)), "model")
     laid_out = [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
     return tuple(plan_shards(laid_out, settings.shard_size, stem=stem))

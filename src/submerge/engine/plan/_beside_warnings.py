@@ -1,0 +1,74 @@
+"""What the files beside the weights tell: inputs that models were trained with otherwise, files left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from submerge.engine.plan.inputs import Inputs
+from submerge.errors import few
+from submerge.store import Checkpoint, input_settings, left_out
+
+__all__ = ["beside_warnings"]
+
+_FILES = {
+    "modules.json": "pools texts as its modules.json says",
+    "image_mean": "has the settings of an image processor",
+    "sampling_rate": "has the settings of a feature extractor",
+}
+"""By a setting that one of them has, what a model says of its inputs, and the output's files do not."""
+
+
+def beside_warnings(inputs: Inputs) -> list[str]:
+    """Return which models' inputs are made otherwise than the output's, and what is not copied into it."""
+    if inputs.specialists:  # each keeps its processor
+        return []
+    base = inputs.reference_model
+    theirs = _settings(base)
+    warnings: list[str] = []
+    for index in inputs.participants:
+        model = inputs.models[index]
+        own = _settings(model)
+        unlike = [
+            f"{key} {_short(own[key])} and not {_short(theirs.get(key, 'none'))}"
+            for key in own
+            if _differ(key, own, theirs)
+        ]
+        if unlike:
+            what = f"it is used with {few(unlike)}, as the files beside its weights say"
+            warnings.append(f"{model.label}: {what}; the output has those of {base.label}")
+        alone = [what for key, what in _FILES.items() if key in own and key not in theirs]
+        if alone:
+            what = f"{' and '.join(alone)}, and {base.label} has no such files"
+            warnings.append(f"{model.label}: {what}: nor has the output, unless you copy them")
+    return [*dict.fromkeys(warnings), *_left_out(base)]
+
+
+def _settings(model: Checkpoint) -> dict[str, Any]:
+    return input_settings(model.path, model.config) if model.path.is_dir() else {}
+
+
+def _differ(key: str, own: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    """Return whether two models say different things; prompts are asked for where one of them has some."""
+    if key == "prompts" and "modules.json" in theirs:
+        return bool(own[key] != theirs.get(key))
+    return key in theirs and own[key] != theirs[key]
+
+
+def _short(value: Any) -> str:
+    parts = [f"{part:g}" if isinstance(part, float) else str(part) for part in _listed(value)]
+    text = ", ".join(parts)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _left_out(base: Checkpoint) -> list[str]:
+    """Return which files of the output's model are not copied, though another reader of it may need them."""
+    if not base.path.is_dir():
+        return []
+    names = [str(path) for path in left_out(base.path, base.own_files)]
+    what = f"is not copied ({few(names)})" if len(names) == 1 else f"are not copied ({few(names)})"
+    hint = "copy what the model is used with, or merge it by a recipe of its own"
+    return [f"{base.label}: what else its folder has of weights {what}: {hint}"] if names else []
