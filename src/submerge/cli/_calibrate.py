@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from submerge.cli._calibrate_router import calibrate_router
-from submerge.cli._common import check_new_files, load, print_json, size
+from submerge.cli._common import check_new_files, load, print_json, print_warnings, size
 from submerge.cli._options import Device, Document, Json, Plot, Quiet
 from submerge.cli._progress import progress
 from submerge.errors import Problem, RequestError, few
@@ -152,9 +152,7 @@ def _print(calibration: Calibration) -> None:
     if calibration.unreached:
         count, names = len(calibration.unreached), few(calibration.unreached)
         typer.echo(f"no gradient reaches {count} modules, which keep {calibration.initial:g}: {names}")
-    for warning in calibration.warnings:
-        if warning not in calibration.curve.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+    print_warnings(line for line in calibration.warnings if line not in calibration.curve.warnings)
 
 
 def _coefficient_lines(calibration: Calibration) -> Iterator[str]:

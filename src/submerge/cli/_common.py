@@ -6,7 +6,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_new_files",
+    "document_title",
     "load",
     "load_documents",
     "load_mixture",
     "print_json",
+    "print_warnings",
     "resumable",
     "settings",
     "size",
@@ -145,6 +147,17 @@ def _numbers(data: Any) -> Any:
     return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Print warnings on standard error, each on a line of its own."""
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def document_title(document: str) -> str:
+    """Return what a document of a recipe is called, whose name is empty where it makes the result."""
+    return f"document {document or 'of the result'}"
+
+
 def check_new_files(paths: Sequence[Path], recipe: Path, *, overwrite: bool) -> None:
     """Refuse files that cannot be written, before work that may take long."""
     problems = [problem for path in paths for problem in _unwritable(path, recipe, overwrite)]
@@ -167,14 +180,14 @@ def _unwritable(path: Path, recipe: Path, overwrite: bool) -> Iterator[Problem]:
         yield Problem(f"cannot be looked at ({error.strerror})", str(path), "choose another name")
 
 
-def target_of(folder: Path | None, out: Path | None) -> Path:
-    """Return the folder to make, as the argument or the option names it."""
+def target_of(folder: Path | None, out: Path | None, command: str) -> Path:
+    """Return the folder that a command is to make, as its argument or its option names it."""
     if folder is not None and out is not None and folder != out:
-        raise RequestError(Problem(f"two folders are named, {folder} and {out}", "merge", "name one"))
+        raise RequestError(Problem(f"two folders are named, {folder} and {out}", command, "name one"))
     target = folder or out
     if target is None:
-        hint = "write it after the recipe: submerge merge recipe.yaml merged/"
-        raise RequestError(Problem("no folder to make is named", "merge", hint))
+        hint = f"write it after the recipe: submerge {command} recipe.yaml merged/"
+        raise RequestError(Problem("no folder to make is named", command, hint))
     return target
 
 

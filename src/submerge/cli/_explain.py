@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from submerge.cli._common import load_documents, load_mixture, print_json, size, source_of
+from submerge.cli._common import (
+    document_title,
+    load_documents,
+    load_mixture,
+    print_json,
+    print_warnings,
+    size,
+    source_of,
+)
 from submerge.cli._options import Json, Lenient, Pickle, Recipe
 from submerge.errors import RequestError
 
@@ -42,8 +49,8 @@ def explain(
     else:
         documents = load_documents(source, mergekit=mergekit)
         recipes, plans = documents.recipes, engine.plan_documents(documents, settings)
-    for line in (line for asked in recipes for line in asked.warnings):
-        print(f"warning: {line}", file=sys.stderr)
+    for asked in recipes:
+        print_warnings(asked.warnings)
     several = len(plans) > 1
     explanations = _explanations(plans, tensor)
     if json:
@@ -51,7 +58,7 @@ def explain(
         return
     for name, of_document in explanations.items():
         if several:
-            typer.echo(f"document {name or 'of the result'}")
+            typer.echo(document_title(name))
         for explanation in of_document:
             _print(explanation)
 

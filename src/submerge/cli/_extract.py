@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from submerge.cli._common import print_json, settings, size
+from submerge.cli._common import print_json, print_warnings, settings, size
 from submerge.cli._options import Json, Memory, NewFolder, Overwrite, Pickle, Threads
 from submerge.cli._progress import progress
 
@@ -67,8 +66,7 @@ def extract_lora(
 
 
 def _print(report: MergeReport, verbose: bool) -> None:
-    for warning in report.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    print_warnings(report.warnings)
     changed = [(name, figures) for name, figures in report.figures.items() if figures.get("rank")]
     by_error = sorted(changed, key=lambda item: -item[1].get("error", 0.0))
     errors = [figures.get("error", 0.0) for _, figures in by_error]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from submerge.cli._common import print_json, settings, size
+from submerge.cli._common import print_json, print_warnings, settings, size
 from submerge.cli._options import Device, Json, Memory, NewFolder, Overwrite, Rank, Shard, Threads
 from submerge.cli._progress import BatchProgress, progress
 from submerge.errors import Problem, RequestError
@@ -139,8 +138,7 @@ def add(
             base=base,
             **_running(passes, show),
         )
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    print_warnings(warnings)
     record = opened.record(task)
     if json:
         print_json({**asdict(record), "warnings": warnings})
@@ -263,8 +261,7 @@ def export(
     if json:
         print_json(vars(report))
         return
-    for warning in report.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    print_warnings(report.warnings)
     typer.echo(str(report.out))
     error = f", relative error of the updates at most {report.error:.3g}" if report.error > 1e-6 else ""
     mixed = f" · {report.projectors} projectors mixed by image" if report.projectors else ""

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from submerge.cli._common import load_documents, print_json, resumable, settings, target_of
+from submerge.cli._common import (
+    document_title,
+    load_documents,
+    print_json,
+    print_warnings,
+    resumable,
+    settings,
+    target_of,
+)
 from submerge.cli._options import (
     Device,
     Energy,
@@ -66,7 +74,7 @@ def merge(
     submerge merge recipe.yaml merged/ --resume
     submerge merge adapters.yaml merged-lora/ --as adapter --rank 16
     """
-    out = target_of(folder, out)
+    out = target_of(folder, out, "merge")
     documents = load_documents(recipe, form, rank, energy, mergekit=mergekit)
     chosen = settings(
         device=device,
@@ -86,13 +94,13 @@ def merge(
         if several and not quiet:
             state = "merging" if plan else "is there from the interrupted run"
             state = "merged as it is read" if plan and plan.virtual_reads else state
-            print(f"document {name or 'of the result'}: {state}", file=sys.stderr)
+            print(f"{document_title(name)}: {state}", file=sys.stderr)
         if plan is not None:
             plans[name] = plan
             print_notes(plan, quiet=quiet, verbose=verbose)
 
-    for line in documents.warnings if not quiet else ():
-        print(f"warning: {line}", file=sys.stderr)
+    if not quiet:
+        print_warnings(documents.warnings)
     with resumable(out), progress(quiet) as show:
         reports = engine.merge_documents(
             documents,
@@ -112,5 +120,5 @@ def merge(
     typer.echo(str(out if several else next(iter(reports.values())).out))
     for name, report in reports.items() if not quiet else ():
         if several:
-            typer.echo(f"document {name or 'of the result'}")
+            typer.echo(document_title(name))
         print_summary(report, plans[name].warnings)

@@ -76,7 +76,7 @@ def moe(
     submerge moe recipe.yaml --plan
     submerge moe recipe.yaml mixture/
     """
-    out = None if plan else target_of(folder, out)
+    out = None if plan else target_of(folder, out, "moe")
     asked = load_mixture(recipe, mergekit=mergekit)
     chosen = settings(
         device=device,

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from submerge.cli._common import load_documents, load_mixture, print_json, settings, size, source_of
+from submerge.cli._common import (
+    document_title,
+    load_documents,
+    load_mixture,
+    print_json,
+    settings,
+    size,
+    source_of,
+)
 from submerge.cli._options import (
     Device,
     Energy,
@@ -102,13 +110,13 @@ def _print_documents(documents: Documents, described: dict[str, dict[str, Any]],
         return
     for name, plan in described.items():
         uses = f", from {few(documents.uses[name], 8)}" if documents.uses[name] else ""
-        typer.echo(f"document {name or 'of the result'}{uses}")
+        typer.echo(f"{document_title(name)}{uses}")
         print_plan(plan)
         typer.echo()
     for recipe in documents.recipes:
         if recipe.name not in described:
             of = few(documents.uses[recipe.name], 8)
-            typer.echo(f"document {recipe.name or 'of the result'}, from {of}: planned when these are merged")
+            typer.echo(f"{document_title(recipe.name)}, from {of}: planned when these are merged")
     for line in documents.warnings:
         typer.echo(f"warning  {line}")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from submerge.cli._common import size
+from submerge.cli._common import print_warnings, size
 
 if TYPE_CHECKING:
     from submerge.engine import MergePlan, MergeReport
@@ -27,8 +27,8 @@ _TREATED = {
 
 def print_notes(plan: MergePlan, *, quiet: bool, verbose: bool) -> None:
     """Print on standard error what deserves a look, and if asked for, what is not merged as it is."""
-    for warning in plan.warnings if not quiet else ():
-        print(f"warning: {warning}", file=sys.stderr)
+    if not quiet:
+        print_warnings(plan.warnings)
     if verbose:
         _print_reasons(plan)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from submerge.cli._common import print_json, resumable, settings, size
+from submerge.cli._common import print_json, print_warnings, resumable, settings, size
 from submerge.cli._options import Json, Memory, NewFolder, Overwrite, Pickle, Resume, Shard, Threads
 from submerge.cli._progress import progress
 
@@ -92,8 +91,7 @@ def _print_plan(plan: MergePlan, *, json: bool) -> None:
 
 
 def _print(report: TransplantReport) -> None:
-    for warning in report.merge.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    print_warnings(report.merge.warnings)
     total = sum(report.tokens.values())
     shared = report.tokens["shared"]
     typer.echo(f"{total} tokens, {shared} of them shared ({shared / total:.1%})")
