@@ -127,7 +127,7 @@ def _check_keys(data: dict[str, Any], report: Report, *, named: bool) -> None:
         if key == "merge_method" or (key in ("models", "slices", "modules") and "experts" not in data):
             report.add(f"'{key}' belongs to a merge", (key,), "submerge merge makes one")
         elif key not in KEYS and not (named and key == "name"):
-            report.unknown("key", key, KEYS, (key,))
+            report.unknown_key(key, KEYS, (key,))
 
 
 def _read_base(data: dict[str, Any], report: Report) -> str | None:
@@ -185,7 +185,7 @@ def _read_expert(raw: Any, path: KeyPath, report: Report) -> Expert | None:
         return None
     for key in raw:
         if key not in EXPERT_KEYS:
-            report.unknown("key", key, EXPERT_KEYS, (*path, key))
+            report.unknown_key(key, EXPERT_KEYS, (*path, key))
     positive = _read_prompts(raw, "positive_prompts", path, report)
     negative = _read_prompts(raw, "negative_prompts", path, report)
     noise = _read_number(raw, "noise_scale", 0.0, path, report)

@@ -46,7 +46,7 @@ def read_new_tokens(raw: Any, source: str | None, report: Report) -> NewTokens |
         return None
     for key in given:
         if key not in _KEYS:
-            report.unknown("key", key, _KEYS, (*path, key))
+            report.unknown_key(key, _KEYS, (*path, key))
     method, k = given.get("method", NewTokens.method), given.get("k", NewTokens.k)
     if method not in NEW_TOKEN_METHODS:
         what = f"the method for new tokens is {show(method)}"

@@ -53,7 +53,7 @@ def _read_mix(raw: Mapping[str, Any], report: Report) -> ProjectorMix | None:
         report.add(what, (*_WHERE, "prototypes"), "it is the most prototypes that a task has")
     if "module" in options:
         del options["module"]
-        report.unknown("key", "module", ("mix", "temperature", "pooling"), (*_WHERE, "module"), ours=True)
+        report.unknown_key("module", ("mix", "temperature", "pooling"), (*_WHERE, "module"), ours=True)
     try:
         mix = ProjectorMix(projector_options(options), count)
     except RequestError as error:

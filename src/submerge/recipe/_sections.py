@@ -84,7 +84,7 @@ def read_rules(raw: Any, report: Report, *, by_position: bool = False) -> Rules:
     chosen: dict[str, Any] = {}
     for key, value in raw.items():
         if key not in choices:
-            report.unknown("key", key, tuple(choices), ("rules", key), ours=True)
+            report.unknown_key(key, tuple(choices), ("rules", key), ours=True)
         elif value not in choices[key]:
             report.add(f"{key} is {show(value)}", ("rules", key), f"one of {listed(choices[key])}")
         else:
@@ -101,7 +101,7 @@ def read_output(raw: Any, report: Report) -> OutputForm:
         return OutputForm()
     for key in raw:
         if key not in ("as", "rank", "energy"):
-            report.unknown("key", key, ("as", "rank", "energy"), ("output", key), ours=True)
+            report.unknown_key(key, ("as", "rank", "energy"), ("output", key), ours=True)
     rank, energy = raw.get("rank"), raw.get("energy")
     form = raw.get("as", "checkpoint" if rank is None and energy is None else "adapter")
     if form not in ("checkpoint", "adapter"):

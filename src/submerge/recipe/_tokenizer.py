@@ -39,7 +39,7 @@ def read_tokenizer(
         return TokenizerSettings()
     for key in section:
         if key not in _KEYS:
-            report.unknown("key", key, _KEYS, ("tokenizer", key))
+            report.unknown_key(key, _KEYS, ("tokenizer", key))
     path = ("tokenizer", "source")
     raw = "union" if section.get("source") is None else section["source"]
     settings = TokenizerSettings(
@@ -97,7 +97,7 @@ def _token_row(raw: Any, path: KeyPath, known: Mapping[str, str], report: Report
         return TokenRow()
     for key in rule:
         if key not in _RULE_KEYS:
-            report.unknown("key", key, _RULE_KEYS, (*path, key))
+            report.unknown_key(key, _RULE_KEYS, (*path, key))
     force = rule.get("force", False)
     if force not in (True, False, None):
         report.add(f"force is true or false, not {show(force)}", (*path, "force"))
@@ -123,7 +123,7 @@ def _of_kind(
         return TokenRow()
     for key in raw:
         if key not in valid:
-            report.unknown("key", key, valid, (*path, key))
+            report.unknown_key(key, valid, (*path, key))
     if kind == "zero":
         return TokenRow("zero", force=force, where=where)
     token, token_id = raw.get("token"), raw.get("token_id")
