@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from submerge.arguments import is_count, is_finite_number
 from submerge.errors import Problem, RequestError, did_you_mean
 from submerge.methods import MIXTURE
 from submerge.recipe._mixture import GATE_MODES, PROMPT_MODES, Expert, MixtureRecipe
@@ -152,7 +152,7 @@ def _read_gate_mode(raw: Any, report: Report) -> str:
 def _read_count(raw: Any, report: Report) -> int:
     if raw is None:
         return MixtureRecipe.experts_per_token
-    if isinstance(raw, int) and not isinstance(raw, bool) and raw >= 1:
+    if is_count(raw):
         return raw
     what = f"experts_per_token is a positive whole number, not {show(raw)}"
     report.add(what, ("experts_per_token",), "write 2, say")
@@ -218,7 +218,7 @@ def _read_number(raw: dict[str, Any], key: str, default: float, path: KeyPath, r
     value = raw.get(key)
     if value is None:
         return default
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    if is_finite_number(value):
         return float(value)
     report.add(f"{key} is a number, not {show(value)}", (*path, key), f"write {default}, say")
     return default

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from submerge.arguments import is_count, is_whole_number
 from submerge.recipe._model_entry import ModelEntry, same_model
 from submerge.recipe._new_tokens import read_new_tokens
 from submerge.recipe._problems import KeyPath, Report, listed, show
@@ -132,7 +133,7 @@ def _of_kind(
     if token is not None and not isinstance(token, str):
         report.add(f"a token is text, not {show(token)}", (*path, "token"), "put it in quotes")
         token = None
-    if token_id is not None and (type(token_id) is not int or token_id < 0):
+    if token_id is not None and not (is_whole_number(token_id) and token_id >= 0):
         report.add(f"a token's id is a whole number from 0, not {show(token_id)}", (*path, "token_id"))
         token_id = None
     model = _model(raw.get("model"), (*path, "model"), known, report)
@@ -149,7 +150,7 @@ def _model(raw: Any, path: KeyPath, known: Mapping[str, str], report: Report) ->
 
 def _multiple(raw: Any, report: Report) -> int | None:
     """Return the number that the rows of the tables are a multiple of."""
-    if raw is None or (type(raw) is int and raw > 0):
+    if raw is None or is_count(raw):
         return raw
     path: KeyPath = ("tokenizer", "pad_to_multiple_of")
     report.add(f"pad_to_multiple_of is a positive whole number, not {show(raw)}", path, "write 64, say")
