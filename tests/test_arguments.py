@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import submerge
-from submerge.arguments import checked
+from submerge.arguments import checked, is_count, is_finite_number, is_whole_number
 from submerge.errors import RequestError
 
 ANYTHING = {"data", "processor", "states", "base"}
@@ -102,3 +102,10 @@ def test_devices_of_torch_are_taken() -> None:
     state = {"a": torch.ones(2)}
     merged = submerge.merge_state_dicts([state], device=torch.device("cpu"), weight=1.0)
     assert torch.equal(merged["a"], state["a"])
+
+
+def test_numbers_are_told_from_what_only_looks_like_them() -> None:
+    given = [1, 0, True, 1.5, 10**400, float("nan"), float("inf"), "1", None]
+    assert [value for value in given if is_whole_number(value)] == [1, 0, 10**400]
+    assert [value for value in given if is_count(value)] == [1, 10**400]
+    assert [value for value in given if is_finite_number(value)] == [1, 0, 1.5]

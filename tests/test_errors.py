@@ -1,8 +1,10 @@
 """How problems are told: lists that end, names that are near, sizes that a person reads."""
 
+from pathlib import Path
+
 import pytest
 
-from submerge.errors import Problem, RequestError, WorkError, did_you_mean, few, nearest, size
+from submerge.errors import Problem, RequestError, WorkError, did_you_mean, few, nearest, size, writing
 
 
 def test_few() -> None:
@@ -43,3 +45,12 @@ def test_all_problems_are_told_at_once() -> None:
     assert RequestError("one").problems == (Problem("one"),)
     assert RequestError(problems[0]).problems == (problems[0],)
     assert (RequestError("x").exit_code, WorkError("x").exit_code) == (2, 1)
+
+
+def test_what_the_disk_refuses_is_told_with_its_reason(tmp_path: Path) -> None:
+    told = "state: cannot be written (Is a directory) — free some space"
+    with pytest.raises(WorkError) as raised, writing("state: cannot be written", "free some space"):
+        tmp_path.write_text("")
+    assert (str(raised.value), type(raised.value.__cause__)) == (told, IsADirectoryError)
+    with pytest.raises(ValueError, match="another"), writing("state: cannot be written"):
+        raise ValueError("another")

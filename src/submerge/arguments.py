@@ -7,6 +7,7 @@ of its arguments (a range, a word, a file) comes after it.
 from __future__ import annotations
 
 import builtins
+import math
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -15,11 +16,11 @@ from inspect import Parameter, signature
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Any, NamedTuple, ParamSpec, TypeGuard, TypeVar, Union, get_args, get_origin
 
 from submerge.errors import Problem, RequestError
 
-__all__ = ["check_fields", "checked"]
+__all__ = ["check_fields", "checked", "is_count", "is_finite_number", "is_whole_number"]
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -137,3 +138,23 @@ def _kinds(annotation: Any) -> tuple[_Kind, ...]:
     if kind is Any or not isinstance(kind, type) or kind is Parameter.empty:
         return ()
     return (_Kind(f"a {kind.__name__}", (kind,)),)
+
+
+def is_whole_number(value: Any) -> TypeGuard[int]:
+    """Return whether a value is a whole number; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_count(value: Any) -> TypeGuard[int]:
+    """Return whether a value is a whole number from 1 on."""
+    return is_whole_number(value) and value >= 1
+
+
+def is_finite_number(value: Any) -> TypeGuard[float]:
+    """Return whether a value is a number that a float can hold, and neither NaN nor infinite."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-__all__ = ["Problem", "RequestError", "SubmergeError", "WorkError", "did_you_mean", "few", "nearest", "size"]
+__all__ = [
+    "Problem",
+    "RequestError",
+    "SubmergeError",
+    "WorkError",
+    "did_you_mean",
+    "few",
+    "nearest",
+    "size",
+    "writing",
+]
 
 
 @dataclass(frozen=True)
@@ -105,3 +116,12 @@ class WorkError(SubmergeError):
         ...     print(str(error).splitlines()[-1].strip())
         weight: 1 in states[0], 1 in states[1], 1 in the output
     """
+
+
+@contextmanager
+def writing(what: str, hint: str = "free some space, or choose another folder") -> Iterator[None]:
+    """Raise `WorkError` for what the disk refuses: what failed, the system's reason, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkError(f"{what} ({error.strerror}) — {hint}") from error

@@ -48,6 +48,11 @@ def test_a_missing_folder_is_named_by_its_own_command(recipe: Path) -> None:
     assert contents(Path("again"))["model.safetensors"] == contents(Path("mixture"))["model.safetensors"]
 
 
+def test_a_missing_folder_is_named_by_its_own_command(recipe: Path) -> None:
+    none = cli("moe", recipe)
+    assert (none.code, "submerge moe recipe.yaml merged/" in none.err) == (2, True)
+
+
 def test_a_plan_writes_nothing(recipe: Path) -> None:
     before = contents(recipe.parent)
     planned = cli("moe", recipe, "--plan", *ROOM)

@@ -119,6 +119,7 @@ def test_what_is_wrong_is_said_with_its_line(text: str, expected: str) -> None:
         ("negative_prompts: [[a]]", "a prompt is a text, not a list"),
         ("residual_scale: half", "residual_scale is a number, not 'half'"),
         ("noise_scale: .inf", "noise_scale is a number, not inf"),
+        (f"noise_scale: 1{'0' * 400}", "noise_scale is a number, not 1"),
         ("prompts: [a]", "unknown key 'prompts'"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from submerge.arguments import checked
+from submerge.arguments import checked, is_finite_number
 from submerge.calibrate._encode import MAX_LENGTH
 from submerge.calibrate._hooks import LAST_QUARTER
 from submerge.calibrate._measurement import (
@@ -21,7 +21,6 @@ from submerge.calibrate._measurement import (
     measuring,
 )
 from submerge.calibrate._null_space_results import NullSpaceCurve, NullSpaceMatrix
-from submerge.calibrate._numbers import is_finite_number
 from submerge.calibrate._reuse import ReusedOutputs
 from submerge.calibrate._sources import DataSets, Inputs, Specs
 from submerge.errors import Problem, RequestError, few

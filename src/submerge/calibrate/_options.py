@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from submerge.calibrate._numbers import is_finite_number, is_whole_number
+from submerge.arguments import is_finite_number, is_whole_number
 from submerge.calibrate._objectives import OBJECTIVES
 from submerge.calibrate._parametrisation import PARAMETRISATIONS
 from submerge.errors import Problem, RequestError, did_you_mean, nearest

@@ -24,7 +24,7 @@ from submerge.continual._state_folder import LOCK, locked
 from submerge.deferred import torch
 from submerge.engine import Settings, merge
 from submerge.engine.output import REPLACED, SUFFIX, give_name
-from submerge.errors import Problem, RequestError, WorkError, few
+from submerge.errors import Problem, RequestError, WorkError, few, writing
 from submerge.store import (
     ADAPTER_CONFIG,
     ADAPTER_STEM,
@@ -178,7 +178,7 @@ def write_adapter(export: Export, out: Path, *, rank: int | None, overwrite: boo
     """Write the merged updates as an adapter, into a folder that has its name when it is complete."""
     place = out.resolve()
     unfinished = place.with_name(place.name + SUFFIX)
-    with _telling(out):
+    with writing(f"{out}: cannot be written"):
         check_out(place, overwrite=overwrite)
         _discard(unfinished)
         try:
@@ -191,16 +191,6 @@ def write_adapter(export: Export, out: Path, *, rank: int | None, overwrite: boo
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     return replace(report, out=out, scale=export.lpm.scale)
-
-
-@contextmanager
-def _telling(out: Path) -> Iterator[None]:
-    """Raise `WorkError` for what the disk refuses."""
-    try:
-        yield
-    except OSError as error:
-        hint = "free some space, or choose another folder"
-        raise WorkError(f"{out}: cannot be written ({error.strerror}) — {hint}") from error
 
 
 def _discard(unfinished: Path) -> None:
@@ -267,7 +257,7 @@ def write_checkpoint(
     where λ = 0, for no adapter is without an update, and of a base in float64, which factors are not.
     """
     dense = export.manifest.has_checkpoints or not export.lpm.scale or _is_double(base)
-    with _telling(out), _beside(out.resolve()) as temporary:
+    with writing(f"{out}: cannot be written"), _beside(out.resolve()) as temporary:
         if dense and not overwrite:  # before all is computed
             check_out(out, overwrite=False)
         folder, adapter = temporary / MERGED, replace(export, gate=None)

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 from submerge.continual._manifest import DAMAGED, STATE_FILE, FileRecord, StateManifest
-from submerge.errors import Problem, RequestError, SubmergeError, WorkError
+from submerge.errors import Problem, RequestError, SubmergeError, WorkError, writing
 from submerge.store import FileTable, TensorEntry, file_digest, read_header, sync_file, sync_folder
 
 __all__ = ["LOCK", "StateFolder", "locked", "new_folder"]
@@ -134,15 +134,12 @@ class StateFolder:
         """
         path = self.path / STATE_FILE
         unfinished = path.with_name(STATE_FILE + UNFINISHED)
-        try:
+        with writing(f"{path}: cannot be written", "free some space; the state is as it was"):
             for folder in {(self.path / record.file).parent for record in manifest.files}:
                 sync_folder(folder)
             unfinished.write_text(manifest.text, encoding="utf-8")
             sync_file(unfinished)
             os.replace(unfinished, path)
-        except OSError as error:
-            hint = "free some space; the state is as it was"
-            raise WorkError(f"{path}: cannot be written ({error.strerror}) — {hint}") from error
         sync_folder(self.path)
         with suppress(OSError):  # the change is made; else the next writer removes them
             self._remove_unnamed(manifest)

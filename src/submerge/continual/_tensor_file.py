@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from io import BufferedRandom
 from pathlib import Path
 
 from submerge.continual._manifest import FileRecord
 from submerge.continual._packed import packed
 from submerge.deferred import torch
-from submerge.errors import Problem, RequestError, WorkError
+from submerge.errors import Problem, RequestError, WorkError, writing
 from submerge.store import (
     DTYPES,
     FileTable,
@@ -91,7 +91,7 @@ class TensorFileWriter:
         self._end += tensor.nbytes
 
     def _write(self, data: memoryview, offset: int) -> None:
-        with self._failing():
+        with self._writing():
             if self._file is None:
                 self._unfinished.parent.mkdir(exist_ok=True)
                 self._file = self._unfinished.open("w+b")
@@ -108,20 +108,15 @@ class TensorFileWriter:
         self._write(memoryview(header), 0)
         for name, _, _ in specs:
             self._write(byte_view(self._spill.get(self._small[name])), offsets[name])
-        with self._failing():
+        with self._writing():
             sync_file(self._unfinished)
             content = file_digest(self._unfinished)
             path = free_path(self.root, self.stem, content)
             os.replace(self._unfinished, path)
             return FileRecord(str(path.relative_to(self.root)), path.stat().st_size, content)
 
-    @contextmanager
-    def _failing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            hint = "free some space; the state is as it was"
-            raise WorkError(f"{self._unfinished}: writing failed ({error.strerror}) — {hint}") from error
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing(f"{self._unfinished}: writing failed", "free some space; the state is as it was")
 
 
 def free_path(root: Path, stem: str, content: str) -> Path:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
+from submerge.arguments import is_finite_number
 from submerge.continual._manifest import StateManifest
 from submerge.errors import Problem, RequestError
 
@@ -19,7 +19,7 @@ def checked_weights(manifest: StateManifest, weights: Mapping[str, float]) -> di
     """
     for name, weight in weights.items():
         manifest.task(name, "--weight")
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+        if not is_finite_number(weight) or weight < 0:
             what = f"the weight of {name!r} is {weight!r}, which is no finite number from 0"
             raise RequestError(Problem(what, "--weight", "write such as 0.5"))
     if weights and all(weights.get(name, 1) == 0 for name in manifest.names):

@@ -23,7 +23,7 @@ from submerge.engine.plan import (
     plan_mixture,
     planned_checkpoint,
 )
-from submerge.errors import Problem, RequestError, WorkError
+from submerge.errors import Problem, RequestError, writing
 from submerge.recipe import Documents, MixtureRecipe, Recipe
 from submerge.store import MANIFEST, Checkpoint, strict_json
 
@@ -236,14 +236,11 @@ class _NamedResults:
             return {}
 
     def _write(self) -> None:
-        try:
+        with writing(f"{self.folder}: cannot be written"):
             self.folder.mkdir(parents=True, exist_ok=True)
             part = self.folder / f".{RECORD}.part"
             part.write_text(json.dumps(self.made_from, indent=1), encoding="utf-8")
             os.replace(part, self.folder / RECORD)
-        except OSError as error:
-            hint = "free some space, or choose another folder"
-            raise WorkError(f"{self.folder}: cannot be written ({error.strerror}) — {hint}") from error
 
     def remove(self) -> None:
         """Remove the folder."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from submerge.engine.output import (
     TARGETS,
     MergeReport,
     Output,
+    OutputTarget,
     Progress,
     Run,
     by_treatment,
@@ -82,17 +84,8 @@ def merge(
     device = check_device(plan.settings.device)
     out = Path(out)
     check_target(plan, out, overwrite)
-    if plan.recipe.makes_prototypes:
-        plan = with_prototypes(plan, out, resume=resume, progress=calibration_progress)
     learns = plan.recipe.calibrates
-    if learns:
-        plan = calibrated(plan, out, resume=resume, progress=calibration_progress)
-    if plan.recipe.collects_moments:
-        plan = with_moments(plan, out, resume=resume, progress=calibration_progress)
-    if plan.donor_rows is not None:  # before workers are forked, which inherit the rows
-        torch.get_num_threads()  # torch's own threads can only be switched off where it is there
-        with single_threaded:
-            plan.donor_rows.approximate(plan.budget.workers)
+    plan = _completed(plan, out, resume=resume, progress=calibration_progress)
     output = Output(plan, out, resume=resume, overwrite=overwrite)
     target = TARGETS[plan.recipe.output.form](plan, output, Meter())
     run = Run(target)
@@ -101,10 +94,34 @@ def merge(
         output.finish(run.manifest(), target.write_side_files, add_files)
     finally:
         output.journal.close()
+    report = _report(target, run, time.perf_counter() - begun)
+    return replace(report, calibration=calibration_report(plan)) if learns else report
+
+
+def _completed(
+    plan: MergePlan, out: Path, *, resume: bool, progress: Callable[[Step], None] | None
+) -> MergePlan:
+    """Return the plan with what is computed before: prototypes, weights, moments, rows of a donor."""
+    if plan.recipe.makes_prototypes:
+        plan = with_prototypes(plan, out, resume=resume, progress=progress)
+    if plan.recipe.calibrates:
+        plan = calibrated(plan, out, resume=resume, progress=progress)
+    if plan.recipe.collects_moments:
+        plan = with_moments(plan, out, resume=resume, progress=progress)
+    if plan.donor_rows is not None:  # before workers are forked, which inherit the rows
+        torch.get_num_threads()  # torch's own threads can only be switched off where it is there
+        with single_threaded:
+            plan.donor_rows.approximate(plan.budget.workers)
+    return plan
+
+
+def _report(target: OutputTarget[Any], run: Run, seconds: float) -> MergeReport:
+    """Return what a merge did and cost, without what calibration did before it."""
+    plan, records = target.plan, run.records
     busy = max(1e-9, run.seconds * plan.budget.workers)
     return MergeReport(
-        out=output.out,
-        seconds=time.perf_counter() - begun,
+        out=target.output.out,
+        seconds=seconds,
         bytes_read=target.meter.read,
         bytes_written=target.bytes_written,
         reading=min(1.0, target.meter.reading / busy),
@@ -113,10 +130,9 @@ def merge(
         workers=plan.budget.workers,
         tensors=by_treatment([t.treatment for t in plan.tensors]),
         resumed=run.resumed,
-        nonfinite=run.records.nonfinite(),
-        differs=run.records.differs(),
-        warnings=(*plan.warnings, *target.warnings(run.records)),
-        figures=run.records.figures(),
+        nonfinite=records.nonfinite(),
+        differs=records.differs(),
+        warnings=(*plan.warnings, *target.warnings(records)),
+        figures=records.figures(),
         serve=target.serve,
-        calibration=calibration_report(plan) if learns else None,
     )

@@ -16,7 +16,7 @@ from submerge.engine.plan import (
     virtual_model,
 )
 from submerge.engine.work import merged_tensors
-from submerge.errors import WorkError
+from submerge.errors import writing
 from submerge.recipe import Documents
 from submerge.store import Checkpoint, open_tokenizer, read_json
 
@@ -74,11 +74,8 @@ def virtual_checkpoint(plan: MergePlan, name: str, folder: Path) -> Checkpoint:
 
 
 def _write_folder(plan: MergePlan, folder: Path) -> None:
-    try:
+    with writing(f"{folder}: cannot be written"):
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
         write_checkpoint_files(plan, folder)
-    except OSError as error:
-        hint = "free some space, or choose another folder"
-        raise WorkError(f"{folder}: cannot be written ({error.strerror}) — {hint}") from error

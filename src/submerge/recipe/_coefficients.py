@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeAlias
 
+from submerge.arguments import is_finite_number
 from submerge.errors import Problem, RequestError
 from submerge.store import digest, strict_json
 
@@ -202,9 +203,4 @@ def _scales(raw: Any) -> float | dict[str, float] | None:
 
 def _finite(raw: Any) -> float | None:
     """Return a number of JSON as a float, or None where it is none, or has no finite value."""
-    if isinstance(raw, bool) or not isinstance(raw, (int, float)):
-        return None
-    try:
-        return float(raw) if math.isfinite(raw) else None
-    except OverflowError:  # an integer beyond all floats
-        return None
+    return float(raw) if is_finite_number(raw) else None

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from submerge.arguments import is_count
 from submerge.errors import Problem, RequestError, did_you_mean, few, nearest
 
 __all__ = [
@@ -95,15 +96,11 @@ def _are_columns(value: Any) -> bool:
     return isinstance(value, Mapping) and set(value) <= set(COLUMNS) and all(map(_is_text, value.values()))
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
 _CHECKS: Mapping[str, tuple[Callable[[Any], bool], str, str]] = {
     "path": (lambda value: isinstance(value, Path) or _is_text(value), "a path", "path: inputs.jsonl"),
     "name": (_is_text, "a name", "name: mnli"),
     "split": (_is_text, "the name of a split", "split: validation"),
     "columns": (_are_columns, f"names for some of {', '.join(COLUMNS)}", "columns: {text: question}"),
-    "limit": (_is_count, "a number of rows", "limit: 256"),
+    "limit": (is_count, "a number of rows", "limit: 256"),
 }
 """What each key's value is: how that is seen, in words, and an example."""

@@ -68,7 +68,7 @@ def read_entry(
         if key in ABSENT_KEYS:
             report.add_ignored(f"'{key}' is not supported", (*path, key), ABSENT_KEYS[key])
         elif key not in ENTRY_KEYS:
-            report.unknown("key", key, ENTRY_KEYS, (*path, key))
+            report.unknown_key(key, ENTRY_KEYS, (*path, key))
     parameters = read_parameters(
         raw.get("parameters"), (*path, "parameters"), method, methods, report, of_model=True
     )

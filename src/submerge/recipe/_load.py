@@ -300,7 +300,7 @@ def _check_keys(data: dict[str, Any], report: Report) -> None:
         elif key in RENAMED_KEYS:
             report.add_ignored(f"unknown key '{key}'", path, f"did you mean '{RENAMED_KEYS[key]}'?")
         elif key not in RECIPE_KEYS:
-            report.unknown("key", key, RECIPE_KEYS, path)
+            report.unknown_key(key, RECIPE_KEYS, path)
 
 
 def _read_method(data: dict[str, Any], methods: Mapping[str, Method], report: Report) -> Method | None:

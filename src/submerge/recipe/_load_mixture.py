@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from submerge.arguments import is_count, is_finite_number
 from submerge.errors import Problem, RequestError, did_you_mean
 from submerge.methods import MIXTURE
 from submerge.recipe._mixture import GATE_MODES, PROMPT_MODES, Expert, MixtureRecipe
@@ -127,7 +127,7 @@ def _check_keys(data: dict[str, Any], report: Report, *, named: bool) -> None:
         if key == "merge_method" or (key in ("models", "slices", "modules") and "experts" not in data):
             report.add(f"'{key}' belongs to a merge", (key,), "submerge merge makes one")
         elif key not in KEYS and not (named and key == "name"):
-            report.unknown("key", key, KEYS, (key,))
+            report.unknown_key(key, KEYS, (key,))
 
 
 def _read_base(data: dict[str, Any], report: Report) -> str | None:
@@ -152,7 +152,7 @@ def _read_gate_mode(raw: Any, report: Report) -> str:
 def _read_count(raw: Any, report: Report) -> int:
     if raw is None:
         return MixtureRecipe.experts_per_token
-    if isinstance(raw, int) and not isinstance(raw, bool) and raw >= 1:
+    if is_count(raw):
         return raw
     what = f"experts_per_token is a positive whole number, not {show(raw)}"
     report.add(what, ("experts_per_token",), "write 2, say")
@@ -185,7 +185,7 @@ def _read_expert(raw: Any, path: KeyPath, report: Report) -> Expert | None:
         return None
     for key in raw:
         if key not in EXPERT_KEYS:
-            report.unknown("key", key, EXPERT_KEYS, (*path, key))
+            report.unknown_key(key, EXPERT_KEYS, (*path, key))
     positive = _read_prompts(raw, "positive_prompts", path, report)
     negative = _read_prompts(raw, "negative_prompts", path, report)
     noise = _read_number(raw, "noise_scale", 0.0, path, report)
@@ -218,7 +218,7 @@ def _read_number(raw: dict[str, Any], key: str, default: float, path: KeyPath, r
     value = raw.get(key)
     if value is None:
         return default
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    if is_finite_number(value):
         return float(value)
     report.add(f"{key} is a number, not {show(value)}", (*path, key), f"write {default}, say")
     return default

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from submerge.arguments import is_count
 from submerge.recipe._problems import KeyPath, Report, listed, show
 
 __all__ = ["NEW_TOKEN_METHODS", "NewTokens", "read_new_tokens"]
@@ -46,13 +47,13 @@ def read_new_tokens(raw: Any, source: str | None, report: Report) -> NewTokens |
         return None
     for key in given:
         if key not in _KEYS:
-            report.unknown("key", key, _KEYS, (*path, key))
+            report.unknown_key(key, _KEYS, (*path, key))
     method, k = given.get("method", NewTokens.method), given.get("k", NewTokens.k)
     if method not in NEW_TOKEN_METHODS:
         what = f"the method for new tokens is {show(method)}"
         report.add(what, (*path, "method"), f"one of {listed(NEW_TOKEN_METHODS)}")
         method = NewTokens.method
-    if type(k) is not int or k < 1:
+    if not is_count(k):
         report.add(f"k is a positive whole number, not {show(k)}", (*path, "k"), "write 64")
         k = NewTokens.k
     return NewTokens(method, k)

@@ -105,17 +105,15 @@ class Report:
         """Note a problem at a line."""
         self._problems.append((line, Problem(what, f"{self.name}:{line}", hint)))
 
-    def unknown(
-        self, kind: str, name: str, valid: Sequence[str], path: KeyPath, *, ours: bool = False
-    ) -> None:
-        """Note a name that is not known, with the nearest that is, or all of them.
+    def unknown_key(self, name: str, valid: Sequence[str], path: KeyPath, *, ours: bool = False) -> None:
+        """Note a key that is not known, with the nearest that is, or all of them.
 
         mergekit ignores it, but for what stands in a section that is `ours`.
         """
         others = f"valid here: {listed(valid)}" if valid else ""
         hint = did_you_mean(nearest_name(name, valid)) or others
         note = self.add if ours else self.add_ignored
-        note(f"unknown {kind} {show(name)}", path, hint)
+        note(f"unknown key {show(name)}", path, hint)
 
     @property
     def warnings(self) -> tuple[str, ...]:

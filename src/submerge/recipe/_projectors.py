@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from submerge.arguments import is_count
 from submerge.errors import RequestError
 from submerge.methods import Method
 from submerge.recipe._model_entry import ModelEntry, same_model
@@ -48,12 +49,12 @@ def _read_mix(raw: Mapping[str, Any], report: Report) -> ProjectorMix | None:
     if (how := options.pop("mix", "prototypes")) != "prototypes":
         report.add(f"mix is {show(how)}", (*_WHERE, "mix"), "there is 'prototypes'")
     count = options.pop("prototypes", 1)
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+    if not is_count(count):
         what = f"prototypes is {show(count)}, and must be a whole number ≥ 1"
         report.add(what, (*_WHERE, "prototypes"), "it is the most prototypes that a task has")
     if "module" in options:
         del options["module"]
-        report.unknown("key", "module", ("mix", "temperature", "pooling"), (*_WHERE, "module"), ours=True)
+        report.unknown_key("module", ("mix", "temperature", "pooling"), (*_WHERE, "module"), ours=True)
     try:
         mix = ProjectorMix(projector_options(options), count)
     except RequestError as error:

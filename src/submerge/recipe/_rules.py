@@ -127,7 +127,7 @@ class _SettingReader:
             return None
         unknown = [key for key in raw if key not in ("value", "filter")]
         for key in unknown:
-            self.report.unknown("key", key, ("value", "filter"), (*path, key))
+            self.report.unknown_key(key, ("value", "filter"), (*path, key))
         if "value" not in raw:
             if unknown:  # the value is there under another name
                 return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_type_hints
 
+from submerge.arguments import is_count, is_finite_number, is_whole_number
 from submerge.recipe._problems import Report, listed, show
 from submerge.recipe._schema import DTYPES
 
@@ -84,7 +85,7 @@ def read_rules(raw: Any, report: Report, *, by_position: bool = False) -> Rules:
     chosen: dict[str, Any] = {}
     for key, value in raw.items():
         if key not in choices:
-            report.unknown("key", key, tuple(choices), ("rules", key), ours=True)
+            report.unknown_key(key, tuple(choices), ("rules", key), ours=True)
         elif value not in choices[key]:
             report.add(f"{key} is {show(value)}", ("rules", key), f"one of {listed(choices[key])}")
         else:
@@ -101,18 +102,17 @@ def read_output(raw: Any, report: Report) -> OutputForm:
         return OutputForm()
     for key in raw:
         if key not in ("as", "rank", "energy"):
-            report.unknown("key", key, ("as", "rank", "energy"), ("output", key), ours=True)
+            report.unknown_key(key, ("as", "rank", "energy"), ("output", key), ours=True)
     rank, energy = raw.get("rank"), raw.get("energy")
     form = raw.get("as", "checkpoint" if rank is None and energy is None else "adapter")
     if form not in ("checkpoint", "adapter"):
         report.add(f"the output's form is {show(form)}", ("output", "as"), "one of adapter, checkpoint")
         return OutputForm()
-    if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
+    if rank is not None and not is_count(rank):
         hint = "write 16, say"
         report.add(f"rank is a positive whole number, not {show(rank)}", ("output", "rank"), hint)
         rank = None
-    is_number = isinstance(energy, (int, float)) and not isinstance(energy, bool)
-    if energy is not None and not (is_number and 0 < energy <= 1):
+    if energy is not None and not (is_finite_number(energy) and 0 < energy <= 1):
         hint = "0.9 keeps nine tenths of each update's squared norm"
         report.add(f"energy is a share in (0, 1], not {show(energy)}", ("output", "energy"), hint)
         energy = None
@@ -126,7 +126,7 @@ def read_seed(raw: Any, report: Report) -> int:
     """Return the seed of the methods that draw at random."""
     if raw is None:
         return 0
-    if isinstance(raw, bool) or not isinstance(raw, int) or not 0 <= raw <= _MAX_SEED:
+    if not (is_whole_number(raw) and 0 <= raw <= _MAX_SEED):
         report.add(f"seed is a whole number from 0 to {_MAX_SEED}, not {show(raw)}", ("seed",))
         return 0
     return raw

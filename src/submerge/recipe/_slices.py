@@ -148,7 +148,7 @@ class SliceReader:
                 hint = f"did you mean '{RENAMED_KEYS[key]}'?"
                 self.report.add_ignored(f"unknown key '{key}'", (*path, key), hint)
             elif key not in valid:
-                self.report.unknown("key", str(key), valid, (*path, key))
+                self.report.unknown_key(str(key), valid, (*path, key))
 
     def _sources(self, raw: Any, path: KeyPath, *, with_layers: bool) -> tuple[LayerSource, ...]:
         """Return the sources of one slice, as far as they could be read, which must be of equal length."""

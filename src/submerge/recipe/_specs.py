@@ -65,7 +65,7 @@ def _spec_mapping(raw: dict[str, Any], path: KeyPath, report: Report) -> str | N
     names = ("model",) if "model" in raw else ("path", "revision")
     for key in raw:
         if key not in (*names, "lora", "override_architecture"):
-            report.unknown("key", key, names, (*path, key))
+            report.unknown_key(key, names, (*path, key))
     if "model" in raw:
         spec = read_spec(raw["model"], (*path, "model"), report)
     else:

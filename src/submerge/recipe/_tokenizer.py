@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from submerge.arguments import is_count, is_whole_number
 from submerge.recipe._model_entry import ModelEntry, same_model
 from submerge.recipe._new_tokens import read_new_tokens
 from submerge.recipe._problems import KeyPath, Report, listed, show
@@ -39,7 +40,7 @@ def read_tokenizer(
         return TokenizerSettings()
     for key in section:
         if key not in _KEYS:
-            report.unknown("key", key, _KEYS, ("tokenizer", key))
+            report.unknown_key(key, _KEYS, ("tokenizer", key))
     path = ("tokenizer", "source")
     raw = "union" if section.get("source") is None else section["source"]
     settings = TokenizerSettings(
@@ -97,7 +98,7 @@ def _token_row(raw: Any, path: KeyPath, known: Mapping[str, str], report: Report
         return TokenRow()
     for key in rule:
         if key not in _RULE_KEYS:
-            report.unknown("key", key, _RULE_KEYS, (*path, key))
+            report.unknown_key(key, _RULE_KEYS, (*path, key))
     force = rule.get("force", False)
     if force not in (True, False, None):
         report.add(f"force is true or false, not {show(force)}", (*path, "force"))
@@ -123,7 +124,7 @@ def _of_kind(
         return TokenRow()
     for key in raw:
         if key not in valid:
-            report.unknown("key", key, valid, (*path, key))
+            report.unknown_key(key, valid, (*path, key))
     if kind == "zero":
         return TokenRow("zero", force=force, where=where)
     token, token_id = raw.get("token"), raw.get("token_id")
@@ -132,7 +133,7 @@ def _of_kind(
     if token is not None and not isinstance(token, str):
         report.add(f"a token is text, not {show(token)}", (*path, "token"), "put it in quotes")
         token = None
-    if token_id is not None and (type(token_id) is not int or token_id < 0):
+    if token_id is not None and not (is_whole_number(token_id) and token_id >= 0):
         report.add(f"a token's id is a whole number from 0, not {show(token_id)}", (*path, "token_id"))
         token_id = None
     model = _model(raw.get("model"), (*path, "model"), known, report)
@@ -149,7 +150,7 @@ def _model(raw: Any, path: KeyPath, known: Mapping[str, str], report: Report) ->
 
 def _multiple(raw: Any, report: Report) -> int | None:
     """Return the number that the rows of the tables are a multiple of."""
-    if raw is None or (type(raw) is int and raw > 0):
+    if raw is None or is_count(raw):
         return raw
     path: KeyPath = ("tokenizer", "pad_to_multiple_of")
     report.add(f"pad_to_multiple_of is a positive whole number, not {show(raw)}", path, "write 64, say")

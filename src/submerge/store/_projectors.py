@@ -15,11 +15,11 @@ Groups are numbered in the order of their first task.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from submerge.arguments import is_count, is_finite_number
 from submerge.errors import Problem, RequestError, few
 
 __all__ = [
@@ -166,15 +166,13 @@ class ProjectorSettings:
     def _rules(self) -> list[tuple[str, str, bool]]:
         """Return for each field what it must be, and whether it is."""
         top, temperature = self.top, self.temperature
-        is_number = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
-        is_whole = isinstance(top, int) and not isinstance(top, bool)
         positions_apart = self.score == "discriminant" and self.pooling == "position"
         return [
             ("module", "the path of a module", isinstance(self.module, str) and bool(self.module)),
-            ("temperature", "a finite number ≥ 0", is_number and 0 <= temperature < math.inf),
+            ("temperature", "a finite number ≥ 0", is_finite_number(temperature) and temperature >= 0),
             ("pooling", f"one of {', '.join(PROJECTOR_POOLINGS)}", self.pooling in PROJECTOR_POOLINGS),
             ("centred", "true or false", isinstance(self.centred, bool)),
-            ("top", "a whole number ≥ 1, or nothing", top is None or (is_whole and top >= 1)),
+            ("top", "a whole number ≥ 1, or nothing", top is None or is_count(top)),
             ("key", f"one of {', '.join(PROJECTOR_KEYS)}", self.key in PROJECTOR_KEYS),
             ("score", f"one of {', '.join(PROJECTOR_SCORES)}", self.score in PROJECTOR_SCORES),
             ("score", "prototypes, with pooling: position", not positions_apart),

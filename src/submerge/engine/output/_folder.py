@@ -12,7 +12,7 @@ from submerge.engine.output._card import model_card
 from submerge.engine.output._fingerprint import fingerprint
 from submerge.engine.output._side_files import write_text
 from submerge.engine.plan import MergePlan
-from submerge.errors import Problem, RequestError, WorkError
+from submerge.errors import Problem, RequestError, WorkError, writing
 from submerge.recipe import COEFFICIENTS, MixtureRecipe, Recipe, to_mergekit, to_mergekit_moe
 from submerge.store import (
     JOURNAL,
@@ -121,12 +121,10 @@ class Output:
             return
         path = self.folder / COEFFICIENTS
         part = path.with_name(f".{path.name}.part")
-        try:
+        with writing(f"{path}: cannot be written", "free some space"):
             part.write_text(coefficients.text, encoding="utf-8")
             sync_file(part)
             os.replace(part, path)
-        except OSError as error:
-            raise WorkError(f"{path}: cannot be written ({error.strerror}) — free some space") from error
 
     def check_inputs(self) -> None:
         """Raise `WorkError` if an input is not what it was when the run began."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from submerge.errors import WorkError
+from submerge.errors import writing
 from submerge.store.adapter._config import ADAPTER_CONFIG
 from submerge.store.adapter._layout import LoraModule
 from submerge.store.format import sync_file
@@ -85,9 +85,6 @@ def write_config(folder: Path, config: Mapping[str, object]) -> None:
     """Write a configuration into a folder, down to the disk; raise `WorkError` if that fails."""
     path = folder / ADAPTER_CONFIG
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    try:
+    with writing(f"{path}: writing failed", "free some space, or choose a folder that you may write to"):
         path.write_text(text, "utf-8")
-    except OSError as error:
-        hint = "free some space, or choose a folder that you may write to"
-        raise WorkError(f"{path}: writing failed ({error.strerror}) — {hint}") from error
     sync_file(path)

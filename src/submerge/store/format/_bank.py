@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from submerge.deferred import torch
-from submerge.errors import WorkError
+from submerge.errors import writing
 from submerge.store.format._byte_view import byte_view
 from submerge.store.format._digest import file_digest, hasher
 from submerge.store.format._dtypes import DTYPES, dtype_named
@@ -45,7 +45,8 @@ class BankParts:
         of_part = hasher(header)
         path = self._path(number)
         unfinished = path.with_suffix(".unfinished")
-        try:
+        hint = "free some space, or choose a folder on another disk"
+        with writing(f"{path}: writing a part of the bank failed", hint):
             self.folder.mkdir(exist_ok=True)
             with unfinished.open("wb") as file:
                 file.write(header)
@@ -53,11 +54,6 @@ class BankParts:
                     of_part.update(byte_view(tensor))
                     file.write(byte_view(tensor))
             os.replace(unfinished, path)
-        except OSError as error:
-            hint = "free some space, or choose a folder on another disk"
-            raise WorkError(
-                f"{path}: writing a part of the bank failed ({error.strerror}) — {hint}"
-            ) from error
         return str(of_part.hexdigest())
 
     def holds(self, number: int, digest: str) -> bool:
