@@ -17,6 +17,7 @@ from _models import TEXT, VISION, quiet_transformers
 from store.helpers_store import messages
 from submerge.errors import RequestError, SubmergeError
 from submerge.store import Adapter, Add, FileTable, LowRankPart, Replace, Rows, fit_adapter, open_adapter
+from submerge.store.adapter import Composed
 
 State = dict[str, torch.Tensor]
 
@@ -275,8 +276,8 @@ def applied(base: Mapping[str, torch.Tensor], adapter: Adapter) -> State:
                 elif isinstance(part, Replace):
                     weight = values
                 else:
-                    assert isinstance(part, Add)
-                    weight = weight + values
+                    assert isinstance(part, Add | Composed)
+                    weight = weight + values.view(weight.shape)
             found[name] = weight
     return found
 
