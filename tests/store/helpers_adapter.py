@@ -264,7 +264,7 @@ def applied(base: Mapping[str, torch.Tensor], adapter: Adapter) -> State:
                 weight = weight + update(adapter, name, weight.shape)
                 magnitude = adapter.magnitude(name, table)
                 if magnitude is not None:
-                    outputs = 1 if part.transposed else 0
+                    outputs = 1 if part.scales_columns else 0
                     inputs = [axis for axis in range(weight.ndim) if axis != outputs]
                     norm = weight.square().sum(inputs, keepdim=True).sqrt()
                     weight = weight * magnitude.reshape(norm.shape) / norm

@@ -205,7 +205,6 @@ def refused(folder: Path, tensors: State, name: str = "file", config: str | None
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        (f"{FLAT}_to_q.dora_scale", "DoRA"),
         ("base_model.model.layers.0.mlp.down_proj.ia3_l", "IA3"),
         ("prompt_embeddings", "leave it out"),
         ("base_model.model.layers.0.q_proj.vera_lambda_b", "VeRA"),

@@ -116,6 +116,37 @@ def test_forms(form: str, tmp_path: Path) -> None:
         torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-5)
 
 
+LINEAR = {"lora_up.weight": W1[0], "lora_down.weight": W1[1]}
+POINTS = {"lora_up.weight": draw(6, 2, 1, 1), "lora_down.weight": draw(2, 4, 3, 2)}
+
+
+@pytest.mark.parametrize(
+    ("module", "factors", "norms", "axes"),
+    [
+        ("to_q", LINEAR, draw(6, 1).abs(), (1,)),  # LyCORIS, wd_on_output
+        ("to_q", LINEAR, draw(1, 8).abs(), (0,)),  # LyCORIS before, OneTrainer
+        ("conv", POINTS, draw(6, 1, 1, 1).abs(), (1, 2, 3)),
+    ],
+)
+def test_dora(
+    module: str, factors: State, norms: torch.Tensor, axes: tuple[int, ...], tmp_path: Path
+) -> None:
+    """`apply_weight_decompose` of LyCORIS: W + BA, scaled to the norms that were trained."""
+    adapter = opened(tmp_path, module, factors | ALPHA | {"dora_scale": norms})
+    name = f"x.{module}.weight"
+    shape = SHAPES[name]
+    down, up = factors["lora_down.weight"].flatten(1), factors["lora_up.weight"].flatten(1)
+    whole = base()[name] + 0.5 * (up @ down).view(shape)
+    wanted = whole * norms / whole.square().sum(axes, keepdim=True).sqrt()
+    found = applied(base(), fit_adapter(adapter, SHAPES))
+    torch.testing.assert_close(found[name], wanted, atol=1e-5, rtol=1e-5)
+    save_file(base(), tmp_path / "base.safetensors")
+    models = [{"model": f"{tmp_path / 'base.safetensors'}+{tmp_path / 'lora.safetensors'}"}]
+    submerge.merge({"merge_method": "passthrough", "models": models}, tmp_path / "out", settings=ROOM)
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    torch.testing.assert_close(found[name], wanted, atol=1e-5, rtol=1e-5)
+
+
 def test_differences_alone_are_no_model(tmp_path: Path) -> None:
     """Files for Wan hold differences of norms and biases, under names with dots."""
     state = {"diffusion_model.x.norm.diff": draw(8), "diffusion_model.x.norm.diff_b": draw(8)}
@@ -186,7 +217,8 @@ def test_a_core_goes_into_factors(tmp_path: Path) -> None:
         ({"lora_up.weight": W1[0], "lora_down.weight": W1[1], "diff": draw(6, 8)}, "in two ways at once"),
         ({"lora_up.weight": W1[0], "lora_down.weight": W1[1], "lora_mid.weight": draw(2, 2)}, "rank 2"),
         ({"lora_mid.weight": T1}, "form that is not known"),
-        (HADAMARD | {"dora_scale": draw(6, 1)}, "DoRA in LyCORIS' form"),
+        (HADAMARD | {"dora_scale": draw(6, 1)}, "beside tensors that are none"),
+        ({"lora_up.weight": W1[0], "lora_down.weight": W1[1], "dora_scale": draw(7, 1)}, "norms by output"),
     ],
 )
 def test_what_is_refused(tensors: State, message: str, tmp_path: Path) -> None:

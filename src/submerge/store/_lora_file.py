@@ -110,6 +110,9 @@ def _parts(
         if len(core.shape) < 3 or core.shape[:2] != (part.rank, part.rank):
             raise RequestError(Problem(f"{own} has the shape {list(core.shape)}, rank {part.rank}", where))
         parts[name] = replace(part, core=core)
+    for module, own in names.norms.items():
+        name = f"{module}.weight"
+        parts[name] = _with_norms(parts[name], model.tensors[own], where)
     for module, own in names.alphas.items():
         part, alpha = parts.get(f"{module}.weight"), model.tensors[own]
         if alpha.numel != 1:
@@ -144,6 +147,22 @@ def _dense_parts(
     if problems:
         raise RequestError(problems)
     return parts
+
+
+def _with_norms(part: Part, norms: TensorEntry, where: str) -> LowRankPart:
+    """Return an update with LyCORIS' magnitudes of DoRA: one for each output, or one for each input."""
+    assert isinstance(part, LowRankPart)
+    outputs, inputs, *kernel = part.stored
+    ones = (1,) * len(kernel)
+    if norms.shape in ((outputs, 1, *ones), (outputs, 1), (outputs,)):
+        return replace(part, magnitude=norms)
+    if norms.shape in ((1, inputs, *ones), (1, inputs)) and max(kernel, default=1) == 1:
+        return replace(part, magnitude=norms, by_input=True)
+    what = f"{norms.name} has the shape {list(norms.shape)}, the weight {list(part.stored)}"
+    hint = "merge it into its model with the program that made it, and give that model"
+    raise RequestError(
+        Problem(f"{what}: norms by output, or of linear maps by input, are expected", where, hint)
+    )
 
 
 def _check_scales(model: Checkpoint, parts: Mapping[str, Part], where: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from submerge.engine.plan._sentence_modules import sentence_modules
 from submerge.engine.plan.composition import Composition
 from submerge.engine.plan.inputs import Inputs
 from submerge.engine.plan.projectors import ProjectorPlan
@@ -63,6 +64,7 @@ def input_warnings(
         *_without_place(inputs, unused, {tensor.name for tensor in tensors}),
         *_model_types(inputs),
         *_unlike_computation(inputs),
+        *sentence_modules(inputs),
     ]
 
 

@@ -51,7 +51,7 @@ class LowRankPart:
     weight itself, as saved beside the factors. `expert` and `rows` choose one expert, and of the parameter's
     rows those from the first up to the last. Where the file holds an `alpha`, the scale is alpha / rank.
     `swapped` factors are stored transposed, B as [r, out] and A as [in, r]. With a `core` [r, r, kernel]
-    (LoCon) the update is B · core · A.
+    (LoCon) the update is B · core · A. LyCORIS' DoRA may take norms `by_input`, over all outputs of each.
     """
 
     left_entry: TensorEntry
@@ -68,6 +68,12 @@ class LowRankPart:
     alpha: TensorEntry | None = None
     swapped: bool = False
     core: TensorEntry | None = None
+    by_input: bool = False
+
+    @property
+    def scales_columns(self) -> bool:
+        """Whether DoRA's norms are those of the columns of the parameter as it is stored, not of rows."""
+        return self.transposed != self.by_input
 
     @property
     def rank(self) -> int:
