@@ -347,6 +347,16 @@ def test_what_the_file_lacks_of_its_configuration_is_told(pair: Tuned, tmp_path:
     assert "lora_alpha is 0 in its configuration" in warning
 
 
+def test_patterns_of_no_module_are_told(pair: Tuned, tmp_path: Path) -> None:
+    """Such scales are not applied: `^` cannot stand in a path, and PEFT's prefix is no part of one."""
+    shutil.copytree(pair.adapters[0], tmp_path / "a")
+    one, other = "^q_proj", "base_model.model.model.layers.0.mlp.up_proj"
+    config(alpha_pattern={one: 100, "v_proj": 6, other: 50})(tmp_path / "a")
+    plan = submerge.plan({"merge_method": "passthrough", "models": [f"{pair.base}+{tmp_path / 'a'}"]})
+    (warning,) = plan.warnings
+    assert f"alpha_pattern in its configuration names {one}, {other}, which no module" in warning
+
+
 def test_a_wrong_flag_for_transposed_weights(tmp_path: Path) -> None:
     """Of square matrices the others of the layer tell the layout, where no bias of the base does."""
     tuned = make_tuned(tmp_path, "llama", OPTIONS)

@@ -51,7 +51,7 @@ def test_biases_that_the_base_has_not(tmp_path: Path) -> None:
     adapter = by_hand(tmp_path / "a", extra, lora_bias=True)
     base = write(tmp_path / "base", Q, {})
     text = refusal(tmp_path, "passthrough", f"{base}+{adapter}")
-    assert "was trained with lora_bias, and the base has no such biases: q.bias" in text
+    assert "adds to biases (lora_bias, diff_b) that the base does not have: q.bias" in text
     assert "did you mean" not in text
     zeros = write(tmp_path / "zeros", Q | {"q.bias": torch.zeros(3)}, {})  # what the hint says
     found, _ = run(tmp_path, "passthrough", f"{zeros}+{adapter}")

@@ -17,6 +17,7 @@ from _models import TEXT, VISION, quiet_transformers
 from store.helpers_store import messages
 from submerge.errors import RequestError, SubmergeError
 from submerge.store import Adapter, Add, FileTable, LowRankPart, Replace, Rows, fit_adapter, open_adapter
+from submerge.store.adapter import Composed
 
 State = dict[str, torch.Tensor]
 
@@ -263,7 +264,7 @@ def applied(base: Mapping[str, torch.Tensor], adapter: Adapter) -> State:
                 weight = weight + update(adapter, name, weight.shape)
                 magnitude = adapter.magnitude(name, table)
                 if magnitude is not None:
-                    outputs = 1 if part.transposed else 0
+                    outputs = 1 if part.scales_columns else 0
                     inputs = [axis for axis in range(weight.ndim) if axis != outputs]
                     norm = weight.square().sum(inputs, keepdim=True).sqrt()
                     weight = weight * magnitude.reshape(norm.shape) / norm
@@ -275,8 +276,8 @@ def applied(base: Mapping[str, torch.Tensor], adapter: Adapter) -> State:
                 elif isinstance(part, Replace):
                     weight = values
                 else:
-                    assert isinstance(part, Add)
-                    weight = weight + values
+                    assert isinstance(part, Add | Composed)
+                    weight = weight + values.view(weight.shape)
             found[name] = weight
     return found
 

@@ -205,10 +205,6 @@ def refused(folder: Path, tensors: State, name: str = "file", config: str | None
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        (f"{FLAT}_to_q.hada_w1_a", "LoHa"),
-        (f"{FLAT}_to_q.lokr_w1", "LoKr"),
-        (f"{FLAT}_to_q.lora_mid.weight", "lora_mid"),
-        (f"{FLAT}_to_q.dora_scale", "DoRA"),
         ("base_model.model.layers.0.mlp.down_proj.ia3_l", "IA3"),
         ("prompt_embeddings", "leave it out"),
         ("base_model.model.layers.0.q_proj.vera_lambda_b", "VeRA"),
@@ -327,7 +323,7 @@ def test_damaged_files(tmp_path: Path) -> None:
     assert "lacks its factor B" in refused(tmp_path, {f"{FLAT}_to_q.lora_down.weight": A})
     wrong = tensors | {f"{FLAT}_to_q.alpha": torch.ones(2)}
     assert "it is no number" in refused(tmp_path, wrong)
-    odd = tensors | {f"{FLAT}_to_q.diff": torch.ones(2)}
+    odd = tensors | {f"{FLAT}_to_q.reshape_weight": torch.ones(2)}
     assert "beside tensors that are none" in refused(tmp_path, odd)
     again = tensors | {f"{FLAT}_to_q.lora_A.weight": A.clone()}
     assert "in two forms" in refused(tmp_path, again)
@@ -369,7 +365,7 @@ def test_more_than_factors_in_a_lora_file(tmp_path: Path) -> None:
     """LoRAs for Wan hold differences of biases and norms besides, some for Flux the norms themselves."""
     module = "diffusion_model.blocks.0.q"
     factors = {f"{module}.lora_A.weight": torch.ones(2, 8), f"{module}.lora_B.weight": torch.ones(8, 2)}
-    for more in (f"{module}.diff_b", "diffusion_model.blocks.0.norm3.diff"):
+    for more in (f"{module}.set_weight", "diffusion_model.blocks.0.norm3.scale"):
         save_file(factors | {more: torch.ones(8)}, tmp_path / "wan.safetensors")
         with pytest.raises(RequestError, match="LoRA files may hold factors alone: merge it into its model"):
             open_model("wan.safetensors", root=tmp_path)

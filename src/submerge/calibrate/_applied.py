@@ -60,12 +60,12 @@ def _applied(adapter: Adapter, name: str, parameter: torch.Tensor, table: FileTa
         left, right = (factor.to(values) for factor in adapter.factors(name, table, double=double))
         values += (left @ right).view_as(values)
         magnitude = adapter.magnitude(name, table)
-        return values if magnitude is None else _rescaled(values, magnitude.to(values), part.transposed)
+        return values if magnitude is None else _rescaled(values, magnitude.to(values), part.scales_columns)
     new = adapter.tensor(name, table, double=double).to(values)
     if isinstance(part, Rows):
         values[list(part.indices)] = new
         return values
-    return new if isinstance(part, Replace) else values + new
+    return new if isinstance(part, Replace) else values + new.view_as(values)
 
 
 def _rescaled(values: torch.Tensor, magnitude: torch.Tensor, transposed: bool) -> torch.Tensor:

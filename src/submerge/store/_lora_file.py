@@ -13,15 +13,17 @@ from submerge.store._checkpoint import Checkpoint
 from submerge.store.adapter import (
     Adapter,
     AdapterConfig,
+    Composed,
     LoraNames,
     LowRankPart,
     Part,
     adapter_config,
     build_parts,
     component_of,
+    dense_updates,
     lora_names,
 )
-from submerge.store.format import TensorEntry, read_header
+from submerge.store.format import FileTable, TensorEntry, read_header, read_values
 
 __all__ = ["lora_file"]
 
@@ -100,16 +102,88 @@ def _parts(
         own_parts, own_notes = build_parts(entries, config, where)
         parts |= own_parts
         notes += [f"{component}: {note}" if component else note for note in own_notes]
+    parts |= _dense_parts(model, names, parts, where)
+    for module, own in names.cores.items():
+        name, core = f"{module}.weight", model.tensors[own]
+        part = parts.get(name)
+        assert isinstance(part, LowRankPart)
+        if len(core.shape) < 3 or core.shape[:2] != (part.rank, part.rank):
+            raise RequestError(Problem(f"{own} has the shape {list(core.shape)}, rank {part.rank}", where))
+        parts[name] = replace(part, core=core)
+    for module, own in names.norms.items():
+        name = f"{module}.weight"
+        parts[name] = _with_norms(parts[name], model.tensors[own], where)
     for module, own in names.alphas.items():
         part, alpha = parts.get(f"{module}.weight"), model.tensors[own]
         if alpha.numel != 1:
             raise RequestError(Problem(f"{own} has the shape {list(alpha.shape)}: it is no number", where))
-        if isinstance(part, LowRankPart):
+        if isinstance(part, LowRankPart | Composed):
             parts[f"{module}.weight"] = replace(part, alpha=alpha)
+    _check_scales(model, parts, where)
     if not configs:
         scaled = f"{len(names.alphas)} modules with an alpha of their own" if names.alphas else "no alpha"
         notes.append(f"{scaled}; without one the scale is 1")
     return dict(sorted(parts.items())), notes
+
+
+def _dense_parts(
+    model: Checkpoint, names: LoraNames, factored: Mapping[str, Part], where: str
+) -> dict[str, Part]:
+    """Return the updates that are no product of two factors, by parameter."""
+    parts: dict[str, Part] = {}
+    problems = []
+    for module, keys in names.dense.items():
+        entries = {role: model.tensors[key] for role, key in keys.items()}
+        for leaf, part in dense_updates(entries).items():
+            name = f"{module}.{leaf}"
+            if part is None:
+                problems.append(
+                    Problem(f"holds parts of an update of {name} that do not fit ({few(keys)})", where)
+                )
+            elif name in factored:
+                problems.append(Problem(f"changes {name} in two ways at once", where, "keep one of them"))
+            else:
+                parts[name] = part
+    if problems:
+        raise RequestError(problems)
+    return parts
+
+
+def _with_norms(part: Part, norms: TensorEntry, where: str) -> LowRankPart:
+    """Return an update with LyCORIS' magnitudes of DoRA: one for each output, or one for each input."""
+    assert isinstance(part, LowRankPart)
+    outputs, inputs, *kernel = part.stored
+    ones = (1,) * len(kernel)
+    if norms.shape in ((outputs, 1, *ones), (outputs, 1), (outputs,)):
+        return replace(part, magnitude=norms)
+    if norms.shape in ((1, inputs, *ones), (1, inputs)) and max(kernel, default=1) == 1:
+        return replace(part, magnitude=norms, by_input=True)
+    what = f"{norms.name} has the shape {list(norms.shape)}, the weight {list(part.stored)}"
+    hint = "merge it into its model with the program that made it, and give that model"
+    raise RequestError(
+        Problem(f"{what}: norms by output, or of linear maps by input, are expected", where, hint)
+    )
+
+
+def _check_scales(model: Checkpoint, parts: Mapping[str, Part], where: str) -> None:
+    """Raise `RequestError` where it is not clear whether alpha / rank is the scale of a product.
+
+    Of two matrices that are stored whole LyCORIS takes 1 for it, and writes the rank as alpha.
+    """
+    whole = [part.alpha for part in parts.values() if isinstance(part, Composed) and part.rank is None]
+    alphas = [alpha for alpha in whole if alpha is not None and alpha.file is not None]
+    metadata = read_header(model.files[0]).metadata if alphas and not model.pending else {}
+    rank = metadata.get("ss_network_dim", "")
+    if not rank.isdigit():
+        return
+    with FileTable() as table:
+        value = float(read_values(table.source(alphas[0]), alphas[0].dtype, 0, 1)[0])
+    if value != float(rank):
+        what = (
+            f"{alphas[0].name} is {value:g} and the rank {rank}, but LoKr with whole matrices has the scale 1"
+        )
+        hint = "if it was trained with alpha / rank, multiply lokr_w1 by that, and remove its alpha"
+        raise RequestError(Problem(what, where, f"{hint}; if with 1, remove its alpha"))
 
 
 def _by_file(entries: Mapping[str, TensorEntry], where: str) -> _ByFile:

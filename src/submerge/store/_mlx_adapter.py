@@ -67,7 +67,7 @@ def _scale(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> float
     given = raw.get("lora_parameters")
     given = given if isinstance(given, Mapping) else {}
     scale = given.get("scale")
-    if type(scale) not in (int, float) or not math.isfinite(scale):
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
         problems.append(Problem(f"lora_parameters says no scale, but {scale!r}", where, _FUSE))
         return 1.0
     if given.get("alpha") is not None:

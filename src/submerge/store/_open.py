@@ -31,7 +31,8 @@ def open_model(
     """Return the checkpoint or the adapter, whichever it is, that a spec without `+` names.
 
     An adapter may be a folder that PEFT or MLX-LM saved, the file in it, or a LoRA file of diffusers or
-    kohya's scripts. With `adapter` it must be one. Raises `RequestError` with all that is wrong with the files.
+    kohya's scripts. With `adapter` it must be one. Raises `RequestError` with all that is wrong with the
+    files.
     """
     place = locate(spec, root)
     how: dict[str, Any] = {"allow_pickle": allow_pickle, "download": download}

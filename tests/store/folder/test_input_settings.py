@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import submerge
 from _models import SMALL, perturbed, state, write
+from store.helpers_adapter import by_hand
 from submerge.store import input_settings
 
 OLD = {
@@ -97,6 +99,17 @@ def test_a_plan_tells_of_other_pooling_and_prompts(tmp_path: Path) -> None:
     assert "modules.json Transformer, Pooling, Normalize and not Transformer, Pooling" in warning
     assert "pooling mean and not cls" in warning
     assert "prompts {'query': 'q: '} and not none" in warning
+
+
+def test_an_adapter_that_sentence_transformers_saved_has_its_own(tmp_path: Path) -> None:
+    files = {"modules.json": MODULES, "1_Pooling/config.json": SWITCHES}
+    base = write(tmp_path / "base", {"q.weight": torch.ones(3, 4)}, {"model_type": "bert"})
+    adapter = by_hand(put(tmp_path / "adapter", files))
+    recipe = {"merge_method": "passthrough", "models": [f"{base}+{adapter}"]}
+    (warning,) = submerge.plan(recipe).warnings
+    assert "pools texts as its modules.json says" in warning
+    put(base, files)
+    assert submerge.plan(recipe).warnings == ()
 
 
 def test_a_plan_tells_what_the_output_lacks(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from submerge.engine.plan.inputs import Inputs
@@ -23,7 +25,7 @@ def beside_warnings(inputs: Inputs) -> list[str]:
     if inputs.specialists:  # each keeps its processor
         return []
     base = inputs.reference_model
-    theirs = _settings(base)
+    theirs = _of_folder(base.path, base.config)
     warnings: list[str] = []
     for index in inputs.participants:
         model = inputs.models[index]
@@ -44,7 +46,13 @@ def beside_warnings(inputs: Inputs) -> list[str]:
 
 
 def _settings(model: Checkpoint) -> dict[str, Any]:
-    return input_settings(model.path, model.config) if model.path.is_dir() else {}
+    """Return what a model's files say, and over that those of its adapter, which the output has none of."""
+    own = _of_folder(model.path, model.config)
+    return own | _of_folder(model.adapter.path, None) if model.adapter else own
+
+
+def _of_folder(folder: Path, config: Mapping[str, Any] | None) -> dict[str, Any]:
+    return input_settings(folder, config) if folder.is_dir() else {}
 
 
 def _differ(key: str, own: dict[str, Any], theirs: dict[str, Any]) -> bool:

@@ -148,7 +148,7 @@ class Dora(AdapterEdit):
 
 
 class TransposedDora(Dora):
-    """DoRA of a weight that is stored as [in, out]: its norms are those of the columns."""
+    """DoRA with the norms of columns: of a weight that is stored as [in, out], or of one's inputs."""
 
     def __init__(self, factors: _FactorPair) -> None:
         super().__init__(factors)
@@ -202,7 +202,7 @@ def adapter_edit(adapter: Adapter, name: str, dtype: str, table: FileTable) -> A
         factors = _FactorPair(adapter, name, table, double=double)
         if part.magnitude is None:
             return AddedProduct(factors)
-        return TransposedDora(factors) if part.transposed else Dora(factors)
+        return TransposedDora(factors) if part.scales_columns else Dora(factors)
     if isinstance(part, Rows):
         return ReplacedRows(adapter, name, table, part.indices)
     return AddedVector(adapter, name, table, double=double)

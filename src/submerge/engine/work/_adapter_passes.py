@@ -164,10 +164,12 @@ def _rank(reader: ChunkReader, form: OutputForm, update: Update) -> int | None:
     A fold by elements mixes low-rank updates into a dense one, whose true rank may be full; what is cut then
     is no more than what the inputs' factors could not hold anyway. None is no bound.
     """
-    if form.rank is None and isinstance(update, Dense) and all(i.relative for i in reader.plan.inputs):
-        edits = [member.edit for member in reader.members]
-        return sum(edit.factors.rank for edit in edits if isinstance(edit, AddedProduct))
-    return form.rank
+    if form.rank is not None or not isinstance(update, Dense):
+        return form.rank
+    edits = [member.edit for member in reader.members if member.edit is not None]
+    if not all(i.relative for i in reader.plan.inputs) or not all(isinstance(e, AddedProduct) for e in edits):
+        return None
+    return sum(edit.factors.rank for edit in edits if isinstance(edit, AddedProduct))
 
 
 def _error(update: Update, factors: Update, dtype: torch.dtype) -> float:

@@ -2,7 +2,9 @@
 
 from submerge.store.adapter._adapter import Adapter
 from submerge.store.adapter._build import build_parts
+from submerge.store.adapter._composed import Composed
 from submerge.store.adapter._config import ADAPTER_CONFIG, AdapterConfig, adapter_config
+from submerge.store.adapter._dense_updates import dense_updates
 from submerge.store.adapter._fit import fit_adapter
 from submerge.store.adapter._layout import LoraKeys
 from submerge.store.adapter._lora_names import LoraNames, component_of, lora_names
@@ -29,6 +31,7 @@ __all__ = [
     "AdapterConfig",
     "AdapterWriter",
     "Add",
+    "Composed",
     "Kind",
     "LoraKeys",
     "LoraNames",
@@ -39,6 +42,7 @@ __all__ = [
     "adapter_config",
     "build_parts",
     "component_of",
+    "dense_updates",
     "fit_adapter",
     "is_adapter",
     "is_of_pipeline",

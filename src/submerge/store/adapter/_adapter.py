@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from submerge.deferred import np, torch
+from submerge.store.adapter._composed import Composed, composed_update
 from submerge.store.adapter._parts import (
     Add,
     Form,
@@ -46,7 +47,8 @@ class Adapter:
     any more, but `folded` has what the adapter trained of tables that it saved besides. `names` are the
     adapter's own names of that model's parameters, and `unfit` the shapes of those that it has in another
     shape, and does not change. `tokenizer` is what of one lies beside it. `form` says whose file it is; those
-    of diffusers and kohya have no configuration, and that of MLX is no part of `config`. `left_out` tells what of the files is used by no merge.
+    of diffusers and kohya have no configuration, and that of MLX-LM is no part of `config`. `left_out` tells
+    what of the files is used by no merge.
     """
 
     label: str
@@ -131,7 +133,9 @@ class Adapter:
             return "it was saved whole, as new values"
         if isinstance(part, Rows):
             return "some of its rows were saved, as new values"
-        return "it is an update of a bias, which has no factors"
+        if isinstance(part, Composed):
+            return f"it is a product of matrices ({part.product})"
+        return "it is an update of a bias, which has no factors, or a difference of all values"
 
     def factors(
         self, name: str, table: FileTable, *, double: bool = False
@@ -178,6 +182,9 @@ class Adapter:
         a = self._floats(part.right_entry, table)  # [r, in]
         if part.swapped:
             a, b = a.mT, b.mT
+        if part.core is not None:
+            core = self._floats(part.core, table)
+            a = torch.einsum("rs...,si->ri...", core, a.flatten(1).to(core))
         if double or a.dtype != b.dtype:
             a, b = a.double(), b.double()
         if part.experts:
@@ -201,13 +208,16 @@ class Adapter:
         return None if entry is None else self._floats(entry, table).flatten()
 
     def tensor(self, name: str, table: FileTable, *, double: bool = False) -> torch.Tensor:
-        """Return the values of `Replace` and `Rows`, or the update of `Add`, with its scale.
+        """Return the values of `Replace` and `Rows`, or the update of `Add` and `Composed`, with its scale.
 
         Floats are float32, or float64 where the file is, or with `double`; anything else stays as it is.
         """
         part = self.parts[name]
         if isinstance(part, LowRankPart):
             raise ValueError(f"{name} is a low-rank update: read its factors")
+        if isinstance(part, Composed):
+            update = composed_update(part, lambda entry: self._floats(entry, table).float())
+            return update.double() if double else update
         values = self._floats(part.entry, table)
         if double and values.is_floating_point():
             values = values.double()

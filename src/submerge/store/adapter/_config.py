@@ -13,7 +13,7 @@ from submerge.errors import Problem, RequestError
 from submerge.store.adapter._unsupported import refusals, remarks, way_on
 from submerge.store.format import read_json
 
-__all__ = ["ADAPTER_CONFIG", "AdapterConfig", "adapter_config", "read_adapter_config"]
+__all__ = ["ADAPTER_CONFIG", "AdapterConfig", "adapter_config", "matches", "read_adapter_config"]
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -55,7 +55,12 @@ class AdapterConfig:
 
 def _pattern(patterns: Mapping[str, object], module: str) -> str | None:
     """Return the first pattern, in the file's order, that matches the end of a module's path."""
-    return next((key for key in patterns if re.match(rf"(.*\.)?({key})$", module)), None)
+    return next((key for key in patterns if matches(key, module)), None)
+
+
+def matches(pattern: str, module: str) -> bool:
+    """Return whether a pattern of `rank_pattern` or `alpha_pattern` is of a module, by its path."""
+    return re.match(rf"(.*\.)?({pattern})$", module) is not None
 
 
 def read_adapter_config(path: Path) -> AdapterConfig:

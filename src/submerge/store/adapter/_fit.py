@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from submerge.errors import Problem, RequestError, few
 from submerge.names import NameMatch, layer_of, match_names
 from submerge.store.adapter._adapter import Adapter
+from submerge.store.adapter._composed import Composed
 from submerge.store.adapter._experts import experts_apart, settled_experts
 from submerge.store.adapter._experts_together import experts_together
 from submerge.store.adapter._lora_fit import of_one_model
@@ -126,7 +128,7 @@ def _matched(
         dense = [name for name, part in parts.items() if not isinstance(part, LowRankPart)]
         new = {name for name in dense if not _has_match(name, available)}
         heads = {name: part for name, part in parts.items() if name in new and isinstance(part, Replace)}
-        biases = [name for name in new if isinstance(parts[name], Add)]
+        biases = [name for name in new if isinstance(parts[name], Add) and name.endswith(".bias")]
         experts = _of_packed_experts(parts, available)
     if heads:
         rows = max(part.entry.shape[:1] for part in heads.values())
@@ -137,10 +139,10 @@ def _matched(
         )
         problems.append(Problem(what, where, hint))
     if biases:
-        what = f"was trained with lora_bias, and the base has no such biases: {few(sorted(biases))}"
+        what = f"adds to biases (lora_bias, diff_b) that the base does not have: {few(sorted(biases))}"
         hint = (
             "no checkpoint of this base can hold them: give it with biases of zero (as attention_bias: true "
-            "in the configuration makes them), or train without lora_bias"
+            "in the configuration makes them), or train without them"
         )
         problems.append(Problem(what, where, hint))
     if experts:
@@ -183,7 +185,7 @@ def _shape(part: Part) -> tuple[int, ...]:
         if part.table is not None:
             return part.table.shape
         return (max(part.indices, default=0) + 1, *part.entry.shape[1:])
-    return part.entry.shape
+    return part.matrix if isinstance(part, Composed) else part.entry.shape
 
 
 def _hint(name: str, part: Part, shape: tuple[int, ...]) -> str:
@@ -230,6 +232,9 @@ def _settled(part: Part, shape: tuple[int, ...], *, either_layout: bool) -> _Set
         return _Settled(
             part, "" if part.stored == shape else f"is an update of the shape {list(part.stored)}"
         )
+    if isinstance(part, Composed):
+        fits = part.matrix == (shape[0], math.prod(shape[1:])) if shape else False
+        return _Settled(part, "" if fits else f"is an update of the shape {list(part.matrix)}")
     if not isinstance(part, LowRankPart):
         return _Settled(part, "" if part.entry.shape == shape else f"has the shape {list(part.entry.shape)}")
     # rows of packed experts were cut out of a parameter whose layout was settled before

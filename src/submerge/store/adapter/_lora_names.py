@@ -28,21 +28,22 @@ _FACTOR = re.compile(
 _OLD_FACTOR = re.compile(r"(?P<parent>.+)\.(?P<leaf>to_(?:[qkv]|out))_lora\.(?P<way>down|up)\.weight")
 _TEXT_LEAVES = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 _LETTERS = {"down": "A", "up": "B"}
+# of LyCORIS: parts of products, differences of values (of norms under names of their own), cores
+_DENSE = re.compile(r"(?P<module>.+)\.(?P<role>(?:hada|lokr)_[wt][12](?:_[ab])?|diff(?:_b)?|[wb]_norm)")
+_CORE = re.compile(r"(?P<module>.+)\.lora_mid\.weight")
+_DORA = re.compile(r"(?P<module>.+)\.dora_scale")
 _MORE = re.compile(r"(?P<module>.+)\.(?P<role>lora_B\.bias|lora_magnitude_vector(?:\.weight)?|alpha)")
 # names that only factors of LoRA have, in whatever form
 _LIKE = re.compile(
     r"(?:^|[._])lora_(?:[AaBb]|up|down|embedding_[AB]|magnitude_vector)(?:\.[\w-]+)*$"
     r"|[._]lora\d*\.(?:up|down)\.weight$|\.lora_linear_layer\.|^(?:lora_(?:unet|te\d*|transformer)|lycoris)_"
+    r"|\.(?:hada|lokr)_[wt][12](?:_[ab])?$|\.diff(?:_b)?$|\.dora_scale$"
 )
 _PEFT_KIND = "another kind of PEFT's"
 # names that only other adapters have
 _OTHERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), kind)
     for pattern, kind in (
-        (r"\.hada_(?:w[12]|t[12])(?:_[ab])?$", "LoHa"),
-        (r"\.lokr_(?:w[12]|t[12])(?:_[ab])?$", "LoKr"),
-        (r"\.lora_mid\.weight$", "LoCon with a core (lora_mid)"),
-        (r"\.dora_scale$", "DoRA in LyCORIS' form"),
         (r"\.lora_E$|\.ranknum$", "AdaLoRA"),
         (r"\.ia3_l(?:\.|$)", "IA3"),
         (r"^(?:prompt_embeddings|prompt_encoder\..*|base_model\.prompt_.*)$", "prompt or prefix tuning"),
@@ -87,12 +88,17 @@ _MERGE = "merge it into its model with the program that made it, and give that m
 class LoraNames:
     """The tensors of a LoRA file: PEFT's key for each of the file's keys, and the keys of alpha by module.
 
-    `texts` are the keys of embeddings of tokens (textual inversions), which no model has a place for.
+    `cores` are the keys of matrices between factors, `norms` those of DoRA's magnitudes, by module, and
+    `dense` those of other updates, by module and LyCORIS' name. `texts` are embeddings of tokens (textual
+    inversions), which no model has a place for.
     """
 
     form: Form
     keys: dict[str, str] = field(default_factory=dict)
     alphas: dict[str, str] = field(default_factory=dict)
+    cores: dict[str, str] = field(default_factory=dict)
+    norms: dict[str, str] = field(default_factory=dict)
+    dense: dict[str, dict[str, str]] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
 
 
@@ -118,7 +124,7 @@ def lora_names(
     roles = _roles(names)
     if any(name.startswith(_PEFT_PREFIX) for name in like):
         raise RequestError(_without_configuration(like, where))
-    if not roles.keys:
+    if not roles.modules:
         raise RequestError(
             Problem(f"holds factors of LoRA in a form that is not known ({few(like)})", where, _MERGE)
         )
@@ -137,7 +143,8 @@ def lora_names(
         raise RequestError(Problem(what, where, hint))
     scaled = configured or roles.modules == roles.alphas.keys()
     form = _form(roles.modules, like, where, scaled)
-    return LoraNames(form, roles.keys, roles.alphas, tuple(roles.texts))
+    texts = tuple(roles.texts)
+    return LoraNames(form, roles.keys, roles.alphas, roles.cores, roles.norms, roles.dense, texts)
 
 
 def _other_kinds(names: Collection[str]) -> dict[str, str]:
@@ -159,19 +166,29 @@ class _Roles:
 
     keys: dict[str, str] = field(default_factory=dict)
     alphas: dict[str, str] = field(default_factory=dict)
+    cores: dict[str, str] = field(default_factory=dict)
+    norms: dict[str, str] = field(default_factory=dict)
+    dense: dict[str, dict[str, str]] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
     twice: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
 
     @property
     def modules(self) -> set[str]:
-        """The modules that have factors."""
-        return {_split(name)[0] for name in self.keys.values()}
+        """The modules that have updates."""
+        return {_split(name)[0] for name in self.keys.values()} | self.dense.keys()
 
 
 def _roles(names: Iterable[str]) -> _Roles:
     roles = _Roles()
     for name in names:
+        if match := _DENSE.fullmatch(name):
+            roles.dense.setdefault(_plain(match["module"]), {})[match["role"]] = name
+            continue
+        if match := _CORE.fullmatch(name) or _DORA.fullmatch(name):
+            table = roles.norms if name.endswith(".dora_scale") else roles.cores
+            table[_plain(match["module"])] = name
+            continue
         module, role = _split(name)
         if not role:
             (roles.texts if name.startswith(_TEXTS) else roles.others).append(name)
@@ -181,7 +198,10 @@ def _roles(names: Iterable[str]) -> _Roles:
             roles.twice.append(name)
         table[key] = name
     modules = roles.modules
+    factored = {_split(name)[0] for name in roles.keys.values()}
     roles.others += [name for module, name in roles.alphas.items() if module not in modules]
+    own = (*roles.cores.items(), *roles.norms.items())
+    roles.others += [name for module, name in own if module not in factored]
     return roles
 
 

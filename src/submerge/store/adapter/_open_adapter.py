@@ -11,6 +11,7 @@ from submerge.errors import Problem, RequestError, few
 from submerge.store.adapter._adapter import Adapter
 from submerge.store.adapter._build import build_parts
 from submerge.store.adapter._config import ADAPTER_CONFIG, read_adapter_config
+from submerge.store.adapter._untold import unmatched_patterns
 from submerge.store.folder import (
     Fetched,
     HubId,
@@ -98,10 +99,14 @@ def _open(folder: Path, label: str, allow_pickle: bool, fetched: Fetched | None 
         memory=weights.memory,
         pending=choice.name in headers,
         tokenizer=Tokenizer.among(folder, files.copied, files.links),
-        left_out=(f"weights beside it are no part of an adapter, and are left out: {few(beside)}",)
-        if beside
-        else (),
+        left_out=(*_left_out(beside), *unmatched_patterns(config, parts)),
     )
+
+
+def _left_out(beside: Sequence[str]) -> list[str]:
+    """Return that weights beside an adapter are no part of it, if there are any."""
+    what = "weights beside it are no part of an adapter, and are left out"
+    return [f"{what}: {few(beside)}"] if beside else []
 
 
 def _names(folder: Path) -> list[str]:

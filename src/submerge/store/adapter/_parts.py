@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from submerge.store.adapter._composed import Composed
 from submerge.store.format import TensorEntry
 
 __all__ = [
@@ -49,7 +50,8 @@ class LowRankPart:
     new weight is m · (W + update) / ‖W + update‖, the norm over all inputs of one output. `copy` is the
     weight itself, as saved beside the factors. `expert` and `rows` choose one expert, and of the parameter's
     rows those from the first up to the last. Where the file holds an `alpha`, the scale is alpha / rank.
-    `swapped` factors are stored transposed, B as [r, out] and A as [in, r].
+    `swapped` factors are stored transposed, B as [r, out] and A as [in, r]. With a `core` [r, r, kernel]
+    (LoCon) the update is B · core · A. LyCORIS' DoRA may take norms `by_input`, over all outputs of each.
     """
 
     left_entry: TensorEntry
@@ -65,6 +67,13 @@ class LowRankPart:
     kind: Kind = "linear"
     alpha: TensorEntry | None = None
     swapped: bool = False
+    core: TensorEntry | None = None
+    by_input: bool = False
+
+    @property
+    def scales_columns(self) -> bool:
+        """Whether DoRA's norms are those of the columns of the parameter as it is stored, not of rows."""
+        return self.transposed != self.by_input
 
     @property
     def rank(self) -> int:
@@ -74,7 +83,7 @@ class LowRankPart:
     @property
     def kernel(self) -> Shape:
         """The shape of a convolution's kernel; empty for a matrix."""
-        return self.right_entry.shape[2:]
+        return (self.core or self.right_entry).shape[2:]
 
     @property
     def stored(self) -> Shape:
@@ -142,7 +151,7 @@ class Replace:
 
 @dataclass(frozen=True)
 class Add:
-    """The full-rank update scale · entry: the bias of B."""
+    """The full-rank update scale · entry: the bias of B, or a difference of values."""
 
     entry: TensorEntry
     scale: float
@@ -171,7 +180,7 @@ class Rows:
         return None if self.table is None else self.table.shape
 
 
-Part: TypeAlias = LowRankPart | Replace | Add | Rows
+Part: TypeAlias = LowRankPart | Replace | Add | Rows | Composed
 
 
 def single_parts(part: Part) -> tuple[Part, ...]:
@@ -181,7 +190,7 @@ def single_parts(part: Part) -> tuple[Part, ...]:
 
 def is_relative(part: Part) -> bool:
     """Return whether the part is an update as it stands, which the base's values do not change."""
-    return isinstance(part, Add) or (isinstance(part, LowRankPart) and part.magnitude is None)
+    return isinstance(part, Add | Composed) or (isinstance(part, LowRankPart) and part.magnitude is None)
 
 
 def saved_table(part: Part) -> TensorEntry | None:

@@ -1,4 +1,4 @@
-"""What a LoRA configuration says was trained, and of which the file holds nothing."""
+"""What a LoRA configuration says of modules that the file holds nothing of."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from submerge.errors import few
+from submerge.store.adapter._config import AdapterConfig, matches
 from submerge.store.adapter._parts import LowRankPart, Part, Replace, Rows
 
-__all__ = ["lacking_parts"]
+__all__ = ["lacking_parts", "unmatched_patterns"]
 
 _CHOICES = ("exclude_modules", "layers_to_transform")
 """Fields that say which of the modules of a name were trained."""
@@ -38,6 +39,22 @@ def lacking_parts(config: Mapping[str, Any], parts: Mapping[str, Part], base: It
         if lacking:
             what = f"{field} in its configuration names {few(lacking)}, of which the file holds nothing"
             messages.append(f"{what}: the base's values stay there; was it saved in full?")
+    return messages
+
+
+def unmatched_patterns(config: AdapterConfig, parts: Mapping[str, Part]) -> list[str]:
+    """Return which patterns of ranks and scales match none of the adapter's modules, in words.
+
+    PEFT passes over them with a warning, and earlier versions without one.
+    """
+    names = [name for name, part in parts.items() if isinstance(part, LowRankPart)]
+    names += [name.rpartition(".")[0] for name in names]
+    messages = []
+    for field, patterns in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
+        idle = [pattern for pattern in patterns if not any(matches(pattern, name) for name in names)]
+        if idle:
+            what = f"{field} in its configuration names {few(idle)}, which no module of it is called by"
+            messages.append(f"{what}: its modules have the r and the lora_alpha of the other fields")
     return messages
 
 
