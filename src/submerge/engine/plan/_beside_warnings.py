@@ -8,7 +8,7 @@ from submerge.engine.plan.inputs import Inputs
 from submerge.errors import few
 from submerge.store import Checkpoint, input_settings, left_out
 
-__all__ = ["beside_warnings"]
+__all__ = ["beside_warnings", "short"]
 
 _FILES = {
     "modules.json": "pools texts as its modules.json says",
@@ -29,7 +29,7 @@ def beside_warnings(inputs: Inputs) -> list[str]:
         model = inputs.models[index]
         own = _settings(model)
         unlike = [
-            f"{key} {_short(own[key])} and not {_short(theirs.get(key, 'none'))}"
+            f"{key} {short(own[key])} and not {short(theirs.get(key, 'none'))}"
             for key in own
             if _differ(key, own, theirs)
         ]
@@ -54,14 +54,10 @@ def _differ(key: str, own: dict[str, Any], theirs: dict[str, Any]) -> bool:
     return key in theirs and own[key] != theirs[key]
 
 
-def _short(value: Any) -> str:
-    parts = [f"{part:g}" if isinstance(part, float) else str(part) for part in _listed(value)]
-    text = ", ".join(parts)
+def short(value: Any) -> str:
+    """Return a value as text, cut where it is long."""
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def _left_out(base: Checkpoint) -> list[str]:
