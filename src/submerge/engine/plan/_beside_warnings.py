@@ -18,6 +18,9 @@ _FILES = {
 """By a setting that one of them has, what a model says of its inputs, and the output's files do not."""
 
 
+_WHOLE, _SHARDS = "model.safetensors", "model-[0-9]*-of-[0-9]*.safetensors"
+
+
 def beside_warnings(inputs: Inputs) -> list[str]:
     """Return which models' inputs are made otherwise than the output's, and what is not copied into it."""
     if inputs.specialists:  # each keeps its processor
@@ -40,7 +43,7 @@ def beside_warnings(inputs: Inputs) -> list[str]:
         if alone:
             what = f"{' and '.join(alone)}, and {base.label} has no such files"
             warnings.append(f"{model.label}: {what}: nor has the output, unless you copy them")
-    return [*dict.fromkeys(warnings), *_left_out(base)]
+    return [*dict.fromkeys(warnings), *_unread_shards(inputs), *_left_out(base)]
 
 
 def _settings(model: Checkpoint) -> dict[str, Any]:
@@ -58,6 +61,18 @@ def short(value: Any) -> str:
     """Return a value as text, cut where it is long."""
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _unread_shards(inputs: Inputs) -> list[str]:
+    """Return which folders hold shards beside the one file that is read, which may be of another training."""
+    warnings = []
+    for model in inputs.involved.values():
+        is_whole = model.path.is_dir() and [path.name for path in model.own_files] == [_WHOLE]
+        shards = sorted(path.name for path in model.path.glob(_SHARDS)) if is_whole else []
+        if shards:
+            what = f"{_WHOLE} is read, as transformers does, and not the shards beside it ({few(shards)})"
+            warnings.append(f"{model.label}: {what}: move away what is left from another training")
+    return list(dict.fromkeys(warnings))
 
 
 def _left_out(base: Checkpoint) -> list[str]:
