@@ -188,6 +188,18 @@ def test_wrong_shapes(base: State, tuned: list[State], tmp_path: Path) -> None:
     assert not torch.equal(out["lm_head.weight"], base["lm_head.weight"])
 
 
+@pytest.mark.parametrize("rules", [{}, {"shape": "base"}])
+@pytest.mark.parametrize("whose", ["base", "tuned0"])
+def test_tensors_without_values_are_told(
+    base: State, tuned: list[State], tmp_path: Path, whose: str, rules: dict[str, str]
+) -> None:
+    """As ZeRO-3 leaves them, where weights were not gathered before they were saved."""
+    (base if whose == "base" else tuned[0])[UP] = torch.zeros(0)
+    recipe = models(tmp_path, base, *tuned).write_recipe("task_arithmetic", rules=rules)
+    told = f"{tmp_path / whose}: holds no values of tensors", "zero_to_fp32.py", UP
+    refused(merge(recipe, tmp_path / "out"), tmp_path / "out", 2, *told)
+
+
 def test_floats_that_meet_integers(base: State, tuned: list[State], tmp_path: Path) -> None:
     tuned[0][NORM] = tuned[0][NORM].to(torch.int64)
     result = merge(models(tmp_path, base, *tuned).write_recipe("task_arithmetic"), tmp_path / "out")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from store.helpers_store import (
     raw,
@@ -15,6 +17,7 @@ from store.helpers_store import (
     write_sharded,
     write_single,
 )
+from submerge.errors import RequestError
 from submerge.store import open_checkpoint
 
 
@@ -29,6 +32,24 @@ def test_folders(tmp_path: Path, write: Callable[[Path], dict[str, torch.Tensor]
     assert set(found.shards) == set(made)
     assert all((found.path / file).is_file() for file in found.shards.values())
     assert not found.memory
+
+
+def test_the_last_of_several_shards_has_a_tensor(tmp_path: Path) -> None:
+    """As in repositories that correct tensors by a file of their own, which the index names."""
+    write_sharded(tmp_path)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    name = next(iter(index["weight_map"]))
+    for overlay, is_read in (("model-overlay.safetensors", True), ("model-00000.safetensors", False)):
+        save_file({name: torch.full((2,), 7.0)}, tmp_path / overlay)
+        index["weight_map"][name] = overlay
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+        if is_read:
+            model = open_checkpoint(str(tmp_path))
+            assert model.tensors[name].shape == (2,)
+            assert model.shards[name] == overlay
+        else:
+            with pytest.raises(RequestError, match="does not place there"):
+                open_checkpoint(str(tmp_path))
 
 
 def test_the_current_folder_is_the_default_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

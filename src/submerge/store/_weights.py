@@ -15,6 +15,7 @@ from submerge.store.format import TensorEntry, load_pickled, memory_entry, read_
 __all__ = ["WeightReader"]
 
 T = TypeVar("T")
+_UNLIKE = "index and shards are not of one model: download both again, or save the model anew"
 
 
 @dataclass
@@ -63,7 +64,11 @@ class WeightReader:
         self.shards.update(dict.fromkeys(entries, file))
 
     def add_indexed(self, index: Path, *, pickled: bool, hint: str) -> None:
-        """Add the shards that an index names, and check that index and shards agree on every tensor."""
+        """Add the shards that an index names, and check that index and shards agree on every tensor.
+
+        A tensor may lie in several shards, if the index names the last one: so are some corrected that a
+        first upload had otherwise, and transformers, which reads shard by shard, takes the last one, too.
+        """
         suffixes = PICKLE_SUFFIXES if pickled else (".safetensors",)
         weight_map = self.attempt(lambda: read_index(index, suffixes)) or {}
         wanted: dict[str, set[str]] = {}
@@ -78,12 +83,13 @@ class WeightReader:
             entries = self.read(path, pickled=pickled)
             if entries is None:
                 continue
+            replaced = {name for name in set(entries) - names if weight_map.get(name, "") > file}
             for differing, what in (
                 (names - set(entries), "lacks tensors that the index places there"),
-                (set(entries) - names, "holds tensors that the index does not place there"),
+                (set(entries) - names - replaced, "holds tensors that the index does not place there"),
             ):
                 if differing:
                     text = f"{what}: {few(sorted(differing))}"
                     where = f"{path} ({index.name})"
-                    self.problems.append(Problem(text, where, "index and shards are not of one model"))
-            self.add(file, entries)
+                    self.problems.append(Problem(text, where, _UNLIKE))
+            self.add(file, {name: entry for name, entry in entries.items() if name not in replaced})

@@ -41,6 +41,26 @@ LONG = {"rope_theta": 1e6, "rope_scaling": {"type": "yarn", "factor": 4.0}}
             {"num_attention_heads": (4, 8)},
         ),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, OLD, {}),
+        (
+            {"rope_theta": 1e6, "rope_local_base_freq": 1e4},
+            {"rope_parameters": {k: {"rope_theta": 1e4} for k in ("full_attention", "sliding_attention")}},
+            {"full_attention.rope_theta": (1e6, 1e4)},
+        ),
+        (
+            LONG | {"rope_scaling": {"type": "longrope", "long_factor": [1.0, 2.0]}},
+            LONG | {"rope_scaling": {"type": "longrope", "long_factor": [1.0, 3.0]}},
+            {"rope_long_factor": ([1.0, 2.0], [1.0, 3.0])},
+        ),
+        (
+            {"vision_config": {"hidden_act": "gelu", "layer_norm_eps": 1e-5}},
+            {"vision_config": {"hidden_act": "quick_gelu"}},
+            {"vision_config.hidden_act": ("gelu", "quick_gelu")},
+        ),
+        (
+            {"thinker_config": {"audio_config": {"activation_function": "gelu"}}},
+            {"thinker_config": {"audio_config": {"activation_function": "relu"}}},
+            {"thinker_config.audio_config.activation_function": ("gelu", "relu")},
+        ),
         ({"use_sliding_window": False, "sliding_window": 9}, {"sliding_window": 4}, {}),
         ({"sliding_window": 9}, {"sliding_window": 4}, {"sliding_window": (9, 4)}),
         ({"num_attention_heads": [1, 2]}, {"num_attention_heads": 2}, {}),

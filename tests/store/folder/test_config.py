@@ -31,7 +31,9 @@ def test_quantised_models(tmp_path: Path) -> None:
     assert "if they were dequantised, remove quantization_config there; else give the original" in text
     write_single(tmp_path / "t", config={"text_config": {"quantization_config": {"bits": 4}}})
     assert "quantised" in refused(tmp_path / "t")
-    write_single(tmp_path / "ok", config={"quantization_config": None})
+    write_single(tmp_path / "m", config={"quantization": {"group_size": 64, "bits": 4}})
+    assert "quantised, and the files have floats" in refused(tmp_path / "m")
+    write_single(tmp_path / "ok", config={"quantization_config": None, "quantization": {"levels": 8}})
     assert open_checkpoint(str(tmp_path / "ok")).tensors
     for number, made in enumerate(
         (
@@ -42,6 +44,8 @@ def test_quantised_models(tmp_path: Path) -> None:
             {"a.weight": torch.ones((2, 2), dtype=torch.int8)},
             {"experts.gate_up_proj_blocks": torch.ones((2, 2), dtype=torch.uint8)},
             {"a.weight": torch.ones(2).to(torch.float8_e4m3fn)},
+            {"a.weight": torch.ones((2, 2), dtype=torch.uint32), "b": torch.ones(99)},
+            {"a.trellis": torch.ones((2, 2, 2), dtype=torch.int16), "a.suh": torch.ones(2)},
         )
     ):
         path = tmp_path / f"{number}.safetensors"

@@ -123,3 +123,11 @@ def test_a_plan_tells_what_the_output_lacks(tmp_path: Path) -> None:
         "base: what else its folder has of weights is not copied (mm_projector.bin): copy what the model is "
         "used with, or merge it by a recipe of its own"
     )
+
+
+def test_a_plan_tells_of_shards_that_are_not_read(tmp_path: Path) -> None:
+    own = {"model-00001-of-00002.safetensors": "x", "model.safetensors.index.json": "{}"}
+    assert warnings(tmp_path, {}, own) == [
+        "own: model.safetensors is read, as transformers does, and not the shards beside it "
+        "(model-00001-of-00002.safetensors): move away what is left from another training"
+    ]

@@ -135,3 +135,35 @@ def test_broken_files_are_named(tmp_path: Path, name: str, content: Any) -> None
 )
 def test_tokenizer_files(name: str, is_one: bool) -> None:
     assert is_tokenizer_file(Path(name)) is is_one
+
+
+def tekken(special: list[str], count: int = 3) -> dict[str, Any]:
+    """Return a `tekken.json` with the pieces ' ', 'é' and 'a', and one more than there is room for."""
+    pieces = ["IA==", "w6k=", "YQ==", "Yg=="]
+    return {
+        "config": {"default_num_special_tokens": 4, "default_vocab_size": 4 + count},
+        "vocab": [{"rank": rank, "token_bytes": piece} for rank, piece in enumerate(pieces)],
+        "special_tokens": [{"rank": rank, "token_str": text} for rank, text in enumerate(special)],
+    }
+
+
+def test_tokens_in_bytes(tmp_path: Path) -> None:
+    own = read(put(tmp_path / "own", "tekken.json", tekken(["<unk>", "<s>"])))
+    expected = {"<unk>": 0, "<s>": 1, "<SPECIAL_2>": 2, "<SPECIAL_3>": 3, "Ġ": 4, "Ã©": 5, "a": 6}
+    assert own.tokens == expected
+    assert own.size == 7
+    other = read(put(tmp_path / "other", "tekken.json", tekken(["<unk>", "<s>", "[AUDIO]"])))
+    assert not compare_vocabularies(own, other).equal
+    fast = put(tmp_path / "fast", "tokenizer.json", {"model": {"vocab": expected}})
+    assert compare_vocabularies(own, read(fast)).equal
+    ranks = read(put(tmp_path / "ranks", "qwen.tiktoken", "IA== 0\nw6k= 1\n"))
+    assert (ranks.tokens, ranks.file) == ({"Ġ": 0, "Ã©": 1}, "qwen.tiktoken")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("tekken.json", {"vocab": []}), ("qwen.tiktoken", "no base64\n"), ("tekken.json", "{")],
+)
+def test_broken_tokens_in_bytes(tmp_path: Path, file: str, content: Any) -> None:
+    with pytest.raises(RequestError, match=file):
+        read(put(tmp_path / "own", file, content))

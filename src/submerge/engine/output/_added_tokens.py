@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from submerge.engine.output._side_files import write_text
-from submerge.store import read_json
+from submerge.store import TEKKEN, read_json
 
 __all__ = ["list_added_tokens", "write_json"]
 
 
 def list_added_tokens(folder: Path, ids: Mapping[str, int], flags: Mapping[str, Mapping[str, Any]]) -> None:
-    """Add tokens, with how each is treated, to the files of a tokenizer that list such tokens."""
+    """Add tokens, with how each is treated, to the files of a tokenizer that list such tokens.
+
+    Mistral's own file, which lacks them, is removed: transformers prefers it to the tokenizer.json beside it.
+    """
+    (folder / TEKKEN).unlink(missing_ok=True)
     decoder = {str(ids[text]): {"content": text, **of_token} for text, of_token in flags.items()}
     path = folder / "tokenizer_config.json"
     if path.is_file():

@@ -10,7 +10,7 @@ from submerge.engine.plan.inputs import Inputs
 from submerge.errors import few
 from submerge.store import Checkpoint, input_settings, left_out
 
-__all__ = ["beside_warnings"]
+__all__ = ["beside_warnings", "short"]
 
 _FILES = {
     "modules.json": "pools texts as its modules.json says",
@@ -18,6 +18,9 @@ _FILES = {
     "sampling_rate": "has the settings of a feature extractor",
 }
 """By a setting that one of them has, what a model says of its inputs, and the output's files do not."""
+
+
+_WHOLE, _SHARDS = "model.safetensors", "model-[0-9]*-of-[0-9]*.safetensors"
 
 
 def beside_warnings(inputs: Inputs) -> list[str]:
@@ -31,7 +34,7 @@ def beside_warnings(inputs: Inputs) -> list[str]:
         model = inputs.models[index]
         own = _settings(model)
         unlike = [
-            f"{key} {_short(own[key])} and not {_short(theirs.get(key, 'none'))}"
+            f"{key} {short(own[key])} and not {short(theirs.get(key, 'none'))}"
             for key in own
             if _differ(key, own, theirs)
         ]
@@ -42,7 +45,7 @@ def beside_warnings(inputs: Inputs) -> list[str]:
         if alone:
             what = f"{' and '.join(alone)}, and {base.label} has no such files"
             warnings.append(f"{model.label}: {what}: nor has the output, unless you copy them")
-    return [*dict.fromkeys(warnings), *_left_out(base)]
+    return [*dict.fromkeys(warnings), *_unread_shards(inputs), *_left_out(base)]
 
 
 def _settings(model: Checkpoint) -> dict[str, Any]:
@@ -62,14 +65,22 @@ def _differ(key: str, own: dict[str, Any], theirs: dict[str, Any]) -> bool:
     return key in theirs and own[key] != theirs[key]
 
 
-def _short(value: Any) -> str:
-    parts = [f"{part:g}" if isinstance(part, float) else str(part) for part in _listed(value)]
-    text = ", ".join(parts)
+def short(value: Any) -> str:
+    """Return a value as text, cut where it is long."""
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+def _unread_shards(inputs: Inputs) -> list[str]:
+    """Return which folders hold shards beside the one file that is read, which may be of another training."""
+    warnings = []
+    for model in inputs.involved.values():
+        is_whole = model.path.is_dir() and [path.name for path in model.own_files] == [_WHOLE]
+        shards = sorted(path.name for path in model.path.glob(_SHARDS)) if is_whole else []
+        if shards:
+            what = f"{_WHOLE} is read, as transformers does, and not the shards beside it ({few(shards)})"
+            warnings.append(f"{model.label}: {what}: move away what is left from another training")
+    return list(dict.fromkeys(warnings))
 
 
 def _left_out(base: Checkpoint) -> list[str]:

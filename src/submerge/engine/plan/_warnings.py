@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from submerge.engine.plan._beside_warnings import beside_warnings
+from submerge.engine.plan._beside_warnings import beside_warnings, short
 from submerge.engine.plan.composition import Composition
 from submerge.engine.plan.inputs import Inputs
 from submerge.engine.plan.projectors import ProjectorPlan
@@ -126,15 +126,15 @@ def _unlike_computation(inputs: Inputs) -> list[str]:
     """Return which models compute otherwise than the output will, as their configurations say."""
     if inputs.specialists:
         return []
-    base = inputs.reference_model
+    reference = inputs.reference_model
     warnings = []
     for index in inputs.participants:
         model = inputs.models[index]
-        unlike = unlike_computation(model.config, base.config)
+        unlike = unlike_computation(model.config, reference.config)
         if unlike:
-            shown = few([f"{key} {own} and not {theirs}" for key, (own, theirs) in unlike.items()])
+            shown = few([f"{key} {short(own)} and not {short(base)}" for key, (own, base) in unlike.items()])
             what = f"its weights were trained with {shown}, as its config says; the output computes as"
-            warnings.append(f"{model.label}: {what} {base.label}")
+            warnings.append(f"{model.label}: {what} {reference.label}")
     return list(dict.fromkeys(warnings))
 
 

@@ -23,7 +23,10 @@ __all__ = [
     "with_vocabulary_size",
 ]
 
-_DEQUANTISE = "give the original checkpoint, or dequantise this one first (Transformers: model.dequantize())"
+_DEQUANTISE = (
+    "give the original checkpoint, or dequantise this one first (Transformers: model.dequantize(); MLX: "
+    "mlx_lm.convert --dequantize)"
+)
 _TEXT_PARTS = ("text_config", "llm_config", "language_config")
 _T5 = frozenset({"t5", "mt5", "umt5", "longt5", "switch_transformers", "pop2piano", "udop"})
 _VOCABULARY_KEYS = ("vocab_size", "vocab_size_per_layer_input")
@@ -48,8 +51,10 @@ _QUANTISED_ENDS = (
     ".weight._data",
     ".weight_scales",
 )
-_QUANTISED_BYTES = ("_blocks", "_scales", ".weight")
-"""Ends of names that bytes have as quantised weights alone, such as those of MXFP4."""
+_QUANTISED_INTEGERS = ("_blocks", "_scales", ".weight")
+"""Ends of names that small integers have as quantised weights alone, such as those of MXFP4 and of MLX."""
+_PACKED_TYPES = ("I8", "U8", "I16", "U16", "I32", "U32")
+"""Integers that weights are packed into, whatever their names (EXL3, VPTQ); positions have 64 bits."""
 
 
 def text_parts(config: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
@@ -67,14 +72,16 @@ def quantised_config(
     have been left as it was when the weights were dequantised.
     """
     for part in text_parts(config):
-        settings = part.get("quantization_config")
+        settings, key = part.get("quantization_config"), "quantization_config"
+        if not settings and isinstance(of_mlx := part.get("quantization"), Mapping) and "bits" in of_mlx:
+            settings, key = of_mlx, "quantization"
         if settings:
             method = settings.get("quant_method") if isinstance(settings, Mapping) else None
             kind = f" ({method})" if method else ""
-            what = f"the weights are quantised{kind}, as quantization_config says; they cannot be merged"
+            what = f"the weights are quantised{kind}, as {key} says; they cannot be merged"
             if tensors and not unmergeable_tensors(tensors, "") and all(map(_has_floats, tensors)):
-                what = f"quantization_config says that weights are quantised{kind}, and the files have floats"
-                hint = "if they were dequantised, remove quantization_config there; else " + _DEQUANTISE
+                what = f"{key} says that weights are quantised{kind}, and the files have floats"
+                hint = f"if they were dequantised, remove {key} there; else " + _DEQUANTISE
                 return [Problem(what, str(path), hint)]
             return [Problem(what, str(path), _DEQUANTISE)]
     return []
@@ -89,11 +96,16 @@ def unmergeable_tensors(tensors: Iterable[TensorEntry], where: Path | str) -> li
     """Return a problem for each kind of tensor that cannot be merged: quantised by name or type, complex."""
     by_name: list[str] = []
     by_type: dict[str, list[str]] = {}
-    for entry in tensors:
-        is_bytes = entry.dtype in ("I8", "U8") and len(entry.shape) > 1
-        ends = (*_QUANTISED_ENDS, *(_QUANTISED_BYTES if is_bytes else ()))
+    tensors = list(tensors)
+    packed = [entry for entry in tensors if entry.dtype in _PACKED_TYPES and len(entry.shape) > 1]
+    if 2 * sum(entry.nbytes for entry in packed) > sum(entry.nbytes for entry in tensors):
+        by_name = [entry.name for entry in packed]
+    for entry in tensors if not by_name else ():
+        is_packed = entry.dtype in _PACKED_TYPES and len(entry.shape) > 1
+        ends = (*_QUANTISED_ENDS, *(_QUANTISED_INTEGERS if is_packed else ()))
         if entry.name.endswith(ends) or ".quant_state." in entry.name:
             by_name.append(entry.name)
+    for entry in tensors:
         if not DTYPES[entry.dtype].supported:
             by_type.setdefault(entry.dtype, []).append(entry.name)
     problems = []

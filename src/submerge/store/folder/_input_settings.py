@@ -92,11 +92,11 @@ def _processor(table: Any, prefix: str) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """Return a value so that older and newer spellings are equal: of a size its numbers, each once."""
     if isinstance(value, Mapping):
-        numbers = {float(n) for n in value.values() if isinstance(n, int | float)}
+        numbers = {n for n in value.values() if isinstance(n, int | float)}
         return sorted(numbers)[0] if len(numbers) == 1 else sorted(numbers)
     if isinstance(value, list):
         return _plain(dict(enumerate(value))) if len(set(map(str, value))) == 1 else value
-    return float(value) if type(value) is int else value
+    return value
 
 
 def _of_pixels(table: Any) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from submerge.errors import Problem, RequestError
+from submerge.store.folder._byte_tokens import TEKKEN, read_tekken, read_tiktoken
 from submerge.store.folder._sentencepiece import count_pieces
 from submerge.store.folder._tokenizer import SENTENCEPIECE_FILES
 from submerge.store.format import read_json
@@ -50,9 +51,9 @@ class Vocabulary:
 def read_vocabulary(folder: Path) -> Vocabulary | None:
     """Return the vocabulary of a model folder, or None if it holds no tokenizer.
 
-    Looks at `tokenizer.json`, then `vocab.json`, then `vocab.txt`, then at a sentencepiece file, which is
-    compared by digest; each with the tokens that `added_tokens.json` and `tokenizer_config.json` add. Raises
-    `RequestError` for a broken file.
+    Looks at `tokenizer.json`, then `vocab.json`, then `vocab.txt`, then at Mistral's `tekken.json` and a file
+    of tiktoken, then at a sentencepiece file, which is compared by digest; each but Mistral's with the tokens
+    that `added_tokens.json` and `tokenizer_config.json` add. Raises `RequestError` for a broken file.
     """
     pieces = next((folder / name for name in SENTENCEPIECE_FILES if (folder / name).is_file()), None)
     digest = None if pieces is None else _digest(pieces)
@@ -61,6 +62,10 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
     for name, reader in (("vocab.json", _slow), ("vocab.txt", _lines)):
         if (path := folder / name).is_file():
             return Vocabulary(folder, name, reader(path) | _added(folder), digest)
+    if (path := folder / TEKKEN).is_file():
+        return Vocabulary(folder, path.name, _of_bytes(path, read_tekken), digest)
+    if ranks := sorted(folder.glob("*.tiktoken")):
+        return Vocabulary(folder, ranks[0].name, _of_bytes(ranks[0], read_tiktoken) | _added(folder))
     if pieces is None:
         return None
     return Vocabulary(folder, pieces.name, None, digest, _added(folder), count_pieces(pieces))
@@ -89,6 +94,14 @@ def _fast(path: Path) -> dict[str, int]:
 
 def _slow(path: Path) -> dict[str, int]:
     return _mapping(path, read_json(path, _HINT), "the file")
+
+
+def _of_bytes(path: Path, read: Callable[[Path], dict[str, int]]) -> dict[str, int]:
+    """Return what a reader of tokens in bytes returns; raise `RequestError` where the file has none."""
+    try:
+        return read(path)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise _broken(path, f"does not list tokens in bytes ({error!r})") from None
 
 
 def _lines(path: Path) -> dict[str, int]:

@@ -14,6 +14,11 @@ from submerge.store import Checkpoint, FileTable, LowRankPart, Part, TensorEntry
 
 __all__ = ["Members"]
 
+_NO_VALUES = "holds no values of tensors, as of a model that was saved while its weights lay on several GPUs"
+_GATHER = (
+    "gather them: zero_to_fp32.py in the checkpoint of DeepSpeed, or Accelerate's merge-weights for FSDP"
+)
+
 
 @dataclass(frozen=True)
 class Members:
@@ -107,7 +112,12 @@ class Members:
         return Finding(what, model.label, "merge models of one base", entry.name)
 
     def _shape_refusal(self, model: Checkpoint, stored: TensorEntry, entry: TensorEntry) -> Finding | None:
-        if stored.shape == entry.shape or self.rules.allows_other_shape(entry):
+        if stored.shape == entry.shape:
+            return None
+        if 0 in (stored.numel, entry.numel):
+            empty = model if stored.numel == 0 else self.rules.inputs.reference_model
+            return Finding(_NO_VALUES, empty.label, _GATHER, entry.name)
+        if self.rules.allows_other_shape(entry):
             return None
         what = f"shapes differ from {self.rules.inputs.reference_model.label}'s"
         hint = "merge models of one base, or set rules: {shape: base} to keep the base's tensor"
