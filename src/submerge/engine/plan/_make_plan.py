@@ -51,6 +51,7 @@ from submerge.engine.plan.tokens import (
     plan_tokens,
     shared_token_plan,
     with_chat_template,
+    with_known_heads,
     with_token_rows,
 )
 from submerge.errors import Problem, RequestError
@@ -127,10 +128,9 @@ def plan_models(
     alignments, refusals = align_models(inputs)
     problems += refusals
     inputs = inputs.of_models([alignment.model for alignment in alignments])
-    inputs = inputs if vocabulary is None else vocabulary.laid_over(inputs)
     donor = vocabulary.donor if vocabulary else None
-    copies = resolve_copies(recipe, inputs)
-    inputs = copies.inputs
+    copies = resolve_copies(recipe, inputs if vocabulary is None else with_known_heads(inputs))
+    inputs = copies.inputs if vocabulary is None else vocabulary.laid_over(copies.inputs)
     lacks = [a.of(model).lacks for a, model in zip(alignments, inputs.models, strict=True)]
     gate: GatePlan | None = None
     composition: Composition | None = None

@@ -12,7 +12,7 @@ from submerge.engine.plan._warnings import (
 from submerge.engine.plan.inputs import Inputs, Settings, resolve_copies
 from submerge.engine.plan.stacks import architecture_problems, plan_stack
 from submerge.engine.plan.tensors import adapter_warnings, align_models, budget, weight_files
-from submerge.engine.plan.tokens import OutputVocabulary
+from submerge.engine.plan.tokens import OutputVocabulary, with_known_heads
 from submerge.errors import RequestError
 from submerge.recipe import Recipe
 
@@ -29,12 +29,12 @@ def plan_stacked(
     """
     alignments, problems = align_models(inputs, of_any_depth=True)
     inputs = inputs.of_models([alignment.model for alignment in alignments])
-    inputs = inputs if vocabulary is None else vocabulary.laid_over(inputs)
-    copies = resolve_copies(recipe, inputs)
-    lacks = [a.of(model).lacks for a, model in zip(alignments, copies.inputs.models, strict=True)]
+    copies = resolve_copies(recipe, inputs if vocabulary is None else with_known_heads(inputs))
+    inputs = copies.inputs if vocabulary is None else vocabulary.laid_over(copies.inputs)
+    lacks = [a.of(model).lacks for a, model in zip(alignments, inputs.models, strict=True)]
     if problems:
         raise RequestError(problems)
-    stack = plan_stack(recipe, copies.inputs, copies.copy_of)
+    stack = plan_stack(recipe, inputs, copies.copy_of)
     tensors, problems = stack.plan(lacks, copies.copy_of)
     problems = problems or architecture_problems(stack, tensors, recipe.stack[0].where)
     if problems:
