@@ -38,11 +38,6 @@ def test_it_makes_a_folder(recipe: Path) -> None:
     assert made.out.splitlines()[0] == str(Path("mixture").resolve())
     assert "15 taken from the base, 14 of experts and gates" in made.out
     assert cli("verify", "mixture", "--no-load").code == 0
-
-
-def test_a_missing_folder_is_named_by_its_own_command(recipe: Path) -> None:
-    none = cli("moe", recipe)
-    assert (none.code, "submerge moe recipe.yaml merged/" in none.err) == (2, True)
     quiet = cli("moe", recipe, "--out", "again", "--quiet", *ROOM)
     assert quiet.out == f"{Path('again').resolve()}\n"
     assert contents(Path("again"))["model.safetensors"] == contents(Path("mixture"))["model.safetensors"]

@@ -252,6 +252,7 @@ def _refitted(adapter: Adapter, views: Mapping[str, View], label: str) -> Adapte
         parts={new[name]: part for name, part in adapter.parts.items()},
         names={new.get(name, name): own for name, own in adapter.names.items()},
         replaced=frozenset(new.get(name, name) for name in adapter.replaced),
+        folded={new.get(name, name): part for name, part in adapter.folded.items()},
     )
 
 

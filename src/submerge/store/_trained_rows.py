@@ -1,4 +1,4 @@
-"""Tables with what an adapter trained of them: some rows, or factors of an update.
+"""Tables with what an adapter trained of them: some rows, factors of an update, or DoRA's factors and norms.
 
 PEFT saves embeddings that an adapter changes whole beside these, and loads them in the place of the base's.
 They differ from those where the vocabulary was resized, or reserved tokens were given values before the
@@ -8,16 +8,17 @@ training. A table whose rows are to be moved has no place for an update beside i
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
+from submerge.algebra import lengths
 from submerge.deferred import torch
-from submerge.errors import Problem, RequestError
 from submerge.names import View
 from submerge.store._checkpoint import Checkpoint
 from submerge.store._computed_rows import ComputedRows, GatheredRows, RowSource, TableRows, torch_type
-from submerge.store.adapter import Adapter, LowRankPart, Part, Rows, saved_table
+from submerge.store.adapter import Adapter, Add, LowRankPart, Part, Replace, Rows, saved_table
 from submerge.store.format import (
     DTYPES,
     FileTable,
@@ -38,38 +39,27 @@ def own_tables(
 ) -> dict[str, tuple[TensorEntry, RowSource]]:
     """Return the tables that `parts` were trained on, and that are not the base's, with what was trained.
 
-    Values are compared where they have been downloaded; else shapes alone tell. Raises `RequestError` for a
-    table that DoRA was trained on, of which the norms are those of its own rows.
+    Values are compared where they have been downloaded; else shapes alone tell.
     """
-    tables, problems = {}, []
+    tables = {}
     for name, part in parts.items():
         saved = saved_table(part)
-        if saved is None or not _is_other(saved, adapter, base, name):
-            continue
-        if isinstance(part, LowRankPart) and part.magnitude is not None:
-            what = f"{name} was trained by DoRA on other values than the base's, which are saved beside it"
-            hint = "merge it with PEFT (merge_and_unload), and give that model"
-            problems.append(Problem(what, str(adapter.path), hint))
-        else:
+        if saved is not None and _is_other(saved, adapter, base, name):
             of_file = _TableBefore(saved, partial(adapter.source, saved))
             tables[name] = _folded(adapter, name, part, of_file)
-    if problems:
-        raise RequestError(problems)
     return tables
 
 
 def with_folded_table(model: Checkpoint, name: str) -> Checkpoint:
     """Return a model whose table `name` has what its adapter trained of it, and no update beside it.
 
-    The adapter's part is rows, or factors without a magnitude. No value is read. Sums are float32, or float64
-    where the table is, and rows are of the wider type of both.
+    No value is read. Sums are float32, or float64 where the table is, and rows are of the wider type of both.
     """
     adapter = model.adapter
     assert adapter is not None
     part, own, stored = adapter.parts[name], model.tensors[name], model.stored or model
-    assert isinstance(part, LowRankPart | Rows)
     key = f"{name} with what was trained of it"
-    wide = own.dtype if isinstance(part, LowRankPart) else _wider(own.dtype, part.entry.dtype)
+    wide = _wider(own.dtype, part.entry.dtype) if isinstance(part, Rows) else own.dtype
     table = _TableBefore(replace(own, dtype=wide), partial(_values_of, model, name, wide))
     entry, rows = _folded(adapter, name, part, table)
     return replace(
@@ -112,10 +102,10 @@ class _TableBefore:
 
 def _folded(adapter: Adapter, name: str, part: Part, table: _TableBefore) -> tuple[TensorEntry, RowSource]:
     """Return a table with what was trained of it, as it is computed when it is read."""
-    if isinstance(part, LowRankPart):
-        return _updated_table(adapter, name, part, table)
-    assert isinstance(part, Rows)
-    return _trained_table(adapter, name, part, table)
+    if isinstance(part, Rows):
+        return _trained_table(adapter, name, part, table)
+    assert not isinstance(part, Replace)  # such a table is the adapter's own, and has nothing beside it
+    return _updated_table(adapter, name, part, table)
 
 
 def _is_other(saved: TensorEntry, adapter: Adapter, base: Checkpoint, name: str) -> bool:
@@ -184,31 +174,81 @@ def _trained_table(
 
 
 def _updated_table(
-    adapter: Adapter, name: str, part: LowRankPart, before: _TableBefore
+    adapter: Adapter, name: str, part: LowRankPart | Add, before: _TableBefore
 ) -> tuple[TensorEntry, RowSource]:
-    """Return the table `name` with the update of its factors, as it is computed when it is read.
+    """Return the table `name` with an update, as it is computed when it is read.
 
-    The table `before` is W [V, d], and `part` has the factors of an update s · B A or of its transpose. The
-    sum is float32, or float64 where the table is: nothing is rounded before the merge.
+    The table `before` is W [V, d], and `part` has the factors of an update s · B A or of its transpose, or an
+    update as it stands. The sum is float32, or float64 where the table is: nothing is rounded before the
+    merge.
     """
     table = before.entry
     dtype = "F64" if table.dtype == "F64" else "F32"
     entry = TensorEntry(name, dtype, table.shape, None, 0, table.numel * DTYPES[dtype].itemsize)
+    if isinstance(part, Add):
+        return entry, _SummedTable(adapter, part, before, dtype)
     return entry, _UpdatedTable(adapter, part, before, dtype)
 
 
 @dataclass(frozen=True)
-class _UpdatedTable:
-    """Opens the rows of a table with an update by factors, in the type `dtype`."""
+class _SummedTable:
+    """Opens a table or the bias of a head with an update of the same shape, in the type `dtype`."""
 
     adapter: Adapter
-    part: LowRankPart
+    part: Add
     before: _TableBefore
     dtype: str
 
     def open(self, table: FileTable) -> Source:
         """Return where to read them."""
+        return _SummedSource(self, table)
+
+
+class _SummedSource:
+    def __init__(self, of: _SummedTable, files: FileTable) -> None:
+        self._of, self._files = of, files
+
+    def read(self, start: int, count: int, into: memoryview) -> None:
+        """Fill `into` with elements `start … start + count − 1`."""
+        before, part, dtype = self._of.before, self._of.part, torch_type(self._of.dtype)
+        values = _values_at(before.open(self._files), before.entry.dtype, start, count).to(dtype)
+        update = _values_at(self._of.adapter.source(part.entry, self._files), part.entry.dtype, start, count)
+        into.cast("B")[:] = byte_view(values.add_(update.to(dtype), alpha=part.scale))
+
+
+@dataclass(frozen=True)
+class _UpdatedTable:
+    """Opens the rows of a table with an update by factors, in the type `dtype`.
+
+    With DoRA's magnitudes m the rows are those of m · (W + s · B A) / ‖W + s · B A‖: norms of the rows of an
+    output head, and of the columns of an embedding, for which the table is read once more.
+    """
+
+    adapter: Adapter
+    part: LowRankPart
+    before: _TableBefore
+    dtype: str
+    _norms: list[torch.Tensor] = field(default_factory=list, compare=False, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)
+
+    def open(self, table: FileTable) -> Source:
+        """Return where to read them."""
         return _UpdatedSource(self, table)
+
+    def column_norms(self, source: _UpdatedSource) -> torch.Tensor:
+        """Return the norms of the columns [d] of W + s · B A, computed once, by whichever worker."""
+        with self._lock:
+            if not self._norms:
+                self._norms.append(self._computed_norms(source))
+            return self._norms[0]
+
+    def _computed_norms(self, source: _UpdatedSource) -> torch.Tensor:
+        height, width = self.before.entry.shape
+        squares = torch.zeros(width, dtype=torch.float64)
+        step = max(1, _BLOCK // width)
+        for first in range(0, height, step):
+            squares += source.sums(first, min(height, first + step)).double().square_().sum(0)
+        return squares.sqrt_()
 
 
 class _UpdatedSource:
@@ -222,11 +262,35 @@ class _UpdatedSource:
     def read(self, start: int, count: int, into: memoryview) -> None:
         """Fill `into` with elements `start … start + count − 1`."""
         first, last = start // self._width, -(-(start + count) // self._width)
-        update = (self._left(first, last) @ self._right).mul_(self._of.part.scale).view(-1)
-        before = self._of.before
-        values = self._read(before.open(self._files), before.entry.dtype, start, count)
-        values += update[start - first * self._width :][:count]
-        into.cast("B")[:] = byte_view(values)
+        values = self.sums(first, last)
+        if self._of.part.magnitude is not None:
+            values.mul_(self._scale(first, values))
+        into.cast("B")[:] = byte_view(values.view(-1)[start - first * self._width :][:count])
+
+    def sums(self, first: int, last: int) -> torch.Tensor:
+        """Return rows [first, last) of W + s · U V."""
+        before, update = self._of.before, (self._left(first, last) @ self._right).mul_(self._scaling)
+        count = (last - first) * self._width
+        values = self._read(before.open(self._files), before.entry.dtype, first * self._width, count)
+        return update.add_(values.view_as(update))
+
+    def _scale(self, first: int, sums: torch.Tensor) -> torch.Tensor:
+        """Return what the sums are multiplied by, the first of which is row `first`: m over their norms."""
+        magnitude = self._magnitude
+        if self._of.part.transposed:
+            return (magnitude.double() / self._of.column_norms(self)).to(sums)
+        return magnitude[first : first + len(sums)].div(lengths(sums, 1)).unsqueeze(1)
+
+    @cached_property
+    def _magnitude(self) -> torch.Tensor:
+        entry = self._of.part.magnitude
+        assert entry is not None  # it is what makes the part one of DoRA
+        return self._values(entry, 0, entry.numel)
+
+    @cached_property
+    def _scaling(self) -> float:
+        part = self._of.part
+        return part.scale if part.alpha is None else float(self._values(part.alpha, 0, 1)) / part.rank
 
     def _left(self, first: int, last: int) -> torch.Tensor:
         """Return rows [first, last) of U, which is Aᵀ where the update is transposed, or else B."""
@@ -249,9 +313,14 @@ class _UpdatedSource:
         return self._read(self._of.adapter.source(entry, self._files), entry.dtype, start, count)
 
     def _read(self, source: Source, dtype: str, start: int, count: int) -> torch.Tensor:
-        values = torch.empty(count, dtype=torch_type(dtype))
-        source.read(start, count, byte_view(values))
-        return values.to(self._dtype)
+        return _values_at(source, dtype, start, count).to(self._dtype)
+
+
+def _values_at(source: Source, dtype: str, start: int, count: int) -> torch.Tensor:
+    """Return elements `start … start + count − 1` of a source of a type."""
+    values = torch.empty(count, dtype=torch_type(dtype))
+    source.read(start, count, byte_view(values))
+    return values
 
 
 def _runs(indices: Sequence[int], rows: int) -> list[tuple[int, int, int]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from submerge.engine.plan.inputs import Copies, Inputs, resolve_copies
 from submerge.engine.plan.tensors import align_models
-from submerge.engine.plan.tokens import OutputVocabulary
+from submerge.engine.plan.tokens import OutputVocabulary, with_known_heads
 from submerge.errors import Problem
 from submerge.recipe import Recipe
 
@@ -19,19 +19,16 @@ class AlignedInputs:
     """The models with the reference's names, and a tensor under each name of a parameter that has several.
 
     Attributes:
-        copies: the models, and which tensors of the output are one parameter.
+        inputs: the models, with the rows of the output's tables, and what part each takes.
+        copies: which tensors of the output are one parameter.
         lacks: for each model the tensors that it rightly has none for, with the reason.
         warnings: what is to be said of copies that differ, and of the order of classes.
     """
 
+    inputs: Inputs
     copies: Copies
     lacks: tuple[Mapping[str, str], ...]
     warnings: tuple[str, ...]
-
-    @property
-    def inputs(self) -> Inputs:
-        """The models, and what part each takes."""
-        return self.copies.inputs
 
 
 def align_inputs(
@@ -44,8 +41,8 @@ def align_inputs(
     """
     alignments, problems = align_models(inputs, of_any_depth=of_any_depth)
     inputs = inputs.of_models([alignment.model for alignment in alignments])
-    inputs = inputs if vocabulary is None else vocabulary.laid_over(inputs)
-    copies = resolve_copies(recipe, inputs)
-    lacks = (a.of(model).lacks for a, model in zip(alignments, copies.inputs.models, strict=True))
+    copies = resolve_copies(recipe, inputs if vocabulary is None else with_known_heads(inputs))
+    inputs = copies.inputs if vocabulary is None else vocabulary.laid_over(copies.inputs)
+    lacks = (a.of(model).lacks for a, model in zip(alignments, inputs.models, strict=True))
     notes = (note for alignment in alignments for note in alignment.notes)
-    return AlignedInputs(copies, tuple(lacks), (*copies.warnings, *notes)), problems
+    return AlignedInputs(inputs, copies, tuple(lacks), (*copies.warnings, *notes)), problems

@@ -31,8 +31,8 @@ def plan_stacked(
     aligned, problems = align_inputs(recipe, inputs, vocabulary, of_any_depth=True)
     if problems:
         raise RequestError(problems)
-    copies = aligned.copies
-    stack = plan_stack(recipe, copies.inputs, copies.copy_of)
+    inputs, copies = aligned.inputs, aligned.copies
+    stack = plan_stack(recipe, inputs, copies.copy_of)
     tensors, problems = stack.plan(aligned.lacks, copies.copy_of)
     problems = problems or architecture_problems(stack, tensors, recipe.stack[0].where)
     if problems:
@@ -48,7 +48,7 @@ def plan_stacked(
             *input_warnings(stack.inputs, {}, tensors),
             *shape_warnings(stack.inputs, tensors, as_adapter=False),
             *rounding_warnings(stack.inputs, tensors, recipe.out_dtype or recipe.dtype),
-            *adapter_warnings(copies.inputs.models, of_one_base=False),
+            *adapter_warnings(inputs.models, of_one_base=False),
             *fused_warnings(stack.inputs, tensors),
             *aligned.warnings,
         ),

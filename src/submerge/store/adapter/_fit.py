@@ -215,8 +215,8 @@ def _is_resized(name: str, part: Part, shape: tuple[int, ...]) -> bool:
 
 def _is_saved(part: Part) -> bool:
     """Return whether a part tells all values of its parameter, without those of the base."""
-    if isinstance(part, LowRankPart):  # the norms of DoRA are those of another parameter's rows
-        return part.copy is not None and part.copy.shape == part.stored and part.magnitude is None
+    if isinstance(part, LowRankPart):
+        return part.copy is not None and part.copy.shape == part.stored
     return isinstance(part, Replace) or (isinstance(part, Rows) and part.table is not None)
 
 

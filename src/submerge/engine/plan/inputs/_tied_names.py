@@ -76,12 +76,18 @@ def _tied(group: AliasGroup, named: NamedValues, models: Mapping[int, Checkpoint
 
 
 def _float_shapes(models: Iterable[Checkpoint]) -> dict[str, tuple[int, ...]]:
-    """Return the float tensors of all models, with their shapes in the first that has them."""
+    """Return the float tensors of all models, with their shapes in the first that has them.
+
+    A table that only a later model has, with other rows than the first, has the shape that the first gives
+    to the tables of the same rows: a head of its own, of a vocabulary of its own.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
     for model in models:
-        for name, entry in model.tensors.items():
-            if DTYPES[entry.dtype].kind == "float":
-                shapes.setdefault(name, entry.shape)
+        own = {name: e.shape for name, e in model.tensors.items() if DTYPES[e.dtype].kind == "float"}
+        tables = {name: shape for name, shape in own.items() if len(shape) == 2 and layer_of(name) is None}
+        known = {shape: shapes[name] for name, shape in tables.items() if name in shapes}
+        for name, shape in own.items():
+            shapes.setdefault(name, known.get(shape, shape) if name in tables else shape)
     return shapes
 
 

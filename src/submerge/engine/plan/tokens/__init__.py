@@ -14,7 +14,7 @@ from submerge.engine.plan.tokens._tokens import (
     shared_token_plan,
     with_chat_template,
 )
-from submerge.engine.plan.tokens._vocabulary import OutputVocabulary
+from submerge.engine.plan.tokens._vocabulary import OutputVocabulary, with_known_heads
 
 __all__ = [
     "DonorRows",
@@ -32,6 +32,7 @@ __all__ = [
     "shared_token_plan",
     "token_tables",
     "with_chat_template",
+    "with_known_heads",
     "with_token_ids",
     "with_token_rows",
 ]

@@ -172,7 +172,3 @@ def _model_problems(model: Checkpoint) -> Iterator[Problem]:
     if not model.tokenizer.complete:
         what = "there is no tokenizer here that says what its rows are"
         yield Problem(what, model.label, "save the tokenizer beside the weights")
-    if model.adapter and any(name in model.adapter.parts for name in tables):
-        what = "the adapter changes rows of tables that get other rows"
-        hint = "merge it into its model first: a recipe with merge_method: passthrough, this model alone"
-        yield Problem(what, str(model.adapter.path), hint)

@@ -14,14 +14,14 @@ from submerge.engine.plan.tokens._output_tokenizer import (
     extend_tokenizer,
     united_tokens,
 )
-from submerge.engine.plan.tokens._tables import token_rows
+from submerge.engine.plan.tokens._tables import token_rows, token_tables
 from submerge.engine.plan.tokens._token_ids import lost_token_ids
 from submerge.engine.plan.tokens._token_origins import Origin, TokenOrigins, places
-from submerge.engine.plan.tokens._vocabulary import OutputVocabulary
+from submerge.engine.plan.tokens._vocabulary import OutputVocabulary, rows_hint
 from submerge.engine.plan.tokens._vocabulary_planner import VocabularyPlanner
 from submerge.errors import Problem, few
 from submerge.recipe import Recipe, same_model
-from submerge.store import Checkpoint, read_json, text_parts
+from submerge.store import Adapter, Checkpoint, read_json, text_parts
 
 __all__ = ["plan_vocabulary"]
 
@@ -42,6 +42,7 @@ class _MergedTokens(VocabularyPlanner):
 
     def vocabulary(self) -> OutputVocabulary:
         """Return the vocabulary; problems are noted or raised."""
+        self._note_unknown_rows()
         tokenizer = self._tokenizer()
         rules = self.recipe.tokenizer.tokens
         origins = TokenOrigins(
@@ -81,6 +82,28 @@ class _MergedTokens(VocabularyPlanner):
                 read[str(folder)] = stored_tokens(folder)
             tokens[position] = read[str(folder)]
         return tokens
+
+    def _note_unknown_rows(self) -> None:
+        """Note rows of which no tokenizer says what they are, and those that one table alone has."""
+        for model in self.inputs.involved.values():
+            adapter, rows = model.adapter, token_rows(model.tensors) or 0
+            brought = model.tokenizer if adapter is None else adapter.tokenizer
+            beside = self.inputs.reference_model if adapter is None else model.under
+            before = token_rows(beside.tensors) or 0 if beside is not None else rows
+            if (brought is None or not brought.complete) and rows > before:
+                self._note_unnamed(model, rows, before)
+            if adapter is not None:
+                self.problems += _problems_of_heads(model, adapter, rows)
+
+    def _note_unnamed(self, model: Checkpoint, rows: int, before: int) -> None:
+        """Note rows that were added to a table, and that no tokenizer has a token for."""
+        if model.adapter is None:
+            what = f"there is no tokenizer here, and rows beyond the {before} of the base are left out"
+            self.warnings.append(f"{model.label}: {what}")
+            return
+        what = f"its tables have {rows} rows, {rows - before} more than before, and no tokenizer says of what"
+        hint = "save the tokenizer that it was trained with into its folder"
+        self.problems.append(Problem(what, str(model.adapter.path), hint))
 
     def _tokenizer(self) -> OutputTokenizer:
         files = self.source.model.tokenizer
@@ -175,6 +198,18 @@ class _MergedTokens(VocabularyPlanner):
         parts += [f"lacks {lacks} of the output's"] if lacks else []
         parts += [f"{len(lost)} not in the output ({few(map(repr, lost))})"] if lost else []
         return ", ".join(parts)
+
+
+def _problems_of_heads(model: Checkpoint, adapter: Adapter, rows: int) -> Iterator[Problem]:
+    """Yield a problem for each head of an adapter that has rows beyond those of the embedding.
+
+    PEFT saves of a resized model those tables alone that an adapter changes.
+    """
+    for name in sorted(adapter.replaced):
+        count = model.tensors[name].shape[0]
+        if count > rows and name in token_tables(model.tensors, count):
+            what = f"{name} has {count} rows, and the embedding that it was saved without has {rows}"
+            yield Problem(what, str(adapter.path), rows_hint("the embedding"))
 
 
 def _count(texts: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -62,14 +62,17 @@ class RowRuns:
         """Return whether rows are all of a model's table, as they lie."""
         return list(runs) == [self._tables.all_rows(position, name)]
 
-    def moved(self, position: int, row: int) -> int | None:
-        """Return where a row of a model's table is now; None where it is no token's any more."""
+    def gives(self, position: int, rows: Collection[int]) -> bool:
+        """Return whether other models get any of these rows: those of tokens that the specialist adds."""
         number = self.numbers.get(position)
-        ids = {} if number is None else self.tokens.ids(number)
-        if row in ids:
-            return ids[row]
-        is_anothers = row >= self.tokens.rows or any(row == token.id for token in self.tokens.added)
-        return None if is_anothers else row
+        return number is not None and any(row in rows for row in self.tokens.ids(number))
+
+    def names(self, position: int, row: int) -> bool:
+        """Return whether a row of a model's tables is one of its tokens', or stays where it is."""
+        number = self.numbers.get(position)
+        if number is not None and row in self.tokens.ids(number):
+            return True
+        return row < self.tokens.rows and all(row != token.id for token in self.tokens.added)
 
     def _of_base(self, name: str, token: SharedToken) -> RowRun:
         """Return the base's row for a token that it lacks: that of the first specialist that has one."""

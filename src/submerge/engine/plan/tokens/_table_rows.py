@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -67,8 +67,11 @@ class TableRuns(Protocol):
     def is_own(self, position: int, name: str, runs: Sequence[Run]) -> bool:
         """Return whether rows are all of a model's table, as they lie."""
 
-    def moved(self, position: int, row: int) -> int | None:
-        """Return where a row of a model's table is now; None where it is no token's any more."""
+    def gives(self, position: int, rows: Collection[int]) -> bool:
+        """Return whether the tables of other models get any of these rows of a model's tables."""
+
+    def names(self, position: int, row: int) -> bool:
+        """Return whether a row of a model's tables is one of its tokens', or stays where it is."""
 
 
 @dataclass(frozen=True)

@@ -9,28 +9,23 @@ from functools import partial
 from itertools import accumulate
 
 from submerge.engine.plan.inputs import Inputs
+from submerge.engine.plan.tokens._folded_tables import with_folded_tables
 from submerge.engine.plan.tokens._row_runs import RowRuns
 from submerge.engine.plan.tokens._shared_tokens import SharedTokens
 from submerge.engine.plan.tokens._table_rows import ComputedRun, MeanRun, PaddingRun, RowRun, Run, TableRuns
 from submerge.engine.plan.tokens._tables import token_rows, token_tables
-from submerge.errors import Problem, RequestError
 from submerge.names import View
 from submerge.store import (
     DTYPES,
-    Adapter,
     Checkpoint,
     ComputedRows,
     GatheredRows,
     InMemory,
-    LowRankPart,
     MeanOfRows,
-    Part,
-    Rows,
     RowSource,
     TableRows,
     TensorEntry,
     digest,
-    with_folded_table,
     with_vocabulary_size,
 )
 
@@ -49,45 +44,13 @@ def with_token_rows(inputs: Inputs, tokens: SharedTokens) -> Inputs:
     now, and those of W_0' for tokens that it lacks. So W_n' − W_0' is zero where a specialist has no token.
     Rows are as they were trained: what an adapter changes of a table is in W_n before rows move.
 
-    Raises `RequestError` for a token without a row, and where a part of an adapter cannot move with the rows.
+    Raises `RequestError` for a token without a row, and for a row that an adapter trained and no token has.
     """
     embedding = embedding_of(inputs.reference_model)
     if embedding is None:
         return inputs
-    inputs = _with_folded_tables(inputs, RowRuns(inputs, tokens, embedding))
+    inputs = with_folded_tables(inputs, RowRuns(inputs, tokens, embedding))
     return with_rows(inputs, RowRuns(inputs, tokens, embedding))
-
-
-def _with_folded_tables(inputs: Inputs, runs: RowRuns) -> Inputs:
-    """Return the inputs with adapters' updates in the tables whose rows others take, or that move.
-
-    So a row is as its owner trained it, wherever it is. What cannot be in a table stays beside it.
-    """
-    return inputs.of_models(
-        [_with_folded(model, position, runs) for position, model in enumerate(inputs.models)]
-    )
-
-
-def _with_folded(model: Checkpoint, position: int, runs: RowRuns) -> Checkpoint:
-    embedding = model.tensors.get(runs.embedding)
-    if model.adapter is None or embedding is None or position not in runs.inputs.involved:
-        return model
-    parts, number = model.adapter.parts, runs.numbers.get(position)
-    owns = number is not None and bool(runs.tokens.ids(number))
-    for name in token_tables(model.tensors, embedding.shape[0]):
-        part = parts.get(name)
-        if part is None or not _folds(part, position, runs):
-            continue
-        if owns or not runs.is_own(position, name, runs.of(position, name)):
-            model = with_folded_table(model, name)
-    return model
-
-
-def _folds(part: Part, position: int, runs: RowRuns) -> bool:
-    """Return whether a table can have a part: rows of tokens, or an update that is not one of norms, too."""
-    if isinstance(part, Rows):
-        return all(runs.moved(position, row) is not None for row in part.indices)
-    return isinstance(part, LowRankPart) and part.magnitude is None
 
 
 def embedding_of(model: Checkpoint) -> str | None:
@@ -98,7 +61,8 @@ def embedding_of(model: Checkpoint) -> str | None:
 def with_rows(inputs: Inputs, runs: TableRuns) -> Inputs:
     """Return the inputs with tables of these rows, in the base and in every participant.
 
-    No value is read: what is no view of rows as they are stored is computed when it is read.
+    Adapters have no updates beside tables that get other rows (`with_folded_tables`). No value is read: what
+    is no view of rows as they are stored is computed when it is read.
     """
     tables = _TokenTables(inputs, runs)
     return inputs.of_models([tables.model(position) for position in range(len(inputs.models))])
@@ -143,7 +107,6 @@ class _TokenTables:
             views={**model.views, name: view},
             token_tables=model.token_tables | {name},
             stored=_with_pieces(stored, pieces),
-            adapter=model.adapter and self._adapter(model.adapter, name, position),
         )
 
     def _pieces(self, runs: Sequence[Run], name: str, dtype: str, position: int) -> list[_Piece]:
@@ -264,24 +227,6 @@ class _TokenTables:
         shape = (run.count, *view.shape[1:])
         what = f"{run.count} rows that are the mean of {view.shape[0]} for {name}"
         return _piece_of(what, shape, dtype, mean)
-
-    def _adapter(self, adapter: Adapter, name: str, position: int) -> Adapter:
-        """Return a model's adapter for a table of other rows: trained rows go where their tokens are now."""
-        part = adapter.parts.get(name)
-        if part is None:
-            return adapter
-        moved = self._moved(part, position) if isinstance(part, Rows) else None
-        if moved is None:
-            what = f"the adapter changes {name}, whose rows are others with the tokens of all models"
-            hint = "merge it into its model first: a recipe with merge_method: passthrough, this model alone"
-            raise RequestError(Problem(what, str(adapter.path), hint))
-        return replace(adapter, parts={**adapter.parts, name: moved})
-
-    def _moved(self, part: Rows, position: int) -> Rows | None:
-        """Return trained rows at the ids that their tokens have now; None if one is no token's any more."""
-        places = [self.runs.moved(position, row) for row in part.indices]
-        known = tuple(place for place in places if place is not None)
-        return replace(part, indices=known) if len(known) == len(places) else None
 
 
 @dataclass(frozen=True)

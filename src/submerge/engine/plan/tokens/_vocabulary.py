@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from submerge.engine.plan.inputs import Inputs
 from submerge.engine.plan.tokens._donor_rows import ComputedSpan, DonorRows
+from submerge.engine.plan.tokens._folded_tables import with_folded_tables
 from submerge.engine.plan.tokens._logits_bias import with_flat_bias, with_row_bias
 from submerge.engine.plan.tokens._output_tokenizer import OutputTokenizer
 from submerge.engine.plan.tokens._table_rows import MeanRun, ModelTables, PaddingRun, RowRun, Run, joined_runs
@@ -15,9 +16,9 @@ from submerge.engine.plan.tokens._tables import token_rows, token_tables
 from submerge.engine.plan.tokens._token_origins import OriginSpan, TokenOrigins
 from submerge.engine.plan.tokens._token_rows import embedding_of, with_rows
 from submerge.errors import Problem, RequestError
-from submerge.store import Checkpoint, Rows, tied_embeddings
+from submerge.store import Checkpoint, tied_embeddings
 
-__all__ = ["OutputVocabulary", "SpecialIds", "VocabularyRows"]
+__all__ = ["OutputVocabulary", "SpecialIds", "VocabularyRows", "rows_hint", "with_known_heads"]
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,16 @@ class OutputVocabulary:
     def laid_over(self, inputs: Inputs) -> Inputs:
         """Return the inputs, which have the reference's names, with tables that have these rows.
 
-        Raises `RequestError` where an adapter changes a table whose rows move, or a model lacks a table.
+        A head that is tied to the embeddings in some models alone is a table of all of them by now. What
+        adapters trained of a table is in it before rows move. Raises `RequestError` where a model lacks rows
+        of a table, or an adapter trained rows that no token has.
         """
         embedding = embedding_of(inputs.reference_model)
         assert embedding is not None  # of a model without one no vocabulary is planned
-        inputs = inputs.of_models([_with_known_head(model) for model in inputs.models])
         inputs = with_flat_bias(inputs)
-        return with_row_bias(with_rows(inputs, VocabularyRows(ModelTables(inputs, embedding), self)))
+        rows = VocabularyRows(ModelTables(inputs, embedding), self)
+        inputs = with_folded_tables(inputs, rows)
+        return with_row_bias(with_rows(inputs, replace(rows, tables=ModelTables(inputs, embedding))))
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,7 @@ class VocabularyRows:
 
     def of(self, position: int, name: str) -> list[Run]:
         """Return the rows of a model's table: of its own tokens, of others, and what fills up."""
-        if position not in self._spans:
-            self._spans[position] = list(self.vocabulary.origins.of(position))
-        runs = list(_joined(self._run(span, position, name) for span in self._spans[position]))
+        runs = list(_joined(self._run(span, position, name) for span in self._of(position)))
         padding = self.rows - len(self.vocabulary.origins.texts)
         return [*runs, PaddingRun(padding)] if padding else runs
 
@@ -102,16 +104,27 @@ class VocabularyRows:
         own = self.tables.all_rows(position, name)
         return own is not None and list(runs) == [self._of_base(own, name)]
 
-    def moved(self, position: int, row: int) -> int | None:
-        """Return where a row of a model's table is now; None where it is no token's any more."""
-        return self.vocabulary.ids[position].get(row)
+    def gives(self, position: int, rows: Collection[int]) -> bool:
+        """Return whether the tables of other models get any of these rows of a model's tables."""
+        others = (other for other in self.tables.inputs.involved if other != position)
+        spans = (span for other in others for span in self._of(other) if isinstance(span, OriginSpan))
+        given = [
+            range(row, row + span.count) for span in spans for model, row in span.origin if model == position
+        ]
+        return any(row in run for run in given for row in rows)
+
+    def names(self, position: int, row: int) -> bool:
+        """Return whether a row of a model's tables is one of its tokens', which may be left out."""
+        return self.vocabulary.donor is not None or row in self.vocabulary.ids[position]
+
+    def _of(self, position: int) -> list[OriginSpan | ComputedSpan]:
+        if position not in self._spans:
+            self._spans[position] = list(self.vocabulary.origins.of(position))
+        return self._spans[position]
 
     def _run(self, span: OriginSpan | ComputedSpan, position: int, name: str) -> Run:
         if isinstance(span, ComputedSpan):
             return self._computed(span, position, name)
-        for model, row in span.origin:
-            if model != position:
-                self._check_adapter(model, range(row, row + span.count), name)
         rows = tuple(self._rows(model, row, span.count, name) for model, row in span.origin)
         return rows[0] if len(rows) == 1 else MeanRun(rows, span.count)
 
@@ -142,22 +155,8 @@ class VocabularyRows:
         tokens = f"tokens {row} to {row + count - 1}" if count > 1 else f"token {row}"
         hint = "merge models of one architecture"
         if (adapter := opened.adapter) is not None and adapter.replaced:
-            hint = f"its adapter was saved without {name}: train this, too, or save the merged model"
+            hint = rows_hint(name)
         return Problem(f"it has no rows of {name} for {tokens}", opened.label, hint)
-
-    def _check_adapter(self, model: int, rows: range, name: str) -> None:
-        """Raise `RequestError` where an adapter changes rows that other models are to have, too.
-
-        They would have them as they were before.
-        """
-        adapter = self.tables.inputs.models[model].adapter
-        part = adapter.parts.get(name) if adapter else None
-        if adapter is None or part is None:
-            return
-        if not isinstance(part, Rows) or any(index in rows for index in part.indices):
-            what = f"the adapter changes rows of {name} that other models lack"
-            hint = "merge it into its model first: a recipe with merge_method: passthrough, this model alone"
-            raise RequestError(Problem(what, str(adapter.path), hint))
 
     def _of_base(self, rows: RowRun, name: str) -> RowRun:
         """Return rows of an adapter on the base as the base's: they are the same tensor's."""
@@ -177,6 +176,22 @@ def _joined(runs: Iterator[Run]) -> Iterator[Run]:
         open_runs.clear()
         yield run
     yield from joined_runs(open_runs)
+
+
+def rows_hint(name: str) -> str:
+    """Return what to do where an adapter has no rows of a table for new tokens, which it did not train."""
+    return (
+        f"its adapter was saved without {name}: save the resized model that it was trained on, with its "
+        "tokenizer, and write model+adapter; or train this, too"
+    )
+
+
+def with_known_heads(inputs: Inputs) -> Inputs:
+    """Return the inputs, in which heads that are tied to tables of other rows than before are those tables.
+
+    Raises `RequestError` for an adapter that trained such a table apart from the head.
+    """
+    return inputs.of_models([_with_known_head(model) for model in inputs.models])
 
 
 def _with_known_head(model: Checkpoint) -> Checkpoint:
