@@ -132,7 +132,7 @@ def run_forked(
 
 
 class _Pool:
-    """The workers of a run, and the queue of its jobs; a context manager that at its end stops all that run."""
+    """The workers of a run, and the queue of its jobs; a context manager that stops those that are left."""
 
     def __init__(self, indices: Sequence[int]) -> None:
         self.workers: dict[int, _Worker] = {}
