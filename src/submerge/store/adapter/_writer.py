@@ -187,7 +187,7 @@ class AdapterWriter:
         self.close()
 
     def _checked(self, rank: int, dtype: str) -> tuple[str, Mapping[str, tuple[str, str]]]:
-        """Return the dtype's code, and the keys of each update's factors; raise `RequestError` if none fit."""
+        """Return the code of `dtype`, and the keys of each update's factors; errors are those of `finish`."""
         code, used = dtype_named(dtype), self.rank
         problems: list[Problem] = []
         if not self._updates:
