@@ -53,7 +53,12 @@ _LEAST = 10**6
 
 
 def settings(
-    *, device: str, threads: int | None, max_memory: str | None, shard_size: str, **flags: Any
+    *,
+    threads: int | None,
+    max_memory: str | None,
+    device: str = "cpu",
+    shard_size: str = "5GB",
+    **flags: Any,
 ) -> Settings:
     """Return the engine's settings from the command line's texts."""
     if max_memory is not None:

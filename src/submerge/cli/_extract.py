@@ -49,10 +49,8 @@ def extract_lora(
             energy=energy,
             dtype=dtype,
             settings=settings(
-                device="cpu",
                 threads=threads,
                 max_memory=max_memory,
-                shard_size="5GB",
                 allow_pickle=allow_pickle,
             ),
             overwrite=overwrite,

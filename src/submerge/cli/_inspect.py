@@ -51,9 +51,7 @@ def inspect(
         report.check_picture(plot)
         check_new_files([plot], recipe, overwrite=overwrite)
     asked = load(recipe, document)
-    chosen = settings(
-        device="cpu", threads=threads, max_memory=max_memory, shard_size="5GB", allow_pickle=allow_pickle
-    )
+    chosen = settings(threads=threads, max_memory=max_memory, allow_pickle=allow_pickle)
     from submerge import engine
 
     with progress(quiet) as show:

@@ -245,7 +245,7 @@ def export(
     lpm, gate = _given(locals(), LPM), _given(locals(), GATE)
     from submerge.continual import Continual
 
-    chosen = settings(device="cpu", threads=threads, max_memory=max_memory, shard_size=shard_size)
+    chosen = settings(threads=threads, max_memory=max_memory, shard_size=shard_size)
     report = Continual(state).export(
         out,
         form=form,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,7 +40,7 @@ from submerge.cli._progress import progress
 from submerge.cli._summary import print_notes, print_summary
 
 if TYPE_CHECKING:
-    from submerge.engine import MergePlan
+    from submerge.engine import MergePlan, MergeReport
 
 
 def merge(
@@ -118,7 +119,13 @@ def merge(
         print_json({"out": str(out), "documents": printed} if several else next(iter(printed.values())))
         return
     typer.echo(str(out if several else next(iter(reports.values())).out))
-    for name, report in reports.items() if not quiet else ():
+    if not quiet:
+        _print(reports, plans, several=several)
+
+
+def _print(reports: Mapping[str, MergeReport], plans: Mapping[str, MergePlan], *, several: bool) -> None:
+    """Print what each merge did and cost; of `several` documents under its title."""
+    for name, report in reports.items():
         if several:
             typer.echo(document_title(name))
         print_summary(report, plans[name].warnings)

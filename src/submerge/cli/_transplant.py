@@ -56,7 +56,6 @@ def transplant(
         "pad_to_multiple_of": pad_to_multiple_of,
         "chat_template": chat_template,
         "settings": settings(
-            device="cpu",
             threads=threads,
             max_memory=max_memory,
             shard_size=shard_size,

@@ -34,10 +34,10 @@ from submerge.continual._stored_weights import add_weights, others_warning
 from submerge.continual._task_model import TaskModel, open_task_model
 from submerge.continual._task_projector import (
     add_projector,
+    all_statistics,
     group_prototypes,
     overlap_warning,
     shared_group,
-    shown_tasks,
 )
 from submerge.continual._tensor_file import TensorFileWriter
 from submerge.deferred import torch
@@ -253,8 +253,8 @@ def _add_projector(
     """
     if prototypes is None:
         return None
-    means, shown = group_prototypes(folder, manifest), shown_tasks(folder, manifest)
-    return add_projector(file, own, prototypes, group, means, shown)
+    means, statistics = group_prototypes(folder, manifest), all_statistics(folder, manifest)
+    return add_projector(file, own, prototypes, group, means, statistics)
 
 
 def _add_moments(

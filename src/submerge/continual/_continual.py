@@ -312,8 +312,8 @@ class Continual:
         export = replace(export, saved=projectors.saved)
         if gate is None or not projectors.are_changed:
             return export
-        shown = [task for group in projectors.shown for task in group]
-        chosen = choose_score(shown, gate.get("score"), gate.get("key"))
+        statistics = [task for group in projectors.statistics for task in group]
+        chosen = choose_score(statistics, gate.get("score"), gate.get("key"))
         settings = gate | {"score": chosen.score, "key": chosen.key}
         made = ProjectorGate(projectors, ProjectorSettings(projectors.module, **settings))
         return replace(export, gate=made, warnings=chosen.warnings)

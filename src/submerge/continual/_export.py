@@ -12,10 +12,9 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from submerge._version import __version__
 from submerge.algebra import LowRank, LpmOptions, factored
+from submerge.continual._card import export_card
 from submerge.continual._lpm import StoredTasks
 from submerge.continual._manifest import StateManifest, TaskRecord
 from submerge.continual._merged_tensors import MergedTensors
@@ -117,7 +116,14 @@ class Export:
             recipe |= {"dtype": made.recipe["dtype"]} if "dtype" in made.recipe else {}
             made = replace(made, recipe=recipe, models=models, gate=record, bank=bank)
             (folder / MANIFEST).write_text(made.text, encoding="utf-8")
-        card = _card(folder.name.removesuffix(SUFFIX), self, form)
+        card = export_card(
+            folder.name.removesuffix(SUFFIX),
+            form,
+            base=self.manifest.base,
+            tasks=self.tasks,
+            weights=self.weights,
+            mixes=self.gate is not None,
+        )
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     def _recipe(self, form: str, base: str) -> dict[str, Any]:
@@ -312,37 +318,3 @@ def _write_tensors(export: Export, folder: Path, base: Checkpoint, rank: int | N
         weights=export.weights,
         scale=export.lpm.scale,
     )
-
-
-def _card(name: str, export: Export, form: str) -> str:
-    """Return the text of README.md, with what the Hub reads of it."""
-    base = export.manifest.base
-    mixed = "With the projector of each task: `submerge.load` mixes their outputs for each image."
-    library, kind, tags = (
-        ("peft", "adapter", ["lora"]) if form == "adapter" else ("transformers", "merge", [])
-    )
-    front = {"library_name": library, "tags": ["merge", "submerge", *tags]}
-    if base.revision:
-        front = {"base_model": [base.model], "base_model_relation": kind, **front}
-    lines = [
-        "---",
-        yaml.safe_dump(front, sort_keys=False).rstrip(),
-        "---",
-        f"# {name}",
-        "",
-        f"Merged with Submerge {__version__}, without training, by least squares over the tasks' inputs "
-        "(LPM, arXiv 2604.14016).",
-        "",
-        f"Base: `{base.spec}`",
-        "",
-        *((mixed, "") if export.gate else ()),
-        "Tasks:",
-        "",
-        *(f"* `{task}`{_weight(export, task)}" for task in export.tasks),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _weight(export: Export, task: str) -> str:
-    return f", weight {export.weights[task]:g}" if task in export.weights else ""

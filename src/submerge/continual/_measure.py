@@ -101,7 +101,7 @@ def measuring_task(
     model, inputs = _loaded(task, data, passes)
     described = describe_inputs(inputs)
     projector = _projector(model)
-    shown = _shown(model, inputs, projector, prototypes)
+    found = _prototypes(model, inputs, projector, prototypes)
     with _as_trained(model, task) as changed, torch.no_grad():
         modules = [
             name
@@ -118,7 +118,7 @@ def measuring_task(
             ),
             described["items"],
             described["data"],
-            *shown,
+            *found,
         )
 
 
@@ -175,7 +175,7 @@ def _projector(model: nn.Module) -> str | None:
     return projector_of({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
 
 
-def _shown(
+def _prototypes(
     model: nn.Module, inputs: Inputs, projector: str | None, options: PrototypeOptions | None
 ) -> tuple[TaskPrototypes | None, str]:
     """Return the prototypes of a task's images, and why there are none where the base has a projector.
@@ -283,8 +283,8 @@ def identity_moments(
     if prototypes is None or data is None:
         return measured
     model, inputs = _loaded(task, data, passes)
-    shown, without = _shown(model, inputs, _projector(model), prototypes)
-    return replace(measured, prototypes=shown, without=without)
+    found, without = _prototypes(model, inputs, _projector(model), prototypes)
+    return replace(measured, prototypes=found, without=without)
 
 
 def checked_task(

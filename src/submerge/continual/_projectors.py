@@ -11,7 +11,7 @@ from submerge.continual._task_projector import IMAGES, TEXT
 from submerge.continual._whole_model import read_values
 from submerge.deferred import torch
 from submerge.engine.output import write_bank_tensors
-from submerge.engine.plan import ShownTask, bank_rows
+from submerge.engine.plan import TaskStatistics, bank_rows
 from submerge.errors import Problem, RequestError, WorkError, few
 from submerge.names import module_names, multimodal_parts
 from submerge.store import (
@@ -84,9 +84,9 @@ class StoredProjectors:
         return any(task.has_projector for group in self.groups for task in group)
 
     @property
-    def shown(self) -> list[list[ShownTask]]:
-        """What is known of the images and questions of each group's tasks."""
-        return [[task.shown(k) for task in group] for k, group in enumerate(self.groups)]
+    def statistics(self) -> list[list[TaskStatistics]]:
+        """The statistics of the images and questions of each group's tasks."""
+        return [[task.statistics(k) for task in group] for k, group in enumerate(self.groups)]
 
     def prototypes(self, group: int, part: str) -> torch.Tensor:
         """Return the prototypes of all tasks of a group, of images or of questions.
@@ -113,7 +113,8 @@ class ProjectorGate:
             {KEYS[p](k): projectors.prototypes(k, p) for p in parts} for k in range(self.count)
         ]
         if settings.score == "discriminant":
-            for own, rows in zip(self._tensors_of, bank_rows(projectors.shown, settings.key), strict=True):
+            discriminants = bank_rows(projectors.statistics, settings.key)
+            for own, rows in zip(self._tensors_of, discriminants, strict=True):
                 own |= rows
 
     @property

@@ -10,9 +10,9 @@ from submerge.algebra import Prototypes
 from submerge.continual._lpm import StoredTasks
 from submerge.continual._manifest import StateManifest
 from submerge.continual._state_folder import StateFolder
-from submerge.continual._task_projector import group_prototypes, shown_tasks, statistics_bytes
+from submerge.continual._task_projector import all_statistics, group_prototypes, statistics_bytes
 from submerge.deferred import torch
-from submerge.engine.plan import ShownTask, overlaps_of
+from submerge.engine.plan import TaskStatistics, overlaps_of
 from submerge.errors import size
 from submerge.store import FileTable
 
@@ -136,7 +136,7 @@ def status_of(folder: StateFolder, manifest: StateManifest, *, condition: bool) 
         status = replace(
             status,
             cosines=_cosines(group_prototypes(folder, manifest)),
-            overlaps=_overlaps(shown_tasks(folder, manifest)),
+            overlaps=_overlaps(all_statistics(folder, manifest)),
             statistics_bytes=sum(statistics_bytes(folder, task) for task in shown),
         )
     if not condition or not manifest.tasks:
@@ -147,7 +147,7 @@ def status_of(folder: StateFolder, manifest: StateManifest, *, condition: bool) 
         return replace(status, conditions=conditions)
 
 
-def _overlaps(tasks: Sequence[ShownTask]) -> dict[str, dict[str, float]] | None:
+def _overlaps(tasks: Sequence[TaskStatistics]) -> dict[str, dict[str, float]] | None:
     """Return how much the images of each task overlap with those of tasks with other projectors.
 
     None without the statistics of all tasks.

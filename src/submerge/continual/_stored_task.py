@@ -11,10 +11,10 @@ from submerge.algebra import Moment
 from submerge.continual._manifest import DAMAGED, TaskRecord
 from submerge.continual._packed import unpacked
 from submerge.continual._state_folder import StateFolder
-from submerge.continual._task_projector import PROJECTOR, shown_task, stored_prototypes
+from submerge.continual._task_projector import PROJECTOR, stored_prototypes, task_statistics
 from submerge.continual._tensor_file import TensorFileWriter, read_tensor
 from submerge.deferred import torch
-from submerge.engine.plan import ShownTask
+from submerge.engine.plan import TaskStatistics
 from submerge.errors import Problem, RequestError
 from submerge.store import Adapter, FileTable, LowRankPart, TensorEntry
 
@@ -188,9 +188,9 @@ class StoredTask:
         """Return the task's prototypes, of images and of questions."""
         return stored_prototypes(self._entries, self._table)
 
-    def shown(self, group: int) -> ShownTask:
-        """Return what is known of the task's images and questions, as one of a group."""
-        return shown_task(self.record.name, group, self._entries, self._table)
+    def statistics(self, group: int) -> TaskStatistics:
+        """Return the statistics of the task's images and questions, as those of a task of this group."""
+        return task_statistics(self.record.name, group, self._entries, self._table)
 
     def counts_at(self, name: str, missing: str) -> bool:
         """Return whether the task has a say in a map: by an update, or by its inputs where it has none."""

@@ -14,7 +14,7 @@ from submerge.continual._manifest import DAMAGED, ProjectorRecord, StateManifest
 from submerge.continual._state_folder import StateFolder
 from submerge.continual._tensor_file import TensorFileWriter, read_tensor
 from submerge.deferred import torch
-from submerge.engine.plan import MUCH_OVERLAP, ShownTask, overlaps_of
+from submerge.engine.plan import MUCH_OVERLAP, TaskStatistics, overlaps_of
 from submerge.errors import Problem, RequestError
 from submerge.store import FileTable, TensorEntry, read_header
 
@@ -23,13 +23,13 @@ __all__ = [
     "PROJECTOR",
     "TEXT",
     "add_projector",
+    "all_statistics",
     "group_prototypes",
     "overlap_warning",
     "shared_group",
-    "shown_task",
-    "shown_tasks",
     "statistics_bytes",
     "stored_prototypes",
+    "task_statistics",
 ]
 
 PROJECTOR = "projector"
@@ -55,11 +55,11 @@ def add_projector(
     prototypes: TaskPrototypes,
     group: str,
     others: Mapping[str, torch.Tensor],
-    shown: Sequence[ShownTask],
+    before: Sequence[TaskStatistics],
 ) -> ProjectorRecord:
     """Add a task's own projector, if it has one, and its prototypes; return what the manifest says of them.
 
-    `others` are the prototypes of all groups before it, by their first tasks, and `shown` what is known of
+    `others` are the prototypes of all groups before it, by their first tasks, and `before` the statistics of
     their tasks.
     """
     size = sum(file.add(f"{PROJECTOR}.{name}", tensor) for name, tensor in own.items())
@@ -69,12 +69,15 @@ def add_projector(
     for name, statistics in ((IMAGES, prototypes.image_statistics), (TEXT, prototypes.text_statistics)):
         for key, tensor in {} if statistics is None else statistics.tensors(name).items():
             file.add(key, tensor)
-    nearest, overlap = _overlap(prototypes, group, others, shown)
+    nearest, overlap = _overlap(prototypes, group, others, before)
     return ProjectorRecord(size, prototypes.count, len(prototypes.images), group, nearest, overlap)
 
 
 def _overlap(
-    prototypes: TaskPrototypes, group: str, others: Mapping[str, torch.Tensor], shown: Sequence[ShownTask]
+    prototypes: TaskPrototypes,
+    group: str,
+    others: Mapping[str, torch.Tensor],
+    before: Sequence[TaskStatistics],
 ) -> tuple[str, float]:
     """Return the group with which a task's images overlap most, and how much.
 
@@ -82,12 +85,12 @@ def _overlap(
     """
     names = list(others)
     number = names.index(group) if group in names else len(names)
-    own = ShownTask("", number, prototypes.image_statistics, prototypes.text_statistics)
-    overlaps = overlaps_of([*shown, own])
+    own = TaskStatistics("", number, prototypes.image_statistics, prototypes.text_statistics)
+    overlaps = overlaps_of([*before, own])
     if overlaps is None:
         return _taken(prototypes, group, others)
     overlap, other = overlaps[-1].max(0)
-    return (names[shown[int(other)].group], float(overlap)) if overlap > LEAST else ("", 0.0)
+    return (names[before[int(other)].group], float(overlap)) if overlap > LEAST else ("", 0.0)
 
 
 def _taken(prototypes: TaskPrototypes, group: str, others: Mapping[str, torch.Tensor]) -> tuple[str, float]:
@@ -147,17 +150,19 @@ def stored_statistics(
     return GroupStatistics.from_tensors(own[name], own, name) if name in own else None
 
 
-def shown_task(name: str, group: int, entries: Mapping[str, TensorEntry], table: FileTable) -> ShownTask:
-    """Return what a task's file says of its images and questions."""
+def task_statistics(
+    name: str, group: int, entries: Mapping[str, TensorEntry], table: FileTable
+) -> TaskStatistics:
+    """Return the statistics of a task's images and questions, as its file has them."""
     images, questions = (stored_statistics(entries, part, table) for part in (IMAGES, TEXT))
-    return ShownTask(name, group, images, questions)
+    return TaskStatistics(name, group, images, questions)
 
 
-def shown_tasks(folder: StateFolder, manifest: StateManifest) -> list[ShownTask]:
-    """Return what is known of the images and questions of all tasks that have some, group by group."""
+def all_statistics(folder: StateFolder, manifest: StateManifest) -> list[TaskStatistics]:
+    """Return the statistics of the images and questions of all tasks that have some, group by group."""
     with FileTable() as table:
         return [
-            shown_task(task.name, k, read_header(folder.path / task.file).entries, table)
+            task_statistics(task.name, k, read_header(folder.path / task.file).entries, table)
             for k, tasks in enumerate(manifest.groups.values())
             for task in tasks
         ]

@@ -89,7 +89,24 @@ def read_recipe(
     top = read_parameters(data.get("parameters"), ("parameters",), method, methods, report)
     base = None if data.get("base_model") is None else read_spec(data["base_model"], ("base_model",), report)
     if has_slices(data):
-        return _stacked(opened, SliceReader(method, methods, top, base, report), form)
+        return _of_slices(opened, SliceReader(method, methods, top, base, report), form)
+    return _of_models(opened, _Head(method, methods, form, top, base))
+
+
+class _Head(NamedTuple):
+    """What a recipe says of all its models, as far as it could be read."""
+
+    method: Method | None
+    methods: Mapping[str, Method]
+    form: OutputForm
+    top: Mapping[str, Setting]
+    base: str | None
+
+
+def _of_models(opened: RecipeSource, head: _Head) -> Recipe:
+    """Return a recipe of models, or raise `RequestError` with every problem of it."""
+    data, report = opened.data, opened.report
+    method, base = head.method, head.base
     projectors = read_projectors(data, report)
     prototypes = read_prototypes_key(data.get("prototypes"), report)
     given = _Given(
@@ -97,18 +114,18 @@ def read_recipe(
         read_moments_key(data.get("moments"), method, report),
         mixes=isinstance(projectors, ProjectorMix) or report.has(("projectors",)),
     )
-    models = _read_models(data, method, methods, report, mixes=given.mixes)
+    models = _read_models(data, method, head.methods, report, mixes=given.mixes)
     if method is not None:
         check_required(method, data.get("parameters"), report)
-        _check_base(data, method, form, report)
+        _check_base(data, method, head.form, report)
     sections = _read_sections(data, base, models, report)
-    check_composition(data, method, models or (), base, form, report)
-    check_projectors(projectors, prototypes, method, models or (), base, form, report)
+    check_composition(data, method, models or (), base, head.form, report)
+    check_projectors(projectors, prototypes, method, models or (), base, head.form, report)
     participants: tuple[ModelEntry, ...] = ()
     in_parameters = True
     base_is_read = base is not None or data.get("base_model") is None
     if method is not None and models is not None and base_is_read:
-        participants, in_parameters = _read_participants(method, models, base, top, given, report)
+        participants, in_parameters = _read_participants(method, models, base, head.top, given, report)
     report.raise_if_any()
     assert method is not None
     assert models is not None
@@ -117,8 +134,8 @@ def read_recipe(
         models=tuple(models),
         base=base,
         participants=participants,
-        parameters=top,
-        output=form,
+        parameters=head.top,
+        output=head.form,
         path=opened.path,
         text=opened.text,
         positions=report.positions,
@@ -158,7 +175,7 @@ def _read_participants(
     participants = find_participants(method, models, base, top, report)
     is_read = not report.has(("coefficients",))
     in_parameters = is_read and check_weights(
-        method, participants, models, top, given.coefficients, report, given.mixes
+        method, participants, models, top, given.coefficients, report, mixes=given.mixes
     )
     if method.calibration is not None:
         _check_settings(method.calibration, method, top, report)
@@ -171,7 +188,7 @@ def _read_participants(
     return participants, in_parameters
 
 
-def _stacked(opened: RecipeSource, reader: SliceReader, form: OutputForm) -> Recipe:
+def _of_slices(opened: RecipeSource, reader: SliceReader, form: OutputForm) -> Recipe:
     """Return a recipe of slices, or raise `RequestError` with every problem of it."""
     data, report = opened.data, opened.report
     modules = reader.modules(data, form)

@@ -42,22 +42,28 @@ def read_parameters(
         option = _option(method, name, report)
         if name in _NO_EFFECT and (option is None or of_model):
             continue
-        if option is not None and of_model and option.scope == "shared":
+        if option is None and method is not None:
+            _no_option(name, here, method, methods, report)
+        elif option is not None and of_model and option.scope == "shared":
             hint = "move it to the recipe's top-level 'parameters'"
             report.add_ignored(f"'{name}' is one value for all models", here, hint)
-        elif option is None and method is not None:
-            _no_option(name, here, method, methods, report)
         elif option is not None and (first := named.setdefault(option.name, name)) != name:
             what = f"'{first}' and '{name}' are two names of one parameter"
             report.add(what, here, "give one of them")
-        else:
-            setting = read_setting(written, here, option, report)
-            if setting is not None and option is not None and option.single and not setting.plain:
-                hint = "give one value, without filters and gradients"
-                report.add(f"'{name}' is one value for all tensors", here, hint)
-            elif setting is not None:
-                settings[option.name if option is not None else name] = setting
+        elif (setting := _setting(name, written, here, option, report)) is not None:
+            settings[option.name if option is not None else name] = setting
     return settings
+
+
+def _setting(name: str, written: Any, path: KeyPath, option: Option | None, report: Report) -> Setting | None:
+    """Return a setting, or None after noting why it is none, or not one for all tensors where it must be."""
+    setting = read_setting(written, path, option, report)
+    if setting is None or option is None or not option.single or setting.plain:
+        return setting
+    report.add(
+        f"'{name}' is one value for all tensors", path, "give one value, without filters and gradients"
+    )
+    return None
 
 
 def _option(method: Method | None, name: str, report: Report) -> Option | None:

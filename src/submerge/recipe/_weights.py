@@ -52,6 +52,7 @@ def check_weights(
     top: Mapping[str, Setting],
     coefficients: Coefficients | None,
     report: Report,
+    *,
     mixes: bool = False,
 ) -> bool:
     """Note weights that are given twice, or not at all; return whether they are in the parameters.

@@ -34,7 +34,7 @@ def projector_bank(plan: MergePlan) -> Iterator[BankTensor]:
     assert plan.projectors is not None
     rules = plan.projectors.settings
     if rules.score == "discriminant":
-        for rows in bank_rows(plan.projectors.shown, rules.key):
+        for rows in bank_rows(plan.projectors.statistics, rules.key):
             yield from (_in_memory(key, tensor) for key, tensor in rows.items())
     for number, group in enumerate(plan.projectors.groups):
         for name in plan.projectors.names:

@@ -25,7 +25,7 @@ class MergeReport:
         peak_memory_bytes: the largest resident set of the process.
         workers: how many there were.
         tensors: how many tensors each treatment has, such as `merge` or `keep`.
-        resumed: tensors that an interrupted run had finished before.
+        resumed: ranges of tensors that an interrupted run had finished before.
         nonfinite: for a tensor, how many values are NaN or Inf in each model and in the output.
         differs: for a tensor that is copied, the models whose values are other than the base's.
         warnings: what deserves a look.

@@ -18,6 +18,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeAlias
 
@@ -113,49 +114,69 @@ def run_forked(
     (as Ctrl-C does): the workers are then stopped at once, and the ranges that they were writing count as not
     written. The first error of any worker is raised. What the workers move is counted by `meter` as they do.
     """
-    own = peak_resident()
-    queue, feed = os.pipe()
-    running: dict[int, _Worker] = {}
-    waiting = b"".join(_INDEX.pack(index) for index in indices)
-    os.set_blocking(feed, False)
-    with single_threaded:  # so that no child meets torch's threads, which fork leaves behind
-        try:
-            for _ in range(workers):
-                worker = _fork(queue, feed, job, meter, list(running.values()))
-                running[worker.results.fileno()] = worker
-            os.close(queue)
-            queue = -1
-            peaks = 0
-            while running:
-                if feed >= 0 and not (waiting := _fed(feed, waiting)):
-                    os.close(feed)
-                    feed = -1
-                ready, _, _ = select.select(list(running), [feed] if feed >= 0 else [], [], 0.1)
-                for fd in ready:
-                    message = running[fd].read()
-                    if isinstance(message, RangeRecord):
-                        finished(message)
-                        continue
-                    if message.error is not None:
-                        raise message.error
-                    peaks += max(0, message.peak - own)
-                    running.pop(fd).end(kill=False)
-                tick()
-            return own + peaks
-        finally:
-            for worker in running.values():
-                worker.end(kill=True)
-            for fd in (queue, feed):
-                if fd >= 0:
-                    os.close(fd)
+    own, peaks = peak_resident(), 0
+    with single_threaded, _Pool(indices) as pool:  # so that no child meets torch's threads, which fork leaves
+        pool.start(workers, job, meter)
+        while pool.workers:
+            for worker in pool.ready():
+                message = worker.read()
+                if isinstance(message, RangeRecord):
+                    finished(message)
+                    continue
+                if message.error is not None:
+                    raise message.error
+                peaks += max(0, message.peak - own)
+                pool.end(worker)
+            tick()
+    return own + peaks
 
 
-def _fed(feed: int, waiting: bytes) -> bytes:
-    """Put what fits into the queue, and return the rest."""
-    try:
-        return waiting[os.write(feed, waiting) :] if waiting else b""
-    except (BlockingIOError, BrokenPipeError):  # it is full, or no worker is left, which its results tell
-        return waiting
+class _Pool:
+    """The workers of a run, and the queue of its jobs; a context manager that stops those that are left."""
+
+    def __init__(self, indices: Sequence[int]) -> None:
+        self.workers: dict[int, _Worker] = {}
+        self._waiting = b"".join(_INDEX.pack(index) for index in indices)
+        self._queue, self._feed = os.pipe()
+        os.set_blocking(self._feed, False)
+
+    def start(self, count: int, job: MakeJob, meter: Meter) -> None:
+        """Fork workers, which begin at once with what is in the queue."""
+        for _ in range(count):
+            worker = _fork(self._queue, self._feed, job, meter, list(self.workers.values()))
+            self.workers[worker.results.fileno()] = worker
+        os.close(self._queue)
+        self._queue = -1
+
+    def ready(self) -> list[_Worker]:
+        """Return the workers that have sent something, after a tenth of a second at most."""
+        if self._feed >= 0 and not self._fill():
+            os.close(self._feed)
+            self._feed = -1
+        ready, _, _ = select.select(list(self.workers), [self._feed] if self._feed >= 0 else [], [], 0.1)
+        return [self.workers[fd] for fd in ready]
+
+    def _fill(self) -> bool:
+        """Put into the queue what it has room for, and return whether more is waiting."""
+        if self._waiting:
+            # it is full, or no worker is left, which its results tell
+            with suppress(BlockingIOError, BrokenPipeError):
+                self._waiting = self._waiting[os.write(self._feed, self._waiting) :]
+        return bool(self._waiting)
+
+    def end(self, worker: _Worker) -> None:
+        """Wait for a worker that has nothing left to do."""
+        self.workers.pop(worker.results.fileno()).end(kill=False)
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.workers.values():
+            worker.end(kill=True)
+        for fd in (self._queue, self._feed):
+            if fd >= 0:
+                os.close(fd)
 
 
 def _fork(queue: int, feed: int, job: MakeJob, meter: Meter, others: Sequence[_Worker]) -> _Worker:

@@ -147,29 +147,13 @@ class AdapterWriter:
     ) -> Path:
         """Write `adapter_model.safetensors` and `adapter_config.json`, and return the folder.
 
-        With `keys` that is `pytorch_lora_weights.safetensors` alone.
-        `rank` is the common rank (default: the largest that was added). With `ties` what embeddings get is
-        what the head gets that is tied to them. Files of these names are
-        replaced. Raises `RequestError` if nothing was added or `rank` is too small, `WorkError` if the
-        disk fails or a value does not fit `dtype`.
+        With `keys` that is `pytorch_lora_weights.safetensors` alone. `rank` is the common rank (default: the
+        largest that was added). With `ties` what embeddings get is what the head gets that is tied to them.
+        Files of these names are replaced. Raises `RequestError` if nothing was added or `rank` is too small,
+        `WorkError` if the disk fails or a value does not fit `dtype`.
         """
-        code = dtype_named(dtype)
-        used = self.rank
-        rank = used if rank is None else rank
-        problems: list[Problem] = []
-        if not self._updates:
-            problems.append(Problem("there is no update to write", str(self.folder)))
-        if code not in _DTYPES:
-            problems.append(Problem(f"{dtype} is no type for an adapter", "", "float32, bfloat16 or float16"))
-        if self._updates and rank < used:
-            what = f"rank {rank} is too small for factors of rank {used}"
-            problems.append(Problem(what, str(self.folder), f"ask for {used}, or reduce the factors first"))
-        if self.keys is None:
-            keys = plan_keys(self._updates, str(self.folder), problems)
-        else:
-            keys = {name: (self.keys[name].a, self.keys[name].b) for name in self._updates}
-        if problems or code is None:
-            raise RequestError(problems)
+        rank = self.rank if rank is None else rank
+        code, keys = self._checked(rank, dtype)
         shard = self._plan(keys, rank, code)
         preallocate(self.folder, shard)
         try:
@@ -201,6 +185,25 @@ class AdapterWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _checked(self, rank: int, dtype: str) -> tuple[str, Mapping[str, tuple[str, str]]]:
+        """Return the code of `dtype`, and the keys of each update's factors; errors are those of `finish`."""
+        code, used = dtype_named(dtype), self.rank
+        problems: list[Problem] = []
+        if not self._updates:
+            problems.append(Problem("there is no update to write", str(self.folder)))
+        if code not in _DTYPES:
+            problems.append(Problem(f"{dtype} is no type for an adapter", "", "float32, bfloat16 or float16"))
+        if self._updates and rank < used:
+            what = f"rank {rank} is too small for factors of rank {used}"
+            problems.append(Problem(what, str(self.folder), f"ask for {used}, or reduce the factors first"))
+        if self.keys is None:
+            keys = plan_keys(self._updates, str(self.folder), problems)
+        else:
+            keys = {name: (self.keys[name].a, self.keys[name].b) for name in self._updates}
+        if problems or code is None:
+            raise RequestError(problems)
+        return code, keys
 
     def _plan(self, keys: Mapping[str, tuple[str, str]], rank: int, code: str) -> Shard:
         specs = plan_entries(self._updates, keys, rank, code)

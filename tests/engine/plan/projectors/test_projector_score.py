@@ -7,7 +7,7 @@ import torch
 
 from _updates import normal
 from submerge.algebra import GroupStatistics
-from submerge.engine.plan import ShownTask, choose_score, overlaps_of
+from submerge.engine.plan import TaskStatistics, choose_score, overlaps_of
 from submerge.errors import RequestError
 
 SHARE = "let them share a projector, if one was trained from the other's"
@@ -18,15 +18,15 @@ def statistics(vectors: torch.Tensor) -> GroupStatistics:
     return GroupStatistics.of(vectors, vectors.mean(0, keepdim=True))
 
 
-def task(name: str, group: int, images: int, question: int) -> ShownTask:
+def task(name: str, group: int, images: int, question: int) -> TaskStatistics:
     """Return a task with the images, and the question, of these numbers."""
     shown = normal(images, 40, 6) + 20 * normal(images + 100, 6)
     asked = (normal(question, 3) + torch.zeros(40, 3)).clone()
-    return ShownTask(name, group, statistics(shown), statistics(asked))
+    return TaskStatistics(name, group, statistics(shown), statistics(asked))
 
 
 def told(
-    tasks: list[ShownTask], score: str | None = None, key: str | None = None
+    tasks: list[TaskStatistics], score: str | None = None, key: str | None = None
 ) -> tuple[str, str, list[str]]:
     chosen = choose_score(tasks, score, key)
     return chosen.score, chosen.key, [line.partition(": ")[2] for line in chosen.warnings]
@@ -64,23 +64,23 @@ def test_tasks_of_one_projector_need_not_be_told_apart() -> None:
 
 
 def test_without_statistics_prototypes_are_compared() -> None:
-    tasks = [task("a", 0, 1, 1), ShownTask("b", 1, None, None)]
+    tasks = [task("a", 0, 1, 1), TaskStatistics("b", 1, None, None)]
     assert told(tasks) == ("prototypes", "image", [])
     assert overlaps_of(tasks) is None
     with pytest.raises(RequestError, match="no statistics of images of b"):
         choose_score(tasks, "discriminant", None)
     images = task("b", 1, 2, 2).images
-    asked = [tasks[0], ShownTask("b", 1, images, None)]
+    asked = [tasks[0], TaskStatistics("b", 1, images, None)]
     assert told(asked, key="both") == ("prototypes", "both", [])
     with pytest.raises(RequestError, match="no statistics of questions of b"):
         choose_score(asked, "discriminant", "both")
     assert told(asked, "discriminant", "image")[0] == "discriminant"
-    one = [ShownTask(name, k, statistics(normal(k, 1, 6)), None) for k, name in enumerate("ab")]
+    one = [TaskStatistics(name, k, statistics(normal(k, 1, 6)), None) for k, name in enumerate("ab")]
     assert told(one) == ("prototypes", "image", [])
     with pytest.raises(RequestError, match="images are all alike"):
         choose_score(one, "discriminant", None)
 
 
 def test_vectors_of_other_encoders_are_not_compared() -> None:
-    other = ShownTask("b", 1, statistics(normal(2, 9, 4)), None)
+    other = TaskStatistics("b", 1, statistics(normal(2, 9, 4)), None)
     assert told([task("a", 0, 1, 1), other]) == ("prototypes", "image", [])

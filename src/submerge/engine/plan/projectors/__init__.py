@@ -4,7 +4,7 @@ from submerge.engine.plan.projectors._describe_projectors import describe_projec
 from submerge.engine.plan.projectors._projector_score import (
     MUCH_OVERLAP,
     ProjectorScore,
-    ShownTask,
+    TaskStatistics,
     bank_rows,
     choose_score,
     overlaps_of,
@@ -16,7 +16,7 @@ __all__ = [
     "MUCH_OVERLAP",
     "ProjectorPlan",
     "ProjectorScore",
-    "ShownTask",
+    "TaskStatistics",
     "bank_rows",
     "choose_score",
     "describe_projectors",

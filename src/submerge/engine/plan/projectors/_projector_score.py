@@ -13,7 +13,7 @@ from submerge.store import discriminant_key, question_discriminant_key
 __all__ = [
     "MUCH_OVERLAP",
     "ProjectorScore",
-    "ShownTask",
+    "TaskStatistics",
     "bank_rows",
     "choose_score",
     "overlaps_of",
@@ -24,8 +24,8 @@ MUCH_OVERLAP = 0.25
 
 
 @dataclass(frozen=True)
-class ShownTask:
-    """A task: its name, the number of its projector, and the statistics of its images and questions."""
+class TaskStatistics:
+    """The statistics of a task's images and questions; its name, and the number of its projector."""
 
     name: str
     group: int
@@ -42,7 +42,7 @@ class ProjectorScore:
     warnings: tuple[str, ...] = ()
 
 
-def choose_score(tasks: Sequence[ShownTask], score: str | None, key: str | None) -> ProjectorScore:
+def choose_score(tasks: Sequence[TaskStatistics], score: str | None, key: str | None) -> ProjectorScore:
     """Return the score and the key for some tasks; those that are given stay as they are.
 
     By default it is a discriminant, where there are statistics of all tasks; and images alone are compared,
@@ -64,7 +64,7 @@ def choose_score(tasks: Sequence[ShownTask], score: str | None, key: str | None)
     return ProjectorScore(score or ("prototypes" if lacking else "discriminant"), chosen, warnings)
 
 
-def bank_rows(groups: Sequence[Sequence[ShownTask]], key: str) -> list[dict[str, torch.Tensor]]:
+def bank_rows(groups: Sequence[Sequence[TaskStatistics]], key: str) -> list[dict[str, torch.Tensor]]:
     """Return what a bank has of the discriminant of each group: of images, and of questions that count.
 
     All tasks have statistics of what is compared, as `choose_score` has found.
@@ -83,7 +83,7 @@ def _known(statistics: GroupStatistics | None) -> GroupStatistics:
     return statistics
 
 
-def overlaps_of(tasks: Sequence[ShownTask]) -> torch.Tensor | None:
+def overlaps_of(tasks: Sequence[TaskStatistics]) -> torch.Tensor | None:
     """Return how much the images of each task overlap with another's, [T, T] float64; 0 within a group.
 
     None where statistics of some are missing, or say nothing.
@@ -92,13 +92,13 @@ def overlaps_of(tasks: Sequence[ShownTask]) -> torch.Tensor | None:
     return None if separation is None else _between_groups(tasks, separation)
 
 
-def _between_groups(tasks: Sequence[ShownTask], separation: Separation) -> torch.Tensor:
+def _between_groups(tasks: Sequence[TaskStatistics], separation: Separation) -> torch.Tensor:
     overlaps = separation.overlaps()
     groups = torch.tensor([task.group for task in tasks])
     return overlaps.masked_fill(groups[:, None] == groups, 0.0)
 
 
-def _separation(tasks: Sequence[ShownTask], *, questions: bool) -> Separation | None:
+def _separation(tasks: Sequence[TaskStatistics], *, questions: bool) -> Separation | None:
     """Return what tells tasks apart; None where statistics are missing, of other widths, or say nothing."""
     each = [task.questions if questions else task.images for task in tasks]
     own = [statistics for statistics in each if statistics is not None]
@@ -110,7 +110,7 @@ def _separation(tasks: Sequence[ShownTask], *, questions: bool) -> Separation | 
         return None
 
 
-def _refusal(tasks: Sequence[ShownTask], part: str) -> RequestError:
+def _refusal(tasks: Sequence[TaskStatistics], part: str) -> RequestError:
     """Return that there is no discriminant of the images or questions of some tasks."""
     lacking = [task.name for task in tasks if getattr(task, part) is None]
     why = f"there are no statistics of {part} of {few(lacking, 8)}" if lacking else f"{part} are all alike"
@@ -118,7 +118,7 @@ def _refusal(tasks: Sequence[ShownTask], part: str) -> RequestError:
     return RequestError(Problem(f"score is discriminant, and {why}", "projectors", hint))
 
 
-def _alike(tasks: Sequence[ShownTask], separation: Separation) -> Iterator[tuple[int, int, float]]:
+def _alike(tasks: Sequence[TaskStatistics], separation: Separation) -> Iterator[tuple[int, int, float]]:
     """Yield tasks whose images overlap much with another task's, that task, and how much."""
     overlaps = _between_groups(tasks, separation)
     for i in range(len(tasks)):
@@ -128,7 +128,7 @@ def _alike(tasks: Sequence[ShownTask], separation: Separation) -> Iterator[tuple
 
 
 def _resolved(
-    tasks: Sequence[ShownTask],
+    tasks: Sequence[TaskStatistics],
     alike: Sequence[tuple[int, int, float]],
     images: Separation | None,
     questions: Separation | None,
@@ -141,7 +141,7 @@ def _resolved(
 
 
 def _warnings(
-    tasks: Sequence[ShownTask], alike: Sequence[tuple[int, int, float]], resolved: Collection[int]
+    tasks: Sequence[TaskStatistics], alike: Sequence[tuple[int, int, float]], resolved: Collection[int]
 ) -> Iterator[str]:
     """Yield whose images overlap with another task's, and what was done about it or may be."""
     hint = "let them share a projector, if one was trained from the other's"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from submerge.engine.plan.inputs import Inputs
 from submerge.engine.plan.projectors._projector_changes import ProjectorChanges, projector_changes
-from submerge.engine.plan.projectors._projector_score import ProjectorScore, ShownTask, choose_score
+from submerge.engine.plan.projectors._projector_score import ProjectorScore, TaskStatistics, choose_score
 from submerge.engine.plan.projectors._prototypes import open_prototypes, unchecked_base
 from submerge.errors import Problem, RequestError, few
 from submerge.names import MultimodalParts, multimodal_parts
@@ -63,9 +63,10 @@ class ProjectorPlan:
     warnings: tuple[str, ...] = ()
 
     @property
-    def shown(self) -> list[list[ShownTask]]:
-        """What the files of prototypes say of the tasks of each group."""
-        return [[_shown(self.tasks[k], self.prototypes[k]) for k in group.tasks] for group in self.groups]
+    def statistics(self) -> list[list[TaskStatistics]]:
+        """The statistics of each group's tasks, as the files of prototypes have them."""
+        own = [_statistics(task, file) for task, file in zip(self.tasks, self.prototypes, strict=True)]
+        return [[own[k] for k in group.tasks] for group in self.groups]
 
     def record(self, models: Sequence[Checkpoint]) -> GateRecord:
         """Return what submerge.json says of the gate."""
@@ -163,12 +164,12 @@ def _score(
     if not prototypes:
         usual = "discriminant" if mix.options["pooling"] == "mean" else "prototypes"
         return ProjectorScore(score or usual, key or "image")
-    shown = [_shown(task, file) for task, file in zip(tasks, prototypes, strict=True)]
-    return choose_score(shown, score, key)
+    statistics = [_statistics(task, file) for task, file in zip(tasks, prototypes, strict=True)]
+    return choose_score(statistics, score, key)
 
 
-def _shown(task: ProjectorTask, file: PrototypeFile) -> ShownTask:
-    return ShownTask(task.name, task.group, file.statistics("images"), file.statistics("text"))
+def _statistics(task: ProjectorTask, file: PrototypeFile) -> TaskStatistics:
+    return TaskStatistics(task.name, task.group, file.statistics("images"), file.statistics("text"))
 
 
 def _group(
