@@ -192,6 +192,39 @@ def test_one_model_of_a_pipeline(tmp_path: Path) -> None:
         fit_adapter(adapter, {f"{BASE}.to_q.weight": (8, 6)})
 
 
+def test_a_text_encoder_with_fused_maps(tmp_path: Path) -> None:
+    """In checkpoints of SDXL the second text encoder is OpenCLIP's: its part is left out with a word."""
+    adapter = opened(tmp_path, pipeline())
+    base = {f"model.diffusion_model.{BASE}.to_q.weight": (6, 8)}
+    clip = {"conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight": (30, 10)}
+    fitted = fit_adapter(adapter, base | clip)
+    assert len(fitted.left_out) == 2
+    assert all("OpenCLIP's form" in text for text in fitted.left_out)
+
+
+@pytest.mark.parametrize(
+    ("module", "base"),
+    [
+        ("lora_unet_down_blocks_0_attn_to_q", "model.diffusion_model.input_blocks.1.1.attn1.to_q"),
+        ("unet.up_blocks.0.attn.to_q", "model.diffusion_model.output_blocks.1.1.attn1.to_q"),
+        ("transformer.transformer_blocks.0.attn.to_q", "double_blocks.0.img_attn.qkv"),
+        ("lora_unet_double_blocks_0_img_attn_qkv", "transformer_blocks.0.attn.to_q"),
+        ("diffusion_model.double_blocks.0.img_attn.qkv", "single_transformer_blocks.0.attn.to_q"),
+    ],
+)
+def test_two_ways_to_call_the_modules_of_a_model(module: str, base: str, tmp_path: Path) -> None:
+    tensors = {f"{module}.lora_down.weight": A, f"{module}.lora_up.weight": B}
+    with pytest.raises(RequestError) as caught:
+        fit_adapter(opened(tmp_path, tensors), {f"{base}.weight": (6, 8)})
+    assert "names modules as" in messages(caught.value)
+    key = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    text = {f"{key}.lora_down.weight": A.clone(), f"{key}.lora_up.weight": B.clone()}
+    if module.startswith("lora_"):  # the text encoder's part alone would fit
+        shapes = {f"{base}.weight": (6, 8), "te.text_model.encoder.layers.0.mlp.fc1.weight": (6, 8)}
+        with pytest.raises(RequestError, match="names modules as"):
+            fit_adapter(opened(tmp_path, tensors | text), shapes)
+
+
 def refused(folder: Path, tensors: State, name: str = "file", config: str | None = None) -> str:
     folder.mkdir(exist_ok=True)
     save_file(tensors, folder / f"{name}.safetensors")
