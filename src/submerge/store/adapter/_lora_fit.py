@@ -11,6 +11,7 @@ from submerge.errors import Problem, RequestError
 from submerge.names import match_names
 from submerge.store.adapter._adapter import Adapter
 from submerge.store.adapter._lora_names import component_of
+from submerge.store.adapter._open_clip import has_open_clip, open_clip_parts
 from submerge.store.adapter._parts import Part
 
 __all__ = ["of_one_model"]
@@ -18,7 +19,6 @@ __all__ = ["of_one_model"]
 _TEXT_MODEL = "text_model_"  # a level of CLIP's text encoders, which newer versions do without
 
 _CLIP = re.compile(r"text_model[._]encoder[._]layers")
-_OPEN_CLIP = re.compile(r"resblocks\.\d+\.attn\.in_proj_weight$")
 # words that one of the two ways to call the modules of denoisers has, and the other has not
 _NAMINGS = {
     "original": re.compile(
@@ -55,6 +55,9 @@ def of_one_model(adapter: Adapter, shapes: Shapes, fits: Callable[[Part, tuple[i
         and all(fits(part, shapes[names[name]]) for name, part in components[component].items())
     }
     for component in components.keys() - fitting.keys():
+        if (placed := open_clip_parts(components[component], shapes, fits)) is not None:
+            fitting[component] = placed
+    for component in components.keys() - fitting.keys():
         _check_naming([f"{component}_{name}" for name in components[component]], shapes, str(adapter.path))
     if not fitting:
         nearest = max(matched, key=lambda component: len(matched[component]))
@@ -78,7 +81,7 @@ def of_one_model(adapter: Adapter, shapes: Shapes, fits: Callable[[Part, tuple[i
 
 def _why(parts: Mapping[str, Part], shapes: Shapes) -> str:
     """Return why the parts of a component are left out."""
-    if any(_CLIP.search(name) for name in parts) and any(_OPEN_CLIP.search(name) for name in shapes):
+    if any(_CLIP.search(name) for name in parts) and has_open_clip(shapes):
         return (
             "are left out: this model has a text encoder in OpenCLIP's form, whose maps are fused "
             "(in_proj_weight); if they are of it, merge into the pipeline's parts as diffusers saves them"
