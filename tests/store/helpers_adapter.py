@@ -17,7 +17,7 @@ from _models import TEXT, VISION, quiet_transformers
 from store.helpers_store import messages
 from submerge.errors import RequestError, SubmergeError
 from submerge.store import Adapter, Add, FileTable, LowRankPart, Replace, Rows, fit_adapter, open_adapter
-from submerge.store.adapter import Composed
+from submerge.store.adapter import Composed, StackedRows
 
 State = dict[str, torch.Tensor]
 
@@ -276,7 +276,7 @@ def applied(base: Mapping[str, torch.Tensor], adapter: Adapter) -> State:
                 elif isinstance(part, Replace):
                     weight = values
                 else:
-                    assert isinstance(part, Add | Composed)
+                    assert isinstance(part, Add | Composed | StackedRows)
                     weight = weight + values.view(weight.shape)
             found[name] = weight
     return found

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+import submerge
+from _models import ROOM
 from store.helpers_adapter import State, applied, by_hand, same
 from store.helpers_store import messages
 from submerge.errors import RequestError
@@ -190,6 +192,94 @@ def test_one_model_of_a_pipeline(tmp_path: Path) -> None:
         fit_adapter(adapter, {"other.weight": (6, 8)})
     with pytest.raises(RequestError, match=r"shape \[6, 8\], but the base has \[8, 6\]"):
         fit_adapter(adapter, {f"{BASE}.to_q.weight": (8, 6)})
+
+
+CLIP = "conditioner.embedders.1.model."
+
+
+@pytest.mark.parametrize("form", ["kohya", "diffusers"])
+def test_a_text_encoder_in_the_form_of_open_clip(form: str, tmp_path: Path) -> None:
+    """Checkpoints of SDXL: maps of queries, keys and values are rows of one, others have other names."""
+    key = "lora_te2_" if form == "kohya" else "text_encoder_2."
+    tensors, updates = {}, {}
+    for seed, (leaf, rows, columns) in enumerate(
+        (
+            ("self_attn.q_proj", 8, 8),
+            ("self_attn.v_proj", 8, 8),
+            ("self_attn.out_proj", 8, 8),
+            ("mlp.fc1", 12, 8),
+            ("mlp.fc2", 8, 12),
+        )
+    ):
+        module = f"text_model.encoder.layers.0.{leaf}"
+        name = key + (module.replace(".", "_") if form == "kohya" else module)
+        tensors[f"{name}.lora_down.weight"] = draw(2, columns, seed=seed)
+        tensors[f"{name}.lora_up.weight"] = draw(rows, 2, seed=seed)
+        updates[leaf] = draw(rows, 2, seed=seed) @ draw(2, columns, seed=seed)
+    projection = f"{key}text_projection"
+    tensors |= {f"{projection}.lora_down.weight": draw(2, 8), f"{projection}.lora_up.weight": draw(8, 2)}
+    block = f"{CLIP}transformer.resblocks.0."
+    base = {
+        f"{block}attn.in_proj_weight": torch.zeros(24, 8),
+        f"{block}attn.out_proj.weight": torch.zeros(8, 8),
+        f"{block}mlp.c_fc.weight": torch.zeros(12, 8),
+        f"{block}mlp.c_fc.bias": torch.zeros(12),  # it tells that no weight is stored transposed
+        f"{block}mlp.c_proj.weight": torch.zeros(8, 12),
+        f"{CLIP}text_projection": torch.zeros(8, 8),
+        "time_embed.0.weight": torch.zeros(12, 8),
+        "time_embed.0.bias": torch.zeros(12),
+    }
+    adapter = opened(tmp_path, tensors)
+    found = merged(adapter, base)
+    wanted = base | {
+        f"{block}attn.in_proj_weight": torch.cat(
+            [updates["self_attn.q_proj"], torch.zeros(8, 8), updates["self_attn.v_proj"]]
+        ),
+        f"{block}attn.out_proj.weight": updates["self_attn.out_proj"],
+        f"{block}mlp.c_fc.weight": updates["mlp.fc1"],
+        f"{block}mlp.c_proj.weight": updates["mlp.fc2"],
+        f"{CLIP}text_projection": (draw(8, 2) @ draw(2, 8)).T,
+    }
+    same(found, wanted)
+    assert adapter.scales
+    save_file(base, tmp_path / "base.safetensors")
+    recipe = {"merge_method": "task_arithmetic", "base_model": str(tmp_path / "base.safetensors")}
+    models = [{"model": str(tmp_path / "lora.safetensors"), "parameters": {"weight": 1.0}}]
+    submerge.merge(recipe | {"models": models}, tmp_path / "out", settings=ROOM)
+    same(load_file(tmp_path / "out" / "model.safetensors"), wanted)
+
+
+def test_a_text_encoder_with_fused_maps(tmp_path: Path) -> None:
+    """In checkpoints of SDXL the second text encoder is OpenCLIP's: its part is left out with a word."""
+    adapter = opened(tmp_path, pipeline())
+    base = {f"model.diffusion_model.{BASE}.to_q.weight": (6, 8)}
+    clip = {f"{CLIP}transformer.resblocks.0.attn.in_proj_weight": (30, 10)}  # and no maps of an MLP
+    fitted = fit_adapter(adapter, base | clip)
+    assert len(fitted.left_out) == 2
+    assert all("OpenCLIP's form" in text for text in fitted.left_out)
+
+
+@pytest.mark.parametrize(
+    ("module", "base"),
+    [
+        ("lora_unet_down_blocks_0_attn_to_q", "model.diffusion_model.input_blocks.1.1.attn1.to_q"),
+        ("unet.up_blocks.0.attn.to_q", "model.diffusion_model.output_blocks.1.1.attn1.to_q"),
+        ("transformer.transformer_blocks.0.attn.to_q", "double_blocks.0.img_attn.qkv"),
+        ("lora_unet_double_blocks_0_img_attn_qkv", "transformer_blocks.0.attn.to_q"),
+        ("diffusion_model.double_blocks.0.img_attn.qkv", "single_transformer_blocks.0.attn.to_q"),
+    ],
+)
+def test_two_ways_to_call_the_modules_of_a_model(module: str, base: str, tmp_path: Path) -> None:
+    tensors = {f"{module}.lora_down.weight": A, f"{module}.lora_up.weight": B}
+    with pytest.raises(RequestError) as caught:
+        fit_adapter(opened(tmp_path, tensors), {f"{base}.weight": (6, 8)})
+    assert "names modules as" in messages(caught.value)
+    key = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    text = {f"{key}.lora_down.weight": A.clone(), f"{key}.lora_up.weight": B.clone()}
+    if module.startswith("lora_"):  # the text encoder's part alone would fit
+        shapes = {f"{base}.weight": (6, 8), "te.text_model.encoder.layers.0.mlp.fc1.weight": (6, 8)}
+        with pytest.raises(RequestError, match="names modules as"):
+            fit_adapter(opened(tmp_path, tensors | text), shapes)
 
 
 def refused(folder: Path, tensors: State, name: str = "file", config: str | None = None) -> str:

@@ -17,6 +17,7 @@ from submerge.store.adapter._parts import (
     Part,
     Replace,
     Rows,
+    StackedRows,
     single_parts,
 )
 from submerge.store.folder import Tokenizer
@@ -135,6 +136,8 @@ class Adapter:
             return "some of its rows were saved, as new values"
         if isinstance(part, Composed):
             return f"it is a product of matrices ({part.product})"
+        if isinstance(part, StackedRows):
+            return "it is of several maps in one"
         return "it is an update of a bias, which has no factors, or a difference of all values"
 
     def factors(
@@ -208,20 +211,33 @@ class Adapter:
         return None if entry is None else self._floats(entry, table).flatten()
 
     def tensor(self, name: str, table: FileTable, *, double: bool = False) -> torch.Tensor:
-        """Return the values of `Replace` and `Rows`, or the update of `Add` and `Composed`, with its scale.
+        """Return the values of `Replace` and `Rows`, or the update of others, with its scale.
 
         Floats are float32, or float64 where the file is, or with `double`; anything else stays as it is.
         """
         part = self.parts[name]
         if isinstance(part, LowRankPart):
             raise ValueError(f"{name} is a low-rank update: read its factors")
+        if isinstance(part, StackedRows):
+            stacked = torch.zeros(part.shape, dtype=torch.float64 if double else torch.float32)
+            for top, own in part.parts:
+                update = self._update(own, table, double=double)
+                stacked[top : top + len(update)] = update
+            return stacked
         if isinstance(part, Composed):
-            update = composed_update(part, lambda entry: self._floats(entry, table).float())
-            return update.double() if double else update
+            return self._update(part, table, double=double)
         values = self._floats(part.entry, table)
         if double and values.is_floating_point():
             values = values.double()
         return values * part.scale if isinstance(part, Add) else values
+
+    def _update(self, part: LowRankPart | Composed, table: FileTable, *, double: bool) -> torch.Tensor:
+        """Return an update [m, n], all dimensions after the first as one."""
+        if isinstance(part, LowRankPart):
+            left, right = self._pair(part, table, double=double)
+            return left @ right
+        update = composed_update(part, lambda entry: self._floats(entry, table).float())
+        return update.double() if double else update
 
     def source(self, entry: TensorEntry, table: FileTable) -> Source:
         """Return where to read an entry's values by ranges: its file, opened in `table`, or memory."""

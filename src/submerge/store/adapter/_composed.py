@@ -38,7 +38,8 @@ class Operand:
         """The matrix' shape."""
         if self.whole is not None:
             return self.whole.shape[0], math.prod(self.whole.shape[1:])
-        assert self.first is not None and self.second is not None
+        assert self.first is not None
+        assert self.second is not None
         if self.core is None:
             return self.first.shape[0], self.second.shape[1]
         return self.first.shape[1], self.second.shape[1] * math.prod(self.core.shape[2:])
@@ -47,7 +48,8 @@ class Operand:
         """Return the matrix [m, n]."""
         if self.whole is not None:
             return read(self.whole).flatten(1)
-        assert self.first is not None and self.second is not None
+        assert self.first is not None
+        assert self.second is not None
         first, second = read(self.first), read(self.second)
         if self.core is None:
             return first @ second

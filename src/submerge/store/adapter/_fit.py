@@ -21,6 +21,7 @@ from submerge.store.adapter._parts import (
     Part,
     Replace,
     Rows,
+    StackedRows,
     is_of_pipeline,
 )
 from submerge.store.adapter._untold import lacking_parts
@@ -95,7 +96,9 @@ def fit_adapter(
         f"names matched with the base: {matched.description}",
     )
     lacking = lacking_parts(adapter.config, adapter.parts, shapes)
-    fitted = _squares(settled_experts(fitted, shapes, version, where), shapes)
+    fitted = settled_experts(fitted, shapes, version, where)
+    if not is_of_pipeline(adapter.form):  # no flag of theirs says a layout for all modules
+        fitted = _squares(fitted, shapes)
     names = {target: name for name, target in matched.names.items() if name in adapter.parts}
     left_out = (*adapter.left_out, *lacking)
     parts = dict(sorted(fitted.items()))
@@ -185,6 +188,8 @@ def _shape(part: Part) -> tuple[int, ...]:
         if part.table is not None:
             return part.table.shape
         return (max(part.indices, default=0) + 1, *part.entry.shape[1:])
+    if isinstance(part, StackedRows):
+        return part.shape
     return part.matrix if isinstance(part, Composed) else part.entry.shape
 
 
@@ -235,6 +240,8 @@ def _settled(part: Part, shape: tuple[int, ...], *, either_layout: bool) -> _Set
     if isinstance(part, Composed):
         fits = part.matrix == (shape[0], math.prod(shape[1:])) if shape else False
         return _Settled(part, "" if fits else f"is an update of the shape {list(part.matrix)}")
+    if isinstance(part, StackedRows):
+        return _Settled(part, "" if part.shape == shape else f"has the shape {list(part.shape)}")
     if not isinstance(part, LowRankPart):
         return _Settled(part, "" if part.entry.shape == shape else f"has the shape {list(part.entry.shape)}")
     # rows of packed experts were cut out of a parameter whose layout was settled before

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from itertools import combinations
 
@@ -10,11 +11,24 @@ from submerge.errors import Problem, RequestError
 from submerge.names import match_names
 from submerge.store.adapter._adapter import Adapter
 from submerge.store.adapter._lora_names import component_of
+from submerge.store.adapter._open_clip import has_open_clip, open_clip_parts
 from submerge.store.adapter._parts import Part
 
 __all__ = ["of_one_model"]
 
 _TEXT_MODEL = "text_model_"  # a level of CLIP's text encoders, which newer versions do without
+
+_CLIP = re.compile(r"text_model[._]encoder[._]layers")
+# words that one of the two ways to call the modules of denoisers has, and the other has not
+_NAMINGS = {
+    "original": re.compile(
+        r"(?:^|[._])(?:(?:double|single|joint)_blocks|(?:input|output)_blocks|middle_block)[._]"
+    ),
+    "diffusers": re.compile(
+        r"(?:^|[._])(?:(?:down|up)_blocks|mid_block|single_transformer_blocks)[._]"
+        r"|^(?:(?:lora_)?(?:transformer|unet)?[._])?transformer_blocks[._]"
+    ),
+}
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -40,6 +54,11 @@ def of_one_model(adapter: Adapter, shapes: Shapes, fits: Callable[[Part, tuple[i
         if len(set(names.values())) == len(components[component])
         and all(fits(part, shapes[names[name]]) for name, part in components[component].items())
     }
+    for component in components.keys() - fitting.keys():
+        if (placed := open_clip_parts(components[component], shapes, fits)) is not None:
+            fitting[component] = placed
+    for component in components.keys() - fitting.keys():
+        _check_naming([f"{component}_{name}" for name in components[component]], shapes, str(adapter.path))
     if not fitting:
         nearest = max(matched, key=lambda component: len(matched[component]))
         names = matched[nearest]
@@ -52,12 +71,35 @@ def of_one_model(adapter: Adapter, shapes: Shapes, fits: Callable[[Part, tuple[i
             fitting[component] = {names.get(name, name): part for name, part in parts.items()}
     _check_disjoint(fitting, str(adapter.path))
     left_out = tuple(
-        f"{len(parts)} parameters of {component} are not of this model, and are left out"
+        f"{len(parts)} parameters of {component} {_why(parts, shapes)}"
         for component, parts in components.items()
         if component not in fitting
     )
     parts = {name: part for named in fitting.values() for name, part in named.items()}
     return replace(adapter, parts=parts, left_out=(*adapter.left_out, *left_out))
+
+
+def _why(parts: Mapping[str, Part], shapes: Shapes) -> str:
+    """Return why the parts of a component are left out."""
+    if any(_CLIP.search(name) for name in parts) and has_open_clip(shapes):
+        return (
+            "are left out: this model has a text encoder in OpenCLIP's form, whose maps are fused "
+            "(in_proj_weight); if they are of it, merge into the pipeline's parts as diffusers saves them"
+        )
+    return "are not of this model, and are left out"
+
+
+def _check_naming(names: Collection[str], shapes: Shapes, where: str) -> None:
+    """Raise `RequestError` where a file and a base call the modules of one model in two ways."""
+    for own, other in (("original", "diffusers"), ("diffusers", "original")):
+        theirs = next((name for name in shapes if _NAMINGS[other].search(name)), None)
+        ours = next((name for name in names if _NAMINGS[own].search(name)), None)
+        both = any(_NAMINGS[own].search(name) for name in shapes)
+        if theirs and ours and not both:
+            forms = {"original": "the original checkpoint", "diffusers": "diffusers"}
+            what = f"names modules as {forms[own]} does ({ours}), and the base as {forms[other]} ({theirs})"
+            hint = f"give the base as {forms[own]} has it, or convert the file to the names of {forms[other]}"
+            raise RequestError(Problem(what, where, hint))
 
 
 def _check_disjoint(fitting: Mapping[str, Mapping[str, Part]], where: str) -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "Part",
     "Replace",
     "Rows",
+    "StackedRows",
     "is_of_pipeline",
     "is_relative",
     "saved_table",
@@ -180,17 +181,29 @@ class Rows:
         return None if self.table is None else self.table.shape
 
 
-Part: TypeAlias = LowRankPart | Replace | Add | Rows | Composed
+@dataclass(frozen=True)
+class StackedRows:
+    """Updates of maps that a parameter has one below the other, each with the row at which it begins."""
+
+    parts: tuple[tuple[int, LowRankPart | Composed], ...]
+    shape: Shape
+
+
+Part: TypeAlias = LowRankPart | Replace | Add | Rows | Composed | StackedRows
 
 
 def single_parts(part: Part) -> tuple[Part, ...]:
-    """Return the parts that a file has factors of: of packed experts those that were put together."""
+    """Return the parts that a file has factors of: of those that were put together, each."""
+    if isinstance(part, StackedRows):
+        return tuple(own for _, own in part.parts)
     return tuple(m.part for m in part.matrices) if isinstance(part, PackedExperts) else (part,)
 
 
 def is_relative(part: Part) -> bool:
     """Return whether the part is an update as it stands, which the base's values do not change."""
-    return isinstance(part, Add | Composed) or (isinstance(part, LowRankPart) and part.magnitude is None)
+    return isinstance(part, Add | Composed | StackedRows) or (
+        isinstance(part, LowRankPart) and part.magnitude is None
+    )
 
 
 def saved_table(part: Part) -> TensorEntry | None:
