@@ -41,7 +41,6 @@ _OTHERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\.dora_scale$", "DoRA in LyCORIS' form"),
         (r"\.lora_E$|\.ranknum$", "AdaLoRA"),
         (r"\.ia3_l(?:\.|$)", "IA3"),
-        (r"^(?:prompt_embeddings|prompt_encoder\..*|base_model\.prompt_.*)$", "prompt or prefix tuning"),
         (r"\.adaption_(?:prompt|gate)", "adaption prompt"),
         (r"\.(?:oft|boft)_(?:blocks|diag|R|r|s)(?:\.|$)", "OFT"),
         (r"\.vera_lambda_[bd]$", "VeRA"),
@@ -52,6 +51,8 @@ _OTHERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\.(?:bone_|miss_block)", "Bone or MiSS"),
     )
 )
+_PROMPT = re.compile(r"prompt_embeddings|prompt_encoder\..*|base_model\.prompt_.*")
+"""What files of prompt tuning have and nothing else: models that are prompted have a `prompt_encoder` (SAM)."""
 _KOHYA = re.compile(
     r"(?P<component>lora_(?:unet|te\d*|transformer|prior_unet|prior_te|clip_[lg]|[a-z0-9]+)|lycoris)"
     r"_(?P<module>[^.]+(?:\.(?:weight|bias))?)"
@@ -86,6 +87,9 @@ def lora_names(
     """
     like = [name for name in names if _LIKE.search(name)]
     kinds = {kind: name for name in names for pattern, kind in _OTHERS if pattern.search(name)}
+    prompts = [name for name in names if _PROMPT.fullmatch(name)]
+    if prompts and set(names) <= {*prompts, *like}:
+        kinds["prompt or prefix tuning"] = prompts[0]
     if has_lora or not (like or kinds):
         return None
     if kinds:
